@@ -1,0 +1,61 @@
+"""The command line: one module a verb, imported only when that verb is called."""
+
+import sys
+from importlib import import_module
+
+import click
+
+from lstm_edge_runtime import LstmEdgeError, __version__
+from lstm_edge_runtime.errors import CheckFailedError
+
+__all__ = ["cli", "main"]
+
+_VERBS = {
+    "demo": "Train, export, prove and run on real sensor data.",
+    "train": "Train an LSTM1 on your data.",
+    "export": "Turn a trained network into one proven ONNX file.",
+    "validate": "Prove that a file computes what its reference computes.",
+    "predict": "Run a file on data.",
+    "inspect": "Show what a file takes, gives, costs and comes from.",
+}
+"""Each verb's module is ``lstm_edge.cli.<verb>`` and holds a click command named ``command``."""
+
+
+class _LazyGroup(click.Group):
+    """Knows its verbs by name; imports one when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(_VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in _VERBS:
+            return None
+        command: click.Command = import_module(f"{__name__}.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_VERBS.items()))
+
+
+@click.group(
+    cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
+@click.version_option(__version__, prog_name="lstm-edge")
+def cli() -> None:
+    """Take a recurrent PyTorch network to the edge: train, export, prove, run.
+
+    \b
+    Example:
+      lstm-edge demo
+      lstm-edge export runs/har -o har.onnx
+    """  # noqa: D301
+
+
+def main() -> None:
+    """Run the command line: one line for an error, exit 2 for wrong usage, 1 for a failed check."""
+    try:
+        cli.main(standalone_mode=True)
+    except LstmEdgeError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(1 if isinstance(error, CheckFailedError) else 2)

@@ -1,0 +1,41 @@
+"""What verbs print: tables for people, JSON for programs."""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+__all__ = ["console", "echo_json", "json_option", "print_table"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def json_option(function: F) -> F:
+    """Add ``--json``, received as ``as_json: bool``."""
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON document for programs.")(
+        function
+    )
+
+
+def echo_json(document: Any) -> None:
+    """Print one JSON document on standard output."""
+    click.echo(json.dumps(document, indent=2, allow_nan=False))
+
+
+def console() -> Console:
+    """Give a console on standard output: colours on a terminal, plain text in a pipe."""
+    return Console(highlight=False, soft_wrap=True)
+
+
+def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table; cells are taken as text, never as markup."""
+    table = Table(title=title, title_justify="left", header_style="bold", title_style="bold")
+    for name in header:
+        table.add_column(name)
+    for row in rows:
+        table.add_row(*(Text(str(cell)) for cell in row))
+    console().print(table)

@@ -1,0 +1,57 @@
+"""Errors by cause: each inherits ``LstmEdgeError`` and the builtin that fits.
+
+A message says what came, what was expected and what to do next, in one line.
+"""
+
+__all__ = [
+    "CheckFailedError",
+    "ContractError",
+    "FileFormatError",
+    "InputError",
+    "LstmEdgeError",
+    "ManifestError",
+    "MissingDependencyError",
+    "NotFoundError",
+    "ProviderError",
+    "StateError",
+]
+
+
+class LstmEdgeError(Exception):
+    """The root of every error this project raises on purpose."""
+
+
+class InputError(LstmEdgeError, ValueError):
+    """An argument, array or data file has the wrong name, rank, width, dtype or content."""
+
+
+class FileFormatError(LstmEdgeError, ValueError):
+    """A file is truncated, foreign or unsafe to read."""
+
+
+class ManifestError(FileFormatError):
+    """The manifest inside a model file is missing where it is needed, or malformed."""
+
+
+class ContractError(LstmEdgeError, ValueError):
+    """A model file does not keep its state contract, or its states can't be paired."""
+
+
+class StateError(LstmEdgeError, ValueError):
+    """A state does not belong to this model, or is used from two threads at once."""
+
+
+class NotFoundError(LstmEdgeError, FileNotFoundError):
+    """A path is not there."""
+
+
+class ProviderError(LstmEdgeError, RuntimeError):
+    """An execution provider was asked for and is not really in use."""
+
+
+class MissingDependencyError(LstmEdgeError, ImportError):
+    """A package that an extra installs is not there; the message names the extra."""
+
+
+class CheckFailedError(LstmEdgeError, AssertionError):
+    """A proof failed: a file does not compute what it should. The CLI exits with 1 on it."""

@@ -1,0 +1,248 @@
+"""The manifest: the contract that an artefact carries in its ONNX ``metadata_props``.
+
+One JSON text under the key ``lstm_edge``, so that onnxruntime alone can read it
+(``session.get_modelmeta().custom_metadata_map["lstm_edge"]``). ``docs/artefact.md`` describes it for
+readers in other languages. Nothing in it depends on the clock or the machine: the same model gives the
+same text.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ._arrays import decode_array, encode_array
+from .errors import ManifestError
+
+__all__ = ["KEY", "SCHEMA", "Axes", "Golden", "Manifest", "Signal", "StateSpec", "Task", "TensorSpec"]
+
+KEY = "lstm_edge"
+"""The key in ``metadata_props``."""
+SCHEMA = 1
+"""The schema version that this package writes; a reader refuses a newer one."""
+
+Axes = tuple[int | str, ...]
+"""One entry an axis: an int where it is fixed, a name where it is dynamic (``"N"``, ``"L"``, ``"2*N"``)."""
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A graph input or output that is not a state."""
+
+    name: str
+    dtype: str
+    """numpy's name: ``float32``, ``int64``."""
+    axes: Axes
+
+
+@dataclass(frozen=True)
+class StateSpec:
+    """One state: the input it enters by, the output it leaves by, and what it is at reset."""
+
+    input: str
+    output: str
+    dtype: str
+    axes: Axes
+    """For LSTM1 ``(layers*D, "N", H)``; the batch axis is the one that bears the batch name."""
+    reset: float | Array = 0.0
+    """A number for every element, or an array of the axes' shape with 1 in the batch axis's place."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the main output means."""
+
+    kind: str
+    """``classification`` (logits) or ``regression``."""
+    output: str
+    """The name of the output that carries the logits or the predicted values, ``(rows, C)``."""
+    labels: tuple[str, ...] = ()
+    """Class names in the order of the logits, for classification."""
+    units: tuple[str, ...] = ()
+    """The unit of each predicted value, for regression; empty where unknown."""
+
+
+@dataclass(frozen=True)
+class Signal:
+    """What the samples are; the graph takes them raw, in these units."""
+
+    features: tuple[str, ...] = ()
+    sampling_rate: float | None = None
+    """Hertz."""
+    window: int | None = None
+    """Time steps in a training window."""
+
+
+@dataclass(frozen=True)
+class Golden:
+    """A small recorded case: with it a device proves itself from the file alone."""
+
+    inputs: dict[str, Array]
+    """Every graph input, states and lengths included; more than one time step where the file has any."""
+    outputs: dict[str, Array]
+    """The reference's outputs (PyTorch's own, in its dtype)."""
+    floor: dict[str, float]
+    """Per output: the largest absolute difference of the reference from its float64 run."""
+    limit: dict[str, float] = field(default_factory=dict)
+    """Per output: an absolute limit that replaces the policy's (int8 and fp16 budgets)."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The whole contract of one artefact."""
+
+    inputs: tuple[TensorSpec, ...]
+    """Inputs that are not states, in graph order; ``lengths int64 (N,)`` among them where there is one."""
+    outputs: tuple[TensorSpec, ...]
+    states: tuple[StateSpec, ...] = ()
+    batch: str | None = "N"
+    """The name of the batch axis; None for an unbatched file."""
+    sequence: str | None = "L"
+    """The name of the time axis; None where one call is one step."""
+    lengths: str | None = None
+    """The name of the input with each row's count of valid steps, if any."""
+    task: Task | None = None
+    signal: Signal = Signal()
+    precision: str = "fp32"
+    """``fp32``, ``fp64``, ``fp16`` or ``int8``."""
+    provenance: dict[str, Any] = field(default_factory=dict)
+    """``checkpoint_sha256``, ``versions`` (package to version), ``opset``, notes of the exporter."""
+    equivalence: dict[str, Any] = field(default_factory=dict)
+    """What was measured at export: ``cases``, ``max_abs``, ``max_rel``, ``floor``, ``ratio``, ``worst``."""
+    golden: Golden | None = None
+
+    def to_json(self) -> str:
+        """Give the JSON text: sorted keys, no clock, the same bytes for the same content."""
+        return json.dumps(
+            _encode(self), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> "Manifest":
+        """Read what ``to_json`` wrote.
+
+        Raises:
+            ManifestError: not JSON, a newer schema, or a field that is missing or of another type.
+        """
+        try:
+            raw = json.loads(text)
+        except ValueError as error:
+            raise ManifestError(f"the manifest is not JSON ({error}); export the model again") from error
+        if not isinstance(raw, dict) or not isinstance(raw.get("schema"), int):
+            raise ManifestError("the manifest has no integer 'schema'; export the model again")
+        if raw["schema"] > SCHEMA:
+            raise ManifestError(
+                f"the manifest has schema {raw['schema']}, this version reads up to {SCHEMA}; upgrade lstm-edge"
+            )
+        try:
+            return _decode(raw)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ManifestError(f"the manifest is malformed at {error}; export the model again") from error
+
+    def with_golden(self, golden: Golden) -> "Manifest":
+        """Give a copy that carries ``golden``."""
+        return replace(self, golden=golden)
+
+
+def _encode(manifest: Manifest) -> dict[str, Any]:
+    golden = manifest.golden
+    return {
+        "schema": SCHEMA,
+        "inputs": [_encode_tensor(spec) for spec in manifest.inputs],
+        "outputs": [_encode_tensor(spec) for spec in manifest.outputs],
+        "states": [
+            {
+                "input": state.input,
+                "output": state.output,
+                "dtype": state.dtype,
+                "axes": list(state.axes),
+                "batch_axis": state.axes.index(manifest.batch) if manifest.batch in state.axes else None,
+                "reset": encode_array(state.reset)
+                if isinstance(state.reset, np.ndarray)
+                else float(state.reset),
+            }
+            for state in manifest.states
+        ],
+        "axes": {"batch": manifest.batch, "sequence": manifest.sequence},
+        "lengths": manifest.lengths,
+        "task": manifest.task
+        and {
+            "kind": manifest.task.kind,
+            "output": manifest.task.output,
+            "labels": list(manifest.task.labels),
+            "units": list(manifest.task.units),
+        },
+        "signal": {
+            "features": list(manifest.signal.features),
+            "sampling_rate": manifest.signal.sampling_rate,
+            "window": manifest.signal.window,
+        },
+        "precision": manifest.precision,
+        "provenance": manifest.provenance,
+        "equivalence": manifest.equivalence,
+        "golden": golden
+        and {
+            "inputs": {name: encode_array(array) for name, array in golden.inputs.items()},
+            "outputs": {name: encode_array(array) for name, array in golden.outputs.items()},
+            "floor": golden.floor,
+            "limit": golden.limit,
+        },
+    }
+
+
+def _encode_tensor(spec: TensorSpec) -> dict[str, Any]:
+    return {"name": spec.name, "dtype": spec.dtype, "axes": list(spec.axes)}
+
+
+def _decode(raw: Mapping[str, Any]) -> Manifest:
+    task, signal, golden = raw["task"], raw["signal"], raw["golden"]
+    return Manifest(
+        inputs=tuple(_decode_tensor(spec) for spec in raw["inputs"]),
+        outputs=tuple(_decode_tensor(spec) for spec in raw["outputs"]),
+        states=tuple(
+            StateSpec(
+                input=str(state["input"]),
+                output=str(state["output"]),
+                dtype=np.dtype(state["dtype"]).name,
+                axes=_axes(state["axes"]),
+                reset=decode_array(state["reset"])
+                if isinstance(state["reset"], dict)
+                else float(state["reset"]),
+            )
+            for state in raw["states"]
+        ),
+        batch=raw["axes"]["batch"],
+        sequence=raw["axes"]["sequence"],
+        lengths=raw["lengths"],
+        task=task
+        and Task(
+            kind=task["kind"], output=task["output"], labels=tuple(task["labels"]), units=tuple(task["units"])
+        ),
+        signal=Signal(
+            features=tuple(signal["features"]), sampling_rate=signal["sampling_rate"], window=signal["window"]
+        ),
+        precision=str(raw["precision"]),
+        provenance=dict(raw["provenance"]),
+        equivalence=dict(raw["equivalence"]),
+        golden=golden
+        and Golden(
+            inputs={name: decode_array(value) for name, value in golden["inputs"].items()},
+            outputs={name: decode_array(value) for name, value in golden["outputs"].items()},
+            floor={name: float(value) for name, value in golden["floor"].items()},
+            limit={name: float(value) for name, value in golden["limit"].items()},
+        ),
+    )
+
+
+def _decode_tensor(raw: Mapping[str, Any]) -> TensorSpec:
+    return TensorSpec(name=str(raw["name"]), dtype=np.dtype(raw["dtype"]).name, axes=_axes(raw["axes"]))
+
+
+def _axes(raw: list[Any]) -> Axes:
+    if not all(isinstance(axis, int | str) for axis in raw):
+        raise TypeError(f"axes {raw}")
+    return tuple(raw)
