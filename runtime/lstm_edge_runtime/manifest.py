@@ -105,6 +105,9 @@ class Manifest:
     """The name of the time axis; None where one call is one step."""
     lengths: str | None = None
     """The name of the input with each row's count of valid steps, if any."""
+    unstreamable: str = ""
+    """Why chunks with carried states do not equal the whole sequence (a bidirectional layer, say); empty
+    where they do."""
     task: Task | None = None
     signal: Signal = Signal()
     precision: str = "fp32"
@@ -136,7 +139,7 @@ class Manifest:
             raise ManifestError("the manifest has no integer 'schema'; export the model again")
         if raw["schema"] > SCHEMA:
             raise ManifestError(
-                f"the manifest has schema {raw['schema']}, this version reads up to {SCHEMA}; upgrade lstm-edge"
+                f"the manifest has schema {raw['schema']}, this version reads {SCHEMA}; upgrade lstm-edge"
             )
         try:
             return _decode(raw)
@@ -169,6 +172,7 @@ def _encode(manifest: Manifest) -> dict[str, Any]:
         ],
         "axes": {"batch": manifest.batch, "sequence": manifest.sequence},
         "lengths": manifest.lengths,
+        "unstreamable": manifest.unstreamable,
         "task": manifest.task
         and {
             "kind": manifest.task.kind,
@@ -218,6 +222,7 @@ def _decode(raw: Mapping[str, Any]) -> Manifest:
         batch=raw["axes"]["batch"],
         sequence=raw["axes"]["sequence"],
         lengths=raw["lengths"],
+        unstreamable=str(raw["unstreamable"]),
         task=task
         and Task(
             kind=task["kind"], output=task["output"], labels=tuple(task["labels"]), units=tuple(task["units"])

@@ -1,0 +1,67 @@
+import json
+
+import numpy as np
+import pytest
+
+from lstm_edge_runtime.errors import ManifestError
+from lstm_edge_runtime.manifest import SCHEMA, Golden, Manifest, Signal, StateSpec, Task, TensorSpec
+
+FULL = Manifest(
+    inputs=(TensorSpec("x", "float32", ("N", "L", 6)), TensorSpec("lengths", "int64", ("N",))),
+    outputs=(TensorSpec("logits", "float32", ("2*N", 4)),),
+    states=(
+        StateSpec("h_0", "h_n", "float32", (2, "N", 8)),
+        StateSpec("c_0", "c_n", "float32", (2, "N", 8), np.ones((2, 1, 8), np.float32)),
+    ),
+    lengths="lengths",
+    unstreamable="layer lstm is bidirectional",
+    task=Task("classification", "logits", labels=("rest", "läuft")),
+    signal=Signal(("ax", "ay"), 10.0, 100),
+    provenance={"opset": 18},
+    equivalence={"max_abs": 1e-7},
+    golden=Golden(
+        {"x": np.arange(6, dtype=np.float32).reshape(1, 1, 6)}, {"logits": np.zeros((2, 4))}, {"logits": 1e-8}
+    ),
+)
+
+
+def test_a_manifest_survives_its_own_text_and_gives_the_same_text_again():
+    text = FULL.to_json()
+    again = Manifest.from_json(text)
+    assert again.to_json() == text
+    assert again.states[0] == FULL.states[0]
+    np.testing.assert_array_equal(again.states[1].reset, FULL.states[1].reset)
+    assert again.task == FULL.task
+    assert again.golden is not None
+    np.testing.assert_array_equal(again.golden.inputs["x"], FULL.golden.inputs["x"])
+
+
+def test_the_text_names_each_batch_axis_for_readers_in_other_languages():
+    assert json.loads(FULL.to_json())["states"][0]["batch_axis"] == 1
+
+
+def test_a_newer_schema_is_refused_with_what_to_do():
+    raw = json.loads(FULL.to_json()) | {"schema": SCHEMA + 1}
+    with pytest.raises(ManifestError, match="upgrade"):
+        Manifest.from_json(json.dumps(raw))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": 1}', '{"schema": "1"}'])
+def test_a_foreign_text_is_refused(text):
+    with pytest.raises(ManifestError):
+        Manifest.from_json(text)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"dtype": "object", "shape": [1], "data": "AAAAAAAAAAA="},
+        {"dtype": "float32", "shape": [2], "data": "AAAA"},
+        {"dtype": "float32", "shape": [-1], "data": ""},
+    ],
+)
+def test_an_array_that_does_not_fit_its_bytes_is_refused(bad):
+    raw = json.loads(FULL.to_json())
+    raw["golden"]["inputs"]["x"] = bad
+    with pytest.raises(ManifestError, match="malformed"):
+        Manifest.from_json(json.dumps(raw))
