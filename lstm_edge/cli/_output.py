@@ -11,10 +11,10 @@ from rich.text import Text
 
 __all__ = ["console", "echo_json", "json_option", "print_table"]
 
-F = TypeVar("F", bound=Callable[..., Any])
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 
-def json_option(function: F) -> F:
+def json_option(function: _F) -> _F:
     """Add ``--json``, received as ``as_json: bool``."""
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON document for programs.")(
         function
