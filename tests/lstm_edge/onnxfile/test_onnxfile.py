@@ -1,0 +1,188 @@
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+from lstm_edge.onnxfile import measure_cost, read_graph
+from lstm_edge_runtime.errors import FileFormatError
+
+GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+MIXING = {"LSTM": 9, "GRU": 8, "RNN": 1}
+
+
+def recurrent(op="LSTM", features=3, hidden=5, classes=2, directions=1, fixed=None, packed_dims=False):
+    """One recurrent node and a dense layer; time and batch are dynamic unless ``fixed`` names L."""
+    gates, rng = GATES[op], np.random.default_rng(0)
+    weights = {
+        "W": (directions, gates * hidden, features),
+        "R": (directions, gates * hidden, hidden),
+        "B": (directions, 2 * gates * hidden),
+        "K": (directions * hidden, classes),
+        "b": (classes,),
+    }
+    stored = [
+        numpy_helper.from_array(rng.normal(size=shape).astype(np.float32), name)
+        for name, shape in weights.items()
+    ]
+    stored.append(numpy_helper.from_array(np.array([0, directions * hidden]), "flat"))
+    direction = "bidirectional" if directions == 2 else "forward"
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["xt"], perm=[1, 0, 2]),
+        helper.make_node(
+            op, ["xt", "W", "R", "B", "", "h_0"], ["Y", "h_n"], hidden_size=hidden, direction=direction
+        ),
+        helper.make_node("Transpose", ["h_n"], ["ht"], perm=[1, 0, 2]),
+        helper.make_node("Reshape", ["ht", "flat"], ["flat_h"]),
+        helper.make_node("Gemm", ["flat_h", "K", "b"], ["z"]),
+        helper.make_node("Relu", ["z"], ["logits"]),
+    ]
+    info = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [
+            info("x", TensorProto.FLOAT, ["N", fixed or "L", features]),
+            info("h_0", TensorProto.FLOAT, [directions, "N", hidden]),
+        ],
+        [
+            info("logits", TensorProto.FLOAT, ["N", classes]),
+            info("h_n", TensorProto.FLOAT, [directions, "N", hidden]),
+        ],
+        stored,
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize("op", ["LSTM", "GRU", "RNN"])
+@pytest.mark.parametrize("directions", [1, 2])
+def test_a_step_costs_what_the_operators_equations_say(op, directions):
+    content = recurrent(op, features=3, hidden=5, classes=2, directions=directions).SerializeToString()
+    cost = measure_cost(content, read_graph(content))
+    gates = GATES[op]
+    cell = 2 * gates * 5 * (3 + 5) + 2 * gates * 5 + MIXING[op] * 5
+    dense = 2 * directions * 5 * 2 + 2
+    relu = 2
+    assert cost.flops == directions * cell + dense + relu
+    assert cost.uncounted == ()
+    assert cost.parameters == directions * (gates * 5 * (3 + 5) + 2 * gates * 5) + directions * 5 * 2 + 2
+
+
+def test_a_fixed_time_axis_costs_its_whole_call():
+    content = recurrent(fixed=7).SerializeToString()
+    single = recurrent(fixed=1).SerializeToString()
+    whole, step = (measure_cost(each, read_graph(each)).flops for each in (content, single))
+    dense = 2 * 5 * 2 + 2 + 2
+    assert whole - dense == 7 * (step - dense)
+
+
+def test_what_is_read_is_what_onnx_reads():
+    model = recurrent("GRU")
+    graph = read_graph(model.SerializeToString())
+    assert [node.op for node in graph.nodes] == [node.op_type for node in model.graph.node]
+    assert [node.inputs for node in graph.nodes] == [tuple(node.input) for node in model.graph.node]
+    assert {t.name: t.axes for t in graph.stored.values()} == {
+        t.name: tuple(t.dims) for t in model.graph.initializer
+    }
+    assert [(t.name, t.dtype, t.axes) for t in graph.inputs] == [
+        ("x", "float32", ("N", "L", 3)),
+        ("h_0", "float32", (1, "N", 5)),
+    ]
+    assert graph.outputs == ("logits", "h_n")
+    assert graph.opsets == {"": 17}
+    assert graph.ir_version == 8
+    assert graph.nodes[1].integers == {"hidden_size": 5}
+
+
+def test_inner_graphs_constants_and_large_weights_are_counted():
+    body = helper.make_graph(
+        [
+            helper.make_node("Constant", [], ["k"], value=numpy_helper.from_array(np.ones(7, np.float32))),
+            helper.make_node("Identity", ["going"], ["still"]),
+            helper.make_node("Identity", ["sum"], ["sum_2"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("going", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("sum", TensorProto.FLOAT, []),
+        ],
+        [
+            helper.make_tensor_value_info("still", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("sum_2", TensorProto.FLOAT, []),
+        ],
+    )
+    graph = helper.make_graph(
+        [
+            helper.make_node("Add", ["x", "w"], ["y"]),
+            helper.make_node("Det", ["square"], ["d"]),
+            helper.make_node("Loop", ["trips", "go", "d"], ["e"], body=body),
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 300])],
+        [
+            helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 300]),
+            helper.make_tensor_value_info("e", TensorProto.FLOAT, []),
+        ],
+        [
+            numpy_helper.from_array(np.ones(300, np.float32), "w"),
+            numpy_helper.from_array(np.eye(2, dtype=np.float32), "square"),
+            numpy_helper.from_array(np.array(2), "trips"),
+            numpy_helper.from_array(np.array(True), "go"),
+        ],
+    )
+    content = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8
+    ).SerializeToString()
+    cost = measure_cost(content, read_graph(content))
+    assert cost.parameters == 300 + 7 + 4
+    assert cost.flops == 300
+    assert cost.uncounted == ("Det", "Loop")
+
+
+def test_a_file_that_does_not_run_with_one_step_says_why_and_keeps_its_parameters():
+    model = recurrent()
+    model.graph.node[0].attribute[0].ints[:] = [0, 1, 2]  # x (N, L, I) reaches the LSTM as it is: runs
+    model.graph.node[4].input[1] = "W"
+    content = model.SerializeToString()
+    cost = measure_cost(content, read_graph(content))
+    assert cost.flops is None
+    assert cost.parameters > 0
+    assert cost.reason
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_a_truncated_file_is_refused_or_read_as_a_shorter_message_and_never_a_crash(data):
+    content = recurrent().SerializeToString()
+    cut = data.draw(st.integers(0, len(content) - 1))
+    try:
+        graph = read_graph(content[:cut])
+    except FileFormatError:
+        return
+    assert len(graph.nodes) == 6  # only the opset and what follows the graph were cut off
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=200))
+def test_foreign_bytes_are_refused_with_one_error(content):
+    try:
+        read_graph(content)
+    except FileFormatError as error:
+        assert "\n" not in str(error)  # noqa: PT017
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    op=st.sampled_from(["LSTM", "GRU", "RNN"]),
+    features=st.integers(1, 9),
+    hidden=st.integers(1, 9),
+    directions=st.sampled_from([1, 2]),
+)
+def test_any_size_counts_the_elements_that_onnx_counts(op, features, hidden, directions):
+    model = recurrent(op, features, hidden, directions=directions)
+    content = model.SerializeToString()
+    assert onnx.load_model_from_string(content) == model
+    expected = sum(int(np.prod(t.dims)) for t in model.graph.initializer if t.data_type == TensorProto.FLOAT)
+    assert measure_cost(content, read_graph(content)).parameters == expected
