@@ -1,0 +1,205 @@
+"""Checkpoints: a run folder with everything a trained network needs, or a bare ``state_dict`` file.
+
+A run folder holds ``config.json`` and the safetensors file that it names by content, so that replacing the
+one small JSON file swaps both at once: a reader never sees the configuration of one and the weights of
+another.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save as to_bytes
+
+from lstm_edge_runtime._files import write_bytes
+from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError
+from lstm_edge_runtime.manifest import Signal, Task
+
+from ._weights import build, infer_options, read_tensors
+from .lstm1 import LSTM1
+
+__all__ = ["CONFIG", "Run", "Scale", "load", "save"]
+
+CONFIG = "config.json"
+"""The file in a run folder that describes it and names the weights."""
+_FORMAT = "lstm-edge run"
+_SCHEMA = 1
+_WEIGHTS = re.compile(r"model-[0-9a-f]{12}\.safetensors")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What training subtracted from each column and then divided it by."""
+
+    mean: tuple[float, ...]
+    """In the data's own units, one a column."""
+    std: tuple[float, ...]
+    """In the data's own units, one a column, none of them zero."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained network and what is known about it."""
+
+    model: LSTM1
+    """In evaluation mode; takes scaled features and gives scaled values, if there are scales."""
+    task: Task | None = None
+    """None where unknown, as for a bare checkpoint."""
+    signal: Signal = field(default_factory=Signal)
+    inputs: Scale | None = None
+    """The scale of the features; None where the model takes raw samples."""
+    targets: Scale | None = None
+    """The scale of the predicted values, for regression."""
+    summary: dict[str, Any] = field(default_factory=dict)
+    """What training measured; plain values."""
+    sha256: str = ""
+    """Of the file with the weights; empty for a run that was never saved."""
+
+
+def save(run: Run, folder: str | os.PathLike[str]) -> Run:
+    """Put ``run`` into ``folder``, which is made if need be; an old run there is replaced in one step.
+
+    Returns:
+        ``run`` with its ``sha256``.
+
+    Raises:
+        InputError: ``folder`` is a file or can't be written.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder} can't be made a run folder: {error.strerror}") from error
+    weights = to_bytes(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in run.model.state_dict().items()}
+    )
+    run = replace(run, sha256=hashlib.sha256(weights).hexdigest())
+    name = f"model-{run.sha256[:12]}.safetensors"
+    config = {
+        "format": _FORMAT,
+        "schema": _SCHEMA,
+        "weights": {"file": name, "sha256": run.sha256},
+        "model": run.model.options,
+        "task": run.task and asdict(run.task),
+        "signal": asdict(run.signal),
+        "inputs": run.inputs and asdict(run.inputs),
+        "targets": run.targets and asdict(run.targets),
+        "summary": run.summary,
+    }
+    text = json.dumps(config, indent=2, sort_keys=True, allow_nan=False) + "\n"
+    write_bytes(folder / name, weights)
+    write_bytes(folder / CONFIG, text.encode())
+    for file in folder.iterdir():
+        if _WEIGHTS.fullmatch(file.name) and file.name != name:
+            file.unlink(missing_ok=True)
+    return run
+
+
+def load(path: str | os.PathLike[str]) -> Run:
+    """Read a run folder, a ``.safetensors`` file, or a ``state_dict`` of the tutorials' LSTM1 class.
+
+    A bare file carries no scales, labels or window; its sizes are inferred from the tensors. A weights
+    file inside its run folder stands for that run. No code in a file is ever run.
+
+    Raises:
+        NotFoundError: nothing there, or a folder without ``config.json``.
+        FileFormatError: truncated, foreign, unsafe, changed since, or tensors that do not fit; the message
+            names the tensor, the shape it has and the shape that was expected.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _load_folder(path)
+    if path.suffix == ".safetensors" and (path.parent / CONFIG).is_file():
+        config = _read_config(path.parent / CONFIG)
+        if config["weights"]["file"] == path.name:
+            return _load_folder(path.parent)
+    tensors = read_tensors(path)
+    model = build(infer_options(tensors, path), tensors, path)
+    return Run(model=model, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def _load_folder(folder: Path) -> Run:
+    config = _read_config(folder / CONFIG)
+    weights = folder / config["weights"]["file"]
+    tensors = read_tensors(weights)
+    sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
+    if sha256 != config["weights"]["sha256"]:
+        raise FileFormatError(
+            f"{weights} is not the file that {folder / CONFIG} was written with; train again"
+        )
+    try:
+        run = Run(
+            model=build(config["model"], tensors, weights),
+            task=config["task"] and _task(config["task"]),
+            signal=_signal(config["signal"]),
+            inputs=config["inputs"] and _scale(config["inputs"]),
+            targets=config["targets"] and _scale(config["targets"]),
+            summary=dict(config["summary"]),
+            sha256=sha256,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, FileFormatError):
+            raise
+        raise FileFormatError(f"{folder / CONFIG} is malformed at {error}; train again") from error
+    _check_widths(run, folder / CONFIG)
+    return run
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise NotFoundError(
+            f"{path.parent} is no run folder: it has no {CONFIG}; name what `lstm-edge train -o` made"
+        )
+    try:
+        config = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise FileFormatError(f"{path} is not JSON ({error}); train again") from error
+    if not isinstance(config, dict) or config.get("format") != _FORMAT:
+        raise FileFormatError(f"{path} does not describe a run; expected what `lstm-edge train -o` made")
+    if not isinstance(config.get("schema"), int) or config["schema"] > _SCHEMA:
+        raise FileFormatError(
+            f"{path} has schema {config.get('schema')}, this version reads {_SCHEMA}; upgrade lstm-edge"
+        )
+    weights = config.get("weights")
+    file = weights.get("file") if isinstance(weights, dict) else None
+    if not isinstance(file, str) or Path(file).name != file:
+        raise FileFormatError(
+            f"{path} names no weights file in its own folder (it has {file!r}); train again"
+        )
+    return config
+
+
+def _task(raw: Mapping[str, Any]) -> Task:
+    return Task(str(raw["kind"]), str(raw["output"]), tuple(raw["labels"]), tuple(raw["units"]))
+
+
+def _signal(raw: Mapping[str, Any]) -> Signal:
+    return Signal(tuple(raw["features"]), raw["sampling_rate"], raw["window"])
+
+
+def _scale(raw: Mapping[str, Any]) -> Scale:
+    return Scale(tuple(float(value) for value in raw["mean"]), tuple(float(value) for value in raw["std"]))
+
+
+def _check_widths(run: Run, origin: Path) -> None:
+    lstm, classes = run.model.lstm, run.model.num_classes
+    found = [("features", len(run.signal.features), {0, lstm.input_size})]
+    if run.inputs is not None:
+        found += [(f"inputs.{name}", len(row), {lstm.input_size}) for name, row in asdict(run.inputs).items()]
+    if run.targets is not None:
+        found += [(f"targets.{name}", len(row), {classes}) for name, row in asdict(run.targets).items()]
+    if run.task is not None:
+        found += [
+            ("labels", len(run.task.labels), {0, classes}),
+            ("units", len(run.task.units), {0, classes}),
+        ]
+    for name, got, expected in found:
+        if got not in expected:
+            raise FileFormatError(
+                f"{origin}: {name} has {got} entries, expected {max(expected)}; train again"
+            )
