@@ -14,6 +14,7 @@ __all__ = [
     "NotFoundError",
     "ProviderError",
     "StateError",
+    "UnsupportedError",
 ]
 
 
@@ -51,6 +52,10 @@ class ProviderError(LstmEdgeError, RuntimeError):
 
 class MissingDependencyError(LstmEdgeError, ImportError):
     """A package that an extra installs is not there; the message names the extra."""
+
+
+class UnsupportedError(LstmEdgeError, ValueError):
+    """A network has a form that can't be exported right; the message says what to write instead."""
 
 
 class CheckFailedError(LstmEdgeError, AssertionError):
