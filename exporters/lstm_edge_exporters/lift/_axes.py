@@ -1,0 +1,35 @@
+"""The free axes of a graph's inputs: their names, and sizes for them."""
+
+from collections.abc import Mapping
+
+import onnx_ir as ir
+
+__all__ = ["axes_of", "data_inputs", "sizes_for", "symbols"]
+
+
+def data_inputs(graph: ir.Graph) -> list[ir.Value]:
+    """Give the inputs that a caller must feed: those without an initializer of the same name."""
+    return [value for value in graph.inputs if not value.is_initializer()]
+
+
+def axes_of(value: ir.Value) -> tuple[int | str, ...]:
+    """Give a value's axes: an int where fixed, a name where free (``name.1`` for one without a name)."""
+    return tuple(
+        axis if isinstance(axis, int) else axis.value or f"{value.name}.{place}"
+        for place, axis in enumerate(value.shape or ())
+    )
+
+
+def symbols(graph: ir.Graph) -> list[str]:
+    """Give the names of the free axes of the inputs, in order of appearance."""
+    return list(
+        dict.fromkeys(
+            axis for value in data_inputs(graph) for axis in axes_of(value) if isinstance(axis, str)
+        )
+    )
+
+
+def sizes_for(graph: ir.Graph, first: int, given: Mapping[str, int] | None = None) -> dict[str, int]:
+    """Give every free axis a size of its own, counting up from ``first``, save for those ``given``."""
+    sizes = {name: first + place for place, name in enumerate(symbols(graph))}
+    return sizes | {name: size for name, size in (given or {}).items() if name in sizes}

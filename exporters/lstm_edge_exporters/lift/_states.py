@@ -1,0 +1,254 @@
+"""Lifting: a graph's hidden states become explicit inputs and outputs.
+
+The one mechanism behind ``lift`` (any ONNX file) and the exporter (after translation from PyTorch).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from lstm_edge_runtime.manifest import Axes, StateSpec
+
+from ._axes import axes_of, data_inputs, sizes_for, symbols
+from ._groups import Group, group_places
+from ._names import Naming, default_naming
+from ._paths import Path, operators_above, trace
+from ._recurrent import is_reversed, label, recurrent_nodes, slots, state_shape
+from ._roots import evaluate, is_data_free
+from ._subgraphs import Place, locate, parents_of
+from ._wiring import Names, wire
+
+__all__ = ["LeftAlone", "LiftedStates", "lift_states"]
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class LeftAlone:
+    """A state that was not lifted."""
+
+    node: str
+    """The node, as ``LSTM 'name'``."""
+    state: str
+    """``h`` or ``c``."""
+    reason: str
+    cause: str
+    """``given`` (an input feeds it already), ``data`` (it is computed from data), ``reversed`` (the node
+    reads time backwards) or ``subgraph`` (a loop around the node starts it anew)."""
+
+
+@dataclass(frozen=True)
+class LiftedStates:
+    """A graph with its states lifted."""
+
+    model: ir.Model
+    states: tuple[StateSpec, ...]
+    left: tuple[LeftAlone, ...]
+
+
+@dataclass(frozen=True)
+class _State:
+    """One state to be written into the graph."""
+
+    group: Group
+    dtype: ir.DataType
+    axes: Axes
+    reset: float | Array
+
+
+def lift_states(
+    model: ir.Model, *, batch: str | None = "N", reverse: bool = False, naming: Naming = default_naming
+) -> LiftedStates:
+    """Give a copy of ``model`` in which every state that is constant in all but the batch size is an input.
+
+    A state is lifted at its root: nodes that read rows of one tensor share one state, whose output is their
+    last states put together in the same order. Absent states, initializers and any chain of operators over
+    constants and shapes count as constant; a batch size that such a chain had fixed is freed.
+
+    Args:
+        model: a graph without model-local functions around its recurrent nodes; left as it is.
+        batch: the name of the batch axis; None where the graph has none and N is 1.
+        reverse: lift nodes that read time backwards too. Their states can't be carried from chunk to chunk.
+        naming: names the states; called once with the groups in graph order.
+
+    Returns:
+        The copy, the states in graph order, and what was left alone and why.
+    """
+    model = model.clone()
+    places, left = _sort_out(model, reverse)
+    states, failed = _plan(model, places, batch)
+    names = Names(model)
+    written = []
+    chosen = naming([state.group for state in states])
+    for state, (input_name, output_name) in zip(states, chosen, strict=True):
+        written.append(_write(model.graph, state, names.unique(input_name), names.unique(output_name), names))
+    RemoveUnusedNodesPass()(model)
+    _drop_unused_defaults(model.graph)
+    model.graph.sort()
+    return LiftedStates(model, tuple(written), (*left, *failed))
+
+
+def _sort_out(model: ir.Model, reverse: bool) -> tuple[list[Place], list[LeftAlone]]:
+    """Tell the slots that can be lifted from those that can't."""
+    parents, main_inputs = parents_of(model), set(data_inputs(model.graph))
+    places, left = [], []
+    for node in recurrent_nodes(model):
+        for slot in slots(node):
+            place = locate(slot, parents)
+            if is_reversed(node) and not reverse:
+                reason = "it reads time backwards, so no chunk can follow another"
+                left.append(LeftAlone(label(node), slot.kind, reason, "reversed"))
+            elif isinstance(place, str):
+                left.append(LeftAlone(label(node), slot.kind, place, "subgraph"))
+            elif place.initial is None or is_data_free(place.initial):
+                places.append(place)
+            else:
+                above = operators_above(place.initial)
+                top = above[-1].inputs[0] if above else place.initial
+                cause = "given" if top in main_inputs else "data"
+                reason = f"it comes from {'input' if cause == 'given' else 'data,'} {top and top.name!r}"
+                left.append(LeftAlone(label(node), slot.kind, reason, cause))
+    return places, left
+
+
+def _plan(
+    model: ir.Model, places: Sequence[Place], batch: str | None
+) -> tuple[list[_State], list[LeftAlone]]:
+    """Group the places and find each state's dtype, axes and reset value."""
+    small, large = _two_cases(model.graph)
+    wanted = [value for place in places if (value := place.initial) is not None]
+    wanted += [
+        operand
+        for place in places
+        if place.initial is not None and not place.branches
+        for node in operators_above(place.initial)
+        for operand in node.inputs
+        if operand is not None and is_data_free(operand)
+    ]
+    at_small, at_large = evaluate(model, wanted, (small, large))
+    paths = {place: _path(place, at_small) for place in places}
+    states, failed = [], []
+    for group in group_places(places, paths, at_small):
+        state = _describe(model, group, batch, (small, large), (at_small, at_large))
+        if isinstance(state, str):
+            failed += [
+                LeftAlone(label(place.slot.node), place.slot.kind, state, "data") for place in group.places
+            ]
+        else:
+            states.append(state)
+    return states, failed
+
+
+def _path(place: Place, arrays: Mapping[ir.Value, Array]) -> Path | None:
+    if place.initial is None or place.branches or place.initial not in arrays:
+        return None
+    if any(
+        operand not in arrays for node in operators_above(place.initial) for operand in node.inputs if operand
+    ):
+        return None
+    _, _, batch_axis = state_shape(place.slot.node)
+    return trace(place.initial, batch_axis, place.slot.node, arrays)
+
+
+def _two_cases(graph: ir.Graph) -> tuple[dict[str, int], dict[str, int]]:
+    """Give two sets of sizes in which no two numbers are the same."""
+    return sizes_for(graph, 2), sizes_for(graph, 2 + len(symbols(graph)))
+
+
+def _describe(
+    model: ir.Model,
+    group: Group,
+    batch: str | None,
+    cases: tuple[dict[str, int], dict[str, int]],
+    arrays: tuple[dict[ir.Value, Array], dict[ir.Value, Array]],
+) -> _State | str:
+    """Find a group's dtype, axes and reset value, or say why it has none."""
+    place, path = group.places[0], group.paths[0]
+    node = place.slot.node
+    directions, hidden, axis = state_shape(node)
+    root = path.whole if path else place.initial
+    axis = path.batch_axis if path else axis
+    rows = _batch_rows(model, node, cases) if root is None else None
+    if root is None:
+        shape: list[int | str] = [directions, hidden]
+        shape.insert(axis, 1)
+        reset: float | Array = 0.0
+        dtype = next(
+            (value.dtype for value in (node.inputs[2], node.inputs[0]) if value and value.dtype), None
+        )
+        dtype = dtype or ir.DataType.FLOAT
+    else:
+        small, large = arrays[0][root], arrays[1][root]
+        first, again = small.take([0], axis), large.take([0], axis)
+        steady = first.shape == again.shape and np.array_equal(first, again)
+        if not steady or (small != first).any() or (large != first).any():
+            return "its value is not the same for every batch member and sequence length"
+        shape, dtype = list(first.shape), ir.DataType.from_numpy(small.dtype)
+        reset = float(first.flat[0]) if (first == first.flat[0]).all() else first
+        if small.shape[axis] != large.shape[axis]:
+            rows = (small.shape[axis], large.shape[axis])
+        else:
+            rows = _batch_rows(model, node, cases)
+    name = _axis_name(rows, cases, batch)
+    if name is None:
+        return f"its batch axis has {rows[0] if rows else 0} rows, no multiple of an input's axis"
+    shape[axis] = name
+    return _State(group, dtype, tuple(shape), reset)
+
+
+def _batch_rows(
+    model: ir.Model, node: ir.Node, cases: tuple[dict[str, int], dict[str, int]]
+) -> tuple[int, int] | None:
+    """Give the batch sizes that the node's X has in both cases, None where it can't be told."""
+    x = node.inputs[0]
+    _, _, axis = state_shape(node)
+    if x is None:
+        return None
+    declared = axes_of(x)[axis] if x.shape is not None and len(x.shape) == 3 else None
+    if isinstance(declared, str) and declared in cases[0]:
+        return cases[0][declared], cases[1][declared]
+    try:
+        small, large = evaluate(model, [x], cases)
+    except Exception:  # noqa: BLE001  onnxruntime's exceptions share no base class; the graph may need its sizes
+        return None
+    return small[x].shape[axis], large[x].shape[axis]
+
+
+def _axis_name(
+    rows: tuple[int, int] | None, cases: tuple[dict[str, int], dict[str, int]], batch: str | None
+) -> int | str | None:
+    """Name an axis that has ``rows`` in the two cases."""
+    if rows is None:
+        return batch or 1
+    if rows[0] == rows[1]:
+        return rows[0]
+    for name, size in cases[0].items():
+        times, rest = divmod(rows[0], size)
+        if rest == 0 and rows[1] == times * cases[1][name]:
+            return name if times == 1 else f"{times}*{name}"
+    return None
+
+
+def _write(graph: ir.Graph, state: _State, input_name: str, output_name: str, names: Names) -> StateSpec:
+    value = ir.val(input_name, state.dtype, state.axes)
+    graph.inputs.append(value)
+    last = wire(graph, state.group, value, names)
+    last.dtype, last.shape = state.dtype, ir.Shape(state.axes)
+    if last.is_graph_output():
+        output_name = str(last.name)
+    else:
+        last.name = output_name
+        graph.outputs.append(last)
+    return StateSpec(input_name, output_name, state.dtype.numpy().name, state.axes, state.reset)
+
+
+def _drop_unused_defaults(graph: ir.Graph) -> None:
+    """Take out inputs that only gave an initial state a default value."""
+    for value in [value for value in graph.inputs if value.is_initializer() and not value.uses()]:
+        graph.inputs.remove(value)
+        graph.initializers.pop(str(value.name))
