@@ -22,12 +22,14 @@ from typing import Any
 
 import numpy as np
 
+from lstm_edge_runtime._session import import_onnxruntime
+
 from ._wire import bytes_field
 from .graph import Graph, Node
 
 __all__ = ["Cost", "measure_cost"]
 
-Shapes = Mapping[str, tuple[int, ...]]
+_Shapes = Mapping[str, tuple[int, ...]]
 
 _WEIGHT_DTYPES = {"float32", "float64", "float16", "bfloat16", "int8", "uint8", "int4", "uint4"}
 _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
@@ -84,13 +86,13 @@ def measure_cost(content: bytes, graph: Graph) -> Cost:
     return Cost(parameters, sum(count or 0 for _, count in counts), uncounted)
 
 
-def _run_for_shapes(content: bytes, graph: Graph) -> Shapes:
+def _run_for_shapes(content: bytes, graph: Graph) -> _Shapes:
     """Give the shape of every named value; empty where it is not a tensor.
 
     Protobuf merges messages that follow each other, so the file with one more ``graph`` field behind it is
     the same file with more outputs.
     """
-    import onnxruntime
+    onnxruntime = import_onnxruntime()
 
     inner = sorted({name for node in graph.nodes for name in node.outputs if name} - set(graph.outputs))
     more = bytes_field(7, [bytes_field(12, [bytes_field(1, [name.encode()])]) for name in inner])
@@ -115,7 +117,7 @@ def _run_for_shapes(content: bytes, graph: Graph) -> Shapes:
     return shapes
 
 
-def _flops(node: Node, shapes: Shapes) -> int | None:
+def _flops(node: Node, shapes: _Shapes) -> int | None:
     """Count one node; None where the rule does not know its operator."""
     into = [shapes.get(name, ()) for name in node.inputs]
     out = shapes.get(node.outputs[0], ()) if node.outputs else ()

@@ -29,7 +29,7 @@ _DTYPES = {
 }
 """TensorProto.DataType to numpy's (or ml_dtypes') name."""
 
-Axes = tuple[int | str | None, ...]
+_Axes = tuple[int | str | None, ...]
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Tensor:
 
     name: str
     dtype: str
-    axes: Axes
+    axes: _Axes
     """A name or None stands where an axis is dynamic; a stored tensor has ints only."""
 
     @property
