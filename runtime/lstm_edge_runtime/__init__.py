@@ -1,6 +1,10 @@
 """Run recurrent ONNX files with numpy and onnxruntime, one sample at a time or for many sources."""
 
+from ._loading import load
 from ._version import __version__
 from .errors import LstmEdgeError
+from .model import Model, Prediction
+from .state import State
+from .stream import Stream
 
-__all__ = ["LstmEdgeError", "__version__"]
+__all__ = ["LstmEdgeError", "Model", "Prediction", "State", "Stream", "__version__", "load"]

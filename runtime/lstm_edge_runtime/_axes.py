@@ -1,0 +1,58 @@
+"""Sizes of named axes: learning them from arrays and working shapes out from them."""
+
+import re
+from collections.abc import Mapping
+
+from .errors import InputError
+from .manifest import Axes
+
+__all__ = ["describe", "fits", "learn_sizes", "resolve"]
+
+_PRODUCT = re.compile(r"(\d+)\s*\*\s*(.+)")
+
+
+def fits(left: Axes, right: Axes) -> bool:
+    """Tell whether two descriptions of a shape can be the same: a name fits any size."""
+    return len(left) == len(right) and all(
+        a == b or isinstance(a, str) or isinstance(b, str) for a, b in zip(left, right, strict=True)
+    )
+
+
+def resolve(axes: Axes, sizes: Mapping[str, int]) -> tuple[int, ...] | None:
+    """Give the shape of ``axes`` where every name (``"N"``, ``"2*N"``) has a size, else None."""
+    shape: list[int] = []
+    for axis in axes:
+        if isinstance(axis, int):
+            shape.append(axis)
+            continue
+        factor, name = 1, axis
+        if axis not in sizes and (product := _PRODUCT.fullmatch(axis)):
+            factor, name = int(product[1]), product[2].strip()
+        if name not in sizes:
+            return None
+        shape.append(factor * sizes[name])
+    return tuple(shape)
+
+
+def learn_sizes(name: str, axes: Axes, shape: tuple[int, ...], sizes: dict[str, int]) -> None:
+    """Check ``shape`` against ``axes`` and add to ``sizes`` what the named axes turned out to be.
+
+    Raises:
+        InputError: another rank, a fixed axis of another size, an empty axis, or a name with two sizes.
+    """
+    fits = len(shape) == len(axes)
+    for axis, size in zip(axes, shape, strict=False):
+        expected = axis if isinstance(axis, int) else sizes.get(axis, size)
+        fits = fits and size == expected and size > 0
+    if not fits:
+        known = ", ".join(f"{axis}={sizes[axis]}" for axis in axes if axis in sizes and isinstance(axis, str))
+        raise InputError(
+            f"{name} has shape {shape}, expected {describe(axes)}{f' with {known}' if known else ''}"
+            f"{' and no empty axis' if 0 in shape else ''}; check its rank and the order of its axes"
+        )
+    sizes.update((axis, size) for axis, size in zip(axes, shape, strict=True) if isinstance(axis, str))
+
+
+def describe(axes: Axes) -> str:
+    """Give ``axes`` as people write a shape: ``(N, L, 6)``."""
+    return f"({', '.join(map(str, axes))}{',' if len(axes) == 1 else ''})"

@@ -1,0 +1,131 @@
+"""One shape of call, bound once: its buffers stay where they are from step to step.
+
+A state is kept in two sets of buffers. A call reads the front set and writes the back set, and flips them
+when it has succeeded: nothing is copied or bound again per call, and a call that fails leaves the front as it
+was.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ._axes import resolve
+from ._session import CPU, CUDA, import_onnxruntime
+from .errors import ContractError
+from .manifest import Manifest
+
+__all__ = ["BoundCall", "StateSets", "run_failed"]
+
+Array = npt.NDArray[Any]
+
+
+class StateSets:
+    """The two sets of a stream's states, on the device that computes."""
+
+    def __init__(self, session: Any, start: Mapping[str, Array]) -> None:
+        """Allocate both sets and fill the front one with ``start``."""
+        ort = import_onnxruntime()
+        self.device = "cuda" if session.get_providers()[0] == CUDA else "cpu"
+        self.front = 0
+        self._host = [{name: np.array(array) for name, array in start.items()} for _ in range(2)]
+        self.values = [
+            {name: ort.OrtValue.ortvalue_from_numpy(array, self.device, 0) for name, array in host.items()}
+            for host in self._host
+        ]
+
+    def read(self) -> dict[str, Array]:
+        """Give the front states; arrays that the next call may overwrite."""
+        if self.device == "cpu":
+            return self._host[self.front]
+        return {name: value.numpy() for name, value in self.values[self.front].items()}
+
+    def write(self, arrays: Mapping[str, Array]) -> None:
+        """Make ``arrays`` the front states."""
+        for name, array in arrays.items():
+            if self.device == "cpu":
+                self._host[self.front][name][...] = array
+            else:
+                self.values[self.front][name].update_inplace(array)
+
+
+class BoundCall:
+    """A call of one shape: write its ``inputs``, ``run`` it, read its ``outputs``."""
+
+    def __init__(
+        self,
+        session: Any,
+        contract: Manifest,
+        states: StateSets,
+        inputs: Mapping[str, tuple[int, ...]],
+        sizes: Mapping[str, int],
+        feeds: Mapping[str, Array],
+    ) -> None:
+        """Allocate the buffers of the data inputs (shapes by name) and of the outputs.
+
+        ``feeds`` holds the inputs that never change (``lengths``).
+        """
+        dtypes = {spec.name: spec.dtype for spec in contract.inputs}
+        self._session, self._contract, self._states = session, contract, states
+        self.inputs = {name: np.zeros(shape, dtype=dtypes[name]) for name, shape in inputs.items()}
+        self._feeds = {**self.inputs, **feeds}
+        self.outputs = self._output_buffers(sizes)
+        self._direct = session.get_providers()[0] in (CPU, CUDA)
+        self._on_device: dict[str, Any] = {}
+        self._bindings = [self._bind(0), self._bind(1)] if self._direct else []
+
+    def run(self) -> None:
+        """Compute from the front states into the back ones, then flip them."""
+        states = self._states
+        try:
+            if self._direct:
+                for name, value in self._on_device.items():
+                    value.update_inplace(self._feeds[name])
+                self._session.run_with_iobinding(self._bindings[states.front])
+            else:
+                self._run_copying()
+        except Exception as error:
+            raise run_failed(error) from error
+        states.front = 1 - states.front
+
+    def _output_buffers(self, sizes: Mapping[str, int]) -> dict[str, Array]:
+        buffers = {}
+        for spec in self._contract.outputs:
+            shape = resolve(spec.axes, sizes)
+            if shape is None:
+                shape = self._session.run([spec.name], self._feeds | self._states.read())[0].shape
+            buffers[spec.name] = np.zeros(shape, dtype=spec.dtype)
+        return buffers
+
+    def _bind(self, front: int) -> Any:
+        ort = import_onnxruntime()
+        binding = self._session.io_binding()
+        for name, array in self._feeds.items():
+            value = ort.OrtValue.ortvalue_from_numpy(array, self._states.device, 0)
+            if self._states.device != "cpu":
+                value = self._on_device.setdefault(name, value)
+            binding.bind_ortvalue_input(name, value)
+        for name, array in self.outputs.items():
+            binding.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(array))
+        for spec in self._contract.states:
+            binding.bind_ortvalue_input(spec.input, self._states.values[front][spec.input])
+            binding.bind_ortvalue_output(spec.output, self._states.values[1 - front][spec.input])
+        return binding
+
+    def _run_copying(self) -> None:
+        """Run without binding: another provider may keep its own copy of what is bound."""
+        names = [*self.outputs, *(spec.output for spec in self._contract.states)]
+        results = self._session.run(names, self._feeds | self._states.read())
+        found = dict(zip(names, results, strict=True))
+        back = self._states.values[1 - self._states.front]
+        for name, array in self.outputs.items():
+            array[...] = found[name]
+        for spec in self._contract.states:
+            back[spec.input].update_inplace(found[spec.output])
+
+
+def run_failed(error: Exception) -> ContractError:
+    """Give the error for a call that onnxruntime refused."""
+    first = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return ContractError(f"onnxruntime could not run the file: {first}; the state is as it was")

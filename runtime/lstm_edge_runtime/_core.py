@@ -1,0 +1,101 @@
+"""What a model, its streams and its batches share: the session, the contract, and what they let in."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ._axes import learn_sizes, resolve
+from ._inputs import Samples, as_array, as_lengths, by_name, refuse_not_finite
+from .errors import ContractError, InputError, StateError
+from .manifest import Manifest, TensorSpec
+from .state import State
+
+__all__ = ["Core"]
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Core:
+    """An open session and the contract that was checked against it."""
+
+    session: Any
+    contract: Manifest
+    has_manifest: bool
+    identity: str
+    """The sha256 of the file, in hex."""
+    check: bool
+    """Whether samples are searched for NaN and infinity."""
+
+    @cached_property
+    def data(self) -> tuple[TensorSpec, ...]:
+        """The inputs that are neither states nor lengths."""
+        return tuple(spec for spec in self.contract.inputs if spec.name != self.contract.lengths)
+
+    def run(
+        self, x: Samples, state: State | None = None, lengths: npt.ArrayLike | None = None
+    ) -> tuple[dict[str, Array], State]:
+        """Run the file once; see ``Model.run``."""
+        sizes: dict[str, int] = {}
+        feeds: dict[str, Array] = {}
+        for spec, value in self.take(x):
+            feeds[spec.name] = value
+            learn_sizes(spec.name, spec.axes, value.shape, sizes)
+        rows, longest = (sizes.get(name or "", 1) for name in (self.contract.batch, self.contract.sequence))
+        valid = as_lengths(lengths, self.contract.lengths, rows, longest)
+        if valid is not None and self.contract.lengths is not None:
+            feeds[self.contract.lengths] = valid
+        feeds.update(self.start(sizes) if state is None else self.admit(state, sizes))
+        names = [*(spec.name for spec in self.contract.outputs), *(s.output for s in self.contract.states)]
+        outputs = dict(zip(names, self.session.run(names, feeds), strict=True))
+        new = {spec.input: outputs.pop(spec.output) for spec in self.contract.states}
+        for name, array in new.items():
+            if array.shape != feeds[name].shape:
+                raise ContractError(
+                    f"state {name} went in as {feeds[name].shape} and came out as {array.shape}; "
+                    "the file does not keep its state contract"
+                )
+        return outputs, State(new, self.identity)
+
+    def take(self, x: Samples) -> list[tuple[TensorSpec, Array]]:
+        values = by_name(x, self.data)
+        taken = [(spec, as_array(spec.name, values[spec.name], spec.dtype)) for spec in self.data]
+        if self.check:
+            for spec, array in taken:
+                refuse_not_finite(spec.name, array)
+        return taken
+
+    def start(self, sizes: Mapping[str, int]) -> dict[str, Array]:
+        """Give the reset values; an axis that no input names has size 1."""
+        start = {}
+        for spec in self.contract.states:
+            known = {axis: 1 for axis in spec.axes if isinstance(axis, str)} | dict(sizes)
+            shape = resolve(spec.axes, known)
+            assert shape is not None
+            start[spec.input] = np.ascontiguousarray(
+                np.broadcast_to(np.asarray(spec.reset, dtype=spec.dtype), shape)
+            )
+        return start
+
+    def admit(self, state: State, sizes: Mapping[str, int]) -> dict[str, Array]:
+        """Give the arrays of ``state`` if they are this model's and of this batch size."""
+        if not isinstance(state, State):
+            raise StateError(f"a {type(state).__name__} came, expected the State that run() gave")
+        if state.identity != self.identity:
+            raise StateError(
+                f"this state belongs to model {state.identity[:12]}, not to {self.identity[:12]}; "
+                "start from state=None"
+            )
+        for spec in self.contract.states:
+            array, known = state.get(spec.input), dict(sizes)
+            if array is None or array.dtype != spec.dtype:
+                raise StateError(f"the state has no {spec.dtype} {spec.input}; start from state=None")
+            try:
+                learn_sizes(f"state {spec.input}", spec.axes, array.shape, known)
+            except InputError as error:
+                raise StateError(f"{error}; nothing is reset by itself") from error
+        return dict(state)

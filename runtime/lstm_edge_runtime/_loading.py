@@ -1,0 +1,131 @@
+"""Opening a file: read it, refuse what is unsafe, open a session, check the contract."""
+
+import hashlib
+import mmap
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from ._contract import check_contract, contract_without_manifest, graph_specs, read_manifest
+from ._core import Core
+from ._onnxfile import FileFacts, is_ort_format, scan
+from ._session import (
+    CPU,
+    Provider,
+    SessionOptions,
+    auto_threads,
+    open_session,
+    wanted_providers,
+)
+from .errors import FileFormatError, InputError, NotFoundError, ProviderError
+from .model import Model
+
+__all__ = ["Source", "load"]
+
+Source = str | os.PathLike[str] | bytes | bytearray | memoryview | mmap.mmap
+
+
+def load(
+    source: Source,
+    *,
+    device: str = "auto",
+    providers: Sequence[Provider] | None = None,
+    threads: int | Literal["auto"] = "auto",
+    states: Mapping[str, str] | None = None,
+    check: bool = False,
+) -> Model:
+    """Open a model file.
+
+    Args:
+        source: the path of an ``.onnx`` or ``.ort`` file, or its content (bytes, or a memory map).
+        device: ``"cpu"``; ``"cuda"``, which is an error where CUDA is not really in use; or ``"auto"``,
+            CUDA where the wheel offers it and it starts, else the CPU with a ``RuntimeWarning``.
+        providers: an explicit list of onnxruntime's execution providers, each of which must be in use.
+        threads: for one operator's work; ``"auto"`` is one below 2 MiB of weights (and for int8, whose
+            results depend on it), the physical cores from there on.
+        states: which output continues which input (``{"h": "hn"}``), for a file without a manifest
+            whose states can't be told by name and shape.
+        check: whether every sample is searched for NaN and infinity (about 2 us a step; off by default).
+
+    Raises:
+        NotFoundError: no such file.
+        FileFormatError: truncated or foreign, or with external data outside the file's own folder.
+        ContractError: the graph does not keep its state contract, or its states can't be paired.
+        ProviderError: a provider asked for is not really in use.
+        MissingDependencyError: no onnxruntime.
+        InputError: an argument that is none of the above.
+    """
+    if threads != "auto" and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
+        raise InputError(f"threads is {threads!r}, expected 'auto' or a whole number from 1")
+    name, data = _content(source)
+    try:
+        facts = FileFacts() if is_ort_format(data) else scan(data)
+        size = len(data) + _external_bytes(source, facts.external)
+    except FileFormatError as error:
+        raise FileFormatError(f"{name}: {error}") from error
+    identity = hashlib.sha256(data).hexdigest()
+    target = os.fspath(source) if isinstance(source, str | os.PathLike) else bytes(data)
+    count = auto_threads(size) if threads == "auto" else threads
+    wanted = wanted_providers(device, providers)
+    session = _open(target, SessionOptions(providers=wanted, threads=count), device, providers)
+    manifest = read_manifest(session)
+    if manifest is not None and manifest.precision == "int8" and threads == "auto" and count > 1:
+        session = _open(target, SessionOptions(providers=wanted), device, providers)
+    inputs, outputs = graph_specs(session.get_inputs()), graph_specs(session.get_outputs())
+    if manifest is None:
+        contract = contract_without_manifest(inputs, outputs, states, facts.backward)
+    elif states is not None:
+        raise InputError("states= came, but the file has a manifest that names its states; leave it out")
+    else:
+        contract = manifest
+        check_contract(contract, inputs, outputs)
+    return Model(Core(session, contract, manifest is not None, identity, check))
+
+
+def _content(source: Source) -> tuple[str, memoryview]:
+    """Give a name for messages and the file's bytes, mapped and not copied."""
+    if not isinstance(source, str | os.PathLike):
+        return "the model", memoryview(source).cast("B")
+    path = Path(source)
+    if not path.is_file():
+        raise NotFoundError(
+            f"{path} is {'a folder' if path.is_dir() else 'not there'}, expected an .onnx file"
+        )
+    try:
+        with path.open("rb") as file:
+            return str(path), memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    except ValueError as error:
+        raise FileFormatError(f"{path} is empty; export or copy it again") from error
+    except OSError as error:
+        raise FileFormatError(f"{path} can't be read: {error.strerror or error}") from error
+
+
+def _external_bytes(source: Source, locations: tuple[str, ...]) -> int:
+    """Give the size of the external data; refuse any that is outside the file's own folder."""
+    if locations and not isinstance(source, str | os.PathLike):
+        raise FileFormatError(f"its weights are in {locations[0]!r}; load it by its path")
+    total = 0
+    for location in locations:
+        folder = Path(os.fspath(source)).resolve().parent  # type: ignore[arg-type]
+        path = (folder / location).resolve()
+        if not path.is_relative_to(folder):
+            raise FileFormatError(f"its weights are in {location!r}, outside its folder; refused as unsafe")
+        if not path.is_file():
+            raise FileFormatError(f"its weights are in {location!r}, which is not there; copy it beside")
+        total += path.stat().st_size
+    return total
+
+
+def _open(
+    target: str | bytes, options: SessionOptions, device: str, providers: Sequence[Provider] | None
+) -> Any:
+    """Open a session; ``device="auto"`` falls back to the CPU, and says so."""
+    try:
+        return open_session(target, options)
+    except ProviderError as error:
+        if device != "auto" or providers is not None:
+            raise
+        warnings.warn(f"running on the CPU: {error}", RuntimeWarning, stacklevel=3)
+        return open_session(target, SessionOptions(providers=(CPU,), threads=options.threads))

@@ -1,0 +1,66 @@
+"""Finding the states of a file that has no manifest: by well-known names, then by shape."""
+
+import re
+from collections.abc import Sequence
+
+from ._axes import describe, fits
+from .errors import ContractError
+from .manifest import TensorSpec
+
+__all__ = ["pair_states"]
+
+_STATE_WORD = re.compile(
+    r"(^|[_./])(h|c|hx|cx|hidden|cell|state|states|cache|memory|mem|buffer|rnn|gru|lstm|carry)"
+    r"([_./]?(\d+|n|t|in|out|init|prev|state|states))*$",
+    re.IGNORECASE,
+)
+_BEFORE = re.compile(r"^(initial|init|prev|previous|past|old)[_./]|[_./](in|init|prev|previous)$|[_./]?0$")
+_AFTER = re.compile(r"^(new|next|present|final|updated|out|output|y)[_./]|[_./](out|new|next)$|[_./]?[nN1]$")
+
+
+def pair_states(
+    inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
+) -> list[tuple[TensorSpec, TensorSpec]]:
+    """Pair each input that is called like a state with the output that continues it.
+
+    ``h``/``hn``, ``h_0``/``h_n``, ``state``/``stateN``, ``state0``/``new_state0``, ``h_in``/``h_out``,
+    ``past_c``/``present_c``, ``initial_h``/``Y_h`` and their like are known. Where names do not decide,
+    the only output of the same dtype and shape does. An input whose like no output has is not a state.
+
+    Raises:
+        ContractError: several outputs could continue a state, or one could continue several.
+    """
+    named: dict[str, TensorSpec] = {}
+    open_inputs: list[TensorSpec] = []
+    for entering in (spec for spec in inputs if _STATE_WORD.search(spec.name)):
+        matches = [
+            leaving
+            for leaving in outputs
+            if _alike(entering, leaving) and _stems(entering.name, _BEFORE) & _stems(leaving.name, _AFTER)
+        ]
+        if len(matches) == 1 and matches[0] not in named.values():
+            named[entering.name] = matches[0]
+        else:
+            open_inputs.append(entering)
+    left = [spec for spec in outputs if spec not in named.values()]
+    for entering in open_inputs:
+        matches = [leaving for leaving in left if _alike(entering, leaving)]
+        rivals = [other.name for other in open_inputs if any(_alike(other, leaving) for leaving in matches)]
+        if matches and (len(matches) > 1 or len(rivals) > 1):
+            first = matches[0].name
+            raise ContractError(
+                f"which output continues {', '.join(rivals)} {entering.dtype} {describe(entering.axes)}? "
+                f"candidates: {', '.join(spec.name for spec in matches)}; "
+                f"name them: load(..., states={{{entering.name!r}: {first!r}}})"
+            )
+        if matches:
+            named[entering.name] = matches[0]
+    return [(spec, named[spec.name]) for spec in inputs if spec.name in named]
+
+
+def _stems(name: str, marks: re.Pattern[str]) -> set[str]:
+    return {name.lower(), marks.sub("", name).lower()}
+
+
+def _alike(entering: TensorSpec, leaving: TensorSpec) -> bool:
+    return entering.dtype == leaving.dtype and fits(entering.axes, leaving.axes)

@@ -1,0 +1,152 @@
+"""The loaded model: immutable, shared between threads, with the state always in the caller's hands."""
+
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ._axes import describe
+from ._core import Core
+from ._inputs import Samples
+from .errors import InputError
+from .manifest import Manifest, StateSpec, TensorSpec
+from .state import State
+from .stream import Stream
+
+__all__ = ["Model", "Prediction"]
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a file says about each row, in the terms of its task."""
+
+    kind: str
+    """``classification`` or ``regression``."""
+    values: Array
+    """The raw output ``(rows, C)``: logits, or the predicted values."""
+    labels: tuple[str, ...] = ()
+    """The likeliest class of each row; its index as text where the file names no classes."""
+    probabilities: Array | None = None
+    """Softmax of the logits ``(rows, C)``; None for regression."""
+    units: tuple[str, ...] = ()
+    """The unit of each predicted value; empty for classification and where unknown."""
+
+
+class Model:
+    """A model file opened for running; ``load`` makes it.
+
+    Nothing in it changes once it is made, so that any number of threads may share it.
+    """
+
+    def __init__(self, core: Core) -> None:
+        """Take what ``load`` opened and checked."""
+        self._core: Core | None = core
+        self._contract = core.contract
+        self._has_manifest = core.has_manifest
+        self._identity = core.identity
+
+    @property
+    def manifest(self) -> Manifest | None:
+        """The file's manifest; None for a file made elsewhere."""
+        return self._contract if self._has_manifest else None
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """Inputs that are not states, ``lengths`` among them where the file takes it."""
+        return self._contract.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """Outputs that are not states."""
+        return self._contract.outputs
+
+    @property
+    def states(self) -> tuple[StateSpec, ...]:
+        """The states, each with the input it enters by and the output it leaves by."""
+        return self._contract.states
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """The execution providers really in use, the first choice first."""
+        return tuple(self._open().session.get_providers())
+
+    @property
+    def identity(self) -> str:
+        """The sha256 of the file in hex; the states it makes bear it."""
+        return self._identity
+
+    def run(
+        self, x: Samples, state: State | None = None, lengths: npt.ArrayLike | None = None
+    ) -> tuple[dict[str, Array], State]:
+        """Run the file once.
+
+        Args:
+            x: the samples, for example float32 ``(N, L, I)``; a mapping by name where there are several
+                inputs. Whole numbers and wider floats are converted.
+            state: where to start from; None for the reset values.
+            lengths: int64 ``(N,)``, the valid steps of each row, 1 to L; None for all of them.
+
+        Returns:
+            The outputs that are not states, by name, and the new state.
+
+        Raises:
+            InputError: an input of another name, rank, width or dtype; empty; lengths out of range; NaN or
+                infinity where the model was loaded with ``check=True``.
+            StateError: a state of another model, or of another batch size.
+            ContractError: the file gave a state of another shape than it took.
+        """
+        return self._open().run(x, state, lengths)
+
+    def predict(self, x: Samples, lengths: npt.ArrayLike | None = None) -> Prediction:
+        """Run from the reset state and give labels and probabilities, or values, as the file's task says.
+
+        Raises:
+            InputError: as ``run``; or the file has no task.
+        """
+        task = self._contract.task
+        if task is None:
+            raise InputError("this file does not say what its outputs mean; use run()")
+        values = self.run(x, lengths=lengths)[0][task.output]
+        if task.kind != "classification":
+            return Prediction(task.kind, values, units=task.units)
+        wide = np.exp(values - values.max(axis=-1, keepdims=True), dtype=np.float64)
+        names = task.labels or tuple(map(str, range(values.shape[-1])))
+        return Prediction(
+            task.kind,
+            values,
+            labels=tuple(names[index] for index in values.reshape(-1, values.shape[-1]).argmax(axis=-1)),
+            probabilities=(wide / wide.sum(axis=-1, keepdims=True)).astype(values.dtype),
+        )
+
+    def stream(self) -> Stream:
+        """Open a stream: one source of samples that owns its state.
+
+        Raises:
+            ContractError: the file carries no states, or chunks would not equal the whole sequence.
+        """
+        return Stream(self._open())
+
+    def close(self) -> None:
+        """Let the session go; streams that are open keep it until they are dropped."""
+        self._core = None
+
+    def __enter__(self) -> "Model":  # noqa: PYI034
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _open(self) -> Core:
+        if self._core is None:
+            raise InputError("this model is closed; load it again")
+        return self._core
+
+    def __repr__(self) -> str:
+        inputs = ", ".join(f"{spec.name} {describe(spec.axes)}" for spec in self.inputs)
+        return f"Model({inputs}; states {[spec.input for spec in self.states]})"

@@ -1,0 +1,86 @@
+"""The state of one stream or batch between two calls: plain arrays that know which model they belong to."""
+
+import os
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ._files import replacing
+from .errors import FileFormatError, NotFoundError
+
+__all__ = ["State"]
+
+Array = npt.NDArray[Any]
+_IDENTITY, _PREFIX = "identity", "state/"
+
+
+class State(Mapping[str, Array]):
+    """An immutable mapping of state input names to arrays, for example ``h_0 (layers*D, N, H)``.
+
+    It pickles, saves to ``.npz``, and carries the identity (sha256) of the model file that it came from:
+    a model refuses the state of another one.
+    """
+
+    __slots__ = ("_arrays", "_identity")
+
+    def __init__(self, arrays: Mapping[str, Array], identity: str) -> None:
+        """Copy ``arrays``; the copies can't be written to."""
+        self._arrays = {name: np.array(array, order="C") for name, array in arrays.items()}
+        for array in self._arrays.values():
+            array.flags.writeable = False
+        self._identity = identity
+
+    @property
+    def identity(self) -> str:
+        """The sha256 of the model file, in hex."""
+        return self._identity
+
+    def __getitem__(self, name: str) -> Array:
+        return self._arrays[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+    def __reduce__(self) -> tuple[type["State"], tuple[dict[str, Array], str]]:
+        return State, (self._arrays, self._identity)
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"{name}: {array.dtype} {array.shape}" for name, array in self.items())
+        return f"State({shapes}; model {self._identity[:12]})"
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the state to ``path`` as ``.npz``, whole or not at all.
+
+        Raises:
+            NotFoundError: the folder does not exist.
+            InputError: the file can't be written.
+        """
+        content: dict[str, Any] = {_PREFIX + name: array for name, array in self.items()}
+        content[_IDENTITY] = np.array(self._identity)
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, **content)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "State":
+        """Read what ``save`` wrote; no pickle is ever opened.
+
+        Raises:
+            NotFoundError: no such file.
+            FileFormatError: truncated, or not a saved state.
+        """
+        if not Path(path).is_file():
+            raise NotFoundError(f"{path} is not there; save a state first")
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                identity = str(file[_IDENTITY])
+                arrays = {name.removeprefix(_PREFIX): file[name] for name in file.files if name != _IDENTITY}
+        except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+            raise FileFormatError(f"{path} is not a saved state ({error}); reset the stream") from error
+        return cls(arrays, identity)

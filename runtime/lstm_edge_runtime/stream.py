@@ -1,0 +1,228 @@
+"""A stream: one source of samples that owns its state."""
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ._axes import learn_sizes, resolve
+from ._bound import BoundCall, StateSets
+from ._core import Core
+from ._inputs import Samples, as_array, by_name, refuse_not_finite
+from .errors import ContractError, InputError, StateError
+from .manifest import Axes
+from .state import State
+
+__all__ = ["Result", "Stream"]
+
+Array = npt.NDArray[Any]
+Result = Array | dict[str, Array]
+"""The only output that is not a state; a mapping by name where there are several."""
+
+
+class Stream:
+    """One source of samples; ``Model.stream`` makes it.
+
+    It belongs to one thread at a time: a second one that calls it meanwhile gets a ``StateError``. An
+    exception leaves its state as it was.
+    """
+
+    def __init__(self, core: Core) -> None:
+        """Open a stream at the reset state."""
+        if reason := core.contract.unstreamable:
+            raise ContractError(f"this file can't be streamed: {reason}; use run() on whole sequences")
+        if not core.contract.states:
+            raise ContractError("this file carries no states; export it with them, or use run()")
+        self._core, self._contract = core, core.contract
+        self._busy = threading.Lock()
+        self._steps = 0
+        self._sets = StateSets(core.session, core.start({}))
+        self._step_call: _ShapedCall | None = None
+        self._chunk_call: _ShapedCall | None = None
+
+    @property
+    def steps_seen(self) -> int:
+        """Time steps taken since it was opened, reset or restored."""
+        return self._steps
+
+    @property
+    def state(self) -> State:
+        """A copy of the state, to keep, pickle, save or restore elsewhere."""
+        with self._alone():
+            return State(self._sets.read(), self._core.identity)
+
+    def step(self, sample: Samples) -> Result:
+        """Take one time step.
+
+        Args:
+            sample: ``(I,)``, or a mapping by name where there are several inputs.
+
+        Returns:
+            The output ``(C,)``; its batch and sequence axes of size 1 are gone, ``k*N`` rows stay.
+
+        Raises:
+            InputError: another rank, width or dtype; NaN or infinity where the model checks.
+            StateError: another thread is using this stream.
+        """
+        if not self._busy.acquire(blocking=False):
+            raise _in_use()
+        try:
+            call = self._step_call
+            if (
+                call is not None
+                and type(sample) is np.ndarray
+                and sample.shape == call.shape
+                and sample.dtype is call.dtype
+            ):
+                call.cell[...] = sample
+            else:
+                call = self._step_call = self._prepare(sample, call, {self._contract.sequence: 1})
+            call.run()
+            self._steps += 1
+            return call.result()
+        finally:
+            self._busy.release()
+
+    def process(self, chunk: Samples) -> Result:
+        """Take many time steps in one call into onnxruntime.
+
+        Args:
+            chunk: ``(L, I)``, or a mapping by name where there are several inputs.
+
+        Returns:
+            The output after the last step ``(C,)``; an output with a sequence axis keeps it, ``(L, C)``.
+            A file that takes one step a call (no sequence axis) is called once a step.
+
+        Raises:
+            InputError: another rank, width or dtype; empty; NaN or infinity where the model checks.
+            StateError: another thread is using this stream.
+        """
+        with self._alone():
+            if self._contract.sequence is None:
+                return self._process_by_step(chunk)
+            call = self._chunk_call = self._prepare(chunk, self._chunk_call, {})
+            call.run()
+            self._steps += call.steps
+            return call.result()
+
+    def reset(self) -> None:
+        """Put every state back to its reset value."""
+        with self._alone():
+            self._sets.write(self._core.start({}))
+            self._steps = 0
+
+    def restore(self, state: State) -> None:
+        """Go on from ``state``.
+
+        Raises:
+            StateError: it belongs to another model or another batch size; the stream keeps its own.
+        """
+        with self._alone():
+            sizes = {self._contract.batch: 1} if self._contract.batch else {}
+            self._sets.write(self._core.admit(state, sizes))
+            self._steps = 0
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        if not self._busy.acquire(blocking=False):
+            raise _in_use()
+        try:
+            yield
+        finally:
+            self._busy.release()
+
+    def _prepare(
+        self, samples: Samples, call: "_ShapedCall | None", known: Mapping[str | None, int]
+    ) -> "_ShapedCall":
+        """Check ``samples``, give the call of their shape (``call`` if it fits), and fill it."""
+        sizes = {name: size for name, size in known.items() if name is not None}
+        if self._contract.batch is not None:
+            sizes[self._contract.batch] = 1
+        arrays = {}
+        given = by_name(samples, self._core.data)
+        for spec in self._core.data:
+            array = as_array(spec.name, given[spec.name], spec.dtype)
+            dropped = {self._contract.batch, *known}
+            core = tuple(axis for axis in spec.axes if axis not in dropped)
+            axes = _axes_of_rank(array.ndim, core, spec.axes)
+            learn_sizes(spec.name, axes, array.shape, sizes)
+            arrays[spec.name] = array
+            if self._core.check:
+                refuse_not_finite(spec.name, array)
+        shapes = {spec.name: resolve(spec.axes, sizes) or () for spec in self._core.data}
+        if call is None or any(call.inputs[name].shape != shape for name, shape in shapes.items()):
+            call = _ShapedCall(self, sizes, shapes, drop_sequence=bool(known))
+        for name, array in arrays.items():
+            call.inputs[name][...] = array.reshape(shapes[name])
+        return call
+
+    def _process_by_step(self, chunk: Samples) -> Result:
+        before = {name: array.copy() for name, array in self._sets.read().items()}
+        given = {name: np.asarray(value) for name, value in by_name(chunk, self._core.data).items()}
+        lengths = {array.shape[:1] for array in given.values()}
+        if len(lengths) != 1 or lengths & {(), (0,)}:
+            raise InputError(f"a chunk of {sorted(lengths)} steps came, expected the same number, not 0")
+        steps = lengths.pop()[0]
+        try:
+            for index in range(steps):
+                sample = {name: array[index] for name, array in given.items()}
+                call = self._step_call = self._prepare(sample, self._step_call, {None: 1})
+                call.run()
+        except BaseException:
+            self._sets.write(before)
+            raise
+        self._steps += steps
+        return call.result()
+
+
+class _ShapedCall(BoundCall):
+    """A bound call of a stream, with the views through which samples go in and results come out."""
+
+    def __init__(
+        self,
+        stream: Stream,
+        sizes: Mapping[str, int],
+        shapes: Mapping[str, tuple[int, ...]],
+        *,
+        drop_sequence: bool,
+    ) -> None:
+        contract = stream._contract
+        self.steps = sizes.get(contract.sequence or "", 1)
+        feeds = {contract.lengths: np.full(1, self.steps, dtype=np.int64)} if contract.lengths else {}
+        super().__init__(stream._core.session, contract, stream._sets, shapes, sizes, feeds)
+        dropped = {contract.batch, contract.sequence if drop_sequence else None} - {None}
+        self._views = {
+            spec.name: _without(self.outputs[spec.name], spec.axes, dropped) for spec in contract.outputs
+        }
+        self._only = next(iter(self._views.values())) if len(self._views) == 1 else None
+        self.shape: tuple[int, ...] | None = None
+        self.dtype: np.dtype[Any] | None = None
+        if len(stream._core.data) == 1 and not stream._core.check:
+            spec = stream._core.data[0]
+            self.cell = _without(self.inputs[spec.name], spec.axes, dropped)
+            self.shape, self.dtype = self.cell.shape, self.cell.dtype
+
+    def result(self) -> Result:
+        """Give copies of the outputs, which the next call overwrites."""
+        if self._only is not None:
+            only: Array = self._only.copy()
+            return only
+        return {name: view.copy() for name, view in self._views.items()}
+
+
+def _axes_of_rank(rank: int, core: Axes, full: Axes) -> Axes:
+    """Give the axes that an array of ``rank`` has: the core ones, all, or the core without fixed ones."""
+    bare = tuple(axis for axis in core if axis != 1)
+    return next((axes for axes in (core, full, bare) if len(axes) == rank), core)
+
+
+def _without(array: Array, axes: Axes, dropped: set[str | None]) -> Array:
+    """Give a view of ``array`` without the axes that are called like one of ``dropped``."""
+    return array.reshape([size for size, axis in zip(array.shape, axes, strict=True) if axis not in dropped])
+
+
+def _in_use() -> StateError:
+    return StateError("another thread is using this stream; give each thread its own, or take turns")
