@@ -1,17 +1,23 @@
-# `make demo` and `make test` each set everything up by themselves.
+# `make demo` and `make test` each set everything up by themselves; PYTHON names another interpreter.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 export ORT_DISABLE_TELEMETRY := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check fmt clean
 .DEFAULT_GOAL := help
+.PHONY: help demo test test-slow test-arm test-thin test-oldest test-matrix check fmt clean
 
 help:  ## show the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ —/'
+	@sed -n 's/^\([a-z-]*\):.*##/\1:/p' $(MAKEFILE_LIST)
 
+# Written last, so that a stopped or failed installation is taken up again.
 $(VENV)/.installed: pyproject.toml
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo 'error: "$(PYTHON)" is no Python 3.10 or newer; name one, as in: make test PYTHON=python3.12' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo 'error: "$(PYTHON)" cannot make virtual environments; on Debian or Ubuntu: apt-get install python3-venv' >&2; exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install -q -e ".[cpu,export,dev]"
 	@touch $@
 
@@ -22,9 +28,25 @@ check: $(VENV)/.installed  ## lint and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy tools
 
-test: check  ## every check and every test
+test: check  ## every check and every test but the full matrices
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+
+test-slow: $(VENV)/.installed  ## the full matrices
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
+
+test-arm: $(VENV)/.installed  ## the runtime on aarch64, emulated where this is not an ARM machine
+	$(BIN)/python tools/arm.py
+
+test-thin: $(VENV)/.installed  ## the built wheel, without torch
+	$(BIN)/python tools/matrix.py thin
+
+test-oldest: $(VENV)/.installed  ## the built wheel, on the oldest Python, numpy and onnxruntime
+	$(BIN)/python tools/matrix.py oldest
+
+test-matrix: $(VENV)/.installed  ## the built wheel, on the oldest and newest of everything
+	$(BIN)/python tools/matrix.py
 
 fmt: $(VENV)/.installed  ## format the code
 	$(BIN)/ruff format .

@@ -11,8 +11,6 @@ from graphlib import CycleError, TopologicalSorter
 import pytest
 
 HEAVY = ["torch", "onnx", "onnxscript", "onnx_ir", "safetensors", "jinja2"]
-LOCAL_ALIASES = {"Array"}
-"""A module's own short spelling of a type, which nothing else is meant to import."""
 NOT_IN_RUNTIME = [*HEAVY, "click", "rich"]
 
 
@@ -69,24 +67,29 @@ def test_the_containers_hold_no_package_of_their_own(root):
         ]
 
 
-def _bound(statement: ast.stmt) -> Iterator[str]:
+def _defined(statement: ast.stmt) -> Iterator[str]:
     """The names that a top-level statement defines; imports are not definitions."""
     if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         yield statement.name
     elif isinstance(statement, ast.Assign | ast.AnnAssign):
         targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
-        for node in (node for target in targets for node in ast.walk(target)):
-            if isinstance(node, ast.Name):
-                yield node.id
-    elif isinstance(statement, ast.If | ast.Try):
+        yield from (node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name))
+    elif isinstance(statement, ast.If | ast.Try) and "__main__" not in ast.unparse(statement):
         for child in ast.iter_child_nodes(statement):
             if isinstance(child, ast.stmt):
-                yield from _bound(child)
+                yield from _defined(child)
+
+
+def _names_a_type(statement: ast.stmt) -> bool:
+    """Whether this is ``Array = npt.NDArray[Any]`` or the like, which a module may keep for its own use."""
+    return isinstance(statement, ast.Assign) and all(
+        name[0].isupper() and not name.isupper() for name in _defined(statement)
+    )
 
 
 def _declared(module) -> list[str] | None:
     for statement in module.tree.body:
-        if "__all__" in _bound(statement) and statement.value is not None:
+        if "__all__" in _defined(statement) and statement.value is not None:
             return [ast.literal_eval(item) for item in statement.value.elts]
     return None
 
@@ -94,15 +97,19 @@ def _declared(module) -> list[str] | None:
 def test_all_lists_exactly_the_public_names_of_every_module(modules):
     wrong = {}
     for module in modules.values():
-        public = {
-            name for statement in module.tree.body for name in _bound(statement) if not name.startswith("_")
-        }
+        defined = [
+            (name, _names_a_type(statement))
+            for statement in module.tree.body
+            for name in _defined(statement)
+            if not name.startswith("_")
+        ]
+        public = {name for name, _ in defined}
         declared = set(_declared(module) or ())
-        if declared and module.is_init:  # a package also offers what its modules define
+        if module.is_init:  # a package also offers what its modules define
             declared &= public
-        if not public - LOCAL_ALIASES <= declared <= public:
+        if not {name for name, is_type in defined if not is_type} <= declared <= public:
             wrong[module.name] = f"public {sorted(public)}, __all__ {sorted(declared)}"
-    assert not wrong
+    assert not wrong, "\n".join(f"{name}: {what}" for name, what in wrong.items())
 
 
 @pytest.mark.parametrize("name", ["lstm_edge_runtime", "lstm_edge_exporters", "lstm_edge"])

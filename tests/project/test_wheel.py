@@ -1,0 +1,100 @@
+"""The built wheel: what is in it, and that it works where torch was never installed."""
+
+import json
+import os
+import subprocess
+import sys
+import venv
+import zipfile
+from importlib.metadata import distribution
+from pathlib import Path
+
+import pytest
+from _requirements import declared
+from packaging.requirements import Requirement
+
+
+def _run(*command: object, cwd: Path, **environment: str) -> str:
+    ran = subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        env={"PATH": os.environ["PATH"], "HOME": str(cwd), "ORT_DISABLE_TELEMETRY": "1", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran.stdout
+
+
+@pytest.fixture(scope="session")
+def wheel(root, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("wheel")
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, root],
+        check=True,
+        capture_output=True,
+    )
+    (built,) = out.glob("*.whl")
+    return built
+
+
+def _closure(requirements: list[Requirement]) -> set[str]:
+    """The names of the distributions that some requirements need, and theirs."""
+    found: set[str] = set()
+    while requirements:
+        requirement = requirements.pop()
+        if requirement.name not in found and (
+            requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        ):
+            found.add(requirement.name)
+            requirements += [Requirement(text) for text in distribution(requirement.name).requires or []]
+    return found
+
+
+@pytest.fixture(scope="session")
+def thin_python(wheel, tmp_path_factory) -> Path:
+    """A fresh environment with the wheel; what ``lstm-edge[cpu]`` needs is borrowed, not downloaded."""
+    folder = tmp_path_factory.mktemp("thin")
+    venv.create(folder, with_pip=False, symlinks=True)
+    python = folder / "bin" / "python"
+    site = Path(
+        _run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder).strip()
+    )
+    for name in _closure(declared(["cpu"])):
+        files = distribution(name).files or []
+        for top in {file.parts[0] for file in files} - {"..", "__pycache__"}:
+            if not (site / top).exists():
+                (site / top).symlink_to(distribution(name).locate_file(top))
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-deps", "--no-index", wheel]
+    subprocess.run(pip, check=True)
+    return python
+
+
+def test_the_wheel_brings_three_import_names_typed_and_no_other(wheel, packages):
+    names = zipfile.ZipFile(wheel).namelist()
+    tops = {name.split("/")[0] for name in names}
+    assert {top for top in tops if not top.endswith(".dist-info")} == set(packages)
+    assert {f"{package}/py.typed" for package in packages} <= set(names)
+    assert [name for name in names if "__pycache__" in name or "/tests/" in name] == []
+
+
+def test_the_wheel_holds_every_module_of_the_tree(wheel, root, modules):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    containers = [root / "runtime", root / "exporters", root]
+    for module in modules.values():
+        (home, *_) = [folder for folder in containers if module.path.is_relative_to(folder)]
+        assert module.path.relative_to(home).as_posix() in names
+
+
+def test_torch_is_not_where_the_wheel_is(thin_python):
+    program = (
+        "import importlib.util as u, json; print(json.dumps("
+        "[n for n in ('torch', 'onnx', 'onnx_ir', 'onnxscript', 'safetensors') if u.find_spec(n)]))"
+    )
+    assert json.loads(_run(thin_python, "-I", "-c", program, cwd=thin_python.parent)) == []
+
+
+def test_the_command_answers_without_torch(thin_python):
+    assert "lstm-edge" in _run(thin_python.with_name("lstm-edge"), "--version", cwd=thin_python.parent)
+    assert "export" in _run(thin_python.with_name("lstm-edge"), "--help", cwd=thin_python.parent)
