@@ -1,3 +1,7 @@
 """Turn recurrent PyTorch modules and ONNX files into proven ONNX artefacts."""
 
-__all__: list[str] = []
+from .artefact import Artefact
+from .config import ExportConfig
+from .pipeline import export
+
+__all__ = ["Artefact", "ExportConfig", "export"]

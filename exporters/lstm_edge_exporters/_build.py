@@ -1,0 +1,130 @@
+"""Adding ONNX nodes in front of one node, and putting their values in its place."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+__all__ = ["Builder"]
+
+Array = npt.NDArray[Any]
+
+
+class Builder:
+    """Inserts nodes before ``node`` in its graph, named after ``prefix``."""
+
+    def __init__(self, node: ir.Node, prefix: str) -> None:
+        assert node.graph is not None
+        self._node = node
+        self._graph: Any = node.graph
+        self._prefix = prefix
+        self._taken = {value.name for value in self._graph.initializers.values()} | {
+            value.name for each in self._graph for value in each.outputs
+        }
+
+    def node(
+        self,
+        op: str,
+        inputs: Sequence[ir.Value | None],
+        attributes: Mapping[str, Any] | None = None,
+        *,
+        outputs: int = 1,
+        name: str = "",
+    ) -> Sequence[ir.Value]:
+        """Add one node of the ``ai.onnx`` domain and give its outputs."""
+        made = ir.node(op, inputs, attributes or {}, num_outputs=outputs, name=self._name(name or op))
+        for index, value in enumerate(made.outputs):
+            value.name = self._name(f"{name or op}_{index}" if outputs > 1 else f"{name or op}_out")
+            if inputs[0] is not None and inputs[0].dtype is not None:
+                value.dtype = inputs[0].dtype
+        self._graph.insert_before(self._node, made)
+        return made.outputs
+
+    def constant(self, array: Array, name: str) -> ir.Value:
+        """Add an initialiser."""
+        title = self._name(name)
+        value = ir.Value(
+            name=title,
+            shape=ir.Shape(array.shape),
+            type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
+            const_value=ir.tensor(array, name=title),
+        )
+        self._graph.register_initializer(value)
+        return value
+
+    def cast(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
+        """Give ``value`` as ``dtype``."""
+        (out,) = self.node("Cast", [value], {"to": int(dtype)})
+        out.dtype = dtype
+        return out
+
+    def concat(self, values: Sequence[ir.Value], axis: int) -> ir.Value:
+        """Join ``values`` along ``axis``; one value is given back as it is."""
+        return values[0] if len(values) == 1 else self.node("Concat", values, {"axis": axis})[0]
+
+    def split(self, value: ir.Value, sizes: Sequence[int], axis: int) -> list[ir.Value]:
+        """Cut ``value`` along ``axis``."""
+        cuts = self.constant(np.array(sizes, np.int64), "split")
+        return list(self.node("Split", [value, cuts], {"axis": axis}, outputs=len(sizes)))
+
+    def matmul(self, left: ir.Value, right: ir.Value) -> ir.Value:
+        """Give ``left @ right``."""
+        return self.node("MatMul", [left, right])[0]
+
+    def squeeze(self, value: ir.Value, axis: int) -> ir.Value:
+        """Drop an axis of length one."""
+        return self.node("Squeeze", [value, self.constant(np.array([axis], np.int64), "axis")])[0]
+
+    def transpose(self, value: ir.Value, order: Sequence[int]) -> ir.Value:
+        """Permute the axes."""
+        return self.node("Transpose", [value], {"perm": list(order)})[0]
+
+    def reshape(self, value: ir.Value, shape: Sequence[int]) -> ir.Value:
+        """Reshape; 0 keeps an axis, -1 takes what is left."""
+        return self.node("Reshape", [value, self.constant(np.array(shape, np.int64), "shape")])[0]
+
+    def zeros_like(self, state: ir.Value, width: int) -> ir.Value:
+        """Give zeros ``(D, N, width)`` for a state ``(D, N, P)``."""
+        (rows,) = self.node("Shape", [state], {"start": 0, "end": 2})
+        size = self.concat([rows, self.constant(np.array([width], np.int64), "width")], axis=0)
+        zero = ir.tensor(np.zeros(1, np.float32))
+        (zeros,) = self.node("ConstantOfShape", [size], {"value": zero})
+        zeros.dtype = ir.DataType.FLOAT
+        return zeros
+
+    def first_step(self, x: ir.Value, h: ir.Value, direction: int, lengths: ir.Value | None) -> ir.Value:
+        """Give ``(L, N, P)`` that holds ``h[direction]`` at the first step processed, zero elsewhere."""
+        (steps,) = self.node("Shape", [x], {"start": 0, "end": 1})
+        length = self.node("Squeeze", [steps])[0]
+        zero, one = self.constant(np.array(0, np.int64), "zero"), self.constant(np.array(1, np.int64), "one")
+        (places,) = self.node("Range", [zero, length, one])
+        rows = self.node("Unsqueeze", [places, self.constant(np.array([1], np.int64), "axis")])[0]
+        first = zero
+        if direction == 1:
+            end = self.cast(lengths, ir.DataType.INT64) if lengths is not None else steps
+            first = self.node("Sub", [end, one])[0]
+        (hit,) = self.node("Equal", [rows, first])
+        mask = self.node(
+            "Unsqueeze",
+            [self.cast(hit, ir.DataType.FLOAT), self.constant(np.array([2], np.int64), "axis")],
+        )[0]
+        (own,) = self.node(
+            "Gather", [h, self.constant(np.array([direction], np.int64), "direction")], {"axis": 0}
+        )
+        return self.node("Mul", [mask, own])[0]
+
+    def replace(self, values: Sequence[ir.Value]) -> None:
+        """Put ``values`` in the place of the node's outputs and remove the node."""
+        for old, new in zip(self._node.outputs, values, strict=False):
+            ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+        self._graph.remove(self._node, safe=True)
+
+    def _name(self, stem: str) -> str:
+        title, count = f"{self._prefix}.{stem}", 0
+        while title in self._taken:
+            count += 1
+            title = f"{self._prefix}.{stem}_{count}"
+        self._taken.add(title)
+        return title

@@ -1,0 +1,156 @@
+"""What each input and output of a traced graph is: a signal, a state, the lengths; and their names.
+
+Read off the graph while its recurrent layers are still one node each: an input is a state where it reaches
+a layer's initial state through nothing but views, and its partner is the output that the same layers' last
+states reach in the same way.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from lstm_edge_runtime.errors import InputError
+
+from .config import ExportConfig
+from .record import OP
+
+__all__ = ["Roles", "find_roles"]
+
+_VIEWS = frozenset(
+    "Cast Concat Gather Identity Reshape Slice Split Squeeze Transpose Unsqueeze".split()  # noqa: SIM905
+)
+_SLOTS = (1, 2)
+"""Where a recorded node's h and c are, among its inputs and among its outputs alike."""
+
+
+@dataclass(frozen=True)
+class Roles:
+    """The graph's inputs and outputs, named and sorted by what they are."""
+
+    outputs: tuple[str, ...]
+    """A name for every output."""
+    states: Mapping[str, str]
+    """Input name to output name."""
+    lengths: str | None
+    bidirectional: tuple[str, ...]
+    """Paths of layers that read time backwards."""
+
+
+def find_roles(model: ir.Model, names: Sequence[str], config: ExportConfig) -> Roles:
+    """Read the roles off ``model`` before it is lowered.
+
+    Args:
+        model: a traced graph.
+        names: what the module calls its outputs, ``""`` where it says nothing.
+        config: the user's own words on names, states and lengths; they win.
+
+    Raises:
+        InputError: the config names an input or output that is not there.
+    """
+    inputs = {str(value.name): value for value in model.graph.inputs}
+    nodes = [node for node in model.graph if node.op_type == OP]
+    found = _find_states(model, nodes) if config.states is None else {}
+    outputs = _name_outputs(model, names, config, found)
+    states = {name: outputs[place] for name, place in found.items()}
+    if config.states is not None:
+        states = dict(config.states)
+        for name, output in states.items():
+            if name not in inputs or output not in outputs:
+                raise InputError(
+                    f"state {name} -> {output}: the inputs are {', '.join(inputs)} and the outputs "
+                    f"{', '.join(outputs)}"
+                )
+    if config.lengths is not None and config.lengths not in inputs:
+        raise InputError(f"lengths {config.lengths!r}: the inputs are {', '.join(inputs)}")
+    return Roles(
+        outputs,
+        states,
+        config.lengths or _find_lengths(inputs, nodes),
+        tuple(
+            dict.fromkeys(
+                node.attributes["path"].as_string()
+                for node in nodes
+                if node.attributes["directions"].as_int() == 2
+            )
+        ),
+    )
+
+
+def _find_states(model: ir.Model, nodes: Sequence[ir.Node]) -> dict[str, int]:
+    """Give the place of the partner output of every input that is a state."""
+    ends = [_sources(value) for value in model.graph.outputs]
+    pairs: dict[str, int] = {}
+    for value in model.graph.inputs:
+        slots = {
+            node.outputs[slot]
+            for node in nodes
+            for slot in _SLOTS
+            if (start := node.inputs[slot]) is not None and _sources(start) == {value}
+        }
+        for place, end in enumerate(ends):
+            if slots and end == slots and place not in pairs.values():
+                pairs[str(value.name)] = place
+                break
+    return pairs
+
+
+def _sources(value: ir.Value) -> set[ir.Value]:
+    """Follow ``value`` back through views to where it comes from; constants are left out."""
+    sources: set[ir.Value] = set()
+    waiting = [value]
+    while waiting:
+        current = waiting.pop()
+        node = current.producer()
+        if current.is_initializer() or (node is not None and node.op_type == "Constant"):
+            continue
+        if node is None or node.op_type not in _VIEWS:
+            sources.add(current)
+        else:
+            data = node.inputs if node.op_type == "Concat" else node.inputs[:1]
+            waiting.extend(entry for entry in data if entry is not None)
+    return sources
+
+
+def _find_lengths(inputs: Mapping[str, ir.Value], nodes: Sequence[ir.Node]) -> str | None:
+    for node in nodes:
+        if node.inputs[3] is not None:
+            for source in _sources(node.inputs[3]):
+                if source.is_graph_input():
+                    return source.name
+    for name, value in inputs.items():
+        integer = value.dtype in (ir.DataType.INT64, ir.DataType.INT32)
+        if integer and value.shape is not None and len(value.shape) == 1 and "len" in name.lower():
+            return name
+    return None
+
+
+def _name_outputs(
+    model: ir.Model, names: Sequence[str], config: ExportConfig, states: Mapping[str, int]
+) -> tuple[str, ...]:
+    count = len(model.graph.outputs)
+    if config.outputs:
+        if len(config.outputs) != count:
+            raise InputError(
+                f"{len(config.outputs)} output names ({', '.join(config.outputs)}) for {count} outputs"
+            )
+        chosen = list(config.outputs)
+    else:
+        partners = {place: _partner(name) for name, place in states.items()}
+        chosen = []
+        for place, name in enumerate(names):
+            stem = name or partners.get(place, "output")
+            title, again = stem, 0
+            while title in chosen:
+                again += 1
+                title = f"{stem}_{again}"
+            chosen.append(title)
+    taken = {value.name for value in model.graph.inputs}
+    clash = [name for name in chosen if name in taken]
+    if clash or len(set(chosen)) < count:
+        raise InputError(f"the output names {', '.join(chosen)} repeat or are those of inputs; give others")
+    return tuple(chosen)
+
+
+def _partner(name: str) -> str:
+    return f"{name[:-2]}_n" if name.endswith("_0") else f"{name}_n"

@@ -1,0 +1,53 @@
+"""The last passes over a graph: names, what a machine left in it, opset, the manifest, the bytes."""
+
+from collections.abc import Sequence
+
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from lstm_edge_runtime._version import __version__
+from lstm_edge_runtime.manifest import KEY, Manifest
+
+__all__ = ["rename_outputs", "serialise", "tidy"]
+
+
+def rename_outputs(model: ir.Model, names: Sequence[str]) -> None:
+    """Name the graph's outputs; one that is an input or another output gets an Identity node first."""
+    seen: set[ir.Value] = set()
+    for place in range(len(names)):
+        value = model.graph.outputs[place]
+        if value.is_graph_input() or value.is_initializer() or value in seen:
+            node = ir.node("Identity", [value])
+            node.outputs[0].type, node.outputs[0].shape = value.type, value.shape
+            model.graph.append(node)
+            model.graph.outputs[place] = node.outputs[0]
+        seen.add(model.graph.outputs[place])
+    for place, name in enumerate(names):
+        model.graph.outputs[place].name = name
+
+
+def tidy(model: ir.Model) -> None:
+    """Remove what nothing uses, and every trace of the machine that exported: stacks, paths, notes."""
+    for clean in (
+        common.RemoveUnusedNodesPass(),
+        common.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
+        common.RemoveUnusedOpsetsPass(),
+        common.IdentityEliminationPass(),
+        common.ClearMetadataAndDocStringPass(),
+        common.NameFixPass(),
+    ):
+        clean(model)
+    model.producer_name, model.producer_version = "lstm-edge", __version__
+    model.graph.name = "main"
+
+
+def serialise(model: ir.Model, manifest: Manifest, opset: int, ir_version: int) -> bytes:
+    """Give the file's bytes, the same ones for the same content."""
+    proto = ir.to_proto(model)
+    if opset != model.opset_imports[""]:
+        proto = onnx.version_converter.convert_version(proto, opset)
+    proto.ir_version = ir_version
+    del proto.metadata_props[:]
+    proto.metadata_props.add(key=KEY, value=manifest.to_json())
+    return bytes(proto.SerializeToString(deterministic=True))

@@ -1,0 +1,245 @@
+"""Recording a trace: every recurrent call becomes one ``lstm_edge::Recurrent`` node.
+
+``recording`` is entered inside ``forward`` while ``torch.export`` runs it on fake tensors. It answers the
+functions that ``nn.LSTM/GRU/RNN`` and their cells call (``torch.lstm``, ``torch.gru`` ...) with a symbolic
+node that keeps the layer's own weights, so that subclasses and functional calls are caught as well.
+
+Packed sequences: a ``PackedSequence`` is given padded data ``(N*L, ...)`` in place of packed data; its
+``batch_sizes``, true but for zeros behind the longest row, stand for the lengths. ONNX's ``sequence_lens``
+needs no sorting, so the sort inside ``pack_padded_sequence(enforce_sorted=False)`` is answered with the
+identity.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import rnn as rnn_utils
+from torch.overrides import TorchFunctionMode
+
+__all__ = ["DOMAIN", "OP", "Recorder", "instrument"]
+
+DOMAIN = "lstm_edge"
+OP = "Recurrent"
+"""``(x (L,N,I), h_0 (layers*D,N,P), c_0 (layers*D,N,H) or none, lengths (N,) or none, *weights)`` ->
+``(y (L,N,D*P), h_n, c_n)``, P the projection or H; weights in PyTorch's order and layout."""
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """What the ``batch_sizes`` of a ``PackedSequence`` stand for."""
+
+    batch_sizes: Tensor
+    lengths: Tensor
+    batch: Any
+
+
+class Recorder(TorchFunctionMode):
+    """The function mode; one for one trace."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._path = ""
+        self._packed: list[_Packed] = []
+        self._identities: list[Tensor] = []
+        self._flattened: list[tuple[Tensor, Tensor, bool]] = []
+
+    @contextmanager
+    def layer(self, path: str) -> Iterator[None]:
+        """Say which submodule the calls inside belong to."""
+        before, self._path = self._path, path
+        try:
+            yield
+        finally:
+            self._path = before
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Answer the functions of recurrence and packing; pass every other one on."""
+        kwargs = kwargs or {}
+        if func in _LAYERS:
+            return self._layer(_LAYERS[func], *args)
+        if func in _CELLS:
+            return self._cell(_CELLS[func], *args)
+        if func is torch._VF._pack_padded_sequence:
+            return self._pack(*args)
+        if func is torch._VF._pad_packed_sequence:
+            return self._pad(*args)
+        if func is torch.sort and sys._getframe(1).f_code is rnn_utils.pack_padded_sequence.__code__:
+            return args[0], self._identity(args[0])
+        if func in _ON_IDENTITY and any(self._is_identity(arg) for arg in args):
+            return _ON_IDENTITY[func](*args)
+        if (
+            func is Tensor.__getitem__
+            and type(args[1]) is int
+            and args[1] == 0
+            and (packed := self._find(args[0]))
+        ):
+            return packed.batch
+        return func(*args, **kwargs)
+
+    def _find(self, batch_sizes: Any) -> _Packed | None:
+        return next((packed for packed in self._packed if packed.batch_sizes is batch_sizes), None)
+
+    def _identity(self, lengths: Tensor) -> Tensor:
+        marker = torch.arange(lengths.shape[0], device=lengths.device)
+        self._identities.append(marker)
+        return marker
+
+    def _is_identity(self, value: Any) -> bool:
+        return any(value is marker for marker in self._identities)
+
+    def _flatten(self, rows: Tensor, *, zero_padded: bool) -> Tensor:
+        """Give ``(N*L, ...)`` and remember the ``(N, L, ...)`` it came from."""
+        flat = rows.flatten(0, 1)
+        self._flattened.append((flat, rows, zero_padded))
+        return flat
+
+    def _unflatten(self, flat: Tensor, packed: _Packed) -> tuple[Tensor, bool]:
+        """Give ``(N, L, ...)``, and whether it is known to be zero behind each row's length."""
+        for known, rows, zero_padded in self._flattened:
+            if known is flat:
+                return rows, zero_padded
+        return flat.reshape(packed.batch, -1, *flat.shape[1:]), False
+
+    def _pack(self, x: Tensor, lengths: Tensor, batch_first: bool) -> tuple[Tensor, Tensor]:
+        rows = x if batch_first else x.transpose(0, 1)
+        steps = torch.arange(rows.shape[1], device=lengths.device)
+        batch_sizes = (lengths.unsqueeze(0) > steps.unsqueeze(1)).sum(1)
+        self._packed.append(_Packed(batch_sizes, lengths, rows.shape[0]))
+        return self._flatten(rows, zero_padded=False), batch_sizes
+
+    def _pad(
+        self, data: Tensor, batch_sizes: Tensor, batch_first: bool, value: float, total: int
+    ) -> tuple[Tensor, Tensor]:
+        packed = self._find(batch_sizes)
+        if packed is None:
+            raise TypeError("pad_packed_sequence was given a sequence that pack_padded_sequence did not make")
+        y, zero_padded = self._unflatten(data, packed)
+        if value != 0 or not zero_padded:
+            steps = torch.arange(y.shape[1], device=data.device)
+            valid = steps.unsqueeze(0) < packed.lengths.unsqueeze(1)
+            y = torch.where(valid.reshape(*valid.shape, *[1] * (y.dim() - 2)), y, value)
+        if total == -1:
+            longest: Any = packed.lengths.max().item()
+            check: Any = torch._check
+            check(longest >= 1)
+            check(longest <= y.shape[1])
+            y = y.narrow(1, 0, longest)
+        return (y if batch_first else y.transpose(0, 1)), packed.lengths
+
+    def _layer(self, kind: "_Kind", x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+        lengths, packed, batch_first = None, None, False
+        if isinstance(rest[0], Tensor) and (packed := self._find(rest[0])):
+            _, hx, weights, biased, layers, _, _, bidirectional = rest
+            x, lengths = self._unflatten(x, packed)[0].transpose(0, 1), packed.lengths
+        else:
+            hx, weights, biased, layers, _, _, bidirectional, batch_first = rest
+            x = x.transpose(0, 1) if batch_first else x
+        y, *states = self._node(kind, x, hx, weights, biased, layers, bidirectional, lengths)
+        if packed:
+            y = self._flatten(y.transpose(0, 1), zero_padded=True)
+        elif batch_first:
+            y = y.transpose(0, 1)
+        return (y, *states)
+
+    def _cell(self, kind: "_Kind", x: Tensor, hx: Any, *weights: Tensor | None) -> Any:
+        state = tuple(part.unsqueeze(0) for part in (hx if kind.op == "LSTM" else (hx,)))
+        present = [weight for weight in weights if weight is not None]
+        hidden = state if kind.op == "LSTM" else state[0]
+        _, *after = self._node(kind, x.unsqueeze(0), hidden, present, len(present) == 4, 1, False, None)
+        after = [part.squeeze(0) for part in after]
+        return tuple(after) if kind.op == "LSTM" else after[0]
+
+    def _node(
+        self,
+        kind: "_Kind",
+        x: Tensor,
+        hx: Any,
+        weights: Sequence[Tensor],
+        biased: bool,
+        layers: int,
+        bidirectional: bool,
+        lengths: Tensor | None,
+    ) -> tuple[Tensor, ...]:
+        h, c = hx if kind.op == "LSTM" else (hx, None)
+        directions = 2 if bidirectional else 1
+        outputs = torch.onnx.ops.symbolic_multi_out(
+            f"{DOMAIN}::{OP}",
+            [x, h, c, lengths, *weights],
+            {
+                "op": kind.op,
+                "activation": kind.activation,
+                "layers": layers,
+                "directions": directions,
+                "biased": int(biased),
+                "path": self._path,
+            },
+            dtypes=[x.dtype] * 3,
+            shapes=[
+                [x.shape[0], x.shape[1], h.shape[-1] * directions],
+                h.shape,
+                c.shape if c is not None else [0],
+            ],
+            version=1,
+        )
+        return tuple(outputs if c is not None else outputs[:2])
+
+
+def instrument(module: nn.Module, recorder: Recorder) -> None:
+    """Make the recurrent layers of ``module`` (a copy that is ours) tell ``recorder`` their paths."""
+    for path, layer in module.named_modules():
+        if isinstance(layer, nn.RNNBase | nn.RNNCellBase):
+            bases = (_RecordedLayer if isinstance(layer, nn.RNNBase) else _Recorded, type(layer))
+            layer.__class__ = type(type(layer).__name__, bases, {})
+            layer.__dict__["_lstm_edge"] = (recorder, path)
+
+
+class _Recorded:
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        recorder, path = self.__dict__["_lstm_edge"]
+        with recorder.layer(path):
+            return super().forward(*args, **kwargs)  # type: ignore[misc]
+
+
+class _RecordedLayer(_Recorded):
+    def check_forward_args(self, input: Tensor, hidden: Any, batch_sizes: Tensor | None) -> None:  # noqa: A002
+        """Check as PyTorch does, but for packed input, whose stand-in has another shape."""
+        if batch_sizes is None:
+            super().check_forward_args(input, hidden, batch_sizes)  # type: ignore[misc]
+
+
+@dataclass(frozen=True)
+class _Kind:
+    op: str
+    activation: str = ""
+
+
+_LAYERS: dict[Any, _Kind] = {
+    torch.lstm: _Kind("LSTM"),
+    torch.gru: _Kind("GRU"),
+    torch.rnn_tanh: _Kind("RNN", "Tanh"),
+    torch.rnn_relu: _Kind("RNN", "Relu"),
+}
+_CELLS: dict[Any, _Kind] = {
+    torch.lstm_cell: _Kind("LSTM"),
+    torch.gru_cell: _Kind("GRU"),
+    torch.rnn_tanh_cell: _Kind("RNN", "Tanh"),
+    torch.rnn_relu_cell: _Kind("RNN", "Relu"),
+}
+_ON_IDENTITY: dict[Any, Callable[..., Any]] = {
+    Tensor.to: lambda marker, *_: marker,
+    torch.empty_like: lambda marker, *_: marker,
+    Tensor.index_select: lambda tensor, *_: tensor,
+    Tensor.scatter_: lambda _target, _dim, marker, *_: marker,
+}
+"""What the identity permutation gives when PyTorch's packing moves it, permutes with it or inverts it."""

@@ -1,0 +1,119 @@
+"""The proof: a file run in onnxruntime beside its reference, case by case, by the one tolerance policy.
+
+``compare_case`` gives the records of one case; ``verify`` runs every case and raises on the first output
+out of its limit. Both take a reference with ``run`` and ``run64`` (see ``reference``) and anything callable
+on named arrays as the candidate.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from lstm_edge_runtime.errors import CheckFailedError
+from lstm_edge_runtime.tolerance import Comparison, compare, limit_for
+
+from .cases import Case
+
+__all__ = ["Equivalence", "Reference", "compare_case", "verify"]
+
+Array = npt.NDArray[Any]
+Candidate = Callable[[Mapping[str, Array]], Mapping[str, Array]]
+
+
+class Reference(Protocol):
+    """What a candidate is compared with."""
+
+    def run(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Give the outputs in the reference's own dtype."""
+
+    def run64(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Give the outputs in float64."""
+
+
+@dataclass(frozen=True)
+class Equivalence:
+    """What a proof found."""
+
+    comparisons: tuple[tuple[Case, Comparison], ...]
+    skipped: tuple[tuple[Case, str], ...] = ()
+    """Cases that the reference itself refuses, with its reason."""
+
+    @property
+    def worst(self) -> Comparison:
+        """The comparison nearest to its limit."""
+        return max((each for _, each in self.comparisons), key=lambda each: each.ratio)
+
+    @property
+    def max_abs(self) -> float:
+        """The largest absolute difference from float64."""
+        return max(each.max_abs for _, each in self.comparisons)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the figures for the manifest."""
+        cases = list(dict.fromkeys(str(case) for case, _ in self.comparisons))
+        return {
+            "cases": cases,
+            "skipped": [f"{case}: {reason}" for case, reason in self.skipped],
+            "max_abs": self.max_abs,
+            "max_rel": max(each.max_rel for _, each in self.comparisons),
+            "floor": max(each.floor for _, each in self.comparisons),
+            "ratio": self.worst.ratio,
+            "worst": str(self.worst),
+        }
+
+
+def verify(candidate: Candidate, reference: Reference, cases: Iterable[Case]) -> Equivalence:
+    """Compare ``candidate`` with ``reference`` on every case.
+
+    Raises:
+        CheckFailedError: an output out of its limit, with the size, the output and the difference; a case
+            that the candidate can't run; or no case that the reference can run.
+    """
+    comparisons: list[tuple[Case, Comparison]] = []
+    skipped: list[tuple[Case, str]] = []
+    for case in cases:
+        try:
+            own, wide = reference.run(case.feeds), reference.run64(case.feeds)
+        except (RuntimeError, ValueError, IndexError) as error:
+            skipped.append((case, _first_line(error)))
+            continue
+        try:
+            got = candidate(case.feeds)
+        except Exception as error:
+            raise CheckFailedError(f"at {case}: the file does not run: {_first_line(error)}") from error
+        for each in compare_outputs(got, own, wide):
+            if not each.ok:
+                raise CheckFailedError(f"at {case}: {each}")
+            comparisons.append((case, each))
+    if not comparisons:
+        reasons = "; ".join(f"{case}: {reason}" for case, reason in skipped[:2])
+        raise CheckFailedError(f"PyTorch itself runs at no size of the proof ({reasons})")
+    return Equivalence(tuple(comparisons), tuple(skipped))
+
+
+def compare_case(candidate: Candidate, reference: Reference, case: Case) -> Sequence[Comparison]:
+    """Give one record an output of the reference, in its order."""
+    return compare_outputs(candidate(case.feeds), reference.run(case.feeds), reference.run64(case.feeds))
+
+
+def compare_outputs(
+    got: Mapping[str, Array], own: Mapping[str, Array], wide: Mapping[str, Array]
+) -> Sequence[Comparison]:
+    """Give one record an output: ``got`` against ``wide``, with ``own``'s error as the noise floor."""
+    records = []
+    for name, expected in own.items():
+        if expected.dtype.kind != "f":
+            records.append(compare(name, got[name], expected, floor=0.0, limit=0.0))
+            continue
+        dtype, exact = expected.dtype.name, wide[name]
+        floor = compare(name, expected, exact, floor=0.0, limit=np.inf, dtype=dtype).max_abs
+        limit = limit_for(exact, floor, dtype)
+        records.append(compare(name, got[name], exact, floor=floor, limit=limit, dtype=dtype))
+    return records
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)[:300]
