@@ -1,0 +1,211 @@
+"""Golden vectors in a folder: recorded cases that any device replays with numpy and onnxruntime alone.
+
+The folder has the layout of ONNX's own test data, ``test_data_set_N/input_i.pb`` and ``output_i.pb``, for
+tools that have onnx, and beside those files in each set the same arrays as ``data.npz`` for devices that do
+not. ``index.json`` names the sets in order and says what each is, which set's last states it starts from,
+and how exact the reference was. ``lstm_edge_exporters.golden`` writes such folders.
+"""
+
+import json
+import os
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import FileFormatError, InputError, NotFoundError
+from .manifest import Golden
+from .model import Model
+from .state import State
+from .tolerance import Comparison, compare, limit_for
+
+__all__ = [
+    "ARRAYS",
+    "FORMAT",
+    "INDEX",
+    "INPUT",
+    "OUTPUT",
+    "SCHEMA",
+    "GoldenFolder",
+    "GoldenSet",
+    "Replayed",
+    "read_golden",
+    "replay",
+]
+
+INDEX, ARRAYS = "index.json", "data.npz"
+"""The file that describes the folder, and the file with one set's arrays."""
+INPUT, OUTPUT = "input/", "output/"
+"""What an array's name in ``data.npz`` starts with; the graph's own name follows."""
+FORMAT, SCHEMA = "lstm-edge golden vectors", 1
+"""What the index calls itself, and the schema version that this package reads."""
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class GoldenSet:
+    """One recorded call."""
+
+    name: str
+    """The set's folder: ``test_data_set_0``."""
+    about: str
+    """What the case is, in words."""
+    golden: Golden
+    continues: str | None = None
+    """The set whose last states this one starts from; None where it stands alone."""
+
+
+@dataclass(frozen=True)
+class GoldenFolder:
+    """Recorded cases of one model."""
+
+    model_sha256: str
+    """Of the model file that they were recorded for."""
+    sets: tuple[GoldenSet, ...]
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """One output of one set beside what was recorded."""
+
+    set_name: str
+    carried: bool
+    """Whether the states came from this device's own run of the set before, not from the record."""
+    comparison: Comparison
+
+    def __str__(self) -> str:
+        """Say the set and the difference in one line."""
+        return f"{self.set_name}{' with states carried' if self.carried else ''}: {self.comparison}"
+
+
+def read_golden(folder: str | os.PathLike[str]) -> GoldenFolder:
+    """Read a folder of golden vectors; no pickle is ever opened.
+
+    Raises:
+        NotFoundError: no folder, no index in it, or a set that the index names is not there.
+        FileFormatError: an index or an array file that is truncated, foreign or of a newer schema.
+    """
+    root = Path(folder)
+    index = _read_index(root / INDEX)
+    try:
+        sets = tuple(
+            GoldenSet(
+                name=str(each["name"]),
+                about=str(each["about"]),
+                golden=_read_arrays(root, str(each["name"]), each["floor"], each["limit"]),
+                continues=each["continues"],
+            )
+            for each in index["sets"]
+        )
+        return GoldenFolder(str(index["model_sha256"]), sets)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise FileFormatError(f"{root / INDEX} is malformed at {error}; save the vectors again") from error
+
+
+def replay(model: Model, folder: GoldenFolder) -> tuple[Replayed, ...]:
+    """Run every set on ``model``, and each set that continues another also from this device's own states.
+
+    Returns:
+        One record an output and run, in the order of the index.
+
+    Raises:
+        InputError: the vectors have other inputs or outputs than the model.
+    """
+    records: list[Replayed] = []
+    ends: dict[str, State] = {}
+    for each in folder.sets:
+        _check_names(model, each)
+        starts: list[State | None] = [None]
+        if model.states:
+            starts = [State(_pick(each.golden.inputs, model), model.identity)]
+        if each.continues in ends:
+            starts.append(ends[each.continues])
+        for carried, state in enumerate(starts):
+            outputs, end = _run(model, each.golden.inputs, state)
+            records += [
+                Replayed(each.name, bool(carried), comparison)
+                for comparison in _compare(each.golden, outputs)
+            ]
+            ends[each.name] = end
+    return tuple(records)
+
+
+def _run(model: Model, inputs: Mapping[str, Array], state: State | None) -> tuple[dict[str, Array], State]:
+    lengths = model.manifest.lengths if model.manifest else None
+    own = {spec.name: inputs[spec.name] for spec in model.inputs if spec.name != lengths}
+    outputs, end = model.run(own, state, inputs[lengths] if lengths else None)
+    return outputs | {spec.output: end[spec.input] for spec in model.states}, end
+
+
+def _compare(golden: Golden, outputs: Mapping[str, Array]) -> list[Comparison]:
+    records = []
+    for name, expected in golden.outputs.items():
+        floor = golden.floor.get(name, 0.0)
+        if expected.dtype.kind != "f":
+            records.append(compare(name, outputs[name], expected, floor=0.0, limit=0.0))
+            continue
+        dtype = expected.dtype.name
+        limit = golden.limit.get(name, limit_for(expected, floor, dtype))
+        records.append(compare(name, outputs[name], expected, floor=floor, limit=limit, dtype=dtype))
+    return records
+
+
+def _pick(inputs: Mapping[str, Array], model: Model) -> dict[str, Array]:
+    return {spec.input: inputs[spec.input] for spec in model.states}
+
+
+def _check_names(model: Model, each: GoldenSet) -> None:
+    states = model.states
+    entering = {spec.name for spec in model.inputs} | {spec.input for spec in states}
+    leaving = {spec.name for spec in model.outputs} | {spec.output for spec in states}
+    for role, found, expected in (
+        ("inputs", set(each.golden.inputs), entering),
+        ("outputs", set(each.golden.outputs), leaving),
+    ):
+        if found != expected:
+            raise InputError(
+                f"{each.name} has the {role} {sorted(found)}, the model {sorted(expected)}; "
+                "these golden vectors are of another model"
+            )
+
+
+def _read_index(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise NotFoundError(
+            f"{path} is not there; name a folder that `lstm-edge validate --save-test-data` made"
+        )
+    try:
+        index = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise FileFormatError(f"{path} is not JSON ({error}); save the vectors again") from error
+    if not isinstance(index, dict) or index.get("format") != FORMAT:
+        raise FileFormatError(f"{path} does not describe golden vectors; name another folder")
+    if not isinstance(index.get("schema"), int) or index["schema"] > SCHEMA:
+        raise FileFormatError(
+            f"{path} has schema {index.get('schema')}, this version reads {SCHEMA}; upgrade lstm-edge"
+        )
+    return index
+
+
+def _read_arrays(root: Path, name: str, floor: Mapping[str, Any], limit: Mapping[str, Any]) -> Golden:
+    path = root / name / ARRAYS
+    if Path(name).name != name:
+        raise FileFormatError(f"{root / INDEX} names a set outside its folder ({name!r}); refused as unsafe")
+    if not path.is_file():
+        raise NotFoundError(f"{path} is not there, but the index names it; save the vectors again")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in file.files}
+    except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile) as error:
+        raise FileFormatError(f"{path} can't be read ({error}); save the vectors again") from error
+    return Golden(
+        inputs={key[len(INPUT) :]: array for key, array in arrays.items() if key.startswith(INPUT)},
+        outputs={key[len(OUTPUT) :]: array for key, array in arrays.items() if key.startswith(OUTPUT)},
+        floor={key: float(value) for key, value in floor.items()},
+        limit={key: float(value) for key, value in limit.items()},
+    )
