@@ -199,8 +199,8 @@ def _read_arrays(root: Path, name: str, floor: Mapping[str, Any], limit: Mapping
     if not path.is_file():
         raise NotFoundError(f"{path} is not there, but the index names it; save the vectors again")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
+        with path.open("rb") as file:  # numpy leaves a truncated file open that it opened itself
+            arrays = dict(np.load(file, allow_pickle=False))
     except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile) as error:
         raise FileFormatError(f"{path} can't be read ({error}); save the vectors again") from error
     return Golden(
