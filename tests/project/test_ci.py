@@ -1,0 +1,62 @@
+"""The GitHub action and workflows: GitHub can read them, and the scripts do what the action says."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+WORKFLOWS = [".github/workflows/ci.yml", "examples/ci/workflow.yml"]
+
+
+def _read(path: Path) -> dict:
+    return YAML(typ="safe").load(path)
+
+
+@pytest.mark.parametrize(
+    ("schema", "file"),
+    [("vendor.github-actions", "action.yml"), *[("vendor.github-workflows", file) for file in WORKFLOWS]],
+)
+def test_the_yaml_keeps_to_githubs_schema(root, schema, file):
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema, root / file]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def test_a_broken_action_does_not_pass_for_a_good_one(root, tmp_path):
+    broken = tmp_path / "action.yml"
+    broken.write_text((root / "action.yml").read_text().replace("shell: bash", "shel: bash"))
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-actions", broken]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 1
+
+
+@pytest.mark.parametrize("file", WORKFLOWS)
+def test_the_workflows_give_the_action_inputs_that_it_has(root, file):
+    action = _read(root / "action.yml")
+    steps = [step for job in _read(root / file)["jobs"].values() for step in job["steps"]]
+    ours = [step for step in steps if step.get("uses") == "./" or "/lstm-edge@" in step.get("uses", "")]
+    assert ours
+    for step in ours:
+        required = {name for name, spec in action["inputs"].items() if spec.get("required")}
+        assert required <= set(step["with"]) <= set(action["inputs"])
+
+
+def test_the_ci_workflow_calls_targets_that_the_makefile_has(root):
+    makefile = (root / "Makefile").read_text()
+    runs = [
+        step["run"]
+        for job in _read(root / ".github/workflows/ci.yml")["jobs"].values()
+        for step in job["steps"]
+        if "run" in step
+    ]
+    targets = {word for line in runs for word in line.split() if word != "make" and "=" not in word}
+    assert {"test", "test-arm", "test-thin", "test-oldest"} <= targets
+    assert [target for target in targets if f"\n{target}: " not in makefile] == []
+
+
+def test_no_script_of_the_action_holds_an_expression(root):
+    """An input that is pasted into a script is run as a script; here all go through the environment."""
+    scripts = [step["run"] for step in _read(root / "action.yml")["runs"]["steps"] if "run" in step]
+    assert scripts
+    assert [script for script in scripts if "${{" in script] == []
