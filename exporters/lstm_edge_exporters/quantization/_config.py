@@ -1,0 +1,98 @@
+"""What to make of a float file, for which device, and how much accuracy it may cost."""
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from lstm_edge_runtime.errors import InputError
+
+__all__ = ["PRECISIONS", "TARGETS", "Budget", "QuantizeConfig", "Samples", "detect_target"]
+
+PRECISIONS = ("int8", "fp16")
+TARGETS = ("auto", "x86-vnni", "x86", "arm", "gpu")
+_VNNI = {"avx512_vnni", "avx_vnni"}
+_ARM = {"aarch64", "arm64", "armv7l", "armv8l", "arm"}
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a smaller file may lose against the float file."""
+
+    agreement: float = 0.975
+    """The least share of judged samples that keep their label, for classification."""
+    samples: int = 1
+    """How many more samples may be labelled wrongly than by the float file, where the truth is given."""
+    drift: float = 0.1
+    """The largest state difference in a 1,000-step run, as a share of that state's largest value."""
+    change: float = 0.1
+    """The largest difference of any other output, as a share of that output's range in the float file."""
+
+
+@dataclass(frozen=True)
+class QuantizeConfig:
+    """How to make the file smaller.
+
+    Raises:
+        InputError: an unknown precision or target, or a pair that no device runs.
+    """
+
+    precision: str = "int8"
+    """``int8`` or ``fp16``."""
+    target: str = "auto"
+    """The device's arithmetic: ``x86-vnni``, ``x86`` (without VNNI), ``arm``, ``gpu`` (fp16 only), or
+    ``auto`` for the machine this runs on."""
+    weights_only: bool = False
+    """Store int8 weights and compute in float: as small, exactly as fast, more accurate, no less memory."""
+    keep_io: bool = True
+    """Keep inputs, outputs and states in float32 (fp16 on a GPU can do without)."""
+    budget: Budget = field(default_factory=Budget)
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise InputError(f"precision {self.precision!r}; choose one of {', '.join(PRECISIONS)}")
+        if self.target not in TARGETS:
+            raise InputError(f"target {self.target!r}; choose one of {', '.join(TARGETS)}")
+        if self.precision == "int8" and self.target == "gpu":
+            raise InputError("onnxruntime has no int8 LSTM for GPUs; use precision fp16 with target gpu")
+        if self.precision == "fp16" and self.weights_only:
+            raise InputError("weights_only belongs to int8; fp16 for a CPU stores weights only as it is")
+        if not self.keep_io and not (self.precision == "fp16" and self.target == "gpu"):
+            raise InputError(
+                "float16 inputs and outputs need precision fp16 and target gpu; "
+                "onnxruntime's CPU has no half-precision LSTM, GRU or RNN"
+            )
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Real data to judge on, one sample after another, each from a reset state."""
+
+    inputs: Mapping[str, Array]
+    """Per graph input that is neither a state nor ``lengths``: ``(samples, ...)``, then the input's axes
+    without its batch axis, so ``(samples, L, I)`` for ``x``."""
+    targets: Array | None = None
+    """``(samples,)`` class numbers or names, or ``(samples, C)`` values for regression."""
+    lengths: Array | None = None
+    """``(samples,)`` valid steps of each sample; None where all are full."""
+
+
+def detect_target(cpuinfo: str | None = None, machine: str | None = None) -> str:
+    """Say which target the machine at hand is.
+
+    Args:
+        cpuinfo: the text of ``/proc/cpuinfo``; read from there by default. Without it (another system) an
+            x86 machine counts as one without VNNI, whose files are right on both kinds.
+        machine: ``platform.machine()`` by default.
+    """
+    if (machine or platform.machine()).lower() in _ARM:
+        return "arm"
+    if cpuinfo is None:
+        source = Path("/proc/cpuinfo")
+        cpuinfo = source.read_text(encoding="utf-8", errors="replace") if source.exists() else ""
+    return "x86-vnni" if _VNNI & set(cpuinfo.split()) else "x86"

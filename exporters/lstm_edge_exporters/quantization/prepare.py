@@ -1,0 +1,118 @@
+"""Make true what onnxruntime's quantiser needs before it touches a recurrent node.
+
+It quantises an LSTM only where W and R are initialisers, drops a ``layout`` attribute without moving the
+axes, and damages a weight that two nodes share. So: constants become initialisers, ``layout=1`` becomes
+``layout=0`` between transposes, and each recurrent node gets weights of its own.
+"""
+
+from collections.abc import Iterator
+
+import onnx_ir as ir
+from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveInitializersFromInputsPass
+from onnxscript.optimizer import fold_constants
+
+__all__ = ["RECURRENT", "prepare"]
+
+RECURRENT = ("LSTM", "GRU", "RNN")
+"""The standard recurrent operators; inputs 1 to 3 are W, R and B."""
+_NO_LIMIT = 2**31 - 1
+_WEIGHTS = {**dict.fromkeys(RECURRENT, (1, 2, 3)), "MatMul": (1,), "Gemm": (1, 2)}
+_SEQUENCE_FIRST = {0: [1, 0, 2], 5: [1, 0, 2], 6: [1, 0, 2]}
+"""Per input of a ``layout=1`` node (X, initial_h, initial_c): the transposition to ``layout=0``."""
+_BATCH_FIRST = ([2, 0, 1, 3], [1, 0, 2], [1, 0, 2])
+"""Per output (Y, Y_h, Y_c): the transposition back."""
+
+
+def prepare(model: ir.Model) -> None:
+    """Rewrite ``model`` in place; it computes what it did before."""
+    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    RemoveInitializersFromInputsPass()(model)
+    _fold_weights(model)
+    for node in list(model.graph):
+        if node.op_type in RECURRENT and node.domain == "":
+            _own_weights(model.graph, node)
+            layout = node.attributes.pop("layout", None)
+            if layout is not None and layout.as_int() == 1:
+                _sequence_first(model.graph, node)
+
+
+def _fold_weights(model: ir.Model) -> None:
+    """Evaluate the nodes that only weights hang on (gate reorderings, transposes, casts)."""
+    constant: dict[ir.Node, bool] = {}
+
+    def is_constant(value: ir.Value | None) -> bool:
+        if value is None or value.is_initializer():
+            return value is not None
+        node = value.producer()
+        if node is None:
+            return False
+        if node not in constant:
+            constant[node] = all(is_constant(item) for item in node.inputs if item is not None)
+        return constant[node]
+
+    def ancestors(value: ir.Value | None) -> Iterator[ir.Node]:
+        node = value.producer() if value is not None else None
+        if node is not None:
+            yield node
+            for item in node.inputs:
+                yield from ancestors(item)
+
+    wanted = {
+        node
+        for user in model.graph
+        for index in _WEIGHTS.get(user.op_type, ())
+        if index < len(user.inputs) and is_constant(user.inputs[index])
+        for node in ancestors(user.inputs[index])
+    }
+    if wanted:
+        fold_constants(
+            model,
+            input_size_limit=_NO_LIMIT,
+            output_size_limit=_NO_LIMIT,
+            should_fold=lambda node: node in wanted,
+        )
+        LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+
+
+def _own_weights(graph: ir.Graph, node: ir.Node) -> None:
+    for index in (1, 2):
+        weight = node.inputs[index]
+        if weight is None or not weight.is_initializer() or len(list(weight.uses())) == 1:
+            continue
+        copy = ir.Value(
+            name=f"{weight.name}_of_{node.outputs[0].name}",
+            shape=weight.shape,
+            type=weight.type,
+            const_value=weight.const_value,
+        )
+        graph.register_initializer(copy)
+        node.replace_input_with(index, copy)
+
+
+def _sequence_first(graph: ir.Graph, node: ir.Node) -> None:
+    inputs = list(node.inputs)
+    for index, order in _SEQUENCE_FIRST.items():
+        if index < len(inputs) and inputs[index] is not None:
+            transpose = ir.node("Transpose", [inputs[index]], {"perm": order})
+            graph.insert_before(node, transpose)
+            inputs[index] = transpose.outputs[0]
+    inner = ir.node(
+        node.op_type,
+        inputs,
+        node.attributes,
+        num_outputs=len(node.outputs),
+        version=node.version,
+        name=node.name,
+    )
+    restored = []
+    for old, raw, order in zip(node.outputs, inner.outputs, _BATCH_FIRST, strict=False):
+        raw.name = f"{old.name}_sequence_first" if old.name else ""
+        restored.append(ir.node("Transpose", [raw], {"perm": order}) if old.name else None)
+    ir.convenience.replace_nodes_and_values(
+        graph,
+        node,
+        [node],
+        [inner, *(item for item in restored if item is not None)],
+        [old for old, item in zip(node.outputs, restored, strict=True) if item is not None],
+        [item.outputs[0] for item in restored if item is not None],
+    )

@@ -1,0 +1,88 @@
+"""Carrying a float file's manifest over to a smaller file: precision, figures, golden case, limits."""
+
+from dataclasses import asdict, replace
+
+import numpy as np
+import onnx
+
+from lstm_edge_runtime._session import import_onnxruntime
+from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime.manifest import KEY, Golden, Manifest
+from lstm_edge_runtime.model import Model
+
+from ._config import QuantizeConfig
+from .cases import Case
+from .gate import limits
+from .judge import Judgement
+
+__all__ = ["adapted", "serialise", "signed"]
+
+
+def serialise(proto: onnx.ModelProto, manifest: Manifest) -> bytes:
+    """Give the bytes of ``proto`` with ``manifest`` in it, the same ones for the same content."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    del copy.metadata_props[:]
+    copy.metadata_props.extend(prop for prop in proto.metadata_props if prop.key != KEY)
+    copy.metadata_props.add(key=KEY, value=manifest.to_json())
+    return bytes(copy.SerializeToString(deterministic=True))
+
+
+def adapted(manifest: Manifest, proto: onnx.ModelProto, config: QuantizeConfig) -> Manifest:
+    """Give the manifest with the smaller file's dtypes and precision."""
+    dtypes = {
+        value.name: onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).name
+        for value in (*proto.graph.input, *proto.graph.output)
+    }
+    return replace(
+        manifest,
+        inputs=tuple(replace(spec, dtype=dtypes[spec.name]) for spec in manifest.inputs),
+        outputs=tuple(replace(spec, dtype=dtypes[spec.name]) for spec in manifest.outputs),
+        states=tuple(replace(spec, dtype=dtypes[spec.input]) for spec in manifest.states),
+        precision=config.precision,
+    )
+
+
+def signed(
+    manifest: Manifest, before: Model, judgement: Judgement, config: QuantizeConfig, words: str, case: Case
+) -> Manifest:
+    """Give the manifest with the figures and a golden case of the float file's within the budget."""
+    golden = manifest.golden or _record(before, case)
+    dtypes = {spec.name: spec.dtype for spec in manifest.inputs} | {s.input: s.dtype for s in manifest.states}
+    inputs = {name: array.astype(dtypes[name]) for name, array in golden.inputs.items()}
+    every = [*judgement.change.values(), *judgement.drift.values()]
+    return replace(
+        manifest,
+        provenance={
+            **manifest.provenance,
+            "float_sha256": before.identity,
+            "quantized": words,
+            "versions": {
+                **manifest.provenance.get("versions", {}),
+                "onnxruntime": import_onnxruntime().__version__,
+            },
+        },
+        equivalence={
+            "against": "the float file",
+            "max_abs": max(moved.largest for moved in every),
+            "max_rel": max(moved.share for moved in every),
+            "budget": asdict(config.budget),
+            **judgement.to_dict(),
+            "float": {name: value for name, value in manifest.equivalence.items() if name != "cases"},
+        },
+        golden=replace(golden, inputs=inputs, limit=limits(judgement, config.budget)),
+    )
+
+
+def _record(model: Model, case: Case) -> Golden:
+    """Run the float file on ``case`` and keep what went in and came out."""
+    outputs, state = model.run(case.inputs, None, case.lengths)
+    start = {
+        spec.input: np.broadcast_to(np.asarray(spec.reset, spec.dtype), state[spec.input].shape)
+        for spec in model.states
+    }
+    inputs = {**case.inputs, **start}
+    if model.manifest and model.manifest.lengths:
+        raise InputError("the file takes lengths and has no golden case; export it again")
+    found = {**outputs, **{spec.output: state[spec.input] for spec in model.states}}
+    return Golden(inputs, found, dict.fromkeys(found, 0.0))

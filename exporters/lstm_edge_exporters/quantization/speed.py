@@ -1,0 +1,125 @@
+"""How fast a smaller file is beside the float file, on this machine, measured in turns."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lstm_edge_runtime.manifest import Manifest, TensorSpec
+from lstm_edge_runtime.model import Model
+
+__all__ = ["CHUNK", "NOTICEABLE", "Timing", "time_both"]
+
+CHUNK = 256
+"""Time steps in the chunk that is timed."""
+NOTICEABLE = 1.03
+"""A ratio that is surely above this counts as slower."""
+_ROUNDS, _FEWEST_ROUNDS = 40, 7
+_BLOCK = 1e-3
+"""Seconds; calls are repeated until a block takes this long, so that the clock does not matter."""
+_BUDGET = 3.0
+"""Seconds a case may take before its rounds are cut short."""
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One kind of call, both files."""
+
+    what: str
+    """``step`` or ``chunk``."""
+    before: float
+    """Seconds a call of the float file, the median over the rounds."""
+    after: float
+    """The same of the smaller file."""
+    low: float
+    """The 95 % bootstrap interval of the ratio's median, its lower end."""
+    high: float
+    """Its upper end."""
+
+    @property
+    def ratio(self) -> float:
+        """``after / before``: below 1 is faster."""
+        return self.after / self.before
+
+    @property
+    def slower(self) -> bool:
+        """Whether the smaller file is slower beyond noise."""
+        return self.low > NOTICEABLE
+
+
+def time_both(before: Model, after: Model, inputs: Mapping[str, Array]) -> list[Timing]:
+    """Time a step and a chunk of both files in turns, one source of samples on one thread.
+
+    A file that can be streamed is timed as a stream, another one through ``run``.
+
+    Args:
+        before: the float file, with a manifest.
+        after: the smaller file.
+        inputs: one call's inputs, batch axis included, from which one row is taken.
+    """
+    manifest = before.manifest
+    assert manifest is not None
+    streamed = bool(manifest.states) and not manifest.unstreamable
+    timings = []
+    for what in ("step", "chunk") if manifest.sequence else ("step",):
+        width = CHUNK if what == "chunk" else 1
+        rows = {
+            spec.name: _row(inputs[spec.name], spec, manifest, width, what == "step" and streamed, streamed)
+            for spec in manifest.inputs
+            if spec.name != manifest.lengths
+        }
+        feed: Any = rows if len(rows) > 1 else next(iter(rows.values()))
+        timings.append(_in_turns(what, *(_call(model, what, streamed, feed) for model in (before, after))))
+    return timings
+
+
+def _call(model: Model, what: str, streamed: bool, feed: Any) -> Callable[[], Any]:
+    if not streamed:
+        return partial(model.run, feed)
+    stream = model.stream()
+    return partial(stream.step if what == "step" else stream.process, feed)
+
+
+def _row(
+    array: Array, spec: TensorSpec, manifest: Manifest, width: int, drop_sequence: bool, drop_batch: bool
+) -> Array:
+    axes = spec.axes
+    if manifest.sequence in axes:
+        along = axes.index(manifest.sequence)
+        array = array.take(0 if drop_sequence else np.arange(width) % array.shape[along], axis=along)
+        axes = tuple(axis for axis in axes if not drop_sequence or axis != manifest.sequence)
+    if manifest.batch in axes:
+        array = array.take(0 if drop_batch else [0], axis=axes.index(manifest.batch))
+    return array
+
+
+def _in_turns(what: str, before: Callable[[], Any], after: Callable[[], Any]) -> Timing:
+    repeats = max(1, int(_BLOCK / max(_block(before, 3), 1e-9)))
+    _block(after, 3)
+    pairs: list[tuple[float, float]] = []
+    started = time.perf_counter()
+    while len(pairs) < _ROUNDS and (len(pairs) < _FEWEST_ROUNDS or time.perf_counter() - started < _BUDGET):
+        if len(pairs) % 2:
+            second, first = _block(after, repeats), _block(before, repeats)
+        else:
+            first, second = _block(before, repeats), _block(after, repeats)
+        pairs.append((first, second))
+    times = np.array(pairs)
+    ratios = times[:, 1] / times[:, 0]
+    draws = np.random.default_rng(0).integers(len(ratios), size=(1000, len(ratios)))
+    low, high = np.quantile(np.median(ratios[draws], axis=1), [0.025, 0.975])
+    return Timing(what, float(np.median(times[:, 0])), float(np.median(times[:, 1])), float(low), float(high))
+
+
+def _block(call: Callable[[], Any], repeats: int) -> float:
+    """Seconds a call, over ``repeats`` calls on end."""
+    started = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    return (time.perf_counter() - started) / repeats
