@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 
-__all__ = ["axes_of", "data_inputs", "sizes_for", "symbols"]
+__all__ = ["axes_of", "axis_name", "data_inputs", "sizes_for", "symbols"]
 
 
 def data_inputs(graph: ir.Graph) -> list[ir.Value]:
@@ -33,3 +33,17 @@ def sizes_for(graph: ir.Graph, first: int, given: Mapping[str, int] | None = Non
     """Give every free axis a size of its own, counting up from ``first``, save for those ``given``."""
     sizes = {name: first + place for place, name in enumerate(symbols(graph))}
     return sizes | {name: size for name, size in (given or {}).items() if name in sizes}
+
+
+def axis_name(rows: tuple[int, int], cases: tuple[Mapping[str, int], Mapping[str, int]]) -> int | str | None:
+    """Name an axis that has ``rows`` in two runs whose sizes all differ: fixed, ``N`` or ``2*N``.
+
+    None where it follows no single free axis.
+    """
+    if rows[0] == rows[1]:
+        return rows[0]
+    for name, size in cases[0].items():
+        times, rest = divmod(rows[0], size)
+        if rest == 0 and times and rows[1] == times * cases[1][name]:
+            return name if times == 1 else f"{times}*{name}"
+    return None

@@ -14,7 +14,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from lstm_edge_runtime.manifest import Axes, StateSpec
 
-from ._axes import axes_of, data_inputs, sizes_for, symbols
+from ._axes import axes_of, axis_name, data_inputs, sizes_for, symbols
 from ._groups import Group, group_places
 from ._names import Naming, default_naming
 from ._paths import Path, operators_above, trace
@@ -194,7 +194,7 @@ def _describe(
             rows = (small.shape[axis], large.shape[axis])
         else:
             rows = _batch_rows(model, node, cases)
-    name = _axis_name(rows, cases, batch)
+    name = (batch or 1) if rows is None else axis_name(rows, cases)
     if name is None:
         return f"its batch axis has {rows[0] if rows else 0} rows, no multiple of an input's axis"
     shape[axis] = name
@@ -217,21 +217,6 @@ def _batch_rows(
     except Exception:  # noqa: BLE001  onnxruntime's exceptions share no base class; the graph may need its sizes
         return None
     return small[x].shape[axis], large[x].shape[axis]
-
-
-def _axis_name(
-    rows: tuple[int, int] | None, cases: tuple[dict[str, int], dict[str, int]], batch: str | None
-) -> int | str | None:
-    """Name an axis that has ``rows`` in the two cases."""
-    if rows is None:
-        return batch or 1
-    if rows[0] == rows[1]:
-        return rows[0]
-    for name, size in cases[0].items():
-        times, rest = divmod(rows[0], size)
-        if rest == 0 and rows[1] == times * cases[1][name]:
-            return name if times == 1 else f"{times}*{name}"
-    return None
 
 
 def _write(graph: ir.Graph, state: _State, input_name: str, output_name: str, names: Names) -> StateSpec:

@@ -1,0 +1,122 @@
+"""Feeding a lifted file in chunks and comparing with the whole.
+
+The noise floor is measured: float inputs and the states that pass from chunk to chunk are moved by one unit
+in the last place at random, and what that does to the outputs is what rounding alone may do.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lstm_edge_runtime.tolerance import Comparison, compare, limit_for
+
+__all__ = ["Axis", "ChunkRun", "chunk_sizes", "compare_chunks", "join", "moved", "run_chunks"]
+
+Array = npt.NDArray[Any]
+Run = Callable[
+    [Mapping[str, Array], Mapping[str, Array] | None, int], tuple[dict[str, Array], dict[str, Array]]
+]
+"""Runs once: data inputs, states (None for the reset values), time steps -> outputs, states."""
+Axis = Mapping[str, int]
+"""Input name to its time axis; inputs without one are given whole to every chunk."""
+
+_DRAWS = 2
+
+
+@dataclass(frozen=True)
+class ChunkRun:
+    """How a file fed in chunks compares with the whole."""
+
+    sizes: tuple[int, ...]
+    comparisons: tuple[Comparison, ...]
+
+    @property
+    def worst(self) -> Comparison:
+        """The output that is nearest to its limit, or farthest past it."""
+        return max(self.comparisons, key=lambda each: each.ratio)
+
+
+def chunk_sizes(total: int, rng: np.random.Generator) -> tuple[int, ...]:
+    """Cut ``total`` steps at random, single steps included."""
+    sizes: list[int] = [1]
+    while sum(sizes) < total:
+        sizes.append(int(rng.integers(1, min(8, total - sum(sizes)) + 1)))
+    return tuple(sizes)
+
+
+def run_chunks(
+    run: Run, feeds: Mapping[str, Array], axes: Axis, sizes: Sequence[int], jitter: np.random.Generator | None
+) -> tuple[list[dict[str, Array]], dict[str, Array]]:
+    """Run chunks one after the other, states carried; gives each one's outputs, and the last states."""
+    state: dict[str, Array] | None = None
+    outputs, start = [], 0
+    for size in sizes:
+        part = {
+            name: array.take(range(start, start + size), axes[name]) if name in axes else array
+            for name, array in feeds.items()
+        }
+        if jitter is not None:
+            part = {name: moved(array, jitter) for name, array in part.items()}
+            state = state and {name: moved(array, jitter) for name, array in state.items()}
+        given, state = run(part, state, size)
+        outputs.append(given)
+        start += size
+    return outputs, state or {}
+
+
+def compare_chunks(
+    run: Run, feeds: Mapping[str, Array], axes: Axis, sizes: Sequence[int], rng: np.random.Generator
+) -> ChunkRun:
+    """Compare the outputs and last states of the whole with those of the chunks."""
+    total = sum(sizes)
+    outputs, states = run(feeds, None, total)
+    whole = outputs | states
+    chunked = _joined(run, feeds, axes, sizes, None, whole)
+    shaken = [_joined(run, feeds, axes, sizes, rng, whole) for _ in range(_DRAWS)]
+    found = []
+    for name, expected in whole.items():
+        dtype = expected.dtype.name if expected.dtype.kind == "f" else "float32"
+        floor = max(
+            compare(name, each[name], chunked[name], floor=0, limit=0, dtype=dtype).max_abs for each in shaken
+        )
+        floor = floor if np.isfinite(floor) else 0.0
+        limit = limit_for(expected, floor, dtype) if expected.dtype.kind == "f" else 0.0
+        found.append(compare(name, chunked[name], expected, floor=floor, limit=limit, dtype=dtype))
+    return ChunkRun(tuple(sizes), tuple(found))
+
+
+def join(parts: Sequence[Array], whole: Array) -> Array:
+    """Put chunks together along the axis on which they are shorter than the whole; else give the last."""
+    last = parts[-1]
+    if last.ndim != whole.ndim:
+        return last
+    shorter = [
+        axis
+        for axis in range(whole.ndim)
+        if len({*(part.shape[axis] for part in parts), whole.shape[axis]}) > 1
+    ]
+    return np.concatenate(parts, axis=shorter[0]) if len(shorter) == 1 else last
+
+
+def _joined(
+    run: Run,
+    feeds: Mapping[str, Array],
+    axes: Axis,
+    sizes: Sequence[int],
+    jitter: np.random.Generator | None,
+    whole: Mapping[str, Array],
+) -> dict[str, Array]:
+    outputs, states = run_chunks(run, feeds, axes, sizes, jitter)
+    return {name: join([each[name] for each in outputs], whole[name]) for name in outputs[0]} | states
+
+
+def moved(array: Array, rng: np.random.Generator) -> Array:
+    """Move floats by one unit in the last place, up or down at random."""
+    if array.dtype.kind != "f":
+        return array
+    direction = np.where(rng.integers(0, 2, array.shape) == 1, np.inf, -np.inf).astype(array.dtype)
+    result: Array = np.where(array == 0, array, np.nextafter(array, direction))
+    return result

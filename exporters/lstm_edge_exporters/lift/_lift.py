@@ -1,0 +1,181 @@
+"""``lift``: from any recurrent ONNX file to one with explicit states, proven."""
+
+import os
+from dataclasses import dataclass
+
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes.common import InlinePass
+
+from lstm_edge_runtime._files import write_bytes
+from lstm_edge_runtime.errors import CheckFailedError, ContractError, FileFormatError
+from lstm_edge_runtime.manifest import Manifest, StateSpec
+
+from ._layout import to_layout_0
+from ._manifest import describe_outputs, with_manifest, write_manifest
+from ._naming import AxisNames, fixed_roles, name_axes
+from ._proof import Subject, prove
+from ._read import read_proto
+from ._recurrent import label, recurrent_nodes, slots, state_shape
+from ._roots import constant
+from ._sample import length_inputs
+from ._stateful import recognise
+from ._states import LeftAlone, LiftedStates, lift_states
+from .config import LiftConfig, LiftReport
+
+__all__ = ["Lifted", "lift"]
+
+
+@dataclass(frozen=True)
+class Lifted:
+    """A proven ONNX file with explicit states; it exists only where every check passed."""
+
+    model: bytes
+    """The file."""
+    manifest: Manifest
+    """The contract that is inside the file."""
+    report: LiftReport
+    """What was lifted, what was left, and what was proven."""
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the file whole or not at all.
+
+        Raises:
+            NotFoundError: the folder is not there.
+            InputError: the path can't be written.
+        """
+        write_bytes(path, self.model)
+
+
+def lift(onnx_file: str | os.PathLike[str] | bytes, config: LiftConfig | None = None) -> Lifted:
+    """Give the same network with its hidden states as explicit inputs and outputs.
+
+    Args:
+        onnx_file: the path of an ``.onnx`` file of any framework, or its content; opset 7 or later.
+        config: the options.
+
+    Returns:
+        The lifted file, which computes the original bit for bit while its states are at reset.
+
+    Raises:
+        NotFoundError: no such file.
+        FileFormatError: truncated or foreign, external data that can't be used, or a file that onnxruntime
+            does not run.
+        ContractError: there is no state to lift or to recognise; a node reads time backwards, or starts anew
+            in every pass of a loop, so that its state can't be carried.
+        InputError: an option that does not fit the file.
+        CheckFailedError: the lifted file does not compute what the original does.
+    """
+    config = config or LiftConfig()
+    proto = read_proto(onnx_file)
+    model = ir.from_proto(proto)
+    if model.functions:
+        model = InlinePass()(model).model
+    to_layout_0(model)
+    fixed = frozenset(fixed_roles(model)) if not config.inputs else frozenset()
+    for free in _attempts(fixed):
+        found = _try_freeing(model, proto, config, free)
+        if found is not None:
+            return found
+    return _lift_with(model, proto, config, frozenset())
+
+
+def _try_freeing(
+    model: ir.Model, proto: onnx.ModelProto, config: LiftConfig, free: frozenset[str]
+) -> Lifted | None:
+    try:
+        return _lift_with(model, proto, config, free)
+    except (CheckFailedError, ContractError, FileFormatError):
+        return None
+
+
+def _attempts(fixed: frozenset[str]) -> list[frozenset[str]]:
+    """Give what to free, the most first: fixed sizes are often a declaration and no more."""
+    single = [frozenset({role}) for role in sorted(fixed, reverse=True)] if len(fixed) > 1 else []
+    return [fixed, *single] if fixed else []
+
+
+def _lift_with(model: ir.Model, proto: onnx.ModelProto, config: LiftConfig, free: frozenset[str]) -> Lifted:
+    base = model.clone()
+    names = name_axes(base, config.inputs, free)
+    known = recognise(base, config.states)
+    result = lift_states(base, batch=names.batch)
+    left = _left(result, known)
+    _refuse(base, result, known, left, config, free)
+    subject = Subject(
+        base=base,
+        lifted=result.model,
+        states=(*known, *result.states),
+        names=names,
+        rows=_held_at(base, names),
+        freed=free,
+        lengths=length_inputs(base.graph),
+    )
+    outputs = describe_outputs(subject, config.seed)
+    proof = prove(subject, config.seed)
+    manifest = write_manifest(subject, proto, outputs, proof)
+    report = LiftReport(
+        lifted=result.states,
+        recognised=known,
+        left=left,
+        freed=tuple(sorted(free)),
+        equality=proof.equality,
+        chunks=proof.chunks,
+        unstreamable=proof.unstreamable,
+    )
+    changed = ir.to_proto(result.model) if result.states else proto
+    return Lifted(with_manifest(changed, manifest), manifest, report)
+
+
+def _left(result: LiftedStates, known: tuple[StateSpec, ...]) -> tuple[LeftAlone, ...]:
+    """Give what was left alone, without the states that are recognised as inputs already."""
+    inputs = {repr(state.input) for state in known}
+    return tuple(
+        entry for entry in result.left if entry.cause != "given" or entry.reason.split()[-1] not in inputs
+    )
+
+
+def _refuse(
+    model: ir.Model,
+    result: LiftedStates,
+    known: tuple[StateSpec, ...],
+    left: tuple[LeftAlone, ...],
+    config: LiftConfig,
+    free: frozenset[str],
+) -> None:
+    backwards = dict.fromkeys(entry.node for entry in left if entry.cause == "reversed")
+    if backwards and not config.skip_reverse:
+        raise ContractError(
+            f"{', '.join(backwards)} reads time backwards, so no state of it can be carried over; "
+            "lift the other nodes with --skip-reverse (skip_reverse=True)"
+        )
+    stuck = next((entry for entry in left if entry.cause == "subgraph"), None)
+    if stuck is not None:
+        raise ContractError(
+            f"{stuck.node}: {stuck.reason}, so no one input can stand for its state; "
+            "carry the state through the loop, or move the node out of it"
+        )
+    if not result.states and not known:
+        nodes = [label(node) for node in recurrent_nodes(model)]
+        reasons = "; ".join(f"{entry.state} of {entry.node}: {entry.reason}" for entry in left)
+        raise ContractError(
+            f"there is no state to lift: {reasons}"
+            if nodes
+            else "the file holds no LSTM, GRU or RNN node and no input that is called like a state; "
+            "name its states with --state INPUT=OUTPUT if it has any"
+        )
+    if free and not result.states:
+        raise ContractError("a file that has its states already is not changed")
+
+
+def _held_at(model: ir.Model, names: AxisNames) -> int:
+    """Give the batch size that constant initial states hold the graph at, 1 where they don't."""
+    if names.batch is None:
+        return 1
+    sizes = {
+        array.shape[state_shape(node)[2]]
+        for node in recurrent_nodes(model)
+        for slot in slots(node)
+        if (array := constant(slot.initial)) is not None and array.ndim == 3
+    }
+    return max(sizes, default=1)

@@ -1,0 +1,116 @@
+"""Naming the free axes of a graph's inputs, and freeing those that only a declaration holds."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import onnx_ir as ir
+from onnx_ir.passes.common import ShapeInferencePass
+
+from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime.manifest import Axes
+
+from ._axes import data_inputs
+from ._roles import BATCH, SEQUENCE, axis_roles
+
+__all__ = ["AxisNames", "fixed_roles", "name_axes"]
+
+
+@dataclass(frozen=True)
+class AxisNames:
+    """What the batch axis and the time axis of a graph are called; None where it has none that is free."""
+
+    batch: str | None
+    sequence: str | None
+
+
+def fixed_roles(model: ir.Model) -> set[str]:
+    """Tell which of ``batch`` and ``sequence`` the inputs declare with a fixed size."""
+    return {
+        role
+        for value, roles in axis_roles(model.graph, model).items()
+        for axis, role in roles.items()
+        if value.shape is not None and not value.is_initializer() and isinstance(value.shape[axis], int)
+    }
+
+
+def name_axes(model: ir.Model, given: Mapping[str, Axes], free: frozenset[str]) -> AxisNames:
+    """Give every free axis of the inputs a name, in place.
+
+    Names that the file has are kept. An axis without one is ``N`` or ``L`` where a recurrent node tells that
+    it is the batch or the time, else by its place: the first is the batch, the second of three or more the
+    time.
+
+    Args:
+        model: the graph.
+        given: axes by input name that take the place of those declared.
+        free: which of ``batch`` and ``sequence`` to free where the inputs declare a fixed size.
+
+    Raises:
+        InputError: ``given`` names an input that is not there, or has another rank.
+    """
+    _take_given(model.graph, given)
+    roles = axis_roles(model.graph, model)
+    names = {BATCH: _known(roles, BATCH) or "N", SEQUENCE: _known(roles, SEQUENCE) or "L"}
+    freed = False
+    for value in data_inputs(model.graph):
+        shape = value.shape
+        if shape is None or value.name in given:
+            continue
+        told = roles.get(value, {})
+        for axis, size in enumerate(shape):
+            role = told.get(axis)
+            if isinstance(size, int):
+                if role in free:
+                    shape[axis] = names[role]
+                    freed = True
+            elif size.value is None:
+                role = role or (None if told else _by_place(axis, len(shape)))
+                shape[axis] = names[role] if role else f"{value.name}_{axis}"
+    if freed or given:
+        _forget_shapes(model)
+    _infer(model)
+    bound = {
+        axis.value
+        for value in data_inputs(model.graph)
+        for axis in value.shape or ()
+        if not isinstance(axis, int)
+    }
+    return AxisNames(*(names[role] if names[role] in bound else None for role in (BATCH, SEQUENCE)))
+
+
+def _by_place(axis: int, rank: int) -> str | None:
+    if axis == 0:
+        return BATCH
+    return SEQUENCE if axis == 1 and rank > 2 else None
+
+
+def _take_given(graph: ir.Graph, given: Mapping[str, Axes]) -> None:
+    inputs = {str(value.name): value for value in data_inputs(graph)}
+    for name, axes in given.items():
+        if name not in inputs:
+            raise InputError(f"no input {name!r}; the inputs are {', '.join(inputs)}")
+        shape = inputs[name].shape
+        if shape is not None and len(shape) != len(axes):
+            raise InputError(f"input {name} has {len(shape)} axes, {len(axes)} were given: {axes}")
+        inputs[name].shape = ir.Shape(axes)
+
+
+def _known(roles: Mapping[ir.Value, Mapping[int, str]], role: str) -> str | None:
+    """Give the name that the file itself has for a role."""
+    for value, told in roles.items():
+        for axis, found in told.items():
+            size = value.shape[axis] if value.shape is not None else None
+            if found == role and isinstance(size, ir.SymbolicDim) and size.value:
+                return size.value
+    return None
+
+
+def _forget_shapes(model: ir.Model) -> None:
+    """Drop what the graph declares about values that follow from the inputs."""
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        for value in node.outputs:
+            value.shape = None
+
+
+def _infer(model: ir.Model) -> None:
+    ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)

@@ -1,0 +1,105 @@
+"""Which axis of each graph input is the batch and which is time, told by the recurrent nodes it feeds."""
+
+from collections.abc import Iterator
+
+import onnx_ir as ir
+
+from ._recurrent import recurrent_nodes
+from ._roots import constant
+
+__all__ = ["axis_roles"]
+
+BATCH, SEQUENCE = "batch", "sequence"
+
+# fmt: off
+_ELEMENTWISE = (
+    "Abs", "Add", "BatchNormalization", "Cast", "Clip", "Div", "Dropout",
+    "Elu", "Gelu", "HardSigmoid", "Identity", "LayerNormalization", "LeakyRelu", "Log",
+    "LogSoftmax", "MatMul", "Mul", "Pow", "PRelu", "Relu", "Selu",
+    "Sigmoid", "Softmax", "Softplus", "Sqrt", "Sub", "Tanh", "ThresholdedRelu",
+)
+# fmt: on
+"""Operators whose first data operand has the batch and time where the result has them."""
+_WINDOWED = ("AveragePool", "Conv", "LpPool", "MaxPool")
+"""Operators that keep the batch at 0 and keep each further axis in its place."""
+
+
+def axis_roles(graph: ir.Graph, model: ir.Model) -> dict[ir.Value, dict[int, str]]:
+    """Map graph inputs to the roles of their axes, as far as the graph tells.
+
+    Followed back from X, ``sequence_lens`` and the initial states of every recurrent node.
+    """
+    found: dict[ir.Value, dict[int, str]] = {}
+    inputs = set(graph.inputs)
+    for node in recurrent_nodes(model):
+        for value, roles in _told_by(node):
+            for source, axes in _origins(value, roles):
+                if source in inputs and source.shape is not None:
+                    known = found.setdefault(source, {})
+                    for axis, role in axes.items():
+                        if 0 <= axis < len(source.shape):
+                            known.setdefault(axis, role)
+    return found
+
+
+def _told_by(node: ir.Node) -> Iterator[tuple[ir.Value, dict[int, str]]]:
+    layout = node.attributes.get_int("layout", 0)
+    for place, value in enumerate(node.inputs):
+        if value is None:
+            continue
+        if place == 0:
+            yield value, {0: BATCH, 1: SEQUENCE} if layout else {0: SEQUENCE, 1: BATCH}
+        elif place == 4:
+            yield value, {0: BATCH}
+        elif place in (5, 6):
+            yield value, {0 if layout else 1: BATCH}
+
+
+def _origins(value: ir.Value, roles: dict[int, str]) -> Iterator[tuple[ir.Value, dict[int, str]]]:
+    """Follow a value back to where nothing more can be told."""
+    node = value.producer()
+    while node is not None and node.domain == "":
+        step = _back(node, value, roles)
+        if step is None:
+            return
+        value, roles = step
+        node = value.producer()
+    yield value, roles
+
+
+def _back(node: ir.Node, value: ir.Value, roles: dict[int, str]) -> tuple[ir.Value, dict[int, str]] | None:
+    operands = [entry for entry in node.inputs if entry is not None and constant(entry) is None]
+    source = operands[0] if operands else None
+    if source is None:
+        return None
+    if node.op_type in ("LSTM", "GRU", "RNN") and value.index() == 0:
+        layout = node.attributes.get_int("layout", 0)
+        moved = {0: 0, 1: 1} if layout else {0: 0, 2: 1}
+    elif node.op_type in _ELEMENTWISE or node.op_type in _WINDOWED:
+        moved = {axis: axis for axis in roles}
+    elif node.op_type == "Transpose":
+        order = node.attributes.get_ints("perm", ())
+        moved = dict(enumerate(order)) if order else {}
+    elif node.op_type == "Gather" and len(node.inputs) > 1 and node.inputs[1] is source:
+        moved = {axis: axis for axis in roles}
+    elif node.op_type in ("Squeeze", "Unsqueeze"):
+        moved = _resized(node, roles)
+    else:
+        return None
+    return source, {moved[axis]: role for axis, role in roles.items() if axis in moved}
+
+
+def _resized(node: ir.Node, roles: dict[int, str]) -> dict[int, int]:
+    """Map axes of a Squeeze's or Unsqueeze's result to its operand's."""
+    given = constant(node.inputs[1]) if len(node.inputs) > 1 else None
+    axes = (
+        [int(axis) for axis in given.ravel()]
+        if given is not None
+        else list(node.attributes.get_ints("axes", ()))
+    )
+    if not axes or min(axes) < 0:
+        return {}
+    if node.op_type == "Unsqueeze":
+        return {axis: axis - sum(new < axis for new in axes) for axis in roles if axis not in axes}
+    kept = [axis for axis in range(max(roles, default=0) + len(axes) + 1) if axis not in axes]
+    return {axis: kept[axis] for axis in roles}

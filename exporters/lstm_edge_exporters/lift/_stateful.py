@@ -1,0 +1,107 @@
+"""Recognising states that a file already has as inputs and outputs."""
+
+from collections.abc import Iterator, Mapping
+
+import onnx_ir as ir
+
+from lstm_edge_runtime._pairing import pair_states
+from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime.manifest import StateSpec, TensorSpec
+
+from ._axes import axes_of, data_inputs
+from ._paths import operators_above
+from ._recurrent import recurrent_nodes, slots
+
+__all__ = ["recognise"]
+
+_LAYOUT = (
+    "Cast",
+    "Concat",
+    "Gather",
+    "Identity",
+    "MatMul",
+    "Reshape",
+    "Slice",
+    "Split",
+    "Squeeze",
+    "Transpose",
+)
+_LAYOUT_OPERATORS = (*_LAYOUT, "Unsqueeze")
+
+
+def recognise(model: ir.Model, named: Mapping[str, str]) -> tuple[StateSpec, ...]:
+    """Pair the state inputs of a graph with the outputs that continue them.
+
+    First as ``named``; then by the graph: an input that recurrent nodes start from and the one output that
+    their last states lead to; then by well-known names and shapes.
+
+    Raises:
+        InputError: ``named`` names what the graph does not have.
+        ContractError: several outputs could continue a state.
+    """
+    graph = model.graph
+    inputs = {str(value.name): value for value in data_inputs(graph)}
+    outputs = {str(value.name): value for value in graph.outputs}
+    for entering, leaving in named.items():
+        if entering not in inputs or leaving not in outputs:
+            raise InputError(
+                f"states pair {entering!r} with {leaving!r}; the inputs are {', '.join(inputs)}, "
+                f"the outputs {', '.join(outputs)}"
+            )
+    pairs = dict(named)
+    for entering, leaving in _by_graph(model):
+        if entering not in pairs and leaving not in pairs.values():
+            pairs[entering] = leaving
+    rest = [
+        [TensorSpec(name, _dtype(value), axes_of(value)) for name, value in side.items() if name not in taken]
+        for side, taken in ((inputs, set(pairs)), (outputs, set(pairs.values())))
+    ]
+    for one, other in pair_states(rest[0], rest[1]):
+        pairs[one.name] = other.name
+    return tuple(
+        StateSpec(name, pairs[name], _dtype(value), axes_of(value))
+        for name, value in inputs.items()
+        if name in pairs
+    )
+
+
+def _by_graph(model: ir.Model) -> Iterator[tuple[str, str]]:
+    """Pair inputs with outputs where the graph itself leads from the one to the other."""
+    inputs = set(data_inputs(model.graph))
+    continued: dict[ir.Value, set[ir.Value]] = {}
+    for node in recurrent_nodes(model):
+        for slot in slots(node):
+            initial = slot.initial
+            if initial is None:
+                continue
+            above = operators_above(initial)
+            top = above[-1].inputs[0] if above else initial
+            if top in inputs and len(node.outputs) > slot.output:
+                continued.setdefault(top, set()).update(_reached(node.outputs[slot.output]))
+    for entering, reached in continued.items():
+        matches = [value for value in model.graph.outputs if value in reached and _alike(entering, value)]
+        if len(matches) == 1:
+            yield str(entering.name), str(matches[0].name)
+
+
+def _reached(value: ir.Value) -> set[ir.Value]:
+    seen, waiting = {value}, [value]
+    while waiting:
+        for node, _ in waiting.pop().uses():
+            if node.op_type in _LAYOUT_OPERATORS:
+                fresh = [output for output in node.outputs if output not in seen]
+                seen.update(fresh)
+                waiting.extend(fresh)
+    return seen
+
+
+def _alike(entering: ir.Value, leaving: ir.Value) -> bool:
+    one, other = axes_of(entering), axes_of(leaving)
+    return not other or (
+        len(one) == len(other)
+        and all(a == b or isinstance(a, str) or isinstance(b, str) for a, b in zip(one, other, strict=True))
+    )
+
+
+def _dtype(value: ir.Value) -> str:
+    return "float32" if value.dtype is None else str(value.dtype.numpy().name)
