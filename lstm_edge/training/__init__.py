@@ -1,0 +1,8 @@
+"""Training an LSTM1 from a data file into a run folder."""
+
+from .config import DataConfig, TrainConfig
+from .loop import Epoch
+from .resume import read_configs
+from .train import train
+
+__all__ = ["DataConfig", "Epoch", "TrainConfig", "read_configs", "train"]

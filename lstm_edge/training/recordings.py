@@ -1,0 +1,42 @@
+"""Series of samples with what is to be learnt from them, before they are cut into windows."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["LARGEST", "Recording", "Recordings"]
+
+LARGEST = float(np.finfo(np.float32).max)
+"""What a sample or value may be at most, in magnitude; training is done in float32."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One series."""
+
+    name: str
+    group: str
+    """Recordings of one group stay in one part."""
+    x: npt.NDArray[np.float32]
+    """``(T, I)``, finite."""
+    y: npt.NDArray[Any]
+    """What holds at each step: class indices ``int64 (T,)``, or values ``float32 (T, C)``."""
+    split: str = ""
+    """``train``, ``validation`` or ``test`` where the file says so."""
+
+
+@dataclass(frozen=True)
+class Recordings:
+    """What a data file holds."""
+
+    series: tuple[Recording, ...]
+    labels: tuple[str, ...]
+    """Class names, sorted; empty for values."""
+    targets: tuple[str, ...]
+    """Names of the values; empty for classes."""
+    features: tuple[str, ...]
+    """Empty where unknown."""
+    sampling_rate: float | None
+    """Hertz."""

@@ -1,0 +1,78 @@
+"""The state that training goes on from, kept in the run folder beside the best checkpoint."""
+
+import os
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lstm_edge_runtime._files import replacing
+from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError
+
+from .config import DataConfig, TrainConfig
+
+__all__ = ["RESUME", "check_same", "read_configs", "read_state", "write_state"]
+
+RESUME = "resume.pt"
+"""The file in a run folder; tensors and plain values only, read with ``weights_only=True``."""
+_MAY_CHANGE = {"epochs", "patience"}
+
+
+def write_state(
+    folder: Path, loop: dict[str, Any], data_sha256: str, data: DataConfig, config: TrainConfig
+) -> None:
+    """Put the loop's state, the configurations and the data's hash into ``folder``, whole or not at all."""
+    content = {"loop": loop, "data_sha256": data_sha256, "data": asdict(data), "train": asdict(config)}
+    with replacing(folder / RESUME) as temporary:
+        torch.save(content, temporary)
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """Read what ``write_state`` wrote.
+
+    Raises:
+        NotFoundError: the folder holds no such state.
+        FileFormatError: it is truncated or foreign.
+    """
+    path = folder / RESUME
+    if not path.is_file():
+        raise NotFoundError(f"{path} is not there, so there is nothing to resume; train without --resume")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # foreign bytes make the unpickler raise nearly anything
+        reason = str(error).partition("\n")[0]
+        raise FileFormatError(f"{path} can't be read ({reason}); train again without --resume") from error
+    if not isinstance(content, dict) or set(content) != {"loop", "data_sha256", "data", "train"}:
+        raise FileFormatError(f"{path} is not what training left; train again without --resume")
+    return content
+
+
+def read_configs(folder: str | os.PathLike[str]) -> tuple[DataConfig, TrainConfig]:
+    """Give the configurations that a run folder was trained with; raises as ``read_state``."""
+    state = read_state(Path(folder))
+    try:
+        return DataConfig(**state["data"]), TrainConfig(**state["train"])
+    except TypeError as error:
+        raise FileFormatError(f"{folder}/{RESUME} is of another version ({error}); train again") from error
+
+
+def check_same(
+    folder: Path, state: dict[str, Any], data_sha256: str, data: DataConfig, config: TrainConfig
+) -> None:
+    """Refuse to go on with other data or options; ``epochs`` and ``patience`` may change.
+
+    Raises:
+        InputError: names what differs.
+    """
+    for before, now in ((state["data"], data), (state["train"], config)):
+        for name in (entry.name for entry in fields(now)):
+            if name not in _MAY_CHANGE and before.get(name) != getattr(now, name):
+                raise InputError(
+                    f"{folder} was trained with {name} {before.get(name)!r}, not {getattr(now, name)!r}; "
+                    "resume with the same, or train into another folder"
+                )
+    if state["data_sha256"] != data_sha256:
+        raise InputError(
+            f"{folder} was trained on other data; resume with the same, or train into another folder"
+        )
