@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from lstm_edge_runtime.manifest import Axes
 
-__all__ = ["GRID", "Case", "Source", "draw_cases"]
+__all__ = ["GRID", "Case", "Source", "draw_case", "draw_cases"]
 
 Array = npt.NDArray[Any]
 
@@ -32,8 +32,8 @@ class Source:
     role: str = "signal"
     """``signal``, ``state`` or ``lengths``."""
     example: Array | None = None
-    """Values as they really come: a float input is drawn at their mean and spread, an integer one from
-    between the least and the greatest of them."""
+    """Values as they really come: a float input is drawn at their mean and spread (of each feature, where
+    the last axis is fixed), an integer one from between the least and the greatest of them."""
     reset: float | Array = 0.0
     """For a state: its value at the start of a stream."""
 
@@ -73,18 +73,52 @@ def draw_cases(
         grid: sizes of the batch and time axes.
         sort_lengths: give lengths in falling order, as ``enforce_sorted=True`` demands.
     """
-    names = dict.fromkeys(axis for each in sources for axis in each.axes if isinstance(axis, str))
     for place, (n, length) in enumerate(grid):
-        rng = np.random.default_rng((seed, place))
-        sizes = {name: {batch: n, sequence: length}.get(name, 2 + int(rng.integers(9))) for name in names}
-        fresh = place % 3 == 0
-        feeds = {
-            each.name: _draw(each, sizes, rng, fresh, sizes.get(sequence, length), place % 2 == 0)
-            for each in sources
-        }
-        if sort_lengths:
-            feeds |= {each.name: -np.sort(-feeds[each.name]) for each in sources if each.role == "lengths"}
-        yield Case(sizes, feeds, fresh)
+        yield draw_case(
+            sources,
+            n,
+            length,
+            batch=batch,
+            sequence=sequence,
+            rng=np.random.default_rng((seed, place)),
+            fresh=place % 3 == 0,
+            full=place % 2 == 0,
+            sort_lengths=sort_lengths,
+        )
+
+
+def draw_case(
+    sources: Sequence[Source],
+    n: int,
+    length: int,
+    *,
+    batch: str,
+    sequence: str,
+    rng: np.random.Generator,
+    fresh: bool = False,
+    full: bool = True,
+    sort_lengths: bool = False,
+) -> Case:
+    """Draw one case of ``n`` rows and ``length`` steps.
+
+    Args:
+        sources: the inputs.
+        n: size of the batch axis.
+        length: size of the time axis.
+        batch: the name of the batch axis.
+        sequence: the name of the time axis; any further axis gets a size of its own.
+        rng: what to draw from.
+        fresh: whether every state is at its reset value.
+        full: whether one row has all the steps, where the file takes lengths.
+        sort_lengths: give lengths in falling order, as ``enforce_sorted=True`` demands.
+    """
+    names = dict.fromkeys(axis for each in sources for axis in each.axes if isinstance(axis, str))
+    sizes = {name: {batch: n, sequence: length}.get(name, 2 + int(rng.integers(9))) for name in names}
+    steps = sizes.get(sequence, length)
+    feeds = {each.name: _draw(each, sizes, rng, fresh, steps, full) for each in sources}
+    if sort_lengths:
+        feeds |= {each.name: -np.sort(-feeds[each.name]) for each in sources if each.role == "lengths"}
+    return Case(sizes, feeds, fresh)
 
 
 def _draw(
@@ -105,5 +139,9 @@ def _draw(
             return np.zeros(shape, source.dtype)
         low, high = int(example.min()), int(example.max())
         return rng.integers(low, high + 1, shape).astype(source.dtype)
-    centre, spread = (0.0, 1.0) if example is None else (float(example.mean()), float(example.std()))
-    return (centre + (spread if spread > 0 else 1.0) * rng.standard_normal(shape)).astype(source.dtype)
+    if example is None or example.size == 0:
+        return rng.standard_normal(shape).astype(source.dtype)
+    each = tuple(range(example.ndim - isinstance(source.axes[-1], int)))
+    centre, spread = example.mean(axis=each), example.std(axis=each)
+    noise = rng.standard_normal(shape)
+    return np.asarray(centre + np.where(spread > 0, spread, 1.0) * noise).astype(source.dtype)
