@@ -73,7 +73,7 @@ def find_culprit(
         return results, {spec.input: results[spec.output] for spec in states}
 
     whole, _ = run(feeds, None, sum(sizes))
-    parts, _ = run_chunks(run, feeds, axes, sizes, None)
+    parts = run_chunks(run, feeds, axes, sizes, None)
     differing = {
         name
         for name, expected in whole.items()

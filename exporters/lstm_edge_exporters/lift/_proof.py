@@ -136,7 +136,9 @@ def _check_freed(subject: Subject, lifted: Session, trial: Trial, batch: Mapping
         got = lifted.run({**trial.feeds, **trial.start})
     except Exception as error:
         raise CheckFailedError(f"at {trial}: the freed axes are fixed inside the graph") from error
-    if "batch" in subject.freed and not check_rows(lifted, lifted, trial, got, subject.rows, batch):
+    name = subject.names.batch
+    states = {state.input: state.axes.index(name) for state in subject.states if name in state.axes}
+    if "batch" in subject.freed and not check_rows(lifted, lifted, trial, got, 1, {**batch, **states}):
         raise CheckFailedError(f"at {trial}: rows of a batch can't be run one by one")
 
 
@@ -148,17 +150,13 @@ def _chunks(subject: Subject, lifted: Session, rng: np.random.Generator) -> tupl
         return None, ""
     trial = draw(subject, batch * subject.rows, total, rng)
     data = {name: array for name, array in trial.feeds.items() if name not in trial.start}
-    outputs = [name for name in lifted.outputs if name not in {state.output for state in subject.states}]
 
     def run(
         part: Mapping[str, Array], state: Mapping[str, Array] | None, steps: int
     ) -> tuple[dict[str, Array], dict[str, Array]]:
         filled = {name: np.full_like(part[name], steps) for name in subject.lengths}
         results = lifted.run({**part, **filled, **(state or trial.start)})
-        return (
-            {name: results[name] for name in outputs},
-            {spec.input: results[spec.output] for spec in subject.states},
-        )
+        return results, {spec.input: results[spec.output] for spec in subject.states}
 
     runs = []
     for _ in range(_PLANS):
