@@ -1,6 +1,5 @@
 """Reading training data from ``.npz``."""
 
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +66,14 @@ def read_npz(path: Path, config: DataConfig) -> Recordings:
 
 def _load(path: Path) -> dict[str, Array]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise FileFormatError(f"{path} holds one array, not an archive; save x and y with np.savez")
             return {name: archive[name] for name in archive.files}
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, AttributeError) as error:
+    except FileFormatError:
+        raise
+    except Exception as error:  # damaged bytes make zipfile and numpy raise nearly anything
         reason = str(error).partition("\n")[0]
         raise FileFormatError(
             f"{path} can't be read as .npz ({reason}); save plain arrays with np.savez"
