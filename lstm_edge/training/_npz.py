@@ -68,16 +68,15 @@ def _load(path: Path) -> dict[str, Array]:
     try:
         with path.open("rb") as file:
             archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise FileFormatError(f"{path} holds one array, not an archive; save x and y with np.savez")
-            return {name: archive[name] for name in archive.files}
-    except FileFormatError:
-        raise
+            arrays = None if isinstance(archive, np.ndarray) else dict(archive)
     except Exception as error:  # damaged bytes make zipfile and numpy raise nearly anything
         reason = str(error).partition("\n")[0]
         raise FileFormatError(
             f"{path} can't be read as .npz ({reason}); save plain arrays with np.savez"
         ) from error
+    if arrays is None:
+        raise FileFormatError(f"{path} holds one array, not an archive; save x and y with np.savez")
+    return arrays
 
 
 def _features(path: Path, x: Array) -> Array:
