@@ -11,6 +11,7 @@ from lstm_edge_runtime._files import write_bytes
 from lstm_edge_runtime.errors import CheckFailedError, ContractError, FileFormatError
 from lstm_edge_runtime.manifest import Manifest, StateSpec
 
+from ._axes import data_inputs
 from ._layout import to_layout_0
 from ._manifest import describe_outputs, with_manifest, write_manifest
 from ._naming import AxisNames, fixed_roles, name_axes
@@ -99,7 +100,8 @@ def _lift_with(model: ir.Model, proto: onnx.ModelProto, config: LiftConfig, free
     base = model.clone()
     names = name_axes(base, config.inputs, free)
     known = recognise(base, config.states)
-    result = lift_states(base, batch=names.batch)
+    inputs = {str(value.name) for value in data_inputs(base.graph)}
+    result = lift_states(base, batch=names.batch, carry=inputs - {state.input for state in known})
     left = _left(result, known)
     _refuse(base, result, known, left, config, free)
     subject = Subject(

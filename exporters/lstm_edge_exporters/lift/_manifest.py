@@ -9,10 +9,9 @@ from lstm_edge_runtime.errors import FileFormatError
 from lstm_edge_runtime.manifest import KEY, Manifest, TensorSpec
 
 from ._axes import sizes_for, symbols
-from ._contract import input_specs, output_axes, reset_arrays
+from ._contract import input_specs, output_axes
 from ._ort import open_session, to_bytes
-from ._proof import Proof, Subject
-from ._sample import sample_inputs
+from ._proof import Proof, Subject, draw
 
 __all__ = ["describe_outputs", "with_manifest", "write_manifest"]
 
@@ -28,13 +27,12 @@ def describe_outputs(subject: Subject, seed: int) -> tuple[TensorSpec, ...]:
     cases = tuple(sizes_for(subject.base.graph, first) for first in (_LONG, _LONG + count))
     runs = []
     for sizes in cases:
-        feeds = sample_inputs(subject.base.graph, sizes, rng, max(sizes.values(), default=1))
+        trial = draw(subject, sizes, rng)
         try:
-            runs.append(session.run({**feeds, **reset_arrays(subject.states, sizes)}))
+            runs.append(session.run({**trial.feeds, **trial.start}))
         except Exception as error:
-            shapes = ", ".join(f"{name}={size}" for name, size in sizes.items())
             raise FileFormatError(
-                f"the lifted file does not run at {shapes}: {str(error).splitlines()[0]}"
+                f"the lifted file does not run at {trial}: {str(error).splitlines()[0]}"
             ) from error
     small, large = runs
     states = {state.output for state in subject.states}

@@ -19,9 +19,10 @@ from ._culprit import find_culprit
 from ._equality import Equality, Trial, check_equality, check_rows
 from ._naming import AxisNames
 from ._ort import Session, to_bytes
+from ._roles import SEQUENCE, axis_roles
 from ._sample import sample_inputs
 
-__all__ = ["Proof", "Subject", "prove"]
+__all__ = ["Proof", "Subject", "draw", "prove"]
 
 Array = npt.NDArray[Any]
 
@@ -103,31 +104,35 @@ def prove(subject: Subject, seed: int) -> Proof:
     return Proof(equality, chunks, unstreamable, _golden(subject, original, lifted, golden, rng))
 
 
-def draw(subject: Subject, batch: int, sequence: int, rng: np.random.Generator) -> Trial:
-    """Draw data for one size."""
-    wanted = {subject.names.batch: batch, subject.names.sequence: sequence}
+def draw(subject: Subject, sizes: Mapping[str, int], rng: np.random.Generator) -> Trial:
+    """Draw data for the inputs with every free axis at its size; states are at reset."""
     graph = subject.base.graph
-    sizes = sizes_for(graph, 2, {name: size for name, size in wanted.items() if name is not None})
-    steps = sequence if subject.names.sequence else _fixed_steps(subject)
+    steps = sizes[subject.names.sequence] if subject.names.sequence else _fixed_steps(subject)
     start = reset_arrays(subject.states, sizes)
     return Trial(sizes, {**sample_inputs(graph, sizes, rng, steps), **start}, start)
 
 
+def _draw_at(subject: Subject, batch: int, sequence: int, rng: np.random.Generator) -> Trial:
+    wanted = {subject.names.batch: batch * subject.rows, subject.names.sequence: sequence}
+    named = {name: size for name, size in wanted.items() if name is not None}
+    return draw(subject, sizes_for(subject.base.graph, 2, named), rng)
+
+
 def _fixed_steps(subject: Subject) -> int:
-    """Give the greatest fixed axis of the inputs but the last: no fewer than the steps of one call."""
-    return max(
+    """Give the steps of one call where the inputs fix them."""
+    return next(
         (
             size
-            for value in data_inputs(subject.base.graph)
-            for size in axes_of(value)[:-1]
-            if isinstance(size, int)
+            for value, roles in axis_roles(subject.base.graph, subject.base).items()
+            for axis, role in roles.items()
+            if role == SEQUENCE and isinstance(size := axes_of(value)[axis], int)
         ),
-        default=1,
+        1,
     )
 
 
 def _trials(subject: Subject, rng: np.random.Generator) -> list[Trial]:
-    trials = [draw(subject, n * subject.rows, length, rng) for n, length in _GRID]
+    trials = [_draw_at(subject, n, length, rng) for n, length in _GRID]
     return list({str(trial): trial for trial in trials}.values())
 
 
@@ -148,7 +153,7 @@ def _chunks(subject: Subject, lifted: Session, rng: np.random.Generator) -> tupl
     axes = subject.axes_named(subject.names.sequence)
     if not axes or not subject.states:
         return None, ""
-    trial = draw(subject, batch * subject.rows, total, rng)
+    trial = _draw_at(subject, batch, total, rng)
     data = {name: array for name, array in trial.feeds.items() if name not in trial.start}
 
     def run(

@@ -7,7 +7,7 @@ import onnx_ir as ir
 from ._recurrent import recurrent_nodes
 from ._roots import constant
 
-__all__ = ["axis_roles"]
+__all__ = ["BATCH", "SEQUENCE", "axis_roles"]
 
 BATCH, SEQUENCE = "batch", "sequence"
 

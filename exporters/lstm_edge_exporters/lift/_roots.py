@@ -82,7 +82,7 @@ def evaluate(
     session = Session(to_bytes(copy))
     found = []
     for sizes in cases:
-        feeds = sample_inputs(copy.graph, sizes, np.random.default_rng(0), max(sizes.values(), default=1))
+        feeds = sample_inputs(copy.graph, sizes, np.random.default_rng(0), min(sizes.values(), default=1))
         results = session.run(feeds)
         found.append(
             fixed | {value: results[str(twin.name)] for value, twin in zip(wanted, asked, strict=True)}

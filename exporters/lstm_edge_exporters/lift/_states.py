@@ -3,7 +3,7 @@
 The one mechanism behind ``lift`` (any ONNX file) and the exporter (after translation from PyTorch).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,10 +59,17 @@ class _State:
     dtype: ir.DataType
     axes: Axes
     reset: float | Array
+    given: ir.Value | None = None
+    """The input that the nodes start from already, None where one is to be made."""
 
 
 def lift_states(
-    model: ir.Model, *, batch: str | None = "N", reverse: bool = False, naming: Naming = default_naming
+    model: ir.Model,
+    *,
+    batch: str | None = "N",
+    reverse: bool = False,
+    carry: Collection[str] = (),
+    naming: Naming = default_naming,
 ) -> LiftedStates:
     """Give a copy of ``model`` in which every state that is constant in all but the batch size is an input.
 
@@ -74,26 +81,27 @@ def lift_states(
         model: a graph without model-local functions around its recurrent nodes; left as it is.
         batch: the name of the batch axis; None where the graph has none and N is 1.
         reverse: lift nodes that read time backwards too. Their states can't be carried from chunk to chunk.
+        carry: inputs that no output continues; where nodes start from one, it gets its output.
         naming: names the states; called once with the groups in graph order.
 
     Returns:
         The copy, the states in graph order, and what was left alone and why.
     """
     model = model.clone()
-    places, left = _sort_out(model, reverse)
+    places, left = _sort_out(model, reverse, carry)
     states, failed = _plan(model, places, batch)
     names = Names(model)
     written = []
     chosen = naming([state.group for state in states])
-    for state, (input_name, output_name) in zip(states, chosen, strict=True):
-        written.append(_write(model.graph, state, names.unique(input_name), names.unique(output_name), names))
+    for state, pair in zip(states, chosen, strict=True):
+        written.append(_write(model.graph, state, pair, names))
     RemoveUnusedNodesPass()(model)
     _drop_unused_defaults(model.graph)
     model.graph.sort()
     return LiftedStates(model, tuple(written), (*left, *failed))
 
 
-def _sort_out(model: ir.Model, reverse: bool) -> tuple[list[Place], list[LeftAlone]]:
+def _sort_out(model: ir.Model, reverse: bool, carry: Collection[str]) -> tuple[list[Place], list[LeftAlone]]:
     """Tell the slots that can be lifted from those that can't."""
     parents, main_inputs = parents_of(model), set(data_inputs(model.graph))
     places, left = [], []
@@ -110,6 +118,9 @@ def _sort_out(model: ir.Model, reverse: bool) -> tuple[list[Place], list[LeftAlo
             else:
                 above = operators_above(place.initial)
                 top = above[-1].inputs[0] if above else place.initial
+                if top in main_inputs and top is not None and top.name in carry:
+                    places.append(place)
+                    continue
                 cause = "given" if top in main_inputs else "data"
                 reason = f"it comes from {'input' if cause == 'given' else 'data,'} {top and top.name!r}"
                 left.append(LeftAlone(label(node), slot.kind, reason, cause))
@@ -121,35 +132,43 @@ def _plan(
 ) -> tuple[list[_State], list[LeftAlone]]:
     """Group the places and find each state's dtype, axes and reset value."""
     small, large = _two_cases(model.graph)
-    wanted = [value for place in places if (value := place.initial) is not None]
-    wanted += [
-        operand
-        for place in places
-        if place.initial is not None and not place.branches
-        for node in operators_above(place.initial)
-        for operand in node.inputs
-        if operand is not None and is_data_free(operand)
-    ]
-    at_small, at_large = evaluate(model, wanted, (small, large))
-    paths = {place: _path(place, at_small) for place in places}
-    states, failed = [], []
-    for group in group_places(places, paths, at_small):
+    at_small: dict[ir.Value, Array] = {}
+    at_large: dict[ir.Value, Array] = {}
+    computed, failed = [], []
+    for place in places:
+        try:
+            found = evaluate(model, _operands(place), (small, large))
+        except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base class
+            failed.append(_failed(place, f"it can't be computed: {str(error).splitlines()[0]}"))
+            continue
+        computed.append(place)
+        at_small |= found[0]
+        at_large |= found[1]
+    paths = {place: _path(place, at_small) for place in computed}
+    states = []
+    for group in group_places(computed, paths, at_small):
         state = _describe(model, group, batch, (small, large), (at_small, at_large))
         if isinstance(state, str):
-            failed += [
-                LeftAlone(label(place.slot.node), place.slot.kind, state, "data") for place in group.places
-            ]
+            failed += [_failed(place, state) for place in group.places]
         else:
             states.append(state)
     return states, failed
 
 
+def _operands(place: Place) -> list[ir.Value]:
+    """Give the place's initial value, and what the layout operators above it read."""
+    if place.initial is None:
+        return []
+    above = [] if place.branches else operators_above(place.initial)
+    return [place.initial, *(value for node in above for value in node.inputs if value is not None)]
+
+
+def _failed(place: Place, reason: str) -> LeftAlone:
+    return LeftAlone(label(place.slot.node), place.slot.kind, reason, "data")
+
+
 def _path(place: Place, arrays: Mapping[ir.Value, Array]) -> Path | None:
-    if place.initial is None or place.branches or place.initial not in arrays:
-        return None
-    if any(
-        operand not in arrays for node in operators_above(place.initial) for operand in node.inputs if operand
-    ):
+    if place.initial is None or place.branches:
         return None
     _, _, batch_axis = state_shape(place.slot.node)
     return trace(place.initial, batch_axis, place.slot.node, arrays)
@@ -173,6 +192,10 @@ def _describe(
     directions, hidden, axis = state_shape(node)
     root = path.whole if path else place.initial
     axis = path.batch_axis if path else axis
+    if root is not None and not is_data_free(root):
+        if root.producer() is not None or root.dtype is None:
+            return f"it is computed from an input, {root.name!r}, and can't be continued by one output"
+        return _State(group, root.dtype, axes_of(root), 0.0, root)
     rows = _batch_rows(model, node, cases) if root is None else None
     if root is None:
         shape: list[int | str] = [directions, hidden]
@@ -219,17 +242,17 @@ def _batch_rows(
     return small[x].shape[axis], large[x].shape[axis]
 
 
-def _write(graph: ir.Graph, state: _State, input_name: str, output_name: str, names: Names) -> StateSpec:
-    value = ir.val(input_name, state.dtype, state.axes)
-    graph.inputs.append(value)
+def _write(graph: ir.Graph, state: _State, chosen: tuple[str, str], names: Names) -> StateSpec:
+    value = state.given
+    if value is None:
+        value = ir.val(names.unique(chosen[0]), state.dtype, state.axes)
+        graph.inputs.append(value)
     last = wire(graph, state.group, value, names)
     last.dtype, last.shape = state.dtype, ir.Shape(state.axes)
-    if last.is_graph_output():
-        output_name = str(last.name)
-    else:
-        last.name = output_name
+    if not last.is_graph_output():
+        last.name = names.unique(chosen[1])
         graph.outputs.append(last)
-    return StateSpec(input_name, output_name, state.dtype.numpy().name, state.axes, state.reset)
+    return StateSpec(str(value.name), str(last.name), state.dtype.numpy().name, state.axes, state.reset)
 
 
 def _drop_unused_defaults(graph: ir.Graph) -> None:
