@@ -14,6 +14,7 @@ _VERBS = {
     "demo": "Train, export, prove and run on real sensor data.",
     "train": "Train an LSTM1 on your data.",
     "export": "Turn a trained network into one proven ONNX file.",
+    "lift": "Give any recurrent ONNX file its states as inputs and outputs.",
     "validate": "Prove that a file computes what its reference computes.",
     "predict": "Run a file on data.",
     "inspect": "Show what a file takes, gives, costs and comes from.",

@@ -73,7 +73,7 @@ def lift(onnx_file: str | os.PathLike[str] | bytes, config: LiftConfig | None = 
     if model.functions:
         model = InlinePass()(model).model
     to_layout_0(model)
-    fixed = frozenset(fixed_roles(model)) if not config.inputs else frozenset()
+    fixed = frozenset() if config.inputs else frozenset(fixed_roles(model))
     for free in _attempts(fixed):
         found = _try_freeing(model, proto, config, free)
         if found is not None:
@@ -110,7 +110,7 @@ def _lift_with(model: ir.Model, proto: onnx.ModelProto, config: LiftConfig, free
         states=(*known, *result.states),
         names=names,
         rows=_held_at(base, names),
-        freed=free,
+        declared={role: size for role, size in fixed_roles(model).items() if role in free},
         lengths=length_inputs(base.graph),
     )
     outputs = describe_outputs(subject, config.seed)

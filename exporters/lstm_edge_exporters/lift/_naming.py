@@ -9,7 +9,7 @@ from onnx_ir.passes.common import ShapeInferencePass
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Axes
 
-from ._axes import data_inputs
+from ._axes import axes_of, data_inputs
 from ._roles import BATCH, SEQUENCE, axis_roles
 
 __all__ = ["AxisNames", "fixed_roles", "name_axes"]
@@ -23,13 +23,13 @@ class AxisNames:
     sequence: str | None
 
 
-def fixed_roles(model: ir.Model) -> set[str]:
-    """Tell which of ``batch`` and ``sequence`` the inputs declare with a fixed size."""
+def fixed_roles(model: ir.Model) -> dict[str, int]:
+    """Give the sizes of ``batch`` and ``sequence`` where the inputs declare them fixed."""
     return {
-        role
+        role: size
         for value, roles in axis_roles(model.graph, model).items()
         for axis, role in roles.items()
-        if value.shape is not None and not value.is_initializer() and isinstance(value.shape[axis], int)
+        if not value.is_initializer() and isinstance(size := axes_of(value)[axis], int)
     }
 
 

@@ -19,7 +19,7 @@ from ._culprit import find_culprit
 from ._equality import Equality, Trial, check_equality, check_rows
 from ._naming import AxisNames
 from ._ort import Session, to_bytes
-from ._roles import SEQUENCE, axis_roles
+from ._roles import BATCH, SEQUENCE, axis_roles
 from ._sample import sample_inputs
 
 __all__ = ["Proof", "Subject", "draw", "prove"]
@@ -44,7 +44,8 @@ class Subject:
     names: AxisNames
     rows: int
     """The batch size that initial states hold the original at; 1 where they hold it at none."""
-    freed: frozenset[str]
+    declared: Mapping[str, int]
+    """The sizes that ``batch`` and ``sequence`` were declared with, of those that were freed."""
     lengths: tuple[str, ...]
     """Inputs with each row's count of valid steps."""
 
@@ -94,7 +95,7 @@ def prove(subject: Subject, seed: int) -> Proof:
     trials = _trials(subject, rng)
     batch = subject.axes_named(subject.names.batch)
     equality = check_equality(original, lifted, trials, subject.rows, batch)
-    if subject.freed:
+    if subject.declared:
         _check_freed(subject, lifted, trials[-1], batch)
     chunks, unstreamable = _chunks(subject, lifted, rng)
     exact = [trial for trial in trials if str(trial) in equality.exact]
@@ -113,7 +114,7 @@ def draw(subject: Subject, sizes: Mapping[str, int], rng: np.random.Generator) -
 
 
 def _draw_at(subject: Subject, batch: int, sequence: int, rng: np.random.Generator) -> Trial:
-    wanted = {subject.names.batch: batch * subject.rows, subject.names.sequence: sequence}
+    wanted = {subject.names.batch: batch, subject.names.sequence: sequence}
     named = {name: size for name, size in wanted.items() if name is not None}
     return draw(subject, sizes_for(subject.base.graph, 2, named), rng)
 
@@ -132,7 +133,10 @@ def _fixed_steps(subject: Subject) -> int:
 
 
 def _trials(subject: Subject, rng: np.random.Generator) -> list[Trial]:
-    trials = [_draw_at(subject, n, length, rng) for n, length in _GRID]
+    trials = [_draw_at(subject, n * subject.rows, length, rng) for n, length in _GRID]
+    if subject.declared:
+        declared = subject.declared.get(BATCH, subject.rows), subject.declared.get(SEQUENCE, 1)
+        trials.insert(0, _draw_at(subject, *declared, rng))
     return list({str(trial): trial for trial in trials}.values())
 
 
@@ -143,7 +147,7 @@ def _check_freed(subject: Subject, lifted: Session, trial: Trial, batch: Mapping
         raise CheckFailedError(f"at {trial}: the freed axes are fixed inside the graph") from error
     name = subject.names.batch
     states = {state.input: state.axes.index(name) for state in subject.states if name in state.axes}
-    if "batch" in subject.freed and not check_rows(lifted, lifted, trial, got, 1, {**batch, **states}):
+    if BATCH in subject.declared and not check_rows(lifted, lifted, trial, got, 1, {**batch, **states}):
         raise CheckFailedError(f"at {trial}: rows of a batch can't be run one by one")
 
 
@@ -153,7 +157,7 @@ def _chunks(subject: Subject, lifted: Session, rng: np.random.Generator) -> tupl
     axes = subject.axes_named(subject.names.sequence)
     if not axes or not subject.states:
         return None, ""
-    trial = _draw_at(subject, batch, total, rng)
+    trial = _draw_at(subject, batch * subject.rows, total, rng)
     data = {name: array for name, array in trial.feeds.items() if name not in trial.start}
 
     def run(

@@ -1,0 +1,157 @@
+"""``lstm-edge lift``: give any recurrent ONNX file explicit hidden states."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+
+from lstm_edge_runtime.errors import InputError, MissingDependencyError
+
+from ._output import echo_json, json_option, print_table
+
+if TYPE_CHECKING:
+    from lstm_edge_exporters.lift import Lifted
+    from lstm_edge_runtime.manifest import Axes, StateSpec
+
+__all__ = ["command"]
+
+
+@click.command("lift")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The file to write.")
+@click.option("--skip-reverse", is_flag=True, help="Leave nodes that read time backwards; lift the rest.")
+@click.option(
+    "--input",
+    "inputs",
+    multiple=True,
+    metavar="NAME=AXES",
+    help="Axes of an input where the file's own are wrong: x=N,L,8. Repeatable.",
+)
+@click.option(
+    "--state",
+    "states",
+    multiple=True,
+    metavar="INPUT=OUTPUT",
+    help="A state that the file has already, where names do not tell. Repeatable.",
+)
+@click.option("--seed", default=0, show_default=True, help="Seed of the data that the proof uses.")
+@json_option
+def command(
+    model: Path,
+    output: Path,
+    skip_reverse: bool,
+    inputs: tuple[str, ...],
+    states: tuple[str, ...],
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Give the network in MODEL, an .onnx file of any framework, its hidden states as inputs and outputs.
+
+    The result can be fed in chunks. It is written only once it is proven: with its states at reset it
+    computes what MODEL computes, bit for bit. Whether chunks equal the whole sequence is measured too; where
+    they do not, the report names the operator that is to blame.
+
+    \b
+    Example:
+      lstm-edge lift keras.onnx -o stateful.onnx
+      lstm-edge lift tagger.onnx -o tagger-lifted.onnx --skip-reverse
+    """  # noqa: D301
+    options = {
+        "inputs": dict(_axes(entry) for entry in inputs),
+        "states": dict(_pair("--state", entry, "INPUT=OUTPUT") for entry in states),
+        "skip_reverse": skip_reverse,
+        "seed": seed,
+    }
+    lift, config = _import_lift()
+    lifted = lift(model, config(**options))
+    lifted.save(output)
+    if as_json:
+        echo_json(_document(lifted, output))
+    else:
+        _print(lifted, output)
+
+
+def _import_lift() -> tuple[Any, Any]:
+    try:
+        from lstm_edge_exporters.lift import LiftConfig, lift
+    except ImportError as error:
+        raise MissingDependencyError(
+            f'{error.name or error} is not installed, and lift needs it; pip install "lstm-edge[export]"'
+        ) from error
+    return lift, LiftConfig
+
+
+def _axes(entry: str) -> "tuple[str, Axes]":
+    name, text = _pair("--input", entry, "x=N,L,8")
+    axes = tuple(int(axis) if axis.strip().isdecimal() else axis.strip() for axis in text.split(","))
+    wrong = [axis for axis in axes if axis == 0 or (isinstance(axis, str) and not axis.isidentifier())]
+    if wrong:
+        raise InputError(f"--input {entry}: axis {wrong[0]!r} is neither a positive number nor a plain name")
+    return name, axes
+
+
+def _pair(option: str, entry: str, example: str) -> tuple[str, str]:
+    name, mark, value = entry.partition("=")
+    if not (name and mark and value):
+        raise InputError(f"{option} {entry!r} came, expected {example}")
+    return name, value
+
+
+def _print(lifted: "Lifted", output: Path) -> None:
+    report = lifted.report
+    rows = [(*_row(state), "lifted") for state in report.lifted]
+    rows += [(*_row(state), "was there") for state in report.recognised]
+    print_table(f"{output}: {len(rows)} states", ("input", "output", "shape", "reset", ""), rows)
+    for entry in report.left:
+        click.echo(f"left alone: {entry.state} of {entry.node}: {entry.reason}")
+    if report.freed:
+        click.echo(f"freed: the {' and the '.join(report.freed)} axis, fixed before")
+    click.echo(f"equal bit for bit to the original at {'; '.join(report.equality.exact)}")
+    if report.equality.by_rows:
+        click.echo(f"equal row by row, where it can't run, at {'; '.join(report.equality.by_rows)}")
+    if report.unstreamable:
+        click.echo(f"chunks do not equal the whole: {report.unstreamable}")
+    elif report.chunks is not None:
+        worst = report.chunks.worst
+        click.echo(
+            f"chunks of {', '.join(map(str, report.chunks.sizes))} steps equal the whole "
+            f"(largest difference {max(each.max_abs for each in report.chunks.comparisons):.3g}, "
+            f"{worst.ratio:.0%} of its limit)"
+        )
+    click.echo(f"next: lstm-edge inspect {output}   lstm-edge stream {output}")
+
+
+def _row(state: "StateSpec") -> tuple[str, str, str, str]:
+    reset = f"{state.reset:g}" if isinstance(state.reset, float) else f"learned {state.reset.shape}"
+    return state.input, state.output, f"({', '.join(map(str, state.axes))})", reset
+
+
+def _document(lifted: "Lifted", output: Path) -> dict[str, Any]:
+    report = lifted.report
+    chunks = report.chunks
+    return {
+        "output": str(output),
+        "states": [
+            {
+                "input": state.input,
+                "output": state.output,
+                "axes": list(state.axes),
+                "reset": state.reset.tolist() if isinstance(state.reset, np.ndarray) else state.reset,
+                "lifted": state in report.lifted,
+            }
+            for state in (*report.lifted, *report.recognised)
+        ],
+        "left": [{"node": entry.node, "state": entry.state, "reason": entry.reason} for entry in report.left],
+        "freed": list(report.freed),
+        "equal": {"exact": list(report.equality.exact), "by_rows": list(report.equality.by_rows)},
+        "chunks": chunks
+        and {
+            "sizes": list(chunks.sizes),
+            "max_abs": {
+                each.name: each.max_abs if np.isfinite(each.max_abs) else None for each in chunks.comparisons
+            },
+            "equal": chunks.worst.ok,
+        },
+        "unstreamable": report.unstreamable,
+    }
