@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from lstm_edge.cli._line import LineParser
 from lstm_edge_runtime.errors import InputError
 
-finite = st.floats(allow_nan=False, allow_infinity=False, width=32)
+finite = st.floats(allow_nan=False, allow_infinity=False, allow_subnormal=False, width=32)
 
 
 @settings(max_examples=60, deadline=None)

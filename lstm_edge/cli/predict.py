@@ -1,0 +1,113 @@
+"""``lstm-edge predict``: run a file on whole series."""
+
+import contextlib
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import click
+import numpy as np
+import numpy.typing as npt
+
+from lstm_edge_runtime._files import replacing
+from lstm_edge_runtime.errors import ContractError
+
+from ._model import SampleInput, device_option, model_argument, open_model, sample_input, threads_option
+from ._results import ResultLines, main_output
+from ._series import Series, read_series
+
+if TYPE_CHECKING:
+    from lstm_edge_runtime import Model
+
+__all__ = ["command"]
+
+_ROWS_PER_CALL = 256
+"""Enough to keep every core busy, and few enough that memory stays small."""
+
+
+@click.command("predict")
+@model_argument
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write there instead of printing.")
+@click.option("--json", "as_json", is_flag=True, help="Write JSON lines instead of CSV.")
+@click.option("--series", help="CSV column that tells series apart.  [default: series, where there is one]")
+@click.option("--order", help="CSV column that orders a series.  [default: order, where there is one]")
+@device_option
+@threads_option
+def command(
+    model: Path,
+    data: Path,
+    output: Path | None,
+    as_json: bool,
+    series: str | None,
+    order: str | None,
+    device: str,
+    threads: Any,
+) -> None:
+    """Run MODEL on every series of DATA, from the reset state, and write one line a series.
+
+    DATA is a .npz with x (samples, L, I) and optional lengths, a .npy, or a .csv with a header and a row per
+    time step. Series of unequal length are fine. Where the network reads out every layer, the top layer's
+    result is written.
+
+    \b
+    Example:
+      lstm-edge predict har.onnx recordings.csv --series recording -o activities.csv
+    """  # noqa: D301
+    opened = open_model(model, device, threads)
+    samples = sample_input(opened)
+    features = opened.manifest.signal.features if opened.manifest else ()
+    found = read_series(data, samples.width, features, series, order)
+    lines = ResultLines(opened.manifest.task if opened.manifest else None, "series", as_json=as_json)
+    with _writer(output) as sink:
+        results = _predict(opened, samples, found)
+        sink.write(lines.header(results.shape[1]))
+        for one, row in zip(found, results, strict=True):
+            sink.write(lines.line(one.name, row))
+
+
+def _predict(model: "Model", samples: SampleInput, found: Sequence[Series]) -> npt.NDArray[Any]:
+    """Give one row ``(C,)`` a series; equally long ones share a call."""
+    results: dict[int, npt.NDArray[Any]] = {}
+    by_length = sorted(range(len(found)), key=lambda index: len(found[index].x))
+    for _, group in groupby(by_length, key=lambda index: len(found[index].x)):
+        members = list(group)
+        together = _ROWS_PER_CALL if samples.batched else 1
+        for start in range(0, len(members), together):
+            part = members[start : start + together]
+            values = main_output(model, _run(model, samples, [found[index].x for index in part]))
+            results.update(zip(part, _top_rows(values, len(part)), strict=True))
+    return np.stack([results[index] for index in range(len(found))])
+
+
+def _run(
+    model: "Model", samples: SampleInput, rows: Sequence[npt.NDArray[Any]]
+) -> dict[str, npt.NDArray[Any]]:
+    """Give the outputs after the last step of equally long series, with the state carried where need be."""
+    if not samples.one_step:
+        return model.run(samples.arrange(rows))[0]
+    state = None
+    for step in range(len(rows[0])):
+        outputs, state = model.run(samples.arrange([row[step : step + 1] for row in rows]), state)
+    return outputs
+
+
+def _top_rows(values: npt.NDArray[Any], rows: int) -> npt.NDArray[Any]:
+    """Give ``(rows, C)``: of outputs that stack a row per layer, layer-major, the top layer's."""
+    if values.ndim > 2 or (values.ndim == 2 and values.shape[0] % rows):
+        raise ContractError(
+            f"the main output is {values.shape} for {rows} series, expected a row a series; use load().run()"
+        )
+    top: npt.NDArray[Any] = values.reshape(-1, rows, values.shape[-1])[-1]
+    return top
+
+
+@contextlib.contextmanager
+def _writer(output: Path | None) -> Iterator[TextIO]:
+    if output is None:
+        yield sys.stdout
+        return
+    with replacing(output) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        yield file

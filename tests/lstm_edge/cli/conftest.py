@@ -1,0 +1,134 @@
+"""Small files made with onnx, so that the verbs are tried on every kind of contract without a training."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from lstm_edge_runtime import load
+from lstm_edge_runtime.manifest import KEY, Golden, Manifest, Signal, StateSpec, Task, TensorSpec
+
+FEATURES = ("ax", "ay", "az")
+LABELS = ("rest", "walk", "run, fast")
+
+
+@dataclass(frozen=True)
+class Made:
+    """A file and what it was made of."""
+
+    path: Path
+    features: int
+    hidden: int
+    classes: int
+
+
+def _golden(path: Path, hidden: int) -> Golden:
+    x = np.random.default_rng(5).normal(size=(2, 6, 3)).astype(np.float32)
+    inputs = {"x": x, **{name: np.zeros((1, 2, hidden), np.float32) for name in ("h_0", "c_0")}}
+    with load(path, device="cpu") as model:
+        outputs, state = model.run(x)
+    recorded = {**outputs, "h_n": state["h_0"], "c_n": state["c_0"]}
+    return Golden(inputs, recorded, dict.fromkeys(recorded, 1e-7))
+
+
+@pytest.fixture(scope="session")
+def make(tmp_path_factory):
+    """Make an LSTM with a dense layer; ``manifest=False`` gives a file as others make them."""
+
+    def build(
+        name="m",
+        *,
+        hidden=8,
+        task="classification",
+        manifest=True,
+        seed=0,
+        golden=True,
+        rate=50.0,
+        features=3,
+        length="L",
+    ) -> Made:
+        rng = np.random.default_rng(seed)
+        shapes = {
+            "W": (1, 4 * hidden, features),
+            "R": (1, 4 * hidden, hidden),
+            "B": (1, 8 * hidden),
+            "K": (hidden, 3),
+        }
+        stored = [
+            numpy_helper.from_array(rng.normal(size=shape).astype(np.float32) / 2, key)
+            for key, shape in shapes.items()
+        ]
+        nodes = [
+            helper.make_node("Transpose", ["x"], ["xt"], perm=[1, 0, 2]),
+            helper.make_node(
+                "LSTM", ["xt", "W", "R", "B", "", "h_0", "c_0"], ["", "h_n", "c_n"], hidden_size=hidden
+            ),
+            helper.make_node("Constant", [], ["axis"], value=numpy_helper.from_array(np.array([0]))),
+            helper.make_node("Squeeze", ["h_n", "axis"], ["h"]),
+            helper.make_node("MatMul", ["h", "K"], ["logits"]),
+        ]
+
+        def info(key, axes):
+            return helper.make_tensor_value_info(key, TensorProto.FLOAT, axes)
+
+        states = {"h_0": "h_n", "c_0": "c_n"}
+        graph = helper.make_graph(
+            nodes,
+            "g",
+            [info("x", ["N", length, features]), *(info(key, [1, "N", hidden]) for key in states)],
+            [info("logits", ["N", 3]), *(info(key, [1, "N", hidden]) for key in states.values())],
+            stored,
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+        path = tmp_path_factory.mktemp("files") / f"{name}.onnx"
+        if manifest:
+            contract = Manifest(
+                inputs=(TensorSpec("x", "float32", ("N", length, features)),),
+                outputs=(TensorSpec("logits", "float32", ("N", 3)),),
+                states=tuple(StateSpec(a, b, "float32", (1, "N", hidden)) for a, b in states.items()),
+                task=Task(task, "logits", labels=LABELS)
+                if task == "classification"
+                else Task(task, "logits", units=("m", "m/s", "kg")),
+                signal=Signal(FEATURES if features == 3 else (), rate, 6),
+                provenance={"opset": 17, "checkpoint_sha256": "ab" * 32, "versions": {"torch": "2.13"}},
+                equivalence={"cases": 12, "max_abs": 1e-7, "max_rel": 2e-7, "ratio": 0.25},
+            )
+            model.metadata_props.add(key=KEY, value=contract.to_json())
+            if golden:
+                onnx.save(model, path)
+                model.metadata_props[0].value = contract.with_golden(_golden(path, hidden)).to_json()
+        onnx.save(model, path)
+        return Made(path, features, hidden, 3)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def har(make):
+    """A classification of three activities from three features at 50 Hz."""
+    return make("har")
+
+
+@pytest.fixture
+def invoke():
+    """Run a verb in this process; gives its exit code, standard output and standard error."""
+    from click.testing import CliRunner
+
+    from lstm_edge.cli import cli
+    from lstm_edge_runtime import LstmEdgeError
+    from lstm_edge_runtime.errors import CheckFailedError
+
+    def run(*arguments):
+        done = CliRunner().invoke(cli, [str(argument) for argument in arguments])
+        if isinstance(done.exception, LstmEdgeError):  # as main() does
+            assert "\n" not in str(done.exception)
+            code = 1 if isinstance(done.exception, CheckFailedError) else 2
+            return code, done.stdout, f"error: {done.exception}\n"
+        if done.exception is not None and not isinstance(done.exception, SystemExit):
+            raise done.exception
+        return done.exit_code, done.stdout, done.stderr
+
+    return run

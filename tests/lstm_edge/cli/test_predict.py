@@ -1,0 +1,164 @@
+import csv
+import io
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from lstm_edge.cli._model import sample_input
+from lstm_edge_runtime import load
+from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime.manifest import Manifest, StateSpec, TensorSpec
+
+RNG = np.random.default_rng(1)
+X = RNG.normal(size=(5, 9, 3)).astype(np.float32)
+LENGTHS = np.array([9, 4, 9, 1, 4])
+
+
+@pytest.fixture
+def data(tmp_path):
+    path = tmp_path / "d.npz"
+    np.savez(path, x=X, lengths=LENGTHS)
+    return path
+
+
+def test_csv_gives_each_series_what_running_it_alone_gives(invoke, har, data):
+    code, out, _ = invoke("predict", har.path, data)
+    assert code == 0
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert [row["series"] for row in rows] == ["0", "1", "2", "3", "4"]
+    model = load(har.path, device="cpu")
+    for row, x, length in zip(rows, X, LENGTHS, strict=True):
+        alone = model.predict(x[None, :length])
+        assert row["label"] == alone.labels[0]
+        shares = [float(row[f"p_{label}"]) for label in ("rest", "walk", "run, fast")]
+        np.testing.assert_allclose(shares, alone.probabilities[0], rtol=1e-5, atol=1e-7)
+
+
+def test_json_lines_say_the_same_as_csv_and_land_in_the_named_file(invoke, har, data, tmp_path):
+    target = tmp_path / "out.jsonl"
+    code, out, _ = invoke("predict", har.path, data, "--json", "-o", target)
+    assert (code, out) == (0, "")
+    documents = [json.loads(line) for line in target.read_text().splitlines()]
+    _, text, _ = invoke("predict", har.path, data)
+    assert [d["label"] for d in documents] == [row["label"] for row in csv.DictReader(io.StringIO(text))]
+    assert sum(documents[0]["probabilities"].values()) == pytest.approx(1, abs=1e-6)
+    assert documents[3]["series"] == "3"
+
+
+def test_a_csv_of_series_gives_what_the_same_arrays_give(invoke, har, tmp_path):
+    path = tmp_path / "d.csv"
+    lines = ["who,t,az,ax,ay,label"]
+    for series in (0, 2):
+        for step in reversed(range(9)):
+            a, b, c = map(float, X[series, step])
+            lines.append(f"s{series},{step},{c!r},{a!r},{b!r},walk")
+    path.write_text("\n".join(lines))
+    code, out, _ = invoke("predict", har.path, path, "--series", "who", "--order", "t", "--json")
+    assert code == 0
+    got = [json.loads(line) for line in out.splitlines()]
+    assert [one["series"] for one in got] == ["s0", "s2"]
+    expected = load(har.path, device="cpu").predict(X[[0, 2]]).probabilities
+    np.testing.assert_allclose([list(one["probabilities"].values()) for one in got], expected, atol=1e-6)
+
+
+def test_regression_gives_values_with_their_units(invoke, make, data):
+    made = make("reg", task="regression")
+    _, out, _ = invoke("predict", made.path, data)
+    assert out.splitlines()[0] == "series,value_0 [m],value_1 [m/s],value_2 [kg]"
+    values = load(made.path, device="cpu").run(X[2:3])[0]["logits"][0]
+    assert out.splitlines()[3].split(",")[1:] == list(map(str, values))
+
+
+def test_a_file_made_elsewhere_gives_its_first_output(invoke, make, data):
+    made = make("foreign", manifest=False)
+    code, out, _ = invoke("predict", made.path, data, "--json")
+    assert code == 0
+    values = load(made.path, device="cpu").run(X[:1])[0]["logits"][0]
+    np.testing.assert_allclose(json.loads(out.splitlines()[0])["values"], values, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nothing.onnx", "{data}"], "nothing.onnx"),
+        (["{data}", "{data}"], "not an ONNX file"),
+        (["{model}", "nothing.npz"], "nothing.npz"),
+        (["{model}", "{data}", "-o", "no/such/folder/out.csv"], "does not exist"),
+        (["{model}", "{data}", "--threads", "0"], "--threads"),
+        (["{model}", "{data}", "--device", "tpu"], "--device"),
+        (["{model}"], "DATA"),
+    ],
+)
+def test_wrong_use_exits_2_and_says_what_is_wrong(invoke, har, data, arguments, words):
+    filled = [each.format(model=har.path, data=data) for each in arguments]
+    code, out, err = invoke("predict", *filled)
+    assert (code, out) == (2, "")
+    assert words in err
+
+
+def test_a_failed_run_keeps_the_old_output(invoke, har, tmp_path):
+    bad, target = tmp_path / "bad.npz", tmp_path / "out.csv"
+    np.savez(bad, x=np.full((1, 2, 3), np.nan))
+    target.write_text("old")
+    code, _, err = invoke("predict", har.path, bad, "-o", target)
+    assert code == 2
+    assert "x[0, 0, 0] is nan" in err
+    assert target.read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.npz", "out.csv"]
+
+
+def test_a_file_of_one_step_a_call_carries_its_state_to_the_last_step(invoke, har, make, data):
+    single = make("single", length=1, golden=False)
+    code, out, _ = invoke("predict", single.path, data, "--json")
+    assert code == 0
+    _, whole, _ = invoke("predict", har.path, data, "--json")
+    for one, other in zip(out.splitlines(), whole.splitlines(), strict=True):
+        got, expected = (list(json.loads(line)["probabilities"].values()) for line in (one, other))
+        np.testing.assert_allclose(got, expected, atol=1e-6)
+
+
+def declared(axes, batch="N", sequence="L", *, manifest=True, more=()):
+    inputs = (TensorSpec("x", "float32", axes), *more)
+    states = (StateSpec("h_0", "h_n", "float32", (1, "N", 8)),)
+    contract = Manifest(inputs=inputs, outputs=(), states=states, batch=batch, sequence=sequence)
+    return SimpleNamespace(manifest=contract if manifest else None, inputs=inputs, states=states)
+
+
+@pytest.mark.parametrize("manifest", [True, False])
+@pytest.mark.parametrize(
+    ("axes", "batch", "sequence", "expected", "batched"),
+    [
+        (("N", "L", 3), "N", "L", (2, 4, 3), True),
+        (("L", "N", 3), "N", "L", (4, 2, 3), True),
+        ((1, "L", 3), None, "L", (2, 4, 3), False),
+        (("N", 4, 3), "N", None, (2, 4, 3), True),
+        (("L", 3), None, "L", (4, 3), False),
+    ],
+)
+def test_series_are_laid_out_as_the_files_axes_ask(axes, batch, sequence, expected, batched, manifest):
+    found = sample_input(declared(axes, batch, sequence, manifest=manifest))
+    rows = list(RNG.normal(size=(2, 4, 3)))
+    array = found.arrange(rows)
+    assert array.shape == expected
+    assert (found.width, found.batched) == (3, batched)
+    if expected == (4, 2, 3):
+        np.testing.assert_array_equal(array[:, 1], rows[1])
+
+
+def test_a_file_of_one_step_a_call_takes_single_steps():
+    assert sample_input(declared(("N", 3), sequence=None)).arrange([np.ones((1, 3))] * 2).shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        declared(("N", "L", "I")),
+        declared(("N", "L", 3, 3)),
+        declared(("N", "L", 3), more=(TensorSpec("y", "float32", ("N", 2)),)),
+    ],
+)
+def test_inputs_that_hold_no_plain_samples_are_refused(model):
+    with pytest.raises(InputError, match=r"load\(\)"):
+        sample_input(model)
