@@ -20,6 +20,8 @@ class Builder:
         self._node = node
         self._graph: Any = node.graph
         self._prefix = prefix
+        self.last = node
+        """The node added last."""
         self._taken = {value.name for value in self._graph.initializers.values()} | {
             value.name for each in self._graph for value in each.outputs
         }
@@ -40,6 +42,7 @@ class Builder:
             if inputs[0] is not None and inputs[0].dtype is not None:
                 value.dtype = inputs[0].dtype
         self._graph.insert_before(self._node, made)
+        self.last = made
         return made.outputs
 
     def constant(self, array: Array, name: str) -> ir.Value:

@@ -5,17 +5,19 @@ a layer's initial state through nothing but views, and its partner is the output
 states reach in the same way.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime.manifest import Axes
 
 from .config import ExportConfig
 from .record import OP
 
-__all__ = ["Roles", "find_roles"]
+__all__ = ["Roles", "axes_of", "find_roles"]
 
 _VIEWS = frozenset(
     "Cast Concat Gather Identity Reshape Slice Split Squeeze Transpose Unsqueeze".split()  # noqa: SIM905
@@ -33,6 +35,10 @@ class Roles:
     states: Mapping[str, str]
     """Input name to output name."""
     lengths: str | None
+    batch: str | None
+    """The axis that the recurrent layers see as batch."""
+    sequence: str | None
+    """The axis that they see as time."""
     bidirectional: tuple[str, ...]
     """Paths of layers that read time backwards."""
 
@@ -63,10 +69,13 @@ def find_roles(model: ir.Model, names: Sequence[str], config: ExportConfig) -> R
                 )
     if config.lengths is not None and config.lengths not in inputs:
         raise InputError(f"lengths {config.lengths!r}: the inputs are {', '.join(inputs)}")
+    batch, sequence = _find_axes(inputs, nodes, config)
     return Roles(
         outputs,
         states,
         config.lengths or _find_lengths(inputs, nodes),
+        batch,
+        sequence,
         tuple(
             dict.fromkeys(
                 node.attributes["path"].as_string()
@@ -110,6 +119,40 @@ def _sources(value: ir.Value) -> set[ir.Value]:
             data = node.inputs if node.op_type == "Concat" else node.inputs[:1]
             waiting.extend(entry for entry in data if entry is not None)
     return sources
+
+
+def _find_axes(
+    inputs: Mapping[str, ir.Value], nodes: Sequence[ir.Node], config: ExportConfig
+) -> tuple[str | None, str | None]:
+    """Give the names of the batch and time axes as the layers see them; the config's without layers."""
+    known = list(
+        dict.fromkeys(axis for value in inputs.values() for axis in axes_of(value) if isinstance(axis, str))
+    )
+    seen: list[list[str]] = [[], []]
+    for node in nodes:
+        assert node.inputs[0] is not None
+        for place, axis in enumerate(axes_of(node.inputs[0])[:2]):
+            seen[place] += [name for name in known if name in re.findall(r"\w+", str(axis))]
+    times, batches = (list(dict.fromkeys(names)) for names in seen)
+    if not nodes:
+        return tuple(name if name in known else None for name in (config.batch, config.sequence))  # type: ignore[return-value]
+    for own, other, what, meaning in (
+        (config.batch, times, "time", batches),
+        (config.sequence, batches, "batch", times),
+    ):
+        if own in other and own not in meaning:
+            raise InputError(
+                f"axis {own} is what the recurrent layers read as {what}; name the axes in the order that "
+                "batch_first says"
+            )
+    batches = [name for name in batches if name not in times] or batches
+    return (batches or [None])[0], (times or [None])[0]  # type: ignore[list-item]
+
+
+def axes_of(value: ir.Value) -> Axes:
+    """Give a value's axes: an int where fixed, a name or an expression where dynamic."""
+    assert value.shape is not None
+    return tuple(axis if isinstance(axis, int) else str(axis) for axis in value.shape)
 
 
 def _find_lengths(inputs: Mapping[str, ir.Value], nodes: Sequence[ir.Node]) -> str | None:

@@ -4,7 +4,9 @@ One node a layer, both directions in it. States come in as ``(layers*D, N, H)``,
 put together again behind the nodes.
 """
 
+import json
 from collections.abc import Sequence
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
@@ -18,9 +20,31 @@ from .projection import project
 from .record import DOMAIN, OP
 from .weights import LayerWeights, to_onnx
 
-__all__ = ["lower"]
+__all__ = ["ORIGIN", "Origin", "lower", "origin_of"]
 
 Array = npt.NDArray[Any]
+
+
+ORIGIN = "lstm_edge.origin"
+"""The key in a node's ``metadata_props`` while the graph is worked on."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a recurrent node comes from."""
+
+    path: str
+    """The layer's path in the module."""
+    call: int
+    """Which of the layer's calls."""
+    layer: int
+    """Which layer of a stack."""
+
+
+def origin_of(node: ir.Node) -> Origin | None:
+    """Tell which layer a node was made for; None for a node that ``lower`` did not make."""
+    text = node.metadata_props.get(ORIGIN)
+    return Origin(*json.loads(text)) if text is not None else None
 
 
 def lower(model: ir.Model) -> None:
@@ -99,6 +123,8 @@ def _node(
     if op == "LSTM":
         inputs.append(c)
     y, *end = build.node(op, inputs, options, outputs=3 if op == "LSTM" else 2, name=suffix)
+    origin = Origin(attributes["path"], attributes["call"], index)
+    build.last.metadata_props[ORIGIN] = json.dumps(astuple(origin))
     if projection is not None:
         y, end[0] = build.matmul(y, projection), build.matmul(end[0], projection)
     if directions == 1:

@@ -21,12 +21,26 @@ from torch import Tensor, nn
 from torch.nn.utils import rnn as rnn_utils
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["DOMAIN", "OP", "Recorder", "instrument"]
+__all__ = ["DOMAIN", "OP", "Call", "Recorder", "instrument"]
 
 DOMAIN = "lstm_edge"
 OP = "Recurrent"
 """``(x (L,N,I), h_0 (layers*D,N,P), c_0 (layers*D,N,H) or none, lengths (N,) or none, *weights)`` ->
 ``(y (L,N,D*P), h_n, c_n)``, P the projection or H; weights in PyTorch's order and layout."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of one recurrent layer or cell."""
+
+    path: str
+    """The submodule's path, ``""`` for a functional call."""
+    number: int
+    """How many calls of the same path came before."""
+    layers: int
+    cell: bool
+    shape: tuple[Any, ...]
+    """``(L, N, I)`` of its input as traced."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +58,21 @@ class Recorder(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self._path = ""
+        self.calls: list[Call] = []
+        """Every recurrent call, in order."""
+        self.shapes: list[torch.Size] = []
+        """The inputs' shapes as traced."""
+        self.outputs: list[str] = []
+        """What the module calls its outputs."""
         self._packed: list[_Packed] = []
         self._identities: list[Tensor] = []
         self._flattened: list[tuple[Tensor, Tensor, bool]] = []
+
+    def begin(self, shapes: Sequence[torch.Size]) -> None:
+        """Forget an earlier run of ``forward``; tracing may run it more than once."""
+        self.calls.clear()
+        self.outputs.clear()
+        self.shapes[:] = shapes
 
     @contextmanager
     def layer(self, path: str) -> Iterator[None]:
@@ -113,6 +139,8 @@ class Recorder(TorchFunctionMode):
 
     def _pack(self, x: Tensor, lengths: Tensor, batch_first: bool) -> tuple[Tensor, Tensor]:
         rows = x if batch_first else x.transpose(0, 1)
+        check: Any = torch._check
+        check(lengths.shape[0] == rows.shape[0])
         steps = torch.arange(rows.shape[1], device=lengths.device)
         batch_sizes = (lengths.unsqueeze(0) > steps.unsqueeze(1)).sum(1)
         self._packed.append(_Packed(batch_sizes, lengths, rows.shape[0]))
@@ -173,6 +201,9 @@ class Recorder(TorchFunctionMode):
     ) -> tuple[Tensor, ...]:
         h, c = hx if kind.op == "LSTM" else (hx, None)
         directions = 2 if bidirectional else 1
+        number = sum(each.path == self._path for each in self.calls)
+        call = Call(self._path, number, layers, kind.cell, tuple(x.shape))
+        self.calls.append(call)
         outputs = torch.onnx.ops.symbolic_multi_out(
             f"{DOMAIN}::{OP}",
             [x, h, c, lengths, *weights],
@@ -182,7 +213,8 @@ class Recorder(TorchFunctionMode):
                 "layers": layers,
                 "directions": directions,
                 "biased": int(biased),
-                "path": self._path,
+                "path": call.path,
+                "call": call.number,
             },
             dtypes=[x.dtype] * 3,
             shapes=[
@@ -222,6 +254,7 @@ class _RecordedLayer(_Recorded):
 class _Kind:
     op: str
     activation: str = ""
+    cell: bool = False
 
 
 _LAYERS: dict[Any, _Kind] = {
@@ -231,10 +264,10 @@ _LAYERS: dict[Any, _Kind] = {
     torch.rnn_relu: _Kind("RNN", "Relu"),
 }
 _CELLS: dict[Any, _Kind] = {
-    torch.lstm_cell: _Kind("LSTM"),
-    torch.gru_cell: _Kind("GRU"),
-    torch.rnn_tanh_cell: _Kind("RNN", "Tanh"),
-    torch.rnn_relu_cell: _Kind("RNN", "Relu"),
+    torch.lstm_cell: _Kind("LSTM", cell=True),
+    torch.gru_cell: _Kind("GRU", cell=True),
+    torch.rnn_tanh_cell: _Kind("RNN", "Tanh", cell=True),
+    torch.rnn_relu_cell: _Kind("RNN", "Relu", cell=True),
 }
 _ON_IDENTITY: dict[Any, Callable[..., Any]] = {
     Tensor.to: lambda marker, *_: marker,

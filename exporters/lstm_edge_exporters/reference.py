@@ -26,16 +26,27 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Injection:
-    """A state that is an input of the file and not of ``forward``: one recurrent layer starts from it."""
+    """Rows of a state that is an input of the file and not of ``forward``: a recurrent layer starts there."""
 
-    path: str
-    """The layer's path in the module."""
-    part: int
-    """0 for h, 1 for c."""
     input: str
     output: str
-    call: int = 0
+    path: str
+    """The layer's path in the module."""
+    call: int
     """Which of the layer's calls in one ``forward``."""
+    part: int
+    """0 for h, 1 for c."""
+    row_axis: int | None
+    """Which axis of the state counts layers and directions; None for a state ``(N, H)``."""
+    rows: tuple[int, int]
+    """First row in the state, and in the layer's own ``h_0 (layers*D, N, H)``."""
+    count: int
+    """How many rows."""
+
+    def of(self, state: Tensor) -> Tensor:
+        """Give these rows of ``state`` as a view ``(rows, N, H)``."""
+        rows = state.unsqueeze(0) if self.row_axis is None else state.movedim(self.row_axis, 0)
+        return rows.narrow(0, self.rows[0], self.count)
 
 
 class TorchReference:
@@ -116,28 +127,36 @@ class _LayerHooks:
         self._call = -1
 
     def before(self, layer: nn.Module, args: Any, kwargs: Any) -> Any:
+        """Replace the given initial state (``forward``'s second argument) by the injected one."""
         self._call += 1
-        parts = [self._store[each.input] for each in self._injections if each.call == self._call]
-        if not parts:
+        own = self._own(self._call)
+        if not own:
             return None
-        one = args[0] if args else kwargs["input"]
-        batched = not isinstance(one, Tensor) or one.dim() == (2 if isinstance(layer, nn.RNNCellBase) else 3)
-        if not batched:
-            parts = [part.squeeze(1) for part in parts]
-        if isinstance(layer, nn.RNNCellBase):
-            parts = [part.squeeze(0) for part in parts]
-        hx = tuple(parts) if len(parts) == 2 else parts[0]
-        return (one, hx), {}
+        x = args[0] if args else kwargs["input"]
+        given = args[1] if len(args) > 1 else kwargs.get("hx")
+        cell = isinstance(layer, nn.RNNCellBase)
+        batched = not isinstance(x, Tensor) or x.dim() == (2 if cell else 3)
+        parts = list(given) if isinstance(given, tuple) else [given, None]
+        for part in (0, 1):
+            pieces = sorted((each for each in own if each.part == part), key=lambda each: each.rows[1])
+            if pieces:
+                rows = torch.cat([each.of(self._store[each.input]) for each in pieces])
+                rows = rows if batched else rows.squeeze(1)
+                parts[part] = rows.squeeze(0) if cell else rows
+        lstm = isinstance(layer, nn.LSTM | nn.LSTMCell)
+        return (x, tuple(parts) if lstm else parts[0]), {}
 
     def after(self, layer: nn.Module, _args: Any, result: Any) -> None:
-        cell = isinstance(layer, nn.RNNCellBase)
-        hx = result if cell else result[1]
-        parts = hx if isinstance(hx, tuple) else (hx,)
-        for each in self._injections:
-            if each.call == self._call:
-                part = parts[each.part].detach()
-                shape = self._store[each.input].shape
-                self._ends[each.output] = part.reshape(shape) if part.dim() < len(shape) else part
+        last = result if isinstance(layer, nn.RNNCellBase) else result[1]
+        parts = last if isinstance(last, tuple) else (last,)
+        for each in self._own(self._call):
+            end = self._ends.setdefault(each.output, torch.zeros_like(self._store[each.input]))
+            target = each.of(end)
+            rows = parts[each.part].reshape(-1, *target.shape[1:])
+            target.copy_(rows.narrow(0, each.rows[1], each.count))
+
+    def _own(self, call: int) -> list[Injection]:
+        return [each for each in self._injections if each.call == call]
 
 
 class _InDouble(TorchFunctionMode):

@@ -3,32 +3,36 @@
 import re
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import onnx_ir as ir
 import torch
 from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
 
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Axes
 
-from .record import Recorder, instrument
+from .record import Call, Recorder, instrument
 from .refusals import tracing_refusal, translation_refusal
 from .signature import Signature, flatten_output
 
-__all__ = ["Traced", "trace"]
+__all__ = ["Traced", "find_axes", "trace"]
 
 _SIZES = (3, 7, 5, 11, 13)
 """What dynamic axes are traced at: never 0 or 1, which tracing takes for constants."""
 
 
+@dataclass(frozen=True)
 class Traced:
-    """An ONNX graph with recorded recurrent nodes, and the names its outputs go by."""
+    """An ONNX graph with recorded recurrent nodes."""
 
-    def __init__(self, model: ir.Model, outputs: tuple[str, ...]) -> None:
-        self.model = model
-        self.outputs = outputs
-        """One name an output, ``""`` where the module gives none."""
+    model: ir.Model
+    outputs: tuple[str, ...]
+    """What the module calls its outputs, ``""`` where it says nothing."""
+    calls: tuple[Call, ...]
+    """The recurrent calls, in order."""
 
 
 def trace(module: nn.Module, signature: Signature, axes: Mapping[str, Axes]) -> Traced:
@@ -44,25 +48,15 @@ def trace(module: nn.Module, signature: Signature, axes: Mapping[str, Axes]) -> 
     """
     sizes = _trace_sizes(axes)
     tensors = [
-        _resize(tensor, axes[name], sizes)
+        _resize(tensor, [sizes[axis] if isinstance(axis, str) else axis for axis in axes[name]])
         for name, tensor in zip(signature.names, signature.example, strict=True)
     ]
-    recorder = Recorder()
-    instrument(module, recorder)
-    wrapper = _Wrapper(module, signature, recorder)
-    dynamic = tuple(
-        {
-            index: torch.export.Dim.DYNAMIC if isinstance(axis, str) else torch.export.Dim.STATIC
-            for index, axis in enumerate(axes[name])
-        }
-        for name in signature.names
-    )
-    with warnings.catch_warnings(), torch.no_grad():
+    shapes = [
+        [Dim.DYNAMIC if isinstance(axis, str) else Dim.STATIC for axis in axes[n]] for n in signature.names
+    ]
+    recorder, program = _export(module, signature, tensors, shapes)
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        try:
-            program = torch.export.export(wrapper, tuple(tensors), dynamic_shapes=(dynamic,), strict=False)
-        except Exception as error:
-            raise tracing_refusal(error, module) from error
         try:
             made = torch.onnx.export(
                 program,
@@ -76,9 +70,37 @@ def trace(module: nn.Module, signature: Signature, axes: Mapping[str, Axes]) -> 
         except Exception as error:
             raise translation_refusal(error) from error
     assert made is not None
-    model: ir.Model = made.model
-    _name_axes(model, axes)
-    return Traced(model, wrapper.outputs)
+    _name_axes(made.model, axes)
+    return Traced(made.model, tuple(recorder.outputs), tuple(recorder.calls))
+
+
+def find_axes(module: nn.Module, signature: Signature, batch: str, sequence: str) -> dict[str, Axes]:
+    """Find which axes of the inputs the recurrent layers see as batch and as time.
+
+    Every axis is traced as dynamic; those that turn out to be neither are fixed at the example's size.
+
+    Args:
+        module: a copy in eval mode that this function may instrument.
+        signature: its inputs and an example of two rows and two steps or more.
+        batch: the name for a batch axis; further ones are numbered.
+        sequence: the name for a time axis, likewise.
+
+    Raises:
+        UnsupportedError: the module does what can't be exported right.
+    """
+    tensors = [tensor.detach() for tensor in signature.example]
+    recorder, _ = _export(module, signature, tensors, [[Dim.AUTO] * tensor.dim() for tensor in tensors])
+    names: dict[str, str] = {}
+    for stem, place in ((batch, 1), (sequence, 0)):
+        found = dict.fromkeys(symbol for call in recorder.calls for symbol in _symbols(call.shape[place]))
+        fresh = [symbol for symbol in found if symbol not in names]
+        names |= {symbol: stem if index == 0 else f"{stem}{index + 1}" for index, symbol in enumerate(fresh)}
+    return {
+        name: tuple(
+            names.get(_text(size), example) for size, example in zip(shape, tensor.shape, strict=True)
+        )
+        for name, shape, tensor in zip(signature.names, recorder.shapes, tensors, strict=True)
+    }
 
 
 class _Wrapper(nn.Module):
@@ -89,13 +111,29 @@ class _Wrapper(nn.Module):
         self.module = module
         self._signature = signature
         self._recorder = recorder
-        self.outputs: tuple[str, ...] = ()
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        with self._recorder:
+        with self._recorder as recorder:
+            recorder.begin([tensor.shape for tensor in tensors])
             flat = flatten_output(self._signature.call(self.module, tensors))
-        self.outputs = tuple(name for name, _ in flat)
+            recorder.outputs.extend(name for name, _ in flat)
         return tuple(tensor for _, tensor in flat)
+
+
+def _export(
+    module: nn.Module, signature: Signature, tensors: Sequence[Tensor], shapes: Sequence[Any]
+) -> tuple[Recorder, ExportedProgram]:
+    recorder = Recorder()
+    instrument(module, recorder)
+    wrapper = _Wrapper(module, signature, recorder)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        try:
+            return recorder, torch.export.export(
+                wrapper, tuple(tensors), dynamic_shapes=(tuple(shapes),), strict=False
+            )
+        except Exception as error:
+            raise tracing_refusal(error, module, recorder) from error
 
 
 def _trace_sizes(axes: Mapping[str, Axes]) -> dict[str, int]:
@@ -107,12 +145,11 @@ def _trace_sizes(axes: Mapping[str, Axes]) -> dict[str, int]:
     return dict(zip(names, _SIZES, strict=False))
 
 
-def _resize(tensor: Tensor, axes: Axes, sizes: Mapping[str, int]) -> Tensor:
-    """Repeat or cut the example so that its dynamic axes have the traced sizes."""
-    for index, axis in enumerate(axes):
-        if isinstance(axis, str):
-            places = torch.arange(sizes[axis], device=tensor.device) % tensor.shape[index]
-            tensor = tensor.index_select(index, places)
+def _resize(tensor: Tensor, shape: Sequence[int]) -> Tensor:
+    """Repeat or cut ``tensor`` to ``shape``."""
+    for axis, size in enumerate(shape):
+        if size != tensor.shape[axis]:
+            tensor = tensor.index_select(axis, torch.arange(size, device=tensor.device) % tensor.shape[axis])
     return tensor.detach()
 
 
@@ -137,3 +174,12 @@ def _renamed(dimension: Any, names: Mapping[str, str]) -> Any:
 
 def _values(graph: ir.Graph) -> Sequence[ir.Value]:
     return [*graph.inputs, *(value for node in graph for value in node.outputs)]
+
+
+def _text(size: Any) -> str:
+    """Give a traced size as text, what tracing learnt of it later included."""
+    return str(size.node.expr) if isinstance(size, torch.SymInt) else str(size)
+
+
+def _symbols(size: Any) -> list[str]:
+    return re.findall(r"[A-Za-z_]\w*", _text(size))

@@ -17,7 +17,7 @@ from lstm_edge_runtime.tolerance import Comparison, compare, limit_for
 
 from .cases import Case
 
-__all__ = ["Equivalence", "Reference", "compare_case", "verify"]
+__all__ = ["Equivalence", "Reference", "compare_case", "compare_outputs", "first_line", "verify"]
 
 Array = npt.NDArray[Any]
 Candidate = Callable[[Mapping[str, Array]], Mapping[str, Array]]
@@ -78,12 +78,12 @@ def verify(candidate: Candidate, reference: Reference, cases: Iterable[Case]) ->
         try:
             own, wide = reference.run(case.feeds), reference.run64(case.feeds)
         except (RuntimeError, ValueError, IndexError) as error:
-            skipped.append((case, _first_line(error)))
+            skipped.append((case, first_line(error)))
             continue
         try:
             got = candidate(case.feeds)
         except Exception as error:
-            raise CheckFailedError(f"at {case}: the file does not run: {_first_line(error)}") from error
+            raise CheckFailedError(f"at {case}: the file does not run: {first_line(error)}") from error
         for each in compare_outputs(got, own, wide):
             if not each.ok:
                 raise CheckFailedError(f"at {case}: {each}")
@@ -115,5 +115,7 @@ def compare_outputs(
     return records
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)[:300]
+def first_line(error: Exception) -> str:
+    """Give the first line of an error's text, without onnxruntime's codes in front."""
+    line = next(iter(str(error).splitlines()), "") or type(error).__name__
+    return line.rpartition("Status Message: ")[2][:300]

@@ -1,0 +1,71 @@
+"""Whether chunks with carried states equal the whole sequence, and if not, because of what."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from lstm_edge_runtime.manifest import Manifest
+
+from .cases import Case
+from .lift._chunks import chunk_sizes, compare_chunks
+from .lift._culprit import find_culprit
+from .verify import Candidate, first_line
+
+__all__ = ["why_unstreamable"]
+
+Array = npt.NDArray[Any]
+
+_PLANS = 3
+"""Random ways to cut the sequence."""
+
+
+def why_unstreamable(
+    model: ir.Model, manifest: Manifest, candidate: Candidate, case: Case, bidirectional: tuple[str, ...]
+) -> str:
+    """Feed ``case`` in chunks; gives ``""`` where that equals the whole, or where nothing is carried.
+
+    Args:
+        model: the graph behind ``candidate``.
+        manifest: its contract.
+        candidate: runs the file.
+        case: inputs with every state at its reset value and every row at its full length.
+        bidirectional: paths of the layers that read time backwards.
+    """
+    if bidirectional and manifest.sequence is not None:
+        return f"layer {bidirectional[0] or 'rnn'} is bidirectional"
+    axes = {
+        spec.name: spec.axes.index(manifest.sequence)
+        for spec in manifest.inputs
+        if manifest.sequence in spec.axes
+    }
+    if not axes or not manifest.states:
+        return ""
+    start = {state.input: case.feeds[state.input] for state in manifest.states}
+    data = {name: array for name, array in case.feeds.items() if name not in start}
+    lengths = [manifest.lengths] if manifest.lengths else []
+
+    def run(
+        part: Mapping[str, Array], state: Mapping[str, Array] | None, steps: int
+    ) -> tuple[dict[str, Array], dict[str, Array]]:
+        full = {name: np.full_like(part[name], steps) for name in lengths}
+        results = candidate({**part, **full, **(state or start)})
+        return dict(results), {spec.input: results[spec.output] for spec in manifest.states}
+
+    rng = np.random.default_rng(0)
+    total = case.sizes[str(manifest.sequence)]
+    for _ in range(_PLANS):
+        sizes = chunk_sizes(total, rng)
+        try:
+            found = compare_chunks(run, data, axes, sizes, rng)
+        except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base class
+            return f"a chunk of {min(sizes)} step does not run by itself ({first_line(error)})"
+        if not found.worst.ok:
+            culprit = find_culprit(model, manifest.states, start, data, axes, sizes, lengths)
+            return (
+                f"{culprit or 'the graph'} sees more than its chunk: {found.worst.name} differs by up to "
+                f"{found.worst.max_abs:.3g}"
+            )
+    return ""
