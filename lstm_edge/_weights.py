@@ -46,10 +46,9 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
-        named = f" (it names {found.group(1)})" if found else ""
+        named = f"names {found.group(1)}" if found else "is no checkpoint or has more than tensors in it"
         raise FileFormatError(
-            f"{path} is a pickle with more than tensors in it{named}; it would run code when read, so it is "
-            "refused: save model.state_dict() instead"
+            f"{path} {named}; it could run code when read, so it is refused: save model.state_dict()"
         ) from error
     except Exception as error:  # foreign bytes make the unpickler raise nearly anything
         reason = str(error).partition("\n")[0] or type(error).__name__

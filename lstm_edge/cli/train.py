@@ -39,6 +39,7 @@ _TRAIN = (
     "learning_rate",
     "clip",
     "crop",
+    "label_smoothing",
     "seed",
     "device",
 )
@@ -107,6 +108,7 @@ def _names(ctx: click.Context, param: click.Parameter, value: str | None) -> tup
     type=float,
     help="Shortest random crop, a share of a sample; 1 for none.  [default: 0.2 for classes, 1 for values]",
 )
+@click.option("--label-smoothing", type=float, help="Share of a class spread over all.  [default: 0.05]")
 @click.option("--seed", type=int, help="Of everything random.  [default: 0]")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Where to train.  [default: cpu]")
 @click.option("--resume", is_flag=True, help="Go on where RUN stopped; --epochs and --patience may change.")

@@ -83,6 +83,9 @@ class TrainConfig:
     crop: float | None = None
     """The shortest random crop, as a share of a sample: training on parts of every length lets a stream be
     recognised before its window is full. 1 trains on whole samples. None is 0.2 for classes, 1 for values."""
+    label_smoothing: float = 0.05
+    """Share of every class's target that is spread over all classes; keeps probabilities from running off to
+    0 and 1, and logits small. Without effect on values."""
     seed: int = 0
     """Of the parting, the parameters, the order and the crops."""
     device: str = "cpu"
@@ -100,8 +103,9 @@ class TrainConfig:
         for name in ("learning_rate", "clip"):
             if not 0 < getattr(self, name) < math.inf:
                 raise InputError(f"{name} is {getattr(self, name)}, expected a positive number")
-        if not 0 <= self.dropout < 1:
-            raise InputError(f"dropout is {self.dropout}, expected 0 to below 1")
+        for name in ("dropout", "label_smoothing"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}, expected 0 to below 1")
         if self.dropout and self.num_layers == 1:
             raise InputError("dropout acts between layers; give two layers or more, or no dropout")
         if self.crop is not None and not 0 < self.crop <= 1:

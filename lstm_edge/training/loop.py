@@ -51,7 +51,9 @@ class Loop:
         self._train, self._validation = train.to(config.device), validation.to(config.device)
         self._config = config
         self._classes = not train.y.is_floating_point()
-        self._loss: nn.Module = nn.CrossEntropyLoss() if self._classes else nn.MSELoss()
+        self._loss: nn.Module = (
+            nn.CrossEntropyLoss(label_smoothing=config.label_smoothing) if self._classes else nn.MSELoss()
+        )
         self._optimiser = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
         self._order = torch.Generator().manual_seed(config.seed)
         with torch.random.fork_rng():
