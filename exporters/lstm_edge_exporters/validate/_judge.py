@@ -1,0 +1,219 @@
+"""Comparing a file with its reference on the same arrays, by the one tolerance policy."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lstm_edge_runtime.manifest import Manifest
+from lstm_edge_runtime.tolerance import MULTIPLE, ULPS, Comparison, compare, limit_for
+
+from ..verify import Reference
+from ._file import Runner
+from .config import ValidateConfig
+from .report import Histogram
+
+__all__ = ["Feeds", "Judge", "Measured", "Protocol", "RefusedError", "first_line", "whole"]
+
+Array = npt.NDArray[Any]
+Feeds = Mapping[str, Array]
+Protocol = Callable[[Runner, Feeds], Mapping[str, Array]]
+"""How a case is run: whole, in chunks, row by row; the same way for the file and for its reference."""
+
+_DRAWS = 6
+"""How often the noise floor is drawn anew before a difference counts as an alarm."""
+_EDGES = np.arange(-20.0, 4.01, 0.25)
+_BUDGETED = ("int8", "fp16")
+
+
+def whole(run: Runner, feeds: Feeds) -> Mapping[str, Array]:
+    """Run a case in one call."""
+    return run(feeds)
+
+
+class RefusedError(Exception):
+    """The reference itself can't tell what is right for a case: it refuses it, or overflows on it."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One case: what the file gave, what the reference gave, and how far apart they are."""
+
+    got: Mapping[str, Array]
+    own: Mapping[str, Array]
+    """The reference in its own dtype."""
+    wide: Mapping[str, Array]
+    """The reference in float64."""
+    records: tuple[Comparison, ...]
+
+    @property
+    def worst(self) -> Comparison:
+        """The output nearest to its limit."""
+        return max(self.records, key=lambda each: each.ratio)
+
+
+class Judge:
+    """Holds the reference and the policy, and counts the errors it sees for the histogram."""
+
+    def __init__(
+        self, reference: Reference, contract: Manifest, config: ValidateConfig, scales: Mapping[str, float]
+    ) -> None:
+        """Take what every comparison needs.
+
+        Args:
+            reference: what the file is compared with.
+            contract: the file's; its precision decides between the policy and the budgets.
+            config: overrides and budgets.
+            scales: each output's usual range, or a state's largest value, for the budgets.
+        """
+        self._reference = reference
+        self._config = config
+        self._scales = scales
+        self._budgeted = contract.precision in _BUDGETED
+        self._states = {state.output for state in contract.states}
+        self._file = np.zeros(len(_EDGES) - 1, np.int64)
+        self._own = np.zeros(len(_EDGES) - 1, np.int64)
+        self._exact = [0, 0]
+
+    @property
+    def policy(self) -> str:
+        """The rule in words."""
+        if self._overridden:
+            return f"limit = {self._config.atol or 0:g} + {self._config.rtol or 0:g} x max |reference|"
+        if self._budgeted:
+            budget = self._config.budget
+            return (
+                f"budgets: outputs within {budget.change:g} of their range, states within {budget.drift:g} "
+                f"of their largest value, {budget.agreement:.1%} of labels kept"
+            )
+        return (
+            f"limit = {MULTIPLE:g} x noise floor + {ULPS:g} ULP; the floor is the reference's own error "
+            "against its float64 run of the same case"
+        )
+
+    @property
+    def exact(self) -> bool:
+        """Whether labels may differ only where the reference itself is undecided."""
+        return not self._budgeted
+
+    @property
+    def agreement(self) -> float:
+        """The least share of labels that an inexact file must keep."""
+        return self._config.budget.agreement
+
+    @property
+    def histogram(self) -> Histogram:
+        """Every error seen so far."""
+        return Histogram(
+            tuple(map(float, _EDGES)),
+            tuple(map(int, self._file)),
+            tuple(map(int, self._own)),
+            (self._exact[0], self._exact[1]),
+        )
+
+    @property
+    def _overridden(self) -> bool:
+        return self._config.rtol is not None or self._config.atol is not None
+
+    def measure(self, run: Runner, feeds: Feeds, protocol: Protocol = whole) -> Measured:
+        """Run one case on the file and on the reference, and compare every output.
+
+        A floor is itself one draw of rounding errors, and by luck may be far too small. So where a
+        difference passes the limit, the floor is drawn again from inputs that differ in their last place
+        only, and the largest counts.
+
+        Raises:
+            RefusedError: the reference refuses the case, or its own dtype overflows on it.
+        """
+        own, wide = self.reference(feeds, protocol)
+        got = protocol(run, feeds)
+        floors = {name: _floor(own[name], wide[name]) for name in own}
+        records = self._records(got, own, wide, floors)
+        if not (all(each.ok for each in records) or self._budgeted or self._overridden):
+            for draw in range(_DRAWS):
+                again = self.reference(_nudge(feeds, draw), protocol)
+                for name in floors:
+                    floors[name] = max(floors[name], _floor(again[0][name], again[1][name]))
+            records = self._records(got, own, wide, floors)
+        for name in own:
+            self._count(self._file, 0, got[name], wide[name])
+            self._count(self._own, 1, own[name], wide[name])
+        return Measured(got, own, wide, records)
+
+    def reference(
+        self, feeds: Feeds, protocol: Protocol = whole
+    ) -> tuple[Mapping[str, Array], Mapping[str, Array]]:
+        """Give the reference's outputs in its own dtype and in float64; raises as ``measure`` does."""
+        try:
+            own, wide = protocol(self._reference.run, feeds), protocol(self._reference.run64, feeds)
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise RefusedError(f"the reference itself refuses this: {first_line(error)}") from error
+        if any((~np.isfinite(own[name]) & np.isfinite(wide[name])).any() for name in own):
+            raise RefusedError("the reference itself overflows here in its own dtype")
+        return own, wide
+
+    def _records(
+        self,
+        got: Mapping[str, Array],
+        own: Mapping[str, Array],
+        wide: Mapping[str, Array],
+        floors: Mapping[str, float],
+    ) -> tuple[Comparison, ...]:
+        return tuple(
+            compare(
+                name,
+                got[name],
+                wide[name],
+                floor=floors[name],
+                limit=self._limit(name, wide[name], floors[name], own[name].dtype),
+                dtype=own[name].dtype.name if own[name].dtype.kind == "f" else "float64",
+            )
+            for name in own
+        )
+
+    def _limit(self, name: str, wide: Array, floor: float, dtype: np.dtype[Any]) -> float:
+        if dtype.kind != "f":
+            return 0.0
+        scale = float(np.max(np.abs(wide), initial=0.0, where=np.isfinite(wide)))
+        if self._overridden:
+            return (self._config.atol or 0.0) + (self._config.rtol or 0.0) * scale
+        if self._budgeted:
+            budget = self._config.budget
+            share = budget.drift if name in self._states else budget.change
+            return share * max(scale, self._scales.get(name, 0.0))
+        return limit_for(wide, floor, dtype.name)
+
+    def _count(self, counts: npt.NDArray[np.int64], place: int, one: Array, wide: Array) -> None:
+        if one.shape != wide.shape:
+            return
+        with np.errstate(invalid="ignore"):
+            errors = np.abs(one.astype(np.float64) - wide)
+        errors = errors[np.isfinite(errors)]
+        self._exact[place] += int((errors == 0).sum())
+        logs = np.log10(errors[errors > 0])
+        counts += np.histogram(np.clip(logs, _EDGES[0], _EDGES[-1]), _EDGES)[0]
+
+
+def first_line(error: Exception) -> str:
+    """Give the first line of an error's text, short enough for a report."""
+    return next(iter(str(error).splitlines()), type(error).__name__)[:300]
+
+
+def _floor(own: Array, wide: Array) -> float:
+    return compare("", own, wide, floor=0.0, limit=np.inf, dtype="float64").max_abs
+
+
+def _nudge(feeds: Feeds, draw: int) -> dict[str, Array]:
+    """Move every float by at most its last place (and zeros by as much as if they were ones)."""
+    rng = np.random.default_rng(draw)
+    nudged = {}
+    for name, array in feeds.items():
+        if array.dtype.kind == "f":
+            step = np.finfo(array.dtype).eps * rng.integers(-1, 2, array.shape)
+            moved = array + (array if array.any() else 1.0) * step
+            nudged[name] = np.asarray(moved, dtype=array.dtype)
+        else:
+            nudged[name] = array
+    return nudged

@@ -1,0 +1,186 @@
+"""What every group works on: the file, its reference, and cases drawn for both."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lstm_edge_runtime.manifest import Manifest
+
+from ..cases import Drawing, Source
+from ..quantization import Samples
+from ..verify import Reference
+from ._file import ModelFile, Runner
+from ._judge import Feeds, Judge, Measured, Protocol, RefusedError, first_line, whole
+from .config import ValidateConfig
+from .report import Check
+
+__all__ = ["Against", "Subject"]
+
+Array = npt.NDArray[Any]
+
+_SALT = 9000
+"""Draws that belong to no group."""
+
+
+@dataclass(frozen=True)
+class Against:
+    """What a file is compared with."""
+
+    reference: Reference
+    about: str
+    """What it is, in words."""
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    layers: Mapping[str, int] = field(default_factory=dict)
+    """How many recurrent layers of each kind (``LSTM``, ``GRU``, ``RNN``) it has."""
+    examples: Mapping[str, Array] = field(default_factory=dict)
+    """Values as they really come, by input name."""
+    sha256: str = ""
+    """Of the checkpoint, where there is one."""
+
+
+class Subject:
+    """A file that can be fed, beside its reference."""
+
+    def __init__(self, file: ModelFile, against: Against, config: ValidateConfig) -> None:
+        self.file = file
+        self.contract = file.contract
+        self.against = against
+        self.config = config
+        self.run = file.runner()
+        self.figures: dict[str, Any] = {}
+        """Filled by the groups: the fields of ``Figures``."""
+        self._drawing = _drawing(self.contract, against, config.seed)
+        self.judge = Judge(against.reference, self.contract, config, self._scales(against.reference))
+
+    def draw(
+        self, n: int, length: int, salt: int, *, fresh: bool = False, full: bool = True
+    ) -> dict[str, Array]:
+        """Draw the inputs of a case of ``n`` rows and ``length`` steps; the same ones for the same salt."""
+        return dict(self._drawing.case(n, length, fresh=fresh, salt=salt, full=full).feeds)
+
+    def rng(self, *key: int) -> np.random.Generator:
+        """Give a generator of its own for ``key``."""
+        return np.random.default_rng((self.config.seed, *key))
+
+    def signals(self) -> list[str]:
+        """Give the names of the float inputs that are neither states nor lengths."""
+        return [
+            spec.name
+            for spec in self.contract.inputs
+            if spec.name != self.contract.lengths and np.dtype(spec.dtype).kind == "f"
+        ]
+
+    def check(self, name: str, feeds: Feeds, protocol: Protocol = whole, run: Runner | None = None) -> Check:
+        """Compare the file with its reference on one case.
+
+        A case that the reference itself refuses or overflows on is skipped with the reason; one that the
+        file can't run has failed.
+        """
+        began = time.perf_counter()
+        try:
+            measured = self.judge.measure(run or self.run, feeds, protocol)
+        except RefusedError as error:
+            return Check(name, "skipped", str(error))
+        except Exception as error:  # noqa: BLE001 - whatever the file does wrong is what is reported
+            return Check(name, "failed", f"the file does not run: {first_line(error)}")
+        return self.verdict(name, measured, began)
+
+    def verdict(self, name: str, measured: Measured, began: float) -> Check:
+        """Give the check of what was measured since ``began`` (``time.perf_counter``)."""
+        failed = [str(each) for each in measured.records if not each.ok]
+        return Check(
+            name,
+            "failed" if failed else "passed",
+            "; ".join(failed),
+            measured.worst,
+            time.perf_counter() - began,
+        )
+
+    def sample_batches(self, most: int, size: int) -> Iterator[tuple[list[int], dict[str, Array]]]:
+        """Give at most ``most`` samples of the data, evenly spread, in batches from reset states.
+
+        Samples of unequal length share a batch only where the file takes lengths.
+        """
+        data = self.config.data
+        assert data is not None
+        count = len(next(iter(data.inputs.values())))
+        chosen = [round(place) for place in np.linspace(0, count - 1, min(count, most))]
+        by_length: dict[int, list[int]] = {}
+        for index in chosen:
+            apart = data.lengths is not None and self.contract.lengths is None
+            by_length.setdefault(
+                int(data.lengths[index]) if apart and data.lengths is not None else 0, []
+            ).append(index)
+        size = size if self.contract.batch is not None else 1
+        for length, indices in by_length.items():
+            for start in range(0, len(indices), size):
+                part = indices[start : start + size]
+                yield part, self._samples(data, part, length)
+
+    def _samples(self, data: Samples, indices: Sequence[int], length: int) -> dict[str, Array]:
+        contract = self.contract
+        feeds = self.draw(len(indices), 1, _SALT, fresh=True)
+        for spec in contract.inputs:
+            if spec.name == contract.lengths:
+                continue
+            rows = data.inputs[spec.name][indices]
+            row_axes = [axis for axis in spec.axes if axis != contract.batch]
+            if contract.sequence in row_axes:
+                along = 1 + row_axes.index(contract.sequence)
+                steps = rows.shape[along]
+                rows = rows.take(range(length or steps), axis=along)
+                if contract.lengths is not None:
+                    valid = np.full(len(indices), steps) if data.lengths is None else data.lengths[indices]
+                    feeds[contract.lengths] = np.asarray(valid, dtype=feeds[contract.lengths].dtype)
+            if contract.batch in spec.axes:
+                rows = np.moveaxis(rows, 0, spec.axes.index(contract.batch))
+            else:
+                rows = rows[0]
+            feeds[spec.name] = rows.astype(spec.dtype)
+        return feeds
+
+    def _scales(self, reference: Reference) -> dict[str, float]:
+        """Give each output's range, or each state's largest value, on a usual batch."""
+        try:
+            outputs = reference.run(self.draw(8, 32, _SALT + 1, fresh=True))
+        except (RuntimeError, ValueError, IndexError):  # a reference of fixed sizes
+            return {}
+        states = {state.output for state in self.contract.states}
+        return {
+            name: float(np.abs(array).max() if name in states else np.ptp(array))
+            for name, array in outputs.items()
+            if array.dtype.kind == "f" and array.size
+        }
+
+
+def _drawing(contract: Manifest, against: Against, seed: int) -> Drawing:
+    """Draw at the scale of the reference's example, or of the golden case's inputs."""
+    examples = dict(contract.golden.inputs if contract.golden else {}) | dict(against.examples)
+    plain = [
+        Source(
+            spec.name,
+            spec.dtype,
+            spec.axes,
+            "lengths" if spec.name == contract.lengths else "signal",
+            examples.get(spec.name),
+        )
+        for spec in contract.inputs
+    ]
+    states = [
+        Source(state.input, state.dtype, state.axes, "state", reset=state.reset) for state in contract.states
+    ]
+    drawing = Drawing((*plain, *states), contract.batch, contract.sequence, seed)
+    try:
+        for salt in range(3):
+            against.reference.run(drawing.case(4, 9, fresh=True, salt=salt).feeds)
+    except RuntimeError as error:
+        if "enforce_sorted" in str(error):
+            return drawing.with_sorted_lengths()
+    except Exception:  # noqa: BLE001 - a size that the reference refuses; the groups will say so
+        return drawing
+    return drawing

@@ -1,0 +1,53 @@
+"""What a validation may be told."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from lstm_edge_runtime.errors import InputError
+
+from ..quantization import Budget, Samples
+
+__all__ = ["ValidateConfig"]
+
+
+@dataclass(frozen=True)
+class ValidateConfig:
+    """Options of one validation; the defaults are the full run."""
+
+    seed: int = 0
+    """Seed of everything that is drawn; the same seed gives the same report."""
+    quick: bool = False
+    """Fewer sizes, cuts and samples, and a long run of a tenth."""
+    rtol: float | None = None
+    """With ``atol``, an override of the policy: ``limit = atol + rtol * max |reference|``."""
+    atol: float | None = None
+    """See ``rtol``; either alone counts the other as 0."""
+    steps: int = 10_000
+    """Time steps of the long run."""
+    data: Samples | None = None
+    """Real samples, and their labels or values where known."""
+    golden: Path | None = None
+    """A folder of golden vectors to replay besides the case in the file itself."""
+    budget: Budget = field(default_factory=Budget)
+    """What an int8 or fp16 file may lose."""
+
+    def __post_init__(self) -> None:
+        """Refuse what can't be meant.
+
+        Raises:
+            InputError: a negative seed or tolerance, or a long run of no steps.
+        """
+        if self.seed < 0:
+            raise InputError(f"seed is {self.seed}; expected 0 or more")
+        for name, value in (("rtol", self.rtol), ("atol", self.atol)):
+            if value is not None and not (np.isfinite(value) and value >= 0):
+                raise InputError(f"{name} is {value}; expected 0 or more")
+        if self.steps < 1:
+            raise InputError(f"steps is {self.steps}; expected 1 or more")
+
+    @property
+    def long_steps(self) -> int:
+        """Time steps of the long run as it is really done."""
+        return max(1, self.steps // 10) if self.quick else self.steps

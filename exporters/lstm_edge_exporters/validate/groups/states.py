@@ -1,0 +1,105 @@
+"""States: where a stream may start from, and rows that must not know of each other."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lstm_edge_runtime.manifest import Axes, Manifest
+from lstm_edge_runtime.tolerance import compare
+
+from .._judge import RefusedError
+from .._subject import Subject
+from ..report import Check
+
+__all__ = ["TITLE", "check"]
+
+Array = npt.NDArray[Any]
+
+_SALT = 2000
+TITLE = "States"
+_ROWS, _STEPS = 4, 9
+_LARGE = 100.0
+_WARM_STEPS = 200
+
+
+def check(subject: Subject) -> Iterator[Check]:
+    """Start from reset, random, large and long-run states; then take rows out of their batch."""
+    contract = subject.contract
+    if contract.states:
+        yield subject.check("at reset", subject.draw(_ROWS, _STEPS, _SALT, fresh=True))
+        feeds = subject.draw(_ROWS, _STEPS, _SALT + 1)
+        yield subject.check("random", feeds)
+        large = {
+            state.input: feeds[state.input] * feeds[state.input].dtype.type(_LARGE)
+            for state in contract.states
+        }
+        yield subject.check("large", feeds | large)
+        for state in contract.states:
+            own = subject.draw(_ROWS, _STEPS, _SALT, fresh=True) | {state.input: feeds[state.input]}
+            yield subject.check(f"only {state.input} away from reset", own)
+        yield _after_long_run(subject, feeds)
+    if contract.batch is not None:
+        yield _independent(subject)
+
+
+def _after_long_run(subject: Subject, feeds: dict[str, Array]) -> Check:
+    name = f"after {_WARM_STEPS} steps"
+    try:
+        own, _ = subject.judge.reference(subject.draw(_ROWS, _WARM_STEPS, _SALT + 2, fresh=True))
+    except RefusedError as error:
+        return Check(name, "skipped", str(error))
+    ends = {state.input: own[state.output].astype(state.dtype) for state in subject.contract.states}
+    return subject.check(name, feeds | ends)
+
+
+def _independent(subject: Subject) -> Check:
+    """Compare each row of a batch with the same row run alone."""
+    name, contract = "rows of a batch are independent", subject.contract
+    feeds = subject.draw(_ROWS, _STEPS, _SALT + 3)
+    try:
+        batch = subject.judge.measure(subject.run, feeds)
+        records = []
+        for row in range(_ROWS):
+            alone = subject.run(
+                {each: _take(array, _axes(contract, each), contract, row) for each, array in feeds.items()}
+            )
+            for record in batch.records:
+                axes = _axes(contract, record.name)
+                together = _take(batch.got[record.name], axes, contract, row)
+                if together is not batch.got[record.name]:
+                    records.append(
+                        compare(
+                            f"row {row} of {record.name}",
+                            alone[record.name],
+                            together,
+                            floor=record.floor,
+                            limit=record.limit,
+                        )
+                    )
+    except RefusedError as error:
+        return Check(name, "skipped", str(error))
+    except Exception as error:  # noqa: BLE001 - whatever the file does wrong is what is reported
+        return Check(name, "failed", f"a row alone does not run: {error}")
+    if not records:
+        return Check(name, "skipped", "no output has the batch axis")
+    worst = max(records, key=lambda each: each.ratio)
+    return Check(name, "passed" if worst.ok else "failed", "" if worst.ok else str(worst), worst)
+
+
+def _axes(contract: Manifest, name: str) -> Axes:
+    named = {spec.name: spec.axes for spec in (*contract.inputs, *contract.outputs)}
+    for state in contract.states:
+        named |= {state.input: state.axes, state.output: state.axes}
+    return named[name]
+
+
+def _take(array: Array, axes: Axes, contract: Manifest, row: int) -> Array:
+    """Give what belongs to ``row``; an axis of ``k*N`` holds k blocks of N, as a stacked read-out does."""
+    for axis, label in enumerate(axes):
+        if label == contract.batch:
+            return array.take([row], axis=axis)
+        if isinstance(label, str) and label.endswith(f"*{contract.batch}"):
+            return array.take(np.arange(row, array.shape[axis], _ROWS), axis=axis)
+    return array

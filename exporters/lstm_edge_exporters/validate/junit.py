@@ -1,0 +1,91 @@
+"""A report as JUnit XML: a test suite a group, a test case a check.
+
+Written so that both schemas in use accept it: the Ant one (every suite has ``timestamp``, ``hostname``,
+``package``, ``id``, ``properties``, ``system-out`` and ``system-err``, in that order) and the Jenkins one.
+"""
+
+import re
+from datetime import datetime, timezone
+from xml.etree.ElementTree import Element, SubElement, indent, tostring
+
+from .report import Check, Group, Report
+
+__all__ = ["to_junit"]
+
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def to_junit(report: Report, when: datetime | None = None) -> bytes:
+    """Give ``report`` as a JUnit document in UTF-8.
+
+    Args:
+        report: what to write.
+        when: the time the suites ran; now by default.
+    """
+    stamp = (when or datetime.now(timezone.utc)).strftime("%Y-%m-%dT%H:%M:%S")
+    root = Element("testsuites", {"name": _clean(f"lstm-edge validate {report.model}")})
+    for number, group in enumerate(report.groups):
+        root.append(_suite(report, group, number, stamp))
+    indent(root)
+    return bytes(tostring(root, encoding="utf-8", xml_declaration=True)) + b"\n"
+
+
+def _suite(report: Report, group: Group, number: int, stamp: str) -> Element:
+    suite = Element(
+        "testsuite",
+        {
+            "id": str(number),
+            "package": "lstm-edge",
+            "name": _clean(group.title),
+            "tests": str(len(group.checks)),
+            "failures": str(group.count("failed")),
+            "errors": "0",
+            "skipped": str(group.count("skipped")),
+            "time": f"{sum(check.seconds for check in group.checks):.3f}",
+            "timestamp": stamp,
+            "hostname": "localhost",
+        },
+    )
+    properties = SubElement(suite, "properties")
+    facts = {"model": report.model, "sha256": report.sha256, "reference": report.reference}
+    facts |= {"seed": str(report.seed), "policy": report.policy}
+    if worst := group.worst:
+        facts |= {
+            "floor": f"{worst.floor:.3g}",
+            "error": f"{worst.max_abs:.3g}",
+            "ratio": f"{worst.ratio:.3g}",
+        }
+    for name, value in facts.items():
+        SubElement(properties, "property", {"name": name, "value": _clean(value)})
+    for check in group.checks:
+        suite.append(_case(group, check))
+    SubElement(suite, "system-out").text = _clean("\n".join(map(_line, group.checks)))
+    SubElement(suite, "system-err")
+    return suite
+
+
+def _case(group: Group, check: Check) -> Element:
+    case = Element(
+        "testcase",
+        {
+            "classname": f"lstm-edge.{group.key}",
+            "name": _clean(check.name),
+            "time": f"{check.seconds:.3f}",
+        },
+    )
+    if check.status == "failed":
+        failure = SubElement(case, "failure", {"message": _clean(check.message), "type": "CheckFailedError"})
+        failure.text = _clean(_line(check))
+    elif check.status == "skipped":
+        SubElement(case, "skipped", {"message": _clean(check.message)})
+    return case
+
+
+def _line(check: Check) -> str:
+    worst = f" [{check.worst}; ratio {check.worst.ratio:.3g}]" if check.worst else ""
+    return f"{check.status} {check.name}{worst}{': ' if check.message else ''}{check.message}"
+
+
+def _clean(text: str) -> str:
+    """Put a replacement character where XML 1.0 allows none."""
+    return _NOT_XML.sub("\N{REPLACEMENT CHARACTER}", text)

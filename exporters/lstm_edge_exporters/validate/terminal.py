@@ -1,0 +1,48 @@
+"""A report on a terminal: a row a group, then every failure in words."""
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from .report import Group, Report
+
+__all__ = ["print_report"]
+
+_STYLES = {"passed": "green", "failed": "bold red", "skipped": "dim"}
+
+
+def print_report(report: Report, console: Console) -> None:
+    """Print ``report``; names from files are taken as text, never as markup."""
+    table = Table(
+        title=Text(f"{report.model} against {report.reference}"), title_justify="left", header_style="bold"
+    )
+    for name in ("group", "checks", "floor", "error", "limit", "ratio", "result"):
+        table.add_column(name, justify="left" if name in ("group", "result") else "right")
+    for group in report.groups:
+        table.add_row(*_row(group))
+    console.print(table)
+    for group, check in report.failures:
+        console.print(Text(f"FAILED {group.title}: {check.name}: {check.message}", style="red"))
+    for note in report.notes:
+        console.print(Text(f"note: {note}"))
+    console.print(Text(f"limits: {report.policy}; seed {report.seed}", style="dim"))
+    total = f"{report.count('passed')} passed, {report.count('failed')} failed"
+    skipped = report.count("skipped")
+    console.print(
+        Text(
+            f"{'PASSED' if report.ok else 'FAILED'}: {total}, {skipped} skipped",
+            style="bold green" if report.ok else "bold red",
+        )
+    )
+
+
+def _row(group: Group) -> list[Text]:
+    worst = group.worst
+    figures = ["", "", "", ""]
+    if worst is not None:
+        figures = [f"{value:.2g}" for value in (worst.floor, worst.max_abs, worst.limit, worst.ratio)]
+    result = Text(group.status, style=_STYLES[group.status])
+    if group.status == "skipped" and group.checks:
+        result.append(f": {group.checks[0].message}")
+    ran = len(group.checks) - group.count("skipped")
+    return [Text(group.title), Text(str(ran)), *map(Text, figures), result]
