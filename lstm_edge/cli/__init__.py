@@ -17,6 +17,7 @@ _VERBS = {
     "lift": "Give any recurrent ONNX file its states as inputs and outputs.",
     "validate": "Prove that a file computes what its reference computes.",
     "predict": "Run a file on data.",
+    "stream": "Run a file on samples as they arrive.",
     "inspect": "Show what a file takes, gives, costs and comes from.",
 }
 """Each verb's module is ``lstm_edge.cli.<verb>`` and holds a click command named ``command``."""

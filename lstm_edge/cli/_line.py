@@ -19,15 +19,16 @@ class LineParser:
     CSV without a number in it is a header; where it holds the feature names, columns are picked by them.
     """
 
-    def __init__(self, width: int, features: Sequence[str] = ()) -> None:
-        """Expect ``width`` numbers a line, named ``features`` where those are known."""
+    def __init__(self, width: int, features: Sequence[str] = (), dtype: str = "float32") -> None:
+        """Expect ``width`` numbers a line, named ``features`` where those are known; give ``dtype``."""
+        self._dtype = np.dtype(dtype)
         self._width = width
         self._features = tuple(features)
         self._columns: list[int] | None = None
         self._cells = width
         self._first = True
 
-    def parse(self, line: str) -> npt.NDArray[np.float64] | None:
+    def parse(self, line: str) -> npt.NDArray[Any] | None:
         """Give the sample ``(I,)`` of a line; None for a blank line and for the header.
 
         Raises:
@@ -83,13 +84,15 @@ class LineParser:
             values.append(value)
         return values
 
-    def _finite(self, values: list[float]) -> npt.NDArray[np.float64]:
+    def _finite(self, values: list[float]) -> npt.NDArray[Any]:
         try:
-            sample = np.array(values, np.float64)
+            with np.errstate(over="ignore"):
+                sample = np.array(values, np.float64).astype(self._dtype)
         except OverflowError as error:
             raise InputError("a number is too large for a float") from error
         if not np.isfinite(sample).all():
-            raise InputError(f"expected finite numbers, got {sample[~np.isfinite(sample)][0]}")
+            bad = values[int(np.flatnonzero(~np.isfinite(sample))[0])]
+            raise InputError(f"expected finite {self._dtype} numbers, got {bad!r}")
         return sample
 
 

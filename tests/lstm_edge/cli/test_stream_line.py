@@ -57,6 +57,7 @@ def test_blank_lines_are_nothing():
         ("nan,1", "finite"),
         ("1e999,1", "finite"),
         ("[1, NaN]", "finite"),
+        ("1e300,1", "finite float32 numbers, got 1e.300"),
         ("[1]", "got 1"),
         ("[1, true]", "got true"),
         ('[1, "2"]', 'got "2"'),
