@@ -80,7 +80,8 @@ class State(Mapping[str, Array]):
         try:
             with np.load(path, allow_pickle=False) as file:
                 identity = str(file[_IDENTITY])
-                arrays = {name.removeprefix(_PREFIX): file[name] for name in file.files if name != _IDENTITY}
+                names = [name for name in file.files if name.startswith(_PREFIX)]
+                arrays = {name.removeprefix(_PREFIX): file[name] for name in names}
         except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
             raise FileFormatError(f"{path} is not a saved state ({error}); reset the stream") from error
         return cls(arrays, identity)
