@@ -35,7 +35,7 @@ def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[objec
     """Print a table; cells are taken as text, never as markup."""
     table = Table(title=title, title_justify="left", header_style="bold", title_style="bold")
     for name in header:
-        table.add_column(name)
+        table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*(Text(str(cell)) for cell in row))
     console().print(table)

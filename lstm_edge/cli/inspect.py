@@ -1,0 +1,174 @@
+"""``lstm-edge inspect``: what a file takes, gives, costs and comes from."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+
+from ._model import model_argument, open_model
+from ._output import echo_json, json_option, print_table
+
+if TYPE_CHECKING:
+    from lstm_edge_runtime import Model
+    from lstm_edge_runtime.manifest import Manifest, StateSpec, TensorSpec
+
+__all__ = ["command"]
+
+
+@click.command("inspect")
+@model_argument
+@json_option
+def command(model: Path, as_json: bool) -> None:
+    """Show what MODEL takes, gives, costs and comes from.
+
+    Parameters are the stored weights, normalisation among them. FLOPs per step are one call with one time
+    step of one stream; a multiply-add is two. Memory per stream is what its states take; an open stream
+    holds them twice.
+
+    \b
+    Example:
+      lstm-edge inspect har.onnx
+    """  # noqa: D301
+    with open_model(model, "cpu", 1) as opened:
+        document = _describe(model, opened)
+    if as_json:
+        echo_json(document)
+    else:
+        _print(document)
+
+
+def _describe(path: Path, model: "Model") -> dict[str, Any]:
+    """Give everything that is known about a file, ready for JSON."""
+    manifest = model.manifest
+    states = [_state(spec) for spec in model.states]
+    return {
+        "file": {"path": str(path), "bytes": path.stat().st_size, "sha256": model.identity},
+        "inputs": [_tensor(spec) for spec in model.inputs],
+        "outputs": [_tensor(spec) for spec in model.outputs],
+        "states": states,
+        "axes": {"batch": manifest.batch, "sequence": manifest.sequence} if manifest else None,
+        "cost": _cost(path, model) | {"state_bytes_per_stream": sum(state["bytes"] for state in states)},
+    } | ({"manifest": False} if manifest is None else _declared(manifest))
+
+
+def _declared(manifest: "Manifest") -> dict[str, Any]:
+    golden = manifest.golden
+    return {
+        "manifest": True,
+        "streamable": not manifest.unstreamable and bool(manifest.states),
+        "unstreamable": manifest.unstreamable or None,
+        "lengths": manifest.lengths,
+        "precision": manifest.precision,
+        "task": asdict(manifest.task) if manifest.task else None,
+        "signal": asdict(manifest.signal),
+        "golden": golden and {name: list(array.shape) for name, array in golden.inputs.items()},
+        "equivalence": manifest.equivalence,
+        "provenance": manifest.provenance,
+    }
+
+
+def _tensor(spec: "TensorSpec") -> dict[str, Any]:
+    return {"name": spec.name, "dtype": spec.dtype, "axes": list(spec.axes)}
+
+
+def _state(spec: "StateSpec") -> dict[str, Any]:
+    elements = prod(axis for axis in spec.axes if isinstance(axis, int))
+    reset = "an array" if isinstance(spec.reset, np.ndarray) else spec.reset
+    return {
+        "input": spec.input,
+        "output": spec.output,
+        "dtype": spec.dtype,
+        "axes": list(spec.axes),
+        "reset": reset,
+        "bytes": elements * np.dtype(spec.dtype).itemsize,
+    }
+
+
+def _cost(path: Path, model: "Model") -> dict[str, Any]:
+    """Give parameters and operations; a file in ORT format hides both."""
+    from lstm_edge.onnxfile import measure_cost, read_graph
+
+    content = path.read_bytes()
+    if content[4:8] == b"ORTM":
+        why = "a file in ORT format does not show its nodes"
+        return {"parameters": None, "flops_per_step": None, "flops_per_call": None, "why": why}
+    graph = read_graph(content)
+    cost = measure_cost(content, graph)
+    fixed = any(isinstance(axis, int) and axis > 1 for spec in model.inputs for axis in spec.axes[:-1])
+    return {
+        "parameters": cost.parameters,
+        "flops_per_step": None if fixed else cost.flops,
+        "flops_per_call": cost.flops,
+        "not_counted": list(cost.uncounted),
+        "why": cost.reason or ("the file fixes how many steps or rows a call takes" if fixed else None),
+        "nodes": len(graph.nodes),
+        "opsets": {domain or "ai.onnx": version for domain, version in graph.opsets.items()},
+        "ir_version": graph.ir_version,
+        "producer": graph.producer,
+    }
+
+
+def _print(document: dict[str, Any]) -> None:
+    rows = [("input", each["name"], each["dtype"], _shape(each["axes"]), "") for each in document["inputs"]]
+    rows += [
+        ("state", f"{each['input']} -> {each['output']}", each["dtype"], _shape(each["axes"]), each["reset"])
+        for each in document["states"]
+    ]
+    rows += [
+        ("output", each["name"], each["dtype"], _shape(each["axes"]), "") for each in document["outputs"]
+    ]
+    print_table(document["file"]["path"], ["role", "name", "dtype", "shape", "reset"], rows)
+    print_table("facts", ["what", "value"], _facts(document))
+
+
+def _facts(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Give the lines of the second table, in the order of interest."""
+    file, cost = document["file"], document["cost"]
+    yield "file", f"{file['bytes']:,} bytes, sha256 {file['sha256'][:16]}"
+    yield "parameters", "not known" if cost["parameters"] is None else f"{cost['parameters']:,}"
+    unit = "step" if cost["flops_per_call"] == cost["flops_per_step"] else "call"
+    flops = cost["flops_per_call"]
+    yield f"FLOPs per {unit}", f"not known: {cost['why']}" if flops is None else f"{flops:,}"
+    if cost.get("not_counted"):
+        yield "not counted", ", ".join(cost["not_counted"])
+    yield "memory per stream", f"{cost['state_bytes_per_stream']:,} bytes of states"
+    if "nodes" in cost:
+        opsets = ", ".join(f"{domain} {version}" for domain, version in cost["opsets"].items())
+        yield "graph", f"{cost['nodes']} nodes; opset {opsets}; IR {cost['ir_version']}; {cost['producer']}"
+    if not document["manifest"]:
+        yield "manifest", "none: states are paired by name and shape; nothing is known of task and origin"
+        return
+    yield "precision", document["precision"]
+    yield (
+        "streaming",
+        document["unstreamable"] or ("yes" if document["streamable"] else "no: it has no states"),
+    )
+    yield "variable lengths", document["lengths"] or "no"
+    if task := document["task"]:
+        yield task["kind"], ", ".join(task["labels"] or task["units"]) or "no names"
+    signal = document["signal"]
+    yield "features", ", ".join(signal["features"]) or "no names"
+    yield "sampling rate", f"{signal['sampling_rate']:g} Hz" if signal["sampling_rate"] else "not known"
+    if signal["window"]:
+        yield "trained on", f"windows of {signal['window']} steps"
+    yield (
+        "golden case",
+        ", ".join(f"{n} {_shape(s)}" for n, s in (document["golden"] or {}).items()) or "none",
+    )
+    for title in ("equivalence", "provenance"):
+        for key, value in sorted(document[title].items()):
+            yield f"{title}: {key}", _short(value)
+
+
+def _shape(axes: list[Any]) -> str:
+    return f"({', '.join(map(str, axes))})"
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_short(each)}" for key, each in sorted(value.items()))
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

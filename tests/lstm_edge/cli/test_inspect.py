@@ -1,0 +1,85 @@
+import json
+import subprocess
+import sys
+
+import onnx
+import pytest
+
+H, WIDTH, C = 8, 3, 3
+CELL = 2 * 4 * H * (WIDTH + H) + 2 * 4 * H + 9 * H
+DENSE = 2 * H * C
+
+
+def test_json_gives_contract_cost_and_origin(invoke, har):
+    code, out, _ = invoke("inspect", har.path, "--json")
+    assert code == 0
+    document = json.loads(out)
+    assert document["inputs"] == [{"name": "x", "dtype": "float32", "axes": ["N", "L", 3]}]
+    assert [(s["input"], s["output"], s["axes"]) for s in document["states"]] == [
+        ("h_0", "h_n", [1, "N", H]),
+        ("c_0", "c_n", [1, "N", H]),
+    ]
+    cost = document["cost"]
+    assert cost["parameters"] == 4 * H * (WIDTH + H) + 8 * H + H * C
+    assert cost["flops_per_step"] == CELL + DENSE
+    assert cost["state_bytes_per_stream"] == 2 * H * 4
+    assert cost["not_counted"] == []
+    assert document["task"]["labels"] == ["rest", "walk", "run, fast"]
+    assert document["golden"]["x"] == [2, 6, 3]
+    assert document["provenance"]["versions"] == {"torch": "2.13"}
+    assert document["file"]["bytes"] == har.path.stat().st_size
+
+
+def test_the_table_says_the_same_to_people(invoke, har):
+    code, out, _ = invoke("inspect", har.path)
+    assert code == 0
+    for words in ("h_0 -> h_n", "(1, N, 8)", f"{CELL + DENSE:,}", "64 bytes of states", "run, fast", "50 Hz"):
+        assert words in out
+
+
+def test_a_file_made_elsewhere_is_shown_with_its_paired_states(invoke, make):
+    code, out, _ = invoke("inspect", make("elsewhere", manifest=False).path, "--json")
+    assert code == 0
+    document = json.loads(out)
+    assert document["manifest"] is False
+    assert [state["output"] for state in document["states"]] == ["h_n", "c_n"]
+    assert document["cost"]["flops_per_step"] == CELL + DENSE
+
+
+def test_a_fixed_time_axis_is_counted_by_the_call(invoke, make):
+    made = make("fixed", length=5, golden=False)
+    _, out, _ = invoke("inspect", made.path, "--json")
+    cost = json.loads(out)["cost"]
+    assert cost["flops_per_step"] is None
+    assert cost["flops_per_call"] == 5 * CELL + DENSE
+    assert f"{5 * CELL + DENSE:,}" in invoke("inspect", made.path)[1]
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\x08\x09"])
+def test_what_is_no_model_exits_2(invoke, tmp_path, content):
+    path = tmp_path / "m.onnx"
+    path.write_bytes(content)
+    code, out, err = invoke("inspect", path)
+    assert (code, out) == (2, "")
+    assert "m.onnx" in err
+
+
+def test_a_broken_contract_exits_2(invoke, har, tmp_path):
+    model = onnx.load(har.path)
+    model.graph.output.pop()
+    onnx.save(model, tmp_path / "m.onnx")
+    code, _, err = invoke("inspect", tmp_path / "m.onnx")
+    assert code == 2
+    assert "c_n" in err
+
+
+def test_it_works_without_onnx_and_torch(har):
+    program = (
+        "import sys; sys.modules.update(dict.fromkeys(['torch', 'onnx', 'onnxscript', 'onnx_ir']))\n"
+        "from lstm_edge.cli import main; main()"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program, "inspect", str(har.path), "--json"], capture_output=True, text=True
+    )
+    assert ran.stderr == ""
+    assert json.loads(ran.stdout)["cost"]["flops_per_step"] == CELL + DENSE
