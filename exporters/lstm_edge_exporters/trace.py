@@ -1,8 +1,10 @@
 """From a module to an ONNX graph: ``torch.export`` with recording, then PyTorch's own translation."""
 
+import logging
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,8 +57,7 @@ def trace(module: nn.Module, signature: Signature, axes: Mapping[str, Axes]) -> 
         [Dim.DYNAMIC if isinstance(axis, str) else Dim.STATIC for axis in axes[n]] for n in signature.names
     ]
     recorder, program = _export(module, signature, tensors, shapes)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _quietly():
         try:
             made = torch.onnx.export(
                 program,
@@ -126,14 +127,27 @@ def _export(
     recorder = Recorder()
     instrument(module, recorder)
     wrapper = _Wrapper(module, signature, recorder)
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
+    with _quietly(), torch.no_grad():
         try:
             return recorder, torch.export.export(
                 wrapper, tuple(tensors), dynamic_shapes=(tuple(shapes),), strict=False
             )
         except Exception as error:
             raise tracing_refusal(error, module, recorder) from error
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep back what PyTorch's exporters say about themselves; what matters comes as an exception."""
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
 
 
 def _trace_sizes(axes: Mapping[str, Axes]) -> dict[str, int]:

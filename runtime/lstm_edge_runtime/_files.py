@@ -8,7 +8,21 @@ from pathlib import Path
 
 from .errors import InputError, NotFoundError
 
-__all__ = ["replacing", "write_bytes"]
+__all__ = ["check_target", "replacing", "write_bytes"]
+
+
+def check_target(target: str | os.PathLike[str]) -> None:
+    """Refuse early what ``replacing`` would refuse after the work.
+
+    Raises:
+        NotFoundError: the folder of ``target`` does not exist.
+        InputError: ``target`` is a folder.
+    """
+    target = Path(target)
+    if not target.parent.is_dir():
+        raise NotFoundError(f"{target}: its folder {target.parent} does not exist; make it first")
+    if target.is_dir():
+        raise InputError(f"{target} is a folder; name a file in it")
 
 
 @contextlib.contextmanager
@@ -22,10 +36,7 @@ def replacing(target: str | os.PathLike[str]) -> Iterator[Path]:
         InputError: ``target`` can't be written (a folder, no permission, a full disk).
     """
     target = Path(target)
-    if not target.parent.is_dir():
-        raise NotFoundError(f"{target}: its folder {target.parent} does not exist; make it first")
-    if target.is_dir():
-        raise InputError(f"{target} is a folder; name a file in it")
+    check_target(target)
     try:
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
         os.close(handle)

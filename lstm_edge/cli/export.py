@@ -1,0 +1,173 @@
+"""``lstm-edge export``: a trained network becomes one proven ONNX file."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+
+from lstm_edge_runtime._files import check_target
+from lstm_edge_runtime.errors import InputError
+
+from ._extras import needing_export
+from ._output import echo_json, json_option, print_table
+
+if TYPE_CHECKING:
+    from lstm_edge_exporters import Artefact, ExportConfig
+    from lstm_edge_runtime.manifest import StateSpec
+
+__all__ = ["command"]
+
+
+@click.command("export")
+@click.argument("source")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), required=True, help="The .onnx file to write."
+)
+@click.option("--weights", type=click.Path(path_type=Path), help="Checkpoint that a factory's module loads.")
+@click.option(
+    "--input",
+    "inputs",
+    multiple=True,
+    metavar="NAME=AXES[:DTYPE[:LOW..HIGH]]",
+    help="An input of a factory's module: x=N,L,8 or tokens=N,L:int64:0..9999. Repeatable.",
+)
+@click.option("--lengths", is_flag=True, help="Take lengths int64 (N,), the valid steps of each row.")
+@click.option("--stateless", is_flag=True, help="Leave absent, zero and learned initial states inside.")
+@click.option("--opset", type=int, default=18, show_default=True, help="The ONNX opset.")
+@click.option("--ir-version", type=int, default=8, show_default=True, help="The ONNX IR version.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the data that the proof uses.")
+@json_option
+def command(
+    source: str,
+    output: Path,
+    weights: Path | None,
+    inputs: tuple[str, ...],
+    lengths: bool,
+    stateless: bool,
+    opset: int,
+    ir_version: int,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Export SOURCE, a run folder, a checkpoint file, or package.module:factory, to one .onnx file.
+
+    The file is written only once it is proven: it loads in onnxruntime and computes what PyTorch computes,
+    at batch sizes and lengths that it was not traced at, from zero and from random states.
+
+    A factory is a function or class that takes nothing and gives a torch.nn.Module; each of its inputs is
+    named by --input, with a number where an axis is fixed and a name where it is free.
+
+    \b
+    Example:
+      lstm-edge export runs/har -o har.onnx
+      lstm-edge export runs/har -o har.onnx --lengths
+      lstm-edge export nets.tagger:build --weights tagger.pt --input tokens=N,L:int64:0..9999 -o tagger.onnx
+    """  # noqa: D301
+    check_target(output)
+    with needing_export("export"):
+        from lstm_edge_exporters import export
+
+        from ._factory import is_factory
+    if is_factory(source):
+        module, example, config = _from_factory(source, weights, inputs, lengths)
+    elif weights is not None or inputs:
+        raise InputError(f"{source} is no package.module:factory; --weights and --input belong to one")
+    else:
+        module, example, config = _from_run(source, lengths)
+    config = replace(config, stateless=stateless, opset=opset, ir_version=ir_version, seed=seed)
+    artefact = export(module, example, config)
+    artefact.save(output)
+    if as_json:
+        echo_json(_document(artefact, output))
+    else:
+        _print(artefact, source, output)
+
+
+def _from_run(source: str, lengths: bool) -> tuple[Any, Any, "ExportConfig"]:
+    from lstm_edge.checkpoint import load
+    from lstm_edge.deploy import deployable
+
+    return deployable(load(source), lengths=lengths)
+
+
+def _from_factory(
+    source: str, weights: Path | None, inputs: tuple[str, ...], lengths: bool
+) -> tuple[Any, Any, "ExportConfig"]:
+    from lstm_edge_exporters import ExportConfig
+
+    from ._factory import InputOption, build_module, make_example, parse_input
+
+    options = [parse_input(entry) for entry in inputs]
+    if not options:
+        raise InputError(f"{source}: name each input of forward, such as --input x=N,L,8")
+    if lengths and "lengths" not in [option.name for option in options]:
+        options.append(InputOption("lengths", (str(options[0].axes[0]),), "int64"))
+    name = "lengths" if lengths else None
+    module, sha256 = build_module(source, weights)
+    config = ExportConfig(
+        inputs={option.name: option.axes for option in options}, lengths=name, checkpoint_sha256=sha256
+    )
+    return module, make_example(options, name, module), config
+
+
+def _print(artefact: "Artefact", source: str, output: Path) -> None:
+    manifest = artefact.manifest
+    rows = [("input", spec.name, spec.dtype, _axes(spec.axes), "") for spec in manifest.inputs]
+    rows += [
+        ("state", f"{state.input} -> {state.output}", state.dtype, _axes(state.axes), _reset(state))
+        for state in manifest.states
+    ]
+    rows += [("output", spec.name, spec.dtype, _axes(spec.axes), "") for spec in manifest.outputs]
+    print_table(f"{output}", ("", "name", "dtype", "axes", "reset"), rows)
+    nodes = ", ".join(f"{count} {name}" for name, count in sorted(artefact.nodes.items()))
+    click.echo(f"size: {len(artefact.model):,} bytes, opset {manifest.provenance['opset']}")
+    click.echo(f"nodes: {sum(artefact.nodes.values())} ({nodes})")
+    cases = len(manifest.equivalence["cases"])
+    worst = artefact.equivalence.worst
+    click.echo(
+        f"largest difference from PyTorch: {artefact.equivalence.max_abs:.3g} in {cases} cases "
+        f"(at most {worst.ratio:.0%} of its limit)"
+    )
+    if manifest.unstreamable:
+        click.echo(f"can't be fed in chunks: {manifest.unstreamable}")
+    for note in artefact.notes:
+        click.echo(f"note: {note}")
+    click.echo(f"next: lstm-edge inspect {output}   lstm-edge validate {output} --against {source}")
+
+
+def _document(artefact: "Artefact", output: Path) -> dict[str, Any]:
+    manifest = artefact.manifest
+    return {
+        "output": str(output),
+        "bytes": len(artefact.model),
+        "inputs": [_tensor(spec.name, spec.dtype, spec.axes) for spec in manifest.inputs],
+        "outputs": [_tensor(spec.name, spec.dtype, spec.axes) for spec in manifest.outputs],
+        "states": [
+            {
+                **_tensor(state.input, state.dtype, state.axes),
+                "output": state.output,
+                "reset": state.reset.tolist() if isinstance(state.reset, np.ndarray) else state.reset,
+            }
+            for state in manifest.states
+        ],
+        "nodes": dict(sorted(artefact.nodes.items())),
+        "opset": manifest.provenance["opset"],
+        "ir_version": manifest.provenance["ir_version"],
+        "equivalence": manifest.equivalence,
+        "unstreamable": manifest.unstreamable,
+        "notes": list(artefact.notes),
+    }
+
+
+def _tensor(name: str, dtype: str, axes: tuple[int | str, ...]) -> dict[str, Any]:
+    return {"name": name, "dtype": dtype, "axes": list(axes)}
+
+
+def _axes(axes: tuple[int | str, ...]) -> str:
+    return f"({', '.join(map(str, axes))})"
+
+
+def _reset(state: "StateSpec") -> str:
+    return f"{state.reset:g}" if isinstance(state.reset, float) else "learned"
