@@ -16,9 +16,12 @@ _VERBS = {
     "export": "Turn a trained network into one proven ONNX file.",
     "lift": "Give any recurrent ONNX file its states as inputs and outputs.",
     "validate": "Prove that a file computes what its reference computes.",
+    "quantize": "Make a file smaller and faster: int8 or fp16, behind an accuracy gate.",
+    "convert": "Turn a file into ORT format, for minimal builds of onnxruntime.",
     "predict": "Run a file on data.",
     "stream": "Run a file on samples as they arrive.",
     "inspect": "Show what a file takes, gives, costs and comes from.",
+    "doctor": "Show what this machine can run, and what to install for what it can't.",
 }
 """Each verb's module is ``lstm_edge.cli.<verb>`` and holds a click command named ``command``."""
 

@@ -1,0 +1,137 @@
+"""``lstm-edge doctor``: what this machine can run, and what to install for what it can't."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+
+import click
+
+from lstm_edge_runtime.errors import CheckFailedError
+
+from ._output import echo_json, json_option, print_table
+
+__all__ = ["command"]
+
+_EXPORT = ("torch", "onnx", "onnxscript", "onnx_ir", "safetensors")
+_CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+_INT8_FEATURES = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY")
+
+
+@dataclass(frozen=True)
+class _Finding:
+    about: str
+    found: str
+    ok: bool = True
+    advice: str = ""
+
+
+@click.command("doctor")
+@json_option
+def command(as_json: bool) -> None:
+    """Show what this machine can run: versions, providers that really work, processor, settings.
+
+    Every execution provider that onnxruntime offers is tried with a small LSTM. What is missing is named
+    with what to install. Exits with 1 where no model can run here.
+
+    \b
+    Example:
+      lstm-edge doctor
+    """  # noqa: D301
+    findings = list(_examine())
+    if as_json:
+        echo_json([asdict(finding) for finding in findings])
+    else:
+        rows = [
+            ("ok" if finding.ok else "!", finding.about, finding.found, finding.advice)
+            for finding in findings
+        ]
+        print_table("lstm-edge doctor", ["", "what", "found", "what to do"], rows)
+    if not any(finding.about == _CPU and finding.ok for finding in findings):
+        raise CheckFailedError('no model can run here; pip install "lstm-edge[cpu]" in a fresh venv')
+
+
+def _examine() -> Iterator[_Finding]:
+    from lstm_edge._host import describe_host, describe_software, onnxruntime_wheels
+
+    for name, version in describe_software().items():
+        if name != "onnxruntime":
+            yield _Finding(name, version or "")
+    wheels = onnxruntime_wheels()
+    yield _wheel(wheels)
+    yield from _providers(wheels)
+    host = describe_host()
+    yield _Finding("processor", f"{host['processor']} ({host['machine']})")
+    fast = sorted(_INT8_FEATURES & set(host["features"]))
+    yield _Finding(
+        "features",
+        " ".join(host["features"]) or "not stated",
+        advice="" if fast else "no int8 dot products: int8 may not be faster; measure with lstm-edge bench",
+    )
+    yield _Finding("cores", f"{host['open_cores']} open to this process of {host['logical_cores']}")
+    if host["governor"] not in (None, "performance"):
+        yield _Finding("frequency governor", host["governor"], advice="for steady timings: performance")
+    yield from _settings()
+    yield from _packages()
+
+
+def _wheel(wheels: dict[str, str]) -> _Finding:
+    found = ", ".join(f"{name} {version}" for name, version in wheels.items())
+    if not wheels:
+        advice = 'pip install "lstm-edge[cpu]", or "lstm-edge[cuda]" for an NVIDIA GPU'
+        return _Finding("onnxruntime wheel", "none", ok=False, advice=advice)
+    if len(wheels) > 1:
+        advice = f"they overwrite each other: pip uninstall {' '.join(wheels)}, then install one"
+        return _Finding("onnxruntime wheel", found, ok=False, advice=advice)
+    return _Finding("onnxruntime wheel", found)
+
+
+def _providers(wheels: dict[str, str]) -> Iterator[_Finding]:
+    if not wheels:
+        return
+    from lstm_edge._providers import try_providers
+
+    states = try_providers()
+    for state in states:
+        advice = "check its driver and libraries if you mean to use it" if not state.usable else ""
+        yield _Finding(
+            state.name, "usable" if state.usable else f"not usable: {state.why}", state.usable, advice
+        )
+    if Path("/proc/driver/nvidia/version").exists() and _CUDA not in {state.name for state in states}:
+        advice = f'pip uninstall {" ".join(wheels)}, then pip install "lstm-edge[cuda]"'
+        yield _Finding("NVIDIA GPU", f"there is one, but this wheel has no {_CUDA}", ok=False, advice=advice)
+
+
+def _settings() -> Iterator[_Finding]:
+    telemetry = os.environ.get("ORT_DISABLE_TELEMETRY", "")
+    yield _Finding(
+        "telemetry of onnxruntime",
+        f"ORT_DISABLE_TELEMETRY={telemetry}" + ("" if telemetry == "1" else " (it may be on)"),
+        advice="" if telemetry == "1" else "unset it: lstm-edge sets it to 1, or set it to 1 yourself",
+    )
+    for name in _THREAD_VARIABLES:
+        if name in os.environ:
+            yield _Finding(name, os.environ[name], advice="onnxruntime takes threads= instead; unset it")
+
+
+def _packages() -> Iterator[_Finding]:
+    missing = [name for name in _EXPORT if find_spec(name) is None]
+    for name in _EXPORT:
+        if name not in missing:
+            yield _Finding(name, _version(name))
+    if missing:
+        yield _Finding(
+            "export extra",
+            f"{', '.join(missing)} not installed",
+            advice='only for train, export and the like: pip install "lstm-edge[export]"',
+        )
+
+
+def _version(module: str) -> str:
+    try:
+        return metadata.version(module.replace("_", "-"))
+    except metadata.PackageNotFoundError:
+        return "of unknown version"

@@ -1,0 +1,119 @@
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper
+
+from lstm_edge import _host, _providers
+
+
+def findings(invoke):
+    code, out, err = invoke("doctor", "--json")
+    return code, {finding["about"]: finding for finding in json.loads(out)}, err
+
+
+def test_it_names_versions_providers_and_processor(invoke):
+    code, found, _ = findings(invoke)
+    assert code == 0
+    assert found["CPUExecutionProvider"] == {
+        "about": "CPUExecutionProvider",
+        "found": "usable",
+        "ok": True,
+        "advice": "",
+    }
+    assert onnxruntime.__version__ in found["onnxruntime wheel"]["found"]
+    assert found["numpy"]["found"] == np.__version__
+    assert str(len(os.sched_getaffinity(0))) in found["cores"]["found"]
+    assert set(onnxruntime.get_available_providers()) <= set(found)
+
+
+def test_people_get_a_table(invoke):
+    code, out, _ = invoke("doctor")
+    assert code == 0
+    assert "CPUExecutionProvider" in out
+
+
+def test_a_provider_that_does_not_start_is_told_from_one_that_does(invoke, monkeypatch):
+    offered = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: offered)
+    code, found, _ = findings(invoke)
+    assert code == 0
+    assert found["CPUExecutionProvider"]["ok"]
+    if "CUDAExecutionProvider" not in onnxruntime.capi._pybind_state.get_available_providers():
+        assert not found["CUDAExecutionProvider"]["ok"]
+        assert "driver" in found["CUDAExecutionProvider"]["advice"]
+
+
+def test_a_provider_that_leaves_the_lstm_to_the_cpu_is_not_usable():
+    states = {state.name: state for state in _providers.try_providers()}
+    assert states["CPUExecutionProvider"].usable
+    if azure := states.get("AzureExecutionProvider"):  # in the usual wheel; it makes remote calls only
+        assert not azure.usable
+
+
+def test_a_provider_that_computes_something_else_is_not_usable(monkeypatch):
+    class Wrong:
+        def run(self, *_):
+            return [np.full((1, 1, 1), 0.5, np.float32)]
+
+    monkeypatch.setattr(_providers, "_open_alone", lambda _: Wrong())
+    assert not any(state.usable for state in _providers.try_providers())
+
+
+def test_two_wheels_that_overwrite_each_other_are_named(invoke, monkeypatch):
+    both = {"onnxruntime": "1.1", "onnxruntime-gpu": "1.2"}
+    monkeypatch.setattr(_host, "onnxruntime_wheels", lambda: both)
+    _, found, _ = findings(invoke)
+    assert not found["onnxruntime wheel"]["ok"]
+    assert "pip uninstall onnxruntime onnxruntime-gpu" in found["onnxruntime wheel"]["advice"]
+
+
+@pytest.mark.parametrize("value", ["0", "1"])
+def test_telemetry_that_may_be_on_is_said(invoke, monkeypatch, value):
+    monkeypatch.setenv("ORT_DISABLE_TELEMETRY", value)
+    _, found, _ = findings(invoke)
+    assert bool(found["telemetry of onnxruntime"]["advice"]) == (value != "1")
+
+
+def test_without_onnxruntime_and_torch_it_exits_1_and_names_the_extras():
+    program = (
+        "import sys\n"
+        "from importlib import metadata, util\n"
+        "sys.modules['onnxruntime'] = None\n"
+        "metadata.packages_distributions = dict\n"
+        "find = util.find_spec\n"
+        "util.find_spec = lambda name: None if name in ('torch', 'onnx') else find(name)\n"
+        "from lstm_edge.cli import main; main()"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program, "doctor", "--json"], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 1
+    assert ran.stderr.startswith("error: no model can run here")
+    found = {finding["about"]: finding for finding in json.loads(ran.stdout)}
+    assert "lstm-edge[cpu]" in found["onnxruntime wheel"]["advice"]
+    assert "torch, onnx not installed" in found["export extra"]["found"]
+    assert "CPUExecutionProvider" not in found
+
+
+def test_the_probe_is_the_model_that_it_says():
+    info = helper.make_tensor_value_info
+    stored = [
+        helper.make_tensor(
+            name, TensorProto.FLOAT, (1, 4, 1), np.full(4, 0.5, np.float32).tobytes(), raw=True
+        )
+        for name in ("W", "R")
+    ]
+    graph = helper.make_graph(
+        [helper.make_node("LSTM", ["x", "W", "R"], ["", "h"], hidden_size=1)],
+        "p",
+        [info("x", TensorProto.FLOAT, [1, 1, 1])],
+        [info("h", TensorProto.FLOAT, [1, 1, 1])],
+        stored,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=7)
+    assert model.SerializeToString(deterministic=True) == _providers.PROBE
