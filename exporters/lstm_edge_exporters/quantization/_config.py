@@ -29,8 +29,8 @@ class Budget:
     samples: int = 1
     """How many more samples may be labelled wrongly than by the float file, where the truth is given."""
     drift: float = 0.1
-    """The largest state difference in a 1,000-step run, as a share of that state's largest value."""
-    change: float = 0.1
+    """The root mean square of a state's difference in a 1,000-step run, as a share of the state's own."""
+    change: float = 0.25
     """The largest difference of any other output, as a share of that output's range in the float file."""
 
 

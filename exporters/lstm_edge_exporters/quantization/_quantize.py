@@ -115,12 +115,12 @@ def quantize(
         counts = count_quantised(smaller, config.precision)
         manifest = adapted(before.manifest, smaller, config)
         after = _load(serialise(smaller, manifest))
-        judgement = judge(before, after, cases, targets, golden)
+        judgement = judge(before, after, cases, targets, few=samples is None)
         said = broken(judgement, config.budget)
         if said:
             refused.append(f"{picked_words}: {'; '.join(said)}")
             continue
-        manifest = signed(manifest, before, judgement, config, picked_words, golden or cases[0])
+        manifest = signed(manifest, before, after, judgement, config, picked_words, golden or cases[0])
         content = serialise(smaller, manifest)
         if len(content) >= size:
             raise CheckFailedError(
@@ -161,7 +161,7 @@ def _evidence(manifest: Manifest, samples: Samples | None) -> tuple[list[Case], 
     if samples is None:
         if golden is None:
             raise InputError("the file has no golden case and no data came; give samples to judge on")
-        return [golden], None, None
+        return [golden], None, golden
     cases = cases_from(samples, manifest)
     targets = None if samples.targets is None else np.asarray(samples.targets)[picked(samples)]
     return cases, _as_numbers(targets, manifest), golden

@@ -1,6 +1,6 @@
 """What a smaller file is judged on: single samples from a reset state, and a long run of them on end."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,11 +9,10 @@ import numpy.typing as npt
 
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Manifest
-from lstm_edge_runtime.model import Model
 
 from ._config import Samples
 
-__all__ = ["STEPS", "Case", "cases_from", "picked", "timeline"]
+__all__ = ["STEPS", "Case", "cases_from", "picked"]
 
 STEPS = 1000
 """Time steps in the long run."""
@@ -68,33 +67,3 @@ def picked(samples: Samples) -> list[int]:
     """Give the indices of the samples that are judged."""
     count = len(next(iter(samples.inputs.values())))
     return [round(place) for place in np.linspace(0, count - 1, min(count, _MOST_SAMPLES))]
-
-
-def timeline(model: Model, cases: Sequence[Case]) -> Iterator[dict[str, Array]]:
-    """Give the inputs of each call of the long run: the cases' samples on end, repeated as needed."""
-    manifest = model.manifest
-    sequence = manifest.sequence if manifest else None
-    names = set(cases[0].inputs)
-    axis = {
-        spec.name: spec.axes.index(sequence) if sequence in spec.axes else None
-        for spec in model.inputs
-        if spec.name in names
-    }
-    if sequence is None:
-        for step in range(STEPS):
-            yield dict(cases[step % len(cases)].inputs)
-        return
-    first = cases[0].inputs
-    joined = {}
-    for name, along in axis.items():
-        same = [case.inputs[name] for case in cases[:STEPS] if along is not None]
-        joined[name] = np.concatenate(same, axis=along) if along is not None else first[name]
-    width = 1 if manifest and manifest.states and not manifest.unstreamable else STEPS
-    for start in range(0, STEPS, width):
-        steps = start + np.arange(width)
-        yield {
-            name: array
-            if (along := axis[name]) is None
-            else array.take(steps % array.shape[along], axis=along)
-            for name, array in joined.items()
-        }

@@ -1,16 +1,17 @@
 """What a smaller file must pass before it exists: really quantised, smaller, within its budget."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-import numpy as np
+import numpy.typing as npt
 import onnx
 
 from lstm_edge_runtime.errors import CheckFailedError
 from lstm_edge_runtime.tolerance import limit_for
 
 from ._config import Budget
-from .judge import Judgement, Moved
+from .judge import Judgement
 
 __all__ = ["Count", "broken", "count_quantised", "limits"]
 
@@ -21,6 +22,7 @@ _MARGIN = 4.0
 saturation (8 times and more, measured on x86 without VNNI) is still caught."""
 _STORED = (onnx.TensorProto.INT8, onnx.TensorProto.FLOAT16)
 
+Array = npt.NDArray[Any]
 Count = dict[str, int]
 """What was made smaller, to how many nodes: ``{"LSTM int8": 2, "GRU stored": 1}``."""
 
@@ -69,29 +71,23 @@ def broken(judgement: Judgement, budget: Budget) -> list[str]:
         before, after = judgement.accuracy
         if (before - after) * judgement.cases > budget.samples + 1e-6:
             said.append(f"accuracy falls from {before:.4f} to {after:.4f} (budget {budget.samples} samples)")
-    for group, most in ((judgement.drift, budget.drift), (judgement.change, budget.change)):
-        for name, moved in group.items():
-            if not moved.share <= most:
-                at = f" at step {moved.step}" if moved.step else ""
-                said.append(f"{name} moves by {moved.share:.4f} of {moved.scale:.4g}{at} (budget {most:g})")
+    for name, drifted in judgement.drift.items():
+        if not drifted.share <= budget.drift:
+            said.append(f"{name} drifts by {drifted.share:.4f} of its size (budget {budget.drift:g})")
+    for name, changed in judgement.change.items():
+        if not changed.share <= budget.change:
+            said.append(f"{name} changes by {changed.share:.4f} of its range (budget {budget.change:g})")
     return said
 
 
-def limits(judgement: Judgement, budget: Budget) -> dict[str, float]:
+def limits(largest: dict[str, float], golden: Mapping[str, Array]) -> dict[str, float]:
     """Give, per output, the absolute limit that a self-test holds a device to.
 
-    Four times the largest difference that was measured, and never more than the budget: a device may round
-    otherwise than this one, and must not compute something else.
+    Args:
+        largest: the largest difference per output on the golden case, measured here.
+        golden: the golden outputs.
     """
-    return {
-        **{name: _limit(moved, budget.change) for name, moved in judgement.change.items()},
-        **{name: _limit(moved, budget.drift) for name, moved in judgement.drift.items()},
-    }
-
-
-def _limit(moved: Moved, most: float) -> float:
-    least = limit_for(np.array([moved.scale]), 0.0)
-    return max(min(_MARGIN * moved.largest, most * moved.scale), least)
+    return {name: max(_MARGIN * largest[name], limit_for(array, 0.0)) for name, array in golden.items()}
 
 
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:

@@ -1,6 +1,6 @@
-"""What a smaller file loses: labels that flip, outputs that move, states that drift over a long run."""
+"""What a smaller file loses: labels that flip, outputs that change, states that drift over a long run."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -8,31 +8,45 @@ import numpy as np
 import numpy.typing as npt
 
 from lstm_edge_runtime.model import Model
-from lstm_edge_runtime.state import State
 
-from .cases import Case, timeline
+from .cases import STEPS, Case
+from .side_by_side import Pair, run_both, step_both
 
-__all__ = ["Judgement", "Moved", "judge"]
+__all__ = ["Changed", "Drifted", "Judgement", "judge", "largest_differences"]
+
+_LATE = STEPS // 10
+_TIE = 0.05
 
 Array = npt.NDArray[Any]
-Pair = tuple[Array, Array]
 
 
 @dataclass(frozen=True)
-class Moved:
-    """How far one output of the smaller file is from the float file's."""
+class Changed:
+    """How far an output that is not a state is from the float file's, over samples and the long run."""
 
     largest: float
     """The largest absolute difference; infinity where one of the two is not finite."""
-    scale: float
-    """What it is held against: an output's range, or a state's largest absolute value."""
-    step: int | None = None
-    """The step of the long run at which it occurred; None for a judged sample."""
+    span: float
+    """The output's range in the float file: the largest value less the smallest."""
 
     @property
     def share(self) -> float:
-        """The difference as a share of the scale."""
-        return 0.0 if self.largest == 0 else self.largest / self.scale if self.scale > 0 else float("inf")
+        """The largest difference as a share of the range."""
+        return _share(self.largest, self.span)
+
+
+@dataclass(frozen=True)
+class Drifted:
+    """How far a state is from the float file's in the long run, each file carrying its own."""
+
+    share: float
+    """Root mean square of the difference over the run, as a share of the state's own."""
+    late: float
+    """The same over the last 100 steps: near ``share`` where the drift does not grow."""
+    largest: float
+    """The largest absolute difference; a unit that switches a step early makes it large for that step."""
+    step: int
+    """The step at which that was, from 1."""
 
 
 @dataclass(frozen=True)
@@ -46,26 +60,21 @@ class Judgement:
     """Before and after: the share of right labels; None without the truth."""
     rmse: tuple[float, float] | None
     """Before and after: root mean square error of the predicted values; None without the truth."""
-    change: dict[str, Moved]
+    change: dict[str, Changed]
     """Per output that is not a state."""
-    drift: dict[str, Moved]
-    """Per state output, in the long run."""
+    drift: dict[str, Drifted]
+    """Per state output."""
 
     def to_dict(self) -> dict[str, Any]:
         """Give the figures for a manifest or a JSON report."""
         document = asdict(self)
-        for group in ("change", "drift"):
-            for name, moved in getattr(self, group).items():
-                document[group][name]["share"] = moved.share
+        for name, changed in self.change.items():
+            document["change"][name]["share"] = changed.share
         return document
 
 
 def judge(
-    before: Model,
-    after: Model,
-    cases: Sequence[Case],
-    targets: Array | None = None,
-    golden: Case | None = None,
+    before: Model, after: Model, cases: Sequence[Case], targets: Array | None, *, few: bool
 ) -> Judgement:
     """Run both files on ``cases``, then for 1,000 steps with states carried, and say what differs.
 
@@ -74,55 +83,40 @@ def judge(
         after: the smaller file, with the same inputs, outputs and states.
         cases: what to run.
         targets: ``(cases,)`` class numbers or ``(cases, C)`` values, if the truth is known.
-        golden: a case whose differences count, and whose labels don't; without it (the golden case is all
-            there is to run) the labels of the long run count as well, for want of others.
+        few: the cases are made up and few: count the labels of the long run as well, and none of a row whose
+            two best classes are nearer than 5 % of the logits' range, because such ties decide nothing.
     """
     task = before.manifest.task if before.manifest else None
     classify = task is not None and task.kind == "classification"
-    pairs: dict[str, list[Pair]] = {}
-    for case in cases:
-        for name, pair in _both(before, after, case).items():
-            pairs.setdefault(name, []).append(pair)
-    rows = [_rows(pair) for pair in pairs[task.output]] if task else []
-    labels = _labels(rows) if classify else []
-    for name, pair in _both(before, after, golden).items() if golden else ():
-        pairs[name].append(pair)
-    run = _long_run(before, after, cases)
-    moved = {}
-    for name, both in pairs.items():
-        here, there = (
-            _moved(each, state=name in _states(before), steps=each is not both) for each in (both, run[name])
-        )
-        moved[name] = max(here, there, key=lambda one: one.share)
+    states = [spec.output for spec in before.states]
+    single = _gathered(run_both(before, after, case) for case in cases)
+    long = _gathered(step_both(before, after, cases, STEPS))
+    rows = [_rows(pair) for pair in single[task.output]] if task else []
+    judged = rows + [_rows(pair) for pair in long[task.output]] if task and few else rows
+    change = {name: _changed(pairs + long[name]) for name, pairs in single.items() if name not in states}
+    margin = _TIE * change[task.output].span if task and few else 0.0
     return Judgement(
         cases=len(cases),
-        agreement=_agreement(labels + ([] if golden else _labels(map(_rows, run[task.output]))))
-        if classify and task
-        else None,
-        accuracy=_accuracy(labels, targets) if classify and targets is not None else None,
+        agreement=_agreement(judged, margin) if classify else None,
+        accuracy=_accuracy(rows, targets) if classify and targets is not None else None,
         rmse=_rmse(rows, targets) if task and not classify and targets is not None else None,
-        change={name: one for name, one in moved.items() if name not in _states(before)},
-        drift={name: one for name, one in moved.items() if name in _states(before)},
+        change=change,
+        drift={name: _drifted(long[name]) for name in states},
     )
 
 
-def _start(model: Model, state: Mapping[str, Array] | None) -> State | None:
-    if not state:
-        return None
-    return State({spec.input: state[spec.input].astype(spec.dtype) for spec in model.states}, model.identity)
+def largest_differences(before: Model, after: Model, case: Case, steps: int) -> dict[str, float]:
+    """Give, per output, the largest absolute difference on ``case``, run whole and step by step."""
+    found = _gathered([run_both(before, after, case), *step_both(before, after, [case], steps)])
+    return {name: max(_difference(*pair) for pair in pairs) for name, pairs in found.items()}
 
 
-def _states(model: Model) -> list[str]:
-    return [spec.output for spec in model.states]
-
-
-def _both(before: Model, after: Model, case: Case) -> dict[str, Pair]:
-    """Give every output of both files, states by their output names."""
-    found = []
-    for model in (before, after):
-        outputs, state = model.run(case.inputs, _start(model, case.state), case.lengths)
-        found.append({**outputs, **{spec.output: state[spec.input] for spec in model.states}})
-    return {name: (array, found[1][name]) for name, array in found[0].items()}
+def _gathered(calls: Iterable[dict[str, Pair]]) -> dict[str, list[Pair]]:
+    found: dict[str, list[Pair]] = {}
+    for call in calls:
+        for name, pair in call.items():
+            found.setdefault(name, []).append(pair)
+    return found
 
 
 def _rows(pair: Pair) -> Pair:
@@ -130,53 +124,56 @@ def _rows(pair: Pair) -> Pair:
     return left.reshape(-1, left.shape[-1]), right.reshape(-1, right.shape[-1])
 
 
-def _labels(rows: Iterable[Pair]) -> list[Pair]:
-    return [(left.argmax(-1), right.argmax(-1)) for left, right in rows]
+def _agreement(rows: list[Pair], margin: float) -> float | None:
+    left, right = (np.concatenate([pair[side] for pair in rows]) for side in (0, 1))
+    best = np.sort(left, axis=-1)
+    clear = (
+        np.subtract(best[:, -1], best[:, -2]) >= margin if left.shape[-1] > 1 else np.ones(len(left), bool)
+    )
+    return float((left.argmax(-1) == right.argmax(-1))[clear].mean()) if clear.any() else None
 
 
-def _agreement(labels: list[Pair]) -> float:
-    return float(np.concatenate([left == right for left, right in labels]).mean())
+def _last(rows: list[Pair], side: int) -> Array:
+    """The last row of each case: the top layer's, or the last step's."""
+    return np.array([pair[side][-1] for pair in rows], dtype=np.float64)
 
 
-def _accuracy(labels: list[Pair], targets: Array) -> tuple[float, float]:
-    """The last row is the top layer's, or the last step's."""
-    left, right = (np.array([pair[side][-1] for pair in labels]) for side in (0, 1))
-    return float((left == targets).mean()), float((right == targets).mean())
+def _accuracy(rows: list[Pair], targets: Array) -> tuple[float, float]:
+    left, right = (float((_last(rows, side).argmax(-1) == targets).mean()) for side in (0, 1))
+    return left, right
 
 
 def _rmse(rows: list[Pair], targets: Array) -> tuple[float, float]:
-    left, right = (np.array([pair[side][-1] for pair in rows], dtype=np.float64) for side in (0, 1))
-    truth = np.asarray(targets, dtype=np.float64).reshape(left.shape)
-    return float(np.sqrt(((left - truth) ** 2).mean())), float(np.sqrt(((right - truth) ** 2).mean()))
+    truth = np.asarray(targets, dtype=np.float64).reshape(len(rows), -1)
+    left, right = (float(np.sqrt(((_last(rows, side) - truth) ** 2).mean())) for side in (0, 1))
+    return left, right
 
 
-def _moved(pairs: Sequence[Pair], *, state: bool, steps: bool = False) -> Moved:
-    each = [_difference(left, right) for left, right in pairs]
+def _changed(pairs: list[Pair]) -> Changed:
+    low = min(float(left.min()) for left, _ in pairs)
+    high = max(float(left.max()) for left, _ in pairs)
+    return Changed(max(_difference(*pair) for pair in pairs), high - low)
+
+
+def _drifted(pairs: list[Pair]) -> Drifted:
+    each = [_difference(*pair) for pair in pairs]
     worst = int(np.argmax(each))
-    low = min(float(np.min(left, initial=np.inf)) for left, _ in pairs)
-    high = max(float(np.max(left, initial=-np.inf)) for left, _ in pairs)
-    scale = high - low if high > low and not state else max(abs(low), abs(high))
-    return Moved(each[worst], scale, worst + 1 if steps else None)
+    step = worst + 1 if len(pairs) > 1 else STEPS
+    return Drifted(_rms_share(pairs), _rms_share(pairs[-_LATE:]), each[worst], step)
+
+
+def _rms_share(pairs: list[Pair]) -> float:
+    left, right = (np.stack([pair[side] for pair in pairs]).astype(np.float64) for side in (0, 1))
+    if not np.isfinite(right).all():
+        return float("inf")
+    return _share(float(np.sqrt(((left - right) ** 2).mean())), float(np.sqrt((left**2).mean())))
 
 
 def _difference(left: Array, right: Array) -> float:
-    if left.shape != right.shape or not np.isfinite(right[np.isfinite(left)]).all():
+    if left.shape != right.shape or not np.isfinite(right).all():
         return float("inf")
-    with np.errstate(invalid="ignore"):
-        difference = np.abs(left.astype(np.float64) - right.astype(np.float64))
-    return float(np.max(difference, initial=0.0, where=np.isfinite(left)))
+    return float(np.abs(left.astype(np.float64) - right.astype(np.float64)).max())
 
 
-def _long_run(before: Model, after: Model, cases: Sequence[Case]) -> dict[str, list[Pair]]:
-    """Carry states for 1,000 steps, each file its own; gives every call's outputs by name."""
-    pairs: dict[str, list[Pair]] = {}
-    here: list[Mapping[str, Array] | None] = [cases[0].state, cases[0].state]
-    for inputs in timeline(before, cases):
-        found = []
-        for side, model in enumerate((before, after)):
-            outputs, state = model.run(inputs, _start(model, here[side]))
-            here[side] = state
-            found.append({**outputs, **{spec.output: state[spec.input] for spec in model.states}})
-        for name, array in found[0].items():
-            pairs.setdefault(name, []).append((array, found[1][name]))
-    return pairs
+def _share(part: float, whole: float) -> float:
+    return 0.0 if part == 0 else part / whole if whole > 0 else float("inf")

@@ -6,14 +6,13 @@ import numpy as np
 import onnx
 
 from lstm_edge_runtime._session import import_onnxruntime
-from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import KEY, Golden, Manifest
 from lstm_edge_runtime.model import Model
 
 from ._config import QuantizeConfig
 from .cases import Case
 from .gate import limits
-from .judge import Judgement
+from .judge import Judgement, largest_differences
 
 __all__ = ["adapted", "serialise", "signed"]
 
@@ -44,45 +43,68 @@ def adapted(manifest: Manifest, proto: onnx.ModelProto, config: QuantizeConfig) 
 
 
 def signed(
-    manifest: Manifest, before: Model, judgement: Judgement, config: QuantizeConfig, words: str, case: Case
+    manifest: Manifest,
+    before: Model,
+    after: Model,
+    judgement: Judgement,
+    config: QuantizeConfig,
+    words: str,
+    case: Case,
 ) -> Manifest:
-    """Give the manifest with the figures and a golden case of the float file's within the budget."""
+    """Give the manifest with the figures, and with a golden case of the float file's and its limits.
+
+    Args:
+        manifest: what ``adapted`` gave.
+        before: the float file.
+        after: the smaller file.
+        judgement: the figures.
+        config: whose budget was kept to.
+        words: the arithmetic that was chosen.
+        case: the golden case's inputs, or what to record one from.
+    """
     golden = manifest.golden or _record(before, case)
     dtypes = {spec.name: spec.dtype for spec in manifest.inputs} | {s.input: s.dtype for s in manifest.states}
     inputs = {name: array.astype(dtypes[name]) for name, array in golden.inputs.items()}
-    every = [*judgement.change.values(), *judgement.drift.values()]
+    largest = largest_differences(before, after, case, _steps(manifest, case))
+    versions = {**manifest.provenance.get("versions", {}), "onnxruntime": import_onnxruntime().__version__}
+    change, drift = judgement.change.values(), judgement.drift.values()
     return replace(
         manifest,
         provenance={
             **manifest.provenance,
             "float_sha256": before.identity,
             "quantized": words,
-            "versions": {
-                **manifest.provenance.get("versions", {}),
-                "onnxruntime": import_onnxruntime().__version__,
-            },
+            "versions": versions,
         },
         equivalence={
             "against": "the float file",
-            "max_abs": max(moved.largest for moved in every),
-            "max_rel": max(moved.share for moved in every),
+            "max_abs": max([*(each.largest for each in change), *(each.largest for each in drift)]),
+            "max_rel": max([*(each.share for each in change), *(each.share for each in drift)]),
             "budget": asdict(config.budget),
             **judgement.to_dict(),
             "float": {name: value for name, value in manifest.equivalence.items() if name != "cases"},
         },
-        golden=replace(golden, inputs=inputs, limit=limits(judgement, config.budget)),
+        golden=replace(golden, inputs=inputs, limit=limits(largest, golden.outputs)),
     )
 
 
+def _steps(manifest: Manifest, case: Case) -> int:
+    """Give how many time steps a case has."""
+    for spec in manifest.inputs:
+        if spec.name in case.inputs and manifest.sequence in spec.axes:
+            return int(case.inputs[spec.name].shape[spec.axes.index(manifest.sequence)])
+    return 1
+
+
 def _record(model: Model, case: Case) -> Golden:
-    """Run the float file on ``case`` and keep what went in and came out."""
-    outputs, state = model.run(case.inputs, None, case.lengths)
-    start = {
-        spec.input: np.broadcast_to(np.asarray(spec.reset, spec.dtype), state[spec.input].shape)
-        for spec in model.states
-    }
-    inputs = {**case.inputs, **start}
-    if model.manifest and model.manifest.lengths:
-        raise InputError("the file takes lengths and has no golden case; export it again")
+    """Run the float file on ``case`` from the reset state, and keep what went in and came out."""
+    outputs, state = model.run(case.inputs)
+    inputs = dict(case.inputs)
+    for spec in model.states:
+        reset = np.asarray(spec.reset, spec.dtype)
+        inputs[spec.input] = np.ascontiguousarray(np.broadcast_to(reset, state[spec.input].shape))
+    manifest = model.manifest
+    if manifest is not None and manifest.lengths:
+        inputs[manifest.lengths] = np.array([_steps(manifest, case)], dtype=np.int64)
     found = {**outputs, **{spec.output: state[spec.input] for spec in model.states}}
     return Golden(inputs, found, dict.fromkeys(found, 0.0))

@@ -1,0 +1,161 @@
+"""``lstm-edge quantize``: a smaller file, proven to compute nearly the same."""
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lstm_edge_runtime._files import check_target
+
+from ._extras import needing_export
+from ._judged import read_samples
+from ._model import open_model
+from ._output import echo_json, json_option, print_table
+
+if TYPE_CHECKING:
+    from lstm_edge_exporters.quantization import Quantized
+
+__all__ = ["command"]
+
+_SHARE = click.FloatRange(0, 1)
+
+
+@click.command("quantize")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), required=True, help="The .onnx file to write."
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["int8", "fp16"]),
+    default="int8",
+    show_default=True,
+    help="int8, or fp16: half the size on a CPU, half-precision arithmetic on a GPU.",
+)
+@click.option(
+    "--for",
+    "target",
+    type=click.Choice(["auto", "x86-vnni", "x86", "arm", "gpu"]),
+    default="auto",
+    show_default=True,
+    help="The device's arithmetic; auto is this machine's. x86 is one without VNNI; gpu goes with fp16.",
+)
+@click.option("--weights-only", is_flag=True, help="int8 weights, float arithmetic: small, and no slower.")
+@click.option(
+    "--keep-io/--no-keep-io",
+    default=True,
+    show_default=True,
+    help="float32 inputs, outputs and states in a fp16 file for a GPU.",
+)
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="Real data to judge on: .npz, .npy or .csv, as train's."
+)
+@click.option("--min-agreement", type=_SHARE, default=0.975, show_default=True, help="Share of equal labels.")
+@click.option("--max-drift", type=float, default=0.1, show_default=True, help="State drift over 1,000 steps.")
+@click.option(
+    "--max-change", type=float, default=0.25, show_default=True, help="Output change, of its range."
+)
+@click.option(
+    "--force", is_flag=True, help="Write the file even where it is slower here than the float file."
+)
+@json_option
+def command(
+    model: Path,
+    output: Path,
+    precision: str,
+    target: str,
+    weights_only: bool,
+    keep_io: bool,
+    data: Path | None,
+    min_agreement: float,
+    max_drift: float,
+    max_change: float,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Make MODEL, an fp32 .onnx file with a manifest, smaller and mostly faster.
+
+    Nothing is written unless the result loads, really is quantised, is smaller, and keeps to its accuracy
+    budget on --data, or on the file's golden case. Its speed on this machine is measured; where it is slower
+    than MODEL the first line says so, nothing is written and the exit code is 1, unless --force.
+
+    \b
+    Example:
+      lstm-edge quantize har.onnx -o har-int8.onnx --data har.npz
+      lstm-edge quantize har.onnx -o har-int8.onnx --for arm
+      lstm-edge quantize har.onnx -o har-fp16.onnx --precision fp16
+    """  # noqa: D301
+    check_target(output)
+    with needing_export("quantize"):
+        from lstm_edge_exporters.quantization import Budget, QuantizeConfig, quantize
+
+        samples = None if data is None else read_samples(data, open_model(model, "cpu", 1))
+    budget = Budget(agreement=min_agreement, drift=max_drift, change=max_change)
+    config = QuantizeConfig(precision, target, weights_only, keep_io, budget)
+    made = quantize(model, config, samples)
+    refused = bool(made.slower) and not force
+    if as_json:
+        echo_json(_document(made, output, written=not refused))
+    else:
+        _print(made, output, refused=refused)
+    if refused:
+        sys.exit(1)
+    made.save(output, force=force)
+    if not as_json:
+        click.echo(f"next: lstm-edge inspect {output}   lstm-edge convert {output} -o {output.stem}.ort")
+
+
+def _print(made: "Quantized", output: Path, *, refused: bool) -> None:
+    ratio = len(made.model) / made.bytes_before
+    if made.slower:
+        click.echo(
+            f"slower than the float file on this machine: {made.slower}; "
+            + (
+                "nothing was written (--weights-only is as small and no slower, --force writes it)"
+                if refused
+                else "written because of --force"
+            )
+        )
+    judged = made.judgement
+    rows: list[tuple[str, str, str, str]] = [
+        ("size in bytes", f"{made.bytes_before:,}", f"{len(made.model):,}", f"{ratio:.3f} of it")
+    ]
+    for timing in made.timings:
+        before, after = f"{timing.before * 1e6:,.1f} us", f"{timing.after * 1e6:,.1f} us"
+        rows.append(
+            (timing.what, before, after, f"{timing.ratio:.2f} ({timing.low:.2f} to {timing.high:.2f})")
+        )
+    for name, pair in (("accuracy", judged.accuracy), ("RMSE", judged.rmse)):
+        if pair is not None:
+            rows.append((name, f"{pair[0]:.4g}", f"{pair[1]:.4g}", ""))
+    print_table(f"{output}: {made.picked}", ("", "float", made.manifest.precision, "ratio"), rows)
+    counts = ", ".join(f"{count} {what}" for what, count in made.counts.items())
+    click.echo(f"nodes: {counts}")
+    if judged.agreement is not None:
+        click.echo(f"labels that agree: {judged.agreement:.4f} on {made.judged_on}")
+    for name, change in judged.change.items():
+        click.echo(f"{name} changes by at most {change.largest:.3g}, {change.share:.4f} of its range")
+    for name, drift in judged.drift.items():
+        click.echo(
+            f"{name} drifts by {drift.share:.4f} of its size over 1,000 steps, {drift.late:.4f} over the last 100; "
+            f"at most by {drift.largest:.3g}, at step {drift.step}"
+        )
+    if any(what.endswith("int8") for what in made.counts):
+        click.echo("run it on one thread for results that repeat: int8 ranges follow threads and batch mates")
+
+
+def _document(made: "Quantized", output: Path, *, written: bool) -> dict[str, Any]:
+    return {
+        "slower": made.slower,
+        "written": written,
+        "output": str(output),
+        "precision": made.manifest.precision,
+        "picked": made.picked,
+        "nodes": made.counts,
+        "bytes": {"before": made.bytes_before, "after": len(made.model)},
+        "judged_on": made.judged_on,
+        "judgement": made.judgement.to_dict(),
+        "timings": [asdict(timing) for timing in made.timings],
+    }
