@@ -31,6 +31,8 @@ _KINDS = {
     "Softmax": "a softmax over time",
     "InstanceNormalization": "a normalisation over time",
     "Pad": "a padding of time",
+    "Slice": "a choice of steps",
+    "Gather": "a choice of steps",
 }
 
 
@@ -83,7 +85,7 @@ def find_culprit(
         outputs = {value.name for value in node.outputs}
         inputs = {value.name for value in node.inputs if value is not None}
         if outputs & differing and not inputs & differing:
-            return f"{_kind(node)}, {node.op_type} {node.name!r}"
+            return f"{_kind(node)}, {node.op_type} {node.name or node.outputs[0].name!r}"
     return ""
 
 

@@ -14,6 +14,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from ._ort import Session, to_bytes
+from ._recurrent import recurrent_nodes, slots
 from ._sample import sample_inputs
 
 __all__ = ["constant", "evaluate", "is_data_free"]
@@ -61,8 +62,9 @@ def evaluate(
 ) -> list[dict[ir.Value, Array]]:
     """Compute ``values`` on random data, once for each of ``cases``: a size for every free axis.
 
-    Values inside an ``If`` branch are computed as if the branch were taken. onnxruntime's exceptions pass
-    through.
+    The values are data-free, or only their shapes matter: recurrent nodes before them start from nothing, so
+    that no state holds the batch at one size. Values inside an ``If`` branch are computed as if the branch
+    were taken. onnxruntime's exceptions pass through.
     """
     fixed = {value: array for value in values if (array := constant(value)) is not None}
     wanted = [value for value in dict.fromkeys(values) if value not in fixed]
@@ -78,6 +80,9 @@ def evaluate(
     twins |= dict(zip(model.graph.inputs, copy.graph.inputs, strict=True))
     asked = [_in_main_graph(copy.graph, twins[value]) for value in wanted]
     copy.graph.outputs[:] = asked
+    for slot in (slot for node in recurrent_nodes(copy) for slot in slots(node)):
+        if slot.initial is not None:
+            slot.node.replace_input_with(slot.input, None)
     RemoveUnusedNodesPass()(copy)
     session = Session(to_bytes(copy))
     found = []

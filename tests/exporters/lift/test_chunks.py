@@ -1,0 +1,112 @@
+"""Where chunks do not equal the whole, the report says which node is to blame and by how much."""
+
+import numpy as np
+import pytest
+
+from lstm_edge_exporters.lift import LiftConfig, lift
+from lstm_edge_runtime import load
+from lstm_edge_runtime.errors import CheckFailedError, ContractError
+
+
+def after(network, operator, **attributes):
+    """``operator`` over time, then a GRU."""
+    net = network()
+    channels = net.add("Transpose", ["x"], perm=[0, 2, 1])
+    weights = [net.weight(3, 3, 3)] if operator == "Conv" else []
+    seen = net.add(operator, [channels, *weights], name="wide", **attributes)
+    net.recurrent("GRU", net.add("Transpose", [seen], perm=[2, 0, 1]), 3, 4, outputs=("Y",), name="gru")
+    net.add("Identity", [net.nodes[-1].output[0]], ["y"])
+    return net.model({"x": ["N", "L", 3]}, ["y"])
+
+
+@pytest.mark.parametrize(
+    ("operator", "attributes", "kind"),
+    [
+        ("Conv", {"pads": [1, 1]}, "a convolution over time, Conv 'wide'"),
+        ("Conv", {"pads": [2, 0]}, "a convolution over time, Conv 'wide'"),
+        ("MaxPool", {"kernel_shape": [3], "pads": [1, 1]}, "a pooling over time, MaxPool 'wide'"),
+        ("Softmax", {"axis": 2}, "a softmax over time, Softmax 'wide'"),
+    ],
+)
+def test_an_operator_that_sees_past_its_chunk_is_named_with_the_difference(
+    network, operator, attributes, kind
+):
+    lifted = lift(after(network, operator, **attributes).SerializeToString())
+    assert lifted.report.unstreamable.startswith(f"{kind} sees more than its chunk")
+    assert lifted.report.chunks.worst.max_abs > 1e-3
+    assert f"{lifted.report.chunks.worst.max_abs:.3g}" in lifted.report.unstreamable
+    assert lifted.manifest.unstreamable == lifted.report.unstreamable
+    with pytest.raises(ContractError, match="wide"):
+        load(lifted.model).stream()
+
+
+def test_an_operator_of_one_step_is_not_blamed(network):
+    lifted = lift(after(network, "Softmax", axis=1).SerializeToString())
+    assert lifted.report.unstreamable == ""
+    assert lifted.report.chunks.worst.ok
+
+
+def test_a_chunk_too_short_for_a_convolution_is_reported(network):
+    lifted = lift(after(network, "Conv", pads=[0, 0]).SerializeToString())
+    assert lifted.report.unstreamable != ""
+
+
+def test_a_mean_over_all_steps_after_the_layer_is_named(network):
+    net = network()
+    net.recurrent("GRU", "x", 3, 4, outputs=("Y",))
+    y = net.squeeze(net.nodes[-1].output[0], 1)
+    net.add("ReduceMean", [y], ["y"], name="mean", axes=[0], keepdims=0)
+    lifted = lift(net.model({"x": ["L", "N", 3]}, ["y"]).SerializeToString())
+    assert lifted.report.unstreamable.startswith("a reduction over time, ReduceMean 'mean'")
+
+
+def bidirectional_then_forward(network):
+    net = network()
+    net.recurrent("LSTM", "x", 3, 4, outputs=("Y",), name="both", direction="bidirectional")
+    y = net.add("Transpose", [net.nodes[-1].output[0]], perm=[0, 2, 1, 3])
+    wide = net.add("Reshape", [y, net.const(np.array([0, 0, -1]))])
+    net.recurrent("GRU", wide, 8, 4, outputs=("Y",), name="top")
+    net.add("Identity", [net.nodes[-1].output[0]], ["y"])
+    return net.model({"x": ["L", "N", 3]}, ["y"]).SerializeToString()
+
+
+def test_a_bidirectional_layer_is_refused_by_name_or_skipped(network):
+    model = bidirectional_then_forward(network)
+    with pytest.raises(ContractError, match=r"LSTM 'both' reads time backwards.*--skip-reverse"):
+        lift(model)
+    lifted = lift(model, LiftConfig(skip_reverse=True))
+    assert [state.input for state in lifted.report.lifted] == ["h_0"]
+    assert {entry.cause for entry in lifted.report.left} == {"reversed"}
+    assert "LSTM 'both'" in lifted.report.unstreamable
+
+
+def test_tokens_and_lengths_are_drawn_as_the_graph_needs_them(network):
+    net = network()
+    x = net.add("Transpose", [net.add("Gather", [net.weight(7, 3), "tokens"])], perm=[1, 0, 2])
+    lengths = net.add("Cast", ["lengths"], to=6)
+    net.recurrent("LSTM", x, 3, 4, lengths=lengths, outputs=("Y", "Y_h"))
+    net.add("Identity", [net.nodes[-1].output[1]], ["last"])
+    model = net.model({"tokens": (7, ["N", "L"]), "lengths": (7, ["N"])}, ["last"])
+    lifted = lift(model.SerializeToString())
+    assert lifted.manifest.lengths == "lengths"
+    assert lifted.manifest.golden.inputs["tokens"].max() < 7
+    assert lifted.report.unstreamable == ""
+
+
+def test_a_lifted_file_that_computes_something_else_is_not_given(network, monkeypatch):
+    """The proof can fail: a wiring that swaps two weights is found out."""
+    from lstm_edge_exporters.lift import _states
+
+    real = _states.wire
+
+    def wrong(graph, group, state, names):
+        last = real(graph, group, state, names)
+        node = group.places[0].slot.node
+        node.replace_input_with(2, node.inputs[1])
+        return last
+
+    monkeypatch.setattr(_states, "wire", wrong)
+    net = network()
+    net.recurrent("RNN", "x", 4, 4, outputs=("Y",))
+    with pytest.raises(CheckFailedError, match="states at reset"):
+        lift(net.model({"x": ["L", "N", 4]}, [net.nodes[-1].output[0]]).SerializeToString())

@@ -1,0 +1,96 @@
+"""Files that can't be used are refused in one line, and external data is read from the model's folder only."""
+
+import os
+
+import numpy as np
+import onnx
+import pytest
+
+from lstm_edge_exporters.lift import lift
+from lstm_edge_runtime import load
+from lstm_edge_runtime.errors import FileFormatError, InputError, LstmEdgeError, NotFoundError
+
+
+@pytest.fixture
+def model(network):
+    net = network()
+    net.recurrent("LSTM", "x", 3, 8, outputs=("Y",))
+    net.add("Identity", [net.nodes[-1].output[0]], ["y"])
+    return net.model({"x": ["L", "N", 3]}, ["y"])
+
+
+def test_external_data_ends_up_inside_the_lifted_file(model, tmp_path):
+    inside = lift(model.SerializeToString())
+    path = tmp_path / "m.onnx"
+    onnx.save(model, path, save_as_external_data=True, location="m.bin", size_threshold=0)
+    lifted = lift(path)
+    lifted.save(tmp_path / "out.onnx")
+    (tmp_path / "m.bin").unlink()
+    feeds = np.ones((4, 2, 3), np.float32)
+    got, _ = load(tmp_path / "out.onnx").run(feeds)
+    expected, _ = load(inside.model).run(feeds)
+    np.testing.assert_array_equal(got["y"], expected["y"])
+
+
+@pytest.mark.parametrize("location", ["../m.bin", "{folder}/m.bin", "link.bin"])
+def test_external_data_outside_the_models_folder_is_refused(model, tmp_path, location):
+    folder = tmp_path / "models"
+    folder.mkdir()
+    path = folder / "m.onnx"
+    onnx.save(model, path, save_as_external_data=True, location="m.bin", size_threshold=0)
+    (folder / "m.bin").rename(tmp_path / "m.bin")
+    (folder / "link.bin").symlink_to(tmp_path / "m.bin")
+    proto = onnx.load(path, load_external_data=False)
+    for tensor in proto.graph.initializer:
+        tensor.external_data[0].value = location.format(folder=tmp_path)
+    path.write_bytes(proto.SerializeToString())
+    with pytest.raises(FileFormatError, match="weights in another file"):
+        lift(path)
+
+
+def test_external_data_that_is_missing_or_short_or_unreachable_is_refused(model, tmp_path):
+    path = tmp_path / "m.onnx"
+    onnx.save(model, path, save_as_external_data=True, location="m.bin", size_threshold=0)
+    with pytest.raises(FileFormatError, match="lift it by its path"):
+        lift(path.read_bytes())
+    os.truncate(tmp_path / "m.bin", 10)
+    with pytest.raises(FileFormatError, match="weights in another file"):
+        lift(path)
+    (tmp_path / "m.bin").unlink()
+    with pytest.raises(FileFormatError, match="weights in another file"):
+        lift(path)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
+def test_a_truncated_file_gets_one_clear_line(model, share):
+    content = model.SerializeToString()
+    with pytest.raises(LstmEdgeError) as caught:
+        lift(content[: int(len(content) * share)])
+    assert "\n" not in str(caught.value)
+
+
+def test_foreign_and_old_and_absent_files_are_refused(model, tmp_path):
+    with pytest.raises(FileFormatError, match="not an ONNX file"):
+        lift(b"PK\x03\x04 this is a zip file, not a network")
+    with pytest.raises(NotFoundError, match="is not there"):
+        lift(tmp_path / "absent.onnx")
+    with pytest.raises(NotFoundError, match="is a folder"):
+        lift(tmp_path)
+    model.opset_import[0].version = 6
+    with pytest.raises(FileFormatError, match="opset 6, expected 7"):
+        lift(model.SerializeToString())
+
+
+def test_a_file_that_onnxruntime_refuses_is_refused_with_its_reason(model):
+    model.graph.node[-1].op_type = "NoSuchOperator"
+    with pytest.raises(FileFormatError, match="NoSuchOperator"):
+        lift(model.SerializeToString())
+
+
+def test_input_axes_that_do_not_fit_are_refused(model):
+    from lstm_edge_exporters.lift import LiftConfig
+
+    with pytest.raises(InputError, match="no input 'z'; the inputs are x"):
+        lift(model.SerializeToString(), LiftConfig(inputs={"z": ("N",)}))
+    with pytest.raises(InputError, match="3 axes, 2 were given"):
+        lift(model.SerializeToString(), LiftConfig(inputs={"x": ("N", "L")}))

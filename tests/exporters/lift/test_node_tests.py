@@ -1,0 +1,85 @@
+"""The ONNX project's own node tests for LSTM, GRU and RNN, through ``lift``."""
+
+import warnings
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+import pytest
+
+from lstm_edge_exporters.lift import lift, lift_states
+from lstm_edge_runtime import load
+from lstm_edge_runtime.errors import ContractError
+
+
+def _cases():
+    from onnx.backend.test.case.node import collect_testcases
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = collect_testcases(None)
+    return [
+        case
+        for case in found
+        if {node.op_type for node in case.model.graph.node} & {"LSTM", "GRU", "RNN"}
+        and not any(node.domain for node in case.model.graph.node)
+    ]
+
+
+CASES = _cases()
+FORWARD = [case for case in CASES if "reverse" not in case.name and "bidirectional" not in case.name]
+BACKWARD = [case for case in CASES if case not in FORWARD]
+
+
+def test_the_onnx_package_has_the_cases_that_this_file_is_about():
+    assert len(FORWARD) >= 12
+    assert len(BACKWARD) >= 6
+
+
+def _expected(case):
+    inputs, outputs = case.data_sets[0]
+    names = [value.name for value in case.model.graph.input]
+    return dict(zip(names, inputs, strict=True)), dict(
+        zip([value.name for value in case.model.graph.output], outputs, strict=True)
+    )
+
+
+@pytest.mark.parametrize("case", FORWARD, ids=lambda case: case.name)
+def test_a_forward_case_still_gives_its_expected_outputs(case):
+    lifted = lift(case.model.SerializeToString())
+    feeds, expected = _expected(case)
+    model, states = load(lifted.model), {state.input: state for state in lifted.manifest.states}
+    data = {name: array for name, array in feeds.items() if name not in states}
+    lengths = data.pop(lifted.manifest.lengths, None)
+    if states.keys() & feeds.keys():
+        assert not any(feeds[name].any() for name in states.keys() & feeds.keys())
+    outputs, after = model.run(data, lengths=lengths)
+    outputs |= {state.output: after[name] for name, state in states.items()}
+    for name, array in expected.items():
+        np.testing.assert_allclose(outputs[name], array, rtol=1e-3, atol=1e-7)
+    assert lifted.report.unstreamable == ""
+
+
+@pytest.mark.parametrize("case", BACKWARD, ids=lambda case: case.name)
+def test_a_backward_case_is_refused_by_name_and_right_with_states_lifted_anyway(case):
+    model = ir.from_proto(case.model)
+    with pytest.raises(ContractError, match=f"{case.model.graph.node[0].op_type} .*reads time backwards"):
+        lift(case.model.SerializeToString())
+    feeds, expected = _expected(case)
+    lifted = lift_states(model, batch=None, reverse=True)
+    session = onnxruntime.InferenceSession(ir.to_proto(lifted.model).SerializeToString())
+    start = {
+        entry.name: np.zeros(entry.shape, np.float32)
+        for entry in session.get_inputs()
+        if entry.name not in feeds
+    }
+    assert start.keys() == {state.input for state in lifted.states}
+    outputs = dict(
+        zip(
+            [entry.name for entry in session.get_outputs()],
+            session.run(None, {**feeds, **start}),
+            strict=True,
+        )
+    )
+    for name, array in expected.items():
+        np.testing.assert_allclose(outputs[name], array, rtol=1e-3, atol=1e-7)
