@@ -50,11 +50,12 @@ class OrtFile:
         return config
 
 
-def to_ort(source: str | os.PathLike[str]) -> OrtFile:
+def to_ort(source: str | os.PathLike[str] | bytes) -> OrtFile:
     """Convert an ``.onnx`` file to ORT format and check that it computes the same.
 
     Args:
-        source: any ``.onnx`` file that the runtime loads; its golden case, where it has one, is the check.
+        source: any ``.onnx`` file that the runtime loads, or its bytes; its golden case, where it has one,
+            is the check.
 
     Raises:
         NotFoundError, FileFormatError, ContractError: the file is not there, or is no usable model.
@@ -62,9 +63,10 @@ def to_ort(source: str | os.PathLike[str]) -> OrtFile:
         CheckFailedError: the result does not load, lost the manifest, or computes something else.
     """
     before = load(source, device="cpu", threads=1)
-    if Path(source).read_bytes()[4:8] == b"ORTM":
-        raise InputError(f"{source} is in ORT format already; give the .onnx file")
-    content, operators = _convert(Path(source).resolve())
+    given = source if isinstance(source, bytes) else Path(source).read_bytes()
+    if given[4:8] == b"ORTM":
+        raise InputError("the file is in ORT format already; give the .onnx file")
+    content, operators = _convert(given if isinstance(source, bytes) else Path(source).resolve())
     try:
         after = load(content, device="cpu", threads=1)
     except FileFormatError as error:
@@ -72,13 +74,18 @@ def to_ort(source: str | os.PathLike[str]) -> OrtFile:
     if _text(after) != _text(before):
         raise CheckFailedError("the converted file lost its manifest; keep the .onnx file")
     _check_equal(before, after)
-    return OrtFile(content, operators, Path(source).stat().st_size)
+    return OrtFile(content, operators, len(given))
 
 
-def _convert(source: Path) -> tuple[bytes, str]:
+def _convert(source: Path | bytes) -> tuple[bytes, str]:
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            command = [sys.executable, "-m", _TOOL, str(source), "--output_dir", folder]
+        with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as beside:
+            if isinstance(source, bytes):
+                path = Path(beside) / "model.onnx"
+                path.write_bytes(source)
+            else:
+                path = source
+            command = [sys.executable, "-m", _TOOL, str(path), "--output_dir", folder]
             ran = subprocess.run(  # noqa: S603
                 [*command, "--optimization_style", "Fixed", "--enable_type_reduction"],
                 capture_output=True,
@@ -87,10 +94,10 @@ def _convert(source: Path) -> tuple[bytes, str]:
                 check=False,
                 env={**os.environ, "ORT_DISABLE_TELEMETRY": "1"},
             )
-            files = {path.suffix: path for path in Path(folder).iterdir()}
+            files = {made.suffix: made for made in Path(folder).iterdir()}
             if ran.returncode != 0 or ".ort" not in files or ".config" not in files:
                 lines = ran.stderr.strip().splitlines() or ran.stdout.strip().splitlines() or ["no message"]
-                raise FileFormatError(f"{source} can't be converted: {lines[-1]}; export it again")
+                raise FileFormatError(f"the file can't be converted: {lines[-1]}; export it again")
             text = files[".config"].read_text(encoding="utf-8")
             kept = [line for line in text.splitlines() if line and not line.startswith("#")]
             return files[".ort"].read_bytes(), "\n".join(kept) + "\n"

@@ -10,7 +10,7 @@ from lstm_edge_runtime.errors import InputError
 from ._extras import needing_export
 from ._output import echo_json, json_option, print_table
 
-__all__ = ["command", "convert"]
+__all__ = ["command"]
 
 
 @click.command("convert")
@@ -30,11 +30,6 @@ def command(model: Path, output: Path, as_json: bool) -> None:
     Example:
       lstm-edge convert har-int8.onnx -o har-int8.ort
     """  # noqa: D301
-    convert(model, output, as_json=as_json)
-
-
-def convert(model: Path, output: Path, *, as_json: bool) -> None:
-    """Convert ``model`` to ``output`` and print what came of it."""
     if output.suffix != ".ort":
         raise InputError(
             f"{output} ends in {output.suffix or 'nothing'!r}; onnxruntime tells the format by .ort"

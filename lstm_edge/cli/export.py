@@ -25,6 +25,14 @@ __all__ = ["command"]
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), required=True, help="The .onnx file to write."
 )
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["onnx", "ort"]),
+    default="onnx",
+    show_default=True,
+    help="ort writes an .ort file for minimal builds, and beside it the operators that such a build needs.",
+)
 @click.option("--weights", type=click.Path(path_type=Path), help="Checkpoint that a factory's module loads.")
 @click.option(
     "--input",
@@ -42,6 +50,7 @@ __all__ = ["command"]
 def command(
     source: str,
     output: Path,
+    form: str,
     weights: Path | None,
     inputs: tuple[str, ...],
     lengths: bool,
@@ -66,8 +75,11 @@ def command(
       lstm-edge export nets.tagger:build --weights tagger.pt --input tokens=N,L:int64:0..9999 -o tagger.onnx
     """  # noqa: D301
     check_target(output)
+    if (form == "ort") != (output.suffix == ".ort"):
+        raise InputError(f"--format {form} and {output} do not fit; onnxruntime tells the format by .ort")
     with needing_export("export"):
         from lstm_edge_exporters import export
+        from lstm_edge_exporters.ort_format import to_ort
 
         from ._factory import is_factory
     if is_factory(source):
@@ -78,7 +90,10 @@ def command(
         module, example, config = _from_run(source, lengths)
     config = replace(config, stateless=stateless, opset=opset, ir_version=ir_version, seed=seed)
     artefact = export(module, example, config)
-    artefact.save(output)
+    if form == "ort":
+        to_ort(artefact.model).save(output)
+    else:
+        artefact.save(output)
     if as_json:
         echo_json(_document(artefact, output))
     else:
