@@ -1,4 +1,4 @@
-"""Files that can't be used are refused in one line, and external data is read from the model's folder only."""
+"""Files that can't be used are refused in one line; external data is read from the model's folder only."""
 
 import os
 

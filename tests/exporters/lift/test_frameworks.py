@@ -1,0 +1,123 @@
+"""Graphs as tf2onnx, Keras and PyTorch's own exporters write them."""
+
+import io
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from lstm_edge_exporters.lift import LiftConfig, lift
+from lstm_edge_runtime import load
+
+
+def tf2onnx_layer(net, x, width, hidden, name, go=()):
+    """One Keras LSTM layer as tf2onnx writes it: batch-major x, int32 shape arithmetic, lengths filled in."""
+    major = net.add("Transpose", [x], perm=[1, 0, 2])
+    shape = net.add("Cast", [net.add("Shape", [x])], to=6)
+    rows = net.slice(net.add("Cast", [shape], to=7), 0, 1, 0)
+    filled = net.add("Concat", [rows, net.const(np.array([hidden]))], axis=0)
+    zeros = net.add("Expand", [net.const(np.zeros((1,), np.float32)), filled])
+    steps = net.add("Cast", [net.slice(net.add("Cast", [shape], to=7), 1, 2, 0)], to=6)
+    lengths = net.add("Expand", [steps, rows])
+    h, c = (net.squeeze(zeros, 0, operator="Unsqueeze") for _ in "hc")
+    y, *_ = net.recurrent(
+        "LSTM",
+        major,
+        width,
+        hidden,
+        lengths=lengths,
+        h=h,
+        c=c,
+        outputs=("Y",),
+        name=f"StatefulPartitionedCall/sequential/{name}/PartitionedCall/LSTM__{len(net.nodes)}",
+    )
+    return net.add("Transpose", [net.squeeze(y, 1)], perm=[1, 0, 2])
+
+
+@pytest.mark.parametrize("opset", [9, 11, 13, 17])
+@pytest.mark.parametrize("axes", [[None, None, 6], ["unk__10", "unk__11", 6], ["unk__10", 20, 6], [1, 20, 6]])
+def test_a_keras_stack_by_tf2onnx(network, opset, axes):
+    net = network(opset)
+    y = tf2onnx_layer(net, "x", 6, 8, "lstm")
+    y = tf2onnx_layer(net, y, 8, 5, "lstm_1")
+    last = net.add("Gather", [y, net.const(np.array(-1))], axis=1)
+    net.add("Softmax", [net.add("MatMul", [last, net.weight(5, 3)])], ["dense"], axis=1)
+    lifted = lift(net.model({"x": axes}, ["dense"], producer_name="tf2onnx").SerializeToString())
+    assert [(s.input, s.output) for s in lifted.report.lifted] == [
+        (f"{layer}_{kind}_0", f"{layer}_{kind}_n") for layer in ("lstm", "lstm_1") for kind in "hc"
+    ]
+    batch, sequence = lifted.manifest.batch, lifted.manifest.sequence
+    assert lifted.manifest.inputs[0].axes == (batch, sequence, 6)
+    assert lifted.report.unstreamable == ""
+    stream = load(lifted.model).stream()
+    for _ in range(3):
+        stream.step(np.ones(6, np.float32))
+    assert lifted.manifest.provenance["producer"] == "tf2onnx"
+
+
+def test_a_stateful_keras_layer_with_its_batch_of_four_baked_in(network):
+    net = network()
+    x = net.add("Transpose", ["x"], perm=[1, 0, 2])
+    state = net.const(np.zeros((1, 4, 8), np.float32))
+    net.recurrent("GRU", x, 6, 8, h=state, outputs=("Y_h",), linear_before_reset=1)
+    net.add("MatMul", [net.squeeze(net.nodes[-1].output[1], 0), net.weight(8, 2)], ["y"])
+    lifted = lift(net.model({"x": [4, 10, 6]}, ["y"]).SerializeToString())
+    assert lifted.report.freed == ("batch", "sequence")
+    assert [s.axes for s in lifted.report.lifted] == [(1, "N", 8)]
+    assert lifted.report.equality.by_rows
+    model = load(lifted.model)
+    outputs, _ = model.run(np.zeros((7, 2, 6), np.float32))
+    assert outputs["y"].shape == (7, 2)
+
+
+class _Tagger(torch.nn.Module):
+    def __init__(self, kind, **options):
+        super().__init__()
+        self.rnn = getattr(torch.nn, kind)(5, 6, batch_first=True, **options)
+        self.head = torch.nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.head(self.rnn(x)[0])
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_a_file_of_pytorchs_deprecated_exporter(kind, layers, dynamic):
+    torch.manual_seed(0)
+    module, buffer = _Tagger(kind, num_layers=layers).eval(), io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module,
+            (torch.zeros(1, 9, 5),),
+            buffer,
+            dynamo=False,
+            input_names=["x"],
+            output_names=["y"],
+            dynamic_axes={"x": {0: "batch", 1: "time"}} if dynamic else None,
+        )
+    lifted = lift(buffer.getvalue())
+    assert lifted.report.unstreamable == ""
+    kinds = 2 if kind == "LSTM" else 1
+    rows = [layers] if dynamic else [1] * layers  # a fixed size is folded into one constant a layer
+    assert sorted(s.axes[0] for s in lifted.report.lifted) == sorted(rows * kinds)
+    x = torch.randn(3, 14, 5)
+    with torch.no_grad():
+        expected = module(x).numpy()
+    model, state, parts = load(lifted.model), None, []
+    for first, last in ((0, 4), (4, 5), (5, 14)):
+        outputs, state = model.run(x[:, first:last].numpy(), state)
+        parts.append(outputs["y"])
+    np.testing.assert_allclose(np.concatenate(parts, axis=1), expected, rtol=0, atol=1e-6)
+
+
+def test_axes_that_the_graph_does_not_tell_are_named_by_the_caller(network):
+    net = network()
+    x = net.add("Reshape", ["frames", net.const(np.array([0, 0, 6]))])
+    net.recurrent("GRU", x, 6, 4, outputs=("Y",))
+    net.add("Identity", [net.nodes[-1].output[0]], ["y"])
+    model = net.model({"frames": [None, None, 2, 3]}, ["y"]).SerializeToString()
+    lifted = lift(model, LiftConfig(inputs={"frames": ("steps", "rows", 2, 3)}))
+    assert [s.axes for s in lifted.report.lifted] == [(1, "rows", 4)]

@@ -1,0 +1,102 @@
+"""``lstm-edge lift`` as people call it."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from lstm_edge_runtime import load
+
+
+@pytest.fixture
+def gru(tmp_path):
+    def write(direction="forward"):
+        rng = np.random.default_rng(0)
+        directions = 2 if direction == "bidirectional" else 1
+        weights = [
+            numpy_helper.from_array(rng.standard_normal((directions, 12, width)).astype(np.float32), name)
+            for name, width in (("W", 3), ("R", 4))
+        ]
+        graph = helper.make_graph(
+            [helper.make_node("GRU", ["x", "W", "R"], ["y"], "layer", hidden_size=4, direction=direction)],
+            "g",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["L", "N", 3])],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+            weights,
+        )
+        path = tmp_path / f"{direction}.onnx"
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+        return path
+
+    return write
+
+
+def lift(*arguments):
+    return subprocess.run(
+        [sys.executable, "-c", "from lstm_edge.cli import main; main()", "lift", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "ORT_DISABLE_TELEMETRY": "1", "COLUMNS": "120"},
+    )
+
+
+def test_a_file_is_lifted_and_the_report_says_what_was_proven(gru, tmp_path):
+    out = tmp_path / "out.onnx"
+    done = lift(gru(), "-o", out)
+    assert (done.returncode, done.stderr) == (0, "")
+    for part in (
+        "h_0",
+        "h_n",
+        "(1, N, 4)",
+        "equal bit for bit",
+        "equal the whole",
+        "next: lstm-edge inspect",
+    ):
+        assert part in done.stdout
+    assert [state.input for state in load(out).states] == ["h_0"]
+
+
+def test_json_is_one_document(gru, tmp_path):
+    done = lift(gru(), "-o", tmp_path / "out.onnx", "--json")
+    document = json.loads(done.stdout)
+    assert document["states"] == [
+        {"input": "h_0", "output": "h_n", "axes": [1, "N", 4], "reset": 0.0, "lifted": True}
+    ]
+    assert document["chunks"]["equal"] is True
+    assert document["unstreamable"] == ""
+
+
+def test_a_refusal_is_one_line_and_leaves_the_old_file(gru, tmp_path):
+    out = tmp_path / "out.onnx"
+    out.write_bytes(b"old")
+    done = lift(gru("bidirectional"), "-o", out)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "GRU 'layer' reads time backwards" in done.stderr
+    assert out.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--input", "x"], "expected x=N,L,8"),
+        (["--input", "x=N,0,3"], "neither a positive number nor a plain name"),
+        (["--state", "h"], "expected INPUT=OUTPUT"),
+        (["--input", "z=N"], "no input 'z'"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(gru, tmp_path, arguments, message):
+    from click.testing import CliRunner
+
+    from lstm_edge.cli import cli
+
+    result = CliRunner().invoke(cli, ["lift", str(gru()), "-o", str(tmp_path / "o.onnx"), *arguments])
+    assert result.exit_code != 0
+    assert message in str(result.exception)
+    assert not (tmp_path / "o.onnx").exists()
