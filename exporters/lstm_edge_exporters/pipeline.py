@@ -3,11 +3,12 @@
 import copy
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy.typing as npt
 import onnx
+import onnx_ir as ir
 import torch
 from torch import nn
 
@@ -34,7 +35,7 @@ from .streaming import why_unstreamable
 from .trace import trace
 from .verify import Candidate, verify
 
-__all__ = ["export"]
+__all__ = ["Prepared", "export", "prepare"]
 
 Array = npt.NDArray[Any]
 
@@ -56,6 +57,50 @@ def export(module: nn.Module, example: Any, config: ExportConfig | None = None) 
         CheckFailedError: the file would not compute what the module does; says where and by how much.
     """
     config = config or ExportConfig()
+    made = prepare(module, example, config)
+    model, manifest = made.model, made.manifest
+    bare = serialise(model, manifest, config.opset, config.ir_version)
+    _check(bare)
+    candidate = _candidate(bare)
+    equivalence = verify(candidate, made.reference, made.drawing.cases())
+    whole = made.drawing.case(2, 24, fresh=True, full=True)
+    manifest = replace(
+        manifest,
+        unstreamable=why_unstreamable(model, manifest, candidate, whole, made.bidirectional),
+        equivalence=equivalence.to_dict(),
+        golden=record_golden(made.reference, made.drawing, equivalence),
+    )
+    content = serialise(model, manifest, config.opset, config.ir_version)
+    load(content, device="cpu").close()
+    return Artefact(
+        content,
+        manifest,
+        equivalence,
+        dict(Counter(node.op_type for node in model.graph)),
+        (*made.notes, *(f"not compared at {each}" for each in manifest.equivalence["skipped"])),
+    )
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A module's graph before its proof, and the module itself as the reference."""
+
+    model: ir.Model
+    manifest: Manifest
+    """Without golden case and figures."""
+    reference: TorchReference
+    drawing: Drawing
+    bidirectional: tuple[str, ...]
+    """Paths of layers that read time backwards."""
+    notes: tuple[str, ...]
+
+
+def prepare(module: nn.Module, example: Any, config: ExportConfig) -> Prepared:
+    """Trace and lower ``module``, lift its states, and make it the reference for a file with such states.
+
+    Raises:
+        InputError, UnsupportedError: as ``export``.
+    """
     check_module(module)
     signature = Signature.of(module, example)
     own = _copy(module)
@@ -76,26 +121,7 @@ def export(module: nn.Module, example: Any, config: ExportConfig | None = None) 
     manifest = describe(model, roles, lifting.states, config)
     reference = TorchReference(own, signature, roles.outputs, lifting.injections)
     drawing = _drawing(signature, manifest, config, reference)
-    bare = serialise(model, manifest, config.opset, config.ir_version)
-    _check(bare)
-    candidate = _candidate(bare)
-    equivalence = verify(candidate, reference, drawing.cases())
-    whole = drawing.case(2, 24, fresh=True, full=True)
-    manifest = replace(
-        manifest,
-        unstreamable=why_unstreamable(model, manifest, candidate, whole, roles.bidirectional),
-        equivalence=equivalence.to_dict(),
-        golden=record_golden(reference, drawing, equivalence),
-    )
-    content = serialise(model, manifest, config.opset, config.ir_version)
-    load(content, device="cpu").close()
-    return Artefact(
-        content,
-        manifest,
-        equivalence,
-        dict(Counter(node.op_type for node in model.graph)),
-        (*unused, *lifting.notes, *(f"not compared at {each}" for each in manifest.equivalence["skipped"])),
-    )
+    return Prepared(model, manifest, reference, drawing, roles.bidirectional, (*unused, *lifting.notes))
 
 
 def _copy(module: nn.Module) -> nn.Module:
