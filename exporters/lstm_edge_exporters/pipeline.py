@@ -1,6 +1,7 @@
 """``export``: a module in, a proven file out."""
 
 import copy
+import warnings
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -136,7 +137,8 @@ def _copy(module: nn.Module) -> nn.Module:
 
 def _try_example(module: nn.Module, signature: Signature) -> None:
     try:
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             signature.call(module, signature.example)
     except Exception as error:
         raise InputError(f"{type(module).__name__} does not run on the example: {error}") from error

@@ -139,8 +139,7 @@ class Recorder(TorchFunctionMode):
 
     def _pack(self, x: Tensor, lengths: Tensor, batch_first: bool) -> tuple[Tensor, Tensor]:
         rows = x if batch_first else x.transpose(0, 1)
-        check: Any = torch._check
-        check(lengths.shape[0] == rows.shape[0])
+        _check(lengths.shape[0] == rows.shape[0])
         steps = torch.arange(rows.shape[1], device=lengths.device)
         batch_sizes = (lengths.unsqueeze(0) > steps.unsqueeze(1)).sum(1)
         self._packed.append(_Packed(batch_sizes, lengths, rows.shape[0]))
@@ -159,9 +158,8 @@ class Recorder(TorchFunctionMode):
             y = torch.where(valid.reshape(*valid.shape, *[1] * (y.dim() - 2)), y, value)
         if total == -1:
             longest: Any = packed.lengths.max().item()
-            check: Any = torch._check
-            check(longest >= 1)
-            check(longest <= y.shape[1])
+            _check(longest >= 1)
+            _check(longest <= y.shape[1])
             y = y.narrow(1, 0, longest)
         return (y if batch_first else y.transpose(0, 1)), packed.lengths
 
@@ -201,6 +199,8 @@ class Recorder(TorchFunctionMode):
     ) -> tuple[Tensor, ...]:
         h, c = hx if kind.op == "LSTM" else (hx, None)
         directions = 2 if bidirectional else 1
+        for state in (h,) if c is None else (h, c):
+            _check(state.shape[1] == x.shape[1])
         number = sum(each.path == self._path for each in self.calls)
         call = Call(self._path, number, layers, kind.cell, tuple(x.shape))
         self.calls.append(call)
@@ -234,6 +234,12 @@ def instrument(module: nn.Module, recorder: Recorder) -> None:
             bases = (_RecordedLayer if isinstance(layer, nn.RNNBase) else _Recorded, type(layer))
             layer.__class__ = type(type(layer).__name__, bases, {})
             layer.__dict__["_lstm_edge"] = (recorder, path)
+
+
+def _check(fact: Any) -> None:
+    """Tell the tracer a fact about sizes."""
+    check: Any = torch._check
+    check(fact)
 
 
 class _Recorded:

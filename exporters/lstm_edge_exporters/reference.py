@@ -6,6 +6,7 @@ numpy arrays by the names that the exported file has, so that a reference and a 
 """
 
 import copy
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -96,7 +97,8 @@ class TorchReference:
         ends: dict[str, Tensor] = {}
         handles = self._hook(module, store, ends)
         try:
-            with torch.no_grad():
+            with torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
                 flat = flatten_output(self._signature.call(module, tensors))
         finally:
             for handle in handles:
