@@ -77,14 +77,11 @@ def _fold_weights(model: ir.Model) -> None:
 def _own_weights(graph: ir.Graph, node: ir.Node) -> None:
     for index in (1, 2):
         weight = node.inputs[index]
-        if weight is None or not weight.is_initializer() or len(list(weight.uses())) == 1:
+        if weight is None or weight.const_value is None or len(list(weight.uses())) == 1:
             continue
-        copy = ir.Value(
-            name=f"{weight.name}_of_{node.outputs[0].name}",
-            shape=weight.shape,
-            type=weight.type,
-            const_value=weight.const_value,
-        )
+        name = f"{weight.name}_of_{next(output.name for output in node.outputs if output.name)}"
+        tensor = ir.tensor(weight.const_value.numpy(), name=name)
+        copy = ir.Value(name=name, shape=weight.shape, type=weight.type, const_value=tensor)
         graph.register_initializer(copy)
         node.replace_input_with(index, copy)
 

@@ -4,15 +4,41 @@ from dataclasses import replace
 
 import numpy as np
 import onnx
+import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from lstm_edge_runtime import load
 from lstm_edge_runtime.manifest import KEY, Golden, Manifest, StateSpec, Task, TensorSpec
 
+
+@pytest.fixture(scope="session")
+def network():
+    """Make the bytes of a float file; see ``_network``."""
+    return _network
+
+
+@pytest.fixture(scope="session")
+def changed():
+    """Give the bytes of the same file with other manifest fields."""
+    return _changed
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write bytes to a file and give its path."""
+
+    def put(content, name="float.onnx"):
+        path = tmp_path / name
+        path.write_bytes(content)
+        return path
+
+    return put
+
+
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
 
-def network(
+def _network(
     kind="LSTM",
     features=8,
     hidden=64,
@@ -125,22 +151,22 @@ def network(
         provenance={"opset": 18, "versions": {"torch": "2.13"}},
         equivalence={"cases": ["(1, 5)"], "max_abs": 1e-7},
     )
-    content = signed(model, manifest)
-    return signed(model, manifest.with_golden(_golden(content, features, lengths))) if golden else content
+    content = _signed(model, manifest)
+    return _signed(model, manifest.with_golden(_golden(content, features, lengths))) if golden else content
 
 
-def signed(model, manifest):
+def _signed(model, manifest):
     """Bytes of ``model`` with ``manifest`` in it."""
     del model.metadata_props[:]
     model.metadata_props.add(key=KEY, value=manifest.to_json())
     return model.SerializeToString(deterministic=True)
 
 
-def changed(content, **fields):
+def _changed(content, **fields):
     """Bytes of the same file with other manifest fields."""
     model = onnx.load_model_from_string(content)
     manifest = Manifest.from_json(model.metadata_props[0].value)
-    return signed(model, replace(manifest, **fields))
+    return _signed(model, replace(manifest, **fields))
 
 
 def _golden(content, features, lengths):

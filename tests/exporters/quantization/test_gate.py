@@ -1,0 +1,239 @@
+"""Nothing is written that did not pass, and the old file stays."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from lstm_edge_exporters.quantization import Budget, QuantizeConfig, Samples, quantize
+from lstm_edge_exporters.quantization.cases import cases_from
+from lstm_edge_exporters.quantization.gate import broken
+from lstm_edge_exporters.quantization.judge import judge
+from lstm_edge_exporters.quantization.speed import Timing, _in_turns
+from lstm_edge_runtime import load
+from lstm_edge_runtime.errors import (
+    CheckFailedError,
+    FileFormatError,
+    InputError,
+    ManifestError,
+    NotFoundError,
+)
+
+LOOSE = Budget(agreement=0, drift=1, change=1)
+
+
+def _edited(content, name, edit):
+    """The same file with one initialiser changed."""
+    model = onnx.load_model_from_string(content)
+    for tensor in model.graph.initializer:
+        if tensor.name == name:
+            tensor.CopyFrom(
+                numpy_helper.from_array(edit(numpy_helper.to_array(tensor)).astype(np.float32), name)
+            )
+    return model.SerializeToString()
+
+
+def _judged(before, after, samples):
+    left, right = load(before, threads=1), load(after, threads=1)
+    return judge(left, right, cases_from(samples, left.manifest), samples.targets, few=False)
+
+
+@pytest.fixture(scope="module")
+def samples():
+    rng = np.random.default_rng(4)
+    return Samples({"x": rng.normal(size=(40, 25, 8)).astype(np.float32)}, targets=rng.integers(4, size=40))
+
+
+@pytest.mark.parametrize(
+    ("budget", "what"),
+    [
+        (replace(LOOSE, drift=1e-4), "h_n drifts by"),
+        (replace(LOOSE, change=1e-4), "logits changes by"),
+    ],
+)
+def test_a_file_that_loses_too_much_is_refused_with_the_figures(network, write, budget, what):
+    with pytest.raises(CheckFailedError, match=what) as caught:
+        quantize(write(network()), QuantizeConfig(budget=budget))
+    assert "one scale a tensor" in str(caught.value)
+    assert "a scale per gate row" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_labels_that_flip_are_counted_and_refused(network, samples):
+    before = network()
+    after = _edited(before, "V", lambda array: array[::-1])
+    judged = _judged(before, after, samples)
+    assert judged.agreement < 0.5
+    assert any("of labels agree" in said for said in broken(judged, replace(LOOSE, agreement=0.975)))
+
+
+def test_accuracy_may_fall_by_one_sample_and_not_by_two(network, samples):
+    content = network()
+    model = load(content, threads=1)
+    labels = np.array([model.run(x[None])[0]["logits"][-1].argmax() for x in samples.inputs["x"]])
+    judged = _judged(content, content, Samples(samples.inputs, labels))
+    assert judged.accuracy == (1.0, 1.0)
+    for lost, refused in ((1, False), (2, True)):
+        fallen = replace(judged, accuracy=(1.0, 1 - lost / 40))
+        assert bool(broken(fallen, LOOSE)) is refused
+
+
+def test_drift_is_seen_at_the_step_where_it_is_and_does_not_hide_a_wrong_recurrence(network, samples):
+    before = network()
+    assert _judged(before, before, samples).drift["h_n"].share == 0
+    after = _edited(before, "R0", lambda array: array * 1.05)
+    drift = _judged(before, after, samples).drift["h_n"]
+    assert drift.share > 0.01
+    assert 1 <= drift.step <= 1000
+    assert drift.largest > drift.share * 0.1
+
+
+def test_an_output_that_is_not_finite_breaks_every_budget(network, samples):
+    before = network()
+    judged = _judged(before, _edited(before, "b", lambda array: array * np.inf), samples)
+    assert judged.change["logits"].largest == np.inf
+    assert broken(judged, LOOSE)
+
+
+def test_a_network_without_a_constant_weight_is_refused(network, write):
+    def edit(graph):
+        """W depends on the input, in value not at all."""
+        graph.node.insert(0, helper.make_node("ReduceMax", ["x"], ["top"], keepdims=0))
+        graph.node.insert(1, helper.make_node("Sub", ["top", "top"], ["nought"]))
+        for place, name in enumerate(("W0", "R0")):
+            graph.node.insert(2 + place, helper.make_node("Add", [name, "nought"], [f"{name}_made"]))
+        lstm = next(node for node in graph.node if node.op_type == "LSTM")
+        lstm.input[1], lstm.input[2] = "W0_made", "R0_made"
+
+    for head in (False, True):
+        with pytest.raises(CheckFailedError, match="nothing recurrent could be quantised"):
+            quantize(write(network(edit=edit, head=head)), QuantizeConfig(budget=LOOSE))
+
+
+def test_a_file_that_would_grow_is_refused(network, write):
+    with pytest.raises(CheckFailedError, match="would grow"):
+        quantize(write(network(features=2, hidden=2, golden=True)), QuantizeConfig(budget=LOOSE))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "what"),
+    [
+        (lambda content: content[: len(content) // 2], FileFormatError, "can't be opened|truncated"),
+        (lambda content: b"", FileFormatError, "empty"),
+        (lambda content: b"not a model at all", FileFormatError, "float.onnx"),
+    ],
+    ids=["truncated", "empty", "foreign"],
+)
+def test_a_damaged_file_is_refused(network, write, spoil, error, what):
+    with pytest.raises(error, match=what):
+        quantize(write(spoil(network())))
+
+
+def test_a_missing_file_and_a_file_without_a_manifest_are_refused(network, write, tmp_path):
+    with pytest.raises(NotFoundError):
+        quantize(tmp_path / "none.onnx")
+    model = onnx.load_model_from_string(network())
+    del model.metadata_props[:]
+    with pytest.raises(ManifestError, match="lift"):
+        quantize(write(model.SerializeToString()))
+
+
+def test_a_file_that_is_small_already_is_refused(network, write):
+    made = quantize(write(network()), QuantizeConfig(budget=LOOSE))
+    with pytest.raises(InputError, match="int8"):
+        quantize(write(made.model, "int8.onnx"))
+
+
+def test_without_golden_case_and_data_there_is_nothing_to_judge_on(network, write):
+    with pytest.raises(InputError, match="no golden case"):
+        quantize(write(network(golden=False)))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "more"),
+    [
+        ({"y": np.zeros((2, 5, 8))}, {}),
+        ({"x": np.zeros((2, 5, 7))}, {}),
+        ({"x": np.zeros((2, 8))}, {}),
+        ({"x": np.zeros((0, 5, 8))}, {}),
+        ({"x": np.zeros((2, 5, 8))}, {"targets": np.zeros(3, int)}),
+        ({"x": np.zeros((2, 5, 8))}, {"targets": np.array(["a", "nobody"])}),
+        ({"x": np.zeros((2, 5, 8))}, {"lengths": np.array([5, 9])}),
+        ({"x": np.full((2, 5, 8), np.nan)}, {}),
+    ],
+)
+def test_data_that_does_not_fit_is_refused(network, write, inputs, more):
+    with pytest.raises(InputError):
+        quantize(write(network()), QuantizeConfig(budget=LOOSE), Samples(inputs, **more))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"precision": "int4"},
+        {"target": "mips"},
+        {"target": "gpu"},
+        {"precision": "fp16", "weights_only": True},
+        {"keep_io": False},
+    ],
+)
+def test_a_config_that_nothing_runs_is_refused(wrong):
+    with pytest.raises(InputError):
+        QuantizeConfig(**wrong)
+
+
+def test_a_slower_file_is_saved_by_force_only(network, write, tmp_path):
+    made = quantize(write(network()), QuantizeConfig(budget=LOOSE))
+    slow = replace(made, timings=(Timing("step", 1e-6, 2e-6, 2.0, 1.9, 2.1),))
+    target = tmp_path / "out.onnx"
+    target.write_bytes(b"old")
+    with pytest.raises(CheckFailedError, match=r"a step takes 2\.00 times as long"):
+        slow.save(target)
+    assert target.read_bytes() == b"old"
+    slow.save(target, force=True)
+    assert target.read_bytes() == made.model
+    replace(made, timings=(Timing("step", 1e-6, 1e-6, 1.0, 0.99, 1.02),)).save(target)
+
+
+def test_slower_and_not_slower_are_told_apart():
+    def work(count):
+        return lambda: sum(range(count))
+
+    assert _in_turns("step", work(2000), work(4000)).slower
+    assert not _in_turns("step", work(4000), work(2000)).slower
+
+
+_FULL_DISK = """
+import resource, sys
+from lstm_edge_exporters.quantization import Budget, QuantizeConfig, quantize
+from lstm_edge_runtime import LstmEdgeError
+source, target, when = sys.argv[1:]
+config = QuantizeConfig(budget=Budget(agreement=0, drift=1, change=1))
+limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    if when == "work":
+        limit()
+    made = quantize(source, config)
+    limit()
+    made.save(target, force=True)
+except LstmEdgeError as error:
+    print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="RLIMIT_FSIZE is POSIX")
+@pytest.mark.parametrize("when", ["work", "save"])
+def test_a_full_disk_is_one_clear_error_and_keeps_the_old_file(network, write, tmp_path, when):
+    source, target = write(network()), tmp_path / "out.onnx"
+    target.write_bytes(b"old")
+    ran = subprocess.run(
+        [sys.executable, "-c", _FULL_DISK, source, target, when], capture_output=True, text=True, check=True
+    )
+    assert ran.stdout.startswith("InputError")
+    assert "can't be written" in ran.stdout
+    assert target.read_bytes() == b"old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["float.onnx", "out.onnx"]

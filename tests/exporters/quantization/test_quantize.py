@@ -1,0 +1,206 @@
+"""A float file in, a smaller one out: what is made, what is carried over, and that it repeats."""
+
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from lstm_edge_exporters.quantization import Budget, QuantizeConfig, Samples, quantize
+from lstm_edge_exporters.quantization._config import detect_target
+from lstm_edge_runtime import State, load
+
+LOOSE = Budget(agreement=0, drift=1, change=1)
+
+
+def _held(content, kind):
+    model = onnx.load_model_from_string(content)
+    return {t.name: numpy_helper.to_array(t) for t in model.graph.initializer if t.data_type == kind}
+
+
+def _operators(content):
+    return [node.op_type for node in onnx.load_model_from_string(content).graph.node]
+
+
+def _replay(content):
+    """What each golden output is off by, run whole and fed one step a call."""
+    model = load(content, threads=1)
+    golden, lengths = model.manifest.golden, model.manifest.lengths
+    inputs = dict(golden.inputs)
+    state = State({spec.input: inputs.pop(spec.input) for spec in model.states}, model.identity)
+    valid = inputs.pop(lengths) if lengths else None
+    runs = [model.run(inputs, state, valid)]
+    if not model.manifest.unstreamable and lengths is None:
+        for step in range(inputs["x"].shape[1]):
+            outputs, state = model.run(inputs["x"][:, step : step + 1], state)
+        runs.append((outputs, state))
+    off = dict.fromkeys(golden.outputs, 0.0)
+    for outputs, new in runs:
+        found = {**outputs, **{spec.output: new[spec.input] for spec in model.states}}
+        for name, expected in golden.outputs.items():
+            if found[name].shape == expected.shape:
+                off[name] = max(off[name], float(np.abs(found[name] - expected).max()))
+    return off, golden.limit
+
+
+@pytest.mark.parametrize("more", [{}, {"layers": 2}, {"directions": 2}, {"lengths": True}], ids=str)
+def test_an_lstm_runs_in_int8_and_keeps_its_contract(network, write, more):
+    source = write(network(**more))
+    made = quantize(source, QuantizeConfig(budget=LOOSE))
+    before, after = load(source).manifest, load(made.model).manifest
+    assert made.counts == {"LSTM int8": more.get("layers", 1), "Linear int8": 1}
+    assert "LSTM" not in _operators(made.model)
+    assert len(made.model) < 0.4 * made.bytes_before
+    carried = (
+        "inputs",
+        "outputs",
+        "states",
+        "batch",
+        "sequence",
+        "lengths",
+        "unstreamable",
+        "task",
+        "signal",
+    )
+    assert all(getattr(after, name) == getattr(before, name) for name in carried)
+    assert after.precision == "int8"
+    off, limit = _replay(made.model)
+    assert all(0 < off[name] <= limit[name] for name in off)
+
+
+def test_the_golden_case_is_the_float_files_own(network, write):
+    source = write(network())
+    made = quantize(source, QuantizeConfig(budget=LOOSE))
+    before, after = load(source).manifest.golden, load(made.model).manifest.golden
+    for group in ("inputs", "outputs"):
+        for name, array in getattr(before, group).items():
+            np.testing.assert_array_equal(getattr(after, group)[name], array)
+    assert set(after.limit) == set(before.outputs)
+
+
+def test_the_golden_limits_catch_a_wrong_scale_that_the_budget_would_let_pass(network, write):
+    made = quantize(write(network()), QuantizeConfig(budget=LOOSE))
+    model = onnx.load_model_from_string(made.model)
+    for tensor in model.graph.initializer:
+        if tensor.name == "R0_scale":
+            tensor.CopyFrom(
+                numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(1.2), tensor.name)
+            )
+    off, limit = _replay(model.SerializeToString())
+    assert any(off[name] > limit[name] for name in off)
+
+
+def test_provenance_and_figures_are_in_the_manifest(network, write):
+    source = write(network())
+    made = quantize(source, QuantizeConfig(target="arm", budget=LOOSE))
+    manifest = load(made.model).manifest
+    assert manifest.provenance["float_sha256"] == load(source).identity
+    assert manifest.provenance["quantized"] == made.picked
+    assert "for arm" in made.picked
+    assert set(manifest.provenance["versions"]) == {"torch", "onnxruntime"}
+    assert set(manifest.equivalence["drift"]) == {"h_n", "c_n"}
+    assert 0 < manifest.equivalence["drift"]["h_n"]["share"] < 0.1
+    assert manifest.equivalence["change"]["logits"]["share"] > 0
+    assert manifest.equivalence["float"] == {"max_abs": 1e-7}
+
+
+def test_the_same_file_gives_the_same_bytes(network, write):
+    source = write(network())
+    one, two = (quantize(source, QuantizeConfig(budget=LOOSE)).model for _ in range(2))
+    assert one == two
+
+
+@pytest.mark.parametrize(("target", "most"), [("x86-vnni", 127), ("arm", 127), ("x86", 64)])
+def test_weights_keep_to_seven_bits_where_the_device_would_saturate(network, write, target, most):
+    made = quantize(write(network()), QuantizeConfig(target=target, budget=LOOSE))
+    held = _held(made.model, onnx.TensorProto.INT8)
+    peaks = [int(np.abs(array.astype(int)).max()) for array in held.values() if array.size > 1]
+    assert len(peaks) == 3
+    assert max(peaks) == most
+
+
+@pytest.mark.parametrize("kind", ["GRU", "RNN"])
+def test_gru_and_rnn_are_stored_and_the_choice_says_why(network, write, kind):
+    made = quantize(write(network(kind)), QuantizeConfig(budget=LOOSE))
+    assert "onnxruntime has no int8 GRU or RNN" in made.picked
+    assert made.counts == {f"{kind} stored": 1, "Gemm stored": 1}
+    assert kind in _operators(made.model)
+
+
+@pytest.mark.parametrize("config", [QuantizeConfig(weights_only=True), QuantizeConfig("fp16")], ids=str)
+def test_stored_weights_compute_in_float_whatever_the_batch_mates(network, write, config):
+    made = quantize(write(network()), replace(config, budget=LOOSE))
+    model = load(made.model, threads=1)
+    x = np.random.default_rng(3).normal(size=(4, 20, 8)).astype(np.float32)
+    x[1:] *= 100
+    together, alone = model.run(x)[0]["logits"][0], model.run(x[:1])[0]["logits"][0]
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("keep_io", [True, False])
+def test_fp16_for_a_gpu_is_half_precision_inside_and_at_the_edge_on_request(network, write, keep_io):
+    made = quantize(write(network()), QuantizeConfig("fp16", "gpu", keep_io=keep_io, budget=LOOSE))
+    model = load(made.model, threads=1)
+    edge = {spec.dtype for spec in (*model.inputs, *model.outputs, *model.states)}
+    assert edge == {"float32" if keep_io else "float16"}
+    assert {"W0", "R0"} <= set(_held(made.model, onnx.TensorProto.FLOAT16))
+    golden = model.manifest.golden
+    assert golden.inputs["x"].dtype == golden.inputs["h_0"].dtype == next(iter(edge))
+
+
+def test_where_one_scale_a_tensor_is_too_coarse_a_scale_a_row_is_taken(network, write):
+    """One gate row fifty times as large as the others leaves them two bits."""
+
+    def edit(graph):
+        for tensor in graph.initializer:
+            if tensor.name in ("W0", "R0"):
+                array = numpy_helper.to_array(tensor).copy()
+                array[0, 0] *= 50
+                tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+
+    source = write(network(edit=edit))
+    strict = replace(LOOSE, drift=0.05)
+    assert "one scale a tensor" in quantize(source, QuantizeConfig(budget=LOOSE)).picked
+    assert "a scale per gate row" in quantize(source, QuantizeConfig(budget=strict)).picked
+
+
+def test_without_a_golden_case_one_is_recorded_from_the_float_file(network, write):
+    source = write(network(golden=False, lengths=True))
+    x = np.random.default_rng(0).normal(size=(5, 30, 8)).astype(np.float32)
+    made = quantize(source, QuantizeConfig(budget=LOOSE), Samples({"x": x}))
+    golden = load(made.model).manifest.golden
+    expected, _ = load(source, threads=1).run(x[:1])
+    np.testing.assert_array_equal(golden.outputs["logits"], expected["logits"])
+    np.testing.assert_array_equal(golden.inputs["lengths"], [30])
+    off, limit = _replay(made.model)
+    assert all(off[name] <= limit[name] for name in off)
+
+
+def test_external_data_comes_back_inside_the_file(network, tmp_path):
+    source = tmp_path / "float.onnx"
+    onnx.save(
+        onnx.load_model_from_string(network()),
+        source,
+        save_as_external_data=True,
+        location="weights.bin",
+        size_threshold=1024,
+    )
+    made = quantize(source, QuantizeConfig(budget=LOOSE))
+    assert len(made.model) < 0.4 * made.bytes_before
+    load(made.model)
+
+
+@pytest.mark.parametrize(
+    ("flags", "machine", "target"),
+    [
+        ("flags : fpu avx2 avx512f", "x86_64", "x86"),
+        ("flags : fpu avx2 avx512_vnni", "x86_64", "x86-vnni"),
+        ("flags : avx2 avx_vnni", "AMD64", "x86-vnni"),
+        ("", "AMD64", "x86"),
+        ("Features : fp asimd", "aarch64", "arm"),
+        ("", "arm64", "arm"),
+    ],
+)
+def test_the_target_is_read_off_the_processor(flags, machine, target):
+    assert detect_target(flags, machine) == target

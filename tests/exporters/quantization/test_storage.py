@@ -1,0 +1,96 @@
+"""Stored weights: small in the file, gone when a session opens, right to their last bit."""
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import numpy_helper
+
+from lstm_edge_exporters.quantization import storage
+from lstm_edge_runtime import load
+
+
+def _stored(content, how, *arguments):
+    model = ir.from_proto(onnx.load_model_from_string(content))
+    count = how(model, *arguments)
+    return ir.to_proto(model), count
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    rows=st.integers(1, 8),
+    width=st.integers(256, 300),
+    spread=st.integers(-30, 30),
+    seed=st.integers(0, 99),
+    axis=st.sampled_from([-1, -2]),
+)
+def test_an_int8_weight_is_within_half_a_step_of_its_row(rows, width, spread, seed, axis):
+    weight = np.random.default_rng(seed).normal(size=(rows, width)) * 2.0**spread
+    weight[0] = 0
+    value = ir.Value(name="w", const_value=ir.tensor(weight.astype(np.float32), name="w"))
+    cast, mul = storage._decode_int8(value, axis)
+    held, scale = (item.const_value.numpy() for item in (cast.inputs[0], mul.inputs[1]))
+    step = np.abs(weight).max(axis=axis, keepdims=True) / 127
+    assert held.dtype == np.int8
+    assert np.all(np.abs(held.astype(np.float64) * scale - weight) <= step * 0.5 * 1.0001 + 1e-30)
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+@pytest.mark.parametrize(
+    ("how", "arguments"),
+    [
+        (storage.store_int8, ({"LSTM", "GRU", "RNN", "Gemm"},)),
+        (storage.store_fp16, ()),
+    ],
+)
+def test_onnxruntime_folds_the_decoding_away_at_load(network, tmp_path, kind, how, arguments):
+    proto, count = _stored(network(kind), how, *arguments)
+    assert count >= 2
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    operators = {node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node}
+    assert not operators & {"Cast", "Mul", "DequantizeLinear"}
+
+
+def test_fp16_leaves_a_weight_beyond_its_range_as_it_is(network):
+    def edit(graph):
+        big = next(tensor for tensor in graph.initializer if tensor.name == "W0")
+        array = numpy_helper.to_array(big).copy()
+        array[0, 0, 0] = 1e6
+        big.CopyFrom(numpy_helper.from_array(array, "W0"))
+
+    proto, _ = _stored(network(edit=edit), storage.store_fp16)
+    held = {tensor.name: tensor.data_type for tensor in proto.graph.initializer}
+    assert held["W0"] == onnx.TensorProto.FLOAT
+    assert held["R0_fp16"] == onnx.TensorProto.FLOAT16
+
+
+def test_only_the_weights_of_the_named_operators_are_stored(network):
+    proto, count = _stored(network("GRU"), storage.store_int8, {"GRU"})
+    names = {tensor.name for tensor in proto.graph.initializer}
+    assert count == 1
+    assert {"W0_int8", "R0_int8", "V"} <= names
+    assert not {"W0", "R0", "V_int8"} & names
+
+
+def test_a_stored_file_computes_what_its_rounded_weights_say(network):
+    """The float file with each weight rounded by numpy must agree with the stored file to float32 noise."""
+    content = network()
+    proto, _ = _stored(content, storage.store_fp16)
+
+    def edit(graph):
+        for tensor in graph.initializer:
+            array = numpy_helper.to_array(tensor)
+            if array.dtype == np.float32 and array.size >= 256:
+                tensor.CopyFrom(
+                    numpy_helper.from_array(array.astype(np.float16).astype(np.float32), tensor.name)
+                )
+
+    x = np.random.default_rng(2).normal(size=(2, 9, 8)).astype(np.float32)
+    expected, _ = load(network(edit=edit), threads=1).run(x)
+    found, _ = load(proto.SerializeToString(), threads=1).run(x)
+    np.testing.assert_array_equal(found["logits"], expected["logits"])
