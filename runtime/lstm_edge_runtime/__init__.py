@@ -2,9 +2,10 @@
 
 from ._loading import load
 from ._version import __version__
+from .batch import StreamBatch
 from .errors import LstmEdgeError
 from .model import Model, Prediction
 from .state import State
 from .stream import Stream
 
-__all__ = ["LstmEdgeError", "Model", "Prediction", "State", "Stream", "__version__", "load"]
+__all__ = ["LstmEdgeError", "Model", "Prediction", "State", "Stream", "StreamBatch", "__version__", "load"]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from .errors import InputError
 from .manifest import Axes
 
-__all__ = ["describe", "fits", "learn_sizes", "resolve"]
+__all__ = ["describe", "fits", "learn_sizes", "resolve", "row_factor"]
 
 _PRODUCT = re.compile(r"(\d+)\s*\*\s*(.+)")
 
@@ -56,3 +56,11 @@ def learn_sizes(name: str, axes: Axes, shape: tuple[int, ...], sizes: dict[str, 
 def describe(axes: Axes) -> str:
     """Give ``axes`` as people write a shape: ``(N, L, 6)``."""
     return f"({', '.join(map(str, axes))}{',' if len(axes) == 1 else ''})"
+
+
+def row_factor(axis: int | str, batch: str | None) -> int | None:
+    """Tell how many rows a source has on ``axis``: 0 for the batch axis, k for ``"k*N"``, else None."""
+    if axis == batch:
+        return 0
+    product = _PRODUCT.fullmatch(axis) if isinstance(axis, str) else None
+    return int(product[1]) if product and product[2].strip() == batch else None

@@ -13,11 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ._axes import resolve
-from ._session import CPU, CUDA, import_onnxruntime
-from .errors import ContractError
+from ._session import CPU, CUDA, import_onnxruntime, run_failed
 from .manifest import Manifest
 
-__all__ = ["BoundCall", "StateSets", "run_failed"]
+__all__ = ["BoundCall", "StateSets"]
 
 Array = npt.NDArray[Any]
 
@@ -136,9 +135,3 @@ def _runner(session: Any, binding: Any) -> Callable[[], None]:
         return partial(session._sess.run_with_iobinding, binding._iobinding, None)
     except AttributeError:
         return partial(session.run_with_iobinding, binding)
-
-
-def run_failed(error: Exception) -> ContractError:
-    """Give the error for a call that onnxruntime refused."""
-    first = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return ContractError(f"onnxruntime could not run the file: {first}; the state is as it was")

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from ._axes import learn_sizes, resolve
 from ._inputs import Samples, as_array, as_lengths, by_name, refuse_not_finite
+from ._session import run_failed
 from .errors import ContractError, InputError, StateError
 from .manifest import Manifest, TensorSpec
 from .state import State
@@ -36,6 +37,13 @@ class Core:
         """The inputs that are neither states nor lengths."""
         return tuple(spec for spec in self.contract.inputs if spec.name != self.contract.lengths)
 
+    def require_streamable(self) -> None:
+        """Raise ``ContractError`` where carried states are missing or would not equal the whole sequence."""
+        if reason := self.contract.unstreamable:
+            raise ContractError(f"this file can't be streamed: {reason}; use run() on whole sequences")
+        if not self.contract.states:
+            raise ContractError("this file carries no states; export it with them, or use run()")
+
     def run(
         self, x: Samples, state: State | None = None, lengths: npt.ArrayLike | None = None
     ) -> tuple[dict[str, Array], State]:
@@ -50,8 +58,20 @@ class Core:
         if valid is not None and self.contract.lengths is not None:
             feeds[self.contract.lengths] = valid
         feeds.update(self.start(sizes) if state is None else self.admit(state, sizes))
+        outputs, states = self.call(feeds)
+        return outputs, State(states, self.identity)
+
+    def call(self, feeds: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Run the session on every input; give the outputs by name, and the new states by input name.
+
+        Raises:
+            ContractError: onnxruntime refuses, or a state comes out in another shape than it went in.
+        """
         names = [*(spec.name for spec in self.contract.outputs), *(s.output for s in self.contract.states)]
-        outputs = dict(zip(names, self.session.run(names, feeds), strict=True))
+        try:
+            outputs = dict(zip(names, self.session.run(names, dict(feeds)), strict=True))
+        except Exception as error:
+            raise run_failed(error) from error
         new = {spec.input: outputs.pop(spec.output) for spec in self.contract.states}
         for name, array in new.items():
             if array.shape != feeds[name].shape:
@@ -59,9 +79,10 @@ class Core:
                     f"state {name} went in as {feeds[name].shape} and came out as {array.shape}; "
                     "the file does not keep its state contract"
                 )
-        return outputs, State(new, self.identity)
+        return outputs, new
 
     def take(self, x: Samples) -> list[tuple[TensorSpec, Array]]:
+        """Give each data input's spec and array, converted and, where the model checks, searched."""
         values = by_name(x, self.data)
         taken = [(spec, as_array(spec.name, values[spec.name], spec.dtype)) for spec in self.data]
         if self.check:
@@ -80,6 +101,13 @@ class Core:
                 np.broadcast_to(np.asarray(spec.reset, dtype=spec.dtype), shape)
             )
         return start
+
+    def zeros(self) -> dict[str, Array]:
+        """Give data inputs of zeros, every named axis at size 1."""
+        return {
+            spec.name: np.zeros([a if isinstance(a, int) else 1 for a in spec.axes], dtype=spec.dtype)
+            for spec in self.data
+        }
 
     def admit(self, state: State, sizes: Mapping[str, int]) -> dict[str, Array]:
         """Give the arrays of ``state`` if they are this model's and of this batch size."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import FileFormatError, InputError, MissingDependencyError, ProviderError
+from .errors import ContractError, FileFormatError, InputError, MissingDependencyError, ProviderError
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -20,6 +20,7 @@ __all__ = [
     "auto_threads",
     "import_onnxruntime",
     "open_session",
+    "run_failed",
     "wanted_providers",
 ]
 
@@ -119,6 +120,11 @@ def wanted_providers(device: str, providers: Sequence[Provider] | None) -> tuple
     if device not in ("cpu", "cuda"):
         raise InputError(f"device is {device!r}, expected 'auto', 'cpu' or 'cuda'; or give providers=")
     return (CPU,) if device == "cpu" else (CUDA, CPU)
+
+
+def run_failed(error: Exception) -> ContractError:
+    """Give the error for a call that onnxruntime refused."""
+    return ContractError(f"onnxruntime could not run the file: {_first_line(error)}; no state has changed")
 
 
 def auto_threads(weights: int) -> int:

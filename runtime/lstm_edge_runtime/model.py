@@ -10,8 +10,10 @@ import numpy.typing as npt
 from ._axes import describe
 from ._core import Core
 from ._inputs import Samples
+from .batch import StreamBatch
 from .errors import InputError
 from .manifest import Manifest, StateSpec, TensorSpec
+from .selftest import SelfTest, selftest
 from .state import State
 from .stream import Stream
 
@@ -129,6 +131,31 @@ class Model:
             ContractError: the file carries no states, or chunks would not equal the whole sequence.
         """
         return Stream(self._open())
+
+    def streams(self, capacity: int) -> StreamBatch:
+        """Open a batch of up to ``capacity`` streams that take one call into onnxruntime a tick.
+
+        Raises:
+            ContractError: as ``stream``; or the file has no batch axis.
+            InputError: ``capacity`` is not a whole number from 1.
+        """
+        return StreamBatch(self._open(), capacity)
+
+    def selftest(self) -> SelfTest:
+        """Replay the golden case in the file on this device, whole and in chunks with carried states.
+
+        Raises:
+            InputError: the file carries no golden case.
+        """
+        return selftest(self._open())
+
+    def warm_up(self) -> None:
+        """Run one step of zeros from the reset state, so that the first real one is not the slowest.
+
+        It leaves no trace: the model holds no state.
+        """
+        core = self._open()
+        core.run(core.zeros())
 
     def close(self) -> None:
         """Let the session go; streams that are open keep it until they are dropped."""

@@ -1,7 +1,6 @@
 """A stream: one source of samples that owns its state."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,8 @@ from ._axes import learn_sizes, resolve
 from ._bound import BoundCall, StateSets
 from ._core import Core
 from ._inputs import Samples, as_array, by_name, refuse_not_finite
-from .errors import ContractError, InputError, StateError
+from ._turns import Turns
+from .errors import InputError
 from .manifest import Axes
 from .state import State
 
@@ -32,13 +32,10 @@ class Stream:
 
     def __init__(self, core: Core) -> None:
         """Open a stream at the reset state."""
-        if reason := core.contract.unstreamable:
-            raise ContractError(f"this file can't be streamed: {reason}; use run() on whole sequences")
-        if not core.contract.states:
-            raise ContractError("this file carries no states; export it with them, or use run()")
+        core.require_streamable()
         self._core, self._contract = core, core.contract
-        self._turn = [None]
-        """Holds one item while nobody uses the stream: ``pop`` is atomic, and half the price of a lock."""
+        self._turns = Turns("stream")
+        self._token = self._turns.token
         self._steps = 0
         self._sets = StateSets(core.session, core.start({}))
         self._step_call: _ShapedCall | None = None
@@ -52,7 +49,7 @@ class Stream:
     @property
     def state(self) -> State:
         """A copy of the state, to keep, pickle, save or restore elsewhere."""
-        with self._alone():
+        with self._turns:
             return State(self._sets.read(), self._core.identity)
 
     def step(self, sample: Samples) -> Result:
@@ -69,9 +66,9 @@ class Stream:
             StateError: another thread is using this stream.
         """
         try:
-            turn = self._turn.pop()
+            turn = self._token.pop()
         except IndexError:
-            raise _in_use() from None
+            raise self._turns.refusal() from None
         try:
             call = self._step_call
             if (
@@ -87,7 +84,7 @@ class Stream:
             self._steps += 1
             return call.result()
         finally:
-            self._turn.append(turn)
+            self._token.append(turn)
 
     def process(self, chunk: Samples) -> Result:
         """Take many time steps in one call into onnxruntime.
@@ -103,7 +100,7 @@ class Stream:
             InputError: another rank, width or dtype; empty; NaN or infinity where the model checks.
             StateError: another thread is using this stream.
         """
-        with self._alone():
+        with self._turns:
             if self._contract.sequence is None:
                 return self._process_by_step(chunk)
             call = self._chunk_call = self._prepare(chunk, self._chunk_call, {})
@@ -113,7 +110,7 @@ class Stream:
 
     def reset(self) -> None:
         """Put every state back to its reset value."""
-        with self._alone():
+        with self._turns:
             self._sets.write(self._core.start({}))
             self._steps = 0
 
@@ -123,21 +120,10 @@ class Stream:
         Raises:
             StateError: it belongs to another model or another batch size; the stream keeps its own.
         """
-        with self._alone():
+        with self._turns:
             sizes = {self._contract.batch: 1} if self._contract.batch else {}
             self._sets.write(self._core.admit(state, sizes))
             self._steps = 0
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        try:
-            turn = self._turn.pop()
-        except IndexError:
-            raise _in_use() from None
-        try:
-            yield
-        finally:
-            self._turn.append(turn)
 
     def _prepare(
         self, samples: Samples, call: "_ShapedCall | None", known: Mapping[str | None, int]
@@ -226,7 +212,3 @@ def _axes_of_rank(rank: int, core: Axes, full: Axes) -> Axes:
 def _without(array: Array, axes: Axes, dropped: set[str | None]) -> Array:
     """Give a view of ``array`` without the axes that are called like one of ``dropped``."""
     return array.reshape([size for size, axis in zip(array.shape, axes, strict=True) if axis not in dropped])
-
-
-def _in_use() -> StateError:
-    return StateError("another thread is using this stream; give each thread its own, or take turns")

@@ -1,0 +1,115 @@
+"""The golden case that a file carries, replayed on this device: whole, and in chunks with carried states."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ._core import Core
+from .errors import CheckFailedError, InputError
+from .manifest import Golden
+from .state import State
+from .tolerance import Comparison, compare, limit_for
+
+__all__ = ["SelfTest", "compare_golden", "selftest"]
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class SelfTest:
+    """What a replay of the golden case found."""
+
+    whole: tuple[Comparison, ...]
+    """Each output and state of the case in one call."""
+    chunked: tuple[Comparison, ...]
+    """The same after two calls with carried states; empty where the file can't be fed in chunks."""
+
+    @property
+    def comparisons(self) -> tuple[Comparison, ...]:
+        """All of them."""
+        return self.whole + self.chunked
+
+    @property
+    def ok(self) -> bool:
+        """Whether every output is within its limit."""
+        return all(comparison.ok for comparison in self.comparisons)
+
+    @property
+    def worst(self) -> Comparison:
+        """The one nearest to its limit, or furthest beyond it."""
+        return max(self.comparisons, key=lambda comparison: comparison.ratio)
+
+    def require(self) -> None:
+        """Raise ``CheckFailedError`` with the worst element where an output is beyond its limit."""
+        if not self.ok:
+            how = "in chunks" if self.worst in self.chunked else "whole"
+            raise CheckFailedError(f"the golden case fails on this device ({how}): {self.worst}")
+
+
+def selftest(core: Core) -> SelfTest:
+    """Replay the golden case; see ``Model.selftest``."""
+    golden = core.contract.golden
+    if golden is None:
+        raise InputError("this file carries no golden case; export it again with lstm-edge export")
+    outputs = core.call(golden.inputs)
+    whole = compare_golden(golden, _flat(core, *outputs))
+    cut = _cut(core, golden)
+    return SelfTest(whole, compare_golden(golden, _in_chunks(core, golden, cut)) if cut else ())
+
+
+def compare_golden(golden: Golden, outputs: Mapping[str, Array]) -> tuple[Comparison, ...]:
+    """Compare outputs with a golden case, each within its own limit or the policy's for its dtype."""
+    records = []
+    for name, expected in golden.outputs.items():
+        floor = golden.floor.get(name, 0.0)
+        if expected.dtype.kind != "f":
+            records.append(compare(name, outputs[name], expected, floor=0.0, limit=0.0))
+            continue
+        dtype = expected.dtype.name
+        limit = golden.limit.get(name, limit_for(expected, floor, dtype))
+        records.append(compare(name, outputs[name], expected, floor=floor, limit=limit, dtype=dtype))
+    return tuple(records)
+
+
+def _cut(core: Core, golden: Golden) -> int:
+    """Give the step after which the case is cut in two; 0 where it can't be."""
+    contract = core.contract
+    if not contract.states or contract.unstreamable or contract.sequence is None:
+        return 0
+    steps = [
+        golden.inputs[spec.name].shape[spec.axes.index(contract.sequence)]
+        for spec in core.data
+        if contract.sequence in spec.axes
+    ]
+    if contract.lengths is not None:
+        steps.append(int(golden.inputs[contract.lengths].min()))
+    return min(steps, default=0) // 2
+
+
+def _in_chunks(core: Core, golden: Golden, cut: int) -> dict[str, Array]:
+    contract = core.contract
+    state = State({spec.input: golden.inputs[spec.input] for spec in contract.states}, core.identity)
+    valid = golden.inputs[contract.lengths] if contract.lengths is not None else None
+    parts = []
+    for start, stop in ((0, cut), (cut, None)):
+        x = {}
+        for spec in core.data:
+            place = spec.axes.index(contract.sequence) if contract.sequence in spec.axes else None
+            index = () if place is None else (slice(None),) * place + (slice(start, stop),)
+            x[spec.name] = golden.inputs[spec.name][index]
+        lengths = None if valid is None else np.full_like(valid, cut) if stop else valid - cut
+        outputs, state = core.run(x, state, lengths)
+        parts.append(outputs)
+    joined = {}
+    for spec in contract.outputs:
+        pieces = [part[spec.name] for part in parts]
+        timed = contract.sequence in spec.axes
+        joined[spec.name] = np.concatenate(pieces, spec.axes.index(contract.sequence)) if timed else pieces[1]
+    return _flat(core, joined, state)
+
+
+def _flat(core: Core, outputs: Mapping[str, Array], states: Mapping[str, Array]) -> dict[str, Array]:
+    return {**outputs, **{spec.output: states[spec.input] for spec in core.contract.states}}
