@@ -48,6 +48,7 @@ def make(tmp_path_factory):
         golden=True,
         rate=50.0,
         features=3,
+        feature_names=FEATURES,
         length="L",
     ) -> Made:
         rng = np.random.default_rng(seed)
@@ -92,7 +93,7 @@ def make(tmp_path_factory):
                 task=Task(task, "logits", labels=LABELS)
                 if task == "classification"
                 else Task(task, "logits", units=("m", "m/s", "kg")),
-                signal=Signal(FEATURES if features == 3 else (), rate, 6),
+                signal=Signal(feature_names, rate, 6),
                 provenance={"opset": 17, "checkpoint_sha256": "ab" * 32, "versions": {"torch": "2.13"}},
                 equivalence={"cases": 12, "max_abs": 1e-7, "max_rel": 2e-7, "ratio": 0.25},
             )

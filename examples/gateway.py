@@ -1,0 +1,122 @@
+"""A gateway: many sources over TCP, one call into onnxruntime for all of them, a result line for each sample.
+
+    python examples/gateway.py har.onnx --port 7070
+    echo 0.1,0.2,0.3,0,0,0 | nc localhost 7070
+
+Each connection is a source with a state of its own. Whatever has arrived since the last call is taken in one
+tick, at most one sample a source, so that the cost grows with the calls and not with the sources. The queue
+between the sockets and the model is bounded: a source that sends faster than the model computes is held back
+by TCP, and memory stays flat.
+"""
+
+import argparse
+import asyncio
+import contextlib
+from collections import deque
+from pathlib import Path
+
+import numpy as np
+
+from lstm_edge_runtime import Model, load
+
+
+class Gateway:
+    """Serves sources of one model; every tick takes one waiting sample of each."""
+
+    def __init__(self, model: Model, capacity: int, waiting: int) -> None:
+        """Take ``capacity`` sources at most, and hold ``waiting`` samples at most."""
+        self.batch = model.streams(capacity)
+        self.capacity = capacity
+        self.ticks = 0
+        self._features = model.inputs[0].axes[-1]
+        task = model.manifest and model.manifest.task
+        self._labels = task.labels if task else ()
+        self._queue: asyncio.Queue[tuple[int, np.ndarray, asyncio.StreamWriter]] = asyncio.Queue(waiting)
+        self._connected = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Read one source's lines until it goes; what it leaves waiting is still answered."""
+        if self._connected == self.capacity:
+            writer.write(b"error: the gateway is full; try again later\n")
+            with contextlib.suppress(ConnectionError):
+                writer.write_eof()
+                await reader.read(1 << 16)  # what is left unread would reset the connection under the message
+            writer.close()
+            return
+        self._connected += 1
+        source = self.batch.add()
+        try:
+            async for line in reader:
+                sample = self._parse(line)
+                if sample is None:
+                    writer.write(f"error: expected {self._features} numbers\n".encode())
+                    continue
+                await self._queue.put((source, sample, writer))  # waits where the queue is full
+                await writer.drain()  # and where the source does not read its results
+            await self._queue.join()
+            with contextlib.suppress(ConnectionError):
+                await writer.drain()
+        except (ConnectionError, ValueError):
+            await self._queue.join()
+        finally:
+            self.batch.remove(source)
+            self._connected -= 1
+            writer.close()
+
+    def _parse(self, line: bytes) -> np.ndarray | None:
+        try:
+            sample = np.array(line.decode().split(","), np.float32)
+        except ValueError:
+            return None
+        return sample if sample.shape == (self._features,) and np.isfinite(sample).all() else None
+
+    async def compute(self) -> None:
+        """Tick for ever: one call for whatever is waiting, one sample a source."""
+        later: deque[tuple[int, np.ndarray, asyncio.StreamWriter]] = deque()
+        while True:
+            tick: dict[int, tuple[np.ndarray, asyncio.StreamWriter]] = {}
+            arrived, later = later, deque()
+            if not arrived:
+                arrived.append(await self._queue.get())
+            while not self._queue.empty() and len(arrived) < self._queue.maxsize:
+                arrived.append(self._queue.get_nowait())
+            for source, sample, writer in arrived:  # in order: a second sample of a source waits
+                if source in tick:
+                    later.append((source, sample, writer))
+                else:
+                    tick[source] = (sample, writer)
+            ids = list(tick)
+            results = self.batch.step(np.stack([tick[source][0] for source in ids]), ids)
+            self.ticks += 1
+            for source, logits in zip(ids, results, strict=True):
+                writer = tick[source][1]
+                if not writer.is_closing():
+                    best = int(logits.argmax())
+                    writer.write(
+                        f"{self._labels[best] if self._labels else best},{logits[best]:.6g}\n".encode()
+                    )
+                self._queue.task_done()
+            await asyncio.sleep(0)  # let the sockets run between ticks
+
+
+async def main() -> None:
+    """Serve until it is interrupted."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=7070, help="0 takes any free one")
+    parser.add_argument("--sources", type=int, default=1000, help="the most at once")
+    parser.add_argument("--waiting", type=int, default=2000, help="the most samples that wait")
+    options = parser.parse_args()
+    gateway = Gateway(load(options.model, device="cpu"), options.sources, options.waiting)
+    server = await asyncio.start_server(gateway.serve, options.host, options.port)
+    print(f"listening on port {server.sockets[0].getsockname()[1]}", flush=True)
+    async with server:
+        await gateway.compute()
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(main())

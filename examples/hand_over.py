@@ -1,0 +1,72 @@
+"""Hand a running stream over to another process: the state goes, the samples go on.
+
+    python examples/hand_over.py har.onnx
+
+A first process takes the first half of a recording and saves the stream's state; a second one, which could be
+on another machine and of another architecture, restores it and takes the rest. What it ends with is what one
+process that saw everything ends with. A state names the model that it belongs to, and no other takes it.
+"""
+
+import argparse
+import multiprocessing
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from lstm_edge_runtime import State, load
+
+
+def first_half(model_path: Path, samples: np.ndarray, state_path: Path) -> None:
+    """Take ``samples (L, I)`` and leave the state in a file."""
+    with load(model_path, device="cpu") as model:
+        stream = model.stream()
+        for sample in samples:
+            stream.step(sample)
+        stream.state.save(state_path)  # whole or not at all: beside the file, then renamed
+        print(f"process {multiprocessing.current_process().name}: took {stream.steps_seen}, handed over")
+
+
+def second_half(model_path: Path, samples: np.ndarray, state_path: Path, result_path: Path) -> None:
+    """Go on from the state with ``samples (L, I)`` and leave the last output in a file."""
+    with load(model_path, device="cpu") as model:
+        stream = model.stream()
+        stream.restore(State.load(state_path))
+        for sample in samples:
+            output = stream.step(sample)
+        np.save(result_path, output)
+        print(f"process {multiprocessing.current_process().name}: took {stream.steps_seen} more")
+
+
+def main() -> None:
+    """Let two processes share the work of one, and compare."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", type=Path)
+    model_path = parser.parse_args().model
+    with load(model_path, device="cpu") as model:
+        width = model.inputs[0].axes[-1]
+        samples = np.random.default_rng(0).normal(size=(200, width)).astype(np.float32)
+        stream = model.stream()
+        for sample in samples:
+            expected = stream.step(sample)
+    spawn = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder:
+        state, result = Path(folder, "stream.npz"), Path(folder, "result.npy")
+        for name, target, arguments in (
+            ("A", first_half, (model_path, samples[:120], state)),
+            ("B", second_half, (model_path, samples[120:], state, result)),
+        ):
+            process = spawn.Process(name=name, target=target, args=arguments)
+            process.start()
+            process.join()
+            if process.exitcode:
+                raise SystemExit(f"process {name} failed")
+        difference = float(np.abs(np.load(result) - expected).max())
+    print(f"largest difference from one process that saw everything: {difference:g}")
+    raise SystemExit(0 if difference == 0 else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""Read a motion sensor at its own rate and say when the recognised activity changes.
+
+A Linux board's IMU through the kernel's Industrial I/O folder, or a recording played back:
+
+    python examples/imu_reader.py har.onnx --iio /sys/bus/iio/devices/iio:device0 --rate 10
+    python examples/imu_reader.py har.onnx --replay recording.csv --rate 100
+
+It needs lstm-edge[cpu] alone. Put your own driver in the place of ``read_iio``: a function that returns one
+sample, the features in the order in which the file names them.
+"""
+
+import argparse
+import csv
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from lstm_edge_runtime import load
+
+CHANNELS = {
+    "acc_x": "accel_x", "acc_y": "accel_y", "acc_z": "accel_z",
+    "gyr_x": "anglvel_x", "gyr_y": "anglvel_y", "gyr_z": "anglvel_z",
+}  # fmt: skip
+"""The file's feature names to the kernel's; a name that is not here is taken as it is."""
+
+
+def read_iio(folder: Path, features: tuple[str, ...]) -> Callable[[], np.ndarray]:
+    """Give a function that reads one sample ``(I,)`` from an Industrial I/O device, in SI units."""
+    channels = [CHANNELS.get(name, name) for name in features]
+    scales = []
+    for channel in channels:
+        own, shared = folder / f"in_{channel}_scale", folder / f"in_{channel.rpartition('_')[0]}_scale"
+        scales.append(float((own if own.exists() else shared).read_text()))
+    raw = [folder / f"in_{channel}_raw" for channel in channels]
+
+    def read() -> np.ndarray:
+        return np.array([float(path.read_text()) for path in raw], np.float32) * np.float32(scales)
+
+    return read
+
+
+def replay(path: Path, features: tuple[str, ...]) -> Callable[[], np.ndarray]:
+    """Give a function that reads the next row of a recording; StopIteration at its end."""
+    with path.open(newline="") as file:
+        rows = iter(
+            [np.array([float(row[name]) for name in features], np.float32) for row in csv.DictReader(file)]
+        )
+    return lambda: next(rows)
+
+
+def every(seconds: float) -> Iterator[float]:
+    """Yield at a steady rate how late each turn is; a turn that was missed is not made up for."""
+    due = time.perf_counter()
+    while True:
+        late = time.perf_counter() - due
+        if late < 0:
+            time.sleep(-late)
+        yield max(late, 0.0)
+        due = max(due + seconds, time.perf_counter() - seconds)
+
+
+def main() -> None:
+    """Step at the sensor's rate until the source ends."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", type=Path)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--iio", type=Path, metavar="FOLDER")
+    source.add_argument("--replay", type=Path, metavar="CSV")
+    parser.add_argument("--rate", type=float, help="samples a second  [default: the file's]")
+    parser.add_argument("--samples", type=int, help="stop after so many")
+    options = parser.parse_args()
+
+    with load(options.model, device="cpu") as model:
+        if model.manifest is None or model.manifest.task is None or not model.manifest.signal.features:
+            parser.error(f"{options.model} does not name its features and classes")
+        features, labels = model.manifest.signal.features, model.manifest.task.labels
+        rate = options.rate or model.manifest.signal.sampling_rate or parser.error("give --rate")
+        read = read_iio(options.iio, features) if options.iio else replay(options.replay, features)
+        stream = model.stream()
+        last, late, slowest = None, 0, 0.0
+        try:
+            for lag in itertools.islice(every(1 / rate), options.samples):
+                sample = read()
+                began = time.perf_counter()
+                logits = stream.step(sample)
+                slowest = max(slowest, time.perf_counter() - began)
+                late += lag > 1 / rate
+                label = labels[int(logits.argmax())]
+                if label != last:
+                    print(f"{stream.steps_seen / rate:8.2f} s  {label}", flush=True)
+                    last = label
+        except (StopIteration, KeyboardInterrupt):
+            pass
+        print(f"{stream.steps_seen} samples, {late} a whole turn late, slowest step {slowest * 1e6:.0f} us")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+import json
+
+import numpy as np
+import onnx
+import pytest
+
+from lstm_edge_runtime.manifest import KEY, Manifest
+
+
+@pytest.fixture
+def broken(har, tmp_path):
+    """The same file with one weight changed, as a bad flash or another kernel would have it."""
+    model = onnx.load(har.path)
+    kernel = next(tensor for tensor in model.graph.initializer if tensor.name == "K")
+    values = onnx.numpy_helper.to_array(kernel).copy()
+    values[2, 1] += 1e-3
+    kernel.raw_data = values.tobytes()
+    path = tmp_path / "broken.onnx"
+    onnx.save(model, path)
+    return path
+
+
+def test_a_file_that_computes_right_passes_whole_and_in_chunks(invoke, har):
+    code, out, _ = invoke("selftest", har.path, "--json")
+    assert code == 0
+    document = json.loads(out)
+    assert document["ok"]
+    assert document["providers"] == ["CPUExecutionProvider"]
+    assert {(c["replayed"], c["output"]) for c in document["comparisons"]} == {
+        (how, name) for how in ("whole", "in chunks") for name in ("logits", "h_n", "c_n")
+    }
+
+
+def test_a_file_that_computes_something_else_exits_1_and_names_the_worst_element(invoke, broken):
+    code, out, err = invoke("selftest", broken)
+    assert code == 1
+    assert "FAIL" in out
+    assert err.startswith("error: the golden case fails")
+    assert "logits[2, 3]" in err
+    assert ", 1]" in err  # the class whose weight was changed
+    code, out, _ = invoke("selftest", broken, "--json")
+    assert code == 1
+    document = json.loads(out)
+    assert not document["ok"]
+    assert [c["output"] for c in document["comparisons"] if not c["ok"]] == ["logits", "logits"]
+
+
+def test_a_difference_that_is_not_finite_is_still_json(invoke, har, tmp_path):
+    model = onnx.load(har.path)
+    manifest = Manifest.from_json(model.metadata_props[0].value)
+    golden = manifest.golden
+    golden.outputs["logits"] = np.full_like(golden.outputs["logits"], np.inf)
+    model.metadata_props[0].CopyFrom(onnx.StringStringEntryProto(key=KEY, value=manifest.to_json()))
+    onnx.save(model, tmp_path / "m.onnx")
+    code, out, _ = invoke("selftest", tmp_path / "m.onnx", "--json")
+    assert code == 1
+    found = {c["output"]: c["max_abs"] for c in json.loads(out)["comparisons"]}
+    assert found["logits"] is None
+    assert found["h_n"] < 1e-6
+
+
+def test_a_file_without_a_golden_case_exits_2(invoke, make):
+    code, _, err = invoke("selftest", make("plain", golden=False).path)
+    assert code == 2
+    assert "no golden case" in err
