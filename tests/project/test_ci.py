@@ -1,8 +1,11 @@
 """The GitHub action and workflows: GitHub can read them, and the scripts do what the action says."""
 
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 from ruamel.yaml import YAML
@@ -60,3 +63,58 @@ def test_no_script_of_the_action_holds_an_expression(root):
     scripts = [step["run"] for step in _read(root / "action.yml")["runs"]["steps"] if "run" in step]
     assert scripts
     assert [script for script in scripts if "${{" in script] == []
+
+
+def _run_action(root: Path, folder: Path, **inputs: str) -> int:
+    """Run the action's own scripts in a folder, in their order, but for the one that installs."""
+    action = _read(root / "action.yml")
+    values = {name: spec.get("default", "") for name, spec in action["inputs"].items()} | inputs
+    for step in action["runs"]["steps"]:
+        wanted = {"": True, "inputs.export == 'true'": values["export"] == "true"}
+        if "run" not in step or "pip install" in step["run"] or not wanted[step.get("if", "")]:
+            continue
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        ran = subprocess.run(
+            ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]],
+            cwd=folder,
+            env={
+                **os.environ,
+                "PATH": path,
+                **{key: _fill(text, values) for key, text in step["env"].items()},
+            },
+            check=False,
+        )
+        if ran.returncode:
+            return ran.returncode
+    return 0
+
+
+def _fill(text: str, values: dict[str, str]) -> str:
+    filled = re.sub(r"\${{ inputs\.([\w-]+) }}", lambda match: values[match[1]], text)
+    assert "${{" not in filled
+    return filled
+
+
+def test_the_action_exports_proves_and_reports_and_fails_on_another_network(root, tmp_path):
+    workflow = _read(root / ".github/workflows/ci.yml")
+    (given,) = [
+        step["with"] for job in workflow["jobs"].values() for step in job["steps"] if step.get("uses") == "./"
+    ]
+    (tmp_path / "examples").symlink_to(root / "examples")
+    assert _run_action(root, tmp_path, **given) == 0
+    suite = ET.parse(tmp_path / "lstm-edge-report" / "junit.xml").getroot()
+    assert len(list(suite.iter("testcase"))) > 0
+    assert list(suite.iter("failure")) == []
+    assert (tmp_path / "lstm-edge-report" / "report.html").stat().st_size > 0
+
+    (tmp_path / "other.py").write_text(
+        "from examples.ci.network import build\n"
+        "def changed():\n"
+        "    module = build()\n"
+        "    module.gru.bias_hh_l1.data[3] += 1e-3\n"
+        "    return module\n"
+    )
+    again = given | {"network": "other:changed", "export": "false"}
+    assert _run_action(root, tmp_path, **again) == 1
+    suite = ET.parse(tmp_path / "lstm-edge-report" / "junit.xml").getroot()
+    assert len(list(suite.iter("failure"))) > 0
