@@ -20,8 +20,9 @@ import numpy.typing as npt
 from .errors import FileFormatError, InputError, NotFoundError
 from .manifest import Golden
 from .model import Model
+from .selftest import compare_golden
 from .state import State
-from .tolerance import Comparison, compare, limit_for
+from .tolerance import Comparison
 
 __all__ = [
     "ARRAYS",
@@ -129,7 +130,7 @@ def replay(model: Model, folder: GoldenFolder) -> tuple[Replayed, ...]:
             outputs, end = _run(model, each.golden.inputs, state)
             records += [
                 Replayed(each.name, bool(carried), comparison)
-                for comparison in _compare(each.golden, outputs)
+                for comparison in compare_golden(each.golden, outputs)
             ]
             ends[each.name] = end
     return tuple(records)
@@ -140,19 +141,6 @@ def _run(model: Model, inputs: Mapping[str, Array], state: State | None) -> tupl
     own = {spec.name: inputs[spec.name] for spec in model.inputs if spec.name != lengths}
     outputs, end = model.run(own, state, inputs[lengths] if lengths else None)
     return outputs | {spec.output: end[spec.input] for spec in model.states}, end
-
-
-def _compare(golden: Golden, outputs: Mapping[str, Array]) -> list[Comparison]:
-    records = []
-    for name, expected in golden.outputs.items():
-        floor = golden.floor.get(name, 0.0)
-        if expected.dtype.kind != "f":
-            records.append(compare(name, outputs[name], expected, floor=0.0, limit=0.0))
-            continue
-        dtype = expected.dtype.name
-        limit = golden.limit.get(name, limit_for(expected, floor, dtype))
-        records.append(compare(name, outputs[name], expected, floor=floor, limit=limit, dtype=dtype))
-    return records
 
 
 def _pick(inputs: Mapping[str, Array], model: Model) -> dict[str, Array]:

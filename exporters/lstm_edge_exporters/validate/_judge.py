@@ -10,12 +10,12 @@ import numpy.typing as npt
 from lstm_edge_runtime.manifest import Manifest
 from lstm_edge_runtime.tolerance import MULTIPLE, ULPS, Comparison, compare, limit_for
 
-from ..verify import Reference
+from ..verify import Reference, first_line
 from ._file import Runner
 from .config import ValidateConfig
 from .report import Histogram
 
-__all__ = ["Feeds", "Judge", "Measured", "Protocol", "RefusedError", "first_line", "whole"]
+__all__ = ["Feeds", "Judge", "Measured", "Protocol", "RefusedError", "whole"]
 
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
@@ -117,6 +117,12 @@ class Judge:
     def _overridden(self) -> bool:
         return self._config.rtol is not None or self._config.atol is not None
 
+    def budget_for(self, name: str, expected: Array) -> float:
+        """Give what an int8 or fp16 file may be away from ``expected``, absolutely."""
+        budget = self._config.budget
+        share = budget.drift if name in self._states else budget.change
+        return share * max(_scale(expected), self._scales.get(name, 0.0))
+
     def measure(self, run: Runner, feeds: Feeds, protocol: Protocol = whole) -> Measured:
         """Run one case on the file and on the reference, and compare every output.
 
@@ -176,14 +182,9 @@ class Judge:
     def _limit(self, name: str, wide: Array, floor: float, dtype: np.dtype[Any]) -> float:
         if dtype.kind != "f":
             return 0.0
-        scale = float(np.max(np.abs(wide), initial=0.0, where=np.isfinite(wide)))
         if self._overridden:
-            return (self._config.atol or 0.0) + (self._config.rtol or 0.0) * scale
-        if self._budgeted:
-            budget = self._config.budget
-            share = budget.drift if name in self._states else budget.change
-            return share * max(scale, self._scales.get(name, 0.0))
-        return limit_for(wide, floor, dtype.name)
+            return (self._config.atol or 0.0) + (self._config.rtol or 0.0) * _scale(wide)
+        return self.budget_for(name, wide) if self._budgeted else limit_for(wide, floor, dtype.name)
 
     def _count(self, counts: npt.NDArray[np.int64], place: int, one: Array, wide: Array) -> None:
         if one.shape != wide.shape:
@@ -191,14 +192,13 @@ class Judge:
         with np.errstate(invalid="ignore"):
             errors = np.abs(one.astype(np.float64) - wide)
         errors = errors[np.isfinite(errors)]
-        self._exact[place] += int((errors == 0).sum())
-        logs = np.log10(errors[errors > 0])
-        counts += np.histogram(np.clip(logs, _EDGES[0], _EDGES[-1]), _EDGES)[0]
+        seen = errors >= 10.0 ** _EDGES[0]
+        self._exact[place] += int((~seen).sum())
+        counts += np.histogram(np.minimum(np.log10(errors[seen]), _EDGES[-1]), _EDGES)[0]
 
 
-def first_line(error: Exception) -> str:
-    """Give the first line of an error's text, short enough for a report."""
-    return next(iter(str(error).splitlines()), type(error).__name__)[:300]
+def _scale(array: Array) -> float:
+    return float(np.max(np.abs(array), initial=0.0, where=np.isfinite(array)))
 
 
 def _floor(own: Array, wide: Array) -> float:

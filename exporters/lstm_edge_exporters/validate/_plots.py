@@ -11,10 +11,12 @@ from .report import Curve, Disagreement, Group, Histogram, Report
 __all__ = ["HEIGHT", "LEFT", "TOP", "WIDTH", "Plot", "draw_plots"]
 
 WIDTH, HEIGHT = 440.0, 280.0
-LEFT, RIGHT, TOP, BOTTOM = 54.0, 12.0, 12.0, 46.0
+LEFT, RIGHT, TOP, BOTTOM = 54.0, 20.0, 26.0, 46.0
 """Room around the plotting area for the axes' labels."""
-_ROW = 34.0
+_ROW = 40.0
 """Height of one group's row in the strip plot."""
+_LEAST_SHARE = 0.0005
+"""Bins at the ends of the histogram that hold less are left out."""
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -89,8 +91,8 @@ def draw_plots(report: Report) -> tuple[Plot, ...]:
                 "In chunks, states carried by the file itself.",
             )
         )
-    if figures.samples:
-        plots.append(_disagreements(figures.disagreements, figures.samples))
+    if figures.margins:
+        plots.append(_margins(figures.disagreements, figures.margins))
     return tuple(plots)
 
 
@@ -111,7 +113,7 @@ def _ratios(groups: Sequence[Group]) -> Plot:
     scale, ticks = _log_scale([*values, 1.0, MULTIPLE], LEFT / 2, WIDTH - RIGHT)
     marks, rows = [], []
     for place, (group, checks) in enumerate(measured):
-        y = TOP + _ROW * place + 24
+        y = TOP + _ROW * place + 20
         rows.append(_Tick(y, group.title))
         for check in checks:
             assert check.worst is not None
@@ -155,9 +157,9 @@ def _curve(key: str, title: str, curve: Curve, caption: str) -> Plot:
 
 
 def _histogram(histogram: Histogram) -> Plot:
-    filled = [
-        index for index, pair in enumerate(zip(histogram.file, histogram.reference, strict=True)) if any(pair)
-    ]
+    least = _LEAST_SHARE * max(sum(histogram.file), 1)
+    counts = zip(histogram.file, histogram.reference, strict=True)
+    filled = [index for index, pair in enumerate(counts) if max(pair) > least]
     first, last = (filled[0], filled[-1] + 1) if filled else (0, 1)
     edges = histogram.edges[first : last + 1]
     file = _shares(histogram.file[first:last], histogram.exact[0])
@@ -196,28 +198,29 @@ def _histogram(histogram: Histogram) -> Plot:
     )
 
 
-def _disagreements(found: Sequence[Disagreement], samples: int) -> Plot:
+def _margins(found: Sequence[Disagreement], margins: Sequence[float]) -> Plot:
+    """A dot a sample: how sure the reference was; those that the file labels otherwise stand out."""
     bottom = HEIGHT - BOTTOM
-    x, x_ticks = _linear_scale(0, max(samples - 1, 1), LEFT, WIDTH - RIGHT)
-    y, y_ticks = _log_scale([each.margin for each in found] or [1e-6, 1.0], bottom, TOP)
+    x, x_ticks = _linear_scale(0, max(len(margins) - 1, 1), LEFT, WIDTH - RIGHT)
+    y, y_ticks = _log_scale(margins, bottom, TOP)
+    wrong = {each.place: each for each in found}
+    marks = []
+    for place, margin in enumerate(margins):
+        about = f"sample {place}: margin {margin:.3g}"
+        if place in wrong:
+            each = wrong[place]
+            about = f"sample {each.sample}: {each.expected} became {each.got}, margin {margin:.3g}"
+        marks.append(_Mark(x(place), y(margin), "failed" if place in wrong else "file", about))
     return Plot(
         key="disagreements",
         title="Samples that the two label differently",
-        caption=f"{len(found)} of {samples} samples. The margin is how sure the reference was.",
+        caption=f"{len(found) or 'None'} of {len(margins)}. The margin is how sure the reference was.",
         x_label="sample",
         y_label="margin",
         x_ticks=x_ticks,
         y_ticks=y_ticks,
-        marks=tuple(
-            _Mark(
-                x(each.sample),
-                y(each.margin),
-                "failed",
-                f"sample {each.sample}: {each.expected} became {each.got}, margin {each.margin:.3g}",
-            )
-            for each in found
-        ),
-        legend=(("failed", "labelled differently"),) if found else (),
+        marks=tuple(sorted(marks, key=lambda mark: mark.kind == "failed")),
+        legend=(("file", "labelled alike"), ("failed", "labelled differently")),
     )
 
 
@@ -243,7 +246,10 @@ def _log_scale(
         return start + (end - start) * (min(max(log, low), high) - low) / (high - low)
 
     stride = max(1, math.ceil((high - low) / 6))
-    return place, tuple(_Tick(place(10.0**power), _power(power)) for power in range(low, high + 1, stride))
+    ticks = [_Tick(place(10.0**power), _power(power)) for power in range(low, high + 1, stride)]
+    if high - low == 1:
+        ticks += [_Tick(place(part * 10.0**low), f"{part} · {_power(low)}") for part in (2, 5)]
+    return place, tuple(ticks)
 
 
 def _linear_scale(

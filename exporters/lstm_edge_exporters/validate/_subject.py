@@ -12,9 +12,9 @@ from lstm_edge_runtime.manifest import Manifest
 
 from ..cases import Drawing, Source
 from ..quantization import Samples
-from ..verify import Reference
+from ..verify import Reference, first_line
 from ._file import ModelFile, Runner
-from ._judge import Feeds, Judge, Measured, Protocol, RefusedError, first_line, whole
+from ._judge import Feeds, Judge, Measured, Protocol, RefusedError, whole
 from .config import ValidateConfig
 from .report import Check
 

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 
+from lstm_edge_runtime.errors import InputError
+
 from ._file import ModelFile, open_file
 from ._subject import Against, Subject
 from .config import ValidateConfig
@@ -48,10 +50,15 @@ def validate(
     Raises:
         NotFoundError: no such file.
         FileFormatError: truncated, foreign or unsafe to read.
-        InputError: the data does not fit the file.
+        InputError: there is nothing to compare the file with, or the data does not fit it.
     """
     config = config or ValidateConfig()
     file = file if isinstance(file, ModelFile) else open_file(file)
+    if against is None and config.golden is None and file.model and file.contract.golden is None:
+        raise InputError(
+            f"{file.path} carries no golden case and there is nothing to compare it with; "
+            "give --against a reference, or --golden vectors"
+        )
     run = _Run(file, against, config, progress)
     groups = tuple(run.groups())
     judge = run.subject.judge if run.subject else None

@@ -1,5 +1,6 @@
 """A PyTorch module as what a file is compared with."""
 
+import copy
 import inspect
 from collections import Counter
 from typing import Any
@@ -10,8 +11,10 @@ import torch
 from torch import nn
 
 from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime.manifest import Axes
 
 from ..config import ExportConfig
+from ..pipeline import prepare
 from ..reference import TorchReference
 from ..signature import Signature, flatten_output
 from ._file import ModelFile
@@ -21,11 +24,7 @@ __all__ = ["against_module"]
 
 
 def against_module(
-    module: nn.Module,
-    file: ModelFile,
-    example: Any = None,
-    config: ExportConfig | None = None,
-    about: str = "",
+    module: nn.Module, file: ModelFile, example: Any = None, *, about: str = "", sha256: str = ""
 ) -> Against:
     """Compare with ``module``, called as the file's inputs are named.
 
@@ -34,28 +33,51 @@ def against_module(
         file: the file under test, with its contract whole.
         example: what ``forward`` takes, as for ``export``; None takes the file's golden inputs by the names
             of ``forward``'s parameters.
-        config: the export's configuration, where it named outputs otherwise than the file's order does.
         about: what to call the module in the report.
+        sha256: of the checkpoint that the module's weights come from, for a note where the file names
+            another.
 
     Raises:
         InputError: the example does not fit, or the module's inputs and outputs are not the file's.
+        UnsupportedError: the file's states are not arguments of ``forward``, and the module can't be traced
+            to find them in it.
     """
+    if file.model is None:
+        raise InputError(f"{file.path} can't be compared: {file.broken}")
+    contract = file.contract
     signature = Signature.of(module, _example(module, file) if example is None else example)
     graph = onnx.load(str(file.path), load_external_data=False).graph
     with torch.no_grad():
-        made = flatten_output(signature.call(module, signature.example))
-    names = (config.outputs if config else ()) or tuple(output.name for output in graph.output)
-    outputs = tuple(names)[: len(made)]
+        made = flatten_output(signature.call(copy.deepcopy(module).eval(), signature.example))
+    outputs = tuple(output.name for output in graph.output)[: len(made)]
+    states = tuple(state.input for state in contract.states if state.input not in signature.names)
+    reference = TorchReference(module, signature, outputs)
+    if states:
+        axes: dict[str, Axes] = {spec.name: spec.axes for spec in contract.inputs}
+        axes |= {state.input: state.axes for state in contract.states}
+        config = ExportConfig(
+            inputs={name: axes[name] for name in signature.names if name in axes},
+            outputs=outputs,
+            lengths=contract.lengths,
+            batch=contract.batch or "N",
+            sequence=contract.sequence or "L",
+        )
+        prepared = prepare(module, example if example is not None else _example(module, file), config)
+        found = {state.input: state.output for state in prepared.manifest.states}
+        states = tuple(name for name in found if name not in signature.names)
+        outputs += tuple(found[name] for name in states if found[name] not in outputs)
+        reference = prepared.reference
     return Against(
-        reference=TorchReference(module, signature, outputs),
+        reference=reference,
         about=about or type(module).__name__,
-        inputs=signature.names,
+        inputs=(*signature.names, *states),
         outputs=outputs,
         layers=_layers(module),
         examples={
             name: tensor.detach().cpu().numpy()
             for name, tensor in zip(signature.names, signature.example, strict=True)
         },
+        sha256=sha256,
     )
 
 

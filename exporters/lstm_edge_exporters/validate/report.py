@@ -103,7 +103,10 @@ class Histogram:
 class Disagreement:
     """A sample that the file labels otherwise than the reference."""
 
+    place: int
+    """Which of the compared samples, from 0."""
     sample: int
+    """Its number in the data."""
     truth: str
     """Its label in the data; empty where the data has none."""
     expected: str
@@ -124,8 +127,8 @@ class Figures:
     """One point a chunk, over the long run."""
     histogram: Histogram | None = None
     disagreements: tuple[Disagreement, ...] = ()
-    samples: int = 0
-    """How many samples the decisions were compared on."""
+    margins: tuple[float, ...] = ()
+    """Of every sample that labels were compared on."""
 
 
 @dataclass(frozen=True)
@@ -196,7 +199,7 @@ class Report:
             "figures": {
                 "steps": _curve(figures.steps),
                 "drift": _curve(figures.drift),
-                "samples": figures.samples,
+                "samples": len(figures.margins),
                 "disagreements": [
                     vars(each) | {"margin": _finite(each.margin)} for each in figures.disagreements
                 ],

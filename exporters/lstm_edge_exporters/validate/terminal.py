@@ -16,13 +16,15 @@ def print_report(report: Report, console: Console) -> None:
     table = Table(
         title=Text(f"{report.model} against {report.reference}"), title_justify="left", header_style="bold"
     )
-    for name in ("group", "checks", "floor", "error", "limit", "ratio", "result"):
+    for name in ("group", "checks", "floor", "error", "ratio", "result"):
         table.add_column(name, justify="left" if name in ("group", "result") else "right")
     for group in report.groups:
         table.add_row(*_row(group))
     console.print(table)
     for group, check in report.failures:
         console.print(Text(f"FAILED {group.title}: {check.name}: {check.message}", style="red"))
+    for reason, titles in _skipped(report).items():
+        console.print(Text(f"skipped {', '.join(titles)}: {reason}", style="dim"))
     for note in report.notes:
         console.print(Text(f"note: {note}"))
     console.print(Text(f"limits: {report.policy}; seed {report.seed}", style="dim"))
@@ -36,13 +38,20 @@ def print_report(report: Report, console: Console) -> None:
     )
 
 
+def _skipped(report: Report) -> dict[str, list[str]]:
+    """Give the groups that were left out, by the reason."""
+    reasons: dict[str, list[str]] = {}
+    for group in report.groups:
+        if group.status == "skipped" and group.checks:
+            reasons.setdefault(group.checks[0].message, []).append(group.title)
+    return reasons
+
+
 def _row(group: Group) -> list[Text]:
     worst = group.worst
-    figures = ["", "", "", ""]
+    figures = ["", "", ""]
     if worst is not None:
-        figures = [f"{value:.2g}" for value in (worst.floor, worst.max_abs, worst.limit, worst.ratio)]
+        figures = [f"{value:.2g}" for value in (worst.floor, worst.max_abs, worst.ratio)]
     result = Text(group.status, style=_STYLES[group.status])
-    if group.status == "skipped" and group.checks:
-        result.append(f": {group.checks[0].message}")
     ran = len(group.checks) - group.count("skipped")
     return [Text(group.title), Text(str(ran)), *map(Text, figures), result]

@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from lstm_edge_runtime.manifest import Task
 
-from .._judge import Measured, RefusedError, first_line
+from ...verify import first_line
+from .._judge import Measured, RefusedError
 from .._subject import Subject
 from ..report import Check, Disagreement
 
@@ -95,9 +96,10 @@ def _labels(
     theirs, ours = wide.argmax(-1), got.argmax(-1)
     differ = [int(at) for at in np.flatnonzero(theirs != ours)]
     true_class = None if truth is None else _class_numbers(truth, task)
-    subject.figures["samples"] = len(indices)
+    subject.figures["margins"] = tuple(map(float, margins))
     subject.figures["disagreements"] = tuple(
         Disagreement(
+            place=at,
             sample=indices[at],
             truth="" if true_class is None else _label(task, int(true_class[at])),
             expected=_label(task, int(theirs[at])),

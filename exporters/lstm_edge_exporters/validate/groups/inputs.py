@@ -53,7 +53,7 @@ def _flip(x: Array, signs: Array) -> Array:
 
 
 def _spike(x: Array) -> Array:
-    spiked = x.copy()
+    spiked = np.array(x)
     spiked.reshape(-1)[x.size // 2] += 1e6
     return spiked
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from lstm_edge_runtime._session import CPU, import_onnxruntime
 from lstm_edge_runtime.errors import LstmEdgeError
 
-from .._judge import first_line
+from ...verify import first_line
 from .._subject import Subject
 from ..report import Check
 

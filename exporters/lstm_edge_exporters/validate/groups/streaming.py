@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ...verify import first_line
 from .._chunks import Cuts, even_cuts, in_chunks, on_record, random_cuts
-from .._judge import Measured, RefusedError, first_line
+from .._judge import Measured, RefusedError
 from .._subject import Subject
 from ..report import Check, Curve
 

@@ -1,0 +1,50 @@
+"""For people's own test suites: assert that a file computes what a module does."""
+
+import os
+from typing import Any
+
+from torch import nn
+
+from lstm_edge_runtime.errors import CheckFailedError
+
+from .validate import Report, ValidateConfig, open_file, validate
+from .validate.module import against_module
+
+__all__ = ["assert_equivalent"]
+
+_SHOWN = 10
+"""Failures in the message; the rest are counted."""
+
+
+def assert_equivalent(
+    module: nn.Module,
+    onnx_path: str | os.PathLike[str],
+    example: Any = None,
+    *,
+    config: ValidateConfig | None = None,
+) -> Report:
+    """Assert that an ONNX file computes what ``module`` does, in every way it will be used.
+
+    Args:
+        module: the trained network; copied, never changed.
+        onnx_path: the file.
+        example: what ``forward`` takes, as for ``export``; None takes the golden inputs in the file.
+        config: see ``ValidateConfig``; quick by default.
+
+    Returns:
+        The report, where every check passed.
+
+    Raises:
+        CheckFailedError: an ``AssertionError`` whose message names, for each failed check, the output, the
+            index of its worst element, what it is, what was expected, and the limit.
+        NotFoundError, FileFormatError, InputError: the file can't be read, or the example does not fit.
+    """
+    file = open_file(onnx_path)
+    against = None if file.model is None else against_module(module, file, example)
+    report = validate(file, against, config or ValidateConfig(quick=True))
+    if report.ok:
+        return report
+    failures = [f"{group.title}, {check.name}: {check.message}" for group, check in report.failures]
+    more = len(failures) - _SHOWN
+    lines = [f"{file.path.name} does not compute what {report.reference} does", *failures[:_SHOWN]]
+    raise CheckFailedError("\n  ".join(lines + ([f"and {more} more"] if more > 0 else [])))

@@ -1,0 +1,170 @@
+"""``lstm-edge validate``: proof that a file computes what its reference computes, for people and for CI."""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from lstm_edge_runtime._files import check_target, write_bytes
+from lstm_edge_runtime.errors import InputError
+
+from ._extras import needing_export
+from ._output import console, echo_json, json_option
+
+if TYPE_CHECKING:
+    from lstm_edge_exporters.validate import Against, ValidateConfig
+    from lstm_edge_exporters.validate._file import ModelFile
+
+__all__ = ["command"]
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command("validate")
+@click.argument("model", type=_PATH)
+@click.option(
+    "--against",
+    metavar="REFERENCE",
+    help="A run folder, a checkpoint, package.module:factory, or another .onnx file; without it, the golden "
+    "vectors alone.",
+)
+@click.option("--weights", type=_PATH, help="Checkpoint that a factory's module loads.")
+@click.option("--data", type=_PATH, help="Real data: .npz, .npy or .csv, as train's; its test part counts.")
+@click.option("--golden", type=_PATH, metavar="DIR", help="Golden vectors to replay.")
+@click.option("--quick", is_flag=True, help="Fewer sizes, cuts and samples, and a tenth of the long run.")
+@click.option("--steps", type=click.IntRange(1), default=10_000, show_default=True, help="Of the long run.")
+@click.option("--rtol", type=click.FloatRange(0), help="Override the tolerance policy, with --atol.")
+@click.option("--atol", type=click.FloatRange(0), help="Override the tolerance policy, with --rtol.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of what is drawn.")
+@click.option("--junit", type=_PATH, metavar="FILE", help="Write a JUnit report: a test case a check.")
+@click.option("--html", type=_PATH, metavar="FILE", help="Write one self-contained page with plots.")
+@click.option("--save-test-data", type=_PATH, metavar="DIR", help="Record golden vectors of the reference.")
+@json_option
+def command(
+    model: Path,
+    against: str | None,
+    weights: Path | None,
+    data: Path | None,
+    golden: Path | None,
+    quick: bool,
+    steps: int,
+    rtol: float | None,
+    atol: float | None,
+    seed: int,
+    junit: Path | None,
+    html: Path | None,
+    save_test_data: Path | None,
+    as_json: bool,
+) -> None:
+    """Prove that MODEL computes what its reference computes: exit code 0 if so, 1 if not.
+
+    Contract, sizes, states, lengths, streaming, inputs, providers and threads, decisions, golden vectors.
+    Limits come from the reference's own rounding error on the same case, so there is nothing to tune.
+
+    \b
+    Example:
+      lstm-edge validate har.onnx --against runs/har
+      lstm-edge validate har.onnx --against runs/har --data har.npz --junit report.xml --html report.html
+      lstm-edge validate tagger.onnx --against nets.tagger:build --weights tagger.pt
+      lstm-edge validate har-int8.onnx --against har.onnx --quick
+    """  # noqa: D301
+    for target in (junit, html):
+        if target is not None:
+            check_target(target)
+    if save_test_data is not None and against is None:
+        raise InputError("--save-test-data records a reference; name it with --against")
+    if weights is not None and against is None:
+        raise InputError("--weights came without --against package.module:factory")
+    with needing_export("validate"):
+        from lstm_edge_exporters.validate import ValidateConfig, open_file, validate
+        from lstm_edge_exporters.validate.html import to_html
+        from lstm_edge_exporters.validate.junit import to_junit
+        from lstm_edge_exporters.validate.terminal import print_report
+    file = open_file(model)
+    reference = _reference(file, against, weights) if against is not None and file.model else None
+    config = ValidateConfig(seed=seed, quick=quick, rtol=rtol, atol=atol, steps=steps, golden=golden)
+    if data is not None:
+        config = _with_data(config, data, file)
+    with _progress(shown=not as_json) as tell:
+        report = validate(file, reference, config, tell)
+    if junit is not None:
+        write_bytes(junit, to_junit(report))
+    if html is not None:
+        write_bytes(html, to_html(report).encode())
+    if as_json:
+        echo_json(report.to_dict())
+    else:
+        print_report(report, console())
+    if save_test_data is not None and reference is not None:
+        _save(save_test_data, file, reference, config, quiet=as_json)
+    if not report.ok:
+        sys.exit(1)
+
+
+def _reference(file: "ModelFile", against: str, weights: Path | None) -> "Against":
+    with needing_export("validate"):
+        from ._factory import build_module, is_factory
+    if is_factory(against):
+        from lstm_edge_exporters.validate.module import against_module
+
+        module, sha256 = build_module(against, weights)
+        return against_module(module, file, about=against, sha256=sha256 or "")
+    if weights is not None:
+        raise InputError(f"{against} is no package.module:factory; --weights belongs to one")
+    if Path(against).suffix == ".onnx":
+        from lstm_edge_exporters.validate.reference import against_file
+
+        return against_file(against)
+    return _run(file, against)
+
+
+def _run(file: "ModelFile", against: str) -> "Against":
+    from lstm_edge.checkpoint import load
+    from lstm_edge.deploy import deployable
+    from lstm_edge_exporters.validate.module import against_module
+
+    run = load(against)
+    module, example, _ = deployable(run, lengths=file.contract.lengths is not None)
+    about = f"{Path(against).name} ({type(run.model).__name__})"
+    return against_module(module, file, example, about=about, sha256=run.sha256)
+
+
+def _with_data(config: "ValidateConfig", data: Path, file: "ModelFile") -> "ValidateConfig":
+    from dataclasses import replace
+
+    from ._judged import read_samples
+
+    return config if file.model is None else replace(config, data=read_samples(data, file.model))
+
+
+def _save(
+    folder: Path, file: "ModelFile", reference: "Against", config: "ValidateConfig", *, quiet: bool
+) -> None:
+    from lstm_edge_exporters.validate.vectors import save_vectors
+
+    names = save_vectors(folder, file, reference, config)
+    if not quiet:
+        click.echo(f"{len(names)} sets of golden vectors in {folder}")
+        click.echo(f"next: lstm-edge selftest {file.path} --golden {folder}")
+
+
+@contextlib.contextmanager
+def _progress(*, shown: bool) -> Iterator[Callable[[str, int, int], None] | None]:
+    """Show a bar on a terminal; nothing in a pipe."""
+    if not (shown and sys.stderr.isatty()):
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description:24}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("validating")
+
+        def tell(title: str, place: int, count: int) -> None:
+            bar.update(task, description=title, completed=place, total=count)
+
+        yield tell
