@@ -15,6 +15,7 @@ from ._axes import data_inputs
 from ._layout import to_layout_0
 from ._manifest import describe_outputs, with_manifest, write_manifest
 from ._naming import AxisNames, fixed_roles, name_axes
+from ._ort import open_session, to_bytes
 from ._proof import Subject, prove
 from ._read import read_proto
 from ._recurrent import label, recurrent_nodes, slots, state_shape
@@ -69,16 +70,37 @@ def lift(onnx_file: str | os.PathLike[str] | bytes, config: LiftConfig | None = 
     """
     config = config or LiftConfig()
     proto = read_proto(onnx_file)
-    model = ir.from_proto(proto)
-    if model.functions:
-        model = InlinePass()(model).model
-    to_layout_0(model)
+    model = _understand(proto)
     fixed = frozenset() if config.inputs else frozenset(fixed_roles(model))
     for free in _attempts(fixed):
         found = _try_freeing(model, proto, config, free)
         if found is not None:
             return found
     return _lift_with(model, proto, config, frozenset())
+
+
+def _understand(proto: onnx.ModelProto) -> ir.Model:
+    """Read the graph, functions inlined and ``layout=1`` rewritten, and see that onnxruntime takes it."""
+    batchwise = any(
+        entry.name == "layout" and entry.i for node in proto.graph.node for entry in node.attribute
+    )
+    try:
+        content = proto.SerializeToString()
+    except Exception as error:  # protobuf raises its own EncodeError past 2 GiB
+        raise FileFormatError("with its external data the file passes 2 GiB; lift a smaller part") from error
+    if not batchwise:
+        open_session(content, "the file")
+    try:
+        model = ir.from_proto(proto)
+        if model.functions:
+            model = InlinePass()(model).model
+        if to_layout_0(model):
+            content = to_bytes(model)
+    except Exception as error:  # onnx-ir raises many kinds for a malformed graph
+        raise FileFormatError(f"the graph is malformed: {str(error).splitlines()[0]}") from error
+    if batchwise:
+        open_session(content, "the file")
+    return model
 
 
 def _try_freeing(

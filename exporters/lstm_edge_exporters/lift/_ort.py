@@ -28,7 +28,9 @@ class Session:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = options.inter_op_num_threads = 1
-        self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(
+            content, options, providers=["CPUExecutionProvider"], enable_fallback=0
+        )
         self.inputs: tuple[str, ...] = tuple(entry.name for entry in self._session.get_inputs())
         self.outputs: tuple[str, ...] = tuple(entry.name for entry in self._session.get_outputs())
 

@@ -18,7 +18,7 @@ from ._contract import reset_arrays
 from ._culprit import find_culprit
 from ._equality import Equality, Trial, check_equality, check_rows
 from ._naming import AxisNames
-from ._ort import Session, to_bytes
+from ._ort import Session, open_session, to_bytes
 from ._roles import BATCH, SEQUENCE, axis_roles
 from ._sample import sample_inputs
 
@@ -91,7 +91,8 @@ def prove(subject: Subject, seed: int) -> Proof:
         FileFormatError: onnxruntime does not run the original.
     """
     rng = np.random.default_rng(seed)
-    original, lifted = Session(to_bytes(subject.base)), Session(to_bytes(subject.lifted))
+    original = open_session(to_bytes(subject.base), "the original")
+    lifted = open_session(to_bytes(subject.lifted), "the lifted file")
     trials = _trials(subject, rng)
     batch = subject.axes_named(subject.names.batch)
     equality = check_equality(original, lifted, trials, subject.rows, batch)

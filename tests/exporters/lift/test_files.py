@@ -94,3 +94,19 @@ def test_input_axes_that_do_not_fit_are_refused(model):
         lift(model.SerializeToString(), LiftConfig(inputs={"z": ("N",)}))
     with pytest.raises(InputError, match="3 axes, 2 were given"):
         lift(model.SerializeToString(), LiftConfig(inputs={"x": ("N", "L")}))
+
+
+def test_damaged_bytes_never_give_a_traceback_or_more_than_one_line(model, capfd):
+    content, rng = model.SerializeToString(), np.random.default_rng(0)
+    messages = []
+    for _ in range(80):
+        damaged = bytearray(content)
+        for place in rng.integers(0, len(content), rng.integers(1, 5)):
+            damaged[place] = rng.integers(0, 256)
+        try:
+            lift(bytes(damaged))
+        except LstmEdgeError as error:
+            messages.append(str(error))
+    assert messages
+    assert not any("\n" in message for message in messages)
+    assert capfd.readouterr() == ("", "")
