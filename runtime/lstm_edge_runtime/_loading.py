@@ -21,6 +21,7 @@ from ._session import (
 )
 from .errors import FileFormatError, InputError, NotFoundError, ProviderError
 from .model import Model
+from .profile import Profile
 
 __all__ = ["Source", "load"]
 
@@ -35,6 +36,7 @@ def load(
     threads: int | Literal["auto"] = "auto",
     states: Mapping[str, str] | None = None,
     check: bool = False,
+    profile: str | os.PathLike[str] | Profile | None = None,
 ) -> Model:
     """Open a model file.
 
@@ -48,6 +50,9 @@ def load(
         states: which output continues which input (``{"h": "hn"}``), for a file without a manifest
             whose states can't be told by name and shape.
         check: whether every sample is searched for NaN and infinity (about 2 us a step; off by default).
+        profile: what ``lstm-edge tune`` measured to be best, a file or what ``Profile.read`` gave; in the
+            place of ``device``, ``providers`` and ``threads``. One for another model, machine or onnxruntime
+            is left unused with a ``RuntimeWarning``.
 
     Raises:
         NotFoundError: no such file.
@@ -59,6 +64,12 @@ def load(
     """
     if threads != "auto" and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
         raise InputError(f"threads is {threads!r}, expected 'auto' or a whole number from 1")
+    if profile is not None and (device, providers, threads) != ("auto", None, "auto"):
+        raise InputError(
+            "profile= came with device, providers or threads, which it holds; give one or the other"
+        )
+    if profile is not None and not isinstance(profile, Profile):
+        profile = Profile.read(profile)
     name, data = _content(source)
     try:
         facts = FileFacts() if is_ort_format(data) else scan(data)
@@ -69,9 +80,17 @@ def load(
     target = os.fspath(source) if isinstance(source, str | os.PathLike) else bytes(data)
     count = auto_threads(size) if threads == "auto" else threads
     wanted = wanted_providers(device, providers)
-    session = _open(target, SessionOptions(providers=wanted, threads=count), device, providers)
+    tuned = _tuned(profile, identity)
+    options = tuned or SessionOptions(providers=wanted, threads=count)
+    session = _open(target, options, device, providers)
     manifest = read_manifest(session)
-    if manifest is not None and manifest.precision == "int8" and threads == "auto" and count > 1:
+    if (
+        tuned is None
+        and manifest is not None
+        and manifest.precision == "int8"
+        and threads == "auto"
+        and count > 1
+    ):
         session = _open(target, SessionOptions(providers=wanted), device, providers)
     inputs, outputs = graph_specs(session.get_inputs()), graph_specs(session.get_outputs())
     if manifest is None:
@@ -82,6 +101,18 @@ def load(
         contract = manifest
         check_contract(contract, inputs, outputs)
     return Model(Core(session, contract, manifest is not None, identity, check))
+
+
+def _tuned(profile: Profile | None, identity: str) -> SessionOptions | None:
+    """Give a profile's options where its key matches; warn where it does not."""
+    if profile is None:
+        return None
+    if reason := profile.mismatch(identity):
+        warnings.warn(
+            f"the profile is not used: {reason}; run lstm-edge tune here", RuntimeWarning, stacklevel=3
+        )
+        return None
+    return profile.options
 
 
 def _content(source: Source) -> tuple[str, memoryview]:
