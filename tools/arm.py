@@ -62,7 +62,7 @@ def main() -> int:
         print(f"ARM tests skipped: {reason}")
         return 0
     cpus = (options.cpu or CPUS) if emulated else ["this machine"]
-    artefacts = sorted((ROOT / "tests").rglob("*.onnx"))
+    artefacts = sorted(file for kind in ("onnx", "ort") for file in (ROOT / "tests").rglob(f"*.{kind}"))
     selftest = "import sys; from lstm_edge.cli import main; sys.argv[0] = 'lstm-edge'; main()"
     pytest = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow"]
     jobs = [

@@ -122,6 +122,7 @@ def quantize(
             continue
         manifest = signed(manifest, before, after, judgement, config, picked_words, golden or cases[0])
         content = serialise(smaller, manifest)
+        _load(content).selftest().require()
         if len(content) >= size:
             raise CheckFailedError(
                 f"{source} would grow from {size:,} to {len(content):,} bytes; keep the float file"
