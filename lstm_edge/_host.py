@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from lstm_edge_runtime import __version__
+from lstm_edge_runtime.profile import host_key
 
 __all__ = ["cpu_features", "describe_host", "describe_software", "memory_bytes", "onnxruntime_wheels"]
 
@@ -20,14 +21,12 @@ _FEATURES = (
 
 
 def describe_host() -> dict[str, Any]:
-    """Give the processor, its features, the cores open to this process, memory and frequency governor."""
+    """Give what ``host_key`` says, and the processor's features, memory and frequency governor."""
     return {
+        **host_key(),
         "system": platform.system(),
-        "machine": platform.machine(),
-        "processor": _cpu_field("model name") or _cpu_field("Model") or platform.processor() or "unknown",
         "features": cpu_features(),
         "logical_cores": os.cpu_count() or 1,
-        "open_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_bytes": memory_bytes(),
         "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
     }

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SampleInput", "device_option", "model_argument", "open_model", "sample_input", "threads_option"]
 
-F = TypeVar("F", bound=Callable[..., Any])
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def _threads(ctx: click.Context, param: click.Parameter, value: str) -> "int | str":  # noqa: ARG001
@@ -28,12 +28,12 @@ def _threads(ctx: click.Context, param: click.Parameter, value: str) -> "int | s
     raise click.BadParameter(f"{value!r} is neither 'auto' nor a whole number from 1.")
 
 
-def model_argument(function: F) -> F:
+def model_argument(function: _F) -> _F:
     """Add the argument MODEL, received as ``model: Path``."""
     return click.argument("model", type=click.Path(path_type=Path))(function)
 
 
-def device_option(function: F) -> F:
+def device_option(function: _F) -> _F:
     """Add ``--device``."""
     return click.option(
         "--device",
@@ -44,7 +44,7 @@ def device_option(function: F) -> F:
     )(function)
 
 
-def threads_option(function: F) -> F:
+def threads_option(function: _F) -> _F:
     """Add ``--threads``."""
     return click.option(
         "--threads",

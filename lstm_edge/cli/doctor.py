@@ -71,7 +71,7 @@ def _examine() -> Iterator[_Finding]:
         " ".join(host["features"]) or "not stated",
         advice="" if fast else "no int8 dot products: int8 may not be faster; measure with lstm-edge bench",
     )
-    yield _Finding("cores", f"{host['open_cores']} open to this process of {host['logical_cores']}")
+    yield _Finding("cores", f"{host['cores']} open to this process of {host['logical_cores']}")
     if host["governor"] not in (None, "performance"):
         yield _Finding("frequency governor", host["governor"], advice="for steady timings: performance")
     yield from _settings()
