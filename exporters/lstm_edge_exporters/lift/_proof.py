@@ -178,9 +178,12 @@ def _chunks(subject: Subject, lifted: Session, rng: np.random.Generator) -> tupl
     found = max(runs, key=lambda each: each.worst.ratio)
     if found.worst.ok:
         return found, ""
-    culprit = find_culprit(
-        subject.lifted, subject.states, trial.start, data, axes, found.sizes, subject.lengths
-    )
+    try:
+        culprit = find_culprit(
+            subject.lifted, subject.states, trial.start, data, axes, found.sizes, subject.lengths
+        )
+    except Exception:  # noqa: BLE001  values between nodes may be no tensors (sequences), which it can't watch
+        culprit = ""
     worst = found.worst
     return found, (
         f"{culprit or 'the graph'} sees more than its chunk: "
