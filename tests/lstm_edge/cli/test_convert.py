@@ -1,0 +1,80 @@
+"""``lstm-edge convert`` and ``lstm-edge export --format ort``: ORT format, its operators, and refusals."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from lstm_edge_exporters.ort_format import to_ort
+from lstm_edge_runtime import load
+from lstm_edge_runtime.errors import FileFormatError, InputError
+
+
+@pytest.fixture(scope="module")
+def converted(har):
+    """The ``har`` file in ORT format."""
+    return to_ort(har.path)
+
+
+def test_an_ort_file_carries_the_manifest_and_passes_its_self_test(har, converted):
+    before, after = load(har.path), load(converted.model)
+    assert after.manifest.to_json() == before.manifest.to_json()
+    assert after.selftest().ok
+
+
+def test_the_operators_config_names_what_the_file_runs_and_nothing_of_this_machine(converted):
+    lines = converted.operators.splitlines()
+    assert any(line.startswith("ai.onnx;") and "LSTM" in line for line in lines)
+    assert not any("/" in line or line.startswith("#") for line in lines)
+
+
+def test_convert_writes_both_files(invoke, har, tmp_path):
+    output = tmp_path / "har.ort"
+    code, out, _ = invoke("convert", har.path, "-o", output, "--json")
+    document = json.loads(out)
+    assert code == 0
+    assert document["bytes"]["after"] == output.stat().st_size
+    config = tmp_path / "har.required_operators_and_types.config"
+    assert document["operators"] == str(config)
+    assert "LSTM" in config.read_text()
+    load(output)
+
+
+def test_an_ort_file_runs_where_onnx_and_torch_are_not(converted, tmp_path):
+    path = tmp_path / "har.ort"
+    converted.save(path)
+    program = (
+        "import sys; sys.modules.update(dict.fromkeys(['torch', 'onnx', 'onnx_ir', 'click', 'rich']))\n"
+        "from lstm_edge_runtime import load\n"
+        f"model = load({str(path)!r}); model.selftest().require()\n"
+        "print(model.stream().step([0, 0, 0]).shape)"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout) == (0, "(3,)\n"), ran.stderr
+
+
+def test_an_ort_file_is_not_converted_twice(converted, tmp_path):
+    converted.save(tmp_path / "har.ort")
+    with pytest.raises(InputError, match="already"):
+        to_ort(tmp_path / "har.ort")
+
+
+def test_a_truncated_file_is_refused(har):
+    with pytest.raises(FileFormatError):
+        to_ort(har.path.read_bytes()[:500])
+
+
+@pytest.mark.parametrize("output", ["har.onnx", "har", "no/folder/har.ort"])
+def test_a_wrong_output_exits_2_and_writes_nothing(invoke, har, tmp_path, monkeypatch, output):
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = invoke("convert", har.path, "-o", output)
+    assert (code, out) == (2, "")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("form", "output"), [("ort", "m.onnx"), ("onnx", "m.ort")])
+def test_export_refuses_a_format_that_does_not_fit_the_name(invoke, tmp_path, form, output):
+    code, _, err = invoke("export", "nowhere", "-o", tmp_path / output, "--format", form)
+    assert code == 2
+    assert ".ort" in err

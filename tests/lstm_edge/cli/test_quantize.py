@@ -1,0 +1,132 @@
+"""``lstm-edge quantize`` in this process and in its own: reports, refusals, exit codes."""
+
+import json
+
+import numpy as np
+import pytest
+
+from lstm_edge_runtime import load
+
+LOOSE = ("--min-agreement", 0, "--max-drift", 9, "--max-change", 9)
+
+
+@pytest.fixture(scope="module")
+def wide(make):
+    """An LSTM for which weights matter more than the rest of the file."""
+    return make("wide", hidden=64)
+
+
+@pytest.fixture
+def data(wide, tmp_path):
+    """Twelve labelled samples, the last four of which are the test part."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(12, 30, wide.features)).astype(np.float32)
+    labels = load(wide.path).predict(x).labels
+    split = np.array(["train"] * 8 + ["test"] * 4)
+    path = tmp_path / "data.npz"
+    np.savez(path, x=x, y=np.array(labels), split=split, features=np.array(["ax", "ay", "az"]))
+    return path
+
+
+def test_a_smaller_file_is_written_and_passes_its_own_self_test(invoke, wide, data, tmp_path):
+    output = tmp_path / "small.onnx"
+    code, out, _ = invoke(
+        "quantize", wide.path, "-o", output, "--weights-only", "--data", data, *LOOSE, "--force"
+    )
+    assert code == 0
+    assert output.stat().st_size < 0.45 * wide.path.stat().st_size
+    assert "labels that agree: 1.0000 on 4 samples" in out
+    assert "accuracy" in out
+    model = load(output)
+    assert model.manifest.precision == "int8"
+    assert model.selftest().ok
+
+
+def test_json_carries_every_figure(invoke, wide, data, tmp_path):
+    output = tmp_path / "small.onnx"
+    code, out, _ = invoke("quantize", wide.path, "-o", output, "--data", data, *LOOSE, "--force", "--json")
+    document = json.loads(out)
+    assert code == 0
+    assert document["written"] is True
+    assert document["nodes"] == {"LSTM int8": 1, "Linear int8": 1}
+    assert document["bytes"]["after"] == output.stat().st_size
+    assert document["judgement"]["accuracy"][0] == 1.0
+    assert {timing["what"] for timing in document["timings"]} == {"step", "chunk"}
+    assert set(document["judgement"]["drift"]) == {"h_n", "c_n"}
+
+
+def test_a_slower_file_is_said_first_not_written_and_exits_1(invoke, make, tmp_path):
+    """A narrow LSTM loses more to quantising its inputs on the fly than it gains."""
+    narrow = make("narrow", hidden=32)
+    output = tmp_path / "small.onnx"
+    output.write_bytes(b"old")
+    code, out, _ = invoke("quantize", narrow.path, "-o", output, *LOOSE)
+    assert code == 1
+    assert out.startswith("slower than the float file on this machine: ")
+    assert "nothing was written" in out.splitlines()[0]
+    assert output.read_bytes() == b"old"
+    code, out, _ = invoke("quantize", narrow.path, "-o", output, *LOOSE, "--force")
+    assert code == 0
+    assert out.startswith("slower than the float file on this machine: ")
+    load(output)
+
+
+def test_a_file_that_loses_too_much_exits_1_and_keeps_the_old_one(invoke, wide, tmp_path):
+    output = tmp_path / "small.onnx"
+    output.write_bytes(b"old")
+    code, out, err = invoke("quantize", wide.path, "-o", output, "--max-drift", 1e-5)
+    assert code == 1
+    assert out == ""
+    assert "drifts by" in err
+    assert output.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (("none.onnx", "-o", "out.onnx"), "not there"),
+        (("{model}", "-o", "no/folder/out.onnx"), "does not exist"),
+        (("{model}", "-o", "out.onnx", "--for", "gpu"), "fp16"),
+        (("{model}", "-o", "out.onnx", "--data", "none.npz"), "not there"),
+        (("{model}", "-o", "out.onnx", "--data", "{bad}"), "expected"),
+        (("{model}", "-o", "out.onnx", "--no-keep-io"), "gpu"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_2(invoke, wide, tmp_path, monkeypatch, arguments, what):
+    monkeypatch.chdir(tmp_path)
+    np.savez(tmp_path / "bad.npz", x=np.zeros((2, 5, 9), np.float32))
+    code, out, err = invoke(
+        "quantize", *(argument.format(model=wide.path, bad="bad.npz") for argument in arguments)
+    )
+    assert code == 2
+    assert out == ""
+    assert what in err
+    assert not (tmp_path / "out.onnx").exists()
+
+
+def test_unlabelled_data_of_unequal_length_is_judged_without_accuracy(invoke, wide, tmp_path):
+    rng = np.random.default_rng(1)
+    data, output = tmp_path / "data.npz", tmp_path / "small.onnx"
+    np.savez(data, x=rng.normal(size=(6, 30, 3)), lengths=np.array([30, 4, 30, 17, 1, 2]))
+    code, out, _ = invoke("quantize", wide.path, "-o", output, "--data", data, *LOOSE, "--force", "--json")
+    judgement = json.loads(out)["judgement"]
+    assert code == 0
+    assert judgement["cases"] == 6
+    assert judgement["accuracy"] is None
+    assert judgement["agreement"] is not None
+
+
+def test_a_labelled_csv_gives_accuracy(invoke, wide, tmp_path):
+    rng = np.random.default_rng(2)
+    rows = ["series,order,ax,ay,az,label"]
+    for series, label in enumerate(("rest", "walk", "run; fast")):
+        for step in range(12):
+            values = ",".join(f"{value:.3f}" for value in rng.normal(size=3))
+            rows.append(f"{series},{step},{values},{label.replace(';', ' ')}")
+    data, output = tmp_path / "data.csv", tmp_path / "small.onnx"
+    data.write_text("\n".join(rows).replace("run  fast", "walk"))
+    code, out, _ = invoke("quantize", wide.path, "-o", output, "--data", data, *LOOSE, "--force", "--json")
+    assert code == 0
+    judged = json.loads(out)["judgement"]
+    assert judged["cases"] == 3
+    assert judged["accuracy"] is not None
