@@ -1,5 +1,50 @@
-"""Train an LSTM1 and take it to the edge."""
+"""Train an LSTM1 and take it to the edge.
+
+The names below are imported when they are first used, so that ``import lstm_edge`` needs no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from lstm_edge_runtime import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from .checkpoint import Run, load, save
+    from .deploy import deployable
+    from .lstm1 import LSTM1
+    from .training import DataConfig, TrainConfig, train
+
+__all__ = [
+    "LSTM1",
+    "DataConfig",
+    "Run",
+    "TrainConfig",
+    "__version__",
+    "deployable",
+    "load",
+    "save",
+    "train",
+]
+
+_HOMES = {
+    "LSTM1": "lstm1",
+    "DataConfig": "training",
+    "Run": "checkpoint",
+    "TrainConfig": "training",
+    "deployable": "deploy",
+    "load": "checkpoint",
+    "save": "checkpoint",
+    "train": "training",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name's home on first use (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names, imported or not."""
+    return sorted({*globals(), *__all__})

@@ -1,6 +1,7 @@
 """Saying which extra a verb needs, in place of a traceback."""
 
 import contextlib
+import logging
 from collections.abc import Iterator
 
 from lstm_edge_runtime.errors import MissingDependencyError
@@ -19,6 +20,8 @@ def needing_export(verb: str) -> Iterator[None]:
     """
     try:
         yield
+        # torch.onnx logs a line for every torchvision operator that it has no use for.
+        logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     except ImportError as error:
         package = (error.name or "").partition(".")[0]
         if package not in _EXPORT:

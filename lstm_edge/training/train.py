@@ -1,5 +1,6 @@
 """Training from a data file into a run folder."""
 
+import contextlib
 import hashlib
 import os
 import time
@@ -25,12 +26,15 @@ from .parts import Parts, part
 from .recordings import Recordings
 from .resume import RESUME, check_same, read_state, write_state
 from .samples import Samples, cut, fit_scale, scaled
+from .threads import one_thread
 
 __all__ = ["train"]
 
 _SAVE_EVERY = 5.0
 """Seconds of training that a killed process may lose."""
 _CLASSIFICATION_CROP = 0.2
+_SMALL = 64
+"""The hidden size up to which one thread is the fastest."""
 
 
 def train(
@@ -46,7 +50,8 @@ def train(
     """Train an LSTM1 on a data file and keep the best of it in a run folder.
 
     ``y`` or a label column makes it a classification, float ``y``, targets or a forecast a regression.
-    Ctrl-C (KeyboardInterrupt) ends training early and keeps the best epoch so far.
+    Ctrl-C (KeyboardInterrupt) ends training early and keeps the best epoch so far. Up to a hidden size of
+    64, PyTorch is held to one thread meanwhile, which is faster there and repeatable.
 
     Args:
         data: ``.npz`` or long-form ``.csv``; ``docs/training.md`` describes both.
@@ -81,24 +86,31 @@ def train(
         state = read_state(folder)
         check_same(folder, state, sha256, data_config, config)
         loop.load_state_dict(state["loop"])
-    stopped, saved = "", time.monotonic()
+
+    def keep(stopped: str) -> Run:
+        run = save(prepared.run(loop, stopped), folder)
+        write_state(folder, loop.state_dict(), sha256, data_config, config)
+        return run
+
+    with one_thread() if config.hidden_size <= _SMALL else contextlib.nullcontext():
+        return _run(loop, keep, on_epoch)
+
+
+def _run(loop: Loop, keep: Callable[[str], Run], on_epoch: Callable[[Epoch], None] | None) -> Run:
+    saved = time.monotonic()
     try:
         while not loop.stopped:
             epoch = loop.run_epoch()
             if on_epoch is not None:
                 on_epoch(epoch)
             if time.monotonic() - saved > _SAVE_EVERY:
-                save(prepared.run(loop, "running"), folder)
-                write_state(folder, loop.state_dict(), sha256, data_config, config)
+                keep("running")
                 saved = time.monotonic()
-        stopped = loop.stopped
     except KeyboardInterrupt:
         if not loop.best:
             raise
-        stopped = "interrupted"
-    run = save(prepared.run(loop, stopped), folder)
-    write_state(folder, loop.state_dict(), sha256, data_config, config)
-    return run
+        return keep("interrupted")
+    return keep(loop.stopped)
 
 
 def _check_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:

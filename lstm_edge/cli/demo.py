@@ -1,0 +1,189 @@
+"""``lstm-edge demo``."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+import numpy as np
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from ._extras import needing_export
+from ._output import console, echo_json, json_option
+from ._timeline import recognised_from, timeline
+from ._training import progress
+
+if TYPE_CHECKING:
+    from lstm_edge_runtime import Stream
+
+    from .._demo import HeldOut, Proof
+
+__all__ = ["command"]
+
+_T = TypeVar("_T")
+
+_SPEED = 8
+"""How much faster than life the live part runs on a terminal."""
+
+
+@click.command()
+@click.option(
+    "-o",
+    "--output",
+    "folder",
+    type=click.Path(path_type=Path),
+    default=Path("demo-out"),
+    show_default=True,
+    metavar="FOLDER",
+    help="Where to leave the data, the run and the model.",
+)
+@json_option
+def command(folder: Path, as_json: bool) -> None:
+    """Train, export, prove and run a network on real sensor data, in about a minute.
+
+    A smart watch's accelerometer and gyroscope say what its wearer does. The demo trains an LSTM1 on 40
+    recordings, exports it to one ONNX file, proves the file equal to PyTorch, and then runs the file one
+    sample at a time on 40 recordings that training never saw.
+
+    \b
+    Example:
+      lstm-edge demo
+      lstm-edge demo -o /tmp/demo --json
+    """  # noqa: D301
+    screen = Console(quiet=True) if as_json else console()
+    started = time.monotonic()
+    with screen.status("importing torch and onnx"), needing_export("demo"):
+        from lstm_edge_runtime import load
+
+        from .. import _demo
+    paths, held_out = _demo.prepare(folder)
+    _say(
+        screen,
+        "data",
+        f"BasicMotions: {held_out.x.shape[1]} samples of {held_out.x.shape[2]} channels a recording",
+    )
+    with progress(_demo.CONFIG.epochs, quiet=True) as on_epoch:
+        run, took = _timed(lambda: _demo.train_run(paths, on_epoch))
+    assert run.task is not None
+    parts = run.summary["parts"]
+    _say(
+        screen,
+        "train",
+        f"LSTM1, {_demo.CONFIG.hidden_size} wide, on {parts['train']} recordings "
+        f"({parts['validation']} more to stop by), {run.summary['epochs']} epochs in {took:.1f} s",
+    )
+    with screen.status("tracing, exporting and proving"):
+        artefact, took = _timed(lambda: _demo.export_run(run, paths))
+    _say(
+        screen,
+        "export",
+        f"{paths.model}, {len(artefact.model) / 1000:.0f} kB, equal to PyTorch at "
+        f"{len(artefact.manifest.equivalence['cases'])} other sizes, in {took:.1f} s",
+    )
+    with load(paths.model) as model:
+        stream = model.stream()
+        _say(screen, "run", "one sample at a time, with onnxruntime alone")
+        screen.print(
+            Text(
+                "        above, how strong the motion is; below, the activity recognised so far", style="dim"
+            )
+        )
+        replays = _show(screen, stream, held_out, run.task.labels)
+        with screen.status("running every held-out recording, and PyTorch beside it"):
+            proof = _demo.prove(run, stream, held_out)
+    proof.check()
+    seconds = time.monotonic() - started
+    if as_json:
+        echo_json(
+            {
+                **asdict(proof),
+                "accuracy": proof.accuracy,
+                "seconds": seconds,
+                "replays": replays,
+                "model": str(paths.model),
+                "model_bytes": len(artefact.model),
+                "run": str(paths.run),
+                "data": str(paths.data),
+            }
+        )
+        return
+    screen.print()
+    _conclude(screen, proof, 1e3 / held_out.sampling_rate, seconds)
+    screen.print("\nnext:", style="bold")
+    for line in (
+        f"lstm-edge inspect {paths.model}",
+        f"lstm-edge predict {paths.model} {paths.data}",
+        f"lstm-edge train {paths.data} -o runs/wide --hidden-size 64",
+    ):
+        screen.print(f"  {line}", markup=False)
+
+
+def _timed(work: Callable[[], _T]) -> tuple[_T, float]:
+    start = time.monotonic()
+    return work(), time.monotonic() - start
+
+
+def _say(screen: Console, what: str, text: str) -> None:
+    screen.print(Text.assemble((f"{what:<8}", "bold green"), text))
+
+
+def _show(
+    screen: Console, stream: "Stream", held_out: "HeldOut", labels: tuple[str, ...]
+) -> list[dict[str, Any]]:
+    """Play one recording of each activity; gives what was recognised, and when."""
+    found = []
+    for activity in labels:
+        recording = held_out.x[held_out.activities.index(activity)]
+        said = _play(screen, stream, recording, held_out.sampling_rate, labels, activity)
+        first = recognised_from(said, labels.index(activity))
+        seconds = None if first is None else (first + 1) / held_out.sampling_rate
+        found.append({"activity": activity, "recognised": labels[said[-1]], "after_seconds": seconds})
+    return found
+
+
+def _play(
+    screen: Console, stream: "Stream", recording: Any, rate: float, labels: tuple[str, ...], activity: str
+) -> list[int]:
+    """Feed a recording to the stream and show what it says, live on a terminal; gives every answer."""
+    from .._demo import replay
+
+    plain = not screen.encoding.lower().startswith("utf")
+    strength = np.linalg.norm(recording[:, :3], axis=1)
+    said: list[int] = []
+
+    def frame() -> Group:
+        return timeline(strength, said, labels, activity, rate, plain=plain)
+
+    if not screen.is_terminal:
+        said += [int(logits.argmax()) for logits, _ in replay(stream, recording)]
+        screen.print(frame())
+        return said
+    with Live(console=screen, auto_refresh=False) as live:
+        for logits, _ in replay(stream, recording):
+            said.append(int(logits.argmax()))
+            live.update(frame(), refresh=True)
+            time.sleep(1 / (rate * _SPEED))
+    return said
+
+
+def _conclude(screen: Console, proof: "Proof", period_ms: float, seconds: float) -> None:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold")
+    table.add_row(
+        "held-out accuracy", f"{proof.accuracy:.3f}", f"{proof.correct} of {proof.recordings} recordings"
+    )
+    table.add_row(
+        "largest difference", f"{proof.max_abs:.1e}", f"from PyTorch's logits, {proof.steps} steps compared"
+    )
+    table.add_row(
+        "time per step",
+        f"{proof.step_us:.1f} us",
+        f"median, from Python; a sample comes every {period_ms:.0f} ms",
+    )
+    table.add_row("all of it", f"{seconds:.0f} s", "")
+    screen.print(table)

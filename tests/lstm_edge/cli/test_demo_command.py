@@ -1,0 +1,90 @@
+import hashlib
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from lstm_edge._demo import HeldOut, Proof, prove
+from lstm_edge.checkpoint import load
+from lstm_edge.deploy import deployable
+from lstm_edge_exporters import export
+from lstm_edge_runtime import load as load_model
+from lstm_edge_runtime.errors import CheckFailedError
+
+RECORDINGS = "lstm_edge/data/basic_motions.npz"
+
+
+def demo(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", "from lstm_edge.cli import main; main()", "demo", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        timeout=240,
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("demo") / "out"
+
+
+@pytest.fixture(scope="module")
+def document(folder):
+    ran = demo("-o", folder, "--json")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    return json.loads(ran.stdout)
+
+
+def test_the_demo_recognises_what_it_never_saw_and_equals_pytorch(document):
+    assert document["accuracy"] >= 0.95
+    assert document["recordings"] == 40
+    assert document["steps"] == 4000
+    assert 0 < document["max_abs"] <= 1e-5
+    assert 0 < document["step_us"] < 10_000
+    assert {one["activity"] for one in document["replays"]} == {"Standing", "Running", "Walking", "Badminton"}
+
+
+def test_the_demo_leaves_a_run_and_a_model_that_work(document, folder):
+    run = load(folder / "run")
+    model = load_model(folder / "basic_motions.onnx")
+    assert model.manifest.provenance["checkpoint_sha256"] == run.sha256
+    with np.load(folder / "basic_motions.npz", allow_pickle=False) as arrays:
+        test = arrays["split"] == "test"
+        labels = model.predict(arrays["x"][test]).labels
+        assert np.mean(np.array(labels) == arrays["y"][test]) == document["accuracy"]
+
+
+def test_a_pipe_gets_plain_lines_and_a_second_demo_replaces_the_first(document, folder):
+    ran = demo("-o", folder, PYTHONIOENCODING="ascii")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout.isascii()
+    assert "\x1b" not in ran.stdout
+    assert f"held-out accuracy   {document['accuracy']:.3f}" in ran.stdout
+    assert f"lstm-edge inspect {folder / 'basic_motions.onnx'}" in ran.stdout
+    assert max(map(len, ran.stdout.splitlines()[:14])) <= 100 + len(str(folder))
+    again = load(folder / "run").sha256
+    assert hashlib.sha256(next((folder / "run").glob("model-*")).read_bytes()).hexdigest() == again
+
+
+def test_a_difference_or_an_accuracy_out_of_bounds_fails_the_demo():
+    good = Proof(correct=38, recordings=40, steps=4000, max_abs=1e-6, step_us=8.0)
+    good.check()
+    with pytest.raises(CheckFailedError, match="differ from PyTorch's by up to 2e-05"):
+        Proof(38, 40, 4000, 2e-5, 8.0).check()
+    with pytest.raises(CheckFailedError, match="differ from PyTorch's by up to nan"):
+        Proof(38, 40, 4000, float("nan"), 8.0).check()
+    with pytest.raises(CheckFailedError, match="37 of 40 held-out recordings"):
+        Proof(37, 40, 4000, 1e-6, 8.0).check()
+
+
+def test_the_proof_sees_a_file_that_computes_something_else(document, folder):
+    run = load(folder / "run")
+    other = load(folder / "run")
+    other.model.fc.bias.data[0] += 1e-3
+    held_out = HeldOut(np.zeros((2, 5, 6), np.float32), ("Walking", "Walking"), 10.0)
+    stream = load_model(export(*deployable(other)).model).stream()
+    assert prove(run, stream, held_out).max_abs == pytest.approx(1e-3, rel=0.01)

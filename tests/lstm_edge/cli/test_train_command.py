@@ -1,0 +1,177 @@
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+
+import click.testing
+import numpy as np
+import pytest
+
+from lstm_edge.checkpoint import load
+from lstm_edge.cli import main
+from lstm_edge.cli.train import _DATA, _TRAIN, command
+from lstm_edge.training import DataConfig, TrainConfig
+
+MAIN = ["-c", "from lstm_edge.cli import main; main()"]
+FAST = ["--hidden-size", "6", "--epochs", "4", "--batch-size", "4"]
+
+
+@pytest.fixture
+def data(tmp_path):
+    random = np.random.default_rng(0)
+    y = np.arange(30) % 2
+    path = tmp_path / "data.npz"
+    np.savez(path, x=(random.normal(size=(30, 8, 2)) + y[:, None, None]).astype(np.float32), y=y)
+    return path
+
+
+@pytest.fixture
+def lstm_edge(monkeypatch, capsys, tmp_path):
+    """Run the command line in this process; gives exit code, standard output and standard error."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["lstm-edge", *map(str, arguments)])
+        with pytest.raises(SystemExit) as left:
+            main()
+        shown = capsys.readouterr()
+        return left.value.code, shown.out, shown.err
+
+    monkeypatch.chdir(tmp_path)
+    return call
+
+
+def process(*arguments, **options):
+    return subprocess.Popen(
+        [sys.executable, *MAIN, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def test_training_prints_a_summary_and_the_next_command(lstm_edge, data):
+    code, out, err = lstm_edge("train", data, "-o", "run", *FAST)
+    assert code == 0
+    assert "4 epochs, the best at" in out
+    assert "recall of 1" in out
+    assert "test (6)" in out
+    assert "lstm-edge export run -o model.onnx" in out
+    assert "epoch 4/4  loss" in err
+    assert load("run").summary["epochs"] == 4
+
+
+def test_json_is_all_that_is_printed(lstm_edge, data):
+    code, out, err = lstm_edge("train", data, "-o", "run", *FAST, "--json")
+    document = json.loads(out)
+    assert (code, err) == (0, "")
+    assert document["sha256"] == load("run").sha256
+    assert document["test"]["recall"].keys() == {"0", "1"}
+
+
+def test_resume_takes_the_options_of_the_run(lstm_edge, data):
+    lstm_edge("train", data, "-o", "run", *FAST, "--seed", "5")
+    code, out, _ = lstm_edge("train", data, "-o", "run", "--resume", "--epochs", "7", "--json")
+    assert code == 0
+    assert json.loads(out)["epochs"] == 7
+    assert json.loads(out)["config"]["seed"] == 5
+    code, _, err = lstm_edge("train", data, "-o", "run", "--resume", "--seed", "6")
+    assert code == 2
+    assert err.startswith("error: run was trained with seed 5, not 6")
+
+
+def test_columns_and_values_are_named_by_options(lstm_edge, tmp_path):
+    rows = [f"{ride},{t},{t % 5},{t % 5 * 2 + ride},x" for ride in range(6) for t in range(20)]
+    (tmp_path / "log.csv").write_text("ride,t,speed,power,note\n" + "\n".join(rows) + "\n")
+    code, out, _ = lstm_edge(
+        *("train", "log.csv", "-o", "run", *FAST, "--series", "ride", "--order", "t", "--features", "speed"),
+        *("--target", "power", "--units", "W", "--window", "5", "--stride", "5", "--rate", "4", "--json"),
+    )
+    assert code == 0
+    assert json.loads(out)["test"]["rmse"].keys() == {"power"}
+    run = load("run")
+    assert (run.task.units, run.signal.sampling_rate, run.signal.features) == (("W",), 4.0, ("speed",))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["none.npz", "-o", "run"], "error: none.npz is not there; name a .npz or .csv file\n"),
+        (["data.npz", "-o", "data.npz"], "error: data.npz is a file; name a folder for the run\n"),
+        (
+            ["data.npz", "-o", "run", "--window", "9"],
+            "error: data.npz: series '",
+        ),
+        (["data.npz", "-o", "run", "--epochs", "0"], "error: epochs is 0, expected 1 or more\n"),
+        (["data.npz", "-o", "run", "--resume", "--overwrite"], "error: --resume goes on with a run"),
+        (["data.npz", "-o", "run", "--target", "a,,b"], "Usage: "),
+        (["data.npz"], "Usage: "),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_2(lstm_edge, data, arguments, message):
+    code, out, err = lstm_edge("train", *arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith(message)
+    assert message.startswith("Usage") or err.count("\n") == 1
+    assert not os.path.exists("run")  # noqa: PTH110
+
+
+def test_the_help_states_the_defaults_that_hold():
+    shown = " ".join(click.testing.CliRunner().invoke(command, ["--help"]).output.split())
+    options = {option.name: option for option in command.params}
+    assert set(_DATA) | set(_TRAIN) == set(DataConfig.__dataclass_fields__) | set(
+        TrainConfig.__dataclass_fields__
+    )
+    for name in (*_DATA, *_TRAIN):
+        holder = DataConfig if name in _DATA else TrainConfig
+        default = holder.__dataclass_fields__[name].default
+        if isinstance(default, int | float | str) and default != "":
+            assert (
+                f"[default: {default:g}]" if isinstance(default, float) else f"[default: {default}]" in shown
+            )
+            assert (
+                f"[default: {default}" in options[name].help or f"[default: {default:g}" in options[name].help
+            )
+
+
+def test_ctrl_c_keeps_the_best_so_far_says_so_and_can_be_resumed(data, tmp_path):
+    arguments = ["train", data, "-o", tmp_path / "run", "--hidden-size", "6", "--batch-size", "4"]
+    ran = process(*arguments, "--epochs", "100000", "--patience", "100000")
+    try:
+        while "epoch 1/" not in (line := ran.stderr.readline()):
+            assert line, "training ended before its first epoch"
+        time.sleep(0.3)
+        ran.send_signal(signal.SIGINT)
+        out, err = ran.communicate(timeout=60)
+    finally:
+        ran.kill()
+    assert ran.returncode == 130
+    assert "stopped by Ctrl-C, the best so far is kept" in out
+    assert "--resume" in out
+    assert "Traceback" not in err
+    done = load(tmp_path / "run").summary["epochs"]
+    again = process(*arguments[:4], "--resume", "--epochs", str(done + 2), "--json")
+    out, err = again.communicate(timeout=60)
+    assert again.returncode == 0, err
+    assert json.loads(out)["epochs"] == done + 2
+
+
+def test_a_terminal_shows_a_live_bar_and_leaves_the_summary(data, tmp_path):
+    leader, follower = pty.openpty()
+    ran = subprocess.Popen(
+        [sys.executable, *MAIN, "train", data, "-o", tmp_path / "run", *FAST],
+        stdout=subprocess.PIPE,
+        stderr=follower,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "140"},
+    )
+    os.close(follower)
+    out, _ = ran.communicate(timeout=60)
+    shown = os.read(leader, 100_000).decode()
+    os.close(leader)
+    assert ran.returncode == 0
+    assert "4/4" in shown
+    assert "validation" in shown
+    assert b"kept in" in out

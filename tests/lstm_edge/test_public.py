@@ -1,0 +1,77 @@
+import json
+import statistics
+import subprocess
+import sys
+import time
+
+import pytest
+
+import lstm_edge
+
+
+def run(*command, **options):
+    return subprocess.run([sys.executable, *command], capture_output=True, text=True, check=True, **options)
+
+
+def test_every_public_name_is_there_and_no_other():
+    for name in lstm_edge.__all__:
+        assert getattr(lstm_edge, name) is not None
+        assert name in dir(lstm_edge)
+    assert callable(lstm_edge.train)
+    with pytest.raises(AttributeError, match="module 'lstm_edge' has no attribute 'Tutorial'"):
+        lstm_edge.Tutorial  # noqa: B018
+
+
+def test_importing_the_package_imports_no_torch():
+    program = (
+        "import lstm_edge, sys; print([name for name in ('torch', 'onnx', 'rich') if name in sys.modules])"
+    )
+    assert run("-I", "-c", program).stdout.strip() == "[]"
+
+
+def test_help_works_without_torch_and_imports_no_verb():
+    program = (
+        "import sys; sys.modules.update(dict.fromkeys(['torch', 'onnx', 'onnxruntime']));"
+        "sys.argv = ['lstm-edge', '--help'];\n"
+        "from lstm_edge.cli import main\n"
+        "try: main()\n"
+        "finally: print([name for name in sys.modules if name.startswith('lstm_edge.cli.')], file=sys.stderr)"
+    )
+    shown = run("-I", "-c", program)
+    assert "Usage: lstm-edge" in shown.stdout
+    assert json.loads(shown.stderr.replace("'", '"')) == []
+
+
+def test_a_verb_that_needs_torch_names_the_extra(tmp_path):
+    for verb in (["train", "data.npz", "-o", "run"], ["demo"]):
+        program = (
+            "import sys; sys.modules['torch'] = None; sys.argv = ['lstm-edge', *sys.argv[1:]];"
+            "from lstm_edge.cli import main; main()"
+        )
+        shown = subprocess.run(
+            [sys.executable, "-I", "-c", program, *verb], capture_output=True, text=True, cwd=tmp_path
+        )
+        assert shown.returncode == 2
+        assert shown.stderr == (
+            f"error: lstm-edge {verb[0]} needs torch, which is not installed; "
+            'pip install "lstm-edge[export]"\n'
+        )
+
+
+def test_help_answers_within_three_tenths_of_a_second_of_python_itself():
+    def seconds(*command):
+        start = time.perf_counter()
+        run(*command)
+        return time.perf_counter() - start
+
+    # Pairs side by side, and the least of the differences: a busy machine only ever adds.
+    differences = [
+        seconds(
+            "-I",
+            "-c",
+            "import sys; sys.argv = ['lstm-edge', '--help']; from lstm_edge.cli import main; main()",
+        )
+        - seconds("-I", "-c", "pass")
+        for _ in range(7)
+    ]
+    assert statistics.median(sorted(differences)[:3]) < 0.3
