@@ -13,18 +13,22 @@ from onnx import TensorProto, helper, numpy_helper
 from lstm_edge_runtime.manifest import KEY, Golden, Manifest, Signal, StateSpec, Task, TensorSpec
 
 HERE = Path(__file__).parent
-I, H, C, LAYERS = 3, 8, 4, 2
+WIDTH, H, C, LAYERS = 3, 8, 4, 2
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 
 
 def main() -> None:
     """Write every file."""
     torch.manual_seed(7)
-    lstm = torch.nn.LSTM(I, H, LAYERS, batch_first=True)
+    lstm = torch.nn.LSTM(WIDTH, H, LAYERS, batch_first=True)
     head = torch.nn.Linear(H, C)
+    np.savez(
+        HERE / "lstm.npz",
+        **{name.replace(".", "_"): value.detach().numpy() for name, value in lstm.named_parameters()},
+    )
     nodes, weights = lstm_nodes(lstm, head)
     whole = Manifest(
-        inputs=(TensorSpec("x", "float32", ("N", "L", I)),),
+        inputs=(TensorSpec("x", "float32", ("N", "L", WIDTH)),),
         outputs=(TensorSpec("logits", "float32", ("N", C)),),
         states=tuple(StateSpec(f"{k}_0", f"{k}_n", "float32", (LAYERS, "N", H)) for k in "hc"),
         task=Task("classification", "logits", labels=("rest", "walk", "run", "fall")),
@@ -33,17 +37,25 @@ def main() -> None:
         golden=golden(lstm, head),
     )
     state = [LAYERS, "N", H]
-    save("lstm", nodes, weights, [("x", FLOAT, ["N", "L", I])], [("logits", FLOAT, ["N", C])], state, whole)
+    save(
+        "lstm", nodes, weights, [("x", FLOAT, ["N", "L", WIDTH])], [("logits", FLOAT, ["N", C])], state, whole
+    )
     broken = Manifest(whole.inputs, whole.outputs, (StateSpec("h_0", "h_last", "float32", tuple(state)),))
     save(
-        "broken", nodes, weights, [("x", FLOAT, ["N", "L", I])], [("logits", FLOAT, ["N", C])], state, broken
+        "broken",
+        nodes,
+        weights,
+        [("x", FLOAT, ["N", "L", WIDTH])],
+        [("logits", FLOAT, ["N", C])],
+        state,
+        broken,
     )
     bare = {"h_0": "h", "h_n": "hn", "c_0": "c", "c_n": "cn"}
     save(
         "bare",
         renamed(nodes, bare),
         weights,
-        [("x", FLOAT, ["N", "L", I])],
+        [("x", FLOAT, ["N", "L", WIDTH])],
         [("logits", FLOAT, ["N", C])],
         state,
         None,
@@ -61,10 +73,10 @@ def lstm_nodes(
     """Give ONNX nodes and weights for a batch-first LSTM and a head on its last step."""
     nodes = [helper.make_node("Transpose", ["x"], ["seq_0"], perm=[1, 0, 2])]
     weights = [tensor("one", np.array([1]))]
-    for k in "hc":
-        nodes.append(
-            helper.make_node("Split", [f"{k}_0"], [f"{k}_in_{i}" for i in range(LAYERS)], num_outputs=LAYERS)
-        )
+    nodes += [
+        helper.make_node("Split", [f"{k}_0"], [f"{k}_in_{i}" for i in range(LAYERS)], num_outputs=LAYERS)
+        for k in "hc"
+    ]
     for i in range(LAYERS):
         w, r = (getattr(lstm, f"weight_{kind}_l{i}").detach().numpy() for kind in ("ih", "hh"))
         b = [getattr(lstm, f"bias_{kind}_l{i}").detach().numpy() for kind in ("ih", "hh")]
@@ -101,7 +113,7 @@ def golden(lstm: torch.nn.LSTM, head: torch.nn.Linear) -> Golden:
     rng = np.random.default_rng(3)
     inputs = {
         name: rng.normal(size=shape).astype(np.float32)
-        for name, shape in {"x": (2, 6, I), "h_0": (LAYERS, 2, H), "c_0": (LAYERS, 2, H)}.items()
+        for name, shape in {"x": (2, 6, WIDTH), "h_0": (LAYERS, 2, H), "c_0": (LAYERS, 2, H)}.items()
     }
 
     def run(dtype: torch.dtype) -> dict[str, np.ndarray]:
@@ -118,7 +130,7 @@ def gru() -> None:
     """A file with ``lengths``, a sequence output, stacked rows and two inputs, batch in the middle."""
     rng = np.random.default_rng(5)
     weights = [
-        tensor("W", rng.normal(size=(1, 3 * H, I + 1)).astype(np.float32) * 0.4),
+        tensor("W", rng.normal(size=(1, 3 * H, WIDTH + 1)).astype(np.float32) * 0.4),
         tensor("R", rng.normal(size=(1, 3 * H, H)).astype(np.float32) * 0.4),
         tensor("one", np.array([1])),
     ]
@@ -136,7 +148,7 @@ def gru() -> None:
     weights.append(tensor("rows", np.array([-1, H])))
     manifest = Manifest(
         inputs=(
-            TensorSpec("x", "float32", ("L", "N", I)),
+            TensorSpec("x", "float32", ("L", "N", WIDTH)),
             TensorSpec("gain", "float32", ("L", "N", 1)),
             TensorSpec("lengths", "int64", ("N",)),
         ),
@@ -150,7 +162,7 @@ def gru() -> None:
         "gru",
         nodes,
         weights,
-        [("x", FLOAT, ["L", "N", I]), ("gain", FLOAT, ["L", "N", 1]), ("lengths", INT64, ["N"])],
+        [("x", FLOAT, ["L", "N", WIDTH]), ("gain", FLOAT, ["L", "N", 1]), ("lengths", INT64, ["N"])],
         [("logits", FLOAT, ["2*N", H]), ("output", FLOAT, ["L", "N", H])],
         [1, "N", H],
         manifest,
@@ -169,25 +181,25 @@ def step() -> None:
         "step",
         nodes,
         [],
-        [("input", FLOAT, [1, I])],
-        [("result", FLOAT, [1, I])],
-        [1, I],
+        [("input", FLOAT, [1, WIDTH])],
+        [("result", FLOAT, [1, WIDTH])],
+        [1, WIDTH],
         None,
         names={"state": "state", "stateN": "stateN"},
     )
 
 
 def unbatched() -> None:
-    """A file without a batch axis: ``x (L, I)``, a running sum that is its state too."""
+    """A file without a batch axis: ``x (L, WIDTH)``, a running sum that is its state too."""
     nodes = [
         helper.make_node("ReduceSum", ["x", "zero"], ["sum"], keepdims=0),
         helper.make_node("Add", ["sum", "h_0"], ["h_n"]),
         helper.make_node("Identity", ["h_n"], ["total"]),
     ]
     manifest = Manifest(
-        inputs=(TensorSpec("x", "float32", ("L", I)),),
-        outputs=(TensorSpec("total", "float32", (I,)),),
-        states=(StateSpec("h_0", "h_n", "float32", (I,)),),
+        inputs=(TensorSpec("x", "float32", ("L", WIDTH)),),
+        outputs=(TensorSpec("total", "float32", (WIDTH,)),),
+        states=(StateSpec("h_0", "h_n", "float32", (WIDTH,)),),
         batch=None,
         task=Task("regression", "total", units=("m", "m", "m")),
     )
@@ -195,9 +207,9 @@ def unbatched() -> None:
         "unbatched",
         nodes,
         [tensor("zero", np.array([0]))],
-        [("x", FLOAT, ["L", I])],
-        [("total", FLOAT, [I])],
-        [I],
+        [("x", FLOAT, ["L", WIDTH])],
+        [("total", FLOAT, [WIDTH])],
+        [WIDTH],
         manifest,
         names={"h_0": "h_0", "h_n": "h_n"},
     )
@@ -207,7 +219,7 @@ def backward() -> None:
     """A bidirectional file made elsewhere: it has states, and chunks of it do not equal the whole."""
     rng = np.random.default_rng(9)
     weights = [
-        tensor("W", rng.normal(size=(2, 3 * H, I)).astype(np.float32)),
+        tensor("W", rng.normal(size=(2, 3 * H, WIDTH)).astype(np.float32)),
         tensor("R", rng.normal(size=(2, 3 * H, H)).astype(np.float32)),
     ]
     nodes = [
@@ -219,7 +231,7 @@ def backward() -> None:
         "backward",
         nodes,
         weights,
-        [("x", FLOAT, ["L", "N", I])],
+        [("x", FLOAT, ["L", "N", WIDTH])],
         [("y", FLOAT, ["L", 2, "N", H])],
         [2, "N", H],
         None,

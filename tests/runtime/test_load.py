@@ -1,0 +1,232 @@
+import hashlib
+import mmap
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lstm_edge_runtime import load
+from lstm_edge_runtime._session import AUTO_THREADS_BYTES, SessionOptions, auto_threads, open_session
+from lstm_edge_runtime.errors import (
+    ContractError,
+    FileFormatError,
+    InputError,
+    NotFoundError,
+    ProviderError,
+)
+
+X = np.linspace(-1, 1, 30, dtype=np.float32).reshape(2, 5, 3)
+
+
+def logits(model):
+    return model.run(X)[0]["logits"]
+
+
+def field(number: int, content: bytes) -> bytes:
+    """One length-delimited protobuf field."""
+    assert len(content) < 128
+    return bytes([number << 3 | 2, len(content)]) + content
+
+
+def with_external(location: str) -> bytes:
+    entries = b"".join(
+        field(13, field(1, key) + field(2, value))
+        for key, value in ((b"location", location.encode()), (b"length", b"4"))
+    )
+    tensor = bytes([8, 1, 16, 1]) + field(8, b"w") + entries + bytes([14 << 3, 1])
+    return bytes([8, 9]) + field(7, field(5, tensor))
+
+
+def test_path_string_bytes_memoryview_and_memory_map_give_the_same_model(path):
+    expected = logits(load(path("lstm")))
+    content = path("lstm").read_bytes()
+    with path("lstm").open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        for source in (str(path("lstm")), content, bytearray(content), memoryview(content), mapped):
+            model = load(source)
+            np.testing.assert_array_equal(logits(model), expected)
+            assert model.identity == hashlib.sha256(content).hexdigest()
+
+
+def test_ort_format_loads_from_path_and_bytes(path, tmp_path):
+    settings_ = ort.SessionOptions()
+    settings_.optimized_model_filepath = str(tmp_path / "lstm.ort")
+    settings_.add_session_config_entry("session.save_model_format", "ORT")
+    settings_.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    ort.InferenceSession(str(path("lstm")), settings_, providers=["CPUExecutionProvider"])
+    for source in (tmp_path / "lstm.ort", (tmp_path / "lstm.ort").read_bytes()):
+        model = load(source)
+        assert model.manifest is not None
+        np.testing.assert_allclose(logits(model), logits(load(path("lstm"))), atol=1e-6)
+
+
+def test_no_file_a_folder_and_an_empty_file_are_refused_by_name(tmp_path):
+    with pytest.raises(NotFoundError, match=r"none\.onnx is not there"):
+        load(tmp_path / "none.onnx")
+    with pytest.raises(NotFoundError, match="is a folder"):
+        load(tmp_path)
+    (tmp_path / "empty.onnx").touch()
+    with pytest.raises(FileFormatError, match=r"empty\.onnx is empty"):
+        load(tmp_path / "empty.onnx")
+
+
+@pytest.mark.parametrize("share", [0, 0.001, 0.1, 0.3, 0.5, 0.7, 0.9, 0.999])
+def test_a_truncated_file_is_refused(path, share, tmp_path):
+    content = path("lstm").read_bytes()
+    (tmp_path / "cut.onnx").write_bytes(content[: max(1, int(len(content) * share))])
+    with pytest.raises(FileFormatError, match="cut"):
+        load(tmp_path / "cut.onnx")
+
+
+@settings(deadline=None, max_examples=100)
+@given(junk=st.binary(min_size=1, max_size=300))
+def test_bytes_that_are_no_model_are_refused_and_nothing_else_happens(junk):
+    with pytest.raises((FileFormatError, ContractError)):
+        load(junk)
+
+
+@pytest.mark.parametrize("location", ["../w.bin", "/etc/hostname", "sub/../../w.bin"])
+def test_external_data_outside_the_files_folder_is_refused(location, tmp_path):
+    (tmp_path / "w.bin").write_bytes(bytes(4))
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "sub").mkdir()
+    (tmp_path / "here" / "m.onnx").write_bytes(with_external(location))
+    with pytest.raises(FileFormatError, match="outside its folder"):
+        load(tmp_path / "here" / "m.onnx")
+
+
+def test_external_data_through_a_link_that_leaves_the_folder_is_refused(tmp_path):
+    (tmp_path / "w.bin").write_bytes(bytes(4))
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "w.bin").symlink_to(tmp_path / "w.bin")
+    (tmp_path / "here" / "m.onnx").write_bytes(with_external("w.bin"))
+    with pytest.raises(FileFormatError, match="outside its folder"):
+        load(tmp_path / "here" / "m.onnx")
+
+
+def test_external_data_that_is_missing_or_can_not_be_found_from_bytes_is_named(tmp_path):
+    (tmp_path / "m.onnx").write_bytes(with_external("w.bin"))
+    with pytest.raises(FileFormatError, match=r"'w.bin', which is not there"):
+        load(tmp_path / "m.onnx")
+    with pytest.raises(FileFormatError, match="load it by its path"):
+        load(with_external("w.bin"))
+
+
+def test_a_declared_state_output_that_is_missing_is_an_error_at_load(path):
+    with pytest.raises(ContractError, match=r"state output 'h_last' is not in the graph"):
+        load(path("broken"))
+
+
+def test_a_provider_that_is_not_there_names_what_is_and_which_wheel(path):
+    with pytest.raises(
+        ProviderError, match=r"TensorrtExecutionProvider is not in this wheel; available: .*CPU"
+    ):
+        load(path("lstm"), providers=["TensorrtExecutionProvider", "CPUExecutionProvider"])
+    if "CUDAExecutionProvider" not in ort.get_available_providers():
+        with pytest.raises(ProviderError, match=r'pip install "lstm-edge\[cuda\]"'):
+            load(path("lstm"), device="cuda")
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_auto_falls_back_to_the_cpu_with_a_warning_where_cuda_does_not_start(path, monkeypatch):
+    offered = ["CUDAExecutionProvider", *ort.get_available_providers()]
+    monkeypatch.setattr(ort, "get_available_providers", lambda: offered)
+    with pytest.warns(RuntimeWarning, match=r"running on the CPU: CUDAExecutionProvider did not start"):
+        model = load(path("lstm"))
+    assert model.providers == ("CPUExecutionProvider",)
+    with pytest.raises(ProviderError, match="did not start"):
+        load(path("lstm"), device="cuda")
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ({"threads": 0}, "threads is 0"),
+        ({"threads": "many"}, "threads is 'many'"),
+        ({"threads": True}, "threads is True"),
+        ({"device": "tpu"}, "device is 'tpu'"),
+        ({"providers": []}, r"providers is \[\]"),
+        ({"providers": "CPUExecutionProvider"}, "expected a list"),
+        ({"states": {"h_0": "h_n"}}, "manifest that names its states"),
+    ],
+)
+def test_a_wrong_argument_is_refused_with_what_came(path, argument, message):
+    with pytest.raises(InputError, match=message):
+        load(path("lstm"), **argument)
+
+
+def test_small_weights_get_one_thread_and_large_ones_the_cores(path):
+    assert auto_threads(AUTO_THREADS_BYTES - 1) == 1
+    assert auto_threads(AUTO_THREADS_BYTES) >= 1
+    assert load(path("lstm"))._core.session.get_session_options().intra_op_num_threads == 1
+    options = load(path("lstm"), threads=2)._core.session.get_session_options()
+    assert options.intra_op_num_threads == 2
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+
+
+def test_every_optimization_level_opens(path):
+    for level in ("DISABLE_ALL", "BASIC", "EXTENDED", "ALL"):
+        assert open_session(str(path("lstm")), SessionOptions(optimization=level)).get_inputs()
+
+
+def run_alone(program: str, *arguments: object, **environment: str) -> str:
+    ran = subprocess.run(
+        [sys.executable, "-I", "-c", program, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment or None,
+    )
+    return ran.stdout
+
+
+def test_the_runtime_streams_with_torch_onnx_click_and_rich_absent(path):
+    program = (
+        "import sys; sys.modules.update(dict.fromkeys(['torch', 'onnx', 'click', 'rich', 'onnxscript']))\n"
+        "import lstm_edge_runtime as r\n"
+        "m = r.load(sys.argv[1]); m.selftest().require(); s = m.stream(); b = m.streams(2); i = b.add()\n"
+        "assert (s.step([1, 2, 3]) == b.step({i: [1, 2, 3]})[i]).all()\n"
+        "print(m.predict([[[1, 2, 3]]]).labels)"
+    )
+    assert run_alone(program, path("lstm")).startswith("('")
+
+
+def test_without_onnxruntime_the_error_names_the_extra(path):
+    program = (
+        "import sys; sys.modules['onnxruntime'] = None\n"
+        "import lstm_edge_runtime as r\n"
+        "from lstm_edge_runtime.errors import MissingDependencyError\n"
+        "try: r.load(sys.argv[1])\n"
+        "except MissingDependencyError as error: print(error)"
+    )
+    assert 'pip install "lstm-edge[cpu]"' in run_alone(program, path("lstm"))
+
+
+def test_telemetry_is_off_before_onnxruntime_is_imported_unless_the_environment_says_otherwise(path):
+    program = (
+        "import os, sys, lstm_edge_runtime as r\n"
+        "assert 'onnxruntime' not in sys.modules\n"
+        "assert ('ORT_DISABLE_TELEMETRY' in os.environ) == (len(sys.argv) > 2)\n"
+        "r.load(sys.argv[1]); print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    )
+    assert run_alone(program, path("lstm"), PATH="/usr/bin") == "1\n"
+    assert run_alone(program, path("lstm"), "set", PATH="/usr/bin", ORT_DISABLE_TELEMETRY="0") == "0\n"
+
+
+def test_a_closed_model_says_so_and_its_streams_go_on(path):
+    with load(path("lstm")) as model:
+        stream = model.stream()
+        expected = model.stream().step([1, 2, 3])
+    with pytest.raises(InputError, match="this model is closed"):
+        model.run(X)
+    np.testing.assert_array_equal(stream.step([1, 2, 3]), expected)
+
+
+def test_a_path_that_is_not_plain_text_loads(path, tmp_path):
+    odd = tmp_path / "mödel with spaces ✓.onnx"
+    shutil.copy(path("lstm"), odd)
+    assert load(odd).manifest is not None

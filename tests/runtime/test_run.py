@@ -1,0 +1,182 @@
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from lstm_edge_runtime import State, load
+from lstm_edge_runtime.errors import InputError, StateError
+
+RNG = np.random.default_rng(1)
+
+
+def samples(*shape: int) -> np.ndarray:
+    return RNG.normal(size=shape).astype(np.float32)
+
+
+def test_run_gives_outputs_by_name_and_the_new_state(model):
+    outputs, state = model.run(samples(2, 5, 3))
+    assert {name: array.shape for name, array in outputs.items()} == {"logits": (2, 4)}
+    assert {name: array.shape for name, array in state.items()} == {"h_0": (2, 2, 8), "c_0": (2, 2, 8)}
+    assert state.identity == model.identity
+
+
+def test_state_carries_from_call_to_call_and_none_is_the_reset_value(model):
+    x = samples(2, 9, 3)
+    whole, end = model.run(x)
+    _, middle = model.run(x[:, :4])
+    rest, last = model.run(x[:, 4:], middle)
+    np.testing.assert_array_equal(rest["logits"], whole["logits"])
+    np.testing.assert_array_equal(last["c_0"], end["c_0"])
+    zeros = State({name: np.zeros((2, 2, 8), np.float32) for name in ("h_0", "c_0")}, model.identity)
+    np.testing.assert_array_equal(model.run(x, zeros)[0]["logits"], whole["logits"])
+
+
+def test_a_reset_value_other_than_zero_is_where_a_stream_starts(opened):
+    gru = opened("gru")
+    x = {"x": samples(4, 2, 3), "gain": samples(4, 2, 1)}
+    start = State({"h_0": np.full((1, 2, 8), 0.25, np.float32)}, gru.identity)
+    np.testing.assert_array_equal(gru.run(x)[0]["logits"], gru.run(x, start)[0]["logits"])
+
+
+def test_rows_with_lengths_equal_each_row_cut_to_its_length(opened):
+    gru = opened("gru")
+    x, gain = samples(6, 3, 3), samples(6, 3, 1)
+    outputs, state = gru.run({"x": x, "gain": gain}, lengths=[6, 1, 4])
+    for row, length in enumerate((6, 1, 4)):
+        alone, end = gru.run({"x": x[:length, row : row + 1], "gain": gain[:length, row : row + 1]})
+        np.testing.assert_allclose(outputs["logits"][[row, 3 + row]], alone["logits"], atol=1e-6)
+        np.testing.assert_allclose(state["h_0"][:, row], end["h_0"][:, 0], atol=1e-6)
+
+
+def test_wider_floats_whole_numbers_and_lists_are_converted(model):
+    x = np.arange(12).reshape(1, 4, 3)
+    expected = model.run(x.astype(np.float32))[0]["logits"]
+    for same in (x, x.astype(np.float64), x.tolist(), x.astype(np.float16), np.asfortranarray(x)):
+        np.testing.assert_array_equal(model.run(same)[0]["logits"], expected)
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (np.zeros((2, 5, 4), np.float32), r"x has shape \(2, 5, 4\), expected \(N, L, 3\)"),
+        (np.zeros((5, 3), np.float32), r"x has shape \(5, 3\), expected \(N, L, 3\)"),
+        (np.zeros((0, 5, 3), np.float32), "no empty axis"),
+        (np.zeros((2, 0, 3), np.float32), "no empty axis"),
+        (np.zeros((2, 5, 3), complex), "x has dtype complex128, expected float32"),
+        (np.zeros((2, 5, 3), bool), "x has dtype bool"),
+        (np.full((2, 5, 3), "1"), "x has dtype <U1"),
+        ([[[1, 2, 3], [1, 2]]], "not one regular array"),
+        ({"y": np.zeros((2, 5, 3))}, r"inputs \['y'\] came, expected \['x'\]"),
+        (None, "x has dtype object"),
+    ],
+)
+def test_a_wrong_input_is_refused_with_what_came_and_what_was_expected(model, x, message):
+    with pytest.raises(InputError, match=message):
+        model.run(x)
+
+
+def test_inputs_that_disagree_on_an_axis_are_refused(opened):
+    with pytest.raises(InputError, match=r"gain has shape \(5, 2, 1\), expected \(L, N, 1\) with L=4, N=2"):
+        opened("gru").run({"x": samples(4, 2, 3), "gain": samples(5, 2, 1)})
+    with pytest.raises(InputError, match="expected a mapping with x, gain"):
+        opened("gru").run(samples(4, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("lengths", "message"),
+    [
+        ([0, 2], r"holds 0\.\.2, expected 1\.\.4"),
+        ([2, 5], r"holds 2\.\.5, expected 1\.\.4"),
+        ([2], r"has shape \(1,\), expected \(2,\)"),
+        ([2.0, 3.0], "has dtype float64, expected int64"),
+    ],
+)
+def test_lengths_out_of_range_or_of_another_kind_are_refused(opened, lengths, message):
+    with pytest.raises(InputError, match=message):
+        opened("gru").run({"x": samples(4, 2, 3), "gain": samples(4, 2, 1)}, lengths=lengths)
+
+
+def test_lengths_for_a_file_that_takes_none_are_refused(model):
+    with pytest.raises(InputError, match="takes none"):
+        model.run(samples(2, 4, 3), lengths=[1, 2])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_checking_names_the_first_value_that_is_not_finite(path, bad):
+    x = samples(2, 4, 3)
+    x[1, 2, 0] = bad
+    with pytest.raises(InputError, match=r"x holds -?(nan|inf) at \[1, 2, 0\]"):
+        load(path("lstm"), check=True).run(x)
+    load(path("lstm")).run(x)
+
+
+def test_another_models_state_another_batch_size_and_no_state_at_all_are_refused(model, opened):
+    _, state = model.run(samples(2, 4, 3))
+    with pytest.raises(StateError, match="belongs to model"):
+        opened("bare").run(samples(2, 4, 3), state)
+    with pytest.raises(StateError, match=r"h_0 has shape \(2, 2, 8\).*N=3.*nothing is reset by itself"):
+        model.run(samples(3, 4, 3), state)
+    with pytest.raises(StateError, match="a dict came"):
+        model.run(samples(2, 4, 3), dict(state))
+    with pytest.raises(StateError, match="no float32 c_0"):
+        model.run(samples(2, 4, 3), State({"h_0": state["h_0"]}, model.identity))
+
+
+def test_a_callers_arrays_are_left_as_they_were(model):
+    x = samples(2, 4, 3)
+    before = x.copy()
+    _, state = model.run(x)
+    kept = {name: array.copy() for name, array in state.items()}
+    model.run(x, state)
+    np.testing.assert_array_equal(x, before)
+    for name in kept:
+        np.testing.assert_array_equal(state[name], kept[name])
+
+
+def test_predict_gives_labels_and_probabilities_of_a_classifier(model):
+    x = samples(3, 6, 3)
+    prediction = model.predict(x)
+    logits = model.run(x)[0]["logits"].astype(np.float64)
+    expected = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    np.testing.assert_allclose(prediction.probabilities, expected, rtol=1e-6)
+    names = ("rest", "walk", "run", "fall")
+    assert prediction.labels == tuple(names[i] for i in logits.argmax(-1))
+    assert prediction.kind == "classification"
+
+
+def test_predict_gives_values_and_units_of_a_regression_and_refuses_a_file_without_a_task(opened):
+    prediction = opened("unbatched").predict([[1, 2, 3], [1, 1, 1]])
+    np.testing.assert_array_equal(prediction.values, [2, 3, 4])
+    assert (prediction.units, prediction.probabilities, prediction.labels) == (("m", "m", "m"), None, ())
+    with pytest.raises(InputError, match=r"use run\(\)"):
+        opened("bare").predict(samples(1, 2, 3))
+
+
+def test_warm_up_leaves_no_trace(path):
+    warm, cold = load(path("lstm")), load(path("lstm"))
+    stream = warm.stream()
+    warm.warm_up()
+    x = samples(3)
+    np.testing.assert_array_equal(stream.step(x), cold.stream().step(x))
+
+
+def test_the_description_of_a_file_without_a_manifest_comes_from_its_graph(opened):
+    bare = opened("bare")
+    assert bare.manifest is None
+    assert [(spec.name, spec.axes) for spec in bare.inputs] == [("x", ("N", "L", 3))]
+    assert [(spec.input, spec.output) for spec in bare.states] == [("h", "hn"), ("c", "cn")]
+
+
+def test_eight_threads_on_one_model_equal_serial_runs(model):
+    xs = [samples(2, 7, 3) for _ in range(64)]
+    expected = [model.run(x)[0]["logits"] for x in xs]
+    together = threading.Barrier(8)
+
+    def run(part: int) -> list[np.ndarray]:
+        together.wait()
+        return [model.run(x)[0]["logits"] for x in xs[part::8]]
+
+    with ThreadPoolExecutor(8) as pool:
+        for part, results in enumerate(pool.map(run, range(8))):
+            np.testing.assert_array_equal(results, expected[part::8])
