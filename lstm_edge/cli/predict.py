@@ -11,10 +11,11 @@ import click
 import numpy as np
 import numpy.typing as npt
 
+from lstm_edge._samples import SampleInput, sample_input
 from lstm_edge_runtime._files import replacing
 from lstm_edge_runtime.errors import ContractError
 
-from ._model import SampleInput, device_option, model_argument, open_model, sample_input, threads_option
+from ._model import device_option, model_argument, open_model, threads_option
 from ._results import ResultLines, main_output
 from ._series import Series, read_series
 

@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lstm_edge._samples import sample_input
 from lstm_edge_runtime.errors import InputError
 
 from ._line import LineParser
-from ._model import device_option, model_argument, open_model, sample_input, threads_option
+from ._model import device_option, model_argument, open_model, threads_option
 from ._pipes import LinePipe, stopped_by_signals
 from ._results import ResultLines, main_output
 from ._statefile import StateFile

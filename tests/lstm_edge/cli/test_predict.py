@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from lstm_edge.cli._model import sample_input
+from lstm_edge._samples import sample_input
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Manifest, StateSpec, TensorSpec
