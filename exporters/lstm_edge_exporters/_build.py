@@ -57,6 +57,10 @@ class Builder:
         self._graph.register_initializer(value)
         return value
 
+    def weight(self, array: Array, name: str) -> ir.Value:
+        """Add a float32 initialiser."""
+        return self.constant(array.astype(np.float32), name)
+
     def cast(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
         """Give ``value`` as ``dtype``."""
         (out,) = self.node("Cast", [value], {"to": int(dtype)})

@@ -15,7 +15,6 @@ from .contract import Roles, axes_of
 __all__ = ["describe"]
 
 _PACKAGES = ("lstm-edge", "torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime")
-_PRECISIONS = {"float64": "fp64", "float16": "fp16"}
 
 
 def describe(model: ir.Model, roles: Roles, lifted: Sequence[StateSpec], config: ExportConfig) -> Manifest:
@@ -40,9 +39,8 @@ def describe(model: ir.Model, roles: Roles, lifted: Sequence[StateSpec], config:
         raise InputError(
             f"task output {config.task.output!r}: the outputs are {', '.join(spec.name for spec in plain)}"
         )
-    signals = tuple(_tensor(value) for name, value in values.items() if name not in inputs)
     return Manifest(
-        inputs=signals,
+        inputs=tuple(_tensor(value) for name, value in values.items() if name not in inputs),
         outputs=plain,
         states=tuple(states),
         batch=roles.batch,
@@ -50,7 +48,6 @@ def describe(model: ir.Model, roles: Roles, lifted: Sequence[StateSpec], config:
         lengths=roles.lengths,
         task=config.task,
         signal=config.signal,
-        precision=next((_PRECISIONS[spec.dtype] for spec in signals if spec.dtype in _PRECISIONS), "fp32"),
         provenance=_provenance(config),
     )
 

@@ -63,14 +63,9 @@ def _lower(node: ir.Node) -> None:
     attributes = {name: attribute.value for name, attribute in node.attributes.items()}
     op, directions, path = attributes["op"], attributes["directions"], attributes["path"]
     layers = _split_weights(node, attributes)
-    build = Builder(node, prefix=path or op.lower())
     x, h_0, c_0, lengths = node.inputs[:4]
     assert x is not None and h_0 is not None  # noqa: PT018
-    dtype = x.dtype or ir.DataType.FLOAT
-    cast = dtype != ir.DataType.FLOAT
-    if cast:
-        x, h_0 = build.cast(x, ir.DataType.FLOAT), build.cast(h_0, ir.DataType.FLOAT)
-        c_0 = build.cast(c_0, ir.DataType.FLOAT) if c_0 is not None else None
+    build = Builder(node, path or op.lower())
     if lengths is not None:
         lengths = build.cast(lengths, ir.DataType.INT32)
     hidden = _split(build, h_0, len(layers), directions)
@@ -81,7 +76,7 @@ def _lower(node: ir.Node) -> None:
         y, *end = _node(build, attributes, index, layer, y, hidden[index], cell[index], lengths)
         ends.append(end)
     joined = [build.concat(list(parts), axis=0) for parts in zip(*ends, strict=True)]
-    results = [build.cast(value, dtype) for value in (y, *joined)] if cast else [y, *joined]
+    results = [y, *joined]
     for old, new in zip(node.outputs, results, strict=False):
         new.shape = old.shape if old.shape is not None else new.shape
         new.type = old.type
@@ -114,9 +109,9 @@ def _node(
     w, r, b = to_onnx(op, layer)
     inputs = [
         x,
-        build.constant(w.astype(np.float32), f"W_{suffix}"),
-        build.constant(r.astype(np.float32), f"R_{suffix}"),
-        build.constant(b.astype(np.float32), f"B_{suffix}") if b is not None else None,
+        build.weight(w, f"W_{suffix}"),
+        build.weight(r, f"R_{suffix}"),
+        build.weight(b, f"B_{suffix}") if b is not None else None,
         lengths,
         h,
     ]

@@ -26,6 +26,7 @@ from .config import ExportConfig
 from .contract import find_roles
 from .describe import describe
 from .finish import rename_outputs, serialise, tidy
+from .floats import OTHER_FLOATS, copy_as
 from .golden import record_golden
 from .lower import lower
 from .reference import TorchReference
@@ -106,8 +107,9 @@ def prepare(module: nn.Module, example: Any, config: ExportConfig) -> Prepared:
     signature = Signature.of(module, example)
     own = _copy(module)
     _try_example(own, signature)
-    axes = resolve_axes(_copy(own), signature, config)
-    traced = trace(_copy(own), signature, axes)
+    signature = signature.as_float32()
+    axes = resolve_axes(copy_as(own, torch.float32), signature, config)
+    traced = trace(copy_as(own, torch.float32), signature, axes)
     roles = find_roles(traced.model, traced.outputs, config)
     lower(traced.model)
     rename_outputs(traced.model, roles.outputs)
@@ -122,7 +124,15 @@ def prepare(module: nn.Module, example: Any, config: ExportConfig) -> Prepared:
     manifest = describe(model, roles, lifting.states, config)
     reference = TorchReference(own, signature, roles.outputs, lifting.injections)
     drawing = _drawing(signature, manifest, config, reference)
-    return Prepared(model, manifest, reference, drawing, roles.bidirectional, (*unused, *lifting.notes))
+    notes = (*_narrowed(own), *unused, *lifting.notes)
+    return Prepared(model, manifest, reference, drawing, roles.bidirectional, notes)
+
+
+def _narrowed(module: nn.Module) -> list[str]:
+    found = {tensor.dtype for tensor in (*module.parameters(), *module.buffers())} & OTHER_FLOATS
+    return [
+        f"the module is {str(dtype).rpartition('.')[2]}, the file is float32 throughout" for dtype in found
+    ]
 
 
 def _copy(module: nn.Module) -> nn.Module:

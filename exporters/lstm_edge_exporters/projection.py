@@ -57,10 +57,10 @@ def project(
     folded = [
         replace(each, w_hh=each.w_hh @ w_hr, w_hr=None) for each, w_hr in zip(layer, projections, strict=True)
     ]
-    after = build.constant(np.stack([w.T for w in projections]).astype(np.float32), f"P_{suffix}")
+    after = build.weight(np.stack([w.T for w in projections]), f"P_{suffix}")
     if max(np.linalg.cond(w) for w in projections) <= CONDITION_LIMIT:
-        inverse = np.stack([np.linalg.pinv(w).T for w in projections]).astype(np.float32)
-        start = build.matmul(h, build.constant(inverse, f"Pinv_{suffix}"))
+        inverse = np.stack([np.linalg.pinv(w).T for w in projections])
+        start = build.matmul(h, build.weight(inverse, f"Pinv_{suffix}"))
         return folded, x, start, after
     columns = [build.first_step(x, h, index, lengths) for index in range(len(layer))]
     zeros = np.zeros_like(layer[0].w_hh)

@@ -18,8 +18,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.nn.utils import rnn as rnn_utils
 from torch.overrides import TorchFunctionMode
+
+from lstm_edge_runtime.errors import UnsupportedError
 
 __all__ = ["DOMAIN", "OP", "Call", "Recorder", "instrument"]
 
@@ -98,10 +101,20 @@ class Recorder(TorchFunctionMode):
             return self._cell(_CELLS[func], *args)
         if func is torch._VF._pack_padded_sequence:
             return self._pack(*args)
-        if func is torch._VF._pad_packed_sequence:
-            return self._pad(*args)
-        if func is torch.sort and sys._getframe(1).f_code is rnn_utils.pack_padded_sequence.__code__:
+        caller = sys._getframe(1)
+        if func is torch.sort and caller.f_code is rnn_utils.pack_padded_sequence.__code__:
             return args[0], self._identity(args[0])
+        if func is Tensor.size and caller.f_code is rnn_utils.pad_packed_sequence.__code__:
+            packed = self._find(args[0])
+            if packed and caller.f_locals["total_length"] is None:
+                return _longest(packed.lengths, args[0].shape[0])
+        if func is torch._VF._pad_packed_sequence:
+            return self._pad(*args, trim=caller.f_locals.get("total_length", 0) is None)
+        if func is torch.as_tensor and caller.f_code is rnn_utils.pack_padded_sequence.__code__:
+            raise UnsupportedError(
+                "pack_padded_sequence is given a list of lengths, which a file would hold as constants; "
+                "give it the tensor of lengths itself, without tolist()"
+            )
         if func in _ON_IDENTITY and any(self._is_identity(arg) for arg in args):
             return _ON_IDENTITY[func](*args)
         if (
@@ -146,7 +159,7 @@ class Recorder(TorchFunctionMode):
         return self._flatten(rows, zero_padded=False), batch_sizes
 
     def _pad(
-        self, data: Tensor, batch_sizes: Tensor, batch_first: bool, value: float, total: int
+        self, data: Tensor, batch_sizes: Tensor, batch_first: bool, value: float, total: Any, *, trim: bool
     ) -> tuple[Tensor, Tensor]:
         packed = self._find(batch_sizes)
         if packed is None:
@@ -156,11 +169,11 @@ class Recorder(TorchFunctionMode):
             steps = torch.arange(y.shape[1], device=data.device)
             valid = steps.unsqueeze(0) < packed.lengths.unsqueeze(1)
             y = torch.where(valid.reshape(*valid.shape, *[1] * (y.dim() - 2)), y, value)
-        if total == -1:
-            longest: Any = packed.lengths.max().item()
-            _check(longest >= 1)
-            _check(longest <= y.shape[1])
-            y = y.narrow(1, 0, longest)
+        if trim:
+            y = y.narrow(1, 0, total)
+        elif not statically_known_true(total == y.shape[1]):
+            room = [*[0, 0] * (y.dim() - 2), 0, total - y.shape[1]]
+            y = torch.nn.functional.pad(y, room, value=value)
         return (y if batch_first else y.transpose(0, 1)), packed.lengths
 
     def _layer(self, kind: "_Kind", x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
@@ -234,6 +247,14 @@ def instrument(module: nn.Module, recorder: Recorder) -> None:
             bases = (_RecordedLayer if isinstance(layer, nn.RNNBase) else _Recorded, type(layer))
             layer.__class__ = type(type(layer).__name__, bases, {})
             layer.__dict__["_lstm_edge"] = (recorder, path)
+
+
+def _longest(lengths: Tensor, steps: Any) -> Any:
+    """Give the greatest length as a size that the tracer knows to be within the padded length."""
+    longest: Any = lengths.max().item()
+    _check(longest >= 1)
+    _check(longest <= steps)
+    return longest
 
 
 def _check(fact: Any) -> None:

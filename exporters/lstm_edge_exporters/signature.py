@@ -69,6 +69,11 @@ class Signature:
             spec=spec,
         )
 
+    def as_float32(self) -> "Signature":
+        """Give the same signature with every float of the example in float32."""
+        example = tuple(tensor.float() if tensor.is_floating_point() else tensor for tensor in self.example)
+        return dataclasses.replace(self, example=example)
+
     def call(self, module: nn.Module, tensors: Sequence[Tensor]) -> Any:
         """Call ``module`` with ``tensors`` in the places of the example's."""
         leaves = [tensors[leaf.index] if isinstance(leaf, _Slot) else leaf for leaf in self.leaves]

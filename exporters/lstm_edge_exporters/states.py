@@ -12,11 +12,11 @@ import onnx_ir as ir
 
 from lstm_edge_runtime.manifest import StateSpec
 
+from .injection import Injection
 from .lift import lift_states
 from .lift._groups import Group
 from .lower import Origin, origin_of
 from .record import Call
-from .reference import Injection
 
 __all__ = ["Lifting", "lift_absent"]
 

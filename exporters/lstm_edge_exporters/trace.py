@@ -16,6 +16,7 @@ from torch.export import Dim, ExportedProgram
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Axes
 
+from .floats import AllFloats
 from .record import Call, Recorder, instrument
 from .refusals import tracing_refusal, translation_refusal
 from .signature import Signature, flatten_output
@@ -96,12 +97,30 @@ def find_axes(module: nn.Module, signature: Signature, batch: str, sequence: str
         found = dict.fromkeys(symbol for call in recorder.calls for symbol in _symbols(call.shape[place]))
         fresh = [symbol for symbol in found if symbol not in names]
         names |= {symbol: stem if index == 0 else f"{stem}{index + 1}" for index, symbol in enumerate(fresh)}
+    names |= _of_same_size(recorder, names, tensors)
     return {
         name: tuple(
             names.get(_text(size), example) for size, example in zip(shape, tensor.shape, strict=True)
         )
         for name, shape, tensor in zip(signature.names, recorder.shapes, tensors, strict=True)
     }
+
+
+def _of_same_size(recorder: Recorder, names: Mapping[str, str], tensors: Sequence[Tensor]) -> dict[str, str]:
+    """Name further dynamic axes after the one axis that has their size in the example.
+
+    Such are the axes of an input that reaches the layers through a gather: its rows are picked, not seen.
+    """
+    sizes: dict[str, str] = {}
+    others: dict[int, set[str]] = {}
+    for shape, tensor in zip(recorder.shapes, tensors, strict=True):
+        for size, number in zip(shape, tensor.shape, strict=True):
+            if _text(size) in names:
+                others.setdefault(number, set()).add(names[_text(size)])
+            elif isinstance(size, torch.SymInt) and not _text(size).isdecimal():
+                sizes[_text(size)] = str(number)
+    unique = {str(number): found.pop() for number, found in others.items() if len(found) == 1}
+    return {symbol: unique[number] for symbol, number in sizes.items() if number in unique}
 
 
 class _Wrapper(nn.Module):
@@ -114,7 +133,7 @@ class _Wrapper(nn.Module):
         self._recorder = recorder
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        with self._recorder as recorder:
+        with AllFloats(torch.float32), self._recorder as recorder:
             recorder.begin([tensor.shape for tensor in tensors])
             flat = flatten_output(self._signature.call(self.module, tensors))
             recorder.outputs.extend(name for name, _ in flat)
@@ -175,6 +194,14 @@ def _name_axes(model: ir.Model, axes: Mapping[str, Axes]) -> None:
         for dimension, axis in zip(value.shape, axes[value.name], strict=True):
             if isinstance(axis, str):
                 names.setdefault(str(dimension), axis)
+    unknown = dict.fromkeys(
+        symbol
+        for value in _values(model.graph)
+        for dimension in value.shape or ()
+        if not isinstance(dimension, int)
+        for symbol in re.findall(r"\bu\d+\b", str(dimension))
+    )
+    names |= {symbol: f"longest{index or ''}" for index, symbol in enumerate(unknown)}
     for value in _values(model.graph):
         if value.shape is not None:
             value.shape = ir.Shape([_renamed(dimension, names) for dimension in value.shape])

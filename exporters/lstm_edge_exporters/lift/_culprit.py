@@ -81,6 +81,7 @@ def find_culprit(
         for name, expected in whole.items()
         if _differs(join([part[name] for part in parts], expected), expected)
     }
+    differing.update(lengths)
     for node in order:
         outputs = {value.name for value in node.outputs}
         inputs = {value.name for value in node.inputs if value is not None}

@@ -1,0 +1,55 @@
+"""One float dtype for a whole module, whatever its weights are in and its ``forward`` asks for.
+
+onnxruntime's CPU has no float64 kernels for recurrent nodes and computes float16 ones in float32, so a file
+is float32 throughout; and the reference of a proof is float64 throughout.
+"""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+__all__ = ["OTHER_FLOATS", "AllFloats", "copy_as"]
+
+OTHER_FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float64})
+"""The float dtypes that a file does not have."""
+
+_FLOATS = OTHER_FLOATS | {torch.float32}
+_CASTS = (Tensor.float, Tensor.half, Tensor.bfloat16, Tensor.double)
+
+
+class AllFloats(TorchFunctionMode):
+    """Inside it every float is ``dtype``: zeros that ``forward`` makes, casts that it does."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self._dtype = dtype
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Run ``func`` with every float dtype, asked for or given, replaced."""
+        if func in _CASTS:
+            return args[0].to(self._dtype)
+        args, kwargs = pytree.tree_map(self._asked, (tuple(args), dict(kwargs or {})))
+        return pytree.tree_map_only(Tensor, self._given, func(*args, **kwargs))
+
+    def _asked(self, value: Any) -> Any:
+        return self._dtype if isinstance(value, torch.dtype) and value in _FLOATS else value
+
+    def _given(self, value: Tensor) -> Tensor:
+        with torch._C.DisableTorchFunction():
+            return value.to(self._dtype) if value.dtype in _FLOATS and value.dtype != self._dtype else value
+
+
+def copy_as(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Copy ``module`` with every float in ``dtype``, in eval mode."""
+    return copy.deepcopy(module).to(dtype).eval()

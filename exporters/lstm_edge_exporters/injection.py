@@ -1,0 +1,80 @@
+"""Starting a module's recurrent layers from states that its ``forward`` does not take."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Injection", "LayerHooks"]
+
+
+@dataclass(frozen=True)
+class Injection:
+    """Rows of a state that is an input of the file and not of ``forward``: a recurrent layer starts there."""
+
+    input: str
+    output: str
+    path: str
+    """The layer's path in the module."""
+    call: int
+    """Which of the layer's calls in one ``forward``."""
+    part: int
+    """0 for h, 1 for c."""
+    row_axis: int | None
+    """Which axis of the state counts layers and directions; None for a state ``(N, H)``."""
+    rows: tuple[int, int]
+    """First row in the state, and in the layer's own ``h_0 (layers*D, N, H)``."""
+    count: int
+    """How many rows."""
+
+    def of(self, state: Tensor) -> Tensor:
+        """Give these rows of ``state`` as a view ``(rows, N, H)``."""
+        rows = state.unsqueeze(0) if self.row_axis is None else state.movedim(self.row_axis, 0)
+        return rows.narrow(0, self.rows[0], self.count)
+
+
+class LayerHooks:
+    """Gives one layer its initial states and keeps its last ones, call by call."""
+
+    def __init__(
+        self, injections: Sequence[Injection], store: Mapping[str, Tensor], ends: dict[str, Tensor]
+    ) -> None:
+        self._injections = injections
+        self._store = store
+        self._ends = ends
+        self._call = -1
+
+    def before(self, layer: nn.Module, args: Any, kwargs: Any) -> Any:
+        """Replace the given initial state (``forward``'s second argument) by the injected one."""
+        self._call += 1
+        own = self._own(self._call)
+        if not own:
+            return None
+        x = args[0] if args else kwargs["input"]
+        given = args[1] if len(args) > 1 else kwargs.get("hx")
+        cell = isinstance(layer, nn.RNNCellBase)
+        batched = not isinstance(x, Tensor) or x.dim() == (2 if cell else 3)
+        parts = list(given) if isinstance(given, tuple) else [given, None]
+        for part in (0, 1):
+            pieces = sorted((each for each in own if each.part == part), key=lambda each: each.rows[1])
+            if pieces:
+                rows = torch.cat([each.of(self._store[each.input]) for each in pieces])
+                rows = rows if batched else rows.squeeze(1)
+                parts[part] = rows.squeeze(0) if cell else rows
+        lstm = isinstance(layer, nn.LSTM | nn.LSTMCell)
+        return (x, tuple(parts) if lstm else parts[0]), {}
+
+    def after(self, layer: nn.Module, _args: Any, result: Any) -> None:
+        """Keep the injected rows of the last state."""
+        last = result if isinstance(layer, nn.RNNCellBase) else result[1]
+        parts = last if isinstance(last, tuple) else (last,)
+        for each in self._own(self._call):
+            end = self._ends.setdefault(each.output, torch.zeros_like(self._store[each.input]))
+            target = each.of(end)
+            rows = parts[each.part].reshape(-1, *target.shape[1:])
+            target.copy_(rows.narrow(0, each.rows[1], each.count))
+
+    def _own(self, call: int) -> list[Injection]:
+        return [each for each in self._injections if each.call == call]
