@@ -78,7 +78,8 @@ class State(Mapping[str, Array]):
         if not Path(path).is_file():
             raise NotFoundError(f"{path} is not there; save a state first")
         try:
-            with np.load(path, allow_pickle=False) as file:
+            # numpy leaves a truncated file open that it opened itself
+            with Path(path).open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 identity = str(file[_IDENTITY])
                 names = [name for name in file.files if name.startswith(_PREFIX)]
                 arrays = {name.removeprefix(_PREFIX): file[name] for name in names}

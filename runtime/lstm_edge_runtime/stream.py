@@ -152,11 +152,12 @@ class Stream:
 
     def _process_by_step(self, chunk: Samples) -> Result:
         before = {name: array.copy() for name, array in self._sets.read().items()}
-        given = {name: np.asarray(value) for name, value in by_name(chunk, self._core.data).items()}
-        lengths = {array.shape[:1] for array in given.values()}
-        if len(lengths) != 1 or lengths & {(), (0,)}:
-            raise InputError(f"a chunk of {sorted(lengths)} steps came, expected the same number, not 0")
-        steps = lengths.pop()[0]
+        values = by_name(chunk, self._core.data)
+        given = {spec.name: as_array(spec.name, values[spec.name], spec.dtype) for spec in self._core.data}
+        lengths = {array.shape[0] if array.ndim else 0 for array in given.values()}
+        if len(lengths) != 1 or 0 in lengths:
+            raise InputError(f"a chunk of {sorted(lengths)} steps came, expected one number of steps, from 1")
+        steps = lengths.pop()
         try:
             for index in range(steps):
                 sample = {name: array[index] for name, array in given.items()}

@@ -1,0 +1,79 @@
+import pickle
+
+import numpy as np
+import pytest
+
+from lstm_edge_runtime import State
+from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError
+
+
+@pytest.fixture
+def state() -> State:
+    rng = np.random.default_rng(2)
+    return State(
+        {"h_0": rng.normal(size=(2, 1, 8)).astype(np.float32), "odd/name": np.arange(3, dtype=np.float64)},
+        "ab" * 32,
+    )
+
+
+def same(left: State, right: State) -> bool:
+    return (
+        list(left) == list(right)
+        and left.identity == right.identity
+        and all(
+            left[name].dtype == right[name].dtype and np.array_equal(left[name], right[name]) for name in left
+        )
+    )
+
+
+def test_a_state_survives_pickle_and_file(state, tmp_path):
+    assert same(pickle.loads(pickle.dumps(state)), state)
+    state.save(tmp_path / "s.npz")
+    assert same(State.load(tmp_path / "s.npz"), state)
+    assert [path.name for path in tmp_path.iterdir()] == ["s.npz"]
+
+
+def test_a_state_can_not_be_written_to_and_does_not_follow_the_array_it_came_from():
+    array = np.zeros(3, np.float32)
+    state = State({"h": array}, "x")
+    array[:] = 1
+    np.testing.assert_array_equal(state["h"], 0)
+    with pytest.raises(ValueError, match="read-only"):
+        state["h"][0] = 1
+    with pytest.raises(ValueError, match="read-only"):
+        pickle.loads(pickle.dumps(state))["h"][0] = 1
+
+
+@pytest.mark.parametrize("share", [0, 0.2, 0.6, 0.95])
+def test_a_truncated_file_is_refused(state, tmp_path, share):
+    state.save(tmp_path / "s.npz")
+    content = (tmp_path / "s.npz").read_bytes()
+    (tmp_path / "s.npz").write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(FileFormatError, match="is not a saved state"):
+        State.load(tmp_path / "s.npz")
+
+
+def test_a_file_that_would_run_code_is_refused(tmp_path):
+    np.savez(tmp_path / "s.npz", identity=np.array([object()], dtype=object))
+    with pytest.raises(FileFormatError, match="allow_pickle"):
+        State.load(tmp_path / "s.npz")
+
+
+def test_another_npz_a_missing_file_and_a_missing_folder_are_named(state, tmp_path):
+    np.savez(tmp_path / "other.npz", x=np.zeros(3))
+    with pytest.raises(FileFormatError, match=r"other\.npz is not a saved state"):
+        State.load(tmp_path / "other.npz")
+    with pytest.raises(NotFoundError, match="is not there"):
+        State.load(tmp_path / "none.npz")
+    with pytest.raises(NotFoundError, match="does not exist"):
+        state.save(tmp_path / "no" / "s.npz")
+
+
+def test_a_save_that_fails_keeps_the_old_file(state, tmp_path):
+    (tmp_path / "s.npz").mkdir()
+    with pytest.raises(InputError, match="is a folder"):
+        state.save(tmp_path / "s.npz")
+
+
+def test_a_state_says_what_it_holds(state):
+    assert "h_0: float32 (2, 1, 8)" in repr(state)

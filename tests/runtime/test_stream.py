@@ -1,0 +1,332 @@
+import gc
+import os
+import pickle
+import time
+import weakref
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lstm_edge_runtime import State, load
+from lstm_edge_runtime.errors import ContractError, InputError, StateError
+
+RNG = np.random.default_rng(4)
+
+
+def samples(*shape: int) -> np.ndarray:
+    return RNG.normal(size=shape).astype(np.float32)
+
+
+def assert_same_state(left, right) -> None:
+    assert list(left) == list(right)
+    for name in left:
+        np.testing.assert_array_equal(left[name], right[name])
+
+
+def feed(model, stream, name: str, x: np.ndarray):
+    """One step or chunk of any of the files; ``x`` is (3,) or (L, 3)."""
+    sample = {"x": x, "gain": x[..., :1]} if name == "gru" else x
+    return stream.process(sample) if x.ndim == 2 else stream.step(sample)
+
+
+STREAMABLE = ("lstm", "bare", "gru", "step", "unbatched")
+
+
+@pytest.mark.parametrize("name", STREAMABLE)
+@settings(deadline=None, max_examples=40)
+@given(data=st.data())
+def test_any_cutting_with_resets_saves_and_restores_equals_the_whole(opened, name, data):
+    model = opened(name)
+    steps = data.draw(st.integers(1, 24), "steps")
+    x = (
+        np.random.default_rng(data.draw(st.integers(0, 1000), "seed"))
+        .normal(size=(steps, 3))
+        .astype(np.float32)
+    )
+    whole = model.stream()
+    expected = feed(model, whole, name, x)
+    stream, place = model.stream(), 0
+    while place < steps:
+        action = data.draw(st.sampled_from(["step", "chunk", "move", "detour", "fresh"]), "action")
+        if action == "step":
+            result = feed(model, stream, name, x[place])
+            place += 1
+        elif action == "chunk":
+            size = data.draw(st.integers(1, steps - place), "size")
+            result = feed(model, stream, name, x[place : place + size])
+            place += size
+        elif action == "move":
+            moved = pickle.loads(pickle.dumps(stream.state))
+            stream = model.stream()
+            stream.restore(moved)
+        elif action == "detour":
+            kept = stream.state
+            feed(model, stream, name, x[:2])
+            stream.restore(kept)
+        else:
+            stream.reset()
+            place = 0
+    results = result if isinstance(result, dict) else {"": result}
+    for key, value in (expected if isinstance(expected, dict) else {"": expected}).items():
+        last = value[-1] if key == "output" else value
+        got = results[key][-1] if results[key].ndim > last.ndim else results[key]
+        if name in ("lstm", "bare"):
+            np.testing.assert_array_equal(got, last)
+        np.testing.assert_allclose(got, last, atol=2e-6)
+    for key, value in whole.state.items():
+        np.testing.assert_allclose(stream.state[key], value, atol=2e-6)
+
+
+def test_steps_equal_one_run_of_the_whole_sequence(model):
+    x = samples(1, 50, 3)
+    outputs, state = model.run(x)
+    stream = model.stream()
+    for sample in x[0]:
+        last = stream.step(sample)
+    np.testing.assert_array_equal(last, outputs["logits"][0])
+    assert_same_state(stream.state, state)
+    assert stream.steps_seen == 50
+
+
+def test_step_drops_the_axes_of_size_one_and_keeps_stacked_rows_and_sequences(opened):
+    assert opened("lstm").stream().step([1, 2, 3]).shape == (4,)
+    assert opened("lstm").stream().process(samples(1, 3)).shape == (4,)
+    stream = opened("gru").stream()
+    shapes = {k: v.shape for k, v in stream.step({"x": samples(3), "gain": [1]}).items()}
+    assert shapes == {"logits": (2, 8), "output": (8,)}
+    for length in (1, 6):
+        result = stream.process({"x": samples(length, 3), "gain": samples(length, 1)})
+        assert {k: v.shape for k, v in result.items()} == {"logits": (2, 8), "output": (length, 8)}
+
+
+def test_a_sequence_output_holds_what_each_step_gives(opened):
+    x, gain = samples(7, 3), samples(7, 1)
+    stream = opened("gru").stream()
+    stepped = [stream.step({"x": a, "gain": b})["output"] for a, b in zip(x, gain, strict=True)]
+    np.testing.assert_allclose(
+        opened("gru").stream().process({"x": x, "gain": gain})["output"], stepped, atol=1e-6
+    )
+
+
+def test_a_full_rank_sample_is_taken_too(model):
+    x = samples(3)
+    np.testing.assert_array_equal(model.stream().step(x[None, None]), model.stream().step(x))
+
+
+def test_a_result_stays_as_it_was_when_the_stream_goes_on(model):
+    stream = model.stream()
+    first = stream.step(samples(3))
+    kept = first.copy()
+    stream.step(samples(3))
+    np.testing.assert_array_equal(first, kept)
+    state = stream.state
+    held = state["h_0"].copy()
+    stream.step(samples(3))
+    np.testing.assert_array_equal(state["h_0"], held)
+
+
+def test_a_reset_stream_equals_a_new_one_in_every_state(opened):
+    for name in STREAMABLE:
+        model = opened(name)
+        stream = model.stream()
+        feed(model, stream, name, samples(9, 3))
+        stream.reset()
+        assert_same_state(stream.state, model.stream().state)
+        assert stream.steps_seen == 0
+
+
+def test_two_streams_of_one_model_do_not_touch_each_other(model):
+    a, b = model.stream(), model.stream()
+    x = samples(20, 3)
+    alone = model.stream().process(x)
+    for sample in x:
+        result = a.step(sample)
+        b.step(-sample)
+    np.testing.assert_array_equal(result, alone)
+
+
+def test_a_state_moves_between_machines_through_a_file(path, tmp_path):
+    x = samples(12, 3)
+    expected = load(path("lstm")).stream().process(x)
+    first = load(path("lstm")).stream()
+    first.process(x[:5])
+    first.state.save(tmp_path / "s.npz")
+    second = load(path("lstm").read_bytes()).stream()
+    second.restore(State.load(tmp_path / "s.npz"))
+    np.testing.assert_array_equal(second.process(x[5:]), expected)
+
+
+WRONG = [
+    (np.zeros(4, np.float32), r"x has shape \(4,\), expected \(3,\)"),
+    (np.zeros((2, 3), np.float32), r"x has shape \(2, 3\), expected \(3,\)"),
+    (np.zeros((1, 2, 3), np.float32), r"x has shape \(1, 2, 3\), expected \(N, L, 3\) with N=1, L=1"),
+    (np.zeros(3, complex), "x has dtype complex128, expected float32"),
+    (np.zeros(0, np.float32), r"x has shape \(0,\)"),
+    ("abc", "x has dtype"),
+    ([1, None, 2], "x has dtype object"),
+    ({"z": [1, 2, 3]}, r"inputs \['z'\] came"),
+]
+
+
+@pytest.mark.parametrize(("sample", "message"), WRONG)
+def test_a_wrong_sample_is_refused_and_the_state_is_unharmed(model, sample, message):
+    stream = model.stream()
+    stream.process(samples(5, 3))
+    before, steps = stream.state, stream.steps_seen
+    with pytest.raises(InputError, match=message):
+        stream.step(sample)
+    assert_same_state(stream.state, before)
+    assert stream.steps_seen == steps
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [np.zeros((0, 3), np.float32), np.zeros((4, 2), np.float32), np.zeros(3, np.float32), [[1, 2, 3], [1]]],
+)
+@pytest.mark.parametrize("name", ["lstm", "step", "unbatched"])
+def test_a_wrong_chunk_is_refused_and_the_state_is_unharmed(opened, name, chunk):
+    stream = opened(name).stream()
+    stream.process(samples(5, 3))
+    before = stream.state
+    with pytest.raises(InputError):
+        stream.process(chunk)
+    assert_same_state(stream.state, before)
+    assert stream.steps_seen == 5
+
+
+def test_a_chunk_that_fails_half_way_leaves_the_state_at_its_start(path):
+    stream = load(path("step"), check=True).stream()
+    stream.process(samples(3, 3))
+    before = stream.state
+    chunk = samples(6, 3)
+    chunk[4, 1] = np.nan
+    with pytest.raises(InputError, match="input holds nan"):
+        stream.process(chunk)
+    assert_same_state(stream.state, before)
+    assert stream.steps_seen == 3
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_checking_refuses_what_is_not_finite_and_not_checking_lets_it_in(path, bad):
+    sample = np.array([0, bad, 0], np.float32)
+    stream = load(path("lstm"), check=True).stream()
+    stream.step(samples(3))
+    before = stream.state
+    for call in (lambda: stream.step(sample), lambda: stream.process(sample[None])):
+        with pytest.raises(InputError, match=r"x holds (nan|inf) at"):
+            call()
+    assert_same_state(stream.state, before)
+    assert load(path("lstm")).stream().step(sample).shape == (4,)
+
+
+def test_a_failure_inside_onnxruntime_leaves_the_state_as_it_was(model):
+    stream = model.stream()
+    stream.step(samples(3))
+    before = stream.state
+
+    def fail():
+        raise RuntimeError("out of memory")
+
+    runs = stream._step_call._runs
+    stream._step_call._runs = [fail, fail]
+    with pytest.raises(ContractError, match="could not run the file: out of memory"):
+        stream.step(samples(3))
+    stream._step_call._runs = runs
+    assert_same_state(stream.state, before)
+
+
+def test_another_models_state_is_refused_and_the_own_one_kept(opened):
+    stream = opened("lstm").stream()
+    stream.process(samples(5, 3))
+    before = stream.state
+    foreign = opened("bare").stream().state
+    two_rows = opened("lstm").run(samples(2, 4, 3))[1]
+    for state in (foreign, two_rows, dict(before), State({"h_0": before["h_0"]}, before.identity)):
+        with pytest.raises(StateError):
+            stream.restore(state)
+        assert_same_state(stream.state, before)
+
+
+def test_a_file_that_can_not_be_streamed_says_why(opened):
+    with pytest.raises(ContractError, match="backward or bidirectional GRU"):
+        opened("backward").stream()
+
+
+def test_a_provider_that_does_not_bind_buffers_gives_the_same(path):
+    x = samples(6, 3)
+    other = load(path("lstm"), providers=["AzureExecutionProvider", "CPUExecutionProvider"]).stream()
+    plain = load(path("lstm")).stream()
+    for sample in x:
+        np.testing.assert_array_equal(other.step(sample), plain.step(sample))
+    np.testing.assert_array_equal(other.process(x), plain.process(x))
+    assert_same_state(other.state, plain.state)
+
+
+def test_a_stream_that_is_dropped_frees_its_session(path):
+    stream = load(path("lstm")).stream()
+    stream.step(samples(3))
+    stream.process(samples(4, 3))
+    gone = weakref.ref(stream._core)
+    del stream
+    gc.collect()
+    assert gone() is None
+
+
+def test_a_signal_that_fades_into_denormals_does_not_slow_the_stream_down(opened):
+    def fastest(stream, sample) -> float:
+        times = []
+        for _ in range(400):
+            start = time.perf_counter()
+            stream.step(sample)
+            times.append(time.perf_counter() - start)
+        return float(np.quantile(times, 0.2))
+
+    model = opened("lstm")
+    loud, silent = model.stream(), model.stream()
+    tiny = {name: np.full(array.shape, 1e-39, np.float32) for name, array in silent.state.items()}
+    silent.restore(State(tiny, model.identity))
+    fading = np.full(3, 1e-39, np.float32)
+    silent.step(fading)
+    for array in silent.state.values():
+        assert not ((array != 0) & (np.abs(array) < np.finfo(np.float32).tiny)).any()
+    assert fastest(silent, fading) < 2 * fastest(loud, samples(3))
+
+
+def rss() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.parametrize("count", [60_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
+def test_memory_stays_flat_and_drift_within_the_policy_over_many_steps(model, reference, count):
+    from lstm_edge_runtime.tolerance import compare, limit_for
+
+    exact, plain = reference(np.float64), reference(np.float32)
+    stream = model.stream()
+    rng = np.random.default_rng(6)
+    floor, worst, seen, start = {"h_0": 0.0, "c_0": 0.0}, [], {}, 0
+    compared = 20_000 if count < 100_000 else count
+    for block in range(count // 1000):
+        x = rng.normal(size=(1000, 3)).astype(np.float32)
+        for sample in x:
+            stream.step(sample)
+        if block == 9:
+            start = rss()
+        if (block + 1) * 1000 <= compared:
+            for sample in x:
+                exact.step(sample)
+                plain.step(sample)
+            state = stream.state
+            for name in floor:
+                key = name[0]
+                floor[name] = max(floor[name], float(np.abs(getattr(plain, key) - getattr(exact, key)).max()))
+                seen[name] = (state[name][:, 0], getattr(exact, key).copy())
+                worst.append((name, *seen[name]))
+    for name, got, expected in worst:
+        limit = limit_for(expected, floor[name])
+        found = compare(name, got, expected, floor=floor[name], limit=limit)
+        assert found.ok, str(found)
+    assert rss() - start < 1024 * 1024
+    assert stream.steps_seen == count
