@@ -3,12 +3,12 @@
 The names below are imported when they are first used, so that ``import lstm_edge`` needs no torch.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+import importlib as _importlib
+import typing as _typing
 
 from lstm_edge_runtime import __version__
 
-if TYPE_CHECKING:
+if _typing.TYPE_CHECKING:
     from .checkpoint import Run, load, save
     from .deploy import deployable
     from .lstm1 import LSTM1
@@ -38,11 +38,12 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Import a public name's home on first use (PEP 562)."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    value: object = getattr(_importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    return value
 
 
 def __dir__() -> list[str]:

@@ -7,6 +7,8 @@ from lstm_edge_runtime.errors import InputError
 
 __all__ = ["DataConfig", "TrainConfig"]
 
+_DEVICES = ("cpu", "cuda")
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -106,6 +108,8 @@ class TrainConfig:
         for name in ("dropout", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}, expected 0 to below 1")
+        if self.device not in _DEVICES:
+            raise InputError(f"device is {self.device!r}, expected {' or '.join(_DEVICES)}")
         if self.dropout and self.num_layers == 1:
             raise InputError("dropout acts between layers; give two layers or more, or no dropout")
         if self.crop is not None and not 0 < self.crop <= 1:

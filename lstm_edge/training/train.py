@@ -76,6 +76,10 @@ def train(
     data, folder = Path(data), Path(folder)
     data_config, config = data_config or DataConfig(), config or TrainConfig()
     _check_folder(folder, resume=resume, overwrite=overwrite)
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise InputError(
+            "device is 'cuda', but PyTorch sees none; train on cpu, or install a CUDA build of torch"
+        )
     recordings = _read(data, data_config)
     if config.crop is None:
         config = replace(config, crop=_CLASSIFICATION_CROP if recordings.labels else 1.0)

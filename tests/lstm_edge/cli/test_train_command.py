@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import pty
@@ -6,7 +7,6 @@ import subprocess
 import sys
 import time
 
-import click.testing
 import numpy as np
 import pytest
 
@@ -120,21 +120,15 @@ def test_wrong_usage_is_one_line_and_exit_2(lstm_edge, data, arguments, message)
 
 
 def test_the_help_states_the_defaults_that_hold():
-    shown = " ".join(click.testing.CliRunner().invoke(command, ["--help"]).output.split())
     options = {option.name: option for option in command.params}
     assert set(_DATA) | set(_TRAIN) == set(DataConfig.__dataclass_fields__) | set(
         TrainConfig.__dataclass_fields__
     )
     for name in (*_DATA, *_TRAIN):
-        holder = DataConfig if name in _DATA else TrainConfig
-        default = holder.__dataclass_fields__[name].default
-        if isinstance(default, int | float | str) and default != "":
-            assert (
-                f"[default: {default:g}]" if isinstance(default, float) else f"[default: {default}]" in shown
-            )
-            assert (
-                f"[default: {default}" in options[name].help or f"[default: {default:g}" in options[name].help
-            )
+        default = (DataConfig if name in _DATA else TrainConfig).__dataclass_fields__[name].default
+        if isinstance(default, int | float | str):
+            stated = f"{default:g}" if isinstance(default, float) else default
+            assert options[name].help.endswith(f"[default: {stated}]")
 
 
 def test_ctrl_c_keeps_the_best_so_far_says_so_and_can_be_resumed(data, tmp_path):
@@ -159,6 +153,16 @@ def test_ctrl_c_keeps_the_best_so_far_says_so_and_can_be_resumed(data, tmp_path)
     assert json.loads(out)["epochs"] == done + 2
 
 
+def read_all(terminal):
+    """Everything written to a pseudo-terminal until its other end is closed."""
+    shown = b""
+    with contextlib.suppress(OSError):  # Linux reports the end as an error
+        while chunk := os.read(terminal, 65536):
+            shown += chunk
+    os.close(terminal)
+    return shown.decode()
+
+
 def test_a_terminal_shows_a_live_bar_and_leaves_the_summary(data, tmp_path):
     leader, follower = pty.openpty()
     ran = subprocess.Popen(
@@ -168,10 +172,9 @@ def test_a_terminal_shows_a_live_bar_and_leaves_the_summary(data, tmp_path):
         env={**os.environ, "TERM": "xterm", "COLUMNS": "140"},
     )
     os.close(follower)
+    shown = read_all(leader)
     out, _ = ran.communicate(timeout=60)
-    shown = os.read(leader, 100_000).decode()
-    os.close(leader)
     assert ran.returncode == 0
+    assert "\x1b[2K" in shown
     assert "4/4" in shown
-    assert "validation" in shown
     assert b"kept in" in out

@@ -264,6 +264,7 @@ def test_files_that_are_no_data_are_refused_by_name(tmp_path, name, content, err
         ({"dropout": 1.0, "num_layers": 2}, "dropout is 1.0"),
         ({"dropout": 0.5}, "dropout acts between layers"),
         ({"crop": 0.0}, "crop is 0.0"),
+        ({"device": "gpu"}, "device is 'gpu', expected cpu or cuda"),
         ({"label_smoothing": 1.0}, "label_smoothing is 1.0"),
     ],
 )
@@ -275,3 +276,19 @@ def test_options_out_of_range_are_refused_by_name(options, message):
 def test_units_for_another_number_of_values_are_refused(data, tmp_path):
     with pytest.raises(InputError, match="1 units for 0 values"):
         train(data, tmp_path / "run", data_config=DataConfig(units=("MW",)), config=QUICK)
+
+
+def test_cuda_that_is_not_there_is_refused_before_anything_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match="device is 'cuda', but PyTorch sees none"):
+        train(tmp_path / "none.npz", tmp_path / "run", config=replace(QUICK, device="cuda"))
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_training_on_cuda_learns_as_well_and_gives_a_run_for_the_cpu(data, tmp_path):
+    run = train(data, tmp_path / "run", config=replace(QUICK, epochs=40, device="cuda"))
+    assert run.summary["test"]["accuracy"] == 1.0
+    assert load(tmp_path / "run").model.fc.weight.device.type == "cpu"
+    more = train(data, tmp_path / "run", config=replace(QUICK, epochs=42, device="cuda"), resume=True)
+    assert more.summary["epochs"] == 42
