@@ -163,7 +163,9 @@ class StreamBatch:
         parts = [by_name(value, self._core.data) for value in given.values()]
         stacked, lengths = stack(self._core, parts, pad=chunks)
         with self._turns:
-            rows = self._tick(stacked, ids, lengths if self._contract.lengths else None, step=not chunks)
+            rows = self._tick(
+                stacked, ids, lengths if chunks and self._contract.lengths else None, step=not chunks
+            )
         ends = lengths.tolist() if chunks else [None] * len(ids)
         each = (cut(self._contract, rows, place, end) for place, end in enumerate(ends))
         return dict(zip(ids, map(_only, each), strict=True))

@@ -1,0 +1,292 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from lstm_edge_runtime import State, load
+from lstm_edge_runtime.errors import ContractError, InputError, StateError
+
+DATA = Path(__file__).parent / "data"
+RNG = np.random.default_rng(8)
+CAPACITY = 5
+
+
+def samples(*shape: int) -> np.ndarray:
+    return RNG.normal(size=shape).astype(np.float32)
+
+
+def full(model, count: int):
+    batch = model.streams(count)
+    return batch, [batch.add() for _ in range(count)]
+
+
+class Sources(RuleBasedStateMachine):
+    """Sources that come, go, tick in any company and order, each beside a stream of its own."""
+
+    file = "lstm"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = load(DATA / f"{self.file}.onnx", threads=1)
+        self.batch = self.model.streams(CAPACITY)
+        self.own = {}
+        self.kept = []
+        self.rng = np.random.default_rng(11)
+
+    def sample(self, *shape: int):
+        x = self.rng.normal(size=(*shape, 3)).astype(np.float32)
+        return {"x": x, "gain": x[..., :1]} if self.file == "gru" else x
+
+    def check(self, source: int, got) -> None:
+        expected = self.expected[source]
+        for name, value in (expected if isinstance(expected, dict) else {"": expected}).items():
+            np.testing.assert_allclose(got[name] if name else got, value, atol=2e-6)
+            assert (got[name] if name else got).shape == value.shape
+
+    @precondition(lambda self: len(self.own) < CAPACITY)
+    @rule()
+    def join(self) -> None:
+        source = self.batch.add()
+        assert source not in self.own
+        self.own[source] = self.model.stream()
+
+    @precondition(lambda self: self.own)
+    @rule(data=st.data())
+    def leave(self, data) -> None:
+        source = data.draw(st.sampled_from(sorted(self.own)))
+        self.batch.remove(source)
+        del self.own[source]
+        with pytest.raises(StateError):
+            self.batch.state(source)
+
+    @precondition(lambda self: self.own)
+    @rule(data=st.data(), by_rows=st.booleans())
+    def tick(self, data, by_rows) -> None:
+        ids = data.draw(
+            st.permutations(sorted(self.own)).flatmap(lambda p: st.integers(1, len(p)).map(lambda k: p[:k]))
+        )
+        given = {source: self.sample() for source in ids}
+        self.expected = {source: self.own[source].step(value) for source, value in given.items()}
+        if by_rows and self.file == "lstm":
+            rows = self.batch.step(np.stack(list(given.values())), ids)
+            results = dict(zip(ids, rows, strict=True))
+        else:
+            results = self.batch.step(given)
+        assert list(results) == ids
+        for source in ids:
+            self.check(source, results[source])
+
+    @precondition(lambda self: self.own)
+    @rule(data=st.data())
+    def chunks(self, data) -> None:
+        ids = data.draw(st.permutations(sorted(self.own)))
+        sizes = [data.draw(st.integers(1, 6)) for _ in ids] if self.file == "gru" else [3] * len(ids)
+        given = {source: self.sample(size) for source, size in zip(ids, sizes, strict=True)}
+        self.expected = {source: self.own[source].process(value) for source, value in given.items()}
+        results = self.batch.process(given)
+        for source in ids:
+            self.check(source, results[source])
+
+    @precondition(lambda self: self.own)
+    @rule(data=st.data())
+    def reset(self, data) -> None:
+        source = data.draw(st.sampled_from(sorted(self.own)))
+        self.batch.reset(source)
+        self.own[source].reset()
+
+    @precondition(lambda self: self.own)
+    @rule(data=st.data())
+    def hand_over(self, data) -> None:
+        source = data.draw(st.sampled_from(sorted(self.own)))
+        stream = self.model.stream()
+        stream.restore(self.batch.state(source))
+        self.own[source] = stream
+        self.batch.reset(source)
+        self.batch.restore(source, stream.state)
+
+    @invariant()
+    def every_source_holds_its_own_state_and_no_other(self) -> None:
+        assert sorted(self.batch.ids) == sorted(self.own)
+        assert len(self.batch) == len(self.own)
+        for source, stream in self.own.items():
+            for name, value in stream.state.items():
+                np.testing.assert_allclose(self.batch.state(source)[name], value, atol=2e-6)
+
+
+class SourcesWithLengths(Sources):
+    file = "gru"
+
+
+Sources.TestCase.settings = settings(deadline=None, max_examples=40, stateful_step_count=25)
+SourcesWithLengths.TestCase.settings = settings(deadline=None, max_examples=30, stateful_step_count=20)
+TestSources = Sources.TestCase
+TestSourcesWithLengths = SourcesWithLengths.TestCase
+
+
+def test_a_source_gets_the_same_bits_whoever_shares_its_tick(model):
+    x = samples(40, 3)
+    alone = model.stream()
+    expected = [alone.step(sample) for sample in x]
+    for company in (1, 2, 3, 8, 33):
+        batch, ids = full(model, company)
+        watched = ids[company // 2]
+        for tick, sample in enumerate(x):
+            given = {
+                source: samples(3) for source in RNG.permutation(ids)[: RNG.integers(1, company + 1)].tolist()
+            }
+            given[watched] = sample
+            np.testing.assert_array_equal(batch.step(given)[watched], expected[tick])
+        for name, value in alone.state.items():
+            np.testing.assert_array_equal(batch.state(watched)[name], value)
+
+
+def test_a_tick_of_all_in_order_equals_one_in_any_order(model):
+    (first, ids), (second, _) = full(model, 6), full(model, 6)
+    for _ in range(5):
+        x = samples(6, 3)
+        order = RNG.permutation(6)
+        ordered = first.step(x, ids)
+        shuffled = second.step(x[order], np.array(ids)[order])
+        np.testing.assert_array_equal(shuffled, ordered[order])
+
+
+def test_an_id_is_never_given_twice(model):
+    batch = model.streams(2)
+    seen = set()
+    for _ in range(50):
+        source = batch.add()
+        assert source not in seen
+        seen.add(source)
+        batch.remove(source)
+
+
+def test_a_place_that_is_taken_again_starts_from_the_reset_state(model):
+    batch = model.streams(1)
+    old = batch.add()
+    batch.step({old: samples(3)})
+    batch.remove(old)
+    new = batch.add()
+    for name, value in model.stream().state.items():
+        np.testing.assert_array_equal(batch.state(new)[name], value)
+    with pytest.raises(StateError, match=f"source {old} is not in this batch"):
+        batch.step({old: samples(3)})
+
+
+def assert_unharmed(batch, ids, before) -> None:
+    for source, state in zip(ids, before, strict=True):
+        for name, value in state.items():
+            np.testing.assert_array_equal(batch.state(source)[name], value)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda b, i: b.step({}), InputError, "without ids"),
+        (lambda b, i: b.step(samples(2, 3)), InputError, "without ids"),
+        (
+            lambda b, i: b.step({i[0]: samples(4)}),
+            InputError,
+            r"x has shape \(1, 4\), expected \(N, 3\) with N=1",
+        ),
+        (lambda b, i: b.step({i[0]: samples(3), i[1]: samples(2)}), InputError, "not one regular array"),
+        (lambda b, i: b.step({i[0]: "abc"}), InputError, "x has dtype"),
+        (
+            lambda b, i: b.step(samples(2, 3), i),
+            InputError,
+            r"x has shape \(2, 3\), expected \(N, 3\) with N=3",
+        ),
+        (lambda b, i: b.step(samples(3, 3), [i[0], i[1], i[0]]), StateError, "comes twice"),
+        (lambda b, i: b.step({99: samples(3)}), StateError, "source 99 is not in this batch"),
+        (lambda b, i: b.step({-1: samples(3)}), StateError, "source -1 is not in this batch"),
+        (lambda b, i: b.step(samples(1, 3), [1.5]), InputError, "expected whole numbers"),
+        (lambda b, i: b.step(samples(0, 3), []), InputError, "K from 1"),
+        (lambda b, i: b.process({i[0]: samples(2, 3), i[1]: samples(3, 3)}), InputError, "takes no lengths"),
+        (lambda b, i: b.process({i[0]: samples(0, 3)}), InputError, "empty chunk"),
+        (lambda b, i: b.process(samples(3, 2, 3), i, lengths=[1, 2, 2]), InputError, "takes none"),
+        (lambda b, i: b.remove(99), StateError, "source 99"),
+        (lambda b, i: b.reset(99), StateError, "source 99"),
+        (lambda b, i: b.restore(i[0], State({}, "other")), StateError, "belongs to model"),
+    ],
+)
+def test_a_wrong_call_is_refused_and_every_state_is_unharmed(model, call, error, message):
+    batch = model.streams(4)
+    ids = [batch.add() for _ in range(3)]
+    batch.step(samples(3, 3), ids)
+    before = [batch.state(source) for source in ids]
+    with pytest.raises(error, match=message):
+        call(batch, ids)
+    assert_unharmed(batch, ids, before)
+
+
+def test_checking_refuses_what_is_not_finite_and_every_state_is_unharmed(path):
+    batch, ids = full(load(path("lstm"), check=True), 3)
+    batch.step(samples(3, 3), ids)
+    before = [batch.state(source) for source in ids]
+    x = samples(3, 3)
+    x[2, 1] = np.nan
+    with pytest.raises(InputError, match=r"x holds nan at \[2, 1\]"):
+        batch.step(x, ids)
+    assert_unharmed(batch, ids, before)
+
+
+def test_lengths_by_row_equal_each_rows_own_stream(opened):
+    gru = opened("gru")
+    batch, ids = full(gru, 3)
+    x, gain = samples(3, 5, 3), samples(3, 5, 1)
+    rows = batch.process({"x": x, "gain": gain}, ids, lengths=[5, 2, 3])
+    assert {name: array.shape for name, array in rows.items()} == {"logits": (3, 2, 8), "output": (3, 5, 8)}
+    for row, length in enumerate((5, 2, 3)):
+        own = gru.stream().process({"x": x[row, :length], "gain": gain[row, :length]})
+        np.testing.assert_allclose(rows["logits"][row], own["logits"], atol=1e-6)
+        np.testing.assert_allclose(rows["output"][row, :length], own["output"], atol=1e-6)
+
+
+def test_a_full_batch_and_a_silly_capacity_are_refused(model):
+    batch, _ = full(model, 2)
+    with pytest.raises(StateError, match="all 2 places are taken"):
+        batch.add()
+    for capacity in (0, -1, 2.0, True):
+        with pytest.raises(InputError, match="expected a whole number from 1"):
+            model.streams(capacity)
+
+
+@pytest.mark.parametrize("name", ["unbatched", "step"])
+def test_a_file_without_a_batch_axis_is_refused(opened, name):
+    with pytest.raises(ContractError, match=r"no batch axis; open one stream\(\) a source"):
+        opened(name).streams(2)
+
+
+def test_a_file_that_can_not_be_streamed_says_why(opened):
+    with pytest.raises(ContractError, match="bidirectional"):
+        opened("backward").streams(2)
+
+
+@pytest.mark.parametrize("ticks", [5_000, pytest.param(100_000, marks=pytest.mark.slow)])
+def test_memory_stays_flat_and_sources_right_over_many_ticks_with_churn(model, ticks):
+    batch = model.streams(16)
+    rng = np.random.default_rng(12)
+    own = {batch.add(): model.stream() for _ in range(8)}
+    start = 0
+    for tick in range(ticks):
+        if tick % 3 == 0 and len(own) < 16:
+            own[batch.add()] = model.stream()
+        if tick % 4 == 0 and len(own) > 4:
+            gone = next(iter(own))
+            batch.remove(gone)
+            del own[gone]
+        ids = rng.permutation(list(own))[: rng.integers(1, len(own) + 1)]
+        x = rng.normal(size=(len(ids), 3)).astype(np.float32)
+        rows = batch.step(x, ids)
+        for source, sample, row in zip(ids.tolist(), x, rows, strict=True):
+            np.testing.assert_array_equal(own[source].step(sample), row)
+        if tick == ticks // 5:
+            start = rss()
+    assert rss() - start < 1024 * 1024
+
+
+def rss() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,77 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from lstm_edge_runtime.errors import CheckFailedError, InputError
+from lstm_edge_runtime.selftest import selftest
+
+
+def with_golden(model, **changes):
+    core = model._core
+    return replace(core, contract=core.contract.with_golden(replace(core.contract.golden, **changes)))
+
+
+def test_the_golden_case_holds_whole_and_in_chunks(model):
+    result = model.selftest()
+    assert result.ok
+    assert {record.name for record in result.whole} == {"logits", "h_n", "c_n"}
+    assert {record.name for record in result.chunked} == {"logits", "h_n", "c_n"}
+    result.require()
+
+
+@pytest.mark.parametrize("name", ["logits", "h_n", "c_n"])
+def test_one_element_beyond_the_limit_fails_and_is_named(model, name):
+    golden = model.manifest.golden
+    wrong = {key: array.copy() for key, array in golden.outputs.items()}
+    place = tuple(size - 1 for size in wrong[name].shape)
+    wrong[name][place] += 1e-5
+    result = selftest(with_golden(model, outputs=wrong))
+    assert not result.ok
+    assert (result.worst.name, result.worst.where) == (name, place)
+    with pytest.raises(
+        CheckFailedError, match=rf"fails on this device \(whole\): {name}.* differs by (1e-05|9\.\d+e-06)"
+    ):
+        result.require()
+
+
+def test_a_limit_in_the_file_replaces_the_policys(model):
+    golden = model.manifest.golden
+    off = {name: array + np.float32(1e-4) for name, array in golden.outputs.items()}
+    assert selftest(with_golden(model, outputs=off, limit=dict.fromkeys(off, 2e-4))).ok
+    assert not selftest(with_golden(model, outputs=off, limit=dict.fromkeys(off, 5e-5))).ok
+
+
+def test_a_state_that_is_not_carried_fails_the_chunked_replay_alone(model, monkeypatch):
+    core = with_golden(model)
+    run = type(core).run
+    monkeypatch.setattr(type(core), "run", lambda self, x, state, lengths: run(self, x, None, lengths))
+    result = selftest(core)
+    assert all(record.ok for record in result.whole)
+    with pytest.raises(CheckFailedError, match=r"\(in chunks\)"):
+        result.require()
+
+
+def test_a_golden_case_with_lengths_and_a_sequence_output_is_cut_within_the_shortest_row(opened):
+    gru = opened("gru")
+    rng = np.random.default_rng(3)
+    x, gain = rng.normal(size=(6, 2, 3)).astype(np.float32), rng.normal(size=(6, 2, 1)).astype(np.float32)
+    lengths = np.array([6, 4])
+    outputs, state = gru.run({"x": x, "gain": gain}, lengths=lengths)
+    from lstm_edge_runtime.manifest import Golden
+
+    golden = Golden(
+        {"x": x, "gain": gain, "lengths": lengths, "h_0": np.full((1, 2, 8), 0.25, np.float32)},
+        {**outputs, "h_n": state["h_0"]},
+        {"logits": 1e-7, "output": 1e-7, "h_n": 1e-7},
+    )
+    core = replace(gru._core, contract=gru._core.contract.with_golden(golden))
+    result = selftest(core)
+    assert [record.name for record in result.chunked] == ["logits", "output", "h_n"]
+    result.require()
+
+
+def test_a_file_without_a_golden_case_says_so(opened):
+    for name in ("bare", "unbatched"):
+        with pytest.raises(InputError, match="carries no golden case"):
+            opened(name).selftest()

@@ -1,0 +1,112 @@
+import contextlib
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from lstm_edge_runtime import load
+from lstm_edge_runtime.errors import StateError
+
+
+def test_eight_threads_with_streams_of_their_own_equal_serial_runs(model):
+    x = np.random.default_rng(0).normal(size=(8, 400, 3)).astype(np.float32)
+    serial = [model.stream() for _ in range(8)]
+    expected = [[stream.step(sample) for sample in part] for stream, part in zip(serial, x, strict=True)]
+    together = threading.Barrier(8)
+
+    def run(index: int):
+        stream = model.stream()
+        together.wait()
+        return [stream.step(sample) for sample in x[index]]
+
+    with ThreadPoolExecutor(8) as pool:
+        for index, results in enumerate(pool.map(run, range(8))):
+            np.testing.assert_array_equal(results, expected[index])
+
+
+def test_several_threads_inside_an_operator_give_the_same_bits(path):
+    x = np.random.default_rng(1).normal(size=(50, 3)).astype(np.float32)
+    one, two = (load(path("lstm"), threads=count).stream() for count in (1, 2))
+    np.testing.assert_array_equal(one.process(x), two.process(x))
+
+
+class Stuck:
+    """Holds a call of a stream open inside onnxruntime until it is let go."""
+
+    def __init__(self) -> None:
+        self.inside, self.go = threading.Event(), threading.Event()
+
+    def __call__(self, *_: object) -> None:
+        self.inside.set()
+        assert self.go.wait(10)
+
+
+def test_a_second_thread_on_one_stream_is_refused_and_harms_nothing(model):
+    stream = model.stream()
+    stream.step([1, 2, 3])
+    stuck, runs = Stuck(), stream._step_call._runs
+    stream._step_call._runs = [lambda: (stuck(), runs[0]()), lambda: (stuck(), runs[1]())]
+    first = threading.Thread(target=stream.step, args=([4, 5, 6],))
+    first.start()
+    assert stuck.inside.wait(10)
+    state = model.stream().state
+    for call in (
+        lambda: stream.step([7, 8, 9]),
+        lambda: stream.process([[7, 8, 9]]),
+        lambda: stream.state,
+        lambda: stream.restore(state),
+        stream.reset,
+    ):
+        with pytest.raises(StateError, match="another thread is using this stream"):
+            call()
+    stuck.go.set()
+    first.join()
+    expected = model.stream()
+    expected.process([[1, 2, 3], [4, 5, 6]])
+    for name, value in expected.state.items():
+        np.testing.assert_array_equal(stream.state[name], value)
+    assert stream.steps_seen == 2
+
+
+def test_a_second_thread_on_one_batch_is_refused(model, monkeypatch):
+    batch = model.streams(2)
+    source = batch.add()
+    stuck = Stuck()
+    scatter = batch._blocks.scatter
+    monkeypatch.setattr(batch._blocks, "scatter", lambda *args: (stuck(), scatter(*args)))
+    first = threading.Thread(target=batch.step, args=({source: [1, 2, 3]},))
+    first.start()
+    assert stuck.inside.wait(10)
+    for call in (lambda: batch.step({source: [1, 2, 3]}), batch.add, lambda: batch.remove(source)):
+        with pytest.raises(StateError, match="another thread is using this batch"):
+            call()
+    stuck.go.set()
+    first.join()
+    expected = model.stream()
+    expected.step([1, 2, 3])
+    np.testing.assert_array_equal(batch.state(source)["h_0"], expected.state["h_0"])
+
+
+def test_threads_that_race_for_one_stream_lose_no_step(model):
+    stream, taken = model.stream(), []
+    sample = np.ones(3, np.float32)
+    together = threading.Barrier(4)
+
+    def run() -> None:
+        together.wait()
+        for _ in range(2000):
+            with contextlib.suppress(StateError):
+                stream.step(sample)
+                taken.append(1)
+
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert stream.steps_seen == len(taken)
+    expected = model.stream()
+    for _ in taken:
+        expected.step(sample)
+    np.testing.assert_array_equal(stream.state["c_0"], expected.state["c_0"])
