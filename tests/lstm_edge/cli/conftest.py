@@ -113,7 +113,7 @@ def har(make):
     return make("har")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def invoke():
     """Run a verb in this process; gives its exit code, standard output and standard error."""
     from click.testing import CliRunner

@@ -1,0 +1,116 @@
+"""Comparing a measurement with a stored one: regressions beyond noise, or that noise hides the answer.
+
+The two were not measured side by side, so each round's time is first divided by the time that the same fixed
+piece of work took in that round: a machine that is slower as a whole today does not look like a regression.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lstm_edge._host import describe_host
+from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError
+
+from .measure import FORMAT
+from .stats import Interval, ratio_interval
+
+__all__ = ["ALLOWED", "Change", "compare_with", "read_baseline"]
+
+ALLOWED = 0.10
+"""The growth that counts as none: two processes of the same program differ by several per cent, by where
+their memory happens to lie, and no number of rounds in one process shows that."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """One measure of one file against the baseline."""
+
+    file: str
+    measure: str
+    interval: Interval
+
+    @property
+    def slower(self) -> bool:
+        """Whether it is slower beyond noise and beyond what is allowed."""
+        return self.interval.low > 1 + ALLOWED
+
+    @property
+    def unclear(self) -> bool:
+        """Whether noise hides if it is slower: the interval holds both no regression and a large one."""
+        return not self.slower and self.interval.high > 1 + 2 * ALLOWED and self.interval.ratio > 1 + ALLOWED
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.measure} takes {self.interval} times the baseline"
+
+
+def read_baseline(path: Path) -> dict[str, Any]:
+    """Read what ``lstm-edge bench --json`` printed.
+
+    Raises:
+        NotFoundError: no such file.
+        FileFormatError: something else.
+        InputError: it was taken on a machine that can't be compared with this one.
+    """
+    if not path.is_file():
+        raise NotFoundError(f"{path} is not there; make it with lstm-edge bench --json")
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if document["format"] != FORMAT or document["schema"] != 1:
+            raise FileFormatError(f"{path} has format {document['format']!r}, expected {FORMAT!r} 1")
+        measures = [
+            _normalised(document, file, name) for file in document["files"] for name in file["latency_us"]
+        ]
+        if not measures:
+            raise FileFormatError(f"{path} holds no measure")
+        host = document["host"]
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise FileFormatError(f"{path} is not a measurement ({error}); make it with bench --json") from error
+    here = describe_host()
+    for key in ("machine", "processor", "cores"):
+        if host.get(key) != here[key]:
+            raise InputError(
+                f"the baseline's {key} is {host.get(key)!r}, this machine's {here[key]!r}; measure one here"
+            )
+    return dict(document)
+
+
+def compare_with(baseline: dict[str, Any], now: dict[str, Any]) -> list[Change]:
+    """Compare every measure that both have, files by name, or by place where each has one only.
+
+    Raises:
+        InputError: they have nothing in common.
+    """
+    changes = [
+        Change(
+            new["name"],
+            name,
+            ratio_interval(_normalised(now, new, name), _normalised(baseline, old, name), paired=False),
+        )
+        for old, new in _pairs(baseline["files"], now["files"])
+        for name in new["latency_us"]
+        if name in old["latency_us"]
+    ]
+    if not changes:
+        raise InputError("the baseline has no file and measure in common with this run; measure it again")
+    return changes
+
+
+def _pairs(old: list[Any], new: list[Any]) -> Iterator[tuple[Any, Any]]:
+    if len(old) == len(new) == 1:
+        yield old[0], new[0]
+        return
+    by_name = {file["name"]: file for file in old}
+    yield from ((by_name[file["name"]], file) for file in new if file["name"] in by_name)
+
+
+def _normalised(document: dict[str, Any], file: dict[str, Any], name: str) -> npt.NDArray[np.float64]:
+    rounds = np.array(file["latency_us"][name]["rounds_us"], np.float64)
+    fixed = np.array(document["yardstick_us"], np.float64)
+    if not rounds.shape == fixed.shape != (0,) or not (np.isfinite(rounds / fixed) & (rounds > 0)).all():
+        raise ValueError(f"{name}: rounds {rounds.shape} beside {fixed.shape} of the fixed work")
+    return rounds / fixed

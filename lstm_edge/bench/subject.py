@@ -1,0 +1,98 @@
+"""A file under measurement: its model, made-up samples, and the calls that are timed."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lstm_edge._samples import sample_input
+from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime.manifest import TensorSpec
+
+if TYPE_CHECKING:
+    from lstm_edge_runtime import Model
+
+__all__ = ["Subject", "chunk_call", "step_call", "streams_call"]
+
+Call = Callable[[], object]
+Samples = dict[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One file and its open model."""
+
+    name: str
+    """What tells it from the others in a report."""
+    path: Path
+    model: "Model"
+
+    @property
+    def streamable(self) -> bool:
+        """Whether it can be fed in steps with its state carried."""
+        manifest = self.model.manifest
+        return bool(self.model.states) and not (manifest and manifest.unstreamable)
+
+    @property
+    def batched(self) -> bool:
+        """Whether many streams can share a call."""
+        return self.streamable and (self.model.manifest is None or self.model.manifest.batch is not None)
+
+    @property
+    def sampling_rate(self) -> float | None:
+        """Hertz, where the file says."""
+        return self.model.manifest.signal.sampling_rate if self.model.manifest else None
+
+    def samples(self, *leading: int) -> Samples:
+        """Make samples for every input, ``(*leading, features)``, the same each time.
+
+        Raises:
+            InputError: an input whose features the file does not fix.
+        """
+        generator = np.random.default_rng(0)
+        lengths = self.model.manifest.lengths if self.model.manifest else None
+        specs = [spec for spec in self.model.inputs if spec.name != lengths]
+        return {spec.name: _draw(spec, leading, generator) for spec in specs}
+
+
+def step_call(subject: Subject) -> Call:
+    """Give a call that takes one time step of one stream."""
+    stream, samples = subject.model.stream(), subject.samples()
+    sample = _alone(samples)
+    return lambda: stream.step(sample)
+
+
+def chunk_call(subject: Subject, steps: int) -> Call:
+    """Give a call that takes ``steps`` time steps at once; of a whole sequence where it can't be streamed."""
+    if subject.streamable:
+        stream, chunk = subject.model.stream(), _alone(subject.samples(steps))
+        return lambda: stream.process(chunk)
+    model = subject.model
+    samples = sample_input(model)
+    whole = samples.arrange([_draw(samples.spec, (steps,), np.random.default_rng(0))])
+    return lambda: model.run(whole)
+
+
+def streams_call(subject: Subject, streams: int) -> Call:
+    """Give a call that takes one time step of each of ``streams`` streams together."""
+    batch = subject.model.streams(streams)
+    ids = np.array([batch.add() for _ in range(streams)])
+    samples = _alone(subject.samples(streams))
+    return lambda: batch.step(samples, ids)
+
+
+def _alone(samples: Samples) -> Any:
+    return next(iter(samples.values())) if len(samples) == 1 else samples
+
+
+def _draw(spec: TensorSpec, leading: tuple[int, ...], generator: np.random.Generator) -> npt.NDArray[Any]:
+    width = spec.axes[-1] if spec.axes else None
+    if not isinstance(width, int) or len(spec.axes) > 3:
+        raise InputError(f"{spec.name} is {spec.axes}; bench makes up samples for (N, L, features) only")
+    shape = (*leading, width)
+    if np.dtype(spec.dtype).kind != "f":
+        return np.zeros(shape, spec.dtype)
+    return generator.normal(size=shape).astype(spec.dtype)

@@ -1,0 +1,197 @@
+"""``lstm-edge bench``: what files cost on this machine."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+
+from lstm_edge_runtime.errors import CheckFailedError, InputError
+
+from ._model import device_option, open_model, threads_option
+from ._output import console, echo_json, json_option, print_table
+
+if TYPE_CHECKING:
+    from lstm_edge.bench.compare import Change
+
+__all__ = ["command"]
+
+
+def _counts(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, ...]:  # noqa: ARG001
+    parts = [part.strip() for part in value.split(",")]
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise click.BadParameter(f"{value!r} is no list of whole numbers from 1, such as 1,16,256.")
+    return tuple(sorted({int(part) for part in parts}))
+
+
+@click.command("bench")
+@click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    default=10.0,
+    show_default=True,
+    help="About how long each file is timed.",
+)
+@click.option(
+    "--rate",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="HZ",
+    help="Samples a second.  [default: the file's]",
+)
+@click.option("--chunk", type=click.IntRange(min=1), default=256, show_default=True, help="Steps of a chunk.")
+@click.option(
+    "--streams",
+    callback=_counts,
+    default="1,4,16,64,256,1024",
+    show_default=True,
+    metavar="COUNTS",
+    help="How many streams share a call.",
+)
+@click.option(
+    "--compare",
+    type=click.Path(path_type=Path),
+    metavar="BASELINE",
+    help="Fail where slower than this; made by --json.",
+)
+@click.option(
+    "--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a page with plots there."
+)
+@device_option
+@threads_option
+@json_option
+def command(
+    models: tuple[Path, ...],
+    seconds: float,
+    rate: float | None,
+    chunk: int,
+    streams: tuple[int, ...],
+    compare: Path | None,
+    html: Path | None,
+    device: str,
+    threads: Any,
+    as_json: bool,
+) -> None:
+    """Measure MODELS on this machine, side by side: latency, throughput, processor, loading and memory.
+
+    All files are timed in short blocks in turn; ratios are to the first file, each with a 95 % bootstrap
+    interval over the rounds. Where a fixed piece of work varies too much between the rounds, nothing is
+    reported and it exits with 1. With --compare it exits with 1 where a call became slower beyond noise.
+
+    \b
+    Example:
+      lstm-edge bench har.onnx har-int8.onnx --html bench.html
+      lstm-edge bench har.onnx --json > baseline.json
+      lstm-edge bench har.onnx --compare baseline.json
+    """  # noqa: D301
+    from lstm_edge.bench.compare import compare_with, read_baseline
+    from lstm_edge.bench.html import render_html
+    from lstm_edge.bench.measure import Plan, measure
+    from lstm_edge.bench.subject import Subject
+    from lstm_edge_runtime._files import replacing
+
+    baseline = read_baseline(compare) if compare else None
+    names = _names(models)
+    subjects = [
+        Subject(name, path, open_model(path, device, threads))
+        for name, path in zip(names, models, strict=True)
+    ]
+    plan = Plan(seconds=seconds, chunk=chunk, streams=streams, rate=rate)
+    settings = {"device": device, "threads": threads}
+    with Console(stderr=True).status("") as status:
+        document = measure(subjects, plan, settings, status.update)
+    changes = compare_with(baseline, document) if baseline else []
+    if html:
+        with replacing(html) as temporary:
+            temporary.write_text(render_html(document, list(map(str, changes))), encoding="utf-8")
+    if as_json:
+        echo_json(document)
+    else:
+        _print(document, changes)
+    _judge(changes)
+
+
+def _names(models: Sequence[Path]) -> list[str]:
+    """Give each file the shortest end of its path that tells it from the others."""
+    if len({path.resolve() for path in models}) < len(models):
+        raise InputError("a file came twice; name each once")
+    names = [path.name for path in models]
+    return names if len(set(names)) == len(names) else [str(path) for path in models]
+
+
+def _judge(changes: Sequence["Change"]) -> None:
+    slower = [change for change in changes if change.slower]
+    if slower:
+        worst = max(slower, key=lambda change: change.interval.ratio)
+        more = f" ({len(slower) - 1} more)" if len(slower) > 1 else ""
+        raise CheckFailedError(f"{worst}{more}")
+    unclear = [change for change in changes if change.unclear]
+    if unclear:
+        raise CheckFailedError(f"too noisy to tell: {unclear[0]}; stop other work, or give --seconds more")
+
+
+def _print(document: dict[str, Any], changes: Sequence["Change"]) -> None:
+    host, software = document["host"], document["software"]
+    about = f"{host['processor']}, {host['cores']} cores; " + ", ".join(
+        f"{k} {v}" for k, v in software.items()
+    )
+    print_table(
+        about,
+        ["file", "call", "p50 us", "p90 us", "p99 us", "max us"],
+        (
+            [file["name"], call, *(f"{found[key]:.1f}" for key in ("p50", "p90", "p99", "max"))]
+            for file in document["files"]
+            for call, found in file["latency_us"].items()
+        ),
+    )
+    print_table(
+        "costs", ["file", "what", "value"], (row for file in document["files"] for row in _costs(file))
+    )
+    if document["ratios"]:
+        rows = (
+            [one["file"], one["measure"], f"{one['ratio']:.3f}", f"{one['low']:.3f} .. {one['high']:.3f}"]
+            for one in document["ratios"]
+        )
+        title = f"time as a share of {document['ratios'][0]['against']}'s"
+        print_table(title, ["file", "call", "ratio", "95 % interval"], rows)
+    for change in changes:
+        console().print(str(change))
+    lost = document["preemptions_per_second"]
+    console().print(
+        f"a fixed piece of work varied by {document['noise']:.1%} between rounds"
+        + (
+            ""
+            if lost is None
+            else f"; other work took the core {lost:.1f} times a second (p99 and max hold it)"
+        )
+    )
+
+
+def _costs(file: dict[str, Any]) -> list[tuple[str, str, str]]:
+    load, cpu, name = file["load"], file["cpu"], file["name"]
+    rows = [
+        ("size", f"{file['bytes']:,} bytes"),
+        ("load", f"{load['load_ms']:.1f} ms, after {load['import_ms']:.0f} ms of imports"),
+    ]
+    if load["peak_bytes"] is not None:
+        rows.append(
+            (
+                "peak memory",
+                f"{load['peak_bytes'] / 1e6:.1f} MB, {load['beyond_import_bytes'] / 1e6:.1f} beyond imports",
+            )
+        )
+    rows += [
+        (f"{count} streams", f"{value:,.0f} samples a second")
+        for count, value in file["samples_per_second"].items()
+    ]
+    rows.append(("idle", f"{cpu['idle']:.2%} of a core"))
+    if cpu["at_rate"] is not None:
+        rate = f"at {file['rate_hz']:g} Hz"
+        rows.append(
+            (rate, f"{cpu['at_rate']:.2%} of a core, {cpu['pacing_alone']:.2%} with nothing to compute")
+        )
+    if file["real_time_factor"] is not None:
+        rows.append(("real-time factor", f"{file['real_time_factor']:.2g}"))
+    rows += [("left out", why) for why in file["left_out"]]
+    return [(name, *row) for row in rows]

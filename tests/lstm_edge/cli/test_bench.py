@@ -1,0 +1,257 @@
+import html.parser
+import json
+import time
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+
+from lstm_edge.bench import compare, measure, subject, system
+from lstm_edge.bench.html import render_html
+from lstm_edge.bench.system import cpu_at_rate, cpu_idle, measure_load
+from lstm_edge_runtime.errors import CheckFailedError, InputError
+from lstm_edge_runtime.manifest import Manifest
+
+QUICK = ("--seconds", "0.2", "--streams", "1,8", "--chunk", "16")
+
+
+@pytest.fixture(scope="module")
+def quiet():
+    """Let a measurement stand whatever else this machine does, wait less, start fewer processes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure, "_NOISE_LIMIT", float("inf"))
+        patch.setattr(measure, "_IDLE_SECONDS", 0.05)
+        patch.setattr(measure, "_PACED_SECONDS", 0.1)
+        patch.setattr(system, "_STARTS", 1)
+        yield
+
+
+@pytest.fixture(scope="module")
+def measured(invoke, har, quiet):
+    """A real measurement."""
+    code, out, err = invoke("bench", har.path, "--json", *QUICK)
+    assert (code, err) == (0, "")
+    return out
+
+
+@pytest.fixture
+def document(measured):
+    """The measurement, to change at will."""
+    return json.loads(measured)
+
+
+def test_json_holds_every_measure_and_where_it_was_taken(document):
+    (file,) = document["files"]
+    assert list(file["latency_us"]) == ["step", "chunk", "streams 1", "streams 8"]
+    for found in file["latency_us"].values():
+        assert 0 < found["p50"] <= found["p90"] <= found["p99"] <= found["max"]
+        assert len(found["rounds_us"]) == len(document["yardstick_us"]) == 15
+    assert file["rate_hz"] == 50
+    assert file["real_time_factor"] == pytest.approx(file["latency_us"]["step"]["p50"] * 50 / 1e6)
+    assert file["samples_per_second"]["8"] == pytest.approx(8e6 / file["latency_us"]["streams 8"]["p50"])
+    assert file["load"]["load_ms"] > 0
+    assert file["load"]["peak_bytes"] > file["load"]["beyond_import_bytes"] > 0
+    assert file["cpu"]["at_rate"] > 0
+    assert document["host"]["cores"] >= 1
+    assert document["software"]["onnxruntime"]
+    assert document["settings"]["threads"] == "auto"
+
+
+def test_several_files_are_compared_with_the_first_side_by_side(invoke, har, make, quiet, tmp_path):
+    larger = make("larger", hidden=256)
+    page = tmp_path / "b.html"
+    code, out, _ = invoke("bench", har.path, larger.path, *QUICK, "--html", page, "--json")
+    assert code == 0
+    ratios = {one["measure"]: one for one in json.loads(out)["ratios"]}
+    assert set(ratios) == {"step", "chunk", "streams 1", "streams 8"}
+    assert ratios["step"]["against"] == "har.onnx"
+    assert ratios["chunk"]["low"] > 2  # 256 hidden units against 8: a thousand times the products
+    assert "larger.onnx" in page.read_text()
+
+
+def test_the_table_is_for_people(invoke, har, quiet):
+    code, out, _ = invoke("bench", har.path, *QUICK)
+    assert code == 0
+    for words in ("p99 us", "streams 8", "samples a second", "at 50 Hz", "real-time factor", "peak memory"):
+        assert words in out
+
+
+def test_a_file_that_can_not_be_streamed_is_timed_whole(invoke, har, quiet, tmp_path):
+    model = onnx.load(har.path)
+    manifest = Manifest.from_json(model.metadata_props[0].value)
+    model.metadata_props[0].value = replace(manifest, unstreamable="layer lstm is bidirectional").to_json()
+    onnx.save(model, tmp_path / "m.onnx")
+    code, out, _ = invoke("bench", tmp_path / "m.onnx", "--json", *QUICK)
+    assert code == 0
+    (file,) = json.loads(out)["files"]
+    assert list(file["latency_us"]) == ["chunk"]
+    assert file["left_out"] == ["step and streams: the file can't be streamed"]
+
+
+def test_a_noisy_machine_gets_no_report(invoke, har, monkeypatch):
+    monkeypatch.setattr(measure, "_NOISE_LIMIT", -1.0)
+    code, out, err = invoke("bench", har.path, *QUICK)
+    assert (code, out) == (1, "")
+    assert "too noisy to tell" in err
+
+
+def test_a_slowdown_that_is_put_in_is_caught_and_names_the_call(
+    invoke, har, document, quiet, monkeypatch, tmp_path
+):
+    baseline = tmp_path / "base.json"
+    baseline.write_text(json.dumps(document))
+    real = measure.step_call
+
+    def slow(one):
+        call = real(one)
+
+        def step():
+            end = time.perf_counter_ns() + 200_000
+            call()
+            while time.perf_counter_ns() < end:
+                pass
+
+        return step
+
+    monkeypatch.setattr(measure, "step_call", slow)
+    code, _, err = invoke("bench", har.path, *QUICK, "--compare", baseline)
+    assert code == 1
+    assert err.startswith("error: har.onnx: step takes ")
+
+
+def changed(document, factor, *, spread=0.0):
+    copy = json.loads(json.dumps(document))
+    generator = np.random.default_rng(0)
+    for found in copy["files"][0]["latency_us"].values():
+        found["rounds_us"] = [
+            value * factor * float(np.exp(generator.normal(0, spread))) for value in found["rounds_us"]
+        ]
+    return copy
+
+
+def steady(document):
+    """The same document as a quiet machine would have given it."""
+    copy = json.loads(json.dumps(document))
+    copy["yardstick_us"] = [1000.0] * 15
+    for found in copy["files"][0]["latency_us"].values():
+        found["rounds_us"] = [found["p50"] * (1 + 0.001 * index) for index in range(15)]
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("factor", "slower"), [(0.5, False), (1.0, False), (1.05, False), (1.15, True), (2.0, True)]
+)
+def test_only_what_is_slower_beyond_what_is_allowed_is_a_regression(document, factor, slower):
+    before = steady(document)
+    changes = compare.compare_with(before, changed(before, factor))
+    assert {change.slower for change in changes} == {slower}
+    assert not any(change.unclear for change in changes)
+
+
+def test_a_machine_that_is_slower_as_a_whole_is_no_regression(document):
+    before = steady(document)
+    after = changed(before, 2.0)
+    after["yardstick_us"] = [2000.0] * 15
+    assert not any(change.slower for change in compare.compare_with(before, after))
+
+
+def test_noise_that_hides_the_answer_is_said(document):
+    before = steady(document)
+    changes = compare.compare_with(before, changed(before, 1.2, spread=0.6))
+    assert any(change.unclear for change in changes)
+    assert not any(change.slower and change.unclear for change in changes)
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (lambda d: d["host"].update(processor="Z80"), "'Z80'"),
+        (lambda d: d["files"][0].update(latency_us={}), "not a measurement"),
+        (lambda d: d.update(format="x"), "not a measurement"),
+        (lambda d: d.update(yardstick_us=[1.0]), "not a measurement"),
+        (lambda d: d.pop("files"), "not a measurement"),
+    ],
+)
+def test_a_baseline_that_can_not_be_compared_exits_2(invoke, har, document, tmp_path, edit, words):
+    edit(document)
+    path = tmp_path / "base.json"
+    path.write_text(json.dumps(document))
+    code, out, err = invoke("bench", har.path, *QUICK, "--compare", path)
+    assert (code, out) == (2, "")
+    assert words in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "MODELS"),
+        (["none.onnx"], "none.onnx"),
+        (["{m}", "{m}"], "came twice"),
+        (["{m}", "--streams", "1,x"], "--streams"),
+        (["{m}", "--seconds", "0"], "--seconds"),
+        (["{m}", "--compare", "none.json"], "none.json"),
+    ],
+)
+def test_wrong_use_exits_2(invoke, har, arguments, words):
+    code, out, err = invoke("bench", *(each.format(m=har.path) for each in arguments))
+    assert (code, out) == (2, "")
+    assert words in err
+
+
+class _Tags(html.parser.HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.append((tag, dict(attrs)))
+
+
+def test_the_page_needs_nothing_else_and_takes_every_name_as_text(document):
+    document["files"][0]["name"] = "<script>alert(1)</script>&\"'"
+    document["ratios"] = [
+        {"file": "<b>", "against": "a", "measure": "step", "ratio": 1.0, "low": 0.9, "high": 1.1}
+    ]
+    page = render_html(document, ["<i>slower</i>"])
+    tags = _Tags()
+    tags.feed(page)
+    names = [tag for tag, _ in tags.seen]
+    assert not {"script", "b", "i", "link", "img"} & set(names)
+    assert names.count("svg") == 2
+    assert not any({"src", "href"} & set(attributes) for _, attributes in tags.seen)
+    assert "url(" not in page
+    assert "&lt;i&gt;slower" in page
+
+
+def test_loading_is_measured_in_a_process_of_its_own_and_its_failure_is_told(tmp_path):
+    with pytest.raises(CheckFailedError, match=r"none\.onnx"):
+        measure_load(tmp_path / "none.onnx", {})
+
+
+def test_waiting_takes_no_processor_and_work_does():
+    assert cpu_idle(0.05) < 0.3
+
+    def busy():
+        end = time.process_time() + 0.002
+        while time.process_time() < end:
+            pass
+
+    assert cpu_at_rate(busy, 100, 0.3) > 2 * cpu_at_rate(lambda: None, 100, 0.3)
+
+
+def test_samples_are_the_same_each_time_and_fit_the_file(har, make):
+    from lstm_edge_runtime import load
+
+    one = subject.Subject("a", har.path, load(har.path, device="cpu"))
+    first, second = (one.samples(4)["x"] for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    assert first.shape == (4, 3)
+    assert first.dtype == np.float32
+
+
+def test_files_with_no_name_in_common_are_not_compared(document):
+    other = json.loads(json.dumps(document))
+    other["files"] = [dict(other["files"][0], name=name) for name in ("y.onnx", "z.onnx")]
+    with pytest.raises(InputError, match="in common"):
+        compare.compare_with(other, document)
