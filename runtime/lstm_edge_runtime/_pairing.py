@@ -14,8 +14,8 @@ _STATE_WORD = re.compile(
     r"([_./]?(\d+|n|t|in|out|init|prev|state|states))*$",
     re.IGNORECASE,
 )
-_BEFORE = re.compile(r"^(initial|init|prev|previous|past|old)[_./]|[_./](in|init|prev|previous)$|[_./]?0$")
-_AFTER = re.compile(r"^(new|next|present|final|updated|out|output|y)[_./]|[_./](out|new|next)$|[_./]?[nN1]$")
+_BEFORE = (r"^(initial|init|prev|previous|past|old)[_./]", r"([_./](in|init|prev|previous)|[_./]?0)$")
+_AFTER = (r"^(new|next|present|final|updated|out|output|y)[_./]", r"([_./](out|new|next)|[_./]?[n1])$")
 
 
 def pair_states(
@@ -33,11 +33,7 @@ def pair_states(
     named: dict[str, TensorSpec] = {}
     open_inputs: list[TensorSpec] = []
     for entering in (spec for spec in inputs if _STATE_WORD.search(spec.name)):
-        matches = [
-            leaving
-            for leaving in outputs
-            if _alike(entering, leaving) and _stems(entering.name, _BEFORE) & _stems(leaving.name, _AFTER)
-        ]
+        matches = _best_named(entering, outputs)
         if len(matches) == 1 and matches[0] not in named.values():
             named[entering.name] = matches[0]
         else:
@@ -58,9 +54,30 @@ def pair_states(
     return [(spec, named[spec.name]) for spec in inputs if spec.name in named]
 
 
-def _stems(name: str, marks: re.Pattern[str]) -> set[str]:
-    return {name.lower(), marks.sub("", name).lower()}
+def _best_named(entering: TensorSpec, outputs: Sequence[TensorSpec]) -> list[TensorSpec]:
+    """Give the outputs that share the longest stem of their names with ``entering``'s."""
+    shared = {
+        leaving.name: max(map(len, _stems(entering.name, _BEFORE) & _stems(leaving.name, _AFTER)), default=0)
+        for leaving in outputs
+        if entering.dtype == leaving.dtype and fits(entering.axes, leaving.axes)
+    }
+    longest = max(shared.values(), default=0)
+    return [leaving for leaving in outputs if longest and shared.get(leaving.name) == longest]
+
+
+def _stems(name: str, marks: tuple[str, str]) -> set[str]:
+    """Give ``name`` with and without its prefix and its suffix."""
+    stems = {name.lower()}
+    for mark in marks:
+        stems |= {re.sub(mark, "", stem) for stem in stems}
+    return stems - {""}
 
 
 def _alike(entering: TensorSpec, leaving: TensorSpec) -> bool:
-    return entering.dtype == leaving.dtype and fits(entering.axes, leaving.axes)
+    """Tell whether shapes alone make a pair: equal axes, or ones that the output leaves without a name."""
+    axes = zip(entering.axes, leaving.axes, strict=False)
+    return (
+        entering.dtype == leaving.dtype
+        and len(entering.axes) == len(leaving.axes)
+        and all(a == b or str(b).startswith(f"{leaving.name}.") for a, b in axes)
+    )

@@ -1,0 +1,72 @@
+"""On a machine with an NVIDIA GPU and onnxruntime-gpu: ``pytest -m cuda tests/runtime``."""
+
+import numpy as np
+import pytest
+
+from lstm_edge_runtime import load
+from lstm_edge_runtime._session import CUDA, import_onnxruntime
+from lstm_edge_runtime.errors import ProviderError
+
+RNG = np.random.default_rng(5)
+
+
+@pytest.fixture
+def gpu(path):
+    """Open a file of ``data/`` on the GPU, or skip with the reason why there is none."""
+
+    def give(name: str):
+        try:
+            return load(path(name), device="cuda")
+        except ProviderError as error:
+            pytest.skip(f"no usable CUDA provider: {error}")
+
+    if CUDA not in import_onnxruntime().get_available_providers():
+        pytest.skip("this onnxruntime wheel has no CUDA provider")
+    return give
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("name", ["lstm", "gru"])
+def test_a_stream_on_the_gpu_equals_one_on_the_cpu(gpu, opened, name):
+    there, here = gpu(name).stream(), opened(name).stream()
+    for part in (1, 1, 5, 1, 9, 9, 1):
+        x = RNG.normal(size=(part, 3)).astype(np.float32)
+        sample = {"x": x, "gain": x[:, :1]} if name == "gru" else x
+        got, expected = there.process(sample), here.process(sample)
+        for key in expected if isinstance(expected, dict) else ():
+            np.testing.assert_allclose(got[key], expected[key], atol=1e-4)
+    for key, value in here.state.items():
+        np.testing.assert_allclose(there.state[key], value, atol=1e-4)
+
+
+@pytest.mark.cuda
+def test_steps_resets_and_restores_work_while_the_states_stay_on_the_gpu(gpu, opened):
+    there, here = gpu("lstm").stream(), opened("lstm").stream()
+    assert there._sets.device == "cuda"
+    for _ in range(2):
+        for sample in RNG.normal(size=(20, 3)).astype(np.float32):
+            np.testing.assert_allclose(there.step(sample), here.step(sample), atol=1e-4)
+        kept = there.state
+        there.reset()
+        there.restore(kept)
+    there.reset()
+    here.reset()
+    np.testing.assert_allclose(there.step([1, 2, 3]), here.step([1, 2, 3]), atol=1e-4)
+
+
+@pytest.mark.cuda
+def test_a_batch_on_the_gpu_equals_one_on_the_cpu(gpu, opened):
+    there, here = gpu("lstm").streams(5), opened("lstm").streams(5)
+    ids = [there.add() for _ in range(5)]
+    assert ids == [here.add() for _ in range(5)]
+    for count in (5, 3, 5, 1):
+        some = RNG.permutation(ids)[:count]
+        x = RNG.normal(size=(count, 3)).astype(np.float32)
+        np.testing.assert_allclose(there.step(x, some), here.step(x, some), atol=1e-4)
+
+
+@pytest.mark.cuda
+def test_the_golden_case_holds_on_the_gpu(gpu):
+    model = gpu("lstm")
+    assert model.providers[0] == CUDA
+    model.selftest().require()
