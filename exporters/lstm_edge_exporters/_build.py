@@ -92,36 +92,6 @@ class Builder:
         """Reshape; 0 keeps an axis, -1 takes what is left."""
         return self.node("Reshape", [value, self.constant(np.array(shape, np.int64), "shape")])[0]
 
-    def zeros_like(self, state: ir.Value, width: int) -> ir.Value:
-        """Give zeros ``(D, N, width)`` for a state ``(D, N, P)``."""
-        (rows,) = self.node("Shape", [state], {"start": 0, "end": 2})
-        size = self.concat([rows, self.constant(np.array([width], np.int64), "width")], axis=0)
-        zero = ir.tensor(np.zeros(1, np.float32))
-        (zeros,) = self.node("ConstantOfShape", [size], {"value": zero})
-        zeros.dtype = ir.DataType.FLOAT
-        return zeros
-
-    def first_step(self, x: ir.Value, h: ir.Value, direction: int, lengths: ir.Value | None) -> ir.Value:
-        """Give ``(L, N, P)`` that holds ``h[direction]`` at the first step processed, zero elsewhere."""
-        (steps,) = self.node("Shape", [x], {"start": 0, "end": 1})
-        length = self.node("Squeeze", [steps])[0]
-        zero, one = self.constant(np.array(0, np.int64), "zero"), self.constant(np.array(1, np.int64), "one")
-        (places,) = self.node("Range", [zero, length, one])
-        rows = self.node("Unsqueeze", [places, self.constant(np.array([1], np.int64), "axis")])[0]
-        first = zero
-        if direction == 1:
-            end = self.cast(lengths, ir.DataType.INT64) if lengths is not None else steps
-            first = self.node("Sub", [end, one])[0]
-        (hit,) = self.node("Equal", [rows, first])
-        mask = self.node(
-            "Unsqueeze",
-            [self.cast(hit, ir.DataType.FLOAT), self.constant(np.array([2], np.int64), "axis")],
-        )[0]
-        (own,) = self.node(
-            "Gather", [h, self.constant(np.array([direction], np.int64), "direction")], {"axis": 0}
-        )
-        return self.node("Mul", [mask, own])[0]
-
     def replace(self, values: Sequence[ir.Value]) -> None:
         """Put ``values`` in the place of the node's outputs and remove the node."""
         for old, new in zip(self._node.outputs, values, strict=False):

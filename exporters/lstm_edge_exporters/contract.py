@@ -6,7 +6,7 @@ states reach in the same way.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -179,7 +179,7 @@ def _name_outputs(
             )
         chosen = list(config.outputs)
     else:
-        partners = {place: _partner(name) for name, place in states.items()}
+        partners = {place: _partner(name, states) for name, place in states.items()}
         chosen = []
         for place, name in enumerate(names):
             stem = name or partners.get(place, "output")
@@ -195,5 +195,6 @@ def _name_outputs(
     return tuple(chosen)
 
 
-def _partner(name: str) -> str:
-    return f"{name[:-2]}_n" if name.endswith("_0") else f"{name}_n"
+def _partner(name: str, names: Collection[str]) -> str:
+    stem = name.removesuffix("_0")
+    return f"{stem}_n" if f"{stem}_1" not in names else f"{name}_n"

@@ -96,6 +96,10 @@ def _node(
     """Build one layer: ``(L, N, I)`` to ``[(L, N, D*P), h_n (D, N, P), c_n (D, N, H)]``."""
     op, directions = attributes["op"], len(layer)
     suffix = f"l{index}"
+    projection = None
+    if layer[0].w_hr is not None and c is not None:
+        projection = project(build, layer, h, c, suffix)
+        layer, h, c = list(projection.layer), projection.hidden, projection.cell
     options: dict[str, Any] = {"hidden_size": layer[0].w_ih.shape[0] // _gates(op)}
     if directions == 2:
         options["direction"] = "bidirectional"
@@ -103,9 +107,6 @@ def _node(
         options["linear_before_reset"] = 1
     if attributes["activation"] not in ("", "Tanh"):
         options["activations"] = [attributes["activation"]] * directions
-    projection = None
-    if layer[0].w_hr is not None:
-        layer, x, h, projection = project(build, layer, x, h, lengths, suffix)
     w, r, b = to_onnx(op, layer)
     inputs = [
         x,
@@ -121,7 +122,9 @@ def _node(
     origin = Origin(attributes["path"], attributes["call"], index)
     build.last.metadata_props[ORIGIN] = json.dumps(astuple(origin))
     if projection is not None:
-        y, end[0] = build.matmul(y, projection), build.matmul(end[0], projection)
+        y, end[0] = (build.matmul(value, projection.after) for value in (y, end[0]))
+        if projection.cell_after is not None:
+            end[1] = build.matmul(end[1], projection.cell_after)
     if directions == 1:
         y = build.squeeze(y, 1)
     else:

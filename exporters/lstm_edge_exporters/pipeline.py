@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx_ir as ir
@@ -15,7 +16,7 @@ from torch import nn
 
 from lstm_edge_runtime import load
 from lstm_edge_runtime._session import SessionOptions, import_onnxruntime, open_session
-from lstm_edge_runtime.errors import CheckFailedError, InputError
+from lstm_edge_runtime.errors import CheckFailedError, InputError, UnsupportedError
 from lstm_edge_runtime.manifest import Manifest
 
 from .artefact import Artefact
@@ -124,6 +125,7 @@ def prepare(module: nn.Module, example: Any, config: ExportConfig) -> Prepared:
     manifest = describe(model, roles, lifting.states, config)
     reference = TorchReference(own, signature, roles.outputs, lifting.injections)
     drawing = _drawing(signature, manifest, config, reference)
+    _check_repeatable(reference, drawing)
     notes = (*_narrowed(own), *unused, *lifting.notes)
     return Prepared(model, manifest, reference, drawing, roles.bidirectional, notes)
 
@@ -152,6 +154,24 @@ def _try_example(module: nn.Module, signature: Signature) -> None:
             signature.call(module, signature.example)
     except Exception as error:
         raise InputError(f"{type(module).__name__} does not run on the example: {error}") from error
+
+
+def _check_repeatable(reference: TorchReference, drawing: Drawing) -> None:
+    """Refuse a module that gives something else on every call.
+
+    Raises:
+        UnsupportedError: two runs on the same inputs differ.
+    """
+    feeds = drawing.case(2, 9, fresh=True, full=True).feeds
+    try:
+        first, again = reference.run(feeds), reference.run(feeds)
+    except Exception:  # noqa: BLE001  a size that the module refuses tells nothing; the proof will say so
+        return
+    for name, array in first.items():
+        if not np.array_equal(array, again[name], equal_nan=array.dtype.kind == "f"):
+            raise UnsupportedError(
+                f"forward gives another {name} on every call; draw random numbers outside and pass them in"
+            )
 
 
 def _drawing(

@@ -5,15 +5,15 @@ standard node that feeds c' itself back computes the same with ``R = W_hh W_hr``
 applied to its outputs. What is left is the initial state: the node wants H numbers, ``h_0`` has P.
 
 - Well-conditioned ``W_hr``: start from ``pinv(W_hr) h_0``, for ``W_hr pinv(W_hr) = 1``.
-- Otherwise: start from zero, and feed ``W_hh h_0`` through extra input columns that carry ``h_0`` at the
-  first step processed (the last valid one for a reverse direction) and zero elsewhere. Exact for every
-  ``W_hr``.
+- Otherwise the node gets P more hidden units. They start as ``h_0``, which the gates read through ``W_hh``;
+  having no weights and biases of their own they are zero from the first step on (``tanh(0) = 0``, and their
+  cells start at zero). Exact for every ``W_hr``, for a recurrence of ``(H + P)^2`` in place of ``H^2``.
 
 All products are taken in float64.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,63 +21,89 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from ._build import Builder
+from .lift import WAY_BACK
 from .weights import LayerWeights
 
-__all__ = ["CONDITION_LIMIT", "project"]
+__all__ = ["CONDITION_LIMIT", "Projection", "project"]
 
 Array = npt.NDArray[Any]
 
 CONDITION_LIMIT = 100.0
 """Up to this condition number of ``W_hr`` the pseudo-inverse is used."""
+_GATES = 4
+
+
+@dataclass(frozen=True)
+class Projection:
+    """One layer as a standard node, H' units wide, and the matrices around it."""
+
+    layer: tuple[LayerWeights, ...]
+    """A direction each, without projections."""
+    hidden: ir.Value
+    """``initial_h (D, N, H')``."""
+    cell: ir.Value
+    """``initial_c (D, N, H')``."""
+    after: ir.Value
+    """``(D, H', P)``: Y and Y_h are to be multiplied by it."""
+    cell_after: ir.Value | None
+    """``(D, H', H)`` for Y_c, or None where H' is H."""
 
 
 def project(
-    build: Builder,
-    layer: Sequence[LayerWeights],
-    x: ir.Value,
-    h: ir.Value,
-    lengths: ir.Value | None,
-    suffix: str,
-) -> tuple[list[LayerWeights], ir.Value, ir.Value, ir.Value]:
+    build: Builder, layer: Sequence[LayerWeights], h: ir.Value, c: ir.Value, suffix: str
+) -> Projection:
     """Fold one layer's projections.
 
     Args:
         build: where nodes are added.
         layer: one entry a direction, each with ``w_hr``.
-        x: ``(L, N, I)``.
         h: ``(D, N, P)``.
-        lengths: ``int32 (N,)`` or None.
+        c: ``(D, N, H)``.
         suffix: ends the names of what is added.
-
-    Returns:
-        Weights of the standard node, its input, its initial hidden state ``(D, N, H)``, and the matrices
-        ``(D, H, P)`` that its outputs are to be multiplied by.
     """
-    projections = [_present(each.w_hr) for each in layer]
-    folded = [
-        replace(each, w_hh=each.w_hh @ w_hr, w_hr=None) for each, w_hr in zip(layer, projections, strict=True)
-    ]
-    after = build.weight(np.stack([w.T for w in projections]), f"P_{suffix}")
-    if max(np.linalg.cond(w) for w in projections) <= CONDITION_LIMIT:
-        inverse = np.stack([np.linalg.pinv(w).T for w in projections])
-        start = build.matmul(h, build.weight(inverse, f"Pinv_{suffix}"))
-        return folded, x, start, after
-    columns = [build.first_step(x, h, index, lengths) for index in range(len(layer))]
-    zeros = np.zeros_like(layer[0].w_hh)
-    widened = [
-        replace(
-            each,
-            w_ih=np.concatenate(
-                [each.w_ih, *(layer[index].w_hh if index == place else zeros for place in range(len(layer)))],
-                axis=1,
-            ),
-        )
-        for index, each in enumerate(folded)
-    ]
-    hidden = projections[0].shape[1]
-    return widened, build.concat([x, *columns], axis=2), build.zeros_like(h, hidden), after
+    matrices = [each.w_hr for each in layer if each.w_hr is not None]
+    folded = tuple(
+        replace(each, w_hh=each.w_hh @ w_hr, w_hr=None) for each, w_hr in zip(layer, matrices, strict=True)
+    )
+    leave = np.stack([w.T for w in matrices])
+    if max(np.linalg.cond(w) for w in matrices) <= CONDITION_LIMIT:
+        enter = np.stack([np.linalg.pinv(w).T for w in matrices])
+        start, after = _around(build, h, enter, leave, f"P_{suffix}")
+        return Projection(folded, start, c, after, None)
+    directions, hidden, width = leave.shape
+    wide = tuple(_widened(each, own.w_hh, width) for each, own in zip(folded, layer, strict=True))
+    ones = np.broadcast_to(np.eye(hidden + width), (directions, hidden + width, hidden + width))
+    start, after = _around(
+        build, h, ones[:, hidden:], np.pad(leave, ((0, 0), (0, width), (0, 0))), f"P_{suffix}"
+    )
+    cell, cell_after = _around(build, c, ones[:, :hidden], ones[:, :, :hidden], f"C_{suffix}")
+    return Projection(wide, start, cell, after, cell_after)
 
 
-def _present(w_hr: Array | None) -> Array:
-    assert w_hr is not None
-    return w_hr
+def _around(
+    build: Builder, state: ir.Value, enter: Array, leave: Array, name: str
+) -> tuple[ir.Value, ir.Value]:
+    """Give ``state @ enter``, and ``leave``, which leads back, as an initialiser."""
+    back = build.weight(leave, name)
+    way_in = build.weight(enter, f"{name}_in")
+    way_in.metadata_props[WAY_BACK] = str(back.name)
+    return build.matmul(state, way_in), back
+
+
+def _widened(folded: LayerWeights, w_hh: Array, width: int) -> LayerWeights:
+    """Add ``width`` units that only hold what they start from, and are read through ``w_hh``."""
+    recurrent = np.concatenate([folded.w_hh, w_hh], axis=1)
+    return LayerWeights(
+        _more_units(folded.w_ih, width),
+        _more_units(recurrent, width),
+        None if folded.b_ih is None else _more_units(folded.b_ih, width),
+        None if folded.b_hh is None else _more_units(folded.b_hh, width),
+        None,
+    )
+
+
+def _more_units(stacked: Array, width: int) -> Array:
+    """Add ``width`` rows of zeros to each gate of ``(G*H, ...)``."""
+    gates = np.split(stacked, _GATES)
+    zeros = np.zeros((width, *stacked.shape[1:]))
+    return np.concatenate([part for gate in gates for part in (gate, zeros)])

@@ -212,8 +212,12 @@ class Recorder(TorchFunctionMode):
     ) -> tuple[Tensor, ...]:
         h, c = hx if kind.op == "LSTM" else (hx, None)
         directions = 2 if bidirectional else 1
-        for state in (h,) if c is None else (h, c):
-            _check(state.shape[1] == x.shape[1])
+        w_ih, w_hh = weights[:2]
+        _check(x.shape[2] == w_ih.shape[1])
+        for state, width in ((h, w_hh.shape[1]), (c, w_ih.shape[0] // _GATES)):
+            if state is not None:
+                for axis, size in enumerate((layers * directions, x.shape[1], width)):
+                    _check(state.shape[axis] == size)
         number = sum(each.path == self._path for each in self.calls)
         call = Call(self._path, number, layers, kind.cell, tuple(x.shape))
         self.calls.append(call)
@@ -275,6 +279,10 @@ class _RecordedLayer(_Recorded):
         """Check as PyTorch does, but for packed input, whose stand-in has another shape."""
         if batch_sizes is None:
             super().check_forward_args(input, hidden, batch_sizes)  # type: ignore[misc]
+
+
+_GATES = 4
+"""Of an LSTM, the one kind with a cell state."""
 
 
 @dataclass(frozen=True)

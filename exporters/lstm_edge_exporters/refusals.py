@@ -60,16 +60,16 @@ def tracing_refusal(error: Exception, module: nn.Module, recorder: Recorder) -> 
         check_calls(recorder)
     except UnsupportedError as loop:
         return loop
+    if "data-dependent" in text or "GuardOnDataDependent" in type(error).__name__:
+        return UnsupportedError(
+            f"{name} decides by the values of a tensor ({text[:160]}): a loop or an if on lengths or data "
+            "would be fixed at the example's values; use torch.where or a mask"
+        )
     if "specialized" in text or "Constraints violated" in text:
         return UnsupportedError(
             f"{name} works at one size only: {_specialised(text)}; a Python loop over an axis, "
             "int(x.size(...)) or a layer of fixed size does this. Use tensor operations over the whole axis, "
             "or give that axis as a number"
-        )
-    if "data-dependent" in text or "GuardOnDataDependent" in type(error).__name__:
-        return UnsupportedError(
-            f"{name} decides by the values of a tensor ({text[:160]}): a loop or an if on lengths or data "
-            "would be fixed at the example's values; use torch.where or a mask"
         )
     return UnsupportedError(f"{name} can't be traced: {text[:400]}")
 

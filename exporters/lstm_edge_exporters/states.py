@@ -7,6 +7,7 @@ module itself can be started from it in the proof.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import onnx_ir as ir
 
@@ -62,14 +63,14 @@ def lift_absent(model: ir.Model, calls: Sequence[Call], batch: str | None) -> Li
 
 def _names(group: Group, calls: Sequence[Call]) -> tuple[str, str]:
     """Name a state after its layer; ``h_0`` alone where the module has one layer called once."""
-    first = _origin(group, 0)
-    kind = group.kind
-    if len(calls) == 1:
-        return f"{kind}_0", f"{kind}_n"
-    stem = first.path or "rnn"
-    if first.call:
-        stem = f"{stem}_{first.call + 1}"
-    return f"{stem}.{kind}_0", f"{stem}.{kind}_n"
+    origins = [_origin(group, place) for place in range(len(group.places))]
+    steps = zip(*(origin.path.split(".") for origin in origins), strict=False)
+    stem = ".".join(step[0] for step in takewhile(lambda step: len(set(step)) == 1, steps))
+    if len({origin.path for origin in origins}) == 1 and origins[0].call:
+        stem = f"{stem}_{origins[0].call + 1}"
+    if len(calls) == 1 or not stem:
+        return f"{group.kind}_0", f"{group.kind}_n"
+    return f"{stem}.{group.kind}_0", f"{stem}.{group.kind}_n"
 
 
 def _injections(group: Group, state: StateSpec) -> list[Injection]:

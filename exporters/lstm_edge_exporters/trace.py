@@ -1,10 +1,11 @@
 """From a module to an ONNX graph: ``torch.export`` with recording, then PyTorch's own translation."""
 
+import contextlib
+import io
 import logging
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ from lstm_edge_runtime.manifest import Axes
 
 from .floats import AllFloats
 from .record import Call, Recorder, instrument
-from .refusals import tracing_refusal, translation_refusal
+from .refusals import check_calls, tracing_refusal, translation_refusal
 from .signature import Signature, flatten_output
 
 __all__ = ["Traced", "find_axes", "trace"]
@@ -148,25 +149,26 @@ def _export(
     wrapper = _Wrapper(module, signature, recorder)
     with _quietly(), torch.no_grad():
         try:
-            return recorder, torch.export.export(
+            program = torch.export.export(
                 wrapper, tuple(tensors), dynamic_shapes=(tuple(shapes),), strict=False
             )
         except Exception as error:
             raise tracing_refusal(error, module, recorder) from error
+    check_calls(recorder)
+    return recorder, program
 
 
-@contextmanager
+@contextlib.contextmanager
 def _quietly() -> Iterator[None]:
     """Keep back what PyTorch's exporters say about themselves; what matters comes as an exception."""
-    log = logging.getLogger("torch.onnx")
-    level = log.level
-    log.setLevel(logging.ERROR)
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        log.setLevel(level)
+        logging.disable(before)
 
 
 def _trace_sizes(axes: Mapping[str, Axes]) -> dict[str, int]:

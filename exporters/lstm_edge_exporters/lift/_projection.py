@@ -12,7 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-__all__ = ["undoing"]
+__all__ = ["WAY_BACK", "undoing"]
+
+WAY_BACK = "lstm_edge.way_back"
+"""In the ``metadata_props`` of M: the name of the initializer K, where M's maker knows it."""
 
 Array = npt.NDArray[Any]
 
@@ -23,7 +26,9 @@ unless K is the right matrix."""
 
 
 def undoing(weight: ir.Value, recurrent: ir.Node, arrays: Mapping[ir.Value, Array]) -> ir.Value | None:
-    """Find the K that undoes ``weight`` (M) among the constants that multiply the node's outputs."""
+    """Find the K that undoes ``weight`` (M): declared, or among the constants that multiply the outputs."""
+    if WAY_BACK in weight.metadata_props and recurrent.graph is not None:
+        return recurrent.graph.initializers[weight.metadata_props[WAY_BACK]]
     recurrence = _array(recurrent.inputs[2], arrays)
     entering = _array(weight, arrays)
     if recurrence is None or entering is None:
