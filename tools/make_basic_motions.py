@@ -40,7 +40,7 @@ def make(wheel: Path, target: Path) -> None:
     x = np.stack(rows)
     if x.shape != (80, 100, len(_FEATURES)) or set(labels) != _LABELS:
         raise SystemExit(f"expected 80 recordings of 100 samples and 6 channels, got {x.shape} {set(labels)}")
-    arrays: dict[str, npt.NDArray[Any]] = {
+    arrays: dict[str, Any] = {
         "x": x,
         "y": np.array(labels),
         "split": np.array(split),

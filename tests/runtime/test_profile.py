@@ -1,10 +1,9 @@
 import json
+import shutil
+from pathlib import Path
 
-import numpy as np
-import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 from lstm_edge_runtime import load
 from lstm_edge_runtime._session import SessionOptions
@@ -13,20 +12,8 @@ from lstm_edge_runtime.profile import Profile, host_key
 
 
 @pytest.fixture
-def model(tmp_path):
-    info = helper.make_tensor_value_info
-    stored = [numpy_helper.from_array(np.full((1, 4, 1), 0.5, np.float32), name) for name in ("W", "R")]
-    shape = [1, 1, 1]
-    graph = helper.make_graph(
-        [helper.make_node("LSTM", ["x", "W", "R", "", "", "h", "c"], ["", "hn", "cn"], hidden_size=1)],
-        "g",
-        [info(name, TensorProto.FLOAT, shape) for name in ("x", "h", "c")],
-        [info(name, TensorProto.FLOAT, shape) for name in ("hn", "cn")],
-        stored,
-    )
-    path = tmp_path / "m.onnx"
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=7), path)
-    return path
+def model(path, tmp_path):
+    return Path(shutil.copy(path("lstm"), tmp_path / "m.onnx"))
 
 
 @pytest.fixture
