@@ -23,6 +23,7 @@ _VERBS = {
     "inspect": "Show what a file takes, gives, costs and comes from.",
     "selftest": "Prove on this device that a file computes what it should.",
     "bench": "Measure files on this machine, side by side.",
+    "tune": "Find the settings that serve a goal on this machine.",
     "doctor": "Show what this machine can run, and what to install for what it can't.",
 }
 """Each verb's module is ``lstm_edge.cli.<verb>`` and holds a click command named ``command``."""

@@ -36,7 +36,10 @@ def _golden(path: Path, hidden: int) -> Golden:
 
 @pytest.fixture(scope="session")
 def make(tmp_path_factory):
-    """Make an LSTM with a dense layer; ``manifest=False`` gives a file as others make them."""
+    """Make an LSTM with a dense layer; ``manifest=False`` gives a file as others make them.
+
+    ``waste`` adds pairs of nodes that undo each other: the same results, later.
+    """
 
     def build(
         name="m",
@@ -50,6 +53,7 @@ def make(tmp_path_factory):
         features=3,
         feature_names=FEATURES,
         length="L",
+        waste=0,
     ) -> Made:
         rng = np.random.default_rng(seed)
         shapes = {
@@ -69,7 +73,9 @@ def make(tmp_path_factory):
             ),
             helper.make_node("Constant", [], ["axis"], value=numpy_helper.from_array(np.array([0]))),
             helper.make_node("Squeeze", ["h_n", "axis"], ["h"]),
-            helper.make_node("MatMul", ["h", "K"], ["logits"]),
+            helper.make_node("MatMul", ["h", "K"], ["z0"]),
+            *(helper.make_node("Neg", [f"z{index}"], [f"z{index + 1}"]) for index in range(2 * waste)),
+            helper.make_node("Identity", [f"z{2 * waste}"], ["logits"]),
         ]
 
         def info(key, axes):

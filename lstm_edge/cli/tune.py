@@ -1,0 +1,158 @@
+"""``lstm-edge tune``: the session options, and the file, that serve a goal best on this machine."""
+
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from lstm_edge_runtime.errors import InputError
+
+from ._model import open_model
+from ._output import console, echo_json, json_option, print_table
+
+if TYPE_CHECKING:
+    from lstm_edge.tuning.goal import Goal
+    from lstm_edge.tuning.search import Outcome, Trial
+
+__all__ = ["command"]
+
+_THROUGHPUT_STREAMS = 64
+
+
+def _rate(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:  # noqa: ARG001
+    if value is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(k?)(?:hz)?", value.strip(), re.IGNORECASE)
+    if found is None or float(found[1]) == 0:
+        raise click.BadParameter(f"{value!r} is no rate; write it as 100Hz or 1kHz.")
+    return float(found[1]) * (1000 if found[2] else 1)
+
+
+@click.command("tune")
+@click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--goal",
+    "goal_name",
+    type=click.Choice(["latency", "p99", "throughput", "energy"]),
+    default="latency",
+    show_default=True,
+    help="What to make small: a step's median time, its 99th percentile, the time a sample of many streams "
+    "takes, or the processor time a step takes.",
+)
+@click.option("--rate", callback=_rate, metavar="RATE", help="Calls come at this rate, such as 100Hz.")
+@click.option(
+    "--streams", type=click.IntRange(min=1), help="Streams that share a call.  [default: 1; throughput: 64]"
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    default=60.0,
+    show_default=True,
+    help="The time budget.",
+)
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="The profile.  [default: MODEL.profile.json]"
+)
+@json_option
+def command(
+    models: tuple[Path, ...],
+    goal_name: str,
+    rate: float | None,
+    streams: int | None,
+    seconds: float,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure which session options serve a goal on this machine, and write them as a profile.
+
+    The first of MODELS is tuned; the others are variants of it (int8, fp16), of which the fastest that
+    passes its self-test is taken. Every candidate is timed beside the best so far, in turn, and kept where
+    the 95 % interval of the ratio says that it is faster; the winner is measured once more beside the
+    defaults. load(MODEL, profile=PROFILE) uses the profile on this kind of machine only.
+
+    For energy, processor time at the sensor's rate stands in: a program can't read what the board draws.
+
+    \b
+    Example:
+      lstm-edge tune har.onnx har-int8.onnx --goal energy --rate 100Hz
+    """  # noqa: D301
+    from lstm_edge._providers import try_providers
+    from lstm_edge.tuning.goal import Goal
+    from lstm_edge.tuning.search import tune
+    from lstm_edge_runtime._files import replacing
+    from lstm_edge_runtime.profile import host_key
+
+    if len({path.resolve() for path in models}) < len(models):
+        raise InputError("a file came twice; name each once")
+    with open_model(models[0]) as model:
+        signal = model.manifest.signal if model.manifest else None
+    if goal_name == "energy" and rate is None:
+        rate = signal.sampling_rate if signal else None
+        if rate is None:
+            raise InputError("energy depends on the rate, which the file does not state; give --rate")
+    goal = Goal(goal_name, rate, streams or (_THROUGHPUT_STREAMS if goal_name == "throughput" else 1))
+    target = output or models[0].with_suffix(".profile.json")
+    providers = [state.name for state in try_providers() if state.usable]
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with replacing(target) as temporary:
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("opening", total=1.0)
+            outcome = tune(
+                models,
+                goal,
+                seconds,
+                providers,
+                host_key()["cores"],
+                lambda done, what: bar.update(task, completed=done, description=what),
+            )
+        document = _document(outcome, goal)
+        outcome.chosen.profile(goal.name, document).save(temporary)
+    if as_json:
+        echo_json({"profile": str(target)} | document)
+    else:
+        _print(outcome, goal, target)
+
+
+def _document(outcome: "Outcome", goal: "Goal") -> dict[str, Any]:
+    chosen, default = outcome.chosen, outcome.default
+    return {
+        "goal": asdict(goal),
+        "better_than_default": outcome.better,
+        "file": str(chosen.path),
+        "options": asdict(chosen.options),
+        "cost": outcome.cost,
+        "unit": goal.unit,
+        "default": {
+            "file": str(default.path),
+            "options": asdict(default.options),
+            "cost": outcome.default_cost,
+        },
+        "ratio": asdict(outcome.final) if outcome.final else None,
+        "trials": [_trial(trial) for trial in outcome.trials],
+    }
+
+
+def _trial(trial: "Trial") -> dict[str, Any]:
+    interval = asdict(trial.interval) if trial.interval else None
+    return {"candidate": str(trial.candidate), "ratio": interval, "verdict": trial.verdict}
+
+
+def _print(outcome: "Outcome", goal: "Goal", target: Path) -> None:
+    rows = [
+        (str(trial.candidate), "" if trial.interval is None else str(trial.interval), trial.verdict)
+        for trial in outcome.trials
+    ]
+    print_table("tried, each beside the best so far", ["candidate", "share of its cost", "verdict"], rows)
+    screen = console()
+    if outcome.better and outcome.final:
+        screen.print(
+            f"best: {outcome.chosen}: {outcome.cost:.3g} {goal.unit}, {outcome.final} of the default's "
+            f"{outcome.default_cost:.3g}"
+        )
+    else:
+        screen.print(f"nothing beats the defaults beyond noise: {outcome.default_cost:.3g} {goal.unit}")
+    screen.print(f'use it: load("{outcome.chosen.path}", profile="{target}")')
