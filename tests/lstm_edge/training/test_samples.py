@@ -44,8 +44,9 @@ def test_a_series_too_short_or_of_two_classes_is_refused_by_name():
         cut([series(2, [0, 1], "mixed")], None, None)
 
 
-def test_a_column_that_does_not_vary_is_not_blown_up():
+def test_a_column_that_varies_by_rounding_alone_is_not_blown_up():
     columns = torch.stack([torch.full((50,), 0.1), torch.arange(50.0)], dim=1)
+    columns[0, 0] = torch.nextafter(columns[0, 0], torch.tensor(1.0))
     scale = fit_scale(columns)
     assert scale.std[0] == 1.0
     assert scale.mean[1] == pytest.approx(24.5)
