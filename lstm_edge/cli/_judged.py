@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ._model import sample_input
+from .._samples import sample_input
 from ._series import read_series
 
 if TYPE_CHECKING:
