@@ -3,5 +3,6 @@
 from .artefact import Artefact
 from .config import ExportConfig
 from .pipeline import export
+from .quantization import QuantizeConfig, quantize
 
-__all__ = ["Artefact", "ExportConfig", "export"]
+__all__ = ["Artefact", "ExportConfig", "QuantizeConfig", "export", "quantize"]
