@@ -8,13 +8,15 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from _requirements import declared
 
 __all__ = ["UnsupportedMachineError", "arm_python", "ports_sources"]
 
+_SITE = "lib/python3/dist-packages"
 _PACKAGES = ("python3-minimal", "libpython3-stdlib", "libstdc++6")
 _TEST_PACKAGES = ("pytest", "hypothesis")
 _PLATFORMS = tuple(f"manylinux_2_{minor}_aarch64" for minor in (28, 27, 17))
@@ -147,7 +149,7 @@ def _get_python(folder: Path, requirements: list[str]) -> None:
     wrapper = root / "usr" / "bin" / "python"
     wrapper.write_text(_WRAPPER.format(python=python), encoding="utf-8")
     wrapper.chmod(0o755)
-    site = root / "usr" / "lib" / "python3" / "dist-packages"
+    site = root / "usr" / _SITE
     platforms = [f"--platform={name}" for name in _PLATFORMS]
     pip = [
         sys.executable,
@@ -162,21 +164,30 @@ def _get_python(folder: Path, requirements: list[str]) -> None:
     _call([*pip, *platforms, "--implementation=cp", f"--python-version={python[6:]}", *requirements])
 
 
-def arm_python() -> Path:
+@contextmanager
+def arm_python(packages: Sequence[Path]) -> Iterator[Path]:
     """Give a program that is an aarch64 Python to whoever starts it; lay it out where it isn't yet.
+
+    It is this process's alone until the block ends.
+
+    Args:
+        packages: Folders that hold import packages; it imports them as if they were installed.
 
     Raises:
         UnsupportedMachineError: This is neither Debian nor Ubuntu on x86-64.
     """
     _require_supported()
     requirements = sorted(map(str, declared(["cpu"]))) + list(_TEST_PACKAGES)
-    recipe = (
-        Path(__file__).read_bytes()
-        + "\n".join([platform.freedesktop_os_release()["ID"], *requirements]).encode()
-    )
+    system = platform.freedesktop_os_release()
+    recipe = [
+        Path(__file__).read_text(encoding="utf-8"),
+        system["ID"],
+        system.get("VERSION_ID", ""),
+        *requirements,
+    ]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lstm-edge"
     cache.mkdir(parents=True, exist_ok=True)
-    folder = cache / f"arm-{hashlib.sha256(recipe).hexdigest()[:12]}"
+    folder = cache / f"arm-{hashlib.sha256(repr(recipe).encode()).hexdigest()[:12]}"
     with (cache / "arm.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.is_dir():
@@ -190,4 +201,8 @@ def arm_python() -> Path:
             for apt in building.glob("apt-*"):
                 shutil.rmtree(apt)
             building.rename(folder)
-    return folder / "root" / "usr" / "bin" / "python"
+        usr = folder / "root" / "usr"
+        (usr / _SITE / "lstm_edge.pth").write_text(
+            "".join(f"{path}\n" for path in packages), encoding="utf-8"
+        )
+        yield usr / "bin" / "python"

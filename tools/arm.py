@@ -29,13 +29,12 @@ TOO_SLOW = ("memory_stays_flat", "Sources", "any_cutting", "no_model_are_refused
 """Soaks, wide searches and timings, which an emulator a twentieth as fast has no use for."""
 TRACES = ("test_isolation",)
 """They trace system calls, and would see the emulator's."""
+_PYTEST = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow")
 
 
 def _environment(cpu: str) -> dict[str, str]:
-    path = os.pathsep.join(str(ROOT / part) for part in (".", "exporters", "runtime"))
     return {
         **os.environ,
-        "PYTHONPATH": path,
         "PYTHONDONTWRITEBYTECODE": "1",
         "QEMU_CPU": cpu,
         "ORT_DISABLE_TELEMETRY": "1",
@@ -64,19 +63,21 @@ def main() -> int:
     parser.add_argument("--cpu", action="append", choices=CPUS, help="only this core (repeatable)")
     parser.add_argument("tests", nargs="*", default=["tests/runtime"], help="what pytest runs")
     options = parser.parse_args()
-    emulated = platform.machine() != "aarch64"
+    if platform.machine() == "aarch64":
+        return int(not _run(Path(sys.executable), [*_PYTEST, *options.tests], "this machine"))
+    left_out = ["-k", f"not ({' or '.join((*TOO_SLOW, *TRACES))})"]
+    jobs = [
+        (cpu, [*options.tests, *left_out] if cpu in TESTED else [ARTEFACTS]) for cpu in options.cpu or CPUS
+    ]
     try:
-        python = arm_python() if emulated else Path(sys.executable)
+        with (
+            arm_python([ROOT, ROOT / "exporters", ROOT / "runtime"]) as python,
+            ThreadPoolExecutor(2) as pool,
+        ):
+            return int(not all(list(pool.map(lambda job: _run(python, [*_PYTEST, *job[1]], job[0]), jobs))))
     except UnsupportedMachineError as reason:
         print(f"ARM tests skipped: {reason}")
         return 0
-    cpus = (options.cpu or CPUS) if emulated else ["this machine"]
-    left_out = " or ".join((*TOO_SLOW, *TRACES)) if emulated else "nothing"
-    pytest = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", "-k", f"not ({left_out})"]
-    jobs = [(cpu, options.tests if cpu in TESTED or not emulated else [ARTEFACTS]) for cpu in cpus]
-    with ThreadPoolExecutor(2) as pool:
-        results = list(pool.map(lambda job: _run(python, [*pytest, *job[1]], job[0]), jobs))
-    return int(not all(results))
 
 
 if __name__ == "__main__":
