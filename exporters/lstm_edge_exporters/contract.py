@@ -180,9 +180,11 @@ def _name_outputs(
         chosen = list(config.outputs)
     else:
         partners = {place: _partner(name, states) for name, place in states.items()}
+        inputs = {value.name for value in model.graph.inputs}
         chosen = []
         for place, name in enumerate(names):
             stem = name or partners.get(place, "output")
+            stem = f"{stem}_n" if stem in inputs else stem
             title, again = stem, 0
             while title in chosen:
                 again += 1
