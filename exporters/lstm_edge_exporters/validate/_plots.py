@@ -8,7 +8,7 @@ from lstm_edge_runtime.tolerance import MULTIPLE
 
 from .report import Curve, Disagreement, Group, Histogram, Report
 
-__all__ = ["HEIGHT", "LEFT", "TOP", "WIDTH", "Plot", "draw_plots"]
+__all__ = ["BOTTOM", "HEIGHT", "LEFT", "RIGHT", "TOP", "WIDTH", "Plot", "draw_plots"]
 
 WIDTH, HEIGHT = 440.0, 280.0
 LEFT, RIGHT, TOP, BOTTOM = 54.0, 20.0, 26.0, 46.0

@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from lstm_edge_runtime.errors import InputError
 
@@ -46,6 +48,16 @@ class ValidateConfig:
                 raise InputError(f"{name} is {value}; expected 0 or more")
         if self.steps < 1:
             raise InputError(f"steps is {self.steps}; expected 1 or more")
+
+    @property
+    def overridden(self) -> bool:
+        """Whether ``rtol`` or ``atol`` replaces the policy."""
+        return self.rtol is not None or self.atol is not None
+
+    def own_limit(self, expected: npt.NDArray[Any]) -> float:
+        """Give the override's limit for outputs like ``expected``."""
+        scale = float(np.max(np.abs(expected), initial=0.0, where=np.isfinite(expected)))
+        return (self.atol or 0.0) + (self.rtol or 0.0) * scale
 
     @property
     def long_steps(self) -> int:

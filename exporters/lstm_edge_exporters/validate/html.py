@@ -23,7 +23,9 @@ def to_html(report: Report) -> str:
         plots=_plots.draw_plots(report),
         width=_plots.WIDTH,
         left=_plots.LEFT,
+        right=_plots.RIGHT,
         top=_plots.TOP,
+        foot=_plots.BOTTOM,
     )
 
 

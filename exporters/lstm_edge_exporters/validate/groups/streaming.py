@@ -23,7 +23,7 @@ _ROWS, _STEPS = 3, 61
 _CUTS, _QUICK_CUTS = 8, 3
 _CHUNK = 100
 """Steps a call in the long run."""
-_SINGLE_STEPS = 256
+_SINGLE_STEPS, _QUICK_SINGLE_STEPS = 256, 100
 _SAME = 1e-9
 """How far apart, relative to their scale, two float64 runs of the same sums may be."""
 
@@ -40,7 +40,8 @@ def check(subject: Subject) -> Iterator[Check]:
     for place, cut in enumerate([even_cuts(_STEPS, 1), *cuts]):
         about = "step by step" if place == 0 else f"random cut {place} ({len(cut)} pieces)"
         yield _equal_whole(subject, f"{about} equals the whole", feeds, cut)
-    yield _run(subject, "steps", f"{_SINGLE_STEPS} single steps", _SINGLE_STEPS, 1)
+    single = _QUICK_SINGLE_STEPS if subject.config.quick else _SINGLE_STEPS
+    yield _run(subject, "steps", f"{single} single steps", single, 1)
     long = subject.config.long_steps
     yield _run(subject, "drift", f"{long} steps in chunks of {_CHUNK}", long, _CHUNK)
 

@@ -1,0 +1,205 @@
+"""What validation is for: each fault that people really make is found, in the group that it belongs to."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+
+def recurrent(model, op="LSTM"):
+    return next(node for node in model.graph.node if node.op_type == op)
+
+
+def change(model, name, how):
+    """Put ``how(array)`` in the place of an initialiser."""
+    tensor = next(each for each in model.graph.initializer if each.name == name)
+    array = numpy_helper.to_array(tensor).copy()
+    tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(how(array)).astype(array.dtype), name))
+
+
+def gates(array, count=4):
+    """View ``(D, count*H, ...)`` as ``(D, count, H, ...)``."""
+    return array.reshape(array.shape[0], count, -1, *array.shape[2:])
+
+
+def swap_gates(model):
+    _, w, r, b = recurrent(model).input[:4]
+    for name, count in ((w, 4), (r, 4), (b, 8)):
+        order = [2, 1, 0, 3, *([6, 5, 4, 7] if count == 8 else [])]
+        change(
+            model,
+            name,
+            lambda array, count=count, order=order: gates(array, count)[:, order].reshape(array.shape),
+        )
+
+
+def drop_recurrent_bias(model):
+    change(
+        model,
+        recurrent(model).input[3],
+        lambda b: np.concatenate([b[:, : b.shape[1] // 2], 0 * b[:, b.shape[1] // 2 :]], 1),
+    )
+
+
+def drop_head_bias(model):
+    node = [node for node in model.graph.node if node.op_type == "Gemm"][-1]
+    change(model, node.input[2], np.zeros_like)
+
+
+def nudge_forget_gate(model):
+    def nudge(b):
+        gates(b, 8)[:, 2] += 1e-4
+        return b
+
+    change(model, recurrent(model).input[3], nudge)
+
+
+def nudge_one_forget_unit(model):
+    def nudge(b):
+        gates(b, 8)[:, 2, 5] += 1e-4
+        return b
+
+    change(model, recurrent(model).input[3], nudge)
+
+
+def forget_state_output(model):
+    """``c_n`` is what came in."""
+    for node in model.graph.node:
+        for place, name in enumerate(node.output):
+            if name == "c_n":
+                node.output[place] = "c_lost"
+    model.graph.node.append(helper.make_node("Identity", ["c_0"], ["c_n"]))
+
+
+def ignore_state_input(model):
+    node = recurrent(model)
+    node.input[6] = ""
+
+
+def swap_states(model):
+    """``h_0`` and ``c_0`` change places where the layer reads them."""
+    node = recurrent(model)
+    node.input[5], node.input[6] = node.input[6], node.input[5]
+
+
+def run_backwards(model):
+    recurrent(model).attribute.append(helper.make_attribute("direction", "reverse"))
+
+
+def swap_directions(model):
+    _, w, r, b = recurrent(model).input[:4]
+    for name in (w, r, b):
+        change(model, name, lambda array: array[::-1])
+
+
+def bake_length(model):
+    """Only the five traced steps are read."""
+    bounds = {"start": [0], "end": [5], "axis": [1]}
+    for name, value in bounds.items():
+        model.graph.initializer.append(numpy_helper.from_array(np.array(value, np.int64), f"baked_{name}"))
+    rename_input(model, "x", "baked")
+    model.graph.node.insert(
+        0, helper.make_node("Slice", ["x", "baked_start", "baked_end", "baked_axis"], ["baked"])
+    )
+
+
+def bake_shape(model):
+    """The sequence is reshaped to the traced length, so that other lengths do not run at all."""
+    model.graph.initializer.append(numpy_helper.from_array(np.array([-1, 5, 6], np.int64), "baked_shape"))
+    rename_input(model, "x", "baked")
+    model.graph.node.insert(0, helper.make_node("Reshape", ["x", "baked_shape"], ["baked"]))
+
+
+def shorten_lengths(model):
+    model.graph.initializer.append(numpy_helper.from_array(np.array(1, np.int64), "one"))
+    rename_input(model, "lengths", "shorter")
+    model.graph.node.insert(0, helper.make_node("Sub", ["lengths", "one"], ["less"]))
+    model.graph.node.insert(1, helper.make_node("Max", ["less", "one"], ["shorter"]))
+
+
+def ignore_lengths(model):
+    recurrent(model).input[4] = ""
+
+
+def transpose_projection(model):
+    """Each gate's ``W_hh @ W_hr`` stands the wrong way round."""
+    change(model, recurrent(model).input[2], lambda r: np.swapaxes(gates(r), 2, 3).reshape(r.shape))
+
+
+def transpose_head(model):
+    node = next(node for node in model.graph.node if node.op_type == "Gemm")
+    change(model, node.input[1], np.transpose)
+
+
+def round_to_half(model):
+    for tensor in model.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT:
+            change(model, tensor.name, lambda array: array.astype(np.float16))
+
+
+def rename_input(model, name, new):
+    """Let every reader of a graph input read ``new`` instead."""
+    for node in model.graph.node:
+        for place, each in enumerate(node.input):
+            if each == name:
+                node.input[place] = new
+
+
+FAULTS = {
+    "gate order swapped": ("plain", swap_gates, "sizes"),
+    "recurrent bias dropped": ("plain", drop_recurrent_bias, "sizes"),
+    "head bias dropped": ("plain", drop_head_bias, "sizes"),
+    "forget gate off by 1e-4": ("plain", nudge_forget_gate, "sizes"),
+    "one forget unit of 128 off by 1e-4": ("square", nudge_one_forget_unit, "sizes"),
+    "state output not carried": ("plain", forget_state_output, "streaming"),
+    "state input ignored": ("plain", ignore_state_input, "states"),
+    "h and c exchanged": ("plain", swap_states, "states"),
+    "wrong direction": ("stacked", run_backwards, "streaming"),
+    "directions exchanged": ("both_ways", swap_directions, "sizes"),
+    "length baked in": ("plain", bake_length, "sizes"),
+    "shape baked in": ("stacked", bake_shape, "sizes"),
+    "lengths off by one": ("plain", shorten_lengths, "lengths"),
+    "lengths ignored": ("both_ways", ignore_lengths, "lengths"),
+    "projection transposed": ("projected", transpose_projection, "sizes"),
+    "head transposed": ("square", transpose_head, "sizes"),
+    "fp16 rounding passed off as fp32": ("plain", round_to_half, "sizes"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_seeded_fault_is_found(fault, made, examine, copy_of):
+    form, spoil, group = FAULTS[fault]
+    one = made(form)
+    path = copy_of(one)
+    model = onnx.load(path)
+    spoil(model)
+    onnx.save(model, path)
+    report = examine(one, path)
+    assert not report.ok
+    assert group in {found.key for found, _ in report.failures}
+
+
+@pytest.mark.parametrize("form", ["plain", "stacked", "both_ways", "projected", "square"])
+def test_a_healthy_file_raises_no_alarm(form, made, examine):
+    report = examine(made(form))
+    assert report.ok, report.failures
+    assert {group.status for group in report.groups if group.key not in ("lengths", "streaming")} == {
+        "passed"
+    }
+
+
+def test_an_override_replaces_the_policy(made, examine, copy_of):
+    one = made("plain")
+    path = copy_of(one)
+    model = onnx.load(path)
+    round_to_half(model)
+    onnx.save(model, path)
+    assert examine(one, path, rtol=1e-2, atol=1e-2).ok
+    assert not examine(one, rtol=0.0, atol=0.0).ok
+
+
+def test_the_same_seed_gives_the_same_report_and_another_seed_another(made, examine):
+    one = made("plain")
+    first, second, other = (examine(one, seed=seed).to_dict() for seed in (0, 0, 1))
+    assert first == second
+    assert first["groups"] != other["groups"]
