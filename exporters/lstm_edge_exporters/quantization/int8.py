@@ -1,8 +1,8 @@
 """int8: onnxruntime's dynamic quantiser on LSTM and Linear, stored weights for GRU and RNN.
 
 The quantiser turns LSTM into ``DynamicQuantizeLSTM`` (int8 weights, activations quantised on the fly) and
-Linear into ``DynamicQuantizeLinear`` with ``MatMulInteger``. It has no kernel for GRU and RNN: their weights
-are stored in int8 and computed in float. Convolutions and embeddings stay as they are.
+Linear into ``DynamicQuantizeLinear`` with ``MatMulInteger``. It has no kernel for GRU and RNN: their weights,
+and embedding tables, are stored in int8 and computed in float. Convolutions stay as they are.
 
 LSTM weights are always signed (onnxruntime 1.32 fixes that), activations always unsigned. On x86 without
 VNNI the product of the two is summed in saturating 16-bit pairs, so the weights keep to 7 bits there:
@@ -60,7 +60,7 @@ def int8_dynamic(model: ir.Model, scheme: Scheme) -> onnx.ModelProto:
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    store_int8(model, {"GRU", "RNN"})
+    store_int8(model, {"GRU", "RNN", "Gather"})
     proto = ir.to_proto(model)
     producer = proto.producer_name, proto.producer_version
     proto.metadata_props.add(key=_PREPARED[0], value=_PREPARED[1])

@@ -7,7 +7,7 @@ import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from lstm_edge_exporters.quantization import storage
 from lstm_edge_runtime import load
@@ -94,3 +94,22 @@ def test_a_stored_file_computes_what_its_rounded_weights_say(network):
     expected, _ = load(network(edit=edit), threads=1).run(x)
     found, _ = load(proto.SerializeToString(), threads=1).run(x)
     np.testing.assert_array_equal(found["logits"], expected["logits"])
+
+
+def test_an_embedding_table_is_stored_by_row():
+    rng = np.random.default_rng(0)
+    table = (rng.normal(size=(40, 16)) * np.exp2(rng.integers(-8, 8, size=(40, 1)))).astype(np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("Gather", ["table", "tokens"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("tokens", onnx.TensorProto.INT64, ["L"])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["L", 16])],
+        [numpy_helper.from_array(table, "table")],
+    )
+    content = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    proto, count = _stored(content.SerializeToString(), storage.store_int8, {"Gather"})
+    assert count == 1
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"tokens": np.arange(40)})
+    step = np.abs(table).max(axis=1, keepdims=True) / 127
+    assert np.all(np.abs(found - table) <= step * 0.5001)
