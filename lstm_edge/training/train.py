@@ -120,8 +120,11 @@ def _run(loop: Loop, keep: Callable[[str], Run], on_epoch: Callable[[Epoch], Non
 def _check_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
     if not resume and not overwrite and ((folder / CONFIG).exists() or (folder / RESUME).exists()):
         raise InputError(f"{folder} already holds a run; --resume it, --overwrite it, or name another folder")
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file; name a folder for the run")
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise InputError(f"{there} is a file; name a folder for the run")
+    if not os.access(there, os.W_OK):
+        raise InputError(f"{there} can't be written to; name another folder for the run")
 
 
 def _read(data: Path, config: DataConfig) -> Recordings:

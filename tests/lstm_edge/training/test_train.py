@@ -292,3 +292,13 @@ def test_training_on_cuda_learns_as_well_and_gives_a_run_for_the_cpu(data, tmp_p
     assert load(tmp_path / "run").model.fc.weight.device.type == "cpu"
     more = train(data, tmp_path / "run", config=replace(QUICK, epochs=42, device="cuda"), resume=True)
     assert more.summary["epochs"] == 42
+
+
+def test_a_run_folder_that_can_not_be_made_is_refused_before_training(data, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InputError, match=r"file is a file; name a folder"):
+        train(data, tmp_path / "file" / "run", config=QUICK)
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(InputError, match="can't be written to; name another folder"):
+        train(data, tmp_path / "runs" / "a", config=QUICK)
+    assert not (tmp_path / "runs").exists()
