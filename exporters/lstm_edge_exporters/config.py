@@ -12,7 +12,7 @@ from lstm_edge_runtime.manifest import Axes, Signal, Task
 
 __all__ = ["ExportConfig"]
 
-_OPSETS = range(14, 26)
+_OPSETS = range(18, 25)
 _IR_VERSIONS = range(7, 13)
 
 
