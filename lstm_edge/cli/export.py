@@ -90,14 +90,19 @@ def command(
         module, example, config = _from_run(source, lengths)
     config = replace(config, stateless=stateless, opset=opset, ir_version=ir_version, seed=seed)
     artefact = export(module, example, config)
-    if form == "ort":
-        to_ort(artefact.model).save(output)
-    else:
+    converted = to_ort(artefact.model) if form == "ort" else None
+    operators = converted.save(output) if converted else None
+    if not converted:
         artefact.save(output)
     if as_json:
-        echo_json(_document(artefact, output))
-    else:
-        _print(artefact, source, output)
+        document = _document(artefact, output)
+        if converted:
+            document |= {"bytes": len(converted.model), "operators": str(operators)}
+        echo_json(document)
+        return
+    _print(artefact, source, output)
+    if converted:
+        click.echo(f"ORT format: {len(converted.model):,} bytes; operators for a reduced build: {operators}")
 
 
 def _from_run(source: str, lengths: bool) -> tuple[Any, Any, "ExportConfig"]:

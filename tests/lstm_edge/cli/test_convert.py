@@ -5,7 +5,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
+from lstm_edge import LSTM1
+from lstm_edge.checkpoint import Run, save
 from lstm_edge_exporters.ort_format import to_ort
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import FileFormatError, InputError
@@ -78,3 +81,16 @@ def test_export_refuses_a_format_that_does_not_fit_the_name(invoke, tmp_path, fo
     code, _, err = invoke("export", "nowhere", "-o", tmp_path / output, "--format", form)
     assert code == 2
     assert ".ort" in err
+
+
+def test_export_writes_ort_format_and_its_operators(invoke, tmp_path):
+    torch.manual_seed(0)
+    save(Run(LSTM1(3, 4, 8, 1, 5)), tmp_path / "run")
+    output = tmp_path / "m.ort"
+    code, out, _ = invoke("export", tmp_path / "run", "-o", output, "--format", "ort", "--json")
+    document = json.loads(out)
+    assert code == 0
+    assert document["bytes"] == output.stat().st_size
+    assert "LSTM" in (tmp_path / "m.required_operators_and_types.config").read_text()
+    assert output.read_bytes()[4:8] == b"ORTM"
+    assert load(output).selftest().ok
