@@ -42,11 +42,14 @@ def start(har):
             text=True,
             bufsize=1,
         )
-        running.append(process)
+        watch = threading.Timer(60, process.kill)  # an answer that never comes fails the test
+        watch.start()
+        running.append((process, watch))
         return process
 
     yield run
-    for process in running:
+    for process, watch in running:
+        watch.cancel()
         process.kill()
         process.communicate()
 
