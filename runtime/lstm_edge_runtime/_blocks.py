@@ -6,15 +6,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ._bound import BoundCall, StateSets
 from ._core import Core
+from ._memory import WORKSPACE, expect_blocks
 from .errors import ContractError
 
 __all__ = ["StateBlocks"]
 
 Array = npt.NDArray[Any]
-
-_LARGEST = 31 * 1024 * 1024
-"""glibc learns from blocks up to 32 MiB."""
 
 
 class StateBlocks:
@@ -28,42 +27,42 @@ class StateBlocks:
                 raise ContractError(
                     f"state {spec.input} has no batch axis {batch}; open one stream() a source instead"
                 )
+        self._core, self._capacity = core, capacity
         self._axes = {spec.input: spec.axes.index(batch) for spec in core.contract.states}
         self._blocks = core.start({batch: capacity})
         self._reset = core.start({batch: 1})
-        _expect_large_blocks(16 * sum(block.nbytes for block in self._blocks.values()))
+        self._whole: tuple[StateSets, BoundCall] | None = None
+        self.nbytes = sum(block.nbytes for block in self._blocks.values())
+        expect_blocks(WORKSPACE * self.nbytes)
 
-    def gather(self, slots: Array | None) -> dict[str, Array]:
-        """Give the states of ``slots`` in their order; of None, all of them where they lie."""
-        if slots is None:
-            return self._blocks
-        return {name: block.take(slots, axis=self._axes[name]) for name, block in self._blocks.items()}
+    def whole(self, shapes: Mapping[str, tuple[int, ...]], sizes: Mapping[str, int]) -> BoundCall:
+        """Give the bound call of one step of every slot; it reads and writes the blocks where they lie.
 
-    def scatter(self, slots: Array | None, states: Mapping[str, Array]) -> None:
-        """Put the states that a call gave for ``slots`` in their places; for None, take them as they are."""
-        if slots is None:
-            self._blocks = dict(states)
-            return
-        for name, block in self._blocks.items():
+        It keeps a second set of blocks, made when the first such call comes.
+        """
+        if self._whole is None:
+            lengths, core = self._core.contract.lengths, self._core
+            sets = StateSets(core.session, self._blocks)
+            feeds = {} if lengths is None else {lengths: np.ones(self._capacity, dtype=np.int64)}
+            self._whole = sets, BoundCall(core.session, core.contract, sets, shapes, sizes, feeds)
+        return self._whole[1]
+
+    def gather(self, slots: Array) -> dict[str, Array]:
+        """Give the states of ``slots`` in their order."""
+        return {name: block.take(slots, axis=self._axes[name]) for name, block in self._front().items()}
+
+    def scatter(self, slots: Array, states: Mapping[str, Array]) -> None:
+        """Put ``states`` in their places."""
+        blocks = self._front()
+        for name, block in blocks.items():
             block[(slice(None),) * self._axes[name] + (slots,)] = states[name]
-
-    def read(self, slot: int) -> dict[str, Array]:
-        """Give one slot's states, with a batch axis of size 1."""
-        return self.gather(np.array([slot]))
-
-    def write(self, slot: int, states: Mapping[str, Array]) -> None:
-        """Set one slot's states."""
-        self.scatter(np.array([slot]), states)
+        if self._whole is not None and self._whole[0].device != "cpu":
+            self._whole[0].write(blocks)
 
     def reset(self, slot: int) -> None:
         """Put one slot back to the reset values."""
-        self.write(slot, self._reset)
+        self.scatter(np.array([slot]), self._reset)
 
-
-def _expect_large_blocks(size: int) -> None:
-    """Let glibc see a block of ``size`` bytes come and go, untouched.
-
-    Its allocator adapts to the largest such block: below it, memory is then kept for the next tick and not
-    given back to the kernel after each. A tick of 1,000 sources takes 0.7 of the time for that.
-    """
-    np.empty(min(size, _LARGEST), dtype=np.uint8)
+    def _front(self) -> dict[str, Array]:
+        """Give the blocks: on the CPU the very memory, else a copy."""
+        return self._blocks if self._whole is None else self._whole[0].read()

@@ -25,11 +25,12 @@ class StateSets:
     """The two sets of a stream's states, on the device that computes."""
 
     def __init__(self, session: Any, start: Mapping[str, Array]) -> None:
-        """Allocate both sets and fill the front one with ``start``."""
+        """Take ``start`` over as the front set, and allocate the back one."""
         ort = import_onnxruntime()
         self.device = "cuda" if session.get_providers()[0] == CUDA else "cpu"
         self.front = 0
-        self._host = [{name: np.array(array) for name, array in start.items()} for _ in range(2)]
+        self.nbytes = sum(array.nbytes for array in start.values())
+        self._host = [dict(start), {name: np.empty_like(array) for name, array in start.items()}]
         self.values = [
             {name: ort.OrtValue.ortvalue_from_numpy(array, self.device, 0) for name, array in host.items()}
             for host in self._host

@@ -91,15 +91,14 @@ class Core:
         return taken
 
     def start(self, sizes: Mapping[str, int]) -> dict[str, Array]:
-        """Give the reset values; an axis that no input names has size 1."""
+        """Give the reset values in arrays of their own; an axis that no input names has size 1."""
         start = {}
         for spec in self.contract.states:
             known = {axis: 1 for axis in spec.axes if isinstance(axis, str)} | dict(sizes)
             shape = resolve(spec.axes, known)
             assert shape is not None
-            start[spec.input] = np.ascontiguousarray(
-                np.broadcast_to(np.asarray(spec.reset, dtype=spec.dtype), shape)
-            )
+            start[spec.input] = np.empty(shape, dtype=spec.dtype)
+            start[spec.input][...] = spec.reset
         return start
 
     def zeros(self) -> dict[str, Array]:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from ._blocks import StateBlocks
 from ._core import Core
 from ._inputs import Samples, as_lengths, by_name
+from ._memory import WORKSPACE, expect_blocks
 from ._rows import check_rows, cut, stack, to_graph, to_sources
 from ._turns import Turns
 from .errors import ContractError, InputError, StateError
@@ -95,7 +96,7 @@ class StreamBatch:
     def state(self, source: int) -> State:
         """Give a copy of one source's state, for any stream; ``StateError`` where it is not there."""
         with self._turns:
-            return State(self._blocks.read(self._slot(source)), self._core.identity)
+            return State(self._blocks.gather(self._slots([source])), self._core.identity)
 
     def restore(self, source: int, state: State) -> None:
         """Let one source go on from ``state``, of a stream or of another batch.
@@ -104,8 +105,8 @@ class StreamBatch:
             StateError: the source is not there, or the state belongs to another model.
         """
         with self._turns:
-            slot = self._slot(source)
-            self._blocks.write(slot, self._core.admit(state, {self._batch: 1}))
+            slots = self._slots([source])
+            self._blocks.scatter(slots, self._core.admit(state, {self._batch: 1}))
 
     def step(self, samples: Samples | Mapping[int, Any], ids: Ids | None = None) -> Any:
         """Take one time step of some sources.
@@ -173,36 +174,51 @@ class StreamBatch:
     def _tick(self, samples: Any, ids: Ids, lengths: npt.ArrayLike | None, *, step: bool) -> dict[str, Array]:
         """Check everything, call onnxruntime once, and only then change the states of ``ids``."""
         slots = self._slots(ids)
-        feeds, sizes = to_graph(self._core, samples, len(ids), step=step)
-        name = self._contract.lengths
-        valid = as_lengths(lengths, name, len(ids), sizes.get(self._contract.sequence or "", 1))
+        feeds, sizes = to_graph(self._core, samples, len(slots), step=step)
+        name, steps = self._contract.lengths, sizes.get(self._contract.sequence or "", 1)
+        valid = as_lengths(lengths, name, len(slots), steps)
+        if step and len(slots) == self.capacity:
+            return self._tick_all(slots, feeds, sizes)
+        if not step:
+            expect_blocks(WORKSPACE * steps * self._blocks.nbytes)
         if name is not None and valid is not None:
             feeds[name] = valid
         outputs, states = self._core.call(feeds | self._blocks.gather(slots))
         self._blocks.scatter(slots, states)
         return to_sources(self._contract, outputs, step=step)
 
-    def _slots(self, ids: Ids) -> Array | None:
-        """Give the slots of ``ids``; None where they are all of them, in order."""
+    def _tick_all(
+        self, slots: Array, feeds: Mapping[str, Array], sizes: Mapping[str, int]
+    ) -> dict[str, Array]:
+        """Take one step of every source where its states lie: rows move to them, and not they to the rows."""
+        call = self._blocks.whole({name: array.shape for name, array in feeds.items()}, sizes)
+        for spec in self._core.data:
+            place = spec.axes.index(self._batch)
+            call.inputs[spec.name][(slice(None),) * place + (slots,)] = feeds[spec.name]
+        call.run()
+        rows = to_sources(self._contract, call.outputs, step=True)
+        return {name: array[slots] for name, array in rows.items()}
+
+    def _slots(self, ids: Ids) -> Array:
+        """Give the slots of ``ids``, each there and there once."""
         sources = np.asarray(ids)
         if sources.ndim != 1 or not sources.size or sources.dtype.kind not in "iu":
             raise InputError(
                 f"ids are {sources.dtype} {sources.shape}, expected whole numbers (K,), K from 1"
             )
         slots = sources % self.capacity
+        order = np.arange(len(slots))
         absent = (sources < 0) | (self._owner[slots] != sources)
         if absent.any():
             raise StateError(f"source {sources[absent][0]} is not in this batch; add() gives ids")
-        order = np.arange(len(slots))
         self._place[slots] = order
         twice = self._place[slots] != order
         if twice.any():
             raise StateError(f"source {sources[twice][0]} comes twice in one tick; give it in the next")
-        return None if len(slots) == self.capacity and (slots == order).all() else slots
+        return slots
 
     def _slot(self, source: int) -> int:
-        slot = self._slots([source])
-        return 0 if slot is None else int(slot[0])
+        return int(self._slots([source])[0])
 
 
 def _only(rows: dict[str, Array]) -> Any:

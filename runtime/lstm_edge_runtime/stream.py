@@ -11,6 +11,7 @@ from ._axes import learn_sizes, resolve
 from ._bound import BoundCall, StateSets
 from ._core import Core
 from ._inputs import Samples, as_array, by_name, refuse_not_finite
+from ._memory import WORKSPACE, expect_blocks
 from ._turns import Turns
 from .errors import InputError
 from .manifest import Axes
@@ -103,7 +104,16 @@ class Stream:
         with self._turns:
             if self._contract.sequence is None:
                 return self._process_by_step(chunk)
-            call = self._chunk_call = self._prepare(chunk, self._chunk_call, {})
+            call = self._chunk_call
+            if (
+                call is not None
+                and type(chunk) is ndarray
+                and chunk.shape == call.shape
+                and chunk.dtype is call.dtype
+            ):
+                call.cell[...] = chunk
+            else:
+                call = self._chunk_call = self._prepare(chunk, call, {})
             call.run()
             self._steps += call.steps
             return call.result()
@@ -183,6 +193,8 @@ class _ShapedCall(BoundCall):
     ) -> None:
         contract = stream._contract
         self.steps = sizes.get(contract.sequence or "", 1)
+        if self.steps > 1:
+            expect_blocks(WORKSPACE * self.steps * stream._sets.nbytes)
         feeds = {contract.lengths: np.full(1, self.steps, dtype=np.int64)} if contract.lengths else {}
         super().__init__(stream._core.session, contract, stream._sets, shapes, sizes, feeds)
         dropped = {contract.batch, contract.sequence if drop_sequence else None} - {None}
