@@ -1,0 +1,144 @@
+"""How fast the streaming runtime is beside the loop that most people write.
+
+Every ratio is taken in one process, in turns with its yardstick: the median over the repeats of the time by
+the yardstick's time beside it. Run it on a quiet machine, on one core:
+
+    taskset -c 1 python benchmarks/stream.py --json docs/stream.json --plot docs/stream.svg
+
+PyTorch's columns appear where torch is installed; LiteRT's where ``ai-edge-litert`` is and ``--litert DIR``
+holds ``S.tflite`` to ``XL.tflite`` (``benchmarks/stream_tflite.py`` makes them).
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from stream_cases import batch_calls, interleave, process_calls, step_calls, step_latencies
+from stream_models import SIZES, write_model
+from stream_plot import draw
+from stream_processes import loading_ratios, memory_of_streams
+
+from lstm_edge_runtime import load
+
+COUNTS = {"S": 4000, "M": 3000, "L": 500, "XL": 150}
+"""Steps in one turn, so that a turn takes some 50 ms."""
+MUST = {"S": 0.60, "M": 0.68, "L": 0.92, "XL": 0.98}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured thing and what it must reach."""
+
+    what: str
+    value: float
+    must: float
+    detail: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether it reaches it."""
+        return self.value <= self.must
+
+
+def ratio(times: dict[str, list[float]], name: str, yardstick: str) -> float:
+    """Give the median over the repeats of the time by the yardstick's beside it."""
+    return statistics.median(a / b for a, b in zip(times[name], times[yardstick], strict=True))
+
+
+def measure(folder: Path, repeats: int, litert: Path | None, rough: bool) -> tuple[list[Row], dict[str, Any]]:
+    """Measure every row, and the step times of every contestant in microseconds."""
+    paths = {size: write_model(folder, size) for size in SIZES}
+    rows, steps = [], {}
+    for size, path in paths.items():
+        times = interleave(step_calls(path, size, litert), COUNTS[size], repeats)
+        steps[size] = {name: statistics.median(each) * 1e6 for name, each in times.items()}
+        detail = ", ".join(f"{name} {value:.2f}" for name, value in steps[size].items())
+        rows.append(Row(f"Stream.step, {size}", ratio(times, "step", "loop"), MUST[size], f"us: {detail}"))
+    for size, path in paths.items():
+        times = interleave(process_calls(path, size, 256), max(2, COUNTS[size] // 150), repeats)
+        rows.append(Row(f"Stream.process(256), {size}", ratio(times, "process", "raw run"), 1.03))
+    times = interleave(batch_calls(paths["M"], "M", 64), 30, repeats)
+    some = f"any order {ratio(times, 'tick, any order', 'turns of the loop'):.3f}"
+    rows.append(Row("StreamBatch tick of 64, M", ratio(times, "tick", "turns of the loop"), 0.15, some))
+    calls = {name: call for name, call in batch_calls(paths["M"], "M", 1000).items() if "turns" not in name}
+    times = interleave(calls, 15, repeats)
+    some = f"any order {ratio(times, 'tick, any order', 'raw run'):.3f}"
+    rows.append(
+        Row("StreamBatch tick of 1,000 against a raw run, M", ratio(times, "tick", "raw run"), 1.10, some)
+    )
+    loading = loading_ratios(paths["M"], max(9, repeats))
+    rows.append(Row("import and load, M", statistics.median(loading), 1.10))
+    kinds = ("some at once", "at once", "objects")
+    memory = {kind: memory_of_streams(paths["M"], 1000, kind, 5) for kind in kinds}
+    some = f"ticked all at once {memory['at once']:.1f}, 1,000 Stream objects {memory['objects']:.1f}"
+    rows.append(Row("memory of 1,000 sources by their states, M", memory["some at once"], 1.5, some))
+    for size in ("S", "M"):
+        seen = step_latencies(paths[size], size, 20_000 if rough else 100_000)
+        tails = {name: np.quantile(each, 0.99) / np.quantile(each, 0.5) for name, each in seen.items()}
+        detail = f"p99/p50 {tails['step']:.2f}, the loop's {tails['loop']:.2f}"
+        rows.append(
+            Row(f"tail of Stream.step by the loop's, {size}", tails["step"] / tails["loop"], 1.0, detail)
+        )
+    return rows, {"steps_us": steps, "threads": threads(paths, repeats)}
+
+
+def threads(paths: dict[str, Path], repeats: int) -> dict[str, float]:
+    """Give, by size, a step on all cores against one on one thread; empty on one core."""
+    cores = len(os.sched_getaffinity(0))
+    found = {}
+    for size, path in paths.items() if cores > 1 else ():
+        calls = {}
+        for count in (1, cores):
+            stream = load(path, threads=count, device="cpu").stream()
+            sample = np.zeros(SIZES[size][0], np.float32)
+            calls[str(count)] = lambda n, s=stream, x=sample: [s.step(x) for _ in range(n)]
+        found[size] = ratio(interleave(calls, COUNTS[size], repeats), str(cores), "1")
+    return found
+
+
+def main() -> None:
+    """Measure, print the table, and write what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--rough", action="store_true", help="20,000 steps for the tail, not 100,000")
+    parser.add_argument("--litert", type=Path, help="a folder with S.tflite to XL.tflite")
+    parser.add_argument("--json", type=Path, help="write the figures there")
+    parser.add_argument("--plot", type=Path, help="write a plot (SVG) there")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        rows, more = measure(Path(folder), options.repeats, options.litert, options.rough)
+    for row in rows:
+        mark = "ok  " if row.ok else "MISS"
+        print(f"{mark} {row.what:48} {row.value:6.3f}  (must <= {row.must:.2f})  {row.detail}")
+    for size, value in more["threads"].items():
+        print(f"     a step on {len(os.sched_getaffinity(0))} threads against one, {size:15} {value:6.3f}")
+    document = {
+        "machine": {"processor": _processor(), "cores": len(os.sched_getaffinity(0))},
+        "versions": {"python": platform.python_version(), "onnxruntime": onnxruntime.__version__},
+        "rows": [asdict(row) | {"ok": bool(row.ok)} for row in rows],
+        **more,
+    }
+    if options.json:
+        options.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    if options.plot:
+        options.plot.write_text(draw(more["steps_us"]), encoding="utf-8")
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    return next(
+        (line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine()
+    )
+
+
+if __name__ == "__main__":
+    main()
