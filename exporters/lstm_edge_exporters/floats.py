@@ -39,15 +39,22 @@ class AllFloats(TorchFunctionMode):
         """Run ``func`` with every float dtype, asked for or given, replaced."""
         if func in _CASTS:
             return args[0].to(self._dtype)
-        args, kwargs = pytree.tree_map(self._asked, (tuple(args), dict(kwargs or {})))
-        return pytree.tree_map_only(Tensor, self._given, func(*args, **kwargs))
+        asked = {name: self._asked(value) for name, value in kwargs.items()} if kwargs else {}
+        result = func(*map(self._asked, args), **asked)
+        if isinstance(result, Tensor):
+            return self._given(result)
+        # Sizes and flags are asked for at every step: they are not worth a walk.
+        return (
+            pytree.tree_map_only(Tensor, self._given, result) if isinstance(result, tuple | list) else result
+        )
 
     def _asked(self, value: Any) -> Any:
         return self._dtype if isinstance(value, torch.dtype) and value in _FLOATS else value
 
     def _given(self, value: Tensor) -> Tensor:
         with torch._C.DisableTorchFunction():
-            return value.to(self._dtype) if value.dtype in _FLOATS and value.dtype != self._dtype else value
+            dtype = value.dtype
+            return value.to(self._dtype) if dtype != self._dtype and dtype in _FLOATS else value
 
 
 def copy_as(module: nn.Module, dtype: torch.dtype) -> nn.Module:
