@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from lstm_edge._samples import sample_input
+from lstm_edge.cli.predict import _top_rows
 from lstm_edge_runtime import load
-from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime.errors import ContractError, InputError
 from lstm_edge_runtime.manifest import Manifest, StateSpec, TensorSpec
 
 RNG = np.random.default_rng(1)
@@ -162,3 +163,15 @@ def test_a_file_of_one_step_a_call_takes_single_steps():
 def test_inputs_that_hold_no_plain_samples_are_refused(model):
     with pytest.raises(InputError, match=r"load\(\)"):
         sample_input(model)
+
+
+def test_of_rows_stacked_by_layer_the_top_layers_are_taken():
+    stacked = np.arange(12).reshape(6, 2)  # two series: layer 0, layer 1, layer 2
+    np.testing.assert_array_equal(_top_rows(stacked, 2), [[8, 9], [10, 11]])
+    np.testing.assert_array_equal(_top_rows(np.arange(3), 1), [[0, 1, 2]])
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 3), (3, 3)])
+def test_outputs_that_are_not_a_row_a_series_are_refused(shape):
+    with pytest.raises(ContractError, match="a row a series"):
+        _top_rows(np.zeros(shape), 2)
