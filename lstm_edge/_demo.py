@@ -113,7 +113,8 @@ def train_run(paths: Paths, on_epoch: Callable[[Epoch], None]) -> Run:
 
 def export_run(run: Run, paths: Paths) -> Artefact:
     """Export and write the file; raises CheckFailedError where it does not compute what PyTorch does."""
-    artefact = export(*deployable(run))
+    with one_thread():
+        artefact = export(*deployable(run))
     artefact.save(paths.model)
     return artefact
 
