@@ -171,4 +171,6 @@ def _shape(axes: list[Any]) -> str:
 def _short(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {_short(each)}" for key, each in sorted(value.items()))
+    if isinstance(value, list):
+        return "; ".join(map(_short, value)) or "none"
     return f"{value:.3g}" if isinstance(value, float) else str(value)
