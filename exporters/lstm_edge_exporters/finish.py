@@ -1,6 +1,6 @@
 """The last passes over a graph: names, what a machine left in it, opset, the manifest, the bytes."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import onnx
 import onnx_ir as ir
@@ -12,12 +12,16 @@ from lstm_edge_runtime.manifest import KEY, Manifest
 __all__ = ["rename_outputs", "serialise", "tidy"]
 
 
-def rename_outputs(model: ir.Model, names: Sequence[str]) -> None:
-    """Name the graph's outputs; one that is an input or another output gets an Identity node first."""
+def rename_outputs(model: ir.Model, names: Sequence[str], states: Collection[str]) -> None:
+    """Name the graph's outputs.
+
+    One that is an input, a constant or another output gets an Identity node first; so does every one that is
+    not named in ``states``, lest a lifted state takes it for its own. ``tidy`` removes what was not needed.
+    """
     seen: set[ir.Value] = set()
-    for place in range(len(names)):
+    for place, name in enumerate(names):
         value = model.graph.outputs[place]
-        if value.is_graph_input() or value.is_initializer() or value in seen:
+        if name not in states or value.is_graph_input() or value.is_initializer() or value in seen:
             node = ir.node("Identity", [value])
             node.outputs[0].type, node.outputs[0].shape = value.type, value.shape
             model.graph.append(node)
@@ -29,17 +33,32 @@ def rename_outputs(model: ir.Model, names: Sequence[str]) -> None:
 
 def tidy(model: ir.Model) -> None:
     """Remove what nothing uses, and every trace of the machine that exported: stacks, paths, notes."""
+    _drop_identities(model.graph)
     for clean in (
         common.RemoveUnusedNodesPass(),
         common.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
         common.RemoveUnusedOpsetsPass(),
-        common.IdentityEliminationPass(),
         common.ClearMetadataAndDocStringPass(),
         common.NameFixPass(),
     ):
         clean(model)
     model.producer_name, model.producer_version = "lstm-edge", __version__
     model.graph.name = "main"
+
+
+def _drop_identities(graph: ir.Graph) -> None:
+    """Remove Identity nodes but those that give a value a second name at the graph's border."""
+    for node in list(graph):
+        source, value = (node.inputs or [None])[0], node.outputs[0]
+        if node.op_type != "Identity" or source is None:
+            continue
+        if value.is_graph_output():
+            if source.is_graph_input() or source.is_initializer() or source.is_graph_output():
+                continue
+            name, value.name = value.name, None
+            source.name, source.shape = name, value.shape
+        ir.convenience.replace_all_uses_with(value, source, replace_graph_outputs=True)
+        graph.remove(node, safe=True)
 
 
 def serialise(model: ir.Model, manifest: Manifest, opset: int, ir_version: int) -> bytes:

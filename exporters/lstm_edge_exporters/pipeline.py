@@ -113,7 +113,7 @@ def prepare(module: nn.Module, example: Any, config: ExportConfig) -> Prepared:
     traced = trace(copy_as(own, torch.float32), signature, axes)
     roles = find_roles(traced.model, traced.outputs, config)
     lower(traced.model)
-    rename_outputs(traced.model, roles.outputs)
+    rename_outputs(traced.model, roles.outputs, roles.states.values())
     unused = check_recurrent_nodes(traced.model, traced.calls)
     lifting = (
         Lifting(traced.model, (), (), ())
