@@ -12,6 +12,7 @@ from onnx.reference import ReferenceEvaluator
 
 from lstm_edge_runtime.errors import InputError, UnsupportedError
 
+from ..verify import first_line
 from ._file import Runner, open_file
 from ._float64 import GRU, LSTM, RNN
 from ._subject import Against
@@ -45,16 +46,26 @@ class OnnxReference:
         self._names = [output.name for output in model.graph.output]
 
     def run(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
-        """Give every output as onnxruntime computes it on the CPU with one thread."""
-        return self._run(feeds)
+        """Give every output as onnxruntime computes it on the CPU with one thread.
+
+        Raises:
+            RuntimeError: the file does not run on ``feeds``.
+        """
+        try:
+            return self._run(feeds)
+        except Exception as error:
+            raise RuntimeError(first_line(error)) from error
 
     def run64(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Give every output in float64."""
+        """Give every output in float64; raises as ``run``."""
         wide = {
             name: array.astype(np.float64) if array.dtype.kind == "f" else array
             for name, array in feeds.items()
         }
-        return dict(zip(self._names, self._double.run(None, wide), strict=True))
+        try:
+            return dict(zip(self._names, self._double.run(None, wide), strict=True))
+        except Exception as error:
+            raise RuntimeError(first_line(error)) from error
 
 
 def against_file(path: str | os.PathLike[str]) -> Against:

@@ -1,0 +1,172 @@
+"""What a file may be compared with: modules of any make, other ONNX files; and the float64 evaluation."""
+
+import copy
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import helper
+from onnx.reference import ReferenceEvaluator
+from torch import nn
+
+from lstm_edge_exporters import ExportConfig, export
+from lstm_edge_exporters.testing import assert_equivalent
+from lstm_edge_exporters.validate import ValidateConfig, open_file, validate
+from lstm_edge_exporters.validate._float64 import GRU, LSTM, RNN
+from lstm_edge_exporters.validate.module import against_module
+from lstm_edge_exporters.validate.reference import OnnxReference, against_file
+from lstm_edge_runtime.errors import CheckFailedError, InputError, UnsupportedError
+
+QUICK = ValidateConfig(quick=True, steps=500)
+
+
+class Tagger(nn.Module):
+    """Tokens in, a label a step out; the state is absent from ``forward``."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(20, 5)
+        self.rnn = nn.GRU(5, 7, batch_first=True)
+        self.out = nn.Linear(7, 3)
+
+    def forward(self, tokens):
+        y, _ = self.rnn(self.embed(tokens))
+        return self.out(y)
+
+
+@pytest.fixture(scope="module")
+def tagger(tmp_path_factory):
+    torch.manual_seed(0)
+    module = Tagger().eval()
+    path = tmp_path_factory.mktemp("tagger") / "tagger.onnx"
+    tokens = torch.randint(0, 20, (3, 5))
+    export(module, {"tokens": tokens}, ExportConfig(inputs={"tokens": ("N", "L")})).save(path)
+    return module, path
+
+
+def test_states_that_forward_does_not_take_are_found_in_the_module(tagger):
+    module, path = tagger
+    file = open_file(path)
+    assert len(file.contract.states) == 1
+    report = validate(file, against_module(module, file), QUICK)
+    assert report.ok, report.failures
+    assert next(group for group in report.groups if group.key == "streaming").status == "passed"
+
+
+def test_another_network_of_the_same_form_is_told_apart(tagger):
+    _, path = tagger
+    torch.manual_seed(1)
+    file = open_file(path)
+    assert not validate(file, against_module(Tagger().eval(), file), QUICK).ok
+
+
+def test_a_module_that_takes_other_inputs_fails_by_name(made):
+    one = made("plain")
+    file = open_file(one.path)
+    report = validate(file, against_module(one.module, file, one.example[:3]), QUICK)
+    (failure,) = [check for group, check in report.failures if group.key == "contract"]
+    assert "lengths" in failure.message
+    assert {group.status for group in report.groups[1:-1]} == {"skipped"}
+
+
+def test_a_module_whose_parameters_are_not_in_the_file_needs_an_example(made):
+    with pytest.raises(InputError, match="give an example"):
+        against_module(nn.Linear(2, 2), open_file(made("plain").path))
+
+
+@pytest.mark.parametrize("form", ["plain", "stacked"])
+def test_a_file_equals_itself_and_not_another_one(form, made):
+    file = open_file(made(form).path)
+    assert validate(file, against_file(file.path), QUICK).ok
+    other = {"plain": "both_ways", "stacked": "square"}[form]
+    assert not validate(file, against_file(made(other).path), QUICK).ok
+
+
+def test_a_quantised_file_is_no_reference(made, tmp_path):
+    model = onnx.load(made("stacked").path)
+    model.graph.node[0].domain = "com.microsoft"
+    path = tmp_path / "foreign.onnx"
+    onnx.save(model, path)
+    with pytest.raises(UnsupportedError, match="float64"):
+        OnnxReference(path, lambda feeds: feeds)
+
+
+def test_assert_equivalent_passes_a_good_file_and_shows_the_worst_element_of_a_bad_one(made):
+    one = made("stacked")
+    assert assert_equivalent(one.module, one.path, one.example).ok
+    wrong = copy.deepcopy(one.module)
+    with torch.no_grad():
+        wrong.model.fc.bias[2] += 0.5
+    with pytest.raises(AssertionError, match=r"logits\[.*\] differs by 0\.5 at \[\d+, 2\]") as caught:
+        assert_equivalent(wrong, one.path, one.example)
+    assert isinstance(caught.value, CheckFailedError)
+    assert "Sizes, N=1, L=1" in str(caught.value)
+
+
+OPS = {"LSTM": (4, LSTM, 3), "GRU": (3, GRU, 2), "RNN": (1, RNN, 2)}
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    op=st.sampled_from(sorted(OPS)),
+    direction=st.sampled_from(["forward", "reverse", "bidirectional"]),
+    lengths=st.booleans(),
+    biased=st.booleans(),
+    started=st.booleans(),
+    peepholes=st.booleans(),
+    clip=st.sampled_from([None, 0.7]),
+    linear=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_the_float64_operators_compute_what_onnxruntime_does(
+    op, direction, lengths, biased, started, peepholes, clip, linear, seed
+):
+    rng = np.random.default_rng(seed)
+    gates, kind, outputs = OPS[op]
+    I, H, N, L = 3, 4, 3, 6  # noqa: E741
+    D = 2 if direction == "bidirectional" else 1
+
+    def draw(*shape):
+        return rng.standard_normal(shape).astype(np.float32)
+
+    feeds = {"X": draw(L, N, I), "W": draw(D, gates * H, I), "R": draw(D, gates * H, H)}
+    names = ["X", "W", "R", "", "", ""]
+    for place, name, array, wanted in (
+        (3, "B", draw(D, 2 * gates * H), biased),
+        (4, "lens", np.array([L, 2, 1], np.int32), lengths),
+        (5, "h", draw(D, N, H), started),
+    ):
+        if wanted:
+            feeds[name], names[place] = array, name
+    if op == "LSTM":
+        names += ["c" if started else "", "P" if peepholes else ""]
+        feeds |= ({"c": draw(D, N, H)} if started else {}) | ({"P": draw(D, 3 * H)} if peepholes else {})
+    options = {"hidden_size": H, "direction": direction}
+    if clip is not None:
+        options["clip"] = clip
+    if op == "GRU":
+        options["linear_before_reset"] = int(linear)
+    outs = ["Y", "Y_h", "Y_c"][:outputs]
+    kinds = {np.dtype("float32"): onnx.TensorProto.FLOAT, np.dtype("int32"): onnx.TensorProto.INT32}
+    graph = helper.make_graph(
+        [helper.make_node(op, names, outs, **options)],
+        "g",
+        [
+            helper.make_tensor_value_info(name, kinds[array.dtype], array.shape)
+            for name, array in feeds.items()
+        ],
+        [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in outs],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    got = onnxruntime.InferenceSession(model.SerializeToString()).run(None, feeds)
+    wide = {
+        name: array.astype(np.float64) if array.dtype.kind == "f" else array for name, array in feeds.items()
+    }
+    ours = ReferenceEvaluator(model, new_ops=[kind]).run(None, wide)
+    for name, one, other in zip(outs, got, ours, strict=True):
+        assert other.dtype == np.float64, name
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=2e-6, err_msg=name)
