@@ -55,7 +55,7 @@ class Candidate:
     def __str__(self) -> str:
         options = self.options
         providers = [each if isinstance(each, str) else each[0] for each in options.providers]
-        words = [self.path.name, providers[0].removesuffix("ExecutionProvider"), f"{options.threads} threads"]
+        words = [self.path.name, providers[0].removesuffix("ExecutionProvider"), f"threads {options.threads}"]
         words += [name for name in ("spinning", "arena", "memory_pattern") if getattr(options, name)]
         return ", ".join([*words, options.optimization])
 
@@ -68,7 +68,7 @@ class Trial:
     interval: Interval | None
     """Its cost as a share of the best's; None where it was not measured."""
     verdict: str
-    """``kept``, ``no gain``, or why it was not measured."""
+    """``kept``, ``no gain``, ``not clear``, or why it was not measured."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,10 @@ def _try(candidate: Candidate, best: Candidate, goal: Goal, seconds: float) -> T
         return Trial(candidate, None, f"fails its self-test: {error}")
     except LstmEdgeError as error:
         return Trial(candidate, None, f"does not run: {error}")
-    return Trial(candidate, interval, "kept" if interval.high < _GAIN else "no gain")
+    if interval.high < _GAIN:
+        return Trial(candidate, interval, "kept")
+    verdict = "no gain" if interval.ratio > _GAIN else "not clear: give --seconds more"
+    return Trial(candidate, interval, verdict)
 
 
 def _conclude(

@@ -107,6 +107,13 @@ def test_a_winner_that_does_not_win_again_beside_the_defaults_is_dropped(har, mo
     assert outcome.chosen == outcome.default
 
 
+def test_a_gain_that_noise_may_have_made_is_not_taken_and_said_to_be_unclear(har, monkeypatch):
+    monkeypatch.setattr(search, "_beside", lambda *_: (Interval(0.9, 0.7, 1.1), 0.9, 1.0))
+    outcome = tuned([har.path])
+    assert not outcome.better
+    assert {trial.verdict.partition(":")[0] for trial in outcome.trials} == {"not clear"}
+
+
 def test_what_does_not_fit_into_the_time_is_named_and_left_out(har, costs, monkeypatch):
     costs(lambda _: 1.0)
     clock = iter(range(0, 10_000, 7))
