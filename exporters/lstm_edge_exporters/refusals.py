@@ -65,7 +65,7 @@ def tracing_refusal(error: Exception, module: nn.Module, recorder: Recorder) -> 
             f"{name} decides by the values of a tensor ({text[:160]}): a loop or an if on lengths or data "
             "would be fixed at the example's values; use torch.where or a mask"
         )
-    if "specialized" in text or "Constraints violated" in text:
+    if "specialized" in text or "Constraints violated" in text or re.search(r"[\[(, *]s\d+\b", text):
         return UnsupportedError(
             f"{name} works at one size only: {_specialised(text)}; a Python loop over an axis, "
             "int(x.size(...)) or a layer of fixed size does this. Use tensor operations over the whole axis, "
