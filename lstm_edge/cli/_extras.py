@@ -8,7 +8,7 @@ from lstm_edge_runtime.errors import MissingDependencyError
 
 __all__ = ["needing_export"]
 
-_EXPORT = {"torch", "onnx", "onnxscript", "onnx_ir", "safetensors"}
+_EXPORT = {"torch", "onnx", "onnxscript", "onnx_ir", "safetensors", "jinja2"}
 
 
 @contextlib.contextmanager

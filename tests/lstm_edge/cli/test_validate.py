@@ -1,0 +1,202 @@
+"""``lstm-edge validate``: what it takes, what it writes, and what it exits with."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from xml.etree import ElementTree as ET
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+
+from lstm_edge import LSTM1
+from lstm_edge.checkpoint import Run, load, save
+from lstm_edge.deploy import deployable
+from lstm_edge_exporters import export
+from lstm_edge_exporters.quantization import quantize
+from lstm_edge_runtime.manifest import Signal, Task
+
+SHORT = ("--quick", "--steps", "500")
+FACTORY = """
+import torch
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn = torch.nn.GRU(3, 5, batch_first=True)
+
+    def forward(self, x):
+        return self.rnn(x)[0]
+"""
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    """A folder with a run, its file, a file spoilt by one bias, and labelled data."""
+    folder = tmp_path_factory.mktemp("job")
+    torch.manual_seed(0)
+    task = Task("classification", "logits", ("rest", "walk", "run"))
+    network = LSTM1(3, 3, 8, 1, 20).eval()
+    with torch.no_grad():
+        network.fc.weight *= 20
+        network.fc.bias -= network(torch.randn(50, 20, 3)).mean(0)
+    run = save(Run(network, task=task, signal=Signal(("ax", "ay", "az"))), folder / "run")
+    torch.save(run.model.state_dict(), folder / "bare.pt")
+    export(*deployable(run)).save(folder / "m.onnx")
+    model = onnx.load(folder / "m.onnx")
+    head = [node for node in model.graph.node if node.op_type == "Gemm"][-1]
+    bias = next(each for each in model.graph.initializer if each.name == head.input[2])
+    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32([0, 0.3, 0]), bias.name))
+    onnx.save(model, folder / "wrong.onnx")
+    x = np.random.default_rng(0).normal(size=(24, 20, 3)).astype(np.float32)
+    y = network(torch.from_numpy(x)).argmax(-1).numpy()
+    np.savez(folder / "data.npz", x=x, y=np.array(task.labels)[y])
+    return folder
+
+
+def test_a_good_file_passes_against_its_run_and_says_so(job, invoke):
+    code, out, err = invoke("validate", job / "m.onnx", "--against", job / "run", *SHORT)
+    assert (code, err) == (0, "")
+    assert re.search(r"PASSED: \d+ passed, 0 failed", out)
+    for group in ("Contract", "Sizes", "States", "Streaming", "Inputs", "Decisions", "Golden vectors"):
+        assert re.search(rf"{group} .*passed", out), group
+
+
+def test_a_wrong_file_exits_1_and_shows_the_worst_element(job, invoke):
+    code, out, _ = invoke("validate", job / "wrong.onnx", "--against", job / "run", *SHORT)
+    assert code == 1
+    assert re.search(r"FAILED Sizes: N=1, L=1.*logits\[1, 3\] differs by 0\.3 at \[0, 1\]", out)
+    assert "FAILED: " in out.splitlines()[-1]
+
+
+def test_a_bare_checkpoint_and_another_file_are_references_too(job, invoke):
+    assert invoke("validate", job / "m.onnx", "--against", job / "bare.pt", *SHORT)[0] == 0
+    assert invoke("validate", job / "wrong.onnx", "--against", job / "m.onnx", *SHORT)[0] == 1
+
+
+def test_a_factory_is_a_reference_and_its_lifted_states_are_found(job, invoke, tmp_path, monkeypatch):
+    (tmp_path / "validated_net.py").write_text(FACTORY)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    from validated_net import Net
+
+    torch.save(Net().state_dict(), "w.pt")
+    source = ("validated_net:Net", "--weights", "w.pt")
+    assert invoke("export", *source, "--input", "x=N,L,3", "-o", "net.onnx")[0] == 0
+    code, out, _ = invoke("validate", "net.onnx", "--against", *source, *SHORT, "--json")
+    document = json.loads(out)
+    assert (code, document["failed"]) == (0, 0)
+    streaming = next(group for group in document["groups"] if group["key"] == "streaming")
+    assert streaming["status"] == "passed"
+
+
+def test_data_gives_accuracy_of_both_and_the_samples_that_disagree(job, invoke):
+    arguments = ("--against", job / "run", "--data", job / "data.npz", *SHORT, "--json")
+    code, out, _ = invoke("validate", job / "m.onnx", *arguments)
+    decisions = next(group for group in json.loads(out)["groups"] if group["key"] == "decisions")
+    assert code == 0
+    assert "accuracy 1.0000 in the reference, 1.0000 in the file" in decisions["checks"][0]["message"]
+    code, out, _ = invoke("validate", job / "wrong.onnx", *arguments)
+    found = json.loads(out)["figures"]["disagreements"]
+    assert code == 1
+    assert found
+    assert {each["got"] for each in found} == {"walk"}
+    assert all(each["truth"] == each["expected"] != "walk" and each["margin"] > 0 for each in found)
+
+
+def test_a_quantised_file_is_held_to_its_budget(job, invoke, tmp_path):
+    path = tmp_path / "int8.onnx"
+    quantize(job / "m.onnx").save(path, force=True)
+    code, out, _ = invoke("validate", path, "--against", job / "run", *SHORT)
+    assert code == 0, out
+    assert "budgets" in out
+    code, _, _ = invoke(
+        "validate", path, "--against", job / "run", *SHORT, "--rtol", "1e-6", "--atol", "1e-7"
+    )
+    assert code == 1
+
+
+def test_reports_are_written_for_a_failure_as_well(job, invoke, tmp_path):
+    junit, html = tmp_path / "report.xml", tmp_path / "report.html"
+    code, _, _ = invoke(
+        "validate", job / "wrong.onnx", "--against", job / "run", *SHORT, "--junit", junit, "--html", html
+    )
+    assert code == 1
+    assert ET.parse(junit).findall("testsuite/testcase/failure")
+    assert "plot-ratios" in html.read_text()
+
+
+def test_golden_vectors_are_saved_and_replayed_without_the_reference(job, invoke, tmp_path):
+    golden = tmp_path / "golden"
+    code, out, _ = invoke(
+        "validate", job / "m.onnx", "--against", job / "run", *SHORT, "--save-test-data", golden
+    )
+    assert (code, f"7 sets of golden vectors in {golden}" in out) == (0, True)
+    assert invoke("validate", job / "m.onnx", "--golden", golden)[0] == 0
+    assert invoke("validate", job / "wrong.onnx", "--golden", golden)[0] == 1
+
+
+def test_the_golden_case_in_the_file_is_enough_to_tell_right_from_wrong(job, invoke):
+    assert invoke("validate", job / "m.onnx")[0] == 0
+    assert invoke("validate", job / "wrong.onnx")[0] == 1
+
+
+def test_the_checkpoint_that_a_failing_file_was_made_from_is_named(job, invoke, tmp_path):
+    run = load(job / "run")
+    with torch.no_grad():
+        run.model.fc.bias += 1
+    save(run, tmp_path / "later")
+    code, out, _ = invoke("validate", job / "m.onnx", "--against", tmp_path / "later", *SHORT)
+    assert code == 1
+    assert "note: the file says it was made from checkpoint" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere.onnx"], "nowhere.onnx is not there"),
+        (["m.onnx", "--against", "nowhere"], "nowhere"),
+        (["m.onnx", "--against", "run", "--weights", "bare.pt"], "no package.module:factory"),
+        (["m.onnx", "--weights", "bare.pt"], "without --against"),
+        (["m.onnx", "--save-test-data", "new"], "name it with --against"),
+        (["m.onnx", "--golden", "nowhere"], "nowhere"),
+        (["m.onnx", "--junit", "nowhere/report.xml"], "does not exist"),
+        (["m.onnx", "--against", "os:getcwd"], "expected a torch.nn.Module"),
+        (["run/config.json", "--against", "run"], "not an ONNX file"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_code_2(job, invoke, monkeypatch, arguments, message):
+    monkeypatch.chdir(job)
+    code, out, err = invoke("validate", *arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_a_real_process_exits_with_what_it_found_and_keeps_quiet_in_a_pipe(job):
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    for name, code in (("m.onnx", 0), ("wrong.onnx", 1), ("nowhere.onnx", 2)):
+        ran = subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                "from lstm_edge.cli import main; main()",
+                "validate",
+                name,
+                "--against",
+                "run",
+                *SHORT,
+            ],
+            cwd=job,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert ran.returncode == code, ran.stderr
+        assert ran.stderr.count("\n") == (code == 2)
+        assert "\x1b" not in ran.stdout
