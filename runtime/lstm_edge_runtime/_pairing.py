@@ -9,10 +9,9 @@ from .manifest import TensorSpec
 
 __all__ = ["pair_states"]
 
-_STATE_WORD = re.compile(
+_STATE_WORD = (
     r"(^|[_./])(h|c|hx|cx|hidden|cell|state|states|cache|memory|mem|buffer|rnn|gru|lstm|carry)"
-    r"([_./]?(\d+|n|t|in|out|init|prev|state|states))*$",
-    re.IGNORECASE,
+    r"([_./]?(\d+|n|t|in|out|init|prev|state|states))*$"
 )
 _BEFORE = (r"^(initial|init|prev|previous|past|old)[_./]", r"([_./](in|init|prev|previous)|[_./]?0)$")
 _AFTER = (r"^(new|next|present|final|updated|out|output|y)[_./]", r"([_./](out|new|next)|[_./]?[n1])$")
@@ -32,7 +31,7 @@ def pair_states(
     """
     named: dict[str, TensorSpec] = {}
     open_inputs: list[TensorSpec] = []
-    for entering in (spec for spec in inputs if _STATE_WORD.search(spec.name)):
+    for entering in (spec for spec in inputs if re.search(_STATE_WORD, spec.name, re.IGNORECASE)):
         matches = _best_named(entering, outputs)
         if len(matches) == 1 and matches[0] not in named.values():
             named[entering.name] = matches[0]

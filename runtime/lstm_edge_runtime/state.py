@@ -1,15 +1,12 @@
 """The state of one stream or batch between two calls: plain arrays that know which model they belong to."""
 
 import os
-import zipfile
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ._files import replacing
 from .errors import FileFormatError, NotFoundError
 
 __all__ = ["State"]
@@ -62,6 +59,8 @@ class State(Mapping[str, Array]):
             NotFoundError: the folder does not exist.
             InputError: the file can't be written.
         """
+        from ._files import replacing
+
         content: dict[str, Any] = {_PREFIX + name: array for name, array in self.items()}
         content[_IDENTITY] = np.array(self._identity)
         with replacing(path) as temporary, temporary.open("wb") as file:
@@ -75,6 +74,9 @@ class State(Mapping[str, Array]):
             NotFoundError: no such file.
             FileFormatError: truncated, or not a saved state.
         """
+        import zipfile
+        from pathlib import Path
+
         if not Path(path).is_file():
             raise NotFoundError(f"{path} is not there; save a state first")
         try:
