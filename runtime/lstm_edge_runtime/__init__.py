@@ -1,11 +1,43 @@
-"""Run recurrent ONNX files with numpy and onnxruntime, one sample at a time or for many sources."""
+"""Run recurrent ONNX files with numpy and onnxruntime, one sample at a time or for many sources.
 
-from ._loading import load
+The names below are imported when they are first used, so that importing and loading take little longer than
+onnxruntime's own.
+"""
+
+import importlib as _importlib
+import typing as _typing
+
 from ._version import __version__
-from .batch import StreamBatch
-from .errors import LstmEdgeError
-from .model import Model, Prediction
-from .state import State
-from .stream import Stream
+
+if _typing.TYPE_CHECKING:
+    from ._loading import load
+    from .batch import StreamBatch
+    from .errors import LstmEdgeError
+    from .model import Model, Prediction
+    from .state import State
+    from .stream import Stream
 
 __all__ = ["LstmEdgeError", "Model", "Prediction", "State", "Stream", "StreamBatch", "__version__", "load"]
+
+_HOMES = {
+    "LstmEdgeError": "errors",
+    "Model": "model",
+    "Prediction": "model",
+    "State": "state",
+    "Stream": "stream",
+    "StreamBatch": "batch",
+    "load": "_loading",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name's home on first use (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(_importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names, imported or not."""
+    return sorted({*globals(), *__all__})

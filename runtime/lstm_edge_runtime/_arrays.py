@@ -1,6 +1,5 @@
 """Arrays as JSON: dtype, shape, and the little-endian bytes in base64."""
 
-import base64
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +14,8 @@ _KINDS = "fiub"
 
 def encode_array(array: npt.NDArray[Any]) -> dict[str, Any]:
     """Give ``array`` as a JSON-ready mapping with ``dtype``, ``shape`` and ``data``."""
+    import base64
+
     little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
     return {
         "dtype": array.dtype.name,
@@ -29,6 +30,8 @@ def decode_array(raw: Mapping[str, Any]) -> npt.NDArray[Any]:
     Raises:
         ValueError: the dtype is not a plain number, or the bytes do not fill the shape.
     """
+    import base64
+
     dtype = np.dtype(raw["dtype"])
     if dtype.kind not in _KINDS:
         raise ValueError(f"dtype {raw['dtype']!r}")

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 
 from ._axes import describe, fits
-from ._pairing import pair_states
 from .errors import ContractError, InputError, ManifestError
 from .manifest import KEY, Manifest, StateSpec, TensorSpec
 
@@ -92,6 +91,8 @@ def contract_without_manifest(
         ContractError: states can't be paired, or a named pair does not fit.
         InputError: ``states`` names what the graph does not have.
     """
+    from ._pairing import pair_states
+
     pairs = pair_states(inputs, outputs) if states is None else _named_pairs(inputs, outputs, states)
     specs = tuple(
         StateSpec(entering.name, leaving.name, entering.dtype, entering.axes) for entering, leaving in pairs

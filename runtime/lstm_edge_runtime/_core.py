@@ -20,7 +20,7 @@ __all__ = ["Core"]
 Array = npt.NDArray[Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Core:
     """An open session and the contract that was checked against it."""
 

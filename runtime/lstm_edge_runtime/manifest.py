@@ -6,7 +6,6 @@ readers in other languages. Nothing in it depends on the clock or the machine: t
 same text.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -120,6 +119,8 @@ class Manifest:
 
     def to_json(self) -> str:
         """Give the JSON text: sorted keys, no clock, the same bytes for the same content."""
+        import json
+
         return json.dumps(
             _encode(self), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
         )
@@ -131,6 +132,8 @@ class Manifest:
         Raises:
             ManifestError: not JSON, a newer schema, or a field that is missing or of another type.
         """
+        import json
+
         try:
             raw = json.loads(text)
         except ValueError as error:

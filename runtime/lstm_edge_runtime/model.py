@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,12 +10,14 @@ import numpy.typing as npt
 from ._axes import describe
 from ._core import Core
 from ._inputs import Samples
-from .batch import StreamBatch
 from .errors import InputError
 from .manifest import Manifest, StateSpec, TensorSpec
-from .selftest import SelfTest, selftest
 from .state import State
-from .stream import Stream
+
+if TYPE_CHECKING:
+    from .batch import StreamBatch
+    from .selftest import SelfTest
+    from .stream import Stream
 
 __all__ = ["Model", "Prediction"]
 
@@ -124,29 +126,35 @@ class Model:
             probabilities=(wide / wide.sum(axis=-1, keepdims=True)).astype(values.dtype),
         )
 
-    def stream(self) -> Stream:
+    def stream(self) -> "Stream":
         """Open a stream: one source of samples that owns its state.
 
         Raises:
             ContractError: the file carries no states, or chunks would not equal the whole sequence.
         """
+        from .stream import Stream
+
         return Stream(self._open())
 
-    def streams(self, capacity: int) -> StreamBatch:
+    def streams(self, capacity: int) -> "StreamBatch":
         """Open a batch of up to ``capacity`` streams that take one call into onnxruntime a tick.
 
         Raises:
             ContractError: as ``stream``; or the file has no batch axis.
             InputError: ``capacity`` is not a whole number from 1.
         """
+        from .batch import StreamBatch
+
         return StreamBatch(self._open(), capacity)
 
-    def selftest(self) -> SelfTest:
+    def selftest(self) -> "SelfTest":
         """Replay the golden case in the file on this device, whole and in chunks with carried states.
 
         Raises:
             InputError: the file carries no golden case.
         """
+        from .selftest import selftest
+
         return selftest(self._open())
 
     def warm_up(self) -> None:
