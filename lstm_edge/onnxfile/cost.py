@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 
+from lstm_edge_runtime._protobuf import bytes_field
 from lstm_edge_runtime._session import import_onnxruntime
 
-from ._wire import bytes_field
 from .graph import Graph, Node
 
 __all__ = ["Cost", "measure_cost"]

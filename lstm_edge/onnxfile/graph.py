@@ -4,9 +4,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from math import prod
 
+from lstm_edge_runtime._protobuf import fields, signed, varints
 from lstm_edge_runtime.errors import FileFormatError
-
-from ._wire import fields, signed, varints
 
 __all__ = ["Graph", "Node", "Tensor", "read_graph"]
 

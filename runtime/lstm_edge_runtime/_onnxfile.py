@@ -6,6 +6,7 @@ Field numbers are those of ``onnx.proto3``; they are frozen by its compatibility
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ._protobuf import fields
 from .errors import FileFormatError
 
 __all__ = ["FileFacts", "is_ort_format", "scan"]
@@ -16,7 +17,6 @@ _NODE_OP, _NODE_ATTRIBUTE = 4, 5
 _ATTRIBUTE_NAME, _ATTRIBUTE_BYTES = 1, 4
 _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS = (5, 10), (6, 11)
 _TENSOR_EXTERNAL = 13
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _RECURRENT = ("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM")
 
 
@@ -53,7 +53,7 @@ def scan(data: memoryview) -> FileFacts:
                 for inner, node in _parts(part):
                     if inner == _FUNCTION_NODE:
                         _scan_node(node, external, backward)
-    except (IndexError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise FileFormatError("it is truncated, or not an ONNX file; export or copy it again") from error
     if not graphs:
         raise FileFormatError("it holds no ONNX graph; export or copy it again")
@@ -100,34 +100,4 @@ def _scan_tensor(data: memoryview, external: dict[str, None]) -> None:
 
 def _parts(data: memoryview) -> Iterator[tuple[int, memoryview]]:
     """Yield each length-delimited field's number and content, skipping the scalars."""
-    place, end = 0, len(data)
-    while place < end:
-        key, place = _varint(data, place)
-        kind = key & 7
-        if kind == _BYTES:
-            length, place = _varint(data, place)
-            if place + length > end:
-                raise ValueError("a field passes the end")
-            yield key >> 3, data[place : place + length]
-            place += length
-        elif kind == _VARINT:
-            _, place = _varint(data, place)
-        elif kind in (_FIXED64, _FIXED32):
-            place += 8 if kind == _FIXED64 else 4
-        else:
-            raise ValueError("no such wire type")
-    if place != end:
-        raise ValueError("a field passes the end")
-
-
-def _varint(data: memoryview, place: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[place]
-        value |= (byte & 127) << shift
-        place += 1
-        if byte < 128:
-            return value, place
-        shift += 7
-        if shift > 63:
-            raise ValueError("a number is too long")
+    return ((number, value) for number, value in fields(data) if not isinstance(value, int))

@@ -5,13 +5,13 @@ Source: https://protobuf.dev/programming-guides/encoding/
 
 from collections.abc import Iterable, Iterator
 
-from lstm_edge_runtime.errors import FileFormatError
+from .errors import FileFormatError
 
 __all__ = ["bytes_field", "fields", "signed", "varints"]
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _FIXED_SIZES = {_FIXED64: 8, _FIXED32: 4}
-_TRUNCATED = "the file is not ONNX or is truncated; export or copy it again"
+_TRUNCATED = "it is truncated, or not an ONNX file; export or copy it again"
 
 
 def fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
