@@ -7,11 +7,11 @@ import platform
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from _arm_pip import install_for_arm
 from _requirements import declared
 
 __all__ = ["UnsupportedMachineError", "arm_python", "ports_sources"]
@@ -19,7 +19,6 @@ __all__ = ["UnsupportedMachineError", "arm_python", "ports_sources"]
 _SITE = "lib/python3/dist-packages"
 _PACKAGES = ("python3-minimal", "libpython3-stdlib", "libstdc++6")
 _TEST_PACKAGES = ("pytest", "hypothesis")
-_PLATFORMS = tuple(f"manylinux_2_{minor}_aarch64" for minor in (28, 27, 17))
 _WRAPPER = """#!/bin/sh
 here=$(cd "$(dirname "$0")" && pwd)
 exec "$here/../../../qemu-aarch64" -L "$here/../.." -0 "$0" "$here/{python}" "$@"
@@ -149,19 +148,7 @@ def _get_python(folder: Path, requirements: list[str]) -> None:
     wrapper = root / "usr" / "bin" / "python"
     wrapper.write_text(_WRAPPER.format(python=python), encoding="utf-8")
     wrapper.chmod(0o755)
-    site = root / "usr" / _SITE
-    platforms = [f"--platform={name}" for name in _PLATFORMS]
-    pip = [
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "-q",
-        "--only-binary=:all:",
-        "--no-compile",
-        f"--target={site}",
-    ]
-    _call([*pip, *platforms, "--implementation=cp", f"--python-version={python[6:]}", *requirements])
+    install_for_arm(root / "usr" / _SITE, requirements, python=python.removeprefix("python"))
 
 
 @contextmanager
