@@ -1,7 +1,6 @@
 """What a model, its streams and its batches share: the session, the contract, and what they let in."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -9,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ._axes import learn_sizes, resolve
+from ._identity import Identity
 from ._inputs import Samples, as_array, as_lengths, by_name, refuse_not_finite
 from ._session import run_failed
 from .errors import ContractError, InputError, StateError
@@ -20,17 +20,23 @@ __all__ = ["Core"]
 Array = npt.NDArray[Any]
 
 
-@dataclass(frozen=True, eq=False, repr=False)
 class Core:
-    """An open session and the contract that was checked against it."""
+    """An open session and the contract that was checked against it; nothing in it changes."""
 
-    session: Any
-    contract: Manifest
-    has_manifest: bool
-    identity: str
-    """The sha256 of the file, in hex."""
-    check: bool
-    """Whether samples are searched for NaN and infinity."""
+    def __init__(
+        self, session: Any, contract: Manifest, source: Identity, *, has_manifest: bool, check: bool
+    ) -> None:
+        """Take an open session, its contract, and what gives the file's identity.
+
+        ``check`` says whether samples are searched for NaN and infinity.
+        """
+        self.session, self.contract, self.source = session, contract, source
+        self.has_manifest, self.check = has_manifest, check
+
+    @property
+    def identity(self) -> str:
+        """The sha256 of the file, in hex."""
+        return self.source.digest
 
     @cached_property
     def data(self) -> tuple[TensorSpec, ...]:

@@ -1,6 +1,5 @@
 """Opening a file: read it, refuse what is unsafe, open a session, check the contract."""
 
-import hashlib
 import mmap
 import os
 import stat
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ._contract import check_contract, contract_without_manifest, graph_specs, read_manifest
 from ._core import Core
+from ._identity import Identity
 from ._onnxfile import FileFacts, is_ort_format, scan
 from ._session import (
     CPU,
@@ -75,13 +75,15 @@ def load(
 
         profile = Profile.read(profile)
     name, data = _content(source)
+    if not data:
+        raise FileFormatError(f"{name} is empty; export or copy it again")
     try:
-        facts = FileFacts() if is_ort_format(data) else scan(data)
+        facts = FileFacts() if is_ort_format(memoryview(data)) else scan(memoryview(data))
         size = len(data) + _external_bytes(source, facts.external)
     except FileFormatError as error:
         raise FileFormatError(f"{name}: {error}") from error
-    identity = hashlib.sha256(data).hexdigest()
-    target = os.fspath(source) if isinstance(source, str | os.PathLike) else bytes(data)
+    identity = Identity(data)
+    target = os.fspath(source) if isinstance(source, str | os.PathLike) else data
     count = auto_threads(size) if threads == "auto" else threads
     wanted = wanted_providers(device, providers)
     tuned = _tuned(profile, identity)
@@ -104,14 +106,14 @@ def load(
     else:
         contract = manifest
         check_contract(contract, inputs, outputs)
-    return Model(Core(session, contract, manifest is not None, identity, check))
+    return Model(Core(session, contract, identity, has_manifest=manifest is not None, check=check))
 
 
-def _tuned(profile: "Profile | None", identity: str) -> SessionOptions | None:
+def _tuned(profile: "Profile | None", identity: Identity) -> SessionOptions | None:
     """Give a profile's options where its key matches; warn where it does not."""
     if profile is None:
         return None
-    if reason := profile.mismatch(identity):
+    if reason := profile.mismatch(identity.digest):
         warnings.warn(
             f"the profile is not used: {reason}; run lstm-edge tune here", RuntimeWarning, stacklevel=3
         )
@@ -119,10 +121,10 @@ def _tuned(profile: "Profile | None", identity: str) -> SessionOptions | None:
     return profile.options
 
 
-def _content(source: Source) -> tuple[str, memoryview]:
-    """Give a name for messages and the file's bytes, mapped and not copied."""
+def _content(source: Source) -> tuple[str, bytes]:
+    """Give a name for messages and the file's bytes."""
     if not isinstance(source, str | os.PathLike):
-        return "the model", memoryview(source).cast("B")
+        return "the model", bytes(source)
     path = os.fspath(source)
     try:
         mode = os.stat(path).st_mode  # noqa: PTH116  pathlib's import is a tenth of the time to load
@@ -130,13 +132,11 @@ def _content(source: Source) -> tuple[str, memoryview]:
             what = "a folder" if stat.S_ISDIR(mode) else "no plain file"
             raise NotFoundError(f"{path} is {what}, expected an .onnx file")
         with open(path, "rb") as file:  # noqa: PTH123
-            return path, memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            return path, file.read()
     except (FileNotFoundError, NotADirectoryError) as error:
         if isinstance(error, NotFoundError):
             raise
         raise NotFoundError(f"{path} is not there, expected an .onnx file") from error
-    except ValueError as error:
-        raise FileFormatError(f"{path} is empty; export or copy it again") from error
     except OSError as error:
         raise FileFormatError(f"{path} can't be read: {error.strerror or error}") from error
 

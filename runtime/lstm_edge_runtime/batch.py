@@ -38,6 +38,7 @@ class StreamBatch:
             raise ContractError("this file has no batch axis; open one stream() a source instead")
         check_rows(contract)
         self._core, self._contract, self._batch = core, contract, contract.batch
+        self._identity = core.identity
         self._turns = Turns("batch")
         self._blocks = StateBlocks(core, capacity)
         self._owner = np.full(capacity, -1, dtype=np.int64)
@@ -96,7 +97,7 @@ class StreamBatch:
     def state(self, source: int) -> State:
         """Give a copy of one source's state, for any stream; ``StateError`` where it is not there."""
         with self._turns:
-            return State(self._blocks.gather(self._slots([source])), self._core.identity)
+            return State(self._blocks.gather(self._slots([source])), self._identity)
 
     def restore(self, source: int, state: State) -> None:
         """Let one source go on from ``state``, of a stream or of another batch.

@@ -51,7 +51,7 @@ class Model:
         self._core: Core | None = core
         self._contract = core.contract
         self._has_manifest = core.has_manifest
-        self._identity = core.identity
+        self._source = core.source
 
     @property
     def manifest(self) -> Manifest | None:
@@ -81,7 +81,7 @@ class Model:
     @property
     def identity(self) -> str:
         """The sha256 of the file in hex; the states it makes bear it."""
-        return self._identity
+        return self._source.digest
 
     def run(
         self, x: Samples, state: State | None = None, lengths: npt.ArrayLike | None = None

@@ -34,7 +34,7 @@ class Stream:
     def __init__(self, core: Core) -> None:
         """Open a stream at the reset state."""
         core.require_streamable()
-        self._core, self._contract = core, core.contract
+        self._core, self._contract, self._identity = core, core.contract, core.identity
         self._turns = Turns("stream")
         self._token = self._turns.token
         self._steps = 0
@@ -51,7 +51,7 @@ class Stream:
     def state(self) -> State:
         """A copy of the state, to keep, pickle, save or restore elsewhere."""
         with self._turns:
-            return State(self._sets.read(), self._core.identity)
+            return State(self._sets.read(), self._identity)
 
     def step(self, sample: Samples) -> Result:
         """Take one time step.

@@ -230,3 +230,15 @@ def test_a_path_that_is_not_plain_text_loads(path, tmp_path):
     odd = tmp_path / "mödel with spaces ✓.onnx"
     shutil.copy(path("lstm"), odd)
     assert load(odd).manifest is not None
+
+
+def test_the_identity_is_the_files_at_load_though_it_is_overwritten_or_gone_since(path, tmp_path):
+    copy = tmp_path / "m.onnx"
+    shutil.copy(path("lstm"), copy)
+    first, second = load(copy), load(copy)
+    copy.write_bytes(b"")
+    expected = hashlib.sha256(path("lstm").read_bytes()).hexdigest()
+    assert first.identity == expected
+    copy.unlink()
+    assert second.run(X)[1].identity == expected
+    assert second.stream().state.identity == expected
