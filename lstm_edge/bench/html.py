@@ -128,4 +128,12 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def _join(mapping: dict[str, Any]) -> str:
-    return escape(", ".join(f"{key} {value}" for key, value in mapping.items() if value not in (None, [])))
+    return escape(
+        ", ".join(f"{key} {_words(value)}" for key, value in mapping.items() if value not in (None, []))
+    )
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_words(part)}" for key, part in value.items() if part is not None)
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
