@@ -13,7 +13,8 @@ if _typing.TYPE_CHECKING:
     from ._loading import load
     from .batch import StreamBatch
     from .errors import LstmEdgeError
-    from .model import Model, Prediction
+    from .model import Model
+    from .prediction import Prediction
     from .state import State
     from .stream import Stream
 
@@ -22,7 +23,7 @@ __all__ = ["LstmEdgeError", "Model", "Prediction", "State", "Stream", "StreamBat
 _HOMES = {
     "LstmEdgeError": "errors",
     "Model": "model",
-    "Prediction": "model",
+    "Prediction": "prediction",
     "State": "state",
     "Stream": "stream",
     "StreamBatch": "batch",

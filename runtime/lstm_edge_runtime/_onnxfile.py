@@ -4,7 +4,7 @@ Field numbers are those of ``onnx.proto3``; they are frozen by its compatibility
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ._protobuf import fields
 from .errors import FileFormatError
@@ -20,8 +20,7 @@ _TENSOR_EXTERNAL = 13
 _RECURRENT = ("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM")
 
 
-@dataclass(frozen=True)
-class FileFacts:
+class FileFacts(NamedTuple):
     """What matters about a file before a session exists."""
 
     external: tuple[str, ...] = ()

@@ -76,7 +76,7 @@ class Signal:
     """Time steps in a training window."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Golden:
     """A small recorded case: with it a device proves itself from the file alone."""
 
@@ -90,7 +90,7 @@ class Golden:
     """Per output: an absolute limit that replaces the policy's (int8 and fp16 budgets)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Manifest:
     """The whole contract of one artefact."""
 

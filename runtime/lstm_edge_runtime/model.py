@@ -1,10 +1,8 @@
 """The loaded model: immutable, shared between threads, with the state always in the caller's hands."""
 
-from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import numpy.typing as npt
 
 from ._axes import describe
@@ -16,28 +14,13 @@ from .state import State
 
 if TYPE_CHECKING:
     from .batch import StreamBatch
+    from .prediction import Prediction
     from .selftest import SelfTest
     from .stream import Stream
 
-__all__ = ["Model", "Prediction"]
+__all__ = ["Model"]
 
 Array = npt.NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a file says about each row, in the terms of its task."""
-
-    kind: str
-    """``classification`` or ``regression``."""
-    values: Array
-    """The raw output ``(rows, C)``: logits, or the predicted values."""
-    labels: tuple[str, ...] = ()
-    """The likeliest class of each row; its index as text where the file names no classes."""
-    probabilities: Array | None = None
-    """Softmax of the logits ``(rows, C)``; None for regression."""
-    units: tuple[str, ...] = ()
-    """The unit of each predicted value; empty for classification and where unknown."""
 
 
 class Model:
@@ -105,7 +88,7 @@ class Model:
         """
         return self._open().run(x, state, lengths)
 
-    def predict(self, x: Samples, lengths: npt.ArrayLike | None = None) -> Prediction:
+    def predict(self, x: Samples, lengths: npt.ArrayLike | None = None) -> "Prediction":
         """Run from the reset state and give labels and probabilities, or values, as the file's task says.
 
         Raises:
@@ -114,17 +97,9 @@ class Model:
         task = self._contract.task
         if task is None:
             raise InputError("this file does not say what its outputs mean; use run()")
-        values = self.run(x, lengths=lengths)[0][task.output]
-        if task.kind != "classification":
-            return Prediction(task.kind, values, units=task.units)
-        wide = np.exp(values - values.max(axis=-1, keepdims=True), dtype=np.float64)
-        names = task.labels or tuple(map(str, range(values.shape[-1])))
-        return Prediction(
-            task.kind,
-            values,
-            labels=tuple(names[index] for index in values.reshape(-1, values.shape[-1]).argmax(axis=-1)),
-            probabilities=(wide / wide.sum(axis=-1, keepdims=True)).astype(values.dtype),
-        )
+        from .prediction import interpret
+
+        return interpret(self.run(x, lengths=lengths)[0][task.output], task)
 
     def stream(self) -> "Stream":
         """Open a stream: one source of samples that owns its state.
