@@ -1,0 +1,213 @@
+"""``lstm-edge export`` through real processes."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from lstm_edge.checkpoint import Run, save
+from lstm_edge.cli import main
+from lstm_edge.lstm1 import LSTM1
+from lstm_edge_runtime import load
+
+NETS = """
+import os, time
+import torch
+from torch import nn
+
+class Tagger(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.words = nn.Embedding(40, 8)
+        self.rnn = nn.GRU(8, 6, batch_first=True)
+        self.head = nn.Linear(6, 4)
+    def forward(self, tokens, lengths=None):
+        output, last = self.rnn(self.words(tokens))
+        return self.head(output)
+
+class Slow(Tagger):
+    def forward(self, tokens):
+        open("started", "w").close()
+        time.sleep(60)
+
+def build():
+    return Tagger()
+
+def broken():
+    raise KeyError("weights")
+
+number = 3
+"""
+
+
+def run(folder, *words, **options):
+    command = [sys.executable, "-c", "from lstm_edge.cli import main; main()", "export", *words]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, **options)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "nets.py").write_text(NETS)
+    return tmp_path
+
+
+def test_a_run_becomes_a_file_with_a_table_and_the_next_commands(folder):
+    torch.manual_seed(0)
+    save(Run(LSTM1(4, 6, 8, 1, 20)), folder / "run")
+    done = run(folder, "run", "-o", "har.onnx", "--lengths")
+    assert (done.returncode, done.stderr) == (0, "")
+    for words in (
+        "h_0 -> h_n",
+        "(N, L, 6)",
+        "lengths",
+        "1 LSTM",
+        "largest difference",
+        "lstm-edge inspect har.onnx",
+    ):
+        assert words in done.stdout
+    model = load(folder / "har.onnx")
+    assert model.manifest.lengths == "lengths"
+    assert len(model.manifest.provenance["checkpoint_sha256"]) == 64
+
+
+def test_a_factory_with_weights_becomes_a_file_and_json(folder, monkeypatch):
+    monkeypatch.syspath_prepend(folder)
+    import nets
+
+    torch.manual_seed(0)
+    module = nets.Tagger().eval()
+    save_file(module.state_dict(), folder / "tagger.safetensors")
+    words = [
+        "nets:build",
+        "--weights",
+        "tagger.safetensors",
+        "--input",
+        "tokens=N,L:int64",
+        "-o",
+        "t.onnx",
+        "--json",
+    ]
+    done = run(folder, *words)
+    assert (done.returncode, done.stderr) == (0, "")
+    document = json.loads(done.stdout)
+    assert document["inputs"] == [{"name": "tokens", "dtype": "int64", "axes": ["N", "L"]}]
+    assert [state["name"] for state in document["states"]] == ["h_0"]
+    assert document["nodes"]["GRU"] == 1
+    assert document["bytes"] == (folder / "t.onnx").stat().st_size
+    tokens = torch.randint(0, 40, (2, 9))
+    got, _ = load(folder / "t.onnx").run(tokens.numpy())
+    assert torch.allclose(torch.from_numpy(got["output"]), module(tokens), atol=1e-5)
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("touch ran",)
+
+
+TOKENS = ("--input", "tokens=N,L:int64", "-o", "t.onnx")
+WRONG = [
+    (("nets:build", *TOKENS[:2], "-o", "no/t.onnx"), "make it first"),
+    (("nets:build", "-o", "t.onnx"), "name each input"),
+    (("nets:broken", *TOKENS), "KeyError"),
+    (("nets:number", *TOKENS), "nets:number"),
+    (("nets:missing", *TOKENS), "missing"),
+    (("nowhere:build", *TOKENS), "nowhere"),
+    (("nets:build", "--input", "words=N,L:int64", "-o", "t.onnx"), "does not fit Tagger.forward"),
+    (("nets:build", "--input", "tokens", "-o", "t.onnx"), "expected x=N,L,8"),
+    (("nets:build", "--input", "tokens=N,0", "-o", "t.onnx"), "neither a positive number"),
+    (("nets:build", "--input", "tokens=N:int99", "-o", "t.onnx"), "no dtype"),
+    (("nets:build", "--input", "tokens=N:int64:9", "-o", "t.onnx"), "LOW..HIGH"),
+    (("nets:build", "--input", "tokens=N,L", "-o", "t.onnx"), "does not run on the example"),
+    (("nets:build", "--weights", "other.safetensors", *TOKENS), "does not fit"),
+    (("nets:build", "--opset", "7", *TOKENS), "choose from 18"),
+    (("nothing", "-o", "t.onnx"), "nothing"),
+    (("nothing", "--weights", "x.pt", "-o", "t.onnx"), "no package.module:factory"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), WRONG, ids=[message.replace(" ", "-") for _, message in WRONG])
+def test_wrong_usage_is_one_line_and_exit_code_2_and_no_file(folder, words, message, monkeypatch, capsys):
+    save_file({"a": torch.zeros(1)}, folder / "other.safetensors")
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, "nets", raising=False)
+    monkeypatch.setattr(sys, "argv", ["lstm-edge", "export", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert not list(folder.glob("*.onnx"))
+
+
+def test_weights_that_would_run_code_are_refused_in_a_real_process_too(folder):
+    (folder / "evil.pt").write_bytes(pickle.dumps(Evil()))
+    done = run(folder, "nets:build", "--weights", "evil.pt", *TOKENS)
+    assert done.returncode == 2
+    assert "run code" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not list(folder.glob("*.onnx"))
+    assert not (folder / "ran").exists()
+
+
+def test_a_killed_export_leaves_no_file_and_keeps_the_old_one(folder):
+    (folder / "old.onnx").write_bytes(b"old")
+    for name in ("old.onnx", "new.onnx"):
+        command = [sys.executable, "-c", "from lstm_edge.cli import main; main()", "export", "nets:Slow"]
+        process = subprocess.Popen([*command, "--input", "tokens=N,L:int64", "-o", name], cwd=folder)
+        _wait_for(folder / "started")
+        process.kill()
+        assert process.wait() != 0
+        (folder / "started").unlink()
+    assert sorted(path.name for path in folder.glob("*.onnx*")) == ["old.onnx"]
+    assert not list(folder.glob(".*"))
+    assert (folder / "old.onnx").read_bytes() == b"old"
+
+
+WRITES_SLOWLY = """
+import sys, time
+from pathlib import Path
+write = Path.write_bytes
+def slowly(self, content):
+    write(self, content[: len(content) // 2])
+    open("started", "w").close()
+    time.sleep(60)
+Path.write_bytes = slowly
+from lstm_edge.cli import main
+main()
+"""
+
+
+def test_an_export_killed_while_it_writes_keeps_the_old_file(folder):
+    (folder / "old.onnx").write_bytes(b"old")
+    words = ["export", "nets:build", "--input", "tokens=N,L:int64", "-o", "old.onnx"]
+    process = subprocess.Popen([sys.executable, "-c", WRITES_SLOWLY, *words], cwd=folder)
+    _wait_for(folder / "started")
+    process.kill()
+    process.wait()
+    assert (folder / "old.onnx").read_bytes() == b"old"
+
+
+def test_without_torch_the_error_names_the_extra(folder):
+    script = "import sys; sys.modules['torch'] = None\nfrom lstm_edge.cli import main; main()"
+    command = [sys.executable, "-c", script, "export", "run", "-o", "m.onnx"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert 'pip install "lstm-edge[export]"' in done.stderr
+
+
+def _wait_for(path: Path) -> None:
+    for _ in range(1200):
+        if path.exists():
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"{path} never came")
