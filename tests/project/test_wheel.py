@@ -9,6 +9,7 @@ import zipfile
 from importlib.metadata import distribution
 from pathlib import Path
 
+import numpy as np
 import pytest
 from _requirements import declared
 from packaging.requirements import Requirement
@@ -98,3 +99,45 @@ def test_torch_is_not_where_the_wheel_is(thin_python):
 def test_the_command_answers_without_torch(thin_python):
     assert "lstm-edge" in _run(thin_python.with_name("lstm-edge"), "--version", cwd=thin_python.parent)
     assert "export" in _run(thin_python.with_name("lstm-edge"), "--help", cwd=thin_python.parent)
+
+
+USE = """
+import sys, numpy as np
+from lstm_edge_runtime import load
+with load(sys.argv[1]) as model:
+    x = np.load(sys.argv[2])
+    outputs, state = model.run(x)
+    stream = model.stream()
+    for sample in x[0]:
+        logits = stream.step(sample)
+    assert np.allclose(outputs["logits"][0], logits, atol=1e-6), (outputs["logits"][0], logits)
+    prediction = model.predict(x)
+    assert model.selftest().ok
+    print(*prediction.labels)
+"""
+
+
+def test_the_installed_wheel_loads_runs_streams_and_predicts(thin_python, root, tmp_path):
+    model = root / "tests" / "runtime" / "data" / "lstm.onnx"
+    data = tmp_path / "x.npy"
+    np.save(data, np.random.default_rng(5).normal(size=(3, 12, 3)).astype(np.float32))
+    labels = _run(thin_python, "-I", "-c", USE, model, data, cwd=tmp_path).split()
+    command = thin_python.with_name("lstm-edge")
+    assert "logits" in _run(command, "inspect", model, cwd=tmp_path)
+    lines = _run(command, "predict", model, data, cwd=tmp_path).splitlines()
+    assert len(lines) == 1 + len(labels) == 4
+    assert all(label in line for label, line in zip(labels, lines[1:], strict=True))
+
+
+def test_a_verb_that_needs_torch_names_the_extra_in_one_line(thin_python, tmp_path):
+    model = tmp_path / "m.onnx"
+    ran = subprocess.run(
+        [thin_python.with_name("lstm-edge"), "export", "net:build", "-o", model],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 2
+    assert len(ran.stderr.splitlines()) == 1
+    assert 'pip install "lstm-edge[export]"' in ran.stderr
+    assert not model.exists()
