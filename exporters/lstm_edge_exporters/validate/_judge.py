@@ -22,10 +22,10 @@ Feeds = Mapping[str, Array]
 Protocol = Callable[[Runner, Feeds], Mapping[str, Array]]
 """How a case is run: whole, in chunks, row by row; the same way for the file and for its reference."""
 
-_DRAWS = 6
+_DRAWS = 4
 """How often the noise floor is drawn anew before a difference counts as an alarm."""
-_DOUBT = 100.0
-"""Beyond so many limits no luck of one draw explains a difference, and none is drawn anew."""
+_DOUBT = 1e4
+"""Beyond so many limits no rounding explains a difference, and nothing is drawn anew."""
 _EDGES = np.arange(-20.0, 4.01, 0.25)
 _BUDGETED = ("int8", "fp16")
 
@@ -60,7 +60,12 @@ class Judge:
     """Holds the reference and the policy, and counts the errors it sees for the histogram."""
 
     def __init__(
-        self, reference: Reference, contract: Manifest, config: ValidateConfig, scales: Mapping[str, float]
+        self,
+        reference: Reference,
+        contract: Manifest,
+        config: ValidateConfig,
+        scales: Mapping[str, float],
+        units: Mapping[str, Array],
     ) -> None:
         """Take what every comparison needs.
 
@@ -69,15 +74,20 @@ class Judge:
             contract: the file's; its precision decides between the policy and the budgets.
             config: overrides and budgets.
             scales: each output's usual range, or a state's largest value, for the budgets.
+            units: the usual scale of each signal, by feature where its features have scales of their own;
+                that of states is 1, the range of the gates.
         """
         self._reference = reference
         self._config = config
         self._scales = scales
+        self._units = units
         self._budgeted = contract.precision in _BUDGETED
         self._states = {state.output for state in contract.states}
         self._file = np.zeros(len(_EDGES) - 1, np.int64)
         self._own = np.zeros(len(_EDGES) - 1, np.int64)
         self._exact = [0, 0]
+        self.redrawn = 0
+        """Of how many cases the noise floor was drawn anew."""
 
     @property
     def policy(self) -> str:
@@ -124,9 +134,10 @@ class Judge:
     def measure(self, run: Runner, feeds: Feeds, protocol: Protocol = whole) -> Measured:
         """Run one case on the file and on the reference, and compare every output.
 
-        A floor is itself one draw of rounding errors, and by luck may be far too small. So where a
-        difference passes the limit, the floor is drawn again from inputs that differ in their last place
-        only, and the largest counts.
+        A floor is itself one draw of rounding errors, and by luck may be far too small; and kernels round
+        their gates at the scale of the gates, which a state that has died away does not show. So where a
+        difference passes the limit, inputs and states are moved by one place at their usual scale: the
+        reference's error there, and how far its float64 result moves, count as floors too.
 
         Raises:
             RefusedError: the reference refuses the case, or its own dtype overflows on it.
@@ -139,9 +150,11 @@ class Judge:
             for draw in range(_DRAWS):
                 if not 1.0 < max(each.ratio for each in records) < _DOUBT:
                     break
-                again = self.reference(_nudge(feeds, draw), protocol)
-                for name in floors:
-                    floors[name] = max(floors[name], _floor(again[0][name], again[1][name]))
+                self.redrawn += draw == 0
+                own_near, wide_near = self.reference(self._near(feeds, draw), protocol)
+                for name, floor in floors.items():
+                    error = _floor(own_near[name], wide_near[name])
+                    floors[name] = max(floor, error, _floor(wide_near[name], wide[name]))
                 records = self._records(got, own, wide, floors)
         for name in own:
             self._count(self._file, 0, got[name], wide[name])
@@ -159,6 +172,16 @@ class Judge:
         if any((~np.isfinite(own[name]) & np.isfinite(wide[name])).any() for name in own):
             raise RefusedError("the reference itself overflows here in its own dtype")
         return own, wide
+
+    def _near(self, feeds: Feeds, draw: int) -> dict[str, Array]:
+        """Move every float by at most one place, at its own scale or its usual one, the larger."""
+        rng = np.random.default_rng(draw)
+        near = dict(feeds)
+        for name, array in feeds.items():
+            if array.dtype.kind == "f":
+                place = np.finfo(array.dtype).eps * np.maximum(np.abs(array), self._units.get(name, 1.0))
+                near[name] = np.asarray(array + place * rng.integers(-1, 2, array.shape), dtype=array.dtype)
+        return near
 
     def _records(
         self,
@@ -203,17 +226,3 @@ def _scale(array: Array) -> float:
 
 def _floor(own: Array, wide: Array) -> float:
     return compare("", own, wide, floor=0.0, limit=np.inf, dtype="float64").max_abs
-
-
-def _nudge(feeds: Feeds, draw: int) -> dict[str, Array]:
-    """Move every float by at most its last place (and zeros by as much as if they were ones)."""
-    rng = np.random.default_rng(draw)
-    nudged = {}
-    for name, array in feeds.items():
-        if array.dtype.kind == "f":
-            step = np.finfo(array.dtype).eps * rng.integers(-1, 2, array.shape)
-            moved = array + (array if array.any() else 1.0) * step
-            nudged[name] = np.asarray(moved, dtype=array.dtype)
-        else:
-            nudged[name] = array
-    return nudged

@@ -55,7 +55,9 @@ class Subject:
         self.figures: dict[str, Any] = {}
         """Filled by the groups: the fields of ``Figures``."""
         self._drawing = _drawing(self.contract, against, config.seed)
-        self.judge = Judge(against.reference, self.contract, config, self._scales(against.reference))
+        self.judge = Judge(
+            against.reference, self.contract, config, self._scales(against.reference), self._units()
+        )
 
     def draw(
         self, n: int, length: int, salt: int, *, fresh: bool = False, full: bool = True
@@ -143,6 +145,15 @@ class Subject:
                 rows = rows[0]
             feeds[spec.name] = rows.astype(spec.dtype)
         return feeds
+
+    def _units(self) -> dict[str, Array]:
+        """Give each signal's usual spread, by feature where the last axis is fixed."""
+        feeds = self.draw(16, 32, _SALT + 2)
+        by_feature = {spec.name for spec in self.contract.inputs if isinstance(spec.axes[-1], int)}
+        return {
+            name: feeds[name].std(axis=tuple(range(feeds[name].ndim - (name in by_feature))))
+            for name in self.signals()
+        }
 
     def _scales(self, reference: Reference) -> dict[str, float]:
         """Give each output's range, or each state's largest value, on a usual batch."""

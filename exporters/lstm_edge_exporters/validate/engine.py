@@ -75,6 +75,7 @@ def validate(
         quick=config.quick,
         groups=groups,
         figures=figures,
+        redrawn=judge.redrawn if judge else 0,
         notes=_notes(file, against),
         versions={name: version(name) for name in _VERSIONS},
     )

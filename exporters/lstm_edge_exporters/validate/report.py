@@ -147,6 +147,8 @@ class Report:
     quick: bool
     groups: tuple[Group, ...]
     figures: Figures = Figures()
+    redrawn: int = 0
+    """In how many cases one draw of the noise floor was too lucky or the file wrong, and more were made."""
     notes: tuple[str, ...] = ()
     """What a reader of a failure should know first."""
     versions: dict[str, str] = field(default_factory=dict)
@@ -177,6 +179,7 @@ class Report:
             "policy": self.policy,
             "seed": self.seed,
             "quick": self.quick,
+            "redrawn": self.redrawn,
             "ok": self.ok,
             "passed": self.count("passed"),
             "failed": self.count("failed"),
