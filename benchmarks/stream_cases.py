@@ -55,7 +55,7 @@ def step_calls(path: Path, size: str, litert: Path | None) -> dict[str, Call]:
             stream.step(sample)
 
     def bound_run(count: int) -> None:
-        runs = bound._runs
+        runs = bound.runs
         for i in range(count):
             runs[i & 1]()
 
@@ -178,15 +178,15 @@ def interleave(calls: Mapping[str, Call], count: int, repeats: int) -> dict[str,
     """Time every call ``count`` times in turns; give seconds a call, one entry a repeat.
 
     Time is the process's CPU time: on one thread the wall time of a quiet machine, less disturbed by a busy
-    one. The order turns round with each repeat, so that no call always follows the same one.
+    one. The order is drawn anew for each repeat, so that no call always follows the same one.
     """
     names = list(calls)
     for call in calls.values():
         call(max(1, count // 10))
     times: dict[str, list[float]] = {name: [] for name in names}
-    for repeat in range(repeats):
-        shift = repeat % len(names)
-        for name in names[shift:] + names[:shift]:
+    rng = np.random.default_rng(4)
+    for _ in range(repeats):
+        for name in rng.permutation(names).tolist():
             start = time.process_time()
             calls[name](count)
             times[name].append((time.process_time() - start) / count)

@@ -18,26 +18,33 @@ def write_model(folder: Path, size: str) -> Path:
     features, hidden, layers = SIZES[size]
     rng = np.random.default_rng(0)
     nodes = [helper.make_node("Transpose", ["x"], ["y_0"], perm=[1, 0, 2])]
-    weights = [numpy_helper.from_array(np.array([1]), "one")]
+    weights: list[onnx.TensorProto] = []
 
     def uniform(name: str, *shape: int) -> None:
         bound = hidden**-0.5
         weights.append(numpy_helper.from_array(rng.uniform(-bound, bound, shape).astype(np.float32), name))
 
+    entering, leaving = {}, {}
     for state in "hc":
-        parts = [f"{state}_in_{i}" for i in range(layers)]
-        nodes.append(helper.make_node("Split", [f"{state}_0"], parts, axis=0, num_outputs=layers))
+        entering[state], leaving[state] = [f"{state}_0"], [f"{state}_n"]
+        if layers > 1:
+            entering[state] = [f"{state}_in_{i}" for i in range(layers)]
+            leaving[state] = [f"{state}_out_{i}" for i in range(layers)]
+            nodes.append(
+                helper.make_node("Split", [f"{state}_0"], entering[state], axis=0, num_outputs=layers)
+            )
     for i in range(layers):
         uniform(f"W{i}", 1, 4 * hidden, features if i == 0 else hidden)
         uniform(f"R{i}", 1, 4 * hidden, hidden)
         uniform(f"B{i}", 1, 8 * hidden)
-        inputs = [f"y_{i}", f"W{i}", f"R{i}", f"B{i}", "", f"h_in_{i}", f"c_in_{i}"]
-        outputs = [f"Y_{i}", f"h_out_{i}", f"c_out_{i}"]
+        inputs = [f"y_{i}", f"W{i}", f"R{i}", f"B{i}", "", entering["h"][i], entering["c"][i]]
+        outputs = [f"Y_{i}", leaving["h"][i], leaving["c"][i]]
         nodes.append(helper.make_node("LSTM", inputs, outputs, hidden_size=hidden))
-        nodes.append(helper.make_node("Squeeze", [f"Y_{i}", "one"], [f"y_{i + 1}"]))
-    for state in "hc":
-        parts = [f"{state}_out_{i}" for i in range(layers)]
-        nodes.append(helper.make_node("Concat", parts, [f"{state}_n"], axis=0))
+        if i + 1 < layers:
+            nodes.append(helper.make_node("Squeeze", [f"Y_{i}", "one"], [f"y_{i + 1}"]))
+    if layers > 1:
+        nodes += [helper.make_node("Concat", leaving[state], [f"{state}_n"], axis=0) for state in "hc"]
+        weights.append(numpy_helper.from_array(np.array([1]), "one"))
     uniform("head", hidden, CLASSES)
     weights.append(numpy_helper.from_array(np.array(layers - 1), "last"))
     nodes.append(helper.make_node("Gather", ["h_n", "last"], ["top"], axis=0))

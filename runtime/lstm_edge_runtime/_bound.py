@@ -68,22 +68,22 @@ class BoundCall:
         ``feeds`` holds the inputs that never change (``lengths``).
         """
         dtypes = {spec.name: spec.dtype for spec in contract.inputs}
-        self._session, self._contract, self._states = session, contract, states
+        self._session, self._contract, self.states = session, contract, states
         self.inputs = {name: np.zeros(shape, dtype=dtypes[name]) for name, shape in inputs.items()}
         self._feeds = {**self.inputs, **feeds}
         self.outputs = self._output_buffers(sizes)
         self._on_device: dict[str, Any] = {}
         if session.get_providers()[0] not in (CPU, CUDA):
-            self._runs: list[Callable[[], None]] = [self._run_copying, self._run_copying]
+            self.runs: list[Callable[[], None]] = [self._run_copying, self._run_copying]
         else:
             bound = [_runner(session, self._bind(front)) for front in (0, 1)]
-            self._runs = [partial(self._send_and, run) for run in bound] if self._on_device else bound
+            self.runs = [partial(self._send_and, run) for run in bound] if self._on_device else bound
 
     def run(self) -> None:
         """Compute from the front states into the back ones, then flip them."""
-        states = self._states
+        states = self.states
         try:
-            self._runs[states.front]()
+            self.runs[states.front]()
         except Exception as error:
             raise run_failed(error) from error
         states.front = 1 - states.front
@@ -93,7 +93,7 @@ class BoundCall:
         for spec in self._contract.outputs:
             shape = resolve(spec.axes, sizes)
             if shape is None:
-                shape = self._session.run([spec.name], self._feeds | self._states.read())[0].shape
+                shape = self._session.run([spec.name], self._feeds | self.states.read())[0].shape
             buffers[spec.name] = np.zeros(shape, dtype=spec.dtype)
         return buffers
 
@@ -101,15 +101,15 @@ class BoundCall:
         ort = import_onnxruntime()
         binding = self._session.io_binding()
         for name, array in self._feeds.items():
-            value = ort.OrtValue.ortvalue_from_numpy(array, self._states.device, 0)
-            if self._states.device != "cpu":
+            value = ort.OrtValue.ortvalue_from_numpy(array, self.states.device, 0)
+            if self.states.device != "cpu":
                 value = self._on_device.setdefault(name, value)
             binding.bind_ortvalue_input(name, value)
         for name, array in self.outputs.items():
             binding.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(array))
         for spec in self._contract.states:
-            binding.bind_ortvalue_input(spec.input, self._states.values[front][spec.input])
-            binding.bind_ortvalue_output(spec.output, self._states.values[1 - front][spec.input])
+            binding.bind_ortvalue_input(spec.input, self.states.values[front][spec.input])
+            binding.bind_ortvalue_output(spec.output, self.states.values[1 - front][spec.input])
         return binding
 
     def _send_and(self, run: Callable[[], None]) -> None:
@@ -121,9 +121,9 @@ class BoundCall:
     def _run_copying(self) -> None:
         """Run without binding: another provider may keep its own copy of what is bound."""
         names = [*self.outputs, *(spec.output for spec in self._contract.states)]
-        results = self._session.run(names, self._feeds | self._states.read())
+        results = self._session.run(names, self._feeds | self.states.read())
         found = dict(zip(names, results, strict=True))
-        back = self._states.values[1 - self._states.front]
+        back = self.states.values[1 - self.states.front]
         for name, array in self.outputs.items():
             array[...] = found[name]
         for spec in self._contract.states:

@@ -12,6 +12,7 @@ from ._bound import BoundCall, StateSets
 from ._core import Core
 from ._inputs import Samples, as_array, by_name, refuse_not_finite
 from ._memory import WORKSPACE, expect_blocks
+from ._session import run_failed
 from ._turns import Turns
 from .errors import InputError
 from .manifest import Axes
@@ -81,7 +82,12 @@ class Stream:
                 call.cell[...] = sample
             else:
                 call = self._step_call = self._prepare(sample, call, {self._contract.sequence: 1})
-            call.run()
+            sets = call.states
+            try:
+                call.runs[sets.front]()
+            except Exception as error:
+                raise run_failed(error) from error
+            sets.front = 1 - sets.front
             self._steps += 1
             return call.result()
         finally:

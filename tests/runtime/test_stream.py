@@ -230,11 +230,11 @@ def test_a_failure_inside_onnxruntime_leaves_the_state_as_it_was(model):
     def fail():
         raise RuntimeError("out of memory")
 
-    runs = stream._step_call._runs
-    stream._step_call._runs = [fail, fail]
+    runs = stream._step_call.runs
+    stream._step_call.runs = [fail, fail]
     with pytest.raises(ContractError, match="could not run the file: out of memory"):
         stream.step(samples(3))
-    stream._step_call._runs = runs
+    stream._step_call.runs = runs
     assert_same_state(stream.state, before)
 
 

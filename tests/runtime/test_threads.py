@@ -45,8 +45,8 @@ class Stuck:
 def test_a_second_thread_on_one_stream_is_refused_and_harms_nothing(model):
     stream = model.stream()
     stream.step([1, 2, 3])
-    stuck, runs = Stuck(), stream._step_call._runs
-    stream._step_call._runs = [lambda: (stuck(), runs[0]()), lambda: (stuck(), runs[1]())]
+    stuck, runs = Stuck(), stream._step_call.runs
+    stream._step_call.runs = [lambda: (stuck(), runs[0]()), lambda: (stuck(), runs[1]())]
     first = threading.Thread(target=stream.step, args=([4, 5, 6],))
     first.start()
     assert stuck.inside.wait(10)
