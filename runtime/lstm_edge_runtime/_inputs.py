@@ -40,6 +40,8 @@ def as_array(name: str, value: npt.ArrayLike, dtype: str) -> Array:
     Raises:
         InputError: ragged, not numeric, or of a kind that ``dtype`` can't hold.
     """
+    if isinstance(value, np.ndarray) and value.dtype == dtype and value.flags.c_contiguous:
+        return value
     try:
         array = np.asarray(value)
     except (ValueError, TypeError) as error:

@@ -51,7 +51,7 @@ def load(
             results depend on it), the physical cores from there on.
         states: which output continues which input (``{"h": "hn"}``), for a file without a manifest
             whose states can't be told by name and shape.
-        check: whether every sample is searched for NaN and infinity (about 2 us a step; off by default).
+        check: whether every sample is searched for NaN and infinity (about 4 us a step; off by default).
         profile: what ``lstm-edge tune`` measured to be best, a file or what ``Profile.read`` gave; in the
             place of ``device``, ``providers`` and ``threads``. One for another model, machine or onnxruntime
             is left unused with a ``RuntimeWarning``.

@@ -145,6 +145,14 @@ class Stream:
         self, samples: Samples, call: "_ShapedCall | None", known: Mapping[str | None, int]
     ) -> "_ShapedCall":
         """Check ``samples``, give the call of their shape (``call`` if it fits), and fill it."""
+        if call is not None and call.cell is not None and not isinstance(samples, Mapping):
+            only = self._core.data[0]
+            array = as_array(only.name, samples, only.dtype)
+            if array.shape == call.cell.shape:
+                if self._core.check:
+                    refuse_not_finite(only.name, array)
+                call.cell[...] = array
+                return call
         sizes = {name: size for name, size in known.items() if name is not None}
         if self._contract.batch is not None:
             sizes[self._contract.batch] = 1
@@ -211,12 +219,16 @@ class _ShapedCall(BoundCall):
         """Gives copies of the outputs, which the next call overwrites."""
         if len(self._views) == 1:
             self.result = next(iter(self._views.values())).copy
+        self.cell: Any = None
+        """Where the only input's samples go; None where there are several."""
         self.shape: tuple[int, ...] | None = None
+        """The shape that may go there unchecked, if any."""
         self.dtype: np.dtype[Any] | None = None
-        if len(stream._core.data) == 1 and not stream._core.check:
+        if len(stream._core.data) == 1:
             spec = stream._core.data[0]
             self.cell = _without(self.inputs[spec.name], spec.axes, dropped)
-            self.shape, self.dtype = self.cell.shape, self.cell.dtype
+            self.dtype = self.cell.dtype
+            self.shape = None if stream._core.check else self.cell.shape
 
     def _copies(self) -> dict[str, Array]:
         return {name: view.copy() for name, view in self._views.items()}
