@@ -12,9 +12,6 @@ from .validate.module import against_module
 
 __all__ = ["assert_equivalent"]
 
-_SHOWN = 10
-"""Failures in the message; the rest are counted."""
-
 
 def assert_equivalent(
     module: nn.Module,
@@ -35,8 +32,8 @@ def assert_equivalent(
         The report, where every check passed.
 
     Raises:
-        CheckFailedError: an ``AssertionError`` whose message names, for each failed check, the output, the
-            index of its worst element, what it is, what was expected, and the limit.
+        CheckFailedError: an ``AssertionError`` whose message names, for each group that failed, the output,
+            the index of its worst element, what it is, what was expected, and the limit.
         NotFoundError, FileFormatError, InputError: the file can't be read, or the example does not fit.
     """
     file = open_file(onnx_path)
@@ -44,7 +41,9 @@ def assert_equivalent(
     report = validate(file, against, config or ValidateConfig(quick=True))
     if report.ok:
         return report
-    failures = [f"{group.title}, {check.name}: {check.message}" for group, check in report.failures]
-    more = len(failures) - _SHOWN
-    lines = [f"{file.path.name} does not compute what {report.reference} does", *failures[:_SHOWN]]
-    raise CheckFailedError("\n  ".join(lines + ([f"and {more} more"] if more > 0 else [])))
+    lines = [f"{file.path.name} does not compute what {report.reference} does"]
+    for group, check, more in report.headlines:
+        lines.append(
+            f"{group.title}, {check.name}: {check.message}" + (f" (and {more} more)" if more else "")
+        )
+    raise CheckFailedError("\n  ".join(lines))

@@ -69,7 +69,7 @@ class Comparison:
         return (
             f"{self.name}{list(self.shape)} differs by {self.max_abs:.3g} at [{where}] "
             f"(got {self.got:.9g}, expected {self.expected:.9g}; limit {self.limit:.3g}, "
-            f"noise floor {self.floor:.3g}, {self.ulp:.1f} ULP)"
+            f"noise floor {self.floor:.3g}, {self.ulp:.3g} ULP)"
         )
 
 

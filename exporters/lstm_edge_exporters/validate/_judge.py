@@ -29,6 +29,9 @@ _DOUBT = 1e4
 _EDGES = np.arange(-20.0, 4.01, 0.25)
 _BUDGETED = ("int8", "fp16")
 
+_HOPELESS = 4.0
+"""A difference still so many limits away, which one more draw has not halved, is not drawn for again."""
+
 
 def whole(run: Runner, feeds: Feeds) -> Mapping[str, Array]:
     """Run a case in one call."""
@@ -147,15 +150,7 @@ class Judge:
         floors = {name: _floor(own[name], wide[name]) for name in own}
         records = self._records(got, own, wide, floors)
         if not (self._budgeted or self._config.overridden):
-            for draw in range(_DRAWS):
-                if not 1.0 < max(each.ratio for each in records) < _DOUBT:
-                    break
-                self.redrawn += draw == 0
-                own_near, wide_near = self.reference(self._near(feeds, draw), protocol)
-                for name, floor in floors.items():
-                    error = _floor(own_near[name], wide_near[name])
-                    floors[name] = max(floor, error, _floor(wide_near[name], wide[name]))
-                records = self._records(got, own, wide, floors)
+            records = self._drawn_anew(records, feeds, protocol, (got, own, wide), floors)
         for name in own:
             self._count(self._file, 0, got[name], wide[name])
             self._count(self._own, 1, own[name], wide[name])
@@ -172,6 +167,29 @@ class Judge:
         if any((~np.isfinite(own[name]) & np.isfinite(wide[name])).any() for name in own):
             raise RefusedError("the reference itself overflows here in its own dtype")
         return own, wide
+
+    def _drawn_anew(
+        self,
+        records: tuple[Comparison, ...],
+        feeds: Feeds,
+        protocol: Protocol,
+        sides: tuple[Mapping[str, Array], Mapping[str, Array], Mapping[str, Array]],
+        floors: dict[str, float],
+    ) -> tuple[Comparison, ...]:
+        """Draw the floors again while a difference is in doubt; ``floors`` grows in place."""
+        for draw in range(_DRAWS):
+            worst = max(each.ratio for each in records)
+            if not 1.0 < worst < _DOUBT:
+                break
+            self.redrawn += draw == 0
+            own_near, wide_near = self.reference(self._near(feeds, draw), protocol)
+            for name, floor in floors.items():
+                error = _floor(own_near[name], wide_near[name])
+                floors[name] = max(floor, error, _floor(wide_near[name], sides[2][name]))
+            records = self._records(*sides, floors)
+            if max(each.ratio for each in records) > max(_HOPELESS, worst / 2):
+                break
+        return records
 
     def _near(self, feeds: Feeds, draw: int) -> dict[str, Array]:
         """Move every float by at most one place, at its own scale or its usual one, the larger."""

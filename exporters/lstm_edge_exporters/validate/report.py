@@ -1,5 +1,6 @@
 """What a validation found: groups of checks, and the figures behind the plots."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -163,6 +164,17 @@ class Report:
     def failures(self) -> tuple[tuple[Group, Check], ...]:
         """Every failed check with its group."""
         return tuple((g, c) for g in self.groups for c in g.checks if c.status == "failed")
+
+    @property
+    def headlines(self) -> tuple[tuple[Group, Check, int], ...]:
+        """Of each failed group the check furthest beyond its limit, and how many more failed there."""
+        found = []
+        for group in self.groups:
+            failed = [check for check in group.checks if check.status == "failed"]
+            if failed:
+                worst = max(failed, key=lambda check: check.worst.ratio if check.worst else math.inf)
+                found.append((group, worst, len(failed) - 1))
+        return tuple(found)
 
     def count(self, status: Status) -> int:
         """Give how many checks ended so."""

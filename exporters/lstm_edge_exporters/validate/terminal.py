@@ -21,8 +21,9 @@ def print_report(report: Report, console: Console) -> None:
     for group in report.groups:
         table.add_row(*_row(group))
     console.print(table)
-    for group, check in report.failures:
-        console.print(Text(f"FAILED {group.title}: {check.name}: {check.message}", style="red"))
+    for group, check, more in report.headlines:
+        rest = f" (and {more} more in this group)" if more else ""
+        console.print(Text(f"FAILED {group.title}: {check.name}: {check.message}{rest}", style="red"))
     for reason, titles in _skipped(report).items():
         console.print(Text(f"skipped {', '.join(titles)}: {reason}", style="dim"))
     for note in report.notes:
