@@ -182,14 +182,32 @@ class Judge:
             if not 1.0 < worst < _DOUBT:
                 break
             self.redrawn += draw == 0
-            own_near, wide_near = self.reference(self._near(feeds, draw), protocol)
-            for name, floor in floors.items():
-                error = _floor(own_near[name], wide_near[name])
-                floors[name] = max(floor, error, _floor(wide_near[name], sides[2][name]))
+            self._raise(floors, sides[2], feeds, protocol, draw)
             records = self._records(*sides, floors)
             if max(each.ratio for each in records) > max(_HOPELESS, worst / 2):
                 break
         return records
+
+    def floors(self, feeds: Feeds, own: Mapping[str, Array], wide: Mapping[str, Array]) -> dict[str, float]:
+        """Give each float output's floor for the record, from several draws: a device can't draw its own."""
+        floors = {name: _floor(own[name], wide[name]) for name in own if own[name].dtype.kind == "f"}
+        for draw in range(_DRAWS):
+            self._raise(floors, wide, feeds, whole, draw)
+        return floors
+
+    def _raise(
+        self,
+        floors: dict[str, float],
+        wide: Mapping[str, Array],
+        feeds: Feeds,
+        protocol: Protocol,
+        draw: int,
+    ) -> None:
+        """Raise ``floors`` in place to what a draw from nearby inputs shows."""
+        own_near, wide_near = self.reference(self._near(feeds, draw), protocol)
+        for name, floor in floors.items():
+            error = _floor(own_near[name], wide_near[name])
+            floors[name] = max(floor, error, _floor(wide_near[name], wide[name]))
 
     def _near(self, feeds: Feeds, draw: int) -> dict[str, Array]:
         """Move every float by at most one place, at its own scale or its usual one, the larger."""

@@ -15,7 +15,6 @@ from lstm_edge_runtime._files import replacing, write_bytes
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.golden import ARRAYS, FORMAT, INDEX, INPUT, OUTPUT, SCHEMA
 from lstm_edge_runtime.manifest import Manifest
-from lstm_edge_runtime.tolerance import compare
 
 from ._chunks import even_cuts
 from ._file import ModelFile
@@ -99,7 +98,7 @@ def _record(subject: Subject) -> Iterator[_Set]:
         feeds = subject.draw(n, length, 9100 + place, fresh=place == 0)
         own, wide = subject.judge.reference(feeds)
         start = "states at reset" if place == 0 else "random states"
-        yield _Set(f"N={n}, L={length}, {start}", feeds, own, _floors(own, wide))
+        yield _Set(f"N={n}, L={length}, {start}", feeds, own, subject.judge.floors(feeds, own, wide))
     contract = subject.contract
     if contract.states and contract.sequence is not None and not contract.unstreamable:
         yield from _stream(subject, contract)
@@ -121,17 +120,10 @@ def _stream(subject: Subject, contract: Manifest) -> Iterator[_Set]:
         own = subject.against.reference.run(piece | states)
         wide = subject.against.reference.run64(piece | exact)
         about = f"stream, steps {start + 1} to {stop}"
-        yield _Set(about, piece | states, own, _floors(own, wide), len(_SIZES) + place - 1 if place else None)
+        before = len(_SIZES) + place - 1 if place else None
+        yield _Set(about, piece | states, own, subject.judge.floors(piece | states, own, wide), before)
         states = {state.input: own[state.output] for state in contract.states}
         exact = {state.input: wide[state.output] for state in contract.states}
-
-
-def _floors(own: Mapping[str, Array], wide: Mapping[str, Array]) -> dict[str, float]:
-    return {
-        name: compare(name, array, wide[name], floor=0.0, limit=0.0, dtype="float64").max_abs
-        for name, array in own.items()
-        if array.dtype.kind == "f"
-    }
 
 
 def _limits(subject: Subject, each: _Set) -> dict[str, float]:
