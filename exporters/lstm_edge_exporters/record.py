@@ -1,16 +1,10 @@
 """Recording a trace: every recurrent call becomes one ``lstm_edge::Recurrent`` node.
 
-``recording`` is entered inside ``forward`` while ``torch.export`` runs it on fake tensors. It answers the
+A ``Recorder`` is entered inside ``forward`` while ``torch.export`` runs it on fake tensors. It answers the
 functions that ``nn.LSTM/GRU/RNN`` and their cells call (``torch.lstm``, ``torch.gru`` ...) with a symbolic
 node that keeps the layer's own weights, so that subclasses and functional calls are caught as well.
-
-Packed sequences: a ``PackedSequence`` is given padded data ``(N*L, ...)`` in place of packed data; its
-``batch_sizes``, true but for zeros behind the longest row, stand for the lengths. ONNX's ``sequence_lens``
-needs no sorting, so the sort inside ``pack_padded_sequence(enforce_sorted=False)`` is answered with the
-identity.
 """
 
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,11 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx.experimental.symbolic_shapes import statically_known_true
-from torch.nn.utils import rnn as rnn_utils
 from torch.overrides import TorchFunctionMode
 
-from lstm_edge_runtime.errors import UnsupportedError
+from .packing import Packing, assume
 
 __all__ = ["DOMAIN", "OP", "Call", "Recorder", "instrument"]
 
@@ -46,15 +38,6 @@ class Call:
     """``(L, N, I)`` of its input as traced."""
 
 
-@dataclass(frozen=True)
-class _Packed:
-    """What the ``batch_sizes`` of a ``PackedSequence`` stand for."""
-
-    batch_sizes: Tensor
-    lengths: Tensor
-    batch: Any
-
-
 class Recorder(TorchFunctionMode):
     """The function mode; one for one trace."""
 
@@ -67,9 +50,7 @@ class Recorder(TorchFunctionMode):
         """The inputs' shapes as traced."""
         self.outputs: list[str] = []
         """What the module calls its outputs."""
-        self._packed: list[_Packed] = []
-        self._identities: list[Tensor] = []
-        self._flattened: list[tuple[Tensor, Tensor, bool]] = []
+        self._packing = Packing()
 
     def begin(self, shapes: Sequence[torch.Size]) -> None:
         """Forget an earlier run of ``forward``; tracing may run it more than once."""
@@ -99,94 +80,22 @@ class Recorder(TorchFunctionMode):
             return self._layer(_LAYERS[func], *args)
         if func in _CELLS:
             return self._cell(_CELLS[func], *args)
-        if func is torch._VF._pack_padded_sequence:
-            return self._pack(*args)
-        caller = sys._getframe(1)
-        if func is torch.sort and caller.f_code is rnn_utils.pack_padded_sequence.__code__:
-            return args[0], self._identity(args[0])
-        if func is Tensor.size and caller.f_code is rnn_utils.pad_packed_sequence.__code__:
-            packed = self._find(args[0])
-            if packed and caller.f_locals["total_length"] is None:
-                return _longest(packed.lengths, args[0].shape[0])
-        if func is torch._VF._pad_packed_sequence:
-            return self._pad(*args, trim=caller.f_locals.get("total_length", 0) is None)
-        if func is torch.as_tensor and caller.f_code is rnn_utils.pack_padded_sequence.__code__:
-            raise UnsupportedError(
-                "pack_padded_sequence is given a list of lengths, which a file would hold as constants; "
-                "give it the tensor of lengths itself, without tolist()"
-            )
-        if func in _ON_IDENTITY and any(self._is_identity(arg) for arg in args):
-            return _ON_IDENTITY[func](*args)
-        if (
-            func is Tensor.__getitem__
-            and type(args[1]) is int
-            and args[1] == 0
-            and (packed := self._find(args[0]))
-        ):
-            return packed.batch
+        answer = self._packing.answer(func, args, depth=1)
+        if answer is not NotImplemented:
+            return answer
         return func(*args, **kwargs)
-
-    def _find(self, batch_sizes: Any) -> _Packed | None:
-        return next((packed for packed in self._packed if packed.batch_sizes is batch_sizes), None)
-
-    def _identity(self, lengths: Tensor) -> Tensor:
-        marker = torch.arange(lengths.shape[0], device=lengths.device)
-        self._identities.append(marker)
-        return marker
-
-    def _is_identity(self, value: Any) -> bool:
-        return any(value is marker for marker in self._identities)
-
-    def _flatten(self, rows: Tensor, *, zero_padded: bool) -> Tensor:
-        """Give ``(N*L, ...)`` and remember the ``(N, L, ...)`` it came from."""
-        flat = rows.flatten(0, 1)
-        self._flattened.append((flat, rows, zero_padded))
-        return flat
-
-    def _unflatten(self, flat: Tensor, packed: _Packed) -> tuple[Tensor, bool]:
-        """Give ``(N, L, ...)``, and whether it is known to be zero behind each row's length."""
-        for known, rows, zero_padded in self._flattened:
-            if known is flat:
-                return rows, zero_padded
-        return flat.reshape(packed.batch, -1, *flat.shape[1:]), False
-
-    def _pack(self, x: Tensor, lengths: Tensor, batch_first: bool) -> tuple[Tensor, Tensor]:
-        rows = x if batch_first else x.transpose(0, 1)
-        _check(lengths.shape[0] == rows.shape[0])
-        steps = torch.arange(rows.shape[1], device=lengths.device)
-        batch_sizes = (lengths.unsqueeze(0) > steps.unsqueeze(1)).sum(1)
-        self._packed.append(_Packed(batch_sizes, lengths, rows.shape[0]))
-        return self._flatten(rows, zero_padded=False), batch_sizes
-
-    def _pad(
-        self, data: Tensor, batch_sizes: Tensor, batch_first: bool, value: float, total: Any, *, trim: bool
-    ) -> tuple[Tensor, Tensor]:
-        packed = self._find(batch_sizes)
-        if packed is None:
-            raise TypeError("pad_packed_sequence was given a sequence that pack_padded_sequence did not make")
-        y, zero_padded = self._unflatten(data, packed)
-        if value != 0 or not zero_padded:
-            steps = torch.arange(y.shape[1], device=data.device)
-            valid = steps.unsqueeze(0) < packed.lengths.unsqueeze(1)
-            y = torch.where(valid.reshape(*valid.shape, *[1] * (y.dim() - 2)), y, value)
-        if trim:
-            y = y.narrow(1, 0, total)
-        elif not statically_known_true(total == y.shape[1]):
-            room = [*[0, 0] * (y.dim() - 2), 0, total - y.shape[1]]
-            y = torch.nn.functional.pad(y, room, value=value)
-        return (y if batch_first else y.transpose(0, 1)), packed.lengths
 
     def _layer(self, kind: "_Kind", x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
         lengths, packed, batch_first = None, None, False
-        if isinstance(rest[0], Tensor) and (packed := self._find(rest[0])):
+        if isinstance(rest[0], Tensor) and (packed := self._packing.find(rest[0])):
             _, hx, weights, biased, layers, _, _, bidirectional = rest
-            x, lengths = self._unflatten(x, packed)[0].transpose(0, 1), packed.lengths
+            x, lengths = self._packing.unflatten(x, packed)[0].transpose(0, 1), packed.lengths
         else:
             hx, weights, biased, layers, _, _, bidirectional, batch_first = rest
             x = x.transpose(0, 1) if batch_first else x
         y, *states = self._node(kind, x, hx, weights, biased, layers, bidirectional, lengths)
         if packed:
-            y = self._flatten(y.transpose(0, 1), zero_padded=True)
+            y = self._packing.flatten(y.transpose(0, 1), zero_padded=True)
         elif batch_first:
             y = y.transpose(0, 1)
         return (y, *states)
@@ -213,11 +122,11 @@ class Recorder(TorchFunctionMode):
         h, c = hx if kind.op == "LSTM" else (hx, None)
         directions = 2 if bidirectional else 1
         w_ih, w_hh = weights[:2]
-        _check(x.shape[2] == w_ih.shape[1])
+        assume(x.shape[2] == w_ih.shape[1])
         for state, width in ((h, w_hh.shape[1]), (c, w_ih.shape[0] // _GATES)):
             if state is not None:
                 for axis, size in enumerate((layers * directions, x.shape[1], width)):
-                    _check(state.shape[axis] == size)
+                    assume(state.shape[axis] == size)
         number = sum(each.path == self._path for each in self.calls)
         call = Call(self._path, number, layers, kind.cell, tuple(x.shape))
         self.calls.append(call)
@@ -251,20 +160,6 @@ def instrument(module: nn.Module, recorder: Recorder) -> None:
             bases = (_RecordedLayer if isinstance(layer, nn.RNNBase) else _Recorded, type(layer))
             layer.__class__ = type(type(layer).__name__, bases, {})
             layer.__dict__["_lstm_edge"] = (recorder, path)
-
-
-def _longest(lengths: Tensor, steps: Any) -> Any:
-    """Give the greatest length as a size that the tracer knows to be within the padded length."""
-    longest: Any = lengths.max().item()
-    _check(longest >= 1)
-    _check(longest <= steps)
-    return longest
-
-
-def _check(fact: Any) -> None:
-    """Tell the tracer a fact about sizes."""
-    check: Any = torch._check
-    check(fact)
 
 
 class _Recorded:
@@ -304,10 +199,3 @@ _CELLS: dict[Any, _Kind] = {
     torch.rnn_tanh_cell: _Kind("RNN", "Tanh", cell=True),
     torch.rnn_relu_cell: _Kind("RNN", "Relu", cell=True),
 }
-_ON_IDENTITY: dict[Any, Callable[..., Any]] = {
-    Tensor.to: lambda marker, *_: marker,
-    torch.empty_like: lambda marker, *_: marker,
-    Tensor.index_select: lambda tensor, *_: tensor,
-    Tensor.scatter_: lambda _target, _dim, marker, *_: marker,
-}
-"""What the identity permutation gives when PyTorch's packing moves it, permutes with it or inverts it."""
