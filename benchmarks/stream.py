@@ -22,9 +22,10 @@ from typing import Any
 import numpy as np
 import onnxruntime
 from stream_cases import batch_calls, interleave, process_calls, step_calls, step_latencies
-from stream_models import SIZES, write_model
+from stream_models import write_model
 from stream_plot import draw
 from stream_processes import loading_ratios, memory_of_streams
+from stream_sizes import SIZES
 
 from lstm_edge_runtime import load
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from stream_models import CLASSES, SIZES
+from stream_sizes import CLASSES, SIZES
 
 from lstm_edge_runtime import load
 
@@ -113,26 +113,17 @@ def _litert_calls(size: str, x: np.ndarray, folder: Path | None) -> dict[str, Ca
 
     interpreter = Interpreter(str(folder / f"{size}.tflite"), num_threads=1)
     interpreter.allocate_tensors()
-    entering = sorted(interpreter.get_input_details(), key=lambda d: d["name"])
-    leaving = sorted(interpreter.get_output_details(), key=lambda d: d["name"])
-    pairs = [
-        (a["index"], b["index"])
-        for a, b in zip(
-            [d for d in entering if d["shape"].tolist() != [1, 1, x.shape[-1]]][-2:],
-            [d for d in leaving if d["shape"].tolist() != [1, CLASSES]],
-            strict=True,
-        )
-    ]
-    data = next(d["index"] for d in entering if d["shape"].tolist() == [1, 1, x.shape[-1]])
-    logits = next(d["index"] for d in leaving if d["shape"].tolist() == [1, CLASSES])
+    entering = {tuple(each["shape"]): each["index"] for each in interpreter.get_input_details()}
+    leaving = {tuple(each["shape"]): each["index"] for each in interpreter.get_output_details()}
+    data, logits = entering.pop(x.shape), leaving.pop((1, CLASSES))
+    (state,), (new_state,) = entering.values(), leaving.values()
 
     def loop(count: int) -> None:
         for _ in range(count):
             interpreter.set_tensor(data, x)
             interpreter.invoke()
             interpreter.get_tensor(logits)
-            for into, out in pairs:
-                interpreter.set_tensor(into, interpreter.get_tensor(out))
+            interpreter.set_tensor(state, interpreter.get_tensor(new_state))
 
     return {"LiteRT": loop}
 

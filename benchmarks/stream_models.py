@@ -5,12 +5,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+from stream_sizes import CLASSES, SIZES
 
-__all__ = ["CLASSES", "SIZES", "write_model"]
-
-SIZES = {"S": (8, 32, 1), "M": (16, 128, 1), "L": (64, 256, 2), "XL": (128, 512, 2)}
-"""Features, hidden width, layers."""
-CLASSES = 6
+__all__ = ["write_model"]
 
 
 def write_model(folder: Path, size: str) -> Path:
