@@ -7,9 +7,14 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from lstm_edge_runtime._version import __version__
+from lstm_edge_runtime.errors import UnsupportedError
 from lstm_edge_runtime.manifest import KEY, Manifest
 
 __all__ = ["rename_outputs", "serialise", "tidy"]
+
+
+_LARGEST = 2**31 - 2**20
+"""Protobuf's limit, with room for the manifest."""
 
 
 def rename_outputs(model: ir.Model, names: Sequence[str], states: Collection[str]) -> None:
@@ -62,10 +67,22 @@ def _drop_identities(graph: ir.Graph) -> None:
 
 
 def serialise(model: ir.Model, manifest: Manifest, opset: int, ir_version: int) -> bytes:
-    """Give the file's bytes, the same ones for the same content."""
+    """Give the file's bytes, the same ones for the same content.
+
+    Raises:
+        UnsupportedError: the weights do not fit into one file, or the graph can't be written for ``opset``.
+    """
+    size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
+    if size > _LARGEST:
+        raise UnsupportedError(
+            f"the weights are {size:,} bytes, one ONNX file holds {_LARGEST:,}; export a part"
+        )
     proto = ir.to_proto(model)
     if opset != model.opset_imports[""]:
-        proto = onnx.version_converter.convert_version(proto, opset)
+        try:
+            proto = onnx.version_converter.convert_version(proto, opset)
+        except Exception as error:
+            raise UnsupportedError(f"the graph can't be written for opset {opset}: {error}") from error
     proto.ir_version = ir_version
     del proto.metadata_props[:]
     proto.metadata_props.add(key=KEY, value=manifest.to_json())

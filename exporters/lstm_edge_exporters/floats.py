@@ -58,5 +58,5 @@ class AllFloats(TorchFunctionMode):
 
 
 def copy_as(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Copy ``module`` with every float in ``dtype``, in eval mode."""
-    return copy.deepcopy(module).to(dtype).eval()
+    """Copy ``module`` to the CPU with every float in ``dtype``, in eval mode."""
+    return copy.deepcopy(module).to("cpu", dtype).eval()

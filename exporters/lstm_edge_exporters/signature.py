@@ -70,8 +70,10 @@ class Signature:
         )
 
     def as_float32(self) -> "Signature":
-        """Give the same signature with every float of the example in float32."""
-        example = tuple(tensor.float() if tensor.is_floating_point() else tensor for tensor in self.example)
+        """Give the same signature with the example on the CPU, every float of it in float32."""
+        example = tuple(
+            tensor.cpu().float() if tensor.is_floating_point() else tensor.cpu() for tensor in self.example
+        )
         return dataclasses.replace(self, example=example)
 
     def call(self, module: nn.Module, tensors: Sequence[Tensor]) -> Any:
