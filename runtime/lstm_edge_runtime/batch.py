@@ -46,6 +46,7 @@ class StreamBatch:
         self._next = np.arange(capacity, dtype=np.int64)
         self._free = list(range(capacity - 1, -1, -1))
         self._place = np.zeros(capacity, dtype=np.int64)
+        self._all = np.arange(capacity)
 
     @property
     def capacity(self) -> int:
@@ -193,12 +194,13 @@ class StreamBatch:
     ) -> dict[str, Array]:
         """Take one step of every source where its states lie: rows move to them, and not they to the rows."""
         call = self._blocks.whole({name: array.shape for name, array in feeds.items()}, sizes)
+        where: Any = slice(None) if slots is self._all else slots
         for spec in self._core.data:
             place = spec.axes.index(self._batch)
-            call.inputs[spec.name][(slice(None),) * place + (slots,)] = feeds[spec.name]
+            call.inputs[spec.name][(slice(None),) * place + (where,)] = feeds[spec.name]
         call.run()
         rows = to_sources(self._contract, call.outputs, step=True)
-        return {name: array[slots] for name, array in rows.items()}
+        return {name: array[where].copy() for name, array in rows.items()}
 
     def _slots(self, ids: Ids) -> Array:
         """Give the slots of ``ids``, each there and there once."""
@@ -207,6 +209,8 @@ class StreamBatch:
             raise InputError(
                 f"ids are {sources.dtype} {sources.shape}, expected whole numbers (K,), K from 1"
             )
+        if not self._free and np.array_equal(sources, self._owner):
+            return self._all
         slots = sources % self.capacity
         order = np.arange(len(slots))
         absent = (sources < 0) | (self._owner[slots] != sources)

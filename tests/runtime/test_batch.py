@@ -200,6 +200,7 @@ def assert_unharmed(batch, ids, before) -> None:
             r"x has shape \(2, 3\), expected \(N, 3\) with N=3",
         ),
         (lambda b, i: b.step(samples(3, 3), [i[0], i[1], i[0]]), StateError, "comes twice"),
+        (lambda b, i: b.step(samples(6, 3), i + i), StateError, "comes twice"),
         (lambda b, i: b.step({99: samples(3)}), StateError, "source 99 is not in this batch"),
         (lambda b, i: b.step({-1: samples(3)}), StateError, "source -1 is not in this batch"),
         (lambda b, i: b.step(samples(1, 3), [1.5]), InputError, "expected whole numbers"),
