@@ -29,6 +29,8 @@ _DOUBT = 1e4
 _EDGES = np.arange(-20.0, 4.01, 0.25)
 _BUDGETED = ("int8", "fp16")
 
+_LOST = 0.1
+"""A noise floor of this share of an output is no yardstick for it."""
 _HOPELESS = 4.0
 """A difference still so many limits away, which one more draw has not halved, is not drawn for again."""
 
@@ -127,6 +129,15 @@ class Judge:
             tuple(map(int, self._own)),
             (self._exact[0], self._exact[1]),
         )
+
+    def lost(self, measured: Measured) -> str:
+        """Say why a case tells nothing: rounding alone moves an output of the reference by much."""
+        for each in measured.records:
+            scale = _scale(measured.wide[each.name])
+            if each.floor > _LOST * scale and scale > np.finfo(np.float32).eps:
+                by = f"{each.floor:.2g}, of at most {scale:.2g}"
+                return f"rounding alone moves {each.name} of the reference by {by}"
+        return ""
 
     def budget_for(self, name: str, expected: Array) -> float:
         """Give what an int8 or fp16 file may be away from ``expected``, absolutely."""

@@ -23,7 +23,7 @@ def to_junit(report: Report, when: datetime | None = None) -> bytes:
         when: the time the suites ran; now by default.
     """
     stamp = (when or datetime.now(timezone.utc)).strftime("%Y-%m-%dT%H:%M:%S")
-    root = Element("testsuites", {"name": _clean(f"lstm-edge validate {report.model}")})
+    root = Element("testsuites")
     for number, group in enumerate(report.groups):
         root.append(_suite(report, group, number, stamp))
     indent(root)

@@ -1,9 +1,15 @@
 """What validation is for: each fault that people really make is found, in the group that it belongs to."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
+
+from lstm_edge_exporters.validate import ValidateConfig, open_file, validate
+from lstm_edge_exporters.validate.module import against_module
+from lstm_edge_runtime.manifest import Manifest
 
 
 def recurrent(model, op="LSTM"):
@@ -186,6 +192,47 @@ def test_a_healthy_file_raises_no_alarm(form, made, examine):
     assert {group.status for group in report.groups if group.key not in ("lengths", "streaming")} == {
         "passed"
     }
+
+
+def test_a_file_that_hides_that_it_can_not_be_streamed_is_found(made, examine, copy_of):
+    one = made("both_ways")
+    path = copy_of(one)
+    model = onnx.load(path)
+    manifest = Manifest.from_json(model.metadata_props[0].value)
+    model.metadata_props[0].value = replace(manifest, unstreamable="").to_json()
+    onnx.save(model, path)
+    report = examine(one, path)
+    assert {group.key for group, _ in report.failures} == {"streaming"}
+    assert "the file does not say so" in report.failures[0][1].message
+
+
+def test_a_broken_state_contract_is_a_failure_and_not_an_error(made, examine, copy_of):
+    one = made("plain")
+    path = copy_of(one)
+    model = onnx.load(path)
+    model.graph.output.pop()
+    onnx.save(model, path)
+    report = examine(one, path)
+    assert [check.name for _, check in report.failures] == ["state contract"]
+    assert {group.status for group in report.groups[1:]} == {"skipped"}
+
+
+def test_a_reference_that_rounding_destroys_proves_nothing(made):
+    """Its floor would let anything pass."""
+    one = made("stacked")
+    file = open_file(one.path)
+    against = against_module(one.module, file, one.example)
+
+    class Lost:
+        run64 = against.reference.run64
+
+        def run(self, feeds):
+            return {name: array * np.float32(1.5) for name, array in against.reference.run(feeds).items()}
+
+    report = validate(file, replace(against, reference=Lost()), ValidateConfig(quick=True, steps=500))
+    assert not report.ok
+    sizes = next(group for group in report.groups if group.key == "sizes")
+    assert "rounding alone moves" in sizes.checks[0].message
 
 
 def test_an_override_replaces_the_policy(made, examine, copy_of):
