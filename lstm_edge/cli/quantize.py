@@ -139,8 +139,8 @@ def _print(made: "Quantized", output: Path, *, refused: bool) -> None:
         click.echo(f"{name} changes by at most {change.largest:.3g}, {change.share:.4f} of its range")
     for name, drift in judged.drift.items():
         click.echo(
-            f"{name} drifts by {drift.share:.4f} of its size over 1,000 steps, {drift.late:.4f} in the last 100; "
-            f"at most by {drift.largest:.3g}, at step {drift.step}"
+            f"{name} drifts by {drift.share:.4f} of its size over 1,000 steps, {drift.late:.4f} in the last "
+            f"100; at most by {drift.largest:.3g}, at step {drift.step}"
         )
     if any(what.endswith("int8") for what in made.counts):
         click.echo("run it on one thread for results that repeat: int8 ranges follow threads and batch mates")
