@@ -138,6 +138,15 @@ def test_golden_vectors_are_saved_and_replayed_without_the_reference(job, invoke
     assert (code, f"7 sets of golden vectors in {golden}" in out) == (0, True)
     assert invoke("validate", job / "m.onnx", "--golden", golden)[0] == 0
     assert invoke("validate", job / "wrong.onnx", "--golden", golden)[0] == 1
+    code, out, _ = invoke("selftest", job / "m.onnx", "--golden", golden, "--json")
+    found = json.loads(out)["comparisons"]
+    assert code == 0
+    assert len(found) == 3 * (7 + 3)
+    assert sum(each["replayed"].endswith("states carried") for each in found) == 3 * 3
+    code, _, err = invoke("selftest", job / "wrong.onnx", "--golden", golden)
+    assert code == 1
+    assert err.startswith("error: golden vectors fail on this device (test_data_set_")
+    assert invoke("selftest", job / "m.onnx", "--golden", job)[0] == 2
 
 
 def test_the_golden_case_in_the_file_is_enough_to_tell_right_from_wrong(job, invoke):
