@@ -1,7 +1,7 @@
 """The manifest of a traced graph, before anything was measured."""
 
 from collections.abc import Sequence
-from importlib.metadata import version
+from importlib import import_module
 from typing import Any
 
 import onnx_ir as ir
@@ -14,7 +14,15 @@ from .contract import Roles, axes_of
 
 __all__ = ["describe"]
 
-_PACKAGES = ("lstm-edge", "torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime")
+_MAKERS = {
+    "lstm-edge": "lstm_edge_runtime",
+    "torch": "torch",
+    "onnx": "onnx",
+    "onnxscript": "onnxscript",
+    "onnx-ir": "onnx_ir",
+    "onnxruntime": "onnxruntime",
+}
+"""Package to module: a module knows its version whichever wheel it came from (onnxruntime-gpu, say)."""
 
 
 def describe(model: ir.Model, roles: Roles, lifted: Sequence[StateSpec], config: ExportConfig) -> Manifest:
@@ -57,7 +65,7 @@ def _provenance(config: ExportConfig) -> dict[str, Any]:
         "checkpoint_sha256": config.checkpoint_sha256,
         "opset": config.opset,
         "ir_version": config.ir_version,
-        "versions": {name: version(name) for name in _PACKAGES},
+        "versions": {name: import_module(module).__version__ for name, module in _MAKERS.items()},
     }
 
 
