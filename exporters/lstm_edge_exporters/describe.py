@@ -1,7 +1,6 @@
 """The manifest of a traced graph, before anything was measured."""
 
 from collections.abc import Sequence
-from importlib import import_module
 from typing import Any
 
 import onnx_ir as ir
@@ -9,20 +8,13 @@ import onnx_ir as ir
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Manifest, StateSpec, TensorSpec
 
+from ._versions import versions
 from .config import ExportConfig
 from .contract import Roles, axes_of
 
 __all__ = ["describe"]
 
-_MAKERS = {
-    "lstm-edge": "lstm_edge_runtime",
-    "torch": "torch",
-    "onnx": "onnx",
-    "onnxscript": "onnxscript",
-    "onnx-ir": "onnx_ir",
-    "onnxruntime": "onnxruntime",
-}
-"""Package to module: a module knows its version whichever wheel it came from (onnxruntime-gpu, say)."""
+_MAKERS = ("lstm-edge", "torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime")
 
 
 def describe(model: ir.Model, roles: Roles, lifted: Sequence[StateSpec], config: ExportConfig) -> Manifest:
@@ -65,7 +57,7 @@ def _provenance(config: ExportConfig) -> dict[str, Any]:
         "checkpoint_sha256": config.checkpoint_sha256,
         "opset": config.opset,
         "ir_version": config.ir_version,
-        "versions": {name: import_module(module).__version__ for name, module in _MAKERS.items()},
+        "versions": versions(*_MAKERS),
     }
 
 

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
 
 from lstm_edge_runtime.errors import InputError
 
@@ -77,7 +76,7 @@ def validate(
         figures=figures,
         redrawn=judge.redrawn if judge else 0,
         notes=_notes(file, against),
-        versions={name: version(name) for name in _VERSIONS},
+        versions=versions(*_VERSIONS),
     )
 
 
