@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from lstm_edge_runtime.errors import InputError
 
+from .._versions import versions
 from ._file import ModelFile, open_file
 from ._subject import Against, Subject
 from .config import ValidateConfig
