@@ -239,6 +239,7 @@ def test_the_identity_is_the_files_at_load_though_it_is_overwritten_or_gone_sinc
     copy.write_bytes(b"")
     expected = hashlib.sha256(path("lstm").read_bytes()).hexdigest()
     assert first.identity == expected
+    assert first._source._content is None  # let go, now that nobody needs it
     copy.unlink()
     assert second.run(X)[1].identity == expected
     assert second.stream().state.identity == expected

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from lstm_edge_runtime import State, load
-from lstm_edge_runtime.errors import InputError, StateError
+from lstm_edge_runtime._core import Core
+from lstm_edge_runtime.errors import ContractError, InputError, StateError
 
 RNG = np.random.default_rng(1)
 
@@ -121,6 +122,21 @@ def test_another_models_state_another_batch_size_and_no_state_at_all_are_refused
         model.run(samples(2, 4, 3), dict(state))
     with pytest.raises(StateError, match="no float32 c_0"):
         model.run(samples(2, 4, 3), State({"h_0": state["h_0"]}, model.identity))
+
+
+class Growing:
+    """A session whose state comes out a row longer than it went in."""
+
+    def run(self, names, feeds):
+        shapes = {"logits": (1, 4), "h_n": (2, 2, 8), "c_n": (2, 1, 8)}
+        return [np.zeros(shapes[name], np.float32) for name in names]
+
+
+def test_a_file_that_does_not_keep_its_state_contract_is_caught_as_it_runs(model):
+    core = model._core
+    growing = Core(Growing(), core.contract, core.source, has_manifest=True, check=False)
+    with pytest.raises(ContractError, match=r"h_0 went in as \(2, 1, 8\) and came out as \(2, 2, 8\)"):
+        growing.run(samples(1, 4, 3))
 
 
 def test_a_callers_arrays_are_left_as_they_were(model):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from lstm_edge_runtime import State, load
 from lstm_edge_runtime.errors import ContractError, InputError, StateError
+from lstm_edge_runtime.tolerance import limit_for
 
 RNG = np.random.default_rng(4)
 
@@ -284,15 +285,15 @@ def test_a_signal_that_fades_into_denormals_does_not_slow_the_stream_down(opened
             times.append(time.perf_counter() - start)
         return float(np.quantile(times, 0.2))
 
-    model = opened("lstm")
+    model = opened("gru")
     loud, silent = model.stream(), model.stream()
-    tiny = {name: np.full(array.shape, 1e-39, np.float32) for name, array in silent.state.items()}
-    silent.restore(State(tiny, model.identity))
-    fading = np.full(3, 1e-39, np.float32)
-    silent.step(fading)
-    for array in silent.state.values():
-        assert not ((array != 0) & (np.abs(array) < 2.0**-126)).any()
-    assert fastest(silent, fading) < 2 * fastest(loud, samples(3))
+    tiny = np.full(8, 0x000AE398, np.uint32).view(np.float32)  # 1e-39; numpy may be flushing here too
+    faded = {"x": tiny[:3], "gain": tiny[:1]}
+    silent.restore(State({"h_0": tiny.reshape(1, 1, 8)}, model.identity))
+    assert silent.state["h_0"].view(np.uint32).all()
+    silent.step(faded)
+    np.testing.assert_array_equal(silent.state["h_0"].view(np.uint32) << 1, 0)
+    assert fastest(silent, faded) < 2 * fastest(loud, {"x": samples(3), "gain": samples(1)})
 
 
 def rss() -> int:
@@ -301,32 +302,29 @@ def rss() -> int:
 
 @pytest.mark.parametrize("count", [60_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
 def test_memory_stays_flat_and_drift_within_the_policy_over_many_steps(model, reference, count):
-    from lstm_edge_runtime.tolerance import compare, limit_for
-
     exact, plain = reference(np.float64), reference(np.float32)
     stream = model.stream()
     rng = np.random.default_rng(6)
-    floor, worst, seen, start = {"h_0": 0.0, "c_0": 0.0}, [], {}, 0
+    floor, off, scale = ({"h_0": 0.0, "c_0": 0.0} for _ in range(3))
     compared = 20_000 if count < 100_000 else count
+    start = 0
     for block in range(count // 1000):
         x = rng.normal(size=(1000, 3)).astype(np.float32)
         for sample in x:
             stream.step(sample)
         if block == 9:
             start = rss()
-        if (block + 1) * 1000 <= compared:
-            for sample in x:
-                exact.step(sample)
-                plain.step(sample)
-            state = stream.state
-            for name in floor:
-                key = name[0]
-                floor[name] = max(floor[name], float(np.abs(getattr(plain, key) - getattr(exact, key)).max()))
-                seen[name] = (state[name][:, 0], getattr(exact, key).copy())
-                worst.append((name, *seen[name]))
-    for name, got, expected in worst:
-        limit = limit_for(expected, floor[name])
-        found = compare(name, got, expected, floor=floor[name], limit=limit)
-        assert found.ok, str(found)
+        if (block + 1) * 1000 > compared:
+            continue
+        for sample in x:
+            exact.step(sample)
+            plain.step(sample)
+        for name, got in stream.state.items():
+            truth = getattr(exact, name[0])
+            floor[name] = max(floor[name], float(np.abs(getattr(plain, name[0]) - truth).max()))
+            off[name] = max(off[name], float(np.abs(got[:, 0] - truth).max()))
+            scale[name] = max(scale[name], float(np.abs(truth).max()))
+    for name, found in off.items():
+        assert 0 < found <= limit_for(np.array([scale[name]]), floor[name])
     assert rss() - start < 1024 * 1024
     assert stream.steps_seen == count
