@@ -31,6 +31,10 @@ def resolve_axes(module: nn.Module, signature: Signature, config: ExportConfig) 
     }
     for name, axes in config.inputs.items():
         _check(name, tuple(axes), shapes)
+    known = {axis for axes in config.inputs.values() for axis in axes}
+    for name, usual in ((config.batch, "N"), (config.sequence, "L")):
+        if name != usual and known and name not in known:
+            raise InputError(f"axis {name} is in none of the inputs: {', '.join(map(str, known))}")
     missing = [name for name in signature.names if name not in config.inputs]
     found = find_axes(module, signature, config.batch, config.sequence) if missing else {}
     if missing and not any(isinstance(axis, str) for name in missing for axis in found[name]):

@@ -97,7 +97,7 @@ def build_module(source: str, weights: Path | None) -> tuple[nn.Module, str | No
 
 
 def make_example(options: Sequence[InputOption], lengths: str | None, module: nn.Module) -> dict[str, Tensor]:
-    """Draw an example of each input; ``lengths`` comes in falling order."""
+    """Draw an example of each input; lengths, told or known by their name, come in falling order."""
     names = dict.fromkeys(axis for each in options for axis in each.axes if isinstance(axis, str))
     sizes: Mapping[str, int] = {name: _ROWS + 2 * place for place, name in enumerate(names)}
     rng = np.random.default_rng(0)
@@ -105,7 +105,7 @@ def make_example(options: Sequence[InputOption], lengths: str | None, module: nn
     array: npt.NDArray[Any]
     for each in options:
         shape = tuple(sizes[axis] if isinstance(axis, str) else axis for axis in each.axes)
-        if each.name == lengths:
+        if each.name == lengths or ("len" in each.name.lower() and len(shape) == 1 and not each.values):
             array = np.clip(_STEPS - np.arange(int(np.prod(shape))), 1, None).reshape(shape)
         elif np.dtype(each.dtype).kind == "f":
             array = rng.standard_normal(shape)

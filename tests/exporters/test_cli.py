@@ -211,3 +211,18 @@ def _wait_for(path: Path) -> None:
             return
         time.sleep(0.05)
     raise AssertionError(f"{path} never came")
+
+
+def test_lengths_of_any_name_are_drawn_as_lengths(folder):
+    source = (folder / "nets.py").read_text()
+    packs = """
+class Packs(Tagger):
+    def forward(self, tokens, token_lengths):
+        packed = nn.utils.rnn.pack_padded_sequence(self.words(tokens), token_lengths, batch_first=True)
+        return self.head(self.rnn(packed)[1][-1])
+"""
+    (folder / "nets.py").write_text(source + packs)
+    words = ["--input", "tokens=N,L:int64", "--input", "token_lengths=N:int64", "-o", "t.onnx"]
+    done = run(folder, "nets:Packs", *words)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert load(folder / "t.onnx").manifest.lengths == "token_lengths"

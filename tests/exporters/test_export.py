@@ -169,6 +169,7 @@ def test_a_traced_size_that_is_baked_in_is_found():
         ({"outputs": ("a", "x", "b")}, "repeat or are those of inputs"),
         ({"states": {"h": "h_n"}}, "the inputs are x, h_0, c_0"),
         ({"lengths": "n"}, "the inputs are x, h_0, c_0"),
+        ({"sequence": "T"}, "axis T is in none of the inputs"),
         ({"reset": {"x": 1.0}}, "the states are h_0, c_0"),
     ],
 )
