@@ -16,14 +16,13 @@ from lstm_edge_runtime.errors import CheckFailedError
 from lstm_edge_runtime.tolerance import Comparison, compare, limit_for
 
 from .cases import Case
+from .floors import DRAWS, apart, near, raised
 
 __all__ = ["Equivalence", "Reference", "compare_case", "compare_outputs", "first_line", "verify"]
 
 Array = npt.NDArray[Any]
 _NOISE = 0.1
 """The largest share of an output that counts as rounding."""
-_DRAWS = 4
-"""How often a noise floor in doubt is drawn anew."""
 _DOUBT = 1e3
 """Beyond so many limits no rounding explains a difference."""
 Candidate = Callable[[Mapping[str, Array]], Mapping[str, Array]]
@@ -130,7 +129,7 @@ def compare_outputs(
             records.append(compare(name, got[name], expected, floor=0.0, limit=0.0))
             continue
         dtype, exact = expected.dtype.name, wide[name]
-        floor = max(_apart(expected, exact), (floors or {}).get(name, 0.0))
+        floor = max(apart(expected, exact), (floors or {}).get(name, 0.0))
         limit = limit_for(exact, floor, dtype)
         records.append(compare(name, got[name], exact, floor=floor, limit=limit, dtype=dtype))
     return records
@@ -146,37 +145,16 @@ def _in_doubt(
 ) -> Sequence[Comparison]:
     """Draw the noise floor anew where a difference is past its limit and rounding could explain it.
 
-    A floor is one draw of rounding errors and may by luck be far too small. So floats are moved by one place
-    at their usual scale: the reference's error there, and how far its float64 result moves, are floors too.
+    See ``floors``.
     """
     floors: dict[str, float] = {}
-    for draw in range(_DRAWS):
+    for draw in range(DRAWS):
         if not 1.0 < max(each.ratio for each in records) < _DOUBT:
             break
-        near = _near(case.feeds, np.random.default_rng(draw))
-        own_near, wide_near = reference.run(near), reference.run64(near)
-        for name, array in wide_near.items():
-            if array.dtype.kind == "f":
-                moved = max(_apart(own_near[name], array), _apart(array, wide[name]))
-                floors[name] = max(floors.get(name, 0.0), moved)
+        nearby = near(case.feeds, draw)
+        floors = raised(floors, wide, reference.run(nearby), reference.run64(nearby))
         records = compare_outputs(got, own, wide, floors)
     return records
-
-
-def _near(feeds: Mapping[str, Array], rng: np.random.Generator) -> dict[str, Array]:
-    near = dict(feeds)
-    for name, array in feeds.items():
-        if array.dtype.kind == "f" and array.size:
-            scale = np.maximum(
-                np.abs(array), float(np.sqrt(np.mean(np.square(array, dtype=np.float64)))) or 1.0
-            )
-            place = np.finfo(array.dtype).eps * scale
-            near[name] = np.asarray(array + place * rng.integers(-1, 2, array.shape), array.dtype)
-    return near
-
-
-def _apart(one: Array, other: Array) -> float:
-    return compare("", one, other, floor=0.0, limit=np.inf).max_abs
 
 
 def _is_noise(floor: float, wide: Array) -> bool:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from lstm_edge_runtime.manifest import Manifest
 from lstm_edge_runtime.tolerance import MULTIPLE, ULPS, Comparison, compare, limit_for
 
+from ..floors import DRAWS, apart, near, raised
 from ..verify import Reference, first_line
 from ._file import Runner
 from .config import ValidateConfig
@@ -22,8 +23,6 @@ Feeds = Mapping[str, Array]
 Protocol = Callable[[Runner, Feeds], Mapping[str, Array]]
 """How a case is run: whole, in chunks, row by row; the same way for the file and for its reference."""
 
-_DRAWS = 4
-"""How often the noise floor is drawn anew before a difference counts as an alarm."""
 _DOUBT = 1e4
 """Beyond so many limits no rounding explains a difference, and nothing is drawn anew."""
 _EDGES = np.arange(-20.0, 4.01, 0.25)
@@ -85,7 +84,7 @@ class Judge:
         self._reference = reference
         self._config = config
         self._scales = scales
-        self._units = units
+        self._units = dict(units) | {state.input: np.float64(1) for state in contract.states}
         self._budgeted = contract.precision in _BUDGETED
         self._states = {state.output for state in contract.states}
         self._file = np.zeros(len(_EDGES) - 1, np.int64)
@@ -148,17 +147,15 @@ class Judge:
     def measure(self, run: Runner, feeds: Feeds, protocol: Protocol = whole) -> Measured:
         """Run one case on the file and on the reference, and compare every output.
 
-        A floor is itself one draw of rounding errors, and by luck may be far too small; and kernels round
-        their gates at the scale of the gates, which a state that has died away does not show. So where a
-        difference passes the limit, inputs and states are moved by one place at their usual scale: the
-        reference's error there, and how far its float64 result moves, count as floors too.
+        A floor is itself one draw of rounding errors; where a difference passes the limit, it is drawn again
+        from nearby inputs (see ``floors``) before that counts as an alarm.
 
         Raises:
             RefusedError: the reference refuses the case, or its own dtype overflows on it.
         """
         own, wide = self.reference(feeds, protocol)
         got = protocol(run, feeds)
-        floors = {name: _floor(own[name], wide[name]) for name in own}
+        floors = {name: apart(own[name], wide[name]) for name in own}
         records = self._records(got, own, wide, floors)
         if not (self._budgeted or self._config.overridden):
             records = self._drawn_anew(records, feeds, protocol, (got, own, wide), floors)
@@ -185,15 +182,18 @@ class Judge:
         feeds: Feeds,
         protocol: Protocol,
         sides: tuple[Mapping[str, Array], Mapping[str, Array], Mapping[str, Array]],
-        floors: dict[str, float],
+        floors: Mapping[str, float],
     ) -> tuple[Comparison, ...]:
-        """Draw the floors again while a difference is in doubt; ``floors`` grows in place."""
-        for draw in range(_DRAWS):
+        """Draw the floors again while a difference is in doubt."""
+        for draw in range(DRAWS):
             worst = max(each.ratio for each in records)
             if not 1.0 < worst < _DOUBT:
                 break
             self.redrawn += draw == 0
-            self._raise(floors, sides[2], feeds, protocol, draw)
+            try:
+                floors = dict(floors) | self._raised(floors, sides[2], feeds, protocol, draw)
+            except RefusedError:
+                break
             records = self._records(*sides, floors)
             if max(each.ratio for each in records) > max(_HOPELESS, worst / 2):
                 break
@@ -201,34 +201,20 @@ class Judge:
 
     def floors(self, feeds: Feeds, own: Mapping[str, Array], wide: Mapping[str, Array]) -> dict[str, float]:
         """Give each float output's floor for the record, from several draws: a device can't draw its own."""
-        floors = {name: _floor(own[name], wide[name]) for name in own if own[name].dtype.kind == "f"}
-        for draw in range(_DRAWS):
-            self._raise(floors, wide, feeds, whole, draw)
+        floors = {name: apart(own[name], wide[name]) for name in own if own[name].dtype.kind == "f"}
+        for draw in range(DRAWS):
+            floors = self._raised(floors, wide, feeds, whole, draw)
         return floors
 
-    def _raise(
+    def _raised(
         self,
-        floors: dict[str, float],
+        floors: Mapping[str, float],
         wide: Mapping[str, Array],
         feeds: Feeds,
         protocol: Protocol,
         draw: int,
-    ) -> None:
-        """Raise ``floors`` in place to what a draw from nearby inputs shows."""
-        own_near, wide_near = self.reference(self._near(feeds, draw), protocol)
-        for name, floor in floors.items():
-            error = _floor(own_near[name], wide_near[name])
-            floors[name] = max(floor, error, _floor(wide_near[name], wide[name]))
-
-    def _near(self, feeds: Feeds, draw: int) -> dict[str, Array]:
-        """Move every float by at most one place, at its own scale or its usual one, the larger."""
-        rng = np.random.default_rng(draw)
-        near = dict(feeds)
-        for name, array in feeds.items():
-            if array.dtype.kind == "f":
-                place = np.finfo(array.dtype).eps * np.maximum(np.abs(array), self._units.get(name, 1.0))
-                near[name] = np.asarray(array + place * rng.integers(-1, 2, array.shape), dtype=array.dtype)
-        return near
+    ) -> dict[str, float]:
+        return raised(floors, wide, *self.reference(near(feeds, draw, self._units), protocol))
 
     def _records(
         self,
@@ -269,7 +255,3 @@ class Judge:
 
 def _scale(array: Array) -> float:
     return float(np.max(np.abs(array), initial=0.0, where=np.isfinite(array)))
-
-
-def _floor(own: Array, wide: Array) -> float:
-    return compare("", own, wide, floor=0.0, limit=np.inf, dtype="float64").max_abs
