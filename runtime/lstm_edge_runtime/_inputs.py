@@ -46,6 +46,8 @@ def as_array(name: str, value: npt.ArrayLike, dtype: str) -> Array:
         array = np.asarray(value)
     except (ValueError, TypeError) as error:
         raise InputError(f"{name} is not one regular array ({error}); expected {dtype}") from error
+    if array.dtype == object:
+        raise InputError(f"{name} is not one regular array of numbers; expected {dtype}")
     wanted = np.dtype(dtype)
     if array.dtype.kind not in "fiu" or not np.can_cast(array.dtype, wanted, "same_kind"):
         raise InputError(f"{name} has dtype {array.dtype}, expected {dtype}; convert it first")

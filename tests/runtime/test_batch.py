@@ -11,6 +11,7 @@ from lstm_edge_runtime import State, load
 from lstm_edge_runtime.errors import ContractError, InputError, StateError
 
 DATA = Path(__file__).parent / "data"
+pytestmark = pytest.mark.filterwarnings("ignore:Creating an ndarray from ragged")  # numpy below 1.24
 RNG = np.random.default_rng(8)
 CAPACITY = 5
 
