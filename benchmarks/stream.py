@@ -15,6 +15,7 @@ import os
 import platform
 import statistics
 import tempfile
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,7 @@ def threads(paths: dict[str, Path], repeats: int) -> dict[str, float]:
             stream = load(path, threads=count, device="cpu").stream()
             sample = np.zeros(SIZES[size][0], np.float32)
             calls[str(count)] = lambda n, s=stream, x=sample: [s.step(x) for _ in range(n)]
-        found[size] = ratio(interleave(calls, COUNTS[size], repeats), str(cores), "1")
+        found[size] = ratio(interleave(calls, COUNTS[size], repeats, time.perf_counter), str(cores), "1")
     return found
 
 
