@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from lstm_edge_runtime import Model, load
 from lstm_edge_runtime._session import CPU, Provider, SessionOptions, import_onnxruntime, open_session
-from lstm_edge_runtime.errors import ContractError, ManifestError
+from lstm_edge_runtime.errors import ContractError, InputError, ManifestError
 from lstm_edge_runtime.manifest import Manifest
 
 __all__ = ["ModelFile", "Runner", "open_file"]
@@ -76,8 +76,11 @@ def open_file(path: str | os.PathLike[str]) -> ModelFile:
     Raises:
         NotFoundError: no such file.
         FileFormatError: truncated, foreign, or unsafe.
+        InputError: in ORT format, which says too little of its graph.
     """
     path = Path(path)
+    if path.suffix == ".ort":
+        raise InputError(f"{path} is in ORT format; validate the .onnx file that it was made from")
     model, broken = None, ""
     try:
         model = load(path, device="cpu", threads=1)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Axes
@@ -119,8 +119,9 @@ def against_module(
 def _example(module: nn.Module, file: ModelFile) -> dict[str, torch.Tensor]:
     golden = file.contract.golden
     parameters = inspect.signature(module.forward).parameters
+    floats = [each.dtype for each in module.parameters() if each.is_floating_point()]
     found = {
-        name: torch.from_numpy(np.array(array))
+        name: _as_own(torch.from_numpy(np.array(array)), floats)
         for name, array in (golden.inputs.items() if golden else ())
         if name in parameters
     }
@@ -130,6 +131,11 @@ def _example(module: nn.Module, file: ModelFile) -> dict[str, torch.Tensor]:
             f"forward ({', '.join(parameters)}); give an example"
         )
     return found
+
+
+def _as_own(tensor: Tensor, floats: list[torch.dtype]) -> Tensor:
+    """Give a float in the dtype of the module's parameters: a file is float32 whatever its module is."""
+    return tensor.to(floats[0]) if floats and tensor.is_floating_point() else tensor
 
 
 def _layers(module: nn.Module) -> Counter[str]:

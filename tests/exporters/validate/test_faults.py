@@ -143,6 +143,28 @@ def round_to_half(model):
             change(model, tensor.name, lambda array: array.astype(np.float16))
 
 
+def mix_rows(model):
+    """Each row gets a thousandth of the batch's mean."""
+    for name, value in (("rows", np.array([0], np.int64)), ("little", np.float32(1e-3))):
+        model.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
+    rename_input(model, "x", "mixed")
+    model.graph.node.insert(0, helper.make_node("ReduceMean", ["x", "rows"], ["mean"]))
+    model.graph.node.insert(1, helper.make_node("Mul", ["mean", "little"], ["share"]))
+    model.graph.node.insert(2, helper.make_node("Add", ["x", "share"], ["mixed"]))
+
+
+def leak_padding(model):
+    """Nothing times the sum of everything, padding included: only NaN shows it."""
+    model.graph.initializer.append(numpy_helper.from_array(np.array(0, np.float32), "nothing"))
+    for node in model.graph.node:
+        for place, name in enumerate(node.output):
+            if name == "logits":
+                node.output[place] = "clean"
+    model.graph.node.append(helper.make_node("ReduceSum", ["x"], ["total"], keepdims=0))
+    model.graph.node.append(helper.make_node("Mul", ["total", "nothing"], ["leak"]))
+    model.graph.node.append(helper.make_node("Add", ["clean", "leak"], ["logits"]))
+
+
 def rename_input(model, name, new):
     """Let every reader of a graph input read ``new`` instead."""
     for node in model.graph.node:
@@ -168,6 +190,8 @@ FAULTS = {
     "lengths ignored": ("both_ways", ignore_lengths, "lengths"),
     "projection transposed": ("projected", transpose_projection, "sizes"),
     "head transposed": ("square", transpose_head, "sizes"),
+    "rows of a batch mixed": ("stacked", mix_rows, "states"),
+    "padding leaks": ("plain", leak_padding, "lengths"),
     "fp16 rounding passed off as fp32": ("plain", round_to_half, "sizes"),
 }
 
@@ -183,6 +207,22 @@ def test_a_seeded_fault_is_found(fault, made, examine, copy_of):
     report = examine(one, path)
     assert not report.ok
     assert group in {found.key for found, _ in report.failures}
+
+
+def test_the_check_that_is_made_for_a_fault_names_it(made, examine, copy_of):
+    for form, spoil, name in (
+        ("stacked", mix_rows, "rows of a batch are independent"),
+        ("plain", leak_padding, "padding of NaN"),
+        ("plain", ignore_state_input, "only c_0 away from reset"),
+    ):
+        path = copy_of(made(form))
+        model = onnx.load(path)
+        spoil(model)
+        onnx.save(model, path)
+        failed = {check.name for _, check in examine(made(form), path).failures}
+        assert name in failed
+        if spoil is leak_padding:
+            assert failed == {name}
 
 
 @pytest.mark.parametrize("form", ["plain", "stacked", "both_ways", "projected", "square"])

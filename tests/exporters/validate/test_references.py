@@ -64,6 +64,45 @@ def test_another_network_of_the_same_form_is_told_apart(tagger):
     assert not validate(file, against_module(Tagger().eval(), file), QUICK).ok
 
 
+class Plain(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.LSTM(6, 5)
+
+    def forward(self, x):
+        return self.rnn(x)[0]
+
+
+@pytest.mark.parametrize(
+    ("example", "axes", "streamed"),
+    [
+        (torch.randn(7, 6), ("L", 6), "passed"),
+        (torch.randn(7, 2, 6, dtype=torch.float64), ("L", "N", 6), "passed"),
+        (torch.randn(7, 2, 6), (7, "N", 6), "skipped"),
+    ],
+    ids=["unbatched", "double", "one length"],
+)
+def test_modules_without_a_batch_of_another_dtype_or_of_one_length_are_checked_as_far_as_they_go(
+    example, axes, streamed, tmp_path
+):
+    module = Plain().to(example.dtype).eval()
+    export(module, example, ExportConfig(inputs={"x": axes})).save(tmp_path / "m.onnx")
+    file = open_file(tmp_path / "m.onnx")
+    report = validate(file, against_module(module, file), QUICK)
+    assert report.ok, report.failures
+    status = {group.key: group.status for group in report.groups}
+    assert (status["sizes"], status["states"], status["streaming"]) == ("passed", "passed", streamed)
+
+
+def test_a_file_without_a_manifest_is_compared_with_another(made, tmp_path):
+    model = onnx.load(made("stacked").path)
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "bare.onnx")
+    report = validate(tmp_path / "bare.onnx", against_file(made("stacked").path), QUICK)
+    assert report.ok, report.failures
+    assert "streaming" in {group.key for group in report.groups if group.status == "passed"}
+
+
 def test_a_module_that_takes_other_inputs_fails_by_name(made):
     one = made("plain")
     file = open_file(one.path)
