@@ -132,9 +132,8 @@ def prepare(module: nn.Module, example: Any, config: ExportConfig) -> Prepared:
 
 def _narrowed(module: nn.Module) -> list[str]:
     found = {tensor.dtype for tensor in (*module.parameters(), *module.buffers())} & OTHER_FLOATS
-    return [
-        f"the module is {str(dtype).rpartition('.')[2]}, the file is float32 throughout" for dtype in found
-    ]
+    names = sorted(str(dtype).rpartition(".")[2] for dtype in found)
+    return [f"the module is {name}, the file is float32 throughout" for name in names]
 
 
 def _copy(module: nn.Module) -> nn.Module:

@@ -1,6 +1,7 @@
 """How initial states are found, named, lifted, reset, or left alone."""
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import nn
@@ -115,6 +116,8 @@ def test_a_layer_called_twice_has_a_state_for_each_call():
     artefact = export(Shared(), (X, torch.randn(3, 6, 5)))
     assert [name for name, _, _ in states(artefact)] == ["rnn.h_0", "rnn_2.h_0"]
     assert artefact.nodes["GRU"] == 2
+    weights = onnx.load_model_from_string(artefact.model).graph.initializer
+    assert [list(tensor.dims) for tensor in weights].count([1, 12, 5]) == 1
 
 
 class FromData(nn.Module):
