@@ -31,7 +31,8 @@ class StateBlocks:
         self._axes = {spec.input: spec.axes.index(batch) for spec in core.contract.states}
         self._blocks = core.start({batch: capacity})
         self._reset = core.start({batch: 1})
-        self._whole: tuple[StateSets, BoundCall] | None = None
+        self._sets: StateSets | None = None
+        self._call: BoundCall | None = None
         self.nbytes = sum(block.nbytes for block in self._blocks.values())
         expect_blocks(WORKSPACE * self.nbytes)
 
@@ -40,12 +41,14 @@ class StateBlocks:
 
         It keeps a second set of blocks, made when the first such call comes.
         """
-        if self._whole is None:
-            lengths, core = self._core.contract.lengths, self._core
-            sets = StateSets(core.session, self._blocks)
-            feeds = {} if lengths is None else {lengths: np.ones(self._capacity, dtype=np.int64)}
-            self._whole = sets, BoundCall(core.session, core.contract, sets, shapes, sizes, feeds)
-        return self._whole[1]
+        session, contract = self._core.session, self._core.contract
+        if self._sets is None:
+            self._sets = StateSets(session, self._blocks)
+        if self._call is None or any(self._call.inputs[name].shape != shapes[name] for name in shapes):
+            ones = np.ones(self._capacity, dtype=np.int64)
+            feeds = {} if contract.lengths is None else {contract.lengths: ones}
+            self._call = BoundCall(session, contract, self._sets, shapes, sizes, feeds)
+        return self._call
 
     def gather(self, slots: Array) -> dict[str, Array]:
         """Give the states of ``slots`` in their order."""
@@ -56,8 +59,8 @@ class StateBlocks:
         blocks = self._front()
         for name, block in blocks.items():
             block[(slice(None),) * self._axes[name] + (slots,)] = states[name]
-        if self._whole is not None and self._whole[0].device != "cpu":
-            self._whole[0].write(blocks)
+        if self._sets is not None and self._sets.device != "cpu":
+            self._sets.write(blocks)
 
     def reset(self, slot: int) -> None:
         """Put one slot back to the reset values."""
@@ -65,4 +68,4 @@ class StateBlocks:
 
     def _front(self) -> dict[str, Array]:
         """Give the blocks: on the CPU the very memory, else a copy."""
-        return self._blocks if self._whole is None else self._whole[0].read()
+        return self._blocks if self._sets is None else self._sets.read()

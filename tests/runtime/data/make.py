@@ -64,6 +64,7 @@ def main() -> None:
     gru()
     step()
     unbatched()
+    wide()
     backward()
 
 
@@ -210,6 +211,31 @@ def unbatched() -> None:
         [("x", FLOAT, ["L", WIDTH])],
         [("total", FLOAT, [WIDTH])],
         [WIDTH],
+        manifest,
+        names={"h_0": "h_0", "h_n": "h_n"},
+    )
+
+
+def wide() -> None:
+    """A file whose feature axis has a name: ``x (N, F)``, its sum added to each of three running totals."""
+    nodes = [
+        helper.make_node("ReduceSum", ["x", "one"], ["sum"], keepdims=1),
+        helper.make_node("Add", ["h_0", "sum"], ["h_n"]),
+        helper.make_node("Identity", ["h_n"], ["total"]),
+    ]
+    manifest = Manifest(
+        inputs=(TensorSpec("x", "float32", ("N", "F")),),
+        outputs=(TensorSpec("total", "float32", ("N", WIDTH)),),
+        states=(StateSpec("h_0", "h_n", "float32", ("N", WIDTH)),),
+        sequence=None,
+    )
+    save(
+        "wide",
+        nodes,
+        [tensor("one", np.array([1]))],
+        [("x", FLOAT, ["N", "F"])],
+        [("total", FLOAT, ["N", WIDTH])],
+        ["N", WIDTH],
         manifest,
         names={"h_0": "h_0", "h_n": "h_n"},
     )
