@@ -58,8 +58,12 @@ class Builder:
         return value
 
     def weight(self, array: Array, name: str) -> ir.Value:
-        """Add a float32 initialiser."""
-        return self.constant(array.astype(np.float32), name)
+        """Add a float32 initialiser; a layer called again finds the one that it made before."""
+        narrow = array.astype(np.float32)
+        known = self._graph.initializers.get(f"{self._prefix}.{name}")
+        if known is not None and np.array_equal(known.const_value.numpy(), narrow):
+            return known  # type: ignore[no-any-return]
+        return self.constant(narrow, name)
 
     def cast(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
         """Give ``value`` as ``dtype``."""

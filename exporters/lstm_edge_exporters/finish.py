@@ -37,11 +37,10 @@ def rename_outputs(model: ir.Model, names: Sequence[str], states: Collection[str
 
 
 def tidy(model: ir.Model) -> None:
-    """Remove what nothing uses, what is there twice, and every trace of the machine that exported: stacks, paths, notes."""
+    """Remove what nothing uses, and every trace of the machine that exported: stacks, paths, notes."""
     _drop_identities(model.graph)
     for clean in (
         common.RemoveUnusedNodesPass(),
-        common.DeduplicateHashedInitializersPass(),
         common.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
         common.RemoveUnusedOpsetsPass(),
         common.ClearMetadataAndDocStringPass(),
