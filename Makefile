@@ -30,6 +30,9 @@ check: $(VENV)/.installed  ## lint and types
 	$(BIN)/mypy
 	$(BIN)/mypy tools
 
+# Two workers on two cores: a second torch thread in each would only wait.
+test test-slow: export OMP_NUM_THREADS := 1
+
 test: check  ## every check and every test but the full matrices
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
