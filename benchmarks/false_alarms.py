@@ -60,6 +60,7 @@ def main() -> int:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--models", type=int, default=200)
     options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--only", type=int, nargs="*", help="these models of the run, by their numbers")
     options.add_argument("--full", action="store_true", help="full validation instead of --quick")
     options.add_argument("--json", type=Path, help="where to write the figures")
     chosen = options.parse_args()
@@ -74,7 +75,7 @@ def main() -> int:
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        for number in range(chosen.models):
+        for number in chosen.only or range(chosen.models):
             name = list(families)[number % len(families)]
             rng = np.random.default_rng((chosen.seed, number))
             torch.manual_seed(int(rng.integers(2**31)))

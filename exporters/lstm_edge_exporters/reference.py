@@ -6,14 +6,18 @@ Both take and give plain dicts of numpy arrays by the names that the exported fi
 and a session are interchangeable.
 """
 
+import copy
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+from torch.utils import _pytree as pytree
 
 from .floats import AllFloats, copy_as
 from .injection import Injection, LayerHooks
@@ -56,6 +60,22 @@ class TorchReference:
         """Give every output in float64, from the same (rounded) weights and inputs."""
         return self._run(self._wide, feeds)
 
+    def shaken(self, draw: int) -> "TorchReference":
+        """Give a copy whose recurrent layers err in float64 as a float32 kernel may at every call.
+
+        What they give moves by at most one float32 place at the largest of its own scale, 1 and the states
+        they started from: a kernel rounds its gates at the scale of 1, however small the state that they
+        leave, and what they keep of a state at the scale of that state.
+        """
+        copied, copied_wide = copy.copy(self), copy.copy(self._wide)
+        copied_wide.module = copy.deepcopy(self._wide.module)
+        copied._wide = copied_wide
+        generator = torch.Generator().manual_seed(draw)
+        for layer in copied._wide.module.modules():
+            if isinstance(layer, nn.RNNBase | nn.RNNCellBase):
+                layer.register_forward_hook(partial(_shake, generator), with_kwargs=True)
+        return copied
+
     def _run(self, computation: "_Computation", feeds: Mapping[str, Array]) -> dict[str, Array]:
         tensors = [computation.tensor(feeds[name]) for name in self._signature.names]
         store = {each.input: computation.tensor(feeds[each.input]) for each in self._injections}
@@ -93,3 +113,20 @@ class _Computation:
         """Give ``array`` as a tensor of the computation's dtype."""
         tensor = torch.from_numpy(np.array(array))
         return tensor.to(self._dtype) if tensor.is_floating_point() else tensor
+
+
+def _shake(
+    generator: torch.Generator, _layer: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any
+) -> Any:
+    """Move what a layer gives; gates also round what they keep of the states that it started from."""
+    states = [each for each in pytree.tree_leaves([args[1:], kwargs.get("hx")]) if isinstance(each, Tensor)]
+    scale = max([1.0, *(float(state.abs().max()) for state in states if state.numel())])
+
+    def move(tensor: Tensor) -> Tensor:
+        places = torch.randint(-1, 2, tensor.shape, generator=generator).to(tensor.device)
+        return tensor + torch.finfo(torch.float32).eps * tensor.abs().clamp(min=scale) * places
+
+    if isinstance(result, tuple) and isinstance(result[0], PackedSequence):
+        packed, last = result
+        return packed._replace(data=move(packed.data)), pytree.tree_map_only(Tensor, move, last)
+    return pytree.tree_map_only(Tensor, move, result)

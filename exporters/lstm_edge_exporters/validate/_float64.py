@@ -46,6 +46,7 @@ def _unroll(
     starts: Sequence[Array | None],
     widths: int,
     make: Callable[[int], Step],
+    shake: np.random.Generator | None,
 ) -> tuple[Array, ...]:
     """Give ``Y (L, D, N, H)`` and each last state ``(D, N, H)``; rows stand still beyond their length."""
     steps, rows = x.shape[:2]
@@ -60,9 +61,10 @@ def _unroll(
         y = np.zeros((steps, rows, widths), x.dtype)
         for time in reversed(range(steps)) if back else range(steps):
             live = (time < valid)[:, None]
-            states = tuple(
-                np.where(live, new, old) for new, old in zip(step(x[time], states), states, strict=True)
-            )
+            after = step(x[time], states)
+            if shake is not None:
+                after = tuple(_shaken(new, states[-1], shake) for new in after)
+            states = tuple(np.where(live, new, old) for new, old in zip(after, states, strict=True))
             y[time] = np.where(live, states[0], 0.0)
         outputs.append(y)
         ends.append(states)
@@ -73,6 +75,8 @@ class _Recurrent(OpRun):
     """What the three have in common."""
 
     op_domain = ""
+    shake: np.random.Generator | None = None
+    """Where set, every step's states move by at most one float32 place, as gates and what they keep round."""
 
     def _finish(self, results: tuple[Array, ...]) -> tuple[Array, ...]:
         return results[: len(self.onnx_node.output)]
@@ -122,7 +126,7 @@ class LSTM(_Recurrent):
 
             return step
 
-        return self._finish(_unroll(X, sequence_lens, direction, (initial_h, initial_c), H, make))
+        return self._finish(_unroll(X, sequence_lens, direction, (initial_h, initial_c), H, make, self.shake))
 
 
 class GRU(_Recurrent):
@@ -164,7 +168,7 @@ class GRU(_Recurrent):
 
             return step
 
-        return self._finish(_unroll(X, sequence_lens, direction, (initial_h,), H, make))
+        return self._finish(_unroll(X, sequence_lens, direction, (initial_h,), H, make, self.shake))
 
 
 class RNN(_Recurrent):
@@ -194,7 +198,12 @@ class RNN(_Recurrent):
             bias = 0.0 if B is None else B[place, :H] + B[place, H:]
             return lambda x, states: (f(self._clip(x @ W[place].T + states[0] @ R[place].T + bias, clip)),)
 
-        return self._finish(_unroll(X, sequence_lens, direction, (initial_h,), H, make))
+        return self._finish(_unroll(X, sequence_lens, direction, (initial_h,), H, make, self.shake))
+
+
+def _shaken(array: Array, before: Array, rng: np.random.Generator) -> Array:
+    place = np.finfo(np.float32).eps * np.maximum(np.maximum(np.abs(array), np.abs(before)), 1.0)
+    return np.asarray(array + place * rng.integers(-1, 2, array.shape))
 
 
 def _refuse(option: int) -> None:

@@ -1,5 +1,7 @@
 """Comparing a file with its reference on the same arrays, by the one tolerance policy."""
 
+import math
+import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,15 +18,13 @@ from ._file import Runner
 from .config import ValidateConfig
 from .report import Histogram
 
-__all__ = ["Feeds", "Judge", "Measured", "Protocol", "RefusedError", "whole"]
+__all__ = ["Feeds", "FileFailedError", "Judge", "Measured", "Protocol", "RefusedError", "Shakeable", "whole"]
 
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
 Protocol = Callable[[Runner, Feeds], Mapping[str, Array]]
 """How a case is run: whole, in chunks, row by row; the same way for the file and for its reference."""
 
-_DOUBT = 1e4
-"""Beyond so many limits no rounding explains a difference, and nothing is drawn anew."""
 _EDGES = np.arange(-20.0, 4.01, 0.25)
 _BUDGETED = ("int8", "fp16")
 
@@ -39,8 +39,19 @@ def whole(run: Runner, feeds: Feeds) -> Mapping[str, Array]:
     return run(feeds)
 
 
+class Shakeable(Reference, typing.Protocol):
+    """A reference that can show what a kernel's own rounding may do."""
+
+    def shaken(self, draw: int) -> Reference:
+        """Give a copy whose recurrent layers err in float64 by one float32 place; another for each draw."""
+
+
 class RefusedError(Exception):
     """The reference itself can't tell what is right for a case: it refuses it, or overflows on it."""
+
+
+class FileFailedError(Exception):
+    """The file can't run a case that its reference runs."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +76,7 @@ class Judge:
 
     def __init__(
         self,
-        reference: Reference,
+        reference: Shakeable,
         contract: Manifest,
         config: ValidateConfig,
         scales: Mapping[str, float],
@@ -90,6 +101,7 @@ class Judge:
         self._file = np.zeros(len(_EDGES) - 1, np.int64)
         self._own = np.zeros(len(_EDGES) - 1, np.int64)
         self._exact = [0, 0]
+        self._shaken: dict[int, Reference] = {}
         self.redrawn = 0
         """Of how many cases the noise floor was drawn anew."""
 
@@ -152,9 +164,13 @@ class Judge:
 
         Raises:
             RefusedError: the reference refuses the case, or its own dtype overflows on it.
+            FileFailedError: the file can't run the case.
         """
         own, wide = self.reference(feeds, protocol)
-        got = protocol(run, feeds)
+        try:
+            got = protocol(run, feeds)
+        except Exception as error:
+            raise FileFailedError(f"the file does not run: {first_line(error)}") from error
         floors = {name: apart(own[name], wide[name]) for name in own}
         records = self._records(got, own, wide, floors)
         if not (self._budgeted or self._config.overridden):
@@ -168,8 +184,13 @@ class Judge:
         self, feeds: Feeds, protocol: Protocol = whole
     ) -> tuple[Mapping[str, Array], Mapping[str, Array]]:
         """Give the reference's outputs in its own dtype and in float64; raises as ``measure`` does."""
+        return self._both(feeds, protocol, self._reference.run64)
+
+    def _both(
+        self, feeds: Feeds, protocol: Protocol, run64: Runner
+    ) -> tuple[Mapping[str, Array], Mapping[str, Array]]:
         try:
-            own, wide = protocol(self._reference.run, feeds), protocol(self._reference.run64, feeds)
+            own, wide = protocol(self._reference.run, feeds), protocol(run64, feeds)
         except (RuntimeError, ValueError, IndexError) as error:
             raise RefusedError(f"the reference itself refuses this: {first_line(error)}") from error
         if any((~np.isfinite(own[name]) & np.isfinite(wide[name])).any() for name in own):
@@ -187,7 +208,7 @@ class Judge:
         """Draw the floors again while a difference is in doubt."""
         for draw in range(DRAWS):
             worst = max(each.ratio for each in records)
-            if not 1.0 < worst < _DOUBT:
+            if not 1.0 < worst < math.inf:
                 break
             self.redrawn += draw == 0
             try:
@@ -214,7 +235,10 @@ class Judge:
         protocol: Protocol,
         draw: int,
     ) -> dict[str, float]:
-        return raised(floors, wide, *self.reference(near(feeds, draw, self._units), protocol))
+        if draw not in self._shaken:
+            self._shaken[draw] = self._reference.shaken(draw)
+        nearby = near(feeds, draw, self._units)
+        return raised(floors, wide, *self._both(nearby, protocol, self._shaken[draw].run64))
 
     def _records(
         self,

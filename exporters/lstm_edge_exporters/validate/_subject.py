@@ -12,9 +12,9 @@ from lstm_edge_runtime.manifest import Manifest
 
 from ..cases import Drawing, Source
 from ..quantization import Samples
-from ..verify import Reference, first_line
+from ..verify import Reference
 from ._file import ModelFile, Runner
-from ._judge import Feeds, Judge, Measured, Protocol, RefusedError, whole
+from ._judge import Feeds, FileFailedError, Judge, Measured, Protocol, RefusedError, Shakeable, whole
 from .config import ValidateConfig
 from .report import Check
 
@@ -30,7 +30,7 @@ _SALT = 9000
 class Against:
     """What a file is compared with."""
 
-    reference: Reference
+    reference: Shakeable
     about: str
     """What it is, in words."""
     inputs: tuple[str, ...]
@@ -88,8 +88,8 @@ class Subject:
             measured = self.judge.measure(run or self.run, feeds, protocol)
         except RefusedError as error:
             return Check(name, "skipped", str(error))
-        except Exception as error:  # noqa: BLE001 - whatever the file does wrong is what is reported
-            return Check(name, "failed", f"the file does not run: {first_line(error)}")
+        except FileFailedError as error:
+            return Check(name, "failed", str(error))
         return self.verdict(name, measured, began)
 
     def verdict(self, name: str, measured: Measured, began: float) -> Check:

@@ -20,7 +20,6 @@ from ..config import ExportConfig
 from ..pipeline import prepare
 from ..reference import TorchReference
 from ..signature import Signature, flatten_output
-from ..verify import Reference
 from ._file import ModelFile
 from ._subject import Against
 
@@ -36,7 +35,7 @@ class _OnOneThread:
     another at every step.
     """
 
-    def __init__(self, reference: Reference) -> None:
+    def __init__(self, reference: TorchReference) -> None:
         self._reference = reference
 
     def run(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
@@ -46,6 +45,9 @@ class _OnOneThread:
     def run64(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
         with _one_thread():
             return self._reference.run64(feeds)
+
+    def shaken(self, draw: int) -> "_OnOneThread":
+        return _OnOneThread(self._reference.shaken(draw))
 
 
 @contextlib.contextmanager
@@ -86,7 +88,7 @@ def against_module(
         made = flatten_output(signature.call(copy.deepcopy(module).eval(), signature.example))
     outputs = tuple(output.name for output in graph.output)[: len(made)]
     states = tuple(state.input for state in contract.states if state.input not in signature.names)
-    reference: Reference = TorchReference(module, signature, outputs)
+    reference = TorchReference(module, signature, outputs)
     if states:
         axes: dict[str, Axes] = {spec.name: spec.axes for spec in contract.inputs}
         axes |= {state.input: state.axes for state in contract.states}

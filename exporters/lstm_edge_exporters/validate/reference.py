@@ -1,5 +1,6 @@
 """What a file may be compared with: a PyTorch module, or another ONNX file."""
 
+import copy
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,7 +43,8 @@ class OnnxReference:
                 "compare with the float file or the PyTorch module that it was made from"
             )
         self._run = run
-        self._double = ReferenceEvaluator(_widen(model), new_ops=[LSTM, GRU, RNN])
+        self._model = _widen(model)
+        self._double = ReferenceEvaluator(self._model, new_ops=[LSTM, GRU, RNN])
         self._names = [output.name for output in model.graph.output]
 
     def run(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
@@ -55,6 +57,14 @@ class OnnxReference:
             return self._run(feeds)
         except Exception as error:
             raise RuntimeError(first_line(error)) from error
+
+    def shaken(self, draw: int) -> "OnnxReference":
+        """Give a copy whose recurrent nodes err in float64 by one float32 place at every step."""
+        copied = copy.copy(self)
+        rng = np.random.default_rng(draw)
+        ops = [type(op.__name__, (op,), {"shake": rng}) for op in (LSTM, GRU, RNN)]
+        copied._double = ReferenceEvaluator(self._model, new_ops=ops)
+        return copied
 
     def run64(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Give every output in float64; raises as ``run``."""

@@ -264,7 +264,7 @@ def test_a_reference_that_rounding_destroys_proves_nothing(made):
     against = against_module(one.module, file, one.example)
 
     class Lost:
-        run64 = against.reference.run64
+        run64, shaken = against.reference.run64, against.reference.shaken
 
         def run(self, feeds):
             return {name: array * np.float32(1.5) for name, array in against.reference.run(feeds).items()}

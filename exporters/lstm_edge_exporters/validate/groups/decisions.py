@@ -9,8 +9,7 @@ import numpy.typing as npt
 
 from lstm_edge_runtime.manifest import Task
 
-from ...verify import first_line
-from .._judge import Measured, RefusedError
+from .._judge import FileFailedError, Measured, RefusedError
 from .._subject import Subject
 from ..report import Check, Disagreement
 
@@ -44,8 +43,8 @@ def check(subject: Subject) -> Iterator[Check]:
     except RefusedError as error:
         yield Check("decisions", "skipped", str(error))
         return
-    except Exception as error:  # noqa: BLE001 - whatever the file does wrong is what is reported
-        yield Check("decisions", "failed", f"the file does not run: {first_line(error)}")
+    except FileFailedError as error:
+        yield Check("decisions", "failed", str(error))
         return
     rows = [len(part) for part, _ in batches]
     indices = [index for part, _ in batches for index in part]

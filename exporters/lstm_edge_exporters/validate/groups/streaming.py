@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ...verify import first_line
 from .._chunks import Cuts, even_cuts, in_chunks, on_record, random_cuts
-from .._judge import Measured, RefusedError
+from .._judge import FileFailedError, Measured, RefusedError
 from .._subject import Subject
 from ..report import Check, Curve
 
@@ -91,8 +90,8 @@ def _run(subject: Subject, key: str, name: str, steps: int, chunk: int) -> Check
         measured = subject.judge.measure(subject.run, feeds, on_record(subject.contract, cuts))
     except RefusedError as error:
         return Check(name, "skipped", str(error))
-    except Exception as error:  # noqa: BLE001 - whatever the file does wrong is what is reported
-        return Check(name, "failed", f"the file does not run: {first_line(error)}")
+    except FileFailedError as error:
+        return Check(name, "failed", str(error))
     subject.figures[key] = _curve(measured, [stop for _, stop in cuts])
     return subject.verdict(name, measured, began)
 
