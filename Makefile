@@ -23,6 +23,7 @@ $(VENV)/.installed: pyproject.toml
 
 demo: $(VENV)/.installed  ## train, export, prove and run on real sensor data
 	$(BIN)/lstm-edge demo
+	@echo '(lstm-edge is in $(BIN); to call it by name: . $(BIN)/activate)'
 
 check: $(VENV)/.installed  ## lint and types
 	$(BIN)/ruff check .
