@@ -7,6 +7,11 @@ same terms in another order, so it may differ from float64 by a small multiple o
 
     limit = MULTIPLE * floor + ULPS * ulp(max |reference|)
 
+Measured over 200 random healthy networks (8,493 checks, ``benchmarks/false_alarms.py``), files use a tenth of
+this limit in the median and 0.83 of it at most, once the floor of the 13 cases in doubt was drawn anew. An
+LSTM of 128 units whose weights are rounded to fp16 is 60 to 340 times over it, one with its forget gates off
+by 1e-4 8 to 28 times, and with a single one of them off 2 to 4 times in most groups of checks.
+
 Comparing returns records; asserting is another function's work.
 """
 
