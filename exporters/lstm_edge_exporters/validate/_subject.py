@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Manifest
 
 from ..cases import Drawing, Source
@@ -109,17 +110,23 @@ class Subject:
         """Give at most ``most`` samples of the data, evenly spread, in batches from reset states.
 
         Samples of unequal length share a batch only where the file takes lengths.
+
+        Raises:
+            InputError: the data's inputs are not the file's.
         """
         data = self.config.data
         assert data is not None
+        wanted = {spec.name for spec in self.contract.inputs} - {self.contract.lengths}
+        if set(data.inputs) != wanted:
+            raise InputError(
+                f"the data has {sorted(data.inputs)}, the file takes {sorted(wanted)}; name each once"
+            )
         count = len(next(iter(data.inputs.values())))
         chosen = [round(place) for place in np.linspace(0, count - 1, min(count, most))]
+        lengths = None if self.contract.lengths is not None else data.lengths
         by_length: dict[int, list[int]] = {}
         for index in chosen:
-            apart = data.lengths is not None and self.contract.lengths is None
-            by_length.setdefault(
-                int(data.lengths[index]) if apart and data.lengths is not None else 0, []
-            ).append(index)
+            by_length.setdefault(0 if lengths is None else int(lengths[index]), []).append(index)
         size = size if self.contract.batch is not None else 1
         for length, indices in by_length.items():
             for start in range(0, len(indices), size):

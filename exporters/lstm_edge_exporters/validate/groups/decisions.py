@@ -48,8 +48,12 @@ def check(subject: Subject) -> Iterator[Check]:
         return
     rows = [len(part) for part, _ in batches]
     indices = [index for part, _ in batches for index in part]
+    axes = next(spec.axes for spec in subject.contract.outputs if spec.name == task.output)
+    sequence = subject.contract.sequence
+    time_axis = axes.index(sequence) if sequence in axes else None
     got, wide = (
-        _stack([getattr(each, side)[task.output] for each in measured], rows) for side in ("got", "wide")
+        _stack([getattr(each, side)[task.output] for each in measured], rows, time_axis)
+        for side in ("got", "wide")
     )
     seconds = time.perf_counter() - began
     truth = None if data is None or data.targets is None else np.asarray(data.targets)[indices]
@@ -70,14 +74,10 @@ def _drawn(subject: Subject, count: int) -> list[tuple[list[int], dict[str, Arra
     ]
 
 
-def _stack(parts: Sequence[Array], rows: Sequence[int]) -> Array:
+def _stack(parts: Sequence[Array], rows: Sequence[int], time_axis: int | None) -> Array:
     """Give ``(samples, C)``: of a stacked read-out's blocks the last, of a sequence the last step."""
-    return np.concatenate(
-        [
-            part.reshape(-1, part.shape[-1])[-n:] if part.ndim < 3 else part[:, -1]
-            for part, n in zip(parts, rows, strict=True)
-        ]
-    )
+    last = parts if time_axis is None else [part.take(-1, axis=time_axis) for part in parts]
+    return np.concatenate([part.reshape(-1, part.shape[-1])[-n:] for part, n in zip(last, rows, strict=True)])
 
 
 def _labels(
