@@ -4,7 +4,7 @@ import copy
 import warnings
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -67,8 +67,7 @@ def export(module: nn.Module, example: Any, config: ExportConfig | None = None) 
     candidate = _candidate(bare)
     equivalence = verify(candidate, made.reference, made.drawing.cases())
     whole = made.drawing.case(2, 24, fresh=True, full=True)
-    manifest = replace(
-        manifest,
+    manifest = manifest._replace(
         unstreamable=why_unstreamable(model, manifest, candidate, whole, made.bidirectional),
         equivalence=equivalence.to_dict(),
         golden=record_golden(made.reference, made.drawing, equivalence),

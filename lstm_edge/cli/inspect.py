@@ -1,7 +1,6 @@
 """``lstm-edge inspect``: what a file takes, gives, costs and comes from."""
 
 from collections.abc import Iterator
-from dataclasses import asdict
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,8 +62,8 @@ def _declared(manifest: "Manifest") -> dict[str, Any]:
         "unstreamable": manifest.unstreamable or None,
         "lengths": manifest.lengths,
         "precision": manifest.precision,
-        "task": asdict(manifest.task) if manifest.task else None,
-        "signal": asdict(manifest.signal),
+        "task": manifest.task._asdict() if manifest.task else None,
+        "signal": manifest.signal._asdict(),
         "golden": golden and {name: list(array.shape) for name, array in golden.inputs.items()},
         "equivalence": manifest.equivalence,
         "provenance": manifest.provenance,

@@ -157,7 +157,7 @@ def _dimensions(
 
 def _vary(best: Candidate, name: str, values: Sequence[Any]) -> list[Candidate]:
     others = [value for value in values if value != getattr(best.options, name)]
-    return [replace(best, options=replace(best.options, **{name: value})) for value in others]
+    return [replace(best, options=best.options._replace(**{name: value})) for value in others]
 
 
 def _chain(provider: str) -> tuple[str, ...]:

@@ -2,8 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .errors import ContractError, FileFormatError, InputError, MissingDependencyError, ProviderError
 
@@ -31,8 +30,7 @@ Provider = str | tuple[str, Mapping[str, Any]]
 """A provider's name, or its name and options, as onnxruntime takes them."""
 
 
-@dataclass(frozen=True)
-class SessionOptions:
+class SessionOptions(NamedTuple):
     """Everything that is told to onnxruntime when a session opens."""
 
     providers: tuple[Provider, ...] = (CPU,)

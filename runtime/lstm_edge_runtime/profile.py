@@ -7,7 +7,7 @@ import json
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ class Profile:
                 "onnxruntime": self.onnxruntime,
                 "host": dict(self.host),
             },
-            "options": asdict(self.options),
+            "options": self.options._asdict(),
             "goal": self.goal,
             "measured": dict(self.measured),
         }

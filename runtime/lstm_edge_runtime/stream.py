@@ -21,6 +21,10 @@ from .state import State
 __all__ = ["Result", "Stream"]
 
 Array = npt.NDArray[Any]
+_SHUT = memoryview(b"")
+"""A window that takes nothing."""
+_NO_FIT = (TypeError, ValueError, BufferError)
+"""What a memory view raises for an object of another shape or dtype, or that is no array."""
 Result = Array | dict[str, Array]
 """The only output that is not a state; a mapping by name where there are several."""
 
@@ -40,7 +44,8 @@ class Stream:
         self._token = self._turns.token
         self._steps = 0
         self._sets = StateSets(core.session, core.start({}))
-        self._step_call: _ShapedCall | None = None
+        self._step_call: Any = None
+        self._window = _SHUT
         self._chunk_call: _ShapedCall | None = None
 
     @property
@@ -72,16 +77,11 @@ class Stream:
         except IndexError:
             raise self._turns.refusal() from None
         try:
-            call = self._step_call
-            if (
-                call is not None
-                and type(sample) is ndarray
-                and sample.shape == call.shape
-                and sample.dtype is call.dtype
-            ):
-                call.cell[...] = sample
-            else:
-                call = self._step_call = self._prepare(sample, call, {self._contract.sequence: 1})
+            try:
+                self._window[:] = sample  # type: ignore[assignment]
+                call: _ShapedCall = self._step_call
+            except _NO_FIT:
+                call = self._prepare_step(sample)
             sets = call.states
             try:
                 call.runs[sets.front]()
@@ -141,6 +141,12 @@ class Stream:
             self._sets.write(self._core.admit(state, sizes))
             self._steps = 0
 
+    def _prepare_step(self, sample: Samples) -> "_ShapedCall":
+        """Give the call of one step, with ``sample`` in it; the next one like it goes in by the window."""
+        call: _ShapedCall = self._prepare(sample, self._step_call, {self._contract.sequence: 1})
+        self._step_call, self._window = call, call.window
+        return call
+
     def _prepare(
         self, samples: Samples, call: "_ShapedCall | None", known: Mapping[str | None, int]
     ) -> "_ShapedCall":
@@ -185,7 +191,7 @@ class Stream:
         try:
             for index in range(steps):
                 sample = {name: array[index] for name, array in given.items()}
-                call = self._step_call = self._prepare(sample, self._step_call, {None: 1})
+                call = self._prepare_step(sample)
                 call.run()
         except BaseException:
             self._sets.write(before)
@@ -229,6 +235,8 @@ class _ShapedCall(BoundCall):
             self.cell = _without(self.inputs[spec.name], spec.axes, dropped)
             self.dtype = self.cell.dtype
             self.shape = None if stream._core.check else self.cell.shape
+        self.window = _SHUT if self.shape is None or len(self.shape) != 1 else memoryview(self.cell)
+        """Takes a sample of this very shape and dtype and refuses all else, in one call."""
 
     def _copies(self) -> dict[str, Array]:
         return {name: view.copy() for name, view in self._views.items()}

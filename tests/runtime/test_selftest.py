@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
@@ -10,7 +8,7 @@ from lstm_edge_runtime.selftest import selftest
 
 def with_golden(model, **changes):
     core = model._core
-    return with_contract(core, core.contract.with_golden(replace(core.contract.golden, **changes)))
+    return with_contract(core, core.contract.with_golden(core.contract.golden._replace(**changes)))
 
 
 def with_contract(core, contract):

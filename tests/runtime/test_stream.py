@@ -3,6 +3,7 @@ import os
 import pickle
 import time
 import weakref
+from array import array
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,23 @@ def test_a_full_rank_sample_is_taken_too(model):
     np.testing.assert_array_equal(model.stream().step(x[None, None]), model.stream().step(x))
 
 
+def test_every_kind_of_sample_goes_in_alike_once_a_step_is_bound(model):
+    stream = model.stream()
+    stream.step(np.zeros(3, np.float32))
+    start = stream.state
+    plain = np.array([0.5, -2.0, 3.0], np.float32)
+    wide = np.full((3, 2), 9, np.float32)
+    wide[:, 0] = plain
+    kinds = [plain, plain[None, None], plain.tolist(), plain.astype(float), plain.astype(">f4"), wide[:, 0],
+             np.float16(plain), array("f", plain), np.ma.array(plain), {"x": plain}]  # fmt: skip
+    for sample in kinds:
+        stream.restore(start)
+        result = stream.step(sample)
+        expected = model.stream()
+        expected.restore(start)
+        np.testing.assert_array_equal(result, expected.process(plain[None]), err_msg=repr(sample))
+
+
 def test_a_result_stays_as_it_was_when_the_stream_goes_on(model):
     stream = model.stream()
     first = stream.step(samples(3))
@@ -176,7 +194,8 @@ WRONG = [
 @pytest.mark.parametrize(("sample", "message"), WRONG)
 def test_a_wrong_sample_is_refused_and_the_state_is_unharmed(model, sample, message):
     stream = model.stream()
-    stream.process(samples(5, 3))
+    stream.process(samples(4, 3))
+    stream.step(samples(3))
     before, steps = stream.state, stream.steps_seen
     with pytest.raises(InputError, match=message):
         stream.step(sample)

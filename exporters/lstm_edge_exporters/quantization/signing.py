@@ -1,6 +1,6 @@
 """Carrying a float file's manifest over to a smaller file: precision, figures, golden case, limits."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import numpy as np
 import onnx
@@ -33,11 +33,10 @@ def adapted(manifest: Manifest, proto: onnx.ModelProto, config: QuantizeConfig) 
         value.name: onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).name
         for value in (*proto.graph.input, *proto.graph.output)
     }
-    return replace(
-        manifest,
-        inputs=tuple(replace(spec, dtype=dtypes[spec.name]) for spec in manifest.inputs),
-        outputs=tuple(replace(spec, dtype=dtypes[spec.name]) for spec in manifest.outputs),
-        states=tuple(replace(spec, dtype=dtypes[spec.input]) for spec in manifest.states),
+    return manifest._replace(
+        inputs=tuple(spec._replace(dtype=dtypes[spec.name]) for spec in manifest.inputs),
+        outputs=tuple(spec._replace(dtype=dtypes[spec.name]) for spec in manifest.outputs),
+        states=tuple(spec._replace(dtype=dtypes[spec.input]) for spec in manifest.states),
         precision=config.precision,
     )
 
@@ -68,8 +67,7 @@ def signed(
     largest = largest_differences(before, after, case, _steps(manifest, case))
     versions = {**manifest.provenance.get("versions", {}), "onnxruntime": import_onnxruntime().__version__}
     change, drift = judgement.change.values(), judgement.drift.values()
-    return replace(
-        manifest,
+    return manifest._replace(
         provenance={
             **manifest.provenance,
             "float_sha256": before.identity,
@@ -84,7 +82,7 @@ def signed(
             **judgement.to_dict(),
             "float": {name: value for name, value in manifest.equivalence.items() if name != "cases"},
         },
-        golden=replace(golden, inputs=inputs, limit=limits(largest, golden.outputs)),
+        golden=golden._replace(inputs=inputs, limit=limits(largest, golden.outputs)),
     )
 
 

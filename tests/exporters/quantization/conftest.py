@@ -1,7 +1,5 @@
 """Small float files with a manifest, made with onnx.helper, as an export would write them."""
 
-from dataclasses import replace
-
 import numpy as np
 import onnx
 import pytest
@@ -166,7 +164,7 @@ def _changed(content, **fields):
     """Bytes of the same file with other manifest fields."""
     model = onnx.load_model_from_string(content)
     manifest = Manifest.from_json(model.metadata_props[0].value)
-    return _signed(model, replace(manifest, **fields))
+    return _signed(model, manifest._replace(**fields))
 
 
 def _golden(content, features, lengths):

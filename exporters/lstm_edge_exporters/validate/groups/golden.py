@@ -37,7 +37,7 @@ def _overridden(folder: GoldenFolder, config: ValidateConfig) -> GoldenFolder:
     sets = []
     for each in folder.sets:
         limit = {name: config.own_limit(array) for name, array in each.golden.outputs.items()}
-        sets.append(replace(each, golden=replace(each.golden, limit=limit)))
+        sets.append(replace(each, golden=each.golden._replace(limit=limit)))
     return replace(folder, sets=tuple(sets))
 
 
