@@ -1,7 +1,6 @@
 import html.parser
 import json
 import time
-from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -80,7 +79,7 @@ def test_the_table_is_for_people(invoke, har, quiet):
 def test_a_file_that_can_not_be_streamed_is_timed_whole(invoke, har, quiet, tmp_path):
     model = onnx.load(har.path)
     manifest = Manifest.from_json(model.metadata_props[0].value)
-    model.metadata_props[0].value = replace(manifest, unstreamable="layer lstm is bidirectional").to_json()
+    model.metadata_props[0].value = manifest._replace(unstreamable="layer lstm is bidirectional").to_json()
     onnx.save(model, tmp_path / "m.onnx")
     code, out, _ = invoke("bench", tmp_path / "m.onnx", "--json", *QUICK)
     assert code == 0

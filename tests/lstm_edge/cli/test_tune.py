@@ -1,7 +1,6 @@
 import json
 import time
 import warnings
-from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -207,7 +206,7 @@ def test_a_file_that_can_not_be_streamed_exits_2(invoke, har, tmp_path):
 
     model = onnx.load(har.path)
     manifest = Manifest.from_json(model.metadata_props[0].value)
-    model.metadata_props[0].value = replace(manifest, unstreamable="layer lstm is bidirectional").to_json()
+    model.metadata_props[0].value = manifest._replace(unstreamable="layer lstm is bidirectional").to_json()
     onnx.save(model, tmp_path / "m.onnx")
     code, _, err = invoke("tune", tmp_path / "m.onnx", "--seconds", "0.2")
     assert code == 2
