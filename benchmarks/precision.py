@@ -1,4 +1,4 @@
-"""What int8, fp16 and ORT format give against the float file: size, time, load time, accuracy.
+"""What int8, fp16 and ORT format give against the float file: size, time, load time, accuracy, tuning.
 
 Every ratio is measured in one process, on one thread, in turns with the float file; it is the median over the
 rounds of a file's time by the float file's time beside it. Time is the process's CPU time: on one thread that
@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
+from precision_tuned import tuned
 
 from lstm_edge import LSTM1
 from lstm_edge._demo import CONFIG
@@ -88,9 +89,8 @@ def _seconds(call: Call, repeats: int) -> float:
     return (time.process_time() - started) / repeats
 
 
-def measure(name: str, folder: Path, rounds: int) -> dict[str, dict[str, float]]:
+def measure(name: str, paths: dict[str, Path], rounds: int) -> dict[str, dict[str, float]]:
     """Give, per file of a size, bytes, step, chunk and load as ratios to the float file, and its times."""
-    paths = files_of(name, folder)
     models = {variant: load(path, device="cpu", threads=1) for variant, path in paths.items()}
     x = np.random.default_rng(0).normal(size=(CHUNK, SIZES[name][0])).astype(np.float32)
     steppers = {variant: model.stream() for variant, model in models.items()}
@@ -131,8 +131,8 @@ def demo(folder: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def report(sizes: dict[str, Any], judged: dict[str, Any]) -> int:
-    """Print both tables and the targets; gives the number of targets that were missed."""
+def report(sizes: dict[str, Any], judged: dict[str, Any], choices: dict[str, Any]) -> int:
+    """Print the tables and the targets; gives the number of targets that were missed."""
     missed = 0
     print(
         f"{'':4} {'file':14} {'bytes':>7} {'step':>7} {'chunk':>7} {'load':>7}   (ratios to the float file)"
@@ -157,6 +157,13 @@ def report(sizes: dict[str, Any], judged: dict[str, Any]) -> int:
             f"demo {variant}: {found['agreement']:.3f} of labels agree, accuracy {before:.3f} to {after:.3f},"
             f" state drift {drift:.4f}, bytes {found['bytes']:.3f} {'ok' if good else 'MISSED'}"
         )
+    for name, goals in choices.items():
+        for goal, found in goals.items():
+            missed += found["worse"]
+            print(
+                f"tuned {name} for {goal}: {found['ratio']:.3f} of the defaults' cost ({found['low']:.3f} to"
+                f" {found['high']:.3f}), {found['chosen']} {'MISSED' if found['worse'] else 'ok'}"
+            )
     return missed
 
 
@@ -171,8 +178,13 @@ def main() -> int:
     options = parser.parse_args()
     rounds = 9 if options.rough else 51
     with tempfile.TemporaryDirectory() as folder:
-        sizes = {name: measure(name, Path(folder), rounds) for name in options.sizes.split(",")}
+        files = {name: files_of(name, Path(folder)) for name in options.sizes.split(",")}
+        sizes = {name: measure(name, paths, rounds) for name, paths in files.items()}
         judged = demo(Path(folder))
+        choices = {
+            name: tuned([paths["float"], paths["int8"]], 3 if options.rough else 12)
+            for name, paths in files.items()
+        }
     setting = {
         "target": detect_target(),
         "machine": platform.machine(),
@@ -183,9 +195,9 @@ def main() -> int:
         "threads": 1,
     }
     print(setting)
-    missed = report(sizes, judged)
+    missed = report(sizes, judged, choices)
     if options.json:
-        document = {"setting": setting, "sizes": sizes, "demo": judged}
+        document = {"setting": setting, "sizes": sizes, "demo": judged, "tuned": choices}
         options.json.write_text(json.dumps(document, indent=2) + "\n")
     return int(missed > 0)
 
