@@ -47,7 +47,7 @@ def load(
         device: ``"cpu"``; ``"cuda"``, which is an error where CUDA is not really in use; or ``"auto"``,
             CUDA where the wheel offers it and it starts, else the CPU with a ``RuntimeWarning``.
         providers: an explicit list of onnxruntime's execution providers, each of which must be in use.
-        threads: for one operator's work; ``"auto"`` is one below 2 MiB of weights (and for int8, whose
+        threads: for one operator's work; ``"auto"`` is one below 8 MiB of weights (and for int8, whose
             results depend on it), the physical cores from there on.
         states: which output continues which input (``{"h": "hn"}``), for a file without a manifest
             whose states can't be told by name and shape.

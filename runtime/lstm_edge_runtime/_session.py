@@ -22,9 +22,11 @@ __all__ = [
     "wanted_providers",
 ]
 
-AUTO_THREADS_BYTES = 2 * 1024 * 1024
+AUTO_THREADS_BYTES = 8 * 1024 * 1024
 """``threads="auto"`` takes one thread below this size of weights, every physical core from it on."""
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+_EXACT = {CUDA: {"use_tf32": "0"}}
+"""By default float32 is float32: TF32 keeps 10 bits of a factor, past any tolerance for float32."""
 
 Provider = str | tuple[str, Mapping[str, Any]]
 """A provider's name, or its name and options, as onnxruntime takes them."""
@@ -71,7 +73,10 @@ def open_session(source: str | bytes, options: SessionOptions) -> "InferenceSess
     settings.add_session_config_entry("session.set_denormal_as_zero", "1")
     for pool in ("intra_op", "inter_op"):
         settings.add_session_config_entry(f"session.{pool}.allow_spinning", str(int(options.spinning)))
-    providers = [name if isinstance(name, str) else (name[0], dict(name[1])) for name in options.providers]
+    providers = [
+        (name, _EXACT.get(name, {})) if isinstance(name, str) else (name[0], dict(name[1]))
+        for name in options.providers
+    ]
     try:
         session = ort.InferenceSession(source, settings, providers=providers)
     except Exception as error:

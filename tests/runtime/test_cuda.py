@@ -69,4 +69,5 @@ def test_a_batch_on_the_gpu_equals_one_on_the_cpu(gpu, opened):
 def test_the_golden_case_holds_on_the_gpu(gpu):
     model = gpu("lstm")
     assert model.providers[0] == CUDA
+    assert model._core.session.get_provider_options()[CUDA]["use_tf32"] == "0"
     model.selftest().require()
