@@ -239,7 +239,7 @@ def test_a_file_that_hides_that_it_can_not_be_streamed_is_found(made, examine, c
     path = copy_of(one)
     model = onnx.load(path)
     manifest = Manifest.from_json(model.metadata_props[0].value)
-    model.metadata_props[0].value = replace(manifest, unstreamable="").to_json()
+    model.metadata_props[0].value = manifest._replace(unstreamable="").to_json()
     onnx.save(model, path)
     report = examine(one, path)
     assert {group.key for group, _ in report.failures} == {"streaming"}
