@@ -95,7 +95,8 @@ def tails(size: str, seen: dict[str, np.ndarray]) -> list[Row]:
     """Give p99/p50 by the loop's, as it was, and of each step's least time in five passes.
 
     What interrupts a virtual machine adds the same few microseconds to whatever runs, which weighs the more
-    the quicker a step is; it seldom hits the same step five times.
+    the quicker a step is; it seldom hits the same step five times. What is left
+    is told to a hundredth.
     """
 
     def tail(times: np.ndarray) -> float:
@@ -110,7 +111,7 @@ def tails(size: str, seen: dict[str, np.ndarray]) -> list[Row]:
         Row(
             f"p99/p50, the least of five passes, {size}",
             tail(least["step"]) / tail(least["loop"]),
-            1.0,
+            1.01,
             ", ".join(f"{name} {tail(each):.2f}" for name, each in least.items()),
         ),
     ]

@@ -17,6 +17,8 @@ __all__ = ["Call", "batch_calls", "interleave", "process_calls", "step_calls", "
 
 Call = Callable[[int], object]
 """Does the thing that many times."""
+TURN = 5_000
+"""Steps in a turn of the tail: the first ten or so find cold caches, far fewer than one in 100."""
 
 
 def plain_session(path: Path) -> Any:
@@ -189,14 +191,14 @@ def interleave(
 def step_latencies(path: Path, size: str, steps: int) -> dict[str, np.ndarray]:
     """Time each single step of the loop, of ``Stream.step`` and of onnxruntime's bound run.
 
-    They take turns of 1,000, in five passes; seconds ``(5, steps / 5)`` by name.
+    They take turns, in five passes; seconds ``(5, steps / 5)`` by name.
     """
     calls = step_calls(path, size, None)
     blocks: dict[str, list[float]] = {name: [] for name in ("loop", "step", "bound run")}
-    for _ in range(steps // 1000):
+    for _ in range(steps // TURN):
         for name, block in blocks.items():
             call = calls[name]
-            for _ in range(1000):
+            for _ in range(TURN):
                 start = time.perf_counter()
                 call(1)
                 block.append(time.perf_counter() - start)
