@@ -4,6 +4,8 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from .errors import ContractError, FileFormatError, InputError, MissingDependencyError, ProviderError
 
 if TYPE_CHECKING:
@@ -71,6 +73,8 @@ def open_session(source: str | bytes, options: SessionOptions) -> "InferenceSess
     settings.enable_mem_pattern = options.memory_pattern
     settings.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
     settings.add_session_config_entry("session.set_denormal_as_zero", "1")
+    for kind in (np.float16, np.float32, np.float64):
+        np.finfo(kind)  # numpy 2.2 and older look once, and warn where they find denormals flushed
     for pool in ("intra_op", "inter_op"):
         settings.add_session_config_entry(f"session.{pool}.allow_spinning", str(int(options.spinning)))
     providers = [

@@ -130,7 +130,7 @@ def test_batch_norm_in_training_mode_is_refused_and_dropout_is_not():
 
 
 def test_a_scripted_module_is_refused():
-    with pytest.warns(DeprecationWarning, match="torch.jit.script"):
+    with pytest.warns((DeprecationWarning, FutureWarning), match="torch.jit.script"):
         scripted = torch.jit.script(Normed().eval())
     with pytest.raises(UnsupportedError, match="scripted from"):
         export(scripted, X)

@@ -195,6 +195,16 @@ def test_the_runtime_streams_with_torch_onnx_click_and_rich_absent(path):
     assert run_alone(program, path("lstm")).startswith("('")
 
 
+def test_numpy_knows_its_floats_as_before_once_denormals_are_flushed(path):
+    program = (
+        "import sys, warnings; warnings.simplefilter('error')\n"
+        "import lstm_edge_runtime as r, numpy as np\n"
+        "r.load(sys.argv[1], device='cpu')\n"
+        "print(*(any(np.finfo(kind).smallest_subnormal.tobytes()) for kind in ('f2', 'f4', 'f8')))"
+    )
+    assert run_alone(program, path("lstm")) == "True True True\n"
+
+
 def test_without_onnxruntime_the_error_names_the_extra(path):
     program = (
         "import sys; sys.modules['onnxruntime'] = None\n"

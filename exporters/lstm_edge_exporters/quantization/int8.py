@@ -62,6 +62,7 @@ def int8_dynamic(model: ir.Model, scheme: Scheme) -> onnx.ModelProto:
 
     store_int8(model, {"GRU", "RNN", "Gather"})
     proto = ir.to_proto(model)
+    _drop_shapes_of_weights(proto.graph)
     producer = proto.producer_name, proto.producer_version
     proto.metadata_props.add(key=_PREPARED[0], value=_PREPARED[1])
     try:
@@ -84,6 +85,14 @@ def int8_dynamic(model: ir.Model, scheme: Scheme) -> onnx.ModelProto:
     del quantized.metadata_props[:]
     quantized.metadata_props.extend(kept)
     return quantized
+
+
+def _drop_shapes_of_weights(graph: onnx.GraphProto) -> None:
+    """Leave a weight's shape to the weight: the quantiser turns Gemm's around and forgets the copy."""
+    weights = {weight.name for weight in graph.initializer}
+    kept = [info for info in graph.value_info if info.name not in weights]
+    del graph.value_info[:]
+    graph.value_info.extend(kept)
 
 
 def int8_storage(model: ir.Model) -> onnx.ModelProto:
