@@ -4,13 +4,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import numpy as np
 
 from lstm_edge._samples import sample_input
 from lstm_edge_runtime.errors import InputError
 
 from ._line import LineParser
 from ._model import device_option, model_argument, open_model, threads_option
-from ._pipes import LinePipe, stopped_by_signals
+from ._pipes import LONGEST, LinePipe, stopped_by_signals
 from ._results import ResultLines, main_output
 from ._statefile import StateFile
 
@@ -97,6 +98,8 @@ def _serve(
         if raw:
             number += 1
             try:
+                if len(raw) > LONGEST:
+                    raise InputError(f"longer than {LONGEST} bytes")  # noqa: TRY301
                 sample = parser.parse(raw.decode("utf-8", "replace"))
             except InputError as error:
                 if strict:
@@ -104,7 +107,7 @@ def _serve(
                 click.echo(f"line {number}: {error}; skipped", err=True)
                 sample = None
             if sample is not None:
-                result = main_output(model, stream.step(sample))
+                result = np.atleast_1d(main_output(model, stream.step(sample)))
                 values = result.reshape(-1, result.shape[-1])[-1]
                 text = lines.line(kept.steps, values)
                 if header_due:
