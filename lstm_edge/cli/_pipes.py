@@ -52,22 +52,21 @@ class LinePipe:
         return self._lines.popleft()
 
     def write(self, data: bytes) -> bool:
-        """Write all of ``data`` at once; False where it is time to end or nobody reads any more.
+        """Write all of ``data`` at once; False where nobody reads, for good or when it is time to end.
 
         Raises:
             InputError: it can't be written: a full disk.
         """
         while data:
-            ready, writable, _ = select.select([self._stop], [self._sink], [])
-            if ready:
+            _, writable, _ = select.select([self._stop], [self._sink], [])
+            if not writable:
                 return False
-            if writable:
-                try:
-                    data = data[os.write(self._sink, data[: select.PIPE_BUF]) :]
-                except BrokenPipeError:
-                    return False
-                except OSError as error:
-                    raise InputError(f"standard output can't be written: {error.strerror}") from error
+            try:
+                data = data[os.write(self._sink, data[: select.PIPE_BUF]) :]
+            except BrokenPipeError:
+                return False
+            except OSError as error:
+                raise InputError(f"standard output can't be written: {error.strerror}") from error
         return True
 
     def _fill(self) -> None:

@@ -66,13 +66,14 @@ def command(
     Example:
       read-sensor | lstm-edge stream har.onnx --state har.state.npz --json
     """  # noqa: D301
-    opened = open_model(model, device, threads)
-    samples = sample_input(opened)
-    features = opened.manifest.signal.features if opened.manifest else ()
-    parser = LineParser(samples.width, features, samples.spec.dtype)
-    lines = ResultLines(opened.manifest.task if opened.manifest else None, "step", as_json=as_json)
-    stream = opened.stream()
     with stopped_by_signals() as stop:
+        opened = open_model(model, device, threads)
+        samples = sample_input(opened)
+        manifest = opened.manifest
+        features = manifest.signal.features if manifest else ()
+        parser = LineParser(samples.width, features, samples.spec.dtype)
+        lines = ResultLines(manifest.task if manifest else None, "step", as_json=as_json)
+        stream = opened.stream()
         kept = StateFile(stream, state, save_every)
         if kept.steps:
             click.echo(f"resumed {state} at step {kept.steps}", err=True)

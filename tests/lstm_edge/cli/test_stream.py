@@ -312,6 +312,40 @@ def test_a_full_output_does_not_keep_it_from_ending(served):
     assert not worker.is_alive()
 
 
+def test_a_result_whose_sample_was_taken_is_still_written_when_it_is_time_to_end(served):
+    one = served()
+    step = one.stream.step
+
+    def last_step(sample):
+        os.write(one.end, b"!")  # a signal comes while it computes
+        return step(sample)
+
+    one.stream = type("Stopped", (), {"step": staticmethod(last_step)})()
+    os.write(one.feed, (line(X[0]) + line(X[1])).encode())
+    one.serve()
+    (text,) = os.read(one.out, 1 << 16).splitlines()
+    assert json.loads(text)["step"] == one.kept.steps == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_the_model_opens_ends_it_cleanly(har, number):
+    program = (
+        "import os\n"
+        "from lstm_edge.cli import main, stream\n"
+        "inner = stream.open_model\n"
+        f"stream.open_model = lambda *given: os.kill(os.getpid(), {int(number)}) or inner(*given)\n"
+        "main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "stream", har.path],
+        input=line(X[0]).encode(),
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [(b"", "not a state"), (b"PK\x03\x04", "not a state"), (b"\x93NUMPY", "not a state")],
