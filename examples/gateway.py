@@ -71,6 +71,8 @@ class Gateway:
                 await writer.drain()
         except (ConnectionError, ValueError):
             await last
+        except asyncio.CancelledError:
+            pass  # the gateway ends
         finally:
             self.batch.remove(source)
             self._connected -= 1
