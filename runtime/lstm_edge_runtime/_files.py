@@ -19,13 +19,15 @@ def check_target(target: str | os.PathLike[str]) -> None:
 
     Raises:
         NotFoundError: the folder of ``target`` does not exist.
-        InputError: ``target`` is a folder.
+        InputError: ``target`` is a folder, a device or the like.
     """
     target = Path(target)
     if not target.parent.is_dir():
         raise NotFoundError(f"{target}: its folder {target.parent} does not exist; make it first")
     if target.is_dir():
         raise InputError(f"{target} is a folder; name a file in it")
+    if target.exists() and not target.is_file():
+        raise InputError(f"{target} is no plain file and would be replaced; name another")
 
 
 @contextlib.contextmanager
@@ -33,13 +35,14 @@ def replacing(target: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside ``target`` and rename it there if the block succeeds.
 
     An exception (a full disk and Ctrl-C included) removes the temporary file and leaves the old target.
+    A link stays one: the file that it leads to is replaced.
 
     Raises:
         NotFoundError: the folder of ``target`` does not exist.
-        InputError: ``target`` can't be written (a folder, no permission, a full disk).
+        InputError: ``target`` can't be written (a folder, a device, no permission, a full disk).
     """
-    target = Path(target)
     check_target(target)
+    target = Path(target).resolve()
     temporary = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
     try:
         temporary.touch(exist_ok=False)  # with the rights of any new file, which tempfile's have not

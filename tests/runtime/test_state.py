@@ -1,3 +1,4 @@
+import os
 import pickle
 
 import numpy as np
@@ -76,6 +77,20 @@ def test_a_file_is_written_with_the_rights_of_any_new_file(state, tmp_path):
     state.save(tmp_path / "s.npz")
     (tmp_path / "plain").touch()
     assert (tmp_path / "s.npz").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_link_stays_a_link_and_what_is_no_plain_file_stays_what_it_is(state, tmp_path):
+    (tmp_path / "link.npz").symlink_to(tmp_path / "s.npz")
+    for _ in range(2):  # where it leads nowhere, and where it leads to a file
+        state.save(tmp_path / "link.npz")
+        assert (tmp_path / "link.npz").is_symlink()
+        assert same(State.load(tmp_path / "s.npz"), state)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    for name in ("pipe", "link"):
+        with pytest.raises(InputError, match="is no plain file and would be replaced"):
+            state.save(tmp_path / name)
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_a_file_that_would_run_code_is_refused(tmp_path):
