@@ -42,7 +42,7 @@ def replacing(target: str | os.PathLike[str]) -> Iterator[Path]:
         InputError: ``target`` can't be written (a folder, a device, no permission, a full disk).
     """
     check_target(target)
-    target = Path(target).resolve()
+    target = Path(os.path.realpath(target))  # pathlib's own raises on links in a ring
     temporary = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
     try:
         temporary.touch(exist_ok=False)  # with the rights of any new file, which tempfile's have not

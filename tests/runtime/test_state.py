@@ -85,6 +85,9 @@ def test_a_link_stays_a_link_and_what_is_no_plain_file_stays_what_it_is(state, t
         state.save(tmp_path / "link.npz")
         assert (tmp_path / "link.npz").is_symlink()
         assert same(State.load(tmp_path / "s.npz"), state)
+    (tmp_path / "ring").symlink_to("ring")
+    state.save(tmp_path / "ring")
+    assert same(State.load(tmp_path / "ring"), state)
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to(tmp_path / "pipe")
     for name in ("pipe", "link"):
