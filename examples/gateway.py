@@ -14,10 +14,20 @@ import asyncio
 import contextlib
 from collections import deque
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from lstm_edge_runtime import Model, load
+
+
+class Waiting(NamedTuple):
+    """A sample that waits for its tick."""
+
+    source: int
+    sample: np.ndarray
+    writer: asyncio.StreamWriter
+    answered: asyncio.Future[None]
 
 
 class Gateway:
@@ -31,7 +41,7 @@ class Gateway:
         self._features = model.inputs[0].axes[-1]
         task = model.manifest and model.manifest.task
         self._labels = task.labels if task else ()
-        self._queue: asyncio.Queue[tuple[int, np.ndarray, asyncio.StreamWriter]] = asyncio.Queue(waiting)
+        self._queue: asyncio.Queue[Waiting] = asyncio.Queue(waiting)
         self._connected = 0
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -45,19 +55,24 @@ class Gateway:
             return
         self._connected += 1
         source = self.batch.add()
+        last = asyncio.get_running_loop().create_future()
+        last.set_result(None)
         try:
             async for line in reader:
                 sample = self._parse(line)
                 if sample is None:
                     writer.write(f"error: expected {self._features} numbers\n".encode())
                     continue
-                await self._queue.put((source, sample, writer))  # waits where the queue is full
+                last = asyncio.get_running_loop().create_future()
+                await self._queue.put(Waiting(source, sample, writer, last))  # waits where the queue is full
                 await writer.drain()  # and where the source does not read its results
-            await self._queue.join()
+            await last  # a source's samples are answered in their order
             with contextlib.suppress(ConnectionError):
                 await writer.drain()
         except (ConnectionError, ValueError):
-            await self._queue.join()
+            await last
+        except asyncio.CancelledError:
+            pass  # the gateway ends
         finally:
             self.batch.remove(source)
             self._connected -= 1
@@ -72,30 +87,29 @@ class Gateway:
 
     async def compute(self) -> None:
         """Tick for ever: one call for whatever is waiting, one sample a source."""
-        later: deque[tuple[int, np.ndarray, asyncio.StreamWriter]] = deque()
+        later: deque[Waiting] = deque()
         while True:
-            tick: dict[int, tuple[np.ndarray, asyncio.StreamWriter]] = {}
+            tick: dict[int, Waiting] = {}
             arrived, later = later, deque()
             if not arrived:
                 arrived.append(await self._queue.get())
             while not self._queue.empty() and len(arrived) < self._queue.maxsize:
                 arrived.append(self._queue.get_nowait())
-            for source, sample, writer in arrived:  # in order: a second sample of a source waits
-                if source in tick:
-                    later.append((source, sample, writer))
+            for each in arrived:  # in order: a second sample of a source waits
+                if each.source in tick:
+                    later.append(each)
                 else:
-                    tick[source] = (sample, writer)
-            ids = list(tick)
-            results = self.batch.step(np.stack([tick[source][0] for source in ids]), ids)
+                    tick[each.source] = each
+            results = self.batch.step(np.stack([each.sample for each in tick.values()]), list(tick))
             self.ticks += 1
-            for source, logits in zip(ids, results, strict=True):
-                writer = tick[source][1]
-                if not writer.is_closing():
+            for each, rows in zip(tick.values(), results, strict=True):
+                if not each.writer.is_closing():
+                    logits = np.atleast_2d(rows)[-1]  # where the network reads out every layer: the top one's
                     best = int(logits.argmax())
-                    writer.write(
-                        f"{self._labels[best] if self._labels else best},{logits[best]:.6g}\n".encode()
-                    )
-                self._queue.task_done()
+                    label = self._labels[best] if self._labels else best
+                    each.writer.write(f"{label},{logits[best]:.6g}\n".encode())
+                if not each.answered.done():  # cancelled, as the gateway ends
+                    each.answered.set_result(None)
             await asyncio.sleep(0)  # let the sockets run between ticks
 
 

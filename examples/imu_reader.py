@@ -76,9 +76,10 @@ def main() -> None:
     options = parser.parse_args()
 
     with load(options.model, device="cpu") as model:
-        if model.manifest is None or model.manifest.task is None or not model.manifest.signal.features:
+        task = model.manifest and model.manifest.task
+        if not model.manifest or not task or not task.labels or not model.manifest.signal.features:
             parser.error(f"{options.model} does not name its features and classes")
-        features, labels = model.manifest.signal.features, model.manifest.task.labels
+        features, labels = model.manifest.signal.features, task.labels
         rate = options.rate or model.manifest.signal.sampling_rate or parser.error("give --rate")
         read = read_iio(options.iio, features) if options.iio else replay(options.replay, features)
         stream = model.stream()
@@ -87,7 +88,7 @@ def main() -> None:
             for lag in itertools.islice(every(1 / rate), options.samples):
                 sample = read()
                 began = time.perf_counter()
-                logits = stream.step(sample)
+                logits = np.atleast_2d(stream.step(sample))[-1]  # of several layers' read-outs the top one's
                 slowest = max(slowest, time.perf_counter() - began)
                 late += lag > 1 / rate
                 label = labels[int(logits.argmax())]

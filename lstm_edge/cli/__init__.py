@@ -1,7 +1,9 @@
 """The command line: one module a verb, imported only when that verb is called."""
 
+import os
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import click
 
@@ -62,8 +64,20 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line: one line for an error, exit 2 for wrong usage, 1 for a failed check."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed by the caller: the next file opened would take its number
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115
     try:
-        cli.main(standalone_mode=True)
+        try:
+            cli.main(standalone_mode=True)
+        finally:
+            sys.stdout.flush()  # here a full disk is an error like others; at Python's end it would be noise
     except LstmEdgeError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(1 if isinstance(error, CheckFailedError) else 2)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still in the buffer has nowhere to go
+        if isinstance(error, BrokenPipeError):
+            sys.exit(1)
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)

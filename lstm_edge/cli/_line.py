@@ -1,5 +1,6 @@
 """One line of text in, one sample out: the protocol of ``lstm-edge stream``."""
 
+import csv
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -40,7 +41,7 @@ class LineParser:
         first, self._first = self._first, False
         if line[0] in "[{":
             return self._finite(self._parse_json(line))
-        cells = [cell.strip().strip('"') for cell in line.split(",")]
+        cells = [cell.strip() for cell in _cells(line)]
         if first and not any(map(_is_number, cells)):
             self._learn_header(cells)
             return None
@@ -86,14 +87,24 @@ class LineParser:
 
     def _finite(self, values: list[float]) -> npt.NDArray[Any]:
         try:
-            with np.errstate(over="ignore"):
-                sample = np.array(values, np.float64).astype(self._dtype)
+            wide = np.array(values, np.float64)
         except OverflowError as error:
             raise InputError("a number is too large for a float") from error
-        if not np.isfinite(sample).all():
-            bad = values[int(np.flatnonzero(~np.isfinite(sample))[0])]
-            raise InputError(f"expected finite {self._dtype} numbers, got {bad!r}")
+        with np.errstate(over="ignore", invalid="ignore"):
+            sample = wide.astype(self._dtype)
+        wrong = ~np.isfinite(sample) if self._dtype.kind == "f" else sample != wide
+        if wrong.any():
+            raise InputError(f"expected finite {self._dtype} numbers, got {values[int(wrong.argmax())]!r}")
         return sample
+
+
+def _cells(line: str) -> list[str]:
+    if '"' not in line:
+        return line.split(",")
+    try:
+        return next(csv.reader([line], skipinitialspace=True))
+    except csv.Error as error:
+        raise InputError(f"not CSV: {error}") from error
 
 
 def _is_number(cell: str) -> bool:

@@ -7,11 +7,15 @@ import signal
 from collections import deque
 from collections.abc import Iterator
 
-__all__ = ["LinePipe", "stopped_by_signals"]
+from lstm_edge_runtime.errors import InputError
 
+__all__ = ["LONGEST", "LinePipe", "stopped_by_signals"]
+
+LONGEST = 1 << 20
+"""A line beyond this many bytes loses its end, so that memory stays bounded; it is still longer than this."""
 _CHUNK = 1 << 16
-_LONGEST = 1 << 20
-"""A line beyond this many bytes is handed on in pieces, so that memory stays bounded."""
+_PATIENCE = 3600.0
+"""The longest that one ``select`` waits, in seconds; it takes no number without end."""
 
 
 class LinePipe:
@@ -25,12 +29,17 @@ class LinePipe:
         self._ended = False
 
     def read(self, timeout: float | None) -> bytes | None:
-        """Give the next line; ``b""`` where ``timeout`` seconds passed without one.
+        """Give the next line; ``b""`` where ``timeout`` seconds, or an hour, passed without one.
 
         None at the end of input, and as soon as it is time to end: lines that came before are left unread.
+
+        Raises:
+            InputError: the input can't be read.
         """
         if self._stopping():
             return None
+        if timeout is not None:
+            timeout = min(timeout, _PATIENCE)
         while not self._lines:
             if self._ended:
                 return None
@@ -43,25 +52,33 @@ class LinePipe:
         return self._lines.popleft()
 
     def write(self, data: bytes) -> bool:
-        """Write all of ``data`` at once; False where it is time to end or nobody reads any more."""
+        """Write all of ``data`` at once; False where nobody reads, for good or when it is time to end.
+
+        Raises:
+            InputError: it can't be written: a full disk.
+        """
         while data:
-            ready, writable, _ = select.select([self._stop], [self._sink], [])
-            if ready:
+            _, writable, _ = select.select([self._stop], [self._sink], [])
+            if not writable:
                 return False
-            if writable:
-                try:
-                    data = data[os.write(self._sink, data[: select.PIPE_BUF]) :]
-                except BrokenPipeError:
-                    return False
+            try:
+                data = data[os.write(self._sink, data[: select.PIPE_BUF]) :]
+            except BrokenPipeError:
+                return False
+            except OSError as error:
+                raise InputError(f"standard output can't be written: {error.strerror}") from error
         return True
 
     def _fill(self) -> None:
-        chunk = os.read(self._source, _CHUNK)
+        try:
+            chunk = os.read(self._source, _CHUNK)
+        except OSError as error:
+            raise InputError(f"standard input can't be read: {error.strerror}") from error
         self._ended = not chunk
-        *lines, self._rest = (self._rest + chunk).split(b"\n")
-        if len(self._rest) > _LONGEST or (self._ended and self._rest):
+        *lines, rest = (self._rest + chunk).split(b"\n")
+        self._rest = rest[: LONGEST + 1]
+        if self._ended and rest:
             lines.append(self._rest)
-            self._rest = b""
         self._lines.extend(line + b"\n" for line in lines)
 
     def _stopping(self) -> bool:

@@ -1,7 +1,6 @@
 """Reading series of samples from ``.npz``, ``.npy`` and ``.csv`` files, or saying what is wrong with them."""
 
 import csv
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lstm_edge_runtime._files import read_arrays
 from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError
 
 __all__ = ["Series", "read_series"]
@@ -59,12 +59,7 @@ def read_series(
 
 
 def _read_arrays(path: Path, width: int) -> list[Series]:
-    try:
-        with path.open("rb") as file:
-            loaded = np.load(file, allow_pickle=False)
-            arrays = {"x": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
-        raise FileFormatError(f"{path} can't be read ({error}); save plain numbers with numpy") from error
+    arrays = read_arrays(path, "can't be read", "save plain numbers with numpy")
     if "x" not in arrays:
         raise InputError(f"{path} holds {', '.join(sorted(arrays)) or 'nothing'}; expected an array named x")
     x = arrays["x"]

@@ -1,23 +1,24 @@
 """A stream's state and its step count in one file, so that a stopped or killed process can go on."""
 
+import contextlib
 import time
-import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lstm_edge_runtime import State
-from lstm_edge_runtime._files import replacing
-from lstm_edge_runtime.errors import FileFormatError, StateError
+from lstm_edge_runtime._files import read_arrays, replacing
+from lstm_edge_runtime.errors import FileFormatError, NotFoundError, StateError
+from lstm_edge_runtime.state import IDENTITY, from_arrays, to_arrays
 
 if TYPE_CHECKING:
     from lstm_edge_runtime import Stream
 
 __all__ = ["StateFile"]
 
-_IDENTITY, _PREFIX, _STEPS = "identity", "state/", "steps"
-"""The first two are as in ``State.save``, so that ``State.load`` reads the file too."""
+_STEPS = "steps"
+"""Its name in the file, which otherwise is as ``State.save`` writes it: ``State.load`` reads it too."""
+_WRONG, _ADVICE = "is not a state that lstm-edge stream saved", "remove it to start anew"
 
 
 class StateFile:
@@ -38,7 +39,7 @@ class StateFile:
         self._saved_at = time.monotonic()
         if path is None:
             return
-        if path.exists():
+        with contextlib.suppress(NotFoundError):
             self._restore(path)
         self.save()
 
@@ -62,38 +63,20 @@ class StateFile:
         """Write the state now, whole or not at all."""
         if self._path is None:
             return
-        state = self._stream.state
-        content: dict[str, Any] = {_PREFIX + name: array for name, array in state.items()}
-        content |= {_IDENTITY: np.array(state.identity), _STEPS: np.array(self.steps)}
+        content = to_arrays(self._stream.state) | {_STEPS: np.array(self.steps)}
         with replacing(self._path) as temporary, temporary.open("wb") as file:
             np.savez(file, **content)
         self._saved_steps, self._saved_at = self.steps, time.monotonic()
 
     def _restore(self, path: Path) -> None:
+        arrays = read_arrays(path, _WRONG, _ADVICE, [IDENTITY, _STEPS])
+        steps = arrays[_STEPS]
+        if steps.shape or steps.dtype.kind not in "iu":
+            raise FileFormatError(f"{path} {_WRONG} (steps is {steps.dtype} {steps.shape}); {_ADVICE}")
         try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
-                identity, steps = str(content[_IDENTITY]), int(content[_STEPS])
-                arrays = {
-                    name.removeprefix(_PREFIX): content[name]
-                    for name in content.files
-                    if name.startswith(_PREFIX)
-                }
-        except (
-            OSError,
-            EOFError,
-            AttributeError,
-            KeyError,
-            TypeError,
-            ValueError,
-            zipfile.BadZipFile,
-        ) as error:
-            raise FileFormatError(
-                f"{path} is not a state that lstm-edge stream saved ({error}); remove it to start anew"
-            ) from error
-        try:
-            self._stream.restore(State(arrays, identity))
+            self._stream.restore(from_arrays(arrays))
         except StateError as error:
             raise StateError(
                 f"{path} holds the state of another model; name another file, or remove it ({error})"
             ) from error
-        self._before = steps
+        self._before = int(steps)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from lstm_edge_runtime.errors import CheckFailedError
+from lstm_edge_runtime.errors import CheckFailedError, MissingDependencyError
 
 from ._output import echo_json, json_option, print_table
 
@@ -94,7 +94,12 @@ def _providers(wheels: dict[str, str]) -> Iterator[_Finding]:
         return
     from lstm_edge._providers import try_providers
 
-    states = try_providers()
+    try:
+        states = try_providers()
+    except MissingDependencyError as error:
+        found, _, advice = str(error).partition("; ")
+        yield _Finding("onnxruntime", found, ok=False, advice=advice)
+        return
     for state in states:
         advice = "check its driver and libraries if you mean to use it" if not state.usable else ""
         yield _Finding(

@@ -96,8 +96,10 @@ def _run(
 
 
 def _top_rows(values: npt.NDArray[Any], rows: int) -> npt.NDArray[Any]:
-    """Give ``(rows, C)``: of outputs that stack a row per layer, layer-major, the top layer's."""
-    if values.ndim > 2 or (values.ndim == 2 and values.shape[0] % rows):
+    """Give ``(rows, C)`` of ``(rows,)``, or ``(k*rows, C)``; of rows stacked by layer the top layer's."""
+    if values.ndim < 2 and values.size % rows == 0:
+        values = values.reshape(rows, -1)
+    if values.ndim != 2 or values.shape[0] % rows:
         raise ContractError(
             f"the main output is {values.shape} for {rows} series, expected a row a series; use load().run()"
         )

@@ -4,13 +4,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import numpy as np
 
 from lstm_edge._samples import sample_input
 from lstm_edge_runtime.errors import InputError
 
 from ._line import LineParser
 from ._model import device_option, model_argument, open_model, threads_option
-from ._pipes import LinePipe, stopped_by_signals
+from ._pipes import LONGEST, LinePipe, stopped_by_signals
 from ._results import ResultLines, main_output
 from ._statefile import StateFile
 
@@ -65,13 +66,14 @@ def command(
     Example:
       read-sensor | lstm-edge stream har.onnx --state har.state.npz --json
     """  # noqa: D301
-    opened = open_model(model, device, threads)
-    samples = sample_input(opened)
-    features = opened.manifest.signal.features if opened.manifest else ()
-    parser = LineParser(samples.width, features, samples.spec.dtype)
-    lines = ResultLines(opened.manifest.task if opened.manifest else None, "step", as_json=as_json)
-    stream = opened.stream()
     with stopped_by_signals() as stop:
+        opened = open_model(model, device, threads)
+        samples = sample_input(opened)
+        manifest = opened.manifest
+        features = manifest.signal.features if manifest else ()
+        parser = LineParser(samples.width, features, samples.spec.dtype)
+        lines = ResultLines(manifest.task if manifest else None, "step", as_json=as_json)
+        stream = opened.stream()
         kept = StateFile(stream, state, save_every)
         if kept.steps:
             click.echo(f"resumed {state} at step {kept.steps}", err=True)
@@ -97,6 +99,8 @@ def _serve(
         if raw:
             number += 1
             try:
+                if len(raw) > LONGEST:
+                    raise InputError(f"longer than {LONGEST} bytes")  # noqa: TRY301
                 sample = parser.parse(raw.decode("utf-8", "replace"))
             except InputError as error:
                 if strict:
@@ -104,7 +108,7 @@ def _serve(
                 click.echo(f"line {number}: {error}; skipped", err=True)
                 sample = None
             if sample is not None:
-                result = main_output(model, stream.step(sample))
+                result = np.atleast_1d(main_output(model, stream.step(sample)))
                 values = result.reshape(-1, result.shape[-1])[-1]
                 text = lines.line(kept.steps, values)
                 if header_due:

@@ -29,6 +29,7 @@ def decode_array(raw: Mapping[str, Any]) -> npt.NDArray[Any]:
 
     Raises:
         ValueError: the dtype is not a plain number, or the bytes do not fill the shape.
+        AttributeError, KeyError, OverflowError, TypeError: ``raw`` is no such mapping at all.
     """
     import base64
 

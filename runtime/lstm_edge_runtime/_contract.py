@@ -7,7 +7,7 @@ import numpy as np
 
 from ._axes import describe, fits
 from .errors import ContractError, InputError, ManifestError
-from .manifest import KEY, Manifest, StateSpec, TensorSpec
+from .manifest import KEY, Manifest, StateSpec, Task, TensorSpec
 
 __all__ = ["check_contract", "contract_without_manifest", "graph_specs", "read_manifest"]
 
@@ -58,7 +58,8 @@ def check_contract(manifest: Manifest, inputs: Sequence[TensorSpec], outputs: Se
     Raises:
         ContractError: a declared tensor is missing or has another dtype or shape, a graph input is not
             declared, or a state leaves in another shape or dtype than it enters.
-        ManifestError: a reset value does not fit its state.
+        ManifestError: a reset value does not fit its state, a tensor is declared twice, or the task or
+            ``lengths`` names none.
     """
     entering, leaving = {spec.name: spec for spec in inputs}, {spec.name: spec for spec in outputs}
     for spec in manifest.inputs:
@@ -69,10 +70,15 @@ def check_contract(manifest: Manifest, inputs: Sequence[TensorSpec], outputs: Se
         _check_tensor("state input", TensorSpec(state.input, state.dtype, state.axes), entering)
         _check_tensor("state output", TensorSpec(state.output, state.dtype, state.axes), leaving)
         _check_reset(state, manifest.batch)
-    declared = {spec.name for spec in manifest.inputs} | {state.input for state in manifest.states}
-    if manifest.lengths is not None and manifest.lengths not in {spec.name for spec in manifest.inputs}:
+    named = [[spec.name for spec in manifest.inputs], [spec.name for spec in manifest.outputs]]
+    if manifest.lengths is not None and manifest.lengths not in named[0]:
         raise ManifestError(f"lengths is {manifest.lengths!r}, which is no input; export the model again")
-    if missing := set(entering) - declared:
+    _check_task(manifest.task, manifest.outputs)
+    declared = named[0] + [state.input for state in manifest.states]
+    for names in (declared, named[1] + [state.output for state in manifest.states]):
+        if len(set(names)) < len(names):
+            raise ManifestError(f"one of {sorted(names)} is declared twice; export the model again")
+    if missing := set(entering) - set(declared):
         raise ContractError(f"inputs {sorted(missing)} are not in the manifest; export the model again")
 
 
@@ -116,6 +122,8 @@ def _named_pairs(
     inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], states: Mapping[str, str]
 ) -> list[tuple[TensorSpec, TensorSpec]]:
     entering, leaving = {spec.name: spec for spec in inputs}, {spec.name: spec for spec in outputs}
+    if len(set(states.values())) < len(states):
+        raise InputError(f"states is {dict(states)}; give each state an output of its own")
     pairs = []
     for name, output in states.items():
         if name not in entering or output not in leaving:
@@ -138,6 +146,21 @@ def _check_tensor(role: str, declared: TensorSpec, actual: Mapping[str, TensorSp
         raise ContractError(
             f"{role} {declared.name} is {found.dtype} {describe(found.axes)} in the graph, "
             f"expected {declared.dtype} {describe(declared.axes)}; export it again"
+        )
+
+
+def _check_task(task: Task | None, outputs: Sequence[TensorSpec]) -> None:
+    if task is None:
+        return
+    axes = next((spec.axes for spec in outputs if spec.name == task.output), None)
+    if axes is None:
+        raise ManifestError(
+            f"the task's output is {task.output!r}, which is no output; export the model again"
+        )
+    width = axes[-1] if axes else 1
+    if task.labels and isinstance(width, int) and len(task.labels) != width:
+        raise ManifestError(
+            f"{len(task.labels)} labels came for the {width} values of {task.output}; export the model again"
         )
 
 

@@ -1,14 +1,17 @@
-"""Writing files so that no half-written one is ever seen."""
+"""Writing files so that no half-written one is ever seen, and reading arrays from any, damaged or not."""
 
 import contextlib
 import os
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from .errors import InputError, NotFoundError
+import numpy as np
+import numpy.typing as npt
 
-__all__ = ["check_target", "replacing", "write_bytes"]
+from .errors import FileFormatError, InputError, NotFoundError
+
+__all__ = ["check_target", "read_arrays", "replacing", "write_bytes"]
 
 
 def check_target(target: str | os.PathLike[str]) -> None:
@@ -16,13 +19,15 @@ def check_target(target: str | os.PathLike[str]) -> None:
 
     Raises:
         NotFoundError: the folder of ``target`` does not exist.
-        InputError: ``target`` is a folder.
+        InputError: ``target`` is a folder, a device or the like.
     """
     target = Path(target)
     if not target.parent.is_dir():
         raise NotFoundError(f"{target}: its folder {target.parent} does not exist; make it first")
     if target.is_dir():
         raise InputError(f"{target} is a folder; name a file in it")
+    if target.exists() and not target.is_file():
+        raise InputError(f"{target} is no plain file and would be replaced; name another")
 
 
 @contextlib.contextmanager
@@ -30,24 +35,21 @@ def replacing(target: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside ``target`` and rename it there if the block succeeds.
 
     An exception (a full disk and Ctrl-C included) removes the temporary file and leaves the old target.
+    A link stays one: the file that it leads to is replaced.
 
     Raises:
         NotFoundError: the folder of ``target`` does not exist.
-        InputError: ``target`` can't be written (a folder, no permission, a full disk).
+        InputError: ``target`` can't be written (a folder, a device, no permission, a full disk).
     """
-    target = Path(target)
     check_target(target)
+    target = Path(os.path.realpath(target))  # pathlib's own raises on links in a ring
+    temporary = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
-        os.close(handle)
+        temporary.touch(exist_ok=False)  # with the rights of any new file, which tempfile's have not
     except OSError as error:
         raise InputError(f"{target} can't be written: {error.strerror}") from error
-    temporary = Path(name)
     try:
         yield temporary
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(target)
@@ -61,3 +63,32 @@ def write_bytes(target: str | os.PathLike[str], content: bytes) -> None:
     """Put ``content`` in ``target`` whole or not at all; raises as ``replacing`` does."""
     with replacing(target) as temporary:
         temporary.write_bytes(content)
+
+
+def read_arrays(
+    path: str | os.PathLike[str], wrong: str, advice: str, needed: Sequence[str] = ()
+) -> dict[str, npt.NDArray[Any]]:
+    """Give the arrays of an ``.npz`` file by name, or an ``.npy`` file's as ``x``; no pickle is ever opened.
+
+    Args:
+        path: the file.
+        wrong: what to call one that can't be read: ``can't be read``.
+        advice: what to do then, and where it is not there.
+        needed: names without which the file is a wrong one.
+
+    Raises:
+        NotFoundError: no such file.
+        FileFormatError: it can't be read: a folder, truncated, damaged, foreign, or with a pickle in it.
+    """
+    try:
+        with Path(path).open("rb") as file:  # numpy leaves a truncated file open that it opened itself
+            found = np.load(file, allow_pickle=False)
+            arrays = {"x": found} if isinstance(found, np.ndarray) else dict(found)
+        missing = [name for name in needed if name not in arrays]
+        if missing:
+            raise ValueError(f"it holds no {missing[0]!r}")  # noqa: TRY301  one message for all
+    except FileNotFoundError as error:
+        raise NotFoundError(f"{path} is not there; {advice}") from error
+    except Exception as error:  # damaged bytes make zipfile and numpy raise nearly anything
+        raise FileFormatError(f"{path} {wrong} ({str(error).partition(chr(10))[0]}); {advice}") from error
+    return arrays

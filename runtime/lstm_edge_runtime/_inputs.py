@@ -49,7 +49,8 @@ def as_array(name: str, value: npt.ArrayLike, dtype: str) -> Array:
     if array.dtype == object:
         raise InputError(f"{name} is not one regular array of numbers; expected {dtype}")
     wanted = np.dtype(dtype)
-    if array.dtype.kind not in "fiu" or not np.can_cast(array.dtype, wanted, "same_kind"):
+    kinds = "b" if wanted.kind == "b" else "fiu"
+    if array.dtype.kind not in kinds or not np.can_cast(array.dtype, wanted, "same_kind"):
         raise InputError(f"{name} has dtype {array.dtype}, expected {dtype}; convert it first")
     with np.errstate(over="ignore"):
         return np.ascontiguousarray(array, dtype=wanted).reshape(array.shape)

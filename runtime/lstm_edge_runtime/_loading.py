@@ -123,8 +123,10 @@ def _tuned(profile: "Profile | None", identity: Identity) -> SessionOptions | No
 
 def _content(source: Source) -> tuple[str, bytes]:
     """Give a name for messages and the file's bytes."""
-    if not isinstance(source, str | os.PathLike):
+    if isinstance(source, bytes | bytearray | memoryview | mmap.mmap):
         return "the model", bytes(source)
+    if not isinstance(source, str | os.PathLike):
+        raise InputError(f"a {type(source).__name__} came, expected a path, or a file's bytes or memory map")
     path = os.fspath(source)
     try:
         mode = os.stat(path).st_mode  # noqa: PTH116  pathlib's import is a tenth of the time to load
@@ -137,8 +139,9 @@ def _content(source: Source) -> tuple[str, bytes]:
         if isinstance(error, NotFoundError):
             raise
         raise NotFoundError(f"{path} is not there, expected an .onnx file") from error
-    except OSError as error:
-        raise FileFormatError(f"{path} can't be read: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise FileFormatError(f"{path!r} can't be read: {reason}") from error
 
 
 def _external_bytes(source: Source, locations: tuple[str, ...]) -> int:

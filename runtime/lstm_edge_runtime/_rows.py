@@ -76,23 +76,26 @@ def to_sources(contract: Manifest, outputs: Mapping[str, Array], *, step: bool) 
 
 def stack(
     core: Core, parts: Sequence[Mapping[str, npt.ArrayLike]], *, pad: bool
-) -> tuple[dict[str, list[npt.ArrayLike]], Array]:
+) -> tuple[dict[str, list[Any]], Array]:
     """Give each input's samples as a list over sources, and for chunks (``pad``) their lengths.
 
     Chunks come back at the longest one's length, with zeros at their end.
 
     Raises:
-        InputError: unequal chunks for a file without ``lengths``; inputs of one source that disagree.
+        InputError: unequal chunks for a file without ``lengths``; inputs of one source that disagree; a chunk
+            that is ragged or of another dtype.
     """
-    lists = {spec.name: [part[spec.name] for part in parts] for spec in core.data}
+    lists: dict[str, list[Any]] = {spec.name: [part[spec.name] for part in parts] for spec in core.data}
     if not pad:
         return lists, np.zeros(0, dtype=np.int64)
+    for spec in core.data:
+        lists[spec.name] = [as_array(spec.name, part, spec.dtype) for part in lists[spec.name]]
     places = {
         spec.name: place for spec in core.data if (place := _time_axis(spec.axes, core.contract)) is not None
     }
-    shapes = {name: [np.shape(part) for part in lists[name]] for name in places}
     found = [
-        [shape[places[name]] if len(shape) > places[name] else 0 for shape in shapes[name]] for name in shapes
+        [part.shape[place] if part.ndim > place else 0 for part in lists[name]]
+        for name, place in places.items()
     ]
     lengths = np.array(found[0], dtype=np.int64)
     longest = int(lengths.max())
@@ -106,7 +109,7 @@ def stack(
             "give chunks of one length, or export it with lengths"
         )
     for name, place in places.items():
-        lists[name] = [_pad_end(np.asarray(part), place, longest) for part in lists[name]]
+        lists[name] = [_pad_end(part, place, longest) for part in lists[name]]
     return lists, lengths
 
 

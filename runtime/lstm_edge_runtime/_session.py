@@ -99,14 +99,20 @@ def import_onnxruntime() -> Any:
     """Import onnxruntime, with its telemetry off unless the environment already says otherwise.
 
     Raises:
-        MissingDependencyError: it is not installed.
+        MissingDependencyError: it is not installed, or does not start.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
-    except ImportError as error:
+
+        onnxruntime.InferenceSession  # noqa: B018  what pip leaves of two wheels is an empty package
+    except Exception as error:  # a broken wheel may raise anything
+        install = 'pip install "lstm-edge[cpu]", or "lstm-edge[cuda]" for a GPU'
+        if isinstance(error, ModuleNotFoundError) and error.name == "onnxruntime":
+            raise MissingDependencyError(f"onnxruntime is missing ({error}); {install}") from error
         raise MissingDependencyError(
-            f'onnxruntime is missing ({error}); pip install "lstm-edge[cpu]", or "lstm-edge[cuda]" for a GPU'
+            f"onnxruntime does not start ({_first_line(error)}); "
+            f"pip uninstall onnxruntime onnxruntime-gpu, then {install}"
         ) from error
     return onnxruntime
 

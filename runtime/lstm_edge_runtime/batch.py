@@ -204,14 +204,19 @@ class StreamBatch:
 
     def _slots(self, ids: Ids) -> Array:
         """Give the slots of ``ids``, each there and there once."""
-        sources = np.asarray(ids)
+        try:
+            sources = np.asarray(ids)
+        except ValueError as error:
+            raise InputError(
+                f"ids are not one row of whole numbers ({error}); give each source once"
+            ) from error
         if sources.ndim != 1 or not sources.size or sources.dtype.kind not in "iu":
             raise InputError(
                 f"ids are {sources.dtype} {sources.shape}, expected whole numbers (K,), K from 1"
             )
         if not self._free and np.array_equal(sources, self._owner):
             return self._all
-        slots = sources % self.capacity
+        slots: Array = np.remainder(sources, self.capacity, dtype=np.int64)
         order = np.arange(len(slots))
         absent = (sources < 0) | (self._owner[slots] != sources)
         if absent.any():

@@ -8,16 +8,16 @@ and how exact the reference was. ``lstm_edge_exporters.golden`` writes such fold
 
 import json
 import os
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
-from .errors import FileFormatError, InputError, NotFoundError
+from ._fields import finite, number, text, text_or_none
+from ._files import read_arrays
+from .errors import FileFormatError, InputError, LstmEdgeError, NotFoundError
 from .manifest import Golden
 from .model import Model
 from .selftest import compare_golden
@@ -93,18 +93,20 @@ def read_golden(folder: str | os.PathLike[str]) -> GoldenFolder:
     """
     root = Path(folder)
     index = _read_index(root / INDEX)
+    sets: list[GoldenSet] = []
     try:
-        sets = tuple(
-            GoldenSet(
-                name=str(each["name"]),
-                about=str(each["about"]),
-                golden=_read_arrays(root, str(each["name"]), each["floor"], each["limit"]),
-                continues=each["continues"],
-            )
-            for each in index["sets"]
-        )
-        return GoldenFolder(str(index["model_sha256"]), sets)
-    except (KeyError, TypeError, AttributeError) as error:
+        for each in index["sets"]:
+            name, continues = text(each["name"]), text_or_none(each["continues"])
+            if continues is not None and continues not in [one.name for one in sets]:
+                raise ValueError(f"{name!r}, which continues {continues!r}: no set before it")  # noqa: TRY301
+            golden = _read_arrays(root, name, each["floor"], each["limit"])
+            sets.append(GoldenSet(name, text(each["about"]), golden, continues))
+        if not sets:
+            raise ValueError("'sets', which names none")  # noqa: TRY301
+        return GoldenFolder(text(index["model_sha256"]), tuple(sets))
+    except LstmEdgeError:
+        raise
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise FileFormatError(f"{root / INDEX} is malformed at {error}; save the vectors again") from error
 
 
@@ -168,9 +170,9 @@ def _read_index(path: Path) -> dict[str, Any]:
             f"{path} is not there; name a folder that `lstm-edge validate --save-test-data` made"
         )
     try:
-        index = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise FileFormatError(f"{path} is not JSON ({error}); save the vectors again") from error
+        index = json.loads(path.read_bytes(), parse_float=finite, parse_constant=finite)
+    except (OSError, ValueError, RecursionError) as error:
+        raise FileFormatError(f"{path} can't be read as JSON ({error}); save the vectors again") from error
     if not isinstance(index, dict) or index.get("format") != FORMAT:
         raise FileFormatError(f"{path} does not describe golden vectors; name another folder")
     if not isinstance(index.get("schema"), int) or index["schema"] > SCHEMA:
@@ -181,19 +183,12 @@ def _read_index(path: Path) -> dict[str, Any]:
 
 
 def _read_arrays(root: Path, name: str, floor: Mapping[str, Any], limit: Mapping[str, Any]) -> Golden:
-    path = root / name / ARRAYS
-    if Path(name).name != name:
+    if Path(name).name != name or name == "..":
         raise FileFormatError(f"{root / INDEX} names a set outside its folder ({name!r}); refused as unsafe")
-    if not path.is_file():
-        raise NotFoundError(f"{path} is not there, but the index names it; save the vectors again")
-    try:
-        with path.open("rb") as file:  # numpy leaves a truncated file open that it opened itself
-            arrays = dict(np.load(file, allow_pickle=False))
-    except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile) as error:
-        raise FileFormatError(f"{path} can't be read ({error}); save the vectors again") from error
+    arrays = read_arrays(root / name / ARRAYS, "can't be read", "save the vectors again")
     return Golden(
         inputs={key[len(INPUT) :]: array for key, array in arrays.items() if key.startswith(INPUT)},
         outputs={key[len(OUTPUT) :]: array for key, array in arrays.items() if key.startswith(OUTPUT)},
-        floor={key: float(value) for key, value in floor.items()},
-        limit={key: float(value) for key, value in limit.items()},
+        floor={key: number(value) for key, value in floor.items()},
+        limit={key: number(value) for key, value in limit.items()},
     )

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ._arrays import decode_array, encode_array
+from ._fields import finite, number, text, text_or_none, texts
 from .errors import ManifestError
 
 __all__ = ["KEY", "SCHEMA", "Axes", "Golden", "Manifest", "Signal", "StateSpec", "Task", "TensorSpec"]
@@ -130,8 +131,8 @@ class Manifest(NamedTuple):
         import json
 
         try:
-            raw = json.loads(text)
-        except ValueError as error:
+            raw = json.loads(text, parse_float=finite, parse_constant=finite)
+        except (ValueError, RecursionError) as error:
             raise ManifestError(f"the manifest is not JSON ({error}); export the model again") from error
         if not isinstance(raw, dict) or not isinstance(raw.get("schema"), int):
             raise ManifestError("the manifest has no integer 'schema'; export the model again")
@@ -141,7 +142,7 @@ class Manifest(NamedTuple):
             )
         try:
             return _decode(raw)
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise ManifestError(f"the manifest is malformed at {error}; export the model again") from error
 
     def with_golden(self, golden: Golden) -> "Manifest":
@@ -201,51 +202,60 @@ def _encode_tensor(spec: TensorSpec) -> dict[str, Any]:
 
 
 def _decode(raw: Mapping[str, Any]) -> Manifest:
-    task, signal, golden = raw["task"], raw["signal"], raw["golden"]
+    task, signal, golden, axes = raw["task"], raw["signal"], raw["golden"], raw["axes"]
     return Manifest(
         inputs=tuple(_decode_tensor(spec) for spec in raw["inputs"]),
         outputs=tuple(_decode_tensor(spec) for spec in raw["outputs"]),
         states=tuple(
             StateSpec(
-                input=str(state["input"]),
-                output=str(state["output"]),
-                dtype=np.dtype(state["dtype"]).name,
+                input=text(state["input"]),
+                output=text(state["output"]),
+                dtype=np.dtype(text(state["dtype"])).name,
                 axes=_axes(state["axes"]),
                 reset=decode_array(state["reset"])
                 if isinstance(state["reset"], dict)
-                else float(state["reset"]),
+                else number(state["reset"]),
             )
             for state in raw["states"]
         ),
-        batch=raw["axes"]["batch"],
-        sequence=raw["axes"]["sequence"],
-        lengths=raw["lengths"],
-        unstreamable=str(raw["unstreamable"]),
-        task=task
-        and Task(
-            kind=task["kind"], output=task["output"], labels=tuple(task["labels"]), units=tuple(task["units"])
+        batch=text_or_none(axes["batch"]),
+        sequence=text_or_none(axes["sequence"]),
+        lengths=text_or_none(raw["lengths"]),
+        unstreamable=text(raw["unstreamable"]),
+        task=None
+        if task is None
+        else Task(
+            kind=text(task["kind"]),
+            output=text(task["output"]),
+            labels=texts(task["labels"]),
+            units=texts(task["units"]),
         ),
         signal=Signal(
-            features=tuple(signal["features"]), sampling_rate=signal["sampling_rate"], window=signal["window"]
+            features=texts(signal["features"]),
+            sampling_rate=signal["sampling_rate"] and number(signal["sampling_rate"]),
+            window=signal["window"] and int(number(signal["window"])),
         ),
-        precision=str(raw["precision"]),
+        precision=text(raw["precision"]),
         provenance=dict(raw["provenance"]),
         equivalence=dict(raw["equivalence"]),
-        golden=golden
-        and Golden(
+        golden=None
+        if golden is None
+        else Golden(
             inputs={name: decode_array(value) for name, value in golden["inputs"].items()},
             outputs={name: decode_array(value) for name, value in golden["outputs"].items()},
-            floor={name: float(value) for name, value in golden["floor"].items()},
-            limit={name: float(value) for name, value in golden["limit"].items()},
+            floor={name: number(value) for name, value in golden["floor"].items()},
+            limit={name: number(value) for name, value in golden["limit"].items()},
         ),
     )
 
 
 def _decode_tensor(raw: Mapping[str, Any]) -> TensorSpec:
-    return TensorSpec(name=str(raw["name"]), dtype=np.dtype(raw["dtype"]).name, axes=_axes(raw["axes"]))
+    return TensorSpec(text(raw["name"]), np.dtype(text(raw["dtype"])).name, _axes(raw["axes"]))
 
 
 def _axes(raw: list[Any]) -> Axes:
-    if not all(isinstance(axis, int | str) for axis in raw):
-        raise TypeError(f"axes {raw}")
+    if not isinstance(raw, list) or not all(
+        isinstance(axis, str) or (type(axis) is int and 0 < axis < 1 << 31) for axis in raw
+    ):
+        raise TypeError(f"axes {raw!r:.60}")
     return tuple(raw)

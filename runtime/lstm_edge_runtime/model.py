@@ -127,6 +127,7 @@ class Model:
 
         Raises:
             InputError: the file carries no golden case.
+            ManifestError: the golden case leaves an input, an output or a state out.
         """
         from .selftest import selftest
 

@@ -18,6 +18,7 @@ from .errors import FileFormatError, NotFoundError
 __all__ = ["Profile", "host_key"]
 
 _FORMAT, _SCHEMA = "lstm-edge profile", 1
+_FLAGS = ("spinning", "arena", "memory_pattern")
 _LEVELS = ("DISABLE_ALL", "BASIC", "EXTENDED", "ALL")
 
 
@@ -81,7 +82,7 @@ class Profile:
             raise NotFoundError(f"{path} is not there; make it with lstm-edge tune")
         try:
             return _decode(json.loads(Path(path).read_text(encoding="utf-8")))
-        except (OSError, KeyError, TypeError, ValueError) as error:
+        except (OSError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
             raise FileFormatError(
                 f"{path} is not a profile ({error}); make it with lstm-edge tune"
             ) from error
@@ -121,13 +122,13 @@ def _options(raw: Mapping[str, Any]) -> SessionOptions:
     threads, level = raw["threads"], raw["optimization"]
     if not isinstance(threads, int) or isinstance(threads, bool) or threads < 1 or level not in _LEVELS:
         raise ValueError(f"threads {threads!r}, optimization {level!r}")
+    if not raw["providers"] or not all(isinstance(raw[name], bool) for name in _FLAGS):
+        raise ValueError(f"providers {raw['providers']!r}, or one of {', '.join(_FLAGS)} is not a bool")
     return SessionOptions(
         providers=tuple(
             name if isinstance(name, str) else (str(name[0]), dict(name[1])) for name in raw["providers"]
         ),
         threads=threads,
-        spinning=bool(raw["spinning"]),
-        arena=bool(raw["arena"]),
-        memory_pattern=bool(raw["memory_pattern"]),
         optimization=level,
+        **{name: raw[name] for name in _FLAGS},
     )

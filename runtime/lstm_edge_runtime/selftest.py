@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ._core import Core
-from .errors import CheckFailedError, InputError
+from .errors import CheckFailedError, InputError, ManifestError
 from .manifest import Golden
 from .state import State
 from .tolerance import Comparison, compare, limit_for
@@ -56,10 +56,25 @@ def selftest(core: Core) -> SelfTest:
     golden = core.contract.golden
     if golden is None:
         raise InputError("this file carries no golden case; export it again with lstm-edge export")
+    _check_whole(core, golden)
     outputs = core.call(golden.inputs)
     whole = compare_golden(golden, _flat(core, *outputs))
     cut = _cut(core, golden)
     return SelfTest(whole, compare_golden(golden, _in_chunks(core, golden, cut)) if cut else ())
+
+
+def _check_whole(core: Core, golden: Golden) -> None:
+    """Refuse a golden case that leaves something out: what is not compared would not be proven."""
+    contract = core.contract
+    for role, found, specs, states in (
+        ("inputs", golden.inputs, contract.inputs, [spec.input for spec in contract.states]),
+        ("outputs", golden.outputs, contract.outputs, [spec.output for spec in contract.states]),
+    ):
+        expected = {spec.name for spec in specs}.union(states)
+        if set(found) != expected:
+            raise ManifestError(
+                f"the golden case has the {role} {sorted(found)}, the file {sorted(expected)}; export again"
+            )
 
 
 def compare_golden(golden: Golden, outputs: Mapping[str, Array]) -> tuple[Comparison, ...]:

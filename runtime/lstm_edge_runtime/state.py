@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .errors import FileFormatError, NotFoundError
-
-__all__ = ["State"]
+__all__ = ["IDENTITY", "State", "from_arrays", "to_arrays"]
 
 Array = npt.NDArray[Any]
-_IDENTITY, _PREFIX = "identity", "state/"
+IDENTITY, _PREFIX = "identity", "state/"
+"""In a file: the name of the identity, and what a state's name starts with."""
 
 
 class State(Mapping[str, Array]):
@@ -61,10 +60,8 @@ class State(Mapping[str, Array]):
         """
         from ._files import replacing
 
-        content: dict[str, Any] = {_PREFIX + name: array for name, array in self.items()}
-        content[_IDENTITY] = np.array(self._identity)
         with replacing(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, **content)
+            np.savez(file, **to_arrays(self))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "State":
@@ -74,17 +71,19 @@ class State(Mapping[str, Array]):
             NotFoundError: no such file.
             FileFormatError: truncated, or not a saved state.
         """
-        import zipfile
-        from pathlib import Path
+        from ._files import read_arrays
 
-        if not Path(path).is_file():
-            raise NotFoundError(f"{path} is not there; save a state first")
-        try:
-            # numpy leaves a truncated file open that it opened itself
-            with Path(path).open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-                identity = str(file[_IDENTITY])
-                names = [name for name in file.files if name.startswith(_PREFIX)]
-                arrays = {name.removeprefix(_PREFIX): file[name] for name in names}
-        except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
-            raise FileFormatError(f"{path} is not a saved state ({error}); reset the stream") from error
-        return cls(arrays, identity)
+        return from_arrays(
+            read_arrays(path, "is not a saved state", "save one first, or reset the stream", [IDENTITY])
+        )
+
+
+def to_arrays(state: State) -> dict[str, Any]:
+    """Give a state as arrays by the names that they bear in a file."""
+    return {IDENTITY: np.array(state.identity)} | {_PREFIX + name: array for name, array in state.items()}
+
+
+def from_arrays(arrays: Mapping[str, Array]) -> State:
+    """Read what ``to_arrays`` gave; other names are passed over."""
+    own = {name.removeprefix(_PREFIX): array for name, array in arrays.items() if name.startswith(_PREFIX)}
+    return State(own, str(arrays[IDENTITY]))

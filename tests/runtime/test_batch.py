@@ -173,6 +173,17 @@ def test_a_provider_that_does_not_bind_buffers_gives_the_same(path, model):
         np.testing.assert_array_equal(there.step(x, some), here.step(x, some))
 
 
+@pytest.mark.parametrize("kind", [np.int8, np.uint8, np.uint16, np.int64, np.uint64])
+def test_ids_of_any_whole_number_type_are_taken(model, kind):
+    batch, ids = full(model, 300)
+    some, x = ids[60:63], samples(3, 3)
+    expected = [model.stream().step(sample) for sample in x]
+    np.testing.assert_array_equal(batch.step(x, np.array(some, kind)), expected)
+    batch.remove(ids[61])
+    with pytest.raises(StateError, match="source 61 is not in this batch"):
+        batch.step(x, np.array(some, kind))
+
+
 def test_an_id_is_never_given_twice(model):
     batch = model.streams(2)
     seen = set()
@@ -224,6 +235,12 @@ def assert_unharmed(batch, ids, before) -> None:
         (lambda b, i: b.step({-1: samples(3)}), StateError, "source -1 is not in this batch"),
         (lambda b, i: b.step(samples(1, 3), [1.5]), InputError, "expected whole numbers"),
         (lambda b, i: b.step(samples(0, 3), []), InputError, "K from 1"),
+        (
+            lambda b, i: b.step(samples(2, 3), [[0], [1, 2]]),
+            InputError,
+            "(not one row|expected) .*whole numb",
+        ),
+        (lambda b, i: b.process({i[0]: [[1, 2, 3], [1]]}), InputError, "x is not one regular array"),
         (lambda b, i: b.process({i[0]: samples(2, 3), i[1]: samples(3, 3)}), InputError, "takes no lengths"),
         (lambda b, i: b.process({i[0]: samples(0, 3)}), InputError, "empty chunk"),
         (lambda b, i: b.process(samples(3, 2, 3), i, lengths=[1, 2, 2]), InputError, "takes none"),

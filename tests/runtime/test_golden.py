@@ -45,9 +45,14 @@ def test_a_missing_folder_index_or_set_is_named(folder, tmp_path):
     [
         ({"format": "else"}, "does not describe"),
         ({"schema": SCHEMA + 1}, "upgrade"),
-        ({"sets": [{"name": "test_data_set_0"}]}, "malformed at 'about'"),
+        ({"sets": [{"name": "test_data_set_0"}]}, "malformed at 'continues'"),
         ({"sets": None}, "malformed"),
         ({"sets": [ENTRY | {"name": "../outside"}]}, "unsafe"),
+        ({"sets": [ENTRY | {"name": ".."}]}, "unsafe"),
+        ({"sets": []}, "malformed at 'sets', which names none"),
+        ({"sets": [ENTRY | {"floor": {"y": "much"}}]}, "malformed at 'much', expected a number"),
+        ({"sets": [ENTRY | {"limit": {"y": float("inf")}}]}, "can't be read as JSON .*Infinity"),
+        ({"sets": [ENTRY | {"continues": "test_data_set_1"}]}, "no set before it"),
     ],
 )
 def test_a_foreign_newer_or_malformed_index_is_refused(folder, changes, message):
@@ -62,7 +67,7 @@ def test_an_index_that_is_no_json_and_arrays_that_are_truncated_are_refused(fold
     with pytest.raises(FileFormatError, match="can't be read"):
         read_golden(folder)
     (folder / INDEX).write_text("{")
-    with pytest.raises(FileFormatError, match="not JSON"):
+    with pytest.raises(FileFormatError, match="can't be read as JSON"):
         read_golden(folder)
 
 

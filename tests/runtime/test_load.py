@@ -69,6 +69,11 @@ def test_no_file_a_folder_and_an_empty_file_are_refused_by_name(tmp_path):
         load(tmp_path / "none.onnx")
     with pytest.raises(NotFoundError, match="is a folder"):
         load(tmp_path)
+    for no_path in (None, 5):
+        with pytest.raises(InputError, match="expected a path, or a file's bytes"):
+            load(no_path)
+    with pytest.raises(FileFormatError, match="can't be read"):
+        load("a\0b")
     (tmp_path / "empty.onnx").touch()
     with pytest.raises(FileFormatError, match=r"empty\.onnx is empty"):
         load(tmp_path / "empty.onnx")

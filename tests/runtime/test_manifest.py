@@ -65,3 +65,37 @@ def test_an_array_that_does_not_fit_its_bytes_is_refused(bad):
     raw["golden"]["inputs"]["x"] = bad
     with pytest.raises(ManifestError, match="malformed"):
         Manifest.from_json(json.dumps(raw))
+
+
+def places(document, path=()):
+    """Every place in a JSON document."""
+    yield path
+    if isinstance(document, dict | list):
+        for key, value in document.items() if isinstance(document, dict) else enumerate(document):
+            yield from places(value, (*path, key))
+
+
+ODD = [None, True, -1, 1.5, 10**400, "", "N", [], [[]], {}, {"a": 1}, float("inf")]
+
+
+def test_a_wrong_value_in_any_place_is_refused_or_harmless():
+    text = FULL.to_json()
+    refused = 0
+    for place in places(json.loads(text)):
+        for odd in ODD:
+            raw = parent = {"whole": json.loads(text)}
+            for key in ("whole", *place)[:-1]:
+                parent = parent[key]
+            parent[("whole", *place)[-1]] = odd
+            try:
+                manifest = Manifest.from_json(json.dumps(raw["whole"]))
+            except ManifestError as error:
+                refused += "\n" not in str(error)
+            else:
+                assert Manifest.from_json(manifest.to_json()).to_json() == manifest.to_json()
+    assert refused > 700
+
+
+def test_nesting_without_end_is_refused():
+    with pytest.raises(ManifestError, match="not JSON"):
+        Manifest.from_json("[" * 100_000)

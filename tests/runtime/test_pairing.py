@@ -6,7 +6,7 @@ from lstm_edge_runtime._contract import check_contract, contract_without_manifes
 from lstm_edge_runtime._onnxfile import scan
 from lstm_edge_runtime._pairing import pair_states
 from lstm_edge_runtime.errors import ContractError, InputError, ManifestError
-from lstm_edge_runtime.manifest import Manifest, StateSpec, TensorSpec
+from lstm_edge_runtime.manifest import Manifest, StateSpec, Task, TensorSpec
 
 STATE = (2, "N", 8)
 
@@ -100,6 +100,11 @@ def test_states_named_by_the_caller_pair_and_wrong_names_are_listed(path):
         load(path("bare"), states={"h": "logits"})
 
 
+def test_one_output_can_not_continue_two_states(path):
+    with pytest.raises(InputError, match="an output of its own"):
+        load(path("bare"), states={"h": "hn", "c": "hn"})
+
+
 def test_a_file_made_elsewhere_equals_the_same_file_with_a_manifest(opened):
     x = np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)
     np.testing.assert_array_equal(opened("bare").stream().process(x), opened("lstm").stream().process(x))
@@ -123,6 +128,10 @@ def test_a_file_made_elsewhere_equals_the_same_file_with_a_manifest(opened):
             r"reset value of shape \(1, 1, 8\)",
         ),
         ({"lengths": "len"}, ManifestError, "lengths is 'len', which is no input"),
+        ({"inputs": X * 2}, ManifestError, "declared twice"),
+        ({"outputs": [*specs("y", axes=("N", 4)), *specs("hn")]}, ManifestError, "declared twice"),
+        ({"task": Task("regression", "none")}, ManifestError, "the task's output is 'none', which is no out"),
+        ({"task": Task("classification", "y", tuple("abc"))}, ManifestError, "3 labels .* 4 values of y"),
     ],
 )
 def test_a_manifest_that_does_not_fit_its_graph_is_refused(change, error, message):

@@ -76,7 +76,17 @@ def test_a_file_that_is_no_profile_is_refused(model, profile, tmp_path, change):
         load(model, profile=tmp_path / "p.json")
 
 
-@pytest.mark.parametrize("change", [{"threads": 0}, {"threads": "2"}, {"optimization": "MOST"}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"threads": 0},
+        {"threads": "2"},
+        {"optimization": "MOST"},
+        {"providers": []},
+        {"providers": [[]]},
+        {"spinning": "no"},
+    ],
+)
 def test_options_that_make_no_sense_are_refused(profile, tmp_path, change):
     profile.save(tmp_path / "p.json")
     raw = json.loads((tmp_path / "p.json").read_text())

@@ -6,6 +6,7 @@ import pytest
 
 from lstm_edge_runtime import State, load
 from lstm_edge_runtime._core import Core
+from lstm_edge_runtime._inputs import as_array
 from lstm_edge_runtime.errors import ContractError, InputError, StateError
 
 pytestmark = pytest.mark.filterwarnings("ignore:Creating an ndarray from ragged")  # numpy below 1.24
@@ -56,6 +57,15 @@ def test_wider_floats_whole_numbers_and_lists_are_converted(model):
     expected = model.run(x.astype(np.float32))[0]["logits"]
     for same in (x, x.astype(np.float64), x.tolist(), x.astype(np.float16), np.asfortranarray(x)):
         np.testing.assert_array_equal(model.run(same)[0]["logits"], expected)
+
+
+def test_truth_values_go_where_a_file_takes_them_and_nowhere_else():
+    wide = np.array([True, False, True, False])
+    for given in ([True, True], wide[::2], wide[:2] | True):
+        np.testing.assert_array_equal(as_array("mask", given, "bool"), [True, True])
+    for dtype, given in (("bool", [1, 0]), ("float32", [True, False]), ("int64", [True, False])):
+        with pytest.raises(InputError, match=f"expected {dtype}"):
+            as_array("mask", given, dtype)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from lstm_edge_runtime._core import Core
-from lstm_edge_runtime.errors import CheckFailedError, InputError
+from lstm_edge_runtime.errors import CheckFailedError, InputError, ManifestError
 from lstm_edge_runtime.selftest import selftest
 
 
@@ -43,6 +43,13 @@ def test_a_limit_in_the_file_replaces_the_policys(model):
     off = {name: array + np.float32(1e-4) for name, array in golden.outputs.items()}
     assert selftest(with_golden(model, outputs=off, limit=dict.fromkeys(off, 2e-4))).ok
     assert not selftest(with_golden(model, outputs=off, limit=dict.fromkeys(off, 5e-5))).ok
+
+
+@pytest.mark.parametrize("role", ["inputs", "outputs"])
+def test_a_golden_case_that_leaves_something_out_proves_nothing(model, role):
+    for kept in ({}, dict(list(getattr(model.manifest.golden, role).items())[1:])):
+        with pytest.raises(ManifestError, match=f"the golden case has the {role}"):
+            selftest(with_golden(model, **{role: kept}))
 
 
 def test_a_state_that_is_not_carried_fails_the_chunked_replay_alone(model, monkeypatch):

@@ -1,3 +1,4 @@
+import os
 import pickle
 
 import numpy as np
@@ -5,6 +6,7 @@ import pytest
 
 from lstm_edge_runtime import State
 from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError
+from lstm_edge_runtime.state import to_arrays
 
 
 @pytest.fixture
@@ -51,6 +53,47 @@ def test_a_truncated_file_is_refused(state, tmp_path, share):
     (tmp_path / "s.npz").write_bytes(content[: int(len(content) * share)])
     with pytest.raises(FileFormatError, match="is not a saved state"):
         State.load(tmp_path / "s.npz")
+
+
+def test_a_damaged_file_is_refused_whatever_is_wrong_with_it(state, tmp_path):
+    np.savez_compressed(tmp_path / "s.npz", **to_arrays(state))
+    content = (tmp_path / "s.npz").read_bytes()
+    assert same(State.load(tmp_path / "s.npz"), state)
+    refused = 0
+    for place in range(len(content)):  # zlib, zipfile and numpy each have errors of their own
+        (tmp_path / "s.npz").write_bytes(content[:place] + b"\xee" + content[place + 1 :])
+        try:
+            State.load(tmp_path / "s.npz")
+        except FileFormatError as error:
+            refused += "\n" not in str(error)
+    assert refused > len(content) / 2
+    (tmp_path / "s.npy").mkdir()
+    for wrong in (tmp_path / "s.npy", tmp_path / ("s" * 300), tmp_path / "a\0b"):
+        with pytest.raises(FileFormatError, match="is not a saved state"):
+            State.load(wrong)
+
+
+def test_a_file_is_written_with_the_rights_of_any_new_file(state, tmp_path):
+    state.save(tmp_path / "s.npz")
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "s.npz").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_link_stays_a_link_and_what_is_no_plain_file_stays_what_it_is(state, tmp_path):
+    (tmp_path / "link.npz").symlink_to(tmp_path / "s.npz")
+    for _ in range(2):  # where it leads nowhere, and where it leads to a file
+        state.save(tmp_path / "link.npz")
+        assert (tmp_path / "link.npz").is_symlink()
+        assert same(State.load(tmp_path / "s.npz"), state)
+    (tmp_path / "ring").symlink_to("ring")
+    state.save(tmp_path / "ring")
+    assert same(State.load(tmp_path / "ring"), state)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    for name in ("pipe", "link"):
+        with pytest.raises(InputError, match="is no plain file and would be replaced"):
+            state.save(tmp_path / name)
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_a_file_that_would_run_code_is_refused(tmp_path):

@@ -120,6 +120,18 @@ def har(make):
 
 
 @pytest.fixture(scope="session")
+def scalar(make):
+    """A file made elsewhere whose output is one value a row, ``(N,)``."""
+    made = make("scalar", manifest=False)
+    model = onnx.load(made.path)
+    model.graph.node.append(helper.make_node("ReduceMax", ["logits"], ["y"], axes=[1], keepdims=0))
+    del model.graph.output[0]
+    model.graph.output.insert(0, helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N"]))
+    onnx.save(model, made.path)
+    return made
+
+
+@pytest.fixture(scope="session")
 def invoke():
     """Run a verb in this process; gives its exit code, standard output and standard error."""
     from click.testing import CliRunner

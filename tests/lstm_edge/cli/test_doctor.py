@@ -100,6 +100,29 @@ def test_without_onnxruntime_and_torch_it_exits_1_and_names_the_extras():
     assert "CPUExecutionProvider" not in found
 
 
+@pytest.mark.parametrize(
+    "package", ["", "raise ImportError('libcudart.so.12: no such file')", "raise RuntimeError('two\\nlines')"]
+)
+def test_a_wheel_that_does_not_start_is_named_beside_the_rest(tmp_path, har, package):
+    (tmp_path / "onnxruntime").mkdir()
+    (tmp_path / "onnxruntime" / "__init__.py").write_text(package)
+    program = "import sys; sys.path.insert(0, sys.argv.pop(1)); from lstm_edge.cli import main; main()"
+
+    def run(*arguments):
+        command = [sys.executable, "-c", program, str(tmp_path), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    ran = run("doctor", "--json")
+    assert (ran.returncode, ran.stderr.count("\n")) == (1, 1)
+    found = {finding["about"]: finding for finding in json.loads(ran.stdout)}
+    assert "does not start" in found["onnxruntime"]["found"]
+    assert "then pip install" in found["onnxruntime"]["advice"]
+    assert "processor" in found
+    ran = run("selftest", str(har.path))
+    assert (ran.returncode, ran.stderr.count("\n")) == (2, 1)
+    assert ran.stderr.startswith("error: onnxruntime does not start")
+
+
 def test_the_probe_is_the_model_that_it_says():
     info = helper.make_tensor_value_info
     stored = [

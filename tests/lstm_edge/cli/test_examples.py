@@ -118,3 +118,44 @@ def test_the_gateway_answers_a_bad_line_and_a_source_too_many(har):
     assert [line.startswith("error: expected 3 numbers") for line in lines] == [True, True, True, False]
     found, _ = asyncio.run(_served(gateway, har, [["1,2,3"] * 50, ["1,2,3"] * 50], capacity=1, waiting=1))
     assert sorted(map(len, found)) == [1, 50]
+
+
+def test_the_gateway_lets_a_source_go_while_others_are_busy(har):
+    async def serve():
+        gateway = imported("gateway").Gateway(load(har.path, device="cpu"), 4, 8)
+        server = await asyncio.start_server(gateway.serve, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        ticking = asyncio.create_task(gateway.compute())
+        busy, feed = await asyncio.open_connection("127.0.0.1", port)
+
+        async def flood():
+            while True:
+                feed.write(b"1,2,3\n" * 200)
+                await feed.drain()
+                await busy.read(1 << 16)
+
+        flooding = asyncio.create_task(flood())
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"1,2,3\n")
+        writer.write_eof()
+        answer = await asyncio.wait_for(reader.read(), 20)
+        left = len(gateway.batch)
+        flooding.cancel()
+        for one in (writer, feed):
+            one.close()
+        while len(gateway.batch):
+            await asyncio.sleep(0.01)
+        ticking.cancel()
+        server.close()
+        return answer, left
+
+    answer, left = asyncio.run(serve())
+    assert answer.count(b"\n") == 1
+    assert left == 1
+
+
+def test_the_imu_reader_refuses_a_file_without_classes(make, tmp_path):
+    made = make("reg-imu", task="regression")
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        run("imu_reader", made.path, "--replay", tmp_path / "none.csv")
+    assert caught.value.returncode == 2

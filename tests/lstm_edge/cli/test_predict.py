@@ -169,6 +169,16 @@ def test_of_rows_stacked_by_layer_the_top_layers_are_taken():
     stacked = np.arange(12).reshape(6, 2)  # two series: layer 0, layer 1, layer 2
     np.testing.assert_array_equal(_top_rows(stacked, 2), [[8, 9], [10, 11]])
     np.testing.assert_array_equal(_top_rows(np.arange(3), 1), [[0, 1, 2]])
+    np.testing.assert_array_equal(_top_rows(np.arange(3), 3), [[0], [1], [2]])
+
+
+def test_a_file_with_one_value_a_row_and_no_axis_for_it_runs(invoke, scalar, data):
+    code, out, _ = invoke("predict", scalar.path, data, "--json")
+    assert code == 0
+    opened = load(scalar.path, device="cpu")
+    for row, x, length in zip(out.splitlines(), X, LENGTHS, strict=True):
+        expected = opened.run(x[None, :length])[0]["y"]
+        np.testing.assert_allclose(json.loads(row)["values"], expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(2, 5, 3), (3, 3)])

@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import onnx
@@ -63,3 +66,17 @@ def test_a_file_without_a_golden_case_exits_2(invoke, make):
     code, _, err = invoke("selftest", make("plain", golden=False).path)
     assert code == 2
     assert "no golden case" in err
+
+
+@pytest.mark.parametrize("flags", [["--json"], []])
+@pytest.mark.parametrize("buffered", ["", "1"])
+def test_a_full_disk_under_the_output_is_one_line(har, flags, buffered):
+    with open("/dev/full", "wb") as full:  # noqa: PTH123
+        done = subprocess.run(
+            [sys.executable, "-c", "from lstm_edge.cli import main; main()", "selftest", har.path, *flags],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env=os.environ | {"PYTHONUNBUFFERED": buffered},
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (2, b"error: [Errno 28] No space left on device\n")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from lstm_edge.cli._line import LineParser
-from lstm_edge.cli._pipes import LinePipe
+from lstm_edge.cli._pipes import LONGEST, LinePipe
 from lstm_edge.cli._results import ResultLines
 from lstm_edge.cli._statefile import StateFile
 from lstm_edge.cli.stream import _serve
@@ -193,8 +193,9 @@ def test_a_last_line_without_a_newline_counts_and_csv_and_json_may_mix(served):
     assert [row["step"] for row in rows] == ["1", "2", "3"]
 
 
-def test_a_file_made_elsewhere_gives_values(served, make):
-    made = make("foreign2", manifest=False)
+@pytest.mark.parametrize("kind", ["foreign2", "scalar"])
+def test_a_file_made_elsewhere_gives_values(served, make, scalar, kind):
+    made = scalar if kind == "scalar" else make(kind, manifest=False)
     one = served(file=made)
     os.write(one.feed, line(X[0]).encode())
     os.close(one.feed)
@@ -202,13 +203,14 @@ def test_a_file_made_elsewhere_gives_values(served, make):
     np.testing.assert_allclose(json.loads(os.read(one.out, 1 << 16))["values"], expected(made)[0], rtol=1e-6)
 
 
-def test_bytes_that_are_no_text_and_endless_lines_are_skipped(served, capfd):
+def test_bytes_that_are_no_text_and_endless_lines_are_skipped_whole(served, capfd):
     one = served()
     thread = threading.Thread(
         target=lambda: (
             os.write(one.feed, b"\xff\xfe\n"),
             os.write(one.feed, b"9" * (3 << 20) + b"\n"),
             os.write(one.feed, line(X[0]).encode()),
+            os.write(one.feed, b"8" * (1 << 21)),
             os.close(one.feed),
         )
     )
@@ -216,7 +218,61 @@ def test_bytes_that_are_no_text_and_endless_lines_are_skipped(served, capfd):
     one.serve()
     thread.join()
     assert one.stream.steps_seen == 1
-    assert "line 1" in capfd.readouterr().err
+    said = [text.partition(":")[0] for text in capfd.readouterr().err.splitlines()]
+    assert said == ["line 1", "line 2", "line 4"]
+
+
+def test_the_end_of_an_endless_line_is_no_line_of_its_own(tmp_path):
+    (tmp_path / "lines").write_bytes(b"9" * 17 * 65_536 + b"1,2,3\n4,5,6\n")
+    stop, end = os.pipe()
+    with (tmp_path / "lines").open("rb") as file:
+        pipe = LinePipe(file.fileno(), 1, stop)
+        first, second, last = (pipe.read(None) for _ in range(3))
+    assert len(first) > LONGEST
+    assert (second, last) == (b"4,5,6\n", None)
+    for descriptor in (stop, end):
+        os.close(descriptor)
+
+
+def test_a_full_disk_under_the_output_is_one_error_with_the_state_saved(har, tmp_path):
+    with open("/dev/full", "wb") as full:  # noqa: PTH123
+        done = subprocess.run(
+            [sys.executable, "-c", MAIN, "stream", har.path, "--state", tmp_path / "s.npz"],
+            input=line(X[0]).encode(),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert done.stderr == b"error: standard output can't be written: No space left on device\n"
+    assert State.load(tmp_path / "s.npz")
+
+
+def test_an_input_that_can_not_be_read_is_one_error(served):
+    one = served()
+    os.close(one.source)
+    one.source = os.open("/", os.O_RDONLY)
+    os.dup2(one.source, one.arguments[0]._source)
+    with pytest.raises(InputError, match="standard input can't be read: Is a directory"):
+        one.serve()
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&- 2>&-"])
+def test_closed_descriptors_are_nothing_to_read_and_nowhere_to_write(har, closed):
+    command = f"exec '{sys.executable}' -c '{MAIN}' stream '{har.path}' {closed}"
+    done = subprocess.run(command, shell=True, input=b"1,2,3\n", capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_a_state_may_be_kept_for_the_end_alone(served, tmp_path):
+    one = served(tmp_path / "s.npz", float("inf"))
+    os.write(one.feed, line(X[0]).encode())
+    worker = threading.Thread(target=one.serve)
+    worker.start()
+    os.read(one.out, 1 << 16)
+    os.close(one.feed)  # while it waits
+    worker.join(10)
+    assert one.stream.steps_seen == 1
 
 
 def test_a_quiet_input_does_not_keep_the_last_samples_from_being_saved(served, tmp_path):
@@ -254,6 +310,40 @@ def test_a_full_output_does_not_keep_it_from_ending(served):
     os.write(one.end, b"!")
     worker.join(10)
     assert not worker.is_alive()
+
+
+def test_a_result_whose_sample_was_taken_is_still_written_when_it_is_time_to_end(served):
+    one = served()
+    step = one.stream.step
+
+    def last_step(sample):
+        os.write(one.end, b"!")  # a signal comes while it computes
+        return step(sample)
+
+    one.stream = type("Stopped", (), {"step": staticmethod(last_step)})()
+    os.write(one.feed, (line(X[0]) + line(X[1])).encode())
+    one.serve()
+    (text,) = os.read(one.out, 1 << 16).splitlines()
+    assert json.loads(text)["step"] == one.kept.steps == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_the_model_opens_ends_it_cleanly(har, number):
+    program = (
+        "import os\n"
+        "from lstm_edge.cli import main, stream\n"
+        "inner = stream.open_model\n"
+        f"stream.open_model = lambda *given: os.kill(os.getpid(), {int(number)}) or inner(*given)\n"
+        "main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "stream", har.path],
+        input=line(X[0]).encode(),
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
 @pytest.mark.parametrize(

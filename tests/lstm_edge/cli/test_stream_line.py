@@ -32,6 +32,20 @@ def test_a_header_picks_the_columns_by_the_feature_names():
     np.testing.assert_array_equal(parser.parse("not a time,1,2"), [2, 1])
 
 
+def test_quoted_cells_may_hold_commas():
+    parser = LineParser(2, ["a, left", 'b "x"'])
+    assert parser.parse('"b ""x""", "a, left"\n') is None
+    np.testing.assert_array_equal(parser.parse('1, "2"'), [2, 1])
+
+
+@pytest.mark.parametrize("line", ["1.5,2", "256,2", "-1,2", "[1e30, 2]"])
+def test_a_whole_number_is_not_made_of_what_is_none(line):
+    parser = LineParser(2, dtype="uint8")
+    np.testing.assert_array_equal(parser.parse("255,2.0"), np.array([255, 2], np.uint8))
+    with pytest.raises(InputError, match="expected finite uint8 numbers"):
+        parser.parse(line)
+
+
 def test_an_unknown_header_of_the_right_width_is_skipped_and_only_at_the_start():
     parser = LineParser(2, ["a", "b"])
     assert parser.parse("\ufeffp,q") is None
