@@ -7,6 +7,7 @@ another.
 
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -128,17 +129,17 @@ def _load_folder(folder: Path) -> Run:
     weights = folder / config["weights"]["file"]
     tensors = read_tensors(weights)
     sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
-    if sha256 != config["weights"]["sha256"]:
+    if sha256 != config["weights"].get("sha256"):
         raise FileFormatError(
             f"{weights} is not the file that {folder / CONFIG} was written with; train again"
         )
     try:
         run = Run(
             model=build(config["model"], tensors, weights),
-            task=config["task"] and _task(config["task"]),
+            task=None if config["task"] is None else _task(config["task"]),
             signal=_signal(config["signal"]),
-            inputs=config["inputs"] and _scale(config["inputs"]),
-            targets=config["targets"] and _scale(config["targets"]),
+            inputs=None if config["inputs"] is None else _scale(config["inputs"]),
+            targets=None if config["targets"] is None else _scale(config["targets"]),
             summary=dict(config["summary"]),
             sha256=sha256,
         )
@@ -183,7 +184,10 @@ def _signal(raw: Mapping[str, Any]) -> Signal:
 
 
 def _scale(raw: Mapping[str, Any]) -> Scale:
-    return Scale(tuple(float(value) for value in raw["mean"]), tuple(float(value) for value in raw["std"]))
+    scale = Scale(tuple(float(value) for value in raw["mean"]), tuple(float(value) for value in raw["std"]))
+    if not all(map(math.isfinite, (*scale.mean, *scale.std))) or min(scale.std) <= 0:
+        raise ValueError(f"a scale that is not finite and positive: {raw}")
+    return scale
 
 
 def _check_widths(run: Run, origin: Path) -> None:

@@ -13,14 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lstm_edge_runtime import Model, load
-from lstm_edge_runtime._files import write_bytes
+from lstm_edge_runtime._files import replacing, write_bytes
 from lstm_edge_runtime.errors import CheckFailedError, FileFormatError, InputError
 
 __all__ = ["OrtFile", "to_ort"]
 
 _TOOL = "onnxruntime.tools.convert_onnx_models_to_ort"
 _CONFIG = "required_operators_and_types.config"
-_SECONDS = 600
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,9 @@ class OrtFile:
             InputError: a path can't be written.
         """
         config = Path(path).with_suffix(f".{_CONFIG}")
-        write_bytes(config, self.operators.encode())
-        write_bytes(path, self.model)
+        with replacing(path) as temporary:
+            temporary.write_bytes(self.model)
+            write_bytes(config, self.operators.encode())
         return config
 
 
@@ -63,7 +63,9 @@ def to_ort(source: str | os.PathLike[str] | bytes) -> OrtFile:
     given = source if isinstance(source, bytes) else Path(source).read_bytes()
     if given[4:8] == b"ORTM":
         raise InputError("the file is in ORT format already; give the .onnx file")
-    content, operators = _convert(given if isinstance(source, bytes) else Path(source).resolve())
+    # the tool looks for .onnx files only; given as bytes, a file of any name is one
+    path = None if isinstance(source, bytes) else Path(source).resolve()
+    content, operators = _convert(path if path and path.suffix.lower() == ".onnx" else given)
     try:
         after = load(content, device="cpu", threads=1)
     except FileFormatError as error:
@@ -88,8 +90,8 @@ def _convert(source: Path | bytes) -> tuple[bytes, str]:
                 [*command, "--optimization_style", "Fixed", "--enable_type_reduction"],
                 capture_output=True,
                 text=True,
-                timeout=_SECONDS,
                 check=False,
+                cwd=folder,  # python -m imports from where it runs: a random.py there would be taken
                 env={**os.environ, "ORT_DISABLE_TELEMETRY": "1"},
             )
             files = {made.suffix: made for made in Path(folder).iterdir()}

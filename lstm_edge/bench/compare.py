@@ -5,7 +5,7 @@ piece of work took in that round: a machine that is slower as a whole today does
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,27 +48,28 @@ class Change:
         return f"{self.file}: {self.measure} takes {self.interval} times the baseline"
 
 
-def read_baseline(path: Path) -> dict[str, Any]:
+def read_baseline(path: Path, names: Sequence[str], chunk: int) -> dict[str, Any]:
     """Read what ``lstm-edge bench --json`` printed.
+
+    Args:
+        path: where.
+        names: of the files that are to be compared with it.
+        chunk: time steps of the chunk that is to be compared with its own.
 
     Raises:
         NotFoundError: no such file.
         FileFormatError: something else.
-        InputError: it was taken on a machine that can't be compared with this one.
+        InputError: it was taken on a machine that can't be compared with this one, with another chunk, or of
+            none of these files.
     """
     if not path.is_file():
         raise NotFoundError(f"{path} is not there; make it with lstm-edge bench --json")
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        if document["format"] != FORMAT or document["schema"] != 1:
-            raise FileFormatError(f"{path} has format {document['format']!r}, expected {FORMAT!r} 1")
-        measures = [
-            _normalised(document, file, name) for file in document["files"] for name in file["latency_us"]
-        ]
-        if not measures:
-            raise FileFormatError(f"{path} holds no measure")
-        host = document["host"]
-    except (OSError, KeyError, TypeError, ValueError) as error:
+        _check_measures(document)
+        host, steps = dict(document["host"]), document["settings"]["plan"]["chunk"]
+        common = _pairs(document["files"], [{"name": name} for name in names])
+    except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise FileFormatError(f"{path} is not a measurement ({error}); make it with bench --json") from error
     here = describe_host()
     for key in ("machine", "processor", "cores"):
@@ -76,14 +77,25 @@ def read_baseline(path: Path) -> dict[str, Any]:
             raise InputError(
                 f"the baseline's {key} is {host.get(key)!r}, this machine's {here[key]!r}; measure one here"
             )
+    if steps != chunk:
+        raise InputError(f"the baseline's chunk has {steps} steps, not {chunk}; give --chunk {steps}")
+    if not common:
+        raise InputError(f"the baseline has none of {', '.join(names)}; measure it again")
     return dict(document)
+
+
+def _check_measures(document: dict[str, Any]) -> None:
+    if document["format"] != FORMAT or document["schema"] != 1:
+        raise ValueError(f"format {document['format']!r} {document['schema']!r}, expected {FORMAT!r} 1")
+    if not [_normalised(document, file, name) for file in document["files"] for name in file["latency_us"]]:
+        raise ValueError("it holds no measure")
 
 
 def compare_with(baseline: dict[str, Any], now: dict[str, Any]) -> list[Change]:
     """Compare every measure that both have, files by name, or by place where each has one only.
 
     Raises:
-        InputError: they have nothing in common.
+        InputError: they have no measure in common.
     """
     changes = [
         Change(
@@ -100,17 +112,17 @@ def compare_with(baseline: dict[str, Any], now: dict[str, Any]) -> list[Change]:
     return changes
 
 
-def _pairs(old: list[Any], new: list[Any]) -> Iterator[tuple[Any, Any]]:
+def _pairs(old: list[Any], new: list[Any]) -> list[tuple[Any, Any]]:
     if len(old) == len(new) == 1:
-        yield old[0], new[0]
-        return
+        return [(old[0], new[0])]
     by_name = {file["name"]: file for file in old}
-    yield from ((by_name[file["name"]], file) for file in new if file["name"] in by_name)
+    return [(by_name[file["name"]], file) for file in new if file["name"] in by_name]
 
 
 def _normalised(document: dict[str, Any], file: dict[str, Any], name: str) -> npt.NDArray[np.float64]:
     rounds = np.array(file["latency_us"][name]["rounds_us"], np.float64)
     fixed = np.array(document["yardstick_us"], np.float64)
-    if not rounds.shape == fixed.shape != (0,) or not (np.isfinite(rounds / fixed) & (rounds > 0)).all():
+    positive = all((np.isfinite(times) & (times > 0)).all() for times in (rounds, fixed))
+    if not rounds.shape == fixed.shape != (0,) or not positive:
         raise ValueError(f"{name}: rounds {rounds.shape} beside {fixed.shape} of the fixed work")
     return rounds / fixed

@@ -21,6 +21,8 @@ STREAMS = "streams "
 """What the name of a batch's measure starts with; the number of streams follows."""
 _IDLE_SECONDS = 0.5
 _PACED_SECONDS = 1.0
+_LEAST_RATE = 0.2
+"""Hertz; below it two samples keep everyone waiting for more than ten seconds."""
 _NOISE_LIMIT = 0.25
 """The most that the fixed work's time may vary; beyond it the rounds speak of the machine, not of a file."""
 
@@ -165,7 +167,7 @@ def _file(
 def _cpu(subject: Subject, rate: float | None) -> dict[str, float | None]:
     """Give shares of one core: waiting, at the sensor's rate, and at that rate with nothing to compute."""
     idle = cpu_idle(_IDLE_SECONDS)
-    if rate is None or not subject.streamable:
+    if rate is None or rate < _LEAST_RATE or not subject.streamable:
         return {"idle": idle, "at_rate": None, "pacing_alone": None}
     return {
         "idle": idle,

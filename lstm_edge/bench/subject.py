@@ -46,16 +46,24 @@ class Subject:
         """Hertz, where the file says."""
         return self.model.manifest.signal.sampling_rate if self.model.manifest else None
 
-    def samples(self, *leading: int) -> Samples:
-        """Make samples for every input, ``(*leading, features)``, the same each time.
+    def samples(self, *, streams: int | None = None, steps: int | None = None) -> Samples:
+        """Make samples for every input, ``([streams][, steps][, features])``, the same each time.
 
         Raises:
             InputError: an input whose features the file does not fix.
         """
         generator = np.random.default_rng(0)
-        lengths = self.model.manifest.lengths if self.model.manifest else None
-        specs = [spec for spec in self.model.inputs if spec.name != lengths]
-        return {spec.name: _draw(spec, leading, generator) for spec in specs}
+        manifest = self.model.manifest
+        lengths = manifest.lengths if manifest else None
+        own = {manifest.batch, manifest.sequence} if manifest else set()
+        found = {}
+        for spec in self.model.inputs:
+            if spec.name != lengths:
+                timed = manifest is None or manifest.sequence is None or manifest.sequence in spec.axes
+                leading = (streams, steps if timed else None)
+                shape = (*(size for size in leading if size is not None), *_features(spec, own))
+                found[spec.name] = _draw(spec, shape, generator)
+        return found
 
 
 def step_call(subject: Subject) -> Call:
@@ -68,11 +76,11 @@ def step_call(subject: Subject) -> Call:
 def chunk_call(subject: Subject, steps: int) -> Call:
     """Give a call that takes ``steps`` time steps at once; of a whole sequence where it can't be streamed."""
     if subject.streamable:
-        stream, chunk = subject.model.stream(), _alone(subject.samples(steps))
+        stream, chunk = subject.model.stream(), _alone(subject.samples(steps=steps))
         return lambda: stream.process(chunk)
     model = subject.model
     samples = sample_input(model)
-    whole = samples.arrange([_draw(samples.spec, (steps,), np.random.default_rng(0))])
+    whole = samples.arrange([_draw(samples.spec, (steps, samples.width), np.random.default_rng(0))])
     return lambda: model.run(whole)
 
 
@@ -80,7 +88,7 @@ def streams_call(subject: Subject, streams: int) -> Call:
     """Give a call that takes one time step of each of ``streams`` streams together."""
     batch = subject.model.streams(streams)
     ids = np.array([batch.add() for _ in range(streams)])
-    samples = _alone(subject.samples(streams))
+    samples = _alone(subject.samples(streams=streams))
     return lambda: batch.step(samples, ids)
 
 
@@ -88,11 +96,19 @@ def _alone(samples: Samples) -> Any:
     return next(iter(samples.values())) if len(samples) == 1 else samples
 
 
-def _draw(spec: TensorSpec, leading: tuple[int, ...], generator: np.random.Generator) -> npt.NDArray[Any]:
-    width = spec.axes[-1] if spec.axes else None
-    if not isinstance(width, int) or len(spec.axes) > 3:
-        raise InputError(f"{spec.name} is {spec.axes}; bench makes up samples for (N, L, features) only")
-    shape = (*leading, width)
+def _features(spec: TensorSpec, own: set[str | None]) -> tuple[int, ...]:
+    """Give the width of one step, or nothing for one value a step: a token of ``(N, L)``."""
+    last = spec.axes[-1] if spec.axes else None
+    if isinstance(last, int) and len(spec.axes) <= 3:
+        return (last,)
+    if last is None or last not in own:
+        raise InputError(
+            f"{spec.name} is {spec.axes}; bench makes up samples for (N, L, features) and (N, L) only"
+        )
+    return ()
+
+
+def _draw(spec: TensorSpec, shape: tuple[int, ...], generator: np.random.Generator) -> npt.NDArray[Any]:
     if np.dtype(spec.dtype).kind != "f":
         return np.zeros(shape, spec.dtype)
     return generator.normal(size=shape).astype(spec.dtype)

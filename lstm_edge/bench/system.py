@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -72,12 +73,14 @@ def measure_load(path: Path, settings: dict[str, Any]) -> LoadCost:
     """
     found = []
     for _ in range(_STARTS):
-        ran = subprocess.run(  # noqa: S603  our own interpreter and program
-            [sys.executable, "-c", _CHILD, str(path), json.dumps(settings), str(_STEPS)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        with tempfile.TemporaryDirectory() as folder:  # python -c imports from where it runs
+            ran = subprocess.run(  # noqa: S603  our own interpreter and program
+                [sys.executable, "-c", _CHILD, str(path.resolve()), json.dumps(settings), str(_STEPS)],
+                capture_output=True,
+                text=True,
+                check=False,
+                cwd=folder,
+            )
         if ran.returncode:
             last = (ran.stderr.strip().splitlines() or ["no message"])[-1]
             raise CheckFailedError(f"{path} can't be opened in a process of its own: {last}")

@@ -21,6 +21,8 @@ Array = npt.NDArray[Any]
 def read_samples(path: Path, model: "Model") -> "Samples":
     """Read what ``lstm-edge train`` reads; of a file that names its parts, the test part.
 
+    Columns of a ``.csv`` are picked by the names of the features where the model's file states them.
+
     A ``.npz`` without ``y`` and a ``.csv`` without a ``label`` column give samples without their truth.
 
     Raises:
@@ -29,7 +31,11 @@ def read_samples(path: Path, model: "Model") -> "Samples":
     from lstm_edge_exporters.quantization import Samples
 
     spec = sample_input(model)
-    series, truth = _with_truth(path) or ([one.x for one in read_series(path, spec.width)], None)
+    features = model.manifest.signal.features if model.manifest else ()
+    series, truth = _with_truth(path, features) or (
+        [one.x for one in read_series(path, spec.width, features)],
+        None,
+    )
     lengths = np.array([len(x) for x in series])
     if spec.one_step:
         return Samples({spec.spec.name: np.concatenate(series)})
@@ -39,7 +45,7 @@ def read_samples(path: Path, model: "Model") -> "Samples":
     return Samples({spec.spec.name: padded}, truth, lengths if len(set(lengths)) > 1 else None)
 
 
-def _with_truth(path: Path) -> tuple[list[Array], Array] | None:
+def _with_truth(path: Path, features: tuple[str, ...]) -> tuple[list[Array], Array] | None:
     from lstm_edge.training import DataConfig
     from lstm_edge.training._csv import read_csv
     from lstm_edge.training._npz import read_npz
@@ -47,7 +53,7 @@ def _with_truth(path: Path) -> tuple[list[Array], Array] | None:
     if path.suffix == ".npz" and path.is_file() and _has_truth(path):
         recordings = read_npz(path, DataConfig())
     elif path.suffix == ".csv" and path.is_file() and _labelled(path):
-        recordings = read_csv(path, DataConfig())
+        recordings = read_csv(path, DataConfig(features=features))
     else:
         return None
     part = [one for one in recordings.series if one.split == "test"] or list(recordings.series)

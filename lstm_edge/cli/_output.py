@@ -27,13 +27,13 @@ def echo_json(document: Any) -> None:
 
 
 def console() -> Console:
-    """Give a console on standard output: colours on a terminal, plain text in a pipe."""
-    return Console(highlight=False, soft_wrap=True)
+    """Give a console on standard output: colours on a terminal, plain text in a pipe; no text is markup."""
+    return Console(highlight=False, markup=False, soft_wrap=True)
 
 
 def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table; cells are taken as text, never as markup."""
-    table = Table(title=title, title_justify="left", header_style="bold", title_style="bold")
+    """Print a table; title and cells are taken as text, never as markup."""
+    table = Table(title=Text(title, style="bold"), title_justify="left", header_style="bold")
     for name in header:
         table.add_column(name, overflow="fold")
     for row in rows:

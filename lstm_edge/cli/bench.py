@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
+from rich.text import Text
 
 from lstm_edge_runtime.errors import CheckFailedError, InputError
 
@@ -89,10 +90,12 @@ def command(
     from lstm_edge.bench.html import render_html
     from lstm_edge.bench.measure import Plan, measure
     from lstm_edge.bench.subject import Subject
-    from lstm_edge_runtime._files import replacing
+    from lstm_edge_runtime._files import check_target, write_bytes
 
-    baseline = read_baseline(compare) if compare else None
     names = _names(models)
+    baseline = read_baseline(compare, names, chunk) if compare else None
+    if html:
+        check_target(html)
     subjects = [
         Subject(name, path, open_model(path, device, threads))
         for name, path in zip(names, models, strict=True)
@@ -100,11 +103,10 @@ def command(
     plan = Plan(seconds=seconds, chunk=chunk, streams=streams, rate=rate)
     settings = {"device": device, "threads": threads}
     with Console(stderr=True).status("") as status:
-        document = measure(subjects, plan, settings, status.update)
+        document = measure(subjects, plan, settings, lambda what: status.update(Text(what)))
     changes = compare_with(baseline, document) if baseline else []
     if html:
-        with replacing(html) as temporary:
-            temporary.write_text(render_html(document, list(map(str, changes))), encoding="utf-8")
+        write_bytes(html, render_html(document, list(map(str, changes))).encode())
     if as_json:
         echo_json(document)
     else:

@@ -120,7 +120,7 @@ def command(folder: Path, as_json: bool) -> None:
         f"lstm-edge predict {paths.model} {paths.data}",
         f"lstm-edge train {paths.data} -o runs/wide --hidden-size 64",
     ):
-        screen.print(f"  {line}", markup=False)
+        screen.print(f"  {line}")
 
 
 def _timed(work: Callable[[], _T]) -> tuple[_T, float]:

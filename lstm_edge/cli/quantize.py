@@ -96,13 +96,14 @@ def command(
     config = QuantizeConfig(precision, target, weights_only, keep_io, budget)
     made = quantize(model, config, samples)
     refused = bool(made.slower) and not force
+    if not refused:
+        made.save(output, force=force)
     if as_json:
         echo_json(_document(made, output, written=not refused))
     else:
         _print(made, output, refused=refused)
     if refused:
         sys.exit(1)
-    made.save(output, force=force)
     if not as_json:
         click.echo(f"next: lstm-edge inspect {output}   lstm-edge convert {output} -o {output.stem}.ort")
 

@@ -171,7 +171,7 @@ def command(
         console().print(f"kept in {folder}\n")
         console().print("next:", style="bold")
         if interrupted:
-            console().print(f"  lstm-edge train {data} -o {folder} --resume", markup=False)
-        console().print(f"  lstm-edge export {folder} -o model.onnx", markup=False)
+            console().print(f"  lstm-edge train {data} -o {folder} --resume")
+        console().print(f"  lstm-edge export {folder} -o model.onnx")
     if interrupted:
         ctx.exit(130)

@@ -97,7 +97,7 @@ def command(
     goal = Goal(goal_name, rate, streams or (_THROUGHPUT_STREAMS if goal_name == "throughput" else 1))
     target = output or models[0].with_suffix(".profile.json")
     providers = [state.name for state in try_providers() if state.usable]
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
     with replacing(target) as temporary:
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task("opening", total=1.0)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from lstm_edge_runtime.errors import FileFormatError, InputError
 
 from .config import DataConfig
-from .recordings import LARGEST, Recording, Recordings
+from .recordings import Recording, Recordings, usable
 
 __all__ = ["read_csv"]
 
@@ -132,7 +132,7 @@ class _Table:
     def _numbers(self, name: str) -> npt.NDArray[np.float64]:
         column = self.header.index(name)
         values = np.array([_number(row[column]) for row in self.rows])
-        wrong = np.flatnonzero(~(np.abs(values) <= LARGEST))
+        wrong = np.flatnonzero(~usable(values))
         if wrong.size:
             first = int(wrong[0])
             raise InputError(

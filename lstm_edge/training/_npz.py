@@ -9,7 +9,7 @@ import numpy.typing as npt
 from lstm_edge_runtime.errors import FileFormatError, InputError
 
 from .config import DataConfig
-from .recordings import LARGEST, Recording, Recordings
+from .recordings import Recording, Recordings, usable
 
 __all__ = ["read_npz"]
 
@@ -45,7 +45,6 @@ def read_npz(path: Path, config: DataConfig) -> Recordings:
     for index, part in enumerate(split):
         if part and part not in _SPLITS:
             raise InputError(f"{path}: split[{index}] is {part!r}, expected {', '.join(_SPLITS)}")
-    rate = arrays.get("sampling_rate")
     return Recordings(
         series=tuple(
             Recording(
@@ -60,7 +59,7 @@ def read_npz(path: Path, config: DataConfig) -> Recordings:
         labels=labels,
         targets=targets,
         features=_names(path, "features", arrays, width),
-        sampling_rate=None if rate is None else float(rate.reshape(-1)[0]),
+        sampling_rate=_rate(path, arrays.get("sampling_rate")),
     )
 
 
@@ -92,7 +91,7 @@ def _targets(path: Path, y: Array, samples: int) -> tuple[Array, tuple[str, ...]
         raise InputError(f"{path}: y is {y.shape}, expected one row for each of x's {samples} samples")
     if y.dtype.kind == "f":
         values = y.reshape(samples, -1)
-        wrong = np.argwhere(~(np.abs(values) <= LARGEST))
+        wrong = np.argwhere(~usable(values))
         if len(wrong):
             row, column = wrong[0]
             raise InputError(f"{path}: y[{row}, {column}] is {values[row, column]}, expected a finite number")
@@ -125,10 +124,16 @@ def _valid(x: Array, lengths: list[int]) -> npt.NDArray[np.bool_]:
 
 
 def _check_finite(path: Path, x: Array, lengths: list[int]) -> None:
-    wrong = np.argwhere(~(np.abs(x) <= LARGEST) & _valid(x, lengths))
+    wrong = np.argwhere(~usable(x) & _valid(x, lengths))
     if len(wrong):
         where = ", ".join(map(str, wrong[0]))
         raise InputError(f"{path}: x[{where}] is {x[tuple(wrong[0])]}, expected a finite number")
+
+
+def _rate(path: Path, rate: Array | None) -> float | None:
+    if rate is not None and (rate.size != 1 or rate.dtype.kind not in "fiu" or not 0 < rate.item() < np.inf):
+        raise InputError(f"{path}: sampling_rate is {rate}, expected one positive number of Hertz")
+    return None if rate is None else float(rate.item())
 
 
 def _names(path: Path, name: str, arrays: dict[str, Array], count: int) -> tuple[str, ...]:

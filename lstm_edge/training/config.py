@@ -58,6 +58,8 @@ class DataConfig:
         for name, share in (("validation", self.validation), ("test", self.test)):
             if not 0 <= share < 1:
                 raise InputError(f"{name} is {share}, expected a share from 0 to below 1")
+        if self.sampling_rate is not None and not 0 < self.sampling_rate < math.inf:
+            raise InputError(f"sampling_rate is {self.sampling_rate}, expected a positive number of Hertz")
         if self.validation == 0 or self.validation + self.test >= 1:
             raise InputError(
                 f"validation {self.validation} and test {self.test} must leave data to train on and stop by; "

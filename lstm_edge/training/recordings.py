@@ -6,10 +6,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["LARGEST", "Recording", "Recordings"]
+__all__ = ["Recording", "Recordings", "usable"]
 
-LARGEST = float(np.finfo(np.float32).max)
-"""What a sample or value may be at most, in magnitude; training is done in float32."""
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+def usable(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Say of each number whether training can take it: finite, also as the float32 that it is done in."""
+    with np.errstate(over="ignore"):  # for float16 the bound itself is infinite
+        fits: npt.NDArray[np.bool_] = np.isfinite(values) & (np.abs(values) <= _LARGEST)
+    return fits
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime.errors import FileFormatError, InputError
 
 from ..checkpoint import CONFIG, Run, save
 from .config import DataConfig, TrainConfig
@@ -60,7 +60,8 @@ def train(
 
     Raises:
         NotFoundError: no such data, or nothing to resume.
-        FileFormatError: the data file can't be read as what its name says.
+        FileFormatError: the data file can't be read as what its name says, or what is to be resumed is of
+            another version.
         InputError: data or options that can't be trained with, named; or the folder already holds a run.
         KeyboardInterrupt: Ctrl-C before the first epoch was done.
     """
@@ -80,7 +81,13 @@ def train(
     if resume:
         state = read_state(folder)
         check_same(folder, state, sha256, data_config, config)
-        loop.load_state_dict(state["loop"])
+        try:
+            loop.load_state_dict(state["loop"])
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            reason = str(error).partition("\n")[0]
+            raise FileFormatError(
+                f"{folder / RESUME} is of another version ({reason}); train again without --resume"
+            ) from error
 
     def keep(stopped: str) -> Run:
         run = save(prepared.run(loop, stopped), folder)

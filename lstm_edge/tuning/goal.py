@@ -31,6 +31,11 @@ class Goal:
         """What a cost counts."""
         return _COSTS[self.name][1]
 
+    @property
+    def least_seconds(self) -> float:
+        """What the shortest block takes: at a low rate it waits for its calls."""
+        return _LEAST_CALLS / self.rate if self.rate else 0.0
+
     def call(self, subject: Subject) -> Call:
         """Give the call that is timed: one step of one stream, or one tick of several."""
         return step_call(subject) if self.streams == 1 else streams_call(subject, self.streams)

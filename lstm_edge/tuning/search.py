@@ -14,7 +14,7 @@ from lstm_edge.bench.stats import Interval, ratio_interval
 from lstm_edge.bench.subject import Call, Subject
 from lstm_edge_runtime import Model, load
 from lstm_edge_runtime._session import SessionOptions
-from lstm_edge_runtime.errors import CheckFailedError, ContractError, LstmEdgeError
+from lstm_edge_runtime.errors import CheckFailedError, ContractError, InputError, LstmEdgeError
 from lstm_edge_runtime.profile import Profile
 
 from .goal import Goal
@@ -112,15 +112,22 @@ def tune(
     Raises:
         LstmEdgeError: the file can't be opened or streamed as it is.
         ContractError: a variant takes or gives other tensors, or carries no golden case to prove itself by.
+        InputError: at the goal's rate, two comparisons take longer than the budget.
     """
     started = time.monotonic()
+    least = goal.least_seconds * _ROUNDS * 2
+    if seconds < 2 * least:
+        raise InputError(
+            f"at {goal.rate:g} Hz two comparisons take {2 * least:g} s; give --seconds {2 * least:g} or more"
+        )
     default = _default(paths[0])
     _require_same_contract(paths)
     best = default
     trials: list[Trial] = []
-    search_end = started + seconds * (1 - _FINAL_SHARE)
+    final = max(seconds * _FINAL_SHARE, least)
+    search_end = started + seconds - final
     steps = _count(paths, providers, cores)
-    share = seconds * (1 - _FINAL_SHARE) / steps
+    share = max((seconds - final) / steps, least)
     for candidates in _dimensions(paths[1:], providers, cores):
         base = best
         for candidate in candidates(base):
@@ -132,7 +139,7 @@ def tune(
             trials.append(trial)
             best = candidate if trial.verdict == "kept" else best
     progress(1 - _FINAL_SHARE, "the best beside the defaults")
-    return _conclude(default, best, goal, seconds * _FINAL_SHARE, tuple(trials))
+    return _conclude(default, best, goal, final, tuple(trials))
 
 
 def _default(path: Path) -> Candidate:

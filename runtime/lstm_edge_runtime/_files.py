@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .errors import FileFormatError, InputError, NotFoundError
+from .errors import FileFormatError, InputError, LstmEdgeError, NotFoundError
 
 __all__ = ["check_target", "read_arrays", "replacing", "write_bytes"]
 
@@ -53,6 +53,8 @@ def replacing(target: str | os.PathLike[str]) -> Iterator[Path]:
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(target)
+    except LstmEdgeError:  # of the block's own work; some are OSErrors too
+        raise
     except OSError as error:
         raise InputError(f"{target} can't be written: {error.strerror or error}") from error
     finally:

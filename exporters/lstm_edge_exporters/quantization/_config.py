@@ -1,8 +1,9 @@
 """What to make of a float file, for which device, and how much accuracy it may cost."""
 
+import math
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,11 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Budget:
-    """What a smaller file may lose against the float file."""
+    """What a smaller file may lose against the float file.
+
+    Raises:
+        InputError: a figure that is negative or not finite.
+    """
 
     agreement: float = 0.975
     """The least share of judged samples that keep their label, for classification."""
@@ -32,6 +37,11 @@ class Budget:
     """The root mean square of a state's difference in a 1,000-step run, as a share of the state's own."""
     change: float = 0.25
     """The largest difference of any other output, as a share of that output's range in the float file."""
+
+    def __post_init__(self) -> None:
+        for name, figure in asdict(self).items():
+            if not 0 <= figure < math.inf:
+                raise InputError(f"{name} is {figure}, expected a finite number from 0")
 
 
 @dataclass(frozen=True)

@@ -165,14 +165,23 @@ def _evidence(manifest: Manifest, samples: Samples | None) -> tuple[list[Case], 
         return [golden], None, golden
     cases = cases_from(samples, manifest)
     targets = None if samples.targets is None else np.asarray(samples.targets)[picked(samples)]
-    return cases, _as_numbers(targets, manifest), golden
+    return cases, _truth(targets, manifest), golden
 
 
-def _as_numbers(targets: Array | None, manifest: Manifest) -> Array | None:
-    """Give class names as class numbers."""
+def _truth(targets: Array | None, manifest: Manifest) -> Array | None:
+    """Give class numbers ``(samples,)``, names turned into them, or values ``(samples, C)``."""
     if targets is None or manifest.task is None:
         return None
-    if targets.dtype.kind not in "US":
+    width = next(spec.axes[-1] for spec in manifest.outputs if spec.name == manifest.task.output)
+    came, kind = f"the truth is {targets.dtype} {targets.shape}", targets.dtype.kind
+    if manifest.task.kind != "classification":
+        values = targets.reshape(len(targets), -1)
+        if kind not in "fiu" or values.shape[1] != width:
+            raise InputError(f"{came}; expected numbers ({len(targets)}, {width}), as the file predicts them")
+        return values
+    if kind not in "US":
+        if kind not in "iu" or targets.ndim != 1 or not 0 <= targets.min() <= targets.max() < width:
+            raise InputError(f"{came}; expected ({len(targets)},) class names or numbers below {width}")
         return targets
     names = {name: index for index, name in enumerate(manifest.task.labels)}
     unknown = sorted({str(name) for name in targets} - set(names))

@@ -22,6 +22,7 @@ from lstm_edge_runtime.errors import (
     ManifestError,
     NotFoundError,
 )
+from lstm_edge_runtime.manifest import Task
 
 LOOSE = Budget(agreement=0, drift=1, change=1)
 
@@ -162,6 +163,9 @@ def test_without_golden_case_and_data_there_is_nothing_to_judge_on(network, writ
         ({"x": np.zeros((0, 5, 8))}, {}),
         ({"x": np.zeros((2, 5, 8))}, {"targets": np.zeros(3, int)}),
         ({"x": np.zeros((2, 5, 8))}, {"targets": np.array(["a", "nobody"])}),
+        ({"x": np.zeros((2, 5, 8))}, {"targets": np.array([0.0, 1.0])}),
+        ({"x": np.zeros((2, 5, 8))}, {"targets": np.array([[0], [1]])}),
+        ({"x": np.zeros((2, 5, 8))}, {"targets": np.array([0, 4])}),
         ({"x": np.zeros((2, 5, 8))}, {"lengths": np.array([5, 9])}),
         ({"x": np.full((2, 5, 8), np.nan)}, {}),
     ],
@@ -184,6 +188,20 @@ def test_data_that_does_not_fit_is_refused(network, write, inputs, more):
 def test_a_config_that_nothing_runs_is_refused(wrong):
     with pytest.raises(InputError):
         QuantizeConfig(**wrong)
+
+
+@pytest.mark.parametrize("targets", [np.zeros(2), np.zeros((2, 3)), np.array(["a", "b"])], ids=str)
+def test_values_that_are_not_what_the_file_predicts_are_refused(network, changed, write, targets):
+    source = write(changed(network(), task=Task("regression", "logits")))
+    with pytest.raises(InputError, match=r"expected numbers \(2, 4\)"):
+        quantize(source, QuantizeConfig(budget=LOOSE), Samples({"x": np.zeros((2, 5, 8))}, targets))
+
+
+@pytest.mark.parametrize("figure", [-0.1, float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["agreement", "samples", "drift", "change"])
+def test_a_budget_that_nothing_can_be_held_against_is_refused(name, figure):
+    with pytest.raises(InputError, match=name):
+        Budget(**{name: figure})
 
 
 def test_a_slower_file_is_saved_by_force_only(network, write, tmp_path):

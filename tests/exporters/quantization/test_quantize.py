@@ -5,11 +5,12 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from lstm_edge_exporters.quantization import Budget, QuantizeConfig, Samples, quantize
 from lstm_edge_exporters.quantization._config import detect_target
 from lstm_edge_runtime import State, load
+from lstm_edge_runtime.manifest import TensorSpec
 
 LOOSE = Budget(agreement=0, drift=1, change=1)
 
@@ -204,3 +205,23 @@ def test_external_data_comes_back_inside_the_file(network, tmp_path):
 )
 def test_the_target_is_read_off_the_processor(flags, machine, target):
     assert detect_target(flags, machine) == target
+
+
+def test_fp16_for_a_gpu_with_a_product_at_every_step_opens_on_a_cpu_too(network, changed, write):
+    """onnxruntime 1.32's optimiser ended the process at this graph."""
+    weight = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)
+
+    def edit(graph):
+        del graph.node[-1]
+        graph.initializer.append(numpy_helper.from_array(np.array([1]), "axis"))
+        graph.initializer.append(numpy_helper.from_array(weight, "M"))
+        graph.node.append(helper.make_node("Squeeze", ["Y0", "axis"], ["steps"]))
+        graph.node.append(helper.make_node("Transpose", ["steps"], ["rows"], perm=[1, 0, 2]))
+        graph.node.append(helper.make_node("MatMul", ["rows", "M"], ["logits"]))
+        graph.output[0].CopyFrom(helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", "L", 4]))
+
+    content = network(head=False, golden=False, edit=edit)
+    source = write(changed(content, outputs=(TensorSpec("logits", "float32", ("N", "L", 4)),)))
+    x = np.random.default_rng(1).normal(size=(3, 20, 8)).astype(np.float32)
+    made = quantize(source, QuantizeConfig("fp16", "gpu", budget=LOOSE), Samples({"x": x}))
+    assert load(made.model, device="cpu").selftest().ok

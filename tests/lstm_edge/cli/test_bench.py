@@ -170,9 +170,17 @@ def test_noise_that_hides_the_answer_is_said(document):
         (lambda d: d.update(format="x"), "not a measurement"),
         (lambda d: d.update(yardstick_us=[1.0]), "not a measurement"),
         (lambda d: d.pop("files"), "not a measurement"),
+        (lambda d: d.update(host="here"), "not a measurement"),
+        (lambda d: d.update(yardstick_us=[0.0] * 15), "not a measurement"),
+        (lambda d: d.update(files=d["files"] * 2) or d["files"][0].pop("name"), "not a measurement"),
+        (lambda d: d["settings"]["plan"].update(chunk=256), "chunk has 256 steps, not 16"),
+        (lambda d: d["files"][0].update(name="y") or d["files"].append(d["files"][0]), "none of har.onnx"),
     ],
 )
-def test_a_baseline_that_can_not_be_compared_exits_2(invoke, har, document, tmp_path, edit, words):
+def test_a_baseline_that_can_not_be_compared_exits_2_and_nothing_is_measured(
+    invoke, har, document, tmp_path, monkeypatch, edit, words
+):
+    monkeypatch.setattr(measure, "measure", None)
     edit(document)
     path = tmp_path / "base.json"
     path.write_text(json.dumps(document))
@@ -190,6 +198,7 @@ def test_a_baseline_that_can_not_be_compared_exits_2(invoke, har, document, tmp_
         (["{m}", "--streams", "1,x"], "--streams"),
         (["{m}", "--seconds", "0"], "--seconds"),
         (["{m}", "--compare", "none.json"], "none.json"),
+        (["{m}", "--html", "no/folder/b.html"], "no/folder"),
     ],
 )
 def test_wrong_use_exits_2(invoke, har, arguments, words):
@@ -243,14 +252,61 @@ def test_samples_are_the_same_each_time_and_fit_the_file(har, make):
     from lstm_edge_runtime import load
 
     one = subject.Subject("a", har.path, load(har.path, device="cpu"))
-    first, second = (one.samples(4)["x"] for _ in range(2))
+    first, second = (one.samples(steps=4)["x"] for _ in range(2))
     np.testing.assert_array_equal(first, second)
     assert first.shape == (4, 3)
     assert first.dtype == np.float32
 
 
-def test_files_with_no_name_in_common_are_not_compared(document):
+def test_files_with_no_measure_in_common_are_not_compared(document):
     other = json.loads(json.dumps(document))
-    other["files"] = [dict(other["files"][0], name=name) for name in ("y.onnx", "z.onnx")]
+    latency = other["files"][0]["latency_us"]
+    latency["streams 3"] = latency.pop("streams 8")
+    for name in ("step", "chunk", "streams 1"):
+        del latency[name]
     with pytest.raises(InputError, match="in common"):
         compare.compare_with(other, document)
+
+
+def test_names_are_text_and_never_markup(invoke, har, quiet, tmp_path):
+    path = tmp_path / "har[bold].onnx"
+    path.write_bytes(har.path.read_bytes())
+    for verb, more in (("bench", QUICK), ("inspect", ())):
+        code, out, _ = invoke(verb, path, *more)
+        assert code == 0
+        assert "har[bold].onnx" in out.replace("\n", "")
+
+
+def test_a_token_a_step_is_measured_too(invoke, quiet, tmp_path):
+    import torch
+
+    from lstm_edge_exporters import ExportConfig, export
+
+    class Tagger(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.lstm = torch.nn.Embedding(9, 4), torch.nn.LSTM(4, 4, batch_first=True)
+
+        def forward(self, tokens):
+            return self.lstm(self.table(tokens))[0]
+
+    path = tmp_path / "tagger.onnx"
+    example = (torch.ones(2, 5, dtype=torch.int64),)
+    export(Tagger().eval(), example, ExportConfig(inputs={"tokens": ("N", "L")})).save(path)
+    code, out, _ = invoke("bench", path, *QUICK, "--json")
+    assert code == 0
+    assert set(json.loads(out)["files"][0]["latency_us"]) == {"step", "chunk", "streams 1", "streams 8"}
+
+
+def test_a_rate_too_low_to_wait_for_is_left_out(invoke, har, quiet):
+    began = time.monotonic()
+    code, out, _ = invoke("bench", har.path, *QUICK, "--rate", 0.01, "--json")
+    assert code == 0
+    assert json.loads(out)["files"][0]["cpu"]["at_rate"] is None
+    assert time.monotonic() - began < 60
+
+
+def test_modules_where_it_runs_are_not_taken_for_its_own(har, tmp_path, monkeypatch):
+    (tmp_path / "random.py").write_text("raise SystemExit('taken')")
+    monkeypatch.chdir(tmp_path)
+    assert measure_load(har.path, {}).load_ms > 0

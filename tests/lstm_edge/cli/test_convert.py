@@ -94,3 +94,20 @@ def test_export_writes_ort_format_and_its_operators(invoke, tmp_path):
     assert "LSTM" in (tmp_path / "m.required_operators_and_types.config").read_text()
     assert output.read_bytes()[4:8] == b"ORTM"
     assert load(output).selftest().ok
+
+
+def test_a_file_of_any_name_is_converted_wherever_it_runs(invoke, har, tmp_path, monkeypatch):
+    (tmp_path / "random.py").write_text("raise SystemExit('taken')")
+    (tmp_path / "har.bin").write_bytes(har.path.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    code, _, err = invoke("convert", "har.bin", "-o", "har.ort")
+    assert code == 0, err
+    assert load(tmp_path / "har.ort").selftest().ok
+
+
+def test_where_one_of_the_two_files_can_not_be_written_the_other_stays(converted, tmp_path):
+    (tmp_path / "har.required_operators_and_types.config").mkdir()
+    (tmp_path / "har.ort").write_bytes(b"old")
+    with pytest.raises(InputError, match="is a folder"):
+        converted.save(tmp_path / "har.ort")
+    assert (tmp_path / "har.ort").read_bytes() == b"old"

@@ -90,6 +90,7 @@ def test_a_file_that_loses_too_much_exits_1_and_keeps_the_old_one(invoke, wide, 
         (("{model}", "-o", "out.onnx", "--data", "none.npz"), "not there"),
         (("{model}", "-o", "out.onnx", "--data", "{bad}"), "expected"),
         (("{model}", "-o", "out.onnx", "--no-keep-io"), "gpu"),
+        (("{model}", "-o", "out.onnx", "--max-drift", "inf"), "drift is inf"),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_2(invoke, wide, tmp_path, monkeypatch, arguments, what):
@@ -130,3 +131,37 @@ def test_a_labelled_csv_gives_accuracy(invoke, wide, tmp_path):
     judged = json.loads(out)["judgement"]
     assert judged["cases"] == 3
     assert judged["accuracy"] is not None
+
+
+def test_columns_are_picked_by_the_names_of_the_features(invoke, wide, data, tmp_path):
+    with np.load(data) as arrays:
+        test = arrays["split"] == "test"
+        x, labels = arrays["x"][test], arrays["y"][test]
+    rows = ["label,az,junk,ax,ay,series"]
+    for series, label in enumerate(labels):
+        rows += [f'"{label}",{z!r},1e9,{x!r},{y!r},{series}' for x, y, z in x[series].astype(float).tolist()]
+    table = tmp_path / "data.csv"
+    table.write_text("\n".join(rows))
+    found = [
+        json.loads(
+            invoke(
+                "quantize", wide.path, "-o", tmp_path / "q.onnx", "--data", file, *LOOSE, "--force", "--json"
+            )[1]
+        )["judgement"]
+        for file in (data, table)
+    ]
+    assert found[1]["accuracy"] == [1.0, 1.0]
+    assert found[1] == found[0]
+
+
+def test_the_file_is_there_before_it_is_said_to_be(invoke, wide, tmp_path, monkeypatch):
+    from lstm_edge_exporters.quantization import Quantized
+    from lstm_edge_runtime.errors import InputError
+
+    def full(*_, **__):
+        raise InputError("no space left on device")
+
+    monkeypatch.setattr(Quantized, "save", full)
+    code, out, err = invoke("quantize", wide.path, "-o", tmp_path / "q.onnx", "--weights-only", *LOOSE)
+    assert (code, out) == (2, "")
+    assert "no space" in err

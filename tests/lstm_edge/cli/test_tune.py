@@ -11,6 +11,7 @@ from lstm_edge.tuning import search
 from lstm_edge.tuning.goal import GOALS, Goal
 from lstm_edge_runtime import load
 from lstm_edge_runtime._session import SessionOptions
+from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.profile import Profile
 
 CPU = ["CPUExecutionProvider"]
@@ -160,7 +161,7 @@ def test_a_variant_that_fails_its_self_test_is_not_taken_however_fast(invoke, ha
 @pytest.mark.parametrize("goal", GOALS)
 def test_every_goal_ends_with_a_table_and_a_profile(invoke, har, tmp_path, goal):
     target = tmp_path / "p.json"
-    arguments = ("--seconds", "0.3", "--goal", goal, "--streams", "4", "-o", target)
+    arguments = ("--seconds", "0.3", "--goal", goal, "--rate", "1kHz", "--streams", "4", "-o", target)
     code, out, _ = invoke("tune", har.path, *arguments)
     assert code == 0
     assert "candidate" in out
@@ -211,3 +212,15 @@ def test_a_file_that_can_not_be_streamed_exits_2(invoke, har, tmp_path):
     code, _, err = invoke("tune", tmp_path / "m.onnx", "--seconds", "0.2")
     assert code == 2
     assert "can't be streamed" in err
+
+
+def test_a_budget_too_short_for_the_rate_is_refused_at_once(har):
+    with pytest.raises(InputError, match="give --seconds 180 or more"):
+        tuned([har.path], Goal("latency", rate=1.0), seconds=60)
+
+
+def test_the_error_of_a_missing_variant_is_its_own(invoke, har, tmp_path):
+    code, _, err = invoke("tune", har.path, tmp_path / "none.onnx", "-o", tmp_path / "p.json")
+    assert code == 2
+    assert "none.onnx is not there" in err
+    assert "p.json" not in err

@@ -77,11 +77,22 @@ def test_what_lies_past_a_length_is_not_looked_at(npz):
             r"split\[1\] is 'dev', expected train, validation, test",
         ),
         ({"features": np.array(["a"])}, r"features is \(1,\), expected \(2,\)"),
+        ({"x": np.full((4, 6, 2), np.inf, np.float16)}, r"x\[0, 0, 0\] is inf"),
+        ({"sampling_rate": np.array("fast")}, "sampling_rate is fast, expected one positive number"),
+        ({"sampling_rate": np.array([])}, r"sampling_rate is \[\], expected one positive number"),
+        ({"sampling_rate": np.array(np.nan)}, "sampling_rate is nan"),
+        ({"sampling_rate": np.array(-5)}, "sampling_rate is -5"),
     ],
 )
 def test_an_npz_that_can_not_be_learnt_from_is_refused_by_array_and_index(npz, arrays, message):
     with pytest.raises(InputError, match=message):
         npz(**arrays)
+
+
+@pytest.mark.parametrize("rate", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_sampling_rate_that_is_none_is_refused(rate):
+    with pytest.raises(InputError, match="sampling_rate is"):
+        DataConfig(sampling_rate=rate)
 
 
 def test_columns_named_for_an_npz_are_refused(npz):

@@ -205,6 +205,27 @@ def test_the_configurations_of_a_run_can_be_read_back(data, tmp_path):
     assert read_configs(tmp_path / "run") == (given, replace(QUICK, crop=0.2))
 
 
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda loop: loop.clear(),
+        lambda loop: loop.update(epochs=[{"x": 1}]),
+        lambda loop: loop["model"].popitem(),
+        lambda loop: loop.update(order=None),
+    ],
+    ids=["empty", "epochs", "model", "order"],
+)
+def test_a_state_of_another_version_is_refused_in_one_line(data, tmp_path, edit):
+    train(data, tmp_path / "run", config=replace(QUICK, epochs=1))
+    path = tmp_path / "run" / RESUME
+    content = torch.load(path, weights_only=True)
+    edit(content["loop"])
+    torch.save(content, path)
+    with pytest.raises(FileFormatError, match=r"resume\.pt is of another version") as caught:
+        train(data, tmp_path / "run", config=QUICK, resume=True)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_damaged_or_missing_state_to_resume_is_refused(data, tmp_path):
     with pytest.raises(NotFoundError, match="there is nothing to resume"):
         train(data, tmp_path / "run", config=QUICK, resume=True)
