@@ -14,6 +14,7 @@ from lstm_edge_runtime.tolerance import MULTIPLE, ULPS, Comparison, compare, lim
 
 from ..floors import DRAWS, apart, near, raised
 from ..verify import Reference, first_line
+from ._budgets import Budgets
 from ._file import Runner
 from .config import ValidateConfig
 from .report import Histogram
@@ -88,16 +89,17 @@ class Judge:
             reference: what the file is compared with.
             contract: the file's; its precision decides between the policy and the budgets.
             config: overrides and budgets.
-            scales: each output's usual range, or a state's largest value, for the budgets.
+            scales: each output's usual scale, for the budgets.
             units: the usual scale of each signal, by feature where its features have scales of their own;
                 that of states is 1, the range of the gates.
         """
         self._reference = reference
         self._config = config
-        self._scales = scales
         self._units = dict(units) | {state.input: np.float64(1) for state in contract.states}
-        self._budgeted = contract.precision in _BUDGETED
-        self._states = {state.output for state in contract.states}
+        states = {state.output for state in contract.states}
+        budgeted = contract.precision in _BUDGETED
+        self.budgets = Budgets(config.budget, states, scales) if budgeted else None
+        """What an int8 or fp16 file is held to; None for one that must be exact."""
         self._file = np.zeros(len(_EDGES) - 1, np.int64)
         self._own = np.zeros(len(_EDGES) - 1, np.int64)
         self._exact = [0, 0]
@@ -110,26 +112,12 @@ class Judge:
         """The rule in words."""
         if self._config.overridden:
             return f"limit = {self._config.atol or 0:g} + {self._config.rtol or 0:g} x max |reference|"
-        if self._budgeted:
-            budget = self._config.budget
-            return (
-                f"budgets: outputs within {budget.change:g} of their range, states within {budget.drift:g} "
-                f"of their largest value, {budget.agreement:.1%} of labels kept"
-            )
+        if self.budgets:
+            return str(self.budgets)
         return (
             f"limit = {MULTIPLE:g} x noise floor + {ULPS:g} ULP; the floor is the reference's own error "
             "against its float64 run of the same case"
         )
-
-    @property
-    def exact(self) -> bool:
-        """Whether labels may differ only where the reference itself is undecided."""
-        return not self._budgeted
-
-    @property
-    def agreement(self) -> float:
-        """The least share of labels that an inexact file must keep."""
-        return self._config.budget.agreement
 
     @property
     def histogram(self) -> Histogram:
@@ -150,17 +138,19 @@ class Judge:
                 return f"rounding alone moves {each.name} of the reference by {by}"
         return ""
 
-    def budget_for(self, name: str, expected: Array) -> float:
-        """Give what an int8 or fp16 file may be away from ``expected``, absolutely."""
-        budget = self._config.budget
-        share = budget.drift if name in self._states else budget.change
-        return share * max(_scale(expected), self._scales.get(name, 0.0))
-
-    def measure(self, run: Runner, feeds: Feeds, protocol: Protocol = whole) -> Measured:
+    def measure(
+        self, run: Runner, feeds: Feeds, protocol: Protocol = whole, *, over_a_run: bool = False
+    ) -> Measured:
         """Run one case on the file and on the reference, and compare every output.
 
         A floor is itself one draw of rounding errors; where a difference passes the limit, it is drawn again
         from nearby inputs (see ``floors``) before that counts as an alarm.
+
+        Args:
+            run: the file.
+            feeds: the case.
+            protocol: how it is run.
+            over_a_run: see ``Budgets.allowed``.
 
         Raises:
             RefusedError: the reference refuses the case, or its own dtype overflows on it.
@@ -173,12 +163,34 @@ class Judge:
             raise FileFailedError(f"the file does not run: {first_line(error)}") from error
         floors = {name: apart(own[name], wide[name]) for name in own}
         records = self._records(got, own, wide, floors)
-        if not (self._budgeted or self._config.overridden):
+        if self._by_budget:
+            records = tuple(self._held(each, got, wide, over_a_run=over_a_run) for each in records)
+        elif not self._config.overridden:
             records = self._drawn_anew(records, feeds, protocol, (got, own, wide), floors)
         for name in own:
             self._count(self._file, 0, got[name], wide[name])
             self._count(self._own, 1, own[name], wide[name])
         return Measured(got, own, wide, records)
+
+    def again(self, record: Comparison, title: str, got: Array, expected: Array) -> Comparison:
+        """Compare two other arrays of the output that ``record`` is of, by its limit."""
+        found = compare(title, got, expected, floor=record.floor, limit=record.limit)
+        if self.budgets is None or not self._by_budget:
+            return found
+        return self.budgets.held(found, got, expected, self.budgets.allowed(record.name, expected))
+
+    @property
+    def _by_budget(self) -> bool:
+        return self.budgets is not None and not self._config.overridden
+
+    def _held(
+        self, record: Comparison, got: Mapping[str, Array], wide: Mapping[str, Array], *, over_a_run: bool
+    ) -> Comparison:
+        assert self.budgets is not None
+        one, other = got[record.name], wide[record.name]
+        return self.budgets.held(
+            record, one, other, self.budgets.allowed(record.name, other, over_a_run=over_a_run)
+        )
 
     def reference(
         self, feeds: Feeds, protocol: Protocol = whole
@@ -253,18 +265,18 @@ class Judge:
                 got[name],
                 wide[name],
                 floor=floors[name],
-                limit=self._limit(name, wide[name], floors[name], own[name].dtype),
+                limit=self._limit(wide[name], floors[name], own[name].dtype),
                 dtype=own[name].dtype.name if own[name].dtype.kind == "f" else "float64",
             )
             for name in own
         )
 
-    def _limit(self, name: str, wide: Array, floor: float, dtype: np.dtype[Any]) -> float:
+    def _limit(self, wide: Array, floor: float, dtype: np.dtype[Any]) -> float:
         if dtype.kind != "f":
             return 0.0
         if self._config.overridden:
             return self._config.own_limit(wide)
-        return self.budget_for(name, wide) if self._budgeted else limit_for(wide, floor, dtype.name)
+        return limit_for(wide, floor, dtype.name)
 
     def _count(self, counts: npt.NDArray[np.int64], place: int, one: Array, wide: Array) -> None:
         if one.shape != wide.shape:

@@ -1,5 +1,6 @@
 """What every group works on: the file, its reference, and cases drawn for both."""
 
+import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,8 +15,10 @@ from lstm_edge_runtime.manifest import Manifest
 from ..cases import Drawing, Source
 from ..quantization import Samples
 from ..verify import Reference
+from ._budgets import usual_scale
 from ._file import ModelFile, Runner
 from ._judge import Feeds, FileFailedError, Judge, Measured, Protocol, RefusedError, Shakeable, whole
+from ._rows import row_by_row
 from .config import ValidateConfig
 from .report import Check
 
@@ -25,6 +28,8 @@ Array = npt.NDArray[Any]
 
 _SALT = 9000
 """Draws that belong to no group."""
+_USUAL = 32
+"""How many samples of the data say what is usual."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +58,15 @@ class Subject:
         self.against = against
         self.config = config
         self.run = file.runner()
+        """The file, in one call."""
         self.figures: dict[str, Any] = {}
         """Filled by the groups: the fields of ``Figures``."""
         self._drawing = _drawing(self.contract, against, config.seed)
         self.judge = Judge(
             against.reference, self.contract, config, self._scales(against.reference), self._units()
         )
+        self.run_alone = row_by_row(self.contract, self.run) if self.judge.budgets else self.run
+        """The file with no rows that share a call where that changes results, as ranges in int8 do."""
 
     def draw(
         self, n: int, length: int, salt: int, *, fresh: bool = False, full: bool = True
@@ -133,6 +141,18 @@ class Subject:
                 part = indices[start : start + size]
                 yield part, self._samples(data, part, length)
 
+    def timeline(self, steps: int) -> dict[str, Array]:
+        """Give one row of ``steps`` time steps of the data, its samples on end, from reset states."""
+        contract = self.contract
+        samples = [feeds for _, feeds in self.sample_batches(steps, 1)]
+        joined = dict(samples[0])
+        for spec in contract.inputs:
+            if contract.sequence in spec.axes:
+                axis = spec.axes.index(contract.sequence)
+                every = np.concatenate([self._valid(feeds, spec.name, axis) for feeds in samples], axis)
+                joined[spec.name] = every.take(np.arange(steps) % every.shape[axis], axis)
+        return joined
+
     def _samples(self, data: Samples, indices: Sequence[int], length: int) -> dict[str, Array]:
         contract = self.contract
         feeds = self.draw(len(indices), 1, _SALT, fresh=True)
@@ -155,6 +175,12 @@ class Subject:
             feeds[spec.name] = rows.astype(spec.dtype)
         return feeds
 
+    def _valid(self, feeds: Feeds, name: str, axis: int) -> Array:
+        """Give what of a sample is not padding."""
+        if self.contract.lengths is None:
+            return feeds[name]
+        return feeds[name].take(range(int(feeds[self.contract.lengths][0])), axis)
+
     def _units(self) -> dict[str, Array]:
         """Give each signal's usual spread, by feature where the last axis is fixed."""
         feeds = self.draw(16, 32, _SALT + 2)
@@ -165,17 +191,19 @@ class Subject:
         }
 
     def _scales(self, reference: Reference) -> dict[str, float]:
-        """Give each output's range, or each state's largest value, on a usual batch."""
-        try:
-            outputs = reference.run(self.draw(8, 32, _SALT + 1, fresh=True))
-        except (RuntimeError, ValueError, IndexError):  # a reference of fixed sizes
-            return {}
+        """Give each output's usual scale, on a drawn batch and on data where it is given."""
         states = {state.output for state in self.contract.states}
-        return {
-            name: float(np.abs(array).max() if name in states else np.ptp(array))
-            for name, array in outputs.items()
-            if array.dtype.kind == "f" and array.size
-        }
+        scales: dict[str, float] = {}
+        cases = [self.draw(8, 32, _SALT + 1, fresh=True)]
+        if self.config.data is not None:
+            cases += [feeds for _, feeds in self.sample_batches(_USUAL, _USUAL)]
+        for feeds in cases:
+            with contextlib.suppress(RuntimeError, ValueError, IndexError):  # a reference of fixed sizes
+                for name, array in reference.run(feeds).items():
+                    if array.size:
+                        scale = usual_scale(array, state=name in states)
+                        scales[name] = max(scale, scales.get(name, 0.0))
+        return scales
 
 
 def _drawing(contract: Manifest, against: Against, seed: int) -> Drawing:

@@ -2,8 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,20 @@ import onnx
 
 from lstm_edge_runtime._files import replacing, write_bytes
 from lstm_edge_runtime.errors import InputError
-from lstm_edge_runtime.golden import ARRAYS, FORMAT, INDEX, INPUT, OUTPUT, SCHEMA
-from lstm_edge_runtime.manifest import Manifest
+from lstm_edge_runtime.golden import (
+    ARRAYS,
+    FORMAT,
+    INDEX,
+    INPUT,
+    OUTPUT,
+    SCHEMA,
+    GoldenFolder,
+    GoldenSet,
+    replay,
+)
+from lstm_edge_runtime.manifest import Golden, Manifest
 
+from ..quantization.gate import limits
 from ._chunks import even_cuts
 from ._file import ModelFile
 from ._subject import Against, Subject
@@ -25,18 +35,10 @@ __all__ = ["save_vectors"]
 
 Array = npt.NDArray[Any]
 
+_NAME = "test_data_set_{}"
 _SIZES = ((1, 1), (3, 12), (2, 33))
 _CHUNKS, _CHUNK = 4, 5
 """A stream of four calls of five steps, each from the states of the one before."""
-
-
-@dataclass(frozen=True)
-class _Set:
-    about: str
-    inputs: Mapping[str, Array]
-    outputs: Mapping[str, Array]
-    floor: Mapping[str, float]
-    continues: int | None = None
 
 
 def save_vectors(
@@ -65,19 +67,20 @@ def save_vectors(
     model = onnx.load(str(file.path))
     entering = [value.name for value in model.graph.input]
     leaving = [value.name for value in model.graph.output]
+    sets = tuple(_record(subject))
+    held = _limits(file, sets) if subject.judge.budgets else {}
     entries = []
-    for number, each in enumerate(_record(subject)):
-        name = f"test_data_set_{number}"
-        _write_set(root / name, each, entering, leaving)
+    for each in sets:
+        _write_set(root / each.name, each.golden, entering, leaving)
         entries.append(
             {
-                "name": name,
+                "name": each.name,
                 "about": each.about,
-                "continues": None if each.continues is None else f"test_data_set_{each.continues}",
+                "continues": each.continues,
                 "inputs": entering,
                 "outputs": leaving,
-                "floor": dict(each.floor),
-                "limit": {} if subject.judge.exact else _limits(subject, each),
+                "floor": dict(each.golden.floor),
+                "limit": held.get(each.name, {}),
             }
         )
     write_bytes(root / "model.onnx", model.SerializeToString())
@@ -90,21 +93,22 @@ def save_vectors(
         "sets": entries,
     }
     write_bytes(root / INDEX, (json.dumps(index, indent=2) + "\n").encode())
-    return [str(entry["name"]) for entry in entries]
+    return [each.name for each in sets]
 
 
-def _record(subject: Subject) -> Iterator[_Set]:
+def _record(subject: Subject) -> Iterator[GoldenSet]:
     for place, (n, length) in enumerate(_SIZES):
         feeds = subject.draw(n, length, 9100 + place, fresh=place == 0)
         own, wide = subject.judge.reference(feeds)
         start = "states at reset" if place == 0 else "random states"
-        yield _Set(f"N={n}, L={length}, {start}", feeds, own, subject.judge.floors(feeds, own, wide))
+        golden = Golden(feeds, own, subject.judge.floors(feeds, own, wide))
+        yield GoldenSet(_NAME.format(place), f"N={n}, L={length}, {start}", golden)
     contract = subject.contract
     if contract.states and contract.sequence is not None and not contract.unstreamable:
         yield from _stream(subject, contract)
 
 
-def _stream(subject: Subject, contract: Manifest) -> Iterator[_Set]:
+def _stream(subject: Subject, contract: Manifest) -> Iterator[GoldenSet]:
     steps = _CHUNKS * _CHUNK
     feeds = subject.draw(1, steps, 9200, fresh=True)
     states = {state.input: feeds[state.input] for state in contract.states}
@@ -120,28 +124,32 @@ def _stream(subject: Subject, contract: Manifest) -> Iterator[_Set]:
         own = subject.against.reference.run(piece | states)
         wide = subject.against.reference.run64(piece | exact)
         about = f"stream, steps {start + 1} to {stop}"
-        before = len(_SIZES) + place - 1 if place else None
-        yield _Set(about, piece | states, own, subject.judge.floors(piece | states, own, wide), before)
+        number = len(_SIZES) + place
+        before = _NAME.format(number - 1) if place else None
+        golden = Golden(piece | states, own, subject.judge.floors(piece | states, own, wide))
+        yield GoldenSet(_NAME.format(number), about, golden, before)
         states = {state.input: own[state.output] for state in contract.states}
         exact = {state.input: wide[state.output] for state in contract.states}
 
 
-def _limits(subject: Subject, each: _Set) -> dict[str, float]:
-    return {
-        name: subject.judge.budget_for(name, array)
-        for name, array in each.outputs.items()
-        if array.dtype.kind == "f"
-    }
+def _limits(file: ModelFile, sets: tuple[GoldenSet, ...]) -> dict[str, dict[str, float]]:
+    """Give each set's limits for an int8 or fp16 file, from how far it is away here."""
+    assert file.model is not None
+    largest: dict[str, dict[str, float]] = {}
+    for each in replay(file.model, GoldenFolder(file.sha256, sets)):
+        found, name = largest.setdefault(each.set_name, {}), each.comparison.name
+        found[name] = max(each.comparison.max_abs, found.get(name, 0.0))
+    return {each.name: limits(largest[each.name], each.golden.outputs) for each in sets}
 
 
-def _write_set(folder: Path, each: _Set, entering: list[str], leaving: list[str]) -> None:
+def _write_set(folder: Path, golden: Golden, entering: list[str], leaving: list[str]) -> None:
     folder.mkdir(exist_ok=True)
-    for kind, names, arrays in (("input", entering, each.inputs), ("output", leaving, each.outputs)):
+    for kind, names, arrays in (("input", entering, golden.inputs), ("output", leaving, golden.outputs)):
         for number, name in enumerate(names):
             tensor = onnx.numpy_helper.from_array(np.ascontiguousarray(arrays[name]), name)
             write_bytes(folder / f"{kind}_{number}.pb", tensor.SerializeToString())
-    content: dict[str, Any] = {INPUT + name: array for name, array in each.inputs.items()}
-    content |= {OUTPUT + name: array for name, array in each.outputs.items()}
+    content: dict[str, Any] = {INPUT + name: array for name, array in golden.inputs.items()}
+    content |= {OUTPUT + name: array for name, array in golden.outputs.items()}
     with replacing(folder / ARRAYS) as temporary, temporary.open("wb") as file:
         np.savez(file, **content)
 

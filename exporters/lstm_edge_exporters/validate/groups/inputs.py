@@ -46,7 +46,7 @@ def check(subject: Subject) -> Iterator[Check]:
         "one spike": _spike,
     }
     for about, change in kinds.items():
-        if about in _BEYOND and not subject.judge.exact:
+        if about in _BEYOND and subject.judge.budgets:
             yield Check(about, "skipped", BEYOND_BUDGET)
             continue
         changed = {name: np.asarray(change(feeds[name]), dtype=feeds[name].dtype) for name in names}
@@ -71,4 +71,4 @@ def _real(subject: Subject) -> Iterator[Check]:
         return
     most = _QUICK_SAMPLES if subject.config.quick else _SAMPLES
     for part, feeds in subject.sample_batches(most, _BATCH):
-        yield subject.check(f"data, {len(part)} samples from {part[0]}", feeds)
+        yield subject.check(f"data, {len(part)} samples from {part[0]}", feeds, run=subject.run_alone)

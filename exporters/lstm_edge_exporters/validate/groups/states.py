@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lstm_edge_runtime.manifest import Axes, Manifest
-from lstm_edge_runtime.tolerance import Comparison, compare
+from lstm_edge_runtime.tolerance import Comparison
 
 from ...verify import first_line
 from .._judge import FileFailedError, Measured, RefusedError
+from .._rows import take_row
 from .._subject import Subject
 from ..report import Check
 from .inputs import BEYOND_BUDGET
@@ -38,7 +38,7 @@ def check(subject: Subject) -> Iterator[Check]:
             state.input: feeds[state.input] * feeds[state.input].dtype.type(_LARGE)
             for state in contract.states
         }
-        if subject.judge.exact:
+        if subject.judge.budgets is None:
             yield subject.check("large", feeds | large)
         else:
             yield Check("large", "skipped", BEYOND_BUDGET)
@@ -74,12 +74,12 @@ def _independent(subject: Subject) -> Check:
         return Check(name, "failed", str(error))
     records: list[Comparison] = []
     for row in range(_ROWS):
-        taken = {each: _take(array, _axes(contract, each), contract, row) for each, array in feeds.items()}
+        taken = {each: take_row(contract, each, array, row, _ROWS) for each, array in feeds.items()}
         try:
             alone = subject.run(taken)
         except Exception as error:  # noqa: BLE001 - onnxruntime raises kinds of its own
             return Check(name, "failed", f"row {row} alone does not run: {first_line(error)}")
-        records += _compare_row(batch, alone, contract, row)
+        records += _compare_row(subject, batch, alone, row)
     if not records:
         return Check(name, "skipped", "no output has the batch axis")
     worst = max(records, key=lambda each: each.ratio)
@@ -87,28 +87,10 @@ def _independent(subject: Subject) -> Check:
 
 
 def _compare_row(
-    batch: Measured, alone: Mapping[str, Array], contract: Manifest, row: int
+    subject: Subject, batch: Measured, alone: Mapping[str, Array], row: int
 ) -> Iterator[Comparison]:
     for record in batch.records:
         got = batch.got[record.name]
-        together = _take(got, _axes(contract, record.name), contract, row)
+        together = take_row(subject.contract, record.name, got, row, _ROWS)
         if together is not got:
-            title = f"row {row} of {record.name}"
-            yield compare(title, alone[record.name], together, floor=record.floor, limit=record.limit)
-
-
-def _axes(contract: Manifest, name: str) -> Axes:
-    named = {spec.name: spec.axes for spec in (*contract.inputs, *contract.outputs)}
-    for state in contract.states:
-        named |= {state.input: state.axes, state.output: state.axes}
-    return named[name]
-
-
-def _take(array: Array, axes: Axes, contract: Manifest, row: int) -> Array:
-    """Give what belongs to ``row``; an axis of ``k*N`` holds k blocks of N, as a stacked read-out does."""
-    for axis, label in enumerate(axes):
-        if label == contract.batch:
-            return array.take([row], axis=axis)
-        if isinstance(label, str) and label.endswith(f"*{contract.batch}"):
-            return array.take(np.arange(row, array.shape[axis], _ROWS), axis=axis)
-    return array
+            yield subject.judge.again(record, f"row {row} of {record.name}", alone[record.name], together)

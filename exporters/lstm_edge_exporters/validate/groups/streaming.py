@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ...quantization.cases import STEPS
 from .._chunks import Cuts, even_cuts, in_chunks, on_record, random_cuts
 from .._judge import FileFailedError, Measured, RefusedError
 from .._subject import Subject
@@ -43,6 +44,8 @@ def check(subject: Subject) -> Iterator[Check]:
     yield _run(subject, "steps", f"{single} single steps", single, 1)
     long = subject.config.long_steps
     yield _run(subject, "drift", f"{long} steps in chunks of {_CHUNK}", long, _CHUNK)
+    if subject.judge.budgets and subject.config.data is not None:
+        yield _on_data(subject)
 
 
 def _unfit(subject: Subject) -> str:
@@ -93,6 +96,19 @@ def _run(subject: Subject, key: str, name: str, steps: int, chunk: int) -> Check
     except FileFailedError as error:
         return Check(name, "failed", str(error))
     subject.figures[key] = _curve(measured, [stop for _, stop in cuts])
+    return subject.verdict(name, measured, began)
+
+
+def _on_data(subject: Subject) -> Check:
+    """Go through the data step by step, as the gate of an int8 or fp16 file did."""
+    name, began = f"{STEPS} single steps of the data", time.perf_counter()
+    feeds, protocol = subject.timeline(STEPS), on_record(subject.contract, even_cuts(STEPS, 1))
+    try:
+        measured = subject.judge.measure(subject.run, feeds, protocol, over_a_run=True)
+    except RefusedError as error:
+        return Check(name, "skipped", str(error))
+    except FileFailedError as error:
+        return Check(name, "failed", str(error))
     return subject.verdict(name, measured, began)
 
 

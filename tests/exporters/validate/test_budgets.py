@@ -1,0 +1,158 @@
+"""Validating int8 files: what the gate let pass stands, and faults are still found."""
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import helper, numpy_helper
+
+from lstm_edge import LSTM1
+from lstm_edge.checkpoint import Run
+from lstm_edge.deploy import deployable
+from lstm_edge_exporters import export
+from lstm_edge_exporters.quantization import Samples, quantize
+from lstm_edge_exporters.validate import ValidateConfig, open_file, validate
+from lstm_edge_exporters.validate.module import against_module
+from lstm_edge_exporters.validate.vectors import save_vectors
+from lstm_edge_runtime import load
+from lstm_edge_runtime.golden import read_golden, replay
+from lstm_edge_runtime.manifest import Task
+
+SETTINGS = {"steps": 1000, "quick": True}
+GAIN = 6.0
+
+
+@pytest.fixture(scope="module")
+def switching(tmp_path_factory):
+    """Make a network of saturated units that switch, its int8 file, and samples of unequal loudness."""
+    torch.manual_seed(0)
+    network = LSTM1(4, 6, 32, 1, 20).eval()
+    with torch.no_grad():
+        network.lstm.weight_hh_l0 *= GAIN
+        network.lstm.weight_ih_l0 *= GAIN
+    run = Run(network, task=Task("classification", "logits", tuple("abcd")))
+    module, example, config = deployable(run)
+    folder = tmp_path_factory.mktemp("switching")
+    export(module, example, config).save(folder / "float.onnx")
+    rng = np.random.default_rng(0)
+    loudness = rng.choice([0.1, 1.0, 5.0], size=(60, 1, 1))
+    x = (rng.normal(size=(60, 20, 6)) * loudness).astype(np.float32)
+    data = Samples({"x": x})
+    made = quantize(folder / "float.onnx", samples=data)
+    made.save(folder / "int8.onnx", force=True)
+    return module, example, folder / "int8.onnx", data, made
+
+
+def judged(switching, path, **options):
+    module, example, *_ = switching
+    file = open_file(path)
+    return validate(file, against_module(module, file, example), ValidateConfig(**(SETTINGS | options)))
+
+
+@pytest.mark.parametrize("with_data", [False, True])
+def test_what_the_gate_let_pass_is_valid(switching, with_data):
+    """Loud batch mates widen the range that quiet ones share; a unit that switches early is far off once."""
+    _, _, path, data, _ = switching
+    report = judged(switching, path, quick=False, data=data if with_data else None)
+    assert report.ok, report.headlines
+
+
+def test_the_long_run_on_the_data_is_the_gates_own(switching):
+    _, _, path, data, made = switching
+    report = judged(switching, path, data=data)
+    (check,) = [each for group in report.groups for each in group.checks if "steps of the data" in each.name]
+    drift = made.judgement.drift
+    nearest = max(drift.values(), key=lambda each: each.share)
+    assert check.worst.ratio == pytest.approx(nearest.share / 0.1, rel=0.15)
+
+
+def int8_lstm(model):
+    return next(node for node in model.graph.node if node.op_type == "DynamicQuantizeLSTM")
+
+
+def scale(model, place, how):
+    name = int8_lstm(model).input[place]
+    tensor = next(each for each in model.graph.initializer if each.name == name)
+    array = how(numpy_helper.to_array(tensor).copy())
+    tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(array), name))
+
+
+def swap_gates(model):
+    """Input and forget gates change places, in the weights and in the bias."""
+    order = [2, 1, 0, 3]
+
+    def columns(weights):  # (directions, inputs, gates * hidden)
+        return weights.reshape(*weights.shape[:2], 4, -1)[:, :, order].reshape(weights.shape)
+
+    def rows(bias):
+        return bias.reshape(bias.shape[0], 2, 4, -1)[:, :, order].reshape(bias.shape)
+
+    scale(model, 1, columns)
+    scale(model, 2, columns)
+    scale(model, 3, rows)
+
+
+def double_recurrent_scale(model):
+    scale(model, 10, lambda array: array * 2)
+
+
+def drop_bias(model):
+    scale(model, 3, np.zeros_like)
+
+
+def forget_state_output(model):
+    for node in model.graph.node:
+        node.output[:] = ["c_lost" if name == "c_n" else name for name in node.output]
+    model.graph.node.append(helper.make_node("Identity", ["c_0"], ["c_n"]))
+
+
+def ignore_state_input(model):
+    int8_lstm(model).input[6] = ""
+
+
+def swap_states(model):
+    node = int8_lstm(model)
+    node.input[5], node.input[6] = node.input[6], node.input[5]
+
+
+def run_backwards(model):
+    node = int8_lstm(model)
+    kept = [each for each in node.attribute if each.name != "direction"]
+    del node.attribute[:]
+    node.attribute.extend([*kept, helper.make_attribute("direction", "reverse")])
+
+
+FAULTS = (
+    swap_gates,
+    double_recurrent_scale,
+    drop_bias,
+    forget_state_output,
+    ignore_state_input,
+    swap_states,
+    run_backwards,
+)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+@pytest.mark.parametrize("with_data", [False, True])
+def test_faults_are_found_beyond_the_golden_case(switching, tmp_path, fault, with_data):
+    _, _, path, data, _ = switching
+    model = onnx.load(path)
+    fault(model)
+    onnx.save(model, tmp_path / "faulty.onnx")
+    report = judged(switching, tmp_path / "faulty.onnx", data=data if with_data else None)
+    failed = {group.key for group in report.groups if any(each.status == "failed" for each in group.checks)}
+    assert failed - {"golden", "contract"}, "only the golden case shows it"
+
+
+def test_golden_vectors_hold_a_device_to_what_was_measured_here(switching, tmp_path):
+    module, example, path, *_ = switching
+    file = open_file(path)
+    save_vectors(tmp_path / "golden", file, against_module(module, file, example), ValidateConfig())
+    folder = read_golden(tmp_path / "golden")
+    with load(path) as model:
+        assert all(each.comparison.ok for each in replay(model, folder))
+    wrong = onnx.load(path)
+    double_recurrent_scale(wrong)
+    with load(wrong.SerializeToString()) as model:
+        assert not all(each.comparison.ok for each in replay(model, folder))
