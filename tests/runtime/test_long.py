@@ -1,0 +1,98 @@
+"""Streams for long: a signal that fades away, memory, and drift."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lstm_edge_runtime.tolerance import limit_for
+
+FADING = """
+import sys, time
+import numpy as np
+from lstm_edge_runtime import State, load
+
+def fastest(stream, sample):
+    times = []
+    for _ in range(400):
+        start = time.perf_counter()
+        stream.step(sample)
+        times.append(time.perf_counter() - start)
+    return float(np.quantile(times, 0.2))
+
+model = load(sys.argv[1], threads=1)
+usual = np.random.default_rng(4).normal(size=3).astype(np.float32)
+loud, silent = model.stream(), model.stream()
+tiny = np.full(8, 0x000AE398, np.uint32).view(np.float32)  # 1e-39; numpy may be flushing here too
+faded = {"x": tiny[:3], "gain": tiny[:1]}
+silent.restore(State({"h_0": tiny.reshape(1, 1, 8)}, model.identity))
+assert silent.state["h_0"].view(np.uint32).all()
+silent.step(faded)
+np.testing.assert_array_equal(silent.state["h_0"].view(np.uint32) << 1, 0)
+assert fastest(silent, faded) < 2 * fastest(loud, {"x": usual, "gain": usual[:1]})
+"""
+
+
+def test_a_signal_that_fades_into_denormals_does_not_slow_the_stream_down(path):
+    """In a process of its own: the first session of a process decides on denormals."""
+    subprocess.run([sys.executable, "-c", FADING, path("gru")], check=True)
+
+
+def rss() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.parametrize("count", [60_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
+def test_memory_stays_flat_and_drift_within_the_policy_over_many_steps(model, reference, count):
+    exact, plain = reference(np.float64), reference(np.float32)
+    stream = model.stream()
+    rng = np.random.default_rng(6)
+    floor, off, scale = ({"h_0": 0.0, "c_0": 0.0} for _ in range(3))
+    compared = 20_000 if count < 100_000 else count
+    start = 0
+    for block in range(count // 1000):
+        x = rng.normal(size=(1000, 3)).astype(np.float32)
+        for sample in x:
+            stream.step(sample)
+        if block == 9:
+            start = rss()
+        if (block + 1) * 1000 > compared:
+            continue
+        for sample in x:
+            exact.step(sample)
+            plain.step(sample)
+        for name, got in stream.state.items():
+            truth = getattr(exact, name[0])
+            floor[name] = max(floor[name], float(np.abs(getattr(plain, name[0]) - truth).max()))
+            off[name] = max(off[name], float(np.abs(got[:, 0] - truth).max()))
+            scale[name] = max(scale[name], float(np.abs(truth).max()))
+    for name, found in off.items():
+        assert 0 < found <= limit_for(np.array([scale[name]]), floor[name])
+    assert rss() - start < 1024 * 1024
+    assert stream.steps_seen == count
+
+
+@pytest.mark.parametrize("ticks", [5_000, pytest.param(100_000, marks=pytest.mark.slow)])
+def test_memory_stays_flat_and_sources_right_over_many_ticks_with_churn(model, ticks):
+    batch = model.streams(16)
+    rng = np.random.default_rng(12)
+    own = {batch.add(): model.stream() for _ in range(8)}
+    start = 0
+    for tick in range(ticks):
+        if tick % 3 == 0 and len(own) < 16:
+            own[batch.add()] = model.stream()
+        if tick % 4 == 0 and len(own) > 4:
+            gone = next(iter(own))
+            batch.remove(gone)
+            del own[gone]
+        ids = rng.permutation(list(own))[: rng.integers(1, len(own) + 1)]
+        x = rng.normal(size=(len(ids), 3)).astype(np.float32)
+        rows = batch.step(x, ids)
+        for source, sample, row in zip(ids.tolist(), x, rows, strict=True):
+            np.testing.assert_array_equal(own[source].step(sample), row)
+        if tick == ticks // 5:
+            start = rss()
+    assert rss() - start < 1024 * 1024
