@@ -141,11 +141,6 @@ def test_a_module_that_fails_on_the_example_is_refused_with_its_own_error():
         export(Normed().eval(), torch.randn(3, 6, 4))
 
 
-def test_an_example_of_one_row_and_one_step_asks_for_more():
-    with pytest.raises(InputError, match="two rows and two steps"):
-        export(Normed().eval(), torch.randn(1, 1, 5))
-
-
 class KeepsAGraph(Net):
     def __init__(self):
         super().__init__()
