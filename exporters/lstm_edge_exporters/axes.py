@@ -127,9 +127,10 @@ def _refuse_fixed_batch(found: FoundAxes, example: Signature, names: Sequence[st
             fixed = name in names and isinstance(axis, int) and axis > 1 and axis in found.batches
             if fixed and place < max(tensor.dim() - 1, 1):
                 raise UnsupportedError(
-                    f"forward fixes the batch, axis {place} of {name}, at the example's size: len(...) "
-                    f"or int(...size({place})) does this; write {name}.size({place}), or name the axes of "
-                    f"{name} with inputs=, this one by its number"
+                    f"forward fixes the batch, axis {place} of {name}, at the example's size: len(...), "
+                    f"int(...size({place})) or a state that the module keeps does this; write "
+                    f"{name}.size({place}), make the state an argument, or name the axes of {name} with "
+                    "inputs=, this one by its number"
                 )
 
 

@@ -162,6 +162,17 @@ def test_narrow_lengths_are_taken_as_they_come():
     assert artefact.manifest.lengths == "lengths"
 
 
+class PicksLast(Packs):
+    def forward(self, x, lengths):
+        return self.rnn(x)[0][torch.arange(x.size(0)), lengths - 1]
+
+
+def test_narrow_lengths_pick_the_last_step_beside_wide_rows():
+    agree(
+        PicksLast(), (X, UNSORTED.int()), lambda n, length: (short(n, length)[0], short(n, length)[1].int())
+    )
+
+
 def test_a_file_with_narrow_lengths_runs_streams_and_serves_batches():
     class Last(Packs):
         def forward(self, x, lengths):
