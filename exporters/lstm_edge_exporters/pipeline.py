@@ -24,7 +24,7 @@ from .audit import check_recurrent_nodes
 from .axes import resolve_axes
 from .cases import Drawing, Source
 from .config import ExportConfig
-from .contract import find_roles
+from .contract import Roles, find_roles
 from .describe import describe
 from .finish import rename_outputs, serialise, tidy
 from .floats import OTHER_FLOATS, copy_as
@@ -126,8 +126,16 @@ def prepare(module: nn.Module, example: Any, config: ExportConfig) -> Prepared:
     reference = TorchReference(own, signature, roles.outputs, lifting.injections)
     drawing = _drawing(signature, manifest, config, reference)
     _check_repeatable(reference, drawing)
-    notes = (*_narrowed(own), *unused, *lifting.notes)
+    notes = (*_narrowed(own), *unused, *lifting.notes, *_unreturned(roles))
     return Prepared(model, manifest, reference, drawing, roles.bidirectional, notes)
+
+
+def _unreturned(roles: Roles) -> list[str]:
+    return [
+        f"{name} is an initial state whose last one forward does not return; return it, so that chunks can "
+        "follow one another"
+        for name in roles.unreturned
+    ]
 
 
 def _narrowed(module: nn.Module) -> list[str]:

@@ -234,3 +234,28 @@ class Returns(Packs):
 def test_a_packed_sequence_as_output_is_refused_with_what_to_write():
     with pytest.raises(InputError, match="pad_packed_sequence"):
         export(Returns().eval(), (X, UNSORTED), ExportConfig(inputs={"x": ("N", "L", 5), "lengths": ("N",)}))
+
+
+class ContextFirst(Packs):
+    """The lengths belong to the second of two sequences."""
+
+    def __init__(self):
+        super().__init__()
+        self.context = nn.GRU(5, 4, batch_first=True)
+
+    def forward(self, context, x, lengths):
+        last = self.context(context)[1][-1]
+        return torch.cat([last, self.rnn(self.pack(x, lengths))[1][0][-1]], dim=1)
+
+
+def test_lengths_count_the_steps_of_the_layer_that_takes_them():
+    module = ContextFirst().eval()
+    model = load(export(module, (torch.randn(3, 4, 5), X, UNSORTED)).model)
+    context, x, lengths = torch.randn(2, 4, 5), torch.randn(2, 9, 5), torch.tensor([9, 3])
+    inputs = {"context": context.numpy(), "x": x.numpy()}
+    with torch.no_grad():
+        expected = module(context, x, lengths).numpy()
+    got, _ = model.run(inputs, lengths=lengths.tolist())
+    np.testing.assert_allclose(got["output"], expected, rtol=0, atol=1e-6)
+    with pytest.raises(InputError, match=r"expected 1\.\.9"):
+        model.run(inputs, lengths=[10, 3])

@@ -257,3 +257,19 @@ def test_states_in_a_named_tuple_are_named_after_its_fields():
     zeros = torch.zeros(2, 3, 6)
     artefact = export(Fields(), (X, Hidden(zeros, zeros)))
     assert states(artefact) == [("hidden_h", "h", (2, "N", 6)), ("hidden_c", "c", (2, "N", 6))]
+
+
+class StartsFrom(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.GRU(5, 6, batch_first=True)
+
+    def forward(self, x, start):
+        return self.rnn(x, start.unsqueeze(0))[0]
+
+
+def test_an_initial_state_whose_last_one_is_not_returned_stays_an_input_and_is_noted():
+    artefact = export(StartsFrom(), (X, torch.randn(3, 6)))
+    assert artefact.manifest.states == ()
+    assert [spec.name for spec in artefact.manifest.inputs] == ["x", "start"]
+    assert any("start is an initial state" in note and "return it" in note for note in artefact.notes)
