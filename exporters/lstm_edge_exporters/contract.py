@@ -41,6 +41,8 @@ class Roles:
     """The axis that they see as time."""
     bidirectional: tuple[str, ...]
     """Paths of layers that read time backwards."""
+    unreturned: tuple[str, ...]
+    """Inputs that a layer starts from and whose last state is no output."""
 
 
 def find_roles(model: ir.Model, names: Sequence[str], config: ExportConfig) -> Roles:
@@ -56,7 +58,7 @@ def find_roles(model: ir.Model, names: Sequence[str], config: ExportConfig) -> R
     """
     inputs = {str(value.name): value for value in model.graph.inputs}
     nodes = [node for node in model.graph if node.op_type == OP]
-    found = _find_states(model, nodes) if config.states is None else {}
+    found, unreturned = _find_states(model, nodes) if config.states is None else ({}, ())
     outputs = _name_outputs(model, names, config, found)
     states = {name: outputs[place] for name, place in found.items()}
     if config.states is not None:
@@ -83,13 +85,15 @@ def find_roles(model: ir.Model, names: Sequence[str], config: ExportConfig) -> R
                 if node.attributes["directions"].as_int() == 2
             )
         ),
+        unreturned,
     )
 
 
-def _find_states(model: ir.Model, nodes: Sequence[ir.Node]) -> dict[str, int]:
-    """Give the place of the partner output of every input that is a state."""
+def _find_states(model: ir.Model, nodes: Sequence[ir.Node]) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Give the place of the partner output of every input that is a state, and the inputs that lack one."""
     ends = [_sources(value) for value in model.graph.outputs]
     pairs: dict[str, int] = {}
+    alone: list[str] = []
     for value in model.graph.inputs:
         slots = {
             node.outputs[slot]
@@ -101,7 +105,9 @@ def _find_states(model: ir.Model, nodes: Sequence[ir.Node]) -> dict[str, int]:
             if slots and end == slots and place not in pairs.values():
                 pairs[str(value.name)] = place
                 break
-    return pairs
+        if slots and value.name not in pairs:
+            alone.append(str(value.name))
+    return pairs, tuple(alone)
 
 
 def _sources(value: ir.Value) -> set[ir.Value]:
@@ -129,7 +135,9 @@ def _find_axes(
         dict.fromkeys(axis for value in inputs.values() for axis in axes_of(value) if isinstance(axis, str))
     )
     seen: list[list[str]] = [[], []]
-    for node in nodes:
+    for node in sorted(
+        nodes, key=lambda node: node.inputs[3] is None
+    ):  # lengths count steps of their own layer
         assert node.inputs[0] is not None
         for place, axis in enumerate(axes_of(node.inputs[0])[:2]):
             seen[place] += [name for name in known if name in re.findall(r"\w+", str(axis))]

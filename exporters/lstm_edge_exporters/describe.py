@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from lstm_edge_runtime.errors import InputError
@@ -42,7 +44,7 @@ def describe(model: ir.Model, roles: Roles, lifted: Sequence[StateSpec], config:
     return Manifest(
         inputs=tuple(_tensor(value) for name, value in values.items() if name not in inputs),
         outputs=plain,
-        states=tuple(states),
+        states=tuple(state._replace(reset=_every_row(state)) for state in states),
         batch=roles.batch,
         sequence=roles.sequence,
         lengths=roles.lengths,
@@ -59,6 +61,17 @@ def _provenance(config: ExportConfig) -> dict[str, Any]:
         "ir_version": config.ir_version,
         "versions": versions(*_MAKERS),
     }
+
+
+def _every_row(state: StateSpec) -> float | npt.NDArray[Any]:
+    """Give the reset value with each fixed axis in full: one row may stand for a batch of fixed size."""
+    shape = [axis if isinstance(axis, int) else 1 for axis in state.axes]
+    try:
+        return np.broadcast_to(state.reset, shape) if isinstance(state.reset, np.ndarray) else state.reset
+    except ValueError as error:
+        raise InputError(
+            f"reset of {state.input} has shape {list(np.shape(state.reset))}, expected {shape}"
+        ) from error
 
 
 def _tensor(value: ir.Value) -> TensorSpec:

@@ -24,12 +24,13 @@ from .audit import check_recurrent_nodes
 from .axes import resolve_axes
 from .cases import Drawing, Source
 from .config import ExportConfig
-from .contract import find_roles
+from .contract import Roles, find_roles
 from .describe import describe
 from .finish import rename_outputs, serialise, tidy
 from .floats import OTHER_FLOATS, copy_as
 from .golden import record_golden
 from .lower import lower
+from .own import own_copy
 from .reference import TorchReference
 from .refusals import check_module
 from .signature import Signature
@@ -104,9 +105,9 @@ def prepare(module: nn.Module, example: Any, config: ExportConfig) -> Prepared:
         InputError, UnsupportedError: as ``export``.
     """
     check_module(module)
-    signature = Signature.of(module, example)
-    own = _copy(module)
-    _try_example(own, signature)
+    own = own_copy(module)
+    signature = Signature.of(own, example)
+    _try_example(copy.deepcopy(own), signature)
     signature = signature.as_float32()
     axes = resolve_axes(copy_as(own, torch.float32), signature, config)
     traced = trace(copy_as(own, torch.float32), signature, axes)
@@ -125,24 +126,22 @@ def prepare(module: nn.Module, example: Any, config: ExportConfig) -> Prepared:
     reference = TorchReference(own, signature, roles.outputs, lifting.injections)
     drawing = _drawing(signature, manifest, config, reference)
     _check_repeatable(reference, drawing)
-    notes = (*_narrowed(own), *unused, *lifting.notes)
+    notes = (*_narrowed(own), *unused, *lifting.notes, *_unreturned(roles))
     return Prepared(model, manifest, reference, drawing, roles.bidirectional, notes)
+
+
+def _unreturned(roles: Roles) -> list[str]:
+    return [
+        f"{name} is an initial state whose last one forward does not return; return it, so that chunks can "
+        "follow one another"
+        for name in roles.unreturned
+    ]
 
 
 def _narrowed(module: nn.Module) -> list[str]:
     found = {tensor.dtype for tensor in (*module.parameters(), *module.buffers())} & OTHER_FLOATS
     names = sorted(str(dtype).rpartition(".")[2] for dtype in found)
     return [f"the module is {name}, the file is float32 throughout" for name in names]
-
-
-def _copy(module: nn.Module) -> nn.Module:
-    try:
-        return copy.deepcopy(module).eval()
-    except Exception as error:
-        raise InputError(
-            f"{type(module).__name__} can't be copied ({error}); keep no tensors with gradients or open "
-            "files as attributes"
-        ) from error
 
 
 def _try_example(module: nn.Module, signature: Signature) -> None:
@@ -168,7 +167,8 @@ def _check_repeatable(reference: TorchReference, drawing: Drawing) -> None:
     for name, array in first.items():
         if not np.array_equal(array, again[name], equal_nan=array.dtype.kind == "f"):
             raise UnsupportedError(
-                f"forward gives another {name} on every call; draw random numbers outside and pass them in"
+                f"forward gives another {name} on every call; draw random numbers outside, keep states "
+                "outside, and pass them in"
             )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
 
 from .packing import Packing, assume
 
@@ -83,6 +84,9 @@ class Recorder(TorchFunctionMode):
         answer = self._packing.answer(func, args, depth=1)
         if answer is not NotImplemented:
             return answer
+        if func is Tensor.__getitem__:
+            # torch.onnx mixes the int32 and int64 of one index up in a node that wants one dtype.
+            return func(args[0], pytree.tree_map_only(Tensor, _as_index, args[1]))
         return func(*args, **kwargs)
 
     def _layer(self, kind: "_Kind", x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
@@ -151,6 +155,10 @@ class Recorder(TorchFunctionMode):
             version=1,
         )
         return tuple(outputs if c is not None else outputs[:2])
+
+
+def _as_index(tensor: Tensor) -> Tensor:
+    return tensor.long() if tensor.dtype == torch.int32 else tensor
 
 
 def instrument(module: nn.Module, recorder: Recorder) -> None:

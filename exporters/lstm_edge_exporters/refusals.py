@@ -67,7 +67,7 @@ def tracing_refusal(error: Exception, module: nn.Module, recorder: Recorder) -> 
         )
     if "specialized" in text or "Constraints violated" in text or re.search(r"[\[(, *]s\d+\b", text):
         return UnsupportedError(
-            f"{name} works at one size only: {_specialised(text)}; a Python loop over an axis, "
+            f"{name} works at one size only: {_specialised(text)}; a Python loop over an axis, len(x), "
             "int(x.size(...)) or a layer of fixed size does this. Use tensor operations over the whole axis, "
             "or give that axis as a number"
         )

@@ -124,7 +124,12 @@ def _leaf_names(bound: inspect.BoundArguments) -> Iterator[str]:
 
 def _paths(value: Any, name: str) -> Iterator[str]:
     for path, _ in pytree.tree_flatten_with_path(value)[0]:
-        yield "_".join([name, *(str(getattr(key, "key", getattr(key, "idx", key))) for key in path)])
+        yield "_".join([name, *map(_step, path)])
+
+
+def _step(key: Any) -> str:
+    """Give a dict's key, a sequence's index or a field's name without pytree's marks."""
+    return str(next((getattr(key, mark) for mark in ("key", "idx", "name") if hasattr(key, mark)), key))
 
 
 def _flatten(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:

@@ -22,7 +22,7 @@ from .record import Call, Recorder, instrument
 from .refusals import check_calls, tracing_refusal, translation_refusal
 from .signature import Signature, flatten_output
 
-__all__ = ["Traced", "find_axes", "trace"]
+__all__ = ["FoundAxes", "Traced", "find_axes", "trace"]
 
 _SIZES = (3, 7, 5, 11, 13)
 """What dynamic axes are traced at: never 0 or 1, which tracing takes for constants."""
@@ -77,7 +77,19 @@ def trace(module: nn.Module, signature: Signature, axes: Mapping[str, Axes]) -> 
     return Traced(made.model, tuple(recorder.outputs), tuple(recorder.calls))
 
 
-def find_axes(module: nn.Module, signature: Signature, batch: str, sequence: str) -> dict[str, Axes]:
+@dataclass(frozen=True)
+class FoundAxes:
+    """What tracing found with every axis free."""
+
+    axes: dict[str, Axes]
+    """By input; a name where the recurrent layers see batch or time, else the example's size."""
+    batches: frozenset[int]
+    """The batch sizes of layers that see always the same one."""
+    times: frozenset[int]
+    """The counts of steps of layers that see always the same one."""
+
+
+def find_axes(module: nn.Module, signature: Signature, batch: str, sequence: str) -> FoundAxes:
     """Find which axes of the inputs the recurrent layers see as batch and as time.
 
     Every axis is traced as dynamic; those that turn out to be neither are fixed at the example's size.
@@ -99,12 +111,19 @@ def find_axes(module: nn.Module, signature: Signature, batch: str, sequence: str
         fresh = [symbol for symbol in found if symbol not in names]
         names |= {symbol: stem if index == 0 else f"{stem}{index + 1}" for index, symbol in enumerate(fresh)}
     names |= _of_same_size(recorder, names, tensors)
-    return {
+    axes = {
         name: tuple(
             names.get(_text(size), example) for size, example in zip(shape, tensor.shape, strict=True)
         )
         for name, shape, tensor in zip(signature.names, recorder.shapes, tensors, strict=True)
     }
+    times, batches = (
+        frozenset(
+            int(_text(call.shape[place])) for call in recorder.calls if _text(call.shape[place]).isdecimal()
+        )
+        for place in (0, 1)
+    )
+    return FoundAxes(axes, batches, times)
 
 
 def _of_same_size(recorder: Recorder, names: Mapping[str, str], tensors: Sequence[Tensor]) -> dict[str, str]:

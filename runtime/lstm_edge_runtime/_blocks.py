@@ -45,9 +45,8 @@ class StateBlocks:
         if self._sets is None:
             self._sets = StateSets(session, self._blocks)
         if self._call is None or any(self._call.inputs[name].shape != shapes[name] for name in shapes):
-            ones = np.ones(self._capacity, dtype=np.int64)
-            feeds = {} if contract.lengths is None else {contract.lengths: ones}
-            self._call = BoundCall(session, contract, self._sets, shapes, sizes, feeds)
+            valid = self._core.valid_steps(None, sizes)
+            self._call = BoundCall(session, contract, self._sets, shapes, sizes, valid)
         return self._call
 
     def gather(self, slots: Array) -> dict[str, Array]:

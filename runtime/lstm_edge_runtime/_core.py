@@ -59,10 +59,7 @@ class Core:
         for spec, value in self.take(x):
             feeds[spec.name] = value
             learn_sizes(spec.name, spec.axes, value.shape, sizes)
-        rows, longest = (sizes.get(name or "", 1) for name in (self.contract.batch, self.contract.sequence))
-        valid = as_lengths(lengths, self.contract.lengths, rows, longest)
-        if valid is not None and self.contract.lengths is not None:
-            feeds[self.contract.lengths] = valid
+        feeds.update(self.valid_steps(lengths, sizes))
         feeds.update(self.start(sizes) if state is None else self.admit(state, sizes))
         outputs, states = self.call(feeds)
         return outputs, State(states, self.identity)
@@ -95,6 +92,12 @@ class Core:
             for spec, array in taken:
                 refuse_not_finite(spec.name, array)
         return taken
+
+    def valid_steps(self, lengths: npt.ArrayLike | None, sizes: Mapping[str, int]) -> dict[str, Array]:
+        """Give the file's ``lengths`` by name, all full where none came; nothing where it takes none."""
+        spec = next((each for each in self.contract.inputs if each.name == self.contract.lengths), None)
+        valid = as_lengths(lengths, spec, sizes, self.contract.sequence)
+        return {spec.name: valid} if spec is not None and valid is not None else {}
 
     def start(self, sizes: Mapping[str, int]) -> dict[str, Array]:
         """Give the reset values in arrays of their own; an axis that no input names has size 1."""

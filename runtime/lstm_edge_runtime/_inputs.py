@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ._axes import resolve
 from .errors import InputError
 from .manifest import TensorSpec
 
@@ -56,24 +57,38 @@ def as_array(name: str, value: npt.ArrayLike, dtype: str) -> Array:
         return np.ascontiguousarray(array, dtype=wanted).reshape(array.shape)
 
 
-def as_lengths(lengths: npt.ArrayLike | None, name: str | None, rows: int, longest: int) -> Array | None:
-    """Give ``lengths`` as int64 ``(N,)``; None where the file takes none, all full where none came.
+def as_lengths(
+    lengths: npt.ArrayLike | None, spec: TensorSpec | None, sizes: Mapping[str, int], sequence: str | None
+) -> Array | None:
+    """Give ``lengths`` in the file's dtype; None where the file takes none, all full where none came.
+
+    Args:
+        lengths: whole numbers of any dtype, one per row.
+        spec: the file's input for them.
+        sizes: what the named axes are in this call.
+        sequence: the time axis; None where it is fixed, and only the file knows how long it is.
 
     Raises:
-        InputError: the file takes no lengths, or a length is outside 1..L, or there isn't one per row.
+        InputError: the file takes no lengths, or a length is outside 1..L, or there isn't one per row; or
+            none came for a file whose time axis has no name.
     """
-    if name is None:
+    if spec is None:
         if lengths is not None:
             raise InputError("lengths came, but this file takes none; export it with lengths")
         return None
+    shape, longest = resolve(spec.axes, sizes), sizes.get(sequence or "")
     if lengths is None:
-        return np.full(rows, longest, dtype=np.int64)
-    array = as_array(name, lengths, "int64")
-    if array.shape != (rows,):
-        raise InputError(f"{name} has shape {array.shape}, expected ({rows},): one length per row")
-    if array.min() < 1 or array.max() > longest:
-        raise InputError(f"{name} holds {array.min()}..{array.max()}, expected 1..{longest}")
-    return array
+        if longest is None or shape is None:
+            raise InputError(
+                f"no {spec.name} came, and this file's time axis is fixed; give run() one per row"
+            )
+        return np.full(shape, longest, dtype=spec.dtype)
+    array = as_array(spec.name, lengths, "int64")
+    if array.shape != shape:
+        raise InputError(f"{spec.name} has shape {array.shape}, expected {shape}: one length per row")
+    if array.min() < 1 or array.max() > (longest or np.iinfo(spec.dtype).max):
+        raise InputError(f"{spec.name} holds {array.min()}..{array.max()}, expected 1..{longest or 'L'}")
+    return array.astype(spec.dtype, copy=False)
 
 
 def refuse_not_finite(name: str, array: Array) -> None:

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from ._blocks import StateBlocks
 from ._core import Core
-from ._inputs import Samples, as_lengths, by_name
+from ._inputs import Samples, by_name
 from ._memory import WORKSPACE, expect_blocks
 from ._rows import check_rows, cut, stack, to_graph, to_sources
 from ._turns import Turns
@@ -177,15 +177,13 @@ class StreamBatch:
         """Check everything, call onnxruntime once, and only then change the states of ``ids``."""
         slots = self._slots(ids)
         feeds, sizes = to_graph(self._core, samples, len(slots), step=step)
-        name, steps = self._contract.lengths, sizes.get(self._contract.sequence or "", 1)
-        valid = as_lengths(lengths, name, len(slots), steps)
+        valid = self._core.valid_steps(lengths, sizes)
         if step and len(slots) == self.capacity:
             return self._tick_all(slots, feeds, sizes)
         if not step:
+            steps = sizes.get(self._contract.sequence or "", 1)
             expect_blocks(WORKSPACE * steps * self._blocks.nbytes)
-        if name is not None and valid is not None:
-            feeds[name] = valid
-        outputs, states = self._core.call(feeds | self._blocks.gather(slots))
+        outputs, states = self._core.call(feeds | valid | self._blocks.gather(slots))
         self._blocks.scatter(slots, states)
         return to_sources(self._contract, outputs, step=step)
 

@@ -75,7 +75,7 @@ class Model:
             x: the samples, for example float32 ``(N, L, I)``; a mapping by name where there are several
                 inputs. Whole numbers and wider floats are converted.
             state: where to start from; None for the reset values.
-            lengths: int64 ``(N,)``, the valid steps of each row, 1 to L; None for all of them.
+            lengths: whole numbers ``(N,)``, the valid steps of each row, 1 to L; None for all of them.
 
         Returns:
             The outputs that are not states, by name, and the new state.

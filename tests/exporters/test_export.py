@@ -2,6 +2,7 @@
 
 import copy
 import re
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -211,3 +212,27 @@ def test_reset_values_of_arguments_go_into_the_contract(plain, plain_example, pl
     resets = {state.input: state.reset for state in made.manifest.states}
     np.testing.assert_array_equal(resets["h_0"], start)
     assert resets["c_0"] == -0.5
+
+
+class Tutored(nn.Module):
+    """The older ``weight_norm``, which keeps the computed weight as an attribute."""
+
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.LSTM(5, 6, batch_first=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.rnn = nn.utils.weight_norm(self.rnn, "weight_hh_l0")
+
+    def forward(self, x):
+        return self.rnn(x)[0]
+
+
+@pytest.mark.parametrize("wrap", [Tutored, lambda: nn.DataParallel(Tutored())], ids=["plain", "parallel"])
+def test_older_weight_norm_and_a_wrapper_for_several_devices_export_as_they_are(wrap):
+    module, x = wrap().eval(), torch.randn(3, 7, 5)
+    made = export(module, x)
+    assert [spec.name for spec in made.manifest.inputs] == ["x"]
+    with torch.no_grad():
+        expected = getattr(module, "module", module)(x).numpy()
+    np.testing.assert_allclose(load(made.model).run(x.numpy())[0]["output"], expected, rtol=0, atol=1e-6)

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from lstm_edge_exporters import ExportConfig, export
+from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import InputError, UnsupportedError
 
 X, SORTED, UNSORTED = torch.randn(3, 6, 5), torch.tensor([6, 4, 2]), torch.tensor([2, 6, 4])
@@ -161,6 +162,60 @@ def test_narrow_lengths_are_taken_as_they_come():
     assert artefact.manifest.lengths == "lengths"
 
 
+class PicksLast(Packs):
+    def forward(self, x, lengths):
+        return self.rnn(x)[0][torch.arange(x.size(0)), lengths - 1]
+
+
+def test_narrow_lengths_pick_the_last_step_beside_wide_rows():
+    agree(
+        PicksLast(), (X, UNSORTED.int()), lambda n, length: (short(n, length)[0], short(n, length)[1].int())
+    )
+
+
+def test_a_file_with_narrow_lengths_runs_streams_and_serves_batches():
+    class Last(Packs):
+        def forward(self, x, lengths):
+            return self.rnn(self.pack(x, lengths))[1][0][-1]
+
+    module = Last().eval()
+    model = load(export(module, (X, UNSORTED.int())).model)
+    assert model.selftest().ok
+    with torch.no_grad():
+        ragged, full = module(X, UNSORTED).numpy(), module(X, torch.tensor([6, 6, 6])).numpy()
+    x = X.numpy()
+    for lengths in (UNSORTED.tolist(), UNSORTED.numpy(), UNSORTED.int().numpy()):
+        np.testing.assert_allclose(model.run(x, lengths=lengths)[0]["output"], ragged, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(model.run(x)[0]["output"], full, rtol=0, atol=1e-6)
+    stream, batch = model.stream(), model.streams(3)
+    ids = [batch.add() for _ in range(3)]
+    for step in range(6):
+        own, each = stream.step(x[0, step]), batch.step(x[:, step], ids)
+    np.testing.assert_allclose(own, full[0], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(each, full, rtol=0, atol=1e-6)
+    for source in ids:
+        batch.reset(source)
+    chunks = {source: x[row, : UNSORTED[row]] for row, source in enumerate(ids)}
+    got = batch.process(chunks)
+    np.testing.assert_allclose([got[source] for source in ids], ragged, rtol=0, atol=1e-6)
+
+
+def test_lengths_beside_a_time_axis_that_is_fixed():
+    class Last(Packs):
+        def forward(self, x, lengths):
+            return self.rnn(self.pack(x, lengths))[1][0][-1]
+
+    module = Last().eval()
+    inputs = {"x": ("N", 6, 5), "lengths": ("N",)}
+    model = load(export(module, (X, UNSORTED), ExportConfig(inputs=inputs)).model)
+    with torch.no_grad():
+        expected = module(X, UNSORTED).numpy()
+    got, _ = model.run(X.numpy(), lengths=UNSORTED.tolist())
+    np.testing.assert_allclose(got["output"], expected, rtol=0, atol=1e-6)
+    with pytest.raises(InputError, match="no lengths came"):
+        model.run(X.numpy())
+
+
 class List(Packs):
     def forward(self, x, lengths):
         return self.rnn(self.pack(x, lengths.tolist()))[1][0]
@@ -179,3 +234,28 @@ class Returns(Packs):
 def test_a_packed_sequence_as_output_is_refused_with_what_to_write():
     with pytest.raises(InputError, match="pad_packed_sequence"):
         export(Returns().eval(), (X, UNSORTED), ExportConfig(inputs={"x": ("N", "L", 5), "lengths": ("N",)}))
+
+
+class ContextFirst(Packs):
+    """The lengths belong to the second of two sequences."""
+
+    def __init__(self):
+        super().__init__()
+        self.context = nn.GRU(5, 4, batch_first=True)
+
+    def forward(self, context, x, lengths):
+        last = self.context(context)[1][-1]
+        return torch.cat([last, self.rnn(self.pack(x, lengths))[1][0][-1]], dim=1)
+
+
+def test_lengths_count_the_steps_of_the_layer_that_takes_them():
+    module = ContextFirst().eval()
+    model = load(export(module, (torch.randn(3, 4, 5), X, UNSORTED)).model)
+    context, x, lengths = torch.randn(2, 4, 5), torch.randn(2, 9, 5), torch.tensor([9, 3])
+    inputs = {"context": context.numpy(), "x": x.numpy()}
+    with torch.no_grad():
+        expected = module(context, x, lengths).numpy()
+    got, _ = model.run(inputs, lengths=lengths.tolist())
+    np.testing.assert_allclose(got["output"], expected, rtol=0, atol=1e-6)
+    with pytest.raises(InputError, match=r"expected 1\.\.9"):
+        model.run(inputs, lengths=[10, 3])

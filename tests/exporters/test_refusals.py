@@ -1,10 +1,12 @@
 """Where an export can't be right it is refused, and the message says what to write instead."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from lstm_edge_exporters import ExportConfig, export
+from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import InputError, UnsupportedError
 
 X, LENGTHS = torch.randn(3, 6, 5), torch.tensor([2, 6, 4])
@@ -141,15 +143,10 @@ def test_a_module_that_fails_on_the_example_is_refused_with_its_own_error():
         export(Normed().eval(), torch.randn(3, 6, 4))
 
 
-def test_an_example_of_one_row_and_one_step_asks_for_more():
-    with pytest.raises(InputError, match="two rows and two steps"):
-        export(Normed().eval(), torch.randn(1, 1, 5))
-
-
 class KeepsAGraph(Net):
     def __init__(self):
         super().__init__()
-        self.cache = self.head.weight * 2
+        self.cache = [self.head.weight * 2]
 
     def forward(self, x):
         return self.rnn(x)[0]
@@ -158,6 +155,24 @@ class KeepsAGraph(Net):
 def test_a_module_that_can_not_be_copied_says_so():
     with pytest.raises(InputError, match="can't be copied"):
         export(KeepsAGraph(), X)
+
+
+class KeepsAProduct(Net):
+    def __init__(self):
+        super().__init__()
+        self.scale = self.head.bias.sum() * 2
+
+    def forward(self, x):
+        return self.rnn(x)[0] * self.scale
+
+
+def test_a_tensor_that_the_module_computed_and_keeps_is_a_constant():
+    module = KeepsAProduct()
+    made = load(export(module, X).model)
+    with torch.no_grad():
+        expected = module(X).numpy()
+    np.testing.assert_allclose(made.run(X.numpy())[0]["output"], expected, rtol=0, atol=1e-6)
+    assert not module.scale.is_leaf
 
 
 def test_an_unused_layer_is_left_out_and_noted():

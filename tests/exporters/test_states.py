@@ -1,5 +1,7 @@
 """How initial states are found, named, lifted, reset, or left alone."""
 
+from typing import NamedTuple
+
 import numpy as np
 import onnx
 import pytest
@@ -212,3 +214,62 @@ def test_unbatched_modules_keep_their_shapes():
     assert artefact.manifest.batch is None
     assert [spec.axes for spec in artefact.manifest.inputs] == [("L", 5)]
     assert states(artefact) == [("h_0", "h_n", (4, 6)), ("c_0", "c_n", (4, 6))]
+
+
+class KeepsState(nn.Module):
+    """The state lives in an attribute between calls, as in many training scripts."""
+
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.LSTM(5, 6, batch_first=True)
+        self.state = None
+
+    def forward(self, x):
+        output, state = self.rnn(x, self.state)
+        self.state = tuple(part.detach() for part in state)
+        return output
+
+
+def test_a_state_that_the_module_keeps_becomes_an_input_and_an_output():
+    module = KeepsState().eval()
+    artefact = export(module, X)
+    assert states(artefact) == [("h_0", "h_n", (1, "N", 6)), ("c_0", "c_n", (1, "N", 6))]
+    assert module.state is None
+    model, state = load(artefact.model), None
+    for chunk in torch.randn(4, 3, 2, 5):
+        outputs, state = model.run(chunk.numpy(), state)
+        with torch.no_grad():
+            np.testing.assert_allclose(outputs["output"], module(chunk).numpy(), rtol=0, atol=1e-6)
+
+
+class Hidden(NamedTuple):
+    h: torch.Tensor
+    c: torch.Tensor
+
+
+class Fields(Absent):
+    def forward(self, x, hidden):
+        output, last = self.rnn(x, tuple(hidden))
+        return output, Hidden(*last)
+
+
+def test_states_in_a_named_tuple_are_named_after_its_fields():
+    zeros = torch.zeros(2, 3, 6)
+    artefact = export(Fields(), (X, Hidden(zeros, zeros)))
+    assert states(artefact) == [("hidden_h", "h", (2, "N", 6)), ("hidden_c", "c", (2, "N", 6))]
+
+
+class StartsFrom(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.GRU(5, 6, batch_first=True)
+
+    def forward(self, x, start):
+        return self.rnn(x, start.unsqueeze(0))[0]
+
+
+def test_an_initial_state_whose_last_one_is_not_returned_stays_an_input_and_is_noted():
+    artefact = export(StartsFrom(), (X, torch.randn(3, 6)))
+    assert artefact.manifest.states == ()
+    assert [spec.name for spec in artefact.manifest.inputs] == ["x", "start"]
+    assert any("start is an initial state" in note and "return it" in note for note in artefact.notes)

@@ -3,11 +3,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lstm_edge_runtime import State, load
 from lstm_edge_runtime._core import Core
-from lstm_edge_runtime._inputs import as_array
+from lstm_edge_runtime._inputs import as_array, as_lengths
 from lstm_edge_runtime.errors import ContractError, InputError, StateError
+from lstm_edge_runtime.manifest import TensorSpec
 
 pytestmark = pytest.mark.filterwarnings("ignore:Creating an ndarray from ragged")  # numpy below 1.24
 RNG = np.random.default_rng(1)
@@ -61,11 +64,11 @@ def test_wider_floats_whole_numbers_and_lists_are_converted(model):
 
 def test_truth_values_go_where_a_file_takes_them_and_nowhere_else():
     wide = np.array([True, False, True, False])
-    for given in ([True, True], wide[::2], wide[:2] | True):
-        np.testing.assert_array_equal(as_array("mask", given, "bool"), [True, True])
-    for dtype, given in (("bool", [1, 0]), ("float32", [True, False]), ("int64", [True, False])):
+    for taken in ([True, True], wide[::2], wide[:2] | True):
+        np.testing.assert_array_equal(as_array("mask", taken, "bool"), [True, True])
+    for dtype, wrong in (("bool", [1, 0]), ("float32", [True, False]), ("int64", [True, False])):
         with pytest.raises(InputError, match=f"expected {dtype}"):
-            as_array("mask", given, dtype)
+            as_array("mask", wrong, dtype)
 
 
 @pytest.mark.parametrize(
@@ -107,6 +110,32 @@ def test_inputs_that_disagree_on_an_axis_are_refused(opened):
 def test_lengths_out_of_range_or_of_another_kind_are_refused(opened, lengths, message):
     with pytest.raises(InputError, match=message):
         opened("gru").run({"x": samples(4, 2, 3), "gain": samples(4, 2, 1)}, lengths=lengths)
+
+
+@given(st.data(), st.sampled_from(["int32", "int64"]), st.integers(1, 5), st.integers(1, 300))
+def test_lengths_of_any_whole_numbers_come_in_the_files_dtype(data, dtype, rows, longest):
+    spec, sizes = TensorSpec("lengths", dtype, ("N",)), {"N": rows, "L": longest}
+    numbers = data.draw(st.lists(st.integers(1, min(longest, 127)), min_size=rows, max_size=rows))
+    for each in (numbers, tuple(numbers), *(np.array(numbers, kind) for kind in ("u1", "i2", "i4", "i8"))):
+        taken = as_lengths(each, spec, sizes, "L")
+        assert (taken.dtype, taken.tolist()) == (dtype, list(numbers))
+    full = as_lengths(None, spec, sizes, "L")
+    assert (full.dtype, full.tolist()) == (dtype, [longest] * rows)
+    beyond = data.draw(st.integers(longest + 1, 2**40))
+    with pytest.raises(InputError, match=f"expected 1..{longest}"):
+        as_lengths([*numbers[1:], beyond], spec, sizes, "L")
+
+
+def test_lengths_of_a_file_whose_time_axis_is_fixed_are_taken_and_have_to_come():
+    spec, sizes = TensorSpec("lengths", "int32", ("N",)), {"N": 2}
+    assert as_lengths([4, 6], spec, sizes, None).tolist() == [4, 6]
+    for lengths, message in (
+        (None, "no lengths came"),
+        ([0, 6], "holds 0..6"),
+        ([1, 2**32 + 1], "holds 1..4294967297"),
+    ):
+        with pytest.raises(InputError, match=message):
+            as_lengths(lengths, spec, sizes, None)
 
 
 def test_lengths_for_a_file_that_takes_none_are_refused(model):

@@ -17,6 +17,7 @@ from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Axes
 
 from ..config import ExportConfig
+from ..own import own_copy
 from ..pipeline import prepare
 from ..reference import TorchReference
 from ..signature import Signature, flatten_output
@@ -82,13 +83,15 @@ def against_module(
     if file.model is None:
         raise InputError(f"{file.path} can't be compared: {file.broken}")
     contract = file.contract
-    signature = Signature.of(module, _example(module, file) if example is None else example)
+    own = own_copy(module)
+    example = _example(own, file) if example is None else example
+    signature = Signature.of(own, example)
     graph = onnx.load(str(file.path), load_external_data=False).graph
     with torch.no_grad():
-        made = flatten_output(signature.call(copy.deepcopy(module).eval(), signature.example))
+        made = flatten_output(signature.call(copy.deepcopy(own), signature.example))
     outputs = tuple(output.name for output in graph.output)[: len(made)]
     states = tuple(state.input for state in contract.states if state.input not in signature.names)
-    reference = TorchReference(module, signature, outputs)
+    reference = TorchReference(own, signature, outputs)
     if states:
         axes: dict[str, Axes] = {spec.name: spec.axes for spec in contract.inputs}
         axes |= {state.input: state.axes for state in contract.states}
@@ -99,17 +102,17 @@ def against_module(
             batch=contract.batch or "N",
             sequence=contract.sequence or "L",
         )
-        prepared = prepare(module, example if example is not None else _example(module, file), config)
+        prepared = prepare(module, example, config)
         found = {state.input: state.output for state in prepared.manifest.states}
         states = tuple(name for name in found if name not in signature.names)
         outputs += tuple(found[name] for name in states if found[name] not in outputs)
         reference = prepared.reference
     return Against(
         reference=_OnOneThread(reference),
-        about=about or type(module).__name__,
+        about=about or type(own).__name__,
         inputs=(*signature.names, *states),
         outputs=outputs,
-        layers=_layers(module),
+        layers=_layers(own),
         examples={
             name: tensor.detach().cpu().numpy()
             for name, tensor in zip(signature.names, signature.example, strict=True)

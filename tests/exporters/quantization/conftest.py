@@ -51,7 +51,8 @@ def _network(
 ):
     """Bytes of ``x -> kind -> Linear -> logits`` with states in and out, and a golden case of its own.
 
-    ``edit(graph)`` may change the graph before the manifest goes in.
+    ``lengths`` is False, or that input's dtype; ``edit(graph)`` may change the graph before the manifest goes
+    in.
     """
     rng = np.random.default_rng(seed)
     nodes, weights = [], []
@@ -124,7 +125,7 @@ def _network(
         "main",
         [
             info("x", TensorProto.FLOAT, ["N", "L", features]),
-            *([info("lengths", TensorProto.INT64, ["N"])] if lengths else []),
+            *([info("lengths", TensorProto.DataType.Value(lengths.upper()), ["N"])] if lengths else []),
             *(info(f"{letter}_0", TensorProto.FLOAT, state) for letter in letters),
         ],
         [
@@ -139,7 +140,7 @@ def _network(
     manifest = Manifest(
         inputs=(
             TensorSpec("x", "float32", ("N", "L", features)),
-            *([TensorSpec("lengths", "int64", ("N",))] if lengths else []),
+            *([TensorSpec("lengths", lengths, ("N",))] if lengths else []),
         ),
         outputs=(TensorSpec("logits", "float32", tuple(logits)),),
         states=tuple(StateSpec(f"{letter}_0", f"{letter}_n", "float32", tuple(state)) for letter in letters),
@@ -171,7 +172,7 @@ def _golden(content, features, lengths):
     rng = np.random.default_rng(1)
     x = rng.normal(size=(3, 12, features)).astype(np.float32)
     model = load(content, threads=1)
-    valid = np.array([12, 5, 9]) if lengths else None
+    valid = np.array([12, 5, 9], lengths) if lengths else None
     start = model.run(rng.normal(size=(3, 4, features)).astype(np.float32))[1]
     outputs, state = model.run(x, start, valid)
     found = {**outputs, **{spec.output: state[spec.input] for spec in model.states}}

@@ -1,0 +1,36 @@
+"""The exporter's own copy of a module: it may be changed, the user's never is."""
+
+import copy
+
+from torch import Tensor, nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+from lstm_edge_runtime.errors import InputError
+
+__all__ = ["own_copy"]
+
+
+def own_copy(module: nn.Module) -> nn.Module:
+    """Copy ``module`` in eval mode, without a wrapper for several devices.
+
+    A tensor that the module has computed and keeps, as ``torch.nn.utils.weight_norm`` does, is copied without
+    its graph.
+
+    Raises:
+        InputError: it can't be copied.
+    """
+    while isinstance(module, DataParallel | DistributedDataParallel):
+        module = module.module
+    computed = [
+        value
+        for layer in module.modules()
+        for value in vars(layer).values()
+        if isinstance(value, Tensor) and not value.is_leaf
+    ]
+    try:
+        return copy.deepcopy(module, {id(value): value.detach().clone() for value in computed}).eval()
+    except Exception as error:
+        raise InputError(
+            f"{type(module).__name__} can't be copied ({error}); keep no tensors with gradients or open "
+            "files in its attributes"
+        ) from error

@@ -1,0 +1,114 @@
+"""Which axes are found free, whatever the size of the example."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence
+
+from lstm_edge_exporters import ExportConfig, export
+from lstm_edge_runtime import load
+from lstm_edge_runtime.errors import InputError, UnsupportedError
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.LSTM(5, 6, batch_first=True)
+
+
+class Absent(Net):
+    def forward(self, x):
+        return self.rnn(x)[0]
+
+
+class Given(Net):
+    def forward(self, x, h, c):
+        return self.rnn(x, (h, c))
+
+
+class Packs(Net):
+    def forward(self, x, lengths):
+        return self.rnn(pack_padded_sequence(x, lengths, batch_first=True))[1][0]
+
+
+class Decoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(9, 5)
+        self.rnn = nn.GRU(5, 6)
+
+    def forward(self, token, hidden):
+        return self.rnn(self.embedding(token.unsqueeze(0)), hidden)
+
+
+STATE = torch.zeros(1, 1, 6)
+ONES = [
+    (Absent(), torch.randn(1, 9, 5), {"x": ("N", "L", 5)}),
+    (Absent(), torch.randn(3, 1, 5), {"x": ("N", "L", 5)}),
+    (Absent(), torch.randn(1, 1, 5), {"x": ("N", "L", 5)}),
+    (Given(), (torch.randn(1, 9, 5), STATE, STATE), {"x": ("N", "L", 5), "h": (1, "N", 6), "c": (1, "N", 6)}),
+    (Packs(), (torch.randn(1, 9, 5), torch.tensor([9])), {"x": ("N", "L", 5), "lengths": ("N",)}),
+    (Decoder(), (torch.tensor([3]), STATE), {"token": ("N",), "hidden": (1, "N", 6)}),
+    (nn.LSTM(1, 6, batch_first=True), torch.randn(1, 9, 1), {"input": ("N", "L", 1)}),
+    (nn.LSTM(5, 6), (torch.randn(7, 5), (STATE[0], STATE[0])), {"input": ("L", 5), "hx_0": (1, 6)}),
+]
+
+
+@pytest.mark.parametrize(("module", "example", "axes"), ONES, ids=lambda value: type(value).__name__)
+def test_an_example_of_one_row_or_one_step_bakes_nothing(module, example, axes):
+    manifest = export(module.eval(), example).manifest
+    found = {spec.name: spec.axes for spec in manifest.inputs}
+    found |= {state.input: state.axes for state in manifest.states}
+    assert {name: found[name] for name in axes} == axes
+
+
+class CountsRows(Net):
+    def forward(self, x):
+        zeros = torch.zeros(1, len(x), 6)
+        return self.rnn(x, (zeros, zeros))[0]
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_batch_that_the_code_fixes_is_refused_unless_it_is_given_as_a_number(rows):
+    x = torch.randn(rows, 7, 5)
+    with pytest.raises(UnsupportedError, match=r"fixes the batch, axis 0 of x.*write x.size\(0\)"):
+        export(CountsRows().eval(), x)
+    module = CountsRows().eval()
+    model = load(export(module, x, ExportConfig(inputs={"x": (rows, "L", 5)})).model)
+    with torch.no_grad():
+        np.testing.assert_allclose(model.run(x.numpy())[0]["output"], module(x).numpy(), rtol=0, atol=1e-6)
+
+
+class LearnedRows(CountsRows):
+    def __init__(self):
+        super().__init__()
+        self.start = nn.Parameter(torch.randn(1, 6))
+
+    def forward(self, x):
+        state = torch.tanh(self.start).unsqueeze(0).repeat(1, len(x), 1)
+        return self.rnn(x, (state, state))[0]
+
+
+def test_a_learned_state_of_a_fixed_batch_is_the_reset_value_of_every_row():
+    module, x = LearnedRows().eval(), torch.randn(3, 7, 5)
+    model = load(export(module, x, ExportConfig(inputs={"x": (3, "L", 5)})).model)
+    with torch.no_grad():
+        np.testing.assert_allclose(model.run(x.numpy())[0]["output"], module(x).numpy(), rtol=0, atol=1e-6)
+
+
+def test_many_axes_of_size_1_ask_for_a_larger_example():
+    class Deep(Net):
+        def forward(self, x, *states):
+            return self.rnn(x, tuple(states[:2]))[0] + sum(states)[0, 0, 0]
+
+    with pytest.raises(InputError, match="two rows"):
+        export(Deep().eval(), (torch.randn(1, 4, 5), *[STATE] * 4))
+
+
+def test_a_module_without_recurrent_layers_asks_for_its_axes():
+    module = nn.Linear(5, 3).eval()
+    with pytest.raises(InputError, match=r"no dynamic axis found.*inputs="):
+        export(module, torch.randn(3, 5))
+    made = export(module, torch.randn(3, 5), ExportConfig(inputs={"input": ("N", 5)}))
+    assert made.manifest.outputs[0].axes == ("N", 3)
