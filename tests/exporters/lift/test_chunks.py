@@ -60,6 +60,43 @@ def test_a_mean_over_all_steps_after_the_layer_is_named(network):
     assert lifted.report.unstreamable.startswith("a reduction over time, ReduceMean 'mean'")
 
 
+def two_layers(network):
+    """PyTorch's two layers, whose states are the rows of one tensor; gives the last layer's sequence."""
+    net = network()
+    y, root = "x", net.zeros("x", -2, 1, -4)
+    for layer in range(2):
+        row = net.slice(root, layer, layer + 1, 0)
+        y = net.squeeze(net.recurrent("GRU", y, 4, 4, h=row, outputs=("Y",))[0], 1)
+    return net, y
+
+
+def test_the_rows_of_a_carried_state_are_not_blamed(network):
+    net, y = two_layers(network)
+    net.add("ReduceMax", [y], ["y"], name="max", axes=[0], keepdims=0)
+    lifted = lift(net.model({"x": ["L", "N", 4]}, ["y"]).SerializeToString())
+    assert [s.axes for s in lifted.report.lifted] == [(2, "N", 4)]
+    assert lifted.report.unstreamable.startswith("a reduction over time, ReduceMax 'max'")
+
+
+def test_only_a_node_above_the_output_that_differs_most_is_blamed(network):
+    net, y = two_layers(network)
+    net.add("Mul", [net.add("Softmax", [y], axis=0, name="small"), net.const(np.float32(1e-3))], ["first"])
+    net.add("ReduceMax", [y], ["second"], name="max", axes=[0], keepdims=0)
+    lifted = lift(net.model({"x": ["L", "N", 4]}, ["first", "second"]).SerializeToString())
+    worst = lifted.report.chunks.worst.name
+    blamed = {"first": "Softmax 'small'", "second": "ReduceMax 'max'"}[worst]
+    assert f"{blamed} sees more than its chunk: {worst} differs" in lifted.report.unstreamable
+
+
+def test_an_output_of_another_length_has_no_difference_of_infinity(network):
+    net, y = two_layers(network)
+    net.add("Slice", [y, *(net.const(np.array([n])) for n in (0, 2**40, 0, 2))], ["y"], name="half")
+    lifted = lift(net.model({"x": ["L", "N", 4]}, ["y"]).SerializeToString())
+    assert lifted.report.unstreamable == (
+        "a choice of steps, Slice 'half' sees more than its chunk: y comes in another shape"
+    )
+
+
 def bidirectional_then_forward(network):
     net = network()
     net.recurrent("LSTM", "x", 3, 4, outputs=("Y",), name="both", direction="bidirectional")
