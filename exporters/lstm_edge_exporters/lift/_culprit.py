@@ -31,6 +31,7 @@ _KINDS = {
     "GlobalMaxPool": "a pooling over all time",
     "Softmax": "a softmax over time",
     "InstanceNormalization": "a normalisation over time",
+    "CumSum": "a running sum over time",
     "Pad": "a padding of time",
     "Slice": "a choice of steps",
     "Gather": "a choice of steps",

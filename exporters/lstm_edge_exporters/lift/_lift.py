@@ -13,7 +13,7 @@ from lstm_edge_runtime.manifest import Manifest, StateSpec
 
 from ._axes import data_inputs
 from ._layout import to_layout_0
-from ._manifest import describe_outputs, with_manifest, write_manifest
+from ._manifest import declare_outputs, describe_outputs, with_manifest, write_manifest
 from ._naming import AxisNames, fixed_roles, name_axes
 from ._ort import open_session, to_bytes
 from ._proof import Subject, prove
@@ -121,6 +121,7 @@ def _attempts(fixed: frozenset[str]) -> list[frozenset[str]]:
 def _lift_with(model: ir.Model, proto: onnx.ModelProto, config: LiftConfig, free: frozenset[str]) -> Lifted:
     base = model.clone()
     names = name_axes(base, config.inputs, free)
+    declare_outputs(base)
     known = recognise(base, config.states)
     inputs = {str(value.name) for value in data_inputs(base.graph)}
     result = lift_states(base, batch=names.batch, carry=inputs - {state.input for state in known})
