@@ -10,7 +10,7 @@ from lstm_edge_runtime.manifest import KEY, Manifest, TensorSpec
 
 from ._axes import symbols
 from ._contract import input_specs, output_axes
-from ._ort import open_session, to_bytes
+from ._guard import open_guarded
 from ._proof import Proof, Subject, draw
 from ._roots import evaluate
 
@@ -44,7 +44,7 @@ def _cases(graph: ir.Graph) -> tuple[dict[str, int], dict[str, int]]:
 def describe_outputs(subject: Subject, seed: int) -> tuple[TensorSpec, ...]:
     """Find the outputs' dtypes and axes by running the lifted file at two sets of sizes, and declare them."""
     graph = subject.lifted.graph
-    session = open_session(to_bytes(subject.lifted), "the lifted file")
+    session = open_guarded(subject.lifted, "the lifted file")
     rng, cases = np.random.default_rng(seed), _cases(subject.base.graph)
     runs = []
     for sizes in cases:

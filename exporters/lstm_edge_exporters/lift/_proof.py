@@ -17,8 +17,9 @@ from ._chunks import ChunkRun, chunk_sizes, compare_chunks, moved
 from ._contract import reset_arrays
 from ._culprit import blame, find_culprit
 from ._equality import Equality, Trial, check_equality, check_rows
+from ._guard import open_guarded
 from ._naming import AxisNames
-from ._ort import Session, open_session, to_bytes
+from ._ort import Session, to_bytes
 from ._roles import BATCH, SEQUENCE, axis_roles
 from ._sample import sample_inputs
 
@@ -91,8 +92,8 @@ def prove(subject: Subject, seed: int) -> Proof:
         FileFormatError: onnxruntime does not run the original.
     """
     rng = np.random.default_rng(seed)
-    original = open_session(to_bytes(subject.base), "the original")
-    lifted = open_session(to_bytes(subject.lifted), "the lifted file")
+    original = open_guarded(subject.base, "the original")
+    lifted = open_guarded(subject.lifted, "the lifted file")
     trials = _trials(subject, rng)
     batch = subject.axes_named(subject.names.batch)
     equality = check_equality(original, lifted, trials, subject.rows, batch)

@@ -51,6 +51,26 @@ def test_a_chunk_too_short_for_a_convolution_is_reported(network):
     assert lifted.report.unstreamable != ""
 
 
+def test_a_chunk_that_leaves_a_gru_no_step_is_reported(network):
+    """onnxruntime ends the process at an empty sequence (GRU) or batch (GRU, LSTM)."""
+    net = network()
+    pairs = net.add("Sub", [net.slice("x", 1, 2**40, 0), net.slice("x", 0, -1, 0)])
+    net.recurrent("GRU", pairs, 3, 4, outputs=("Y",), name="gru")
+    net.add("Identity", [net.nodes[-1].output[0]], ["y"])
+    lifted = lift(net.model({"x": ["L", "N", 3]}, ["y"]).SerializeToString())
+    assert "no step or row is left for GRU 'gru'" in lifted.report.unstreamable
+    assert "L=1, N=1" not in lifted.report.equality.exact
+
+
+@pytest.mark.parametrize("operator", ["LSTM", "GRU"])
+def test_a_declared_batch_of_nothing_is_freed(network, operator):
+    net = network()
+    net.recurrent(operator, "x", 3, 4, outputs=("Y",))
+    net.add("Identity", [net.nodes[-1].output[0]], ["y"])
+    lifted = lift(net.model({"x": [5, 0, 3]}, ["y"]).SerializeToString())
+    assert lifted.manifest.inputs[0].axes == ("L", "N", 3)
+
+
 def test_a_mean_over_all_steps_after_the_layer_is_named(network):
     net = network()
     net.recurrent("GRU", "x", 3, 4, outputs=("Y",))
