@@ -19,6 +19,7 @@ from ._ort import open_session, to_bytes
 from ._proof import Subject, prove
 from ._read import read_proto
 from ._recurrent import label, recurrent_nodes, slots, state_shape
+from ._roles import BATCH
 from ._roots import constant
 from ._sample import length_inputs
 from ._stateful import recognise
@@ -124,7 +125,13 @@ def _lift_with(model: ir.Model, proto: onnx.ModelProto, config: LiftConfig, free
     declare_outputs(base)
     known = recognise(base, config.states)
     inputs = {str(value.name) for value in data_inputs(base.graph)}
-    result = lift_states(base, batch=names.batch, carry=inputs - {state.input for state in known})
+    declared = {role: size for role, size in fixed_roles(model).items() if role in free}
+    result = lift_states(
+        base,
+        batch=names.batch,
+        carry=inputs - {state.input for state in known},
+        declared=declared.get(BATCH),
+    )
     left = _left(result, known)
     _refuse(base, result, known, left, config, free)
     subject = Subject(
@@ -132,8 +139,8 @@ def _lift_with(model: ir.Model, proto: onnx.ModelProto, config: LiftConfig, free
         lifted=result.model,
         states=(*known, *result.states),
         names=names,
-        rows=_held_at(base, names),
-        declared={role: size for role, size in fixed_roles(model).items() if role in free},
+        rows=max(_held_at(base, names), result.rows),
+        declared=declared,
         lengths=length_inputs(base.graph),
     )
     outputs = describe_outputs(subject, config.seed)
