@@ -45,8 +45,8 @@ class StateBlocks:
         if self._sets is None:
             self._sets = StateSets(session, self._blocks)
         if self._call is None or any(self._call.inputs[name].shape != shapes[name] for name in shapes):
-            ones = np.ones(self._capacity, dtype=np.int64)
-            feeds = {} if contract.lengths is None else {contract.lengths: ones}
+            lengths = self._core.lengths
+            feeds = {} if lengths is None else {lengths.name: np.ones(self._capacity, lengths.dtype)}
             self._call = BoundCall(session, contract, self._sets, shapes, sizes, feeds)
         return self._call
 

@@ -43,6 +43,11 @@ class Core:
         """The inputs that are neither states nor lengths."""
         return tuple(spec for spec in self.contract.inputs if spec.name != self.contract.lengths)
 
+    @cached_property
+    def lengths(self) -> TensorSpec | None:
+        """The input with each row's count of valid steps, if any."""
+        return next((spec for spec in self.contract.inputs if spec.name == self.contract.lengths), None)
+
     def require_streamable(self) -> None:
         """Raise ``ContractError`` where carried states are missing or would not equal the whole sequence."""
         if reason := self.contract.unstreamable:
@@ -60,9 +65,9 @@ class Core:
             feeds[spec.name] = value
             learn_sizes(spec.name, spec.axes, value.shape, sizes)
         rows, longest = (sizes.get(name or "", 1) for name in (self.contract.batch, self.contract.sequence))
-        valid = as_lengths(lengths, self.contract.lengths, rows, longest)
-        if valid is not None and self.contract.lengths is not None:
-            feeds[self.contract.lengths] = valid
+        valid = as_lengths(lengths, self.lengths, rows, longest)
+        if valid is not None and self.lengths is not None:
+            feeds[self.lengths.name] = valid
         feeds.update(self.start(sizes) if state is None else self.admit(state, sizes))
         outputs, states = self.call(feeds)
         return outputs, State(states, self.identity)

@@ -56,24 +56,26 @@ def as_array(name: str, value: npt.ArrayLike, dtype: str) -> Array:
         return np.ascontiguousarray(array, dtype=wanted).reshape(array.shape)
 
 
-def as_lengths(lengths: npt.ArrayLike | None, name: str | None, rows: int, longest: int) -> Array | None:
-    """Give ``lengths`` as int64 ``(N,)``; None where the file takes none, all full where none came.
+def as_lengths(
+    lengths: npt.ArrayLike | None, spec: TensorSpec | None, rows: int, longest: int
+) -> Array | None:
+    """Give ``lengths (N,)`` in the input's dtype; None where the file takes none, all full where none came.
 
     Raises:
         InputError: the file takes no lengths, or a length is outside 1..L, or there isn't one per row.
     """
-    if name is None:
+    if spec is None:
         if lengths is not None:
             raise InputError("lengths came, but this file takes none; export it with lengths")
         return None
     if lengths is None:
-        return np.full(rows, longest, dtype=np.int64)
-    array = as_array(name, lengths, "int64")
+        return np.full(rows, longest, spec.dtype)
+    array = as_array(spec.name, lengths, "int64")
     if array.shape != (rows,):
-        raise InputError(f"{name} has shape {array.shape}, expected ({rows},): one length per row")
+        raise InputError(f"{spec.name} has shape {array.shape}, expected ({rows},): one length per row")
     if array.min() < 1 or array.max() > longest:
-        raise InputError(f"{name} holds {array.min()}..{array.max()}, expected 1..{longest}")
-    return array
+        raise InputError(f"{spec.name} holds {array.min()}..{array.max()}, expected 1..{longest}")
+    return array.astype(spec.dtype, copy=False)
 
 
 def refuse_not_finite(name: str, array: Array) -> None:

@@ -177,14 +177,14 @@ class StreamBatch:
         """Check everything, call onnxruntime once, and only then change the states of ``ids``."""
         slots = self._slots(ids)
         feeds, sizes = to_graph(self._core, samples, len(slots), step=step)
-        name, steps = self._contract.lengths, sizes.get(self._contract.sequence or "", 1)
-        valid = as_lengths(lengths, name, len(slots), steps)
+        spec, steps = self._core.lengths, sizes.get(self._contract.sequence or "", 1)
+        valid = as_lengths(lengths, spec, len(slots), steps)
         if step and len(slots) == self.capacity:
             return self._tick_all(slots, feeds, sizes)
         if not step:
             expect_blocks(WORKSPACE * steps * self._blocks.nbytes)
-        if name is not None and valid is not None:
-            feeds[name] = valid
+        if spec is not None and valid is not None:
+            feeds[spec.name] = valid
         outputs, states = self._core.call(feeds | self._blocks.gather(slots))
         self._blocks.scatter(slots, states)
         return to_sources(self._contract, outputs, step=step)

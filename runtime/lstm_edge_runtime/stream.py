@@ -215,7 +215,8 @@ class _ShapedCall(BoundCall):
         self.steps = sizes.get(contract.sequence or "", 1)
         if self.steps > 1:
             expect_blocks(WORKSPACE * self.steps * stream._sets.nbytes)
-        feeds = {contract.lengths: np.full(1, self.steps, dtype=np.int64)} if contract.lengths else {}
+        lengths = stream._core.lengths
+        feeds = {} if lengths is None else {lengths.name: np.full(1, self.steps, lengths.dtype)}
         super().__init__(stream._core.session, contract, stream._sets, shapes, sizes, feeds)
         dropped = {contract.batch, contract.sequence if drop_sequence else None} - {None}
         self._views = {

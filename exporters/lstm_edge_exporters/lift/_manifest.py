@@ -76,7 +76,9 @@ def write_manifest(
     lengths = [
         spec.name
         for spec in inputs
-        if spec.name in subject.lengths and spec.dtype == "int64" and spec.axes == (subject.names.batch,)
+        if spec.name in subject.lengths
+        and spec.dtype in ("int32", "int64")
+        and spec.axes == (subject.names.batch,)
     ]
     opset = max(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
     floats = {state.dtype for state in subject.states}

@@ -150,6 +150,26 @@ def test_tokens_and_lengths_are_drawn_as_the_graph_needs_them(network):
     assert lifted.report.unstreamable == ""
 
 
+def test_lengths_of_the_nodes_own_type_serve_the_runtime(network):
+    """ONNX's sequence_lens is int32, and so are the inputs of files that hand it on."""
+    net = network()
+    net.recurrent("LSTM", "x", 3, 4, lengths="steps", outputs=("Y", "Y_h"))
+    net.add("Identity", [net.nodes[-1].output[0]], ["y"])
+    lifted = lift(net.model({"x": ["L", "N", 3], "steps": (6, ["N"])}, ["y"]).SerializeToString())
+    assert lifted.manifest.lengths == "steps"
+    model = load(lifted.model)
+    model.selftest().require()
+    x = np.ones((6, 2, 3), np.float32)
+    outputs, _ = model.run(x, lengths=[6, 2])
+    assert outputs["y"][2:, 0, 0].any()
+    assert not outputs["y"][2:, 0, 1].any()
+    batch, stream = model.streams(2), model.stream()
+    ids = [batch.add(), batch.add()]
+    np.testing.assert_allclose(batch.step(x[0], ids)[0], stream.step(x[0, 0]), rtol=0, atol=1e-6)
+    parts = batch.process({ids[0]: x[1:, 0], ids[1]: x[1:3, 1]})
+    np.testing.assert_allclose(parts[ids[0]], stream.process(x[1:, 0]), rtol=0, atol=1e-6)
+
+
 def test_a_lifted_file_that_computes_something_else_is_not_given(network, monkeypatch):
     """The proof can fail: a wiring that swaps two weights is found out."""
     from lstm_edge_exporters.lift import _states
