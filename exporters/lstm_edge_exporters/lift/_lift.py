@@ -71,7 +71,7 @@ def lift(onnx_file: str | os.PathLike[str] | bytes, config: LiftConfig | None = 
     """
     config = config or LiftConfig()
     proto = read_proto(onnx_file)
-    model = _understand(proto)
+    model, proto = _understand(proto)
     fixed = frozenset() if config.inputs else frozenset(fixed_roles(model))
     for free in _attempts(fixed):
         found = _try_freeing(model, proto, config, free)
@@ -80,8 +80,8 @@ def lift(onnx_file: str | os.PathLike[str] | bytes, config: LiftConfig | None = 
     return _lift_with(model, proto, config, frozenset())
 
 
-def _understand(proto: onnx.ModelProto) -> ir.Model:
-    """Read the graph, functions inlined and ``layout=1`` rewritten, and see that onnxruntime takes it."""
+def _understand(proto: onnx.ModelProto) -> tuple[ir.Model, onnx.ModelProto]:
+    """Read the graph, functions inlined, and see that onnxruntime takes it, ``layout=1`` rewritten."""
     batchwise = any(
         entry.name == "layout" and entry.i for node in proto.graph.node for entry in node.attribute
     )
@@ -97,11 +97,12 @@ def _understand(proto: onnx.ModelProto) -> ir.Model:
             model = InlinePass()(model).model
         if to_layout_0(model):
             content = to_bytes(model)
+            proto = onnx.load_from_string(content)
     except Exception as error:  # onnx-ir raises many kinds for a malformed graph
         raise FileFormatError(f"the graph is malformed: {str(error).splitlines()[0]}") from error
     if batchwise:
         open_session(content, "the file")
-    return model
+    return model, proto
 
 
 def _try_freeing(
@@ -123,7 +124,7 @@ def _lift_with(model: ir.Model, proto: onnx.ModelProto, config: LiftConfig, free
     base = model.clone()
     names = name_axes(base, config.inputs, free)
     declare_outputs(base)
-    known = recognise(base, config.states)
+    known = recognise(base, config.states, names.sequence)
     inputs = {str(value.name) for value in data_inputs(base.graph)}
     declared = {role: size for role, size in fixed_roles(model).items() if role in free}
     result = lift_states(
