@@ -8,7 +8,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
 from lstm_edge_runtime._files import write_bytes
-from lstm_edge_runtime.errors import CheckFailedError, ContractError, FileFormatError
+from lstm_edge_runtime.errors import CheckFailedError, ContractError, FileFormatError, InputError
 from lstm_edge_runtime.manifest import Manifest, StateSpec
 
 from ._axes import data_inputs
@@ -27,6 +27,9 @@ from ._states import LeftAlone, LiftedStates, lift_states
 from .config import LiftConfig, LiftReport
 
 __all__ = ["Lifted", "lift"]
+
+_QUANTISED = "DynamicQuantizeLSTM"
+"""What onnxruntime's dynamic quantiser makes of an LSTM."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,8 @@ def lift(onnx_file: str | os.PathLike[str] | bytes, config: LiftConfig | None = 
         CheckFailedError: the lifted file does not compute what the original does.
     """
     config = config or LiftConfig()
+    if config.seed < 0:
+        raise InputError(f"seed is {config.seed}, expected a whole number from 0")
     proto = read_proto(onnx_file)
     model, proto = _understand(proto)
     fixed = frozenset() if config.inputs else frozenset(fixed_roles(model))
@@ -190,6 +195,11 @@ def _refuse(
         )
     if not result.states and not known:
         nodes = [label(node) for node in recurrent_nodes(model)]
+        if quantised := [label(node) for node in model.graph.all_nodes() if node.op_type == _QUANTISED]:
+            raise ContractError(
+                f"{', '.join(quantised)} is quantised, and its states can't be lifted; lift the float file, "
+                "then quantise that with lstm-edge quantize"
+            )
         reasons = "; ".join(f"{entry.state} of {entry.node}: {entry.reason}" for entry in left)
         raise ContractError(
             f"there is no state to lift: {reasons}"

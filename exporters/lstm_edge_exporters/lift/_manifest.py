@@ -53,8 +53,8 @@ def describe_outputs(subject: Subject, seed: int) -> tuple[TensorSpec, ...]:
             runs.append(session.run({**trial.feeds, **trial.start}))
         except Exception as error:
             raise FileFormatError(
-                f"the file does not run at {trial}; give sizes that it needs with --input NAME=AXES: "
-                f"{str(error).splitlines()[0]}"
+                f"the file does not run at {trial}: {str(error).splitlines()[0]}; "
+                "if it runs at certain sizes only, give them with --input NAME=AXES"
             ) from error
     small, large = runs
     states = {state.output for state in subject.states}

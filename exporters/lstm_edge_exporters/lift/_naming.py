@@ -11,7 +11,9 @@ from lstm_edge_runtime.manifest import Axes
 
 from ._axes import axes_of, data_inputs, symbols
 from ._probing import probe_roles
+from ._recurrent import LENGTHS, recurrent_nodes
 from ._roles import BATCH, SEQUENCE, axis_roles
+from ._roots import constant
 
 __all__ = ["AxisNames", "fixed_roles", "name_axes"]
 
@@ -25,7 +27,15 @@ class AxisNames:
 
 
 def fixed_roles(model: ir.Model) -> dict[str, int]:
-    """Give the sizes of ``batch`` and ``sequence`` where the inputs declare them fixed."""
+    """Give the sizes of ``batch`` and ``sequence`` where the inputs declare them fixed.
+
+    None where a constant ``sequence_lens`` holds both.
+    """
+    if any(
+        len(node.inputs) > LENGTHS and constant(node.inputs[LENGTHS]) is not None
+        for node in recurrent_nodes(model)
+    ):
+        return {}
     return {
         role: size
         for value, roles in axis_roles(model.graph, model).items()

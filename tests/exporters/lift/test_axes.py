@@ -86,7 +86,7 @@ def test_a_name_given_for_an_axis_is_taken_by_the_state_that_shares_it(network):
     net.add("Concat", last, ["stateN"], axis=0)
     net.add("Identity", [y], ["y"])
     model = net.model({"x": ["batch", "samples"], "state": [2, "batch", 4]}, ["y", "stateN"])
-    with pytest.raises(FileFormatError, match=r"does not run at batch=40, samples=47; .*--input NAME=AXES"):
+    with pytest.raises(FileFormatError, match=r"does not run at batch=40, samples=47: .*--input NAME=AXES"):
         lift(model.SerializeToString())
     lifted = lift(model.SerializeToString(), LiftConfig(inputs={"x": ("N", 8)}))
     assert [s.axes for s in lifted.report.recognised] == [(2, "N", 4)]
