@@ -11,7 +11,7 @@ from lstm_edge_runtime.manifest import Manifest
 
 from .cases import Case
 from .lift._chunks import chunk_sizes, compare_chunks
-from .lift._culprit import find_culprit
+from .lift._culprit import blame, find_culprit
 from .verify import Candidate, first_line
 
 __all__ = ["why_unstreamable"]
@@ -63,9 +63,8 @@ def why_unstreamable(
         except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base class
             return f"a chunk of {min(sizes)} step does not run by itself ({first_line(error)})"
         if not found.worst.ok:
-            culprit = find_culprit(model, manifest.states, start, data, axes, sizes, lengths)
-            return (
-                f"{culprit or 'the graph'} sees more than its chunk: {found.worst.name} differs by up to "
-                f"{found.worst.max_abs:.3g}"
+            worst = found.worst
+            return blame(
+                find_culprit(model, manifest.states, start, data, axes, sizes, lengths, worst.name), worst
             )
     return ""

@@ -35,7 +35,13 @@ __all__ = ["command"]
     metavar="INPUT=OUTPUT",
     help="A state that the file has already, where names do not tell. Repeatable.",
 )
-@click.option("--seed", default=0, show_default=True, help="Seed of the data that the proof uses.")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Seed of the data that the proof uses.",
+)
 @json_option
 def command(
     model: Path,

@@ -43,6 +43,11 @@ class Core:
         """The inputs that are neither states nor lengths."""
         return tuple(spec for spec in self.contract.inputs if spec.name != self.contract.lengths)
 
+    @cached_property
+    def lengths(self) -> TensorSpec | None:
+        """The input with each row's count of valid steps, if any."""
+        return next((spec for spec in self.contract.inputs if spec.name == self.contract.lengths), None)
+
     def require_streamable(self) -> None:
         """Raise ``ContractError`` where carried states are missing or would not equal the whole sequence."""
         if reason := self.contract.unstreamable:
@@ -95,9 +100,8 @@ class Core:
 
     def valid_steps(self, lengths: npt.ArrayLike | None, sizes: Mapping[str, int]) -> dict[str, Array]:
         """Give the file's ``lengths`` by name, all full where none came; nothing where it takes none."""
-        spec = next((each for each in self.contract.inputs if each.name == self.contract.lengths), None)
-        valid = as_lengths(lengths, spec, sizes, self.contract.sequence)
-        return {spec.name: valid} if spec is not None and valid is not None else {}
+        valid = as_lengths(lengths, self.lengths, sizes, self.contract.sequence)
+        return {} if self.lengths is None or valid is None else {self.lengths.name: valid}
 
     def start(self, sizes: Mapping[str, int]) -> dict[str, Array]:
         """Give the reset values in arrays of their own; an axis that no input names has size 1."""

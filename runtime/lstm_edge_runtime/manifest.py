@@ -91,7 +91,7 @@ class Manifest(NamedTuple):
     """The whole contract of one artefact."""
 
     inputs: tuple[TensorSpec, ...]
-    """Inputs that are not states, in graph order; ``lengths int64 (N,)`` among them where there is one."""
+    """Inputs that are not states, in graph order; ``lengths`` (int64 or int32 ``(N,)``) is among them."""
     outputs: tuple[TensorSpec, ...]
     states: tuple[StateSpec, ...] = ()
     batch: str | None = "N"

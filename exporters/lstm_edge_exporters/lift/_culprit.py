@@ -1,6 +1,6 @@
 """Finding the node that makes chunks differ from the whole."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,13 +8,14 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from lstm_edge_runtime.manifest import StateSpec
+from lstm_edge_runtime.tolerance import Comparison
 
 from ._chunks import Axis, join, run_chunks
 from ._ort import Session, to_bytes
 from ._recurrent import is_recurrent, is_reversed
 from ._roots import is_data_free
 
-__all__ = ["find_culprit"]
+__all__ = ["blame", "find_culprit"]
 
 Array = npt.NDArray[Any]
 
@@ -30,6 +31,7 @@ _KINDS = {
     "GlobalMaxPool": "a pooling over all time",
     "Softmax": "a softmax over time",
     "InstanceNormalization": "a normalisation over time",
+    "CumSum": "a running sum over time",
     "Pad": "a padding of time",
     "Slice": "a choice of steps",
     "Gather": "a choice of steps",
@@ -44,8 +46,9 @@ def find_culprit(
     axes: Axis,
     sizes: Sequence[int],
     lengths: Sequence[str],
+    output: str,
 ) -> str:
-    """Name the first node whose results differ between chunks and the whole while its operands agree.
+    """Name the first node above ``output`` whose results differ in chunks while its operands agree.
 
     Args:
         model: the lifted graph.
@@ -55,14 +58,14 @@ def find_culprit(
         axes: the inputs' time axes.
         sizes: the chunks.
         lengths: inputs that give each row's count of steps.
+        output: the output that differs.
 
     Returns:
         ``a convolution over time, Conv 'name'``, or ``""`` where every node's results agree.
     """
     copy = model.clone()
-    order = [
-        node for node in copy.graph if not any(is_data_free(value) for value in node.outputs if value.name)
-    ]
+    above = _above(next(value for value in copy.graph.outputs if value.name == output))
+    order = [node for node in _fed_by_data(copy.graph, set(axes)) if node in above]
     watched = list(dict.fromkeys(value for node in order for value in node.outputs if value.name))
     copy.graph.outputs.extend(value for value in watched if not value.is_graph_output())
     session = Session(to_bytes(copy))
@@ -81,13 +84,53 @@ def find_culprit(
         for name, expected in whole.items()
         if _differs(join([part[name] for part in parts], expected), expected)
     }
-    differing.update(lengths)
     for node in order:
         outputs = {value.name for value in node.outputs}
         inputs = {value.name for value in node.inputs if value is not None}
         if outputs & differing and not inputs & differing:
             return f"{_kind(node)}, {node.op_type} {node.name or node.outputs[0].name!r}"
     return ""
+
+
+def blame(culprit: str, worst: Comparison) -> str:
+    """Say which node is to blame, or ``the graph``, and by how much the worst output differs."""
+    reshaped = np.isnan(worst.got) and np.isnan(worst.expected)
+    amount = "comes in another shape" if reshaped else f"differs by up to {worst.max_abs:.3g}"
+    return f"{culprit or 'the graph'} sees more than its chunk: {worst.name} {amount}"
+
+
+def _above(value: ir.Value) -> set[ir.Node]:
+    """Give every node of the main graph that ``value`` depends on."""
+    found: set[ir.Node] = set()
+    waiting = [value]
+    while waiting:
+        node = waiting.pop().producer()
+        if node is not None and node not in found:
+            found.add(node)
+            waiting.extend(_read(node))
+    return found
+
+
+def _fed_by_data(graph: ir.Graph, inputs: set[str]) -> list[ir.Node]:
+    """Give the nodes that the sequence reaches; a carried state and its rows differ as they should."""
+    reached: set[ir.Value] = {value for value in graph.inputs if value.name in inputs}
+    found = []
+    for node in graph:
+        if any(value in reached for value in _read(node)) and not any(
+            is_data_free(value) for value in node.outputs if value.name
+        ):
+            found.append(node)
+            reached.update(node.outputs)
+    return found
+
+
+def _read(node: ir.Node) -> Iterator[ir.Value]:
+    """Give what a node reads, its bodies' captures included."""
+    yield from (value for value in node.inputs if value is not None)
+    for attribute in node.attributes.values():
+        if attribute.type is ir.AttributeType.GRAPH:
+            for inner in ir.traversal.RecursiveGraphIterator(attribute.as_graph()):
+                yield from (value for value in inner.inputs if value is not None)
 
 
 def _kind(node: ir.Node) -> str:

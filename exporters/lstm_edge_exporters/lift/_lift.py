@@ -8,17 +8,18 @@ import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
 from lstm_edge_runtime._files import write_bytes
-from lstm_edge_runtime.errors import CheckFailedError, ContractError, FileFormatError
+from lstm_edge_runtime.errors import CheckFailedError, ContractError, FileFormatError, InputError
 from lstm_edge_runtime.manifest import Manifest, StateSpec
 
 from ._axes import data_inputs
 from ._layout import to_layout_0
-from ._manifest import describe_outputs, with_manifest, write_manifest
+from ._manifest import declare_outputs, describe_outputs, with_manifest, write_manifest
 from ._naming import AxisNames, fixed_roles, name_axes
 from ._ort import open_session, to_bytes
 from ._proof import Subject, prove
 from ._read import read_proto
 from ._recurrent import label, recurrent_nodes, slots, state_shape
+from ._roles import BATCH
 from ._roots import constant
 from ._sample import length_inputs
 from ._stateful import recognise
@@ -26,6 +27,9 @@ from ._states import LeftAlone, LiftedStates, lift_states
 from .config import LiftConfig, LiftReport
 
 __all__ = ["Lifted", "lift"]
+
+_QUANTISED = "DynamicQuantizeLSTM"
+"""What onnxruntime's dynamic quantiser makes of an LSTM."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +73,10 @@ def lift(onnx_file: str | os.PathLike[str] | bytes, config: LiftConfig | None = 
         CheckFailedError: the lifted file does not compute what the original does.
     """
     config = config or LiftConfig()
+    if config.seed < 0:
+        raise InputError(f"seed is {config.seed}, expected a whole number from 0")
     proto = read_proto(onnx_file)
-    model = _understand(proto)
+    model, proto = _understand(proto)
     fixed = frozenset() if config.inputs else frozenset(fixed_roles(model))
     for free in _attempts(fixed):
         found = _try_freeing(model, proto, config, free)
@@ -79,8 +85,8 @@ def lift(onnx_file: str | os.PathLike[str] | bytes, config: LiftConfig | None = 
     return _lift_with(model, proto, config, frozenset())
 
 
-def _understand(proto: onnx.ModelProto) -> ir.Model:
-    """Read the graph, functions inlined and ``layout=1`` rewritten, and see that onnxruntime takes it."""
+def _understand(proto: onnx.ModelProto) -> tuple[ir.Model, onnx.ModelProto]:
+    """Read the graph, functions inlined, and see that onnxruntime takes it, ``layout=1`` rewritten."""
     batchwise = any(
         entry.name == "layout" and entry.i for node in proto.graph.node for entry in node.attribute
     )
@@ -96,11 +102,12 @@ def _understand(proto: onnx.ModelProto) -> ir.Model:
             model = InlinePass()(model).model
         if to_layout_0(model):
             content = to_bytes(model)
+            proto = onnx.load_from_string(content)
     except Exception as error:  # onnx-ir raises many kinds for a malformed graph
         raise FileFormatError(f"the graph is malformed: {str(error).splitlines()[0]}") from error
     if batchwise:
         open_session(content, "the file")
-    return model
+    return model, proto
 
 
 def _try_freeing(
@@ -121,9 +128,16 @@ def _attempts(fixed: frozenset[str]) -> list[frozenset[str]]:
 def _lift_with(model: ir.Model, proto: onnx.ModelProto, config: LiftConfig, free: frozenset[str]) -> Lifted:
     base = model.clone()
     names = name_axes(base, config.inputs, free)
-    known = recognise(base, config.states)
+    declare_outputs(base)
+    known = recognise(base, config.states, names.sequence)
     inputs = {str(value.name) for value in data_inputs(base.graph)}
-    result = lift_states(base, batch=names.batch, carry=inputs - {state.input for state in known})
+    declared = {role: size for role, size in fixed_roles(model).items() if role in free}
+    result = lift_states(
+        base,
+        batch=names.batch,
+        carry=inputs - {state.input for state in known},
+        declared=declared.get(BATCH),
+    )
     left = _left(result, known)
     _refuse(base, result, known, left, config, free)
     subject = Subject(
@@ -131,8 +145,8 @@ def _lift_with(model: ir.Model, proto: onnx.ModelProto, config: LiftConfig, free
         lifted=result.model,
         states=(*known, *result.states),
         names=names,
-        rows=_held_at(base, names),
-        declared={role: size for role, size in fixed_roles(model).items() if role in free},
+        rows=max(_held_at(base, names), result.rows),
+        declared=declared,
         lengths=length_inputs(base.graph),
     )
     outputs = describe_outputs(subject, config.seed)
@@ -181,6 +195,11 @@ def _refuse(
         )
     if not result.states and not known:
         nodes = [label(node) for node in recurrent_nodes(model)]
+        if quantised := [label(node) for node in model.graph.all_nodes() if node.op_type == _QUANTISED]:
+            raise ContractError(
+                f"{', '.join(quantised)} is quantised, and its states can't be lifted; lift the float file, "
+                "then quantise that with lstm-edge quantize"
+            )
         reasons = "; ".join(f"{entry.state} of {entry.node}: {entry.reason}" for entry in left)
         raise ContractError(
             f"there is no state to lift: {reasons}"

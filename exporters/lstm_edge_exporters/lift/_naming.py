@@ -9,8 +9,11 @@ from onnx_ir.passes.common import ShapeInferencePass
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Axes
 
-from ._axes import axes_of, data_inputs
+from ._axes import axes_of, data_inputs, symbols
+from ._probing import probe_roles
+from ._recurrent import LENGTHS, recurrent_nodes
 from ._roles import BATCH, SEQUENCE, axis_roles
+from ._roots import constant
 
 __all__ = ["AxisNames", "fixed_roles", "name_axes"]
 
@@ -24,7 +27,15 @@ class AxisNames:
 
 
 def fixed_roles(model: ir.Model) -> dict[str, int]:
-    """Give the sizes of ``batch`` and ``sequence`` where the inputs declare them fixed."""
+    """Give the sizes of ``batch`` and ``sequence`` where the inputs declare them fixed.
+
+    None where a constant ``sequence_lens`` holds both.
+    """
+    if any(
+        len(node.inputs) > LENGTHS and constant(node.inputs[LENGTHS]) is not None
+        for node in recurrent_nodes(model)
+    ):
+        return {}
     return {
         role: size
         for value, roles in axis_roles(model.graph, model).items()
@@ -38,7 +49,7 @@ def name_axes(model: ir.Model, given: Mapping[str, Axes], free: frozenset[str]) 
 
     Names that the file has are kept. An axis without one is ``N`` or ``L`` where a recurrent node tells that
     it is the batch or the time, else by its place: the first is the batch, the second of three or more the
-    time.
+    time. Where the file's own names are left and the graph does not tell, running it does.
 
     Args:
         model: the graph.
@@ -51,7 +62,7 @@ def name_axes(model: ir.Model, given: Mapping[str, Axes], free: frozenset[str]) 
     _take_given(model.graph, given)
     roles = axis_roles(model.graph, model)
     names = {BATCH: _known(roles, BATCH) or "N", SEQUENCE: _known(roles, SEQUENCE) or "L"}
-    freed = False
+    freed = guessed = False
     for value in data_inputs(model.graph):
         shape = value.shape
         if shape is None or value.name in given:
@@ -64,18 +75,30 @@ def name_axes(model: ir.Model, given: Mapping[str, Axes], free: frozenset[str]) 
                     shape[axis] = names[role]
                     freed = True
             elif size.value is None:
+                guessed |= not told
                 role = role or (None if told else _by_place(axis, len(shape)))
                 shape[axis] = names[role] if role else f"{value.name}_{axis}"
     if freed or given:
         _forget_shapes(model)
     _infer(model)
-    bound = {
-        axis.value
-        for value in data_inputs(model.graph)
-        for axis in value.shape or ()
-        if not isinstance(axis, int)
-    }
+    bound = set(symbols(model.graph))
+    if bound and (guessed or not bound >= set(names.values())):
+        names = _corrected(model, names, probe_roles(model))
     return AxisNames(*(names[role] if names[role] in bound else None for role in (BATCH, SEQUENCE)))
+
+
+def _corrected(model: ir.Model, names: dict[str, str], probed: Mapping[str, str]) -> dict[str, str]:
+    """Take the names that running the graph tells; swap N and L where the guess was the reverse."""
+    if names == {BATCH: "N", SEQUENCE: "L"} and probed == {BATCH: "L", SEQUENCE: "N"}:
+        for value in data_inputs(model.graph):
+            for axis, name in enumerate(axes_of(value)):
+                if value.shape is not None and name in ("N", "L"):
+                    value.shape[axis] = "L" if name == "N" else "N"
+        _forget_shapes(model)
+        _infer(model)
+        return names
+    others = set(probed.values())
+    return {role: probed.get(role) or ("" if name in others else name) for role, name in names.items()}
 
 
 def _by_place(axis: int, rank: int) -> str | None:
@@ -85,14 +108,27 @@ def _by_place(axis: int, rank: int) -> str | None:
 
 
 def _take_given(graph: ir.Graph, given: Mapping[str, Axes]) -> None:
+    """Declare the inputs as given; other inputs that share an axis by its old name take the new one."""
     inputs = {str(value.name): value for value in data_inputs(graph)}
+    renamed: dict[str, int | str] = {}
     for name, axes in given.items():
         if name not in inputs:
             raise InputError(f"no input {name!r}; the inputs are {', '.join(inputs)}")
-        shape = inputs[name].shape
-        if shape is not None and len(shape) != len(axes):
-            raise InputError(f"input {name} has {len(shape)} axes, {len(axes)} were given: {axes}")
+        old = axes_of(inputs[name])
+        if inputs[name].shape is not None and len(old) != len(axes):
+            raise InputError(f"input {name} has {len(old)} axes, {len(axes)} were given: {axes}")
+        for axis in axes:
+            if (isinstance(axis, str) and axes.count(axis) > 1) or (isinstance(axis, int) and axis < 1):
+                raise InputError(
+                    f"input {name} was given the axes {axes}: sizes are from 1, and no two names are the same"
+                )
+        renamed |= {was: axis for was, axis in zip(old, axes, strict=False) if isinstance(was, str)}
         inputs[name].shape = ir.Shape(axes)
+    for name, value in inputs.items():
+        if name not in given and value.shape is not None:
+            for place, axis in enumerate(axes_of(value)):
+                if axis in renamed:
+                    value.shape[place] = renamed[str(axis)]
 
 
 def _known(roles: Mapping[ir.Value, Mapping[int, str]], role: str) -> str | None:

@@ -15,10 +15,11 @@ from lstm_edge_runtime.tolerance import compare
 from ._axes import axes_of, data_inputs, sizes_for
 from ._chunks import ChunkRun, chunk_sizes, compare_chunks, moved
 from ._contract import reset_arrays
-from ._culprit import find_culprit
+from ._culprit import blame, find_culprit
 from ._equality import Equality, Trial, check_equality, check_rows
+from ._guard import open_guarded
 from ._naming import AxisNames
-from ._ort import Session, open_session, to_bytes
+from ._ort import Session, to_bytes
 from ._roles import BATCH, SEQUENCE, axis_roles
 from ._sample import sample_inputs
 
@@ -91,8 +92,8 @@ def prove(subject: Subject, seed: int) -> Proof:
         FileFormatError: onnxruntime does not run the original.
     """
     rng = np.random.default_rng(seed)
-    original = open_session(to_bytes(subject.base), "the original")
-    lifted = open_session(to_bytes(subject.lifted), "the lifted file")
+    original = open_guarded(subject.base, "the original")
+    lifted = open_guarded(subject.lifted, "the lifted file")
     trials = _trials(subject, rng)
     batch = subject.axes_named(subject.names.batch)
     equality = check_equality(original, lifted, trials, subject.rows, batch)
@@ -178,17 +179,14 @@ def _chunks(subject: Subject, lifted: Session, rng: np.random.Generator) -> tupl
     found = max(runs, key=lambda each: each.worst.ratio)
     if found.worst.ok:
         return found, ""
+    worst = found.worst
     try:
         culprit = find_culprit(
-            subject.lifted, subject.states, trial.start, data, axes, found.sizes, subject.lengths
+            subject.lifted, subject.states, trial.start, data, axes, found.sizes, subject.lengths, worst.name
         )
     except Exception:  # noqa: BLE001  values between nodes may be no tensors (sequences), which it can't watch
         culprit = ""
-    worst = found.worst
-    return found, (
-        f"{culprit or 'the graph'} sees more than its chunk: "
-        f"{worst.name} differs by up to {worst.max_abs:.3g}"
-    )
+    return found, blame(culprit, worst)
 
 
 def _golden(

@@ -29,10 +29,12 @@ def read_proto(source: str | os.PathLike[str] | bytes) -> onnx.ModelProto:
     else:
         path = Path(source)
         if not path.is_file():
-            raise NotFoundError(
-                f"{path} is {'a folder' if path.is_dir() else 'not there'}, expected an .onnx file"
-            )
-        name, content, folder = str(path), path.read_bytes(), path.resolve().parent
+            found = "a folder" if path.is_dir() else "no plain file" if path.exists() else "not there"
+            raise NotFoundError(f"{path} is {found}, expected an .onnx file")
+        try:
+            name, content, folder = str(path), path.read_bytes(), path.resolve().parent
+        except OSError as error:
+            raise InputError(f"{path} can't be read: {error.strerror}") from error
     model = onnx.ModelProto()
     try:
         model.ParseFromString(content)

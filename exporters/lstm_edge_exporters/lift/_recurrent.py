@@ -5,9 +5,20 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-__all__ = ["Slot", "is_recurrent", "is_reversed", "label", "recurrent_nodes", "slots", "state_shape"]
+__all__ = [
+    "LENGTHS",
+    "Slot",
+    "is_recurrent",
+    "is_reversed",
+    "label",
+    "recurrent_nodes",
+    "slots",
+    "state_shape",
+]
 
 _OPERATORS = ("LSTM", "GRU", "RNN")
+LENGTHS = 4
+"""``sequence_lens``'s place among a recurrent node's inputs."""
 _SLOTS = {"h": (5, 1), "c": (6, 2)}
 """A state's place among the inputs (``initial_h``, ``initial_c``) and the outputs (``Y_h``, ``Y_c``)."""
 

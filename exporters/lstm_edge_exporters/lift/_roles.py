@@ -13,10 +13,11 @@ BATCH, SEQUENCE = "batch", "sequence"
 
 # fmt: off
 _ELEMENTWISE = (
-    "Abs", "Add", "BatchNormalization", "Cast", "Clip", "Div", "Dropout",
-    "Elu", "Gelu", "HardSigmoid", "Identity", "LayerNormalization", "LeakyRelu", "Log",
-    "LogSoftmax", "MatMul", "Mul", "Pow", "PRelu", "Relu", "Selu",
-    "Sigmoid", "Softmax", "Softplus", "Sqrt", "Sub", "Tanh", "ThresholdedRelu",
+    "Abs", "Add", "BatchNormalization", "Cast", "Clip", "CumSum", "Div", "Dropout",
+    "Elu", "Gelu", "GroupNormalization", "HardSigmoid", "Identity", "InstanceNormalization",
+    "LayerNormalization", "LeakyRelu", "Log", "LogSoftmax", "MatMul", "Mul", "Neg", "Pad", "Pow", "PRelu",
+    "Relu", "ReverseSequence", "Selu", "Sigmoid", "Slice", "Softmax", "Softplus", "Split", "Sqrt", "Sub",
+    "Tanh", "ThresholdedRelu",
 )
 # fmt: on
 """Operators whose first data operand has the batch and time where the result has them."""
@@ -82,11 +83,22 @@ def _back(node: ir.Node, value: ir.Value, roles: dict[int, str]) -> tuple[ir.Val
         moved = dict(enumerate(order)) if order else {}
     elif node.op_type == "Gather" and len(node.inputs) > 1 and node.inputs[1] is source:
         moved = {axis: axis for axis in roles}
+    elif node.op_type == "Gather":
+        moved = _picked(node, roles)
     elif node.op_type in ("Squeeze", "Unsqueeze"):
         moved = _resized(node, roles)
     else:
         return None
     return source, {moved[axis]: role for axis, role in roles.items() if axis in moved}
+
+
+def _picked(node: ir.Node, roles: dict[int, str]) -> dict[int, int]:
+    """Map axes of the result of a Gather with constant indices to its first operand's."""
+    picked, axis = constant(node.inputs[1]), node.attributes.get_int("axis", 0) or 0
+    if picked is None or axis < 0:
+        return {}
+    new = range(axis, axis + picked.ndim)
+    return {place: place - picked.ndim + 1 if place >= axis else place for place in roles if place not in new}
 
 
 def _resized(node: ir.Node, roles: dict[int, str]) -> dict[int, int]:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from ._guard import guard
 from ._ort import Session, to_bytes
 from ._recurrent import recurrent_nodes, slots
 from ._sample import sample_inputs
@@ -84,7 +85,7 @@ def evaluate(
         if slot.initial is not None:
             slot.node.replace_input_with(slot.input, None)
     RemoveUnusedNodesPass()(copy)
-    session = Session(to_bytes(copy))
+    session = Session(to_bytes(guard(copy)))
     found = []
     for sizes in cases:
         feeds = sample_inputs(copy.graph, sizes, np.random.default_rng(0), min(sizes.values(), default=1))

@@ -10,14 +10,12 @@ import onnx_ir as ir
 from lstm_edge_runtime.errors import InputError
 
 from ._axes import axes_of, data_inputs
-from ._recurrent import is_recurrent
+from ._recurrent import LENGTHS, is_recurrent
 
 __all__ = ["length_inputs", "sample_inputs"]
 
 Array = npt.NDArray[Any]
 
-_LENGTHS = 4
-"""``sequence_lens``'s place among a recurrent node's inputs."""
 _THROUGH = ("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Clip")
 
 
@@ -36,7 +34,11 @@ def sample_inputs(
     feeds = {}
     for value in data_inputs(graph):
         if value.dtype is None or value.shape is None:
-            raise InputError(f"input {value.name!r} declares no dtype or no shape; declare both in the file")
+            raise InputError(
+                f"input {value.name!r} declares no shape; give its axes: --input {value.name}=N,L,8"
+                if value.shape is None
+                else f"input {value.name!r} declares no dtype; declare it in the file"
+            )
         shape = [axis if isinstance(axis, int) else sizes[axis] for axis in axes_of(value)]
         dtype = value.dtype.numpy()
         if value.name in lengths:
@@ -62,7 +64,7 @@ def length_inputs(graph: ir.Graph) -> tuple[str, ...]:
         for value in data_inputs(graph)
         if value.dtype is not None
         and value.dtype.is_integer()
-        and any(is_recurrent(node) and place == _LENGTHS for node, place in _readers(value))
+        and any(is_recurrent(node) and place == LENGTHS for node, place in _readers(value))
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 
 import onnx_ir as ir
 
+from lstm_edge_runtime._axes import describe
 from lstm_edge_runtime._pairing import pair_states
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import StateSpec, TensorSpec
@@ -29,31 +30,31 @@ _LAYOUT = (
 _LAYOUT_OPERATORS = (*_LAYOUT, "Unsqueeze")
 
 
-def recognise(model: ir.Model, named: Mapping[str, str]) -> tuple[StateSpec, ...]:
+def recognise(model: ir.Model, named: Mapping[str, str], sequence: str | None) -> tuple[StateSpec, ...]:
     """Pair the state inputs of a graph with the outputs that continue them.
 
     First as ``named``; then by the graph: an input that recurrent nodes start from and the one output that
-    their last states lead to; then by well-known names and shapes.
+    their last states lead to; then by well-known names and shapes, where no axis is time (``sequence``).
 
     Raises:
-        InputError: ``named`` names what the graph does not have.
+        InputError: ``named`` names what the graph does not have, one output twice, or a pair whose dtypes or
+            shapes differ.
         ContractError: several outputs could continue a state.
     """
     graph = model.graph
     inputs = {str(value.name): value for value in data_inputs(graph)}
     outputs = {str(value.name): value for value in graph.outputs}
-    for entering, leaving in named.items():
-        if entering not in inputs or leaving not in outputs:
-            raise InputError(
-                f"states pair {entering!r} with {leaving!r}; the inputs are {', '.join(inputs)}, "
-                f"the outputs {', '.join(outputs)}"
-            )
+    _check_named(named, inputs, outputs)
     pairs = dict(named)
     for entering, leaving in _by_graph(model):
         if entering not in pairs and leaving not in pairs.values():
             pairs[entering] = leaving
     rest = [
-        [TensorSpec(name, _dtype(value), axes_of(value)) for name, value in side.items() if name not in taken]
+        [
+            TensorSpec(name, _dtype(value), axes_of(value))
+            for name, value in side.items()
+            if name not in taken and (sequence is None or sequence not in axes_of(value))
+        ]
         for side, taken in ((inputs, set(pairs)), (outputs, set(pairs.values())))
     ]
     for one, other in pair_states(rest[0], rest[1]):
@@ -63,6 +64,25 @@ def recognise(model: ir.Model, named: Mapping[str, str]) -> tuple[StateSpec, ...
         for name, value in inputs.items()
         if name in pairs
     )
+
+
+def _check_named(
+    named: Mapping[str, str], inputs: Mapping[str, ir.Value], outputs: Mapping[str, ir.Value]
+) -> None:
+    for entering, leaving in named.items():
+        if entering not in inputs or leaving not in outputs:
+            raise InputError(
+                f"states pair {entering!r} with {leaving!r}; the inputs are {', '.join(inputs)}, "
+                f"the outputs {', '.join(outputs)}"
+            )
+        before, after = inputs[entering], outputs[leaving]
+        if _dtype(before) != _dtype(after) or not _alike(before, after):
+            raise InputError(
+                f"states pair {entering} {_dtype(before)} {describe(axes_of(before))} with "
+                f"{leaving} {_dtype(after)} {describe(axes_of(after))}; a state leaves as it enters"
+            )
+        if list(named.values()).count(leaving) > 1:
+            raise InputError(f"states pair several inputs with {leaving!r}; give each an output of its own")
 
 
 def _by_graph(model: ir.Model) -> Iterator[tuple[str, str]]:

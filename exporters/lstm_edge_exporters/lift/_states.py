@@ -49,6 +49,8 @@ class LiftedStates:
     model: ir.Model
     states: tuple[StateSpec, ...]
     left: tuple[LeftAlone, ...]
+    rows: int
+    """The batch size that an initial state held the graph at; 1 where none did."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ def lift_states(
     batch: str | None = "N",
     reverse: bool = False,
     carry: Collection[str] = (),
+    declared: int | None = None,
     naming: Naming = default_naming,
 ) -> LiftedStates:
     """Give a copy of ``model`` in which every state that is constant in all but the batch size is an input.
@@ -82,6 +85,8 @@ def lift_states(
         batch: the name of the batch axis; None where the graph has none and N is 1.
         reverse: lift nodes that read time backwards too. Their states can't be carried from chunk to chunk.
         carry: inputs that no output continues; where nodes start from one, it gets its output.
+        declared: the size that the batch axis had before it was freed; states that can only be computed at
+            it, as a constant of so many rows that is expanded, are computed at it.
         naming: names the states; called once with the groups in graph order.
 
     Returns:
@@ -89,7 +94,8 @@ def lift_states(
     """
     model = model.clone()
     places, left = _sort_out(model, reverse, carry)
-    states, failed = _plan(model, places, batch)
+    held = {batch: declared} if batch is not None and declared is not None else {}
+    states, failed, rows = _plan(model, places, batch, held)
     names = Names(model)
     written = []
     chosen = naming([state.group for state in states])
@@ -98,7 +104,7 @@ def lift_states(
     RemoveUnusedNodesPass()(model)
     _drop_unused_defaults(model.graph)
     model.graph.sort()
-    return LiftedStates(model, tuple(written), (*left, *failed))
+    return LiftedStates(model, tuple(written), (*left, *failed), rows)
 
 
 def _sort_out(model: ir.Model, reverse: bool, carry: Collection[str]) -> tuple[list[Place], list[LeftAlone]]:
@@ -128,20 +134,22 @@ def _sort_out(model: ir.Model, reverse: bool, carry: Collection[str]) -> tuple[l
 
 
 def _plan(
-    model: ir.Model, places: Sequence[Place], batch: str | None
-) -> tuple[list[_State], list[LeftAlone]]:
-    """Group the places and find each state's dtype, axes and reset value."""
+    model: ir.Model, places: Sequence[Place], batch: str | None, held: dict[str, int]
+) -> tuple[list[_State], list[LeftAlone], int]:
+    """Group the places and find each state's dtype, axes and reset value, and the rows that held them."""
     small, large = _two_cases(model.graph)
+    rows = 1
     at_small: dict[ir.Value, Array] = {}
     at_large: dict[ir.Value, Array] = {}
     computed, failed = [], []
     for place in places:
         try:
-            found = evaluate(model, _operands(place), (small, large))
+            found, alone = _compute(model, _operands(place), (small, large), held)
         except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base class
             failed.append(_failed(place, f"it can't be computed: {str(error).splitlines()[0]}"))
             continue
         computed.append(place)
+        rows = max(rows, alone)
         at_small |= found[0]
         at_large |= found[1]
     paths = {place: _path(place, at_small) for place in computed}
@@ -152,7 +160,22 @@ def _plan(
             failed += [_failed(place, state) for place in group.places]
         else:
             states.append(state)
-    return states, failed
+    return states, failed, rows
+
+
+def _compute(
+    model: ir.Model,
+    values: Sequence[ir.Value],
+    cases: tuple[dict[str, int], dict[str, int]],
+    held: dict[str, int],
+) -> tuple[list[dict[ir.Value, Array]], int]:
+    """Evaluate ``values``, at the batch size of ``held`` where others do not do; gives that size too."""
+    try:
+        return evaluate(model, values, cases), 1
+    except Exception:
+        if not held:
+            raise
+        return evaluate(model, values, [case | held for case in cases]), max(held.values())
 
 
 def _operands(place: Place) -> list[ir.Value]:

@@ -102,7 +102,12 @@ def _record(model: Model, case: Case) -> Golden:
         reset = np.asarray(spec.reset, spec.dtype)
         inputs[spec.input] = np.ascontiguousarray(np.broadcast_to(reset, state[spec.input].shape))
     manifest = model.manifest
-    if manifest is not None and manifest.lengths:
-        inputs[manifest.lengths] = np.array([_steps(manifest, case)], dtype=np.int64)
+    if manifest is not None:
+        steps = _steps(manifest, case)
+        inputs |= {
+            given.name: np.array([steps], given.dtype)
+            for given in manifest.inputs
+            if given.name == manifest.lengths
+        }
     found = {**outputs, **{spec.output: state[spec.input] for spec in model.states}}
     return Golden(inputs, found, dict.fromkeys(found, 0.0))

@@ -51,6 +51,26 @@ def test_a_chunk_too_short_for_a_convolution_is_reported(network):
     assert lifted.report.unstreamable != ""
 
 
+def test_a_chunk_that_leaves_a_gru_no_step_is_reported(network):
+    """onnxruntime ends the process at an empty sequence (GRU) or batch (GRU, LSTM)."""
+    net = network()
+    pairs = net.add("Sub", [net.slice("x", 1, 2**40, 0), net.slice("x", 0, -1, 0)])
+    net.recurrent("GRU", pairs, 3, 4, outputs=("Y",), name="gru")
+    net.add("Identity", [net.nodes[-1].output[0]], ["y"])
+    lifted = lift(net.model({"x": ["L", "N", 3]}, ["y"]).SerializeToString())
+    assert "no step or row is left for GRU 'gru'" in lifted.report.unstreamable
+    assert "L=1, N=1" not in lifted.report.equality.exact
+
+
+@pytest.mark.parametrize("operator", ["LSTM", "GRU"])
+def test_a_declared_batch_of_nothing_is_freed(network, operator):
+    net = network()
+    net.recurrent(operator, "x", 3, 4, outputs=("Y",))
+    net.add("Identity", [net.nodes[-1].output[0]], ["y"])
+    lifted = lift(net.model({"x": [5, 0, 3]}, ["y"]).SerializeToString())
+    assert lifted.manifest.inputs[0].axes == ("L", "N", 3)
+
+
 def test_a_mean_over_all_steps_after_the_layer_is_named(network):
     net = network()
     net.recurrent("GRU", "x", 3, 4, outputs=("Y",))
@@ -58,6 +78,43 @@ def test_a_mean_over_all_steps_after_the_layer_is_named(network):
     net.add("ReduceMean", [y], ["y"], name="mean", axes=[0], keepdims=0)
     lifted = lift(net.model({"x": ["L", "N", 3]}, ["y"]).SerializeToString())
     assert lifted.report.unstreamable.startswith("a reduction over time, ReduceMean 'mean'")
+
+
+def two_layers(network):
+    """PyTorch's two layers, whose states are the rows of one tensor; gives the last layer's sequence."""
+    net = network()
+    y, root = "x", net.zeros("x", -2, 1, -4)
+    for layer in range(2):
+        row = net.slice(root, layer, layer + 1, 0)
+        y = net.squeeze(net.recurrent("GRU", y, 4, 4, h=row, outputs=("Y",))[0], 1)
+    return net, y
+
+
+def test_the_rows_of_a_carried_state_are_not_blamed(network):
+    net, y = two_layers(network)
+    net.add("ReduceMax", [y], ["y"], name="max", axes=[0], keepdims=0)
+    lifted = lift(net.model({"x": ["L", "N", 4]}, ["y"]).SerializeToString())
+    assert [s.axes for s in lifted.report.lifted] == [(2, "N", 4)]
+    assert lifted.report.unstreamable.startswith("a reduction over time, ReduceMax 'max'")
+
+
+def test_only_a_node_above_the_output_that_differs_most_is_blamed(network):
+    net, y = two_layers(network)
+    net.add("Mul", [net.add("Softmax", [y], axis=0, name="small"), net.const(np.float32(1e-3))], ["first"])
+    net.add("ReduceMax", [y], ["second"], name="max", axes=[0], keepdims=0)
+    lifted = lift(net.model({"x": ["L", "N", 4]}, ["first", "second"]).SerializeToString())
+    worst = lifted.report.chunks.worst.name
+    blamed = {"first": "Softmax 'small'", "second": "ReduceMax 'max'"}[worst]
+    assert f"{blamed} sees more than its chunk: {worst} differs" in lifted.report.unstreamable
+
+
+def test_an_output_of_another_length_has_no_difference_of_infinity(network):
+    net, y = two_layers(network)
+    net.add("Slice", [y, *(net.const(np.array([n])) for n in (0, 2**40, 0, 2))], ["y"], name="half")
+    lifted = lift(net.model({"x": ["L", "N", 4]}, ["y"]).SerializeToString())
+    assert lifted.report.unstreamable == (
+        "a choice of steps, Slice 'half' sees more than its chunk: y comes in another shape"
+    )
 
 
 def bidirectional_then_forward(network):
@@ -91,6 +148,26 @@ def test_tokens_and_lengths_are_drawn_as_the_graph_needs_them(network):
     assert lifted.manifest.lengths == "lengths"
     assert lifted.manifest.golden.inputs["tokens"].max() < 7
     assert lifted.report.unstreamable == ""
+
+
+def test_lengths_of_the_nodes_own_type_serve_the_runtime(network):
+    """ONNX's sequence_lens is int32, and so are the inputs of files that hand it on."""
+    net = network()
+    net.recurrent("LSTM", "x", 3, 4, lengths="steps", outputs=("Y", "Y_h"))
+    net.add("Identity", [net.nodes[-1].output[0]], ["y"])
+    lifted = lift(net.model({"x": ["L", "N", 3], "steps": (6, ["N"])}, ["y"]).SerializeToString())
+    assert lifted.manifest.lengths == "steps"
+    model = load(lifted.model)
+    model.selftest().require()
+    x = np.ones((6, 2, 3), np.float32)
+    outputs, _ = model.run(x, lengths=[6, 2])
+    assert outputs["y"][2:, 0, 0].any()
+    assert not outputs["y"][2:, 0, 1].any()
+    batch, stream = model.streams(2), model.stream()
+    ids = [batch.add(), batch.add()]
+    np.testing.assert_allclose(batch.step(x[0], ids)[0], stream.step(x[0, 0]), rtol=0, atol=1e-6)
+    parts = batch.process({ids[0]: x[1:, 0], ids[1]: x[1:3, 1]})
+    np.testing.assert_allclose(parts[ids[0]], stream.process(x[1:, 0]), rtol=0, atol=1e-6)
 
 
 def test_a_lifted_file_that_computes_something_else_is_not_given(network, monkeypatch):

@@ -6,9 +6,9 @@ import numpy as np
 import onnx
 import pytest
 
-from lstm_edge_exporters.lift import lift
+from lstm_edge_exporters.lift import LiftConfig, lift
 from lstm_edge_runtime import load
-from lstm_edge_runtime.errors import FileFormatError, InputError, LstmEdgeError, NotFoundError
+from lstm_edge_runtime.errors import ContractError, FileFormatError, InputError, LstmEdgeError, NotFoundError
 
 
 @pytest.fixture
@@ -88,12 +88,37 @@ def test_a_file_that_onnxruntime_refuses_is_refused_with_its_reason(model):
 
 
 def test_input_axes_that_do_not_fit_are_refused(model):
-    from lstm_edge_exporters.lift import LiftConfig
-
     with pytest.raises(InputError, match="no input 'z'; the inputs are x"):
         lift(model.SerializeToString(), LiftConfig(inputs={"z": ("N",)}))
     with pytest.raises(InputError, match="3 axes, 2 were given"):
         lift(model.SerializeToString(), LiftConfig(inputs={"x": ("N", "L")}))
+
+
+def test_an_input_without_a_shape_is_asked_for_and_taken(model):
+    model.graph.input[0].type.tensor_type.ClearField("shape")
+    with pytest.raises(InputError, match="declares no shape; give its axes: --input x=N,L,8"):
+        lift(model.SerializeToString())
+    lifted = lift(model.SerializeToString(), LiftConfig(inputs={"x": ("L", "N", 3)}))
+    assert lifted.manifest.inputs[0].axes == ("L", "N", 3)
+
+
+def test_a_seed_below_0_is_refused(model):
+    with pytest.raises(InputError, match="seed is -1"):
+        lift(model.SerializeToString(), LiftConfig(seed=-1))
+
+
+def test_a_device_is_said_to_be_no_plain_file():
+    with pytest.raises(NotFoundError, match="/dev/null is no plain file"):
+        lift("/dev/null")
+
+
+def test_a_quantised_layer_is_named_with_the_way_round(model, tmp_path):
+    from onnxruntime.quantization import quantize_dynamic
+
+    onnx.save(model, tmp_path / "m.onnx")
+    quantize_dynamic(tmp_path / "m.onnx", tmp_path / "q.onnx")
+    with pytest.raises(ContractError, match=r"DynamicQuantizeLSTM .* is quantised.*lift the float file"):
+        lift(tmp_path / "q.onnx")
 
 
 def test_damaged_bytes_never_give_a_traceback_or_more_than_one_line(model, capfd):

@@ -113,6 +113,25 @@ def test_a_file_of_pytorchs_deprecated_exporter(kind, layers, dynamic):
     np.testing.assert_allclose(np.concatenate(parts, axis=1), expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+def test_a_batch_of_four_that_pytorchs_deprecated_exporter_expands_is_freed(kind):
+    """It expands a constant (1, 4, 6), which no other batch size fits."""
+    torch.manual_seed(0)
+    module, buffer = _Tagger(kind).eval(), io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(module, (torch.zeros(4, 9, 5),), buffer, dynamo=False, input_names=["x"])
+    lifted = lift(buffer.getvalue())
+    assert lifted.report.freed == ("batch", "sequence")
+    assert lifted.report.equality.exact[:2] == ("N=4, L=9", "N=4, L=1")
+    assert lifted.report.equality.by_rows == ("N=12, L=8", "N=8, L=33")
+    x = torch.randn(3, 14, 5)
+    with torch.no_grad():
+        expected = module(x).numpy()
+    outputs, _ = load(lifted.model).run(x.numpy())
+    np.testing.assert_allclose(next(iter(outputs.values())), expected, rtol=0, atol=1e-6)
+
+
 def test_axes_that_the_graph_does_not_tell_are_named_by_the_caller(network):
     net = network()
     x = net.add("Reshape", ["frames", net.const(np.array([0, 0, 6]))])

@@ -137,6 +137,17 @@ def test_a_fixed_input_shape_is_freed_where_nothing_else_holds_it(network):
     assert lifted.manifest.outputs[0].axes == ("N", 2)
 
 
+@pytest.mark.parametrize("steps", [[5, 5], [5, 3]])
+def test_lengths_that_are_constants_hold_the_shape(network, steps):
+    """A freed sequence would still end at step 5, and no shorter chunk would run."""
+    net = network()
+    lengths = net.const(np.array(steps, np.int32))
+    y, *_ = net.recurrent("GRU", "x", 3, 4, lengths=lengths, outputs=("Y",))
+    lifted = lift(net.model({"x": [5, 2, 3]}, [y]).SerializeToString())
+    assert lifted.report.freed == ()
+    assert lifted.manifest.inputs[0].axes == (5, 2, 3)
+
+
 def test_a_fixed_shape_that_the_graph_needs_stays_fixed(network):
     """Flattening all steps fixes L; flattening the batch away fixes N."""
     net = network()

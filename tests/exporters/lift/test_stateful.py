@@ -86,6 +86,61 @@ def test_states_named_by_the_caller_are_taken(network):
         lift(model, LiftConfig(states={"summ": "total"}))
 
 
+@pytest.mark.parametrize(
+    ("states", "message"),
+    [
+        ({"h": "hn", "c": "hn"}, "several inputs with 'hn'"),
+        ({"h": "y"}, r"h float32 \(1, N, 4\) with y float32 \(L, 1, N, 4\); a state leaves as it enters"),
+    ],
+)
+def test_states_that_the_caller_pairs_wrongly_are_refused(network, states, message):
+    model = stateful(network, ("h", "c"), ("hn", "cn")).SerializeToString()
+    with pytest.raises(InputError, match=message):
+        lift(model, LiftConfig(states=states))
+
+
+def test_a_sequence_that_is_called_like_a_state_is_none(network):
+    """A decoder's input is often another network's ``hidden``."""
+    net = network()
+    net.recurrent("GRU", "hidden", 4, 4, outputs=("Y",))
+    net.add("Squeeze", [net.nodes[-1].output[0], net.const(np.array([1]))], ["hidden_out"])
+    lifted = lift(net.model({"hidden": ["L", "N", 4]}, ["hidden_out"]).SerializeToString())
+    assert lifted.report.recognised == ()
+    assert [spec.name for spec in lifted.manifest.inputs] == ["hidden"]
+
+
+def test_states_of_a_batch_first_node_are_recognised(network):
+    """onnxruntime does not run ``layout=1``, so the file is written with it rewritten."""
+    net = network()
+    net.recurrent("LSTM", "x", 3, 4, h="h", c="c", outputs=("Y", "Y_h", "Y_c"), layout=1)
+    y, h, c = net.nodes[-1].output
+    for value, name in ((y, "y"), (h, "hn"), (c, "cn")):
+        net.add("Identity", [value], [name])
+    state = ["N", 1, 4]
+    model = net.model({"x": ["N", "L", 3], "h": state, "c": state}, ["y", "hn", "cn"], producer_name="theirs")
+    lifted = lift(model.SerializeToString())
+    assert [(s.input, s.output) for s in lifted.report.recognised] == [("h", "hn"), ("c", "cn")]
+    assert lifted.manifest.provenance["producer"] == "theirs"
+    stream = load(lifted.model).stream()
+    stream.step(np.ones(3, np.float32))
+    assert stream.state["h"].any()
+
+
+def test_the_cache_of_a_causal_convolution_is_recognised_beside_a_hidden_state(network):
+    """Shape inference does not tell the cache's width behind a Slice of a free axis."""
+    net = network()
+    seen = net.add("Concat", ["in_cache", "x"], axis=2)
+    net.add("Slice", [seen, *(net.const(np.array([n])) for n in (-2, 2**40, 2))], ["out_cache"])
+    steps = net.add("Transpose", [net.add("Conv", [seen, net.weight(3, 3, 3)])], perm=[2, 0, 1])
+    net.recurrent("GRU", steps, 3, 4, outputs=("Y",))
+    net.add("Identity", [net.nodes[-1].output[0]], ["y"])
+    model = net.model({"x": ["N", 3, "L"], "in_cache": ["N", 3, 2]}, ["y", "out_cache"])
+    lifted = lift(model.SerializeToString())
+    assert [(s.input, s.output) for s in lifted.report.recognised] == [("in_cache", "out_cache")]
+    assert [(s.input, s.output) for s in lifted.report.lifted] == [("h_0", "h_n")]
+    assert lifted.report.unstreamable == ""
+
+
 def test_an_artefact_is_not_lifted_twice(network):
     model = lift(stateful(network, ("h", "c"), ("hn", "cn")).SerializeToString()).model
     with pytest.raises(InputError, match="manifest already"):
