@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
 from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence
 
 from lstm_edge_exporters import ExportConfig, export
 from lstm_edge_exporters.testing import assert_equivalent
@@ -92,6 +93,20 @@ def test_modules_without_a_batch_of_another_dtype_or_of_one_length_are_checked_a
     assert report.ok, report.failures
     status = {group.key: group.status for group in report.groups}
     assert (status["sizes"], status["states"], status["streaming"]) == ("passed", "passed", streamed)
+
+
+class Packed(Plain):
+    def forward(self, x, lengths):
+        return self.rnn(pack_padded_sequence(x, lengths, enforce_sorted=False))[1][0]
+
+
+def test_lengths_of_int32_are_given_as_such(tmp_path):
+    module, example = Packed().eval(), (torch.randn(7, 2, 6), torch.tensor([3, 7], dtype=torch.int32))
+    export(module, example).save(tmp_path / "m.onnx")
+    file = open_file(tmp_path / "m.onnx")
+    report = validate(file, against_module(module, file, example), QUICK)
+    assert report.ok, report.headlines
+    assert all(group.status == "passed" for group in report.groups if group.key != "decisions")
 
 
 def test_a_file_without_a_manifest_is_compared_with_another(made, tmp_path):

@@ -34,7 +34,7 @@ def check(subject: Subject) -> Iterator[Check]:
     if reason:
         yield Check("streaming", "skipped", reason)
         return
-    feeds = subject.draw(_ROWS, _STEPS, _SALT) | _full_lengths(subject, _ROWS, _STEPS)
+    feeds = _full(subject, subject.draw(_ROWS, _STEPS, _SALT), _STEPS)
     count = _QUICK_CUTS if subject.config.quick else _CUTS
     cuts = [random_cuts(_STEPS, subject.rng(5, 1, place)) for place in range(count)]
     for place, cut in enumerate([even_cuts(_STEPS, 1), *cuts]):
@@ -56,9 +56,10 @@ def _unfit(subject: Subject) -> str:
     return subject.contract.unstreamable
 
 
-def _full_lengths(subject: Subject, rows: int, steps: int) -> dict[str, Array]:
+def _full(subject: Subject, feeds: dict[str, Array], steps: int) -> dict[str, Array]:
+    """Give ``feeds`` with no padding."""
     name = subject.contract.lengths
-    return {name: np.full(rows, steps, dtype=np.int64)} if name else {}
+    return feeds | {name: np.full_like(feeds[name], steps)} if name else feeds
 
 
 def _equal_whole(subject: Subject, name: str, feeds: Mapping[str, Array], cuts: Cuts) -> Check:
@@ -86,7 +87,7 @@ def _equal_whole(subject: Subject, name: str, feeds: Mapping[str, Array], cuts: 
 def _run(subject: Subject, key: str, name: str, steps: int, chunk: int) -> Check:
     """Carry states over many calls and keep the curve of errors."""
     rows = 1 if key == "steps" else 2
-    feeds = subject.draw(rows, steps, _SALT + 2, fresh=True) | _full_lengths(subject, rows, steps)
+    feeds = _full(subject, subject.draw(rows, steps, _SALT + 2, fresh=True), steps)
     cuts = even_cuts(steps, chunk)
     began = time.perf_counter()
     try:
