@@ -89,7 +89,7 @@ def infer_options(tensors: Mapping[str, Tensor], origin: Path) -> dict[str, Any]
         "num_classes": tensors["fc.weight"].shape[0],
         "input_size": tensors["lstm.weight_ih_l0"].shape[1],
         "hidden_size": hidden_size,
-        "num_layers": sum(_LAYER.fullmatch(name) is not None for name in tensors),
+        "num_layers": _layers(tensors),
         "seq_length": 1,
         "readout": "last" if both else "stacked",
         "bias": "lstm.bias_ih_l0" in tensors,
@@ -105,9 +105,13 @@ def build(options: Mapping[str, Any], tensors: Mapping[str, Tensor], origin: Pat
         FileFormatError: a tensor is missing, left over, of another shape or dtype, or not finite.
     """
     try:
+        layers, found = dict(options).get("num_layers"), _layers(tensors)
+        if layers != found:  # before a million layers are made
+            raise ValueError(f"num_layers is {layers}, the tensors have {found}")  # noqa: TRY301
         model = LSTM1(**options, device="meta")
-    except (InputError, TypeError, ValueError) as error:
-        raise FileFormatError(f"{origin} describes no LSTM1: {error}") from error
+    except (InputError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise FileFormatError(f"{origin} describes no LSTM1: {reason}") from error
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     for name in (*expected, *tensors):
         if name not in tensors:
@@ -128,6 +132,10 @@ def _check_values(tensors: Mapping[str, Tensor], origin: Path) -> None:
     for name, tensor in tensors.items():
         if not bool(torch.isfinite(tensor).all()):
             raise FileFormatError(f"{origin}: {name} holds NaN or infinity; train again or use another file")
+
+
+def _layers(tensors: Iterable[str]) -> int:
+    return sum(_LAYER.fullmatch(name) is not None for name in tensors)
 
 
 def _shape(tensor: Tensor) -> tuple[int, ...]:

@@ -158,7 +158,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         )
     try:
         config = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FileFormatError(f"{path} is not JSON ({error}); train again") from error
     if not isinstance(config, dict) or config.get("format") != _FORMAT:
         raise FileFormatError(f"{path} does not describe a run; expected what `lstm-edge train -o` made")

@@ -252,6 +252,14 @@ def test_a_malformed_configuration_is_refused_by_what_is_wrong(folder, changes, 
         load(folder)
 
 
+@pytest.mark.parametrize("name", ["num_layers", "hidden_size", "num_classes"])
+@pytest.mark.parametrize("size", [10**30, 2, -1, "2"])
+def test_sizes_that_the_tensors_do_not_have_are_refused_before_anything_is_made(folder, name, size):
+    edit(folder, model=load(folder).model.options | {name: size})
+    with pytest.raises(FileFormatError, match=r"describes no LSTM1|expected \("):
+        load(folder)
+
+
 def test_paths_that_are_not_there_are_named(tmp_path, folder):
     with pytest.raises(NotFoundError, match=r"nothing\.pt is not there"):
         load(tmp_path / "nothing.pt")
