@@ -71,8 +71,10 @@ def check_contract(manifest: Manifest, inputs: Sequence[TensorSpec], outputs: Se
         _check_tensor("state output", TensorSpec(state.output, state.dtype, state.axes), leaving)
         _check_reset(state, manifest.batch)
     named = [[spec.name for spec in manifest.inputs], [spec.name for spec in manifest.outputs]]
-    if manifest.lengths is not None and manifest.lengths not in named[0]:
-        raise ManifestError(f"lengths is {manifest.lengths!r}, which is no input; export the model again")
+    whole = [spec.name for spec in manifest.inputs if np.dtype(spec.dtype).kind in "iu"]
+    if manifest.lengths is not None and manifest.lengths not in whole:
+        what = "takes no whole numbers" if manifest.lengths in named[0] else "is no input"
+        raise ManifestError(f"lengths is {manifest.lengths!r}, which {what}; export the model again")
     _check_task(manifest.task, manifest.outputs)
     declared = named[0] + [state.input for state in manifest.states]
     for names in (declared, named[1] + [state.output for state in manifest.states]):
@@ -165,6 +167,10 @@ def _check_task(task: Task | None, outputs: Sequence[TensorSpec]) -> None:
 
 
 def _check_reset(state: StateSpec, batch: str | None) -> None:
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(np.asarray(state.reset).astype(state.dtype)).all()
+    if not finite:
+        raise ManifestError(f"state {state.input} has a reset value beyond {state.dtype}; export it again")
     if not isinstance(state.reset, np.ndarray):
         return
     if not fits(state.reset.shape, tuple(1 if axis == batch else axis for axis in state.axes)):
