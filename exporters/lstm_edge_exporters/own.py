@@ -30,7 +30,8 @@ def own_copy(module: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(module, {id(value): value.detach().clone() for value in computed}).eval()
     except Exception as error:
+        text = " ".join(str(error).split())[:400]
         raise InputError(
-            f"{type(module).__name__} can't be copied ({error}); keep no tensors with gradients or open "
+            f"{type(module).__name__} can't be copied ({text}); keep no tensors with gradients or open "
             "files in its attributes"
         ) from error
