@@ -49,6 +49,11 @@ def two_lines():
 def leaves():
     raise SystemExit(5)
 
+class Talks(Tagger):
+    def forward(self, tokens):
+        print("tokens", tokens.shape)
+        return super().forward(tokens)
+
 def narrow():
     return nn.LSTM(5, 6, batch_first=True).bfloat16()
 
@@ -229,6 +234,13 @@ def _wait_for(path: Path) -> None:
             return
         time.sleep(0.05)
     raise AssertionError(f"{path} never came")
+
+
+def test_what_a_module_prints_does_not_reach_the_json(folder):
+    done = run(folder, "nets:Talks", *TOKENS, "--json")
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["output"] == "t.onnx"
+    assert "tokens" in done.stderr
 
 
 def test_floats_without_a_dtype_are_the_modules_own(folder):
