@@ -47,7 +47,7 @@ def resolve_axes(module: nn.Module, signature: Signature, config: ExportConfig) 
     if not missing:
         return {name: tuple(config.inputs[name]) for name in signature.names}
     found, example = _find(module, signature, config)
-    _refuse_fixed_batch(found, example, missing)
+    _refuse_fixed(found, example, missing)
     free = any(isinstance(axis, str) for name in missing for axis in found.axes[name])
     if not free and not config.inputs and not found.batches:
         raise InputError(
@@ -120,17 +120,23 @@ def _runs(module: nn.Module, signature: Signature) -> bool:
     return True
 
 
-def _refuse_fixed_batch(found: FoundAxes, example: Signature, names: Sequence[str]) -> None:
-    """Raise ``UnsupportedError`` where ``forward``'s code fixes the batch at the example's."""
+def _refuse_fixed(found: FoundAxes, example: Signature, names: Sequence[str]) -> None:
+    """Raise ``UnsupportedError`` where ``forward``'s code fixes the example's batch or count of steps."""
     for name, tensor in zip(example.names, example.example, strict=True):
         for place, axis in enumerate(found.axes[name]):
-            fixed = name in names and isinstance(axis, int) and axis > 1 and axis in found.batches
-            if fixed and place < max(tensor.dim() - 1, 1):
+            if name not in names or not isinstance(axis, int) or axis == 1 or 0 < place == tensor.dim() - 1:
+                continue
+            given = f"or name the axes of {name} with inputs=, this one by its number"
+            if axis in found.batches:
                 raise UnsupportedError(
                     f"forward fixes the batch, axis {place} of {name}, at the example's size: len(...), "
                     f"int(...size({place})) or a state that the module keeps does this; write "
-                    f"{name}.size({place}), make the state an argument, or name the axes of {name} with "
-                    "inputs=, this one by its number"
+                    f"{name}.size({place}), make the state an argument, {given}"
+                )
+            if axis in found.loops:
+                raise UnsupportedError(
+                    f"forward calls a layer {axis} times for one step each, as many as axis {place} of "
+                    f"{name} has, and a file's loops have a fixed length; call it once on the whole, {given}"
                 )
 
 

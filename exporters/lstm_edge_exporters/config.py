@@ -55,8 +55,10 @@ class ExportConfig:
         """Refuse what no export can honour.
 
         Raises:
-            InputError: an opset, IR version or axis that is out of range, or a reset for no state.
+            InputError: an opset, IR version, axis or seed that is out of range, or a reset for no state.
         """
+        if self.seed < 0:
+            raise InputError(f"seed {self.seed}: choose one from 0")
         if self.opset not in _OPSETS:
             raise InputError(f"opset {self.opset}: choose from {_OPSETS[0]} to {_OPSETS[-1]}")
         if self.ir_version not in _IR_VERSIONS:

@@ -150,7 +150,12 @@ def _try_example(module: nn.Module, signature: Signature) -> None:
             warnings.simplefilter("ignore")
             signature.call(module, signature.example)
     except Exception as error:
-        raise InputError(f"{type(module).__name__} does not run on the example: {error}") from error
+        given = ", ".join(
+            f"{name} {list(tensor.shape)}"
+            for name, tensor in zip(signature.names, signature.example, strict=True)
+        )
+        text = " ".join(str(error).split())[:400] or type(error).__name__
+        raise InputError(f"{type(module).__name__} does not run on the example ({given}): {text}") from error
 
 
 def _check_repeatable(reference: TorchReference, drawing: Drawing) -> None:

@@ -3,10 +3,11 @@
 import re
 from collections import Counter
 
+import torch
 from torch import nn
 from torch.jit import ScriptModule
 
-from lstm_edge_runtime.errors import LstmEdgeError, UnsupportedError
+from lstm_edge_runtime.errors import InputError, LstmEdgeError, UnsupportedError
 
 from .record import Recorder
 
@@ -21,7 +22,11 @@ def check_module(module: nn.Module) -> None:
 
     Raises:
         UnsupportedError: a scripted module, or batch norm in training mode.
+        InputError: a parameter that holds NaN or infinity.
     """
+    for name, parameter in module.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise InputError(f"{name} holds NaN or infinity; train again, or load other weights")
     for path, layer in module.named_modules():
         if isinstance(layer, ScriptModule):
             raise UnsupportedError(

@@ -5,6 +5,7 @@ import io
 import logging
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -87,6 +88,8 @@ class FoundAxes:
     """The batch sizes of layers that see always the same one."""
     times: frozenset[int]
     """The counts of steps of layers that see always the same one."""
+    loops: frozenset[int]
+    """How often one layer is called for a single step."""
 
 
 def find_axes(module: nn.Module, signature: Signature, batch: str, sequence: str) -> FoundAxes:
@@ -105,9 +108,14 @@ def find_axes(module: nn.Module, signature: Signature, batch: str, sequence: str
     """
     tensors = [tensor.detach() for tensor in signature.example]
     recorder, _ = _export(module, signature, tensors, [[Dim.AUTO] * tensor.dim() for tensor in tensors])
+    steps, rows = (
+        list(dict.fromkeys(symbol for call in recorder.calls for symbol in _symbols(call.shape[place])))
+        for place in (0, 1)
+    )
+    # Where words are read by letters, the batch of the letters' layer holds the time of the words' layer.
+    rows = [symbol for symbol in rows if symbol not in steps] or rows
     names: dict[str, str] = {}
-    for stem, place in ((batch, 1), (sequence, 0)):
-        found = dict.fromkeys(symbol for call in recorder.calls for symbol in _symbols(call.shape[place]))
+    for stem, found in ((batch, rows), (sequence, steps)):
         fresh = [symbol for symbol in found if symbol not in names]
         names |= {symbol: stem if index == 0 else f"{stem}{index + 1}" for index, symbol in enumerate(fresh)}
     names |= _of_same_size(recorder, names, tensors)
@@ -123,7 +131,8 @@ def find_axes(module: nn.Module, signature: Signature, batch: str, sequence: str
         )
         for place in (0, 1)
     )
-    return FoundAxes(axes, batches, times)
+    single = Counter(call.path for call in recorder.calls if _text(call.shape[0]) == "1")
+    return FoundAxes(axes, batches, times, frozenset(single.values()) - {1})
 
 
 def _of_same_size(recorder: Recorder, names: Mapping[str, str], tensors: Sequence[Tensor]) -> dict[str, str]:

@@ -44,7 +44,7 @@ class Equivalence:
 
     comparisons: tuple[tuple[Case, Comparison], ...]
     skipped: tuple[tuple[Case, str], ...] = ()
-    """Cases that the reference itself refuses, with its reason."""
+    """Cases that the reference itself refuses, or where it gives NaN, with the reason."""
 
     @property
     def worst(self) -> Comparison:
@@ -85,6 +85,9 @@ def verify(candidate: Candidate, reference: Reference, cases: Iterable[Case]) ->
         except (RuntimeError, ValueError, IndexError) as error:
             skipped.append((case, first_line(error)))
             continue
+        if undefined := [name for name, array in wide.items() if np.isnan(array).any()]:
+            skipped.append((case, f"PyTorch gives NaN in {', '.join(undefined)}"))
+            continue
         try:
             got = candidate(case.feeds)
         except Exception as error:
@@ -100,7 +103,7 @@ def verify(candidate: Candidate, reference: Reference, cases: Iterable[Case]) ->
             comparisons.append((case, each))
     if not comparisons:
         reasons = "; ".join(f"{case}: {reason}" for case, reason in skipped[:2])
-        raise CheckFailedError(f"PyTorch itself runs at no size of the proof ({reasons})")
+        raise CheckFailedError(f"PyTorch itself gives numbers at no size of the proof ({reasons})")
     return Equivalence(tuple(comparisons), tuple(skipped))
 
 
@@ -159,7 +162,8 @@ def _in_doubt(
 
 def _is_noise(floor: float, wide: Array) -> bool:
     """Tell whether ``floor`` is small enough beside the output to be rounding."""
-    scale = float(np.abs(wide).max()) if wide.size else 0.0
+    finite = np.abs(wide[np.isfinite(wide)])
+    scale = float(finite.max()) if finite.size else 0.0
     return wide.dtype.kind != "f" or floor <= _NOISE * max(scale, float(np.finfo(np.float32).tiny))
 
 

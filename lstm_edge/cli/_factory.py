@@ -19,6 +19,8 @@ from lstm_edge_runtime.manifest import Axes
 
 __all__ = ["InputOption", "build_module", "is_factory", "make_example", "parse_input"]
 
+_FLOATS = ("float32", "float16", "bfloat16", "float64")
+_DTYPES = (*_FLOATS, "int64", "int32", "int16", "int8", "uint8", "bool")
 _ROWS, _STEPS = 3, 5
 """The example's batch and sequence; a further axis is one longer than the one before."""
 
@@ -29,7 +31,8 @@ class InputOption:
 
     name: str
     axes: Axes
-    dtype: str = "float32"
+    dtype: str | None = None
+    """None for floats as the module's parameters are, and for lengths."""
     values: tuple[int, int] | None = None
     """The least and the greatest value of an integer input."""
 
@@ -56,14 +59,23 @@ def parse_input(entry: str) -> InputOption:
     wrong = [axis for axis in cut if axis == 0 or (isinstance(axis, str) and not axis.isidentifier())]
     if wrong:
         raise InputError(f"--input {entry}: axis {wrong[0]!r} is neither a positive number nor a plain name")
-    try:
-        kind = np.dtype(dtype or "float32")
-    except TypeError as error:
-        raise InputError(f"--input {entry}: {dtype!r} is no dtype; try float32 or int64") from error
-    low, dots, high = values.partition("..")
-    if values and not (dots and low.lstrip("-").isdecimal() and high.lstrip("-").isdecimal()):
+    if dtype and dtype not in _DTYPES:
+        raise InputError(f"--input {entry}: dtype {dtype!r} came, expected one of {', '.join(_DTYPES)}")
+    return InputOption(name, cut, dtype or None, _parse_values(entry, dtype, values) if values else None)
+
+
+def _parse_values(entry: str, dtype: str, values: str) -> tuple[int, int]:
+    low, high = values.partition("..")[::2]
+    if not all(end.removeprefix("-").isdecimal() for end in (low, high)) or int(low) > int(high):
         raise InputError(f"--input {entry}: values {values!r} came, expected LOW..HIGH such as 0..9999")
-    return InputOption(name, cut, kind.name, (int(low), int(high)) if values else None)
+    if "int" not in dtype:
+        raise InputError(
+            f"--input {entry}: {values} is a range for whole numbers; add a dtype like int64, or leave it out"
+        )
+    limits = np.iinfo(dtype)
+    if int(low) < limits.min or int(high) > limits.max:
+        raise InputError(f"--input {entry}: {values} came, {dtype} holds {limits.min}..{limits.max}")
+    return int(low), int(high)
 
 
 def build_module(source: str, weights: Path | None) -> tuple[nn.Module, str | None]:
@@ -77,11 +89,18 @@ def build_module(source: str, weights: Path | None) -> tuple[nn.Module, str | No
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)
     try:
-        made = getattr(importlib.import_module(path), name)
-        module = made if isinstance(made, nn.Module) else made()
-    except Exception as error:
+        found = importlib.import_module(path)
+    except (Exception, SystemExit) as error:
         raise InputError(
-            f"{source}: {type(error).__name__}: {error}; expected a function that takes nothing"
+            f"{source}: importing {path} ended in {_in_one_line(error)}; name a module that can be imported "
+            "from this folder, without .py"
+        ) from error
+    try:
+        made = getattr(found, name)
+        module = made if isinstance(made, nn.Module) else made()
+    except (Exception, SystemExit) as error:
+        raise InputError(
+            f"{source} ended in {_in_one_line(error)}; expected a function that takes nothing"
         ) from error
     if not isinstance(module, nn.Module):
         raise InputError(f"{source} gave a {type(module).__name__}, expected a torch.nn.Module")
@@ -91,9 +110,12 @@ def build_module(source: str, weights: Path | None) -> tuple[nn.Module, str | No
     try:
         module.load_state_dict(tensors)
     except RuntimeError as error:
-        text = " ".join(str(error).split())
-        raise FileFormatError(f"{weights} does not fit {source}: {text}") from error
+        raise FileFormatError(f"{weights} does not fit {source}: {_in_one_line(error)}") from error
     return module.eval(), hashlib.sha256(weights.read_bytes()).hexdigest()
+
+
+def _in_one_line(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def make_example(options: Sequence[InputOption], lengths: str | None, module: nn.Module) -> dict[str, Tensor]:
@@ -101,20 +123,35 @@ def make_example(options: Sequence[InputOption], lengths: str | None, module: nn
     names = dict.fromkeys(axis for each in options for axis in each.axes if isinstance(axis, str))
     sizes: Mapping[str, int] = {name: _ROWS + 2 * place for place, name in enumerate(names)}
     rng = np.random.default_rng(0)
+    floats = [each.dtype for each in module.parameters() if each.is_floating_point()]
     example = {}
-    array: npt.NDArray[Any]
     for each in options:
         shape = tuple(sizes[axis] if isinstance(axis, str) else axis for axis in each.axes)
-        if each.name == lengths or ("len" in each.name.lower() and len(shape) == 1 and not each.values):
-            array = np.clip(_STEPS - np.arange(int(np.prod(shape))), 1, None).reshape(shape)
-        elif np.dtype(each.dtype).kind == "f":
-            array = rng.standard_normal(shape)
-        else:
-            low, high = each.values or (0, _largest_index(module))
-            array = rng.integers(low, high + 1, shape)
-            array.flat[0], array.flat[-1] = low, high
-        example[each.name] = torch.from_numpy(array.astype(each.dtype))
+        counts = each.name == lengths or ("len" in each.name.lower() and len(shape) == 1 and not each.values)
+        usual = torch.int64 if counts else (*floats, torch.float32)[0]
+        try:
+            array = _lengths(shape) if counts else _draw(each, shape, module, rng)
+        except (MemoryError, ValueError) as error:
+            raise InputError(
+                f"--input {each.name}: no example of shape {list(shape)} can be made ({error})"
+            ) from error
+        example[each.name] = torch.from_numpy(array).to(getattr(torch, each.dtype) if each.dtype else usual)
     return example
+
+
+def _lengths(shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    return np.clip(_STEPS - np.arange(int(np.prod(shape))), 1, None).reshape(shape)
+
+
+def _draw(
+    each: InputOption, shape: tuple[int, ...], module: nn.Module, rng: np.random.Generator
+) -> npt.NDArray[Any]:
+    if each.dtype in (None, *_FLOATS):
+        return rng.standard_normal(shape)
+    low, high = each.values or (0, _largest_index(module))
+    array = rng.integers(low, high + 1, shape)
+    array.flat[0], array.flat[-1] = low, high
+    return array
 
 
 def _largest_index(module: nn.Module) -> int:

@@ -1,5 +1,7 @@
 """``lstm-edge export``: a trained network becomes one proven ONNX file."""
 
+import contextlib
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,14 +84,15 @@ def command(
         from lstm_edge_exporters.ort_format import to_ort
 
         from ._factory import is_factory
-    if is_factory(source):
-        module, example, config = _from_factory(source, weights, inputs, lengths)
-    elif weights is not None or inputs:
+    if not is_factory(source) and (weights is not None or inputs):
         raise InputError(f"{source} is no package.module:factory; --weights and --input belong to one")
-    else:
-        module, example, config = _from_run(source, lengths)
-    config = replace(config, stateless=stateless, opset=opset, ir_version=ir_version, seed=seed)
-    artefact = export(module, example, config)
+    with contextlib.redirect_stdout(sys.stderr):  # what a user's code prints is not the result
+        if is_factory(source):
+            module, example, config = _from_factory(source, weights, inputs, lengths)
+        else:
+            module, example, config = _from_run(source, lengths)
+        config = replace(config, stateless=stateless, opset=opset, ir_version=ir_version, seed=seed)
+        artefact = export(module, example, config)
     converted = to_ort(artefact.model) if form == "ort" else None
     operators = converted.save(output) if converted else None
     if not converted:
@@ -122,6 +125,9 @@ def _from_factory(
     options = [parse_input(entry) for entry in inputs]
     if not options:
         raise InputError(f"{source}: name each input of forward, such as --input x=N,L,8")
+    names = [option.name for option in options]
+    if len(set(names)) < len(names):
+        raise InputError(f"--input {max(names, key=names.count)} came twice; give each input once")
     if lengths and "lengths" not in [option.name for option in options]:
         options.append(InputOption("lengths", (str(options[0].axes[0]),), "int64"))
     name = "lengths" if lengths else None

@@ -88,9 +88,16 @@ def as_lengths(
     array = as_array(spec.name, lengths, "int64")
     if array.shape != shape:
         raise InputError(f"{spec.name} has shape {array.shape}, expected {shape}: one length per row")
+<<<<<<< HEAD
     if array.min() < 1 or array.max() > most:
         raise InputError(f"{spec.name} holds {array.min()}..{array.max()}, expected 1..{most}")
     return array.astype(spec.dtype, copy=False)
+=======
+    taken = array.astype(spec.dtype, copy=False)
+    if array.min() < 1 or array.max() > (longest or array.max()) or (taken != array).any():
+        raise InputError(f"{spec.name} holds {array.min()}..{array.max()}, expected 1..{longest or 'L'}")
+    return taken
+>>>>>>> fix-export
 
 
 def refuse_not_finite(name: str, array: Array) -> None:

@@ -112,3 +112,54 @@ def test_a_module_without_recurrent_layers_asks_for_its_axes():
         export(module, torch.randn(3, 5))
     made = export(module, torch.randn(3, 5), ExportConfig(inputs={"input": ("N", 5)}))
     assert made.manifest.outputs[0].axes == ("N", 3)
+
+
+class StepByStep(Net):
+    def forward(self, x):
+        state = None
+        for step in range(x.size(1)):
+            output, state = self.rnn(x[:, step : step + 1], state)
+        return output
+
+
+def test_a_layer_called_once_a_step_is_refused():
+    with pytest.raises(UnsupportedError, match=r"7 times for one step each.*axis 1 of x.*once on the whole"):
+        export(StepByStep().eval(), torch.randn(3, 7, 5))
+
+
+class Horizon(Net):
+    """A forecast of a fixed number of steps, each fed back."""
+
+    def forward(self, x):
+        output, state = self.rnn(x)
+        steps = []
+        for _ in range(4):
+            output, state = self.rnn(output[:, -1:, :5], state)
+            steps.append(output)
+        return torch.cat(steps, 1)
+
+
+def test_a_loop_of_a_length_of_its_own_is_no_loop_over_time():
+    manifest = export(Horizon().eval(), torch.randn(3, 7, 5)).manifest
+    assert [spec.axes for spec in (*manifest.inputs, *manifest.outputs)] == [("N", "L", 5), ("N", 4, 6)]
+
+
+class Letters(nn.Module):
+    """Words read letter by letter, then as a sequence."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(20, 4)
+        self.letters = nn.GRU(4, 3, batch_first=True)
+        self.words = nn.LSTM(3, 5, batch_first=True)
+
+    def forward(self, text):
+        n, words, letters = text.shape
+        _, last = self.letters(self.embedding(text.view(n * words, letters)))
+        return self.words(last[-1].view(n, words, -1))[0]
+
+
+def test_the_batch_is_what_no_layer_reads_as_time():
+    manifest = export(Letters().eval(), torch.randint(0, 20, (3, 4, 7))).manifest
+    assert manifest.inputs[0].axes == ("N", "L2", "L")
+    assert manifest.batch == "N"

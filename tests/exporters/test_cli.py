@@ -43,6 +43,20 @@ def build():
 def broken():
     raise KeyError("weights")
 
+def two_lines():
+    raise RuntimeError("one line\\nand another")
+
+def leaves():
+    raise SystemExit(5)
+
+class Talks(Tagger):
+    def forward(self, tokens):
+        print("tokens", tokens.shape)
+        return super().forward(tokens)
+
+def narrow():
+    return nn.LSTM(5, 6, batch_first=True).bfloat16()
+
 number = 3
 """
 
@@ -122,9 +136,18 @@ WRONG = [
     (("nets:build", "--input", "words=N,L:int64", "-o", "t.onnx"), "does not fit Tagger.forward"),
     (("nets:build", "--input", "tokens", "-o", "t.onnx"), "expected x=N,L,8"),
     (("nets:build", "--input", "tokens=N,0", "-o", "t.onnx"), "neither a positive number"),
-    (("nets:build", "--input", "tokens=N:int99", "-o", "t.onnx"), "no dtype"),
+    (("nets:build", "--input", "tokens=N:int99", "-o", "t.onnx"), "expected one of float32"),
+    (("nets:build", "--input", "tokens=N:object", "-o", "t.onnx"), "dtype 'object' came"),
+    (("nets:build", "--input", "tokens=N:int64:9..0", "-o", "t.onnx"), "values '9..0' came"),
+    (("nets:build", "--input", "tokens=N:int8:0..200", "-o", "t.onnx"), "int8 holds -128..127"),
+    (("nets:build", "--input", "tokens=N:float32:0..1", "-o", "t.onnx"), "a range for whole numbers"),
+    (("nets:build", "--input", "tokens=N,99999999999999999999", "-o", "t.onnx"), "can be made"),
+    (("nets:build", "--input", "tokens=N,L", *TOKENS), "came twice"),
+    (("nets:two_lines", *TOKENS), "RuntimeError: one line and another"),
+    (("nets:leaves", *TOKENS), "SystemExit: 5"),
+    (("nets.py:build", *TOKENS), "without .py"),
     (("nets:build", "--input", "tokens=N:int64:9", "-o", "t.onnx"), "LOW..HIGH"),
-    (("nets:build", "--input", "tokens=N,L", "-o", "t.onnx"), "does not run on the example"),
+    (("nets:build", "--input", "tokens=N,L", "-o", "t.onnx"), "does not run on the example (tokens [3, 5])"),
     (("nets:build", "--weights", "other.safetensors", *TOKENS), "does not fit"),
     (("nets:build", "--opset", "7", *TOKENS), "choose from 18"),
     (("nothing", "-o", "t.onnx"), "nothing"),
@@ -213,6 +236,20 @@ def _wait_for(path: Path) -> None:
     raise AssertionError(f"{path} never came")
 
 
+def test_what_a_module_prints_does_not_reach_the_json(folder):
+    done = run(folder, "nets:Talks", *TOKENS, "--json")
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["output"] == "t.onnx"
+    assert "tokens" in done.stderr
+
+
+def test_floats_without_a_dtype_are_the_modules_own(folder):
+    done = run(folder, "nets:narrow", "--input", "input=N,L,5", "-o", "t.onnx")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "bfloat16" in done.stdout
+    assert load(folder / "t.onnx").inputs[0].dtype == "float32"
+
+
 def test_lengths_of_any_name_are_drawn_as_lengths(folder):
     source = (folder / "nets.py").read_text()
     packs = """
@@ -222,7 +259,9 @@ class Packs(Tagger):
         return self.head(self.rnn(packed)[1][-1])
 """
     (folder / "nets.py").write_text(source + packs)
-    words = ["--input", "tokens=N,L:int64", "--input", "token_lengths=N:int64", "-o", "t.onnx"]
+    words = ["--input", "tokens=N,L:int64", "--input", "token_lengths=N", "-o", "t.onnx"]
     done = run(folder, "nets:Packs", *words)
     assert (done.returncode, done.stderr) == (0, "")
-    assert load(folder / "t.onnx").manifest.lengths == "token_lengths"
+    model = load(folder / "t.onnx")
+    assert model.manifest.lengths == "token_lengths"
+    assert model.inputs[1].dtype == "int64"

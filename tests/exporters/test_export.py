@@ -184,6 +184,7 @@ def test_a_config_that_does_not_fit_is_refused(plain, plain_example, plain_confi
     [
         ({"opset": 17}, "choose from 18"),
         ({"ir_version": 3}, "choose from 7"),
+        ({"seed": -1}, "choose one from 0"),
         ({"inputs": {"x": ("N", 0)}}, "neither a positive int"),
         ({"inputs": {"x": ("N-1",)}}, "nor a plain name"),
         ({"reset": {"h_0": float("nan")}}, "not finite"),

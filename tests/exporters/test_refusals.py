@@ -196,3 +196,30 @@ def test_modules_of_other_floats_become_float32_files_and_say_so(dtype):
     assert artefact.manifest.inputs[0].dtype == "float32"
     assert artefact.manifest.outputs[0].dtype == "float32"
     assert artefact.notes == (f"the module is {str(dtype)[6:]}, the file is float32 throughout",)
+
+
+def test_parameters_that_are_not_finite_are_refused_by_name():
+    module = Normed().eval()
+    module.rnn.bias_hh_l1.data[3] = float("nan")
+    with pytest.raises(InputError, match=r"rnn\.bias_hh_l1 holds NaN or infinity"):
+        export(module, X)
+
+
+class Spread(Net):
+    def forward(self, x):
+        return self.rnn((x - x.mean((0, 1))) / x.std((0, 1)))[0]
+
+
+def test_a_size_where_pytorch_gives_nan_is_noted_as_not_compared():
+    artefact = export(Spread().eval(), X)
+    assert [note for note in artefact.notes if "N=1, L=1" in note and "NaN in output" in note]
+    assert len(artefact.manifest.equivalence["cases"]) == 5
+
+
+class Masked(Net):
+    def forward(self, x):
+        return self.rnn(x)[0].masked_fill(torch.arange(6) > 3, float("-inf"))
+
+
+def test_infinities_that_a_mask_puts_in_are_compared_like_other_values():
+    assert not export(Masked().eval(), X).notes
