@@ -8,7 +8,7 @@ from onnx import TensorProto, helper
 
 from lstm_edge_exporters.lift import lift
 from lstm_edge_runtime import load
-from lstm_edge_runtime.errors import ContractError
+from lstm_edge_runtime.errors import ContractError, FileFormatError
 
 INT, BOOL = TensorProto.INT64, TensorProto.BOOL
 
@@ -117,6 +117,41 @@ def test_a_state_carried_by_a_loop_is_lifted_at_the_loop(network, kind):
 def test_a_node_that_starts_anew_in_every_pass_is_refused_by_name(network, kind):
     with pytest.raises(ContractError, match=rf"LSTM 'cell': it starts anew in every pass of {kind} 'time'"):
         lift(stepwise(network, kind, carried=False).SerializeToString())
+
+
+@pytest.mark.parametrize("within", [False, True])
+def test_sequences_of_tensors_pass_through(network, within):
+    """PyTorch's lists; onnx-ir's shape inference takes an undeclared one for a tensor."""
+    net = network()
+    y, *_ = net.recurrent("GRU", "x", 3, 4, outputs=("Y",))
+    inner = network(seed=1) if within else net
+    parts = inner.add("Identity", [inner.add("SplitToSequence", [y], axis=0)])
+    joined = inner.add("ConcatFromSequence", [parts], axis=0)
+    if within:
+        other = network(seed=2)
+        same = other.add("Identity", [y], ["same"])
+        bodies = {
+            "then_branch": inner.graph({}, [joined], "a"),
+            "else_branch": other.graph({}, [same], "b"),
+        }
+        joined = net.add("If", ["flag"], **bodies)
+    net.add("Identity", [joined], ["y"])
+    inputs = {"x": ["L", "N", 3]} | ({"flag": (BOOL, [])} if within else {})
+    lifted = lift(net.model(inputs, ["y"]).SerializeToString())
+    assert lifted.report.unstreamable == ""
+
+
+def test_branches_of_unequal_ranks_are_refused(network):
+    net = network()
+    y, *_ = net.recurrent("GRU", "x", 3, 4, outputs=("Y",))
+    squeezed, whole = network(seed=1), network(seed=2)
+    squeezed.add("Squeeze", [y, squeezed.const(np.array([1]))], ["t"])
+    whole.add("Identity", [y], ["e"])
+    bodies = {"then_branch": squeezed.graph({}, ["t"], "a"), "else_branch": whole.graph({}, ["e"], "b")}
+    net.add("If", ["flag"], ["y"], **bodies)
+    model = net.model({"x": ["L", "N", 3], "flag": (BOOL, [])}, ["y"]).SerializeToString()
+    with pytest.raises(FileFormatError, match="let every branch give the same number of axes"):
+        lift(model)
 
 
 def test_a_node_inside_a_function_is_lifted(network):
