@@ -19,6 +19,7 @@ from ._ort import open_session, to_bytes
 from ._proof import Subject, prove
 from ._read import read_proto
 from ._recurrent import label, recurrent_nodes, slots, state_shape
+from ._reshapes import free_reshapes
 from ._roles import BATCH
 from ._roots import constant
 from ._sample import length_inputs
@@ -127,6 +128,8 @@ def _attempts(fixed: frozenset[str]) -> list[frozenset[str]]:
 
 def _lift_with(model: ir.Model, proto: onnx.ModelProto, config: LiftConfig, free: frozenset[str]) -> Lifted:
     base = model.clone()
+    if free:
+        free_reshapes(base)
     names = name_axes(base, config.inputs, free)
     declare_outputs(base)
     known = recognise(base, config.states, names.sequence)
