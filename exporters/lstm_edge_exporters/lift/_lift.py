@@ -23,6 +23,7 @@ from ._reshapes import free_reshapes
 from ._roles import BATCH
 from ._roots import constant
 from ._sample import length_inputs
+from ._shapes import infer_shapes
 from ._stateful import recognise
 from ._states import LeftAlone, LiftedStates, lift_states
 from .config import LiftConfig, LiftReport
@@ -101,6 +102,7 @@ def _understand(proto: onnx.ModelProto) -> tuple[ir.Model, onnx.ModelProto]:
         model = ir.from_proto(proto)
         if model.functions:
             model = InlinePass()(model).model
+        infer_shapes(model)
         if to_layout_0(model):
             content = to_bytes(model)
             proto = onnx.load_from_string(content)
