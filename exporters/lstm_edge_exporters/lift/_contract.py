@@ -8,6 +8,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from lstm_edge_runtime._axes import resolve
+from lstm_edge_runtime.errors import FileFormatError
 from lstm_edge_runtime.manifest import Axes, StateSpec, TensorSpec
 
 from ._axes import axes_of, axis_name
@@ -30,7 +31,16 @@ def input_specs(graph: ir.Graph, states: Sequence[StateSpec]) -> tuple[TensorSpe
 def output_axes(
     name: str, small: Array, large: Array, cases: tuple[Mapping[str, int], Mapping[str, int]]
 ) -> Axes:
-    """Name an output's axes from its shapes in two runs whose sizes are all different."""
+    """Name an output's axes from its shapes in two runs whose sizes are all different.
+
+    Raises:
+        FileFormatError: it has more axes in one run than in the other, as branches of an ``If`` may give.
+    """
+    if small.ndim != large.ndim:
+        raise FileFormatError(
+            f"output {name} has {small.ndim} axes in one run and {large.ndim} in another; "
+            "let every branch give the same number of axes"
+        )
     axes: list[int | str] = []
     for place, sizes in enumerate(zip(small.shape, large.shape, strict=True)):
         known = axis_name(sizes, cases)

@@ -19,9 +19,11 @@ from ._ort import open_session, to_bytes
 from ._proof import Subject, prove
 from ._read import read_proto
 from ._recurrent import label, recurrent_nodes, slots, state_shape
+from ._reshapes import free_reshapes
 from ._roles import BATCH
 from ._roots import constant
 from ._sample import length_inputs
+from ._shapes import infer_shapes
 from ._stateful import recognise
 from ._states import LeftAlone, LiftedStates, lift_states
 from .config import LiftConfig, LiftReport
@@ -100,6 +102,7 @@ def _understand(proto: onnx.ModelProto) -> tuple[ir.Model, onnx.ModelProto]:
         model = ir.from_proto(proto)
         if model.functions:
             model = InlinePass()(model).model
+        infer_shapes(model)
         if to_layout_0(model):
             content = to_bytes(model)
             proto = onnx.load_from_string(content)
@@ -127,6 +130,8 @@ def _attempts(fixed: frozenset[str]) -> list[frozenset[str]]:
 
 def _lift_with(model: ir.Model, proto: onnx.ModelProto, config: LiftConfig, free: frozenset[str]) -> Lifted:
     base = model.clone()
+    if free:
+        free_reshapes(base)
     names = name_axes(base, config.inputs, free)
     declare_outputs(base)
     known = recognise(base, config.states, names.sequence)

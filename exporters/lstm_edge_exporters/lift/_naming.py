@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
-from onnx_ir.passes.common import ShapeInferencePass
 
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Axes
@@ -14,6 +13,7 @@ from ._probing import probe_roles
 from ._recurrent import LENGTHS, recurrent_nodes
 from ._roles import BATCH, SEQUENCE, axis_roles
 from ._roots import constant
+from ._shapes import forget_shapes, infer_shapes
 
 __all__ = ["AxisNames", "fixed_roles", "name_axes"]
 
@@ -79,8 +79,8 @@ def name_axes(model: ir.Model, given: Mapping[str, Axes], free: frozenset[str]) 
                 role = role or (None if told else _by_place(axis, len(shape)))
                 shape[axis] = names[role] if role else f"{value.name}_{axis}"
     if freed or given:
-        _forget_shapes(model)
-    _infer(model)
+        forget_shapes(model)
+    infer_shapes(model)
     bound = set(symbols(model.graph))
     if bound and (guessed or not bound >= set(names.values())):
         names = _corrected(model, names, probe_roles(model))
@@ -94,8 +94,8 @@ def _corrected(model: ir.Model, names: dict[str, str], probed: Mapping[str, str]
             for axis, name in enumerate(axes_of(value)):
                 if value.shape is not None and name in ("N", "L"):
                     value.shape[axis] = "L" if name == "N" else "N"
-        _forget_shapes(model)
-        _infer(model)
+        forget_shapes(model)
+        infer_shapes(model)
         return names
     others = set(probed.values())
     return {role: probed.get(role) or ("" if name in others else name) for role, name in names.items()}
@@ -139,14 +139,3 @@ def _known(roles: Mapping[ir.Value, Mapping[int, str]], role: str) -> str | None
             if found == role and isinstance(size, ir.SymbolicDim) and size.value:
                 return size.value
     return None
-
-
-def _forget_shapes(model: ir.Model) -> None:
-    """Drop what the graph declares about values that follow from the inputs."""
-    for node in ir.traversal.RecursiveGraphIterator(model.graph):
-        for value in node.outputs:
-            value.shape = None
-
-
-def _infer(model: ir.Model) -> None:
-    ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)

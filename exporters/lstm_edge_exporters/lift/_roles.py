@@ -12,15 +12,19 @@ __all__ = ["BATCH", "SEQUENCE", "axis_roles"]
 BATCH, SEQUENCE = "batch", "sequence"
 
 # fmt: off
-_ELEMENTWISE = (
-    "Abs", "Add", "BatchNormalization", "Cast", "Clip", "CumSum", "Div", "Dropout",
-    "Elu", "Gelu", "GroupNormalization", "HardSigmoid", "Identity", "InstanceNormalization",
-    "LayerNormalization", "LeakyRelu", "Log", "LogSoftmax", "MatMul", "Mul", "Neg", "Pad", "Pow", "PRelu",
-    "Relu", "ReverseSequence", "Selu", "Sigmoid", "Slice", "Softmax", "Softplus", "Split", "Sqrt", "Sub",
-    "Tanh", "ThresholdedRelu",
+_KEEPING = (
+    "Abs", "BatchNormalization", "Cast", "Clip", "CumSum", "Dropout", "Elu", "Erf", "Exp", "Floor", "Gelu",
+    "GroupNormalization", "HardSigmoid", "HardSwish", "Identity", "InstanceNormalization",
+    "LayerNormalization", "LeakyRelu", "Log", "LogSoftmax", "MatMul", "Neg", "Not", "Pad", "PRelu",
+    "Reciprocal", "Relu", "ReverseSequence", "Round", "Selu", "Sigmoid", "Sign", "Slice", "Softmax",
+    "Softplus", "Split", "Sqrt", "Tanh", "ThresholdedRelu",
+)
+"""Operators whose first operand has the batch and time where the result has them."""
+_COMBINING = (
+    "Add", "Concat", "Div", "Equal", "Greater", "Less", "Max", "Min", "Mul", "Pow", "Sub", "Sum", "Where",
 )
 # fmt: on
-"""Operators whose first data operand has the batch and time where the result has them."""
+"""Operators of which every operand of the result's rank does."""
 _WINDOWED = ("AveragePool", "Conv", "LpPool", "MaxPool")
 """Operators that keep the batch at 0 and keep each further axis in its place."""
 
@@ -58,38 +62,70 @@ def _told_by(node: ir.Node) -> Iterator[tuple[ir.Value, dict[int, str]]]:
 
 def _origins(value: ir.Value, roles: dict[int, str]) -> Iterator[tuple[ir.Value, dict[int, str]]]:
     """Follow a value back to where nothing more can be told."""
-    node = value.producer()
-    while node is not None and node.domain == "":
-        step = _back(node, value, roles)
-        if step is None:
-            return
-        value, roles = step
+    waiting, seen = [(value, roles)], {value}
+    while waiting:
+        value, roles = waiting.pop()
         node = value.producer()
-    yield value, roles
+        if node is None:
+            yield value, roles
+        elif node.domain == "":
+            told = _back(node, value, roles)
+            for source in _sources(node, value) if told else ():
+                if source not in seen:
+                    seen.add(source)
+                    waiting.append((source, _without_broadcast(node, source, value, told)))
 
 
-def _back(node: ir.Node, value: ir.Value, roles: dict[int, str]) -> tuple[ir.Value, dict[int, str]] | None:
+def _sources(node: ir.Node, result: ir.Value) -> list[ir.Value]:
+    """Give the operands that are no constants: the first, and others of the result's rank."""
     operands = [entry for entry in node.inputs if entry is not None and constant(entry) is None]
-    source = operands[0] if operands else None
-    if source is None:
-        return None
+    rank = None if result.shape is None else len(result.shape)
+    return [
+        entry
+        for place, entry in enumerate(operands)
+        if place == 0 or (node.op_type in _COMBINING and entry.shape is not None and len(entry.shape) == rank)
+    ]
+
+
+def _without_broadcast(
+    node: ir.Node, source: ir.Value, result: ir.Value, roles: dict[int, str]
+) -> dict[int, str]:
+    """Drop the axes of an operand that are 1 and grow in the result."""
+    if node.op_type not in _COMBINING or source.shape is None or result.shape is None:
+        return roles
+    pairs = list(zip(source.shape, result.shape, strict=False))
+    return {
+        axis: role
+        for axis, role in roles.items()
+        if axis >= len(pairs) or pairs[axis][0] != 1 or pairs[axis][1] == 1
+    }
+
+
+def _back(node: ir.Node, value: ir.Value, roles: dict[int, str]) -> dict[int, str]:
+    """Give the roles of the axes of the node's operands."""
     if node.op_type in ("LSTM", "GRU", "RNN") and value.index() == 0:
         layout = node.attributes.get_int("layout", 0)
         moved = {0: 0, 1: 1} if layout else {0: 0, 2: 1}
-    elif node.op_type in _ELEMENTWISE or node.op_type in _WINDOWED:
-        moved = {axis: axis for axis in roles}
+    elif node.op_type in _KEEPING or node.op_type in _COMBINING or node.op_type in _WINDOWED:
+        joined = _at(node.attributes.get_int("axis", 0) or 0, value) if node.op_type == "Concat" else None
+        moved = {axis: axis for axis in roles if axis != joined}
     elif node.op_type == "Transpose":
         order = node.attributes.get_ints("perm", ())
         moved = dict(enumerate(order)) if order else {}
-    elif node.op_type == "Gather" and len(node.inputs) > 1 and node.inputs[1] is source:
-        moved = {axis: axis for axis in roles}
+    elif node.op_type == "Gather" and constant(node.inputs[1]) is None:
+        moved = {axis: axis for axis in roles} if constant(node.inputs[0]) is not None else {}
     elif node.op_type == "Gather":
         moved = _picked(node, roles)
     elif node.op_type in ("Squeeze", "Unsqueeze"):
-        moved = _resized(node, roles)
+        moved = _resized(node, value, roles)
     else:
-        return None
-    return source, {moved[axis]: role for axis, role in roles.items() if axis in moved}
+        moved = {}
+    return {moved[axis]: role for axis, role in roles.items() if axis in moved}
+
+
+def _at(axis: int, value: ir.Value) -> int:
+    """Give an axis counted from the front, as far as the value's rank is known."""
+    return axis + len(value.shape) if axis < 0 and value.shape is not None else axis
 
 
 def _picked(node: ir.Node, roles: dict[int, str]) -> dict[int, int]:
@@ -101,7 +137,7 @@ def _picked(node: ir.Node, roles: dict[int, str]) -> dict[int, int]:
     return {place: place - picked.ndim + 1 if place >= axis else place for place in roles if place not in new}
 
 
-def _resized(node: ir.Node, roles: dict[int, str]) -> dict[int, int]:
+def _resized(node: ir.Node, value: ir.Value, roles: dict[int, str]) -> dict[int, int]:
     """Map axes of a Squeeze's or Unsqueeze's result to its operand's."""
     given = constant(node.inputs[1]) if len(node.inputs) > 1 else None
     axes = (
@@ -109,6 +145,8 @@ def _resized(node: ir.Node, roles: dict[int, str]) -> dict[int, int]:
         if given is not None
         else list(node.attributes.get_ints("axes", ()))
     )
+    longer = value if node.op_type == "Unsqueeze" else node.inputs[0]
+    axes = [_at(axis, longer) for axis in axes] if longer is not None else []
     if not axes or min(axes) < 0:
         return {}
     if node.op_type == "Unsqueeze":

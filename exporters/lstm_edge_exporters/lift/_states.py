@@ -111,9 +111,14 @@ def _sort_out(model: ir.Model, reverse: bool, carry: Collection[str]) -> tuple[l
     """Tell the slots that can be lifted from those that can't."""
     parents, main_inputs = parents_of(model), set(data_inputs(model.graph))
     places, left = [], []
+    loops: set[tuple[ir.Node, int]] = set()
     for node in recurrent_nodes(model):
         for slot in slots(node):
             place = locate(slot, parents)
+            if isinstance(place, Place) and place.owner is not node:
+                if (place.owner, place.input) in loops:
+                    continue
+                loops.add((place.owner, place.input))
             if is_reversed(node) and not reverse:
                 reason = "it reads time backwards, so no chunk can follow another"
                 left.append(LeftAlone(label(node), slot.kind, reason, "reversed"))

@@ -63,8 +63,8 @@ def locate(slot: Slot, parents: Mapping[ir.Graph, ir.Node]) -> Place | str:
             place = Place(slot, place.owner, place.input, place.output, (*place.branches, parent))
         else:
             carried = _carried(place, graph, parent)
-            if carried is None or place.branches:
-                return f"it starts anew in every pass of {parent.op_type} {parent.name!r}"
+            if carried is None:
+                return _why_not(place, graph, parent)
             place = Place(slot, parent, *carried, ())
         graph = parent.graph
     return place
@@ -117,9 +117,37 @@ def _carried(place: Place, body: ir.Graph, parent: ir.Node) -> tuple[int, int] |
         place_body = place_out = place_in
     else:
         return None
-    if place_out < 0 or _behind_identity(body.outputs[place_body]) is not place.owner.outputs[place.output]:
+    if place_out < 0 or _behind_identity(body.outputs[place_body]) not in _leaving(place):
         return None
     return place_in, place_out
+
+
+def _leaving(place: Place) -> set[ir.Value]:
+    """Give the values that the state leaves the branches around its node as."""
+    values = {place.owner.outputs[place.output]}
+    for branch in place.branches:
+        values = {
+            branch.outputs[index]
+            for key in ("then_branch", "else_branch")
+            for index, value in enumerate(branch.attributes[key].as_graph().outputs)
+            if _behind_identity(value) in values
+        }
+    return values
+
+
+def _why_not(place: Place, body: ir.Graph, parent: ir.Node) -> str:
+    """Say what keeps a state from being carried from pass to pass; it may pass through other operators."""
+    waiting, seen = [place.initial] if place.initial else [], set()
+    while waiting:
+        value = waiting.pop()
+        if value in list(body.inputs):
+            return (
+                f"its state is not handed straight on from pass to pass of {parent.op_type} {parent.name!r}"
+            )
+        seen.add(value)
+        node = value.producer()
+        waiting += [entry for entry in (node.inputs if node else ()) if entry and entry not in seen]
+    return f"it starts anew in every pass of {parent.op_type} {parent.name!r}"
 
 
 def _behind_identity(value: ir.Value) -> ir.Value:

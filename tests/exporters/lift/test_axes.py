@@ -69,6 +69,30 @@ def test_time_is_followed_through_operators_that_keep_it(network, operator, argu
         assert lifted.report.unstreamable.startswith(f"{kind}, {operator} 'wide' sees more than its chunk")
 
 
+@pytest.mark.parametrize(
+    ("operator", "attributes"), [("Add", {}), ("Concat", {"axis": -1}), ("Max", {}), ("Where", {})]
+)
+def test_fixed_inputs_that_are_put_together_are_freed_together(network, operator, attributes):
+    net = network()
+    operands = ["a", "b"]
+    if operator == "Where":
+        operands = [net.add("Greater", ["a", net.const(np.float32(0))]), "a", "b"]
+    x = net.add(operator, operands, **attributes)
+    net.recurrent("GRU", x, 6 if operator == "Concat" else 3, 4, outputs=("Y_h",))
+    net.add("Identity", [net.nodes[-1].output[1]], ["y"])
+    lifted = lift(net.model({"a": [5, 2, 3], "b": [5, 2, 3]}, ["y"]).SerializeToString())
+    assert lifted.report.freed == ("batch", "sequence")
+    assert [spec.axes for spec in lifted.manifest.inputs] == [("L", "N", 3)] * 2
+
+
+def test_an_axis_that_only_broadcasting_lengthens_is_not_freed(network):
+    net = network()
+    net.recurrent("GRU", net.add("Add", ["x", "offset"]), 3, 4, outputs=("Y_h",))
+    net.add("Identity", [net.nodes[-1].output[1]], ["y"])
+    lifted = lift(net.model({"x": [5, 2, 3], "offset": [1, 2, 3]}, ["y"]).SerializeToString())
+    assert [spec.axes for spec in lifted.manifest.inputs] == [("L", "N", 3), (1, "N", 3)]
+
+
 def test_an_output_one_step_shorter_is_not_named_after_the_batch(network):
     net = network()
     y = net.squeeze(net.recurrent("RNN", "x", 3, 4, outputs=("Y",))[0], 1)

@@ -132,6 +132,39 @@ def test_a_batch_of_four_that_pytorchs_deprecated_exporter_expands_is_freed(kind
     np.testing.assert_allclose(next(iter(outputs.values())), expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize(("kind", "layers", "rows"), [("LSTM", 1, 1), ("GRU", 2, 4)])
+def test_a_file_of_pytorchs_exporter_at_a_fixed_shape_is_freed(kind, layers, rows, tmp_path):
+    """It writes the shape into a Reshape behind each layer."""
+    torch.manual_seed(0)
+    module = _Tagger(kind, num_layers=layers).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(module, (torch.zeros(rows, 9, 5),), dynamo=True, verbose=False)
+    program.save(tmp_path / "fixed.onnx")
+    lifted = lift(tmp_path / "fixed.onnx")
+    assert lifted.report.freed == ("batch", "sequence")
+    x = torch.randn(3, 14, 5)
+    with torch.no_grad():
+        expected = module(x).numpy()
+    model, state, parts = load(lifted.model), None, []
+    for first, last in ((0, 4), (4, 5), (5, 14)):
+        outputs, state = model.run(x[:, first:last].numpy(), state)
+        parts.append(next(iter(outputs.values())))
+    np.testing.assert_allclose(np.concatenate(parts, axis=1), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2, 3], [2, 0, 1, 3]])
+def test_a_reshape_that_drops_the_directions_takes_every_size(network, order):
+    """To ``(L, N, H)`` or ``(N, L, H)``: sizes move up by one place or stay where they were."""
+    net = network()
+    y, *_ = net.recurrent("GRU", "x", 3, 4, outputs=("Y",))
+    sizes = [[5, 1, 2, 4][axis] for axis in order if axis != 1]
+    net.add("Reshape", [net.add("Transpose", [y], perm=order), net.const(np.array(sizes))], ["y"])
+    lifted = lift(net.model({"x": [5, 2, 3]}, ["y"]).SerializeToString())
+    assert lifted.report.freed == ("batch", "sequence")
+    assert lifted.manifest.outputs[0].axes == (("L", "N", 4) if order[0] == 0 else ("N", "L", 4))
+
+
 def test_axes_that_the_graph_does_not_tell_are_named_by_the_caller(network):
     net = network()
     x = net.add("Reshape", ["frames", net.const(np.array([0, 0, 6]))])
