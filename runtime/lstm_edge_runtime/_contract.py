@@ -71,10 +71,8 @@ def check_contract(manifest: Manifest, inputs: Sequence[TensorSpec], outputs: Se
         _check_tensor("state output", TensorSpec(state.output, state.dtype, state.axes), leaving)
         _check_reset(state, manifest.batch)
     named = [[spec.name for spec in manifest.inputs], [spec.name for spec in manifest.outputs]]
-    whole = [spec.name for spec in manifest.inputs if np.dtype(spec.dtype).kind in "iu"]
-    if manifest.lengths is not None and manifest.lengths not in whole:
-        what = "takes no whole numbers" if manifest.lengths in named[0] else "is no input"
-        raise ManifestError(f"lengths is {manifest.lengths!r}, which {what}; export the model again")
+    if manifest.lengths is not None and manifest.lengths not in named[0]:
+        raise ManifestError(f"lengths is {manifest.lengths!r}, which is no input; export the model again")
     _check_task(manifest.task, manifest.outputs)
     declared = named[0] + [state.input for state in manifest.states]
     for names in (declared, named[1] + [state.output for state in manifest.states]):

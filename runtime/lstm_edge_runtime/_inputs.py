@@ -1,6 +1,5 @@
 """Turning what a caller gives into the arrays that a file takes, or refusing it before any work."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -78,7 +77,6 @@ def as_lengths(
             raise InputError("lengths came, but this file takes none; export it with lengths")
         return None
     shape, longest = resolve(spec.axes, sizes), sizes.get(sequence or "")
-    most = min(longest or math.inf, np.iinfo(spec.dtype).max)
     if lengths is None:
         if longest is None or shape is None:
             raise InputError(
@@ -88,16 +86,10 @@ def as_lengths(
     array = as_array(spec.name, lengths, "int64")
     if array.shape != shape:
         raise InputError(f"{spec.name} has shape {array.shape}, expected {shape}: one length per row")
-<<<<<<< HEAD
-    if array.min() < 1 or array.max() > most:
-        raise InputError(f"{spec.name} holds {array.min()}..{array.max()}, expected 1..{most}")
-    return array.astype(spec.dtype, copy=False)
-=======
     taken = array.astype(spec.dtype, copy=False)
     if array.min() < 1 or array.max() > (longest or array.max()) or (taken != array).any():
         raise InputError(f"{spec.name} holds {array.min()}..{array.max()}, expected 1..{longest or 'L'}")
     return taken
->>>>>>> fix-export
 
 
 def refuse_not_finite(name: str, array: Array) -> None:
