@@ -32,7 +32,7 @@ from .golden import record_golden
 from .lower import lower
 from .own import own_copy
 from .reference import TorchReference
-from .refusals import check_module
+from .refusals import check_module, check_starts
 from .signature import Signature
 from .states import Lifting, lift_absent
 from .streaming import states_stop_at_lengths, why_unstreamable
@@ -122,6 +122,7 @@ def prepare(module: nn.Module, example: Any, config: ExportConfig) -> Prepared:
         if config.stateless
         else lift_absent(traced.model, traced.calls, roles.batch)
     )
+    check_starts(own, lifting.injections)
     model = lifting.model
     tidy(model)
     manifest = describe(model, roles, lifting.states, config)
