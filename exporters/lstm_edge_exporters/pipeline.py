@@ -32,10 +32,10 @@ from .golden import record_golden
 from .lower import lower
 from .own import own_copy
 from .reference import TorchReference
-from .refusals import check_module
+from .refusals import check_module, check_starts
 from .signature import Signature
 from .states import Lifting, lift_absent
-from .streaming import why_unstreamable
+from .streaming import states_stop_at_lengths, why_unstreamable
 from .trace import trace
 from .verify import Candidate, verify
 
@@ -68,8 +68,10 @@ def export(module: nn.Module, example: Any, config: ExportConfig | None = None) 
     candidate = _candidate(bare)
     equivalence = verify(candidate, made.reference, made.drawing.cases())
     whole = made.drawing.case(2, 24, fresh=True, full=True)
+    unstreamable = why_unstreamable(model, manifest, candidate, whole, made.bidirectional)
     manifest = manifest._replace(
-        unstreamable=why_unstreamable(model, manifest, candidate, whole, made.bidirectional),
+        unstreamable=unstreamable,
+        padded_states=bool(unstreamable) or states_stop_at_lengths(manifest, candidate, whole),
         equivalence=equivalence.to_dict(),
         golden=record_golden(made.reference, made.drawing, equivalence),
     )
@@ -120,6 +122,7 @@ def prepare(module: nn.Module, example: Any, config: ExportConfig) -> Prepared:
         if config.stateless
         else lift_absent(traced.model, traced.calls, roles.batch)
     )
+    check_starts(own, lifting.injections)
     model = lifting.model
     tidy(model)
     manifest = describe(model, roles, lifting.states, config)

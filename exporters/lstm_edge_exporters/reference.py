@@ -9,6 +9,7 @@ and a session are interchangeable.
 import copy
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
 
 from .floats import AllFloats, copy_as
-from .injection import Injection, LayerHooks
+from .injection import Injection, LayerStates, injected
 from .signature import Signature, flatten_output
 
 __all__ = ["TorchReference"]
@@ -80,25 +81,18 @@ class TorchReference:
         tensors = [computation.tensor(feeds[name]) for name in self._signature.names]
         store = {each.input: computation.tensor(feeds[each.input]) for each in self._injections}
         ends: dict[str, Tensor] = {}
-        handles = self._hook(computation.module, store, ends)
-        try:
-            with torch.no_grad(), warnings.catch_warnings(), computation.mode:
-                warnings.simplefilter("ignore")
-                flat = flatten_output(self._signature.call(computation.module, tensors))
-        finally:
-            for handle in handles:
-                handle.remove()
+        with ExitStack() as stack:
+            for path in dict.fromkeys(each.path for each in self._injections):
+                own = [each for each in self._injections if each.path == path]
+                layer = computation.module.get_submodule(path)
+                stack.enter_context(injected(layer, LayerStates(own, store, ends)))
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(warnings.catch_warnings())
+            stack.enter_context(computation.mode)
+            warnings.simplefilter("ignore")
+            flat = flatten_output(self._signature.call(computation.module, tensors))
         named = zip(self._outputs, (tensor for _, tensor in flat), strict=True)
         return {name: tensor.detach().cpu().numpy() for name, tensor in [*named, *ends.items()]}
-
-    def _hook(self, module: nn.Module, store: Mapping[str, Tensor], ends: dict[str, Tensor]) -> list[Any]:
-        handles = []
-        for path in dict.fromkeys(each.path for each in self._injections):
-            layer = module.get_submodule(path)
-            hooks = LayerHooks([each for each in self._injections if each.path == path], store, ends)
-            handles.append(layer.register_forward_pre_hook(hooks.before, with_kwargs=True))
-            handles.append(layer.register_forward_hook(hooks.after))
-        return handles
 
 
 class _Computation:

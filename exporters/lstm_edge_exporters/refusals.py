@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 
 import torch
 from torch import nn
@@ -9,9 +10,10 @@ from torch.jit import ScriptModule
 
 from lstm_edge_runtime.errors import InputError, LstmEdgeError, UnsupportedError
 
+from .injection import Injection
 from .record import Recorder
 
-__all__ = ["check_calls", "check_module", "tracing_refusal", "translation_refusal"]
+__all__ = ["check_calls", "check_module", "check_starts", "tracing_refusal", "translation_refusal"]
 
 _NO_OPERATOR = re.compile(r"No ONNX function found for <OpOverload\(op='([\w.]+)', overload='(\w+)'\)>|"
                           r"No decompositions registered for .*?([\w:.]+)")  # fmt: skip
@@ -53,6 +55,20 @@ def check_calls(recorder: Recorder) -> None:
                 f"cell {path!r} is called {count} times in one forward: a loop over time would be unrolled "
                 "at that length; use nn.LSTM, nn.GRU or nn.RNN with the same weights instead, or export one "
                 "step a call with the state as input and output"
+            )
+
+
+def check_starts(module: nn.Module, injections: Iterable[Injection]) -> None:
+    """Refuse a state that was lifted out of a call of ``torch.lstm`` and the like outside of a layer.
+
+    Raises:
+        UnsupportedError: the proof could not start such a call from the state.
+    """
+    for each in injections:
+        if not isinstance(module.get_submodule(each.path), nn.RNNBase | nn.RNNCellBase):
+            raise UnsupportedError(
+                f"forward calls torch.lstm, torch.gru or torch.rnn itself and makes {each.input} inside; "
+                "make it an argument, use nn.LSTM, nn.GRU or nn.RNN, or export without states (stateless)"
             )
 
 

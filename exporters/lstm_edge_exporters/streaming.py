@@ -14,10 +14,12 @@ from .lift._chunks import chunk_sizes, compare_chunks
 from .lift._culprit import blame, find_culprit
 from .verify import Candidate, first_line
 
-__all__ = ["why_unstreamable"]
+__all__ = ["states_stop_at_lengths", "why_unstreamable"]
 
 Array = npt.NDArray[Any]
 
+_SHORT = 7
+"""Steps of the rows that are compared with and without padding behind them."""
 _PLANS = 3
 """Random ways to cut the sequence."""
 
@@ -68,3 +70,29 @@ def why_unstreamable(
                 find_culprit(model, manifest.states, start, data, axes, sizes, lengths, worst.name), worst
             )
     return ""
+
+
+def states_stop_at_lengths(manifest: Manifest, candidate: Candidate, case: Case) -> bool:
+    """Tell whether what stands behind a row's length leaves its last states alone, as packing has it.
+
+    Args:
+        manifest: the contract.
+        candidate: runs the file.
+        case: inputs of more than ``_SHORT`` steps.
+    """
+    if manifest.lengths is None or manifest.sequence is None or not manifest.states:
+        return True
+    lengths = {manifest.lengths: np.full_like(case.feeds[manifest.lengths], _SHORT)}
+    cut = {
+        spec.name: case.feeds[spec.name].take(range(_SHORT), axis=spec.axes.index(manifest.sequence))
+        for spec in manifest.inputs
+        if manifest.sequence in spec.axes
+    }
+    try:
+        padded, alone = candidate({**case.feeds, **lengths}), candidate({**case.feeds, **cut, **lengths})
+    except Exception:  # noqa: BLE001  onnxruntime's exceptions share no base class
+        return False
+    return all(
+        np.allclose(padded[state.output], alone[state.output], rtol=1e-3, atol=1e-4)
+        for state in manifest.states
+    )

@@ -182,10 +182,20 @@ class StreamBatch:
             return self._tick_all(slots, feeds, sizes)
         if not step:
             steps = sizes.get(self._contract.sequence or "", 1)
+            self._check_padding(valid, steps)
             expect_blocks(WORKSPACE * steps * self._blocks.nbytes)
         outputs, states = self._core.call(feeds | valid | self._blocks.gather(slots))
         self._blocks.scatter(slots, states)
         return to_sources(self._contract, outputs, step=step)
+
+    def _check_padding(self, valid: Mapping[str, Array], steps: int) -> None:
+        """Refuse short rows where their states would run over what stands behind them."""
+        shortest = min((int(array.min()) for array in valid.values()), default=steps)
+        if shortest < steps and not self._contract.padded_states:
+            raise InputError(
+                f"chunks of {shortest} to {steps} steps came, but this file's states do not stop at a row's "
+                "length; give chunks of one length, or pack the sequences in forward and export again"
+            )
 
     def _tick_all(
         self, slots: Array, feeds: Mapping[str, Array], sizes: Mapping[str, int]

@@ -100,6 +100,8 @@ class Manifest(NamedTuple):
     """The name of the time axis; None where one call is one step."""
     lengths: str | None = None
     """The name of the input with each row's count of valid steps, if any."""
+    padded_states: bool = True
+    """Whether a row's states stop at its length; where not, unequal chunks can't be padded to one."""
     unstreamable: str = ""
     """Why chunks with carried states do not equal the whole sequence (a bidirectional layer, say); empty
     where they do."""
@@ -171,6 +173,7 @@ def _encode(manifest: Manifest) -> dict[str, Any]:
         ],
         "axes": {"batch": manifest.batch, "sequence": manifest.sequence},
         "lengths": manifest.lengths,
+        **({} if manifest.padded_states else {"padded_states": False}),
         "unstreamable": manifest.unstreamable,
         "task": manifest.task
         and {
@@ -221,6 +224,7 @@ def _decode(raw: Mapping[str, Any]) -> Manifest:
         batch=text_or_none(axes["batch"]),
         sequence=text_or_none(axes["sequence"]),
         lengths=text_or_none(raw["lengths"]),
+        padded_states=raw.get("padded_states", True) is True,
         unstreamable=text(raw["unstreamable"]),
         task=None
         if task is None

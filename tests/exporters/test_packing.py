@@ -173,6 +173,25 @@ def test_narrow_lengths_pick_the_last_step_beside_wide_rows():
     )
 
 
+def test_lengths_that_stop_no_layer_can_not_pad_unequal_chunks():
+    module = PicksLast().eval()
+    artefact = export(module, (X, UNSORTED))
+    assert not artefact.manifest.padded_states
+    batch = load(artefact.model).streams(2)
+    one, other = batch.add(), batch.add()
+    x = X.numpy()
+    for call in (
+        lambda: batch.process({one: x[0], other: x[1, :2]}),
+        lambda: batch.process(x[:2], [one, other], lengths=[6, 2]),
+    ):
+        with pytest.raises(InputError, match="do not stop at a row's length"):
+            call()
+    got = batch.process({one: x[0], other: x[1]})
+    with torch.no_grad():
+        expected = module(X[:2], torch.tensor([6, 6])).numpy()
+    np.testing.assert_allclose([got[one], got[other]], expected, rtol=0, atol=1e-6)
+
+
 def test_a_file_with_narrow_lengths_runs_streams_and_serves_batches():
     class Last(Packs):
         def forward(self, x, lengths):
@@ -180,6 +199,7 @@ def test_a_file_with_narrow_lengths_runs_streams_and_serves_batches():
 
     module = Last().eval()
     model = load(export(module, (X, UNSORTED.int())).model)
+    assert model.manifest.padded_states
     assert model.selftest().ok
     with torch.no_grad():
         ragged, full = module(X, UNSORTED).numpy(), module(X, torch.tensor([6, 6, 6])).numpy()

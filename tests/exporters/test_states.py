@@ -10,6 +10,7 @@ from torch import nn
 
 from lstm_edge_exporters import ExportConfig, export
 from lstm_edge_runtime import load
+from lstm_edge_runtime.errors import UnsupportedError
 
 X = torch.randn(3, 6, 5)
 
@@ -273,3 +274,56 @@ def test_an_initial_state_whose_last_one_is_not_returned_stays_an_input_and_is_n
     assert artefact.manifest.states == ()
     assert [spec.name for spec in artefact.manifest.inputs] == ["x", "start"]
     assert any("start is an initial state" in note and "return it" in note for note in artefact.notes)
+
+
+class OutputOnly(nn.LSTM):
+    def forward(self, x):
+        return super().forward(x)[0]
+
+
+class InADict(nn.GRU):
+    def forward(self, x, hx=None):
+        output, last = super().forward(x, hx)
+        return {"output": output, "last": last}
+
+
+class Squashed(nn.GRUCell):
+    def forward(self, x):
+        return torch.tanh(super().forward(x))
+
+
+@pytest.mark.parametrize(
+    ("layer", "x", "names"),
+    [
+        (OutputOnly(5, 6, 2, batch_first=True), X, ["h_0", "c_0"]),
+        (InADict(5, 6, batch_first=True), X, ["h_0"]),
+        (Squashed(5, 6), X[:, 0], ["h_0"]),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_subclass_may_take_and_give_what_it_likes(layer, x, names):
+    kind = type(layer)
+    artefact = export(nn.Sequential(layer).eval(), x)
+    assert [name for name, _, _ in states(artefact)] == names
+    assert type(layer) is kind
+    got, _ = load(artefact.model).run(x.numpy())
+    with torch.no_grad():
+        expected = layer(x)
+    expected = expected["output"] if isinstance(expected, dict) else expected
+    np.testing.assert_allclose(got["output"], expected.numpy(), rtol=0, atol=1e-6)
+
+
+class Functional(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.LSTM(5, 6, batch_first=True)
+
+    def forward(self, x):
+        zeros = x.new_zeros(1, x.size(0), 6)
+        return torch.lstm(x, (zeros, zeros), self.rnn._flat_weights, True, 1, 0.0, False, False, True)[0]
+
+
+def test_a_call_outside_of_a_layer_that_makes_its_own_state_is_refused_or_stateless():
+    with pytest.raises(UnsupportedError, match=r"calls torch\.lstm.*makes h_0 inside"):
+        export(Functional().eval(), X)
+    assert export(Functional().eval(), X, ExportConfig(stateless=True)).manifest.states == ()
