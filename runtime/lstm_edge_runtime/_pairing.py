@@ -17,7 +17,7 @@ _BEFORE = (
     r"^(initial|init|prev|previous|past|old|in|input)[_./]",
     r"([_./](in|init|prev|previous)|[_./]?0)$",
 )
-_AFTER = (r"^(new|next|present|final|updated|out|output|y)[_./]", r"([_./](out|new|next)|[_./]?[n1])$")
+_AFTER = (r"^(new|next|present|final|last|updated|out|output|y)[_./]", r"([_./](out|new|next)|[_./]?[n1])$")
 
 
 def pair_states(
