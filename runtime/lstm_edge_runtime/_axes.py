@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from .errors import InputError
 from .manifest import Axes
 
-__all__ = ["describe", "fits", "learn_sizes", "resolve", "row_factor"]
+__all__ = ["describe", "fits", "learn_sizes", "resolve", "row_factor", "with_ones"]
 
 _PRODUCT = re.compile(r"(\d+)\s*\*\s*(.+)")
 
@@ -34,6 +34,16 @@ def resolve(axes: Axes, sizes: Mapping[str, int]) -> tuple[int, ...] | None:
     return tuple(shape)
 
 
+def with_ones(axes: Axes, sizes: Mapping[str, int]) -> dict[str, int]:
+    """Give ``sizes`` with 1 for every name that ``axes`` has besides: for N where the axis is ``"2*N"``."""
+    known = dict(sizes)
+    for axis in axes:
+        if isinstance(axis, str) and resolve((axis,), known) is None:
+            product = _PRODUCT.fullmatch(axis)
+            known[product[2].strip() if product else axis] = 1
+    return known
+
+
 def learn_sizes(name: str, axes: Axes, shape: tuple[int, ...], sizes: dict[str, int]) -> None:
     """Check ``shape`` against ``axes`` and add to ``sizes`` what the named axes turned out to be.
 
@@ -42,7 +52,7 @@ def learn_sizes(name: str, axes: Axes, shape: tuple[int, ...], sizes: dict[str, 
     """
     fits = len(shape) == len(axes)
     for axis, size in zip(axes, shape, strict=False):
-        expected = axis if isinstance(axis, int) else sizes.get(axis, size)
+        (expected,) = resolve((axis,), sizes) or (size,)
         fits = fits and size == expected and size > 0
     if not fits:
         known = ", ".join(f"{axis}={sizes[axis]}" for axis in axes if axis in sizes and isinstance(axis, str))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ._axes import learn_sizes, resolve
+from ._axes import learn_sizes, resolve, with_ones
 from ._identity import Identity
 from ._inputs import Samples, as_array, as_lengths, by_name, refuse_not_finite
 from ._session import run_failed
@@ -107,8 +107,7 @@ class Core:
         """Give the reset values in arrays of their own; an axis that no input names has size 1."""
         start = {}
         for spec in self.contract.states:
-            known = {axis: 1 for axis in spec.axes if isinstance(axis, str)} | dict(sizes)
-            shape = resolve(spec.axes, known)
+            shape = resolve(spec.axes, with_ones(spec.axes, sizes))
             assert shape is not None
             start[spec.input] = np.empty(shape, dtype=spec.dtype)
             start[spec.input][...] = spec.reset

@@ -13,18 +13,24 @@ _STATE_WORD = (
     r"(^|[_./])(h|c|hx|cx|hidden|cell|state|states|cache|memory|mem|buffer|rnn|gru|lstm|carry)"
     r"([_./]?(\d+|n|t|in|out|init|prev|state|states))*$"
 )
-_BEFORE = (r"^(initial|init|prev|previous|past|old)[_./]", r"([_./](in|init|prev|previous)|[_./]?0)$")
-_AFTER = (r"^(new|next|present|final|updated|out|output|y)[_./]", r"([_./](out|new|next)|[_./]?[n1])$")
+_BEFORE = (
+    r"^(initial|init|prev|previous|past|old|in|input)[_./]",
+    r"([_./](in|init|prev|previous)|[_./]?0)$",
+)
+_AFTER = (r"^(new|next|present|final|last|updated|out|output|y)[_./]", r"([_./](out|new|next)|[_./]?[n1])$")
 
 
 def pair_states(
-    inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    example: str = "load(..., states={{{0!r}: {1!r}}})",
 ) -> list[tuple[TensorSpec, TensorSpec]]:
     """Pair each input that is called like a state with the output that continues it.
 
     ``h``/``hn``, ``h_0``/``h_n``, ``state``/``stateN``, ``state0``/``new_state0``, ``h_in``/``h_out``,
     ``past_c``/``present_c``, ``initial_h``/``Y_h`` and their like are known. Where names do not decide,
     the only output of the same dtype and shape does. An input whose like no output has is not a state.
+    ``example`` shows how to name a pair where it is asked for.
 
     Raises:
         ContractError: several outputs could continue a state, or one could continue several.
@@ -46,7 +52,7 @@ def pair_states(
             raise ContractError(
                 f"which output continues {', '.join(rivals)} {entering.dtype} {describe(entering.axes)}? "
                 f"candidates: {', '.join(spec.name for spec in matches)}; "
-                f"name them: load(..., states={{{entering.name!r}: {first!r}}})"
+                f"name them: {example.format(entering.name, first)}"
             )
         if matches:
             named[entering.name] = matches[0]

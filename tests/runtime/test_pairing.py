@@ -40,6 +40,9 @@ def paired(entering: list[TensorSpec], leaving: list[TensorSpec]) -> dict[str, s
         {"hidden": "new_hidden", "cell": "new_cell"},
         {"encoder.h": "encoder.hn", "decoder.h": "decoder.hn"},
         {"cache": "updated_cache"},
+        {"in_cache0": "out_cache0", "in_cache1": "out_cache1", "in_cache10": "out_cache10"},
+        {"input_state": "output_state"},
+        {"init_h": "last_h", "init_c": "last_c"},
     ],
 )
 def test_well_known_names_pair_whatever_the_order(pairs):

@@ -41,11 +41,15 @@ class ChunkRun:
 
 
 def chunk_sizes(total: int, rng: np.random.Generator) -> tuple[int, ...]:
-    """Cut ``total`` steps at random, single steps included."""
+    """Cut ``total`` steps at random, with a single step first and last.
+
+    Of an output without a time axis only the last chunk's counts, and one of several steps would hide that
+    the network looks a few steps back.
+    """
     sizes: list[int] = [1]
-    while sum(sizes) < total:
-        sizes.append(int(rng.integers(1, min(8, total - sum(sizes)) + 1)))
-    return tuple(sizes)
+    while (rest := total - 1 - sum(sizes)) > 0:
+        sizes.append(int(rng.integers(1, min(8, rest) + 1)))
+    return (*sizes, 1) if total > 1 else (1,)
 
 
 def run_chunks(

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from lstm_edge_runtime._axes import resolve
+from lstm_edge_runtime._axes import resolve, with_ones
 from lstm_edge_runtime.errors import FileFormatError
 from lstm_edge_runtime.manifest import Axes, StateSpec, TensorSpec
 
@@ -52,9 +52,7 @@ def reset_arrays(states: Sequence[StateSpec], sizes: Mapping[str, int]) -> dict[
     """Give every state's reset value at ``sizes``; an axis that no size is known for has one row."""
     arrays = {}
     for state in states:
-        known = {axis: 1 for axis in state.axes if isinstance(axis, str)}
-        known = {axis: size for axis, size in known.items() if "*" not in axis} | dict(sizes)
-        shape = resolve(state.axes, known)
+        shape = resolve(state.axes, with_ones(state.axes, sizes))
         assert shape is not None
         arrays[state.input] = np.broadcast_to(np.asarray(state.reset, state.dtype), shape).copy()
     return arrays

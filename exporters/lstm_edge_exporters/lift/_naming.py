@@ -27,7 +27,7 @@ class AxisNames:
 
 
 def fixed_roles(model: ir.Model) -> dict[str, int]:
-    """Give the sizes of ``batch`` and ``sequence`` where the inputs declare them fixed.
+    """Give the sizes of ``batch`` and ``sequence`` where the inputs declare them fixed, and alike.
 
     None where a constant ``sequence_lens`` holds both.
     """
@@ -36,12 +36,13 @@ def fixed_roles(model: ir.Model) -> dict[str, int]:
         for node in recurrent_nodes(model)
     ):
         return {}
-    return {
-        role: size
-        for value, roles in axis_roles(model.graph, model).items()
-        for axis, role in roles.items()
-        if not value.is_initializer() and isinstance(size := axes_of(value)[axis], int)
-    }
+    sizes: dict[str, set[int]] = {}
+    for value, roles in axis_roles(model.graph, model).items():
+        for axis, role in roles.items():
+            size = axes_of(value)[axis]
+            if isinstance(size, int) and not value.is_initializer():
+                sizes.setdefault(role, set()).add(size)
+    return {role: found.pop() for role, found in sizes.items() if len(found) == 1}
 
 
 def name_axes(model: ir.Model, given: Mapping[str, Axes], free: frozenset[str]) -> AxisNames:
@@ -61,6 +62,7 @@ def name_axes(model: ir.Model, given: Mapping[str, Axes], free: frozenset[str]) 
     """
     _take_given(model.graph, given)
     roles = axis_roles(model.graph, model)
+    _tell_apart(roles)
     names = {BATCH: _known(roles, BATCH) or "N", SEQUENCE: _known(roles, SEQUENCE) or "L"}
     freed = guessed = False
     for value in data_inputs(model.graph):
@@ -85,6 +87,19 @@ def name_axes(model: ir.Model, given: Mapping[str, Axes], free: frozenset[str]) 
     if bound and (guessed or not bound >= set(names.values())):
         names = _corrected(model, names, probe_roles(model))
     return AxisNames(*(names[role] if names[role] in bound else None for role in (BATCH, SEQUENCE)))
+
+
+def _tell_apart(roles: Mapping[ir.Value, Mapping[int, str]]) -> None:
+    """Take the name away from a batch and a time that share it: some files call every free axis ``?``."""
+    for value, told in roles.items():
+        names = {role: axes_of(value)[axis] for axis, role in told.items()}
+        if (
+            value.shape is not None
+            and names.get(BATCH) == names.get(SEQUENCE)
+            and isinstance(names[BATCH], str)
+        ):
+            for axis in told:
+                value.shape[axis] = None
 
 
 def _corrected(model: ir.Model, names: dict[str, str], probed: Mapping[str, str]) -> dict[str, str]:

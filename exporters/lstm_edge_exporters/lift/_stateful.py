@@ -57,7 +57,7 @@ def recognise(model: ir.Model, named: Mapping[str, str], sequence: str | None) -
         ]
         for side, taken in ((inputs, set(pairs)), (outputs, set(pairs.values())))
     ]
-    for one, other in pair_states(rest[0], rest[1]):
+    for one, other in pair_states(rest[0], rest[1], "--state {0}={1} (states=)"):
         pairs[one.name] = other.name
     return tuple(
         StateSpec(name, pairs[name], _dtype(value), axes_of(value))

@@ -85,6 +85,25 @@ def test_fixed_inputs_that_are_put_together_are_freed_together(network, operator
     assert [spec.axes for spec in lifted.manifest.inputs] == [("L", "N", 3)] * 2
 
 
+def test_fixed_lengths_of_two_inputs_that_differ_are_not_freed_as_one(network):
+    net = network()
+    for name in "ab":
+        net.recurrent("GRU", name, 3, 4, outputs=("Y_h",), name=name)
+    net.add("Concat", [node.output[1] for node in net.nodes], ["y"], axis=2)
+    lifted = lift(net.model({"a": [5, 1, 3], "b": [7, 1, 3]}, ["y"]).SerializeToString())
+    assert lifted.report.freed == ("batch",)
+    assert [spec.axes for spec in lifted.manifest.inputs] == [(5, "N", 3), (7, "N", 3)]
+
+
+def test_one_name_for_every_free_axis_is_no_name(network):
+    net = network()
+    net.recurrent("GRU", "x", 3, 4, outputs=("Y",))
+    net.add("Identity", [net.nodes[-1].output[0]], ["y"])
+    lifted = lift(net.model({"x": ["?", "?", 3]}, ["y"]).SerializeToString())
+    assert lifted.manifest.inputs[0].axes == ("L", "N", 3)
+    assert len(lifted.report.equality.exact) == 4
+
+
 def test_an_axis_that_only_broadcasting_lengthens_is_not_freed(network):
     net = network()
     net.recurrent("GRU", net.add("Add", ["x", "offset"]), 3, 4, outputs=("Y_h",))

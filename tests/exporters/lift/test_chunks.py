@@ -40,6 +40,17 @@ def test_an_operator_that_sees_past_its_chunk_is_named_with_the_difference(
         load(lifted.model).stream()
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_a_last_step_that_looks_back_is_never_taken_for_one_that_does_not(network, seed):
+    net = network()
+    y = net.squeeze(net.recurrent("GRU", "x", 3, 4, outputs=("Y",))[0], 1)
+    channels = net.add("Transpose", [y], perm=[1, 2, 0])
+    seen = net.add("Conv", [channels, net.weight(4, 4, 2)], name="wide", pads=[1, 0])
+    net.add("Gather", [seen, net.const(np.array(-1))], ["y"], axis=2)
+    lifted = lift(net.model({"x": ["L", "N", 3]}, ["y"]).SerializeToString(), LiftConfig(seed=seed))
+    assert "Conv 'wide'" in lifted.report.unstreamable
+
+
 def test_an_operator_of_one_step_is_not_blamed(network):
     lifted = lift(after(network, "Softmax", axis=1).SerializeToString())
     assert lifted.report.unstreamable == ""

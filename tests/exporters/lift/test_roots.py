@@ -5,7 +5,8 @@ import onnx_ir as ir
 import pytest
 
 from lstm_edge_exporters.lift import lift, lift_states
-from lstm_edge_runtime.errors import ContractError
+from lstm_edge_runtime import load
+from lstm_edge_runtime.errors import ContractError, StateError
 
 
 def two_layers(network, cut, opset=17, batch_first=False, learned=False):
@@ -168,6 +169,24 @@ def test_rows_merged_into_time_are_not_taken_for_a_free_batch(network):
     model = net.model({"x": ["rows", "steps", 3]}, [y])
     lifted = lift(model.SerializeToString())
     assert [s.axes for s in lifted.report.lifted] == [(1, 1, 4)]
+
+
+def test_a_state_with_several_rows_for_each_row_of_the_input_runs(network):
+    """Two channels of one source are rows of the layer."""
+    net = network()
+    merged = net.add("Reshape", ["x", net.const(np.array([0, -1, 3]))])
+    y, *_ = net.recurrent("GRU", merged, 3, 4, outputs=("Y",))
+    net.squeeze(y, 1)
+    lifted = lift(net.model({"x": ["L", "N", 2, 3]}, [net.nodes[-1].output[0]]).SerializeToString())
+    assert [s.axes for s in lifted.report.lifted] == [(1, "2*N", 4)]
+    model, x = load(lifted.model), np.random.default_rng(0).standard_normal((5, 1, 2, 3)).astype(np.float32)
+    (whole,), stream = model.run(x)[0].values(), model.stream()
+    steps = [stream.step(sample) for sample in x[:, 0]]
+    np.testing.assert_allclose(np.reshape(steps, whole.shape), whole, rtol=0, atol=1e-6)
+    _, state = model.run(np.repeat(x, 3, axis=1))
+    assert state["h_0"].shape == (1, 6, 4)
+    with pytest.raises(StateError, match="expected"):
+        model.run(x, state)
 
 
 def test_lifting_leaves_the_callers_model_as_it_was(network):

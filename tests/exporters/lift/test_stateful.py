@@ -141,6 +141,16 @@ def test_the_cache_of_a_causal_convolution_is_recognised_beside_a_hidden_state(n
     assert lifted.report.unstreamable == ""
 
 
+def test_ambiguous_states_are_listed_with_the_option_that_names_them(network):
+    net = network()
+    for name in ("first", "second"):
+        net.add("Add", ["state", net.weight(1, 1, 4)], [name])
+    net.add("Identity", ["x"], ["y"])
+    model = net.model({"x": ["L", "N", 3], "state": [1, "N", 4]}, ["y", "first", "second"])
+    with pytest.raises(ContractError, match=r"candidates: first, second; name them: --state state=first"):
+        lift(model.SerializeToString())
+
+
 def test_an_artefact_is_not_lifted_twice(network):
     model = lift(stateful(network, ("h", "c"), ("hn", "cn")).SerializeToString()).model
     with pytest.raises(InputError, match="manifest already"):
