@@ -55,10 +55,18 @@ class ExportConfig:
         """Refuse what no export can honour.
 
         Raises:
-            InputError: an opset, IR version, axis or seed that is out of range, or a reset for no state.
+            InputError: an opset, IR version, axis, name or seed that is out of range, or a reset that is not
+                finite.
         """
-        if self.seed < 0:
-            raise InputError(f"seed {self.seed}: choose one from 0")
+        if not isinstance(self.seed, int) or self.seed < 0:
+            raise InputError(f"seed {self.seed!r}: choose a whole number from 0")
+        for role, name in (("batch", self.batch), ("sequence", self.sequence)):
+            if not name.isidentifier():
+                raise InputError(f"{role} {name!r}: an axis has a plain name, such as N")
+        if self.batch == self.sequence:
+            raise InputError(f"batch and sequence are both called {self.batch}; name two axes")
+        if isinstance(self.outputs, str) or not all(self.outputs):
+            raise InputError(f'outputs {self.outputs!r}: give a tuple of names, such as ("logits",)')
         if self.opset not in _OPSETS:
             raise InputError(f"opset {self.opset}: choose from {_OPSETS[0]} to {_OPSETS[-1]}")
         if self.ir_version not in _IR_VERSIONS:
@@ -66,8 +74,11 @@ class ExportConfig:
                 f"ir_version {self.ir_version}: choose from {_IR_VERSIONS[0]} to {_IR_VERSIONS[-1]}"
             )
         for name, axes in self.inputs.items():
+            if isinstance(axes, str):
+                raise InputError(f'input {name}: axes {axes!r} came, expected a tuple such as ("N", "L", 8)')
             for axis in axes:
-                if (axis < 1) if isinstance(axis, int) else not axis.isidentifier():
+                fixed = isinstance(axis, int) and axis > 0
+                if not fixed and not (isinstance(axis, str) and axis.isidentifier()):
                     raise InputError(
                         f"input {name}: axis {axis!r} is neither a positive int nor a plain name"
                     )

@@ -71,6 +71,8 @@ def find_roles(model: ir.Model, names: Sequence[str], config: ExportConfig) -> R
                 )
     if config.lengths is not None and config.lengths not in inputs:
         raise InputError(f"lengths {config.lengths!r}: the inputs are {', '.join(inputs)}")
+    if config.lengths is not None and not _is_count(inputs[config.lengths]):
+        raise InputError(f"lengths {config.lengths!r}: expected an input of one whole number a row")
     batch, sequence = _find_axes(inputs, nodes, config)
     return Roles(
         outputs,
@@ -170,10 +172,14 @@ def _find_lengths(inputs: Mapping[str, ir.Value], nodes: Sequence[ir.Node]) -> s
                 if source.is_graph_input():
                     return source.name
     for name, value in inputs.items():
-        integer = value.dtype in (ir.DataType.INT64, ir.DataType.INT32)
-        if integer and value.shape is not None and len(value.shape) == 1 and "len" in name.lower():
+        if _is_count(value) and "len" in name.lower():
             return name
     return None
+
+
+def _is_count(value: ir.Value) -> bool:
+    integer = value.dtype in (ir.DataType.INT64, ir.DataType.INT32)
+    return integer and value.shape is not None and len(value.shape) == 1
 
 
 def _name_outputs(
