@@ -3,7 +3,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lstm_edge_runtime import State, load
@@ -112,6 +112,7 @@ def test_lengths_out_of_range_or_of_another_kind_are_refused(opened, lengths, me
         opened("gru").run({"x": samples(4, 2, 3), "gain": samples(4, 2, 1)}, lengths=lengths)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # emulated processors draw slowly
 @given(st.data(), st.sampled_from(["int32", "int64"]), st.integers(1, 5), st.integers(1, 300))
 def test_lengths_of_any_whole_numbers_come_in_the_files_dtype(data, dtype, rows, longest):
     spec, sizes = TensorSpec("lengths", dtype, ("N",)), {"N": rows, "L": longest}
