@@ -137,9 +137,8 @@ def _find_axes(
         dict.fromkeys(axis for value in inputs.values() for axis in axes_of(value) if isinstance(axis, str))
     )
     seen: list[list[str]] = [[], []]
-    for node in sorted(
-        nodes, key=lambda node: node.inputs[3] is None
-    ):  # lengths count steps of their own layer
+    with_lengths_first = sorted(nodes, key=lambda node: node.inputs[3] is None)
+    for node in with_lengths_first:  # lengths count steps of their own layer
         assert node.inputs[0] is not None
         for place, axis in enumerate(axes_of(node.inputs[0])[:2]):
             seen[place] += [name for name in known if name in re.findall(r"\w+", str(axis))]

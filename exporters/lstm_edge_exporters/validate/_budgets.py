@@ -65,15 +65,25 @@ class Budgets:
             return self._budget.drift * (1.0 if over_a_run else _SNAPSHOT) * max(_rms(expected), usual)
         return self._budget.change * max(float(np.max(np.abs(expected), initial=0.0)), usual)
 
-    def held(self, record: Comparison, got: Array, expected: Array, allowed: float) -> Comparison:
+    def held(
+        self,
+        record: Comparison,
+        got: Array,
+        expected: Array,
+        *,
+        name: str | None = None,
+        over_a_run: bool = False,
+    ) -> Comparison:
         """Give ``record`` with a limit that its difference passes where the root mean square is too large.
 
         Args:
             record: the comparison of ``got`` with ``expected``.
             got: what the file gave.
             expected: what the reference gave.
-            allowed: what their root mean square difference may be.
+            name: the output's, where ``record`` has a title of its own.
+            over_a_run: see ``allowed``.
         """
+        allowed = self.allowed(name or record.name, expected, over_a_run=over_a_run)
         if not math.isfinite(record.max_abs) or record.max_abs == 0:
             return replace(record, limit=allowed)
         peak = record.max_abs / _rms(got.astype(np.float64) - expected.astype(np.float64))

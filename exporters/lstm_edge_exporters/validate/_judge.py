@@ -100,6 +100,7 @@ class Judge:
         budgeted = contract.precision in _BUDGETED
         self.budgets = Budgets(config.budget, states, scales) if budgeted else None
         """What an int8 or fp16 file is held to; None for one that must be exact."""
+        self._applied = None if config.overridden else self.budgets
         self._file = np.zeros(len(_EDGES) - 1, np.int64)
         self._own = np.zeros(len(_EDGES) - 1, np.int64)
         self._exact = [0, 0]
@@ -163,8 +164,11 @@ class Judge:
             raise FileFailedError(f"the file does not run: {first_line(error)}") from error
         floors = {name: apart(own[name], wide[name]) for name in own}
         records = self._records(got, own, wide, floors)
-        if self._by_budget:
-            records = tuple(self._held(each, got, wide, over_a_run=over_a_run) for each in records)
+        if self._applied:
+            records = tuple(
+                self._applied.held(each, got[each.name], wide[each.name], over_a_run=over_a_run)
+                for each in records
+            )
         elif not self._config.overridden:
             records = self._drawn_anew(records, feeds, protocol, (got, own, wide), floors)
         for name in own:
@@ -175,22 +179,7 @@ class Judge:
     def again(self, record: Comparison, title: str, got: Array, expected: Array) -> Comparison:
         """Compare two other arrays of the output that ``record`` is of, by its limit."""
         found = compare(title, got, expected, floor=record.floor, limit=record.limit)
-        if self.budgets is None or not self._by_budget:
-            return found
-        return self.budgets.held(found, got, expected, self.budgets.allowed(record.name, expected))
-
-    @property
-    def _by_budget(self) -> bool:
-        return self.budgets is not None and not self._config.overridden
-
-    def _held(
-        self, record: Comparison, got: Mapping[str, Array], wide: Mapping[str, Array], *, over_a_run: bool
-    ) -> Comparison:
-        assert self.budgets is not None
-        one, other = got[record.name], wide[record.name]
-        return self.budgets.held(
-            record, one, other, self.budgets.allowed(record.name, other, over_a_run=over_a_run)
-        )
+        return self._applied.held(found, got, expected, name=record.name) if self._applied else found
 
     def reference(
         self, feeds: Feeds, protocol: Protocol = whole

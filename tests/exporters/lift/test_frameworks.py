@@ -81,6 +81,18 @@ class _Tagger(torch.nn.Module):
         return self.head(self.rnn(x)[0])
 
 
+def assert_equal_in_chunks(lifted, module, name=None):
+    """The output called ``name``, or the first one, is the module's, chunk by chunk."""
+    x = torch.randn(3, 14, 5)
+    with torch.no_grad():
+        expected = module(x).numpy()
+    model, state, parts = load(lifted.model), None, []
+    for first, last in ((0, 4), (4, 5), (5, 14)):
+        outputs, state = model.run(x[:, first:last].numpy(), state)
+        parts.append(outputs[name or next(iter(outputs))])
+    np.testing.assert_allclose(np.concatenate(parts, axis=1), expected, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("dynamic", [False, True])
@@ -103,14 +115,7 @@ def test_a_file_of_pytorchs_deprecated_exporter(kind, layers, dynamic):
     kinds = 2 if kind == "LSTM" else 1
     rows = [layers] if dynamic else [1] * layers  # a fixed size is folded into one constant a layer
     assert sorted(s.axes[0] for s in lifted.report.lifted) == sorted(rows * kinds)
-    x = torch.randn(3, 14, 5)
-    with torch.no_grad():
-        expected = module(x).numpy()
-    model, state, parts = load(lifted.model), None, []
-    for first, last in ((0, 4), (4, 5), (5, 14)):
-        outputs, state = model.run(x[:, first:last].numpy(), state)
-        parts.append(outputs["y"])
-    np.testing.assert_allclose(np.concatenate(parts, axis=1), expected, rtol=0, atol=1e-6)
+    assert_equal_in_chunks(lifted, module, "y")
 
 
 @pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
@@ -143,14 +148,7 @@ def test_a_file_of_pytorchs_exporter_at_a_fixed_shape_is_freed(kind, layers, row
     program.save(tmp_path / "fixed.onnx")
     lifted = lift(tmp_path / "fixed.onnx")
     assert lifted.report.freed == ("batch", "sequence")
-    x = torch.randn(3, 14, 5)
-    with torch.no_grad():
-        expected = module(x).numpy()
-    model, state, parts = load(lifted.model), None, []
-    for first, last in ((0, 4), (4, 5), (5, 14)):
-        outputs, state = model.run(x[:, first:last].numpy(), state)
-        parts.append(next(iter(outputs.values())))
-    np.testing.assert_allclose(np.concatenate(parts, axis=1), expected, rtol=0, atol=1e-6)
+    assert_equal_in_chunks(lifted, module)
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2, 3], [2, 0, 1, 3]])
