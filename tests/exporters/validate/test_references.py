@@ -87,6 +87,7 @@ def test_modules_without_a_batch_of_another_dtype_or_of_one_length_are_checked_a
     example, axes, streamed, tmp_path
 ):
     torch.manual_seed(0)
+    example = torch.randn_like(example)
     module = Plain().to(example.dtype).eval()
     export(module, example, ExportConfig(inputs={"x": axes})).save(tmp_path / "m.onnx")
     file = open_file(tmp_path / "m.onnx")
