@@ -5,8 +5,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lstm_edge.tuning.goal import Goal
-from lstm_edge.tuning.search import _beside, tune
+from lstm_edge.timing.objective import Goal
+from lstm_edge.timing.tune import _beside, tune
 
 __all__ = ["GOALS", "tuned"]
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from lstm_edge_runtime._session import import_onnxruntime
 from lstm_edge_runtime.errors import ProviderError
+from lstm_edge_runtime.ort import import_onnxruntime
 
 __all__ = ["PROBE", "ProviderState", "try_providers"]
 

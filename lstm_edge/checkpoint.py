@@ -17,8 +17,8 @@ from typing import Any
 
 from safetensors.torch import save as to_bytes
 
-from lstm_edge_runtime._files import write_bytes
 from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError
+from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import Signal, Task
 
 from ._weights import build, infer_options, read_tensors

@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from lstm_edge_exporters.config import ExportConfig
+from lstm_edge_exporters.export.config import ExportConfig
 
 from .checkpoint import Run, Scale
 from .lstm1 import LSTM1

@@ -46,9 +46,9 @@ def read_samples(path: Path, model: "Model") -> "Samples":
 
 
 def _with_truth(path: Path, features: tuple[str, ...]) -> tuple[list[Array], Array] | None:
+    from lstm_edge.data.csv import read_csv
+    from lstm_edge.data.npz import read_npz
     from lstm_edge.training import DataConfig
-    from lstm_edge.training._csv import read_csv
-    from lstm_edge.training._npz import read_npz
 
     if path.suffix == ".npz" and path.is_file() and _has_truth(path):
         recordings = read_npz(path, DataConfig())

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lstm_edge_runtime._files import read_arrays, replacing
 from lstm_edge_runtime.errors import FileFormatError, NotFoundError, StateError
+from lstm_edge_runtime.files import read_arrays, replacing
 from lstm_edge_runtime.state import IDENTITY, from_arrays, to_arrays
 
 if TYPE_CHECKING:

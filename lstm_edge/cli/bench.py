@@ -14,7 +14,7 @@ from ._model import device_option, open_model, threads_option
 from ._output import console, echo_json, json_option, print_table
 
 if TYPE_CHECKING:
-    from lstm_edge.bench.compare import Change
+    from lstm_edge.timing.compare import Change
 
 __all__ = ["command"]
 
@@ -86,11 +86,11 @@ def command(
       lstm-edge bench har.onnx --json > baseline.json
       lstm-edge bench har.onnx --compare baseline.json
     """  # noqa: D301
-    from lstm_edge.bench.compare import compare_with, read_baseline
-    from lstm_edge.bench.html import render_html
-    from lstm_edge.bench.measure import Plan, measure
-    from lstm_edge.bench.subject import Subject
-    from lstm_edge_runtime._files import check_target, write_bytes
+    from lstm_edge.timing.compare import compare_with, read_baseline
+    from lstm_edge.timing.html import render_html
+    from lstm_edge.timing.measure import Plan, measure
+    from lstm_edge.timing.subject import Subject
+    from lstm_edge_runtime.files import check_target, write_bytes
 
     names = _names(models)
     baseline = read_baseline(compare, names, chunk) if compare else None

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from lstm_edge_runtime._files import check_target
 from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime.files import check_target
 
 from ._extras import needing_export
 from ._output import echo_json, json_option, print_table
@@ -36,7 +36,7 @@ def command(model: Path, output: Path, as_json: bool) -> None:
         )
     check_target(output)
     with needing_export("convert"):
-        from lstm_edge_exporters.ort_format import to_ort
+        from lstm_edge_exporters.targets.ort import to_ort
 
         made = to_ort(model)
     config = made.save(output)

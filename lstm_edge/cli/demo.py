@@ -21,7 +21,7 @@ from ._training import progress
 if TYPE_CHECKING:
     from lstm_edge_runtime import Stream
 
-    from .._demo import HeldOut, Proof
+    from ..demo import HeldOut, Proof
 
 __all__ = ["command"]
 
@@ -60,7 +60,7 @@ def command(folder: Path, as_json: bool) -> None:
     with screen.status("importing torch and onnx"), needing_export("demo"):
         from lstm_edge_runtime import load
 
-        from .. import _demo
+        from .. import demo as _demo
     paths, held_out = _demo.prepare(folder)
     _say(
         screen,
@@ -150,7 +150,7 @@ def _play(
     screen: Console, stream: "Stream", recording: Any, rate: float, labels: tuple[str, ...], activity: str
 ) -> list[int]:
     """Feed a recording to the stream and show what it says, live on a terminal; gives every answer."""
-    from .._demo import replay
+    from ..demo import replay
 
     plain = not screen.encoding.lower().startswith("utf")
     strength = np.linalg.norm(recording[:, :3], axis=1)

@@ -55,7 +55,7 @@ def command(as_json: bool) -> None:
 
 
 def _examine() -> Iterator[_Finding]:
-    from lstm_edge._host import describe_host, describe_software, onnxruntime_wheels
+    from lstm_edge.host import describe_host, describe_software, onnxruntime_wheels
 
     for name, version in describe_software().items():
         if name != "onnxruntime":

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from lstm_edge_runtime._files import check_target
 from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime.files import check_target
 
 from ._extras import needing_export
 from ._output import echo_json, json_option, print_table
@@ -81,7 +81,7 @@ def command(
         raise InputError(f"--format {form} and {output} do not fit; onnxruntime tells the format by .ort")
     with needing_export("export"):
         from lstm_edge_exporters import export
-        from lstm_edge_exporters.ort_format import to_ort
+        from lstm_edge_exporters.targets.ort import to_ort
 
         from ._factory import is_factory
     if not is_factory(source) and (weights is not None or inputs):

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lstm_edge._samples import SampleInput, sample_input
-from lstm_edge_runtime._files import replacing
 from lstm_edge_runtime.errors import ContractError
+from lstm_edge_runtime.files import replacing
 
 from ._model import device_option, model_argument, open_model, threads_option
 from ._results import ResultLines, main_output

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lstm_edge_runtime._files import check_target
+from lstm_edge_runtime.files import check_target
 
 from ._extras import needing_export
 from ._judged import read_samples

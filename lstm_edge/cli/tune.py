@@ -15,8 +15,8 @@ from ._model import open_model
 from ._output import console, echo_json, json_option, print_table
 
 if TYPE_CHECKING:
-    from lstm_edge.tuning.goal import Goal
-    from lstm_edge.tuning.search import Outcome, Trial
+    from lstm_edge.timing.objective import Goal
+    from lstm_edge.timing.tune import Outcome, Trial
 
 __all__ = ["command"]
 
@@ -81,9 +81,9 @@ def command(
       lstm-edge tune har.onnx har-int8.onnx --goal energy --rate 100Hz
     """  # noqa: D301
     from lstm_edge._providers import try_providers
-    from lstm_edge.tuning.goal import Goal
-    from lstm_edge.tuning.search import tune
-    from lstm_edge_runtime._files import replacing
+    from lstm_edge.timing.objective import Goal
+    from lstm_edge.timing.tune import tune
+    from lstm_edge_runtime.files import replacing
     from lstm_edge_runtime.profile import host_key
 
     if len({path.resolve() for path in models}) < len(models):

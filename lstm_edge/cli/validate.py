@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lstm_edge_runtime._files import check_target, write_bytes
 from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime.files import check_target, write_bytes
 
 from ._extras import needing_export
 from ._output import console, echo_json, json_option

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from lstm_edge_runtime._protobuf import bytes_field
-from lstm_edge_runtime._session import import_onnxruntime
+from lstm_edge_runtime.ort import import_onnxruntime
 
 from .graph import Graph, Node
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from lstm_edge_runtime._files import replacing
 from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError
+from lstm_edge_runtime.files import replacing
 
 from .config import DataConfig, TrainConfig
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from lstm_edge_runtime.errors import InputError
 
 from ..checkpoint import Scale
-from .recordings import Recording
+from ..data.recordings import Recording
 
 __all__ = ["Samples", "crop", "cut", "fit_scale", "scaled"]
 

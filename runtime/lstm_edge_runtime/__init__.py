@@ -10,13 +10,13 @@ import typing as _typing
 from ._version import __version__
 
 if _typing.TYPE_CHECKING:
-    from ._loading import load
-    from .batch import StreamBatch
     from .errors import LstmEdgeError
+    from .loading import load
     from .model import Model
     from .prediction import Prediction
     from .state import State
     from .stream import Stream
+    from .stream_batch import StreamBatch
 
 __all__ = ["LstmEdgeError", "Model", "Prediction", "State", "Stream", "StreamBatch", "__version__", "load"]
 
@@ -26,8 +26,8 @@ _HOMES = {
     "Prediction": "prediction",
     "State": "state",
     "Stream": "stream",
-    "StreamBatch": "batch",
-    "load": "_loading",
+    "StreamBatch": "stream_batch",
+    "load": "loading",
 }
 
 

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ._bound import BoundCall, StateSets
 from ._core import Core
 from ._memory import WORKSPACE, expect_blocks
+from .binding import BoundCall, StateSets
 from .errors import ContractError
 
 __all__ = ["StateBlocks"]

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ._axes import learn_sizes, resolve, with_ones
 from ._identity import Identity
-from ._inputs import Samples, as_array, as_lengths, by_name, refuse_not_finite
-from ._session import run_failed
+from .axes import learn_sizes, resolve, with_ones
 from .errors import ContractError, InputError, StateError
+from .inputs import Samples, as_array, as_lengths, by_name, refuse_not_finite
 from .manifest import Manifest, TensorSpec
+from .ort import run_failed
 from .state import State
 
 __all__ = ["Core"]

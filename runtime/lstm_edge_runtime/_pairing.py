@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from ._axes import describe, fits
+from .axes import describe, fits
 from .errors import ContractError
 from .manifest import TensorSpec
 

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ._axes import learn_sizes, resolve, row_factor
 from ._core import Core
-from ._inputs import Samples, as_array, by_name, refuse_not_finite
+from .axes import learn_sizes, resolve, row_factor
 from .errors import ContractError, InputError
+from .inputs import Samples, as_array, by_name, refuse_not_finite
 from .manifest import Axes, Manifest
 
 __all__ = ["check_rows", "cut", "stack", "to_graph", "to_sources"]

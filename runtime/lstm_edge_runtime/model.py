@@ -5,18 +5,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
-from ._axes import describe
 from ._core import Core
-from ._inputs import Samples
+from .axes import describe
 from .errors import InputError
+from .inputs import Samples
 from .manifest import Manifest, StateSpec, TensorSpec
 from .state import State
 
 if TYPE_CHECKING:
-    from .batch import StreamBatch
     from .prediction import Prediction
     from .selftest import SelfTest
     from .stream import Stream
+    from .stream_batch import StreamBatch
 
 __all__ = ["Model"]
 
@@ -118,7 +118,7 @@ class Model:
             ContractError: as ``stream``; or the file has no batch axis.
             InputError: ``capacity`` is not a whole number from 1.
         """
-        from .batch import StreamBatch
+        from .stream_batch import StreamBatch
 
         return StreamBatch(self._open(), capacity)
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ._files import write_bytes
-from ._session import SessionOptions, import_onnxruntime
 from .errors import FileFormatError, NotFoundError
+from .files import write_bytes
+from .ort import SessionOptions, import_onnxruntime
 
 __all__ = ["Profile", "host_key"]
 

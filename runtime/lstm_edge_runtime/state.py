@@ -58,7 +58,7 @@ class State(Mapping[str, Array]):
             NotFoundError: the folder does not exist.
             InputError: the file can't be written.
         """
-        from ._files import replacing
+        from .files import replacing
 
         with replacing(path) as temporary, temporary.open("wb") as file:
             np.savez(file, **to_arrays(self))
@@ -71,7 +71,7 @@ class State(Mapping[str, Array]):
             NotFoundError: no such file.
             FileFormatError: truncated, or not a saved state.
         """
-        from ._files import read_arrays
+        from .files import read_arrays
 
         return from_arrays(
             read_arrays(path, "is not a saved state", "save one first, or reset the stream", [IDENTITY])

@@ -7,15 +7,15 @@ import numpy as np
 import numpy.typing as npt
 from numpy import ndarray
 
-from ._axes import learn_sizes, resolve
-from ._bound import BoundCall, StateSets
 from ._core import Core
-from ._inputs import Samples, as_array, by_name, refuse_not_finite
 from ._memory import WORKSPACE, expect_blocks
-from ._session import run_failed
 from ._turns import Turns
+from .axes import learn_sizes, resolve
+from .binding import BoundCall, StateSets
 from .errors import InputError
+from .inputs import Samples, as_array, by_name, refuse_not_finite
 from .manifest import Axes
+from .ort import run_failed
 from .state import State
 
 __all__ = ["Result", "Stream"]

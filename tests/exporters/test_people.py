@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lstm_edge_exporters import export
-from lstm_edge_exporters.signature import Signature, flatten_output
+from lstm_edge_exporters.numerics.call import Signature, flatten_output
 
 _SPEC = importlib.util.spec_from_file_location("people", Path(__file__).with_name("people.py"))
 people = importlib.util.module_from_spec(_SPEC)

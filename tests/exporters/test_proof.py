@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from lstm_edge_exporters.cases import GRID, Case, Drawing, Source
-from lstm_edge_exporters.injection import Injection
-from lstm_edge_exporters.reference import TorchReference
-from lstm_edge_exporters.signature import Signature, flatten_output
-from lstm_edge_exporters.verify import verify
+from lstm_edge_exporters.numerics.call import Signature, flatten_output
+from lstm_edge_exporters.numerics.cases import GRID, Case, Drawing, Source
+from lstm_edge_exporters.numerics.injection import Injection
+from lstm_edge_exporters.numerics.reference import TorchReference
+from lstm_edge_exporters.numerics.verify import verify
 from lstm_edge_runtime.errors import CheckFailedError, InputError
 
 DRAWING = Drawing(

@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lstm_edge_runtime import load
-from lstm_edge_runtime._session import AUTO_THREADS_BYTES, SessionOptions, auto_threads, open_session
 from lstm_edge_runtime.errors import (
     ContractError,
     FileFormatError,
@@ -19,6 +18,7 @@ from lstm_edge_runtime.errors import (
     NotFoundError,
     ProviderError,
 )
+from lstm_edge_runtime.ort import AUTO_THREADS_BYTES, SessionOptions, auto_threads, open_session
 
 X = np.linspace(-1, 1, 30, dtype=np.float32).reshape(2, 5, 3)
 

@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 
 from lstm_edge_runtime import load
-from lstm_edge_runtime._contract import check_contract, contract_without_manifest
-from lstm_edge_runtime._onnxfile import scan
 from lstm_edge_runtime._pairing import pair_states
 from lstm_edge_runtime.errors import ContractError, InputError, ManifestError
+from lstm_edge_runtime.graph_check import check_contract, contract_without_manifest
 from lstm_edge_runtime.manifest import Manifest, StateSpec, Task, TensorSpec
+from lstm_edge_runtime.onnx_reader import scan
 
 STATE = (2, "N", 8)
 

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from lstm_edge_runtime._axes import resolve, with_ones
+from lstm_edge_runtime.axes import resolve, with_ones
 from lstm_edge_runtime.errors import FileFormatError
 from lstm_edge_runtime.manifest import Axes, StateSpec, TensorSpec
 

@@ -7,8 +7,8 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
-from lstm_edge_runtime._files import write_bytes
 from lstm_edge_runtime.errors import CheckFailedError, ContractError, FileFormatError, InputError
+from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import Manifest, StateSpec
 
 from ._axes import data_inputs

@@ -13,7 +13,6 @@ import onnx
 import onnx_ir as ir
 
 from lstm_edge_runtime import Model, load
-from lstm_edge_runtime._files import write_bytes
 from lstm_edge_runtime.errors import (
     CheckFailedError,
     FileFormatError,
@@ -21,6 +20,7 @@ from lstm_edge_runtime.errors import (
     LstmEdgeError,
     ManifestError,
 )
+from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import Manifest
 
 from ._config import QuantizeConfig, Samples, detect_target

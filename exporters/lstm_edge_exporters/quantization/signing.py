@@ -5,9 +5,9 @@ from dataclasses import asdict
 import numpy as np
 import onnx
 
-from lstm_edge_runtime._session import import_onnxruntime
 from lstm_edge_runtime.manifest import KEY, Golden, Manifest
 from lstm_edge_runtime.model import Model
+from lstm_edge_runtime.ort import import_onnxruntime
 
 from ._config import QuantizeConfig
 from .cases import Case

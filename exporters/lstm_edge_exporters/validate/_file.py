@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lstm_edge_runtime import Model, load
-from lstm_edge_runtime._session import CPU, Provider, SessionOptions, import_onnxruntime, open_session
 from lstm_edge_runtime.errors import ContractError, InputError, ManifestError
 from lstm_edge_runtime.manifest import Manifest
+from lstm_edge_runtime.ort import CPU, Provider, SessionOptions, import_onnxruntime, open_session
 
 __all__ = ["ModelFile", "Runner", "open_file"]
 

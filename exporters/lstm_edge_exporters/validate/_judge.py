@@ -12,8 +12,8 @@ import numpy.typing as npt
 from lstm_edge_runtime.manifest import Manifest
 from lstm_edge_runtime.tolerance import MULTIPLE, ULPS, Comparison, compare, limit_for
 
-from ..floors import DRAWS, apart, near, raised
-from ..verify import Reference, first_line
+from ..numerics.noise import DRAWS, apart, near, raised
+from ..numerics.verify import Reference, first_line
 from ._budgets import Budgets
 from ._file import Runner
 from .config import ValidateConfig

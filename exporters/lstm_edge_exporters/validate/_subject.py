@@ -12,9 +12,9 @@ import numpy.typing as npt
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Manifest
 
-from ..cases import Drawing, Source
+from ..numerics.cases import Drawing, Source
+from ..numerics.verify import Reference
 from ..quantization import Samples
-from ..verify import Reference
 from ._budgets import usual_scale
 from ._file import ModelFile, Runner
 from ._judge import Feeds, FileFailedError, Judge, Measured, Protocol, RefusedError, Shakeable, whole

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Axes
 
-from ..config import ExportConfig
-from ..own import own_copy
-from ..pipeline import prepare
-from ..reference import TorchReference
-from ..signature import Signature, flatten_output
+from ..export.config import ExportConfig
+from ..export.own import own_copy
+from ..export.pipeline import prepare
+from ..numerics.call import Signature, flatten_output
+from ..numerics.reference import TorchReference
 from ._file import ModelFile
 from ._subject import Against
 

@@ -13,11 +13,11 @@ from onnx.reference import ReferenceEvaluator
 
 from lstm_edge_runtime.errors import InputError, UnsupportedError
 
-from ..verify import first_line
+from ..numerics.recurrent_operators import GRU, LSTM, RNN
+from ..numerics.verify import first_line
 from ._file import Runner, open_file
-from ._float64 import GRU, LSTM, RNN
 from ._subject import Against
-from .groups.contract import recurrent_layers
+from .checks.contract import recurrent_layers
 
 __all__ = ["OnnxReference", "against_file"]
 

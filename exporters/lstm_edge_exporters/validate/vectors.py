@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from lstm_edge_runtime._files import replacing, write_bytes
 from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime.files import replacing, write_bytes
 from lstm_edge_runtime.golden import (
     ARRAYS,
     FORMAT,

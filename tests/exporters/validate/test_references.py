@@ -15,9 +15,9 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from lstm_edge_exporters import ExportConfig, export
+from lstm_edge_exporters.numerics.recurrent_operators import GRU, LSTM, RNN
 from lstm_edge_exporters.testing import assert_equivalent
 from lstm_edge_exporters.validate import ValidateConfig, open_file, validate
-from lstm_edge_exporters.validate._float64 import GRU, LSTM, RNN
 from lstm_edge_exporters.validate.module import against_module
 from lstm_edge_exporters.validate.reference import OnnxReference, against_file
 from lstm_edge_runtime.errors import CheckFailedError, InputError, UnsupportedError

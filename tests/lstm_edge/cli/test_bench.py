@@ -6,9 +6,9 @@ import numpy as np
 import onnx
 import pytest
 
-from lstm_edge.bench import compare, measure, subject, system
-from lstm_edge.bench.html import render_html
-from lstm_edge.bench.system import cpu_at_rate, cpu_idle, measure_load
+from lstm_edge.timing import compare, measure, subject, system
+from lstm_edge.timing.html import render_html
+from lstm_edge.timing.system import cpu_at_rate, cpu_idle, measure_load
 from lstm_edge_runtime.errors import CheckFailedError, InputError
 from lstm_edge_runtime.manifest import Manifest
 

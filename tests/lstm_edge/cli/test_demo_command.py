@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from lstm_edge._demo import HeldOut, Proof, prove
 from lstm_edge.checkpoint import load
+from lstm_edge.demo import HeldOut, Proof, prove
 from lstm_edge.deploy import deployable
 from lstm_edge_exporters import export
 from lstm_edge_runtime import load as load_model

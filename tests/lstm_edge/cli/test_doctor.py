@@ -8,7 +8,8 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from lstm_edge import _host, _providers
+from lstm_edge import _providers
+from lstm_edge import host as _host
 
 
 def findings(invoke):

@@ -6,12 +6,12 @@ import numpy as np
 import onnx
 import pytest
 
-from lstm_edge.bench.stats import Interval
-from lstm_edge.tuning import search
-from lstm_edge.tuning.goal import GOALS, Goal
+from lstm_edge.timing import tune as search
+from lstm_edge.timing.objective import GOALS, Goal
+from lstm_edge.timing.stats import Interval
 from lstm_edge_runtime import load
-from lstm_edge_runtime._session import SessionOptions
 from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime.ort import SessionOptions
 from lstm_edge_runtime.profile import Profile
 
 CPU = ["CPUExecutionProvider"]

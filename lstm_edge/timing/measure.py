@@ -1,0 +1,188 @@
+"""One measurement of one or more files, side by side, as a document ready for JSON."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+from lstm_edge.host import describe_host, describe_software
+from lstm_edge_runtime.errors import CheckFailedError, LstmEdgeError
+
+from .rounds import Rounds, interleave
+from .stats import ratio_interval
+from .subject import Call, Subject, chunk_call, step_call, streams_call
+from .system import cpu_at_rate, cpu_idle, measure_load
+
+__all__ = ["FORMAT", "STREAMS", "Plan", "measure"]
+
+FORMAT = "lstm-edge bench"
+_SCHEMA = 1
+STREAMS = "streams "
+"""What the name of a batch's measure starts with; the number of streams follows."""
+_IDLE_SECONDS = 0.5
+_PACED_SECONDS = 1.0
+_LEAST_RATE = 0.2
+"""Hertz; below it two samples keep everyone waiting for more than ten seconds."""
+_NOISE_LIMIT = 0.25
+"""The most that the fixed work's time may vary; beyond it the rounds speak of the machine, not of a file."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure, and for how long."""
+
+    seconds: float = 10.0
+    """About how long the timed rounds of each file take."""
+    rounds: int = 15
+    """Blocks of each call; the intervals resample them."""
+    chunk: int = 256
+    """Time steps of a chunk."""
+    streams: tuple[int, ...] = (1, 4, 16, 64, 256, 1024)
+    """Batches of streams whose ticks are timed."""
+    rate: float | None = None
+    """Hertz; None for each file's own sampling rate."""
+
+
+def measure(
+    subjects: Sequence[Subject],
+    plan: Plan,
+    settings: dict[str, Any],
+    progress: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Measure files side by side.
+
+    Args:
+        subjects: the open files; ratios are against the first.
+        plan: what to measure.
+        settings: what ``load`` was given, for the processes that measure loading, and for the record.
+        progress: told what is being done.
+
+    Raises:
+        CheckFailedError: the machine was too noisy to tell, twice.
+    """
+    calls: dict[tuple[str, str], Call] = {}
+    left_out: dict[str, list[str]] = {}
+    for subject in subjects:
+        made, skipped = _calls(subject, plan)
+        calls |= {(subject.name, name): call for name, call in made.items()}
+        left_out[subject.name] = skipped
+    progress("timing")
+    rounds = _quiet_rounds(calls, plan, len(subjects), progress)
+    files = []
+    for subject in subjects:
+        progress(f"loading {subject.name} in processes of its own")
+        files.append(_file(subject, rounds, plan, settings) | {"left_out": left_out[subject.name]})
+    return {
+        "format": FORMAT,
+        "schema": _SCHEMA,
+        "host": describe_host(),
+        "software": describe_software(),
+        "settings": settings | {"plan": asdict(plan)},
+        "noise": rounds.noise,
+        "preemptions_per_second": rounds.preemptions,
+        "yardstick_us": [value / 1e3 for value in rounds.yardstick],
+        "files": files,
+        "ratios": _ratios(subjects, rounds),
+    }
+
+
+def _calls(subject: Subject, plan: Plan) -> tuple[dict[str, Call], list[str]]:
+    """Give the calls that a file can take, each tried once, and why others are left out."""
+    makers: dict[str, Callable[[], Call]] = {"chunk": partial(chunk_call, subject, plan.chunk)}
+    skipped = []
+    if subject.streamable:
+        makers = {"step": partial(step_call, subject)} | makers
+    else:
+        skipped.append("step and streams: the file can't be streamed")
+    if subject.batched:
+        makers |= {f"{STREAMS}{count}": partial(streams_call, subject, count) for count in plan.streams}
+    calls = {}
+    for name, make in makers.items():
+        call, why = _try(make)
+        if call is None:
+            skipped.append(f"{name}: {why}")
+        else:
+            calls[name] = call
+    if not calls:
+        raise CheckFailedError(f"{subject.path} takes none of the calls: {'; '.join(skipped)}")
+    return calls, skipped
+
+
+def _try(make: Callable[[], Call]) -> tuple[Call | None, str]:
+    """Give a call that works, or None and why not."""
+    try:
+        call = make()
+        call()
+    except LstmEdgeError as error:
+        return None, str(error)
+    return call, ""
+
+
+def _quiet_rounds(
+    calls: dict[tuple[str, str], Call], plan: Plan, files: int, progress: Callable[[str], None]
+) -> Rounds[tuple[str, str]]:
+    rounds = interleave(calls, plan.seconds * files, plan.rounds)
+    if rounds.noise > _NOISE_LIMIT:
+        progress("timing once more: the machine was noisy")
+        rounds = interleave(calls, plan.seconds * files, plan.rounds)
+    if rounds.noise > _NOISE_LIMIT:
+        raise CheckFailedError(
+            f"the machine is too noisy to tell: a fixed piece of work varied by {rounds.noise:.0%} between "
+            f"rounds, expected {_NOISE_LIMIT:.0%} at most; stop other work, or give --seconds more"
+        )
+    return rounds
+
+
+def _file(
+    subject: Subject, rounds: Rounds[tuple[str, str]], plan: Plan, settings: dict[str, Any]
+) -> dict[str, Any]:
+    model = subject.model
+    timed = {call: found for (name, call), found in rounds.timed.items() if name == subject.name}
+    measures = {
+        name: asdict(found.latency) | {"rounds_us": [value / 1e3 for value in found.rounds]}
+        for name, found in timed.items()
+    }
+    rate = plan.rate or subject.sampling_rate
+    step = measures.get("step")
+    return {
+        "name": subject.name,
+        "path": str(subject.path),
+        "sha256": model.identity,
+        "bytes": subject.path.stat().st_size,
+        "precision": model.manifest.precision if model.manifest else None,
+        "providers": list(model.providers),
+        "latency_us": measures,
+        "samples_per_second": {
+            count: int(count) / measures[name]["p50"] * 1e6
+            for name in measures
+            if (count := name.removeprefix(STREAMS)) != name
+        },
+        "rate_hz": rate,
+        "real_time_factor": step["p50"] * rate / 1e6 if step and rate else None,
+        "cpu": _cpu(subject, rate),
+        "load": asdict(measure_load(subject.path, settings)),
+    }
+
+
+def _cpu(subject: Subject, rate: float | None) -> dict[str, float | None]:
+    """Give shares of one core: waiting, at the sensor's rate, and at that rate with nothing to compute."""
+    idle = cpu_idle(_IDLE_SECONDS)
+    if rate is None or rate < _LEAST_RATE or not subject.streamable:
+        return {"idle": idle, "at_rate": None, "pacing_alone": None}
+    return {
+        "idle": idle,
+        "at_rate": cpu_at_rate(step_call(subject), rate, _PACED_SECONDS),
+        "pacing_alone": cpu_at_rate(lambda: None, rate, _PACED_SECONDS),
+    }
+
+
+def _ratios(subjects: Sequence[Subject], rounds: Rounds[tuple[str, str]]) -> list[dict[str, Any]]:
+    """Compare every file with the first, call by call, round by round."""
+    first = subjects[0].name
+    found = []
+    for (name, call), timed in rounds.timed.items():
+        reference = rounds.timed.get((first, call))
+        if name != first and reference is not None:
+            interval = ratio_interval(timed.rounds, reference.rounds, paired=True)
+            found.append({"file": name, "against": first, "measure": call} | asdict(interval))
+    return found
