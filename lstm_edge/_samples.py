@@ -30,7 +30,7 @@ class SampleInput:
         self._batch, self._sequence = batch, sequence
 
     def arrange(self, rows: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
-        """Give equally long series, ``(L, I)`` each, as the file's input takes them."""
+        """Return equally long series, ``(L, I)`` each, as the file's input takes them."""
         array = np.stack(rows)  # (N, L, I)
         order = {self._batch: 0, self._sequence: 1}
         if self._sequence is None:

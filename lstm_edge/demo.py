@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lstm_edge_exporters import Artefact, export
+from lstm_edge_exporters import Artifact, export
 from lstm_edge_runtime import Stream
 from lstm_edge_runtime.errors import CheckFailedError, InputError
 
@@ -54,7 +54,7 @@ class Proof:
     """What running every held-out recording one sample at a time came to."""
 
     correct: int
-    """Recordings whose activity was recognised at their last sample."""
+    """Recordings whose activity was recognized at their last sample."""
     recordings: int
     steps: int
     """Steps whose logits were compared with PyTorch's."""
@@ -65,7 +65,7 @@ class Proof:
 
     @property
     def accuracy(self) -> float:
-        """The share of recordings that were recognised."""
+        """The share of recordings that were recognized."""
         return self.correct / self.recordings
 
     def check(self) -> None:
@@ -81,7 +81,7 @@ class Proof:
             )
         if self.accuracy < _LEAST_ACCURACY:
             raise CheckFailedError(
-                f"{self.correct} of {self.recordings} held-out recordings were recognised, expected a share "
+                f"{self.correct} of {self.recordings} held-out recordings were recognized, expected a share "
                 f"of {_LEAST_ACCURACY} at least; please report this with `lstm-edge --version`"
             )
 
@@ -111,12 +111,12 @@ def train_run(paths: Paths, on_epoch: Callable[[Epoch], None]) -> Run:
     return train(paths.data, paths.run, config=CONFIG, overwrite=True, on_epoch=on_epoch)
 
 
-def export_run(run: Run, paths: Paths) -> Artefact:
+def export_run(run: Run, paths: Paths) -> Artifact:
     """Export and write the file; raises CheckFailedError where it does not compute what PyTorch does."""
     with one_thread():
-        artefact = export(*deployable(run))
-    artefact.save(paths.model)
-    return artefact
+        artifact = export(*deployable(run))
+    artifact.save(paths.model)
+    return artifact
 
 
 def replay(stream: Stream, recording: npt.NDArray[np.float32]) -> Iterator[tuple[npt.NDArray[Any], int]]:

@@ -21,7 +21,7 @@ _FEATURES = (
 
 
 def describe_host() -> dict[str, Any]:
-    """Give what ``host_key`` says, and the processor's features, memory and frequency governor."""
+    """Return what ``host_key`` says, and the processor's features, memory and frequency governor."""
     return {
         **host_key(),
         "system": platform.system(),
@@ -33,7 +33,7 @@ def describe_host() -> dict[str, Any]:
 
 
 def describe_software() -> dict[str, str | None]:
-    """Give the versions of what runs a model; None for what is not installed."""
+    """Return the versions of what runs a model; None for what is not installed."""
     return {
         "lstm-edge": __version__,
         "python": platform.python_version(),
@@ -43,19 +43,19 @@ def describe_software() -> dict[str, str | None]:
 
 
 def onnxruntime_wheels() -> dict[str, str]:
-    """Give every installed distribution that brings an ``onnxruntime`` package, with its version."""
+    """Return every installed distribution that brings an ``onnxruntime`` package, with its version."""
     names = sorted(set(metadata.packages_distributions().get("onnxruntime", [])))
     return {name: metadata.version(name) for name in names}
 
 
 def cpu_features() -> list[str]:
-    """Give those features of the processor that matter to onnxruntime; empty where Linux does not say."""
+    """Return those features of the processor that matter to onnxruntime; empty where Linux does not say."""
     flags = set((_cpu_field("flags") or _cpu_field("Features") or "").split())
     return [name for name in _FEATURES if name in flags]
 
 
 def memory_bytes() -> int | None:
-    """Give the size of the machine's memory; None where the system does not say."""
+    """Return the size of the machine's memory; None where the system does not say."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError, AttributeError):

@@ -59,7 +59,7 @@ def ports_sources(text: str) -> str:
 
 
 def _apt(folder: Path, *options: str) -> list[str]:
-    """Give the start of an apt-get command that keeps everything it writes under a folder."""
+    """Return the start of an apt-get command that keeps everything it writes under a folder."""
     for part in ("state/lists/partial", "cache/archives/partial"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     settings = {
@@ -153,7 +153,7 @@ def _get_python(folder: Path, requirements: list[str]) -> None:
 
 @contextmanager
 def arm_python(packages: Sequence[Path]) -> Iterator[Path]:
-    """Give a program that is an aarch64 Python to whoever starts it; lay it out where it isn't yet.
+    """Return a program that is an aarch64 Python to whoever starts it; lay it out where it isn't yet.
 
     It is this process's alone until the block ends.
 

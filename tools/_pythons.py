@@ -12,7 +12,7 @@ _PROBE = "import sys, venv; print(*sys.version_info[:2], sys.version_info.releas
 
 
 def find_pythons() -> dict[tuple[int, int], Path]:
-    """Give a released CPython for each version that stands on PATH or under pyenv and really starts."""
+    """Return a released CPython for each version that stands on PATH or under pyenv and really starts."""
     folders = [Path(folder) for folder in os.environ.get("PATH", "").split(os.pathsep) if folder]
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
     folders += sorted(pyenv.glob("3.*/bin"))

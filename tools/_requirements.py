@@ -9,7 +9,7 @@ __all__ = ["declared", "lower_bound", "oldest"]
 
 
 def declared(extras: Iterable[str] = (), *, python: str | None = None) -> list[Requirement]:
-    """Give the requirements of the base and of some extras, without their markers.
+    """Return the requirements of the base and of some extras, without their markers.
 
     Args:
         extras: Names of extras.
@@ -27,7 +27,7 @@ def declared(extras: Iterable[str] = (), *, python: str | None = None) -> list[R
 
 
 def lower_bound(requirement: Requirement) -> str:
-    """Give the version after ``>=``; every requirement of this project has one."""
+    """Return the version after ``>=``; every requirement of this project has one."""
     (bound,) = [spec.version for spec in requirement.specifier if spec.operator == ">="]
     return bound
 

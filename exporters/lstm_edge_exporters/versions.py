@@ -8,7 +8,7 @@ _MODULES = {"lstm-edge": "lstm_edge_runtime", "onnx-ir": "onnx_ir"}
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """Give each package's version as its module states it, whichever wheel that came from.
+    """Return each package's version as its module states it, whichever wheel that came from.
 
     The distribution's name would not do: onnxruntime-gpu brings the module onnxruntime.
     """

@@ -155,6 +155,6 @@ def _draw(
 
 
 def _largest_index(module: nn.Module) -> int:
-    """Give the greatest index that every embedding of ``module`` has."""
+    """Return the greatest index that every embedding of ``module`` has."""
     sizes = [layer.num_embeddings for layer in module.modules() if isinstance(layer, nn.Embedding)]
     return min(sizes, default=2) - 1

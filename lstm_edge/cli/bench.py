@@ -115,7 +115,7 @@ def command(
 
 
 def _names(models: Sequence[Path]) -> list[str]:
-    """Give each file the shortest end of its path that tells it from the others."""
+    """Return each file the shortest end of its path that tells it from the others."""
     if len({path.resolve() for path in models}) < len(models):
         raise InputError("a file came twice; name each once")
     names = [path.name for path in models]

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from ._extras import needing_export
 from ._output import console, echo_json, json_option
-from ._timeline import recognised_from, timeline
+from ._timeline import recognized_from, timeline
 from ._training import progress
 
 if TYPE_CHECKING:
@@ -78,19 +78,19 @@ def command(folder: Path, as_json: bool) -> None:
         f"({parts['validation']} more to stop by), {run.summary['epochs']} epochs in {took:.1f} s",
     )
     with screen.status("tracing, exporting and proving"):
-        artefact, took = _timed(lambda: _demo.export_run(run, paths))
+        artifact, took = _timed(lambda: _demo.export_run(run, paths))
     _say(
         screen,
         "export",
-        f"{paths.model}, {len(artefact.model) / 1000:.0f} kB, equal to PyTorch at "
-        f"{len(artefact.manifest.equivalence['cases'])} other sizes, in {took:.1f} s",
+        f"{paths.model}, {len(artifact.model) / 1000:.0f} kB, equal to PyTorch at "
+        f"{len(artifact.manifest.equivalence['cases'])} other sizes, in {took:.1f} s",
     )
     with load(paths.model) as model:
         stream = model.stream()
         _say(screen, "run", "one sample at a time, with onnxruntime alone")
         screen.print(
             Text(
-                "        above, how strong the motion is; below, the activity recognised so far", style="dim"
+                "        above, how strong the motion is; below, the activity recognized so far", style="dim"
             )
         )
         replays = _show(screen, stream, held_out, run.task.labels)
@@ -106,7 +106,7 @@ def command(folder: Path, as_json: bool) -> None:
                 "seconds": seconds,
                 "replays": replays,
                 "model": str(paths.model),
-                "model_bytes": len(artefact.model),
+                "model_bytes": len(artifact.model),
                 "run": str(paths.run),
                 "data": str(paths.data),
             }
@@ -135,14 +135,14 @@ def _say(screen: Console, what: str, text: str) -> None:
 def _show(
     screen: Console, stream: "Stream", held_out: "HeldOut", labels: tuple[str, ...]
 ) -> list[dict[str, Any]]:
-    """Play one recording of each activity; gives what was recognised, and when."""
+    """Play one recording of each activity; gives what was recognized, and when."""
     found = []
     for activity in labels:
         recording = held_out.x[held_out.activities.index(activity)]
         said = _play(screen, stream, recording, held_out.sampling_rate, labels, activity)
-        first = recognised_from(said, labels.index(activity))
+        first = recognized_from(said, labels.index(activity))
         seconds = None if first is None else (first + 1) / held_out.sampling_rate
-        found.append({"activity": activity, "recognised": labels[said[-1]], "after_seconds": seconds})
+        found.append({"activity": activity, "recognized": labels[said[-1]], "after_seconds": seconds})
     return found
 
 

@@ -52,7 +52,7 @@ def command(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Give the network in MODEL, an .onnx file of any framework, its hidden states as inputs and outputs.
+    """Return the network in MODEL, an .onnx file of any framework, its hidden states as inputs and outputs.
 
     The result can be fed in chunks. It is written only once it is proven: with its states at reset it
     computes what MODEL computes, bit for bit. Whether chunks equal the whole sequence is measured too; where
@@ -107,7 +107,7 @@ def _pair(option: str, entry: str, example: str) -> tuple[str, str]:
 def _print(lifted: "Lifted", output: Path) -> None:
     report = lifted.report
     rows = [(*_row(state), "lifted") for state in report.lifted]
-    rows += [(*_row(state), "was there") for state in report.recognised]
+    rows += [(*_row(state), "was there") for state in report.recognized]
     print_table(f"{output}: {len(rows)} states", ("input", "output", "shape", "reset", ""), rows)
     for entry in report.left:
         click.echo(f"left alone: {entry.state} of {entry.node}: {entry.reason}")
@@ -146,7 +146,7 @@ def _document(lifted: "Lifted", output: Path) -> dict[str, Any]:
                 "reset": state.reset.tolist() if isinstance(state.reset, np.ndarray) else state.reset,
                 "lifted": state in report.lifted,
             }
-            for state in (*report.lifted, *report.recognised)
+            for state in (*report.lifted, *report.recognized)
         ],
         "left": [{"node": entry.node, "state": entry.state, "reason": entry.reason} for entry in report.left],
         "freed": list(report.freed),

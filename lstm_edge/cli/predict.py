@@ -70,7 +70,7 @@ def command(
 
 
 def _predict(model: "Model", samples: SampleInput, found: Sequence[Series]) -> npt.NDArray[Any]:
-    """Give one row ``(C,)`` a series; equally long ones share a call."""
+    """Return one row ``(C,)`` a series; equally long ones share a call."""
     results: dict[int, npt.NDArray[Any]] = {}
     by_length = sorted(range(len(found)), key=lambda index: len(found[index].x))
     for _, group in groupby(by_length, key=lambda index: len(found[index].x)):
@@ -86,7 +86,7 @@ def _predict(model: "Model", samples: SampleInput, found: Sequence[Series]) -> n
 def _run(
     model: "Model", samples: SampleInput, rows: Sequence[npt.NDArray[Any]]
 ) -> dict[str, npt.NDArray[Any]]:
-    """Give the outputs after the last step of equally long series, with the state carried where need be."""
+    """Return the outputs after the last step of equally long series, with the state carried where need be."""
     if not samples.one_step:
         return model.run(samples.arrange(rows))[0]
     state = None
@@ -96,7 +96,7 @@ def _run(
 
 
 def _top_rows(values: npt.NDArray[Any], rows: int) -> npt.NDArray[Any]:
-    """Give ``(rows, C)`` of ``(rows,)``, or ``(k*rows, C)``; of rows stacked by layer the top layer's."""
+    """Return ``(rows, C)`` of ``(rows,)``, or ``(k*rows, C)``; of rows stacked by layer the top layer's."""
     if values.ndim < 2 and values.size % rows == 0:
         values = values.reshape(rows, -1)
     if values.ndim != 2 or values.shape[0] % rows:

@@ -77,7 +77,7 @@ def command(
 ) -> None:
     """Make MODEL, an fp32 .onnx file with a manifest, smaller and mostly faster.
 
-    Nothing is written unless the result loads, really is quantised, is smaller, and keeps to its accuracy
+    Nothing is written unless the result loads, really is quantized, is smaller, and keeps to its accuracy
     budget on --data, or on the file's golden case. Its speed on this machine is measured; where it is slower
     than MODEL the first line says so, nothing is written and the exit code is 1, unless --force.
 

@@ -100,7 +100,7 @@ def _names(ctx: click.Context, param: click.Parameter, value: str | None) -> tup
 @click.option("--dropout", type=float, help="Dropout between layers.  [default: 0]")
 @click.option("--epochs", type=int, help="The most passes over the data.  [default: 200]")
 @click.option("--patience", type=int, help="Epochs without progress before stopping.  [default: 40]")
-@click.option("--batch-size", type=int, help="Samples a step of the optimiser.  [default: 16]")
+@click.option("--batch-size", type=int, help="Samples a step of the optimizer.  [default: 16]")
 @click.option("--learning-rate", type=float, help="Adam's learning rate.  [default: 0.005]")
 @click.option("--clip", type=float, help="The largest norm of the gradient.  [default: 1]")
 @click.option(

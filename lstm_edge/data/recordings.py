@@ -1,4 +1,4 @@
-"""Series of samples with what is to be learnt from them, before they are cut into windows."""
+"""Series of samples with what is to be learned from them, before they are cut into windows."""
 
 from dataclasses import dataclass
 from typing import Any

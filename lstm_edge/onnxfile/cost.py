@@ -12,7 +12,7 @@ ONNX operators (https://onnx.ai/onnx/operators/, LSTM, GRU, RNN), with I inputs 
 - Conv: ``2 * outputs * K * channels/groups``, and the bias;
 - element by element and reducing operators: one an element of the larger side.
 
-Moving data (Transpose, Reshape, Gather ...) and (de)quantising count nothing.
+Moving data (Transpose, Reshape, Gather ...) and (de)quantizing count nothing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -58,7 +58,7 @@ class Cost:
     """What a file stores and computes."""
 
     parameters: int
-    """Elements of every stored floating-point or 8-bit tensor; normalisation constants are among them."""
+    """Elements of every stored floating-point or 8-bit tensor; normalization constants are among them."""
     flops: int | None
     """Floating-point operations of one call with every dynamic axis at 1: one time step of one stream where
     the time axis is dynamic. None where the file can't run so."""
@@ -87,7 +87,7 @@ def measure_cost(content: bytes, graph: Graph) -> Cost:
 
 
 def _run_for_shapes(content: bytes, graph: Graph) -> _Shapes:
-    """Give the shape of every named value; empty where it is not a tensor.
+    """Return the shape of every named value; empty where it is not a tensor.
 
     Protobuf merges messages that follow each other, so the file with one more ``graph`` field behind it is
     the same file with more outputs.

@@ -55,11 +55,11 @@ def line_plot(
         f"{escape(y_label)}</text>",
     ]
     for place, (name, points) in enumerate(lines.items()):
-        colour = _COLOURS[place % len(_COLOURS)]
+        color = _COLOURS[place % len(_COLOURS)]
         path = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in points)
-        parts.append(f'<polyline points="{path}" stroke="{colour}"/>')
-        parts += [f'<circle cx="{across(x):.1f}" cy="{up(y):.1f}" r="3" fill="{colour}"/>' for x, y in points]
+        parts.append(f'<polyline points="{path}" stroke="{color}"/>')
+        parts += [f'<circle cx="{across(x):.1f}" cy="{up(y):.1f}" r="3" fill="{color}"/>' for x, y in points]
         row = _TOP + 12 + 18 * place
-        parts.append(f'<rect x="{right + 14}" y="{row - 9}" width="10" height="10" fill="{colour}"/>')
+        parts.append(f'<rect x="{right + 14}" y="{row - 9}" width="10" height="10" fill="{color}"/>')
         parts.append(f'<text x="{right + 30}" y="{row}">{escape(name)}</text>')
     return "".join([*parts, "</svg>"])

@@ -87,7 +87,7 @@ def read_baseline(path: Path, names: Sequence[str], chunk: int) -> dict[str, Any
 def _check_measures(document: dict[str, Any]) -> None:
     if document["format"] != FORMAT or document["schema"] != 1:
         raise ValueError(f"format {document['format']!r} {document['schema']!r}, expected {FORMAT!r} 1")
-    if not [_normalised(document, file, name) for file in document["files"] for name in file["latency_us"]]:
+    if not [_normalized(document, file, name) for file in document["files"] for name in file["latency_us"]]:
         raise ValueError("it holds no measure")
 
 
@@ -101,7 +101,7 @@ def compare_with(baseline: dict[str, Any], now: dict[str, Any]) -> list[Change]:
         Change(
             new["name"],
             name,
-            ratio_interval(_normalised(now, new, name), _normalised(baseline, old, name), paired=False),
+            ratio_interval(_normalized(now, new, name), _normalized(baseline, old, name), paired=False),
         )
         for old, new in _pairs(baseline["files"], now["files"])
         for name in new["latency_us"]
@@ -119,7 +119,7 @@ def _pairs(old: list[Any], new: list[Any]) -> list[tuple[Any, Any]]:
     return [(by_name[file["name"]], file) for file in new if file["name"] in by_name]
 
 
-def _normalised(document: dict[str, Any], file: dict[str, Any], name: str) -> npt.NDArray[np.float64]:
+def _normalized(document: dict[str, Any], file: dict[str, Any], name: str) -> npt.NDArray[np.float64]:
     rounds = np.array(file["latency_us"][name]["rounds_us"], np.float64)
     fixed = np.array(document["yardstick_us"], np.float64)
     positive = all((np.isfinite(times) & (times > 0)).all() for times in (rounds, fixed))

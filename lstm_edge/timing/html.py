@@ -21,7 +21,7 @@ _PERCENTILES = (("p50", 50.0), ("p90", 90.0), ("p99", 99.0))
 
 
 def render_html(document: dict[str, Any], changes: Sequence[str] = ()) -> str:
-    """Give the page for what ``measure`` gave, and the lines of a comparison, if there was one."""
+    """Return the page for what ``measure`` gave, and the lines of a comparison, if there was one."""
     files = document["files"]
     host, software = document["host"], document["software"]
     sections = [

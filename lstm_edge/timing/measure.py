@@ -87,7 +87,7 @@ def measure(
 
 
 def _calls(subject: Subject, plan: Plan) -> tuple[dict[str, Call], list[str]]:
-    """Give the calls that a file can take, each tried once, and why others are left out."""
+    """Return the calls that a file can take, each tried once, and why others are left out."""
     makers: dict[str, Callable[[], Call]] = {"chunk": partial(chunk_call, subject, plan.chunk)}
     skipped = []
     if subject.streamable:
@@ -109,7 +109,7 @@ def _calls(subject: Subject, plan: Plan) -> tuple[dict[str, Call], list[str]]:
 
 
 def _try(make: Callable[[], Call]) -> tuple[Call | None, str]:
-    """Give a call that works, or None and why not."""
+    """Return a call that works, or None and why not."""
     try:
         call = make()
         call()
@@ -165,7 +165,7 @@ def _file(
 
 
 def _cpu(subject: Subject, rate: float | None) -> dict[str, float | None]:
-    """Give shares of one core: waiting, at the sensor's rate, and at that rate with nothing to compute."""
+    """Return shares of one core: waiting, at the sensor's rate, and at that rate with nothing to compute."""
     idle = cpu_idle(_IDLE_SECONDS)
     if rate is None or rate < _LEAST_RATE or not subject.streamable:
         return {"idle": idle, "at_rate": None, "pacing_alone": None}

@@ -37,17 +37,17 @@ class Goal:
         return _LEAST_CALLS / self.rate if self.rate else 0.0
 
     def call(self, subject: Subject) -> Call:
-        """Give the call that is timed: one step of one stream, or one tick of several."""
+        """Return the call that is timed: one step of one stream, or one tick of several."""
         return step_call(subject) if self.streams == 1 else streams_call(subject, self.streams)
 
     def cost(self, call: Call, seconds: float) -> float:
-        """Give the cost of a block of calls that lasts about ``seconds``."""
+        """Return the cost of a block of calls that lasts about ``seconds``."""
         cpu = time.process_time_ns()
         times = self._block(call, seconds)
         return _COSTS[self.name][0](times, time.process_time_ns() - cpu) / self.streams
 
     def _block(self, call: Call, seconds: float) -> npt.NDArray[np.int64]:
-        """Give the time of each call in nanoseconds; at the goal's rate the waiting is left out of it."""
+        """Return the time of each call in nanoseconds; at the goal's rate the waiting is left out of it."""
         clock = time.perf_counter_ns
         pause = 1e9 / self.rate if self.rate else 0.0
         start, end = clock(), seconds * 1e9

@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from .stats import Latency, noise, summarise
+from .stats import Latency, noise, summarize
 
 __all__ = ["Rounds", "Timed", "interleave", "yardstick"]
 
@@ -32,7 +32,7 @@ class Timed:
     @property
     def latency(self) -> Latency:
         """The percentiles over all rounds."""
-        return summarise(self.calls)
+        return summarize(self.calls)
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def _block(call: Call, count: int) -> Array:
 
 
 def _preemptions() -> int | None:
-    """Give how often this process lost its core while it had work; POSIX systems only."""
+    """Return how often this process lost its core while it had work; POSIX systems only."""
     try:
         import resource
     except ImportError:

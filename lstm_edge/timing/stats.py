@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Interval", "Latency", "noise", "ratio_interval", "summarise"]
+__all__ = ["Interval", "Latency", "noise", "ratio_interval", "summarize"]
 
 Array = npt.NDArray[Any]
 
@@ -37,14 +37,14 @@ class Interval:
         return f"{self.ratio:.3f} ({self.low:.3f} .. {self.high:.3f})"
 
 
-def summarise(nanoseconds: Array) -> Latency:
-    """Give the percentiles of call times ``(calls,)`` in nanoseconds."""
+def summarize(nanoseconds: Array) -> Latency:
+    """Return the percentiles of call times ``(calls,)`` in nanoseconds."""
     p50, p90, p99, longest = (float(value) / 1e3 for value in np.percentile(nanoseconds, [50, 90, 99, 100]))
     return Latency(p50, p90, p99, longest, len(nanoseconds))
 
 
 def ratio_interval(new: Array, old: Array, *, paired: bool) -> Interval:
-    """Give the ratio of ``new`` to ``old`` and its interval, by resampling rounds.
+    """Return the ratio of ``new`` to ``old`` and its interval, by resampling rounds.
 
     Args:
         new: one number a round ``(rounds,)``, the median time of a block, say.
@@ -69,7 +69,7 @@ def ratio_interval(new: Array, old: Array, *, paired: bool) -> Interval:
 
 
 def noise(rounds: Array) -> float:
-    """Give the spread of something that should not change: (p90 - p10) / p50 of its rounds."""
+    """Return the spread of something that should not change: (p90 - p10) / p50 of its rounds."""
     p10, p50, p90 = np.percentile(rounds, [10, 50, 90])
     return float((p90 - p10) / p50)
 

@@ -67,14 +67,14 @@ class Subject:
 
 
 def step_call(subject: Subject) -> Call:
-    """Give a call that takes one time step of one stream."""
+    """Return a call that takes one time step of one stream."""
     stream, samples = subject.model.stream(), subject.samples()
     sample = _alone(samples)
     return lambda: stream.step(sample)
 
 
 def chunk_call(subject: Subject, steps: int) -> Call:
-    """Give a call that takes ``steps`` time steps at once; of a whole sequence where it can't be streamed."""
+    """A call that takes ``steps`` time steps at once or a whole sequence where it can't be streamed."""
     if subject.streamable:
         stream, chunk = subject.model.stream(), _alone(subject.samples(steps=steps))
         return lambda: stream.process(chunk)
@@ -85,7 +85,7 @@ def chunk_call(subject: Subject, steps: int) -> Call:
 
 
 def streams_call(subject: Subject, streams: int) -> Call:
-    """Give a call that takes one time step of each of ``streams`` streams together."""
+    """Return a call that takes one time step of each of ``streams`` streams together."""
     batch = subject.model.streams(streams)
     ids = np.array([batch.add() for _ in range(streams)])
     samples = _alone(subject.samples(streams=streams))
@@ -97,7 +97,7 @@ def _alone(samples: Samples) -> Any:
 
 
 def _features(spec: TensorSpec, own: set[str | None]) -> tuple[int, ...]:
-    """Give the width of one step, or nothing for one value a step: a token of ``(N, L)``."""
+    """Return the width of one step, or nothing for one value a step: a token of ``(N, L)``."""
     last = spec.axes[-1] if spec.axes else None
     if isinstance(last, int) and len(spec.axes) <= 3:
         return (last,)

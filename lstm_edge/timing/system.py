@@ -96,12 +96,12 @@ def measure_load(path: Path, settings: dict[str, Any]) -> LoadCost:
 
 
 def cpu_idle(seconds: float) -> float:
-    """Give the processor time that this process takes while it only waits, as a share of one core."""
+    """Return the processor time that this process takes while it only waits, as a share of one core."""
     return _share(lambda: time.sleep(seconds))
 
 
 def cpu_at_rate(call: Callable[[], object], rate: float, seconds: float) -> float:
-    """Give the processor time with ``rate`` calls a second, as a share of one core, the waiting included."""
+    """Return processor time with ``rate`` calls a second, as a share of one core, the waiting included."""
 
     def pace() -> None:
         start = time.perf_counter()

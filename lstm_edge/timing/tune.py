@@ -36,7 +36,7 @@ class Candidate:
     options: SessionOptions
 
     def profile(self, goal: str = "", measured: Mapping[str, Any] | None = None) -> Profile:
-        """Give the profile that opens the file so."""
+        """Return the profile that opens the file so."""
         identity = hashlib.sha256(self.path.read_bytes()).hexdigest()
         return Profile(identity, self.options, goal=goal, measured=measured or {})
 
@@ -143,7 +143,7 @@ def tune(
 
 
 def _default(path: Path) -> Candidate:
-    """Give what ``load(path)`` does by itself."""
+    """Return what ``load(path)`` does by itself."""
     with load(path) as model:
         threads = model._core.session.get_session_options().intra_op_num_threads if model._core else 1
         return Candidate(path, SessionOptions(providers=model.providers, threads=threads))
@@ -168,7 +168,7 @@ def _vary(best: Candidate, name: str, values: Sequence[Any]) -> list[Candidate]:
 
 
 def _chain(provider: str) -> tuple[str, ...]:
-    """Give a provider with the CPU behind it for what it can't run."""
+    """Return a provider with the CPU behind it for what it can't run."""
     return tuple(dict.fromkeys((provider, "CPUExecutionProvider")))
 
 

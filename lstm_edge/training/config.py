@@ -31,9 +31,9 @@ class DataConfig:
     features: tuple[str, ...] = ()
     """CSV columns to learn from; empty takes all that are not named otherwise."""
     units: tuple[str, ...] = ()
-    """The unit of each predicted value, kept for the artefact."""
+    """The unit of each predicted value, kept for the artifact."""
     sampling_rate: float | None = None
-    """Hertz, kept for the artefact; None takes what a ``.npz`` says."""
+    """Hertz, kept for the artifact; None takes what a ``.npz`` says."""
     validation: float = 0.2
     """Share of the series that decides when to stop."""
     test: float = 0.2
@@ -69,7 +69,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to train; the network's sizes and the optimisation's."""
+    """How to train; the network's sizes and the optimization's."""
 
     hidden_size: int = 32
     num_layers: int = 1
@@ -86,7 +86,7 @@ class TrainConfig:
     """The largest norm of the gradient."""
     crop: float | None = None
     """The shortest random crop, as a share of a sample: training on parts of every length lets a stream be
-    recognised before its window is full. 1 trains on whole samples. None is 0.2 for classes, 1 for values."""
+    recognized before its window is full. 1 trains on whole samples. None is 0.2 for classes, 1 for values."""
     label_smoothing: float = 0.05
     """Share of every class's target that is spread over all classes; keeps probabilities from running off to
     0 and 1, and logits small. Without effect on values."""

@@ -10,7 +10,7 @@ __all__ = ["classification_metrics", "regression_metrics"]
 
 
 def classification_metrics(logits: Tensor, y: Tensor, labels: Sequence[str]) -> dict[str, Any]:
-    """Give the accuracy and, by label, the recall (None where the part has none of that class) and count.
+    """Return the accuracy and, by label, the recall (None where the part has none of that class) and count.
 
     Args:
         logits: ``(S, C)``.

@@ -30,7 +30,7 @@ def read(data: Path, config: DataConfig) -> Recordings:
     Raises:
         NotFoundError: no such file.
         FileFormatError: it can't be read as what its name says.
-        InputError: empty, of another kind, or with content that can't be learnt from.
+        InputError: empty, of another kind, or with content that can't be learned from.
     """
     if not data.is_file():
         raise NotFoundError(f"{data} is not there; name a .npz or .csv file")
@@ -76,7 +76,7 @@ class Prepared:
             )
 
     def run(self, loop: Loop, stopped: str) -> Run:
-        """Give the best epoch so far as a run, with its metrics."""
+        """Return the best epoch so far as a run, with its metrics."""
         model = self.model()
         model.load_state_dict(loop.best)
         model.eval()

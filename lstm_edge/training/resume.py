@@ -49,7 +49,7 @@ def read_state(folder: Path) -> dict[str, Any]:
 
 
 def read_configs(folder: str | os.PathLike[str]) -> tuple[DataConfig, TrainConfig]:
-    """Give the configurations that a run folder was trained with; raises as ``read_state``."""
+    """Return the configurations that a run folder was trained with; raises as ``read_state``."""
     state = read_state(Path(folder))
     try:
         return DataConfig(**state["data"]), TrainConfig(**state["train"])

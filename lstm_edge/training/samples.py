@@ -32,11 +32,11 @@ class Samples:
         return len(self.lengths)
 
     def to(self, device: str) -> "Samples":
-        """Give the same on another device; ``lengths`` stay on the CPU, where packing wants them."""
+        """Return the same on another device; ``lengths`` stay on the CPU, where packing wants them."""
         return Samples(self.x.to(device), self.lengths, self.y.to(device), self.steady)
 
     def take(self, rows: Tensor) -> "Samples":
-        """Give these rows, ``int64``, without the steps that none of them has."""
+        """Return these rows, ``int64``, without the steps that none of them has."""
         lengths = self.lengths[rows]
         there = rows.to(self.x.device)
         return Samples(self.x[there, : int(lengths.max())], lengths, self.y[there], self.steady[rows])
@@ -76,7 +76,7 @@ def cut(series: Sequence[Recording], window: int | None, stride: int | None) -> 
 
 
 def fit_scale(columns: Tensor) -> Scale:
-    """Give the mean and standard deviation of each column of ``(rows, columns)``, summed in float64.
+    """Return the mean and standard deviation of each column of ``(rows, columns)``, summed in float64.
 
     A column that varies by no more than float32's rounding keeps a deviation of 1: dividing by noise would
     blow up the first sample that differs.
@@ -88,7 +88,7 @@ def fit_scale(columns: Tensor) -> Scale:
 
 
 def scaled(samples: Samples, inputs: Scale, targets: Scale | None) -> Samples:
-    """Give the samples as the network sees them; steps past a sample's length stay zero."""
+    """Return the samples as the network sees them; steps past a sample's length stay zero."""
     x = (samples.x - torch.tensor(inputs.mean)) / torch.tensor(inputs.std)
     valid = torch.arange(x.shape[1]) < samples.lengths[:, None]
     y = samples.y
@@ -98,7 +98,7 @@ def scaled(samples: Samples, inputs: Scale, targets: Scale | None) -> Samples:
 
 
 def crop(samples: Samples, shortest: float, generator: torch.Generator) -> Samples:
-    """Give a random stretch of each sample, all of one random share of its length.
+    """Return a random stretch of each sample, all of one random share of its length.
 
     A stretch lies anywhere in a sample whose target holds all through, and at the end of any other.
     """

@@ -37,7 +37,7 @@ class StateBlocks:
         expect_blocks(WORKSPACE * self.nbytes)
 
     def whole(self, shapes: Mapping[str, tuple[int, ...]], sizes: Mapping[str, int]) -> BoundCall:
-        """Give the bound call of one step of every slot; it reads and writes the blocks where they lie.
+        """Return the bound call of one step of every slot; it reads and writes the blocks where they lie.
 
         It keeps a second set of blocks, made when the first such call comes.
         """
@@ -50,7 +50,7 @@ class StateBlocks:
         return self._call
 
     def gather(self, slots: Array) -> dict[str, Array]:
-        """Give the states of ``slots`` in their order."""
+        """Return the states of ``slots`` in their order."""
         return {name: block.take(slots, axis=self._axes[name]) for name, block in self._front().items()}
 
     def scatter(self, slots: Array, states: Mapping[str, Array]) -> None:
@@ -66,5 +66,5 @@ class StateBlocks:
         self.scatter(np.array([slot]), self._reset)
 
     def _front(self) -> dict[str, Array]:
-        """Give the blocks: on the CPU the very memory, else a copy."""
+        """Return the blocks: on the CPU the very memory, else a copy."""
         return self._blocks if self._sets is None else self._sets.read()

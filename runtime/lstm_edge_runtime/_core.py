@@ -90,7 +90,7 @@ class Core:
         return outputs, new
 
     def take(self, x: Samples) -> list[tuple[TensorSpec, Array]]:
-        """Give each data input's spec and array, converted and, where the model checks, searched."""
+        """Return each data input's spec and array, converted and, where the model checks, searched."""
         values = by_name(x, self.data)
         taken = [(spec, as_array(spec.name, values[spec.name], spec.dtype)) for spec in self.data]
         if self.check:
@@ -99,12 +99,12 @@ class Core:
         return taken
 
     def valid_steps(self, lengths: npt.ArrayLike | None, sizes: Mapping[str, int]) -> dict[str, Array]:
-        """Give the file's ``lengths`` by name, all full where none came; nothing where it takes none."""
+        """Return the file's ``lengths`` by name, all full where none came; nothing where it takes none."""
         valid = as_lengths(lengths, self.lengths, sizes, self.contract.sequence)
         return {} if self.lengths is None or valid is None else {self.lengths.name: valid}
 
     def start(self, sizes: Mapping[str, int]) -> dict[str, Array]:
-        """Give the reset values in arrays of their own; an axis that no input names has size 1."""
+        """Return the reset values in arrays of their own; an axis that no input names has size 1."""
         start = {}
         for spec in self.contract.states:
             shape = resolve(spec.axes, with_ones(spec.axes, sizes))
@@ -114,14 +114,14 @@ class Core:
         return start
 
     def zeros(self) -> dict[str, Array]:
-        """Give data inputs of zeros, every named axis at size 1."""
+        """Return data inputs of zeros, every named axis at size 1."""
         return {
             spec.name: np.zeros([a if isinstance(a, int) else 1 for a in spec.axes], dtype=spec.dtype)
             for spec in self.data
         }
 
     def admit(self, state: State, sizes: Mapping[str, int]) -> dict[str, Array]:
-        """Give the arrays of ``state`` if they are this model's and of this batch size."""
+        """Return the arrays of ``state`` if they are this model's and of this batch size."""
         if not isinstance(state, State):
             raise StateError(f"a {type(state).__name__} came, expected the State that run() gave")
         if state.identity != self.identity:

@@ -29,7 +29,7 @@ def check_rows(contract: Manifest) -> None:
 def to_graph(
     core: Core, samples: Samples, rows: int, *, step: bool
 ) -> tuple[dict[str, Array], dict[str, int]]:
-    """Give the data inputs in the file's layout, and the sizes of its named axes.
+    """Return the data inputs in the file's layout, and the sizes of its named axes.
 
     Args:
         core: the model.
@@ -58,7 +58,7 @@ def to_graph(
 
 
 def to_sources(contract: Manifest, outputs: Mapping[str, Array], *, step: bool) -> dict[str, Array]:
-    """Give each output with a row a source in front; ``k*N`` rows become ``(N, k)``."""
+    """Return each output with a row a source in front; ``k*N`` rows become ``(N, k)``."""
     rows = {}
     for spec in contract.outputs:
         array, axes = outputs[spec.name], spec.axes
@@ -77,7 +77,7 @@ def to_sources(contract: Manifest, outputs: Mapping[str, Array], *, step: bool) 
 def stack(
     core: Core, parts: Sequence[Mapping[str, npt.ArrayLike]], *, pad: bool
 ) -> tuple[dict[str, list[Any]], Array]:
-    """Give each input's samples as a list over sources, and for chunks (``pad``) their lengths.
+    """Return each input's samples as a list over sources, and for chunks (``pad``) their lengths.
 
     Chunks come back at the longest one's length, with zeros at their end.
 
@@ -114,7 +114,7 @@ def stack(
 
 
 def cut(contract: Manifest, rows: Mapping[str, Array], place: int, end: int | None) -> dict[str, Array]:
-    """Give the outputs of the source in ``place``, those with a time axis up to ``end``."""
+    """Return the outputs of the source in ``place``, those with a time axis up to ``end``."""
     own = {}
     for spec in contract.outputs:
         array, axis = rows[spec.name][place], _time_axis(spec.axes, contract)
@@ -125,7 +125,7 @@ def cut(contract: Manifest, rows: Mapping[str, Array], place: int, end: int | No
 
 
 def _time_axis(axes: Axes, contract: Manifest) -> int | None:
-    """Give the place of the time axis once the batch axis is gone."""
+    """Return the place of the time axis once the batch axis is gone."""
     inner = [axis for axis in axes if axis != contract.batch]
     return inner.index(contract.sequence) if contract.sequence in inner else None
 

@@ -19,7 +19,7 @@ def fits(left: Axes, right: Axes) -> bool:
 
 
 def resolve(axes: Axes, sizes: Mapping[str, int]) -> tuple[int, ...] | None:
-    """Give the shape of ``axes`` where every name (``"N"``, ``"2*N"``) has a size, else None."""
+    """Return the shape of ``axes`` where every name (``"N"``, ``"2*N"``) has a size, else None."""
     shape: list[int] = []
     for axis in axes:
         if isinstance(axis, int):
@@ -35,7 +35,7 @@ def resolve(axes: Axes, sizes: Mapping[str, int]) -> tuple[int, ...] | None:
 
 
 def with_ones(axes: Axes, sizes: Mapping[str, int]) -> dict[str, int]:
-    """Give ``sizes`` with 1 for every name that ``axes`` has besides: for N where the axis is ``"2*N"``."""
+    """Return ``sizes`` with 1 for every name that ``axes`` has besides: for N where the axis is ``"2*N"``."""
     known = dict(sizes)
     for axis in axes:
         if isinstance(axis, str) and resolve((axis,), known) is None:
@@ -64,7 +64,7 @@ def learn_sizes(name: str, axes: Axes, shape: tuple[int, ...], sizes: dict[str, 
 
 
 def describe(axes: Axes) -> str:
-    """Give ``axes`` as people write a shape: ``(N, L, 6)``."""
+    """Return ``axes`` as people write a shape: ``(N, L, 6)``."""
     return f"({', '.join(map(str, axes))}{',' if len(axes) == 1 else ''})"
 
 

@@ -70,7 +70,7 @@ def write_bytes(target: str | os.PathLike[str], content: bytes) -> None:
 def read_arrays(
     path: str | os.PathLike[str], wrong: str, advice: str, needed: Sequence[str] = ()
 ) -> dict[str, npt.NDArray[Any]]:
-    """Give the arrays of an ``.npz`` file by name, or an ``.npy`` file's as ``x``; no pickle is ever opened.
+    """Return arrays of an ``.npz`` file by name, or an ``.npy`` file's as ``x``; no pickle is ever opened.
 
     Args:
         path: the file.

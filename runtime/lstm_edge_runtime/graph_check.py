@@ -21,7 +21,7 @@ _DTYPES = {
 
 
 def read_manifest(session: Any) -> Manifest | None:
-    """Give the manifest in the session's metadata, or None where the file carries none.
+    """Return the manifest in the session's metadata, or None where the file carries none.
 
     Raises:
         ManifestError: there is one and it can't be read.
@@ -31,7 +31,7 @@ def read_manifest(session: Any) -> Manifest | None:
 
 
 def graph_specs(args: Sequence[Any]) -> tuple[TensorSpec, ...]:
-    """Give the specs of a session's inputs or outputs; an axis without a name becomes ``name.index``.
+    """Return the specs of a session's inputs or outputs; an axis without a name becomes ``name.index``.
 
     Raises:
         ContractError: one is not a tensor of numbers.
@@ -88,7 +88,7 @@ def contract_without_manifest(
     states: Mapping[str, str] | None,
     backward: str,
 ) -> Manifest:
-    """Give the contract of a file made elsewhere: ``states`` as named, else paired by name and shape.
+    """Return the contract of a file made elsewhere: ``states`` as named, else paired by name and shape.
 
     The batch axis is the one name that every state shares with an input; the sequence axis is the one
     other name of the inputs. Where there is no such single name, the contract has none.

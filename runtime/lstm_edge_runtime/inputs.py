@@ -18,7 +18,7 @@ Samples = npt.ArrayLike | Mapping[str, npt.ArrayLike]
 
 
 def by_name(value: Samples, specs: Sequence[TensorSpec]) -> dict[str, npt.ArrayLike]:
-    """Give ``value`` by input name; a bare array stands for the only input.
+    """Return ``value`` by input name; a bare array stands for the only input.
 
     Raises:
         InputError: a name too many or too few, or a bare array where there are several inputs.
@@ -34,7 +34,7 @@ def by_name(value: Samples, specs: Sequence[TensorSpec]) -> dict[str, npt.ArrayL
 
 
 def as_array(name: str, value: npt.ArrayLike, dtype: str) -> Array:
-    """Give ``value`` as a C-contiguous array of ``dtype``.
+    """Return ``value`` as a C-contiguous array of ``dtype``.
 
     Whole numbers become floats and wider floats narrower ones; nothing else is converted.
 
@@ -60,7 +60,7 @@ def as_array(name: str, value: npt.ArrayLike, dtype: str) -> Array:
 def as_lengths(
     lengths: npt.ArrayLike | None, spec: TensorSpec | None, sizes: Mapping[str, int], sequence: str | None
 ) -> Array | None:
-    """Give ``lengths`` in the file's dtype; None where the file takes none, all full where none came.
+    """Return ``lengths`` in the file's dtype; None where the file takes none, all full where none came.
 
     Args:
         lengths: whole numbers of any dtype, one per row.

@@ -103,7 +103,7 @@ def load(
 
 
 def _tuned(profile: "Profile | None", identity: Identity) -> SessionOptions | None:
-    """Give a profile's options where its key matches; warn where it does not."""
+    """Return a profile's options where its key matches; warn where it does not."""
     if profile is None:
         return None
     if reason := profile.mismatch(identity.digest):
@@ -115,7 +115,7 @@ def _tuned(profile: "Profile | None", identity: Identity) -> SessionOptions | No
 
 
 def _content(source: Source) -> tuple[str, bytes]:
-    """Give a name for messages and the file's bytes."""
+    """Return a name for messages and the file's bytes."""
     if isinstance(source, bytes | bytearray | memoryview | mmap.mmap):
         return "the model", bytes(source)
     if not isinstance(source, str | os.PathLike):
@@ -138,7 +138,7 @@ def _content(source: Source) -> tuple[str, bytes]:
 
 
 def _external_bytes(source: Source, locations: tuple[str, ...]) -> int:
-    """Give the size of the external data; refuse any that is outside the file's own folder."""
+    """Return the size of the external data; refuse any that is outside the file's own folder."""
     if not locations:
         return 0
     if not isinstance(source, str | os.PathLike):

@@ -1,7 +1,7 @@
-"""The manifest: the contract that an artefact carries in its ONNX ``metadata_props``.
+"""The manifest: the contract that an artifact carries in its ONNX ``metadata_props``.
 
 One JSON text under the key ``lstm_edge``, so that onnxruntime alone can read it
-(``session.get_modelmeta().custom_metadata_map["lstm_edge"]``). ``docs/artefact.md`` describes it for
+(``session.get_modelmeta().custom_metadata_map["lstm_edge"]``). ``docs/artifact.md`` describes it for
 readers in other languages. Nothing in it depends on the clock or the machine: the same model gives the
 same text.
 """
@@ -88,7 +88,7 @@ class Golden(NamedTuple):
 
 
 class Manifest(NamedTuple):
-    """The whole contract of one artefact."""
+    """The whole contract of one artifact."""
 
     inputs: tuple[TensorSpec, ...]
     """Inputs that are not states, in graph order; ``lengths`` (int64 or int32 ``(N,)``) is among them."""
@@ -116,7 +116,7 @@ class Manifest(NamedTuple):
     golden: Golden | None = None
 
     def to_json(self) -> str:
-        """Give the JSON text: sorted keys, no clock, the same bytes for the same content."""
+        """Return the JSON text: sorted keys, no clock, the same bytes for the same content."""
         import json
 
         return json.dumps(
@@ -148,7 +148,7 @@ class Manifest(NamedTuple):
             raise ManifestError(f"the manifest is malformed at {error}; export the model again") from error
 
     def with_golden(self, golden: Golden) -> "Manifest":
-        """Give a copy that carries ``golden``."""
+        """Return a copy that carries ``golden``."""
         return self._replace(golden=golden)
 
 

@@ -49,7 +49,7 @@ class SessionOptions(NamedTuple):
     memory_pattern: bool = False
     """Whether plans of memory are kept per input shape; they grow with every new chunk length."""
     optimization: str = "ALL"
-    """The graph optimisation level: ``DISABLE_ALL``, ``BASIC``, ``EXTENDED`` or ``ALL``."""
+    """The graph optimization level: ``DISABLE_ALL``, ``BASIC``, ``EXTENDED`` or ``ALL``."""
 
 
 def open_session(source: str | bytes, options: SessionOptions) -> "InferenceSession":
@@ -120,7 +120,7 @@ def import_onnxruntime() -> Any:
 
 
 def wanted_providers(device: str, providers: Sequence[Provider] | None) -> tuple[Provider, ...]:
-    """Give the providers that ``device`` or an explicit list asks for.
+    """Return the providers that ``device`` or an explicit list asks for.
 
     Raises:
         InputError: an unknown device, or an empty list.
@@ -137,12 +137,12 @@ def wanted_providers(device: str, providers: Sequence[Provider] | None) -> tuple
 
 
 def run_failed(error: Exception) -> ContractError:
-    """Give the error for a call that onnxruntime refused."""
+    """Return the error for a call that onnxruntime refused."""
     return ContractError(f"onnxruntime could not run the file: {_first_line(error)}; no state has changed")
 
 
 def auto_threads(weights: int) -> int:
-    """Give the thread count for ``weights`` bytes: one, or the physical cores open to this process."""
+    """Return the thread count for ``weights`` bytes: one, or the physical cores open to this process."""
     return _physical_cores() if weights >= AUTO_THREADS_BYTES else 1
 
 

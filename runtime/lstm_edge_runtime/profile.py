@@ -89,7 +89,7 @@ class Profile:
 
 
 def host_key() -> dict[str, Any]:
-    """Give what timings depend on: the architecture, the processor, the cores open to this process."""
+    """Return what timings depend on: the architecture, the processor, the cores open to this process."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {"machine": platform.machine(), "processor": _processor(), "cores": cores}
 

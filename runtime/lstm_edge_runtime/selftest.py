@@ -92,7 +92,7 @@ def compare_golden(golden: Golden, outputs: Mapping[str, Array]) -> tuple[Compar
 
 
 def _cut(core: Core, golden: Golden) -> int:
-    """Give the step after which the case is cut in two; 0 where it can't be."""
+    """Return the step after which the case is cut in two; 0 where it can't be."""
     contract = core.contract
     if not contract.states or contract.unstreamable or contract.sequence is None:
         return 0

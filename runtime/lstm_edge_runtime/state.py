@@ -79,7 +79,7 @@ class State(Mapping[str, Array]):
 
 
 def to_arrays(state: State) -> dict[str, Any]:
-    """Give a state as arrays by the names that they bear in a file."""
+    """Return a state as arrays by the names that they bear in a file."""
     return {IDENTITY: np.array(state.identity)} | {_PREFIX + name: array for name, array in state.items()}
 
 

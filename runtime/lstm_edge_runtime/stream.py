@@ -142,7 +142,7 @@ class Stream:
             self._steps = 0
 
     def _prepare_step(self, sample: Samples) -> "_ShapedCall":
-        """Give the call of one step, with ``sample`` in it; the next one like it goes in by the window."""
+        """Return the call of one step, with ``sample`` in it; the next one like it goes in by the window."""
         call: _ShapedCall = self._prepare(sample, self._step_call, {self._contract.sequence: 1})
         self._step_call, self._window = call, call.window
         return call
@@ -243,11 +243,11 @@ class _ShapedCall(BoundCall):
 
 
 def _axes_of_rank(rank: int, core: Axes, full: Axes) -> Axes:
-    """Give the axes that an array of ``rank`` has: the core ones, all, or the core without fixed ones."""
+    """Return the axes that an array of ``rank`` has: the core ones, all, or the core without fixed ones."""
     bare = tuple(axis for axis in core if axis != 1)
     return next((axes for axes in (core, full, bare) if len(axes) == rank), core)
 
 
 def _without(array: Array, axes: Axes, dropped: set[str | None]) -> Array:
-    """Give a view of ``array`` without the axes that are called like one of ``dropped``."""
+    """Return a view of ``array`` without the axes that are called like one of ``dropped``."""
     return array.reshape([size for size, axis in zip(array.shape, axes, strict=True) if axis not in dropped])

@@ -96,7 +96,7 @@ class StreamBatch:
             self._blocks.reset(self._slot(source))
 
     def state(self, source: int) -> State:
-        """Give a copy of one source's state, for any stream; ``StateError`` where it is not there."""
+        """Return a copy of one source's state, for any stream; ``StateError`` where it is not there."""
         with self._turns:
             return State(self._blocks.gather(self._slots([source])), self._identity)
 
@@ -211,7 +211,7 @@ class StreamBatch:
         return {name: array[where].copy() for name, array in rows.items()}
 
     def _slots(self, ids: Ids) -> Array:
-        """Give the slots of ``ids``, each there and there once."""
+        """Return the slots of ``ids``, each there and there once."""
         try:
             sources = np.asarray(ids)
         except ValueError as error:

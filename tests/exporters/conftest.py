@@ -1,4 +1,4 @@
-"""One small module and its artefact, for the tests that only look at an export's result."""
+"""One small module and its artifact, for the tests that only look at an export's result."""
 
 import pytest
 import torch
@@ -44,5 +44,5 @@ def plain_config():
 
 
 @pytest.fixture(scope="session")
-def artefact(plain, plain_example, plain_config):
+def artifact(plain, plain_example, plain_config):
     return export(plain, plain_example, plain_config)

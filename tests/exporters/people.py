@@ -139,7 +139,7 @@ class WordLanguageModel(nn.Module):
 
 
 class SpeakerEncoder(nn.Module):
-    """The last layer's hidden state, projected and normalised."""
+    """The last layer's hidden state, projected and normalized."""
 
     def __init__(self) -> None:
         super().__init__()

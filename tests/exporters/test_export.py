@@ -31,30 +31,30 @@ def test_the_module_given_is_not_changed(plain, plain_example, plain_config):
     assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
 
 
-def test_exporting_twice_gives_the_same_bytes(artefact, plain, plain_example, plain_config):
-    assert export(plain, plain_example, plain_config).model == artefact.model
+def test_exporting_twice_gives_the_same_bytes(artifact, plain, plain_example, plain_config):
+    assert export(plain, plain_example, plain_config).model == artifact.model
 
 
-def test_nothing_of_the_machine_is_in_the_file(artefact):
+def test_nothing_of_the_machine_is_in_the_file(artifact):
     for path in (
         Path.cwd(),
         Path(torch.__file__).parent,
         Path(lstm_edge_exporters.__file__).parent,
         Path.home(),
     ):
-        assert str(path).encode() not in artefact.model
-    assert b".py" not in artefact.model
-    assert b"site-packages" not in artefact.model
+        assert str(path).encode() not in artifact.model
+    assert b".py" not in artifact.model
+    assert b"site-packages" not in artifact.model
 
 
-def test_the_graph_holds_nothing_but_what_the_network_needs(artefact):
-    assert artefact.nodes == {
+def test_the_graph_holds_nothing_but_what_the_network_needs(artifact):
+    assert artifact.nodes == {
         "Transpose": 1, "Split": 2, "LSTM": 2, "Squeeze": 1, "Concat": 2, "Gather": 1, "Gemm": 1
     }  # fmt: skip
 
 
-def test_inputs_outputs_and_axes_are_named_in_the_file(artefact):
-    graph = onnx.load_model_from_string(artefact.model).graph
+def test_inputs_outputs_and_axes_are_named_in_the_file(artifact):
+    graph = onnx.load_model_from_string(artifact.model).graph
 
     def axes(values):
         return {
@@ -66,10 +66,10 @@ def test_inputs_outputs_and_axes_are_named_in_the_file(artefact):
     assert axes(graph.output) == {"logits": ["N", 3], "h_n": [2, "N", 6], "c_n": [2, "N", 6]}
 
 
-def test_the_manifest_travels_in_the_file(artefact, plain_config):
-    session = onnxruntime.InferenceSession(artefact.model)
+def test_the_manifest_travels_in_the_file(artifact, plain_config):
+    session = onnxruntime.InferenceSession(artifact.model)
     manifest = Manifest.from_json(session.get_modelmeta().custom_metadata_map[KEY])
-    assert manifest.to_json() == artefact.manifest.to_json()
+    assert manifest.to_json() == artifact.manifest.to_json()
     assert [(state.input, state.output) for state in manifest.states] == [("h_0", "h_n"), ("c_0", "c_n")]
     assert manifest.task == plain_config.task
     assert manifest.signal == plain_config.signal
@@ -82,9 +82,9 @@ def test_the_manifest_travels_in_the_file(artefact, plain_config):
     assert len(manifest.equivalence["cases"]) == 6
 
 
-def test_the_golden_case_is_small_has_random_states_and_is_pytorchs_own(artefact, plain):
-    golden = artefact.manifest.golden
-    assert len(artefact.manifest.to_json()) < 20_000
+def test_the_golden_case_is_small_has_random_states_and_is_pytorchs_own(artifact, plain):
+    golden = artifact.manifest.golden
+    assert len(artifact.manifest.to_json()) < 20_000
     assert golden.inputs["x"].shape == (2, 12, 5)
     assert np.abs(golden.inputs["h_0"]).min() > 0
     with torch.no_grad():
@@ -94,8 +94,8 @@ def test_the_golden_case_is_small_has_random_states_and_is_pytorchs_own(artefact
         assert 0 < golden.floor[name] < 1e-6
 
 
-def test_the_runtime_opens_the_file_and_chunks_equal_the_whole(artefact):
-    model = load(artefact.model)
+def test_the_runtime_opens_the_file_and_chunks_equal_the_whole(artifact):
+    model = load(artifact.model)
     x = np.random.default_rng(0).standard_normal((3, 11, 5)).astype(np.float32)
     whole, _ = model.run(x)
     _, state = model.run(x[:, :4])
@@ -111,17 +111,17 @@ def test_the_opset_and_ir_version_are_choosable(plain, plain_example, plain_conf
     assert proto.ir_version == ir_version
 
 
-def test_the_default_opset_and_ir_version_are_those_of_early_2023(artefact):
-    proto = onnx.load_model_from_string(artefact.model)
+def test_the_default_opset_and_ir_version_are_those_of_early_2023(artifact):
+    proto = onnx.load_model_from_string(artifact.model)
     assert (proto.opset_import[0].version, proto.ir_version) == (18, 8)
 
 
-def test_saving_makes_the_file_or_leaves_the_old_one(artefact, tmp_path):
+def test_saving_makes_the_file_or_leaves_the_old_one(artifact, tmp_path):
     target = tmp_path / "m.onnx"
-    artefact.save(target)
-    assert target.read_bytes() == artefact.model
+    artifact.save(target)
+    assert target.read_bytes() == artifact.model
     with pytest.raises(NotFoundError, match="make it first"):
-        artefact.save(tmp_path / "no" / "m.onnx")
+        artifact.save(tmp_path / "no" / "m.onnx")
     assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
 
 

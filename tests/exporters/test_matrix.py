@@ -29,25 +29,25 @@ def check(cell):
     torch.manual_seed(0)
     module = matrix.Recurrent(cell).eval()
     generator = torch.Generator().manual_seed(1)
-    artefact = export(module, matrix.draw(cell, *matrix.TRACED, generator))
-    assert artefact.nodes[NODES[cell.kind]] == cell.layers
-    assert [len(state.axes) for state in artefact.manifest.states] == [3] * len(cell.widths)
-    assert artefact.manifest.batch == "N"
-    assert artefact.manifest.sequence == "L"
-    assert bool(artefact.manifest.unstreamable) == cell.bidirectional
-    session = onnxruntime.InferenceSession(artefact.model)
+    artifact = export(module, matrix.draw(cell, *matrix.TRACED, generator))
+    assert artifact.nodes[NODES[cell.kind]] == cell.layers
+    assert [len(state.axes) for state in artifact.manifest.states] == [3] * len(cell.widths)
+    assert artifact.manifest.batch == "N"
+    assert artifact.manifest.sequence == "L"
+    assert bool(artifact.manifest.unstreamable) == cell.bidirectional
+    session = onnxruntime.InferenceSession(artifact.model)
     names = [output.name for output in session.get_outputs()]
     for n, length in matrix.SIZES:
         feeds = matrix.draw(cell, n, length, generator)
         with torch.no_grad():
             expected = module(**feeds)
         fed = {name: tensor.numpy() for name, tensor in feeds.items()}
-        for state in artefact.manifest.states:
+        for state in artifact.manifest.states:
             shape = [n if axis == "N" else axis for axis in state.axes]
             fed.setdefault(state.input, np.broadcast_to(np.float32(state.reset), shape))
         got = dict(zip(names, session.run(names, fed), strict=True))
-        plain = [spec.name for spec in artefact.manifest.outputs]
-        after = [state.output for state in artefact.manifest.states] if cell.state == "argument" else []
+        plain = [spec.name for spec in artifact.manifest.outputs]
+        after = [state.output for state in artifact.manifest.states] if cell.state == "argument" else []
         for name, tensor in zip(plain + after, expected, strict=True):
             np.testing.assert_allclose(got[name], tensor.numpy(), rtol=0, atol=2e-5, err_msg=f"{n},{length}")
 

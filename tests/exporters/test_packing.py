@@ -24,13 +24,13 @@ class Packs(nn.Module):
 
 
 def agree(module, example, draw, sizes=((1, 1), (1, 5), (4, 1), (3, 9), (2, 20))):
-    artefact = export(module.eval(), example)
-    session = onnxruntime.InferenceSession(artefact.model)
-    names = [spec.name for spec in artefact.manifest.outputs]
+    artifact = export(module.eval(), example)
+    session = onnxruntime.InferenceSession(artifact.model)
+    names = [spec.name for spec in artifact.manifest.outputs]
     for n, length in sizes:
         x, lengths = draw(n, length)
         feeds = {"x": x.numpy(), "lengths": lengths.numpy()}
-        for state in artefact.manifest.states:
+        for state in artifact.manifest.states:
             shape = [n if axis == "N" else axis for axis in state.axes]
             feeds[state.input] = np.full(shape, state.reset, np.float32)
         with torch.no_grad():
@@ -38,7 +38,7 @@ def agree(module, example, draw, sizes=((1, 1), (1, 5), (4, 1), (3, 9), (2, 20))
         got = session.run(names, feeds)
         for array, tensor in zip(got, expected if isinstance(expected, tuple) else (expected,), strict=True):
             np.testing.assert_allclose(array, tensor.numpy(), rtol=0, atol=1e-5, err_msg=f"{n}, {length}")
-    return artefact
+    return artifact
 
 
 def short(n, length):
@@ -57,8 +57,8 @@ class Trimmed(Packs):
 
 
 def test_without_total_length_the_output_ends_with_the_longest_row():
-    artefact = agree(Trimmed(), (X, UNSORTED), short)
-    assert artefact.manifest.outputs[0].axes == ("N", "longest", 6)
+    artifact = agree(Trimmed(), (X, UNSORTED), short)
+    assert artifact.manifest.outputs[0].axes == ("N", "longest", 6)
 
 
 class PaddedLonger(Packs):
@@ -68,8 +68,8 @@ class PaddedLonger(Packs):
 
 
 def test_a_total_length_beyond_the_input_and_a_padding_value():
-    artefact = agree(PaddedLonger(), (X, UNSORTED), short)
-    assert artefact.manifest.outputs[0].axes == ("N", 40, 6)
+    artifact = agree(PaddedLonger(), (X, UNSORTED), short)
+    assert artifact.manifest.outputs[0].axes == ("N", 40, 6)
 
 
 class Chained(nn.Module):
@@ -96,9 +96,9 @@ class Chained(nn.Module):
 
 
 def test_a_packed_sequence_is_fed_from_one_layer_to_the_next():
-    artefact = agree(Chained(), (X, SORTED), falling)
-    assert (artefact.nodes["LSTM"], artefact.nodes["GRU"]) == (1, 2)
-    assert [state.input for state in artefact.manifest.states] == ["first.h_0", "first.c_0", "second.h_0"]
+    artifact = agree(Chained(), (X, SORTED), falling)
+    assert (artifact.nodes["LSTM"], artifact.nodes["GRU"]) == (1, 2)
+    assert [state.input for state in artifact.manifest.states] == ["first.h_0", "first.c_0", "second.h_0"]
 
 
 class DoubledData(Packs):
@@ -157,9 +157,9 @@ def test_narrow_lengths_are_taken_as_they_come():
         x, lengths = short(n, length)
         return x, lengths.int()
 
-    artefact = agree(Trimmed(), (X, UNSORTED.int()), narrow)
-    assert artefact.manifest.inputs[1].dtype == "int32"
-    assert artefact.manifest.lengths == "lengths"
+    artifact = agree(Trimmed(), (X, UNSORTED.int()), narrow)
+    assert artifact.manifest.inputs[1].dtype == "int32"
+    assert artifact.manifest.lengths == "lengths"
 
 
 class PicksLast(Packs):
@@ -175,9 +175,9 @@ def test_narrow_lengths_pick_the_last_step_beside_wide_rows():
 
 def test_lengths_that_stop_no_layer_can_not_pad_unequal_chunks():
     module = PicksLast().eval()
-    artefact = export(module, (X, UNSORTED))
-    assert not artefact.manifest.padded_states
-    batch = load(artefact.model).streams(2)
+    artifact = export(module, (X, UNSORTED))
+    assert not artifact.manifest.padded_states
+    batch = load(artifact.model).streams(2)
     one, other = batch.add(), batch.add()
     x = X.numpy()
     for call in (

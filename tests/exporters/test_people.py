@@ -20,18 +20,18 @@ _SPEC.loader.exec_module(people)
 def test_a_module_as_people_write_it_exports_and_agrees(person):
     torch.manual_seed(0)
     module = person.module().eval()
-    artefact = export(module, person.example)
-    manifest = artefact.manifest
-    recurrent = {name: count for name, count in artefact.nodes.items() if name in ("LSTM", "GRU", "RNN")}
+    artifact = export(module, person.example)
+    manifest = artifact.manifest
+    recurrent = {name: count for name, count in artifact.nodes.items() if name in ("LSTM", "GRU", "RNN")}
     assert recurrent == person.nodes
     assert tuple(state.input for state in manifest.states) == person.states
     assert (
         (person.unstreamable in manifest.unstreamable) if person.unstreamable else not manifest.unstreamable
     )
-    assert any(person.notes in note for note in artefact.notes) if person.notes else not artefact.notes
+    assert any(person.notes in note for note in artifact.notes) if person.notes else not artifact.notes
     assert len(manifest.equivalence["cases"]) + len(manifest.equivalence["skipped"]) == 6
     signature = Signature.of(module, person.example)
-    session = onnxruntime.InferenceSession(artefact.model)
+    session = onnxruntime.InferenceSession(artifact.model)
     feeds = {name: tensor.numpy() for name, tensor in zip(signature.names, signature.example, strict=True)}
     rows = next(iter(feeds.values())).shape[_place(manifest)]
     for state in manifest.states:

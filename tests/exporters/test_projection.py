@@ -37,9 +37,9 @@ def test_a_projection_of_any_condition_is_exact(condition, options):
     torch.manual_seed(0)
     module = with_condition(Projected(**options), condition).eval()
     rows = options.get("num_layers", 1) * (2 if options else 1)
-    artefact = export(module, (torch.randn(3, 6, 5), torch.randn(rows, 3, 4), torch.randn(rows, 3, 8)))
-    assert artefact.equivalence.max_abs < 2e-6
-    assert [state.axes for state in artefact.manifest.states] == [(rows, "N", 4), (rows, "N", 8)]
+    artifact = export(module, (torch.randn(3, 6, 5), torch.randn(rows, 3, 4), torch.randn(rows, 3, 8)))
+    assert artifact.equivalence.max_abs < 2e-6
+    assert [state.axes for state in artifact.manifest.states] == [(rows, "N", 4), (rows, "N", 8)]
 
 
 @pytest.mark.parametrize("condition", [1.0, np.inf])
@@ -54,6 +54,6 @@ def test_absent_states_of_a_projection_are_lifted_at_its_width(condition):
 
     torch.manual_seed(0)
     module = Absent(with_condition(Projected(num_layers=2), condition)).eval()
-    artefact = export(module, torch.randn(3, 6, 5))
-    assert [state.axes for state in artefact.manifest.states] == [(2, "N", 4), (2, "N", 8)]
-    assert artefact.manifest.unstreamable == ""
+    artifact = export(module, torch.randn(3, 6, 5))
+    assert [state.axes for state in artifact.manifest.states] == [(2, "N", 4), (2, "N", 8)]
+    assert artifact.manifest.unstreamable == ""

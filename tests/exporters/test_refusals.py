@@ -107,9 +107,9 @@ def test_an_axis_that_is_named_and_yet_fixed_is_refused(module):
 
 
 def test_an_axis_that_has_to_be_fixed_may_be_given_as_a_number():
-    artefact = export(NeedsOneLength().eval(), X, ExportConfig(inputs={"x": ("N", 6, 5)}))
-    assert artefact.manifest.inputs[0].axes == ("N", 6, 5)
-    assert artefact.manifest.sequence is None
+    artifact = export(NeedsOneLength().eval(), X, ExportConfig(inputs={"x": ("N", 6, 5)}))
+    assert artifact.manifest.inputs[0].axes == ("N", 6, 5)
+    assert artifact.manifest.sequence is None
 
 
 class Normed(nn.Module):
@@ -181,8 +181,8 @@ def test_an_unused_layer_is_left_out_and_noted():
             self.cell(x[:, 0])
             return self.rnn(x)[0]
 
-    artefact = export(Unused().eval(), X)
-    assert artefact.notes == ("layer 'cell': nothing uses its result, it is not in the file",)
+    artifact = export(Unused().eval(), X)
+    assert artifact.notes == ("layer 'cell': nothing uses its result, it is not in the file",)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -192,10 +192,10 @@ def test_modules_of_other_floats_become_float32_files_and_say_so(dtype):
             zeros = torch.zeros(1, x.size(0), 6, dtype=dtype)
             return self.rnn(x, (zeros, zeros))[0]
 
-    artefact = export(Typed().to(dtype).eval(), X.to(dtype))
-    assert artefact.manifest.inputs[0].dtype == "float32"
-    assert artefact.manifest.outputs[0].dtype == "float32"
-    assert artefact.notes == (f"the module is {str(dtype)[6:]}, the file is float32 throughout",)
+    artifact = export(Typed().to(dtype).eval(), X.to(dtype))
+    assert artifact.manifest.inputs[0].dtype == "float32"
+    assert artifact.manifest.outputs[0].dtype == "float32"
+    assert artifact.notes == (f"the module is {str(dtype)[6:]}, the file is float32 throughout",)
 
 
 def test_parameters_that_are_not_finite_are_refused_by_name():
@@ -211,9 +211,9 @@ class Spread(Net):
 
 
 def test_a_size_where_pytorch_gives_nan_is_noted_as_not_compared():
-    artefact = export(Spread().eval(), X)
-    assert [note for note in artefact.notes if "N=1, L=1" in note and "NaN in output" in note]
-    assert len(artefact.manifest.equivalence["cases"]) == 5
+    artifact = export(Spread().eval(), X)
+    assert [note for note in artifact.notes if "N=1, L=1" in note and "NaN in output" in note]
+    assert len(artifact.manifest.equivalence["cases"]) == 5
 
 
 class Masked(Net):

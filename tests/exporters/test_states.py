@@ -15,8 +15,8 @@ from lstm_edge_runtime.errors import UnsupportedError
 X = torch.randn(3, 6, 5)
 
 
-def states(artefact):
-    return [(state.input, state.output, state.axes) for state in artefact.manifest.states]
+def states(artifact):
+    return [(state.input, state.output, state.axes) for state in artifact.manifest.states]
 
 
 class Absent(nn.Module):
@@ -29,14 +29,14 @@ class Absent(nn.Module):
 
 
 def test_absent_states_become_one_input_a_layer_shaped_as_pytorch_has_them():
-    artefact = export(Absent(), X)
-    assert states(artefact) == [("h_0", "h_n", (2, "N", 6)), ("c_0", "c_n", (2, "N", 6))]
-    assert [state.reset for state in artefact.manifest.states] == [0.0, 0.0]
+    artifact = export(Absent(), X)
+    assert states(artifact) == [("h_0", "h_n", (2, "N", 6)), ("c_0", "c_n", (2, "N", 6))]
+    assert [state.reset for state in artifact.manifest.states] == [0.0, 0.0]
 
 
 def test_projected_states_are_as_wide_as_the_projection():
-    artefact = export(Absent(proj_size=3), X)
-    assert states(artefact) == [("h_0", "h_n", (2, "N", 3)), ("c_0", "c_n", (2, "N", 6))]
+    artifact = export(Absent(proj_size=3), X)
+    assert states(artifact) == [("h_0", "h_n", (2, "N", 3)), ("c_0", "c_n", (2, "N", 6))]
 
 
 def test_a_stateless_file_has_no_states_and_gives_the_same(tmp_path):
@@ -62,10 +62,10 @@ class Learned(nn.Module):
 
 def test_a_learned_state_is_the_reset_value_in_the_contract():
     module = Learned()
-    artefact = export(module, X)
-    (state,) = artefact.manifest.states
+    artifact = export(module, X)
+    (state,) = artifact.manifest.states
     np.testing.assert_array_equal(state.reset, module.start.detach().numpy())
-    model = load(artefact.model)
+    model = load(artifact.model)
     x = np.random.default_rng(0).standard_normal((4, 7, 5)).astype(np.float32)
     with torch.no_grad():
         expected = module(torch.from_numpy(x)).numpy()
@@ -87,8 +87,8 @@ class SeveralLayers(nn.Module):
 
 
 def test_rows_of_one_tensor_are_one_state_named_after_what_the_layers_share():
-    artefact = export(SeveralLayers(), X)
-    assert states(artefact) == [("layers.h_0", "layers.h_n", (3, "N", 6))]
+    artifact = export(SeveralLayers(), X)
+    assert states(artifact) == [("layers.h_0", "layers.h_n", (3, "N", 6))]
 
 
 class Twins(nn.Module):
@@ -116,10 +116,10 @@ class Shared(nn.Module):
 
 
 def test_a_layer_called_twice_has_a_state_for_each_call():
-    artefact = export(Shared(), (X, torch.randn(3, 6, 5)))
-    assert [name for name, _, _ in states(artefact)] == ["rnn.h_0", "rnn_2.h_0"]
-    assert artefact.nodes["GRU"] == 2
-    weights = onnx.load_model_from_string(artefact.model).graph.initializer
+    artifact = export(Shared(), (X, torch.randn(3, 6, 5)))
+    assert [name for name, _, _ in states(artifact)] == ["rnn.h_0", "rnn_2.h_0"]
+    assert artifact.nodes["GRU"] == 2
+    weights = onnx.load_model_from_string(artifact.model).graph.initializer
     assert [list(tensor.dims) for tensor in weights].count([1, 12, 5]) == 1
 
 
@@ -134,9 +134,9 @@ class FromData(nn.Module):
 
 
 def test_a_state_computed_from_another_input_stays_in_the_graph_and_is_reported():
-    artefact = export(FromData(), (X, torch.randn(3, 3)))
-    assert artefact.manifest.states == ()
-    assert any("stays in the graph" in note for note in artefact.notes)
+    artifact = export(FromData(), (X, torch.randn(3, 3)))
+    assert artifact.manifest.states == ()
+    assert any("stays in the graph" in note for note in artifact.notes)
 
 
 class ReturnsLast(nn.Module):
@@ -150,9 +150,9 @@ class ReturnsLast(nn.Module):
 
 
 def test_a_last_state_that_forward_returns_stays_an_output_beside_the_state():
-    artefact = export(ReturnsLast(), X)
-    assert states(artefact) == [("h_0", "h_n", (1, "N", 6))]
-    assert [spec.name for spec in artefact.manifest.outputs] == ["output", "last", "again"]
+    artifact = export(ReturnsLast(), X)
+    assert states(artifact) == [("h_0", "h_n", (1, "N", 6))]
+    assert [spec.name for spec in artifact.manifest.outputs] == ["output", "last", "again"]
 
 
 class Pair(nn.Module):
@@ -167,8 +167,8 @@ class Pair(nn.Module):
 
 
 def test_a_hidden_pair_is_two_states():
-    artefact = export(Pair(), (X, (torch.zeros(1, 3, 6), torch.zeros(1, 3, 6))))
-    assert states(artefact) == [
+    artifact = export(Pair(), (X, (torch.zeros(1, 3, 6), torch.zeros(1, 3, 6))))
+    assert states(artifact) == [
         ("hidden_0", "hidden_0_n", (1, "N", 6)),
         ("hidden_1", "hidden_1_n", (1, "N", 6)),
     ]
@@ -185,12 +185,12 @@ def test_cells_used_for_one_step_a_call_carry_their_states(batched):
             return self.third(self.second(self.first(x)[0]))
 
     module = Cells().eval()
-    artefact = export(module, torch.randn(3, 5) if batched else torch.randn(5))
+    artifact = export(module, torch.randn(3, 5) if batched else torch.randn(5))
     names = ["first.h_0", "first.c_0", "second.h_0", "third.h_0"]
-    assert [name for name, _, _ in states(artefact)] == names
-    assert artefact.manifest.sequence is None
+    assert [name for name, _, _ in states(artifact)] == names
+    assert artifact.manifest.sequence is None
     steps = torch.randn(4, 2, 5) if batched else torch.randn(4, 5)
-    model, state = load(artefact.model), None
+    model, state = load(artifact.model), None
     hidden, second, third = None, None, None
     for step in steps:
         outputs, state = model.run(step.numpy(), state)
@@ -211,10 +211,10 @@ def test_unbatched_modules_keep_their_shapes():
             output, (h_n, c_n) = self.rnn(x, (h_0, c_0))
             return output, h_n, c_n
 
-    artefact = export(Unbatched(), (torch.randn(7, 5), torch.zeros(4, 6), torch.zeros(4, 6)))
-    assert artefact.manifest.batch is None
-    assert [spec.axes for spec in artefact.manifest.inputs] == [("L", 5)]
-    assert states(artefact) == [("h_0", "h_n", (4, 6)), ("c_0", "c_n", (4, 6))]
+    artifact = export(Unbatched(), (torch.randn(7, 5), torch.zeros(4, 6), torch.zeros(4, 6)))
+    assert artifact.manifest.batch is None
+    assert [spec.axes for spec in artifact.manifest.inputs] == [("L", 5)]
+    assert states(artifact) == [("h_0", "h_n", (4, 6)), ("c_0", "c_n", (4, 6))]
 
 
 class KeepsState(nn.Module):
@@ -233,10 +233,10 @@ class KeepsState(nn.Module):
 
 def test_a_state_that_the_module_keeps_becomes_an_input_and_an_output():
     module = KeepsState().eval()
-    artefact = export(module, X)
-    assert states(artefact) == [("h_0", "h_n", (1, "N", 6)), ("c_0", "c_n", (1, "N", 6))]
+    artifact = export(module, X)
+    assert states(artifact) == [("h_0", "h_n", (1, "N", 6)), ("c_0", "c_n", (1, "N", 6))]
     assert module.state is None
-    model, state = load(artefact.model), None
+    model, state = load(artifact.model), None
     for chunk in torch.randn(4, 3, 2, 5):
         outputs, state = model.run(chunk.numpy(), state)
         with torch.no_grad():
@@ -256,8 +256,8 @@ class Fields(Absent):
 
 def test_states_in_a_named_tuple_are_named_after_its_fields():
     zeros = torch.zeros(2, 3, 6)
-    artefact = export(Fields(), (X, Hidden(zeros, zeros)))
-    assert states(artefact) == [("hidden_h", "h", (2, "N", 6)), ("hidden_c", "c", (2, "N", 6))]
+    artifact = export(Fields(), (X, Hidden(zeros, zeros)))
+    assert states(artifact) == [("hidden_h", "h", (2, "N", 6)), ("hidden_c", "c", (2, "N", 6))]
 
 
 class StartsFrom(nn.Module):
@@ -270,10 +270,10 @@ class StartsFrom(nn.Module):
 
 
 def test_an_initial_state_whose_last_one_is_not_returned_stays_an_input_and_is_noted():
-    artefact = export(StartsFrom(), (X, torch.randn(3, 6)))
-    assert artefact.manifest.states == ()
-    assert [spec.name for spec in artefact.manifest.inputs] == ["x", "start"]
-    assert any("start is an initial state" in note and "return it" in note for note in artefact.notes)
+    artifact = export(StartsFrom(), (X, torch.randn(3, 6)))
+    assert artifact.manifest.states == ()
+    assert [spec.name for spec in artifact.manifest.inputs] == ["x", "start"]
+    assert any("start is an initial state" in note and "return it" in note for note in artifact.notes)
 
 
 class OutputOnly(nn.LSTM):
@@ -303,10 +303,10 @@ class Squashed(nn.GRUCell):
 )
 def test_a_subclass_may_take_and_give_what_it_likes(layer, x, names):
     kind = type(layer)
-    artefact = export(nn.Sequential(layer).eval(), x)
-    assert [name for name, _, _ in states(artefact)] == names
+    artifact = export(nn.Sequential(layer).eval(), x)
+    assert [name for name, _, _ in states(artifact)] == names
     assert type(layer) is kind
-    got, _ = load(artefact.model).run(x.numpy())
+    got, _ = load(artifact.model).run(x.numpy())
     with torch.no_grad():
         expected = layer(x)
     expected = expected["output"] if isinstance(expected, dict) else expected

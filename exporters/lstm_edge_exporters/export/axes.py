@@ -23,7 +23,7 @@ _MOST_SINGLES = 8
 
 
 def resolve_axes(module: nn.Module, signature: Signature, config: ExportConfig) -> dict[str, Axes]:
-    """Give every input's axes.
+    """Return every input's axes.
 
     Args:
         module: a copy in eval mode.
@@ -101,7 +101,7 @@ def _enlarged(module: nn.Module, signature: Signature) -> Signature:
 
 
 def _singles(signature: Signature) -> list[tuple[int, int]]:
-    """Give the place of each input and axis that has size 1."""
+    """Return the place of each input and axis that has size 1."""
     return [
         (place, axis)
         for place, tensor in enumerate(signature.example)

@@ -52,7 +52,7 @@ class ExportConfig:
     """Seed of the random inputs that the proof and the golden case use."""
 
     def __post_init__(self) -> None:
-        """Refuse what no export can honour.
+        """Refuse what no export can honor.
 
         Raises:
             InputError: an opset, IR version, axis, name or seed that is out of range, or a reset that is not

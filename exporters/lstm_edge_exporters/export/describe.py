@@ -20,7 +20,7 @@ _MAKERS = ("lstm-edge", "torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime")
 
 
 def describe(model: ir.Model, roles: Roles, lifted: Sequence[StateSpec], config: ExportConfig) -> Manifest:
-    """Give the manifest.
+    """Return the manifest.
 
     Raises:
         InputError: the config gives a reset value, a task output or a state that the file does not have.
@@ -64,7 +64,7 @@ def _provenance(config: ExportConfig) -> dict[str, Any]:
 
 
 def _every_row(state: StateSpec) -> float | npt.NDArray[Any]:
-    """Give the reset value with each fixed axis in full: one row may stand for a batch of fixed size."""
+    """Return the reset value with each fixed axis in full: one row may stand for a batch of fixed size."""
     shape = [axis if isinstance(axis, int) else 1 for axis in state.axes]
     try:
         return np.broadcast_to(state.reset, shape) if isinstance(state.reset, np.ndarray) else state.reset

@@ -10,7 +10,7 @@ from lstm_edge_runtime._version import __version__
 from lstm_edge_runtime.errors import UnsupportedError
 from lstm_edge_runtime.manifest import KEY, Manifest
 
-__all__ = ["rename_outputs", "serialise", "tidy"]
+__all__ = ["rename_outputs", "serialize", "tidy"]
 
 
 _LARGEST = 2**31 - 2**20
@@ -66,8 +66,8 @@ def _drop_identities(graph: ir.Graph) -> None:
         graph.remove(node, safe=True)
 
 
-def serialise(model: ir.Model, manifest: Manifest, opset: int, ir_version: int) -> bytes:
-    """Give the file's bytes, the same ones for the same content.
+def serialize(model: ir.Model, manifest: Manifest, opset: int, ir_version: int) -> bytes:
+    """Return the file's bytes, the same ones for the same content.
 
     Raises:
         UnsupportedError: the weights do not fit into one file, or the graph can't be written for ``opset``.

@@ -72,13 +72,13 @@ class Packing:
         return next((packed for packed in self._packed if packed.batch_sizes is batch_sizes), None)
 
     def flatten(self, rows: Tensor, *, zero_padded: bool) -> Tensor:
-        """Give ``(N*L, ...)`` and remember the ``(N, L, ...)`` it came from."""
+        """Return ``(N*L, ...)`` and remember the ``(N, L, ...)`` it came from."""
         flat = rows.flatten(0, 1)
         self._flattened.append((flat, rows, zero_padded))
         return flat
 
     def unflatten(self, flat: Tensor, packed: Packed) -> tuple[Tensor, bool]:
-        """Give ``(N, L, ...)``, and whether it is known to be zero behind each row's length."""
+        """Return ``(N, L, ...)``, and whether it is known to be zero behind each row's length."""
         for known, rows, zero_padded in self._flattened:
             if known is flat:
                 return rows, zero_padded
@@ -126,7 +126,7 @@ def assume(fact: Any) -> None:
 
 
 def _longest(lengths: Tensor, steps: Any) -> Any:
-    """Give the greatest length as a size that the tracer knows to be within the padded length."""
+    """Return the greatest length as a size that the tracer knows to be within the padded length."""
     longest: Any = lengths.max().item()
     assume(longest >= 1)
     assume(longest <= steps)

@@ -25,12 +25,12 @@ from ..numerics.floats import OTHER_FLOATS, copy_as
 from ..numerics.golden import record_golden
 from ..numerics.reference import TorchReference
 from ..numerics.verify import Candidate, verify
-from .artefact import Artefact
+from .artifact import Artifact
 from .audit import check_recurrent_nodes
 from .axes import resolve_axes
 from .config import ExportConfig
 from .describe import describe
-from .finalize import rename_outputs, serialise, tidy
+from .finalize import rename_outputs, serialize, tidy
 from .lift_states import Lifting, lift_absent
 from .lower import lower
 from .own import own_copy
@@ -44,7 +44,7 @@ __all__ = ["Prepared", "export", "prepare"]
 Array = npt.NDArray[Any]
 
 
-def export(module: nn.Module, example: Any, config: ExportConfig | None = None) -> Artefact:
+def export(module: nn.Module, example: Any, config: ExportConfig | None = None) -> Artifact:
     """Turn ``module`` into one ONNX file and prove that it computes what PyTorch does.
 
     The module is copied and the copy is traced in eval mode; the given one is not changed.
@@ -63,7 +63,7 @@ def export(module: nn.Module, example: Any, config: ExportConfig | None = None) 
     config = config or ExportConfig()
     made = prepare(module, example, config)
     model, manifest = made.model, made.manifest
-    bare = serialise(model, manifest, config.opset, config.ir_version)
+    bare = serialize(model, manifest, config.opset, config.ir_version)
     _check(bare)
     candidate = _candidate(bare)
     equivalence = verify(candidate, made.reference, made.drawing.cases())
@@ -75,9 +75,9 @@ def export(module: nn.Module, example: Any, config: ExportConfig | None = None) 
         equivalence=equivalence.to_dict(),
         golden=record_golden(made.reference, made.drawing, equivalence),
     )
-    content = serialise(model, manifest, config.opset, config.ir_version)
+    content = serialize(model, manifest, config.opset, config.ir_version)
     load(content, device="cpu").close()
-    return Artefact(
+    return Artifact(
         content,
         manifest,
         equivalence,

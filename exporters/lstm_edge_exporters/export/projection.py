@@ -83,7 +83,7 @@ def project(
 def _around(
     build: Builder, state: ir.Value, enter: Array, leave: Array, name: str
 ) -> tuple[ir.Value, ir.Value]:
-    """Give ``state @ enter``, and ``leave``, which leads back, as an initialiser."""
+    """Return ``state @ enter``, and ``leave``, which leads back, as an initializer."""
     back = build.weight(leave, name)
     way_in = build.weight(enter, f"{name}_in")
     way_in.metadata_props[WAY_BACK] = str(back.name)

@@ -37,7 +37,7 @@ def check_module(module: nn.Module) -> None:
             )
         if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training:
             raise UnsupportedError(
-                f"batch norm {path!r} is in training mode, where it normalises by its own batch; "
+                f"batch norm {path!r} is in training mode, where it normalizes by its own batch; "
                 "call module.eval() before export"
             )
 

@@ -92,7 +92,7 @@ def find_roles(model: ir.Model, names: Sequence[str], config: ExportConfig) -> R
 
 
 def _find_states(model: ir.Model, nodes: Sequence[ir.Node]) -> tuple[dict[str, int], tuple[str, ...]]:
-    """Give the place of the partner output of every input that is a state, and the inputs that lack one."""
+    """Return the place of the partner output of every input that is a state, and the inputs that lack one."""
     ends = [_sources(value) for value in model.graph.outputs]
     pairs: dict[str, int] = {}
     alone: list[str] = []
@@ -132,7 +132,7 @@ def _sources(value: ir.Value) -> set[ir.Value]:
 def _find_axes(
     inputs: Mapping[str, ir.Value], nodes: Sequence[ir.Node], config: ExportConfig
 ) -> tuple[str | None, str | None]:
-    """Give the names of the batch and time axes as the layers see them; the config's without layers."""
+    """Return the names of the batch and time axes as the layers see them; the config's without layers."""
     known = list(
         dict.fromkeys(axis for value in inputs.values() for axis in axes_of(value) if isinstance(axis, str))
     )
@@ -159,7 +159,7 @@ def _find_axes(
 
 
 def axes_of(value: ir.Value) -> Axes:
-    """Give a value's axes: an int where fixed, a name or an expression where dynamic."""
+    """Return a value's axes: an int where fixed, a name or an expression where dynamic."""
     assert value.shape is not None
     return tuple(axis if isinstance(axis, int) else str(axis) for axis in value.shape)
 

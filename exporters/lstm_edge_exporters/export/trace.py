@@ -248,7 +248,7 @@ def _values(graph: ir.Graph) -> Sequence[ir.Value]:
 
 
 def _text(size: Any) -> str:
-    """Give a traced size as text, what tracing learnt of it later included."""
+    """Return a traced size as text, what tracing learned of it later included."""
     return str(size.node.expr) if isinstance(size, torch.SymInt) else str(size)
 
 

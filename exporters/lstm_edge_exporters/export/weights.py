@@ -34,7 +34,7 @@ class LayerWeights:
 
 
 def to_onnx(op: str, directions: Sequence[LayerWeights]) -> tuple[Array, Array, Array | None]:
-    """Give ``W (D, G*H, I)``, ``R (D, G*H, P)`` and ``B (D, 2*G*H)`` or None for one layer."""
+    """Return ``W (D, G*H, I)``, ``R (D, G*H, P)`` and ``B (D, 2*G*H)`` or None for one layer."""
     w = np.stack([_reorder(op, each.w_ih) for each in directions])
     r = np.stack([_reorder(op, each.w_hh) for each in directions])
     rows = [

@@ -49,7 +49,7 @@ def output_axes(
 
 
 def reset_arrays(states: Sequence[StateSpec], sizes: Mapping[str, int]) -> dict[str, Array]:
-    """Give every state's reset value at ``sizes``; an axis that no size is known for has one row."""
+    """Return every state's reset value at ``sizes``; an axis that no size is known for has one row."""
     arrays = {}
     for state in states:
         shape = resolve(state.axes, with_ones(state.axes, sizes))

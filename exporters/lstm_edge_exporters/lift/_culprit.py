@@ -30,7 +30,7 @@ _KINDS = {
     "GlobalAveragePool": "a pooling over all time",
     "GlobalMaxPool": "a pooling over all time",
     "Softmax": "a softmax over time",
-    "InstanceNormalization": "a normalisation over time",
+    "InstanceNormalization": "a normalization over time",
     "CumSum": "a running sum over time",
     "Pad": "a padding of time",
     "Slice": "a choice of steps",
@@ -100,7 +100,7 @@ def blame(culprit: str, worst: Comparison) -> str:
 
 
 def _above(value: ir.Value) -> set[ir.Node]:
-    """Give every node of the main graph that ``value`` depends on."""
+    """Return every node of the main graph that ``value`` depends on."""
     found: set[ir.Node] = set()
     waiting = [value]
     while waiting:
@@ -112,7 +112,7 @@ def _above(value: ir.Value) -> set[ir.Node]:
 
 
 def _fed_by_data(graph: ir.Graph, inputs: set[str]) -> list[ir.Node]:
-    """Give the nodes that the sequence reaches; a carried state and its rows differ as they should."""
+    """Return the nodes that the sequence reaches; a carried state and its rows differ as they should."""
     reached: set[ir.Value] = {value for value in graph.inputs if value.name in inputs}
     found = []
     for node in graph:
@@ -125,7 +125,7 @@ def _fed_by_data(graph: ir.Graph, inputs: set[str]) -> list[ir.Node]:
 
 
 def _read(node: ir.Node) -> Iterator[ir.Value]:
-    """Give what a node reads, its bodies' captures included."""
+    """Return what a node reads, its bodies' captures included."""
     yield from (value for value in node.inputs if value is not None)
     for attribute in node.attributes.values():
         if attribute.type is ir.AttributeType.GRAPH:

@@ -24,14 +24,14 @@ from ._roles import BATCH
 from ._roots import constant
 from ._sample import length_inputs
 from ._shapes import infer_shapes
-from ._stateful import recognise
+from ._stateful import recognize
 from ._states import LeftAlone, LiftedStates, lift_states
 from .config import LiftConfig, LiftReport
 
 __all__ = ["Lifted", "lift"]
 
 _QUANTISED = "DynamicQuantizeLSTM"
-"""What onnxruntime's dynamic quantiser makes of an LSTM."""
+"""What onnxruntime's dynamic quantizer makes of an LSTM."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Lifted:
 
 
 def lift(onnx_file: str | os.PathLike[str] | bytes, config: LiftConfig | None = None) -> Lifted:
-    """Give the same network with its hidden states as explicit inputs and outputs.
+    """Return the same network with its hidden states as explicit inputs and outputs.
 
     Args:
         onnx_file: the path of an ``.onnx`` file of any framework, or its content; opset 7 or later.
@@ -69,7 +69,7 @@ def lift(onnx_file: str | os.PathLike[str] | bytes, config: LiftConfig | None = 
         NotFoundError: no such file.
         FileFormatError: truncated or foreign, external data that can't be used, or a file that onnxruntime
             does not run.
-        ContractError: there is no state to lift or to recognise; a node reads time backwards, or starts anew
+        ContractError: there is no state to lift or to recognize; a node reads time backwards, or starts anew
             in every pass of a loop, so that its state can't be carried.
         InputError: an option that does not fit the file.
         CheckFailedError: the lifted file does not compute what the original does.
@@ -123,7 +123,7 @@ def _try_freeing(
 
 
 def _attempts(fixed: frozenset[str]) -> list[frozenset[str]]:
-    """Give what to free, the most first: fixed sizes are often a declaration and no more."""
+    """Return what to free, the most first: fixed sizes are often a declaration and no more."""
     single = [frozenset({role}) for role in sorted(fixed, reverse=True)] if len(fixed) > 1 else []
     return [fixed, *single] if fixed else []
 
@@ -134,7 +134,7 @@ def _lift_with(model: ir.Model, proto: onnx.ModelProto, config: LiftConfig, free
         free_reshapes(base)
     names = name_axes(base, config.inputs, free)
     declare_outputs(base)
-    known = recognise(base, config.states, names.sequence)
+    known = recognize(base, config.states, names.sequence)
     inputs = {str(value.name) for value in data_inputs(base.graph)}
     declared = {role: size for role, size in fixed_roles(model).items() if role in free}
     result = lift_states(
@@ -159,7 +159,7 @@ def _lift_with(model: ir.Model, proto: onnx.ModelProto, config: LiftConfig, free
     manifest = write_manifest(subject, proto, outputs, proof)
     report = LiftReport(
         lifted=result.states,
-        recognised=known,
+        recognized=known,
         left=left,
         freed=tuple(sorted(free)),
         equality=proof.equality,
@@ -171,7 +171,7 @@ def _lift_with(model: ir.Model, proto: onnx.ModelProto, config: LiftConfig, free
 
 
 def _left(result: LiftedStates, known: tuple[StateSpec, ...]) -> tuple[LeftAlone, ...]:
-    """Give what was left alone, without the states that are recognised as inputs already."""
+    """Return what was left alone, without the states that are recognized as inputs already."""
     inputs = {repr(state.input) for state in known}
     return tuple(
         entry for entry in result.left if entry.cause != "given" or entry.reason.split()[-1] not in inputs
@@ -200,10 +200,10 @@ def _refuse(
         )
     if not result.states and not known:
         nodes = [label(node) for node in recurrent_nodes(model)]
-        if quantised := [label(node) for node in model.graph.all_nodes() if node.op_type == _QUANTISED]:
+        if quantized := [label(node) for node in model.graph.all_nodes() if node.op_type == _QUANTISED]:
             raise ContractError(
-                f"{', '.join(quantised)} is quantised, and its states can't be lifted; lift the float file, "
-                "then quantise that with lstm-edge quantize"
+                f"{', '.join(quantized)} is quantized, and its states can't be lifted; lift the float file, "
+                "then quantize that with lstm-edge quantize"
             )
         reasons = "; ".join(f"{entry.state} of {entry.node}: {entry.reason}" for entry in left)
         raise ContractError(
@@ -217,7 +217,7 @@ def _refuse(
 
 
 def _held_at(model: ir.Model, names: AxisNames) -> int:
-    """Give the batch size that constant initial states hold the graph at, 1 where they don't."""
+    """Return the batch size that constant initial states hold the graph at, 1 where they don't."""
     if names.batch is None:
         return 1
     sizes = {

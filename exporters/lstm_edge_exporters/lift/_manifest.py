@@ -34,7 +34,7 @@ def declare_outputs(model: ir.Model) -> None:
 
 
 def _cases(graph: ir.Graph) -> tuple[dict[str, int], dict[str, int]]:
-    """Give two sets of sizes that differ by another amount for every axis, so that ``L - 1`` is no ``N``."""
+    """Return two sets of sizes that differ by other amounts for every axis, so ``L - 1`` is no ``N``."""
     names = symbols(graph)
     small = {name: _LONG + _APART * place for place, name in enumerate(names)}
     return small, {

@@ -33,7 +33,7 @@ def default_naming(groups: Sequence[Group]) -> list[tuple[str, str]]:
 
 
 def layer_name(node: str) -> str:
-    """Give the part of a node's name that names its layer.
+    """Return the part of a node's name that names its layer.
 
     ``/encoder/lstm/LSTM`` gives ``lstm``; ``model/lstm_1/PartitionedCall/LSTM__32`` gives ``lstm_1``.
     """

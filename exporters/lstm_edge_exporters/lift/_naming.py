@@ -27,7 +27,7 @@ class AxisNames:
 
 
 def fixed_roles(model: ir.Model) -> dict[str, int]:
-    """Give the sizes of ``batch`` and ``sequence`` where the inputs declare them fixed, and alike.
+    """Return the sizes of ``batch`` and ``sequence`` where the inputs declare them fixed, and alike.
 
     None where a constant ``sequence_lens`` holds both.
     """
@@ -46,7 +46,7 @@ def fixed_roles(model: ir.Model) -> dict[str, int]:
 
 
 def name_axes(model: ir.Model, given: Mapping[str, Axes], free: frozenset[str]) -> AxisNames:
-    """Give every free axis of the inputs a name, in place.
+    """Return every free axis of the inputs a name, in place.
 
     Names that the file has are kept. An axis without one is ``N`` or ``L`` where a recurrent node tells that
     it is the batch or the time, else by its place: the first is the batch, the second of three or more the
@@ -147,7 +147,7 @@ def _take_given(graph: ir.Graph, given: Mapping[str, Axes]) -> None:
 
 
 def _known(roles: Mapping[ir.Value, Mapping[int, str]], role: str) -> str | None:
-    """Give the name that the file itself has for a role."""
+    """Return the name that the file itself has for a role."""
     for value, told in roles.items():
         for axis, found in told.items():
             size = value.shape[axis] if value.shape is not None else None

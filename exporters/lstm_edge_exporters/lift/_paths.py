@@ -53,7 +53,7 @@ class Path:
 
 
 def operators_above(value: ir.Value) -> list[ir.Node]:
-    """Give the chain of layout operators that produce ``value``, nearest first."""
+    """Return the chain of layout operators that produce ``value``, nearest first."""
     found = []
     node = value.producer()
     while node is not None and node.domain == "" and node.op_type in _OPERATORS:
@@ -173,7 +173,7 @@ def _select(
 
 
 def _numbers(node: ir.Node, place: int, name: str, arrays: Mapping[ir.Value, Array]) -> list[int]:
-    """Give an argument that newer opsets take as an input and older ones as an attribute."""
+    """Return an argument that newer opsets take as an input and older ones as an attribute."""
     if name in node.attributes:
         return list(node.attributes[name].as_ints())
     value = node.inputs[place] if len(node.inputs) > place else None

@@ -51,7 +51,7 @@ class Subject:
     """Inputs with each row's count of valid steps."""
 
     def axes_named(self, name: str | None) -> dict[str, int]:
-        """Give the place of the axis called ``name`` in every data input that has one."""
+        """Return the place of the axis called ``name`` in every data input that has one."""
         states = {state.input for state in self.states}
         return {
             str(value.name): axes_of(value).index(name)
@@ -70,7 +70,7 @@ class Proof:
     golden: Golden
 
     def figures(self) -> dict[str, Any]:
-        """Give the figures for the manifest."""
+        """Return the figures for the manifest."""
         figures: dict[str, Any] = {
             "reference": "the original ONNX file",
             "cases": list(self.equality.exact),
@@ -122,7 +122,7 @@ def _draw_at(subject: Subject, batch: int, sequence: int, rng: np.random.Generat
 
 
 def _fixed_steps(subject: Subject) -> int:
-    """Give the steps of one call where the inputs fix them."""
+    """Return the steps of one call where the inputs fix them."""
     return next(
         (
             size

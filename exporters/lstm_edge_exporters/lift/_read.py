@@ -22,7 +22,7 @@ def read_proto(source: str | os.PathLike[str] | bytes) -> onnx.ModelProto:
         NotFoundError: no such file.
         FileFormatError: truncated or foreign, of an opset below 7, or with external data that is missing,
             too short, or outside the file's own folder.
-        InputError: the file is one of this project's own artefacts already.
+        InputError: the file is one of this project's own artifacts already.
     """
     if isinstance(source, bytes):
         name, content, folder = "the model", source, None

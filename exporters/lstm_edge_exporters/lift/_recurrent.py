@@ -53,14 +53,14 @@ def is_recurrent(node: ir.Node) -> bool:
 
 
 def recurrent_nodes(model: ir.Model) -> Iterator[ir.Node]:
-    """Give the recurrent nodes in graph order, those in ``If``, ``Loop`` and ``Scan`` bodies included."""
+    """Return the recurrent nodes in graph order, those in ``If``, ``Loop`` and ``Scan`` bodies included."""
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
         if is_recurrent(node):
             yield node
 
 
 def slots(node: ir.Node) -> tuple[Slot, ...]:
-    """Give the node's states, ``h`` first."""
+    """Return the node's states, ``h`` first."""
     return tuple(Slot(node, kind) for kind in ("h", "c") if kind == "h" or node.op_type == "LSTM")
 
 
@@ -75,7 +75,7 @@ def label(node: ir.Node) -> str:
 
 
 def state_shape(node: ir.Node) -> tuple[int, int, int]:
-    """Give ``(D, H, batch_axis)`` of the node's states.
+    """Return ``(D, H, batch_axis)`` of the node's states.
 
     With ``layout=0`` a state is ``(D, N, H)``, with ``layout=1`` it is ``(N, D, H)``. H is 0 where neither
     ``hidden_size`` nor the shape of R tells it.

@@ -77,7 +77,7 @@ def _origins(value: ir.Value, roles: dict[int, str]) -> Iterator[tuple[ir.Value,
 
 
 def _sources(node: ir.Node, result: ir.Value) -> list[ir.Value]:
-    """Give the operands that are no constants: the first, and others of the result's rank."""
+    """Return the operands that are no constants: the first, and others of the result's rank."""
     operands = [entry for entry in node.inputs if entry is not None and constant(entry) is None]
     rank = None if result.shape is None else len(result.shape)
     return [
@@ -102,7 +102,7 @@ def _without_broadcast(
 
 
 def _back(node: ir.Node, value: ir.Value, roles: dict[int, str]) -> dict[int, str]:
-    """Give the roles of the axes of the node's operands."""
+    """Return the roles of the axes of the node's operands."""
     if node.op_type in ("LSTM", "GRU", "RNN") and value.index() == 0:
         layout = node.attributes.get_int("layout", 0)
         moved = {0: 0, 1: 1} if layout else {0: 0, 2: 1}
@@ -124,7 +124,7 @@ def _back(node: ir.Node, value: ir.Value, roles: dict[int, str]) -> dict[int, st
 
 
 def _at(axis: int, value: ir.Value) -> int:
-    """Give an axis counted from the front, as far as the value's rank is known."""
+    """Return an axis counted from the front, as far as the value's rank is known."""
     return axis + len(value.shape) if axis < 0 and value.shape is not None else axis
 
 

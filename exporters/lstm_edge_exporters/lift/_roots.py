@@ -34,7 +34,7 @@ _RANDOM = (
 
 
 def constant(value: ir.Value | None) -> Array | None:
-    """Give the array of an initializer or a ``Constant`` node, None for any other value."""
+    """Return the array of an initializer or a ``Constant`` node, None for any other value."""
     tensor = None if value is None else ir.convenience.get_const_tensor(value)
     return None if tensor is None else tensor.numpy()
 
@@ -97,7 +97,7 @@ def evaluate(
 
 
 def _needs(value: ir.Value) -> list[ir.Value]:
-    """Give the values whose numbers decide this one's."""
+    """Return the values whose numbers decide this one's."""
     node = value.producer()
     if node is None or node.op_type in _SHAPE_READERS or constant(value) is not None:
         return []

@@ -1,4 +1,4 @@
-"""Recognising states that a file already has as inputs and outputs."""
+"""Recognizing states that a file already has as inputs and outputs."""
 
 from collections.abc import Iterator, Mapping
 
@@ -13,7 +13,7 @@ from ._axes import axes_of, data_inputs
 from ._paths import operators_above
 from ._recurrent import recurrent_nodes, slots
 
-__all__ = ["recognise"]
+__all__ = ["recognize"]
 
 _LAYOUT = (
     "Cast",
@@ -30,7 +30,7 @@ _LAYOUT = (
 _LAYOUT_OPERATORS = (*_LAYOUT, "Unsqueeze")
 
 
-def recognise(model: ir.Model, named: Mapping[str, str], sequence: str | None) -> tuple[StateSpec, ...]:
+def recognize(model: ir.Model, named: Mapping[str, str], sequence: str | None) -> tuple[StateSpec, ...]:
     """Pair the state inputs of a graph with the outputs that continue them.
 
     First as ``named``; then by the graph: an input that recurrent nodes start from and the one output that

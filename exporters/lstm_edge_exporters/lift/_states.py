@@ -74,7 +74,7 @@ def lift_states(
     declared: int | None = None,
     naming: Naming = default_naming,
 ) -> LiftedStates:
-    """Give a copy of ``model`` in which every state that is constant in all but the batch size is an input.
+    """Return a copy of ``model`` in which every state that is constant in all but the batch size is an input.
 
     A state is lifted at its root: nodes that read rows of one tensor share one state, whose output is their
     last states put together in the same order. Absent states, initializers and any chain of operators over
@@ -184,7 +184,7 @@ def _compute(
 
 
 def _operands(place: Place) -> list[ir.Value]:
-    """Give the place's initial value, and what the layout operators above it read."""
+    """Return the place's initial value, and what the layout operators above it read."""
     if place.initial is None:
         return []
     above = [] if place.branches else operators_above(place.initial)
@@ -203,7 +203,7 @@ def _path(place: Place, arrays: Mapping[ir.Value, Array]) -> Path | None:
 
 
 def _two_cases(graph: ir.Graph) -> tuple[dict[str, int], dict[str, int]]:
-    """Give two sets of sizes in which no two numbers are the same."""
+    """Return two sets of sizes in which no two numbers are the same."""
     return sizes_for(graph, 2), sizes_for(graph, 2 + len(symbols(graph)))
 
 
@@ -255,7 +255,7 @@ def _describe(
 def _batch_rows(
     model: ir.Model, node: ir.Node, cases: tuple[dict[str, int], dict[str, int]]
 ) -> tuple[int, int] | None:
-    """Give the batch sizes that the node's X has in both cases, None where it can't be told."""
+    """Return the batch sizes that the node's X has in both cases, None where it can't be told."""
     x = node.inputs[0]
     _, _, axis = state_shape(node)
     if x is None:

@@ -71,7 +71,7 @@ def locate(slot: Slot, parents: Mapping[ir.Graph, ir.Node]) -> Place | str:
 
 
 def carry_out(place: Place, state: ir.Value, name: Callable[[str], str]) -> ir.Value:
-    """Give the state's last value in the main graph, with outputs added on the way where needed.
+    """Return the state's last value in the main graph, with outputs added on the way where needed.
 
     Args:
         place: where the state is.
@@ -103,7 +103,7 @@ def carry_out(place: Place, state: ir.Value, name: Callable[[str], str]) -> ir.V
 
 
 def _carried(place: Place, body: ir.Graph, parent: ir.Node) -> tuple[int, int] | None:
-    """Give the parent's ``(input, output)`` places of a state that its body carries from pass to pass."""
+    """Return the parent's ``(input, output)`` places of a state that its body carries from pass to pass."""
     initial = place.initial
     if initial is None or initial not in list(body.inputs) or len(place.owner.outputs) <= place.output:
         return None
@@ -123,7 +123,7 @@ def _carried(place: Place, body: ir.Graph, parent: ir.Node) -> tuple[int, int] |
 
 
 def _leaving(place: Place) -> set[ir.Value]:
-    """Give the values that the state leaves the branches around its node as."""
+    """Return the values that the state leaves the branches around its node as."""
     values = {place.owner.outputs[place.output]}
     for branch in place.branches:
         values = {
@@ -159,7 +159,7 @@ def _behind_identity(value: ir.Value) -> ir.Value:
 
 
 def _complete(value: ir.Value, like: ir.Value, name: str) -> None:
-    """Give a new output a name, and the type and shape of the state."""
+    """Return a new output a name, and the type and shape of the state."""
     if not value.name:
         value.name = name
     if value.type is None:

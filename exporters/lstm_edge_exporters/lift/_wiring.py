@@ -27,7 +27,7 @@ class Names:
             self._taken |= {value.name for value in graph.inputs} | set(graph.initializers)
 
     def unique(self, name: str) -> str:
-        """Give ``name``, or ``name_2``, ``name_3`` ... where it is taken, and take it."""
+        """Return ``name``, or ``name_2``, ``name_3`` ... where it is taken, and take it."""
         candidate, count = name, 1
         while candidate in self._taken:
             count += 1

@@ -46,7 +46,7 @@ class Builder:
         return made.outputs
 
     def constant(self, array: Array, name: str) -> ir.Value:
-        """Add an initialiser."""
+        """Add an initializer."""
         title = self._name(name)
         value = ir.Value(
             name=title,
@@ -58,7 +58,7 @@ class Builder:
         return value
 
     def weight(self, array: Array, name: str) -> ir.Value:
-        """Add a float32 initialiser; a layer called again finds the one that it made before."""
+        """Add a float32 initializer; a layer called again finds the one that it made before."""
         narrow = array.astype(np.float32)
         known = self._graph.initializers.get(f"{self._prefix}.{name}")
         if known is not None and np.array_equal(known.const_value.numpy(), narrow):
@@ -66,7 +66,7 @@ class Builder:
         return self.constant(narrow, name)
 
     def cast(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
-        """Give ``value`` as ``dtype``."""
+        """Return ``value`` as ``dtype``."""
         (out,) = self.node("Cast", [value], {"to": int(dtype)})
         out.dtype = dtype
         return out
@@ -81,7 +81,7 @@ class Builder:
         return list(self.node("Split", [value, cuts], {"axis": axis}, outputs=len(sizes)))
 
     def matmul(self, left: ir.Value, right: ir.Value) -> ir.Value:
-        """Give ``left @ right``."""
+        """Return ``left @ right``."""
         return self.node("MatMul", [left, right])[0]
 
     def squeeze(self, value: ir.Value, axis: int) -> ir.Value:

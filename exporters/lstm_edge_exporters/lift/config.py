@@ -33,7 +33,7 @@ class LiftReport:
 
     lifted: tuple[StateSpec, ...]
     """States that became inputs and outputs."""
-    recognised: tuple[StateSpec, ...]
+    recognized: tuple[StateSpec, ...]
     """States that were inputs and outputs already."""
     left: tuple[LeftAlone, ...]
     """States left in the graph, and why."""

@@ -70,7 +70,7 @@ class Signature:
         )
 
     def as_float32(self) -> "Signature":
-        """Give the same signature with the example on the CPU, every float of it in float32."""
+        """Return the same signature with the example on the CPU, every float of it in float32."""
         example = tuple(
             tensor.cpu().float() if tensor.is_floating_point() else tensor.cpu() for tensor in self.example
         )
@@ -84,7 +84,7 @@ class Signature:
 
 
 def flatten_output(output: Any) -> list[tuple[str, Tensor]]:
-    """Give the tensors of ``output`` with names: dict keys and dataclass fields, ``""`` where none says.
+    """Return the tensors of ``output`` with names: dict keys and dataclass fields, ``""`` where none says.
 
     Nested names are joined with ``_``; what is not a tensor (None, a number) is left out.
 
@@ -128,7 +128,7 @@ def _paths(value: Any, name: str) -> Iterator[str]:
 
 
 def _step(key: Any) -> str:
-    """Give a dict's key, a sequence's index or a field's name without pytree's marks."""
+    """Return a dict's key, a sequence's index or a field's name without pytree's marks."""
     return str(next((getattr(key, mark) for mark in ("key", "idx", "name") if hasattr(key, mark)), key))
 
 

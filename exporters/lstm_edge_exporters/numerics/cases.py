@@ -102,11 +102,11 @@ class Drawing:
         return Case(sizes, feeds, fresh)
 
     def with_sorted_lengths(self) -> "Drawing":
-        """Give the same drawing with lengths in falling order."""
+        """Return the same drawing with lengths in falling order."""
         return replace(self, sorted_lengths=True)
 
     def _fixed_steps(self) -> int:
-        """Give what lengths may be at most where the time axis is fixed."""
+        """Return what lengths may be at most where the time axis is fixed."""
         largest = [
             int(each.example.max())
             for each in self.sources
@@ -141,5 +141,5 @@ def _signal(source: Source, shape: tuple[int, ...], rng: np.random.Generator) ->
         return np.asarray(noise, source.dtype)
     by_feature = example.ndim > 1 and isinstance(source.axes[-1], int) and example[..., 0].size > 1
     over = tuple(range(example.ndim - 1)) if by_feature else None
-    centre, spread = example.mean(axis=over, dtype=np.float64), example.std(axis=over, dtype=np.float64)
-    return np.asarray(centre + np.where(spread > 0, spread, 1.0) * noise, source.dtype)
+    center, spread = example.mean(axis=over, dtype=np.float64), example.std(axis=over, dtype=np.float64)
+    return np.asarray(center + np.where(spread > 0, spread, 1.0) * noise, source.dtype)

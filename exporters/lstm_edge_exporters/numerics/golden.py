@@ -38,7 +38,7 @@ def _record(reference: Reference, case: Case) -> Golden | None:
 
 
 def _floors(reference: Reference, golden: Golden) -> dict[str, float]:
-    """Give each output's noise floor, from several draws: a device can't draw its own."""
+    """Return each output's noise floor, from several draws: a device can't draw its own."""
     wide = reference.run64(golden.inputs)
     floors = dict.fromkeys(wide, 0.0) | raised({}, wide, golden.outputs, wide)
     for draw in range(DRAWS):

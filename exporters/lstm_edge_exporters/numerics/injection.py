@@ -31,7 +31,7 @@ class Injection:
     """How many rows."""
 
     def of(self, state: Tensor) -> Tensor:
-        """Give these rows of ``state`` as a view ``(rows, N, H)``."""
+        """Return these rows of ``state`` as a view ``(rows, N, H)``."""
         rows = state.unsqueeze(0) if self.row_axis is None else state.movedim(self.row_axis, 0)
         return rows.narrow(0, self.rows[0], self.count)
 
@@ -48,7 +48,7 @@ class LayerStates:
         self._call = -1
 
     def begin(self, layer: nn.Module, x: Any, given: Any) -> Any:
-        """Give what the layer's next call starts from: ``given``, but for the injected parts."""
+        """Return what the layer's next call starts from: ``given``, but for the injected parts."""
         self._call += 1
         own = self._own()
         if not own:

@@ -22,7 +22,7 @@ DRAWS = 4
 
 
 def apart(one: Array, other: Array) -> float:
-    """Give the largest absolute difference; equal infinities and NaN in both places agree."""
+    """Return the largest absolute difference; equal infinities and NaN in both places agree."""
     return compare("", one, other, floor=0.0, limit=np.inf).max_abs
 
 
@@ -54,7 +54,7 @@ def raised(
     own_near: Mapping[str, Array],
     wide_near: Mapping[str, Array],
 ) -> dict[str, float]:
-    """Give the floors of the float outputs, no lower than before, after a draw from nearby inputs.
+    """Return the floors of the float outputs, no lower than before, after a draw from nearby inputs.
 
     Args:
         floors: those known already; what is left out counts as 0.

@@ -48,7 +48,7 @@ def _unroll(
     make: Callable[[int], Step],
     shake: np.random.Generator | None,
 ) -> tuple[Array, ...]:
-    """Give ``Y (L, D, N, H)`` and each last state ``(D, N, H)``; rows stand still beyond their length."""
+    """Return ``Y (L, D, N, H)`` and each last state ``(D, N, H)``; rows stand still beyond their length."""
     steps, rows = x.shape[:2]
     valid = np.full(rows, steps) if lengths is None else np.asarray(lengths)
     backward = {"forward": [False], "reverse": [True], "bidirectional": [False, True]}[direction]

@@ -54,15 +54,15 @@ class TorchReference:
         self._wide = _Computation(module, torch.float64)
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Give every output for ``feeds``; raises what the module raises."""
+        """Return every output for ``feeds``; raises what the module raises."""
         return self._run(self._own, feeds)
 
     def run64(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Give every output in float64, from the same (rounded) weights and inputs."""
+        """Return every output in float64, from the same (rounded) weights and inputs."""
         return self._run(self._wide, feeds)
 
     def shaken(self, draw: int) -> "TorchReference":
-        """Give a copy whose recurrent layers err in float64 as a float32 kernel may at every call.
+        """Return a copy whose recurrent layers err in float64 as a float32 kernel may at every call.
 
         What they give moves by at most one float32 place at the largest of its own scale, 1 and the states
         they started from: a kernel rounds its gates at the scale of 1, however small the state that they
@@ -104,7 +104,7 @@ class _Computation:
         self._dtype = dtype
 
     def tensor(self, array: Array) -> Tensor:
-        """Give ``array`` as a tensor of the computation's dtype."""
+        """Return ``array`` as a tensor of the computation's dtype."""
         tensor = torch.from_numpy(np.array(array))
         return tensor.to(self._dtype) if tensor.is_floating_point() else tensor
 

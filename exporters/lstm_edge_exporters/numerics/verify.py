@@ -32,10 +32,10 @@ class Reference(Protocol):
     """What a candidate is compared with."""
 
     def run(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
-        """Give the outputs in the reference's own dtype."""
+        """Return the outputs in the reference's own dtype."""
 
     def run64(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
-        """Give the outputs in float64."""
+        """Return the outputs in float64."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Equivalence:
         return max(each.max_abs for _, each in self.comparisons)
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the figures for the manifest."""
+        """Return the figures for the manifest."""
         cases = list(dict.fromkeys(str(case) for case, _ in self.comparisons))
         return {
             "cases": cases,
@@ -108,7 +108,7 @@ def verify(candidate: Candidate, reference: Reference, cases: Iterable[Case]) ->
 
 
 def compare_case(candidate: Candidate, reference: Reference, case: Case) -> Sequence[Comparison]:
-    """Give one record an output of the reference, in its order."""
+    """Return one record an output of the reference, in its order."""
     return compare_outputs(candidate(case.feeds), reference.run(case.feeds), reference.run64(case.feeds))
 
 
@@ -118,7 +118,7 @@ def compare_outputs(
     wide: Mapping[str, Array],
     floors: Mapping[str, float] | None = None,
 ) -> Sequence[Comparison]:
-    """Give one record an output: ``got`` against ``wide``, with ``own``'s error as the noise floor.
+    """Return one record an output: ``got`` against ``wide``, with ``own``'s error as the noise floor.
 
     Args:
         got: the candidate's outputs.
@@ -168,6 +168,6 @@ def _is_noise(floor: float, wide: Array) -> bool:
 
 
 def first_line(error: Exception) -> str:
-    """Give the first line of an error's text, without onnxruntime's codes in front."""
+    """Return the first line of an error's text, without onnxruntime's codes in front."""
     line = next(iter(str(error).splitlines()), "") or type(error).__name__
     return line.rpartition("Status Message: ")[2][:300]

@@ -32,7 +32,7 @@ class Budget:
     agreement: float = 0.975
     """The least share of judged samples that keep their label, for classification."""
     samples: int = 1
-    """How many more samples may be labelled wrongly than by the float file, where the truth is given."""
+    """How many more samples may be labeled wrongly than by the float file, where the truth is given."""
     drift: float = 0.1
     """The root mean square of a state's difference in a 1,000-step run, as a share of the state's own."""
     change: float = 0.25

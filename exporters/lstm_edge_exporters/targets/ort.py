@@ -1,7 +1,7 @@
 """The ORT format: a file that a minimal build of onnxruntime reads, and the list of operators it needs.
 
 onnxruntime's own tool makes both. It runs in a process of its own, because it imports much, prints, and sets
-up logging for the whole process that imports it. It optimises the graph while it converts, folding constants:
+up logging for the whole process that imports it. It optimizes the graph while it converts, folding constants:
 weights that are stored small and computed in float (fp16, and int8 of GRU and RNN) come out in float32.
 """
 

@@ -68,7 +68,7 @@ class Plot:
 
 
 def draw_plots(report: Report) -> tuple[Plot, ...]:
-    """Give every plot that ``report`` has figures for."""
+    """Return every plot that ``report`` has figures for."""
     figures = report.figures
     plots = [_ratios(report.groups)]
     if figures.steps:
@@ -220,7 +220,7 @@ def _margins(found: Sequence[Disagreement], margins: Sequence[float]) -> Plot:
         x_ticks=x_ticks,
         y_ticks=y_ticks,
         marks=tuple(sorted(marks, key=lambda mark: mark.kind == "failed")),
-        legend=(("file", "labelled alike"), ("failed", "labelled differently")),
+        legend=(("file", "labeled alike"), ("failed", "labeled differently")),
     )
 
 
@@ -236,7 +236,7 @@ def _path(points: Iterable[tuple[float, float]]) -> str:
 def _log_scale(
     values: Iterable[float], start: float, end: float
 ) -> tuple[Callable[[float], float], tuple[_Tick, ...]]:
-    """Give a scale over whole decades; what is zero or not finite stands at its ends."""
+    """Return a scale over whole decades; what is zero or not finite stands at its ends."""
     logs = [math.log10(value) for value in values if 0 < value < math.inf]
     low = math.floor(min(logs, default=-1))
     high = max(math.ceil(max(logs, default=0)), low + 1)

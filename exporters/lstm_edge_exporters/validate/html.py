@@ -9,7 +9,7 @@ __all__ = ["to_html"]
 
 
 def to_html(report: Report) -> str:
-    """Give ``report`` as an HTML document; everything that comes from a file is escaped."""
+    """Return ``report`` as an HTML document; everything that comes from a file is escaped."""
     environment = Environment(
         loader=PackageLoader(__package__, "."),
         autoescape=True,

@@ -139,7 +139,7 @@ def _example(module: nn.Module, file: ModelFile) -> dict[str, torch.Tensor]:
 
 
 def _as_own(tensor: Tensor, floats: list[torch.dtype]) -> Tensor:
-    """Give a float in the dtype of the module's parameters: a file is float32 whatever its module is."""
+    """Return a float in the dtype of the module's parameters: a file is float32 whatever its module is."""
     return tensor.to(floats[0]) if floats and tensor.is_floating_point() else tensor
 
 

@@ -112,12 +112,12 @@ def test_a_device_is_said_to_be_no_plain_file():
         lift("/dev/null")
 
 
-def test_a_quantised_layer_is_named_with_the_way_round(model, tmp_path):
+def test_a_quantized_layer_is_named_with_the_way_round(model, tmp_path):
     from onnxruntime.quantization import quantize_dynamic
 
     onnx.save(model, tmp_path / "m.onnx")
     quantize_dynamic(tmp_path / "m.onnx", tmp_path / "q.onnx")
-    with pytest.raises(ContractError, match=r"DynamicQuantizeLSTM .* is quantised.*lift the float file"):
+    with pytest.raises(ContractError, match=r"DynamicQuantizeLSTM .* is quantized.*lift the float file"):
         lift(tmp_path / "q.onnx")
 
 

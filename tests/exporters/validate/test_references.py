@@ -142,7 +142,7 @@ def test_a_file_equals_itself_and_not_another_one(form, made):
     assert not validate(file, against_file(made(other).path), QUICK).ok
 
 
-def test_a_quantised_file_is_no_reference(made, tmp_path):
+def test_a_quantized_file_is_no_reference(made, tmp_path):
     model = onnx.load(made("stacked").path)
     model.graph.node[0].domain = "com.microsoft"
     path = tmp_path / "foreign.onnx"

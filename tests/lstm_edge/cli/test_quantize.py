@@ -18,7 +18,7 @@ def wide(make):
 
 @pytest.fixture
 def data(wide, tmp_path):
-    """Twelve labelled samples, the last four of which are the test part."""
+    """Twelve labeled samples, the last four of which are the test part."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(12, 30, wide.features)).astype(np.float32)
     labels = load(wide.path).predict(x).labels
@@ -56,7 +56,7 @@ def test_json_carries_every_figure(invoke, wide, data, tmp_path):
 
 
 def test_a_slower_file_is_said_first_not_written_and_exits_1(invoke, make, tmp_path):
-    """A narrow LSTM loses more to quantising its inputs on the fly than it gains."""
+    """A narrow LSTM loses more to quantizing its inputs on the fly than it gains."""
     narrow = make("narrow", hidden=32)
     output = tmp_path / "small.onnx"
     output.write_bytes(b"old")

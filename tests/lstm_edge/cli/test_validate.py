@@ -36,7 +36,7 @@ class Net(torch.nn.Module):
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory):
-    """A folder with a run, its file, a file spoilt by one bias, and labelled data."""
+    """A folder with a run, its file, a file spoilt by one bias, and labeled data."""
     folder = tmp_path_factory.mktemp("job")
     torch.manual_seed(0)
     task = Task("classification", "logits", ("rest", "walk", "run"))
@@ -108,7 +108,7 @@ def test_data_gives_accuracy_of_both_and_the_samples_that_disagree(job, invoke):
     assert all(each["truth"] == each["expected"] != "walk" and each["margin"] > 0 for each in found)
 
 
-def test_a_quantised_file_is_held_to_its_budget(job, invoke, tmp_path):
+def test_a_quantized_file_is_held_to_its_budget(job, invoke, tmp_path):
     path = tmp_path / "int8.onnx"
     quantize(job / "m.onnx").save(path, force=True)
     code, out, _ = invoke("validate", path, "--against", job / "run", *SHORT)

@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 
 from lstm_edge.timing.rounds import interleave, yardstick
-from lstm_edge.timing.stats import noise, ratio_interval, summarise
+from lstm_edge.timing.stats import noise, ratio_interval, summarize
 
 
 def test_percentiles_are_in_microseconds():
-    found = summarise(np.arange(1, 101) * 1000)
+    found = summarize(np.arange(1, 101) * 1000)
     assert (found.p50, found.max, found.count) == (50.5, 100.0, 100)
     assert found.p90 == pytest.approx(90.1)
     assert found.p99 == pytest.approx(99.01)

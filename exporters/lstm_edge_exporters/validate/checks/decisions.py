@@ -75,7 +75,7 @@ def _drawn(subject: Subject, count: int) -> list[tuple[list[int], dict[str, Arra
 
 
 def _stack(parts: Sequence[Array], rows: Sequence[int], time_axis: int | None) -> Array:
-    """Give ``(samples, C)``: of a stacked read-out's blocks the last, of a sequence the last step."""
+    """Return ``(samples, C)``: of a stacked read-out's blocks the last, of a sequence the last step."""
     last = parts if time_axis is None else [part.take(-1, axis=time_axis) for part in parts]
     return np.concatenate([part.reshape(-1, part.shape[-1])[-n:] for part, n in zip(last, rows, strict=True)])
 
@@ -147,7 +147,7 @@ def _label(task: Task, index: int) -> str:
 
 
 def _class_numbers(truth: Array, task: Task) -> Array:
-    """Give class numbers for numbers or names."""
+    """Return class numbers for numbers or names."""
     if truth.dtype.kind in "iu":
         return truth
     names = {name: index for index, name in enumerate(task.labels)}

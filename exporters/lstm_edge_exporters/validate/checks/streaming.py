@@ -57,7 +57,7 @@ def _unfit(subject: Subject) -> str:
 
 
 def _full(subject: Subject, feeds: dict[str, Array], steps: int) -> dict[str, Array]:
-    """Give ``feeds`` with no padding."""
+    """Return ``feeds`` with no padding."""
     name = subject.contract.lengths
     return feeds | {name: np.full_like(feeds[name], steps)} if name else feeds
 

@@ -9,11 +9,11 @@ from lstm_edge_runtime.manifest import Manifest
 
 from ..numerics.verify import Equivalence
 
-__all__ = ["Artefact"]
+__all__ = ["Artifact"]
 
 
 @dataclass(frozen=True)
-class Artefact:
+class Artifact:
     """A proven ONNX file; it exists only where every check passed."""
 
     model: bytes
