@@ -74,7 +74,7 @@ def step_call(subject: Subject) -> Call:
 
 
 def chunk_call(subject: Subject, steps: int) -> Call:
-    """A call that takes ``steps`` time steps at once or a whole sequence where it can't be streamed."""
+    """Return a call of ``steps`` time steps, or of a whole sequence where it can't be streamed."""
     if subject.streamable:
         stream, chunk = subject.model.stream(), _alone(subject.samples(steps=steps))
         return lambda: stream.process(chunk)
