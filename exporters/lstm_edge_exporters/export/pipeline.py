@@ -39,28 +39,13 @@ from .roles import Roles, find_roles
 from .streaming import states_stop_at_lengths, why_unstreamable
 from .trace import trace
 
-__all__ = ["Prepared", "export", "prepare"]
+__all__ = ["Prepared", "export_verified", "prepare"]
 
 Array = npt.NDArray[Any]
 
 
-def export(module: nn.Module, example: Any, config: ExportConfig | None = None) -> Artifact:
-    """Turn ``module`` into one ONNX file and prove that it computes what PyTorch does.
-
-    The module is copied and the copy is traced in eval mode; the given one is not changed.
-
-    Args:
-        module: any module with recurrent layers.
-        example: one tensor, a tuple of positional arguments or a dict of keyword arguments that ``forward``
-            takes; float inputs show the scale of the signal, integer ones the range of valid values.
-        config: see ``ExportConfig``.
-
-    Raises:
-        InputError: the example or the config does not fit the module.
-        UnsupportedError: the module does what can't be exported right.
-        CheckFailedError: the file would not compute what the module does; says where and by how much.
-    """
-    config = config or ExportConfig()
+def export_verified(module: nn.Module, example: Any, config: ExportConfig) -> Artifact:
+    """Trace, lower, verify and finalize; see ``export``."""
     made = prepare(module, example, config)
     model, manifest = made.model, made.manifest
     bare = serialize(model, manifest, config.opset, config.ir_version)
