@@ -16,7 +16,7 @@ from ._output import console, echo_json, json_option
 
 if TYPE_CHECKING:
     from lstm_edge_exporters.validate import Against, ValidateConfig
-    from lstm_edge_exporters.validate._file import ModelFile
+    from lstm_edge_exporters.validate.file import ModelFile
 
 __all__ = ["command"]
 

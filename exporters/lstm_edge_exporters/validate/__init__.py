@@ -1,7 +1,7 @@
 """Validation: proof that a file computes what its reference does, as a report for people and for CI."""
 
-from ._file import open_file
-from ._subject import Against
+from .file import open_file
+from .subject import Against
 from .config import ValidateConfig
 from .engine import validate
 from .report import Report

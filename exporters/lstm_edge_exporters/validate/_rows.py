@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from lstm_edge_runtime.manifest import Manifest
 
-from ._file import Runner
+from .file import Runner
 
 __all__ = ["row_by_row", "take_row"]
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from lstm_edge_runtime.errors import InputError
 
 from ..versions import versions
-from ._file import ModelFile, open_file
-from ._subject import Against, Subject
+from .file import ModelFile, open_file
+from .subject import Against, Subject
 from .checks import contract, decisions, golden, inputs, lengths, providers, sizes, states, streaming
 from .config import ValidateConfig
 from .report import Check, Figures, Group, Report

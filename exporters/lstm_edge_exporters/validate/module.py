@@ -21,8 +21,8 @@ from ..export.own import own_copy
 from ..export.pipeline import prepare
 from ..numerics.call import Signature, flatten_output
 from ..numerics.reference import TorchReference
-from ._file import ModelFile
-from ._subject import Against
+from .file import ModelFile
+from .subject import Against
 
 __all__ = ["against_module"]
 

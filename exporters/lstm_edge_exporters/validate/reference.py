@@ -15,8 +15,8 @@ from lstm_edge_runtime.errors import InputError, UnsupportedError
 
 from ..numerics.recurrent_operators import GRU, LSTM, RNN
 from ..numerics.verify import first_line
-from ._file import Runner, open_file
-from ._subject import Against
+from .file import Runner, open_file
+from .subject import Against
 from .checks.contract import recurrent_layers
 
 __all__ = ["OnnxReference", "against_file"]

@@ -26,9 +26,9 @@ from lstm_edge_runtime.golden import (
 from lstm_edge_runtime.manifest import Golden, Manifest
 
 from ..quantization.gate import limits
-from ._chunks import even_cuts
-from ._file import ModelFile
-from ._subject import Against, Subject
+from .runs import even_cuts
+from .file import ModelFile
+from .subject import Against, Subject
 from .config import ValidateConfig
 
 __all__ = ["save_vectors"]

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import onnx
 
-from .._file import ModelFile
-from .._subject import Against
+from ..file import ModelFile
+from ..subject import Against
 from ..report import Check
 
 __all__ = ["OLDEST", "TITLE", "check", "recurrent_layers"]

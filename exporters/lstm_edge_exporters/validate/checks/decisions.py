@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from lstm_edge_runtime.manifest import Task
 
-from .._judge import FileFailedError, Measured, RefusedError
-from .._subject import Subject
+from ..judge import FileFailedError, Measured, RefusedError
+from ..subject import Subject
 from ..report import Check, Disagreement
 
 __all__ = ["TITLE", "check"]

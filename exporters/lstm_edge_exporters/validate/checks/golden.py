@@ -7,7 +7,7 @@ from lstm_edge_runtime.errors import LstmEdgeError
 from lstm_edge_runtime.golden import GoldenFolder, GoldenSet, read_golden, replay
 
 from ...numerics.verify import first_line
-from .._file import ModelFile
+from ..file import ModelFile
 from ..config import ValidateConfig
 from ..report import Check
 

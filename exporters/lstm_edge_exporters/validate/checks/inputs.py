@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._subject import Subject
+from ..subject import Subject
 from ..report import Check
 
 __all__ = ["BEYOND_BUDGET", "TITLE", "check"]

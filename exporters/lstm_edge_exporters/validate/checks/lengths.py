@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._file import Runner
-from .._judge import Feeds, Protocol
-from .._subject import Subject
+from ..file import Runner
+from ..judge import Feeds, Protocol
+from ..subject import Subject
 from ..report import Check
 
 __all__ = ["TITLE", "check"]

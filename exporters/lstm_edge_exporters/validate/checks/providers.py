@@ -6,7 +6,7 @@ from lstm_edge_runtime.errors import LstmEdgeError
 from lstm_edge_runtime.ort import CPU, import_onnxruntime
 
 from ...numerics.verify import first_line
-from .._subject import Subject
+from ..subject import Subject
 from ..report import Check
 
 __all__ = ["TITLE", "check"]

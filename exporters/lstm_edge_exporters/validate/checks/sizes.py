@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from ...numerics.cases import GRID
-from .._subject import Subject
+from ..subject import Subject
 from ..report import Check
 
 __all__ = ["TITLE", "check"]

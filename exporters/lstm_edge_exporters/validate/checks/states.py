@@ -9,9 +9,9 @@ import numpy.typing as npt
 from lstm_edge_runtime.tolerance import Comparison
 
 from ...numerics.verify import first_line
-from .._judge import FileFailedError, Measured, RefusedError
+from ..judge import FileFailedError, Measured, RefusedError
 from .._rows import take_row
-from .._subject import Subject
+from ..subject import Subject
 from ..report import Check
 from .inputs import BEYOND_BUDGET
 

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ...quantization.cases import STEPS
-from .._chunks import Cuts, even_cuts, in_chunks, on_record, random_cuts
-from .._judge import FileFailedError, Measured, RefusedError
-from .._subject import Subject
+from ..runs import Cuts, even_cuts, in_chunks, on_record, random_cuts
+from ..judge import FileFailedError, Measured, RefusedError
+from ..subject import Subject
 from ..report import Check, Curve
 
 __all__ = ["TITLE", "check"]

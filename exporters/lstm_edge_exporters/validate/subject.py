@@ -15,9 +15,9 @@ from lstm_edge_runtime.manifest import Manifest
 from ..numerics.cases import Drawing, Source
 from ..numerics.verify import Reference
 from ..quantization import Samples
-from ._budgets import usual_scale
-from ._file import ModelFile, Runner
-from ._judge import Feeds, FileFailedError, Judge, Measured, Protocol, RefusedError, Shakeable, whole
+from .budgets import usual_scale
+from .file import ModelFile, Runner
+from .judge import Feeds, FileFailedError, Judge, Measured, Protocol, RefusedError, Shakeable, whole
 from ._rows import row_by_row
 from .config import ValidateConfig
 from .report import Check

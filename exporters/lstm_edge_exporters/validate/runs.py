@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from lstm_edge_runtime.manifest import Axes, Manifest
 
-from ._file import Runner
-from ._judge import Feeds, Protocol
+from .file import Runner
+from .judge import Feeds, Protocol
 
 __all__ = ["Cuts", "even_cuts", "in_chunks", "on_record", "random_cuts"]
 

@@ -14,8 +14,8 @@ from lstm_edge_runtime.tolerance import MULTIPLE, ULPS, Comparison, compare, lim
 
 from ..numerics.noise import DRAWS, apart, near, raised
 from ..numerics.verify import Reference, first_line
-from ._budgets import Budgets
-from ._file import Runner
+from .budgets import Budgets
+from .file import Runner
 from .config import ValidateConfig
 from .report import Histogram
 
