@@ -44,7 +44,7 @@ def _ratios(groups: Sequence[Group]) -> Plot:
             continue
         for check, worst in measured:
             dots["failed" if check.status == "failed" else "passed"].append(
-                (worst.max_abs / worst.floor, len(rows))
+                (worst.error / worst.floor, len(rows))
             )
         limits.append((min(worst.limit / worst.floor for _, worst in measured), len(rows)))
         rows.append(group.title)

@@ -1,8 +1,7 @@
-"""Comparing a file with its reference on the same arrays, by the one tolerance policy."""
+"""Comparing a file with its reference on the same arrays by the one tolerance policy, and counting it all."""
 
-import math
-import typing
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,41 +9,22 @@ import numpy as np
 import numpy.typing as npt
 
 from lstm_edge_runtime.manifest import Manifest
-from lstm_edge_runtime.tolerance import MULTIPLE, ULPS, Comparison, compare, limit_for
+from lstm_edge_runtime.tolerance import MULTIPLE, POLICY, Comparison, compare
 
-from ..numerics.noise import DRAWS, apart, near, raised
-from ..numerics.verify import Reference, first_line
+from ..numerics.noise import DRAWS, Expected, PerturbableReference, Procedure, Run, expected, whole
+from ..numerics.verify import compare_outputs, first_line, is_noise, unverified
 from .budgets import Budgets
-from .file import Runner
 from .config import ValidateConfig
-from .report import Histogram
+from .report import Channel, Coverage, Histogram
+from .runs import case_size
 
-__all__ = ["Feeds", "FileFailedError", "Judge", "Measured", "Protocol", "RefusedError", "Shakeable", "whole"]
+__all__ = ["Feeds", "FileFailedError", "Judge", "Measured", "RefusedError"]
 
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
-Protocol = Callable[[Runner, Feeds], Mapping[str, Array]]
-"""How a case is run: whole, in chunks, row by row; the same way for the file and for its reference."""
 
 _EDGES = np.arange(-20.0, 4.01, 0.25)
 _BUDGETED = ("int8", "fp16")
-
-_LOST = 0.1
-"""A noise floor of this share of an output is no yardstick for it."""
-_HOPELESS = 4.0
-"""A difference still so many limits away, which one more draw has not halved, is not drawn for again."""
-
-
-def whole(run: Runner, feeds: Feeds) -> Mapping[str, Array]:
-    """Run a case in one call."""
-    return run(feeds)
-
-
-class Shakeable(Reference, typing.Protocol):
-    """A reference that can show what a kernel's own rounding may do."""
-
-    def shaken(self, draw: int) -> Reference:
-        """Return a copy whose recurrent layers err in float64 by one float32 place; another for each draw."""
 
 
 class RefusedError(Exception):
@@ -60,10 +40,7 @@ class Measured:
     """One case: what the file gave, what the reference gave, and how far apart they are."""
 
     got: Mapping[str, Array]
-    own: Mapping[str, Array]
-    """The reference in its own dtype."""
-    wide: Mapping[str, Array]
-    """The reference in float64."""
+    known: Expected
     records: tuple[Comparison, ...]
 
     @property
@@ -71,58 +48,63 @@ class Measured:
         """The output nearest to its limit."""
         return max(self.records, key=lambda each: each.ratio)
 
+    @property
+    def below_noise(self) -> str:
+        """Say why the case tells nothing: rounding alone moves an output of the reference by much."""
+        for name, exact in self.known.ref64.items():
+            if is_noise(self.known.ref32[name], exact):
+                return f"float32 and float64 runs of the reference give another {name} altogether"
+        return ""
+
 
 class Judge:
-    """Holds the reference and the policy, and counts the errors it sees for the histogram."""
+    """Holds the reference and the policy, and counts what it sees."""
 
     def __init__(
         self,
-        reference: Shakeable,
-        contract: Manifest,
+        reference: PerturbableReference,
+        manifest: Manifest,
         config: ValidateConfig,
         scales: Mapping[str, float],
-        units: Mapping[str, Array],
+        values: Mapping[str, int],
     ) -> None:
         """Take what every comparison needs.
 
         Args:
             reference: what the file is compared with.
-            contract: the file's; its precision decides between the policy and the budgets.
+            manifest: the file's as it should be; its precision decides between the policy and the budgets.
             config: overrides and budgets.
             scales: each output's usual scale, for the budgets.
-            units: the usual scale of each signal, by feature where its features have scales of their own;
-                that of states is 1, the range of the gates.
+            values: how many values are valid, by the name of an input of indices.
         """
         self._reference = reference
+        self._manifest = manifest
+        self._values = values
         self._config = config
-        self._units = dict(units) | {state.input: np.float64(1) for state in contract.states}
-        states = {state.output for state in contract.states}
-        budgeted = contract.precision in _BUDGETED
+        states = {state.output for state in manifest.states}
+        budgeted = manifest.precision in _BUDGETED
         self.budgets = Budgets(config.budget, states, scales) if budgeted else None
         """What an int8 or fp16 file is held to; None for one that must be exact."""
         self._applied = None if config.overridden else self.budgets
         self._file = np.zeros(len(_EDGES) - 1, np.int64)
         self._own = np.zeros(len(_EDGES) - 1, np.int64)
         self._exact = [0, 0]
-        self._shaken: dict[int, Reference] = {}
-        self.redrawn = 0
-        """Of how many cases the noise floor was drawn anew."""
+        self._channels: dict[tuple[str, int | None], Channel] = {}
+        self._cases = self._below_noise = self._rows = self._steps = 0
+        self._sizes: dict[tuple[int, int], None] = {}
+        self._tokens: dict[str, set[int]] = {}
+        self._too_small: dict[str, list[float]] = {}
 
     @property
     def policy(self) -> str:
         """The rule in words."""
         if self._config.overridden:
             return f"limit = {self._config.atol or 0:g} + {self._config.rtol or 0:g} x max |reference|"
-        if self.budgets:
-            return str(self.budgets)
-        return (
-            f"limit = {MULTIPLE:g} x noise floor + {ULPS:g} ULP; the floor is the reference's own error "
-            "against its float64 run of the same case"
-        )
+        return str(self.budgets) if self.budgets else POLICY
 
     @property
     def histogram(self) -> Histogram:
-        """Every error seen so far."""
+        """The absolute errors of every comparison so far."""
         return Histogram(
             tuple(map(float, _EDGES)),
             tuple(map(int, self._file)),
@@ -130,153 +112,145 @@ class Judge:
             (self._exact[0], self._exact[1]),
         )
 
-    def lost(self, measured: Measured) -> str:
-        """Say why a case tells nothing: rounding alone moves an output of the reference by much."""
-        for each in measured.records:
-            scale = _scale(measured.wide[each.name])
-            if each.floor > _LOST * scale and scale > np.finfo(np.float32).eps:
-                by = f"{each.floor:.2g}, of at most {scale:.2g}"
-                return f"rounding alone moves {each.name} of the reference by {by}"
-        return ""
+    @property
+    def channels(self) -> tuple[Channel, ...]:
+        """The worst of every channel, over every comparison so far, in the order of the outputs."""
+        return tuple(self._channels.values())
+
+    @property
+    def coverage(self) -> Coverage:
+        """What was compared so far."""
+        return Coverage(
+            cases=self._cases,
+            draws=DRAWS,
+            below_noise=self._below_noise,
+            rows=self._rows,
+            steps=self._steps,
+            sizes=tuple(sorted(self._sizes)),
+            tokens={name: (len(used), self._values.get(name)) for name, used in self._tokens.items()},
+            channels=dict(Counter(name for name, _ in self._channels)),
+            unverified={
+                name: max(limits) for name, limits in self._too_small.items() if len(limits) == self._cases
+            },
+        )
 
     def measure(
-        self, run: Runner, feeds: Feeds, protocol: Protocol = whole, *, over_a_run: bool = False
+        self, run: Run, feeds: Feeds, procedure: Procedure = whole, *, over_a_run: bool = False
     ) -> Measured:
         """Run one case on the file and on the reference, and compare every output.
-
-        A floor is itself one draw of rounding errors; where a difference passes the limit, it is drawn again
-        from nearby inputs (see ``floors``) before that counts as an alarm.
 
         Args:
             run: the file.
             feeds: the case.
-            protocol: how it is run.
-            over_a_run: see ``Budgets.allowed``.
+            procedure: how the case is run, on both sides.
+            over_a_run: whether it is a whole run of real data, for which budgets are tighter.
 
         Raises:
             RefusedError: the reference refuses the case, or its own dtype overflows on it.
             FileFailedError: the file can't run the case.
         """
-        own, wide = self.reference(feeds, protocol)
+        known = self.expected(feeds, procedure)
         try:
-            got = protocol(run, feeds)
+            got = procedure(run, feeds)
         except Exception as error:
             raise FileFailedError(f"the file does not run: {first_line(error)}") from error
-        floors = {name: apart(own[name], wide[name]) for name in own}
-        records = self._records(got, own, wide, floors)
         if self._applied:
-            records = tuple(
-                self._applied.held(each, got[each.name], wide[each.name], over_a_run=over_a_run)
-                for each in records
-            )
-        elif not self._config.overridden:
-            records = self._drawn_anew(records, feeds, protocol, (got, own, wide), floors)
-        for name in own:
-            self._count(self._file, 0, got[name], wide[name])
-            self._count(self._own, 1, own[name], wide[name])
-        return Measured(got, own, wide, records)
-
-    def again(self, record: Comparison, title: str, got: Array, expected: Array) -> Comparison:
-        """Compare two other arrays of the output that ``record`` is of, by its limit."""
-        found = compare(title, got, expected, floor=record.floor, limit=record.limit)
-        return self._applied.held(found, got, expected, name=record.name) if self._applied else found
+            records = [
+                self._applied.held(
+                    compare(name, got[name], exact, floor=known.floors[name].max(initial=0.0)),
+                    got[name],
+                    exact,
+                    over_a_run=over_a_run,
+                )
+                for name, exact in known.ref64.items()
+            ]
+        elif self._config.overridden:
+            records = [
+                compare(name, got[name], exact, floor=known.floors[name], limit=self.limits(known, name))
+                for name, exact in known.ref64.items()
+            ]
+        else:
+            records = list(compare_outputs(got, known))
+        measured = Measured(got, known, tuple(records))
+        self._count(measured)
+        self._count_inputs(feeds)
+        return measured
 
     def reference(
-        self, feeds: Feeds, protocol: Protocol = whole
+        self, feeds: Feeds, procedure: Procedure = whole
     ) -> tuple[Mapping[str, Array], Mapping[str, Array]]:
         """Return the reference's outputs in its own dtype and in float64; raises as ``measure`` does."""
-        return self._both(feeds, protocol, self._reference.run64)
-
-    def _both(
-        self, feeds: Feeds, protocol: Protocol, run64: Runner
-    ) -> tuple[Mapping[str, Array], Mapping[str, Array]]:
         try:
-            own, wide = protocol(self._reference.run, feeds), protocol(run64, feeds)
+            ref32, ref64 = procedure(self._reference.run, feeds), procedure(self._reference.run64, feeds)
         except (RuntimeError, ValueError, IndexError) as error:
             raise RefusedError(f"the reference itself refuses this: {first_line(error)}") from error
-        if any((~np.isfinite(own[name]) & np.isfinite(wide[name])).any() for name in own):
-            raise RefusedError("the reference itself overflows here in its own dtype")
-        return own, wide
+        _check_range(ref32, ref64)
+        return ref32, ref64
 
-    def _drawn_anew(
-        self,
-        records: tuple[Comparison, ...],
-        feeds: Feeds,
-        protocol: Protocol,
-        sides: tuple[Mapping[str, Array], Mapping[str, Array], Mapping[str, Array]],
-        floors: Mapping[str, float],
-    ) -> tuple[Comparison, ...]:
-        """Draw the floors again while a difference is in doubt."""
-        for draw in range(DRAWS):
-            worst = max(each.ratio for each in records)
-            if not 1.0 < worst < math.inf:
-                break
-            self.redrawn += draw == 0
-            try:
-                floors = dict(floors) | self._raised(floors, sides[2], feeds, protocol, draw)
-            except RefusedError:
-                break
-            records = self._records(*sides, floors)
-            if max(each.ratio for each in records) > max(_HOPELESS, worst / 2):
-                break
-        return records
+    def expected(self, feeds: Feeds, procedure: Procedure = whole) -> Expected:
+        """Return what the reference gives, with noise floors; raises as ``measure`` does."""
+        try:
+            known = expected(self._reference, feeds, procedure)
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise RefusedError(f"the reference itself refuses this: {first_line(error)}") from error
+        _check_range(known.ref32, known.ref64)
+        return known
 
-    def floors(self, feeds: Feeds, own: Mapping[str, Array], wide: Mapping[str, Array]) -> dict[str, float]:
-        """Return each float floor for the record, from several draws: a device can't draw its own."""
-        floors = {name: apart(own[name], wide[name]) for name in own if own[name].dtype.kind == "f"}
-        for draw in range(DRAWS):
-            floors = self._raised(floors, wide, feeds, whole, draw)
-        return floors
-
-    def _raised(
-        self,
-        floors: Mapping[str, float],
-        wide: Mapping[str, Array],
-        feeds: Feeds,
-        protocol: Protocol,
-        draw: int,
-    ) -> dict[str, float]:
-        if draw not in self._shaken:
-            self._shaken[draw] = self._reference.shaken(draw)
-        nearby = near(feeds, draw, self._units)
-        return raised(floors, wide, *self._both(nearby, protocol, self._shaken[draw].run64))
-
-    def _records(
-        self,
-        got: Mapping[str, Array],
-        own: Mapping[str, Array],
-        wide: Mapping[str, Array],
-        floors: Mapping[str, float],
-    ) -> tuple[Comparison, ...]:
-        return tuple(
-            compare(
-                name,
-                got[name],
-                wide[name],
-                floor=floors[name],
-                limit=self._limit(wide[name], floors[name], own[name].dtype),
-                dtype=own[name].dtype.name if own[name].dtype.kind == "f" else "float64",
-            )
-            for name in own
-        )
-
-    def _limit(self, wide: Array, floor: float, dtype: np.dtype[Any]) -> float:
-        if dtype.kind != "f":
-            return 0.0
+    def limits(self, known: Expected, name: str) -> Array:
+        """Return the limits of an output that must be exact; they broadcast against it."""
         if self._config.overridden:
-            return self._config.own_limit(wide)
-        return limit_for(wide, floor, dtype.name)
+            return np.asarray(self._config.own_limit(known.ref64[name]))
+        return MULTIPLE * known.floors[name]
 
-    def _count(self, counts: npt.NDArray[np.int64], place: int, one: Array, wide: Array) -> None:
-        if one.shape != wide.shape:
+    def _count(self, measured: Measured) -> None:
+        known = measured.known
+        self._cases += 1
+        if measured.below_noise:
+            self._below_noise += 1
+        else:
+            for record in measured.records:
+                self._count_channels(record, measured.got[record.name], known)
+        for name, limit in unverified(known).items():
+            self._too_small.setdefault(name, []).append(limit)
+        for name, exact in known.ref64.items():
+            self._count_errors(self._file, 0, measured.got[name], exact)
+            self._count_errors(self._own, 1, known.ref32[name], exact)
+
+    def _count_inputs(self, feeds: Feeds) -> None:
+        rows, steps = case_size(self._manifest, feeds)
+        self._sizes[rows, steps] = None
+        self._rows += rows
+        self._steps += rows * steps
+        for spec in self._manifest.inputs:
+            if np.dtype(spec.dtype).kind in "iu" and spec.name != self._manifest.lengths:
+                self._tokens.setdefault(spec.name, set()).update(np.unique(feeds[spec.name]).tolist())
+
+    def _count_channels(self, record: Comparison, got: Array, known: Expected) -> None:
+        exact, floors = known.ref64[record.name], known.floors[record.name]
+        if got.shape != exact.shape or not exact.size:
             return
         with np.errstate(invalid="ignore"):
-            errors = np.abs(one.astype(np.float64) - wide)
+            errors = np.nan_to_num(np.abs(got.astype(np.float64) - exact), nan=0.0, posinf=0.0)
+        over = tuple(axis for axis, size in enumerate(floors.shape) if size == 1)
+        errors = errors.max(axis=over).reshape(-1)
+        for index, (error, floor) in enumerate(zip(errors, floors.reshape(-1), strict=True)):
+            key = (record.name, index if floors.size > 1 else None)
+            limit = record.limit if self._applied or self._config.overridden else MULTIPLE * floor
+            before = self._channels.get(key)
+            if before is None or error * before.limit > before.error * limit:
+                self._channels[key] = Channel(*key, float(error), float(floor), float(limit))
+
+    def _count_errors(self, counts: npt.NDArray[np.int64], place: int, one: Array, exact: Array) -> None:
+        if one.shape != exact.shape:
+            return
+        with np.errstate(invalid="ignore"):
+            errors = np.abs(one.astype(np.float64) - exact)
         errors = errors[np.isfinite(errors)]
         seen = errors >= 10.0 ** _EDGES[0]
         self._exact[place] += int((~seen).sum())
         counts += np.histogram(np.minimum(np.log10(errors[seen]), _EDGES[-1]), _EDGES)[0]
 
 
-def _scale(array: Array) -> float:
-    return float(np.max(np.abs(array), initial=0.0, where=np.isfinite(array)))
+def _check_range(ref32: Mapping[str, Array], ref64: Mapping[str, Array]) -> None:
+    if any((~np.isfinite(ref32[name]) & np.isfinite(ref64[name])).any() for name in ref32):
+        raise RefusedError("the reference itself overflows here in its own dtype")

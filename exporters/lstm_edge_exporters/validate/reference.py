@@ -1,135 +1,142 @@
-"""What a file may be compared with: a PyTorch module, or another ONNX file."""
+"""What a file is compared with; another ONNX file as such (``module`` has PyTorch modules)."""
 
-import copy
 import os
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx.reference import ReferenceEvaluator
 
 from lstm_edge_runtime.errors import InputError, UnsupportedError
+from lstm_edge_runtime.manifest import Axes, Manifest
 
-from ..numerics.recurrent_operators import GRU, LSTM, RNN
-from ..numerics.verify import first_line
-from .file import Runner, open_file
-from .subject import Against
-from .checks.contract import recurrent_layers
+from ..numerics.layout import Layout
+from ..numerics.noise import PerturbableReference, Run
+from ..numerics.onnx_reference import OnnxReference, index_values
+from ..numerics.rounding import Rounding
+from .file import ModelFile, open_file, recurrent_layers
 
-__all__ = ["OnnxReference", "against_file"]
+__all__ = ["ReferenceModel", "against_file", "against_itself"]
 
 Array = npt.NDArray[Any]
 
-_FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
+
+@dataclass(frozen=True)
+class ReferenceModel:
+    """What a file is compared with."""
+
+    computation: PerturbableReference
+    about: str
+    """What it is, in words."""
+    manifest: Manifest
+    """What the file's manifest should say: names, axes, states and their reset values, lengths; and of what
+    the numbers mean as much as the reference knows."""
+    layers: Mapping[str, int] = field(default_factory=dict)
+    """How many recurrent layers of each kind (``LSTM``, ``GRU``, ``RNN``) it has."""
+    examples: Mapping[str, Array] = field(default_factory=dict)
+    """Values as they really come, by input name."""
+    values: Mapping[str, int] = field(default_factory=dict)
+    """How many values are valid, by the name of an input of indices."""
+    sha256: str = ""
+    """Of the checkpoint, where there is one."""
 
 
-class OnnxReference:
-    """An ONNX file as the reference: onnxruntime for its own dtype, numpy for float64."""
+def against_file(path: str | os.PathLike[str], file: ModelFile | None = None) -> ReferenceModel:
+    """Compare with another ONNX file.
 
-    def __init__(self, path: Path, run: Runner) -> None:
-        """Read the file.
-
-        Raises:
-            UnsupportedError: an operator that can't be evaluated in float64.
-        """
-        model = onnx.load(str(path))
-        foreign = sorted({node.domain for node in model.graph.node} - {"", "ai.onnx"})
-        if foreign:
-            raise UnsupportedError(
-                f"{path} uses operators of {', '.join(foreign)}, which have no float64 run; "
-                "compare with the float file or the PyTorch module that it was made from"
-            )
-        self._run = run
-        self._model = _widen(model)
-        self._double = ReferenceEvaluator(self._model, new_ops=[LSTM, GRU, RNN])
-        self._names = [output.name for output in model.graph.output]
-
-    def run(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
-        """Return every output as onnxruntime computes it on the CPU with one thread.
-
-        Raises:
-            RuntimeError: the file does not run on ``feeds``.
-        """
-        try:
-            return self._run(feeds)
-        except Exception as error:
-            raise RuntimeError(first_line(error)) from error
-
-    def shaken(self, draw: int) -> "OnnxReference":
-        """Return a copy whose recurrent nodes err in float64 by one float32 place at every step."""
-        copied = copy.copy(self)
-        rng = np.random.default_rng(draw)
-        ops = [type(op.__name__, (op,), {"shake": rng}) for op in (LSTM, GRU, RNN)]
-        copied._double = ReferenceEvaluator(self._model, new_ops=ops)
-        return copied
-
-    def run64(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Return every output in float64; raises as ``run``."""
-        wide = {
-            name: array.astype(np.float64) if array.dtype.kind == "f" else array
-            for name, array in feeds.items()
-        }
-        try:
-            return dict(zip(self._names, self._double.run(None, wide), strict=True))
-        except Exception as error:
-            raise RuntimeError(first_line(error)) from error
-
-
-def against_file(path: str | os.PathLike[str]) -> Against:
-    """Compare with another ONNX file, which must keep a state contract of its own.
+    Args:
+        path: the reference.
+        file: the file under test; where it has states that the reference lacks, as a lifted file has, they
+            are compared with its own float64 run, and at reset everything else with the reference.
 
     Raises:
         NotFoundError: no such file.
         FileFormatError: truncated or foreign.
-        InputError: its contract is broken.
+        InputError: its manifest contradicts its graph.
         UnsupportedError: it can't be run in float64.
     """
-    file = open_file(path)
-    if file.model is None:
-        raise InputError(f"{path} can't be a reference: {file.broken}")
-    contract = file.contract
-    model = onnx.load(str(file.path), load_external_data=False)
-    return Against(
-        reference=OnnxReference(file.path, file.runner()),
-        about=f"{file.path.name} (ONNX)",
-        inputs=tuple(spec.name for spec in contract.inputs) + tuple(each.input for each in contract.states),
-        outputs=tuple(spec.name for spec in contract.outputs)
-        + tuple(each.output for each in contract.states),
+    other = open_file(path)
+    if other.model is None:
+        raise InputError(f"{path} can't be a reference: {other.broken}")
+    about = f"{other.path.name} (ONNX)"
+    if file is not None and file.model is not None and file.manifest.states and not other.manifest.states:
+        return _before_lifting(other, file, about)
+    return _of_file(other, about)
+
+
+def against_itself(file: ModelFile) -> ReferenceModel | None:
+    """Compare with the file's own float64 run; None where it has none, as an int8 file."""
+    try:
+        return _of_file(file, "its own float64 run")
+    except UnsupportedError:
+        return None
+
+
+def _of_file(file: ModelFile, about: str) -> ReferenceModel:
+    manifest, model = file.manifest, onnx.load(str(file.path))
+    return ReferenceModel(
+        computation=OnnxReference(model, file.runner(), Layout.of(manifest), str(file.path)),
+        about=about,
+        manifest=manifest,
         layers=recurrent_layers(model),
-        examples=dict(contract.golden.inputs) if contract.golden else {},
+        examples=dict(manifest.golden.inputs) if manifest.golden else {},
+        values=index_values(model),
+        sha256=str(manifest.provenance.get("checkpoint_sha256") or ""),
     )
 
 
-def _widen(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy whose every float tensor, input, output and cast is float64."""
-    wide = onnx.ModelProto()
-    wide.CopyFrom(model)
-    del wide.graph.value_info[:]
-    for value in (*wide.graph.input, *wide.graph.output):
-        kind = value.type.tensor_type
-        if kind.elem_type in _FLOATS:
-            kind.elem_type = onnx.TensorProto.DOUBLE
-    _widen_graph(wide.graph)
-    return wide
+def _before_lifting(original: ModelFile, lifted: ModelFile, about: str) -> ReferenceModel:
+    of_lifted, of_original = _of_file(lifted, about), _of_file(original, about)
+    computation = _Lifted(of_original.computation, of_lifted.computation, lifted.manifest)
+    return replace(of_original, computation=computation, manifest=_freed(lifted.manifest, original.manifest))
 
 
-def _widen_graph(graph: onnx.GraphProto) -> None:
-    for tensor in graph.initializer:
-        _widen_tensor(tensor)
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                _widen_tensor(attribute.t)
-            if node.op_type == "Cast" and attribute.name == "to" and attribute.i in _FLOATS:
-                attribute.i = onnx.TensorProto.DOUBLE
-            for inner in (attribute.g, *attribute.graphs):
-                _widen_graph(inner)
+def _freed(lifted: Manifest, original: Manifest) -> Manifest:
+    """Return the lifted file's manifest with the original's names; an axis is free that either has free."""
+    axes = {spec.name: spec.axes for spec in (*lifted.inputs, *lifted.outputs)}
+
+    def merge(name: str, theirs: Axes) -> Axes:
+        mine = axes.get(name, ())
+        if len(mine) != len(theirs):
+            return theirs
+        return tuple(one if isinstance(one, str) else other for one, other in zip(mine, theirs, strict=True))
+
+    return lifted._replace(
+        inputs=tuple(spec._replace(axes=merge(spec.name, spec.axes)) for spec in original.inputs),
+        outputs=tuple(spec._replace(axes=merge(spec.name, spec.axes)) for spec in original.outputs),
+    )
 
 
-def _widen_tensor(tensor: onnx.TensorProto) -> None:
-    if tensor.data_type in _FLOATS:
-        array = onnx.numpy_helper.to_array(tensor).astype(np.float64)
-        tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+class _Lifted:
+    """A file without states as the reference of one that has them.
+
+    From the reset states the outputs are the original's; everything else is the lifted graph's own.
+    """
+
+    def __init__(
+        self, original: PerturbableReference, lifted: PerturbableReference, manifest: Manifest
+    ) -> None:
+        self._original, self._lifted, self._states = original, lifted, manifest.states
+        self.layout = lifted.layout
+
+    def run(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+        return self._joined(self._original.run, self._lifted.run, feeds)
+
+    def run64(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+        return self._joined(self._original.run64, self._lifted.run64, feeds)
+
+    def perturbed(self, feeds: Mapping[str, Array], rounding: Rounding) -> Mapping[str, Array]:
+        return self._joined(
+            lambda plain: self._original.perturbed(plain, rounding),
+            lambda plain: self._lifted.perturbed(plain, rounding),
+            feeds,
+        )
+
+    def _joined(self, original: Run, lifted: Run, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+        found = lifted(feeds)
+        if not all(np.all(feeds[state.input] == state.reset) for state in self._states):
+            return found
+        inputs = {state.input for state in self._states}
+        return {**found, **original({name: array for name, array in feeds.items() if name not in inputs})}

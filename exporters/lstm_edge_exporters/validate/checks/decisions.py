@@ -10,8 +10,8 @@ import numpy.typing as npt
 from lstm_edge_runtime.manifest import Task
 
 from ..judge import FileFailedError, Measured, RefusedError
-from ..subject import Subject
 from ..report import Check, Disagreement
+from ..subject import Subject
 
 __all__ = ["TITLE", "check"]
 
@@ -22,12 +22,12 @@ _BATCH = 32
 _DRAWN, _QUICK_DRAWN = 256, 64
 _SAMPLES, _QUICK_SAMPLES = 2000, 128
 _STEPS = 50
-_SALT = 8000
+_OFFSET = 8000
 
 
 def check(subject: Subject) -> Iterator[Check]:
     """Compare labels or values on the data, or on drawn sequences where there is none."""
-    task = subject.contract.task
+    task = subject.manifest.task
     if task is None:
         yield Check("decisions", "skipped", "the file does not say what its outputs mean")
         return
@@ -48,12 +48,12 @@ def check(subject: Subject) -> Iterator[Check]:
         return
     rows = [len(part) for part, _ in batches]
     indices = [index for part, _ in batches for index in part]
-    axes = next(spec.axes for spec in subject.contract.outputs if spec.name == task.output)
-    sequence = subject.contract.sequence
+    axes = next(spec.axes for spec in subject.manifest.outputs if spec.name == task.output)
+    sequence = subject.manifest.sequence
     time_axis = axes.index(sequence) if sequence in axes else None
     got, wide = (
-        _stack([getattr(each, side)[task.output] for each in measured], rows, time_axis)
-        for side in ("got", "wide")
+        _stack([side[task.output] for side in sides], rows, time_axis)
+        for sides in ([each.got for each in measured], [each.known.ref64 for each in measured])
     )
     seconds = time.perf_counter() - began
     truth = None if data is None or data.targets is None else np.asarray(data.targets)[indices]
@@ -66,10 +66,10 @@ def check(subject: Subject) -> Iterator[Check]:
 
 
 def _drawn(subject: Subject, count: int) -> list[tuple[list[int], dict[str, Array]]]:
-    size = _BATCH if subject.contract.batch is not None else 1
+    size = _BATCH if subject.manifest.batch is not None else 1
     starts = range(0, count if size > 1 else count // 8, size)
     return [
-        (list(range(start, start + size)), subject.draw(size, _STEPS, _SALT + start, fresh=True))
+        (list(range(start, start + size)), subject.draw(size, _STEPS, _OFFSET + start, at_reset=True))
         for start in starts
     ]
 
@@ -95,8 +95,8 @@ def _labels(
     theirs, ours = wide.argmax(-1), got.argmax(-1)
     differ = [int(at) for at in np.flatnonzero(theirs != ours)]
     true_class = None if truth is None else _class_numbers(truth, task)
-    subject.figures["margins"] = tuple(map(float, margins))
-    subject.figures["disagreements"] = tuple(
+    subject.figures.margins = tuple(map(float, margins))
+    subject.figures.disagreements = tuple(
         Disagreement(
             place=at,
             sample=indices[at],

@@ -3,30 +3,30 @@
 from collections.abc import Iterator
 
 from ...numerics.cases import GRID
-from ..subject import Subject
 from ..report import Check
+from ..subject import Subject
 
 __all__ = ["TITLE", "check"]
 
-_SALT = 1000
+_OFFSET = 1000
 TITLE = "Sizes"
-_FULL = (*GRID, (1, 2), (2, 1), (7, 3), (1, 97), (16, 31), (13, 13), (64, 5), (2, 257), (1, _SALT))
+_FULL = (*GRID, (1, 2), (2, 1), (7, 3), (1, 97), (16, 31), (13, 13), (64, 5), (2, 257), (1, _OFFSET))
 """Beyond the export's own grid: primes, a wide batch, long sequences."""
 
 
 def check(subject: Subject) -> Iterator[Check]:
     """Compare at each ``(N, L)``, from reset and from random states in turn."""
-    contract = subject.contract
+    manifest = subject.manifest
     grid = GRID if subject.config.quick else _FULL
     seen: set[str] = set()
     compared = False
     for place, (n, length) in enumerate(grid):
-        sizes = {"N": n if contract.batch else None, "L": length if contract.sequence else None}
+        sizes = {"N": n if manifest.batch else None, "L": length if manifest.sequence else None}
         name = ", ".join(f"{axis}={size}" for axis, size in sizes.items() if size) or "fixed sizes"
         if name in seen:
             continue
         seen.add(name)
-        feeds = subject.draw(n, length, _SALT + place, fresh=place % 3 == 0, full=place % 2 == 0)
+        feeds = subject.draw(n, length, _OFFSET + place, at_reset=place % 3 == 0, full=place % 2 == 0)
         one = subject.check(f"{name}{', states at reset' if place % 3 == 0 else ''}", feeds)
         compared = compared or one.status != "skipped"
         yield one
