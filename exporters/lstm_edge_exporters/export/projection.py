@@ -22,7 +22,7 @@ import onnx_ir as ir
 
 from ..lift import WAY_BACK
 from ..lift.build import Builder
-from .weights import LayerWeights
+from ..numerics.weights import LayerWeights
 
 __all__ = ["CONDITION_LIMIT", "Projection", "project"]
 
