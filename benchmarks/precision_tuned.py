@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lstm_edge.timing.objective import Goal
-from lstm_edge.timing.tune import _beside, tune
+from lstm_edge.timing.search import _beside, tune
 
 __all__ = ["GOALS", "tuned"]
 

@@ -13,13 +13,13 @@ import numpy.typing as npt
 import torch
 
 from lstm_edge_exporters import Artifact, export
+from lstm_edge_exporters.numerics.threads import one_thread
 from lstm_edge_runtime import Stream
 from lstm_edge_runtime.errors import CheckFailedError, InputError
 
 from .checkpoint import Run
 from .deploy import deployable
 from .training import Epoch, TrainConfig, train
-from .training.threads import one_thread
 
 __all__ = ["CONFIG", "HeldOut", "Paths", "Proof", "export_run", "prepare", "prove", "replay", "train_run"]
 

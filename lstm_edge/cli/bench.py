@@ -86,10 +86,10 @@ def command(
       lstm-edge bench har.onnx --json > baseline.json
       lstm-edge bench har.onnx --compare baseline.json
     """  # noqa: D301
+    from lstm_edge.timing.calls import Subject
     from lstm_edge.timing.compare import compare_with, read_baseline
     from lstm_edge.timing.html import render_html
     from lstm_edge.timing.measure import Plan, measure
-    from lstm_edge.timing.subject import Subject
     from lstm_edge_runtime.files import check_target, write_bytes
 
     names = _names(models)

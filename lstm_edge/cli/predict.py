@@ -11,7 +11,7 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from lstm_edge._samples import SampleInput, sample_input
+from lstm_edge.data.sample_input import SampleInput, sample_input
 from lstm_edge_runtime.errors import ContractError
 from lstm_edge_runtime.files import replacing
 

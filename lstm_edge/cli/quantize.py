@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lstm_edge.data.evaluation import read_samples
 from lstm_edge_runtime.files import check_target
 
 from ._extras import needing_export
-from ._judged import read_samples
 from ._model import open_model
 from ._output import echo_json, json_option, print_table
 

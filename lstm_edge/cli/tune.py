@@ -16,7 +16,7 @@ from ._output import console, echo_json, json_option, print_table
 
 if TYPE_CHECKING:
     from lstm_edge.timing.objective import Goal
-    from lstm_edge.timing.tune import Outcome, Trial
+    from lstm_edge.timing.search import Outcome, Trial
 
 __all__ = ["command"]
 
@@ -82,7 +82,7 @@ def command(
     """  # noqa: D301
     from lstm_edge._providers import try_providers
     from lstm_edge.timing.objective import Goal
-    from lstm_edge.timing.tune import tune
+    from lstm_edge.timing.search import tune
     from lstm_edge_runtime.files import replacing
     from lstm_edge_runtime.profile import host_key
 

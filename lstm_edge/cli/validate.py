@@ -135,7 +135,7 @@ def _run(file: "ModelFile", against: str) -> "Against":
 def _with_data(config: "ValidateConfig", data: Path, file: "ModelFile") -> "ValidateConfig":
     from dataclasses import replace
 
-    from ._judged import read_samples
+    from lstm_edge.data.evaluation import read_samples
 
     return config if file.model is None else replace(config, data=read_samples(data, file.model))
 

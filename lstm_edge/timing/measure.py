@@ -8,9 +8,9 @@ from typing import Any
 from lstm_edge.host import describe_host, describe_software
 from lstm_edge_runtime.errors import CheckFailedError, LstmEdgeError
 
+from .calls import Call, Subject, chunk_call, step_call, streams_call
 from .rounds import Rounds, interleave
 from .stats import ratio_interval
-from .subject import Call, Subject, chunk_call, step_call, streams_call
 from .system import cpu_at_rate, cpu_idle, measure_load
 
 __all__ = ["FORMAT", "STREAMS", "Plan", "measure"]

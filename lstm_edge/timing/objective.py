@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lstm_edge.timing.subject import Call, Subject, step_call, streams_call
+from lstm_edge.timing.calls import Call, Subject, step_call, streams_call
 
 __all__ = ["GOALS", "Goal"]
 

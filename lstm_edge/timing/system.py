@@ -37,7 +37,7 @@ import_onnxruntime()
 imported, bare = time.perf_counter(), peak_or_none()
 model = lstm_edge_runtime.load(sys.argv[1], **settings)
 loaded = time.perf_counter()
-from lstm_edge.timing.subject import Subject, chunk_call, step_call
+from lstm_edge.timing.calls import Subject, chunk_call, step_call
 subject = Subject("", None, model)
 call = step_call(subject) if subject.streamable else chunk_call(subject, 16)
 for _ in range(int(sys.argv[3])):

@@ -12,7 +12,7 @@ from lstm_edge_runtime.errors import InputError
 
 from ..lstm1 import LSTM1
 from .config import TrainConfig
-from .samples import Samples, crop
+from .dataset import Samples, crop
 
 __all__ = ["Epoch", "Loop", "predict"]
 

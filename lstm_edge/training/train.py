@@ -10,14 +10,14 @@ from pathlib import Path
 
 import torch
 
+from lstm_edge_exporters.numerics.threads import one_thread
 from lstm_edge_runtime.errors import FileFormatError, InputError
 
 from ..checkpoint import CONFIG, Run, save
 from .config import DataConfig, TrainConfig
+from .datasets import prepare, read
 from .loop import Epoch, Loop
-from .prepared import prepare, read
 from .resume import RESUME, check_same, read_state, write_state
-from .threads import one_thread
 
 __all__ = ["train"]
 

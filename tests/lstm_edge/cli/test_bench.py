@@ -6,7 +6,8 @@ import numpy as np
 import onnx
 import pytest
 
-from lstm_edge.timing import compare, measure, subject, system
+from lstm_edge.timing import calls as subject
+from lstm_edge.timing import compare, measure, system
 from lstm_edge.timing.html import render_html
 from lstm_edge.timing.system import cpu_at_rate, cpu_idle, measure_load
 from lstm_edge_runtime.errors import CheckFailedError, InputError

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from lstm_edge.timing import tune as search
+from lstm_edge.timing import search
 from lstm_edge.timing.objective import GOALS, Goal
 from lstm_edge.timing.stats import Interval
 from lstm_edge_runtime import load

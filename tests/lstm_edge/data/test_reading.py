@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lstm_edge.data.csv import read_csv
-from lstm_edge.data.npz import read_npz
+from lstm_edge.data.arrays import read_npz
+from lstm_edge.data.tables import read_csv
 from lstm_edge.training.config import DataConfig
 from lstm_edge_runtime.errors import FileFormatError, InputError
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from lstm_edge.timing.calls import Call, Subject
 from lstm_edge.timing.rounds import yardstick
 from lstm_edge.timing.stats import Interval, ratio_interval
-from lstm_edge.timing.subject import Call, Subject
 from lstm_edge_runtime import Model, load
 from lstm_edge_runtime.errors import CheckFailedError, ContractError, InputError, LstmEdgeError
 from lstm_edge_runtime.ort import SessionOptions

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from .._samples import sample_input
-from ._series import read_series
+from lstm_edge.cli._series import read_series
+
+from .sample_input import sample_input
 
 if TYPE_CHECKING:
     from lstm_edge_exporters.quantization import Samples
@@ -46,8 +47,8 @@ def read_samples(path: Path, model: "Model") -> "Samples":
 
 
 def _with_truth(path: Path, features: tuple[str, ...]) -> tuple[list[Array], Array] | None:
-    from lstm_edge.data.csv import read_csv
-    from lstm_edge.data.npz import read_npz
+    from lstm_edge.data.arrays import read_npz
+    from lstm_edge.data.tables import read_csv
     from lstm_edge.training import DataConfig
 
     if path.suffix == ".npz" and path.is_file() and _has_truth(path):

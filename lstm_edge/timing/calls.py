@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from lstm_edge._samples import sample_input
+from lstm_edge.data.sample_input import sample_input
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import TensorSpec
 

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from lstm_edge.checkpoint import Scale
 from lstm_edge.data.recordings import Recording
+from lstm_edge.training.dataset import Samples, crop, cut, fit_scale, scaled
 from lstm_edge.training.metrics import classification_metrics, regression_metrics
-from lstm_edge.training.samples import Samples, crop, cut, fit_scale, scaled
 from lstm_edge_runtime.errors import InputError
 
 

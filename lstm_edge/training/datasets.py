@@ -11,15 +11,15 @@ from lstm_edge_runtime.errors import InputError, NotFoundError
 from lstm_edge_runtime.manifest import Signal, Task
 
 from ..checkpoint import Run, Scale
-from ..data.csv import read_csv
-from ..data.npz import read_npz
+from ..data.arrays import read_npz
 from ..data.recordings import Recordings
 from ..data.split import Parts, part
+from ..data.tables import read_csv
 from ..lstm1 import LSTM1
 from .config import DataConfig, TrainConfig
+from .dataset import Samples, cut, fit_scale, scaled
 from .loop import Loop, predict
 from .metrics import classification_metrics, regression_metrics
-from .samples import Samples, cut, fit_scale, scaled
 
 __all__ = ["Prepared", "prepare", "read"]
 
