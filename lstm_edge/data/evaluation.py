@@ -1,76 +1,70 @@
-"""Data that a smaller file is judged on: samples by input name, and their truth where the file says it."""
+"""Data that a model's file is evaluated on: samples by input name, and their classes or values if known."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from lstm_edge.cli._series import read_series
+from lstm_edge_runtime.manifest import Signal
 
-from .sample_input import sample_input
+from .config import ReadConfig
+from .read import read_recordings
+from .recordings import ModelFeatures, Recordings, TargetMode
+from .sample_input import SampleInput, sample_input
 
 if TYPE_CHECKING:
     from lstm_edge_exporters.quantization import Samples
     from lstm_edge_runtime import Model
 
-__all__ = ["read_samples"]
-
-Array = npt.NDArray[Any]
+__all__ = ["read_for_model", "read_samples"]
 
 
-def read_samples(path: Path, model: "Model") -> "Samples":
-    """Read what ``lstm-edge train`` reads; of a file that names its parts, the test part.
+def read_for_model(
+    path: Path, model: "Model", config: ReadConfig, *, targets: TargetMode, tell: Callable[[str], None]
+) -> tuple[Recordings, SampleInput]:
+    """Read a data file with the features that ``model`` takes, and return where its file takes them.
 
-    Columns of a ``.csv`` are picked by the names of the features where the model's file states them.
-
-    A ``.npz`` without ``y`` and a ``.csv`` without a ``label`` column give samples without their truth.
+    Args:
+        path: the data file.
+        model: an open model.
+        config: names of columns or arrays.
+        targets: whether classes or values are read.
+        tell: called with what the user may want to know of the data.
 
     Raises:
-        NotFoundError, FileFormatError, InputError: as the readers say.
+        NotFoundError, FileFormatError, InputError: as ``read_recordings`` and ``sample_input``.
+    """
+    place = sample_input(model)
+    signal = model.manifest.signal if model.manifest else Signal()
+    features = ModelFeatures(signal.features, place.width)
+    recordings = read_recordings(path, config, targets=targets, model=features)
+    steps = len(recordings.series[0].x)
+    if len(recordings.series) == 1 and signal.window and steps > signal.window and path.suffix == ".csv":
+        tell(
+            f"{path} is read as one series of {steps} steps; --series names a column that tells series apart"
+        )
+    return recordings, place
+
+
+def read_samples(path: Path, model: "Model", config: ReadConfig, tell: Callable[[str], None]) -> "Samples":
+    """Read what ``lstm-edge train`` reads; of a file that names its sets, the test set.
+
+    Raises:
+        NotFoundError, FileFormatError, InputError: as ``read_for_model``.
     """
     from lstm_edge_exporters.quantization import Samples
 
-    spec = sample_input(model)
-    features = model.manifest.signal.features if model.manifest else ()
-    series, truth = _with_truth(path, features) or (
-        [one.x for one in read_series(path, spec.width, features)],
-        None,
+    recordings, place = read_for_model(path, model, config, targets="optional", tell=tell)
+    series = [one for one in recordings.series if one.split == "test"] or list(recordings.series)
+    last = [one.y[-1] for one in series if one.y is not None]
+    truth = np.array([recordings.labels[index] for index in last] if recordings.labels else last)
+    lengths = np.array([len(one.x) for one in series])
+    if place.one_step:
+        return Samples({place.spec.name: np.concatenate([one.x for one in series])})
+    padded = np.zeros((len(series), lengths.max(), place.width), dtype=np.float32)
+    for row, one in zip(padded, series, strict=True):
+        row[: len(one.x)] = one.x
+    return Samples(
+        {place.spec.name: padded}, truth if last else None, lengths if len(set(lengths)) > 1 else None
     )
-    lengths = np.array([len(x) for x in series])
-    if spec.one_step:
-        return Samples({spec.spec.name: np.concatenate(series)})
-    padded = np.zeros((len(series), lengths.max(), series[0].shape[1]), dtype=np.float32)
-    for row, x in zip(padded, series, strict=True):
-        row[: len(x)] = x
-    return Samples({spec.spec.name: padded}, truth, lengths if len(set(lengths)) > 1 else None)
-
-
-def _with_truth(path: Path, features: tuple[str, ...]) -> tuple[list[Array], Array] | None:
-    from lstm_edge.data.arrays import read_npz
-    from lstm_edge.data.tables import read_csv
-    from lstm_edge.training import DataConfig
-
-    if path.suffix == ".npz" and path.is_file() and _has_truth(path):
-        recordings = read_npz(path, DataConfig())
-    elif path.suffix == ".csv" and path.is_file() and _labelled(path):
-        recordings = read_csv(path, DataConfig(features=features))
-    else:
-        return None
-    part = [one for one in recordings.series if one.split == "test"] or list(recordings.series)
-    last = [one.y[-1] for one in part]
-    truth = np.array([recordings.labels[index] for index in last]) if recordings.labels else np.array(last)
-    return [one.x for one in part], truth
-
-
-def _has_truth(path: Path) -> bool:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return "y" in file.files
-    except Exception:  # noqa: BLE001 - damaged bytes raise nearly anything; the reader says what is wrong
-        return False
-
-
-def _labelled(path: Path) -> bool:
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        return "label" in [name.strip() for name in file.readline().split(",")]

@@ -1,4 +1,4 @@
-"""Reading training data from long-form ``.csv``: a row a time step."""
+"""Read tables with one row per time step from ``.csv``."""
 
 import csv
 from collections.abc import Sequence
@@ -10,75 +10,114 @@ import numpy.typing as npt
 
 from lstm_edge_runtime.errors import FileFormatError, InputError
 
-from ..training.config import DataConfig
-from .recordings import Recording, Recordings, usable
+from .config import ReadConfig
+from .recordings import SETS, ModelFeatures, Recording, Recordings, TargetMode, missing_name, usable
 
 __all__ = ["read_csv"]
 
 Array = npt.NDArray[Any]
 
 
-def read_csv(path: Path, config: DataConfig) -> Recordings:
-    """Read a row a time step: a series id, an order, features, and a label or values.
-
-    Raises:
-        FileFormatError: not CSV text.
-        InputError: a column is missing, a row is ragged, or a cell is no finite number; the message names
-            the row (the header is row 1) and the column.
-    """
+def read_csv(path: Path, config: ReadConfig, targets: TargetMode, model: ModelFeatures | None) -> Recordings:
+    """Read a header and one row per time step; see ``read_recordings``."""
     table = _Table(path)
-    label = config.label or ("label" if not (config.targets or config.forecast) else None)
-    named = [name for name in (label, *config.targets, *config.forecast, *config.features) if name]
-    table.require(named)
-    apart = {name for name in (config.series, config.order, label, *config.targets) if name}
-    features = config.features or tuple(name for name in table.header if name not in apart)
-    if not features:
-        raise InputError(f"{path} has no feature column (it has {', '.join(table.header)})")
+    columns = _Columns(table, config, targets)
+    features = _features(table, columns, config, model)
     if missing := [name for name in config.forecast if name not in features]:
         raise InputError(f"{path}: to forecast {missing[0]!r} it must be among the features")
-    x = table.numbers(features).astype(np.float32)
-    y, labels = _targets(table, label, config)
+    x = table.numbers(features)
+    y, labels = _targets(table, columns.label, columns.values)
     found = []
-    for name, rows in _series(table, config).items():
+    for name, rows in _series(table, columns).items():
+        group = table.constant(columns.group, rows, name) if columns.group else name
+        split = table.constant(columns.split, rows, name) if columns.split else ""
+        if split and split not in SETS:
+            raise InputError(f"{path}: split of series {name!r} is {split!r}, expected {', '.join(SETS)}")
+        steps, ends = rows, rows
         if config.forecast:
             if len(rows) < 2:
                 raise InputError(f"{path}: series {name!r} has one row; a forecast needs the next one too")
-            found.append(Recording(name, name, x[rows[:-1]], y[rows[1:]]))
-        else:
-            found.append(Recording(name, name, x[rows], y[rows]))
-    return Recordings(tuple(found), labels, config.targets or config.forecast, features, config.sampling_rate)
+            steps, ends = rows[:-1], rows[1:]
+        found.append(Recording(name, group, x[steps], None if y is None else y[ends], split))
+    return Recordings(tuple(found), labels, columns.values, tuple(features))
 
 
-def _targets(table: "_Table", label: str | None, config: DataConfig) -> tuple[Array, tuple[str, ...]]:
+class _Columns:
+    """Which column has which meaning; whatever the options name must be there."""
+
+    def __init__(self, table: "_Table", config: ReadConfig, targets: TargetMode) -> None:
+        header = table.header
+        task = (*config.targets, *config.forecast)
+        label = config.label or ("label" if "label" in header and not task else None)
+        for name in (config.series, config.order, config.group, label, *task, *config.features):
+            if name and name not in header:
+                raise missing_name(table.path, "column", name, header)
+        if targets == "required" and not label and not task:
+            advice = (
+                "name the column with the class by --label, or those with values by --target or --forecast"
+            )
+            raise missing_name(table.path, "column", "label", header, advice)
+        self.series = config.series or ("series" if "series" in header else None)
+        self.order = config.order or ("order" if "order" in header else None)
+        self.group = config.group
+        self.split = "split" if "split" in header else None
+        self.label = label if targets != "ignored" else None
+        self.values = task if targets != "ignored" else ()
+        self.other = {self.series, self.order, self.group, self.split, label, *config.targets}
+        """Columns that are no features unless they are named as such."""
+
+
+def _features(
+    table: "_Table", columns: _Columns, config: ReadConfig, model: ModelFeatures | None
+) -> Sequence[str]:
+    rest = [name for name in table.header if name not in columns.other]
+    names = config.features or (model.names if model else ()) or rest
+    if missing := [name for name in names if name not in table.header]:
+        raise missing_name(
+            table.path,
+            "column",
+            missing[0],
+            table.header,
+            f"the model's features are {', '.join(names)}; name other columns by --features",
+        )
+    if not names:
+        raise InputError(f"{table.path} has no feature column (it has {', '.join(table.header)})")
+    if model and len(names) != model.width:
+        raise InputError(
+            f"{table.path}: got {len(names)} features ({', '.join(names)}), expected {model.width}; name "
+            "them in the model's order by --features"
+        )
+    return names
+
+
+def _targets(
+    table: "_Table", label: str | None, values: Sequence[str]
+) -> tuple[Array | None, tuple[str, ...]]:
     if label is None:
-        return table.numbers(config.targets or config.forecast).astype(np.float32), ()
+        return (table.numbers(values).astype(np.float32) if values else None), ()
     cells = table.texts(label)
     classes = sorted(set(cells))
-    if len(classes) < 2:
-        raise InputError(
-            f"{table.path}: column {label!r} holds one class only, {classes[0]!r}; expected two or more"
-        )
     index = {name: number for number, name in enumerate(classes)}
     return np.array([index[cell] for cell in cells], dtype=np.int64), tuple(classes)
 
 
-def _series(table: "_Table", config: DataConfig) -> dict[str, npt.NDArray[np.int64]]:
-    """Row numbers by series, each in its order."""
-    names = table.texts(config.series) if config.series in table.header else ["all"] * len(table.rows)
+def _series(table: "_Table", columns: _Columns) -> dict[str, npt.NDArray[np.int64]]:
+    """Return row numbers by series, each in its order."""
+    names = table.texts(columns.series) if columns.series else ["0"] * len(table.rows)
     gathered: dict[str, list[int]] = {}
     for row, name in enumerate(names):
         gathered.setdefault(name, []).append(row)
     series = {name: np.array(rows) for name, rows in gathered.items()}
-    if config.order not in table.header:
+    if columns.order is None:
         return series
-    order = table.numbers([config.order])[:, 0]
+    order = table.numbers([columns.order])[:, 0]
     for name, rows in series.items():
         series[name] = rows[np.argsort(order[rows], kind="stable")]
         steps = order[series[name]]
         if (same := np.flatnonzero(np.diff(steps) == 0)).size:
             raise InputError(
-                f"{table.path}: series {name!r} has {config.order} {steps[same[0]]:g} twice "
-                f"(row {table.line(int(series[name][same[0] + 1]))}); give every row a place of its own"
+                f"{table.path}: series {name!r} has {columns.order} {steps[same[0]]:g} twice "
+                f"(row {table.line(int(series[name][same[0] + 1]))}); expected a different value in each row"
             )
     return series
 
@@ -106,27 +145,35 @@ class _Table:
         except (UnicodeDecodeError, csv.Error) as error:
             raise FileFormatError(f"{path} is not CSV text in UTF-8 ({error})") from error
         if not self.rows:
-            raise InputError(f"{path} is empty; expected a header and a row a time step")
-        if doubled := {name for name in self.header if self.header.count(name) > 1}:
-            raise InputError(f"{path} has the column {sorted(doubled)[0]!r} twice; rename one")
+            raise InputError(f"{path} is empty; expected a header and one row per time step")
+        if repeated := {name for name in self.header if self.header.count(name) > 1}:
+            raise InputError(f"{path} has the column {sorted(repeated)[0]!r} twice; rename one")
 
     def line(self, row: int) -> int:
-        """The line of the file that a row ends on."""
+        """Return the line of the file that a row ends on."""
         return self._lines[row]
 
-    def require(self, names: Sequence[str]) -> None:
-        for name in names:
-            if name not in self.header:
-                raise InputError(f"{self.path} has no column {name!r} (it has {', '.join(self.header)})")
-
     def texts(self, name: str) -> list[str]:
+        """Return a column's cells; raises InputError for an empty one."""
         column = self.header.index(name)
         cells = [row[column].strip() for row in self.rows]
         if "" in cells:
             raise InputError(f"{self.path} row {self.line(cells.index(''))}, column {name!r} is empty")
         return cells
 
+    def constant(self, name: str, rows: Array, series: str) -> str:
+        """Return the one value that a column has in these rows; raises InputError where it has several."""
+        column = self.header.index(name)
+        cells = list(dict.fromkeys(self.rows[row][column].strip() for row in rows))
+        if len(cells) > 1:
+            raise InputError(
+                f"{self.path}: {name} of series {series!r} is both {cells[0]!r} and {cells[1]!r}; expected "
+                "one value for each series"
+            )
+        return str(cells[0])
+
     def numbers(self, names: Sequence[str]) -> npt.NDArray[np.float64]:
+        """Return columns as ``(rows, columns)``; raises InputError for a cell that is no finite number."""
         return np.stack([self._numbers(name) for name in names], axis=1)
 
     def _numbers(self, name: str) -> npt.NDArray[np.float64]:
