@@ -11,7 +11,7 @@ from lstm_edge.data.config import ReadConfig
 from lstm_edge.data.evaluation import read_samples
 from lstm_edge_runtime.files import check_target
 
-from ._data import data_options
+from ._data import data_options, note
 from ._extras import needing_export
 from ._model import open_model
 from ._output import echo_json, json_option, print_table
