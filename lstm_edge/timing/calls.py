@@ -15,14 +15,14 @@ from lstm_edge_runtime.manifest import TensorSpec
 if TYPE_CHECKING:
     from lstm_edge_runtime import Model
 
-__all__ = ["Subject", "chunk_call", "step_call", "streams_call"]
+__all__ = ["TimedModel", "chunk_call", "step_call", "streams_call"]
 
 Call = Callable[[], object]
 Samples = dict[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class Subject:
+class TimedModel:
     """One file and its open model."""
 
     name: str
@@ -66,29 +66,29 @@ class Subject:
         return found
 
 
-def step_call(subject: Subject) -> Call:
+def step_call(timed_model: TimedModel) -> Call:
     """Return a call that takes one time step of one stream."""
-    stream, samples = subject.model.stream(), subject.samples()
+    stream, samples = timed_model.model.stream(), timed_model.samples()
     sample = _alone(samples)
     return lambda: stream.step(sample)
 
 
-def chunk_call(subject: Subject, steps: int) -> Call:
+def chunk_call(timed_model: TimedModel, steps: int) -> Call:
     """Return a call of ``steps`` time steps, or of a whole sequence where it can't be streamed."""
-    if subject.streamable:
-        stream, chunk = subject.model.stream(), _alone(subject.samples(steps=steps))
+    if timed_model.streamable:
+        stream, chunk = timed_model.model.stream(), _alone(timed_model.samples(steps=steps))
         return lambda: stream.process(chunk)
-    model = subject.model
+    model = timed_model.model
     samples = sample_input(model)
     whole = samples.arrange([_draw(samples.spec, (steps, samples.width), np.random.default_rng(0))])
     return lambda: model.run(whole)
 
 
-def streams_call(subject: Subject, streams: int) -> Call:
+def streams_call(timed_model: TimedModel, streams: int) -> Call:
     """Return a call that takes one time step of each of ``streams`` streams together."""
-    batch = subject.model.streams(streams)
+    batch = timed_model.model.streams(streams)
     ids = np.array([batch.add() for _ in range(streams)])
-    samples = _alone(subject.samples(streams=streams))
+    samples = _alone(timed_model.samples(streams=streams))
     return lambda: batch.step(samples, ids)
 
 
