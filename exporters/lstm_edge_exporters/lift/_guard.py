@@ -3,7 +3,7 @@
 import numpy as np
 import onnx_ir as ir
 
-from ._ort import Session, open_session, to_bytes
+from ._ort import Session, to_bytes
 from ._recurrent import label, recurrent_nodes
 
 __all__ = ["guard", "open_guarded"]
@@ -33,4 +33,4 @@ def open_guarded(model: ir.Model, what: str) -> Session:
     Raises:
         FileFormatError: onnxruntime refuses it; the message carries its first line.
     """
-    return open_session(to_bytes(model), what, to_bytes(guard(model.clone())))
+    return Session(to_bytes(model), to_bytes(guard(model.clone())), name=what)
