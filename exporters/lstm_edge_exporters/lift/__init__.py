@@ -2,6 +2,7 @@
 
 from ._lift import Lifted, lift
 from ._projection import WAY_BACK
+from ._read import check_output
 from ._states import LeftAlone, LiftedStates, lift_states
 from .config import LiftConfig, LiftReport
 
@@ -12,6 +13,7 @@ __all__ = [
     "LiftReport",
     "Lifted",
     "LiftedStates",
+    "check_output",
     "lift",
     "lift_states",
 ]

@@ -102,8 +102,10 @@ def _understand(proto: onnx.ModelProto) -> tuple[ir.Model, onnx.ModelProto]:
         model = ir.from_proto(proto)
         if model.functions:
             model = InlinePass()(model).model
+        order = list(model.graph.all_nodes())
+        model.graph.sort()
         infer_shapes(model)
-        if to_layout_0(model):
+        if to_layout_0(model) or list(model.graph.all_nodes()) != order:
             content = to_bytes(model)
             proto = onnx.load_from_string(content)
     except Exception as error:  # onnx-ir raises many kinds for a malformed graph
