@@ -65,17 +65,17 @@ def command(
       lstm-edge lift keras.onnx -o stateful.onnx
       lstm-edge lift tagger.onnx -o tagger-lifted.onnx --skip-reverse
     """  # noqa: D301
-    options = {
-        "inputs": dict(_axes(entry) for entry in inputs),
-        "states": dict(_pair("--state", entry, "INPUT=OUTPUT") for entry in states),
-        "skip_reverse": skip_reverse,
-        "seed": seed,
-    }
     check_target(output)
     with needing_export("lift"):
         from lstm_edge_exporters.lift import LiftConfig, check_output, lift
     check_output(model, output)
-    lifted = lift(model, LiftConfig(**options))
+    config = LiftConfig(
+        inputs=dict(_axes(entry) for entry in inputs),
+        states=dict(_pair("--state", entry, "INPUT=OUTPUT") for entry in states),
+        skip_reverse=skip_reverse,
+        seed=seed,
+    )
+    lifted = lift(model, config)
     lifted.save(output)
     if as_json:
         echo_json(_document(lifted, output))
