@@ -109,7 +109,7 @@ def _run_export_oldest(wheel: Path, folder: Path) -> bool:
 
 
 def _run_exporter(python: Path, folder: Path) -> bool:
-    tests = ["tests/exporters/test_export.py", "tests/exporters/test_people.py"]
+    tests = ["tests/exporters/export/test_export.py", "tests/exporters/export/test_people.py"]
     command = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", SOME, *tests]
     environment = {**os.environ, "QEMU_CPU": "neoverse-n1", "PYTHONDONTWRITEBYTECODE": "1"}
     return subprocess.run(command, cwd=_lay_tree(folder), env=environment, check=False).returncode == 0

@@ -66,13 +66,13 @@ class ExportConfig:
             raise InputError(f"batch and sequence are both called {self.batch}; name two axes")
         if isinstance(self.outputs, str) or not all(self.outputs):
             raise InputError(f'outputs {self.outputs!r}: give a tuple of names, such as ("logits",)')
-        for name, value, known in (
+        for option, number, known in (
             ("opset", self.opset, OPSETS),
             ("ir_version", self.ir_version, IR_VERSIONS),
         ):
-            if value not in known:
+            if number not in known:
                 raise InputError(
-                    f"{name} {value}: choose from {known[0]} to {known[-1]}, which onnxruntime "
+                    f"{option} {number}: choose from {known[0]} to {known[-1]}, which onnxruntime "
                     f"{OLDEST_ONNXRUNTIME}, the oldest that is supported, reads"
                 )
         for name, axes in self.inputs.items():

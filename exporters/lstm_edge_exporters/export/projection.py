@@ -21,7 +21,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from ..lift import WAY_BACK
-from ..lift.build import Builder
+from ..graph import Builder
 from .weights import LayerWeights
 
 __all__ = ["CONDITION_LIMIT", "Projection", "project"]

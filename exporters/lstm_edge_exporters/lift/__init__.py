@@ -1,9 +1,9 @@
 """Give any recurrent ONNX file explicit hidden states, so that it can be fed in chunks."""
 
-from ._lift import Lifted, lift
+from .lift import Lifted, lift
 from ._projection import WAY_BACK
-from ._read import check_output
-from ._states import LeftAlone, LiftedStates, lift_states
+from .read import check_output
+from .states import LeftAlone, LiftedStates, lift_states
 from .config import LiftConfig, LiftReport
 
 __all__ = [

@@ -4,8 +4,8 @@ import numpy as np
 import onnx_ir as ir
 
 from ._ort import Session, open_session, to_bytes
-from ._recurrent import label, recurrent_nodes
-from ._wiring import Names
+from ..recurrent import label, recurrent_nodes
+from .wiring import Names
 
 __all__ = ["guard", "open_guarded"]
 

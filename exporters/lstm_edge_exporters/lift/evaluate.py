@@ -15,7 +15,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from ._guard import guard
 from ._ort import Session, to_bytes
-from ._recurrent import recurrent_nodes, slots
+from ..recurrent import recurrent_nodes, slots
 from ._sample import sample_inputs
 
 __all__ = ["constant", "evaluate", "is_data_free"]

@@ -16,12 +16,12 @@ from lstm_edge_runtime.manifest import Axes, StateSpec
 
 from ._axes import axes_of, axis_name, data_inputs, sizes_for, symbols
 from ._groups import Group, group_places
-from ._names import Naming, default_naming
-from ._paths import Path, operators_above, trace
-from ._recurrent import is_reversed, label, recurrent_nodes, slots, state_shape
-from ._roots import evaluate, is_data_free
-from ._subgraphs import Place, locate, parents_of
-from ._wiring import Names, wire
+from .state_names import Naming, default_naming
+from .paths import Path, operators_above, trace
+from ..recurrent import is_reversed, label, recurrent_nodes, slots, state_shape
+from .evaluate import evaluate, is_data_free
+from .subgraphs import Place, locate, parents_of
+from .wiring import Names, wire
 
 __all__ = ["LeftAlone", "LiftedStates", "lift_states"]
 

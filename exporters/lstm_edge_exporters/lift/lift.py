@@ -14,18 +14,18 @@ from lstm_edge_runtime.manifest import Manifest, StateSpec
 from ._axes import data_inputs
 from ._layout import to_layout_0
 from ._manifest import declare_outputs, describe_outputs, with_manifest, write_manifest
-from ._naming import AxisNames, fixed_roles, name_axes
+from .axes import AxisNames, fixed_roles, name_axes
 from ._ort import open_session, to_bytes
-from ._proof import Subject, prove
-from ._read import read_proto
-from ._recurrent import label, recurrent_nodes, slots, state_shape
+from .verification import Subject, prove
+from .read import read_proto
+from ..recurrent import label, recurrent_nodes, slots, state_shape
 from ._reshapes import free_reshapes
-from ._roles import BATCH
-from ._roots import constant
+from .axis_roles import BATCH
+from .evaluate import constant
 from ._sample import length_inputs
 from ._shapes import infer_shapes
-from ._stateful import recognize
-from ._states import LeftAlone, LiftedStates, lift_states
+from .existing_states import recognize
+from .states import LeftAlone, LiftedStates, lift_states
 from .config import LiftConfig, LiftReport
 
 __all__ = ["Lifted", "lift"]

@@ -10,9 +10,9 @@ from lstm_edge_runtime.manifest import Axes
 
 from ._axes import axes_of, data_inputs, symbols
 from ._probing import probe_roles
-from ._recurrent import LENGTHS, recurrent_nodes
-from ._roles import BATCH, SEQUENCE, axis_roles
-from ._roots import constant
+from ..recurrent import LENGTHS, recurrent_nodes
+from .axis_roles import BATCH, SEQUENCE, axis_roles
+from .evaluate import constant
 from ._shapes import forget_shapes, infer_shapes
 
 __all__ = ["AxisNames", "fixed_roles", "name_axes"]

@@ -12,8 +12,8 @@ from lstm_edge_runtime.tolerance import Comparison
 
 from ._chunks import Axis, join, run_chunks
 from ._ort import Session, to_bytes
-from ._recurrent import is_recurrent, is_reversed
-from ._roots import is_data_free
+from ..recurrent import is_recurrent, is_reversed
+from .evaluate import is_data_free
 
 __all__ = ["blame", "find_culprit"]
 
