@@ -3,8 +3,8 @@
 import numpy as np
 import onnx_ir as ir
 
-from ._ort import Session, open_session, to_bytes
 from ..recurrent import label, recurrent_nodes
+from ._ort import Session, open_session, to_bytes
 from .wiring import Names
 
 __all__ = ["guard", "open_guarded"]

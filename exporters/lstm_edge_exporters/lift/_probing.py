@@ -2,8 +2,8 @@
 
 import onnx_ir as ir
 
-from ._axes import symbols
 from ..recurrent import recurrent_nodes
+from ._axes import symbols
 from .axis_roles import BATCH, SEQUENCE
 from .evaluate import evaluate
 

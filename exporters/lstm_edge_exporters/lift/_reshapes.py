@@ -3,10 +3,10 @@
 import numpy as np
 import onnx_ir as ir
 
-from ._axes import axes_of
 from ..recurrent import recurrent_nodes
-from .evaluate import constant
+from ._axes import axes_of
 from ._shapes import infer_shapes
+from .evaluate import constant
 from .wiring import Names
 
 __all__ = ["free_reshapes"]

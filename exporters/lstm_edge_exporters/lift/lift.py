@@ -11,22 +11,22 @@ from lstm_edge_runtime.errors import CheckFailedError, ContractError, FileFormat
 from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import Manifest, StateSpec
 
+from ..recurrent import label, recurrent_nodes, slots, state_shape
 from ._axes import data_inputs
 from ._layout import to_layout_0
 from ._manifest import declare_outputs, describe_outputs, with_manifest, write_manifest
-from .axes import AxisNames, fixed_roles, name_axes
 from ._ort import open_session, to_bytes
-from .verification import Subject, prove
-from .read import read_proto
-from ..recurrent import label, recurrent_nodes, slots, state_shape
 from ._reshapes import free_reshapes
-from .axis_roles import BATCH
-from .evaluate import constant
 from ._sample import length_inputs
 from ._shapes import infer_shapes
-from .existing_states import recognize
-from .states import LeftAlone, LiftedStates, lift_states
+from .axes import AxisNames, fixed_roles, name_axes
+from .axis_roles import BATCH
 from .config import LiftConfig, LiftReport
+from .evaluate import constant
+from .existing_states import recognize
+from .read import read_proto
+from .states import LeftAlone, LiftedStates, lift_states
+from .verification import Subject, prove
 
 __all__ = ["Lifted", "lift"]
 

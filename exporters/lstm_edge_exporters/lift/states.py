@@ -14,12 +14,12 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from lstm_edge_runtime.manifest import Axes, StateSpec
 
+from ..recurrent import is_reversed, label, recurrent_nodes, slots, state_shape
 from ._axes import axes_of, axis_name, data_inputs, sizes_for, symbols
 from ._groups import Group, group_places
-from .state_names import Naming, default_naming
-from .paths import Path, operators_above, trace
-from ..recurrent import is_reversed, label, recurrent_nodes, slots, state_shape
 from .evaluate import evaluate, is_data_free
+from .paths import Path, operators_above, trace
+from .state_names import Naming, default_naming
 from .subgraphs import Place, locate, parents_of
 from .wiring import Names, wire
 
