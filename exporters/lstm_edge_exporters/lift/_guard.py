@@ -4,7 +4,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..recurrent import label, recurrent_nodes
-from ._ort import Session, open_session, to_bytes
+from ._ort import Session, to_bytes
 from .wiring import Names
 
 __all__ = ["guard", "open_guarded"]
@@ -37,4 +37,4 @@ def open_guarded(model: ir.Model, what: str) -> Session:
     Raises:
         FileFormatError: onnxruntime refuses it; the message carries its first line.
     """
-    return open_session(to_bytes(model), what, to_bytes(guard(model.clone())))
+    return Session(to_bytes(model), to_bytes(guard(model.clone())), name=what)

@@ -5,7 +5,7 @@ import onnx
 import onnx_ir as ir
 
 from lstm_edge_runtime import __version__, load
-from lstm_edge_runtime.errors import FileFormatError
+from lstm_edge_runtime.errors import FileFormatError, first_line
 from lstm_edge_runtime.manifest import KEY, Manifest, TensorSpec
 
 from ._axes import symbols
@@ -54,7 +54,7 @@ def describe_outputs(subject: Subject, seed: int) -> tuple[TensorSpec, ...]:
             runs.append(session.run({**trial.feeds, **trial.start}))
         except Exception as error:
             raise FileFormatError(
-                f"the file does not run at {trial}: {str(error).splitlines()[0]}; "
+                f"the file does not run at {trial}: {first_line(error)}; "
                 "if it runs at certain sizes only, give them with --input NAME=AXES"
             ) from error
     small, large = runs

@@ -7,7 +7,7 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
-from lstm_edge_runtime.errors import CheckFailedError, ContractError, FileFormatError, InputError
+from lstm_edge_runtime.errors import CheckFailedError, ContractError, FileFormatError, InputError, first_line
 from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import Manifest, StateSpec
 
@@ -15,7 +15,7 @@ from ..recurrent import label, recurrent_nodes, slots, state_shape
 from ._axes import data_inputs
 from ._layout import to_layout_0
 from ._manifest import declare_outputs, describe_outputs, with_manifest, write_manifest
-from ._ort import open_session, to_bytes
+from ._ort import Session, to_bytes
 from ._reshapes import free_reshapes
 from ._sample import length_inputs
 from ._shapes import infer_shapes
@@ -97,7 +97,7 @@ def _understand(proto: onnx.ModelProto) -> tuple[ir.Model, onnx.ModelProto]:
     except Exception as error:  # protobuf raises its own EncodeError past 2 GiB
         raise FileFormatError("with its external data the file passes 2 GiB; lift a smaller part") from error
     if not batchwise:
-        open_session(content, "the file")
+        Session(content)
     try:
         model = ir.from_proto(proto)
         if model.functions:
@@ -109,9 +109,9 @@ def _understand(proto: onnx.ModelProto) -> tuple[ir.Model, onnx.ModelProto]:
             content = to_bytes(model)
             proto = onnx.load_from_string(content)
     except Exception as error:  # onnx-ir raises many kinds for a malformed graph
-        raise FileFormatError(f"the graph is malformed: {str(error).splitlines()[0]}") from error
+        raise FileFormatError(f"the graph is malformed: {first_line(error)}") from error
     if batchwise:
-        open_session(content, "the file")
+        Session(content)
     return model, proto
 
 

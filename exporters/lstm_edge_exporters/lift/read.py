@@ -6,7 +6,7 @@ from pathlib import Path
 import onnx
 from onnx.external_data_helper import load_external_data_for_model
 
-from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError
+from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError, first_line
 from lstm_edge_runtime.manifest import KEY
 from lstm_edge_runtime.onnx_reader import scan
 
@@ -79,7 +79,7 @@ def _load_weights(model: onnx.ModelProto, name: str, folder: Path | None) -> Non
     try:
         load_external_data_for_model(model, str(folder))
     except Exception as error:  # onnx raises its checker's errors, OSError and ValueError here
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise FileFormatError(
             f"{name} keeps weights in another file that can't be used ({reason}); "
             "put it whole into the model's own folder"

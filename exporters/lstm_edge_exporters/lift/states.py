@@ -12,6 +12,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from lstm_edge_runtime.errors import first_line
 from lstm_edge_runtime.manifest import Axes, StateSpec
 
 from ..recurrent import is_reversed, label, recurrent_nodes, slots, state_shape
@@ -151,7 +152,7 @@ def _plan(
         try:
             found, alone = _compute(model, _operands(place), (small, large), held)
         except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base class
-            failed.append(_failed(place, f"it can't be computed: {str(error).splitlines()[0]}"))
+            failed.append(_failed(place, f"it can't be computed: {first_line(error)}"))
             continue
         computed.append(place)
         rows = max(rows, alone)

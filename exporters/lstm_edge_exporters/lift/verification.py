@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from lstm_edge_runtime.errors import CheckFailedError
+from lstm_edge_runtime.errors import CheckFailedError, first_line
 from lstm_edge_runtime.manifest import Golden, StateSpec
 from lstm_edge_runtime.tolerance import compare
 
@@ -175,7 +175,7 @@ def _chunks(subject: Subject, lifted: Session, rng: np.random.Generator) -> tupl
         try:
             runs.append(compare_chunks(run, data, axes, sizes, rng))
         except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base class
-            return None, f"a chunk does not run by itself: {str(error).splitlines()[0][:200]}"
+            return None, f"a chunk does not run by itself: {first_line(error)}"
     found = max(runs, key=lambda each: each.worst.ratio)
     if found.worst.ok:
         return found, ""

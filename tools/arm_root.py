@@ -7,18 +7,19 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from _arm_pip import install_for_arm
-from _requirements import declared
+__all__ = ["UnsupportedMachineError", "arm_python", "install_for_arm", "ports_sources"]
 
-__all__ = ["UnsupportedMachineError", "arm_python", "ports_sources"]
+_ROOT = Path(__file__).parents[1]
 
 _SITE = "lib/python3/dist-packages"
 _PACKAGES = ("python3-minimal", "libpython3-stdlib", "libstdc++6")
-_TEST_PACKAGES = ("pytest", "hypothesis")
+_REQUIREMENTS = ("-r", str(_ROOT / "pyproject.toml"), "--extra=cpu", "pytest", "hypothesis")
+"""For uv: what the runtime declares, and what its tests need."""
 _WRAPPER = """#!/bin/sh
 here=$(cd "$(dirname "$0")" && pwd)
 exec "$here/../../../qemu-aarch64" -L "$here/../.." -0 "$0" "$here/{python}" "$@"
@@ -82,11 +83,7 @@ def _call(command: Sequence[str | Path], cwd: Path | None = None) -> None:
 
 
 def _unpack(folder: Path, root: Path) -> None:
-    for part in (
-        "lib",
-        "bin",
-        "sbin",
-    ):  # as on a merged-/usr system, whichever way a package spells its paths
+    for part in ("lib", "bin", "sbin"):  # as on a merged-/usr system, whichever way a package spells paths
         (root / "usr" / part).mkdir(parents=True, exist_ok=True)
         if not (root / part).is_symlink():
             (root / part).symlink_to(f"usr/{part}")
@@ -138,7 +135,7 @@ def _foreign_apt(folder: Path) -> list[str]:
     )
 
 
-def _get_python(folder: Path, requirements: list[str]) -> None:
+def _get_python(folder: Path) -> None:
     apt = _foreign_apt(folder / "apt-arm64")
     _call([*apt, "update"])
     _call([*apt, "-y", "--download-only", "install", *_PACKAGES])
@@ -148,7 +145,21 @@ def _get_python(folder: Path, requirements: list[str]) -> None:
     wrapper = root / "usr" / "bin" / "python"
     wrapper.write_text(_WRAPPER.format(python=python), encoding="utf-8")
     wrapper.chmod(0o755)
-    install_for_arm(root / "usr" / _SITE, requirements, python=python.removeprefix("python"))
+    install_for_arm(wrapper, root / "usr" / _SITE, _REQUIREMENTS)
+
+
+def install_for_arm(python: Path, site: Path, arguments: Sequence[str]) -> None:
+    """Install wheels for aarch64, and what they need there, into a folder.
+
+    Args:
+        python: the interpreter that ``arm_python`` gives; its version is the wheels'.
+        site: the folder.
+        arguments: what ``uv pip install`` takes.
+    """
+    (interpreter,) = python.parent.glob("python3.*[0-9]")
+    uv = [sys.executable, "-m", "uv", "pip", "install", "--no-config", "--only-binary=:all:"]
+    target = ["--target", site, "--python-platform", "aarch64-manylinux_2_28"]
+    _call([*uv, *target, "--python-version", interpreter.name.removeprefix("python"), *arguments])
 
 
 @contextmanager
@@ -164,13 +175,12 @@ def arm_python(packages: Sequence[Path]) -> Iterator[Path]:
         UnsupportedMachineError: This is neither Debian nor Ubuntu on x86-64.
     """
     _require_supported()
-    requirements = sorted(map(str, declared(["cpu"]))) + list(_TEST_PACKAGES)
     system = platform.freedesktop_os_release()
     recipe = [
         Path(__file__).read_text(encoding="utf-8"),
         system["ID"],
         system.get("VERSION_ID", ""),
-        *requirements,
+        (_ROOT / "pyproject.toml").read_text(encoding="utf-8"),
     ]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lstm-edge"
     cache.mkdir(parents=True, exist_ok=True)
@@ -184,7 +194,7 @@ def arm_python(packages: Sequence[Path]) -> Iterator[Path]:
             building = folder.with_name(f"{folder.name}.part")
             building.mkdir()
             _get_qemu(building)
-            _get_python(building, requirements)
+            _get_python(building)
             for apt in building.glob("apt-*"):
                 shutil.rmtree(apt)
             building.rename(folder)
