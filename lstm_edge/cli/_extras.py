@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 from lstm_edge_runtime.errors import MissingDependencyError
 
-__all__ = ["needing_export"]
+__all__ = ["needing_export", "needing_report"]
 
-_EXPORT = {"torch", "onnx", "onnxscript", "onnx_ir", "safetensors", "jinja2"}
+_EXPORT = {"torch", "onnx", "onnxscript", "onnx_ir", "safetensors"}
+_REPORT = {"matplotlib", "jinja2", "markupsafe"}
 
 
 @contextlib.contextmanager
@@ -18,14 +19,25 @@ def needing_export(verb: str) -> Iterator[None]:
     Raises:
         MissingDependencyError: names the package that is missing and the extra that installs it.
     """
-    try:
+    with _needing(verb, "export", _EXPORT):
         yield
         # torch.onnx logs a line for every torchvision operator that it has no use for.
         logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
+
+
+def needing_report(option: str) -> contextlib.AbstractContextManager[None]:
+    """Import what an option needs of matplotlib and jinja2 inside this; raises as ``needing_export``."""
+    return _needing(option, "report", _REPORT)
+
+
+@contextlib.contextmanager
+def _needing(what: str, extra: str, packages: set[str]) -> Iterator[None]:
+    try:
+        yield
     except ImportError as error:
         package = (error.name or "").partition(".")[0]
-        if package not in _EXPORT:
+        if package not in packages:
             raise
         raise MissingDependencyError(
-            f'lstm-edge {verb} needs {package}, which is not installed; pip install "lstm-edge[export]"'
+            f'lstm-edge {what} needs {package}, which is not installed; pip install "lstm-edge[{extra}]"'
         ) from error

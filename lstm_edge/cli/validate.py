@@ -11,7 +11,7 @@ import click
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.files import check_target, write_bytes
 
-from ._extras import needing_export
+from ._extras import needing_export, needing_report
 from ._output import console, echo_json, json_option
 
 if TYPE_CHECKING:
@@ -80,9 +80,11 @@ def command(
         raise InputError("--weights came without --against package.module:factory")
     with needing_export("validate"):
         from lstm_edge_exporters.validate import ValidateConfig, open_file, validate
-        from lstm_edge_exporters.validate.html import to_html
         from lstm_edge_exporters.validate.junit import to_junit
         from lstm_edge_exporters.validate.terminal import print_report
+    if html is not None:
+        with needing_report("validate --html"):
+            from lstm_edge_exporters.validate.html import to_html
     file = open_file(model)
     reference = _reference(file, against, weights) if against is not None and file.model else None
     config = ValidateConfig(seed=seed, quick=quick, rtol=rtol, atol=atol, steps=steps, golden=golden)
