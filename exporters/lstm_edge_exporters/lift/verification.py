@@ -15,13 +15,13 @@ from lstm_edge_runtime.tolerance import compare
 from ._axes import axes_of, data_inputs, sizes_for
 from ._chunks import ChunkRun, chunk_sizes, compare_chunks, moved
 from ._contract import reset_arrays
-from ._culprit import blame, find_culprit
 from ._equality import Equality, Trial, check_equality, check_rows
 from ._guard import open_guarded
-from ._naming import AxisNames
 from ._ort import Session, to_bytes
-from ._roles import BATCH, SEQUENCE, axis_roles
 from ._sample import sample_inputs
+from .axes import AxisNames
+from .axis_roles import BATCH, SEQUENCE, axis_roles
+from .divergence import blame, find_culprit
 
 __all__ = ["Proof", "Subject", "draw", "prove"]
 

@@ -8,8 +8,9 @@ from onnx.external_data_helper import load_external_data_for_model
 
 from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError, first_line
 from lstm_edge_runtime.manifest import KEY
+from lstm_edge_runtime.onnx_reader import scan
 
-__all__ = ["read_proto"]
+__all__ = ["check_output", "read_proto"]
 
 _OLDEST_OPSET = 7
 """From here on LSTM, GRU and RNN take the inputs and attributes that they have today."""
@@ -52,6 +53,21 @@ def read_proto(source: str | os.PathLike[str] | bytes) -> onnx.ModelProto:
         raise InputError(f"{name} carries lstm-edge's manifest already: its states are inputs and outputs")
     _load_weights(model, name, folder)
     return model
+
+
+def check_output(source: str | os.PathLike[str], output: str | os.PathLike[str]) -> None:
+    """Refuse to write over a file that holds weights of ``source``; ``source`` itself may be replaced.
+
+    Raises:
+        InputError: ``output`` is such a file, or a link to one.
+        FileFormatError: ``source`` is truncated or foreign.
+    """
+    if not (path := Path(source)).is_file():
+        return
+    with path.open("rb") as file:
+        locations = scan(memoryview(file.read())).external
+    if Path(output).resolve() in {(path.resolve().parent / each).resolve() for each in locations}:
+        raise InputError(f"{output} holds weights of {source} and would be replaced; name another file")
 
 
 def _load_weights(model: onnx.ModelProto, name: str, folder: Path | None) -> None:

@@ -15,14 +15,14 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from lstm_edge_runtime.errors import first_line
 from lstm_edge_runtime.manifest import Axes, StateSpec
 
+from ..recurrent import is_reversed, label, recurrent_nodes, slots, state_shape
 from ._axes import axes_of, axis_name, data_inputs, sizes_for, symbols
 from ._groups import Group, group_places
-from ._names import Naming, default_naming
-from ._paths import Path, operators_above, trace
-from ._recurrent import is_reversed, label, recurrent_nodes, slots, state_shape
-from ._roots import evaluate, is_data_free
-from ._subgraphs import Place, locate, parents_of
-from ._wiring import Names, wire
+from .evaluate import evaluate, is_data_free
+from .paths import Path, operators_above, trace
+from .state_names import Naming, default_naming
+from .subgraphs import Place, locate, parents_of
+from .wiring import Names, wire
 
 __all__ = ["LeftAlone", "LiftedStates", "lift_states"]
 
