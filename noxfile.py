@@ -87,7 +87,7 @@ def export_oldest(session: nox.Session) -> None:
     Old releases of torch for x86-64 need gigabytes of CUDA, those for aarch64 need none.
     """
     requirements = [LOWEST, "-r", str(ROOT / "pyproject.toml"), "--extra=cpu", "--extra=export"]
-    tests = ["tests/exporters/test_export.py", "tests/exporters/test_people.py"]
+    tests = ["tests/exporters/export/test_export.py", "tests/exporters/export/test_people.py"]
     pytest = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", EMULATED, *tests]
     wheel, tree = _wheel(session), _tree(session)
     if platform.machine() == "aarch64":

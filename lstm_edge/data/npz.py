@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lstm_edge_runtime.errors import FileFormatError, InputError
+from lstm_edge_runtime.errors import FileFormatError, InputError, first_line
 
 from ..training.config import DataConfig
 from .recordings import Recording, Recordings, usable
@@ -69,7 +69,7 @@ def _load(path: Path) -> dict[str, Array]:
             archive = np.load(file, allow_pickle=False)
             arrays = None if isinstance(archive, np.ndarray) else dict(archive)
     except Exception as error:  # damaged bytes make zipfile and numpy raise nearly anything
-        reason = str(error).partition("\n")[0]
+        reason = first_line(error)
         raise FileFormatError(
             f"{path} can't be read as .npz ({reason}); save plain arrays with np.savez"
         ) from error
