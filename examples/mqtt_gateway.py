@@ -1,16 +1,16 @@
-"""An MQTT gateway: hundreds of devices publish samples to a broker, and each sample is answered with its class.
+"""An MQTT gateway: devices publish samples to a broker, and each sample is answered with its class.
 
     pip install "lstm-edge[cpu]" paho-mqtt
     python mqtt_gateway.py har.onnx --broker localhost --state gateway.npz
 
-A device publishes {"n": 41, "x": [0.1, 0.2, ...]} to lstm-edge/DEVICE/sample with QoS 1. Its numbers rise, also
-over a restart of the device (milliseconds since 1970 will do). The gateway publishes {"n": 41, "label": ..., "p": ...}
-to lstm-edge/DEVICE/answer with QoS 1, or {"error": ...} for a message that it can't use.
+A device publishes {"n": 41, "x": [0.1, 0.2, ...]} to lstm-edge/DEVICE/sample with QoS 1. Its numbers rise,
+over a restart of the device too (milliseconds since 1970 will do). The gateway publishes {"n": 41, "label":
+..., "p": ...} to lstm-edge/DEVICE/answer with QoS 1, or {"error": ...} for a message that it can't use.
 
-Each device has a state of its own. Every tick takes one sample of each device that has one, in one call; samples
-that came faster follow in order in the same tick. What is acknowledged to the broker is in the saved state, and
-what is not is sent again: a sample is answered at least once and advances its device's state exactly once,
-whatever is killed. docs/gateway.md says how, and how to set up the broker.
+Each device has a state of its own. A tick takes one sample of each device that has one, in one call;
+samples that came faster follow in order in the same tick. What is acknowledged to the broker is in the
+saved state, and what is not is sent again: a sample is answered at least once and advances its device's
+state exactly once, whatever is killed. docs/gateway.md says how, and how to set up the broker.
 """
 
 import argparse
@@ -65,8 +65,27 @@ class Snapshot:
     """Answers that the broker has not confirmed yet."""
 
 
+def parse(payload: bytes, width: int) -> tuple[int, np.ndarray]:
+    """Return a message's number and its sample ``(width,)``.
+
+    Raises:
+        InputError: it is not such a message.
+    """
+    expected = f'expected {{"n": a whole number from 0, "x": {width} finite numbers}}'
+    try:
+        document = json.loads(payload)
+        number, sample = document["n"], np.array(document["x"], np.float32)
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+        raise InputError(f"got {payload[:40]!r}, {expected}") from error
+    if type(number) is not int or not 0 <= number < 2**63:
+        raise InputError(f"got n = {str(number)[:40]}, {expected}")
+    if sample.shape != (width,) or not np.isfinite(sample).all():
+        raise InputError(f"got x of shape {sample.shape} or not finite, {expected}")
+    return number, sample
+
+
 class Gateway:
-    """Answers samples of many devices; the network thread only fills ``inbox`` and ``confirmed``."""
+    """Answers samples of many devices; the client's thread fills ``inbox`` and ``confirmed``, and no more."""
 
     def __init__(self, model: Model, client: mqtt.Client, prefix: str, path: Path, capacity: int) -> None:
         """Take up the saved states, if any.
@@ -121,17 +140,11 @@ class Gateway:
 
     def _receive(self, message: Message, name: str, payload: bytes) -> None:
         try:
-            document = json.loads(payload)
-            number, sample = document["n"], np.array(document["x"], np.float32)
-            if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < 2**63:
-                raise ValueError("n is not a whole number from 0")
-            if sample.shape != (self.width,) or not np.isfinite(sample).all():
-                raise ValueError(f"x is not {self.width} finite numbers")
+            number, sample = parse(payload, self.width)
             device = self._device(name)
-        except (ValueError, TypeError, KeyError, RecursionError, StateError) as error:
+        except (InputError, StateError) as error:
             self.counts["bad"] += 1
-            reason = f"no {error}" if isinstance(error, KeyError) else str(error)
-            self._publish(name, json.dumps({"error": f"{reason[:200]}"}))
+            self._publish(name, json.dumps({"error": str(error)}))
             self._taken.append(message)
             return
         newest = device.waiting[-1][0] if device.waiting else device.last
@@ -175,9 +188,7 @@ class Gateway:
             return [{"y": row} for row in values.tolist()]
         found = interpret(values, self.task)
         likeliest = np.asarray(found.probabilities).max(axis=-1).tolist()
-        return [
-            {"label": label, "p": round(p, 6)} for label, p in zip(found.labels, likeliest, strict=True)
-        ]
+        return [{"label": label, "p": round(p, 6)} for label, p in zip(found.labels, likeliest, strict=True)]
 
     def _publish(self, name: str, text: str) -> None:
         info = self.client.publish(f"{self.prefix}/{name}/answer", text, qos=1)

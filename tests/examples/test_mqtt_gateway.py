@@ -119,7 +119,13 @@ def test_a_bad_message_is_answered_with_its_reason_and_harms_no_other(broker, ga
     devices = Devices(broker[1], np.ones((1, 3, 3), np.float32), rate=50)
     devices.run(until=1, timeout=30)
     client = devices._clients[0]
-    for payload in ("no json", '{"n": 1}', '{"n": -1, "x": [1,2,3]}', '{"n": 7, "x": [1, NaN, 2]}', "[" * 9000):
+    for payload in (
+        "no json",
+        '{"n": 1}',
+        '{"n": -1, "x": [1,2,3]}',
+        '{"n": 7, "x": [1, NaN, 2]}',
+        "[" * 9000,
+    ):
         client.publish("lstm-edge/d0/sample", payload, qos=1)
     devices.run(until=3, timeout=30)
     deadline = time.monotonic() + 20
@@ -148,3 +154,12 @@ def test_the_states_of_another_model_are_refused_in_one_line(broker, gateway, tm
     )
     assert (ran.returncode, len(ran.stderr.splitlines())) == (2, 1)
     assert "another model's states" in ran.stderr
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")
+def test_systemd_accepts_the_unit(tmp_path):
+    unit = (ROOT / "examples" / "mqtt-gateway.service").read_text()
+    there = tmp_path / "mqtt-gateway.service"
+    there.write_text(unit.replace("/opt/lstm-edge/bin/python", sys.executable))
+    ran = subprocess.run(["systemd-analyze", "verify", there], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout + ran.stderr) == (0, "")
