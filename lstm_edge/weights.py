@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError
+from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError, first_line
 
 from .lstm1 import LSTM1
 
@@ -51,7 +51,7 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
             f"{path} {named}; it could run code when read, so it is refused: save model.state_dict()"
         ) from error
     except Exception as error:  # foreign bytes make the unpickler raise nearly anything
-        reason = str(error).partition("\n")[0] or type(error).__name__
+        reason = first_line(error)
         raise FileFormatError(
             f"{path} can't be read as a checkpoint ({reason}); expected a run folder, a .safetensors file or "
             "a state_dict saved by torch.save"
@@ -110,7 +110,7 @@ def build(options: Mapping[str, Any], tensors: Mapping[str, Tensor], origin: Pat
             raise ValueError(f"num_layers is {layers}, the tensors have {found}")  # noqa: TRY301
         model = LSTM1(**options, device="meta")
     except (InputError, RuntimeError, TypeError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
+        reason = first_line(error)
         raise FileFormatError(f"{origin} describes no LSTM1: {reason}") from error
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     for name in (*expected, *tensors):

@@ -95,7 +95,7 @@ def _wheel(wheels: dict[str, str]) -> _Finding:
 def _providers(wheels: dict[str, str]) -> Iterator[_Finding]:
     if not wheels:
         return
-    from lstm_edge._providers import try_providers
+    from lstm_edge.providers import try_providers
 
     try:
         states = try_providers()

@@ -80,7 +80,7 @@ def command(
     Example:
       lstm-edge tune har.onnx har-int8.onnx --goal energy --rate 100Hz
     """  # noqa: D301
-    from lstm_edge._providers import try_providers
+    from lstm_edge.providers import try_providers
     from lstm_edge.timing.objective import Objective
     from lstm_edge.timing.search import tune
     from lstm_edge_runtime.files import replacing

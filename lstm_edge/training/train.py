@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from lstm_edge_exporters.numerics.threads import one_thread
-from lstm_edge_runtime.errors import FileFormatError, InputError
+from lstm_edge_runtime.errors import FileFormatError, InputError, first_line
 
 from ..checkpoint import CONFIG, Run, save
 from ..data.config import DataConfig
@@ -98,7 +98,7 @@ def train(
         try:
             loop.load_state_dict(state["loop"])
         except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            reason = str(error).partition("\n")[0]
+            reason = first_line(error)
             raise FileFormatError(
                 f"{folder / RESUME} is of another version ({reason}); train again without --resume"
             ) from error

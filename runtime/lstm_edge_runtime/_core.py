@@ -12,7 +12,7 @@ from .axes import learn_sizes, resolve, with_ones
 from .errors import ContractError, InputError, StateError
 from .inputs import Samples, as_array, as_lengths, by_name, refuse_not_finite
 from .manifest import Manifest, TensorSpec
-from .ort import run_failed
+from .ort import run_error
 from .state import State
 
 __all__ = ["Core"]
@@ -79,7 +79,7 @@ class Core:
         try:
             outputs = dict(zip(names, self.session.run(names, dict(feeds)), strict=True))
         except Exception as error:
-            raise run_failed(error) from error
+            raise run_error(error) from error
         new = {spec.input: outputs.pop(spec.output) for spec in self.contract.states}
         for name, array in new.items():
             if array.shape != feeds[name].shape:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from .axes import resolve
 from .manifest import Manifest
-from .ort import CPU, CUDA, import_onnxruntime, run_failed
+from .ort import CPU, CUDA, import_onnxruntime, run_error
 
 __all__ = ["BoundCall", "StateSets"]
 
@@ -85,7 +85,7 @@ class BoundCall:
         try:
             self.runs[states.front]()
         except Exception as error:
-            raise run_failed(error) from error
+            raise run_error(error) from error
         states.front = 1 - states.front
 
     def _output_buffers(self, sizes: Mapping[str, int]) -> dict[str, Array]:

@@ -13,7 +13,7 @@ from .errors import FileFormatError, InputError, NotFoundError, ProviderError
 from .graph_check import check_contract, contract_without_manifest, graph_specs, read_manifest
 from .model import Model
 from .onnx_reader import FileFacts, is_ort_format, scan
-from .ort import CPU, Provider, SessionOptions, auto_threads, open_session, wanted_providers
+from .ort import CPU, Provider, SessionOptions, auto_threads, open_session, resolve_providers
 
 if TYPE_CHECKING:
     from .profile import Profile
@@ -78,7 +78,7 @@ def load(
     identity = Identity(data)
     target = os.fspath(source) if isinstance(source, str | os.PathLike) else data
     count = auto_threads(size) if threads == "auto" else threads
-    wanted = wanted_providers(device, providers)
+    wanted = resolve_providers(device, providers)
     tuned = _tuned(profile, identity)
     options = tuned or SessionOptions(providers=wanted, threads=count)
     session = _open(target, options, device, providers)

@@ -15,7 +15,7 @@ from .binding import BoundCall, StateSets
 from .errors import InputError
 from .inputs import Samples, as_array, by_name, refuse_not_finite
 from .manifest import Axes
-from .ort import run_failed
+from .ort import run_error
 from .state import State
 
 __all__ = ["Result", "Stream"]
@@ -86,7 +86,7 @@ class Stream:
             try:
                 call.runs[sets.front]()
             except Exception as error:
-                raise run_failed(error) from error
+                raise run_error(error) from error
             sets.front = 1 - sets.front
             self._steps += 1
             return call.result()

@@ -12,13 +12,13 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from lstm_edge_runtime.errors import CheckFailedError
+from lstm_edge_runtime.errors import CheckFailedError, first_line
 from lstm_edge_runtime.tolerance import Comparison, compare, limit_for
 
 from .cases import Case
 from .noise import DRAWS, apart, near, raised
 
-__all__ = ["Equivalence", "Reference", "compare_case", "compare_outputs", "first_line", "verify"]
+__all__ = ["Equivalence", "Reference", "compare_case", "compare_outputs", "verify"]
 
 Array = npt.NDArray[Any]
 _NOISE = 0.1
@@ -165,9 +165,3 @@ def _is_noise(floor: float, wide: Array) -> bool:
     finite = np.abs(wide[np.isfinite(wide)])
     scale = float(finite.max()) if finite.size else 0.0
     return wide.dtype.kind != "f" or floor <= _NOISE * max(scale, float(np.finfo(np.float32).tiny))
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's text, without onnxruntime's codes in front."""
-    line = next(iter(str(error).splitlines()), "") or type(error).__name__
-    return line.rpartition("Status Message: ")[2][:300]

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lstm_edge_runtime.errors import first_line
 from lstm_edge_runtime.manifest import Manifest
 from lstm_edge_runtime.tolerance import MULTIPLE, ULPS, Comparison, compare, limit_for
 
 from ..numerics.noise import DRAWS, apart, near, raised
-from ..numerics.verify import Reference, first_line
+from ..numerics.verify import Reference
 from ._budgets import Budgets
 from ._file import Runner
 from .config import ValidateConfig

@@ -11,10 +11,9 @@ import numpy.typing as npt
 import onnx
 from onnx.reference import ReferenceEvaluator
 
-from lstm_edge_runtime.errors import InputError, UnsupportedError
+from lstm_edge_runtime.errors import InputError, UnsupportedError, first_line
 
 from ..numerics.recurrent_operators import GRU, LSTM, RNN
-from ..numerics.verify import first_line
 from ._file import Runner, open_file
 from ._subject import Against
 from .checks.contract import recurrent_layers

@@ -10,10 +10,10 @@ import onnx_ir as ir
 from lstm_edge_runtime.manifest import StateSpec
 from lstm_edge_runtime.tolerance import Comparison
 
+from ..recurrent import is_recurrent, is_reversed
 from ._chunks import Axis, join, run_chunks
 from ._ort import Session, to_bytes
-from ._recurrent import is_recurrent, is_reversed
-from ._roots import is_data_free
+from .evaluate import is_data_free
 
 __all__ = ["blame", "find_culprit"]
 

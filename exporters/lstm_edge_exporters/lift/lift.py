@@ -7,26 +7,26 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
-from lstm_edge_runtime.errors import CheckFailedError, ContractError, FileFormatError, InputError
+from lstm_edge_runtime.errors import CheckFailedError, ContractError, FileFormatError, InputError, first_line
 from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import Manifest, StateSpec
 
+from ..recurrent import label, recurrent_nodes, slots, state_shape
 from ._axes import data_inputs
 from ._layout import to_layout_0
 from ._manifest import declare_outputs, describe_outputs, with_manifest, write_manifest
-from ._naming import AxisNames, fixed_roles, name_axes
-from ._ort import open_session, to_bytes
-from ._proof import Subject, prove
-from ._read import read_proto
-from ._recurrent import label, recurrent_nodes, slots, state_shape
+from ._ort import Session, to_bytes
 from ._reshapes import free_reshapes
-from ._roles import BATCH
-from ._roots import constant
 from ._sample import length_inputs
 from ._shapes import infer_shapes
-from ._stateful import recognize
-from ._states import LeftAlone, LiftedStates, lift_states
+from .axes import AxisNames, fixed_roles, name_axes
+from .axis_roles import BATCH
 from .config import LiftConfig, LiftReport
+from .evaluate import constant
+from .existing_states import recognize
+from .read import read_proto
+from .states import LeftAlone, LiftedStates, lift_states
+from .verification import Subject, prove
 
 __all__ = ["Lifted", "lift"]
 
@@ -97,19 +97,21 @@ def _understand(proto: onnx.ModelProto) -> tuple[ir.Model, onnx.ModelProto]:
     except Exception as error:  # protobuf raises its own EncodeError past 2 GiB
         raise FileFormatError("with its external data the file passes 2 GiB; lift a smaller part") from error
     if not batchwise:
-        open_session(content, "the file")
+        Session(content)
     try:
         model = ir.from_proto(proto)
         if model.functions:
             model = InlinePass()(model).model
+        order = list(model.graph.all_nodes())
+        model.graph.sort()
         infer_shapes(model)
-        if to_layout_0(model):
+        if to_layout_0(model) or list(model.graph.all_nodes()) != order:
             content = to_bytes(model)
             proto = onnx.load_from_string(content)
     except Exception as error:  # onnx-ir raises many kinds for a malformed graph
-        raise FileFormatError(f"the graph is malformed: {str(error).splitlines()[0]}") from error
+        raise FileFormatError(f"the graph is malformed: {first_line(error)}") from error
     if batchwise:
-        open_session(content, "the file")
+        Session(content)
     return model, proto
 
 

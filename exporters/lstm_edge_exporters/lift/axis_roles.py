@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from ._recurrent import recurrent_nodes
-from ._roots import constant
+from ..recurrent import recurrent_nodes
+from .evaluate import constant
 
 __all__ = ["BATCH", "SEQUENCE", "axis_roles"]
 

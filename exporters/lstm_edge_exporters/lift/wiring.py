@@ -6,8 +6,8 @@ from typing import Any
 import onnx_ir as ir
 
 from ._groups import Group
-from ._paths import Path
-from ._subgraphs import carry_out
+from .paths import Path
+from .subgraphs import carry_out
 
 __all__ = ["Names", "wire"]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from ._recurrent import Slot
+from ..recurrent import Slot
 
 __all__ = ["Place", "carry_out", "locate", "parents_of"]
 

@@ -8,20 +8,20 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from lstm_edge_runtime.errors import CheckFailedError
+from lstm_edge_runtime.errors import CheckFailedError, first_line
 from lstm_edge_runtime.manifest import Golden, StateSpec
 from lstm_edge_runtime.tolerance import compare
 
 from ._axes import axes_of, data_inputs, sizes_for
 from ._chunks import ChunkRun, chunk_sizes, compare_chunks, moved
 from ._contract import reset_arrays
-from ._culprit import blame, find_culprit
 from ._equality import Equality, Trial, check_equality, check_rows
 from ._guard import open_guarded
-from ._naming import AxisNames
 from ._ort import Session, to_bytes
-from ._roles import BATCH, SEQUENCE, axis_roles
 from ._sample import sample_inputs
+from .axes import AxisNames
+from .axis_roles import BATCH, SEQUENCE, axis_roles
+from .divergence import blame, find_culprit
 
 __all__ = ["Proof", "Subject", "draw", "prove"]
 
@@ -175,7 +175,7 @@ def _chunks(subject: Subject, lifted: Session, rng: np.random.Generator) -> tupl
         try:
             runs.append(compare_chunks(run, data, axes, sizes, rng))
         except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base class
-            return None, f"a chunk does not run by itself: {str(error).splitlines()[0][:200]}"
+            return None, f"a chunk does not run by itself: {first_line(error)}"
     found = max(runs, key=lambda each: each.worst.ratio)
     if found.worst.ok:
         return found, ""

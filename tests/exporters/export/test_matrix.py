@@ -11,7 +11,7 @@ import torch
 
 from lstm_edge_exporters import export
 
-_PATH = Path(__file__).parents[2] / "benchmarks" / "recurrent_matrix.py"
+_PATH = Path(__file__).parents[3] / "benchmarks" / "recurrent_matrix.py"
 _SPEC = importlib.util.spec_from_file_location("recurrent_matrix", _PATH)
 matrix = importlib.util.module_from_spec(_SPEC)
 sys.modules.setdefault("recurrent_matrix", matrix)

@@ -13,9 +13,9 @@ import numpy.typing as npt
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from ..recurrent import recurrent_nodes, slots
 from ._guard import guard
 from ._ort import Session, to_bytes
-from ._recurrent import recurrent_nodes, slots
 from ._sample import sample_inputs
 
 __all__ = ["constant", "evaluate", "is_data_free"]

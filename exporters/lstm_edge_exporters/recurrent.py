@@ -70,8 +70,9 @@ def is_reversed(node: ir.Node) -> bool:
 
 
 def label(node: ir.Node) -> str:
-    """Name the node for a message."""
-    return f"{node.op_type} {node.name!r}"
+    """Name the node for a message: after its first output where it has no name."""
+    name = node.name or next((value.name for value in node.outputs if value.name), "")
+    return f"{node.op_type} {name!r}"
 
 
 def state_shape(node: ir.Node) -> tuple[int, int, int]:

@@ -6,10 +6,11 @@ from pathlib import Path
 import onnx
 from onnx.external_data_helper import load_external_data_for_model
 
-from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError
+from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError, first_line
 from lstm_edge_runtime.manifest import KEY
+from lstm_edge_runtime.onnx_reader import scan
 
-__all__ = ["read_proto"]
+__all__ = ["check_output", "read_proto"]
 
 _OLDEST_OPSET = 7
 """From here on LSTM, GRU and RNN take the inputs and attributes that they have today."""
@@ -54,6 +55,21 @@ def read_proto(source: str | os.PathLike[str] | bytes) -> onnx.ModelProto:
     return model
 
 
+def check_output(source: str | os.PathLike[str], output: str | os.PathLike[str]) -> None:
+    """Refuse to write over a file that holds weights of ``source``; ``source`` itself may be replaced.
+
+    Raises:
+        InputError: ``output`` is such a file, or a link to one.
+        FileFormatError: ``source`` is truncated or foreign.
+    """
+    if not (path := Path(source)).is_file():
+        return
+    with path.open("rb") as file:
+        locations = scan(memoryview(file.read())).external
+    if Path(output).resolve() in {(path.resolve().parent / each).resolve() for each in locations}:
+        raise InputError(f"{output} holds weights of {source} and would be replaced; name another file")
+
+
 def _load_weights(model: onnx.ModelProto, name: str, folder: Path | None) -> None:
     if folder is None:
         tensors = list(model.graph.initializer)
@@ -63,7 +79,7 @@ def _load_weights(model: onnx.ModelProto, name: str, folder: Path | None) -> Non
     try:
         load_external_data_for_model(model, str(folder))
     except Exception as error:  # onnx raises its checker's errors, OSError and ValueError here
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise FileFormatError(
             f"{name} keeps weights in another file that can't be used ({reason}); "
             "put it whole into the model's own folder"

@@ -12,16 +12,17 @@ import numpy.typing as npt
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from lstm_edge_runtime.errors import first_line
 from lstm_edge_runtime.manifest import Axes, StateSpec
 
+from ..recurrent import is_reversed, label, recurrent_nodes, slots, state_shape
 from ._axes import axes_of, axis_name, data_inputs, sizes_for, symbols
 from ._groups import Group, group_places
-from ._names import Naming, default_naming
-from ._paths import Path, operators_above, trace
-from ._recurrent import is_reversed, label, recurrent_nodes, slots, state_shape
-from ._roots import evaluate, is_data_free
-from ._subgraphs import Place, locate, parents_of
-from ._wiring import Names, wire
+from .evaluate import evaluate, is_data_free
+from .paths import Path, operators_above, trace
+from .state_names import Naming, default_naming
+from .subgraphs import Place, locate, parents_of
+from .wiring import Names, wire
 
 __all__ = ["LeftAlone", "LiftedStates", "lift_states"]
 
@@ -151,7 +152,7 @@ def _plan(
         try:
             found, alone = _compute(model, _operands(place), (small, large), held)
         except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base class
-            failed.append(_failed(place, f"it can't be computed: {str(error).splitlines()[0]}"))
+            failed.append(_failed(place, f"it can't be computed: {first_line(error)}"))
             continue
         computed.append(place)
         rows = max(rows, alone)

@@ -8,12 +8,12 @@ import onnx_ir as ir
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Axes
 
+from ..recurrent import LENGTHS, recurrent_nodes
 from ._axes import axes_of, data_inputs, symbols
 from ._probing import probe_roles
-from ._recurrent import LENGTHS, recurrent_nodes
-from ._roles import BATCH, SEQUENCE, axis_roles
-from ._roots import constant
 from ._shapes import forget_shapes, infer_shapes
+from .axis_roles import BATCH, SEQUENCE, axis_roles
+from .evaluate import constant
 
 __all__ = ["AxisNames", "fixed_roles", "name_axes"]
 
