@@ -12,13 +12,13 @@ from lstm_edge_runtime.errors import InputError
 from ._line import LineParser
 from ._model import device_option, model_argument, open_model, threads_option
 from ._pipes import LONGEST, LinePipe, stopped_by_signals
-from ._results import ResultLines, main_output
+from ._results import ResultLines, main_output, top_rows
 from ._statefile import StateFile
 
 if TYPE_CHECKING:
     from lstm_edge_runtime import Model, Stream
 
-__all__ = ["command"]
+__all__ = ["command", "serve"]
 
 _STDIN, _STDOUT = 0, 1
 
@@ -79,12 +79,12 @@ def command(
             click.echo(f"resumed {state} at step {kept.steps}", err=True)
         pipe = LinePipe(_STDIN, _STDOUT, stop)
         try:
-            _serve(opened, stream, pipe, parser, lines, kept, strict)
+            serve(opened, stream, pipe, parser, lines, kept, strict)
         finally:
             kept.save()
 
 
-def _serve(
+def serve(
     model: "Model",
     stream: "Stream",
     pipe: LinePipe,
@@ -108,8 +108,7 @@ def _serve(
                 click.echo(f"line {number}: {error}; skipped", err=True)
                 sample = None
             if sample is not None:
-                result = np.atleast_1d(main_output(model, stream.step(sample)))
-                values = result.reshape(-1, result.shape[-1])[-1]
+                values = top_rows(np.atleast_1d(main_output(model, stream.step(sample))), 1)[0]
                 text = lines.line(kept.steps, values)
                 if header_due:
                     text, header_due = lines.header(len(values)) + text, False

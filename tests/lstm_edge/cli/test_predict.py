@@ -6,14 +6,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from lstm_edge.cli.predict import _top_rows
+from lstm_edge.cli._results import top_rows
 from lstm_edge.data.sample_input import sample_input
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import ContractError, InputError
 from lstm_edge_runtime.manifest import Manifest, StateSpec, TensorSpec
 
-RNG = np.random.default_rng(1)
-X = RNG.normal(size=(5, 9, 3)).astype(np.float32)
+X = np.random.default_rng(1).normal(size=(5, 9, 3)).astype(np.float32)
 LENGTHS = np.array([9, 4, 9, 1, 4])
 
 
@@ -140,7 +139,7 @@ def declared(axes, batch="N", sequence="L", *, manifest=True, more=()):
 )
 def test_series_are_laid_out_as_the_files_axes_ask(axes, batch, sequence, expected, batched, manifest):
     found = sample_input(declared(axes, batch, sequence, manifest=manifest))
-    rows = list(RNG.normal(size=(2, 4, 3)))
+    rows = list(np.random.default_rng(2).normal(size=(2, 4, 3)))
     array = found.arrange(rows)
     assert array.shape == expected
     assert (found.width, found.batched) == (3, batched)
@@ -167,9 +166,9 @@ def test_inputs_that_hold_no_plain_samples_are_refused(model):
 
 def test_of_rows_stacked_by_layer_the_top_layers_are_taken():
     stacked = np.arange(12).reshape(6, 2)  # two series: layer 0, layer 1, layer 2
-    np.testing.assert_array_equal(_top_rows(stacked, 2), [[8, 9], [10, 11]])
-    np.testing.assert_array_equal(_top_rows(np.arange(3), 1), [[0, 1, 2]])
-    np.testing.assert_array_equal(_top_rows(np.arange(3), 3), [[0], [1], [2]])
+    np.testing.assert_array_equal(top_rows(stacked, 2), [[8, 9], [10, 11]])
+    np.testing.assert_array_equal(top_rows(np.arange(3), 1), [[0, 1, 2]])
+    np.testing.assert_array_equal(top_rows(np.arange(3), 3), [[0], [1], [2]])
 
 
 def test_a_file_with_one_value_a_row_and_no_axis_for_it_runs(invoke, scalar, data):
@@ -183,5 +182,5 @@ def test_a_file_with_one_value_a_row_and_no_axis_for_it_runs(invoke, scalar, dat
 
 @pytest.mark.parametrize("shape", [(2, 5, 3), (3, 3)])
 def test_outputs_that_are_not_a_row_a_series_are_refused(shape):
-    with pytest.raises(ContractError, match="a row a series"):
-        _top_rows(np.zeros(shape), 2)
+    with pytest.raises(ContractError, match="one row per series"):
+        top_rows(np.zeros(shape), 2)
