@@ -9,7 +9,7 @@ import click
 __all__ = ["RATE"]
 
 
-class _Rate(click.ParamType):
+class _Rate(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions only
     name = "rate"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
