@@ -24,8 +24,8 @@ def main_output(model: "Model", result: "Array | dict[str, Array]") -> Array:
     """Pick the output that the task names, or the first one, from what a run or a step gave."""
     if not isinstance(result, dict):
         return result
-    manifest = model.manifest
-    return result[manifest.task.output if manifest and manifest.task else model.outputs[0].name]
+    task = model.interface.task
+    return result[task.output if task else model.outputs[0].name]
 
 
 def top_rows(values: npt.NDArray[Any], rows: int) -> npt.NDArray[Any]:

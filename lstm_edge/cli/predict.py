@@ -60,7 +60,7 @@ def command(
     opened = open_model(model, device, threads)
     recordings, samples = read_for_model(data, opened, ReadConfig(**columns), targets="ignored", tell=note)
     found = recordings.series
-    lines = ResultLines(opened.manifest.task if opened.manifest else None, "series", as_json=as_json)
+    lines = ResultLines(opened.interface.task, "series", as_json=as_json)
     with _writer(output) as sink:
         results = _predict(opened, samples, found)
         sink.write(lines.header(results.shape[1]))

@@ -69,10 +69,9 @@ def command(
     with stopped_by_signals() as stop:
         opened = open_model(model, device, threads)
         samples = sample_input(opened)
-        manifest = opened.manifest
-        features = manifest.signal.features if manifest else ()
-        parser = LineParser(samples.width, features, samples.spec.dtype)
-        lines = ResultLines(manifest.task if manifest else None, "step", as_json=as_json)
+        manifest = opened.interface
+        parser = LineParser(samples.width, manifest.signal.features, samples.spec.dtype)
+        lines = ResultLines(manifest.task, "step", as_json=as_json)
         stream = opened.stream()
         kept = StateFile(stream, state, save_every)
         if kept.steps:

@@ -80,9 +80,9 @@ def command(
     if len({path.resolve() for path in models}) < len(models):
         raise InputError("a file came twice; name each once")
     with open_model(models[0]) as model:
-        signal = model.manifest.signal if model.manifest else None
+        signal = model.interface.signal
     if goal_name == "energy" and rate is None:
-        rate = signal.sampling_rate if signal else None
+        rate = signal.sampling_rate
         if rate is None:
             raise InputError("energy depends on the rate, which the file does not state; give --rate")
     objective = Objective(

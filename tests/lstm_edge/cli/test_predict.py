@@ -119,14 +119,13 @@ def test_a_file_of_one_step_a_call_carries_its_state_to_the_last_step(invoke, ha
         np.testing.assert_allclose(got, expected, atol=1e-6)
 
 
-def declared(axes, batch="N", sequence="L", *, manifest=True, more=()):
+def declared(axes, batch="N", sequence="L", *, more=()):
     inputs = (TensorSpec("x", "float32", axes), *more)
     states = (StateSpec("h_0", "h_n", "float32", (1, "N", 8)),)
     contract = Manifest(inputs=inputs, outputs=(), states=states, batch=batch, sequence=sequence)
-    return SimpleNamespace(manifest=contract if manifest else None, inputs=inputs, states=states)
+    return SimpleNamespace(interface=contract)
 
 
-@pytest.mark.parametrize("manifest", [True, False])
 @pytest.mark.parametrize(
     ("axes", "batch", "sequence", "expected", "batched"),
     [
@@ -137,8 +136,8 @@ def declared(axes, batch="N", sequence="L", *, manifest=True, more=()):
         (("L", 3), None, "L", (4, 3), False),
     ],
 )
-def test_series_are_laid_out_as_the_files_axes_ask(axes, batch, sequence, expected, batched, manifest):
-    found = sample_input(declared(axes, batch, sequence, manifest=manifest))
+def test_series_are_laid_out_as_the_files_axes_ask(axes, batch, sequence, expected, batched):
+    found = sample_input(declared(axes, batch, sequence))
     rows = list(np.random.default_rng(2).normal(size=(2, 4, 3)))
     array = found.arrange(rows)
     assert array.shape == expected
