@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lstm_edge_runtime.errors import first_line
 from lstm_edge_runtime.manifest import Manifest
 from lstm_edge_runtime.tolerance import MULTIPLE, POLICY, Comparison, compare
 
 from ..numerics.noise import DRAWS, Expected, PerturbableReference, Procedure, Run, expected, whole
-from ..numerics.verify import compare_outputs, first_line, is_noise, unverified
+from ..numerics.verify import compare_outputs, is_noise, unverified
 from .budgets import Budgets
 from .config import ValidateConfig
 from .report import Channel, Coverage, Histogram

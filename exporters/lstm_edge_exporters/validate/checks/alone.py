@@ -7,12 +7,12 @@ import numpy as np
 import numpy.typing as npt
 
 from lstm_edge_runtime.axes import describe, resolve
+from lstm_edge_runtime.errors import first_line
 from lstm_edge_runtime.manifest import Golden, Manifest
 from lstm_edge_runtime.selftest import compare_golden
 
 from ...numerics.cases import CaseGenerator
 from ...numerics.noise import Run
-from ...numerics.verify import first_line
 from ..file import ModelFile
 from ..report import Check
 from ..runs import take_row

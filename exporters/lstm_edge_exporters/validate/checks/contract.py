@@ -6,21 +6,19 @@ from collections.abc import Iterator
 import numpy as np
 import onnx
 
+from lstm_edge_runtime.errors import first_line
 from lstm_edge_runtime.selftest import compare_golden
 
+from ...versions import IR_VERSIONS, OLDEST_ONNXRUNTIME, OPSETS
 from ..file import ModelFile, every_node, recurrent_layers
 from ..judge import FileFailedError, RefusedError
 from ..reference import ReferenceModel
 from ..report import Check, Fact
 from ..subject import Subject
 
-__all__ = ["OLDEST", "TITLE", "check_claims", "check_file"]
+__all__ = ["TITLE", "check_claims", "check_file"]
 
 TITLE = "Contract"
-OLDEST = "1.18"
-"""The oldest onnxruntime that the project promises."""
-_OLDEST_OPSET, _OLDEST_IR = 21, 10
-"""What onnxruntime 1.18 reads (it was built with onnx 1.16)."""
 _OLDEST_EXTRA = frozenset(
     """DynamicQuantizeLSTM DynamicQuantizeMatMul MatMulIntegerToFloat MatMulNBits QuantizeLinear
     DequantizeLinear FusedMatMul FusedGemm FusedConv Gelu FastGelu BiasGelu SkipLayerNormalization QLinearAdd
@@ -76,22 +74,21 @@ def _checker(file: ModelFile) -> Check:
     try:
         onnx.checker.check_model(str(file.path), full_check=True)
     except Exception as error:  # noqa: BLE001 - the checker raises several kinds
-        lines = [line for line in str(error).splitlines() if line.strip()]
-        return Check("onnx.checker", "failed", lines[0] if lines else type(error).__name__)
+        return Check("onnx.checker", "failed", first_line(error))
     return Check("onnx.checker", "passed")
 
 
 def _age(file: ModelFile) -> Check:
-    name = f"opset and IR version that onnxruntime {OLDEST} reads"
+    name = f"opset and IR version that onnxruntime {OLDEST_ONNXRUNTIME} reads"
     about = f"opset {file.opset}, IR version {file.proto.ir_version}"
-    if file.opset > _OLDEST_OPSET or file.proto.ir_version > _OLDEST_IR:
-        wanted = f"expected at most {_OLDEST_OPSET} and {_OLDEST_IR}; export for a lower opset"
+    if file.opset > OPSETS[-1] or file.proto.ir_version > IR_VERSIONS[-1]:
+        wanted = f"expected at most {OPSETS[-1]} and {IR_VERSIONS[-1]}; export for a lower opset"
         return Check(name, "failed", f"{about}; {wanted}")
     return Check(name, "passed", about)
 
 
 def _operators(file: ModelFile) -> Check:
-    name = f"operators that onnxruntime {OLDEST} has"
+    name = f"operators that onnxruntime {OLDEST_ONNXRUNTIME} has"
     model = file.proto
     versions = {each.domain or "ai.onnx": each.version for each in model.opset_import}
     known = {(function.domain, function.name) for function in model.functions}

@@ -3,11 +3,10 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from lstm_edge_runtime.errors import LstmEdgeError
+from lstm_edge_runtime.errors import LstmEdgeError, first_line
 from lstm_edge_runtime.golden import read_golden, replay
 from lstm_edge_runtime.tolerance import Comparison
 
-from ...numerics.verify import first_line
 from ..config import ValidateConfig
 from ..file import ModelFile
 from ..report import Check
