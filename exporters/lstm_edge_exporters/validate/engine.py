@@ -11,13 +11,13 @@ from lstm_edge_runtime.manifest import Manifest
 from ..versions import versions
 from .checks import alone, contract, decisions, golden, inputs, lengths, providers, sizes, states, streaming
 from .config import ValidateConfig
-from .facts import comparable, compare_facts
+from .facts import CHECKPOINT, comparable, compare_facts
 from .file import ModelFile, open_file
 from .reference import ReferenceModel, against_itself
 from .report import Channel, Check, Coverage, Fact, Figures, Group, Report
 from .subject import Subject
 
-__all__ = ["GROUPS", "Progress", "validate"]
+__all__ = ["GROUPS", "CheckModule", "Progress", "Validation", "validate"]
 
 Progress = Callable[[str, int, int], None]
 """Called before each group with its title, its number from 0 and how many there are."""
@@ -27,7 +27,9 @@ class CheckModule(Protocol):
     """What a module of ``checks`` offers for a group of its own."""
 
     TITLE: str
-    check: Callable[[Subject], Iterator[Check]]
+
+    def check(self, subject: Subject) -> Iterator[Check]:
+        """Yield the group's checks one by one."""
 
 
 GROUPS: Mapping[str, CheckModule] = {
@@ -71,21 +73,24 @@ def validate(
             f"{file.path} carries no golden case and there is nothing to compare it with; "
             "give --against a reference, or --golden vectors"
         )
-    return _Run(file, against, config, progress).report()
+    return Validation(file, against, config, progress).report()
 
 
 @dataclass
-class _Run:
+class Validation:
+    """One validation as it goes: group by group, for who would stop at the first that fails."""
+
     file: ModelFile
     against: ReferenceModel | None
     config: ValidateConfig
-    progress: Progress | None
+    progress: Progress | None = None
     subject: Subject | None = None
     facts: tuple[Fact, ...] = ()
     _told: int = field(default=0, init=False)
 
     def report(self) -> Report:
-        groups = tuple(self._groups())
+        """Return the report of every group."""
+        groups = tuple(self.groups())
         subject = self.subject
         judge = subject.judge if subject else None
         if subject and judge:
@@ -107,7 +112,8 @@ class _Run:
             versions=versions(*_VERSIONS),
         )
 
-    def _groups(self) -> Iterator[Group]:
+    def groups(self) -> Iterator[Group]:
+        """Yield each group when it is done."""
         yield Group("contract", self._tell(contract.TITLE), tuple(self._contract()))
         if self.file.model is not None and self.against is None:
             yield Group("alone", self._tell(alone.TITLE), tuple(alone.check(self.file, self.config.seed)))
@@ -139,7 +145,10 @@ class _Run:
         return "inputs or outputs are not the reference's"
 
     def _notes(self) -> Iterator[str]:
-        """What was not verified."""
+        """What a reader of a failure should know first, and what was not verified."""
+        for fact in self.facts:
+            if fact.name == CHECKPOINT and not fact.same:
+                yield f"{fact.name}: {fact}; export again if the reference's is newer"
         unknown = [fact.name for fact in self.facts if fact.reference is None]
         if unknown:
             yield f"stated by the file alone, and not verified: {', '.join(unknown)}"

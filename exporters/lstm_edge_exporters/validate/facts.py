@@ -12,7 +12,11 @@ from .file import ModelFile
 from .reference import ReferenceModel
 from .report import Fact
 
-__all__ = ["comparable", "compare_facts"]
+__all__ = ["CHECKPOINT", "comparable", "compare_facts"]
+
+
+CHECKPOINT = "checkpoint"
+"""The name of the fact that says which weights a file was made from."""
 
 
 def compare_facts(file: ModelFile, reference: ReferenceModel | None) -> Iterator[Fact]:
