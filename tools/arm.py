@@ -14,7 +14,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from _arm_root import UnsupportedMachineError, arm_python
+from arm_root import UnsupportedMachineError, arm_python
 
 __all__ = ["main"]
 

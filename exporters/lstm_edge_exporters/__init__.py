@@ -6,6 +6,8 @@ Importing this needs neither torch nor onnx: what does is imported when it is fi
 import importlib as _importlib
 import typing as _typing
 
+import lstm_edge_runtime as _lstm_edge_runtime  # noqa: F401  first: it switches onnxruntime's telemetry off
+
 from .export import export
 
 if _typing.TYPE_CHECKING:

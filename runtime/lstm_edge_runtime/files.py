@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .errors import FileFormatError, InputError, LstmEdgeError, NotFoundError
+from .errors import FileFormatError, InputError, LstmEdgeError, NotFoundError, first_line
 
 __all__ = ["check_target", "read_arrays", "replacing", "write_bytes"]
 
@@ -92,5 +92,5 @@ def read_arrays(
     except FileNotFoundError as error:
         raise NotFoundError(f"{path} is not there; {advice}") from error
     except Exception as error:  # damaged bytes make zipfile and numpy raise nearly anything
-        raise FileFormatError(f"{path} {wrong} ({str(error).partition(chr(10))[0]}); {advice}") from error
+        raise FileFormatError(f"{path} {wrong} ({first_line(error)}); {advice}") from error
     return arrays

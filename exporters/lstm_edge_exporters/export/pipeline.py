@@ -3,8 +3,8 @@
 import copy
 import warnings
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from lstm_edge_runtime import load
-from lstm_edge_runtime.errors import CheckFailedError, InputError, UnsupportedError
+from lstm_edge_runtime.errors import CheckFailedError, InputError, UnsupportedError, first_line
 from lstm_edge_runtime.manifest import Manifest
-from lstm_edge_runtime.ort import SessionOptions, import_onnxruntime, open_session
+from lstm_edge_runtime.ort import open_session, run_by_name
 
 from ..numerics.call import Signature
 from ..numerics.cases import CaseGenerator
@@ -194,16 +194,8 @@ def _check(content: bytes) -> None:
     try:
         onnx.checker.check_model(content, full_check=True)
     except Exception as error:
-        raise CheckFailedError(f"onnx.checker refuses the file: {str(error).splitlines()[0]}") from error
+        raise CheckFailedError(f"onnx.checker refuses the file: {first_line(error)}") from error
 
 
 def _candidate(content: bytes) -> Candidate:
-    session = open_session(content, SessionOptions())
-    names = [output.name for output in session.get_outputs()]
-    quiet = import_onnxruntime().RunOptions()
-    quiet.log_severity_level = 4
-
-    def run(feeds: Mapping[str, Array]) -> dict[str, Array]:
-        return dict(zip(names, session.run(names, dict(feeds), quiet), strict=True))
-
-    return run
+    return partial(run_by_name, open_session(content))

@@ -7,12 +7,13 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from lstm_edge_runtime.errors import first_line
 from lstm_edge_runtime.manifest import Manifest
 
 from ..lift._chunks import chunk_sizes, compare_chunks
-from ..lift._culprit import blame, find_culprit
+from ..lift.divergence import blame, find_culprit
 from ..numerics.cases import Case
-from ..numerics.verify import Candidate, first_line
+from ..numerics.verify import Candidate
 
 __all__ = ["states_stop_at_lengths", "why_unstreamable"]
 

@@ -11,13 +11,12 @@ import onnx
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
-from lstm_edge_runtime.errors import UnsupportedError
+from lstm_edge_runtime.errors import UnsupportedError, first_line
 
 from .layout import Layout
 from .noise import Run
 from .recurrent import gru, lstm, rnn
 from .rounding import EXACT, TINY, UNIT, Exact, Rounding
-from .verify import first_line
 
 __all__ = ["OnnxReference", "index_values", "widened"]
 

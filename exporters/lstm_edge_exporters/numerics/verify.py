@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lstm_edge_runtime.errors import CheckFailedError
+from lstm_edge_runtime.errors import CheckFailedError, first_line
 from lstm_edge_runtime.tolerance import MULTIPLE, Comparison, compare
 
 from .cases import Case
@@ -24,7 +24,6 @@ __all__ = [
     "MAX_RELATIVE_FLOOR",
     "Equivalence",
     "compare_outputs",
-    "first_line",
     "is_noise",
     "unverified",
     "verify",
@@ -158,9 +157,3 @@ def is_noise(ref32: Array, ref64: Array) -> bool:
         return False
     record = compare("", ref32, ref64, floor=0.0, limit=np.inf)
     return record.max_abs > MAX_RELATIVE_FLOOR * max(record.scale, TINY)
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's text, without onnxruntime's codes in front."""
-    line = next(iter(str(error).splitlines()), "") or type(error).__name__
-    return line.rpartition("Status Message: ")[2][:300]

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lstm_edge_runtime.errors import first_line
 from lstm_edge_runtime.manifest import Manifest
 from lstm_edge_runtime.tolerance import POLICY, Comparison, compare
 
 from ..numerics.noise import Expected, PerturbableReference, Procedure, Run, expected, whole
-from ..numerics.verify import compare_outputs, first_line, is_noise
+from ..numerics.verify import compare_outputs, is_noise
 from ._budgets import Budgets
 from .config import ValidateConfig
 from .report import Histogram

@@ -101,7 +101,7 @@ def test_whole_numbers_must_be_equal():
 
 def test_a_candidate_that_does_not_run_fails_with_its_size():
     def broken(feeds):
-        raise RuntimeError("Status Message: the shape is baked in")
+        raise RuntimeError("the shape is baked in")
 
     with pytest.raises(CheckFailedError, match="at N=3: the file does not run: the shape is baked in"):
         verify(broken, Half(), [case()])

@@ -3,10 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from lstm_edge_runtime.errors import LstmEdgeError
+from lstm_edge_runtime.errors import LstmEdgeError, first_line
 from lstm_edge_runtime.golden import GoldenFolder, GoldenSet, read_golden, replay
 
-from ...numerics.verify import first_line
 from .._file import ModelFile
 from ..config import ValidateConfig
 from ..report import Check

@@ -2,10 +2,9 @@
 
 from collections.abc import Iterator
 
-from lstm_edge_runtime.errors import LstmEdgeError
+from lstm_edge_runtime.errors import LstmEdgeError, first_line
 from lstm_edge_runtime.ort import CPU, import_onnxruntime
 
-from ...numerics.verify import first_line
 from .._subject import Subject
 from ..report import Check
 

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lstm_edge_runtime.errors import first_line
 from lstm_edge_runtime.tolerance import Comparison
 
-from ...numerics.verify import first_line
 from .._judge import FileFailedError, Measured, RefusedError
 from .._rows import take_row
 from .._subject import Subject
