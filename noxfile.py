@@ -87,7 +87,7 @@ def export_oldest(session: nox.Session) -> None:
     Old releases of torch for x86-64 need gigabytes of CUDA, those for aarch64 need none.
     """
     requirements = [LOWEST, "-r", str(ROOT / "pyproject.toml"), "--extra=cpu", "--extra=export"]
-    tests = ["tests/exporters/test_export.py", "tests/exporters/test_people.py"]
+    tests = ["tests/exporters/export/test_export.py", "tests/exporters/export/test_people.py"]
     pytest = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", EMULATED, *tests]
     wheel, tree = _wheel(session), _tree(session)
     if platform.machine() == "aarch64":
@@ -97,7 +97,7 @@ def export_oldest(session: nox.Session) -> None:
         session.chdir(tree)
         session.run("python", *pytest)
         return
-    site = Path(session.create_tmp()) / "site"
+    site = Path(session.create_tmp()).resolve() / "site"
     shutil.rmtree(site, ignore_errors=True)
     environment = {"QEMU_CPU": "neoverse-n1", "PYTHONDONTWRITEBYTECODE": "1", "ORT_DISABLE_TELEMETRY": "1"}
     try:

@@ -1,8 +1,15 @@
-"""Which versions made or checked a file."""
+"""Which versions made or checked a file, and what the oldest onnxruntime that is supported reads."""
 
 from importlib import import_module
 
-__all__ = ["versions"]
+__all__ = ["IR_VERSIONS", "OLDEST_ONNXRUNTIME", "OPSETS", "versions"]
+
+OLDEST_ONNXRUNTIME = "1.18"
+"""The oldest onnxruntime that runs the files."""
+OPSETS = range(18, 22)
+"""ONNX opsets that can be written; onnxruntime 1.18, built with onnx 1.16, reads up to the last."""
+IR_VERSIONS = range(7, 11)
+"""ONNX IR versions that can be written, likewise."""
 
 _MODULES = {"lstm-edge": "lstm_edge_runtime", "onnx-ir": "onnx_ir"}
 

@@ -10,7 +10,7 @@ from graphlib import CycleError, TopologicalSorter
 
 import pytest
 
-HEAVY = ["torch", "onnx", "onnxscript", "onnx_ir", "safetensors", "jinja2"]
+HEAVY = ["torch", "onnx", "onnxscript", "onnx_ir", "safetensors", "jinja2", "matplotlib"]
 NOT_IN_RUNTIME = [*HEAVY, "click", "rich"]
 
 

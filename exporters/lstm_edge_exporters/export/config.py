@@ -10,10 +10,9 @@ import numpy.typing as npt
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Axes, Signal, Task
 
-__all__ = ["ExportConfig"]
+from ..versions import IR_VERSIONS, OLDEST_ONNXRUNTIME, OPSETS
 
-_OPSETS = range(18, 25)
-_IR_VERSIONS = range(7, 13)
+__all__ = ["ExportConfig"]
 
 
 @dataclass(frozen=True)
@@ -67,12 +66,15 @@ class ExportConfig:
             raise InputError(f"batch and sequence are both called {self.batch}; name two axes")
         if isinstance(self.outputs, str) or not all(self.outputs):
             raise InputError(f'outputs {self.outputs!r}: give a tuple of names, such as ("logits",)')
-        if self.opset not in _OPSETS:
-            raise InputError(f"opset {self.opset}: choose from {_OPSETS[0]} to {_OPSETS[-1]}")
-        if self.ir_version not in _IR_VERSIONS:
-            raise InputError(
-                f"ir_version {self.ir_version}: choose from {_IR_VERSIONS[0]} to {_IR_VERSIONS[-1]}"
-            )
+        for option, number, known in (
+            ("opset", self.opset, OPSETS),
+            ("ir_version", self.ir_version, IR_VERSIONS),
+        ):
+            if number not in known:
+                raise InputError(
+                    f"{option} {number}: choose from {known[0]} to {known[-1]}, which onnxruntime "
+                    f"{OLDEST_ONNXRUNTIME}, the oldest that is supported, reads"
+                )
         for name, axes in self.inputs.items():
             if isinstance(axes, str):
                 raise InputError(f'input {name}: axes {axes!r} came, expected a tuple such as ("N", "L", 8)')

@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from lstm_edge_runtime.errors import UnsupportedError
 
-from ..lift.build import Builder
+from ..graph import Builder
 from .projection import project
 from .record import DOMAIN, OP
 from .weights import LayerWeights, to_onnx

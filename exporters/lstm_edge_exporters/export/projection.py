@@ -20,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from ..graph import Builder
 from ..lift import WAY_BACK
-from ..lift.build import Builder
 from .weights import LayerWeights
 
 __all__ = ["CONDITION_LIMIT", "Projection", "project"]

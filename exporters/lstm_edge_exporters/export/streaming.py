@@ -11,7 +11,7 @@ from lstm_edge_runtime.errors import first_line
 from lstm_edge_runtime.manifest import Manifest
 
 from ..lift._chunks import chunk_sizes, compare_chunks
-from ..lift._culprit import blame, find_culprit
+from ..lift.divergence import blame, find_culprit
 from ..numerics.cases import Case
 from ..numerics.verify import Candidate
 

@@ -11,8 +11,8 @@ from lstm_edge_runtime.manifest import KEY, Manifest, TensorSpec
 from ._axes import symbols
 from ._contract import input_specs, output_axes
 from ._guard import open_guarded
-from ._proof import Proof, Subject, draw
-from ._roots import evaluate
+from .evaluate import evaluate
+from .verification import Proof, Subject, draw
 
 __all__ = ["declare_outputs", "describe_outputs", "with_manifest", "write_manifest"]
 

@@ -2,10 +2,10 @@
 
 import onnx_ir as ir
 
+from ..recurrent import recurrent_nodes
 from ._axes import symbols
-from ._recurrent import recurrent_nodes
-from ._roles import BATCH, SEQUENCE
-from ._roots import evaluate
+from .axis_roles import BATCH, SEQUENCE
+from .evaluate import evaluate
 
 __all__ = ["probe_roles"]
 

@@ -9,8 +9,8 @@ import onnx_ir as ir
 
 from lstm_edge_runtime.errors import InputError
 
+from ..recurrent import LENGTHS, is_recurrent
 from ._axes import axes_of, data_inputs
-from ._recurrent import LENGTHS, is_recurrent
 
 __all__ = ["length_inputs", "sample_inputs"]
 

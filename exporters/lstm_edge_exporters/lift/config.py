@@ -7,7 +7,7 @@ from lstm_edge_runtime.manifest import Axes, StateSpec
 
 from ._chunks import ChunkRun
 from ._equality import Equality
-from ._states import LeftAlone
+from .states import LeftAlone
 
 __all__ = ["LiftConfig", "LiftReport"]
 

@@ -6,17 +6,14 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import onnx
 
+from ...versions import IR_VERSIONS, OLDEST_ONNXRUNTIME, OPSETS
 from .._file import ModelFile
 from .._subject import Against
 from ..report import Check
 
-__all__ = ["OLDEST", "TITLE", "check", "recurrent_layers"]
+__all__ = ["TITLE", "check", "recurrent_layers"]
 
 TITLE = "Contract"
-OLDEST = "1.18"
-"""The oldest onnxruntime that the project promises."""
-_OLDEST_OPSET, _OLDEST_IR = 21, 10
-"""What onnxruntime 1.18 reads (it was built with onnx 1.16)."""
 _OLDEST_EXTRA = frozenset(
     {
         ("com.microsoft", op)
@@ -76,17 +73,17 @@ def _checker(file: ModelFile) -> Check:
 
 
 def _age(model: onnx.ModelProto) -> Check:
-    name = f"opset and IR version that onnxruntime {OLDEST} reads"
+    name = f"opset and IR version that onnxruntime {OLDEST_ONNXRUNTIME} reads"
     opset = max((each.version for each in model.opset_import if each.domain in ("", "ai.onnx")), default=0)
     about = f"opset {opset}, IR version {model.ir_version}"
-    if opset > _OLDEST_OPSET or model.ir_version > _OLDEST_IR:
-        wanted = f"expected at most {_OLDEST_OPSET} and {_OLDEST_IR}; export for a lower opset"
+    if opset > OPSETS[-1] or model.ir_version > IR_VERSIONS[-1]:
+        wanted = f"expected at most {OPSETS[-1]} and {IR_VERSIONS[-1]}; export for a lower opset"
         return Check(name, "failed", f"{about}; {wanted}")
     return Check(name, "passed", about)
 
 
 def _operators(model: onnx.ModelProto) -> Check:
-    name = f"operators that onnxruntime {OLDEST} has"
+    name = f"operators that onnxruntime {OLDEST_ONNXRUNTIME} has"
     versions = {each.domain or "ai.onnx": each.version for each in model.opset_import}
     own = {(function.domain, function.name) for function in model.functions}
     unknown = set()
