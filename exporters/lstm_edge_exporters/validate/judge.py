@@ -17,7 +17,7 @@ from ..numerics.verify import compare_outputs, is_noise, unverified
 from .budgets import Budgets
 from .config import ValidateConfig
 from .report import Channel, Coverage, Histogram
-from .runs import case_size
+from .rows import case_size
 
 __all__ = ["Feeds", "FileFailedError", "Judge", "Measured", "RefusedError"]
 

@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lstm_edge_runtime.axes import describe, resolve
-from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime.errors import InputError, first_line
 from lstm_edge_runtime.manifest import Manifest
 
+from ..numerics.carried import even_sizes, in_chunks, random_sizes
 from ..numerics.cases import CaseGenerator
 from ..numerics.noise import PerturbableReference, Procedure, Run, whole
 from ..quantization import Samples
@@ -22,7 +23,7 @@ from .file import ModelFile
 from .judge import Feeds, FileFailedError, Judge, Measured, RefusedError
 from .reference import ReferenceModel
 from .report import Check, Figures
-from .runs import case_size, even_cuts, in_chunks, random_cuts, row_by_row
+from .rows import case_size, row_by_row
 
 __all__ = ["Subject"]
 
@@ -132,17 +133,17 @@ class Subject:
     def unstreamable(self) -> str:
         """How the reference itself, in float64, differs when fed in pieces; empty where it does not."""
         feeds = self.full(self.draw(_ROWS, _STEPS, _OFFSET + 3))
-        cuts = [even_cuts(_STEPS, 1), *(random_cuts(_STEPS, self.rng(9, place)) for place in range(_CUTS))]
+        cuts = [even_sizes(_STEPS, 1), *(random_sizes(_STEPS, self.rng(9, place)) for place in range(_CUTS))]
         run = self.reference.computation.run64
         try:
             exact = run(feeds)
         except (RuntimeError, ValueError, IndexError) as error:
-            return f"it refuses {_STEPS} steps ({error})"
-        for cut in cuts:
+            return f"it refuses {_STEPS} steps ({first_line(error)})"
+        for sizes in cuts:
             try:
-                pieces = in_chunks(self.manifest, cut)(run, feeds)
+                pieces = in_chunks(self.manifest, sizes)(run, feeds)
             except (RuntimeError, ValueError, IndexError) as error:
-                return f"it refuses pieces of {min(stop - start for start, stop in cut)} steps ({error})"
+                return f"it refuses chunks of {min(sizes)} steps ({first_line(error)})"
             for name, array in pieces.items():
                 scale = float(np.max(np.abs(exact[name]), initial=0.0))
                 if array.shape != exact[name].shape:
@@ -188,7 +189,7 @@ class Subject:
             try:
                 got = self.run(feeds)
             except Exception as error:
-                raise FileFailedError(f"the file does not run: {error}") from error
+                raise FileFailedError(f"the file does not run: {first_line(error)}") from error
             for name, expected in axes.items():
                 shape = resolve(expected, sizes)
                 if shape is not None and got[name].shape != shape:

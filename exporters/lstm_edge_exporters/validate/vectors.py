@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from lstm_edge_runtime.carried import run_chunks
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.files import replacing, write_bytes
 from lstm_edge_runtime.golden import (
@@ -29,7 +30,6 @@ from ..quantization.gate import limits
 from .config import ValidateConfig
 from .file import ModelFile
 from .reference import ReferenceModel
-from .runs import even_cuts
 from .subject import Subject
 
 __all__ = ["save_vectors"]
@@ -109,23 +109,18 @@ def _record(subject: Subject) -> Iterator[GoldenSet]:
 
 
 def _stream(subject: Subject, manifest: Manifest) -> Iterator[GoldenSet]:
-    steps = _CHUNKS * _CHUNK
-    feeds = subject.draw(1, steps, 9200, at_reset=True)
-    states = {state.input: feeds[state.input] for state in manifest.states}
-    for place, (start, stop) in enumerate(even_cuts(steps, _CHUNK)):
-        piece = dict(feeds)
-        for spec in manifest.inputs:
-            if manifest.sequence in spec.axes:
-                axis = spec.axes.index(manifest.sequence)
-                piece[spec.name] = feeds[spec.name].take(range(start, stop), axis=axis)
-        if manifest.lengths is not None:
-            piece[manifest.lengths] = np.full_like(feeds[manifest.lengths], stop - start)
-        about = f"stream, steps {start + 1} to {stop}"
+    feeds = subject.full(subject.draw(1, _CHUNKS * _CHUNK, 9200, at_reset=True))
+    recorded: list[Golden] = []
+
+    def record(chunk: Mapping[str, Array]) -> Mapping[str, Array]:
+        recorded.append(_golden(subject, dict(chunk)))
+        return recorded[-1].outputs
+
+    for place, _ in enumerate(run_chunks(record, manifest, feeds, [_CHUNK] * _CHUNKS)):
         number = len(_SIZES) + place
+        about = f"stream, steps {place * _CHUNK + 1} to {(place + 1) * _CHUNK}"
         before = _NAME.format(number - 1) if place else None
-        golden = _golden(subject, piece | states)
-        yield GoldenSet(_NAME.format(number), about, golden, before)
-        states = {state.input: golden.outputs[state.output] for state in manifest.states}
+        yield GoldenSet(_NAME.format(number), about, recorded[-1], before)
 
 
 def _golden(subject: Subject, feeds: dict[str, Array]) -> Golden:

@@ -15,7 +15,7 @@ from ...numerics.cases import CaseGenerator
 from ...numerics.noise import Run
 from ..file import ModelFile
 from ..report import Check
-from ..runs import take_row
+from ..rows import take_row
 
 __all__ = ["TITLE", "check"]
 

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from ...numerics.noise import Run
 from ..judge import Feeds, RefusedError
 from ..report import Check
-from ..runs import row_by_row
+from ..rows import row_by_row
 from ..subject import Subject
 from .inputs import BEYOND_BUDGET
 

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ...numerics.carried import even_sizes, in_chunks, last_steps, random_sizes
 from ...quantization.cases import STEPS
 from ..judge import Measured
 from ..report import Check, Curve
-from ..runs import even_cuts, in_chunks, on_record, random_cuts
 from ..subject import Subject
 
 __all__ = ["TITLE", "check"]
@@ -32,17 +32,17 @@ def check(subject: Subject) -> Iterator[Check]:
         return
     feeds = subject.full(subject.draw(_ROWS, _STEPS, _OFFSET))
     count = _QUICK_CUTS if subject.config.quick else _CUTS
-    cuts = [random_cuts(_STEPS, subject.rng(5, 1, place)) for place in range(count)]
-    for place, cut in enumerate([even_cuts(_STEPS, 1), *cuts]):
-        about = "step by step" if place == 0 else f"random cut {place} ({len(cut)} pieces)"
-        yield subject.check(f"{about} equals the whole", feeds, in_chunks(subject.manifest, cut))
+    cuts = [random_sizes(_STEPS, subject.rng(5, 1, place)) for place in range(count)]
+    for place, sizes in enumerate([even_sizes(_STEPS, 1), *cuts]):
+        about = "step by step" if place == 0 else f"random cut {place} ({len(sizes)} chunks)"
+        yield subject.check(f"{about} equals the whole", feeds, in_chunks(subject.manifest, sizes))
     single = _QUICK_SINGLE_STEPS if subject.config.quick else _SINGLE_STEPS
     yield _long_run(subject, "steps", f"{single} single steps", single, 1)
     long = subject.config.long_steps
     yield _long_run(subject, "drift", f"{long} steps in chunks of {_CHUNK}", long, _CHUNK)
     if subject.judge.budgets and subject.config.data is not None:
         # as the gate of an int8 or fp16 file went through it
-        procedure = on_record(subject.manifest, even_cuts(STEPS, 1))
+        procedure = last_steps(subject.manifest, even_sizes(STEPS, 1))
         name, feeds = f"{STEPS} single steps of the data", subject.timeline(STEPS)
         yield subject.check(name, feeds, procedure, over_a_run=True)
 
@@ -59,12 +59,12 @@ def _long_run(subject: Subject, key: str, name: str, steps: int, chunk: int) -> 
     """Carry states over many calls and keep the curve of errors."""
     rows = 1 if key == "steps" else 2
     feeds = subject.full(subject.draw(rows, steps, _OFFSET + 2, at_reset=True))
-    cuts = even_cuts(steps, chunk)
+    sizes = even_sizes(steps, chunk)
 
     def keep(measured: Measured) -> None:
-        setattr(subject.figures, key, _curve(measured, [stop for _, stop in cuts]))
+        setattr(subject.figures, key, _curve(measured, np.cumsum(sizes).tolist()))
 
-    return subject.check(name, feeds, on_record(subject.manifest, cuts), see=keep)
+    return subject.check(name, feeds, last_steps(subject.manifest, sizes), see=keep)
 
 
 def _curve(measured: Measured, steps: list[int]) -> Curve:
