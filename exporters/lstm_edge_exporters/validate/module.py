@@ -1,10 +1,8 @@
 """A PyTorch module as what a file is compared with."""
 
-import copy
 import inspect
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,13 +10,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from lstm_edge_runtime.errors import InputError, LstmEdgeError
+from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Manifest, StateSpec, TensorSpec
 
 from ..export.config import ExportConfig
-from ..export.own import own_copy
-from ..export.pipeline import prepare
-from ..numerics.call import Signature, flatten_output
+from ..numerics.call import Signature
 from ..numerics.layout import Layout
 from ..numerics.reference import TorchReference
 from ..numerics.rounding import Rounding
@@ -85,25 +81,29 @@ def against_module(
     """
     if file.model is None:
         raise InputError(f"{file.path} can't be compared: {file.broken}")
-    own = own_copy(module)
-    example = _example(own, file) if example is None else example
-    signature = Signature.of(own, example)
+    example = _example(module, file) if example is None else example
+    signature = Signature.of(module, example)
     if config is not None and config.states is not None and {*signature.names} == {*config.inputs}:
         manifest = _declared(file, signature, config)
-        reference = TorchReference(own, signature, config.outputs, layout=Layout.of(manifest))
+        reference = TorchReference(module, signature, config.outputs, layout=Layout.of(manifest))
     else:
-        reference, manifest = _traced(module, own, signature, example, file, config)
+        from .traced import (
+            trace_manifest,
+        )  # it imports the exporter, which takes as long as a quick validation
+
+        reference, manifest = trace_manifest(module, signature, example, file, config)
     examples = {
         name: tensor.detach().cpu().numpy()
         for name, tensor in zip(signature.names, signature.example, strict=True)
     }
+    indices = {spec.name for spec in manifest.data_inputs if np.dtype(spec.dtype).kind in "iu"}
     return ReferenceModel(
         computation=_OnOneThread(reference),
-        about=about or type(own).__name__,
+        about=about or type(module).__name__,
         manifest=manifest,
-        layers=_layers(own),
+        layers=_layers(module),
         examples=examples,
-        values=reference.index_values(examples),
+        values=reference.index_values(examples) if indices else {},
         sha256=sha256 or (config.checkpoint_sha256 if config else None) or "",
     )
 
@@ -137,43 +137,6 @@ def _declared(file: ModelFile, signature: Signature, config: ExportConfig) -> Ma
         task=config.task,
         signal=config.signal,
     )
-
-
-def _traced(
-    module: nn.Module,
-    own: nn.Module,
-    signature: Signature,
-    example: Any,
-    file: ModelFile,
-    config: ExportConfig | None,
-) -> tuple[TorchReference, Manifest]:
-    """Trace the module with the names, and the fixed sizes, that the file's graph has."""
-    with torch.no_grad():
-        made = flatten_output(signature.call(copy.deepcopy(own), signature.example))
-    graph = file.graph_axes
-    outputs = tuple(output.name for output in file.proto.graph.output)[: len(made)]
-    plain = config or ExportConfig(outputs=outputs)
-    named = {name: graph[name] for name in signature.names if "?" not in graph.get(name, ("?",))}
-    known = {axis for axes in named.values() for axis in axes}
-    try:
-        prepared = prepare(
-            module,
-            example,
-            replace(
-                plain,
-                inputs={**named, **plain.inputs},
-                stateless={value.name for value in file.proto.graph.input} <= {*signature.names},
-                batch=next((axis for axis in (file.manifest.batch,) if axis in known), plain.batch),
-                sequence=next((axis for axis in (file.manifest.sequence,) if axis in known), plain.sequence),
-            ),
-        )
-    except LstmEdgeError:
-        if not {state.input for state in file.manifest.states} <= {*signature.names}:
-            prepared = prepare(module, example, plain)
-        else:
-            layout = Layout.of(file.manifest)
-            return TorchReference(own, signature, outputs, layout=layout), file.manifest
-    return prepared.reference, prepared.manifest
 
 
 def _example(module: nn.Module, file: ModelFile) -> dict[str, torch.Tensor]:

@@ -10,7 +10,7 @@ from lstm_edge_runtime.manifest import Manifest
 
 from ..numerics.noise import Run
 
-__all__ = ["case_size", "row_by_row", "take_row"]
+__all__ = ["case_size", "first_rows", "row_by_row", "take_row"]
 
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
@@ -24,6 +24,19 @@ def case_size(manifest: Manifest, feeds: Feeds) -> tuple[int, int]:
             if isinstance(axis, str) and axis in sizes:
                 sizes[axis] = size
     return sizes[manifest.batch], sizes[manifest.sequence]
+
+
+def first_rows(manifest: Manifest, feeds: Feeds, count: int) -> dict[str, Array]:
+    """Return the first ``count`` rows of a case, or all where it has fewer."""
+    axes = {spec.name: spec.axes for spec in manifest.inputs} | {
+        each.input: each.axes for each in manifest.states
+    }
+    found = dict(feeds)
+    for name, array in feeds.items():
+        axis = manifest.batch_axis(axes[name])
+        if axis is not None:
+            found[name] = array.take(range(min(count, array.shape[axis])), axis=axis)
+    return found
 
 
 def take_row(manifest: Manifest, name: str, array: Array, row: int, rows: int) -> Array:

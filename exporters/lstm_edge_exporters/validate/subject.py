@@ -88,6 +88,7 @@ class Subject:
         procedure: Procedure = whole,
         run: Run | None = None,
         *,
+        beginning: tuple[Feeds, Procedure] | None = None,
         over_a_run: bool = False,
         see: Callable[[Measured], None] | None = None,
     ) -> Check:
@@ -101,12 +102,15 @@ class Subject:
             feeds: the case.
             procedure: how it is run, on both sides.
             run: the file; in one call by default.
+            beginning: see ``Judge.measure``.
             over_a_run: see ``Judge.measure``.
             see: given what was measured, where something was.
         """
         began, size = time.perf_counter(), case_size(self.manifest, feeds)
         try:
-            measured = self.judge.measure(run or self.run, feeds, procedure, over_a_run=over_a_run)
+            measured = self.judge.measure(
+                run or self.run, feeds, procedure, beginning=beginning, over_a_run=over_a_run
+            )
         except RefusedError as error:
             return Check(name, "skipped", str(error), size=size)
         except FileFailedError as error:
@@ -161,11 +165,7 @@ class Subject:
         feeds = self.draw(_ROWS, _STEPS, _OFFSET + 4)
         short = _STEPS // 3
         feeds[lengths] = np.full_like(feeds[lengths], short)
-        cut = dict(feeds)
-        for spec in self.manifest.inputs:
-            if self.manifest.sequence in spec.axes:
-                axis = spec.axes.index(self.manifest.sequence)
-                cut[spec.name] = feeds[spec.name].take(range(short), axis=axis)
+        cut = self.first_steps(feeds, short)
         run = self.reference.computation.run64
         try:
             padded, alone = run(feeds), run(cut)
@@ -196,6 +196,15 @@ class Subject:
                     yield (
                         f"{name} {describe(expected)} comes out as {got[name].shape} at N={rows}, L={steps}"
                     )
+
+    def first_steps(self, feeds: Feeds, steps: int) -> dict[str, Array]:
+        """Return the first ``steps`` of a case, every row at that length."""
+        cut = dict(feeds)
+        for spec in self.manifest.inputs:
+            axis = self.manifest.time_axis(spec.axes)
+            if axis is not None:
+                cut[spec.name] = feeds[spec.name].take(range(steps), axis=axis)
+        return self.full(cut)
 
     def full(self, feeds: dict[str, Array]) -> dict[str, Array]:
         """Return ``feeds`` with no padding."""

@@ -11,6 +11,7 @@ from lstm_edge_runtime.errors import first_line
 from lstm_edge_runtime.manifest import Golden, Manifest
 from lstm_edge_runtime.selftest import compare_golden
 
+from ...numerics.carried import even_sizes, in_chunks
 from ...numerics.cases import CaseGenerator
 from ...numerics.noise import Run
 from ..file import ModelFile
@@ -25,6 +26,11 @@ Feeds = dict[str, Array]
 TITLE = "The file alone"
 _OFFSET = 10_000
 _ROWS = 3
+_LONG, _CHUNK = 1000, 100
+_WIDE = 100
+"""How often each row of the golden case is repeated."""
+_SAME = 1e-3
+"""How far a long sequence may be from its chunks, relative to an output's largest value."""
 _APART = 1e-5
 """How far, relative to its largest value, a float32 output may move when another row changes."""
 
@@ -38,7 +44,13 @@ def check(file: ModelFile, seed: int) -> Iterator[Check]:
     yield _batches(manifest, run, cases, steps)
     if manifest.sequence is not None:
         yield _lengths(manifest, run, cases, steps)
-    yield from _dependence(manifest, run, cases, steps, exact=file.precision in ("fp32", "fp64"))
+    exact = file.precision in ("fp32", "fp64")
+    for length in (2 * steps + 4, _LONG) if manifest.sequence is not None else (steps,):
+        yield from _dependence(manifest, run, cases, length, exact=exact)
+    if exact and manifest.sequence is not None and manifest.streamable:
+        yield _long(manifest, run, cases)
+    if manifest.lengths is not None and manifest.sequence is not None:
+        yield _padding(manifest, run, cases, 2 * steps)
     if golden is not None and manifest.batch is not None:
         yield _repeated(manifest, run, golden)
 
@@ -92,37 +104,84 @@ def _try(manifest: Manifest, run: Run, cases: CaseGenerator, n: int, length: int
 
 
 def _dependence(
-    manifest: Manifest, run: Run, cases: CaseGenerator, steps: int, *, exact: bool
+    manifest: Manifest, run: Run, cases: CaseGenerator, length: int, *, exact: bool
 ) -> Iterator[Check]:
     """Change the first and the last steps of one row: that row must follow, and no other."""
-    length = 2 * steps + 4
+    rows = range(_ROWS) if manifest.batch is not None else range(1)
+    size = (len(rows), length)
     feeds = _full(manifest, dict(cases.case(_ROWS, length, at_reset=True, offset=_OFFSET + 1).feeds), length)
     rng = np.random.default_rng((cases.seed, _OFFSET))
     other = {name: rng.permutation(array.reshape(-1)).reshape(array.shape) for name, array in feeds.items()}
+    deaf, leaking, still = [], [], {spec.name for spec in manifest.outputs if _varies(manifest, spec.name)}
     try:
         before = run(feeds)
+        for row in rows:
+            for about, span in (
+                ("first", slice(0, length // 4)),
+                ("last", slice(length - length // 4, length)),
+            ):
+                after = run(_changed(manifest, feeds, other, row, span))
+                moved = [_moved(manifest, before, after, each) for each in rows]
+                still -= {name for name, by in moved[row].items() if by > 0}
+                if not any(moved[row].values()):
+                    deaf.append(f"the {about} steps of row {row}")
+                if exact and any(by > _APART for each in rows if each != row for by in moved[each].values()):
+                    leaking.append(f"the {about} steps of row {row}")
     except Exception:  # noqa: BLE001 - a length that it does not take; see above
         return
-    rows = range(_ROWS) if manifest.batch is not None else (0,)
-    deaf, leaking = [], []
-    for row in rows:
-        for about, span in (("first", slice(0, length // 4)), ("last", slice(length - length // 4, length))):
-            try:
-                after = run(_changed(manifest, feeds, other, row, span))
-            except Exception as error:  # noqa: BLE001 - onnxruntime raises kinds of its own
-                yield Check("every row and step counts", "failed", f"it does not run: {first_line(error)}")
-                return
-            moved = {each: _moved(manifest, before, after, each) for each in rows}
-            if moved[row] == 0:
-                deaf.append(f"the {about} steps of row {row}")
-            if exact and any(moved[each] > _APART for each in rows if each != row):
-                leaking.append(f"the {about} steps of row {row}")
-    size = (_ROWS, length)
-    said = f"no output depends on {', '.join(deaf)} of {length}" if deaf else ""
-    yield Check("every row and step counts", "failed" if deaf else "passed", said, size=size)
+    deaf += [f"any step in {name}" for name in sorted(still)]
+    said = f"no output depends on {', '.join(deaf)}" if deaf else ""
+    yield Check(f"every row and step counts, L={length}", "failed" if deaf else "passed", said, size=size)
     if exact and len(rows) > 1:
         said = f"other rows change with {', '.join(leaking)}" if leaking else ""
-        yield Check("rows do not change one another", "failed" if leaking else "passed", said, size=size)
+        name = f"rows do not change one another, L={length}"
+        yield Check(name, "failed" if leaking else "passed", said, size=size)
+
+
+def _varies(manifest: Manifest, name: str) -> bool:
+    """Tell whether an output is a float that is not the same throughout the golden case."""
+    recorded = manifest.golden.outputs.get(name) if manifest.golden else None
+    return recorded is not None and recorded.dtype.kind == "f" and float(np.ptp(recorded)) > 0
+
+
+def _long(manifest: Manifest, run: Run, cases: CaseGenerator) -> Check:
+    """A long sequence in one call is the same in chunks, whatever the file computes."""
+    name, steps = f"{_LONG} steps equal their chunks", _LONG
+    feeds = _full(manifest, dict(cases.case(1, steps, at_reset=True, offset=_OFFSET + 2).feeds), steps)
+    try:
+        whole = run(feeds)
+        chunked = in_chunks(manifest, even_sizes(steps, _CHUNK))(run, feeds)
+    except Exception as error:  # noqa: BLE001 - onnxruntime raises kinds of its own
+        return Check(name, "failed", f"it does not run: {first_line(error)}", size=(1, steps))
+    for output, array in chunked.items():
+        scale = float(np.max(np.abs(array), initial=0.0)) or 1.0
+        away = float(np.nan_to_num(np.abs(array - whole[output]), nan=np.inf).max(initial=0.0))
+        if away > _SAME * scale:
+            said = f"{output} of the whole is {away:.3g} away from that of chunks with states carried"
+            return Check(name, "failed", said, size=(1, steps))
+    return Check(name, "passed", size=(1, steps))
+
+
+def _padding(manifest: Manifest, run: Run, cases: CaseGenerator, steps: int) -> Check:
+    """NaN behind a row's length changes no output that has no time axis."""
+    name, lengths = "padding of NaN", manifest.lengths
+    feeds = dict(cases.case(_ROWS, steps, at_reset=True, offset=_OFFSET + 3).feeds)
+    padded = {each: array.copy() for each, array in feeds.items()}
+    for spec in manifest.data_inputs:
+        batch, time = manifest.batch_axis(spec.axes), manifest.time_axis(spec.axes)
+        if batch is not None and time is not None and padded[spec.name].dtype.kind == "f":
+            moved = np.moveaxis(padded[spec.name], (batch, time), (0, 1))  # a view
+            for row, length in enumerate(feeds[str(lengths)]):
+                moved[row, int(length) :] = np.nan
+    try:
+        clean, dirty = run(feeds), run(padded)
+    except Exception as error:  # noqa: BLE001 - onnxruntime raises kinds of its own
+        return Check(name, "failed", f"it does not run: {first_line(error)}")
+    timed = {spec.name for spec in manifest.outputs if manifest.time_axis(spec.axes) is not None}
+    wrong = [
+        each for each in clean if each not in timed and not np.allclose(clean[each], dirty[each], atol=_APART)
+    ]
+    return Check(name, "failed" if wrong else "passed", f"it reaches {', '.join(wrong)}" if wrong else "")
 
 
 def _full(manifest: Manifest, feeds: Feeds, length: int) -> Feeds:
@@ -145,19 +204,21 @@ def _changed(manifest: Manifest, feeds: Feeds, other: Feeds, row: int, span: sli
     return changed
 
 
-def _moved(manifest: Manifest, before: Mapping[str, Array], after: Mapping[str, Array], row: int) -> float:
-    """Return by how much of its largest value what belongs to ``row`` moved, of the outputs the most."""
-    most = 0.0
+def _moved(
+    manifest: Manifest, before: Mapping[str, Array], after: Mapping[str, Array], row: int
+) -> dict[str, float]:
+    """Return by how much of its largest value what belongs to ``row`` moved, by output."""
+    found = {}
     for name, array in before.items():
         one, two = (take_row(manifest, name, each, row, _ROWS) for each in (array, after[name]))
         difference = np.abs(one.astype(np.float64) - two)
         scale = float(np.max(np.abs(one), initial=0.0)) or 1.0
-        most = max(most, float(np.nan_to_num(difference).max(initial=0.0)) / scale)
-    return most
+        found[name] = float(np.nan_to_num(difference).max(initial=0.0)) / scale
+    return found
 
 
 def _repeated(manifest: Manifest, run: Run, golden: Golden) -> Check:
-    """Each row of the golden case three times over, within the case's own limits."""
+    """Each row of the golden case many times over, within the case's own limits."""
     name = "rows of the golden case repeated"
     axes = {spec.name: spec.axes for spec in (*manifest.inputs, *manifest.outputs)}
     for state in manifest.states:
@@ -165,7 +226,7 @@ def _repeated(manifest: Manifest, run: Run, golden: Golden) -> Check:
 
     def repeat(array: Array, which: str) -> Array:
         places = [place for place, axis in enumerate(axes[which]) if axis == manifest.batch]
-        return array.repeat(_ROWS, axis=places[0]) if places else array
+        return array.repeat(_WIDE, axis=places[0]) if places else array
 
     if any(isinstance(axis, str) and "*" in axis for spec in manifest.outputs for axis in spec.axes):
         return Check(name, "skipped", "an output stacks the rows of several layers")

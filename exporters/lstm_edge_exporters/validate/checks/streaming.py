@@ -22,6 +22,8 @@ _ROWS, _STEPS = 3, 61
 _CUTS, _QUICK_CUTS = 8, 3
 _CHUNK = 100
 """Steps a call in the long run."""
+_SETTLED = {"steps": 50, "drift": 3}
+"""Calls whose noise floors serve for the whole of a run, unless they turn out too small for it."""
 _SINGLE_STEPS, _QUICK_SINGLE_STEPS = 256, 100
 
 
@@ -64,7 +66,10 @@ def _long_run(subject: Subject, key: str, name: str, steps: int, chunk: int) -> 
     def keep(measured: Measured) -> None:
         setattr(subject.figures, key, _curve(measured, np.cumsum(sizes).tolist()))
 
-    return subject.check(name, feeds, last_steps(subject.manifest, sizes), see=keep)
+    first = sizes[: _SETTLED[key]]
+    beginning = subject.first_steps(feeds, sum(first)), last_steps(subject.manifest, first)
+    procedure = last_steps(subject.manifest, sizes)
+    return subject.check(name, feeds, procedure, beginning=beginning, see=keep)
 
 
 def _curve(measured: Measured, steps: list[int]) -> Curve:
