@@ -13,6 +13,7 @@ Prints a table in Markdown and every mutant that survived, and exits with 1 wher
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
 import math
@@ -107,7 +108,7 @@ class Mutant:
     contract: bool
     draw: int
     ratio: float
-    """The largest true difference of a channel, in limits; infinite where it does not run or is not a number."""
+    """The largest true difference of a channel, in limits; infinite where it does not run or is NaN."""
     where: str
     quick: str
     """The group that found it; empty where none did."""
@@ -215,10 +216,8 @@ def _cases(reference: ReferenceModel) -> Iterator[tuple[Mapping[str, Array], Pro
     if manifest.states and manifest.sequence is not None:
         chosen.append((feeds, in_chunks(manifest, _CHUNKS)))
     for feeds, procedure in chosen:
-        try:
+        with contextlib.suppress(RuntimeError, ValueError, IndexError):  # a size that the network refuses
             yield feeds, procedure, expected(reference.computation, feeds, procedure)
-        except (RuntimeError, ValueError, IndexError):
-            continue  # a size that the network itself does not take
 
 
 def _with_nan(manifest: Any, feeds: dict[str, Array]) -> dict[str, Array]:

@@ -109,7 +109,7 @@ class Draft:
             self.graph.node.extend(made)
 
     def behind_input(self, name: str, *steps: tuple[str, tuple[str, ...]], **attributes: Any) -> None:
-        """Let every reader of an input read what ``steps`` make of it; ``@`` stands for what was made so far."""
+        """Let every reader of an input read what ``steps`` make of it; ``@`` is what was made so far."""
         current, made = name, []
         for op, inputs in steps:
             out = self.fresh()
@@ -306,17 +306,15 @@ def _all_half(draft: Draft, _: Rng) -> None:
 def _on_gates(
     draft: Draft, rng: Rng, kind: str, change: Callable[[Array, int], Array], only: str = "WRB"
 ) -> None:
-    node = draft.node(rng, kind)
+    node, count = draft.node(rng, kind), len(_GATES[kind])
     for what in only:
-        place = 1 + "WRB".index(what)
+        place, blocks = 1 + "WRB".index(what), 2 * count if what == "B" else count
         if place < len(node.input) and node.input[place]:
-            count = len(_GATES[kind])
-            draft.change(
-                node.input[place],
-                lambda a, what=what: change(_gates(a, 2 * count if what == "B" else count), count).reshape(
-                    a.shape
-                ),  # type: ignore[misc]
-            )
+
+            def on_view(array: Array, blocks: int = blocks) -> Array:
+                return change(_gates(array, blocks), count).reshape(array.shape)
+
+            draft.change(node.input[place], on_view)
 
 
 def _swap(one: int, two: int) -> Callable[[Array, int], Array]:
@@ -422,8 +420,17 @@ for _clip in (0.5, 2.0, 10.0):
             lambda d, r, c=_clip: _set(d.node(r, *_RECURRENT), "clip", c),
         )
     )
-for _before, _after in (("Relu", "LeakyRelu"), ("Relu", "Identity"), ("Sigmoid", "HardSigmoid"), ("Tanh", "Softsign"),
-                        ("Softmax", "Sigmoid"), ("LogSoftmax", "Softmax"), ("Elu", "Selu"), ("Gelu", "Relu")):  # fmt: skip
+_OTHERS = (
+    ("Relu", "LeakyRelu"),
+    ("Relu", "Identity"),
+    ("Sigmoid", "HardSigmoid"),
+    ("Tanh", "Softsign"),
+    ("Softmax", "Sigmoid"),
+    ("LogSoftmax", "Softmax"),
+    ("Elu", "Selu"),
+    ("Gelu", "Relu"),
+)
+for _before, _after in _OTHERS:
 
     def _replace(draft: Draft, rng: Rng, before: str = _before, after: str = _after) -> None:
         node = draft.node(rng, before)
@@ -716,11 +723,11 @@ def _beyond(draft: Draft, name: str, axis: int, size: int) -> None:
 
 for _size in (150, 300, 900):
     KINDS.append(
-        Kind("sizes", f"wrong beyond {_size} steps", lambda d, r, s=_size: _beyond(d, *d.timed(), s))
+        Kind("sizes", f"wrong beyond {_size} steps", lambda d, _, s=_size: _beyond(d, *d.timed(), s))
     )
 for _size in (5, 20, 128):
     KINDS.append(
-        Kind("sizes", f"wrong beyond {_size} rows", lambda d, r, s=_size: _beyond(d, *d.batched(), s))
+        Kind("sizes", f"wrong beyond {_size} rows", lambda d, _, s=_size: _beyond(d, *d.batched(), s))
     )
 
 

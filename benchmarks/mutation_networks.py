@@ -1,4 +1,4 @@
-"""The healthy networks that ``mutation.py`` spoils: every recurrent layer, and what people put around them."""
+"""The healthy networks that ``mutation.py`` spoils: recurrent layers, and what people put around them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -119,7 +119,7 @@ def _with_resets() -> Made:
 
 
 class _Convolved(nn.Module):
-    """Convolutions with batch norm over time, then an LSTM; the first steps of a call look back at padding."""
+    """Convolutions with batch norm over time, then an LSTM; a call's first steps look back at padding."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -11,7 +11,7 @@ from lstm_edge_runtime.manifest import Manifest
 from ..versions import versions
 from .checks import alone, contract, decisions, golden, inputs, lengths, providers, sizes, states, streaming
 from .config import ValidateConfig
-from .facts import CHECKPOINT, comparable, compare_facts
+from .facts import CHECKPOINT, comparable, compare_facts, interface_of
 from .file import ModelFile, open_file
 from .reference import ReferenceModel, against_itself
 from .report import Channel, Check, Coverage, Fact, Figures, Group, Report
@@ -133,7 +133,11 @@ class Validation:
         if self.file.model is None:
             return
         reference = self.against or against_itself(self.file)
-        if reference is not None and comparable(self.file, reference):
+        if reference is not None and not comparable(self.file, reference):
+            mine, theirs = (interface_of(each.manifest) for each in (self.file, reference))
+            about = f"the file has {mine}, the reference {theirs}"
+            yield Check("inputs and outputs are the reference's", "failed", about)
+        elif reference is not None:
             self.subject = Subject(self.file, reference, self.config)
             yield from contract.check_claims(self.subject)
 

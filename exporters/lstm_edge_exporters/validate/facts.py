@@ -12,11 +12,14 @@ from .file import ModelFile
 from .reference import ReferenceModel
 from .report import Fact
 
-__all__ = ["CHECKPOINT", "comparable", "compare_facts"]
+__all__ = ["CHECKPOINT", "comparable", "compare_facts", "interface_of"]
 
 
 CHECKPOINT = "checkpoint"
 """The name of the fact that says which weights a file was made from."""
+
+
+_FREE = "free"
 
 
 def compare_facts(file: ModelFile, reference: ReferenceModel | None) -> Iterator[Fact]:
@@ -42,6 +45,11 @@ def comparable(file: ModelFile, reference: ReferenceModel) -> bool:
     """Tell whether the file can be fed what the reference is fed: names, and sizes of fixed axes."""
     mine, theirs = _every_tensor(file.manifest), _every_tensor(reference.manifest)
     return set(mine) == set(theirs) and all(_fits(mine[name], theirs[name]) for name in theirs)
+
+
+def interface_of(manifest: Manifest) -> str:
+    """Return every input and output with its axes, in one line."""
+    return ", ".join(f"{name} {describe(axes)}" for name, axes in sorted(_every_tensor(manifest).items()))
 
 
 def _fits(mine: Axes, theirs: Axes) -> bool:
@@ -88,15 +96,33 @@ def _tensors(
     found, expected = {spec.name: spec for spec in specs}, {spec.name: spec for spec in others}
     yield _fact(f"{role}s", tuple(sorted(found)), tuple(sorted(expected)))
     for name in sorted(found.keys() & expected.keys()):
-        yield _fact(f"{role} {name}", _tensor(found[name], mine), _tensor(expected[name], theirs))
+        yield _tensor_fact(f"{role} {name}", found[name], mine, expected[name], theirs)
 
 
-def _tensor(spec: TensorSpec | StateSpec, manifest: Manifest) -> str:
-    """Return kind and axes by their roles: names are the file's own affair, precision another fact."""
+def _tensor_fact(
+    name: str, mine: TensorSpec | StateSpec, own: Manifest, theirs: TensorSpec | StateSpec, other: Manifest
+) -> Fact:
+    """Compare kind and axes by their roles: names are the file's own affair, precision is another fact.
+
+    A file may have an axis free that its reference has fixed. An axis that has no role in the reference, as
+    in a file without a manifest, fits any.
+    """
+    (one, found), (two, expected) = _kind_and_roles(mine, own), _kind_and_roles(theirs, other)
+    same = (
+        one == two
+        and len(found) == len(expected)
+        and all(
+            axis == should or (isinstance(axis, str) and (isinstance(should, int) or should == _FREE))
+            for axis, should in zip(found, expected, strict=True)
+        )
+    )
+    return Fact(name, f"{one} {describe(found)}", f"{two} {describe(expected)}", same=same)
+
+
+def _kind_and_roles(spec: TensorSpec | StateSpec, manifest: Manifest) -> tuple[str, Axes]:
     kind = {"f": "float", "i": "integer", "u": "integer", "b": "boolean"}[np.dtype(spec.dtype).kind]
     roles = {manifest.batch: "batch", manifest.sequence: "time"}
-    axes = tuple(roles.get(axis, "free") if isinstance(axis, str) else axis for axis in spec.axes)
-    return f"{kind} {describe(axes)}"
+    return kind, tuple(roles.get(axis, _FREE) if isinstance(axis, str) else axis for axis in spec.axes)
 
 
 def _states(mine: Manifest, theirs: Manifest) -> Iterator[Fact]:
@@ -109,7 +135,7 @@ def _states(mine: Manifest, theirs: Manifest) -> Iterator[Fact]:
         *(tuple(f"{each.input} -> {each.output}" for _, each in sorted(side.items())) for side in pairs),
     )
     for name in sorted(found.keys() & expected.keys()):
-        yield _fact(f"state {name}", _tensor(found[name], mine), _tensor(expected[name], theirs))
+        yield _tensor_fact(f"state {name}", found[name], mine, expected[name], theirs)
         one, other = (np.asarray(side[name].reset, np.float64) for side in pairs)
         same = bool(np.all(one == other))
         yield Fact(f"reset value of {name}", _array(one), _array(other), same=same)
@@ -143,6 +169,8 @@ def _meaning(mine: Manifest, theirs: Manifest, reference: ReferenceModel) -> Ite
         ("window", mine.signal.window, theirs.signal.window, theirs.signal.window),
         ("checkpoint", mine.provenance.get("checkpoint_sha256"), reference.sha256 or None, reference.sha256),
     ):
+        if name == CHECKPOINT and file is None:
+            continue
         if stated is not None and stated not in ("", ()):
             yield _fact(name, file, known)
         elif file is not None and file != ():

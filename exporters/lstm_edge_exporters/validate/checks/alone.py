@@ -113,20 +113,22 @@ def _dependence(
     rng = np.random.default_rng((cases.seed, _OFFSET))
     other = {name: rng.permutation(array.reshape(-1)).reshape(array.shape) for name, array in feeds.items()}
     deaf, leaking, still = [], [], {spec.name for spec in manifest.outputs if _varies(manifest, spec.name)}
+    spans = {"first": slice(0, length // 4), "last": slice(length - length // 4, length)}
     try:
         before = run(feeds)
         for row in rows:
-            for about, span in (
-                ("first", slice(0, length // 4)),
-                ("last", slice(length - length // 4, length)),
-            ):
+            felt = dict.fromkeys(spans, False)
+            for about, span in spans.items():
                 after = run(_changed(manifest, feeds, other, row, span))
                 moved = [_moved(manifest, before, after, each) for each in rows]
                 still -= {name for name, by in moved[row].items() if by > 0}
-                if not any(moved[row].values()):
-                    deaf.append(f"the {about} steps of row {row}")
+                felt[about] = any(moved[row].values())
                 if exact and any(by > _APART for each in rows if each != row for by in moved[each].values()):
                     leaking.append(f"the {about} steps of row {row}")
+            # what is long ago may be forgotten: in a stream the first steps, otherwise those of either end
+            needed = [about for about in spans if length < _LONG or (manifest.streamable and about == "last")]
+            deaf += [f"the {about} steps of row {row}" for about in needed if not felt[about]]
+            deaf += [f"any step of row {row}"] if not any(felt.values()) else []
     except Exception:  # noqa: BLE001 - a length that it does not take; see above
         return
     deaf += [f"any step in {name}" for name in sorted(still)]
@@ -154,6 +156,9 @@ def _long(manifest: Manifest, run: Run, cases: CaseGenerator) -> Check:
     except Exception as error:  # noqa: BLE001 - onnxruntime raises kinds of its own
         return Check(name, "failed", f"it does not run: {first_line(error)}", size=(1, steps))
     for output, array in chunked.items():
+        if array.shape != whole[output].shape:
+            said = f"{output} of the whole is {whole[output].shape}, and of chunks {array.shape}"
+            return Check(name, "failed", said, size=(1, steps))
         scale = float(np.max(np.abs(array), initial=0.0)) or 1.0
         away = float(np.nan_to_num(np.abs(array - whole[output]), nan=np.inf).max(initial=0.0))
         if away > _SAME * scale:
