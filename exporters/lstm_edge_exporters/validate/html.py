@@ -72,7 +72,7 @@ def _curve(key: str, title: str, curve: Curve, caption: str) -> Plot:
         key,
         title,
         (
-            Series("noise floor", curve.steps, curve.floor, color="orange"),
+            Series("the reference in its own dtype", curve.steps, curve.floor, color="orange"),
             Series("this file", curve.steps, curve.error, color="blue"),
         ),
         Axis("time step"),
