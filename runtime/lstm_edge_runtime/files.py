@@ -143,15 +143,12 @@ def write_folder(target: str | os.PathLike[str], contents: Mapping[str, bytes]) 
             (fresh / name).write_bytes(content)
         if folder.exists():
             folder.rename(stale)
-        try:
-            fresh.rename(folder)
-        except OSError:
-            if stale.exists():
-                stale.rename(folder)
-            raise
+        fresh.rename(folder)
     except OSError as error:
         raise InputError(f"{target} can't be written: {error.strerror or error}") from error
     finally:
+        if stale.exists() and not folder.exists():
+            stale.rename(folder)
         shutil.rmtree(fresh, ignore_errors=True)
         shutil.rmtree(stale, ignore_errors=True)
     return folder

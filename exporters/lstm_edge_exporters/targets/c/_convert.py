@@ -10,6 +10,7 @@ import onnx
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import InputError, ManifestError, UnsupportedError
 from lstm_edge_runtime.files import check_folder, write_folder
+from lstm_edge_runtime.onnx_reader import is_ort_format
 from lstm_edge_runtime.tolerance import Comparison
 
 from ._calls import golden_case, run_calls
@@ -93,12 +94,20 @@ def to_c(source: str | os.PathLike[str], *, name: str | None = None, chunk: int 
             raise ManifestError(
                 "the file carries no manifest, which names its axes; lstm-edge lift writes one"
             )
-        graph = onnx.load(source)
+        if model.manifest.golden is not None:
+            model.selftest().require()
+        graph = _read(source)
         operators = {node.op_type for node in graph.graph.node}
         if chunk > 1 and (ranged := operators.intersection(_RANGED)):
             raise UnsupportedError(
                 f"{min(ranged)} quantizes to the range of a whole chunk, so that a chunk differs from single "
                 "steps; leave --chunk out, or convert the float file"
+            )
+        stored = {tensor.name for tensor in graph.graph.initializer}
+        if any(node.op_type == "DequantizeLinear" and node.input[0] in stored for node in graph.graph.node):
+            raise UnsupportedError(
+                "the weights are stored in int8 and would be expanded to float32 on the stack at every call; "
+                "convert the float32 file, or an int8 file made without --weights-only"
             )
         interface = build_interface(model.manifest, prefix, chunk)
         compiler = find_compiler()
@@ -115,6 +124,13 @@ def to_c(source: str | os.PathLike[str], *, name: str | None = None, chunk: int 
     written = {path: text for path, text in files.items() if path != HARNESS}
     state = sum(each.reset.nbytes for each in interface.states)
     return CLibrary(prefix, written, comparisons, size, state)
+
+
+def _read(source: str | os.PathLike[str]) -> onnx.ModelProto:
+    with Path(source).open("rb") as file:
+        if is_ort_format(memoryview(file.read(8))):
+            raise InputError("the file is in ORT format; give the .onnx file")
+    return onnx.load(source, format="protobuf")
 
 
 def _prefix(source: str | os.PathLike[str], name: str | None) -> str:

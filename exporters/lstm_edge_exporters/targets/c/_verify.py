@@ -30,9 +30,13 @@ def find_compiler() -> list[str]:
 
     Raises:
         MissingDependencyError: there is none.
+        InputError: ``CC`` is no command.
     """
-    if given := os.environ.get("CC"):
-        return shlex.split(given)
+    try:
+        if given := shlex.split(os.environ.get("CC", "")):
+            return given
+    except ValueError as error:
+        raise InputError(f"CC is {os.environ['CC']!r}, which is no command ({error}); correct it") from error
     found = next(filter(None, map(shutil.which, _COMPILERS)), None)
     if found is None:
         raise MissingDependencyError(
@@ -60,7 +64,8 @@ def verify(
             arrays = [
                 call.feeds[port.name] for call in calls for port in (*interface.inputs, *interface.states)
             ]
-            answer = _execute([str(program)], b"".join(array.tobytes() for array in arrays))
+            given = b"".join(array.tobytes() for array in arrays)
+            answer = _execute([str(program)], "the program in C", given)
     except OSError as error:
         raise InputError(f"C can't be compiled here: {error}; see to the folder or to CC") from error
     reader = _Reader(answer)
@@ -118,16 +123,18 @@ def _compile(files: Mapping[str, str], compiler: Sequence[str], folder: Path) ->
     sources = [
         str(folder / path) for path in files if path.endswith(".c") and not path.startswith("examples/")
     ]
-    _execute([*compiler, "-std=c99", "-O1", f"-I{folder / 'src'}", *sources, "-o", str(program), "-lm"])
+    options = ["-std=c99", "-O1", f"-I{folder / 'src'}"]
+    _execute([*compiler, *options, *sources, "-o", str(program), "-lm"], compiler[0])
     return program
 
 
-def _execute(command: Sequence[str], given: bytes = b"") -> bytes:
+def _execute(command: Sequence[str], what: str, given: bytes = b"") -> bytes:
     ran = subprocess.run(command, input=given, capture_output=True, check=False)  # noqa: S603
     if ran.returncode:
         lines = ran.stderr.decode(errors="replace").splitlines()
         reason = next((line for line in lines if "error" in line), "no message")
         raise CheckFailedError(
-            f"{Path(command[0]).name} ended with {ran.returncode} ({reason:.200}); use onnxruntime"
+            f"{what} ended with {ran.returncode} ({reason:.200}); name another compiler with CC "
+            "or use onnxruntime"
         )
     return ran.stdout

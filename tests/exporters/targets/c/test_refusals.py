@@ -1,11 +1,14 @@
 """What can't be C is refused in one line, and nothing is written."""
 
 import json
+import sys
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from lstm_edge_exporters.targets.c import _convert, check_output, to_c
 from lstm_edge_runtime.errors import (
@@ -155,23 +158,63 @@ def test_half_precision_which_c99_has_not(altered):
     assert "C99 has not" in one_line(error)
 
 
+def test_weights_that_would_be_expanded_on_the_stack(altered):
+    def store_small(model):
+        graph = model.graph
+        weight = next(each for each in graph.initializer if len(each.dims) == 3)
+        small = numpy_helper.from_array(np.ones(list(weight.dims), np.int8), "small")
+        scale = numpy_helper.from_array(np.float32(0.1), "scale")
+        name = weight.name
+        graph.initializer.remove(weight)
+        graph.initializer.extend([small, scale])
+        graph.node.insert(0, helper.make_node("DequantizeLinear", ["small", "scale"], [name]))
+
+    def without_golden(manifest):
+        manifest["golden"] = None
+
+    with pytest.raises(UnsupportedError) as error:
+        to_c(altered("layers", without_golden, store_small))
+    assert "--weights-only" in one_line(error)
+
+
+def test_a_file_in_ort_format():
+    with pytest.raises(InputError) as error:
+        to_c(DATA / "motions-int8.ort", name="net")
+    assert "give the .onnx file" in one_line(error)
+
+
+def test_a_golden_case_that_is_not_whole_or_that_the_file_itself_fails(altered):
+    for change, kind in (
+        (lambda manifest: manifest["golden"]["outputs"].pop("h_n"), ManifestError),
+        (lambda manifest: manifest["golden"].update(limit={"logits": 1e-12}), CheckFailedError),
+    ):
+        with pytest.raises(kind) as error:
+            to_c(altered("layers", change))
+        assert "golden case" in one_line(error)
+
+
 def test_no_compiler_or_one_that_is_not_there(monkeypatch):
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(MissingDependencyError) as error:
         to_c(DATA / "lstm.onnx")
     assert "apt-get install gcc" in one_line(error)
-    monkeypatch.setenv("CC", "no-such-compiler -O2")
-    with pytest.raises(InputError) as error:
-        to_c(DATA / "lstm.onnx")
-    assert "no-such-compiler" in one_line(error)
+    for command, kind in (
+        ("no-such-compiler -O2", InputError),
+        ('"', InputError),
+        (sys.executable, CheckFailedError),
+    ):
+        monkeypatch.setenv("CC", command)
+        with pytest.raises(kind) as error:
+            to_c(DATA / "lstm.onnx")
+        assert command.split()[0] in one_line(error)
 
 
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
         ("expf(-a)", "expf(-a * 1.001f)", "golden case fails"),
-        ("acc += a_val * b_val", "acc += a_val - b_val", "golden case fails"),
+        ("gate_i += h_val *", "gate_i -= h_val *", "golden case fails"),
         ("return tanhf(a);", "return tanhf(a)", "error"),
     ],
 )
@@ -188,7 +231,7 @@ def test_a_generator_that_errs_is_found_out_before_anything_is_written(
 
     monkeypatch.setattr(_convert, "translate", err)
     with pytest.raises(CheckFailedError) as error:
-        to_c(network("demo"))
+        to_c(network("layers"), name="net")
     assert words in one_line(error)
 
 
@@ -241,8 +284,13 @@ def test_what_a_file_says_does_not_become_code(altered, find_program):
     assert "/etc/passwd" not in "".join(text for path, text in made.files.items() if path != "src/net.c")
 
 
-def test_a_folder_that_holds_something_else_is_left_alone(folder_of, network, tmp_path):
-    made = to_c(network("layers"), name="net")
+@pytest.fixture(scope="module")
+def made(network, find_program):
+    find_program("cc", "gcc", "clang")
+    return to_c(network("layers"), name="net")
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(made, network, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("keep")
     for target, kind, words in (
@@ -257,11 +305,27 @@ def test_a_folder_that_holds_something_else_is_left_alone(folder_of, network, tm
     assert [path.name for path in tmp_path.rglob("*")] == ["mine", "notes.txt"]
 
 
-def test_an_earlier_folder_is_replaced_whole_and_an_empty_one_is_filled(network, tmp_path):
-    made = to_c(network("layers"), name="net")
+def test_an_earlier_folder_is_replaced_whole_and_an_empty_one_is_filled(made, tmp_path):
     (tmp_path / "c").mkdir()
     made.save(tmp_path / "c")
     (tmp_path / "c" / "src" / "net.h").write_text("old")
     made.save(tmp_path / "c")
     assert (tmp_path / "c" / "src" / "net.h").read_text() == made.files["src/net.h"]
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]
+
+
+def test_where_the_new_folder_can_not_take_its_place_the_old_one_stays(made, tmp_path, monkeypatch):
+    folder, rename = made.save(tmp_path / "c"), Path.rename
+    (folder / "src" / "net.h").write_text("old")
+
+    def refuse(path, target):
+        if path.suffix == ".tmp":
+            raise OSError(28, "No space left on device")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(InputError) as error:
+        made.save(folder)
+    assert "No space left" in one_line(error)
+    assert (folder / "src" / "net.h").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
