@@ -58,6 +58,11 @@ class Tagger(nn.Module):
         return output, h_n[-1]
 
 
+def slow(*parameters):
+    """Parameters that only the slow tests run."""
+    return [pytest.param(each, marks=pytest.mark.slow) for each in parameters]
+
+
 def _export(module, example, **config):
     return export(module.eval(), example, ExportConfig(**config))
 

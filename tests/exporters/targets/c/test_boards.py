@@ -11,6 +11,7 @@ import pytest
 from lstm_edge_runtime import load
 from lstm_edge_runtime.tolerance import limit_for
 
+from .conftest import slow
 from .test_host import as_text, drawn, numbers, sources, streamed
 
 BOARDS = ("m3", "m4f", "m33", "m55")
@@ -23,7 +24,7 @@ SAID = re.compile(
 )
 
 
-@pytest.mark.parametrize("name", ["demo", "int8", "tagger", "projected"])
+@pytest.mark.parametrize("name", ["demo", "int8", *slow("tagger", "projected")])
 @pytest.mark.parametrize(
     ("compiler", "emulator"),
     [("arm-linux-gnueabihf-gcc", "qemu-arm"), ("riscv64-linux-gnu-gcc", "qemu-riscv64")],
