@@ -111,9 +111,8 @@ def to_c(source: str | os.PathLike[str], *, name: str | None = None, chunk: int 
             )
         interface = build_interface(model.manifest, prefix, chunk)
         compiler = find_compiler()
-        quantized = bool(operators.intersection(_RANGED))
-        golden = golden_case(model, interface, quantized=quantized)
-        calls = list(run_calls(model, interface, _CALLS, quantized=quantized))
+        golden = golden_case(model, graph, interface)
+        calls = list(run_calls(model, graph, interface, _CALLS))
         constants = {tensor.name: tensor for tensor in graph.graph.initializer}
         order = [value.name for value in graph.graph.input if value.name not in constants]
         order += [value.name for value in graph.graph.output]
