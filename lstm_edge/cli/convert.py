@@ -1,5 +1,6 @@
 """``lstm-edge convert``: a file in another format. Each target is one entry of ``_TARGETS``."""
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from lstm_edge_runtime.files import check_target
 
 from ._extras import needing_export
 from ._output import echo_json, json_option, print_table
+from ._recordings import recordings_for
 
 __all__ = ["command"]
 
@@ -28,7 +30,15 @@ class _Written:
     """The same for programs, without the output's path."""
 
 
-def _to_ort(model: Path, output: Path) -> _Written:
+@dataclass(frozen=True)
+class _Options:
+    """What only some targets take."""
+
+    ort: Path | None
+    data: Path | None
+
+
+def _to_ort(model: Path, output: Path, _: _Options) -> _Written:
     if output.suffix != ".ort":
         raise InputError(
             f"{output} ends in {output.suffix or 'nothing'!r}; onnxruntime tells the format by .ort"
@@ -53,28 +63,60 @@ def _to_ort(model: Path, output: Path) -> _Written:
     )
 
 
-_TARGETS: dict[str, Callable[[Path, Path], _Written]] = {"ort": _to_ort}
+def _to_web(model: Path, output: Path, options: _Options) -> _Written:
+    from lstm_edge_exporters.targets.web import check_folder, find_runtime, to_site
+
+    check_folder(output)
+    runtime = options.ort or find_runtime(Path.cwd())
+    site = to_site(model, runtime, recordings_for(model, options.data))
+    site.save(output)
+    sizes = {name: len(content) for name, content in sorted(site.files.items())}
+    return _Written(
+        "static site",
+        [(name, f"{size:,}") for name, size in sizes.items()],
+        [
+            f"look at it: python -m http.server -d {shlex.quote(str(output))}; phones read motion over https only"
+        ],
+        {"files": sizes},
+    )
+
+
+_TARGETS: dict[str, Callable[[Path, Path, _Options], _Written]] = {"ort": _to_ort, "web": _to_web}
+_ONLY = {"ort": "web", "data": "web"}
+"""Options that go with one target."""
 
 
 @click.command("convert")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--to", "target", type=click.Choice(list(_TARGETS)), default="ort", show_default=True)
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="What to write.")
+@click.option("--ort", type=click.Path(path_type=Path), help="web: the folder of onnxruntime-web.")
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="web: recordings for the page to replay, as predict's."
+)
 @json_option
-def command(model: Path, target: str, output: Path, as_json: bool) -> None:
+def command(model: Path, target: str, output: Path, as_json: bool, **options: Path | None) -> None:
     """Convert MODEL, an .onnx file, to another format.
 
     ort: ORT format, an .ort file, which minimal builds of onnxruntime read. The operators that such a build
     needs are written beside it, as OUTPUT with the suffix .required_operators_and_types.config; docs/small.md
     says how to build from that.
 
+    web: a folder OUTPUT with a static page that runs MODEL in the browser and works offline; docs/web.md shows
+    it. onnxruntime-web is taken from --ort, or from a node_modules folder here or above
+    (npm install onnxruntime-web).
+
     The result is written only once it was run and computes the same on MODEL's golden case.
 
     \b
     Example:
       lstm-edge convert har-int8.onnx -o har-int8.ort
+      lstm-edge convert har.onnx --to web -o site
     """  # noqa: D301
-    written = _TARGETS[target](model, output)
+    for name, value in options.items():
+        if value is not None and _ONLY[name] != target:
+            raise InputError(f"--{name} goes with --to {_ONLY[name]}")
+    written = _TARGETS[target](model, output, _Options(**options))
     if as_json:
         echo_json({"output": str(output), **written.document})
         return
