@@ -1,6 +1,6 @@
 /** A signal and, below it, what was recognized at each moment. */
 
-const LANE = 84, BAND = 30, TOP = 18;
+const LANE = 84, BAND = 36, TOP = 18;
 
 /** @param {string} name @param {Record<string, string | number>} attributes @param {string} [text] */
 export function svg(name, attributes, text) {
@@ -112,9 +112,9 @@ export class Plot {
     for (let from = 0, to = 0; from < said.length; from = to) {
       while (to < said.length && said[to] === said[from]) to += 1;
       const label = this.#what.labels[said[from] ?? 0] ?? "", room = (to - from) * step;
-      band.append(svg("rect", { class: `c${(said[from] ?? 0) % 8}`, x: from * step, y: top, width: room, height: BAND - 4 }));
+      band.append(svg("rect", { class: `c${(said[from] ?? 0) % 8}`, x: from * step, y: top + 8, width: room, height: BAND - 8 }));
       const shown = [label, label.slice(0, 1)].find((text) => text.length * 8 + 6 < room);
-      if (shown) band.append(svg("text", { x: from * step + 5, y: top + 17 }, shown));
+      if (shown) band.append(svg("text", { x: from * step + 5, y: top + 26 }, shown));
     }
     return band;
   }

@@ -9,7 +9,6 @@ import { isOrtFormat } from "./file.js";
 import { readManifest } from "./manifest.js";
 import { firstLine, inTurn, Model, Stream } from "./model.js";
 
-/** @import { Manifest } from "./manifest.js" */
 /** @import { Ort } from "./model.js" */
 /** @typedef {import("./arrays.js").NamedArray} NamedArray */
 /** @typedef {import("./arrays.js").TypedArray} TypedArray */
@@ -46,14 +45,24 @@ export async function load(source, { ort, device = "cpu", threads } = {}) {
     throw new LstmEdgeError("InputError", `device is ${String(device)}, expected 'cpu' or 'webgpu'`);
   }
   const bytes = await read(source), manifest = readManifest(bytes), backend = ort ?? (await installed());
+  if (device === "webgpu") await checkGpu(bytes);
   const one = bytes.length < SMALL || manifest.precision === "int8";
   const intraOpNumThreads = threads ?? (one ? 1 : Math.min(4, globalThis.navigator?.hardwareConcurrency ?? 1));
   if (backend.env.wasm) backend.env.wasm.numThreads = globalThis.crossOriginIsolated === false ? 1 : intraOpNumThreads;
   const options = { executionProviders: [device], intraOpNumThreads, logSeverityLevel: 3 };
   const session = await inTurn(() => backend.InferenceSession.create(bytes, options)).catch((cause) => {
-    throw refused(cause, device, bytes, manifest);
+    const instead = isOrtFormat(bytes) || manifest.precision !== "fp32" ? "load the float32 .onnx file that it was made from" : "copy or export it again";
+    throw new LstmEdgeError("FileFormatError", `onnxruntime can't open the file (${firstLine(cause)}); ${instead}`, { cause });
   });
-  return new Model(backend, session, manifest, { identity: await digest(bytes), bytes: bytes.length });
+  return new Model(backend, session, manifest, { identity: await digest(bytes), bytes: bytes.length, device });
+}
+
+/** @param {Uint8Array} bytes */
+async function checkGpu(bytes) {
+  const gpu = /** @type {any} */ (globalThis.navigator)?.gpu;
+  if (!(await gpu?.requestAdapter())) throw new LstmEdgeError("ProviderError", "WebGPU is not to be had here; use device 'cpu'");
+  // onnxruntime-web 1.30 opens such a file and fails in its first call
+  if (isOrtFormat(bytes)) throw new LstmEdgeError("ProviderError", "an .ort file can't run on WebGPU; load the .onnx file that it was made from, or use device 'cpu'");
 }
 
 /** @param {string | URL | ArrayBuffer | Uint8Array | Blob} source */
@@ -90,15 +99,6 @@ async function installed() {
     const name = globalThis.process?.versions?.node ? "onnxruntime-node" : "onnxruntime-web";
     throw new LstmEdgeError("MissingDependencyError", `${name} is not here: npm install ${name}, or give load() its module as 'ort'`, { cause });
   }
-}
-
-/** @param {unknown} cause @param {string} device @param {Uint8Array} bytes @param {Manifest} manifest */
-function refused(cause, device, bytes, manifest) {
-  if (device !== "cpu") return new LstmEdgeError("ProviderError", `${device} is not to be had here (${firstLine(cause)}); use device 'cpu'`, { cause });
-  const instead = isOrtFormat(bytes)
-    ? "load the .onnx file that it was made from"
-    : manifest.precision === "fp32" ? "copy or export it again" : "load the float32 file that it was made from";
-  return new LstmEdgeError("FileFormatError", `onnxruntime can't open the file (${firstLine(cause)}); ${instead}`, { cause });
 }
 
 /** @param {Uint8Array} bytes @returns {Promise<string>} */

@@ -54,13 +54,14 @@ export class Model {
   /** Size of the file. @readonly @type {number} */ bytes;
   #ort;
   #session;
+  #device;
 
   /**
    * @internal
    * @param {Ort} ort
    * @param {any} session
    * @param {Manifest} manifest
-   * @param {{identity: string, bytes: number}} file
+   * @param {{identity: string, bytes: number, device: string}} file
    */
   constructor(ort, session, manifest, file) {
     this.#ort = ort;
@@ -68,6 +69,7 @@ export class Model {
     this.manifest = manifest;
     this.identity = file.identity;
     this.bytes = file.bytes;
+    this.#device = file.device;
     checkNames("inputs", session.inputNames, [...manifest.inputs.map(nameOf), ...manifest.states.map((spec) => spec.input)]);
     checkNames("outputs", session.outputNames, [...manifest.outputs.map(nameOf), ...manifest.states.map((spec) => spec.output)]);
     Object.freeze(this);
@@ -289,7 +291,8 @@ export class Model {
     try {
       fetched = await this.#session.run(feeds);
     } catch (cause) {
-      throw new LstmEdgeError("ContractError", `onnxruntime refused the call: ${firstLine(cause)}`, { cause });
+      const advice = this.#device === "cpu" ? "" : "; load the file with device 'cpu'";
+      throw new LstmEdgeError("ContractError", `onnxruntime refused the call: ${firstLine(cause)}${advice}`, { cause });
     }
     const states = Object.fromEntries(this.manifest.states.map((spec) => {
       const before = /** @type {OrtTensor} */ (feeds[spec.input]), after = /** @type {OrtTensor} */ (fetched[spec.output]);
