@@ -23,9 +23,9 @@ _MOST = 8
 
 
 def recordings_for(model: Path, data: Path | None) -> "list[Recording]":
-    """Return a recording of each label in ``data``; without it, those of the demo if ``model`` takes its features.
+    """Return a recording of each label in ``data``.
 
-    Where ``data`` has a ``split``, its test recordings come first.
+    Without ``data`` they are the demo's, where ``model`` takes the same features, or none. Where ``data`` has a ``split``, its test recordings come first.
 
     Raises:
         NotFoundError, FileFormatError, ContractError: the model is not there, or is no usable model.

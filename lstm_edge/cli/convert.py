@@ -74,9 +74,7 @@ def _to_web(model: Path, output: Path, options: _Options) -> _Written:
     return _Written(
         "static site",
         [(name, f"{size:,}") for name, size in sizes.items()],
-        [
-            f"look at it: python -m http.server -d {shlex.quote(str(output))}; phones read motion over https only"
-        ],
+        [f"look: python -m http.server -d {shlex.quote(str(output))}", "phones read motion over https only"],
         {"files": sizes},
     )
 
@@ -102,9 +100,9 @@ def command(model: Path, target: str, output: Path, as_json: bool, **options: Pa
     needs are written beside it, as OUTPUT with the suffix .required_operators_and_types.config; docs/small.md
     says how to build from that.
 
-    web: a folder OUTPUT with a static page that runs MODEL in the browser and works offline; docs/web.md shows
-    it. onnxruntime-web is taken from --ort, or from a node_modules folder here or above
-    (npm install onnxruntime-web).
+    web: a folder OUTPUT with a static page that runs MODEL in the browser and works offline (docs/web.md).
+    onnxruntime-web is taken from --ort, or from a node_modules folder here or above; npm install
+    onnxruntime-web makes one.
 
     The result is written only once it was run and computes the same on MODEL's golden case.
 

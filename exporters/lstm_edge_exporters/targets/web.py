@@ -1,4 +1,4 @@
-"""A static site that runs a file in the browser and works offline: the page of ``web/site``, the file, onnxruntime-web.
+"""A static site that runs a file in the browser, offline too: ``web/site``, the file, and onnxruntime-web.
 
 onnxruntime-web (14 MB) is not part of this package: it is taken from a folder that npm installed.
 """
@@ -97,7 +97,7 @@ def find_runtime(start: Path) -> Path:
         if (found := folder / "node_modules" / _PACKAGE / "dist").is_dir():
             return found
     raise NotFoundError(
-        f"{_PACKAGE} is not in {start} or above; run 'npm install {_PACKAGE}' there, or name its folder with --ort"
+        f"{_PACKAGE} is not in {start} or above; run npm install {_PACKAGE}, or name its folder with --ort"
     )
 
 
@@ -141,7 +141,7 @@ def to_site(model: str | os.PathLike[str], runtime: Path, recordings: Sequence[R
             }
             for one in recordings
         ],
-        "files": ["./", *sorted(name for name in files if name != "sw.js")],
+        "files": ["./", _MARK, *sorted(name for name in files if name != "sw.js")],
     }
     version.update(json.dumps(described).encode())
     text = json.dumps({**described, "version": version.hexdigest()[:16]})

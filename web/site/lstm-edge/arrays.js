@@ -74,6 +74,18 @@ export function decodeArray(raw) {
   return { dtype: raw.dtype, dims: raw.shape, data };
 }
 
+/** @param {{type?: string, dims: readonly number[], data: TypedArray}} tensor onnxruntime's @returns {NamedArray} */
+export const toNamed = ({ type = "", dims, data }) => ({ dtype: type, dims, data });
+
+/**
+ * @template V, W
+ * @param {Record<string, V>} record
+ * @param {(value: V, name: string) => W} make
+ * @returns {Record<string, W>}
+ */
+export const mapValues = (record, make) =>
+  Object.fromEntries(Object.entries(record).map(([name, value]) => [name, make(value, name)]));
+
 /** @param {readonly number[]} dims */
 export const product = (dims) => dims.reduce((left, right) => left * right, 1);
 

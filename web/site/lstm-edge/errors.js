@@ -17,3 +17,6 @@ export class LstmEdgeError extends Error {
     this.name = name;
   }
 }
+
+/** @param {unknown} error */
+export const firstLine = (error) => String(error instanceof Error ? error.message : error).split("\n", 1)[0];

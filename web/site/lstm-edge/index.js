@@ -4,10 +4,12 @@
  * @module
  */
 
-import { LstmEdgeError } from "./errors.js";
+import { firstLine, LstmEdgeError } from "./errors.js";
 import { isOrtFormat } from "./file.js";
 import { readManifest } from "./manifest.js";
-import { firstLine, inTurn, Model, Stream } from "./model.js";
+import { Model } from "./model.js";
+import { Stream } from "./stream.js";
+import { inTurn } from "./turns.js";
 
 /** @import { Ort } from "./model.js" */
 /** @typedef {import("./arrays.js").NamedArray} NamedArray */

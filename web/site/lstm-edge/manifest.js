@@ -1,6 +1,6 @@
 /** The manifest: the contract that a model file carries (docs/artefact.md describes it). */
 
-import { decodeArray, hasKind, isDtype } from "./arrays.js";
+import { decodeArray, hasKind, isDtype, mapValues } from "./arrays.js";
 import { LstmEdgeError } from "./errors.js";
 import { manifestText } from "./file.js";
 
@@ -115,16 +115,21 @@ export function readManifest(bytes) {
       states: raw.states.map((/** @type {any} */ state) => ({
         ...state, reset: isMap(state.reset) ? decodeArray(state.reset) : state.reset,
       })),
-      golden: raw.golden && { ...raw.golden, inputs: decodeAll(raw.golden.inputs), outputs: decodeAll(raw.golden.outputs) },
+      golden: raw.golden && { ...raw.golden, inputs: mapValues(raw.golden.inputs, decodeArray), outputs: mapValues(raw.golden.outputs, decodeArray) },
     };
   } catch (cause) {
     throw refused("an array in the manifest is malformed; export the model again", cause);
   }
 }
 
-/** @param {Record<string, unknown>} arrays */
-const decodeAll = (arrays) =>
-  Object.fromEntries(Object.entries(arrays).map(([name, value]) => [name, decodeArray(value)]));
+/** Return the names of all tensors that go in and come out. @param {Manifest} manifest */
+export const tensorNames = ({ inputs, outputs, states }) => ({
+  inputs: [...inputs.map(({ name }) => name), ...states.map(({ input }) => input)],
+  outputs: [...outputs.map(({ name }) => name), ...states.map(({ output }) => output)],
+});
+
+/** @param {readonly string[]} left @param {readonly string[]} right */
+export const isSame = (left, right) => [...left].sort().join() === [...right].sort().join();
 
 /**
  * @param {string} message

@@ -1,11 +1,14 @@
-/** A model opened for running, and its streams. */
+/** A model opened for running. */
 
-import { cut, filled, fit, joined, product, repeat, shapeOf, sizeOf, toArray } from "./arrays.js";
-import { LstmEdgeError } from "./errors.js";
-import { compareGolden, summarize } from "./selftest.js";
+import { filled, fit, mapValues, product, repeat, shapeOf, toArray, toNamed } from "./arrays.js";
+import { firstLine, LstmEdgeError } from "./errors.js";
+import { isSame, tensorNames } from "./manifest.js";
+import { replayGolden } from "./selftest.js";
+import { Stream } from "./stream.js";
+import { inTurn } from "./turns.js";
 
 /** @import { NamedArray, Sizes, TensorSpec, TypedArray } from "./arrays.js" */
-/** @import { Arrays, Golden, Manifest, StateSpec } from "./manifest.js" */
+/** @import { Arrays, Manifest } from "./manifest.js" */
 /** @import { SelfTest } from "./selftest.js" */
 /**
  * As much of onnxruntime-web's and onnxruntime-node's module as this package uses.
@@ -32,21 +35,6 @@ import { compareGolden, summarize } from "./selftest.js";
  * @property {readonly string[]} [units] of the values, for regression
  */
 
-let last = Promise.resolve();
-
-/**
- * Run `work` after all work that was given before it. onnxruntime-web takes one call at a time, whatever the session.
- *
- * @template T
- * @param {() => T | Promise<T>} work
- * @returns {Promise<T>}
- */
-export function inTurn(work) {
-  const result = last.then(work);
-  last = result.then(() => undefined, () => undefined);
-  return result;
-}
-
 /** A model file opened for running; `load` makes it. It never changes; any number of streams share it. */
 export class Model {
   /** The file's whole contract. @readonly @type {Manifest} */ manifest;
@@ -70,8 +58,9 @@ export class Model {
     this.identity = file.identity;
     this.bytes = file.bytes;
     this.#device = file.device;
-    checkNames("inputs", session.inputNames, [...manifest.inputs.map(nameOf), ...manifest.states.map((spec) => spec.input)]);
-    checkNames("outputs", session.outputNames, [...manifest.outputs.map(nameOf), ...manifest.states.map((spec) => spec.output)]);
+    const { inputs, outputs } = tensorNames(manifest);
+    checkNames("inputs", session.inputNames, inputs);
+    checkNames("outputs", session.outputNames, outputs);
     Object.freeze(this);
   }
 
@@ -155,12 +144,7 @@ export class Model {
   async selftest() {
     const golden = this.manifest.golden;
     if (!golden) throw new LstmEdgeError("InputError", "this file carries no golden case; export it again with lstm-edge export");
-    checkGolden(this.manifest, golden);
-    const whole = await inTurn(() => this._call(mapValues(golden.inputs, (array) => this._tensor(array))));
-    const records = compareGolden("whole", golden, { ...mapValues(whole.outputs, toNamed), ...this._leaving(whole.states) });
-    const steps = this._cut(golden);
-    if (steps) records.push(...compareGolden("chunked", golden, await this._inChunks(golden, steps)));
-    return summarize(records);
+    return replayGolden(this, golden);
   }
 
   /** Free the session's memory; the model and its streams can't be used afterwards. */
@@ -183,7 +167,7 @@ export class Model {
 
   /** @internal @param {Samples} x @returns {Record<string, unknown>} numbers by input name */
   _named(x) {
-    const names = this._data().map(nameOf), isMapping = typeof x === "object" && x !== null && !ArrayBuffer.isView(x) && !Array.isArray(x);
+    const names = this._data().map(({ name }) => name), isMapping = typeof x === "object" && x !== null && !ArrayBuffer.isView(x) && !Array.isArray(x);
     if (!isMapping) {
       if (names.length === 1) return { [/** @type {string} */ (names[0])]: x };
       throw new LstmEdgeError("InputError", `expected an object with ${names.join(", ")}; got one array`);
@@ -273,11 +257,6 @@ export class Model {
     return { identity: this.identity, arrays: mapValues(states, (tensor) => ({ ...toNamed(tensor), data: tensor.data.slice() })) };
   }
 
-  /** @internal @param {Feeds} states by state input @returns {Arrays} by state output */
-  _leaving(states) {
-    return Object.fromEntries(this.manifest.states.map((spec) => [spec.output, toNamed(/** @type {OrtTensor} */ (states[spec.input]))]));
-  }
-
   /**
    * Run the session.
    *
@@ -303,165 +282,11 @@ export class Model {
     }));
     return { outputs: Object.fromEntries(this.manifest.outputs.map(({ name }) => [name, /** @type {OrtTensor} */ (fetched[name])])), states };
   }
-
-  /** @internal @param {Golden} golden @returns {number} the step to cut the case at; 0 where it can't be cut */
-  _cut(golden) {
-    const { axes: { sequence }, lengths } = this.manifest;
-    if (this.unstreamable || sequence === null) return 0;
-    const steps = this._data().filter((spec) => spec.axes.includes(sequence))
-      .map((spec) => golden.inputs[spec.name]?.dims[spec.axes.indexOf(sequence)] ?? 0);
-    if (lengths !== null) steps.push(...Array.from(golden.inputs[lengths]?.data ?? [], Number));
-    return steps.length ? Math.floor(Math.min(...steps) / 2) : 0;
-  }
-
-  /** @internal @param {Golden} golden @param {number} steps @returns {Promise<Arrays>} */
-  async _inChunks(golden, steps) {
-    const { axes: { sequence }, lengths, inputs, outputs } = this.manifest;
-    let states = Object.fromEntries(this.manifest.states.map((spec) => [spec.input, this._tensor(/** @type {NamedArray} */ (golden.inputs[spec.input]))]));
-    /** @type {Arrays[]} */
-    const parts = [];
-    for (const second of [false, true]) {
-      const feeds = Object.fromEntries(inputs.map(({ name, axes }) => {
-        const array = /** @type {NamedArray} */ (golden.inputs[name]), axis = axes.indexOf(sequence ?? "");
-        if (name === lengths) {
-          const left = Array.from(array.data, Number).map((valid) => (second ? valid - steps : steps));
-          return [name, this._tensor({ ...array, data: toArray(name, left, array.dtype) })];
-        }
-        const end = array.dims[axis];
-        return [name, this._tensor(end === undefined ? array : second ? cut(array, axis, steps, end) : cut(array, axis, 0, steps))];
-      }));
-      const call = await inTurn(() => this._call({ ...feeds, ...states }));
-      states = call.states;
-      parts.push(mapValues(call.outputs, toNamed));
-    }
-    const whole = outputs.map(({ name, axes }) => {
-      const axis = axes.indexOf(sequence ?? ""), pieces = parts.map((part) => /** @type {NamedArray} */ (part[name]));
-      return [name, axis < 0 ? pieces[1] : joined(pieces, axis, golden.outputs[name]?.dims ?? [])];
-    });
-    return { ...Object.fromEntries(whole), ...this._leaving(states) };
-  }
 }
-
-/** One source of samples; `Model.stream` makes it. Calls take effect in the order in which they were made. */
-export class Stream {
-  #model;
-  #states;
-
-  /** @internal @param {Model} model */
-  constructor(model) {
-    this.#model = model;
-    this.#states = model._start(model._sizes({}));
-  }
-
-  /**
-   * Take one time step.
-   *
-   * @param {Samples} sample `(I,)`
-   * @returns {Promise<Result>} `(C,)`
-   * @throws {LstmEdgeError} InputError, ContractError; the state is as before
-   */
-  async step(sample) {
-    const sizes = this.#model._sizes({ steps: 1 }), feeds = this.#model._feeds(sample, sizes);
-    return inTurn(() => this.#advance([feeds]));
-  }
-
-  /**
-   * Take many time steps in one call into onnxruntime.
-   *
-   * @param {Samples} chunk `(L, I)`, row-major
-   * @returns {Promise<Result>} after the last step; an output with a time axis keeps it
-   * @throws {LstmEdgeError} InputError, ContractError; the state is as before
-   */
-  async process(chunk) {
-    const model = this.#model;
-    if (model.manifest.axes.sequence !== null) {
-      const feeds = model._feeds(chunk, model._sizes({}));
-      return inTurn(() => this.#advance([feeds]));
-    }
-    const steps = this.#bySteps(chunk);
-    return inTurn(() => this.#advance(steps));
-  }
-
-  /** Return a copy of the state after all calls made so far. @returns {Promise<State>} */
-  async state() {
-    return inTurn(() => this.#model._toState(this.#states));
-  }
-
-  /** Put every state back to its reset value, after all calls made so far. */
-  async reset() {
-    const start = this.#model._start(this.#model._sizes({}));
-    await inTurn(() => { this.#states = start; });
-  }
-
-  /**
-   * Go on from `state`, after all calls made so far.
-   *
-   * @param {State} state
-   * @throws {LstmEdgeError} StateError: of another model or batch size; the stream keeps its own
-   */
-  async restore(state) {
-    const start = this.#model._admit(state, this.#model._sizes({}));
-    await inTurn(() => { this.#states = start; });
-  }
-
-  /** @param {Feeds[]} steps @returns {Promise<Result>} */
-  async #advance(steps) {
-    let states = this.#states;
-    /** @type {Feeds} */
-    let outputs = {};
-    for (const feeds of steps) ({ outputs, states } = await this.#model._call({ ...feeds, ...states }));
-    this.#states = states;
-    const results = Object.values(outputs);
-    return results.length === 1 ? /** @type {OrtTensor} */ (results[0]).data : mapValues(outputs, ({ data }) => data);
-  }
-
-  /** Cut a chunk for a file that takes one step a call. @param {Samples} chunk @returns {Feeds[]} */
-  #bySteps(chunk) {
-    const model = this.#model, named = model._named(chunk);
-    const arrays = mapValues(named, (value, name) => {
-      const spec = /** @type {TensorSpec} */ (model._data().find((input) => input.name === name));
-      return { data: toArray(name, value, spec.dtype), size: sizeOf(spec, model._sizes({})) };
-    });
-    const counts = Object.values(arrays).map(({ data, size }) => data.length / size), count = counts[0] ?? 0;
-    if (!(Number.isInteger(count) && count > 0 && counts.every((other) => other === count))) {
-      throw new LstmEdgeError("InputError", `the chunk has ${counts.join(", ")} steps, expected one whole number of steps from 1`);
-    }
-    return Array.from({ length: count }, (_, step) =>
-      model._feeds(mapValues(arrays, ({ data, size }) => /** @type {Numbers} */ (data.subarray(step * size, (step + 1) * size))), model._sizes({})));
-  }
-}
-
-/** @param {{name: string}} spec */
-const nameOf = ({ name }) => name;
-
-/** @param {OrtTensor} tensor @returns {NamedArray} */
-const toNamed = (tensor) => ({ dtype: /** @type {any} */ (tensor).type, dims: tensor.dims, data: tensor.data });
-
-/**
- * @template V, W
- * @param {Record<string, V>} record
- * @param {(value: V, name: string) => W} make
- * @returns {Record<string, W>}
- */
-function mapValues(record, make) {
-  return Object.fromEntries(Object.entries(record).map(([name, value]) => [name, make(value, name)]));
-}
-
-/** @param {unknown} error */
-export const firstLine = (error) => String(error instanceof Error ? error.message : error).split("\n", 1)[0];
 
 /** @param {string} role @param {readonly string[]} found @param {readonly string[]} declared */
 function checkNames(role, found, declared) {
-  if ([...found].sort().join() !== [...declared].sort().join()) {
+  if (!isSame(found, declared)) {
     throw new LstmEdgeError("ContractError", `the graph has the ${role} ${found.join(", ")}, the manifest ${declared.join(", ")}; export the model again`);
-  }
-}
-
-/** @param {Manifest} manifest @param {Golden} golden */
-function checkGolden(manifest, golden) {
-  const inputs = [...manifest.inputs.map(nameOf), ...manifest.states.map((/** @type {StateSpec} */ spec) => spec.input)];
-  const outputs = [...manifest.outputs.map(nameOf), ...manifest.states.map((spec) => spec.output)];
-  if ([...inputs].sort().join() !== Object.keys(golden.inputs).sort().join() || [...outputs].sort().join() !== Object.keys(golden.outputs).sort().join()) {
-    throw new LstmEdgeError("ManifestError", "the golden case leaves out an input or output; export the model again");
   }
 }
