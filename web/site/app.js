@@ -78,9 +78,7 @@ async function open(name, source) {
   const turn = (opened += 1);
   await session?.close();
   session = undefined;
-  for (const id of ["replay", "live"]) byId(id).hidden = true;
-  byId("facts").replaceChildren();
-  byId("title").textContent = name;
+  showNothing(name);
   say("verdict", "Reading…");
   try {
     const started = performance.now();
@@ -96,6 +94,13 @@ async function open(name, source) {
   } catch (error) {
     say("verdict", messageOf(error), true);
   }
+}
+
+/** @param {string} name */
+function showNothing(name) {
+  for (const id of ["replay", "live"]) byId(id).inert = true;
+  byId("facts").replaceChildren();
+  byId("title").textContent = name;
 }
 
 /** @param {Model} model */
@@ -233,7 +238,7 @@ function showBars(bars, model, values) {
 function showReplay(session) {
   const { model } = session, recordings = recordingsOf(session), view = new View("replay", session);
   const button = byId("play"), choice = /** @type {HTMLSelectElement} */ (byId("recording")), whole = model.unstreamable;
-  byId("replay").hidden = false;
+  byId("replay").inert = false;
   choice.replaceChildren(...recordings.map(({ name }, place) => Object.assign(element("option", name), { value: String(place) })));
   byId("replay-controls").hidden = !recordings.length;
   byId("speed").parentElement?.toggleAttribute("hidden", Boolean(whole) || stillness.matches);
@@ -339,7 +344,7 @@ class Timer {
 /** @param {Session} session */
 function showLive(session) {
   const { model, features } = session, wanted = readings(features), button = byId("start");
-  byId("live").hidden = false;
+  byId("live").inert = false;
   byId("live-figure").hidden = true;
   const missing = model.unstreamable
     ? `This file can't be streamed: ${model.unstreamable}.`
@@ -424,8 +429,7 @@ const linked = address.get("model");
 if (linked === null) void open(SITE.name, SITE.model);
 else if (new URL(linked, location.href).origin === location.origin) void open(linked, linked);
 else {
-  for (const id of ["replay", "live"]) byId(id).hidden = true;
-  byId("title").textContent = linked;
+  showNothing(linked);
   say("verdict", "This page opens files from its own host only; put the file beside the page, or drop it here.", true);
 }
 

@@ -19,9 +19,10 @@ const KINDS = {
   int32: Int32Array, uint32: Uint32Array, int64: BigInt64Array, uint64: BigUint64Array,
 };
 
+/** @internal */
 export const isDtype = (/** @type {unknown} */ dtype) => typeof dtype === "string" && Object.hasOwn(KINDS, dtype);
 
-/** Return whether this JavaScript engine has a typed array for `dtype`. */
+/** Return whether this JavaScript engine has a typed array for `dtype`. @internal */
 export const hasKind = (/** @type {string} */ dtype) => KINDS[dtype] !== undefined;
 
 /**
@@ -31,6 +32,7 @@ export const hasKind = (/** @type {string} */ dtype) => KINDS[dtype] !== undefin
  * @param {number} size
  * @param {number} value
  * @returns {TypedArray}
+ * @internal
  */
 export const filled = (dtype, size, value) =>
   new KINDS[dtype](size).fill(dtype.endsWith("int64") ? BigInt(value) : value);
@@ -43,6 +45,7 @@ export const filled = (dtype, size, value) =>
  * @param {string} dtype
  * @returns {TypedArray}
  * @throws {LstmEdgeError} InputError
+ * @internal
  */
 export function toArray(name, value, dtype) {
   const Kind = KINDS[dtype];
@@ -66,6 +69,7 @@ export function toArray(name, value, dtype) {
  *
  * @param {any} raw
  * @returns {NamedArray}
+ * @internal
  */
 export function decodeArray(raw) {
   const bytes = Uint8Array.from(atob(raw.data), (letter) => letter.charCodeAt(0));
@@ -74,7 +78,7 @@ export function decodeArray(raw) {
   return { dtype: raw.dtype, dims: raw.shape, data };
 }
 
-/** @param {{type?: string, dims: readonly number[], data: TypedArray}} tensor onnxruntime's @returns {NamedArray} */
+/** @param {{type?: string, dims: readonly number[], data: TypedArray}} tensor onnxruntime's @returns {NamedArray} @internal */
 export const toNamed = ({ type = "", dims, data }) => ({ dtype: type, dims, data });
 
 /**
@@ -82,11 +86,12 @@ export const toNamed = ({ type = "", dims, data }) => ({ dtype: type, dims, data
  * @param {Record<string, V>} record
  * @param {(value: V, name: string) => W} make
  * @returns {Record<string, W>}
+ * @internal
  */
 export const mapValues = (record, make) =>
   Object.fromEntries(Object.entries(record).map(([name, value]) => [name, make(value, name)]));
 
-/** @param {readonly number[]} dims */
+/** @param {readonly number[]} dims @internal */
 export const product = (dims) => dims.reduce((left, right) => left * right, 1);
 
 /**
@@ -111,6 +116,7 @@ const resolve = (axes, sizes) =>
  * @param {Sizes} sizes
  * @returns {number[]}
  * @throws {LstmEdgeError} InputError: the length does not fit
+ * @internal
  */
 export function fit(spec, length, sizes) {
   const dims = resolve(spec.axes, sizes), open = dims.indexOf(undefined);
@@ -135,6 +141,7 @@ export function fit(spec, length, sizes) {
  *
  * @param {readonly (number | string)[]} axes
  * @param {Sizes} sizes
+ * @internal
  */
 export const shapeOf = (axes, sizes) => resolve(axes, sizes).map((size) => size ?? 1);
 
@@ -144,6 +151,7 @@ export const shapeOf = (axes, sizes) => resolve(axes, sizes).map((size) => size 
  * @param {TensorSpec} spec
  * @param {Sizes} sizes
  * @throws {LstmEdgeError} InputError: a named axis is of unknown size
+ * @internal
  */
 export function sizeOf({ name, axes }, sizes) {
   const dims = resolve(axes, sizes), open = dims.indexOf(undefined);
@@ -157,6 +165,7 @@ export function sizeOf({ name, axes }, sizes) {
  * @param {NamedArray} array
  * @param {number} axis
  * @param {number} count
+ * @internal
  */
 export function repeat(array, axis, count) {
   const dims = array.dims.map((size, place) => (place === axis ? count : size));
@@ -170,6 +179,7 @@ export function repeat(array, axis, count) {
  * @param {number} axis
  * @param {readonly number[]} dims of the result
  * @returns {NamedArray}
+ * @internal
  */
 export function joined(parts, axis, dims) {
   const dtype = /** @type {NamedArray} */ (parts[0]).dtype;
@@ -193,6 +203,7 @@ export function joined(parts, axis, dims) {
  * @param {number} from
  * @param {number} to
  * @returns {NamedArray}
+ * @internal
  */
 export function cut(array, axis, from, to) {
   const dims = array.dims.map((size, place) => (place === axis ? to - from : size));

@@ -18,5 +18,5 @@ export class LstmEdgeError extends Error {
   }
 }
 
-/** @param {unknown} error */
+/** @param {unknown} error @internal */
 export const firstLine = (error) => String(error instanceof Error ? error.message : error).split("\n", 1)[0];

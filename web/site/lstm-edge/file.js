@@ -10,6 +10,7 @@ const utf8 = new TextDecoder();
  * Return whether the bytes are in onnxruntime's own flatbuffers format.
  *
  * @param {Uint8Array} bytes
+ * @internal
  */
 export const isOrtFormat = (bytes) => utf8.decode(bytes.subarray(4, 8)) === "ORTM";
 
@@ -19,6 +20,7 @@ export const isOrtFormat = (bytes) => utf8.decode(bytes.subarray(4, 8)) === "ORT
  * @param {Uint8Array} bytes
  * @returns {string | undefined} undefined where the file has none
  * @throws {LstmEdgeError} FileFormatError: truncated, or another format
+ * @internal
  */
 export function manifestText(bytes) {
   try {

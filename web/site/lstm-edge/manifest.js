@@ -82,6 +82,7 @@ const CHECKS = {
  * @returns {Manifest}
  * @throws {LstmEdgeError} FileFormatError: no model file; ManifestError: no manifest, a newer or a malformed
  *   one; ProviderError: it holds numbers that this engine has no array for
+ * @internal
  */
 export function readManifest(bytes) {
   const text = manifestText(bytes);
@@ -122,13 +123,13 @@ export function readManifest(bytes) {
   }
 }
 
-/** Return the names of all tensors that go in and come out. @param {Manifest} manifest */
+/** Return the names of all tensors that go in and come out. @param {Manifest} manifest @internal */
 export const tensorNames = ({ inputs, outputs, states }) => ({
   inputs: [...inputs.map(({ name }) => name), ...states.map(({ input }) => input)],
   outputs: [...outputs.map(({ name }) => name), ...states.map(({ output }) => output)],
 });
 
-/** @param {readonly string[]} left @param {readonly string[]} right */
+/** @param {readonly string[]} left @param {readonly string[]} right @internal */
 export const isSame = (left, right) => [...left].sort().join() === [...right].sort().join();
 
 /**

@@ -33,6 +33,7 @@ const FLOATS = {
  * @param {Model} model
  * @param {Golden} golden
  * @returns {Promise<SelfTest>}
+ * @internal
  */
 export async function replayGolden(model, golden) {
   const { inputs, outputs } = tensorNames(model.manifest);

@@ -8,6 +8,7 @@ let last = Promise.resolve();
  * @template T
  * @param {() => T | Promise<T>} work
  * @returns {Promise<T>}
+ * @internal
  */
 export function inTurn(work) {
   const result = last.then(work);
