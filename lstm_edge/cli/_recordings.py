@@ -23,9 +23,9 @@ _MOST = 8
 
 
 def recordings_for(model: Path, data: Path | None) -> "list[Recording]":
-    """Return a recording of each label in ``data``.
+    """Return a recording of each label in ``data``, those of its test split first.
 
-    Without ``data`` they are the demo's, where ``model`` takes the same features, or none. Where ``data`` has a ``split``, its test recordings come first.
+    Without ``data`` they are the demo's where ``model`` takes the same features, or none.
 
     Raises:
         NotFoundError, FileFormatError, ContractError: the model is not there, or is no usable model.

@@ -30,15 +30,7 @@ class _Written:
     """The same for programs, without the output's path."""
 
 
-@dataclass(frozen=True)
-class _Options:
-    """What only some targets take."""
-
-    ort: Path | None
-    data: Path | None
-
-
-def _to_ort(model: Path, output: Path, _: _Options) -> _Written:
+def _to_ort(model: Path, output: Path) -> _Written:
     if output.suffix != ".ort":
         raise InputError(
             f"{output} ends in {output.suffix or 'nothing'!r}; onnxruntime tells the format by .ort"
@@ -63,12 +55,12 @@ def _to_ort(model: Path, output: Path, _: _Options) -> _Written:
     )
 
 
-def _to_web(model: Path, output: Path, options: _Options) -> _Written:
+def _to_web(model: Path, output: Path, ort: Path | None = None, data: Path | None = None) -> _Written:
     from lstm_edge_exporters.targets.web import check_folder, find_runtime, to_site
 
     check_folder(output)
-    runtime = options.ort or find_runtime(Path.cwd())
-    site = to_site(model, runtime, recordings_for(model, options.data))
+    runtime = ort or find_runtime(Path.cwd())
+    site = to_site(model, runtime, recordings_for(model, data))
     site.save(output)
     sizes = {name: len(content) for name, content in sorted(site.files.items())}
     return _Written(
@@ -79,21 +71,29 @@ def _to_web(model: Path, output: Path, options: _Options) -> _Written:
     )
 
 
-_TARGETS: dict[str, Callable[[Path, Path, _Options], _Written]] = {"ort": _to_ort, "web": _to_web}
-_ONLY = {"ort": "web", "data": "web"}
-"""Options that go with one target."""
+@dataclass(frozen=True)
+class _Target:
+    """One format."""
+
+    convert: Callable[..., _Written]
+    """Takes the model, the output, and what was given of ``options``."""
+    options: tuple[str, ...] = ()
+    """The options that go with this target alone."""
+
+
+_TARGETS = {"ort": _Target(_to_ort), "web": _Target(_to_web, ("ort", "data"))}
 
 
 @click.command("convert")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--to", "target", type=click.Choice(list(_TARGETS)), default="ort", show_default=True)
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="What to write.")
-@click.option("--ort", type=click.Path(path_type=Path), help="web: the folder of onnxruntime-web.")
+@click.option("--ort", type=click.Path(path_type=Path), help="For web: the folder of onnxruntime-web.")
 @click.option(
-    "--data", type=click.Path(path_type=Path), help="web: recordings for the page to replay, as predict's."
+    "--data", type=click.Path(path_type=Path), help="For web: recordings to replay, a file as predict's."
 )
 @json_option
-def command(model: Path, target: str, output: Path, as_json: bool, **options: Path | None) -> None:
+def command(model: Path, target: str, output: Path, as_json: bool, **options: Any) -> None:
     """Convert MODEL, an .onnx file, to another format.
 
     ort: ORT format, an .ort file, which minimal builds of onnxruntime read. The operators that such a build
@@ -111,10 +111,11 @@ def command(model: Path, target: str, output: Path, as_json: bool, **options: Pa
       lstm-edge convert har-int8.onnx -o har-int8.ort
       lstm-edge convert har.onnx --to web -o site
     """  # noqa: D301
-    for name, value in options.items():
-        if value is not None and _ONLY[name] != target:
-            raise InputError(f"--{name} goes with --to {_ONLY[name]}")
-    written = _TARGETS[target](model, output, _Options(**options))
+    chosen = _TARGETS[target]
+    given = {name: value for name, value in options.items() if value is not None}
+    if stray := [name for name in given if name not in chosen.options]:
+        raise InputError(f"--{stray[0]} does not go with --to {target}; leave it out")
+    written = chosen.convert(model, output, **given)
     if as_json:
         echo_json({"output": str(output), **written.document})
         return

@@ -28,3 +28,15 @@ export function makeFiles() {
   quantize("half.onnx", "--for", "gpu", "--no-keep-io");
   return `${folder}/`;
 }
+
+/**
+ * Return why tests are skipped where a program is not here; where LSTM_EDGE_REQUIRE names it, that is an error.
+ *
+ * @param {string} program
+ * @param {unknown} found
+ */
+export function skipWithout(program, found) {
+  if (found) return false;
+  if (process.env.LSTM_EDGE_REQUIRE?.split(/\s+/).includes(program)) throw new Error(`no ${program}, which LSTM_EDGE_REQUIRE names`);
+  return `no ${program}`;
+}

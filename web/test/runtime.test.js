@@ -8,14 +8,14 @@ import { pathToFileURL } from "node:url";
 import { load } from "../site/lstm-edge/index.js";
 import { browserPath, launch, serve, WEB } from "./browser.js";
 import { cases } from "./cases.js";
-import { hasCommand, makeFiles } from "./made.js";
+import { hasCommand, makeFiles, skipWithout } from "./made.js";
 
 /** @import { Browser, Page } from "playwright-core" */
 
 const files = hasCommand ? makeFiles() : "";
 after(() => rm(files, { recursive: true, force: true }));
 
-const skip = hasCommand ? false : "no lstm-edge command to make the files";
+const skip = skipWithout("lstm-edge", hasCommand);
 
 describe("in Node", { skip }, () => {
   for (const [name, run] of Object.entries(cases)) {
@@ -38,7 +38,7 @@ const PLACES = [
 ];
 
 for (const { name: place, isolated, threads, runtime, device, flags } of PLACES) {
-  describe(`in Chromium: ${place}`, { skip: skip || (browserPath ? false : "no chromium on PATH") }, () => {
+  describe(`in Chromium: ${place}`, { skip: skip || skipWithout("chromium", browserPath) }, () => {
     /** @type {Browser} */ let browser;
     /** @type {Page} */ let page;
     /** @type {Awaited<ReturnType<typeof serve>>} */ let server;
@@ -55,7 +55,9 @@ for (const { name: place, isolated, threads, runtime, device, flags } of PLACES)
 
     for (const name of Object.keys(cases)) {
       test(name, async (context) => {
-        if (device === "webgpu" && !(await page.evaluate("navigator.gpu?.requestAdapter().then(Boolean)"))) return context.skip("no WebGPU adapter");
+        const gpu = device !== "webgpu" || (await page.evaluate("navigator.gpu?.requestAdapter().then(Boolean)"));
+        const without = skipWithout("webgpu", gpu);
+        if (without) return context.skip(without);
         await page.evaluate(
           `(async () => {
             const [{ load }, { cases }, ort] = await Promise.all(

@@ -1,4 +1,4 @@
-/** The manifest: the contract that a model file carries (docs/artefact.md describes it). */
+/** The manifest: the contract that a model file carries (docs/artifact.md describes it). */
 
 import { decodeArray, hasKind, isDtype, mapValues } from "./arrays.js";
 import { LstmEdgeError } from "./errors.js";

@@ -1,4 +1,4 @@
-/** Replaying the golden case, within the limits of the one tolerance policy (docs/artefact.md). */
+/** Replaying the golden case, within the limits of the one tolerance policy (docs/artifact.md). */
 
 import { cut, joined, mapValues, toArray, toNamed } from "./arrays.js";
 import { LstmEdgeError } from "./errors.js";
