@@ -1,6 +1,7 @@
 """The JavaScript runtime in Node beside the Python one: the same calls, the same numbers."""
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -19,7 +20,8 @@ def node(find_program):
     """Node, with onnxruntime-node where it looks for packages."""
     program = find_program("node")
     if not (ROOT / "web" / "node_modules" / "onnxruntime-node").is_dir():
-        pytest.skip("no onnxruntime-node; npm ci in web/ installs it")
+        required = "node" in os.environ.get("LSTM_EDGE_REQUIRE", "").split()
+        (pytest.fail if required else pytest.skip)("no onnxruntime-node; npm ci in web/ installs it")
     return program
 
 

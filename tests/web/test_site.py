@@ -1,4 +1,4 @@
-"""``lstm-edge convert --to web``: what the folder holds and what is refused; ``web/test`` looks at the page."""
+"""``lstm-edge convert --to web``: what the folder holds, what is refused; ``web/test`` looks at the page."""
 
 import base64
 import shutil
