@@ -3,7 +3,7 @@
     (cd web && npm ci) && python benchmarks/browser.py
 
 Prints the table of docs/web.md. A round visits every place once, so that what disturbs the machine disturbs
-all; a cell is the median over the rounds. Each load is in a fresh process or browser profile, and includes the
+all; a cell is the median over the rounds. Each load is in a fresh process or browser profile and includes the
 start of onnxruntime.
 """
 

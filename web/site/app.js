@@ -36,6 +36,8 @@ const element = (name, text) => Object.assign(document.createElement(name), { te
 const ms = (/** @type {number} */ value) => `${value < 10 ? value.toPrecision(2) : value.toFixed(0)} ms`;
 const bytes = (/** @type {number} */ count) => (count < 1e6 ? `${(count / 1000).toFixed(1)} kB` : `${(count / 1e6).toFixed(1)} MB`);
 
+const small = (/** @type {number} */ value) => (value > 0 && value < 1e-3 ? value.toExponential(1) : value.toPrecision(2));
+
 /** What is open: the model, and what plays it. */
 class Session {
   model;
@@ -108,7 +110,7 @@ async function verify(model) {
   const started = performance.now();
   if (!model.manifest.golden) return say("verdict", "The file carries no golden case, so it can't be verified here.");
   const { ok, worst, comparisons } = await model.selftest();
-  const took = performance.now() - started, share = `${worst.name} differs by ${worst.maxAbs.toPrecision(2)}, limit ${worst.limit.toPrecision(2)}`;
+  const took = performance.now() - started, share = `${worst.name} differs by ${small(worst.maxAbs)}, limit ${small(worst.limit)}`;
   say("verdict", ok
     ? `Verified on this device in ${ms(took)}: ${comparisons.length} comparisons with what PyTorch computed; at worst ${share}.`
     : `Not verified: this device computes something else than PyTorch did. ${share}.`, !ok);
@@ -132,7 +134,7 @@ function showFacts(name, model, loaded) {
     ["States", manifest.states.map(({ input, axes }) => `${input} (${axes.join(", ")})`).join(", ")],
     ["Checkpoint", typeof checkpoint === "string" && `sha256 ${checkpoint}`],
     ["Made with", versions],
-    ["Difference from PyTorch at export", typeof difference === "number" && difference.toPrecision(2)],
+    ["Difference from PyTorch at export", typeof difference === "number" && small(difference)],
     ["Loaded in", `${ms(loaded)}, with onnxruntime-web`],
   ];
   byId("facts").replaceChildren(...facts.flatMap(([term, text]) => (text ? [element("dt", term), element("dd", text)] : [])));
