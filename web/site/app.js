@@ -427,9 +427,18 @@ addEventListener("drop", (event) => {
   take(event.dataTransfer?.files[0]);
 });
 
+/** @param {string} link */
+function isOwn(link) {
+  try {
+    return new URL(link, location.href).origin === location.origin;
+  } catch {
+    return false;
+  }
+}
+
 const linked = address.get("model");
 if (linked === null) void open(SITE.name, SITE.model);
-else if (new URL(linked, location.href).origin === location.origin) void open(linked, linked);
+else if (isOwn(linked)) void open(linked, linked);
 else {
   showNothing(linked);
   say("verdict", "This page opens files from its own host only; put the file beside the page, or drop it here.", true);

@@ -229,9 +229,11 @@ describe("the page", { skip }, () => {
     await page.goto(`${server.url}?model=nowhere.onnx`);
     await settled();
     assert.match(await text("verdict"), /nowhere\.onnx can't be read: 404/);
-    await page.goto(`${server.url}?model=https://example.org/har.onnx`);
-    await settled();
-    assert.match(await text("verdict"), /its own host only/);
+    for (const link of ["https://example.org/har.onnx", "data:,x", "http://"]) {
+      await page.goto(`${server.url}?model=${encodeURIComponent(link)}`);
+      await settled();
+      assert.match(await text("verdict"), /its own host only/, link);
+    }
     await page.goto(`${server.url}?model=wrong.onnx`);
     await settled();
     assert.match(await text("verdict"), /Not verified.*h_n differs/);

@@ -44,7 +44,7 @@ const SCHEMA = 1;
 /** @type {Check} */ const isText = (value) => typeof value === "string";
 /** @type {Check} */ const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
 /** @type {Check} */ const isMap = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
-/** @type {Check} */ const isAxis = (value) => isText(value) || (Number.isInteger(value) && value > 0);
+/** @type {Check} */ const isAxis = (value) => isText(value) || (Number.isInteger(value) && value > 0 && value < 2 ** 31);
 /** @type {(check: Check) => Check} */ const or = (check) => (value) => value === null || check(value);
 /** @type {(check: Check) => Check} */ const list = (check) => (value) => Array.isArray(value) && value.every(check);
 /** @type {(check: Check) => Check} */ const mapOf = (check) => (value) => isMap(value) && Object.values(value).every(check);
