@@ -119,6 +119,7 @@ export const cases = {
     check(/^[0-9a-f]{64}$/.test(model.identity), model.identity);
     const { label, probabilities } = model.interpret(Float32Array.of(0, 1, 3, 1));
     check(label === "run" && isClose(probabilities ?? [], [0.0339, 0.0923, 0.6815, 0.0923].map((value) => value / 0.9), 2e-3), "softmax");
+    check(model.interpret(Float32Array.of(0, NaN, 3, 1)).label === undefined, "NaN is no class");
     check(other.interpret(Float32Array.of(1, 2, 3)).units?.join() === "m,m,m", "regression");
   },
 

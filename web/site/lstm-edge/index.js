@@ -56,7 +56,13 @@ export async function load(source, { ort, device = "cpu", threads } = {}) {
     const instead = isOrtFormat(bytes) || manifest.precision !== "fp32" ? "load the float32 .onnx file that it was made from" : "copy or export it again";
     throw new LstmEdgeError("FileFormatError", `onnxruntime can't open the file (${firstLine(cause)}); ${instead}`, { cause });
   });
-  return new Model(backend, session, manifest, { identity: await digest(bytes), bytes: bytes.length, device });
+  const file = { identity: await digest(bytes), bytes: bytes.length, device };
+  try {
+    return new Model(backend, session, manifest, file);
+  } catch (error) {
+    await inTurn(() => session.release());
+    throw error;
+  }
 }
 
 /** @param {Uint8Array} bytes */

@@ -30,7 +30,7 @@ import { inTurn } from "./turns.js";
 /** @typedef {TypedArray | Record<string, TypedArray>} Result of the only output, or of each output by its name */
 /**
  * @typedef {object} Interpretation
- * @property {string} [label] the likeliest class
+ * @property {string} [label] the likeliest class; none where a logit is NaN
  * @property {Float64Array} [probabilities] softmax of the logits, for classification
  * @property {readonly string[]} [units] of the values, for regression
  */
@@ -131,8 +131,8 @@ export class Model {
     if (this.manifest.task?.kind !== "classification") return { units: this.units };
     const logits = Float64Array.from(/** @type {ArrayLike<number>} */ (values), Number), top = Math.max(...logits);
     const exps = logits.map((value) => Math.exp(value - top)), sum = exps.reduce((left, right) => left + right, 0);
-    const best = logits.indexOf(top);
-    return { label: this.labels[best] ?? String(best), probabilities: exps.map((value) => value / sum) };
+    const best = logits.indexOf(top), probabilities = exps.map((value) => value / sum);
+    return best < 0 ? { probabilities } : { label: this.labels[best] ?? String(best), probabilities };
   }
 
   /**
