@@ -100,13 +100,13 @@ export const product = (dims) => dims.reduce((left, right) => left * right, 1);
  * @param {readonly (number | string)[]} axes
  * @param {Sizes} sizes
  */
-const resolve = (axes, sizes) =>
-  axes.map((axis) => {
-    if (typeof axis === "number") return axis;
-    const [, factor, name] = /^(\d+)\s*\*\s*(.+)$/.exec(axis) ?? [null, "1", axis];
-    const size = sizes.get(axis) ?? (name === undefined ? undefined : sizes.get(name));
-    return size === undefined ? undefined : sizes.has(axis) ? size : Number(factor) * size;
-  });
+const resolve = (axes, sizes) => axes.map((axis) => (typeof axis === "number" ? axis : sizes.get(axis) ?? multiple(axis, sizes)));
+
+/** @param {string} axis @param {Sizes} sizes */
+function multiple(axis, sizes) {
+  const [, factor, name = ""] = /^(\d+)\s*\*\s*(.+)$/.exec(axis) ?? [], size = sizes.get(name);
+  return size === undefined ? undefined : Number(factor) * size;
+}
 
 /**
  * Return the shape of a flat array, and add to `sizes` the one axis that its length decides.

@@ -40,6 +40,8 @@ export class Model {
   /** The file's whole contract. @readonly @type {Manifest} */ manifest;
   /** sha256 of the file in hex: a state belongs to the file that made it. @readonly @type {string} */ identity;
   /** Size of the file. @readonly @type {number} */ bytes;
+  /** The inputs that are neither states nor lengths. @internal @readonly @type {TensorSpec[]} */ _data;
+  /** The input that takes lengths. @internal @readonly @type {TensorSpec | undefined} */ _valid;
   #ort;
   #session;
   #device;
@@ -58,6 +60,8 @@ export class Model {
     this.identity = file.identity;
     this.bytes = file.bytes;
     this.#device = file.device;
+    this._data = manifest.inputs.filter(({ name }) => name !== manifest.lengths);
+    this._valid = manifest.inputs.find(({ name }) => name === manifest.lengths);
     const { inputs, outputs } = tensorNames(manifest);
     checkNames("inputs", session.inputNames, inputs);
     checkNames("outputs", session.outputNames, outputs);
@@ -160,14 +164,9 @@ export class Model {
     return sizes;
   }
 
-  /** @internal @returns {TensorSpec[]} the inputs that are neither states nor lengths */
-  _data() {
-    return this.manifest.inputs.filter((spec) => spec.name !== this.manifest.lengths);
-  }
-
   /** @internal @param {Samples} x @returns {Record<string, unknown>} numbers by input name */
   _named(x) {
-    const names = this._data().map(({ name }) => name), isMapping = typeof x === "object" && x !== null && !ArrayBuffer.isView(x) && !Array.isArray(x);
+    const names = this._data.map(({ name }) => name), isMapping = typeof x === "object" && x !== null && !ArrayBuffer.isView(x) && !Array.isArray(x);
     if (!isMapping) {
       if (names.length === 1) return { [/** @type {string} */ (names[0])]: x };
       throw new LstmEdgeError("InputError", `expected an object with ${names.join(", ")}; got one array`);
@@ -190,12 +189,11 @@ export class Model {
     const named = this._named(x);
     /** @type {Feeds} */
     const feeds = {};
-    for (const spec of this._data()) {
+    for (const spec of this._data) {
       const data = toArray(spec.name, named[spec.name], spec.dtype);
       feeds[spec.name] = this._tensor({ dtype: spec.dtype, dims: fit(spec, data.length, sizes), data });
     }
-    const spec = this.manifest.inputs.find((input) => input.name === this.manifest.lengths);
-    if (spec) feeds[spec.name] = this._lengths(spec, sizes, lengths);
+    if (this._valid) feeds[this._valid.name] = this._lengths(this._valid, sizes, lengths);
     else if (lengths) throw new LstmEdgeError("InputError", "lengths came, but this file takes none; export it with lengths");
     return feeds;
   }

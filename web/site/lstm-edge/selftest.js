@@ -68,7 +68,7 @@ const compareGolden = (how, golden, found) =>
 function cutOf(model, golden) {
   const { axes: { sequence }, lengths } = model.manifest;
   if (model.unstreamable || sequence === null) return 0;
-  const steps = model._data().filter(({ axes }) => axes.includes(sequence)).map(({ name, axes }) => golden.inputs[name]?.dims[axes.indexOf(sequence)] ?? 0);
+  const steps = model._data.filter(({ axes }) => axes.includes(sequence)).map(({ name, axes }) => golden.inputs[name]?.dims[axes.indexOf(sequence)] ?? 0);
   if (lengths !== null) steps.push(...Array.from(golden.inputs[lengths]?.data ?? [], Number));
   return steps.length ? Math.floor(Math.min(...steps) / 2) : 0;
 }

@@ -84,7 +84,7 @@ export class Stream {
   #bySteps(chunk) {
     const model = this.#model, named = model._named(chunk);
     const arrays = mapValues(named, (value, name) => {
-      const spec = /** @type {TensorSpec} */ (model._data().find((input) => input.name === name));
+      const spec = /** @type {TensorSpec} */ (model._data.find((input) => input.name === name));
       return { data: toArray(name, value, spec.dtype), size: sizeOf(spec, model._sizes({})) };
     });
     const counts = Object.values(arrays).map(({ data, size }) => data.length / size), count = counts[0] ?? 0;
