@@ -1,5 +1,6 @@
 """``lstm-edge convert``: a file in another format. Each target is one entry of ``_TARGETS``."""
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from lstm_edge_runtime.files import check_target
 
 from ._extras import needing_c, needing_export
 from ._output import echo_json, json_option, print_table
+from ._recordings import recordings_for
 
 __all__ = ["command"]
 
@@ -82,6 +84,22 @@ def _to_c(model: Path, output: Path, chunk: int = 1, name: str | None = None) ->
     )
 
 
+def _to_web(model: Path, output: Path, ort: Path | None = None, data: Path | None = None) -> _Written:
+    from lstm_edge_exporters.targets.web import check_folder, find_runtime, to_site
+
+    check_folder(output)
+    runtime = ort or find_runtime(Path.cwd())
+    site = to_site(model, runtime, recordings_for(model, data))
+    site.save(output)
+    sizes = {name: len(content) for name, content in sorted(site.files.items())}
+    return _Written(
+        "static site",
+        [(name, f"{size:,}") for name, size in sizes.items()],
+        [f"look: python -m http.server -d {shlex.quote(str(output))}", "phones read motion over https only"],
+        {"files": sizes},
+    )
+
+
 @dataclass(frozen=True)
 class _Target:
     """One format."""
@@ -92,7 +110,11 @@ class _Target:
     """The options that go with this target alone."""
 
 
-_TARGETS = {"ort": _Target(_to_ort), "c": _Target(_to_c, ("chunk", "name"))}
+_TARGETS = {
+    "ort": _Target(_to_ort),
+    "c": _Target(_to_c, ("chunk", "name")),
+    "web": _Target(_to_web, ("ort", "data")),
+}
 
 
 @click.command("convert")
@@ -101,6 +123,10 @@ _TARGETS = {"ort": _Target(_to_ort), "c": _Target(_to_c, ("chunk", "name"))}
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="What to write.")
 @click.option("--chunk", type=click.IntRange(1), help="For c: time steps in one call.  [default: 1]")
 @click.option("--name", help="For c: the prefix of functions.  [default: MODEL's name]")
+@click.option("--ort", type=click.Path(path_type=Path), help="For web: the folder of onnxruntime-web.")
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="For web: recordings to replay, a file as predict's."
+)
 @json_option
 def command(model: Path, target: str, output: Path, as_json: bool, **options: Any) -> None:
     """Convert MODEL, an .onnx file, to another format.
@@ -111,12 +137,17 @@ def command(model: Path, target: str, output: Path, as_json: bool, **options: An
 
     c: C99, a folder that needs no runtime, for microcontrollers and boards without onnxruntime; docs/c.md.
 
+    web: a folder OUTPUT with a static page that runs MODEL in the browser and works offline (docs/web.md).
+    onnxruntime-web is taken from --ort, or from a node_modules folder here or above; npm install
+    onnxruntime-web makes one.
+
     The result is written only once it was run and computes the same on MODEL's golden case.
 
     \b
     Example:
       lstm-edge convert har-int8.onnx -o har-int8.ort
       lstm-edge convert har.onnx --to c -o har_c/
+      lstm-edge convert har.onnx --to web -o site
     """  # noqa: D301
     chosen = _TARGETS[target]
     given = {name: value for name, value in options.items() if value is not None}
