@@ -1,4 +1,4 @@
-"""Writing files so that no half-written one is ever seen, and reading arrays from any, damaged or not."""
+"""Write files whole or not at all, and read arrays from files that may be damaged."""
 
 import contextlib
 import os
@@ -16,7 +16,7 @@ __all__ = ["check_folder", "check_target", "read_arrays", "replacing", "write_by
 
 
 def check_target(target: str | os.PathLike[str]) -> None:
-    """Refuse early what ``replacing`` would refuse after the work.
+    """Check early what ``replacing`` would refuse after the work.
 
     Raises:
         NotFoundError: the folder of ``target`` does not exist.
@@ -28,7 +28,7 @@ def check_target(target: str | os.PathLike[str]) -> None:
     if target.is_dir():
         raise InputError(f"{target} is a folder; name a file in it")
     if target.exists() and not target.is_file():
-        raise InputError(f"{target} is no plain file and would be replaced; name another")
+        raise InputError(f"{target} is not a regular file and would be replaced; name another")
 
 
 @contextlib.contextmanager
@@ -76,8 +76,8 @@ def read_arrays(
     Args:
         path: the file.
         wrong: what to call one that can't be read: ``can't be read``.
-        advice: what to do then, and where it is not there.
-        needed: names without which the file is a wrong one.
+        advice: what to do then, and if it does not exist.
+        needed: names that the file must hold.
 
     Raises:
         NotFoundError: no such file.
