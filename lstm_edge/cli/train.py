@@ -2,25 +2,26 @@
 
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 from click.core import ParameterSource
 
 from lstm_edge_runtime.errors import InputError
 
+from ..data.config import DataConfig
+from ..data.training import read_training_data
+from ..run_files import check_run_folder
+from ..training.config import TrainConfig
 from ._data import data_options, split_names
 from ._extras import needing_export
 from ._output import console, echo_json, json_option
 from ._rate import RATE
 from ._training import print_summary, progress
 
-if TYPE_CHECKING:
-    from ..training import DataConfig, TrainConfig
-
 __all__ = ["command"]
 
-_C = TypeVar("_C", "DataConfig", "TrainConfig")
+_C = TypeVar("_C", DataConfig, TrainConfig)
 
 
 @click.command()
@@ -112,21 +113,20 @@ def command(
         for name in options
         if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
     }
-    with needing_export("train"):
-        from ..training import DataConfig, TrainConfig, read_configs, train
-    data_config, config = read_configs(folder) if resume else (DataConfig(), TrainConfig())
+    data_config, config = DataConfig(), TrainConfig()
+    if resume:
+        with needing_export("train"):
+            from ..training.resume import read_configs
+        data_config, config = read_configs(folder)
     data_config, config = _with_given(data_config, given), _with_given(config, given)
+    check_run_folder(folder, resume=resume, overwrite=overwrite)
+    read = read_training_data(data, data_config, seed=config.seed, batch_size=config.batch_size)
+    with needing_export("train"):
+        from ..training.runner import train_on
     try:
         with progress(config.epochs, quiet=as_json) as (on_epoch, on_fold):
-            run = train(
-                data,
-                folder,
-                data_config=data_config,
-                config=config,
-                resume=resume,
-                overwrite=overwrite,
-                on_epoch=on_epoch,
-                on_fold=on_fold,
+            run = train_on(
+                read, folder, data_config, config, resume=resume, on_epoch=on_epoch, on_fold=on_fold
             )
     except KeyboardInterrupt:
         click.echo("stopped by Ctrl-C before the first epoch was done; nothing is kept", err=True)

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from lstm_edge.checkpoint import CONFIG, load
+from lstm_edge.checkpoint import load
+from lstm_edge.run_files import CONFIG, RESUME
 from lstm_edge.training import DataConfig, TrainConfig, read_configs, train
-from lstm_edge.training.resume import RESUME
 from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError
 
 QUICK = TrainConfig(hidden_size=6, epochs=6, batch_size=4, seed=1)
