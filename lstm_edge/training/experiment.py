@@ -17,10 +17,14 @@ from ..data.training import SetWindows
 from ..lstm1 import LSTM1
 from .config import TrainConfig
 from .dataset import Dataset, fit_scale, scale_dataset
+from .initialization import initialize
 from .loop import Loop, predict
 from .metrics import classification_metrics, regression_metrics
 
 __all__ = ["Experiment", "make_experiment"]
+
+_IMBALANCE = 5
+"""Ratio of the largest to the smallest class from which on a note says so."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Experiment:
         """Return the network with its initial parameters, which the seed determines."""
         with torch.random.fork_rng():
             torch.manual_seed(self.config.seed)
-            return LSTM1(
+            model = LSTM1(
                 num_classes=len(self.recordings.labels or self.recordings.targets),
                 input_size=self.train.x.shape[2],
                 hidden_size=self.config.hidden_size,
@@ -50,6 +54,8 @@ class Experiment:
                 readout="last",
                 dropout=self.config.dropout,
             )
+            initialize(model, float(self.train.lengths.double().mean()))
+            return model
 
     def loop(self) -> Loop:
         """Return the training loop before its first epoch."""
@@ -69,7 +75,7 @@ class Experiment:
             "stopped": stopped,
             "split": {
                 "description": self.split.description,
-                "notes": list(self.split.notes),
+                "notes": self.notes,
                 "train": len(self.train),
                 "validation": len(self.validation),
                 "test": len(self.test) if self.test is not None else 0,
@@ -89,14 +95,31 @@ class Experiment:
             summary=summary,
         )
 
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the scores should know."""
+        notes = list(self.split.notes)
+        if self.recordings.labels and self.config.class_weight == "none":
+            counts = torch.bincount(self.train.y, minlength=len(self.recordings.labels)).tolist()
+            if max(counts) > _IMBALANCE * min(counts):
+                most, least = (self.recordings.labels[counts.index(each(counts))] for each in (max, min))
+                notes.append(
+                    f"the training set has {max(counts)} samples of {most!r} and {min(counts)} of {least!r}; "
+                    "--class-weight balanced makes all classes count alike"
+                )
+        return notes
+
     def metrics(self, model: LSTM1, dataset: Dataset) -> dict[str, Any]:
         """Return what ``model`` scores on a dataset, as the functions in ``metrics`` do."""
         outputs = predict(model, dataset)
         if self.targets is None:
             return classification_metrics(outputs, dataset.y, self.recordings.labels)
-        return regression_metrics(
-            _unscaled(outputs, self.targets), _unscaled(dataset.y, self.targets), self.recordings.targets
-        )
+        return regression_metrics(self.unscaled(outputs), self.unscaled(dataset.y), self.recordings.targets)
+
+    def unscaled(self, values: Tensor) -> Tensor:
+        """Return scaled values ``(S, C)`` in their own units, as float64."""
+        assert self.targets is not None
+        return values.cpu().double() * torch.tensor(self.targets.std) + torch.tensor(self.targets.mean)
 
 
 def make_experiment(
@@ -108,7 +131,7 @@ def make_experiment(
         recordings: the data.
         sets: their split, cut into windows.
         data: how they were read.
-        config: how to train, ``crop`` given.
+        config: how to train, resolved.
     """
     split, train = sets.split, Dataset.of(sets.train)
     inputs = fit_scale(torch.cat([torch.from_numpy(one.x.astype(np.float32)) for one in split.train]))
@@ -124,7 +147,3 @@ def make_experiment(
         data,
         config,
     )
-
-
-def _unscaled(values: Tensor, scale: Scale) -> Tensor:
-    return values.double() * torch.tensor(scale.std).double() + torch.tensor(scale.mean).double()

@@ -21,13 +21,13 @@ from ..run_files import RESUME, check_run_folder
 from .config import TrainConfig
 from .experiment import Experiment, make_experiment
 from .loop import Epoch, Loop
+from .record import write_history, write_metrics
 from .resume import check_same, read_state, write_state
 
 __all__ = ["train", "train_on"]
 
 _SAVE_EVERY = 5.0
 """Seconds of training that a killed process may lose."""
-_CLASSIFICATION_CROP = 0.2
 _SMALL = 64
 """The hidden size up to which one thread is the fastest."""
 
@@ -93,8 +93,7 @@ def train_on(
 ) -> Run:
     """Train on data that are read already; see ``train``."""
     _check_device(config)
-    if config.crop is None:
-        config = replace(config, crop=_CLASSIFICATION_CROP if data.recordings.labels else 1.0)
+    config = config.resolved(len(data.sets.train.x))
     experiment = make_experiment(data.recordings, data.sets, data_config, config)
     loop = experiment.loop()
     if resume:
@@ -110,16 +109,18 @@ def train_on(
 
     def keep(stopped: str) -> Run:
         run = save(experiment.run(loop, stopped), folder)
+        write_history(folder, loop.epochs)
         write_state(folder, loop.state_dict(), data.sha256, data_config, config)
         return run
 
     with one_thread() if config.hidden_size <= _SMALL else contextlib.nullcontext():
         run = _run(loop, keep, on_epoch)
-        if not data.folds or run.summary["stopped"] == "interrupted":
-            return run
-        folds = [make_experiment(data.recordings, fold, data_config, config) for fold in data.folds]
-        scores = _cross_validate(folds, on_fold)
-    return save(replace(run, summary=run.summary | {"cross_validation": scores}), folder)
+        if data.folds and run.summary["stopped"] != "interrupted":
+            folds = [make_experiment(data.recordings, fold, data_config, config) for fold in data.folds]
+            scores = _cross_validate(folds, on_fold)
+            run = save(replace(run, summary=run.summary | {"cross_validation": scores}), folder)
+        write_metrics(folder, run, experiment, data.path.name)
+    return run
 
 
 def _run(loop: Loop, keep: Callable[[str], Run], on_epoch: Callable[[Epoch], None] | None) -> Run:
