@@ -13,7 +13,7 @@ from .manifest import Golden
 from .state import State
 from .tolerance import Comparison, compare, limit_for
 
-__all__ = ["SelfTest", "compare_golden", "selftest"]
+__all__ = ["SelfTest", "compare_golden", "golden_limit", "selftest"]
 
 Array = npt.NDArray[Any]
 
@@ -78,16 +78,25 @@ def _check_whole(core: Core, golden: Golden) -> None:
 
 def compare_golden(golden: Golden, outputs: Mapping[str, Array]) -> tuple[Comparison, ...]:
     """Compare outputs with a golden case, each within its own limit or the policy's for its dtype."""
-    records = []
-    for name, expected in golden.outputs.items():
-        floor = golden.floor.get(name, 0.0)
-        if expected.dtype.kind != "f":
-            records.append(compare(name, outputs[name], expected, floor=0.0, limit=0.0))
-            continue
-        dtype = expected.dtype.name
-        limit = golden.limit.get(name, limit_for(expected, floor, dtype))
-        records.append(compare(name, outputs[name], expected, floor=floor, limit=limit, dtype=dtype))
-    return tuple(records)
+    return tuple(
+        compare(
+            name,
+            outputs[name],
+            expected,
+            floor=golden.floor.get(name, 0.0) if expected.dtype.kind == "f" else 0.0,
+            limit=golden_limit(golden, name),
+            dtype=expected.dtype.name if expected.dtype.kind == "f" else "float32",
+        )
+        for name, expected in golden.outputs.items()
+    )
+
+
+def golden_limit(golden: Golden, name: str) -> float:
+    """Return the largest absolute difference at which output ``name`` passes; whole numbers must be equal."""
+    expected = golden.outputs[name]
+    if expected.dtype.kind != "f":
+        return 0.0
+    return golden.limit.get(name, limit_for(expected, golden.floor.get(name, 0.0), expected.dtype.name))
 
 
 def _cut(core: Core, golden: Golden) -> int:

@@ -1,0 +1,204 @@
+"""The comparison core: cases, the reference, and a verdict that can fail."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from lstm_edge_exporters.numerics.call import Signature, flatten_output
+from lstm_edge_exporters.numerics.cases import GRID, Case, CaseGenerator, InputSpec
+from lstm_edge_exporters.numerics.injection import Injection
+from lstm_edge_exporters.numerics.layout import Layout
+from lstm_edge_exporters.numerics.reference import TorchReference
+from lstm_edge_exporters.numerics.verify import verify
+from lstm_edge_runtime.errors import CheckFailedError, InputError
+
+CASES = CaseGenerator(
+    (
+        InputSpec("x", "float32", ("N", "L", 2), example=np.array([[[0, 100], [2, 300]]], np.float32)),
+        InputSpec("tokens", "int64", ("N", "L"), example=np.array([[3, 9]])),
+        InputSpec("lengths", "int64", ("N",), "lengths"),
+        InputSpec("h_0", "float32", (2, "N", 3), "state", reset=np.full((2, 1, 3), 0.5, np.float32)),
+    ),
+    "N",
+    "L",
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 9), st.integers(1, 40), st.booleans(), st.booleans(), st.integers(0, 99))
+def test_a_case_is_what_its_inputs_say(n, length, at_reset, ordered, offset):
+    cases = CASES.with_sorted_lengths() if ordered else CASES
+    case = cases.case(n, length, at_reset=at_reset, offset=offset, full=True)
+    assert case.sizes == {"N": n, "L": length}
+    assert {name: array.shape for name, array in case.feeds.items()} == {
+        "x": (n, length, 2), "tokens": (n, length), "lengths": (n,), "h_0": (2, n, 3)
+    }  # fmt: skip
+    assert case.feeds["tokens"].min() >= 3
+    assert case.feeds["tokens"].max() <= 9
+    lengths = case.feeds["lengths"]
+    assert lengths.min() >= 1
+    assert lengths.max() == length
+    assert not ordered or (np.diff(lengths) <= 0).all()
+    assert (case.feeds["h_0"] == 0.5).all() == at_reset
+    again = cases.case(n, length, at_reset=at_reset, offset=offset, full=True)
+    assert all(np.array_equal(array, again.feeds[name]) for name, array in case.feeds.items())
+
+
+def test_each_feature_is_drawn_at_the_examples_own_scale():
+    x = CASES.case(50, 200, at_reset=True).feeds["x"]
+    np.testing.assert_allclose(x.mean((0, 1)), [1, 200], rtol=0.1)
+    np.testing.assert_allclose(x.std((0, 1)), [1, 100], rtol=0.1)
+
+
+def test_the_grid_has_six_sizes_with_states_at_reset_and_not():
+    cases = list(CASES.cases())
+    assert [(case.sizes["N"], case.sizes["L"]) for case in cases] == list(GRID)
+    assert {case.at_reset for case in cases} == {True, False}
+
+
+class Half:
+    """A reference whose float32 run is off by ``error``."""
+
+    layout = Layout(batch={"x": 0}, channels={"y": -1})
+
+    def __init__(self, error=1e-8, integer=False):
+        self.error, self.integer = error, integer
+
+    def run(self, feeds):
+        return self.run64(feeds) if self.integer else {"y": np.float32(feeds["x"] / 2 + self.error)}
+
+    def run64(self, feeds):
+        return {"y": np.round(feeds["x"]).astype(np.int64) if self.integer else np.float64(feeds["x"]) / 2}
+
+    def perturbed(self, feeds, rounding):
+        exact = self.run64(feeds)["y"]
+        return {"y": exact if self.integer else rounding.relative(exact)}
+
+
+def case(x=1.0):
+    return Case({"N": 3}, {"x": np.full((3, 2), x, np.float32)}, at_reset=False)
+
+
+def test_an_equal_candidate_passes_and_its_figures_are_kept():
+    found = verify(lambda feeds: {"y": feeds["x"] / 2}, Half(), [case(1.0), case(2.0)])
+    assert found.max_abs == 0
+    assert found.to_dict()["cases"] == ["N=3"]
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_a_difference_beyond_rounding_fails_at_every_scale_and_says_where(scale):
+    with pytest.raises(CheckFailedError, match=r"at N=3: y\[3, 2\] differs by .* at \[0, 0\]"):
+        verify(lambda feeds: {"y": feeds["x"] / 2 * np.float32(1 + 1e-5)}, Half(0.0), [case(scale)])
+
+
+def test_whole_numbers_must_be_equal():
+    with pytest.raises(CheckFailedError, match="y"):
+        verify(lambda feeds: {"y": np.int64(feeds["x"]) + 1}, Half(integer=True), [case()])
+
+
+def test_a_candidate_that_does_not_run_fails_with_its_size():
+    def broken(feeds):
+        raise RuntimeError("the shape is baked in")
+
+    with pytest.raises(CheckFailedError, match="at N=3: the file does not run: the shape is baked in"):
+        verify(broken, Half(), [case()])
+
+
+def test_a_reference_that_is_mostly_noise_proves_nothing():
+    with pytest.raises(CheckFailedError, match="no difference can be told"):
+        verify(lambda feeds: {"y": feeds["x"]}, Half(error=0.4), [case()])
+
+
+def test_sizes_that_the_reference_refuses_are_kept_and_all_of_them_fail():
+    class Picky(Half):
+        def run(self, feeds):
+            if feeds["x"].max() < 2:
+                raise RuntimeError("too small")
+            return super().run(feeds)
+
+    found = verify(lambda feeds: {"y": feeds["x"] / 2}, Picky(), [case(1.0), case(2.0)])
+    assert found.to_dict()["skipped"] == ["N=3: too small"]
+    with pytest.raises(CheckFailedError, match=r"no size of the verification.*too small"):
+        verify(lambda feeds: {"y": feeds["x"] / 2}, Picky(), [case(1.0)])
+
+
+class Inside(nn.Module):
+    """Makes float32 zeros inside, whatever dtype it runs in."""
+
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.LSTM(5, 4, 2, batch_first=True)
+
+    def forward(self, x):
+        zeros = torch.zeros(2, x.size(0), 4, dtype=torch.float32)
+        return self.rnn(x, (zeros, zeros))[0].float()
+
+
+def test_the_reference_runs_in_float64_and_leaves_torchs_default_alone():
+    module, x = Inside().eval(), torch.randn(3, 6, 5)
+    reference = TorchReference(module, Signature.of(module, x), ["y"])
+    wide = reference.run64({"x": x.numpy()})["y"]
+    assert wide.dtype == np.float64
+    assert torch.get_default_dtype() == torch.float32
+    assert next(module.parameters()).dtype == torch.float32
+    own = reference.run({"x": x.numpy()})["y"]
+    assert own.dtype == np.float32
+    assert 0 < np.abs(own - wide).max() < 1e-6
+
+
+def test_injected_states_take_the_place_of_those_made_inside():
+    module, x = Inside().eval(), torch.randn(3, 6, 5)
+    injections = [
+        Injection(f"{name}_0", f"{name}_n", "rnn", 0, part, 0, (0, 0), 2) for part, name in enumerate("hc")
+    ]
+    reference = TorchReference(module, Signature.of(module, x), ["y"], injections)
+    h, c = torch.randn(2, 3, 4), torch.randn(2, 3, 4)
+    got = reference.run({"x": x.numpy(), "h_0": h.numpy(), "c_0": c.numpy()})
+    with torch.no_grad():
+        y, (h_n, c_n) = module.rnn(x, (h, c))
+    np.testing.assert_array_equal(got["y"], y.numpy())
+    np.testing.assert_array_equal(got["h_n"], h_n.numpy())
+    np.testing.assert_array_equal(got["c_n"], c_n.numpy())
+
+
+def test_rows_of_an_injected_state_may_lie_on_any_axis():
+    state = torch.arange(24.0).reshape(3, 4, 2)
+    rows = Injection("s", "t", "p", 0, 0, row_axis=1, rows=(1, 0), count=2).of(state)
+    assert torch.equal(rows, state[:, 1:3].movedim(1, 0))
+
+
+def test_arguments_of_any_nesting_get_flat_names_and_go_back_where_they_came_from():
+    class Nested(nn.Module):
+        def forward(self, x, hidden, *, extra, flag=True, **others):
+            return x
+
+    module, one = Nested(), torch.zeros(1)
+    example = {
+        "x": one,
+        "hidden": (one + 1, one + 2),
+        "extra": {"a": one + 3},
+        "flag": False,
+        "late": one,
+    }
+    signature = Signature.of(module, example)
+    assert signature.names == ("x", "hidden_0", "hidden_1", "extra_a", "late")
+    seen = {}
+
+    class Spy(nn.Module):
+        def forward(self, *args, **kwargs):
+            seen.update(args=args, kwargs=kwargs)
+
+    signature.call(Spy(), signature.example)
+    assert seen["args"][1] == (one + 1, one + 2)
+    assert seen["kwargs"] == {"extra": {"a": one + 3}, "flag": False, "late": one}
+
+
+def test_outputs_of_any_nesting_get_flat_names():
+    one = torch.zeros(1)
+    flat = flatten_output({"a": one, "b": {"c": one, "d": (one, None)}, "n": 3})
+    assert [name for name, _ in flat] == ["a", "b_c", "b_d_0"]
+    with pytest.raises(InputError, match="return tensors"):
+        flatten_output({1, 2})
