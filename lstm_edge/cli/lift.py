@@ -13,7 +13,7 @@ from ._extras import needing_export
 from ._output import echo_json, json_option, print_table
 
 if TYPE_CHECKING:
-    from lstm_edge_exporters.lift import Lifted
+    from lstm_edge_exporters.lift.pipeline import Lifted
     from lstm_edge_runtime.manifest import Axes, StateSpec
 
 __all__ = ["command"]
@@ -67,7 +67,8 @@ def command(
     """  # noqa: D301
     check_target(output)
     with needing_export("lift"):
-        from lstm_edge_exporters.lift import LiftConfig, check_output, lift
+        from lstm_edge_exporters.lift import LiftConfig, lift
+        from lstm_edge_exporters.lift.read import check_output
     check_output(model, output)
     config = LiftConfig(
         inputs=dict(_axes(entry) for entry in inputs),
@@ -106,8 +107,8 @@ def _print(lifted: "Lifted", output: Path) -> None:
     print_table(f"{output}: {len(rows)} states", ("input", "output", "shape", "reset", ""), rows)
     for entry in report.left:
         click.echo(f"left alone: {entry.state} of {entry.node}: {entry.reason}")
-    if report.freed:
-        click.echo(f"freed: the {' and the '.join(report.freed)} axis, fixed before")
+    if report.made_dynamic:
+        click.echo(f"made dynamic: the {' and the '.join(report.made_dynamic)} axis, fixed before")
     click.echo(f"equal bit for bit to the original at {'; '.join(report.equality.exact)}")
     if report.equality.by_rows:
         click.echo(f"equal row by row, where it can't run, at {'; '.join(report.equality.by_rows)}")
@@ -144,7 +145,7 @@ def _document(lifted: "Lifted", output: Path) -> dict[str, Any]:
             for state in (*report.lifted, *report.recognized)
         ],
         "left": [{"node": entry.node, "state": entry.state, "reason": entry.reason} for entry in report.left],
-        "freed": list(report.freed),
+        "made_dynamic": list(report.made_dynamic),
         "equal": {"exact": list(report.equality.exact), "by_rows": list(report.equality.by_rows)},
         "chunks": chunks
         and {

@@ -1,17 +1,14 @@
 """Whether chunks with carried states equal the whole sequence, and if not, because of what."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from lstm_edge_runtime.errors import first_line
 from lstm_edge_runtime.manifest import Manifest
 
-from ..lift._chunks import chunk_sizes, compare_chunks
-from ..lift.divergence import blame, find_culprit
+from ..lift.divergence import ChunkedFile, run_in_chunks
 from ..numerics.cases import Case
 from ..numerics.verify import Candidate
 
@@ -21,14 +18,12 @@ Array = npt.NDArray[Any]
 
 _SHORT = 7
 """Steps of the rows that are compared with and without padding behind them."""
-_PLANS = 3
-"""Random ways to cut the sequence."""
 
 
 def why_unstreamable(
     model: ir.Model, manifest: Manifest, candidate: Candidate, case: Case, bidirectional: tuple[str, ...]
 ) -> str:
-    """Feed ``case`` in chunks; gives ``""`` where that equals the whole, or where nothing is carried.
+    """Feed ``case`` in chunks; return ``""`` where that equals the whole, or where nothing is carried.
 
     Args:
         model: the graph behind ``candidate``.
@@ -46,31 +41,9 @@ def why_unstreamable(
     }
     if not axes or not manifest.states:
         return ""
-    start = {state.input: case.feeds[state.input] for state in manifest.states}
-    data = {name: array for name, array in case.feeds.items() if name not in start}
-    lengths = [manifest.lengths] if manifest.lengths else []
-
-    def run(
-        part: Mapping[str, Array], state: Mapping[str, Array] | None, steps: int
-    ) -> tuple[dict[str, Array], dict[str, Array]]:
-        full = {name: np.full_like(part[name], steps) for name in lengths}
-        results = candidate({**part, **full, **(state or start)})
-        return dict(results), {spec.input: results[spec.output] for spec in manifest.states}
-
-    rng = np.random.default_rng(0)
-    total = case.sizes[str(manifest.sequence)]
-    for _ in range(_PLANS):
-        sizes = chunk_sizes(total, rng)
-        try:
-            found = compare_chunks(run, data, axes, sizes, rng)
-        except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base class
-            return f"a chunk of {min(sizes)} step does not run by itself ({first_line(error)})"
-        if not found.worst.ok:
-            worst = found.worst
-            return blame(
-                find_culprit(model, manifest.states, start, data, axes, sizes, lengths, worst.name), worst
-            )
-    return ""
+    lengths = (manifest.lengths,) if manifest.lengths else ()
+    file = ChunkedFile(model, candidate, manifest.states, axes, lengths)
+    return run_in_chunks(file, case.feeds, np.random.default_rng(0))[1]
 
 
 def states_stop_at_lengths(manifest: Manifest, candidate: Candidate, case: Case) -> bool:

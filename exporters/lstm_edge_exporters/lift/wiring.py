@@ -1,43 +1,37 @@
-"""Writing one state into the graph: its input, the way to its nodes, and the way back to its output."""
+"""Writing one state into the graph: from its input to its nodes, and from their last states to its output."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import onnx_ir as ir
 
-from ._groups import Group
+from ..graph import UniqueNames
 from .paths import Path
-from .subgraphs import carry_out
+from .subgraphs import Place, carry_out
 
-__all__ = ["Names", "wire"]
+__all__ = ["StateGroup", "wire"]
 
 _AXES_AS_INPUT = 13
 """The opset from which Squeeze and Unsqueeze take their axes as an input."""
 
 
-class Names:
-    """Makes names that no value of the model bears yet."""
+@dataclass(frozen=True)
+class StateGroup:
+    """One state to be: its places in the order of their rows, and the path of each."""
 
-    def __init__(self, model: ir.Model) -> None:
-        """Collect the names of ``model``, subgraphs included."""
-        self._taken = {value.name for value in model.graph.inputs} | set(model.graph.initializers)
-        for node in ir.traversal.RecursiveGraphIterator(model.graph):
-            self._taken |= {value.name for value in (*node.inputs, *node.outputs) if value is not None}
-        for graph in model.graph.subgraphs():
-            self._taken |= {value.name for value in graph.inputs} | set(graph.initializers)
+    places: tuple[Place, ...]
+    paths: tuple[Path | None, ...]
 
-    def unique(self, name: str) -> str:
-        """Return ``name``, or ``name_2``, ``name_3`` ... where it is taken, and take it."""
-        candidate, count = name, 1
-        while candidate in self._taken:
-            count += 1
-            candidate = f"{name}_{count}"
-        self._taken.add(candidate)
-        return candidate
+    @property
+    def kind(self) -> str:
+        """``h``, ``c``, or ``state`` where both are rows of one tensor."""
+        kinds = {place.slot.kind for place in self.places}
+        return kinds.pop() if len(kinds) == 1 else "state"
 
 
-def wire(graph: ir.Graph, group: Group, state: ir.Value, names: Names) -> ir.Value:
-    """Make the group's nodes start from ``state`` and give the value that it has after them.
+def wire(graph: ir.Graph, group: StateGroup, state: ir.Value, names: UniqueNames) -> ir.Value:
+    """Make the group's nodes start from ``state`` and return the value that it has after them.
 
     The value's shape and dtype are the state's. Nodes are appended; the caller sorts the graph.
     """
@@ -57,7 +51,7 @@ def wire(graph: ir.Graph, group: Group, state: ir.Value, names: Names) -> ir.Val
     return parts[0] if len(parts) == 1 else _op(graph, names, "Concat", parts, axis=axis)
 
 
-def _clone(graph: ir.Graph, node: ir.Node, first: ir.Value, names: Names) -> ir.Node:
+def _clone(graph: ir.Graph, node: ir.Node, first: ir.Value, names: UniqueNames) -> ir.Node:
     inputs = [first, *node.inputs[1:]]
     copy = ir.Node(node.domain, node.op_type, inputs, node.attributes, num_outputs=len(node.outputs))
     graph.append(copy)
@@ -67,7 +61,7 @@ def _clone(graph: ir.Graph, node: ir.Node, first: ir.Value, names: Names) -> ir.
     return copy
 
 
-def _undo(graph: ir.Graph, value: ir.Value, path: Path | None, names: Names) -> ir.Value:
+def _undo(graph: ir.Graph, value: ir.Value, path: Path | None, names: UniqueNames) -> ir.Value:
     for step in path.steps if path else ():
         operator, argument = step.undo
         match operator:
@@ -85,7 +79,7 @@ def _undo(graph: ir.Graph, value: ir.Value, path: Path | None, names: Names) -> 
 
 
 def _op(
-    graph: ir.Graph, names: Names, operator: str, inputs: Sequence[ir.Value], **attributes: Any
+    graph: ir.Graph, names: UniqueNames, operator: str, inputs: Sequence[ir.Value], **attributes: Any
 ) -> ir.Value:
     """Append an operator, or find one that already computes the same."""
     for other, _ in inputs[0].uses():
@@ -126,7 +120,7 @@ def _flat(value: Any) -> Sequence[int]:
     return value if isinstance(value, list) else [value]
 
 
-def _integers(graph: ir.Graph, numbers: list[int], names: Names) -> ir.Value:
+def _integers(graph: ir.Graph, numbers: list[int], names: UniqueNames) -> ir.Value:
     name = names.unique("axes_" + "_".join(map(str, numbers)))
     value = ir.val(name, const_value=ir.tensor(numbers, dtype=ir.DataType.INT64, name=name))
     graph.register_initializer(value)

@@ -81,7 +81,7 @@ def test_fixed_inputs_that_are_put_together_are_freed_together(network, operator
     net.recurrent("GRU", x, 6 if operator == "Concat" else 3, 4, outputs=("Y_h",))
     net.add("Identity", [net.nodes[-1].output[1]], ["y"])
     lifted = lift(net.model({"a": [5, 2, 3], "b": [5, 2, 3]}, ["y"]).SerializeToString())
-    assert lifted.report.freed == ("batch", "sequence")
+    assert lifted.report.made_dynamic == ("batch", "sequence")
     assert [spec.axes for spec in lifted.manifest.inputs] == [("L", "N", 3)] * 2
 
 
@@ -91,7 +91,7 @@ def test_fixed_lengths_of_two_inputs_that_differ_are_not_freed_as_one(network):
         net.recurrent("GRU", name, 3, 4, outputs=("Y_h",), name=name)
     net.add("Concat", [node.output[1] for node in net.nodes], ["y"], axis=2)
     lifted = lift(net.model({"a": [5, 1, 3], "b": [7, 1, 3]}, ["y"]).SerializeToString())
-    assert lifted.report.freed == ("batch",)
+    assert lifted.report.made_dynamic == ("batch",)
     assert [spec.axes for spec in lifted.manifest.inputs] == [(5, "N", 3), (7, "N", 3)]
 
 
