@@ -27,6 +27,7 @@ from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import Manifest
 from lstm_edge_runtime.ort import open_session, run_by_name
 
+from ..lift.divergence import ChunkedFile, run_in_chunks, states_stop_at_lengths
 from ..numerics.call import Signature
 from ..numerics.cases import Drawing, Source
 from ..numerics.floats import OTHER_FLOATS, copy_as
@@ -40,7 +41,6 @@ from .lift_states import Lifting, lift_absent
 from .lower import check_recurrent_nodes, lower
 from .refusals import check_module, check_starts
 from .roles import Roles, find_roles
-from .streaming import states_stop_at_lengths, why_unstreamable
 from .trace import trace
 
 __all__ = ["Artifact", "ConvertedModule", "convert_module", "export_verified", "own_copy"]
@@ -81,11 +81,10 @@ def export_verified(module: nn.Module, example: Any, config: ExportConfig) -> Ar
     _check(bare)
     candidate = _candidate(bare)
     equivalence = verify(candidate, made.reference, made.drawing.cases())
-    whole = made.drawing.case(2, 24, fresh=True, full=True)
-    unstreamable = why_unstreamable(model, manifest, candidate, whole, made.bidirectional)
+    unstreamable, padded_states = _try_chunks(made, candidate)
     manifest = manifest._replace(
         unstreamable=unstreamable,
-        padded_states=bool(unstreamable) or states_stop_at_lengths(manifest, candidate, whole),
+        padded_states=padded_states,
         equivalence=equivalence.to_dict(),
         golden=record_golden(made.reference, made.drawing, equivalence),
     )
@@ -172,6 +171,25 @@ def own_copy(module: nn.Module) -> nn.Module:
             f"{type(module).__name__} can't be copied ({text}); keep no tensors with gradients or open "
             "files in its attributes"
         ) from error
+
+
+def _try_chunks(made: ConvertedModule, candidate: Candidate) -> tuple[str, bool]:
+    """Return why chunks do not equal the whole, ``""`` where they do, and whether states stop at lengths."""
+    manifest = made.manifest
+    if made.bidirectional and manifest.sequence is not None:
+        return f"layer {made.bidirectional[0] or 'rnn'} is bidirectional", True
+    time_axes = {
+        spec.name: spec.axes.index(manifest.sequence)
+        for spec in manifest.inputs
+        if manifest.sequence in spec.axes
+    }
+    if not time_axes or not manifest.states:
+        return "", True
+    lengths = (manifest.lengths,) if manifest.lengths else ()
+    file = ChunkedFile(made.model, candidate, manifest.states, time_axes, lengths)
+    feeds = made.drawing.case(2, 24, fresh=True, full=True).feeds
+    _, reason = run_in_chunks(file, feeds, np.random.default_rng(0))
+    return reason, bool(reason) or states_stop_at_lengths(file, feeds)
 
 
 def _unreturned(roles: Roles) -> list[str]:

@@ -7,7 +7,7 @@ import onnx_ir as ir
 from ..recurrent import LENGTHS, is_recurrent, recurrent_nodes
 from .evaluate import constant, evaluate, two_sizes
 
-__all__ = ["BATCH", "SEQUENCE", "axis_roles", "probe_roles"]
+__all__ = ["BATCH", "SEQUENCE", "axis_roles", "probe_roles", "row_orders"]
 
 BATCH, SEQUENCE = "batch", "sequence"
 
@@ -48,6 +48,31 @@ def axis_roles(graph: ir.Graph, model: ir.Model) -> dict[ir.Value, dict[int, str
                         if 0 <= axis < len(source.shape):
                             known.setdefault(axis, role)
     return found
+
+
+def row_orders(node: ir.Node) -> tuple[ir.Value, ...]:
+    """Return the computed indices by which rows are gathered between the inputs and a node's X, in order."""
+    value, axis = node.inputs[0], 0 if node.attributes.get_int("layout", 0) else 1
+    found: list[ir.Value] = []
+    while value is not None and (above := value.producer()) is not None and above.domain == "":
+        if above.op_type == "Gather" and constant(above.inputs[1]) is None and _gathers(above, axis):
+            found.append(above.inputs[1])  # type: ignore[arg-type]
+            value = above.inputs[0]
+            continue
+        axes = list(_back(above, value, {axis: BATCH}))
+        sources = _sources(above, value)
+        if not axes or not sources:
+            break
+        value, axis = sources[0], axes[0]
+    return tuple(reversed(found))
+
+
+def _gathers(node: ir.Node, axis: int) -> bool:
+    """Tell whether a Gather picks entries along ``axis`` of its first operand by a vector of indices."""
+    data, indices = node.inputs[:2]
+    if data is None or indices is None or indices.shape is None or len(indices.shape) != 1:
+        return False
+    return constant(data) is None and _at(node.attributes.get_int("axis", 0) or 0, data) == axis
 
 
 def probe_roles(model: ir.Model) -> dict[str, str]:

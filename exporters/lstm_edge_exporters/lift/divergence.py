@@ -16,10 +16,12 @@ from ..recurrent import is_recurrent, is_reversed
 from .chunks import ChunkRun, chunk_sizes, compare_chunks, join, run_chunks
 from .evaluate import Session, is_data_free
 
-__all__ = ["ChunkedFile", "run_in_chunks"]
+__all__ = ["SHORT", "ChunkedFile", "rows_keep_states", "run_in_chunks", "states_stop_at_lengths"]
 
 Array = npt.NDArray[Any]
 
+SHORT = 7
+"""Steps of the rows that are compared with and without padding behind them."""
 _PLANS = 3
 """Random ways to split the sequence."""
 _BEYOND_ROUNDING = 1e-4
@@ -105,6 +107,72 @@ def run_in_chunks(
     except Exception:  # noqa: BLE001  values between nodes may be no tensors (sequences), which can't be watched
         node = ""
     return found, _describe(node, found.worst)
+
+
+def states_stop_at_lengths(file: ChunkedFile, feeds: Mapping[str, Array]) -> bool:
+    """Tell whether what stands behind a row's length leaves its last states alone, as packing has it.
+
+    Args:
+        file: the file.
+        feeds: every input for ``2 * SHORT`` steps or more, states at their reset values.
+    """
+    if not file.lengths or not file.states:
+        return True
+    lengths = {name: np.full_like(feeds[name], SHORT) for name in file.lengths}
+    try:
+        padded = file.run({**feeds, **lengths})
+        alone = file.run({**feeds, **_steps(file, feeds, 0, SHORT), **lengths})
+    except Exception:  # noqa: BLE001  onnxruntime's exceptions share no base class
+        return False
+    return _states_agree(file, padded, alone)
+
+
+def rows_keep_states(file: ChunkedFile, feeds: Mapping[str, Array], batch_axes: Mapping[str, int]) -> bool:
+    """Tell whether a row's state stays its own when rows of unequal length change places from call to call.
+
+    Two chunks are run in which the rows' lengths rise and fall, and each row's steps by themselves.
+
+    Args:
+        file: the file; padding leaves its states alone.
+        feeds: every input for two rows or more and ``2 * SHORT`` steps or more, states at their reset values.
+        batch_axes: input name, states among them, to its batch axis.
+    """
+    if not file.lengths or not file.states:
+        return True
+    (rows,) = feeds[file.lengths[0]].shape
+    rising = np.linspace(1, SHORT, rows).astype(np.int64)
+    states = {state.input: state.output for state in file.states}
+    results: Mapping[str, Array] = {}
+    start: dict[str, Array] = {}
+    for place, lengths in enumerate((rising, rising[::-1])):
+        chunk = _steps(file, feeds, place * SHORT, (place + 1) * SHORT)
+        given = {name: lengths.astype(feeds[name].dtype) for name in file.lengths}
+        results = file.run({**feeds, **chunk, **given, **start})
+        start = {name: results[output] for name, output in states.items()}
+    for row in range(rows):
+        own = {
+            name: array.take([row], batch_axes[name]) if name in batch_axes else array
+            for name, array in feeds.items()
+        }
+        first, second = int(rising[row]), int(rising[rows - 1 - row])
+        kept = [*range(first), *range(SHORT, SHORT + second)]
+        own |= {name: own[name].take(kept, axis) for name, axis in file.time_axes.items()}
+        own |= {name: np.full_like(own[name], len(kept)) for name in file.lengths}
+        alone = file.run(own)
+        mine = {output: results[output].take([row], batch_axes[name]) for name, output in states.items()}
+        if not _states_agree(file, mine, alone):
+            return False
+    return True
+
+
+def _steps(file: ChunkedFile, feeds: Mapping[str, Array], first: int, last: int) -> dict[str, Array]:
+    return {name: feeds[name].take(range(first, last), axis) for name, axis in file.time_axes.items()}
+
+
+def _states_agree(file: ChunkedFile, one: Mapping[str, Array], other: Mapping[str, Array]) -> bool:
+    return all(
+        np.allclose(one[state.output], other[state.output], rtol=1e-3, atol=1e-4) for state in file.states
+    )
 
 
 def _first_divergent_node(

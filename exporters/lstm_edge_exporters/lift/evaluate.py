@@ -46,7 +46,18 @@ _RANDOM = (
     "RandomUniform",
     "RandomUniformLike",
 )
-_KEEPING_NUMBERS = ("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Clip")
+_KEEPING_NUMBERS = (
+    "Cast",
+    "Clip",
+    "Gather",
+    "Identity",
+    "Reshape",
+    "Squeeze",
+    "TopK",
+    "Transpose",
+    "Unsqueeze",
+)
+"""Operators whose first output has the numbers of the first operand; some may pick or sort them."""
 
 
 class Session:
@@ -168,12 +179,13 @@ def evaluate(
 
 
 def sample_inputs(
-    graph: ir.Graph, sizes: Mapping[str, int], rng: np.random.Generator, length: int
+    graph: ir.Graph, sizes: Mapping[str, int], rng: np.random.Generator, steps: int
 ) -> dict[str, Array]:
     """Draw every input that must be fed.
 
     Floats are standard normal; integers are tokens below the size of the table that they index (below 2
-    where none is found); an input that reaches a node's ``sequence_lens`` is ``length`` for every row.
+    where none is found); an input that reaches a node's ``sequence_lens`` is between 1 and ``steps``, and
+    ``steps`` for one row.
 
     Raises:
         InputError: an input is no tensor of numbers, or its rank is unknown.
@@ -190,7 +202,8 @@ def sample_inputs(
         shape = [axis if isinstance(axis, int) else sizes[axis] for axis in axes_of(value)]
         dtype = value.dtype.numpy()
         if value.name in lengths:
-            array = np.full(shape, length, dtype)
+            array = rng.integers(1, steps + 1, shape).astype(dtype)
+            array.flat[rng.integers(array.size)] = steps
         elif value.dtype.is_floating_point():
             array = rng.standard_normal(shape).astype(dtype)
         elif dtype == np.bool_:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-__all__ = ["LEFT_INVERSE", "Path", "Step", "find_path", "operators_above"]
+__all__ = ["LEFT_INVERSE", "Path", "Step", "find_path", "is_order", "operators_above"]
 
 Array = npt.NDArray[Any]
 
@@ -75,7 +75,7 @@ def operators_above(value: ir.Value) -> list[ir.Node]:
 def find_path(
     slot: ir.Value, batch_axis: int, recurrent: ir.Node, arrays: Mapping[ir.Value, Array]
 ) -> Path | None:
-    """Follow ``slot`` up to the operand of the topmost operator that selects or projects.
+    """Follow ``slot`` up to the operand of the topmost operator that selects, projects or reorders.
 
     Args:
         slot: the initial state that ``recurrent`` reads.
@@ -100,7 +100,7 @@ def find_path(
         steps.append(step)
         selected |= step.span is not None
         value, batch_axis = above, next_axis
-        if step.span or node.op_type == "MatMul":
+        if step.span or step.undo[0] in ("MatMul", "Reorder"):
             best = Path(value, batch_axis, tuple(steps))
     return best
 
@@ -171,6 +171,8 @@ def _select(
     else:
         axis = (node.attributes.get_int("axis", 0) or 0) % rank
         picked = arrays[node.inputs[1]] if node.inputs[1] is not None else np.zeros(0)
+        if axis == batch and is_order(picked, shape[axis]):
+            return Step(node, output, ("Reorder", (node.inputs[1], axis))), batch
         rows = [int(row) % shape[axis] for row in picked.ravel()]
         if picked.ndim > 1 or not rows or rows != list(range(rows[0], rows[0] + len(rows))):
             return None, batch
@@ -181,6 +183,11 @@ def _select(
     if axis == batch:
         return None, batch
     return Step(node, output, undo, (axis, start, stop)), batch
+
+
+def is_order(indices: Array, rows: int) -> bool:
+    """Tell whether ``indices`` put ``rows`` rows in another order, each in one place."""
+    return indices.ndim == 1 and np.array_equal(np.sort(indices), np.arange(rows))
 
 
 def _numbers(node: ir.Node, place: int, name: str, arrays: Mapping[ir.Value, Array]) -> list[int]:

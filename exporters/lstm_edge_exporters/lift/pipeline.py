@@ -119,6 +119,7 @@ def _lift(
         original=original,
         lifted=result.model,
         states=(*known, *result.states),
+        lifts=bool(result.states),
         names=names,
         fixed_batch=max(_fixed_batch(original, names), result.fixed_batch or 1),
         declared=declared,
@@ -278,6 +279,7 @@ def _build_manifest(
         sequence=graph.names.sequence,
         lengths=lengths[0] if lengths else None,
         unstreamable=verified.unstreamable,
+        padded_states=verified.padded_states,
         precision={"float16": "fp16", "float64": "fp64"}.get(min(floats), "fp32"),
         provenance={
             "opset": opset,

@@ -17,8 +17,9 @@ from lstm_edge_runtime.manifest import Axes, StateSpec
 
 from ..graph import UniqueNames, axes_of, data_inputs
 from ..recurrent import is_reversed, label, recurrent_nodes, slots, state_shape
+from .axis_roles import row_orders
 from .evaluate import evaluate, is_data_free, name_axis, two_sizes
-from .paths import Path, find_path, operators_above
+from .paths import Path, find_path, is_order, operators_above
 from .state_names import Naming, name_after_nodes
 from .subgraphs import Place, locate, parents_of
 from .wiring import StateGroup, wire
@@ -26,6 +27,9 @@ from .wiring import StateGroup, wire
 __all__ = ["LeftAlone", "LiftedStates", "lift_states"]
 
 Array = npt.NDArray[Any]
+
+_SORTS_UPWARDS = 11
+"""The opset from which TopK can be asked for the smallest."""
 
 
 @dataclass(frozen=True)
@@ -132,8 +136,8 @@ def _partition(model: ir.Model, reverse: bool, carry: Collection[str]) -> tuple[
                 above = operators_above(place.initial)
                 top = above[-1].inputs[0] if above else place.initial
                 source = str(top.name) if top is not None and top in main_inputs else ""
-                if source and source in carry:
-                    places.append(place)
+                if source in carry or (top is not None and is_data_free(top)):
+                    places.append(place)  # what lies between may put rows in another order
                 elif source:
                     reason = f"it comes from input {source!r}"
                     left.append(LeftAlone(label(node), slot.kind, reason, "given", source))
@@ -164,7 +168,8 @@ def _plan(
         at_large |= found[1]
     paths = {place: _path(place, at_small) for place in computed}
     states = []
-    for group in _group_places(computed, paths, at_small):
+    orders = {place: _row_orders(model, place, paths[place], small) for place in computed}
+    for group in _group_places(computed, paths, orders, at_small):
         state = _describe(model, group, batch, (small, large), (at_small, at_large))
         if isinstance(state, str):
             failed += [_failed(place, state) for place in group.places]
@@ -207,8 +212,32 @@ def _path(place: Place, arrays: Mapping[ir.Value, Array]) -> Path | None:
     return find_path(place.initial, batch_axis, place.slot.node, arrays)
 
 
+def _row_orders(
+    model: ir.Model, place: Place, path: Path | None, sizes: Mapping[str, int]
+) -> tuple[ir.Value, ...]:
+    """Return the indices that the rows of the place's node are put in order by, where its state is not yet.
+
+    Rows that are picked or repeated are in no order of that kind, and no state follows them.
+    """
+    node = place.slot.node
+    reordered = path is not None and any(step.undo[0] == "Reorder" for step in path.steps)
+    if reordered or place.owner is not node or node.graph is not model.graph:
+        return ()
+    if model.graph.opset_imports[""] < _SORTS_UPWARDS:
+        return ()
+    orders = row_orders(node)
+    try:
+        (arrays,) = evaluate(model, orders, [sizes])
+    except Exception:  # noqa: BLE001  onnxruntime's exceptions share no base class
+        return ()
+    return orders if all(is_order(arrays[each], arrays[each].size) for each in orders) else ()
+
+
 def _group_places(
-    places: Iterable[Place], paths: Mapping[Place, Path | None], arrays: Mapping[ir.Value, Array]
+    places: Iterable[Place],
+    paths: Mapping[Place, Path | None],
+    orders: Mapping[Place, tuple[ir.Value, ...]],
+    arrays: Mapping[ir.Value, Array],
 ) -> list[StateGroup]:
     """Put together the places whose rows make up one larger tensor exactly.
 
@@ -222,7 +251,7 @@ def _group_places(
     for place in places:
         path = paths[place]
         if path is None:
-            groups.append(StateGroup((place,), (None,)))
+            groups.append(StateGroup((place,), (None,), (orders[place],)))
         else:
             wholes.setdefault(path.whole, []).append(place)
     for whole, members in wholes.items():
@@ -234,7 +263,7 @@ def _group_places(
         for packed in split:
             for rows in [[member] for member in members] if packed is None else packed:
                 chosen = tuple(None if packed is None else paths[place] for place in rows)
-                groups.append(StateGroup(tuple(rows), chosen))
+                groups.append(StateGroup(tuple(rows), chosen, tuple(orders[place] for place in rows)))
     return sorted(groups, key=lambda group: min(order[place] for place in group.places))
 
 

@@ -14,11 +14,12 @@ from lstm_edge_runtime.manifest import Golden, StateSpec
 from lstm_edge_runtime.tolerance import compare, limit_for
 
 from ..graph import axes_of, data_inputs, dynamic_axes
+from ..recurrent import recurrent_nodes
 from .axes import AxisNames
 from .axis_roles import BATCH, SEQUENCE, axis_roles
 from .chunks import ChunkRun, perturbed
-from .divergence import ChunkedFile, run_in_chunks
-from .evaluate import Session, sample_inputs
+from .divergence import ChunkedFile, rows_keep_states, run_in_chunks, states_stop_at_lengths
+from .evaluate import Session, evaluate, sample_inputs, two_sizes
 
 __all__ = ["Equality", "LiftedGraph", "Sample", "Verification", "sample", "verify_lifted"]
 
@@ -37,6 +38,8 @@ class LiftedGraph:
     """Its axes named."""
     lifted: ir.Model
     states: tuple[StateSpec, ...]
+    lifts: bool
+    """Whether any of the states was lifted, and not an input before."""
     names: AxisNames
     fixed_batch: int
     """The batch size that initial states fix the original at; 1 where they don't."""
@@ -84,6 +87,8 @@ class Verification:
     equality: Equality
     chunks: ChunkRun | None
     unstreamable: str
+    padded_states: bool
+    """Whether a row's states stop at its length."""
     golden: Golden
 
     def figures(self) -> dict[str, Any]:
@@ -114,10 +119,11 @@ def verify_lifted(graph: LiftedGraph, seed: int) -> Verification:
     equality = _check_equality(graph, original, lifted, samples)
     if graph.declared:
         _check_dynamic(graph, lifted, samples[-1])
-    chunks, unstreamable = _run_in_chunks(graph, lifted, rng)
+    chunks, unstreamable, padded_states = _run_in_chunks(graph, lifted, rng)
     exact = [each for each in samples if str(each) in equality.exact]
     golden = next((each for each in exact if each.sizes.get(graph.names.sequence or "", 2) > 1), exact[0])
-    return Verification(equality, chunks, unstreamable, _golden(graph, original, lifted, golden, rng))
+    recorded = _golden(graph, original, lifted, golden, rng)
+    return Verification(equality, chunks, unstreamable, padded_states, recorded)
 
 
 def sample(graph: LiftedGraph, sizes: Mapping[str, int], rng: np.random.Generator) -> Sample:
@@ -276,15 +282,47 @@ def _check_dynamic(graph: LiftedGraph, lifted: Session, sample: Sample) -> None:
 
 def _run_in_chunks(
     graph: LiftedGraph, lifted: Session, rng: np.random.Generator
-) -> tuple[ChunkRun | None, str]:
-    """Feed the file in chunks; return the worst of the runs, and why chunks do not equal the whole."""
+) -> tuple[ChunkRun | None, str, bool]:
+    """Feed the file in chunks.
+
+    Returns:
+        The worst of the runs; why chunks do not equal the whole; whether states stop at lengths.
+    """
     batch, steps = _CHUNKED
     time_axes = graph.axes_named(graph.names.sequence)
-    if not time_axes or not graph.states:
-        return None, ""
+    if not graph.states:
+        return None, "", True
+    if not time_axes:
+        fixed = _steps_of_a_call(graph)
+        return None, f"chunks were not tried: every call takes {fixed} steps" if fixed > 1 else "", True
     whole = _sample_at(graph, batch * graph.fixed_batch, steps, rng)
     file = ChunkedFile(graph.lifted, lifted.run, graph.states, time_axes, graph.lengths)
-    return run_in_chunks(file, whole.feeds, rng)
+    chunks, reason = run_in_chunks(file, whole.feeds, rng)
+    if reason or not states_stop_at_lengths(file, whole.feeds):
+        return chunks, reason, bool(reason)
+    batch_axes = graph.axes_named(graph.names.batch)
+    name = graph.names.batch
+    batch_axes |= {state.input: state.axes.index(name) for state in graph.states if name in state.axes}
+    by_row = all(state.input in batch_axes for state in graph.states)
+    if by_row and not rows_keep_states(file, whole.feeds, batch_axes):
+        reason = (
+            "rows are in another order inside (sorted by length, say), and their states do not follow: "
+            "a row gets another's state where the order changes from chunk to chunk"
+        )
+    return chunks, reason, True
+
+
+def _steps_of_a_call(graph: LiftedGraph) -> int:
+    """Return the steps that lifted layers take in every call; 1 where all states were inputs before."""
+    if not graph.lifts:
+        return 1
+    inputs = [node.inputs[0] for node in recurrent_nodes(graph.original)]
+    sizes, _ = two_sizes(graph.original.graph)
+    try:
+        (arrays,) = evaluate(graph.original, [value for value in inputs if value is not None], [sizes])
+    except Exception:  # noqa: BLE001  onnxruntime's exceptions share no base class
+        return 1
+    return max((array.shape[0] for array in arrays.values()), default=1)
 
 
 def _golden(

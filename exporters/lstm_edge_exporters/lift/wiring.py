@@ -7,6 +7,7 @@ from typing import Any
 import onnx_ir as ir
 
 from ..graph import UniqueNames
+from ..recurrent import state_shape
 from .paths import Path
 from .subgraphs import Place, carry_out
 
@@ -22,6 +23,8 @@ class StateGroup:
 
     places: tuple[Place, ...]
     paths: tuple[Path | None, ...]
+    orders: tuple[tuple[ir.Value, ...], ...]
+    """For each place the indices that its node's rows are put in order by, one after the other."""
 
     @property
     def kind(self) -> str:
@@ -37,15 +40,20 @@ def wire(graph: ir.Graph, group: StateGroup, state: ir.Value, names: UniqueNames
     """
     parts, axis = [], 0
     clones: dict[tuple[ir.Node, ir.Value], ir.Node] = {}
-    for place, path in zip(group.places, group.paths, strict=True):
+    for place, path, orders in zip(group.places, group.paths, group.orders, strict=True):
+        _, _, batch_axis = state_shape(place.slot.node)
         start = state
         for step in reversed(path.steps if path else ()):
             key = (step.node, start)
             if key not in clones:
                 clones[key] = _clone(graph, step.node, start, names)
             start = clones[key].outputs[step.output]
+        for indices in orders:
+            start = _op(graph, names, "Gather", [start, indices], axis=batch_axis)
         place.start_from(start)
-        part = carry_out(place, start if path else state, names.unique)
+        part = carry_out(place, start, names.unique)
+        for indices in reversed(orders):
+            part = _op(graph, names, "Gather", [part, _inverse(graph, indices, names)], axis=batch_axis)
         parts.append(_undo(graph, part, path, names))
         axis = path.span[0] if path and path.span else axis
     return parts[0] if len(parts) == 1 else _op(graph, names, "Concat", parts, axis=axis)
@@ -67,6 +75,9 @@ def _undo(graph: ir.Graph, value: ir.Value, path: Path | None, names: UniqueName
         match operator:
             case "MatMul":
                 value = _op(graph, names, "MatMul", [value, argument])
+            case "Reorder":
+                indices, axis = argument
+                value = _op(graph, names, "Gather", [value, _inverse(graph, indices, names)], axis=axis)
             case "Transpose":
                 value = _op(graph, names, "Transpose", [value], perm=argument)
             case "Squeeze" | "Unsqueeze" if graph.opset_imports[""] < _AXES_AS_INPUT:
@@ -76,6 +87,21 @@ def _undo(graph: ir.Graph, value: ir.Value, path: Path | None, names: UniqueName
             case _:
                 pass
     return value
+
+
+def _inverse(graph: ir.Graph, indices: ir.Value, names: UniqueNames) -> ir.Value:
+    """Return the indices that undo ``indices``: the places of 0, 1, 2 ... among them."""
+    for node, _ in indices.uses():
+        if node.op_type == "TopK" and node.attributes.get_int("largest", 1) == 0 and node.graph is graph:
+            return node.outputs[1]
+    count = _op(graph, names, "Shape", [indices])
+    count.type = ir.TensorType(ir.DataType.INT64)
+    node = ir.node("TopK", [indices, count], {"largest": 0}, num_outputs=2)
+    graph.append(node)
+    for output in node.outputs:
+        output.name = names.unique(f"{indices.name}.TopK")
+        output.type = ir.TensorType(ir.DataType.INT64)
+    return node.outputs[1]
 
 
 def _op(
