@@ -42,7 +42,7 @@ __all__ = ["command"]
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="Seed of the data that the proof uses.",
+    help="Seed of the data for the verification.",
 )
 @json_option
 def command(
@@ -54,11 +54,11 @@ def command(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Return the network in MODEL, an .onnx file of any framework, its hidden states as inputs and outputs.
+    """Make the hidden states of MODEL, an .onnx file of any framework, inputs and outputs.
 
-    The result can be fed in chunks. It is written only once it is proven: with its states at reset it
+    The result can be fed in chunks. It is written only once it is verified: with its states at reset it
     computes what MODEL computes, bit for bit. Whether chunks equal the whole sequence is measured too; where
-    they do not, the report names the operator that is to blame.
+    they do not, the report names the first operator that differs.
 
     \b
     Example:
@@ -113,7 +113,8 @@ def _print(lifted: "Lifted", output: Path) -> None:
     if report.equality.by_rows:
         click.echo(f"equal row by row, where it can't run, at {'; '.join(report.equality.by_rows)}")
     if report.unstreamable:
-        click.echo(f"chunks do not equal the whole: {report.unstreamable}")
+        what = "can't be fed in chunks" if report.chunks is None else "chunks do not equal the whole"
+        click.echo(f"{what}: {report.unstreamable}")
     elif report.chunks is not None:
         worst = report.chunks.worst
         click.echo(
@@ -121,7 +122,8 @@ def _print(lifted: "Lifted", output: Path) -> None:
             f"(largest difference {max(each.max_abs for each in report.chunks.comparisons):.3g}, "
             f"{worst.ratio:.0%} of its limit)"
         )
-    click.echo(f"next: lstm-edge inspect {output}   lstm-edge stream {output}")
+    stream = "" if report.unstreamable else f"   lstm-edge stream {output}"
+    click.echo(f"next: lstm-edge inspect {output}{stream}")
 
 
 def _row(state: "StateSpec") -> tuple[str, str, str, str]:

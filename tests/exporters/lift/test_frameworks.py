@@ -119,7 +119,7 @@ def test_a_file_of_pytorchs_deprecated_exporter(kind, layers, dynamic):
 
 
 @pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
-def test_a_batch_of_four_that_pytorchs_deprecated_exporter_expands_is_freed(kind):
+def test_a_batch_of_four_that_pytorchs_deprecated_exporter_expands_becomes_dynamic(kind):
     """It expands a constant (1, 4, 6), which no other batch size fits."""
     torch.manual_seed(0)
     module, buffer = _Tagger(kind).eval(), io.BytesIO()
@@ -138,7 +138,7 @@ def test_a_batch_of_four_that_pytorchs_deprecated_exporter_expands_is_freed(kind
 
 
 @pytest.mark.parametrize(("kind", "layers", "rows"), [("LSTM", 1, 1), ("GRU", 2, 4)])
-def test_a_file_of_pytorchs_exporter_at_a_fixed_shape_is_freed(kind, layers, rows, tmp_path):
+def test_a_file_of_pytorchs_exporter_at_a_fixed_shape_becomes_dynamic(kind, layers, rows, tmp_path):
     """It writes the shape into a Reshape behind each layer."""
     torch.manual_seed(0)
     module = _Tagger(kind, num_layers=layers).eval()

@@ -125,7 +125,7 @@ def test_random_states_are_not_taken_for_constants(network):
         lift(net.model({"x": ["L", "N", 3]}, [y]).SerializeToString())
 
 
-def test_a_fixed_input_shape_is_freed_where_nothing_else_holds_it(network):
+def test_a_fixed_input_shape_becomes_dynamic_where_nothing_else_fixes_it(network):
     net = network()
     x = net.add("Transpose", ["x"], perm=[1, 0, 2])
     zeros = net.const(np.zeros((1, 1, 4), np.float32))
@@ -141,7 +141,7 @@ def test_a_fixed_input_shape_is_freed_where_nothing_else_holds_it(network):
 
 @pytest.mark.parametrize("steps", [[5, 5], [5, 3]])
 def test_lengths_that_are_constants_hold_the_shape(network, steps):
-    """A freed sequence would still end at step 5, and no shorter chunk would run."""
+    """A dynamic sequence would still end at step 5, and no shorter chunk would run."""
     net = network()
     lengths = net.const(np.array(steps, np.int32))
     y, *_ = net.recurrent("GRU", "x", 3, 4, lengths=lengths, outputs=("Y",))
