@@ -97,7 +97,7 @@ def export_oldest(session: nox.Session) -> None:
         session.chdir(tree)
         session.run("python", *pytest)
         return
-    site = Path(session.create_tmp()) / "site"
+    site = Path(session.create_tmp()).resolve() / "site"
     shutil.rmtree(site, ignore_errors=True)
     environment = {"QEMU_CPU": "neoverse-n1", "PYTHONDONTWRITEBYTECODE": "1", "ORT_DISABLE_TELEMETRY": "1"}
     try:

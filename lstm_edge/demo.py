@@ -13,15 +13,25 @@ import numpy.typing as npt
 import torch
 
 from lstm_edge_exporters import Artifact, export
+from lstm_edge_exporters.numerics.threads import one_thread
 from lstm_edge_runtime import Stream
 from lstm_edge_runtime.errors import CheckFailedError, InputError
 
 from .checkpoint import Run
 from .deploy import deployable
 from .training import Epoch, TrainConfig, train
-from .training.threads import one_thread
 
-__all__ = ["CONFIG", "HeldOut", "Paths", "Proof", "export_run", "prepare", "prove", "replay", "train_run"]
+__all__ = [
+    "CONFIG",
+    "HeldOut",
+    "Paths",
+    "Proof",
+    "compare_steps",
+    "copy_recordings",
+    "export_run",
+    "replay",
+    "train_run",
+]
 
 CONFIG = TrainConfig(hidden_size=32, epochs=400, patience=100, seed=0)
 """A few seconds on two cores."""
@@ -86,7 +96,7 @@ class Proof:
             )
 
 
-def prepare(folder: Path) -> tuple[Paths, HeldOut]:
+def copy_recordings(folder: Path) -> tuple[Paths, HeldOut]:
     """Make ``folder``, put the recordings there, and read the held-out ones.
 
     Raises:
@@ -134,7 +144,7 @@ def replay(stream: Stream, recording: npt.NDArray[np.float32]) -> Iterator[tuple
         yield logits.copy(), took
 
 
-def prove(run: Run, stream: Stream, held_out: HeldOut) -> Proof:
+def compare_steps(run: Run, stream: Stream, held_out: HeldOut) -> Proof:
     """Run every held-out recording step by step and compare each step with PyTorch on all samples so far."""
     assert run.task is not None
     replayed = [list(replay(stream, recording)) for recording in held_out.x]

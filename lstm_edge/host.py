@@ -1,4 +1,4 @@
-"""What this machine is, as far as it matters to speed: processor, cores, memory, versions."""
+"""This machine, as far as it matters to speed: processor, cores, memory, versions."""
 
 import os
 import platform
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lstm_edge_runtime import __version__
-from lstm_edge_runtime.profile import host_key
+from lstm_edge_runtime.profile import host_key, read_cpuinfo
 
 __all__ = ["cpu_features", "describe_host", "describe_software", "memory_bytes", "onnxruntime_wheels"]
 
@@ -49,8 +49,9 @@ def onnxruntime_wheels() -> dict[str, str]:
 
 
 def cpu_features() -> list[str]:
-    """Return those features of the processor that matter to onnxruntime; empty where Linux does not say."""
-    flags = set((_cpu_field("flags") or _cpu_field("Features") or "").split())
+    """Return the processor features that matter to onnxruntime; empty where Linux does not list them."""
+    fields = read_cpuinfo()
+    flags = set((fields.get("flags") or fields.get("Features") or "").split())
     return [name for name in _FEATURES if name in flags]
 
 
@@ -70,14 +71,6 @@ def _onnxruntime_version() -> str | None:
         return str(import_onnxruntime().__version__)
     except MissingDependencyError:
         return None
-
-
-def _cpu_field(name: str) -> str | None:
-    for line in (_read("/proc/cpuinfo") or "").splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() == name:
-            return value.strip()
-    return None
 
 
 def _read(path: str) -> str | None:

@@ -1,15 +1,13 @@
-"""Saying which extra a verb needs, in place of a traceback."""
+"""Say which extra a verb needs, in place of a traceback."""
 
 import contextlib
 import logging
 from collections.abc import Iterator
 
+from lstm_edge.extras import extra_modules
 from lstm_edge_runtime.errors import MissingDependencyError
 
 __all__ = ["needing_export", "needing_report"]
-
-_EXPORT = {"torch", "onnx", "onnxscript", "onnx_ir", "safetensors"}
-_REPORT = {"matplotlib", "jinja2", "markupsafe"}
 
 
 @contextlib.contextmanager
@@ -19,7 +17,7 @@ def needing_export(verb: str) -> Iterator[None]:
     Raises:
         MissingDependencyError: names the package that is missing and the extra that installs it.
     """
-    with _needing(verb, "export", _EXPORT):
+    with _needing(verb, "export"):
         yield
         # torch.onnx logs a line for every torchvision operator that it has no use for.
         logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
@@ -27,16 +25,16 @@ def needing_export(verb: str) -> Iterator[None]:
 
 def needing_report(option: str) -> contextlib.AbstractContextManager[None]:
     """Import what an option needs of matplotlib and jinja2 inside this; raises as ``needing_export``."""
-    return _needing(option, "report", _REPORT)
+    return _needing(option, "report")
 
 
 @contextlib.contextmanager
-def _needing(what: str, extra: str, packages: set[str]) -> Iterator[None]:
+def _needing(what: str, extra: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
         package = (error.name or "").partition(".")[0]
-        if package not in packages:
+        if package not in extra_modules(extra):
             raise
         raise MissingDependencyError(
             f'lstm-edge {what} needs {package}, which is not installed; pip install "lstm-edge[{extra}]"'

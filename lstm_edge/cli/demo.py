@@ -61,21 +61,21 @@ def command(folder: Path, as_json: bool) -> None:
         from lstm_edge_runtime import load
 
         from .. import demo as _demo
-    paths, held_out = _demo.prepare(folder)
+    paths, held_out = _demo.copy_recordings(folder)
     _say(
         screen,
         "data",
         f"BasicMotions: {held_out.x.shape[1]} samples of {held_out.x.shape[2]} channels a recording",
     )
-    with progress(_demo.CONFIG.epochs, quiet=True) as on_epoch:
+    with progress(_demo.CONFIG.epochs, quiet=True) as (on_epoch, _):
         run, took = _timed(lambda: _demo.train_run(paths, on_epoch))
     assert run.task is not None
-    parts = run.summary["parts"]
+    split = run.summary["split"]
     _say(
         screen,
         "train",
-        f"LSTM1, {_demo.CONFIG.hidden_size} wide, on {parts['train']} recordings "
-        f"({parts['validation']} more to stop by), {run.summary['epochs']} epochs in {took:.1f} s",
+        f"LSTM1, {_demo.CONFIG.hidden_size} wide, on {split['train']} recordings "
+        f"({split['validation']} more to stop by), {run.summary['epochs']} epochs in {took:.1f} s",
     )
     with screen.status("tracing, exporting and proving"):
         artifact, took = _timed(lambda: _demo.export_run(run, paths))
@@ -95,7 +95,7 @@ def command(folder: Path, as_json: bool) -> None:
         )
         replays = _show(screen, stream, held_out, run.task.labels)
         with screen.status("running every held-out recording, and PyTorch beside it"):
-            proof = _demo.prove(run, stream, held_out)
+            proof = _demo.compare_steps(run, stream, held_out)
     proof.check()
     seconds = time.monotonic() - started
     if as_json:

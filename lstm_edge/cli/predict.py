@@ -11,13 +11,15 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from lstm_edge._samples import SampleInput, sample_input
-from lstm_edge_runtime.errors import ContractError
+from lstm_edge.data.config import ReadConfig
+from lstm_edge.data.evaluation import read_for_model
+from lstm_edge.data.recordings import Recording
+from lstm_edge.data.sample_input import SampleInput
 from lstm_edge_runtime.files import replacing
 
+from ._data import data_options, note
 from ._model import device_option, model_argument, open_model, threads_option
-from ._results import ResultLines, main_output
-from ._series import Series, read_series
+from ._results import ResultLines, main_output, top_rows
 
 if TYPE_CHECKING:
     from lstm_edge_runtime import Model
@@ -33,8 +35,7 @@ _ROWS_PER_CALL = 256
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write there instead of printing.")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON lines instead of CSV.")
-@click.option("--series", help="CSV column that tells series apart.  [default: series, where there is one]")
-@click.option("--order", help="CSV column that orders a series.  [default: order, where there is one]")
+@data_options
 @device_option
 @threads_option
 def command(
@@ -42,15 +43,14 @@ def command(
     data: Path,
     output: Path | None,
     as_json: bool,
-    series: str | None,
-    order: str | None,
     device: str,
     threads: Any,
+    **columns: Any,
 ) -> None:
-    """Run MODEL on every series of DATA, from the reset state, and write one line a series.
+    """Run MODEL on every series of DATA, from the reset state, and write one line per series.
 
-    DATA is a .npz with x (samples, L, I) and optional lengths, a .npy, or a .csv with a header and a row per
-    time step. Series of unequal length are fine. Where the network reads out every layer, the top layer's
+    DATA is a .npz with x (samples, L, I) and optional lengths, a .npy, or a .csv with a header and one row
+    per time step. Series of unequal length are fine. Where the network reads out every layer, the top layer's
     result is written.
 
     \b
@@ -58,10 +58,9 @@ def command(
       lstm-edge predict har.onnx recordings.csv --series recording -o activities.csv
     """  # noqa: D301
     opened = open_model(model, device, threads)
-    samples = sample_input(opened)
-    features = opened.manifest.signal.features if opened.manifest else ()
-    found = read_series(data, samples.width, features, series, order)
-    lines = ResultLines(opened.manifest.task if opened.manifest else None, "series", as_json=as_json)
+    recordings, samples = read_for_model(data, opened, ReadConfig(**columns), targets="ignored", tell=note)
+    found = recordings.series
+    lines = ResultLines(opened.interface.task, "series", as_json=as_json)
     with _writer(output) as sink:
         results = _predict(opened, samples, found)
         sink.write(lines.header(results.shape[1]))
@@ -69,7 +68,7 @@ def command(
             sink.write(lines.line(one.name, row))
 
 
-def _predict(model: "Model", samples: SampleInput, found: Sequence[Series]) -> npt.NDArray[Any]:
+def _predict(model: "Model", samples: SampleInput, found: Sequence[Recording]) -> npt.NDArray[Any]:
     """Return one row ``(C,)`` a series; equally long ones share a call."""
     results: dict[int, npt.NDArray[Any]] = {}
     by_length = sorted(range(len(found)), key=lambda index: len(found[index].x))
@@ -79,7 +78,7 @@ def _predict(model: "Model", samples: SampleInput, found: Sequence[Series]) -> n
         for start in range(0, len(members), together):
             part = members[start : start + together]
             values = main_output(model, _run(model, samples, [found[index].x for index in part]))
-            results.update(zip(part, _top_rows(values, len(part)), strict=True))
+            results.update(zip(part, top_rows(values, len(part)), strict=True))
     return np.stack([results[index] for index in range(len(found))])
 
 
@@ -93,18 +92,6 @@ def _run(
     for step in range(len(rows[0])):
         outputs, state = model.run(samples.arrange([row[step : step + 1] for row in rows]), state)
     return outputs
-
-
-def _top_rows(values: npt.NDArray[Any], rows: int) -> npt.NDArray[Any]:
-    """Return ``(rows, C)`` of ``(rows,)``, or ``(k*rows, C)``; of rows stacked by layer the top layer's."""
-    if values.ndim < 2 and values.size % rows == 0:
-        values = values.reshape(rows, -1)
-    if values.ndim != 2 or values.shape[0] % rows:
-        raise ContractError(
-            f"the main output is {values.shape} for {rows} series, expected a row a series; use load().run()"
-        )
-    top: npt.NDArray[Any] = values.reshape(-1, rows, values.shape[-1])[-1]
-    return top
 
 
 @contextlib.contextmanager

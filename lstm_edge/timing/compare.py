@@ -1,7 +1,7 @@
 """Comparing a measurement with a stored one: regressions beyond noise, or that noise hides the answer.
 
-The two were not measured side by side, so each round's time is first divided by the time that the same fixed
-piece of work took in that round: a machine that is slower as a whole today does not look like a regression.
+The two were not measured side by side, so each round's time is first divided by the time of the calibration
+workload in that round: a machine that is slower as a whole today does not look like a regression.
 """
 
 import json
@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lstm_edge.host import describe_host
+from lstm_edge_exporters.numerics.bootstrap import Interval, ratio_interval
 from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError
 
 from .measure import FORMAT
-from .stats import Interval, ratio_interval
 
 __all__ = ["ALLOWED", "Change", "compare_with", "read_baseline"]
 
@@ -121,8 +121,9 @@ def _pairs(old: list[Any], new: list[Any]) -> list[tuple[Any, Any]]:
 
 def _normalized(document: dict[str, Any], file: dict[str, Any], name: str) -> npt.NDArray[np.float64]:
     rounds = np.array(file["latency_us"][name]["rounds_us"], np.float64)
-    fixed = np.array(document["yardstick_us"], np.float64)
+    key = "calibration_us" if "calibration_us" in document else "yardstick_us"  # the name in version 0.1
+    fixed = np.array(document[key], np.float64)
     positive = all((np.isfinite(times) & (times > 0)).all() for times in (rounds, fixed))
     if not rounds.shape == fixed.shape != (0,) or not positive:
-        raise ValueError(f"{name}: rounds {rounds.shape} beside {fixed.shape} of the fixed work")
+        raise ValueError(f"{name}: rounds {rounds.shape} beside {fixed.shape} of the calibration")
     return rounds / fixed

@@ -6,11 +6,11 @@ from functools import partial
 from typing import Any
 
 from lstm_edge.host import describe_host, describe_software
+from lstm_edge_exporters.numerics.bootstrap import ratio_interval
 from lstm_edge_runtime.errors import CheckFailedError, LstmEdgeError
 
+from .calls import Call, TimedModel, chunk_call, step_call, streams_call
 from .rounds import Rounds, interleave
-from .stats import ratio_interval
-from .subject import Call, Subject, chunk_call, step_call, streams_call
 from .system import cpu_at_rate, cpu_idle, measure_load
 
 __all__ = ["FORMAT", "STREAMS", "Plan", "measure"]
@@ -24,7 +24,7 @@ _PACED_SECONDS = 1.0
 _LEAST_RATE = 0.2
 """Hertz; below it two samples keep everyone waiting for more than ten seconds."""
 _NOISE_LIMIT = 0.25
-"""The most that the fixed work's time may vary; beyond it the rounds speak of the machine, not of a file."""
+"""Maximum variation of the calibration workload; beyond it the rounds measure the machine, not a file."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Plan:
 
 
 def measure(
-    subjects: Sequence[Subject],
+    timed_models: Sequence[TimedModel],
     plan: Plan,
     settings: dict[str, Any],
     progress: Callable[[str], None] = lambda _: None,
@@ -52,7 +52,7 @@ def measure(
     """Measure files side by side.
 
     Args:
-        subjects: the open files; ratios are against the first.
+        timed_models: the open files; ratios are against the first.
         plan: what to measure.
         settings: what ``load`` was given, for the processes that measure loading, and for the record.
         progress: told what is being done.
@@ -62,16 +62,16 @@ def measure(
     """
     calls: dict[tuple[str, str], Call] = {}
     left_out: dict[str, list[str]] = {}
-    for subject in subjects:
-        made, skipped = _calls(subject, plan)
-        calls |= {(subject.name, name): call for name, call in made.items()}
-        left_out[subject.name] = skipped
+    for timed_model in timed_models:
+        made, skipped = _calls(timed_model, plan)
+        calls |= {(timed_model.name, name): call for name, call in made.items()}
+        left_out[timed_model.name] = skipped
     progress("timing")
-    rounds = _quiet_rounds(calls, plan, len(subjects), progress)
+    rounds = _quiet_rounds(calls, plan, len(timed_models), progress)
     files = []
-    for subject in subjects:
-        progress(f"loading {subject.name} in processes of its own")
-        files.append(_file(subject, rounds, plan, settings) | {"left_out": left_out[subject.name]})
+    for timed_model in timed_models:
+        progress(f"loading {timed_model.name} in processes of its own")
+        files.append(_file(timed_model, rounds, plan, settings) | {"left_out": left_out[timed_model.name]})
     return {
         "format": FORMAT,
         "schema": _SCHEMA,
@@ -80,22 +80,22 @@ def measure(
         "settings": settings | {"plan": asdict(plan)},
         "noise": rounds.noise,
         "preemptions_per_second": rounds.preemptions,
-        "yardstick_us": [value / 1e3 for value in rounds.yardstick],
+        "calibration_us": [value / 1e3 for value in rounds.calibration],
         "files": files,
-        "ratios": _ratios(subjects, rounds),
+        "ratios": _ratios(timed_models, rounds),
     }
 
 
-def _calls(subject: Subject, plan: Plan) -> tuple[dict[str, Call], list[str]]:
+def _calls(timed_model: TimedModel, plan: Plan) -> tuple[dict[str, Call], list[str]]:
     """Return the calls that a file can take, each tried once, and why others are left out."""
-    makers: dict[str, Callable[[], Call]] = {"chunk": partial(chunk_call, subject, plan.chunk)}
+    makers: dict[str, Callable[[], Call]] = {"chunk": partial(chunk_call, timed_model, plan.chunk)}
     skipped = []
-    if subject.streamable:
-        makers = {"step": partial(step_call, subject)} | makers
+    if timed_model.streamable:
+        makers = {"step": partial(step_call, timed_model)} | makers
     else:
         skipped.append("step and streams: the file can't be streamed")
-    if subject.batched:
-        makers |= {f"{STREAMS}{count}": partial(streams_call, subject, count) for count in plan.streams}
+    if timed_model.batched:
+        makers |= {f"{STREAMS}{count}": partial(streams_call, timed_model, count) for count in plan.streams}
     calls = {}
     for name, make in makers.items():
         call, why = _try(make)
@@ -104,7 +104,7 @@ def _calls(subject: Subject, plan: Plan) -> tuple[dict[str, Call], list[str]]:
         else:
             calls[name] = call
     if not calls:
-        raise CheckFailedError(f"{subject.path} takes none of the calls: {'; '.join(skipped)}")
+        raise CheckFailedError(f"{timed_model.path} takes none of the calls: {'; '.join(skipped)}")
     return calls, skipped
 
 
@@ -127,28 +127,28 @@ def _quiet_rounds(
         rounds = interleave(calls, plan.seconds * files, plan.rounds)
     if rounds.noise > _NOISE_LIMIT:
         raise CheckFailedError(
-            f"the machine is too noisy to tell: a fixed piece of work varied by {rounds.noise:.0%} between "
-            f"rounds, expected {_NOISE_LIMIT:.0%} at most; stop other work, or give --seconds more"
+            f"the machine is too noisy to tell: the calibration workload varied by {rounds.noise:.0%} "
+            f"between rounds, expected {_NOISE_LIMIT:.0%} at most; stop other work, or give --seconds more"
         )
     return rounds
 
 
 def _file(
-    subject: Subject, rounds: Rounds[tuple[str, str]], plan: Plan, settings: dict[str, Any]
+    timed_model: TimedModel, rounds: Rounds[tuple[str, str]], plan: Plan, settings: dict[str, Any]
 ) -> dict[str, Any]:
-    model = subject.model
-    timed = {call: found for (name, call), found in rounds.timed.items() if name == subject.name}
+    model = timed_model.model
+    timed = {call: found for (name, call), found in rounds.timed.items() if name == timed_model.name}
     measures = {
         name: asdict(found.latency) | {"rounds_us": [value / 1e3 for value in found.rounds]}
         for name, found in timed.items()
     }
-    rate = plan.rate or subject.sampling_rate
+    rate = plan.rate or timed_model.sampling_rate
     step = measures.get("step")
     return {
-        "name": subject.name,
-        "path": str(subject.path),
+        "name": timed_model.name,
+        "path": str(timed_model.path),
         "sha256": model.identity,
-        "bytes": subject.path.stat().st_size,
+        "bytes": timed_model.path.stat().st_size,
         "precision": model.manifest.precision if model.manifest else None,
         "providers": list(model.providers),
         "latency_us": measures,
@@ -159,26 +159,26 @@ def _file(
         },
         "rate_hz": rate,
         "real_time_factor": step["p50"] * rate / 1e6 if step and rate else None,
-        "cpu": _cpu(subject, rate),
-        "load": asdict(measure_load(subject.path, settings)),
+        "cpu": _cpu(timed_model, rate),
+        "load": asdict(measure_load(timed_model.path, settings)),
     }
 
 
-def _cpu(subject: Subject, rate: float | None) -> dict[str, float | None]:
+def _cpu(timed_model: TimedModel, rate: float | None) -> dict[str, float | None]:
     """Return shares of one core: waiting, at the sensor's rate, and at that rate with nothing to compute."""
     idle = cpu_idle(_IDLE_SECONDS)
-    if rate is None or rate < _LEAST_RATE or not subject.streamable:
+    if rate is None or rate < _LEAST_RATE or not timed_model.streamable:
         return {"idle": idle, "at_rate": None, "pacing_alone": None}
     return {
         "idle": idle,
-        "at_rate": cpu_at_rate(step_call(subject), rate, _PACED_SECONDS),
+        "at_rate": cpu_at_rate(step_call(timed_model), rate, _PACED_SECONDS),
         "pacing_alone": cpu_at_rate(lambda: None, rate, _PACED_SECONDS),
     }
 
 
-def _ratios(subjects: Sequence[Subject], rounds: Rounds[tuple[str, str]]) -> list[dict[str, Any]]:
+def _ratios(timed_models: Sequence[TimedModel], rounds: Rounds[tuple[str, str]]) -> list[dict[str, Any]]:
     """Compare every file with the first, call by call, round by round."""
-    first = subjects[0].name
+    first = timed_models[0].name
     found = []
     for (name, call), timed in rounds.timed.items():
         reference = rounds.timed.get((first, call))

@@ -1,4 +1,4 @@
-"""What tuning strives for, and the cost of a block of calls under it."""
+"""The objective of tuning, and the cost of a block of calls under it."""
 
 import time
 from collections.abc import Callable
@@ -8,19 +8,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lstm_edge.timing.subject import Call, Subject, step_call, streams_call
+from lstm_edge.timing.calls import Call, TimedModel, step_call, streams_call
 
-__all__ = ["GOALS", "Goal"]
+__all__ = ["OBJECTIVES", "Objective"]
 
 _LEAST_CALLS = 5
 
 
 @dataclass(frozen=True)
-class Goal:
-    """A goal and the use that it is meant for. Every cost is the smaller the better."""
+class Objective:
+    """What to minimize, and in which use."""
 
     name: str
-    """One of ``GOALS``."""
+    """One of ``OBJECTIVES``."""
     rate: float | None = None
     """Calls a second; None for one after the other without a pause."""
     streams: int = 1
@@ -36,9 +36,9 @@ class Goal:
         """What the shortest block takes: at a low rate it waits for its calls."""
         return _LEAST_CALLS / self.rate if self.rate else 0.0
 
-    def call(self, subject: Subject) -> Call:
+    def call(self, timed_model: TimedModel) -> Call:
         """Return the call that is timed: one step of one stream, or one tick of several."""
-        return step_call(subject) if self.streams == 1 else streams_call(subject, self.streams)
+        return step_call(timed_model) if self.streams == 1 else streams_call(timed_model, self.streams)
 
     def cost(self, call: Call, seconds: float) -> float:
         """Return the cost of a block of calls that lasts about ``seconds``."""
@@ -47,7 +47,7 @@ class Goal:
         return _COSTS[self.name][0](times, time.process_time_ns() - cpu) / self.streams
 
     def _block(self, call: Call, seconds: float) -> npt.NDArray[np.int64]:
-        """Return the time of each call in nanoseconds; at the goal's rate the waiting is left out of it."""
+        """Return the time of each call in nanoseconds; without the waiting at its rate."""
         clock = time.perf_counter_ns
         pause = 1e9 / self.rate if self.rate else 0.0
         start, end = clock(), seconds * 1e9
@@ -81,6 +81,6 @@ _COSTS: dict[str, tuple[Callable[[npt.NDArray[Any], int], float], str]] = {
     "energy": (_cpu, "us of processor time a step, all threads, waiting included"),
 }
 
-GOALS = tuple(_COSTS)
+OBJECTIVES = tuple(_COSTS)
 """``latency``, ``p99``, ``throughput`` and ``energy``. No program can read what a board draws: processor time
 at the sensor's rate stands for energy, and says nothing of memory, of clocks or of a GPU."""

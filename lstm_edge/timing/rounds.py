@@ -1,4 +1,4 @@
-"""Timing several calls side by side: short blocks in turn, so that what disturbs one disturbs all."""
+"""Time several calls side by side, in short blocks in turn, so that what disturbs one disturbs all."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -8,9 +8,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from .stats import Latency, noise, summarize
-
-__all__ = ["Rounds", "Timed", "interleave", "yardstick"]
+__all__ = ["Latency", "Rounds", "Timed", "calibration_workload", "interleave"]
 
 Array = npt.NDArray[Any]
 Call = Callable[[], object]
@@ -18,6 +16,17 @@ _K = TypeVar("_K")
 
 _LEAST_CALLS = 3
 """A block's median needs some."""
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Percentiles of one call's time, in microseconds."""
+
+    p50: float
+    p90: float
+    p99: float
+    max: float
+    count: int
 
 
 @dataclass(frozen=True)
@@ -32,27 +41,27 @@ class Timed:
     @property
     def latency(self) -> Latency:
         """The percentiles over all rounds."""
-        return summarize(self.calls)
+        return _summarize(self.calls)
 
 
 @dataclass(frozen=True)
 class Rounds(Generic[_K]):
-    """What a run of interleaved rounds gave."""
+    """Times of interleaved rounds."""
 
     timed: Mapping[_K, Timed]
-    yardstick: Array
-    """``(rounds,)`` nanoseconds: the time of one fixed piece of work in each round."""
+    calibration: Array
+    """``(rounds,)`` nanoseconds: the time of the calibration workload in each round."""
     preemptions: float | None
-    """How often a second other work took the core away; it is in p99 and max. None where not known."""
+    """How often per second other work took the core away, which p99 and max include. None where not known."""
 
     @property
     def noise(self) -> float:
-        """How much the fixed work's time varied: (p90 - p10) / p50."""
-        return noise(self.yardstick)
+        """How much the time of the calibration workload varied: (p90 - p10) / p50."""
+        return _noise(self.calibration)
 
 
 def interleave(calls: Mapping[_K, Call], seconds: float, rounds: int) -> Rounds[_K]:
-    """Time each call in ``rounds`` blocks, all calls in every round, in an order that turns.
+    """Time each call in ``rounds`` blocks, all calls in every round, in rotating order.
 
     Args:
         calls: what to time, by name.
@@ -67,7 +76,7 @@ def interleave(calls: Mapping[_K, Call], seconds: float, rounds: int) -> Rounds[
     fixed = []
     began, before = time.perf_counter(), _preemptions()
     for index in range(rounds):
-        fixed.append(float(np.median([_time(yardstick) for _ in range(5)])))
+        fixed.append(float(np.median([_time(calibration_workload) for _ in range(5)])))
         turn = index % len(names)
         for name in names[turn:] + names[:turn]:
             blocks[name].append(_block(calls[name], counts[name]))
@@ -80,8 +89,20 @@ def interleave(calls: Mapping[_K, Call], seconds: float, rounds: int) -> Rounds[
     return Rounds(timed, np.array(fixed), lost)
 
 
-def yardstick() -> None:
-    """Do a fixed piece of work of about a millisecond, of the kind that a step is: small products, Python."""
+def _noise(rounds: Array) -> float:
+    """Return the spread of times that should not change, (p90 - p10) / p50."""
+    p10, p50, p90 = np.percentile(rounds, [10, 50, 90])
+    return float((p90 - p10) / p50)
+
+
+def _summarize(nanoseconds: Array) -> Latency:
+    """Return the percentiles of call times ``(calls,)`` in nanoseconds."""
+    p50, p90, p99, longest = (float(value) / 1e3 for value in np.percentile(nanoseconds, [50, 90, 99, 100]))
+    return Latency(p50, p90, p99, longest, len(nanoseconds))
+
+
+def calibration_workload() -> None:
+    """Do the same work each time, about a millisecond of what a step is: small products, Python."""
     matrix, vector = _MATRIX, _VECTOR
     for _ in range(100):
         vector = np.tanh(matrix @ vector)

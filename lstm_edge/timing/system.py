@@ -37,9 +37,9 @@ import_onnxruntime()
 imported, bare = time.perf_counter(), peak_or_none()
 model = lstm_edge_runtime.load(sys.argv[1], **settings)
 loaded = time.perf_counter()
-from lstm_edge.timing.subject import Subject, chunk_call, step_call
-subject = Subject("", None, model)
-call = step_call(subject) if subject.streamable else chunk_call(subject, 16)
+from lstm_edge.timing.calls import TimedModel, chunk_call, step_call
+timed_model = TimedModel("", None, model)
+call = step_call(timed_model) if timed_model.streamable else chunk_call(timed_model, 16)
 for _ in range(int(sys.argv[3])):
     call()
 print(json.dumps([imported - start, loaded - imported, bare, peak_or_none()]))

@@ -12,7 +12,7 @@ from lstm_edge_runtime.errors import InputError
 
 from ..lstm1 import LSTM1
 from .config import TrainConfig
-from .samples import Samples, crop
+from .dataset import Dataset, crop
 
 __all__ = ["Epoch", "Loop", "predict"]
 
@@ -21,16 +21,16 @@ _PREDICTION_BATCH = 256
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch came to."""
+    """Results of one epoch."""
 
     number: int
     """From 1."""
     loss: float
-    """Mean over the training part, while training: cross entropy, or squared error of scaled values."""
+    """Mean over the training set, while training: cross entropy, or squared error of scaled values."""
     validation_loss: float
-    """The same over the validation part, after the epoch."""
+    """The same over the validation set, after the epoch."""
     accuracy: float | None
-    """On the validation part; None for values."""
+    """On the validation set; None for values."""
     best: int
     """The epoch with the lowest validation loss so far."""
 
@@ -45,7 +45,7 @@ class Loop:
         config: of the optimization; ``crop`` given.
     """
 
-    def __init__(self, model: LSTM1, train: Samples, validation: Samples, config: TrainConfig) -> None:
+    def __init__(self, model: LSTM1, train: Dataset, validation: Dataset, config: TrainConfig) -> None:
         self.epochs: list[Epoch] = []
         self._model = model.to(config.device)
         self._train, self._validation = train.to(config.device), validation.to(config.device)
@@ -150,11 +150,11 @@ class Loop:
 
 
 @torch.no_grad()
-def predict(model: LSTM1, samples: Samples) -> Tensor:
+def predict(model: LSTM1, dataset: Dataset) -> Tensor:
     """Return the outputs ``(S, C)`` of scaled samples, in evaluation mode and in batches."""
     model.eval()
     outputs = []
-    for rows in torch.arange(len(samples)).split(_PREDICTION_BATCH):  # type: ignore[no-untyped-call]
-        batch = samples.take(rows)
+    for rows in torch.arange(len(dataset)).split(_PREDICTION_BATCH):  # type: ignore[no-untyped-call]
+        batch = dataset.take(rows)
         outputs.append(model(batch.x, lengths=batch.ragged))
     return torch.cat(outputs)

@@ -10,7 +10,8 @@ import torch
 from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError, first_line
 from lstm_edge_runtime.files import replacing
 
-from .config import DataConfig, TrainConfig
+from ..data.config import DataConfig
+from .config import TrainConfig
 
 __all__ = ["RESUME", "check_same", "read_configs", "read_state", "write_state"]
 

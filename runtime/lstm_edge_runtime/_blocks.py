@@ -21,14 +21,14 @@ class StateBlocks:
 
     def __init__(self, core: Core, capacity: int) -> None:
         """Allocate the blocks; ``ContractError`` where a state has no batch axis."""
-        batch = core.contract.batch or ""
-        for spec in core.contract.states:
+        batch = core.manifest.batch or ""
+        for spec in core.manifest.states:
             if spec.axes.count(batch) != 1:
                 raise ContractError(
                     f"state {spec.input} has no batch axis {batch}; open one stream() a source instead"
                 )
         self._core, self._capacity = core, capacity
-        self._axes = {spec.input: spec.axes.index(batch) for spec in core.contract.states}
+        self._axes = {spec.input: spec.axes.index(batch) for spec in core.manifest.states}
         self._blocks = core.start({batch: capacity})
         self._reset = core.start({batch: 1})
         self._sets: StateSets | None = None
@@ -41,12 +41,12 @@ class StateBlocks:
 
         It keeps a second set of blocks, made when the first such call comes.
         """
-        session, contract = self._core.session, self._core.contract
+        session, manifest = self._core.session, self._core.manifest
         if self._sets is None:
             self._sets = StateSets(session, self._blocks)
         if self._call is None or any(self._call.inputs[name].shape != shapes[name] for name in shapes):
             valid = self._core.valid_steps(None, sizes)
-            self._call = BoundCall(session, contract, self._sets, shapes, sizes, valid)
+            self._call = BoundCall(session, manifest, self._sets, shapes, sizes, valid)
         return self._call
 
     def gather(self, slots: Array) -> dict[str, Array]:

@@ -57,7 +57,7 @@ class BoundCall:
     def __init__(
         self,
         session: Any,
-        contract: Manifest,
+        manifest: Manifest,
         states: StateSets,
         inputs: Mapping[str, tuple[int, ...]],
         sizes: Mapping[str, int],
@@ -67,8 +67,8 @@ class BoundCall:
 
         ``feeds`` holds the inputs that never change (``lengths``).
         """
-        dtypes = {spec.name: spec.dtype for spec in contract.inputs}
-        self._session, self._contract, self.states = session, contract, states
+        dtypes = {spec.name: spec.dtype for spec in manifest.inputs}
+        self._session, self._manifest, self.states = session, manifest, states
         self.inputs = {name: np.zeros(shape, dtype=dtypes[name]) for name, shape in inputs.items()}
         self._feeds = {**self.inputs, **feeds}
         self.outputs = self._output_buffers(sizes)
@@ -90,7 +90,7 @@ class BoundCall:
 
     def _output_buffers(self, sizes: Mapping[str, int]) -> dict[str, Array]:
         buffers = {}
-        for spec in self._contract.outputs:
+        for spec in self._manifest.outputs:
             shape = resolve(spec.axes, sizes)
             if shape is None:
                 shape = self._session.run([spec.name], self._feeds | self.states.read())[0].shape
@@ -107,7 +107,7 @@ class BoundCall:
             binding.bind_ortvalue_input(name, value)
         for name, array in self.outputs.items():
             binding.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(array))
-        for spec in self._contract.states:
+        for spec in self._manifest.states:
             binding.bind_ortvalue_input(spec.input, self.states.values[front][spec.input])
             binding.bind_ortvalue_output(spec.output, self.states.values[1 - front][spec.input])
         return binding
@@ -120,13 +120,13 @@ class BoundCall:
 
     def _run_copying(self) -> None:
         """Run without binding: another provider may keep its own copy of what is bound."""
-        names = [*self.outputs, *(spec.output for spec in self._contract.states)]
+        names = [*self.outputs, *(spec.output for spec in self._manifest.states)]
         results = self._session.run(names, self._feeds | self.states.read())
         found = dict(zip(names, results, strict=True))
         back = self.states.values[1 - self.states.front]
         for name, array in self.outputs.items():
             array[...] = found[name]
-        for spec in self._contract.states:
+        for spec in self._manifest.states:
             back[spec.input].update_inplace(found[spec.output])
 
 

@@ -125,7 +125,7 @@ def replay(model: Model, folder: GoldenFolder) -> tuple[Replayed, ...]:
         _check_names(model, each)
         starts: list[State | None] = [None]
         if model.states:
-            starts = [State(_pick(each.golden.inputs, model), model.identity)]
+            starts = [State(model.interface.states_in(each.golden.inputs), model.identity)]
         if each.continues in ends:
             starts.append(ends[each.continues])
         for carried, state in enumerate(starts):
@@ -139,23 +139,16 @@ def replay(model: Model, folder: GoldenFolder) -> tuple[Replayed, ...]:
 
 
 def _run(model: Model, inputs: Mapping[str, Array], state: State | None) -> tuple[dict[str, Array], State]:
-    lengths = model.manifest.lengths if model.manifest else None
-    own = {spec.name: inputs[spec.name] for spec in model.inputs if spec.name != lengths}
-    outputs, end = model.run(own, state, inputs[lengths] if lengths else None)
-    return outputs | {spec.output: end[spec.input] for spec in model.states}, end
-
-
-def _pick(inputs: Mapping[str, Array], model: Model) -> dict[str, Array]:
-    return {spec.input: inputs[spec.input] for spec in model.states}
+    interface = model.interface
+    data = {spec.name: inputs[spec.name] for spec in interface.data_inputs}
+    outputs, end = model.run(data, state, inputs[interface.lengths] if interface.lengths else None)
+    return interface.all_outputs(outputs, end), end
 
 
 def _check_names(model: Model, each: GoldenSet) -> None:
-    states = model.states
-    entering = {spec.name for spec in model.inputs} | {spec.input for spec in states}
-    leaving = {spec.name for spec in model.outputs} | {spec.output for spec in states}
     for role, found, expected in (
-        ("inputs", set(each.golden.inputs), entering),
-        ("outputs", set(each.golden.outputs), leaving),
+        ("inputs", set(each.golden.inputs), set(model.interface.input_names)),
+        ("outputs", set(each.golden.outputs), set(model.interface.output_names)),
     ):
         if found != expected:
             raise InputError(

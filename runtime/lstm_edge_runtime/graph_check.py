@@ -1,4 +1,4 @@
-"""The state contract of a session: its manifest checked against the graph, or states paired by likeness."""
+"""A session's manifest: read and checked against the graph, or inferred from it where there is none."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from .axes import describe, fits
 from .errors import ContractError, InputError, ManifestError
 from .manifest import KEY, Manifest, StateSpec, Task, TensorSpec
 
-__all__ = ["check_contract", "contract_without_manifest", "graph_specs", "read_manifest"]
+__all__ = ["check_manifest", "graph_specs", "infer_manifest", "read_manifest"]
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -52,7 +52,7 @@ def graph_specs(args: Sequence[Any]) -> tuple[TensorSpec, ...]:
     return tuple(specs)
 
 
-def check_contract(manifest: Manifest, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
+def check_manifest(manifest: Manifest, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
     """Check a manifest against the graph that carries it.
 
     Raises:
@@ -82,16 +82,16 @@ def check_contract(manifest: Manifest, inputs: Sequence[TensorSpec], outputs: Se
         raise ContractError(f"inputs {sorted(missing)} are not in the manifest; export the model again")
 
 
-def contract_without_manifest(
+def infer_manifest(
     inputs: Sequence[TensorSpec],
     outputs: Sequence[TensorSpec],
     states: Mapping[str, str] | None,
     backward: str,
 ) -> Manifest:
-    """Return the contract of a file made elsewhere: ``states`` as named, else paired by name and shape.
+    """Return the manifest of a file made elsewhere: ``states`` as named, else paired by name and shape.
 
     The batch axis is the one name that every state shares with an input; the sequence axis is the one
-    other name of the inputs. Where there is no such single name, the contract has none.
+    other name of the inputs. Where there is no such single name, the manifest has none.
 
     Raises:
         ContractError: states can't be paired, or a named pair does not fit.

@@ -1,4 +1,4 @@
-"""Opening a file: read it, refuse what is unsafe, open a session, check the contract."""
+"""Opening a file: read it, refuse what is unsafe, open a session, check its manifest."""
 
 import mmap
 import os
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ._core import Core
 from ._identity import Identity
 from .errors import FileFormatError, InputError, NotFoundError, ProviderError
-from .graph_check import check_contract, contract_without_manifest, graph_specs, read_manifest
+from .graph_check import check_manifest, graph_specs, infer_manifest, read_manifest
 from .model import Model
 from .onnx_reader import FileFacts, is_ort_format, scan
 from .ort import CPU, Provider, SessionOptions, auto_threads, open_session, resolve_providers
@@ -93,13 +93,13 @@ def load(
         session = _open(target, SessionOptions(providers=wanted), device, providers)
     inputs, outputs = graph_specs(session.get_inputs()), graph_specs(session.get_outputs())
     if manifest is None:
-        contract = contract_without_manifest(inputs, outputs, states, facts.backward)
+        interface = infer_manifest(inputs, outputs, states, facts.backward)
     elif states is not None:
         raise InputError("states= came, but the file has a manifest that names its states; leave it out")
     else:
-        contract = manifest
-        check_contract(contract, inputs, outputs)
-    return Model(Core(session, contract, identity, has_manifest=manifest is not None, check=check))
+        interface = manifest
+        check_manifest(interface, inputs, outputs)
+    return Model(Core(session, interface, identity, has_manifest=manifest is not None, check=check))
 
 
 def _tuned(profile: "Profile | None", identity: Identity) -> SessionOptions | None:

@@ -15,7 +15,7 @@ from .errors import FileFormatError, NotFoundError
 from .files import write_bytes
 from .ort import SessionOptions, import_onnxruntime
 
-__all__ = ["Profile", "host_key"]
+__all__ = ["Profile", "host_key", "read_cpuinfo"]
 
 _FORMAT, _SCHEMA = "lstm-edge profile", 1
 _FLAGS = ("spinning", "arena", "memory_pattern")
@@ -94,12 +94,17 @@ def host_key() -> dict[str, Any]:
     return {"machine": platform.machine(), "processor": _processor(), "cores": cores}
 
 
-def _processor() -> str:
+def read_cpuinfo() -> dict[str, str]:
+    """Return the fields of Linux's ``/proc/cpuinfo``, of its last processor; empty on other systems."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        return platform.processor() or "unknown"
-    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+        return {}
+    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+
+
+def _processor() -> str:
+    fields = read_cpuinfo()
     arm = " ".join(fields[key] for key in ("CPU implementer", "CPU part") if key in fields)
     return fields.get("model name") or fields.get("Model") or arm or platform.processor() or "unknown"
 

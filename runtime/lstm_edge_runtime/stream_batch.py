@@ -30,14 +30,14 @@ class StreamBatch:
 
     def __init__(self, core: Core, capacity: int) -> None:
         """Reserve states for ``capacity`` sources; none is there yet."""
-        contract = core.contract
+        manifest = core.manifest
         if not isinstance(capacity, int) or isinstance(capacity, bool) or capacity < 1:
             raise InputError(f"capacity is {capacity!r}, expected a whole number from 1")
         core.require_streamable()
-        if contract.batch is None:
+        if manifest.batch is None:
             raise ContractError("this file has no batch axis; open one stream() a source instead")
-        check_rows(contract)
-        self._core, self._contract, self._batch = core, contract, contract.batch
+        check_rows(manifest)
+        self._core, self._manifest, self._batch = core, manifest, manifest.batch
         self._identity = core.identity
         self._turns = Turns("batch")
         self._blocks = StateBlocks(core, capacity)
@@ -152,7 +152,7 @@ class StreamBatch:
             InputError: as ``step``; or unequal chunks for a file without ``lengths``, or without a time axis.
             StateError: as ``step``.
         """
-        if self._contract.sequence is None:
+        if self._manifest.sequence is None:
             raise InputError("this file takes one step a call; use step()")
         if ids is None:
             return self._by_id(chunks, chunks=True)
@@ -167,10 +167,10 @@ class StreamBatch:
         stacked, lengths = stack(self._core, parts, pad=chunks)
         with self._turns:
             rows = self._tick(
-                stacked, ids, lengths if chunks and self._contract.lengths else None, step=not chunks
+                stacked, ids, lengths if chunks and self._manifest.lengths else None, step=not chunks
             )
         ends = lengths.tolist() if chunks else [None] * len(ids)
-        each = (cut(self._contract, rows, place, end) for place, end in enumerate(ends))
+        each = (cut(self._manifest, rows, place, end) for place, end in enumerate(ends))
         return dict(zip(ids, map(_only, each), strict=True))
 
     def _tick(self, samples: Any, ids: Ids, lengths: npt.ArrayLike | None, *, step: bool) -> dict[str, Array]:
@@ -181,17 +181,17 @@ class StreamBatch:
         if step and len(slots) == self.capacity:
             return self._tick_all(slots, feeds, sizes)
         if not step:
-            steps = sizes.get(self._contract.sequence or "", 1)
+            steps = sizes.get(self._manifest.sequence or "", 1)
             self._check_padding(valid, steps)
             expect_blocks(WORKSPACE * steps * self._blocks.nbytes)
         outputs, states = self._core.call(feeds | valid | self._blocks.gather(slots))
         self._blocks.scatter(slots, states)
-        return to_sources(self._contract, outputs, step=step)
+        return to_sources(self._manifest, outputs, step=step)
 
     def _check_padding(self, valid: Mapping[str, Array], steps: int) -> None:
         """Refuse short rows where their states would run over what stands behind them."""
         shortest = min((int(array.min()) for array in valid.values()), default=steps)
-        if shortest < steps and not self._contract.padded_states:
+        if shortest < steps and not self._manifest.padded_states:
             raise InputError(
                 f"chunks of {shortest} to {steps} steps came, but this file's states do not stop at a row's "
                 "length; give chunks of one length, or pack the sequences in forward and export again"
@@ -207,7 +207,7 @@ class StreamBatch:
             place = spec.axes.index(self._batch)
             call.inputs[spec.name][(slice(None),) * place + (where,)] = feeds[spec.name]
         call.run()
-        rows = to_sources(self._contract, call.outputs, step=True)
+        rows = to_sources(self._manifest, call.outputs, step=True)
         return {name: array[where].copy() for name, array in rows.items()}
 
     def _slots(self, ids: Ids) -> Array:

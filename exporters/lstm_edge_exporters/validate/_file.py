@@ -37,7 +37,7 @@ class ModelFile:
     def contract(self) -> Manifest:
         """The manifest, or what was read off the graph of a file without one."""
         assert self.model is not None
-        return self.model._contract
+        return self.model.interface
 
     def runner(self, threads: int = 1, providers: tuple[Provider, ...] = (CPU,)) -> Runner:
         """Open a session of its own.

@@ -1,10 +1,9 @@
 """A PyTorch module as what a file is compared with."""
 
-import contextlib
 import copy
 import inspect
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from ..export.config import ExportConfig
 from ..export.pipeline import convert_module, own_copy
 from ..numerics.call import Signature, flatten_output
 from ..numerics.reference import TorchReference
+from ..numerics.threads import one_thread
 from ._file import ModelFile
 from ._subject import Against
 
@@ -39,25 +39,15 @@ class _OnOneThread:
         self._reference = reference
 
     def run(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
-        with _one_thread():
+        with one_thread():
             return self._reference.run(feeds)
 
     def run64(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
-        with _one_thread():
+        with one_thread():
             return self._reference.run64(feeds)
 
     def shaken(self, draw: int) -> "_OnOneThread":
         return _OnOneThread(self._reference.shaken(draw))
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def against_module(

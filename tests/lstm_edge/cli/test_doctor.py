@@ -87,7 +87,7 @@ def test_without_onnxruntime_and_torch_it_exits_1_and_names_the_extras():
         "sys.modules['onnxruntime'] = None\n"
         "metadata.packages_distributions = dict\n"
         "find = util.find_spec\n"
-        "util.find_spec = lambda name: None if name in ('torch', 'onnx') else find(name)\n"
+        "util.find_spec = lambda name: None if name in ('torch', 'onnx', 'jinja2') else find(name)\n"
         "from lstm_edge.cli import main; main()"
     )
     ran = subprocess.run(
@@ -97,7 +97,9 @@ def test_without_onnxruntime_and_torch_it_exits_1_and_names_the_extras():
     assert ran.stderr.startswith("error: no model can run here")
     found = {finding["about"]: finding for finding in json.loads(ran.stdout)}
     assert "lstm-edge[cpu]" in found["onnxruntime wheel"]["advice"]
-    assert "torch, onnx not installed" in found["export extra"]["found"]
+    assert found["export extra"]["found"] == "onnx, torch not installed"
+    assert found["report extra"]["found"] == "jinja2 not installed"
+    assert "lstm-edge[report]" in found["report extra"]["advice"]
     assert "CPUExecutionProvider" not in found
 
 

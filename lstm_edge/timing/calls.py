@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from lstm_edge._samples import sample_input
+from lstm_edge.data.sample_input import sample_input
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import TensorSpec
 
 if TYPE_CHECKING:
     from lstm_edge_runtime import Model
 
-__all__ = ["Subject", "chunk_call", "step_call", "streams_call"]
+__all__ = ["TimedModel", "chunk_call", "step_call", "streams_call"]
 
 Call = Callable[[], object]
 Samples = dict[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class Subject:
+class TimedModel:
     """One file and its open model."""
 
     name: str
@@ -33,8 +33,7 @@ class Subject:
     @property
     def streamable(self) -> bool:
         """Whether it can be fed in steps with its state carried."""
-        manifest = self.model.manifest
-        return bool(self.model.states) and not (manifest and manifest.unstreamable)
+        return self.model.interface.streamable
 
     @property
     def batched(self) -> bool:
@@ -44,7 +43,7 @@ class Subject:
     @property
     def sampling_rate(self) -> float | None:
         """Hertz, where the file says."""
-        return self.model.manifest.signal.sampling_rate if self.model.manifest else None
+        return self.model.interface.signal.sampling_rate
 
     def samples(self, *, streams: int | None = None, steps: int | None = None) -> Samples:
         """Make samples for every input, ``([streams][, steps][, features])``, the same each time.
@@ -53,42 +52,40 @@ class Subject:
             InputError: an input whose features the file does not fix.
         """
         generator = np.random.default_rng(0)
-        manifest = self.model.manifest
-        lengths = manifest.lengths if manifest else None
-        own = {manifest.batch, manifest.sequence} if manifest else set()
+        manifest = self.model.interface
         found = {}
-        for spec in self.model.inputs:
-            if spec.name != lengths:
-                timed = manifest is None or manifest.sequence is None or manifest.sequence in spec.axes
-                leading = (streams, steps if timed else None)
-                shape = (*(size for size in leading if size is not None), *_features(spec, own))
-                found[spec.name] = _draw(spec, shape, generator)
+        for spec in manifest.data_inputs:
+            timed = manifest.sequence is None or manifest.sequence in spec.axes
+            leading = (streams, steps if timed else None)
+            width = _features(spec, {manifest.batch, manifest.sequence})
+            shape = (*(size for size in leading if size is not None), *width)
+            found[spec.name] = _draw(spec, shape, generator)
         return found
 
 
-def step_call(subject: Subject) -> Call:
+def step_call(timed_model: TimedModel) -> Call:
     """Return a call that takes one time step of one stream."""
-    stream, samples = subject.model.stream(), subject.samples()
+    stream, samples = timed_model.model.stream(), timed_model.samples()
     sample = _alone(samples)
     return lambda: stream.step(sample)
 
 
-def chunk_call(subject: Subject, steps: int) -> Call:
+def chunk_call(timed_model: TimedModel, steps: int) -> Call:
     """Return a call of ``steps`` time steps, or of a whole sequence where it can't be streamed."""
-    if subject.streamable:
-        stream, chunk = subject.model.stream(), _alone(subject.samples(steps=steps))
+    if timed_model.streamable:
+        stream, chunk = timed_model.model.stream(), _alone(timed_model.samples(steps=steps))
         return lambda: stream.process(chunk)
-    model = subject.model
+    model = timed_model.model
     samples = sample_input(model)
     whole = samples.arrange([_draw(samples.spec, (steps, samples.width), np.random.default_rng(0))])
     return lambda: model.run(whole)
 
 
-def streams_call(subject: Subject, streams: int) -> Call:
+def streams_call(timed_model: TimedModel, streams: int) -> Call:
     """Return a call that takes one time step of each of ``streams`` streams together."""
-    batch = subject.model.streams(streams)
+    batch = timed_model.model.streams(streams)
     ids = np.array([batch.add() for _ in range(streams)])
-    samples = _alone(subject.samples(streams=streams))
+    samples = _alone(timed_model.samples(streams=streams))
     return lambda: batch.step(samples, ids)
 
 

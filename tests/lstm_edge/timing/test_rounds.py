@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
-from lstm_edge.timing.rounds import interleave, yardstick
-from lstm_edge.timing.stats import noise, ratio_interval, summarize
+from lstm_edge.timing.rounds import Rounds, Timed, calibration_workload, interleave
+from lstm_edge_exporters.numerics.bootstrap import ratio_interval
 
 
 def test_percentiles_are_in_microseconds():
-    found = summarize(np.arange(1, 101) * 1000)
+    found = Timed(np.arange(1, 101) * 1000, np.zeros(1)).latency
     assert (found.p50, found.max, found.count) == (50.5, 100.0, 100)
     assert found.p90 == pytest.approx(90.1)
     assert found.p99 == pytest.approx(99.01)
@@ -36,8 +36,8 @@ def test_pairing_cancels_what_slowed_both_down():
 
 
 def test_noise_is_zero_for_what_does_not_change_and_grows_with_it():
-    assert noise(np.full(10, 7.0)) == 0
-    assert noise(np.linspace(1, 2, 11)) == pytest.approx(0.8 / 1.5)
+    assert Rounds({}, np.full(10, 7.0), None).noise == 0
+    assert Rounds({}, np.linspace(1, 2, 11), None).noise == pytest.approx(0.8 / 1.5)
 
 
 def test_every_round_times_every_call_and_the_order_turns():
@@ -50,11 +50,13 @@ def test_every_round_times_every_call_and_the_order_turns():
     blocks = "".join(order)[9:]  # after three calls each to warm up
     first_of_rounds = blocks[::9]
     assert first_of_rounds == "abcabc"
-    assert len(found.yardstick) == 6
+    assert len(found.calibration) == 6
 
 
 def test_a_slower_call_takes_longer_and_fewer_of_it_fit():
-    found = interleave({"once": yardstick, "thrice": lambda: [yardstick() for _ in range(3)]}, 0.3, 5)
+    found = interleave(
+        {"once": calibration_workload, "thrice": lambda: [calibration_workload() for _ in range(3)]}, 0.3, 5
+    )
     once, thrice = found.timed["once"], found.timed["thrice"]
     assert 2 < ratio_interval(thrice.rounds, once.rounds, paired=True).ratio < 4.5
     assert once.latency.count > thrice.latency.count

@@ -1,4 +1,4 @@
-"""Samples as tensors: windows of series, scaled, and random crops of them."""
+"""Sequences as tensors: windows of series, scaled, and random crops of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from lstm_edge_runtime.errors import InputError
 from ..checkpoint import Scale
 from ..data.recordings import Recording
 
-__all__ = ["Samples", "crop", "cut", "fit_scale", "scaled"]
+__all__ = ["Dataset", "crop", "cut_windows", "fit_scale", "scale_dataset"]
 
 
 @dataclass(frozen=True)
-class Samples:
-    """What a part of the data gives to learn from or to measure on."""
+class Dataset:
+    """Samples of one set, padded to one length."""
 
     x: Tensor
     """``float32 (S, L, I)``, zeros past each sample's length."""
@@ -31,15 +31,15 @@ class Samples:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def to(self, device: str) -> "Samples":
+    def to(self, device: str) -> "Dataset":
         """Return the same on another device; ``lengths`` stay on the CPU, where packing wants them."""
-        return Samples(self.x.to(device), self.lengths, self.y.to(device), self.steady)
+        return Dataset(self.x.to(device), self.lengths, self.y.to(device), self.steady)
 
-    def take(self, rows: Tensor) -> "Samples":
+    def take(self, rows: Tensor) -> "Dataset":
         """Return these rows, ``int64``, without the steps that none of them has."""
         lengths = self.lengths[rows]
         there = rows.to(self.x.device)
-        return Samples(self.x[there, : int(lengths.max())], lengths, self.y[there], self.steady[rows])
+        return Dataset(self.x[there, : int(lengths.max())], lengths, self.y[there], self.steady[rows])
 
     @property
     def ragged(self) -> Tensor | None:
@@ -47,8 +47,8 @@ class Samples:
         return self.lengths if bool((self.lengths != self.x.shape[1]).any()) else None
 
 
-def cut(series: Sequence[Recording], window: int | None, stride: int | None) -> Samples:
-    """Cut series into windows, or take them whole.
+def cut_windows(series: Sequence[Recording], window: int | None, stride: int | None) -> Dataset:
+    """Return windows of series, or whole series if ``window`` is None.
 
     Raises:
         InputError: a series is shorter than the window, or a whole series has more than one class.
@@ -61,6 +61,7 @@ def cut(series: Sequence[Recording], window: int | None, stride: int | None) -> 
             raise InputError(
                 f"series {one.name!r} has {steps} steps, fewer than the window of {size}; give a smaller one"
             )
+        assert one.y is not None
         for start in range(0, steps - size + 1, stride or size):
             y = one.y[start : start + size]
             pieces.append(one.x[start : start + size])
@@ -71,8 +72,8 @@ def cut(series: Sequence[Recording], window: int | None, stride: int | None) -> 
     lengths = torch.tensor([len(piece) for piece in pieces])
     x = torch.zeros(len(pieces), int(lengths.max()), pieces[0].shape[1])
     for row, piece in enumerate(pieces):
-        x[row, : len(piece)] = torch.from_numpy(np.ascontiguousarray(piece))
-    return Samples(x, lengths, torch.from_numpy(np.stack(targets)), torch.tensor(steady))
+        x[row, : len(piece)] = torch.from_numpy(np.ascontiguousarray(piece, dtype=np.float32))
+    return Dataset(x, lengths, torch.from_numpy(np.stack(targets)), torch.tensor(steady))
 
 
 def fit_scale(columns: Tensor) -> Scale:
@@ -87,28 +88,28 @@ def fit_scale(columns: Tensor) -> Scale:
     return Scale(mean=tuple(mean.tolist()), std=tuple(torch.where(varies, std, 1.0).tolist()))
 
 
-def scaled(samples: Samples, inputs: Scale, targets: Scale | None) -> Samples:
+def scale_dataset(dataset: Dataset, inputs: Scale, targets: Scale | None) -> Dataset:
     """Return the samples as the network sees them; steps past a sample's length stay zero."""
-    x = (samples.x - torch.tensor(inputs.mean)) / torch.tensor(inputs.std)
-    valid = torch.arange(x.shape[1]) < samples.lengths[:, None]
-    y = samples.y
+    x = (dataset.x - torch.tensor(inputs.mean)) / torch.tensor(inputs.std)
+    valid = torch.arange(x.shape[1]) < dataset.lengths[:, None]
+    y = dataset.y
     if targets is not None:
         y = (y - torch.tensor(targets.mean)) / torch.tensor(targets.std)
-    return Samples(torch.where(valid[..., None], x, 0.0), samples.lengths, y, samples.steady)
+    return Dataset(torch.where(valid[..., None], x, 0.0), dataset.lengths, y, dataset.steady)
 
 
-def crop(samples: Samples, shortest: float, generator: torch.Generator) -> Samples:
-    """Return a random stretch of each sample, all of one random share of its length.
+def crop(dataset: Dataset, shortest: float, generator: torch.Generator) -> Dataset:
+    """Return a random stretch of each sample, all of one random fraction of its length.
 
     A stretch lies anywhere in a sample whose target holds all through, and at the end of any other.
     """
     share = shortest + (1 - shortest) * float(torch.rand((), generator=generator))
-    lengths = (samples.lengths * share).round().long().clamp(min=1)
-    slack = samples.lengths - lengths
-    start = (torch.rand(len(samples), generator=generator) * (slack + 1)).long()
-    start = torch.where(samples.steady, torch.minimum(start, slack), slack)
+    lengths = (dataset.lengths * share).round().long().clamp(min=1)
+    slack = dataset.lengths - lengths
+    start = (torch.rand(len(dataset), generator=generator) * (slack + 1)).long()
+    start = torch.where(dataset.steady, torch.minimum(start, slack), slack)
     steps = torch.arange(int(lengths.max()))
-    index = (start[:, None] + steps).clamp(max=samples.x.shape[1] - 1)
-    x = samples.x[torch.arange(len(samples))[:, None], index]
+    index = (start[:, None] + steps).clamp(max=dataset.x.shape[1] - 1)
+    x = dataset.x[torch.arange(len(dataset))[:, None], index]
     x = torch.where((steps < lengths[:, None])[..., None].to(x.device), x, 0.0)
-    return Samples(x, lengths, samples.y, samples.steady)
+    return Dataset(x, lengths, dataset.y, dataset.steady)

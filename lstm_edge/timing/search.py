@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from lstm_edge.timing.rounds import yardstick
-from lstm_edge.timing.stats import Interval, ratio_interval
-from lstm_edge.timing.subject import Call, Subject
+from lstm_edge.timing.calls import Call, TimedModel
+from lstm_edge.timing.rounds import calibration_workload
+from lstm_edge_exporters.numerics.bootstrap import Interval, ratio_interval
 from lstm_edge_runtime import Model, load
 from lstm_edge_runtime.errors import CheckFailedError, ContractError, InputError, LstmEdgeError
 from lstm_edge_runtime.ort import SessionOptions
 from lstm_edge_runtime.profile import Profile
 
-from .objective import Goal
+from .objective import Objective
 
 __all__ = ["Candidate", "Outcome", "Trial", "tune"]
 
@@ -82,7 +82,7 @@ class Outcome:
     final: Interval | None
     """The chosen one's cost as a share of the default's, measured anew; None where it is the default."""
     cost: float
-    """The chosen one's, in the goal's unit."""
+    """The chosen one's, in the objective's unit."""
     default_cost: float
 
     @property
@@ -93,7 +93,7 @@ class Outcome:
 
 def tune(
     paths: Sequence[Path],
-    goal: Goal,
+    objective: Objective,
     seconds: float,
     providers: Sequence[str],
     cores: int,
@@ -103,7 +103,7 @@ def tune(
 
     Args:
         paths: the file, and variants of it that may take its place.
-        goal: what to measure.
+        objective: what to measure.
         seconds: the time budget; candidates that do not fit into it are left out and named.
         providers: those that really work here.
         cores: the most threads to try.
@@ -112,13 +112,14 @@ def tune(
     Raises:
         LstmEdgeError: the file can't be opened or streamed as it is.
         ContractError: a variant takes or gives other tensors, or carries no golden case to prove itself by.
-        InputError: at the goal's rate, two comparisons take longer than the budget.
+        InputError: at the objective's rate, two comparisons take longer than the budget.
     """
     started = time.monotonic()
-    least = goal.least_seconds * _ROUNDS * 2
+    least = objective.least_seconds * _ROUNDS * 2
     if seconds < 2 * least:
         raise InputError(
-            f"at {goal.rate:g} Hz two comparisons take {2 * least:g} s; give --seconds {2 * least:g} or more"
+            f"at {objective.rate:g} Hz two comparisons take {2 * least:g} s; give --seconds {2 * least:g} "
+            "or more"
         )
     default = _default(paths[0])
     _require_same_contract(paths)
@@ -135,11 +136,11 @@ def tune(
             if time.monotonic() + share > search_end + share / 2:
                 trials.append(Trial(candidate, None, "not tried: the time budget is spent"))
                 continue
-            trial = _try(candidate, best, goal, share)
+            trial = _try(candidate, best, objective, share)
             trials.append(trial)
             best = candidate if trial.verdict == "kept" else best
     progress(1 - _FINAL_SHARE, "the best beside the defaults")
-    return _conclude(default, best, goal, final, tuple(trials))
+    return _conclude(default, best, objective, final, tuple(trials))
 
 
 def _default(path: Path) -> Candidate:
@@ -180,9 +181,9 @@ def _count(paths: Sequence[Path], providers: Sequence[str], cores: int) -> int:
     return len(paths) - 1 + len(providers) + len(_thread_counts(cores)) + 5
 
 
-def _try(candidate: Candidate, best: Candidate, goal: Goal, seconds: float) -> Trial:
+def _try(candidate: Candidate, best: Candidate, objective: Objective, seconds: float) -> Trial:
     try:
-        interval, _, _ = _beside(candidate, best, goal, seconds)
+        interval, _, _ = _beside(candidate, best, objective, seconds)
     except CheckFailedError as error:
         return Trial(candidate, None, f"fails its self-test: {error}")
     except LstmEdgeError as error:
@@ -194,27 +195,29 @@ def _try(candidate: Candidate, best: Candidate, goal: Goal, seconds: float) -> T
 
 
 def _conclude(
-    default: Candidate, best: Candidate, goal: Goal, seconds: float, trials: tuple[Trial, ...]
+    default: Candidate, best: Candidate, objective: Objective, seconds: float, trials: tuple[Trial, ...]
 ) -> Outcome:
     """Measure the winner once more beside the defaults: the search picked it for being lucky, too."""
-    interval, cost, default_cost = _beside(best, default, goal, seconds)
+    interval, cost, default_cost = _beside(best, default, objective, seconds)
     if best == default or interval.high >= 1:
         return Outcome(default, default, trials, None, default_cost, default_cost)
     return Outcome(default, best, trials, interval, cost, default_cost)
 
 
-def _beside(new: Candidate, old: Candidate, goal: Goal, seconds: float) -> tuple[Interval, float, float]:
+def _beside(
+    new: Candidate, old: Candidate, objective: Objective, seconds: float
+) -> tuple[Interval, float, float]:
     """Measure two candidates in turn; gives the ratio of their costs and the median cost of each."""
     with new.open() as first, old.open() as second:
         calls: list[Call] = []
         for candidate, model in ((new, first), (old, second)):
-            calls.append(goal.call(Subject(candidate.path.name, candidate.path, model)))
+            calls.append(objective.call(TimedModel(candidate.path.name, candidate.path, model)))
         costs = np.empty((2, _ROUNDS))
-        for call in (*calls, yardstick):
+        for call in (*calls, calibration_workload):
             call()
         for index in range(_ROUNDS):
             for which in (0, 1) if index % 2 else (1, 0):
-                costs[which, index] = goal.cost(calls[which], seconds / _ROUNDS / 2)
+                costs[which, index] = objective.cost(calls[which], seconds / _ROUNDS / 2)
     cost, old_cost = (float(value) for value in np.median(costs, axis=1))
     return ratio_interval(costs[0], costs[1], paired=True), cost, old_cost
 

@@ -1,4 +1,4 @@
-"""What is said about timings: percentiles, intervals on ratios, and how noisy the machine was."""
+"""Ratios of timings with bootstrap intervals."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,23 +6,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Interval", "Latency", "noise", "ratio_interval", "summarize"]
+__all__ = ["Interval", "ratio_interval"]
 
 Array = npt.NDArray[Any]
 
 _RESAMPLES = 2000
 _CONFIDENCE = 0.95
-
-
-@dataclass(frozen=True)
-class Latency:
-    """Percentiles of one call's time, in microseconds."""
-
-    p50: float
-    p90: float
-    p99: float
-    max: float
-    count: int
 
 
 @dataclass(frozen=True)
@@ -35,12 +24,6 @@ class Interval:
 
     def __str__(self) -> str:
         return f"{self.ratio:.3f} ({self.low:.3f} .. {self.high:.3f})"
-
-
-def summarize(nanoseconds: Array) -> Latency:
-    """Return the percentiles of call times ``(calls,)`` in nanoseconds."""
-    p50, p90, p99, longest = (float(value) / 1e3 for value in np.percentile(nanoseconds, [50, 90, 99, 100]))
-    return Latency(p50, p90, p99, longest, len(nanoseconds))
 
 
 def ratio_interval(new: Array, old: Array, *, paired: bool) -> Interval:
@@ -66,12 +49,6 @@ def ratio_interval(new: Array, old: Array, *, paired: bool) -> Interval:
     edge = (1 - _CONFIDENCE) / 2
     low, high = (float(value) for value in np.quantile(drawn, [edge, 1 - edge]))
     return Interval(middle, low, high)
-
-
-def noise(rounds: Array) -> float:
-    """Return the spread of something that should not change: (p90 - p10) / p50 of its rounds."""
-    p10, p50, p90 = np.percentile(rounds, [10, 50, 90])
-    return float((p90 - p10) / p50)
 
 
 def _resample(values: Array, generator: np.random.Generator) -> Array:
