@@ -25,7 +25,7 @@ def lift(onnx_file: str | os.PathLike[str] | bytes, config: LiftConfig | None = 
         NotFoundError: no such file.
         FileFormatError: truncated or foreign, external data that can't be used, or a file that onnxruntime
             does not run.
-        ContractError: there is no state to lift or to recognize; a node reads time backwards, or starts anew
+        ContractError: there is no state to lift or to recognize; a node reads time backwards, or starts over
             in every pass of a loop, so that its state can't be carried.
         InputError: an option that does not fit the file.
         CheckFailedError: the lifted file does not compute what the original does.

@@ -1,4 +1,4 @@
-"""Whether a sequence fed in chunks gives what the whole gives, and if not, the first node that differs."""
+"""Whether a sequence fed in chunks equals the whole sequence, and if not, the first node that differs."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

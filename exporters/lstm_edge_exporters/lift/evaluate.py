@@ -146,7 +146,7 @@ def evaluate(
     """Compute ``values`` on random data, once for each of ``cases``: a size for every dynamic axis.
 
     The values are data-free, or only their shapes matter: recurrent nodes before them start from nothing, so
-    that no state holds the batch at one size. Values inside an ``If`` branch are computed as if the branch
+    that no state fixes the batch size. Values inside an ``If`` branch are computed as if the branch
     were taken. onnxruntime's exceptions pass through.
     """
     fixed = {value: array for value in values if (array := constant(value)) is not None}
