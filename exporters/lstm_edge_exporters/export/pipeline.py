@@ -29,9 +29,10 @@ from lstm_edge_runtime.ort import open_session, run_by_name
 
 from ..lift.divergence import ChunkedFile, run_in_chunks, states_stop_at_lengths
 from ..numerics.call import Signature
-from ..numerics.cases import Drawing, Source
+from ..numerics.cases import CaseGenerator
 from ..numerics.floats import OTHER_FLOATS, copy_as
 from ..numerics.golden import record_golden
+from ..numerics.layout import Layout
 from ..numerics.reference import TorchReference
 from ..numerics.verify import Candidate, Equivalence, verify
 from .axes import resolve_axes
@@ -80,13 +81,13 @@ def export_verified(module: nn.Module, example: Any, config: ExportConfig) -> Ar
     bare = serialize(model, manifest, config.opset, config.ir_version)
     _check(bare)
     candidate = _candidate(bare)
-    equivalence = verify(candidate, made.reference, made.drawing.cases())
+    equivalence = verify(candidate, made.reference, made.cases.cases())
     unstreamable, padded_states = _try_chunks(made, candidate)
     manifest = manifest._replace(
         unstreamable=unstreamable,
         padded_states=padded_states,
         equivalence=equivalence.to_dict(),
-        golden=record_golden(made.reference, made.drawing, equivalence),
+        golden=record_golden(made.reference, made.cases, equivalence),
     )
     content = serialize(model, manifest, config.opset, config.ir_version)
     load(content, device="cpu").close()
@@ -107,7 +108,7 @@ class ConvertedModule:
     manifest: Manifest
     """Without golden case and figures."""
     reference: TorchReference
-    drawing: Drawing
+    cases: CaseGenerator
     bidirectional: tuple[str, ...]
     """Paths of layers that read time backwards."""
     notes: tuple[str, ...]
@@ -139,11 +140,11 @@ def convert_module(module: nn.Module, example: Any, config: ExportConfig) -> Con
     model = lifting.model
     tidy(model)
     manifest = build_manifest(model, roles, lifting.states, config)
-    reference = TorchReference(own, signature, roles.outputs, lifting.injections)
-    drawing = _drawing(signature, manifest, config, reference)
-    _check_repeatable(reference, drawing)
+    reference = TorchReference(own, signature, roles.outputs, lifting.injections, Layout.of(manifest))
+    cases = _case_generator(signature, manifest, config, reference)
+    _check_repeatable(reference, cases)
     notes = (*_narrowed(own), *unused, *lifting.notes, *_unreturned(roles))
-    return ConvertedModule(model, manifest, reference, drawing, roles.bidirectional, notes)
+    return ConvertedModule(model, manifest, reference, cases, roles.bidirectional, notes)
 
 
 def own_copy(module: nn.Module) -> nn.Module:
@@ -187,7 +188,7 @@ def _try_chunks(made: ConvertedModule, candidate: Candidate) -> tuple[str, bool]
         return "", True
     lengths = (manifest.lengths,) if manifest.lengths else ()
     file = ChunkedFile(made.model, candidate, manifest.states, time_axes, lengths)
-    feeds = made.drawing.case(2, 24, fresh=True, full=True).feeds
+    feeds = made.cases.case(2, 24, at_reset=True, full=True).feeds
     _, reason = run_in_chunks(file, feeds, np.random.default_rng(0))
     return reason, bool(reason) or states_stop_at_lengths(file, feeds)
 
@@ -220,13 +221,13 @@ def _try_example(module: nn.Module, signature: Signature) -> None:
         raise InputError(f"{type(module).__name__} does not run on the example ({given}): {text}") from error
 
 
-def _check_repeatable(reference: TorchReference, drawing: Drawing) -> None:
+def _check_repeatable(reference: TorchReference, cases: CaseGenerator) -> None:
     """Refuse a module that gives something else on every call.
 
     Raises:
         UnsupportedError: two runs on the same inputs differ.
     """
-    feeds = drawing.case(2, 9, fresh=True, full=True).feeds
+    feeds = cases.case(2, 9, at_reset=True, full=True).feeds
     try:
         first, again = reference.run(feeds), reference.run(feeds)
     except Exception:  # noqa: BLE001  a size that the module refuses tells nothing; verification will say so
@@ -239,30 +240,23 @@ def _check_repeatable(reference: TorchReference, drawing: Drawing) -> None:
             )
 
 
-def _drawing(
+def _case_generator(
     signature: Signature, manifest: Manifest, config: ExportConfig, reference: TorchReference
-) -> Drawing:
+) -> CaseGenerator:
     examples = {
         name: tensor.detach().cpu().numpy()
         for name, tensor in zip(signature.names, signature.example, strict=True)
     }
-    roles = {state.input: "state" for state in manifest.states} | {str(manifest.lengths): "lengths"}
-    plain = [
-        Source(spec.name, spec.dtype, spec.axes, roles.get(spec.name, "signal"), examples[spec.name])
-        for spec in manifest.inputs
-    ]
-    states = [
-        Source(state.input, state.dtype, state.axes, "state", reset=state.reset) for state in manifest.states
-    ]
-    drawing = Drawing((*plain, *states), manifest.batch, manifest.sequence, config.seed)
-    return drawing.with_sorted_lengths() if _wants_sorted(reference, drawing) else drawing
+    values = reference.index_values(examples)
+    cases = CaseGenerator.of(manifest, examples, values, config.seed)
+    return cases.with_sorted_lengths() if _wants_sorted(reference, cases) else cases
 
 
-def _wants_sorted(reference: TorchReference, drawing: Drawing) -> bool:
+def _wants_sorted(reference: TorchReference, cases: CaseGenerator) -> bool:
     """Tell whether the module packs with ``enforce_sorted=True``."""
     try:
-        for salt in range(3):
-            reference.run(drawing.case(4, 9, fresh=True, salt=salt).feeds)
+        for offset in range(3):
+            reference.run(cases.case(4, 9, at_reset=True, offset=offset).feeds)
     except RuntimeError as error:
         return "enforce_sorted" in str(error)
     except Exception:  # noqa: BLE001  a size that the module refuses tells nothing; verification will say so
