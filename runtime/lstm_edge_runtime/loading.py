@@ -74,7 +74,7 @@ def load(
     folder = None if path is None else os.path.dirname(path) or "."  # noqa: PTH120
     try:
         file = None if is_ort_format(data) else read_onnx(data, folder)
-        size = len(data) + (0 if file is None else file.external_bytes())
+        size = len(data) + sum(map(os.path.getsize, () if file is None else file.external_paths()))
     except FileFormatError as error:
         raise FileFormatError(f"{name}: {error}") from error
     identity = Identity(data)
