@@ -150,7 +150,8 @@ def _worst(got: Mapping[str, Any], known: Any) -> Any:
 def print_table(tallies: Mapping[str, Tally]) -> None:
     """Print a line a form: networks, checks, errors in noise floors, refusals and alarms."""
     print(
-        "| form | networks | checks | onnxruntime: median, largest error in floors | PyTorch | too small to verify | refused or alarms |"
+        "| form | networks | checks | onnxruntime: median, largest error in floors | PyTorch "
+        "| too small to verify | refused or alarms |"
     )
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     for form, tally in tallies.items():

@@ -89,7 +89,8 @@ def draw_network(form: str, rng: np.random.Generator) -> Network:
     states = not packed and form != "unbatched" and bool(rng.random() < 0.3)
     module = Recurrent(layer, outputs, end, states=states, packed=packed).eval()
     with torch.no_grad():
-        _ADJUST.get(form, lambda module, rng: None)(module, rng)
+        if form in _ADJUST:
+            _ADJUST[form](module, rng)
     if form == "float64":
         module = module.double()
     return Network(module, _example(module, form, rng), f"{form}: {kind}({inputs}, {width}) {options} {end}")
