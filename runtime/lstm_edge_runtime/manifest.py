@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ._arrays import decode_array, encode_array
-from ._fields import finite, number, text, text_or_none, texts
+from ._json import decode_array, encode_array, malformed_as, number, read_json, text, text_or_none, texts
 from .errors import ManifestError
 
 __all__ = ["KEY", "SCHEMA", "Axes", "Golden", "Manifest", "Signal", "StateSpec", "Task", "TensorSpec"]
@@ -135,22 +134,16 @@ class Manifest(NamedTuple):
         Raises:
             ManifestError: not JSON, a newer schema, or a field that is missing or of another type.
         """
-        import json
-
-        try:
-            raw = json.loads(text, parse_float=finite, parse_constant=finite)
-        except (ValueError, RecursionError) as error:
-            raise ManifestError(f"the manifest is not JSON ({error}); export the model again") from error
+        with malformed_as(ManifestError, "the manifest is not JSON", "export the model again"):
+            raw = read_json(text)
         if not isinstance(raw, dict) or not isinstance(raw.get("schema"), int):
             raise ManifestError("the manifest has no integer 'schema'; export the model again")
         if raw["schema"] > SCHEMA:
             raise ManifestError(
                 f"the manifest has schema {raw['schema']}, this version reads {SCHEMA}; upgrade lstm-edge"
             )
-        try:
+        with malformed_as(ManifestError, "the manifest is malformed", "export the model again"):
             return _decode(raw)
-        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
-            raise ManifestError(f"the manifest is malformed at {error}; export the model again") from error
 
     @property
     def data_inputs(self) -> tuple[TensorSpec, ...]:

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from ._core import Core
 from .axes import describe
 from .errors import InputError
-from .inputs import Samples
+from .inputs import InputArrays
 from .manifest import Manifest, StateSpec, TensorSpec
 from .state import State
 
@@ -72,7 +72,7 @@ class Model:
         return self._source.digest
 
     def run(
-        self, x: Samples, state: State | None = None, lengths: npt.ArrayLike | None = None
+        self, x: InputArrays, state: State | None = None, lengths: npt.ArrayLike | None = None
     ) -> tuple[dict[str, Array], State]:
         """Run the file once.
 
@@ -93,7 +93,7 @@ class Model:
         """
         return self._open().run(x, state, lengths)
 
-    def predict(self, x: Samples, lengths: npt.ArrayLike | None = None) -> "Prediction":
+    def predict(self, x: InputArrays, lengths: npt.ArrayLike | None = None) -> "Prediction":
         """Run from the reset state and give labels and probabilities, or values, as the file's task says.
 
         Raises:
@@ -144,7 +144,7 @@ class Model:
         It leaves no trace: the model holds no state.
         """
         core = self._open()
-        core.run(core.zeros())
+        core.run(core.zero_inputs())
 
     def close(self) -> None:
         """Let the session go; streams that are open keep it until they are dropped."""

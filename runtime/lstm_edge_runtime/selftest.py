@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from ._core import Core
@@ -12,7 +13,7 @@ from .errors import CheckFailedError, ContractError, InputError, ManifestError, 
 from .manifest import Golden, Manifest
 from .tolerance import MULTIPLE, Comparison, compare, limit_for
 
-__all__ = ["Replay", "SelfTest", "compare_golden", "replay_golden", "selftest"]
+__all__ = ["Replay", "SelfTest", "compare_golden", "golden_limit", "replay_golden", "selftest"]
 
 Array = npt.NDArray[Any]
 
@@ -124,18 +125,30 @@ def compare_golden(golden: Golden, outputs: Mapping[str, Array]) -> tuple[Compar
     """
     records = []
     for name, expected in golden.outputs.items():
-        if name not in outputs:
-            continue
-        floor: Any = golden.floor.get(name, 0.0)
-        limit: Any = golden.limit.get(name)
-        if limit is None and name in golden.limits:
-            limit = golden.limits[name]
-            floor = limit / MULTIPLE
-        if limit is None:
-            limit = limit_for(expected, floor, expected.dtype.name) if expected.dtype.kind == "f" else 0.0
-        dtype = expected.dtype.name if expected.dtype.kind == "f" else "float64"
-        records.append(compare(name, outputs[name], expected, floor=floor, limit=limit, dtype=dtype))
+        if name in outputs:
+            limits = _golden_limits(golden, name)
+            modeled = name in golden.limits and name not in golden.limit
+            floor = limits / MULTIPLE if modeled else golden.floor.get(name, 0.0)
+            dtype = expected.dtype.name if expected.dtype.kind == "f" else "float64"
+            records.append(compare(name, outputs[name], expected, floor=floor, limit=limits, dtype=dtype))
     return tuple(records)
+
+
+def golden_limit(golden: Golden, name: str) -> float:
+    """Return the largest absolute difference at which any channel of output ``name`` passes."""
+    return float(_golden_limits(golden, name).max(initial=0.0))
+
+
+def _golden_limits(golden: Golden, name: str) -> Array:
+    """Return the limits of an output: its budget, else one a channel, else the rule of files made before."""
+    if name in golden.limit:
+        return np.asarray(golden.limit[name])
+    if name in golden.limits:
+        return golden.limits[name]
+    expected = golden.outputs[name]
+    if expected.dtype.kind != "f":  # whole numbers must be equal
+        return np.asarray(0.0)
+    return np.asarray(limit_for(expected, golden.floor.get(name, 0.0), expected.dtype.name))
 
 
 def _ways(manifest: Manifest, golden: Golden) -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -6,7 +6,7 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from lstm_edge_runtime._version import __version__
+from lstm_edge_runtime import __version__
 from lstm_edge_runtime.errors import UnsupportedError
 from lstm_edge_runtime.manifest import KEY, Manifest
 
