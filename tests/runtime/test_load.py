@@ -152,6 +152,7 @@ def test_auto_falls_back_to_the_cpu_with_a_warning_where_cuda_does_not_start(pat
     ("argument", "message"),
     [
         ({"threads": 0}, "threads is 0"),
+        ({"threads": 2**31}, "expected .auto. or a whole number from 1 to 1024"),
         ({"threads": "many"}, "threads is 'many'"),
         ({"threads": True}, "threads is True"),
         ({"device": "tpu"}, "device is 'tpu'"),
