@@ -4,7 +4,7 @@
 
 Prints the table of docs/web.md. A round visits every place once, so that what disturbs the machine disturbs
 Prints the table of docs/web.md. A round visits every place once, so that what disturbs the machine disturbs
-all; a cell is the median over the rounds, but p99 that of the quietest one. Each load is in a fresh process or
+all; a cell is the median over the rounds, but p99 that of the quietest one. Each load is in a new process or
 """
 
 import argparse

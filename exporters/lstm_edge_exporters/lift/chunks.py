@@ -1,7 +1,7 @@
-"""Feeding a lifted file in chunks and comparing with the whole.
+"""Running a file on a sequence in chunks, with the states carried, and comparing with the whole sequence.
 
-The noise floor is measured: float inputs and the states that pass from chunk to chunk are moved by one unit
-in the last place at random, and what that does to the outputs is what rounding alone may do.
+The noise floor is measured: float inputs and the states that pass from chunk to chunk are perturbed by one
+unit in the last place, and what that does to the outputs is what rounding alone may do.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from lstm_edge_runtime.tolerance import Comparison, compare, limit_for
 
-__all__ = ["Axis", "ChunkRun", "chunk_sizes", "compare_chunks", "join", "moved", "run_chunks"]
+__all__ = ["Axis", "ChunkRun", "chunk_sizes", "compare_chunks", "join", "perturbed", "run_chunks"]
 
 Array = npt.NDArray[Any]
 Run = Callable[
@@ -41,7 +41,7 @@ class ChunkRun:
 
 
 def chunk_sizes(total: int, rng: np.random.Generator) -> tuple[int, ...]:
-    """Cut ``total`` steps at random, with a single step first and last.
+    """Split ``total`` steps at random, with a single step first and last.
 
     Of an output without a time axis only the last chunk's counts, and one of several steps would hide that
     the network looks a few steps back.
@@ -55,7 +55,7 @@ def chunk_sizes(total: int, rng: np.random.Generator) -> tuple[int, ...]:
 def run_chunks(
     run: Run, feeds: Mapping[str, Array], axes: Axis, sizes: Sequence[int], jitter: np.random.Generator | None
 ) -> list[dict[str, Array]]:
-    """Run chunks one after the other with the states carried; gives each one's outputs."""
+    """Run chunks one after the other with the states carried; return each one's outputs."""
     state: dict[str, Array] | None = None
     outputs, start = [], 0
     for size in sizes:
@@ -64,8 +64,8 @@ def run_chunks(
             for name, array in feeds.items()
         }
         if jitter is not None:
-            part = {name: moved(array, jitter) for name, array in part.items()}
-            state = state and {name: moved(array, jitter) for name, array in state.items()}
+            part = {name: perturbed(array, jitter) for name, array in part.items()}
+            state = state and {name: perturbed(array, jitter) for name, array in state.items()}
         given, state = run(part, state, size)
         outputs.append(given)
         start += size
@@ -79,12 +79,12 @@ def compare_chunks(
     total = sum(sizes)
     whole, _ = run(feeds, None, total)
     chunked = _joined(run, feeds, axes, sizes, None, whole)
-    shaken = [_joined(run, feeds, axes, sizes, rng, whole) for _ in range(_DRAWS)]
+    nearby = [_joined(run, feeds, axes, sizes, rng, whole) for _ in range(_DRAWS)]
     found = []
     for name, expected in whole.items():
         dtype = expected.dtype.name if expected.dtype.kind == "f" else "float32"
         floor = max(
-            compare(name, each[name], chunked[name], floor=0, limit=0, dtype=dtype).max_abs for each in shaken
+            compare(name, each[name], chunked[name], floor=0, limit=0, dtype=dtype).max_abs for each in nearby
         )
         floor = floor if np.isfinite(floor) else 0.0
         limit = limit_for(expected, floor, dtype) if expected.dtype.kind == "f" else 0.0
@@ -93,7 +93,7 @@ def compare_chunks(
 
 
 def join(parts: Sequence[Array], whole: Array) -> Array:
-    """Put chunks together along the axis on which they are shorter than the whole; else give the last."""
+    """Join chunks along the axis on which they are shorter than the whole; else return the last."""
     last = parts[-1]
     if last.ndim != whole.ndim:
         return last
@@ -117,8 +117,8 @@ def _joined(
     return {name: join([each[name] for each in outputs], expected) for name, expected in whole.items()}
 
 
-def moved(array: Array, rng: np.random.Generator) -> Array:
-    """Move floats by one unit in the last place, up or down at random."""
+def perturbed(array: Array, rng: np.random.Generator) -> Array:
+    """Return floats moved by one unit in the last place, up or down at random."""
     if array.dtype.kind != "f":
         return array
     direction = np.where(rng.integers(0, 2, array.shape) == 1, np.inf, -np.inf).astype(array.dtype)
