@@ -16,16 +16,30 @@ from .axes import resolve
 from .manifest import Manifest
 from .ort import CPU, CUDA, import_onnxruntime, run_error
 
-__all__ = ["BoundCall", "StateSets"]
+__all__ = ["WORKSPACE", "BoundCall", "StateSets", "retain_heap"]
 
 Array = npt.NDArray[Any]
+WORKSPACE = 8
+"""More than an LSTM call allocates at once, as a multiple of its states' bytes times its steps."""
+_LARGEST = 31 * 1024 * 1024
+"""glibc learns from blocks below 32 MiB."""
+
+
+def retain_heap(size: int) -> None:
+    """Let glibc see a block of ``size`` bytes allocated and freed, untouched.
+
+    Its allocator adapts to the largest such block: up to that size memory is kept for the next call instead
+    of being given back to the kernel after each one, to be mapped and cleared again. A tick of 1,000 sources
+    takes 0.7 of the time for that, a chunk of 256 steps 0.96. Other C libraries ignore it.
+    """
+    np.empty(min(size, _LARGEST), dtype=np.uint8)
 
 
 class StateSets:
     """The two sets of a stream's states, on the device that computes."""
 
     def __init__(self, session: Any, start: Mapping[str, Array]) -> None:
-        """Take ``start`` over as the front set, and allocate the back one."""
+        """Use the arrays of ``start`` as the front set, and allocate the back one."""
         ort = import_onnxruntime()
         self.device = "cuda" if session.get_providers()[0] == CUDA else "cpu"
         self.front = 0

@@ -1,8 +1,9 @@
-"""Writing files so that no half-written one is ever seen, and reading arrays from any, damaged or not."""
+"""Write files whole or not at all, and read arrays from files that may be damaged."""
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,11 @@ import numpy.typing as npt
 
 from .errors import FileFormatError, InputError, LstmEdgeError, NotFoundError, first_line
 
-__all__ = ["check_target", "read_arrays", "replacing", "write_bytes"]
+__all__ = ["check_folder", "check_target", "read_arrays", "replacing", "write_bytes", "write_folder"]
 
 
 def check_target(target: str | os.PathLike[str]) -> None:
-    """Refuse early what ``replacing`` would refuse after the work.
+    """Check early what ``replacing`` would refuse after the work.
 
     Raises:
         NotFoundError: the folder of ``target`` does not exist.
@@ -27,7 +28,7 @@ def check_target(target: str | os.PathLike[str]) -> None:
     if target.is_dir():
         raise InputError(f"{target} is a folder; name a file in it")
     if target.exists() and not target.is_file():
-        raise InputError(f"{target} is no plain file and would be replaced; name another")
+        raise InputError(f"{target} is not a regular file and would be replaced; name another")
 
 
 @contextlib.contextmanager
@@ -75,8 +76,8 @@ def read_arrays(
     Args:
         path: the file.
         wrong: what to call one that can't be read: ``can't be read``.
-        advice: what to do then, and where it is not there.
-        needed: names without which the file is a wrong one.
+        advice: what to do then, and if it does not exist.
+        needed: names that the file must hold.
 
     Raises:
         NotFoundError: no such file.
@@ -94,3 +95,60 @@ def read_arrays(
     except Exception as error:  # damaged bytes make zipfile and numpy raise nearly anything
         raise FileFormatError(f"{path} {wrong} ({first_line(error)}); {advice}") from error
     return arrays
+
+
+def check_folder(target: str | os.PathLike[str], names: Iterable[str]) -> None:
+    """Refuse a folder that ``write_folder`` can't make, or that holds something besides ``names``.
+
+    Args:
+        target: the folder, there or not.
+        names: the paths in it that are to be written.
+
+    Raises:
+        NotFoundError: the folder of ``target`` does not exist.
+        InputError: ``target`` is no folder, or holds another file.
+    """
+    target = Path(os.path.realpath(target))
+    if not target.parent.is_dir():
+        raise NotFoundError(f"{target}: its folder {target.parent} does not exist; make it first")
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise InputError(f"{target} is no folder; name one that is new or empty")
+    known = {str(path) for name in names for path in (Path(name), *Path(name).parents)}
+    others = sorted(str(path.relative_to(target)) for path in target.rglob("*"))
+    strange = next((other for other in others if other not in known), None)
+    if strange is not None:
+        raise InputError(f"{target} holds {strange}, which would be lost; name a folder that is new or empty")
+
+
+def write_folder(target: str | os.PathLike[str], contents: Mapping[str, bytes]) -> Path:
+    """Make a folder with ``contents``, whole or not at all; one that holds the same names is replaced.
+
+    Args:
+        target: the folder.
+        contents: each file's content by its path in the folder.
+
+    Raises:
+        NotFoundError, InputError: as ``check_folder``; or it can't be written (no permission, a full disk).
+    """
+    check_folder(target, contents)
+    folder = Path(os.path.realpath(target))
+    fresh, stale = (
+        folder.with_name(f".{folder.name}.{os.urandom(4).hex()}.{kind}") for kind in ("tmp", "old")
+    )
+    try:
+        for name, content in contents.items():
+            (fresh / name).parent.mkdir(parents=True, exist_ok=True)
+            (fresh / name).write_bytes(content)
+        if folder.exists():
+            folder.rename(stale)
+        fresh.rename(folder)
+    except OSError as error:
+        raise InputError(f"{target} can't be written: {error.strerror or error}") from error
+    finally:
+        if stale.exists() and not folder.exists():
+            stale.rename(folder)
+        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(stale, ignore_errors=True)
+    return folder

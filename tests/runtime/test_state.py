@@ -91,7 +91,7 @@ def test_a_link_stays_a_link_and_what_is_no_plain_file_stays_what_it_is(state, t
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to(tmp_path / "pipe")
     for name in ("pipe", "link"):
-        with pytest.raises(InputError, match="is no plain file and would be replaced"):
+        with pytest.raises(InputError, match="is not a regular file and would be replaced"):
             state.save(tmp_path / name)
     assert (tmp_path / "pipe").is_fifo()
 

@@ -88,7 +88,7 @@ def export_verified(module: nn.Module, example: Any, config: ExportConfig) -> Ar
         unstreamable=unstreamable,
         padded_states=padded_states,
         equivalence=equivalence.to_dict(),
-        golden=record_golden(made.reference, made.cases, equivalence),
+        golden=record_golden(made.reference, made.cases, equivalence.cases),
     )
     content = serialize(model, manifest, config.opset, config.ir_version)
     load(content, device="cpu").close()

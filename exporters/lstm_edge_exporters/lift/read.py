@@ -83,7 +83,7 @@ def _read(source: str | os.PathLike[str] | bytes) -> onnx.ModelProto:
     else:
         path = Path(source)
         if not path.is_file():
-            found = "a folder" if path.is_dir() else "no plain file" if path.exists() else "not there"
+            found = "a folder" if path.is_dir() else "not a regular file" if path.exists() else "not there"
             raise NotFoundError(f"{path} is {found}, expected an .onnx file")
         try:
             name, content, folder = str(path), path.read_bytes(), path.resolve().parent

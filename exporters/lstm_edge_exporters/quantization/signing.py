@@ -82,7 +82,7 @@ def signed(
             **judgement.to_dict(),
             "float": {name: value for name, value in manifest.equivalence.items() if name != "cases"},
         },
-        golden=golden._replace(inputs=inputs, limit=limits(largest, golden.outputs)),
+        golden=Golden(inputs, golden.outputs, golden.floor, limits(largest, golden.outputs)),
     )
 
 

@@ -14,19 +14,20 @@ import torch
 from lstm_edge_exporters.numerics.threads import one_thread
 from lstm_edge_runtime.errors import FileFormatError, InputError, first_line
 
-from ..checkpoint import CONFIG, Run, save
+from ..checkpoint import Run, save
 from ..data.config import DataConfig
-from ..data.split import fold_series, split_series
+from ..data.training import TrainingData, read_training_data
+from ..run_files import RESUME, check_run_folder
 from .config import TrainConfig
-from .experiment import Experiment, hash_data, make_experiment, read_training_data
+from .experiment import Experiment, make_experiment
 from .loop import Epoch, Loop
-from .resume import RESUME, check_same, read_state, write_state
+from .record import write_history, write_metrics
+from .resume import check_same, read_state, write_state
 
-__all__ = ["train"]
+__all__ = ["train", "train_on"]
 
 _SAVE_EVERY = 5.0
 """Seconds of training that a killed process may lose."""
-_CLASSIFICATION_CROP = 0.2
 _SMALL = 64
 """The hidden size up to which one thread is the fastest."""
 
@@ -71,30 +72,33 @@ def train(
         InputError: data or options that can't be trained with, named; or the folder already holds a run.
         KeyboardInterrupt: Ctrl-C before the first epoch was done.
     """
-    data, folder = Path(data), Path(folder)
     data_config, config = data_config or DataConfig(), config or TrainConfig()
-    _check_folder(folder, resume=resume, overwrite=overwrite)
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise InputError(
-            "device is 'cuda', but PyTorch sees none; train on cpu, or install a CUDA build of torch"
-        )
-    recordings = read_training_data(data, data_config)
-    if config.crop is None:
-        config = replace(config, crop=_CLASSIFICATION_CROP if recordings.labels else 1.0)
-    try:
-        split = split_series(recordings, data_config, config.seed)
-        experiment = make_experiment(recordings, split, data_config, config)
-        folds = [
-            make_experiment(recordings, fold, data_config, config)
-            for fold in fold_series(recordings, data_config.folds, data_config, config.seed)
-        ]
-    except InputError as error:
-        raise InputError(f"{data}: {error}") from error
+    check_run_folder(Path(folder), resume=resume, overwrite=overwrite)
+    _check_device(config)
+    read = read_training_data(Path(data), data_config, seed=config.seed, batch_size=config.batch_size)
+    return train_on(
+        read, Path(folder), data_config, config, resume=resume, on_epoch=on_epoch, on_fold=on_fold
+    )
+
+
+def train_on(
+    data: TrainingData,
+    folder: Path,
+    data_config: DataConfig,
+    config: TrainConfig,
+    *,
+    resume: bool = False,
+    on_epoch: Callable[[Epoch], None] | None = None,
+    on_fold: Callable[[int, int], None] | None = None,
+) -> Run:
+    """Train on data that are read already; see ``train``."""
+    _check_device(config)
+    config = config.resolved(len(data.sets.train.x))
+    experiment = make_experiment(data.recordings, data.sets, data_config, config)
     loop = experiment.loop()
-    sha256 = hash_data(data, data_config)
     if resume:
         state = read_state(folder)
-        check_same(folder, state, sha256, data_config, config)
+        check_same(folder, state, data.sha256, data_config, config)
         try:
             loop.load_state_dict(state["loop"])
         except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
@@ -105,15 +109,18 @@ def train(
 
     def keep(stopped: str) -> Run:
         run = save(experiment.run(loop, stopped), folder)
-        write_state(folder, loop.state_dict(), sha256, data_config, config)
+        write_history(folder, loop.epochs)
+        write_state(folder, loop.state_dict(), data.sha256, data_config, config)
         return run
 
     with one_thread() if config.hidden_size <= _SMALL else contextlib.nullcontext():
         run = _run(loop, keep, on_epoch)
-        if not data_config.folds or run.summary["stopped"] == "interrupted":
-            return run
-        scores = _cross_validate(folds, on_fold)
-    return save(replace(run, summary=run.summary | {"cross_validation": scores}), folder)
+        if data.folds and run.summary["stopped"] != "interrupted":
+            folds = [make_experiment(data.recordings, fold, data_config, config) for fold in data.folds]
+            scores = _cross_validate(folds, on_fold)
+            run = save(replace(run, summary=run.summary | {"cross_validation": scores}), folder)
+        write_metrics(folder, run, experiment, data.path.name)
+    return run
 
 
 def _run(loop: Loop, keep: Callable[[str], Run], on_epoch: Callable[[Epoch], None] | None) -> Run:
@@ -131,6 +138,13 @@ def _run(loop: Loop, keep: Callable[[str], Run], on_epoch: Callable[[Epoch], Non
             raise
         return keep("interrupted")
     return keep(loop.stopped)
+
+
+def _check_device(config: TrainConfig) -> None:
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise InputError(
+            "device is 'cuda', but PyTorch sees none; train on cpu, or install a CUDA build of torch"
+        )
 
 
 def _cross_validate(
@@ -157,13 +171,3 @@ def _cross_validate(
         "folds": found,
         **{name: {"mean": mean(values), "std": stdev(values)} for name, values in metrics.items()},
     }
-
-
-def _check_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
-    if not resume and not overwrite and ((folder / CONFIG).exists() or (folder / RESUME).exists()):
-        raise InputError(f"{folder} already holds a run; --resume it, --overwrite it, or name another folder")
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not there.is_dir():
-        raise InputError(f"{there} is a file; name a folder for the run")
-    if not os.access(there, os.W_OK):
-        raise InputError(f"{there} can't be written to; name another folder for the run")
