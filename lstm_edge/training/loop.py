@@ -115,7 +115,7 @@ class Loop:
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that the next epoch follows from, as it was at the end of the last whole epoch."""
-        return self._snapshot
+        return {**self._snapshot, "epochs": [asdict(epoch) for epoch in self.epochs]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what ``state_dict`` gave."""
@@ -136,7 +136,6 @@ class Loop:
             "dropout": self._dropout,
             "best_loss": self._best_loss,
             "best": self.best,
-            "epochs": [asdict(epoch) for epoch in self.epochs],
         }
 
     def _train_once(self) -> float:
