@@ -47,8 +47,7 @@ _OPTIONS = (
         "--missing",
         type=click.Choice(MISSING),
         default="error",
-        show_default=True,
-        help="What to do with missing features.",
+        help="What to do with missing features.  [default: error]",
     ),
     click.option("--group", metavar="COLUMN", help="Column with a subject or machine; it is no feature."),
     click.option(

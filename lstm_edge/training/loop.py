@@ -61,7 +61,9 @@ class Loop:
                 weight = (1 / torch.bincount(self._train.y).clamp(min=1)).float()
                 weight *= len(train) / (weight * torch.bincount(self._train.y)).sum()
             self._loss = nn.CrossEntropyLoss(weight, label_smoothing=config.label_smoothing)
-        self._optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
+        self._optimizer = torch.optim.AdamW(
+            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
         self._order = torch.Generator().manual_seed(config.seed)
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
