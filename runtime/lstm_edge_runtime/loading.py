@@ -82,7 +82,7 @@ def load(
     wanted = resolve_providers(device, providers)
     tuned = _tuned(profile, identity)
     options = tuned or SessionOptions(providers=wanted, threads=count)
-    session = _open(target, options, device, providers)
+    session, options = _open(target, options, device, providers)
     manifest = read_manifest(session)
     if (
         tuned is None
@@ -91,7 +91,7 @@ def load(
         and threads == "auto"
         and count > 1
     ):
-        session = _open(target, SessionOptions(providers=wanted), device, providers)
+        session, options = _open(target, SessionOptions(providers=wanted), device, providers)
     inputs, outputs = graph_specs(session.get_inputs()), graph_specs(session.get_outputs())
     if manifest is None:
         interface = infer_manifest(inputs, outputs, states, file)
@@ -100,7 +100,8 @@ def load(
     else:
         interface = manifest
         check_manifest(interface, inputs, outputs)
-    return Model(Core(session, interface, identity, has_manifest=manifest is not None, check=check))
+    core = Core(session, interface, identity, has_manifest=manifest is not None, check=check)
+    return Model(core, options)
 
 
 def _tuned(profile: "Profile | None", identity: Identity) -> SessionOptions | None:
@@ -140,12 +141,17 @@ def _content(source: Source) -> tuple[str, bytes]:
 
 def _open(
     target: str | bytes, options: SessionOptions, device: str, providers: Sequence[Provider] | None
-) -> Any:
-    """Open a session; ``device="auto"`` falls back to the CPU, and says so."""
+) -> tuple[Any, SessionOptions]:
+    """Open a session; ``device="auto"`` falls back to the CPU with a warning.
+
+    Returns:
+        The session and the options that it was opened with.
+    """
     try:
-        return open_session(target, options)
+        return open_session(target, options), options
     except ProviderError as error:
         if device != "auto" or providers is not None:
             raise
         warnings.warn(f"running on the CPU: {error}", RuntimeWarning, stacklevel=3)
-        return open_session(target, SessionOptions(providers=(CPU,), threads=options.threads))
+        options = options._replace(providers=(CPU,))
+        return open_session(target, options), options

@@ -10,6 +10,7 @@ from .axes import describe
 from .errors import InputError
 from .inputs import InputArrays
 from .manifest import Manifest, StateSpec, TensorSpec
+from .ort import SessionOptions
 from .state import State
 
 if TYPE_CHECKING:
@@ -29,12 +30,13 @@ class Model:
     Nothing in it changes once it is made, so that any number of threads may share it.
     """
 
-    def __init__(self, core: Core) -> None:
-        """Take what ``load`` opened and checked."""
+    def __init__(self, core: Core, options: SessionOptions) -> None:
+        """Take what ``load`` opened and checked, and the options of its session."""
         self._core: Core | None = core
         self._interface = core.manifest
         self._has_manifest = core.has_manifest
         self._source = core.source
+        self._options = options
 
     @property
     def manifest(self) -> Manifest | None:
@@ -65,6 +67,11 @@ class Model:
     def providers(self) -> tuple[str, ...]:
         """The execution providers really in use, the first choice first."""
         return tuple(self._open().session.get_providers())
+
+    @property
+    def options(self) -> SessionOptions:
+        """The session's options, ``threads="auto"`` and the like resolved."""
+        return self._options
 
     @property
     def identity(self) -> str:

@@ -171,11 +171,12 @@ class Stream:
             arrays[spec.name] = array
             if self._core.check:
                 refuse_not_finite(spec.name, array)
-        shapes = {spec.name: resolve(spec.axes, sizes) or () for spec in self._core.data}
-        if call is None or any(call.inputs[name].shape != shape for name, shape in shapes.items()):
-            call = _ShapedCall(self, sizes, shapes, drop_sequence=bool(known))
+        for spec in self._core.data:
+            arrays[spec.name] = arrays[spec.name].reshape(resolve(spec.axes, sizes) or ())
+        if call is None or any(call.inputs[name].shape != array.shape for name, array in arrays.items()):
+            return _ShapedCall(self, sizes, arrays, drop_sequence=bool(known))
         for name, array in arrays.items():
-            call.inputs[name][...] = array.reshape(shapes[name])
+            call.inputs[name][...] = array
         return call
 
     def _process_by_step(self, chunk: InputArrays) -> Result:
@@ -205,7 +206,7 @@ class _ShapedCall(BoundCall):
         self,
         stream: Stream,
         sizes: Mapping[str, int],
-        shapes: Mapping[str, tuple[int, ...]],
+        inputs: Mapping[str, Array],
         *,
         drop_sequence: bool,
     ) -> None:
@@ -214,7 +215,7 @@ class _ShapedCall(BoundCall):
         if self.steps > 1:
             retain_heap(WORKSPACE * self.steps * stream._sets.nbytes)
         valid = stream._core.convert_lengths(None, sizes)
-        super().__init__(stream._core.session, manifest, stream._sets, shapes, sizes, valid)
+        super().__init__(stream._core.session, manifest, stream._sets, inputs, sizes, valid)
         dropped = {manifest.batch, manifest.sequence if drop_sequence else None} - {None}
         self._views = {
             spec.name: _without(self.outputs[spec.name], spec.axes, dropped) for spec in manifest.outputs

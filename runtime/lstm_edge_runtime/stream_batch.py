@@ -200,7 +200,7 @@ class StreamBatch:
         self, slots: Array, feeds: Mapping[str, Array], sizes: Mapping[str, int]
     ) -> dict[str, Array]:
         """Take one step of every source in place: samples move to the states, not states to the samples."""
-        call = self._pool.bound_step({name: array.shape for name, array in feeds.items()}, sizes)
+        call = self._pool.bound_step(feeds, sizes)
         where: Any = slice(None) if slots is self._all else slots
         for spec in self._core.data:
             place = spec.axes.index(self._batch)
@@ -262,17 +262,21 @@ class _StatePool:
         self.nbytes = sum(block.nbytes for block in self._blocks.values())
         retain_heap(WORKSPACE * self.nbytes)
 
-    def bound_step(self, shapes: Mapping[str, tuple[int, ...]], sizes: Mapping[str, int]) -> BoundCall:
-        """Return the bound call of one step of every slot; it reads and writes the blocks in place.
+    def bound_step(self, feeds: Mapping[str, Array], sizes: Mapping[str, int]) -> BoundCall:
+        """Return the bound call of one step of every slot, for inputs like ``feeds``.
+
+        It reads and writes the blocks in place.
 
         It needs a second set of blocks, which the first such call allocates.
         """
         session, manifest = self._core.session, self._core.manifest
         if self._sets is None:
             self._sets = StateSets(session, self._blocks)
-        if self._call is None or any(self._call.inputs[name].shape != shapes[name] for name in shapes):
+        if self._call is None or any(
+            self._call.inputs[name].shape != array.shape for name, array in feeds.items()
+        ):
             valid = self._core.convert_lengths(None, sizes)
-            self._call = BoundCall(session, manifest, self._sets, shapes, sizes, valid)
+            self._call = BoundCall(session, manifest, self._sets, feeds, sizes, valid)
         return self._call
 
     def gather(self, slots: Array) -> dict[str, Array]:

@@ -261,3 +261,8 @@ def test_the_identity_is_the_files_at_load_though_it_is_overwritten_or_gone_sinc
     copy.unlink()
     assert second.run(X)[1].identity == expected
     assert second.stream().state.identity == expected
+
+
+def test_a_model_tells_the_options_of_its_session(path):
+    assert load(path("lstm"), device="cpu").options == SessionOptions(threads=1)
+    assert load(path("lstm"), device="cpu", threads=2).options.threads == 2
