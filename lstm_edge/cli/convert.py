@@ -85,9 +85,8 @@ def _to_c(model: Path, output: Path, chunk: int = 1, name: str | None = None) ->
 
 
 def _to_web(model: Path, output: Path, ort: Path | None = None, data: Path | None = None) -> _Written:
-    from lstm_edge_exporters.targets.web import check_folder, find_runtime, to_site
+    from lstm_edge_exporters.targets.web import find_runtime, to_site
 
-    check_folder(output)
     runtime = ort or find_runtime(Path.cwd())
     site = to_site(model, runtime, recordings_for(model, data))
     site.save(output)
