@@ -1,6 +1,6 @@
 """What int8, fp16 and ORT format give against the float file: size, time, load time, accuracy, tuning.
 
-Every ratio is measured in one process, on one thread, interleaved with the float file; it is the median over the
+Every ratio is measured in one process, on one thread, beside the float file; it is the median over the
 rounds of a file's time by the float file's time beside it. Time is the process's CPU time: on one thread that
 is the wall time of a quiet machine, and other programs disturb it less.
 
