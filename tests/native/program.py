@@ -1,0 +1,334 @@
+"""Write a program file (``.lep``), as ``lstm_edge_format.h`` of lstm-edge-native defines it."""
+
+import struct
+import zlib
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["INPUT_TYPES", "NONE", "Binary", "Code", "Function", "ProgramWriter"]
+
+Array = npt.NDArray[Any]
+NONE = 0xFFFFFFFF
+"""A constant or buffer that is not there."""
+INPUT_TYPES = ("float32", "int64", "int32", "int16", "int8", "uint8")
+"""What an input's elements may be; the place in this list is the type's number."""
+_MAGIC, _FORMAT = b"LSTMEDGE", 1
+_HEADER = struct.Struct("<8sIIQ10I")
+_CONSTANT = struct.Struct("<Q4I")
+_PORT = struct.Struct("<6I")
+_ARGUMENTS = 31
+
+
+class Code(IntEnum):
+    """Operations."""
+
+    LINEAR = 1
+    LSTM = 2
+    GRU = 3
+    RNN = 4
+    UNARY = 5
+    BINARY = 6
+    SOFTMAX = 7
+    NORMALIZE = 8
+    GATHER = 9
+    COPY = 10
+    CAST = 11
+
+
+class Function(IntEnum):
+    """Functions of one number, with their two parameters where they have them."""
+
+    IDENTITY = 0
+    RELU = 1
+    SIGMOID = 2
+    TANH = 3
+    AFFINE = 4
+    LEAKY_RELU = 5
+    THRESHOLDED_RELU = 6
+    SCALED_TANH = 7
+    HARD_SIGMOID = 8
+    ELU = 9
+    SOFTSIGN = 10
+    SOFTPLUS = 11
+    SELU = 12
+    CLIP = 13
+    GELU = 14
+    ABS = 15
+    NEGATE = 16
+    EXP = 17
+    LOG = 18
+    SQRT = 19
+    RECIPROCAL = 20
+    ERF = 21
+
+
+class Binary(IntEnum):
+    """Functions of two numbers."""
+
+    ADD = 0
+    SUBTRACT = 1
+    MULTIPLY = 2
+    DIVIDE = 3
+    MAXIMUM = 4
+    MINIMUM = 5
+    PRELU = 6
+    POWER = 7
+
+
+class ProgramWriter:
+    """Collects a program and gives the bytes of its file."""
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self._constants: list[Array] = []
+        self._buffers: list[tuple[int, int]] = []
+        self._ports: dict[str, list[list[int]]] = {"inputs": [], "outputs": [], "states": []}
+        self._operations: list[bytes] = []
+        self._manifest = NONE
+        self._golden_steps = 0
+
+    def constant(self, array: npt.ArrayLike) -> int:
+        """Add a constant of one or two axes, in the element type that it has; return its number."""
+        self._constants.append(np.ascontiguousarray(np.atleast_2d(np.asarray(array))))
+        return len(self._constants) - 1
+
+    def buffer(self, width: int, dtype: str = "float32") -> int:
+        """Add a buffer of ``width`` elements a row; return its number."""
+        self._buffers.append((width, INPUT_TYPES.index(dtype)))
+        return len(self._buffers) - 1
+
+    def width(self, buffer: int) -> int:
+        """Return the elements of one row of a buffer."""
+        return self._buffers[buffer][0]
+
+    def input(self, name: str, width: int, dtype: str = "float32", golden: Array | None = None) -> int:
+        """Add an input; return its buffer. ``golden (steps, width)`` is fed when the golden case is replayed."""
+        buffer = self.buffer(width, dtype)
+        value = NONE if golden is None else self.constant(golden.reshape(-1, width).astype(dtype))
+        if golden is not None:
+            self._golden_steps = golden.size // width
+        self._ports["inputs"].append([self._text(name), buffer, NONE, 0, value, NONE])
+        return buffer
+
+    def state(self, name: str, width: int, reset: Array | None = None) -> int:
+        """Add a state; return the buffer of its old value. ``next_state`` names that of its new one."""
+        buffer = self.buffer(width)
+        value = NONE if reset is None or not reset.any() else self._floats(reset)
+        self._ports["states"].append([self._text(name), buffer, NONE, value, NONE, NONE])
+        return buffer
+
+    def next_state(
+        self, old: int, new: int, golden: Array | None = None, tolerance: Array | None = None
+    ) -> None:
+        """Say which buffer holds the new value of the state in ``old``, and what the golden case ends in."""
+        port = next(port for port in self._ports["states"] if port[1] == old)
+        port[2] = new
+        port[4:] = self._expected(golden, tolerance, new)
+
+    def output(
+        self,
+        name: str,
+        buffer: int,
+        *,
+        every_step: bool,
+        golden: Array | None = None,
+        tolerance: Array | None = None,
+    ) -> None:
+        """Add an output, which a chunk gives for every step or for the last one."""
+        expected = self._expected(golden, tolerance, buffer)
+        self._ports["outputs"].append([self._text(name), buffer, NONE, int(every_step), *expected])
+
+    def operation(self, code: Code, *arguments: float) -> None:
+        """Add an operation; a float among the arguments is stored by its bits."""
+        words = [
+            struct.unpack("<I", struct.pack("<f", value))[0] if isinstance(value, float) else int(value)
+            for value in arguments
+        ]
+        self._operations.append(
+            struct.pack(f"<{1 + _ARGUMENTS}I", code, *words, *[0] * (_ARGUMENTS - len(words)))
+        )
+
+    def linear(
+        self, source: int, weights: Array, bias: Array | None = None, scales: Array | None = None
+    ) -> int:
+        """Add ``source @ weights.T + bias``, ``weights (M, K)``; int8 with ``scales (M,)``. Return the result."""
+        rows, columns = weights.shape
+        out = self.buffer(self.width(source) // columns * rows)
+        self.operation(
+            Code.LINEAR,
+            source,
+            out,
+            self.constant(np.asarray(weights, "float32" if scales is None else "int8")),
+            self._optional(bias),
+            self._optional(scales),
+        )
+        return out
+
+    def recurrent(
+        self,
+        code: Code,
+        x: int,
+        states: Sequence[int],
+        weights: Sequence[Array],
+        bias: Array | None = None,
+        *,
+        peepholes: Array | None = None,
+        scales: Sequence[Array] | None = None,
+        clip: float = 0.0,
+        flags: int = 0,
+        functions: Sequence[tuple[Function, float, float]],
+    ) -> list[int]:
+        """Add an LSTM, GRU or RNN layer, in ONNX's order of gates; return the buffers of its new states.
+
+        Args:
+            code: which of them.
+            x: the buffer of its input.
+            states: the buffers of h, and of c for an LSTM.
+            weights: W ``(gates * H, I)`` and R ``(gates * H, H)``.
+            bias: Wb + Rb; for a GRU both, one behind the other.
+            peepholes: input, output, forget, ``(3 * H,)``.
+            scales: of the outputs of W and R where they are int8.
+            clip: the limit of what goes into the functions, 0 for none.
+            flags: 1 input_forget, 2 linear_before_reset.
+            functions: each with alpha and beta.
+        """
+        new = [self.buffer(self.width(state)) for state in states]
+        dtype = "float32" if scales is None else "int8"
+        self.operation(
+            code,
+            x,
+            *self._pair(states),
+            *self._pair(new),
+            *(self.constant(np.asarray(weight, dtype)) for weight in weights),
+            self._optional(bias),
+            self._optional(peepholes),
+            *([NONE, NONE] if scales is None else map(self._floats, scales)),
+            float(clip),
+            flags,
+            *(value for kind, alpha, beta in functions for value in (int(kind), float(alpha), float(beta))),
+        )
+        return new
+
+    def unary(self, source: int, kind: Function, alpha: float = 0.0, beta: float = 0.0) -> int:
+        """Add a function of each number; return the result."""
+        out = self.buffer(self.width(source))
+        self.operation(Code.UNARY, source, out, int(kind), float(alpha), float(beta))
+        return out
+
+    def binary(self, kind: Binary, a: int, b: "int | Array", *, swap: bool = False) -> int:
+        """Add a function of ``a`` and ``b``, a buffer or a constant; return the result."""
+        constant = b if isinstance(b, np.ndarray) else None
+        other = constant.size if constant is not None else self.width(b)  # type: ignore[arg-type]
+        out = self.buffer(max(self.width(a), other))
+        operands = (NONE, self._floats(constant)) if constant is not None else (b, NONE)
+        self.operation(Code.BINARY, a, *operands, out, int(kind), int(swap))  # type: ignore[arg-type]
+        return out
+
+    def softmax(self, source: int, length: int, *, logarithm: bool = False) -> int:
+        """Add softmax over each ``length`` numbers, or its logarithm; return the result."""
+        out = self.buffer(self.width(source))
+        self.operation(Code.SOFTMAX, source, out, length, int(logarithm))
+        return out
+
+    def normalize(
+        self, source: int, length: int, epsilon: float, scale: Array | None, bias: Array | None
+    ) -> int:
+        """Add layer normalization over each ``length`` numbers; return the result."""
+        out = self.buffer(self.width(source))
+        parameters = self._optional(scale), self._optional(bias)
+        self.operation(Code.NORMALIZE, source, out, length, float(epsilon), *parameters)
+        return out
+
+    def gather(self, index: int, table: Array) -> int:
+        """Add a look-up of rows of ``table (V, E)``; return the result."""
+        out = self.buffer(self.width(index) * table.shape[1])
+        self.operation(Code.GATHER, index, out, self.constant(np.asarray(table, "float32")))
+        return out
+
+    def copy(
+        self,
+        source: int,
+        out: int,
+        *,
+        source_offset: int = 0,
+        out_offset: int = 0,
+        length: int,
+        count: int = 1,
+        source_stride: int = 0,
+        out_stride: int = 0,
+    ) -> None:
+        """Add copies of ``count`` stretches of ``length`` numbers into a part of ``out``."""
+        places = (source_offset, out_offset, length, count, source_stride, out_stride)
+        self.operation(Code.COPY, source, out, *places)
+
+    def cast(self, source: int) -> int:
+        """Add a conversion to float32; return the result."""
+        out = self.buffer(self.width(source))
+        self.operation(Code.CAST, source, out)
+        return out
+
+    def manifest(self, text: str) -> None:
+        """Store the manifest, JSON text."""
+        self._manifest = self._text(text)
+
+    def to_bytes(self) -> bytes:
+        """Return the file."""
+        ports = [port for kind in self._ports.values() for port in kind]
+        sizes = (
+            _CONSTANT.size * len(self._constants),
+            8 * len(self._buffers),
+            _PORT.size * len(ports),
+            4 * (1 + _ARGUMENTS) * len(self._operations),
+        )
+        offset = _HEADER.size + sum(sizes)
+        tables, data = [], []
+        for array in self._constants:
+            padding = -offset % 64
+            rows, columns = array.shape
+            tables.append(
+                _CONSTANT.pack(offset + padding, rows, columns, INPUT_TYPES.index(array.dtype.name), 0)
+            )
+            data += [bytes(padding), array.tobytes()]
+            offset += padding + array.nbytes
+        tables += [struct.pack("<2I", *buffer) for buffer in self._buffers]
+        tables += [_PORT.pack(*port) for port in ports]
+        body = b"".join([*tables, *self._operations, *data])
+        counts = (
+            len(self._constants),
+            len(self._buffers),
+            *(len(kind) for kind in self._ports.values()),
+            len(self._operations),
+            self._manifest,
+            self._golden_steps,
+            0,
+            0,
+        )
+        head = _HEADER.pack(_MAGIC, _FORMAT, 0, offset, *counts)
+        checksum = zlib.crc32(body, zlib.crc32(head[16:]))
+        return _HEADER.pack(_MAGIC, _FORMAT, checksum, offset, *counts) + body
+
+    def _text(self, text: str) -> int:
+        return self.constant(np.frombuffer(text.encode(), np.uint8))
+
+    def _floats(self, array: npt.ArrayLike) -> int:
+        return self.constant(np.asarray(array, "float32").reshape(1, -1))
+
+    def _optional(self, array: Array | None) -> int:
+        return NONE if array is None else self._floats(array)
+
+    def _expected(self, golden: Array | None, tolerance: Array | None, buffer: int) -> list[int]:
+        if golden is None or tolerance is None:
+            return [NONE, NONE]
+        width = self.width(buffer)
+        return [
+            self.constant(np.broadcast_to(a, golden.shape).reshape(-1, width).astype("float32"))
+            for a in (golden, tolerance)
+        ]
+
+    @staticmethod
+    def _pair(buffers: Sequence[int]) -> tuple[int, int]:
+        return (buffers[0], buffers[1] if len(buffers) > 1 else NONE)
