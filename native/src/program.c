@@ -212,6 +212,7 @@ static bool read_recurrent(reader *r, const uint32_t *arg, le_op *op) {
     op->next_c = arg[4];
     op->clip = float_of(arg[11]);
     op->flags = arg[12];
+    if (!lstm && (op->c != LE_NONE || op->next_c != LE_NONE)) return REFUSE_OPERATION(r, "a cell state, which an LSTM alone has");
     if (!reads(r, op->in, false) || !reads(r, op->h, false) || !writes(r, op->out)) return false;
     const size_t h = width(r, op->h), k = width(r, op->in), rows = gates * h;
     bool equal = width(r, op->out) == h;
@@ -274,15 +275,16 @@ static bool read_copy(reader *r, const uint32_t *arg, le_op *op) {
     op->in = arg[0];
     op->out = arg[1];
     if (!reads(r, op->in, false) || !is_buffer(r, op->out, false)) return false;
-    const uint64_t length = arg[4], last = (uint64_t)arg[5] - 1;
-    if (length == 0 || arg[5] == 0 || length > LE_MAX_WIDTH || last > LE_MAX_WIDTH) {
+    const size_t length = arg[4], count = arg[5];
+    if (length == 0 || count == 0 || length > LE_MAX_WIDTH || count > LE_MAX_WIDTH) {
         return REFUSE_OPERATION(r, "nothing to copy, or too much");
     }
+    const uint64_t last = count - 1;
     if (arg[2] + last * arg[6] + length > width(r, op->in) || arg[3] + last * arg[7] + length > width(r, op->out)) {
         return REFUSE_OPERATION(r, "a copy beyond the end of a buffer");
     }
     for (size_t i = 0; i < 6; i++) op->size[i] = arg[2 + i];
-    for (size_t i = 0; i <= last; i++) {
+    for (size_t i = 0; i < count; i++) {
         if (!writes_part(r, op->out, arg[3] + i * arg[7], length)) return false;
     }
     return true;
