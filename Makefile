@@ -6,7 +6,7 @@ export ORT_DISABLE_TELEMETRY := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-arm test-thin test-oldest test-matrix check fmt clean
+.PHONY: help demo test test-slow test-arm test-thin test-oldest test-matrix check docs fmt clean
 
 help:  ## show the targets
 	@sed -n 's/^\([a-z-]*\):.*##/\1:/p' $(MAKEFILE_LIST)
@@ -18,18 +18,21 @@ $(VENV)/.installed: pyproject.toml
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 	  { echo 'error: "$(PYTHON)" cannot make virtual environments; on Debian or Ubuntu: apt-get install python3-venv' >&2; exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install -q -e ".[cpu,export,dev]"
+	$(BIN)/python -m pip install -q -e ".[cpu,export,dev,docs]"
 	@touch $@
 
 demo: $(VENV)/.installed  ## train, export, prove and run on real sensor data
 	$(BIN)/lstm-edge demo
 	@echo '(lstm-edge is in $(BIN); to call it by name: . $(BIN)/activate)'
 
-check: $(VENV)/.installed  ## lint and types
+check: $(VENV)/.installed docs  ## lint, types and the documentation's own links
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/mypy tools
+	$(BIN)/mypy tools noxfile.py
+
+docs: $(VENV)/.installed  ## build the documentation's site into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # Two workers on two cores: a second torch thread in each would only wait.
 test test-slow: export OMP_NUM_THREADS := 1
@@ -44,17 +47,17 @@ test-arm: $(VENV)/.installed  ## the runtime on aarch64, emulated where this is 
 	$(BIN)/python tools/arm.py
 
 test-thin: $(VENV)/.installed  ## the built wheel, without torch
-	$(BIN)/python tools/matrix.py thin
+	$(BIN)/nox -s thin
 
 test-oldest: $(VENV)/.installed  ## the built wheel, on the oldest Python, numpy and onnxruntime
-	$(BIN)/python tools/matrix.py oldest
+	$(BIN)/nox -s oldest
 
 test-matrix: $(VENV)/.installed  ## the built wheel, on the oldest and newest of everything
-	$(BIN)/python tools/matrix.py
+	$(BIN)/nox
 
 fmt: $(VENV)/.installed  ## format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:  ## remove what the targets made
-	rm -rf $(VENV) dist build demo-out runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .nox site dist build demo-out runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

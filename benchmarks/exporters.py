@@ -68,13 +68,13 @@ class Positional(nn.Module):
         self.names = names
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Give what the module gives."""
+        """Return what the module gives."""
         result: tuple[Tensor, ...] = self.module(**dict(zip(self.names, tensors, strict=True)))
         return result
 
 
 def dynamic_axes(cell: Cell, name: str) -> dict[int, str]:
-    """Give the batch and time axes of an input."""
+    """Return the batch and time axes of an input."""
     if name == "x":
         return {0: "N", 1: "L"} if cell.batch_first else {0: "L", 1: "N"}
     return {0: "N"} if name == "lengths" else {1: "N"}
@@ -160,7 +160,7 @@ def run(
     size: tuple[int, int],
     generator: torch.Generator,
 ) -> float:
-    """Give the largest difference from PyTorch at one size; infinite where shapes differ."""
+    """Return the largest difference from PyTorch at one size; infinite where shapes differ."""
     feeds = draw(cell, *size, generator)
     with torch.no_grad():
         expected = module(**feeds)
@@ -178,7 +178,7 @@ def run(
 
 
 def table(tallies: dict[str, Tally]) -> str:
-    """Give the result in Markdown, versions and machine below it."""
+    """Return the result in Markdown, versions and machine below it."""
     rows = [
         "| exporter | cells | exported | load | run at 6 sizes | agree | states as inputs | median s |",
         "| --- | --: | --: | --: | --: | --: | --: | --: |",

@@ -23,14 +23,14 @@ import torch
 from precision_tuned import tuned
 
 from lstm_edge import LSTM1
-from lstm_edge._demo import CONFIG
 from lstm_edge.checkpoint import Run
+from lstm_edge.demo import CONFIG
 from lstm_edge.deploy import deployable
 from lstm_edge.training import train
 from lstm_edge_exporters import export
-from lstm_edge_exporters.ort_format import to_ort
 from lstm_edge_exporters.quantization import Budget, QuantizeConfig, Samples, quantize
 from lstm_edge_exporters.quantization._config import detect_target
+from lstm_edge_exporters.targets.ort import to_ort
 from lstm_edge_runtime import load
 
 SIZES = {"S": (8, 32, 1), "M": (16, 128, 1), "L": (64, 256, 2), "XL": (128, 512, 2)}

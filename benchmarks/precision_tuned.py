@@ -5,12 +5,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lstm_edge.tuning.goal import Goal
-from lstm_edge.tuning.search import _beside, tune
+from lstm_edge.timing.objective import Objective
+from lstm_edge.timing.search import _beside, tune
 
-__all__ = ["GOALS", "tuned"]
+__all__ = ["OBJECTIVES", "tuned"]
 
-GOALS = (Goal("latency"), Goal("p99"), Goal("throughput", streams=16), Goal("energy", rate=200.0))
+OBJECTIVES = (
+    Objective("latency"),
+    Objective("p99"),
+    Objective("throughput", streams=16),
+    Objective("energy", rate=200.0),
+)
 
 
 def tuned(paths: list[Path], seconds: float) -> dict[str, dict[str, Any]]:
@@ -26,7 +31,7 @@ def tuned(paths: list[Path], seconds: float) -> dict[str, dict[str, Any]]:
         the interval is above 1.
     """
     found = {}
-    for goal in GOALS:
+    for goal in OBJECTIVES:
         outcome = tune(paths, goal, seconds, ["CPUExecutionProvider"], len(os.sched_getaffinity(0)))
         ratio = {"ratio": 1.0, "low": 1.0, "high": 1.0}
         if outcome.better:

@@ -42,7 +42,7 @@ class Cell:
     projected: bool
 
     def __str__(self) -> str:
-        """Give a name that a test id can hold."""
+        """Return a name that a test id can hold."""
         words = [self.kind, f"{self.layers}", "bi" if self.bidirectional else "fwd", self.state, self.lengths]
         words += ["bf"] * self.batch_first + ["nobias"] * (not self.bias) + ["proj"] * self.projected
         return "-".join(words)
@@ -60,7 +60,7 @@ class Cell:
 
 
 def cells() -> Iterator[Cell]:
-    """Give every combination; only an LSTM has a projection."""
+    """Return every combination; only an LSTM has a projection."""
     for values in itertools.product(*_AXES.values()):
         cell = Cell(**dict(zip(_AXES, values, strict=True)))
         if cell.kind == "LSTM" or not cell.projected:
@@ -68,7 +68,7 @@ def cells() -> Iterator[Cell]:
 
 
 def covering() -> list[Cell]:
-    """Give few cells in which every pair of two options' values occurs."""
+    """Return few cells in which every pair of two options' values occurs."""
     names = [field.name for field in fields(Cell)]
 
     def pairs(cell: Cell) -> set[Any]:
@@ -112,7 +112,7 @@ class Recurrent(nn.Module):
     def forward(
         self, x: Tensor, h_0: Tensor | None = None, c_0: Tensor | None = None, lengths: Tensor | None = None
     ) -> tuple[Tensor, ...]:
-        """Give the sequence, the head on the last hidden state, and with given states the last ones."""
+        """Return the sequence, the head on the last hidden state, and with given states the last ones."""
         cell = self.cell
         n, steps = (0, 1) if cell.batch_first else (1, 0)
         given = None

@@ -51,7 +51,7 @@ class Row:
 
 
 def ratio(times: dict[str, list[float]], name: str, yardstick: str) -> float:
-    """Give the median over the repeats of the time by the yardstick's beside it."""
+    """Return the median over the repeats of the time by the yardstick's beside it."""
     return statistics.median(a / b for a, b in zip(times[name], times[yardstick], strict=True))
 
 
@@ -92,7 +92,7 @@ def measure(folder: Path, repeats: int, litert: Path | None, rough: bool) -> tup
 
 
 def tails(size: str, seen: dict[str, np.ndarray]) -> list[Row]:
-    """Give p99/p50 by the loop's, as it was, and of each step's least time in five passes.
+    """Return p99/p50 by the loop's, as it was, and of each step's least time in five passes.
 
     What interrupts a virtual machine adds the same few microseconds to whatever runs, which weighs the more
     the quicker a step is; it seldom hits the same step five times. What is left

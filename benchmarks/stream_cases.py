@@ -29,7 +29,7 @@ def plain_session(path: Path) -> Any:
 
 
 def plain_loop(session: Any, x: np.ndarray, size: str) -> Call:
-    """Give the yardstick: ``session.run`` with numpy dicts, states fed back; ``x (N, L, I)`` each time."""
+    """Return the yardstick: ``session.run`` with numpy dicts, states fed back; ``x (N, L, I)`` each time."""
     _, hidden, layers = SIZES[size]
     zeros = np.zeros((layers, len(x), hidden), np.float32)
     state = [zeros, zeros]
@@ -44,7 +44,7 @@ def plain_loop(session: Any, x: np.ndarray, size: str) -> Call:
 
 
 def step_calls(path: Path, size: str, litert: Path | None) -> dict[str, Call]:
-    """Give one step of every contestant by name."""
+    """Return one step of every contestant by name."""
     features = SIZES[size][0]
     x = np.random.default_rng(1).normal(size=(1, 1, features)).astype(np.float32)
     sample = x[0, 0]
@@ -108,7 +108,7 @@ def _torch_calls(size: str, x: np.ndarray) -> dict[str, Call]:
 
 
 def _litert_calls(size: str, x: np.ndarray, folder: Path | None) -> dict[str, Call]:
-    """Give LiteRT's step where ``ai-edge-litert`` is installed and ``folder`` holds ``SIZE.tflite``."""
+    """Return LiteRT's step where ``ai-edge-litert`` is installed and ``folder`` holds ``SIZE.tflite``."""
     if folder is None or importlib.util.find_spec("ai_edge_litert") is None:
         return {}
     from ai_edge_litert.interpreter import Interpreter
@@ -131,7 +131,7 @@ def _litert_calls(size: str, x: np.ndarray, folder: Path | None) -> dict[str, Ca
 
 
 def process_calls(path: Path, size: str, steps: int) -> dict[str, Call]:
-    """Give a chunk through ``Stream.process`` and the same through one raw ``session.run``."""
+    """Return a chunk through ``Stream.process`` and the same through one raw ``session.run``."""
     x = np.random.default_rng(2).normal(size=(1, steps, SIZES[size][0])).astype(np.float32)
     stream = load(path, threads=1, device="cpu").stream()
 
@@ -143,7 +143,7 @@ def process_calls(path: Path, size: str, steps: int) -> dict[str, Call]:
 
 
 def batch_calls(path: Path, size: str, sources: int) -> dict[str, Call]:
-    """Give a tick of all sources, the raw run of the same batch, and as many turns of the loop."""
+    """Return a tick of all sources, the raw run of the same batch, and as many turns of the loop."""
     x = np.random.default_rng(3).normal(size=(sources, 1, SIZES[size][0])).astype(np.float32)
     session = plain_session(path)
     model = load(path, threads=1, device="cpu")

@@ -10,7 +10,7 @@ _COLOURS = {"step": "#0b6e4f", "bound run": "#8cc5ad", "loop": "#c8553d"}
 
 
 def draw(steps: Mapping[str, Mapping[str, float]]) -> str:
-    """Give the chart of ``steps``: microseconds by contestant, by size."""
+    """Return the chart of ``steps``: microseconds by contestant, by size."""
     parts, y = [], _HEAD
     for size, times in steps.items():
         scale = (_WIDTH - _LEFT - 110) / max(times.values())

@@ -54,7 +54,7 @@ print(json.dumps((rss() - before) / size))
 
 
 def loading_ratios(path: Path, repeats: int) -> list[float]:
-    """Give import plus load, against import of onnxruntime plus a session, in turns."""
+    """Return import plus load, against import of onnxruntime plus a session, in turns."""
     ratios = []
     for repeat in range(repeats + 1):
         ours, plain = float(_run(_OURS, path)), float(_run(_PLAIN, path))
@@ -64,7 +64,7 @@ def loading_ratios(path: Path, repeats: int) -> list[float]:
 
 
 def memory_of_streams(path: Path, count: int, kind: str, repeats: int) -> float:
-    """Give resident memory beyond one session at work, in bytes of state: the median over processes.
+    """Return resident memory beyond one session at work, in bytes of state: the median over processes.
 
     Args:
         path: the model file.

@@ -14,7 +14,7 @@ from stream_sizes import CLASSES, SIZES
 
 
 def convert(size: str) -> bytes:
-    """Give ``size``'s step as a TFLite file."""
+    """Return ``size``'s step as a TFLite file."""
     features, hidden, layers = SIZES[size]
     rng = np.random.default_rng(0)
     bound = hidden**-0.5

@@ -108,7 +108,7 @@ class Gateway:
                     best = int(logits.argmax())
                     label = self._labels[best] if self._labels else best
                     each.writer.write(f"{label},{logits[best]:.6g}\n".encode())
-                if not each.answered.done():  # cancelled, as the gateway ends
+                if not each.answered.done():  # canceled, as the gateway ends
                     each.answered.set_result(None)
             await asyncio.sleep(0)  # let the sockets run between ticks
 

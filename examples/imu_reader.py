@@ -1,4 +1,4 @@
-"""Read a motion sensor at its own rate and say when the recognised activity changes.
+"""Read a motion sensor at its own rate and say when the recognized activity changes.
 
 A Linux board's IMU through the kernel's Industrial I/O folder, or a recording played back:
 
@@ -28,7 +28,7 @@ CHANNELS = {
 
 
 def read_iio(folder: Path, features: tuple[str, ...]) -> Callable[[], np.ndarray]:
-    """Give a function that reads one sample ``(I,)`` from an Industrial I/O device, in SI units."""
+    """Return a function that reads one sample ``(I,)`` from an Industrial I/O device, in SI units."""
     channels = [CHANNELS.get(name, name) for name in features]
     scales = []
     for channel in channels:
@@ -43,7 +43,7 @@ def read_iio(folder: Path, features: tuple[str, ...]) -> Callable[[], np.ndarray
 
 
 def replay(path: Path, features: tuple[str, ...]) -> Callable[[], np.ndarray]:
-    """Give a function that reads the next row of a recording; StopIteration at its end."""
+    """Return a function that reads the next row of a recording; StopIteration at its end."""
     with path.open(newline="") as file:
         rows = iter(
             [np.array([float(row[name]) for name in features], np.float32) for row in csv.DictReader(file)]

@@ -17,12 +17,12 @@ from typing import Any
 
 from safetensors.torch import save as to_bytes
 
-from lstm_edge_runtime._files import write_bytes
 from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError
+from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import Signal, Task
 
-from ._weights import build, infer_options, read_tensors
 from .lstm1 import LSTM1
+from .weights import build, infer_options, read_tensors
 
 __all__ = ["CONFIG", "Run", "Scale", "load", "save"]
 

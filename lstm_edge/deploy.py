@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from lstm_edge_exporters.config import ExportConfig
+from lstm_edge_exporters.export.config import ExportConfig
 
 from .checkpoint import Run, Scale
 from .lstm1 import LSTM1
@@ -43,7 +43,7 @@ class Deployed(nn.Module):
     def forward(
         self, x: Tensor, h_0: Tensor, c_0: Tensor, lengths: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Give logits (or predicted values in their own units) and the new state.
+        """Return logits (or predicted values in their own units) and the new state.
 
         Args:
             x: ``(N, L, I)`` in raw sensor units.
@@ -62,7 +62,7 @@ class Deployed(nn.Module):
 
 
 def deployable(run: Run, *, lengths: bool = False) -> tuple[Deployed, tuple[Tensor, ...], ExportConfig]:
-    """Give what the exporter needs to turn ``run`` into an artefact.
+    """Return what the exporter needs to turn ``run`` into an artifact.
 
     Args:
         run: a trained run or a loaded checkpoint.

@@ -124,7 +124,7 @@ class LSTM1(nn.Module):
         state: State | None = None,
         lengths: Tensor | Sequence[int] | None = None,
     ) -> Tensor:
-        """Give the logits; arguments, result and errors are those of ``forward_with_state``."""
+        """Return the logits; arguments, result and errors are those of ``forward_with_state``."""
         return self.forward_with_state(x, state, lengths)[0]
 
     def forward_with_state(
@@ -133,7 +133,7 @@ class LSTM1(nn.Module):
         state: State | None = None,
         lengths: Tensor | Sequence[int] | None = None,
     ) -> tuple[Tensor, State]:
-        """Give the logits and the state after the last valid step.
+        """Return the logits and the state after the last valid step.
 
         Args:
             x: ``(N, L, I)`` (``(L, N, I)`` without ``batch_first``), unbatched ``(L, I)``, or a

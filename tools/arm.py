@@ -1,4 +1,4 @@
-"""Run the runtime's tests and the committed artefacts' self-tests on aarch64.
+"""Run the runtime's tests and the committed artifacts' self-tests on aarch64.
 
 On an ARM machine they run as they are. On Debian or Ubuntu for x86-64 they run under qemu-user, on an
 aarch64 Python from the distribution and aarch64 wheels of numpy and onnxruntime, all kept in a cache folder
@@ -14,7 +14,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from _arm_root import UnsupportedMachineError, arm_python
+from arm_root import UnsupportedMachineError, arm_python
 
 __all__ = ["main"]
 
@@ -23,7 +23,7 @@ CPUS = ("cortex-a53", "cortex-a72", "cortex-a76", "neoverse-n1")
 """Raspberry Pi 3, 4 and 5, and a server."""
 TESTED = ("cortex-a53", "cortex-a76")
 """Where all tests run: a core without dot products and one with them, for which other kernels are picked."""
-ARTEFACTS = "tests/runtime/test_artefacts.py"
+ARTIFACTS = "tests/runtime/test_artifacts.py"
 """The self-test of every committed file, which runs on every core."""
 TOO_SLOW = ("memory_stays_flat", "Sources", "any_cutting", "no_model_are_refused", "fades_into_denormals")
 """Soaks, wide searches and timings, which an emulator a twentieth as fast has no use for."""
@@ -67,7 +67,7 @@ def main() -> int:
         return int(not _run(Path(sys.executable), [*_PYTEST, *options.tests], "this machine"))
     left_out = ["-k", f"not ({' or '.join((*TOO_SLOW, *TRACES))})"]
     jobs = [
-        (cpu, [*options.tests, *left_out] if cpu in TESTED else [ARTEFACTS]) for cpu in options.cpu or CPUS
+        (cpu, [*options.tests, *left_out] if cpu in TESTED else [ARTIFACTS]) for cpu in options.cpu or CPUS
     ]
     try:
         with (

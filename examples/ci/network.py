@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Recogniser", "build"]
+__all__ = ["Recognizer", "build"]
 
 
-class Recogniser(nn.Module):
-    """Recognise one of four activities in six channels of motion."""
+class Recognizer(nn.Module):
+    """Recognize one of four activities in six channels of motion."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -15,13 +15,13 @@ class Recogniser(nn.Module):
         self.head = nn.Linear(24, 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Give logits (N, 4) for x float32 (N, L, 6)."""
+        """Return logits (N, 4) for x float32 (N, L, 6)."""
         _, h_n = self.gru(x)
         return self.head(h_n[-1])
 
 
-def build() -> Recogniser:
-    """Give the same network at every call, ready for export."""
+def build() -> Recognizer:
+    """Return the same network at every call, ready for export."""
     with torch.random.fork_rng():
         torch.manual_seed(7)
-        return Recogniser().eval()
+        return Recognizer().eval()

@@ -19,7 +19,7 @@ _VERBS = {
     "lift": "Give any recurrent ONNX file its states as inputs and outputs.",
     "validate": "Prove that a file computes what its reference computes.",
     "quantize": "Make a file smaller and faster: int8 or fp16, behind an accuracy gate.",
-    "convert": "Turn a file into ORT format, for minimal builds of onnxruntime.",
+    "convert": "Turn a file into another format: ORT format for minimal builds of onnxruntime.",
     "predict": "Run a file on data.",
     "stream": "Run a file on samples as they arrive.",
     "inspect": "Show what a file takes, gives, costs and comes from.",

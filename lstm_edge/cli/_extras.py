@@ -1,14 +1,13 @@
-"""Saying which extra a verb needs, in place of a traceback."""
+"""Say which extra a verb needs, in place of a traceback."""
 
 import contextlib
 import logging
 from collections.abc import Iterator
 
+from lstm_edge.extras import extra_modules
 from lstm_edge_runtime.errors import MissingDependencyError
 
-__all__ = ["needing_export"]
-
-_EXPORT = {"torch", "onnx", "onnxscript", "onnx_ir", "safetensors", "jinja2"}
+__all__ = ["needing_export", "needing_report"]
 
 
 @contextlib.contextmanager
@@ -18,14 +17,25 @@ def needing_export(verb: str) -> Iterator[None]:
     Raises:
         MissingDependencyError: names the package that is missing and the extra that installs it.
     """
-    try:
+    with _needing(verb, "export"):
         yield
         # torch.onnx logs a line for every torchvision operator that it has no use for.
         logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
+
+
+def needing_report(option: str) -> contextlib.AbstractContextManager[None]:
+    """Import what an option needs of matplotlib and jinja2 inside this; raises as ``needing_export``."""
+    return _needing(option, "report")
+
+
+@contextlib.contextmanager
+def _needing(what: str, extra: str) -> Iterator[None]:
+    try:
+        yield
     except ImportError as error:
         package = (error.name or "").partition(".")[0]
-        if package not in _EXPORT:
+        if package not in extra_modules(extra):
             raise
         raise MissingDependencyError(
-            f'lstm-edge {verb} needs {package}, which is not installed; pip install "lstm-edge[export]"'
+            f'lstm-edge {what} needs {package}, which is not installed; pip install "lstm-edge[{extra}]"'
         ) from error

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from lstm_edge._weights import read_tensors
+from lstm_edge.weights import read_tensors
 from lstm_edge_runtime.errors import FileFormatError, InputError
 from lstm_edge_runtime.manifest import Axes
 
@@ -155,6 +155,6 @@ def _draw(
 
 
 def _largest_index(module: nn.Module) -> int:
-    """Give the greatest index that every embedding of ``module`` has."""
+    """Return the greatest index that every embedding of ``module`` has."""
     sizes = [layer.num_embeddings for layer in module.modules() if isinstance(layer, nn.Embedding)]
     return min(sizes, default=2) - 1

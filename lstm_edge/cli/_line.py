@@ -30,7 +30,7 @@ class LineParser:
         self._first = True
 
     def parse(self, line: str) -> npt.NDArray[Any] | None:
-        """Give the sample ``(I,)`` of a line; None for a blank line and for the header.
+        """Return the sample ``(I,)`` of a line; None for a blank line and for the header.
 
         Raises:
             InputError: the line is malformed; says how.

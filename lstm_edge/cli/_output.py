@@ -27,7 +27,7 @@ def echo_json(document: Any) -> None:
 
 
 def console() -> Console:
-    """Give a console on standard output: colours on a terminal, plain text in a pipe; no text is markup."""
+    """Return a console on standard output: colors on a terminal, plain text in a pipe; no text is markup."""
     return Console(highlight=False, markup=False, soft_wrap=True)
 
 

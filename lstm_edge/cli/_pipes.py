@@ -29,7 +29,7 @@ class LinePipe:
         self._ended = False
 
     def read(self, timeout: float | None) -> bytes | None:
-        """Give the next line; ``b""`` where ``timeout`` seconds, or an hour, passed without one.
+        """Return the next line; ``b""`` where ``timeout`` seconds, or an hour, passed without one.
 
         None at the end of input, and as soon as it is time to end: lines that came before are left unread.
 

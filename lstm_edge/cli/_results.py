@@ -39,7 +39,7 @@ class ResultLines:
         self._classes = task is not None and task.kind == "classification"
 
     def header(self, width: int) -> str:
-        """Give the CSV header for outputs of ``width`` values; nothing for JSON lines."""
+        """Return the CSV header for outputs of ``width`` values; nothing for JSON lines."""
         if self._as_json:
             return ""
         if self._classes:
@@ -49,7 +49,7 @@ class ResultLines:
         return _csv_line([self._key, *names])
 
     def line(self, key: str | int, values: Array) -> str:
-        """Give the line for one row ``(C,)``, newline included."""
+        """Return the line for one row ``(C,)``, newline included."""
         numbers = _softmax(values) if self._classes else values
         label = self._names(len(values))[int(numbers.argmax())] if self._classes else None
         if not self._as_json:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lstm_edge_runtime._files import read_arrays, replacing
 from lstm_edge_runtime.errors import FileFormatError, NotFoundError, StateError
+from lstm_edge_runtime.files import read_arrays, replacing
 from lstm_edge_runtime.state import IDENTITY, from_arrays, to_arrays
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class StateFile:
         return self._before + self._stream.steps_seen
 
     def patience(self) -> float | None:
-        """Give the seconds until the file is out of date; None where nothing is to be saved."""
+        """Return the seconds until the file is out of date; None where nothing is to be saved."""
         if self._path is None or self.steps == self._saved_steps:
             return None
         return max(0.0, self._saved_at + self._every - time.monotonic())

@@ -1,4 +1,4 @@
-"""A recording and what was recognised in it, as two lines of text."""
+"""A recording and what was recognized in it, as two lines of text."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -8,7 +8,7 @@ import numpy.typing as npt
 from rich.console import Group
 from rich.text import Text
 
-__all__ = ["recognised_from", "timeline"]
+__all__ = ["recognized_from", "timeline"]
 
 _COLUMNS = 48
 _INDENT = " " * 8
@@ -17,8 +17,8 @@ _ASCII_BARS = ".:-=+*#%"
 _COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "red")
 
 
-def recognised_from(said: Sequence[int], activity: int) -> int | None:
-    """Give the sample from which on every answer is right; None where the last one is wrong."""
+def recognized_from(said: Sequence[int], activity: int) -> int | None:
+    """Return the sample from which on every answer is right; None where the last one is wrong."""
     wrong = [step for step, answer in enumerate(said) if answer != activity]
     first = wrong[-1] + 1 if wrong else 0
     return first if first < len(said) else None
@@ -33,7 +33,7 @@ def timeline(
     *,
     plain: bool = False,
 ) -> Group:
-    """Draw the strength of a signal and, below it, the initial of the activity recognised at each moment.
+    """Draw the strength of a signal and, below it, the initial of the activity recognized at each moment.
 
     Args:
         signal: ``(L,)``, not negative, the whole recording.
@@ -54,7 +54,7 @@ def timeline(
     for end in edges[1 : done + 1]:
         answers.append(labels[said[end - 1]][0], _COLOURS[said[end - 1] % len(_COLOURS)])
     answers.append(" " * (_COLUMNS - done) + "  ")
-    first = recognised_from(said, labels.index(activity))
+    first = recognized_from(said, labels.index(activity))
     if len(said) < len(signal):
         answers.append(labels[said[-1]], _COLOURS[said[-1] % len(_COLOURS)])
     elif first is None:

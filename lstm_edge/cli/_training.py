@@ -21,15 +21,22 @@ _LINES = 10
 
 
 @contextlib.contextmanager
-def progress(epochs: int, *, quiet: bool = False) -> Iterator[Callable[["Epoch"], None]]:
-    """Yield a function to call after every epoch: a live bar on a terminal, a few lines in a pipe.
+def progress(
+    epochs: int, *, quiet: bool = False
+) -> Iterator[tuple[Callable[["Epoch"], None], Callable[[int, int], None]]]:
+    """Yield functions to call after every epoch and before every fold: a live bar, or lines in a pipe.
 
     Both go to standard error, so that standard output holds the result alone.
     """
     if sys.stderr.isatty():
         with _bar() as bar:
-            task = bar.add_task("", total=epochs, what="reading the data")
-            yield lambda epoch: bar.update(task, completed=epoch.number, what=_describe(epoch))
+            task = bar.add_task("", total=epochs, unit="epoch", what="reading the data")
+            yield (
+                lambda epoch: bar.update(task, completed=epoch.number, what=_describe(epoch)),
+                lambda number, count: bar.update(
+                    task, completed=number - 1, total=count, unit="fold", what="cross-validation"
+                ),
+            )
     else:
         every = max(1, epochs // _LINES)
 
@@ -37,12 +44,16 @@ def progress(epochs: int, *, quiet: bool = False) -> Iterator[Callable[["Epoch"]
             if not quiet and (epoch.number % every == 0 or epoch.number == 1):
                 click.echo(f"epoch {epoch.number}/{epochs}  {_describe(epoch)}", err=True)
 
-        yield line
+        def fold_line(number: int, count: int) -> None:
+            if not quiet:
+                click.echo(f"fold {number}/{count}", err=True)
+
+        yield line, fold_line
 
 
 def _bar() -> Progress:
     return Progress(
-        TextColumn("[bold]epoch[/] {task.completed}/{task.total}"),
+        TextColumn("[bold]{task.fields[unit]}[/] {task.completed}/{task.total}"),
         BarColumn(bar_width=24),
         TextColumn("{task.fields[what]}"),
         TimeElapsedColumn(),
@@ -61,12 +72,14 @@ def _describe(epoch: "Epoch") -> str:
 
 
 def print_summary(summary: dict[str, Any]) -> None:
-    """Print the parts and their metrics, and why training ended."""
-    parts = summary["parts"]
+    """Print the sets and their metrics, and why training ended."""
+    split = summary["split"]
     console().print(
         f"{summary['epochs']} epochs, the best at {summary['best_epoch']}; {_ENDS[summary['stopped']]}"
     )
-    console().print(f"parted {parts['how']}")
+    console().print(f"split: {split['description']}")
+    for note in split["notes"]:
+        console().print(f"note: {note}")
     measured = [name for name in ("validation", "test") if summary[name] is not None]
     if summary["task"] == "classification":
         rows = [["accuracy", *(f"{summary[name]['accuracy']:.3f}" for name in measured)]]
@@ -80,7 +93,13 @@ def print_summary(summary: dict[str, Any]) -> None:
             for error in ("mae", "rmse")
             for target in summary[measured[0]][error]
         ]
-    print_table("", ["", *(f"{name} ({parts[name]})" for name in measured)], rows)
+    if found := summary.get("cross_validation"):
+        for name in found.keys() - {"folds"}:
+            console().print(
+                f"{name} over {len(found['folds'])} folds: {found[name]['mean']:.4g}, standard deviation "
+                f"{found[name]['std']:.2g}"
+            )
+    print_table("", ["", *(f"{name} ({split[name]})" for name in measured)], rows)
 
 
 _ENDS = {

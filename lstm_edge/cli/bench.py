@@ -10,11 +10,12 @@ from rich.text import Text
 
 from lstm_edge_runtime.errors import CheckFailedError, InputError
 
+from ._extras import needing_report
 from ._model import device_option, open_model, threads_option
 from ._output import console, echo_json, json_option, print_table
 
 if TYPE_CHECKING:
-    from lstm_edge.bench.compare import Change
+    from lstm_edge.timing.compare import Change
 
 __all__ = ["command"]
 
@@ -77,7 +78,7 @@ def command(
     """Measure MODELS on this machine, side by side: latency, throughput, processor, loading and memory.
 
     All files are timed in short blocks in turn; ratios are to the first file, each with a 95 % bootstrap
-    interval over the rounds. Where a fixed piece of work varies too much between the rounds, nothing is
+    interval over the rounds. Where the calibration workload varies too much between the rounds, nothing is
     reported and it exits with 1. With --compare it exits with 1 where a call became slower beyond noise.
 
     \b
@@ -86,27 +87,28 @@ def command(
       lstm-edge bench har.onnx --json > baseline.json
       lstm-edge bench har.onnx --compare baseline.json
     """  # noqa: D301
-    from lstm_edge.bench.compare import compare_with, read_baseline
-    from lstm_edge.bench.html import render_html
-    from lstm_edge.bench.measure import Plan, measure
-    from lstm_edge.bench.subject import Subject
-    from lstm_edge_runtime._files import check_target, write_bytes
+    from lstm_edge.timing.calls import TimedModel
+    from lstm_edge.timing.compare import compare_with, read_baseline
+    from lstm_edge.timing.measure import Plan, measure
+    from lstm_edge_runtime.files import check_target, write_bytes
 
-    names = _names(models)
-    baseline = read_baseline(compare, names, chunk) if compare else None
     if html:
         check_target(html)
-    subjects = [
-        Subject(name, path, open_model(path, device, threads))
+        with needing_report("bench --html"):
+            from lstm_edge.report.bench import bench_page
+    names = _names(models)
+    baseline = read_baseline(compare, names, chunk) if compare else None
+    timed_models = [
+        TimedModel(name, path, open_model(path, device, threads))
         for name, path in zip(names, models, strict=True)
     ]
     plan = Plan(seconds=seconds, chunk=chunk, streams=streams, rate=rate)
     settings = {"device": device, "threads": threads}
     with Console(stderr=True).status("") as status:
-        document = measure(subjects, plan, settings, lambda what: status.update(Text(what)))
+        document = measure(timed_models, plan, settings, lambda what: status.update(Text(what)))
     changes = compare_with(baseline, document) if baseline else []
     if html:
-        write_bytes(html, render_html(document, list(map(str, changes))).encode())
+        write_bytes(html, bench_page(document, list(map(str, changes))).encode())
     if as_json:
         echo_json(document)
     else:
@@ -115,7 +117,7 @@ def command(
 
 
 def _names(models: Sequence[Path]) -> list[str]:
-    """Give each file the shortest end of its path that tells it from the others."""
+    """Return each file the shortest end of its path that tells it from the others."""
     if len({path.resolve() for path in models}) < len(models):
         raise InputError("a file came twice; name each once")
     names = [path.name for path in models]
@@ -161,7 +163,7 @@ def _print(document: dict[str, Any], changes: Sequence["Change"]) -> None:
         console().print(str(change))
     lost = document["preemptions_per_second"]
     console().print(
-        f"a fixed piece of work varied by {document['noise']:.1%} between rounds"
+        f"the calibration workload varied by {document['noise']:.1%} between rounds"
         + (
             ""
             if lost is None

@@ -15,13 +15,13 @@ from rich.text import Text
 
 from ._extras import needing_export
 from ._output import console, echo_json, json_option
-from ._timeline import recognised_from, timeline
+from ._timeline import recognized_from, timeline
 from ._training import progress
 
 if TYPE_CHECKING:
     from lstm_edge_runtime import Stream
 
-    from .._demo import HeldOut, Proof
+    from ..demo import HeldOut, Proof
 
 __all__ = ["command"]
 
@@ -60,42 +60,42 @@ def command(folder: Path, as_json: bool) -> None:
     with screen.status("importing torch and onnx"), needing_export("demo"):
         from lstm_edge_runtime import load
 
-        from .. import _demo
-    paths, held_out = _demo.prepare(folder)
+        from .. import demo as _demo
+    paths, held_out = _demo.copy_recordings(folder)
     _say(
         screen,
         "data",
         f"BasicMotions: {held_out.x.shape[1]} samples of {held_out.x.shape[2]} channels a recording",
     )
-    with progress(_demo.CONFIG.epochs, quiet=True) as on_epoch:
+    with progress(_demo.CONFIG.epochs, quiet=True) as (on_epoch, _):
         run, took = _timed(lambda: _demo.train_run(paths, on_epoch))
     assert run.task is not None
-    parts = run.summary["parts"]
+    split = run.summary["split"]
     _say(
         screen,
         "train",
-        f"LSTM1, {_demo.CONFIG.hidden_size} wide, on {parts['train']} recordings "
-        f"({parts['validation']} more to stop by), {run.summary['epochs']} epochs in {took:.1f} s",
+        f"LSTM1, {_demo.CONFIG.hidden_size} wide, on {split['train']} recordings "
+        f"({split['validation']} more to stop by), {run.summary['epochs']} epochs in {took:.1f} s",
     )
     with screen.status("tracing, exporting and proving"):
-        artefact, took = _timed(lambda: _demo.export_run(run, paths))
+        artifact, took = _timed(lambda: _demo.export_run(run, paths))
     _say(
         screen,
         "export",
-        f"{paths.model}, {len(artefact.model) / 1000:.0f} kB, equal to PyTorch at "
-        f"{len(artefact.manifest.equivalence['cases'])} other sizes, in {took:.1f} s",
+        f"{paths.model}, {len(artifact.model) / 1000:.0f} kB, equal to PyTorch at "
+        f"{len(artifact.manifest.equivalence['cases'])} other sizes, in {took:.1f} s",
     )
     with load(paths.model) as model:
         stream = model.stream()
         _say(screen, "run", "one sample at a time, with onnxruntime alone")
         screen.print(
             Text(
-                "        above, how strong the motion is; below, the activity recognised so far", style="dim"
+                "        above, how strong the motion is; below, the activity recognized so far", style="dim"
             )
         )
         replays = _show(screen, stream, held_out, run.task.labels)
         with screen.status("running every held-out recording, and PyTorch beside it"):
-            proof = _demo.prove(run, stream, held_out)
+            proof = _demo.compare_steps(run, stream, held_out)
     proof.check()
     seconds = time.monotonic() - started
     if as_json:
@@ -106,7 +106,7 @@ def command(folder: Path, as_json: bool) -> None:
                 "seconds": seconds,
                 "replays": replays,
                 "model": str(paths.model),
-                "model_bytes": len(artefact.model),
+                "model_bytes": len(artifact.model),
                 "run": str(paths.run),
                 "data": str(paths.data),
             }
@@ -135,14 +135,14 @@ def _say(screen: Console, what: str, text: str) -> None:
 def _show(
     screen: Console, stream: "Stream", held_out: "HeldOut", labels: tuple[str, ...]
 ) -> list[dict[str, Any]]:
-    """Play one recording of each activity; gives what was recognised, and when."""
+    """Play one recording of each activity; gives what was recognized, and when."""
     found = []
     for activity in labels:
         recording = held_out.x[held_out.activities.index(activity)]
         said = _play(screen, stream, recording, held_out.sampling_rate, labels, activity)
-        first = recognised_from(said, labels.index(activity))
+        first = recognized_from(said, labels.index(activity))
         seconds = None if first is None else (first + 1) / held_out.sampling_rate
-        found.append({"activity": activity, "recognised": labels[said[-1]], "after_seconds": seconds})
+        found.append({"activity": activity, "recognized": labels[said[-1]], "after_seconds": seconds})
     return found
 
 
@@ -150,7 +150,7 @@ def _play(
     screen: Console, stream: "Stream", recording: Any, rate: float, labels: tuple[str, ...], activity: str
 ) -> list[int]:
     """Feed a recording to the stream and show what it says, live on a terminal; gives every answer."""
-    from .._demo import replay
+    from ..demo import replay
 
     plain = not screen.encoding.lower().startswith("utf")
     strength = np.linalg.norm(recording[:, :3], axis=1)

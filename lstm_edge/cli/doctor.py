@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -15,7 +14,11 @@ from ._output import echo_json, json_option, print_table
 
 __all__ = ["command"]
 
-_EXPORT = ("torch", "onnx", "onnxscript", "onnx_ir", "safetensors")
+_EXTRAS = {
+    "export": "for train, export, lift, validate and quantize",
+    "report": "for pages and plots: validate --html, bench --html, train",
+}
+"""The extras that verbs need, and what for."""
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _INT8_FEATURES = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY")
@@ -55,7 +58,7 @@ def command(as_json: bool) -> None:
 
 
 def _examine() -> Iterator[_Finding]:
-    from lstm_edge._host import describe_host, describe_software, onnxruntime_wheels
+    from lstm_edge.host import describe_host, describe_software, onnxruntime_wheels
 
     for name, version in describe_software().items():
         if name != "onnxruntime":
@@ -92,7 +95,7 @@ def _wheel(wheels: dict[str, str]) -> _Finding:
 def _providers(wheels: dict[str, str]) -> Iterator[_Finding]:
     if not wheels:
         return
-    from lstm_edge._providers import try_providers
+    from lstm_edge.providers import try_providers
 
     try:
         states = try_providers()
@@ -123,16 +126,19 @@ def _settings() -> Iterator[_Finding]:
 
 
 def _packages() -> Iterator[_Finding]:
-    missing = [name for name in _EXPORT if find_spec(name) is None]
-    for name in _EXPORT:
-        if name not in missing:
-            yield _Finding(name, _version(name))
-    if missing:
-        yield _Finding(
-            "export extra",
-            f"{', '.join(missing)} not installed",
-            advice='only for train, export and the like: pip install "lstm-edge[export]"',
-        )
+    from lstm_edge.extras import extra_modules, missing_modules
+
+    for extra, purpose in _EXTRAS.items():
+        missing = missing_modules(extra)
+        for name in extra_modules(extra):
+            if name not in missing:
+                yield _Finding(name, _version(name))
+        if missing:
+            yield _Finding(
+                f"{extra} extra",
+                f"{', '.join(missing)} not installed",
+                advice=f'{purpose}: pip install "lstm-edge[{extra}]"',
+            )
 
 
 def _version(module: str) -> str:

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from lstm_edge_runtime._files import check_target
 from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime.files import check_target
 
 from ._extras import needing_export
 from ._output import echo_json, json_option, print_table
 
 if TYPE_CHECKING:
-    from lstm_edge_exporters import Artefact, ExportConfig
+    from lstm_edge_exporters import Artifact, ExportConfig
     from lstm_edge_runtime.manifest import StateSpec
 
 __all__ = ["command"]
@@ -81,7 +81,7 @@ def command(
         raise InputError(f"--format {form} and {output} do not fit; onnxruntime tells the format by .ort")
     with needing_export("export"):
         from lstm_edge_exporters import export
-        from lstm_edge_exporters.ort_format import to_ort
+        from lstm_edge_exporters.targets.ort import to_ort
 
         from ._factory import is_factory
     if not is_factory(source) and (weights is not None or inputs):
@@ -92,18 +92,18 @@ def command(
         else:
             module, example, config = _from_run(source, lengths)
         config = replace(config, stateless=stateless, opset=opset, ir_version=ir_version, seed=seed)
-        artefact = export(module, example, config)
-    converted = to_ort(artefact.model) if form == "ort" else None
+        artifact = export(module, example, config)
+    converted = to_ort(artifact.model) if form == "ort" else None
     operators = converted.save(output) if converted else None
     if not converted:
-        artefact.save(output)
+        artifact.save(output)
     if as_json:
-        document = _document(artefact, output)
+        document = _document(artifact, output)
         if converted:
             document |= {"bytes": len(converted.model), "operators": str(operators)}
         echo_json(document)
         return
-    _print(artefact, source, output)
+    _print(artifact, source, output)
     if converted:
         click.echo(f"ORT format: {len(converted.model):,} bytes; operators for a reduced build: {operators}")
 
@@ -138,8 +138,8 @@ def _from_factory(
     return module, make_example(options, name, module), config
 
 
-def _print(artefact: "Artefact", source: str, output: Path) -> None:
-    manifest = artefact.manifest
+def _print(artifact: "Artifact", source: str, output: Path) -> None:
+    manifest = artifact.manifest
     rows = [("input", spec.name, spec.dtype, _axes(spec.axes), "") for spec in manifest.inputs]
     rows += [
         ("state", f"{state.input} -> {state.output}", state.dtype, _axes(state.axes), _reset(state))
@@ -147,27 +147,27 @@ def _print(artefact: "Artefact", source: str, output: Path) -> None:
     ]
     rows += [("output", spec.name, spec.dtype, _axes(spec.axes), "") for spec in manifest.outputs]
     print_table(f"{output}", ("", "name", "dtype", "axes", "reset"), rows)
-    nodes = ", ".join(f"{count} {name}" for name, count in sorted(artefact.nodes.items()))
-    click.echo(f"size: {len(artefact.model):,} bytes, opset {manifest.provenance['opset']}")
-    click.echo(f"nodes: {sum(artefact.nodes.values())} ({nodes})")
+    nodes = ", ".join(f"{count} {name}" for name, count in sorted(artifact.nodes.items()))
+    click.echo(f"size: {len(artifact.model):,} bytes, opset {manifest.provenance['opset']}")
+    click.echo(f"nodes: {sum(artifact.nodes.values())} ({nodes})")
     cases = len(manifest.equivalence["cases"])
-    worst = artefact.equivalence.worst
+    worst = artifact.equivalence.worst
     click.echo(
-        f"largest difference from PyTorch: {artefact.equivalence.max_abs:.3g} in {cases} cases "
+        f"largest difference from PyTorch: {artifact.equivalence.max_abs:.3g} in {cases} cases "
         f"(at most {worst.ratio:.0%} of its limit)"
     )
     if manifest.unstreamable:
         click.echo(f"can't be fed in chunks: {manifest.unstreamable}")
-    for note in artefact.notes:
+    for note in artifact.notes:
         click.echo(f"note: {note}")
     click.echo(f"next: lstm-edge inspect {output}   lstm-edge validate {output} --against {source}")
 
 
-def _document(artefact: "Artefact", output: Path) -> dict[str, Any]:
-    manifest = artefact.manifest
+def _document(artifact: "Artifact", output: Path) -> dict[str, Any]:
+    manifest = artifact.manifest
     return {
         "output": str(output),
-        "bytes": len(artefact.model),
+        "bytes": len(artifact.model),
         "inputs": [_tensor(spec.name, spec.dtype, spec.axes) for spec in manifest.inputs],
         "outputs": [_tensor(spec.name, spec.dtype, spec.axes) for spec in manifest.outputs],
         "states": [
@@ -178,12 +178,12 @@ def _document(artefact: "Artefact", output: Path) -> dict[str, Any]:
             }
             for state in manifest.states
         ],
-        "nodes": dict(sorted(artefact.nodes.items())),
+        "nodes": dict(sorted(artifact.nodes.items())),
         "opset": manifest.provenance["opset"],
         "ir_version": manifest.provenance["ir_version"],
         "equivalence": manifest.equivalence,
         "unstreamable": manifest.unstreamable,
-        "notes": list(artefact.notes),
+        "notes": list(artifact.notes),
     }
 
 

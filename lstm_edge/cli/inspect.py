@@ -24,7 +24,7 @@ __all__ = ["command"]
 def command(model: Path, as_json: bool) -> None:
     """Show what MODEL takes, gives, costs and comes from.
 
-    Parameters are the stored weights, normalisation among them. FLOPs per step are one call with one time
+    Parameters are the stored weights, normalization among them. FLOPs per step are one call with one time
     step of one stream; a multiply-add is two. Memory per stream is what its states take; an open stream
     holds them twice.
 
@@ -41,7 +41,7 @@ def command(model: Path, as_json: bool) -> None:
 
 
 def _describe(path: Path, model: "Model") -> dict[str, Any]:
-    """Give everything that is known about a file, ready for JSON."""
+    """Return everything that is known about a file, ready for JSON."""
     manifest = model.manifest
     states = [_state(spec) for spec in model.states]
     return {
@@ -88,7 +88,7 @@ def _state(spec: "StateSpec") -> dict[str, Any]:
 
 
 def _cost(path: Path, model: "Model") -> dict[str, Any]:
-    """Give parameters and operations; a file in ORT format hides both."""
+    """Return parameters and operations; a file in ORT format hides both."""
     from lstm_edge.onnxfile import measure_cost, read_graph
 
     content = path.read_bytes()
@@ -125,7 +125,7 @@ def _print(document: dict[str, Any]) -> None:
 
 
 def _facts(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Give the lines of the second table, in the order of interest."""
+    """Return the lines of the second table, in the order of interest."""
     file, cost = document["file"], document["cost"]
     yield "file", f"{file['bytes']:,} bytes, sha256 {file['sha256'][:16]}"
     yield "parameters", "not known" if cost["parameters"] is None else f"{cost['parameters']:,}"

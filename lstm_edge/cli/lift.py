@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from lstm_edge_runtime.errors import InputError, MissingDependencyError
+from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime.files import check_target
 
+from ._extras import needing_export
 from ._output import echo_json, json_option, print_table
 
 if TYPE_CHECKING:
@@ -52,7 +54,7 @@ def command(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Give the network in MODEL, an .onnx file of any framework, its hidden states as inputs and outputs.
+    """Return the network in MODEL, an .onnx file of any framework, its hidden states as inputs and outputs.
 
     The result can be fed in chunks. It is written only once it is proven: with its states at reset it
     computes what MODEL computes, bit for bit. Whether chunks equal the whole sequence is measured too; where
@@ -63,29 +65,22 @@ def command(
       lstm-edge lift keras.onnx -o stateful.onnx
       lstm-edge lift tagger.onnx -o tagger-lifted.onnx --skip-reverse
     """  # noqa: D301
-    options = {
-        "inputs": dict(_axes(entry) for entry in inputs),
-        "states": dict(_pair("--state", entry, "INPUT=OUTPUT") for entry in states),
-        "skip_reverse": skip_reverse,
-        "seed": seed,
-    }
-    lift, config = _import_lift()
-    lifted = lift(model, config(**options))
+    check_target(output)
+    with needing_export("lift"):
+        from lstm_edge_exporters.lift import LiftConfig, check_output, lift
+    check_output(model, output)
+    config = LiftConfig(
+        inputs=dict(_axes(entry) for entry in inputs),
+        states=dict(_pair("--state", entry, "INPUT=OUTPUT") for entry in states),
+        skip_reverse=skip_reverse,
+        seed=seed,
+    )
+    lifted = lift(model, config)
     lifted.save(output)
     if as_json:
         echo_json(_document(lifted, output))
     else:
         _print(lifted, output)
-
-
-def _import_lift() -> tuple[Any, Any]:
-    try:
-        from lstm_edge_exporters.lift import LiftConfig, lift
-    except ImportError as error:
-        raise MissingDependencyError(
-            f'{error.name or error} is not installed, and lift needs it; pip install "lstm-edge[export]"'
-        ) from error
-    return lift, LiftConfig
 
 
 def _axes(entry: str) -> "tuple[str, Axes]":
@@ -107,7 +102,7 @@ def _pair(option: str, entry: str, example: str) -> tuple[str, str]:
 def _print(lifted: "Lifted", output: Path) -> None:
     report = lifted.report
     rows = [(*_row(state), "lifted") for state in report.lifted]
-    rows += [(*_row(state), "was there") for state in report.recognised]
+    rows += [(*_row(state), "was there") for state in report.recognized]
     print_table(f"{output}: {len(rows)} states", ("input", "output", "shape", "reset", ""), rows)
     for entry in report.left:
         click.echo(f"left alone: {entry.state} of {entry.node}: {entry.reason}")
@@ -146,7 +141,7 @@ def _document(lifted: "Lifted", output: Path) -> dict[str, Any]:
                 "reset": state.reset.tolist() if isinstance(state.reset, np.ndarray) else state.reset,
                 "lifted": state in report.lifted,
             }
-            for state in (*report.lifted, *report.recognised)
+            for state in (*report.lifted, *report.recognized)
         ],
         "left": [{"node": entry.node, "state": entry.state, "reason": entry.reason} for entry in report.left],
         "freed": list(report.freed),

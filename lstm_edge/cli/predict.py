@@ -11,13 +11,16 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from lstm_edge._samples import SampleInput, sample_input
-from lstm_edge_runtime._files import replacing
+from lstm_edge.data.config import ReadConfig
+from lstm_edge.data.evaluation import read_for_model
+from lstm_edge.data.recordings import Recording
+from lstm_edge.data.sample_input import SampleInput
 from lstm_edge_runtime.errors import ContractError
+from lstm_edge_runtime.files import replacing
 
+from ._data import data_options, note
 from ._model import device_option, model_argument, open_model, threads_option
 from ._results import ResultLines, main_output
-from ._series import Series, read_series
 
 if TYPE_CHECKING:
     from lstm_edge_runtime import Model
@@ -33,8 +36,7 @@ _ROWS_PER_CALL = 256
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write there instead of printing.")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON lines instead of CSV.")
-@click.option("--series", help="CSV column that tells series apart.  [default: series, where there is one]")
-@click.option("--order", help="CSV column that orders a series.  [default: order, where there is one]")
+@data_options
 @device_option
 @threads_option
 def command(
@@ -42,15 +44,14 @@ def command(
     data: Path,
     output: Path | None,
     as_json: bool,
-    series: str | None,
-    order: str | None,
     device: str,
     threads: Any,
+    **columns: Any,
 ) -> None:
-    """Run MODEL on every series of DATA, from the reset state, and write one line a series.
+    """Run MODEL on every series of DATA, from the reset state, and write one line per series.
 
-    DATA is a .npz with x (samples, L, I) and optional lengths, a .npy, or a .csv with a header and a row per
-    time step. Series of unequal length are fine. Where the network reads out every layer, the top layer's
+    DATA is a .npz with x (samples, L, I) and optional lengths, a .npy, or a .csv with a header and one row
+    per time step. Series of unequal length are fine. Where the network reads out every layer, the top layer's
     result is written.
 
     \b
@@ -58,9 +59,8 @@ def command(
       lstm-edge predict har.onnx recordings.csv --series recording -o activities.csv
     """  # noqa: D301
     opened = open_model(model, device, threads)
-    samples = sample_input(opened)
-    features = opened.manifest.signal.features if opened.manifest else ()
-    found = read_series(data, samples.width, features, series, order)
+    recordings, samples = read_for_model(data, opened, ReadConfig(**columns), targets="ignored", tell=note)
+    found = recordings.series
     lines = ResultLines(opened.manifest.task if opened.manifest else None, "series", as_json=as_json)
     with _writer(output) as sink:
         results = _predict(opened, samples, found)
@@ -69,8 +69,8 @@ def command(
             sink.write(lines.line(one.name, row))
 
 
-def _predict(model: "Model", samples: SampleInput, found: Sequence[Series]) -> npt.NDArray[Any]:
-    """Give one row ``(C,)`` a series; equally long ones share a call."""
+def _predict(model: "Model", samples: SampleInput, found: Sequence[Recording]) -> npt.NDArray[Any]:
+    """Return one row ``(C,)`` a series; equally long ones share a call."""
     results: dict[int, npt.NDArray[Any]] = {}
     by_length = sorted(range(len(found)), key=lambda index: len(found[index].x))
     for _, group in groupby(by_length, key=lambda index: len(found[index].x)):
@@ -86,7 +86,7 @@ def _predict(model: "Model", samples: SampleInput, found: Sequence[Series]) -> n
 def _run(
     model: "Model", samples: SampleInput, rows: Sequence[npt.NDArray[Any]]
 ) -> dict[str, npt.NDArray[Any]]:
-    """Give the outputs after the last step of equally long series, with the state carried where need be."""
+    """Return the outputs after the last step of equally long series, with the state carried where need be."""
     if not samples.one_step:
         return model.run(samples.arrange(rows))[0]
     state = None
@@ -96,7 +96,7 @@ def _run(
 
 
 def _top_rows(values: npt.NDArray[Any], rows: int) -> npt.NDArray[Any]:
-    """Give ``(rows, C)`` of ``(rows,)``, or ``(k*rows, C)``; of rows stacked by layer the top layer's."""
+    """Return ``(rows, C)`` of ``(rows,)``, or ``(k*rows, C)``; of rows stacked by layer the top layer's."""
     if values.ndim < 2 and values.size % rows == 0:
         values = values.reshape(rows, -1)
     if values.ndim != 2 or values.shape[0] % rows:

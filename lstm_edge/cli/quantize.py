@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lstm_edge_runtime._files import check_target
+from lstm_edge.data.config import ReadConfig
+from lstm_edge.data.evaluation import read_samples
+from lstm_edge_runtime.files import check_target
 
+from ._data import data_options, note
 from ._extras import needing_export
-from ._judged import read_samples
 from ._model import open_model
 from ._output import echo_json, json_option, print_table
 
@@ -52,6 +54,7 @@ _SHARE = click.FloatRange(0, 1)
 @click.option(
     "--data", type=click.Path(path_type=Path), help="Real data to judge on: .npz, .npy or .csv, as train's."
 )
+@data_options
 @click.option("--min-agreement", type=_SHARE, default=0.975, show_default=True, help="Share of equal labels.")
 @click.option("--max-drift", type=float, default=0.1, show_default=True, help="State drift over 1,000 steps.")
 @click.option(
@@ -74,10 +77,11 @@ def command(
     max_change: float,
     force: bool,
     as_json: bool,
+    **columns: Any,
 ) -> None:
     """Make MODEL, an fp32 .onnx file with a manifest, smaller and mostly faster.
 
-    Nothing is written unless the result loads, really is quantised, is smaller, and keeps to its accuracy
+    Nothing is written unless the result loads, really is quantized, is smaller, and keeps to its accuracy
     budget on --data, or on the file's golden case. Its speed on this machine is measured; where it is slower
     than MODEL the first line says so, nothing is written and the exit code is 1, unless --force.
 
@@ -91,7 +95,9 @@ def command(
     with needing_export("quantize"):
         from lstm_edge_exporters.quantization import Budget, QuantizeConfig, quantize
 
-        samples = None if data is None else read_samples(data, open_model(model, "cpu", 1))
+        samples = None
+        if data is not None:
+            samples = read_samples(data, open_model(model, "cpu", 1), ReadConfig(**columns), note)
     budget = Budget(agreement=min_agreement, drift=max_drift, change=max_change)
     config = QuantizeConfig(precision, target, weights_only, keep_io, budget)
     made = quantize(model, config, samples)

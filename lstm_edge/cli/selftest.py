@@ -84,7 +84,7 @@ def _folder(model: "Model", folder: Path) -> list[tuple[str, "Comparison"]]:
 
 
 def _record(how: str, comparison: "Comparison") -> dict[str, Any]:
-    """Give a comparison ready for JSON; a difference that is not finite as None."""
+    """Return a comparison ready for JSON; a difference that is not finite as None."""
     return {
         "replayed": how,
         "output": comparison.name,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from lstm_edge._samples import sample_input
+from lstm_edge.data.sample_input import sample_input
 from lstm_edge_runtime.errors import InputError
 
 from ._line import LineParser

@@ -1,4 +1,4 @@
-"""``lstm-edge tune``: the session options, and the file, that serve a goal best on this machine."""
+"""``lstm-edge tune``: the session options, and the file, that serve an objective best on this machine."""
 
 import re
 from dataclasses import asdict
@@ -15,8 +15,8 @@ from ._model import open_model
 from ._output import console, echo_json, json_option, print_table
 
 if TYPE_CHECKING:
-    from lstm_edge.tuning.goal import Goal
-    from lstm_edge.tuning.search import Outcome, Trial
+    from lstm_edge.timing.objective import Objective
+    from lstm_edge.timing.search import Outcome, Trial
 
 __all__ = ["command"]
 
@@ -67,7 +67,7 @@ def command(
     output: Path | None,
     as_json: bool,
 ) -> None:
-    """Measure which session options serve a goal on this machine, and write them as a profile.
+    """Measure which session options serve an objective on this machine, and write them as a profile.
 
     The first of MODELS is tuned; the others are variants of it (int8, fp16), of which the fastest that
     passes its self-test is taken. Every candidate is timed beside the best so far, in turn, and kept where
@@ -80,10 +80,10 @@ def command(
     Example:
       lstm-edge tune har.onnx har-int8.onnx --goal energy --rate 100Hz
     """  # noqa: D301
-    from lstm_edge._providers import try_providers
-    from lstm_edge.tuning.goal import Goal
-    from lstm_edge.tuning.search import tune
-    from lstm_edge_runtime._files import replacing
+    from lstm_edge.providers import try_providers
+    from lstm_edge.timing.objective import Objective
+    from lstm_edge.timing.search import tune
+    from lstm_edge_runtime.files import replacing
     from lstm_edge_runtime.profile import host_key
 
     if len({path.resolve() for path in models}) < len(models):
@@ -94,7 +94,9 @@ def command(
         rate = signal.sampling_rate if signal else None
         if rate is None:
             raise InputError("energy depends on the rate, which the file does not state; give --rate")
-    goal = Goal(goal_name, rate, streams or (_THROUGHPUT_STREAMS if goal_name == "throughput" else 1))
+    objective = Objective(
+        goal_name, rate, streams or (_THROUGHPUT_STREAMS if goal_name == "throughput" else 1)
+    )
     target = output or models[0].with_suffix(".profile.json")
     providers = [state.name for state in try_providers() if state.usable]
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
@@ -103,29 +105,29 @@ def command(
             task = bar.add_task("opening", total=1.0)
             outcome = tune(
                 models,
-                goal,
+                objective,
                 seconds,
                 providers,
                 host_key()["cores"],
                 lambda done, what: bar.update(task, completed=done, description=what),
             )
-        document = _document(outcome, goal)
-        outcome.chosen.profile(goal.name, document).save(temporary)
+        document = _document(outcome, objective)
+        outcome.chosen.profile(objective.name, document).save(temporary)
     if as_json:
         echo_json({"profile": str(target)} | document)
     else:
-        _print(outcome, goal, target)
+        _print(outcome, objective, target)
 
 
-def _document(outcome: "Outcome", goal: "Goal") -> dict[str, Any]:
+def _document(outcome: "Outcome", objective: "Objective") -> dict[str, Any]:
     chosen, default = outcome.chosen, outcome.default
     return {
-        "goal": asdict(goal),
+        "goal": asdict(objective),
         "better_than_default": outcome.better,
         "file": str(chosen.path),
         "options": chosen.options._asdict(),
         "cost": outcome.cost,
-        "unit": goal.unit,
+        "unit": objective.unit,
         "default": {
             "file": str(default.path),
             "options": default.options._asdict(),
@@ -141,7 +143,7 @@ def _trial(trial: "Trial") -> dict[str, Any]:
     return {"candidate": str(trial.candidate), "ratio": interval, "verdict": trial.verdict}
 
 
-def _print(outcome: "Outcome", goal: "Goal", target: Path) -> None:
+def _print(outcome: "Outcome", objective: "Objective", target: Path) -> None:
     rows = [
         (str(trial.candidate), "" if trial.interval is None else str(trial.interval), trial.verdict)
         for trial in outcome.trials
@@ -150,9 +152,9 @@ def _print(outcome: "Outcome", goal: "Goal", target: Path) -> None:
     screen = console()
     if outcome.better and outcome.final:
         screen.print(
-            f"best: {outcome.chosen}: {outcome.cost:.3g} {goal.unit}, {outcome.final} of the default's "
+            f"best: {outcome.chosen}: {outcome.cost:.3g} {objective.unit}, {outcome.final} of the default's "
             f"{outcome.default_cost:.3g}"
         )
     else:
-        screen.print(f"nothing beats the defaults beyond noise: {outcome.default_cost:.3g} {goal.unit}")
+        screen.print(f"nothing beats the defaults beyond noise: {outcome.default_cost:.3g} {objective.unit}")
     screen.print(f'use it: load("{outcome.chosen.path}", profile="{target}")')

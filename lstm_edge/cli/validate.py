@@ -4,14 +4,16 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from lstm_edge_runtime._files import check_target, write_bytes
+from lstm_edge.data.config import ReadConfig
 from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime.files import check_target, write_bytes
 
-from ._extras import needing_export
+from ._data import data_options, note
+from ._extras import needing_export, needing_report
 from ._output import console, echo_json, json_option
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ _PATH = click.Path(path_type=Path)
 )
 @click.option("--weights", type=_PATH, help="Checkpoint that a factory's module loads.")
 @click.option("--data", type=_PATH, help="Real data: .npz, .npy or .csv, as train's; its test part counts.")
+@data_options
 @click.option("--golden", type=_PATH, metavar="DIR", help="Golden vectors to replay.")
 @click.option("--quick", is_flag=True, help="Fewer sizes, cuts and samples, and a tenth of the long run.")
 @click.option("--steps", type=click.IntRange(1), default=10_000, show_default=True, help="Of the long run.")
@@ -58,6 +61,7 @@ def command(
     html: Path | None,
     save_test_data: Path | None,
     as_json: bool,
+    **columns: Any,
 ) -> None:
     """Prove that MODEL computes what its reference computes: exit code 0 if so, 1 if not.
 
@@ -80,14 +84,16 @@ def command(
         raise InputError("--weights came without --against package.module:factory")
     with needing_export("validate"):
         from lstm_edge_exporters.validate import ValidateConfig, open_file, validate
-        from lstm_edge_exporters.validate.html import to_html
         from lstm_edge_exporters.validate.junit import to_junit
         from lstm_edge_exporters.validate.terminal import print_report
+    if html is not None:
+        with needing_report("validate --html"):
+            from lstm_edge_exporters.validate.html import to_html
     file = open_file(model)
     reference = _reference(file, against, weights) if against is not None and file.model else None
     config = ValidateConfig(seed=seed, quick=quick, rtol=rtol, atol=atol, steps=steps, golden=golden)
     if data is not None:
-        config = _with_data(config, data, file)
+        config = _with_data(config, data, file, ReadConfig(**columns))
     with _progress(shown=not as_json) as tell:
         report = validate(file, reference, config, tell)
     if junit is not None:
@@ -132,12 +138,16 @@ def _run(file: "ModelFile", against: str) -> "Against":
     return against_module(module, file, example, about=about, sha256=run.sha256)
 
 
-def _with_data(config: "ValidateConfig", data: Path, file: "ModelFile") -> "ValidateConfig":
+def _with_data(
+    config: "ValidateConfig", data: Path, file: "ModelFile", columns: ReadConfig
+) -> "ValidateConfig":
     from dataclasses import replace
 
-    from ._judged import read_samples
+    from lstm_edge.data.evaluation import read_samples
 
-    return config if file.model is None else replace(config, data=read_samples(data, file.model))
+    return (
+        config if file.model is None else replace(config, data=read_samples(data, file.model, columns, note))
+    )
 
 
 def _save(

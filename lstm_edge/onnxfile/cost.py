@@ -12,18 +12,18 @@ ONNX operators (https://onnx.ai/onnx/operators/, LSTM, GRU, RNN), with I inputs 
 - Conv: ``2 * outputs * K * channels/groups``, and the bias;
 - element by element and reducing operators: one an element of the larger side.
 
-Moving data (Transpose, Reshape, Gather ...) and (de)quantising count nothing.
+Moving data (Transpose, Reshape, Gather ...) and (de)quantizing count nothing.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any
 
 import numpy as np
 
 from lstm_edge_runtime._protobuf import bytes_field
-from lstm_edge_runtime._session import import_onnxruntime
+from lstm_edge_runtime.errors import first_line
+from lstm_edge_runtime.ort import SessionOptions, open_session, run_by_name
 
 from .graph import Graph, Node
 
@@ -58,7 +58,7 @@ class Cost:
     """What a file stores and computes."""
 
     parameters: int
-    """Elements of every stored floating-point or 8-bit tensor; normalisation constants are among them."""
+    """Elements of every stored floating-point or 8-bit tensor; normalization constants are among them."""
     flops: int | None
     """Floating-point operations of one call with every dynamic axis at 1: one time step of one stream where
     the time axis is dynamic. None where the file can't run so."""
@@ -79,27 +79,22 @@ def measure_cost(content: bytes, graph: Graph) -> Cost:
     try:
         shapes = _run_for_shapes(content, graph)
     except Exception as error:  # noqa: BLE001  onnxruntime's errors share no base but this
-        reason = str(error).splitlines()[0]
-        return Cost(parameters, None, reason=f"it does not run with one step of one stream: {reason}")
+        reason = f"it does not run with one step of one stream: {first_line(error)}"
+        return Cost(parameters, None, reason=reason)
     counts = [(node.op, _flops(node, shapes)) for node in graph.nodes]
     uncounted = tuple(sorted({op for op, count in counts if count is None}))
     return Cost(parameters, sum(count or 0 for _, count in counts), uncounted)
 
 
 def _run_for_shapes(content: bytes, graph: Graph) -> _Shapes:
-    """Give the shape of every named value; empty where it is not a tensor.
+    """Return the shape of every named value; empty where it is not a tensor.
 
     Protobuf merges messages that follow each other, so the file with one more ``graph`` field behind it is
     the same file with more outputs.
     """
-    onnxruntime = import_onnxruntime()
-
     inner = sorted({name for node in graph.nodes for name in node.outputs if name} - set(graph.outputs))
     more = bytes_field(7, [bytes_field(12, [bytes_field(1, [name.encode()])]) for name in inner])
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(content + more, options, providers=["CPUExecutionProvider"])
+    session = open_session(content + more, SessionOptions(optimization="DISABLE_ALL"))
     feeds = {
         tensor.name: np.full(
             [axis if isinstance(axis, int) else 1 for axis in tensor.axes],
@@ -108,13 +103,9 @@ def _run_for_shapes(content: bytes, graph: Graph) -> _Shapes:
         )
         for tensor in graph.inputs
     }
-    values: Sequence[Any] = session.run(None, feeds)
     shapes = {name: tuple(map(int, tensor.axes)) for name, tensor in graph.stored.items()}  # type: ignore[arg-type]
     shapes |= {name: array.shape for name, array in feeds.items()}
-    shapes |= {
-        output.name: np.shape(value) for output, value in zip(session.get_outputs(), values, strict=True)
-    }
-    return shapes
+    return shapes | {name: array.shape for name, array in run_by_name(session, feeds).items()}
 
 
 def _flops(node: Node, shapes: _Shapes) -> int | None:

@@ -68,9 +68,9 @@ class Graph:
 
     nodes: tuple[Node, ...]
     stored: Mapping[str, Tensor]
-    """The initialisers by name."""
+    """The initializers by name."""
     inputs: tuple[Tensor, ...]
-    """The inputs that are not initialisers."""
+    """The inputs that are not initializers."""
     outputs: tuple[str, ...]
     ir_version: int = 0
     opsets: Mapping[str, int] = field(default_factory=dict)
@@ -78,14 +78,14 @@ class Graph:
     producer: str = ""
 
     def every_node(self) -> Iterator[Node]:
-        """Give every node, those of inner graphs included."""
+        """Return every node, those of inner graphs included."""
         for node in self.nodes:
             yield node
             for body in node.bodies:
                 yield from body.every_node()
 
     def every_tensor(self) -> Iterator[Tensor]:
-        """Give every stored tensor and constant, those of inner graphs included."""
+        """Return every stored tensor and constant, those of inner graphs included."""
         yield from self.stored.values()
         for node in self.nodes:
             yield from node.constants

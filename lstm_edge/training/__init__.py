@@ -1,6 +1,7 @@
 """Training an LSTM1 from a data file into a run folder."""
 
-from .config import DataConfig, TrainConfig
+from ..data.config import DataConfig
+from .config import TrainConfig
 from .loop import Epoch
 from .resume import read_configs
 from .train import train

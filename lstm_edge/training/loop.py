@@ -12,7 +12,7 @@ from lstm_edge_runtime.errors import InputError
 
 from ..lstm1 import LSTM1
 from .config import TrainConfig
-from .samples import Samples, crop
+from .dataset import Dataset, crop
 
 __all__ = ["Epoch", "Loop", "predict"]
 
@@ -21,16 +21,16 @@ _PREDICTION_BATCH = 256
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch came to."""
+    """Results of one epoch."""
 
     number: int
     """From 1."""
     loss: float
-    """Mean over the training part, while training: cross entropy, or squared error of scaled values."""
+    """Mean over the training set, while training: cross entropy, or squared error of scaled values."""
     validation_loss: float
-    """The same over the validation part, after the epoch."""
+    """The same over the validation set, after the epoch."""
     accuracy: float | None
-    """On the validation part; None for values."""
+    """On the validation set; None for values."""
     best: int
     """The epoch with the lowest validation loss so far."""
 
@@ -42,10 +42,10 @@ class Loop:
         model: trained in place.
         train: scaled samples to learn from.
         validation: scaled samples to stop by.
-        config: of the optimisation; ``crop`` given.
+        config: of the optimization; ``crop`` given.
     """
 
-    def __init__(self, model: LSTM1, train: Samples, validation: Samples, config: TrainConfig) -> None:
+    def __init__(self, model: LSTM1, train: Dataset, validation: Dataset, config: TrainConfig) -> None:
         self.epochs: list[Epoch] = []
         self._model = model.to(config.device)
         self._train, self._validation = train.to(config.device), validation.to(config.device)
@@ -54,7 +54,7 @@ class Loop:
         self._loss: nn.Module = (
             nn.CrossEntropyLoss(label_smoothing=config.label_smoothing) if self._classes else nn.MSELoss()
         )
-        self._optimiser = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
+        self._optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
         self._order = torch.Generator().manual_seed(config.seed)
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
@@ -107,13 +107,13 @@ class Loop:
         return self.epochs[-1]
 
     def state_dict(self) -> dict[str, Any]:
-        """Give all that the next epoch follows from, as it was at the end of the last whole epoch."""
+        """Return all that the next epoch follows from, as it was at the end of the last whole epoch."""
         return self._snapshot
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what ``state_dict`` gave."""
         self._model.load_state_dict(state["model"])
-        self._optimiser.load_state_dict(state["optimiser"])
+        self._optimizer.load_state_dict(state["optimizer"])
         self._order.set_state(state["order"])
         self._dropout = state["dropout"]
         self._best_loss = state["best_loss"]
@@ -124,7 +124,7 @@ class Loop:
     def _state(self) -> dict[str, Any]:
         return {
             "model": {name: tensor.detach().clone() for name, tensor in self._model.state_dict().items()},
-            "optimiser": copy.deepcopy(self._optimiser.state_dict()),
+            "optimizer": copy.deepcopy(self._optimizer.state_dict()),
             "order": self._order.get_state(),
             "dropout": self._dropout,
             "best_loss": self._best_loss,
@@ -140,21 +140,21 @@ class Loop:
             batch = self._train.take(rows)
             if self._config.crop is not None and self._config.crop < 1:
                 batch = crop(batch, self._config.crop, self._order)
-            self._optimiser.zero_grad()
+            self._optimizer.zero_grad()
             loss = self._loss(self._model(batch.x, lengths=batch.ragged), batch.y)
             loss.backward()
             nn.utils.clip_grad_norm_(self._model.parameters(), self._config.clip)
-            self._optimiser.step()
+            self._optimizer.step()
             total += float(loss.detach()) * len(rows)
         return total / len(self._train)
 
 
 @torch.no_grad()
-def predict(model: LSTM1, samples: Samples) -> Tensor:
-    """Give the outputs ``(S, C)`` of scaled samples, in evaluation mode and in batches."""
+def predict(model: LSTM1, dataset: Dataset) -> Tensor:
+    """Return the outputs ``(S, C)`` of scaled samples, in evaluation mode and in batches."""
     model.eval()
     outputs = []
-    for rows in torch.arange(len(samples)).split(_PREDICTION_BATCH):  # type: ignore[no-untyped-call]
-        batch = samples.take(rows)
+    for rows in torch.arange(len(dataset)).split(_PREDICTION_BATCH):  # type: ignore[no-untyped-call]
+        batch = dataset.take(rows)
         outputs.append(model(batch.x, lengths=batch.ragged))
     return torch.cat(outputs)

@@ -1,4 +1,4 @@
-"""What a summary says about a part of the data."""
+"""Metrics of a set."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,7 @@ __all__ = ["classification_metrics", "regression_metrics"]
 
 
 def classification_metrics(logits: Tensor, y: Tensor, labels: Sequence[str]) -> dict[str, Any]:
-    """Give the accuracy and, by label, the recall (None where the part has none of that class) and count.
+    """Return the accuracy and, by label, the recall (None if the set has none of that class) and count.
 
     Args:
         logits: ``(S, C)``.
@@ -28,7 +28,7 @@ def classification_metrics(logits: Tensor, y: Tensor, labels: Sequence[str]) -> 
 
 
 def regression_metrics(values: Tensor, y: Tensor, targets: Sequence[str]) -> dict[str, Any]:
-    """Give, by target, the mean absolute error and the root of the mean squared error, in its own unit.
+    """Return, by target, the mean absolute error and the root of the mean squared error, in its own unit.
 
     Args:
         values: ``(S, C)``, predicted.

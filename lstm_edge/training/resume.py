@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
-from lstm_edge_runtime._files import replacing
-from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError
+from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError, first_line
+from lstm_edge_runtime.files import replacing
 
-from .config import DataConfig, TrainConfig
+from ..data.config import DataConfig
+from .config import TrainConfig
 
 __all__ = ["RESUME", "check_same", "read_configs", "read_state", "write_state"]
 
@@ -41,7 +42,7 @@ def read_state(folder: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # foreign bytes make the unpickler raise nearly anything
-        reason = str(error).partition("\n")[0]
+        reason = first_line(error)
         raise FileFormatError(f"{path} can't be read ({reason}); train again without --resume") from error
     if not isinstance(content, dict) or set(content) != {"loop", "data_sha256", "data", "train"}:
         raise FileFormatError(f"{path} is not what training left; train again without --resume")
@@ -49,7 +50,7 @@ def read_state(folder: Path) -> dict[str, Any]:
 
 
 def read_configs(folder: str | os.PathLike[str]) -> tuple[DataConfig, TrainConfig]:
-    """Give the configurations that a run folder was trained with; raises as ``read_state``."""
+    """Return the configurations that a run folder was trained with; raises as ``read_state``."""
     state = read_state(Path(folder))
     try:
         return DataConfig(**state["data"]), TrainConfig(**state["train"])

@@ -1,23 +1,26 @@
-"""Training from a data file into a run folder."""
+"""Train from a data file into a run folder."""
 
 import contextlib
-import hashlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
 
 import torch
 
-from lstm_edge_runtime.errors import FileFormatError, InputError
+from lstm_edge_exporters.numerics.threads import one_thread
+from lstm_edge_runtime.errors import FileFormatError, InputError, first_line
 
 from ..checkpoint import CONFIG, Run, save
-from .config import DataConfig, TrainConfig
+from ..data.config import DataConfig
+from ..data.split import fold_series, split_series
+from .config import TrainConfig
+from .experiment import Experiment, hash_data, make_experiment, read_training_data
 from .loop import Epoch, Loop
-from .prepared import prepare, read
 from .resume import RESUME, check_same, read_state, write_state
-from .threads import one_thread
 
 __all__ = ["train"]
 
@@ -37,6 +40,7 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     on_epoch: Callable[[Epoch], None] | None = None,
+    on_fold: Callable[[int, int], None] | None = None,
 ) -> Run:
     """Train an LSTM1 on a data file and keep the best of it in a run folder.
 
@@ -45,18 +49,20 @@ def train(
     64, PyTorch is held to one thread meanwhile, which is faster there and repeatable.
 
     Args:
-        data: ``.npz`` or long-form ``.csv``; ``docs/training.md`` describes both.
+        data: ``.npz``, or ``.csv`` with one row per time step; see ``docs/training.md``.
         folder: the run folder to make.
-        data_config: how to read and part the data.
+        data_config: how to read and split the data.
         config: how to train.
         resume: go on from where the folder's last training stopped, with the same data and configurations
             (``epochs`` and ``patience`` may change); on the CPU the result is that of one training run.
         overwrite: replace a run that the folder holds.
         on_epoch: called after every epoch.
+        on_fold: called before every fold of a cross-validation with its number, from 1, and their count.
 
     Returns:
         The run as saved. Its summary holds ``epochs``, ``best_epoch``, ``stopped`` (``epochs``, ``patience``
-        or ``interrupted``), ``parts`` and the metrics of the ``validation`` and ``test`` parts.
+        or ``interrupted``), ``split`` and the metrics of the ``validation`` and ``test`` sets; and
+        ``cross_validation`` with the test metrics of every fold, their mean and standard deviation.
 
     Raises:
         NotFoundError: no such data, or nothing to resume.
@@ -72,30 +78,42 @@ def train(
         raise InputError(
             "device is 'cuda', but PyTorch sees none; train on cpu, or install a CUDA build of torch"
         )
-    recordings = read(data, data_config)
+    recordings = read_training_data(data, data_config)
     if config.crop is None:
         config = replace(config, crop=_CLASSIFICATION_CROP if recordings.labels else 1.0)
-    prepared = prepare(data, recordings, data_config, config)
-    loop = Loop(prepared.model(), prepared.train, prepared.validation, config)
-    sha256 = hashlib.sha256(data.read_bytes()).hexdigest()
+    try:
+        split = split_series(recordings, data_config, config.seed)
+        experiment = make_experiment(recordings, split, data_config, config)
+        folds = [
+            make_experiment(recordings, fold, data_config, config)
+            for fold in fold_series(recordings, data_config.folds, data_config, config.seed)
+        ]
+    except InputError as error:
+        raise InputError(f"{data}: {error}") from error
+    loop = experiment.loop()
+    sha256 = hash_data(data, data_config)
     if resume:
         state = read_state(folder)
         check_same(folder, state, sha256, data_config, config)
         try:
             loop.load_state_dict(state["loop"])
         except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            reason = str(error).partition("\n")[0]
+            reason = first_line(error)
             raise FileFormatError(
                 f"{folder / RESUME} is of another version ({reason}); train again without --resume"
             ) from error
 
     def keep(stopped: str) -> Run:
-        run = save(prepared.run(loop, stopped), folder)
+        run = save(experiment.run(loop, stopped), folder)
         write_state(folder, loop.state_dict(), sha256, data_config, config)
         return run
 
     with one_thread() if config.hidden_size <= _SMALL else contextlib.nullcontext():
-        return _run(loop, keep, on_epoch)
+        run = _run(loop, keep, on_epoch)
+        if not data_config.folds or run.summary["stopped"] == "interrupted":
+            return run
+        scores = _cross_validate(folds, on_fold)
+    return save(replace(run, summary=run.summary | {"cross_validation": scores}), folder)
 
 
 def _run(loop: Loop, keep: Callable[[str], Run], on_epoch: Callable[[Epoch], None] | None) -> Run:
@@ -113,6 +131,32 @@ def _run(loop: Loop, keep: Callable[[str], Run], on_epoch: Callable[[Epoch], Non
             raise
         return keep("interrupted")
     return keep(loop.stopped)
+
+
+def _cross_validate(
+    folds: Sequence[Experiment], on_fold: Callable[[int, int], None] | None
+) -> dict[str, Any] | None:
+    """Train a network for each fold; returns their test metrics, or None if Ctrl-C ends it."""
+    found = []
+    for number, fold in enumerate(folds, start=1):
+        if on_fold is not None:
+            on_fold(number, len(folds))
+        loop = fold.loop()
+        try:
+            while not loop.stopped:
+                loop.run_epoch()
+        except KeyboardInterrupt:
+            return None
+        found.append(fold.run(loop, loop.stopped).summary["test"])
+    metrics = (
+        {"accuracy": [each["accuracy"] for each in found]}
+        if "accuracy" in found[0]
+        else {f"rmse of {target}": [each["rmse"][target] for each in found] for target in found[0]["rmse"]}
+    )
+    return {
+        "folds": found,
+        **{name: {"mean": mean(values), "std": stdev(values)} for name, values in metrics.items()},
+    }
 
 
 def _check_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:

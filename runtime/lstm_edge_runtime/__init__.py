@@ -5,18 +5,23 @@ onnxruntime's own.
 """
 
 import importlib as _importlib
+import os as _os
 import typing as _typing
 
 from ._version import __version__
 
+_os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+"""onnxruntime reads this when it is imported, and torch.onnx and onnxscript import it too: it is set before
+any other module of the three packages runs, unless the environment says otherwise."""
+
 if _typing.TYPE_CHECKING:
-    from ._loading import load
-    from .batch import StreamBatch
     from .errors import LstmEdgeError
+    from .loading import load
     from .model import Model
     from .prediction import Prediction
     from .state import State
     from .stream import Stream
+    from .stream_batch import StreamBatch
 
 __all__ = ["LstmEdgeError", "Model", "Prediction", "State", "Stream", "StreamBatch", "__version__", "load"]
 
@@ -26,8 +31,8 @@ _HOMES = {
     "Prediction": "prediction",
     "State": "state",
     "Stream": "stream",
-    "StreamBatch": "batch",
-    "load": "_loading",
+    "StreamBatch": "stream_batch",
+    "load": "loading",
 }
 
 

@@ -13,7 +13,7 @@ _KINDS = "fiub"
 
 
 def encode_array(array: npt.NDArray[Any]) -> dict[str, Any]:
-    """Give ``array`` as a JSON-ready mapping with ``dtype``, ``shape`` and ``data``."""
+    """Return ``array`` as a JSON-ready mapping with ``dtype``, ``shape`` and ``data``."""
     import base64
 
     little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
@@ -25,7 +25,7 @@ def encode_array(array: npt.NDArray[Any]) -> dict[str, Any]:
 
 
 def decode_array(raw: Mapping[str, Any]) -> npt.NDArray[Any]:
-    """Give the array that ``encode_array`` wrote.
+    """Return the array that ``encode_array`` wrote.
 
     Raises:
         ValueError: the dtype is not a plain number, or the bytes do not fill the shape.

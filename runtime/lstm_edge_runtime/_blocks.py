@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ._bound import BoundCall, StateSets
 from ._core import Core
 from ._memory import WORKSPACE, expect_blocks
+from .binding import BoundCall, StateSets
 from .errors import ContractError
 
 __all__ = ["StateBlocks"]
@@ -21,14 +21,14 @@ class StateBlocks:
 
     def __init__(self, core: Core, capacity: int) -> None:
         """Allocate the blocks; ``ContractError`` where a state has no batch axis."""
-        batch = core.contract.batch or ""
-        for spec in core.contract.states:
+        batch = core.manifest.batch or ""
+        for spec in core.manifest.states:
             if spec.axes.count(batch) != 1:
                 raise ContractError(
                     f"state {spec.input} has no batch axis {batch}; open one stream() a source instead"
                 )
         self._core, self._capacity = core, capacity
-        self._axes = {spec.input: spec.axes.index(batch) for spec in core.contract.states}
+        self._axes = {spec.input: spec.axes.index(batch) for spec in core.manifest.states}
         self._blocks = core.start({batch: capacity})
         self._reset = core.start({batch: 1})
         self._sets: StateSets | None = None
@@ -37,20 +37,20 @@ class StateBlocks:
         expect_blocks(WORKSPACE * self.nbytes)
 
     def whole(self, shapes: Mapping[str, tuple[int, ...]], sizes: Mapping[str, int]) -> BoundCall:
-        """Give the bound call of one step of every slot; it reads and writes the blocks where they lie.
+        """Return the bound call of one step of every slot; it reads and writes the blocks where they lie.
 
         It keeps a second set of blocks, made when the first such call comes.
         """
-        session, contract = self._core.session, self._core.contract
+        session, manifest = self._core.session, self._core.manifest
         if self._sets is None:
             self._sets = StateSets(session, self._blocks)
         if self._call is None or any(self._call.inputs[name].shape != shapes[name] for name in shapes):
             valid = self._core.valid_steps(None, sizes)
-            self._call = BoundCall(session, contract, self._sets, shapes, sizes, valid)
+            self._call = BoundCall(session, manifest, self._sets, shapes, sizes, valid)
         return self._call
 
     def gather(self, slots: Array) -> dict[str, Array]:
-        """Give the states of ``slots`` in their order."""
+        """Return the states of ``slots`` in their order."""
         return {name: block.take(slots, axis=self._axes[name]) for name, block in self._front().items()}
 
     def scatter(self, slots: Array, states: Mapping[str, Array]) -> None:
@@ -66,5 +66,5 @@ class StateBlocks:
         self.scatter(np.array([slot]), self._reset)
 
     def _front(self) -> dict[str, Array]:
-        """Give the blocks: on the CPU the very memory, else a copy."""
+        """Return the blocks: on the CPU the very memory, else a copy."""
         return self._blocks if self._sets is None else self._sets.read()

@@ -1,4 +1,4 @@
-"""What a model, its streams and its batches share: the session, the contract, and what they let in."""
+"""What a model, its streams and its batches share: the session, the manifest and the checks of a call."""
 
 from collections.abc import Mapping
 from functools import cached_property
@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ._axes import learn_sizes, resolve, with_ones
 from ._identity import Identity
-from ._inputs import Samples, as_array, as_lengths, by_name, refuse_not_finite
-from ._session import run_failed
+from .axes import learn_sizes, resolve, with_ones
 from .errors import ContractError, InputError, StateError
+from .inputs import Samples, as_array, as_lengths, by_name, refuse_not_finite
 from .manifest import Manifest, TensorSpec
+from .ort import run_by_name, run_error
 from .state import State
 
 __all__ = ["Core"]
@@ -21,16 +21,16 @@ Array = npt.NDArray[Any]
 
 
 class Core:
-    """An open session and the contract that was checked against it; nothing in it changes."""
+    """An open session and the manifest that was checked against it; nothing in it changes."""
 
     def __init__(
-        self, session: Any, contract: Manifest, source: Identity, *, has_manifest: bool, check: bool
+        self, session: Any, manifest: Manifest, source: Identity, *, has_manifest: bool, check: bool
     ) -> None:
-        """Take an open session, its contract, and what gives the file's identity.
+        """Take an open session, its manifest (or an inferred one), and what gives the file's identity.
 
         ``check`` says whether samples are searched for NaN and infinity.
         """
-        self.session, self.contract, self.source = session, contract, source
+        self.session, self.manifest, self.source = session, manifest, source
         self.has_manifest, self.check = has_manifest, check
 
     @property
@@ -41,18 +41,18 @@ class Core:
     @cached_property
     def data(self) -> tuple[TensorSpec, ...]:
         """The inputs that are neither states nor lengths."""
-        return tuple(spec for spec in self.contract.inputs if spec.name != self.contract.lengths)
+        return self.manifest.data_inputs
 
     @cached_property
     def lengths(self) -> TensorSpec | None:
         """The input with each row's count of valid steps, if any."""
-        return next((spec for spec in self.contract.inputs if spec.name == self.contract.lengths), None)
+        return self.manifest.lengths_input
 
     def require_streamable(self) -> None:
         """Raise ``ContractError`` where carried states are missing or would not equal the whole sequence."""
-        if reason := self.contract.unstreamable:
+        if reason := self.manifest.unstreamable:
             raise ContractError(f"this file can't be streamed: {reason}; use run() on whole sequences")
-        if not self.contract.states:
+        if not self.manifest.states:
             raise ContractError("this file carries no states; export it with them, or use run()")
 
     def run(
@@ -75,22 +75,21 @@ class Core:
         Raises:
             ContractError: onnxruntime refuses, or a state comes out in another shape than it went in.
         """
-        names = [*(spec.name for spec in self.contract.outputs), *(s.output for s in self.contract.states)]
         try:
-            outputs = dict(zip(names, self.session.run(names, dict(feeds)), strict=True))
+            results = run_by_name(self.session, feeds, self.manifest.output_names)
         except Exception as error:
-            raise run_failed(error) from error
-        new = {spec.input: outputs.pop(spec.output) for spec in self.contract.states}
+            raise run_error(error) from error
+        new = self.manifest.states_out(results)
         for name, array in new.items():
             if array.shape != feeds[name].shape:
                 raise ContractError(
                     f"state {name} went in as {feeds[name].shape} and came out as {array.shape}; "
                     "the file does not keep its state contract"
                 )
-        return outputs, new
+        return {spec.name: results[spec.name] for spec in self.manifest.outputs}, new
 
     def take(self, x: Samples) -> list[tuple[TensorSpec, Array]]:
-        """Give each data input's spec and array, converted and, where the model checks, searched."""
+        """Return each data input's spec and array, converted and, where the model checks, searched."""
         values = by_name(x, self.data)
         taken = [(spec, as_array(spec.name, values[spec.name], spec.dtype)) for spec in self.data]
         if self.check:
@@ -99,14 +98,14 @@ class Core:
         return taken
 
     def valid_steps(self, lengths: npt.ArrayLike | None, sizes: Mapping[str, int]) -> dict[str, Array]:
-        """Give the file's ``lengths`` by name, all full where none came; nothing where it takes none."""
-        valid = as_lengths(lengths, self.lengths, sizes, self.contract.sequence)
+        """Return the file's ``lengths`` by name, all full where none came; nothing where it takes none."""
+        valid = as_lengths(lengths, self.lengths, sizes, self.manifest.sequence)
         return {} if self.lengths is None or valid is None else {self.lengths.name: valid}
 
     def start(self, sizes: Mapping[str, int]) -> dict[str, Array]:
-        """Give the reset values in arrays of their own; an axis that no input names has size 1."""
+        """Return the reset values in arrays of their own; an axis that no input names has size 1."""
         start = {}
-        for spec in self.contract.states:
+        for spec in self.manifest.states:
             shape = resolve(spec.axes, with_ones(spec.axes, sizes))
             assert shape is not None
             start[spec.input] = np.empty(shape, dtype=spec.dtype)
@@ -114,14 +113,14 @@ class Core:
         return start
 
     def zeros(self) -> dict[str, Array]:
-        """Give data inputs of zeros, every named axis at size 1."""
+        """Return data inputs of zeros, every named axis at size 1."""
         return {
             spec.name: np.zeros([a if isinstance(a, int) else 1 for a in spec.axes], dtype=spec.dtype)
             for spec in self.data
         }
 
     def admit(self, state: State, sizes: Mapping[str, int]) -> dict[str, Array]:
-        """Give the arrays of ``state`` if they are this model's and of this batch size."""
+        """Return the arrays of ``state`` if they are this model's and of this batch size."""
         if not isinstance(state, State):
             raise StateError(f"a {type(state).__name__} came, expected the State that run() gave")
         if state.identity != self.identity:
@@ -129,7 +128,7 @@ class Core:
                 f"this state belongs to model {state.identity[:12]}, not to {self.identity[:12]}; "
                 "start from state=None"
             )
-        for spec in self.contract.states:
+        for spec in self.manifest.states:
             array, known = state.get(spec.input), dict(sizes)
             if array is None or array.dtype != spec.dtype:
                 raise StateError(f"the state has no {spec.dtype} {spec.input}; start from state=None")

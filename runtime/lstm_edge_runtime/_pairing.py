@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from ._axes import describe, fits
+from .axes import describe, fits
 from .errors import ContractError
 from .manifest import TensorSpec
 
@@ -60,7 +60,7 @@ def pair_states(
 
 
 def _best_named(entering: TensorSpec, outputs: Sequence[TensorSpec]) -> list[TensorSpec]:
-    """Give the outputs that share the longest stem of their names with ``entering``'s."""
+    """Return the outputs that share the longest stem of their names with ``entering``'s."""
     shared = {
         leaving.name: max(map(len, _stems(entering.name, _BEFORE) & _stems(leaving.name, _AFTER)), default=0)
         for leaving in outputs
@@ -71,7 +71,7 @@ def _best_named(entering: TensorSpec, outputs: Sequence[TensorSpec]) -> list[Ten
 
 
 def _stems(name: str, marks: tuple[str, str]) -> set[str]:
-    """Give ``name`` with and without its prefix and its suffix."""
+    """Return ``name`` with and without its prefix and its suffix."""
     stems = {name.lower()}
     for mark in marks:
         stems |= {re.sub(mark, "", stem) for stem in stems}

@@ -15,7 +15,7 @@ _TRUNCATED = "it is truncated, or not an ONNX file; export or copy it again"
 
 
 def fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Give each field's number and its value: an int for a varint, the bytes for all else.
+    """Return each field's number and its value: an int for a varint, the bytes for all else.
 
     Raises:
         FileFormatError: the bytes end inside a field or hold an unknown wire type.
@@ -41,7 +41,7 @@ def fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
 
 
 def varints(value: int | memoryview) -> list[int]:
-    """Give a repeated integer's elements, from one occurrence, packed or not."""
+    """Return a repeated integer's elements, from one occurrence, packed or not."""
     if isinstance(value, int):
         return [signed(value)]
     found, position = [], 0
@@ -52,7 +52,7 @@ def varints(value: int | memoryview) -> list[int]:
 
 
 def signed(value: int) -> int:
-    """Give a varint as the int64 it stands for."""
+    """Return a varint as the int64 it stands for."""
     return value - (1 << 64) if value >= 1 << 63 else value
 
 

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ._axes import learn_sizes, resolve, row_factor
 from ._core import Core
-from ._inputs import Samples, as_array, by_name, refuse_not_finite
+from .axes import learn_sizes, resolve, row_factor
 from .errors import ContractError, InputError
+from .inputs import Samples, as_array, by_name, refuse_not_finite
 from .manifest import Axes, Manifest
 
 __all__ = ["check_rows", "cut", "stack", "to_graph", "to_sources"]
@@ -17,19 +17,19 @@ __all__ = ["check_rows", "cut", "stack", "to_graph", "to_sources"]
 Array = npt.NDArray[Any]
 
 
-def check_rows(contract: Manifest) -> None:
+def check_rows(manifest: Manifest) -> None:
     """Raise ``ContractError`` where an input or output can't be told apart by source."""
-    for spec in (*contract.inputs, *contract.outputs):
-        if sum(row_factor(axis, contract.batch) is not None for axis in spec.axes) != 1:
+    for spec in (*manifest.inputs, *manifest.outputs):
+        if sum(row_factor(axis, manifest.batch) is not None for axis in spec.axes) != 1:
             raise ContractError(
-                f"{spec.name} has no batch axis {contract.batch}; open one stream() a source instead"
+                f"{spec.name} has no batch axis {manifest.batch}; open one stream() a source instead"
             )
 
 
 def to_graph(
     core: Core, samples: Samples, rows: int, *, step: bool
 ) -> tuple[dict[str, Array], dict[str, int]]:
-    """Give the data inputs in the file's layout, and the sizes of its named axes.
+    """Return the data inputs in the file's layout, and the sizes of its named axes.
 
     Args:
         core: the model.
@@ -40,35 +40,34 @@ def to_graph(
     Raises:
         InputError: another rank, width or dtype; NaN or infinity where the model checks.
     """
-    contract, given, arrays = core.contract, by_name(samples, core.data), {}
-    sizes = {contract.batch or "": rows}
+    manifest, given, arrays = core.manifest, by_name(samples, core.data), {}
+    sizes = {manifest.batch or "": rows}
     for spec in core.data:
         array = as_array(spec.name, given[spec.name], spec.dtype)
-        inner = tuple(axis for axis in spec.axes if axis != contract.batch)
-        seen = tuple(axis for axis in inner if not (step and axis == contract.sequence))
-        learn_sizes(spec.name, (contract.batch or "", *seen), array.shape, sizes)
-        if step and contract.sequence is not None:
-            sizes[contract.sequence] = 1
+        inner = tuple(axis for axis in spec.axes if axis != manifest.batch)
+        seen = tuple(axis for axis in inner if not (step and axis == manifest.sequence))
+        learn_sizes(spec.name, (manifest.batch or "", *seen), array.shape, sizes)
+        if step and manifest.sequence is not None:
+            sizes[manifest.sequence] = 1
         if core.check:
             refuse_not_finite(spec.name, array)
-        array = array.reshape(resolve((contract.batch or "", *inner), sizes) or ())
-        place = spec.axes.index(contract.batch or "")
+        array = array.reshape(resolve((manifest.batch or "", *inner), sizes) or ())
+        place = spec.axes.index(manifest.batch or "")
         arrays[spec.name] = np.ascontiguousarray(np.moveaxis(array, 0, place)) if place else array
     return arrays, sizes
 
 
-def to_sources(contract: Manifest, outputs: Mapping[str, Array], *, step: bool) -> dict[str, Array]:
-    """Give each output with a row a source in front; ``k*N`` rows become ``(N, k)``."""
+def to_sources(manifest: Manifest, outputs: Mapping[str, Array], *, step: bool) -> dict[str, Array]:
+    """Return each output with a row a source in front; ``k*N`` rows become ``(N, k)``."""
     rows = {}
-    for spec in contract.outputs:
+    for spec in manifest.outputs:
         array, axes = outputs[spec.name], spec.axes
-        place = next(i for i, axis in enumerate(axes) if row_factor(axis, contract.batch) is not None)
-        factor = row_factor(axes[place], contract.batch)
+        place = next(i for i, axis in enumerate(axes) if row_factor(axis, manifest.batch) is not None)
+        factor = row_factor(axes[place], manifest.batch)
         if factor:
             array = array.reshape((*array.shape[:place], factor, -1, *array.shape[place + 1 :]))
-            axes, place = (*axes[:place], factor, contract.batch or "", *axes[place + 1 :]), place + 1
-        if step and contract.sequence in axes:
-            gone = axes.index(contract.sequence)
+            axes, place = (*axes[:place], factor, manifest.batch or "", *axes[place + 1 :]), place + 1
+        if step and (gone := manifest.time_axis(axes)) is not None:
             array, place = array.squeeze(gone), place - (gone < place)
         rows[spec.name] = np.moveaxis(array, place, 0) if place else array
     return rows
@@ -77,7 +76,7 @@ def to_sources(contract: Manifest, outputs: Mapping[str, Array], *, step: bool) 
 def stack(
     core: Core, parts: Sequence[Mapping[str, npt.ArrayLike]], *, pad: bool
 ) -> tuple[dict[str, list[Any]], Array]:
-    """Give each input's samples as a list over sources, and for chunks (``pad``) their lengths.
+    """Return each input's samples as a list over sources, and for chunks (``pad``) their lengths.
 
     Chunks come back at the longest one's length, with zeros at their end.
 
@@ -91,7 +90,7 @@ def stack(
     for spec in core.data:
         lists[spec.name] = [as_array(spec.name, part, spec.dtype) for part in lists[spec.name]]
     places = {
-        spec.name: place for spec in core.data if (place := _time_axis(spec.axes, core.contract)) is not None
+        spec.name: place for spec in core.data if (place := _time_axis(spec.axes, core.manifest)) is not None
     }
     found = [
         [part.shape[place] if part.ndim > place else 0 for part in lists[name]]
@@ -103,7 +102,7 @@ def stack(
         raise InputError("a source's inputs have unequal lengths; give each the same number of steps")
     if lengths.min() < 1:
         raise InputError("an empty chunk came, or one without a time axis; leave its source out of this tick")
-    if core.contract.lengths is None and lengths.min() < longest:
+    if core.manifest.lengths is None and lengths.min() < longest:
         raise InputError(
             f"chunks of {lengths.min()} to {longest} steps came, but this file takes no lengths; "
             "give chunks of one length, or export it with lengths"
@@ -113,21 +112,20 @@ def stack(
     return lists, lengths
 
 
-def cut(contract: Manifest, rows: Mapping[str, Array], place: int, end: int | None) -> dict[str, Array]:
-    """Give the outputs of the source in ``place``, those with a time axis up to ``end``."""
+def cut(manifest: Manifest, rows: Mapping[str, Array], place: int, end: int | None) -> dict[str, Array]:
+    """Return the outputs of the source in ``place``, those with a time axis up to ``end``."""
     own = {}
-    for spec in contract.outputs:
-        array, axis = rows[spec.name][place], _time_axis(spec.axes, contract)
+    for spec in manifest.outputs:
+        array, axis = rows[spec.name][place], _time_axis(spec.axes, manifest)
         own[spec.name] = (
             array if end is None or axis is None else array[(slice(None),) * axis + (slice(end),)]
         )
     return own
 
 
-def _time_axis(axes: Axes, contract: Manifest) -> int | None:
-    """Give the place of the time axis once the batch axis is gone."""
-    inner = [axis for axis in axes if axis != contract.batch]
-    return inner.index(contract.sequence) if contract.sequence in inner else None
+def _time_axis(axes: Axes, manifest: Manifest) -> int | None:
+    """Return the place of the time axis once the batch axis is gone."""
+    return manifest.time_axis(tuple(axis for axis in axes if axis != manifest.batch))
 
 
 def _pad_end(array: Array, place: int, longest: int) -> Array:

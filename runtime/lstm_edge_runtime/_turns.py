@@ -18,7 +18,7 @@ class Turns:
         self._what = what
 
     def refusal(self) -> StateError:
-        """Give the error for the caller that comes second."""
+        """Return the error for the caller that comes second."""
         return StateError(
             f"another thread is using this {self._what}; give each thread its own, or take turns"
         )

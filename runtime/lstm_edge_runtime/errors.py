@@ -3,6 +3,8 @@
 A message says what came, what was expected and what to do next, in one line.
 """
 
+import re
+
 __all__ = [
     "CheckFailedError",
     "ContractError",
@@ -15,7 +17,10 @@ __all__ = [
     "ProviderError",
     "StateError",
     "UnsupportedError",
+    "first_line",
 ]
+
+_LONGEST = 300
 
 
 class LstmEdgeError(Exception):
@@ -60,3 +65,15 @@ class UnsupportedError(LstmEdgeError, ValueError):
 
 class CheckFailedError(LstmEdgeError, AssertionError):
     """A proof failed: a file does not compute what it should. The CLI exits with 1 on it."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an exception's message, for use inside one of ours.
+
+    An empty message gives the exception's type. Of onnxruntime's status in front, the operator and the node's
+    name are kept. What is beyond 300 characters is cut.
+    """
+    line = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    line = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", line)
+    line = re.sub(r"^Non-zero status.* running (\w+) node. Name:'(.*?)' Status Message: ", r"\1 '\2': ", line)
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."

@@ -3,7 +3,7 @@
 The folder has the layout of ONNX's own test data, ``test_data_set_N/input_i.pb`` and ``output_i.pb``, for
 tools that have onnx, and beside those files in each set the same arrays as ``data.npz`` for devices that do
 not. ``index.json`` names the sets in order and says what each is, which set's last states it starts from,
-and how exact the reference was. ``lstm_edge_exporters.golden`` writes such folders.
+and how exact the reference was. ``lstm_edge_exporters.numerics.golden`` writes such folders.
 """
 
 import json
@@ -16,8 +16,8 @@ from typing import Any
 import numpy.typing as npt
 
 from ._fields import finite, number, text, text_or_none
-from ._files import read_arrays
 from .errors import FileFormatError, InputError, LstmEdgeError, NotFoundError
+from .files import read_arrays
 from .manifest import Golden
 from .model import Model
 from .selftest import compare_golden
@@ -125,7 +125,7 @@ def replay(model: Model, folder: GoldenFolder) -> tuple[Replayed, ...]:
         _check_names(model, each)
         starts: list[State | None] = [None]
         if model.states:
-            starts = [State(_pick(each.golden.inputs, model), model.identity)]
+            starts = [State(model.interface.states_in(each.golden.inputs), model.identity)]
         if each.continues in ends:
             starts.append(ends[each.continues])
         for carried, state in enumerate(starts):
@@ -139,23 +139,16 @@ def replay(model: Model, folder: GoldenFolder) -> tuple[Replayed, ...]:
 
 
 def _run(model: Model, inputs: Mapping[str, Array], state: State | None) -> tuple[dict[str, Array], State]:
-    lengths = model.manifest.lengths if model.manifest else None
-    own = {spec.name: inputs[spec.name] for spec in model.inputs if spec.name != lengths}
-    outputs, end = model.run(own, state, inputs[lengths] if lengths else None)
-    return outputs | {spec.output: end[spec.input] for spec in model.states}, end
-
-
-def _pick(inputs: Mapping[str, Array], model: Model) -> dict[str, Array]:
-    return {spec.input: inputs[spec.input] for spec in model.states}
+    interface = model.interface
+    data = {spec.name: inputs[spec.name] for spec in interface.data_inputs}
+    outputs, end = model.run(data, state, inputs[interface.lengths] if interface.lengths else None)
+    return interface.all_outputs(outputs, end), end
 
 
 def _check_names(model: Model, each: GoldenSet) -> None:
-    states = model.states
-    entering = {spec.name for spec in model.inputs} | {spec.input for spec in states}
-    leaving = {spec.name for spec in model.outputs} | {spec.output for spec in states}
     for role, found, expected in (
-        ("inputs", set(each.golden.inputs), entering),
-        ("outputs", set(each.golden.outputs), leaving),
+        ("inputs", set(each.golden.inputs), set(model.interface.input_names)),
+        ("outputs", set(each.golden.outputs), set(model.interface.output_names)),
     ):
         if found != expected:
             raise InputError(

@@ -1,7 +1,7 @@
-"""The manifest: the contract that an artefact carries in its ONNX ``metadata_props``.
+"""The manifest: the contract that an artifact carries in its ONNX ``metadata_props``.
 
 One JSON text under the key ``lstm_edge``, so that onnxruntime alone can read it
-(``session.get_modelmeta().custom_metadata_map["lstm_edge"]``). ``docs/artefact.md`` describes it for
+(``session.get_modelmeta().custom_metadata_map["lstm_edge"]``). ``docs/artifact.md`` describes it for
 readers in other languages. Nothing in it depends on the clock or the machine: the same model gives the
 same text.
 """
@@ -88,7 +88,7 @@ class Golden(NamedTuple):
 
 
 class Manifest(NamedTuple):
-    """The whole contract of one artefact."""
+    """The whole contract of one artifact."""
 
     inputs: tuple[TensorSpec, ...]
     """Inputs that are not states, in graph order; ``lengths`` (int64 or int32 ``(N,)``) is among them."""
@@ -116,7 +116,7 @@ class Manifest(NamedTuple):
     golden: Golden | None = None
 
     def to_json(self) -> str:
-        """Give the JSON text: sorted keys, no clock, the same bytes for the same content."""
+        """Return the JSON text: sorted keys, no clock, the same bytes for the same content."""
         import json
 
         return json.dumps(
@@ -147,9 +147,50 @@ class Manifest(NamedTuple):
         except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise ManifestError(f"the manifest is malformed at {error}; export the model again") from error
 
-    def with_golden(self, golden: Golden) -> "Manifest":
-        """Give a copy that carries ``golden``."""
-        return self._replace(golden=golden)
+    @property
+    def data_inputs(self) -> tuple[TensorSpec, ...]:
+        """The inputs that are neither states nor lengths."""
+        return tuple(spec for spec in self.inputs if spec.name != self.lengths)
+
+    @property
+    def lengths_input(self) -> TensorSpec | None:
+        """The input with each row's count of valid steps, if any."""
+        return next((spec for spec in self.inputs if spec.name == self.lengths), None)
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Every input of the graph, the states' last."""
+        return (*(spec.name for spec in self.inputs), *(state.input for state in self.states))
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Every output of the graph, the states' last."""
+        return (*(spec.name for spec in self.outputs), *(state.output for state in self.states))
+
+    @property
+    def streamable(self) -> bool:
+        """Whether chunks with carried states give what the whole sequence does."""
+        return bool(self.states) and not self.unstreamable
+
+    def batch_axis(self, axes: Axes) -> int | None:
+        """Return the index of the batch axis in ``axes``, or None."""
+        return axes.index(self.batch) if self.batch in axes else None
+
+    def time_axis(self, axes: Axes) -> int | None:
+        """Return the index of the time axis in ``axes``, or None."""
+        return axes.index(self.sequence) if self.sequence in axes else None
+
+    def states_in(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Return the states among a call's inputs, by input name."""
+        return {state.input: feeds[state.input] for state in self.states}
+
+    def states_out(self, outputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Return the states among a call's outputs by input name: what the next call takes."""
+        return {state.input: outputs[state.output] for state in self.states}
+
+    def all_outputs(self, outputs: Mapping[str, Array], states: Mapping[str, Array]) -> dict[str, Array]:
+        """Return every output of the graph by its name, from what ``Model.run`` returned."""
+        return {**outputs, **{state.output: states[state.input] for state in self.states}}
 
 
 def _encode(manifest: Manifest) -> dict[str, Any]:

@@ -5,18 +5,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
-from ._axes import describe
 from ._core import Core
-from ._inputs import Samples
+from .axes import describe
 from .errors import InputError
+from .inputs import Samples
 from .manifest import Manifest, StateSpec, TensorSpec
 from .state import State
 
 if TYPE_CHECKING:
-    from .batch import StreamBatch
     from .prediction import Prediction
     from .selftest import SelfTest
     from .stream import Stream
+    from .stream_batch import StreamBatch
 
 __all__ = ["Model"]
 
@@ -32,29 +32,34 @@ class Model:
     def __init__(self, core: Core) -> None:
         """Take what ``load`` opened and checked."""
         self._core: Core | None = core
-        self._contract = core.contract
+        self._interface = core.manifest
         self._has_manifest = core.has_manifest
         self._source = core.source
 
     @property
     def manifest(self) -> Manifest | None:
         """The file's manifest; None for a file made elsewhere."""
-        return self._contract if self._has_manifest else None
+        return self._interface if self._has_manifest else None
+
+    @property
+    def interface(self) -> Manifest:
+        """The file's manifest, or what was inferred from the graph of a file made elsewhere."""
+        return self._interface
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
         """Inputs that are not states, ``lengths`` among them where the file takes it."""
-        return self._contract.inputs
+        return self._interface.inputs
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
         """Outputs that are not states."""
-        return self._contract.outputs
+        return self._interface.outputs
 
     @property
     def states(self) -> tuple[StateSpec, ...]:
         """The states, each with the input it enters by and the output it leaves by."""
-        return self._contract.states
+        return self._interface.states
 
     @property
     def providers(self) -> tuple[str, ...]:
@@ -94,7 +99,7 @@ class Model:
         Raises:
             InputError: as ``run``; or the file has no task.
         """
-        task = self._contract.task
+        task = self._interface.task
         if task is None:
             raise InputError("this file does not say what its outputs mean; use run()")
         from .prediction import interpret
@@ -118,7 +123,7 @@ class Model:
             ContractError: as ``stream``; or the file has no batch axis.
             InputError: ``capacity`` is not a whole number from 1.
         """
-        from .batch import StreamBatch
+        from .stream_batch import StreamBatch
 
         return StreamBatch(self._open(), capacity)
 

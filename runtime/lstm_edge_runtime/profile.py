@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ._files import write_bytes
-from ._session import SessionOptions, import_onnxruntime
 from .errors import FileFormatError, NotFoundError
+from .files import write_bytes
+from .ort import SessionOptions, import_onnxruntime
 
-__all__ = ["Profile", "host_key"]
+__all__ = ["Profile", "host_key", "read_cpuinfo"]
 
 _FORMAT, _SCHEMA = "lstm-edge profile", 1
 _FLAGS = ("spinning", "arena", "memory_pattern")
@@ -89,17 +89,22 @@ class Profile:
 
 
 def host_key() -> dict[str, Any]:
-    """Give what timings depend on: the architecture, the processor, the cores open to this process."""
+    """Return what timings depend on: the architecture, the processor, the cores open to this process."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {"machine": platform.machine(), "processor": _processor(), "cores": cores}
 
 
-def _processor() -> str:
+def read_cpuinfo() -> dict[str, str]:
+    """Return the fields of Linux's ``/proc/cpuinfo``, of its last processor; empty on other systems."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        return platform.processor() or "unknown"
-    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+        return {}
+    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+
+
+def _processor() -> str:
+    fields = read_cpuinfo()
     arm = " ".join(fields[key] for key in ("CPU implementer", "CPU part") if key in fields)
     return fields.get("model name") or fields.get("Model") or arm or platform.processor() or "unknown"
 

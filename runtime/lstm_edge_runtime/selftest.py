@@ -53,25 +53,24 @@ class SelfTest:
 
 def selftest(core: Core) -> SelfTest:
     """Replay the golden case; see ``Model.selftest``."""
-    golden = core.contract.golden
+    golden = core.manifest.golden
     if golden is None:
         raise InputError("this file carries no golden case; export it again with lstm-edge export")
     _check_whole(core, golden)
     outputs = core.call(golden.inputs)
-    whole = compare_golden(golden, _flat(core, *outputs))
+    whole = compare_golden(golden, core.manifest.all_outputs(*outputs))
     cut = _cut(core, golden)
     return SelfTest(whole, compare_golden(golden, _in_chunks(core, golden, cut)) if cut else ())
 
 
 def _check_whole(core: Core, golden: Golden) -> None:
     """Refuse a golden case that leaves something out: what is not compared would not be proven."""
-    contract = core.contract
-    for role, found, specs, states in (
-        ("inputs", golden.inputs, contract.inputs, [spec.input for spec in contract.states]),
-        ("outputs", golden.outputs, contract.outputs, [spec.output for spec in contract.states]),
+    manifest = core.manifest
+    for role, found, expected in (
+        ("inputs", golden.inputs, manifest.input_names),
+        ("outputs", golden.outputs, manifest.output_names),
     ):
-        expected = {spec.name for spec in specs}.union(states)
-        if set(found) != expected:
+        if set(found) != set(expected):
             raise ManifestError(
                 f"the golden case has the {role} {sorted(found)}, the file {sorted(expected)}; export again"
             )
@@ -92,41 +91,37 @@ def compare_golden(golden: Golden, outputs: Mapping[str, Array]) -> tuple[Compar
 
 
 def _cut(core: Core, golden: Golden) -> int:
-    """Give the step after which the case is cut in two; 0 where it can't be."""
-    contract = core.contract
-    if not contract.states or contract.unstreamable or contract.sequence is None:
+    """Return the step after which the case is cut in two; 0 where it can't be."""
+    manifest = core.manifest
+    if not manifest.streamable or manifest.sequence is None:
         return 0
     steps = [
-        golden.inputs[spec.name].shape[spec.axes.index(contract.sequence)]
+        golden.inputs[spec.name].shape[axis]
         for spec in core.data
-        if contract.sequence in spec.axes
+        if (axis := manifest.time_axis(spec.axes)) is not None
     ]
-    if contract.lengths is not None:
-        steps.append(int(golden.inputs[contract.lengths].min()))
+    if manifest.lengths is not None:
+        steps.append(int(golden.inputs[manifest.lengths].min()))
     return min(steps, default=0) // 2
 
 
 def _in_chunks(core: Core, golden: Golden, cut: int) -> dict[str, Array]:
-    contract = core.contract
-    state = State({spec.input: golden.inputs[spec.input] for spec in contract.states}, core.identity)
-    valid = golden.inputs[contract.lengths] if contract.lengths is not None else None
+    manifest = core.manifest
+    state = State(manifest.states_in(golden.inputs), core.identity)
+    valid = golden.inputs[manifest.lengths] if manifest.lengths is not None else None
     parts = []
     for start, stop in ((0, cut), (cut, None)):
         x = {}
         for spec in core.data:
-            place = spec.axes.index(contract.sequence) if contract.sequence in spec.axes else None
+            place = manifest.time_axis(spec.axes)
             index = () if place is None else (slice(None),) * place + (slice(start, stop),)
             x[spec.name] = golden.inputs[spec.name][index]
         lengths = None if valid is None else np.full_like(valid, cut) if stop else valid - cut
         outputs, state = core.run(x, state, lengths)
         parts.append(outputs)
     joined = {}
-    for spec in contract.outputs:
+    for spec in manifest.outputs:
         pieces = [part[spec.name] for part in parts]
-        timed = contract.sequence in spec.axes
-        joined[spec.name] = np.concatenate(pieces, spec.axes.index(contract.sequence)) if timed else pieces[1]
-    return _flat(core, joined, state)
-
-
-def _flat(core: Core, outputs: Mapping[str, Array], states: Mapping[str, Array]) -> dict[str, Array]:
-    return {**outputs, **{spec.output: states[spec.input] for spec in core.contract.states}}
+        axis = manifest.time_axis(spec.axes)
+        joined[spec.name] = pieces[1] if axis is None else np.concatenate(pieces, axis)
+    return manifest.all_outputs(joined, state)

@@ -58,7 +58,7 @@ class State(Mapping[str, Array]):
             NotFoundError: the folder does not exist.
             InputError: the file can't be written.
         """
-        from ._files import replacing
+        from .files import replacing
 
         with replacing(path) as temporary, temporary.open("wb") as file:
             np.savez(file, **to_arrays(self))
@@ -71,7 +71,7 @@ class State(Mapping[str, Array]):
             NotFoundError: no such file.
             FileFormatError: truncated, or not a saved state.
         """
-        from ._files import read_arrays
+        from .files import read_arrays
 
         return from_arrays(
             read_arrays(path, "is not a saved state", "save one first, or reset the stream", [IDENTITY])
@@ -79,7 +79,7 @@ class State(Mapping[str, Array]):
 
 
 def to_arrays(state: State) -> dict[str, Any]:
-    """Give a state as arrays by the names that they bear in a file."""
+    """Return a state as arrays by the names that they bear in a file."""
     return {IDENTITY: np.array(state.identity)} | {_PREFIX + name: array for name, array in state.items()}
 
 

@@ -7,15 +7,15 @@ import numpy as np
 import numpy.typing as npt
 from numpy import ndarray
 
-from ._axes import learn_sizes, resolve
-from ._bound import BoundCall, StateSets
 from ._core import Core
-from ._inputs import Samples, as_array, by_name, refuse_not_finite
 from ._memory import WORKSPACE, expect_blocks
-from ._session import run_failed
 from ._turns import Turns
+from .axes import learn_sizes, resolve
+from .binding import BoundCall, StateSets
 from .errors import InputError
+from .inputs import Samples, as_array, by_name, refuse_not_finite
 from .manifest import Axes
+from .ort import run_error
 from .state import State
 
 __all__ = ["Result", "Stream"]
@@ -39,7 +39,7 @@ class Stream:
     def __init__(self, core: Core) -> None:
         """Open a stream at the reset state."""
         core.require_streamable()
-        self._core, self._contract, self._identity = core, core.contract, core.identity
+        self._core, self._manifest, self._identity = core, core.manifest, core.identity
         self._turns = Turns("stream")
         self._token = self._turns.token
         self._steps = 0
@@ -86,7 +86,7 @@ class Stream:
             try:
                 call.runs[sets.front]()
             except Exception as error:
-                raise run_failed(error) from error
+                raise run_error(error) from error
             sets.front = 1 - sets.front
             self._steps += 1
             return call.result()
@@ -108,7 +108,7 @@ class Stream:
             StateError: another thread is using this stream.
         """
         with self._turns:
-            if self._contract.sequence is None:
+            if self._manifest.sequence is None:
                 return self._process_by_step(chunk)
             call = self._chunk_call
             if (
@@ -137,13 +137,13 @@ class Stream:
             StateError: it belongs to another model or another batch size; the stream keeps its own.
         """
         with self._turns:
-            sizes = {self._contract.batch: 1} if self._contract.batch else {}
+            sizes = {self._manifest.batch: 1} if self._manifest.batch else {}
             self._sets.write(self._core.admit(state, sizes))
             self._steps = 0
 
     def _prepare_step(self, sample: Samples) -> "_ShapedCall":
-        """Give the call of one step, with ``sample`` in it; the next one like it goes in by the window."""
-        call: _ShapedCall = self._prepare(sample, self._step_call, {self._contract.sequence: 1})
+        """Return the call of one step, with ``sample`` in it; the next one like it goes in by the window."""
+        call: _ShapedCall = self._prepare(sample, self._step_call, {self._manifest.sequence: 1})
         self._step_call, self._window = call, call.window
         return call
 
@@ -160,13 +160,13 @@ class Stream:
                 call.cell[...] = array
                 return call
         sizes = {name: size for name, size in known.items() if name is not None}
-        if self._contract.batch is not None:
-            sizes[self._contract.batch] = 1
+        if self._manifest.batch is not None:
+            sizes[self._manifest.batch] = 1
         arrays = {}
         given = by_name(samples, self._core.data)
         for spec in self._core.data:
             array = as_array(spec.name, given[spec.name], spec.dtype)
-            dropped = {self._contract.batch, *known}
+            dropped = {self._manifest.batch, *known}
             core = tuple(axis for axis in spec.axes if axis not in dropped)
             axes = _axes_of_rank(array.ndim, core, spec.axes)
             learn_sizes(spec.name, axes, array.shape, sizes)
@@ -211,15 +211,15 @@ class _ShapedCall(BoundCall):
         *,
         drop_sequence: bool,
     ) -> None:
-        contract = stream._contract
-        self.steps = sizes.get(contract.sequence or "", 1)
+        manifest = stream._manifest
+        self.steps = sizes.get(manifest.sequence or "", 1)
         if self.steps > 1:
             expect_blocks(WORKSPACE * self.steps * stream._sets.nbytes)
         valid = stream._core.valid_steps(None, sizes)
-        super().__init__(stream._core.session, contract, stream._sets, shapes, sizes, valid)
-        dropped = {contract.batch, contract.sequence if drop_sequence else None} - {None}
+        super().__init__(stream._core.session, manifest, stream._sets, shapes, sizes, valid)
+        dropped = {manifest.batch, manifest.sequence if drop_sequence else None} - {None}
         self._views = {
-            spec.name: _without(self.outputs[spec.name], spec.axes, dropped) for spec in contract.outputs
+            spec.name: _without(self.outputs[spec.name], spec.axes, dropped) for spec in manifest.outputs
         }
         self.result: Callable[[], Result] = self._copies
         """Gives copies of the outputs, which the next call overwrites."""
@@ -243,11 +243,11 @@ class _ShapedCall(BoundCall):
 
 
 def _axes_of_rank(rank: int, core: Axes, full: Axes) -> Axes:
-    """Give the axes that an array of ``rank`` has: the core ones, all, or the core without fixed ones."""
+    """Return the axes that an array of ``rank`` has: the core ones, all, or the core without fixed ones."""
     bare = tuple(axis for axis in core if axis != 1)
     return next((axes for axes in (core, full, bare) if len(axes) == rank), core)
 
 
 def _without(array: Array, axes: Axes, dropped: set[str | None]) -> Array:
-    """Give a view of ``array`` without the axes that are called like one of ``dropped``."""
+    """Return a view of ``array`` without the axes that are called like one of ``dropped``."""
     return array.reshape([size for size, axis in zip(array.shape, axes, strict=True) if axis not in dropped])

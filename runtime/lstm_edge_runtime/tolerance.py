@@ -73,7 +73,7 @@ class Comparison:
 
 
 def limit_for(expected: Array, floor: float, dtype: str = "float32") -> float:
-    """Give the policy's absolute limit for outputs like ``expected`` computed in ``dtype``.
+    """Return the policy's absolute limit for outputs like ``expected`` computed in ``dtype``.
 
     Args:
         expected: the float64 (or best known) reference, any shape.

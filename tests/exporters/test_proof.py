@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from lstm_edge_exporters.cases import GRID, Case, Drawing, Source
-from lstm_edge_exporters.injection import Injection
-from lstm_edge_exporters.reference import TorchReference
-from lstm_edge_exporters.signature import Signature, flatten_output
-from lstm_edge_exporters.verify import verify
+from lstm_edge_exporters.numerics.call import Signature, flatten_output
+from lstm_edge_exporters.numerics.cases import GRID, Case, Drawing, Source
+from lstm_edge_exporters.numerics.injection import Injection
+from lstm_edge_exporters.numerics.reference import TorchReference
+from lstm_edge_exporters.numerics.verify import verify
 from lstm_edge_runtime.errors import CheckFailedError, InputError
 
 DRAWING = Drawing(
@@ -94,7 +94,7 @@ def test_whole_numbers_must_be_equal():
 
 def test_a_candidate_that_does_not_run_fails_with_its_size():
     def broken(feeds):
-        raise RuntimeError("Status Message: the shape is baked in")
+        raise RuntimeError("the shape is baked in")
 
     with pytest.raises(CheckFailedError, match="at N=3: the file does not run: the shape is baked in"):
         verify(broken, Half(), [case()])

@@ -88,9 +88,9 @@ def test_the_loaded_network_computes_the_same_and_can_be_trained_on(folder):
     x = torch.randn(2, 5, 2)
     before = run.model(x)
     assert torch.equal(before, net()(x))
-    optimiser = torch.optim.SGD(run.model.parameters(), lr=1.0)
+    optimizer = torch.optim.SGD(run.model.parameters(), lr=1.0)
     before.sum().backward()
-    optimiser.step()
+    optimizer.step()
     assert not torch.equal(run.model(x), before)
 
 

@@ -1,13 +1,9 @@
 """The scripts behind the make targets."""
 
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-from _arm_root import ports_sources
-from _pythons import find_pythons
-from _requirements import declared, lower_bound, oldest
+from arm_root import ports_sources
 
 
 @pytest.mark.parametrize(
@@ -40,30 +36,6 @@ def test_a_source_list_that_names_a_file_of_mirrors_uses_its_first(tmp_path):
     mirrors = tmp_path / "mirrors.txt"
     mirrors.write_text("http://archive.example.org/ubuntu/\tpriority:1\nhttp://other.example.org/ubuntu/\n")
     assert ports_sources(f"URIs: mirror+file:{mirrors}\n") == "URIs: http://ports.example.org/ubuntu-ports/\n"
-
-
-def test_the_running_python_is_found_and_every_one_found_starts():
-    found = find_pythons()
-    assert found[sys.version_info[:2]] == Path(sys.executable)
-    assert all(path.is_file() for path in found.values())
-
-
-@pytest.mark.parametrize("python", ["3.10", "3.13"])
-def test_every_requirement_has_one_lower_bound_that_the_oldest_row_can_pin(python):
-    for requirement in declared(["cpu", "export", "dev"], python=python):
-        assert requirement.specifier.contains(lower_bound(requirement)), requirement
-    assert {text.split("==")[0] for text in oldest(declared(["cpu"]))} == {
-        "numpy",
-        "click",
-        "rich",
-        "onnxruntime",
-    }
-
-
-def test_extras_add_to_the_base_and_nothing_else_does():
-    base = {requirement.name for requirement in declared()}
-    assert base == {"numpy", "click", "rich"}
-    assert {"torch", "onnx"} <= {requirement.name for requirement in declared(["export"])} - base
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from _requirements import declared
 from packaging.requirements import Requirement
 
 
@@ -40,17 +39,30 @@ def wheel(root, tmp_path_factory) -> Path:
     return built
 
 
-def _closure(requirements: list[Requirement]) -> set[str]:
-    """The names of the distributions that some requirements need, and theirs."""
+def _needed(distributions: list[tuple[str, str]]) -> set[str]:
+    """The names of the distributions that some need, each with an extra or "", and what those need."""
     found: set[str] = set()
-    while requirements:
-        requirement = requirements.pop()
-        if requirement.name not in found and (
-            requirement.marker is None or requirement.marker.evaluate({"extra": ""})
-        ):
-            found.add(requirement.name)
-            requirements += [Requirement(text) for text in distribution(requirement.name).requires or []]
+    while distributions:
+        name, extra = distributions.pop()
+        for requirement in map(Requirement, distribution(name).requires or []):
+            wanted = requirement.marker is None or requirement.marker.evaluate({"extra": extra})
+            if wanted and requirement.name not in found:
+                found.add(requirement.name)
+                distributions.append((requirement.name, ""))
     return found
+
+
+def test_the_base_is_light_and_an_extra_adds_to_it():
+    base = {"numpy", "click", "rich"}
+    assert base <= _needed([("lstm-edge", "")])
+    assert not {"torch", "onnx", "onnxruntime"} & _needed([("lstm-edge", "")])
+    assert "onnxruntime" in _needed([("lstm-edge", "cpu")])
+    assert {"torch", "onnx"} <= _needed([("lstm-edge", "export")])
+
+
+def test_every_requirement_has_one_lower_bound():
+    requirements = [Requirement(text) for text in distribution("lstm-edge").requires or []]
+    assert [each for each in requirements if [s.operator for s in each.specifier] != [">="]] == []
 
 
 @pytest.fixture(scope="session")
@@ -62,7 +74,7 @@ def thin_python(wheel, tmp_path_factory) -> Path:
     site = Path(
         _run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder).strip()
     )
-    for name in _closure(declared(["cpu"])):
+    for name in _needed([("lstm-edge", "cpu")]):
         files = distribution(name).files or []
         for top in {file.parts[0] for file in files} - {"..", "__pycache__"}:
             if not (site / top).exists():

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from lstm_edge_runtime import load
-from lstm_edge_runtime._session import CUDA, import_onnxruntime
 from lstm_edge_runtime.errors import ProviderError
+from lstm_edge_runtime.ort import CUDA, import_onnxruntime
 
 RNG = np.random.default_rng(5)
 

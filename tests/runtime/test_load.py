@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lstm_edge_runtime import load
-from lstm_edge_runtime._session import AUTO_THREADS_BYTES, SessionOptions, auto_threads, open_session
 from lstm_edge_runtime.errors import (
     ContractError,
     FileFormatError,
@@ -19,6 +18,7 @@ from lstm_edge_runtime.errors import (
     NotFoundError,
     ProviderError,
 )
+from lstm_edge_runtime.ort import AUTO_THREADS_BYTES, SessionOptions, auto_threads, open_session
 
 X = np.linspace(-1, 1, 30, dtype=np.float32).reshape(2, 5, 3)
 
@@ -219,17 +219,6 @@ def test_without_onnxruntime_the_error_names_the_extra(path):
         "except MissingDependencyError as error: print(error)"
     )
     assert 'pip install "lstm-edge[cpu]"' in run_alone(program, path("lstm"))
-
-
-def test_telemetry_is_off_before_onnxruntime_is_imported_unless_the_environment_says_otherwise(path):
-    program = (
-        "import os, sys, lstm_edge_runtime as r\n"
-        "assert 'onnxruntime' not in sys.modules\n"
-        "assert ('ORT_DISABLE_TELEMETRY' in os.environ) == (len(sys.argv) > 2)\n"
-        "r.load(sys.argv[1]); print(os.environ['ORT_DISABLE_TELEMETRY'])"
-    )
-    assert run_alone(program, path("lstm"), PATH="/usr/bin") == "1\n"
-    assert run_alone(program, path("lstm"), "set", PATH="/usr/bin", ORT_DISABLE_TELEMETRY="0") == "0\n"
 
 
 def test_a_closed_model_says_so_and_its_streams_go_on(path):

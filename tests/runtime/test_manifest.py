@@ -99,3 +99,27 @@ def test_a_wrong_value_in_any_place_is_refused_or_harmless():
 def test_nesting_without_end_is_refused():
     with pytest.raises(ManifestError, match="not JSON"):
         Manifest.from_json("[" * 100_000)
+
+
+def test_a_manifest_answers_what_its_users_ask():
+    assert [spec.name for spec in FULL.data_inputs] == ["x"]
+    assert FULL.lengths_input == FULL.inputs[1]
+    assert FULL._replace(lengths=None).data_inputs == FULL.inputs
+    assert FULL.input_names == ("x", "lengths", "h_0", "c_0")
+    assert FULL.output_names == ("logits", "h_n", "c_n")
+    x, logits = FULL.inputs[0].axes, FULL.outputs[0].axes
+    assert (FULL.batch_axis(x), FULL.time_axis(x)) == (0, 1)
+    assert (FULL.batch_axis(logits), FULL.time_axis(logits)) == (None, None)
+    assert FULL._replace(sequence=None).time_axis(x) is None
+    assert not FULL.streamable
+    assert FULL._replace(unstreamable="").streamable
+    assert not FULL._replace(unstreamable="", states=()).streamable
+
+
+def test_a_manifest_renames_states_between_calls():
+    feeds = dict.fromkeys(FULL.input_names, np.zeros(1)) | {"h_0": np.ones(1)}
+    outputs = dict.fromkeys(FULL.output_names, np.zeros(1)) | {"h_n": np.ones(1)}
+    assert FULL.states_in(feeds) == {"h_0": np.ones(1), "c_0": np.zeros(1)}
+    carried = FULL.states_out(outputs)
+    assert carried == {"h_0": np.ones(1), "c_0": np.zeros(1)}
+    assert FULL.all_outputs({"logits": np.zeros(1)}, carried) == outputs

@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 
 from lstm_edge_runtime import load
-from lstm_edge_runtime._contract import check_contract, contract_without_manifest
-from lstm_edge_runtime._onnxfile import scan
 from lstm_edge_runtime._pairing import pair_states
 from lstm_edge_runtime.errors import ContractError, InputError, ManifestError
+from lstm_edge_runtime.graph_check import check_manifest, infer_manifest
 from lstm_edge_runtime.manifest import Manifest, StateSpec, Task, TensorSpec
+from lstm_edge_runtime.onnx_reader import scan
 
 STATE = (2, "N", 8)
 
@@ -78,13 +78,13 @@ def test_a_data_input_with_a_like_output_is_no_state():
 
 
 def test_a_state_like_input_that_no_output_continues_is_plain_data():
-    contract = contract_without_manifest([*X, *specs("h")], specs("y", axes=("N", 4)), None, "")
+    contract = infer_manifest([*X, *specs("h")], specs("y", axes=("N", 4)), None, "")
     assert [spec.name for spec in contract.inputs] == ["x", "h"]
     assert contract.states == ()
 
 
 def test_the_batch_and_sequence_axes_are_found_by_name():
-    contract = contract_without_manifest(
+    contract = infer_manifest(
         [*specs("x", axes=("time", "batch", 3)), *specs("h", axes=(1, "batch", 8))],
         [*specs("y", axes=("time", "batch", 8)), *specs("hn", axes=(1, "batch", 8))],
         None,
@@ -145,9 +145,9 @@ def test_a_file_made_elsewhere_equals_the_same_file_with_a_manifest(opened):
 def test_a_manifest_that_does_not_fit_its_graph_is_refused(change, error, message):
     entering, leaving = [*X, *specs("h")], [*specs("y", axes=("N", 4)), *specs("hn")]
     right = {"inputs": X, "outputs": leaving[:1], "states": [StateSpec("h", "hn", "float32", STATE)]}
-    check_contract(Manifest(**right), entering, leaving)
+    check_manifest(Manifest(**right), entering, leaving)
     with pytest.raises(error, match=message):
-        check_contract(Manifest(**(right | change)), entering, leaving)
+        check_manifest(Manifest(**(right | change)), entering, leaving)
 
 
 def test_the_walk_over_a_file_finds_backward_layers_and_no_others(path):

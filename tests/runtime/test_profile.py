@@ -6,8 +6,8 @@ import onnxruntime
 import pytest
 
 from lstm_edge_runtime import load
-from lstm_edge_runtime._session import SessionOptions
 from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError
+from lstm_edge_runtime.ort import SessionOptions
 from lstm_edge_runtime.profile import Profile, host_key
 
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from lstm_edge_runtime import State, load
 from lstm_edge_runtime._core import Core
-from lstm_edge_runtime._inputs import as_array, as_lengths
 from lstm_edge_runtime.errors import ContractError, InputError, StateError
+from lstm_edge_runtime.inputs import as_array, as_lengths
 from lstm_edge_runtime.manifest import TensorSpec
 
 pytestmark = pytest.mark.filterwarnings("ignore:Creating an ndarray from ragged")  # numpy below 1.24
@@ -175,7 +175,7 @@ class Growing:
 
 def test_a_file_that_does_not_keep_its_state_contract_is_caught_as_it_runs(model):
     core = model._core
-    growing = Core(Growing(), core.contract, core.source, has_manifest=True, check=False)
+    growing = Core(Growing(), core.manifest, core.source, has_manifest=True, check=False)
     with pytest.raises(ContractError, match=r"h_0 went in as \(2, 1, 8\) and came out as \(2, 2, 8\)"):
         growing.run(samples(1, 4, 3))
 

@@ -8,7 +8,7 @@ from lstm_edge_runtime.selftest import selftest
 
 def with_golden(model, **changes):
     core = model._core
-    return with_contract(core, core.contract.with_golden(core.contract.golden._replace(**changes)))
+    return with_contract(core, core.manifest._replace(golden=core.manifest.golden._replace(**changes)))
 
 
 def with_contract(core, contract):
@@ -75,7 +75,7 @@ def test_a_golden_case_with_lengths_and_a_sequence_output_is_cut_within_the_shor
         {**outputs, "h_n": state["h_0"]},
         {"logits": 1e-7, "output": 1e-7, "h_n": 1e-7},
     )
-    core = with_contract(gru._core, gru._core.contract.with_golden(golden))
+    core = with_contract(gru._core, gru._core.manifest._replace(golden=golden))
     result = selftest(core)
     assert [record.name for record in result.chunked] == ["logits", "output", "h_n"]
     result.require()

@@ -1,9 +1,10 @@
 """Give any recurrent ONNX file explicit hidden states, so that it can be fed in chunks."""
 
-from ._lift import Lifted, lift
 from ._projection import WAY_BACK
-from ._states import LeftAlone, LiftedStates, lift_states
 from .config import LiftConfig, LiftReport
+from .lift import Lifted, lift
+from .read import check_output
+from .states import LeftAlone, LiftedStates, lift_states
 
 __all__ = [
     "WAY_BACK",
@@ -12,6 +13,7 @@ __all__ = [
     "LiftReport",
     "Lifted",
     "LiftedStates",
+    "check_output",
     "lift",
     "lift_states",
 ]

@@ -8,12 +8,12 @@ __all__ = ["axes_of", "axis_name", "data_inputs", "sizes_for", "symbols"]
 
 
 def data_inputs(graph: ir.Graph) -> list[ir.Value]:
-    """Give the inputs that a caller must feed: those without an initializer of the same name."""
+    """Return the inputs that a caller must feed: those without an initializer of the same name."""
     return [value for value in graph.inputs if not value.is_initializer()]
 
 
 def axes_of(value: ir.Value) -> tuple[int | str, ...]:
-    """Give a value's axes: an int where fixed, a name where free (``name.1`` for one without a name)."""
+    """Return a value's axes: an int where fixed, a name where free (``name.1`` for one without a name)."""
     return tuple(
         axis if isinstance(axis, int) else axis.value or f"{value.name}.{place}"
         for place, axis in enumerate(value.shape or ())
@@ -21,7 +21,7 @@ def axes_of(value: ir.Value) -> tuple[int | str, ...]:
 
 
 def symbols(graph: ir.Graph) -> list[str]:
-    """Give the names of the free axes of the inputs, in order of appearance."""
+    """Return the names of the free axes of the inputs, in order of appearance."""
     return list(
         dict.fromkeys(
             axis for value in data_inputs(graph) for axis in axes_of(value) if isinstance(axis, str)
@@ -30,7 +30,7 @@ def symbols(graph: ir.Graph) -> list[str]:
 
 
 def sizes_for(graph: ir.Graph, first: int, given: Mapping[str, int] | None = None) -> dict[str, int]:
-    """Give every free axis a size of its own, counting up from ``first``, save for those ``given``."""
+    """Return every free axis a size of its own, counting up from ``first``, save for those ``given``."""
     sizes = {name: first + place for place, name in enumerate(symbols(graph))}
     return sizes | {name: size for name, size in (given or {}).items() if name in sizes}
 

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from lstm_edge_runtime._axes import resolve, with_ones
+from lstm_edge_runtime.axes import resolve, with_ones
 from lstm_edge_runtime.errors import FileFormatError
 from lstm_edge_runtime.manifest import Axes, StateSpec, TensorSpec
 
@@ -49,7 +49,7 @@ def output_axes(
 
 
 def reset_arrays(states: Sequence[StateSpec], sizes: Mapping[str, int]) -> dict[str, Array]:
-    """Give every state's reset value at ``sizes``; an axis that no size is known for has one row."""
+    """Return every state's reset value at ``sizes``; an axis that no size is known for has one row."""
     arrays = {}
     for state in states:
         shape = resolve(state.axes, with_ones(state.axes, sizes))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lstm_edge_runtime.errors import CheckFailedError, FileFormatError
+from lstm_edge_runtime.errors import CheckFailedError, FileFormatError, first_line
 from lstm_edge_runtime.tolerance import compare, limit_for
 
 from ._chunks import moved
@@ -64,7 +64,7 @@ def check_equality(
         try:
             expected = original.run(trial.feeds)
         except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base class
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             if check_rows(original, lifted, trial, got, rows, batch):
                 by_rows.append(str(trial))
             continue

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from ._paths import Path
-from ._subgraphs import Place
+from .paths import Path
+from .subgraphs import Place
 
 __all__ = ["Group", "group_places"]
 

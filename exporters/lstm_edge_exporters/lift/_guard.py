@@ -3,8 +3,9 @@
 import numpy as np
 import onnx_ir as ir
 
-from ._ort import Session, open_session, to_bytes
-from ._recurrent import label, recurrent_nodes
+from ..recurrent import label, recurrent_nodes
+from ._ort import Session, to_bytes
+from .wiring import Names
 
 __all__ = ["guard", "open_guarded"]
 
@@ -18,10 +19,13 @@ def guard(model: ir.Model) -> ir.Model:
     ``[0, 0, -1]`` keeps X as it is; with no step or no row the last size can't be told. Seen in onnxruntime
     1.32: the process aborts in a thread of its own, past any handler.
     """
+    names = Names(model)
     for node in list(recurrent_nodes(model)):
         x = node.inputs[0]
-        sizes = ir.node("Constant", [], {"value": ir.tensor(np.array([0, 0, -1]))})
-        same = ir.node("Reshape", [x, sizes.outputs[0]], name=f"{_EMPTY}{label(node)}")
+        name = names.unique(f"{_EMPTY}{label(node)}")
+        sizes = ir.node("Constant", [], {"value": ir.tensor(np.array([0, 0, -1]))}, name=f"{name}.sizes")
+        same = ir.node("Reshape", [x, sizes.outputs[0]], name=name)
+        sizes.outputs[0].name, same.outputs[0].name = f"{name}.shape", f"{name}.same"
         node.prepend([sizes, same])
         node.replace_input_with(0, same.outputs[0])
     return model
@@ -33,4 +37,4 @@ def open_guarded(model: ir.Model, what: str) -> Session:
     Raises:
         FileFormatError: onnxruntime refuses it; the message carries its first line.
     """
-    return open_session(to_bytes(model), what, to_bytes(guard(model.clone())))
+    return Session(to_bytes(model), to_bytes(guard(model.clone())), name=what)

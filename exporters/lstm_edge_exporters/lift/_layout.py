@@ -2,7 +2,7 @@
 
 import onnx_ir as ir
 
-from ._recurrent import recurrent_nodes
+from ..recurrent import recurrent_nodes
 
 __all__ = ["to_layout_0"]
 

@@ -5,14 +5,14 @@ import onnx
 import onnx_ir as ir
 
 from lstm_edge_runtime import __version__, load
-from lstm_edge_runtime.errors import FileFormatError
+from lstm_edge_runtime.errors import FileFormatError, first_line
 from lstm_edge_runtime.manifest import KEY, Manifest, TensorSpec
 
 from ._axes import symbols
 from ._contract import input_specs, output_axes
 from ._guard import open_guarded
-from ._proof import Proof, Subject, draw
-from ._roots import evaluate
+from .evaluate import evaluate
+from .verification import Proof, Subject, draw
 
 __all__ = ["declare_outputs", "describe_outputs", "with_manifest", "write_manifest"]
 
@@ -34,7 +34,7 @@ def declare_outputs(model: ir.Model) -> None:
 
 
 def _cases(graph: ir.Graph) -> tuple[dict[str, int], dict[str, int]]:
-    """Give two sets of sizes that differ by another amount for every axis, so that ``L - 1`` is no ``N``."""
+    """Return two sets of sizes that differ by other amounts for every axis, so ``L - 1`` is no ``N``."""
     names = symbols(graph)
     small = {name: _LONG + _APART * place for place, name in enumerate(names)}
     return small, {
@@ -54,7 +54,7 @@ def describe_outputs(subject: Subject, seed: int) -> tuple[TensorSpec, ...]:
             runs.append(session.run({**trial.feeds, **trial.start}))
         except Exception as error:
             raise FileFormatError(
-                f"the file does not run at {trial}: {str(error).splitlines()[0]}; "
+                f"the file does not run at {trial}: {first_line(error)}; "
                 "if it runs at certain sizes only, give them with --input NAME=AXES"
             ) from error
     small, large = runs

@@ -1,16 +1,15 @@
-"""Running a graph in onnxruntime on the CPU: one thread, quiet."""
+"""Running a graph in onnxruntime on the CPU."""
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from lstm_edge_runtime.errors import FileFormatError, InputError
+from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime.ort import open_session, run_by_name
 
-__all__ = ["Session", "open_session", "to_bytes"]
+__all__ = ["Session", "to_bytes"]
 
 Array = npt.NDArray[Any]
 
@@ -20,48 +19,31 @@ _LARGEST = 2**31 - 1
 class Session:
     """An onnxruntime session that takes and gives arrays by name."""
 
-    def __init__(self, content: bytes, guarded: bytes | None = None) -> None:
-        """Open ``content``; onnxruntime's own exceptions pass through.
+    def __init__(self, content: bytes, guarded: bytes | None = None, name: str = "the file") -> None:
+        """Open ``content``; what onnxruntime raises in ``run`` passes through.
 
         Args:
             content: the file.
             guarded: the same graph, guarded; it sees every new set of shapes first.
-        """
-        self._guarded = None if guarded is None else Session(guarded)
-        self._seen: set[tuple[tuple[int, ...], ...]] = set()
-        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-        import onnxruntime
+            name: what to call the file in messages.
 
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        self._session = onnxruntime.InferenceSession(
-            content, options, providers=["CPUExecutionProvider"], enable_fallback=0
-        )
+        Raises:
+            FileFormatError: onnxruntime refuses it; the message carries its first line.
+        """
+        self._guarded = None if guarded is None else Session(guarded, name=name)
+        self._seen: set[tuple[tuple[int, ...], ...]] = set()
+        self._session = open_session(content, name=name)
         self.inputs: tuple[str, ...] = tuple(entry.name for entry in self._session.get_inputs())
         self.outputs: tuple[str, ...] = tuple(entry.name for entry in self._session.get_outputs())
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
         """Run once; entries of ``feeds`` that the graph does not take are left out."""
-        names = list(self.outputs if outputs is None else outputs)
         given = {name: feeds[name] for name in self.inputs}
         shapes = tuple(array.shape for array in given.values())
         if self._guarded is not None and shapes not in self._seen:
             self._guarded.run(given)
             self._seen.add(shapes)
-        return dict(zip(names, map(np.asarray, self._session.run(names, given)), strict=True))
-
-
-def open_session(content: bytes, what: str, guarded: bytes | None = None) -> Session:
-    """Open ``content`` in onnxruntime, ``guarded`` as ``Session`` takes it.
-
-    Raises:
-        FileFormatError: onnxruntime refuses it; the message carries its first line.
-    """
-    try:
-        return Session(content, guarded)
-    except Exception as error:  # onnxruntime's exceptions share no base class
-        raise FileFormatError(f"{what} does not load in onnxruntime: {str(error).splitlines()[0]}") from error
+        return run_by_name(self._session, given, self.outputs if outputs is None else outputs)
 
 
 def to_bytes(model: ir.Model) -> bytes:

@@ -2,10 +2,10 @@
 
 import onnx_ir as ir
 
+from ..recurrent import recurrent_nodes
 from ._axes import symbols
-from ._recurrent import recurrent_nodes
-from ._roles import BATCH, SEQUENCE
-from ._roots import evaluate
+from .axis_roles import BATCH, SEQUENCE
+from .evaluate import evaluate
 
 __all__ = ["probe_roles"]
 
@@ -16,7 +16,7 @@ _MORE = 3
 
 
 def probe_roles(model: ir.Model) -> dict[str, str]:
-    """Give the name of the one free axis that a recurrent node's batch, and time, grow with.
+    """Return the name of the one free axis that a recurrent node's batch, and time, grow with.
 
     Each axis is made longer by itself. One that both grow with is neither, nor is any where several axes
     lengthen the same one, as where rows are merged into time.

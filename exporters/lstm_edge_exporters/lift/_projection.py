@@ -45,7 +45,7 @@ def undoing(weight: ir.Value, recurrent: ir.Node, arrays: Mapping[ir.Value, Arra
 
 
 def _multipliers(recurrent: ir.Node) -> Iterator[ir.Value]:
-    """Give the right operands of the products that read the node's ``Y`` or ``Y_h``."""
+    """Return the right operands of the products that read the node's ``Y`` or ``Y_h``."""
     waiting, seen = list(recurrent.outputs[:2]), set(recurrent.outputs[:2])
     while waiting:
         for node, place in waiting.pop().uses():

@@ -3,11 +3,11 @@
 import numpy as np
 import onnx_ir as ir
 
+from ..recurrent import recurrent_nodes
 from ._axes import axes_of
-from ._recurrent import recurrent_nodes
-from ._roots import constant
 from ._shapes import infer_shapes
-from ._wiring import Names
+from .evaluate import constant
+from .wiring import Names
 
 __all__ = ["free_reshapes"]
 

@@ -9,8 +9,8 @@ import onnx_ir as ir
 
 from lstm_edge_runtime.errors import InputError
 
+from ..recurrent import LENGTHS, is_recurrent
 from ._axes import axes_of, data_inputs
-from ._recurrent import LENGTHS, is_recurrent
 
 __all__ = ["length_inputs", "sample_inputs"]
 
@@ -69,7 +69,7 @@ def length_inputs(graph: ir.Graph) -> tuple[str, ...]:
 
 
 def _readers(value: ir.Value) -> list[tuple[ir.Node, int]]:
-    """Give the nodes that read ``value``, as it is or through operators that keep its numbers."""
+    """Return the nodes that read ``value``, as it is or through operators that keep its numbers."""
     found: list[tuple[ir.Node, int]] = []
     waiting, seen = [value], {value}
     while waiting:

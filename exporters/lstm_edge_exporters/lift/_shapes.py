@@ -47,7 +47,7 @@ def infer_shapes(model: ir.Model) -> None:
 
 
 def _no_tensors(node: ir.Node, known: set[ir.Value]) -> Iterator[ir.Value]:
-    """Give the outputs of ``node`` that are sequences or optionals, where those before it are ``known``."""
+    """Return the outputs of ``node`` that are sequences or optionals, where those before it are ``known``."""
     if node.op_type in _MAKES_NO_TENSOR or (node.op_type == "Identity" and node.inputs[0] in known):
         yield from node.outputs
     for attribute in node.attributes.values():

@@ -7,7 +7,7 @@ from lstm_edge_runtime.manifest import Axes, StateSpec
 
 from ._chunks import ChunkRun
 from ._equality import Equality
-from ._states import LeftAlone
+from .states import LeftAlone
 
 __all__ = ["LiftConfig", "LiftReport"]
 
@@ -33,7 +33,7 @@ class LiftReport:
 
     lifted: tuple[StateSpec, ...]
     """States that became inputs and outputs."""
-    recognised: tuple[StateSpec, ...]
+    recognized: tuple[StateSpec, ...]
     """States that were inputs and outputs already."""
     left: tuple[LeftAlone, ...]
     """States left in the graph, and why."""

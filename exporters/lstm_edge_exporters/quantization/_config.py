@@ -4,12 +4,12 @@ import math
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
 
 from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime.profile import read_cpuinfo
 
 __all__ = ["PRECISIONS", "TARGETS", "Budget", "QuantizeConfig", "Samples", "detect_target"]
 
@@ -32,7 +32,7 @@ class Budget:
     agreement: float = 0.975
     """The least share of judged samples that keep their label, for classification."""
     samples: int = 1
-    """How many more samples may be labelled wrongly than by the float file, where the truth is given."""
+    """How many more samples may be labeled wrongly than by the float file, where the truth is given."""
     drift: float = 0.1
     """The root mean square of a state's difference in a 1,000-step run, as a share of the state's own."""
     change: float = 0.25
@@ -103,6 +103,5 @@ def detect_target(cpuinfo: str | None = None, machine: str | None = None) -> str
     if (machine or platform.machine()).lower() in _ARM:
         return "arm"
     if cpuinfo is None:
-        source = Path("/proc/cpuinfo")
-        cpuinfo = source.read_text(encoding="utf-8", errors="replace") if source.exists() else ""
+        cpuinfo = " ".join(read_cpuinfo().values())
     return "x86-vnni" if _VNNI & set(cpuinfo.split()) else "x86"

@@ -13,7 +13,6 @@ import onnx
 import onnx_ir as ir
 
 from lstm_edge_runtime import Model, load
-from lstm_edge_runtime._files import write_bytes
 from lstm_edge_runtime.errors import (
     CheckFailedError,
     FileFormatError,
@@ -21,16 +20,17 @@ from lstm_edge_runtime.errors import (
     LstmEdgeError,
     ManifestError,
 )
+from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import Manifest
 
 from ._config import QuantizeConfig, Samples, detect_target
 from .cases import Case, cases_from, picked
 from .fp16 import fp16_compute, fp16_storage
-from .gate import Count, broken, count_quantised
+from .gate import Count, broken, count_quantized
 from .int8 import SCHEMES, int8_dynamic, int8_storage
 from .judge import Judgement, judge
 from .prepare import prepare
-from .signing import adapted, serialise, signed
+from .signing import adapted, serialize, signed
 from .speed import Timing, time_both
 
 __all__ = ["Quantized", "quantize"]
@@ -96,14 +96,14 @@ def quantize(
         NotFoundError, FileFormatError: no such file, or not a readable one.
         ManifestError: the file has no manifest.
         InputError: the file is not float32, or the samples do not fit it, or there is nothing to judge on.
-        CheckFailedError: nothing could be quantised, or it got no smaller, or it breaks its budget.
+        CheckFailedError: nothing could be quantized, or it got no smaller, or it breaks its budget.
     """
     config = config or QuantizeConfig()
     before = load(source, device="cpu", threads=1)
     if before.manifest is None:
-        raise ManifestError(f"{source} has no manifest; lift it first (lstm-edge lift), then quantise it")
+        raise ManifestError(f"{source} has no manifest; lift it first (lstm-edge lift), then quantize it")
     if before.manifest.precision != "fp32":
-        raise InputError(f"{source} is {before.manifest.precision}; quantise the fp32 file it came from")
+        raise InputError(f"{source} is {before.manifest.precision}; quantize the fp32 file it came from")
     cases, targets, golden = _evidence(before.manifest, samples)
     judged_on = "the golden case" if samples is None else f"{len(cases)} samples"
     proto, size = _read(source)
@@ -112,16 +112,16 @@ def quantize(
         model = ir.from_proto(proto)
         prepare(model)
         smaller = build(model)
-        counts = count_quantised(smaller, config.precision)
+        counts = count_quantized(smaller, config.precision)
         manifest = adapted(before.manifest, smaller, config)
-        after = _load(serialise(smaller, manifest))
+        after = _load(serialize(smaller, manifest))
         judgement = judge(before, after, cases, targets, few=samples is None)
         said = broken(judgement, config.budget)
         if said:
             refused.append(f"{picked_words}: {'; '.join(said)}")
             continue
         manifest = signed(manifest, before, after, judgement, config, picked_words, golden or cases[0])
-        content = serialise(smaller, manifest)
+        content = serialize(smaller, manifest)
         _load(content).selftest().require()
         if len(content) >= size:
             raise CheckFailedError(
@@ -137,7 +137,7 @@ def quantize(
 def _ways(
     config: QuantizeConfig, operators: set[str]
 ) -> Iterator[tuple[str, Callable[[ir.Model], onnx.ModelProto]]]:
-    """Give what may be tried, the fastest first."""
+    """Return what may be tried, the fastest first."""
     target = detect_target() if config.target == "auto" else config.target
     where = f"{target}{' (this machine)' if config.target == 'auto' else ''}"
     if config.precision == "fp16" and target == "gpu":
@@ -169,7 +169,7 @@ def _evidence(manifest: Manifest, samples: Samples | None) -> tuple[list[Case], 
 
 
 def _truth(targets: Array | None, manifest: Manifest) -> Array | None:
-    """Give class numbers ``(samples,)``, names turned into them, or values ``(samples, C)``."""
+    """Return class numbers ``(samples,)``, names turned into them, or values ``(samples, C)``."""
     if targets is None or manifest.task is None:
         return None
     width = next(spec.axes[-1] for spec in manifest.outputs if spec.name == manifest.task.output)
@@ -193,7 +193,7 @@ def _truth(targets: Array | None, manifest: Manifest) -> Array | None:
 
 
 def _read(source: str | os.PathLike[str]) -> tuple[onnx.ModelProto, int]:
-    """Give the file with its external data, and the size of both."""
+    """Return the file with its external data, and the size of both."""
     try:
         proto = onnx.load(source)
     except Exception as error:

@@ -33,7 +33,7 @@ class Case:
 
 
 def cases_from(samples: Samples, manifest: Manifest) -> list[Case]:
-    """Give a case of batch 1 for each sample, at most 1,000 of them, evenly picked.
+    """Return a case of batch 1 for each sample, at most 1,000 of them, evenly picked.
 
     Raises:
         InputError: an input that is missing or unknown, not finite, or with lengths that do not fit; or
@@ -85,6 +85,6 @@ def _check(samples: Samples, own: Mapping[str, Axes], sequence: str | None) -> N
 
 
 def picked(samples: Samples) -> list[int]:
-    """Give the indices of the samples that are judged."""
+    """Return the indices of the samples that are judged."""
     count = len(next(iter(samples.inputs.values())))
     return [round(place) for place in np.linspace(0, count - 1, min(count, _MOST_SAMPLES))]

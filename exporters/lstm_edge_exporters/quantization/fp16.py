@@ -15,13 +15,13 @@ __all__ = ["fp16_compute", "fp16_storage"]
 
 
 def fp16_storage(model: ir.Model) -> onnx.ModelProto:
-    """Give ``model`` (changed in place) with float16 weights and float32 arithmetic."""
+    """Return ``model`` (changed in place) with float16 weights and float32 arithmetic."""
     store_fp16(model)
     return ir.to_proto(model)
 
 
 def fp16_compute(model: ir.Model, *, keep_io: bool) -> onnx.ModelProto:
-    """Give ``model`` with float16 arithmetic; inputs, outputs and states stay float32 with ``keep_io``."""
+    """Return ``model`` with float16 arithmetic; inputs, outputs and states stay float32 with ``keep_io``."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     converted: onnx.ModelProto = convert_float_to_float16(  # type: ignore[no-untyped-call]

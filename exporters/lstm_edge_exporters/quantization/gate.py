@@ -1,4 +1,4 @@
-"""What a smaller file must pass before it exists: really quantised, smaller, within its budget."""
+"""What a smaller file must pass before it exists: really quantized, smaller, within its budget."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -13,7 +13,7 @@ from lstm_edge_runtime.tolerance import limit_for
 from ._config import Budget
 from .judge import Judgement
 
-__all__ = ["Count", "broken", "count_quantised", "limits"]
+__all__ = ["Count", "broken", "count_quantized", "limits"]
 
 _ARITHMETIC = {"DynamicQuantizeLSTM": "LSTM", "MatMulInteger": "Linear"}
 _RECURRENT = ("LSTM", "GRU", "RNN")
@@ -27,7 +27,7 @@ Count = dict[str, int]
 """What was made smaller, to how many nodes: ``{"LSTM int8": 2, "GRU stored": 1}``."""
 
 
-def count_quantised(model: onnx.ModelProto, what: str) -> Count:
+def count_quantized(model: onnx.ModelProto, what: str) -> Count:
     """Count the nodes that are smaller than they were.
 
     Args:
@@ -54,7 +54,7 @@ def count_quantised(model: onnx.ModelProto, what: str) -> Count:
     if not found or (left and not recurrent):
         names = f" ({', '.join(left)})" if left else ""
         raise CheckFailedError(
-            f"nothing {'recurrent ' if left else ''}could be quantised{names}: weights must be float32 "
+            f"nothing {'recurrent ' if left else ''}could be quantized{names}: weights must be float32 "
             "constants in the main graph (and of 256 elements or more to be stored); keep the float file"
         )
     if left:
@@ -100,7 +100,7 @@ def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
 
 
 def _source(name: str, made_by: dict[str, onnx.NodeProto], held: dict[str, int]) -> int | None:
-    """Give the dtype that a weight is stored in, seen through Cast and Mul."""
+    """Return the dtype that a weight is stored in, seen through Cast and Mul."""
     while name not in held:
         node = made_by.get(name)
         if node is None or node.op_type not in ("Cast", "Mul"):

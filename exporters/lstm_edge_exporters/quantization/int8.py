@@ -1,6 +1,6 @@
-"""int8: onnxruntime's dynamic quantiser on LSTM and Linear, stored weights for GRU and RNN.
+"""int8: onnxruntime's dynamic quantizer on LSTM and Linear, stored weights for GRU and RNN.
 
-The quantiser turns LSTM into ``DynamicQuantizeLSTM`` (int8 weights, activations quantised on the fly) and
+The quantizer turns LSTM into ``DynamicQuantizeLSTM`` (int8 weights, activations quantized on the fly) and
 Linear into ``DynamicQuantizeLinear`` with ``MatMulInteger``. It has no kernel for GRU and RNN: their weights,
 and embedding tables, are stored in int8 and computed in float. Convolutions stay as they are.
 
@@ -24,7 +24,7 @@ __all__ = ["SCHEMES", "Scheme", "int8_dynamic", "int8_storage"]
 
 _PREPARED = ("onnx.quant.pre_process", "onnxruntime.quant")
 _MARKS = (_PREPARED[0], "onnx.infer")
-"""Metadata that the quantiser reads and leaves behind."""
+"""Metadata that the quantizer reads and leaves behind."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ SCHEMES = {
 
 
 def int8_dynamic(model: ir.Model, scheme: Scheme) -> onnx.ModelProto:
-    """Give ``model`` (prepared, float32; changed in place) with int8 arithmetic where there is a kernel.
+    """Return ``model`` (prepared, float32; changed in place) with int8 arithmetic where there is a kernel.
 
     Raises:
         InputError: the folder for temporary files can't be written.
@@ -88,7 +88,7 @@ def int8_dynamic(model: ir.Model, scheme: Scheme) -> onnx.ModelProto:
 
 
 def _drop_shapes_of_weights(graph: onnx.GraphProto) -> None:
-    """Leave a weight's shape to the weight: the quantiser turns Gemm's around and forgets the copy."""
+    """Leave a weight's shape to the weight: the quantizer turns Gemm's around and forgets the copy."""
     weights = {weight.name for weight in graph.initializer}
     kept = [info for info in graph.value_info if info.name not in weights]
     del graph.value_info[:]
@@ -96,6 +96,6 @@ def _drop_shapes_of_weights(graph: onnx.GraphProto) -> None:
 
 
 def int8_storage(model: ir.Model) -> onnx.ModelProto:
-    """Give ``model`` (changed in place) with every large weight stored in int8 and float arithmetic."""
+    """Return ``model`` (changed in place) with every large weight stored in int8 and float arithmetic."""
     store_int8(model, {"LSTM", "GRU", "RNN", "Gemm", "MatMul", "Gather"})
     return ir.to_proto(model)

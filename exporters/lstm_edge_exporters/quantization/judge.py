@@ -66,7 +66,7 @@ class Judgement:
     """Per state output."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the figures for a manifest or a JSON report."""
+        """Return the figures for a manifest or a JSON report."""
         document = asdict(self)
         for name, changed in self.change.items():
             document["change"][name]["share"] = changed.share

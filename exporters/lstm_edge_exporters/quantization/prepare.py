@@ -1,7 +1,7 @@
-"""Make true what onnxruntime's quantiser needs before it touches a recurrent node.
+"""Make true what onnxruntime's quantizer needs before it touches a recurrent node.
 
-It quantises an LSTM only where W and R are initialisers, drops a ``layout`` attribute without moving the
-axes, and damages a weight that two nodes share. So: constants become initialisers, ``layout=1`` becomes
+It quantizes an LSTM only where W and R are initializers, drops a ``layout`` attribute without moving the
+axes, and damages a weight that two nodes share. So: constants become initializers, ``layout=1`` becomes
 ``layout=0`` between transposes, and each recurrent node gets weights of its own.
 """
 

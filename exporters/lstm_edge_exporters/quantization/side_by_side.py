@@ -60,7 +60,7 @@ def _start(model: Model, state: Mapping[str, Array] | None) -> State | None:
 
 
 def _timeline(model: Model, cases: Sequence[Case], count: int) -> Iterator[dict[str, Array]]:
-    """Give the inputs of each call: the cases' samples on end, repeated as needed, ``count`` steps in all."""
+    """Return inputs of each call: the cases' samples on end, repeated as needed, ``count`` steps in all."""
     manifest = model.manifest
     sequence = manifest.sequence if manifest else None
     names = set(cases[0].inputs)

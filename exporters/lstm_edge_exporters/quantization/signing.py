@@ -5,20 +5,20 @@ from dataclasses import asdict
 import numpy as np
 import onnx
 
-from lstm_edge_runtime._session import import_onnxruntime
 from lstm_edge_runtime.manifest import KEY, Golden, Manifest
 from lstm_edge_runtime.model import Model
+from lstm_edge_runtime.ort import import_onnxruntime
 
 from ._config import QuantizeConfig
 from .cases import Case
 from .gate import limits
 from .judge import Judgement, largest_differences
 
-__all__ = ["adapted", "serialise", "signed"]
+__all__ = ["adapted", "serialize", "signed"]
 
 
-def serialise(proto: onnx.ModelProto, manifest: Manifest) -> bytes:
-    """Give the bytes of ``proto`` with ``manifest`` in it, the same ones for the same content."""
+def serialize(proto: onnx.ModelProto, manifest: Manifest) -> bytes:
+    """Return the bytes of ``proto`` with ``manifest`` in it, the same ones for the same content."""
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
     del copy.metadata_props[:]
@@ -28,7 +28,7 @@ def serialise(proto: onnx.ModelProto, manifest: Manifest) -> bytes:
 
 
 def adapted(manifest: Manifest, proto: onnx.ModelProto, config: QuantizeConfig) -> Manifest:
-    """Give the manifest with the smaller file's dtypes and precision."""
+    """Return the manifest with the smaller file's dtypes and precision."""
     dtypes = {
         value.name: onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).name
         for value in (*proto.graph.input, *proto.graph.output)
@@ -50,7 +50,7 @@ def signed(
     words: str,
     case: Case,
 ) -> Manifest:
-    """Give the manifest with the figures, and with a golden case of the float file's and its limits.
+    """Return the manifest with the figures, and with a golden case of the float file's and its limits.
 
     Args:
         manifest: what ``adapted`` gave.
@@ -87,7 +87,7 @@ def signed(
 
 
 def _steps(manifest: Manifest, case: Case) -> int:
-    """Give how many time steps a case has."""
+    """Return how many time steps a case has."""
     for spec in manifest.inputs:
         if spec.name in case.inputs and manifest.sequence in spec.axes:
             return int(case.inputs[spec.name].shape[spec.axes.index(manifest.sequence)])

@@ -12,6 +12,8 @@ import numpy.typing as npt
 from lstm_edge_runtime.manifest import Manifest, TensorSpec
 from lstm_edge_runtime.model import Model
 
+from ..numerics.bootstrap import ratio_interval
+
 __all__ = ["CHUNK", "NOTICEABLE", "Timing", "time_both"]
 
 CHUNK = 256
@@ -110,11 +112,9 @@ def _in_turns(what: str, before: Callable[[], Any], after: Callable[[], Any]) ->
             first, second = _block(before, repeats), _block(after, repeats)
         pairs.append((first, second))
     times = np.array(pairs)
-    ratios = times[:, 1] / times[:, 0]
-    draws = np.random.default_rng(0).integers(len(ratios), size=(1000, len(ratios)))
-    low, high = np.quantile(np.median(ratios[draws], axis=1), [0.025, 0.975])
+    ratio = ratio_interval(times[:, 1], times[:, 0], paired=True)
     first, second = (float(seconds) for seconds in np.median(times, axis=0))
-    return Timing(what, first, second, float(np.median(ratios)), float(low), float(high))
+    return Timing(what, first, second, ratio.ratio, ratio.low, ratio.high)
 
 
 def _block(call: Callable[[], Any], repeats: int) -> float:

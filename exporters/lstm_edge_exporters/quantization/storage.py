@@ -1,6 +1,6 @@
 """Weights stored small and computed in float: onnxruntime folds the decoding away when it loads the file.
 
-A weight becomes an int8 or float16 initialiser behind ``Cast`` (and ``Mul`` by a scale per row). These are
+A weight becomes an int8 or float16 initializer behind ``Cast`` (and ``Mul`` by a scale per row). These are
 ordinary nodes over constants, so a session evaluates them once, at load; a ``DequantizeLinear`` in their
 place is kept by onnxruntime and paid for at every call (measured on a GRU: 1.5 times a float step).
 """
@@ -50,7 +50,7 @@ def store_int8(model: ir.Model, operators: set[str]) -> int:
 
 
 def store_fp16(model: ir.Model) -> int:
-    """Store every large float32 initialiser as float16, in place; gives how many were.
+    """Store every large float32 initializer as float16, in place; gives how many were.
 
     One that holds a value beyond float16's range stays as it is.
     """
@@ -82,7 +82,7 @@ def _fits(value: ir.Value) -> bool:
 
 def _array(value: ir.Value) -> Array:
     if value.const_value is None:
-        raise TypeError(f"{value.name} is no initialiser")
+        raise TypeError(f"{value.name} is no initializer")
     return value.const_value.numpy()
 
 

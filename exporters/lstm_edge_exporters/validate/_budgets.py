@@ -25,7 +25,7 @@ _SNAPSHOT = 4.0
 
 
 def usual_scale(array: Array, *, state: bool) -> float:
-    """Give what a budget is a share of: the root mean square of a state, the range of another output."""
+    """Return what a budget is a share of: the root mean square of a state, the range of another output."""
     return _rms(array) if state else float(np.ptp(array.astype(np.float64)))
 
 
@@ -53,7 +53,7 @@ class Budgets:
         return self._budget.agreement
 
     def allowed(self, name: str, expected: Array, *, over_a_run: bool = False) -> float:
-        """Give what the root mean square of the difference from ``expected`` may be.
+        """Return what the root mean square of the difference from ``expected`` may be.
 
         Args:
             name: the output's.
@@ -74,7 +74,7 @@ class Budgets:
         name: str | None = None,
         over_a_run: bool = False,
     ) -> Comparison:
-        """Give ``record`` with a limit that its difference passes where the root mean square is too large.
+        """Return ``record`` with a limit that its difference passes where the root mean square is too large.
 
         Args:
             record: the comparison of ``got`` with ``expected``.

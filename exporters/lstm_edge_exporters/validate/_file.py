@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lstm_edge_runtime import Model, load
-from lstm_edge_runtime._session import CPU, Provider, SessionOptions, import_onnxruntime, open_session
 from lstm_edge_runtime.errors import ContractError, InputError, ManifestError
 from lstm_edge_runtime.manifest import Manifest
+from lstm_edge_runtime.ort import CPU, Provider, SessionOptions, open_session, run_by_name
 
 __all__ = ["ModelFile", "Runner", "open_file"]
 
@@ -37,7 +37,7 @@ class ModelFile:
     def contract(self) -> Manifest:
         """The manifest, or what was read off the graph of a file without one."""
         assert self.model is not None
-        return self.model._contract
+        return self.model.interface
 
     def runner(self, threads: int = 1, providers: tuple[Provider, ...] = (CPU,)) -> Runner:
         """Open a session of its own.
@@ -47,25 +47,19 @@ class ModelFile:
             FileFormatError: onnxruntime can't read the file.
         """
         session = open_session(str(self.path), SessionOptions(providers=providers, threads=threads))
-        names = [output.name for output in session.get_outputs()]
         dtypes = {
             each.name: np.dtype(_DTYPES.get(each.type, "float32"))
             for each in session.get_inputs()
             if each.type in _DTYPES
         }
 
-        options = import_onnxruntime().RunOptions()
-        options.log_severity_level = _FATAL
-
         def run(feeds: Mapping[str, Array]) -> dict[str, Array]:
             own = {name: array.astype(dtypes.get(name, array.dtype)) for name, array in feeds.items()}
-            return dict(zip(names, session.run(names, own, options), strict=True))
+            return run_by_name(session, own)
 
         return run
 
 
-_FATAL = 4
-"""onnxruntime's severity: a file that fails a check says so in the report, not on standard error as well."""
 _DTYPES = {"tensor(float16)": "float16", "tensor(float)": "float32", "tensor(double)": "float64"}
 """A file may take its floats narrower or wider than the reference."""
 

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lstm_edge_runtime.errors import first_line
 from lstm_edge_runtime.manifest import Manifest
 from lstm_edge_runtime.tolerance import MULTIPLE, ULPS, Comparison, compare, limit_for
 
-from ..floors import DRAWS, apart, near, raised
-from ..verify import Reference, first_line
+from ..numerics.noise import DRAWS, apart, near, raised
+from ..numerics.verify import Reference
 from ._budgets import Budgets
 from ._file import Runner
 from .config import ValidateConfig
@@ -44,7 +45,7 @@ class Shakeable(Reference, typing.Protocol):
     """A reference that can show what a kernel's own rounding may do."""
 
     def shaken(self, draw: int) -> Reference:
-        """Give a copy whose recurrent layers err in float64 by one float32 place; another for each draw."""
+        """Return a copy whose recurrent layers err in float64 by one float32 place; another for each draw."""
 
 
 class RefusedError(Exception):
@@ -184,7 +185,7 @@ class Judge:
     def reference(
         self, feeds: Feeds, protocol: Protocol = whole
     ) -> tuple[Mapping[str, Array], Mapping[str, Array]]:
-        """Give the reference's outputs in its own dtype and in float64; raises as ``measure`` does."""
+        """Return the reference's outputs in its own dtype and in float64; raises as ``measure`` does."""
         return self._both(feeds, protocol, self._reference.run64)
 
     def _both(
@@ -222,7 +223,7 @@ class Judge:
         return records
 
     def floors(self, feeds: Feeds, own: Mapping[str, Array], wide: Mapping[str, Array]) -> dict[str, float]:
-        """Give each float output's floor for the record, from several draws: a device can't draw its own."""
+        """Return each float floor for the record, from several draws: a device can't draw its own."""
         floors = {name: apart(own[name], wide[name]) for name in own if own[name].dtype.kind == "f"}
         for draw in range(DRAWS):
             floors = self._raised(floors, wide, feeds, whole, draw)

@@ -16,7 +16,7 @@ Array = npt.NDArray[Any]
 
 
 def take_row(contract: Manifest, name: str, array: Array, row: int, rows: int) -> Array:
-    """Give what of an input or output belongs to ``row``; the array itself where it has no batch axis.
+    """Return what of an input or output belongs to ``row``; the array itself where it has no batch axis.
 
     An axis of ``k*N`` holds k blocks of N, as a stacked read-out does.
     """
@@ -25,7 +25,7 @@ def take_row(contract: Manifest, name: str, array: Array, row: int, rows: int) -
 
 
 def row_by_row(contract: Manifest, run: Runner) -> Runner:
-    """Give a runner that runs each row of a batch alone and puts the outputs together."""
+    """Return a runner that runs each row of a batch alone and puts the outputs together."""
 
     def alone(feeds: Mapping[str, Array]) -> dict[str, Array]:
         rows = next(

@@ -12,9 +12,9 @@ import numpy.typing as npt
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Manifest
 
-from ..cases import Drawing, Source
+from ..numerics.cases import Drawing, Source
+from ..numerics.verify import Reference
 from ..quantization import Samples
-from ..verify import Reference
 from ._budgets import usual_scale
 from ._file import ModelFile, Runner
 from ._judge import Feeds, FileFailedError, Judge, Measured, Protocol, RefusedError, Shakeable, whole
@@ -75,11 +75,11 @@ class Subject:
         return dict(self._drawing.case(n, length, fresh=fresh, salt=salt, full=full).feeds)
 
     def rng(self, *key: int) -> np.random.Generator:
-        """Give a generator of its own for ``key``."""
+        """Return a generator of its own for ``key``."""
         return np.random.default_rng((self.config.seed, *key))
 
     def signals(self) -> list[str]:
-        """Give the names of the float inputs that are neither states nor lengths."""
+        """Return the names of the float inputs that are neither states nor lengths."""
         return [
             spec.name
             for spec in self.contract.inputs
@@ -102,7 +102,7 @@ class Subject:
         return self.verdict(name, measured, began)
 
     def verdict(self, name: str, measured: Measured, began: float) -> Check:
-        """Give the check of what was measured since ``began`` (``time.perf_counter``)."""
+        """Return the check of what was measured since ``began`` (``time.perf_counter``)."""
         failed = [str(each) for each in measured.records if not each.ok]
         if not failed and (lost := self.judge.lost(measured)):
             return Check(name, "skipped", lost)
@@ -115,7 +115,7 @@ class Subject:
         )
 
     def sample_batches(self, most: int, size: int) -> Iterator[tuple[list[int], dict[str, Array]]]:
-        """Give at most ``most`` samples of the data, evenly spread, in batches from reset states.
+        """Return at most ``most`` samples of the data, evenly spread, in batches from reset states.
 
         Samples of unequal length share a batch only where the file takes lengths.
 
@@ -142,7 +142,7 @@ class Subject:
                 yield part, self._samples(data, part, length)
 
     def timeline(self, steps: int) -> dict[str, Array]:
-        """Give one row of ``steps`` time steps of the data, its samples on end, from reset states."""
+        """Return one row of ``steps`` time steps of the data, its samples on end, from reset states."""
         contract = self.contract
         samples = [feeds for _, feeds in self.sample_batches(steps, 1)]
         joined = dict(samples[0])
@@ -176,13 +176,13 @@ class Subject:
         return feeds
 
     def _valid(self, feeds: Feeds, name: str, axis: int) -> Array:
-        """Give what of a sample is not padding."""
+        """Return what of a sample is not padding."""
         if self.contract.lengths is None:
             return feeds[name]
         return feeds[name].take(range(int(feeds[self.contract.lengths][0])), axis)
 
     def _units(self) -> dict[str, Array]:
-        """Give each signal's usual spread, by feature where the last axis is fixed."""
+        """Return each signal's usual spread, by feature where the last axis is fixed."""
         feeds = self.draw(16, 32, _SALT + 2)
         by_feature = {spec.name for spec in self.contract.inputs if isinstance(spec.axes[-1], int)}
         return {
@@ -191,7 +191,7 @@ class Subject:
         }
 
     def _scales(self, reference: Reference) -> dict[str, float]:
-        """Give each output's usual scale, on a drawn batch and on data where it is given."""
+        """Return each output's usual scale, on a drawn batch and on data where it is given."""
         states = {state.output for state in self.contract.states}
         scales: dict[str, float] = {}
         cases = [self.draw(8, 32, _SALT + 1, fresh=True)]

@@ -55,7 +55,7 @@ class ValidateConfig:
         return self.rtol is not None or self.atol is not None
 
     def own_limit(self, expected: npt.NDArray[Any]) -> float:
-        """Give the override's limit for outputs like ``expected``."""
+        """Return the override's limit for outputs like ``expected``."""
         scale = float(np.max(np.abs(expected), initial=0.0, where=np.isfinite(expected)))
         return (self.atol or 0.0) + (self.rtol or 0.0) * scale
 

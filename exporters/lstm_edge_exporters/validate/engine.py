@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from lstm_edge_runtime.errors import InputError
 
-from .._versions import versions
+from ..versions import versions
 from ._file import ModelFile, open_file
 from ._subject import Against, Subject
+from .checks import contract, decisions, golden, inputs, lengths, providers, sizes, states, streaming
 from .config import ValidateConfig
-from .groups import contract, decisions, golden, inputs, lengths, providers, sizes, states, streaming
 from .report import Check, Figures, Group, Report
 
 __all__ = ["Progress", "validate"]

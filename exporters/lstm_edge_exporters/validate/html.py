@@ -1,33 +1,127 @@
-"""A report as one HTML file: no scripts, no fetches, plots drawn inline."""
+"""A report as one HTML page: the verdict, the smallest failing case, figures, and every check."""
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from collections.abc import Sequence
 
-from . import _plots
-from .report import Report
+from ..render import Axis, Plot, Series, render_page
+from .report import Curve, Group, Histogram, Report
 
 __all__ = ["to_html"]
 
+_MIN_SHARE = 0.0005
+"""Bins at the ends of the histogram that hold less are left out."""
+
 
 def to_html(report: Report) -> str:
-    """Give ``report`` as an HTML document; everything that comes from a file is escaped."""
-    environment = Environment(
-        loader=PackageLoader(__package__, "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    """Return ``report`` as an HTML document; everything that comes from a file is escaped."""
+    return render_page(__package__, "report.html.j2", report=report, plots=_plots(report))
+
+
+def _plots(report: Report) -> list[Plot]:
+    """Return every plot that ``report`` has figures for."""
+    figures = report.figures
+    plots = [_ratios(report.groups)]
+    if figures.steps:
+        caption = "One sample at a time, states carried by the file."
+        plots.append(_curve("steps", "Error against step", figures.steps, caption))
+    if figures.histogram:
+        plots.append(_histogram(figures.histogram))
+    if figures.drift:
+        caption = "In chunks, states carried by the file itself."
+        plots.append(_curve("drift", "Drift over a long run", figures.drift, caption))
+    if figures.margins:
+        plots.append(_margins(report))
+    return plots
+
+
+def _ratios(groups: Sequence[Group]) -> Plot:
+    """One row a group, one dot a check: its error in noise floors."""
+    rows: list[str] = []
+    dots: dict[str, list[tuple[float, float]]] = {"passed": [], "failed": []}
+    limits = []
+    for group in groups:
+        measured = [(each, each.worst) for each in group.checks if each.worst and each.worst.floor > 0]
+        if not measured:
+            continue
+        for check, worst in measured:
+            dots["failed" if check.status == "failed" else "passed"].append(
+                (worst.max_abs / worst.floor, len(rows))
+            )
+        limits.append((min(worst.limit / worst.floor for _, worst in measured), len(rows)))
+        rows.append(group.title)
+    kinds = (
+        ("a check", dots["passed"], "points", "blue"),
+        ("a failed check", dots["failed"], "points", "red"),
+        ("limit", limits, "marks", "orange"),
     )
-    environment.filters["figure"] = _figure
-    return environment.get_template("report.html.j2").render(
-        report=report,
-        plots=_plots.draw_plots(report),
-        width=_plots.WIDTH,
-        left=_plots.LEFT,
-        right=_plots.RIGHT,
-        top=_plots.TOP,
-        foot=_plots.BOTTOM,
+    return Plot(
+        "ratios",
+        "Error in noise floors, by group",
+        tuple(
+            Series(name, [x for x, _ in found], [y for _, y in found], kind, color)  # type: ignore[arg-type]
+            for name, found, kind, color in kinds
+            if found
+        ),
+        Axis("error ÷ noise floor", "log"),
+        Axis(rows=tuple(rows)),
+        "A dot a check. 1 is the noise floor; the mark is the group's smallest limit.",
     )
 
 
-def _figure(value: float) -> str:
-    return "0" if value == 0 else f"{value:.2g}"
+def _curve(key: str, title: str, curve: Curve, caption: str) -> Plot:
+    return Plot(
+        key,
+        title,
+        (
+            Series("noise floor", curve.steps, curve.floor, color="orange"),
+            Series("this file", curve.steps, curve.error, color="blue"),
+        ),
+        Axis("time step"),
+        Axis("absolute error", "log"),
+        caption,
+    )
+
+
+def _histogram(histogram: Histogram) -> Plot:
+    least = _MIN_SHARE * max(sum(histogram.file), 1)
+    counts = zip(histogram.file, histogram.reference, strict=True)
+    filled = [index for index, pair in enumerate(counts) if max(pair) > least]
+    first, last = (filled[0], filled[-1] + 1) if filled else (0, 1)
+    edges = [10**edge for edge in histogram.edges[first : last + 1]]
+    file, reference = (
+        [100 * count / max(sum(counts) + exact, 1) for count in counts[first:last]]
+        for counts, exact in zip((histogram.file, histogram.reference), histogram.exact, strict=True)
+    )
+    total = sum(histogram.file) + histogram.exact[0]
+    return Plot(
+        "histogram",
+        "Error histogram",
+        (
+            Series("this file", edges, file, "bars", "pale"),
+            Series("reference in its own dtype", edges, reference, "steps", "orange"),
+        ),
+        Axis("absolute error against float64", "log"),
+        Axis("share in %"),
+        f"{total:,} compared elements; {histogram.exact[0] / max(total, 1):.1%} are exact.",
+    )
+
+
+def _margins(report: Report) -> Plot:
+    """A dot a sample: how sure the reference was; those that the file labels otherwise stand out."""
+    margins = report.figures.margins
+    wrong = {each.place for each in report.figures.disagreements}
+    alike = [place for place in range(len(margins)) if place not in wrong]
+    return Plot(
+        "disagreements",
+        "Samples that the two label differently",
+        tuple(
+            Series(name, places, [margins[place] for place in places], "points", color)
+            for name, places, color in (
+                ("labeled alike", alike, "blue"),
+                ("labeled differently", sorted(wrong), "red"),
+            )
+            if places
+        ),
+        Axis("sample"),
+        Axis("margin", "log"),
+        f"{len(wrong) or 'None'} of {len(margins)}. The margin is how sure the reference was.",
+    )

@@ -16,7 +16,7 @@ _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def to_junit(report: Report, when: datetime | None = None) -> bytes:
-    """Give ``report`` as a JUnit document in UTF-8.
+    """Return ``report`` as a JUnit document in UTF-8.
 
     Args:
         report: what to write.

@@ -1,10 +1,9 @@
 """A PyTorch module as what a file is compared with."""
 
-import contextlib
 import copy
 import inspect
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,11 +15,12 @@ from torch import Tensor, nn
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Axes
 
-from ..config import ExportConfig
-from ..own import own_copy
-from ..pipeline import prepare
-from ..reference import TorchReference
-from ..signature import Signature, flatten_output
+from ..export.config import ExportConfig
+from ..export.own import own_copy
+from ..export.pipeline import prepare
+from ..numerics.call import Signature, flatten_output
+from ..numerics.reference import TorchReference
+from ..numerics.threads import one_thread
 from ._file import ModelFile
 from ._subject import Against
 
@@ -40,25 +40,15 @@ class _OnOneThread:
         self._reference = reference
 
     def run(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
-        with _one_thread():
+        with one_thread():
             return self._reference.run(feeds)
 
     def run64(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
-        with _one_thread():
+        with one_thread():
             return self._reference.run64(feeds)
 
     def shaken(self, draw: int) -> "_OnOneThread":
         return _OnOneThread(self._reference.shaken(draw))
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def against_module(
@@ -139,7 +129,7 @@ def _example(module: nn.Module, file: ModelFile) -> dict[str, torch.Tensor]:
 
 
 def _as_own(tensor: Tensor, floats: list[torch.dtype]) -> Tensor:
-    """Give a float in the dtype of the module's parameters: a file is float32 whatever its module is."""
+    """Return a float in the dtype of the module's parameters: a file is float32 whatever its module is."""
     return tensor.to(floats[0]) if floats and tensor.is_floating_point() else tensor
 
 

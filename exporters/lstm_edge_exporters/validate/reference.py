@@ -11,13 +11,12 @@ import numpy.typing as npt
 import onnx
 from onnx.reference import ReferenceEvaluator
 
-from lstm_edge_runtime.errors import InputError, UnsupportedError
+from lstm_edge_runtime.errors import InputError, UnsupportedError, first_line
 
-from ..verify import first_line
+from ..numerics.recurrent_operators import GRU, LSTM, RNN
 from ._file import Runner, open_file
-from ._float64 import GRU, LSTM, RNN
 from ._subject import Against
-from .groups.contract import recurrent_layers
+from .checks.contract import recurrent_layers
 
 __all__ = ["OnnxReference", "against_file"]
 
@@ -48,7 +47,7 @@ class OnnxReference:
         self._names = [output.name for output in model.graph.output]
 
     def run(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
-        """Give every output as onnxruntime computes it on the CPU with one thread.
+        """Return every output as onnxruntime computes it on the CPU with one thread.
 
         Raises:
             RuntimeError: the file does not run on ``feeds``.
@@ -59,7 +58,7 @@ class OnnxReference:
             raise RuntimeError(first_line(error)) from error
 
     def shaken(self, draw: int) -> "OnnxReference":
-        """Give a copy whose recurrent nodes err in float64 by one float32 place at every step."""
+        """Return a copy whose recurrent nodes err in float64 by one float32 place at every step."""
         copied = copy.copy(self)
         rng = np.random.default_rng(draw)
         ops = [type(op.__name__, (op,), {"shake": rng}) for op in (LSTM, GRU, RNN)]
@@ -67,7 +66,7 @@ class OnnxReference:
         return copied
 
     def run64(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Give every output in float64; raises as ``run``."""
+        """Return every output in float64; raises as ``run``."""
         wide = {
             name: array.astype(np.float64) if array.dtype.kind == "f" else array
             for name, array in feeds.items()
@@ -104,7 +103,7 @@ def against_file(path: str | os.PathLike[str]) -> Against:
 
 
 def _widen(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Give a copy whose every float tensor, input, output and cast is float64."""
+    """Return a copy whose every float tensor, input, output and cast is float64."""
     wide = onnx.ModelProto()
     wide.CopyFrom(model)
     del wide.graph.value_info[:]

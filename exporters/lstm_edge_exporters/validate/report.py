@@ -25,7 +25,7 @@ class Check:
     """Wall time; in JUnit only, so that every other report is the same for the same seed."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Give plain values for JSON; figures that are not finite become null."""
+        """Return plain values for JSON; figures that are not finite become null."""
         worst = self.worst
         return {
             "name": self.name,
@@ -70,7 +70,7 @@ class Group:
         return max(measured, key=lambda each: each.ratio, default=None)
 
     def count(self, status: Status) -> int:
-        """Give how many checks ended so."""
+        """Return how many checks ended so."""
         return sum(check.status == status for check in self.checks)
 
 
@@ -177,11 +177,11 @@ class Report:
         return tuple(found)
 
     def count(self, status: Status) -> int:
-        """Give how many checks ended so."""
+        """Return how many checks ended so."""
         return sum(group.count(status) for group in self.groups)
 
     def to_dict(self) -> dict[str, Any]:
-        """Give plain values for JSON, the same ones for the same file, reference and seed."""
+        """Return plain values for JSON, the same ones for the same file, reference and seed."""
         figures = self.figures
         return {
             "model": self.model,

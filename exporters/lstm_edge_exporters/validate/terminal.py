@@ -40,7 +40,7 @@ def print_report(report: Report, console: Console) -> None:
 
 
 def _skipped(report: Report) -> dict[str, list[str]]:
-    """Give the groups that were left out, by the reason."""
+    """Return the groups that were left out, by the reason."""
     reasons: dict[str, list[str]] = {}
     for group in report.groups:
         if group.status == "skipped" and group.checks:

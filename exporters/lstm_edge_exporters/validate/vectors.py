@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from lstm_edge_runtime._files import replacing, write_bytes
 from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime.files import replacing, write_bytes
 from lstm_edge_runtime.golden import (
     ARRAYS,
     FORMAT,
@@ -133,7 +133,7 @@ def _stream(subject: Subject, contract: Manifest) -> Iterator[GoldenSet]:
 
 
 def _limits(file: ModelFile, sets: tuple[GoldenSet, ...]) -> dict[str, dict[str, float]]:
-    """Give each set's limits for an int8 or fp16 file, from how far it is away here."""
+    """Return each set's limits for an int8 or fp16 file, from how far it is away here."""
     assert file.model is not None
     largest: dict[str, dict[str, float]] = {}
     for each in replay(file.model, GoldenFolder(file.sha256, sets)):

@@ -112,7 +112,7 @@ def test_a_stack_is_equal_at_reset_and_in_chunks(network, stack):
 
 
 def replay_golden(lifted):
-    """The artefact proves itself through the runtime."""
+    """The artifact proves itself through the runtime."""
     model, golden = load(lifted.model), lifted.manifest.golden
     states = {state.input for state in lifted.manifest.states}
     outputs, state = model.run({name: array for name, array in golden.inputs.items() if name not in states})

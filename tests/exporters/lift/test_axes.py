@@ -50,7 +50,7 @@ def test_a_sequence_that_is_the_only_free_axis_is_not_taken_for_a_batch(network,
 @pytest.mark.parametrize(
     ("operator", "arguments", "kind"),
     [
-        ("InstanceNormalization", ([1.0, 1.0, 1.0], [0.0, 0.0, 0.0]), "a normalisation over time"),
+        ("InstanceNormalization", ([1.0, 1.0, 1.0], [0.0, 0.0, 0.0]), "a normalization over time"),
         ("CumSum", (np.array(2),), "a running sum over time"),
         ("Pad", (np.array([0, 0, 2, 0, 0, -2]),), "a padding of time"),
         ("Slice", (np.array([-1]), np.array([-(2**40)]), np.array([2]), np.array([-1])), "a choice of steps"),
@@ -132,7 +132,7 @@ def test_a_name_given_for_an_axis_is_taken_by_the_state_that_shares_it(network):
     with pytest.raises(FileFormatError, match=r"does not run at batch=40, samples=47: .*--input NAME=AXES"):
         lift(model.SerializeToString())
     lifted = lift(model.SerializeToString(), LiftConfig(inputs={"x": ("N", 8)}))
-    assert [s.axes for s in lifted.report.recognised] == [(2, "N", 4)]
+    assert [s.axes for s in lifted.report.recognized] == [(2, "N", 4)]
     stream = load(lifted.model).stream()
     stream.step(np.ones(8, np.float32))
     assert stream.state["state"].any()

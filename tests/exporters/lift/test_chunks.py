@@ -183,9 +183,9 @@ def test_lengths_of_the_nodes_own_type_serve_the_runtime(network):
 
 def test_a_lifted_file_that_computes_something_else_is_not_given(network, monkeypatch):
     """The proof can fail: a wiring that swaps two weights is found out."""
-    from lstm_edge_exporters.lift import _states
+    from lstm_edge_exporters.lift import states
 
-    real = _states.wire
+    real = states.wire
 
     def wrong(graph, group, state, names):
         last = real(graph, group, state, names)
@@ -193,7 +193,7 @@ def test_a_lifted_file_that_computes_something_else_is_not_given(network, monkey
         node.replace_input_with(2, node.inputs[1])
         return last
 
-    monkeypatch.setattr(_states, "wire", wrong)
+    monkeypatch.setattr(states, "wire", wrong)
     net = network()
     net.recurrent("RNN", "x", 4, 4, outputs=("Y",))
     with pytest.raises(CheckFailedError, match="states at reset"):

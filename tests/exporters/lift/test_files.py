@@ -1,6 +1,7 @@
 """Files that can't be used are refused in one line; external data is read from the model's folder only."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -9,6 +10,8 @@ import pytest
 from lstm_edge_exporters.lift import LiftConfig, lift
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import ContractError, FileFormatError, InputError, LstmEdgeError, NotFoundError
+
+DATA = Path(__file__).parents[2] / "runtime/data"
 
 
 @pytest.fixture
@@ -112,12 +115,12 @@ def test_a_device_is_said_to_be_no_plain_file():
         lift("/dev/null")
 
 
-def test_a_quantised_layer_is_named_with_the_way_round(model, tmp_path):
+def test_a_quantized_layer_is_named_with_the_way_round(model, tmp_path):
     from onnxruntime.quantization import quantize_dynamic
 
     onnx.save(model, tmp_path / "m.onnx")
     quantize_dynamic(tmp_path / "m.onnx", tmp_path / "q.onnx")
-    with pytest.raises(ContractError, match=r"DynamicQuantizeLSTM .* is quantised.*lift the float file"):
+    with pytest.raises(ContractError, match=r"DynamicQuantizeLSTM .* is quantized.*lift the float file"):
         lift(tmp_path / "q.onnx")
 
 
@@ -135,3 +138,34 @@ def test_damaged_bytes_never_give_a_traceback_or_more_than_one_line(model, capfd
     assert messages
     assert not any("\n" in message for message in messages)
     assert capfd.readouterr() == ("", "")
+
+
+def test_nodes_without_a_name_are_lifted_and_named_by_their_kind(network):
+    net = network()
+    net.recurrent("LSTM", "x", 3, 4, outputs=("Y",), name="")
+    net.recurrent("LSTM", net.squeeze(net.nodes[-1].output[0], 1), 4, 4, outputs=("Y",), name="")
+    net.add("Identity", [net.nodes[-1].output[0]], ["y"])
+    lifted = lift(net.model({"x": ["L", "N", 3]}, ["y"]).SerializeToString())
+    assert [state.input for state in lifted.report.lifted] == [
+        "lstm0_h_0",
+        "lstm0_c_0",
+        "lstm1_h_0",
+        "lstm1_c_0",
+    ]
+
+
+def test_a_file_whose_states_are_told_by_nothing_but_their_shapes_is_read():
+    """Two LSTM nodes without names, their states inputs already."""
+    lifted = lift(DATA / "bare.onnx")
+    assert len(lifted.report.recognized) == len(lifted.manifest.states) > 0
+
+
+def test_nodes_that_stand_before_what_they_read_are_sorted(model):
+    """onnxruntime's own float16 converter writes such files, and onnxruntime takes them."""
+    expected = lift(model.SerializeToString())
+    nodes = list(model.graph.node)[::-1]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    got = lift(model.SerializeToString())
+    feeds = np.ones((4, 2, 3), np.float32)
+    np.testing.assert_array_equal(load(got.model).run(feeds)[0]["y"], load(expected.model).run(feeds)[0]["y"])

@@ -32,7 +32,7 @@ def stateful(network, names, outputs):
 def test_the_contract_is_added_and_nothing_else_changed(network, names, outputs):
     model = stateful(network, names, outputs)
     lifted = lift(model.SerializeToString())
-    assert [(s.input, s.output) for s in lifted.report.recognised] == list(zip(names, outputs, strict=True))
+    assert [(s.input, s.output) for s in lifted.report.recognized] == list(zip(names, outputs, strict=True))
     assert lifted.report.lifted == ()
     written = onnx.load_from_string(lifted.model)
     assert [entry.key for entry in written.metadata_props] == [KEY]
@@ -51,7 +51,7 @@ def test_one_tensor_with_h_and_c_in_it_is_one_state(network):
     net.add("Identity", [y], ["y"])
     model = net.model({"x": ["L", "N", 3], "state": [2, "N", 4]}, ["y", "stateN"])
     lifted = lift(model.SerializeToString())
-    assert [(s.input, s.output, s.axes) for s in lifted.report.recognised] == [
+    assert [(s.input, s.output, s.axes) for s in lifted.report.recognized] == [
         ("state", "stateN", (2, "N", 4))
     ]
     stream = load(lifted.model).stream()
@@ -81,7 +81,7 @@ def test_states_named_by_the_caller_are_taken(network):
     with pytest.raises(ContractError, match="no LSTM, GRU or RNN node"):
         lift(model)
     lifted = lift(model, LiftConfig(states={"sum": "total"}))
-    assert [(s.input, s.output) for s in lifted.report.recognised] == [("sum", "total")]
+    assert [(s.input, s.output) for s in lifted.report.recognized] == [("sum", "total")]
     with pytest.raises(InputError, match="the inputs are x, sum"):
         lift(model, LiftConfig(states={"summ": "total"}))
 
@@ -105,7 +105,7 @@ def test_a_sequence_that_is_called_like_a_state_is_none(network):
     net.recurrent("GRU", "hidden", 4, 4, outputs=("Y",))
     net.add("Squeeze", [net.nodes[-1].output[0], net.const(np.array([1]))], ["hidden_out"])
     lifted = lift(net.model({"hidden": ["L", "N", 4]}, ["hidden_out"]).SerializeToString())
-    assert lifted.report.recognised == ()
+    assert lifted.report.recognized == ()
     assert [spec.name for spec in lifted.manifest.inputs] == ["hidden"]
 
 
@@ -119,7 +119,7 @@ def test_states_of_a_batch_first_node_are_recognised(network):
     state = ["N", 1, 4]
     model = net.model({"x": ["N", "L", 3], "h": state, "c": state}, ["y", "hn", "cn"], producer_name="theirs")
     lifted = lift(model.SerializeToString())
-    assert [(s.input, s.output) for s in lifted.report.recognised] == [("h", "hn"), ("c", "cn")]
+    assert [(s.input, s.output) for s in lifted.report.recognized] == [("h", "hn"), ("c", "cn")]
     assert lifted.manifest.provenance["producer"] == "theirs"
     stream = load(lifted.model).stream()
     stream.step(np.ones(3, np.float32))
@@ -136,7 +136,7 @@ def test_the_cache_of_a_causal_convolution_is_recognised_beside_a_hidden_state(n
     net.add("Identity", [net.nodes[-1].output[0]], ["y"])
     model = net.model({"x": ["N", 3, "L"], "in_cache": ["N", 3, 2]}, ["y", "out_cache"])
     lifted = lift(model.SerializeToString())
-    assert [(s.input, s.output) for s in lifted.report.recognised] == [("in_cache", "out_cache")]
+    assert [(s.input, s.output) for s in lifted.report.recognized] == [("in_cache", "out_cache")]
     assert [(s.input, s.output) for s in lifted.report.lifted] == [("h_0", "h_n")]
     assert lifted.report.unstreamable == ""
 
@@ -151,7 +151,7 @@ def test_ambiguous_states_are_listed_with_the_option_that_names_them(network):
         lift(model.SerializeToString())
 
 
-def test_an_artefact_is_not_lifted_twice(network):
+def test_an_artifact_is_not_lifted_twice(network):
     model = lift(stateful(network, ("h", "c"), ("hn", "cn")).SerializeToString()).model
     with pytest.raises(InputError, match="manifest already"):
         lift(model)

@@ -151,7 +151,9 @@ def _network(
         equivalence={"cases": ["(1, 5)"], "max_abs": 1e-7},
     )
     content = _signed(model, manifest)
-    return _signed(model, manifest.with_golden(_golden(content, features, lengths))) if golden else content
+    return (
+        _signed(model, manifest._replace(golden=_golden(content, features, lengths))) if golden else content
+    )
 
 
 def _signed(model, manifest):

@@ -28,7 +28,7 @@ LOOSE = Budget(agreement=0, drift=1, change=1)
 
 
 def _edited(content, name, edit):
-    """The same file with one initialiser changed."""
+    """The same file with one initializer changed."""
     model = onnx.load_model_from_string(content)
     for tensor in model.graph.initializer:
         if tensor.name == name:
@@ -111,7 +111,7 @@ def test_a_network_without_a_constant_weight_is_refused(network, write):
         lstm.input[1], lstm.input[2] = "W0_made", "R0_made"
 
     for head in (False, True):
-        with pytest.raises(CheckFailedError, match="nothing recurrent could be quantised"):
+        with pytest.raises(CheckFailedError, match="nothing recurrent could be quantized"):
             quantize(write(network(edit=edit, head=head)), QuantizeConfig(budget=LOOSE))
 
 

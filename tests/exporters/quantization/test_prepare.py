@@ -1,4 +1,4 @@
-"""What must be true before the quantiser runs is made true, and the network stays what it was."""
+"""What must be true before the quantizer runs is made true, and the network stays what it was."""
 
 import numpy as np
 import onnx_ir as ir
@@ -20,14 +20,14 @@ def _weights():
     }
 
 
-def _model(nodes, initialisers, inputs=(), layout=0):
+def _model(nodes, initializers, inputs=(), layout=0):
     info = helper.make_tensor_value_info
     graph = helper.make_graph(
         nodes,
         "g",
         [info("x", TensorProto.FLOAT, ["L", "N", WIDTH]), *inputs],
         [info(name, TensorProto.FLOAT, None) for name in nodes[-1].output if name],
-        [numpy_helper.from_array(array, name) for name, array in initialisers.items()],
+        [numpy_helper.from_array(array, name) for name, array in initializers.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
 
@@ -55,20 +55,20 @@ def _feeds():
     return {"x": np.random.default_rng(1).normal(size=(4, 2, WIDTH)).astype(np.float32)}
 
 
-def _lstm_weights_are_initialisers(proto):
+def _lstm_weights_are_initializers(proto):
     held = {tensor.name: list(tensor.dims) for tensor in proto.graph.initializer}
     nodes = [node for node in proto.graph.node if node.op_type == "LSTM"]
     return nodes and all(len(held.get(name, ())) == 3 for node in nodes for name in node.input[1:3])
 
 
-def test_weights_held_by_constant_nodes_become_initialisers():
+def test_weights_held_by_constant_nodes_become_initializers():
     constants = [
         helper.make_node("Constant", [], [name], value=numpy_helper.from_array(array))
         for name, array in _weights().items()
     ]
     before = _model([*constants, _lstm()], {})
     after = _prepared(before)
-    assert _lstm_weights_are_initialisers(after)
+    assert _lstm_weights_are_initializers(after)
     _same(before, after, _feeds())
 
 
@@ -84,7 +84,7 @@ def test_weights_put_together_from_parts_are_folded():
     held = {**parts, "axis": np.array([0]), "Rt": weights.pop("R").transpose(0, 2, 1).copy(), **weights}
     before = _model(nodes, held)
     after = _prepared(before)
-    assert _lstm_weights_are_initialisers(after)
+    assert _lstm_weights_are_initializers(after)
     assert [node.op_type for node in after.graph.node] == ["LSTM"]
     _same(before, after, _feeds())
 
@@ -110,7 +110,7 @@ def test_two_nodes_never_share_a_weight():
     _same(before, after, _feeds())
 
 
-def test_initialisers_listed_among_the_inputs_are_taken_out_of_them():
+def test_initializers_listed_among_the_inputs_are_taken_out_of_them():
     weights = _weights()
     inputs = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, list(array.shape))

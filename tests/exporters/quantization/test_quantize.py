@@ -209,7 +209,7 @@ def test_the_target_is_read_off_the_processor(flags, machine, target):
 
 
 def test_fp16_for_a_gpu_with_a_product_at_every_step_opens_on_a_cpu_too(network, changed, write):
-    """onnxruntime 1.32's optimiser ended the process at this graph."""
+    """onnxruntime 1.32's optimizer ended the process at this graph."""
     weight = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)
 
     def edit(graph):

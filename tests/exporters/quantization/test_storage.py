@@ -50,9 +50,9 @@ def test_onnxruntime_folds_the_decoding_away_at_load(network, tmp_path, kind, ho
     proto, count = _stored(network(kind), how, *arguments)
     assert count >= 2
     options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
     onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    operators = {node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node}
+    operators = {node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node}
     assert not operators & {"Cast", "Mul", "DequantizeLinear"}
 
 

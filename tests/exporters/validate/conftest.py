@@ -1,4 +1,4 @@
-"""Healthy artefacts, exported once, and the validation that every test puts them or their faults to."""
+"""Healthy artifacts, exported once, and the validation that every test puts them or their faults to."""
 
 import shutil
 from dataclasses import dataclass

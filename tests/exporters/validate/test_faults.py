@@ -17,7 +17,7 @@ def recurrent(model, op="LSTM"):
 
 
 def change(model, name, how):
-    """Put ``how(array)`` in the place of an initialiser."""
+    """Put ``how(array)`` in the place of an initializer."""
     tensor = next(each for each in model.graph.initializer if each.name == name)
     array = numpy_helper.to_array(tensor).copy()
     tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(how(array)).astype(array.dtype), name))

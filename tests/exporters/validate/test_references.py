@@ -15,9 +15,9 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from lstm_edge_exporters import ExportConfig, export
+from lstm_edge_exporters.numerics.recurrent_operators import GRU, LSTM, RNN
 from lstm_edge_exporters.testing import assert_equivalent
 from lstm_edge_exporters.validate import ValidateConfig, open_file, validate
-from lstm_edge_exporters.validate._float64 import GRU, LSTM, RNN
 from lstm_edge_exporters.validate.module import against_module
 from lstm_edge_exporters.validate.reference import OnnxReference, against_file
 from lstm_edge_runtime.errors import CheckFailedError, InputError, UnsupportedError
@@ -142,7 +142,7 @@ def test_a_file_equals_itself_and_not_another_one(form, made):
     assert not validate(file, against_file(made(other).path), QUICK).ok
 
 
-def test_a_quantised_file_is_no_reference(made, tmp_path):
+def test_a_quantized_file_is_no_reference(made, tmp_path):
     model = onnx.load(made("stacked").path)
     model.graph.node[0].domain = "com.microsoft"
     path = tmp_path / "foreign.onnx"

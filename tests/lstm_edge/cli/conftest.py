@@ -106,7 +106,7 @@ def make(tmp_path_factory):
             model.metadata_props.add(key=KEY, value=contract.to_json())
             if golden:
                 onnx.save(model, path)
-                model.metadata_props[0].value = contract.with_golden(_golden(path, hidden)).to_json()
+                model.metadata_props[0].value = contract._replace(golden=_golden(path, hidden)).to_json()
         onnx.save(model, path)
         return Made(path, features, hidden, 3)
 

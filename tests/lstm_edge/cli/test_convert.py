@@ -9,7 +9,7 @@ import torch
 
 from lstm_edge import LSTM1
 from lstm_edge.checkpoint import Run, save
-from lstm_edge_exporters.ort_format import to_ort
+from lstm_edge_exporters.targets.ort import to_ort
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import FileFormatError, InputError
 

@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from lstm_edge._demo import HeldOut, Proof, prove
 from lstm_edge.checkpoint import load
+from lstm_edge.demo import HeldOut, Proof, compare_steps
 from lstm_edge.deploy import deployable
 from lstm_edge_exporters import export
 from lstm_edge_runtime import load as load_model
@@ -87,4 +87,4 @@ def test_the_proof_sees_a_file_that_computes_something_else(document, folder):
     other.model.fc.bias.data[0] += 1e-3
     held_out = HeldOut(np.zeros((2, 5, 6), np.float32), ("Walking", "Walking"), 10.0)
     stream = load_model(export(*deployable(other)).model).stream()
-    assert prove(run, stream, held_out).max_abs == pytest.approx(1e-3, rel=0.01)
+    assert compare_steps(run, stream, held_out).max_abs == pytest.approx(1e-3, rel=0.01)

@@ -8,7 +8,8 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from lstm_edge import _host, _providers
+from lstm_edge import host as _host
+from lstm_edge import providers
 
 
 def findings(invoke):
@@ -49,7 +50,7 @@ def test_a_provider_that_does_not_start_is_told_from_one_that_does(invoke, monke
 
 
 def test_a_provider_that_leaves_the_lstm_to_the_cpu_is_not_usable():
-    states = {state.name: state for state in _providers.try_providers()}
+    states = {state.name: state for state in providers.try_providers()}
     assert states["CPUExecutionProvider"].usable
     if azure := states.get("AzureExecutionProvider"):  # in the usual wheel; it makes remote calls only
         assert not azure.usable
@@ -60,8 +61,8 @@ def test_a_provider_that_computes_something_else_is_not_usable(monkeypatch):
         def run(self, *_):
             return [np.full((1, 1, 1), 0.5, np.float32)]
 
-    monkeypatch.setattr(_providers, "_open_alone", lambda _: Wrong())
-    assert not any(state.usable for state in _providers.try_providers())
+    monkeypatch.setattr(providers, "open_session", lambda *_, **__: Wrong())
+    assert not any(state.usable for state in providers.try_providers())
 
 
 def test_two_wheels_that_overwrite_each_other_are_named(invoke, monkeypatch):
@@ -86,7 +87,7 @@ def test_without_onnxruntime_and_torch_it_exits_1_and_names_the_extras():
         "sys.modules['onnxruntime'] = None\n"
         "metadata.packages_distributions = dict\n"
         "find = util.find_spec\n"
-        "util.find_spec = lambda name: None if name in ('torch', 'onnx') else find(name)\n"
+        "util.find_spec = lambda name: None if name in ('torch', 'onnx', 'jinja2') else find(name)\n"
         "from lstm_edge.cli import main; main()"
     )
     ran = subprocess.run(
@@ -96,7 +97,9 @@ def test_without_onnxruntime_and_torch_it_exits_1_and_names_the_extras():
     assert ran.stderr.startswith("error: no model can run here")
     found = {finding["about"]: finding for finding in json.loads(ran.stdout)}
     assert "lstm-edge[cpu]" in found["onnxruntime wheel"]["advice"]
-    assert "torch, onnx not installed" in found["export extra"]["found"]
+    assert found["export extra"]["found"] == "onnx, torch not installed"
+    assert found["report extra"]["found"] == "jinja2 not installed"
+    assert "lstm-edge[report]" in found["report extra"]["advice"]
     assert "CPUExecutionProvider" not in found
 
 
@@ -139,4 +142,4 @@ def test_the_probe_is_the_model_that_it_says():
         stored,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=7)
-    assert model.SerializeToString(deterministic=True) == _providers.PROBE
+    assert model.SerializeToString(deterministic=True) == providers.PROBE

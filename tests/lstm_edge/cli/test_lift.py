@@ -100,3 +100,43 @@ def test_options_that_do_not_fit_are_refused(gru, tmp_path, arguments, message):
     assert result.exit_code != 0
     assert message in str(result.exception)
     assert not (tmp_path / "o.onnx").exists()
+
+
+def run(*words):
+    from click.testing import CliRunner
+
+    from lstm_edge.cli import cli
+
+    return CliRunner().invoke(cli, ["lift", *map(str, words)])
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [("no/out.onnx", "make it first"), (".", "is a folder"), ("/dev/null", "no plain file")],
+)
+def test_a_target_that_can_not_be_written_is_refused_before_the_file_is_read(
+    gru, tmp_path, monkeypatch, output, message
+):
+    monkeypatch.chdir(tmp_path)
+    gru().write_bytes(b"would be refused if it were read")
+    result = run("forward.onnx", "-o", output)
+    assert message in str(result.exception)
+
+
+@pytest.mark.parametrize("target", ["weights.bin", "link.bin"])
+def test_the_files_that_hold_the_inputs_weights_are_never_the_target(gru, tmp_path, target):
+    path = tmp_path / "split.onnx"
+    onnx.save(onnx.load(gru()), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    (tmp_path / "link.bin").symlink_to("weights.bin")
+    before = (tmp_path / "weights.bin").read_bytes()
+    result = run(path, "-o", tmp_path / target)
+    assert "holds weights of" in str(result.exception)
+    assert (tmp_path / "weights.bin").read_bytes() == before
+
+
+def test_a_file_may_be_lifted_onto_itself(gru, tmp_path):
+    path = tmp_path / "split.onnx"
+    onnx.save(onnx.load(gru()), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    assert run(path, "-o", path).exit_code == 0
+    (tmp_path / "weights.bin").unlink()
+    assert [state.input for state in load(path).states] == ["h_0"]

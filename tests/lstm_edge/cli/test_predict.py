@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from lstm_edge._samples import sample_input
 from lstm_edge.cli.predict import _top_rows
+from lstm_edge.data.sample_input import sample_input
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import ContractError, InputError
 from lstm_edge_runtime.manifest import Manifest, StateSpec, TensorSpec

@@ -18,7 +18,7 @@ def wide(make):
 
 @pytest.fixture
 def data(wide, tmp_path):
-    """Twelve labelled samples, the last four of which are the test part."""
+    """Twelve labeled samples, the last four of which are the test part."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(12, 30, wide.features)).astype(np.float32)
     labels = load(wide.path).predict(x).labels
@@ -56,7 +56,7 @@ def test_json_carries_every_figure(invoke, wide, data, tmp_path):
 
 
 def test_a_slower_file_is_said_first_not_written_and_exits_1(invoke, make, tmp_path):
-    """A narrow LSTM loses more to quantising its inputs on the fly than it gains."""
+    """A narrow LSTM loses more to quantizing its inputs on the fly than it gains."""
     narrow = make("narrow", hidden=32)
     output = tmp_path / "small.onnx"
     output.write_bytes(b"old")
@@ -131,6 +131,35 @@ def test_a_labelled_csv_gives_accuracy(invoke, wide, tmp_path):
     judged = json.loads(out)["judgement"]
     assert judged["cases"] == 3
     assert judged["accuracy"] is not None
+
+
+def test_columns_of_any_name_quoted_or_not_are_read_when_they_are_named(invoke, wide, tmp_path):
+    rng = np.random.default_rng(3)
+    rows = ['"ride","t","ax","ay","az","surface","rider"']
+    rows += [
+        f'{ride},{step},{",".join(f"{value:.3f}" for value in rng.normal(size=3))},"{label}",r{ride % 2}'
+        for ride, label in enumerate(("rest", "walk", "walk", "rest"))
+        for step in range(12)
+    ]
+    data, output = tmp_path / "data.csv", tmp_path / "small.onnx"
+    data.write_text("\n".join(rows))
+    common = ("quantize", wide.path, "-o", output, "--data", data, *LOOSE, "--force", "--json")
+    columns = ("--series", "ride", "--order", "t", "--label", "surface", "--group", "rider")
+    code, out, err = invoke(*common, *columns)
+    assert (code, err) == (0, "")
+    judged = json.loads(out)["judgement"]
+    assert judged["cases"] == 4
+    assert judged["accuracy"] is not None
+    code, out, err = invoke(*common)
+    assert code == 0
+    assert json.loads(out)["judgement"]["cases"] == 1
+    assert "is read as one series of 48 steps; --series names a column" in err
+    data.write_text(data.read_text().replace("surface", "label"))
+    assert json.loads(invoke(*common, *columns[:4])[1])["judgement"]["accuracy"] is not None
+    code, _, err = invoke(*common, "--series", "rides")
+    assert code == 2
+    assert "has no column 'rides'" in err
+    assert "did you mean 'ride'?" in err
 
 
 def test_columns_are_picked_by_the_names_of_the_features(invoke, wide, data, tmp_path):

@@ -3,7 +3,7 @@ import io
 import numpy as np
 from rich.console import Console
 
-from lstm_edge.cli._timeline import recognised_from, timeline
+from lstm_edge.cli._timeline import recognized_from, timeline
 
 LABELS = ("Rest", "Walk")
 
@@ -15,9 +15,9 @@ def lines(said, activity="Walk", steps=96, plain=False):
 
 
 def test_recognised_from_is_where_the_answer_stays_right():
-    assert recognised_from([0, 1, 0, 1, 1], 1) == 3
-    assert recognised_from([1, 1], 1) == 0
-    assert recognised_from([1, 1, 0], 1) is None
+    assert recognized_from([0, 1, 0, 1, 1], 1) == 3
+    assert recognized_from([1, 1], 1) == 0
+    assert recognized_from([1, 1, 0], 1) is None
 
 
 def test_each_column_holds_the_answer_of_its_moment():

@@ -12,7 +12,7 @@ import pytest
 
 from lstm_edge.checkpoint import load
 from lstm_edge.cli import main
-from lstm_edge.cli.train import _DATA, _TRAIN, command
+from lstm_edge.cli.train import command
 from lstm_edge.training import DataConfig, TrainConfig
 
 MAIN = ["-c", "from lstm_edge.cli import main; main()"]
@@ -99,7 +99,7 @@ def test_columns_and_values_are_named_by_options(lstm_edge, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["none.npz", "-o", "run"], "error: none.npz is not there; name a .npz or .csv file\n"),
+        (["none.npz", "-o", "run"], "error: none.npz is not there; name a .npz, .npy or .csv file\n"),
         (["data.npz", "-o", "data.npz"], "error: data.npz is a file; name a folder for the run\n"),
         (
             ["data.npz", "-o", "run", "--window", "9"],
@@ -121,13 +121,11 @@ def test_wrong_usage_is_one_line_and_exit_2(lstm_edge, data, arguments, message)
 
 def test_the_help_states_the_defaults_that_hold():
     options = {option.name: option for option in command.params}
-    assert set(_DATA) | set(_TRAIN) == set(DataConfig.__dataclass_fields__) | set(
-        TrainConfig.__dataclass_fields__
-    )
-    for name in (*_DATA, *_TRAIN):
-        default = (DataConfig if name in _DATA else TrainConfig).__dataclass_fields__[name].default
-        if isinstance(default, int | float | str):
-            stated = f"{default:g}" if isinstance(default, float) else default
+    fields = {**DataConfig.__dataclass_fields__, **TrainConfig.__dataclass_fields__}
+    assert set(fields) <= set(options)
+    for name, field in fields.items():
+        if isinstance(field.default, int | float | str):
+            stated = f"{field.default:g}" if isinstance(field.default, float) else field.default
             assert options[name].help.endswith(f"[default: {stated}]")
 
 

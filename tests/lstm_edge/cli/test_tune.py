@@ -6,12 +6,12 @@ import numpy as np
 import onnx
 import pytest
 
-from lstm_edge.bench.stats import Interval
-from lstm_edge.tuning import search
-from lstm_edge.tuning.goal import GOALS, Goal
+from lstm_edge.timing import search
+from lstm_edge.timing.objective import OBJECTIVES, Objective
+from lstm_edge_exporters.numerics.bootstrap import Interval
 from lstm_edge_runtime import load
-from lstm_edge_runtime._session import SessionOptions
 from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime.ort import SessionOptions
 from lstm_edge_runtime.profile import Profile
 
 CPU = ["CPUExecutionProvider"]
@@ -29,22 +29,22 @@ def test_the_goals_costs_tell_what_they_say():
     def call():
         busy(0.003 if next(slow_each_tenth) % 10 == 9 else 0.0005)
 
-    median, tail = (Goal(name).cost(call, 0.2) for name in ("latency", "p99"))
+    median, tail = (Objective(name).cost(call, 0.2) for name in ("latency", "p99"))
     assert 450 < median < tail
     assert tail > 2500
-    assert Goal("throughput", streams=4).cost(call, 0.2) < median
+    assert Objective("throughput", streams=4).cost(call, 0.2) < median
 
 
 def test_energy_is_processor_time_and_waiting_is_not_counted_but_what_spins_meanwhile_is():
-    asleep = Goal("energy", rate=50).cost(lambda: None, 0.3)
-    working = Goal("energy", rate=50).cost(lambda: busy(0.004), 0.3)
+    asleep = Objective("energy", rate=50).cost(lambda: None, 0.3)
+    working = Objective("energy", rate=50).cost(lambda: busy(0.004), 0.3)
     assert asleep < 1500 < working
     assert working < 12_000
 
 
 def test_calls_come_at_the_asked_rate():
     began = []
-    Goal("latency", rate=100).cost(lambda: began.append(time.perf_counter()), 0.3)
+    Objective("latency", rate=100).cost(lambda: began.append(time.perf_counter()), 0.3)
     assert 15 < len(began) < 45
     assert np.median(np.diff(began)) == pytest.approx(0.01, abs=0.004)
 
@@ -63,7 +63,7 @@ def costs(monkeypatch):
     return use
 
 
-def tuned(paths, goal=Goal("latency"), seconds=60.0, cores=4):  # noqa: B008  frozen
+def tuned(paths, goal=Objective("latency"), seconds=60.0, cores=4):  # noqa: B008  frozen
     return search.tune(paths, goal, seconds, CPU, cores)
 
 
@@ -158,7 +158,7 @@ def test_a_variant_that_fails_its_self_test_is_not_taken_however_fast(invoke, ha
     assert Profile.read(target).mismatch(load(slow.path, device="cpu").identity) == ""
 
 
-@pytest.mark.parametrize("goal", GOALS)
+@pytest.mark.parametrize("goal", OBJECTIVES)
 def test_every_goal_ends_with_a_table_and_a_profile(invoke, har, tmp_path, goal):
     target = tmp_path / "p.json"
     arguments = ("--seconds", "0.3", "--goal", goal, "--rate", "1kHz", "--streams", "4", "-o", target)
@@ -216,7 +216,7 @@ def test_a_file_that_can_not_be_streamed_exits_2(invoke, har, tmp_path):
 
 def test_a_budget_too_short_for_the_rate_is_refused_at_once(har):
     with pytest.raises(InputError, match="give --seconds 180 or more"):
-        tuned([har.path], Goal("latency", rate=1.0), seconds=60)
+        tuned([har.path], Objective("latency", rate=1.0), seconds=60)
 
 
 def test_the_error_of_a_missing_variant_is_its_own(invoke, har, tmp_path):

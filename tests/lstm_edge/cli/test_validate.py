@@ -36,7 +36,7 @@ class Net(torch.nn.Module):
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory):
-    """A folder with a run, its file, a file spoilt by one bias, and labelled data."""
+    """A folder with a run, its file, a file spoilt by one bias, and labeled data."""
     folder = tmp_path_factory.mktemp("job")
     torch.manual_seed(0)
     task = Task("classification", "logits", ("rest", "walk", "run"))
@@ -108,7 +108,7 @@ def test_data_gives_accuracy_of_both_and_the_samples_that_disagree(job, invoke):
     assert all(each["truth"] == each["expected"] != "walk" and each["margin"] > 0 for each in found)
 
 
-def test_a_quantised_file_is_held_to_its_budget(job, invoke, tmp_path):
+def test_a_quantized_file_is_held_to_its_budget(job, invoke, tmp_path):
     path = tmp_path / "int8.onnx"
     quantize(job / "m.onnx").save(path, force=True)
     code, out, _ = invoke("validate", path, "--against", job / "run", *SHORT)
@@ -210,3 +210,18 @@ def test_a_real_process_exits_with_what_it_found_and_keeps_quiet_in_a_pipe(job):
         assert ran.returncode == code, ran.stderr
         assert ran.stderr.count("\n") == (code == 2)
         assert "\x1b" not in ran.stdout
+
+
+def test_a_page_without_the_report_extra_is_refused_before_any_work_and_names_it(job, tmp_path):
+    program = (
+        "import sys; sys.modules['matplotlib'] = None; sys.argv = ['lstm-edge', *sys.argv[1:]];"
+        "from lstm_edge.cli import main; main()"
+    )
+    arguments = ["validate", str(job / "m.onnx"), *SHORT, "--html", str(tmp_path / "r.html")]
+    shown = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True)
+    assert shown.returncode == 2
+    assert shown.stderr == (
+        "error: lstm-edge validate --html needs matplotlib, which is not installed; "
+        'pip install "lstm-edge[report]"\n'
+    )
+    assert not (tmp_path / "r.html").exists()

@@ -57,7 +57,13 @@ def test_the_scale_is_that_of_the_training_part_alone(tmp_path):
     run = train(tmp_path / "d.npz", tmp_path / "run", config=replace(QUICK, epochs=1))
     assert run.inputs.mean == (2.0,)
     assert run.inputs.std == (1.0,)
-    assert run.summary["parts"] == {"how": "as the file says", "train": 4, "validation": 4, "test": 4}
+    assert run.summary["split"] == {
+        "description": "as the data say",
+        "notes": [],
+        "train": 4,
+        "validation": 4,
+        "test": 4,
+    }
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(data, tmp_path):
@@ -255,7 +261,7 @@ def test_a_learning_rate_that_diverges_says_so(data, tmp_path):
 
 
 def test_fewer_samples_than_a_batch_are_refused(data, tmp_path):
-    with pytest.raises(InputError, match=r"data\.npz gives 24 samples to train on, fewer than a batch of 25"):
+    with pytest.raises(InputError, match=r"data\.npz: got 24 samples to train on, fewer than a batch of 25"):
         train(data, tmp_path / "run", config=replace(QUICK, batch_size=25))
     assert not (tmp_path / "run").exists()
 
@@ -265,7 +271,7 @@ def test_fewer_samples_than_a_batch_are_refused(data, tmp_path):
     [
         ("none.npz", None, NotFoundError, r"none\.npz is not there"),
         ("empty.csv", "", InputError, r"empty\.csv is empty"),
-        ("data.txt", "1,2", InputError, r"data\.txt ends in '\.txt'; expected \.npz or \.csv"),
+        ("data.txt", "1,2", InputError, r"data\.txt ends in '\.txt'; expected \.npz, \.npy or \.csv"),
         ("short.csv", "a,label\n1,x\n2,y\n", InputError, r"short\.csv: "),
     ],
 )
@@ -295,7 +301,7 @@ def test_options_out_of_range_are_refused_by_name(options, message):
 
 
 def test_units_for_another_number_of_values_are_refused(data, tmp_path):
-    with pytest.raises(InputError, match="1 units for 0 values"):
+    with pytest.raises(InputError, match="got 1 units for 0 values"):
         train(data, tmp_path / "run", data_config=DataConfig(units=("MW",)), config=QUICK)
 
 

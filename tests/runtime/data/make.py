@@ -306,7 +306,7 @@ def reorder(gates: np.ndarray) -> np.ndarray:
 
 
 def tensor(name: str, array: np.ndarray) -> onnx.TensorProto:
-    """Give an initialiser."""
+    """Give an initializer."""
     return numpy_helper.from_array(array, name)
 
 

@@ -19,7 +19,7 @@ def _verb(*arguments: object) -> None:
 
 
 def main() -> None:
-    """Train, export, quantise for ARM and convert; replace the files beside this one."""
+    """Train, export, quantize for ARM and convert; replace the files beside this one."""
     with tempfile.TemporaryDirectory() as folder:
         run, float_file = Path(folder) / "run", Path(folder) / "float.onnx"
         _verb("train", DATA, "-o", run)

@@ -1,0 +1,328 @@
+"""An MQTT gateway: devices publish samples to a broker, and each sample is answered with its class.
+
+    pip install "lstm-edge[cpu]" paho-mqtt
+    python mqtt_gateway.py har.onnx --broker localhost --state gateway.npz
+
+A device publishes {"n": 41, "x": [0.1, 0.2, ...]} to lstm-edge/DEVICE/sample with QoS 1. Its numbers rise,
+over a restart of the device too (milliseconds since 1970 will do). The gateway publishes {"n": 41, "label":
+..., "p": ...} to lstm-edge/DEVICE/answer with QoS 1, or {"error": ...} for a message that it can't use.
+
+Each device has a state of its own. A tick takes one sample of each device that has one, in one call;
+samples that came faster follow in order in the same tick. What is acknowledged to the broker is in the
+saved state, and what is not is sent again: a sample is answered at least once and advances its device's
+state exactly once, whatever is killed. docs/gateway.md says how, and how to set up the broker.
+"""
+
+import argparse
+import json
+import os
+import signal
+import sys
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import numpy as np
+import paho.mqtt.client as mqtt
+
+from lstm_edge_runtime import LstmEdgeError, Model, State, load
+from lstm_edge_runtime.errors import InputError, StateError
+from lstm_edge_runtime.files import check_target, read_arrays, replacing
+from lstm_edge_runtime.prediction import interpret
+
+ROUNDS = 64
+"""Samples of one device that one tick takes at most."""
+REMEMBERED = 256
+"""Answers of one device that are kept, for samples that come again."""
+SAVED = ("identity", "devices", "last", "answers")
+"""What a file of states holds beside the states."""
+Message = tuple[int, int]
+"""A connection's number and the message's id in it."""
+
+
+@dataclass
+class Device:
+    """One source of samples."""
+
+    source: int
+    """Its id in the batch."""
+    last: int = -1
+    """The number of the newest sample in its state."""
+    answers: deque[tuple[int, str]] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
+    waiting: deque[tuple[int, np.ndarray, Message]] = field(default_factory=deque)
+
+
+@dataclass
+class Snapshot:
+    """States to save, and what may be acknowledged once they are."""
+
+    arrays: dict[str, np.ndarray]
+    taken: list[Message]
+    unconfirmed: set[int]
+    """Answers that the broker has not confirmed yet."""
+
+
+def parse(payload: bytes, width: int) -> tuple[int, np.ndarray]:
+    """Return a message's number and its sample ``(width,)``.
+
+    Raises:
+        InputError: it is not such a message.
+    """
+    expected = f'expected {{"n": a whole number from 0, "x": {width} finite numbers}}'
+    try:
+        document = json.loads(payload)
+        number, sample = document["n"], np.array(document["x"], np.float32)
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+        raise InputError(f"got {payload[:40]!r}, {expected}") from error
+    if type(number) is not int or not 0 <= number < 2**63:
+        raise InputError(f"got n = {str(number)[:40]}, {expected}")
+    if sample.shape != (width,) or not np.isfinite(sample).all():
+        raise InputError(f"got x of shape {sample.shape} or not finite, {expected}")
+    return number, sample
+
+
+class Gateway:
+    """Answers samples of many devices; the client's thread fills ``inbox`` and ``confirmed``, and no more."""
+
+    def __init__(self, model: Model, client: mqtt.Client, prefix: str, path: Path, capacity: int) -> None:
+        """Take up the saved states, if any.
+
+        Raises:
+            StateError: they are another model's, or more than ``capacity``.
+        """
+        self.model, self.client, self.prefix, self.path = model, client, prefix, path
+        self.batch = model.streams(capacity)
+        self.task = model.manifest and model.manifest.task
+        self.output = self.task.output if self.task else model.outputs[0].name
+        self.width = model.inputs[0].axes[-1]
+        self.devices: dict[str, Device] = {}
+        self.inbox: deque[tuple[Message, str, bytes]] = deque()
+        self.confirmed: deque[int] = deque()
+        self.connection = 0
+        self.counts = dict.fromkeys(("samples", "repeated", "missing", "bad", "ticks"), 0)
+        self._taken: list[Message] = []
+        self._unconfirmed: set[int] = set()
+        self._snapshot: Snapshot | None = None
+        if path.exists():
+            self._restore(read_arrays(path, "is not a saved gateway", "name another --state", SAVED))
+
+    def tick(self) -> None:
+        """Take what has arrived: one sample a device in each call, until none waits."""
+        while self.inbox:
+            self._receive(*self.inbox.popleft())
+        for _ in range(ROUNDS):
+            ready = [(name, device) for name, device in self.devices.items() if device.waiting]
+            if not ready:
+                break
+            self._step(ready)
+        while self.confirmed:
+            confirmed = self.confirmed.popleft()
+            self._unconfirmed.discard(confirmed)
+            if self._snapshot:
+                self._snapshot.unconfirmed.discard(confirmed)
+        if self._snapshot and not self._snapshot.unconfirmed:
+            self._save(self._snapshot)
+            self._snapshot = None
+
+    def take_snapshot(self) -> None:
+        """Remember the states as they are; ``tick`` saves them when all answers up to here are confirmed."""
+        if self._snapshot is None and self._taken:
+            self._snapshot = Snapshot(self._states(), self._taken, set(self._unconfirmed))
+            self._taken = []
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything that arrived is answered, saved and acknowledged."""
+        return not (self.inbox or self._snapshot or self._taken)
+
+    def _receive(self, message: Message, name: str, payload: bytes) -> None:
+        try:
+            number, sample = parse(payload, self.width)
+            device = self._device(name)
+        except (InputError, StateError) as error:
+            self.counts["bad"] += 1
+            self._publish(name, json.dumps({"error": str(error)}))
+            self._taken.append(message)
+            return
+        newest = device.waiting[-1][0] if device.waiting else device.last
+        if number > newest:
+            device.waiting.append((number, sample, message))
+            return
+        self.counts["repeated"] += 1
+        if number > device.last:  # it waits here already; the broker sent it again
+            self._taken.append(message)
+            return
+        answer = next((text for known, text in device.answers if known == number), None)
+        if answer is None:
+            self.counts["missing"] += 1
+            answer = json.dumps({"n": number, "error": f"it came after sample {device.last}"})
+        self._publish(name, answer)
+        self._taken.append(message)
+
+    def _device(self, name: str) -> Device:
+        if name not in self.devices:
+            self.devices[name] = Device(self.batch.add())
+        return self.devices[name]
+
+    def _step(self, ready: list[tuple[str, Device]]) -> None:
+        """Take the oldest sample of each device in one call, and answer it."""
+        samples = [device.waiting[0][1] for _, device in ready]
+        result = self.batch.step(np.stack(samples), [device.source for _, device in ready])
+        rows = result[self.output] if isinstance(result, dict) else result
+        values = np.stack([np.atleast_2d(row)[-1] for row in rows])  # of stacked layers the top one's
+        self.counts["ticks"] += 1
+        self.counts["samples"] += len(ready)
+        for (name, device), body in zip(ready, self._describe(values), strict=True):
+            number, _, message = device.waiting.popleft()
+            answer = json.dumps({"n": number, **body})
+            device.last = number
+            device.answers.append((number, answer))
+            self._publish(name, answer)
+            self._taken.append(message)
+
+    def _describe(self, values: np.ndarray) -> list[dict[str, Any]]:
+        if not self.task or self.task.kind != "classification":
+            return [{"y": row} for row in values.tolist()]
+        found = interpret(values, self.task)
+        likeliest = np.asarray(found.probabilities).max(axis=-1).tolist()
+        return [{"label": label, "p": round(p, 6)} for label, p in zip(found.labels, likeliest, strict=True)]
+
+    def _publish(self, name: str, text: str) -> None:
+        info = self.client.publish(f"{self.prefix}/{name}/answer", text, qos=1)
+        self._unconfirmed.add(info.mid)
+
+    def _states(self) -> dict[str, np.ndarray]:
+        names = list(self.devices)
+        states = [self.batch.state(device.source) for device in self.devices.values()]
+        answers = json.dumps([list(device.answers) for device in self.devices.values()])
+        return {
+            "identity": np.array(self.model.identity),
+            "devices": np.array(names, dtype=np.str_),
+            "last": np.array([device.last for device in self.devices.values()], np.int64),
+            "answers": np.frombuffer(answers.encode(), np.uint8),
+        } | {
+            f"state/{spec.input}": np.stack([state[spec.input] for state in states])
+            for spec in self.model.states
+            if states
+        }
+
+    def _restore(self, arrays: dict[str, np.ndarray]) -> None:
+        if str(arrays["identity"]) != self.model.identity:
+            raise StateError(f"{self.path} holds another model's states; name another --state, or move it")
+        answers = json.loads(arrays["answers"].tobytes())
+        for place, (name, last) in enumerate(zip(arrays["devices"], arrays["last"], strict=True)):
+            device = self._device(str(name))
+            state = {spec.input: arrays[f"state/{spec.input}"][place] for spec in self.model.states}
+            self.batch.restore(device.source, State(state, self.model.identity))
+            device.last = int(last)
+            device.answers.extend((int(number), text) for number, text in answers[place])
+
+    def _save(self, snapshot: Snapshot) -> None:
+        with replacing(self.path) as temporary, temporary.open("wb") as file:
+            np.savez(file, **snapshot.arrays)
+        for connection, mid in snapshot.taken:
+            if connection == self.connection:  # of an earlier connection the broker sends them again
+                self.client.ack(mid, 1)
+
+
+def connect(options: argparse.Namespace) -> mqtt.Client:
+    """Return a client with a persistent session, not yet connected."""
+    client = mqtt.Client(
+        mqtt.CallbackAPIVersion.VERSION2, client_id=options.name, clean_session=False, manual_ack=True
+    )
+    client.max_inflight_messages_set(10_000)
+    client.reconnect_delay_set(1, 30)
+    if user := os.environ.get("MQTT_USERNAME"):
+        client.username_pw_set(user, os.environ.get("MQTT_PASSWORD"))
+    if options.ca:
+        client.tls_set(str(options.ca))
+    return client
+
+
+def attach(gateway: Gateway) -> None:
+    """Let the client's thread hand over what arrives."""
+    client, prefix = gateway.client, gateway.prefix
+
+    def connected(_client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
+        if reason.is_failure:
+            print(f"the broker refuses: {reason}", file=sys.stderr, flush=True)
+            return
+        client.subscribe(f"{prefix}/+/sample", qos=1)
+        print("connected", flush=True)
+
+    def disconnected(_client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
+        gateway.connection += 1
+        print(f"disconnected: {reason}", file=sys.stderr, flush=True)
+
+    def arrived(_client: Any, _data: Any, message: mqtt.MQTTMessage) -> None:
+        device = message.topic.removeprefix(f"{prefix}/").removesuffix("/sample")
+        gateway.inbox.append(((gateway.connection, message.mid), device, message.payload))
+
+    client.on_connect, client.on_disconnect, client.on_message = connected, disconnected, arrived
+    client.on_publish = lambda _client, _data, mid, _reason, _properties: gateway.confirmed.append(mid)
+
+
+def serve(gateway: Gateway, options: argparse.Namespace, stop: Event) -> None:
+    """Tick until ``stop`` is set; then answer, save and acknowledge what is there."""
+    host, _, port = options.broker.partition(":")
+    gateway.client.connect_async(host, int(port or (8883 if options.ca else 1883)))
+    gateway.client.loop_start()
+    save, report = time.monotonic() + options.save, time.monotonic() + 10
+    due = time.monotonic()
+    while not stop.is_set():
+        gateway.tick()
+        now = time.monotonic()
+        if now >= save:
+            gateway.take_snapshot()
+            save = now + options.save
+        if now >= report:
+            print(json.dumps({"devices": len(gateway.devices), **gateway.counts}), flush=True)
+            report = now + 10
+        due = max(due + options.tick / 1000, now)
+        stop.wait(due - now)
+    deadline = time.monotonic() + 5
+    while not gateway.idle and time.monotonic() < deadline:
+        gateway.tick()
+        gateway.take_snapshot()
+        time.sleep(0.01)
+    gateway.client.disconnect()
+    gateway.client.loop_stop()
+
+
+def main() -> int:
+    """Serve until SIGTERM or Ctrl-C."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--broker", default="localhost", help="host, or host:port  [default: localhost]")
+    parser.add_argument("--ca", type=Path, help="speak TLS, and trust this certificate authority (PEM)")
+    parser.add_argument("--prefix", default="lstm-edge", help="of the topics  [default: lstm-edge]")
+    parser.add_argument("--name", default="lstm-edge-gateway", help="of the broker's persistent session")
+    parser.add_argument("--state", type=Path, default=Path("gateway.npz"), help="where states are kept")
+    parser.add_argument("--devices", type=int, default=1000, help="the most  [default: 1000]")
+    parser.add_argument("--tick", type=float, default=10, help="milliseconds  [default: 10]")
+    parser.add_argument("--save", type=float, default=1, help="seconds between saves  [default: 1]")
+    options = parser.parse_args()
+    stop = Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        check_target(options.state)
+        model = load(options.model, device="cpu")
+        if len(model.inputs) != 1 or not isinstance(model.inputs[0].axes[-1], int):
+            raise InputError("expected a file with one input of a fixed number of features")
+        gateway = Gateway(model, connect(options), options.prefix, options.state, options.devices)
+        attach(gateway)
+        serve(gateway, options, stop)
+    except LstmEdgeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,33 @@
+"""From a PyTorch module to an ONNX file: record, trace, lower, lift states, finalize, verify."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from .artifact import Artifact
+    from .config import ExportConfig
+
+__all__ = ["export"]
+
+
+def export(module: "nn.Module", example: Any, config: "ExportConfig | None" = None) -> "Artifact":
+    """Turn ``module`` into one ONNX file and verify that it computes what PyTorch does.
+
+    The module is copied and the copy is traced in eval mode; the given one is not changed.
+
+    Args:
+        module: any module with recurrent layers.
+        example: one tensor, a tuple of positional arguments or a dict of keyword arguments that ``forward``
+            takes; float inputs show the scale of the signal, integer ones the range of valid values.
+        config: see ``ExportConfig``.
+
+    Raises:
+        InputError: the example or the config does not fit the module.
+        UnsupportedError: the module does what can't be exported right.
+        CheckFailedError: the file would not compute what the module does; says where and by how much.
+    """
+    from .config import ExportConfig
+    from .pipeline import export_verified
+
+    return export_verified(module, example, config or ExportConfig())

@@ -1,0 +1,155 @@
+"""The axes of a module's inputs: as told, or as found by tracing."""
+
+import copy
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import combinations
+
+import torch
+from torch import nn
+
+from lstm_edge_runtime.errors import InputError, UnsupportedError
+from lstm_edge_runtime.manifest import Axes
+
+from ..numerics.call import Signature
+from .config import ExportConfig
+from .trace import FoundAxes, find_axes
+
+__all__ = ["resolve_axes"]
+
+_MOST_SINGLES = 8
+"""Beyond so many axes of size 1 not every choice of them is tried."""
+
+
+def resolve_axes(module: nn.Module, signature: Signature, config: ExportConfig) -> dict[str, Axes]:
+    """Return every input's axes.
+
+    Args:
+        module: a copy in eval mode.
+        signature: the inputs and an example of them.
+        config: the axes of some of the inputs, or of all.
+
+    Raises:
+        InputError: axes for an input that is not there, or that do not fit the example; or no dynamic axis
+            can be found.
+    """
+    shapes = {
+        name: tuple(tensor.shape) for name, tensor in zip(signature.names, signature.example, strict=True)
+    }
+    for name, axes in config.inputs.items():
+        _check(name, tuple(axes), shapes)
+    known = {axis for axes in config.inputs.values() for axis in axes}
+    for name, usual in ((config.batch, "N"), (config.sequence, "L")):
+        if name != usual and known and name not in known:
+            raise InputError(f"axis {name} is in none of the inputs: {', '.join(map(str, known))}")
+    missing = [name for name in signature.names if name not in config.inputs]
+    if not missing:
+        return {name: tuple(config.inputs[name]) for name in signature.names}
+    found, example = _find(module, signature, config)
+    _refuse_fixed(found, example, missing)
+    free = any(isinstance(axis, str) for name in missing for axis in found.axes[name])
+    if not free and not config.inputs and not found.batches:
+        raise InputError(
+            "no dynamic axis found: forward calls no recurrent layer; name the axes: "
+            f'inputs={{"{missing[0]}": ("N", ...)}}, by its number each one that is fixed'
+        )
+    return {
+        name: tuple(
+            config.inputs.get(name)
+            or (
+                axis if isinstance(axis, str) else size
+                for axis, size in zip(found.axes[name], shapes[name], strict=True)
+            )
+        )
+        for name in signature.names
+    }
+
+
+def _find(module: nn.Module, signature: Signature, config: ExportConfig) -> tuple[FoundAxes, Signature]:
+    """Find the axes with an example that shows them; gives it too."""
+    found = find_axes(copy.deepcopy(module), signature, config.batch, config.sequence)
+    if 1 in found.batches | found.times:
+        if 1 in found.batches and len(_singles(signature)) > _MOST_SINGLES:
+            raise InputError(
+                f"the example has {len(_singles(signature))} axes of size 1; give one of two rows and two "
+                "steps, or name the axes of every input with inputs="
+            )
+        larger = _enlarged(module, signature)
+        if larger is not signature:
+            return find_axes(copy.deepcopy(module), larger, config.batch, config.sequence), larger
+    return found, signature
+
+
+def _enlarged(module: nn.Module, signature: Signature) -> Signature:
+    """Repeat the example along as many axes of size 1 as the module lets be larger together.
+
+    Tracing takes 1 for a constant, and one row is what most examples have.
+    """
+    places = _singles(signature)
+    taken = {size for tensor in signature.example for size in tensor.shape}
+    size = next(size for size in range(2, len(taken) + 3) if size not in taken)
+    for count in range(len(places), 0, -1) if len(places) <= _MOST_SINGLES else ():
+        for chosen in combinations(places, count):
+            example = list(signature.example)
+            for place, axis in chosen:
+                example[place] = example[place].repeat_interleave(size, dim=axis)
+            larger = replace(signature, example=tuple(example))
+            if _runs(module, larger):
+                return larger
+    return signature
+
+
+def _singles(signature: Signature) -> list[tuple[int, int]]:
+    """Return the place of each input and axis that has size 1."""
+    return [
+        (place, axis)
+        for place, tensor in enumerate(signature.example)
+        for axis, size in enumerate(tensor.shape)
+        if size == 1
+    ]
+
+
+def _runs(module: nn.Module, signature: Signature) -> bool:
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            signature.call(module, signature.example)
+    except Exception:  # noqa: BLE001  a module may raise anything at a size that it does not take
+        return False
+    return True
+
+
+def _refuse_fixed(found: FoundAxes, example: Signature, names: Sequence[str]) -> None:
+    """Raise ``UnsupportedError`` where ``forward``'s code fixes the example's batch or count of steps."""
+    for name, tensor in zip(example.names, example.example, strict=True):
+        for place, axis in enumerate(found.axes[name]):
+            if name not in names or not isinstance(axis, int) or axis == 1 or 0 < place == tensor.dim() - 1:
+                continue
+            given = f"or name the axes of {name} with inputs=, this one by its number"
+            if axis in found.batches:
+                raise UnsupportedError(
+                    f"forward fixes the batch, axis {place} of {name}, at the example's size: len(...), "
+                    f"int(...size({place})) or a state that the module keeps does this; write "
+                    f"{name}.size({place}), make the state an argument, {given}"
+                )
+            if axis in found.loops:
+                raise UnsupportedError(
+                    f"forward calls a layer {axis} times for one step each, as many as axis {place} of "
+                    f"{name} has, and a file's loops have a fixed length; call it once on the whole, {given}"
+                )
+
+
+def _check(name: str, axes: Axes, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    if name not in shapes:
+        raise InputError(f"input {name!r} is not one of {', '.join(shapes)}")
+    fits = len(axes) == len(shapes[name]) and all(
+        isinstance(axis, str) or axis == size for axis, size in zip(axes, shapes[name], strict=True)
+    )
+    if not fits:
+        raise InputError(
+            f"input {name}: axes {', '.join(map(str, axes))} do not fit the example's {list(shapes[name])}"
+        )
+    names = [axis for axis in axes if isinstance(axis, str)]
+    if len(set(names)) < len(names):
+        raise InputError(f"input {name}: axis {max(names, key=names.count)} is named twice")

@@ -1,0 +1,89 @@
+"""What an export may be told: everything that can't be read off the module and its example."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime.manifest import Axes, Signal, Task
+
+from ..versions import IR_VERSIONS, OLDEST_ONNXRUNTIME, OPSETS
+
+__all__ = ["ExportConfig"]
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """Options of one export; the defaults serve a module whose ``forward`` names its arguments well."""
+
+    inputs: Mapping[str, Axes] = field(default_factory=dict)
+    """Axes by input name, an int where fixed and a name where dynamic: ``{"x": ("N", "L", 8)}``. The names
+    are those of ``forward``'s parameters. The axes of an input left out are found by tracing: those that a
+    recurrent layer sees as its batch and its time are dynamic, the others fixed."""
+    outputs: tuple[str, ...] = ()
+    """Names of the outputs, flattened in order; empty takes dict keys and dataclass fields, ``h_n`` for the
+    partner of a state input ``h_0``, and ``output``, ``output_1`` for the rest."""
+    states: Mapping[str, str] | None = None
+    """Input name to output name of the states that are arguments of ``forward``; None finds the pairs by
+    following the graph from the recurrent nodes."""
+    reset: Mapping[str, float | npt.NDArray[Any]] = field(default_factory=dict)
+    """What a state input is at the start of a stream, by input name; 0 where left out."""
+    lengths: str | None = None
+    """The input with each row's count of valid steps; None takes the one that packing uses."""
+    batch: str = "N"
+    """The name of the batch axis."""
+    sequence: str = "L"
+    """The name of the time axis."""
+    stateless: bool = False
+    """Leave absent, zero and learned initial states inside the graph instead of making them inputs."""
+    opset: int = 18
+    """The ONNX opset; 18 is read by onnxruntime 1.14 (February 2023) and later."""
+    ir_version: int = 8
+    """The ONNX IR version; 8 is read by onnxruntime 1.14 and later."""
+    task: Task | None = None
+    signal: Signal = field(default_factory=Signal)
+    checkpoint_sha256: str | None = None
+    """Hex digest of the checkpoint that the weights come from, kept in the provenance."""
+    seed: int = 0
+    """Seed of the random inputs that the proof and the golden case use."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no export can honor.
+
+        Raises:
+            InputError: an opset, IR version, axis, name or seed that is out of range, or a reset that is not
+                finite.
+        """
+        if not isinstance(self.seed, int) or self.seed < 0:
+            raise InputError(f"seed {self.seed!r}: choose a whole number from 0")
+        for role, name in (("batch", self.batch), ("sequence", self.sequence)):
+            if not name.isidentifier():
+                raise InputError(f"{role} {name!r}: an axis has a plain name, such as N")
+        if self.batch == self.sequence:
+            raise InputError(f"batch and sequence are both called {self.batch}; name two axes")
+        if isinstance(self.outputs, str) or not all(self.outputs):
+            raise InputError(f'outputs {self.outputs!r}: give a tuple of names, such as ("logits",)')
+        for option, number, known in (
+            ("opset", self.opset, OPSETS),
+            ("ir_version", self.ir_version, IR_VERSIONS),
+        ):
+            if number not in known:
+                raise InputError(
+                    f"{option} {number}: choose from {known[0]} to {known[-1]}, which onnxruntime "
+                    f"{OLDEST_ONNXRUNTIME}, the oldest that is supported, reads"
+                )
+        for name, axes in self.inputs.items():
+            if isinstance(axes, str):
+                raise InputError(f'input {name}: axes {axes!r} came, expected a tuple such as ("N", "L", 8)')
+            for axis in axes:
+                fixed = isinstance(axis, int) and axis > 0
+                if not fixed and not (isinstance(axis, str) and axis.isidentifier()):
+                    raise InputError(
+                        f"input {name}: axis {axis!r} is neither a positive int nor a plain name"
+                    )
+        for name, value in self.reset.items():
+            if not np.all(np.isfinite(value)):
+                raise InputError(f"reset of {name} is not finite")

@@ -1,0 +1,169 @@
+"""The graph pass that turns each ``lstm_edge::Recurrent`` node into ONNX's LSTM, GRU or RNN nodes.
+
+One node a layer, both directions in it. States come in as ``(layers*D, N, H)``, are split by layer, and are
+put together again behind the nodes.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from lstm_edge_runtime.errors import UnsupportedError
+
+from ..graph import Builder
+from .projection import project
+from .record import DOMAIN, OP
+from .weights import LayerWeights, to_onnx
+
+__all__ = ["ORIGIN", "Origin", "lower", "origin_of"]
+
+Array = npt.NDArray[Any]
+
+
+ORIGIN = "lstm_edge.origin"
+"""The key in a node's ``metadata_props`` while the graph is worked on."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a recurrent node comes from."""
+
+    path: str
+    """The layer's path in the module."""
+    call: int
+    """Which of the layer's calls."""
+    layer: int
+    """Which layer of a stack."""
+
+
+def origin_of(node: ir.Node) -> Origin | None:
+    """Tell which layer a node was made for; None for a node that ``lower`` did not make."""
+    text = node.metadata_props.get(ORIGIN)
+    return Origin(*json.loads(text)) if text is not None else None
+
+
+def lower(model: ir.Model) -> None:
+    """Replace every recorded node of ``model`` in place.
+
+    Raises:
+        UnsupportedError: a layer's weights are computed from the network's inputs.
+    """
+    for node in list(model.graph):
+        if (node.domain, node.op_type) == (DOMAIN, OP):
+            _lower(node)
+    model.opset_imports.pop(DOMAIN, None)
+
+
+def _lower(node: ir.Node) -> None:
+    attributes = {name: attribute.value for name, attribute in node.attributes.items()}
+    op, directions, path = attributes["op"], attributes["directions"], attributes["path"]
+    layers = _split_weights(node, attributes)
+    x, h_0, c_0, lengths = node.inputs[:4]
+    assert x is not None and h_0 is not None  # noqa: PT018
+    build = Builder(node, path or op.lower())
+    if lengths is not None:
+        lengths = build.cast(lengths, ir.DataType.INT32)
+    hidden = _split(build, h_0, len(layers), directions)
+    cell = _split(build, c_0, len(layers), directions) if c_0 is not None else [None] * len(layers)
+    ends: list[Sequence[ir.Value]] = []
+    y = x
+    for index, layer in enumerate(layers):
+        y, *end = _node(build, attributes, index, layer, y, hidden[index], cell[index], lengths)
+        ends.append(end)
+    joined = [build.concat(list(parts), axis=0) for parts in zip(*ends, strict=True)]
+    results = [y, *joined]
+    for old, new in zip(node.outputs, results, strict=False):
+        new.shape = old.shape if old.shape is not None else new.shape
+        new.type = old.type
+    build.replace(results)
+
+
+def _node(
+    build: Builder,
+    attributes: dict[str, Any],
+    index: int,
+    layer: list[LayerWeights],
+    x: ir.Value,
+    h: ir.Value,
+    c: ir.Value | None,
+    lengths: ir.Value | None,
+) -> list[ir.Value]:
+    """Build one layer: ``(L, N, I)`` to ``[(L, N, D*P), h_n (D, N, P), c_n (D, N, H)]``."""
+    op, directions = attributes["op"], len(layer)
+    suffix = f"l{index}"
+    projection = None
+    if layer[0].w_hr is not None and c is not None:
+        projection = project(build, layer, h, c, suffix)
+        layer, h, c = list(projection.layer), projection.hidden, projection.cell
+    options: dict[str, Any] = {"hidden_size": layer[0].w_ih.shape[0] // _gates(op)}
+    if directions == 2:
+        options["direction"] = "bidirectional"
+    if op == "GRU":
+        options["linear_before_reset"] = 1
+    if attributes["activation"] not in ("", "Tanh"):
+        options["activations"] = [attributes["activation"]] * directions
+    w, r, b = to_onnx(op, layer)
+    inputs = [
+        x,
+        build.weight(w, f"W_{suffix}"),
+        build.weight(r, f"R_{suffix}"),
+        build.weight(b, f"B_{suffix}") if b is not None else None,
+        lengths,
+        h,
+    ]
+    if op == "LSTM":
+        inputs.append(c)
+    y, *end = build.node(op, inputs, options, outputs=3 if op == "LSTM" else 2, name=suffix)
+    origin = Origin(attributes["path"], attributes["call"], index)
+    build.last.metadata_props[ORIGIN] = json.dumps(astuple(origin))
+    if projection is not None:
+        y, end[0] = (build.matmul(value, projection.after) for value in (y, end[0]))
+        if projection.cell_after is not None:
+            end[1] = build.matmul(end[1], projection.cell_after)
+    if directions == 1:
+        y = build.squeeze(y, 1)
+    else:
+        y = build.reshape(build.transpose(y, (0, 2, 1, 3)), (0, 0, -1))
+    return [y, *end]
+
+
+def _split(build: Builder, state: ir.Value, layers: int, directions: int) -> list[ir.Value]:
+    return [state] if layers == 1 else build.split(state, [directions] * layers, axis=0)
+
+
+def _gates(op: str) -> int:
+    return {"LSTM": 4, "GRU": 3, "RNN": 1}[op]
+
+
+def _split_weights(node: ir.Node, attributes: dict[str, Any]) -> list[list[LayerWeights]]:
+    arrays = []
+    for value in node.inputs[4:]:
+        tensor = ir.convenience.get_const_tensor(value) if value is not None else None
+        if tensor is None:
+            raise UnsupportedError(
+                f"layer {attributes['path']!r}: its weights are computed from the network's inputs; "
+                "an ONNX recurrent node needs fixed weights"
+            )
+        arrays.append(tensor.numpy().astype(np.float64))
+    biased = bool(attributes["biased"])
+    each = len(arrays) // (attributes["layers"] * attributes["directions"])
+    projected = each == (5 if biased else 3)
+    rows = []
+    for start in range(0, len(arrays), each):
+        part = arrays[start : start + each]
+        rows.append(
+            LayerWeights(
+                part[0],
+                part[1],
+                part[2] if biased else None,
+                part[3] if biased else None,
+                part[-1] if projected else None,
+            )
+        )
+    step = attributes["directions"]
+    return [rows[start : start + step] for start in range(0, len(rows), step)]

@@ -1,0 +1,207 @@
+"""``export``: a module in, a proven file out."""
+
+import copy
+import warnings
+from collections import Counter
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_ir as ir
+import torch
+from torch import nn
+
+from lstm_edge_runtime import load
+from lstm_edge_runtime.errors import CheckFailedError, InputError, UnsupportedError, first_line
+from lstm_edge_runtime.manifest import Manifest
+from lstm_edge_runtime.ort import open_session, run_by_name
+
+from ..numerics.call import Signature
+from ..numerics.cases import Drawing, Source
+from ..numerics.floats import OTHER_FLOATS, copy_as
+from ..numerics.golden import record_golden
+from ..numerics.reference import TorchReference
+from ..numerics.verify import Candidate, verify
+from .artifact import Artifact
+from .audit import check_recurrent_nodes
+from .axes import resolve_axes
+from .config import ExportConfig
+from .describe import describe
+from .finalize import rename_outputs, serialize, tidy
+from .lift_states import Lifting, lift_absent
+from .lower import lower
+from .own import own_copy
+from .refusals import check_module, check_starts
+from .roles import Roles, find_roles
+from .streaming import states_stop_at_lengths, why_unstreamable
+from .trace import trace
+
+__all__ = ["Prepared", "export_verified", "prepare"]
+
+Array = npt.NDArray[Any]
+
+
+def export_verified(module: nn.Module, example: Any, config: ExportConfig) -> Artifact:
+    """Trace, lower, verify and finalize; see ``export``."""
+    made = prepare(module, example, config)
+    model, manifest = made.model, made.manifest
+    bare = serialize(model, manifest, config.opset, config.ir_version)
+    _check(bare)
+    candidate = _candidate(bare)
+    equivalence = verify(candidate, made.reference, made.drawing.cases())
+    whole = made.drawing.case(2, 24, fresh=True, full=True)
+    unstreamable = why_unstreamable(model, manifest, candidate, whole, made.bidirectional)
+    manifest = manifest._replace(
+        unstreamable=unstreamable,
+        padded_states=bool(unstreamable) or states_stop_at_lengths(manifest, candidate, whole),
+        equivalence=equivalence.to_dict(),
+        golden=record_golden(made.reference, made.drawing, equivalence),
+    )
+    content = serialize(model, manifest, config.opset, config.ir_version)
+    load(content, device="cpu").close()
+    return Artifact(
+        content,
+        manifest,
+        equivalence,
+        dict(Counter(node.op_type for node in model.graph)),
+        (*made.notes, *(f"not compared at {each}" for each in manifest.equivalence["skipped"])),
+    )
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A module's graph before its proof, and the module itself as the reference."""
+
+    model: ir.Model
+    manifest: Manifest
+    """Without golden case and figures."""
+    reference: TorchReference
+    drawing: Drawing
+    bidirectional: tuple[str, ...]
+    """Paths of layers that read time backwards."""
+    notes: tuple[str, ...]
+
+
+def prepare(module: nn.Module, example: Any, config: ExportConfig) -> Prepared:
+    """Trace and lower ``module``, lift its states, and make it the reference for a file with such states.
+
+    Raises:
+        InputError, UnsupportedError: as ``export``.
+    """
+    check_module(module)
+    own = own_copy(module)
+    signature = Signature.of(own, example)
+    _try_example(copy.deepcopy(own), signature)
+    signature = signature.as_float32()
+    axes = resolve_axes(copy_as(own, torch.float32), signature, config)
+    traced = trace(copy_as(own, torch.float32), signature, axes)
+    roles = find_roles(traced.model, traced.outputs, config)
+    lower(traced.model)
+    rename_outputs(traced.model, roles.outputs, roles.states.values())
+    unused = check_recurrent_nodes(traced.model, traced.calls)
+    lifting = (
+        Lifting(traced.model, (), (), ())
+        if config.stateless
+        else lift_absent(traced.model, traced.calls, roles.batch)
+    )
+    check_starts(own, lifting.injections)
+    model = lifting.model
+    tidy(model)
+    manifest = describe(model, roles, lifting.states, config)
+    reference = TorchReference(own, signature, roles.outputs, lifting.injections)
+    drawing = _drawing(signature, manifest, config, reference)
+    _check_repeatable(reference, drawing)
+    notes = (*_narrowed(own), *unused, *lifting.notes, *_unreturned(roles))
+    return Prepared(model, manifest, reference, drawing, roles.bidirectional, notes)
+
+
+def _unreturned(roles: Roles) -> list[str]:
+    return [
+        f"{name} is an initial state whose last one forward does not return; return it, so that chunks can "
+        "follow one another"
+        for name in roles.unreturned
+    ]
+
+
+def _narrowed(module: nn.Module) -> list[str]:
+    found = {tensor.dtype for tensor in (*module.parameters(), *module.buffers())} & OTHER_FLOATS
+    names = sorted(str(dtype).rpartition(".")[2] for dtype in found)
+    return [f"the module is {name}, the file is float32 throughout" for name in names]
+
+
+def _try_example(module: nn.Module, signature: Signature) -> None:
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            signature.call(module, signature.example)
+    except Exception as error:
+        given = ", ".join(
+            f"{name} {list(tensor.shape)}"
+            for name, tensor in zip(signature.names, signature.example, strict=True)
+        )
+        text = " ".join(str(error).split())[:400] or type(error).__name__
+        raise InputError(f"{type(module).__name__} does not run on the example ({given}): {text}") from error
+
+
+def _check_repeatable(reference: TorchReference, drawing: Drawing) -> None:
+    """Refuse a module that gives something else on every call.
+
+    Raises:
+        UnsupportedError: two runs on the same inputs differ.
+    """
+    feeds = drawing.case(2, 9, fresh=True, full=True).feeds
+    try:
+        first, again = reference.run(feeds), reference.run(feeds)
+    except Exception:  # noqa: BLE001  a size that the module refuses tells nothing; the proof will say so
+        return
+    for name, array in first.items():
+        if not np.array_equal(array, again[name], equal_nan=array.dtype.kind == "f"):
+            raise UnsupportedError(
+                f"forward gives another {name} on every call; draw random numbers outside, keep states "
+                "outside, and pass them in"
+            )
+
+
+def _drawing(
+    signature: Signature, manifest: Manifest, config: ExportConfig, reference: TorchReference
+) -> Drawing:
+    examples = {
+        name: tensor.detach().cpu().numpy()
+        for name, tensor in zip(signature.names, signature.example, strict=True)
+    }
+    roles = {state.input: "state" for state in manifest.states} | {str(manifest.lengths): "lengths"}
+    plain = [
+        Source(spec.name, spec.dtype, spec.axes, roles.get(spec.name, "signal"), examples[spec.name])
+        for spec in manifest.inputs
+    ]
+    states = [
+        Source(state.input, state.dtype, state.axes, "state", reset=state.reset) for state in manifest.states
+    ]
+    drawing = Drawing((*plain, *states), manifest.batch, manifest.sequence, config.seed)
+    return drawing.with_sorted_lengths() if _wants_sorted(reference, drawing) else drawing
+
+
+def _wants_sorted(reference: TorchReference, drawing: Drawing) -> bool:
+    """Tell whether the module packs with ``enforce_sorted=True``."""
+    try:
+        for salt in range(3):
+            reference.run(drawing.case(4, 9, fresh=True, salt=salt).feeds)
+    except RuntimeError as error:
+        return "enforce_sorted" in str(error)
+    except Exception:  # noqa: BLE001  a size that the module refuses tells nothing; the proof will say so
+        return False
+    return False
+
+
+def _check(content: bytes) -> None:
+    try:
+        onnx.checker.check_model(content, full_check=True)
+    except Exception as error:
+        raise CheckFailedError(f"onnx.checker refuses the file: {first_line(error)}") from error
+
+
+def _candidate(content: bytes) -> Candidate:
+    return partial(run_by_name, open_session(content))

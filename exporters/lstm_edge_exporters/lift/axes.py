@@ -1,0 +1,156 @@
+"""Naming the free axes of a graph's inputs, and freeing those that only a declaration holds."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime.manifest import Axes
+
+from ..recurrent import LENGTHS, recurrent_nodes
+from ._axes import axes_of, data_inputs, symbols
+from ._probing import probe_roles
+from ._shapes import forget_shapes, infer_shapes
+from .axis_roles import BATCH, SEQUENCE, axis_roles
+from .evaluate import constant
+
+__all__ = ["AxisNames", "fixed_roles", "name_axes"]
+
+
+@dataclass(frozen=True)
+class AxisNames:
+    """What the batch axis and the time axis of a graph are called; None where it has none that is free."""
+
+    batch: str | None
+    sequence: str | None
+
+
+def fixed_roles(model: ir.Model) -> dict[str, int]:
+    """Return the sizes of ``batch`` and ``sequence`` where the inputs declare them fixed, and alike.
+
+    None where a constant ``sequence_lens`` holds both.
+    """
+    if any(
+        len(node.inputs) > LENGTHS and constant(node.inputs[LENGTHS]) is not None
+        for node in recurrent_nodes(model)
+    ):
+        return {}
+    sizes: dict[str, set[int]] = {}
+    for value, roles in axis_roles(model.graph, model).items():
+        for axis, role in roles.items():
+            size = axes_of(value)[axis]
+            if isinstance(size, int) and not value.is_initializer():
+                sizes.setdefault(role, set()).add(size)
+    return {role: found.pop() for role, found in sizes.items() if len(found) == 1}
+
+
+def name_axes(model: ir.Model, given: Mapping[str, Axes], free: frozenset[str]) -> AxisNames:
+    """Return every free axis of the inputs a name, in place.
+
+    Names that the file has are kept. An axis without one is ``N`` or ``L`` where a recurrent node tells that
+    it is the batch or the time, else by its place: the first is the batch, the second of three or more the
+    time. Where the file's own names are left and the graph does not tell, running it does.
+
+    Args:
+        model: the graph.
+        given: axes by input name that take the place of those declared.
+        free: which of ``batch`` and ``sequence`` to free where the inputs declare a fixed size.
+
+    Raises:
+        InputError: ``given`` names an input that is not there, or has another rank.
+    """
+    _take_given(model.graph, given)
+    roles = axis_roles(model.graph, model)
+    _tell_apart(roles)
+    names = {BATCH: _known(roles, BATCH) or "N", SEQUENCE: _known(roles, SEQUENCE) or "L"}
+    freed = guessed = False
+    for value in data_inputs(model.graph):
+        shape = value.shape
+        if shape is None or value.name in given:
+            continue
+        told = roles.get(value, {})
+        for axis, size in enumerate(shape):
+            role = told.get(axis)
+            if isinstance(size, int):
+                if role in free:
+                    shape[axis] = names[role]
+                    freed = True
+            elif size.value is None:
+                guessed |= not told
+                role = role or (None if told else _by_place(axis, len(shape)))
+                shape[axis] = names[role] if role else f"{value.name}_{axis}"
+    if freed or given:
+        forget_shapes(model)
+    infer_shapes(model)
+    bound = set(symbols(model.graph))
+    if bound and (guessed or not bound >= set(names.values())):
+        names = _corrected(model, names, probe_roles(model))
+    return AxisNames(*(names[role] if names[role] in bound else None for role in (BATCH, SEQUENCE)))
+
+
+def _tell_apart(roles: Mapping[ir.Value, Mapping[int, str]]) -> None:
+    """Take the name away from a batch and a time that share it: some files call every free axis ``?``."""
+    for value, told in roles.items():
+        names = {role: axes_of(value)[axis] for axis, role in told.items()}
+        if (
+            value.shape is not None
+            and names.get(BATCH) == names.get(SEQUENCE)
+            and isinstance(names[BATCH], str)
+        ):
+            for axis in told:
+                value.shape[axis] = None
+
+
+def _corrected(model: ir.Model, names: dict[str, str], probed: Mapping[str, str]) -> dict[str, str]:
+    """Take the names that running the graph tells; swap N and L where the guess was the reverse."""
+    if names == {BATCH: "N", SEQUENCE: "L"} and probed == {BATCH: "L", SEQUENCE: "N"}:
+        for value in data_inputs(model.graph):
+            for axis, name in enumerate(axes_of(value)):
+                if value.shape is not None and name in ("N", "L"):
+                    value.shape[axis] = "L" if name == "N" else "N"
+        forget_shapes(model)
+        infer_shapes(model)
+        return names
+    others = set(probed.values())
+    return {role: probed.get(role) or ("" if name in others else name) for role, name in names.items()}
+
+
+def _by_place(axis: int, rank: int) -> str | None:
+    if axis == 0:
+        return BATCH
+    return SEQUENCE if axis == 1 and rank > 2 else None
+
+
+def _take_given(graph: ir.Graph, given: Mapping[str, Axes]) -> None:
+    """Declare the inputs as given; other inputs that share an axis by its old name take the new one."""
+    inputs = {str(value.name): value for value in data_inputs(graph)}
+    renamed: dict[str, int | str] = {}
+    for name, axes in given.items():
+        if name not in inputs:
+            raise InputError(f"no input {name!r}; the inputs are {', '.join(inputs)}")
+        old = axes_of(inputs[name])
+        if inputs[name].shape is not None and len(old) != len(axes):
+            raise InputError(f"input {name} has {len(old)} axes, {len(axes)} were given: {axes}")
+        for axis in axes:
+            if (isinstance(axis, str) and axes.count(axis) > 1) or (isinstance(axis, int) and axis < 1):
+                raise InputError(
+                    f"input {name} was given the axes {axes}: sizes are from 1, and no two names are the same"
+                )
+        renamed |= {was: axis for was, axis in zip(old, axes, strict=False) if isinstance(was, str)}
+        inputs[name].shape = ir.Shape(axes)
+    for name, value in inputs.items():
+        if name not in given and value.shape is not None:
+            for place, axis in enumerate(axes_of(value)):
+                if axis in renamed:
+                    value.shape[place] = renamed[str(axis)]
+
+
+def _known(roles: Mapping[ir.Value, Mapping[int, str]], role: str) -> str | None:
+    """Return the name that the file itself has for a role."""
+    for value, told in roles.items():
+        for axis, found in told.items():
+            size = value.shape[axis] if value.shape is not None else None
+            if found == role and isinstance(size, ir.SymbolicDim) and size.value:
+                return size.value
+    return None

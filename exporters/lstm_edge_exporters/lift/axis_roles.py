@@ -1,0 +1,155 @@
+"""Which axis of each graph input is the batch and which is time, told by the recurrent nodes it feeds."""
+
+from collections.abc import Iterator
+
+import onnx_ir as ir
+
+from ..recurrent import recurrent_nodes
+from .evaluate import constant
+
+__all__ = ["BATCH", "SEQUENCE", "axis_roles"]
+
+BATCH, SEQUENCE = "batch", "sequence"
+
+# fmt: off
+_KEEPING = (
+    "Abs", "BatchNormalization", "Cast", "Clip", "CumSum", "Dropout", "Elu", "Erf", "Exp", "Floor", "Gelu",
+    "GroupNormalization", "HardSigmoid", "HardSwish", "Identity", "InstanceNormalization",
+    "LayerNormalization", "LeakyRelu", "Log", "LogSoftmax", "MatMul", "Neg", "Not", "Pad", "PRelu",
+    "Reciprocal", "Relu", "ReverseSequence", "Round", "Selu", "Sigmoid", "Sign", "Slice", "Softmax",
+    "Softplus", "Split", "Sqrt", "Tanh", "ThresholdedRelu",
+)
+"""Operators whose first operand has the batch and time where the result has them."""
+_COMBINING = (
+    "Add", "Concat", "Div", "Equal", "Greater", "Less", "Max", "Min", "Mul", "Pow", "Sub", "Sum", "Where",
+)
+# fmt: on
+"""Operators of which every operand of the result's rank does."""
+_WINDOWED = ("AveragePool", "Conv", "LpPool", "MaxPool")
+"""Operators that keep the batch at 0 and keep each further axis in its place."""
+
+
+def axis_roles(graph: ir.Graph, model: ir.Model) -> dict[ir.Value, dict[int, str]]:
+    """Map graph inputs to the roles of their axes, as far as the graph tells.
+
+    Followed back from X, ``sequence_lens`` and the initial states of every recurrent node.
+    """
+    found: dict[ir.Value, dict[int, str]] = {}
+    inputs = set(graph.inputs)
+    for node in recurrent_nodes(model):
+        for value, roles in _told_by(node):
+            for source, axes in _origins(value, roles):
+                if source in inputs and source.shape is not None:
+                    known = found.setdefault(source, {})
+                    for axis, role in axes.items():
+                        if 0 <= axis < len(source.shape):
+                            known.setdefault(axis, role)
+    return found
+
+
+def _told_by(node: ir.Node) -> Iterator[tuple[ir.Value, dict[int, str]]]:
+    layout = node.attributes.get_int("layout", 0)
+    for place, value in enumerate(node.inputs):
+        if value is None:
+            continue
+        if place == 0:
+            yield value, {0: BATCH, 1: SEQUENCE} if layout else {0: SEQUENCE, 1: BATCH}
+        elif place == 4:
+            yield value, {0: BATCH}
+        elif place in (5, 6):
+            yield value, {0 if layout else 1: BATCH}
+
+
+def _origins(value: ir.Value, roles: dict[int, str]) -> Iterator[tuple[ir.Value, dict[int, str]]]:
+    """Follow a value back to where nothing more can be told."""
+    waiting, seen = [(value, roles)], {value}
+    while waiting:
+        value, roles = waiting.pop()
+        node = value.producer()
+        if node is None:
+            yield value, roles
+        elif node.domain == "":
+            told = _back(node, value, roles)
+            for source in _sources(node, value) if told else ():
+                if source not in seen:
+                    seen.add(source)
+                    waiting.append((source, _without_broadcast(node, source, value, told)))
+
+
+def _sources(node: ir.Node, result: ir.Value) -> list[ir.Value]:
+    """Return the operands that are no constants: the first, and others of the result's rank."""
+    operands = [entry for entry in node.inputs if entry is not None and constant(entry) is None]
+    rank = None if result.shape is None else len(result.shape)
+    return [
+        entry
+        for place, entry in enumerate(operands)
+        if place == 0 or (node.op_type in _COMBINING and entry.shape is not None and len(entry.shape) == rank)
+    ]
+
+
+def _without_broadcast(
+    node: ir.Node, source: ir.Value, result: ir.Value, roles: dict[int, str]
+) -> dict[int, str]:
+    """Drop the axes of an operand that are 1 and grow in the result."""
+    if node.op_type not in _COMBINING or source.shape is None or result.shape is None:
+        return roles
+    pairs = list(zip(source.shape, result.shape, strict=False))
+    return {
+        axis: role
+        for axis, role in roles.items()
+        if axis >= len(pairs) or pairs[axis][0] != 1 or pairs[axis][1] == 1
+    }
+
+
+def _back(node: ir.Node, value: ir.Value, roles: dict[int, str]) -> dict[int, str]:
+    """Return the roles of the axes of the node's operands."""
+    if node.op_type in ("LSTM", "GRU", "RNN") and value.index() == 0:
+        layout = node.attributes.get_int("layout", 0)
+        moved = {0: 0, 1: 1} if layout else {0: 0, 2: 1}
+    elif node.op_type in _KEEPING or node.op_type in _COMBINING or node.op_type in _WINDOWED:
+        joined = _at(node.attributes.get_int("axis", 0) or 0, value) if node.op_type == "Concat" else None
+        moved = {axis: axis for axis in roles if axis != joined}
+    elif node.op_type == "Transpose":
+        order = node.attributes.get_ints("perm", ())
+        moved = dict(enumerate(order)) if order else {}
+    elif node.op_type == "Gather" and constant(node.inputs[1]) is None:
+        moved = {axis: axis for axis in roles} if constant(node.inputs[0]) is not None else {}
+    elif node.op_type == "Gather":
+        moved = _picked(node, roles)
+    elif node.op_type in ("Squeeze", "Unsqueeze"):
+        moved = _resized(node, value, roles)
+    else:
+        moved = {}
+    return {moved[axis]: role for axis, role in roles.items() if axis in moved}
+
+
+def _at(axis: int, value: ir.Value) -> int:
+    """Return an axis counted from the front, as far as the value's rank is known."""
+    return axis + len(value.shape) if axis < 0 and value.shape is not None else axis
+
+
+def _picked(node: ir.Node, roles: dict[int, str]) -> dict[int, int]:
+    """Map axes of the result of a Gather with constant indices to its first operand's."""
+    picked, axis = constant(node.inputs[1]), node.attributes.get_int("axis", 0) or 0
+    if picked is None or axis < 0:
+        return {}
+    new = range(axis, axis + picked.ndim)
+    return {place: place - picked.ndim + 1 if place >= axis else place for place in roles if place not in new}
+
+
+def _resized(node: ir.Node, value: ir.Value, roles: dict[int, str]) -> dict[int, int]:
+    """Map axes of a Squeeze's or Unsqueeze's result to its operand's."""
+    given = constant(node.inputs[1]) if len(node.inputs) > 1 else None
+    axes = (
+        [int(axis) for axis in given.ravel()]
+        if given is not None
+        else list(node.attributes.get_ints("axes", ()))
+    )
+    longer = value if node.op_type == "Unsqueeze" else node.inputs[0]
+    axes = [_at(axis, longer) for axis in axes] if longer is not None else []
+    if not axes or min(axes) < 0:
+        return {}
+    if node.op_type == "Unsqueeze":
+        return {axis: axis - sum(new < axis for new in axes) for axis in roles if axis not in axes}
+    kept = [axis for axis in range(max(roles, default=0) + len(axes) + 1) if axis not in axes]
+    return {axis: kept[axis] for axis in roles}

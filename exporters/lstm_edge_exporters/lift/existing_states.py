@@ -1,0 +1,127 @@
+"""Recognizing states that a file already has as inputs and outputs."""
+
+from collections.abc import Iterator, Mapping
+
+import onnx_ir as ir
+
+from lstm_edge_runtime._pairing import pair_states
+from lstm_edge_runtime.axes import describe
+from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime.manifest import StateSpec, TensorSpec
+
+from ..recurrent import recurrent_nodes, slots
+from ._axes import axes_of, data_inputs
+from .paths import operators_above
+
+__all__ = ["recognize"]
+
+_LAYOUT = (
+    "Cast",
+    "Concat",
+    "Gather",
+    "Identity",
+    "MatMul",
+    "Reshape",
+    "Slice",
+    "Split",
+    "Squeeze",
+    "Transpose",
+)
+_LAYOUT_OPERATORS = (*_LAYOUT, "Unsqueeze")
+
+
+def recognize(model: ir.Model, named: Mapping[str, str], sequence: str | None) -> tuple[StateSpec, ...]:
+    """Pair the state inputs of a graph with the outputs that continue them.
+
+    First as ``named``; then by the graph: an input that recurrent nodes start from and the one output that
+    their last states lead to; then by well-known names and shapes, where no axis is time (``sequence``).
+
+    Raises:
+        InputError: ``named`` names what the graph does not have, one output twice, or a pair whose dtypes or
+            shapes differ.
+        ContractError: several outputs could continue a state.
+    """
+    graph = model.graph
+    inputs = {str(value.name): value for value in data_inputs(graph)}
+    outputs = {str(value.name): value for value in graph.outputs}
+    _check_named(named, inputs, outputs)
+    pairs = dict(named)
+    for entering, leaving in _by_graph(model):
+        if entering not in pairs and leaving not in pairs.values():
+            pairs[entering] = leaving
+    rest = [
+        [
+            TensorSpec(name, _dtype(value), axes_of(value))
+            for name, value in side.items()
+            if name not in taken and (sequence is None or sequence not in axes_of(value))
+        ]
+        for side, taken in ((inputs, set(pairs)), (outputs, set(pairs.values())))
+    ]
+    for one, other in pair_states(rest[0], rest[1], "--state {0}={1} (states=)"):
+        pairs[one.name] = other.name
+    return tuple(
+        StateSpec(name, pairs[name], _dtype(value), axes_of(value))
+        for name, value in inputs.items()
+        if name in pairs
+    )
+
+
+def _check_named(
+    named: Mapping[str, str], inputs: Mapping[str, ir.Value], outputs: Mapping[str, ir.Value]
+) -> None:
+    for entering, leaving in named.items():
+        if entering not in inputs or leaving not in outputs:
+            raise InputError(
+                f"states pair {entering!r} with {leaving!r}; the inputs are {', '.join(inputs)}, "
+                f"the outputs {', '.join(outputs)}"
+            )
+        before, after = inputs[entering], outputs[leaving]
+        if _dtype(before) != _dtype(after) or not _alike(before, after):
+            raise InputError(
+                f"states pair {entering} {_dtype(before)} {describe(axes_of(before))} with "
+                f"{leaving} {_dtype(after)} {describe(axes_of(after))}; a state leaves as it enters"
+            )
+        if list(named.values()).count(leaving) > 1:
+            raise InputError(f"states pair several inputs with {leaving!r}; give each an output of its own")
+
+
+def _by_graph(model: ir.Model) -> Iterator[tuple[str, str]]:
+    """Pair inputs with outputs where the graph itself leads from the one to the other."""
+    inputs = set(data_inputs(model.graph))
+    continued: dict[ir.Value, set[ir.Value]] = {}
+    for node in recurrent_nodes(model):
+        for slot in slots(node):
+            initial = slot.initial
+            if initial is None:
+                continue
+            above = operators_above(initial)
+            top = above[-1].inputs[0] if above else initial
+            if top in inputs and len(node.outputs) > slot.output:
+                continued.setdefault(top, set()).update(_reached(node.outputs[slot.output]))
+    for entering, reached in continued.items():
+        matches = [value for value in model.graph.outputs if value in reached and _alike(entering, value)]
+        if len(matches) == 1:
+            yield str(entering.name), str(matches[0].name)
+
+
+def _reached(value: ir.Value) -> set[ir.Value]:
+    seen, waiting = {value}, [value]
+    while waiting:
+        for node, _ in waiting.pop().uses():
+            if node.op_type in _LAYOUT_OPERATORS:
+                fresh = [output for output in node.outputs if output not in seen]
+                seen.update(fresh)
+                waiting.extend(fresh)
+    return seen
+
+
+def _alike(entering: ir.Value, leaving: ir.Value) -> bool:
+    one, other = axes_of(entering), axes_of(leaving)
+    return not other or (
+        len(one) == len(other)
+        and all(a == b or isinstance(a, str) or isinstance(b, str) for a, b in zip(one, other, strict=True))
+    )
+
+
+def _dtype(value: ir.Value) -> str:
+    return "float32" if value.dtype is None else str(value.dtype.numpy().name)

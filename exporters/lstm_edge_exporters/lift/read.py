@@ -1,0 +1,86 @@
+"""Reading an ONNX file whole, its external data included, or saying in one line why not."""
+
+import os
+from pathlib import Path
+
+import onnx
+from onnx.external_data_helper import load_external_data_for_model
+
+from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError, first_line
+from lstm_edge_runtime.manifest import KEY
+from lstm_edge_runtime.onnx_reader import scan
+
+__all__ = ["check_output", "read_proto"]
+
+_OLDEST_OPSET = 7
+"""From here on LSTM, GRU and RNN take the inputs and attributes that they have today."""
+
+
+def read_proto(source: str | os.PathLike[str] | bytes) -> onnx.ModelProto:
+    """Read a file, or a file's content, with its weights in memory.
+
+    Raises:
+        NotFoundError: no such file.
+        FileFormatError: truncated or foreign, of an opset below 7, or with external data that is missing,
+            too short, or outside the file's own folder.
+        InputError: the file is one of this project's own artifacts already.
+    """
+    if isinstance(source, bytes):
+        name, content, folder = "the model", source, None
+    else:
+        path = Path(source)
+        if not path.is_file():
+            found = "a folder" if path.is_dir() else "no plain file" if path.exists() else "not there"
+            raise NotFoundError(f"{path} is {found}, expected an .onnx file")
+        try:
+            name, content, folder = str(path), path.read_bytes(), path.resolve().parent
+        except OSError as error:
+            raise InputError(f"{path} can't be read: {error.strerror}") from error
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(content)
+    except Exception as error:  # protobuf's DecodeError, which it exports under no typed name
+        raise FileFormatError(f"{name} is truncated, or not an ONNX file; export or copy it again") from error
+    opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+    if not model.graph.node or not opset:
+        raise FileFormatError(f"{name} holds no ONNX graph; export or copy it again")
+    if opset < _OLDEST_OPSET:
+        raise FileFormatError(
+            f"{name} has opset {opset}, expected {_OLDEST_OPSET} or later; "
+            f"convert it with onnx.version_converter"
+        )
+    if any(entry.key == KEY for entry in model.metadata_props):
+        raise InputError(f"{name} carries lstm-edge's manifest already: its states are inputs and outputs")
+    _load_weights(model, name, folder)
+    return model
+
+
+def check_output(source: str | os.PathLike[str], output: str | os.PathLike[str]) -> None:
+    """Refuse to write over a file that holds weights of ``source``; ``source`` itself may be replaced.
+
+    Raises:
+        InputError: ``output`` is such a file, or a link to one.
+        FileFormatError: ``source`` is truncated or foreign.
+    """
+    if not (path := Path(source)).is_file():
+        return
+    with path.open("rb") as file:
+        locations = scan(memoryview(file.read())).external
+    if Path(output).resolve() in {(path.resolve().parent / each).resolve() for each in locations}:
+        raise InputError(f"{output} holds weights of {source} and would be replaced; name another file")
+
+
+def _load_weights(model: onnx.ModelProto, name: str, folder: Path | None) -> None:
+    if folder is None:
+        tensors = list(model.graph.initializer)
+        if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in tensors):
+            raise FileFormatError(f"{name} keeps its weights in another file; lift it by its path")
+        return
+    try:
+        load_external_data_for_model(model, str(folder))
+    except Exception as error:  # onnx raises its checker's errors, OSError and ValueError here
+        reason = first_line(error)
+        raise FileFormatError(
+            f"{name} keeps weights in another file that can't be used ({reason}); "
+            "put it whole into the model's own folder"
+        ) from error

@@ -1,0 +1,9 @@
+"""Plots and pages: the one place that draws with matplotlib and fills HTML templates with jinja2.
+
+Nothing here imports torch. ``pip install "lstm-edge[report]"`` installs what it needs.
+"""
+
+from .pages import render_page
+from .plots import Axis, Plot, Series, draw_plot
+
+__all__ = ["Axis", "Plot", "Series", "draw_plot", "render_page"]

@@ -1,0 +1,213 @@
+"""Plots as SVG, drawn by matplotlib: the same bytes for the same data, colors by CSS variables."""
+
+import io
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any, Literal
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedFormatter, FixedLocator, LogFormatterSciNotation, LogLocator, NullLocator
+
+from .palette import PALETTE, SERIES, style_variables
+
+__all__ = ["Axis", "Plot", "Series", "draw_plot"]
+
+_WIDTH, _HEIGHT, _ROW = 440.0, 280.0, 34.0
+"""Size of a plot and height of one named row of its y axis, in units of the view box."""
+_FONT = 13.0
+_POINTS_PER_INCH = 72.0
+_STYLE: dict[str, Any] = {
+    "svg.fonttype": "none",
+    "font.family": ["DejaVu Sans"],
+    "font.size": _FONT,
+    "axes.edgecolor": PALETTE["line"][0],
+    "axes.labelcolor": PALETTE["soft"][0],
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": PALETTE["line"][0],
+    "text.color": PALETTE["soft"][0],
+    "text.parse_math": False,
+    "xtick.color": PALETTE["line"][0],
+    "ytick.color": PALETTE["line"][0],
+    "xtick.labelcolor": PALETTE["soft"][0],
+    "ytick.labelcolor": PALETTE["soft"][0],
+    "legend.frameon": False,
+}
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of a plot."""
+
+    label: str = ""
+    scale: Literal["linear", "log"] = "linear"
+    ticks: tuple[tuple[float, str], ...] = ()
+    """Places and what is written there; left out, ticks are chosen."""
+    rows: tuple[str, ...] = ()
+    """Names of the rows 0, 1, ... from the top; for a y axis, in place of ``ticks``."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """One thing drawn in a plot."""
+
+    name: str
+    """For the legend."""
+    x: Sequence[float]
+    """For ``bars`` and ``steps`` the edges, one more than ``y``."""
+    y: Sequence[float]
+    kind: Literal["line", "points", "marks", "bars", "steps"] = "line"
+    """A line, dots, short upright marks, filled bars, or the outline of bars."""
+    color: str = ""
+    """A name of ``PALETTE``; left out, the next of ``SERIES``."""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A plot before it is drawn."""
+
+    key: str
+    """Its name in the page, ``plot-KEY``; letters, digits and dashes."""
+    title: str
+    series: tuple[Series, ...]
+    x: Axis = Axis()
+    y: Axis = Axis()
+    caption: str = ""
+    """One or two sentences under the title."""
+
+    @property
+    def legend(self) -> tuple[tuple[str, str], ...]:
+        """Color and name of each series."""
+        return tuple((color, series.name) for series, color in _colored(self.series))
+
+
+def draw_plot(plot: Plot, *, standalone: bool = False) -> str:
+    """Return ``plot`` as SVG.
+
+    A value that a logarithmic axis cannot show (0, infinity, NaN) stands at the axis's end.
+
+    Args:
+        plot: what to draw.
+        standalone: return a file of its own, with title and legend and its own colors, instead of an element
+            for a page of ``render_page``.
+    """
+    height = _HEIGHT if not plot.y.rows else 74 + _ROW * len(plot.y.rows)
+    style: Any = _STYLE | {"svg.hashsalt": f"lstm-edge {plot.key}"}
+    with mpl.rc_context(style):
+        figure = Figure(figsize=(_WIDTH / _POINTS_PER_INCH, height / _POINTS_PER_INCH), layout="constrained")
+        figure.set_facecolor("none")
+        axes = figure.add_subplot()
+        axes.set_facecolor("none")
+        limits = _limits(plot)
+        for series, color in _colored(plot.series):
+            _draw(axes, series, PALETTE[color][0], limits)
+        _set_axis(axes, plot.x, limits[0], "x")
+        _set_axis(axes, plot.y, limits[1], "y")
+        if standalone:
+            axes.set_title(plot.title, loc="left", fontsize=_FONT, color=PALETTE["text"][0])
+            if len(plot.series) > 1:
+                axes.legend()
+        stream = io.StringIO()
+        canvas = FigureCanvasSVG(figure)
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        canvas.print_svg(stream, metadata=nothing)  # type: ignore[no-untyped-call]
+    return _finish(stream.getvalue(), plot, standalone=standalone)
+
+
+_Limits = tuple[float, float]
+
+
+def _colored(series: Sequence[Series]) -> list[tuple[Series, str]]:
+    return [(each, each.color or SERIES[place % len(SERIES)]) for place, each in enumerate(series)]
+
+
+def _limits(plot: Plot) -> tuple[_Limits | None, _Limits | None]:
+    """Return whole decades for logarithmic axes; None where matplotlib may choose."""
+    found: list[_Limits | None] = []
+    for axis, side in ((plot.x, "x"), (plot.y, "y")):
+        if axis.scale == "linear":
+            found.append(None)
+            continue
+        values = [value for series in plot.series for value in getattr(series, side)]
+        values += [place for place, _ in axis.ticks]
+        logs = [math.log10(value) for value in values if 0 < value < math.inf]
+        low = math.floor(min(logs, default=-1))
+        found.append((10.0**low, 10.0 ** max(math.ceil(max(logs, default=0)), low + 1)))
+    return found[0], found[1]
+
+
+def _draw(axes: Axes, series: Series, color: str, limits: tuple[_Limits | None, _Limits | None]) -> None:
+    x, y = _shown(series.x, limits[0]), _shown(series.y, limits[1])
+    if series.kind == "line":
+        axes.plot(x, y, color=color, linewidth=1.7, label=series.name, marker="o" if len(x) < 9 else "")
+    elif series.kind == "bars":
+        axes.stairs(y, x, fill=True, color=color, label=series.name)
+    elif series.kind == "steps":
+        axes.stairs(y, x, color=color, linewidth=1.7, label=series.name)
+    elif series.kind == "points":
+        axes.plot(x, y, "o", color=color, markersize=5, alpha=0.55, markeredgewidth=0, label=series.name)
+    else:
+        axes.plot(x, y, "|", color=color, markersize=13, markeredgewidth=2.2, label=series.name)
+
+
+def _shown(values: Sequence[float], limits: _Limits | None) -> list[float]:
+    if limits is None:
+        return list(values)
+    low, high = limits
+    return [min(max(value, low), high) if value == value else high for value in values]  # NaN is not itself
+
+
+def _set_axis(axes: Axes, axis: Axis, limits: _Limits | None, side: Literal["x", "y"]) -> None:
+    axes.set(**{f"{side}label": axis.label})
+    shown = axes.xaxis if side == "x" else axes.yaxis
+    if limits is not None:
+        axes.set(**{f"{side}scale": "log", f"{side}lim": limits})
+        shown.set_major_locator(LogLocator(numticks=7))
+        shown.set_major_formatter(_Powers())
+        shown.set_minor_locator(NullLocator())
+    ticks = axis.ticks or tuple((float(place), name) for place, name in enumerate(axis.rows))
+    if ticks:
+        shown.set_major_locator(FixedLocator([place for place, _ in ticks]))
+        shown.set_major_formatter(FixedFormatter([name for _, name in ticks]))
+    if axis.rows:
+        axes.set_ylim(len(axis.rows) - 0.4, -0.6)
+        shown.set_tick_params(labelcolor=PALETTE["text"][0])
+
+
+class _Powers(LogFormatterSciNotation):
+    """Ten to a power in superscript digits: matplotlib's own needs its mathematical fonts."""
+
+    _DIGITS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+    def __call__(self, x: float, pos: int | None = None) -> str:  # noqa: ARG002
+        power = round(math.log10(x))
+        return "1" if power == 0 else "10" + str(power).translate(self._DIGITS)
+
+
+def _finish(text: str, plot: Plot, *, standalone: bool) -> str:
+    """Turn matplotlib's file into an element whose names are its own and whose colors follow the page."""
+    body = text[text.index("<svg") :]
+    _, _, body = body.partition(">")
+    size = re.search(r'viewBox="([^"]*)"', text)
+    assert size is not None
+    body = re.sub(r"<defs>\s*<style[^>]*>.*?</style>\s*</defs>\s*", "", body, count=1, flags=re.DOTALL)
+    used = set(re.findall(r'(?:href="#|url\(#)(\w+)', body))
+    body = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", body)
+    body = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{plot.key}-", body)
+    body = body.replace("'DejaVu Sans'", "system-ui, sans-serif")
+    for name, (light, _) in PALETTE.items():
+        body = body.replace(light, f"var(--{name})")
+    names = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+    style = f"<style>{style_variables()}</style>" if standalone else ""
+    about = escape(f"{plot.title}. {plot.caption}".strip(". ") if plot.caption else plot.title)
+    return (
+        f'<svg {names if standalone else ""}viewBox="{size[1]}" role="img" aria-label="{about}">{style}{body}'
+    )

@@ -1,0 +1,1 @@
+"""Formats other than ONNX that a file is converted to, one module or package each."""

@@ -1,0 +1,109 @@
+"""The ORT format: a file that a minimal build of onnxruntime reads, and the list of operators it needs.
+
+onnxruntime's own tool makes both. It runs in a process of its own, because it imports much, prints, and sets
+up logging for the whole process that imports it. It optimizes the graph while it converts, folding constants:
+weights that are stored small and computed in float (fp16, and int8 of GRU and RNN) come out in float32.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from lstm_edge_runtime import Model, load
+from lstm_edge_runtime.errors import CheckFailedError, FileFormatError, InputError
+from lstm_edge_runtime.files import replacing, write_bytes
+
+__all__ = ["OrtFile", "to_ort"]
+
+_TOOL = "onnxruntime.tools.convert_onnx_models_to_ort"
+_CONFIG = "required_operators_and_types.config"
+
+
+@dataclass(frozen=True)
+class OrtFile:
+    """A file in ORT format and what a reduced build needs to run it."""
+
+    model: bytes
+    """The file; the manifest is in its metadata, as in the ``.onnx``."""
+    operators: str
+    """The text of the configuration for onnxruntime's ``--include_ops_by_config``."""
+    bytes_before: int
+    """Size of the ``.onnx``."""
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the file, and the operators' configuration beside it; gives the latter's path.
+
+        Raises:
+            NotFoundError: the folder is not there.
+            InputError: a path can't be written.
+        """
+        config = Path(path).with_suffix(f".{_CONFIG}")
+        with replacing(path) as temporary:
+            temporary.write_bytes(self.model)
+            write_bytes(config, self.operators.encode())
+        return config
+
+
+def to_ort(source: str | os.PathLike[str] | bytes) -> OrtFile:
+    """Convert an ``.onnx`` file to ORT format and check that it computes the same.
+
+    Args:
+        source: any ``.onnx`` file that the runtime loads, or its bytes; its golden case, where it has one,
+            is the check.
+
+    Raises:
+        NotFoundError, FileFormatError, ContractError: the file is not there, or is no usable model.
+        InputError: the file is in ORT format already, or the temporary folder can't be written.
+        CheckFailedError: the result does not load, lost the manifest, or computes something else.
+    """
+    before = load(source, device="cpu", threads=1)
+    given = source if isinstance(source, bytes) else Path(source).read_bytes()
+    if given[4:8] == b"ORTM":
+        raise InputError("the file is in ORT format already; give the .onnx file")
+    # the tool looks for .onnx files only; given as bytes, a file of any name is one
+    path = None if isinstance(source, bytes) else Path(source).resolve()
+    content, operators = _convert(path if path and path.suffix.lower() == ".onnx" else given)
+    try:
+        after = load(content, device="cpu", threads=1)
+    except FileFormatError as error:
+        raise CheckFailedError(f"the converted file does not load: {error}; keep the .onnx file") from error
+    if _text(after) != _text(before):
+        raise CheckFailedError("the converted file lost its manifest; keep the .onnx file")
+    if before.manifest is not None and before.manifest.golden is not None:
+        after.selftest().require()
+    return OrtFile(content, operators, len(given))
+
+
+def _convert(source: Path | bytes) -> tuple[bytes, str]:
+    try:
+        with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as beside:
+            if isinstance(source, bytes):
+                path = Path(beside) / "model.onnx"
+                path.write_bytes(source)
+            else:
+                path = source
+            command = [sys.executable, "-m", _TOOL, str(path), "--output_dir", folder]
+            ran = subprocess.run(  # noqa: S603
+                [*command, "--optimization_style", "Fixed", "--enable_type_reduction"],
+                capture_output=True,
+                text=True,
+                check=False,
+                cwd=folder,  # python -m imports from where it runs: a random.py there would be taken
+                env={**os.environ, "ORT_DISABLE_TELEMETRY": "1"},
+            )
+            files = {made.suffix: made for made in Path(folder).iterdir()}
+            if ran.returncode != 0 or ".ort" not in files or ".config" not in files:
+                lines = ran.stderr.strip().splitlines() or ran.stdout.strip().splitlines() or ["no message"]
+                raise FileFormatError(f"the file can't be converted: {lines[-1]}; export it again")
+            text = files[".config"].read_text(encoding="utf-8")
+            kept = [line for line in text.splitlines() if line and not line.startswith("#")]
+            return files[".ort"].read_bytes(), "\n".join(kept) + "\n"
+    except OSError as error:
+        raise InputError(f"the temporary folder can't be written: {error.strerror or error}") from error
+
+
+def _text(model: Model) -> str:
+    return model.manifest.to_json() if model.manifest else ""

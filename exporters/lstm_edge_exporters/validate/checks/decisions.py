@@ -1,0 +1,154 @@
+"""Decisions: what the numbers are for; labels that flip, values that move, accuracy of both."""
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lstm_edge_runtime.manifest import Task
+
+from .._judge import FileFailedError, Measured, RefusedError
+from .._subject import Subject
+from ..report import Check, Disagreement
+
+__all__ = ["TITLE", "check"]
+
+Array = npt.NDArray[Any]
+
+TITLE = "Decisions"
+_BATCH = 32
+_DRAWN, _QUICK_DRAWN = 256, 64
+_SAMPLES, _QUICK_SAMPLES = 2000, 128
+_STEPS = 50
+_SALT = 8000
+
+
+def check(subject: Subject) -> Iterator[Check]:
+    """Compare labels or values on the data, or on drawn sequences where there is none."""
+    task = subject.contract.task
+    if task is None:
+        yield Check("decisions", "skipped", "the file does not say what its outputs mean")
+        return
+    began = time.perf_counter()
+    quick = subject.config.quick
+    data = subject.config.data
+    if data is not None:
+        batches = list(subject.sample_batches(_QUICK_SAMPLES if quick else _SAMPLES, _BATCH))
+    else:
+        batches = _drawn(subject, _QUICK_DRAWN if quick else _DRAWN)
+    try:
+        measured = [subject.judge.measure(subject.run_alone, feeds) for _, feeds in batches]
+    except RefusedError as error:
+        yield Check("decisions", "skipped", str(error))
+        return
+    except FileFailedError as error:
+        yield Check("decisions", "failed", str(error))
+        return
+    rows = [len(part) for part, _ in batches]
+    indices = [index for part, _ in batches for index in part]
+    axes = next(spec.axes for spec in subject.contract.outputs if spec.name == task.output)
+    sequence = subject.contract.sequence
+    time_axis = axes.index(sequence) if sequence in axes else None
+    got, wide = (
+        _stack([getattr(each, side)[task.output] for each in measured], rows, time_axis)
+        for side in ("got", "wide")
+    )
+    seconds = time.perf_counter() - began
+    truth = None if data is None or data.targets is None else np.asarray(data.targets)[indices]
+    if task.kind == "classification":
+        yield _labels(subject, task, measured, (got, wide), indices, truth, seconds)
+    elif truth is not None:
+        yield _values(measured, (got, wide), truth, seconds)
+    else:
+        yield Check("values", "skipped", "values are compared in the other groups; give --data with targets")
+
+
+def _drawn(subject: Subject, count: int) -> list[tuple[list[int], dict[str, Array]]]:
+    size = _BATCH if subject.contract.batch is not None else 1
+    starts = range(0, count if size > 1 else count // 8, size)
+    return [
+        (list(range(start, start + size)), subject.draw(size, _STEPS, _SALT + start, fresh=True))
+        for start in starts
+    ]
+
+
+def _stack(parts: Sequence[Array], rows: Sequence[int], time_axis: int | None) -> Array:
+    """Return ``(samples, C)``: of a stacked read-out's blocks the last, of a sequence the last step."""
+    last = parts if time_axis is None else [part.take(-1, axis=time_axis) for part in parts]
+    return np.concatenate([part.reshape(-1, part.shape[-1])[-n:] for part, n in zip(last, rows, strict=True)])
+
+
+def _labels(
+    subject: Subject,
+    task: Task,
+    measured: Sequence[Measured],
+    logits: tuple[Array, Array],
+    indices: Sequence[int],
+    truth: Array | None,
+    seconds: float,
+) -> Check:
+    got, wide = logits
+    ordered = np.sort(wide, axis=-1)
+    margins = ordered[:, -1] - (ordered[:, -2] if wide.shape[-1] > 1 else 0.0)
+    theirs, ours = wide.argmax(-1), got.argmax(-1)
+    differ = [int(at) for at in np.flatnonzero(theirs != ours)]
+    true_class = None if truth is None else _class_numbers(truth, task)
+    subject.figures["margins"] = tuple(map(float, margins))
+    subject.figures["disagreements"] = tuple(
+        Disagreement(
+            place=at,
+            sample=indices[at],
+            truth="" if true_class is None else _label(task, int(true_class[at])),
+            expected=_label(task, int(theirs[at])),
+            got=_label(task, int(ours[at])),
+            margin=float(margins[at]),
+        )
+        for at in differ
+    )
+    records = [record for each in measured for record in each.records if record.name == task.output]
+    worst = max(records, key=lambda each: each.ratio)
+    agreement = 1 - len(differ) / len(indices)
+    message = f"{agreement:.2%} of {len(indices)} labels agree"
+    if true_class is not None:
+        right = [float((labels == true_class).mean()) for labels in (theirs, ours)]
+        message += f"; accuracy {right[0]:.4f} in the reference, {right[1]:.4f} in the file"
+    budgets = subject.judge.budgets
+    least = budgets.agreement if budgets else 1.0
+    away = 2 * (budgets.allowed(task.output, wide) if budgets else worst.limit)
+    clear = [at for at in differ if margins[at] > away]
+    if clear:
+        message += f"; sample {indices[clear[0]]} flips from a margin of {margins[clear[0]]:.3g}"
+    real = budgets is not None and subject.config.data is not None
+    flipped = differ if real else clear  # drawn sequences may all be close calls
+    failed = (len(indices) - len(flipped)) / len(indices) < least
+    message += f"; at least {least:.1%} must" if failed and real else ""
+    return Check("labels agree", "failed" if failed else "passed", message, worst, seconds)
+
+
+def _values(measured: Sequence[Measured], values: tuple[Array, Array], truth: Array, seconds: float) -> Check:
+    got, wide = values
+    target = truth.astype(np.float64).reshape(wide.shape)
+    errors = [float(np.sqrt(((one - target) ** 2).mean())) for one in (wide, got)]
+    worst = max((record for each in measured for record in each.records), key=lambda each: each.ratio)
+    return Check(
+        "values agree",
+        "passed" if worst.ok else "failed",
+        f"RMSE {errors[0]:.6g} in the reference, {errors[1]:.6g} in the file"
+        + ("" if worst.ok else f"; {worst}"),
+        worst,
+        seconds,
+    )
+
+
+def _label(task: Task, index: int) -> str:
+    return task.labels[index] if index < len(task.labels) else str(index)
+
+
+def _class_numbers(truth: Array, task: Task) -> Array:
+    """Return class numbers for numbers or names."""
+    if truth.dtype.kind in "iu":
+        return truth
+    names = {name: index for index, name in enumerate(task.labels)}
+    return np.array([names.get(name, int(name) if name.isdecimal() else -1) for name in map(str, truth)])

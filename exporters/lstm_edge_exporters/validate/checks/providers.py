@@ -1,0 +1,36 @@
+"""Providers and threads: every way this machine can run the file."""
+
+from collections.abc import Iterator
+
+from lstm_edge_runtime.errors import LstmEdgeError, first_line
+from lstm_edge_runtime.ort import CPU, import_onnxruntime
+
+from .._subject import Subject
+from ..report import Check
+
+__all__ = ["TITLE", "check"]
+
+_SALT = 7000
+TITLE = "Providers and threads"
+_REMOTE = ("AzureExecutionProvider",)
+"""Providers that call a service instead of running here."""
+_THREADS = (1, 2)
+_SIZES = ((1, 1), (3, 20), (8, 64))
+
+
+def check(subject: Subject) -> Iterator[Check]:
+    """Compare on each provider that really starts, with one and with two threads."""
+    for provider in import_onnxruntime().get_available_providers():
+        if provider in _REMOTE:
+            continue
+        chain = (provider,) if provider == CPU else (provider, CPU)
+        for threads in _THREADS:
+            name = f"{provider}, {threads} thread{'s' if threads > 1 else ''}"
+            try:
+                run = subject.file.runner(threads, chain)
+            except LstmEdgeError as error:
+                yield Check(name, "skipped", f"not usable here: {first_line(error)}")
+                continue
+            for place, (n, length) in enumerate(_SIZES):
+                feeds = subject.draw(n, length, _SALT + place)
+                yield subject.check(f"{name}, N={n}, L={length}", feeds, run=run)

@@ -1,0 +1,59 @@
+"""The options of every verb that reads data."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from lstm_edge.data.config import LAYOUTS
+
+__all__ = ["data_options", "note", "split_names"]
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def split_names(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...]:
+    """Return the names in ``a,b,c``."""
+    names = tuple(name.strip() for name in value.split(",")) if value is not None else ()
+    if not all(names):
+        raise click.BadParameter(f"{value!r} has an empty name in it; write NAME,NAME", ctx, param)
+    return names
+
+
+_OPTIONS = (
+    click.option(
+        "--series",
+        metavar="COLUMN",
+        help="Column that tells series apart.  [default: series, if there is one]",
+    ),
+    click.option(
+        "--order",
+        metavar="COLUMN",
+        help="Column that a series is sorted by.  [default: order, if there is one]",
+    ),
+    click.option("--label", metavar="COLUMN", help="Column with the class.  [default: label; y of an .npz]"),
+    click.option(
+        "--features",
+        callback=split_names,
+        metavar="NAMES",
+        help="Columns that are features.  [default: the model's; for train all with no other meaning]",
+    ),
+    click.option("--group", metavar="COLUMN", help="Column with a subject or machine; it is no feature."),
+    click.option(
+        "--layout",
+        type=click.Choice(LAYOUTS),
+        help="Axes of x: samples, time, channels or samples, channels, time.  [default: NLC]",
+    ),
+)
+
+
+def note(text: str) -> None:
+    """Print a note about the data on standard error."""
+    click.echo(f"note: {text}", err=True)
+
+
+def data_options(function: _F) -> _F:
+    """Add the options that name what is in a data file, the fields of ``ReadConfig``."""
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function

@@ -1,0 +1,261 @@
+"""Read arrays from ``.npz`` and ``.npy``."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime.files import read_arrays
+
+from .config import ReadConfig
+from .recordings import SETS, ModelFeatures, Recording, Recordings, TargetMode, missing_name, usable
+
+__all__ = ["read_array_file"]
+
+Array = npt.NDArray[Any]
+_MAX_FLOAT_CLASSES = 20
+"""Floats that are whole numbers, no more of them than this, may be class ids."""
+
+
+def read_array_file(
+    path: Path, config: ReadConfig, targets: TargetMode, model: ModelFeatures | None
+) -> Recordings:
+    """Read ``x (samples, L, I)`` and, beside it, classes or values; see ``read_recordings``.
+
+    Integers and text in ``y`` are classes ``(samples,)``, floats are values ``(samples[, C])``. Optional
+    arrays: ``lengths (samples,)``, ``series (samples,)`` (samples of one series stay in one set), ``split
+    (samples,)`` of ``train``, ``validation`` and ``test``, ``features (I,)`` and ``sampling_rate``. An
+    ``.npy`` file holds ``x``, or one series ``(L, I)``.
+    """
+    arrays = read_arrays(path, "can't be read", "save plain arrays with numpy.savez")
+    for option in ("order", "forecast"):
+        if getattr(config, option):
+            raise InputError(f"{path}: --{option} needs a table; the steps of x are in order already")
+    for name in ("x", config.label, *config.targets, config.series, config.group):
+        if name and name not in arrays:
+            raise missing_name(path, "array", name, sorted(arrays))
+    features = _names(path, "features", arrays)
+    x = _samples(path, arrays, config.layout, len(features) or (model.width if model else None))
+    samples, longest, width = x.shape
+    if features and len(features) != width:
+        raise InputError(f"{path}: features is ({len(features)},), expected ({width},)")
+    lengths = _lengths(path, arrays.get("lengths"), samples, longest)
+    _check_finite(path, x, lengths)
+    x, features = _pick(path, x, features, config, model)
+    y, labels, values = _targets(path, arrays, config, targets, samples)
+    split = _names(path, "split", arrays, samples) or ("",) * samples
+    for index, name in enumerate(split):
+        if name and name not in SETS:
+            raise InputError(f"{path}: split[{index}] is {name!r}, expected {', '.join(SETS)}")
+    group = config.group or config.series or "series"
+    groups = _names(path, group, arrays, samples) or tuple(map(str, range(samples)))
+    return Recordings(
+        series=tuple(
+            Recording(
+                name=str(index),
+                group=groups[index],
+                x=x[index, :length],
+                y=None if y is None else np.broadcast_to(y[index], (length, *y.shape[1:])),
+                split=split[index],
+            )
+            for index, length in enumerate(lengths)
+        ),
+        labels=labels,
+        targets=values,
+        features=features,
+        sampling_rate=_rate(path, arrays.get("sampling_rate")),
+    )
+
+
+def _samples(path: Path, arrays: dict[str, Array], layout: str | None, width: int | None) -> Array:
+    """Return ``x`` as ``(samples, L, I)``.
+
+    Args:
+        path: for messages.
+        arrays: of the file.
+        layout: as given by the user.
+        width: how many features there must be, where that is known.
+    """
+    x = arrays["x"]
+    if path.suffix == ".npy" and x.ndim == 2:
+        x = x[None]
+    if x.ndim != 3 or x.dtype.kind not in "fiu" or 0 in x.shape[1:]:
+        advice = "; for one feature save x[:, :, None]" if x.ndim == 2 else ""
+        raise InputError(
+            f"{path}: x is {x.dtype} {x.shape}, expected numbers of shape (samples, L, I){advice}"
+        )
+    if x.shape[0] == 0:
+        raise InputError(f"{path} holds no samples: x is {x.shape}")
+    _, rows, columns = x.shape
+    if layout == "NCL":
+        transposed: Array = x.transpose(0, 2, 1)
+        return transposed
+    likely = columns > rows if width is None else columns != width and rows == width
+    if layout is None and likely:
+        raise InputError(
+            f"{path}: x is {x.shape}, {rows} steps of {columns} features, which looks like (samples, "
+            "channels, time); give --layout NCL if it is, --layout NLC if not"
+        )
+    return x
+
+
+def _pick(
+    path: Path, x: Array, names: tuple[str, ...], config: ReadConfig, model: ModelFeatures | None
+) -> tuple[Array, tuple[str, ...]]:
+    """Return the columns that were asked for, by the option or by the model's file, and their names."""
+    wanted = config.features or (model.names if model and names else ())
+    if wanted:
+        if not names:
+            raise InputError(
+                f"{path} names no features, so that --features can't pick any; add an array features"
+            )
+        for name in wanted:
+            if name not in names:
+                raise missing_name(
+                    path, "feature", name, names, f"the model's features are {', '.join(wanted)}"
+                )
+        if wanted != names:
+            x, names = x[:, :, [names.index(name) for name in wanted]], wanted
+    if model and x.shape[2] != model.width:
+        raise InputError(f"{path}: x is {x.shape}, expected (samples, L, {model.width}) for this model")
+    return x, names
+
+
+def _targets(
+    path: Path, arrays: dict[str, Array], config: ReadConfig, mode: TargetMode, samples: int
+) -> tuple[Array | None, tuple[str, ...], tuple[str, ...]]:
+    """Return class indices or values, the names of the classes, and the names of the values."""
+    name = config.label or "y"
+    if mode == "ignored" or (mode == "optional" and not config.targets and name not in arrays):
+        return None, (), ()
+    if config.targets:
+        columns = [_values(path, each, arrays[each], samples) for each in config.targets]
+        return (
+            np.concatenate(columns, axis=1),
+            (),
+            tuple(
+                each if column.shape[1] == 1 else f"{each}{index}"
+                for each, column in zip(config.targets, columns, strict=True)
+                for index in range(column.shape[1])
+            ),
+        )
+    if name not in arrays:
+        raise missing_name(path, "array", name, sorted(arrays))
+    y = arrays[name]
+    if y.ndim not in (1, 2) or y.shape[0] != samples:
+        raise InputError(f"{path}: {name} is {y.shape}, expected one row for each of x's {samples} samples")
+    if config.label:
+        y = _as_classes(path, name, y)
+    elif y.dtype.kind == "f":
+        if reason := _looks_like_classes(y):
+            raise InputError(
+                f"{path}: {name} is {y.dtype} {y.shape} and holds {reason}; give --label {name} to take them "
+                f"as classes, --target {name} to predict them as values"
+            )
+        values = _values(path, name, y, samples)
+        return values, (), tuple(f"{name}{column}" for column in range(values.shape[1]))
+    if y.ndim == 2 and _one_hot(y):
+        raise InputError(
+            f"{path}: {name} is {y.dtype} {y.shape} and holds one-hot rows; give --label {name} to take them "
+            f"as classes, --target {name} to predict them as values"
+        )
+    if y.ndim != 1 or y.dtype.kind not in "iubU":
+        raise InputError(
+            f"{path}: {name} is {y.dtype} {y.shape}, expected integer or text classes (samples,), or "
+            "float values"
+        )
+    classes, indices = np.unique(y, return_inverse=True)
+    return indices.astype(np.int64), tuple(str(each) for each in classes), ()
+
+
+def _values(path: Path, name: str, y: Array, samples: int) -> npt.NDArray[np.float32]:
+    if y.dtype.kind not in "fiub" or y.ndim not in (1, 2) or y.shape[0] != samples:
+        raise InputError(
+            f"{path}: {name} is {y.dtype} {y.shape}, expected numbers, one row for each of "
+            f"x's {samples} samples"
+        )
+    values = y.reshape(samples, -1)
+    wrong = np.argwhere(~usable(values))
+    if len(wrong):
+        row, column = wrong[0]
+        raise InputError(
+            f"{path}: {name}[{row}, {column}] is {values[row, column]}, expected a finite number"
+        )
+    return values.astype(np.float32)
+
+
+def _looks_like_classes(y: Array) -> str:
+    """Return what makes floats look like classes; empty where they look like values."""
+    if y.ndim == 2 and y.shape[1] > 1:
+        return "one-hot rows" if _one_hot(y) else ""
+    distinct = np.unique(y)
+    if (
+        not np.isfinite(distinct).all()
+        or (distinct != np.round(distinct)).any()
+        or not 2 <= len(distinct) <= min(_MAX_FLOAT_CLASSES, y.size / 2)
+    ):
+        return ""
+    return f"the whole numbers {', '.join(f'{value:g}' for value in distinct)} only, as class ids would be"
+
+
+def _one_hot(y: Array) -> bool:
+    return (
+        y.dtype.kind in "fiub"
+        and y.shape[1] > 1
+        and bool(((y == 0) | (y == 1)).all() and (y.sum(axis=1) == 1).all())
+    )
+
+
+def _as_classes(path: Path, name: str, y: Array) -> Array:
+    """Return classes ``(samples,)`` of one-hot rows or whole floats; others as they are."""
+    if y.ndim == 2 and _one_hot(y):
+        y = y.argmax(axis=1)
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    if y.dtype.kind == "f":
+        wrong = np.flatnonzero(~usable(y) | (y != np.round(y)))
+        if len(wrong):
+            raise InputError(
+                f"{path}: {name}[{wrong[0]}] is {y[wrong[0]]}, expected whole numbers for classes"
+            )
+        return y.astype(np.int64)
+    return y
+
+
+def _lengths(path: Path, lengths: Array | None, samples: int, longest: int) -> list[int]:
+    if lengths is None:
+        return [longest] * samples
+    if lengths.shape != (samples,) or lengths.dtype.kind not in "iu":
+        raise InputError(
+            f"{path}: lengths is {lengths.dtype} {lengths.shape}, expected integers ({samples},)"
+        )
+    for index, length in enumerate(lengths):
+        if not 1 <= length <= longest:
+            raise InputError(f"{path}: lengths[{index}] is {length}, expected 1 to {longest}")
+    return [int(length) for length in lengths]
+
+
+def _check_finite(path: Path, x: Array, lengths: list[int]) -> None:
+    """Refuse what is not finite; what lies past a sample's length may be anything."""
+    valid = (np.arange(x.shape[1]) < np.array(lengths)[:, None])[..., None]
+    wrong = np.argwhere(~usable(x) & valid)
+    if len(wrong):
+        where = ", ".join(map(str, wrong[0]))
+        raise InputError(f"{path}: x[{where}] is {x[tuple(wrong[0])]}, expected a finite number")
+
+
+def _rate(path: Path, rate: Array | None) -> float | None:
+    if rate is not None and (rate.size != 1 or rate.dtype.kind not in "fiu" or not 0 < rate.item() < np.inf):
+        raise InputError(f"{path}: sampling_rate is {rate}, expected one positive number of Hertz")
+    return None if rate is None else float(rate.item())
+
+
+def _names(path: Path, name: str, arrays: dict[str, Array], count: int | None = None) -> tuple[str, ...]:
+    """Return an array of names ``(count,)``; empty where the file has none."""
+    if name not in arrays:
+        return ()
+    if arrays[name].ndim != 1 or (count is not None and len(arrays[name]) != count):
+        raise InputError(f"{path}: {name} is {arrays[name].shape}, expected ({count or 'I'},)")
+    return tuple(str(entry) for entry in arrays[name])

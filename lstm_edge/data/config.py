@@ -1,0 +1,98 @@
+"""Options for reading and splitting data files."""
+
+import math
+from dataclasses import dataclass
+
+from lstm_edge_runtime.errors import InputError
+
+__all__ = ["LAYOUTS", "DataConfig", "ReadConfig"]
+
+LAYOUTS = ("NLC", "NCL")
+"""Orders of the axes of ``x``: samples, time, channels; or samples, channels, time."""
+
+
+@dataclass(frozen=True)
+class ReadConfig:
+    """How to read a data file. Whatever is named here must be a column, or an array of an ``.npz``."""
+
+    series: str | None = None
+    """Column that tells series apart; None takes ``series`` if there is one."""
+    order: str | None = None
+    """Column that a series is sorted by; None takes ``order`` if there is one."""
+    label: str | None = None
+    """Column or array with the class; None takes ``label`` (tables) or ``y`` (arrays)."""
+    targets: tuple[str, ...] = ()
+    """Columns or arrays with values to predict."""
+    forecast: tuple[str, ...] = ()
+    """Columns whose next value is to be predicted; they are features as well."""
+    features: tuple[str, ...] = ()
+    """Columns to learn from; empty takes all that have no other meaning."""
+    group: str | None = None
+    """Column or array with a subject, machine or the like; a group is never in two sets."""
+    layout: str | None = None
+    """One of ``LAYOUTS``; None takes ``NLC`` and refuses a shape that looks like ``NCL``."""
+
+    def __post_init__(self) -> None:
+        """Check the options against each other.
+
+        Raises:
+            InputError: more than one task, or an unknown layout.
+        """
+        given = [name for name in ("label", "targets", "forecast") if getattr(self, name)]
+        if len(given) > 1:
+            raise InputError(f"{' and '.join(given)} were given together; choose one task")
+        if self.layout not in (None, *LAYOUTS):
+            raise InputError(f"layout is {self.layout!r}, expected {' or '.join(LAYOUTS)}")
+
+
+@dataclass(frozen=True)
+class DataConfig(ReadConfig):
+    """How to read, cut and split the data to train on."""
+
+    window: int | None = None
+    """Time steps of a sample; None takes every series whole."""
+    stride: int | None = None
+    """Time steps from one window of a series to the next; None is the window, so that none overlap."""
+    units: tuple[str, ...] = ()
+    """The unit of each predicted value, kept for the artifact."""
+    sampling_rate: float | None = None
+    """Hertz, kept for the artifact; None takes what an ``.npz`` says."""
+    validation: float = 0.2
+    """Fraction of the series that decides when to stop."""
+    test: float = 0.2
+    """Fraction of the series that only the summary uses; without effect where the file names its sets."""
+    validation_data: str | None = None
+    """A separate file with the validation set."""
+    test_data: str | None = None
+    """A separate file with the test set."""
+    folds: int = 0
+    """How many folds to cross-validate with, beside the run itself; 0 for none."""
+
+    def __post_init__(self) -> None:
+        """Check the options against each other.
+
+        Raises:
+            InputError: a size or fraction out of range, or options that exclude each other.
+        """
+        super().__post_init__()
+        for name, size in (("window", self.window), ("stride", self.stride)):
+            if size is not None and size < 1:
+                raise InputError(f"{name} is {size}, expected 1 or more")
+        if self.stride is not None and self.window is None:
+            raise InputError("a stride goes with a window; give --window too")
+        if self.forecast and self.window is None:
+            raise InputError("a forecast needs a window; give --window, the steps to look back")
+        for name, share in (("validation", self.validation), ("test", self.test)):
+            if not 0 <= share < 1:
+                raise InputError(f"{name} is {share}, expected a fraction from 0 to below 1")
+        if self.sampling_rate is not None and not 0 < self.sampling_rate < math.inf:
+            raise InputError(f"sampling_rate is {self.sampling_rate}, expected a positive number of Hertz")
+        if self.folds < 0 or self.folds == 1:
+            raise InputError(f"folds is {self.folds}, expected 2 or more, or 0 for none")
+        if self.folds and (self.validation_data or self.test_data):
+            raise InputError("--folds splits the data itself; leave out --validation-data and --test-data")
+        if self.validation == 0 or self.validation + self.test >= 1:
+            raise InputError(
+                f"validation {self.validation} and test {self.test} must leave data to train on and stop by; "
+                "give fractions above 0 that sum to less than 1"
+            )

@@ -1,0 +1,70 @@
+"""Data that a model's file is evaluated on: samples by input name, and their classes or values if known."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lstm_edge_runtime.manifest import Signal
+
+from .config import ReadConfig
+from .read import read_recordings
+from .recordings import ModelFeatures, Recordings, TargetMode
+from .sample_input import SampleInput, sample_input
+
+if TYPE_CHECKING:
+    from lstm_edge_exporters.quantization import Samples
+    from lstm_edge_runtime import Model
+
+__all__ = ["read_for_model", "read_samples"]
+
+
+def read_for_model(
+    path: Path, model: "Model", config: ReadConfig, *, targets: TargetMode, tell: Callable[[str], None]
+) -> tuple[Recordings, SampleInput]:
+    """Read a data file with the features that ``model`` takes, and return where its file takes them.
+
+    Args:
+        path: the data file.
+        model: an open model.
+        config: names of columns or arrays.
+        targets: whether classes or values are read.
+        tell: called with what the user may want to know of the data.
+
+    Raises:
+        NotFoundError, FileFormatError, InputError: as ``read_recordings`` and ``sample_input``.
+    """
+    place = sample_input(model)
+    signal = model.manifest.signal if model.manifest else Signal()
+    features = ModelFeatures(signal.features, place.width)
+    recordings = read_recordings(path, config, targets=targets, model=features)
+    steps = len(recordings.series[0].x)
+    if len(recordings.series) == 1 and signal.window and steps > signal.window and path.suffix == ".csv":
+        tell(
+            f"{path} is read as one series of {steps} steps; --series names a column that tells series apart"
+        )
+    return recordings, place
+
+
+def read_samples(path: Path, model: "Model", config: ReadConfig, tell: Callable[[str], None]) -> "Samples":
+    """Read what ``lstm-edge train`` reads; of a file that names its sets, the test set.
+
+    Raises:
+        NotFoundError, FileFormatError, InputError: as ``read_for_model``.
+    """
+    from lstm_edge_exporters.quantization import Samples
+
+    recordings, place = read_for_model(path, model, config, targets="optional", tell=tell)
+    series = [one for one in recordings.series if one.split == "test"] or list(recordings.series)
+    last = [one.y[-1] for one in series if one.y is not None]
+    truth = np.array([recordings.labels[index] for index in last] if recordings.labels else last)
+    lengths = np.array([len(one.x) for one in series])
+    if place.one_step:
+        return Samples({place.spec.name: np.concatenate([one.x for one in series])})
+    padded = np.zeros((len(series), lengths.max(), place.width), dtype=np.float32)
+    for row, one in zip(padded, series, strict=True):
+        row[: len(one.x)] = one.x
+    return Samples(
+        {place.spec.name: padded}, truth if last else None, lengths if len(set(lengths)) > 1 else None
+    )

@@ -1,0 +1,78 @@
+"""Series of samples with their classes or values, as a data file holds them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from lstm_edge_runtime.errors import InputError
+
+__all__ = ["SETS", "ModelFeatures", "Recording", "Recordings", "TargetMode", "missing_name", "usable"]
+
+SETS = ("train", "validation", "test")
+"""What ``split`` may say of a series."""
+TargetMode = Literal["required", "optional", "ignored"]
+"""Whether classes or values must be in the file, are read if they are there, or are not read."""
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+@dataclass(frozen=True)
+class ModelFeatures:
+    """The features that a model takes."""
+
+    names: tuple[str, ...]
+    """Empty where the model's file does not name them."""
+    width: int
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One series."""
+
+    name: str
+    """Its id in a table; its index in an array."""
+    group: str
+    """Recordings of one group are never in two sets."""
+    x: npt.NDArray[Any]
+    """``(L, I)``, finite, also as float32."""
+    y: npt.NDArray[Any] | None
+    """Of each step: class indices ``int64 (L,)``, or values ``float32 (L, C)``; None if not read."""
+    split: str = ""
+    """One of ``SETS`` where the file says so."""
+
+
+@dataclass(frozen=True)
+class Recordings:
+    """What a data file holds."""
+
+    series: tuple[Recording, ...]
+    labels: tuple[str, ...] = ()
+    """Class names, sorted; empty for values."""
+    targets: tuple[str, ...] = ()
+    """Names of the values; empty for classes."""
+    features: tuple[str, ...] = ()
+    """Empty where unknown."""
+    sampling_rate: float | None = None
+    """Hertz."""
+
+
+def usable(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Return which numbers are finite, also as float32."""
+    with np.errstate(over="ignore"):  # for float16 the bound itself is infinite
+        fits: npt.NDArray[np.bool_] = np.isfinite(values) & (np.abs(values) <= _LARGEST)
+    return fits
+
+
+def missing_name(path: Path, kind: str, name: str, available: Sequence[str], advice: str = "") -> InputError:
+    """Return the error for a column or array that is not in the file; suggests the nearest name."""
+    close = get_close_matches(name, available, n=1)
+    if close:
+        advice = f"did you mean {close[0]!r}?"
+    return InputError(
+        f"{path} has no {kind} {name!r} (it has {', '.join(available) or 'none'})"
+        + (f"; {advice}" if advice else "")
+    )

@@ -1,0 +1,78 @@
+"""Where a file takes its samples, and laying them out as it wants them."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lstm_edge_runtime.errors import InputError
+
+if TYPE_CHECKING:
+    from lstm_edge_runtime import Model
+    from lstm_edge_runtime.manifest import TensorSpec
+
+__all__ = ["SampleInput", "sample_input"]
+
+
+class SampleInput:
+    """The one input that takes samples, and where its batch, time and feature axes are."""
+
+    def __init__(self, spec: "TensorSpec", width: int, batch: int | None, sequence: int | None) -> None:
+        """Take the axes' places in ``spec``; None where the file has no such axis."""
+        self.spec = spec
+        self.width = width
+        """I, how many features one time step has."""
+        self.batched = batch is not None and isinstance(spec.axes[batch], str)
+        """Whether one call takes any number of rows."""
+        self.one_step = sequence is None or spec.axes[sequence] == 1
+        """Whether one call takes one time step only."""
+        self._batch, self._sequence = batch, sequence
+
+    def arrange(self, rows: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+        """Return equally long series, ``(L, I)`` each, as the file's input takes them."""
+        array = np.stack(rows)  # (N, L, I)
+        order = {self._batch: 0, self._sequence: 1}
+        if self._sequence is None:
+            array = array[:, 0]
+            order = {self._batch: 0}
+        if self._batch is None:
+            array = array[0]
+            order = {self._sequence: 0}
+        rest = array.ndim - 1
+        places = [order.get(axis, rest) for axis in range(array.ndim)]
+        return np.ascontiguousarray(array.transpose(places))
+
+
+def sample_input(model: "Model") -> SampleInput:
+    """Find where a model takes its samples.
+
+    Raises:
+        InputError: it takes several inputs, or not one vector of features per time step.
+    """
+    manifest = model.manifest
+    data = [spec for spec in model.inputs if manifest is None or spec.name != manifest.lengths]
+    if len(data) != 1:
+        names = ", ".join(spec.name for spec in data) or "none"
+        raise InputError(f"the file takes the inputs {names}, expected one; run it from Python with load()")
+    (spec,) = data
+    axes = spec.axes
+    width = axes[-1] if axes else None
+    if not isinstance(width, int) or len(axes) > 3:
+        shape = ", ".join(map(str, axes))
+        raise InputError(
+            f"{spec.name} is ({shape}), expected (N, L, features); run it from Python with load()"
+        )
+    if manifest is None:
+        names_of_states = {axis for state in model.states for axis in state.axes if isinstance(axis, str)}
+        batch = next((place for place, axis in enumerate(axes) if axis in names_of_states), None)
+        sequence = None
+    else:
+        batch = axes.index(manifest.batch) if manifest.batch in axes else None
+        sequence = axes.index(manifest.sequence) if manifest.sequence in axes else None
+    if len(axes) == 3:  # an axis that the file fixes has no name: what is left is the other one
+        batch = batch if batch is not None else (1 if sequence == 0 else 0)
+        sequence = 1 - batch
+    elif len(axes) == 2 and batch is None:
+        sequence = 0
+    return SampleInput(spec, width, batch, sequence)

@@ -1,0 +1,239 @@
+"""Split series into training, validation and test sets. A series is never in two sets."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from lstm_edge_runtime.errors import InputError
+
+from .config import DataConfig
+from .recordings import SETS, Recording, Recordings
+
+__all__ = ["Split", "fold_series", "join_sets", "split_series"]
+
+Series = tuple[Recording, ...]
+Counts = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Split:
+    """The series of each set."""
+
+    train: Series
+    validation: Series
+    test: Series
+    """Empty where no test set was asked for."""
+    description: str
+    """How they were split, in words."""
+    notes: tuple[str, ...] = ()
+    """Classes that a set has no series of, and what follows."""
+
+
+def split_series(recordings: Recordings, config: DataConfig, seed: int) -> Split:
+    """Split series at random with the proportions of the classes kept, or as the file says.
+
+    One series alone, or fewer groups than sets, is cut in time instead: the first stretch trains, the
+    next validates, the last tests. Windows are cut only afterwards, so that none crosses a cut.
+
+    Raises:
+        InputError: a requested set would be empty, or the training set would lack a class.
+    """
+    series = recordings.series
+    named = {one.split for one in series} != {""}
+    if named:
+        split = _as_named(series, config, seed)
+    elif len({one.group for one in series}) < 2 + (config.test > 0):
+        split = _in_time(series, config)
+    else:
+        test, validation, train = _at_random(series, [config.test, config.validation], seed)
+        split = Split(train, validation, test, f"{_unit(series)} at random, stratified by class")
+        if not recordings.labels:
+            split = replace(split, description=f"{_unit(series)} at random")
+    if not split.train or not split.validation or (config.test and not split.test and not named):
+        raise InputError("too few series for a training, a validation and a test set; bring more data")
+    return replace(split, notes=tuple(_check_classes(split, recordings)))
+
+
+def fold_series(recordings: Recordings, folds: int, config: DataConfig, seed: int) -> list[Split]:
+    """Return one split for each fold of a cross-validation, which tests every series once; [] for 0 folds.
+
+    Raises:
+        InputError: fewer groups than folds, or a training set would lack a class.
+    """
+    series = recordings.series
+    if not folds:
+        return []
+    if {one.split for one in series} != {""}:
+        raise InputError("the data name their own sets, which --folds would ignore; leave one of the two out")
+    if (groups := len({one.group for one in series})) <= folds:
+        raise InputError(f"got {groups} {_unit(series)} for {folds} folds, expected more; give fewer --folds")
+    splits = []
+    for test in _at_random(series, [1 / folds] * (folds - 1), seed):
+        rest = tuple(one for one in series if one not in test)
+        validation, train = _at_random(rest, [config.validation], seed)
+        split = Split(train, validation, test, f"{folds} folds")
+        splits.append(replace(split, notes=tuple(_check_classes(split, recordings))))
+    return splits
+
+
+def join_sets(train: Recordings, validation: Recordings | None, test: Recordings | None) -> Recordings:
+    """Return the series of separate files as those of one, each with the set that its file stands for.
+
+    Raises:
+        InputError: the files differ in their features or tasks.
+    """
+    files = {name: one for name, one in zip(SETS, (train, validation, test), strict=True) if one is not None}
+    for name, one in files.items():
+        if any(each.split for each in one.series):
+            raise InputError(f"the {name} file says the sets of its series itself; leave its split out")
+        widths = (one.series[0].x.shape[1], train.series[0].x.shape[1])
+        if widths[0] != widths[1] or one.features != train.features or one.targets != train.targets:
+            raise InputError(
+                f"the {name} file has {widths[0]} features ({', '.join(one.features) or 'unnamed'}) and "
+                f"the targets {', '.join(one.targets) or 'none'}, which differ from the training file's"
+            )
+    labels = tuple(sorted({label for one in files.values() for label in one.labels}))
+    series = []
+    for name, one in files.items():
+        index = np.array([labels.index(label) for label in one.labels])
+        for each in one.series:
+            y = each.y if each.y is None or not labels else index[each.y]
+            series.append(
+                replace(each, name=f"{each.name} ({name})", group=f"{each.group} ({name})", y=y, split=name)
+            )
+    return replace(train, series=tuple(series), labels=labels)
+
+
+def _unit(series: Series) -> str:
+    return "series" if all(one.group == one.name for one in series) else "groups"
+
+
+def _as_named(series: Series, config: DataConfig, seed: int) -> Split:
+    if any(not one.split for one in series):
+        raise InputError("split is empty for some samples; name the set of each")
+    groups: dict[str, str] = {}
+    for one in series:
+        if groups.setdefault(one.group, one.split) != one.split:
+            raise InputError(f"series {one.group!r} is in the sets {groups[one.group]} and {one.split}")
+    train, validation, test = (tuple(one for one in series if one.split == name) for name in SETS)
+    if validation:
+        return Split(train, validation, test, "as the data say")
+    validation, train = _at_random(train, [config.validation], seed)
+    return Split(
+        train, validation, test, "as the data say, the validation set at random from the training set"
+    )
+
+
+def _at_random(series: Series, shares: Sequence[float], seed: int) -> list[Series]:
+    """Return a set for each share, and one with the rest; groups stay whole and classes in proportion.
+
+    The rest is served first: a class with fewer groups than sets is in the last sets only.
+    """
+    counts = _class_counts(series)
+    random = np.random.default_rng(seed)
+    order = [list(counts)[index] for index in random.permutation(len(counts))]
+    every = [*shares, 1 - sum(shares)]
+    wanted = [place for place, share in enumerate(every) if share > 0]
+    if all(np.count_nonzero(count) == 1 for count in counts.values()):
+        placed = _stratify(order, counts, every, wanted)
+    else:
+        placed = _balance(order, counts, every, wanted)
+    return [tuple(one for one in series if placed[one.group] == place) for place in range(len(every))]
+
+
+def _class_counts(series: Series) -> dict[str, Counts]:
+    """Return by group how many steps it has of each class; without classes, its steps."""
+    classes = 1 + max(
+        (int(one.y.max()) for one in series if one.y is not None and one.y.ndim == 1), default=0
+    )
+    counts: dict[str, Counts] = {}
+    for one in series:
+        y = one.y if one.y is not None and one.y.ndim == 1 else np.zeros(len(one.x), np.int64)
+        found = np.bincount(y, minlength=classes)
+        counts[one.group] = found + counts[one.group] if one.group in counts else found
+    return dict(sorted(counts.items()))
+
+
+def _stratify(
+    order: Sequence[str], counts: Mapping[str, Counts], shares: Sequence[float], wanted: Sequence[int]
+) -> dict[str, int]:
+    """Place groups of one class each: every set gets its share of every class, and at least one if it can.
+
+    What a class leaves over by rounding is carried on to the next, so that the sets' sizes are right too.
+    """
+    classes: dict[int, list[str]] = {}
+    for group in order:
+        classes.setdefault(int(counts[group].argmax()), []).append(group)
+    placed: dict[str, int] = {}
+    due = np.zeros(len(shares))
+    for number in sorted(classes):
+        due += np.array(shares) * len(classes[number])
+        empty = list(wanted)
+        for group in classes[number]:
+            place = empty.pop() if empty else int(due.argmax())
+            placed[group] = place
+            due[place] -= 1
+    return placed
+
+
+def _balance(
+    order: Sequence[str], counts: Mapping[str, Counts], shares: Sequence[float], wanted: Sequence[int]
+) -> dict[str, int]:
+    """Place groups of several classes, the largest first, where most of what they hold is still missing."""
+    total = np.sum(list(counts.values()), axis=0)
+    scale = np.where(total > 0, total, 1)
+    missing = np.outer(shares, total) / scale
+    placed: dict[str, int] = {}
+    for index, group in enumerate(sorted(order, key=lambda group: -int(counts[group].sum()))):
+        empty = [place for place in wanted if place not in placed.values()]
+        places = empty if len(order) - index <= len(empty) else wanted
+        held = counts[group] / scale
+        best = max(places, key=lambda place: float(missing[place] @ held))
+        placed[group] = best
+        missing[best] -= held
+    return placed
+
+
+def _in_time(series: Series, config: DataConfig) -> Split:
+    cut: list[list[Recording]] = [[], [], []]
+    for one in series:
+        steps = len(one.x)
+        bounds = [
+            0,
+            steps - round(steps * (config.validation + config.test)),
+            steps - round(steps * config.test),
+            steps,
+        ]
+        for name, rows, start, end in zip(SETS, cut, bounds, bounds[1:], strict=False):
+            if end > start:
+                y = None if one.y is None else one.y[start:end]
+                rows.append(replace(one, name=f"{one.name} ({name})", x=one.x[start:end], y=y))
+    train, validation, test = (tuple(rows) for rows in cut)
+    return Split(train, validation, test, "in time, as there are too few series to split them whole")
+
+
+def _check_classes(split: Split, recordings: Recordings) -> Iterator[str]:
+    """Yield a note on every class that validation or test lacks; refuse one that training lacks."""
+    if not recordings.labels:
+        return
+    if len(recordings.labels) < 2:
+        raise InputError(f"the data hold one class only, {recordings.labels[0]!r}; expected two or more")
+    for number, label in enumerate(recordings.labels):
+        count = len({one.group for one in recordings.series if one.y is not None and (one.y == number).any()})
+        holds = {
+            name: any((one.y == number).any() for one in getattr(split, name) if one.y is not None)
+            for name in SETS
+        }
+        if not holds["train"]:
+            raise InputError(
+                f"class {label!r} has no series in the training set ({count} in the data); bring more "
+                "series of it"
+            )
+        lacking = [name for name in SETS[1:] if not holds[name] and getattr(split, name)]
+        if lacking:
+            yield (
+                f"class {label!r} has {count} {_unit(recordings.series)}, none of them in the "
+                f"{' and '.join(lacking)} set, whose score says nothing about it"
+            )

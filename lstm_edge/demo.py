@@ -1,0 +1,168 @@
+"""What ``lstm-edge demo`` does, apart from what it shows."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+from time import perf_counter_ns
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from lstm_edge_exporters import Artifact, export
+from lstm_edge_exporters.numerics.threads import one_thread
+from lstm_edge_runtime import Stream
+from lstm_edge_runtime.errors import CheckFailedError, InputError
+
+from .checkpoint import Run
+from .deploy import deployable
+from .training import Epoch, TrainConfig, train
+
+__all__ = [
+    "CONFIG",
+    "HeldOut",
+    "Paths",
+    "Proof",
+    "compare_steps",
+    "copy_recordings",
+    "export_run",
+    "replay",
+    "train_run",
+]
+
+CONFIG = TrainConfig(hidden_size=32, epochs=400, patience=100, seed=0)
+"""A few seconds on two cores."""
+_LEAST_ACCURACY = 0.95
+_LARGEST_DIFFERENCE = 1e-5
+
+
+@dataclass(frozen=True)
+class Paths:
+    """What the demo leaves behind."""
+
+    data: Path
+    run: Path
+    model: Path
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The recordings that training never saw."""
+
+    x: npt.NDArray[np.float32]
+    """``(40, 100, 6)``, in the watch's own units."""
+    activities: tuple[str, ...]
+    sampling_rate: float
+    """Hertz."""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What running every held-out recording one sample at a time came to."""
+
+    correct: int
+    """Recordings whose activity was recognized at their last sample."""
+    recordings: int
+    steps: int
+    """Steps whose logits were compared with PyTorch's."""
+    max_abs: float
+    """The largest absolute difference of a logit."""
+    step_us: float
+    """The median time of a step, microseconds."""
+
+    @property
+    def accuracy(self) -> float:
+        """The share of recordings that were recognized."""
+        return self.correct / self.recordings
+
+    def check(self) -> None:
+        """Refuse what the demo promises not to show.
+
+        Raises:
+            CheckFailedError: a difference over 1e-5, or an accuracy below 0.95.
+        """
+        if not self.max_abs <= _LARGEST_DIFFERENCE:
+            raise CheckFailedError(
+                f"the file's logits differ from PyTorch's by up to {self.max_abs:.3g}, expected "
+                f"{_LARGEST_DIFFERENCE:.0e} at most; please report this with `lstm-edge --version`"
+            )
+        if self.accuracy < _LEAST_ACCURACY:
+            raise CheckFailedError(
+                f"{self.correct} of {self.recordings} held-out recordings were recognized, expected a share "
+                f"of {_LEAST_ACCURACY} at least; please report this with `lstm-edge --version`"
+            )
+
+
+def copy_recordings(folder: Path) -> tuple[Paths, HeldOut]:
+    """Make ``folder``, put the recordings there, and read the held-out ones.
+
+    Raises:
+        InputError: ``folder`` can't be made or written to.
+    """
+    paths = Paths(folder / "basic_motions.npz", folder / "run", folder / "basic_motions.onnx")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with as_file(files("lstm_edge") / "data" / "basic_motions.npz") as source:
+            shutil.copyfile(source, paths.data)
+    except OSError as error:
+        raise InputError(f"{folder} can't be made or written to: {error.strerror}") from error
+    with np.load(paths.data, allow_pickle=False) as arrays:
+        test = arrays["split"] == "test"
+        return paths, HeldOut(
+            arrays["x"][test], tuple(map(str, arrays["y"][test])), float(arrays["sampling_rate"])
+        )
+
+
+def train_run(paths: Paths, on_epoch: Callable[[Epoch], None]) -> Run:
+    """Train on the recordings that are not held out; replaces the run of an earlier demo."""
+    return train(paths.data, paths.run, config=CONFIG, overwrite=True, on_epoch=on_epoch)
+
+
+def export_run(run: Run, paths: Paths) -> Artifact:
+    """Export and write the file; raises CheckFailedError where it does not compute what PyTorch does."""
+    with one_thread():
+        artifact = export(*deployable(run))
+    artifact.save(paths.model)
+    return artifact
+
+
+def replay(stream: Stream, recording: npt.NDArray[np.float32]) -> Iterator[tuple[npt.NDArray[Any], int]]:
+    """Feed a recording ``(L, I)`` from the reset state.
+
+    Yields:
+        After every sample, the logits ``(C,)`` and the nanoseconds that the step took.
+    """
+    stream.reset()
+    for sample in recording:
+        start = perf_counter_ns()
+        logits = stream.step(sample)
+        took = perf_counter_ns() - start
+        assert isinstance(logits, np.ndarray)
+        yield logits.copy(), took
+
+
+def compare_steps(run: Run, stream: Stream, held_out: HeldOut) -> Proof:
+    """Run every held-out recording step by step and compare each step with PyTorch on all samples so far."""
+    assert run.task is not None
+    replayed = [list(replay(stream, recording)) for recording in held_out.x]
+    logits = np.array([[step for step, _ in steps] for steps in replayed])  # (recordings, L, C)
+    times = [took for steps in replayed for _, took in steps]
+    module, (_, h_0, c_0, *_), _ = deployable(run)
+    zeros = (
+        torch.zeros(len(h_0), len(logits), h_0.shape[2]),
+        torch.zeros(len(c_0), len(logits), c_0.shape[2]),
+    )
+    x = torch.from_numpy(held_out.x)
+    with torch.no_grad(), one_thread():
+        expected = np.stack([module(x[:, : end + 1], *zeros)[0].numpy() for end in range(x.shape[1])], axis=1)
+    said = [run.task.labels[index] for index in logits[:, -1].argmax(axis=-1)]
+    return Proof(
+        correct=sum(one == other for one, other in zip(said, held_out.activities, strict=True)),
+        recordings=len(said),
+        steps=len(times),
+        max_abs=float(np.abs(logits - expected).max()),
+        step_us=float(np.median(times)) / 1e3,
+    )

@@ -1,0 +1,80 @@
+"""This machine, as far as it matters to speed: processor, cores, memory, versions."""
+
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lstm_edge_runtime import __version__
+from lstm_edge_runtime.profile import host_key, read_cpuinfo
+
+__all__ = ["cpu_features", "describe_host", "describe_software", "memory_bytes", "onnxruntime_wheels"]
+
+_FEATURES = (
+    "avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8",
+    "neon", "asimd", "asimdhp", "fphp", "asimddp", "i8mm", "bf16", "sve",
+)  # fmt: skip
+"""What onnxruntime's kernels look for, by the names that Linux gives them."""
+
+
+def describe_host() -> dict[str, Any]:
+    """Return what ``host_key`` says, and the processor's features, memory and frequency governor."""
+    return {
+        **host_key(),
+        "system": platform.system(),
+        "features": cpu_features(),
+        "logical_cores": os.cpu_count() or 1,
+        "memory_bytes": memory_bytes(),
+        "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+    }
+
+
+def describe_software() -> dict[str, str | None]:
+    """Return the versions of what runs a model; None for what is not installed."""
+    return {
+        "lstm-edge": __version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "onnxruntime": _onnxruntime_version(),
+    }
+
+
+def onnxruntime_wheels() -> dict[str, str]:
+    """Return every installed distribution that brings an ``onnxruntime`` package, with its version."""
+    names = sorted(set(metadata.packages_distributions().get("onnxruntime", [])))
+    return {name: metadata.version(name) for name in names}
+
+
+def cpu_features() -> list[str]:
+    """Return the processor features that matter to onnxruntime; empty where Linux does not list them."""
+    fields = read_cpuinfo()
+    flags = set((fields.get("flags") or fields.get("Features") or "").split())
+    return [name for name in _FEATURES if name in flags]
+
+
+def memory_bytes() -> int | None:
+    """Return the size of the machine's memory; None where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+def _onnxruntime_version() -> str | None:
+    from lstm_edge_runtime.errors import MissingDependencyError
+    from lstm_edge_runtime.ort import import_onnxruntime
+
+    try:
+        return str(import_onnxruntime().__version__)
+    except MissingDependencyError:
+        return None
+
+
+def _read(path: str) -> str | None:
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return None

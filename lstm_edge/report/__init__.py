@@ -1,0 +1,1 @@
+"""The application's pages. They need the extra ``[report]`` and no torch."""

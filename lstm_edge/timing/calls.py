@@ -1,0 +1,114 @@
+"""A file under measurement: its model, made-up samples, and the calls that are timed."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lstm_edge.data.sample_input import sample_input
+from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime.manifest import TensorSpec
+
+if TYPE_CHECKING:
+    from lstm_edge_runtime import Model
+
+__all__ = ["TimedModel", "chunk_call", "step_call", "streams_call"]
+
+Call = Callable[[], object]
+Samples = dict[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class TimedModel:
+    """One file and its open model."""
+
+    name: str
+    """What tells it from the others in a report."""
+    path: Path
+    model: "Model"
+
+    @property
+    def streamable(self) -> bool:
+        """Whether it can be fed in steps with its state carried."""
+        manifest = self.model.manifest
+        return bool(self.model.states) and not (manifest and manifest.unstreamable)
+
+    @property
+    def batched(self) -> bool:
+        """Whether many streams can share a call."""
+        return self.streamable and (self.model.manifest is None or self.model.manifest.batch is not None)
+
+    @property
+    def sampling_rate(self) -> float | None:
+        """Hertz, where the file says."""
+        return self.model.manifest.signal.sampling_rate if self.model.manifest else None
+
+    def samples(self, *, streams: int | None = None, steps: int | None = None) -> Samples:
+        """Make samples for every input, ``([streams][, steps][, features])``, the same each time.
+
+        Raises:
+            InputError: an input whose features the file does not fix.
+        """
+        generator = np.random.default_rng(0)
+        manifest = self.model.manifest
+        lengths = manifest.lengths if manifest else None
+        own = {manifest.batch, manifest.sequence} if manifest else set()
+        found = {}
+        for spec in self.model.inputs:
+            if spec.name != lengths:
+                timed = manifest is None or manifest.sequence is None or manifest.sequence in spec.axes
+                leading = (streams, steps if timed else None)
+                shape = (*(size for size in leading if size is not None), *_features(spec, own))
+                found[spec.name] = _draw(spec, shape, generator)
+        return found
+
+
+def step_call(timed_model: TimedModel) -> Call:
+    """Return a call that takes one time step of one stream."""
+    stream, samples = timed_model.model.stream(), timed_model.samples()
+    sample = _alone(samples)
+    return lambda: stream.step(sample)
+
+
+def chunk_call(timed_model: TimedModel, steps: int) -> Call:
+    """Return a call of ``steps`` time steps, or of a whole sequence where it can't be streamed."""
+    if timed_model.streamable:
+        stream, chunk = timed_model.model.stream(), _alone(timed_model.samples(steps=steps))
+        return lambda: stream.process(chunk)
+    model = timed_model.model
+    samples = sample_input(model)
+    whole = samples.arrange([_draw(samples.spec, (steps, samples.width), np.random.default_rng(0))])
+    return lambda: model.run(whole)
+
+
+def streams_call(timed_model: TimedModel, streams: int) -> Call:
+    """Return a call that takes one time step of each of ``streams`` streams together."""
+    batch = timed_model.model.streams(streams)
+    ids = np.array([batch.add() for _ in range(streams)])
+    samples = _alone(timed_model.samples(streams=streams))
+    return lambda: batch.step(samples, ids)
+
+
+def _alone(samples: Samples) -> Any:
+    return next(iter(samples.values())) if len(samples) == 1 else samples
+
+
+def _features(spec: TensorSpec, own: set[str | None]) -> tuple[int, ...]:
+    """Return the width of one step, or nothing for one value a step: a token of ``(N, L)``."""
+    last = spec.axes[-1] if spec.axes else None
+    if isinstance(last, int) and len(spec.axes) <= 3:
+        return (last,)
+    if last is None or last not in own:
+        raise InputError(
+            f"{spec.name} is {spec.axes}; bench makes up samples for (N, L, features) and (N, L) only"
+        )
+    return ()
+
+
+def _draw(spec: TensorSpec, shape: tuple[int, ...], generator: np.random.Generator) -> npt.NDArray[Any]:
+    if np.dtype(spec.dtype).kind != "f":
+        return np.zeros(shape, spec.dtype)
+    return generator.normal(size=shape).astype(spec.dtype)

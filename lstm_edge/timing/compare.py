@@ -1,0 +1,129 @@
+"""Comparing a measurement with a stored one: regressions beyond noise, or that noise hides the answer.
+
+The two were not measured side by side, so each round's time is first divided by the time of the calibration
+workload in that round: a machine that is slower as a whole today does not look like a regression.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lstm_edge.host import describe_host
+from lstm_edge_exporters.numerics.bootstrap import Interval, ratio_interval
+from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError
+
+from .measure import FORMAT
+
+__all__ = ["ALLOWED", "Change", "compare_with", "read_baseline"]
+
+ALLOWED = 0.10
+"""The growth that counts as none: two processes of the same program differ by several per cent, by where
+their memory happens to lie, and no number of rounds in one process shows that."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """One measure of one file against the baseline."""
+
+    file: str
+    measure: str
+    interval: Interval
+
+    @property
+    def slower(self) -> bool:
+        """Whether it is slower beyond noise and beyond what is allowed."""
+        return self.interval.low > 1 + ALLOWED
+
+    @property
+    def unclear(self) -> bool:
+        """Whether noise hides if it is slower: the interval holds both no regression and a large one."""
+        return not self.slower and self.interval.high > 1 + 2 * ALLOWED and self.interval.ratio > 1 + ALLOWED
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.measure} takes {self.interval} times the baseline"
+
+
+def read_baseline(path: Path, names: Sequence[str], chunk: int) -> dict[str, Any]:
+    """Read what ``lstm-edge bench --json`` printed.
+
+    Args:
+        path: where.
+        names: of the files that are to be compared with it.
+        chunk: time steps of the chunk that is to be compared with its own.
+
+    Raises:
+        NotFoundError: no such file.
+        FileFormatError: something else.
+        InputError: it was taken on a machine that can't be compared with this one, with another chunk, or of
+            none of these files.
+    """
+    if not path.is_file():
+        raise NotFoundError(f"{path} is not there; make it with lstm-edge bench --json")
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        _check_measures(document)
+        host, steps = dict(document["host"]), document["settings"]["plan"]["chunk"]
+        common = _pairs(document["files"], [{"name": name} for name in names])
+    except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise FileFormatError(f"{path} is not a measurement ({error}); make it with bench --json") from error
+    here = describe_host()
+    for key in ("machine", "processor", "cores"):
+        if host.get(key) != here[key]:
+            raise InputError(
+                f"the baseline's {key} is {host.get(key)!r}, this machine's {here[key]!r}; measure one here"
+            )
+    if steps != chunk:
+        raise InputError(f"the baseline's chunk has {steps} steps, not {chunk}; give --chunk {steps}")
+    if not common:
+        raise InputError(f"the baseline has none of {', '.join(names)}; measure it again")
+    return dict(document)
+
+
+def _check_measures(document: dict[str, Any]) -> None:
+    if document["format"] != FORMAT or document["schema"] != 1:
+        raise ValueError(f"format {document['format']!r} {document['schema']!r}, expected {FORMAT!r} 1")
+    if not [_normalized(document, file, name) for file in document["files"] for name in file["latency_us"]]:
+        raise ValueError("it holds no measure")
+
+
+def compare_with(baseline: dict[str, Any], now: dict[str, Any]) -> list[Change]:
+    """Compare every measure that both have, files by name, or by place where each has one only.
+
+    Raises:
+        InputError: they have no measure in common.
+    """
+    changes = [
+        Change(
+            new["name"],
+            name,
+            ratio_interval(_normalized(now, new, name), _normalized(baseline, old, name), paired=False),
+        )
+        for old, new in _pairs(baseline["files"], now["files"])
+        for name in new["latency_us"]
+        if name in old["latency_us"]
+    ]
+    if not changes:
+        raise InputError("the baseline has no file and measure in common with this run; measure it again")
+    return changes
+
+
+def _pairs(old: list[Any], new: list[Any]) -> list[tuple[Any, Any]]:
+    if len(old) == len(new) == 1:
+        return [(old[0], new[0])]
+    by_name = {file["name"]: file for file in old}
+    return [(by_name[file["name"]], file) for file in new if file["name"] in by_name]
+
+
+def _normalized(document: dict[str, Any], file: dict[str, Any], name: str) -> npt.NDArray[np.float64]:
+    rounds = np.array(file["latency_us"][name]["rounds_us"], np.float64)
+    key = "calibration_us" if "calibration_us" in document else "yardstick_us"  # the name in version 0.1
+    fixed = np.array(document[key], np.float64)
+    positive = all((np.isfinite(times) & (times > 0)).all() for times in (rounds, fixed))
+    if not rounds.shape == fixed.shape != (0,) or not positive:
+        raise ValueError(f"{name}: rounds {rounds.shape} beside {fixed.shape} of the calibration")
+    return rounds / fixed

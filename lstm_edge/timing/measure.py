@@ -1,0 +1,188 @@
+"""One measurement of one or more files, side by side, as a document ready for JSON."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+from lstm_edge.host import describe_host, describe_software
+from lstm_edge_exporters.numerics.bootstrap import ratio_interval
+from lstm_edge_runtime.errors import CheckFailedError, LstmEdgeError
+
+from .calls import Call, TimedModel, chunk_call, step_call, streams_call
+from .rounds import Rounds, interleave
+from .system import cpu_at_rate, cpu_idle, measure_load
+
+__all__ = ["FORMAT", "STREAMS", "Plan", "measure"]
+
+FORMAT = "lstm-edge bench"
+_SCHEMA = 1
+STREAMS = "streams "
+"""What the name of a batch's measure starts with; the number of streams follows."""
+_IDLE_SECONDS = 0.5
+_PACED_SECONDS = 1.0
+_LEAST_RATE = 0.2
+"""Hertz; below it two samples keep everyone waiting for more than ten seconds."""
+_NOISE_LIMIT = 0.25
+"""Maximum variation of the calibration workload; beyond it the rounds measure the machine, not a file."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure, and for how long."""
+
+    seconds: float = 10.0
+    """About how long the timed rounds of each file take."""
+    rounds: int = 15
+    """Blocks of each call; the intervals resample them."""
+    chunk: int = 256
+    """Time steps of a chunk."""
+    streams: tuple[int, ...] = (1, 4, 16, 64, 256, 1024)
+    """Batches of streams whose ticks are timed."""
+    rate: float | None = None
+    """Hertz; None for each file's own sampling rate."""
+
+
+def measure(
+    timed_models: Sequence[TimedModel],
+    plan: Plan,
+    settings: dict[str, Any],
+    progress: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Measure files side by side.
+
+    Args:
+        timed_models: the open files; ratios are against the first.
+        plan: what to measure.
+        settings: what ``load`` was given, for the processes that measure loading, and for the record.
+        progress: told what is being done.
+
+    Raises:
+        CheckFailedError: the machine was too noisy to tell, twice.
+    """
+    calls: dict[tuple[str, str], Call] = {}
+    left_out: dict[str, list[str]] = {}
+    for timed_model in timed_models:
+        made, skipped = _calls(timed_model, plan)
+        calls |= {(timed_model.name, name): call for name, call in made.items()}
+        left_out[timed_model.name] = skipped
+    progress("timing")
+    rounds = _quiet_rounds(calls, plan, len(timed_models), progress)
+    files = []
+    for timed_model in timed_models:
+        progress(f"loading {timed_model.name} in processes of its own")
+        files.append(_file(timed_model, rounds, plan, settings) | {"left_out": left_out[timed_model.name]})
+    return {
+        "format": FORMAT,
+        "schema": _SCHEMA,
+        "host": describe_host(),
+        "software": describe_software(),
+        "settings": settings | {"plan": asdict(plan)},
+        "noise": rounds.noise,
+        "preemptions_per_second": rounds.preemptions,
+        "calibration_us": [value / 1e3 for value in rounds.calibration],
+        "files": files,
+        "ratios": _ratios(timed_models, rounds),
+    }
+
+
+def _calls(timed_model: TimedModel, plan: Plan) -> tuple[dict[str, Call], list[str]]:
+    """Return the calls that a file can take, each tried once, and why others are left out."""
+    makers: dict[str, Callable[[], Call]] = {"chunk": partial(chunk_call, timed_model, plan.chunk)}
+    skipped = []
+    if timed_model.streamable:
+        makers = {"step": partial(step_call, timed_model)} | makers
+    else:
+        skipped.append("step and streams: the file can't be streamed")
+    if timed_model.batched:
+        makers |= {f"{STREAMS}{count}": partial(streams_call, timed_model, count) for count in plan.streams}
+    calls = {}
+    for name, make in makers.items():
+        call, why = _try(make)
+        if call is None:
+            skipped.append(f"{name}: {why}")
+        else:
+            calls[name] = call
+    if not calls:
+        raise CheckFailedError(f"{timed_model.path} takes none of the calls: {'; '.join(skipped)}")
+    return calls, skipped
+
+
+def _try(make: Callable[[], Call]) -> tuple[Call | None, str]:
+    """Return a call that works, or None and why not."""
+    try:
+        call = make()
+        call()
+    except LstmEdgeError as error:
+        return None, str(error)
+    return call, ""
+
+
+def _quiet_rounds(
+    calls: dict[tuple[str, str], Call], plan: Plan, files: int, progress: Callable[[str], None]
+) -> Rounds[tuple[str, str]]:
+    rounds = interleave(calls, plan.seconds * files, plan.rounds)
+    if rounds.noise > _NOISE_LIMIT:
+        progress("timing once more: the machine was noisy")
+        rounds = interleave(calls, plan.seconds * files, plan.rounds)
+    if rounds.noise > _NOISE_LIMIT:
+        raise CheckFailedError(
+            f"the machine is too noisy to tell: the calibration workload varied by {rounds.noise:.0%} "
+            f"between rounds, expected {_NOISE_LIMIT:.0%} at most; stop other work, or give --seconds more"
+        )
+    return rounds
+
+
+def _file(
+    timed_model: TimedModel, rounds: Rounds[tuple[str, str]], plan: Plan, settings: dict[str, Any]
+) -> dict[str, Any]:
+    model = timed_model.model
+    timed = {call: found for (name, call), found in rounds.timed.items() if name == timed_model.name}
+    measures = {
+        name: asdict(found.latency) | {"rounds_us": [value / 1e3 for value in found.rounds]}
+        for name, found in timed.items()
+    }
+    rate = plan.rate or timed_model.sampling_rate
+    step = measures.get("step")
+    return {
+        "name": timed_model.name,
+        "path": str(timed_model.path),
+        "sha256": model.identity,
+        "bytes": timed_model.path.stat().st_size,
+        "precision": model.manifest.precision if model.manifest else None,
+        "providers": list(model.providers),
+        "latency_us": measures,
+        "samples_per_second": {
+            count: int(count) / measures[name]["p50"] * 1e6
+            for name in measures
+            if (count := name.removeprefix(STREAMS)) != name
+        },
+        "rate_hz": rate,
+        "real_time_factor": step["p50"] * rate / 1e6 if step and rate else None,
+        "cpu": _cpu(timed_model, rate),
+        "load": asdict(measure_load(timed_model.path, settings)),
+    }
+
+
+def _cpu(timed_model: TimedModel, rate: float | None) -> dict[str, float | None]:
+    """Return shares of one core: waiting, at the sensor's rate, and at that rate with nothing to compute."""
+    idle = cpu_idle(_IDLE_SECONDS)
+    if rate is None or rate < _LEAST_RATE or not timed_model.streamable:
+        return {"idle": idle, "at_rate": None, "pacing_alone": None}
+    return {
+        "idle": idle,
+        "at_rate": cpu_at_rate(step_call(timed_model), rate, _PACED_SECONDS),
+        "pacing_alone": cpu_at_rate(lambda: None, rate, _PACED_SECONDS),
+    }
+
+
+def _ratios(timed_models: Sequence[TimedModel], rounds: Rounds[tuple[str, str]]) -> list[dict[str, Any]]:
+    """Compare every file with the first, call by call, round by round."""
+    first = timed_models[0].name
+    found = []
+    for (name, call), timed in rounds.timed.items():
+        reference = rounds.timed.get((first, call))
+        if name != first and reference is not None:
+            interval = ratio_interval(timed.rounds, reference.rounds, paired=True)
+            found.append({"file": name, "against": first, "measure": call} | asdict(interval))
+    return found

@@ -1,0 +1,120 @@
+"""What a file costs the machine beside time: loading, memory, and the processor while waiting for samples."""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from lstm_edge_runtime.errors import CheckFailedError
+
+__all__ = ["LoadCost", "cpu_at_rate", "cpu_idle", "measure_load"]
+
+_STARTS = 3
+_STEPS = 200
+"""Enough for every buffer to be there."""
+
+_CHILD = """
+import json, sys, time
+def peak():
+    with open("/proc/self/status") as file:
+        return next((int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM")), None)
+def peak_or_none():
+    try:
+        return peak()
+    except OSError:
+        return None
+settings = json.loads(sys.argv[2])
+start = time.perf_counter()
+import lstm_edge_runtime
+from lstm_edge_runtime.ort import import_onnxruntime
+import_onnxruntime()
+imported, bare = time.perf_counter(), peak_or_none()
+model = lstm_edge_runtime.load(sys.argv[1], **settings)
+loaded = time.perf_counter()
+from lstm_edge.timing.calls import TimedModel, chunk_call, step_call
+timed_model = TimedModel("", None, model)
+call = step_call(timed_model) if timed_model.streamable else chunk_call(timed_model, 16)
+for _ in range(int(sys.argv[3])):
+    call()
+print(json.dumps([imported - start, loaded - imported, bare, peak_or_none()]))
+"""
+"""Run in a process of its own. Linux's VmHWM starts anew with it, which ru_maxrss does not."""
+
+
+@dataclass(frozen=True)
+class LoadCost:
+    """What starting a process and opening a file in it takes; medians of several processes."""
+
+    import_ms: float
+    """Importing numpy, onnxruntime and the runtime."""
+    load_ms: float
+    """``load`` alone."""
+    peak_bytes: int | None
+    """The process's largest resident size after some steps; None where the system does not say."""
+    beyond_import_bytes: int | None
+    """The part of it that came after the imports."""
+
+
+def measure_load(path: Path, settings: dict[str, Any]) -> LoadCost:
+    """Start processes that open a file and take some steps.
+
+    Args:
+        path: the file.
+        settings: keyword arguments for ``load`` that JSON can carry.
+
+    Raises:
+        CheckFailedError: the process failed.
+    """
+    found = []
+    for _ in range(_STARTS):
+        with tempfile.TemporaryDirectory() as folder:  # python -c imports from where it runs
+            ran = subprocess.run(  # noqa: S603  our own interpreter and program
+                [sys.executable, "-c", _CHILD, str(path.resolve()), json.dumps(settings), str(_STEPS)],
+                capture_output=True,
+                text=True,
+                check=False,
+                cwd=folder,
+            )
+        if ran.returncode:
+            last = (ran.stderr.strip().splitlines() or ["no message"])[-1]
+            raise CheckFailedError(f"{path} can't be opened in a process of its own: {last}")
+        found.append(json.loads(ran.stdout))
+    imports, loads, bare, peak = zip(*found, strict=True)
+    known = None not in (*bare, *peak)
+    return LoadCost(
+        import_ms=median(imports) * 1e3,
+        load_ms=median(loads) * 1e3,
+        peak_bytes=int(median(peak)) if known else None,
+        beyond_import_bytes=int(median(peak) - median(bare)) if known else None,
+    )
+
+
+def cpu_idle(seconds: float) -> float:
+    """Return the processor time that this process takes while it only waits, as a share of one core."""
+    return _share(lambda: time.sleep(seconds))
+
+
+def cpu_at_rate(call: Callable[[], object], rate: float, seconds: float) -> float:
+    """Return processor time with ``rate`` calls a second, as a share of one core, the waiting included."""
+
+    def pace() -> None:
+        start = time.perf_counter()
+        for turn in range(1, max(2, int(seconds * rate)) + 1):
+            call()
+            wait = start + turn / rate - time.perf_counter()
+            if wait > 0:
+                time.sleep(wait)
+
+    return _share(pace)
+
+
+def _share(action: Callable[[], None]) -> float:
+    wall, cpu = time.perf_counter(), time.process_time()
+    action()
+    return (time.process_time() - cpu) / (time.perf_counter() - wall)

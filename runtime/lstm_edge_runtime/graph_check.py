@@ -1,0 +1,182 @@
+"""A session's manifest: read and checked against the graph, or inferred from it where there is none."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from .axes import describe, fits
+from .errors import ContractError, InputError, ManifestError
+from .manifest import KEY, Manifest, StateSpec, Task, TensorSpec
+
+__all__ = ["check_manifest", "graph_specs", "infer_manifest", "read_manifest"]
+
+_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(double)": "float64",
+    "tensor(float16)": "float16",
+    "tensor(bool)": "bool",
+    **{f"tensor({sign}int{bits})": f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)},
+}
+
+
+def read_manifest(session: Any) -> Manifest | None:
+    """Return the manifest in the session's metadata, or None where the file carries none.
+
+    Raises:
+        ManifestError: there is one and it can't be read.
+    """
+    text = session.get_modelmeta().custom_metadata_map.get(KEY)
+    return None if text is None else Manifest.from_json(text)
+
+
+def graph_specs(args: Sequence[Any]) -> tuple[TensorSpec, ...]:
+    """Return the specs of a session's inputs or outputs; an axis without a name becomes ``name.index``.
+
+    Raises:
+        ContractError: one is not a tensor of numbers.
+    """
+    specs = []
+    for arg in args:
+        if arg.type not in _DTYPES:
+            raise ContractError(f"{arg.name} is {arg.type}, expected a tensor of numbers; export it as one")
+        axes = tuple(
+            axis
+            if isinstance(axis, int) and axis >= 0
+            else axis
+            if isinstance(axis, str)
+            else f"{arg.name}.{i}"
+            for i, axis in enumerate(arg.shape)
+        )
+        specs.append(TensorSpec(arg.name, _DTYPES[arg.type], axes))
+    return tuple(specs)
+
+
+def check_manifest(manifest: Manifest, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
+    """Check a manifest against the graph that carries it.
+
+    Raises:
+        ContractError: a declared tensor is missing or has another dtype or shape, a graph input is not
+            declared, or a state leaves in another shape or dtype than it enters.
+        ManifestError: a reset value does not fit its state, a tensor is declared twice, or the task or
+            ``lengths`` names none.
+    """
+    entering, leaving = {spec.name: spec for spec in inputs}, {spec.name: spec for spec in outputs}
+    for spec in manifest.inputs:
+        _check_tensor("input", spec, entering)
+    for spec in manifest.outputs:
+        _check_tensor("output", spec, leaving)
+    for state in manifest.states:
+        _check_tensor("state input", TensorSpec(state.input, state.dtype, state.axes), entering)
+        _check_tensor("state output", TensorSpec(state.output, state.dtype, state.axes), leaving)
+        _check_reset(state, manifest.batch)
+    named = [[spec.name for spec in manifest.inputs], [spec.name for spec in manifest.outputs]]
+    if manifest.lengths is not None and manifest.lengths not in named[0]:
+        raise ManifestError(f"lengths is {manifest.lengths!r}, which is no input; export the model again")
+    _check_task(manifest.task, manifest.outputs)
+    declared = named[0] + [state.input for state in manifest.states]
+    for names in (declared, named[1] + [state.output for state in manifest.states]):
+        if len(set(names)) < len(names):
+            raise ManifestError(f"one of {sorted(names)} is declared twice; export the model again")
+    if missing := set(entering) - set(declared):
+        raise ContractError(f"inputs {sorted(missing)} are not in the manifest; export the model again")
+
+
+def infer_manifest(
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    states: Mapping[str, str] | None,
+    backward: str,
+) -> Manifest:
+    """Return the manifest of a file made elsewhere: ``states`` as named, else paired by name and shape.
+
+    The batch axis is the one name that every state shares with an input; the sequence axis is the one
+    other name of the inputs. Where there is no such single name, the manifest has none.
+
+    Raises:
+        ContractError: states can't be paired, or a named pair does not fit.
+        InputError: ``states`` names what the graph does not have.
+    """
+    from ._pairing import pair_states
+
+    pairs = pair_states(inputs, outputs) if states is None else _named_pairs(inputs, outputs, states)
+    specs = tuple(
+        StateSpec(entering.name, leaving.name, entering.dtype, entering.axes) for entering, leaving in pairs
+    )
+    data = tuple(spec for spec in inputs if spec.name not in {state.input for state in specs})
+    shared = set.intersection(*({a for a in s.axes if _named(a)} for s in specs)) if specs else set()
+    in_data = {axis for spec in data for axis in spec.axes if _named(axis)}
+    batch = next(iter(shared & in_data)) if len(shared & in_data) == 1 else None
+    others = in_data - {batch}
+    return Manifest(
+        inputs=data,
+        outputs=tuple(spec for spec in outputs if spec.name not in {state.output for state in specs}),
+        states=specs,
+        batch=str(batch) if batch is not None else None,
+        sequence=str(others.pop()) if len(others) == 1 else None,
+        unstreamable=f"it holds a backward or bidirectional {backward}" if backward else "",
+    )
+
+
+def _named_pairs(
+    inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], states: Mapping[str, str]
+) -> list[tuple[TensorSpec, TensorSpec]]:
+    entering, leaving = {spec.name: spec for spec in inputs}, {spec.name: spec for spec in outputs}
+    if len(set(states.values())) < len(states):
+        raise InputError(f"states is {dict(states)}; give each state an output of its own")
+    pairs = []
+    for name, output in states.items():
+        if name not in entering or output not in leaving:
+            raise InputError(
+                f"states pairs {name!r} with {output!r}; the inputs are {sorted(entering)}, "
+                f"the outputs {sorted(leaving)}"
+            )
+        _check_tensor("state output", TensorSpec(output, entering[name].dtype, entering[name].axes), leaving)
+        pairs.append((entering[name], leaving[output]))
+    return pairs
+
+
+def _check_tensor(role: str, declared: TensorSpec, actual: Mapping[str, TensorSpec]) -> None:
+    found = actual.get(declared.name)
+    if found is None:
+        raise ContractError(
+            f"{role} {declared.name!r} is not in the graph, which has {sorted(actual)}; export it again"
+        )
+    if found.dtype != declared.dtype or not fits(found.axes, declared.axes):
+        raise ContractError(
+            f"{role} {declared.name} is {found.dtype} {describe(found.axes)} in the graph, "
+            f"expected {declared.dtype} {describe(declared.axes)}; export it again"
+        )
+
+
+def _check_task(task: Task | None, outputs: Sequence[TensorSpec]) -> None:
+    if task is None:
+        return
+    axes = next((spec.axes for spec in outputs if spec.name == task.output), None)
+    if axes is None:
+        raise ManifestError(
+            f"the task's output is {task.output!r}, which is no output; export the model again"
+        )
+    width = axes[-1] if axes else 1
+    if task.labels and isinstance(width, int) and len(task.labels) != width:
+        raise ManifestError(
+            f"{len(task.labels)} labels came for the {width} values of {task.output}; export the model again"
+        )
+
+
+def _check_reset(state: StateSpec, batch: str | None) -> None:
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(np.asarray(state.reset).astype(state.dtype)).all()
+    if not finite:
+        raise ManifestError(f"state {state.input} has a reset value beyond {state.dtype}; export it again")
+    if not isinstance(state.reset, np.ndarray):
+        return
+    if not fits(state.reset.shape, tuple(1 if axis == batch else axis for axis in state.axes)):
+        raise ManifestError(
+            f"state {state.input} {describe(state.axes)} has a reset value of shape {state.reset.shape}; "
+            "export it again"
+        )
+
+
+def _named(axis: int | str) -> bool:
+    return isinstance(axis, str) and "*" not in axis

@@ -1,0 +1,170 @@
+"""Opening a file: read it, refuse what is unsafe, open a session, check its manifest."""
+
+import mmap
+import os
+import stat
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from ._core import Core
+from ._identity import Identity
+from .errors import FileFormatError, InputError, NotFoundError, ProviderError
+from .graph_check import check_manifest, graph_specs, infer_manifest, read_manifest
+from .model import Model
+from .onnx_reader import FileFacts, is_ort_format, scan
+from .ort import CPU, Provider, SessionOptions, auto_threads, open_session, resolve_providers
+
+if TYPE_CHECKING:
+    from .profile import Profile
+
+__all__ = ["Source", "load"]
+
+Source = str | os.PathLike[str] | bytes | bytearray | memoryview | mmap.mmap
+
+
+def load(
+    source: Source,
+    *,
+    device: str = "auto",
+    providers: Sequence[Provider] | None = None,
+    threads: int | Literal["auto"] = "auto",
+    states: Mapping[str, str] | None = None,
+    check: bool = False,
+    profile: "str | os.PathLike[str] | Profile | None" = None,
+) -> Model:
+    """Open a model file.
+
+    Args:
+        source: the path of an ``.onnx`` or ``.ort`` file, or its content (bytes, or a memory map).
+        device: ``"cpu"``; ``"cuda"``, which is an error where CUDA is not really in use; or ``"auto"``,
+            CUDA where the wheel offers it and it starts, else the CPU with a ``RuntimeWarning``.
+        providers: an explicit list of onnxruntime's execution providers, each of which must be in use.
+        threads: for one operator's work; ``"auto"`` is one below 8 MiB of weights (and for int8, whose
+            results depend on it), the physical cores from there on.
+        states: which output continues which input (``{"h": "hn"}``), for a file without a manifest
+            whose states can't be told by name and shape.
+        check: whether every sample is searched for NaN and infinity (about 4 us a step; off by default).
+        profile: what ``lstm-edge tune`` measured to be best, a file or what ``Profile.read`` gave; in the
+            place of ``device``, ``providers`` and ``threads``. One for another model, machine or onnxruntime
+            is left unused with a ``RuntimeWarning``.
+
+    Raises:
+        NotFoundError: no such file.
+        FileFormatError: truncated or foreign, or with external data outside the file's own folder.
+        ContractError: the graph does not keep its state contract, or its states can't be paired.
+        ProviderError: a provider asked for is not really in use.
+        MissingDependencyError: no onnxruntime.
+        InputError: an argument that is none of the above.
+    """
+    if threads != "auto" and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
+        raise InputError(f"threads is {threads!r}, expected 'auto' or a whole number from 1")
+    if profile is not None and (device, providers, threads) != ("auto", None, "auto"):
+        raise InputError(
+            "profile= came with device, providers or threads, which it holds; give one or the other"
+        )
+    if isinstance(profile, str | os.PathLike):
+        from .profile import Profile
+
+        profile = Profile.read(profile)
+    name, data = _content(source)
+    if not data:
+        raise FileFormatError(f"{name} is empty; export or copy it again")
+    try:
+        facts = FileFacts() if is_ort_format(memoryview(data)) else scan(memoryview(data))
+        size = len(data) + _external_bytes(source, facts.external)
+    except FileFormatError as error:
+        raise FileFormatError(f"{name}: {error}") from error
+    identity = Identity(data)
+    target = os.fspath(source) if isinstance(source, str | os.PathLike) else data
+    count = auto_threads(size) if threads == "auto" else threads
+    wanted = resolve_providers(device, providers)
+    tuned = _tuned(profile, identity)
+    options = tuned or SessionOptions(providers=wanted, threads=count)
+    session = _open(target, options, device, providers)
+    manifest = read_manifest(session)
+    if (
+        tuned is None
+        and manifest is not None
+        and manifest.precision == "int8"
+        and threads == "auto"
+        and count > 1
+    ):
+        session = _open(target, SessionOptions(providers=wanted), device, providers)
+    inputs, outputs = graph_specs(session.get_inputs()), graph_specs(session.get_outputs())
+    if manifest is None:
+        interface = infer_manifest(inputs, outputs, states, facts.backward)
+    elif states is not None:
+        raise InputError("states= came, but the file has a manifest that names its states; leave it out")
+    else:
+        interface = manifest
+        check_manifest(interface, inputs, outputs)
+    return Model(Core(session, interface, identity, has_manifest=manifest is not None, check=check))
+
+
+def _tuned(profile: "Profile | None", identity: Identity) -> SessionOptions | None:
+    """Return a profile's options where its key matches; warn where it does not."""
+    if profile is None:
+        return None
+    if reason := profile.mismatch(identity.digest):
+        warnings.warn(
+            f"the profile is not used: {reason}; run lstm-edge tune here", RuntimeWarning, stacklevel=3
+        )
+        return None
+    return profile.options
+
+
+def _content(source: Source) -> tuple[str, bytes]:
+    """Return a name for messages and the file's bytes."""
+    if isinstance(source, bytes | bytearray | memoryview | mmap.mmap):
+        return "the model", bytes(source)
+    if not isinstance(source, str | os.PathLike):
+        raise InputError(f"a {type(source).__name__} came, expected a path, or a file's bytes or memory map")
+    path = os.fspath(source)
+    try:
+        mode = os.stat(path).st_mode  # noqa: PTH116  pathlib's import is a tenth of the time to load
+        if not stat.S_ISREG(mode):
+            what = "a folder" if stat.S_ISDIR(mode) else "no plain file"
+            raise NotFoundError(f"{path} is {what}, expected an .onnx file")
+        with open(path, "rb") as file:  # noqa: PTH123
+            return path, file.read()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if isinstance(error, NotFoundError):
+            raise
+        raise NotFoundError(f"{path} is not there, expected an .onnx file") from error
+    except (OSError, ValueError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise FileFormatError(f"{path!r} can't be read: {reason}") from error
+
+
+def _external_bytes(source: Source, locations: tuple[str, ...]) -> int:
+    """Return the size of the external data; refuse any that is outside the file's own folder."""
+    if not locations:
+        return 0
+    if not isinstance(source, str | os.PathLike):
+        raise FileFormatError(f"its weights are in {locations[0]!r}; load it by its path")
+    from pathlib import Path
+
+    total = 0
+    for location in locations:
+        folder = Path(os.fspath(source)).resolve().parent
+        path = (folder / location).resolve()
+        if not path.is_relative_to(folder):
+            raise FileFormatError(f"its weights are in {location!r}, outside its folder; refused as unsafe")
+        if not path.is_file():
+            raise FileFormatError(f"its weights are in {location!r}, which is not there; copy it beside")
+        total += path.stat().st_size
+    return total
+
+
+def _open(
+    target: str | bytes, options: SessionOptions, device: str, providers: Sequence[Provider] | None
+) -> Any:
+    """Open a session; ``device="auto"`` falls back to the CPU, and says so."""
+    try:
+        return open_session(target, options)
+    except ProviderError as error:
+        if device != "auto" or providers is not None:
+            raise
+        warnings.warn(f"running on the CPU: {error}", RuntimeWarning, stacklevel=3)
+        return open_session(target, SessionOptions(providers=(CPU,), threads=options.threads))

@@ -1,0 +1,165 @@
+"""The MQTT gateway beside a real broker: whatever is killed, every sample is answered and counts once."""
+
+import getpass
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lstm_edge_runtime import load
+from lstm_edge_runtime.prediction import interpret
+
+pytest.importorskip("paho.mqtt.client", reason="paho-mqtt is not installed")
+if not shutil.which("mosquitto"):
+    pytest.skip("mosquitto is not installed", allow_module_level=True)
+from mqtt_devices import Devices
+
+ROOT = Path(__file__).parents[2]
+MODEL = ROOT / "tests" / "runtime" / "data" / "lstm.onnx"
+
+
+class Process:
+    """A program that is started, killed and started again."""
+
+    def __init__(self, command, log, ready=None):
+        self._command, self._log, self._ready = [str(word) for word in command], log, ready
+        self.start()
+
+    def start(self):
+        seen = self._log.stat().st_size if self._log.exists() else 0
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(self._command, stdout=log, stderr=subprocess.STDOUT)
+        deadline = time.monotonic() + 30
+        while self._ready not in self._log.read_bytes()[seen:]:
+            assert self.process.poll() is None, self._log.read_text()
+            assert time.monotonic() < deadline, self._log.read_text()
+            time.sleep(0.02)
+
+    def stop(self, number):
+        self.process.send_signal(number)
+        return self.process.wait(30)
+
+
+@pytest.fixture
+def broker(tmp_path):
+    """A mosquitto that keeps its sessions over a restart, and its port."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    folder = tmp_path / "broker"
+    folder.mkdir()
+    config = tmp_path / "mosquitto.conf"
+    config.write_text(
+        f"user {getpass.getuser()}\nlistener {port} 127.0.0.1\nallow_anonymous true\npersistence true\n"
+        f"persistence_location {folder}/\nmax_inflight_messages 0\nmax_queued_messages 0\n"
+    )
+    process = Process(["mosquitto", "-c", config, "-v"], tmp_path / "broker.log", b"running")
+    yield process, port
+    process.process.kill()
+    process.process.wait()
+
+
+@pytest.fixture
+def gateway(broker, tmp_path):
+    command = [sys.executable, ROOT / "examples" / "mqtt_gateway.py", MODEL, "--save", "0.3"]
+    options = ["--broker", f"127.0.0.1:{broker[1]}", "--state", tmp_path / "gateway.npz"]
+    process = Process([*command, *options], tmp_path / "gateway.log", b"connected")
+    yield process
+    process.process.kill()
+    process.process.wait()
+
+
+def test_five_hundred_devices_are_answered_once_and_alike_whatever_is_killed(broker, gateway, tmp_path):
+    rng = np.random.default_rng(11)
+    samples = rng.normal(size=(500, 16, 3)).astype(np.float32)
+    total = samples.shape[0] * samples.shape[1]
+    devices = Devices(broker[1], samples, rate=4)
+    devices.run(until=total // 4, timeout=60)
+    gateway.stop(signal.SIGKILL)
+    gateway.start()
+    devices.run(until=total // 2, timeout=60)
+    broker[0].stop(signal.SIGTERM)
+    broker[0].start()
+    devices.run(until=3 * total // 4, timeout=60)
+    gateway.stop(signal.SIGKILL)
+    gateway.start()
+    devices.run(until=total, timeout=60)
+    assert gateway.stop(signal.SIGTERM) == 0
+
+    assert devices.errors == []
+    repeats = [texts for answers in devices.answers for texts in answers.values() if len(texts) > 1]
+    assert [texts for texts in repeats if len(set(texts)) > 1] == []
+    assert repeats, "nothing was sent again: the kills came when nothing was on its way"
+    saved = np.load(tmp_path / "gateway.npz")
+    place = {str(name): row for row, name in enumerate(saved["devices"])}
+    model = load(MODEL, device="cpu")
+    for device, answers in enumerate(devices.answers):
+        stream = model.stream()
+        rows = np.stack([np.atleast_2d(stream.step(sample))[-1] for sample in samples[device]])
+        found = interpret(rows, model.manifest.task)
+        expected = {
+            n: {"n": n, "label": label, "p": round(p, 6)}
+            for n, (label, p) in enumerate(
+                zip(found.labels, found.probabilities.max(axis=-1).tolist(), strict=True)
+            )
+        }
+        assert {n: json.loads(texts[0]) for n, texts in answers.items()} == expected
+        for name, array in stream.state.items():
+            np.testing.assert_array_equal(saved[f"state/{name}"][place[f"d{device}"]], array)
+    devices.close()
+
+
+def test_a_bad_message_is_answered_with_its_reason_and_harms_no_other(broker, gateway):
+    devices = Devices(broker[1], np.ones((1, 3, 3), np.float32), rate=50)
+    devices.run(until=1, timeout=30)
+    client = devices._clients[0]
+    for payload in (
+        "no json",
+        '{"n": 1}',
+        '{"n": -1, "x": [1,2,3]}',
+        '{"n": 7, "x": [1, NaN, 2]}',
+        "[" * 9000,
+    ):
+        client.publish("lstm-edge/d0/sample", payload, qos=1)
+    devices.run(until=3, timeout=30)
+    deadline = time.monotonic() + 20
+    while len(devices.errors) < 5 and time.monotonic() < deadline:
+        devices.run(until=0, timeout=1)
+        for key, _ in devices._selector.select(0.05):
+            key.data.loop_read()
+        client.loop_write()
+    assert len(devices.errors) == 5
+    assert any("3 finite numbers" in text for text in devices.errors)
+    assert gateway.stop(signal.SIGTERM) == 0
+    devices.close()
+
+
+def test_the_states_of_another_model_are_refused_in_one_line(broker, gateway, tmp_path):
+    devices = Devices(broker[1], np.ones((1, 2, 3), np.float32), rate=50)
+    devices.run(until=2, timeout=30)
+    devices.close()
+    gateway.stop(signal.SIGTERM)
+    other = ROOT / "tests" / "runtime" / "data" / "motions-int8.onnx"
+    ran = subprocess.run(
+        [sys.executable, ROOT / "examples" / "mqtt_gateway.py", other, "--state", tmp_path / "gateway.npz"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ran.returncode, len(ran.stderr.splitlines())) == (2, 1)
+    assert "another model's states" in ran.stderr
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")
+def test_systemd_accepts_the_unit(tmp_path):
+    unit = (ROOT / "examples" / "mqtt-gateway.service").read_text()
+    there = tmp_path / "mqtt-gateway.service"
+    there.write_text(unit.replace("/opt/lstm-edge/bin/python", sys.executable))
+    ran = subprocess.run(["systemd-analyze", "verify", there], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout + ran.stderr) == (0, "")

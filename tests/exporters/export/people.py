@@ -1,0 +1,401 @@
+"""Modules written the way people write them, each with an example and what its file must have."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+__all__ = ["PEOPLE", "Person"]
+
+
+@dataclass(frozen=True)
+class Person:
+    """One module."""
+
+    module: type[nn.Module]
+    example: Any
+    nodes: dict[str, int]
+    """How many recurrent nodes of each kind."""
+    states: tuple[str, ...] = ()
+    """The state inputs."""
+    unstreamable: str = ""
+    """What the reason must mention; empty where chunks equal the whole."""
+    notes: str = ""
+
+
+class SentimentClassifier(nn.Module):
+    """Embedding, packed bidirectional LSTM, the two last hidden states side by side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(100, 12, padding_idx=0)
+        self.lstm = nn.LSTM(12, 10, num_layers=2, bidirectional=True, batch_first=True, dropout=0.5)
+        self.fc = nn.Linear(20, 1)
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, text, text_lengths):
+        embedded = self.dropout(self.embedding(text))
+        packed = pack_padded_sequence(
+            embedded, text_lengths.to("cpu"), batch_first=True, enforce_sorted=False
+        )
+        _, (hidden, _) = self.lstm(packed)
+        hidden = self.dropout(torch.cat((hidden[-2, :, :], hidden[-1, :, :]), dim=1))
+        return self.fc(hidden).squeeze(1)
+
+
+class Encoder(nn.Module):
+    """A sequence-to-sequence encoder, time first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(50, 8)
+        self.rnn = nn.GRU(8, 10, bidirectional=True)
+        self.fc = nn.Linear(20, 10)
+
+    def forward(self, src):
+        outputs, hidden = self.rnn(self.embedding(src))
+        return outputs, torch.tanh(self.fc(torch.cat((hidden[0], hidden[1]), dim=1)))
+
+
+class DecoderStep(nn.Module):
+    """One step of an attention decoder, its hidden state an argument."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(50, 8)
+        self.attn = nn.Linear(20 + 10, 10)
+        self.v = nn.Linear(10, 1, bias=False)
+        self.rnn = nn.GRU(20 + 8, 10)
+        self.out = nn.Linear(10, 50)
+
+    def forward(self, token, hidden, encoder_outputs):
+        embedded = self.embedding(token.unsqueeze(0))
+        query = hidden[-1].unsqueeze(0).expand(encoder_outputs.size(0), -1, -1)
+        energy = torch.tanh(self.attn(torch.cat((query, encoder_outputs), dim=2)))
+        attention = F.softmax(self.v(energy).squeeze(2), dim=0)
+        context = (attention.unsqueeze(2) * encoder_outputs).sum(0, keepdim=True)
+        output, hidden = self.rnn(torch.cat((embedded, context), dim=2), hidden)
+        return {"logits": self.out(output.squeeze(0)), "hidden": hidden}
+
+
+class Seq2SeqTeacherForced(nn.Module):
+    """The decoder starts from the encoder's last state: a state that must stay in the graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.LSTM(5, 8, batch_first=True)
+        self.decoder = nn.LSTM(3, 8, batch_first=True)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, source, target):
+        _, state = self.encoder(source)
+        return self.head(self.decoder(target, state)[0])
+
+
+class CRNN(nn.Module):
+    """Text recognition: convolutions over an image, then two LSTMs over its columns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cnn = nn.Sequential(
+            nn.Conv2d(1, 4, 3, padding=1),
+            nn.BatchNorm2d(4),
+            nn.ReLU(),
+            nn.MaxPool2d((2, 1)),
+            nn.Conv2d(4, 6, 3, padding=1),
+        )
+        self.rnn1 = nn.LSTM(6 * 4, 8, bidirectional=True)
+        self.rnn2 = nn.LSTM(16, 8, bidirectional=True)
+        self.head = nn.Linear(16, 11)
+
+    def forward(self, image):
+        features = self.cnn(image)
+        b, c, h, w = features.size()
+        columns = features.reshape(b, c * h, w).permute(2, 0, 1)
+        x, _ = self.rnn1(columns)
+        x, _ = self.rnn2(x)
+        return F.log_softmax(self.head(x), dim=2)
+
+
+class WordLanguageModel(nn.Module):
+    """PyTorch's own example: tied weights, hidden passed in and out as a pair."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop = nn.Dropout(0.2)
+        self.encoder = nn.Embedding(60, 10)
+        self.rnn = nn.LSTM(10, 10, 2, dropout=0.2)
+        self.decoder = nn.Linear(10, 60)
+        self.decoder.weight = self.encoder.weight
+
+    def forward(self, input, hidden):  # noqa: A002
+        emb = self.drop(self.encoder(input))
+        output, hidden = self.rnn(emb, hidden)
+        decoded = self.decoder(self.drop(output)).view(-1, 60)
+        return F.log_softmax(decoded, dim=1), hidden
+
+
+class SpeakerEncoder(nn.Module):
+    """The last layer's hidden state, projected and normalized."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(13, 16, 3, batch_first=True)
+        self.linear = nn.Linear(16, 12)
+        self.relu = nn.ReLU()
+
+    def forward(self, utterances, hidden_init=None):
+        _, (hidden, _) = self.lstm(utterances, hidden_init)
+        raw = self.relu(self.linear(hidden[-1]))
+        return raw / (torch.norm(raw, dim=1, keepdim=True) + 1e-5)
+
+
+class AnomalyAutoEncoder(nn.Module):
+    """Encode to one vector, repeat it, decode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.LSTM(4, 8, batch_first=True)
+        self.decoder = nn.LSTM(8, 8, batch_first=True)
+        self.output = nn.Linear(8, 4)
+
+    def forward(self, x):
+        _, (h, _) = self.encoder(x)
+        repeated = h[-1].unsqueeze(1).repeat(1, x.size(1), 1)
+        decoded, _ = self.decoder(repeated)
+        restored = self.output(decoded)
+        return restored, ((restored - x) ** 2).mean(dim=(1, 2))
+
+
+class BatchNormRNN(nn.Module):
+    """DeepSpeech's block: batch norm over features between layers, on packed sequences."""
+
+    def __init__(self, size: int, hidden: int, batch_norm: bool) -> None:
+        super().__init__()
+        self.batch_norm = nn.BatchNorm1d(size) if batch_norm else None
+        self.rnn = nn.GRU(size, hidden, bidirectional=True, bias=True)
+        self.hidden = hidden
+
+    def flatten_parameters(self):
+        self.rnn.flatten_parameters()
+
+    def forward(self, x, output_lengths):
+        if self.batch_norm is not None:
+            t, n = x.size(0), x.size(1)
+            x = self.batch_norm(x.view(t * n, -1)).view(t, n, -1)
+        x = pack_padded_sequence(x, output_lengths)
+        x, _ = self.rnn(x)
+        x, _ = pad_packed_sequence(x)
+        return x.view(x.size(0), x.size(1), 2, -1).sum(2).view(x.size(0), x.size(1), -1)
+
+
+class DeepSpeechLike(nn.Module):
+    """Three of them, then a fully connected layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnns = nn.ModuleList(BatchNormRNN(9 if i == 0 else 8, 8, batch_norm=i > 0) for i in range(3))
+        self.fc = nn.Sequential(nn.BatchNorm1d(8), nn.Linear(8, 6, bias=False))
+        for norm in self.modules():
+            if isinstance(norm, nn.BatchNorm1d):
+                nn.init.normal_(norm.running_mean, std=0.1)
+                nn.init.uniform_(norm.running_var, 0.5, 1.5)
+
+    def forward(self, x, lengths):
+        for rnn in self.rnns:
+            x = rnn(x, lengths)
+        t, n, _ = x.size()
+        return F.softmax(self.fc(x.reshape(t * n, -1)).reshape(t, n, -1).transpose(0, 1), dim=-1)
+
+
+class Tagger(nn.Module):
+    """A tagger without CRF: one label a token, from characters' and words' embeddings."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(80, 8)
+        self.shapes = nn.Embedding(10, 3)
+        self.lstm = nn.LSTM(11, 7, bidirectional=True, batch_first=True)
+        self.norm = nn.LayerNorm(14)
+        self.tags = nn.Linear(14, 9)
+
+    def forward(self, words, shapes):
+        x = torch.cat([self.words(words), self.shapes(shapes)], dim=-1)
+        return self.tags(self.norm(self.lstm(x)[0])).argmax(-1)
+
+
+class VideoClassifier(nn.Module):
+    """A small CNN on each frame, an LSTM over the frames' features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cnn = nn.Sequential(
+            nn.Conv2d(3, 4, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten()
+        )
+        self.lstm = nn.LSTM(16, 8, batch_first=True)
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, video):
+        b, t, c, h, w = video.shape
+        features = self.cnn(video.reshape(b * t, c, h, w)).reshape(b, t, -1)
+        out, _ = self.lstm(features)
+        return self.fc(out[:, -1])
+
+
+class AttentionClassifier(nn.Module):
+    """Masked attention over the outputs of an LSTM."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(6, 8, batch_first=True)
+        self.attention = nn.Linear(8, 1)
+        self.fc = nn.Linear(8, 4)
+
+    def forward(self, x, lengths):
+        packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        out, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True)
+        mask = torch.arange(out.size(1), device=x.device)[None, :] < lengths[:, None]
+        scores = self.attention(out).squeeze(-1).masked_fill(~mask, float("-inf"))
+        weights = torch.softmax(scores, dim=1)
+        return self.fc(torch.bmm(weights.unsqueeze(1), out).squeeze(1)), weights
+
+
+class Forecaster(nn.Module):
+    """Static covariates set the initial state; the history drives the network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.h = nn.Linear(3, 8)
+        self.c = nn.Linear(3, 8)
+        self.lstm = nn.LSTM(2, 8, batch_first=True)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, history, static):
+        state = torch.tanh(self.h(static)).unsqueeze(0), torch.tanh(self.c(static)).unsqueeze(0)
+        out, _ = self.lstm(history, state)
+        return {"forecast": self.head(out[:, -1]), "hidden_sequence": out}
+
+
+class ActorCritic(nn.Module):
+    """A policy with a GRU cell's one step a call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(7, 12), nn.Tanh())
+        self.gru = nn.GRUCell(12, 10)
+        self.actor = nn.Linear(10, 3)
+        self.critic = nn.Linear(10, 1)
+
+    def forward(self, observation, hidden):
+        hidden = self.gru(self.body(observation), hidden)
+        return self.actor(hidden), self.critic(hidden).squeeze(-1), hidden
+
+
+class TutorialLSTM1(nn.Module):
+    """The well-known tutorial class: zeros made inside, the view over every layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(input_size=5, hidden_size=6, num_layers=2, batch_first=True)
+        self.fc_1 = nn.Linear(6, 128)
+        self.fc = nn.Linear(128, 1)
+        self.relu = nn.ReLU()
+
+    def forward(self, x):
+        h_0 = torch.autograd.Variable(torch.zeros(2, x.size(0), 6))
+        c_0 = torch.autograd.Variable(torch.zeros(2, x.size(0), 6))
+        _output, (hn, _cn) = self.lstm(x, (h_0, c_0))
+        hn = hn.view(-1, 6)
+        return self.fc(self.relu(self.fc_1(self.relu(hn))))
+
+
+class ResidualStack(nn.Module):
+    """GNMT's way: single layers with residual connections, each with its own learned start."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.LSTM(8, 8, batch_first=True) for _ in range(3))
+        self.start = nn.ParameterList(nn.Parameter(0.3 * torch.randn(1, 1, 8)) for _ in range(3))
+
+    def forward(self, x):
+        for layer, start in zip(self.layers, self.start, strict=True):
+            h = start.repeat(1, x.shape[0], 1)
+            y, _ = layer(x, (h, torch.zeros_like(h)))
+            x = x + y
+        return x
+
+
+def _floats(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(3))
+
+
+def _tokens(high: int, *shape: int) -> Tensor:
+    tokens = torch.randint(0, high, shape, generator=torch.Generator().manual_seed(3))
+    tokens.view(-1)[0], tokens.view(-1)[-1] = 0, high - 1
+    return tokens
+
+
+_PAIR = (_floats(2, 3, 10), _floats(2, 3, 10))
+
+PEOPLE = [
+    Person(
+        SentimentClassifier,
+        (_tokens(100, 3, 6), torch.tensor([6, 2, 4])),
+        {"LSTM": 2},
+        ("h_0", "c_0"),
+        "bidirectional",
+    ),
+    Person(Encoder, _tokens(50, 6, 3), {"GRU": 1}, ("h_0",), "bidirectional"),
+    Person(DecoderStep, (_tokens(50, 3), _floats(1, 3, 10), _floats(6, 3, 20)), {"GRU": 1}, ("hidden",)),
+    Person(
+        Seq2SeqTeacherForced,
+        (_floats(3, 6, 5), _floats(3, 4, 3)),
+        {"LSTM": 2},
+        ("encoder.h_0", "encoder.c_0"),
+        notes="decoder",
+    ),
+    Person(
+        CRNN,
+        _floats(3, 1, 8, 12),
+        {"LSTM": 2},
+        ("rnn1.h_0", "rnn1.c_0", "rnn2.h_0", "rnn2.c_0"),
+        "bidirectional",
+    ),
+    Person(WordLanguageModel, (_tokens(60, 6, 3), _PAIR), {"LSTM": 2}, ("hidden_0", "hidden_1")),
+    Person(SpeakerEncoder, _floats(3, 6, 13), {"LSTM": 3}, ("h_0", "c_0")),
+    Person(
+        AnomalyAutoEncoder,
+        _floats(3, 6, 4),
+        {"LSTM": 2},
+        ("encoder.h_0", "encoder.c_0", "decoder.h_0", "decoder.c_0"),
+        "differs",
+    ),
+    Person(
+        DeepSpeechLike,
+        (_floats(6, 3, 9), torch.tensor([6, 4, 2])),
+        {"GRU": 3},
+        ("rnns.0.rnn.h_0", "rnns.1.rnn.h_0", "rnns.2.rnn.h_0"),
+        "bidirectional",
+    ),
+    Person(Tagger, (_tokens(80, 3, 6), _tokens(10, 3, 6)), {"LSTM": 1}, ("h_0", "c_0"), "bidirectional"),
+    Person(VideoClassifier, _floats(3, 6, 3, 9, 9), {"LSTM": 1}, ("h_0", "c_0")),
+    Person(
+        AttentionClassifier,
+        (_floats(3, 6, 6), torch.tensor([2, 6, 4])),
+        {"LSTM": 1},
+        ("h_0", "c_0"),
+        "softmax",
+    ),
+    Person(Forecaster, (_floats(3, 6, 2), _floats(3, 3)), {"LSTM": 1}, notes="stays in the graph"),
+    Person(ActorCritic, (_floats(3, 7), _floats(3, 10)), {"GRU": 1}, ("hidden",)),
+    Person(TutorialLSTM1, _floats(3, 6, 5), {"LSTM": 2}, ("h_0", "c_0")),
+    Person(
+        ResidualStack,
+        _floats(3, 6, 8),
+        {"LSTM": 3},
+        tuple(f"layers.{i}.{s}_0" for i in range(3) for s in "hc"),
+    ),
+]

@@ -1,0 +1,67 @@
+"""Every form of a recurrent layer exports, and runs at sizes that it was not traced at."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from lstm_edge_exporters import export
+
+_PATH = Path(__file__).parents[3] / "benchmarks" / "recurrent_matrix.py"
+_SPEC = importlib.util.spec_from_file_location("recurrent_matrix", _PATH)
+matrix = importlib.util.module_from_spec(_SPEC)
+sys.modules.setdefault("recurrent_matrix", matrix)
+_SPEC.loader.exec_module(matrix)
+
+COVERING = matrix.covering()
+REST = [cell for cell in matrix.cells() if cell not in COVERING]
+NODES = {"LSTM": "LSTM", "GRU": "GRU", "RNN-tanh": "RNN", "RNN-relu": "RNN"}
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+
+
+def check(cell):
+    torch.manual_seed(0)
+    module = matrix.Recurrent(cell).eval()
+    generator = torch.Generator().manual_seed(1)
+    artifact = export(module, matrix.draw(cell, *matrix.TRACED, generator))
+    assert artifact.nodes[NODES[cell.kind]] == cell.layers
+    assert [len(state.axes) for state in artifact.manifest.states] == [3] * len(cell.widths)
+    assert artifact.manifest.batch == "N"
+    assert artifact.manifest.sequence == "L"
+    assert bool(artifact.manifest.unstreamable) == cell.bidirectional
+    session = onnxruntime.InferenceSession(artifact.model)
+    names = [output.name for output in session.get_outputs()]
+    for n, length in matrix.SIZES:
+        feeds = matrix.draw(cell, n, length, generator)
+        with torch.no_grad():
+            expected = module(**feeds)
+        fed = {name: tensor.numpy() for name, tensor in feeds.items()}
+        for state in artifact.manifest.states:
+            shape = [n if axis == "N" else axis for axis in state.axes]
+            fed.setdefault(state.input, np.broadcast_to(np.float32(state.reset), shape))
+        got = dict(zip(names, session.run(names, fed), strict=True))
+        plain = [spec.name for spec in artifact.manifest.outputs]
+        after = [state.output for state in artifact.manifest.states] if cell.state == "argument" else []
+        for name, tensor in zip(plain + after, expected, strict=True):
+            np.testing.assert_allclose(got[name], tensor.numpy(), rtol=0, atol=2e-5, err_msg=f"{n},{length}")
+
+
+@pytest.mark.parametrize("cell", COVERING, ids=str)
+def test_every_pair_of_options_exports_and_agrees(cell):
+    check(cell)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", REST, ids=str)
+def test_every_combination_exports_and_agrees(cell):
+    check(cell)
+
+
+def test_the_matrix_is_whole():
+    assert len(COVERING) + len(REST) == 960

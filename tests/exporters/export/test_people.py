@@ -1,0 +1,49 @@
+"""A dozen modules and more, written the way people write them, exported, audited and compared."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from lstm_edge_exporters import export
+from lstm_edge_exporters.numerics.call import Signature, flatten_output
+
+_SPEC = importlib.util.spec_from_file_location("people", Path(__file__).with_name("people.py"))
+people = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(people)
+
+
+@pytest.mark.parametrize("person", people.PEOPLE, ids=lambda person: person.module.__name__)
+def test_a_module_as_people_write_it_exports_and_agrees(person):
+    torch.manual_seed(0)
+    module = person.module().eval()
+    artifact = export(module, person.example)
+    manifest = artifact.manifest
+    recurrent = {name: count for name, count in artifact.nodes.items() if name in ("LSTM", "GRU", "RNN")}
+    assert recurrent == person.nodes
+    assert tuple(state.input for state in manifest.states) == person.states
+    assert (
+        (person.unstreamable in manifest.unstreamable) if person.unstreamable else not manifest.unstreamable
+    )
+    assert any(person.notes in note for note in artifact.notes) if person.notes else not artifact.notes
+    assert len(manifest.equivalence["cases"]) + len(manifest.equivalence["skipped"]) == 6
+    signature = Signature.of(module, person.example)
+    session = onnxruntime.InferenceSession(artifact.model)
+    feeds = {name: tensor.numpy() for name, tensor in zip(signature.names, signature.example, strict=True)}
+    rows = next(iter(feeds.values())).shape[_place(manifest)]
+    for state in manifest.states:
+        shape = [rows if axis == "N" else axis for axis in state.axes]
+        feeds.setdefault(state.input, np.broadcast_to(np.float32(state.reset), shape))
+    names = [output.name for output in session.get_outputs()]
+    got = session.run(names, feeds)
+    with torch.no_grad():
+        expected = flatten_output(signature.call(module, signature.example))
+    for name, array, (_, tensor) in zip(names, got, expected, strict=False):
+        np.testing.assert_allclose(array, tensor.numpy(), rtol=0, atol=1e-5, err_msg=name)
+
+
+def _place(manifest):
+    return next(spec.axes.index("N") for spec in manifest.inputs if "N" in spec.axes)

@@ -1,0 +1,225 @@
+"""Where an export can't be right it is refused, and the message says what to write instead."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lstm_edge_exporters import ExportConfig, export
+from lstm_edge_runtime import load
+from lstm_edge_runtime.errors import InputError, UnsupportedError
+
+X, LENGTHS = torch.randn(3, 6, 5), torch.tensor([2, 6, 4])
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.LSTM(5, 6, batch_first=True)
+        self.cell = nn.GRUCell(5, 6)
+        self.head = nn.Linear(36, 2)
+
+
+class LoopOfCells(Net):
+    def forward(self, x):
+        h = x.new_zeros(x.size(0), 6)
+        for step in range(x.size(1)):
+            h = self.cell(x[:, step], h)
+        return h
+
+
+class UnrolledCells(Net):
+    def forward(self, x):
+        h = None
+        for step in x.unbind(1):
+            h = self.cell(step, h)
+        return h
+
+
+class LoopToALength(Net):
+    def forward(self, x, lengths):
+        output, _ = self.rnn(x)
+        total = 0
+        for step in range(int(lengths.max())):
+            total = total + output[:, step]
+        return total
+
+
+class PicksByLength(Net):
+    def forward(self, x, lengths):
+        output, _ = self.rnn(x)
+        return torch.stack([output[row, int(lengths[row]) - 1] for row in range(x.size(0))])
+
+
+class BranchesOnLengths(Net):
+    def forward(self, x, lengths):
+        output, _ = self.rnn(x)
+        return output if lengths.max() > 3 else -output
+
+
+class NeedsOneLength(Net):
+    def forward(self, x):
+        return self.head(self.rnn(x)[0].reshape(x.size(0), -1))
+
+
+class NoSuchOperator(Net):
+    def forward(self, x):
+        output, _ = self.rnn(x)
+        return torch.linalg.eigvalsh(output.transpose(1, 2) @ output)
+
+
+class Random(Net):
+    def forward(self, x):
+        h = torch.randn(1, x.size(0), 6)
+        return self.rnn(x, (h, h))[0]
+
+
+class WeightsFromData(Net):
+    def forward(self, x):
+        flat = [self.rnn.weight_ih_l0 * x.mean(), *self.rnn._flat_weights[1:]]
+        zeros = x.new_zeros(1, x.size(0), 6)
+        return torch.lstm(x, (zeros, zeros), flat, True, 1, 0.0, False, False, True)[0]
+
+
+@pytest.mark.parametrize(
+    ("module", "example", "message"),
+    [
+        (LoopOfCells, X, "'cell' is called 6 times.*nn.GRU"),
+        (UnrolledCells, X, "'cell' is called 6 times.*nn.GRU"),
+        (LoopToALength, (X, LENGTHS), "values of a tensor.*mask"),
+        (PicksByLength, (X, LENGTHS), "values of a tensor.*mask"),
+        (BranchesOnLengths, (X, LENGTHS), "values of a tensor.*torch.where"),
+        (NoSuchOperator, X, "no translation for the operator aten._linalg_eigh"),
+        (Random, X, "another output on every call"),
+        (WeightsFromData, X, "weights are computed from the network's inputs"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_a_module_that_can_not_be_exported_right_is_refused(module, example, message):
+    with pytest.raises(UnsupportedError, match=message):
+        export(module().eval(), example)
+
+
+@pytest.mark.parametrize("module", [NeedsOneLength, LoopOfCells])
+def test_an_axis_that_is_named_and_yet_fixed_is_refused(module):
+    with pytest.raises(UnsupportedError, match=r"one size only|is called"):
+        export(module().eval(), X, ExportConfig(inputs={"x": ("N", "L", 5)}))
+
+
+def test_an_axis_that_has_to_be_fixed_may_be_given_as_a_number():
+    artifact = export(NeedsOneLength().eval(), X, ExportConfig(inputs={"x": ("N", 6, 5)}))
+    assert artifact.manifest.inputs[0].axes == ("N", 6, 5)
+    assert artifact.manifest.sequence is None
+
+
+class Normed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(6)
+        self.rnn = nn.LSTM(5, 6, batch_first=True, num_layers=2, dropout=0.5)
+
+    def forward(self, x):
+        return self.norm(self.rnn(x)[0][:, -1])
+
+
+def test_batch_norm_in_training_mode_is_refused_and_dropout_is_not():
+    module = Normed().train()
+    with pytest.raises(UnsupportedError, match=r"'norm' is in training mode.*eval\(\)"):
+        export(module, X)
+    module.norm.eval()
+    export(module, X)
+    assert module.rnn.training
+
+
+def test_a_scripted_module_is_refused():
+    with pytest.warns((DeprecationWarning, FutureWarning), match="torch.jit.script"):
+        scripted = torch.jit.script(Normed().eval())
+    with pytest.raises(UnsupportedError, match="scripted from"):
+        export(scripted, X)
+
+
+def test_a_module_that_fails_on_the_example_is_refused_with_its_own_error():
+    with pytest.raises(InputError, match=r"does not run on the example.*input.size"):
+        export(Normed().eval(), torch.randn(3, 6, 4))
+
+
+class KeepsAGraph(Net):
+    def __init__(self):
+        super().__init__()
+        self.cache = [self.head.weight * 2]
+
+    def forward(self, x):
+        return self.rnn(x)[0]
+
+
+def test_a_module_that_can_not_be_copied_says_so():
+    with pytest.raises(InputError, match="can't be copied"):
+        export(KeepsAGraph(), X)
+
+
+class KeepsAProduct(Net):
+    def __init__(self):
+        super().__init__()
+        self.scale = self.head.bias.sum() * 2
+
+    def forward(self, x):
+        return self.rnn(x)[0] * self.scale
+
+
+def test_a_tensor_that_the_module_computed_and_keeps_is_a_constant():
+    module = KeepsAProduct()
+    made = load(export(module, X).model)
+    with torch.no_grad():
+        expected = module(X).numpy()
+    np.testing.assert_allclose(made.run(X.numpy())[0]["output"], expected, rtol=0, atol=1e-6)
+    assert not module.scale.is_leaf
+
+
+def test_an_unused_layer_is_left_out_and_noted():
+    class Unused(Net):
+        def forward(self, x):
+            self.cell(x[:, 0])
+            return self.rnn(x)[0]
+
+    artifact = export(Unused().eval(), X)
+    assert artifact.notes == ("layer 'cell': nothing uses its result, it is not in the file",)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_modules_of_other_floats_become_float32_files_and_say_so(dtype):
+    class Typed(Net):
+        def forward(self, x):
+            zeros = torch.zeros(1, x.size(0), 6, dtype=dtype)
+            return self.rnn(x, (zeros, zeros))[0]
+
+    artifact = export(Typed().to(dtype).eval(), X.to(dtype))
+    assert artifact.manifest.inputs[0].dtype == "float32"
+    assert artifact.manifest.outputs[0].dtype == "float32"
+    assert artifact.notes == (f"the module is {str(dtype)[6:]}, the file is float32 throughout",)
+
+
+def test_parameters_that_are_not_finite_are_refused_by_name():
+    module = Normed().eval()
+    module.rnn.bias_hh_l1.data[3] = float("nan")
+    with pytest.raises(InputError, match=r"rnn\.bias_hh_l1 holds NaN or infinity"):
+        export(module, X)
+
+
+class Spread(Net):
+    def forward(self, x):
+        return self.rnn((x - x.mean((0, 1))) / x.std((0, 1)))[0]
+
+
+def test_a_size_where_pytorch_gives_nan_is_noted_as_not_compared():
+    artifact = export(Spread().eval(), X)
+    assert [note for note in artifact.notes if "N=1, L=1" in note and "NaN in output" in note]
+    assert len(artifact.manifest.equivalence["cases"]) == 5
+
+
+class Masked(Net):
+    def forward(self, x):
+        return self.rnn(x)[0].masked_fill(torch.arange(6) > 3, float("-inf"))
+
+
+def test_infinities_that_a_mask_puts_in_are_compared_like_other_values():
+    assert not export(Masked().eval(), X).notes

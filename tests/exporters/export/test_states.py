@@ -1,0 +1,329 @@
+"""How initial states are found, named, lifted, reset, or left alone."""
+
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from lstm_edge_exporters import ExportConfig, export
+from lstm_edge_runtime import load
+from lstm_edge_runtime.errors import UnsupportedError
+
+X = torch.randn(3, 6, 5)
+
+
+def states(artifact):
+    return [(state.input, state.output, state.axes) for state in artifact.manifest.states]
+
+
+class Absent(nn.Module):
+    def __init__(self, **options):
+        super().__init__()
+        self.rnn = nn.LSTM(5, 6, 2, batch_first=True, **options)
+
+    def forward(self, x):
+        return self.rnn(x)[0]
+
+
+def test_absent_states_become_one_input_a_layer_shaped_as_pytorch_has_them():
+    artifact = export(Absent(), X)
+    assert states(artifact) == [("h_0", "h_n", (2, "N", 6)), ("c_0", "c_n", (2, "N", 6))]
+    assert [state.reset for state in artifact.manifest.states] == [0.0, 0.0]
+
+
+def test_projected_states_are_as_wide_as_the_projection():
+    artifact = export(Absent(proj_size=3), X)
+    assert states(artifact) == [("h_0", "h_n", (2, "N", 3)), ("c_0", "c_n", (2, "N", 6))]
+
+
+def test_a_stateless_file_has_no_states_and_gives_the_same(tmp_path):
+    torch.manual_seed(1)
+    module = Absent()
+    with_states, without = export(module, X), export(module, X, ExportConfig(stateless=True))
+    assert without.manifest.states == ()
+    x = np.random.default_rng(0).standard_normal((2, 9, 5)).astype(np.float32)
+    np.testing.assert_array_equal(
+        load(without.model).run(x)[0]["output"], load(with_states.model).run(x)[0]["output"]
+    )
+
+
+class Learned(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.GRU(5, 6, 2, batch_first=True)
+        self.start = nn.Parameter(torch.randn(2, 1, 6))
+
+    def forward(self, x):
+        return self.rnn(x, self.start.expand(-1, x.size(0), -1).contiguous())[0]
+
+
+def test_a_learned_state_is_the_reset_value_in_the_contract():
+    module = Learned()
+    artifact = export(module, X)
+    (state,) = artifact.manifest.states
+    np.testing.assert_array_equal(state.reset, module.start.detach().numpy())
+    model = load(artifact.model)
+    x = np.random.default_rng(0).standard_normal((4, 7, 5)).astype(np.float32)
+    with torch.no_grad():
+        expected = module(torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(model.run(x)[0]["output"], expected, rtol=0, atol=1e-6)
+
+
+class SeveralLayers(nn.Module):
+    """Single layers in a list that read rows of one zeros tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.GRU(5 if i == 0 else 6, 6, batch_first=True) for i in range(3))
+
+    def forward(self, x):
+        h = x.new_zeros(3, x.size(0), 6)
+        for index, layer in enumerate(self.layers):
+            x, _ = layer(x, h[index : index + 1])
+        return x
+
+
+def test_rows_of_one_tensor_are_one_state_named_after_what_the_layers_share():
+    artifact = export(SeveralLayers(), X)
+    assert states(artifact) == [("layers.h_0", "layers.h_n", (3, "N", 6))]
+
+
+class Twins(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.left = nn.RNN(5, 4, batch_first=True)
+        self.right = nn.Module()
+        self.right.rnn = nn.GRU(5, 4, batch_first=True)
+
+    def forward(self, x):
+        return {"sum": self.left(x)[0] + self.right.rnn(x)[0]}
+
+
+def test_states_of_several_layers_are_named_after_their_paths():
+    assert [name for name, _, _ in states(export(Twins(), X))] == ["left.h_0", "right.rnn.h_0"]
+
+
+class Shared(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.GRU(5, 4, batch_first=True)
+
+    def forward(self, a, b):
+        return torch.cosine_similarity(self.rnn(a)[1][0], self.rnn(b)[1][0])
+
+
+def test_a_layer_called_twice_has_a_state_for_each_call():
+    artifact = export(Shared(), (X, torch.randn(3, 6, 5)))
+    assert [name for name, _, _ in states(artifact)] == ["rnn.h_0", "rnn_2.h_0"]
+    assert artifact.nodes["GRU"] == 2
+    weights = onnx.load_model_from_string(artifact.model).graph.initializer
+    assert [list(tensor.dims) for tensor in weights].count([1, 12, 5]) == 1
+
+
+class FromData(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.start = nn.Linear(3, 6)
+        self.rnn = nn.GRU(5, 6, batch_first=True)
+
+    def forward(self, x, context):
+        return self.rnn(x, torch.tanh(self.start(context)).unsqueeze(0))[0]
+
+
+def test_a_state_computed_from_another_input_stays_in_the_graph_and_is_reported():
+    artifact = export(FromData(), (X, torch.randn(3, 3)))
+    assert artifact.manifest.states == ()
+    assert any("stays in the graph" in note for note in artifact.notes)
+
+
+class ReturnsLast(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.GRU(5, 6, batch_first=True)
+
+    def forward(self, x):
+        output, last = self.rnn(x)
+        return {"output": output, "last": last, "again": last}
+
+
+def test_a_last_state_that_forward_returns_stays_an_output_beside_the_state():
+    artifact = export(ReturnsLast(), X)
+    assert states(artifact) == [("h_0", "h_n", (1, "N", 6))]
+    assert [spec.name for spec in artifact.manifest.outputs] == ["output", "last", "again"]
+
+
+class Pair(nn.Module):
+    """The hidden pair goes in as one argument and out as one item of a tuple."""
+
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.LSTM(5, 6, batch_first=True)
+
+    def forward(self, x, hidden):
+        return self.rnn(x, hidden)
+
+
+def test_a_hidden_pair_is_two_states():
+    artifact = export(Pair(), (X, (torch.zeros(1, 3, 6), torch.zeros(1, 3, 6))))
+    assert states(artifact) == [
+        ("hidden_0", "hidden_0_n", (1, "N", 6)),
+        ("hidden_1", "hidden_1_n", (1, "N", 6)),
+    ]
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_cells_used_for_one_step_a_call_carry_their_states(batched):
+    class Cells(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second, self.third = nn.LSTMCell(5, 6), nn.GRUCell(6, 4), nn.RNNCell(4, 3)
+
+        def forward(self, x):
+            return self.third(self.second(self.first(x)[0]))
+
+    module = Cells().eval()
+    artifact = export(module, torch.randn(3, 5) if batched else torch.randn(5))
+    names = ["first.h_0", "first.c_0", "second.h_0", "third.h_0"]
+    assert [name for name, _, _ in states(artifact)] == names
+    assert artifact.manifest.sequence is None
+    steps = torch.randn(4, 2, 5) if batched else torch.randn(4, 5)
+    model, state = load(artifact.model), None
+    hidden, second, third = None, None, None
+    for step in steps:
+        outputs, state = model.run(step.numpy(), state)
+        with torch.no_grad():
+            hidden = module.first(step, hidden)
+            second = module.second(hidden[0], second)
+            third = module.third(second, third)
+        np.testing.assert_allclose(outputs["output"], third.numpy(), rtol=0, atol=1e-6)
+
+
+def test_unbatched_modules_keep_their_shapes():
+    class Unbatched(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn = nn.LSTM(5, 6, 2, bidirectional=True)
+
+        def forward(self, x, h_0, c_0):
+            output, (h_n, c_n) = self.rnn(x, (h_0, c_0))
+            return output, h_n, c_n
+
+    artifact = export(Unbatched(), (torch.randn(7, 5), torch.zeros(4, 6), torch.zeros(4, 6)))
+    assert artifact.manifest.batch is None
+    assert [spec.axes for spec in artifact.manifest.inputs] == [("L", 5)]
+    assert states(artifact) == [("h_0", "h_n", (4, 6)), ("c_0", "c_n", (4, 6))]
+
+
+class KeepsState(nn.Module):
+    """The state lives in an attribute between calls, as in many training scripts."""
+
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.LSTM(5, 6, batch_first=True)
+        self.state = None
+
+    def forward(self, x):
+        output, state = self.rnn(x, self.state)
+        self.state = tuple(part.detach() for part in state)
+        return output
+
+
+def test_a_state_that_the_module_keeps_becomes_an_input_and_an_output():
+    module = KeepsState().eval()
+    artifact = export(module, X)
+    assert states(artifact) == [("h_0", "h_n", (1, "N", 6)), ("c_0", "c_n", (1, "N", 6))]
+    assert module.state is None
+    model, state = load(artifact.model), None
+    for chunk in torch.randn(4, 3, 2, 5):
+        outputs, state = model.run(chunk.numpy(), state)
+        with torch.no_grad():
+            np.testing.assert_allclose(outputs["output"], module(chunk).numpy(), rtol=0, atol=1e-6)
+
+
+class Hidden(NamedTuple):
+    h: torch.Tensor
+    c: torch.Tensor
+
+
+class Fields(Absent):
+    def forward(self, x, hidden):
+        output, last = self.rnn(x, tuple(hidden))
+        return output, Hidden(*last)
+
+
+def test_states_in_a_named_tuple_are_named_after_its_fields():
+    zeros = torch.zeros(2, 3, 6)
+    artifact = export(Fields(), (X, Hidden(zeros, zeros)))
+    assert states(artifact) == [("hidden_h", "h", (2, "N", 6)), ("hidden_c", "c", (2, "N", 6))]
+
+
+class StartsFrom(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.GRU(5, 6, batch_first=True)
+
+    def forward(self, x, start):
+        return self.rnn(x, start.unsqueeze(0))[0]
+
+
+def test_an_initial_state_whose_last_one_is_not_returned_stays_an_input_and_is_noted():
+    artifact = export(StartsFrom(), (X, torch.randn(3, 6)))
+    assert artifact.manifest.states == ()
+    assert [spec.name for spec in artifact.manifest.inputs] == ["x", "start"]
+    assert any("start is an initial state" in note and "return it" in note for note in artifact.notes)
+
+
+class OutputOnly(nn.LSTM):
+    def forward(self, x):
+        return super().forward(x)[0]
+
+
+class InADict(nn.GRU):
+    def forward(self, x, hx=None):
+        output, last = super().forward(x, hx)
+        return {"output": output, "last": last}
+
+
+class Squashed(nn.GRUCell):
+    def forward(self, x):
+        return torch.tanh(super().forward(x))
+
+
+@pytest.mark.parametrize(
+    ("layer", "x", "names"),
+    [
+        (OutputOnly(5, 6, 2, batch_first=True), X, ["h_0", "c_0"]),
+        (InADict(5, 6, batch_first=True), X, ["h_0"]),
+        (Squashed(5, 6), X[:, 0], ["h_0"]),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_subclass_may_take_and_give_what_it_likes(layer, x, names):
+    kind = type(layer)
+    artifact = export(nn.Sequential(layer).eval(), x)
+    assert [name for name, _, _ in states(artifact)] == names
+    assert type(layer) is kind
+    got, _ = load(artifact.model).run(x.numpy())
+    with torch.no_grad():
+        expected = layer(x)
+    expected = expected["output"] if isinstance(expected, dict) else expected
+    np.testing.assert_allclose(got["output"], expected.numpy(), rtol=0, atol=1e-6)
+
+
+class Functional(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.LSTM(5, 6, batch_first=True)
+
+    def forward(self, x):
+        zeros = x.new_zeros(1, x.size(0), 6)
+        return torch.lstm(x, (zeros, zeros), self.rnn._flat_weights, True, 1, 0.0, False, False, True)[0]
+
+
+def test_a_call_outside_of_a_layer_that_makes_its_own_state_is_refused_or_stateless():
+    with pytest.raises(UnsupportedError, match=r"calls torch\.lstm.*makes h_0 inside"):
+        export(Functional().eval(), X)
+    assert export(Functional().eval(), X, ExportConfig(stateless=True)).manifest.states == ()
