@@ -89,14 +89,15 @@ def _state(spec: "StateSpec") -> dict[str, Any]:
 
 def _cost(path: Path, model: "Model") -> dict[str, Any]:
     """Return parameters and operations; a file in ORT format hides both."""
-    from lstm_edge.onnxfile import measure_cost, read_graph
+    from lstm_edge.cost import measure_cost
+    from lstm_edge_runtime.onnx_reader import is_ort_format, read_onnx
 
     content = path.read_bytes()
-    if content[4:8] == b"ORTM":
+    if is_ort_format(content):
         why = "a file in ORT format does not show its nodes"
         return {"parameters": None, "flops_per_step": None, "flops_per_call": None, "why": why}
-    graph = read_graph(content)
-    cost = measure_cost(content, graph)
+    file = read_onnx(content, path.parent)
+    cost = measure_cost(content, file)
     fixed = any(isinstance(axis, int) and axis > 1 for spec in model.inputs for axis in spec.axes[:-1])
     return {
         "parameters": cost.parameters,
@@ -104,10 +105,10 @@ def _cost(path: Path, model: "Model") -> dict[str, Any]:
         "flops_per_call": cost.flops,
         "not_counted": list(cost.uncounted),
         "why": cost.reason or ("the file fixes how many steps or rows a call takes" if fixed else None),
-        "nodes": len(graph.nodes),
-        "opsets": {domain or "ai.onnx": version for domain, version in graph.opsets.items()},
-        "ir_version": graph.ir_version,
-        "producer": graph.producer,
+        "nodes": len(file.graph.nodes),
+        "opsets": {domain or "ai.onnx": version for domain, version in file.opsets.items()},
+        "ir_version": file.ir_version,
+        "producer": file.producer,
     }
 
 

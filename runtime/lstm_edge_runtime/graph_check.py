@@ -8,9 +8,12 @@ import numpy as np
 from .axes import describe, fits
 from .errors import ContractError, InputError, ManifestError
 from .manifest import KEY, Manifest, StateSpec, Task, TensorSpec
+from .onnx_reader import OnnxFile
 
-__all__ = ["check_manifest", "graph_specs", "infer_manifest", "read_manifest"]
+__all__ = ["RECURRENT_OPERATORS", "check_manifest", "graph_specs", "infer_manifest", "read_manifest"]
 
+RECURRENT_OPERATORS = ("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM")
+"""The operators that carry a state from step to step."""
 _DTYPES = {
     "tensor(float)": "float32",
     "tensor(double)": "float64",
@@ -86,9 +89,11 @@ def infer_manifest(
     inputs: Sequence[TensorSpec],
     outputs: Sequence[TensorSpec],
     states: Mapping[str, str] | None,
-    backward: str,
+    file: OnnxFile | None,
 ) -> Manifest:
     """Return the manifest of a file made elsewhere: ``states`` as named, else paired by name and shape.
+
+    ``file`` shows the layers that can't be streamed; None where it can't be read (the ORT format).
 
     The batch axis is the one name that every state shares with an input; the sequence axis is the one
     other name of the inputs. Where there is no such single name, the manifest has none.
@@ -114,8 +119,16 @@ def infer_manifest(
         states=specs,
         batch=str(batch) if batch is not None else None,
         sequence=str(others.pop()) if len(others) == 1 else None,
-        unstreamable=f"it holds a backward or bidirectional {backward}" if backward else "",
+        unstreamable="" if file is None else _why_unstreamable(file),
     )
+
+
+def _why_unstreamable(file: OnnxFile) -> str:
+    """Say which layer also runs backwards, and so needs the end of a sequence first; empty for none."""
+    for node in file.every_node():
+        if node.op_type in RECURRENT_OPERATORS and node.attributes.get("direction", "forward") != "forward":
+            return f"it holds a backward or bidirectional {node.op_type}"
+    return ""
 
 
 def _named_pairs(

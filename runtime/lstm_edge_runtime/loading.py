@@ -12,7 +12,7 @@ from ._identity import Identity
 from .errors import FileFormatError, InputError, NotFoundError, ProviderError
 from .graph_check import check_manifest, graph_specs, infer_manifest, read_manifest
 from .model import Model
-from .onnx_reader import FileFacts, is_ort_format, scan
+from .onnx_reader import is_ort_format, read_onnx
 from .ort import CPU, Provider, SessionOptions, auto_threads, open_session, resolve_providers
 
 if TYPE_CHECKING:
@@ -70,13 +70,15 @@ def load(
     name, data = _content(source)
     if not data:
         raise FileFormatError(f"{name} is empty; export or copy it again")
+    path = os.fspath(source) if isinstance(source, str | os.PathLike) else None
+    folder = None if path is None else os.path.dirname(path) or "."  # noqa: PTH120
     try:
-        facts = FileFacts() if is_ort_format(memoryview(data)) else scan(memoryview(data))
-        size = len(data) + _external_bytes(source, facts.external)
+        file = None if is_ort_format(data) else read_onnx(data, folder)
+        size = len(data) + (0 if file is None else file.external_bytes())
     except FileFormatError as error:
         raise FileFormatError(f"{name}: {error}") from error
     identity = Identity(data)
-    target = os.fspath(source) if isinstance(source, str | os.PathLike) else data
+    target = path or data
     count = auto_threads(size) if threads == "auto" else threads
     wanted = resolve_providers(device, providers)
     tuned = _tuned(profile, identity)
@@ -93,7 +95,7 @@ def load(
         session = _open(target, SessionOptions(providers=wanted), device, providers)
     inputs, outputs = graph_specs(session.get_inputs()), graph_specs(session.get_outputs())
     if manifest is None:
-        interface = infer_manifest(inputs, outputs, states, facts.backward)
+        interface = infer_manifest(inputs, outputs, states, file)
     elif states is not None:
         raise InputError("states= came, but the file has a manifest that names its states; leave it out")
     else:
@@ -135,26 +137,6 @@ def _content(source: Source) -> tuple[str, bytes]:
     except (OSError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise FileFormatError(f"{path!r} can't be read: {reason}") from error
-
-
-def _external_bytes(source: Source, locations: tuple[str, ...]) -> int:
-    """Return the size of the external data; refuse any that is outside the file's own folder."""
-    if not locations:
-        return 0
-    if not isinstance(source, str | os.PathLike):
-        raise FileFormatError(f"its weights are in {locations[0]!r}; load it by its path")
-    from pathlib import Path
-
-    total = 0
-    for location in locations:
-        folder = Path(os.fspath(source)).resolve().parent
-        path = (folder / location).resolve()
-        if not path.is_relative_to(folder):
-            raise FileFormatError(f"its weights are in {location!r}, outside its folder; refused as unsafe")
-        if not path.is_file():
-            raise FileFormatError(f"its weights are in {location!r}, which is not there; copy it beside")
-        total += path.stat().st_size
-    return total
 
 
 def _open(

@@ -1,102 +1,680 @@
-"""What a model file says before onnxruntime opens it: a walk over its protobuf, weights skipped.
+"""Read ONNX files with numpy alone: nodes, attributes, stored tensors, metadata.
 
-Field numbers are those of ``onnx.proto3``; they are frozen by its compatibility rules.
+``read_onnx`` gives an ``OnnxFile``; nothing is copied, a tensor's values are views of the file's bytes. It is
+safe on files from anywhere: whatever is damaged raises ``FileFormatError``, and external data is read from
+the file's own folder only.
+
+Sources: the field numbers are those of ``onnx.proto`` (https://github.com/onnx/onnx/blob/main/onnx/onnx.proto),
+which its compatibility rules freeze; the wire format is
+https://protobuf.dev/programming-guides/encoding/.
 """
 
-from collections.abc import Iterator
-from typing import NamedTuple
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from math import prod
+from typing import Any, NamedTuple
 
-from ._protobuf import fields
+import numpy as np
+import numpy.typing as npt
+
 from .errors import FileFormatError
 
-__all__ = ["FileFacts", "is_ort_format", "scan"]
+__all__ = [
+    "Attribute",
+    "External",
+    "Function",
+    "Graph",
+    "Node",
+    "OnnxFile",
+    "SparseTensor",
+    "Tensor",
+    "ValueInfo",
+    "add_outputs",
+    "is_ort_format",
+    "read_onnx",
+]
 
-_MODEL_GRAPH, _MODEL_FUNCTION = 7, 25
-_GRAPH_NODE, _GRAPH_INITIALIZER, _FUNCTION_NODE = 1, 5, 7
-_NODE_OP, _NODE_ATTRIBUTE = 4, 5
-_ATTRIBUTE_NAME, _ATTRIBUTE_BYTES = 1, 4
-_ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS = (5, 10), (6, 11)
-_TENSOR_EXTERNAL = 13
-_RECURRENT = ("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM")
+Array = npt.NDArray[Any]
+_Value = int | memoryview
+_Fields = Mapping[int, list[_Value]]
+
+_DTYPES = {
+    1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 8: "string",
+    9: "bool", 10: "float16", 11: "float64", 12: "uint32", 13: "uint64", 14: "complex64", 15: "complex128",
+    16: "bfloat16", 17: "float8e4m3fn", 18: "float8e4m3fnuz", 19: "float8e5m2", 20: "float8e5m2fnuz",
+    21: "uint4", 22: "int4", 23: "float4e2m1", 24: "float8e8m0", 25: "uint2", 26: "int2",
+}  # fmt: skip
+"""TensorProto.DataType to numpy's (or ml_dtypes') name."""
+_PLAIN = {
+    "float16", "float32", "float64", "complex64", "complex128",
+    "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
+}  # fmt: skip
+"""Dtypes whose stored bytes are numpy's own."""
+_PACKED = {"uint4": 4, "int4": 4, "uint2": 2, "int2": 2}
+"""Dtypes of less than a byte, with their bits; the first value is in a byte's lowest bits."""
+_FLOAT_FIELDS = {
+    "float32": (4, "<f4"),
+    "complex64": (4, "<f4"),
+    "float64": (10, "<f8"),
+    "complex128": (10, "<f8"),
+}
+"""The field that stores a dtype's values as fixed-size floats, and their type in it."""
+_VARINT_FIELDS = {"int64": 7, "uint32": 11, "uint64": 11}
+"""The field that stores a dtype's values as varints; 5 for all others."""
+_MEMORY = "*/_ORT_MEM_ADDR_/*"
+"""A location that makes onnxruntime read an address of its own memory."""
+_TRUNCATED = "it is truncated, or not an ONNX file; export or copy it again"
 
 
-class FileFacts(NamedTuple):
-    """What matters about a file before a session exists."""
+class External(NamedTuple):
+    """Where a tensor's values are, if not in the ONNX file."""
 
-    external: tuple[str, ...] = ()
-    """Locations of external data, as the file writes them."""
-    backward: str = ""
-    """The operator of the first recurrent node that also runs, or only runs, backwards."""
+    location: str
+    """A path relative to the ONNX file's folder, as the file writes it."""
+    offset: int
+    length: int | None
+    """Bytes from ``offset``; None for all to the end of the file."""
+    folder: str | None
+    """The ONNX file's folder; None where only its content was given."""
+
+    def path(self) -> str:
+        """Return the path of the file.
+
+        Raises:
+            FileFormatError: the folder is not known, the location leads out of it, or no such file.
+        """
+        where = f"its weights are in {self.location!r}"
+        if self.folder is None:
+            raise FileFormatError(f"{where}; load it by its path")
+        folder = os.path.realpath(self.folder)
+        path = os.path.realpath(os.path.join(folder, self.location.replace("\0", "")))  # noqa: PTH118
+        parts = self.location.replace("\\", "/").split("/")
+        if (
+            "\0" in self.location
+            or ".." in parts
+            or self.location.startswith(_MEMORY)
+            or not path.startswith(os.path.join(folder, ""))  # noqa: PTH118
+        ):
+            raise FileFormatError(f"{where}, outside its folder; refused as unsafe")
+        if not os.path.isfile(path):  # noqa: PTH113  pathlib's import is a tenth of the time to load
+            raise FileFormatError(f"{where}, which is not there; copy it beside")
+        return path
+
+    def read(self) -> memoryview:
+        """Return a memory map of the bytes; raises as ``path`` does, and where the file is too short."""
+        path = self.path()
+        size = os.path.getsize(path)  # noqa: PTH202
+        length = size - self.offset if self.length is None else self.length
+        if min(self.offset, length) < 0 or self.offset + length > size:
+            raise FileFormatError(
+                f"{self.location!r} has {size} bytes, expected {length} from {self.offset} on; copy it again"
+            )
+        if not length:
+            return memoryview(b"")
+        return np.memmap(path, np.uint8, "r")[self.offset : self.offset + length].data
 
 
-def is_ort_format(data: memoryview) -> bool:
-    """Tell whether ``data`` is in onnxruntime's own flatbuffers format."""
-    return bytes(data[4:8]) == b"ORTM"
+class Tensor(NamedTuple):
+    """A stored tensor: an initializer, or the value of an attribute."""
+
+    name: str
+    dtype: str
+    """numpy's name, or ml_dtypes': ``float32``, ``int8``, ``bfloat16``, ``uint4``."""
+    shape: tuple[int, ...]
+    external: External | None
+    """Where the values are, if not in the file itself."""
+    fields: _Fields
+    """The fields of the message by number, as they are stored."""
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return prod(self.shape)
+
+    def array(self) -> Array:
+        """Return the values, of ``shape``.
+
+        Where the values are stored as raw bytes, which is the rule, this is a read-only view of them that may
+        be unaligned. Integers below 8 bits come as int8 or uint8, bfloat16 as float32.
+
+        Raises:
+            FileFormatError: the stored bytes do not fill the shape; a dtype that numpy can't hold; external
+                data that is unsafe, missing or too short.
+        """
+        try:
+            flat = self._flat()
+            if flat.size != self.size or min(self.shape, default=0) < 0:
+                raise FileFormatError(
+                    f"tensor {self.name!r} holds {flat.size} values, expected {self.dtype} {self.shape}; "
+                    "export or copy it again"
+                )
+            return flat.reshape(self.shape)
+        except (ValueError, OverflowError) as error:
+            if isinstance(error, FileFormatError):
+                raise
+            raise FileFormatError(
+                f"tensor {self.name!r} can't be read as {self.dtype} {self.shape}; export or copy it again"
+            ) from error
+
+    def _flat(self) -> Array:
+        if self.dtype not in _PLAIN and self.dtype not in _PACKED and self.dtype not in ("bool", "bfloat16"):
+            raise FileFormatError(f"tensor {self.name!r} has dtype {self.dtype}, expected plain numbers")
+        if self.external is not None and self.fields.get(14, [0])[-1] == 1:
+            return self._from_bytes(self.external.read())
+        if 9 in self.fields:
+            return self._from_bytes(_last(self.fields, 9))
+        if self.dtype in _FLOAT_FIELDS:
+            number, kind = _FLOAT_FIELDS[self.dtype]
+            return _floats(self.fields, number, kind).view(self.dtype)
+        values = [_varint_array(value) for value in self.fields.get(_VARINT_FIELDS.get(self.dtype, 5), [])]
+        stored = np.concatenate(values) if values else np.zeros(0, np.uint64)
+        if self.dtype in ("float16", "bfloat16"):
+            return self._from_bytes(stored.astype("<u2").data.cast("B"))
+        if self.dtype in _PACKED:
+            return self._from_bytes(stored.astype(np.uint8).data)
+        whole: Array = stored.view(np.int64)
+        return whole.astype(self.dtype)
+
+    def _from_bytes(self, data: memoryview) -> Array:
+        values: Array
+        if self.dtype in _PLAIN:
+            values = np.frombuffer(data, np.dtype(self.dtype).newbyteorder("<"))
+        elif self.dtype == "bool":
+            values = np.frombuffer(data, np.uint8) != 0
+        elif self.dtype == "bfloat16":
+            values = (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4")
+        else:
+            bits = _PACKED[self.dtype]
+            shifts = np.arange(0, 8, bits, dtype=np.uint8)
+            values = (np.frombuffer(data, np.uint8)[:, None] >> shifts & (1 << bits) - 1).reshape(-1)
+            if self.dtype.startswith("int"):
+                values = (values << 8 - bits).view(np.int8) >> 8 - bits
+            values = values[: max(self.size, 0)]
+        return values
 
 
-def scan(data: memoryview) -> FileFacts:
-    """Read the facts of an ``.onnx`` file.
+class SparseTensor(NamedTuple):
+    """A stored tensor of which only the elements that are not zero are listed."""
+
+    shape: tuple[int, ...]
+    values: Tensor
+    """``(nnz,)``; its name is the sparse tensor's."""
+    indices: Tensor
+    """int64 ``(nnz,)`` into the flattened tensor, or ``(nnz, rank)``."""
+
+    def array(self) -> Array:
+        """Return the dense tensor of ``shape``, a copy.
+
+        Raises:
+            FileFormatError: as ``Tensor.array``; or indices that do not fit the shape.
+        """
+        values, indices = self.values.array(), self.indices.array()
+        try:
+            dense = np.zeros(self.shape, values.dtype)
+            flat = indices if indices.ndim == 1 else np.ravel_multi_index(tuple(indices.T), self.shape)
+            if flat.size and (flat.min() < 0 or flat.max() >= dense.size):
+                raise ValueError("indices out of range")  # noqa: TRY301  one message for all
+            dense.reshape(-1)[flat] = values
+        except (ValueError, TypeError, IndexError, MemoryError) as error:
+            raise FileFormatError(
+                f"sparse tensor {self.values.name!r} has indices {indices.dtype} {indices.shape} that do not "
+                f"fit {self.shape}; export it again"
+            ) from error
+        return dense
+
+
+Attribute = Any
+"""An attribute's value: int, float, str (bytes where it is not UTF-8), ``Tensor``, ``SparseTensor`` or
+``Graph``, or a tuple of one of these."""
+
+
+class ValueInfo(NamedTuple):
+    """An input or output of a graph."""
+
+    name: str
+    dtype: str
+    """As ``Tensor.dtype``; empty for what is not a tensor."""
+    axes: tuple[int | str | None, ...]
+    """An int where an axis is fixed, its name where it is dynamic, None where it has none."""
+
+
+class Node(NamedTuple):
+    """One node."""
+
+    op_type: str
+    domain: str
+    """Empty for ONNX's own operators."""
+    inputs: tuple[str, ...]
+    """Names of values; empty for an optional one that is left out."""
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, Attribute]
+    """By name; those that a function's body takes from its caller are left out."""
+    name: str
+
+    def graphs(self) -> "Iterator[Graph]":
+        """Return the bodies of a Loop, Scan or If."""
+        for value in self.attributes.values():
+            yield from (each for each in _each(value) if isinstance(each, Graph))
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Return the tensors among the attributes; of sparse ones the values and the indices."""
+        for value in self.attributes.values():
+            for each in _each(value):
+                if isinstance(each, Tensor):
+                    yield each
+                elif isinstance(each, SparseTensor):
+                    yield from (each.values, each.indices)
+
+
+class Graph(NamedTuple):
+    """A graph: the file's own, or the body of a node."""
+
+    nodes: tuple[Node, ...]
+    initializers: Mapping[str, Tensor]
+    sparse_initializers: Mapping[str, SparseTensor]
+    inputs: tuple[ValueInfo, ...]
+    """Those that are not initializers."""
+    outputs: tuple[ValueInfo, ...]
+
+    def every_node(self) -> Iterator[Node]:
+        """Return every node, those of inner graphs included."""
+        return _every_node(self.nodes)
+
+    def every_tensor(self) -> Iterator[Tensor]:
+        """Return every stored tensor, those of attributes and of inner graphs included."""
+        yield from self.initializers.values()
+        for sparse in self.sparse_initializers.values():
+            yield from (sparse.values, sparse.indices)
+        for node in self.nodes:
+            yield from node.tensors()
+            for graph in node.graphs():
+                yield from graph.every_tensor()
+
+
+class Function(NamedTuple):
+    """An operator that the file defines itself."""
+
+    domain: str
+    name: str
+    nodes: tuple[Node, ...]
+    defaults: Mapping[str, Attribute]
+    """The attributes that a caller may leave out."""
+
+
+class OnnxFile(NamedTuple):
+    """An ONNX file: its graph and what it says about itself."""
+
+    graph: Graph
+    functions: tuple[Function, ...]
+    ir_version: int
+    opsets: Mapping[str, int]
+    """Operator-set domain to version; the empty domain is ONNX's own."""
+    producer: str
+    metadata: Mapping[str, str]
+
+    def every_node(self) -> Iterator[Node]:
+        """Return every node, those of inner graphs and of functions included."""
+        yield from self.graph.every_node()
+        for function in self.functions:
+            yield from _every_node(function.nodes)
+
+    def every_tensor(self) -> Iterator[Tensor]:
+        """Return every stored tensor, those of attributes, inner graphs and functions included."""
+        yield from self.graph.every_tensor()
+        for function in self.functions:
+            defaults = Node("", "", (), (), function.defaults, "")
+            yield from Graph((*function.nodes, defaults), {}, {}, (), ()).every_tensor()
+
+    def external_bytes(self) -> int:
+        """Return the size of all files with external data.
+
+        Raises:
+            FileFormatError: one is outside the ONNX file's own folder, or not there.
+        """
+        paths = {tensor.external.path() for tensor in self.every_tensor() if tensor.external is not None}
+        return sum(map(os.path.getsize, paths))
+
+
+def is_ort_format(content: bytes | memoryview) -> bool:
+    """Tell whether ``content`` is in onnxruntime's own format, which this module does not read."""
+    return bytes(content[4:8]) == b"ORTM"
+
+
+def read_onnx(content: bytes | memoryview, folder: str | os.PathLike[str] | None = None) -> OnnxFile:
+    """Read an ONNX file from its content.
+
+    Args:
+        content: the bytes of the ``.onnx`` file, which tensors refer to.
+        folder: where the file is, for external data; None where that is not known.
 
     Raises:
-        FileFormatError: not a whole ONNX file.
+        FileFormatError: the bytes are not a whole ONNX model.
     """
-    external: dict[str, None] = {}
-    backward: list[str] = []
-    graphs = 0
     try:
-        for field, part in _parts(data):
-            if field == _MODEL_GRAPH:
-                graphs += 1
-                _scan_graph(part, external, backward)
-            elif field == _MODEL_FUNCTION:
-                for inner, node in _parts(part):
-                    if inner == _FUNCTION_NODE:
-                        _scan_node(node, external, backward)
-    except (ValueError, RecursionError) as error:
-        raise FileFormatError("it is truncated, or not an ONNX file; export or copy it again") from error
-    if not graphs:
+        return _model(_split(memoryview(content)), None if folder is None else os.fspath(folder))
+    except RecursionError as error:
+        raise FileFormatError(_TRUNCATED) from error
+
+
+def add_outputs(content: bytes, names: Iterable[str]) -> bytes:
+    """Return an ONNX file whose graph has further outputs.
+
+    Protobuf merges messages that follow each other: a file with one more ``graph`` field behind it is the
+    same file with more outputs.
+
+    Args:
+        content: the bytes of the ``.onnx`` file.
+        names: values of its graph.
+    """
+    outputs = [_encode(12, _encode(1, name.encode())) for name in names]
+    return content + _encode(7, b"".join(outputs))
+
+
+def _model(fields: _Fields, folder: str | None) -> OnnxFile:
+    if 7 not in fields:
         raise FileFormatError("it holds no ONNX graph; export or copy it again")
-    return FileFacts(tuple(external), backward[0] if backward else "")
+    opsets = [_split(_bytes(value)) for value in fields.get(8, [])]
+    return OnnxFile(
+        graph=_graph(_split(_message(fields, 7)), folder),
+        functions=tuple(_function(_split(_bytes(value)), folder) for value in fields.get(25, [])),
+        ir_version=_integer(fields, 1),
+        opsets={_text(each, 1): _integer(each, 2) for each in opsets},
+        producer=_text(fields, 2),
+        metadata=_strings(fields, 14),
+    )
 
 
-def _scan_graph(data: memoryview, external: dict[str, None], backward: list[str]) -> None:
-    for field, part in _parts(data):
-        if field == _GRAPH_NODE:
-            _scan_node(part, external, backward)
-        elif field == _GRAPH_INITIALIZER:
-            _scan_tensor(part, external)
+def _graph(fields: _Fields, folder: str | None) -> Graph:
+    initializers = [_tensor(_split(_bytes(value)), folder) for value in fields.get(5, [])]
+    sparse = [_sparse(_split(_bytes(value)), folder) for value in fields.get(15, [])]
+    stored = {tensor.name: tensor for tensor in initializers}
+    if len(stored) < len(initializers):
+        raise FileFormatError("it stores two tensors of one name; export it again")
+    inputs = [_value_info(_split(_bytes(value))) for value in fields.get(11, [])]
+    return Graph(
+        nodes=_nodes(fields.get(1, []), folder),
+        initializers=stored,
+        sparse_initializers={each.values.name: each for each in sparse},
+        inputs=tuple(each for each in inputs if each.name not in stored),
+        outputs=tuple(_value_info(_split(_bytes(value))) for value in fields.get(12, [])),
+    )
 
 
-def _scan_node(data: memoryview, external: dict[str, None], backward: list[str]) -> None:
-    operator, direction = "", b"forward"
-    for field, part in _parts(data):
-        if field == _NODE_OP:
-            operator = str(part, "utf-8")
-        elif field == _NODE_ATTRIBUTE:
-            name, value = b"", b""
-            for inner, content in _parts(part):
-                if inner == _ATTRIBUTE_NAME:
-                    name = bytes(content)
-                elif inner == _ATTRIBUTE_BYTES:
-                    value = bytes(content)
-                elif inner in _ATTRIBUTE_TENSORS:
-                    _scan_tensor(content, external)
-                elif inner in _ATTRIBUTE_GRAPHS:
-                    _scan_graph(content, external, backward)
-            if name == b"direction":
-                direction = value
-    if operator in _RECURRENT and direction != b"forward":
-        backward.append(operator)
+def _function(fields: _Fields, folder: str | None) -> Function:
+    nodes, defaults = _nodes(fields.get(7, []), folder), _attributes(fields.get(11, []), folder)
+    return Function(_text(fields, 10), _text(fields, 1), nodes, defaults)
 
 
-def _scan_tensor(data: memoryview, external: dict[str, None]) -> None:
-    for field, part in _parts(data):
-        if field == _TENSOR_EXTERNAL:
-            entry = {inner: bytes(content) for inner, content in _parts(part)}
-            if entry.get(1) == b"location":
-                external[entry.get(2, b"").decode("utf-8")] = None
+def _nodes(values: list[_Value], folder: str | None) -> tuple[Node, ...]:
+    nodes = []
+    for value in values:
+        fields = _split(_bytes(value))
+        nodes.append(
+            Node(
+                op_type=_text(fields, 4),
+                domain=_text(fields, 7),
+                inputs=tuple(_decode(_bytes(name)) for name in fields.get(1, [])),
+                outputs=tuple(_decode(_bytes(name)) for name in fields.get(2, [])),
+                attributes=_attributes(fields.get(5, []), folder),
+                name=_text(fields, 3),
+            )
+        )
+    return tuple(nodes)
 
 
-def _parts(data: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Yield each length-delimited field's number and content, skipping the scalars."""
-    return ((number, value) for number, value in fields(data) if not isinstance(value, int))
+def _attributes(values: list[_Value], folder: str | None) -> dict[str, Attribute]:
+    attributes = {}
+    for value in values:
+        fields = _split(_bytes(value))
+        name = _text(fields, 1)
+        if name in attributes:
+            raise FileFormatError(f"a node has two attributes {name!r}; export it again")
+        if 21 not in fields or not fields.keys().isdisjoint(_KINDS):
+            attributes[name] = _attribute(fields, folder)
+    return attributes
+
+
+def _attribute(fields: _Fields, folder: str | None) -> Attribute:
+    """Return the value whose kind is field 20; old files leave that out and have one value alone."""
+    found = [number for number in fields if number in _KINDS]
+    number = _FIELDS_BY_KIND.get(_integer(fields, 20), found[0] if found else 0)
+    if any(other in _NESTED and other != number for other in found):
+        raise FileFormatError(f"attribute {_text(fields, 1)!r} holds values of two kinds; export it again")
+    if number in _NESTED:
+        read = _NESTED[number]
+        if number in (5, 6, 22):
+            return read(_split(_message(fields, number)), folder)
+        return tuple(read(_split(_bytes(value)), folder) for value in fields.get(number, []))
+    if number == 2:
+        floats = _floats(fields, 2, "<f4")
+        return float(floats[-1]) if floats.size else 0.0
+    if number == 3:
+        return _signed(_integer(fields, 3))
+    if number == 4:
+        return _text_or_bytes(_last(fields, 4))
+    if number == 7:
+        return tuple(_floats(fields, 7, "<f4").tolist())
+    if number == 8:
+        return _integers(fields, 8)
+    return tuple(_text_or_bytes(_bytes(value)) for value in fields.get(9, [])) if number == 9 else None
+
+
+def _tensor(fields: _Fields, folder: str | None) -> Tensor:
+    kind = _integer(fields, 2)
+    return Tensor(
+        name=_text(fields, 8),
+        dtype=_DTYPES.get(kind, f"type {kind}"),
+        shape=_integers(fields, 1),
+        external=_external(fields, folder) if 13 in fields else None,
+        fields=fields,
+    )
+
+
+def _external(fields: _Fields, folder: str | None) -> External:
+    entries = _strings(fields, 13)
+    if len(entries) < len(fields[13]) or "location" not in entries:
+        raise FileFormatError(
+            f"tensor {_text(fields, 8)!r} does not name one file with its data; export it again"
+        )
+    try:
+        length = int(entries["length"]) if "length" in entries else None
+        return External(entries["location"], int(entries.get("offset", 0)), length, folder)
+    except ValueError as error:
+        raise FileFormatError(
+            f"tensor {_text(fields, 8)!r} has data at {entries}, expected a whole offset and length"
+        ) from error
+
+
+def _sparse(fields: _Fields, folder: str | None) -> SparseTensor:
+    values, indices = (_tensor(_split(_message(fields, number)), folder) for number in (1, 2))
+    return SparseTensor(_integers(fields, 3), values, indices)
+
+
+def _value_info(fields: _Fields) -> ValueInfo:
+    tensor = _split(_message(_split(_message(fields, 2)), 1))
+    axes: list[int | str | None] = []
+    for value in _split(_message(tensor, 2)).get(1, []):
+        axis = _split(_bytes(value))
+        axes.append(_signed(_integer(axis, 1)) if 1 in axis else _text(axis, 2) or None)
+    kind = _integer(tensor, 1)
+    return ValueInfo(_text(fields, 1), _DTYPES.get(kind, f"type {kind}") if kind else "", tuple(axes))
+
+
+def _strings(fields: _Fields, number: int) -> dict[str, str]:
+    entries = [_split(_bytes(value)) for value in fields.get(number, [])]
+    return {_text(entry, 1): _text(entry, 2) for entry in entries}
+
+
+def _each(value: Attribute) -> Iterable[Any]:
+    return value if type(value) is tuple else (value,)
+
+
+def _every_node(nodes: tuple[Node, ...]) -> Iterator[Node]:
+    for node in nodes:
+        yield node
+        for graph in node.graphs():
+            yield from graph.every_node()
+
+
+_KINDS = {2: 1, 3: 2, 4: 3, 5: 4, 6: 5, 7: 6, 8: 7, 9: 8, 10: 9, 11: 10, 22: 11, 23: 12}
+"""The field of an attribute's value to AttributeProto.AttributeType."""
+_FIELDS_BY_KIND = {kind: number for number, kind in _KINDS.items()}
+_NESTED: dict[int, Callable[[_Fields, str | None], Tensor | SparseTensor | Graph]] = {
+    5: _tensor, 6: _graph, 10: _tensor, 11: _graph, 22: _sparse, 23: _sparse
+}  # fmt: skip
+"""The fields of values that hold tensors, and how one is read."""
+
+
+# the wire format
+
+
+def _split(message: memoryview) -> _Fields:
+    """Return a message's fields by number: an int for a varint, the bytes for all else.
+
+    Raises:
+        FileFormatError: the bytes end inside a field or hold an unknown wire type.
+    """
+    fields: dict[int, list[_Value]] = {}
+    position, end = 0, len(message)
+    value: _Value
+    while position < end:
+        key = message[position]
+        if key < 0x80:
+            position += 1
+        else:
+            key, position = _varint(message, position)
+        number, kind = key >> 3, key & 7
+        if kind == 0:
+            value, position = _varint(message, position)
+        else:
+            if kind == 2:
+                size, position = _varint(message, position)
+            elif kind == 5:
+                size = 4
+            elif kind == 1:
+                size = 8
+            else:
+                raise FileFormatError(_TRUNCATED)
+            if position + size > end:
+                raise FileFormatError(_TRUNCATED)
+            value = message[position : position + size]
+            position += size
+        if number == 0:
+            raise FileFormatError(_TRUNCATED)
+        if number in fields:
+            fields[number].append(value)
+        else:
+            fields[number] = [value]
+    return fields
+
+
+def _varint(message: memoryview, position: int) -> tuple[int, int]:
+    value = shift = 0
+    try:
+        while True:
+            byte = message[position]
+            position += 1
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return value & (1 << 64) - 1, position
+            shift += 7
+            if shift > 63:
+                raise FileFormatError(_TRUNCATED)
+    except IndexError:
+        raise FileFormatError(_TRUNCATED) from None
+
+
+def _varint_array(value: _Value) -> npt.NDArray[np.uint64]:
+    """Return a repeated integer's elements, from one occurrence, packed or not."""
+    if isinstance(value, int):
+        return np.array([value], np.uint64)
+    data = np.frombuffer(value, np.uint8)
+    ends = np.flatnonzero(data < 0x80)
+    if not data.size:
+        return np.zeros(0, np.uint64)
+    if not ends.size or ends[-1] != data.size - 1:
+        raise FileFormatError(_TRUNCATED)
+    starts = np.concatenate(([0], ends[:-1] + 1))
+    lengths = ends - starts + 1
+    if lengths.max() > 10:
+        raise FileFormatError(_TRUNCATED)
+    places = np.arange(data.size) - np.repeat(starts, lengths)
+    shifted = (data & 0x7F).astype(np.uint64) << (7 * places).astype(np.uint64)
+    return np.bitwise_or.reduceat(shifted, starts)
+
+
+def _encode(number: int, content: bytes) -> bytes:
+    """Return one length-delimited field."""
+    encoded, size = bytearray([number << 3 | 2]), len(content)
+    while size >= 0x80:
+        encoded.append(size & 0x7F | 0x80)
+        size >>= 7
+    return bytes(encoded) + bytes([size]) + content
+
+
+def _message(fields: _Fields, number: int) -> memoryview:
+    """Return a field's bytes; several occurrences are joined, which merges messages as protobuf does."""
+    parts = [_bytes(value) for value in fields.get(number, [])]
+    return parts[0] if len(parts) == 1 else memoryview(b"".join(parts))
+
+
+def _last(fields: _Fields, number: int) -> memoryview:
+    return _bytes(fields[number][-1]) if number in fields else memoryview(b"")
+
+
+def _integer(fields: _Fields, number: int) -> int:
+    """Return a field's last value, 0 where it is left out."""
+    value = fields[number][-1] if number in fields else 0
+    if not isinstance(value, int):
+        raise FileFormatError("it is not ONNX: a message stands where a number should; export it again")
+    return value
+
+
+def _floats(fields: _Fields, number: int, dtype: str) -> Array:
+    data = _message(fields, number)
+    if len(data) % np.dtype(dtype).itemsize:
+        raise FileFormatError(_TRUNCATED)
+    return np.frombuffer(data, dtype)
+
+
+def _integers(fields: _Fields, number: int) -> tuple[int, ...]:
+    found: list[int] = []
+    for value in fields.get(number, []):
+        if isinstance(value, int):
+            found.append(_signed(value))
+            continue
+        position = 0
+        while position < len(value):
+            element, position = _varint(value, position)
+            found.append(_signed(element))
+    return tuple(found)
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >= 1 << 63 else value
+
+
+def _text(fields: _Fields, number: int) -> str:
+    return _decode(_last(fields, number))
+
+
+def _decode(value: memoryview) -> str:
+    try:
+        return str(value, "utf-8")
+    except UnicodeDecodeError as error:
+        raise FileFormatError(
+            f"it holds {bytes(value)[:40]!r}, expected UTF-8 text; export it again"
+        ) from error
+
+
+def _text_or_bytes(value: memoryview) -> str | bytes:
+    try:
+        return str(value, "utf-8")
+    except UnicodeDecodeError:
+        return bytes(value)
+
+
+def _bytes(value: _Value) -> memoryview:
+    if isinstance(value, int):
+        raise FileFormatError("it is not ONNX: a number stands where a message should; export it again")
+    return value

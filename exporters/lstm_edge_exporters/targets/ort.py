@@ -15,6 +15,7 @@ from pathlib import Path
 from lstm_edge_runtime import Model, load
 from lstm_edge_runtime.errors import CheckFailedError, FileFormatError, InputError
 from lstm_edge_runtime.files import replacing, write_bytes
+from lstm_edge_runtime.onnx_reader import is_ort_format
 
 __all__ = ["OrtFile", "to_ort"]
 
@@ -61,7 +62,7 @@ def to_ort(source: str | os.PathLike[str] | bytes) -> OrtFile:
     """
     before = load(source, device="cpu", threads=1)
     given = source if isinstance(source, bytes) else Path(source).read_bytes()
-    if given[4:8] == b"ORTM":
+    if is_ort_format(given):
         raise InputError("the file is in ORT format already; give the .onnx file")
     # the tool looks for .onnx files only; given as bytes, a file of any name is one
     path = None if isinstance(source, bytes) else Path(source).resolve()

@@ -21,11 +21,9 @@ from math import prod
 
 import numpy as np
 
-from lstm_edge_runtime._protobuf import bytes_field
 from lstm_edge_runtime.errors import first_line
+from lstm_edge_runtime.onnx_reader import Graph, Node, OnnxFile, add_outputs
 from lstm_edge_runtime.ort import SessionOptions, open_session, run_by_name
-
-from .graph import Graph, Node
 
 __all__ = ["Cost", "measure_cost"]
 
@@ -68,33 +66,29 @@ class Cost:
     """Why ``flops`` is not known."""
 
 
-def measure_cost(content: bytes, graph: Graph) -> Cost:
+def measure_cost(content: bytes, file: OnnxFile) -> Cost:
     """Measure what a file stores and what one call costs; the file is run once, with zeros.
 
     Args:
         content: the bytes of the ``.onnx`` file.
-        graph: what ``read_graph`` gave for them.
+        file: what ``read_onnx`` returned for them.
     """
-    parameters = sum(tensor.size for tensor in graph.every_tensor() if tensor.dtype in _WEIGHT_DTYPES)
+    parameters = sum(tensor.size for tensor in file.every_tensor() if tensor.dtype in _WEIGHT_DTYPES)
     try:
-        shapes = _run_for_shapes(content, graph)
+        shapes = _run_for_shapes(content, file.graph)
     except Exception as error:  # noqa: BLE001  onnxruntime's errors share no base but this
         reason = f"it does not run with one step of one stream: {first_line(error)}"
         return Cost(parameters, None, reason=reason)
-    counts = [(node.op, _flops(node, shapes)) for node in graph.nodes]
+    counts = [(node.op_type, _flops(node, shapes)) for node in file.graph.nodes]
     uncounted = tuple(sorted({op for op, count in counts if count is None}))
     return Cost(parameters, sum(count or 0 for _, count in counts), uncounted)
 
 
 def _run_for_shapes(content: bytes, graph: Graph) -> _Shapes:
-    """Return the shape of every named value; empty where it is not a tensor.
-
-    Protobuf merges messages that follow each other, so the file with one more ``graph`` field behind it is
-    the same file with more outputs.
-    """
-    inner = sorted({name for node in graph.nodes for name in node.outputs if name} - set(graph.outputs))
-    more = bytes_field(7, [bytes_field(12, [bytes_field(1, [name.encode()])]) for name in inner])
-    session = open_session(content + more, SessionOptions(optimization="DISABLE_ALL"))
+    """Return the shape of every named value, from a run of the file with each inner value an output."""
+    outputs = {output.name for output in graph.outputs}
+    inner = sorted({name for node in graph.nodes for name in node.outputs if name} - outputs)
+    session = open_session(add_outputs(content, inner), SessionOptions(optimization="DISABLE_ALL"))
     feeds = {
         tensor.name: np.full(
             [axis if isinstance(axis, int) else 1 for axis in tensor.axes],
@@ -103,7 +97,7 @@ def _run_for_shapes(content: bytes, graph: Graph) -> _Shapes:
         )
         for tensor in graph.inputs
     }
-    shapes = {name: tuple(map(int, tensor.axes)) for name, tensor in graph.stored.items()}  # type: ignore[arg-type]
+    shapes = {name: tensor.shape for name, tensor in graph.initializers.items()}
     shapes |= {name: array.shape for name, array in feeds.items()}
     return shapes | {name: array.shape for name, array in run_by_name(session, feeds).items()}
 
@@ -112,21 +106,21 @@ def _flops(node: Node, shapes: _Shapes) -> int | None:
     """Count one node; None where the rule does not know its operator."""
     into = [shapes.get(name, ()) for name in node.inputs]
     out = shapes.get(node.outputs[0], ()) if node.outputs else ()
-    op = node.op.removeprefix("DynamicQuantize")
+    op = node.op_type.removeprefix("DynamicQuantize")
     if op in _GATES:
         steps, batch, features = into[0]
-        hidden, directions = node.integers["hidden_size"], into[2][0]
+        hidden, directions = node.attributes["hidden_size"], into[2][0]
         return steps * batch * directions * _cell(op, features, hidden)
-    if node.op in _PRODUCTS:
-        transposed = node.integers.get("transA", 0)
+    if node.op_type in _PRODUCTS:
+        transposed = node.attributes.get("transA", 0)
         inner = into[0][0 if transposed else -1]
-        bias = prod(out) if "Gemm" in node.op and len(node.inputs) > 2 else 0
+        bias = prod(out) if "Gemm" in node.op_type and len(node.inputs) > 2 else 0
         return 2 * prod(out) * inner + bias
-    if node.op == "Conv":
+    if node.op_type == "Conv":
         return 2 * prod(out) * prod(into[1][1:]) + (prod(out) if len(node.inputs) > 2 else 0)
-    if node.op in _ELEMENTWISE:
+    if node.op_type in _ELEMENTWISE:
         return max(map(prod, [out, *into]))
-    return 0 if node.op in _FREE else None
+    return 0 if node.op_type in _FREE else None
 
 
 def _cell(op: str, features: int, hidden: int) -> int:
