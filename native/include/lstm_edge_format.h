@@ -57,7 +57,7 @@ typedef struct {
 typedef struct {
     uint32_t name;   /* a UINT8 constant, UTF-8 without NUL */
     uint32_t buffer; /* of a state: where its old value stands when the step starts */
-    uint32_t next;   /* of a state: the buffer with its new value when the step is done; else LE_NONE */
+    uint32_t next;   /* of a state: the buffer in which an operation leaves its new value; else LE_NONE */
     uint32_t option; /* of a state: the constant with its reset value, LE_NONE for zeros;
                         of an output: 1 where a chunk gives it for every step; of an input: 0 */
     uint32_t golden; /* of an input: golden_steps rows to feed; of an output: what is expected, a row a step

@@ -407,6 +407,16 @@ static bool read_ports(reader *r) {
 
 static bool recurs(const le_op *op) { return op->code == LE_LSTM || op->code == LE_GRU || op->code == LE_RNN; }
 
+/* Return whether a buffer is an input's or a state's, written before the step. */
+static bool given(const lstm_edge_program *p, uint32_t buffer) {
+    for (int kind = LSTM_EDGE_INPUT; kind <= LSTM_EDGE_STATE; kind++) {
+        for (size_t i = 0; kind != LSTM_EDGE_OUTPUT && i < p->count[kind]; i++) {
+            if (p->io[kind][i].buffer == buffer) return true;
+        }
+    }
+    return false;
+}
+
 /* Check where the outputs and states end; find what a chunk need not run at every step. */
 static bool finish(reader *r) {
     lstm_edge_program *p = r->program;
@@ -420,6 +430,8 @@ static bool finish(reader *r) {
             const uint32_t end = kind == LSTM_EDGE_STATE ? io->next : io->buffer;
             if (memchr(r->written + r->start[end], 0, width(r, end)) != NULL) {
                 done = REFUSE("%s: no operation writes it", io->name);
+            } else if (kind == LSTM_EDGE_STATE && given(p, end)) {
+                done = REFUSE("%s: its new value is an input or another old value; copy it", io->name);
             } else {
                 needed[end] = needed[end] || kind == LSTM_EDGE_STATE || io->every_step;
                 readers[end] += kind == LSTM_EDGE_OUTPUT;

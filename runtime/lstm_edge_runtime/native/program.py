@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..errors import UnsupportedError
+
 __all__ = ["INPUT_TYPES", "NONE", "Binary", "Code", "Function", "ProgramWriter"]
 
 Array = npt.NDArray[Any]
@@ -88,6 +90,7 @@ class ProgramWriter:
         self._buffers: list[tuple[int, int]] = []
         self._ports: dict[str, list[list[int]]] = {"inputs": [], "outputs": [], "states": []}
         self._operations: list[bytes] = []
+        self._linear: dict[int, tuple[int, int]] = {}
         self._manifest = NONE
         self._golden_steps = 0
 
@@ -100,6 +103,11 @@ class ProgramWriter:
         """Add a buffer of ``width`` elements a row; return its number."""
         self._buffers.append((width, INPUT_TYPES.index(dtype)))
         return len(self._buffers) - 1
+
+    @property
+    def buffers(self) -> int:
+        """How many buffers there are."""
+        return len(self._buffers)
 
     def width(self, buffer: int) -> int:
         """Return the elements of one row of a buffer."""
@@ -129,6 +137,26 @@ class ProgramWriter:
         port[2] = new
         port[4:] = self._expected(golden, tolerance, new)
 
+    @property
+    def given(self) -> set[int]:
+        """The buffers that are written before a step: of inputs and of old states."""
+        return {port[1] for kind in ("inputs", "states") for port in self._ports[kind]}
+
+    def linear_rows(self, buffer: int) -> int:
+        """Return the outputs of the linear operation without bias that made ``buffer``; 0 where none did."""
+        return self._linear.get(buffer, (0, 0))[1]
+
+    def fuse_bias(self, buffer: int, bias: Array) -> bool:
+        """Give the linear operation that made ``buffer`` its bias; tell whether there is such a one."""
+        if buffer not in self._linear:
+            return False
+        place = 4 * 4
+        index, _ = self._linear.pop(buffer)
+        raw = bytearray(self._operations[index])
+        raw[place : place + 4] = struct.pack("<I", self._floats(bias))
+        self._operations[index] = bytes(raw)
+        return True
+
     def output(
         self,
         name: str,
@@ -155,8 +183,17 @@ class ProgramWriter:
     def linear(
         self, source: int, weights: Array, bias: Array | None = None, scales: Array | None = None
     ) -> int:
-        """Add ``source @ weights.T + bias``, ``weights (M, K)``; int8 with ``scales (M,)``. Return the result."""
+        """Add ``source @ weights.T + bias``; return the result.
+
+        Args:
+            source: the buffer whose numbers, K at a time, are multiplied.
+            weights: ``(M, K)``; int8 where they have scales.
+            bias: ``(M,)``.
+            scales: ``(M,)``.
+        """
         rows, columns = weights.shape
+        if columns == 0 or self.width(source) % columns:
+            raise UnsupportedError(f"weights {weights.shape} for rows of {self.width(source)} numbers")
         out = self.buffer(self.width(source) // columns * rows)
         self.operation(
             Code.LINEAR,
@@ -166,6 +203,8 @@ class ProgramWriter:
             self._optional(bias),
             self._optional(scales),
         )
+        if bias is None:
+            self._linear[out] = (len(self._operations) - 1, rows)
         return out
 
     def recurrent(
