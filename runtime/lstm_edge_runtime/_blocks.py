@@ -51,11 +51,11 @@ class StateBlocks:
 
     def gather(self, slots: Array) -> dict[str, Array]:
         """Return the states of ``slots`` in their order."""
-        return {name: block.take(slots, axis=self._axes[name]) for name, block in self._front().items()}
+        return {name: block.take(slots, axis=self._axes[name]) for name, block in self.arrays.items()}
 
     def scatter(self, slots: Array, states: Mapping[str, Array]) -> None:
         """Put ``states`` in their places."""
-        blocks = self._front()
+        blocks = self.arrays
         for name, block in blocks.items():
             block[(slice(None),) * self._axes[name] + (slots,)] = states[name]
         if self._sets is not None and self._sets.device != "cpu":
@@ -65,6 +65,7 @@ class StateBlocks:
         """Put one slot back to the reset values."""
         self.scatter(np.array([slot]), self._reset)
 
-    def _front(self) -> dict[str, Array]:
-        """Return the blocks: on the CPU the very memory, else a copy."""
+    @property
+    def arrays(self) -> dict[str, Array]:
+        """The blocks by state: on the CPU the very memory, else a copy."""
         return self._blocks if self._sets is None else self._sets.read()

@@ -4,18 +4,29 @@ import mmap
 import os
 import stat
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from ._core import Core
 from ._identity import Identity
-from .errors import FileFormatError, InputError, NotFoundError, ProviderError
+from .errors import (
+    CheckFailedError,
+    FileFormatError,
+    InputError,
+    MissingDependencyError,
+    NotFoundError,
+    ProviderError,
+    UnsupportedError,
+)
 from .graph_check import check_manifest, graph_specs, infer_manifest, read_manifest
 from .model import Model
-from .onnx_reader import is_ort_format, read_onnx
+from .manifest import Manifest
+from .onnx_reader import OnnxFile, is_ort_format, read_onnx
 from .ort import CPU, Provider, SessionOptions, auto_threads, open_session, resolve_providers
 
 if TYPE_CHECKING:
+    from .native.engine import NativeEngine
     from .profile import Profile
 
 __all__ = ["Source", "load"]
@@ -32,6 +43,7 @@ def load(
     states: Mapping[str, str] | None = None,
     check: bool = False,
     profile: "str | os.PathLike[str] | Profile | None" = None,
+    engine: Literal["auto", "onnxruntime", "native"] = "auto",
 ) -> Model:
     """Open a model file.
 
@@ -48,13 +60,19 @@ def load(
         profile: what ``lstm-edge tune`` measured to be best, a file or what ``Profile.read`` gave; in the
             place of ``device``, ``providers`` and ``threads``. One for another model, machine or onnxruntime
             is left unused with a ``RuntimeWarning``.
+        engine: what takes the steps of streams and batches. ``"native"`` is an error where it can't;
+            ``"auto"`` is the native engine where ``lstm-edge-native`` is installed, every node is covered, the
+            device is the CPU, neither ``providers`` nor ``profile`` is given, and the golden case replays
+            within its limits (else a ``RuntimeWarning``). ``run`` and ``predict`` stay with onnxruntime.
 
     Raises:
         NotFoundError: no such file.
         FileFormatError: truncated or foreign, or with external data outside the file's own folder.
         ContractError: the graph does not keep its state contract, or its states can't be paired.
         ProviderError: a provider asked for is not really in use.
-        MissingDependencyError: no onnxruntime.
+        MissingDependencyError: no onnxruntime, or no native engine where it was asked for.
+        UnsupportedError: ``engine="native"``, and a node is not covered.
+        CheckFailedError: ``engine="native"``, and the golden case is beyond its limits there.
         InputError: an argument that is none of the above.
     """
     if threads != "auto" and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
@@ -63,6 +81,8 @@ def load(
         raise InputError(
             "profile= came with device, providers or threads, which it holds; give one or the other"
         )
+    if engine not in ("auto", "onnxruntime", "native"):
+        raise InputError(f"engine is {engine!r}, expected 'auto', 'onnxruntime' or 'native'")
     if isinstance(profile, str | os.PathLike):
         from .profile import Profile
 
@@ -101,7 +121,49 @@ def load(
     else:
         interface = manifest
         check_manifest(interface, inputs, outputs)
-    return Model(Core(session, interface, identity, has_manifest=manifest is not None, check=check))
+    open_native = _native(
+        engine if providers is None and profile is None else "onnxruntime" if engine == "auto" else engine,
+        session,
+        file,
+        interface,
+        count,
+    )
+    has_manifest = manifest is not None
+    return Model(
+        Core(session, interface, identity, has_manifest=has_manifest, check=check, open_native=open_native)
+    )
+
+
+def _native(
+    engine: str, session: Any, file: OnnxFile | None, manifest: Manifest, threads: int
+) -> "Callable[[], NativeEngine | None]":
+    """Return what makes the native engine, now where it was asked for, else when a stream is opened."""
+    from .native.library import installed
+
+    on_cpu = session.get_providers()[0] == CPU
+    if engine == "native":
+        if not on_cpu:
+            raise ProviderError(f"engine='native' runs on the CPU, not by {session.get_providers()[0]}")
+        from .native.choice import compile_engine
+
+        native = compile_engine(file, manifest, threads)
+        return lambda: native
+    if engine == "onnxruntime" or not on_cpu or not installed():
+        return lambda: None
+    return partial(_try_native, file, manifest, threads)
+
+
+def _try_native(file: OnnxFile | None, manifest: Manifest, threads: int) -> "NativeEngine | None":
+    """Return the native engine where it covers the file and replays its golden case."""
+    from .native.choice import compile_engine
+
+    try:
+        return compile_engine(file, manifest, threads)
+    except UnsupportedError:
+        return None
+    except (CheckFailedError, MissingDependencyError, FileFormatError) as error:
+        warnings.warn(f"streams run on onnxruntime: {error}", RuntimeWarning, stacklevel=5)
+        return None
 
 
 def _tuned(profile: "Profile | None", identity: Identity) -> SessionOptions | None:

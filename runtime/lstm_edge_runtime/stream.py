@@ -1,7 +1,7 @@
 """A stream: one source of samples that owns its state."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,9 @@ from .inputs import Samples, as_array, by_name, refuse_not_finite
 from .manifest import Axes
 from .ort import run_error
 from .state import State
+
+if TYPE_CHECKING:
+    from .native.engine import NativeCall, NativeStates
 
 __all__ = ["Result", "Stream"]
 
@@ -43,7 +46,9 @@ class Stream:
         self._turns = Turns("stream")
         self._token = self._turns.token
         self._steps = 0
-        self._sets = StateSets(core.session, core.start({}))
+        self._sets: StateSets | NativeStates = (
+            StateSets(core.session, core.start({})) if core.native is None else core.native.stream()
+        )
         self._step_call: Any = None
         self._window = _SHUT
         self._chunk_call: _ShapedCall | None = None
@@ -84,9 +89,11 @@ class Stream:
                 call = self._prepare_step(sample)
             sets = call.states
             try:
-                call.runs[sets.front]()
+                refused = call.runs[sets.front]()
             except Exception as error:
                 raise run_error(error) from error
+            if refused:
+                raise call.refusal()
             sets.front = 1 - sets.front
             self._steps += 1
             return call.result()
@@ -94,7 +101,7 @@ class Stream:
             self._token.append(turn)
 
     def process(self, chunk: Samples) -> Result:
-        """Take many time steps in one call into onnxruntime.
+        """Take many time steps in one call.
 
         Args:
             chunk: ``(L, I)``, or a mapping by name where there are several inputs.
@@ -200,8 +207,8 @@ class Stream:
         return call.result()
 
 
-class _ShapedCall(BoundCall):
-    """A bound call of a stream, with the views through which samples go in and results come out."""
+class _ShapedCall:
+    """A call of one shape, with the views through which samples go in and results come out."""
 
     def __init__(
         self,
@@ -211,12 +218,18 @@ class _ShapedCall(BoundCall):
         *,
         drop_sequence: bool,
     ) -> None:
-        manifest = stream._manifest
+        manifest, core, self.states = stream._manifest, stream._core, stream._sets
         self.steps = sizes.get(manifest.sequence or "", 1)
         if self.steps > 1:
-            expect_blocks(WORKSPACE * self.steps * stream._sets.nbytes)
-        valid = stream._core.valid_steps(None, sizes)
-        super().__init__(stream._core.session, manifest, stream._sets, shapes, sizes, valid)
+            expect_blocks(WORKSPACE * self.steps * self.states.nbytes)
+        call: BoundCall | NativeCall
+        if isinstance(self.states, StateSets):
+            valid = core.valid_steps(None, sizes)
+            call = BoundCall(core.session, manifest, self.states, shapes, sizes, valid)
+        else:
+            call = self.states.call(shapes, sizes)
+        self.inputs, self.outputs, self.runs, self.run = call.inputs, call.outputs, call.runs, call.run
+        self.refusal = call.refusal
         dropped = {manifest.batch, manifest.sequence if drop_sequence else None} - {None}
         self._views = {
             spec.name: _without(self.outputs[spec.name], spec.axes, dropped) for spec in manifest.outputs

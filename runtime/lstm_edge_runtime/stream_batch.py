@@ -1,4 +1,4 @@
-"""A batch of streams: many sources of samples, one call into onnxruntime a tick."""
+"""A batch of streams: many sources of samples, one call into the engine a tick."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -174,18 +174,22 @@ class StreamBatch:
         return dict(zip(ids, map(_only, each), strict=True))
 
     def _tick(self, samples: Any, ids: Ids, lengths: npt.ArrayLike | None, *, step: bool) -> dict[str, Array]:
-        """Check everything, call onnxruntime once, and only then change the states of ``ids``."""
+        """Check everything, call the engine once, and only then change the states of ``ids``."""
         slots = self._slots(ids)
         feeds, sizes = to_graph(self._core, samples, len(slots), step=step)
         valid = self._core.valid_steps(lengths, sizes)
-        if step and len(slots) == self.capacity:
+        native = self._core.native
+        if step and native is None and len(slots) == self.capacity:
             return self._tick_all(slots, feeds, sizes)
         if not step:
             steps = sizes.get(self._manifest.sequence or "", 1)
             self._check_padding(valid, steps)
             expect_blocks(WORKSPACE * steps * self._blocks.nbytes)
-        outputs, states = self._core.call(feeds | valid | self._blocks.gather(slots))
-        self._blocks.scatter(slots, states)
+        if native is not None:
+            outputs = native.tick(feeds | valid, self._blocks.arrays, slots)
+        else:
+            outputs, states = self._core.call(feeds | valid | self._blocks.gather(slots))
+            self._blocks.scatter(slots, states)
         return to_sources(self._manifest, outputs, step=step)
 
     def _check_padding(self, valid: Mapping[str, Array], steps: int) -> None:

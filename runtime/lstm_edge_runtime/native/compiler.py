@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ..axes import row_factor
 from ..errors import UnsupportedError
 from ..manifest import Manifest, StateSpec
 from ..onnx_reader import Node, OnnxFile
@@ -93,6 +94,10 @@ class _Compiler:
         manifest, graph = self._manifest, self._file.graph
         if graph.sparse_initializers:
             raise UnsupportedError("it stores sparse tensors")
+        batch, sequence = manifest.batch, manifest.sequence
+        for name, axes in [(spec.name, spec.axes) for spec in (*manifest.inputs, *manifest.outputs)]:
+            if any(isinstance(axis, str) and axis != sequence and row_factor(axis, batch) is None for axis in axes):
+                raise UnsupportedError(f"{name} {axes} has an axis of any size beside batch and time")
         for spec in manifest.inputs:
             shape = tuple(axis if isinstance(axis, int) else 1 for axis in spec.axes)
             if spec.name == manifest.lengths:

@@ -258,6 +258,10 @@ class NativeStates:
         memory._owner = self  # type: ignore[attr-defined]
         return np.frombuffer(memory, dtype).reshape(shape)
 
+    def call(self, inputs: Mapping[str, tuple[int, ...]], sizes: Mapping[str, int]) -> "NativeCall":
+        """Return a call for data inputs of these shapes and named axes of these sizes."""
+        return NativeCall(self, inputs, sizes)
+
     def read(self) -> dict[str, Array]:
         """Return the states by input name, as copies."""
         found: dict[str, list[Array]] = {}
