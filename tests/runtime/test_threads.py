@@ -32,12 +32,12 @@ def test_several_threads_inside_an_operator_give_the_same_bits(path):
 
 
 class Stuck:
-    """Holds a call of a stream open inside onnxruntime until it is let go."""
+    """Holds a call of a stream or a batch open until it is let go."""
 
     def __init__(self) -> None:
         self.inside, self.go = threading.Event(), threading.Event()
 
-    def __call__(self, *_: object) -> None:
+    def __call__(self) -> None:
         self.inside.set()
         assert self.go.wait(10)
 
@@ -46,7 +46,7 @@ def test_a_second_thread_on_one_stream_is_refused_and_harms_nothing(model):
     stream = model.stream()
     stream.step([1, 2, 3])
     stuck, runs = Stuck(), stream._step_call.runs
-    stream._step_call.runs = [lambda: (stuck(), runs[0]()), lambda: (stuck(), runs[1]())]
+    stream._step_call.runs = [lambda: stuck() or runs[0](), lambda: stuck() or runs[1]()]
     first = threading.Thread(target=stream.step, args=([4, 5, 6],))
     first.start()
     assert stuck.inside.wait(10)
@@ -73,8 +73,8 @@ def test_a_second_thread_on_one_batch_is_refused(model, monkeypatch):
     batch = model.streams(2)
     source = batch.add()
     stuck = Stuck()
-    scatter = batch._blocks.scatter
-    monkeypatch.setattr(batch._blocks, "scatter", lambda *args: (stuck(), scatter(*args)))
+    slots = batch._slots
+    monkeypatch.setattr(batch, "_slots", lambda ids: stuck() or slots(ids))
     first = threading.Thread(target=batch.step, args=({source: [1, 2, 3]},))
     first.start()
     assert stuck.inside.wait(10)

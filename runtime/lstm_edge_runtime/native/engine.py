@@ -230,33 +230,39 @@ class NativeEngine:
         return block
 
 
+class _Handle:
+    """A stream of the library; it is freed with the last view of its memory."""
+
+    def __init__(self, engine: NativeEngine) -> None:
+        self.engine = engine
+        self.address = engine.library.lstm_edge_stream_new(engine._handle)
+        if not self.address:
+            raise MemoryError(engine._reason())
+
+    def __del__(self) -> None:
+        if self.address:
+            self.engine.library.lstm_edge_stream_free(self.address)
+
+    def view(self, place: Callable[[Any, int], int], index: int, shape: tuple[int, ...], dtype: str) -> Array:
+        """Return a view of an input's, output's or state's memory."""
+        size = prod(shape) * np.dtype(dtype).itemsize
+        memory = (C.c_char * size).from_address(place(self.address, index))
+        memory._owner = self  # type: ignore[attr-defined]
+        return np.frombuffer(memory, dtype).reshape(shape)
+
+
 class NativeStates:
     """A stream of the library, its states in place of onnxruntime's two sets."""
-
-    device = "cpu"
 
     def __init__(self, engine: NativeEngine) -> None:
         """Open it at the reset state."""
         self.engine, self.front = engine, 0
-        self.handle = engine.library.lstm_edge_stream_new(engine._handle)
-        if not self.handle:
-            raise MemoryError(engine._reason())
+        self.handle = _Handle(engine)
         self._views = [
-            self.memory(engine.library.lstm_edge_state, index, (part.width,), "float32")
+            self.handle.view(engine.library.lstm_edge_state, index, (part.width,), "float32")
             for index, part in enumerate(engine.parts)
         ]
         self.nbytes = sum(view.nbytes for view in self._views)
-
-    def __del__(self) -> None:
-        if getattr(self, "handle", None):
-            self.engine.library.lstm_edge_stream_free(self.handle)
-
-    def memory(self, place: Callable[[Any, int], int], index: int, shape: tuple[int, ...], dtype: str) -> Array:
-        """Return a view of an input's, output's or state's memory, which lives as long as this object."""
-        address = place(self.handle, index)
-        memory = (C.c_char * (prod(shape) * np.dtype(dtype).itemsize)).from_address(address)
-        memory._owner = self  # type: ignore[attr-defined]
-        return np.frombuffer(memory, dtype).reshape(shape)
 
     def call(self, inputs: Mapping[str, tuple[int, ...]], sizes: Mapping[str, int]) -> "NativeCall":
         """Return a call for data inputs of these shapes and named axes of these sizes."""
@@ -298,7 +304,7 @@ class NativeCall:
         for index, spec in enumerate(manifest.data_inputs):
             shape = inputs[spec.name]
             if single:
-                self.inputs[spec.name] = states.memory(lib.lstm_edge_input, index, shape, spec.dtype)
+                self.inputs[spec.name] = states.handle.view(lib.lstm_edge_input, index, shape, spec.dtype)
                 continue
             array = self.inputs[spec.name] = np.zeros(shape, spec.dtype)
             pointers[0].append(self._row(array, spec, before, self.steps))
@@ -306,17 +312,17 @@ class NativeCall:
             resolved = resolve(output.axes, {**sizes, manifest.batch or "": 1})
             assert resolved is not None
             if single:
-                self.outputs[output.name] = states.memory(lib.lstm_edge_output, index, resolved, "float32")
+                self.outputs[output.name] = states.handle.view(lib.lstm_edge_output, index, resolved, "float32")
                 continue
             array = self.outputs[output.name] = np.zeros(resolved, "float32")
             every = self.steps if manifest.sequence in output.axes else 1
             pointers[1].append(self._row(array, output, after, every))
         self._before, self._after = before, [(array, row) for row, array in after]
         if single:
-            call: Callable[[], int] = partial(lib.lstm_edge_step, states.handle)
+            call: Callable[[], int] = partial(lib.lstm_edge_step, states.handle.address)
         else:
             arrays = [(C.c_void_p * len(group))(*group) for group in pointers]
-            call = partial(lib.lstm_edge_chunk, states.handle, arrays[0], self.steps, arrays[1])
+            call = partial(lib.lstm_edge_chunk, states.handle.address, arrays[0], self.steps, arrays[1])
         self._call = call
         self.runs: Sequence[Callable[[], int]] = [self._copying if before or after else call] * 2
 
