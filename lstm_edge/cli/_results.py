@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from lstm_edge_runtime.errors import ContractError
+
 if TYPE_CHECKING:
     from lstm_edge_runtime import Model
     from lstm_edge_runtime.manifest import Task
 
-__all__ = ["ResultLines", "main_output"]
+__all__ = ["ResultLines", "main_output", "top_rows"]
 
 Array = npt.NDArray[Any]
 
@@ -22,8 +24,29 @@ def main_output(model: "Model", result: "Array | dict[str, Array]") -> Array:
     """Pick the output that the task names, or the first one, from what a run or a step gave."""
     if not isinstance(result, dict):
         return result
-    manifest = model.manifest
-    return result[manifest.task.output if manifest and manifest.task else model.outputs[0].name]
+    task = model.interface.task
+    return result[task.output if task else model.outputs[0].name]
+
+
+def top_rows(values: npt.NDArray[Any], rows: int) -> npt.NDArray[Any]:
+    """Return the main output as ``(rows, C)``.
+
+    Args:
+        values: ``(rows,)``, ``(rows, C)``, or ``(layers*rows, C)`` of which the top layer's rows are taken.
+        rows: how many series were run.
+
+    Raises:
+        ContractError: any other shape.
+    """
+    if values.ndim < 2 and values.size % rows == 0:
+        values = values.reshape(rows, -1)
+    if values.ndim != 2 or values.shape[0] % rows:
+        raise ContractError(
+            f"the main output is {values.shape} for {rows} series, expected one row per series; use "
+            "load().run()"
+        )
+    top: npt.NDArray[Any] = values.reshape(-1, rows, values.shape[-1])[-1]
+    return top
 
 
 class ResultLines:

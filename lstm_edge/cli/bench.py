@@ -13,6 +13,7 @@ from lstm_edge_runtime.errors import CheckFailedError, InputError
 from ._extras import needing_report
 from ._model import device_option, open_model, threads_option
 from ._output import console, echo_json, json_option, print_table
+from ._rate import RATE
 
 if TYPE_CHECKING:
     from lstm_edge.timing.compare import Change
@@ -38,9 +39,9 @@ def _counts(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int
 )
 @click.option(
     "--rate",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="HZ",
-    help="Samples a second.  [default: the file's]",
+    type=RATE,
+    metavar="RATE",
+    help="Rate of the samples, such as 50Hz.  [default: the file's]",
 )
 @click.option("--chunk", type=click.IntRange(min=1), default=256, show_default=True, help="Steps of a chunk.")
 @click.option(

@@ -58,7 +58,7 @@ def _declared(manifest: "Manifest") -> dict[str, Any]:
     golden = manifest.golden
     return {
         "manifest": True,
-        "streamable": not manifest.unstreamable and bool(manifest.states),
+        "streamable": manifest.streamable,
         "unstreamable": manifest.unstreamable or None,
         "lengths": manifest.lengths,
         "precision": manifest.precision,

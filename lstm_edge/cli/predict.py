@@ -15,12 +15,11 @@ from lstm_edge.data.config import ReadConfig
 from lstm_edge.data.evaluation import read_for_model
 from lstm_edge.data.recordings import Recording
 from lstm_edge.data.sample_input import SampleInput
-from lstm_edge_runtime.errors import ContractError
 from lstm_edge_runtime.files import replacing
 
 from ._data import data_options, note
 from ._model import device_option, model_argument, open_model, threads_option
-from ._results import ResultLines, main_output
+from ._results import ResultLines, main_output, top_rows
 
 if TYPE_CHECKING:
     from lstm_edge_runtime import Model
@@ -61,7 +60,7 @@ def command(
     opened = open_model(model, device, threads)
     recordings, samples = read_for_model(data, opened, ReadConfig(**columns), targets="ignored", tell=note)
     found = recordings.series
-    lines = ResultLines(opened.manifest.task if opened.manifest else None, "series", as_json=as_json)
+    lines = ResultLines(opened.interface.task, "series", as_json=as_json)
     with _writer(output) as sink:
         results = _predict(opened, samples, found)
         sink.write(lines.header(results.shape[1]))
@@ -79,7 +78,7 @@ def _predict(model: "Model", samples: SampleInput, found: Sequence[Recording]) -
         for start in range(0, len(members), together):
             part = members[start : start + together]
             values = main_output(model, _run(model, samples, [found[index].x for index in part]))
-            results.update(zip(part, _top_rows(values, len(part)), strict=True))
+            results.update(zip(part, top_rows(values, len(part)), strict=True))
     return np.stack([results[index] for index in range(len(found))])
 
 
@@ -93,18 +92,6 @@ def _run(
     for step in range(len(rows[0])):
         outputs, state = model.run(samples.arrange([row[step : step + 1] for row in rows]), state)
     return outputs
-
-
-def _top_rows(values: npt.NDArray[Any], rows: int) -> npt.NDArray[Any]:
-    """Return ``(rows, C)`` of ``(rows,)``, or ``(k*rows, C)``; of rows stacked by layer the top layer's."""
-    if values.ndim < 2 and values.size % rows == 0:
-        values = values.reshape(rows, -1)
-    if values.ndim != 2 or values.shape[0] % rows:
-        raise ContractError(
-            f"the main output is {values.shape} for {rows} series, expected a row a series; use load().run()"
-        )
-    top: npt.NDArray[Any] = values.reshape(-1, rows, values.shape[-1])[-1]
-    return top
 
 
 @contextlib.contextmanager

@@ -12,13 +12,13 @@ from lstm_edge_runtime.errors import InputError
 from ._line import LineParser
 from ._model import device_option, model_argument, open_model, threads_option
 from ._pipes import LONGEST, LinePipe, stopped_by_signals
-from ._results import ResultLines, main_output
+from ._results import ResultLines, main_output, top_rows
 from ._statefile import StateFile
 
 if TYPE_CHECKING:
     from lstm_edge_runtime import Model, Stream
 
-__all__ = ["command"]
+__all__ = ["command", "serve"]
 
 _STDIN, _STDOUT = 0, 1
 
@@ -69,22 +69,21 @@ def command(
     with stopped_by_signals() as stop:
         opened = open_model(model, device, threads)
         samples = sample_input(opened)
-        manifest = opened.manifest
-        features = manifest.signal.features if manifest else ()
-        parser = LineParser(samples.width, features, samples.spec.dtype)
-        lines = ResultLines(manifest.task if manifest else None, "step", as_json=as_json)
+        manifest = opened.interface
+        parser = LineParser(samples.width, manifest.signal.features, samples.spec.dtype)
+        lines = ResultLines(manifest.task, "step", as_json=as_json)
         stream = opened.stream()
         kept = StateFile(stream, state, save_every)
         if kept.steps:
             click.echo(f"resumed {state} at step {kept.steps}", err=True)
         pipe = LinePipe(_STDIN, _STDOUT, stop)
         try:
-            _serve(opened, stream, pipe, parser, lines, kept, strict)
+            serve(opened, stream, pipe, parser, lines, kept, strict)
         finally:
             kept.save()
 
 
-def _serve(
+def serve(
     model: "Model",
     stream: "Stream",
     pipe: LinePipe,
@@ -108,8 +107,7 @@ def _serve(
                 click.echo(f"line {number}: {error}; skipped", err=True)
                 sample = None
             if sample is not None:
-                result = np.atleast_1d(main_output(model, stream.step(sample)))
-                values = result.reshape(-1, result.shape[-1])[-1]
+                values = top_rows(np.atleast_1d(main_output(model, stream.step(sample))), 1)[0]
                 text = lines.line(kept.steps, values)
                 if header_due:
                     text, header_due = lines.header(len(values)) + text, False

@@ -12,6 +12,7 @@ from lstm_edge_runtime.errors import InputError
 from ._data import data_options, split_names
 from ._extras import needing_export
 from ._output import console, echo_json, json_option
+from ._rate import RATE
 from ._training import print_summary, progress
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ _C = TypeVar("_C", "DataConfig", "TrainConfig")
     "--units", callback=split_names, metavar="NAMES", help="Units of the values, kept in the exported file."
 )
 @click.option(
-    "--rate", "sampling_rate", type=float, metavar="HZ", help="Sampling rate, kept in the exported file."
+    "--rate", "sampling_rate", type=RATE, metavar="RATE", help="Sampling rate, kept in the exported file."
 )
 @click.option(
     "--validation", type=float, help="Fraction of the series that decides when to stop.  [default: 0.2]"

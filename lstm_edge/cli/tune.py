@@ -1,6 +1,5 @@
 """``lstm-edge tune``: the session options, and the file, that serve an objective best on this machine."""
 
-import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from lstm_edge_runtime.errors import InputError
 
 from ._model import open_model
 from ._output import console, echo_json, json_option, print_table
+from ._rate import RATE
 
 if TYPE_CHECKING:
     from lstm_edge.timing.objective import Objective
@@ -21,15 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 _THROUGHPUT_STREAMS = 64
-
-
-def _rate(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:  # noqa: ARG001
-    if value is None:
-        return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(k?)(?:hz)?", value.strip(), re.IGNORECASE)
-    if found is None or float(found[1]) == 0:
-        raise click.BadParameter(f"{value!r} is no rate; write it as 100Hz or 1kHz.")
-    return float(found[1]) * (1000 if found[2] else 1)
 
 
 @click.command("tune")
@@ -43,7 +34,7 @@ def _rate(ctx: click.Context, param: click.Parameter, value: str | None) -> floa
     help="What to make small: a step's median time, its 99th percentile, the time a sample of many streams "
     "takes, or the processor time a step takes.",
 )
-@click.option("--rate", callback=_rate, metavar="RATE", help="Calls come at this rate, such as 100Hz.")
+@click.option("--rate", type=RATE, metavar="RATE", help="Calls come at this rate, such as 100Hz.")
 @click.option(
     "--streams", type=click.IntRange(min=1), help="Streams that share a call.  [default: 1; throughput: 64]"
 )
@@ -89,9 +80,9 @@ def command(
     if len({path.resolve() for path in models}) < len(models):
         raise InputError("a file came twice; name each once")
     with open_model(models[0]) as model:
-        signal = model.manifest.signal if model.manifest else None
+        signal = model.interface.signal
     if goal_name == "energy" and rate is None:
-        rate = signal.sampling_rate if signal else None
+        rate = signal.sampling_rate
         if rate is None:
             raise InputError("energy depends on the rate, which the file does not state; give --rate")
     objective = Objective(

@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lstm_edge_runtime.manifest import Signal
-
 from .config import ReadConfig
 from .read import read_recordings
 from .recordings import ModelFeatures, Recordings, TargetMode
@@ -36,7 +34,7 @@ def read_for_model(
         NotFoundError, FileFormatError, InputError: as ``read_recordings`` and ``sample_input``.
     """
     place = sample_input(model)
-    signal = model.manifest.signal if model.manifest else Signal()
+    signal = model.interface.signal
     features = ModelFeatures(signal.features, place.width)
     recordings = read_recordings(path, config, targets=targets, model=features)
     steps = len(recordings.series[0].x)

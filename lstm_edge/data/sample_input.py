@@ -50,8 +50,8 @@ def sample_input(model: "Model") -> SampleInput:
     Raises:
         InputError: it takes several inputs, or not one vector of features per time step.
     """
-    manifest = model.manifest
-    data = [spec for spec in model.inputs if manifest is None or spec.name != manifest.lengths]
+    manifest = model.interface
+    data = manifest.data_inputs
     if len(data) != 1:
         names = ", ".join(spec.name for spec in data) or "none"
         raise InputError(f"the file takes the inputs {names}, expected one; run it from Python with load()")
@@ -63,13 +63,7 @@ def sample_input(model: "Model") -> SampleInput:
         raise InputError(
             f"{spec.name} is ({shape}), expected (N, L, features); run it from Python with load()"
         )
-    if manifest is None:
-        names_of_states = {axis for state in model.states for axis in state.axes if isinstance(axis, str)}
-        batch = next((place for place, axis in enumerate(axes) if axis in names_of_states), None)
-        sequence = None
-    else:
-        batch = axes.index(manifest.batch) if manifest.batch in axes else None
-        sequence = axes.index(manifest.sequence) if manifest.sequence in axes else None
+    batch, sequence = manifest.batch_axis(axes), manifest.time_axis(axes)
     if len(axes) == 3:  # an axis that the file fixes has no name: what is left is the other one
         batch = batch if batch is not None else (1 if sequence == 0 else 0)
         sequence = 1 - batch

@@ -33,8 +33,7 @@ class TimedModel:
     @property
     def streamable(self) -> bool:
         """Whether it can be fed in steps with its state carried."""
-        manifest = self.model.manifest
-        return bool(self.model.states) and not (manifest and manifest.unstreamable)
+        return self.model.interface.streamable
 
     @property
     def batched(self) -> bool:
@@ -44,7 +43,7 @@ class TimedModel:
     @property
     def sampling_rate(self) -> float | None:
         """Hertz, where the file says."""
-        return self.model.manifest.signal.sampling_rate if self.model.manifest else None
+        return self.model.interface.signal.sampling_rate
 
     def samples(self, *, streams: int | None = None, steps: int | None = None) -> Samples:
         """Make samples for every input, ``([streams][, steps][, features])``, the same each time.
@@ -53,16 +52,14 @@ class TimedModel:
             InputError: an input whose features the file does not fix.
         """
         generator = np.random.default_rng(0)
-        manifest = self.model.manifest
-        lengths = manifest.lengths if manifest else None
-        own = {manifest.batch, manifest.sequence} if manifest else set()
+        manifest = self.model.interface
         found = {}
-        for spec in self.model.inputs:
-            if spec.name != lengths:
-                timed = manifest is None or manifest.sequence is None or manifest.sequence in spec.axes
-                leading = (streams, steps if timed else None)
-                shape = (*(size for size in leading if size is not None), *_features(spec, own))
-                found[spec.name] = _draw(spec, shape, generator)
+        for spec in manifest.data_inputs:
+            timed = manifest.sequence is None or manifest.sequence in spec.axes
+            leading = (streams, steps if timed else None)
+            width = _features(spec, {manifest.batch, manifest.sequence})
+            shape = (*(size for size in leading if size is not None), *width)
+            found[spec.name] = _draw(spec, shape, generator)
         return found
 
 

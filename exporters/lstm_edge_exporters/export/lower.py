@@ -16,9 +16,9 @@ import onnx_ir as ir
 from lstm_edge_runtime.errors import UnsupportedError
 
 from ..graph import Builder
+from ..numerics.weights import LayerWeights, to_onnx
 from .projection import project
 from .record import DOMAIN, OP
-from .weights import LayerWeights, to_onnx
 
 __all__ = ["ORIGIN", "Origin", "lower", "origin_of"]
 

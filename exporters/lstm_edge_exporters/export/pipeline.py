@@ -20,9 +20,10 @@ from lstm_edge_runtime.manifest import Manifest
 from lstm_edge_runtime.ort import open_session, run_by_name
 
 from ..numerics.call import Signature
-from ..numerics.cases import Drawing, Source
+from ..numerics.cases import CaseGenerator
 from ..numerics.floats import OTHER_FLOATS, copy_as
 from ..numerics.golden import record_golden
+from ..numerics.layout import Layout
 from ..numerics.reference import TorchReference
 from ..numerics.verify import Candidate, verify
 from .artifact import Artifact
@@ -51,14 +52,14 @@ def export_verified(module: nn.Module, example: Any, config: ExportConfig) -> Ar
     bare = serialize(model, manifest, config.opset, config.ir_version)
     _check(bare)
     candidate = _candidate(bare)
-    equivalence = verify(candidate, made.reference, made.drawing.cases())
-    whole = made.drawing.case(2, 24, fresh=True, full=True)
+    equivalence = verify(candidate, made.reference, made.cases.cases())
+    whole = made.cases.case(2, 24, at_reset=True, full=True)
     unstreamable = why_unstreamable(model, manifest, candidate, whole, made.bidirectional)
     manifest = manifest._replace(
         unstreamable=unstreamable,
         padded_states=bool(unstreamable) or states_stop_at_lengths(manifest, candidate, whole),
         equivalence=equivalence.to_dict(),
-        golden=record_golden(made.reference, made.drawing, equivalence),
+        golden=record_golden(made.reference, made.cases, equivalence),
     )
     content = serialize(model, manifest, config.opset, config.ir_version)
     load(content, device="cpu").close()
@@ -79,7 +80,7 @@ class Prepared:
     manifest: Manifest
     """Without golden case and figures."""
     reference: TorchReference
-    drawing: Drawing
+    cases: CaseGenerator
     bidirectional: tuple[str, ...]
     """Paths of layers that read time backwards."""
     notes: tuple[str, ...]
@@ -111,11 +112,11 @@ def prepare(module: nn.Module, example: Any, config: ExportConfig) -> Prepared:
     model = lifting.model
     tidy(model)
     manifest = describe(model, roles, lifting.states, config)
-    reference = TorchReference(own, signature, roles.outputs, lifting.injections)
-    drawing = _drawing(signature, manifest, config, reference)
-    _check_repeatable(reference, drawing)
+    reference = TorchReference(own, signature, roles.outputs, lifting.injections, Layout.of(manifest))
+    cases = _case_generator(signature, manifest, config, reference)
+    _check_repeatable(reference, cases)
     notes = (*_narrowed(own), *unused, *lifting.notes, *_unreturned(roles))
-    return Prepared(model, manifest, reference, drawing, roles.bidirectional, notes)
+    return Prepared(model, manifest, reference, cases, roles.bidirectional, notes)
 
 
 def _unreturned(roles: Roles) -> list[str]:
@@ -146,13 +147,13 @@ def _try_example(module: nn.Module, signature: Signature) -> None:
         raise InputError(f"{type(module).__name__} does not run on the example ({given}): {text}") from error
 
 
-def _check_repeatable(reference: TorchReference, drawing: Drawing) -> None:
+def _check_repeatable(reference: TorchReference, cases: CaseGenerator) -> None:
     """Refuse a module that gives something else on every call.
 
     Raises:
         UnsupportedError: two runs on the same inputs differ.
     """
-    feeds = drawing.case(2, 9, fresh=True, full=True).feeds
+    feeds = cases.case(2, 9, at_reset=True, full=True).feeds
     try:
         first, again = reference.run(feeds), reference.run(feeds)
     except Exception:  # noqa: BLE001  a size that the module refuses tells nothing; the proof will say so
@@ -165,30 +166,23 @@ def _check_repeatable(reference: TorchReference, drawing: Drawing) -> None:
             )
 
 
-def _drawing(
+def _case_generator(
     signature: Signature, manifest: Manifest, config: ExportConfig, reference: TorchReference
-) -> Drawing:
+) -> CaseGenerator:
     examples = {
         name: tensor.detach().cpu().numpy()
         for name, tensor in zip(signature.names, signature.example, strict=True)
     }
-    roles = {state.input: "state" for state in manifest.states} | {str(manifest.lengths): "lengths"}
-    plain = [
-        Source(spec.name, spec.dtype, spec.axes, roles.get(spec.name, "signal"), examples[spec.name])
-        for spec in manifest.inputs
-    ]
-    states = [
-        Source(state.input, state.dtype, state.axes, "state", reset=state.reset) for state in manifest.states
-    ]
-    drawing = Drawing((*plain, *states), manifest.batch, manifest.sequence, config.seed)
-    return drawing.with_sorted_lengths() if _wants_sorted(reference, drawing) else drawing
+    values = reference.index_values(examples)
+    cases = CaseGenerator.of(manifest, examples, values, config.seed)
+    return cases.with_sorted_lengths() if _wants_sorted(reference, cases) else cases
 
 
-def _wants_sorted(reference: TorchReference, drawing: Drawing) -> bool:
+def _wants_sorted(reference: TorchReference, cases: CaseGenerator) -> bool:
     """Tell whether the module packs with ``enforce_sorted=True``."""
     try:
-        for salt in range(3):
-            reference.run(drawing.case(4, 9, fresh=True, salt=salt).feeds)
+        for offset in range(3):
+            reference.run(cases.case(4, 9, at_reset=True, offset=offset).feeds)
     except RuntimeError as error:
         return "enforce_sorted" in str(error)
     except Exception:  # noqa: BLE001  a size that the module refuses tells nothing; the proof will say so

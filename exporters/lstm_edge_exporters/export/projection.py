@@ -22,7 +22,7 @@ import onnx_ir as ir
 
 from ..graph import Builder
 from ..lift import WAY_BACK
-from .weights import LayerWeights
+from ..numerics.weights import LayerWeights
 
 __all__ = ["CONDITION_LIMIT", "Projection", "project"]
 

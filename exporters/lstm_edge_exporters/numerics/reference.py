@@ -1,28 +1,26 @@
-"""PyTorch as the reference: a module run on named arrays, in float32 and in float64.
+"""PyTorch as the reference: a module run on named arrays, in float32, in float64, and perturbed.
 
-``TorchReference.run`` gives what PyTorch computes in the file's own dtype, float32; ``run64`` gives the same
-in float64, against which both PyTorch and a candidate are measured (see ``lstm_edge_runtime.tolerance``).
-Both take and give plain dicts of numpy arrays by the names that the exported file has, so that a reference
-and a session are interchangeable.
+All three take and give plain dicts of numpy arrays by the names that the exported file has, so that a
+reference and a session are interchangeable.
 """
 
-import copy
 import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
-from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from .call import Signature, flatten_output
 from .floats import AllFloats, copy_as
 from .injection import Injection, LayerStates, injected
+from .layout import Layout
+from .rounding import Rounding
+from .torch_rounding import rounded
 
 __all__ = ["TorchReference"]
 
@@ -38,6 +36,7 @@ class TorchReference:
         signature: Signature,
         outputs: Sequence[str],
         injections: Sequence[Injection] = (),
+        layout: Layout = Layout(),  # noqa: B008  frozen
     ) -> None:
         """Copy ``module`` in eval mode.
 
@@ -46,53 +45,111 @@ class TorchReference:
             signature: how it is called.
             outputs: a name for each tensor of what ``forward`` returns, in order.
             injections: the lifted states.
+            layout: where rows and channels lie in the arrays.
         """
+        self.layout = layout
         self._signature = signature
         self._outputs = tuple(outputs)
         self._injections = tuple(injections)
-        self._own = _Computation(module, torch.float32)
-        self._wide = _Computation(module, torch.float64)
+        self._float32 = _Computation(module, torch.float32)
+        self._float64 = _Computation(self._float32.module, torch.float64)
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Return every output for ``feeds``; raises what the module raises."""
-        return self._run(self._own, feeds)
+        return self._run(self._float32, feeds)
 
     def run64(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Return every output in float64, from the same (rounded) weights and inputs."""
-        return self._run(self._wide, feeds)
+        return self._run(self._float64, feeds)
 
-    def shaken(self, draw: int) -> "TorchReference":
-        """Return a copy whose recurrent layers err in float64 as a float32 kernel may at every call.
+    def perturbed(self, feeds: Mapping[str, Array], rounding: Rounding) -> dict[str, Array]:
+        """Return every output in float64 as a correct float32 implementation may give it."""
+        return self._run(self._float64, feeds, rounded(rounding))
 
-        What they give moves by at most one float32 place at the largest of its own scale, 1 and the states
-        they started from: a kernel rounds its gates at the scale of 1, however small the state that they
-        leave, and what they keep of a state at the scale of that state.
+    def index_values(self, feeds: Mapping[str, Array]) -> dict[str, int]:
+        """Return how many values are valid for each input that ``forward`` uses as an index into a table.
+
+        Args:
+            feeds: inputs to run the module on; an input that is left out is not looked for.
         """
-        copied, copied_wide = copy.copy(self), copy.copy(self._wide)
-        copied_wide.module = copy.deepcopy(self._wide.module)
-        copied._wide = copied_wide
-        generator = torch.Generator().manual_seed(draw)
-        for layer in copied._wide.module.modules():
-            if isinstance(layer, nn.RNNBase | nn.RNNCellBase):
-                layer.register_forward_hook(partial(_shake, generator), with_kwargs=True)
-        return copied
+        tensors = [self._float32.tensor(feeds[name]) for name in self._signature.names]
+        tables = [*self._float32.module.parameters(), *self._float32.module.buffers()]
+        watch = _IndexWatch(dict(zip(self._signature.names, tensors, strict=True)), tables)
+        with torch.no_grad(), warnings.catch_warnings(), self._float32.mode, watch:
+            warnings.simplefilter("ignore")
+            self._signature.call(self._float32.module, tensors)
+        return watch.found
 
-    def _run(self, computation: "_Computation", feeds: Mapping[str, Array]) -> dict[str, Array]:
+    def _run(
+        self,
+        computation: "_Computation",
+        feeds: Mapping[str, Array],
+        rounding: AbstractContextManager[None] | None = None,
+    ) -> dict[str, Array]:
         tensors = [computation.tensor(feeds[name]) for name in self._signature.names]
         store = {each.input: computation.tensor(feeds[each.input]) for each in self._injections}
         ends: dict[str, Tensor] = {}
         with ExitStack() as stack:
             for path in dict.fromkeys(each.path for each in self._injections):
-                own = [each for each in self._injections if each.path == path]
+                injections = [each for each in self._injections if each.path == path]
                 layer = computation.module.get_submodule(path)
-                stack.enter_context(injected(layer, LayerStates(own, store, ends)))
+                stack.enter_context(injected(layer, LayerStates(injections, store, ends)))
             stack.enter_context(torch.no_grad())
             stack.enter_context(warnings.catch_warnings())
             stack.enter_context(computation.mode)
+            stack.enter_context(rounding or nullcontext())
+            stack.enter_context(np.errstate(all="ignore"))
             warnings.simplefilter("ignore")
             flat = flatten_output(self._signature.call(computation.module, tensors))
         named = zip(self._outputs, (tensor for _, tensor in flat), strict=True)
         return {name: tensor.detach().cpu().numpy() for name, tensor in [*named, *ends.items()]}
+
+
+class _IndexWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Sees which inputs, as they are or copied, index a table of the module's."""
+
+    def __init__(self, inputs: Mapping[str, Tensor], tables: Sequence[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found: dict[str, int] = {}
+        """The rows of the smallest table by the name of the input that indexes it."""
+        self._names = {
+            _storage(tensor): name for name, tensor in inputs.items() if not tensor.is_floating_point()
+        }
+        self._tables = {_storage(table) for table in tables}
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        name = func._schema.name.removeprefix("aten::")
+        if name in ("_to_copy", "clone") and (source := self._names.get(_storage(args[0]))):
+            self._names[_storage(result)] = source
+        for table, axis, index in _lookups(name, args):
+            source = self._names.get(_storage(index))
+            if source and _storage(table) in self._tables:
+                rows = int(table.shape[axis])
+                self.found[source] = min(rows, self.found.get(source, rows))
+        return result
+
+
+def _lookups(name: str, args: Sequence[Any]) -> Iterator[tuple[Tensor, int, Tensor]]:
+    """Return the table, its axis and the index of every look-up that an operator does."""
+    if name == "embedding":
+        yield args[0], 0, args[1]
+    elif name in ("index_select", "gather"):
+        yield args[0], args[1], args[2]
+    elif name == "index":
+        for axis, index in enumerate(args[1]):
+            if index is not None:
+                yield args[0], axis, index
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
 
 
 class _Computation:
@@ -107,20 +164,3 @@ class _Computation:
         """Return ``array`` as a tensor of the computation's dtype."""
         tensor = torch.from_numpy(np.array(array))
         return tensor.to(self._dtype) if tensor.is_floating_point() else tensor
-
-
-def _shake(
-    generator: torch.Generator, _layer: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any
-) -> Any:
-    """Move what a layer gives; gates also round what they keep of the states that it started from."""
-    states = [each for each in pytree.tree_leaves([args[1:], kwargs.get("hx")]) if isinstance(each, Tensor)]
-    scale = max([1.0, *(float(state.abs().max()) for state in states if state.numel())])
-
-    def move(tensor: Tensor) -> Tensor:
-        places = torch.randint(-1, 2, tensor.shape, generator=generator).to(tensor.device)
-        return tensor + torch.finfo(torch.float32).eps * tensor.abs().clamp(min=scale) * places
-
-    if isinstance(result, tuple) and isinstance(result[0], PackedSequence):
-        packed, last = result
-        return packed._replace(data=move(packed.data)), pytree.tree_map_only(Tensor, move, last)
-    return pytree.tree_map_only(Tensor, move, result)

@@ -1,50 +1,53 @@
-"""The proof: a file run in onnxruntime beside its reference, case by case, by the one tolerance policy.
+"""Verification: a file run in onnxruntime beside its reference, case by case, by the one tolerance policy.
 
-``compare_case`` gives the records of one case; ``verify`` runs every case and raises on the first output
-out of its limit. Both take a reference with ``run`` and ``run64`` (see ``reference``) and anything callable
-on named arrays as the candidate.
+``compare_outputs`` gives the records of one case; ``verify`` runs every case and raises on the first output
+out of its limit. A reference is a ``noise.PerturbableReference``; a candidate is anything callable on named
+arrays.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from lstm_edge_runtime.errors import CheckFailedError, first_line
-from lstm_edge_runtime.tolerance import Comparison, compare, limit_for
+from lstm_edge_runtime.tolerance import MULTIPLE, Comparison, compare
 
 from .cases import Case
-from .noise import DRAWS, apart, near, raised
+from .noise import Expected, PerturbableReference, expected
+from .rounding import TINY
 
-__all__ = ["Equivalence", "Reference", "compare_case", "compare_outputs", "verify"]
+__all__ = [
+    "MAX_RELATIVE_FLOOR",
+    "Equivalence",
+    "compare_outputs",
+    "is_noise",
+    "unverified",
+    "verify",
+]
 
 Array = npt.NDArray[Any]
-_NOISE = 0.1
-"""The largest share of an output that counts as rounding."""
-_DOUBT = 1e3
-"""Beyond so many limits no rounding explains a difference."""
 Candidate = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 
-
-class Reference(Protocol):
-    """What a candidate is compared with."""
-
-    def run(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
-        """Return the outputs in the reference's own dtype."""
-
-    def run64(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
-        """Return the outputs in float64."""
+MAX_RELATIVE_FLOOR = 0.1
+"""Largest noise floor, as a fraction of a channel's largest value, at which a comparison is meaningful."""
 
 
 @dataclass(frozen=True)
 class Equivalence:
-    """What a proof found."""
+    """What a verification found."""
 
     comparisons: tuple[tuple[Case, Comparison], ...]
     skipped: tuple[tuple[Case, str], ...] = ()
     """Cases that the reference itself refuses, or where it gives NaN, with the reason."""
+    noise: Mapping[str, int] = field(default_factory=dict)
+    """By output: cases in which float32 leaves the reference itself no digit, and nothing was compared."""
+    unverified: Mapping[str, float] = field(default_factory=dict)
+    """Channels (``probability[2]``) whose values are below what float32 can tell in every case, with the
+    absolute limit they were held to: a sigmoid's 1e-9 can't be verified tighter than about 4e-7."""
 
     @property
     def worst(self) -> Comparison:
@@ -67,101 +70,90 @@ class Equivalence:
             "floor": max(each.floor for _, each in self.comparisons),
             "ratio": self.worst.ratio,
             "worst": str(self.worst),
+            "noise": dict(self.noise),
+            "unverified": dict(self.unverified),
         }
 
 
-def verify(candidate: Candidate, reference: Reference, cases: Iterable[Case]) -> Equivalence:
+def verify(candidate: Candidate, reference: PerturbableReference, cases: Iterable[Case]) -> Equivalence:
     """Compare ``candidate`` with ``reference`` on every case.
 
     Raises:
         CheckFailedError: an output out of its limit, with the size, the output and the difference; a case
-            that the candidate can't run; or no case that the reference can run.
+            that the candidate can't run; no case that the reference can run; or an output that the reference
+            itself computes to no digit in most cases.
     """
     comparisons: list[tuple[Case, Comparison]] = []
     skipped: list[tuple[Case, str]] = []
+    limits: list[dict[str, float]] = []
+    noise: Counter[str] = Counter()
     for case in cases:
         try:
-            own, wide = reference.run(case.feeds), reference.run64(case.feeds)
+            known = expected(reference, case.feeds)
         except (RuntimeError, ValueError, IndexError) as error:
             skipped.append((case, first_line(error)))
             continue
-        if undefined := [name for name, array in wide.items() if np.isnan(array).any()]:
-            skipped.append((case, f"PyTorch gives NaN in {', '.join(undefined)}"))
+        if undefined := [name for name, array in known.ref64.items() if np.isnan(array).any()]:
+            skipped.append((case, f"the reference gives NaN in {', '.join(undefined)}"))
             continue
         try:
             got = candidate(case.feeds)
         except Exception as error:
             raise CheckFailedError(f"at {case}: the file does not run: {first_line(error)}") from error
-        for each in _in_doubt(compare_outputs(got, own, wide), got, own, wide, reference, case):
-            if not _is_noise(each.floor, wide[each.name]):
-                raise CheckFailedError(
-                    f"at {case}: PyTorch's own float32 and float64 runs give {each.name} that differs by "
-                    f"{each.floor:.3g}; no difference can be told from such noise"
-                )
+        for each in compare_outputs(got, known):
+            if is_noise(known.ref32[each.name], known.ref64[each.name]):
+                noise[each.name] += 1
+                continue
             if not each.ok:
                 raise CheckFailedError(f"at {case}: {each}")
             comparisons.append((case, each))
+        limits.append(unverified(known))
+    for name, count in noise.items():
+        if 2 * count > len(limits):
+            raise CheckFailedError(
+                f"float32 and float64 runs of the reference give {name} that differ by more than "
+                f"{MAX_RELATIVE_FLOOR:.0%} in {count} of {len(limits)} cases; no difference can be told from "
+                "such noise"
+            )
     if not comparisons:
         reasons = "; ".join(f"{case}: {reason}" for case, reason in skipped[:2])
-        raise CheckFailedError(f"PyTorch itself gives numbers at no size of the proof ({reasons})")
-    return Equivalence(tuple(comparisons), tuple(skipped))
+        raise CheckFailedError(f"the reference gives numbers at no size of the verification ({reasons})")
+    always = {name: limit for name, limit in limits[0].items() if all(name in each for each in limits)}
+    return Equivalence(tuple(comparisons), tuple(skipped), dict(noise), always)
 
 
-def compare_case(candidate: Candidate, reference: Reference, case: Case) -> Sequence[Comparison]:
+def compare_outputs(got: Mapping[str, Array], known: Expected) -> Sequence[Comparison]:
     """Return one record an output of the reference, in its order."""
-    return compare_outputs(candidate(case.feeds), reference.run(case.feeds), reference.run64(case.feeds))
+    return [
+        compare(
+            name,
+            got[name],
+            exact,
+            floor=known.floors[name],
+            dtype=known.ref32[name].dtype.name if exact.dtype.kind == "f" else "float64",
+        )
+        for name, exact in known.ref64.items()
+    ]
 
 
-def compare_outputs(
-    got: Mapping[str, Array],
-    own: Mapping[str, Array],
-    wide: Mapping[str, Array],
-    floors: Mapping[str, float] | None = None,
-) -> Sequence[Comparison]:
-    """Return one record an output: ``got`` against ``wide``, with ``own``'s error as the noise floor.
-
-    Args:
-        got: the candidate's outputs.
-        own: the reference's in its own dtype.
-        wide: the reference's in float64.
-        floors: larger noise floors by output, where those are known.
-    """
-    records = []
-    for name, expected in own.items():
-        if expected.dtype.kind != "f":
-            records.append(compare(name, got[name], expected, floor=0.0, limit=0.0))
+def unverified(known: Expected) -> dict[str, float]:
+    """Return the limits of channels that are too small to be verified; see ``Equivalence.unverified``."""
+    found = {}
+    for name, exact in known.ref64.items():
+        if exact.dtype.kind != "f" or not exact.size:
             continue
-        dtype, exact = expected.dtype.name, wide[name]
-        floor = max(apart(expected, exact), (floors or {}).get(name, 0.0))
-        limit = limit_for(exact, floor, dtype)
-        records.append(compare(name, got[name], exact, floor=floor, limit=limit, dtype=dtype))
-    return records
+        floors = known.floors[name]
+        axes = tuple(axis for axis, size in enumerate(floors.shape) if size == 1)
+        size = np.abs(np.where(np.isfinite(exact), exact, 0.0)).max(axis=axes, keepdims=True)
+        for index in np.argwhere((floors > MAX_RELATIVE_FLOOR * size) & (size > 0)):
+            channel = f"[{max(index)}]" if floors.size > 1 else ""
+            found[f"{name}{channel}"] = float(MULTIPLE * floors[tuple(index)])
+    return found
 
 
-def _in_doubt(
-    records: Sequence[Comparison],
-    got: Mapping[str, Array],
-    own: Mapping[str, Array],
-    wide: Mapping[str, Array],
-    reference: Reference,
-    case: Case,
-) -> Sequence[Comparison]:
-    """Draw the noise floor anew where a difference is past its limit and rounding could explain it.
-
-    See ``floors``.
-    """
-    floors: dict[str, float] = {}
-    for draw in range(DRAWS):
-        if not 1.0 < max(each.ratio for each in records) < _DOUBT:
-            break
-        nearby = near(case.feeds, draw)
-        floors = raised(floors, wide, reference.run(nearby), reference.run64(nearby))
-        records = compare_outputs(got, own, wide, floors)
-    return records
-
-
-def _is_noise(floor: float, wide: Array) -> bool:
-    """Tell whether ``floor`` is small enough beside the output to be rounding."""
-    finite = np.abs(wide[np.isfinite(wide)])
-    scale = float(finite.max()) if finite.size else 0.0
-    return wide.dtype.kind != "f" or floor <= _NOISE * max(scale, float(np.finfo(np.float32).tiny))
+def is_noise(ref32: Array, ref64: Array) -> bool:
+    """Tell whether rounding moves the reference's own output by much of its largest value."""
+    if ref64.dtype.kind != "f":
+        return False
+    record = compare("", ref32, ref64, floor=0.0, limit=np.inf)
+    return record.max_abs > MAX_RELATIVE_FLOOR * max(record.scale, TINY)

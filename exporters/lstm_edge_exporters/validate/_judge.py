@@ -1,8 +1,6 @@
 """Comparing a file with its reference on the same arrays, by the one tolerance policy."""
 
-import math
-import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,41 +9,22 @@ import numpy.typing as npt
 
 from lstm_edge_runtime.errors import first_line
 from lstm_edge_runtime.manifest import Manifest
-from lstm_edge_runtime.tolerance import MULTIPLE, ULPS, Comparison, compare, limit_for
+from lstm_edge_runtime.tolerance import POLICY, Comparison, compare
 
-from ..numerics.noise import DRAWS, apart, near, raised
-from ..numerics.verify import Reference
+from ..numerics.noise import Expected, PerturbableReference, Procedure, Run, expected, whole
+from ..numerics.verify import compare_outputs, is_noise
 from ._budgets import Budgets
-from ._file import Runner
 from .config import ValidateConfig
 from .report import Histogram
 
-__all__ = ["Feeds", "FileFailedError", "Judge", "Measured", "Protocol", "RefusedError", "Shakeable", "whole"]
+__all__ = ["Feeds", "FileFailedError", "Judge", "Measured", "Protocol", "RefusedError", "whole"]
 
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
-Protocol = Callable[[Runner, Feeds], Mapping[str, Array]]
-"""How a case is run: whole, in chunks, row by row; the same way for the file and for its reference."""
+Protocol = Procedure
 
 _EDGES = np.arange(-20.0, 4.01, 0.25)
 _BUDGETED = ("int8", "fp16")
-
-_LOST = 0.1
-"""A noise floor of this share of an output is no yardstick for it."""
-_HOPELESS = 4.0
-"""A difference still so many limits away, which one more draw has not halved, is not drawn for again."""
-
-
-def whole(run: Runner, feeds: Feeds) -> Mapping[str, Array]:
-    """Run a case in one call."""
-    return run(feeds)
-
-
-class Shakeable(Reference, typing.Protocol):
-    """A reference that can show what a kernel's own rounding may do."""
-
-    def shaken(self, draw: int) -> Reference:
-        """Return a copy whose recurrent layers err in float64 by one float32 place; another for each draw."""
 
 
 class RefusedError(Exception):
@@ -78,11 +57,10 @@ class Judge:
 
     def __init__(
         self,
-        reference: Shakeable,
+        reference: PerturbableReference,
         contract: Manifest,
         config: ValidateConfig,
         scales: Mapping[str, float],
-        units: Mapping[str, Array],
     ) -> None:
         """Take what every comparison needs.
 
@@ -91,12 +69,9 @@ class Judge:
             contract: the file's; its precision decides between the policy and the budgets.
             config: overrides and budgets.
             scales: each output's usual scale, for the budgets.
-            units: the usual scale of each signal, by feature where its features have scales of their own;
-                that of states is 1, the range of the gates.
         """
         self._reference = reference
         self._config = config
-        self._units = dict(units) | {state.input: np.float64(1) for state in contract.states}
         states = {state.output for state in contract.states}
         budgeted = contract.precision in _BUDGETED
         self.budgets = Budgets(config.budget, states, scales) if budgeted else None
@@ -105,7 +80,6 @@ class Judge:
         self._file = np.zeros(len(_EDGES) - 1, np.int64)
         self._own = np.zeros(len(_EDGES) - 1, np.int64)
         self._exact = [0, 0]
-        self._shaken: dict[int, Reference] = {}
         self.redrawn = 0
         """Of how many cases the noise floor was drawn anew."""
 
@@ -116,10 +90,7 @@ class Judge:
             return f"limit = {self._config.atol or 0:g} + {self._config.rtol or 0:g} x max |reference|"
         if self.budgets:
             return str(self.budgets)
-        return (
-            f"limit = {MULTIPLE:g} x noise floor + {ULPS:g} ULP; the floor is the reference's own error "
-            "against its float64 run of the same case"
-        )
+        return POLICY
 
     @property
     def histogram(self) -> Histogram:
@@ -133,20 +104,15 @@ class Judge:
 
     def lost(self, measured: Measured) -> str:
         """Say why a case tells nothing: rounding alone moves an output of the reference by much."""
-        for each in measured.records:
-            scale = _scale(measured.wide[each.name])
-            if each.floor > _LOST * scale and scale > np.finfo(np.float32).eps:
-                by = f"{each.floor:.2g}, of at most {scale:.2g}"
-                return f"rounding alone moves {each.name} of the reference by {by}"
+        for name, exact in measured.wide.items():
+            if is_noise(measured.own[name], exact):
+                return f"float32 and float64 runs of the reference give another {name} altogether"
         return ""
 
     def measure(
-        self, run: Runner, feeds: Feeds, protocol: Protocol = whole, *, over_a_run: bool = False
+        self, run: Run, feeds: Feeds, protocol: Protocol = whole, *, over_a_run: bool = False
     ) -> Measured:
         """Run one case on the file and on the reference, and compare every output.
-
-        A floor is itself one draw of rounding errors; where a difference passes the limit, it is drawn again
-        from nearby inputs (see ``floors``) before that counts as an alarm.
 
         Args:
             run: the file.
@@ -158,20 +124,23 @@ class Judge:
             RefusedError: the reference refuses the case, or its own dtype overflows on it.
             FileFailedError: the file can't run the case.
         """
-        own, wide = self.reference(feeds, protocol)
+        known = self._expected(feeds, protocol)
+        own, wide = known.ref32, known.ref64
         try:
             got = protocol(run, feeds)
         except Exception as error:
             raise FileFailedError(f"the file does not run: {first_line(error)}") from error
-        floors = {name: apart(own[name], wide[name]) for name in own}
-        records = self._records(got, own, wide, floors)
+        records = tuple(compare_outputs(got, known))
         if self._applied:
             records = tuple(
                 self._applied.held(each, got[each.name], wide[each.name], over_a_run=over_a_run)
                 for each in records
             )
-        elif not self._config.overridden:
-            records = self._drawn_anew(records, feeds, protocol, (got, own, wide), floors)
+        elif self._config.overridden:
+            records = tuple(
+                compare(name, got[name], exact, floor=0.0, limit=self._config.own_limit(exact))
+                for name, exact in wide.items()
+            )
         for name in own:
             self._count(self._file, 0, got[name], wide[name])
             self._count(self._own, 1, own[name], wide[name])
@@ -186,87 +155,25 @@ class Judge:
         self, feeds: Feeds, protocol: Protocol = whole
     ) -> tuple[Mapping[str, Array], Mapping[str, Array]]:
         """Return the reference's outputs in its own dtype and in float64; raises as ``measure`` does."""
-        return self._both(feeds, protocol, self._reference.run64)
-
-    def _both(
-        self, feeds: Feeds, protocol: Protocol, run64: Runner
-    ) -> tuple[Mapping[str, Array], Mapping[str, Array]]:
         try:
-            own, wide = protocol(self._reference.run, feeds), protocol(run64, feeds)
+            own, wide = protocol(self._reference.run, feeds), protocol(self._reference.run64, feeds)
         except (RuntimeError, ValueError, IndexError) as error:
             raise RefusedError(f"the reference itself refuses this: {first_line(error)}") from error
-        if any((~np.isfinite(own[name]) & np.isfinite(wide[name])).any() for name in own):
-            raise RefusedError("the reference itself overflows here in its own dtype")
+        _check_range(own, wide)
         return own, wide
 
-    def _drawn_anew(
-        self,
-        records: tuple[Comparison, ...],
-        feeds: Feeds,
-        protocol: Protocol,
-        sides: tuple[Mapping[str, Array], Mapping[str, Array], Mapping[str, Array]],
-        floors: Mapping[str, float],
-    ) -> tuple[Comparison, ...]:
-        """Draw the floors again while a difference is in doubt."""
-        for draw in range(DRAWS):
-            worst = max(each.ratio for each in records)
-            if not 1.0 < worst < math.inf:
-                break
-            self.redrawn += draw == 0
-            try:
-                floors = dict(floors) | self._raised(floors, sides[2], feeds, protocol, draw)
-            except RefusedError:
-                break
-            records = self._records(*sides, floors)
-            if max(each.ratio for each in records) > max(_HOPELESS, worst / 2):
-                break
-        return records
+    def floors(self, feeds: Feeds) -> dict[str, float]:
+        """Return each float floor for the record."""
+        floors = self._expected(feeds, whole).floors
+        return {name: float(array.max(initial=0.0)) for name, array in floors.items()}
 
-    def floors(self, feeds: Feeds, own: Mapping[str, Array], wide: Mapping[str, Array]) -> dict[str, float]:
-        """Return each float floor for the record, from several draws: a device can't draw its own."""
-        floors = {name: apart(own[name], wide[name]) for name in own if own[name].dtype.kind == "f"}
-        for draw in range(DRAWS):
-            floors = self._raised(floors, wide, feeds, whole, draw)
-        return floors
-
-    def _raised(
-        self,
-        floors: Mapping[str, float],
-        wide: Mapping[str, Array],
-        feeds: Feeds,
-        protocol: Protocol,
-        draw: int,
-    ) -> dict[str, float]:
-        if draw not in self._shaken:
-            self._shaken[draw] = self._reference.shaken(draw)
-        nearby = near(feeds, draw, self._units)
-        return raised(floors, wide, *self._both(nearby, protocol, self._shaken[draw].run64))
-
-    def _records(
-        self,
-        got: Mapping[str, Array],
-        own: Mapping[str, Array],
-        wide: Mapping[str, Array],
-        floors: Mapping[str, float],
-    ) -> tuple[Comparison, ...]:
-        return tuple(
-            compare(
-                name,
-                got[name],
-                wide[name],
-                floor=floors[name],
-                limit=self._limit(wide[name], floors[name], own[name].dtype),
-                dtype=own[name].dtype.name if own[name].dtype.kind == "f" else "float64",
-            )
-            for name in own
-        )
-
-    def _limit(self, wide: Array, floor: float, dtype: np.dtype[Any]) -> float:
-        if dtype.kind != "f":
-            return 0.0
-        if self._config.overridden:
-            return self._config.own_limit(wide)
-        return limit_for(wide, floor, dtype.name)
+    def _expected(self, feeds: Feeds, protocol: Protocol) -> Expected:
+        try:
+            known = expected(self._reference, feeds, protocol)
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise RefusedError(f"the reference itself refuses this: {first_line(error)}") from error
+        _check_range(known.ref32, known.ref64)
+        return known
 
     def _count(self, counts: npt.NDArray[np.int64], place: int, one: Array, wide: Array) -> None:
         if one.shape != wide.shape:
@@ -279,5 +186,6 @@ class Judge:
         counts += np.histogram(np.minimum(np.log10(errors[seen]), _EDGES[-1]), _EDGES)[0]
 
 
-def _scale(array: Array) -> float:
-    return float(np.max(np.abs(array), initial=0.0, where=np.isfinite(array)))
+def _check_range(own: Mapping[str, Array], wide: Mapping[str, Array]) -> None:
+    if any((~np.isfinite(own[name]) & np.isfinite(wide[name])).any() for name in own):
+        raise RefusedError("the reference itself overflows here in its own dtype")

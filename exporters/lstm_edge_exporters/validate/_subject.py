@@ -12,12 +12,12 @@ import numpy.typing as npt
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Manifest
 
-from ..numerics.cases import Drawing, Source
-from ..numerics.verify import Reference
+from ..numerics.cases import CaseGenerator
+from ..numerics.noise import PerturbableReference
 from ..quantization import Samples
 from ._budgets import usual_scale
 from ._file import ModelFile, Runner
-from ._judge import Feeds, FileFailedError, Judge, Measured, Protocol, RefusedError, Shakeable, whole
+from ._judge import Feeds, FileFailedError, Judge, Measured, Protocol, RefusedError, whole
 from ._rows import row_by_row
 from .config import ValidateConfig
 from .report import Check
@@ -36,7 +36,7 @@ _USUAL = 32
 class Against:
     """What a file is compared with."""
 
-    reference: Shakeable
+    reference: PerturbableReference
     about: str
     """What it is, in words."""
     inputs: tuple[str, ...]
@@ -45,6 +45,8 @@ class Against:
     """How many recurrent layers of each kind (``LSTM``, ``GRU``, ``RNN``) it has."""
     examples: Mapping[str, Array] = field(default_factory=dict)
     """Values as they really come, by input name."""
+    values: Mapping[str, int] = field(default_factory=dict)
+    """How many values are valid, by the name of an input that is an index."""
     sha256: str = ""
     """Of the checkpoint, where there is one."""
 
@@ -61,10 +63,8 @@ class Subject:
         """The file, in one call."""
         self.figures: dict[str, Any] = {}
         """Filled by the groups: the fields of ``Figures``."""
-        self._drawing = _drawing(self.contract, against, config.seed)
-        self.judge = Judge(
-            against.reference, self.contract, config, self._scales(against.reference), self._units()
-        )
+        self._cases = _case_generator(self.contract, against, config.seed)
+        self.judge = Judge(against.reference, self.contract, config, self._scales(against.reference))
         self.run_alone = row_by_row(self.contract, self.run) if self.judge.budgets else self.run
         """The file with no rows that share a call where that changes results, as ranges in int8 do."""
 
@@ -72,7 +72,7 @@ class Subject:
         self, n: int, length: int, salt: int, *, fresh: bool = False, full: bool = True
     ) -> dict[str, Array]:
         """Draw the inputs of a case of ``n`` rows and ``length`` steps; the same ones for the same salt."""
-        return dict(self._drawing.case(n, length, fresh=fresh, salt=salt, full=full).feeds)
+        return dict(self._cases.case(n, length, at_reset=fresh, offset=salt, full=full).feeds)
 
     def rng(self, *key: int) -> np.random.Generator:
         """Return a generator of its own for ``key``."""
@@ -181,16 +181,7 @@ class Subject:
             return feeds[name]
         return feeds[name].take(range(int(feeds[self.contract.lengths][0])), axis)
 
-    def _units(self) -> dict[str, Array]:
-        """Return each signal's usual spread, by feature where the last axis is fixed."""
-        feeds = self.draw(16, 32, _SALT + 2)
-        by_feature = {spec.name for spec in self.contract.inputs if isinstance(spec.axes[-1], int)}
-        return {
-            name: feeds[name].std(axis=tuple(range(feeds[name].ndim - (name in by_feature))))
-            for name in self.signals()
-        }
-
-    def _scales(self, reference: Reference) -> dict[str, float]:
+    def _scales(self, reference: PerturbableReference) -> dict[str, float]:
         """Return each output's usual scale, on a drawn batch and on data where it is given."""
         states = {state.output for state in self.contract.states}
         scales: dict[str, float] = {}
@@ -206,29 +197,16 @@ class Subject:
         return scales
 
 
-def _drawing(contract: Manifest, against: Against, seed: int) -> Drawing:
-    """Draw at the scale of the reference's example, or of the golden case's inputs."""
+def _case_generator(contract: Manifest, against: Against, seed: int) -> CaseGenerator:
+    """Generate at the scale of the reference's example, or of the golden case's inputs."""
     examples = dict(contract.golden.inputs if contract.golden else {}) | dict(against.examples)
-    plain = [
-        Source(
-            spec.name,
-            spec.dtype,
-            spec.axes,
-            "lengths" if spec.name == contract.lengths else "signal",
-            examples.get(spec.name),
-        )
-        for spec in contract.inputs
-    ]
-    states = [
-        Source(state.input, state.dtype, state.axes, "state", reset=state.reset) for state in contract.states
-    ]
-    drawing = Drawing((*plain, *states), contract.batch, contract.sequence, seed)
+    cases = CaseGenerator.of(contract, examples, against.values, seed)
     try:
-        for salt in range(3):
-            against.reference.run(drawing.case(4, 9, fresh=True, salt=salt).feeds)
+        for offset in range(3):
+            against.reference.run(cases.case(4, 9, at_reset=True, offset=offset).feeds)
     except RuntimeError as error:
         if "enforce_sorted" in str(error):
-            return drawing.with_sorted_lengths()
+            return cases.with_sorted_lengths()
     except Exception:  # noqa: BLE001 - a size that the reference refuses; the groups will say so
-        return drawing
-    return drawing
+        return cases
+    return cases

@@ -19,7 +19,9 @@ from ..export.config import ExportConfig
 from ..export.own import own_copy
 from ..export.pipeline import prepare
 from ..numerics.call import Signature, flatten_output
+from ..numerics.layout import Layout
 from ..numerics.reference import TorchReference
+from ..numerics.rounding import Rounding
 from ..numerics.threads import one_thread
 from ._file import ModelFile
 from ._subject import Against
@@ -38,6 +40,7 @@ class _OnOneThread:
 
     def __init__(self, reference: TorchReference) -> None:
         self._reference = reference
+        self.layout = reference.layout
 
     def run(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
         with one_thread():
@@ -47,8 +50,9 @@ class _OnOneThread:
         with one_thread():
             return self._reference.run64(feeds)
 
-    def shaken(self, draw: int) -> "_OnOneThread":
-        return _OnOneThread(self._reference.shaken(draw))
+    def perturbed(self, feeds: Mapping[str, Array], rounding: Rounding) -> Mapping[str, Array]:
+        with one_thread():
+            return self._reference.perturbed(feeds, rounding)
 
 
 def against_module(
@@ -81,7 +85,7 @@ def against_module(
         made = flatten_output(signature.call(copy.deepcopy(own), signature.example))
     outputs = tuple(output.name for output in graph.output)[: len(made)]
     states = tuple(state.input for state in contract.states if state.input not in signature.names)
-    reference = TorchReference(own, signature, outputs)
+    reference = TorchReference(own, signature, outputs, layout=Layout.of(contract))
     if states:
         axes: dict[str, Axes] = {spec.name: spec.axes for spec in contract.inputs}
         axes |= {state.input: state.axes for state in contract.states}
@@ -97,16 +101,18 @@ def against_module(
         states = tuple(name for name in found if name not in signature.names)
         outputs += tuple(found[name] for name in states if found[name] not in outputs)
         reference = prepared.reference
+    examples = {
+        name: tensor.detach().cpu().numpy()
+        for name, tensor in zip(signature.names, signature.example, strict=True)
+    }
     return Against(
         reference=_OnOneThread(reference),
         about=about or type(own).__name__,
         inputs=(*signature.names, *states),
         outputs=outputs,
         layers=_layers(own),
-        examples={
-            name: tensor.detach().cpu().numpy()
-            for name, tensor in zip(signature.names, signature.example, strict=True)
-        },
+        examples=examples,
+        values=reference.index_values(examples),
         sha256=sha256,
     )
 

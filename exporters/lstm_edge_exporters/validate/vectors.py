@@ -99,9 +99,9 @@ def save_vectors(
 def _record(subject: Subject) -> Iterator[GoldenSet]:
     for place, (n, length) in enumerate(_SIZES):
         feeds = subject.draw(n, length, 9100 + place, fresh=place == 0)
-        own, wide = subject.judge.reference(feeds)
+        own, _ = subject.judge.reference(feeds)
         start = "states at reset" if place == 0 else "random states"
-        golden = Golden(feeds, own, subject.judge.floors(feeds, own, wide))
+        golden = Golden(feeds, own, subject.judge.floors(feeds))
         yield GoldenSet(_NAME.format(place), f"N={n}, L={length}, {start}", golden)
     contract = subject.contract
     if contract.states and contract.sequence is not None and not contract.unstreamable:
@@ -112,7 +112,6 @@ def _stream(subject: Subject, contract: Manifest) -> Iterator[GoldenSet]:
     steps = _CHUNKS * _CHUNK
     feeds = subject.draw(1, steps, 9200, fresh=True)
     states = {state.input: feeds[state.input] for state in contract.states}
-    exact: dict[str, Array] = dict(states)
     for place, (start, stop) in enumerate(even_cuts(steps, _CHUNK)):
         piece = dict(feeds)
         for spec in contract.inputs:
@@ -122,14 +121,12 @@ def _stream(subject: Subject, contract: Manifest) -> Iterator[GoldenSet]:
         if contract.lengths is not None:
             piece[contract.lengths] = np.full_like(feeds[contract.lengths], stop - start)
         own = subject.against.reference.run(piece | states)
-        wide = subject.against.reference.run64(piece | exact)
         about = f"stream, steps {start + 1} to {stop}"
         number = len(_SIZES) + place
         before = _NAME.format(number - 1) if place else None
-        golden = Golden(piece | states, own, subject.judge.floors(piece | states, own, wide))
+        golden = Golden(piece | states, own, subject.judge.floors(piece | states))
         yield GoldenSet(_NAME.format(number), about, golden, before)
         states = {state.input: own[state.output] for state in contract.states}
-        exact = {state.input: wide[state.output] for state in contract.states}
 
 
 def _limits(file: ModelFile, sets: tuple[GoldenSet, ...]) -> dict[str, dict[str, float]]:

@@ -11,7 +11,6 @@ import pytest
 from lstm_edge_runtime import load
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
-RNG = np.random.default_rng(7)
 NAMES = ("acc_x", "acc_y", "acc_z", "gyr_x", "gyr_y", "gyr_z")
 
 
@@ -38,7 +37,7 @@ def imu(make):
 
 
 def test_the_imu_reader_says_each_change_of_activity(imu, tmp_path):
-    samples = RNG.normal(size=(60, 6)).astype(np.float32) * 3
+    samples = np.random.default_rng(7).normal(size=(60, 6)).astype(np.float32) * 3
     with (tmp_path / "r.csv").open("w", newline="") as file:
         csv.writer(file).writerows([NAMES, *samples.tolist()])
     out = run("imu_reader", imu.path, "--replay", tmp_path / "r.csv", "--rate", 1000).splitlines()
@@ -101,7 +100,8 @@ async def _served(gateway_module, made, sources, *, capacity=8, waiting=4):
 
 
 def test_the_gateway_gives_every_source_what_a_stream_of_its_own_gives(har):
-    sources = [RNG.normal(size=(length, 3)).astype(np.float32) for length in (30, 7, 1, 22, 13)]
+    random = np.random.default_rng(8)
+    sources = [random.normal(size=(length, 3)).astype(np.float32) for length in (30, 7, 1, 22, 13)]
     found, gateway = asyncio.run(_served(imported("gateway"), har, sources))
     model = load(har.path, device="cpu")
     for lines, samples in zip(found, sources, strict=True):

@@ -6,14 +6,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from lstm_edge.cli.predict import _top_rows
+from lstm_edge.cli._results import top_rows
 from lstm_edge.data.sample_input import sample_input
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import ContractError, InputError
 from lstm_edge_runtime.manifest import Manifest, StateSpec, TensorSpec
 
-RNG = np.random.default_rng(1)
-X = RNG.normal(size=(5, 9, 3)).astype(np.float32)
+X = np.random.default_rng(1).normal(size=(5, 9, 3)).astype(np.float32)
 LENGTHS = np.array([9, 4, 9, 1, 4])
 
 
@@ -120,14 +119,13 @@ def test_a_file_of_one_step_a_call_carries_its_state_to_the_last_step(invoke, ha
         np.testing.assert_allclose(got, expected, atol=1e-6)
 
 
-def declared(axes, batch="N", sequence="L", *, manifest=True, more=()):
+def declared(axes, batch="N", sequence="L", *, more=()):
     inputs = (TensorSpec("x", "float32", axes), *more)
     states = (StateSpec("h_0", "h_n", "float32", (1, "N", 8)),)
     contract = Manifest(inputs=inputs, outputs=(), states=states, batch=batch, sequence=sequence)
-    return SimpleNamespace(manifest=contract if manifest else None, inputs=inputs, states=states)
+    return SimpleNamespace(interface=contract)
 
 
-@pytest.mark.parametrize("manifest", [True, False])
 @pytest.mark.parametrize(
     ("axes", "batch", "sequence", "expected", "batched"),
     [
@@ -138,9 +136,9 @@ def declared(axes, batch="N", sequence="L", *, manifest=True, more=()):
         (("L", 3), None, "L", (4, 3), False),
     ],
 )
-def test_series_are_laid_out_as_the_files_axes_ask(axes, batch, sequence, expected, batched, manifest):
-    found = sample_input(declared(axes, batch, sequence, manifest=manifest))
-    rows = list(RNG.normal(size=(2, 4, 3)))
+def test_series_are_laid_out_as_the_files_axes_ask(axes, batch, sequence, expected, batched):
+    found = sample_input(declared(axes, batch, sequence))
+    rows = list(np.random.default_rng(2).normal(size=(2, 4, 3)))
     array = found.arrange(rows)
     assert array.shape == expected
     assert (found.width, found.batched) == (3, batched)
@@ -167,9 +165,9 @@ def test_inputs_that_hold_no_plain_samples_are_refused(model):
 
 def test_of_rows_stacked_by_layer_the_top_layers_are_taken():
     stacked = np.arange(12).reshape(6, 2)  # two series: layer 0, layer 1, layer 2
-    np.testing.assert_array_equal(_top_rows(stacked, 2), [[8, 9], [10, 11]])
-    np.testing.assert_array_equal(_top_rows(np.arange(3), 1), [[0, 1, 2]])
-    np.testing.assert_array_equal(_top_rows(np.arange(3), 3), [[0], [1], [2]])
+    np.testing.assert_array_equal(top_rows(stacked, 2), [[8, 9], [10, 11]])
+    np.testing.assert_array_equal(top_rows(np.arange(3), 1), [[0, 1, 2]])
+    np.testing.assert_array_equal(top_rows(np.arange(3), 3), [[0], [1], [2]])
 
 
 def test_a_file_with_one_value_a_row_and_no_axis_for_it_runs(invoke, scalar, data):
@@ -183,5 +181,5 @@ def test_a_file_with_one_value_a_row_and_no_axis_for_it_runs(invoke, scalar, dat
 
 @pytest.mark.parametrize("shape", [(2, 5, 3), (3, 3)])
 def test_outputs_that_are_not_a_row_a_series_are_refused(shape):
-    with pytest.raises(ContractError, match="a row a series"):
-        _top_rows(np.zeros(shape), 2)
+    with pytest.raises(ContractError, match="one row per series"):
+        top_rows(np.zeros(shape), 2)

@@ -16,7 +16,7 @@ from lstm_edge.cli._line import LineParser
 from lstm_edge.cli._pipes import LONGEST, LinePipe
 from lstm_edge.cli._results import ResultLines
 from lstm_edge.cli._statefile import StateFile
-from lstm_edge.cli.stream import _serve
+from lstm_edge.cli.stream import serve
 from lstm_edge_runtime import State, load
 from lstm_edge_runtime.errors import InputError
 
@@ -154,7 +154,7 @@ class Served:
         )
 
     def serve(self):
-        _serve(self.model, self.stream, *self.arguments)
+        serve(self.model, self.stream, *self.arguments)
 
     def close(self):
         for descriptor in (self.source, self.feed, self.out, self.sink, self.stop, self.end):
@@ -252,7 +252,7 @@ def test_an_input_that_can_not_be_read_is_one_error(served):
     one = served()
     os.close(one.source)
     one.source = os.open("/", os.O_RDONLY)
-    os.dup2(one.source, one.arguments[0]._source)
+    one.arguments = (LinePipe(one.source, one.sink, one.stop), *one.arguments[1:])
     with pytest.raises(InputError, match="standard input can't be read: Is a directory"):
         one.serve()
 

@@ -195,11 +195,12 @@ def test_wrong_use_exits_2_and_writes_nothing(invoke, har, make, arguments, word
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("text", ["100", "100Hz", "0.1 kHz"])
-def test_a_rate_may_be_written_in_several_ways(text):
-    from lstm_edge.cli.tune import _rate
-
-    assert _rate(None, None, text) == pytest.approx(100)
+@pytest.mark.parametrize("text", ["1000", "1000Hz", "1 kHz", "1e3"])
+def test_a_rate_may_be_written_in_several_ways(invoke, har, tmp_path, text):
+    arguments = ("--seconds", "0.3", "--rate", text, "--json", "-o", tmp_path / "p.json")
+    code, out, _ = invoke("tune", har.path, *arguments)
+    assert code == 0
+    assert json.loads(out)["goal"]["rate"] == 1000
 
 
 def test_a_file_that_can_not_be_streamed_exits_2(invoke, har, tmp_path):

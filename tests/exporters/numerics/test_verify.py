@@ -8,18 +8,19 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lstm_edge_exporters.numerics.call import Signature, flatten_output
-from lstm_edge_exporters.numerics.cases import GRID, Case, Drawing, Source
+from lstm_edge_exporters.numerics.cases import GRID, Case, CaseGenerator, InputSpec
 from lstm_edge_exporters.numerics.injection import Injection
+from lstm_edge_exporters.numerics.layout import Layout
 from lstm_edge_exporters.numerics.reference import TorchReference
 from lstm_edge_exporters.numerics.verify import verify
 from lstm_edge_runtime.errors import CheckFailedError, InputError
 
-DRAWING = Drawing(
+CASES = CaseGenerator(
     (
-        Source("x", "float32", ("N", "L", 2), example=np.array([[[0, 100], [2, 300]]], np.float32)),
-        Source("tokens", "int64", ("N", "L"), example=np.array([[3, 9]])),
-        Source("lengths", "int64", ("N",), "lengths"),
-        Source("h_0", "float32", (2, "N", 3), "state", reset=np.full((2, 1, 3), 0.5, np.float32)),
+        InputSpec("x", "float32", ("N", "L", 2), example=np.array([[[0, 100], [2, 300]]], np.float32)),
+        InputSpec("tokens", "int64", ("N", "L"), example=np.array([[3, 9]])),
+        InputSpec("lengths", "int64", ("N",), "lengths"),
+        InputSpec("h_0", "float32", (2, "N", 3), "state", reset=np.full((2, 1, 3), 0.5, np.float32)),
     ),
     "N",
     "L",
@@ -28,9 +29,9 @@ DRAWING = Drawing(
 
 @settings(deadline=None, max_examples=60)
 @given(st.integers(1, 9), st.integers(1, 40), st.booleans(), st.booleans(), st.integers(0, 99))
-def test_a_case_is_what_its_sources_say(n, length, fresh, ordered, salt):
-    drawing = DRAWING.with_sorted_lengths() if ordered else DRAWING
-    case = drawing.case(n, length, fresh=fresh, salt=salt, full=True)
+def test_a_case_is_what_its_inputs_say(n, length, at_reset, ordered, offset):
+    cases = CASES.with_sorted_lengths() if ordered else CASES
+    case = cases.case(n, length, at_reset=at_reset, offset=offset, full=True)
     assert case.sizes == {"N": n, "L": length}
     assert {name: array.shape for name, array in case.feeds.items()} == {
         "x": (n, length, 2), "tokens": (n, length), "lengths": (n,), "h_0": (2, n, 3)
@@ -41,25 +42,27 @@ def test_a_case_is_what_its_sources_say(n, length, fresh, ordered, salt):
     assert lengths.min() >= 1
     assert lengths.max() == length
     assert not ordered or (np.diff(lengths) <= 0).all()
-    assert (case.feeds["h_0"] == 0.5).all() == fresh
-    again = drawing.case(n, length, fresh=fresh, salt=salt, full=True)
+    assert (case.feeds["h_0"] == 0.5).all() == at_reset
+    again = cases.case(n, length, at_reset=at_reset, offset=offset, full=True)
     assert all(np.array_equal(array, again.feeds[name]) for name, array in case.feeds.items())
 
 
 def test_each_feature_is_drawn_at_the_examples_own_scale():
-    x = DRAWING.case(50, 200, fresh=True).feeds["x"]
+    x = CASES.case(50, 200, at_reset=True).feeds["x"]
     np.testing.assert_allclose(x.mean((0, 1)), [1, 200], rtol=0.1)
     np.testing.assert_allclose(x.std((0, 1)), [1, 100], rtol=0.1)
 
 
 def test_the_grid_has_six_sizes_with_states_at_reset_and_not():
-    cases = list(DRAWING.cases())
+    cases = list(CASES.cases())
     assert [(case.sizes["N"], case.sizes["L"]) for case in cases] == list(GRID)
-    assert {case.fresh for case in cases} == {True, False}
+    assert {case.at_reset for case in cases} == {True, False}
 
 
 class Half:
     """A reference whose float32 run is off by ``error``."""
+
+    layout = Layout(batch={"x": 0}, channels={"y": -1})
 
     def __init__(self, error=1e-8, integer=False):
         self.error, self.integer = error, integer
@@ -70,9 +73,13 @@ class Half:
     def run64(self, feeds):
         return {"y": np.round(feeds["x"]).astype(np.int64) if self.integer else np.float64(feeds["x"]) / 2}
 
+    def perturbed(self, feeds, rounding):
+        exact = self.run64(feeds)["y"]
+        return {"y": exact if self.integer else rounding.relative(exact)}
+
 
 def case(x=1.0):
-    return Case({"N": 3}, {"x": np.full((3, 2), x, np.float32)}, fresh=False)
+    return Case({"N": 3}, {"x": np.full((3, 2), x, np.float32)}, at_reset=False)
 
 
 def test_an_equal_candidate_passes_and_its_figures_are_kept():
@@ -114,7 +121,7 @@ def test_sizes_that_the_reference_refuses_are_kept_and_all_of_them_fail():
 
     found = verify(lambda feeds: {"y": feeds["x"] / 2}, Picky(), [case(1.0), case(2.0)])
     assert found.to_dict()["skipped"] == ["N=3: too small"]
-    with pytest.raises(CheckFailedError, match=r"no size of the proof.*too small"):
+    with pytest.raises(CheckFailedError, match=r"no size of the verification.*too small"):
         verify(lambda feeds: {"y": feeds["x"] / 2}, Picky(), [case(1.0)])
 
 

@@ -1,0 +1,26 @@
+"""Rates as people write them: 50, 50Hz, 1kHz."""
+
+import math
+import re
+from typing import Any
+
+import click
+
+__all__ = ["RATE"]
+
+
+class _Rate(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions only
+    name = "rate"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        found = re.fullmatch(r"(\d+\.?\d*(?:e[+-]?\d+)?)\s*(k?)(?:hz)?", value.strip(), re.IGNORECASE)
+        rate = float(found[1]) * (1000 if found[2] else 1) if found else 0.0
+        if not 0 < rate < math.inf:
+            self.fail(f"{value!r} is no rate; write it as 100, 100Hz or 1kHz", param, ctx)
+        return rate
+
+
+RATE = _Rate()
+"""The type of every ``--rate``, in Hertz."""
