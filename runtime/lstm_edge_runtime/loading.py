@@ -20,8 +20,8 @@ from .errors import (
     UnsupportedError,
 )
 from .graph_check import check_manifest, graph_specs, infer_manifest, read_manifest
-from .model import Model
 from .manifest import Manifest
+from .model import Model
 from .onnx_reader import OnnxFile, is_ort_format, read_onnx
 from .ort import CPU, Provider, SessionOptions, auto_threads, open_session, resolve_providers
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .native.engine import NativeEngine
     from .profile import Profile
 
-__all__ = ["Source", "load"]
+__all__ = ["Source", "load", "read_model"]
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | mmap.mmap
 
@@ -48,7 +48,8 @@ def load(
     """Open a model file.
 
     Args:
-        source: the path of an ``.onnx`` or ``.ort`` file, or its content (bytes, or a memory map).
+        source: the path of an ``.onnx`` or ``.ort`` file or of a native program, or its content (bytes, or a
+            memory map).
         device: ``"cpu"``; ``"cuda"``, which is an error where CUDA is not really in use; or ``"auto"``,
             CUDA where the wheel offers it and it starts, else the CPU with a ``RuntimeWarning``.
         providers: an explicit list of onnxruntime's execution providers, each of which must be in use.
@@ -88,15 +89,13 @@ def load(
 
         profile = Profile.read(profile)
     name, data = _content(source)
-    if not data:
-        raise FileFormatError(f"{name} is empty; export or copy it again")
+    if data[:8] == b"LSTMEDGE":
+        return _load_program(
+            name, data, threads, check=check, onnxruntime=engine == "onnxruntime" or providers is not None
+        )
+    file = _parse(name, data, source)
+    size = len(data) + (0 if file is None else file.external_bytes())
     path = os.fspath(source) if isinstance(source, str | os.PathLike) else None
-    folder = None if path is None else os.path.dirname(path) or "."  # noqa: PTH120
-    try:
-        file = None if is_ort_format(data) else read_onnx(data, folder)
-        size = len(data) + (0 if file is None else file.external_bytes())
-    except FileFormatError as error:
-        raise FileFormatError(f"{name}: {error}") from error
     identity = Identity(data)
     target = path or data
     count = auto_threads(size) if threads == "auto" else threads
@@ -132,6 +131,47 @@ def load(
     return Model(
         Core(session, interface, identity, has_manifest=has_manifest, check=check, open_native=open_native)
     )
+
+
+def read_model(source: Source) -> tuple[bytes, OnnxFile | None]:
+    """Return a model file's content and, where it is an ONNX file, its graph.
+
+    Raises:
+        NotFoundError: no such file.
+        FileFormatError: truncated or foreign, or with external data outside the file's own folder.
+    """
+    name, data = _content(source)
+    return data, _parse(name, data, source)
+
+
+def _parse(name: str, data: bytes, source: Source) -> OnnxFile | None:
+    """Return the graph of an ONNX file, None for one in ORT format."""
+    if not data:
+        raise FileFormatError(f"{name} is empty; export or copy it again")
+    folder = (os.path.dirname(source) or ".") if isinstance(source, str | os.PathLike) else None  # noqa: PTH120
+    try:
+        file = None if is_ort_format(data) else read_onnx(data, folder)
+        if file is not None:
+            file.external_bytes()
+    except FileFormatError as error:
+        raise FileFormatError(f"{name}: {error}") from error
+    return file
+
+
+def _load_program(name: str, data: bytes, threads: int | str, *, check: bool, onnxruntime: bool) -> Model:
+    """Open a native program, which needs no onnxruntime."""
+    from .native.engine import NativeEngine
+
+    if onnxruntime:
+        raise InputError(f"{name} is a native program, which onnxruntime does not run; load the .onnx file")
+    try:
+        native = NativeEngine(data, None, threads if isinstance(threads, int) else 1)
+    except FileFormatError as error:
+        raise FileFormatError(f"{name}: {error}") from error
+    core = Core(
+        None, native.manifest, Identity(data), has_manifest=True, check=check, open_native=lambda: native
+    )
+    return Model(core)
 
 
 def _native(

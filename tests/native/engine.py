@@ -4,7 +4,8 @@ import ctypes as C
 from typing import Any
 
 import numpy as np
-from library import INPUT, OUTPUT, STATE, Port, Rows
+
+from lstm_edge_runtime.native.library import INPUT, OUTPUT, STATE, Port, Rows
 
 Array = Any
 

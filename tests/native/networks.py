@@ -4,8 +4,9 @@ from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
-from program import Binary, Code, Function, ProgramWriter
 from reference import Layer
+
+from lstm_edge_runtime.native.program import Binary, Code, Function, ProgramWriter
 
 Array = Any
 
@@ -82,7 +83,7 @@ def make_network(
     network = Network(inputs, hidden, every_step=every_step)
     writer, width, k = ProgramWriter(), inputs, 1 / np.sqrt(hidden)
     golden = rng.standard_normal((golden_steps, inputs)).astype("float32") if golden_steps else None
-    x = value = writer.input("x", inputs, golden=golden)
+    value = writer.input("x", inputs)
     pairs = []
     for kind in kinds:
         rows = GATES[kind] * hidden
@@ -112,21 +113,14 @@ def make_network(
     writer.copy(value, first, length=1)
     result = writer.unary(writer.linear(value, *network.head), Function.TANH)
     result = writer.binary(Binary.ADD, result, first)
-    expected: dict[str, Any] = {}
+    for old_state, new_state in pairs:
+        writer.next_state(old_state, new_state)
+    writer.output("y", result, every_step=every_step)
     if golden is not None:
         y, states = network.run(golden, [np.zeros(hidden)] * network.states)
         limit = 0.05 if int8 else 1e-5
-        expected = {
-            "golden": (y if every_step else y[-1]).astype("float32"),
-            "tolerance": np.float32(limit),
-        }
-        for (old_state, new_state), state in zip(pairs, states, strict=True):
-            writer.next_state(old_state, new_state, state.astype("float32"), np.float32(limit))
-    else:
-        for old_state, new_state in pairs:
-            writer.next_state(old_state, new_state)
-    writer.output("y", result, every_step=every_step, **expected)
-    assert x == 0
+        expected = {"y": (y if every_step else y[-1], limit)}
+        writer.golden({"x": golden}, expected | {f"s{i}": (state, limit) for i, state in enumerate(states)})
     network.program = writer.to_bytes()
     return network
 

@@ -1,11 +1,12 @@
-"""What a program computes, in float64 by numpy: the definitions of the ONNX operators, a row and a step at a time."""
+"""What a program computes, in float64 by numpy, a row and a step at a time, as ONNX defines it."""
 
 from collections.abc import Callable, Sequence
 from math import erf
 from typing import Any
 
 import numpy as np
-from program import Function
+
+from lstm_edge_runtime.native.program import Function
 
 Array = Any
 

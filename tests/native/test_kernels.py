@@ -9,8 +9,9 @@ from engine import LibraryError, Program, Stream
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from networks import IN_CELLS, Network, make_network, networks
-from program import Binary, Code, Function, ProgramWriter
 from reference import FUNCTIONS, quantize
+
+from lstm_edge_runtime.native.program import Binary, Code, Function, ProgramWriter
 
 Array = Any
 quick = settings(
@@ -19,7 +20,7 @@ quick = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 INT8_STEP = 2.0**-7
-"""A level of int8 activations beside their range: where a sum falls beside another level, and the next layers."""
+"""The share of an activation's range by which a network may differ where a sum falls on another int8 level."""
 
 
 def _samples(seed: int, *shape: int) -> Array:

@@ -8,6 +8,7 @@ order: layers of a state that are split, and joined again, are never copied.
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from math import prod
 from typing import Any, NamedTuple
 
@@ -96,7 +97,10 @@ class _Compiler:
             raise UnsupportedError("it stores sparse tensors")
         batch, sequence = manifest.batch, manifest.sequence
         for name, axes in [(spec.name, spec.axes) for spec in (*manifest.inputs, *manifest.outputs)]:
-            if any(isinstance(axis, str) and axis != sequence and row_factor(axis, batch) is None for axis in axes):
+            if any(
+                isinstance(axis, str) and axis != sequence and row_factor(axis, batch) is None
+                for axis in axes
+            ):
                 raise UnsupportedError(f"{name} {axes} has an axis of any size beside batch and time")
         for spec in manifest.inputs:
             shape = tuple(axis if isinstance(axis, int) else 1 for axis in spec.axes)
@@ -110,11 +114,7 @@ class _Compiler:
         for state in manifest.states:
             self._values[state.input] = self._open_state(state)
         for node in graph.nodes:
-            try:
-                self._node(node)
-            except UnsupportedError as error:
-                name = f" {node.name!r}" if node.name else ""
-                raise UnsupportedError(f"node{name} ({node.op_type}): {error}") from error
+            self._node(node)
         for output in manifest.outputs:
             value = self._row(self._get(output.name))
             self._writer.output(output.name, value, every_step=manifest.sequence in output.axes)
@@ -205,13 +205,20 @@ class _Compiler:
     # nodes
 
     def _node(self, node: Node) -> None:
+        try:
+            self._lower(node)
+        except UnsupportedError as error:
+            name = f" {node.name!r}" if node.name else ""
+            raise UnsupportedError(f"node{name} ({node.op_type}): {error}") from error
+
+    def _lower(self, node: Node) -> None:
         if any(True for _ in node.graphs()):
             raise UnsupportedError("it has a body of its own")
         inputs = self._inputs(node)
         if node.domain in ("", "ai.onnx") and all(
             value is None or isinstance(value, np.ndarray) for value in inputs
         ):
-            results: Sequence[_Any] = folding.fold(node, [value for value in inputs], self._opset)  # type: ignore[misc]
+            results: Sequence[_Any] = folding.fold(node, list(inputs))  # type: ignore[misc]
         else:
             lower = _LOWER.get((node.domain.replace("ai.onnx", ""), node.op_type))
             if lower is None:
@@ -232,7 +239,7 @@ class _Compiler:
         value = inputs[0]
         if not isinstance(value, _Value):
             raise UnsupportedError("a quantized input")
-        shape = folding.shape_after(node, value.shape, inputs[1:], self._opset)
+        shape = folding.shape_after(node, value.shape, inputs[1:])
         if prod(shape) != prod(value.shape):
             raise UnsupportedError(f"{value.shape} becomes {shape}")
         return value._replace(shape=shape)
@@ -255,7 +262,12 @@ class _Compiler:
         return value._replace(shape=tuple(value.shape[axis] for axis in order))
 
     def _linear(
-        self, source: _Value, weights: Array, bias: Array | None, shape: Sequence[int], scales: Array | None = None
+        self,
+        source: _Value,
+        weights: Array,
+        bias: Array | None,
+        shape: Sequence[int],
+        scales: Array | None = None,
     ) -> _Value:
         return self._single(shape, self._writer.linear(self._row(source), weights, bias, scales))
 
@@ -314,12 +326,18 @@ class _Compiler:
         value, other = (self._floats(b), a) if swap else (self._floats(a), b)
         shape = np.broadcast_shapes(value.shape, other.shape)  # type: ignore[union-attr]
         if isinstance(other, np.ndarray):
-            if kind is Binary.ADD and value.shape == shape and self._fuse_bias(node.inputs[swap], value, other):
+            if (
+                kind is Binary.ADD
+                and value.shape == shape
+                and self._fuse_bias(node.inputs[swap], value, other)
+            ):
                 return value
             flat = np.broadcast_to(np.asarray(other, "float32"), shape).reshape(-1)
             if prod(value.shape) not in (1, prod(shape)):
                 raise UnsupportedError(f"{value.shape} and {other.shape} broadcast to {shape}")
-            flat = flat[:1] if flat.size and (flat == flat[0]).all() and prod(value.shape) == flat.size else flat
+            flat = (
+                flat[:1] if flat.size and (flat == flat[0]).all() and prod(value.shape) == flat.size else flat
+            )
             return self._single(shape, self._writer.binary(kind, self._row(value), flat, swap=swap))
         second = self._floats(other)
         for each in (value, second):
@@ -355,16 +373,20 @@ class _Compiler:
         inner = value.shape[axis:]
         parameters = [
             None if given is None else np.broadcast_to(self._known(given, "a scale"), inner).reshape(-1)
-            for given in (inputs[1:] + [None, None])[:2]
+            for given in [*inputs[1:], None, None][:2]
         ]
         epsilon = float(node.attributes.get("epsilon", 1e-5))
-        return self._single(value.shape, self._writer.normalize(self._row(value), prod(inner), epsilon, *parameters))
+        return self._single(
+            value.shape, self._writer.normalize(self._row(value), prod(inner), epsilon, *parameters)
+        )
 
     def _batch_norm(self, node: Node, inputs: list[_Any | None]) -> _Value:
         value = self._floats(inputs[0])
         if node.attributes.get("training_mode", 0):
             raise UnsupportedError("training mode")
-        scale, bias, mean, variance = (self._known(each, "a parameter").astype("float64") for each in inputs[1:5])
+        scale, bias, mean, variance = (
+            self._known(each, "a parameter").astype("float64") for each in inputs[1:5]
+        )
         factor = scale / np.sqrt(variance + node.attributes.get("epsilon", 1e-5))
         shape = (-1, *[1] * (len(value.shape) - 2))
         full = [
@@ -384,7 +406,9 @@ class _Compiler:
         rank = len(value.shape)
         reduced = {axis % rank for axis in axes} if axes else set(range(rank))
         keep = node.attributes.get("keepdims", 1)
-        shape = [1 if i in reduced else size for i, size in enumerate(value.shape) if keep or i not in reduced]
+        shape = [
+            1 if i in reduced else size for i, size in enumerate(value.shape) if keep or i not in reduced
+        ]
         large = [i for i, size in enumerate(value.shape) if size > 1]
         length = prod(value.shape[i] for i in reduced)
         if length == 1:
@@ -469,7 +493,8 @@ class _Compiler:
             sizes = [min(each, size - each * index) for index in range(count)]
         starts = np.cumsum([0, *sizes]).tolist()
         return [
-            self._pick(value, axis, range(start, stop)) for start, stop in zip(starts, starts[1:], strict=False)
+            self._pick(value, axis, range(start, stop))
+            for start, stop in zip(starts, starts[1:], strict=False)
         ]
 
     def _slice(self, node: Node, inputs: list[_Any | None]) -> _Value:
@@ -529,9 +554,10 @@ class _Compiler:
         hidden, gates = weights[1].shape[2], _GATES[kind]
         start = [self._floats(inputs[i]) for i in ((5, 6) if kind == "LSTM" else (5,))]
         olds = [self._row(value) for value in start]
-        bias = None if inputs[3] is None else self._known(inputs[3], "a bias").reshape(2, gates * hidden)
-        if bias is not None:
-            bias = bias.reshape(-1) if kind == "GRU" else bias[0] + bias[1]
+        bias: Array | None = None
+        if inputs[3] is not None:
+            both = self._known(inputs[3], "a bias").reshape(2, gates * hidden)
+            bias = both.reshape(-1) if kind == "GRU" else both[0] + both[1]
         peepholes = inputs[7] if kind == "LSTM" else None
         before = kind == "GRU" and attributes.get("linear_before_reset", 0)
         forget = kind == "LSTM" and attributes.get("input_forget", 0)

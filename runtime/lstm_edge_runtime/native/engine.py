@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..axes import resolve, row_factor
-from ..errors import FileFormatError, InputError, UnsupportedError
+from ..errors import FileFormatError, InputError, ManifestError, UnsupportedError
 from ..manifest import Axes, Manifest, StateSpec, TensorSpec
 from .library import INPUT, OUTPUT, STATE, Port, Rows, library
 
@@ -31,21 +31,28 @@ class _Part(NamedTuple):
 class NativeEngine:
     """A loaded program. Nothing in it changes, so that any number of threads may share it."""
 
-    def __init__(self, program: bytes, manifest: Manifest, threads: int) -> None:
-        """Load a program file and match it with the manifest.
+    def __init__(self, program: bytes, manifest: Manifest | None, threads: int) -> None:
+        """Load a program file and match it with the manifest, its own where None is given.
 
         Raises:
             FileFormatError: the library refuses it, or its inputs, outputs and states are not the manifest's.
             UnsupportedError: a state whose rows do not lie together.
         """
-        self.library, self._manifest = library(), manifest
+        self.library = library()
         self._handle = self.library.lstm_edge_load(program, len(program))
         if not self._handle:
             raise FileFormatError(f"the native program is refused: {self._reason()}")
+        text = self.library.lstm_edge_manifest(self._handle)
+        if manifest is None and text is None:
+            raise ManifestError("the native program carries no manifest; convert the model again")
+        self.manifest = Manifest.from_json(text.decode(errors="replace")) if manifest is None else manifest
+        manifest = self.manifest
         self._check(self.library.lstm_edge_set_threads(self._handle, threads))
         found = [[name for name, _ in self._ports(kind)] for kind in (INPUT, OUTPUT)]
         if found != [[spec.name for spec in specs] for specs in (manifest.data_inputs, manifest.outputs)]:
-            raise FileFormatError(f"the native program has inputs and outputs {found}, not those of its manifest")
+            raise FileFormatError(
+                f"the native program has inputs and outputs {found}, not those of its manifest"
+            )
         self.parts = self._match_states()
 
     def __del__(self) -> None:
@@ -66,7 +73,7 @@ class NativeEngine:
         return ports
 
     def _match_states(self) -> tuple[_Part, ...]:
-        specs = {spec.input: spec for spec in self._manifest.states}
+        specs = {spec.input: spec for spec in self.manifest.states}
         parts = []
         for name, width in self._ports(STATE):
             match = re.fullmatch(r"(.*)\[(\d+)\]", name)
@@ -75,7 +82,9 @@ class NativeEngine:
             elif match is not None and match[1] in specs:
                 parts.append(_Part(specs[match[1]], int(match[2]), width))
             else:
-                raise FileFormatError(f"the native program has a state {name!r} that its manifest does not name")
+                raise FileFormatError(
+                    f"the native program has a state {name!r} that its manifest does not name"
+                )
         for spec in specs.values():
             own = [part for part in parts if part.spec is spec]
             shape = self._shape(spec.axes)
@@ -83,7 +92,7 @@ class NativeEngine:
             if layers not in ([None], list(range(shape[0]))) or sum(p.width for p in own) != prod(shape):
                 raise FileFormatError(f"the native program does not hold all of state {spec.input}")
             inner = spec.axes[1:] if own[0].layer is not None else spec.axes
-            batch = self._manifest.batch
+            batch = self.manifest.batch
             if batch in inner and any(axis != 1 for axis in inner[: inner.index(batch)]):
                 raise UnsupportedError(f"state {spec.input} {spec.axes}: a row's numbers do not lie together")
         return tuple(parts)
@@ -105,6 +114,16 @@ class NativeEngine:
         """Return the exception for a step that the library refused."""
         return InputError(self._reason())
 
+    def selftest(self) -> float:
+        """Replay the program's own golden case; return the largest difference over what is allowed.
+
+        Raises:
+            InputError: the program carries no golden case.
+        """
+        worst = C.c_double()
+        self._check(self.library.lstm_edge_selftest(self._handle, C.byref(worst)))
+        return worst.value
+
     def stream(self) -> "NativeStates":
         """Open a stream of the library at the reset state."""
         return NativeStates(self)
@@ -115,15 +134,15 @@ class NativeEngine:
         Returns:
             The outputs by name, and the new states by input name.
         """
-        states = {spec.input: np.array(feeds[spec.input], "float32") for spec in self._manifest.states}
+        states = {spec.input: np.array(feeds[spec.input], "float32") for spec in self.manifest.states}
         rows = self._rows(feeds)
         outputs = self.tick(feeds, states, np.arange(rows))
         return outputs, states
 
     def _rows(self, feeds: Mapping[str, Array]) -> int:
-        for spec in self._manifest.data_inputs:
-            if self._manifest.batch in spec.axes:
-                return feeds[spec.name].shape[spec.axes.index(self._manifest.batch)]
+        for spec in self.manifest.data_inputs:
+            if self.manifest.batch in spec.axes:
+                return feeds[spec.name].shape[spec.axes.index(self.manifest.batch)]
         return 1
 
     def tick(self, feeds: Mapping[str, Array], states: Mapping[str, Array], slots: Array) -> dict[str, Array]:
@@ -137,7 +156,7 @@ class NativeEngine:
         Raises:
             InputError: an index outside an embedding table; no state has changed then.
         """
-        manifest, rows = self._manifest, len(slots)
+        manifest, rows = self.manifest, len(slots)
         inputs = [self._in_order(spec, np.asarray(feeds[spec.name])) for spec in manifest.data_inputs]
         steps = max((array.shape[1] for array in inputs), default=1)
         outputs = [self._room(spec, rows, steps) for spec in manifest.outputs]
@@ -166,7 +185,7 @@ class NativeEngine:
         """Return an input as ``(N, L, width)``, a view where a row's numbers lie together."""
         places = [
             spec.axes.index(name) if name in spec.axes else None
-            for name in (self._manifest.batch, self._manifest.sequence)
+            for name in (self.manifest.batch, self.manifest.sequence)
         ]
         inner_axes = [index for index in range(array.ndim) if index not in places]
         moved = array.transpose([place for place in places if place is not None] + inner_axes)
@@ -184,18 +203,22 @@ class NativeEngine:
     def _room(self, spec: TensorSpec, rows: int, steps: int) -> Array:
         """Return room for an output, ``(N, L, width)``, or ``(N, width)`` of the last step."""
         width = prod(self._inner(spec.axes))
-        every = self._manifest.sequence in spec.axes
+        every = self.manifest.sequence in spec.axes
         return np.zeros((rows, steps, width) if every else (rows, width), "float32")
 
     def _inner(self, axes: Axes) -> list[int]:
         """Return the sizes of an output's axes without batch and time; ``k*N`` rows are k."""
-        batch, sequence = self._manifest.batch, self._manifest.sequence
-        factors = [axis if isinstance(axis, int) else row_factor(axis, batch) for axis in axes if axis not in (batch, sequence)]
+        batch, sequence = self.manifest.batch, self.manifest.sequence
+        factors = [
+            axis if isinstance(axis, int) else row_factor(axis, batch)
+            for axis in axes
+            if axis not in (batch, sequence)
+        ]
         return [factor or 1 for factor in factors]
 
     def _to_file(self, spec: TensorSpec, array: Array, rows: int, steps: int) -> Array:
         """Return an output in the file's layout."""
-        batch, sequence = self._manifest.batch, self._manifest.sequence
+        batch, sequence = self.manifest.batch, self.manifest.sequence
         every = sequence in spec.axes
         sizes = {batch or "": rows, sequence or "": steps}
         shape = resolve(spec.axes, sizes)
@@ -222,8 +245,8 @@ class NativeEngine:
         axes = part.spec.axes
         if part.layer is not None:
             block, axes = block[part.layer], axes[1:]
-        if self._manifest.batch in axes:
-            place = axes.index(self._manifest.batch)
+        if self.manifest.batch in axes:
+            place = axes.index(self.manifest.batch)
             block = block.reshape(block.shape[place], part.width)
         else:
             block = block.reshape(1, part.width)
@@ -246,8 +269,8 @@ class _Handle:
     def view(self, place: Callable[[Any, int], int], index: int, shape: tuple[int, ...], dtype: str) -> Array:
         """Return a view of an input's, output's or state's memory."""
         size = prod(shape) * np.dtype(dtype).itemsize
-        memory = (C.c_char * size).from_address(place(self.address, index))
-        memory._owner = self  # type: ignore[attr-defined]
+        memory: Any = (C.c_char * size).from_address(place(self.address, index))
+        memory._owner = self
         return np.frombuffer(memory, dtype).reshape(shape)
 
 
@@ -275,7 +298,7 @@ class NativeStates:
             found.setdefault(part.spec.input, []).append(view)
         return {
             spec.input: np.concatenate(found[spec.input]).reshape(self.engine._shape(spec.axes))
-            for spec in self.engine._manifest.states
+            for spec in self.engine.manifest.states
         }
 
     def write(self, arrays: Mapping[str, Array]) -> None:
@@ -293,7 +316,7 @@ class NativeCall:
     ) -> None:
         """Take the shapes of the data inputs, and the sizes of the named axes."""
         engine, self.states = states.engine, states
-        manifest, lib = engine._manifest, engine.library
+        manifest, lib = engine.manifest, engine.library
         self.steps = sizes.get(manifest.sequence or "", 1)
         self.inputs: dict[str, Array] = {}
         self.outputs: dict[str, Array] = {}
@@ -312,7 +335,9 @@ class NativeCall:
             resolved = resolve(output.axes, {**sizes, manifest.batch or "": 1})
             assert resolved is not None
             if single:
-                self.outputs[output.name] = states.handle.view(lib.lstm_edge_output, index, resolved, "float32")
+                self.outputs[output.name] = states.handle.view(
+                    lib.lstm_edge_output, index, resolved, "float32"
+                )
                 continue
             array = self.outputs[output.name] = np.zeros(resolved, "float32")
             every = self.steps if manifest.sequence in output.axes else 1
@@ -328,7 +353,7 @@ class NativeCall:
 
     def _row(self, array: Array, spec: TensorSpec, copies: list[tuple[Array, Array]], steps: int) -> int:
         """Return the address of an array's rows, a step each; where they do not lie so, of a copy's."""
-        place = spec.axes.index(self.states.engine._manifest.sequence) if steps > 1 else 0
+        place = spec.axes.index(self.states.engine.manifest.sequence) if steps > 1 else 0
         moved = np.moveaxis(array, place, 0)
         if not moved.flags.c_contiguous:
             rows = np.zeros(moved.shape, array.dtype)

@@ -15,18 +15,19 @@ Array = npt.NDArray[Any]
 _MOST = 1 << 24
 """Numbers that a folded value may have: sizes come from the file."""
 _CASTS = {
-    1: "float32", 2: "uint8", 3: "int8", 5: "int16", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 11: "float64",
+    1: "float32", 2: "uint8", 3: "int8", 5: "int16", 6: "int32", 7: "int64", 9: "bool", 10: "float16",
+    11: "float64",
 }  # fmt: skip
 
 
-def shape_after(node: Node, shape: tuple[int, ...], inputs: Sequence[Any], opset: int) -> tuple[int, ...]:
+def shape_after(node: Node, shape: tuple[int, ...], inputs: Sequence[Any]) -> tuple[int, ...]:
     """Return the shape that a node which changes nothing else gives a value of ``shape``."""
     rank, attributes = len(shape), node.attributes
     if node.op_type == "Reshape":
         wanted = _ints(inputs[0]) if inputs else list(attributes["shape"])
         if not attributes.get("allowzero", 0):
             wanted = [shape[i] if size == 0 and i < rank else size for i, size in enumerate(wanted)]
-        return np.broadcast_to(np.int8(0), shape).reshape(wanted).shape
+        return tuple(np.broadcast_to(np.int8(0), shape).reshape(wanted).shape)
     if node.op_type == "Flatten":
         axis = attributes.get("axis", 1)
         axis += rank if axis < 0 else 0
@@ -58,7 +59,7 @@ def slices(node: Node, shape: tuple[int, ...], inputs: Sequence[Any]) -> Iterato
             yield axis, slice(start, end, step)
 
 
-def fold(node: Node, inputs: list[Array | None], opset: int) -> list[Array]:
+def fold(node: Node, inputs: list[Array | None]) -> list[Array]:
     """Return the outputs of a node whose inputs are all known.
 
     Raises:
@@ -69,7 +70,7 @@ def fold(node: Node, inputs: list[Array | None], opset: int) -> list[Array]:
             return _split(node, inputs)
         if node.op_type in ("Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Dropout"):
             data = _data(inputs)
-            return [data.reshape(shape_after(node, data.shape, inputs[1:], opset))]
+            return [data.reshape(shape_after(node, data.shape, inputs[1:]))]
         if node.op_type not in _FOLD:
             raise UnsupportedError("an operator of stored tensors that is not covered")
         return [_FOLD[node.op_type](node, inputs)]
@@ -147,7 +148,8 @@ def _range(node: Node, inputs: list[Array | None]) -> Array:
     start, limit, step = (each.item() for each in inputs if each is not None)
     if step == 0 or (limit - start) / step > _MOST:
         raise UnsupportedError("a range without an end")
-    return np.arange(start, limit, step, _data(inputs).dtype)
+    values: Array = np.arange(start, limit, step).astype(_data(inputs).dtype)
+    return values
 
 
 def _cast(node: Node, inputs: list[Array | None]) -> Array:
@@ -160,7 +162,8 @@ def _cast(node: Node, inputs: list[Array | None]) -> Array:
 def _divide(a: Array, b: Array) -> Array:
     if np.issubdtype(a.dtype, np.integer):
         return (np.sign(a) * np.sign(b) * (np.abs(a) // np.abs(b))).astype(a.dtype)
-    return a / b
+    quotient: Array = a / b
+    return quotient
 
 
 def _two(function: Callable[[Array, Array], Array]) -> Callable[[Node, list[Array | None]], Array]:
@@ -190,8 +193,12 @@ _FOLD: dict[str, Callable[[Node, list[Array | None]], Array]] = {
     ),
     "Size": _one(lambda a: np.array(a.size, np.int64)),
     "Transpose": lambda node, inputs: _data(inputs).transpose(node.attributes.get("perm")),
-    "Concat": lambda node, inputs: np.concatenate([each for each in inputs if each is not None], node.attributes["axis"]),
-    "Gather": lambda node, inputs: np.take(_data(inputs), np.asarray(inputs[1]), node.attributes.get("axis", 0)),
+    "Concat": lambda node, inputs: np.concatenate(
+        [each for each in inputs if each is not None], node.attributes["axis"]
+    ),
+    "Gather": lambda node, inputs: np.take(
+        _data(inputs), np.asarray(inputs[1]), node.attributes.get("axis", 0)
+    ),
     "Where": lambda node, inputs: np.where(*[np.asarray(each) for each in inputs]),
     "Add": _two(np.add),
     "Sub": _two(np.subtract),

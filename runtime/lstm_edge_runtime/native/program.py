@@ -2,7 +2,7 @@
 
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from typing import Any
 
@@ -91,6 +91,7 @@ class ProgramWriter:
         self._ports: dict[str, list[list[int]]] = {"inputs": [], "outputs": [], "states": []}
         self._operations: list[bytes] = []
         self._linear: dict[int, tuple[int, int]] = {}
+        self._named: dict[str, list[int]] = {}
         self._manifest = NONE
         self._golden_steps = 0
 
@@ -113,29 +114,22 @@ class ProgramWriter:
         """Return the elements of one row of a buffer."""
         return self._buffers[buffer][0]
 
-    def input(self, name: str, width: int, dtype: str = "float32", golden: Array | None = None) -> int:
-        """Add an input; return its buffer. ``golden (steps, width)`` is fed when the golden case is replayed."""
+    def input(self, name: str, width: int, dtype: str = "float32") -> int:
+        """Add an input; return its buffer."""
         buffer = self.buffer(width, dtype)
-        value = NONE if golden is None else self.constant(golden.reshape(-1, width).astype(dtype))
-        if golden is not None:
-            self._golden_steps = golden.size // width
-        self._ports["inputs"].append([self._text(name), buffer, NONE, 0, value, NONE])
+        self._port("inputs", name, buffer, 0)
         return buffer
 
     def state(self, name: str, width: int, reset: Array | None = None) -> int:
         """Add a state; return the buffer of its old value. ``next_state`` names that of its new one."""
         buffer = self.buffer(width)
         value = NONE if reset is None or not reset.any() else self._floats(reset)
-        self._ports["states"].append([self._text(name), buffer, NONE, value, NONE, NONE])
+        self._port("states", name, buffer, value)
         return buffer
 
-    def next_state(
-        self, old: int, new: int, golden: Array | None = None, tolerance: Array | None = None
-    ) -> None:
-        """Say which buffer holds the new value of the state in ``old``, and what the golden case ends in."""
-        port = next(port for port in self._ports["states"] if port[1] == old)
-        port[2] = new
-        port[4:] = self._expected(golden, tolerance, new)
+    def next_state(self, old: int, new: int) -> None:
+        """Say which buffer holds the new value of the state in ``old``."""
+        next(port for port in self._ports["states"] if port[1] == old)[2] = new
 
     @property
     def given(self) -> set[int]:
@@ -157,18 +151,31 @@ class ProgramWriter:
         self._operations[index] = bytes(raw)
         return True
 
-    def output(
-        self,
-        name: str,
-        buffer: int,
-        *,
-        every_step: bool,
-        golden: Array | None = None,
-        tolerance: Array | None = None,
-    ) -> None:
+    def output(self, name: str, buffer: int, *, every_step: bool) -> None:
         """Add an output, which a chunk gives for every step or for the last one."""
-        expected = self._expected(golden, tolerance, buffer)
-        self._ports["outputs"].append([self._text(name), buffer, NONE, int(every_step), *expected])
+        self._port("outputs", name, buffer, int(every_step))
+
+    def golden(
+        self, inputs: Mapping[str, Array], expected: Mapping[str, tuple[Array, npt.ArrayLike]]
+    ) -> None:
+        """Store the golden case, which starts from the reset state.
+
+        Args:
+            inputs: of each input, ``(L, width)``.
+            expected: of outputs ``(L, width)`` or the last step's ``(width,)``, and of states after the last
+                step ``(width,)``; each with the largest difference allowed, a number or of the same shape.
+        """
+        for name, array in inputs.items():
+            port = self._named[name]
+            kind = INPUT_TYPES[self._buffers[port[1]][1]]
+            rows = np.asarray(array, kind).reshape(-1, self.width(port[1]))
+            self._golden_steps, port[4] = len(rows), self.constant(rows)
+        for name, (array, tolerance) in expected.items():
+            port = self._named[name]
+            pair = array, np.broadcast_to(tolerance, array.shape)
+            port[4:] = [
+                self.constant(np.asarray(a, "float32").reshape(-1, self.width(port[1]))) for a in pair
+            ]
 
     def operation(self, code: Code, *arguments: float) -> None:
         """Add an operation; a float among the arguments is stored by its bits."""
@@ -359,14 +366,9 @@ class ProgramWriter:
     def _optional(self, array: Array | None) -> int:
         return NONE if array is None else self._floats(array)
 
-    def _expected(self, golden: Array | None, tolerance: Array | None, buffer: int) -> list[int]:
-        if golden is None or tolerance is None:
-            return [NONE, NONE]
-        width = self.width(buffer)
-        return [
-            self.constant(np.broadcast_to(a, golden.shape).reshape(-1, width).astype("float32"))
-            for a in (golden, tolerance)
-        ]
+    def _port(self, kind: str, name: str, buffer: int, option: int) -> None:
+        self._named[name] = [self._text(name), buffer, NONE, option, NONE, NONE]
+        self._ports[kind].append(self._named[name])
 
     @staticmethod
     def _pair(buffers: Sequence[int]) -> tuple[int, int]:
