@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from lstm_edge_runtime.errors import InputError
-from lstm_edge_runtime.files import check_target
+from lstm_edge_runtime.files import check_target, write_bytes
 
 from ._extras import needing_export
 from ._output import echo_json, json_option, print_table
@@ -53,7 +53,22 @@ def _to_ort(model: Path, output: Path) -> _Written:
     )
 
 
-_TARGETS: dict[str, Callable[[Path, Path], _Written]] = {"ort": _to_ort}
+def _to_native(model: Path, output: Path) -> _Written:
+    check_target(output)
+    from lstm_edge_runtime.native.convert import to_native
+
+    content = to_native(model)
+    write_bytes(output, content)
+    before, after = model.stat().st_size, len(content)
+    return _Written(
+        "native program",
+        [(str(model), f"{before:,}"), (str(output), f"{after:,}")],
+        [],
+        {"bytes": {"before": before, "after": after}},
+    )
+
+
+_TARGETS: dict[str, Callable[[Path, Path], _Written]] = {"native": _to_native, "ort": _to_ort}
 
 
 @click.command("convert")
@@ -68,11 +83,15 @@ def command(model: Path, target: str, output: Path, as_json: bool) -> None:
     needs are written beside it, as OUTPUT with the suffix .required_operators_and_types.config; docs/small.md
     says how to build from that.
 
+    native: a program, an .lep file, that the C library of lstm-edge-native and load() read without onnxruntime;
+    docs/native.md says how.
+
     The result is written only once it was run and computes the same on MODEL's golden case.
 
     \b
     Example:
       lstm-edge convert har-int8.onnx -o har-int8.ort
+      lstm-edge convert har.onnx --to native -o har.lep
     """  # noqa: D301
     written = _TARGETS[target](model, output)
     if as_json:

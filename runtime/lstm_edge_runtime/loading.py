@@ -62,9 +62,9 @@ def load(
             place of ``device``, ``providers`` and ``threads``. One for another model, machine or onnxruntime
             is left unused with a ``RuntimeWarning``.
         engine: what takes the steps of streams and batches. ``"native"`` is an error where it can't;
-            ``"auto"`` is the native engine where ``lstm-edge-native`` is installed, every node is covered, the
-            device is the CPU, neither ``providers`` nor ``profile`` is given, and the golden case replays
-            within its limits (else a ``RuntimeWarning``). ``run`` and ``predict`` stay with onnxruntime.
+            ``"auto"`` is the native engine where ``lstm-edge-native`` is installed, every node is covered,
+            the device is the CPU, neither ``providers`` nor ``profile`` is given, and the golden case
+            replays within its limits (else a ``RuntimeWarning``). ``run`` and ``predict`` stay with onnxruntime.
 
     Raises:
         NotFoundError: no such file.

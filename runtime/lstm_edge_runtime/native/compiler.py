@@ -215,10 +215,10 @@ class _Compiler:
         if any(True for _ in node.graphs()):
             raise UnsupportedError("it has a body of its own")
         inputs = self._inputs(node)
-        if node.domain in ("", "ai.onnx") and all(
-            value is None or isinstance(value, np.ndarray) for value in inputs
-        ):
-            results: Sequence[_Any] = folding.fold(node, list(inputs))  # type: ignore[misc]
+        known = [value for value in inputs if value is None or isinstance(value, np.ndarray)]
+        results: Sequence[_Any]
+        if node.domain in ("", "ai.onnx") and len(known) == len(inputs):
+            results = folding.fold(node, known)
         else:
             lower = _LOWER.get((node.domain.replace("ai.onnx", ""), node.op_type))
             if lower is None:
@@ -492,10 +492,7 @@ class _Compiler:
             each = -(-size // count)
             sizes = [min(each, size - each * index) for index in range(count)]
         starts = np.cumsum([0, *sizes]).tolist()
-        return [
-            self._pick(value, axis, range(start, stop))
-            for start, stop in zip(starts, starts[1:], strict=False)
-        ]
+        return [self._pick(value, axis, range(start, stop)) for start, stop in pairwise(starts)]
 
     def _slice(self, node: Node, inputs: list[_Any | None]) -> _Value:
         value = inputs[0]
@@ -641,7 +638,8 @@ def _shift(raw: Array, zero: Array) -> Array:
     shifted = raw.astype("int16") - zero.astype("int16").reshape(-1)
     if shifted.min() < -128 or shifted.max() > 127:
         raise UnsupportedError("weights that do not fit into int8 without their zero points")
-    return shifted.astype("int8")
+    narrow: Array = shifted.astype("int8")
+    return narrow
 
 
 def _vector(scales: Array, size: int) -> Array:

@@ -142,7 +142,7 @@ class NativeEngine:
     def _rows(self, feeds: Mapping[str, Array]) -> int:
         for spec in self.manifest.data_inputs:
             if self.manifest.batch in spec.axes:
-                return feeds[spec.name].shape[spec.axes.index(self.manifest.batch)]
+                return int(feeds[spec.name].shape[spec.axes.index(self.manifest.batch)])
         return 1
 
     def tick(self, feeds: Mapping[str, Array], states: Mapping[str, Array], slots: Array) -> dict[str, Array]:
@@ -238,7 +238,8 @@ class NativeEngine:
                 at += 1
         if 0 not in order:
             order.insert(0, 0)
-        return full.transpose(order).reshape(shape)
+        ordered: Array = full.transpose(order).reshape(shape)
+        return ordered
 
     def _state_rows(self, block: Array, part: _Part) -> Array:
         """Return a view ``(capacity, width)`` of a part of a pool."""

@@ -161,7 +161,8 @@ def _cast(node: Node, inputs: list[Array | None]) -> Array:
 
 def _divide(a: Array, b: Array) -> Array:
     if np.issubdtype(a.dtype, np.integer):
-        return (np.sign(a) * np.sign(b) * (np.abs(a) // np.abs(b))).astype(a.dtype)
+        whole: Array = np.sign(a) * np.sign(b) * (np.abs(a) // np.abs(b))
+        return whole.astype(a.dtype)
     quotient: Array = a / b
     return quotient
 
