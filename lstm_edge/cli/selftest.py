@@ -58,7 +58,8 @@ def command(model: Path, golden: Path | None, device: str, threads: Any, as_json
         ]
         print_table(
             f"{model} on {next(iter(providers), 'the native engine')}",
-            ["", "replayed", "output", "largest difference", "limit"], rows
+            ["", "replayed", "output", "largest difference", "limit"],
+            rows,
         )
         if golden is None and not any(how == _CHUNKED for how, _ in found):
             console().print(

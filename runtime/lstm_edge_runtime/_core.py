@@ -59,7 +59,9 @@ class Core:
     @cached_property
     def native(self) -> "NativeEngine | None":
         """The engine of streams and batches; None where onnxruntime takes their steps."""
-        return self._open_native()
+        engine = self._open_native()
+        self._open_native = lambda: None  # it holds the file's bytes
+        return engine
 
     @cached_property
     def data(self) -> tuple[TensorSpec, ...]:

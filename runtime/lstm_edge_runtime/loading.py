@@ -64,7 +64,7 @@ def load(
         engine: what takes the steps of streams and batches. ``"native"`` is an error where it can't;
             ``"auto"`` is the native engine where ``lstm-edge-native`` is installed, every node is covered,
             the device is the CPU, neither ``providers`` nor ``profile`` is given, and the golden case
-            replays within its limits (else a ``RuntimeWarning``). ``run`` and ``predict`` stay with onnxruntime.
+            replays within its limits (else onnxruntime, with a ``RuntimeWarning``). ``run`` and ``predict`` stay with onnxruntime.
 
     Raises:
         NotFoundError: no such file.
@@ -94,7 +94,7 @@ def load(
             name, data, threads, check=check, onnxruntime=engine == "onnxruntime" or providers is not None
         )
     file = _parse(name, data, source)
-    size = len(data) + (0 if file is None else file.external_bytes())
+    size = len(data) + sum(map(os.path.getsize, () if file is None else file.external_paths()))
     path = os.fspath(source) if isinstance(source, str | os.PathLike) else None
     identity = Identity(data)
     target = path or data
@@ -152,7 +152,7 @@ def _parse(name: str, data: bytes, source: Source) -> OnnxFile | None:
     try:
         file = None if is_ort_format(data) else read_onnx(data, folder)
         if file is not None:
-            file.external_bytes()
+            file.external_paths()
     except FileFormatError as error:
         raise FileFormatError(f"{name}: {error}") from error
     return file

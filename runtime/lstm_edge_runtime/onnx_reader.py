@@ -325,14 +325,13 @@ class OnnxFile(NamedTuple):
             defaults = Node("", "", (), (), function.defaults, "")
             yield from Graph((*function.nodes, defaults), {}, {}, (), ()).every_tensor()
 
-    def external_bytes(self) -> int:
-        """Return the size of all files with external data.
+    def external_paths(self) -> set[str]:
+        """Return the paths of all files with external data, links resolved.
 
         Raises:
             FileFormatError: one is outside the ONNX file's own folder, or not there.
         """
-        paths = {tensor.external.path() for tensor in self.every_tensor() if tensor.external is not None}
-        return sum(map(os.path.getsize, paths))
+        return {tensor.external.path() for tensor in self.every_tensor() if tensor.external is not None}
 
 
 def is_ort_format(content: bytes | memoryview) -> bool:

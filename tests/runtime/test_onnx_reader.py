@@ -154,7 +154,7 @@ def test_external_data_is_read_from_its_place(tmp_path):
     del tensor.external_data[1:]
     tensor.external_data.add(key="offset", value="8")
     file = read(model_of(initializers=[tensor]), tmp_path)
-    assert file.external_bytes() == 16
+    assert file.external_paths() == {str(tmp_path / "sub" / "w.bin")}
     assert file.graph.initializers["w"].array().tolist() == [1.5, 2.5]
 
 
@@ -201,7 +201,7 @@ def test_external_data_outside_the_folder_is_refused_wherever_the_tensor_is(loca
     (here / "link.bin").symlink_to(tmp_path / "w.bin")
     file = read(anywhere(outside(location))[place], here)
     with pytest.raises(FileFormatError, match="outside its folder; refused as unsafe"):
-        file.external_bytes()
+        file.external_paths()
     with pytest.raises(FileFormatError, match="outside its folder; refused as unsafe"):
         next(tensor for tensor in file.every_tensor() if tensor.external).array()
 
@@ -211,7 +211,7 @@ def test_an_address_of_memory_is_no_place_for_weights(location, tmp_path):
     (tmp_path / "*" / "_ORT_MEM_ADDR_" / "*").mkdir(parents=True)
     (tmp_path / "*" / "_ORT_MEM_ADDR_" / "*" / "x").write_bytes(bytes(4))
     with pytest.raises(FileFormatError, match="refused as unsafe"):
-        read(model_of(initializers=[outside(location)]), tmp_path).external_bytes()
+        read(model_of(initializers=[outside(location)]), tmp_path).external_paths()
 
 
 @pytest.mark.parametrize(
@@ -362,7 +362,7 @@ WHOLE = anywhere(numpy_helper.from_array(np.arange(3, dtype=np.float32), "w"))
 
 def use(content, folder):
     file = read_onnx(content, folder)
-    file.external_bytes()
+    file.external_paths()
     for tensor in file.every_tensor():
         tensor.array()
     for sparse in file.graph.sparse_initializers.values():

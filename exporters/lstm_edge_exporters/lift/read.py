@@ -8,7 +8,7 @@ from onnx.external_data_helper import load_external_data_for_model
 
 from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError, first_line
 from lstm_edge_runtime.manifest import KEY
-from lstm_edge_runtime.onnx_reader import scan
+from lstm_edge_runtime.onnx_reader import read_onnx
 
 __all__ = ["check_output", "read_proto"]
 
@@ -60,13 +60,11 @@ def check_output(source: str | os.PathLike[str], output: str | os.PathLike[str])
 
     Raises:
         InputError: ``output`` is such a file, or a link to one.
-        FileFormatError: ``source`` is truncated or foreign.
+        FileFormatError: ``source`` is truncated or foreign, or its external data is not beside it.
     """
     if not (path := Path(source)).is_file():
         return
-    with path.open("rb") as file:
-        locations = scan(memoryview(file.read())).external
-    if Path(output).resolve() in {(path.resolve().parent / each).resolve() for each in locations}:
+    if os.path.realpath(output) in read_onnx(path.read_bytes(), path.resolve().parent).external_paths():
         raise InputError(f"{output} holds weights of {source} and would be replaced; name another file")
 
 
