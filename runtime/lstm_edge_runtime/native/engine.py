@@ -134,7 +134,7 @@ class NativeEngine:
         Returns:
             The outputs by name, and the new states by input name.
         """
-        states = {spec.input: np.array(feeds[spec.input], "float32") for spec in self.manifest.states}
+        states = {spec.input: np.array(feeds[spec.input], "float32", order="C") for spec in self.manifest.states}
         rows = self._rows(feeds)
         outputs = self.tick(feeds, states, np.arange(rows))
         return outputs, states
@@ -150,7 +150,7 @@ class NativeEngine:
 
         Args:
             feeds: the data inputs in the file's layout, and ``lengths`` where the file takes it.
-            states: the pool, each state in the file's layout.
+            states: the pool, each state in the file's layout and C order.
             slots: the place in the pool of each row, ``(N,)``.
 
         Raises:

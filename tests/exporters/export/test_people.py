@@ -19,7 +19,13 @@ people = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(people)
 
 
-NOT_NATIVE: dict[str, str] = {}
+NOT_NATIVE = {
+    "DecoderStep": "(Expand): an operator that is not covered",
+    "Seq2SeqTeacherForced": "('N', 'L2', 3) has an axis of any size beside batch and time",
+    "WordLanguageModel": "('N*L', 60) has an axis of any size beside batch and time",
+    "SpeakerEncoder": "(ReduceL2): an operator that is not covered",
+    "VideoClassifier": "(Conv): an operator that is not covered",
+}
 """Modules that stream and whose steps the native engine does not take, with its reason."""
 
 
@@ -48,7 +54,9 @@ def test_a_module_as_people_write_it_exports_and_agrees(person):
     got = session.run(names, feeds)
     if installed() and manifest.streamable:
         reason = uncovered(read_onnx(artifact.model), manifest)
-        assert reason == NOT_NATIVE.get(person.module.__name__, "")
+        expected = NOT_NATIVE.get(person.module.__name__, "")
+        assert expected in reason
+        assert bool(expected) == bool(reason)
         if not reason:
             native = compile_engine(read_onnx(artifact.model), manifest, 1)
             found = manifest.all_outputs(*native.call(feeds))
