@@ -83,8 +83,8 @@ def command(model: Path, target: str, output: Path, as_json: bool) -> None:
     needs are written beside it, as OUTPUT with the suffix .required_operators_and_types.config; docs/small.md
     says how to build from that.
 
-    native: a program, an .lep file, that the C library of lstm-edge-native and load() read without onnxruntime;
-    docs/native.md says how.
+    native: a program, an .lep file, that the C library of lstm-edge-native and load() read without
+    onnxruntime; docs/native.md says how.
 
     The result is written only once it was run and computes the same on MODEL's golden case.
 

@@ -64,7 +64,8 @@ def load(
         engine: what takes the steps of streams and batches. ``"native"`` is an error where it can't;
             ``"auto"`` is the native engine where ``lstm-edge-native`` is installed, every node is covered,
             the device is the CPU, neither ``providers`` nor ``profile`` is given, and the golden case
-            replays within its limits (else onnxruntime, with a ``RuntimeWarning``). ``run`` and ``predict`` stay with onnxruntime.
+            replays within its limits (else onnxruntime, with a ``RuntimeWarning``). ``run`` and ``predict``
+            stay with onnxruntime.
 
     Raises:
         NotFoundError: no such file.

@@ -20,7 +20,7 @@ quick = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 INT8_STEP = 2.0**-7
-"""The share of an activation's range by which a network may differ where a sum falls on another int8 level."""
+"""The share of an activation's range by which a network may differ: a sum may fall on another int8 level."""
 
 
 def _samples(seed: int, *shape: int) -> Array:

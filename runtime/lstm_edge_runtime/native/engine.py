@@ -134,7 +134,9 @@ class NativeEngine:
         Returns:
             The outputs by name, and the new states by input name.
         """
-        states = {spec.input: np.array(feeds[spec.input], "float32", order="C") for spec in self.manifest.states}
+        states = {
+            spec.input: np.array(feeds[spec.input], "float32", order="C") for spec in self.manifest.states
+        }
         rows = self._rows(feeds)
         outputs = self.tick(feeds, states, np.arange(rows))
         return outputs, states
