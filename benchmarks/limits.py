@@ -1,7 +1,7 @@
 """How near a native step is to what one core of this machine can do at most.
 
-A step can be no quicker than reading its weights once, and no quicker than its multiply-adds at the core's peak;
-both are measured here by a few lines of C (``limits.c``). Run it on one core:
+A step can be no quicker than reading its weights once, and no quicker than its multiply-adds at the core's
+peak; both are measured here by a few lines of C (``limits.c``). Run it on one core:
 
     taskset -c 1 python benchmarks/limits.py
 """
@@ -85,8 +85,8 @@ def main() -> int:
             tick = best(lambda b=batch, x=rows, i=ids: b.step(x, i))
             least = max(4 * weights / bandwidth, 2 * weights / peak)
             print(
-                f"{size}: reads {bandwidth / 1e9:.0f} GB/s; a step {step * 1e6:.2f} us, the call {inside * 1e6:.2f}, "
-                f"at least {least * 1e6:.2f}; a tick of 64 {tick * 1e6:.0f} us, "
+                f"{size}: reads {bandwidth / 1e9:.0f} GB/s; a step {step * 1e6:.2f} us, "
+                f"the call {inside * 1e6:.2f}, at least {least * 1e6:.2f}; a tick of 64 {tick * 1e6:.0f} us, "
                 f"at least {64 * 2 * weights / peak * 1e6:.0f}"
             )
     return 0
