@@ -6,7 +6,7 @@ export ORT_DISABLE_TELEMETRY := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo native test test-slow test-arm test-thin test-oldest test-matrix check docs fmt clean
+.PHONY: help demo native test test-slow test-web test-arm test-thin test-oldest test-matrix check docs fmt clean
 
 help:  ## show the targets
 	@sed -n 's/^\([a-z-]*\):.*##/\1:/p' $(MAKEFILE_LIST)
@@ -52,6 +52,14 @@ test: check $(VENV)/.native  ## every check and every test but the full matrices
 test-slow: $(VENV)/.native  ## the full matrices
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
+# npm writes this file last. What packages would run on installation only downloads GPU libraries.
+web/node_modules/.package-lock.json: web/package-lock.json
+	cd web && npm ci --ignore-scripts --no-audit --no-fund --silent
+	@touch $@
+
+test-web: $(VENV)/.installed web/node_modules/.package-lock.json  ## the runtime for browsers and Node, in both
+	cd web && npm test
+
 test-arm: $(VENV)/.installed  ## the runtime on aarch64, emulated where this is not an ARM machine
 	$(BIN)/python tools/arm.py
 
@@ -69,4 +77,4 @@ fmt: $(VENV)/.installed  ## format the code
 	$(BIN)/ruff check --fix .
 
 clean:  ## remove what the targets made
-	rm -rf $(VENV) .nox site dist build demo-out runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) web/node_modules web/dist .nox site dist build demo-out runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -15,6 +15,7 @@ __all__ = ["cli", "main"]
 _VERBS = {
     "demo": "Train, export, prove and run on real sensor data.",
     "train": "Train an LSTM1 on your data.",
+    "report": "Write the page of a trained run: curves, confusion matrix, mistakes, data.",
     "export": "Turn a trained network into one proven ONNX file.",
     "lift": "Give any recurrent ONNX file its states as inputs and outputs.",
     "validate": "Prove that a file computes what its reference computes.",

@@ -146,8 +146,7 @@ def tune(
 def _default(path: Path) -> Candidate:
     """Return what ``load(path)`` does by itself."""
     with load(path) as model:
-        threads = model._core.session.get_session_options().intra_op_num_threads if model._core else 1
-        return Candidate(path, SessionOptions(providers=model.providers, threads=threads))
+        return Candidate(path, model.options)
 
 
 def _dimensions(

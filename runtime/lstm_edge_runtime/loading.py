@@ -1,4 +1,4 @@
-"""Opening a file: read it, refuse what is unsafe, open a session, check its manifest."""
+"""Open a model file: read it, refuse what is unsafe, open a session, check its manifest."""
 
 import mmap
 import os
@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from ._core import Core
-from ._identity import Identity
+from ._core import Core, Identity
 from .errors import (
     CheckFailedError,
     FileFormatError,
@@ -81,7 +80,7 @@ def load(
         raise InputError(f"threads is {threads!r}, expected 'auto' or a whole number from 1")
     if profile is not None and (device, providers, threads) != ("auto", None, "auto"):
         raise InputError(
-            "profile= came with device, providers or threads, which it holds; give one or the other"
+            "got profile= and device, providers or threads, which it holds; give one or the other"
         )
     if engine not in ("auto", "onnxruntime", "native"):
         raise InputError(f"engine is {engine!r}, expected 'auto', 'onnxruntime' or 'native'")
@@ -103,7 +102,7 @@ def load(
     wanted = resolve_providers(device, providers)
     tuned = _tuned(profile, identity)
     options = tuned or SessionOptions(providers=wanted, threads=count)
-    session = _open(target, options, device, providers)
+    session, options = _open(target, options, device, providers)
     manifest = read_manifest(session)
     if (
         tuned is None
@@ -112,12 +111,12 @@ def load(
         and threads == "auto"
         and count > 1
     ):
-        session = _open(target, SessionOptions(providers=wanted), device, providers)
+        session, options = _open(target, SessionOptions(providers=wanted), device, providers)
     inputs, outputs = graph_specs(session.get_inputs()), graph_specs(session.get_outputs())
     if manifest is None:
         interface = infer_manifest(inputs, outputs, states, file)
     elif states is not None:
-        raise InputError("states= came, but the file has a manifest that names its states; leave it out")
+        raise InputError("got states=, but the file has a manifest that names its states; leave it out")
     else:
         interface = manifest
         check_manifest(interface, inputs, outputs)
@@ -129,9 +128,8 @@ def load(
         count,
     )
     has_manifest = manifest is not None
-    return Model(
-        Core(session, interface, identity, has_manifest=has_manifest, check=check, open_native=open_native)
-    )
+    core = Core(session, interface, identity, has_manifest=has_manifest, check=check, open_native=open_native)
+    return Model(core, options)
 
 
 def read_model(source: Source) -> tuple[bytes, OnnxFile | None]:
@@ -165,14 +163,15 @@ def _load_program(name: str, data: bytes, threads: int | str, *, check: bool, on
 
     if onnxruntime:
         raise InputError(f"{name} is a native program, which onnxruntime does not run; load the .onnx file")
+    count = threads if isinstance(threads, int) else 1
     try:
-        native = NativeEngine(data, None, threads if isinstance(threads, int) else 1)
+        native = NativeEngine(data, None, count)
     except FileFormatError as error:
         raise FileFormatError(f"{name}: {error}") from error
     core = Core(
         None, native.manifest, Identity(data), has_manifest=True, check=check, open_native=lambda: native
     )
-    return Model(core)
+    return Model(core, SessionOptions(providers=(CPU,), threads=count))
 
 
 def _native(
@@ -208,7 +207,7 @@ def _try_native(file: OnnxFile | None, manifest: Manifest, threads: int) -> "Nat
 
 
 def _tuned(profile: "Profile | None", identity: Identity) -> SessionOptions | None:
-    """Return a profile's options where its key matches; warn where it does not."""
+    """Return a profile's options if its key matches, else None with a warning."""
     if profile is None:
         return None
     if reason := profile.mismatch(identity.digest):
@@ -224,12 +223,12 @@ def _content(source: Source) -> tuple[str, bytes]:
     if isinstance(source, bytes | bytearray | memoryview | mmap.mmap):
         return "the model", bytes(source)
     if not isinstance(source, str | os.PathLike):
-        raise InputError(f"a {type(source).__name__} came, expected a path, or a file's bytes or memory map")
+        raise InputError(f"got a {type(source).__name__}, expected a path, or a file's bytes or memory map")
     path = os.fspath(source)
     try:
         mode = os.stat(path).st_mode  # noqa: PTH116  pathlib's import is a tenth of the time to load
         if not stat.S_ISREG(mode):
-            what = "a folder" if stat.S_ISDIR(mode) else "no plain file"
+            what = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
             raise NotFoundError(f"{path} is {what}, expected an .onnx file")
         with open(path, "rb") as file:  # noqa: PTH123
             return path, file.read()
@@ -244,12 +243,17 @@ def _content(source: Source) -> tuple[str, bytes]:
 
 def _open(
     target: str | bytes, options: SessionOptions, device: str, providers: Sequence[Provider] | None
-) -> Any:
-    """Open a session; ``device="auto"`` falls back to the CPU, and says so."""
+) -> tuple[Any, SessionOptions]:
+    """Open a session; ``device="auto"`` falls back to the CPU with a warning.
+
+    Returns:
+        The session and the options that it was opened with.
+    """
     try:
-        return open_session(target, options)
+        return open_session(target, options), options
     except ProviderError as error:
         if device != "auto" or providers is not None:
             raise
         warnings.warn(f"running on the CPU: {error}", RuntimeWarning, stacklevel=3)
-        return open_session(target, SessionOptions(providers=(CPU,), threads=options.threads))
+        options = options._replace(providers=(CPU,))
+        return open_session(target, options), options

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ._json import malformed_as, read_json
 from .errors import FileFormatError, NotFoundError
 from .files import write_bytes
 from .ort import SessionOptions, import_onnxruntime
@@ -80,12 +81,8 @@ class Profile:
         """
         if not Path(path).is_file():
             raise NotFoundError(f"{path} is not there; make it with lstm-edge tune")
-        try:
-            return _decode(json.loads(Path(path).read_text(encoding="utf-8")))
-        except (OSError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-            raise FileFormatError(
-                f"{path} is not a profile ({error}); make it with lstm-edge tune"
-            ) from error
+        with malformed_as(FileFormatError, f"{path} is not a profile", "make it with lstm-edge tune"):
+            return _decode(read_json(Path(path).read_bytes()))
 
 
 def host_key() -> dict[str, Any]:

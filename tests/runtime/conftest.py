@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from lstm_edge_runtime import Model, load
@@ -39,6 +40,20 @@ def opened(engine: str) -> Callable[[str], Model]:
         return models[name]
 
     return give
+
+
+@pytest.fixture
+def sessions(monkeypatch) -> list[onnxruntime.InferenceSession]:
+    """Collect onnxruntime's sessions as a test opens them."""
+    found = []
+
+    class Recorded(onnxruntime.InferenceSession):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            found.append(self)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Recorded)
+    return found
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from ..recurrent import GATES
 from .packing import Packing, assume
 
 __all__ = ["DOMAIN", "OP", "Call", "Recorder", "instrument"]
@@ -127,7 +128,7 @@ class Recorder(TorchFunctionMode):
         directions = 2 if bidirectional else 1
         w_ih, w_hh = weights[:2]
         assume(x.shape[2] == w_ih.shape[1])
-        for state, width in ((h, w_hh.shape[1]), (c, w_ih.shape[0] // _GATES)):
+        for state, width in ((h, w_hh.shape[1]), (c, w_ih.shape[0] // len(GATES["LSTM"]))):
             if state is not None:
                 for axis, size in enumerate((layers * directions, x.shape[1], width)):
                     assume(state.shape[axis] == size)
@@ -182,10 +183,6 @@ class _RecordedLayer(_Recorded):
         """Check as PyTorch does, but for packed input, whose stand-in has another shape."""
         if batch_sizes is None:
             super().check_forward_args(input, hidden, batch_sizes)  # type: ignore[misc]
-
-
-_GATES = 4
-"""Of an LSTM, the one kind with a cell state."""
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from torch._decomp import decomposition_table
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..recurrent import LayerWeights, to_onnx_weights
 from .recurrent import gru, lstm, rnn
 from .rounding import TINY, UNIT, Rounding
-from .weights import LayerWeights, to_onnx
 
 __all__ = ["rounded"]
 
@@ -214,7 +214,7 @@ class _Layers(TorchFunctionMode):
                 own = held[place * each : (place + 1) * each]
                 b_ih, b_hh = own[2:4] if biased else (None, None)
                 directions.append(LayerWeights(own[0], own[1], b_ih, b_hh, own[-1] if each % 2 else None))
-            w, r, b = to_onnx(op, directions)
+            w, r, b = to_onnx_weights(op, directions)
             common: dict[str, Any] = {
                 "lengths": lengths,
                 "direction": "bidirectional" if bidirectional else "forward",

@@ -17,7 +17,7 @@ from ._budgets import Budgets
 from .config import ValidateConfig
 from .report import Histogram
 
-__all__ = ["Feeds", "FileFailedError", "Judge", "Measured", "Protocol", "RefusedError", "whole"]
+__all__ = ["Feeds", "FileFailedError", "Judge", "Measured", "Protocol", "RefusedError"]
 
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]

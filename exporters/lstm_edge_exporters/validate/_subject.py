@@ -13,11 +13,11 @@ from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Manifest
 
 from ..numerics.cases import CaseGenerator
-from ..numerics.noise import PerturbableReference
+from ..numerics.noise import PerturbableReference, whole
 from ..quantization import Samples
 from ._budgets import usual_scale
 from ._file import ModelFile, Runner
-from ._judge import Feeds, FileFailedError, Judge, Measured, Protocol, RefusedError, whole
+from ._judge import Feeds, FileFailedError, Judge, Measured, Protocol, RefusedError
 from ._rows import row_by_row
 from .config import ValidateConfig
 from .report import Check

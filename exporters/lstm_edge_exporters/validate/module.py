@@ -16,8 +16,7 @@ from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Axes
 
 from ..export.config import ExportConfig
-from ..export.own import own_copy
-from ..export.pipeline import prepare
+from ..export.pipeline import convert_module, own_copy
 from ..numerics.call import Signature, flatten_output
 from ..numerics.layout import Layout
 from ..numerics.reference import TorchReference
@@ -96,7 +95,7 @@ def against_module(
             batch=contract.batch or "N",
             sequence=contract.sequence or "L",
         )
-        prepared = prepare(module, example, config)
+        prepared = convert_module(module, example, config)
         found = {state.input: state.output for state in prepared.manifest.states}
         states = tuple(name for name in found if name not in signature.names)
         outputs += tuple(found[name] for name in states if found[name] not in outputs)

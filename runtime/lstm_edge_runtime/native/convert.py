@@ -10,7 +10,7 @@ from ..errors import CheckFailedError, InputError
 from ..loading import load, read_model
 from ..manifest import Golden
 from ..model import Model
-from ..tolerance import limit_for
+from ..selftest import golden_limit
 from .compiler import Compiled, compile_program
 from .engine import NativeEngine
 
@@ -60,16 +60,12 @@ def _record(compiled: Compiled, model: Model, golden: Golden) -> None:
         feeds[spec.name] = array
     outputs, states = model.run(feeds)
     expected: dict[str, tuple[Array, float]] = {}
-
-    def limit(name: str, array: Array) -> float:
-        return golden.limit.get(name, limit_for(array, golden.floor.get(name, 0.0)))
-
     for spec in manifest.outputs:
         array = outputs[spec.name]
         axis = manifest.time_axis(spec.axes)
         expected[spec.name] = (
             array if axis is None else np.moveaxis(array, axis, 0),
-            limit(spec.name, array),
+            golden_limit(golden, spec.name),
         )
     for part in compiled.parts:
         array = states[part.state.input]
@@ -78,7 +74,7 @@ def _record(compiled: Compiled, model: Model, golden: Golden) -> None:
             if part.layer is None
             else (array[part.layer], f"{part.state.input}[{part.layer}]")
         )
-        expected[name] = own.reshape(-1), limit(part.state.output, array)
+        expected[name] = own.reshape(-1), golden_limit(golden, part.state.output)
     in_order = {
         spec.name: np.moveaxis(feeds[spec.name], manifest.time_axis(spec.axes) or 0, 0)
         for spec in manifest.data_inputs

@@ -290,8 +290,8 @@ class NativeStates:
         ]
         self.nbytes = sum(view.nbytes for view in self._views)
 
-    def call(self, inputs: Mapping[str, tuple[int, ...]], sizes: Mapping[str, int]) -> "NativeCall":
-        """Return a call for data inputs of these shapes and named axes of these sizes."""
+    def call(self, inputs: Mapping[str, Array], sizes: Mapping[str, int]) -> "NativeCall":
+        """Return a call with these data inputs in it, for named axes of these sizes."""
         return NativeCall(self, inputs, sizes)
 
     def read(self) -> dict[str, Array]:
@@ -314,10 +314,8 @@ class NativeStates:
 class NativeCall:
     """A call of one shape of a stream: write its ``inputs``, ``run`` it, read its ``outputs``."""
 
-    def __init__(
-        self, states: NativeStates, inputs: Mapping[str, tuple[int, ...]], sizes: Mapping[str, int]
-    ) -> None:
-        """Take the shapes of the data inputs, and the sizes of the named axes."""
+    def __init__(self, states: NativeStates, inputs: Mapping[str, Array], sizes: Mapping[str, int]) -> None:
+        """Take the data inputs, which are copied, and the sizes of the named axes."""
         engine, self.states = states.engine, states
         manifest, lib = engine.manifest, engine.library
         self.steps = sizes.get(manifest.sequence or "", 1)
@@ -328,7 +326,7 @@ class NativeCall:
         after: list[tuple[Array, Array]] = []
         pointers: list[list[int]] = [[], []]
         for index, spec in enumerate(manifest.data_inputs):
-            shape = inputs[spec.name]
+            shape = inputs[spec.name].shape
             if single:
                 self.inputs[spec.name] = states.handle.view(lib.lstm_edge_input, index, shape, spec.dtype)
                 continue
@@ -345,6 +343,8 @@ class NativeCall:
             array = self.outputs[output.name] = np.zeros(resolved, "float32")
             every = self.steps if manifest.sequence in output.axes else 1
             pointers[1].append(self._row(array, output, after, every))
+        for name, array in inputs.items():
+            self.inputs[name][...] = array
         self._before, self._after = before, [(array, row) for row, array in after]
         if single:
             call: Callable[[], int] = partial(lib.lstm_edge_step, states.handle.address)

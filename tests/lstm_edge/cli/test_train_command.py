@@ -99,7 +99,10 @@ def test_columns_and_values_are_named_by_options(lstm_edge, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["none.npz", "-o", "run"], "error: none.npz is not there; name a .npz, .npy or .csv file\n"),
+        (
+            ["none.npz", "-o", "run"],
+            "error: none.npz is not there; name a .npz, .npy, .csv or .parquet file, or a folder of tables\n",
+        ),
         (["data.npz", "-o", "data.npz"], "error: data.npz is a file; name a folder for the run\n"),
         (
             ["data.npz", "-o", "run", "--window", "9"],
@@ -117,6 +120,21 @@ def test_wrong_usage_is_one_line_and_exit_2(lstm_edge, data, arguments, message)
     assert err.startswith(message)
     assert message.startswith("Usage") or err.count("\n") == 1
     assert not os.path.exists("run")  # noqa: PTH110
+
+
+def test_wrong_data_are_refused_without_importing_torch(data):
+    program = "import sys; sys.modules['torch'] = None; from lstm_edge.cli import main; main()"
+    for options, message in (
+        ([data, "--group", "x1"], "has no array 'x1'"),
+        ([data, "--window", "9"], "fewer than the window of 9"),
+        ([data, "--batch-size", "99"], "fewer than a batch of 99"),
+        ([data], "needs torch, which is not installed"),
+    ):
+        command = [sys.executable, "-c", program, "train", *map(str, options), "-o", str(data.parent / "run")]
+        ran = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (ran.returncode, ran.stdout) == (2, "")
+        assert message in ran.stderr
+        assert ran.stderr.count("\n") == 1
 
 
 def test_the_help_states_the_defaults_that_hold():
