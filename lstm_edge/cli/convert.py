@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from lstm_edge_runtime.errors import InputError
-from lstm_edge_runtime.files import check_target
+from lstm_edge_runtime.files import check_target, write_bytes
 
 from ._extras import needing_c, needing_export
 from ._output import echo_json, json_option, print_table
@@ -52,6 +52,21 @@ def _to_ort(model: Path, output: Path) -> _Written:
         [(str(model), f"{before:,}"), (str(output), f"{after:,}")],
         notes,
         {"operators": str(config), "bytes": {"before": before, "after": after}},
+    )
+
+
+def _to_native(model: Path, output: Path) -> _Written:
+    check_target(output)
+    from lstm_edge_runtime.native.convert import to_native
+
+    content = to_native(model)
+    write_bytes(output, content)
+    before, after = model.stat().st_size, len(content)
+    return _Written(
+        "native program",
+        [(str(model), f"{before:,}"), (str(output), f"{after:,}")],
+        [],
+        {"bytes": {"before": before, "after": after}},
     )
 
 
@@ -112,6 +127,7 @@ class _Target:
 _TARGETS = {
     "ort": _Target(_to_ort),
     "c": _Target(_to_c, ("chunk", "name")),
+    "native": _Target(_to_native),
     "web": _Target(_to_web, ("ort", "data")),
 }
 
@@ -134,6 +150,8 @@ def command(model: Path, target: str, output: Path, as_json: bool, **options: An
     needs are written beside it, as OUTPUT with the suffix .required_operators_and_types.config; docs/small.md
     says how to build from that.
 
+    native: a program, an .lep file, that the C library of lstm-edge-native and load() read without
+    onnxruntime; docs/native.md says how.
     c: C99, a folder that needs no runtime, for microcontrollers and boards without onnxruntime; docs/c.md.
 
     web: a folder OUTPUT with a static page that runs MODEL in the browser and works offline (docs/web.md).
@@ -145,6 +163,7 @@ def command(model: Path, target: str, output: Path, as_json: bool, **options: An
     \b
     Example:
       lstm-edge convert har-int8.onnx -o har-int8.ort
+      lstm-edge convert har.onnx --to native -o har.lep
       lstm-edge convert har.onnx --to c -o har_c/
       lstm-edge convert har.onnx --to web -o site
     """  # noqa: D301

@@ -1,4 +1,4 @@
-"""A batch of streams: many sources of samples, one call into onnxruntime a tick."""
+"""A batch of streams: many sources of samples, one call into the engine a tick."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -174,18 +174,22 @@ class StreamBatch:
         return dict(zip(ids, map(_only, each), strict=True))
 
     def _tick(self, samples: Any, ids: Ids, lengths: npt.ArrayLike | None, *, step: bool) -> dict[str, Array]:
-        """Check everything, call onnxruntime once, and only then change the states of ``ids``."""
+        """Check everything, call the engine once, and only then change the states of ``ids``."""
         slots = self._slots(ids)
         feeds, sizes = _to_graph(self._core, samples, len(slots), step=step)
         valid = self._core.convert_lengths(lengths, sizes)
-        if step and len(slots) == self.capacity:
+        native = self._core.native
+        if step and native is None and len(slots) == self.capacity:
             return self._tick_all(slots, feeds, sizes)
         if not step:
             steps = sizes.get(self._manifest.sequence or "", 1)
             self._check_padding(valid, steps)
             retain_heap(WORKSPACE * steps * self._pool.nbytes)
-        outputs, states = self._core.call(feeds | valid | self._pool.gather(slots))
-        self._pool.scatter(slots, states)
+        if native is not None:
+            outputs = native.tick(feeds | valid, self._pool.arrays, slots)
+        else:
+            outputs, states = self._core.call(feeds | valid | self._pool.gather(slots))
+            self._pool.scatter(slots, states)
         return _to_sources(self._manifest, outputs, step=step)
 
     def _check_padding(self, valid: Mapping[str, Array], steps: int) -> None:
@@ -290,11 +294,11 @@ class _StatePool:
 
     def gather(self, slots: Array) -> dict[str, Array]:
         """Return the states of ``slots`` in their order."""
-        return {name: self._take(name, block, slots) for name, block in self._front().items()}
+        return {name: self._take(name, block, slots) for name, block in self.arrays.items()}
 
     def scatter(self, slots: Array, states: Mapping[str, Array]) -> None:
         """Write ``states`` to ``slots``."""
-        blocks = self._front()
+        blocks = self.arrays
         for name, block in blocks.items():
             axis, rows = self._by_slot(name, block)
             rows[(slice(None),) * axis + (slots,)] = self._by_slot(name, states[name])[1]
@@ -304,6 +308,11 @@ class _StatePool:
     def reset(self, slot: int) -> None:
         """Set one slot to the reset values."""
         self.scatter(np.array([slot]), self._reset)
+
+    @property
+    def arrays(self) -> dict[str, Array]:
+        """The blocks by state: on the CPU the memory itself, else a copy."""
+        return self._blocks if self._sets is None else self._sets.read()
 
     def _take(self, name: str, block: Array, slots: Array) -> Array:
         axis, rows = self._by_slot(name, block)
@@ -345,10 +354,6 @@ class _StatePool:
                         f"the rows of state {spec.input} {describe(spec.axes)} are not in blocks of {batch}; "
                         "open one stream() a source instead"
                     )
-
-    def _front(self) -> dict[str, Array]:
-        """Return the blocks: on the CPU the memory itself, else a copy."""
-        return self._blocks if self._sets is None else self._sets.read()
 
 
 def _check_rows(manifest: Manifest) -> None:

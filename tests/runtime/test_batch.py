@@ -166,7 +166,8 @@ def test_another_axis_of_the_samples_may_change_from_tick_to_tick(opened):
     np.testing.assert_array_equal(batch.state(ids[1])["h_0"], stream.state["h_0"])
 
 
-def test_a_provider_that_does_not_bind_buffers_gives_the_same(path, model):
+def test_a_provider_that_does_not_bind_buffers_gives_the_same(path):
+    model = load(path("lstm"), engine="onnxruntime")
     other = load(path("lstm"), providers=["AzureExecutionProvider", "CPUExecutionProvider"])
     (there, ids), (here, _) = full(other, 3), full(model, 3)
     for some in (ids, ids[:2], ids[::-1]):
