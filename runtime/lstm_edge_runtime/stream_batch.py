@@ -122,7 +122,8 @@ class StreamBatch:
             Each source's output is what its own ``Stream.step`` would give.
 
         Raises:
-            InputError: wrong rank, width or dtype; NaN or infinity where the model checks; no source.
+            InputError: wrong rank, width or dtype; no source; NaN or infinity where the model checks, or for
+                an int8 file, which quantizes a tick's sources together.
             StateError: a source that is not in the batch, or given twice; another thread is using the batch.
         """
         if ids is None:
@@ -389,6 +390,9 @@ def _to_graph(
             sizes[manifest.sequence] = 1
         if core.check:
             refuse_not_finite(spec.name, array)
+        elif manifest.precision == "int8":
+            why = "an int8 file would carry it to the other sources; leave this one out of the tick"
+            refuse_not_finite(spec.name, array, why)
         array = array.reshape(resolve((manifest.batch or "", *inner), sizes) or ())
         place = spec.axes.index(manifest.batch or "")
         arrays[spec.name] = np.ascontiguousarray(np.moveaxis(array, 0, place)) if place else array

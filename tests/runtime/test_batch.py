@@ -360,3 +360,22 @@ def test_a_state_of_two_rows_a_source_is_carried_for_each_source():
 def test_a_state_whose_rows_can_not_be_told_apart_by_source_is_refused():
     with pytest.raises(ContractError, match=r"the rows of state h \(2\*N, 3\) are not in blocks of N"):
         load(stacked(interleaved=True)).streams(4)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_an_int8_batch_refuses_what_would_reach_other_sources(opened, bad):
+    batch, ids = full(opened("motions-int8"), 3)
+    x = samples(3, 6)
+    batch.step(x, ids)
+    before = [batch.state(source) for source in ids]
+    x[1, 2] = bad
+    for call in (
+        lambda: batch.step(x, ids),
+        lambda: batch.step({ids[1]: x[1]}),
+        lambda: batch.process(x[:, None], ids),
+    ):
+        with pytest.raises(InputError, match=r"x holds (nan|-?inf) at .*int8 file .*other sources"):
+            call()
+    for source, state in zip(ids, before, strict=True):
+        np.testing.assert_array_equal(batch.state(source)["h_0"], state["h_0"])
+    assert opened("motions-int8").stream().step(x[1]).shape == (4,)
