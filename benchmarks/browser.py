@@ -1,4 +1,4 @@
-"""Time a file in Chromium, in Node and in Python, in turns on one machine: load, first step, steps.
+"""Time a file in Chromium, in Node and in Python, alternately on one machine: load, first step, steps.
 
     (cd web && npm ci) && python benchmarks/browser.py
 

@@ -22,7 +22,7 @@ from .graph_check import check_manifest, graph_specs, infer_manifest, read_manif
 from .manifest import Manifest
 from .model import Model
 from .onnx_reader import OnnxFile, is_ort_format, read_onnx
-from .ort import CPU, Provider, SessionOptions, auto_threads, open_session, resolve_providers
+from .ort import CPU, MAX_THREADS, Provider, SessionOptions, auto_threads, open_session, resolve_providers
 
 if TYPE_CHECKING:
     from .native.engine import NativeEngine
@@ -76,8 +76,8 @@ def load(
         CheckFailedError: ``engine="native"``, and the golden case is beyond its limits there.
         InputError: an argument that is none of the above.
     """
-    if threads != "auto" and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
-        raise InputError(f"threads is {threads!r}, expected 'auto' or a whole number from 1")
+    if threads != "auto" and (type(threads) is not int or not 1 <= threads <= MAX_THREADS):
+        raise InputError(f"threads is {threads!r}, expected 'auto' or a whole number from 1 to {MAX_THREADS}")
     if profile is not None and (device, providers, threads) != ("auto", None, "auto"):
         raise InputError(
             "got profile= and device, providers or threads, which it holds; give one or the other"

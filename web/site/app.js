@@ -110,7 +110,7 @@ async function verify(model) {
   const started = performance.now();
   if (!model.manifest.golden) return say("verdict", "The file carries no golden case, so it can't be verified here.");
   const { ok, worst, comparisons } = await model.selftest();
-  const took = performance.now() - started, share = `${worst.name} differs by ${small(worst.maxAbs)}, limit ${small(worst.limit)}`;
+  const took = performance.now() - started, share = `${worst.name} differs by ${small(worst.error)}, limit ${small(worst.limit)}`;
   say("verdict", ok
     ? `Verified on this device in ${ms(took)}: ${comparisons.length} comparisons with what PyTorch computed; at worst ${share}.`
     : `Not verified: this device computes something else than PyTorch did. ${share}.`, !ok);
