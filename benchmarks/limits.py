@@ -76,6 +76,7 @@ def main() -> int:
                 for _ in range(n):
                     s.step(x)
 
+            stream.step(sample)
             run = stream._step_call.runs[0]
             step = best(steps) / count
             inside = best(lambda r=run, n=count: [r() for _ in range(n)]) / count

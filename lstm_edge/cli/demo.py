@@ -16,7 +16,7 @@ from rich.text import Text
 from ._extras import needing_export
 from ._output import console, echo_json, json_option
 from ._timeline import recognized_from, timeline
-from ._training import progress
+from ._training import training_progress
 
 if TYPE_CHECKING:
     from lstm_edge_runtime import Stream
@@ -67,7 +67,7 @@ def command(folder: Path, as_json: bool) -> None:
         "data",
         f"BasicMotions: {held_out.x.shape[1]} samples of {held_out.x.shape[2]} channels a recording",
     )
-    with progress(_demo.CONFIG.epochs or 0, quiet=True) as (on_epoch, _):
+    with training_progress(_demo.CONFIG.epochs or 0, quiet=True) as (on_epoch, _):
         run, took = _timed(lambda: _demo.train_run(paths, on_epoch))
     assert run.task is not None
     split = run.summary["split"]

@@ -18,7 +18,7 @@ from ._data import data_options, split_names
 from ._extras import needing_export
 from ._output import console, echo_json, json_option
 from ._rate import RATE
-from ._training import print_summary, progress
+from ._training import print_summary, training_progress
 
 __all__ = ["command"]
 
@@ -138,7 +138,7 @@ def command(
     with needing_export("train"):
         from ..training.runner import train_on
     try:
-        with progress(config.epochs or 0, quiet=as_json) as (on_epoch, on_fold):
+        with training_progress(config.epochs or 0, quiet=as_json) as (on_epoch, on_fold):
             run = train_on(
                 read, folder, data_config, config, resume=resume, on_epoch=on_epoch, on_fold=on_fold
             )

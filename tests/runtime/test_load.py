@@ -247,12 +247,14 @@ def test_a_path_that_is_not_plain_text_loads(path, tmp_path):
     assert load(odd).manifest is not None
 
 
-def test_a_model_keeps_no_copy_of_its_file_once_it_has_its_identity(path):
+def test_a_model_keeps_no_copy_of_its_file_once_it_has_its_identity_and_engine(path):
+    assert load(path("motions-int8"), threads=1).engine  # what this imports stays
     tracemalloc.start()
     try:
         model = load(path("motions-int8"), threads=1)
         with_content = tracemalloc.get_traced_memory()[0]
         assert model.identity
+        assert model.engine
         freed = with_content - tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()

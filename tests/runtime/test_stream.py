@@ -252,7 +252,7 @@ def test_a_failure_inside_onnxruntime_leaves_the_state_as_it_was():
         [table],
     )
     made = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
-    stream = load(made.SerializeToString()).stream()
+    stream = load(made.SerializeToString(), engine="onnxruntime").stream()
     stream.step(1)
     before = stream.state
     with pytest.raises(

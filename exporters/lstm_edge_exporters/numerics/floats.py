@@ -59,4 +59,6 @@ class AllFloats(TorchFunctionMode):
 
 def copy_as(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     """Copy ``module`` to the CPU with every float in ``dtype``, in eval mode."""
-    return copy.deepcopy(module).to("cpu", dtype).eval()
+    own = copy.deepcopy(module).to("cpu", dtype)
+    own.eval()  # which may give None where a module has a train() of its own
+    return own

@@ -32,7 +32,8 @@ NOT_NATIVE = {
 @pytest.mark.parametrize("person", people.PEOPLE, ids=lambda person: person.module.__name__)
 def test_a_module_as_people_write_it_exports_and_agrees(person):
     torch.manual_seed(0)
-    module = person.module().eval()
+    module = person.module()
+    module.eval()
     artifact = export(module, person.example)
     manifest = artifact.manifest
     recurrent = {name: count for name, count in artifact.nodes.items() if name in ("LSTM", "GRU", "RNN")}

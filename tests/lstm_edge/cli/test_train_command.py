@@ -2,6 +2,7 @@ import contextlib
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -185,7 +186,7 @@ def test_a_terminal_shows_a_live_bar_and_leaves_the_summary(data, tmp_path):
         [sys.executable, *MAIN, "train", data, "-o", tmp_path / "run", *FAST],
         stdout=subprocess.PIPE,
         stderr=follower,
-        env={**os.environ, "TERM": "xterm", "COLUMNS": "140"},
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "80"},
     )
     os.close(follower)
     shown = read_all(leader)
@@ -193,4 +194,8 @@ def test_a_terminal_shows_a_live_bar_and_leaves_the_summary(data, tmp_path):
     assert ran.returncode == 0
     assert "\x1b[2K" in shown
     assert "4/4" in shown
+    drawn = re.split(r"[\r\n]", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown))
+    assert max(map(len, drawn)) <= 80
+    last = next(line for line in reversed(drawn) if "epoch 4/4" in line)
+    assert re.search(r"100 % .*epoch 4/4  loss \d\.\d+  val \d\.\d+  acc \d\.\d{3} +\d:\d\d:\d\d left", last)
     assert b"kept in" in out
