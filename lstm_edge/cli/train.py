@@ -18,7 +18,7 @@ from ._data import data_options, split_names
 from ._extras import needing_export
 from ._output import console, echo_json, json_option
 from ._rate import RATE
-from ._training import print_summary, progress
+from ._training import print_summary, training_progress
 
 __all__ = ["command"]
 
@@ -77,7 +77,8 @@ _C = TypeVar("_C", DataConfig, TrainConfig)
     "--patience", type=int, help="Epochs without progress before stopping.  [default: 0.3 of --epochs]"
 )
 @click.option("--batch-size", type=int, help="Samples per step of the optimizer.  [default: 16]")
-@click.option("--learning-rate", type=float, help="Adam's learning rate.  [default: 0.005]")
+@click.option("--learning-rate", type=float, help="AdamW's learning rate.  [default: 0.005]")
+@click.option("--weight-decay", type=float, help="AdamW's weight decay.  [default: 0.05]")
 @click.option("--clip", type=float, help="Maximum norm of the gradient.  [default: 1]")
 @click.option(
     "--crop",
@@ -137,7 +138,7 @@ def command(
     with needing_export("train"):
         from ..training.runner import train_on
     try:
-        with progress(config.epochs or 0, quiet=as_json) as (on_epoch, on_fold):
+        with training_progress(config.epochs or 0, quiet=as_json) as (on_epoch, on_fold):
             run = train_on(
                 read, folder, data_config, config, resume=resume, on_epoch=on_epoch, on_fold=on_fold
             )

@@ -33,6 +33,7 @@ from ..numerics.cases import CaseGenerator
 from ..numerics.floats import OTHER_FLOATS, copy_as
 from ..numerics.golden import record_golden
 from ..numerics.layout import Layout
+from ..numerics.noise import noise_floors
 from ..numerics.reference import TorchReference
 from ..numerics.verify import Candidate, Equivalence, verify
 from .axes import resolve_axes
@@ -165,13 +166,15 @@ def own_copy(module: nn.Module) -> nn.Module:
         if isinstance(value, Tensor) and not value.is_leaf
     ]
     try:
-        return copy.deepcopy(module, {id(value): value.detach().clone() for value in computed}).eval()
+        own = copy.deepcopy(module, {id(value): value.detach().clone() for value in computed})
     except Exception as error:
         text = " ".join(str(error).split())[:400]
         raise InputError(
             f"{type(module).__name__} can't be copied ({text}); keep no tensors with gradients or open "
             "files in its attributes"
         ) from error
+    own.eval()  # which may give None where a module has a train() of its own
+    return own
 
 
 def _try_chunks(made: ConvertedModule, candidate: Candidate) -> tuple[str, bool]:
@@ -179,17 +182,13 @@ def _try_chunks(made: ConvertedModule, candidate: Candidate) -> tuple[str, bool]
     manifest = made.manifest
     if made.bidirectional and manifest.sequence is not None:
         return f"layer {made.bidirectional[0] or 'rnn'} is bidirectional", True
-    time_axes = {
-        spec.name: spec.axes.index(manifest.sequence)
-        for spec in manifest.inputs
-        if manifest.sequence in spec.axes
-    }
-    if not time_axes or not manifest.states:
+    file = ChunkedFile(made.model, manifest, candidate, (manifest.lengths,) if manifest.lengths else ())
+    if not file.time_axes or not manifest.states:
         return "", True
-    lengths = (manifest.lengths,) if manifest.lengths else ()
-    file = ChunkedFile(made.model, candidate, manifest.states, time_axes, lengths)
     feeds = made.cases.case(2, 24, at_reset=True, full=True).feeds
-    _, reason = run_in_chunks(file, feeds, np.random.default_rng(0))
+    feeds = {**feeds, **file.with_lengths(feeds, file.steps(feeds))}
+    floors = noise_floors(made.reference, feeds, made.reference.run64(feeds))
+    _, reason = run_in_chunks(file, feeds, floors, np.random.default_rng(0))
     return reason, bool(reason) or states_stop_at_lengths(file, feeds)
 
 

@@ -1,6 +1,6 @@
 """Whether a sequence fed in chunks equals the whole sequence, and if not, the first node that differs."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,15 +8,17 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from lstm_edge_runtime.carried import run_chunks
 from lstm_edge_runtime.errors import first_line
-from lstm_edge_runtime.manifest import StateSpec
-from lstm_edge_runtime.tolerance import Comparison
+from lstm_edge_runtime.manifest import Manifest
+from lstm_edge_runtime.tolerance import Comparison, compare
 
+from ..numerics.carried import in_chunks, random_sizes
+from ..numerics.noise import Run
 from ..recurrent import is_recurrent, is_reversed
-from .chunks import ChunkRun, chunk_sizes, compare_chunks, join, run_chunks
 from .evaluate import Session, is_data_free
 
-__all__ = ["SHORT", "ChunkedFile", "rows_keep_states", "run_in_chunks", "states_stop_at_lengths"]
+__all__ = ["SHORT", "ChunkRun", "ChunkedFile", "rows_keep_states", "run_in_chunks", "states_stop_at_lengths"]
 
 Array = npt.NDArray[Any]
 
@@ -44,66 +46,91 @@ _KINDS = {
 
 
 @dataclass(frozen=True)
+class ChunkRun:
+    """How a file fed in chunks compares with the whole."""
+
+    sizes: tuple[int, ...]
+    comparisons: tuple[Comparison, ...]
+
+    @property
+    def worst(self) -> Comparison:
+        """The output that is nearest to its limit, or farthest past it."""
+        return max(self.comparisons, key=lambda each: each.ratio)
+
+
+@dataclass(frozen=True)
 class ChunkedFile:
     """A file that can be fed in chunks."""
 
     model: ir.Model
     """Its graph."""
-    run: Callable[[Mapping[str, Array]], Mapping[str, Array]]
+    manifest: Manifest
+    """Its states, axes and lengths."""
+    run: Run
     """Runs it."""
-    states: tuple[StateSpec, ...]
-    time_axes: Mapping[str, int]
-    """Input name to its time axis."""
     lengths: tuple[str, ...]
     """Inputs that give each row's count of steps."""
 
-    def step_with(
-        self, run: Callable[[Mapping[str, Array]], Mapping[str, Array]], start: Mapping[str, Array]
-    ) -> Callable[
-        [Mapping[str, Array], Mapping[str, Array] | None, int], tuple[dict[str, Array], dict[str, Array]]
-    ]:
-        """Return ``run`` as ``chunks.Run``, from the states ``start`` and with every row at full length."""
+    @property
+    def time_axes(self) -> dict[str, int]:
+        """Input name to its time axis."""
+        axes = {spec.name: self.manifest.time_axis(spec.axes) for spec in self.manifest.inputs}
+        return {name: axis for name, axis in axes.items() if axis is not None}
 
-        def step(
-            chunk: Mapping[str, Array], state: Mapping[str, Array] | None, steps: int
-        ) -> tuple[dict[str, Array], dict[str, Array]]:
-            full = {name: np.full_like(chunk[name], steps) for name in self.lengths}
-            results = dict(run({**chunk, **full, **(state or start)}))
-            return results, {spec.input: results[spec.output] for spec in self.states}
+    def steps(self, feeds: Mapping[str, Array]) -> int:
+        """Return how many steps ``feeds`` have."""
+        name, axis = next(iter(self.time_axes.items()))
+        return int(feeds[name].shape[axis])
 
-        return step
+    def full(self, run: Run) -> Run:
+        """Return ``run`` with every row at the full length of its chunk."""
+
+        def run_full(feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+            return run({**feeds, **self.with_lengths(feeds, self.steps(feeds))})
+
+        return run_full
+
+    def with_lengths(self, feeds: Mapping[str, Array], steps: int | Array) -> dict[str, Array]:
+        """Return the inputs that are lengths, with ``steps`` for every row."""
+        return {
+            name: np.broadcast_to(np.asarray(steps, feeds[name].dtype), feeds[name].shape)
+            for name in self.lengths
+        }
 
 
 def run_in_chunks(
-    file: ChunkedFile, feeds: Mapping[str, Array], rng: np.random.Generator
+    file: ChunkedFile, feeds: Mapping[str, Array], floors: Mapping[str, Array], rng: np.random.Generator
 ) -> tuple[ChunkRun | None, str]:
     """Compare the whole sequence with chunks of several random sizes.
 
     Args:
         file: the file.
         feeds: every input for the whole sequence, states at their reset values.
-        rng: draws the sizes, and rounding errors.
+        floors: noise floors of the outputs for ``feeds``; see ``numerics.noise``.
+        rng: draws the sizes.
 
     Returns:
         The comparison nearest to its limit, None where a chunk does not run; and why chunks do not equal the
         whole, ``""`` where they do.
     """
-    states = {spec.input for spec in file.states}
-    start = {name: feeds[name] for name in states}
-    data = {name: array for name, array in feeds.items() if name not in states}
-    name, axis = next(iter(file.time_axes.items()))
-    step, runs = file.step_with(file.run, start), []
+    run, runs = file.full(file.run), []
+    whole = run(feeds)
     for _ in range(_PLANS):
-        sizes = chunk_sizes(data[name].shape[axis], rng)
+        sizes = random_sizes(file.steps(feeds), rng)
         try:
-            runs.append(compare_chunks(step, data, file.time_axes, sizes, rng))
+            chunks = in_chunks(file.manifest, sizes)(run, feeds)
         except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base class
             return None, f"a chunk of {min(sizes)} step does not run by itself ({first_line(error)})"
+        comparisons = tuple(
+            compare(name, array, whole[name], floor=floors[name] if array.dtype.kind == "f" else 0.0)
+            for name, array in chunks.items()
+        )
+        runs.append(ChunkRun(tuple(sizes), comparisons))
     found = max(runs, key=lambda each: each.worst.ratio)
     if found.worst.ok:
         return found, ""
     try:
-        node = _first_divergent_node(file, start, data, found.sizes, found.worst.name)
+        node = _first_divergent_node(file, feeds, found)
     except Exception:  # noqa: BLE001  values between nodes may be no tensors (sequences), which can't be watched
         node = ""
     return found, _describe(node, found.worst)
@@ -116,9 +143,9 @@ def states_stop_at_lengths(file: ChunkedFile, feeds: Mapping[str, Array]) -> boo
         file: the file.
         feeds: every input for ``2 * SHORT`` steps or more, states at their reset values.
     """
-    if not file.lengths or not file.states:
+    if not file.lengths or not file.manifest.states:
         return True
-    lengths = {name: np.full_like(feeds[name], SHORT) for name in file.lengths}
+    lengths = file.with_lengths(feeds, SHORT)
     try:
         padded = file.run({**feeds, **lengths})
         alone = file.run({**feeds, **_steps(file, feeds, 0, SHORT), **lengths})
@@ -137,16 +164,16 @@ def rows_keep_states(file: ChunkedFile, feeds: Mapping[str, Array], batch_axes: 
         feeds: every input for two rows or more and ``2 * SHORT`` steps or more, states at their reset values.
         batch_axes: input name, states among them, to its batch axis.
     """
-    if not file.lengths or not file.states:
+    if not file.lengths or not file.manifest.states:
         return True
     (rows,) = feeds[file.lengths[0]].shape
     rising = np.linspace(1, SHORT, rows).astype(np.int64)
-    states = {state.input: state.output for state in file.states}
+    states = {state.input: state.output for state in file.manifest.states}
     results: Mapping[str, Array] = {}
     start: dict[str, Array] = {}
     for place, lengths in enumerate((rising, rising[::-1])):
         chunk = _steps(file, feeds, place * SHORT, (place + 1) * SHORT)
-        given = {name: lengths.astype(feeds[name].dtype) for name in file.lengths}
+        given = file.with_lengths(feeds, lengths)
         results = file.run({**feeds, **chunk, **given, **start})
         start = {name: results[output] for name, output in states.items()}
     for row in range(rows):
@@ -157,7 +184,7 @@ def rows_keep_states(file: ChunkedFile, feeds: Mapping[str, Array], batch_axes: 
         first, second = int(rising[row]), int(rising[rows - 1 - row])
         kept = [*range(first), *range(SHORT, SHORT + second)]
         own |= {name: own[name].take(kept, axis) for name, axis in file.time_axes.items()}
-        own |= {name: np.full_like(own[name], len(kept)) for name in file.lengths}
+        own |= file.with_lengths(own, len(kept))
         alone = file.run(own)
         mine = {output: results[output].take([row], batch_axes[name]) for name, output in states.items()}
         if not _states_agree(file, mine, alone):
@@ -171,34 +198,29 @@ def _steps(file: ChunkedFile, feeds: Mapping[str, Array], first: int, last: int)
 
 def _states_agree(file: ChunkedFile, one: Mapping[str, Array], other: Mapping[str, Array]) -> bool:
     return all(
-        np.allclose(one[state.output], other[state.output], rtol=1e-3, atol=1e-4) for state in file.states
+        np.allclose(one[state.output], other[state.output], rtol=1e-3, atol=1e-4)
+        for state in file.manifest.states
     )
 
 
-def _first_divergent_node(
-    file: ChunkedFile,
-    start: Mapping[str, Array],
-    feeds: Mapping[str, Array],
-    sizes: Sequence[int],
-    output: str,
-) -> str:
-    """Describe the first node above ``output`` whose results differ in chunks while its operands agree.
+def _first_divergent_node(file: ChunkedFile, feeds: Mapping[str, Array], found: ChunkRun) -> str:
+    """Describe the first node above the worst output that differs in chunks while its operands agree.
 
     Returns:
         ``a convolution over time, Conv 'name'``, or ``""`` where every node's results agree.
     """
     copy = file.model.clone()
-    above = _above(next(value for value in copy.graph.outputs if value.name == output))
+    above = _above(next(value for value in copy.graph.outputs if value.name == found.worst.name))
     order = [node for node in _fed_by_data(copy.graph, set(file.time_axes)) if node in above]
     watched = list(dict.fromkeys(value for node in order for value in node.outputs if value.name))
     copy.graph.outputs.extend(value for value in watched if not value.is_graph_output())
-    step = file.step_with(Session(copy).run, start)
-    whole, _ = step(feeds, None, sum(sizes))
-    chunks = run_chunks(step, feeds, file.time_axes, sizes, None)
+    run = file.full(Session(copy).run)
+    whole = run(feeds)
+    chunks = list(run_chunks(run, file.manifest, feeds, found.sizes))
     differing = {
         name
         for name, expected in whole.items()
-        if _differs(join([chunk[name] for chunk in chunks], expected), expected)
+        if _differs(_join([chunk[name] for chunk in chunks], expected), expected)
     }
     for node in order:
         outputs = {value.name for value in node.outputs}
@@ -206,6 +228,22 @@ def _first_divergent_node(
         if outputs & differing and not inputs & differing:
             return f"{_kind(node)}, {node.op_type} {node.name or node.outputs[0].name!r}"
     return ""
+
+
+def _join(parts: Sequence[Array], whole: Array) -> Array:
+    """Join chunks along the axis on which they are shorter than the whole; else return the last.
+
+    Of a value inside the graph nothing says which axis is time.
+    """
+    last = parts[-1]
+    if last.ndim != whole.ndim:
+        return last
+    shorter = [
+        axis
+        for axis in range(whole.ndim)
+        if len({*(part.shape[axis] for part in parts), whole.shape[axis]}) > 1
+    ]
+    return np.concatenate(parts, axis=shorter[0]) if len(shorter) == 1 else last
 
 
 def _describe(node: str, worst: Comparison) -> str:

@@ -23,13 +23,13 @@ from ..graph import axes_of, data_inputs, to_proto
 from ..recurrent import label, recurrent_nodes, slots, state_shape
 from .axes import AxisNames, fixed_roles, generalize_reshapes, name_axes
 from .axis_roles import BATCH
-from .chunks import ChunkRun
 from .config import LiftConfig
+from .divergence import ChunkRun
 from .evaluate import Session, constant, evaluate, length_inputs, name_axis, two_sizes
 from .existing_states import recognize
 from .read import read_graph
 from .states import LeftAlone, LiftedStates, lift_states
-from .verification import Equality, LiftedGraph, Verification, sample, verify_lifted
+from .verification import Equality, LiftedGraph, sample, verify_lifted
 
 __all__ = ["LiftReport", "Lifted", "lift_verified"]
 
@@ -126,8 +126,14 @@ def _lift(
         lengths=length_inputs(original.graph),
     )
     outputs = _describe_outputs(graph, config.seed)
-    verified = verify_lifted(graph, config.seed)
-    manifest = _build_manifest(graph, proto, outputs, verified)
+    manifest = _build_manifest(graph, proto, outputs)
+    verified = verify_lifted(graph, manifest, config.seed)
+    manifest = manifest._replace(
+        unstreamable=verified.unstreamable,
+        padded_states=verified.padded_states,
+        equivalence=verified.figures(),
+        golden=verified.golden,
+    )
     report = LiftReport(
         lifted=result.states,
         recognized=known,
@@ -253,9 +259,8 @@ def _output_axes(
     return tuple(axes)
 
 
-def _build_manifest(
-    graph: LiftedGraph, proto: onnx.ModelProto, outputs: tuple[TensorSpec, ...], verified: Verification
-) -> Manifest:
+def _build_manifest(graph: LiftedGraph, proto: onnx.ModelProto, outputs: tuple[TensorSpec, ...]) -> Manifest:
+    """Return the manifest of a lifted file, before anything was measured."""
     states = {state.input for state in graph.states}
     inputs = tuple(
         TensorSpec(str(value.name), str(value.dtype.numpy().name), axes_of(value))
@@ -278,16 +283,12 @@ def _build_manifest(
         batch=graph.names.batch,
         sequence=graph.names.sequence,
         lengths=lengths[0] if lengths else None,
-        unstreamable=verified.unstreamable,
-        padded_states=verified.padded_states,
         precision={"float16": "fp16", "float64": "fp64"}.get(min(floats), "fp32"),
         provenance={
             "opset": opset,
             "producer": f"{proto.producer_name} {proto.producer_version}".strip(),
             "versions": {"lstm-edge": __version__, "onnx": onnx.__version__, "onnx-ir": ir.__version__},
         },
-        equivalence=verified.figures(),
-        golden=verified.golden,
     )
 
 

@@ -1,5 +1,6 @@
 """Verifying a lifted file: equal to the original at reset, equal in chunks or why not, and a golden case."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,16 +10,19 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from lstm_edge_runtime.axes import resolve, with_ones
-from lstm_edge_runtime.errors import CheckFailedError, FileFormatError, first_line
-from lstm_edge_runtime.manifest import Golden, StateSpec
-from lstm_edge_runtime.tolerance import compare, limit_for
+from lstm_edge_runtime.errors import CheckFailedError, FileFormatError, UnsupportedError, first_line
+from lstm_edge_runtime.manifest import Golden, Manifest, StateSpec
+from lstm_edge_runtime.tolerance import compare
 
-from ..graph import axes_of, data_inputs, dynamic_axes
+from ..graph import axes_of, data_inputs, dynamic_axes, to_proto
+from ..numerics.layout import Layout
+from ..numerics.noise import PerturbableReference, noise_floors
+from ..numerics.onnx_reference import OnnxReference
+from ..numerics.rounding import Rounding
 from ..recurrent import recurrent_nodes
 from .axes import AxisNames
 from .axis_roles import BATCH, SEQUENCE, axis_roles
-from .chunks import ChunkRun, perturbed
-from .divergence import ChunkedFile, rows_keep_states, run_in_chunks, states_stop_at_lengths
+from .divergence import ChunkedFile, ChunkRun, rows_keep_states, run_in_chunks, states_stop_at_lengths
 from .evaluate import Session, evaluate, sample_inputs, two_sizes
 
 __all__ = ["Equality", "LiftedGraph", "Sample", "Verification", "sample", "verify_lifted"]
@@ -106,8 +110,13 @@ class Verification:
         return figures
 
 
-def verify_lifted(graph: LiftedGraph, seed: int) -> Verification:
+def verify_lifted(graph: LiftedGraph, manifest: Manifest, seed: int) -> Verification:
     """Verify that the lifted graph computes what the original does, and whether it can be fed in chunks.
+
+    Args:
+        graph: both graphs.
+        manifest: the lifted file's, before anything was measured.
+        seed: of the random data.
 
     Raises:
         CheckFailedError: it does not, or an axis that was made dynamic does not work at other sizes.
@@ -116,13 +125,14 @@ def verify_lifted(graph: LiftedGraph, seed: int) -> Verification:
     rng = np.random.default_rng(seed)
     original, lifted = Session(graph.original, "the original"), Session(graph.lifted, "the lifted file")
     samples = _samples(graph, rng)
-    equality = _check_equality(graph, original, lifted, samples)
+    noise = _Noise(graph.lifted, manifest, lifted)
+    equality = _check_equality(graph, original, lifted, samples, noise)
     if graph.declared:
-        _check_dynamic(graph, lifted, samples[-1])
-    chunks, unstreamable, padded_states = _run_in_chunks(graph, lifted, rng)
+        _check_dynamic(graph, lifted, samples[-1], noise)
+    chunks, unstreamable, padded_states = _run_in_chunks(graph, manifest, lifted, noise, rng)
     exact = [each for each in samples if str(each) in equality.exact]
     golden = next((each for each in exact if each.sizes.get(graph.names.sequence or "", 2) > 1), exact[0])
-    recorded = _golden(graph, original, lifted, golden, rng)
+    recorded = _record_golden(original, lifted, golden, noise)
     return Verification(equality, chunks, unstreamable, padded_states, recorded)
 
 
@@ -173,7 +183,7 @@ def _samples(graph: LiftedGraph, rng: np.random.Generator) -> list[Sample]:
 
 
 def _check_equality(
-    graph: LiftedGraph, original: Session, lifted: Session, samples: Sequence[Sample]
+    graph: LiftedGraph, original: Session, lifted: Session, samples: Sequence[Sample], noise: "_Noise"
 ) -> Equality:
     """Compare every output of ``original`` with ``lifted``'s.
 
@@ -189,7 +199,7 @@ def _check_equality(
             expected = original.run(each.feeds)
         except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base class
             reason = first_line(error)
-            if got is not None and _rows_agree(original, lifted, each, got, graph.fixed_batch, batch):
+            if got is not None and _rows_agree(original, each, got, graph.fixed_batch, batch, noise):
                 by_rows.append(str(each))
             continue
         if got is None:
@@ -209,21 +219,21 @@ def _check_equality(
 
 def _rows_agree(
     original: Session,
-    lifted: Session,
     sample: Sample,
     got: Mapping[str, Array],
     rows: int,
     batch: Mapping[str, int],
+    noise: "_Noise",
 ) -> bool:
     """Compare a batch that only the lifted file runs with the original's runs of ``rows`` rows.
 
     Args:
         original: runs ``rows`` rows at a time.
-        lifted: runs them all.
         sample: the data.
-        got: what ``lifted`` gives for it.
+        got: what the lifted file gives for it.
         rows: the batch size that the original is fixed at.
         batch: input name to its batch axis.
+        noise: tells what is rounding.
 
     Returns:
         Whether the original ran at all.
@@ -249,8 +259,7 @@ def _rows_agree(
         ]
     except Exception:  # noqa: BLE001  not a matter of the batch size, then
         return False
-    rng = np.random.default_rng(0)
-    nearby = _try(lifted, {name: perturbed(array, rng) for name, array in sample.feeds.items()})
+    floors = noise.floors(sample.feeds)
     for name in parts[0]:
         joined = next(
             (axis for axis, size in enumerate(got[name].shape) if parts[0][name].shape[axis] != size), None
@@ -258,16 +267,13 @@ def _rows_agree(
         expected = (
             parts[0][name] if joined is None else np.concatenate([part[name] for part in parts], joined)
         )
-        dtype = expected.dtype.name if _is_float(expected) else "float32"
-        floor = compare(name, nearby[name], got[name], floor=0, limit=0).max_abs if nearby else 0.0
-        limit = limit_for(expected, floor, dtype) if _is_float(expected) else 0.0
-        found = compare(name, got[name], expected, floor=floor, limit=limit, dtype=dtype)
+        found = compare(name, got[name], expected, floor=floors[name] if _is_float(expected) else 0.0)
         if not found.ok:
             raise CheckFailedError(f"at {sample}, against the original row by row: {found}")
     return True
 
 
-def _check_dynamic(graph: LiftedGraph, lifted: Session, sample: Sample) -> None:
+def _check_dynamic(graph: LiftedGraph, lifted: Session, sample: Sample, noise: "_Noise") -> None:
     """Check that axes that were made dynamic are so inside the graph as well."""
     try:
         got = lifted.run(sample.feeds)
@@ -276,12 +282,12 @@ def _check_dynamic(graph: LiftedGraph, lifted: Session, sample: Sample) -> None:
     name = graph.names.batch
     batch = graph.axes_named(name)
     batch |= {state.input: state.axes.index(name) for state in graph.states if name in state.axes}
-    if BATCH in graph.declared and not _rows_agree(lifted, lifted, sample, got, 1, batch):
+    if BATCH in graph.declared and not _rows_agree(lifted, sample, got, 1, batch, noise):
         raise CheckFailedError(f"at {sample}: rows of a batch can't be run one by one")
 
 
 def _run_in_chunks(
-    graph: LiftedGraph, lifted: Session, rng: np.random.Generator
+    graph: LiftedGraph, manifest: Manifest, lifted: Session, noise: "_Noise", rng: np.random.Generator
 ) -> tuple[ChunkRun | None, str, bool]:
     """Feed the file in chunks.
 
@@ -289,15 +295,15 @@ def _run_in_chunks(
         The worst of the runs; why chunks do not equal the whole; whether states stop at lengths.
     """
     batch, steps = _CHUNKED
-    time_axes = graph.axes_named(graph.names.sequence)
     if not graph.states:
         return None, "", True
-    if not time_axes:
+    if not graph.axes_named(graph.names.sequence):
         fixed = _steps_of_a_call(graph)
         return None, f"chunks were not tried: every call takes {fixed} steps" if fixed > 1 else "", True
     whole = _sample_at(graph, batch * graph.fixed_batch, steps, rng)
-    file = ChunkedFile(graph.lifted, lifted.run, graph.states, time_axes, graph.lengths)
-    chunks, reason = run_in_chunks(file, whole.feeds, rng)
+    file = ChunkedFile(graph.lifted, manifest, lifted.run, graph.lengths)
+    feeds = {**whole.feeds, **file.with_lengths(whole.feeds, steps)}
+    chunks, reason = run_in_chunks(file, feeds, noise.floors(feeds), rng)
     if reason or not states_stop_at_lengths(file, whole.feeds):
         return chunks, reason, bool(reason)
     batch_axes = graph.axes_named(graph.names.batch)
@@ -325,32 +331,75 @@ def _steps_of_a_call(graph: LiftedGraph) -> int:
     return max((array.shape[0] for array in arrays.values()), default=1)
 
 
-def _golden(
-    graph: LiftedGraph, original: Session, lifted: Session, sample: Sample, rng: np.random.Generator
-) -> Golden:
-    """Record the original's outputs, and the lifted file's states, for one sample.
-
-    The noise floor is what perturbing every float input and weight by one unit in the last place does.
-    """
+def _record_golden(original: Session, lifted: Session, sample: Sample, noise: "_Noise") -> Golden:
+    """Record the original's outputs, and the lifted file's states, for one sample."""
     outputs = {**lifted.run(sample.feeds), **original.run(sample.feeds)}
-    nearby = _perturbed_weights(graph.lifted, rng).run(
-        {name: perturbed(array, rng) for name, array in sample.feeds.items()}
-    )
-    floor = {
-        name: compare(name, nearby[name], array, floor=0, limit=0).max_abs if _is_float(array) else 0.0
-        for name, array in outputs.items()
-    }
-    floor = {name: size if np.isfinite(size) else 0.0 for name, size in floor.items()}
-    return Golden({name: sample.feeds[name] for name in lifted.inputs}, outputs, floor)
+    floors = {name: float(array.max(initial=0.0)) for name, array in noise.floors(sample.feeds).items()}
+    return Golden({name: sample.feeds[name] for name in lifted.inputs}, outputs, floors)
 
 
-def _perturbed_weights(model: ir.Model, rng: np.random.Generator) -> Session:
-    copy = model.clone()
-    for value in copy.graph.initializers.values():
-        tensor = value.const_value
-        if tensor is not None and tensor.dtype in (ir.DataType.FLOAT, ir.DataType.DOUBLE):
-            value.const_value = ir.tensor(perturbed(tensor.numpy(), rng), name=value.name)
-    return Session(copy, guarded=False)
+class _Noise:
+    """Noise floors of a lifted file: modeled in float64, or measured where an operator has no float64 run."""
+
+    def __init__(self, model: ir.Model, manifest: Manifest, session: Session) -> None:
+        self._manifest = manifest
+        self._measured = _MeasuredReference(model, session, Layout.of(manifest))
+        self._modeled: OnnxReference | None = None
+        with contextlib.suppress(UnsupportedError):
+            self._modeled = OnnxReference(to_proto(model), session.run, self._measured.layout, "the file")
+        kinds = [np.finfo(state.dtype).eps for state in manifest.states]
+        self._scale = max(1.0, float(max(kinds) / np.finfo(np.float32).eps)) if kinds else 1.0
+
+    def floors(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Return every output's noise floors at ``feeds``; they are as much larger for float16 states."""
+        if self._modeled is not None:
+            try:
+                return self._floors(self._modeled, feeds)
+            except RuntimeError:  # an operator that can't be evaluated after all
+                self._modeled = None
+        return self._floors(self._measured, feeds)
+
+    def _floors(self, reference: PerturbableReference, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        floors = noise_floors(reference, feeds, reference.run64(feeds))
+        return {name: self._scale * array for name, array in floors.items()}
+
+
+class _MeasuredReference:
+    """The file itself, its float weights and inputs moved by one unit in the last place.
+
+    A ``PerturbableReference`` for graphs with operators that only onnxruntime runs.
+    """
+
+    def __init__(self, model: ir.Model, session: Session, layout: Layout) -> None:
+        self.layout = layout
+        self._model = model
+        self._session = session
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        return self._session.run(feeds)
+
+    def run64(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        return self._session.run(feeds)
+
+    def perturbed(self, feeds: Mapping[str, Array], rounding: Rounding) -> dict[str, Array]:
+        copy = self._model.clone()
+        for value in copy.graph.initializers.values():
+            tensor = value.const_value
+            if tensor is not None and tensor.dtype in (ir.DataType.FLOAT, ir.DataType.DOUBLE):
+                value.const_value = ir.tensor(_moved(tensor.numpy(), rounding), name=value.name)
+        nearby = {name: _moved(array, rounding) for name, array in feeds.items()}
+        try:
+            return Session(copy, guarded=False).run(nearby)
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            raise RuntimeError(first_line(error)) from error
+
+
+def _moved(array: Array, rounding: Rounding) -> Array:
+    """Return floats moved by one unit in the last place, up or down at random."""
+    if not _is_float(array):
+        return array
+    direction = np.where(rounding.signs(array.shape) > 0, np.inf, -np.inf).astype(array.dtype)
+    return np.asarray(np.where(array == 0, array, np.nextafter(array, direction)))
 
 
 def _try(session: Session, feeds: Mapping[str, Array]) -> dict[str, Array] | None:

@@ -2,6 +2,7 @@ import contextlib
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -99,7 +100,10 @@ def test_columns_and_values_are_named_by_options(lstm_edge, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["none.npz", "-o", "run"], "error: none.npz is not there; name a .npz, .npy or .csv file\n"),
+        (
+            ["none.npz", "-o", "run"],
+            "error: none.npz is not there; name a .npz, .npy, .csv or .parquet file, or a folder of tables\n",
+        ),
         (["data.npz", "-o", "data.npz"], "error: data.npz is a file; name a folder for the run\n"),
         (
             ["data.npz", "-o", "run", "--window", "9"],
@@ -182,7 +186,7 @@ def test_a_terminal_shows_a_live_bar_and_leaves_the_summary(data, tmp_path):
         [sys.executable, *MAIN, "train", data, "-o", tmp_path / "run", *FAST],
         stdout=subprocess.PIPE,
         stderr=follower,
-        env={**os.environ, "TERM": "xterm", "COLUMNS": "140"},
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "80"},
     )
     os.close(follower)
     shown = read_all(leader)
@@ -190,4 +194,8 @@ def test_a_terminal_shows_a_live_bar_and_leaves_the_summary(data, tmp_path):
     assert ran.returncode == 0
     assert "\x1b[2K" in shown
     assert "4/4" in shown
+    drawn = re.split(r"[\r\n]", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown))
+    assert max(map(len, drawn)) <= 80
+    last = next(line for line in reversed(drawn) if "epoch 4/4" in line)
+    assert re.search(r"100 % .*epoch 4/4  loss \d\.\d+  val \d\.\d+  acc \d\.\d{3} +\d:\d\d:\d\d left", last)
     assert b"kept in" in out
