@@ -10,7 +10,7 @@ import click
 if TYPE_CHECKING:
     from lstm_edge_runtime import Model
 
-__all__ = ["device_option", "model_argument", "open_model", "threads_option"]
+__all__ = ["device_option", "engine_option", "model_argument", "open_model", "threads_option"]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -51,7 +51,23 @@ def threads_option(function: _F) -> _F:
     )(function)
 
 
-def open_model(path: Path, device: str = "auto", threads: "int | Literal['auto']" = "auto") -> "Model":
+def engine_option(function: _F) -> _F:
+    """Add ``--engine``."""
+    return click.option(
+        "--engine",
+        type=click.Choice(["auto", "onnxruntime", "native"]),
+        default="auto",
+        show_default=True,
+        help="What takes the steps; native is an error where it does not cover the file.",
+    )(function)
+
+
+def open_model(
+    path: Path,
+    device: str = "auto",
+    threads: "int | Literal['auto']" = "auto",
+    engine: "Literal['auto', 'onnxruntime', 'native']" = "auto",
+) -> "Model":
     """Load a model file; what ``load`` warns of becomes one line on standard error.
 
     Raises:
@@ -61,7 +77,7 @@ def open_model(path: Path, device: str = "auto", threads: "int | Literal['auto']
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        model = load(path, device=device, threads=threads)
+        model = load(path, device=device, threads=threads, engine=engine)
     for warning in caught:
         click.echo(f"note: {warning.message}", err=True)
     return model

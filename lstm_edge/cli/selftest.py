@@ -57,7 +57,9 @@ def command(model: Path, golden: Path | None, device: str, threads: Any, as_json
             for how, each in found
         ]
         print_table(
-            f"{model} on {providers[0]}", ["", "replayed", "output", "largest difference", "limit"], rows
+            f"{model} on {next(iter(providers), 'the native engine')}",
+            ["", "replayed", "output", "largest difference", "limit"],
+            rows,
         )
         if golden is None and not any(how == _CHUNKED for how, _ in found):
             console().print(

@@ -10,7 +10,7 @@ from lstm_edge.data.sample_input import sample_input
 from lstm_edge_runtime.errors import InputError
 
 from ._line import LineParser
-from ._model import device_option, model_argument, open_model, threads_option
+from ._model import device_option, engine_option, model_argument, open_model, threads_option
 from ._pipes import LONGEST, LinePipe, stopped_by_signals
 from ._results import ResultLines, main_output, top_rows
 from ._statefile import StateFile
@@ -42,6 +42,7 @@ _STDIN, _STDOUT = 0, 1
 @click.option("--strict", is_flag=True, help="Stop at a malformed line instead of skipping it.")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON lines instead of CSV.")
 @device_option
+@engine_option
 @threads_option
 def command(
     model: Path,
@@ -50,6 +51,7 @@ def command(
     strict: bool,
     as_json: bool,
     device: str,
+    engine: Any,
     threads: Any,
 ) -> None:
     """Run MODEL one sample at a time: a line in, a result line out, at once and unbuffered.
@@ -67,7 +69,7 @@ def command(
       read-sensor | lstm-edge stream har.onnx --state har.state.npz --json
     """  # noqa: D301
     with stopped_by_signals() as stop:
-        opened = open_model(model, device, threads)
+        opened = open_model(model, device, threads, engine)
         samples = sample_input(opened)
         manifest = opened.interface
         parser = LineParser(samples.width, manifest.signal.features, samples.spec.dtype)

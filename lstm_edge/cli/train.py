@@ -77,7 +77,8 @@ _C = TypeVar("_C", DataConfig, TrainConfig)
     "--patience", type=int, help="Epochs without progress before stopping.  [default: 0.3 of --epochs]"
 )
 @click.option("--batch-size", type=int, help="Samples per step of the optimizer.  [default: 16]")
-@click.option("--learning-rate", type=float, help="Adam's learning rate.  [default: 0.005]")
+@click.option("--learning-rate", type=float, help="AdamW's learning rate.  [default: 0.005]")
+@click.option("--weight-decay", type=float, help="AdamW's weight decay.  [default: 0.05]")
 @click.option("--clip", type=float, help="Maximum norm of the gradient.  [default: 1]")
 @click.option(
     "--crop",

@@ -7,7 +7,7 @@ from pathlib import Path
 from lstm_edge_runtime.errors import InputError
 
 from .config import DataConfig
-from .read import read_recordings
+from .read import data_files, read_recordings
 from .recordings import Recordings
 from .split import Split, fold_series, join_sets, split_series
 from .windows import Windows, cut_windows
@@ -65,8 +65,8 @@ def read_training_data(path: Path, config: DataConfig, *, seed: int, batch_size:
         raise InputError(f"{path}: {error}") from error
     sha256 = hashlib.sha256()
     for each in paths:
-        if each:
-            sha256.update(Path(each).read_bytes())
+        for file in data_files(Path(each)) if each else ():
+            sha256.update(file.read_bytes())
     return TrainingData(path, sha256.hexdigest(), recordings, sets, tuple(folds))
 
 

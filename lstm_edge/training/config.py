@@ -28,7 +28,9 @@ class TrainConfig:
     """Epochs without a lower validation loss before training stops; None is 0.3 of ``epochs``."""
     batch_size: int = 16
     learning_rate: float = 5e-3
-    """Adam's."""
+    """AdamW's."""
+    weight_decay: float = 0.05
+    """AdamW's; keeps the network from learning small sets by heart."""
     clip: float = 1.0
     """Maximum norm of the gradient."""
     crop: float = 1.0
@@ -57,7 +59,7 @@ class TrainConfig:
         for name in ("learning_rate", "clip"):
             if not 0 < getattr(self, name) < math.inf:
                 raise InputError(f"{name} is {getattr(self, name)}, expected a positive number")
-        for name in ("dropout", "label_smoothing"):
+        for name in ("dropout", "label_smoothing", "weight_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}, expected 0 to below 1")
         if self.class_weight not in CLASS_WEIGHTS:

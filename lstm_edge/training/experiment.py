@@ -87,9 +87,7 @@ class Experiment:
         return Run(
             model=model,
             task=Task(kind, "logits", labels=recordings.labels, units=self.data.units),
-            signal=Signal(
-                recordings.features, self.data.sampling_rate or recordings.sampling_rate, model.seq_length
-            ),
+            signal=Signal(recordings.features, recordings.sampling_rate, model.seq_length),
             inputs=self.inputs,
             targets=self.targets,
             summary=summary,
@@ -98,7 +96,7 @@ class Experiment:
     @property
     def notes(self) -> list[str]:
         """What a reader of the scores should know."""
-        notes = list(self.split.notes)
+        notes = [*self.recordings.notes, *self.split.notes]
         if self.recordings.labels and self.config.class_weight == "none":
             counts = torch.bincount(self.train.y, minlength=len(self.recordings.labels)).tolist()
             if max(counts) > _IMBALANCE * min(counts):

@@ -61,7 +61,9 @@ class Loop:
                 weight = (1 / torch.bincount(self._train.y).clamp(min=1)).float()
                 weight *= len(train) / (weight * torch.bincount(self._train.y)).sum()
             self._loss = nn.CrossEntropyLoss(weight, label_smoothing=config.label_smoothing)
-        self._optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
+        self._optimizer = torch.optim.AdamW(
+            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
         self._order = torch.Generator().manual_seed(config.seed)
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
@@ -115,7 +117,7 @@ class Loop:
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that the next epoch follows from, as it was at the end of the last whole epoch."""
-        return self._snapshot
+        return {**self._snapshot, "epochs": [asdict(epoch) for epoch in self.epochs]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what ``state_dict`` gave."""
@@ -136,7 +138,6 @@ class Loop:
             "dropout": self._dropout,
             "best_loss": self._best_loss,
             "best": self.best,
-            "epochs": [asdict(epoch) for epoch in self.epochs],
         }
 
     def _train_once(self) -> float:

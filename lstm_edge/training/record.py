@@ -86,7 +86,7 @@ def _describe(experiment: Experiment, data: str) -> dict[str, Any]:
         "steps": {"total": sum(lengths), "shortest": min(lengths), "longest": max(lengths)},
         "features": list(_feature_names(experiment)),
         "targets": list(recordings.targets),
-        "sampling_rate": experiment.data.sampling_rate or recordings.sampling_rate,
+        "sampling_rate": recordings.sampling_rate,
         "window": experiment.data.window,
         "stride": experiment.data.stride,
         "split": experiment.split.description,

@@ -18,13 +18,18 @@ __all__ = [
     "StateError",
     "UnsupportedError",
     "first_line",
+    "printable",
 ]
 
 _LONGEST = 300
 
 
 class LstmEdgeError(Exception):
-    """The root of every error this project raises on purpose."""
+    """The root of every error this project raises on purpose; its message is safe to print."""
+
+    def __str__(self) -> str:
+        """Return the message; what a terminal would obey (names and labels in it) is escaped."""
+        return printable(super().__str__())
 
 
 class InputError(LstmEdgeError, ValueError):
@@ -65,6 +70,14 @@ class UnsupportedError(LstmEdgeError, ValueError):
 
 class CheckFailedError(LstmEdgeError, AssertionError):
     """A check failed: a file does not compute what it should. The CLI exits with 1 on it."""
+
+
+def printable(text: str) -> str:
+    """Return ``text`` with control, invisible and unpaired surrogate characters escaped; newlines stay."""
+    return "".join(
+        each if each.isprintable() or each == "\n" else each.encode("unicode_escape").decode()
+        for each in text
+    )
 
 
 def first_line(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 from .errors import FileFormatError, InputError, LstmEdgeError, NotFoundError, first_line
 
@@ -36,7 +42,8 @@ def replacing(target: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside ``target`` and rename it there if the block succeeds.
 
     An exception (a full disk and Ctrl-C included) removes the temporary file and leaves the old target.
-    A link stays one: the file that it leads to is replaced.
+    A link stays one: the file that it leads to is replaced. What a killed writer of the same target left is
+    removed: the lock on its temporary file ended with it (not on Windows, which has no such locks).
 
     Raises:
         NotFoundError: the folder of ``target`` does not exist.
@@ -44,9 +51,9 @@ def replacing(target: str | os.PathLike[str]) -> Iterator[Path]:
     """
     check_target(target)
     target = Path(os.path.realpath(target))  # pathlib's own raises on links in a ring
-    temporary = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
     try:
-        temporary.touch(exist_ok=False)  # with the rights of any new file, which tempfile's have not
+        _remove_leftovers(target)
+        temporary, lock = _create_temporary(target)
     except OSError as error:
         raise InputError(f"{target} can't be written: {error.strerror}") from error
     try:
@@ -60,6 +67,46 @@ def replacing(target: str | os.PathLike[str]) -> Iterator[Path]:
         raise InputError(f"{target} can't be written: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def _create_temporary(target: Path) -> tuple[Path, int | None]:
+    """Return a new file beside ``target`` and the descriptor that locks it as long as its writer lives."""
+    while True:
+        temporary = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
+        # with the rights of any new file, which tempfile's have not
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        if fcntl is None:
+            os.close(descriptor)
+            return temporary, None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = temporary.exists()
+        except BlockingIOError:
+            free = False
+        except OSError:  # a file system without locks: nobody removes leftovers there
+            free = True
+        if free:
+            return temporary, descriptor
+        os.close(descriptor)  # another writer took it for a leftover before it was locked
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove temporary files of ``target`` that no writer holds locked."""
+    if fcntl is None:
+        return
+    name = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{8}}\.tmp")
+    with os.scandir(target.parent) as entries:
+        found = [entry for entry in entries if name.fullmatch(entry.name)]
+    for entry in found:
+        with contextlib.suppress(OSError):
+            descriptor = os.open(entry.path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                Path(entry.path).unlink()
+            finally:
+                os.close(descriptor)
 
 
 def write_bytes(target: str | os.PathLike[str], content: bytes) -> None:
@@ -87,9 +134,11 @@ def read_arrays(
         with Path(path).open("rb") as file:  # numpy leaves a truncated file open that it opened itself
             found = np.load(file, allow_pickle=False)
             arrays = {"x": found} if isinstance(found, np.ndarray) else dict(found)
+        wrong_members = [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]
         missing = [name for name in needed if name not in arrays]
-        if missing:
-            raise ValueError(f"it holds no {missing[0]!r}")  # noqa: TRY301  one message for all
+        if wrong_members or missing:
+            what = f"{wrong_members[0]!r} is not an array" if wrong_members else f"it holds no {missing[0]!r}"
+            raise ValueError(what)  # noqa: TRY301  one message for all
     except FileNotFoundError as error:
         raise NotFoundError(f"{path} is not there; {advice}") from error
     except Exception as error:  # damaged bytes make zipfile and numpy raise nearly anything

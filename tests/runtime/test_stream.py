@@ -79,7 +79,8 @@ def test_any_cutting_with_resets_saves_and_restores_equals_the_whole(opened, nam
         np.testing.assert_allclose(stream.state[key], value, atol=2e-6)
 
 
-def test_steps_equal_one_run_of_the_whole_sequence(model):
+def test_steps_equal_one_run_of_the_whole_sequence(path):
+    model = load(path("lstm"), engine="onnxruntime")
     x = samples(1, 50, 3)
     outputs, state = model.run(x)
     stream = model.stream()
@@ -283,7 +284,7 @@ def test_a_file_that_can_not_be_streamed_says_why(opened):
 def test_a_provider_that_does_not_bind_buffers_gives_the_same(path):
     x = samples(6, 3)
     other = load(path("lstm"), providers=["AzureExecutionProvider", "CPUExecutionProvider"]).stream()
-    plain = load(path("lstm")).stream()
+    plain = load(path("lstm"), engine="onnxruntime").stream()
     for sample in x:
         np.testing.assert_array_equal(other.step(sample), plain.step(sample))
     np.testing.assert_array_equal(other.process(x), plain.process(x))
@@ -298,3 +299,43 @@ def test_a_stream_that_is_dropped_frees_its_session(path, sessions):
     del stream
     gc.collect()
     assert gone() is None
+
+
+def test_the_first_step_never_sees_other_inputs_than_its_own():
+    """A branch by an input's value (silero_vad's sampling rate) fails where a buffer still holds zeros."""
+    onnx = pytest.importorskip("onnx")
+    info, node = onnx.helper.make_tensor_value_info, onnx.helper.make_node
+    number = lambda name, value: onnx.numpy_helper.from_array(np.array(value), name)  # noqa: E731
+    good = onnx.helper.make_graph(
+        [node("Add", ["x", "h"], ["sum"])], "good", [], [info("sum", onnx.TensorProto.FLOAT, None)]
+    )
+    bad = onnx.helper.make_graph(
+        [node("Reshape", ["x", "wrong"], ["never"])],
+        "bad",
+        [],
+        [info("never", onnx.TensorProto.FLOAT, None)],
+        [number("wrong", [7, 7])],
+    )
+    graph = onnx.helper.make_graph(
+        [
+            node("Equal", ["sr", "rate"], ["same"]),
+            node("If", ["same"], ["y"], then_branch=good, else_branch=bad),
+            node("Identity", ["y"], ["hn"]),
+        ],
+        "g",
+        [
+            info("x", onnx.TensorProto.FLOAT, ["N", 3]),
+            info("sr", onnx.TensorProto.INT64, []),
+            info("h", onnx.TensorProto.FLOAT, ["N", 3]),
+        ],
+        [info("y", onnx.TensorProto.FLOAT, ["A", "B"]), info("hn", onnx.TensorProto.FLOAT, ["N", 3])],
+        [number("rate", 16000)],
+    )
+    made = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    model = load(made.SerializeToString(), states={"h": "hn"})
+    stream = model.stream()
+    with pytest.raises(ContractError, match="onnxruntime could not run the file"):
+        stream.step({"x": [1, 2, 3], "sr": 8000})
+    for _ in range(2):
+        result = stream.step({"x": [1, 2, 3], "sr": 16000})
+    assert result.tolist() == [[2, 4, 6]]

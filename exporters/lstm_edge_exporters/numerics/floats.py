@@ -1,7 +1,7 @@
 """One float dtype for a whole module, whatever its weights are in and its ``forward`` asks for.
 
 onnxruntime's CPU has no float64 kernels for recurrent nodes and computes float16 ones in float32, so a file
-is float32 throughout; and the reference of a proof is float64 throughout.
+is float32 throughout; and the reference of a verification is float64 throughout.
 """
 
 import copy

@@ -99,7 +99,10 @@ def test_columns_and_values_are_named_by_options(lstm_edge, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["none.npz", "-o", "run"], "error: none.npz is not there; name a .npz, .npy or .csv file\n"),
+        (
+            ["none.npz", "-o", "run"],
+            "error: none.npz is not there; name a .npz, .npy, .csv or .parquet file, or a folder of tables\n",
+        ),
         (["data.npz", "-o", "data.npz"], "error: data.npz is a file; name a folder for the run\n"),
         (
             ["data.npz", "-o", "run", "--window", "9"],

@@ -271,7 +271,7 @@ def test_fewer_samples_than_a_batch_are_refused(data, tmp_path):
     [
         ("none.npz", None, NotFoundError, r"none\.npz is not there"),
         ("empty.csv", "", InputError, r"empty\.csv is empty"),
-        ("data.txt", "1,2", InputError, r"data\.txt ends in '\.txt'; expected \.npz, \.npy or \.csv"),
+        ("data.txt", "1,2", InputError, r"data\.txt ends in '\.txt'; expected a \.npz, \.npy, \.csv"),
         ("short.csv", "a,label\n1,x\n2,y\n", InputError, r"short\.csv: "),
     ],
 )

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ...quantization.cases import STEPS
+from ...quantization.judge import STEPS
 from .._chunks import Cuts, even_cuts, in_chunks, on_record, random_cuts
 from .._judge import FileFailedError, Measured, RefusedError
 from .._subject import Subject

@@ -2,7 +2,6 @@
 
 import math
 import platform
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy.typing as npt
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.profile import read_cpuinfo
 
-__all__ = ["PRECISIONS", "TARGETS", "Budget", "QuantizeConfig", "Samples", "detect_target"]
+__all__ = ["PRECISIONS", "TARGETS", "Budget", "QuantizeConfig", "detect_target"]
 
 PRECISIONS = ("int8", "fp16")
 TARGETS = ("auto", "x86-vnni", "x86", "arm", "gpu")
@@ -77,19 +76,6 @@ class QuantizeConfig:
                 "float16 inputs and outputs need precision fp16 and target gpu; "
                 "onnxruntime's CPU has no half-precision LSTM, GRU or RNN"
             )
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Real data to judge on, one sample after another, each from a reset state."""
-
-    inputs: Mapping[str, Array]
-    """Per graph input that is neither a state nor ``lengths``: ``(samples, ...)``, then the input's axes
-    without its batch axis, so ``(samples, L, I)`` for ``x``."""
-    targets: Array | None = None
-    """``(samples,)`` class numbers or names, or ``(samples, C)`` values for regression."""
-    lengths: Array | None = None
-    """``(samples,)`` valid steps of each sample; None where all are full."""
 
 
 def detect_target(cpuinfo: str | None = None, machine: str | None = None) -> str:

@@ -1,4 +1,4 @@
-"""``quantize``: a proven float file in, a smaller one out that kept to its budget."""
+"""``quantize``: a verified float file in, a smaller one out that kept to its budget."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -23,14 +23,14 @@ from lstm_edge_runtime.errors import (
 from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import Manifest
 
-from ._config import QuantizeConfig, Samples, detect_target
-from .cases import Case, cases_from, picked
+from ..numerics.samples import Samples, sample_feeds, selected
+from .config import QuantizeConfig, detect_target
+from .count import Count, count_quantized
 from .fp16 import fp16_compute, fp16_storage
-from .gate import Count, broken, count_quantized
 from .int8 import SCHEMES, int8_dynamic, int8_storage
-from .judge import Judgement, judge
+from .judge import Feeds, Judgement, judge, over_budget
+from .manifest import build_manifest, serialize, with_dtypes
 from .prepare import prepare
-from .signing import adapted, serialize, signed
 from .speed import Timing, time_both
 
 __all__ = ["Quantized", "quantize"]
@@ -85,7 +85,7 @@ class Quantized:
 def quantize(
     source: str | os.PathLike[str], config: QuantizeConfig | None = None, samples: Samples | None = None
 ) -> Quantized:
-    """Make a float file smaller and prove what that costs; the file given is only read.
+    """Make a float file smaller and measure what that costs; the file given is only read.
 
     Args:
         source: a float32 ``.onnx`` file with a manifest.
@@ -104,7 +104,7 @@ def quantize(
         raise ManifestError(f"{source} has no manifest; lift it first (lstm-edge lift), then quantize it")
     if before.manifest.precision != "fp32":
         raise InputError(f"{source} is {before.manifest.precision}; quantize the fp32 file it came from")
-    cases, targets, golden = _evidence(before.manifest, samples)
+    cases, targets = _evidence(before.manifest, samples)
     judged_on = "the golden case" if samples is None else f"{len(cases)} samples"
     proto, size = _read(source)
     refused = []
@@ -113,21 +113,21 @@ def quantize(
         prepare(model)
         smaller = build(model)
         counts = count_quantized(smaller, config.precision)
-        manifest = adapted(before.manifest, smaller, config)
+        manifest = with_dtypes(before.manifest, smaller, config.precision)
         after = _load(serialize(smaller, manifest))
         judgement = judge(before, after, cases, targets, few=samples is None)
-        said = broken(judgement, config.budget)
+        said = over_budget(judgement, config.budget)
         if said:
             refused.append(f"{picked_words}: {'; '.join(said)}")
             continue
-        manifest = signed(manifest, before, after, judgement, config, picked_words, golden or cases[0])
+        manifest = build_manifest(manifest, before, after, judgement, config, picked_words, cases[0])
         content = serialize(smaller, manifest)
         _load(content).selftest().require()
         if len(content) >= size:
             raise CheckFailedError(
                 f"{source} would grow from {size:,} to {len(content):,} bytes; keep the float file"
             )
-        timings = tuple(time_both(before, after, cases[0].inputs))
+        timings = tuple(time_both(before, after, cases[0]))
         return Quantized(content, manifest, picked_words, judged_on, counts, size, judgement, timings)
     raise CheckFailedError(
         f"{source} loses too much on {judged_on}; {' / '.join(refused)}; nothing was written"
@@ -152,20 +152,14 @@ def _ways(
             yield f"{scheme}, for {where}", partial(int8_dynamic, scheme=scheme)
 
 
-def _evidence(manifest: Manifest, samples: Samples | None) -> tuple[list[Case], Array | None, Case | None]:
-    golden = None
-    if manifest.golden is not None:
-        inputs = dict(manifest.golden.inputs)
-        state = {spec.input: inputs.pop(spec.input) for spec in manifest.states}
-        lengths = inputs.pop(manifest.lengths) if manifest.lengths else None
-        golden = Case(inputs, lengths, state)
+def _evidence(manifest: Manifest, samples: Samples | None) -> tuple[list[Feeds], Array | None]:
+    """Return the cases to judge on, and what is true of them where that is known."""
     if samples is None:
-        if golden is None:
+        if manifest.golden is None:
             raise InputError("the file has no golden case and no data came; give samples to judge on")
-        return [golden], None, golden
-    cases = cases_from(samples, manifest)
-    targets = None if samples.targets is None else np.asarray(samples.targets)[picked(samples)]
-    return cases, _truth(targets, manifest), golden
+        return [manifest.golden.inputs], None
+    targets = None if samples.targets is None else np.asarray(samples.targets)[selected(samples)]
+    return list(sample_feeds(samples, manifest)), _truth(targets, manifest)
 
 
 def _truth(targets: Array | None, manifest: Manifest) -> Array | None:

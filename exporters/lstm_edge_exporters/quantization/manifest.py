@@ -1,5 +1,6 @@
-"""Carrying a float file's manifest over to a smaller file: precision, figures, golden case, limits."""
+"""The manifest of a smaller file: the float file's, with its dtypes, figures and the limits it is held to."""
 
+from collections import defaultdict
 from dataclasses import asdict
 
 import numpy as np
@@ -8,13 +9,12 @@ import onnx
 from lstm_edge_runtime.manifest import KEY, Golden, Manifest
 from lstm_edge_runtime.model import Model
 from lstm_edge_runtime.ort import import_onnxruntime
+from lstm_edge_runtime.selftest import replay_golden
 
-from ._config import QuantizeConfig
-from .cases import Case
-from .gate import limits
-from .judge import Judgement, largest_differences
+from .config import QuantizeConfig
+from .judge import Feeds, Judgement, golden_limits, runner
 
-__all__ = ["adapted", "serialize", "signed"]
+__all__ = ["build_manifest", "serialize", "with_dtypes"]
 
 
 def serialize(proto: onnx.ModelProto, manifest: Manifest) -> bytes:
@@ -27,7 +27,7 @@ def serialize(proto: onnx.ModelProto, manifest: Manifest) -> bytes:
     return bytes(copy.SerializeToString(deterministic=True))
 
 
-def adapted(manifest: Manifest, proto: onnx.ModelProto, config: QuantizeConfig) -> Manifest:
+def with_dtypes(manifest: Manifest, proto: onnx.ModelProto, precision: str) -> Manifest:
     """Return the manifest with the smaller file's dtypes and precision."""
     dtypes = {
         value.name: onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).name
@@ -37,34 +37,49 @@ def adapted(manifest: Manifest, proto: onnx.ModelProto, config: QuantizeConfig) 
         inputs=tuple(spec._replace(dtype=dtypes[spec.name]) for spec in manifest.inputs),
         outputs=tuple(spec._replace(dtype=dtypes[spec.name]) for spec in manifest.outputs),
         states=tuple(spec._replace(dtype=dtypes[spec.input]) for spec in manifest.states),
-        precision=config.precision,
+        precision=precision,
     )
 
 
-def signed(
+def build_manifest(
     manifest: Manifest,
     before: Model,
     after: Model,
     judgement: Judgement,
     config: QuantizeConfig,
     words: str,
-    case: Case,
+    feeds: Feeds,
 ) -> Manifest:
-    """Return the manifest with the figures, and with a golden case of the float file's and its limits.
+    """Return the manifest with the figures, and with the float file's golden cases and limits for them.
 
     Args:
-        manifest: what ``adapted`` gave.
+        manifest: what ``with_dtypes`` gave.
         before: the float file.
         after: the smaller file.
         judgement: the figures.
         config: whose budget was kept to.
         words: the arithmetic that was chosen.
-        case: the golden case's inputs, or what to record one from.
+        feeds: what to record a golden case from where the float file has none.
     """
-    golden = manifest.golden or _record(before, case)
+    golden = manifest.golden or _record(before, feeds)
     dtypes = {spec.name: spec.dtype for spec in manifest.inputs} | {s.input: s.dtype for s in manifest.states}
-    inputs = {name: array.astype(dtypes[name]) for name, array in golden.inputs.items()}
-    largest = largest_differences(before, after, case, _steps(manifest, case))
+    cases = [
+        Golden(
+            {name: array.astype(dtypes[name]) for name, array in case.inputs.items()},
+            case.outputs,
+            case.floor,
+        )
+        for case in (golden, *golden.more)
+    ]
+    unlimited = manifest._replace(golden=cases[0]._replace(more=tuple(cases[1:])))
+    largest: list[dict[str, float]] = [defaultdict(float) for _ in cases]
+    for replay in replay_golden(unlimited, runner(after)):
+        for record in replay.comparisons:
+            largest[replay.case][record.name] = max(largest[replay.case][record.name], record.max_abs)
+    first, *more = (
+        case._replace(limit=golden_limits(found, case.outputs))
+        for case, found in zip(cases, largest, strict=True)
+    )
     versions = {**manifest.provenance.get("versions", {}), "onnxruntime": import_onnxruntime().__version__}
     change, drift = judgement.change.values(), judgement.drift.values()
     return manifest._replace(
@@ -82,32 +97,22 @@ def signed(
             **judgement.to_dict(),
             "float": {name: value for name, value in manifest.equivalence.items() if name != "cases"},
         },
-        golden=Golden(inputs, golden.outputs, golden.floor, limits(largest, golden.outputs)),
+        golden=first._replace(more=tuple(more)),
     )
 
 
-def _steps(manifest: Manifest, case: Case) -> int:
-    """Return how many time steps a case has."""
-    for spec in manifest.inputs:
-        if spec.name in case.inputs and manifest.sequence in spec.axes:
-            return int(case.inputs[spec.name].shape[spec.axes.index(manifest.sequence)])
-    return 1
-
-
-def _record(model: Model, case: Case) -> Golden:
-    """Run the float file on ``case`` from the reset state, and keep what went in and came out."""
-    outputs, state = model.run(case.inputs)
-    inputs = dict(case.inputs)
+def _record(model: Model, feeds: Feeds) -> Golden:
+    """Run the float file on ``feeds`` from the reset state, and keep what went in and came out."""
+    interface, found = model.interface, runner(model)(feeds)
+    inputs = dict(feeds)
     for spec in model.states:
         reset = np.asarray(spec.reset, spec.dtype)
-        inputs[spec.input] = np.ascontiguousarray(np.broadcast_to(reset, state[spec.input].shape))
-    manifest = model.manifest
-    if manifest is not None:
-        steps = _steps(manifest, case)
-        inputs |= {
-            given.name: np.array([steps], given.dtype)
-            for given in manifest.inputs
-            if given.name == manifest.lengths
-        }
-    found = {**outputs, **{spec.output: state[spec.input] for spec in model.states}}
+        inputs[spec.input] = np.ascontiguousarray(np.broadcast_to(reset, found[spec.output].shape))
+    if interface.lengths_input is not None and interface.lengths not in inputs:
+        steps = next(
+            feeds[spec.name].shape[axis]
+            for spec in interface.data_inputs
+            if (axis := interface.time_axis(spec.axes)) is not None
+        )
+        inputs[interface.lengths_input.name] = np.array([steps], interface.lengths_input.dtype)
     return Golden(inputs, found, dict.fromkeys(found, 0.0))

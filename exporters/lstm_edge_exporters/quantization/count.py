@@ -1,28 +1,18 @@
-"""What a smaller file must pass before it exists: really quantized, smaller, within its budget."""
+"""What of a file is quantized: nodes with int8 arithmetic, and nodes whose weights are stored small."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
-import numpy.typing as npt
 import onnx
 
 from lstm_edge_runtime.errors import CheckFailedError
-from lstm_edge_runtime.tolerance import limit_for
 
-from ._config import Budget
-from .judge import Judgement
-
-__all__ = ["Count", "broken", "count_quantized", "limits"]
+__all__ = ["Count", "count_quantized"]
 
 _ARITHMETIC = {"DynamicQuantizeLSTM": "LSTM", "MatMulInteger": "Linear"}
 _RECURRENT = ("LSTM", "GRU", "RNN")
-_MARGIN = 4.0
-"""How many times the largest measured difference another device may be away: rounding falls otherwise there,
-saturation (8 times and more, measured on x86 without VNNI) is still caught."""
 _STORED = (onnx.TensorProto.INT8, onnx.TensorProto.FLOAT16)
 
-Array = npt.NDArray[Any]
 Count = dict[str, int]
 """What was made smaller, to how many nodes: ``{"LSTM int8": 2, "GRU stored": 1}``."""
 
@@ -60,34 +50,6 @@ def count_quantized(model: onnx.ModelProto, what: str) -> Count:
     if left:
         found["recurrent left float"] = len(left)
     return dict(found)
-
-
-def broken(judgement: Judgement, budget: Budget) -> list[str]:
-    """Say in which points, with figures, ``judgement`` is outside ``budget``."""
-    said = []
-    if judgement.agreement is not None and judgement.agreement < budget.agreement:
-        said.append(f"{judgement.agreement:.4f} of labels agree (budget {budget.agreement:g})")
-    if judgement.accuracy is not None:
-        before, after = judgement.accuracy
-        if (before - after) * judgement.cases > budget.samples + 1e-6:
-            said.append(f"accuracy falls from {before:.4f} to {after:.4f} (budget {budget.samples} samples)")
-    for name, drifted in judgement.drift.items():
-        if not drifted.share <= budget.drift:
-            said.append(f"{name} drifts by {drifted.share:.4f} of its size (budget {budget.drift:g})")
-    for name, changed in judgement.change.items():
-        if not changed.share <= budget.change:
-            said.append(f"{name} changes by {changed.share:.4f} of its range (budget {budget.change:g})")
-    return said
-
-
-def limits(largest: dict[str, float], golden: Mapping[str, Array]) -> dict[str, float]:
-    """Give, per output, the absolute limit that a self-test holds a device to.
-
-    Args:
-        largest: the largest difference per output on the golden case, measured here.
-        golden: the golden outputs.
-    """
-    return {name: max(_MARGIN * largest[name], limit_for(array, 0.0)) for name, array in golden.items()}
 
 
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
