@@ -10,7 +10,7 @@ import click
 if TYPE_CHECKING:
     from lstm_edge_runtime import Model
 
-__all__ = ["device_option", "model_argument", "open_model", "threads_option"]
+__all__ = ["device_option", "model_argument", "open_model", "profile_option", "threads_option"]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -51,7 +51,22 @@ def threads_option(function: _F) -> _F:
     )(function)
 
 
-def open_model(path: Path, device: str = "auto", threads: "int | Literal['auto']" = "auto") -> "Model":
+def profile_option(function: _F) -> _F:
+    """Add ``--profile``."""
+    return click.option(
+        "--profile",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Open the model with the settings that lstm-edge tune found for it on this machine.",
+    )(function)
+
+
+def open_model(
+    path: Path,
+    device: str = "auto",
+    threads: "int | Literal['auto']" = "auto",
+    profile: Path | None = None,
+) -> "Model":
     """Load a model file; what ``load`` warns of becomes one line on standard error.
 
     Raises:
@@ -61,7 +76,7 @@ def open_model(path: Path, device: str = "auto", threads: "int | Literal['auto']
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        model = load(path, device=device, threads=threads)
+        model = load(path, device=device, threads=threads, profile=profile)
     for warning in caught:
         click.echo(f"note: {warning.message}", err=True)
     return model

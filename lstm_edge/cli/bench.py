@@ -11,7 +11,7 @@ from rich.text import Text
 from lstm_edge_runtime.errors import CheckFailedError, InputError
 
 from ._extras import needing_report
-from ._model import device_option, open_model, threads_option
+from ._model import device_option, open_model, profile_option, threads_option
 from ._output import console, echo_json, json_option, print_table
 from ._rate import RATE
 
@@ -63,6 +63,7 @@ def _counts(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int
 )
 @device_option
 @threads_option
+@profile_option
 @json_option
 def command(
     models: tuple[Path, ...],
@@ -74,6 +75,7 @@ def command(
     html: Path | None,
     device: str,
     threads: Any,
+    profile: Path | None,
     as_json: bool,
 ) -> None:
     """Measure MODELS on this machine, side by side: latency, throughput, processor, loading and memory.
@@ -100,11 +102,15 @@ def command(
     names = _names(models)
     baseline = read_baseline(compare, names, chunk) if compare else None
     timed_models = [
-        TimedModel(name, path, open_model(path, device, threads))
+        TimedModel(name, path, open_model(path, device, threads, profile))
         for name, path in zip(names, models, strict=True)
     ]
     plan = Plan(seconds=seconds, chunk=chunk, streams=streams, rate=rate)
-    settings = {"device": device, "threads": threads}
+    settings = {
+        "device": device,
+        "threads": threads,
+        "profile": None if profile is None else str(profile.resolve()),
+    }
     with Console(stderr=True).status("") as status:
         document = measure(timed_models, plan, settings, lambda what: status.update(Text(what)))
     changes = compare_with(baseline, document) if baseline else []
