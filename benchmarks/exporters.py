@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from lstm_edge_exporters import export
-from lstm_edge_runtime._version import __version__
+from lstm_edge_runtime import __version__
 from lstm_edge_runtime.manifest import KEY, Manifest
 
 __all__ = ["main"]

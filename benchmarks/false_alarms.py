@@ -1,196 +1,172 @@
-"""How often does validation alarm on healthy files? Random networks of every kind, exported and validated.
+"""Export and validate healthy networks and count refusals and alarms: there must be none.
 
-Run it with ``python benchmarks/false_alarms.py --models 200``. Three families take turns: the generated
-forms of a recurrent layer (``recurrent_matrix.py``), ``LSTM1`` with random options, sizes and sensor
-scales, and modules written the way people write them (``tests/exporters/people.py``). Their weights are
-PyTorch's initial ones times a random factor from 0.3 to 4, so that gates saturate and states run free in
-some.
-A network that the exporter refuses is reported and replaced by another.
-Prints a table in Markdown and exits with 1 on any alarm.
+    python benchmarks/false_alarms.py --count 1000            # needs the [export] extra
+
+Networks are drawn over the forms of ``healthy.py``, from a seed that is new each run and printed; ``--seed``
+repeats a run and ``--only`` single networks of it. Each is exported, which verifies it, and validated with
+``--quick``. Beside that, onnxruntime's and PyTorch's own float32 outputs, on one and two threads, are held to
+the same limits. Exit status 1: something was refused, or raised an alarm.
 """
 
 import argparse
-import importlib.util
-import itertools
 import json
+import platform
+import secrets
 import sys
 import tempfile
 import time
 import warnings
-from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import torch
-from torch import nn
+from healthy import FORMS, Network, draw_network
 
-from lstm_edge import LSTM1
-from lstm_edge.checkpoint import Run, Scale
-from lstm_edge.deploy import deployable
 from lstm_edge_exporters import ExportConfig, export
+from lstm_edge_exporters.numerics.call import Signature, flatten_output
+from lstm_edge_exporters.numerics.cases import CaseGenerator
+from lstm_edge_exporters.numerics.noise import expected
+from lstm_edge_exporters.numerics.verify import compare_outputs
 from lstm_edge_exporters.validate import ValidateConfig, open_file, validate
 from lstm_edge_exporters.validate.module import against_module
 from lstm_edge_runtime.errors import LstmEdgeError
-from lstm_edge_runtime.manifest import Task
+from lstm_edge_runtime.ort import SessionOptions, open_session
 
-__all__ = ["main"]
+__all__ = ["Tally", "examine", "main"]
 
-ROOT = Path(__file__).parents[1]
-Made = tuple[nn.Module, Any, ExportConfig]
+SIZES = ((1, 1), (3, 7), (2, 60))
+"""``(N, L)`` that frameworks and threads are compared at."""
 
 
 @dataclass
 class Tally:
-    """What one family's models gave."""
+    """What the networks of one form gave."""
 
-    models: int = 0
+    networks: int = 0
     checks: int = 0
-    skipped: int = 0
-    redrawn: int = 0
-    alarms: list[str] = field(default_factory=list)
-    refused: Counter[str] = field(default_factory=Counter)
-    ratios: list[float] = field(default_factory=list)
-    nearest: str = ""
-    """The passed check that was nearest to its limit."""
+    unverified: int = 0
+    """Networks with an output that is too small to be verified."""
+    ratios: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    """The largest error of each network, in noise floors, by who computed."""
+    problems: list[str] = field(default_factory=list)
 
 
 def main() -> int:
-    """Validate ``--models`` random networks and print the table."""
+    """Examine ``--count`` networks and print the table."""
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--models", type=int, default=200)
-    options.add_argument("--seed", type=int, default=0)
-    options.add_argument("--only", type=int, nargs="*", help="these models of the run, by their numbers")
+    options.add_argument("--count", type=int, default=100)
+    options.add_argument("--seed", type=int, help="of an earlier run; new each time by default")
+    options.add_argument("--only", type=int, nargs="*", help="these networks of the run, by their numbers")
     options.add_argument("--full", action="store_true", help="full validation instead of --quick")
     options.add_argument("--json", type=Path, help="where to write the figures")
     chosen = options.parse_args()
-    warnings.simplefilter("ignore")
+    seed = secrets.randbits(32) if chosen.seed is None else chosen.seed
+    print(f"seed {seed}", flush=True)
     torch.set_num_threads(1)
-    families: dict[str, Callable[[np.random.Generator], Made]] = {
-        "recurrent forms": _form,
-        "LSTM1": _lstm1,
-        "people's modules": _person,
-    }
-    tallies: dict[str, Tally] = defaultdict(Tally)
+    tallies = {form: Tally() for form in FORMS}
     began = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        for number in chosen.only or itertools.count():
-            name = list(families)[number % len(families)]
-            rng = np.random.default_rng((chosen.seed, number))
-            torch.manual_seed(int(rng.integers(2**31)))
-            _examine(tallies[name], families[name](rng), path, number, quick=not chosen.full)
-            done = sum(tally.models for tally in tallies.values())
-            print(f"\r{done}/{chosen.models}", end="", file=sys.stderr, flush=True)
-            if done == chosen.models:
-                break
-    print(file=sys.stderr)
-    _print(tallies)
-    print(f"\n{'full' if chosen.full else 'quick'} validation, seed {chosen.seed}, "
-          f"{time.perf_counter() - began:.0f} s")  # fmt: skip
-    if chosen.json:
-        figures = {name: vars(tally) for name, tally in tallies.items()}
-        chosen.json.write_text(json.dumps(figures, indent=2, default=dict))
-    return int(any(tally.alarms for tally in tallies.values()))
-
-
-def _examine(tally: Tally, made: Made, path: Path, number: int, *, quick: bool) -> None:
-    module, example, config = made
-    try:
-        export(module, example, config).save(path)
-    except LstmEdgeError as error:
-        tally.refused[f"model {number}: {error}"] += 1
-        return
-    file = open_file(path)
-    report = validate(file, against_module(module, file, example), ValidateConfig(seed=number, quick=quick))
-    tally.models += 1
-    tally.checks += report.count("passed") + report.count("failed")
-    tally.skipped += report.count("skipped")
-    tally.redrawn += report.redrawn
-    for group in report.groups:
-        for check in group.checks:
-            if check.worst:
-                if check.worst.ratio >= max(tally.ratios, default=0.0):
-                    tally.nearest = f"model {number}: {group.title}: {check.name}: {check.worst}"
-                tally.ratios.append(check.worst.ratio)
-    tally.alarms += [
-        f"model {number}: {group.title}: {check.name}: {check.message}" for group, check in report.failures
-    ]
-
-
-def _print(tallies: dict[str, Tally]) -> None:
-    print("| family | models | checks | floors redrawn | median of limit | largest of limit | alarms |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
-    for name, tally in tallies.items():
-        median, largest = np.median(tally.ratios), max(tally.ratios, default=0.0)
-        print(
-            f"| {name} | {tally.models} | {tally.checks} | {tally.redrawn} | {median:.2f} | {largest:.2f} "
-            f"| {len(tally.alarms)} |"
+    numbers = range(chosen.count) if chosen.only is None else chosen.only
+    for done, number in enumerate(numbers, start=1):
+        form = FORMS[number % len(FORMS)]
+        problems = examine(
+            draw_network(form, np.random.default_rng((seed, number))), tallies[form], number, full=chosen.full
         )
-    for tally in tallies.values():
-        for line in (f"nearest: {tally.nearest}", *tally.alarms, *tally.refused):
-            print(f"- {line}")
-
-
-def _form(rng: np.random.Generator) -> Made:
-    matrix = _load(ROOT / "benchmarks" / "recurrent_matrix.py")
-    every = list(matrix.cells())
-    cell = every[rng.integers(len(every))]
-    module = matrix.Recurrent(cell).eval()
-    return (
-        _scaled(module, rng),
-        matrix.draw(cell, *matrix.TRACED, torch.Generator().manual_seed(1)),
-        ExportConfig(),
+        for problem in problems:
+            print(f"network {number}, {problem}", flush=True)
+        if sys.stderr.isatty():
+            print(f"\r{done}/{len(numbers)}", end="", file=sys.stderr, flush=True)
+    print_table(tallies)
+    print(
+        f"\n{len(numbers)} networks, seed {seed}, {time.perf_counter() - began:.0f} s; Python "
+        f"{platform.python_version()}, torch {torch.__version__}, onnxruntime {onnxruntime.__version__}, "
+        f"{platform.machine()}"
     )
+    if chosen.json:
+        chosen.json.write_text(json.dumps({form: vars(tally) for form, tally in tallies.items()}, indent=2))
+    return int(any(tally.problems for tally in tallies.values()))
 
 
-def _lstm1(rng: np.random.Generator) -> Made:
-    hidden, width = int(rng.choice([1, 3, 8, 32, 128])), int(rng.integers(1, 17))
-    layers = int(rng.integers(1, 4))
-    options = {
-        "readout": str(rng.choice(["stacked", "last"])),
-        "bias": bool(rng.random() < 0.8),
-        "batch_first": bool(rng.random() < 0.8),
-        "bidirectional": bool(rng.random() < 0.3),
-        "proj_size": int(rng.integers(1, hidden)) if hidden > 1 and rng.random() < 0.3 else 0,
-    }
-    classes = int(rng.integers(1, 9))
-    network = _scaled(LSTM1(classes, width, hidden, layers, 50, **options).eval(), rng)
-    scales = [
-        Scale(tuple(rng.normal(0, 100, size)), tuple(10.0 ** rng.uniform(-3, 3, size)))
-        if rng.random() < 0.5
-        else None
-        for size in (width, classes)
-    ]
-    kind = "classification" if scales[1] is None else "regression"
-    run = Run(network, task=Task(kind, "logits"), inputs=scales[0], targets=scales[1])
-    return deployable(run, lengths=bool(rng.random() < 0.5))
+def examine(network: Network, tally: Tally, number: int, *, full: bool = False) -> list[str]:
+    """Export, validate and measure one network; gives what was refused or raised an alarm."""
+    tally.networks += 1
+    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
+        warnings.simplefilter("ignore")
+        path = Path(folder) / "model.onnx"
+        try:
+            export(network.module, network.example, ExportConfig()).save(path)
+        except LstmEdgeError as error:
+            tally.problems.append(f"{network.about}: refused: {error}")
+            return tally.problems[-1:]
+        file = open_file(path)
+        against = against_module(network.module, file, network.example)
+        report = validate(file, against, ValidateConfig(seed=number, quick=not full))
+        tally.checks += report.count("passed") + report.count("failed")
+        found = [
+            f"{network.about}: {group.title}: {check.name}: {check.message}"
+            for group, check in report.failures
+        ]
+        tally.unverified += bool(file.contract.equivalence.get("unverified"))
+        for who, record in _compare(network, file.contract, against.reference, path):
+            tally.ratios[who].append(record.error / record.floor if record.floor else 0.0)
+            if not record.ok:
+                found.append(f"{network.about}: {who}: {record}")
+    tally.problems += found
+    return found
 
 
-def _person(rng: np.random.Generator) -> Made:
-    people = _load(ROOT / "tests" / "exporters" / "people.py").PEOPLE
-    person = people[rng.integers(len(people))]
-    return _scaled(person.module().eval(), rng), person.example, ExportConfig()
+def _compare(network: Network, manifest: Any, reference: Any, path: Path) -> Iterator[tuple[str, Any]]:
+    """Compare onnxruntime and PyTorch, on one and two threads, at each size; the worst output of each."""
+    signature = Signature.of(network.module, network.example).as_float32()
+    example = dict(zip(signature.names, (each.numpy() for each in signature.example), strict=True))
+    sessions = {threads: open_session(str(path), SessionOptions(threads=threads)) for threads in (1, 2)}
+    module = network.module.float()
+    for n, length in SIZES:
+        feeds = CaseGenerator.of(manifest, example).case(n, length, at_reset=True, full=True).feeds
+        known = expected(reference, feeds)
+        for threads, session in sessions.items():
+            names = [output.name for output in session.get_outputs()]
+            got = dict(zip(names, session.run(names, dict(feeds)), strict=True))
+            yield f"onnxruntime, {threads} threads", _worst(got, known)
+            torch.set_num_threads(threads)
+            with torch.no_grad():
+                flat = flatten_output(
+                    signature.call(module, [torch.from_numpy(feeds[each]) for each in signature.names])
+                )
+            torch.set_num_threads(1)
+            own = dict(zip(known.ref64, (tensor.numpy() for _, tensor in flat), strict=False))
+            yield f"PyTorch, {threads} threads", _worst(own, known)
 
 
-def _scaled(module: nn.Module, rng: np.random.Generator) -> Any:
-    """Multiply the weights by one factor; what has trained statistics stays as it is."""
-    factor = float(np.exp(rng.uniform(np.log(0.3), np.log(4.0))))
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter *= factor
-    return module
+def _worst(got: Mapping[str, Any], known: Any) -> Any:
+    records = [each for each in compare_outputs({**known.ref32, **got}, known) if each.name in got]
+    return max(records, key=lambda each: each.ratio)
 
 
-def _load(path: Path) -> Any:
-    if path.stem not in sys.modules:
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        assert spec is not None and spec.loader is not None  # noqa: PT018
-        sys.modules[path.stem] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[path.stem])
-    return sys.modules[path.stem]
+def print_table(tallies: Mapping[str, Tally]) -> None:
+    """Print a line a form: networks, checks, errors in noise floors, refusals and alarms."""
+    print(
+        "| form | networks | checks | onnxruntime: median, largest error in floors | PyTorch "
+        "| too small to verify | refused or alarms |"
+    )
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    for form, tally in tallies.items():
+        if not tally.networks:
+            continue
+        errors = []
+        for framework in ("onnxruntime", "PyTorch"):
+            found = [
+                ratio for who, ratios in tally.ratios.items() if who.startswith(framework) for ratio in ratios
+            ]
+            errors.append(f"{np.median(found):.2f}, {max(found):.2f}" if found else "-")
+        print(
+            f"| {form} | {tally.networks} | {tally.checks} | {errors[0]} | {errors[1]} | {tally.unverified} "
+            f"| {len(tally.problems)} |"
+        )
 
 
 if __name__ == "__main__":

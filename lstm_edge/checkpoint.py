@@ -22,12 +22,11 @@ from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import Signal, Task
 
 from .lstm1 import LSTM1
+from .run_files import CONFIG
 from .weights import build, infer_options, read_tensors
 
-__all__ = ["CONFIG", "Run", "Scale", "load", "save"]
+__all__ = ["Run", "Scale", "load", "save"]
 
-CONFIG = "config.json"
-"""The file in a run folder that describes it and names the weights."""
 _FORMAT = "lstm-edge run"
 _SCHEMA = 1
 _WEIGHTS = re.compile(r"model-[0-9a-f]{12}\.safetensors")

@@ -1,19 +1,148 @@
-"""Adding ONNX nodes in front of one node, and putting their values in its place."""
+"""Working on an ONNX graph: names, axes, shapes, new nodes, bytes.
 
-from collections.abc import Mapping, Sequence
+A graph pass is a function that takes an ``ir.Model`` and changes it in place, such as ``export.lower.lower``
+or ``recurrent.to_layout_0``. It stands in the module of its subject, and its caller is a line in
+``export/pipeline.py`` or ``lift/pipeline.py``. To replace a node by others, use a ``Builder``; to add nodes
+elsewhere, ``graph.append`` them, name what they compute by ``UniqueNames``, and ``graph.sort()`` at the end.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import onnx_ir as ir
+from onnx_ir.passes.common import ShapeInferencePass
 
-__all__ = ["Builder"]
+from lstm_edge_runtime.errors import UnsupportedError
+from lstm_edge_runtime.manifest import Axes
+
+__all__ = [
+    "Builder",
+    "UniqueNames",
+    "axes_of",
+    "data_inputs",
+    "dynamic_axes",
+    "forget_shapes",
+    "infer_shapes",
+    "to_bytes",
+    "to_proto",
+]
 
 Array = npt.NDArray[Any]
 
+_MAX_WEIGHT_BYTES = 2**31 - 2**20
+"""Protobuf's limit of 2 GiB, with room for the manifest."""
+_MAKES_NO_TENSOR = (
+    "Optional",
+    "SequenceConstruct",
+    "SequenceEmpty",
+    "SequenceErase",
+    "SequenceInsert",
+    "SequenceMap",
+    "SplitToSequence",
+)
+
+
+def data_inputs(graph: ir.Graph) -> list[ir.Value]:
+    """Return the inputs that a caller must feed: those without an initializer of the same name."""
+    return [value for value in graph.inputs if not value.is_initializer()]
+
+
+def axes_of(value: ir.Value) -> Axes:
+    """Return a value's axes: an int where fixed, a name where dynamic (``name.1`` for one without a name)."""
+    return tuple(
+        axis if isinstance(axis, int) else axis.value or f"{value.name}.{place}"
+        for place, axis in enumerate(value.shape or ())
+    )
+
+
+def dynamic_axes(graph: ir.Graph) -> list[str]:
+    """Return the names of the dynamic axes of the inputs, in order of appearance."""
+    return list(
+        dict.fromkeys(
+            axis for value in data_inputs(graph) for axis in axes_of(value) if isinstance(axis, str)
+        )
+    )
+
+
+def forget_shapes(model: ir.Model) -> None:
+    """Drop what the graph declares about values that follow from the inputs."""
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        for value in node.outputs:
+            value.shape = None
+
+
+def infer_shapes(model: ir.Model) -> None:
+    """Infer dtypes and shapes of tensors, in place.
+
+    onnx-ir's pass takes a sequence that no declaration calls one for a tensor of its elements' dtype; such a
+    value is left without a type.
+    """
+    untyped = {
+        value
+        for node in ir.traversal.RecursiveGraphIterator(model.graph)
+        for value in node.outputs
+        if value.type is None
+    }
+    ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
+    sequences: set[ir.Value] = set()
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        for value in _no_tensors(node, sequences):
+            sequences.add(value)
+            if value in untyped:
+                value.type = value.shape = None
+
+
+def to_proto(model: ir.Model) -> onnx.ModelProto:
+    """Return ``model`` as a protobuf message with its weights inside.
+
+    Raises:
+        UnsupportedError: the weights do not fit into one file.
+    """
+    size = sum(
+        tensor.nbytes
+        for graph in (model.graph, *model.graph.subgraphs())
+        for value in graph.initializers.values()
+        if (tensor := value.const_value) is not None
+    )
+    if size > _MAX_WEIGHT_BYTES:
+        raise UnsupportedError(
+            f"the weights are {size:,} bytes, one ONNX file holds {_MAX_WEIGHT_BYTES:,}; split the network"
+        )
+    return ir.to_proto(model)
+
+
+def to_bytes(model: ir.Model) -> bytes:
+    """Return the file's bytes, the same ones for the same content; raises as ``to_proto``."""
+    content: bytes = to_proto(model).SerializeToString(deterministic=True)
+    return content
+
+
+class UniqueNames:
+    """Makes names that no node and no value of a graph has yet, those in its subgraphs included."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self._taken: set[str | None] = set()
+        for each in (graph, *graph.subgraphs()):
+            self._taken |= {value.name for value in each.inputs} | set(each.initializers)
+        for node in ir.traversal.RecursiveGraphIterator(graph):
+            self._taken.add(node.name)
+            self._taken |= {value.name for value in (*node.inputs, *node.outputs) if value is not None}
+
+    def unique(self, name: str) -> str:
+        """Return ``name``, or ``name_2``, ``name_3`` ... where it is taken, and take it."""
+        candidate, count = name, 1
+        while candidate in self._taken:
+            count += 1
+            candidate = f"{name}_{count}"
+        self._taken.add(candidate)
+        return candidate
+
 
 class Builder:
-    """Inserts nodes before ``node`` in its graph, named after ``prefix``."""
+    """Adds nodes before ``node`` in its graph, named after ``prefix``, and puts their values in its place."""
 
     def __init__(self, node: ir.Node, prefix: str) -> None:
         assert node.graph is not None
@@ -22,9 +151,7 @@ class Builder:
         self._prefix = prefix
         self.last = node
         """The node added last."""
-        self._taken = {value.name for value in self._graph.initializers.values()} | {
-            value.name for each in self._graph for value in each.outputs
-        }
+        self._names = UniqueNames(self._graph)
 
     def node(
         self,
@@ -35,7 +162,7 @@ class Builder:
         outputs: int = 1,
         name: str = "",
     ) -> Sequence[ir.Value]:
-        """Add one node of the ``ai.onnx`` domain and give its outputs."""
+        """Add one node of the ``ai.onnx`` domain and return its outputs."""
         made = ir.node(op, inputs, attributes or {}, num_outputs=outputs, name=self._name(name or op))
         for index, value in enumerate(made.outputs):
             value.name = self._name(f"{name or op}_{index}" if outputs > 1 else f"{name or op}_out")
@@ -58,7 +185,7 @@ class Builder:
         return value
 
     def weight(self, array: Array, name: str) -> ir.Value:
-        """Add a float32 initializer; a layer called again finds the one that it made before."""
+        """Add a float32 initializer; a layer that is called again shares it."""
         narrow = array.astype(np.float32)
         known = self._graph.initializers.get(f"{self._prefix}.{name}")
         if known is not None and np.array_equal(known.const_value.numpy(), narrow):
@@ -72,11 +199,11 @@ class Builder:
         return out
 
     def concat(self, values: Sequence[ir.Value], axis: int) -> ir.Value:
-        """Join ``values`` along ``axis``; one value is given back as it is."""
+        """Join ``values`` along ``axis``; a single value is returned as it is."""
         return values[0] if len(values) == 1 else self.node("Concat", values, {"axis": axis})[0]
 
     def split(self, value: ir.Value, sizes: Sequence[int], axis: int) -> list[ir.Value]:
-        """Cut ``value`` along ``axis``."""
+        """Split ``value`` along ``axis`` into parts of ``sizes``."""
         cuts = self.constant(np.array(sizes, np.int64), "split")
         return list(self.node("Split", [value, cuts], {"axis": axis}, outputs=len(sizes)))
 
@@ -103,9 +230,17 @@ class Builder:
         self._graph.remove(self._node, safe=True)
 
     def _name(self, stem: str) -> str:
-        title, count = f"{self._prefix}.{stem}", 0
-        while title in self._taken:
-            count += 1
-            title = f"{self._prefix}.{stem}_{count}"
-        self._taken.add(title)
-        return title
+        return self._names.unique(f"{self._prefix}.{stem}")
+
+
+def _no_tensors(node: ir.Node, known: set[ir.Value]) -> Iterator[ir.Value]:
+    """Return the outputs of ``node`` that are sequences or optionals, where those before it are ``known``."""
+    if node.op_type in _MAKES_NO_TENSOR or (node.op_type == "Identity" and node.inputs[0] in known):
+        yield from node.outputs
+    for attribute in node.attributes.values():
+        if attribute.type is ir.AttributeType.GRAPH:
+            body = attribute.as_graph()
+            inner = body.outputs[len(body.outputs) - len(node.outputs) :]
+            for value, within in zip(node.outputs, inner, strict=False):
+                if isinstance(within.type, ir.SequenceType | ir.OptionalType):
+                    yield value

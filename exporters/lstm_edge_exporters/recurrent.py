@@ -1,12 +1,22 @@
-"""What the recurrent nodes of a graph are: their states, widths and directions."""
+"""ONNX's recurrent operators: their gates, weights, states, directions and layout.
 
-from collections.abc import Iterator
+PyTorch stacks LSTM gates as i, f, g, o and GRU gates as r, z, n; ONNX wants i, o, f, c and z, r, h. ONNX
+adds a direction axis in front, and keeps both biases in one row, ``[Wb, Rb]``.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 __all__ = [
+    "GATES",
     "LENGTHS",
+    "OPERATORS",
+    "LayerWeights",
     "Slot",
     "is_recurrent",
     "is_reversed",
@@ -14,13 +24,50 @@ __all__ = [
     "recurrent_nodes",
     "slots",
     "state_shape",
+    "to_layout_0",
+    "to_onnx_weights",
 ]
 
-_OPERATORS = ("LSTM", "GRU", "RNN")
+Array = npt.NDArray[Any]
+
+OPERATORS = ("LSTM", "GRU", "RNN")
+"""The standard recurrent operators."""
+GATES: Mapping[str, tuple[int, ...]] = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN": (0,)}
+"""For each of ONNX's gates, its place in PyTorch's order."""
 LENGTHS = 4
 """``sequence_lens``'s place among a recurrent node's inputs."""
 _SLOTS = {"h": (5, 1), "c": (6, 2)}
 """A state's place among the inputs (``initial_h``, ``initial_c``) and the outputs (``Y_h``, ``Y_c``)."""
+_SWAP = (1, 0, 2)
+_TRANSPOSED_INPUTS: Mapping[int, tuple[int, ...]] = {0: _SWAP, 5: _SWAP, 6: _SWAP}
+_TRANSPOSED_OUTPUTS: Mapping[int, tuple[int, ...]] = {0: (2, 0, 1, 3), 1: _SWAP, 2: _SWAP}
+"""``Y`` from ``(L, D, N, H)`` to ``(N, L, D, H)``; ``Y_h``, ``Y_c`` from ``(D, N, H)`` to ``(N, D, H)``."""
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    """One direction of one layer, as PyTorch holds it."""
+
+    w_ih: Array
+    """``(G*H, I)`` with G gates."""
+    w_hh: Array
+    """``(G*H, P)``."""
+    b_ih: Array | None
+    b_hh: Array | None
+    w_hr: Array | None
+    """``(P, H)``, the projection."""
+
+
+def to_onnx_weights(op: str, directions: Sequence[LayerWeights]) -> tuple[Array, Array, Array | None]:
+    """Return ``W (D, G*H, I)``, ``R (D, G*H, P)`` and ``B (D, 2*G*H)`` or None for one layer."""
+    w = np.stack([_reorder(op, each.w_ih) for each in directions])
+    r = np.stack([_reorder(op, each.w_hh) for each in directions])
+    rows = [
+        np.concatenate([_reorder(op, each.b_ih), _reorder(op, each.b_hh)])
+        for each in directions
+        if each.b_ih is not None and each.b_hh is not None
+    ]
+    return w, r, np.stack(rows) if rows else None
 
 
 @dataclass(frozen=True)
@@ -43,13 +90,13 @@ class Slot:
 
     @property
     def initial(self) -> ir.Value | None:
-        """The value that the node starts from, None where it starts from nothing."""
+        """The initial state, None where the node has none."""
         return self.node.inputs[self.input] if len(self.node.inputs) > self.input else None
 
 
 def is_recurrent(node: ir.Node) -> bool:
     """Tell whether ``node`` is a standard ONNX LSTM, GRU or RNN."""
-    return node.domain == "" and node.op_type in _OPERATORS
+    return node.domain == "" and node.op_type in OPERATORS
 
 
 def recurrent_nodes(model: ir.Model) -> Iterator[ir.Node]:
@@ -70,7 +117,7 @@ def is_reversed(node: ir.Node) -> bool:
 
 
 def label(node: ir.Node) -> str:
-    """Name the node for a message: after its first output where it has no name."""
+    """Return the node's operator and name for a message; its first output's name where it has none."""
     name = node.name or next((value.name for value in node.outputs if value.name), "")
     return f"{node.op_type} {name!r}"
 
@@ -88,6 +135,45 @@ def state_shape(node: ir.Node) -> tuple[int, int, int]:
         width = recurrence.shape[-1]
         hidden = width if isinstance(width, int) else 0
     return directions, hidden, 0 if node.attributes.get_int("layout", 0) else 1
+
+
+def to_layout_0(model: ir.Model) -> int:
+    """Rewrite ``layout=1`` nodes, which onnxruntime's CPU provider does not run, between transposes.
+
+    Returns:
+        How many nodes were rewritten, in place.
+    """
+    nodes = [node for node in recurrent_nodes(model) if node.attributes.get_int("layout", 0)]
+    for node in nodes:
+        node.attributes.pop("layout")
+        for place, order in _TRANSPOSED_INPUTS.items():
+            value = node.inputs[place] if len(node.inputs) > place else None
+            if value is not None:
+                swapped = ir.node("Transpose", [value], {"perm": list(order)})
+                node.prepend(swapped)
+                node.replace_input_with(place, swapped.outputs[0])
+        for place, order in _TRANSPOSED_OUTPUTS.items():
+            if len(node.outputs) <= place or not node.outputs[place].name:
+                continue
+            old = node.outputs[place]
+            back = ir.node("Transpose", [old], {"perm": list(order)})
+            node.append(back)
+            new = back.outputs[0]
+            new.name, new.type, new.shape = old.name, old.type, old.shape
+            old.name, old.shape = f"{old.name}.layout_0", None
+            for user, index in list(old.uses()):
+                if user is not back:
+                    user.replace_input_with(index, new)
+            graph = node.graph
+            if old.is_graph_output() and isinstance(graph, ir.Graph):
+                graph.outputs[:] = [new if value is old else value for value in graph.outputs]
+    return len(nodes)
+
+
+def _reorder(op: str, stacked: Array) -> Array:
+    order = GATES[op]
+    gates = np.split(stacked, len(order), axis=0)
+    return np.concatenate([gates[place] for place in order], axis=0)
 
 
 def _text(node: ir.Node, name: str, default: str) -> str:

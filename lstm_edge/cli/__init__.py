@@ -2,6 +2,7 @@
 
 import os
 import sys
+from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 
@@ -13,17 +14,18 @@ from lstm_edge_runtime.errors import CheckFailedError
 __all__ = ["cli", "main"]
 
 _VERBS = {
-    "demo": "Train, export, prove and run on real sensor data.",
+    "demo": "Train, export, verify and run on real sensor data.",
     "train": "Train an LSTM1 on your data.",
-    "export": "Turn a trained network into one proven ONNX file.",
+    "report": "Write the page of a trained run: curves, confusion matrix, mistakes, data.",
+    "export": "Turn a trained network into one verified ONNX file.",
     "lift": "Give any recurrent ONNX file its states as inputs and outputs.",
-    "validate": "Prove that a file computes what its reference computes.",
+    "validate": "Verify that a file computes what its reference computes.",
     "quantize": "Make a file smaller and faster: int8 or fp16, behind an accuracy gate.",
     "convert": "Turn a file into another format: ORT format for minimal builds of onnxruntime.",
     "predict": "Run a file on data.",
     "stream": "Run a file on samples as they arrive.",
     "inspect": "Show what a file takes, gives, costs and comes from.",
-    "selftest": "Prove on this device that a file computes what it should.",
+    "selftest": "Verify on this device that a file computes what it should.",
     "bench": "Measure files on this machine, side by side.",
     "tune": "Find the settings that serve a goal on this machine.",
     "doctor": "Show what this machine can run, and what to install for what it can't.",
@@ -43,6 +45,15 @@ class _LazyGroup(click.Group):
         command: click.Command = import_module(f"{__name__}.{cmd_name}").command
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in _VERBS and not args[0].startswith("-"):
+            close = get_close_matches(args[0], _VERBS, n=1)
+            advice = f"did you mean {close[0]!r}?" if close else f"the verbs are {', '.join(_VERBS)}"
+            raise click.UsageError(f"no verb {args[0]!r}; {advice}", ctx)
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):
             formatter.write_dl(list(_VERBS.items()))
@@ -53,7 +64,7 @@ class _LazyGroup(click.Group):
 )
 @click.version_option(__version__, prog_name="lstm-edge")
 def cli() -> None:
-    """Take a recurrent PyTorch network to the edge: train, export, prove, run.
+    """Take a recurrent PyTorch network to the edge: train, export, verify, run.
 
     \b
     Example:

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 import click
 
-from lstm_edge.data.config import LAYOUTS
+from lstm_edge.data.config import LAYOUTS, MISSING
 
 __all__ = ["data_options", "note", "split_names"]
 
@@ -37,6 +37,17 @@ _OPTIONS = (
         callback=split_names,
         metavar="NAMES",
         help="Columns that are features.  [default: the model's; for train all with no other meaning]",
+    ),
+    click.option(
+        "--label-pattern",
+        metavar="REGEX",
+        help="For a folder: its group in each file's path is the class.  [default: the sub-folder]",
+    ),
+    click.option(
+        "--missing",
+        type=click.Choice(MISSING),
+        default="error",
+        help="What to do with missing features.  [default: error]",
     ),
     click.option("--group", metavar="COLUMN", help="Column with a subject or machine; it is no feature."),
     click.option(

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from lstm_edge.extras import extra_modules
 from lstm_edge_runtime.errors import MissingDependencyError
 
-__all__ = ["needing_export", "needing_report"]
+__all__ = ["needing_c", "needing_export", "needing_report"]
 
 
 @contextlib.contextmanager
@@ -26,6 +26,11 @@ def needing_export(verb: str) -> Iterator[None]:
 def needing_report(option: str) -> contextlib.AbstractContextManager[None]:
     """Import what an option needs of matplotlib and jinja2 inside this; raises as ``needing_export``."""
     return _needing(option, "report")
+
+
+def needing_c(verb: str) -> contextlib.AbstractContextManager[None]:
+    """Import what a verb needs of the generator of C inside this; raises as ``needing_export``."""
+    return _needing(verb, "c")
 
 
 @contextlib.contextmanager

@@ -1,74 +1,33 @@
 """What people see of a training: live progress, and the summary."""
 
 import contextlib
-import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-import click
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
 from ._output import console, print_table
+from ._progress import progress
 
 if TYPE_CHECKING:
     from ..training import Epoch
 
-__all__ = ["print_summary", "progress"]
-
-_LINES = 10
-"""How many lines a full training prints in a pipe."""
+__all__ = ["print_summary", "training_progress"]
 
 
 @contextlib.contextmanager
-def progress(
+def training_progress(
     epochs: int, *, quiet: bool = False
 ) -> Iterator[tuple[Callable[["Epoch"], None], Callable[[int, int], None]]]:
-    """Yield functions to call after every epoch and before every fold: a live bar, or lines in a pipe.
-
-    Both go to standard error, so that standard output holds the result alone.
-    """
-    if sys.stderr.isatty():
-        with _bar() as bar:
-            task = bar.add_task("", total=epochs, unit="epoch", what="reading the data")
-            yield (
-                lambda epoch: bar.update(task, completed=epoch.number, what=_describe(epoch)),
-                lambda number, count: bar.update(
-                    task, completed=number - 1, total=count, unit="fold", what="cross-validation"
-                ),
-            )
-    else:
-        every = max(1, epochs // _LINES)
-
-        def line(epoch: "Epoch") -> None:
-            if not quiet and (epoch.number % every == 0 or epoch.number == 1):
-                click.echo(f"epoch {epoch.number}/{epochs}  {_describe(epoch)}", err=True)
-
-        def fold_line(number: int, count: int) -> None:
-            if not quiet:
-                click.echo(f"fold {number}/{count}", err=True)
-
-        yield line, fold_line
-
-
-def _bar() -> Progress:
-    return Progress(
-        TextColumn("[bold]{task.fields[unit]}[/] {task.completed}/{task.total}"),
-        BarColumn(bar_width=24),
-        TextColumn("{task.fields[what]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True, highlight=False),
-        transient=True,
-    )
+    """Yield functions to call after every epoch and before every fold."""
+    with progress(quiet=quiet) as show:
+        yield (
+            lambda epoch: show(epoch.number / epochs, f"epoch {epoch.number}/{epochs}  {_describe(epoch)}"),
+            lambda number, count: show(1.0 + number / count, f"cross-validation, fold {number}/{count}"),
+        )
 
 
 def _describe(epoch: "Epoch") -> str:
-    accuracy = "" if epoch.accuracy is None else f"  accuracy {epoch.accuracy:.3f}"
-    return (
-        f"loss {epoch.loss:.4f}  validation {epoch.validation_loss:.4f}{accuracy}  best at epoch {epoch.best}"
-    )
+    accuracy = "" if epoch.accuracy is None else f"  acc {epoch.accuracy:.3f}"
+    return f"loss {epoch.loss:.4f}  val {epoch.validation_loss:.4f}{accuracy}"
 
 
 def print_summary(summary: dict[str, Any]) -> None:

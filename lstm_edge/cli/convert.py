@@ -1,5 +1,6 @@
 """``lstm-edge convert``: a file in another format. Each target is one entry of ``_TARGETS``."""
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,10 +9,11 @@ from typing import Any
 import click
 
 from lstm_edge_runtime.errors import InputError
-from lstm_edge_runtime.files import check_target
+from lstm_edge_runtime.files import check_target, write_bytes
 
-from ._extras import needing_export
+from ._extras import needing_c, needing_export
 from ._output import echo_json, json_option, print_table
+from ._recordings import recordings_for
 
 __all__ = ["command"]
 
@@ -53,28 +55,123 @@ def _to_ort(model: Path, output: Path) -> _Written:
     )
 
 
-_TARGETS: dict[str, Callable[[Path, Path], _Written]] = {"ort": _to_ort}
+def _to_native(model: Path, output: Path) -> _Written:
+    check_target(output)
+    from lstm_edge_runtime.native.convert import to_native
+
+    content = to_native(model)
+    write_bytes(output, content)
+    before, after = model.stat().st_size, len(content)
+    return _Written(
+        "native program",
+        [(str(model), f"{before:,}"), (str(output), f"{after:,}")],
+        [],
+        {"bytes": {"before": before, "after": after}},
+    )
+
+
+def _to_c(model: Path, output: Path, chunk: int = 1, name: str | None = None) -> _Written:
+    with needing_c("convert --to c"):
+        from lstm_edge_exporters.targets.c import check_output, to_c
+
+    check_output(output, model, name=name)
+    made = to_c(model, chunk=chunk, name=name)
+    folder = made.save(output)
+    sizes = {path: len(text.encode()) for path, text in made.files.items()}
+    worst, count = made.worst, len(made.comparisons)
+    return _Written(
+        "C99",
+        [(str(output / path), f"{size:,}") for path, size in sizes.items()],
+        [
+            f"largest difference from onnxruntime: {worst.max_abs:.2g} in {worst.name}, {worst.ulp:.1f} ULP, "
+            f"{worst.ratio:.2g} of its limit; {count} comparisons, and the golden case",
+            f"weights: {made.constants:,} bytes of flash; each source's state: {made.state:,} bytes of RAM",
+            f"next: {folder / 'README.md'}",
+        ],
+        {
+            "name": made.name,
+            "bytes": sizes,
+            "constants": made.constants,
+            "state": made.state,
+            "comparisons": count,
+            "max_abs": worst.max_abs,
+        },
+    )
+
+
+def _to_web(model: Path, output: Path, ort: Path | None = None, data: Path | None = None) -> _Written:
+    from lstm_edge_exporters.targets.web import find_runtime, to_site
+
+    runtime = ort or find_runtime(Path.cwd())
+    site = to_site(model, runtime, recordings_for(model, data))
+    site.save(output)
+    sizes = {name: len(content) for name, content in sorted(site.files.items())}
+    return _Written(
+        "static site",
+        [(name, f"{size:,}") for name, size in sizes.items()],
+        [f"look: python -m http.server -d {shlex.quote(str(output))}", "phones read motion over https only"],
+        {"files": sizes},
+    )
+
+
+@dataclass(frozen=True)
+class _Target:
+    """One format."""
+
+    convert: Callable[..., _Written]
+    """Takes the model, the output, and what was given of ``options``."""
+    options: tuple[str, ...] = ()
+    """The options that go with this target alone."""
+
+
+_TARGETS = {
+    "ort": _Target(_to_ort),
+    "c": _Target(_to_c, ("chunk", "name")),
+    "native": _Target(_to_native),
+    "web": _Target(_to_web, ("ort", "data")),
+}
 
 
 @click.command("convert")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--to", "target", type=click.Choice(list(_TARGETS)), default="ort", show_default=True)
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="What to write.")
+@click.option("--chunk", type=click.IntRange(1), help="For c: time steps in one call.  [default: 1]")
+@click.option("--name", help="For c: the prefix of functions.  [default: MODEL's name]")
+@click.option("--ort", type=click.Path(path_type=Path), help="For web: the folder of onnxruntime-web.")
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="For web: recordings to replay, a file as predict's."
+)
 @json_option
-def command(model: Path, target: str, output: Path, as_json: bool) -> None:
+def command(model: Path, target: str, output: Path, as_json: bool, **options: Any) -> None:
     """Convert MODEL, an .onnx file, to another format.
 
     ort: ORT format, an .ort file, which minimal builds of onnxruntime read. The operators that such a build
     needs are written beside it, as OUTPUT with the suffix .required_operators_and_types.config; docs/small.md
     says how to build from that.
 
+    native: a program, an .lep file, that the C library of lstm-edge-native and load() read without
+    onnxruntime; docs/native.md says how.
+    c: C99, a folder that needs no runtime, for microcontrollers and boards without onnxruntime; docs/c.md.
+
+    web: a folder OUTPUT with a static page that runs MODEL in the browser and works offline (docs/web.md).
+    onnxruntime-web is taken from --ort, or from a node_modules folder here or above; npm install
+    onnxruntime-web makes one.
+
     The result is written only once it was run and computes the same on MODEL's golden case.
 
     \b
     Example:
       lstm-edge convert har-int8.onnx -o har-int8.ort
+      lstm-edge convert har.onnx --to native -o har.lep
+      lstm-edge convert har.onnx --to c -o har_c/
+      lstm-edge convert har.onnx --to web -o site
     """  # noqa: D301
-    written = _TARGETS[target](model, output)
+    chosen = _TARGETS[target]
+    given = {name: value for name, value in options.items() if value is not None}
+    if stray := [name for name in given if name not in chosen.options]:
+        raise InputError(f"--{stray[0]} does not go with --to {target}; leave it out")
+    written = chosen.convert(model, output, **given)
     if as_json:
         echo_json({"output": str(output), **written.document})
         return

@@ -1,4 +1,4 @@
-"""``lstm-edge export``: a trained network becomes one proven ONNX file."""
+"""``lstm-edge export``: a trained network becomes one verified ONNX file."""
 
 import contextlib
 import sys
@@ -47,7 +47,7 @@ __all__ = ["command"]
 @click.option("--stateless", is_flag=True, help="Leave absent, zero and learned initial states inside.")
 @click.option("--opset", type=int, default=18, show_default=True, help="The ONNX opset.")
 @click.option("--ir-version", type=int, default=8, show_default=True, help="The ONNX IR version.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the data that the proof uses.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the data for the verification.")
 @json_option
 def command(
     source: str,
@@ -64,11 +64,11 @@ def command(
 ) -> None:
     """Export SOURCE, a run folder, a checkpoint file, or package.module:factory, to one .onnx file.
 
-    The file is written only once it is proven: it loads in onnxruntime and computes what PyTorch computes,
+    The file is written only once it is verified: it loads in onnxruntime and computes what PyTorch computes,
     at batch sizes and lengths that it was not traced at, from zero and from random states.
 
-    A factory is a function or class that takes nothing and gives a torch.nn.Module; each of its inputs is
-    named by --input, with a number where an axis is fixed and a name where it is free.
+    A factory is a function or class that takes nothing and returns a torch.nn.Module; each of its inputs is
+    named by --input, with a number where an axis is fixed and a name where it is dynamic.
 
     \b
     Example:

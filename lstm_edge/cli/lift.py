@@ -13,7 +13,7 @@ from ._extras import needing_export
 from ._output import echo_json, json_option, print_table
 
 if TYPE_CHECKING:
-    from lstm_edge_exporters.lift import Lifted
+    from lstm_edge_exporters.lift.pipeline import Lifted
     from lstm_edge_runtime.manifest import Axes, StateSpec
 
 __all__ = ["command"]
@@ -42,7 +42,7 @@ __all__ = ["command"]
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="Seed of the data that the proof uses.",
+    help="Seed of the data for the verification.",
 )
 @json_option
 def command(
@@ -54,11 +54,11 @@ def command(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Return the network in MODEL, an .onnx file of any framework, its hidden states as inputs and outputs.
+    """Make the hidden states of MODEL, an .onnx file of any framework, inputs and outputs.
 
-    The result can be fed in chunks. It is written only once it is proven: with its states at reset it
+    The result can be fed in chunks. It is written only once it is verified: with its states at reset it
     computes what MODEL computes, bit for bit. Whether chunks equal the whole sequence is measured too; where
-    they do not, the report names the operator that is to blame.
+    they do not, the report names the first operator that differs.
 
     \b
     Example:
@@ -67,7 +67,8 @@ def command(
     """  # noqa: D301
     check_target(output)
     with needing_export("lift"):
-        from lstm_edge_exporters.lift import LiftConfig, check_output, lift
+        from lstm_edge_exporters.lift import LiftConfig, lift
+        from lstm_edge_exporters.lift.read import check_output
     check_output(model, output)
     config = LiftConfig(
         inputs=dict(_axes(entry) for entry in inputs),
@@ -106,13 +107,14 @@ def _print(lifted: "Lifted", output: Path) -> None:
     print_table(f"{output}: {len(rows)} states", ("input", "output", "shape", "reset", ""), rows)
     for entry in report.left:
         click.echo(f"left alone: {entry.state} of {entry.node}: {entry.reason}")
-    if report.freed:
-        click.echo(f"freed: the {' and the '.join(report.freed)} axis, fixed before")
+    if report.made_dynamic:
+        click.echo(f"made dynamic: the {' and the '.join(report.made_dynamic)} axis, fixed before")
     click.echo(f"equal bit for bit to the original at {'; '.join(report.equality.exact)}")
     if report.equality.by_rows:
         click.echo(f"equal row by row, where it can't run, at {'; '.join(report.equality.by_rows)}")
     if report.unstreamable:
-        click.echo(f"chunks do not equal the whole: {report.unstreamable}")
+        what = "can't be fed in chunks" if report.chunks is None else "chunks do not equal the whole"
+        click.echo(f"{what}: {report.unstreamable}")
     elif report.chunks is not None:
         worst = report.chunks.worst
         click.echo(
@@ -120,7 +122,8 @@ def _print(lifted: "Lifted", output: Path) -> None:
             f"(largest difference {max(each.max_abs for each in report.chunks.comparisons):.3g}, "
             f"{worst.ratio:.0%} of its limit)"
         )
-    click.echo(f"next: lstm-edge inspect {output}   lstm-edge stream {output}")
+    stream = "" if report.unstreamable else f"   lstm-edge stream {output}"
+    click.echo(f"next: lstm-edge inspect {output}{stream}")
 
 
 def _row(state: "StateSpec") -> tuple[str, str, str, str]:
@@ -144,7 +147,7 @@ def _document(lifted: "Lifted", output: Path) -> dict[str, Any]:
             for state in (*report.lifted, *report.recognized)
         ],
         "left": [{"node": entry.node, "state": entry.state, "reason": entry.reason} for entry in report.left],
-        "freed": list(report.freed),
+        "made_dynamic": list(report.made_dynamic),
         "equal": {"exact": list(report.equality.exact), "by_rows": list(report.equality.by_rows)},
         "chunks": chunks
         and {

@@ -2,25 +2,27 @@
 
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 from click.core import ParameterSource
 
 from lstm_edge_runtime.errors import InputError
 
+from ..data.config import DataConfig
+from ..data.training import read_training_data
+from ..extras import missing_modules
+from ..run_files import REPORT, check_run_folder
+from ..training.config import CLASS_WEIGHTS, TrainConfig
 from ._data import data_options, split_names
 from ._extras import needing_export
 from ._output import console, echo_json, json_option
 from ._rate import RATE
-from ._training import print_summary, progress
-
-if TYPE_CHECKING:
-    from ..training import DataConfig, TrainConfig
+from ._training import print_summary, training_progress
 
 __all__ = ["command"]
 
-_C = TypeVar("_C", "DataConfig", "TrainConfig")
+_C = TypeVar("_C", DataConfig, TrainConfig)
 
 
 @click.command()
@@ -66,17 +68,29 @@ _C = TypeVar("_C", "DataConfig", "TrainConfig")
 @click.option("--hidden-size", type=int, help="Width of the LSTM.  [default: 32]")
 @click.option("--layers", "num_layers", type=int, help="LSTM layers.  [default: 1]")
 @click.option("--dropout", type=float, help="Dropout between layers.  [default: 0]")
-@click.option("--epochs", type=int, help="Maximum number of passes over the data.  [default: 200]")
-@click.option("--patience", type=int, help="Epochs without progress before stopping.  [default: 40]")
+@click.option(
+    "--epochs",
+    type=int,
+    help="Maximum number of passes over the data.  [default: 4,000 steps of the optimizer, 100 or more]",
+)
+@click.option(
+    "--patience", type=int, help="Epochs without progress before stopping.  [default: 0.3 of --epochs]"
+)
 @click.option("--batch-size", type=int, help="Samples per step of the optimizer.  [default: 16]")
-@click.option("--learning-rate", type=float, help="Adam's learning rate.  [default: 0.005]")
+@click.option("--learning-rate", type=float, help="AdamW's learning rate.  [default: 0.005]")
+@click.option("--weight-decay", type=float, help="AdamW's weight decay.  [default: 0.05]")
 @click.option("--clip", type=float, help="Maximum norm of the gradient.  [default: 1]")
 @click.option(
     "--crop",
     type=float,
-    help="Shortest random crop, as a fraction; 1 for none.  [default: 0.2 for classes, 1 for values]",
+    help="Shortest random crop, as a fraction of a sample; 1 for none.  [default: 1]",
 )
 @click.option("--label-smoothing", type=float, help="Fraction of a class spread over all.  [default: 0.05]")
+@click.option(
+    "--class-weight",
+    type=click.Choice(CLASS_WEIGHTS),
+    help="Weight of a class in the loss; balanced makes all classes count alike.  [default: none]",
+)
 @click.option("--seed", type=int, help="Of everything random.  [default: 0]")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Where to train.  [default: cpu]")
 @click.option("--resume", is_flag=True, help="Go on where RUN stopped; --epochs and --patience may change.")
@@ -112,31 +126,38 @@ def command(
         for name in options
         if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
     }
-    with needing_export("train"):
-        from ..training import DataConfig, TrainConfig, read_configs, train
-    data_config, config = read_configs(folder) if resume else (DataConfig(), TrainConfig())
+    data_config, config = DataConfig(), TrainConfig()
+    if resume:
+        with needing_export("train"):
+            from ..training.resume import read_configs
+        data_config, config = read_configs(folder)
     data_config, config = _with_given(data_config, given), _with_given(config, given)
+    check_run_folder(folder, resume=resume, overwrite=overwrite)
+    read = read_training_data(data, data_config, seed=config.seed, batch_size=config.batch_size)
+    config = config.resolved(len(read.sets.train.x))
+    with needing_export("train"):
+        from ..training.runner import train_on
     try:
-        with progress(config.epochs, quiet=as_json) as (on_epoch, on_fold):
-            run = train(
-                data,
-                folder,
-                data_config=data_config,
-                config=config,
-                resume=resume,
-                overwrite=overwrite,
-                on_epoch=on_epoch,
-                on_fold=on_fold,
+        with training_progress(config.epochs or 0, quiet=as_json) as (on_epoch, on_fold):
+            run = train_on(
+                read, folder, data_config, config, resume=resume, on_epoch=on_epoch, on_fold=on_fold
             )
     except KeyboardInterrupt:
         click.echo("stopped by Ctrl-C before the first epoch was done; nothing is kept", err=True)
         ctx.exit(130)
     interrupted = run.summary["stopped"] == "interrupted"
+    missing = missing_modules("report")
+    if not missing:
+        from ..report.training import write_report
+
+        write_report(folder)
     if as_json:
         echo_json({"run": str(folder), "sha256": run.sha256, **run.summary})
     else:
         print_summary(run.summary)
-        console().print(f"kept in {folder}\n")
+        console().print(f"kept in {folder}\n" if missing else f"kept in {folder}; see {folder / REPORT}\n")
+        if missing:
+            console().print(f'no report: it needs {missing[0]}; pip install "lstm-edge[report]"')
         console().print("next:", style="bold")
         if interrupted:
             console().print(f"  lstm-edge train {data} -o {folder} --resume")

@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from lstm_edge_runtime.errors import InputError
 
 from ._model import open_model
 from ._output import console, echo_json, json_option, print_table
+from ._progress import progress
 from ._rate import RATE
 
 if TYPE_CHECKING:
@@ -90,17 +89,15 @@ def command(
     )
     target = output or models[0].with_suffix(".profile.json")
     providers = [state.name for state in try_providers() if state.usable]
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
     with replacing(target) as temporary:
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task("opening", total=1.0)
+        with progress(quiet=as_json) as show:
             outcome = tune(
                 models,
                 objective,
                 seconds,
                 providers,
                 host_key()["cores"],
-                lambda done, what: bar.update(task, completed=done, description=what),
+                show,
             )
         document = _document(outcome, objective)
         outcome.chosen.profile(objective.name, document).save(temporary)

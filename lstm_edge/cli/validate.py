@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from lstm_edge_runtime.files import check_target, write_bytes
 from ._data import data_options, note
 from ._extras import needing_export, needing_report
 from ._output import console, echo_json, json_option
+from ._progress import progress
 
 if TYPE_CHECKING:
     from lstm_edge_exporters.validate import ReferenceModel, ValidateConfig
@@ -96,8 +97,10 @@ def command(
         config = ValidateConfig(seed=seed, quick=quick, rtol=rtol, atol=atol, steps=steps, golden=golden)
         if data is not None:
             config = _with_data(config, data, file, ReadConfig(**columns))
-        with _progress(shown=not as_json) as tell:
-            report = validate(file, reference, config, tell)
+        with progress(quiet=as_json) as show:
+            report = validate(
+                file, reference, config, lambda title, place, count: show(place / count, f"checking: {title}")
+            )
     if junit is not None:
         write_bytes(junit, to_junit(report))
     if html is not None:
@@ -175,22 +178,3 @@ def _save(
     if not quiet:
         click.echo(f"{len(names)} sets of golden vectors in {folder}")
         click.echo(f"next: lstm-edge selftest {file.path} --golden {folder}")
-
-
-@contextlib.contextmanager
-def _progress(*, shown: bool) -> Iterator[Callable[[str, int, int], None] | None]:
-    """Show a bar on a terminal; nothing in a pipe."""
-    if not (shown and sys.stderr.isatty()):
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description:24}", markup=False), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("validating")
-
-        def tell(title: str, place: int, count: int) -> None:
-            bar.update(task, description=title, completed=place, total=count)
-
-        yield tell

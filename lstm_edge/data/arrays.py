@@ -10,6 +10,7 @@ from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.files import read_arrays
 
 from .config import ReadConfig
+from .mend import mend_missing
 from .recordings import SETS, ModelFeatures, Recording, Recordings, TargetMode, missing_name, usable
 
 __all__ = ["read_array_file"]
@@ -42,7 +43,7 @@ def read_array_file(
     if features and len(features) != width:
         raise InputError(f"{path}: features is ({len(features)},), expected ({width},)")
     lengths = _lengths(path, arrays.get("lengths"), samples, longest)
-    _check_finite(path, x, lengths)
+    _check_finite(path, x, lengths, gaps=config.missing != "error")
     x, features = _pick(path, x, features, config, model)
     y, labels, values = _targets(path, arrays, config, targets, samples)
     split = _names(path, "split", arrays, samples) or ("",) * samples
@@ -51,7 +52,7 @@ def read_array_file(
             raise InputError(f"{path}: split[{index}] is {name!r}, expected {', '.join(SETS)}")
     group = config.group or config.series or "series"
     groups = _names(path, group, arrays, samples) or tuple(map(str, range(samples)))
-    return Recordings(
+    recordings = Recordings(
         series=tuple(
             Recording(
                 name=str(index),
@@ -65,8 +66,9 @@ def read_array_file(
         labels=labels,
         targets=values,
         features=features,
-        sampling_rate=_rate(path, arrays.get("sampling_rate")),
+        sampling_rate=config.sampling_rate or _rate(path, arrays.get("sampling_rate")),
     )
+    return recordings if config.missing == "error" else mend_missing(path, recordings, config.missing)
 
 
 def _samples(path: Path, arrays: dict[str, Array], layout: str | None, width: int | None) -> Array:
@@ -237,13 +239,14 @@ def _lengths(path: Path, lengths: Array | None, samples: int, longest: int) -> l
     return [int(length) for length in lengths]
 
 
-def _check_finite(path: Path, x: Array, lengths: list[int]) -> None:
+def _check_finite(path: Path, x: Array, lengths: list[int], *, gaps: bool) -> None:
     """Refuse what is not finite; what lies past a sample's length may be anything."""
     valid = (np.arange(x.shape[1]) < np.array(lengths)[:, None])[..., None]
-    wrong = np.argwhere(~usable(x) & valid)
+    wrong = np.argwhere(~(usable(x) | (np.isnan(x) & gaps)) & valid)
     if len(wrong):
-        where = ", ".join(map(str, wrong[0]))
-        raise InputError(f"{path}: x[{where}] is {x[tuple(wrong[0])]}, expected a finite number")
+        where, value = ", ".join(map(str, wrong[0])), x[tuple(wrong[0])]
+        advice = "; --missing interpolate or drop-row mends gaps" if np.isnan(value) else ""
+        raise InputError(f"{path}: x[{where}] is {value}, expected a finite number{advice}")
 
 
 def _rate(path: Path, rate: Array | None) -> float | None:

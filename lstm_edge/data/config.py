@@ -1,14 +1,17 @@
 """Options for reading and splitting data files."""
 
 import math
+import re
 from dataclasses import dataclass
 
 from lstm_edge_runtime.errors import InputError
 
-__all__ = ["LAYOUTS", "DataConfig", "ReadConfig"]
+__all__ = ["LAYOUTS", "MISSING", "DataConfig", "ReadConfig"]
 
 LAYOUTS = ("NLC", "NCL")
 """Orders of the axes of ``x``: samples, time, channels; or samples, channels, time."""
+MISSING = ("error", "interpolate", "drop-row")
+"""Refuse missing features; put a line between their neighbors in time; or leave those steps out."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,12 @@ class ReadConfig:
     """Columns to learn from; empty takes all that have no other meaning."""
     group: str | None = None
     """Column or array with a subject, machine or the like; a group is never in two sets."""
+    label_pattern: str | None = None
+    """For a folder: a regular expression whose group is the class, searched in each file's relative path."""
+    missing: str = "error"
+    """What to do with missing features: one of ``MISSING``."""
+    sampling_rate: float | None = None
+    """Hertz, kept for the artifact; timestamps of another rate are resampled. None takes the data's own."""
     layout: str | None = None
     """One of ``LAYOUTS``; None takes ``NLC`` and refuses a shape that looks like ``NCL``."""
 
@@ -43,6 +52,19 @@ class ReadConfig:
             raise InputError(f"{' and '.join(given)} were given together; choose one task")
         if self.layout not in (None, *LAYOUTS):
             raise InputError(f"layout is {self.layout!r}, expected {' or '.join(LAYOUTS)}")
+        if self.missing not in MISSING:
+            raise InputError(f"missing is {self.missing!r}, expected {', '.join(MISSING)}")
+        if self.sampling_rate is not None and not 0 < self.sampling_rate < math.inf:
+            raise InputError(f"sampling_rate is {self.sampling_rate}, expected a positive number of Hertz")
+        if self.label_pattern is not None:
+            try:
+                groups = re.compile(self.label_pattern).groups
+            except re.error as error:
+                raise InputError(f"label_pattern {self.label_pattern!r}: {error}") from error
+            if groups != 1 or self.label:
+                raise InputError(
+                    f"label_pattern is {self.label_pattern!r}, expected one group in parentheses and no label"
+                )
 
 
 @dataclass(frozen=True)
@@ -55,8 +77,6 @@ class DataConfig(ReadConfig):
     """Time steps from one window of a series to the next; None is the window, so that none overlap."""
     units: tuple[str, ...] = ()
     """The unit of each predicted value, kept for the artifact."""
-    sampling_rate: float | None = None
-    """Hertz, kept for the artifact; None takes what an ``.npz`` says."""
     validation: float = 0.2
     """Fraction of the series that decides when to stop."""
     test: float = 0.2
@@ -85,8 +105,6 @@ class DataConfig(ReadConfig):
         for name, share in (("validation", self.validation), ("test", self.test)):
             if not 0 <= share < 1:
                 raise InputError(f"{name} is {share}, expected a fraction from 0 to below 1")
-        if self.sampling_rate is not None and not 0 < self.sampling_rate < math.inf:
-            raise InputError(f"sampling_rate is {self.sampling_rate}, expected a positive number of Hertz")
         if self.folds < 0 or self.folds == 1:
             raise InputError(f"folds is {self.folds}, expected 2 or more, or 0 for none")
         if self.folds and (self.validation_data or self.test_data):

@@ -1,17 +1,26 @@
-"""Read a data file: a table (``.csv``) or arrays (``.npz``, ``.npy``). Every verb reads data with this."""
+"""Read a data file: a table (``.csv``, ``.parquet``), arrays (``.npz``, ``.npy``), or a folder of tables.
 
+Every verb reads data with this.
+"""
+
+import re
+from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from lstm_edge_runtime.errors import InputError, NotFoundError
 
 from .arrays import read_array_file
 from .config import ReadConfig
-from .recordings import ModelFeatures, Recordings, TargetMode
-from .tables import read_csv
+from .recordings import ModelFeatures, Recordings, TargetMode, relabeled
+from .tables import read_csv, read_parquet
 
-__all__ = ["read_recordings"]
+__all__ = ["data_files", "read_recordings"]
 
-_READERS = {".csv": read_csv, ".npz": read_array_file, ".npy": read_array_file}
+_TABLES = {".csv": read_csv, ".parquet": read_parquet}
+_READERS = {**_TABLES, ".npz": read_array_file, ".npy": read_array_file}
+_KINDS = "a .npz, .npy, .csv or .parquet file, or a folder of tables"
 
 
 def read_recordings(
@@ -21,10 +30,11 @@ def read_recordings(
     targets: TargetMode = "required",
     model: ModelFeatures | None = None,
 ) -> Recordings:
-    """Read a data file in the format that its name ends in.
+    """Read a data file in the format that its name ends in, or every table in a folder.
 
     Args:
-        path: the file.
+        path: the file or folder. Each table of a folder is one series, or several where it has a column for
+            them; their class is in a column, or in the file's path.
         config: names of columns or arrays, and the layout of arrays.
         targets: whether classes or values must be in the file, are read if they are there, or are ignored.
         model: what the model takes, to pick and check the features.
@@ -35,12 +45,82 @@ def read_recordings(
         InputError: it is empty, of another kind, or its content does not fit; the message names the row and
             column, or the array and index.
     """
+    config = config or ReadConfig()
+    if path.is_dir():
+        return _read_folder(path, config, targets, model)
+    if config.label_pattern:
+        raise InputError(f"{path} is a file; --label-pattern is for a folder of files")
     if not path.exists():
-        raise NotFoundError(f"{path} is not there; name a .npz, .npy or .csv file")
+        raise NotFoundError(f"{path} is not there; name {_KINDS}")
     if not path.is_file():
-        raise InputError(f"{path} is no file; name a .npz, .npy or .csv file")
+        raise InputError(f"{path} is no file; name {_KINDS}")
     if path.stat().st_size == 0:
-        raise InputError(f"{path} is empty; expected a .npz, .npy or .csv file with samples")
+        raise InputError(f"{path} is empty; expected {_KINDS} with samples")
     if path.suffix not in _READERS:
-        raise InputError(f"{path} ends in {path.suffix or 'nothing'!r}; expected .npz, .npy or .csv")
-    return _READERS[path.suffix](path, config or ReadConfig(), targets, model)
+        raise InputError(f"{path} ends in {path.suffix or 'nothing'!r}; expected {_KINDS}")
+    return _READERS[path.suffix](path, config, targets, model)
+
+
+def data_files(path: Path) -> list[Path]:
+    """Return the file itself, or every table in a folder and its sub-folders, sorted."""
+    if not path.is_dir():
+        return [path]
+    return sorted(file for file in path.rglob("*") if file.suffix in _TABLES and file.is_file())
+
+
+def _read_folder(
+    folder: Path, config: ReadConfig, targets: TargetMode, model: ModelFeatures | None
+) -> Recordings:
+    files = data_files(folder)
+    if not files:
+        raise InputError(
+            f"{folder} holds no .csv and no .parquet files; name a folder with one per recording"
+        )
+    names = [file.relative_to(folder).as_posix() for file in files]
+    from_path = _labels_in_paths(folder, names, config) if targets != "ignored" else None
+    found = []
+    for file, name in zip(files, names, strict=True):
+        one = read_recordings(
+            file,
+            replace(config, label_pattern=None),
+            targets="ignored" if from_path else targets,
+            model=model,
+        )
+        series = tuple(
+            replace(
+                each,
+                name=name if each.name == "0" and len(one.series) == 1 else f"{name}: {each.name}",
+                group=each.group if config.group else f"{name}: {each.group}",
+                y=np.zeros(len(each.x), np.int64) if from_path else each.y,
+            )
+            for each in one.series
+        )
+        found.append(replace(one, series=series, labels=(from_path[name],) if from_path else one.labels))
+    first = found[0]
+    for one, name in zip(found, names, strict=True):
+        if one.features != first.features or one.targets != first.targets:
+            raise InputError(
+                f"{folder}: {name} has the features {', '.join(one.features)}, expected those of {names[0]}: "
+                f"{', '.join(first.features)}"
+            )
+    rates = {one.sampling_rate for one in found}
+    return replace(
+        first,
+        series=tuple(each for one in relabeled(found) for each in one.series),
+        labels=tuple(sorted({label for one in found for label in one.labels})),
+        sampling_rate=rates.pop() if len(rates) == 1 else None,
+        notes=tuple(f"{name}: {note}" for one, name in zip(found, names, strict=True) for note in one.notes),
+    )
+
+
+def _labels_in_paths(folder: Path, names: list[str], config: ReadConfig) -> dict[str, str] | None:
+    """Return the class of each file by a pattern or by its sub-folder; None where columns have it."""
+    if config.label_pattern:
+        matches = {name: re.search(config.label_pattern, name) for name in names}
+        for name, match in matches.items():
+            if match is None:
+                raise InputError(f"{folder}: --label-pattern {config.label_pattern!r} does not match {name}")
+        return {name: match[1] for name, match in matches.items() if match}
+    if config.label or config.targets or config.forecast or not all("/" in name for name in names):
+        return None
+    return {name: name.rpartition("/")[0] for name in names}

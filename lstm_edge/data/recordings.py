@@ -1,7 +1,7 @@
 """Series of samples with their classes or values, as a data file holds them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +11,16 @@ import numpy.typing as npt
 
 from lstm_edge_runtime.errors import InputError
 
-__all__ = ["SETS", "ModelFeatures", "Recording", "Recordings", "TargetMode", "missing_name", "usable"]
+__all__ = [
+    "SETS",
+    "ModelFeatures",
+    "Recording",
+    "Recordings",
+    "TargetMode",
+    "missing_name",
+    "relabeled",
+    "usable",
+]
 
 SETS = ("train", "validation", "test")
 """What ``split`` may say of a series."""
@@ -58,6 +67,21 @@ class Recordings:
     """Empty where unknown."""
     sampling_rate: float | None = None
     """Hertz."""
+    notes: tuple[str, ...] = ()
+    """What was done to the data, and what is odd about them."""
+
+
+def relabeled(parts: Sequence[Recordings]) -> list[Recordings]:
+    """Return recordings whose classes are numbered alike: by the sorted names of all of them together."""
+    labels = tuple(sorted({label for part in parts for label in part.labels}))
+    found = []
+    for part in parts:
+        index = np.array([labels.index(label) for label in part.labels], dtype=np.int64)
+        series = tuple(
+            one if one.y is None or not part.labels else replace(one, y=index[one.y]) for one in part.series
+        )
+        found.append(replace(part, series=series, labels=labels))
+    return found
 
 
 def usable(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from lstm_edge_runtime.errors import InputError
 
 from .config import DataConfig
-from .recordings import SETS, Recording, Recordings
+from .recordings import SETS, Recording, Recordings, relabeled
 
 __all__ = ["Split", "fold_series", "join_sets", "split_series"]
 
@@ -94,16 +94,15 @@ def join_sets(train: Recordings, validation: Recordings | None, test: Recordings
                 f"the {name} file has {widths[0]} features ({', '.join(one.features) or 'unnamed'}) and "
                 f"the targets {', '.join(one.targets) or 'none'}, which differ from the training file's"
             )
-    labels = tuple(sorted({label for one in files.values() for label in one.labels}))
-    series = []
-    for name, one in files.items():
-        index = np.array([labels.index(label) for label in one.labels])
-        for each in one.series:
-            y = each.y if each.y is None or not labels else index[each.y]
-            series.append(
-                replace(each, name=f"{each.name} ({name})", group=f"{each.group} ({name})", y=y, split=name)
-            )
-    return replace(train, series=tuple(series), labels=labels)
+    parts = relabeled(list(files.values()))
+    series = tuple(
+        replace(each, name=f"{each.name} ({name})", group=f"{each.group} ({name})", split=name)
+        for name, one in zip(files, parts, strict=True)
+        for each in one.series
+    )
+    return replace(
+        train, series=series, labels=parts[0].labels, notes=tuple(n for one in parts for n in one.notes)
+    )
 
 
 def _unit(series: Series) -> str:

@@ -1,45 +1,109 @@
-"""Read tables with one row per time step from ``.csv``."""
+"""Read tables with one row per time step from ``.csv`` and ``.parquet``."""
 
 import csv
 from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from lstm_edge_runtime.errors import FileFormatError, InputError
+from lstm_edge_runtime.errors import FileFormatError, InputError, MissingDependencyError, first_line
 
 from .config import ReadConfig
+from .mend import mend_missing, mend_rate
 from .recordings import SETS, ModelFeatures, Recording, Recordings, TargetMode, missing_name, usable
 
-__all__ = ["read_csv"]
+__all__ = ["read_csv", "read_parquet"]
 
 Array = npt.NDArray[Any]
+_GAPS = {"", "nan", "na", "null", "none"}
+"""Cells that are missing, in lower case."""
 
 
 def read_csv(path: Path, config: ReadConfig, targets: TargetMode, model: ModelFeatures | None) -> Recordings:
     """Read a header and one row per time step; see ``read_recordings``."""
-    table = _Table(path)
+    return _read_table(_parse_csv(path), config, targets, model)
+
+
+def read_parquet(
+    path: Path, config: ReadConfig, targets: TargetMode, model: ModelFeatures | None
+) -> Recordings:
+    """Read a table with one row per time step; see ``read_recordings``.
+
+    Raises:
+        MissingDependencyError: pyarrow is not installed.
+    """
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError as error:
+        raise MissingDependencyError(
+            f'{path}: reading Parquet needs pyarrow; pip install "lstm-edge[parquet]"'
+        ) from error
+    try:
+        found = parquet.read_table(path)  # type: ignore[no-untyped-call]
+    except (ArrowException, OSError) as error:
+        raise FileFormatError(f"{path} can't be read as Parquet ({first_line(error)})") from error
+    columns = {name.strip(): found[name] for name in found.column_names}
+    table = _Table(
+        path, {name: _from_arrow(column) for name, column in columns.items()}, range(1, len(found) + 1)
+    )
+    return _read_table(table, config, targets, model)
+
+
+def _from_arrow(column: Any) -> Array:
+    """Return numbers as floats, NaN where missing; anything else as text, empty where missing."""
+    import pyarrow as pa
+
+    kind = column.type
+    if pa.types.is_floating(kind) or pa.types.is_integer(kind):
+        numbers: Array = column.cast(pa.float64(), safe=False).to_numpy()
+        return numbers
+    cells = column.to_pylist()
+    if pa.types.is_timestamp(kind):
+        cells = [None if cell is None else cell.isoformat() for cell in cells]
+    return np.array(["" if cell is None else str(cell) for cell in cells], dtype=object)
+
+
+def _read_table(
+    table: "_Table", config: ReadConfig, targets: TargetMode, model: ModelFeatures | None
+) -> Recordings:
+    path = table.path
     columns = _Columns(table, config, targets)
     features = _features(table, columns, config, model)
     if missing := [name for name in config.forecast if name not in features]:
         raise InputError(f"{path}: to forecast {missing[0]!r} it must be among the features")
-    x = table.numbers(features)
+    x = table.numbers(features, gaps=config.missing != "error")
     y, labels = _targets(table, columns.label, columns.values)
-    found = []
-    for name, rows in _series(table, columns).items():
+    order, timed = table.places(columns.order) if columns.order else (None, False)
+    found, times = [], []
+    for name, rows in _series(table, columns, order).items():
         group = table.constant(columns.group, rows, name) if columns.group else name
         split = table.constant(columns.split, rows, name) if columns.split else ""
         if split and split not in SETS:
             raise InputError(f"{path}: split of series {name!r} is {split!r}, expected {', '.join(SETS)}")
-        steps, ends = rows, rows
-        if config.forecast:
-            if len(rows) < 2:
-                raise InputError(f"{path}: series {name!r} has one row; a forecast needs the next one too")
-            steps, ends = rows[:-1], rows[1:]
-        found.append(Recording(name, group, x[steps], None if y is None else y[ends], split))
-    return Recordings(tuple(found), labels, columns.values, tuple(features))
+        found.append(Recording(name, group, x[rows], None if y is None else y[rows], split))
+        if timed and order is not None:
+            times.append(order[rows])
+    recordings = Recordings(tuple(found), labels, columns.values, tuple(features), config.sampling_rate)
+    if config.missing == "drop-row" and timed:
+        times = [each[~np.isnan(one.x).any(axis=1)] for one, each in zip(found, times, strict=True)]
+    if config.missing != "error":
+        recordings = mend_missing(path, recordings, config.missing)
+    if timed:
+        recordings = mend_rate(recordings, times, config)
+    if config.forecast:
+        recordings = replace(recordings, series=tuple(_shifted(path, one) for one in recordings.series))
+    return recordings
+
+
+def _shifted(path: Path, one: Recording) -> Recording:
+    """Return a series whose values are those of the next step."""
+    if len(one.x) < 2:
+        raise InputError(f"{path}: series {one.name!r} has one row; a forecast needs the next one too")
+    return replace(one, x=one.x[:-1], y=None if one.y is None else one.y[1:])
 
 
 class _Columns:
@@ -101,90 +165,142 @@ def _targets(
     return np.array([index[cell] for cell in cells], dtype=np.int64), tuple(classes)
 
 
-def _series(table: "_Table", columns: _Columns) -> dict[str, npt.NDArray[np.int64]]:
+def _series(table: "_Table", columns: _Columns, order: Array | None) -> dict[str, npt.NDArray[np.int64]]:
     """Return row numbers by series, each in its order."""
-    names = table.texts(columns.series) if columns.series else ["0"] * len(table.rows)
+    names = table.texts(columns.series) if columns.series else ["0"] * len(table)
     gathered: dict[str, list[int]] = {}
     for row, name in enumerate(names):
         gathered.setdefault(name, []).append(row)
     series = {name: np.array(rows) for name, rows in gathered.items()}
-    if columns.order is None:
+    if order is None:
         return series
-    order = table.numbers([columns.order])[:, 0]
     for name, rows in series.items():
         series[name] = rows[np.argsort(order[rows], kind="stable")]
         steps = order[series[name]]
         if (same := np.flatnonzero(np.diff(steps) == 0)).size:
+            row = int(series[name][same[0] + 1])
             raise InputError(
-                f"{table.path}: series {name!r} has {columns.order} {steps[same[0]]:g} twice "
-                f"(row {table.line(int(series[name][same[0] + 1]))}); expected a different value in each row"
+                f"{table.path}: series {name!r} has {columns.order} "
+                f"{table.cell(str(columns.order), row)} twice (row {table.line(row)}); expected a different "
+                "value in each row"
             )
     return series
 
 
-class _Table:
-    """The cells of a CSV file, all rows of the header's width."""
+def _parse_csv(path: Path) -> "_Table":
+    rows, lines = [], []
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file, strict=True)
+            header = [name.strip() for name in next(reader, [])]
+            for row in reader:
+                if row:
+                    rows.append(row)
+                    lines.append(reader.line_num)
+                    if len(row) != len(header):
+                        raise InputError(
+                            f"{path} row {reader.line_num} has {len(row)} columns, expected the header's "
+                            f"{len(header)}"
+                        )
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise FileFormatError(f"{path} is not CSV text in UTF-8 ({error})") from error
+    if not rows:
+        raise InputError(f"{path} is empty; expected a header and one row per time step")
+    if repeated := {name for name in header if header.count(name) > 1}:
+        raise InputError(f"{path} has the column {sorted(repeated)[0]!r} twice; rename one")
+    columns = zip(*rows, strict=True)
+    return _Table(path, {name: list(cells) for name, cells in zip(header, columns, strict=True)}, lines)
 
-    def __init__(self, path: Path) -> None:
+
+class _Table:
+    """Columns of cells, as text or as numbers."""
+
+    def __init__(self, path: Path, columns: dict[str, Any], lines: Sequence[int]) -> None:
+        """Take columns of text or float64, and the number of each row for messages."""
         self.path = path
-        self.rows: list[list[str]] = []
-        self._lines: list[int] = []
-        try:
-            with path.open(newline="", encoding="utf-8-sig") as file:
-                reader = csv.reader(file, strict=True)
-                self.header = [name.strip() for name in next(reader, [])]
-                for row in reader:
-                    if row:
-                        self.rows.append(row)
-                        self._lines.append(reader.line_num)
-                        if len(row) != len(self.header):
-                            raise InputError(
-                                f"{path} row {reader.line_num} has {len(row)} columns, "
-                                f"expected the header's {len(self.header)}"
-                            )
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise FileFormatError(f"{path} is not CSV text in UTF-8 ({error})") from error
-        if not self.rows:
-            raise InputError(f"{path} is empty; expected a header and one row per time step")
-        if repeated := {name for name in self.header if self.header.count(name) > 1}:
-            raise InputError(f"{path} has the column {sorted(repeated)[0]!r} twice; rename one")
+        self.header = list(columns)
+        self._columns = columns
+        self._lines = lines
+        if not lines:
+            raise InputError(f"{path} is empty; expected one row per time step")
+
+    def __len__(self) -> int:
+        return len(self._lines)
 
     def line(self, row: int) -> int:
-        """Return the line of the file that a row ends on."""
+        """Return the number of a row in the file; the line that it ends on."""
         return self._lines[row]
+
+    def cell(self, name: str, row: int) -> str:
+        """Return one cell as text."""
+        cell = self._columns[name][row]
+        return f"{cell:g}" if isinstance(cell, float) else str(cell).strip()
 
     def texts(self, name: str) -> list[str]:
         """Return a column's cells; raises InputError for an empty one."""
-        column = self.header.index(name)
-        cells = [row[column].strip() for row in self.rows]
+        cells = [self.cell(name, row) for row in range(len(self))]
         if "" in cells:
             raise InputError(f"{self.path} row {self.line(cells.index(''))}, column {name!r} is empty")
         return cells
 
     def constant(self, name: str, rows: Array, series: str) -> str:
         """Return the one value that a column has in these rows; raises InputError where it has several."""
-        column = self.header.index(name)
-        cells = list(dict.fromkeys(self.rows[row][column].strip() for row in rows))
+        cells = list(dict.fromkeys(self.cell(name, row) for row in rows))
         if len(cells) > 1:
             raise InputError(
                 f"{self.path}: {name} of series {series!r} is both {cells[0]!r} and {cells[1]!r}; expected "
                 "one value for each series"
             )
-        return str(cells[0])
+        return cells[0]
 
-    def numbers(self, names: Sequence[str]) -> npt.NDArray[np.float64]:
-        """Return columns as ``(rows, columns)``; raises InputError for a cell that is no finite number."""
-        return np.stack([self._numbers(name) for name in names], axis=1)
+    def places(self, name: str) -> tuple[npt.NDArray[np.float64], bool]:
+        """Return what sorts the rows: numbers, or the seconds of ISO timestamps and True.
 
-    def _numbers(self, name: str) -> npt.NDArray[np.float64]:
-        column = self.header.index(name)
-        values = np.array([_number(row[column]) for row in self.rows])
-        wrong = np.flatnonzero(~usable(values))
-        if wrong.size:
-            first = int(wrong[0])
+        Raises:
+            InputError: a cell that is neither; the first one decides which of the two is expected.
+        """
+        if _is_number(self._columns[name][0]):
+            return self.numbers([name])[:, 0], False
+        seconds = []
+        for row in range(len(self)):
+            text = self.cell(name, row)
+            try:
+                time = datetime.fromisoformat(text[:-1] + "+00:00" if text.endswith("Z") else text)
+            except ValueError as error:
+                raise InputError(
+                    f"{self.path} row {self.line(row)}, column {name!r} is {text!r}, expected a number or an "
+                    "ISO timestamp such as 2026-11-25T09:30:00.25"
+                ) from error
+            seconds.append(time if time.tzinfo else time.replace(tzinfo=timezone.utc))
+        return np.array([(time - seconds[0]).total_seconds() for time in seconds]), True
+
+    def numbers(self, names: Sequence[str], *, gaps: bool = False) -> npt.NDArray[np.float64]:
+        """Return columns as ``(rows, columns)``.
+
+        Args:
+            names: of the columns.
+            gaps: return NaN for a missing cell.
+
+        Raises:
+            InputError: a cell that is no finite number.
+        """
+        return np.stack([self._numbers(name, gaps) for name in names], axis=1)
+
+    def _numbers(self, name: str, gaps: bool) -> npt.NDArray[np.float64]:
+        cells = self._columns[name]
+        values = np.array([_number(cell) for cell in cells]) if isinstance(cells, list) else cells
+        if values.dtype == object:
+            values = np.array([_number(cell) for cell in values])
+        wrong = ~usable(values)
+        if gaps:
+            wrong &= np.array([str(cell).strip().lower() not in _GAPS for cell in cells])
+        if (places := np.flatnonzero(wrong)).size:
+            first = int(places[0])
+            cell = self.cell(name, first)
+            advice = "; --missing interpolate or drop-row mends gaps" if cell.lower() in _GAPS else ""
             raise InputError(
-                f"{self.path} row {self.line(first)}, column {name!r} is {self.rows[first][column]!r}, "
-                "expected a finite number"
+                f"{self.path} row {self.line(first)}, column {name!r} is {cell!r}, expected a finite "
+                f"number{advice}"
             )
         return values
 
@@ -194,3 +310,7 @@ def _number(cell: str) -> float:
         return float(cell)
     except ValueError:
         return np.nan
+
+
+def _is_number(cell: Any) -> bool:
+    return isinstance(cell, float) or not np.isnan(_number(cell)) or str(cell).strip().lower() in _GAPS

@@ -44,7 +44,7 @@ for _ in range(int(sys.argv[3])):
     call()
 print(json.dumps([imported - start, loaded - imported, bare, peak_or_none()]))
 """
-"""Run in a process of its own. Linux's VmHWM starts anew with it, which ru_maxrss does not."""
+"""Run in a process of its own. Linux's VmHWM starts over with it, which ru_maxrss does not."""
 
 
 @dataclass(frozen=True)

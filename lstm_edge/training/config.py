@@ -1,13 +1,16 @@
 """Options for training."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lstm_edge_runtime.errors import InputError
 
-__all__ = ["TrainConfig"]
+__all__ = ["CLASS_WEIGHTS", "TrainConfig"]
 
+CLASS_WEIGHTS = ("none", "balanced")
 _DEVICES = ("cpu", "cuda")
+_MIN_UPDATES, _MIN_EPOCHS, _PATIENCE = 4000, 100, 0.3
+"""Steps of the optimizer, epochs, patience as a fraction of the epochs: see ``benchmarks/training.py``."""
 
 
 @dataclass(frozen=True)
@@ -18,21 +21,26 @@ class TrainConfig:
     num_layers: int = 1
     dropout: float = 0.0
     """Probability of dropout between layers."""
-    epochs: int = 200
-    """Maximum number of passes over the training set."""
-    patience: int = 40
-    """Epochs without a lower validation loss before training stops."""
+    epochs: int | None = None
+    """Maximum number of passes over the training set; None is enough for 4,000 steps of the optimizer, but at
+    least 100."""
+    patience: int | None = None
+    """Epochs without a lower validation loss before training stops; None is 0.3 of ``epochs``."""
     batch_size: int = 16
     learning_rate: float = 5e-3
-    """Adam's."""
+    """AdamW's."""
+    weight_decay: float = 0.05
+    """AdamW's; keeps the network from learning small sets by heart."""
     clip: float = 1.0
     """Maximum norm of the gradient."""
-    crop: float | None = None
-    """Shortest random crop, as a fraction of a sample: training on stretches of every length lets a stream be
-    recognized before its window is full. 1 trains on whole samples. None is 0.2 for classes, 1 for values."""
+    crop: float = 1.0
+    """Shortest random crop, as a fraction of a sample; 1 trains on whole samples. Crops of 0.2 or so let a
+    network recognize a stream before its window is full, where any stretch of a sample tells its class."""
     label_smoothing: float = 0.05
     """Fraction of every class's target that is spread over all classes; keeps probabilities from running off
     to 0 and 1, and logits small. Without effect on values."""
+    class_weight: str = "none"
+    """``none``, or ``balanced``: in the loss, each class counts in inverse proportion to its samples."""
     seed: int = 0
     """Of the split, the parameters, the order and the crops."""
     device: str = "cpu"
@@ -45,17 +53,27 @@ class TrainConfig:
             InputError: a number out of range.
         """
         for name in ("hidden_size", "num_layers", "epochs", "patience", "batch_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}, expected 1 or more")
+            size = getattr(self, name)
+            if size is not None and size < 1:
+                raise InputError(f"{name} is {size}, expected 1 or more")
         for name in ("learning_rate", "clip"):
             if not 0 < getattr(self, name) < math.inf:
                 raise InputError(f"{name} is {getattr(self, name)}, expected a positive number")
-        for name in ("dropout", "label_smoothing"):
+        for name in ("dropout", "label_smoothing", "weight_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}, expected 0 to below 1")
+        if self.class_weight not in CLASS_WEIGHTS:
+            expected = " or ".join(CLASS_WEIGHTS)
+            raise InputError(f"class_weight is {self.class_weight!r}, expected {expected}")
         if self.device not in _DEVICES:
             raise InputError(f"device is {self.device!r}, expected {' or '.join(_DEVICES)}")
         if self.dropout and self.num_layers == 1:
             raise InputError("dropout acts between layers; give two layers or more, or no dropout")
-        if self.crop is not None and not 0 < self.crop <= 1:
+        if not 0 < self.crop <= 1:
             raise InputError(f"crop is {self.crop}, expected a fraction above 0, up to 1")
+
+    def resolved(self, samples: int) -> "TrainConfig":
+        """Return the same with ``epochs`` and ``patience`` as numbers, for a training set of ``samples``."""
+        enough = math.ceil(_MIN_UPDATES / math.ceil(samples / self.batch_size))
+        epochs = self.epochs or max(_MIN_EPOCHS, enough)
+        return replace(self, epochs=epochs, patience=self.patience or math.ceil(_PATIENCE * epochs))

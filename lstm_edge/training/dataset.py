@@ -1,18 +1,14 @@
-"""Sequences as tensors: windows of series, scaled, and random crops of them."""
+"""Sequences as tensors, scaled, and random crops of them."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from lstm_edge_runtime.errors import InputError
-
 from ..checkpoint import Scale
-from ..data.recordings import Recording
+from ..data.windows import Windows
 
-__all__ = ["Dataset", "crop", "cut_windows", "fit_scale", "scale_dataset"]
+__all__ = ["Dataset", "crop", "fit_scale", "scale_dataset"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +23,11 @@ class Dataset:
     """Class indices ``int64 (S,)`` or values ``float32 (S, C)``: what holds at the last valid step."""
     steady: Tensor
     """``bool (S,)``: whether ``y`` holds all through, so that any stretch may stand for the sample."""
+
+    @classmethod
+    def of(cls, windows: Windows) -> "Dataset":
+        """Return windows as tensors."""
+        return cls(*map(torch.from_numpy, (windows.x, windows.lengths, windows.y, windows.steady)))
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -45,35 +46,6 @@ class Dataset:
     def ragged(self) -> Tensor | None:
         """The lengths where they differ from ``L``, else None."""
         return self.lengths if bool((self.lengths != self.x.shape[1]).any()) else None
-
-
-def cut_windows(series: Sequence[Recording], window: int | None, stride: int | None) -> Dataset:
-    """Return windows of series, or whole series if ``window`` is None.
-
-    Raises:
-        InputError: a series is shorter than the window, or a whole series has more than one class.
-    """
-    pieces, targets, steady = [], [], []
-    for one in series:
-        steps = len(one.x)
-        size = window or steps
-        if size > steps:
-            raise InputError(
-                f"series {one.name!r} has {steps} steps, fewer than the window of {size}; give a smaller one"
-            )
-        assert one.y is not None
-        for start in range(0, steps - size + 1, stride or size):
-            y = one.y[start : start + size]
-            pieces.append(one.x[start : start + size])
-            targets.append(y[-1])
-            steady.append(bool((y == y[-1]).all()))
-        if window is None and one.y.ndim == 1 and not steady[-1]:
-            raise InputError(f"series {one.name!r} has more than one class; give --window to cut it")
-    lengths = torch.tensor([len(piece) for piece in pieces])
-    x = torch.zeros(len(pieces), int(lengths.max()), pieces[0].shape[1])
-    for row, piece in enumerate(pieces):
-        x[row, : len(piece)] = torch.from_numpy(np.ascontiguousarray(piece, dtype=np.float32))
-    return Dataset(x, lengths, torch.from_numpy(np.stack(targets)), torch.tensor(steady))
 
 
 def fit_scale(columns: Tensor) -> Scale:

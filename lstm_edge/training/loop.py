@@ -42,7 +42,7 @@ class Loop:
         model: trained in place.
         train: scaled samples to learn from.
         validation: scaled samples to stop by.
-        config: of the optimization; ``crop`` given.
+        config: how to train, resolved.
     """
 
     def __init__(self, model: LSTM1, train: Dataset, validation: Dataset, config: TrainConfig) -> None:
@@ -50,11 +50,20 @@ class Loop:
         self._model = model.to(config.device)
         self._train, self._validation = train.to(config.device), validation.to(config.device)
         self._config = config
+        assert config.epochs is not None
+        assert config.patience is not None
+        self._most, self._patience = config.epochs, config.patience
         self._classes = not train.y.is_floating_point()
-        self._loss: nn.Module = (
-            nn.CrossEntropyLoss(label_smoothing=config.label_smoothing) if self._classes else nn.MSELoss()
+        self._loss: nn.Module = nn.MSELoss()
+        if self._classes:
+            weight = None
+            if config.class_weight == "balanced":
+                weight = (1 / torch.bincount(self._train.y).clamp(min=1)).float()
+                weight *= len(train) / (weight * torch.bincount(self._train.y)).sum()
+            self._loss = nn.CrossEntropyLoss(weight, label_smoothing=config.label_smoothing)
+        self._optimizer = torch.optim.AdamW(
+            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
-        self._optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
         self._order = torch.Generator().manual_seed(config.seed)
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
@@ -68,9 +77,9 @@ class Loop:
     def stopped(self) -> str:
         """Why there is no next epoch: ``epochs`` or ``patience``; empty while there is one."""
         if self.epochs:
-            if len(self.epochs) - self.epochs[-1].best >= self._config.patience:
+            if len(self.epochs) - self.epochs[-1].best >= self._patience:
                 return "patience"
-            if len(self.epochs) >= self._config.epochs:
+            if len(self.epochs) >= self._most:
                 return "epochs"
         return ""
 
@@ -108,7 +117,7 @@ class Loop:
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that the next epoch follows from, as it was at the end of the last whole epoch."""
-        return self._snapshot
+        return {**self._snapshot, "epochs": [asdict(epoch) for epoch in self.epochs]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what ``state_dict`` gave."""
@@ -129,7 +138,6 @@ class Loop:
             "dropout": self._dropout,
             "best_loss": self._best_loss,
             "best": self.best,
-            "epochs": [asdict(epoch) for epoch in self.epochs],
         }
 
     def _train_once(self) -> float:
@@ -138,7 +146,7 @@ class Loop:
         order = torch.randperm(len(self._train), generator=self._order)
         for rows in order.split(self._config.batch_size):  # type: ignore[no-untyped-call]
             batch = self._train.take(rows)
-            if self._config.crop is not None and self._config.crop < 1:
+            if self._config.crop < 1:
                 batch = crop(batch, self._config.crop, self._order)
             self._optimizer.zero_grad()
             loss = self._loss(self._model(batch.x, lengths=batch.ragged), batch.y)

@@ -10,21 +10,27 @@ __all__ = ["classification_metrics", "regression_metrics"]
 
 
 def classification_metrics(logits: Tensor, y: Tensor, labels: Sequence[str]) -> dict[str, Any]:
-    """Return the accuracy and, by label, the recall (None if the set has none of that class) and count.
+    """Return accuracy, confusion matrix, and by label precision, recall, F1 and count.
+
+    A ratio whose denominator is 0 (the recall of a class that the set does not have) is None.
 
     Args:
         logits: ``(S, C)``.
         y: ``int64 (S,)``.
         labels: the C class names.
     """
-    hit = logits.argmax(dim=1) == y
-    recall: dict[str, float | None] = {}
-    count: dict[str, int] = {}
-    for index, label in enumerate(labels):
-        of_class = y == index
-        count[label] = int(of_class.sum())
-        recall[label] = float(hit[of_class].double().mean()) if count[label] else None
-    return {"accuracy": float(hit.double().mean()), "recall": recall, "count": count}
+    classes = len(labels)
+    predicted = logits.argmax(dim=1)
+    confusion = torch.bincount(y * classes + predicted, minlength=classes**2).reshape(classes, classes)
+    hits, of_class, said = confusion.diagonal(), confusion.sum(dim=1), confusion.sum(dim=0)
+    return {
+        "accuracy": float(hits.sum() / len(y)),
+        "precision": _ratios(labels, hits, said),
+        "recall": _ratios(labels, hits, of_class),
+        "f1": _ratios(labels, 2 * hits, of_class + said),
+        "count": dict(zip(labels, of_class.tolist(), strict=True)),
+        "confusion": confusion.tolist(),
+    }
 
 
 def regression_metrics(values: Tensor, y: Tensor, targets: Sequence[str]) -> dict[str, Any]:
@@ -41,3 +47,8 @@ def regression_metrics(values: Tensor, y: Tensor, targets: Sequence[str]) -> dic
         "mae": dict(zip(targets, mae.tolist(), strict=True)),
         "rmse": dict(zip(targets, rmse.tolist(), strict=True)),
     }
+
+
+def _ratios(labels: Sequence[str], numerators: Tensor, denominators: Tensor) -> dict[str, float | None]:
+    pairs = zip(labels, numerators.tolist(), denominators.tolist(), strict=True)
+    return {label: above / below if below else None for label, above, below in pairs}

@@ -1,4 +1,4 @@
-"""The state that training goes on from, kept in the run folder beside the best checkpoint."""
+"""The state that training goes on from: tensors and plain values only, read with ``weights_only=True``."""
 
 import os
 from dataclasses import asdict, fields
@@ -11,12 +11,11 @@ from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError,
 from lstm_edge_runtime.files import replacing
 
 from ..data.config import DataConfig
+from ..run_files import RESUME
 from .config import TrainConfig
 
-__all__ = ["RESUME", "check_same", "read_configs", "read_state", "write_state"]
+__all__ = ["check_same", "read_configs", "read_state", "write_state"]
 
-RESUME = "resume.pt"
-"""The file in a run folder; tensors and plain values only, read with ``weights_only=True``."""
 _MAY_CHANGE = {"epochs", "patience"}
 
 

@@ -29,13 +29,12 @@ def run_chunks(
     Args:
         run: runs the file, or its reference.
         manifest: which inputs have the time axis, and the states.
-        feeds: the whole case. The last chunk is the only one that a row may end in.
+        feeds: the whole case. The last chunk is the only one that a row may end in. Lengths that are left
+            out are those that ``run`` takes then.
         sizes: steps of each chunk.
     """
     time = {
-        spec.name: spec.axes.index(manifest.sequence)
-        for spec in manifest.inputs
-        if manifest.sequence in spec.axes
+        spec.name: axis for spec in manifest.inputs if (axis := manifest.time_axis(spec.axes)) is not None
     }
     states: dict[str, Array] = {}
     start = 0
@@ -43,12 +42,12 @@ def run_chunks(
         chunk = {**feeds, **states}
         for name, axis in time.items():
             chunk[name] = np.ascontiguousarray(feeds[name].take(range(start, start + size), axis=axis))
-        if manifest.lengths is not None:
+        if manifest.lengths is not None and manifest.lengths in feeds:
             chunk[manifest.lengths] = np.minimum(feeds[manifest.lengths] - start, size).astype(
                 feeds[manifest.lengths].dtype
             )
         outputs = run(chunk)
-        states = {state.input: outputs[state.output] for state in manifest.states}
+        states = manifest.states_out(outputs)
         start += size
         yield outputs
 
@@ -63,8 +62,7 @@ def join_chunks(manifest: Manifest, chunks: Sequence[Mapping[str, Array]]) -> di
     for spec in manifest.outputs:
         if _folds_time(spec.axes, manifest.sequence):
             del joined[spec.name]
-        elif manifest.sequence in spec.axes:
-            axis = spec.axes.index(manifest.sequence)
+        elif (axis := manifest.time_axis(spec.axes)) is not None:
             joined[spec.name] = np.concatenate([chunk[spec.name] for chunk in chunks], axis=axis)
     return joined
 

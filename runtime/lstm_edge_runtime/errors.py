@@ -1,6 +1,6 @@
 """Errors by cause: each inherits ``LstmEdgeError`` and the builtin that fits.
 
-A message says what came, what was expected and what to do next, in one line.
+A message says what was got, what was expected and what to do next, in one line.
 """
 
 import re
@@ -18,13 +18,18 @@ __all__ = [
     "StateError",
     "UnsupportedError",
     "first_line",
+    "printable",
 ]
 
 _LONGEST = 300
 
 
 class LstmEdgeError(Exception):
-    """The root of every error this project raises on purpose."""
+    """The root of every error this project raises on purpose; its message is safe to print."""
+
+    def __str__(self) -> str:
+        """Return the message; what a terminal would obey (names and labels in it) is escaped."""
+        return printable(super().__str__())
 
 
 class InputError(LstmEdgeError, ValueError):
@@ -48,23 +53,31 @@ class StateError(LstmEdgeError, ValueError):
 
 
 class NotFoundError(LstmEdgeError, FileNotFoundError):
-    """A path is not there."""
+    """A path does not exist."""
 
 
 class ProviderError(LstmEdgeError, RuntimeError):
-    """An execution provider was asked for and is not really in use."""
+    """An execution provider was requested and is not in use."""
 
 
 class MissingDependencyError(LstmEdgeError, ImportError):
-    """A package that an extra installs is not there; the message names the extra."""
+    """A package that an extra installs is missing; the message names the extra."""
 
 
 class UnsupportedError(LstmEdgeError, ValueError):
-    """A network has a form that can't be exported right; the message says what to write instead."""
+    """A network has a form that can't be exported correctly; the message says what to write instead."""
 
 
 class CheckFailedError(LstmEdgeError, AssertionError):
-    """A proof failed: a file does not compute what it should. The CLI exits with 1 on it."""
+    """A check failed: a file does not compute what it should. The CLI exits with 1 on it."""
+
+
+def printable(text: str) -> str:
+    """Return ``text`` with control, invisible and unpaired surrogate characters escaped; newlines stay."""
+    return "".join(
+        each if each.isprintable() or each == "\n" else each.encode("unicode_escape").decode()
+        for each in text
+    )
 
 
 def first_line(error: BaseException) -> str:
@@ -75,5 +88,5 @@ def first_line(error: BaseException) -> str:
     """
     line = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
     line = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", line)
-    line = re.sub(r"^Non-zero status.* running (\w+) node. Name:'(.*?)' Status Message: ", r"\1 '\2': ", line)
+    line = re.sub(r"^.*Non-zero status.* running (\w+) node. Name:('.*?') Status Message: ", r"\1 \2: ", line)
     return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."

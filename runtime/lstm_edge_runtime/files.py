@@ -1,21 +1,28 @@
-"""Writing files so that no half-written one is ever seen, and reading arrays from any, damaged or not."""
+"""Write files whole or not at all, and read arrays from files that may be damaged."""
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 from .errors import FileFormatError, InputError, LstmEdgeError, NotFoundError, first_line
 
-__all__ = ["check_target", "read_arrays", "replacing", "write_bytes"]
+__all__ = ["check_folder", "check_target", "read_arrays", "replacing", "write_bytes", "write_folder"]
 
 
 def check_target(target: str | os.PathLike[str]) -> None:
-    """Refuse early what ``replacing`` would refuse after the work.
+    """Check early what ``replacing`` would refuse after the work.
 
     Raises:
         NotFoundError: the folder of ``target`` does not exist.
@@ -27,7 +34,7 @@ def check_target(target: str | os.PathLike[str]) -> None:
     if target.is_dir():
         raise InputError(f"{target} is a folder; name a file in it")
     if target.exists() and not target.is_file():
-        raise InputError(f"{target} is no plain file and would be replaced; name another")
+        raise InputError(f"{target} is not a regular file and would be replaced; name another")
 
 
 @contextlib.contextmanager
@@ -35,7 +42,8 @@ def replacing(target: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside ``target`` and rename it there if the block succeeds.
 
     An exception (a full disk and Ctrl-C included) removes the temporary file and leaves the old target.
-    A link stays one: the file that it leads to is replaced.
+    A link stays one: the file that it leads to is replaced. What a killed writer of the same target left is
+    removed: the lock on its temporary file ended with it (not on Windows, which has no such locks).
 
     Raises:
         NotFoundError: the folder of ``target`` does not exist.
@@ -43,9 +51,9 @@ def replacing(target: str | os.PathLike[str]) -> Iterator[Path]:
     """
     check_target(target)
     target = Path(os.path.realpath(target))  # pathlib's own raises on links in a ring
-    temporary = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
+    _remove_leftovers(target)
     try:
-        temporary.touch(exist_ok=False)  # with the rights of any new file, which tempfile's have not
+        temporary, lock = _create_temporary(target)
     except OSError as error:
         raise InputError(f"{target} can't be written: {error.strerror}") from error
     try:
@@ -59,6 +67,47 @@ def replacing(target: str | os.PathLike[str]) -> Iterator[Path]:
         raise InputError(f"{target} can't be written: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def _create_temporary(target: Path) -> tuple[Path, int | None]:
+    """Return a new file beside ``target`` and the descriptor that locks it as long as its writer lives."""
+    while True:
+        temporary = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
+        # with the rights of any new file, which tempfile's have not
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        if fcntl is None:
+            os.close(descriptor)
+            return temporary, None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = temporary.exists()
+        except BlockingIOError:
+            free = False
+        except OSError:  # a file system without locks: nobody removes leftovers there
+            free = True
+        if free:
+            return temporary, descriptor
+        os.close(descriptor)  # another writer took it for a leftover before it was locked
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove temporary files of ``target`` that no writer holds locked."""
+    if fcntl is None:
+        return
+    name = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{8}}\.tmp")
+    found = []
+    with contextlib.suppress(OSError), os.scandir(target.parent) as entries:
+        found = [entry.path for entry in entries if name.fullmatch(entry.name)]
+    for path in found:
+        with contextlib.suppress(OSError):
+            descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                Path(path).unlink()
+            finally:
+                os.close(descriptor)
 
 
 def write_bytes(target: str | os.PathLike[str], content: bytes) -> None:
@@ -75,8 +124,8 @@ def read_arrays(
     Args:
         path: the file.
         wrong: what to call one that can't be read: ``can't be read``.
-        advice: what to do then, and where it is not there.
-        needed: names without which the file is a wrong one.
+        advice: what to do then, and if it does not exist.
+        needed: names that the file must hold.
 
     Raises:
         NotFoundError: no such file.
@@ -86,11 +135,70 @@ def read_arrays(
         with Path(path).open("rb") as file:  # numpy leaves a truncated file open that it opened itself
             found = np.load(file, allow_pickle=False)
             arrays = {"x": found} if isinstance(found, np.ndarray) else dict(found)
+        wrong_members = [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]
         missing = [name for name in needed if name not in arrays]
-        if missing:
-            raise ValueError(f"it holds no {missing[0]!r}")  # noqa: TRY301  one message for all
+        if wrong_members or missing:
+            what = f"{wrong_members[0]!r} is not an array" if wrong_members else f"it holds no {missing[0]!r}"
+            raise ValueError(what)  # noqa: TRY301  one message for all
     except FileNotFoundError as error:
         raise NotFoundError(f"{path} is not there; {advice}") from error
     except Exception as error:  # damaged bytes make zipfile and numpy raise nearly anything
         raise FileFormatError(f"{path} {wrong} ({first_line(error)}); {advice}") from error
     return arrays
+
+
+def check_folder(target: str | os.PathLike[str], names: Iterable[str]) -> None:
+    """Refuse a folder that ``write_folder`` can't make, or that holds something besides ``names``.
+
+    Args:
+        target: the folder, there or not.
+        names: the paths in it that are to be written.
+
+    Raises:
+        NotFoundError: the folder of ``target`` does not exist.
+        InputError: ``target`` is no folder, or holds another file.
+    """
+    target = Path(os.path.realpath(target))
+    if not target.parent.is_dir():
+        raise NotFoundError(f"{target}: its folder {target.parent} does not exist; make it first")
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise InputError(f"{target} is no folder; name one that is new or empty")
+    known = {str(path) for name in names for path in (Path(name), *Path(name).parents)}
+    others = sorted(str(path.relative_to(target)) for path in target.rglob("*"))
+    strange = next((other for other in others if other not in known), None)
+    if strange is not None:
+        raise InputError(f"{target} holds {strange}, which would be lost; name a folder that is new or empty")
+
+
+def write_folder(target: str | os.PathLike[str], contents: Mapping[str, bytes]) -> Path:
+    """Make a folder with ``contents``, whole or not at all; one that holds the same names is replaced.
+
+    Args:
+        target: the folder.
+        contents: each file's content by its path in the folder.
+
+    Raises:
+        NotFoundError, InputError: as ``check_folder``; or it can't be written (no permission, a full disk).
+    """
+    check_folder(target, contents)
+    folder = Path(os.path.realpath(target))
+    fresh, stale = (
+        folder.with_name(f".{folder.name}.{os.urandom(4).hex()}.{kind}") for kind in ("tmp", "old")
+    )
+    try:
+        for name, content in contents.items():
+            (fresh / name).parent.mkdir(parents=True, exist_ok=True)
+            (fresh / name).write_bytes(content)
+        if folder.exists():
+            folder.rename(stale)
+        fresh.rename(folder)
+    except OSError as error:
+        raise InputError(f"{target} can't be written: {error.strerror or error}") from error
+    finally:
+        if stale.exists() and not folder.exists():
+            stale.rename(folder)
+        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(stale, ignore_errors=True)
+    return folder

@@ -6,7 +6,6 @@ not. ``index.json`` names the sets in order and says what each is, which set's l
 and how exact the reference was. ``lstm_edge_exporters.numerics.golden`` writes such folders.
 """
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,8 +14,8 @@ from typing import Any
 
 import numpy.typing as npt
 
-from ._fields import finite, number, text, text_or_none
-from .errors import FileFormatError, InputError, LstmEdgeError, NotFoundError
+from ._json import malformed_as, number, read_json, text, text_or_none
+from .errors import FileFormatError, InputError, NotFoundError
 from .files import read_arrays
 from .manifest import Golden
 from .model import Model
@@ -94,20 +93,16 @@ def read_golden(folder: str | os.PathLike[str]) -> GoldenFolder:
     root = Path(folder)
     index = _read_index(root / INDEX)
     sets: list[GoldenSet] = []
-    try:
+    with malformed_as(FileFormatError, f"{root / INDEX} is malformed", "save the vectors again"):
         for each in index["sets"]:
             name, continues = text(each["name"]), text_or_none(each["continues"])
             if continues is not None and continues not in [one.name for one in sets]:
-                raise ValueError(f"{name!r}, which continues {continues!r}: no set before it")  # noqa: TRY301
+                raise ValueError(f"{name!r} continues {continues!r}, which is no set before it")
             golden = _read_arrays(root, name, each["floor"], each["limit"])
             sets.append(GoldenSet(name, text(each["about"]), golden, continues))
         if not sets:
-            raise ValueError("'sets', which names none")  # noqa: TRY301
+            raise ValueError("'sets' names none")
         return GoldenFolder(text(index["model_sha256"]), tuple(sets))
-    except LstmEdgeError:
-        raise
-    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
-        raise FileFormatError(f"{root / INDEX} is malformed at {error}; save the vectors again") from error
 
 
 def replay(model: Model, folder: GoldenFolder) -> tuple[Replayed, ...]:
@@ -162,10 +157,8 @@ def _read_index(path: Path) -> dict[str, Any]:
         raise NotFoundError(
             f"{path} is not there; name a folder that `lstm-edge validate --save-test-data` made"
         )
-    try:
-        index = json.loads(path.read_bytes(), parse_float=finite, parse_constant=finite)
-    except (OSError, ValueError, RecursionError) as error:
-        raise FileFormatError(f"{path} can't be read as JSON ({error}); save the vectors again") from error
+    with malformed_as(FileFormatError, f"{path} can't be read as JSON", "save the vectors again"):
+        index = read_json(path.read_bytes())
     if not isinstance(index, dict) or index.get("format") != FORMAT:
         raise FileFormatError(f"{path} does not describe golden vectors; name another folder")
     if not isinstance(index.get("schema"), int) or index["schema"] > SCHEMA:

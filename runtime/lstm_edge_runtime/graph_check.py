@@ -1,16 +1,24 @@
 """A session's manifest: read and checked against the graph, or inferred from it where there is none."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from .axes import describe, fits
-from .errors import ContractError, InputError, ManifestError
-from .manifest import KEY, Manifest, StateSpec, Task, TensorSpec
+from .errors import ContractError, FileFormatError, InputError, ManifestError
+from .manifest import KEY, Axes, Manifest, StateSpec, Task, TensorSpec
 from .onnx_reader import OnnxFile
 
-__all__ = ["RECURRENT_OPERATORS", "check_manifest", "graph_specs", "infer_manifest", "read_manifest"]
+__all__ = [
+    "RECURRENT_OPERATORS",
+    "check_manifest",
+    "graph_specs",
+    "infer_manifest",
+    "pair_states",
+    "read_manifest",
+]
 
 RECURRENT_OPERATORS = ("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM")
 """The operators that carry a state from step to step."""
@@ -21,6 +29,15 @@ _DTYPES = {
     "tensor(bool)": "bool",
     **{f"tensor({sign}int{bits})": f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)},
 }
+_STATE_WORD = (
+    r"(^|[_./])(h|c|hx|cx|hidden|cell|state|states|cache|memory|mem|buffer|rnn|gru|lstm|carry)"
+    r"([_./]?(\d+|n|t|in|out|init|prev|state|states))*$"
+)
+_BEFORE = (
+    r"^(initial|init|prev|previous|past|old|in|input)[_./]",
+    r"([_./](in|init|prev|previous)|[_./]?0)$",
+)
+_AFTER = (r"^(new|next|present|final|last|updated|out|output|y)[_./]", r"([_./](out|new|next)|[_./]?[n1])$")
 
 
 def read_manifest(session: Any) -> Manifest | None:
@@ -29,7 +46,10 @@ def read_manifest(session: Any) -> Manifest | None:
     Raises:
         ManifestError: there is one and it can't be read.
     """
-    text = session.get_modelmeta().custom_metadata_map.get(KEY)
+    try:
+        text = session.get_modelmeta().custom_metadata_map.get(KEY)
+    except UnicodeDecodeError as error:
+        raise ManifestError("its metadata are not UTF-8 text; export the model again") from error
     return None if text is None else Manifest.from_json(text)
 
 
@@ -38,21 +58,23 @@ def graph_specs(args: Sequence[Any]) -> tuple[TensorSpec, ...]:
 
     Raises:
         ContractError: one is not a tensor of numbers.
+        FileFormatError: a name is not UTF-8 text.
     """
-    specs = []
-    for arg in args:
-        if arg.type not in _DTYPES:
-            raise ContractError(f"{arg.name} is {arg.type}, expected a tensor of numbers; export it as one")
-        axes = tuple(
-            axis
-            if isinstance(axis, int) and axis >= 0
-            else axis
-            if isinstance(axis, str)
-            else f"{arg.name}.{i}"
-            for i, axis in enumerate(arg.shape)
-        )
-        specs.append(TensorSpec(arg.name, _DTYPES[arg.type], axes))
-    return tuple(specs)
+    try:
+        described = [(arg.name, arg.type, arg.shape) for arg in args]
+    except UnicodeDecodeError as error:
+        raise FileFormatError("the names in its graph are not UTF-8 text; export it again") from error
+    for name, kind, _ in described:
+        if kind not in _DTYPES:
+            raise ContractError(f"{name} is {kind}, expected a tensor of numbers; export it as one")
+    return tuple(TensorSpec(name, _DTYPES[kind], _name_axes(name, shape)) for name, kind, shape in described)
+
+
+def _name_axes(name: str, shape: Sequence[int | str | None]) -> Axes:
+    return tuple(
+        axis if isinstance(axis, str) or (isinstance(axis, int) and axis >= 0) else f"{name}.{place}"
+        for place, axis in enumerate(shape)
+    )
 
 
 def check_manifest(manifest: Manifest, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
@@ -102,8 +124,6 @@ def infer_manifest(
         ContractError: states can't be paired, or a named pair does not fit.
         InputError: ``states`` names what the graph does not have.
     """
-    from ._pairing import pair_states
-
     pairs = pair_states(inputs, outputs) if states is None else _named_pairs(inputs, outputs, states)
     specs = tuple(
         StateSpec(entering.name, leaving.name, entering.dtype, entering.axes) for entering, leaving in pairs
@@ -129,6 +149,74 @@ def _why_unstreamable(file: OnnxFile) -> str:
         if node.op_type in RECURRENT_OPERATORS and node.attributes.get("direction", "forward") != "forward":
             return f"it holds a backward or bidirectional {node.op_type}"
     return ""
+
+
+def pair_states(
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    example: str = "load(..., states={{{0!r}: {1!r}}})",
+) -> list[tuple[TensorSpec, TensorSpec]]:
+    """Pair each input that is called like a state with the output that continues it.
+
+    ``h``/``hn``, ``h_0``/``h_n``, ``state``/``stateN``, ``state0``/``new_state0``, ``h_in``/``h_out``,
+    ``past_c``/``present_c``, ``initial_h``/``Y_h`` and their like are known. Where names do not decide,
+    the only output of the same dtype and shape does. An input whose like no output has is not a state.
+    ``example`` shows how to name a pair where it is asked for.
+
+    Raises:
+        ContractError: several outputs could continue a state, or one could continue several.
+    """
+    named: dict[str, TensorSpec] = {}
+    open_inputs: list[TensorSpec] = []
+    for entering in (spec for spec in inputs if re.search(_STATE_WORD, spec.name, re.IGNORECASE)):
+        matches = _best_named(entering, outputs)
+        if len(matches) == 1 and matches[0] not in named.values():
+            named[entering.name] = matches[0]
+        else:
+            open_inputs.append(entering)
+    left = [spec for spec in outputs if spec not in named.values()]
+    for entering in open_inputs:
+        matches = [leaving for leaving in left if _alike(entering, leaving)]
+        rivals = [other.name for other in open_inputs if any(_alike(other, leaving) for leaving in matches)]
+        if matches and (len(matches) > 1 or len(rivals) > 1):
+            first = matches[0].name
+            raise ContractError(
+                f"which output continues {', '.join(rivals)} {entering.dtype} {describe(entering.axes)}? "
+                f"candidates: {', '.join(spec.name for spec in matches)}; "
+                f"name them: {example.format(entering.name, first)}"
+            )
+        if matches:
+            named[entering.name] = matches[0]
+    return [(spec, named[spec.name]) for spec in inputs if spec.name in named]
+
+
+def _best_named(entering: TensorSpec, outputs: Sequence[TensorSpec]) -> list[TensorSpec]:
+    """Return the outputs that share the longest stem of their names with ``entering``'s."""
+    shared = {
+        leaving.name: max(map(len, _stems(entering.name, _BEFORE) & _stems(leaving.name, _AFTER)), default=0)
+        for leaving in outputs
+        if entering.dtype == leaving.dtype and fits(entering.axes, leaving.axes)
+    }
+    longest = max(shared.values(), default=0)
+    return [leaving for leaving in outputs if longest and shared.get(leaving.name) == longest]
+
+
+def _stems(name: str, marks: tuple[str, str]) -> set[str]:
+    """Return ``name`` with and without its prefix and its suffix."""
+    stems = {name.lower()}
+    for mark in marks:
+        stems |= {re.sub(mark, "", stem) for stem in stems}
+    return stems - {""}
+
+
+def _alike(entering: TensorSpec, leaving: TensorSpec) -> bool:
+    """Tell whether shapes alone make a pair: equal axes, or ones that the output leaves without a name."""
+    axes = zip(entering.axes, leaving.axes, strict=False)
+    return (
+        entering.dtype == leaving.dtype
+        and len(entering.axes) == len(leaving.axes)
+        and all(a == b or str(b).startswith(f"{leaving.name}.") for a, b in axes)
+    )
 
 
 def _named_pairs(
@@ -173,7 +261,7 @@ def _check_task(task: Task | None, outputs: Sequence[TensorSpec]) -> None:
     width = axes[-1] if axes else 1
     if task.labels and isinstance(width, int) and len(task.labels) != width:
         raise ManifestError(
-            f"{len(task.labels)} labels came for the {width} values of {task.output}; export the model again"
+            f"got {len(task.labels)} labels for the {width} values of {task.output}; export the model again"
         )
 
 

@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ._arrays import decode_array, encode_array
-from ._fields import finite, number, text, text_or_none, texts
+from ._json import decode_array, encode_array, malformed_as, number, read_json, text, text_or_none, texts
 from .errors import ManifestError
 
 __all__ = ["KEY", "SCHEMA", "Axes", "Golden", "Manifest", "Signal", "StateSpec", "Task", "TensorSpec"]
@@ -75,16 +74,21 @@ class Signal(NamedTuple):
 
 
 class Golden(NamedTuple):
-    """A small recorded case: with it a device proves itself from the file alone."""
+    """A small recorded case: with it a device verifies itself from the file alone."""
 
     inputs: Mapping[str, Array]
     """Every graph input, states and lengths included; more than one time step where the file has any."""
     outputs: Mapping[str, Array]
-    """The reference's outputs (PyTorch's own, in its dtype)."""
+    """The reference's outputs: its float64 run, rounded to the file's dtype."""
     floor: Mapping[str, float]
-    """Per output: the largest absolute difference of the reference from its float64 run."""
+    """Per output: the largest noise floor of its channels."""
     limit: Mapping[str, float] = _NOTHING
     """Per output: an absolute limit that replaces the policy's (int8 and fp16 budgets)."""
+    limits: Mapping[str, Array] = _NOTHING
+    """Per output: the policy's absolute limits, one a channel; each broadcasts against its output. Files
+    made before have none."""
+    more: tuple["Golden", ...] = ()
+    """Further cases, of other sizes."""
 
 
 class Manifest(NamedTuple):
@@ -130,22 +134,16 @@ class Manifest(NamedTuple):
         Raises:
             ManifestError: not JSON, a newer schema, or a field that is missing or of another type.
         """
-        import json
-
-        try:
-            raw = json.loads(text, parse_float=finite, parse_constant=finite)
-        except (ValueError, RecursionError) as error:
-            raise ManifestError(f"the manifest is not JSON ({error}); export the model again") from error
+        with malformed_as(ManifestError, "the manifest is not JSON", "export the model again"):
+            raw = read_json(text)
         if not isinstance(raw, dict) or not isinstance(raw.get("schema"), int):
             raise ManifestError("the manifest has no integer 'schema'; export the model again")
         if raw["schema"] > SCHEMA:
             raise ManifestError(
                 f"the manifest has schema {raw['schema']}, this version reads {SCHEMA}; upgrade lstm-edge"
             )
-        try:
+        with malformed_as(ManifestError, "the manifest is malformed", "export the model again"):
             return _decode(raw)
-        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
-            raise ManifestError(f"the manifest is malformed at {error}; export the model again") from error
 
     @property
     def data_inputs(self) -> tuple[TensorSpec, ...]:
@@ -233,12 +231,41 @@ def _encode(manifest: Manifest) -> dict[str, Any]:
         "equivalence": manifest.equivalence,
         "golden": golden
         and {
-            "inputs": {name: encode_array(array) for name, array in golden.inputs.items()},
-            "outputs": {name: encode_array(array) for name, array in golden.outputs.items()},
-            "floor": golden.floor,
-            "limit": golden.limit,
+            **_encode_golden(golden),
+            **({"more": [_encode_golden(each) for each in golden.more]} if golden.more else {}),
         },
     }
+
+
+def _encode_golden(golden: Golden) -> dict[str, Any]:
+    limits = {
+        name: {"shape": list(array.shape), "values": [float(f"{value:.3e}") for value in array.ravel()]}
+        for name, array in golden.limits.items()
+    }
+    return {
+        "inputs": {name: encode_array(array) for name, array in golden.inputs.items()},
+        "outputs": {name: encode_array(array) for name, array in golden.outputs.items()},
+        "floor": golden.floor,
+        "limit": golden.limit,
+        **({"limits": limits} if limits else {}),
+    }
+
+
+def _decode_golden(raw: Mapping[str, Any]) -> Golden:
+    outputs = {name: decode_array(value) for name, value in raw["outputs"].items()}
+    limits = {
+        name: np.array([number(value) for value in each["values"]]).reshape(each["shape"])
+        for name, each in raw.get("limits", {}).items()
+    }
+    for name, array in limits.items():
+        np.broadcast_to(array, outputs[name].shape)
+    return Golden(
+        inputs={name: decode_array(value) for name, value in raw["inputs"].items()},
+        outputs=outputs,
+        floor={name: number(value) for name, value in raw["floor"].items()},
+        limit={name: number(value) for name, value in raw["limit"].items()},
+        limits=limits,
+    )
 
 
 def _encode_tensor(spec: TensorSpec) -> dict[str, Any]:
@@ -285,12 +312,7 @@ def _decode(raw: Mapping[str, Any]) -> Manifest:
         equivalence=dict(raw["equivalence"]),
         golden=None
         if golden is None
-        else Golden(
-            inputs={name: decode_array(value) for name, value in golden["inputs"].items()},
-            outputs={name: decode_array(value) for name, value in golden["outputs"].items()},
-            floor={name: number(value) for name, value in golden["floor"].items()},
-            limit={name: number(value) for name, value in golden["limit"].items()},
-        ),
+        else _decode_golden(golden)._replace(more=tuple(map(_decode_golden, golden.get("more", [])))),
     )
 
 

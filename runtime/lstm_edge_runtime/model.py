@@ -8,8 +8,9 @@ import numpy.typing as npt
 from ._core import Core
 from .axes import describe
 from .errors import InputError
-from .inputs import Samples
+from .inputs import InputArrays
 from .manifest import Manifest, StateSpec, TensorSpec
+from .ort import SessionOptions
 from .state import State
 
 if TYPE_CHECKING:
@@ -29,12 +30,13 @@ class Model:
     Nothing in it changes once it is made, so that any number of threads may share it.
     """
 
-    def __init__(self, core: Core) -> None:
-        """Take what ``load`` opened and checked."""
+    def __init__(self, core: Core, options: SessionOptions) -> None:
+        """Take what ``load`` opened and checked, and the options of its session."""
         self._core: Core | None = core
         self._interface = core.manifest
         self._has_manifest = core.has_manifest
         self._source = core.source
+        self._options = options
 
     @property
     def manifest(self) -> Manifest | None:
@@ -62,9 +64,23 @@ class Model:
         return self._interface.states
 
     @property
+    def engine(self) -> str:
+        """What takes the steps of streams and batches: ``native`` or ``onnxruntime``.
+
+        The native engine is made when this is asked first, or when the first stream is opened.
+        """
+        return "onnxruntime" if self._open().native is None else "native"
+
+    @property
     def providers(self) -> tuple[str, ...]:
-        """The execution providers really in use, the first choice first."""
-        return tuple(self._open().session.get_providers())
+        """The execution providers really in use, the first choice first; none for a native program."""
+        session = self._open().session
+        return () if session is None else tuple(session.get_providers())
+
+    @property
+    def options(self) -> SessionOptions:
+        """The session's options, ``threads="auto"`` and the like resolved."""
+        return self._options
 
     @property
     def identity(self) -> str:
@@ -72,7 +88,7 @@ class Model:
         return self._source.digest
 
     def run(
-        self, x: Samples, state: State | None = None, lengths: npt.ArrayLike | None = None
+        self, x: InputArrays, state: State | None = None, lengths: npt.ArrayLike | None = None
     ) -> tuple[dict[str, Array], State]:
         """Run the file once.
 
@@ -93,7 +109,7 @@ class Model:
         """
         return self._open().run(x, state, lengths)
 
-    def predict(self, x: Samples, lengths: npt.ArrayLike | None = None) -> "Prediction":
+    def predict(self, x: InputArrays, lengths: npt.ArrayLike | None = None) -> "Prediction":
         """Run from the reset state and give labels and probabilities, or values, as the file's task says.
 
         Raises:
@@ -117,7 +133,7 @@ class Model:
         return Stream(self._open())
 
     def streams(self, capacity: int) -> "StreamBatch":
-        """Open a batch of up to ``capacity`` streams that take one call into onnxruntime a tick.
+        """Open a batch of up to ``capacity`` streams that take one call into the engine a tick.
 
         Raises:
             ContractError: as ``stream``; or the file has no batch axis.
@@ -144,7 +160,7 @@ class Model:
         It leaves no trace: the model holds no state.
         """
         core = self._open()
-        core.run(core.zeros())
+        core.run(core.zero_inputs())
 
     def close(self) -> None:
         """Let the session go; streams that are open keep it until they are dropped."""

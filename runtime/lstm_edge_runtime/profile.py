@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ._json import malformed_as, read_json
 from .errors import FileFormatError, NotFoundError
 from .files import write_bytes
-from .ort import SessionOptions, import_onnxruntime
+from .ort import MAX_THREADS, SessionOptions, import_onnxruntime
 
 __all__ = ["Profile", "host_key", "read_cpuinfo"]
 
@@ -80,12 +81,8 @@ class Profile:
         """
         if not Path(path).is_file():
             raise NotFoundError(f"{path} is not there; make it with lstm-edge tune")
-        try:
-            return _decode(json.loads(Path(path).read_text(encoding="utf-8")))
-        except (OSError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-            raise FileFormatError(
-                f"{path} is not a profile ({error}); make it with lstm-edge tune"
-            ) from error
+        with malformed_as(FileFormatError, f"{path} is not a profile", "make it with lstm-edge tune"):
+            return _decode(read_json(Path(path).read_bytes()))
 
 
 def host_key() -> dict[str, Any]:
@@ -125,7 +122,7 @@ def _decode(raw: Mapping[str, Any]) -> Profile:
 
 def _options(raw: Mapping[str, Any]) -> SessionOptions:
     threads, level = raw["threads"], raw["optimization"]
-    if not isinstance(threads, int) or isinstance(threads, bool) or threads < 1 or level not in _LEVELS:
+    if type(threads) is not int or not 1 <= threads <= MAX_THREADS or level not in _LEVELS:
         raise ValueError(f"threads {threads!r}, optimization {level!r}")
     if not raw["providers"] or not all(isinstance(raw[name], bool) for name in _FLAGS):
         raise ValueError(f"providers {raw['providers']!r}, or one of {', '.join(_FLAGS)} is not a bool")

@@ -1,6 +1,6 @@
-"""The golden case that a file carries, replayed on this device: whole, and in chunks with carried states."""
+"""The golden cases that a file carries, replayed whole, in two chunks and step by step, states carried."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,14 +8,28 @@ import numpy as np
 import numpy.typing as npt
 
 from ._core import Core
-from .errors import CheckFailedError, InputError, ManifestError
-from .manifest import Golden
-from .state import State
-from .tolerance import Comparison, compare, limit_for
+from .carried import Run, join_chunks, run_chunks
+from .errors import CheckFailedError, ContractError, InputError, ManifestError, first_line
+from .manifest import Golden, Manifest
+from .tolerance import MULTIPLE, Comparison, compare, limit_for
 
-__all__ = ["SelfTest", "compare_golden", "selftest"]
+__all__ = ["Replay", "SelfTest", "compare_golden", "golden_limit", "replay_golden", "selftest"]
 
 Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Replay:
+    """One way in which one golden case was run."""
+
+    how: str
+    """``whole``, ``in two chunks`` or ``step by step``."""
+    sizes: tuple[int, ...]
+    """Steps of each chunk; empty for the whole."""
+    case: int
+    """Which case of the file, from 0."""
+    comparisons: tuple[Comparison, ...]
+    """Each output and state."""
 
 
 @dataclass(frozen=True)
@@ -23,9 +37,10 @@ class SelfTest:
     """What a replay of the golden case found."""
 
     whole: tuple[Comparison, ...]
-    """Each output and state of the case in one call."""
+    """Each output and state of each case in one call."""
     chunked: tuple[Comparison, ...]
-    """The same after two calls with carried states; empty where the file can't be fed in chunks."""
+    """The same after two calls and after single steps, with carried states; empty where the file can't be
+    fed in chunks."""
 
     @property
     def comparisons(self) -> tuple[Comparison, ...]:
@@ -52,20 +67,47 @@ class SelfTest:
 
 
 def selftest(core: Core) -> SelfTest:
-    """Replay the golden case; see ``Model.selftest``."""
-    golden = core.manifest.golden
+    """Replay the golden cases; see ``Model.selftest``."""
+    replays = list(replay_golden(core.manifest, lambda feeds: core.manifest.all_outputs(*core.call(feeds))))
+    whole, chunked = (
+        tuple(record for each in replays if bool(each.sizes) == cut for record in each.comparisons)
+        for cut in (False, True)
+    )
+    return SelfTest(whole, chunked)
+
+
+def replay_golden(manifest: Manifest, run: Run) -> Iterator[Replay]:
+    """Run every golden case in every way and compare.
+
+    Args:
+        manifest: the file's.
+        run: runs the file: every input by name in, every output by name out.
+
+    Raises:
+        InputError: the file carries no golden case.
+        ManifestError: a golden case leaves an input, an output or a state out.
+        CheckFailedError: the file does not run on a case.
+    """
+    golden = manifest.golden
     if golden is None:
         raise InputError("this file carries no golden case; export it again with lstm-edge export")
-    _check_whole(core, golden)
-    outputs = core.call(golden.inputs)
-    whole = compare_golden(golden, core.manifest.all_outputs(*outputs))
-    cut = _cut(core, golden)
-    return SelfTest(whole, compare_golden(golden, _in_chunks(core, golden, cut)) if cut else ())
+    cases = (golden, *golden.more)
+    for case in cases:
+        _check_whole(manifest, case)
+    for number, case in enumerate(cases):
+        for how, sizes in _ways(manifest, case):
+            try:
+                if sizes:
+                    outputs = join_chunks(manifest, list(run_chunks(run, manifest, case.inputs, sizes)))
+                else:
+                    outputs = dict(run(case.inputs))
+            except ContractError as error:
+                raise CheckFailedError(f"the golden case does not run {how}: {first_line(error)}") from error
+            yield Replay(how, sizes, number, compare_golden(case, outputs))
 
 
-def _check_whole(core: Core, golden: Golden) -> None:
-    """Refuse a golden case that leaves something out: what is not compared would not be proven."""
-    manifest = core.manifest
+def _check_whole(manifest: Manifest, golden: Golden) -> None:
+    """Refuse a golden case that leaves something out: what is not compared would not be verified."""
     for role, found, expected in (
         ("inputs", golden.inputs, manifest.input_names),
         ("outputs", golden.outputs, manifest.output_names),
@@ -77,51 +119,51 @@ def _check_whole(core: Core, golden: Golden) -> None:
 
 
 def compare_golden(golden: Golden, outputs: Mapping[str, Array]) -> tuple[Comparison, ...]:
-    """Compare outputs with a golden case, each within its own limit or the policy's for its dtype."""
+    """Compare outputs with a golden case, each within the case's own limits.
+
+    Outputs that the case has and ``outputs`` has not are left out.
+    """
     records = []
     for name, expected in golden.outputs.items():
-        floor = golden.floor.get(name, 0.0)
-        if expected.dtype.kind != "f":
-            records.append(compare(name, outputs[name], expected, floor=0.0, limit=0.0))
-            continue
-        dtype = expected.dtype.name
-        limit = golden.limit.get(name, limit_for(expected, floor, dtype))
-        records.append(compare(name, outputs[name], expected, floor=floor, limit=limit, dtype=dtype))
+        if name in outputs:
+            limits = _golden_limits(golden, name)
+            modeled = name in golden.limits and name not in golden.limit
+            floor = limits / MULTIPLE if modeled else golden.floor.get(name, 0.0)
+            dtype = expected.dtype.name if expected.dtype.kind == "f" else "float64"
+            records.append(compare(name, outputs[name], expected, floor=floor, limit=limits, dtype=dtype))
     return tuple(records)
 
 
-def _cut(core: Core, golden: Golden) -> int:
-    """Return the step after which the case is cut in two; 0 where it can't be."""
-    manifest = core.manifest
+def golden_limit(golden: Golden, name: str) -> float:
+    """Return the largest absolute difference at which any channel of output ``name`` passes."""
+    return float(_golden_limits(golden, name).max(initial=0.0))
+
+
+def _golden_limits(golden: Golden, name: str) -> Array:
+    """Return the limits of an output: its budget, else one a channel, else the rule of files made before."""
+    if name in golden.limit:
+        return np.asarray(golden.limit[name])
+    if name in golden.limits:
+        return golden.limits[name]
+    expected = golden.outputs[name]
+    if expected.dtype.kind != "f":  # whole numbers must be equal
+        return np.asarray(0.0)
+    return np.asarray(limit_for(expected, golden.floor.get(name, 0.0), expected.dtype.name))
+
+
+def _ways(manifest: Manifest, golden: Golden) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Return how a case is run: in words, and the sizes of its chunks."""
+    yield "whole", ()
     if not manifest.streamable or manifest.sequence is None:
-        return 0
-    steps = [
+        return
+    steps = min(
         golden.inputs[spec.name].shape[axis]
-        for spec in core.data
+        for spec in manifest.data_inputs
         if (axis := manifest.time_axis(spec.axes)) is not None
-    ]
-    if manifest.lengths is not None:
-        steps.append(int(golden.inputs[manifest.lengths].min()))
-    return min(steps, default=0) // 2
-
-
-def _in_chunks(core: Core, golden: Golden, cut: int) -> dict[str, Array]:
-    manifest = core.manifest
-    state = State(manifest.states_in(golden.inputs), core.identity)
-    valid = golden.inputs[manifest.lengths] if manifest.lengths is not None else None
-    parts = []
-    for start, stop in ((0, cut), (cut, None)):
-        x = {}
-        for spec in core.data:
-            place = manifest.time_axis(spec.axes)
-            index = () if place is None else (slice(None),) * place + (slice(start, stop),)
-            x[spec.name] = golden.inputs[spec.name][index]
-        lengths = None if valid is None else np.full_like(valid, cut) if stop else valid - cut
-        outputs, state = core.run(x, state, lengths)
-        parts.append(outputs)
-    joined = {}
-    for spec in manifest.outputs:
-        pieces = [part[spec.name] for part in parts]
-        axis = manifest.time_axis(spec.axes)
-        joined[spec.name] = pieces[1] if axis is None else np.concatenate(pieces, axis)
-    return manifest.all_outputs(joined, state)
+    )
+    # a row may end in the last chunk only
+    shortest = steps if manifest.lengths is None else int(golden.inputs[manifest.lengths].min())
+    if shortest > 1:
+        yield "in two chunks", (shortest // 2, steps - shortest // 2)
+    if shortest > 2:
+        yield "step by step", (*[1] * (shortest - 1), steps - shortest + 1)

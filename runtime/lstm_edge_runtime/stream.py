@@ -1,30 +1,31 @@
 """A stream: one source of samples that owns its state."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 from numpy import ndarray
 
-from ._core import Core
-from ._memory import WORKSPACE, expect_blocks
-from ._turns import Turns
+from ._core import Core, ExclusiveUse
 from .axes import learn_sizes, resolve
-from .binding import BoundCall, StateSets
+from .binding import WORKSPACE, BoundCall, StateSets, retain_heap
 from .errors import InputError
-from .inputs import Samples, as_array, by_name, refuse_not_finite
+from .inputs import InputArrays, as_array, by_name, refuse_not_finite
 from .manifest import Axes
 from .ort import run_error
 from .state import State
 
+if TYPE_CHECKING:
+    from .native.engine import NativeCall, NativeStates
+
 __all__ = ["Result", "Stream"]
 
 Array = npt.NDArray[Any]
-_SHUT = memoryview(b"")
-"""A window that takes nothing."""
-_NO_FIT = (TypeError, ValueError, BufferError)
-"""What a memory view raises for an object of another shape or dtype, or that is no array."""
+_CLOSED = memoryview(b"")
+"""A view that accepts no sample."""
+_WRONG_SAMPLE = (TypeError, ValueError, BufferError)
+"""What a memory view raises for an object of another shape or dtype, or that is not an array."""
 Result = Array | dict[str, Array]
 """The only output that is not a state; a mapping by name where there are several."""
 
@@ -40,12 +41,14 @@ class Stream:
         """Open a stream at the reset state."""
         core.require_streamable()
         self._core, self._manifest, self._identity = core, core.manifest, core.identity
-        self._turns = Turns("stream")
-        self._token = self._turns.token
+        self._use = ExclusiveUse("stream")
+        self._slot = self._use.slot
         self._steps = 0
-        self._sets = StateSets(core.session, core.start({}))
+        self._sets: StateSets | NativeStates = (
+            StateSets(core.session, core.initial_states({})) if core.native is None else core.native.stream()
+        )
         self._step_call: Any = None
-        self._window = _SHUT
+        self._window = _CLOSED
         self._chunk_call: _ShapedCall | None = None
 
     @property
@@ -56,10 +59,10 @@ class Stream:
     @property
     def state(self) -> State:
         """A copy of the state, to keep, pickle, save or restore elsewhere."""
-        with self._turns:
+        with self._use:
             return State(self._sets.read(), self._identity)
 
-    def step(self, sample: Samples) -> Result:
+    def step(self, sample: InputArrays) -> Result:
         """Take one time step.
 
         Args:
@@ -69,32 +72,34 @@ class Stream:
             The output ``(C,)``; its batch and sequence axes of size 1 are gone, ``k*N`` rows stay.
 
         Raises:
-            InputError: another rank, width or dtype; NaN or infinity where the model checks.
+            InputError: wrong rank, width or dtype; NaN or infinity where the model checks.
             StateError: another thread is using this stream.
         """
         try:
-            turn = self._token.pop()
+            inside = self._slot.pop()
         except IndexError:
-            raise self._turns.refusal() from None
+            raise self._use.error() from None
         try:
             try:
                 self._window[:] = sample  # type: ignore[assignment]
                 call: _ShapedCall = self._step_call
-            except _NO_FIT:
+            except _WRONG_SAMPLE:
                 call = self._prepare_step(sample)
             sets = call.states
             try:
-                call.runs[sets.front]()
+                refused = call.runs[sets.front]()
             except Exception as error:
                 raise run_error(error) from error
+            if refused:
+                raise call.refusal()
             sets.front = 1 - sets.front
             self._steps += 1
             return call.result()
         finally:
-            self._token.append(turn)
+            self._slot.append(inside)
 
-    def process(self, chunk: Samples) -> Result:
-        """Take many time steps in one call into onnxruntime.
+    def process(self, chunk: InputArrays) -> Result:
+        """Take many time steps in one call.
 
         Args:
             chunk: ``(L, I)``, or a mapping by name where there are several inputs.
@@ -104,10 +109,10 @@ class Stream:
             A file that takes one step a call (no sequence axis) is called once a step.
 
         Raises:
-            InputError: another rank, width or dtype; empty; NaN or infinity where the model checks.
+            InputError: wrong rank, width or dtype; empty; NaN or infinity where the model checks.
             StateError: another thread is using this stream.
         """
-        with self._turns:
+        with self._use:
             if self._manifest.sequence is None:
                 return self._process_by_step(chunk)
             call = self._chunk_call
@@ -126,31 +131,31 @@ class Stream:
 
     def reset(self) -> None:
         """Put every state back to its reset value."""
-        with self._turns:
-            self._sets.write(self._core.start({}))
+        with self._use:
+            self._sets.write(self._core.initial_states({}))
             self._steps = 0
 
     def restore(self, state: State) -> None:
-        """Go on from ``state``.
+        """Continue from ``state``.
 
         Raises:
-            StateError: it belongs to another model or another batch size; the stream keeps its own.
+            StateError: it is of another model or another batch size; the stream keeps its own.
         """
-        with self._turns:
+        with self._use:
             sizes = {self._manifest.batch: 1} if self._manifest.batch else {}
-            self._sets.write(self._core.admit(state, sizes))
+            self._sets.write(self._core.check_state(state, sizes))
             self._steps = 0
 
-    def _prepare_step(self, sample: Samples) -> "_ShapedCall":
-        """Return the call of one step, with ``sample`` in it; the next one like it goes in by the window."""
+    def _prepare_step(self, sample: InputArrays) -> "_ShapedCall":
+        """Return the call of one step, with ``sample`` in it; the next one goes in through the window."""
         call: _ShapedCall = self._prepare(sample, self._step_call, {self._manifest.sequence: 1})
         self._step_call, self._window = call, call.window
         return call
 
     def _prepare(
-        self, samples: Samples, call: "_ShapedCall | None", known: Mapping[str | None, int]
+        self, samples: InputArrays, call: "_ShapedCall | None", known: Mapping[str | None, int]
     ) -> "_ShapedCall":
-        """Check ``samples``, give the call of their shape (``call`` if it fits), and fill it."""
+        """Check ``samples`` and return the call of their shape (``call`` if it fits), with them in it."""
         if call is not None and call.cell is not None and not isinstance(samples, Mapping):
             only = self._core.data[0]
             array = as_array(only.name, samples, only.dtype)
@@ -173,20 +178,21 @@ class Stream:
             arrays[spec.name] = array
             if self._core.check:
                 refuse_not_finite(spec.name, array)
-        shapes = {spec.name: resolve(spec.axes, sizes) or () for spec in self._core.data}
-        if call is None or any(call.inputs[name].shape != shape for name, shape in shapes.items()):
-            call = _ShapedCall(self, sizes, shapes, drop_sequence=bool(known))
+        for spec in self._core.data:
+            arrays[spec.name] = arrays[spec.name].reshape(resolve(spec.axes, sizes) or ())
+        if call is None or any(call.inputs[name].shape != array.shape for name, array in arrays.items()):
+            return _ShapedCall(self, sizes, arrays, drop_sequence=bool(known))
         for name, array in arrays.items():
-            call.inputs[name][...] = array.reshape(shapes[name])
+            call.inputs[name][...] = array
         return call
 
-    def _process_by_step(self, chunk: Samples) -> Result:
+    def _process_by_step(self, chunk: InputArrays) -> Result:
         before = {name: array.copy() for name, array in self._sets.read().items()}
         values = by_name(chunk, self._core.data)
         given = {spec.name: as_array(spec.name, values[spec.name], spec.dtype) for spec in self._core.data}
         lengths = {array.shape[0] if array.ndim else 0 for array in given.values()}
         if len(lengths) != 1 or 0 in lengths:
-            raise InputError(f"a chunk of {sorted(lengths)} steps came, expected one number of steps, from 1")
+            raise InputError(f"got a chunk of {sorted(lengths)} steps, expected one number from 1")
         steps = lengths.pop()
         try:
             for index in range(steps):
@@ -200,54 +206,60 @@ class Stream:
         return call.result()
 
 
-class _ShapedCall(BoundCall):
-    """A bound call of a stream, with the views through which samples go in and results come out."""
+class _ShapedCall:
+    """A call of one shape, with the views through which samples go in and results come out."""
 
     def __init__(
         self,
         stream: Stream,
         sizes: Mapping[str, int],
-        shapes: Mapping[str, tuple[int, ...]],
+        inputs: Mapping[str, Array],
         *,
         drop_sequence: bool,
     ) -> None:
-        manifest = stream._manifest
+        manifest, core, self.states = stream._manifest, stream._core, stream._sets
         self.steps = sizes.get(manifest.sequence or "", 1)
         if self.steps > 1:
-            expect_blocks(WORKSPACE * self.steps * stream._sets.nbytes)
-        valid = stream._core.valid_steps(None, sizes)
-        super().__init__(stream._core.session, manifest, stream._sets, shapes, sizes, valid)
+            retain_heap(WORKSPACE * self.steps * self.states.nbytes)
+        call: BoundCall | NativeCall
+        if isinstance(self.states, StateSets):
+            valid = core.convert_lengths(None, sizes)
+            call = BoundCall(core.session, manifest, self.states, inputs, sizes, valid)
+        else:
+            call = self.states.call(inputs, sizes)
+        self.inputs, self.outputs, self.runs, self.run = call.inputs, call.outputs, call.runs, call.run
+        self.refusal = call.refusal
         dropped = {manifest.batch, manifest.sequence if drop_sequence else None} - {None}
         self._views = {
             spec.name: _without(self.outputs[spec.name], spec.axes, dropped) for spec in manifest.outputs
         }
         self.result: Callable[[], Result] = self._copies
-        """Gives copies of the outputs, which the next call overwrites."""
+        """Returns copies of the outputs, which the next call overwrites."""
         if len(self._views) == 1:
             self.result = next(iter(self._views.values())).copy
         self.cell: Any = None
-        """Where the only input's samples go; None where there are several."""
+        """A view of the only input for one sample or chunk; None where there are several inputs."""
         self.shape: tuple[int, ...] | None = None
-        """The shape that may go there unchecked, if any."""
+        """The shape that may be written there unchecked, if any."""
         self.dtype: np.dtype[Any] | None = None
         if len(stream._core.data) == 1:
             spec = stream._core.data[0]
             self.cell = _without(self.inputs[spec.name], spec.axes, dropped)
             self.dtype = self.cell.dtype
             self.shape = None if stream._core.check else self.cell.shape
-        self.window = _SHUT if self.shape is None or len(self.shape) != 1 else memoryview(self.cell)
-        """Takes a sample of this very shape and dtype and refuses all else, in one call."""
+        self.window = _CLOSED if self.shape is None or len(self.shape) != 1 else memoryview(self.cell)
+        """Accepts a sample of exactly this shape and dtype and refuses all else, in one call."""
 
     def _copies(self) -> dict[str, Array]:
         return {name: view.copy() for name, view in self._views.items()}
 
 
 def _axes_of_rank(rank: int, core: Axes, full: Axes) -> Axes:
-    """Return the axes that an array of ``rank`` has: the core ones, all, or the core without fixed ones."""
+    """Return the axes of an array of ``rank``: the core ones, all, or the core without axes of size 1."""
     bare = tuple(axis for axis in core if axis != 1)
     return next((axes for axes in (core, full, bare) if len(axes) == rank), core)
 
 
 def _without(array: Array, axes: Axes, dropped: set[str | None]) -> Array:
-    """Return a view of ``array`` without the axes that are called like one of ``dropped``."""
+    """Return a view of ``array`` without the axes named in ``dropped``."""
     return array.reshape([size for size, axis in zip(array.shape, axes, strict=True) if axis not in dropped])

@@ -1,4 +1,4 @@
-"""A batch of streams: many sources of samples, one call into onnxruntime a tick."""
+"""A batch of streams: many sources of samples, one call into the engine a tick."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,13 +6,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ._blocks import StateBlocks
-from ._core import Core
-from ._memory import WORKSPACE, expect_blocks
-from ._rows import check_rows, cut, stack, to_graph, to_sources
-from ._turns import Turns
+from ._core import Core, ExclusiveUse
+from .axes import describe, learn_sizes, resolve, row_factor, with_ones
+from .binding import WORKSPACE, BoundCall, StateSets, retain_heap
 from .errors import ContractError, InputError, StateError
-from .inputs import Samples, by_name
+from .inputs import InputArrays, as_array, by_name, refuse_not_finite
+from .manifest import Axes, Manifest
 from .state import State
 
 __all__ = ["StreamBatch"]
@@ -29,18 +28,18 @@ class StreamBatch:
     """
 
     def __init__(self, core: Core, capacity: int) -> None:
-        """Reserve states for ``capacity`` sources; none is there yet."""
+        """Reserve states for ``capacity`` sources, none of which exists yet."""
         manifest = core.manifest
         if not isinstance(capacity, int) or isinstance(capacity, bool) or capacity < 1:
             raise InputError(f"capacity is {capacity!r}, expected a whole number from 1")
         core.require_streamable()
         if manifest.batch is None:
             raise ContractError("this file has no batch axis; open one stream() a source instead")
-        check_rows(manifest)
+        _check_rows(manifest)
         self._core, self._manifest, self._batch = core, manifest, manifest.batch
         self._identity = core.identity
-        self._turns = Turns("batch")
-        self._blocks = StateBlocks(core, capacity)
+        self._use = ExclusiveUse("batch")
+        self._pool = _StatePool(core, capacity)
         self._owner = np.full(capacity, -1, dtype=np.int64)
         """The id in each slot, -1 where it is free; an id is its slot plus a multiple of the capacity."""
         self._next = np.arange(capacity, dtype=np.int64)
@@ -55,62 +54,62 @@ class StreamBatch:
 
     @property
     def ids(self) -> tuple[int, ...]:
-        """The sources that are there."""
+        """The ids of the sources."""
         return tuple(self._owner[self._owner >= 0].tolist())
 
     def __len__(self) -> int:
         return self.capacity - len(self._free)
 
     def add(self) -> int:
-        """Add a source at the reset state and give its id, which no other source ever had.
+        """Add a source at the reset state and return its id, which no other source ever had.
 
         Raises:
             StateError: the batch is full.
         """
-        with self._turns:
+        with self._use:
             if not self._free:
                 raise StateError(
-                    f"all {self.capacity} places are taken; remove a source, or open a larger batch"
+                    f"all {self.capacity} places are in use; remove a source, or open a larger batch"
                 )
             slot = self._free.pop()
             source = int(self._next[slot])
             self._next[slot] += self.capacity
             self._owner[slot] = source
-            self._blocks.reset(slot)
+            self._pool.reset(slot)
             return source
 
     def remove(self, source: int) -> None:
-        """Let a source go; its place is free for another.
+        """Remove a source; its place is free for another.
 
         Raises:
-            StateError: it is not there.
+            StateError: it is not in the batch.
         """
-        with self._turns:
+        with self._use:
             slot = self._slot(source)
             self._owner[slot] = -1
             self._free.append(slot)
 
     def reset(self, source: int) -> None:
-        """Put one source's states back to their reset values; ``StateError`` where it is not there."""
-        with self._turns:
-            self._blocks.reset(self._slot(source))
+        """Put one source's states back to their reset values; ``StateError`` if it is not in the batch."""
+        with self._use:
+            self._pool.reset(self._slot(source))
 
     def state(self, source: int) -> State:
-        """Return a copy of one source's state, for any stream; ``StateError`` where it is not there."""
-        with self._turns:
-            return State(self._blocks.gather(self._slots([source])), self._identity)
+        """Return a copy of one source's state, for any stream; ``StateError`` if it is not in the batch."""
+        with self._use:
+            return State(self._pool.gather(self._slots([source])), self._identity)
 
     def restore(self, source: int, state: State) -> None:
-        """Let one source go on from ``state``, of a stream or of another batch.
+        """Continue one source from ``state``, of a stream or of another batch.
 
         Raises:
-            StateError: the source is not there, or the state belongs to another model.
+            StateError: the source is not in the batch, or the state is of another model.
         """
-        with self._turns:
+        with self._use:
             slots = self._slots([source])
-            self._blocks.scatter(slots, self._core.admit(state, {self._batch: 1}))
+            self._pool.scatter(slots, self._core.check_state(state, {self._batch: 1}))
 
-    def step(self, samples: Samples | Mapping[int, Any], ids: Ids | None = None) -> Any:
+    def step(self, samples: InputArrays | Mapping[int, Any], ids: Ids | None = None) -> Any:
         """Take one time step of some sources.
 
         Args:
@@ -123,17 +122,18 @@ class StreamBatch:
             Each source's output is what its own ``Stream.step`` would give.
 
         Raises:
-            InputError: another rank, width or dtype; NaN or infinity where the model checks; no source.
-            StateError: a source that is not there or comes twice; another thread is using this batch.
+            InputError: wrong rank, width or dtype; no source; NaN or infinity where the model checks, or for
+                an int8 file, which quantizes a tick's sources together.
+            StateError: a source that is not in the batch, or given twice; another thread is using the batch.
         """
         if ids is None:
             return self._by_id(samples, chunks=False)
-        with self._turns:
+        with self._use:
             return _only(self._tick(samples, ids, None, step=True))
 
     def process(
         self,
-        chunks: Samples | Mapping[int, Any],
+        chunks: InputArrays | Mapping[int, Any],
         ids: Ids | None = None,
         lengths: npt.ArrayLike | None = None,
     ) -> Any:
@@ -156,62 +156,66 @@ class StreamBatch:
             raise InputError("this file takes one step a call; use step()")
         if ids is None:
             return self._by_id(chunks, chunks=True)
-        with self._turns:
+        with self._use:
             return _only(self._tick(chunks, ids, lengths, step=False))
 
     def _by_id(self, given: Any, *, chunks: bool) -> dict[int, Any]:
         if not isinstance(given, Mapping) or not given:
-            raise InputError("samples came without ids; give {id: sample}, or an array and ids for its rows")
+            raise InputError("got samples without ids, expected {id: sample}, or an array and ids")
         ids = list(given)
         parts = [by_name(value, self._core.data) for value in given.values()]
-        stacked, lengths = stack(self._core, parts, pad=chunks)
-        with self._turns:
+        stacked, lengths = _stack(self._core, parts, pad=chunks)
+        with self._use:
             rows = self._tick(
                 stacked, ids, lengths if chunks and self._manifest.lengths else None, step=not chunks
             )
         ends = lengths.tolist() if chunks else [None] * len(ids)
-        each = (cut(self._manifest, rows, place, end) for place, end in enumerate(ends))
+        each = (_cut(self._manifest, rows, place, end) for place, end in enumerate(ends))
         return dict(zip(ids, map(_only, each), strict=True))
 
     def _tick(self, samples: Any, ids: Ids, lengths: npt.ArrayLike | None, *, step: bool) -> dict[str, Array]:
-        """Check everything, call onnxruntime once, and only then change the states of ``ids``."""
+        """Check everything, call the engine once, and only then change the states of ``ids``."""
         slots = self._slots(ids)
-        feeds, sizes = to_graph(self._core, samples, len(slots), step=step)
-        valid = self._core.valid_steps(lengths, sizes)
-        if step and len(slots) == self.capacity:
+        feeds, sizes = _to_graph(self._core, samples, len(slots), step=step)
+        valid = self._core.convert_lengths(lengths, sizes)
+        native = self._core.native
+        if step and native is None and len(slots) == self.capacity:
             return self._tick_all(slots, feeds, sizes)
         if not step:
             steps = sizes.get(self._manifest.sequence or "", 1)
             self._check_padding(valid, steps)
-            expect_blocks(WORKSPACE * steps * self._blocks.nbytes)
-        outputs, states = self._core.call(feeds | valid | self._blocks.gather(slots))
-        self._blocks.scatter(slots, states)
-        return to_sources(self._manifest, outputs, step=step)
+            retain_heap(WORKSPACE * steps * self._pool.nbytes)
+        if native is not None:
+            outputs = native.tick(feeds | valid, self._pool.arrays, slots)
+        else:
+            outputs, states = self._core.call(feeds | valid | self._pool.gather(slots))
+            self._pool.scatter(slots, states)
+        return _to_sources(self._manifest, outputs, step=step)
 
     def _check_padding(self, valid: Mapping[str, Array], steps: int) -> None:
         """Refuse short rows where their states would run over what stands behind them."""
         shortest = min((int(array.min()) for array in valid.values()), default=steps)
         if shortest < steps and not self._manifest.padded_states:
             raise InputError(
-                f"chunks of {shortest} to {steps} steps came, but this file's states do not stop at a row's "
+                f"got chunks of {shortest} to {steps} steps, but this file's states do not stop at a row's "
                 "length; give chunks of one length, or pack the sequences in forward and export again"
             )
 
     def _tick_all(
         self, slots: Array, feeds: Mapping[str, Array], sizes: Mapping[str, int]
     ) -> dict[str, Array]:
-        """Take one step of every source where its states lie: rows move to them, and not they to the rows."""
-        call = self._blocks.whole({name: array.shape for name, array in feeds.items()}, sizes)
+        """Take one step of every source in place: samples move to the states, not states to the samples."""
+        call = self._pool.bound_step(feeds, sizes)
         where: Any = slice(None) if slots is self._all else slots
         for spec in self._core.data:
             place = spec.axes.index(self._batch)
             call.inputs[spec.name][(slice(None),) * place + (where,)] = feeds[spec.name]
         call.run()
-        rows = to_sources(self._manifest, call.outputs, step=True)
+        rows = _to_sources(self._manifest, call.outputs, step=True)
         return {name: array[where].copy() for name, array in rows.items()}
 
     def _slots(self, ids: Ids) -> Array:
-        """Return the slots of ``ids``, each there and there once."""
+        """Return the slots of ``ids``; each must be in the batch and given once."""
         try:
             sources = np.asarray(ids)
         except ValueError as error:
@@ -232,7 +236,7 @@ class StreamBatch:
         self._place[slots] = order
         twice = self._place[slots] != order
         if twice.any():
-            raise StateError(f"source {sources[twice][0]} comes twice in one tick; give it in the next")
+            raise StateError(f"got source {sources[twice][0]} twice in one tick; give it in the next")
         return slots
 
     def _slot(self, source: int) -> int:
@@ -241,3 +245,231 @@ class StreamBatch:
 
 def _only(rows: dict[str, Array]) -> Any:
     return next(iter(rows.values())) if len(rows) == 1 else rows
+
+
+class _StatePool:
+    """Blocks of ``capacity`` slots along each state's batch axis, all at the reset value.
+
+    An axis of ``k*N`` rows holds k blocks of N, as the rows of a stacked output do.
+    """
+
+    def __init__(self, core: Core, capacity: int) -> None:
+        """Allocate the blocks; ``ContractError`` where a state's rows can't be told apart by source."""
+        batch = core.manifest.batch or ""
+        self._core, self._capacity = core, capacity
+        self._axes: dict[str, tuple[int, int]] = {}
+        """Each state's batch axis and its k; 0 for an axis of N rows."""
+        for spec in core.manifest.states:
+            rows = [(place, row_factor(axis, batch)) for place, axis in enumerate(spec.axes)]
+            found = [(place, factor) for place, factor in rows if factor is not None]
+            if len(found) != 1:
+                raise ContractError(
+                    f"state {spec.input} has no batch axis {batch}; open one stream() a source instead"
+                )
+            self._axes[spec.input] = found[0]
+        if any(factor for _, factor in self._axes.values()):
+            self._check_order()
+        self._blocks = core.initial_states({batch: capacity})
+        self._reset = core.initial_states({batch: 1})
+        self._sets: StateSets | None = None
+        self._call: BoundCall | None = None
+        self.nbytes = sum(block.nbytes for block in self._blocks.values())
+        retain_heap(WORKSPACE * self.nbytes)
+
+    def bound_step(self, feeds: Mapping[str, Array], sizes: Mapping[str, int]) -> BoundCall:
+        """Return the bound call of one step of every slot, for inputs like ``feeds``.
+
+        It reads and writes the blocks in place. It needs a second set of them, which the first such call
+        allocates.
+        """
+        session, manifest = self._core.session, self._core.manifest
+        if self._sets is None:
+            self._sets = StateSets(session, self._blocks)
+        if self._call is None or any(
+            self._call.inputs[name].shape != array.shape for name, array in feeds.items()
+        ):
+            valid = self._core.convert_lengths(None, sizes)
+            self._call = BoundCall(session, manifest, self._sets, feeds, sizes, valid)
+        return self._call
+
+    def gather(self, slots: Array) -> dict[str, Array]:
+        """Return the states of ``slots`` in their order."""
+        return {name: self._take(name, block, slots) for name, block in self.arrays.items()}
+
+    def scatter(self, slots: Array, states: Mapping[str, Array]) -> None:
+        """Write ``states`` to ``slots``."""
+        blocks = self.arrays
+        for name, block in blocks.items():
+            axis, rows = self._by_slot(name, block)
+            rows[(slice(None),) * axis + (slots,)] = self._by_slot(name, states[name])[1]
+        if self._sets is not None and self._sets.device != "cpu":
+            self._sets.write(blocks)
+
+    def reset(self, slot: int) -> None:
+        """Set one slot to the reset values."""
+        self.scatter(np.array([slot]), self._reset)
+
+    @property
+    def arrays(self) -> dict[str, Array]:
+        """The blocks by state: on the CPU the memory itself, else a copy."""
+        return self._blocks if self._sets is None else self._sets.read()
+
+    def _take(self, name: str, block: Array, slots: Array) -> Array:
+        axis, rows = self._by_slot(name, block)
+        taken = rows.take(slots, axis=axis)
+        return taken.reshape([-1 if i == self._axes[name][0] else size for i, size in enumerate(block.shape)])
+
+    def _by_slot(self, name: str, block: Array) -> tuple[int, Array]:
+        """Return a view of a block, or of the states of some slots, and its axis of slots."""
+        axis, factor = self._axes[name]
+        if not factor:
+            return axis, block
+        return axis + 1, block.reshape((*block.shape[:axis], factor, -1, *block.shape[axis + 1 :]))
+
+    def _check_order(self) -> None:
+        """Raise ``ContractError`` where ``k*N`` rows are not k blocks of N: two sources would be mixed.
+
+        Two sources together must get what each gets alone.
+        """
+        core, rng = self._core, np.random.default_rng(0)
+        batch, sequence = core.manifest.batch or "", core.manifest.sequence or ""
+        sizes = {batch: 2, sequence: 1}
+        shapes = {spec.name: (spec.axes, spec.dtype) for spec in core.data}
+        shapes |= {spec.input: (spec.axes, spec.dtype) for spec in core.manifest.states}
+        both = {
+            name: rng.normal(size=resolve(axes, with_ones(axes, sizes))).astype(dtype)
+            for name, (axes, dtype) in shapes.items()
+        }
+        together = core.call(both | core.convert_lengths(None, sizes))[1]
+        for source in (0, 1):
+            one = {
+                spec.name: both[spec.name].take([source], axis=spec.axes.index(batch)) for spec in core.data
+            }
+            one |= {name: self._take(name, both[name], np.array([source])) for name in self._axes}
+            alone = core.call(one | core.convert_lengths(None, sizes | {batch: 1}))[1]
+            for spec in core.manifest.states:
+                rows = self._take(spec.input, together[spec.input], np.array([source]))
+                if not np.allclose(rows, alone[spec.input], rtol=0.05, atol=0.05):
+                    raise ContractError(
+                        f"the rows of state {spec.input} {describe(spec.axes)} are not in blocks of {batch}; "
+                        "open one stream() a source instead"
+                    )
+
+
+def _check_rows(manifest: Manifest) -> None:
+    """Raise ``ContractError`` if an input or output has no axis of sources."""
+    for spec in (*manifest.inputs, *manifest.outputs):
+        if sum(row_factor(axis, manifest.batch) is not None for axis in spec.axes) != 1:
+            raise ContractError(
+                f"{spec.name} has no batch axis {manifest.batch}; open one stream() a source instead"
+            )
+
+
+def _to_graph(
+    core: Core, samples: InputArrays, rows: int, *, step: bool
+) -> tuple[dict[str, Array], dict[str, int]]:
+    """Return the data inputs in the file's layout, and the sizes of its named axes.
+
+    Args:
+        core: the model.
+        samples: ``(K, I)`` for a step, else ``(K, L, I)``, by name where there are several inputs.
+        rows: K.
+        step: whether the time axis is left out and has size 1.
+
+    Raises:
+        InputError: another rank, width or dtype; NaN or infinity where the model checks.
+    """
+    manifest, given, arrays = core.manifest, by_name(samples, core.data), {}
+    sizes = {manifest.batch or "": rows}
+    for spec in core.data:
+        array = as_array(spec.name, given[spec.name], spec.dtype)
+        inner = tuple(axis for axis in spec.axes if axis != manifest.batch)
+        seen = tuple(axis for axis in inner if not (step and axis == manifest.sequence))
+        learn_sizes(spec.name, (manifest.batch or "", *seen), array.shape, sizes)
+        if step and manifest.sequence is not None:
+            sizes[manifest.sequence] = 1
+        if core.check:
+            refuse_not_finite(spec.name, array)
+        elif manifest.precision == "int8":
+            why = "an int8 file would carry it to the other sources; leave this one out of the tick"
+            refuse_not_finite(spec.name, array, why)
+        array = array.reshape(resolve((manifest.batch or "", *inner), sizes) or ())
+        place = spec.axes.index(manifest.batch or "")
+        arrays[spec.name] = np.ascontiguousarray(np.moveaxis(array, 0, place)) if place else array
+    return arrays, sizes
+
+
+def _to_sources(manifest: Manifest, outputs: Mapping[str, Array], *, step: bool) -> dict[str, Array]:
+    """Return each output with a row a source in front; ``k*N`` rows become ``(N, k)``."""
+    rows = {}
+    for spec in manifest.outputs:
+        array, axes = outputs[spec.name], spec.axes
+        place = next(i for i, axis in enumerate(axes) if row_factor(axis, manifest.batch) is not None)
+        factor = row_factor(axes[place], manifest.batch)
+        if factor:
+            array = array.reshape((*array.shape[:place], factor, -1, *array.shape[place + 1 :]))
+            axes, place = (*axes[:place], factor, manifest.batch or "", *axes[place + 1 :]), place + 1
+        if step and (gone := manifest.time_axis(axes)) is not None:
+            array, place = array.squeeze(gone), place - (gone < place)
+        rows[spec.name] = np.moveaxis(array, place, 0) if place else array
+    return rows
+
+
+def _stack(
+    core: Core, parts: Sequence[Mapping[str, npt.ArrayLike]], *, pad: bool
+) -> tuple[dict[str, list[Any]], Array]:
+    """Return each input's samples as a list over sources, and for chunks (``pad``) their lengths.
+
+    Chunks come back at the longest one's length, with zeros at their end.
+
+    Raises:
+        InputError: unequal chunks for a file without ``lengths``; inputs of one source that disagree; a chunk
+            that is ragged or of another dtype.
+    """
+    lists: dict[str, list[Any]] = {spec.name: [part[spec.name] for part in parts] for spec in core.data}
+    if not pad:
+        return lists, np.zeros(0, dtype=np.int64)
+    for spec in core.data:
+        lists[spec.name] = [as_array(spec.name, part, spec.dtype) for part in lists[spec.name]]
+    places = {
+        spec.name: place for spec in core.data if (place := _time_axis(spec.axes, core.manifest)) is not None
+    }
+    found = [
+        [part.shape[place] if part.ndim > place else 0 for part in lists[name]]
+        for name, place in places.items()
+    ]
+    lengths = np.array(found[0], dtype=np.int64)
+    longest = int(lengths.max())
+    if any(each != found[0] for each in found):
+        raise InputError("a source's inputs have unequal lengths; give each the same number of steps")
+    if lengths.min() < 1:
+        raise InputError("got an empty chunk, or one without a time axis; leave its source out of this tick")
+    if core.manifest.lengths is None and lengths.min() < longest:
+        raise InputError(
+            f"got chunks of {lengths.min()} to {longest} steps, but this file takes no lengths; "
+            "give chunks of one length, or export it with lengths"
+        )
+    for name, place in places.items():
+        lists[name] = [_pad_end(part, place, longest) for part in lists[name]]
+    return lists, lengths
+
+
+def _cut(manifest: Manifest, rows: Mapping[str, Array], place: int, end: int | None) -> dict[str, Array]:
+    """Return the outputs of the source in ``place``, those with a time axis up to ``end``."""
+    own = {}
+    for spec in manifest.outputs:
+        array, axis = rows[spec.name][place], _time_axis(spec.axes, manifest)
+        own[spec.name] = (
+            array if end is None or axis is None else array[(slice(None),) * axis + (slice(end),)]
+        )
+    return own
+
+
+def _time_axis(axes: Axes, manifest: Manifest) -> int | None:
+    """Return the place of the time axis once the batch axis is gone."""
+    return manifest.time_axis(tuple(axis for axis in axes if axis != manifest.batch))
+
+
+def _pad_end(array: Array, place: int, longest: int) -> Array:
+    widths = [(0, longest - size if axis == place else 0) for axis, size in enumerate(array.shape)]
+    return np.pad(array, widths)

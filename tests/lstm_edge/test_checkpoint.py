@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from lstm_edge.checkpoint import CONFIG, Run, Scale, load, save
+from lstm_edge.checkpoint import Run, Scale, load, save
 from lstm_edge.lstm1 import LSTM1
+from lstm_edge.run_files import CONFIG
 from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError
 from lstm_edge_runtime.manifest import Signal, Task
 

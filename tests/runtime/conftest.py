@@ -4,9 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from lstm_edge_runtime import Model, load
+from lstm_edge_runtime.native.library import installed
 
 DATA = Path(__file__).parent / "data"
 
@@ -17,17 +19,41 @@ def path() -> Callable[[str], Path]:
     return lambda name: DATA / f"{name}.onnx"
 
 
+@pytest.fixture(scope="session", params=["onnxruntime", "native"])
+def engine(request: pytest.FixtureRequest) -> str:
+    """What takes the steps of streams, wherever it covers the file."""
+    if request.param == "native" and not installed():
+        pytest.skip("lstm-edge-native is not installed")
+    return request.param
+
+
 @pytest.fixture(scope="session")
-def opened() -> Callable[[str], Model]:
-    """Give a model of ``data/`` by its stem, opened once."""
+def opened(engine: str) -> Callable[[str], Model]:
+    """Give a model of ``data/`` by its stem, opened once for each engine."""
     models: dict[str, Model] = {}
 
     def give(name: str) -> Model:
         if name not in models:
-            models[name] = load(DATA / f"{name}.onnx", threads=1)
+            models[name] = load(
+                DATA / f"{name}.onnx", threads=1, engine="auto" if engine == "native" else engine
+            )
         return models[name]
 
     return give
+
+
+@pytest.fixture
+def sessions(monkeypatch) -> list[onnxruntime.InferenceSession]:
+    """Collect onnxruntime's sessions as a test opens them."""
+    found = []
+
+    class Recorded(onnxruntime.InferenceSession):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            found.append(self)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Recorded)
+    return found
 
 
 @pytest.fixture

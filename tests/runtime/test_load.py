@@ -3,6 +3,7 @@ import mmap
 import shutil
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import onnxruntime as ort
@@ -79,6 +80,13 @@ def test_no_file_a_folder_and_an_empty_file_are_refused_by_name(tmp_path):
         load(tmp_path / "empty.onnx")
 
 
+@pytest.mark.parametrize("where", [b"logits", b"provenance"])
+def test_text_in_an_ort_file_that_is_not_utf_8_is_one_line(path, where):
+    content = path("motions-int8").with_suffix(".ort").read_bytes()
+    with pytest.raises(FileFormatError, match="not UTF-8 text"):
+        load(content.replace(where, where[:-1] + b"\xe9"))
+
+
 @pytest.mark.parametrize("share", [0, 0.001, 0.1, 0.3, 0.5, 0.7, 0.9, 0.999])
 def test_a_truncated_file_is_refused(path, share, tmp_path):
     content = path("lstm").read_bytes()
@@ -151,6 +159,7 @@ def test_auto_falls_back_to_the_cpu_with_a_warning_where_cuda_does_not_start(pat
     ("argument", "message"),
     [
         ({"threads": 0}, "threads is 0"),
+        ({"threads": 2**31}, "expected .auto. or a whole number from 1 to 1024"),
         ({"threads": "many"}, "threads is 'many'"),
         ({"threads": True}, "threads is True"),
         ({"device": "tpu"}, "device is 'tpu'"),
@@ -164,11 +173,13 @@ def test_a_wrong_argument_is_refused_with_what_came(path, argument, message):
         load(path("lstm"), **argument)
 
 
-def test_small_weights_get_one_thread_and_large_ones_the_cores(path):
+def test_small_weights_get_one_thread_and_large_ones_the_cores(path, sessions):
     assert auto_threads(AUTO_THREADS_BYTES - 1) == 1
     assert auto_threads(AUTO_THREADS_BYTES) >= 1
-    assert load(path("lstm"))._core.session.get_session_options().intra_op_num_threads == 1
-    options = load(path("lstm"), threads=2)._core.session.get_session_options()
+    load(path("lstm"))
+    assert sessions[-1].get_session_options().intra_op_num_threads == 1
+    load(path("lstm"), threads=2)
+    options = sessions[-1].get_session_options()
     assert options.intra_op_num_threads == 2
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
 
@@ -236,6 +247,20 @@ def test_a_path_that_is_not_plain_text_loads(path, tmp_path):
     assert load(odd).manifest is not None
 
 
+def test_a_model_keeps_no_copy_of_its_file_once_it_has_its_identity_and_engine(path):
+    assert load(path("motions-int8"), threads=1).engine  # what this imports stays
+    tracemalloc.start()
+    try:
+        model = load(path("motions-int8"), threads=1)
+        with_content = tracemalloc.get_traced_memory()[0]
+        assert model.identity
+        assert model.engine
+        freed = with_content - tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert freed > 0.9 * path("motions-int8").stat().st_size
+
+
 def test_the_identity_is_the_files_at_load_though_it_is_overwritten_or_gone_since(path, tmp_path):
     copy = tmp_path / "m.onnx"
     shutil.copy(path("lstm"), copy)
@@ -243,7 +268,11 @@ def test_the_identity_is_the_files_at_load_though_it_is_overwritten_or_gone_sinc
     copy.write_bytes(b"")
     expected = hashlib.sha256(path("lstm").read_bytes()).hexdigest()
     assert first.identity == expected
-    assert first._source._content is None  # let go, now that nobody needs it
     copy.unlink()
     assert second.run(X)[1].identity == expected
     assert second.stream().state.identity == expected
+
+
+def test_a_model_tells_the_options_of_its_session(path):
+    assert load(path("lstm"), device="cpu").options == SessionOptions(threads=1)
+    assert load(path("lstm"), device="cpu", threads=2).options.threads == 2

@@ -2,9 +2,8 @@ import numpy as np
 import pytest
 
 from lstm_edge_runtime import load
-from lstm_edge_runtime._pairing import pair_states
 from lstm_edge_runtime.errors import ContractError, InputError, ManifestError
-from lstm_edge_runtime.graph_check import check_manifest, infer_manifest
+from lstm_edge_runtime.graph_check import check_manifest, infer_manifest, pair_states
 from lstm_edge_runtime.manifest import Manifest, StateSpec, Task, TensorSpec
 
 STATE = (2, "N", 8)

@@ -7,17 +7,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lstm_edge_runtime import State, load
-from lstm_edge_runtime._core import Core
 from lstm_edge_runtime.errors import ContractError, InputError, StateError
 from lstm_edge_runtime.inputs import as_array, as_lengths
 from lstm_edge_runtime.manifest import TensorSpec
 
 pytestmark = pytest.mark.filterwarnings("ignore:Creating an ndarray from ragged")  # numpy below 1.24
-RNG = np.random.default_rng(1)
 
 
-def samples(*shape: int) -> np.ndarray:
-    return RNG.normal(size=shape).astype(np.float32)
+def samples(*shape: int, seed: int = 0) -> np.ndarray:
+    """The same values for the same arguments, whichever tests ran before."""
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
 def test_run_gives_outputs_by_name_and_the_new_state(model):
@@ -82,7 +81,7 @@ def test_truth_values_go_where_a_file_takes_them_and_nowhere_else():
         (np.zeros((2, 5, 3), bool), "x has dtype bool"),
         (np.full((2, 5, 3), "1"), "x has dtype <U1"),
         ([[[1, 2, 3], [1, 2]]], "not one regular array"),
-        ({"y": np.zeros((2, 5, 3))}, r"inputs \['y'\] came, expected \['x'\]"),
+        ({"y": np.zeros((2, 5, 3))}, r"got inputs \['y'\], expected \['x'\]"),
         (None, "not one regular array of numbers"),
     ],
 )
@@ -94,7 +93,7 @@ def test_a_wrong_input_is_refused_with_what_came_and_what_was_expected(model, x,
 def test_inputs_that_disagree_on_an_axis_are_refused(opened):
     with pytest.raises(InputError, match=r"gain has shape \(5, 2, 1\), expected \(L, N, 1\) with L=4, N=2"):
         opened("gru").run({"x": samples(4, 2, 3), "gain": samples(5, 2, 1)})
-    with pytest.raises(InputError, match="expected a mapping with x, gain"):
+    with pytest.raises(InputError, match="got a single array, expected arrays for inputs 'x', 'gain'"):
         opened("gru").run(samples(4, 2, 3))
 
 
@@ -131,7 +130,7 @@ def test_lengths_of_a_file_whose_time_axis_is_fixed_are_taken_and_have_to_come()
     spec, sizes = TensorSpec("lengths", "int32", ("N",)), {"N": 2}
     assert as_lengths([4, 6], spec, sizes, None).tolist() == [4, 6]
     for lengths, message in (
-        (None, "no lengths came"),
+        (None, "got no lengths"),
         ([0, 6], "holds 0..6"),
         ([1, 2**32 + 1], "holds 1..4294967297"),
     ):
@@ -155,29 +154,27 @@ def test_checking_names_the_first_value_that_is_not_finite(path, bad):
 
 def test_another_models_state_another_batch_size_and_no_state_at_all_are_refused(model, opened):
     _, state = model.run(samples(2, 4, 3))
-    with pytest.raises(StateError, match="belongs to model"):
+    with pytest.raises(StateError, match="got a state of model"):
         opened("bare").run(samples(2, 4, 3), state)
     with pytest.raises(StateError, match=r"h_0 has shape \(2, 2, 8\).*N=3.*nothing is reset by itself"):
         model.run(samples(3, 4, 3), state)
-    with pytest.raises(StateError, match="a dict came"):
+    with pytest.raises(StateError, match="got a dict"):
         model.run(samples(2, 4, 3), dict(state))
-    with pytest.raises(StateError, match="no float32 c_0"):
+    with pytest.raises(StateError, match="without float32 c_0"):
         model.run(samples(2, 4, 3), State({"h_0": state["h_0"]}, model.identity))
 
 
-class Growing:
-    """A session whose state comes out a row longer than it went in."""
-
-    def run(self, names, feeds):
-        shapes = {"logits": (1, 4), "h_n": (2, 2, 8), "c_n": (2, 1, 8)}
-        return [np.zeros(shapes[name], np.float32) for name in names]
-
-
-def test_a_file_that_does_not_keep_its_state_contract_is_caught_as_it_runs(model):
-    core = model._core
-    growing = Core(Growing(), core.manifest, core.source, has_manifest=True, check=False)
-    with pytest.raises(ContractError, match=r"h_0 went in as \(2, 1, 8\) and came out as \(2, 2, 8\)"):
-        growing.run(samples(1, 4, 3))
+def test_a_file_that_does_not_keep_its_state_contract_is_caught_as_it_runs():
+    helper = pytest.importorskip("onnx.helper")
+    sizes = {"x": "N", "h": "N", "hn": "M"}
+    row = {name: helper.make_tensor_value_info(name, 1, [size, 3]) for name, size in sizes.items()}
+    graph = helper.make_graph(
+        [helper.make_node("Concat", ["h", "x"], ["hn"], axis=0)], "g", [row["x"], row["h"]], [row["hn"]]
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    growing = load(made.SerializeToString())
+    with pytest.raises(ContractError, match=r"the new state h has shape \(4, 3\), expected \(2, 3\)"):
+        growing.run(samples(2, 3))
 
 
 def test_a_callers_arrays_are_left_as_they_were(model):
@@ -226,7 +223,7 @@ def test_the_description_of_a_file_without_a_manifest_comes_from_its_graph(opene
 
 
 def test_eight_threads_on_one_model_equal_serial_runs(model):
-    xs = [samples(2, 7, 3) for _ in range(64)]
+    xs = [samples(2, 7, 3, seed=part) for part in range(64)]
     expected = [model.run(x)[0]["logits"] for x in xs]
     together = threading.Barrier(8)
 

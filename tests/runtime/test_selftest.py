@@ -1,8 +1,11 @@
+import json
+
 import numpy as np
 import pytest
 
 from lstm_edge_runtime._core import Core
 from lstm_edge_runtime.errors import CheckFailedError, InputError, ManifestError
+from lstm_edge_runtime.manifest import Manifest
 from lstm_edge_runtime.selftest import selftest
 
 
@@ -54,8 +57,8 @@ def test_a_golden_case_that_leaves_something_out_proves_nothing(model, role):
 
 def test_a_state_that_is_not_carried_fails_the_chunked_replay_alone(model, monkeypatch):
     core = with_golden(model)
-    run = type(core).run
-    monkeypatch.setattr(type(core), "run", lambda self, x, state, lengths: run(self, x, None, lengths))
+    call, start = type(core).call, core.manifest.states_in(core.manifest.golden.inputs)
+    monkeypatch.setattr(type(core), "call", lambda self, feeds: call(self, {**feeds, **start}))
     result = selftest(core)
     assert all(record.ok for record in result.whole)
     with pytest.raises(CheckFailedError, match=r"\(in chunks\)"):
@@ -77,8 +80,55 @@ def test_a_golden_case_with_lengths_and_a_sequence_output_is_cut_within_the_shor
     )
     core = with_contract(gru._core, gru._core.manifest._replace(golden=golden))
     result = selftest(core)
-    assert [record.name for record in result.chunked] == ["logits", "output", "h_n"]
+    names = ["logits", "output", "h_n"]
+    assert [record.name for record in result.whole] == names
+    assert [record.name for record in result.chunked] == [*names, *names]
     result.require()
+
+
+def test_each_channel_has_its_own_limit(model):
+    golden = model.manifest.golden
+    off = {name: array.copy() for name, array in golden.outputs.items()}
+    off["logits"][..., 1] += 1e-3
+    limits = np.full((1, off["logits"].shape[-1]), 1e-5)
+    assert not selftest(with_golden(model, outputs=off, limits={"logits": limits})).ok
+    limits[0, 1] = 2e-3
+    assert selftest(with_golden(model, outputs=off, limits={"logits": limits})).ok
+    limits[0] = np.roll(limits[0], 1)
+    result = selftest(with_golden(model, outputs=off, limits={"logits": limits}))
+    assert (result.worst.name, result.worst.channel) == ("logits", 1)
+
+
+def test_every_further_case_is_replayed(model):
+    golden = model.manifest.golden
+    wrong = {name: array + np.float32(1e-3) for name, array in golden.outputs.items()}
+    more = golden._replace(outputs=wrong)
+    result = selftest(with_golden(model, more=(golden,)))
+    assert result.ok
+    assert len(result.whole) == 2 * len(golden.outputs)
+    with pytest.raises(CheckFailedError, match="whole"):
+        selftest(with_golden(model, more=(more,))).require()
+
+
+def test_a_case_that_the_file_does_not_run_fails_with_the_reason(model):
+    golden = model.manifest.golden
+    wide = {name: np.concatenate([array, array], -1) for name, array in golden.inputs.items()}
+    with pytest.raises(CheckFailedError, match=r"the golden case does not run whole: .*"):
+        selftest(with_golden(model, more=(golden._replace(inputs=wide),)))
+
+
+def test_channel_limits_and_further_cases_travel_in_the_manifest(model):
+    golden = model.manifest.golden
+    limits = {"logits": np.full((1, golden.outputs["logits"].shape[-1]), 2e-6)}
+    made = model.manifest._replace(golden=golden._replace(limits=limits, more=(golden,)))
+    again = Manifest.from_json(made.to_json()).golden
+    np.testing.assert_array_equal(again.limits["logits"], limits["logits"])
+    np.testing.assert_array_equal(again.more[0].outputs["h_n"], golden.outputs["h_n"])
+    for broken in ({"shape": [7], "values": [1.0] * 7}, {"shape": [1], "values": ["1"]}):
+        raw = json.loads(made.to_json())
+        raw["golden"]["limits"]["logits"] = broken
+        with pytest.raises(ManifestError, match="malformed"):
+            Manifest.from_json(json.dumps(raw))
 
 
 def test_a_file_without_a_golden_case_says_so(opened):

@@ -1,11 +1,16 @@
 import os
 import pickle
+import subprocess
+import sys
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from lstm_edge_runtime import State
 from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError
+from lstm_edge_runtime.files import replacing, write_bytes
 from lstm_edge_runtime.state import to_arrays
 
 
@@ -91,7 +96,7 @@ def test_a_link_stays_a_link_and_what_is_no_plain_file_stays_what_it_is(state, t
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to(tmp_path / "pipe")
     for name in ("pipe", "link"):
-        with pytest.raises(InputError, match="is no plain file and would be replaced"):
+        with pytest.raises(InputError, match="is not a regular file and would be replaced"):
             state.save(tmp_path / name)
     assert (tmp_path / "pipe").is_fifo()
 
@@ -120,3 +125,64 @@ def test_a_save_that_fails_keeps_the_old_file(state, tmp_path):
 
 def test_a_state_says_what_it_holds(state):
     assert "h_0: float32 (2, 1, 8)" in repr(state)
+
+
+def test_a_member_that_is_no_array_is_refused_in_one_line(tmp_path):
+    with zipfile.ZipFile(tmp_path / "s.npz", "w") as file:
+        file.writestr("identity", b"plain bytes")
+        file.writestr("state/h_0.npy", b"no array either")
+    with pytest.raises(FileFormatError, match=r"s\.npz is not a saved state .*; save one first"):
+        State.load(tmp_path / "s.npz")
+
+
+def killed_writer(target):
+    """A process that is killed while it writes ``target``; returns what it left."""
+    program = (
+        "import os, signal, sys; from lstm_edge_runtime.files import replacing\n"
+        "with replacing(sys.argv[1]) as temporary:\n"
+        "    temporary.write_bytes(b'half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program, str(target)], check=False).returncode == -9
+    return sorted(target.parent.glob(".*.tmp"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX's")
+def test_what_a_killed_writer_left_is_removed_by_the_next_write_of_the_same_target(tmp_path):
+    target, other = tmp_path / "s[1].npz", tmp_path / "other.npz"
+    assert len(killed_writer(target)) == 1
+    assert len(killed_writer(target)) == 1  # the second one removed what the first one left
+    killed_writer(target)
+    kept = {path for path in killed_writer(other) if path.name.startswith(".other")}
+    write_bytes(target, b"whole")
+    assert target.read_bytes() == b"whole"
+    assert set(tmp_path.glob(".*.tmp")) == kept
+    write_bytes(other, b"whole")
+    assert list(tmp_path.glob(".*.tmp")) == []
+
+
+def test_two_writers_of_one_target_do_not_remove_each_others_work(tmp_path):
+    target = tmp_path / "s.npz"
+    with replacing(target) as first:
+        first.write_bytes(b"first")
+        with replacing(target) as second:
+            second.write_bytes(b"second")
+            assert first.read_bytes() == b"first"
+        assert target.read_bytes() == b"second"
+    assert target.read_bytes() == b"first"
+    assert list(tmp_path.glob(".*.tmp")) == []
+
+
+def test_many_writers_of_one_target_leave_one_whole_file(tmp_path):
+    target = tmp_path / "s.npz"
+    contents = [bytes([index]) * 5000 for index in range(8)]
+
+    def write(content):
+        for _ in range(20):
+            write_bytes(target, content)
+            assert target.read_bytes() in contents
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, contents))
+    assert target.read_bytes() in contents
+    assert list(tmp_path.glob(".*.tmp")) == []

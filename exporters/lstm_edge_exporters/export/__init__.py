@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
-    from .artifact import Artifact
     from .config import ExportConfig
+    from .pipeline import Artifact
 
 __all__ = ["export"]
 

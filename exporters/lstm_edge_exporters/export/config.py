@@ -1,4 +1,4 @@
-"""What an export may be told: everything that can't be read off the module and its example."""
+"""Export options: everything that can't be read off the module and its example."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -48,7 +48,7 @@ class ExportConfig:
     checkpoint_sha256: str | None = None
     """Hex digest of the checkpoint that the weights come from, kept in the provenance."""
     seed: int = 0
-    """Seed of the random inputs that the proof and the golden case use."""
+    """Seed of the random inputs of the verification and the golden case."""
 
     def __post_init__(self) -> None:
         """Refuse what no export can honor.

@@ -1,27 +1,33 @@
-"""The last passes over a graph: names, what a machine left in it, opset, the manifest, the bytes."""
+"""The last passes over a graph: names, what a machine left in it, the manifest, opset, the bytes."""
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from lstm_edge_runtime._version import __version__
-from lstm_edge_runtime.errors import UnsupportedError
-from lstm_edge_runtime.manifest import KEY, Manifest
+from lstm_edge_runtime import __version__
+from lstm_edge_runtime.errors import InputError, UnsupportedError, first_line
+from lstm_edge_runtime.manifest import KEY, Manifest, StateSpec, TensorSpec
 
-__all__ = ["rename_outputs", "serialize", "tidy"]
+from ..graph import axes_of, to_proto
+from ..versions import versions
+from .config import ExportConfig
+from .roles import Roles
 
+__all__ = ["build_manifest", "rename_outputs", "serialize", "tidy"]
 
-_LARGEST = 2**31 - 2**20
-"""Protobuf's limit, with room for the manifest."""
+_MAKERS = ("lstm-edge", "torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime")
 
 
 def rename_outputs(model: ir.Model, names: Sequence[str], states: Collection[str]) -> None:
     """Name the graph's outputs.
 
     One that is an input, a constant or another output gets an Identity node first; so does every one that is
-    not named in ``states``, lest a lifted state takes it for its own. ``tidy`` removes what was not needed.
+    not named in ``states``, so that no lifted state takes one. ``tidy`` removes what was not needed.
     """
     seen: set[ir.Value] = set()
     for place, name in enumerate(names):
@@ -66,24 +72,87 @@ def _drop_identities(graph: ir.Graph) -> None:
         graph.remove(node, safe=True)
 
 
+def build_manifest(
+    model: ir.Model, roles: Roles, lifted: Sequence[StateSpec], config: ExportConfig
+) -> Manifest:
+    """Return the manifest of a traced graph, before anything was measured.
+
+    Raises:
+        InputError: the config gives a reset value, a task output or a state that the file does not have.
+    """
+    values = {str(value.name): value for value in model.graph.inputs}
+    own = [
+        StateSpec(name, output, _dtype(values[name]), axes_of(values[name]), config.reset.get(name, 0.0))
+        for name, output in roles.states.items()
+    ]
+    states = sorted([*own, *lifted], key=lambda state: list(values).index(state.input))
+    inputs = {state.input for state in states}
+    outputs = {state.output for state in states}
+    for name in config.reset:
+        if name not in roles.states:
+            raise InputError(f"reset of {name}: the states are {', '.join(roles.states) or 'none'}")
+    plain = tuple(_tensor(value) for value in model.graph.outputs if value.name not in outputs)
+    if config.task is not None and config.task.output not in [spec.name for spec in plain]:
+        raise InputError(
+            f"task output {config.task.output!r}: the outputs are {', '.join(spec.name for spec in plain)}"
+        )
+    return Manifest(
+        inputs=tuple(_tensor(value) for name, value in values.items() if name not in inputs),
+        outputs=plain,
+        states=tuple(state._replace(reset=_every_row(state)) for state in states),
+        batch=roles.batch,
+        sequence=roles.sequence,
+        lengths=roles.lengths,
+        task=config.task,
+        signal=config.signal,
+        provenance=_provenance(config),
+    )
+
+
 def serialize(model: ir.Model, manifest: Manifest, opset: int, ir_version: int) -> bytes:
     """Return the file's bytes, the same ones for the same content.
 
     Raises:
         UnsupportedError: the weights do not fit into one file, or the graph can't be written for ``opset``.
     """
-    size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
-    if size > _LARGEST:
-        raise UnsupportedError(
-            f"the weights are {size:,} bytes, one ONNX file holds {_LARGEST:,}; export a part"
-        )
-    proto = ir.to_proto(model)
+    proto = to_proto(model)
     if opset != model.opset_imports[""]:
         try:
             proto = onnx.version_converter.convert_version(proto, opset)
         except Exception as error:
-            raise UnsupportedError(f"the graph can't be written for opset {opset}: {error}") from error
+            raise UnsupportedError(
+                f"the graph can't be written for opset {opset}: {first_line(error)}"
+            ) from error
     proto.ir_version = ir_version
     del proto.metadata_props[:]
     proto.metadata_props.add(key=KEY, value=manifest.to_json())
     return bytes(proto.SerializeToString(deterministic=True))
+
+
+def _provenance(config: ExportConfig) -> dict[str, Any]:
+    return {
+        "checkpoint_sha256": config.checkpoint_sha256,
+        "opset": config.opset,
+        "ir_version": config.ir_version,
+        "versions": versions(*_MAKERS),
+    }
+
+
+def _every_row(state: StateSpec) -> float | npt.NDArray[Any]:
+    """Return the reset value with each fixed axis in full: one row may stand for a batch of fixed size."""
+    shape = [axis if isinstance(axis, int) else 1 for axis in state.axes]
+    try:
+        return np.broadcast_to(state.reset, shape) if isinstance(state.reset, np.ndarray) else state.reset
+    except ValueError as error:
+        raise InputError(
+            f"reset of {state.input} has shape {list(np.shape(state.reset))}, expected {shape}"
+        ) from error
+
+
+def _tensor(value: ir.Value) -> TensorSpec:
+    return TensorSpec(str(value.name), _dtype(value), axes_of(value))
+
+
+def _dtype(value: ir.Value) -> str:
+    assert value.dtype is not None
+    return str(value.dtype.numpy().name)

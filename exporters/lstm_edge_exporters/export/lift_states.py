@@ -2,20 +2,21 @@
 
 The lifting is ``lift.lift_states``, the same that any ONNX file goes through. Here its states get the names
 of PyTorch's layers, and for each of them it is kept which rows of which layer it stands for, so that the
-module itself can be started from it in the proof.
+module itself can be started from it when the file is verified.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 
 import onnx_ir as ir
 
 from lstm_edge_runtime.manifest import StateSpec
 
-from ..lift import lift_states
-from ..lift._groups import Group
+from ..lift.state_names import name_after_modules
+from ..lift.states import lift_states
+from ..lift.wiring import StateGroup
 from ..numerics.injection import Injection
+from ..recurrent import state_shape
 from .lower import Origin, origin_of
 from .record import Call
 
@@ -41,11 +42,11 @@ def lift_absent(model: ir.Model, calls: Sequence[Call], batch: str | None) -> Li
         calls: the recurrent calls of the trace.
         batch: the name of the batch axis; None for an unbatched module.
     """
-    groups: list[Group] = []
+    groups: list[StateGroup] = []
 
-    def naming(found: Sequence[Group]) -> list[tuple[str, str]]:
+    def naming(found: Sequence[StateGroup]) -> list[tuple[str, str]]:
         groups.extend(found)
-        return [_names(group, calls) for group in found]
+        return [name_after_modules(group, _layers(group), single=len(calls) == 1) for group in found]
 
     lifted = lift_states(model, batch=batch, reverse=True, naming=naming)
     injections = [
@@ -61,25 +62,19 @@ def lift_absent(model: ir.Model, calls: Sequence[Call], batch: str | None) -> Li
     return Lifting(lifted.model, lifted.states, tuple(injections), tuple(notes))
 
 
-def _names(group: Group, calls: Sequence[Call]) -> tuple[str, str]:
-    """Name a state after its layer; ``h_0`` alone where the module has one layer called once."""
+def _layers(group: StateGroup) -> list[tuple[str, int]]:
+    """Return the path and the call of each place's layer."""
     origins = [_origin(group, place) for place in range(len(group.places))]
-    steps = zip(*(origin.path.split(".") for origin in origins), strict=False)
-    stem = ".".join(step[0] for step in takewhile(lambda step: len(set(step)) == 1, steps))
-    if len({origin.path for origin in origins}) == 1 and origins[0].call:
-        stem = f"{stem}_{origins[0].call + 1}"
-    if len(calls) == 1 or not stem:
-        return f"{group.kind}_0", f"{group.kind}_n"
-    return f"{stem}.{group.kind}_0", f"{stem}.{group.kind}_n"
+    return [(origin.path, origin.call) for origin in origins]
 
 
-def _injections(group: Group, state: StateSpec) -> list[Injection]:
+def _injections(group: StateGroup, state: StateSpec) -> list[Injection]:
     injections = []
     row = 0
     for place, slot in enumerate(group.places):
         origin, path = _origin(group, place), group.paths[place]
         node = slot.slot.node
-        directions = 2 if node.attributes.get_string("direction", "forward") == "bidirectional" else 1
+        directions, _, _ = state_shape(node)
         row_axis = None
         if len(state.axes) == 3:
             row_axis = 0 if path is None else path.span[0] if path.span else 1 - path.batch_axis
@@ -99,7 +94,7 @@ def _injections(group: Group, state: StateSpec) -> list[Injection]:
     return injections
 
 
-def _origin(group: Group, place: int) -> Origin:
+def _origin(group: StateGroup, place: int) -> Origin:
     origin = origin_of(group.places[place].slot.node)
     assert origin is not None
     return origin

@@ -1,7 +1,7 @@
 """The graph pass that turns each ``lstm_edge::Recurrent`` node into ONNX's LSTM, GRU or RNN nodes.
 
 One node a layer, both directions in it. States come in as ``(layers*D, N, H)``, are split by layer, and are
-put together again behind the nodes.
+put together again behind the nodes. Afterwards every call of the module is checked to be a node.
 """
 
 import json
@@ -13,19 +13,19 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from lstm_edge_runtime.errors import UnsupportedError
+from lstm_edge_runtime.errors import CheckFailedError, UnsupportedError
 
 from ..graph import Builder
-from ..numerics.weights import LayerWeights, to_onnx
+from ..recurrent import GATES, LayerWeights, to_onnx_weights
 from .projection import project
-from .record import DOMAIN, OP
+from .record import DOMAIN, OP, Call
 
-__all__ = ["ORIGIN", "Origin", "lower", "origin_of"]
+__all__ = ["Origin", "check_recurrent_nodes", "lower", "origin_of"]
 
 Array = npt.NDArray[Any]
 
 
-ORIGIN = "lstm_edge.origin"
+_ORIGIN = "lstm_edge.origin"
 """The key in a node's ``metadata_props`` while the graph is worked on."""
 
 
@@ -43,7 +43,7 @@ class Origin:
 
 def origin_of(node: ir.Node) -> Origin | None:
     """Tell which layer a node was made for; None for a node that ``lower`` did not make."""
-    text = node.metadata_props.get(ORIGIN)
+    text = node.metadata_props.get(_ORIGIN)
     return Origin(*json.loads(text)) if text is not None else None
 
 
@@ -57,6 +57,30 @@ def lower(model: ir.Model) -> None:
         if (node.domain, node.op_type) == (DOMAIN, OP):
             _lower(node)
     model.opset_imports.pop(DOMAIN, None)
+
+
+def check_recurrent_nodes(model: ir.Model, calls: Sequence[Call]) -> tuple[str, ...]:
+    """Compare the nodes of ``model`` with the ``calls`` of the trace.
+
+    Returns:
+        A note for each layer whose result nothing uses, and that the file therefore leaves out.
+
+    Raises:
+        CheckFailedError: a call whose result is used has no node.
+    """
+    present = {origin for node in model.graph if (origin := origin_of(node)) is not None}
+    notes = []
+    for call in calls:
+        missing = [
+            layer for layer in range(call.layers) if Origin(call.path, call.number, layer) not in present
+        ]
+        if len(missing) == call.layers:
+            notes.append(f"layer {call.path!r}: nothing uses its result, it is not in the file")
+        elif missing:
+            raise CheckFailedError(
+                f"layer {call.path!r}: its layer {missing[0]} is no recurrent node of the file"
+            )
+    return tuple(notes)
 
 
 def _lower(node: ir.Node) -> None:
@@ -100,14 +124,14 @@ def _node(
     if layer[0].w_hr is not None and c is not None:
         projection = project(build, layer, h, c, suffix)
         layer, h, c = list(projection.layer), projection.hidden, projection.cell
-    options: dict[str, Any] = {"hidden_size": layer[0].w_ih.shape[0] // _gates(op)}
+    options: dict[str, Any] = {"hidden_size": layer[0].w_ih.shape[0] // len(GATES[op])}
     if directions == 2:
         options["direction"] = "bidirectional"
     if op == "GRU":
         options["linear_before_reset"] = 1
     if attributes["activation"] not in ("", "Tanh"):
         options["activations"] = [attributes["activation"]] * directions
-    w, r, b = to_onnx(op, layer)
+    w, r, b = to_onnx_weights(op, layer)
     inputs = [
         x,
         build.weight(w, f"W_{suffix}"),
@@ -120,7 +144,7 @@ def _node(
         inputs.append(c)
     y, *end = build.node(op, inputs, options, outputs=3 if op == "LSTM" else 2, name=suffix)
     origin = Origin(attributes["path"], attributes["call"], index)
-    build.last.metadata_props[ORIGIN] = json.dumps(astuple(origin))
+    build.last.metadata_props[_ORIGIN] = json.dumps(astuple(origin))
     if projection is not None:
         y, end[0] = (build.matmul(value, projection.after) for value in (y, end[0]))
         if projection.cell_after is not None:
@@ -134,10 +158,6 @@ def _node(
 
 def _split(build: Builder, state: ir.Value, layers: int, directions: int) -> list[ir.Value]:
     return [state] if layers == 1 else build.split(state, [directions] * layers, axis=0)
-
-
-def _gates(op: str) -> int:
-    return {"LSTM": 4, "GRU": 3, "RNN": 1}[op]
 
 
 def _split_weights(node: ir.Node, attributes: dict[str, Any]) -> list[list[LayerWeights]]:

@@ -1,8 +1,13 @@
-"""``export``: a module in, a proven file out."""
+"""The way of an export: record, trace, lower, lift states, verify, finalize.
+
+A new graph pass is called in ``convert_module``, between ``trace`` and ``tidy``.
+"""
 
 import copy
+import os
 import warnings
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,54 +17,78 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch._dynamo import OptimizedModule
+from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import CheckFailedError, InputError, UnsupportedError, first_line
+from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import Manifest
 from lstm_edge_runtime.ort import open_session, run_by_name
 
+from ..lift.divergence import ChunkedFile, run_in_chunks, states_stop_at_lengths
 from ..numerics.call import Signature
 from ..numerics.cases import CaseGenerator
 from ..numerics.floats import OTHER_FLOATS, copy_as
 from ..numerics.golden import record_golden
 from ..numerics.layout import Layout
+from ..numerics.noise import noise_floors
 from ..numerics.reference import TorchReference
-from ..numerics.verify import Candidate, verify
-from .artifact import Artifact
-from .audit import check_recurrent_nodes
+from ..numerics.verify import Candidate, Equivalence, verify
 from .axes import resolve_axes
 from .config import ExportConfig
-from .describe import describe
-from .finalize import rename_outputs, serialize, tidy
+from .finalize import build_manifest, rename_outputs, serialize, tidy
 from .lift_states import Lifting, lift_absent
-from .lower import lower
-from .own import own_copy
+from .lower import check_recurrent_nodes, lower
 from .refusals import check_module, check_starts
 from .roles import Roles, find_roles
-from .streaming import states_stop_at_lengths, why_unstreamable
 from .trace import trace
 
-__all__ = ["Prepared", "export_verified", "prepare"]
+__all__ = ["Artifact", "ConvertedModule", "convert_module", "export_verified", "own_copy"]
 
 Array = npt.NDArray[Any]
 
 
+@dataclass(frozen=True)
+class Artifact:
+    """A verified ONNX file; it exists only where every check passed."""
+
+    model: bytes
+    """The file."""
+    manifest: Manifest
+    """The contract that is inside the file."""
+    equivalence: Equivalence
+    """Every comparison with PyTorch."""
+    nodes: Mapping[str, int]
+    """Operator to count."""
+    notes: tuple[str, ...] = ()
+    """What a reader should know: states left in the graph, sizes that PyTorch itself refuses."""
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the file whole or not at all, beside its place and then renamed.
+
+        Raises:
+            NotFoundError: the folder is not there.
+            InputError: the path can't be written.
+        """
+        write_bytes(path, self.model)
+
+
 def export_verified(module: nn.Module, example: Any, config: ExportConfig) -> Artifact:
     """Trace, lower, verify and finalize; see ``export``."""
-    made = prepare(module, example, config)
+    made = convert_module(module, example, config)
     model, manifest = made.model, made.manifest
     bare = serialize(model, manifest, config.opset, config.ir_version)
     _check(bare)
     candidate = _candidate(bare)
     equivalence = verify(candidate, made.reference, made.cases.cases())
-    whole = made.cases.case(2, 24, at_reset=True, full=True)
-    unstreamable = why_unstreamable(model, manifest, candidate, whole, made.bidirectional)
+    unstreamable, padded_states = _try_chunks(made, candidate)
     manifest = manifest._replace(
         unstreamable=unstreamable,
-        padded_states=bool(unstreamable) or states_stop_at_lengths(manifest, candidate, whole),
+        padded_states=padded_states,
         equivalence=equivalence.to_dict(),
-        golden=record_golden(made.reference, made.cases, equivalence),
+        golden=record_golden(made.reference, made.cases, equivalence.cases),
     )
     content = serialize(model, manifest, config.opset, config.ir_version)
     load(content, device="cpu").close()
@@ -73,8 +102,8 @@ def export_verified(module: nn.Module, example: Any, config: ExportConfig) -> Ar
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A module's graph before its proof, and the module itself as the reference."""
+class ConvertedModule:
+    """A module's graph before its verification, and the module itself as the reference."""
 
     model: ir.Model
     manifest: Manifest
@@ -86,7 +115,7 @@ class Prepared:
     notes: tuple[str, ...]
 
 
-def prepare(module: nn.Module, example: Any, config: ExportConfig) -> Prepared:
+def convert_module(module: nn.Module, example: Any, config: ExportConfig) -> ConvertedModule:
     """Trace and lower ``module``, lift its states, and make it the reference for a file with such states.
 
     Raises:
@@ -111,12 +140,56 @@ def prepare(module: nn.Module, example: Any, config: ExportConfig) -> Prepared:
     check_starts(own, lifting.injections)
     model = lifting.model
     tidy(model)
-    manifest = describe(model, roles, lifting.states, config)
+    manifest = build_manifest(model, roles, lifting.states, config)
     reference = TorchReference(own, signature, roles.outputs, lifting.injections, Layout.of(manifest))
     cases = _case_generator(signature, manifest, config, reference)
     _check_repeatable(reference, cases)
     notes = (*_narrowed(own), *unused, *lifting.notes, *_unreturned(roles))
-    return Prepared(model, manifest, reference, cases, roles.bidirectional, notes)
+    return ConvertedModule(model, manifest, reference, cases, roles.bidirectional, notes)
+
+
+def own_copy(module: nn.Module) -> nn.Module:
+    """Copy ``module`` in eval mode, without a wrapper for several devices or of ``torch.compile``.
+
+    A tensor that the module has computed and keeps, as ``torch.nn.utils.weight_norm`` does, is copied without
+    its graph.
+
+    Raises:
+        InputError: it can't be copied.
+    """
+    while isinstance(module, DataParallel | DistributedDataParallel | OptimizedModule):
+        module = module._orig_mod if isinstance(module, OptimizedModule) else module.module
+    computed = [
+        value
+        for layer in module.modules()
+        for value in vars(layer).values()
+        if isinstance(value, Tensor) and not value.is_leaf
+    ]
+    try:
+        own = copy.deepcopy(module, {id(value): value.detach().clone() for value in computed})
+    except Exception as error:
+        text = " ".join(str(error).split())[:400]
+        raise InputError(
+            f"{type(module).__name__} can't be copied ({text}); keep no tensors with gradients or open "
+            "files in its attributes"
+        ) from error
+    own.eval()  # which may give None where a module has a train() of its own
+    return own
+
+
+def _try_chunks(made: ConvertedModule, candidate: Candidate) -> tuple[str, bool]:
+    """Return why chunks do not equal the whole, ``""`` where they do, and whether states stop at lengths."""
+    manifest = made.manifest
+    if made.bidirectional and manifest.sequence is not None:
+        return f"layer {made.bidirectional[0] or 'rnn'} is bidirectional", True
+    file = ChunkedFile(made.model, manifest, candidate, (manifest.lengths,) if manifest.lengths else ())
+    if not file.time_axes or not manifest.states:
+        return "", True
+    feeds = made.cases.case(2, 24, at_reset=True, full=True).feeds
+    feeds = {**feeds, **file.with_lengths(feeds, file.steps(feeds))}
+    floors = noise_floors(made.reference, feeds, made.reference.run64(feeds))
+    _, reason = run_in_chunks(file, feeds, floors, np.random.default_rng(0))
+    return reason, bool(reason) or states_stop_at_lengths(file, feeds)
 
 
 def _unreturned(roles: Roles) -> list[str]:
@@ -156,7 +229,7 @@ def _check_repeatable(reference: TorchReference, cases: CaseGenerator) -> None:
     feeds = cases.case(2, 9, at_reset=True, full=True).feeds
     try:
         first, again = reference.run(feeds), reference.run(feeds)
-    except Exception:  # noqa: BLE001  a size that the module refuses tells nothing; the proof will say so
+    except Exception:  # noqa: BLE001  a size that the module refuses tells nothing; verification will say so
         return
     for name, array in first.items():
         if not np.array_equal(array, again[name], equal_nan=array.dtype.kind == "f"):
@@ -185,7 +258,7 @@ def _wants_sorted(reference: TorchReference, cases: CaseGenerator) -> bool:
             reference.run(cases.case(4, 9, at_reset=True, offset=offset).feeds)
     except RuntimeError as error:
         return "enforce_sorted" in str(error)
-    except Exception:  # noqa: BLE001  a size that the module refuses tells nothing; the proof will say so
+    except Exception:  # noqa: BLE001  a size that the module refuses tells nothing; verification will say so
         return False
     return False
 

@@ -21,8 +21,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from ..graph import Builder
-from ..lift import WAY_BACK
-from ..numerics.weights import LayerWeights
+from ..lift.paths import LEFT_INVERSE
+from ..recurrent import GATES, LayerWeights
 
 __all__ = ["CONDITION_LIMIT", "Projection", "project"]
 
@@ -30,7 +30,6 @@ Array = npt.NDArray[Any]
 
 CONDITION_LIMIT = 100.0
 """Up to this condition number of ``W_hr`` the pseudo-inverse is used."""
-_GATES = 4
 
 
 @dataclass(frozen=True)
@@ -83,11 +82,11 @@ def project(
 def _around(
     build: Builder, state: ir.Value, enter: Array, leave: Array, name: str
 ) -> tuple[ir.Value, ir.Value]:
-    """Return ``state @ enter``, and ``leave``, which leads back, as an initializer."""
-    back = build.weight(leave, name)
-    way_in = build.weight(enter, f"{name}_in")
-    way_in.metadata_props[WAY_BACK] = str(back.name)
-    return build.matmul(state, way_in), back
+    """Return ``state @ enter``, and ``leave``, its left inverse, as an initializer."""
+    inverse = build.weight(leave, name)
+    entering = build.weight(enter, f"{name}_in")
+    entering.metadata_props[LEFT_INVERSE] = str(inverse.name)
+    return build.matmul(state, entering), inverse
 
 
 def _widened(folded: LayerWeights, w_hh: Array, width: int) -> LayerWeights:
@@ -104,6 +103,6 @@ def _widened(folded: LayerWeights, w_hh: Array, width: int) -> LayerWeights:
 
 def _more_units(stacked: Array, width: int) -> Array:
     """Add ``width`` rows of zeros to each gate of ``(G*H, ...)``."""
-    gates = np.split(stacked, _GATES)
+    gates = np.split(stacked, len(GATES["LSTM"]))
     zeros = np.zeros((width, *stacked.shape[1:]))
     return np.concatenate([part for gate in gates for part in (gate, zeros)])

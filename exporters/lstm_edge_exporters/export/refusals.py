@@ -62,7 +62,7 @@ def check_starts(module: nn.Module, injections: Iterable[Injection]) -> None:
     """Refuse a state that was lifted out of a call of ``torch.lstm`` and the like outside of a layer.
 
     Raises:
-        UnsupportedError: the proof could not start such a call from the state.
+        UnsupportedError: verification could not start such a call from the state.
     """
     for each in injections:
         if not isinstance(module.get_submodule(each.path), nn.RNNBase | nn.RNNCellBase):

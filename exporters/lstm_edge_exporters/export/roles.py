@@ -6,18 +6,19 @@ states reach in the same way.
 """
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from lstm_edge_runtime.errors import InputError
-from lstm_edge_runtime.manifest import Axes
 
+from ..graph import axes_of
+from ..lift.state_names import output_name
 from .config import ExportConfig
 from .record import OP
 
-__all__ = ["Roles", "axes_of", "find_roles"]
+__all__ = ["Roles", "find_roles"]
 
 _VIEWS = frozenset(
     "Cast Concat Gather Identity Reshape Slice Split Squeeze Transpose Unsqueeze".split()  # noqa: SIM905
@@ -158,12 +159,6 @@ def _find_axes(
     return (batches or [None])[0], (times or [None])[0]  # type: ignore[list-item]
 
 
-def axes_of(value: ir.Value) -> Axes:
-    """Return a value's axes: an int where fixed, a name or an expression where dynamic."""
-    assert value.shape is not None
-    return tuple(axis if isinstance(axis, int) else str(axis) for axis in value.shape)
-
-
 def _find_lengths(inputs: Mapping[str, ir.Value], nodes: Sequence[ir.Node]) -> str | None:
     for node in nodes:
         if node.inputs[3] is not None:
@@ -192,7 +187,7 @@ def _name_outputs(
             )
         chosen = list(config.outputs)
     else:
-        partners = {place: _partner(name, states) for name, place in states.items()}
+        partners = {place: output_name(name, states) for name, place in states.items()}
         inputs = {value.name for value in model.graph.inputs}
         chosen = []
         for place, name in enumerate(names):
@@ -208,8 +203,3 @@ def _name_outputs(
     if clash or len(set(chosen)) < count:
         raise InputError(f"the output names {', '.join(chosen)} repeat or are those of inputs; give others")
     return tuple(chosen)
-
-
-def _partner(name: str, names: Collection[str]) -> str:
-    stem = name.removesuffix("_0")
-    return f"{stem}_n" if f"{stem}_1" not in names else f"{name}_n"

@@ -1,19 +1,35 @@
 """Give any recurrent ONNX file explicit hidden states, so that it can be fed in chunks."""
 
-from ._projection import WAY_BACK
-from .config import LiftConfig, LiftReport
-from .lift import Lifted, lift
-from .read import check_output
-from .states import LeftAlone, LiftedStates, lift_states
+import os
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "WAY_BACK",
-    "LeftAlone",
-    "LiftConfig",
-    "LiftReport",
-    "Lifted",
-    "LiftedStates",
-    "check_output",
-    "lift",
-    "lift_states",
-]
+from .config import LiftConfig
+
+if TYPE_CHECKING:
+    from .pipeline import Lifted
+
+__all__ = ["LiftConfig", "lift"]
+
+
+def lift(onnx_file: str | os.PathLike[str] | bytes, config: LiftConfig | None = None) -> "Lifted":
+    """Return the same network with its hidden states as explicit inputs and outputs.
+
+    Args:
+        onnx_file: the path of an ``.onnx`` file of any framework, or its content; opset 7 or later.
+        config: see ``LiftConfig``.
+
+    Returns:
+        The lifted file, which computes the original bit for bit while its states are at reset.
+
+    Raises:
+        NotFoundError: no such file.
+        FileFormatError: truncated or foreign, external data that can't be used, or a file that onnxruntime
+            does not run.
+        ContractError: there is no state to lift or to recognize; a node reads time backwards, or starts over
+            in every pass of a loop, so that its state can't be carried.
+        InputError: an option that does not fit the file.
+        CheckFailedError: the lifted file does not compute what the original does.
+    """
+    from .pipeline import lift_verified
+
+    return lift_verified(onnx_file, config or LiftConfig())

@@ -1,26 +1,25 @@
-"""Naming the free axes of a graph's inputs, and freeing those that only a declaration holds."""
+"""Naming the dynamic axes of a graph's inputs, and making those dynamic that only a declaration fixes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Axes
 
+from ..graph import UniqueNames, axes_of, data_inputs, dynamic_axes, forget_shapes, infer_shapes
 from ..recurrent import LENGTHS, recurrent_nodes
-from ._axes import axes_of, data_inputs, symbols
-from ._probing import probe_roles
-from ._shapes import forget_shapes, infer_shapes
-from .axis_roles import BATCH, SEQUENCE, axis_roles
+from .axis_roles import BATCH, SEQUENCE, axis_roles, probe_roles
 from .evaluate import constant
 
-__all__ = ["AxisNames", "fixed_roles", "name_axes"]
+__all__ = ["AxisNames", "fixed_roles", "generalize_reshapes", "name_axes"]
 
 
 @dataclass(frozen=True)
 class AxisNames:
-    """What the batch axis and the time axis of a graph are called; None where it has none that is free."""
+    """What the batch axis and the time axis of a graph are called; None where it has no dynamic one."""
 
     batch: str | None
     sequence: str | None
@@ -29,7 +28,7 @@ class AxisNames:
 def fixed_roles(model: ir.Model) -> dict[str, int]:
     """Return the sizes of ``batch`` and ``sequence`` where the inputs declare them fixed, and alike.
 
-    None where a constant ``sequence_lens`` holds both.
+    Empty where a constant ``sequence_lens`` fixes both.
     """
     if any(
         len(node.inputs) > LENGTHS and constant(node.inputs[LENGTHS]) is not None
@@ -45,8 +44,8 @@ def fixed_roles(model: ir.Model) -> dict[str, int]:
     return {role: found.pop() for role, found in sizes.items() if len(found) == 1}
 
 
-def name_axes(model: ir.Model, given: Mapping[str, Axes], free: frozenset[str]) -> AxisNames:
-    """Return every free axis of the inputs a name, in place.
+def name_axes(model: ir.Model, given: Mapping[str, Axes], make_dynamic: frozenset[str]) -> AxisNames:
+    """Name every dynamic axis of the inputs, in place.
 
     Names that the file has are kept. An axis without one is ``N`` or ``L`` where a recurrent node tells that
     it is the batch or the time, else by its place: the first is the batch, the second of three or more the
@@ -55,7 +54,8 @@ def name_axes(model: ir.Model, given: Mapping[str, Axes], free: frozenset[str]) 
     Args:
         model: the graph.
         given: axes by input name that take the place of those declared.
-        free: which of ``batch`` and ``sequence`` to free where the inputs declare a fixed size.
+        make_dynamic: which of ``batch`` and ``sequence`` to make dynamic where the inputs declare them
+            fixed.
 
     Raises:
         InputError: ``given`` names an input that is not there, or has another rank.
@@ -64,7 +64,7 @@ def name_axes(model: ir.Model, given: Mapping[str, Axes], free: frozenset[str]) 
     roles = axis_roles(model.graph, model)
     _tell_apart(roles)
     names = {BATCH: _known(roles, BATCH) or "N", SEQUENCE: _known(roles, SEQUENCE) or "L"}
-    freed = guessed = False
+    changed = guessed = False
     for value in data_inputs(model.graph):
         shape = value.shape
         if shape is None or value.name in given:
@@ -73,24 +73,53 @@ def name_axes(model: ir.Model, given: Mapping[str, Axes], free: frozenset[str]) 
         for axis, size in enumerate(shape):
             role = told.get(axis)
             if isinstance(size, int):
-                if role in free:
+                if role in make_dynamic:
                     shape[axis] = names[role]
-                    freed = True
+                    changed = True
             elif size.value is None:
                 guessed |= not told
                 role = role or (None if told else _by_place(axis, len(shape)))
                 shape[axis] = names[role] if role else f"{value.name}_{axis}"
-    if freed or given:
+    if changed or given:
         forget_shapes(model)
     infer_shapes(model)
-    bound = set(symbols(model.graph))
+    bound = set(dynamic_axes(model.graph))
     if bound and (guessed or not bound >= set(names.values())):
         names = _corrected(model, names, probe_roles(model))
     return AxisNames(*(names[role] if names[role] in bound else None for role in (BATCH, SEQUENCE)))
 
 
+def generalize_reshapes(model: ir.Model) -> None:
+    """Let a Reshape that only drops a node's direction axis take any batch and length, in place.
+
+    The declared sizes must still be there.
+
+    PyTorch's exporter, given a fixed shape, turns ``(L, N, 1, H)`` into ``(L, N, H)`` by three numbers. With
+    0 for an axis that stays in its place and -1 for one that moves up, they do the same at every size.
+    """
+    infer_shapes(model)
+    names = UniqueNames(model.graph)
+    for node in recurrent_nodes(model):
+        value, axis = node.outputs[0], 2 if node.attributes.get_int("layout", 0) else 1
+        while len(users := list(value.uses())) == 1 and users[0].node.op_type == "Transpose":
+            axis = list(users[0].node.attributes.get_ints("perm", (3, 2, 1, 0))).index(axis)
+            value = users[0].node.outputs[0]
+        sizes = list(axes_of(value))
+        for user, place in users:
+            target = constant(user.inputs[1]) if user.op_type == "Reshape" and place == 0 else None
+            dropped = sizes[:axis] + sizes[axis + 1 :]
+            if target is None or axis not in (1, 2) or sizes[axis] != 1 or target.tolist() != dropped:
+                continue
+            name = names.unique(f"{user.name}.sizes")
+            numbers = ir.tensor(np.array([0, -1 if axis == 1 else 0, dropped[2]]), name=name)
+            target_value = ir.val(name, const_value=numbers)
+            model.graph.register_initializer(target_value)
+            user.replace_input_with(1, target_value)
+            user.attributes.pop("allowzero", None)
+
+
 def _tell_apart(roles: Mapping[ir.Value, Mapping[int, str]]) -> None:
-    """Take the name away from a batch and a time that share it: some files call every free axis ``?``."""
+    """Take the name away from a batch and a time that share it: some files call every dynamic axis ``?``."""
     for value, told in roles.items():
         names = {role: axes_of(value)[axis] for axis, role in told.items()}
         if (

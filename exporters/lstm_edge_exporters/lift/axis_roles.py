@@ -1,15 +1,18 @@
-"""Which axis of each graph input is the batch and which is time, told by the recurrent nodes it feeds."""
+"""Which axis of each graph input is the batch and which is time: read off the graph, or found by running."""
 
 from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from ..recurrent import recurrent_nodes
-from .evaluate import constant
+from ..recurrent import LENGTHS, is_recurrent, recurrent_nodes
+from .evaluate import constant, evaluate, two_sizes
 
-__all__ = ["BATCH", "SEQUENCE", "axis_roles"]
+__all__ = ["BATCH", "SEQUENCE", "axis_roles", "probe_roles", "row_orders"]
 
 BATCH, SEQUENCE = "batch", "sequence"
+
+_LONGER = 3
+"""Steps or rows that an axis is made longer by, to see what grows with it."""
 
 # fmt: off
 _KEEPING = (
@@ -47,6 +50,60 @@ def axis_roles(graph: ir.Graph, model: ir.Model) -> dict[ir.Value, dict[int, str
     return found
 
 
+def row_orders(node: ir.Node) -> tuple[ir.Value, ...]:
+    """Return the computed indices by which rows are gathered between the inputs and a node's X, in order."""
+    value, axis = node.inputs[0], 0 if node.attributes.get_int("layout", 0) else 1
+    found: list[ir.Value] = []
+    while value is not None and (above := value.producer()) is not None and above.domain == "":
+        if above.op_type == "Gather" and constant(above.inputs[1]) is None and _gathers(above, axis):
+            found.append(above.inputs[1])  # type: ignore[arg-type]
+            value = above.inputs[0]
+            continue
+        axes = list(_back(above, value, {axis: BATCH}))
+        sources = _sources(above, value)
+        if not axes or not sources:
+            break
+        value, axis = sources[0], axes[0]
+    return tuple(reversed(found))
+
+
+def _gathers(node: ir.Node, axis: int) -> bool:
+    """Tell whether a Gather picks entries along ``axis`` of its first operand by a vector of indices."""
+    data, indices = node.inputs[:2]
+    if data is None or indices is None or indices.shape is None or len(indices.shape) != 1:
+        return False
+    return constant(data) is None and _at(node.attributes.get_int("axis", 0) or 0, data) == axis
+
+
+def probe_roles(model: ir.Model) -> dict[str, str]:
+    """Return the name of the one dynamic axis that a recurrent node's batch, and time, grow with.
+
+    Each axis is made longer by itself. One that both grow with is neither, nor is any where several axes
+    lengthen the same one, as where rows are merged into time.
+    """
+    base, _ = two_sizes(model.graph)
+    cases = [base, *(base | {name: size + _LONGER} for name, size in base.items())]
+    found: dict[str, str] = {}
+    for node in recurrent_nodes(model):
+        x = node.inputs[0]
+        if x is None:
+            continue
+        try:
+            first, *longer = (arrays[x].shape for arrays in evaluate(model, [x], cases))
+        except Exception:  # noqa: BLE001, S112  onnxruntime's exceptions share no base class; then nothing is told
+            continue
+        moved = {
+            name: {axis for axis in (0, 1) if shape[axis] != first[axis]}
+            for name, shape in zip(base, longer, strict=True)
+        }
+        layout = node.attributes.get_int("layout", 0) or 0
+        for role, axis in ((SEQUENCE, layout), (BATCH, 1 - layout)):
+            driving = [name for name, axes in moved.items() if axis in axes]
+            if len(driving) == 1 and moved[driving[0]] == {axis}:
+                found.setdefault(role, driving[0])
+    return found
+
+
 def _told_by(node: ir.Node) -> Iterator[tuple[ir.Value, dict[int, str]]]:
     layout = node.attributes.get_int("layout", 0)
     for place, value in enumerate(node.inputs):
@@ -54,7 +111,7 @@ def _told_by(node: ir.Node) -> Iterator[tuple[ir.Value, dict[int, str]]]:
             continue
         if place == 0:
             yield value, {0: BATCH, 1: SEQUENCE} if layout else {0: SEQUENCE, 1: BATCH}
-        elif place == 4:
+        elif place == LENGTHS:
             yield value, {0: BATCH}
         elif place in (5, 6):
             yield value, {0 if layout else 1: BATCH}
@@ -103,7 +160,7 @@ def _without_broadcast(
 
 def _back(node: ir.Node, value: ir.Value, roles: dict[int, str]) -> dict[int, str]:
     """Return the roles of the axes of the node's operands."""
-    if node.op_type in ("LSTM", "GRU", "RNN") and value.index() == 0:
+    if is_recurrent(node) and value.index() == 0:
         layout = node.attributes.get_int("layout", 0)
         moved = {0: 0, 1: 1} if layout else {0: 0, 2: 1}
     elif node.op_type in _KEEPING or node.op_type in _COMBINING or node.op_type in _WINDOWED:

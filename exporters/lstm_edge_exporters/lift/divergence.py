@@ -1,26 +1,33 @@
-"""Finding the node that makes chunks differ from the whole."""
+"""Whether a sequence fed in chunks equals the whole sequence, and if not, the first node that differs."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from lstm_edge_runtime.manifest import StateSpec
-from lstm_edge_runtime.tolerance import Comparison
+from lstm_edge_runtime.carried import run_chunks
+from lstm_edge_runtime.errors import first_line
+from lstm_edge_runtime.manifest import Manifest
+from lstm_edge_runtime.tolerance import Comparison, compare
 
+from ..numerics.carried import in_chunks, random_sizes
+from ..numerics.noise import Run
 from ..recurrent import is_recurrent, is_reversed
-from ._chunks import Axis, join, run_chunks
-from ._ort import Session, to_bytes
-from .evaluate import is_data_free
+from .evaluate import Session, is_data_free
 
-__all__ = ["blame", "find_culprit"]
+__all__ = ["SHORT", "ChunkRun", "ChunkedFile", "rows_keep_states", "run_in_chunks", "states_stop_at_lengths"]
 
 Array = npt.NDArray[Any]
 
-_FAR = 1e-4
-"""Beyond rounding, as a share of a value's largest element: what a node that sees past its chunk does."""
+SHORT = 7
+"""Steps of the rows that are compared with and without padding behind them."""
+_PLANS = 3
+"""Random ways to split the sequence."""
+_BEYOND_ROUNDING = 1e-4
+"""As a fraction of a value's largest element: the least that a node does which sees past its chunk."""
 _KINDS = {
     "Conv": "a convolution over time",
     "ConvTranspose": "a convolution over time",
@@ -38,51 +45,182 @@ _KINDS = {
 }
 
 
-def find_culprit(
-    model: ir.Model,
-    states: Sequence[StateSpec],
-    start: Mapping[str, Array],
-    feeds: Mapping[str, Array],
-    axes: Axis,
-    sizes: Sequence[int],
-    lengths: Sequence[str],
-    output: str,
-) -> str:
-    """Name the first node above ``output`` whose results differ in chunks while its operands agree.
+@dataclass(frozen=True)
+class ChunkRun:
+    """How a file fed in chunks compares with the whole."""
+
+    sizes: tuple[int, ...]
+    comparisons: tuple[Comparison, ...]
+
+    @property
+    def worst(self) -> Comparison:
+        """The output that is nearest to its limit, or farthest past it."""
+        return max(self.comparisons, key=lambda each: each.ratio)
+
+
+@dataclass(frozen=True)
+class ChunkedFile:
+    """A file that can be fed in chunks."""
+
+    model: ir.Model
+    """Its graph."""
+    manifest: Manifest
+    """Its states, axes and lengths."""
+    run: Run
+    """Runs it."""
+    lengths: tuple[str, ...]
+    """Inputs that give each row's count of steps."""
+
+    @property
+    def time_axes(self) -> dict[str, int]:
+        """Input name to its time axis."""
+        axes = {spec.name: self.manifest.time_axis(spec.axes) for spec in self.manifest.inputs}
+        return {name: axis for name, axis in axes.items() if axis is not None}
+
+    def steps(self, feeds: Mapping[str, Array]) -> int:
+        """Return how many steps ``feeds`` have."""
+        name, axis = next(iter(self.time_axes.items()))
+        return int(feeds[name].shape[axis])
+
+    def full(self, run: Run) -> Run:
+        """Return ``run`` with every row at the full length of its chunk."""
+
+        def run_full(feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+            return run({**feeds, **self.with_lengths(feeds, self.steps(feeds))})
+
+        return run_full
+
+    def with_lengths(self, feeds: Mapping[str, Array], steps: int | Array) -> dict[str, Array]:
+        """Return the inputs that are lengths, with ``steps`` for every row."""
+        return {
+            name: np.broadcast_to(np.asarray(steps, feeds[name].dtype), feeds[name].shape)
+            for name in self.lengths
+        }
+
+
+def run_in_chunks(
+    file: ChunkedFile, feeds: Mapping[str, Array], floors: Mapping[str, Array], rng: np.random.Generator
+) -> tuple[ChunkRun | None, str]:
+    """Compare the whole sequence with chunks of several random sizes.
 
     Args:
-        model: the lifted graph.
-        states: its states.
-        start: their reset values.
-        feeds: data inputs for the whole sequence.
-        axes: the inputs' time axes.
-        sizes: the chunks.
-        lengths: inputs that give each row's count of steps.
-        output: the output that differs.
+        file: the file.
+        feeds: every input for the whole sequence, states at their reset values.
+        floors: noise floors of the outputs for ``feeds``; see ``numerics.noise``.
+        rng: draws the sizes.
+
+    Returns:
+        The comparison nearest to its limit, None where a chunk does not run; and why chunks do not equal the
+        whole, ``""`` where they do.
+    """
+    run, runs = file.full(file.run), []
+    whole = run(feeds)
+    for _ in range(_PLANS):
+        sizes = random_sizes(file.steps(feeds), rng)
+        try:
+            chunks = in_chunks(file.manifest, sizes)(run, feeds)
+        except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base class
+            return None, f"a chunk of {min(sizes)} step does not run by itself ({first_line(error)})"
+        comparisons = tuple(
+            compare(name, array, whole[name], floor=floors[name] if array.dtype.kind == "f" else 0.0)
+            for name, array in chunks.items()
+        )
+        runs.append(ChunkRun(tuple(sizes), comparisons))
+    found = max(runs, key=lambda each: each.worst.ratio)
+    if found.worst.ok:
+        return found, ""
+    try:
+        node = _first_divergent_node(file, feeds, found)
+    except Exception:  # noqa: BLE001  values between nodes may be no tensors (sequences), which can't be watched
+        node = ""
+    return found, _describe(node, found.worst)
+
+
+def states_stop_at_lengths(file: ChunkedFile, feeds: Mapping[str, Array]) -> bool:
+    """Tell whether what stands behind a row's length leaves its last states alone, as packing has it.
+
+    Args:
+        file: the file.
+        feeds: every input for ``2 * SHORT`` steps or more, states at their reset values.
+    """
+    if not file.lengths or not file.manifest.states:
+        return True
+    lengths = file.with_lengths(feeds, SHORT)
+    try:
+        padded = file.run({**feeds, **lengths})
+        alone = file.run({**feeds, **_steps(file, feeds, 0, SHORT), **lengths})
+    except Exception:  # noqa: BLE001  onnxruntime's exceptions share no base class
+        return False
+    return _states_agree(file, padded, alone)
+
+
+def rows_keep_states(file: ChunkedFile, feeds: Mapping[str, Array], batch_axes: Mapping[str, int]) -> bool:
+    """Tell whether a row's state stays its own when rows of unequal length change places from call to call.
+
+    Two chunks are run in which the rows' lengths rise and fall, and each row's steps by themselves.
+
+    Args:
+        file: the file; padding leaves its states alone.
+        feeds: every input for two rows or more and ``2 * SHORT`` steps or more, states at their reset values.
+        batch_axes: input name, states among them, to its batch axis.
+    """
+    if not file.lengths or not file.manifest.states:
+        return True
+    (rows,) = feeds[file.lengths[0]].shape
+    rising = np.linspace(1, SHORT, rows).astype(np.int64)
+    states = {state.input: state.output for state in file.manifest.states}
+    results: Mapping[str, Array] = {}
+    start: dict[str, Array] = {}
+    for place, lengths in enumerate((rising, rising[::-1])):
+        chunk = _steps(file, feeds, place * SHORT, (place + 1) * SHORT)
+        given = file.with_lengths(feeds, lengths)
+        results = file.run({**feeds, **chunk, **given, **start})
+        start = {name: results[output] for name, output in states.items()}
+    for row in range(rows):
+        own = {
+            name: array.take([row], batch_axes[name]) if name in batch_axes else array
+            for name, array in feeds.items()
+        }
+        first, second = int(rising[row]), int(rising[rows - 1 - row])
+        kept = [*range(first), *range(SHORT, SHORT + second)]
+        own |= {name: own[name].take(kept, axis) for name, axis in file.time_axes.items()}
+        own |= file.with_lengths(own, len(kept))
+        alone = file.run(own)
+        mine = {output: results[output].take([row], batch_axes[name]) for name, output in states.items()}
+        if not _states_agree(file, mine, alone):
+            return False
+    return True
+
+
+def _steps(file: ChunkedFile, feeds: Mapping[str, Array], first: int, last: int) -> dict[str, Array]:
+    return {name: feeds[name].take(range(first, last), axis) for name, axis in file.time_axes.items()}
+
+
+def _states_agree(file: ChunkedFile, one: Mapping[str, Array], other: Mapping[str, Array]) -> bool:
+    return all(
+        np.allclose(one[state.output], other[state.output], rtol=1e-3, atol=1e-4)
+        for state in file.manifest.states
+    )
+
+
+def _first_divergent_node(file: ChunkedFile, feeds: Mapping[str, Array], found: ChunkRun) -> str:
+    """Describe the first node above the worst output that differs in chunks while its operands agree.
 
     Returns:
         ``a convolution over time, Conv 'name'``, or ``""`` where every node's results agree.
     """
-    copy = model.clone()
-    above = _above(next(value for value in copy.graph.outputs if value.name == output))
-    order = [node for node in _fed_by_data(copy.graph, set(axes)) if node in above]
+    copy = file.model.clone()
+    above = _above(next(value for value in copy.graph.outputs if value.name == found.worst.name))
+    order = [node for node in _fed_by_data(copy.graph, set(file.time_axes)) if node in above]
     watched = list(dict.fromkeys(value for node in order for value in node.outputs if value.name))
     copy.graph.outputs.extend(value for value in watched if not value.is_graph_output())
-    session = Session(to_bytes(copy))
-
-    def run(
-        part: Mapping[str, Array], state: Mapping[str, Array] | None, steps: int
-    ) -> tuple[dict[str, Array], dict[str, Array]]:
-        filled = {name: np.full_like(part[name], steps) for name in lengths}
-        results = session.run({**part, **filled, **(state or start)})
-        return results, {spec.input: results[spec.output] for spec in states}
-
-    whole, _ = run(feeds, None, sum(sizes))
-    parts = run_chunks(run, feeds, axes, sizes, None)
+    run = file.full(Session(copy).run)
+    whole = run(feeds)
+    chunks = list(run_chunks(run, file.manifest, feeds, found.sizes))
     differing = {
         name
         for name, expected in whole.items()
-        if _differs(join([part[name] for part in parts], expected), expected)
+        if _differs(_join([chunk[name] for chunk in chunks], expected), expected)
     }
     for node in order:
         outputs = {value.name for value in node.outputs}
@@ -92,11 +230,27 @@ def find_culprit(
     return ""
 
 
-def blame(culprit: str, worst: Comparison) -> str:
-    """Say which node is to blame, or ``the graph``, and by how much the worst output differs."""
+def _join(parts: Sequence[Array], whole: Array) -> Array:
+    """Join chunks along the axis on which they are shorter than the whole; else return the last.
+
+    Of a value inside the graph nothing says which axis is time.
+    """
+    last = parts[-1]
+    if last.ndim != whole.ndim:
+        return last
+    shorter = [
+        axis
+        for axis in range(whole.ndim)
+        if len({*(part.shape[axis] for part in parts), whole.shape[axis]}) > 1
+    ]
+    return np.concatenate(parts, axis=shorter[0]) if len(shorter) == 1 else last
+
+
+def _describe(node: str, worst: Comparison) -> str:
+    """Say which node sees past its chunk, or ``the graph``, and by how much the worst output differs."""
     reshaped = np.isnan(worst.got) and np.isnan(worst.expected)
     amount = "comes in another shape" if reshaped else f"differs by up to {worst.max_abs:.3g}"
-    return f"{culprit or 'the graph'} sees more than its chunk: {worst.name} {amount}"
+    return f"{node or 'the graph'} sees more than its chunk: {worst.name} {amount}"
 
 
 def _above(value: ir.Value) -> set[ir.Node]:
@@ -149,4 +303,4 @@ def _differs(got: Array, expected: Array) -> bool:
     if expected.dtype.kind != "f" or not expected.size:
         return not np.array_equal(got, expected)
     scale = max(float(np.abs(expected).max()), 1e-30)
-    return bool(np.abs(got - expected).max() > _FAR * scale)
+    return bool(np.abs(got - expected).max() > _BEYOND_ROUNDING * scale)

@@ -1,4 +1,4 @@
-"""Which values are constant in everything but the sizes, and what they are.
+"""Running a graph, or a part of it: guarded sessions, sizes to run at, and values that no data decides.
 
 A value is *data-free* when it is computed from constants and from the shapes of other values alone:
 ``ConstantOfShape``, ``Expand``, ``Tile`` and ``Concat`` chains and whatever else a framework writes. What
@@ -13,15 +13,30 @@ import numpy.typing as npt
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from ..recurrent import recurrent_nodes, slots
-from ._guard import guard
-from ._ort import Session, to_bytes
-from ._sample import sample_inputs
+from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime.ort import open_session, run_by_name
 
-__all__ = ["constant", "evaluate", "is_data_free"]
+from ..graph import UniqueNames, axes_of, data_inputs, dynamic_axes, to_bytes
+from ..recurrent import LENGTHS, is_recurrent, label, recurrent_nodes, slots
+
+__all__ = [
+    "Session",
+    "constant",
+    "evaluate",
+    "is_data_free",
+    "length_inputs",
+    "name_axis",
+    "sample_inputs",
+    "two_sizes",
+]
 
 Array = npt.NDArray[Any]
 
+_EMPTY = "no step or row is left for "
+"""What the name of a guarding operator begins with; the recurrent node's label follows."""
+_LARGE = 40
+"""Sizes that a window of a usual convolution fits in."""
+_APART = 7
 _SHAPE_READERS = ("Shape", "Size")
 _RANDOM = (
     "Bernoulli",
@@ -31,6 +46,73 @@ _RANDOM = (
     "RandomUniform",
     "RandomUniformLike",
 )
+_KEEPING_NUMBERS = (
+    "Cast",
+    "Clip",
+    "Gather",
+    "Identity",
+    "Reshape",
+    "Squeeze",
+    "TopK",
+    "Transpose",
+    "Unsqueeze",
+)
+"""Operators whose first output has the numbers of the first operand; some may pick or sort them."""
+
+
+class Session:
+    """An onnxruntime session on a graph, run on arrays by name."""
+
+    def __init__(self, model: ir.Model, name: str = "the file", *, guarded: bool = True) -> None:
+        """Open ``model``; what onnxruntime raises in ``run`` passes through.
+
+        Args:
+            model: the graph.
+            name: what to call it in messages.
+            guarded: whether a guarded twin sees every new set of shapes first, see ``_guard``.
+
+        Raises:
+            FileFormatError: onnxruntime refuses it; the message carries its first line.
+        """
+        self._guard = Session(_guard(model.clone()), name, guarded=False) if guarded else None
+        self._seen: set[tuple[tuple[int, ...], ...]] = set()
+        self._session = open_session(to_bytes(model), name=name)
+        self.inputs: tuple[str, ...] = tuple(entry.name for entry in self._session.get_inputs())
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run once; entries of ``feeds`` that the graph does not take are left out."""
+        given = {name: feeds[name] for name in self.inputs}
+        shapes = tuple(array.shape for array in given.values())
+        if self._guard is not None and shapes not in self._seen:
+            self._guard.run(given)
+            self._seen.add(shapes)
+        return run_by_name(self._session, given)
+
+
+def two_sizes(graph: ir.Graph) -> tuple[dict[str, int], dict[str, int]]:
+    """Return two sets of sizes of the inputs' dynamic axes.
+
+    No two numbers are the same, and axes grow by amounts of their own, so that ``L - 1`` is no ``N``.
+    """
+    names = dynamic_axes(graph)
+    small = {name: _LARGE + _APART * place for place, name in enumerate(names)}
+    return small, {
+        name: size + _APART * len(names) + place for place, (name, size) in enumerate(small.items())
+    }
+
+
+def name_axis(rows: tuple[int, int], cases: tuple[Mapping[str, int], Mapping[str, int]]) -> int | str | None:
+    """Name an axis that has ``rows`` in two runs at ``two_sizes``: fixed, ``N`` or ``2*N``.
+
+    None where it follows no single dynamic axis.
+    """
+    if rows[0] == rows[1]:
+        return rows[0]
+    for name, size in cases[0].items():
+        times, rest = divmod(rows[0], size)
+        if rest == 0 and times and rows[1] == times * cases[1][name]:
+            return name if times == 1 else f"{times}*{name}"
+    return None
 
 
 def constant(value: ir.Value | None) -> Array | None:
@@ -61,10 +143,10 @@ def is_data_free(value: ir.Value) -> bool:
 def evaluate(
     model: ir.Model, values: Sequence[ir.Value], cases: Sequence[Mapping[str, int]]
 ) -> list[dict[ir.Value, Array]]:
-    """Compute ``values`` on random data, once for each of ``cases``: a size for every free axis.
+    """Compute ``values`` on random data, once for each of ``cases``: a size for every dynamic axis.
 
     The values are data-free, or only their shapes matter: recurrent nodes before them start from nothing, so
-    that no state holds the batch at one size. Values inside an ``If`` branch are computed as if the branch
+    that no state fixes the batch size. Values inside an ``If`` branch are computed as if the branch
     were taken. onnxruntime's exceptions pass through.
     """
     fixed = {value: array for value in values if (array := constant(value)) is not None}
@@ -85,7 +167,7 @@ def evaluate(
         if slot.initial is not None:
             slot.node.replace_input_with(slot.input, None)
     RemoveUnusedNodesPass()(copy)
-    session = Session(to_bytes(guard(copy)))
+    session = Session(_guard(copy), "a part of the file", guarded=False)
     found = []
     for sizes in cases:
         feeds = sample_inputs(copy.graph, sizes, np.random.default_rng(0), min(sizes.values(), default=1))
@@ -94,6 +176,75 @@ def evaluate(
             fixed | {value: results[str(twin.name)] for value, twin in zip(wanted, asked, strict=True)}
         )
     return found
+
+
+def sample_inputs(
+    graph: ir.Graph, sizes: Mapping[str, int], rng: np.random.Generator, steps: int
+) -> dict[str, Array]:
+    """Draw every input that must be fed.
+
+    Floats are standard normal; integers are tokens below the size of the table that they index (below 2
+    where none is found); an input that reaches a node's ``sequence_lens`` is between 1 and ``steps``, and
+    ``steps`` for one row.
+
+    Raises:
+        InputError: an input is no tensor of numbers, or its rank is unknown.
+    """
+    lengths = length_inputs(graph)
+    feeds = {}
+    for value in data_inputs(graph):
+        if value.dtype is None or value.shape is None:
+            raise InputError(
+                f"input {value.name!r} declares no shape; give its axes: --input {value.name}=N,L,8"
+                if value.shape is None
+                else f"input {value.name!r} declares no dtype; declare it in the file"
+            )
+        shape = [axis if isinstance(axis, int) else sizes[axis] for axis in axes_of(value)]
+        dtype = value.dtype.numpy()
+        if value.name in lengths:
+            array = rng.integers(1, steps + 1, shape).astype(dtype)
+            array.flat[rng.integers(array.size)] = steps
+        elif value.dtype.is_floating_point():
+            array = rng.standard_normal(shape).astype(dtype)
+        elif dtype == np.bool_:
+            array = rng.integers(0, 2, shape).astype(dtype)
+        elif value.dtype.is_integer():
+            array = rng.integers(0, _table(value), shape).astype(dtype)
+        else:
+            raise InputError(
+                f"input {value.name!r} is {value.dtype.name}; only numbers can be drawn at random"
+            )
+        feeds[str(value.name)] = array
+    return feeds
+
+
+def length_inputs(graph: ir.Graph) -> tuple[str, ...]:
+    """Name the inputs that reach some node's ``sequence_lens``."""
+    return tuple(
+        str(value.name)
+        for value in data_inputs(graph)
+        if value.dtype is not None
+        and value.dtype.is_integer()
+        and any(is_recurrent(node) and place == LENGTHS for node, place in _readers(value))
+    )
+
+
+def _guard(model: ir.Model) -> ir.Model:
+    """Put a Reshape before every recurrent node, in place, that raises an error for an empty X.
+
+    Seen in onnxruntime 1.32: a GRU without a step, and a GRU or an LSTM without a row, end the process, in a
+    thread of their own and past any handler. ``[0, 0, -1]`` keeps X as it is; with no step or no row the last
+    size can't be told.
+    """
+    names = UniqueNames(model.graph)
+    for node in list(recurrent_nodes(model)):
+        name = names.unique(f"{_EMPTY}{label(node)}")
+        sizes = ir.node("Constant", [], {"value": ir.tensor(np.array([0, 0, -1]))}, name=f"{name}.sizes")
+        same = ir.node("Reshape", [node.inputs[0], sizes.outputs[0]], name=name)
+        sizes.outputs[0].name, same.outputs[0].name = f"{name}.shape", f"{name}.same"
+        node.prepend([sizes, same])
+        node.replace_input_with(0, same.outputs[0])
+    return model
 
 
 def _needs(value: ir.Value) -> list[ir.Value]:
@@ -154,3 +305,26 @@ def _in_main_graph(main: ir.Graph, value: ir.Value) -> ir.Value:
     if nodes:
         main.sort()
     return value
+
+
+def _readers(value: ir.Value) -> list[tuple[ir.Node, int]]:
+    """Return the nodes that read ``value``, as it is or through operators that keep its numbers."""
+    found: list[tuple[ir.Node, int]] = []
+    waiting, seen = [value], {value}
+    while waiting:
+        for node, place in waiting.pop().uses():
+            if node.op_type not in _KEEPING_NUMBERS:
+                found.append((node, place))
+            elif place == 0 and node.outputs[0] not in seen:
+                seen.add(node.outputs[0])
+                waiting.append(node.outputs[0])
+    return found
+
+
+def _table(value: ir.Value) -> int:
+    rows = [
+        node.inputs[0].shape[node.attributes.get_int("axis", 0) or 0]
+        for node, place in _readers(value)
+        if node.op_type == "Gather" and place == 1 and node.inputs[0] is not None and node.inputs[0].shape
+    ]
+    return min((size for size in rows if isinstance(size, int)), default=2)

@@ -4,13 +4,13 @@ from collections.abc import Iterator, Mapping
 
 import onnx_ir as ir
 
-from lstm_edge_runtime._pairing import pair_states
 from lstm_edge_runtime.axes import describe
 from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime.graph_check import pair_states
 from lstm_edge_runtime.manifest import StateSpec, TensorSpec
 
+from ..graph import axes_of, data_inputs
 from ..recurrent import recurrent_nodes, slots
-from ._axes import axes_of, data_inputs
 from .paths import operators_above
 
 __all__ = ["recognize"]

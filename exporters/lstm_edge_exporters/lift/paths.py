@@ -1,11 +1,15 @@
-"""The way from a recurrent node's initial state back to the value that it is a part of.
+"""The path from a recurrent node's initial state back to the tensor that it is a part of.
 
 PyTorch makes one zeros ``(layers*D, N, H)`` and hands each layer its rows; a file that carries that tensor
 has one state, not one a layer. A path is the chain of layout operators between the whole tensor and a
 node, each of which can be undone, so that the last states can be put together the same way.
+
+With ``proj_size`` the state h (P) enters a node of width H as ``h @ M`` and leaves as ``Y_h @ K``, with
+``M = pinv(W_hr).T`` and ``K = W_hr.T``. K serves as the left inverse of M's step when it undoes M
+(``M @ K = 1``) and when what it drops is nothing that the recurrence reads (``K @ M @ R.T = R.T``).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,13 +17,18 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from ._projection import undoing
-
-__all__ = ["Path", "Step", "operators_above", "trace"]
+__all__ = ["LEFT_INVERSE", "Path", "Step", "find_path", "is_order", "operators_above"]
 
 Array = npt.NDArray[Any]
 
+LEFT_INVERSE = "lstm_edge.left_inverse"
+"""In the ``metadata_props`` of M: the name of the initializer K, where M's maker knows it."""
+
 _OPERATORS = ("Gather", "Identity", "MatMul", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze")
+_KEEPING_NUMBERS = ("Cast", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+_RELATIVE = 1e-4
+"""Both conditions on K hold to float32 rounding amplified by W_hr's condition number, never to a part in 1e4
+unless K is the right matrix."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +72,10 @@ def operators_above(value: ir.Value) -> list[ir.Node]:
     return found
 
 
-def trace(
+def find_path(
     slot: ir.Value, batch_axis: int, recurrent: ir.Node, arrays: Mapping[ir.Value, Array]
 ) -> Path | None:
-    """Follow ``slot`` up to the operand of the topmost operator that selects or projects.
+    """Follow ``slot`` up to the operand of the topmost operator that selects, projects or reorders.
 
     Args:
         slot: the initial state that ``recurrent`` reads.
@@ -91,7 +100,7 @@ def trace(
         steps.append(step)
         selected |= step.span is not None
         value, batch_axis = above, next_axis
-        if step.span or node.op_type == "MatMul":
+        if step.span or step.undo[0] in ("MatMul", "Reorder"):
             best = Path(value, batch_axis, tuple(steps))
     return best
 
@@ -126,8 +135,10 @@ def _read(
             return Step(node, output, ("Squeeze", sorted(axes))), batch - sum(axis < batch for axis in axes)
         case "MatMul":
             weight = node.inputs[1]
-            back = None if weight is None or batch == rank - 1 else undoing(weight, recurrent, arrays)
-            return (None if back is None else Step(node, output, ("MatMul", back))), batch
+            inverse = (
+                None if weight is None or batch == rank - 1 else _left_inverse(weight, recurrent, arrays)
+            )
+            return (None if inverse is None else Step(node, output, ("MatMul", inverse))), batch
         case _:
             return _select(node, output, batch, shape, arrays)
 
@@ -160,6 +171,8 @@ def _select(
     else:
         axis = (node.attributes.get_int("axis", 0) or 0) % rank
         picked = arrays[node.inputs[1]] if node.inputs[1] is not None else np.zeros(0)
+        if axis == batch and is_order(picked, shape[axis]):
+            return Step(node, output, ("Reorder", (node.inputs[1], axis))), batch
         rows = [int(row) % shape[axis] for row in picked.ravel()]
         if picked.ndim > 1 or not rows or rows != list(range(rows[0], rows[0] + len(rows))):
             return None, batch
@@ -172,9 +185,58 @@ def _select(
     return Step(node, output, undo, (axis, start, stop)), batch
 
 
+def is_order(indices: Array, rows: int) -> bool:
+    """Tell whether ``indices`` put ``rows`` rows in another order, each in one place."""
+    return indices.ndim == 1 and np.array_equal(np.sort(indices), np.arange(rows))
+
+
 def _numbers(node: ir.Node, place: int, name: str, arrays: Mapping[ir.Value, Array]) -> list[int]:
     """Return an argument that newer opsets take as an input and older ones as an attribute."""
     if name in node.attributes:
         return list(node.attributes[name].as_ints())
     value = node.inputs[place] if len(node.inputs) > place else None
     return [] if value is None else [int(number) for number in arrays[value].ravel()]
+
+
+def _left_inverse(weight: ir.Value, recurrent: ir.Node, arrays: Mapping[ir.Value, Array]) -> ir.Value | None:
+    """Find the K that undoes ``weight`` (M): declared, or among the constants that multiply the outputs."""
+    if LEFT_INVERSE in weight.metadata_props and recurrent.graph is not None:
+        return recurrent.graph.initializers[weight.metadata_props[LEFT_INVERSE]]
+    r, m = _array(recurrent.inputs[2], arrays), _array(weight, arrays)
+    if r is None or m is None:
+        return None
+    read = np.swapaxes(r, -1, -2)
+    for candidate in _multipliers(recurrent):
+        k = _array(candidate, arrays)
+        if k is None or k.shape[-2:] != m.shape[-2:][::-1]:
+            continue
+        if _close(m @ k, np.eye(m.shape[-2])) and _close(k @ (m @ read), read):
+            return candidate
+    return None
+
+
+def _multipliers(recurrent: ir.Node) -> Iterator[ir.Value]:
+    """Return the right operands of the products that read the node's ``Y`` or ``Y_h``."""
+    waiting, seen = list(recurrent.outputs[:2]), set(recurrent.outputs[:2])
+    while waiting:
+        for node, place in waiting.pop().uses():
+            if place:
+                continue
+            if node.op_type == "MatMul" and node.inputs[1] is not None:
+                yield node.inputs[1]
+            elif node.op_type in _KEEPING_NUMBERS and node.outputs[0] not in seen:
+                seen.add(node.outputs[0])
+                waiting.append(node.outputs[0])
+
+
+def _array(value: ir.Value | None, arrays: Mapping[ir.Value, Array]) -> Array | None:
+    """Return a constant or known value in float64."""
+    if value is None:
+        return None
+    tensor = ir.convenience.get_const_tensor(value)
+    array = arrays.get(value) if tensor is None else tensor.numpy()
+    return None if array is None else array.astype(np.float64)
+
+
+def _close(got: Array, expected: Array) -> bool:
+    return bool(np.abs(got - expected).max() <= _RELATIVE * max(float(np.abs(expected).max()), 1e-30))

@@ -1,38 +1,67 @@
-"""Names for lifted states."""
+"""The names of states: of those that are lifted, and of the outputs that continue a module's own.
+
+``lift`` names a state after its ONNX node, ``export`` after its layer's path in the module.
+"""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from itertools import takewhile
 
-from ._groups import Group
+from .wiring import StateGroup
 
-__all__ = ["Naming", "default_naming", "layer_name"]
+__all__ = ["Naming", "name_after_modules", "name_after_nodes", "output_name"]
 
-Naming = Callable[[Sequence[Group]], Sequence[tuple[str, str]]]
-"""Gives each group the names of its state's input and output."""
+Naming = Callable[[Sequence[StateGroup]], Sequence[tuple[str, str]]]
+"""Returns for each group the names of its state's input and output."""
 
 _GENERIC = re.compile(r"(lstm|gru|rnn)?(__?\d+)?", re.IGNORECASE)
 
 
-def default_naming(groups: Sequence[Group]) -> list[tuple[str, str]]:
+def name_after_nodes(groups: Sequence[StateGroup]) -> list[tuple[str, str]]:
     """Name a single layer's states ``h_0/h_n`` and ``c_0/c_n``; with more layers, after each layer's node."""
     layers = list(dict.fromkeys(group.places[0].slot.node for group in groups))
     if len(layers) <= 1:
-        return [(f"{group.kind}_0", f"{group.kind}_n") for group in groups]
-    known = [layer_name(str(node.name or "")) for node in layers]
+        return [_pair(group) for group in groups]
+    known = [_layer_of(str(node.name or "")) for node in layers]
     labels = {
         node: name if name and known.count(name) == 1 else f"{name or node.op_type.lower()}{place}"
         for place, (node, name) in enumerate(zip(layers, known, strict=True))
     }
-    return [
-        (
-            f"{labels[group.places[0].slot.node]}_{group.kind}_0",
-            f"{labels[group.places[0].slot.node]}_{group.kind}_n",
-        )
-        for group in groups
-    ]
+    return [_pair(group, f"{labels[group.places[0].slot.node]}_") for group in groups]
 
 
-def layer_name(node: str) -> str:
+def name_after_modules(
+    group: StateGroup, layers: Sequence[tuple[str, int]], *, single: bool
+) -> tuple[str, str]:
+    """Name a state after the part of the path that its layers share; ``h_0/h_n`` where there is one layer.
+
+    Args:
+        group: the state.
+        layers: for each of its places the layer's path in the module, and which of the layer's calls it is.
+        single: whether the module calls one recurrent layer, once.
+    """
+    steps = zip(*(path.split(".") for path, _ in layers), strict=False)
+    stem = ".".join(step[0] for step in takewhile(lambda step: len(set(step)) == 1, steps))
+    paths, call = {path for path, _ in layers}, layers[0][1]
+    if len(paths) == 1 and call:
+        stem = f"{stem}_{call + 1}"
+    return _pair(group, "" if single or not stem else f"{stem}.")
+
+
+def output_name(name: str, others: Collection[str]) -> str:
+    """Return the name of the output that continues the state input ``name``: ``h_n`` for ``h_0``.
+
+    Of inputs that are numbered (``hidden_0``, ``hidden_1``) each keeps its number: ``hidden_0_n``.
+    """
+    stem = name.removesuffix("_0")
+    return f"{stem}_n" if f"{stem}_1" not in others else f"{name}_n"
+
+
+def _pair(group: StateGroup, prefix: str = "") -> tuple[str, str]:
+    return f"{prefix}{group.kind}_0", f"{prefix}{group.kind}_n"
+
+
+def _layer_of(node: str) -> str:
     """Return the part of a node's name that names its layer.
 
     ``/encoder/lstm/LSTM`` gives ``lstm``; ``model/lstm_1/PartitionedCall/LSTM__32`` gives ``lstm_1``.

@@ -3,7 +3,7 @@
 The one mechanism behind ``lift`` (any ONNX file) and the exporter (after translation from PyTorch).
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,18 +15,21 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from lstm_edge_runtime.errors import first_line
 from lstm_edge_runtime.manifest import Axes, StateSpec
 
+from ..graph import UniqueNames, axes_of, data_inputs
 from ..recurrent import is_reversed, label, recurrent_nodes, slots, state_shape
-from ._axes import axes_of, axis_name, data_inputs, sizes_for, symbols
-from ._groups import Group, group_places
-from .evaluate import evaluate, is_data_free
-from .paths import Path, operators_above, trace
-from .state_names import Naming, default_naming
+from .axis_roles import row_orders
+from .evaluate import evaluate, is_data_free, name_axis, two_sizes
+from .paths import Path, find_path, is_order, operators_above
+from .state_names import Naming, name_after_nodes
 from .subgraphs import Place, locate, parents_of
-from .wiring import Names, wire
+from .wiring import StateGroup, wire
 
 __all__ = ["LeftAlone", "LiftedStates", "lift_states"]
 
 Array = npt.NDArray[Any]
+
+_SORTS_UPWARDS = 11
+"""The opset from which TopK can be asked for the smallest."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,9 @@ class LeftAlone:
     reason: str
     cause: str
     """``given`` (an input feeds it already), ``data`` (it is computed from data), ``reversed`` (the node
-    reads time backwards) or ``subgraph`` (a loop around the node starts it anew)."""
+    reads time backwards) or ``subgraph`` (a loop around the node starts it again)."""
+    source: str = ""
+    """The input that feeds it, where one does."""
 
 
 @dataclass(frozen=True)
@@ -50,15 +55,15 @@ class LiftedStates:
     model: ir.Model
     states: tuple[StateSpec, ...]
     left: tuple[LeftAlone, ...]
-    rows: int
-    """The batch size that an initial state held the graph at; 1 where none did."""
+    fixed_batch: int | None
+    """Batch size at which alone an initial state could be computed, or None."""
 
 
 @dataclass(frozen=True)
 class _State:
     """One state to be written into the graph."""
 
-    group: Group
+    group: StateGroup
     dtype: ir.DataType
     axes: Axes
     reset: float | Array
@@ -73,31 +78,31 @@ def lift_states(
     reverse: bool = False,
     carry: Collection[str] = (),
     declared: int | None = None,
-    naming: Naming = default_naming,
+    naming: Naming = name_after_nodes,
 ) -> LiftedStates:
     """Return a copy of ``model`` in which every state that is constant in all but the batch size is an input.
 
     A state is lifted at its root: nodes that read rows of one tensor share one state, whose output is their
     last states put together in the same order. Absent states, initializers and any chain of operators over
-    constants and shapes count as constant; a batch size that such a chain had fixed is freed.
+    constants and shapes count as constant; a batch size that such a chain had fixed becomes dynamic.
 
     Args:
         model: a graph without model-local functions around its recurrent nodes; left as it is.
         batch: the name of the batch axis; None where the graph has none and N is 1.
         reverse: lift nodes that read time backwards too. Their states can't be carried from chunk to chunk.
         carry: inputs that no output continues; where nodes start from one, it gets its output.
-        declared: the size that the batch axis had before it was freed; states that can only be computed at
-            it, as a constant of so many rows that is expanded, are computed at it.
+        declared: the size that the batch axis had before it was made dynamic; states that can only be
+            computed at it, as a constant of so many rows that is expanded, are computed at it.
         naming: names the states; called once with the groups in graph order.
 
     Returns:
         The copy, the states in graph order, and what was left alone and why.
     """
     model = model.clone()
-    places, left = _sort_out(model, reverse, carry)
-    held = {batch: declared} if batch is not None and declared is not None else {}
-    states, failed, rows = _plan(model, places, batch, held)
-    names = Names(model)
+    places, left = _partition(model, reverse, carry)
+    pinned = {batch: declared} if batch is not None and declared is not None else {}
+    states, failed, fixed_batch = _plan(model, places, batch, pinned)
+    names = UniqueNames(model.graph)
     written = []
     chosen = naming([state.group for state in states])
     for state, pair in zip(states, chosen, strict=True):
@@ -105,11 +110,11 @@ def lift_states(
     RemoveUnusedNodesPass()(model)
     _drop_unused_defaults(model.graph)
     model.graph.sort()
-    return LiftedStates(model, tuple(written), (*left, *failed), rows)
+    return LiftedStates(model, tuple(written), (*left, *failed), fixed_batch)
 
 
-def _sort_out(model: ir.Model, reverse: bool, carry: Collection[str]) -> tuple[list[Place], list[LeftAlone]]:
-    """Tell the slots that can be lifted from those that can't."""
+def _partition(model: ir.Model, reverse: bool, carry: Collection[str]) -> tuple[list[Place], list[LeftAlone]]:
+    """Partition the states into those that can be lifted and those that can't."""
     parents, main_inputs = parents_of(model), set(data_inputs(model.graph))
     places, left = [], []
     loops: set[tuple[ir.Node, int]] = set()
@@ -130,58 +135,62 @@ def _sort_out(model: ir.Model, reverse: bool, carry: Collection[str]) -> tuple[l
             else:
                 above = operators_above(place.initial)
                 top = above[-1].inputs[0] if above else place.initial
-                if top in main_inputs and top is not None and top.name in carry:
-                    places.append(place)
-                    continue
-                cause = "given" if top in main_inputs else "data"
-                reason = f"it comes from {'input' if cause == 'given' else 'data,'} {top and top.name!r}"
-                left.append(LeftAlone(label(node), slot.kind, reason, cause))
+                source = str(top.name) if top is not None and top in main_inputs else ""
+                if source in carry or (top is not None and is_data_free(top)):
+                    places.append(place)  # what lies between may put rows in another order
+                elif source:
+                    reason = f"it comes from input {source!r}"
+                    left.append(LeftAlone(label(node), slot.kind, reason, "given", source))
+                else:
+                    reason = f"it comes from data, {top and top.name!r}"
+                    left.append(LeftAlone(label(node), slot.kind, reason, "data"))
     return places, left
 
 
 def _plan(
-    model: ir.Model, places: Sequence[Place], batch: str | None, held: dict[str, int]
-) -> tuple[list[_State], list[LeftAlone], int]:
-    """Group the places and find each state's dtype, axes and reset value, and the rows that held them."""
-    small, large = _two_cases(model.graph)
-    rows = 1
+    model: ir.Model, places: Sequence[Place], batch: str | None, pinned: dict[str, int]
+) -> tuple[list[_State], list[LeftAlone], int | None]:
+    """Group the places; find each state's dtype, axes and reset value, and the batch size that fixed them."""
+    small, large = two_sizes(model.graph)
+    fixed_batch = None
     at_small: dict[ir.Value, Array] = {}
     at_large: dict[ir.Value, Array] = {}
     computed, failed = [], []
     for place in places:
         try:
-            found, alone = _compute(model, _operands(place), (small, large), held)
+            found, batch_size = _compute(model, _operands(place), (small, large), pinned)
         except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base class
             failed.append(_failed(place, f"it can't be computed: {first_line(error)}"))
             continue
         computed.append(place)
-        rows = max(rows, alone)
+        fixed_batch = batch_size or fixed_batch
         at_small |= found[0]
         at_large |= found[1]
     paths = {place: _path(place, at_small) for place in computed}
     states = []
-    for group in group_places(computed, paths, at_small):
+    orders = {place: _row_orders(model, place, paths[place], small) for place in computed}
+    for group in _group_places(computed, paths, orders, at_small):
         state = _describe(model, group, batch, (small, large), (at_small, at_large))
         if isinstance(state, str):
             failed += [_failed(place, state) for place in group.places]
         else:
             states.append(state)
-    return states, failed, rows
+    return states, failed, fixed_batch
 
 
 def _compute(
     model: ir.Model,
     values: Sequence[ir.Value],
     cases: tuple[dict[str, int], dict[str, int]],
-    held: dict[str, int],
-) -> tuple[list[dict[ir.Value, Array]], int]:
-    """Evaluate ``values``, at the batch size of ``held`` where others do not do; gives that size too."""
+    pinned: dict[str, int],
+) -> tuple[list[dict[ir.Value, Array]], int | None]:
+    """Evaluate ``values``, at the ``pinned`` batch size where others do not do; return that size too."""
     try:
-        return evaluate(model, values, cases), 1
+        return evaluate(model, values, cases), None
     except Exception:
-        if not held:
+        if not pinned:
             raise
-        return evaluate(model, values, [case | held for case in cases]), max(held.values())
+        return evaluate(model, values, [case | pinned for case in cases]), max(pinned.values())
 
 
 def _operands(place: Place) -> list[ir.Value]:
@@ -200,17 +209,95 @@ def _path(place: Place, arrays: Mapping[ir.Value, Array]) -> Path | None:
     if place.initial is None or place.branches:
         return None
     _, _, batch_axis = state_shape(place.slot.node)
-    return trace(place.initial, batch_axis, place.slot.node, arrays)
+    return find_path(place.initial, batch_axis, place.slot.node, arrays)
 
 
-def _two_cases(graph: ir.Graph) -> tuple[dict[str, int], dict[str, int]]:
-    """Return two sets of sizes in which no two numbers are the same."""
-    return sizes_for(graph, 2), sizes_for(graph, 2 + len(symbols(graph)))
+def _row_orders(
+    model: ir.Model, place: Place, path: Path | None, sizes: Mapping[str, int]
+) -> tuple[ir.Value, ...]:
+    """Return the indices that the rows of the place's node are put in order by, where its state is not yet.
+
+    Rows that are picked or repeated are in no order of that kind, and no state follows them.
+    """
+    node = place.slot.node
+    reordered = path is not None and any(step.undo[0] == "Reorder" for step in path.steps)
+    if reordered or place.owner is not node or node.graph is not model.graph:
+        return ()
+    if model.graph.opset_imports[""] < _SORTS_UPWARDS:
+        return ()
+    orders = row_orders(node)
+    try:
+        (arrays,) = evaluate(model, orders, [sizes])
+    except Exception:  # noqa: BLE001  onnxruntime's exceptions share no base class
+        return ()
+    return orders if all(is_order(arrays[each], arrays[each].size) for each in orders) else ()
+
+
+def _group_places(
+    places: Iterable[Place],
+    paths: Mapping[Place, Path | None],
+    orders: Mapping[Place, tuple[ir.Value, ...]],
+    arrays: Mapping[ir.Value, Array],
+) -> list[StateGroup]:
+    """Put together the places whose rows make up one larger tensor exactly.
+
+    h and c that read one zeros tensor are two states; so are two layers that read the same rows. Rows that
+    do not add up to the whole stay states of their own.
+    """
+    places = list(places)
+    order = {place: position for position, place in enumerate(places)}
+    wholes: dict[ir.Value, list[Place]] = {}
+    groups = []
+    for place in places:
+        path = paths[place]
+        if path is None:
+            groups.append(StateGroup((place,), (None,), (orders[place],)))
+        else:
+            wholes.setdefault(path.whole, []).append(place)
+    for whole, members in wholes.items():
+        shape = arrays[whole].shape
+        kinds = [[place for place in members if place.slot.kind == kind] for kind in ("h", "c")]
+        split = [_pack(part, paths, shape) for part in kinds if part]
+        if any(packed is None for packed in split):
+            split = [_pack(members, paths, shape)]
+        for packed in split:
+            for rows in [[member] for member in members] if packed is None else packed:
+                chosen = tuple(None if packed is None else paths[place] for place in rows)
+                groups.append(StateGroup(tuple(rows), chosen, tuple(orders[place] for place in rows)))
+    return sorted(groups, key=lambda group: min(order[place] for place in group.places))
+
+
+def _pack(
+    places: list[Place], paths: Mapping[Place, Path | None], shape: tuple[int, ...]
+) -> list[list[Place]] | None:
+    """Split ``places`` into sets that each cover ``shape`` once, in graph order; None where they don't."""
+    axes = {path.span[0] for place in places if (path := paths[place]) is not None and path.span}
+    if len(axes) > 1:
+        return None
+    size = shape[axes.pop()] if axes else 1
+    packs: list[tuple[list[Place], npt.NDArray[np.bool_]]] = []
+    for place in places:
+        path = paths[place]
+        span = path.span if path is not None else None
+        start, stop = (span[1], span[2]) if span else (0, size)
+        pack = next((pack for pack in packs if not pack[1][start:stop].any()), None)
+        if pack is None:
+            pack = ([], np.zeros(size, dtype=np.bool_))
+            packs.append(pack)
+        pack[0].append(place)
+        pack[1][start:stop] = True
+    if not all(taken.all() for _, taken in packs):
+        return None
+    return [sorted(members, key=lambda place: _start(paths[place])) for members, _ in packs]
+
+
+def _start(path: Path | None) -> int:
+    return path.span[1] if path is not None and path.span else 0
 
 
 def _describe(
     model: ir.Model,
-    group: Group,
+    group: StateGroup,
     batch: str | None,
     cases: tuple[dict[str, int], dict[str, int]],
     arrays: tuple[dict[ir.Value, Array], dict[ir.Value, Array]],
@@ -246,7 +333,7 @@ def _describe(
             rows = (small.shape[axis], large.shape[axis])
         else:
             rows = _batch_rows(model, node, cases)
-    name = (batch or 1) if rows is None else axis_name(rows, cases)
+    name = (batch or 1) if rows is None else name_axis(rows, cases)
     if name is None:
         return f"its batch axis has {rows[0] if rows else 0} rows, no multiple of an input's axis"
     shape[axis] = name
@@ -271,7 +358,7 @@ def _batch_rows(
     return small[x].shape[axis], large[x].shape[axis]
 
 
-def _write(graph: ir.Graph, state: _State, chosen: tuple[str, str], names: Names) -> StateSpec:
+def _write(graph: ir.Graph, state: _State, chosen: tuple[str, str], names: UniqueNames) -> StateSpec:
     value = state.given
     if value is None:
         value = ir.val(names.unique(chosen[0]), state.dtype, state.axes)

@@ -2,7 +2,7 @@
 
 An ``If`` hands the state in by capture and out by one more output; the other branch hands it on untouched.
 A ``Loop`` or ``Scan`` that carries the state from pass to pass already has an input and an output for it. A
-node that starts anew in every pass has no state that one input could stand for.
+node that starts over in every pass has no state that one input could stand for.
 """
 
 from collections.abc import Callable, Mapping
@@ -147,7 +147,7 @@ def _why_not(place: Place, body: ir.Graph, parent: ir.Node) -> str:
         seen.add(value)
         node = value.producer()
         waiting += [entry for entry in (node.inputs if node else ()) if entry and entry not in seen]
-    return f"it starts anew in every pass of {parent.op_type} {parent.name!r}"
+    return f"it starts over in every pass of {parent.op_type} {parent.name!r}"
 
 
 def _behind_identity(value: ir.Value) -> ir.Value:

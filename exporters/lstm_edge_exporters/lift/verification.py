@@ -1,6 +1,7 @@
-"""The proof of a lift: equal at reset, equal in chunks or why not, and a golden case."""
+"""Verifying a lifted file: equal to the original at reset, equal in chunks or why not, and a golden case."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,45 +9,46 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from lstm_edge_runtime.errors import CheckFailedError, first_line
-from lstm_edge_runtime.manifest import Golden, StateSpec
+from lstm_edge_runtime.axes import resolve, with_ones
+from lstm_edge_runtime.errors import CheckFailedError, FileFormatError, UnsupportedError, first_line
+from lstm_edge_runtime.manifest import Golden, Manifest, StateSpec
 from lstm_edge_runtime.tolerance import compare
 
-from ._axes import axes_of, data_inputs, sizes_for
-from ._chunks import ChunkRun, chunk_sizes, compare_chunks, moved
-from ._contract import reset_arrays
-from ._equality import Equality, Trial, check_equality, check_rows
-from ._guard import open_guarded
-from ._ort import Session, to_bytes
-from ._sample import sample_inputs
+from ..graph import axes_of, data_inputs, dynamic_axes, to_proto
+from ..numerics.layout import Layout
+from ..numerics.noise import PerturbableReference, noise_floors
+from ..numerics.onnx_reference import OnnxReference
+from ..numerics.rounding import Rounding
+from ..recurrent import recurrent_nodes
 from .axes import AxisNames
 from .axis_roles import BATCH, SEQUENCE, axis_roles
-from .divergence import blame, find_culprit
+from .divergence import ChunkedFile, ChunkRun, rows_keep_states, run_in_chunks, states_stop_at_lengths
+from .evaluate import Session, evaluate, sample_inputs, two_sizes
 
-__all__ = ["Proof", "Subject", "draw", "prove"]
+__all__ = ["Equality", "LiftedGraph", "Sample", "Verification", "sample", "verify_lifted"]
 
 Array = npt.NDArray[Any]
 
 _GRID = ((1, 1), (1, 5), (3, 8), (2, 33))
-"""``(N, L)`` of the trials; N counts in the batch size that the original is held at."""
+"""``(N, L)`` of the samples; N counts in the batch size that the original is fixed at."""
 _CHUNKED = (2, 24)
-_PLANS = 3
-"""Random ways to cut the sequence."""
 
 
 @dataclass(frozen=True)
-class Subject:
-    """The two files and what is known of them."""
+class LiftedGraph:
+    """The original graph, the lifted one, and what is known of them."""
 
-    base: ir.Model
-    """The original, its axes named."""
+    original: ir.Model
+    """Its axes named."""
     lifted: ir.Model
     states: tuple[StateSpec, ...]
+    lifts: bool
+    """Whether any of the states was lifted, and not an input before."""
     names: AxisNames
-    rows: int
-    """The batch size that initial states hold the original at; 1 where they hold it at none."""
+    fixed_batch: int
+    """The batch size that initial states fix the original at; 1 where they don't."""
     declared: Mapping[str, int]
-    """The sizes that ``batch`` and ``sequence`` were declared with, of those that were freed."""
+    """The sizes that ``batch`` and ``sequence`` were declared with, of those that were made dynamic."""
     lengths: tuple[str, ...]
     """Inputs with each row's count of valid steps."""
 
@@ -55,18 +57,42 @@ class Subject:
         states = {state.input for state in self.states}
         return {
             str(value.name): axes_of(value).index(name)
-            for value in data_inputs(self.base.graph)
+            for value in data_inputs(self.original.graph)
             if name is not None and name in axes_of(value) and value.name not in states
         }
 
 
 @dataclass(frozen=True)
-class Proof:
-    """What was proven."""
+class Sample:
+    """Inputs for both files, the lifted states at reset."""
+
+    sizes: Mapping[str, int]
+    feeds: Mapping[str, Array]
+
+    def __str__(self) -> str:
+        """Say the sizes."""
+        return ", ".join(f"{name}={size}" for name, size in self.sizes.items()) or "the declared sizes"
+
+
+@dataclass(frozen=True)
+class Equality:
+    """At which sizes the lifted file with its states at reset is the original."""
+
+    exact: tuple[str, ...]
+    """Sizes at which every output is the same bit for bit."""
+    by_rows: tuple[str, ...]
+    """Sizes that the original can't run, compared with it row by row within rounding."""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was verified."""
 
     equality: Equality
     chunks: ChunkRun | None
     unstreamable: str
+    padded_states: bool
+    """Whether a row's states stop at its length."""
     golden: Golden
 
     def figures(self) -> dict[str, Any]:
@@ -84,49 +110,63 @@ class Proof:
         return figures
 
 
-def prove(subject: Subject, seed: int) -> Proof:
-    """Prove that ``lifted`` is ``base``, and see whether it can be fed in chunks.
+def verify_lifted(graph: LiftedGraph, manifest: Manifest, seed: int) -> Verification:
+    """Verify that the lifted graph computes what the original does, and whether it can be fed in chunks.
+
+    Args:
+        graph: both graphs.
+        manifest: the lifted file's, before anything was measured.
+        seed: of the random data.
 
     Raises:
-        CheckFailedError: it is not, or an axis that was freed does not work at other sizes.
+        CheckFailedError: it does not, or an axis that was made dynamic does not work at other sizes.
         FileFormatError: onnxruntime does not run the original.
     """
     rng = np.random.default_rng(seed)
-    original = open_guarded(subject.base, "the original")
-    lifted = open_guarded(subject.lifted, "the lifted file")
-    trials = _trials(subject, rng)
-    batch = subject.axes_named(subject.names.batch)
-    equality = check_equality(original, lifted, trials, subject.rows, batch)
-    if subject.declared:
-        _check_freed(subject, lifted, trials[-1], batch)
-    chunks, unstreamable = _chunks(subject, lifted, rng)
-    exact = [trial for trial in trials if str(trial) in equality.exact]
-    golden = next(
-        (trial for trial in exact if trial.sizes.get(subject.names.sequence or "", 2) > 1), exact[0]
-    )
-    return Proof(equality, chunks, unstreamable, _golden(subject, original, lifted, golden, rng))
+    original, lifted = Session(graph.original, "the original"), Session(graph.lifted, "the lifted file")
+    samples = _samples(graph, rng)
+    noise = _Noise(graph.lifted, manifest, lifted)
+    equality = _check_equality(graph, original, lifted, samples, noise)
+    if graph.declared:
+        _check_dynamic(graph, lifted, samples[-1], noise)
+    chunks, unstreamable, padded_states = _run_in_chunks(graph, manifest, lifted, noise, rng)
+    exact = [each for each in samples if str(each) in equality.exact]
+    golden = next((each for each in exact if each.sizes.get(graph.names.sequence or "", 2) > 1), exact[0])
+    recorded = _record_golden(original, lifted, golden, noise)
+    return Verification(equality, chunks, unstreamable, padded_states, recorded)
 
 
-def draw(subject: Subject, sizes: Mapping[str, int], rng: np.random.Generator) -> Trial:
-    """Draw data for the inputs with every free axis at its size; states are at reset."""
-    graph = subject.base.graph
-    steps = sizes[subject.names.sequence] if subject.names.sequence else _fixed_steps(subject)
-    start = reset_arrays(subject.states, sizes)
-    return Trial(sizes, {**sample_inputs(graph, sizes, rng, steps), **start}, start)
+def sample(graph: LiftedGraph, sizes: Mapping[str, int], rng: np.random.Generator) -> Sample:
+    """Draw data for the inputs with every dynamic axis at its size; states are at reset."""
+    steps = sizes[graph.names.sequence] if graph.names.sequence else _fixed_steps(graph)
+    feeds = sample_inputs(graph.original.graph, sizes, rng, steps)
+    return Sample(sizes, {**feeds, **_reset_arrays(graph.states, sizes)})
 
 
-def _draw_at(subject: Subject, batch: int, sequence: int, rng: np.random.Generator) -> Trial:
-    wanted = {subject.names.batch: batch, subject.names.sequence: sequence}
-    named = {name: size for name, size in wanted.items() if name is not None}
-    return draw(subject, sizes_for(subject.base.graph, 2, named), rng)
+def _sample_at(graph: LiftedGraph, batch: int, sequence: int, rng: np.random.Generator) -> Sample:
+    named = {graph.names.batch: batch, graph.names.sequence: sequence}
+    sizes = {
+        name: named.get(name, 2 + place) for place, name in enumerate(dynamic_axes(graph.original.graph))
+    }
+    return sample(graph, sizes, rng)
 
 
-def _fixed_steps(subject: Subject) -> int:
+def _reset_arrays(states: Sequence[StateSpec], sizes: Mapping[str, int]) -> dict[str, Array]:
+    """Return every state's reset value at ``sizes``; an axis that no size is known for has one row."""
+    arrays = {}
+    for state in states:
+        shape = resolve(state.axes, with_ones(state.axes, sizes))
+        assert shape is not None
+        arrays[state.input] = np.broadcast_to(np.asarray(state.reset, state.dtype), shape).copy()
+    return arrays
+
+
+def _fixed_steps(graph: LiftedGraph) -> int:
     """Return the steps of one call where the inputs fix them."""
     return next(
         (
             size
-            for value, roles in axis_roles(subject.base.graph, subject.base).items()
+            for value, roles in axis_roles(graph.original.graph, graph.original).items()
             for axis, role in roles.items()
             if role == SEQUENCE and isinstance(size := axes_of(value)[axis], int)
         ),
@@ -134,83 +174,240 @@ def _fixed_steps(subject: Subject) -> int:
     )
 
 
-def _trials(subject: Subject, rng: np.random.Generator) -> list[Trial]:
-    trials = [_draw_at(subject, n * subject.rows, length, rng) for n, length in _GRID]
-    if subject.declared:
-        declared = subject.declared.get(BATCH, subject.rows), subject.declared.get(SEQUENCE, 1)
-        trials.insert(0, _draw_at(subject, *declared, rng))
-    return list({str(trial): trial for trial in trials}.values())
+def _samples(graph: LiftedGraph, rng: np.random.Generator) -> list[Sample]:
+    samples = [_sample_at(graph, n * graph.fixed_batch, length, rng) for n, length in _GRID]
+    if graph.declared:
+        declared = graph.declared.get(BATCH, graph.fixed_batch), graph.declared.get(SEQUENCE, 1)
+        samples.insert(0, _sample_at(graph, *declared, rng))
+    return list({str(each): each for each in samples}.values())
 
 
-def _check_freed(subject: Subject, lifted: Session, trial: Trial, batch: Mapping[str, int]) -> None:
-    try:
-        got = lifted.run({**trial.feeds, **trial.start})
-    except Exception as error:
-        raise CheckFailedError(f"at {trial}: the freed axes are fixed inside the graph") from error
-    name = subject.names.batch
-    states = {state.input: state.axes.index(name) for state in subject.states if name in state.axes}
-    if BATCH in subject.declared and not check_rows(lifted, lifted, trial, got, 1, {**batch, **states}):
-        raise CheckFailedError(f"at {trial}: rows of a batch can't be run one by one")
+def _check_equality(
+    graph: LiftedGraph, original: Session, lifted: Session, samples: Sequence[Sample], noise: "_Noise"
+) -> Equality:
+    """Compare every output of ``original`` with ``lifted``'s.
 
-
-def _chunks(subject: Subject, lifted: Session, rng: np.random.Generator) -> tuple[ChunkRun | None, str]:
-    """Feed the file in chunks; gives the worst of the plans, and why chunks do not equal the whole."""
-    batch, total = _CHUNKED
-    axes = subject.axes_named(subject.names.sequence)
-    if not axes or not subject.states:
-        return None, ""
-    trial = _draw_at(subject, batch * subject.rows, total, rng)
-    data = {name: array for name, array in trial.feeds.items() if name not in trial.start}
-
-    def run(
-        part: Mapping[str, Array], state: Mapping[str, Array] | None, steps: int
-    ) -> tuple[dict[str, Array], dict[str, Array]]:
-        filled = {name: np.full_like(part[name], steps) for name in subject.lengths}
-        results = lifted.run({**part, **filled, **(state or trial.start)})
-        return results, {spec.input: results[spec.output] for spec in subject.states}
-
-    runs = []
-    for _ in range(_PLANS):
-        sizes = chunk_sizes(total, rng)
-        try:
-            runs.append(compare_chunks(run, data, axes, sizes, rng))
-        except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base class
-            return None, f"a chunk does not run by itself: {first_line(error)}"
-    found = max(runs, key=lambda each: each.worst.ratio)
-    if found.worst.ok:
-        return found, ""
-    worst = found.worst
-    try:
-        culprit = find_culprit(
-            subject.lifted, subject.states, trial.start, data, axes, found.sizes, subject.lengths, worst.name
-        )
-    except Exception:  # noqa: BLE001  values between nodes may be no tensors (sequences), which it can't watch
-        culprit = ""
-    return found, blame(culprit, worst)
-
-
-def _golden(
-    subject: Subject, original: Session, lifted: Session, trial: Trial, rng: np.random.Generator
-) -> Golden:
-    """Record the original's outputs, and the lifted file's states, for one trial.
-
-    The noise floor is what moving every float input and weight by one unit in the last place does.
+    Raises:
+        CheckFailedError: an output differs.
+        FileFormatError: the original itself runs at no size.
     """
-    feeds = {**trial.feeds, **trial.start}
-    outputs = {**lifted.run(feeds), **original.run(feeds)}
-    shaken = _shaken(subject.lifted, rng).run({name: moved(array, rng) for name, array in feeds.items()})
-    floor = {
-        name: compare(name, shaken[name], array, floor=0, limit=0).max_abs if array.dtype.kind == "f" else 0.0
-        for name, array in outputs.items()
-    }
-    floor = {name: size if np.isfinite(size) else 0.0 for name, size in floor.items()}
-    return Golden({name: feeds[name] for name in lifted.inputs}, outputs, floor)
+    exact, by_rows, reason = [], [], ""
+    batch = graph.axes_named(graph.names.batch)
+    for each in samples:
+        got = _try(lifted, each.feeds)
+        try:
+            expected = original.run(each.feeds)
+        except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base class
+            reason = first_line(error)
+            if got is not None and _rows_agree(original, each, got, graph.fixed_batch, batch, noise):
+                by_rows.append(str(each))
+            continue
+        if got is None:
+            raise CheckFailedError(f"at {each}: the original runs and the lifted file does not")
+        for name, array in expected.items():
+            same = got[name].shape == array.shape and np.array_equal(
+                got[name], array, equal_nan=_is_float(array)
+            )
+            if not same:
+                found = compare(name, got[name], array, floor=0.0, limit=0.0)
+                raise CheckFailedError(f"at {each}, states at reset: {found}")
+        exact.append(str(each))
+    if not exact:
+        raise FileFormatError(f"the original itself runs at none of the sizes tried: {reason}")
+    return Equality(tuple(exact), tuple(by_rows))
 
 
-def _shaken(model: ir.Model, rng: np.random.Generator) -> Session:
-    copy = model.clone()
-    for value in copy.graph.initializers.values():
-        tensor = value.const_value
-        if tensor is not None and tensor.dtype in (ir.DataType.FLOAT, ir.DataType.DOUBLE):
-            value.const_value = ir.tensor(moved(tensor.numpy(), rng), name=value.name)
-    return Session(to_bytes(copy))
+def _rows_agree(
+    original: Session,
+    sample: Sample,
+    got: Mapping[str, Array],
+    rows: int,
+    batch: Mapping[str, int],
+    noise: "_Noise",
+) -> bool:
+    """Compare a batch that only the lifted file runs with the original's runs of ``rows`` rows.
+
+    Args:
+        original: runs ``rows`` rows at a time.
+        sample: the data.
+        got: what the lifted file gives for it.
+        rows: the batch size that the original is fixed at.
+        batch: input name to its batch axis.
+        noise: tells what is rounding.
+
+    Returns:
+        Whether the original ran at all.
+
+    Raises:
+        CheckFailedError: an output differs by more than rounding.
+    """
+    if not batch:
+        return False
+    name, axis = next(iter(batch.items()))
+    total = sample.feeds[name].shape[axis]
+    if total <= rows or total % rows:
+        return False
+    try:
+        parts = [
+            original.run(
+                {
+                    name: array.take(range(first, first + rows), batch[name]) if name in batch else array
+                    for name, array in sample.feeds.items()
+                }
+            )
+            for first in range(0, total, rows)
+        ]
+    except Exception:  # noqa: BLE001  not a matter of the batch size, then
+        return False
+    floors = noise.floors(sample.feeds)
+    for name in parts[0]:
+        joined = next(
+            (axis for axis, size in enumerate(got[name].shape) if parts[0][name].shape[axis] != size), None
+        )
+        expected = (
+            parts[0][name] if joined is None else np.concatenate([part[name] for part in parts], joined)
+        )
+        found = compare(name, got[name], expected, floor=floors[name] if _is_float(expected) else 0.0)
+        if not found.ok:
+            raise CheckFailedError(f"at {sample}, against the original row by row: {found}")
+    return True
+
+
+def _check_dynamic(graph: LiftedGraph, lifted: Session, sample: Sample, noise: "_Noise") -> None:
+    """Check that axes that were made dynamic are so inside the graph as well."""
+    try:
+        got = lifted.run(sample.feeds)
+    except Exception as error:
+        raise CheckFailedError(f"at {sample}: the axes are fixed inside the graph") from error
+    name = graph.names.batch
+    batch = graph.axes_named(name)
+    batch |= {state.input: state.axes.index(name) for state in graph.states if name in state.axes}
+    if BATCH in graph.declared and not _rows_agree(lifted, sample, got, 1, batch, noise):
+        raise CheckFailedError(f"at {sample}: rows of a batch can't be run one by one")
+
+
+def _run_in_chunks(
+    graph: LiftedGraph, manifest: Manifest, lifted: Session, noise: "_Noise", rng: np.random.Generator
+) -> tuple[ChunkRun | None, str, bool]:
+    """Feed the file in chunks.
+
+    Returns:
+        The worst of the runs; why chunks do not equal the whole; whether states stop at lengths.
+    """
+    batch, steps = _CHUNKED
+    if not graph.states:
+        return None, "", True
+    if not graph.axes_named(graph.names.sequence):
+        fixed = _steps_of_a_call(graph)
+        return None, f"chunks were not tried: every call takes {fixed} steps" if fixed > 1 else "", True
+    whole = _sample_at(graph, batch * graph.fixed_batch, steps, rng)
+    file = ChunkedFile(graph.lifted, manifest, lifted.run, graph.lengths)
+    feeds = {**whole.feeds, **file.with_lengths(whole.feeds, steps)}
+    chunks, reason = run_in_chunks(file, feeds, noise.floors(feeds), rng)
+    if reason or not states_stop_at_lengths(file, whole.feeds):
+        return chunks, reason, bool(reason)
+    batch_axes = graph.axes_named(graph.names.batch)
+    name = graph.names.batch
+    batch_axes |= {state.input: state.axes.index(name) for state in graph.states if name in state.axes}
+    by_row = all(state.input in batch_axes for state in graph.states)
+    if by_row and not rows_keep_states(file, whole.feeds, batch_axes):
+        reason = (
+            "rows are in another order inside (sorted by length, say), and their states do not follow: "
+            "a row gets another's state where the order changes from chunk to chunk"
+        )
+    return chunks, reason, True
+
+
+def _steps_of_a_call(graph: LiftedGraph) -> int:
+    """Return the steps that lifted layers take in every call; 1 where all states were inputs before."""
+    if not graph.lifts:
+        return 1
+    inputs = [node.inputs[0] for node in recurrent_nodes(graph.original)]
+    sizes, _ = two_sizes(graph.original.graph)
+    try:
+        (arrays,) = evaluate(graph.original, [value for value in inputs if value is not None], [sizes])
+    except Exception:  # noqa: BLE001  onnxruntime's exceptions share no base class
+        return 1
+    return max((array.shape[0] for array in arrays.values()), default=1)
+
+
+def _record_golden(original: Session, lifted: Session, sample: Sample, noise: "_Noise") -> Golden:
+    """Record the original's outputs, and the lifted file's states, for one sample."""
+    outputs = {**lifted.run(sample.feeds), **original.run(sample.feeds)}
+    floors = {name: float(array.max(initial=0.0)) for name, array in noise.floors(sample.feeds).items()}
+    return Golden({name: sample.feeds[name] for name in lifted.inputs}, outputs, floors)
+
+
+class _Noise:
+    """Noise floors of a lifted file: modeled in float64, or measured where an operator has no float64 run."""
+
+    def __init__(self, model: ir.Model, manifest: Manifest, session: Session) -> None:
+        self._manifest = manifest
+        self._measured = _MeasuredReference(model, session, Layout.of(manifest))
+        self._modeled: OnnxReference | None = None
+        with contextlib.suppress(UnsupportedError):
+            self._modeled = OnnxReference(to_proto(model), session.run, self._measured.layout, "the file")
+        kinds = [np.finfo(state.dtype).eps for state in manifest.states]
+        self._scale = max(1.0, float(max(kinds) / np.finfo(np.float32).eps)) if kinds else 1.0
+
+    def floors(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Return every output's noise floors at ``feeds``; they are as much larger for float16 states."""
+        if self._modeled is not None:
+            try:
+                return self._floors(self._modeled, feeds)
+            except RuntimeError:  # an operator that can't be evaluated after all
+                self._modeled = None
+        return self._floors(self._measured, feeds)
+
+    def _floors(self, reference: PerturbableReference, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        floors = noise_floors(reference, feeds, reference.run64(feeds))
+        return {name: self._scale * array for name, array in floors.items()}
+
+
+class _MeasuredReference:
+    """The file itself, its float weights and inputs moved by one unit in the last place.
+
+    A ``PerturbableReference`` for graphs with operators that only onnxruntime runs.
+    """
+
+    def __init__(self, model: ir.Model, session: Session, layout: Layout) -> None:
+        self.layout = layout
+        self._model = model
+        self._session = session
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        return self._session.run(feeds)
+
+    def run64(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        return self._session.run(feeds)
+
+    def perturbed(self, feeds: Mapping[str, Array], rounding: Rounding) -> dict[str, Array]:
+        copy = self._model.clone()
+        for value in copy.graph.initializers.values():
+            tensor = value.const_value
+            if tensor is not None and tensor.dtype in (ir.DataType.FLOAT, ir.DataType.DOUBLE):
+                value.const_value = ir.tensor(_moved(tensor.numpy(), rounding), name=value.name)
+        nearby = {name: _moved(array, rounding) for name, array in feeds.items()}
+        try:
+            return Session(copy, guarded=False).run(nearby)
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            raise RuntimeError(first_line(error)) from error
+
+
+def _moved(array: Array, rounding: Rounding) -> Array:
+    """Return floats moved by one unit in the last place, up or down at random."""
+    if not _is_float(array):
+        return array
+    direction = np.where(rounding.signs(array.shape) > 0, np.inf, -np.inf).astype(array.dtype)
+    return np.asarray(np.where(array == 0, array, np.nextafter(array, direction)))
+
+
+def _try(session: Session, feeds: Mapping[str, Array]) -> dict[str, Array] | None:
+    try:
+        return session.run(feeds)
+    except Exception:  # noqa: BLE001  onnxruntime's exceptions share no base class
+        return None
+
+
+def _is_float(array: Array) -> bool:
+    return array.dtype.kind == "f"

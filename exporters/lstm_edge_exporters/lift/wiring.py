@@ -1,63 +1,65 @@
-"""Writing one state into the graph: its input, the way to its nodes, and the way back to its output."""
+"""Writing one state into the graph: from its input to its nodes, and from their last states to its output."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import onnx_ir as ir
 
-from ._groups import Group
+from ..graph import UniqueNames
+from ..recurrent import state_shape
 from .paths import Path
-from .subgraphs import carry_out
+from .subgraphs import Place, carry_out
 
-__all__ = ["Names", "wire"]
+__all__ = ["StateGroup", "wire"]
 
 _AXES_AS_INPUT = 13
 """The opset from which Squeeze and Unsqueeze take their axes as an input."""
 
 
-class Names:
-    """Makes names that no value of the model bears yet."""
+@dataclass(frozen=True)
+class StateGroup:
+    """One state to be: its places in the order of their rows, and the path of each."""
 
-    def __init__(self, model: ir.Model) -> None:
-        """Collect the names of ``model``, subgraphs included."""
-        self._taken = {value.name for value in model.graph.inputs} | set(model.graph.initializers)
-        for node in ir.traversal.RecursiveGraphIterator(model.graph):
-            self._taken |= {value.name for value in (*node.inputs, *node.outputs) if value is not None}
-        for graph in model.graph.subgraphs():
-            self._taken |= {value.name for value in graph.inputs} | set(graph.initializers)
+    places: tuple[Place, ...]
+    paths: tuple[Path | None, ...]
+    orders: tuple[tuple[ir.Value, ...], ...]
+    """For each place the indices that its node's rows are put in order by, one after the other."""
 
-    def unique(self, name: str) -> str:
-        """Return ``name``, or ``name_2``, ``name_3`` ... where it is taken, and take it."""
-        candidate, count = name, 1
-        while candidate in self._taken:
-            count += 1
-            candidate = f"{name}_{count}"
-        self._taken.add(candidate)
-        return candidate
+    @property
+    def kind(self) -> str:
+        """``h``, ``c``, or ``state`` where both are rows of one tensor."""
+        kinds = {place.slot.kind for place in self.places}
+        return kinds.pop() if len(kinds) == 1 else "state"
 
 
-def wire(graph: ir.Graph, group: Group, state: ir.Value, names: Names) -> ir.Value:
-    """Make the group's nodes start from ``state`` and give the value that it has after them.
+def wire(graph: ir.Graph, group: StateGroup, state: ir.Value, names: UniqueNames) -> ir.Value:
+    """Make the group's nodes start from ``state`` and return the value that it has after them.
 
     The value's shape and dtype are the state's. Nodes are appended; the caller sorts the graph.
     """
     parts, axis = [], 0
     clones: dict[tuple[ir.Node, ir.Value], ir.Node] = {}
-    for place, path in zip(group.places, group.paths, strict=True):
+    for place, path, orders in zip(group.places, group.paths, group.orders, strict=True):
+        _, _, batch_axis = state_shape(place.slot.node)
         start = state
         for step in reversed(path.steps if path else ()):
             key = (step.node, start)
             if key not in clones:
                 clones[key] = _clone(graph, step.node, start, names)
             start = clones[key].outputs[step.output]
+        for indices in orders:
+            start = _op(graph, names, "Gather", [start, indices], axis=batch_axis)
         place.start_from(start)
-        part = carry_out(place, start if path else state, names.unique)
+        part = carry_out(place, start, names.unique)
+        for indices in reversed(orders):
+            part = _op(graph, names, "Gather", [part, _inverse(graph, indices, names)], axis=batch_axis)
         parts.append(_undo(graph, part, path, names))
         axis = path.span[0] if path and path.span else axis
     return parts[0] if len(parts) == 1 else _op(graph, names, "Concat", parts, axis=axis)
 
 
-def _clone(graph: ir.Graph, node: ir.Node, first: ir.Value, names: Names) -> ir.Node:
+def _clone(graph: ir.Graph, node: ir.Node, first: ir.Value, names: UniqueNames) -> ir.Node:
     inputs = [first, *node.inputs[1:]]
     copy = ir.Node(node.domain, node.op_type, inputs, node.attributes, num_outputs=len(node.outputs))
     graph.append(copy)
@@ -67,12 +69,15 @@ def _clone(graph: ir.Graph, node: ir.Node, first: ir.Value, names: Names) -> ir.
     return copy
 
 
-def _undo(graph: ir.Graph, value: ir.Value, path: Path | None, names: Names) -> ir.Value:
+def _undo(graph: ir.Graph, value: ir.Value, path: Path | None, names: UniqueNames) -> ir.Value:
     for step in path.steps if path else ():
         operator, argument = step.undo
         match operator:
             case "MatMul":
                 value = _op(graph, names, "MatMul", [value, argument])
+            case "Reorder":
+                indices, axis = argument
+                value = _op(graph, names, "Gather", [value, _inverse(graph, indices, names)], axis=axis)
             case "Transpose":
                 value = _op(graph, names, "Transpose", [value], perm=argument)
             case "Squeeze" | "Unsqueeze" if graph.opset_imports[""] < _AXES_AS_INPUT:
@@ -84,8 +89,23 @@ def _undo(graph: ir.Graph, value: ir.Value, path: Path | None, names: Names) -> 
     return value
 
 
+def _inverse(graph: ir.Graph, indices: ir.Value, names: UniqueNames) -> ir.Value:
+    """Return the indices that undo ``indices``: the places of 0, 1, 2 ... among them."""
+    for node, _ in indices.uses():
+        if node.op_type == "TopK" and node.attributes.get_int("largest", 1) == 0 and node.graph is graph:
+            return node.outputs[1]
+    count = _op(graph, names, "Shape", [indices])
+    count.type = ir.TensorType(ir.DataType.INT64)
+    node = ir.node("TopK", [indices, count], {"largest": 0}, num_outputs=2)
+    graph.append(node)
+    for output in node.outputs:
+        output.name = names.unique(f"{indices.name}.TopK")
+        output.type = ir.TensorType(ir.DataType.INT64)
+    return node.outputs[1]
+
+
 def _op(
-    graph: ir.Graph, names: Names, operator: str, inputs: Sequence[ir.Value], **attributes: Any
+    graph: ir.Graph, names: UniqueNames, operator: str, inputs: Sequence[ir.Value], **attributes: Any
 ) -> ir.Value:
     """Append an operator, or find one that already computes the same."""
     for other, _ in inputs[0].uses():
@@ -126,7 +146,7 @@ def _flat(value: Any) -> Sequence[int]:
     return value if isinstance(value, list) else [value]
 
 
-def _integers(graph: ir.Graph, numbers: list[int], names: Names) -> ir.Value:
+def _integers(graph: ir.Graph, numbers: list[int], names: UniqueNames) -> ir.Value:
     name = names.unique("axes_" + "_".join(map(str, numbers)))
     value = ir.val(name, const_value=ir.tensor(numbers, dtype=ir.DataType.INT64, name=name))
     graph.register_initializer(value)

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lstm_edge_runtime.carried import even_sizes, join_chunks, run_chunks
+from lstm_edge_runtime.carried import join_chunks, run_chunks
 from lstm_edge_runtime.manifest import Manifest
 
 from .noise import Procedure, Run
 
-__all__ = ["even_sizes", "in_chunks", "last_steps", "random_sizes"]
+__all__ = ["in_chunks", "last_steps", "random_sizes"]
 
 Array = npt.NDArray[Any]
 _LONGEST = 8

@@ -18,7 +18,7 @@ from .noise import Run
 from .recurrent import gru, lstm, rnn
 from .rounding import EXACT, TINY, UNIT, Exact, Rounding
 
-__all__ = ["OnnxReference", "index_values", "widened"]
+__all__ = ["GRU", "LSTM", "RNN", "OnnxReference", "index_values", "widened"]
 
 Array = npt.NDArray[Any]
 
@@ -216,6 +216,8 @@ class _Recurrent(OpRun):
 
 
 class LSTM(_Recurrent):
+    """ONNX's ``LSTM``; see ``recurrent.lstm``."""
+
     def _run(
         self,
         X: Array,
@@ -245,6 +247,8 @@ class LSTM(_Recurrent):
 
 
 class GRU(_Recurrent):
+    """ONNX's ``GRU``; see ``recurrent.gru``."""
+
     def _run(
         self,
         X: Array,
@@ -272,6 +276,8 @@ class GRU(_Recurrent):
 
 
 class RNN(_Recurrent):
+    """ONNX's ``RNN``; see ``recurrent.rnn``."""
+
     def _run(
         self,
         X: Array,

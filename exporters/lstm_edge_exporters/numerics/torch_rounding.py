@@ -15,13 +15,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch._decomp import decomposition_table
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..recurrent import LayerWeights, to_onnx_weights
 from .recurrent import gru, lstm, rnn
 from .rounding import TINY, UNIT, Rounding
-from .weights import LayerWeights, to_onnx
 
 __all__ = ["rounded"]
 
@@ -92,11 +91,11 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return self._product(name, func, args, kwargs)
         if name in _SUMS:
             return self._sum(func, args, kwargs)
-        if _is_fused(name) and func in decomposition_table and func not in self._open:
+        if _is_fused(name) and func not in self._open and (steps := _decomposition(func)):
             self._open.append(func)
             try:
                 with self:
-                    return decomposition_table[func](*args, **kwargs)
+                    return steps(*args, **kwargs)
             finally:
                 self._open.pop()
         # in place, the argument is lost afterwards
@@ -146,6 +145,13 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def _is_fused(name: str) -> bool:
     """Tell whether an operator does several roundings of different size, as a softmax does."""
     return any(part in name for part in ("softmax", "norm", "var", "std", "logsumexp", "attention", "glu"))
+
+
+def _decomposition(func: Any) -> Callable[..., Any] | None:
+    """Return an operator as PyTorch writes it in smaller ones, if it does."""
+    from torch._decomp import decomposition_table  # a second of imports that few networks need
+
+    return decomposition_table.get(func)
 
 
 class _Layers(TorchFunctionMode):
@@ -214,7 +220,7 @@ class _Layers(TorchFunctionMode):
                 own = held[place * each : (place + 1) * each]
                 b_ih, b_hh = own[2:4] if biased else (None, None)
                 directions.append(LayerWeights(own[0], own[1], b_ih, b_hh, own[-1] if each % 2 else None))
-            w, r, b = to_onnx(op, directions)
+            w, r, b = to_onnx_weights(op, directions)
             common: dict[str, Any] = {
                 "lengths": lengths,
                 "direction": "bidirectional" if bidirectional else "forward",

@@ -50,6 +50,11 @@ class Equivalence:
     absolute limit they were held to: a sigmoid's 1e-9 can't be verified tighter than about 4e-7."""
 
     @property
+    def cases(self) -> tuple[Case, ...]:
+        """Every case that was compared."""
+        return tuple({id(case): case for case, _ in self.comparisons}.values())
+
+    @property
     def worst(self) -> Comparison:
         """The comparison nearest to its limit."""
         return max((each for _, each in self.comparisons), key=lambda each: each.ratio)

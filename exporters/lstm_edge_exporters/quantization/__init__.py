@@ -1,6 +1,7 @@
-"""int8 and fp16 files that are smaller, and proven to compute nearly what the float file does."""
+"""int8 and fp16 files that are smaller, and verified to compute nearly what the float file does."""
 
-from ._config import Budget, QuantizeConfig, Samples
-from ._quantize import Quantized, quantize
+from ..numerics.samples import Samples
+from .config import Budget, QuantizeConfig
+from .quantize import Quantized, quantize
 
 __all__ = ["Budget", "QuantizeConfig", "Quantized", "Samples", "quantize"]

@@ -1,23 +1,34 @@
 """What a smaller file loses: labels that flip, outputs that change, states that drift over a long run."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from lstm_edge_runtime.carried import Run, run_chunks
 from lstm_edge_runtime.model import Model
+from lstm_edge_runtime.state import State
+from lstm_edge_runtime.tolerance import limit_for
 
-from .cases import STEPS, Case
-from .side_by_side import Pair, run_both, step_both
+from ..numerics.samples import join_samples
+from .config import Budget
 
-__all__ = ["Changed", "Drifted", "Judgement", "judge", "largest_differences"]
+__all__ = ["STEPS", "Changed", "Drifted", "Judgement", "golden_limits", "judge", "over_budget", "runner"]
 
+STEPS = 1000
+"""Time steps in the long run."""
 _LATE = STEPS // 10
 _TIE = 0.05
+_MARGIN = 4.0
+"""How many times the largest measured difference another device may be away: rounding differs there, while
+saturation (8 times and more, measured on x86 without VNNI) is still caught."""
 
 Array = npt.NDArray[Any]
+Feeds = Mapping[str, Array]
+Pair = tuple[Array, Array]
+"""An output of the float file, and the same of the smaller one."""
 
 
 @dataclass(frozen=True)
@@ -74,14 +85,14 @@ class Judgement:
 
 
 def judge(
-    before: Model, after: Model, cases: Sequence[Case], targets: Array | None, *, few: bool
+    before: Model, after: Model, cases: Sequence[Feeds], targets: Array | None, *, few: bool
 ) -> Judgement:
     """Run both files on ``cases``, then for 1,000 steps with states carried, and say what differs.
 
     Args:
         before: the float file.
         after: the smaller file, with the same inputs, outputs and states.
-        cases: what to run.
+        cases: what to run: inputs by name; states that are left out are at reset, rows without lengths full.
         targets: ``(cases,)`` class numbers or ``(cases, C)`` values, if the truth is known.
         few: the cases are made up and few: count the labels of the long run as well, and none of a row whose
             two best classes are nearer than 5 % of the logits' range, because such ties decide nothing.
@@ -89,8 +100,9 @@ def judge(
     task = before.manifest.task if before.manifest else None
     classify = task is not None and task.kind == "classification"
     states = [spec.output for spec in before.states]
-    single = _gathered(run_both(before, after, case) for case in cases)
-    long = _gathered(step_both(before, after, cases, STEPS))
+    runs = [runner(model) for model in (before, after)]
+    single = _gathered(map(run, cases) for run in runs)
+    long = _gathered(_long_run(model, cases) for model in (before, after))
     rows = [_rows(pair) for pair in single[task.output]] if task else []
     judged = rows + [_rows(pair) for pair in long[task.output]] if task and few else rows
     change = {name: _changed(pairs + long[name]) for name, pairs in single.items() if name not in states}
@@ -105,17 +117,78 @@ def judge(
     )
 
 
-def largest_differences(before: Model, after: Model, case: Case, steps: int) -> dict[str, float]:
-    """Give, per output, the largest absolute difference on ``case``, run whole and step by step."""
-    found = _gathered([run_both(before, after, case), *step_both(before, after, [case], steps)])
-    return {name: max(_difference(*pair) for pair in pairs) for name, pairs in found.items()}
+def over_budget(judgement: Judgement, budget: Budget) -> list[str]:
+    """Say in which points, with figures, ``judgement`` is outside ``budget``."""
+    said = []
+    if judgement.agreement is not None and judgement.agreement < budget.agreement:
+        said.append(f"{judgement.agreement:.4f} of labels agree (budget {budget.agreement:g})")
+    if judgement.accuracy is not None:
+        before, after = judgement.accuracy
+        if (before - after) * judgement.cases > budget.samples + 1e-6:
+            said.append(f"accuracy falls from {before:.4f} to {after:.4f} (budget {budget.samples} samples)")
+    for name, drifted in judgement.drift.items():
+        if not drifted.share <= budget.drift:
+            said.append(f"{name} drifts by {drifted.share:.4f} of its size (budget {budget.drift:g})")
+    for name, changed in judgement.change.items():
+        if not changed.share <= budget.change:
+            said.append(f"{name} changes by {changed.share:.4f} of its range (budget {budget.change:g})")
+    return said
 
 
-def _gathered(calls: Iterable[dict[str, Pair]]) -> dict[str, list[Pair]]:
+def golden_limits(largest: Mapping[str, float], golden: Mapping[str, Array]) -> dict[str, float]:
+    """Return, per output, the absolute limit that a self-test holds a device to.
+
+    Args:
+        largest: the largest difference per output on the golden case, measured here.
+        golden: the golden outputs.
+    """
+    return {name: max(_MARGIN * largest[name], limit_for(array, 0.0)) for name, array in golden.items()}
+
+
+def runner(model: Model) -> Run:
+    """Return a function that runs ``model`` on inputs by name and gives every output of the graph.
+
+    States that are left out are at reset, rows without lengths full.
+    """
+    interface = model.interface
+
+    def run(feeds: Feeds) -> dict[str, Array]:
+        state = None
+        if model.states and all(spec.input in feeds for spec in model.states):
+            arrays = {spec.input: feeds[spec.input].astype(spec.dtype) for spec in model.states}
+            state = State(arrays, model.identity)
+        data = {spec.name: feeds[spec.name] for spec in interface.data_inputs}
+        outputs, after = model.run(data, state, feeds.get(interface.lengths or ""))
+        return interface.all_outputs(outputs, after)
+
+    return run
+
+
+def _long_run(model: Model, cases: Sequence[Feeds]) -> Iterator[Feeds]:
+    """Return every call's outputs on the samples one after another, from the first one's state.
+
+    A call is a step, or all steps where a file can't carry states.
+    """
+    interface, run = model.interface, runner(model)
+    if interface.sequence is None:
+        states: dict[str, Array] = {}
+        for step in range(STEPS):
+            outputs = run({**cases[step % len(cases)], **states})
+            states = interface.states_out(outputs)
+            yield outputs
+        return
+    joined = join_samples(cases, interface, STEPS)
+    if interface.lengths in joined:
+        joined[interface.lengths] = np.full_like(joined[interface.lengths], STEPS)
+    yield from run_chunks(run, interface, joined, [1] * STEPS if interface.streamable else [STEPS])
+
+
+def _gathered(sides: Iterable[Iterable[Feeds]]) -> dict[str, list[Pair]]:
+    """Return both files' outputs of each call by name."""
     found: dict[str, list[Pair]] = {}
-    for call in calls:
-        for name, pair in call.items():
-            found.setdefault(name, []).append(pair)
+    for left, right in zip(*sides, strict=True):
+        for name, array in left.items():
+            found.setdefault(name, []).append((array, right[name]))
     return found
 
 

@@ -4,6 +4,6 @@ Nothing here imports torch. ``pip install "lstm-edge[report]"`` installs what it
 """
 
 from .pages import render_page
-from .plots import Axis, Plot, Series, draw_plot
+from .plots import Axis, Plot, Series, draw_plot, draw_png
 
-__all__ = ["Axis", "Plot", "Series", "draw_plot", "render_page"]
+__all__ = ["Axis", "Plot", "Series", "draw_plot", "draw_png", "render_page"]

@@ -10,13 +10,14 @@ from typing import Any, Literal
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, LogFormatterSciNotation, LogLocator, NullLocator
 
 from .palette import PALETTE, SERIES, style_variables
 
-__all__ = ["Axis", "Plot", "Series", "draw_plot"]
+__all__ = ["Axis", "Plot", "Series", "draw_plot", "draw_png"]
 
 _WIDTH, _HEIGHT, _ROW = 440.0, 280.0, 34.0
 """Size of a plot and height of one named row of its y axis, in units of the view box."""
@@ -106,20 +107,37 @@ def draw_plot(plot: Plot, *, standalone: bool = False) -> str:
         figure.set_facecolor("none")
         axes = figure.add_subplot()
         axes.set_facecolor("none")
-        limits = _limits(plot)
-        for series, color in _colored(plot.series):
-            _draw(axes, series, PALETTE[color][0], limits)
-        _set_axis(axes, plot.x, limits[0], "x")
-        _set_axis(axes, plot.y, limits[1], "y")
-        if standalone:
-            axes.set_title(plot.title, loc="left", fontsize=_FONT, color=PALETTE["text"][0])
-            if len(plot.series) > 1:
-                axes.legend()
+        _fill(axes, plot, titled=standalone)
         stream = io.StringIO()
         canvas = FigureCanvasSVG(figure)
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         canvas.print_svg(stream, metadata=nothing)  # type: ignore[no-untyped-call]
     return _finish(stream.getvalue(), plot, standalone=standalone)
+
+
+def draw_png(plots: Sequence[Plot]) -> bytes:
+    """Return plots side by side as one PNG on the light page's background."""
+    size = (_WIDTH * len(plots) / _POINTS_PER_INCH, _HEIGHT / _POINTS_PER_INCH)
+    style: Any = _STYLE
+    with mpl.rc_context(style):
+        figure = Figure(figsize=size, layout="constrained", facecolor=PALETTE["card"][0])
+        for axes, plot in zip(figure.subplots(1, len(plots), squeeze=False)[0], plots, strict=True):
+            _fill(axes, plot, titled=True)
+        stream = io.BytesIO()
+        FigureCanvasAgg(figure).print_png(stream, metadata={"Software": None})  # type: ignore[no-untyped-call]
+    return stream.getvalue()
+
+
+def _fill(axes: Axes, plot: Plot, *, titled: bool) -> None:
+    limits = _limits(plot)
+    for series, color in _colored(plot.series):
+        _draw(axes, series, PALETTE[color][0], limits)
+    _set_axis(axes, plot.x, limits[0], "x")
+    _set_axis(axes, plot.y, limits[1], "y")
+    if titled:
+        axes.set_title(plot.title, loc="left", fontsize=_FONT, color=PALETTE["text"][0])
+        if len(plot.series) > 1:
+            axes.legend()
 
 
 _Limits = tuple[float, float]

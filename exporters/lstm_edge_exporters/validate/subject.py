@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from lstm_edge_runtime.axes import describe, resolve
+from lstm_edge_runtime.carried import even_sizes
 from lstm_edge_runtime.errors import InputError, first_line
 from lstm_edge_runtime.manifest import Manifest
 
-from ..numerics.carried import even_sizes, in_chunks, random_sizes
+from ..numerics.carried import in_chunks, random_sizes
 from ..numerics.cases import CaseGenerator
 from ..numerics.noise import PerturbableReference, Procedure, Run, whole
 from ..quantization import Samples

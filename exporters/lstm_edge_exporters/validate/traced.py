@@ -11,8 +11,7 @@ from lstm_edge_runtime.errors import LstmEdgeError
 from lstm_edge_runtime.manifest import Manifest
 
 from ..export.config import ExportConfig
-from ..export.own import own_copy
-from ..export.pipeline import prepare
+from ..export.pipeline import convert_module, own_copy
 from ..numerics.call import Signature, flatten_output
 from ..numerics.layout import Layout
 from ..numerics.reference import TorchReference
@@ -38,7 +37,7 @@ def trace_manifest(
     named = {name: graph[name] for name in signature.names if "?" not in graph.get(name, ("?",))}
     known = {axis for axes in named.values() for axis in axes}
     try:
-        prepared = prepare(
+        prepared = convert_module(
             module,
             example,
             replace(
@@ -51,7 +50,7 @@ def trace_manifest(
         )
     except LstmEdgeError:
         if not {state.input for state in file.manifest.states} <= {*signature.names}:
-            prepared = prepare(module, example, plain)
+            prepared = convert_module(module, example, plain)
         else:
             layout = Layout.of(file.manifest)
             return TorchReference(own, signature, outputs, layout=layout), file.manifest

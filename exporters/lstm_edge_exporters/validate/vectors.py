@@ -26,7 +26,7 @@ from lstm_edge_runtime.golden import (
 )
 from lstm_edge_runtime.manifest import Golden, Manifest
 
-from ..quantization.gate import limits
+from ..quantization.judge import golden_limits
 from .config import ValidateConfig
 from .file import ModelFile
 from .reference import ReferenceModel
@@ -137,7 +137,7 @@ def _limits(file: ModelFile, sets: tuple[GoldenSet, ...]) -> dict[str, dict[str,
     for each in replay(file.model, GoldenFolder(file.sha256, sets)):
         found, name = largest.setdefault(each.set_name, {}), each.comparison.name
         found[name] = max(each.comparison.max_abs, found.get(name, 0.0))
-    return {each.name: limits(largest[each.name], each.golden.outputs) for each in sets}
+    return {each.name: golden_limits(largest[each.name], each.golden.outputs) for each in sets}
 
 
 def _write_set(folder: Path, golden: Golden, entering: list[str], leaving: list[str]) -> None:

@@ -72,7 +72,7 @@ def test_time_is_followed_through_operators_that_keep_it(network, operator, argu
 @pytest.mark.parametrize(
     ("operator", "attributes"), [("Add", {}), ("Concat", {"axis": -1}), ("Max", {}), ("Where", {})]
 )
-def test_fixed_inputs_that_are_put_together_are_freed_together(network, operator, attributes):
+def test_fixed_inputs_that_are_put_together_become_dynamic_together(network, operator, attributes):
     net = network()
     operands = ["a", "b"]
     if operator == "Where":
@@ -81,17 +81,17 @@ def test_fixed_inputs_that_are_put_together_are_freed_together(network, operator
     net.recurrent("GRU", x, 6 if operator == "Concat" else 3, 4, outputs=("Y_h",))
     net.add("Identity", [net.nodes[-1].output[1]], ["y"])
     lifted = lift(net.model({"a": [5, 2, 3], "b": [5, 2, 3]}, ["y"]).SerializeToString())
-    assert lifted.report.freed == ("batch", "sequence")
+    assert lifted.report.made_dynamic == ("batch", "sequence")
     assert [spec.axes for spec in lifted.manifest.inputs] == [("L", "N", 3)] * 2
 
 
-def test_fixed_lengths_of_two_inputs_that_differ_are_not_freed_as_one(network):
+def test_fixed_lengths_of_two_inputs_that_differ_do_not_become_dynamic_as_one(network):
     net = network()
     for name in "ab":
         net.recurrent("GRU", name, 3, 4, outputs=("Y_h",), name=name)
     net.add("Concat", [node.output[1] for node in net.nodes], ["y"], axis=2)
     lifted = lift(net.model({"a": [5, 1, 3], "b": [7, 1, 3]}, ["y"]).SerializeToString())
-    assert lifted.report.freed == ("batch",)
+    assert lifted.report.made_dynamic == ("batch",)
     assert [spec.axes for spec in lifted.manifest.inputs] == [(5, "N", 3), (7, "N", 3)]
 
 
@@ -104,7 +104,7 @@ def test_one_name_for_every_free_axis_is_no_name(network):
     assert len(lifted.report.equality.exact) == 4
 
 
-def test_an_axis_that_only_broadcasting_lengthens_is_not_freed(network):
+def test_an_axis_that_only_broadcasting_lengthens_does_not_become_dynamic(network):
     net = network()
     net.recurrent("GRU", net.add("Add", ["x", "offset"]), 3, 4, outputs=("Y_h",))
     net.add("Identity", [net.nodes[-1].output[1]], ["y"])

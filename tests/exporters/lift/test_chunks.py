@@ -74,7 +74,7 @@ def test_a_chunk_that_leaves_a_gru_no_step_is_reported(network):
 
 
 @pytest.mark.parametrize("operator", ["LSTM", "GRU"])
-def test_a_declared_batch_of_nothing_is_freed(network, operator):
+def test_a_declared_batch_of_nothing_becomes_dynamic(network, operator):
     net = network()
     net.recurrent(operator, "x", 3, 4, outputs=("Y",))
     net.add("Identity", [net.nodes[-1].output[0]], ["y"])

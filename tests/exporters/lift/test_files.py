@@ -111,7 +111,7 @@ def test_a_seed_below_0_is_refused(model):
 
 
 def test_a_device_is_said_to_be_no_plain_file():
-    with pytest.raises(NotFoundError, match="/dev/null is no plain file"):
+    with pytest.raises(NotFoundError, match="/dev/null is not a regular file"):
         lift("/dev/null")
 
 

@@ -63,7 +63,7 @@ def test_a_stateful_keras_layer_with_its_batch_of_four_baked_in(network):
     net.recurrent("GRU", x, 6, 8, h=state, outputs=("Y_h",), linear_before_reset=1)
     net.add("MatMul", [net.squeeze(net.nodes[-1].output[1], 0), net.weight(8, 2)], ["y"])
     lifted = lift(net.model({"x": [4, 10, 6]}, ["y"]).SerializeToString())
-    assert lifted.report.freed == ("batch", "sequence")
+    assert lifted.report.made_dynamic == ("batch", "sequence")
     assert [s.axes for s in lifted.report.lifted] == [(1, "N", 8)]
     assert lifted.report.equality.by_rows
     model = load(lifted.model)
@@ -119,7 +119,7 @@ def test_a_file_of_pytorchs_deprecated_exporter(kind, layers, dynamic):
 
 
 @pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
-def test_a_batch_of_four_that_pytorchs_deprecated_exporter_expands_is_freed(kind):
+def test_a_batch_of_four_that_pytorchs_deprecated_exporter_expands_becomes_dynamic(kind):
     """It expands a constant (1, 4, 6), which no other batch size fits."""
     torch.manual_seed(0)
     module, buffer = _Tagger(kind).eval(), io.BytesIO()
@@ -127,7 +127,7 @@ def test_a_batch_of_four_that_pytorchs_deprecated_exporter_expands_is_freed(kind
         warnings.simplefilter("ignore")
         torch.onnx.export(module, (torch.zeros(4, 9, 5),), buffer, dynamo=False, input_names=["x"])
     lifted = lift(buffer.getvalue())
-    assert lifted.report.freed == ("batch", "sequence")
+    assert lifted.report.made_dynamic == ("batch", "sequence")
     assert lifted.report.equality.exact[:2] == ("N=4, L=9", "N=4, L=1")
     assert lifted.report.equality.by_rows == ("N=12, L=8", "N=8, L=33")
     x = torch.randn(3, 14, 5)
@@ -138,7 +138,7 @@ def test_a_batch_of_four_that_pytorchs_deprecated_exporter_expands_is_freed(kind
 
 
 @pytest.mark.parametrize(("kind", "layers", "rows"), [("LSTM", 1, 1), ("GRU", 2, 4)])
-def test_a_file_of_pytorchs_exporter_at_a_fixed_shape_is_freed(kind, layers, rows, tmp_path):
+def test_a_file_of_pytorchs_exporter_at_a_fixed_shape_becomes_dynamic(kind, layers, rows, tmp_path):
     """It writes the shape into a Reshape behind each layer."""
     torch.manual_seed(0)
     module = _Tagger(kind, num_layers=layers).eval()
@@ -147,7 +147,7 @@ def test_a_file_of_pytorchs_exporter_at_a_fixed_shape_is_freed(kind, layers, row
         program = torch.onnx.export(module, (torch.zeros(rows, 9, 5),), dynamo=True, verbose=False)
     program.save(tmp_path / "fixed.onnx")
     lifted = lift(tmp_path / "fixed.onnx")
-    assert lifted.report.freed == ("batch", "sequence")
+    assert lifted.report.made_dynamic == ("batch", "sequence")
     assert_equal_in_chunks(lifted, module)
 
 
@@ -159,7 +159,7 @@ def test_a_reshape_that_drops_the_directions_takes_every_size(network, order):
     sizes = [[5, 1, 2, 4][axis] for axis in order if axis != 1]
     net.add("Reshape", [net.add("Transpose", [y], perm=order), net.const(np.array(sizes))], ["y"])
     lifted = lift(net.model({"x": [5, 2, 3]}, ["y"]).SerializeToString())
-    assert lifted.report.freed == ("batch", "sequence")
+    assert lifted.report.made_dynamic == ("batch", "sequence")
     assert lifted.manifest.outputs[0].axes == (("L", "N", 4) if order[0] == 0 else ("N", "L", 4))
 
 

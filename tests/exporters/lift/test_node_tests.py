@@ -7,7 +7,8 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
-from lstm_edge_exporters.lift import lift, lift_states
+from lstm_edge_exporters.lift import lift
+from lstm_edge_exporters.lift.states import lift_states
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import ContractError
 

@@ -4,7 +4,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from lstm_edge_exporters.lift import lift, lift_states
+from lstm_edge_exporters.lift import lift
+from lstm_edge_exporters.lift.states import lift_states
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import ContractError, StateError
 
@@ -124,7 +125,7 @@ def test_random_states_are_not_taken_for_constants(network):
         lift(net.model({"x": ["L", "N", 3]}, [y]).SerializeToString())
 
 
-def test_a_fixed_input_shape_is_freed_where_nothing_else_holds_it(network):
+def test_a_fixed_input_shape_becomes_dynamic_where_nothing_else_fixes_it(network):
     net = network()
     x = net.add("Transpose", ["x"], perm=[1, 0, 2])
     zeros = net.const(np.zeros((1, 1, 4), np.float32))
@@ -132,7 +133,7 @@ def test_a_fixed_input_shape_is_freed_where_nothing_else_holds_it(network):
     h = net.squeeze(net.nodes[-1].output[1], 0)
     net.add("MatMul", [h, net.weight(4, 2)], ["y"])
     lifted = lift(net.model({"x": [1, 20, 3]}, ["y"]).SerializeToString())
-    assert lifted.report.freed == ("batch", "sequence")
+    assert lifted.report.made_dynamic == ("batch", "sequence")
     assert lifted.manifest.inputs[0].axes == ("N", "L", 3)
     assert "N=1, L=20" in lifted.report.equality.exact
     assert lifted.manifest.outputs[0].axes == ("N", 2)
@@ -140,12 +141,12 @@ def test_a_fixed_input_shape_is_freed_where_nothing_else_holds_it(network):
 
 @pytest.mark.parametrize("steps", [[5, 5], [5, 3]])
 def test_lengths_that_are_constants_hold_the_shape(network, steps):
-    """A freed sequence would still end at step 5, and no shorter chunk would run."""
+    """A dynamic sequence would still end at step 5, and no shorter chunk would run."""
     net = network()
     lengths = net.const(np.array(steps, np.int32))
     y, *_ = net.recurrent("GRU", "x", 3, 4, lengths=lengths, outputs=("Y",))
     lifted = lift(net.model({"x": [5, 2, 3]}, [y]).SerializeToString())
-    assert lifted.report.freed == ()
+    assert lifted.report.made_dynamic == ()
     assert lifted.manifest.inputs[0].axes == (5, 2, 3)
 
 
@@ -156,7 +157,7 @@ def test_a_fixed_shape_that_the_graph_needs_stays_fixed(network):
     flat = net.add("Reshape", [y, net.const(np.array([1, -1]))])
     net.add("MatMul", [flat, net.weight(20, 2)], ["y"])
     lifted = lift(net.model({"x": [5, 1, 3]}, ["y"]).SerializeToString())
-    assert lifted.report.freed == ()
+    assert lifted.report.made_dynamic == ()
     assert lifted.manifest.batch is None
     assert lifted.manifest.sequence is None
     assert [s.axes for s in lifted.report.lifted] == [(1, 1, 4)]

@@ -115,7 +115,7 @@ def test_a_state_carried_by_a_loop_is_lifted_at_the_loop(network, kind):
 
 @pytest.mark.parametrize("kind", ["Loop", "Scan"])
 def test_a_node_that_starts_anew_in_every_pass_is_refused_by_name(network, kind):
-    with pytest.raises(ContractError, match=rf"LSTM 'cell': it starts anew in every pass of {kind} 'time'"):
+    with pytest.raises(ContractError, match=rf"LSTM 'cell': it starts over in every pass of {kind} 'time'"):
         lift(stepwise(network, kind, carried=False).SerializeToString())
 
 

@@ -9,10 +9,9 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from lstm_edge_exporters.numerics.samples import sample_feeds
 from lstm_edge_exporters.quantization import Budget, QuantizeConfig, Samples, quantize
-from lstm_edge_exporters.quantization.cases import cases_from
-from lstm_edge_exporters.quantization.gate import broken
-from lstm_edge_exporters.quantization.judge import judge
+from lstm_edge_exporters.quantization.judge import judge, over_budget
 from lstm_edge_exporters.quantization.speed import Timing, _in_turns
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import (
@@ -40,7 +39,7 @@ def _edited(content, name, edit):
 
 def _judged(before, after, samples):
     left, right = load(before, threads=1), load(after, threads=1)
-    return judge(left, right, cases_from(samples, left.manifest), samples.targets, few=False)
+    return judge(left, right, sample_feeds(samples, left.manifest), samples.targets, few=False)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +68,7 @@ def test_labels_that_flip_are_counted_and_refused(network, samples):
     after = _edited(before, "V", lambda array: array[::-1])
     judged = _judged(before, after, samples)
     assert judged.agreement < 0.5
-    assert any("of labels agree" in said for said in broken(judged, replace(LOOSE, agreement=0.975)))
+    assert any("of labels agree" in said for said in over_budget(judged, replace(LOOSE, agreement=0.975)))
 
 
 def test_accuracy_may_fall_by_one_sample_and_not_by_two(network, samples):
@@ -80,7 +79,7 @@ def test_accuracy_may_fall_by_one_sample_and_not_by_two(network, samples):
     assert judged.accuracy == (1.0, 1.0)
     for lost, refused in ((1, False), (2, True)):
         fallen = replace(judged, accuracy=(1.0, 1 - lost / 40))
-        assert bool(broken(fallen, LOOSE)) is refused
+        assert bool(over_budget(fallen, LOOSE)) is refused
 
 
 def test_drift_is_seen_at_the_step_where_it_is_and_does_not_hide_a_wrong_recurrence(network, samples):
@@ -97,7 +96,7 @@ def test_an_output_that_is_not_finite_breaks_every_budget(network, samples):
     before = network()
     judged = _judged(before, _edited(before, "b", lambda array: array * np.inf), samples)
     assert judged.change["logits"].largest == np.inf
-    assert broken(judged, LOOSE)
+    assert over_budget(judged, LOOSE)
 
 
 def test_a_network_without_a_constant_weight_is_refused(network, write):

@@ -19,9 +19,10 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 KEPT = "LSTM_EDGE_SCREENSHOTS"
 """An environment variable: a folder in which the screenshots are kept."""
 
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome on PATH"
-)
+
+@pytest.fixture(autouse=True, scope="module")
+def _browser(find_program):
+    find_program("chromium", "chromium-browser", "google-chrome")
 
 
 @pytest.fixture(scope="module")

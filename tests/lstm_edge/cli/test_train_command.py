@@ -2,6 +2,7 @@ import contextlib
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -99,7 +100,10 @@ def test_columns_and_values_are_named_by_options(lstm_edge, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["none.npz", "-o", "run"], "error: none.npz is not there; name a .npz, .npy or .csv file\n"),
+        (
+            ["none.npz", "-o", "run"],
+            "error: none.npz is not there; name a .npz, .npy, .csv or .parquet file, or a folder of tables\n",
+        ),
         (["data.npz", "-o", "data.npz"], "error: data.npz is a file; name a folder for the run\n"),
         (
             ["data.npz", "-o", "run", "--window", "9"],
@@ -109,6 +113,7 @@ def test_columns_and_values_are_named_by_options(lstm_edge, tmp_path):
         (["data.npz", "-o", "run", "--resume", "--overwrite"], "error: --resume goes on with a run"),
         (["data.npz", "-o", "run", "--target", "a,,b"], "Usage: "),
         (["data.npz"], "Usage: "),
+        (["data.npz", "-o", "a.pt"], "error: a.pt is named like a file; -o names a folder for the run"),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_2(lstm_edge, data, arguments, message):
@@ -117,6 +122,27 @@ def test_wrong_usage_is_one_line_and_exit_2(lstm_edge, data, arguments, message)
     assert err.startswith(message)
     assert message.startswith("Usage") or err.count("\n") == 1
     assert not os.path.exists("run")  # noqa: PTH110
+
+
+def test_a_mistyped_verb_is_told_the_nearest_one(lstm_edge):
+    code, out, err = lstm_edge("trian", "data.npz")
+    assert (code, out) == (2, "")
+    assert "no verb 'trian'; did you mean 'train'?" in err
+
+
+def test_wrong_data_are_refused_without_importing_torch(data):
+    program = "import sys; sys.modules['torch'] = None; from lstm_edge.cli import main; main()"
+    for options, message in (
+        ([data, "--group", "x1"], "has no array 'x1'"),
+        ([data, "--window", "9"], "fewer than the window of 9"),
+        ([data, "--batch-size", "99"], "fewer than a batch of 99"),
+        ([data], "needs torch, which is not installed"),
+    ):
+        command = [sys.executable, "-c", program, "train", *map(str, options), "-o", str(data.parent / "run")]
+        ran = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (ran.returncode, ran.stdout) == (2, "")
+        assert message in ran.stderr
+        assert ran.stderr.count("\n") == 1
 
 
 def test_the_help_states_the_defaults_that_hold():
@@ -167,7 +193,7 @@ def test_a_terminal_shows_a_live_bar_and_leaves_the_summary(data, tmp_path):
         [sys.executable, *MAIN, "train", data, "-o", tmp_path / "run", *FAST],
         stdout=subprocess.PIPE,
         stderr=follower,
-        env={**os.environ, "TERM": "xterm", "COLUMNS": "140"},
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "80"},
     )
     os.close(follower)
     shown = read_all(leader)
@@ -175,4 +201,8 @@ def test_a_terminal_shows_a_live_bar_and_leaves_the_summary(data, tmp_path):
     assert ran.returncode == 0
     assert "\x1b[2K" in shown
     assert "4/4" in shown
+    drawn = re.split(r"[\r\n]", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown))
+    assert max(map(len, drawn)) <= 80
+    last = next(line for line in reversed(drawn) if "epoch 4/4" in line)
+    assert re.search(r"100 % .*epoch 4/4  loss \d\.\d+  val \d\.\d+  acc \d\.\d{3} +\d:\d\d:\d\d left", last)
     assert b"kept in" in out

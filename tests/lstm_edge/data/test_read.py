@@ -236,10 +236,10 @@ def test_the_models_features_are_picked_by_name_wherever_they_are_named(tmp_path
 def test_files_that_are_not_what_they_say_are_refused(tmp_path):
     with pytest.raises(NotFoundError, match="is not there"):
         read_recordings(tmp_path / "none.npz")
-    with pytest.raises(InputError, match="is no file"):
+    with pytest.raises(InputError, match=r"holds no \.csv and no \.parquet files"):
         read_recordings(tmp_path)
     (tmp_path / "d.txt").write_text("1")
-    with pytest.raises(InputError, match=r"ends in '\.txt'; expected \.npz"):
+    with pytest.raises(InputError, match=r"ends in '\.txt'; expected a \.npz"):
         read_recordings(tmp_path / "d.txt")
 
 

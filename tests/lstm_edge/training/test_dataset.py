@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from lstm_edge.checkpoint import Scale
 from lstm_edge.data.recordings import Recording
-from lstm_edge.training.dataset import Dataset, crop, cut_windows, fit_scale, scale_dataset
+from lstm_edge.data.windows import cut_windows
+from lstm_edge.training.dataset import Dataset, crop, fit_scale, scale_dataset
 from lstm_edge.training.metrics import classification_metrics, regression_metrics
 from lstm_edge_runtime.errors import InputError
 
@@ -16,22 +17,26 @@ def series(steps, y=None, name="s"):
     return Recording(name, name, x, np.zeros(steps, np.int64) if y is None else np.array(y))
 
 
+def windows(series, window=None, stride=None):
+    return Dataset.of(cut_windows(series, window, stride))
+
+
 def test_windows_lie_a_stride_apart_and_end_inside_the_series():
-    samples = cut_windows([series(10), series(4)], window=4, stride=3)
+    samples = windows([series(10), series(4)], window=4, stride=3)
     assert samples.x[:, 0, 0].tolist() == [0, 3, 6, 0]
     assert samples.x.shape == (4, 4, 2)
     assert samples.ragged is None
-    assert len(cut_windows([series(10)], window=4, stride=None)) == 2
+    assert len(windows([series(10)], window=4, stride=None)) == 2
 
 
 def test_a_window_has_the_target_of_its_last_step():
-    samples = cut_windows([series(6, [0, 0, 1, 1, 1, 0])], window=3, stride=1)
+    samples = windows([series(6, [0, 0, 1, 1, 1, 0])], window=3, stride=1)
     assert samples.y.tolist() == [1, 1, 1, 0]
     assert samples.steady.tolist() == [False, False, True, False]
 
 
 def test_whole_series_are_padded_with_zeros_and_bear_their_lengths():
-    samples = cut_windows([series(2), series(5)], None, None)
+    samples = windows([series(2), series(5)], None, None)
     assert samples.lengths.tolist() == [2, 5]
     assert torch.equal(samples.x[0, 2:], torch.zeros(3, 2))
     assert samples.ragged is not None
@@ -54,9 +59,7 @@ def test_a_column_that_varies_by_rounding_alone_is_not_blown_up():
 
 
 def test_scaling_leaves_the_padding_zero():
-    samples = scale_dataset(
-        cut_windows([series(2), series(3)], None, None), Scale((1.0, 5.0), (2.0, 10.0)), None
-    )
+    samples = scale_dataset(windows([series(2), series(3)], None, None), Scale((1.0, 5.0), (2.0, 10.0)), None)
     assert samples.x[0].tolist() == [[-0.5, -0.5], [0.0, 0.5], [0.0, 0.0]]
     values = Dataset(samples.x, samples.lengths, torch.tensor([[3.0], [5.0]]), samples.steady)
     assert scale_dataset(values, Scale((0.0, 0.0), (1.0, 1.0)), Scale((4.0,), (0.5,))).y.tolist() == [
@@ -75,7 +78,7 @@ def test_scaling_leaves_the_padding_zero():
 def test_a_crop_is_a_stretch_of_its_sample_and_ends_with_it_unless_the_target_holds(
     lengths, steady, shortest, seed
 ):
-    whole = cut_windows([series(steps) for steps in lengths], None, None)
+    whole = windows([series(steps) for steps in lengths], None, None)
     whole = Dataset(whole.x, whole.lengths, whole.y, torch.full((len(lengths),), steady))
     before = whole.x.clone()
     part = crop(whole, shortest, torch.Generator().manual_seed(seed))
@@ -91,7 +94,7 @@ def test_a_crop_is_a_stretch_of_its_sample_and_ends_with_it_unless_the_target_ho
 
 
 def test_crops_reach_the_start_and_the_end():
-    whole = cut_windows([series(20)], None, None)
+    whole = windows([series(20)], None, None)
     generator = torch.Generator().manual_seed(0)
     crops = [crop(whole, 0.2, generator) for _ in range(300)]
     assert min(int(one.x[0, 0, 0]) for one in crops) == 0

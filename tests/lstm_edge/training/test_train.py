@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from lstm_edge.checkpoint import CONFIG, load
+from lstm_edge.checkpoint import load
+from lstm_edge.run_files import CONFIG, RESUME
 from lstm_edge.training import DataConfig, TrainConfig, read_configs, train
-from lstm_edge.training.resume import RESUME
 from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError
 
 QUICK = TrainConfig(hidden_size=6, epochs=6, batch_size=4, seed=1)
@@ -43,7 +43,8 @@ def test_two_classes_are_learnt_and_the_run_says_what_it_is(data, tmp_path):
     assert run.summary["test"]["count"] == {"down": 4, "up": 4}
     assert again.summary == json.loads(json.dumps(run.summary))
     assert again.task.labels == ("down", "up")
-    assert (again.signal.features, again.signal.sampling_rate, again.signal.window) == (("u", "v"), 20.0, 12)
+    assert (again.signal.features, again.signal.sampling_rate) == (("u", "v"), 20.0)
+    assert again.signal.window is None
     assert again.sha256 == run.sha256
     assert again.model.readout == "last"
 
@@ -208,7 +209,7 @@ def test_resuming_on_other_data_is_refused(data, tmp_path):
 def test_the_configurations_of_a_run_can_be_read_back(data, tmp_path):
     given = DataConfig(validation=0.3)
     train(data, tmp_path / "run", data_config=given, config=QUICK)
-    assert read_configs(tmp_path / "run") == (given, replace(QUICK, crop=0.2))
+    assert read_configs(tmp_path / "run") == (given, QUICK.resolved(20))
 
 
 @pytest.mark.parametrize(
@@ -271,7 +272,7 @@ def test_fewer_samples_than_a_batch_are_refused(data, tmp_path):
     [
         ("none.npz", None, NotFoundError, r"none\.npz is not there"),
         ("empty.csv", "", InputError, r"empty\.csv is empty"),
-        ("data.txt", "1,2", InputError, r"data\.txt ends in '\.txt'; expected \.npz, \.npy or \.csv"),
+        ("data.txt", "1,2", InputError, r"data\.txt ends in '\.txt'; expected a \.npz, \.npy, \.csv"),
         ("short.csv", "a,label\n1,x\n2,y\n", InputError, r"short\.csv: "),
     ],
 )

@@ -7,11 +7,12 @@ import numpy as np
 import numpy.typing as npt
 
 from lstm_edge_runtime.axes import describe, resolve
+from lstm_edge_runtime.carried import even_sizes
 from lstm_edge_runtime.errors import first_line
 from lstm_edge_runtime.manifest import Golden, Manifest
 from lstm_edge_runtime.selftest import compare_golden
 
-from ...numerics.carried import even_sizes, in_chunks
+from ...numerics.carried import in_chunks
 from ...numerics.cases import CaseGenerator
 from ...numerics.noise import Run
 from ..file import ModelFile

@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ...numerics.carried import even_sizes, in_chunks, last_steps, random_sizes
-from ...quantization.cases import STEPS
+from lstm_edge_runtime.carried import even_sizes
+
+from ...numerics.carried import in_chunks, last_steps, random_sizes
+from ...quantization.judge import STEPS
 from ..judge import Measured
 from ..report import Check, Curve
 from ..subject import Subject

@@ -1,0 +1,117 @@
+"""Train with the default command line on the data sets in aeon's wheel, beside 1-NN DTW on the same split.
+
+aeon is no dependency of lstm-edge. Run this in an environment with aeon, and name the command to train with:
+
+    python -m venv /tmp/aeon && /tmp/aeon/bin/pip install aeon
+    /tmp/aeon/bin/python benchmarks/training.py --lstm-edge .venv/bin/lstm-edge
+
+The reference is the nearest neighbor by dynamic time warping without a window, on the samples as they are.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import aeon
+import numpy as np
+from aeon.datasets import load_from_ts_file
+from aeon.distances import dtw_pairwise_distance
+
+SETS = (
+    "ItalyPowerDemand",
+    "JapaneseVowels",
+    "UnitTest",
+    "BasicMotions",
+    "GunPoint",
+    "PickupGestureWiimoteZ",
+    "ArrowHead",
+    "OSULeaf",
+    "ACSF1",
+)
+"""Every labeled set with its own test set in the wheel, from the quickest to the slowest."""
+
+
+def read(name: str) -> dict[str, tuple[list[Any], Any]]:
+    """Return training and test samples ``(channels, time)`` and their classes, as they ship."""
+    folder = Path(aeon.__file__).parent / "datasets" / "data" / name
+    found = {}
+    for part in ("TRAIN", "TEST"):
+        x, y = load_from_ts_file(str(folder / f"{name}_{part}.ts"))
+        found[part] = ([np.asarray(sample, np.float64) for sample in x], np.asarray(y, str))
+    return found
+
+
+def nearest_neighbor(data: dict[str, tuple[list[Any], Any]]) -> float:
+    """Return the accuracy of the nearest training sample by DTW."""
+    (train, train_y), (test, test_y) = data["TRAIN"], data["TEST"]
+    nearest = dtw_pairwise_distance(test, train).argmin(axis=1)
+    return float((train_y[nearest] == test_y).mean())
+
+
+def write(path: Path, data: dict[str, tuple[list[Any], Any]]) -> None:
+    """Write what ``lstm-edge train`` reads, with the set's own test set."""
+    samples = [sample.T for part in ("TRAIN", "TEST") for sample in data[part][0]]
+    lengths = np.array([len(sample) for sample in samples])
+    x = np.zeros((len(samples), lengths.max(), samples[0].shape[1]), np.float32)
+    for row, sample in zip(x, samples, strict=True):
+        row[: len(sample)] = sample
+    split = ["train"] * len(data["TRAIN"][1]) + ["test"] * len(data["TEST"][1])
+    y = np.concatenate([data["TRAIN"][1], data["TEST"][1]])
+    np.savez(path, x=x, y=y, lengths=lengths, split=np.array(split))
+
+
+def main() -> None:
+    """Print a table, and the versions that made it."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--lstm-edge", default="lstm-edge", help="the command to train with")
+    parser.add_argument("--sets", nargs="*", default=SETS, choices=SETS)
+    parser.add_argument("--seeds", type=int, default=1, help="trainings per set; their mean is shown")
+    options, more = parser.parse_known_args()
+    differences = []
+    print("| set | samples | steps | channels | classes | 1-NN DTW | lstm-edge | difference | seconds |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |", flush=True)
+    for name in options.sets:
+        data = read(name)
+        reference = nearest_neighbor(data)
+        scores, began = [], time.monotonic()
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"{name}.npz"
+            write(path, data)
+            for seed in range(options.seeds):
+                command = [
+                    options.lstm_edge,
+                    "train",
+                    path,
+                    "-o",
+                    Path(folder) / f"run{seed}",
+                    "--json",
+                    *more,
+                ]
+                command += ["--seed", str(seed)] if seed else []
+                ran = subprocess.run(command, capture_output=True, text=True, check=True)
+                scores.append(json.loads(ran.stdout)["test"]["accuracy"])
+        seconds = (time.monotonic() - began) / options.seeds
+        score = statistics.mean(scores)
+        differences.append(score - reference)
+        train, labels = data["TRAIN"]
+        steps = max(sample.shape[1] for sample in train)
+        shape = f"{len(train)} | {steps} | {train[0].shape[0]} | {len(set(labels))}"
+        print(
+            f"| {name} | {shape} | {reference:.3f} | {score:.3f} | {score - reference:+.3f} "
+            f"| {seconds:.0f} |",
+            flush=True,
+        )
+    print(
+        f"\nmean difference {statistics.mean(differences):+.3f}; aeon {version('aeon')}, {platform.machine()}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,301 @@
+"""The way of a lift: from any recurrent ONNX file to one with explicit states, verified.
+
+Read the graph, name its axes, pair the states that it has, lift the others, verify, write the manifest. Fixed
+sizes of the inputs are often a declaration and no more: first they are made dynamic, and what does not verify
+then is taken back.
+"""
+
+import contextlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from lstm_edge_runtime import __version__, load
+from lstm_edge_runtime.errors import CheckFailedError, ContractError, FileFormatError, first_line
+from lstm_edge_runtime.files import write_bytes
+from lstm_edge_runtime.manifest import KEY, Axes, Manifest, StateSpec, TensorSpec
+
+from ..graph import axes_of, data_inputs, to_proto
+from ..recurrent import label, recurrent_nodes, slots, state_shape
+from .axes import AxisNames, fixed_roles, generalize_reshapes, name_axes
+from .axis_roles import BATCH
+from .config import LiftConfig
+from .divergence import ChunkRun
+from .evaluate import Session, constant, evaluate, length_inputs, name_axis, two_sizes
+from .existing_states import recognize
+from .read import read_graph
+from .states import LeftAlone, LiftedStates, lift_states
+from .verification import Equality, LiftedGraph, sample, verify_lifted
+
+__all__ = ["LiftReport", "Lifted", "lift_verified"]
+
+_QUANTIZED = "DynamicQuantizeLSTM"
+"""What onnxruntime's dynamic quantizer makes of an LSTM."""
+
+
+@dataclass(frozen=True)
+class LiftReport:
+    """What a lift did and what was verified."""
+
+    lifted: tuple[StateSpec, ...]
+    """States that became inputs and outputs."""
+    recognized: tuple[StateSpec, ...]
+    """States that were inputs and outputs already."""
+    left: tuple[LeftAlone, ...]
+    """States left in the graph, and why."""
+    made_dynamic: tuple[str, ...]
+    """Axes (``batch``, ``sequence``) that were fixed and are dynamic now."""
+    equality: Equality
+    """Where the lifted file with its states at reset is the original."""
+    chunks: ChunkRun | None
+    """How chunks with the states carried compare with the whole; None where none were run."""
+    unstreamable: str
+    """Why chunks do not equal the whole; empty where they do."""
+
+
+@dataclass(frozen=True)
+class Lifted:
+    """A verified ONNX file with explicit states; it exists only where every check passed."""
+
+    model: bytes
+    """The file."""
+    manifest: Manifest
+    """The contract that is inside the file."""
+    report: LiftReport
+    """What was lifted, what was left, and what was verified."""
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the file whole or not at all.
+
+        Raises:
+            NotFoundError: the folder is not there.
+            InputError: the path can't be written.
+        """
+        write_bytes(path, self.model)
+
+
+def lift_verified(onnx_file: str | os.PathLike[str] | bytes, config: LiftConfig) -> Lifted:
+    """Read, lift, verify; see ``lift``."""
+    model, proto = read_graph(onnx_file)
+    fixed = frozenset() if config.inputs else frozenset(fixed_roles(model))
+    for make_dynamic in _attempts(fixed):
+        with contextlib.suppress(CheckFailedError, ContractError, FileFormatError):
+            return _lift(model, proto, config, make_dynamic)
+    return _lift(model, proto, config, frozenset())
+
+
+def _attempts(fixed: frozenset[str]) -> list[frozenset[str]]:
+    """Return what to make dynamic, the most first."""
+    single = [frozenset({role}) for role in sorted(fixed, reverse=True)] if len(fixed) > 1 else []
+    return [fixed, *single] if fixed else []
+
+
+def _lift(
+    model: ir.Model, proto: onnx.ModelProto, config: LiftConfig, make_dynamic: frozenset[str]
+) -> Lifted:
+    original = model.clone()
+    if make_dynamic:
+        generalize_reshapes(original)
+    names = name_axes(original, config.inputs, make_dynamic)
+    _declare_outputs(original)
+    known = recognize(original, config.states, names.sequence)
+    inputs = {str(value.name) for value in data_inputs(original.graph)}
+    declared = {role: size for role, size in fixed_roles(model).items() if role in make_dynamic}
+    result = lift_states(
+        original,
+        batch=names.batch,
+        carry=inputs - {state.input for state in known},
+        declared=declared.get(BATCH),
+    )
+    left = tuple(entry for entry in result.left if entry.source not in {state.input for state in known})
+    _refuse(original, result, known, left, config)
+    if make_dynamic and not result.states:
+        raise ContractError("a file that has its states already is not changed")
+    graph = LiftedGraph(
+        original=original,
+        lifted=result.model,
+        states=(*known, *result.states),
+        lifts=bool(result.states),
+        names=names,
+        fixed_batch=max(_fixed_batch(original, names), result.fixed_batch or 1),
+        declared=declared,
+        lengths=length_inputs(original.graph),
+    )
+    outputs = _describe_outputs(graph, config.seed)
+    manifest = _build_manifest(graph, proto, outputs)
+    verified = verify_lifted(graph, manifest, config.seed)
+    manifest = manifest._replace(
+        unstreamable=verified.unstreamable,
+        padded_states=verified.padded_states,
+        equivalence=verified.figures(),
+        golden=verified.golden,
+    )
+    report = LiftReport(
+        lifted=result.states,
+        recognized=known,
+        left=left,
+        made_dynamic=tuple(sorted(make_dynamic)),
+        equality=verified.equality,
+        chunks=verified.chunks,
+        unstreamable=verified.unstreamable,
+    )
+    content = _with_manifest(to_proto(result.model) if result.states else proto, manifest)
+    return Lifted(content, manifest, report)
+
+
+def _refuse(
+    model: ir.Model,
+    result: LiftedStates,
+    known: Sequence[StateSpec],
+    left: Sequence[LeftAlone],
+    config: LiftConfig,
+) -> None:
+    """Raise ``ContractError`` for a file without states, or with one that can't be carried."""
+    backwards = dict.fromkeys(entry.node for entry in left if entry.cause == "reversed")
+    if backwards and not config.skip_reverse:
+        raise ContractError(
+            f"{', '.join(backwards)} reads time backwards, so no state of it can be carried over; "
+            "lift the other nodes with --skip-reverse (skip_reverse=True)"
+        )
+    inside = next((entry for entry in left if entry.cause == "subgraph"), None)
+    if inside is not None:
+        raise ContractError(
+            f"{inside.node}: {inside.reason}, so no one input can stand for its state; "
+            "carry the state through the loop, or move the node out of it"
+        )
+    if result.states or known:
+        return
+    if quantized := [label(node) for node in model.graph.all_nodes() if node.op_type == _QUANTIZED]:
+        raise ContractError(
+            f"{', '.join(quantized)} is quantized, and its states can't be lifted; lift the float file, "
+            "then quantize that with lstm-edge quantize"
+        )
+    if any(recurrent_nodes(model)):
+        reasons = "; ".join(f"{entry.state} of {entry.node}: {entry.reason}" for entry in left)
+        raise ContractError(f"there is no state to lift: {reasons}")
+    raise ContractError(
+        "the file holds no LSTM, GRU or RNN node and no input that is called like a state; "
+        "name its states with --state INPUT=OUTPUT if it has any"
+    )
+
+
+def _fixed_batch(model: ir.Model, names: AxisNames) -> int:
+    """Return the batch size that constant initial states fix the graph at, 1 where they don't."""
+    if names.batch is None:
+        return 1
+    sizes = {
+        array.shape[state_shape(node)[2]]
+        for node in recurrent_nodes(model)
+        for slot in slots(node)
+        if (array := constant(slot.initial)) is not None and array.ndim == 3
+    }
+    return max(sizes, default=1)
+
+
+def _declare_outputs(model: ir.Model) -> None:
+    """Declare the outputs' axes as running the graph tells them, in place; what it does not run stays."""
+    cases = two_sizes(model.graph)
+    try:
+        small, large = evaluate(model, list(model.graph.outputs), cases)
+    except Exception:  # noqa: BLE001  onnxruntime's exceptions share no base class
+        return
+    for value in model.graph.outputs:
+        if small[value].ndim == large[value].ndim:
+            shapes = small[value].shape, large[value].shape
+            value.shape = ir.Shape(_output_axes(str(value.name), *shapes, cases))
+
+
+def _describe_outputs(graph: LiftedGraph, seed: int) -> tuple[TensorSpec, ...]:
+    """Find the outputs' dtypes and axes by running the lifted file at two sets of sizes, and declare them."""
+    session = Session(graph.lifted, "the lifted file")
+    rng, cases = np.random.default_rng(seed), two_sizes(graph.original.graph)
+    runs = []
+    for sizes in cases:
+        drawn = sample(graph, sizes, rng)
+        try:
+            runs.append(session.run(drawn.feeds))
+        except Exception as error:
+            raise FileFormatError(
+                f"the file does not run at {drawn}: {first_line(error)}; "
+                "if it runs at certain sizes only, give them with --input NAME=AXES"
+            ) from error
+    small, large = runs
+    states = {state.output for state in graph.states}
+    specs = []
+    for value in graph.lifted.graph.outputs:
+        name = str(value.name)
+        if name in states:
+            continue
+        axes = _output_axes(name, small[name].shape, large[name].shape, cases)
+        value.shape = ir.Shape(axes)
+        specs.append(TensorSpec(name, small[name].dtype.name, axes))
+    return tuple(specs)
+
+
+def _output_axes(
+    name: str,
+    small: tuple[int, ...],
+    large: tuple[int, ...],
+    cases: tuple[dict[str, int], dict[str, int]],
+) -> Axes:
+    """Name an output's axes from its shapes at ``two_sizes``.
+
+    Raises:
+        FileFormatError: it has more axes in one run than in the other, as branches of an ``If`` may give.
+    """
+    if len(small) != len(large):
+        raise FileFormatError(
+            f"output {name} has {len(small)} axes in one run and {len(large)} in another; "
+            "let every branch give the same number of axes"
+        )
+    axes: list[int | str] = []
+    for place, sizes in enumerate(zip(small, large, strict=True)):
+        known = name_axis(sizes, cases)
+        axes.append(f"{name}.{place}" if known is None else known)
+    return tuple(axes)
+
+
+def _build_manifest(graph: LiftedGraph, proto: onnx.ModelProto, outputs: tuple[TensorSpec, ...]) -> Manifest:
+    """Return the manifest of a lifted file, before anything was measured."""
+    states = {state.input for state in graph.states}
+    inputs = tuple(
+        TensorSpec(str(value.name), str(value.dtype.numpy().name), axes_of(value))
+        for value in data_inputs(graph.original.graph)
+        if value.name not in states and value.dtype is not None
+    )
+    lengths = [
+        spec.name
+        for spec in inputs
+        if spec.name in graph.lengths
+        and spec.dtype in ("int32", "int64")
+        and spec.axes == (graph.names.batch,)
+    ]
+    opset = max(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
+    floats = {state.dtype for state in graph.states}
+    return Manifest(
+        inputs=inputs,
+        outputs=outputs,
+        states=graph.states,
+        batch=graph.names.batch,
+        sequence=graph.names.sequence,
+        lengths=lengths[0] if lengths else None,
+        precision={"float16": "fp16", "float64": "fp64"}.get(min(floats), "fp32"),
+        provenance={
+            "opset": opset,
+            "producer": f"{proto.producer_name} {proto.producer_version}".strip(),
+            "versions": {"lstm-edge": __version__, "onnx": onnx.__version__, "onnx-ir": ir.__version__},
+        },
+    )
+
+
+def _with_manifest(proto: onnx.ModelProto, manifest: Manifest) -> bytes:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    copy.metadata_props.add(key=KEY, value=manifest.to_json())
+    content: bytes = copy.SerializeToString(deterministic=True)
+    load(content, device="cpu").close()
+    return content

@@ -1,0 +1,93 @@
+"""What to make of a float file, for which device, and how much accuracy it may cost."""
+
+import math
+import platform
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy.typing as npt
+
+from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime.profile import read_cpuinfo
+
+__all__ = ["PRECISIONS", "TARGETS", "Budget", "QuantizeConfig", "detect_target"]
+
+PRECISIONS = ("int8", "fp16")
+TARGETS = ("auto", "x86-vnni", "x86", "arm", "gpu")
+_VNNI = {"avx512_vnni", "avx_vnni"}
+_ARM = {"aarch64", "arm64", "armv7l", "armv8l", "arm"}
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a smaller file may lose against the float file.
+
+    Raises:
+        InputError: a figure that is negative or not finite.
+    """
+
+    agreement: float = 0.975
+    """The least share of judged samples that keep their label, for classification."""
+    samples: int = 1
+    """How many more samples may be labeled wrongly than by the float file, where the truth is given."""
+    drift: float = 0.1
+    """The root mean square of a state's difference in a 1,000-step run, as a share of the state's own."""
+    change: float = 0.25
+    """The largest difference of any other output, as a share of that output's range in the float file."""
+
+    def __post_init__(self) -> None:
+        for name, figure in asdict(self).items():
+            if not 0 <= figure < math.inf:
+                raise InputError(f"{name} is {figure}, expected a finite number from 0")
+
+
+@dataclass(frozen=True)
+class QuantizeConfig:
+    """How to make the file smaller.
+
+    Raises:
+        InputError: an unknown precision or target, or a pair that no device runs.
+    """
+
+    precision: str = "int8"
+    """``int8`` or ``fp16``."""
+    target: str = "auto"
+    """The device's arithmetic: ``x86-vnni``, ``x86`` (without VNNI), ``arm``, ``gpu`` (fp16 only), or
+    ``auto`` for the machine this runs on."""
+    weights_only: bool = False
+    """Store int8 weights and compute in float: as small, exactly as fast, more accurate, no less memory."""
+    keep_io: bool = True
+    """Keep inputs, outputs and states in float32 (fp16 on a GPU can do without)."""
+    budget: Budget = field(default_factory=Budget)
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise InputError(f"precision {self.precision!r}; choose one of {', '.join(PRECISIONS)}")
+        if self.target not in TARGETS:
+            raise InputError(f"target {self.target!r}; choose one of {', '.join(TARGETS)}")
+        if self.precision == "int8" and self.target == "gpu":
+            raise InputError("onnxruntime has no int8 LSTM for GPUs; use precision fp16 with target gpu")
+        if self.precision == "fp16" and self.weights_only:
+            raise InputError("weights_only belongs to int8; fp16 for a CPU stores weights only as it is")
+        if not self.keep_io and not (self.precision == "fp16" and self.target == "gpu"):
+            raise InputError(
+                "float16 inputs and outputs need precision fp16 and target gpu; "
+                "onnxruntime's CPU has no half-precision LSTM, GRU or RNN"
+            )
+
+
+def detect_target(cpuinfo: str | None = None, machine: str | None = None) -> str:
+    """Say which target the machine at hand is.
+
+    Args:
+        cpuinfo: the text of ``/proc/cpuinfo``; read from there by default. Without it (another system) an
+            x86 machine counts as one without VNNI, whose files are right on both kinds.
+        machine: ``platform.machine()`` by default.
+    """
+    if (machine or platform.machine()).lower() in _ARM:
+        return "arm"
+    if cpuinfo is None:
+        cpuinfo = " ".join(read_cpuinfo().values())
+    return "x86-vnni" if _VNNI & set(cpuinfo.split()) else "x86"

@@ -1,0 +1,118 @@
+"""The manifest of a smaller file: the float file's, with its dtypes, figures and the limits it is held to."""
+
+from collections import defaultdict
+from dataclasses import asdict
+
+import numpy as np
+import onnx
+
+from lstm_edge_runtime.manifest import KEY, Golden, Manifest
+from lstm_edge_runtime.model import Model
+from lstm_edge_runtime.ort import import_onnxruntime
+from lstm_edge_runtime.selftest import replay_golden
+
+from .config import QuantizeConfig
+from .judge import Feeds, Judgement, golden_limits, runner
+
+__all__ = ["build_manifest", "serialize", "with_dtypes"]
+
+
+def serialize(proto: onnx.ModelProto, manifest: Manifest) -> bytes:
+    """Return the bytes of ``proto`` with ``manifest`` in it, the same ones for the same content."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    del copy.metadata_props[:]
+    copy.metadata_props.extend(prop for prop in proto.metadata_props if prop.key != KEY)
+    copy.metadata_props.add(key=KEY, value=manifest.to_json())
+    return bytes(copy.SerializeToString(deterministic=True))
+
+
+def with_dtypes(manifest: Manifest, proto: onnx.ModelProto, precision: str) -> Manifest:
+    """Return the manifest with the smaller file's dtypes and precision."""
+    dtypes = {
+        value.name: onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).name
+        for value in (*proto.graph.input, *proto.graph.output)
+    }
+    return manifest._replace(
+        inputs=tuple(spec._replace(dtype=dtypes[spec.name]) for spec in manifest.inputs),
+        outputs=tuple(spec._replace(dtype=dtypes[spec.name]) for spec in manifest.outputs),
+        states=tuple(spec._replace(dtype=dtypes[spec.input]) for spec in manifest.states),
+        precision=precision,
+    )
+
+
+def build_manifest(
+    manifest: Manifest,
+    before: Model,
+    after: Model,
+    judgement: Judgement,
+    config: QuantizeConfig,
+    words: str,
+    feeds: Feeds,
+) -> Manifest:
+    """Return the manifest with the figures, and with the float file's golden cases and limits for them.
+
+    Args:
+        manifest: what ``with_dtypes`` gave.
+        before: the float file.
+        after: the smaller file.
+        judgement: the figures.
+        config: whose budget was kept to.
+        words: the arithmetic that was chosen.
+        feeds: what to record a golden case from where the float file has none.
+    """
+    golden = manifest.golden or _record(before, feeds)
+    dtypes = {spec.name: spec.dtype for spec in manifest.inputs} | {s.input: s.dtype for s in manifest.states}
+    cases = [
+        Golden(
+            {name: array.astype(dtypes[name]) for name, array in case.inputs.items()},
+            case.outputs,
+            case.floor,
+        )
+        for case in (golden, *golden.more)
+    ]
+    unlimited = manifest._replace(golden=cases[0]._replace(more=tuple(cases[1:])))
+    largest: list[dict[str, float]] = [defaultdict(float) for _ in cases]
+    for replay in replay_golden(unlimited, runner(after)):
+        for record in replay.comparisons:
+            largest[replay.case][record.name] = max(largest[replay.case][record.name], record.max_abs)
+    first, *more = (
+        case._replace(limit=golden_limits(found, case.outputs))
+        for case, found in zip(cases, largest, strict=True)
+    )
+    versions = {**manifest.provenance.get("versions", {}), "onnxruntime": import_onnxruntime().__version__}
+    change, drift = judgement.change.values(), judgement.drift.values()
+    return manifest._replace(
+        provenance={
+            **manifest.provenance,
+            "float_sha256": before.identity,
+            "quantized": words,
+            "versions": versions,
+        },
+        equivalence={
+            "against": "the float file",
+            "max_abs": max([*(each.largest for each in change), *(each.largest for each in drift)]),
+            "max_rel": max([*(each.share for each in change), *(each.share for each in drift)]),
+            "budget": asdict(config.budget),
+            **judgement.to_dict(),
+            "float": {name: value for name, value in manifest.equivalence.items() if name != "cases"},
+        },
+        golden=first._replace(more=tuple(more)),
+    )
+
+
+def _record(model: Model, feeds: Feeds) -> Golden:
+    """Run the float file on ``feeds`` from the reset state, and keep what went in and came out."""
+    interface, found = model.interface, runner(model)(feeds)
+    inputs = dict(feeds)
+    for spec in model.states:
+        reset = np.asarray(spec.reset, spec.dtype)
+        inputs[spec.input] = np.ascontiguousarray(np.broadcast_to(reset, found[spec.output].shape))
+    if interface.lengths_input is not None and interface.lengths not in inputs:
+        steps = next(
+            feeds[spec.name].shape[axis]
+            for spec in interface.data_inputs
+            if (axis := interface.time_axis(spec.axes)) is not None
+        )
+        inputs[interface.lengths_input.name] = np.array([steps], interface.lengths_input.dtype)
+    return Golden(inputs, found, dict.fromkeys(found, 0.0))

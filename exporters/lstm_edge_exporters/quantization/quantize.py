@@ -1,0 +1,203 @@
+"""``quantize``: a verified float file in, a smaller one out that kept to its budget."""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_ir as ir
+
+from lstm_edge_runtime import Model, load
+from lstm_edge_runtime.errors import (
+    CheckFailedError,
+    FileFormatError,
+    InputError,
+    LstmEdgeError,
+    ManifestError,
+)
+from lstm_edge_runtime.files import write_bytes
+from lstm_edge_runtime.manifest import Manifest
+
+from ..numerics.samples import Samples, sample_feeds, selected
+from .config import QuantizeConfig, detect_target
+from .count import Count, count_quantized
+from .fp16 import fp16_compute, fp16_storage
+from .int8 import SCHEMES, int8_dynamic, int8_storage
+from .judge import Feeds, Judgement, judge, over_budget
+from .manifest import build_manifest, serialize, with_dtypes
+from .prepare import prepare
+from .speed import Timing, time_both
+
+__all__ = ["Quantized", "quantize"]
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A smaller file that kept to its budget."""
+
+    model: bytes
+    """The file."""
+    manifest: Manifest
+    """The contract that is inside the file."""
+    picked: str
+    """The arithmetic that was chosen, in words."""
+    judged_on: str
+    """What the judgement was made on."""
+    counts: Count
+    """What is smaller, to how many nodes."""
+    bytes_before: int
+    judgement: Judgement
+    timings: tuple[Timing, ...]
+    """On this machine; never part of the file."""
+
+    @property
+    def slower(self) -> str:
+        """Say where the file is slower here than the float file; empty where it is not."""
+        return ", ".join(
+            f"a {timing.what} takes {timing.ratio:.2f} times as long"
+            for timing in self.timings
+            if timing.slower
+        )
+
+    def save(self, path: str | os.PathLike[str], *, force: bool = False) -> None:
+        """Write the file whole or not at all.
+
+        Raises:
+            CheckFailedError: it is slower here than the float file, and not ``force``.
+            NotFoundError: the folder is not there.
+            InputError: the path can't be written.
+        """
+        if self.slower and not force:
+            raise CheckFailedError(
+                f"slower than the float file on this machine: {self.slower}; nothing was written; "
+                "force it, or store weights only"
+            )
+        write_bytes(path, self.model)
+
+
+def quantize(
+    source: str | os.PathLike[str], config: QuantizeConfig | None = None, samples: Samples | None = None
+) -> Quantized:
+    """Make a float file smaller and measure what that costs; the file given is only read.
+
+    Args:
+        source: a float32 ``.onnx`` file with a manifest.
+        config: see ``QuantizeConfig``.
+        samples: real data to judge on; without it the file's golden case is what there is.
+
+    Raises:
+        NotFoundError, FileFormatError: no such file, or not a readable one.
+        ManifestError: the file has no manifest.
+        InputError: the file is not float32, or the samples do not fit it, or there is nothing to judge on.
+        CheckFailedError: nothing could be quantized, or it got no smaller, or it breaks its budget.
+    """
+    config = config or QuantizeConfig()
+    before = load(source, device="cpu", threads=1)
+    if before.manifest is None:
+        raise ManifestError(f"{source} has no manifest; lift it first (lstm-edge lift), then quantize it")
+    if before.manifest.precision != "fp32":
+        raise InputError(f"{source} is {before.manifest.precision}; quantize the fp32 file it came from")
+    cases, targets = _evidence(before.manifest, samples)
+    judged_on = "the golden case" if samples is None else f"{len(cases)} samples"
+    proto, size = _read(source)
+    refused = []
+    for picked_words, build in _ways(config, {node.op_type for node in proto.graph.node}):
+        model = ir.from_proto(proto)
+        prepare(model)
+        smaller = build(model)
+        counts = count_quantized(smaller, config.precision)
+        manifest = with_dtypes(before.manifest, smaller, config.precision)
+        after = _load(serialize(smaller, manifest))
+        judgement = judge(before, after, cases, targets, few=samples is None)
+        said = over_budget(judgement, config.budget)
+        if said:
+            refused.append(f"{picked_words}: {'; '.join(said)}")
+            continue
+        manifest = build_manifest(manifest, before, after, judgement, config, picked_words, cases[0])
+        content = serialize(smaller, manifest)
+        _load(content).selftest().require()
+        if len(content) >= size:
+            raise CheckFailedError(
+                f"{source} would grow from {size:,} to {len(content):,} bytes; keep the float file"
+            )
+        timings = tuple(time_both(before, after, cases[0]))
+        return Quantized(content, manifest, picked_words, judged_on, counts, size, judgement, timings)
+    raise CheckFailedError(
+        f"{source} loses too much on {judged_on}; {' / '.join(refused)}; nothing was written"
+    )
+
+
+def _ways(
+    config: QuantizeConfig, operators: set[str]
+) -> Iterator[tuple[str, Callable[[ir.Model], onnx.ModelProto]]]:
+    """Return what may be tried, the fastest first."""
+    target = detect_target() if config.target == "auto" else config.target
+    where = f"{target}{' (this machine)' if config.target == 'auto' else ''}"
+    if config.precision == "fp16" and target == "gpu":
+        yield f"fp16 arithmetic for {where}", partial(fp16_compute, keep_io=config.keep_io)
+    elif config.precision == "fp16":
+        yield f"fp16 weights, float32 arithmetic, for {where}", fp16_storage
+    elif config.weights_only or ("LSTM" not in operators and operators & {"GRU", "RNN"}):
+        why = "" if config.weights_only else " (onnxruntime has no int8 GRU or RNN)"
+        yield f"int8 weights, a scale a row, float32 arithmetic{why}, for {where}", int8_storage
+    else:
+        for scheme in SCHEMES[target]:
+            yield f"{scheme}, for {where}", partial(int8_dynamic, scheme=scheme)
+
+
+def _evidence(manifest: Manifest, samples: Samples | None) -> tuple[list[Feeds], Array | None]:
+    """Return the cases to judge on, and what is true of them where that is known."""
+    if samples is None:
+        if manifest.golden is None:
+            raise InputError("the file has no golden case and no data came; give samples to judge on")
+        return [manifest.golden.inputs], None
+    targets = None if samples.targets is None else np.asarray(samples.targets)[selected(samples)]
+    return list(sample_feeds(samples, manifest)), _truth(targets, manifest)
+
+
+def _truth(targets: Array | None, manifest: Manifest) -> Array | None:
+    """Return class numbers ``(samples,)``, names turned into them, or values ``(samples, C)``."""
+    if targets is None or manifest.task is None:
+        return None
+    width = next(spec.axes[-1] for spec in manifest.outputs if spec.name == manifest.task.output)
+    came, kind = f"the truth is {targets.dtype} {targets.shape}", targets.dtype.kind
+    if manifest.task.kind != "classification":
+        values = targets.reshape(len(targets), -1)
+        if kind not in "fiu" or values.shape[1] != width:
+            raise InputError(f"{came}; expected numbers ({len(targets)}, {width}), as the file predicts them")
+        return values
+    if kind not in "US":
+        if kind not in "iu" or targets.ndim != 1 or not 0 <= targets.min() <= targets.max() < width:
+            raise InputError(f"{came}; expected ({len(targets)},) class names or numbers below {width}")
+        return targets
+    names = {name: index for index, name in enumerate(manifest.task.labels)}
+    unknown = sorted({str(name) for name in targets} - set(names))
+    if unknown:
+        raise InputError(
+            f"the data has the class {unknown[0]!r}; the file knows {', '.join(names) or 'none by name'}"
+        )
+    return np.array([names[str(name)] for name in targets])
+
+
+def _read(source: str | os.PathLike[str]) -> tuple[onnx.ModelProto, int]:
+    """Return the file with its external data, and the size of both."""
+    try:
+        proto = onnx.load(source)
+    except Exception as error:
+        raise FileFormatError(f"{source} can't be read as ONNX ({error}); give an .onnx file") from error
+    size = Path(source).stat().st_size
+    return proto, size if size > proto.ByteSize() // 2 else proto.ByteSize()
+
+
+def _load(content: bytes) -> Model:
+    try:
+        return load(content, device="cpu", threads=1)
+    except LstmEdgeError as error:
+        raise CheckFailedError(f"the smaller file does not load: {error}; keep the float file") from error

@@ -1,0 +1,5 @@
+"""C99 that needs neither Python nor onnxruntime: for microcontrollers, armv7 and any compiler."""
+
+from ._convert import CLibrary, check_output, to_c
+
+__all__ = ["CLibrary", "check_output", "to_c"]

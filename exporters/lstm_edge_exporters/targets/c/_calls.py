@@ -1,0 +1,196 @@
+"""Calls as onnxruntime computes them, and how far C may be from them."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from lstm_edge_runtime import Model
+from lstm_edge_runtime.errors import UnsupportedError
+from lstm_edge_runtime.manifest import Golden
+from lstm_edge_runtime.selftest import golden_limit
+from lstm_edge_runtime.state import State
+from lstm_edge_runtime.tolerance import MULTIPLE
+
+from ...numerics.cases import CaseGenerator, InputSpec
+from ...numerics.layout import Layout
+from ...numerics.noise import noise_floors
+from ...numerics.onnx_reference import OnnxReference, index_values
+from ._interface import Interface
+
+__all__ = ["Call", "GoldenCase", "golden_case", "run_calls"]
+
+Array = npt.NDArray[Any]
+
+_RECORDED = 4
+"""Calls of a golden case that is recorded here."""
+_LEVELS = 255
+"""Steps of an int8 range."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call: what goes in, what onnxruntime gives, and the limits; all by name in the file."""
+
+    feeds: Mapping[str, Array]
+    outputs: Mapping[str, Array]
+    limits: Mapping[str, Array]
+    """Each broadcasts against its output."""
+
+
+@dataclass(frozen=True)
+class GoldenCase:
+    """Successive calls with states carried, for the self-test in C; arrays are by their name in the file."""
+
+    calls: int
+    feeds: Mapping[str, Array]
+    """Inputs ``(calls, size)``, and the states ``(1, size)`` to start from."""
+    outputs: Mapping[str, Array]
+    """``(calls, size)`` where the output has a time axis; else ``(1, size)``, after the last call."""
+    limits: Mapping[str, float]
+    """The largest absolute difference that passes."""
+    origin: str
+    """Where the expected values come from, in words."""
+
+
+def run_calls(model: Model, graph: onnx.ModelProto, interface: Interface, count: int) -> Iterator[Call]:
+    """Draw inputs and run them with states carried, at batch 1.
+
+    Both C and onnxruntime may be as far from the exact result as the tolerance policy allows. Where the graph
+    has no float64 run, as int8 has none, the limit is what a move of every input and state by one int8 level
+    does: a rounding error may well turn into one.
+    """
+    golden = interface.manifest.golden
+    examples, values = golden.inputs if golden else {}, index_values(graph)
+    cases = CaseGenerator(
+        tuple(
+            InputSpec(name, port.dtype, port.shape, example=examples.get(name), values=values.get(name))
+            for name, port in ((port.name, port) for port in interface.inputs)
+        ),
+        batch=None,
+        sequence=None,
+    )
+
+    def run(feeds: Mapping[str, Array]) -> dict[str, Array]:
+        state = State({each.name: feeds[each.name] for each in interface.states}, model.identity)
+        outputs, after = model.run({port.name: feeds[port.name] for port in interface.inputs}, state)
+        return outputs | {each.output: after[each.name] for each in interface.states}
+
+    try:
+        reference = OnnxReference(graph, run, Layout.of(interface.manifest))
+    except UnsupportedError:
+        reference = None
+    full = {}
+    if interface.lengths is not None:
+        full[interface.lengths.name] = np.full(
+            interface.lengths.shape, interface.chunk, interface.lengths.dtype
+        )
+    states = {state.name: state.reset for state in interface.states}
+    for place in range(count):
+        feeds = {**cases.case(1, interface.chunk, at_reset=False, offset=place).feeds, **states}
+        outputs = run(feeds)
+        floors = _floors(reference, feeds | full) if reference else None
+        if floors is None:
+            moved = run(_one_level_off(feeds))
+            limits = {name: _apart(moved[name], array) for name, array in outputs.items()}
+        else:
+            limits = {name: 2 * MULTIPLE * floors[name] for name in outputs}
+        yield Call(feeds, outputs, limits)
+        states = {state.name: outputs[state.output] for state in interface.states}
+
+
+def golden_case(model: Model, graph: onnx.ModelProto, interface: Interface) -> GoldenCase:
+    """Return the file's golden case for one row, or one recorded here where that can't be cut into calls."""
+    golden = interface.manifest.golden
+    return (golden and _from_file(golden, interface)) or _record(model, graph, interface)
+
+
+def _from_file(golden: Golden, interface: Interface) -> GoldenCase | None:
+    manifest, chunk = interface.manifest, interface.chunk
+    axes = {
+        **{spec.name: spec.axes for spec in (*manifest.inputs, *manifest.outputs)},
+        **{name: spec.axes for spec in manifest.states for name in (spec.input, spec.output)},
+    }
+    row, steps = 0, chunk
+    for name, array in golden.inputs.items():
+        if manifest.sequence in axes[name]:
+            steps = array.shape[axes[name].index(manifest.sequence)]
+    if manifest.lengths is not None:
+        valid = golden.inputs[manifest.lengths]
+        row, steps = int(valid.argmax()), int(valid.max())
+    several = any(isinstance(axis, str) and "*" in axis for each in axes.values() for axis in each)
+    rows = max(
+        (
+            array.shape[axes[name].index(manifest.batch)]
+            for name, array in golden.inputs.items()
+            if manifest.batch in axes[name]
+        ),
+        default=1,
+    )
+    if steps % chunk or (several and rows > 1):
+        return None
+
+    def cut(name: str, array: Array) -> Array:
+        own = axes[name]
+        if manifest.batch in own:
+            array = array.take([row], own.index(manifest.batch))
+        if manifest.sequence not in own:
+            return array.reshape(1, -1)
+        place = own.index(manifest.sequence)
+        parts = np.split(array.take(range(steps), place), steps // chunk, place)
+        return np.stack([part.reshape(-1) for part in parts])
+
+    calls = steps // chunk
+    inputs = {port.name: cut(port.name, golden.inputs[port.name]) for port in interface.inputs}
+    return GoldenCase(
+        calls,
+        {name: np.broadcast_to(array, (calls, array.shape[1])) for name, array in inputs.items()}
+        | {state.name: cut(state.name, golden.inputs[state.name]) for state in interface.states},
+        {name: cut(name, array) for name, array in golden.outputs.items()},
+        {name: golden_limit(golden, name) for name in golden.outputs},
+        "the file's golden case",
+    )
+
+
+def _record(model: Model, graph: onnx.ModelProto, interface: Interface) -> GoldenCase:
+    calls = list(run_calls(model, graph, interface, _RECORDED))
+    timed = {port.name for port in interface.outputs if port.time_axis is not None}
+    names = [port.name for port in interface.inputs]
+    return GoldenCase(
+        len(calls),
+        {name: np.stack([call.feeds[name].reshape(-1) for call in calls]) for name in names}
+        | {state.name: state.reset.reshape(1, -1) for state in interface.states},
+        {
+            name: np.stack(
+                [call.outputs[name].reshape(-1) for call in (calls if name in timed else calls[-1:])]
+            )
+            for name in calls[0].outputs
+        },
+        # the errors of one call are in the states of the next
+        {name: sum(float(call.limits[name].max()) for call in calls) for name in calls[0].outputs},
+        "onnxruntime",
+    )
+
+
+def _floors(reference: OnnxReference, feeds: Mapping[str, Array]) -> dict[str, Array] | None:
+    try:
+        return noise_floors(reference, feeds, reference.run64(feeds))
+    except RuntimeError:  # the evaluator in float64 lacks more than it says beforehand
+        return None
+
+
+def _one_level_off(feeds: Mapping[str, Array]) -> dict[str, Array]:
+    rng = np.random.default_rng(0)
+    moved = dict(feeds)
+    for name, array in feeds.items():
+        if array.dtype.kind == "f":
+            level = (max(array.max(), 0) - min(array.min(), 0)) / _LEVELS
+            moved[name] = np.asarray(array + level * rng.integers(-1, 2, array.shape), array.dtype)
+    return moved
+
+
+def _apart(one: Array, other: Array) -> Array:
+    return np.asarray(np.abs(one.astype(np.float64) - other.astype(np.float64)).max())

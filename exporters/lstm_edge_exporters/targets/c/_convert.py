@@ -1,0 +1,136 @@
+"""From an ONNX file to a folder of C."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from lstm_edge_runtime import load
+from lstm_edge_runtime.errors import InputError, ManifestError, UnsupportedError
+from lstm_edge_runtime.files import check_folder, write_folder
+from lstm_edge_runtime.onnx_reader import is_ort_format
+from lstm_edge_runtime.tolerance import Comparison
+
+from ._calls import golden_case, run_calls
+from ._interface import build_interface, model_name
+from ._render import HARNESS, paths, render
+from ._translate import translate
+from ._verify import find_compiler, verify
+
+__all__ = ["CLibrary", "check_output", "to_c"]
+
+_CALLS = 24
+"""Random calls that C and onnxruntime are compared on."""
+_RANGED = ("DynamicQuantizeLSTM", "DynamicQuantizeLinear", "DynamicQuantizeMatMul")
+"""Operators that quantize to the range of all that one call brings."""
+
+
+@dataclass(frozen=True)
+class CLibrary:
+    """A model in C, run and compared with onnxruntime."""
+
+    name: str
+    """The prefix of its functions: ``har`` for ``har_step``."""
+    files: Mapping[str, str]
+    """The text of each file by its path in the folder."""
+    comparisons: tuple[Comparison, ...]
+    """Each output and state of each call that was compared."""
+    constants: int
+    """Bytes of weights."""
+    state: int
+    """Bytes of one source's state."""
+
+    @property
+    def worst(self) -> Comparison:
+        """The comparison with the largest difference."""
+        return max(self.comparisons, key=lambda comparison: comparison.max_abs)
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write the folder, whole or not at all; an earlier one of the same model is replaced.
+
+        Raises:
+            NotFoundError: its parent is not there.
+            InputError: it holds something else, or can't be written.
+        """
+        return write_folder(folder, {path: text.encode() for path, text in self.files.items()})
+
+
+def check_output(
+    folder: str | os.PathLike[str], source: str | os.PathLike[str], *, name: str | None = None
+) -> None:
+    """Refuse early, for a conversion of ``source``, what ``CLibrary.save`` would refuse after the work.
+
+    Raises:
+        NotFoundError: the parent of ``folder`` is not there.
+        InputError: ``folder`` holds something else, or the model's name can't be one in C.
+    """
+    check_folder(folder, paths(_prefix(source, name)))
+
+
+def to_c(source: str | os.PathLike[str], *, name: str | None = None, chunk: int = 1) -> CLibrary:
+    """Translate an ``.onnx`` file with states to C99, compile it here, and compare it with onnxruntime.
+
+    Args:
+        source: a file with a manifest.
+        name: the prefix of functions and files; None for the file's own name.
+        chunk: time steps in one call.
+
+    Raises:
+        NotFoundError, FileFormatError, ContractError: the file is not there, is no usable model, carries no
+            states, or can't be run in chunks.
+        InputError: a name, label or chunk that C can't take.
+        UnsupportedError: an axis that can't be pinned, a node that the generator can't translate.
+        MissingDependencyError: no C compiler.
+        CheckFailedError: the C code computes something else than onnxruntime.
+    """
+    prefix = _prefix(source, name)
+    if chunk < 1:
+        raise InputError(f"the chunk is {chunk}; expected 1 time step or more")
+    with load(source, device="cpu", threads=1) as model:
+        model.stream()  # refuses a file without states, or whose chunks are not the whole
+        if model.manifest is None:
+            raise ManifestError(
+                "the file carries no manifest, which names its axes; lstm-edge lift writes one"
+            )
+        if model.manifest.golden is not None:
+            model.selftest().require()
+        graph = _read(source)
+        operators = {node.op_type for node in graph.graph.node}
+        if chunk > 1 and (ranged := operators.intersection(_RANGED)):
+            raise UnsupportedError(
+                f"{min(ranged)} quantizes to the range of a whole chunk, so that a chunk differs from single "
+                "steps; leave --chunk out, or convert the float file"
+            )
+        stored = {tensor.name for tensor in graph.graph.initializer}
+        if any(node.op_type == "DequantizeLinear" and node.input[0] in stored for node in graph.graph.node):
+            raise UnsupportedError(
+                "the weights are stored in int8 and would be expanded to float32 on the stack at every call; "
+                "convert the float32 file, or an int8 file made without --weights-only"
+            )
+        interface = build_interface(model.manifest, prefix, chunk)
+        compiler = find_compiler()
+        golden = golden_case(model, graph, interface)
+        calls = list(run_calls(model, graph, interface, _CALLS))
+        constants = {tensor.name: tensor for tensor in graph.graph.initializer}
+        order = [value.name for value in graph.graph.input if value.name not in constants]
+        order += [value.name for value in graph.graph.output]
+        size = sum(onnx.numpy_helper.to_array(tensor).nbytes for tensor in constants.values())
+        facts = {"sha256": model.identity, "constants": size}
+        files = render(interface, translate(graph, interface), order, golden, facts)
+    comparisons = verify(files, interface, calls, compiler)
+    written = {path: text for path, text in files.items() if path != HARNESS}
+    state = sum(each.reset.nbytes for each in interface.states)
+    return CLibrary(prefix, written, comparisons, size, state)
+
+
+def _read(source: str | os.PathLike[str]) -> onnx.ModelProto:
+    with Path(source).open("rb") as file:
+        if is_ort_format(memoryview(file.read(8))):
+            raise InputError("the file is in ORT format; give the .onnx file")
+    return onnx.load(source, format="protobuf")
+
+
+def _prefix(source: str | os.PathLike[str], name: str | None) -> str:
+    return model_name(Path(source).stem if name is None else name)

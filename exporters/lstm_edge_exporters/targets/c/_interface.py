@@ -1,0 +1,224 @@
+"""What a model is in C: the arrays that a step takes and gives, the states, and their names."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lstm_edge_runtime.axes import resolve
+from lstm_edge_runtime.errors import InputError, UnsupportedError
+from lstm_edge_runtime.manifest import Axes, Manifest, StateSpec, TensorSpec
+
+__all__ = ["Interface", "Port", "StatePort", "build_interface", "model_name"]
+
+Array = npt.NDArray[Any]
+
+_C_TYPES = {
+    "float32": "float",
+    "float64": "double",
+    "bool": "bool",
+    **{f"{sign}int{bits}": f"{sign}int{bits}_t" for sign in ("", "u") for bits in (8, 16, 32, 64)},
+}
+_KEYWORDS = """
+alignas alignof and and_eq asm auto bitand bitor bool break case catch char char8_t char16_t char32_t class
+co_await co_return co_yield compl concept const const_cast consteval constexpr constinit continue decltype
+default delete do double dynamic_cast else enum explicit export extern false float for friend goto if inline
+int long mutable namespace new noexcept not not_eq nullptr operator or or_eq private protected public
+register reinterpret_cast requires restrict return short signed sizeof static static_assert static_cast
+struct switch template this thread_local throw true try typedef typeid typename typeof typeof_unqual union
+unsigned using virtual void volatile wchar_t while xor xor_eq
+"""
+"""The keywords of C23 and C++20."""
+_TAKEN = """
+arduino assert complex ctype errno fenv float inttypes iso646 limits locale main math setjmp signal stdalign
+stdarg stdatomic stdbool stddef stdint stdio stdlib stdnoreturn string tgmath threads time uchar wchar
+wctype
+"""
+"""Names of headers that there are already, and of the example."""
+_LOCALS = "all best call difference i lengths next passed state value worst"
+"""What the templates call their own variables."""
+
+
+@dataclass(frozen=True)
+class Port:
+    """One array that a step takes or gives."""
+
+    name: str
+    """In the ONNX file."""
+    symbol: str
+    """In C."""
+    dtype: str
+    """numpy's name."""
+    shape: tuple[int, ...]
+    """With the batch at 1 and the time axis at the chunk."""
+    time_axis: int | None
+    """Where time runs in ``shape``; None where it does not."""
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def c_type(self) -> str:
+        """An element's type in C."""
+        return _C_TYPES[self.dtype]
+
+
+@dataclass(frozen=True)
+class StatePort(Port):
+    """One state, a member of the struct."""
+
+    output: str
+    """The graph output that it leaves by."""
+    reset: Array
+    """Its value at reset, of ``shape``."""
+
+
+@dataclass(frozen=True)
+class Interface:
+    """The C interface of one model."""
+
+    name: str
+    """The prefix of all names, and the header's name."""
+    chunk: int
+    """Time steps in one call."""
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    states: tuple[StatePort, ...]
+    lengths: Port | None
+    """The input with the count of valid steps, always ``chunk``."""
+    manifest: Manifest
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The size of each axis that is pinned."""
+        return _sizes(self.manifest, self.chunk)
+
+    @property
+    def classes(self) -> Port | None:
+        """The output with one logit a label; None where the task or the read-out is another."""
+        task = self.manifest.task
+        if task is None or not task.labels:
+            return None
+        return next(
+            (port for port in self.outputs if port.name == task.output and port.size == len(task.labels)),
+            None,
+        )
+
+
+def model_name(given: str) -> str:
+    """Return the prefix for a model called ``given``, with ``-``, ``.`` and spaces as ``_``.
+
+    Raises:
+        InputError: it is no identifier, a keyword of C or C++, or the name of another header.
+    """
+    name = re.sub(r"[-. ]", "_", given)
+    _check_identifier(name, "the model's name", "rename the file or give --name")
+    if name.lower() in _TAKEN.split():
+        raise InputError(
+            f"the model's name is {name!r}, and {name}.h is taken; rename the file or give --name"
+        )
+    return name
+
+
+def build_interface(manifest: Manifest, name: str, chunk: int) -> Interface:
+    """Work out the interface of a file.
+
+    Args:
+        manifest: the file's contract.
+        name: the prefix, which ``model_name`` gave.
+        chunk: time steps in one call.
+
+    Raises:
+        InputError: a label or a state's name that C can't take, or a chunk without a time axis.
+        UnsupportedError: an axis that is neither batch nor time, or a dtype that C99 has not.
+    """
+    if chunk > 1 and manifest.sequence is None:
+        raise InputError(f"the chunk is {chunk}, and the file takes one step a call; leave --chunk out")
+    for label in manifest.task.labels if manifest.task else ():
+        if not re.fullmatch(r"[A-Za-z0-9_]+", label, re.ASCII):
+            raise InputError(
+                f"the label {label!r} is no part of a C identifier (ASCII letters, digits and '_'); "
+                "train or export with such labels"
+            )
+    data = [spec for spec in manifest.inputs if spec.name != manifest.lengths]
+    lengths = [spec for spec in manifest.inputs if spec.name == manifest.lengths]
+    ports = _Ports(manifest, _sizes(manifest, chunk))
+    return Interface(
+        name=name,
+        chunk=chunk,
+        inputs=ports.open(data, "x"),
+        outputs=ports.open(manifest.outputs, "y"),
+        states=tuple(ports.state(spec) for spec in manifest.states),
+        lengths=ports.port(lengths[0], "lengths") if lengths else None,
+        manifest=manifest,
+    )
+
+
+def _sizes(manifest: Manifest, chunk: int) -> dict[str, int]:
+    return {axis: size for axis, size in ((manifest.batch, 1), (manifest.sequence, chunk)) if axis}
+
+
+class _Ports:
+    """Makes ports of specs, each with a symbol of its own."""
+
+    def __init__(self, manifest: Manifest, sizes: Mapping[str, int]) -> None:
+        self._manifest = manifest
+        self._sizes = sizes
+        self._symbols: dict[str, str] = {}
+
+    def open(self, specs: list[TensorSpec] | tuple[TensorSpec, ...], single: str) -> tuple[Port, ...]:
+        """Return the ports of all inputs or outputs; one alone is called ``single``."""
+        return tuple(
+            self.port(spec, single if len(specs) == 1 else self._parameter(spec.name)) for spec in specs
+        )
+
+    def port(self, spec: TensorSpec, symbol: str) -> Port:
+        return Port(spec.name, symbol, *self._array(spec.name, spec.dtype, spec.axes))
+
+    def state(self, spec: StateSpec) -> StatePort:
+        dtype, shape, time_axis = self._array(spec.input, spec.dtype, spec.axes)
+        reset = np.empty(shape, dtype)
+        reset[...] = spec.reset
+        symbol = self._symbol(spec.input)
+        return StatePort(spec.input, symbol, dtype, shape, time_axis, spec.output, reset)
+
+    def _array(self, name: str, dtype: str, axes: Axes) -> tuple[str, tuple[int, ...], int | None]:
+        if dtype not in _C_TYPES:
+            raise UnsupportedError(f"{name} is {dtype}, which C99 has not; convert the float32 file")
+        shape = resolve(axes, self._sizes)
+        if shape is None:
+            free = next(axis for axis in axes if resolve((axis,), self._sizes) is None)
+            raise UnsupportedError(
+                f"the axis {free!r} of {name} is free, and C needs its size: only batch and time can be "
+                "pinned; export the file with a fixed size there"
+            )
+        sequence = self._manifest.sequence
+        return dtype, shape, axes.index(sequence) if sequence in axes else None
+
+    def _parameter(self, name: str) -> str:
+        symbol = self._symbol(name)
+        return f"{symbol}_" if symbol in _LOCALS.split() else symbol
+
+    def _symbol(self, name: str) -> str:
+        symbol = re.sub(r"[^A-Za-z0-9_]", "_", name, flags=re.ASCII).strip("_")
+        _check_identifier(symbol, f"the name of {name!r} in C", "name it otherwise at export")
+        if self._symbols.setdefault(symbol, name) != name:
+            raise InputError(
+                f"{self._symbols[symbol]!r} and {name!r} are both {symbol} in C; name one otherwise at export"
+            )
+        return symbol
+
+
+def _check_identifier(name: str, what: str, advice: str) -> None:
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name, re.ASCII):
+        raise InputError(
+            f"{what} is {name!r}, which is no C identifier (ASCII letters, digits and '_', a letter first); "
+            f"{advice}"
+        )
+    if name in _KEYWORDS.split():
+        raise InputError(f"{what} is {name!r}, which is a keyword of C or C++; {advice}")

@@ -1,0 +1,33 @@
+"""``lstm-edge report``: the page of a trained run."""
+
+from pathlib import Path
+
+import click
+
+from ._extras import needing_report
+from ._output import echo_json, json_option
+
+__all__ = ["command"]
+
+
+@click.command("report")
+@click.argument("run", type=click.Path(path_type=Path))
+@json_option
+def command(run: Path, as_json: bool) -> None:
+    """Write report.html and curves.png into the folder RUN, from what training left there.
+
+    Loss and score by epoch, the confusion matrix with precision, recall and F1 of each class, or the error
+    against the target, samples that the network gets wrong, the mean signal of each class, and what the data
+    were. It needs no torch and not the data.
+
+    \b
+    Example:
+      lstm-edge report runs/har
+    """  # noqa: D301
+    with needing_report("report"):
+        from lstm_edge.report.training import write_report
+    page, curves = write_report(run)
+    if as_json:
+        echo_json({"report": str(page), "curves": str(curves)})
+    else:
+        click.echo(f"wrote {page} and {curves}")

@@ -1,0 +1,111 @@
+"""Fill in missing values, and bring timestamped samples to one rate."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from lstm_edge_runtime.errors import InputError
+
+from .config import ReadConfig
+from .recordings import Recording, Recordings
+
+__all__ = ["mend_missing", "mend_rate"]
+
+_JITTER, _RATE = 0.1, 0.01
+"""Relative differences from the usual time between samples, and of rates, that are not worth a word."""
+
+
+def mend_missing(path: Path, recordings: Recordings, mode: str) -> Recordings:
+    """Return recordings without NaN in their features.
+
+    Args:
+        path: for messages.
+        recordings: whose features are NaN where they are missing.
+        mode: ``interpolate`` or ``drop-row``.
+
+    Raises:
+        InputError: a series lacks a feature altogether, or all of its steps.
+    """
+    mended, gaps, steps = [], 0, 0
+    for one in recordings.series:
+        lacking = np.isnan(one.x)
+        gaps, steps = gaps + int(lacking.sum()), steps + int(lacking.any(axis=1).sum())
+        if not lacking.any():
+            mended.append(one)
+            continue
+        if lacking.all(axis=0).any() or lacking.any(axis=1).all():
+            raise InputError(
+                f"{path}: series {one.name!r} has a feature, or every step, with missing values only"
+            )
+        mended.append(_interpolate(one, lacking) if mode == "interpolate" else _drop(one, lacking))
+    if not gaps:
+        return recordings
+    total = sum(one.x.size for one in recordings.series)
+    done = (
+        f"{gaps} of {total} feature values were missing and interpolated; a device has to fill in its own"
+        if mode == "interpolate"
+        else f"{steps} steps with missing features were left out"
+    )
+    return replace(recordings, series=tuple(mended), notes=(*recordings.notes, done))
+
+
+def _interpolate(one: Recording, lacking: npt.NDArray[np.bool_]) -> Recording:
+    x, steps = one.x.copy(), np.arange(len(one.x))
+    for column, gaps in zip(x.T, lacking.T, strict=True):
+        column[gaps] = np.interp(steps[gaps], steps[~gaps], column[~gaps])
+    return replace(one, x=x)
+
+
+def _drop(one: Recording, lacking: npt.NDArray[np.bool_]) -> Recording:
+    whole = ~lacking.any(axis=1)
+    return replace(one, x=one.x[whole], y=None if one.y is None else one.y[whole])
+
+
+def mend_rate(
+    recordings: Recordings, times: Sequence[npt.NDArray[np.float64]], config: ReadConfig
+) -> Recordings:
+    """Return recordings with the rate that their timestamps tell, or resampled to the one asked for.
+
+    Features and values lie on lines between the samples; classes are those of the sample before.
+
+    Args:
+        recordings: the series, in order.
+        times: of each series, seconds ``(L,)``, increasing.
+        config: with the rate that was asked for, if any.
+    """
+    gaps = np.concatenate([np.diff(each) for each in times])
+    if not gaps.size:
+        return recordings
+    usual = float(np.median(gaps))
+    odd = int((np.abs(gaps - usual) > _JITTER * usual).sum())
+    asked = config.sampling_rate
+    if asked is None or (not odd and abs(asked * usual - 1) <= _RATE):
+        note = (
+            f"{odd} of {len(gaps)} steps differ from the usual {usual:.4g} s by more than {_JITTER:.0%}; "
+            "--rate resamples to one rate"
+        )
+        notes = (*recordings.notes, *((note,) if odd else ()))
+        return replace(recordings, sampling_rate=asked or 1 / usual, notes=notes)
+    series = tuple(_resample(one, each, asked) for one, each in zip(recordings.series, times, strict=True))
+    note = f"resampled from about {1 / usual:.4g} Hz to {asked:g} Hz by their timestamps"
+    return replace(recordings, series=series, sampling_rate=asked, notes=(*recordings.notes, note))
+
+
+def _resample(one: Recording, times: npt.NDArray[np.float64], rate: float) -> Recording:
+    count = int(np.floor((times[-1] - times[0]) * rate + 1e-6)) + 1
+    grid = times[0] + np.arange(count) / rate
+    y = one.y
+    if y is not None and y.ndim == 1:
+        y = y[np.clip(np.searchsorted(times, grid + 1e-9, side="right") - 1, 0, None)]
+    elif y is not None:
+        y = _on_lines(grid, times, y).astype(y.dtype)
+    return replace(one, x=_on_lines(grid, times, one.x), y=y)
+
+
+def _on_lines(
+    grid: npt.NDArray[np.float64], times: npt.NDArray[np.float64], values: npt.NDArray[np.floating]
+) -> npt.NDArray[np.float64]:
+    return np.stack([np.interp(grid, times, column) for column in values.T], axis=1)

@@ -1,0 +1,85 @@
+"""The data of a training, read, split and cut. Needs no torch, so that wrong data are refused at once."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from lstm_edge_runtime.errors import InputError
+
+from .config import DataConfig
+from .read import data_files, read_recordings
+from .recordings import Recordings
+from .split import Split, fold_series, join_sets, split_series
+from .windows import Windows, cut_windows
+
+__all__ = ["SetWindows", "TrainingData", "read_training_data"]
+
+
+@dataclass(frozen=True)
+class SetWindows:
+    """A split and the windows of its sets."""
+
+    split: Split
+    train: Windows
+    validation: Windows
+    test: Windows | None
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """All that a training needs to know of its data."""
+
+    path: Path
+    sha256: str
+    """Of all files together."""
+    recordings: Recordings
+    sets: SetWindows
+    folds: tuple[SetWindows, ...]
+    """One for each fold of a cross-validation."""
+
+
+def read_training_data(path: Path, config: DataConfig, *, seed: int, batch_size: int) -> TrainingData:
+    """Read the data file, and those with the validation and the test set where they are separate; split; cut.
+
+    Raises:
+        NotFoundError, FileFormatError, InputError: as ``read_recordings`` and ``split_series``; or the files
+            differ in kind, units are given for another number of values, a series does not fit the window, or
+            there are fewer samples than a batch.
+    """
+    paths = (path, *(name and Path(name) for name in (config.validation_data, config.test_data)))
+    recordings, validation, test = (each and read_recordings(Path(each), config) for each in paths)
+    assert isinstance(recordings, Recordings)
+    try:
+        if validation or test:
+            recordings = join_sets(recordings, validation or None, test or None)
+        if config.units and len(config.units) != len(recordings.targets):
+            raise InputError(  # noqa: TRY301
+                f"got {len(config.units)} units for {len(recordings.targets)} values to predict; give one "
+                "for each"
+            )
+        sets = _cut(split_series(recordings, config, seed), config, batch_size)
+        folds = [
+            _cut(fold, config, batch_size) for fold in fold_series(recordings, config.folds, config, seed)
+        ]
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    sha256 = hashlib.sha256()
+    for each in paths:
+        for file in data_files(Path(each)) if each else ():
+            sha256.update(file.read_bytes())
+    return TrainingData(path, sha256.hexdigest(), recordings, sets, tuple(folds))
+
+
+def _cut(split: Split, config: DataConfig, batch_size: int) -> SetWindows:
+    train, validation, test = (
+        cut_windows(series, config.window, config.stride) if series else None
+        for series in (split.train, split.validation, split.test)
+    )
+    assert train is not None
+    assert validation is not None
+    if len(train.x) < batch_size:
+        raise InputError(
+            f"got {len(train.x)} samples to train on, fewer than a batch of {batch_size}; give a smaller "
+            "--batch-size or --stride, or more data"
+        )
+    return SetWindows(split, train, validation, test)

@@ -1,0 +1,57 @@
+"""Cut series into windows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lstm_edge_runtime.errors import InputError
+
+from .recordings import Recording
+
+__all__ = ["Windows", "cut_windows"]
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Samples of one set, padded to one length."""
+
+    x: npt.NDArray[np.float32]
+    """``(S, L, I)``, zeros past each sample's length."""
+    lengths: npt.NDArray[np.int64]
+    """``(S,)``."""
+    y: npt.NDArray[Any]
+    """Class indices ``int64 (S,)`` or values ``float32 (S, C)``: those of the last valid step."""
+    steady: npt.NDArray[np.bool_]
+    """``(S,)``: whether ``y`` is the same at every step, so that any stretch may stand for the sample."""
+
+
+def cut_windows(series: Sequence[Recording], window: int | None, stride: int | None) -> Windows:
+    """Return windows of series, or whole series if ``window`` is None.
+
+    Raises:
+        InputError: a series is shorter than the window, or a whole series has more than one class.
+    """
+    pieces, targets, steady = [], [], []
+    for one in series:
+        steps = len(one.x)
+        size = window or steps
+        if size > steps:
+            raise InputError(
+                f"series {one.name!r} has {steps} steps, fewer than the window of {size}; give a smaller one"
+            )
+        assert one.y is not None
+        for start in range(0, steps - size + 1, stride or size):
+            y = one.y[start : start + size]
+            pieces.append(one.x[start : start + size])
+            targets.append(y[-1])
+            steady.append(bool((y == y[-1]).all()))
+        if window is None and one.y.ndim == 1 and not steady[-1]:
+            raise InputError(f"series {one.name!r} has more than one class; give --window to cut it")
+    lengths = np.array([len(piece) for piece in pieces])
+    x = np.zeros((len(pieces), lengths.max(), pieces[0].shape[1]), np.float32)
+    for row, piece in zip(x, pieces, strict=True):
+        row[: len(piece)] = piece
+    return Windows(x, lengths, np.stack(targets), np.array(steady))

@@ -1,0 +1,158 @@
+"""The report of a run, from what training left in its folder: ``report.html`` and ``curves.png``."""
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lstm_edge_exporters.render import Axis, Plot, Series, draw_png, render_page
+from lstm_edge_runtime.errors import FileFormatError, NotFoundError
+from lstm_edge_runtime.files import write_bytes
+
+from ..run_files import CONFIG, CURVES, HISTORY, METRICS, REPORT
+
+__all__ = ["write_report"]
+
+
+def write_report(folder: Path) -> tuple[Path, Path]:
+    """Write the report of a run into its folder.
+
+    Returns:
+        The page and the picture of the curves.
+
+    Raises:
+        NotFoundError: the folder lacks ``config.json``, ``history.csv`` or ``metrics.json``.
+        FileFormatError: one of them is not what training wrote.
+        InputError: the folder can't be written to.
+    """
+    missing = [name for name in (CONFIG, HISTORY, METRICS) if not (folder / name).is_file()]
+    if missing:
+        raise NotFoundError(
+            f"{folder} has no {missing[0]}; name a run folder that `lstm-edge train -o` of this version made"
+        )
+    try:
+        summary = json.loads((folder / CONFIG).read_bytes())["summary"]
+        metrics = json.loads((folder / METRICS).read_bytes())
+        history = list(csv.DictReader((folder / HISTORY).read_text(encoding="utf-8").splitlines()))
+        curves = _curves(history)
+        page = _page(folder, summary, metrics, curves)
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        raise FileFormatError(
+            f"{folder} does not hold what training wrote ({error!r}); train again"
+        ) from error
+    write_bytes(folder / REPORT, page.encode())
+    write_bytes(folder / CURVES, draw_png(curves))
+    return folder / REPORT, folder / CURVES
+
+
+def _page(folder: Path, summary: dict[str, Any], metrics: dict[str, Any], curves: list[Plot]) -> str:
+    shown = metrics["shown"]
+    scores = metrics[shown]
+    return render_page(
+        __package__,
+        "training.html.j2",
+        name=folder.absolute().name,
+        summary=summary,
+        shown=shown,
+        scores=scores,
+        cross_validation=_folds(metrics["cross_validation"]),
+        confusion=_confusion(scores) if "confusion" in scores else None,
+        curves=curves,
+        errors=[plot for name, pairs in (metrics["pairs"] or {}).items() for plot in _errors(name, pairs)],
+        signals=_signals(metrics),
+        mistakes=[_mistake(each, metrics["data"]["features"]) for each in metrics["mistakes"]],
+        data=metrics["data"],
+    )
+
+
+def _curves(history: Sequence[Mapping[str, str]]) -> list[Plot]:
+    epochs = [float(row["epoch"]) for row in history]
+    loss = tuple(
+        Series(name, epochs, [float(row[column]) for row in history], color=color)
+        for name, column, color in (("training", "loss", "blue"), ("validation", "validation_loss", "orange"))
+    )
+    plots = [Plot("loss", "Loss", loss, Axis("epoch"), Axis("loss", "log"))]
+    if history[0]["accuracy"]:
+        accuracy = [float(row["accuracy"]) for row in history]
+        series = (Series("validation", epochs, accuracy, color="orange"),)
+        plots.append(
+            Plot("accuracy", "Accuracy on the validation set", series, Axis("epoch"), Axis("accuracy"))
+        )
+    return plots
+
+
+def _confusion(scores: Mapping[str, Any]) -> list[tuple[str, list[tuple[int, float]]]]:
+    """Return by true class the counts of each predicted class, each with its share of the row."""
+    rows = zip(scores["count"], scores["confusion"], strict=True)
+    return [(label, [(count, count / max(sum(row), 1)) for count in row]) for label, row in rows]
+
+
+def _folds(found: Mapping[str, Any] | None) -> list[str]:
+    return [
+        f"{name} {each['mean']:.4g}, standard deviation {each['std']:.2g}, over {len(found['folds'])} folds"
+        for name, each in (found or {}).items()
+        if found and name != "folds"
+    ]
+
+
+def _errors(name: str, pairs: Sequence[Sequence[float]]) -> list[Plot]:
+    truth, predicted = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    ends = [min(truth), max(truth)]
+    errors = [after - before for before, after in pairs]
+    key = "".join(char if char.isalnum() else "-" for char in name)
+    return [
+        Plot(
+            f"values-{key}",
+            f"{name}: predicted against true",
+            (
+                Series("samples", truth, predicted, "points"),
+                Series("exact", ends, ends, color="gray"),
+            ),
+            Axis("true"),
+            Axis("predicted"),
+        ),
+        Plot(
+            f"errors-{key}",
+            f"{name}: error against true",
+            (Series("samples", truth, errors, "points"), Series("none", ends, [0.0, 0.0], color="gray")),
+            Axis("true"),
+            Axis("error"),
+        ),
+    ]
+
+
+def _signals(metrics: Mapping[str, Any]) -> list[Plot]:
+    """Return one plot per feature with the mean signal of each class in the training set."""
+    signals: Mapping[str, list[list[float]]] = metrics["signals"]
+    width = min((len(signal[0]) for signal in signals.values()), default=0)
+    return [
+        Plot(
+            f"signal-{column}",
+            feature,
+            tuple(
+                Series(label, list(range(len(signal))), [point[column] for point in signal])
+                for label, signal in signals.items()
+            ),
+            Axis(
+                "step"
+                if metrics["data"]["steps"]["longest"] == len(next(iter(signals.values())))
+                else "point"
+            ),
+            Axis(),
+        )
+        for column, feature in enumerate(metrics["data"]["features"][:width])
+    ]
+
+
+def _mistake(each: Mapping[str, Any], features: Sequence[str]) -> Plot:
+    signal = each["signal"]
+    return Plot(
+        f"mistake-{each['sample']}",
+        f"{each['truth']}, taken for {each['predicted']}",
+        tuple(
+            Series(feature, list(range(len(signal))), [point[column] for point in signal])
+            for column, feature in enumerate(features[: len(signal[0])])
+        ),
+        caption=f"Sample {each['sample']}; probability {each['probability']:.2f}.",
+    )

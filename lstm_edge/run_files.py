@@ -1,0 +1,44 @@
+"""The files of a run folder by name, and whether a run may be put there. Needs no torch."""
+
+import os
+from pathlib import Path
+
+from lstm_edge_runtime.errors import InputError
+
+__all__ = ["CONFIG", "CURVES", "HISTORY", "METRICS", "REPORT", "RESUME", "check_run_folder"]
+
+CONFIG = "config.json"
+"""Describes the run and names its weights."""
+RESUME = "resume.pt"
+"""What training goes on from."""
+HISTORY = "history.csv"
+"""Loss and score by epoch."""
+METRICS = "metrics.json"
+"""What the run scores on each set, and what its report shows."""
+_FILES = {".pt", ".pth", ".ckpt", ".onnx", ".safetensors", ".npz", ".csv"}
+REPORT = "report.html"
+CURVES = "curves.png"
+
+
+def check_run_folder(folder: Path, *, resume: bool = False, overwrite: bool = False) -> None:
+    """Refuse a folder that can't take a new run.
+
+    Args:
+        folder: to be made, or there already.
+        resume: whether the run in it is gone on with.
+        overwrite: whether the run in it is replaced.
+
+    Raises:
+        InputError: it holds a run, it is a file, or it can't be written to.
+    """
+    if not resume and not overwrite and ((folder / CONFIG).exists() or (folder / RESUME).exists()):
+        raise InputError(f"{folder} already holds a run; --resume it, --overwrite it, or name another folder")
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise InputError(f"{there} is a file; name a folder for the run")
+    if not os.access(there, os.W_OK):
+        raise InputError(f"{there} can't be written to; name another folder for the run")
+    if folder.suffix in _FILES:
+        raise InputError(
+            f"{folder} is named like a file; -o names a folder for the run, such as {folder.stem}"
+        )

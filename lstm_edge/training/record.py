@@ -1,0 +1,155 @@
+"""What a run folder says of its training beside the weights: ``history.csv`` and ``metrics.json``."""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from lstm_edge_runtime.files import write_bytes
+
+from ..checkpoint import Run
+from ..data.recordings import SETS
+from ..run_files import HISTORY, METRICS
+from .dataset import Dataset
+from .experiment import Experiment
+from .loop import Epoch, predict
+
+__all__ = ["write_history", "write_metrics"]
+
+_POINTS, _FEATURES, _MISTAKES, _PAIRS = 200, 4, 6, 500
+"""Maximum number of points of a signal, features, mistaken samples, and pairs of values in the file."""
+
+
+def write_history(folder: Path, epochs: Sequence[Epoch]) -> None:
+    """Write ``history.csv``: one line per epoch."""
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(["epoch", "loss", "validation_loss", "accuracy"])
+    for epoch in epochs:
+        accuracy = "" if epoch.accuracy is None else epoch.accuracy
+        rows.writerow([epoch.number, epoch.loss, epoch.validation_loss, accuracy])
+    write_bytes(folder / HISTORY, text.getvalue().encode())
+
+
+def write_metrics(folder: Path, run: Run, experiment: Experiment, data: str) -> None:
+    """Write ``metrics.json``: the scores of each set, what the data are, and what a report shows of them.
+
+    Args:
+        folder: of the run.
+        run: as saved.
+        experiment: whose sets are described.
+        data: the name of the data file.
+    """
+    name = "validation" if experiment.test is None else "test"
+    dataset = experiment.validation if experiment.test is None else experiment.test
+    outputs = predict(run.model, dataset)
+    document = {
+        "format": "lstm-edge metrics",
+        "schema": 1,
+        "validation": run.summary["validation"],
+        "test": run.summary["test"],
+        "cross_validation": run.summary.get("cross_validation"),
+        "data": _describe(experiment, data),
+        "shown": name,
+        "signals": _class_signals(experiment),
+        **(_mistakes(experiment, dataset, outputs) if experiment.targets is None else {"mistakes": []}),
+        "pairs": None if experiment.targets is None else _pairs(experiment, dataset, outputs),
+    }
+    write_bytes(folder / METRICS, (json.dumps(document, indent=1, allow_nan=False) + "\n").encode())
+
+
+def _describe(experiment: Experiment, data: str) -> dict[str, Any]:
+    recordings = experiment.recordings
+    sets = {}
+    for name, dataset in zip(SETS, (experiment.train, experiment.validation, experiment.test), strict=True):
+        if dataset is None:
+            continue
+        counts = (
+            torch.bincount(dataset.y, minlength=len(recordings.labels)).tolist() if recordings.labels else []
+        )
+        sets[name] = {
+            "series": len(getattr(experiment.split, name)),
+            "samples": len(dataset),
+            "classes": dict(zip(recordings.labels, counts, strict=True)),
+        }
+    lengths = [len(one.x) for one in recordings.series]
+    return {
+        "file": data,
+        "series": len(lengths),
+        "steps": {"total": sum(lengths), "shortest": min(lengths), "longest": max(lengths)},
+        "features": list(_feature_names(experiment)),
+        "targets": list(recordings.targets),
+        "sampling_rate": recordings.sampling_rate,
+        "window": experiment.data.window,
+        "stride": experiment.data.stride,
+        "split": experiment.split.description,
+        "notes": experiment.notes,
+        "sets": sets,
+    }
+
+
+def _feature_names(experiment: Experiment) -> Sequence[str]:
+    width = experiment.train.x.shape[2]
+    return experiment.recordings.features or tuple(f"x{index}" for index in range(width))
+
+
+def _in_raw_units(experiment: Experiment, x: Tensor) -> npt.NDArray[np.float64]:
+    """Return scaled samples ``(..., L, I)`` as they were in the file, at ``_POINTS`` steps at most."""
+    steps = np.linspace(0, x.shape[-2] - 1, min(x.shape[-2], _POINTS)).round().astype(int)
+    raw: npt.NDArray[np.float64] = (
+        x.cpu().double().numpy() * np.array(experiment.inputs.std) + np.array(experiment.inputs.mean)
+    )[..., steps, :_FEATURES]
+    return raw
+
+
+def _class_signals(experiment: Experiment) -> dict[str, list[list[float]]]:
+    """Return the mean signal of each class in the training set, by label: ``(points, features)``."""
+    train = experiment.train
+    valid = (torch.arange(train.x.shape[1]) < train.lengths[:, None])[..., None]
+    found = {}
+    for index, label in enumerate(experiment.recordings.labels):
+        rows = train.y == index
+        counts = valid[rows].sum(dim=0)
+        steps = int((counts > 0).sum())
+        if steps:
+            mean = (train.x[rows] * valid[rows]).sum(dim=0)[:steps] / counts[:steps]
+            found[label] = _in_raw_units(experiment, mean).tolist()
+    return found
+
+
+def _mistakes(experiment: Experiment, dataset: Dataset, outputs: Tensor) -> dict[str, Any]:
+    """Return the samples that the network is most wrongly sure of."""
+    labels = experiment.recordings.labels
+    probabilities = outputs.softmax(dim=1)
+    sure, predicted = probabilities.max(dim=1)
+    wrong = (predicted != dataset.y).nonzero()[:, 0]
+    worst = wrong[sure[wrong].argsort(descending=True)][:_MISTAKES]
+    return {
+        "mistakes": [
+            {
+                "sample": row,
+                "truth": labels[int(dataset.y[row])],
+                "predicted": labels[int(predicted[row])],
+                "probability": float(sure[row]),
+                "signal": _in_raw_units(experiment, dataset.x[row, : int(dataset.lengths[row])]).tolist(),
+            }
+            for row in worst.tolist()
+        ]
+    }
+
+
+def _pairs(experiment: Experiment, dataset: Dataset, outputs: Tensor) -> dict[str, list[list[float]]]:
+    """Return true and predicted values, by target, in its own unit."""
+    rows = np.linspace(0, len(dataset) - 1, min(len(dataset), _PAIRS)).round().astype(int)
+    truth, predicted = (experiment.unscaled(values)[rows] for values in (dataset.y, outputs))
+    return {
+        name: torch.stack([truth[:, column], predicted[:, column]], dim=1).tolist()
+        for column, name in enumerate(experiment.recordings.targets)
+    }

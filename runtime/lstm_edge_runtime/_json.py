@@ -1,0 +1,135 @@
+"""Read and check what JSON holds: one way in for manifests, profiles and golden vectors."""
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import FileFormatError, LstmEdgeError, first_line
+
+__all__ = [
+    "decode_array",
+    "encode_array",
+    "malformed_as",
+    "number",
+    "read_json",
+    "text",
+    "text_or_none",
+    "texts",
+]
+
+_MALFORMED = (AttributeError, LookupError, OSError, OverflowError, RecursionError, TypeError, ValueError)
+_KINDS = "fiub"
+"""numpy's kinds of plain numbers."""
+
+
+def read_json(content: str | bytes) -> Any:
+    """Return what a JSON text holds.
+
+    Raises:
+        ValueError: it is not JSON, or holds NaN, infinity or an unpaired surrogate.
+    """
+    import json
+
+    text = content if isinstance(content, str) else content.decode("utf-8-sig")
+    value = json.loads(text, parse_float=_finite, parse_constant=_finite)
+    if "\\ud" in text.lower():
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError("it holds an unpaired surrogate, expected text") from error
+    return value
+
+
+@contextlib.contextmanager
+def malformed_as(error_type: type[FileFormatError], what: str, advice: str) -> Iterator[None]:
+    """Turn whatever reading and checking JSON raises into one error.
+
+    Args:
+        error_type: the error to raise.
+        what: how its message begins: ``the manifest is malformed``.
+        advice: what to do.
+    """
+    try:
+        yield
+    except LstmEdgeError:
+        raise
+    except KeyError as error:
+        raise error_type(f"{what} (no {error}); {advice}") from error
+    except (
+        AttributeError,
+        LookupError,
+        OSError,
+        OverflowError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise error_type(f"{what} ({first_line(error)}); {advice}") from error
+
+
+def text(raw: Any) -> str:
+    """Return ``raw`` if it is a text; ``TypeError`` else."""
+    if not isinstance(raw, str):
+        raise TypeError(f"{raw!r:.60}, expected a text")
+    return raw
+
+
+def text_or_none(raw: Any) -> str | None:
+    """Return ``raw`` if it is a text or None; ``TypeError`` else."""
+    return None if raw is None else text(raw)
+
+
+def texts(raw: Any) -> tuple[str, ...]:
+    """Return a list of texts; ``TypeError`` for all else."""
+    if not isinstance(raw, list):
+        raise TypeError(f"{raw!r:.60}, expected a list of texts")
+    return tuple(map(text, raw))
+
+
+def number(raw: Any) -> float:
+    """Return a number as a float; ``TypeError`` for all else, ``OverflowError`` if a float can't hold it."""
+    if isinstance(raw, bool) or not isinstance(raw, int | float):
+        raise TypeError(f"{raw!r:.60}, expected a number")
+    return float(raw)
+
+
+def encode_array(array: npt.NDArray[Any]) -> dict[str, Any]:
+    """Return ``array`` as a JSON-ready mapping with ``dtype``, ``shape`` and ``data``."""
+    import base64
+
+    little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+    return {
+        "dtype": array.dtype.name,
+        "shape": list(array.shape),
+        "data": base64.b64encode(little.tobytes()).decode("ascii"),
+    }
+
+
+def decode_array(raw: Mapping[str, Any]) -> npt.NDArray[Any]:
+    """Return the array that ``encode_array`` wrote.
+
+    Raises:
+        ValueError: the dtype is not a plain number, or the bytes do not fill the shape.
+        AttributeError, KeyError, OverflowError, TypeError: ``raw`` is no such mapping at all.
+    """
+    import base64
+
+    dtype = np.dtype(raw["dtype"])
+    if dtype.kind not in _KINDS:
+        raise ValueError(f"dtype {raw['dtype']!r}")
+    shape = tuple(int(size) for size in raw["shape"])
+    data = base64.b64decode(raw["data"], validate=True)
+    if min(shape, default=0) < 0 or len(data) != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"{len(data)} bytes for {dtype.name} {shape}")
+    return np.frombuffer(data, dtype=dtype.newbyteorder("<")).astype(dtype).reshape(shape)
+
+
+def _finite(digits: str) -> float:
+    """Return the number that JSON writes so; ``ValueError`` for NaN, infinity and what a float can't hold."""
+    if not math.isfinite(value := float(digits)):
+        raise ValueError(f"{digits:.60} is no finite number")
+    return value

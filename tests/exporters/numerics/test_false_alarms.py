@@ -1,0 +1,31 @@
+"""A sample of ``benchmarks/false_alarms.py``: healthy networks, drawn anew each time, are never refused."""
+
+import secrets
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    """The benchmark's modules, imported as a user's run does."""
+    sys.path.insert(0, str(BENCHMARKS))
+    import false_alarms
+    import healthy
+
+    yield false_alarms, healthy
+    sys.path.remove(str(BENCHMARKS))
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_no_healthy_network_is_refused_or_raises_an_alarm(benchmark, place):
+    false_alarms, healthy = benchmark
+    seed = secrets.randbits(32)
+    rng = np.random.default_rng(seed)
+    form = healthy.FORMS[int(rng.integers(len(healthy.FORMS)))]
+    problems = false_alarms.examine(healthy.draw_network(form, rng), false_alarms.Tally(), place)
+    assert problems == [], f"seed {seed}: {problems}"

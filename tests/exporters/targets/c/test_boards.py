@@ -1,0 +1,107 @@
+"""C where no onnxruntime is: armv7 and RISC-V under qemu-user, Cortex-M bare metal under qemu-system-arm."""
+
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lstm_edge_runtime import load
+from lstm_edge_runtime.tolerance import limit_for
+
+from .conftest import slow
+from .test_host import as_text, drawn, numbers, sources, streamed
+
+BOARDS = ("m3", "m4f", "m33", "m55")
+EXAMPLE = Path(__file__).parents[4] / "examples" / "cortex_m"
+SAID = re.compile(
+    r"self-test passed, largest difference (?P<difference>\d+)e-9\n.*"
+    r"ticks of 100 steps: (?P<steps>\d+)\nticks of 1000000 instructions: (?P<million>\d+)\n"
+    r"flash (?P<flash>\d+) bytes\nRAM (?P<ram>\d+) bytes, of that stack (?P<stack>\d+)\n",
+    re.DOTALL,
+)
+
+
+@pytest.mark.parametrize("name", ["demo", "int8", *slow("tagger", "projected")])
+@pytest.mark.parametrize(
+    ("compiler", "emulator"),
+    [("arm-linux-gnueabihf-gcc", "qemu-arm"), ("riscv64-linux-gnu-gcc", "qemu-riscv64")],
+)
+def test_boards_without_a_wheel_compute_what_onnxruntime_does(
+    compiler, emulator, name, network, folder_of, find_program, run, tmp_path
+):
+    program, folder, found = tmp_path / "main", folder_of(name), find_program(emulator)
+    run(
+        find_program(compiler), "-std=c99", "-O2", "-static", "-Wall", "-Wextra", "-Werror",
+        *sources(folder), folder / "examples/main.c", "-lm", "-o", program,
+    )  # fmt: skip
+    with load(network(name)) as model:
+        inputs = drawn(model, 20)
+        expected = streamed(model, inputs)
+        got = numbers(run(found, program, given=as_text(model, inputs)))
+    assert got.shape == expected.shape
+    assert np.abs(got - expected).max() <= limit_for(expected, 0.01 if name == "int8" else 1e-6)
+
+
+@pytest.fixture(scope="module")
+def on_board(find_program, folder_of, run, tmp_path_factory):
+    """A function that builds the example for a board with a network called har, and gives what it says."""
+    for program in ("make", "arm-none-eabi-gcc", "qemu-system-arm"):
+        find_program(program)
+
+    def measure(board: str, folder: Path) -> dict[str, int]:
+        out = tmp_path_factory.mktemp("board")
+        said = run("make", "-s", "-C", EXAMPLE, "run", f"BOARD={board}", f"HAR={folder}", f"OUT={out}")
+        print(f"\n{board}: {said}")
+        return {name: int(value) for name, value in SAID.fullmatch(said).groupdict().items()}
+
+    return measure
+
+
+@pytest.fixture(scope="module")
+def har(network, find_program, tmp_path_factory):
+    """A function that converts a network under the name har, which the example takes."""
+    from lstm_edge_exporters.targets.c import to_c
+
+    find_program("cc", "gcc", "clang")
+    return lambda name: to_c(network(name), name="har").save(tmp_path_factory.mktemp("har") / name)
+
+
+@pytest.fixture(scope="module")
+def demo(har):
+    return har("demo")
+
+
+@pytest.mark.parametrize("board", BOARDS)
+def test_the_demos_network_passes_its_golden_case_in_64_kB_of_flash_and_8_kB_of_ram(board, demo, on_board):
+    """The linker script gives it no more. The folder's README says what it takes."""
+    measured = on_board(board, demo)
+    assert measured["flash"] <= 64 * 1024
+    assert measured["ram"] <= 8 * 1024
+    core = {"m3": "Cortex-M3", "m4f": "Cortex-M4F", "m33": "Cortex-M33", "m55": "Cortex-M55"}[board]
+    stated = re.search(rf"\| {core} \| ([\d,]+) \| ([\d,]+), ([\d,]+) \|", (demo / "README.md").read_text())
+    flash, ram, stack = (int(number.replace(",", "")) for number in stated.groups())
+    assert (flash, ram, stack) == pytest.approx(
+        (measured["flash"], measured["ram"], measured["stack"]), rel=0.05
+    )
+
+
+def test_int8_passes_its_golden_case_on_a_board_in_less_flash(har, demo, on_board):
+    int8, fp32 = on_board("m4f", har("int8")), on_board("m4f", demo)
+    assert int8["flash"] < fp32["flash"] / 2
+
+
+def test_the_manuals_steps_lead_to_a_prediction(network, on_board, find_program, run, tmp_path):
+    """The commands behind `make demo`, as they stand in the page, on a network like the demo's."""
+    page = (EXAMPLE.parents[1] / "docs" / "c.md").read_text()
+    steps = re.search(r"\$ make demo\n\$ \. \.venv/bin/activate\n(.*?)```", page, re.DOTALL)[1]
+    commands = [line[2:] for line in steps.splitlines() if line.startswith("$ ")]
+    assert [command.split()[0] for command in commands] == ["lstm-edge", "make"]
+    (tmp_path / "demo-out").mkdir()
+    shutil.copy(network("demo"), tmp_path / "demo-out" / "basic_motions.onnx")
+    shutil.copytree(EXAMPLE, tmp_path / "examples" / "cortex_m")
+    path = f"export PATH={Path(sys.executable).parent}:$PATH; cd {tmp_path}"
+    said = run("bash", "-ec", "\n".join([path, *commands]))
+    assert re.search(r"^self-test passed, .*\nprediction \d, [A-Z]\w+\n", said, re.MULTILINE)

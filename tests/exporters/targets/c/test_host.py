@@ -1,0 +1,332 @@
+"""C on this machine: every network against onnxruntime, sample by sample, under warnings and sanitizers."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from itertools import product
+
+import numpy as np
+import pytest
+
+from lstm_edge_exporters.targets.c import to_c
+from lstm_edge_runtime import load
+from lstm_edge_runtime.tolerance import limit_for
+
+from .conftest import LABELS, NETWORKS
+
+STRICT = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-O1", "-g")
+SANITIZED = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+
+
+def sources(folder):
+    return [f"-I{folder / 'src'}", *sorted((folder / "src").glob("*.c"))]
+
+
+def drawn(model, steps):
+    """Random inputs for ``steps`` steps at batch 1, by name."""
+    rng = np.random.default_rng(1)
+    inputs = {}
+    for spec in model.inputs:
+        if spec.name != model.manifest.lengths:
+            shape = [{"N": 1, "L": steps}.get(axis, axis) for axis in spec.axes]
+            whole = np.dtype(spec.dtype).kind == "i"
+            inputs[spec.name] = (
+                rng.integers(0, 30, shape) if whole else rng.normal(size=shape).astype(spec.dtype)
+            )
+    return inputs
+
+
+def streamed(model, inputs, chunk=1):
+    """What onnxruntime gives for each chunk, states carried: all outputs in a row."""
+    axes = {spec.name: spec.axes.index("L") for spec in model.inputs if spec.name in inputs}
+    steps, state, rows = inputs[next(iter(axes))].shape[next(iter(axes.values()))], None, []
+    for start in range(0, steps, chunk):
+        part = {name: array.take(range(start, start + chunk), axes[name]) for name, array in inputs.items()}
+        outputs, state = model.run(part, state)
+        rows.append(np.concatenate([outputs[spec.name].reshape(-1) for spec in model.outputs]))
+    return np.stack(rows)
+
+
+def as_text(model, inputs, chunk=1):
+    """The numbers that ``examples/main.c`` reads: call by call, input by input."""
+    lines, names = [], list(inputs)
+    axes = {spec.name: spec.axes.index("L") for spec in model.inputs if spec.name in inputs}
+    for start in range(0, inputs[names[0]].shape[axes[names[0]]], chunk):
+        for name in names:
+            part = inputs[name].take(range(start, start + chunk), axes[name])
+            lines.append(" ".join(repr(value) for value in part.reshape(-1).tolist()))
+    return "\n".join(lines)
+
+
+def numbers(text):
+    return np.array(
+        [[float(word) for word in re.sub(r"[A-Za-z]+$", "", line).split()] for line in text.splitlines()]
+    )
+
+
+@pytest.mark.parametrize(
+    ("compiler", "name"),
+    [*product(["gcc"], NETWORKS), *product(["clang"], ["demo", "int8", "unbatched"])],
+)
+def test_c_computes_what_onnxruntime_does(compiler, name, network, folder_of, find_program, run, tmp_path):
+    program, folder = tmp_path / "main", folder_of(name)
+    run(
+        find_program(compiler),
+        *STRICT,
+        *SANITIZED,
+        *sources(folder),
+        folder / "examples/main.c",
+        "-lm",
+        "-o",
+        program,
+    )
+    with load(network(name)) as model:
+        inputs = drawn(model, 20)
+        expected = streamed(model, inputs)
+        got = numbers(run(program, given=as_text(model, inputs)))
+    floor = 0.01 if name == "int8" else 1e-6  # one level of int8; 20 steps of float32 rounding
+    assert got.shape == expected.shape
+    assert np.abs(got - expected).max() <= limit_for(expected, floor)
+
+
+@pytest.mark.parametrize(("name", "chunk"), [("demo", 10), ("tagger", 4), ("projected", 5)])
+def test_a_chunk_is_what_its_steps_are(name, chunk, network, folder_of, find_program, run, tmp_path):
+    """The golden case of 12 steps can't be cut into tens: that folder records one."""
+    program, folder = tmp_path / "main", folder_of(name, chunk)
+    run(
+        find_program("gcc"),
+        *STRICT,
+        *SANITIZED,
+        *sources(folder),
+        folder / "examples/main.c",
+        "-lm",
+        "-o",
+        program,
+    )
+    with load(network(name)) as model:
+        inputs = drawn(model, 3 * chunk)
+        expected = streamed(model, inputs, chunk)
+        got = numbers(run(program, given=as_text(model, inputs, chunk)))
+    assert got.shape == expected.shape
+    assert np.abs(got - expected).max() <= limit_for(expected, 1e-6)
+
+
+def test_the_linker_sees_the_networks_own_names_only_and_nothing_that_allocates(
+    folder_of, find_program, run, tmp_path
+):
+    folder, objects = folder_of("demo"), []
+    for source in (folder / "src").glob("*.c"):
+        objects.append(tmp_path / f"{source.stem}.o")
+        run(find_program("gcc"), *STRICT, f"-I{folder / 'src'}", "-c", source, "-o", objects[-1])
+    lines = [line.split() for line in run(find_program("nm"), "-g", *objects).splitlines()]
+    defined = {line[2]: line[1] for line in lines if len(line) == 3}
+    wanted = {line[1] for line in lines if len(line) == 2 and line[0] == "U"}
+    assert set(defined) == {"net_labels", "net_features", "net_reset", "net_step", "net_selftest"}
+    assert not wanted & {"malloc", "calloc", "free", "printf", "fopen", "puts"}
+    sections = run(find_program("size"), "-A", *objects)
+    assert set(re.findall(r"^(\.bss|\.data)\s+(\d+)", sections, re.MULTILINE)) == {
+        (".bss", "0"),
+        (".data", "0"),
+    }
+
+
+STATES = """
+#include "net.h"
+#include <string.h>
+int main(void)
+{
+    net_state a, b, copy;
+    float x[NET_INPUTS] = {1, 2, 3, 4, 5, 6}, z[NET_INPUTS] = {-1, 0, 4, -2, 1, 0};
+    float first[NET_OUTPUTS], second[NET_OUTPUTS], alone[NET_OUTPUTS];
+    net_reset(&a);
+    net_step(&a, x, first);
+    copy = a;
+    net_step(&a, x, alone);
+    net_reset(&b);
+    net_reset(&a);
+    for (int i = 0; i < 2; ++i) {
+        net_step(&a, x, first);
+        net_step(&b, z, second);
+    }
+    if (memcmp(first, alone, sizeof first) != 0) return 1;
+    if (memcmp(second, alone, sizeof second) == 0) return 2;
+    net_step(&copy, x, second);
+    return memcmp(second, alone, sizeof second) == 0 ? 0 : 3;
+}
+"""
+
+
+def test_states_are_independent_and_can_be_copied_and_reset(folder_of, find_program, run, tmp_path):
+    (tmp_path / "states.c").write_text(STATES)
+    command = [find_program("gcc"), *STRICT, *SANITIZED, *sources(folder_of("demo"))]
+    run(*command, tmp_path / "states.c", "-lm", "-o", tmp_path / "states")
+    run(tmp_path / "states")
+
+
+@pytest.mark.parametrize("compiler", ["g++", "clang++"])
+def test_the_class_in_cpp_wraps_the_functions_and_refuses_arrays_of_another_size(
+    compiler, folder_of, find_program, run, tmp_path
+):
+    folder = folder_of("demo")
+    run(
+        find_program("gcc"),
+        *STRICT,
+        f"-I{folder / 'src'}",
+        "-c",
+        folder / "src/net.c",
+        "-o",
+        tmp_path / "net.o",
+    )
+    text = (
+        '#include "net.hpp"\n#include <cstring>\n'
+        "int main() {\n"
+        "    net_stream one, other;\n"
+        "    float x[SIZE] = {1, 2, 3}, y[NET_OUTPUTS], c[NET_OUTPUTS];\n"
+        "    net_state state;\n    net_reset(&state);\n"
+        "    for (int i = 0; i < 3; ++i) { one.step(x, y); net_step(&state, x, c); }\n"
+        "    if (std::memcmp(&one.state(), &state, sizeof state) || std::memcmp(y, c, sizeof y)) return 1;\n"
+        "    one.reset();\n"
+        "    return std::memcmp(&one.state(), &other.state(), sizeof state) != 0;\n}\n"
+    )
+    (tmp_path / "main.cpp").write_text(text)
+    strict = ["-std=c++11", "-Wall", "-Wextra", "-Werror", "-pedantic", f"-I{folder / 'src'}"]
+    command = [find_program(compiler), *strict, tmp_path / "main.cpp", tmp_path / "net.o", "-lm"]
+    run(*command, "-DSIZE=NET_INPUTS", "-o", tmp_path / "main")
+    run(tmp_path / "main")
+    run(*command, "-DSIZE=5", "-o", tmp_path / "main", code=1)
+
+
+def test_a_weight_that_is_wrong_fails_the_self_test(folder_of, find_program, run, tmp_path):
+    folder = folder_of("demo")
+    code = (folder / "src/net.c").read_text()
+    weight = re.search(r"(?<=_fc_bias\[4\] = \{)\s*\S+(?=,)", code)
+    changed = tmp_path / "net.c"
+    changed.write_text(code[: weight.start()] + "9.0f" + code[weight.end() :])
+    files = [changed, folder / "src/net_selftest.c", folder / "examples/main.c"]
+    run(find_program("gcc"), *STRICT, f"-I{folder / 'src'}", *files, "-lm", "-o", tmp_path / "main")
+    run(tmp_path / "main", code=1)
+
+
+def test_cmake_builds_and_tests_the_folder(folder_of, find_program, run, tmp_path):
+    cmake = find_program("cmake")
+    run(cmake, "-S", folder_of("demo"), "-B", tmp_path)
+    run(cmake, "--build", tmp_path)
+    assert "100% tests passed" in run(find_program("ctest"), "--test-dir", tmp_path)
+
+
+def test_cmake_takes_the_folder_into_a_project(folder_of, find_program, run, tmp_path):
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app/CMakeLists.txt").write_text(
+        "cmake_minimum_required(VERSION 3.13)\nproject(app C)\n"
+        f'add_subdirectory("{folder_of("demo")}" net)\n'
+        "add_executable(app app.c)\ntarget_link_libraries(app net)\n"
+    )
+    (tmp_path / "app/app.c").write_text(
+        '#include "net.h"\nint main(void) { int ok; net_selftest(&ok); return !ok; }\n'
+    )
+    cmake = find_program("cmake")
+    run(cmake, "-S", tmp_path / "app", "-B", tmp_path / "build")
+    run(cmake, "--build", tmp_path / "build")
+    run(tmp_path / "build/app")
+
+
+ARDUINO = """
+#include <cstdio>
+#include <cstdlib>
+struct { void begin(long) {} void print(const char *t) { std::printf("%s", t); }
+         void println(float v, int) { std::printf("%g\\n", v); }
+         void println(const char *t) { std::printf("%s\\n", t); } } Serial;
+void delay(unsigned long ms) { std::printf("%lu ms\\n", ms); }
+#include SKETCH
+int main() { setup(); loop(); loop(); }
+"""
+
+
+def test_the_folder_is_an_arduino_and_a_platformio_library(folder_of, find_program, run, tmp_path):
+    folder = folder_of("demo")
+    properties = dict(line.split("=", 1) for line in (folder / "library.properties").read_text().splitlines())
+    assert {
+        "name",
+        "version",
+        "author",
+        "maintainer",
+        "sentence",
+        "paragraph",
+        "category",
+        "url",
+        "architectures",
+    } <= set(properties)
+    manifest = json.loads((folder / "library.json").read_text())
+    assert (manifest["name"], manifest["version"]) == ("net", properties["version"])
+    assert [(folder / "src" / header).is_file() for header in manifest["headers"]] == [True, True]
+
+    (tmp_path / "board.cpp").write_text(ARDUINO)
+    run(
+        find_program("gcc"),
+        *STRICT,
+        f"-I{folder / 'src'}",
+        "-c",
+        folder / "src/net.c",
+        "-o",
+        tmp_path / "net.o",
+    )
+    run(
+        find_program("gcc"),
+        *STRICT,
+        f"-I{folder / 'src'}",
+        "-c",
+        folder / "src/net_selftest.c",
+        "-o",
+        tmp_path / "test.o",
+    )
+    sketch = f'-DSKETCH="{folder / "examples/net_serial/net_serial.ino"}"'
+    strict = ["-std=c++11", "-Wall", "-Wextra", "-Werror", f"-I{folder / 'src'}", sketch]
+    run(
+        find_program("g++"),
+        *strict,
+        *sorted(tmp_path.glob("*.[o]")),
+        tmp_path / "board.cpp",
+        "-lm",
+        "-o",
+        tmp_path / "b",
+    )
+    said = run(tmp_path / "b").splitlines()
+    assert said[0].startswith("self-test passed")
+    assert said[2] == said[4] == "100 ms"
+    assert {said[1], said[3]} <= set(LABELS)
+
+
+def test_words_of_the_file_arrive_as_they_are(network, find_program, run, tmp_path):
+    import onnx
+
+    model = onnx.load(network("unbatched"))
+    entry = next(each for each in model.metadata_props if each.key == "lstm_edge")
+    manifest = json.loads(entry.value)
+    manifest["task"]["units"] = units = ["m/s²", 'a "quote" \\ and ??/ */', "°C"]
+    manifest["signal"]["sampling_rate"] = 12.5
+    entry.value = json.dumps(manifest)
+    onnx.save(model, tmp_path / "words.onnx")
+    folder = to_c(tmp_path / "words.onnx").save(tmp_path / "words_c")
+    (tmp_path / "print.c").write_text(
+        '#include "words.h"\n#include <stdio.h>\n'
+        "int main(void) { for (int i = 0; i < 3; ++i) puts(words_units[i]);"
+        ' printf("%g %d %d %d\\n", (double)WORDS_SAMPLING_RATE, WORDS_CHUNK, WORDS_INPUTS, WORDS_OUTPUTS);'
+        " return 0; }\n"
+    )
+    run(find_program("gcc"), *STRICT, *sources(folder), tmp_path / "print.c", "-lm", "-o", tmp_path / "print")
+    assert run(tmp_path / "print").splitlines() == [*units, "12.5 1 3 3"]
+
+
+def test_the_same_file_gives_the_same_bytes_in_every_process(network, folder_of, tmp_path):
+    for seed in ("1", "2"):
+        script = (
+            "import sys; from lstm_edge_exporters.targets.c import to_c\n"
+            "to_c(sys.argv[1], name='net').save(sys.argv[2])"
+        )
+        command = [sys.executable, "-c", script, network("layers"), tmp_path / seed]
+        subprocess.run(command, check=True, env={**os.environ, "PYTHONHASHSEED": seed})
+    folders = [folder_of("layers"), tmp_path / "1", tmp_path / "2"]
+    contents = [{str(p.relative_to(f)): p.read_bytes() for p in f.rglob("*") if p.is_file()} for f in folders]
+    assert contents[0] == contents[1] == contents[2]

@@ -1,0 +1,141 @@
+"""What a run folder says of its training, and the page made of it."""
+
+import csv
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lstm_edge.report.training import write_report
+from lstm_edge.run_files import CONFIG, CURVES, HISTORY, METRICS, REPORT
+from lstm_edge.training import DataConfig, TrainConfig, train
+from lstm_edge_runtime.errors import FileFormatError, NotFoundError
+
+QUICK = TrainConfig(hidden_size=4, epochs=3, batch_size=4)
+
+
+@pytest.fixture(scope="module")
+def classes(tmp_path_factory):
+    """A run on two classes, one of them with markup for a name and six times rarer."""
+    random = np.random.default_rng(0)
+    folder = tmp_path_factory.mktemp("classes")
+    y = np.where(np.arange(42) % 7 == 0, "<b>rare</b>", "usual")
+    x = random.normal(size=(42, 300, 2)) * 10 + 100
+    np.savez(
+        folder / "d.npz", x=x, y=y, features=np.array(["speed", "<i>load</i>"]), sampling_rate=np.array(50)
+    )
+    train(folder / "d.npz", folder / "run", config=QUICK)
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def values(tmp_path_factory):
+    """A run on values to predict."""
+    random = np.random.default_rng(1)
+    folder = tmp_path_factory.mktemp("values")
+    rows = "\n".join(f"{a:.3f},{3 * a + b:.3f}" for a, b in random.normal(size=(400, 2)))
+    (folder / "d.csv").write_text("speed,power\n" + rows)
+    data = DataConfig(targets=("power",), window=10, units=("W",))
+    train(folder / "d.csv", folder / "run", config=QUICK, data_config=data)
+    return folder / "run"
+
+
+def test_the_history_has_a_line_for_each_epoch(classes, values):
+    for run, scored in ((classes, True), (values, False)):
+        rows = list(csv.DictReader((run / HISTORY).read_text().splitlines()))
+        assert [int(row["epoch"]) for row in rows] == [1, 2, 3]
+        assert all(float(row["loss"]) > 0 and float(row["validation_loss"]) > 0 for row in rows)
+        assert all(bool(row["accuracy"]) == scored for row in rows)
+
+
+def test_the_metrics_agree_with_one_another_and_the_signals_are_in_raw_units(classes):
+    document = json.loads((classes / METRICS).read_text())
+    scores, sets = document["test"], document["data"]["sets"]
+    confusion = np.array(scores["confusion"])
+    assert scores["accuracy"] == pytest.approx(np.trace(confusion) / confusion.sum())
+    assert confusion.sum(axis=1).tolist() == list(scores["count"].values())
+    assert confusion.sum() == sets["test"]["samples"] == sum(sets["test"]["classes"].values())
+    for row, label in enumerate(scores["count"]):
+        recall, precision = scores["recall"][label], scores["precision"][label]
+        assert recall == pytest.approx(confusion[row, row] / confusion[row].sum())
+        if precision:
+            assert scores["f1"][label] == pytest.approx(2 * precision * recall / (precision + recall))
+    signal = np.array(document["signals"]["usual"])
+    assert signal.shape == (200, 2)
+    assert signal.mean() == pytest.approx(100, abs=2)
+    wrong = confusion.sum() - np.trace(confusion)
+    assert len(document["mistakes"]) == min(6, wrong)
+    assert document["data"]["sampling_rate"] == 50
+
+
+def test_an_imbalance_is_noted_unless_the_classes_are_weighted(classes, tmp_path):
+    (note,) = json.loads((classes / METRICS).read_text())["data"]["notes"]
+    assert "of 'usual' and" in note
+    assert "--class-weight balanced" in note
+    config = TrainConfig(hidden_size=4, epochs=1, batch_size=4, class_weight="balanced")
+    run = train(classes.parent / "d.npz", tmp_path / "run", config=config)
+    assert run.summary["split"]["notes"] == []
+
+
+def test_weighted_classes_are_recognized_more_often_where_they_are_rare(tmp_path):
+    random = np.random.default_rng(2)
+    y = (np.arange(220) % 11 == 0).astype(int)
+    x = random.normal(size=(220, 6, 1)) + y[:, None, None] * 0.7
+    np.savez(tmp_path / "d.npz", x=x, y=y)
+    recalls = [
+        train(
+            tmp_path / "d.npz",
+            tmp_path / weight,
+            config=TrainConfig(hidden_size=4, epochs=15, class_weight=weight),
+        ).summary["test"]["recall"]["1"]
+        for weight in ("none", "balanced")
+    ]
+    assert recalls[0] + 0.4 < recalls[1]
+
+
+def test_the_page_shows_scores_curves_mistakes_signals_and_data_and_takes_names_as_text(classes):
+    page, picture = write_report(classes)
+    assert (page, picture) == (classes / REPORT, classes / CURVES)
+    text = page.read_text()
+    for part in ("plot-loss", "plot-accuracy", "classes", "confusion", "plot-signal-1", "data"):
+        assert f'id="{part}"' in text
+    assert not re.search(r"<(script|b>rare|i>load|img|link rel=.stylesheet)", text)
+    assert "&lt;b&gt;rare" in text
+    assert "--class-weight balanced" in text
+    with Image.open(picture) as image:
+        assert image.width > 1.5 * image.height
+
+
+def test_values_are_shown_against_the_truth(values):
+    document = json.loads((values / METRICS).read_text())
+    pairs = np.array(document["pairs"]["power"])
+    rmse = document["test"]["rmse"]["power"]
+    assert np.sqrt(((pairs[:, 1] - pairs[:, 0]) ** 2).mean()) == pytest.approx(rmse, rel=1e-6)
+    text = write_report(values)[0].read_text()
+    assert 'id="plot-values-power"' in text
+    assert 'id="confusion"' not in text
+
+
+def test_the_report_verb_needs_no_torch_and_no_data(invoke, classes, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "torch", None)
+    (classes / REPORT).unlink(missing_ok=True)
+    code, out, _ = invoke("report", classes, "--json")
+    assert code == 0
+    assert json.loads(out)["report"] == str(classes / REPORT)
+    assert (classes / REPORT).is_file()
+
+
+def test_a_folder_without_a_run_or_with_a_damaged_one_is_refused(classes, tmp_path):
+    with pytest.raises(NotFoundError, match=r"has no config\.json; name a run folder"):
+        write_report(tmp_path)
+    for name in (CONFIG, HISTORY, METRICS):
+        (tmp_path / name).write_bytes((classes / name).read_bytes())
+    for name, content in ((METRICS, "{}"), (HISTORY, "epoch\nx\n"), (HISTORY, "epoch,loss\n"), (CONFIG, "[")):
+        before = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_text(content)
+        with pytest.raises(FileFormatError, match="does not hold what training wrote"):
+            write_report(tmp_path)
+        (tmp_path / name).write_bytes(before)
+    assert not (tmp_path / REPORT).exists()

@@ -1,0 +1,30 @@
+import inspect
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lstm_edge_runtime import errors, load
+from lstm_edge_runtime.errors import LstmEdgeError, NotFoundError, printable
+
+LEAVES = [each for _, each in inspect.getmembers(errors, inspect.isclass) if issubclass(each, LstmEdgeError)]
+
+
+@pytest.mark.parametrize("error", LEAVES)
+def test_a_message_never_carries_what_a_terminal_obeys(error):
+    message = str(error("labels \x1b[2J\x07 of \u202egnp.exe and \udce9, expected text"))
+    assert message == "labels \\x1b[2J\\x07 of \\u202egnp.exe and \\udce9, expected text"
+    assert str(error("läuft ✓ on two\nlines")) == "läuft ✓ on two\nlines"
+
+
+def test_a_file_name_can_not_write_to_the_terminal(tmp_path):
+    with pytest.raises(NotFoundError, match=r"\\x1b\]0;title\\x07\.onnx is not there"):
+        load(tmp_path / "\x1b]0;title\x07.onnx")
+
+
+@given(st.text(alphabet=st.characters()))
+def test_what_is_printable_can_be_encoded_and_stays_as_it_is(text):
+    safe = printable(text)
+    safe.encode()
+    assert printable(safe) == safe
+    assert all(each.isprintable() or each == "\n" for each in safe)

@@ -1,0 +1,230 @@
+"""``lstm-edge convert --to web``: what the folder holds, what is refused; ``web/test`` looks at the page."""
+
+import base64
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from lstm_edge_exporters.targets.web import Recording, to_site
+from lstm_edge_runtime.errors import CheckFailedError, InputError, ManifestError, NotFoundError
+from lstm_edge_runtime.manifest import KEY
+
+PACKAGE = "node_modules/onnxruntime-web"
+
+
+@pytest.fixture
+def made(invoke, data, onnxruntime_web, tmp_path):
+    folder = tmp_path / "site"
+    code, _, error = invoke(
+        "convert",
+        data / "motions-int8.onnx",
+        "--to",
+        "web",
+        "-o",
+        folder,
+        "--ort",
+        onnxruntime_web / PACKAGE,
+    )
+    assert code == 0, error
+    return folder
+
+
+def files_of(folder):
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_site_holds_the_file_as_it_is_and_names_every_file_to_keep_offline(made, data, site_of):
+    assert (made / "model.onnx").read_bytes() == (data / "motions-int8.onnx").read_bytes()
+    site = site_of(made)
+    assert site["name"] == "motions-int8.onnx"
+    assert set(site["files"]) == files_of(made) - {"sw.js"} | {"./"}
+    assert {"index.html", "lstm-edge/index.js", "ort/ort-wasm-simd-threaded.wasm"} <= set(site["files"])
+
+
+def test_a_site_replays_one_held_out_recording_of_each_activity(made, site_of):
+    recordings = site_of(made)["recordings"]
+    assert sorted(one["label"] for one in recordings) == ["Badminton", "Running", "Standing", "Walking"]
+    for one in recordings:
+        assert len(base64.b64decode(one["x"])) == 100 * 6 * 4
+        assert one["features"] == ["acc_x", "acc_y", "acc_z", "gyr_x", "gyr_y", "gyr_z"]
+
+
+def test_the_same_file_gives_the_same_site_and_another_one_another_version(data, onnxruntime_web):
+    first, again = (to_site(data / "lstm.onnx", onnxruntime_web / PACKAGE, []) for _ in range(2))
+    other = to_site(
+        data / "lstm.onnx",
+        onnxruntime_web / PACKAGE,
+        [Recording("walk", np.zeros((2, 3), np.float32))],
+    )
+    assert first.files == again.files
+    assert first.files["site.js"] != other.files["site.js"]
+    assert b"version" in first.files["site.js"]
+
+
+def test_an_ort_file_keeps_its_suffix_by_which_onnxruntime_tells_the_format(data, onnxruntime_web):
+    site = to_site(data / "motions-int8.ort", onnxruntime_web / PACKAGE, [])
+    assert site.files["model.ort"] == (data / "motions-int8.ort").read_bytes()
+
+
+@pytest.mark.parametrize("suffix", ["npz", "csv"])
+def test_recordings_of_ones_own_are_one_of_each_label(
+    invoke, data, onnxruntime_web, tmp_path, site_of, suffix
+):
+    x = np.random.default_rng(0).normal(size=(5, 7, 3)).astype(np.float32)
+    if suffix == "npz":
+        np.savez(
+            tmp_path / "own.npz",
+            x=x,
+            y=["rest", "walk", "rest", "run", "walk"],
+            split=["train", "test", "test", "test", "train"],
+        )
+        expected = {"walk": 1, "rest": 2, "run": 3}
+    else:
+        rows = [f"{row},{a},{b},{c}" for row in range(5) for a, b, c in x[row].tolist()]
+        (tmp_path / "own.csv").write_text("\n".join(["series,ax,ay,az", *rows]))
+        expected = {str(row): row for row in range(5)}
+    code, _, error = invoke(
+        "convert",
+        data / "lstm.onnx",
+        "--to",
+        "web",
+        "-o",
+        tmp_path / "site",
+        "--ort",
+        onnxruntime_web / PACKAGE,
+        "--data",
+        tmp_path / f"own.{suffix}",
+    )
+    assert code == 0, error
+    found = {
+        one["label"]: np.frombuffer(base64.b64decode(one["x"]), "<f4").reshape(-1, 3)
+        for one in site_of(tmp_path / "site")["recordings"]
+    }
+    assert found.keys() == expected.keys()
+    for label, row in expected.items():
+        np.testing.assert_allclose(found[label], x[row], rtol=1e-6)
+
+
+def test_a_file_with_other_features_brings_no_recording_of_the_demo(
+    invoke, data, onnxruntime_web, tmp_path, site_of, monkeypatch
+):
+    monkeypatch.chdir(onnxruntime_web)  # npm's folder is found from the working directory
+    code, _, error = invoke("convert", data / "lstm.onnx", "--to", "web", "-o", tmp_path / "site")
+    assert code == 0, error
+    assert site_of(tmp_path / "site")["recordings"] == []
+
+
+def test_npm_s_folder_is_found_above_and_named_where_it_is_not(
+    invoke, data, onnxruntime_web, tmp_path, monkeypatch
+):
+    below = onnxruntime_web / "below" / "further"
+    below.mkdir(parents=True, exist_ok=True)
+    monkeypatch.chdir(below)
+    assert invoke("convert", data / "lstm.onnx", "--to", "web", "-o", tmp_path / "found")[0] == 0
+    monkeypatch.chdir(tmp_path)
+    code, _, error = invoke("convert", data / "lstm.onnx", "--to", "web", "-o", tmp_path / "lost")
+    assert code == 2
+    assert "npm install onnxruntime-web" in error
+    assert "--ort" in error
+    assert len(error.splitlines()) == 1
+    assert not (tmp_path / "lost").exists()
+
+
+def test_a_wrong_folder_of_onnxruntime_web_is_refused(data, tmp_path):
+    with pytest.raises(InputError, match=r"ort\.wasm\.bundle\.min\.mjs"):
+        to_site(data / "lstm.onnx", tmp_path, [])
+
+
+def test_a_file_without_a_manifest_is_refused_with_what_to_do(data, onnxruntime_web):
+    with pytest.raises(ManifestError, match="lstm-edge lift"):
+        to_site(data / "bare.onnx", onnxruntime_web / PACKAGE, [])
+
+
+def test_a_file_that_fails_its_golden_case_makes_no_site(data, onnxruntime_web, tmp_path, invoke):
+    content = (data / "lstm.onnx").read_bytes()
+    start = content.index(KEY.encode())
+    # the last bytes of a weight, well before the manifest
+    spoilt = bytearray(content)
+    spoilt[start // 2 : start // 2 + 4] = np.float32(3).tobytes()
+    (tmp_path / "spoilt.onnx").write_bytes(spoilt)
+    with pytest.raises(CheckFailedError, match="golden case fails"):
+        to_site(tmp_path / "spoilt.onnx", onnxruntime_web / PACKAGE, [])
+    code, _, _ = invoke(
+        "convert",
+        tmp_path / "spoilt.onnx",
+        "--to",
+        "web",
+        "-o",
+        tmp_path / "site",
+        "--ort",
+        onnxruntime_web / PACKAGE,
+    )
+    assert code == 1
+    assert not (tmp_path / "site").exists()
+
+
+def test_an_earlier_site_is_replaced_and_other_folders_are_left_alone(
+    made, invoke, data, onnxruntime_web, tmp_path, site_of
+):
+    again = ("convert", data / "lstm.onnx", "--to", "web", "--ort", onnxruntime_web / PACKAGE, "-o")
+    assert invoke(*again, made)[0] == 0
+    assert site_of(made)["name"] == "lstm.onnx"
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.tex").write_text("all of it")
+    code, _, error = invoke(*again, mine)
+    assert code == 2
+    assert "thesis.tex, which would be lost" in error
+    assert files_of(mine) == {"thesis.tex"}
+    assert invoke(*again, mine / "thesis.tex")[0] == 2
+    assert invoke(*again, tmp_path / "nowhere" / "site")[0] == 2
+    assert {path.name for path in tmp_path.iterdir()} == {"site", "mine"}
+
+
+def test_a_site_can_be_made_in_an_empty_folder_and_below_the_working_directory(
+    data, onnxruntime_web, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "site").mkdir()
+    site = to_site(data / "lstm.onnx", onnxruntime_web / PACKAGE, [])
+    site.save("site")
+    assert (tmp_path / "site" / "index.html").is_file()
+    with pytest.raises(NotFoundError, match="make it first"):
+        site.save("a/b")
+
+
+def test_a_name_that_is_code_stays_a_name(data, onnxruntime_web, tmp_path, site_of):
+    name = "</script><script>alert(1)'\"\u2028#?%.onnx".replace("/", "")
+    shutil.copy(data / "lstm.onnx", tmp_path / name)
+    to_site(tmp_path / name, onnxruntime_web / PACKAGE, []).save(tmp_path / "site")
+    assert site_of(tmp_path / "site")["name"] == name
+    assert (tmp_path / "site" / "site.js").read_bytes().isascii()
+
+
+def test_options_of_the_page_do_not_go_with_other_formats(invoke, data, tmp_path):
+    code, _, error = invoke("convert", data / "lstm.onnx", "-o", tmp_path / "m.ort", "--ort", tmp_path)
+    assert code == 2
+    assert "--ort does not go with --to ort" in error
+
+
+def test_a_site_is_made_without_torch_and_onnx(data, onnxruntime_web, tmp_path):
+    program = (
+        "import sys; sys.modules.update(dict.fromkeys(['torch', 'onnx', 'onnx_ir', 'onnxscript']))\n"
+        "from lstm_edge.cli import main\n"
+        "sys.exit(main())"
+    )
+    words = [
+        "convert",
+        data / "motions-int8.onnx",
+        "--to",
+        "web",
+        "-o",
+        tmp_path / "site",
+        "--ort",
+        onnxruntime_web / PACKAGE,
+    ]
+    ran = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr

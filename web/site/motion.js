@@ -1,0 +1,61 @@
+/** This device's motion sensor, as the features of a file. */
+
+/** @typedef {{acceleration: string, rotation: string}} Units */
+
+const GRAVITY = 9.80665;
+/** rotationRate names its angles by the axis that they turn about */
+const ANGLES = /** @type {const} */ ({ x: "beta", y: "gamma", z: "alpha" });
+
+/**
+ * Return which reading each feature is, or null where a name is none.
+ *
+ * @param {readonly string[]} features for example `acc_x`, `gyr_z`, `ax`
+ */
+export function readings(features) {
+  const found = features.map((name) => {
+    const [, acceleration, axis] = /^(a|acc\w*?|lin\w*?|user\w*?)[\s_.-]?([xyz])$/i.exec(name) ?? [];
+    const [, rotation, about] = /^(g|gyr\w*?|rot\w*?|w|omega)[\s_.-]?([xyz])$/i.exec(name) ?? [];
+    const letter = /** @type {"x" | "y" | "z" | undefined} */ ((axis ?? about)?.toLowerCase());
+    return letter && { kind: acceleration ? "acceleration" : rotation ? "rotation" : "", axis: letter };
+  });
+  return found.length && found.every((one) => one !== undefined) ? found : null;
+}
+
+/** Averages the readings between two samples. */
+export class Sampler {
+  #wanted;
+  #units;
+  /** @type {number[]} */ #sums;
+  #count = 0;
+  /** @type {Float32Array | null} */ #latest = null;
+
+  /** @param {NonNullable<ReturnType<typeof readings>>} wanted @param {Units} units */
+  constructor(wanted, units) {
+    this.#wanted = wanted;
+    this.#units = units;
+    this.#sums = wanted.map(() => 0);
+  }
+
+  /** @param {DeviceMotionEvent} event @returns {boolean} whether it holds every reading that is wanted */
+  add(event) {
+    const { acceleration, rotation } = this.#units;
+    const force = acceleration === "linear" ? event.acceleration : event.accelerationIncludingGravity;
+    const values = this.#wanted.map(({ kind, axis }) =>
+      kind === "acceleration"
+        ? (force?.[axis] ?? NaN) / (acceleration === "g" ? GRAVITY : 1)
+        : (event.rotationRate?.[ANGLES[axis]] ?? NaN) * (rotation === "radians" ? Math.PI / 180 : 1),
+    );
+    if (!values.every(Number.isFinite)) return false;
+    values.forEach((value, place) => { this.#sums[place] = (this.#sums[place] ?? 0) + value; });
+    this.#count += 1;
+    return true;
+  }
+
+  /** Return the mean since the last call, the last one where nothing came; null before the first reading. */
+  take() {
+    if (this.#count) this.#latest = Float32Array.from(this.#sums, (sum) => sum / this.#count);
+    this.#sums.fill(0);
+    this.#count = 0;
+    return this.#latest;
+  }
+}

@@ -1,0 +1,124 @@
+/** A signal and, below it, what was recognized at each moment. */
+
+const LANE = 84, BAND = 36, TOP = 18;
+
+/** @param {string} name @param {Record<string, string | number>} attributes @param {string} [text] */
+export function svg(name, attributes, text) {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, String(value));
+  if (text !== undefined) element.textContent = text;
+  return element;
+}
+
+/**
+ * Return the places of names by the lane that they are drawn in: `acc_x acc_y gyr_x` are two lanes.
+ *
+ * @param {readonly string[]} names
+ * @returns {Map<string, number[]>}
+ */
+export function lanesOf(names) {
+  /** @type {Map<string, number[]>} */
+  const lanes = new Map();
+  names.forEach((name, place) => {
+    const stem = name.replace(/[\s_.-]?([xyz]|\d+)$/i, "");
+    lanes.set(stem, [...(lanes.get(stem) ?? []), place]);
+  });
+  return lanes.size <= 3 ? lanes : new Map([["", names.map((_, place) => place)]]);
+}
+
+/** Draws the samples and results that are pushed, at most once a frame. */
+export class Plot {
+  /** @type {{sample: ArrayLike<number>, result: ArrayLike<number>}[]} */ #rows = [];
+  #svg;
+  #what;
+  #columns = 1;
+  #asked = false;
+
+  /**
+   * @param {SVGElement} element
+   * @param {{names: readonly string[], labels: readonly string[], outputs: readonly string[]}} what the names of a sample's
+   *   values; the classes; for a regression the names of the values
+   */
+  constructor(element, what) {
+    this.#svg = element;
+    this.#what = what;
+    this.clear(1);
+    new ResizeObserver(() => this.draw()).observe(element);
+  }
+
+  /** @param {number} columns the number of samples that the plot is wide */
+  clear(columns) {
+    this.#rows = [];
+    this.#columns = columns;
+    this.draw();
+  }
+
+  /** @param {ArrayLike<number>} sample @param {ArrayLike<number>} result */
+  push(sample, result) {
+    this.#rows.push({ sample, result });
+    if (this.#rows.length > this.#columns) this.#rows.shift();
+  }
+
+  /** Draw before the next frame. */
+  ask() {
+    if (this.#asked) return;
+    this.#asked = true;
+    requestAnimationFrame(() => {
+      this.#asked = false;
+      this.draw();
+    });
+  }
+
+  draw() {
+    const width = this.#svg.clientWidth || 300, { names, labels, outputs } = this.#what, parts = [];
+    let top = 0;
+    const lane = (/** @type {string} */ name, /** @type {number[]} */ places, /** @type {"sample" | "result"} */ of) => {
+      parts.push(...this.#lane(name, places, of, top, width));
+      top += LANE + TOP;
+    };
+    for (const [name, places] of lanesOf(names)) lane(name, places, "sample");
+    if (labels.length) {
+      parts.push(this.#band(top, width));
+      top += BAND;
+    } else {
+      for (const [name, places] of lanesOf(outputs)) lane(name, places, "result");
+    }
+    this.#svg.setAttribute("viewBox", `0 0 ${width} ${top}`);
+    this.#svg.setAttribute("height", String(top));
+    this.#svg.replaceChildren(...parts);
+  }
+
+  /** @param {string} name @param {number[]} places @param {"sample" | "result"} of @param {number} top @param {number} width */
+  #lane(name, places, of, top, width) {
+    const values = places.map((place) => this.#rows.map((row) => Number(row[of][place])));
+    const finite = values.flat().filter(Number.isFinite), low = Math.min(0, ...finite), high = Math.max(0, ...finite);
+    const y = (/** @type {number} */ value) => top + TOP + LANE * (1 - (value - low) / (high - low || 1));
+    const x = (/** @type {number} */ index) => (width * (index + 0.5)) / this.#columns;
+    const range = finite.length ? ` ${low.toPrecision(2)} to ${high.toPrecision(2)}` : "";
+    return [
+      svg("line", { class: "axis", x1: 0, x2: width, y1: y(0), y2: y(0) }),
+      svg("text", { x: 0, y: top + 12 }, name + range),
+      ...values.map((line, at) => svg("polyline", {
+        class: `s${(places[at] ?? 0) % 6}`,
+        points: line.map((value, index) => `${x(index).toFixed(1)},${y(value).toFixed(1)}`).join(" "),
+      })),
+    ];
+  }
+
+  /** @param {number} top @param {number} width */
+  #band(top, width) {
+    const band = svg("g", { class: "band" }), step = width / this.#columns;
+    const said = this.#rows.map(({ result }) => best(result));
+    for (let from = 0, to = 0; from < said.length; from = to) {
+      while (to < said.length && said[to] === said[from]) to += 1;
+      const label = this.#what.labels[said[from] ?? 0] ?? "", room = (to - from) * step;
+      band.append(svg("rect", { class: `c${(said[from] ?? 0) % 8}`, x: from * step, y: top + 8, width: room, height: BAND - 8 }));
+      const shown = [label, label.slice(0, 1)].find((text) => text.length * 8 + 6 < room);
+      if (shown) band.append(svg("text", { x: from * step + 5, y: top + 26 }, shown));
+    }
+    return band;
+  }
+}
+
+/** Return the place of the largest value. @param {ArrayLike<number>} values */
+export const best = (values) => Array.from(values).reduce((top, value, place, all) => (value > (all[top] ?? -Infinity) ? place : top), 0);

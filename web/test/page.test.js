@@ -1,0 +1,333 @@
+/** The page that `lstm-edge convert --to web` makes, as people use it. */
+
+import assert from "node:assert/strict";
+import { mkdtempSync, readFileSync, writeFileSync } from "node:fs";
+import { rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, afterEach, before, beforeEach, describe, test } from "node:test";
+
+import { browserPath, DATA, launch, serve, WEB } from "./browser.js";
+import { withManifest } from "./cases.js";
+import { hasCommand, lstmEdge, skipWithout } from "./made.js";
+
+/** @import { Browser, BrowserContext, BrowserContextOptions, Page } from "playwright-core" */
+
+const AXE = readFileSync(join(WEB, "node_modules/axe-core/axe.min.js"), "utf8");
+const skip = skipWithout("lstm-edge", hasCommand) || skipWithout("chromium", browserPath);
+const SHOTS = process.env.LSTM_EDGE_SCREENSHOTS;
+
+describe("the page", { skip }, () => {
+  const folder = mkdtempSync(join(tmpdir(), "lstm-edge-page-")), site = join(folder, "site");
+  /** @type {Browser} */ let browser;
+  /** @type {BrowserContext} */ let context;
+  /** @type {Page} */ let page;
+  /** @type {Awaited<ReturnType<typeof serve>>} */ let server;
+  /** @type {string[]} */ let complaints = [];
+
+  before(async () => {
+    lstmEdge("convert", join(DATA, "motions-int8.onnx"), "--to", "web", "-o", site);
+    for (const name of ["unbatched.onnx", "gru.onnx", "bare.onnx"]) writeFileSync(join(site, name), readFileSync(join(DATA, name)));
+    const change = (/** @type {string} */ name, /** @type {(manifest: any) => void} */ work) =>
+      writeFileSync(join(site, name), withManifest(readFileSync(join(DATA, "motions-int8.onnx")), work));
+    change("whole.onnx", (manifest) => { manifest.unstreamable = "layer 'encoder' is bidirectional"; });
+    change("fast.onnx", (manifest) => { manifest.signal.sampling_rate = 1e6; });
+    const names = "acc_x,acc_y,acc_z,gyr_x,gyr_y,gyr_z", rows = Array.from({ length: 6000 }, (_, row) => `${Math.sin(row)},1,2,3,4,5`);
+    writeFileSync(join(folder, "long.csv"), [names, ...rows].join("\n"));
+    lstmEdge("convert", join(site, "fast.onnx"), "--to", "web", "-o", join(folder, "slow"), "--data", join(folder, "long.csv"));
+    change("wrong.onnx", (manifest) => { manifest.golden.limit.h_n = 1e-9; });
+    change("hostile.onnx", (manifest) => {
+      manifest.task.labels = manifest.task.labels.map((/** @type {string} */ label) => `<img src=x onerror="window.pwned=1">${label}`);
+      manifest.signal.features = manifest.signal.features.map((/** @type {string} */ name) => `<script>window.pwned=1</script>${name}`);
+      manifest.provenance.versions = { "<b>torch</b>": "<svg onload=window.pwned=1>" };
+    });
+    server = await serve({ "": `${site}/`, "slow/": join(folder, "slow/") });
+    browser = await launch();
+  });
+  after(async () => {
+    await browser.close();
+    await server.close();
+    await rm(folder, { recursive: true });
+  });
+
+  /** @param {string} [path] @param {BrowserContextOptions} [options] */
+  async function visit(path = "", options = {}) {
+    context = await browser.newContext(options);
+    page = await context.newPage();
+    complaints = [];
+    page.on("console", (message) => { if (["error", "warning"].includes(message.type())) complaints.push(message.text()); });
+    page.on("pageerror", (error) => complaints.push(error.message));
+    await page.goto(server.url + path);
+    await settled();
+  }
+  const settled = () => page.waitForFunction(() => !/Reading/.test(document.getElementById("verdict")?.textContent ?? "Reading"));
+  const text = (/** @type {string} */ id) => page.locator(`#${id}`).innerText();
+  const result = (/** @type {string} */ id, /** @type {RegExp} */ words) =>
+    page.waitForFunction(([place, pattern]) => new RegExp(pattern ?? "").test(document.getElementById(place ?? "")?.textContent ?? ""), [id, words.source]);
+  const play = async () => {
+    await page.selectOption("#speed", "20");
+    await page.click("#play");
+    await result("replay-result", /A step takes/);
+  };
+  afterEach(() => context?.close());
+
+  test("it verifies the file within a second of loading it, and says what it is", async () => {
+    await visit();
+    assert.equal(await text("title"), "motions-int8.onnx");
+    const [, took] = /Verified on this device in ([\d.]+) ms: 9 comparisons/.exec(await text("verdict")) ?? [];
+    assert.ok(Number(took) < 1000, await text("verdict"));
+    const facts = await text("facts");
+    for (const fact of [/21.3 kB, int8/, /4ae04e59/, /Badminton, Running, Standing, Walking/, /acc_x, acc_y/, /10 Hz/, /100 samples/, /torch 2/, /h_0 \(1, N, 32\)/]) {
+      assert.match(facts, fact);
+    }
+    assert.deepEqual(complaints, []);
+  });
+
+  test("it replays a recording: the signal, and under it the decision", async () => {
+    await visit();
+    await page.selectOption("#recording", { label: "Walking" });
+    await play();
+    assert.match(await text("replay-result"), /Recognized as Walking after \d+\.\d s\. A step takes [\d.]+ ms on average; a sample comes every 5\.0 ms/);
+    assert.equal(await page.locator("#replay-plot polyline").count(), 6);
+    assert.equal((await page.locator("#replay-plot polyline").first().getAttribute("points"))?.split(" ").length, 100);
+    const decided = await page.locator("#replay-plot .band text").allTextContents();
+    assert.equal(decided.at(-1), "Walking");
+    const [signal, band] = await Promise.all(["polyline >> nth=5", ".band"].map((part) => page.locator(`#replay-plot ${part}`).boundingBox()));
+    assert.ok(signal && band && band.y >= signal.y + signal.height - 1, "the decision is under the signal");
+    assert.match((await page.locator("#replay-plot").getAttribute("aria-label")) ?? "", /Recognized as Walking/);
+    assert.match(await page.locator("#replay-bars").innerText(), /Walking\s+9\d %/);
+  });
+
+  test("every recording, replayed in the page, ends as the command line says", async () => {
+    await visit();
+    const names = await page.locator("#recording option").allInnerTexts();
+    assert.deepEqual(names.sort(), ["Badminton", "Running", "Standing", "Walking", "the file's own golden case"]);
+    for (const name of names.filter((each) => !each.startsWith("the"))) {
+      await page.selectOption("#recording", { label: name });
+      await play();
+      assert.match(await text("replay-result"), new RegExp(`Recognized as ${name}`));
+    }
+  });
+
+  test("it works by keyboard alone, and every control has a name and a visible focus", async () => {
+    await visit();
+    const names = [];
+    for (let presses = 0; presses < 12; presses += 1) {
+      await page.keyboard.press("Tab");
+      const focused = await page.evaluate(() => {
+        const at = /** @type {HTMLInputElement} */ (document.activeElement);
+        const shown = at.id === "pick" ? at.nextElementSibling : at;
+        return at === document.body ? null : { id: at.id, outline: shown && getComputedStyle(shown).outlineStyle };
+      });
+      if (!focused) break;
+      assert.equal(focused.outline, "solid", focused.id);
+      names.push(focused.id);
+      if (focused.id === "play") {
+        await page.keyboard.press("Enter");
+        await result("replay-result", /A step takes/);
+      }
+    }
+    assert.deepEqual(names, ["recording", "speed", "play", "acceleration", "rotation", "start", "pick"]);
+  });
+
+  test("nothing overflows and axe finds nothing, from 320 px, in light and dark", async () => {
+    await visit();
+    await play();
+    await page.evaluate(AXE);
+    for (const colorScheme of /** @type {const} */ (["light", "dark"])) {
+      for (const width of [320, 420, 1100]) {
+        await page.setViewportSize({ width, height: 900 });
+        await page.emulateMedia({ colorScheme });
+        assert.ok((await page.evaluate(() => document.documentElement.scrollWidth)) <= width, `no sideways scrolling at ${width}`);
+        const found = /** @type {any} */ (await page.evaluate("axe.run({ runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'] })"));
+        assert.deepEqual(found.violations.map((/** @type {any} */ each) => `${each.id}: ${each.nodes.map((/** @type {any} */ node) => node.html)}`), []);
+        assert.ok(found.passes.some((/** @type {any} */ each) => each.id === "color-contrast"), "contrast was measured");
+        if (SHOTS) await page.screenshot({ path: join(SHOTS, `web-page-${width}-${colorScheme}.png`), fullPage: true });
+      }
+    }
+  });
+
+  test("with reduced motion nothing moves: the whole replay is drawn at once", async () => {
+    await visit("", { reducedMotion: "reduce" });
+    assert.equal(await page.locator("#speed").isVisible(), false);
+    await page.evaluate(() => {
+      const seen = /** @type {any} */ (globalThis);
+      seen.drawn = 0;
+      new MutationObserver(() => { seen.drawn += 1; }).observe(/** @type {Node} */ (document.getElementById("replay-plot")), { childList: true });
+    });
+    await page.click("#play");
+    await result("replay-result", /A step takes/);
+    await page.waitForTimeout(100);
+    assert.ok(/** @type {number} */ (await page.evaluate("drawn")) <= 3, String(await page.evaluate("drawn")));
+  });
+
+  test("it works offline after the first visit, and threads come with it", async () => {
+    await visit();
+    assert.equal(await page.evaluate("crossOriginIsolated"), false);
+    await result("offline", /works offline from now on/);
+    await context.setOffline(true);
+    await page.goto(`${server.url}?threads=2`);
+    await settled();
+    assert.match(await text("verdict"), /Verified on this device/);
+    assert.equal(await page.evaluate("crossOriginIsolated"), true);
+    assert.equal(page.workers().length, 1, "one thread beside the page's own");
+    await play();
+    await assert.rejects(page.evaluate("fetch('nowhere.json')"));
+  });
+
+  test("a new version of the site is taken up, and an old one is not kept", async () => {
+    await visit();
+    await result("offline", /works offline/);
+    const file = join(site, "site.js"), before = readFileSync(file, "utf8");
+    try {
+      writeFileSync(file, before.replace(/"version": "\w+"/, '"version": "later"'));
+      await page.evaluate("navigator.serviceWorker.ready.then((ready) => ready.update())");
+      await page.close();
+      page = await context.newPage();
+      await page.goto(server.url);
+      await page.waitForFunction(async () => (await caches.keys()).join().endsWith(" later"));
+    } finally {
+      writeFileSync(file, before);
+    }
+  });
+
+  test("nothing leaves the device: no request but for the site's own files, and the policy refuses others", async () => {
+    context = await browser.newContext();
+    page = await context.newPage();
+    /** @type {string[]} */
+    const asked = [];
+    context.on("request", (request) => asked.push(`${request.method()} ${new URL(request.url()).origin}`));
+    await page.goto(server.url);
+    await settled();
+    await play();
+    assert.deepEqual([...new Set(asked)].filter((each) => !each.endsWith("null")), [`GET ${new URL(server.url).origin}`]);
+    const other = await serve({ "": `${site}/` });
+    try {
+      assert.equal((await fetch(other.url)).status, 200);
+      await assert.rejects(page.evaluate((url) => fetch(url, { mode: "no-cors" }), other.url), /Failed to fetch/);
+    } finally {
+      await other.close();
+    }
+  });
+
+  test("a file is dropped, picked or linked", async () => {
+    await visit("?model=unbatched.onnx");
+    assert.equal(await text("title"), "unbatched.onnx");
+    assert.match(await text("verdict"), /no golden case/);
+    await page.setInputFiles("#pick", join(DATA, "motions-int8.ort"));
+    await result("title", /motions-int8\.ort/);
+    await result("verdict", /Verified on this device/);
+    const content = readFileSync(join(DATA, "lstm.onnx")).toString("base64");
+    await page.evaluate((base64) => {
+      const data = new DataTransfer();
+      data.items.add(new File([Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0))], "dropped.onnx"));
+      window.dispatchEvent(new DragEvent("drop", { dataTransfer: data, cancelable: true }));
+    }, content);
+    await result("title", /dropped\.onnx/);
+    await result("verdict", /Verified on this device/);
+    assert.match(await text("facts"), /rest, walk, run, fall/);
+    assert.deepEqual(complaints, []);
+  });
+
+  test("what can't be opened is one sentence", async () => {
+    await visit("?model=bare.onnx");
+    assert.match(await text("verdict"), /carries no manifest.*lstm-edge lift/);
+    await page.goto(`${server.url}?model=nowhere.onnx`);
+    await settled();
+    assert.match(await text("verdict"), /nowhere\.onnx can't be read: 404/);
+    for (const link of ["https://example.org/har.onnx", "data:,x", "http://"]) {
+      await page.goto(`${server.url}?model=${encodeURIComponent(link)}`);
+      await settled();
+      assert.match(await text("verdict"), /its own host only/, link);
+    }
+    await page.goto(`${server.url}?model=wrong.onnx`);
+    await settled();
+    assert.match(await text("verdict"), /Not verified.*h_n differs/);
+  });
+
+  test("a file that can't be streamed says why, and runs a whole recording", async () => {
+    await visit("?model=whole.onnx");
+    assert.match(await text("replay-words"), /can't be streamed: layer 'encoder' is bidirectional/);
+    assert.match(await text("live-words"), /can't be streamed/);
+    await page.selectOption("#recording", { label: "Running" });
+    await page.click("#play");
+    await result("replay-result", /Recognized as Running\. The recording is of Running/);
+  });
+
+  test("values with units, and files with several inputs", async () => {
+    await visit("?model=unbatched.onnx");
+    assert.match(await text("facts"), /Units\s+m, m, m/);
+    await page.goto(`${server.url}?model=gru.onnx`);
+    await settled();
+    assert.match(await text("replay-words"), /No recording/);
+    assert.deepEqual(complaints, []);
+  });
+
+  test("a stranger's labels stay text", async () => {
+    await visit("?model=hostile.onnx");
+    await page.selectOption("#recording", { index: 0 });
+    await page.selectOption("#speed", "20");
+    await page.click("#play");
+    await result("replay-result", /A step takes/);
+    assert.equal(await page.evaluate("window.pwned"), undefined);
+    assert.match(await text("facts"), /<img src=x onerror/);
+    assert.equal(await page.locator("main img, main b b, main script").count(), 0);
+    assert.deepEqual(complaints, []);
+  });
+
+  test("a slow device says so, and a replay goes on", async () => {
+    await visit("slow/");
+    await page.click("#play");
+    await result("replay-result", /This device is too slow: a step takes [\d.]+ ms on average; a sample comes every .*replayed more slowly/);
+    await page.waitForFunction(() => document.querySelector("#replay-plot polyline")?.getAttribute("points")?.split(" ").length === 6000);
+  });
+
+  describe("live", () => {
+    const shake = (/** @type {number} */ count) => page.evaluate(async (times) => {
+      for (let turn = 0; turn < times; turn += 1) {
+        const sway = 12 * Math.sin(turn * 1.9);
+        dispatchEvent(new DeviceMotionEvent("devicemotion", {
+          acceleration: { x: 4.9 + sway, y: -4.6 + sway, z: -2.2 }, accelerationIncludingGravity: { x: 5, y: 5, z: 9.8 },
+          rotationRate: { alpha: 60, beta: 6, gamma: 3 }, interval: 16,
+        }));
+        await new Promise((resolve) => setTimeout(resolve, 20));
+      }
+    }, count);
+    beforeEach(() => visit());
+
+    test("motion is classified as it comes, until it is stopped", async () => {
+      assert.match(await text("live-words"), /may ask whether this page may read motion.*stay in this page/);
+      await page.click("#start");
+      await shake(60);
+      assert.match(await text("live-result"), /Now: (Badminton|Running|Standing|Walking)/);
+      assert.equal(await page.locator("#live-plot polyline").count(), 6);
+      await page.click("#start");
+      await result("live-result", /Stopped\. A step takes/);
+      assert.equal(await text("start"), "Start");
+    });
+
+    test("without a sensor it says so", async () => {
+      await page.click("#start");
+      await result("live-result", /No motion sensor answered/);
+    });
+
+    test("permission is asked, and a no is respected", async () => {
+      await page.evaluate("DeviceMotionEvent.requestPermission = async () => { window.asked = true; return 'denied'; }");
+      await page.click("#start");
+      await result("live-result", /told not to let this page read the motion sensor/);
+      assert.equal(await page.evaluate("window.asked"), true);
+      await page.evaluate("DeviceMotionEvent.requestPermission = async () => 'granted'");
+      await page.click("#start");
+      await shake(30);
+      await result("live-result", /Now: /);
+    });
+
+    test("a device that is too slow leaves samples out and says how many", async () => {
+      await page.goto(`${server.url}?model=fast.onnx`);
+      await settled();
+      await page.click("#start");
+      await shake(30);
+      await result("live-result", /too slow.*samples are left out|\d+ samples left out/);
+    });
+  });
+});
