@@ -1,4 +1,4 @@
-"""A sample of ``benchmarks/mutation.py``: what differs is found in full and quick, and what a file claims too."""
+"""A sample of ``benchmarks/mutation.py``: what differs is found, and so is what a file says wrongly."""
 
 import secrets
 import sys
