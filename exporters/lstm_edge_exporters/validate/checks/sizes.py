@@ -9,6 +9,8 @@ from ..subject import Subject
 __all__ = ["TITLE", "check"]
 
 _OFFSET = 1000
+_LONG = 100
+"""Steps from which on one row has its full length, for a fault may begin late."""
 TITLE = "Sizes"
 _QUICK = (*GRID, (200, 2), (1, 1000))
 _FULL = (*GRID, (1, 2), (2, 1), (7, 3), (1, 97), (16, 31), (13, 13), (64, 5), (2, 257), (300, 7), (1, 3000))
@@ -27,7 +29,9 @@ def check(subject: Subject) -> Iterator[Check]:
         if name in seen:
             continue
         seen.add(name)
-        feeds = subject.draw(n, length, _OFFSET + place, at_reset=place % 3 == 0, full=place % 2 == 0)
+        feeds = subject.draw(
+            n, length, _OFFSET + place, at_reset=place % 3 == 0, full=place % 2 == 0 or length >= _LONG
+        )
         one = subject.check(f"{name}{', states at reset' if place % 3 == 0 else ''}", feeds)
         compared = compared or one.status != "skipped"
         yield one
