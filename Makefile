@@ -6,7 +6,7 @@ export ORT_DISABLE_TELEMETRY := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-web test-arm test-thin test-oldest test-matrix check docs fmt clean
+.PHONY: help demo native test test-slow test-web test-arm test-thin test-oldest test-matrix check docs fmt clean
 
 help:  ## show the targets
 	@sed -n 's/^\([a-z-]*\):.*##/\1:/p' $(MAKEFILE_LIST)
@@ -21,7 +21,16 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install -q -e ".[cpu,export,dev,docs]"
 	@touch $@
 
-demo: $(VENV)/.installed  ## train, export, prove and run on real sensor data
+# The C library of native/, built where there is a C compiler; all else works without it.
+$(VENV)/.native: $(VENV)/.installed native/pyproject.toml native/CMakeLists.txt $(wildcard native/src/* native/include/* native/lstm_edge_native/*)
+	@if command -v $${CC:-cc} >/dev/null; then \
+	  echo '$(BIN)/python -m pip install -q ./native' && $(BIN)/python -m pip install -q ./native; \
+	else echo 'no C compiler: going on without the native engine (apt-get install gcc, then make native)'; fi
+	@command -v $${CC:-cc} >/dev/null && touch $@ || true
+
+native: $(VENV)/.native  ## build and install the native engine, where there is a C compiler
+
+demo: $(VENV)/.native  ## train, export, prove and run on real sensor data
 	$(BIN)/lstm-edge demo
 	@echo '(lstm-edge is in $(BIN); to call it by name: . $(BIN)/activate)'
 
@@ -37,10 +46,10 @@ docs: $(VENV)/.installed  ## build the documentation's site into site/
 # Two workers on two cores: a second torch thread in each would only wait.
 test test-slow: export OMP_NUM_THREADS := 1
 
-test: check  ## every check and every test but the full matrices
+test: check $(VENV)/.native  ## every check and every test but the full matrices
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
-test-slow: $(VENV)/.installed  ## the full matrices
+test-slow: $(VENV)/.native  ## the full matrices
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
 # npm writes this file last. What packages would run on installation only downloads GPU libraries.

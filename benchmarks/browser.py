@@ -1,10 +1,10 @@
-"""Time a file in Chromium, in Node and in Python, in turns on one machine: load, first step, steps.
+"""Time a file in Chromium, in Node and in Python, alternately on one machine: load, first step, steps.
 
     (cd web && npm ci) && python benchmarks/browser.py
 
 Prints the table of docs/web.md. A round visits every place once, so that what disturbs the machine disturbs
-Prints the table of docs/web.md. A round visits every place once, so that what disturbs the machine disturbs
-all; a cell is the median over the rounds, but p99 that of the quietest one. Each load is in a new process or
+all; a cell is the median over the rounds, but p99 that of the quietest round. Each load is in a fresh process
+or browser profile and includes the start of onnxruntime.
 """
 
 import argparse

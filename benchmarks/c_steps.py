@@ -1,7 +1,7 @@
 """What the demo's network costs in C: flash, RAM and instructions a step on a Cortex-M, and time a step here.
 
 The Cortex-M figures come from QEMU, which counts instructions (one a nanosecond); they are the same on every
-machine. The times here are medians of rounds in turns, C beside onnxruntime from Python.
+machine. The times here are medians of rounds alternately, C beside onnxruntime from Python.
 
     taskset -c 1 python benchmarks/c_steps.py
 

@@ -1,6 +1,6 @@
 """What int8, fp16 and ORT format give against the float file: size, time, load time, accuracy, tuning.
 
-Every ratio is measured in one process, on one thread, in turns with the float file; it is the median over the
+Every ratio is measured in one process, on one thread, beside the float file; it is the median over the
 rounds of a file's time by the float file's time beside it. Time is the process's CPU time: on one thread that
 is the wall time of a quiet machine, and other programs disturb it less.
 
@@ -71,7 +71,7 @@ def files_of(name: str, folder: Path) -> dict[str, Path]:
 
 
 def in_turns(calls: dict[str, Call], rounds: int, block: float) -> dict[str, tuple[float, float]]:
-    """Time each call in turns with the first one; gives its median seconds and median ratio to the first."""
+    """Time each call beside the first one; gives its median seconds and median ratio to the first."""
     base = next(iter(calls.values()))
     found = {}
     for name, call in calls.items():

@@ -1,4 +1,4 @@
-"""Whether what ``lstm-edge tune`` picks is ever slower than the defaults: every goal, measured anew."""
+"""Whether what ``lstm-edge tune`` picks is ever slower than the defaults: every goal, measured again."""
 
 import os
 from dataclasses import asdict

@@ -1,7 +1,7 @@
 """How fast the streaming runtime is beside the loop that most people write.
 
-Every ratio is taken in one process, in turns with its yardstick: the median over the repeats of the time by
-the yardstick's time beside it. Run it on a quiet machine, on one core:
+Every ratio is taken in one process, alternately with its baseline: the median over the repeats of the time by
+the baseline's time beside it. Run it on a quiet machine, on one core:
 
     taskset -c 1 python benchmarks/stream.py --json docs/stream.json --plot docs/stream.svg
 
@@ -50,9 +50,9 @@ class Row:
         return self.value <= self.must
 
 
-def ratio(times: dict[str, list[float]], name: str, yardstick: str) -> float:
-    """Return the median over the repeats of the time by the yardstick's beside it."""
-    return statistics.median(a / b for a, b in zip(times[name], times[yardstick], strict=True))
+def ratio(times: dict[str, list[float]], name: str, baseline: str) -> float:
+    """Return the median over the repeats of the time by the baseline's beside it."""
+    return statistics.median(a / b for a, b in zip(times[name], times[baseline], strict=True))
 
 
 def measure(folder: Path, repeats: int, litert: Path | None, rough: bool) -> tuple[list[Row], dict[str, Any]]:

@@ -29,7 +29,7 @@ def plain_session(path: Path) -> Any:
 
 
 def plain_loop(session: Any, x: np.ndarray, size: str) -> Call:
-    """Return the yardstick: ``session.run`` with numpy dicts, states fed back; ``x (N, L, I)`` each time."""
+    """Return the baseline: ``session.run`` with numpy dicts, states fed back; ``x (N, L, I)`` each time."""
     _, hidden, layers = SIZES[size]
     zeros = np.zeros((layers, len(x), hidden), np.float32)
     state = [zeros, zeros]
@@ -170,10 +170,10 @@ def batch_calls(path: Path, size: str, sources: int) -> dict[str, Call]:
 def interleave(
     calls: Mapping[str, Call], count: int, repeats: int, clock: Callable[[], float] = time.process_time
 ) -> dict[str, list[float]]:
-    """Time every call ``count`` times in turns; give seconds a call, one entry a repeat.
+    """Time every call ``count`` times alternately; give seconds a call, one entry a repeat.
 
     Time is by default the process's CPU time: on one thread the wall time of a quiet machine, less disturbed
-    by a busy one. The order is drawn anew for each repeat, so that no call always follows the same one.
+    by a busy one. The order is drawn again for each repeat, so that no call always follows the same one.
     """
     names = list(calls)
     for call in calls.values():

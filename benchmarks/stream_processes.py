@@ -54,7 +54,7 @@ print(json.dumps((rss() - before) / size))
 
 
 def loading_ratios(path: Path, repeats: int) -> list[float]:
-    """Return import plus load, against import of onnxruntime plus a session, in turns."""
+    """Return import plus load, against import of onnxruntime plus a session, alternately."""
     ratios = []
     for repeat in range(repeats + 1):
         ours, plain = float(_run(_OURS, path)), float(_run(_PLAIN, path))

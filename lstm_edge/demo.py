@@ -25,7 +25,7 @@ __all__ = [
     "CONFIG",
     "HeldOut",
     "Paths",
-    "Proof",
+    "StreamComparison",
     "compare_steps",
     "copy_recordings",
     "export_run",
@@ -60,7 +60,7 @@ class HeldOut:
 
 
 @dataclass(frozen=True)
-class Proof:
+class StreamComparison:
     """What running every held-out recording one sample at a time came to."""
 
     correct: int
@@ -144,7 +144,7 @@ def replay(stream: Stream, recording: npt.NDArray[np.float32]) -> Iterator[tuple
         yield logits.copy(), took
 
 
-def compare_steps(run: Run, stream: Stream, held_out: HeldOut) -> Proof:
+def compare_steps(run: Run, stream: Stream, held_out: HeldOut) -> StreamComparison:
     """Run every held-out recording step by step and compare each step with PyTorch on all samples so far."""
     assert run.task is not None
     replayed = [list(replay(stream, recording)) for recording in held_out.x]
@@ -159,7 +159,7 @@ def compare_steps(run: Run, stream: Stream, held_out: HeldOut) -> Proof:
     with torch.no_grad(), one_thread():
         expected = np.stack([module(x[:, : end + 1], *zeros)[0].numpy() for end in range(x.shape[1])], axis=1)
     said = [run.task.labels[index] for index in logits[:, -1].argmax(axis=-1)]
-    return Proof(
+    return StreamComparison(
         correct=sum(one == other for one, other in zip(said, held_out.activities, strict=True)),
         recordings=len(said),
         steps=len(times),

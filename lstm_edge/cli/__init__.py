@@ -14,18 +14,18 @@ from lstm_edge_runtime.errors import CheckFailedError
 __all__ = ["cli", "main"]
 
 _VERBS = {
-    "demo": "Train, export, prove and run on real sensor data.",
+    "demo": "Train, export, verify and run on real sensor data.",
     "train": "Train an LSTM1 on your data.",
     "report": "Write the page of a trained run: curves, confusion matrix, mistakes, data.",
-    "export": "Turn a trained network into one proven ONNX file.",
+    "export": "Turn a trained network into one verified ONNX file.",
     "lift": "Give any recurrent ONNX file its states as inputs and outputs.",
-    "validate": "Prove that a file computes what its reference computes.",
+    "validate": "Verify that a file computes what its reference computes.",
     "quantize": "Make a file smaller and faster: int8 or fp16, behind an accuracy gate.",
     "convert": "Turn a file into another format: ORT format for minimal builds of onnxruntime.",
     "predict": "Run a file on data.",
     "stream": "Run a file on samples as they arrive.",
     "inspect": "Show what a file takes, gives, costs and comes from.",
-    "selftest": "Prove on this device that a file computes what it should.",
+    "selftest": "Verify on this device that a file computes what it should.",
     "bench": "Measure files on this machine, side by side.",
     "tune": "Find the settings that serve a goal on this machine.",
     "doctor": "Show what this machine can run, and what to install for what it can't.",
@@ -64,7 +64,7 @@ class _LazyGroup(click.Group):
 )
 @click.version_option(__version__, prog_name="lstm-edge")
 def cli() -> None:
-    """Take a recurrent PyTorch network to the edge: train, export, prove, run.
+    """Take a recurrent PyTorch network to the edge: train, export, verify, run.
 
     \b
     Example:

@@ -104,14 +104,15 @@ def build_module(source: str, weights: Path | None) -> tuple[nn.Module, str | No
         ) from error
     if not isinstance(module, nn.Module):
         raise InputError(f"{source} gave a {type(module).__name__}, expected a torch.nn.Module")
+    module.eval()
     if weights is None:
-        return module.eval(), None
+        return module, None
     tensors = read_tensors(weights)
     try:
         module.load_state_dict(tensors)
     except RuntimeError as error:
         raise FileFormatError(f"{weights} does not fit {source}: {_in_one_line(error)}") from error
-    return module.eval(), hashlib.sha256(weights.read_bytes()).hexdigest()
+    return module, hashlib.sha256(weights.read_bytes()).hexdigest()
 
 
 def _in_one_line(error: BaseException) -> str:

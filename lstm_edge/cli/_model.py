@@ -10,7 +10,14 @@ import click
 if TYPE_CHECKING:
     from lstm_edge_runtime import Model
 
-__all__ = ["device_option", "model_argument", "open_model", "profile_option", "threads_option"]
+__all__ = [
+    "device_option",
+    "engine_option",
+    "model_argument",
+    "open_model",
+    "profile_option",
+    "threads_option",
+]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -61,10 +68,22 @@ def profile_option(function: _F) -> _F:
     )(function)
 
 
+def engine_option(function: _F) -> _F:
+    """Add ``--engine``."""
+    return click.option(
+        "--engine",
+        type=click.Choice(["auto", "onnxruntime", "native"]),
+        default="auto",
+        show_default=True,
+        help="What takes the steps; native is an error where it does not cover the file.",
+    )(function)
+
+
 def open_model(
     path: Path,
     device: str = "auto",
     threads: "int | Literal['auto']" = "auto",
+    engine: "Literal['auto', 'onnxruntime', 'native']" = "auto",
     profile: Path | None = None,
 ) -> "Model":
     """Load a model file; what ``load`` warns of becomes one line on standard error.
@@ -76,7 +95,7 @@ def open_model(
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        model = load(path, device=device, threads=threads, profile=profile)
+        model = load(path, device=device, threads=threads, engine=engine, profile=profile)
     for warning in caught:
         click.echo(f"note: {warning.message}", err=True)
     return model

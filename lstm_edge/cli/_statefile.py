@@ -18,7 +18,7 @@ __all__ = ["StateFile"]
 
 _STEPS = "steps"
 """Its name in the file, which otherwise is as ``State.save`` writes it: ``State.load`` reads it too."""
-_WRONG, _ADVICE = "is not a state that lstm-edge stream saved", "remove it to start anew"
+_WRONG, _ADVICE = "is not a state that lstm-edge stream saved", "remove it to start again"
 
 
 class StateFile:

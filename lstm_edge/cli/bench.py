@@ -11,7 +11,7 @@ from rich.text import Text
 from lstm_edge_runtime.errors import CheckFailedError, InputError
 
 from ._extras import needing_report
-from ._model import device_option, open_model, profile_option, threads_option
+from ._model import device_option, engine_option, open_model, profile_option, threads_option
 from ._output import console, echo_json, json_option, print_table
 from ._rate import RATE
 
@@ -62,6 +62,7 @@ def _counts(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int
     "--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a page with plots there."
 )
 @device_option
+@engine_option
 @threads_option
 @profile_option
 @json_option
@@ -74,6 +75,7 @@ def command(
     compare: Path | None,
     html: Path | None,
     device: str,
+    engine: Any,
     threads: Any,
     profile: Path | None,
     as_json: bool,
@@ -102,12 +104,13 @@ def command(
     names = _names(models)
     baseline = read_baseline(compare, names, chunk) if compare else None
     timed_models = [
-        TimedModel(name, path, open_model(path, device, threads, profile))
+        TimedModel(name, path, open_model(path, device, threads, engine, profile))
         for name, path in zip(names, models, strict=True)
     ]
     plan = Plan(seconds=seconds, chunk=chunk, streams=streams, rate=rate)
     settings = {
         "device": device,
+        "engine": engine,
         "threads": threads,
         "profile": None if profile is None else str(profile.resolve()),
     }

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from lstm_edge_runtime.errors import InputError
-from lstm_edge_runtime.files import check_target
+from lstm_edge_runtime.files import check_target, write_bytes
 
 from ._extras import needing_c, needing_export
 from ._output import echo_json, json_option, print_table
@@ -55,6 +55,21 @@ def _to_ort(model: Path, output: Path) -> _Written:
     )
 
 
+def _to_native(model: Path, output: Path) -> _Written:
+    check_target(output)
+    from lstm_edge_runtime.native.convert import to_native
+
+    content = to_native(model)
+    write_bytes(output, content)
+    before, after = model.stat().st_size, len(content)
+    return _Written(
+        "native program",
+        [(str(model), f"{before:,}"), (str(output), f"{after:,}")],
+        [],
+        {"bytes": {"before": before, "after": after}},
+    )
+
+
 def _to_c(model: Path, output: Path, chunk: int = 1, name: str | None = None) -> _Written:
     with needing_c("convert --to c"):
         from lstm_edge_exporters.targets.c import check_output, to_c
@@ -85,9 +100,8 @@ def _to_c(model: Path, output: Path, chunk: int = 1, name: str | None = None) ->
 
 
 def _to_web(model: Path, output: Path, ort: Path | None = None, data: Path | None = None) -> _Written:
-    from lstm_edge_exporters.targets.web import check_folder, find_runtime, to_site
+    from lstm_edge_exporters.targets.web import find_runtime, to_site
 
-    check_folder(output)
     runtime = ort or find_runtime(Path.cwd())
     site = to_site(model, runtime, recordings_for(model, data))
     site.save(output)
@@ -113,6 +127,7 @@ class _Target:
 _TARGETS = {
     "ort": _Target(_to_ort),
     "c": _Target(_to_c, ("chunk", "name")),
+    "native": _Target(_to_native),
     "web": _Target(_to_web, ("ort", "data")),
 }
 
@@ -135,6 +150,8 @@ def command(model: Path, target: str, output: Path, as_json: bool, **options: An
     needs are written beside it, as OUTPUT with the suffix .required_operators_and_types.config; docs/small.md
     says how to build from that.
 
+    native: a program, an .lep file, that the C library of lstm-edge-native and load() read without
+    onnxruntime; docs/native.md says how.
     c: C99, a folder that needs no runtime, for microcontrollers and boards without onnxruntime; docs/c.md.
 
     web: a folder OUTPUT with a static page that runs MODEL in the browser and works offline (docs/web.md).
@@ -146,6 +163,7 @@ def command(model: Path, target: str, output: Path, as_json: bool, **options: An
     \b
     Example:
       lstm-edge convert har-int8.onnx -o har-int8.ort
+      lstm-edge convert har.onnx --to native -o har.lep
       lstm-edge convert har.onnx --to c -o har_c/
       lstm-edge convert har.onnx --to web -o site
     """  # noqa: D301

@@ -21,7 +21,7 @@ from ._training import training_progress
 if TYPE_CHECKING:
     from lstm_edge_runtime import Stream
 
-    from ..demo import HeldOut, Proof
+    from ..demo import HeldOut, StreamComparison
 
 __all__ = ["command"]
 
@@ -44,10 +44,10 @@ _SPEED = 8
 )
 @json_option
 def command(folder: Path, as_json: bool) -> None:
-    """Train, export, prove and run a network on real sensor data, in about a minute.
+    """Train, export, verify and run a network on real sensor data, in about a minute.
 
     A smart watch's accelerometer and gyroscope say what its wearer does. The demo trains an LSTM1 on 40
-    recordings, exports it to one ONNX file, proves the file equal to PyTorch, and then runs the file one
+    recordings, exports it to one ONNX file, verifies it against PyTorch, and then runs the file one
     sample at a time on 40 recordings that training never saw.
 
     \b
@@ -77,7 +77,7 @@ def command(folder: Path, as_json: bool) -> None:
         f"LSTM1, {_demo.CONFIG.hidden_size} wide, on {split['train']} recordings "
         f"({split['validation']} more to stop by), {run.summary['epochs']} epochs in {took:.1f} s",
     )
-    with screen.status("tracing, exporting and proving"):
+    with screen.status("tracing, exporting and verifying"):
         artifact, took = _timed(lambda: _demo.export_run(run, paths))
     _say(
         screen,
@@ -95,14 +95,14 @@ def command(folder: Path, as_json: bool) -> None:
         )
         replays = _show(screen, stream, held_out, run.task.labels)
         with screen.status("running every held-out recording, and PyTorch beside it"):
-            proof = _demo.compare_steps(run, stream, held_out)
-    proof.check()
+            compared = _demo.compare_steps(run, stream, held_out)
+    compared.check()
     seconds = time.monotonic() - started
     if as_json:
         echo_json(
             {
-                **asdict(proof),
-                "accuracy": proof.accuracy,
+                **asdict(compared),
+                "accuracy": compared.accuracy,
                 "seconds": seconds,
                 "replays": replays,
                 "model": str(paths.model),
@@ -113,7 +113,7 @@ def command(folder: Path, as_json: bool) -> None:
         )
         return
     screen.print()
-    _conclude(screen, proof, 1e3 / held_out.sampling_rate, seconds)
+    _conclude(screen, compared, 1e3 / held_out.sampling_rate, seconds)
     screen.print("\nnext:", style="bold")
     for line in (
         f"lstm-edge inspect {paths.model}",
@@ -171,18 +171,22 @@ def _play(
     return said
 
 
-def _conclude(screen: Console, proof: "Proof", period_ms: float, seconds: float) -> None:
+def _conclude(screen: Console, compared: "StreamComparison", period_ms: float, seconds: float) -> None:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold")
     table.add_row(
-        "held-out accuracy", f"{proof.accuracy:.3f}", f"{proof.correct} of {proof.recordings} recordings"
+        "held-out accuracy",
+        f"{compared.accuracy:.3f}",
+        f"{compared.correct} of {compared.recordings} recordings",
     )
     table.add_row(
-        "largest difference", f"{proof.max_abs:.1e}", f"from PyTorch's logits, {proof.steps} steps compared"
+        "largest difference",
+        f"{compared.max_abs:.1e}",
+        f"from PyTorch's logits, {compared.steps} steps compared",
     )
     table.add_row(
         "time per step",
-        f"{proof.step_us:.1f} us",
+        f"{compared.step_us:.1f} us",
         f"median, from Python; a sample comes every {period_ms:.0f} ms",
     )
     table.add_row("all of it", f"{seconds:.0f} s", "")

@@ -16,6 +16,7 @@ __all__ = ["command"]
 
 _EXTRAS = {
     "export": "for train, export, lift, validate and quantize",
+    "native": "for steps several times faster",
     "report": "for pages and plots: validate --html, bench --html, train",
 }
 """The extras that verbs need, and what for."""
@@ -78,6 +79,7 @@ def _examine() -> Iterator[_Finding]:
     if host["governor"] not in (None, "performance"):
         yield _Finding("frequency governor", host["governor"], advice="for steady timings: performance")
     yield from _settings()
+    yield from _native()
     yield from _packages()
 
 
@@ -125,6 +127,26 @@ def _settings() -> Iterator[_Finding]:
     for name in _THREAD_VARIABLES:
         if name in os.environ:
             yield _Finding(name, os.environ[name], advice="onnxruntime takes threads= instead; unset it")
+
+
+def _native() -> Iterator[_Finding]:
+    from lstm_edge_runtime.errors import LstmEdgeError
+    from lstm_edge_runtime.native.library import installed, library
+
+    if not installed():
+        return
+    try:
+        opened = library()
+    except LstmEdgeError as error:
+        yield _Finding("native engine", str(error), ok=False, advice="build it again: make native")
+        return
+    isa = opened.lstm_edge_isa()
+    yield _Finding(
+        "native engine",
+        f"{opened.lstm_edge_version().decode()}, {isa.decode() if isa else 'no instruction set'}",
+        ok=isa is not None,
+        advice="" if isa else "LSTM_EDGE_ISA names an instruction set that this machine lacks; unset it",
+    )
 
 
 def _packages() -> Iterator[_Finding]:

@@ -90,11 +90,12 @@ def _state(spec: "StateSpec") -> dict[str, Any]:
 def _cost(path: Path, model: "Model") -> dict[str, Any]:
     """Return parameters and operations; a file in ORT format hides both."""
     from lstm_edge.cost import measure_cost
+    from lstm_edge_runtime.native.choice import uncovered
     from lstm_edge_runtime.onnx_reader import is_ort_format, read_onnx
 
     content = path.read_bytes()
-    if is_ort_format(content):
-        why = "a file in ORT format does not show its nodes"
+    if is_ort_format(content) or not model.providers:
+        why = f"a {'file in ORT format' if model.providers else 'native program'} does not show its nodes"
         return {"parameters": None, "flops_per_step": None, "flops_per_call": None, "why": why}
     file = read_onnx(content, path.parent)
     cost = measure_cost(content, file)
@@ -109,6 +110,7 @@ def _cost(path: Path, model: "Model") -> dict[str, Any]:
         "opsets": {domain or "ai.onnx": version for domain, version in file.opsets.items()},
         "ir_version": file.ir_version,
         "producer": file.producer,
+        "not_native": uncovered(file, model.interface) or None,
     }
 
 
@@ -139,6 +141,7 @@ def _facts(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if "nodes" in cost:
         opsets = ", ".join(f"{domain} {version}" for domain, version in cost["opsets"].items())
         yield "graph", f"{cost['nodes']} nodes; opset {opsets}; IR {cost['ir_version']}; {cost['producer']}"
+        yield "native engine", f"no: {cost['not_native']}" if cost["not_native"] else "covers it"
     if not document["manifest"]:
         yield "manifest", "none: states are paired by name and shape; nothing is known of task and origin"
         return

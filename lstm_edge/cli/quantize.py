@@ -1,4 +1,4 @@
-"""``lstm-edge quantize``: a smaller file, proven to compute nearly the same."""
+"""``lstm-edge quantize``: a smaller file, verified to compute nearly the same."""
 
 import sys
 from dataclasses import asdict

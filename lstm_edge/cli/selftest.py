@@ -43,7 +43,7 @@ def command(
       lstm-edge selftest har.onnx --device cuda
       lstm-edge selftest har.onnx --golden golden
     """  # noqa: D301
-    with open_model(model, device, threads, profile) as opened:
+    with open_model(model, device, threads, profile=profile) as opened:
         found = _own_case(opened) if golden is None else _folder(opened, golden)
         providers = opened.providers
     if as_json:
@@ -60,7 +60,9 @@ def command(
             for how, each in found
         ]
         print_table(
-            f"{model} on {providers[0]}", ["", "replayed", "output", "largest difference", "limit"], rows
+            f"{model} on {next(iter(providers), 'the native engine')}",
+            ["", "replayed", "output", "largest difference", "limit"],
+            rows,
         )
         if golden is None and not any(how == _CHUNKED for how, _ in found):
             console().print(

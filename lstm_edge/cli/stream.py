@@ -13,7 +13,14 @@ from lstm_edge.data.sample_input import sample_input
 from lstm_edge_runtime.errors import CheckFailedError, InputError
 
 from ._line import FrameParser, LineParser
-from ._model import device_option, model_argument, open_model, profile_option, threads_option
+from ._model import (
+    device_option,
+    engine_option,
+    model_argument,
+    open_model,
+    profile_option,
+    threads_option,
+)
 from ._pipes import LONGEST, LinePipe, stopped_by_signals
 from ._results import ResultLines, main_output, top_rows
 from ._statefile import StateFile
@@ -51,6 +58,7 @@ Parser = Callable[[bytes], "npt.NDArray[Any] | None"]
 @click.option("--strict", is_flag=True, help="Stop at a malformed line instead of skipping it.")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON lines instead of CSV.")
 @device_option
+@engine_option
 @threads_option
 @profile_option
 def command(
@@ -61,6 +69,7 @@ def command(
     strict: bool,
     as_json: bool,
     device: str,
+    engine: Any,
     threads: Any,
     profile: Path | None,
 ) -> None:
@@ -80,7 +89,7 @@ def command(
       read-sensor | lstm-edge stream har.onnx --state har.state.npz --json
     """  # noqa: D301
     with stopped_by_signals() as stop:
-        opened = open_model(model, device, threads, profile)
+        opened = open_model(model, device, threads, engine, profile)
         samples = sample_input(opened)
         manifest = opened.interface
         features = manifest.signal.features

@@ -39,7 +39,9 @@ def read_parquet(
     try:
         from pyarrow import ArrowException, parquet
     except ImportError as error:
-        raise MissingDependencyError(f"{path}: reading Parquet needs pyarrow; pip install pyarrow") from error
+        raise MissingDependencyError(
+            f'{path}: reading Parquet needs pyarrow; pip install "lstm-edge[parquet]"'
+        ) from error
     try:
         found = parquet.read_table(path)  # type: ignore[no-untyped-call]
     except (ArrowException, OSError) as error:

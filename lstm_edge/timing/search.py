@@ -80,7 +80,7 @@ class Outcome:
     """The default where nothing beats it."""
     trials: tuple[Trial, ...]
     final: Interval | None
-    """The chosen one's cost as a share of the default's, measured anew; None where it is the default."""
+    """The chosen one's cost as a share of the default's, measured again; None where it is the default."""
     cost: float
     """The chosen one's, in the objective's unit."""
     default_cost: float
@@ -111,7 +111,7 @@ def tune(
 
     Raises:
         LstmEdgeError: the file can't be opened or streamed as it is.
-        ContractError: a variant takes or gives other tensors, or carries no golden case to prove itself by.
+        ContractError: a variant takes or gives other tensors, or carries no golden case to be verified by.
         InputError: at the objective's rate, two comparisons take longer than the budget.
     """
     started = time.monotonic()
@@ -225,7 +225,9 @@ def _require_same_contract(paths: Sequence[Path]) -> None:
     def shape(path: Path) -> object:
         with load(path, device="cpu", threads=1) as model:
             if len(paths) > 1 and (model.manifest is None or model.manifest.golden is None):
-                raise ContractError(f"{path} carries no golden case, so that it can't be proven as a variant")
+                raise ContractError(
+                    f"{path} carries no golden case, so that it can't be verified as a variant"
+                )
             return model.inputs, model.outputs, [(state.input, state.axes) for state in model.states]
 
     first = shape(paths[0])

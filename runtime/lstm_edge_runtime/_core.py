@@ -1,8 +1,8 @@
 """What a model, its streams and its batches share: the session, the manifest and the checks of a call."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,9 @@ from .inputs import InputArrays, as_array, as_lengths, by_name, refuse_not_finit
 from .manifest import Manifest, TensorSpec
 from .ort import run_by_name, run_error
 from .state import State
+
+if TYPE_CHECKING:
+    from .native.engine import NativeEngine
 
 __all__ = ["Core", "ExclusiveUse", "Identity"]
 
@@ -47,19 +50,41 @@ class Core:
     """An open session and the manifest that was checked against it; nothing in it changes."""
 
     def __init__(
-        self, session: Any, manifest: Manifest, source: Identity, *, has_manifest: bool, check: bool
+        self,
+        session: Any,
+        manifest: Manifest,
+        source: Identity,
+        *,
+        has_manifest: bool,
+        check: bool,
+        open_native: "Callable[[], NativeEngine | None]" = lambda: None,
     ) -> None:
-        """Take an open session, its manifest (or an inferred one), and what gives the file's identity.
+        """Take what ``load`` opened.
 
-        ``check`` says whether samples are searched for NaN and infinity.
+        Args:
+            session: onnxruntime's; None where the native engine runs everything.
+            manifest: the file's, or an inferred one.
+            source: gives the file's identity.
+            has_manifest: whether the manifest is the file's own.
+            check: whether samples are searched for NaN and infinity.
+            open_native: makes the engine of streams, None where onnxruntime takes their steps; called once,
+                when the first stream is opened.
         """
         self.session, self.manifest, self.source = session, manifest, source
         self.has_manifest, self.check = has_manifest, check
+        self._open_native = open_native
 
     @property
     def identity(self) -> str:
         """The sha256 of the file, in hex."""
         return self.source.digest
+
+    @cached_property
+    def native(self) -> "NativeEngine | None":
+        """The engine of streams and batches; None where onnxruntime takes their steps."""
+        engine = self._open_native()
+        self._open_native = lambda: None  # it holds the file's bytes
+        return engine
 
     @cached_property
     def data(self) -> tuple[TensorSpec, ...]:
@@ -98,6 +123,9 @@ class Core:
         Raises:
             ContractError: onnxruntime rejects the call, or a new state has another shape than the old one.
         """
+        if self.session is None:
+            assert self.native is not None
+            return self.native.call(feeds)
         try:
             results = run_by_name(self.session, feeds, self.manifest.output_names)
         except Exception as error:

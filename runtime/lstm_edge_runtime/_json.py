@@ -27,10 +27,20 @@ _KINDS = "fiub"
 
 
 def read_json(content: str | bytes) -> Any:
-    """Return what a JSON text holds; ``ValueError`` for what is no JSON, and for NaN and infinity."""
+    """Return what a JSON text holds.
+
+    Raises:
+        ValueError: it is not JSON, or holds NaN, infinity or an unpaired surrogate.
+    """
     import json
 
-    return json.loads(content, parse_float=_finite, parse_constant=_finite)
+    value = json.loads(content, parse_float=_finite, parse_constant=_finite)
+    if (b"\\ud" if isinstance(content, bytes) else "\\ud") in content.lower():  # type: ignore[operator]
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError("it holds an unpaired surrogate, expected text") from error
+    return value
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .axes import resolve
+from .errors import ContractError
 from .manifest import Manifest
 from .ort import CPU, CUDA, import_onnxruntime, run_by_name, run_error
 
@@ -104,6 +105,10 @@ class BoundCall:
         except Exception as error:
             raise run_error(error) from error
         states.front = 1 - states.front
+
+    def refusal(self) -> ContractError:
+        """Return the exception for a run that gave a status: onnxruntime gives none, it raises."""
+        return ContractError("onnxruntime refused a step")
 
     def _output_buffers(self, sizes: Mapping[str, int]) -> dict[str, Array]:
         buffers = {}

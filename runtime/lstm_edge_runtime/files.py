@@ -51,8 +51,8 @@ def replacing(target: str | os.PathLike[str]) -> Iterator[Path]:
     """
     check_target(target)
     target = Path(os.path.realpath(target))  # pathlib's own raises on links in a ring
+    _remove_leftovers(target)
     try:
-        _remove_leftovers(target)
         temporary, lock = _create_temporary(target)
     except OSError as error:
         raise InputError(f"{target} can't be written: {error.strerror}") from error
@@ -97,14 +97,15 @@ def _remove_leftovers(target: Path) -> None:
     if fcntl is None:
         return
     name = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{8}}\.tmp")
-    with os.scandir(target.parent) as entries:
-        found = [entry for entry in entries if name.fullmatch(entry.name)]
-    for entry in found:
+    found = []
+    with contextlib.suppress(OSError), os.scandir(target.parent) as entries:
+        found = [entry.path for entry in entries if name.fullmatch(entry.name)]
+    for path in found:
         with contextlib.suppress(OSError):
-            descriptor = os.open(entry.path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+            descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                Path(entry.path).unlink()
+                Path(path).unlink()
             finally:
                 os.close(descriptor)
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from .axes import describe, fits
-from .errors import ContractError, InputError, ManifestError
-from .manifest import KEY, Manifest, StateSpec, Task, TensorSpec
+from .errors import ContractError, FileFormatError, InputError, ManifestError
+from .manifest import KEY, Axes, Manifest, StateSpec, Task, TensorSpec
 from .onnx_reader import OnnxFile
 
 __all__ = [
@@ -46,7 +46,10 @@ def read_manifest(session: Any) -> Manifest | None:
     Raises:
         ManifestError: there is one and it can't be read.
     """
-    text = session.get_modelmeta().custom_metadata_map.get(KEY)
+    try:
+        text = session.get_modelmeta().custom_metadata_map.get(KEY)
+    except UnicodeDecodeError as error:
+        raise ManifestError("its metadata are not UTF-8 text; export the model again") from error
     return None if text is None else Manifest.from_json(text)
 
 
@@ -55,21 +58,23 @@ def graph_specs(args: Sequence[Any]) -> tuple[TensorSpec, ...]:
 
     Raises:
         ContractError: one is not a tensor of numbers.
+        FileFormatError: a name is not UTF-8 text.
     """
-    specs = []
-    for arg in args:
-        if arg.type not in _DTYPES:
-            raise ContractError(f"{arg.name} is {arg.type}, expected a tensor of numbers; export it as one")
-        axes = tuple(
-            axis
-            if isinstance(axis, int) and axis >= 0
-            else axis
-            if isinstance(axis, str)
-            else f"{arg.name}.{i}"
-            for i, axis in enumerate(arg.shape)
-        )
-        specs.append(TensorSpec(arg.name, _DTYPES[arg.type], axes))
-    return tuple(specs)
+    try:
+        described = [(arg.name, arg.type, arg.shape) for arg in args]
+    except UnicodeDecodeError as error:
+        raise FileFormatError("the names in its graph are not UTF-8 text; export it again") from error
+    for name, kind, _ in described:
+        if kind not in _DTYPES:
+            raise ContractError(f"{name} is {kind}, expected a tensor of numbers; export it as one")
+    return tuple(TensorSpec(name, _DTYPES[kind], _name_axes(name, shape)) for name, kind, shape in described)
+
+
+def _name_axes(name: str, shape: Sequence[int | str | None]) -> Axes:
+    return tuple(
+        axis if isinstance(axis, str) or (isinstance(axis, int) and axis >= 0) else f"{name}.{place}"
+        for place, axis in enumerate(shape)
+    )
 
 
 def check_manifest(manifest: Manifest, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:

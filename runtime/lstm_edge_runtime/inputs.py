@@ -96,8 +96,8 @@ def as_lengths(
     return converted
 
 
-def refuse_not_finite(name: str, array: Array) -> None:
+def refuse_not_finite(name: str, array: Array, advice: str = "clean the samples first") -> None:
     """Raise ``InputError`` if a float array holds NaN or infinity, with the first index where it does."""
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         where = tuple(int(index) for index in np.argwhere(~np.isfinite(array))[0])
-        raise InputError(f"{name} holds {array[where]} at {list(where)}; clean the samples first")
+        raise InputError(f"{name} holds {array[where]} at {list(where)}; {advice}")

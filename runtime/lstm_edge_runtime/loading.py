@@ -4,20 +4,31 @@ import mmap
 import os
 import stat
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from ._core import Core, Identity
-from .errors import FileFormatError, InputError, NotFoundError, ProviderError
+from .errors import (
+    CheckFailedError,
+    FileFormatError,
+    InputError,
+    MissingDependencyError,
+    NotFoundError,
+    ProviderError,
+    UnsupportedError,
+)
 from .graph_check import check_manifest, graph_specs, infer_manifest, read_manifest
+from .manifest import Manifest
 from .model import Model
-from .onnx_reader import is_ort_format, read_onnx
-from .ort import CPU, Provider, SessionOptions, auto_threads, open_session, resolve_providers
+from .onnx_reader import OnnxFile, is_ort_format, read_onnx
+from .ort import CPU, MAX_THREADS, Provider, SessionOptions, auto_threads, open_session, resolve_providers
 
 if TYPE_CHECKING:
+    from .native.engine import NativeEngine
     from .profile import Profile
 
-__all__ = ["Source", "load"]
+__all__ = ["Source", "load", "read_model"]
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | mmap.mmap
 
@@ -31,11 +42,13 @@ def load(
     states: Mapping[str, str] | None = None,
     check: bool = False,
     profile: "str | os.PathLike[str] | Profile | None" = None,
+    engine: Literal["auto", "onnxruntime", "native"] = "auto",
 ) -> Model:
     """Open a model file.
 
     Args:
-        source: the path of an ``.onnx`` or ``.ort`` file, or its content (bytes, or a memory map).
+        source: the path of an ``.onnx`` or ``.ort`` file or of a native program, or its content (bytes, or a
+            memory map).
         device: ``"cpu"``; ``"cuda"``, which is an error where CUDA is not really in use; or ``"auto"``,
             CUDA where the wheel offers it and it starts, else the CPU with a ``RuntimeWarning``.
         providers: an explicit list of onnxruntime's execution providers, each of which must be in use.
@@ -47,35 +60,42 @@ def load(
         profile: what ``lstm-edge tune`` measured to be best, a file or what ``Profile.read`` gave; in the
             place of ``device``, ``providers`` and ``threads``. One for another model, machine or onnxruntime
             is left unused with a ``RuntimeWarning``.
+        engine: what takes the steps of streams and batches. ``"native"`` is an error where it can't;
+            ``"auto"`` is the native engine where ``lstm-edge-native`` is installed, every node is covered,
+            the device is the CPU, neither ``providers`` nor ``profile`` is given, and the golden case
+            replays within its limits (else onnxruntime, with a ``RuntimeWarning``). ``run`` and ``predict``
+            stay with onnxruntime.
 
     Raises:
         NotFoundError: no such file.
         FileFormatError: truncated or foreign, or with external data outside the file's own folder.
         ContractError: the graph does not keep its state contract, or its states can't be paired.
         ProviderError: a provider asked for is not really in use.
-        MissingDependencyError: no onnxruntime.
+        MissingDependencyError: no onnxruntime, or no native engine where it was asked for.
+        UnsupportedError: ``engine="native"``, and a node is not covered.
+        CheckFailedError: ``engine="native"``, and the golden case is beyond its limits there.
         InputError: an argument that is none of the above.
     """
-    if threads != "auto" and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
-        raise InputError(f"threads is {threads!r}, expected 'auto' or a whole number from 1")
+    if threads != "auto" and (type(threads) is not int or not 1 <= threads <= MAX_THREADS):
+        raise InputError(f"threads is {threads!r}, expected 'auto' or a whole number from 1 to {MAX_THREADS}")
     if profile is not None and (device, providers, threads) != ("auto", None, "auto"):
         raise InputError(
             "got profile= and device, providers or threads, which it holds; give one or the other"
         )
+    if engine not in ("auto", "onnxruntime", "native"):
+        raise InputError(f"engine is {engine!r}, expected 'auto', 'onnxruntime' or 'native'")
     if isinstance(profile, str | os.PathLike):
         from .profile import Profile
 
         profile = Profile.read(profile)
     name, data = _content(source)
-    if not data:
-        raise FileFormatError(f"{name} is empty; export or copy it again")
+    if data[:8] == b"LSTMEDGE":
+        return _load_program(
+            name, data, threads, check=check, onnxruntime=engine == "onnxruntime" or providers is not None
+        )
+    file = _parse(name, data, source)
+    size = len(data) + sum(map(os.path.getsize, () if file is None else file.external_paths()))
     path = os.fspath(source) if isinstance(source, str | os.PathLike) else None
-    folder = None if path is None else os.path.dirname(path) or "."  # noqa: PTH120
-    try:
-        file = None if is_ort_format(data) else read_onnx(data, folder)
-        size = len(data) + sum(map(os.path.getsize, () if file is None else file.external_paths()))
-    except FileFormatError as error:
-        raise FileFormatError(f"{name}: {error}") from error
     identity = Identity(data)
     target = path or data
     count = auto_threads(size) if threads == "auto" else threads
@@ -100,8 +120,90 @@ def load(
     else:
         interface = manifest
         check_manifest(interface, inputs, outputs)
-    core = Core(session, interface, identity, has_manifest=manifest is not None, check=check)
+    open_native = _native(
+        engine if providers is None and profile is None else "onnxruntime" if engine == "auto" else engine,
+        session,
+        file,
+        interface,
+        count,
+    )
+    has_manifest = manifest is not None
+    core = Core(session, interface, identity, has_manifest=has_manifest, check=check, open_native=open_native)
     return Model(core, options)
+
+
+def read_model(source: Source) -> tuple[bytes, OnnxFile | None]:
+    """Return a model file's content and, where it is an ONNX file, its graph.
+
+    Raises:
+        NotFoundError: no such file.
+        FileFormatError: truncated or foreign, or with external data outside the file's own folder.
+    """
+    name, data = _content(source)
+    return data, _parse(name, data, source)
+
+
+def _parse(name: str, data: bytes, source: Source) -> OnnxFile | None:
+    """Return the graph of an ONNX file, None for one in ORT format."""
+    if not data:
+        raise FileFormatError(f"{name} is empty; export or copy it again")
+    folder = (os.path.dirname(source) or ".") if isinstance(source, str | os.PathLike) else None  # noqa: PTH120
+    try:
+        file = None if is_ort_format(data) else read_onnx(data, folder)
+        if file is not None:
+            file.external_paths()
+    except FileFormatError as error:
+        raise FileFormatError(f"{name}: {error}") from error
+    return file
+
+
+def _load_program(name: str, data: bytes, threads: int | str, *, check: bool, onnxruntime: bool) -> Model:
+    """Open a native program, which needs no onnxruntime."""
+    from .native.engine import NativeEngine
+
+    if onnxruntime:
+        raise InputError(f"{name} is a native program, which onnxruntime does not run; load the .onnx file")
+    count = threads if isinstance(threads, int) else 1
+    try:
+        native = NativeEngine(data, None, count)
+    except FileFormatError as error:
+        raise FileFormatError(f"{name}: {error}") from error
+    core = Core(
+        None, native.manifest, Identity(data), has_manifest=True, check=check, open_native=lambda: native
+    )
+    return Model(core, SessionOptions(providers=(CPU,), threads=count))
+
+
+def _native(
+    engine: str, session: Any, file: OnnxFile | None, manifest: Manifest, threads: int
+) -> "Callable[[], NativeEngine | None]":
+    """Return what makes the native engine, now where it was asked for, else when a stream is opened."""
+    from .native.library import installed
+
+    on_cpu = session.get_providers()[0] == CPU
+    if engine == "native":
+        if not on_cpu:
+            raise ProviderError(f"engine='native' runs on the CPU, not by {session.get_providers()[0]}")
+        from .native.choice import compile_engine
+
+        native = compile_engine(file, manifest, threads)
+        return lambda: native
+    if engine == "onnxruntime" or not on_cpu or not installed():
+        return lambda: None
+    return partial(_try_native, file, manifest, threads)
+
+
+def _try_native(file: OnnxFile | None, manifest: Manifest, threads: int) -> "NativeEngine | None":
+    """Return the native engine where it covers the file and replays its golden case."""
+    from .native.choice import compile_engine
+
+    try:
+        return compile_engine(file, manifest, threads)
+    except UnsupportedError:
+        return None
+    except (CheckFailedError, MissingDependencyError, FileFormatError) as error:
+        warnings.warn(f"streams run on onnxruntime: {error}", RuntimeWarning, stacklevel=5)
+        return None
 
 
 def _tuned(profile: "Profile | None", identity: Identity) -> SessionOptions | None:

@@ -74,7 +74,7 @@ class Signal(NamedTuple):
 
 
 class Golden(NamedTuple):
-    """A small recorded case: with it a device proves itself from the file alone."""
+    """A small recorded case: with it a device verifies itself from the file alone."""
 
     inputs: Mapping[str, Array]
     """Every graph input, states and lengths included; more than one time step where the file has any."""

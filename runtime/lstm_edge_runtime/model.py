@@ -64,9 +64,18 @@ class Model:
         return self._interface.states
 
     @property
+    def engine(self) -> str:
+        """What takes the steps of streams and batches: ``native`` or ``onnxruntime``.
+
+        The native engine is made when this is asked first, or when the first stream is opened.
+        """
+        return "onnxruntime" if self._open().native is None else "native"
+
+    @property
     def providers(self) -> tuple[str, ...]:
-        """The execution providers really in use, the first choice first."""
-        return tuple(self._open().session.get_providers())
+        """The execution providers really in use, the first choice first; none for a native program."""
+        session = self._open().session
+        return () if session is None else tuple(session.get_providers())
 
     @property
     def options(self) -> SessionOptions:
@@ -124,7 +133,7 @@ class Model:
         return Stream(self._open())
 
     def streams(self, capacity: int) -> "StreamBatch":
-        """Open a batch of up to ``capacity`` streams that take one call into onnxruntime a tick.
+        """Open a batch of up to ``capacity`` streams that take one call into the engine a tick.
 
         Raises:
             ContractError: as ``stream``; or the file has no batch axis.

@@ -28,6 +28,7 @@ __all__ = [
     "CPU",
     "CUDA",
     "DEFAULT_OPTIONS",
+    "MAX_THREADS",
     "Provider",
     "SessionOptions",
     "auto_threads",
@@ -42,6 +43,8 @@ Array = npt.NDArray[Any]
 
 AUTO_THREADS_BYTES = 8 * 1024 * 1024
 """``threads="auto"`` takes one thread below this size of weights, every physical core from it on."""
+MAX_THREADS = 1024
+"""More than any machine has use for; onnxruntime would start them all."""
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _EXACT = {CUDA: {"use_tf32": "0"}}
 """By default float32 is float32: TF32 keeps 10 bits of a factor, past any tolerance for float32."""

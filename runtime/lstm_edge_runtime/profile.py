@@ -14,7 +14,7 @@ from typing import Any
 from ._json import malformed_as, read_json
 from .errors import FileFormatError, NotFoundError
 from .files import write_bytes
-from .ort import SessionOptions, import_onnxruntime
+from .ort import MAX_THREADS, SessionOptions, import_onnxruntime
 
 __all__ = ["Profile", "host_key", "read_cpuinfo"]
 
@@ -122,7 +122,7 @@ def _decode(raw: Mapping[str, Any]) -> Profile:
 
 def _options(raw: Mapping[str, Any]) -> SessionOptions:
     threads, level = raw["threads"], raw["optimization"]
-    if not isinstance(threads, int) or isinstance(threads, bool) or threads < 1 or level not in _LEVELS:
+    if type(threads) is not int or not 1 <= threads <= MAX_THREADS or level not in _LEVELS:
         raise ValueError(f"threads {threads!r}, optimization {level!r}")
     if not raw["providers"] or not all(isinstance(raw[name], bool) for name in _FLAGS):
         raise ValueError(f"providers {raw['providers']!r}, or one of {', '.join(_FLAGS)} is not a bool")

@@ -1,7 +1,7 @@
 """A stream: one source of samples that owns its state."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,9 @@ from .inputs import InputArrays, as_array, by_name, refuse_not_finite
 from .manifest import Axes
 from .ort import run_error
 from .state import State
+
+if TYPE_CHECKING:
+    from .native.engine import NativeCall, NativeStates
 
 __all__ = ["Result", "Stream"]
 
@@ -41,7 +44,9 @@ class Stream:
         self._use = ExclusiveUse("stream")
         self._slot = self._use.slot
         self._steps = 0
-        self._sets = StateSets(core.session, core.initial_states({}))
+        self._sets: StateSets | NativeStates = (
+            StateSets(core.session, core.initial_states({})) if core.native is None else core.native.stream()
+        )
         self._step_call: Any = None
         self._window = _CLOSED
         self._chunk_call: _ShapedCall | None = None
@@ -82,9 +87,11 @@ class Stream:
                 call = self._prepare_step(sample)
             sets = call.states
             try:
-                call.runs[sets.front]()
+                refused = call.runs[sets.front]()
             except Exception as error:
                 raise run_error(error) from error
+            if refused:
+                raise call.refusal()
             sets.front = 1 - sets.front
             self._steps += 1
             return call.result()
@@ -92,7 +99,7 @@ class Stream:
             self._slot.append(inside)
 
     def process(self, chunk: InputArrays) -> Result:
-        """Take many time steps in one call into onnxruntime.
+        """Take many time steps in one call.
 
         Args:
             chunk: ``(L, I)``, or a mapping by name where there are several inputs.
@@ -199,8 +206,8 @@ class Stream:
         return call.result()
 
 
-class _ShapedCall(BoundCall):
-    """A bound call of a stream, with the views through which samples go in and results come out."""
+class _ShapedCall:
+    """A call of one shape, with the views through which samples go in and results come out."""
 
     def __init__(
         self,
@@ -210,12 +217,18 @@ class _ShapedCall(BoundCall):
         *,
         drop_sequence: bool,
     ) -> None:
-        manifest = stream._manifest
+        manifest, core, self.states = stream._manifest, stream._core, stream._sets
         self.steps = sizes.get(manifest.sequence or "", 1)
         if self.steps > 1:
-            retain_heap(WORKSPACE * self.steps * stream._sets.nbytes)
-        valid = stream._core.convert_lengths(None, sizes)
-        super().__init__(stream._core.session, manifest, stream._sets, inputs, sizes, valid)
+            retain_heap(WORKSPACE * self.steps * self.states.nbytes)
+        call: BoundCall | NativeCall
+        if isinstance(self.states, StateSets):
+            valid = core.convert_lengths(None, sizes)
+            call = BoundCall(core.session, manifest, self.states, inputs, sizes, valid)
+        else:
+            call = self.states.call(inputs, sizes)
+        self.inputs, self.outputs, self.runs, self.run = call.inputs, call.outputs, call.runs, call.run
+        self.refusal = call.refusal
         dropped = {manifest.batch, manifest.sequence if drop_sequence else None} - {None}
         self._views = {
             spec.name: _without(self.outputs[spec.name], spec.axes, dropped) for spec in manifest.outputs

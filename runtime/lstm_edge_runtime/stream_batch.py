@@ -1,4 +1,4 @@
-"""A batch of streams: many sources of samples, one call into onnxruntime a tick."""
+"""A batch of streams: many sources of samples, one call into the engine a tick."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ._core import Core, ExclusiveUse
-from .axes import learn_sizes, resolve, row_factor
+from .axes import describe, learn_sizes, resolve, row_factor, with_ones
 from .binding import WORKSPACE, BoundCall, StateSets, retain_heap
 from .errors import ContractError, InputError, StateError
 from .inputs import InputArrays, as_array, by_name, refuse_not_finite
@@ -122,7 +122,8 @@ class StreamBatch:
             Each source's output is what its own ``Stream.step`` would give.
 
         Raises:
-            InputError: wrong rank, width or dtype; NaN or infinity where the model checks; no source.
+            InputError: wrong rank, width or dtype; no source; NaN or infinity where the model checks, or for
+                an int8 file, which quantizes a tick's sources together.
             StateError: a source that is not in the batch, or given twice; another thread is using the batch.
         """
         if ids is None:
@@ -173,18 +174,22 @@ class StreamBatch:
         return dict(zip(ids, map(_only, each), strict=True))
 
     def _tick(self, samples: Any, ids: Ids, lengths: npt.ArrayLike | None, *, step: bool) -> dict[str, Array]:
-        """Check everything, call onnxruntime once, and only then change the states of ``ids``."""
+        """Check everything, call the engine once, and only then change the states of ``ids``."""
         slots = self._slots(ids)
         feeds, sizes = _to_graph(self._core, samples, len(slots), step=step)
         valid = self._core.convert_lengths(lengths, sizes)
-        if step and len(slots) == self.capacity:
+        native = self._core.native
+        if step and native is None and len(slots) == self.capacity:
             return self._tick_all(slots, feeds, sizes)
         if not step:
             steps = sizes.get(self._manifest.sequence or "", 1)
             self._check_padding(valid, steps)
             retain_heap(WORKSPACE * steps * self._pool.nbytes)
-        outputs, states = self._core.call(feeds | valid | self._pool.gather(slots))
-        self._pool.scatter(slots, states)
+        if native is not None:
+            outputs = native.tick(feeds | valid, self._pool.arrays, slots)
+        else:
+            outputs, states = self._core.call(feeds | valid | self._pool.gather(slots))
+            self._pool.scatter(slots, states)
         return _to_sources(self._manifest, outputs, step=step)
 
     def _check_padding(self, valid: Mapping[str, Array], steps: int) -> None:
@@ -243,18 +248,27 @@ def _only(rows: dict[str, Array]) -> Any:
 
 
 class _StatePool:
-    """Blocks of ``capacity`` slots along each state's batch axis, all at the reset value."""
+    """Blocks of ``capacity`` slots along each state's batch axis, all at the reset value.
+
+    An axis of ``k*N`` rows holds k blocks of N, as the rows of a stacked output do.
+    """
 
     def __init__(self, core: Core, capacity: int) -> None:
-        """Allocate the blocks; ``ContractError`` where a state has no batch axis."""
+        """Allocate the blocks; ``ContractError`` where a state's rows can't be told apart by source."""
         batch = core.manifest.batch or ""
+        self._core, self._capacity = core, capacity
+        self._axes: dict[str, tuple[int, int]] = {}
+        """Each state's batch axis and its k; 0 for an axis of N rows."""
         for spec in core.manifest.states:
-            if spec.axes.count(batch) != 1:
+            rows = [(place, row_factor(axis, batch)) for place, axis in enumerate(spec.axes)]
+            found = [(place, factor) for place, factor in rows if factor is not None]
+            if len(found) != 1:
                 raise ContractError(
                     f"state {spec.input} has no batch axis {batch}; open one stream() a source instead"
                 )
-        self._core, self._capacity = core, capacity
-        self._axes = {spec.input: spec.axes.index(batch) for spec in core.manifest.states}
+            self._axes[spec.input] = found[0]
+        if any(factor for _, factor in self._axes.values()):
+            self._check_order()
         self._blocks = core.initial_states({batch: capacity})
         self._reset = core.initial_states({batch: 1})
         self._sets: StateSets | None = None
@@ -265,9 +279,8 @@ class _StatePool:
     def bound_step(self, feeds: Mapping[str, Array], sizes: Mapping[str, int]) -> BoundCall:
         """Return the bound call of one step of every slot, for inputs like ``feeds``.
 
-        It reads and writes the blocks in place.
-
-        It needs a second set of blocks, which the first such call allocates.
+        It reads and writes the blocks in place. It needs a second set of them, which the first such call
+        allocates.
         """
         session, manifest = self._core.session, self._core.manifest
         if self._sets is None:
@@ -281,13 +294,14 @@ class _StatePool:
 
     def gather(self, slots: Array) -> dict[str, Array]:
         """Return the states of ``slots`` in their order."""
-        return {name: block.take(slots, axis=self._axes[name]) for name, block in self._front().items()}
+        return {name: self._take(name, block, slots) for name, block in self.arrays.items()}
 
     def scatter(self, slots: Array, states: Mapping[str, Array]) -> None:
         """Write ``states`` to ``slots``."""
-        blocks = self._front()
+        blocks = self.arrays
         for name, block in blocks.items():
-            block[(slice(None),) * self._axes[name] + (slots,)] = states[name]
+            axis, rows = self._by_slot(name, block)
+            rows[(slice(None),) * axis + (slots,)] = self._by_slot(name, states[name])[1]
         if self._sets is not None and self._sets.device != "cpu":
             self._sets.write(blocks)
 
@@ -295,9 +309,51 @@ class _StatePool:
         """Set one slot to the reset values."""
         self.scatter(np.array([slot]), self._reset)
 
-    def _front(self) -> dict[str, Array]:
-        """Return the blocks: on the CPU the memory itself, else a copy."""
+    @property
+    def arrays(self) -> dict[str, Array]:
+        """The blocks by state: on the CPU the memory itself, else a copy."""
         return self._blocks if self._sets is None else self._sets.read()
+
+    def _take(self, name: str, block: Array, slots: Array) -> Array:
+        axis, rows = self._by_slot(name, block)
+        taken = rows.take(slots, axis=axis)
+        return taken.reshape([-1 if i == self._axes[name][0] else size for i, size in enumerate(block.shape)])
+
+    def _by_slot(self, name: str, block: Array) -> tuple[int, Array]:
+        """Return a view of a block, or of the states of some slots, and its axis of slots."""
+        axis, factor = self._axes[name]
+        if not factor:
+            return axis, block
+        return axis + 1, block.reshape((*block.shape[:axis], factor, -1, *block.shape[axis + 1 :]))
+
+    def _check_order(self) -> None:
+        """Raise ``ContractError`` where ``k*N`` rows are not k blocks of N: two sources would be mixed.
+
+        Two sources together must get what each gets alone.
+        """
+        core, rng = self._core, np.random.default_rng(0)
+        batch, sequence = core.manifest.batch or "", core.manifest.sequence or ""
+        sizes = {batch: 2, sequence: 1}
+        shapes = {spec.name: (spec.axes, spec.dtype) for spec in core.data}
+        shapes |= {spec.input: (spec.axes, spec.dtype) for spec in core.manifest.states}
+        both = {
+            name: rng.normal(size=resolve(axes, with_ones(axes, sizes))).astype(dtype)
+            for name, (axes, dtype) in shapes.items()
+        }
+        together = core.call(both | core.convert_lengths(None, sizes))[1]
+        for source in (0, 1):
+            one = {
+                spec.name: both[spec.name].take([source], axis=spec.axes.index(batch)) for spec in core.data
+            }
+            one |= {name: self._take(name, both[name], np.array([source])) for name in self._axes}
+            alone = core.call(one | core.convert_lengths(None, sizes | {batch: 1}))[1]
+            for spec in core.manifest.states:
+                rows = self._take(spec.input, together[spec.input], np.array([source]))
+                if not np.allclose(rows, alone[spec.input], rtol=0.05, atol=0.05):
+                    raise ContractError(
+                        f"the rows of state {spec.input} {describe(spec.axes)} are not in blocks of {batch}; "
+                        "open one stream() a source instead"
+                    )
 
 
 def _check_rows(manifest: Manifest) -> None:
@@ -334,6 +390,9 @@ def _to_graph(
             sizes[manifest.sequence] = 1
         if core.check:
             refuse_not_finite(spec.name, array)
+        elif manifest.precision == "int8":
+            why = "an int8 file would carry it to the other sources; leave this one out of the tick"
+            refuse_not_finite(spec.name, array, why)
         array = array.reshape(resolve((manifest.batch or "", *inner), sizes) or ())
         place = spec.axes.index(manifest.batch or "")
         arrays[spec.name] = np.ascontiguousarray(np.moveaxis(array, 0, place)) if place else array

@@ -2,7 +2,6 @@
 
 import getpass
 import json
-import shutil
 import signal
 import socket
 import subprocess
@@ -17,8 +16,6 @@ from lstm_edge_runtime import load
 from lstm_edge_runtime.prediction import interpret
 
 pytest.importorskip("paho.mqtt.client", reason="paho-mqtt is not installed")
-if not shutil.which("mosquitto"):
-    pytest.skip("mosquitto is not installed", allow_module_level=True)
 from mqtt_devices import Devices
 
 ROOT = Path(__file__).parents[2]
@@ -48,7 +45,7 @@ class Process:
 
 
 @pytest.fixture
-def broker(tmp_path):
+def broker(tmp_path, find_program):
     """A mosquitto that keeps its sessions over a restart, and its port."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -59,7 +56,7 @@ def broker(tmp_path):
         f"user {getpass.getuser()}\nlistener {port} 127.0.0.1\nallow_anonymous true\npersistence true\n"
         f"persistence_location {folder}/\nmax_inflight_messages 0\nmax_queued_messages 0\n"
     )
-    process = Process(["mosquitto", "-c", config, "-v"], tmp_path / "broker.log", b"running")
+    process = Process([find_program("mosquitto"), "-c", config, "-v"], tmp_path / "broker.log", b"running")
     yield process, port
     process.process.kill()
     process.process.wait()
@@ -156,10 +153,11 @@ def test_the_states_of_another_model_are_refused_in_one_line(broker, gateway, tm
     assert "another model's states" in ran.stderr
 
 
-@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")
-def test_systemd_accepts_the_unit(tmp_path):
+def test_systemd_accepts_the_unit(tmp_path, find_program):
     unit = (ROOT / "examples" / "mqtt-gateway.service").read_text()
     there = tmp_path / "mqtt-gateway.service"
     there.write_text(unit.replace("/opt/lstm-edge/bin/python", sys.executable))
-    ran = subprocess.run(["systemd-analyze", "verify", there], capture_output=True, text=True, check=False)
+    ran = subprocess.run(
+        [find_program("systemd-analyze"), "verify", there], capture_output=True, text=True, check=False
+    )
     assert (ran.returncode, ran.stdout + ran.stderr) == (0, "")

@@ -8,6 +8,7 @@ import onnxruntime
 import pytest
 
 from lstm_edge_runtime import Model, load
+from lstm_edge_runtime.native.library import installed
 
 DATA = Path(__file__).parent / "data"
 
@@ -18,14 +19,24 @@ def path() -> Callable[[str], Path]:
     return lambda name: DATA / f"{name}.onnx"
 
 
+@pytest.fixture(scope="session", params=["onnxruntime", "native"])
+def engine(request: pytest.FixtureRequest) -> str:
+    """What takes the steps of streams, wherever it covers the file."""
+    if request.param == "native" and not installed():
+        pytest.skip("lstm-edge-native is not installed")
+    return request.param
+
+
 @pytest.fixture(scope="session")
-def opened() -> Callable[[str], Model]:
-    """Give a model of ``data/`` by its stem, opened once."""
+def opened(engine: str) -> Callable[[str], Model]:
+    """Give a model of ``data/`` by its stem, opened once for each engine."""
     models: dict[str, Model] = {}
 
     def give(name: str) -> Model:
         if name not in models:
-            models[name] = load(DATA / f"{name}.onnx", threads=1)
+            models[name] = load(
+                DATA / f"{name}.onnx", threads=1, engine="auto" if engine == "native" else engine
+            )
         return models[name]
 
     return give

@@ -8,6 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from lstm_edge_runtime import State, load
 from lstm_edge_runtime.errors import ContractError, InputError, StateError
+from lstm_edge_runtime.manifest import KEY, Manifest, StateSpec, TensorSpec
 
 DATA = Path(__file__).parent / "data"
 pytestmark = pytest.mark.filterwarnings("ignore:Creating an ndarray from ragged")  # numpy below 1.24
@@ -165,7 +166,8 @@ def test_another_axis_of_the_samples_may_change_from_tick_to_tick(opened):
     np.testing.assert_array_equal(batch.state(ids[1])["h_0"], stream.state["h_0"])
 
 
-def test_a_provider_that_does_not_bind_buffers_gives_the_same(path, model):
+def test_a_provider_that_does_not_bind_buffers_gives_the_same(path):
+    model = load(path("lstm"), engine="onnxruntime")
     other = load(path("lstm"), providers=["AzureExecutionProvider", "CPUExecutionProvider"])
     (there, ids), (here, _) = full(other, 3), full(model, 3)
     for some in (ids, ids[:2], ids[::-1]):
@@ -300,3 +302,80 @@ def test_a_file_without_a_batch_axis_is_refused(opened, name):
 def test_a_file_that_can_not_be_streamed_says_why(opened):
     with pytest.raises(ContractError, match="bidirectional"):
         opened("backward").streams(2)
+
+
+def stacked(*, interleaved: bool) -> bytes:
+    """A file whose state has two rows a source: ``h = h/2 + (x, -x)``, and ``y`` is what x left."""
+    onnx = pytest.importorskip("onnx")
+    info, node = onnx.helper.make_tensor_value_info, onnx.helper.make_node
+    constants = {"half": np.float32(0.5), "one": np.array([1]), "rows": np.array([-1, 3])}
+    pairs = [
+        node("Unsqueeze", ["x", "one"], ["x1"]),
+        node("Unsqueeze", ["minus", "one"], ["minus1"]),
+        node("Concat", ["x1", "minus1"], ["pairs"], axis=1),
+        node("Reshape", ["pairs", "rows"], ["both"]),
+    ]
+    nodes = [
+        node("Neg", ["x"], ["minus"]),
+        *(pairs if interleaved else [node("Concat", ["x", "minus"], ["both"], axis=0)]),
+        node("Mul", ["h", "half"], ["old"]),
+        node("Add", ["old", "both"], ["hn"]),
+        node("Split", ["hn"], ["y", "rest"], axis=0, num_outputs=2),
+    ]
+    float32 = onnx.TensorProto.FLOAT
+    graph = onnx.helper.make_graph(
+        nodes,
+        "g",
+        [info("x", float32, ["N", 3]), info("h", float32, ["2*N", 3])],
+        [info("y", float32, ["N", 3]), info("hn", float32, ["2*N", 3])],
+        [onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    made = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8)
+    manifest = Manifest(
+        inputs=(TensorSpec("x", "float32", ("N", 3)),),
+        outputs=(TensorSpec("y", "float32", ("N", 3)),),
+        states=(StateSpec("h", "hn", "float32", ("2*N", 3), 0.25),),
+        sequence=None,
+    )
+    made.metadata_props.add(key=KEY, value=manifest.to_json())
+    return made.SerializeToString()
+
+
+def test_a_state_of_two_rows_a_source_is_carried_for_each_source():
+    model = load(stacked(interleaved=False))
+    batch = model.streams(4)
+    ids = [batch.add() for _ in range(4)]
+    alone = [model.stream() for _ in ids]
+    for tick, some in enumerate((ids, ids[:1], [ids[3], ids[1]], ids, [ids[2]])):
+        x = samples(len(some), 3, seed=tick)
+        expected = [alone[ids.index(source)].step(row) for source, row in zip(some, x, strict=True)]
+        np.testing.assert_array_equal(batch.step(x, some), expected)
+    batch.reset(ids[0])
+    batch.restore(ids[1], alone[2].state)
+    alone[0].reset()
+    for source, like in ((0, 0), (1, 2), (2, 2), (3, 3)):
+        np.testing.assert_array_equal(batch.state(ids[source])["h"], alone[like].state["h"])
+
+
+def test_a_state_whose_rows_can_not_be_told_apart_by_source_is_refused():
+    with pytest.raises(ContractError, match=r"the rows of state h \(2\*N, 3\) are not in blocks of N"):
+        load(stacked(interleaved=True)).streams(4)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_an_int8_batch_refuses_what_would_reach_other_sources(opened, bad):
+    batch, ids = full(opened("motions-int8"), 3)
+    x = samples(3, 6)
+    batch.step(x, ids)
+    before = [batch.state(source) for source in ids]
+    x[1, 2] = bad
+    for call in (
+        lambda: batch.step(x, ids),
+        lambda: batch.step({ids[1]: x[1]}),
+        lambda: batch.process(x[:, None], ids),
+    ):
+        with pytest.raises(InputError, match=r"x holds (nan|-?inf) at .*int8 file .*other sources"):
+            call()
+    for source, state in zip(ids, before, strict=True):
+        np.testing.assert_array_equal(batch.state(source)["h_0"], state["h_0"])
+    assert opened("motions-int8").stream().step(x[1]).shape == (4,)

@@ -80,6 +80,13 @@ def test_no_file_a_folder_and_an_empty_file_are_refused_by_name(tmp_path):
         load(tmp_path / "empty.onnx")
 
 
+@pytest.mark.parametrize("where", [b"logits", b"provenance"])
+def test_text_in_an_ort_file_that_is_not_utf_8_is_one_line(path, where):
+    content = path("motions-int8").with_suffix(".ort").read_bytes()
+    with pytest.raises(FileFormatError, match="not UTF-8 text"):
+        load(content.replace(where, where[:-1] + b"\xe9"))
+
+
 @pytest.mark.parametrize("share", [0, 0.001, 0.1, 0.3, 0.5, 0.7, 0.9, 0.999])
 def test_a_truncated_file_is_refused(path, share, tmp_path):
     content = path("lstm").read_bytes()
@@ -152,6 +159,7 @@ def test_auto_falls_back_to_the_cpu_with_a_warning_where_cuda_does_not_start(pat
     ("argument", "message"),
     [
         ({"threads": 0}, "threads is 0"),
+        ({"threads": 2**31}, "expected .auto. or a whole number from 1 to 1024"),
         ({"threads": "many"}, "threads is 'many'"),
         ({"threads": True}, "threads is True"),
         ({"device": "tpu"}, "device is 'tpu'"),
@@ -239,12 +247,14 @@ def test_a_path_that_is_not_plain_text_loads(path, tmp_path):
     assert load(odd).manifest is not None
 
 
-def test_a_model_keeps_no_copy_of_its_file_once_it_has_its_identity(path):
+def test_a_model_keeps_no_copy_of_its_file_once_it_has_its_identity_and_engine(path):
+    assert load(path("motions-int8"), threads=1).engine  # what this imports stays
     tracemalloc.start()
     try:
         model = load(path("motions-int8"), threads=1)
         with_content = tracemalloc.get_traced_memory()[0]
         assert model.identity
+        assert model.engine
         freed = with_content - tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()

@@ -46,6 +46,15 @@ def test_a_newer_schema_is_refused_with_what_to_do():
         Manifest.from_json(json.dumps(raw))
 
 
+def test_a_label_that_can_not_be_printed_is_refused_and_one_of_two_surrogates_is_read():
+    text = FULL.to_json()
+    assert "rest" in text
+    with pytest.raises(ManifestError, match="unpaired surrogate"):
+        Manifest.from_json(text.replace("rest", "\\uD83D"))
+    read = Manifest.from_json(text.replace("rest", "\\uD83D\\uDE00"))
+    assert read.task.labels == ("\U0001f600", "läuft")
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": 1}', '{"schema": "1"}'])
 def test_a_foreign_text_is_refused(text):
     with pytest.raises(ManifestError):

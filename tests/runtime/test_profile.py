@@ -79,6 +79,7 @@ def test_a_file_that_is_no_profile_is_refused(model, profile, tmp_path, change):
     "change",
     [
         {"threads": 0},
+        {"threads": 2**31},
         {"threads": "2"},
         {"optimization": "MOST"},
         {"providers": []},

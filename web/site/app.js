@@ -110,7 +110,7 @@ async function verify(model) {
   const started = performance.now();
   if (!model.manifest.golden) return say("verdict", "The file carries no golden case, so it can't be verified here.");
   const { ok, worst, comparisons } = await model.selftest();
-  const took = performance.now() - started, share = `${worst.name} differs by ${small(worst.maxAbs)}, limit ${small(worst.limit)}`;
+  const took = performance.now() - started, share = `${worst.name} differs by ${small(worst.error)}, limit ${small(worst.limit)}`;
   say("verdict", ok
     ? `Verified on this device in ${ms(took)}: ${comparisons.length} comparisons with what PyTorch computed; at worst ${share}.`
     : `Not verified: this device computes something else than PyTorch did. ${share}.`, !ok);
@@ -236,6 +236,9 @@ function showBars(bars, model, values) {
   bars.querySelectorAll("i").forEach((bar, place) => { bar.style.width = `${(probabilities?.[place] ?? 0) * 100}%`; });
 }
 
+// what the page says at first is what it says of a file that has nothing special
+const [REPLAY_WORDS, LIVE_WORDS] = ["replay-words", "live-words"].map((id) => byId(id).textContent ?? "");
+
 /** @param {Session} session */
 function showReplay(session) {
   const { model } = session, recordings = recordingsOf(session), view = new View("replay", session);
@@ -249,7 +252,7 @@ function showReplay(session) {
     ? "No recording came with this page that fits this file, and the file carries no golden case with one input."
     : whole
       ? `This file can't be streamed: ${whole}. It takes whole sequences.`
-      : "Above, the signal; below it, what the network says after each sample, with its state carried on.");
+      : REPLAY_WORDS ?? "");
   button.onclick = async () => {
     const recording = recordings[Number(choice.value)];
     if (session.stop("replay") || !recording) return;
@@ -354,9 +357,7 @@ function showLive(session) {
   byId("live-controls").hidden = Boolean(missing);
   const view = new View("live", session);
   button.textContent = "Start";
-  say("live-words", missing ||
-    "After Start the browser may ask whether this page may read motion and orientation. The readings stay in this page. " +
-    "Choose the units that the network was trained with; the file does not name them.");
+  say("live-words", missing || (LIVE_WORDS ?? ""));
   button.onclick = async () => {
     if (session.stop("live") || !wanted) return;
     const signal = session.begin("live");

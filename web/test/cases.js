@@ -85,7 +85,8 @@ export const cases = {
       }
       const model = await load(url + name, options), { ok, worst, comparisons } = await model.selftest();
       check(ok && worst.ratio > 0 && worst.ratio <= 1, `${name}: ${JSON.stringify(worst)}`);
-      check(comparisons.map(({ how, name: output }) => `${how} ${output}`).sort().join() === ["c_n", "h_n", "logits"].flatMap((output) => [`chunked ${output}`, `whole ${output}`]).sort().join(), "comparisons are missing");
+      const ways = ["whole", "in two chunks", "step by step"], found = new Set(comparisons.map(({ how, name: output }) => `${how}: ${output}`));
+      check(["c_n", "h_n", "logits"].every((output) => ways.every((how) => found.has(`${how}: ${output}`))), "comparisons are missing");
       await model.close();
     }
   },
@@ -108,8 +109,22 @@ export const cases = {
       manifest.golden.outputs.logits.data = btoa(String.fromCharCode(...raw));
     });
     const { ok, worst, comparisons } = await (await load(changed, options)).selftest();
-    check(!ok && worst.name === "logits" && Math.abs(worst.maxAbs - 1e-5) < 1e-6, JSON.stringify(worst));
-    check(comparisons.filter((each) => !each.ok).length === 2, "whole and chunked");
+    check(!ok && worst.name === "logits" && Math.abs(worst.error - 1e-5) < 1e-6, JSON.stringify(worst));
+    check(comparisons.filter((each) => !each.ok).length === 3, "whole, in two chunks, step by step");
+  },
+
+  "limits a channel and further cases are heeded": async ({ load, options, bytes }) => {
+    const limited = (/** @type {number[]} */ values) => (/** @type {any} */ manifest) => {
+      const { more: _, ...first } = manifest.golden;
+      manifest.golden.more = [{ ...first, limits: { logits: { shape: [1, 4], values } } }];
+    };
+    const whole = await bytes("lstm.onnx"), tight = [1, 1, 1e-12, 1];
+    const { ok, comparisons } = await (await load(withManifest(whole, limited([1, 1, 1, 1])), options)).selftest();
+    check(ok && comparisons.length === 18, "two cases, three ways, three outputs");
+    check(comparisons.filter(({ limit }) => limit === 1).length === 3, "the second case's own limits");
+    const failed = (await (await load(withManifest(whole, limited(tight)), options)).selftest()).worst;
+    check(failed.name === "logits" && failed.limit === 1e-12 && failed.ratio > 1, JSON.stringify(failed));
+    await refuses((await load(withManifest(whole, limited([1, 1])), options)).selftest(), "ManifestError", /limits/);
   },
 
   "the manifest's words are the model's": async ({ load, options, url }) => {

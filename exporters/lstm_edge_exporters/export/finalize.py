@@ -27,7 +27,7 @@ def rename_outputs(model: ir.Model, names: Sequence[str], states: Collection[str
     """Name the graph's outputs.
 
     One that is an input, a constant or another output gets an Identity node first; so does every one that is
-    not named in ``states``, lest a lifted state takes it for its own. ``tidy`` removes what was not needed.
+    not named in ``states``, so that no lifted state takes one. ``tidy`` removes what was not needed.
     """
     seen: set[ir.Value] = set()
     for place, name in enumerate(names):

@@ -166,13 +166,15 @@ def own_copy(module: nn.Module) -> nn.Module:
         if isinstance(value, Tensor) and not value.is_leaf
     ]
     try:
-        return copy.deepcopy(module, {id(value): value.detach().clone() for value in computed}).eval()
+        own = copy.deepcopy(module, {id(value): value.detach().clone() for value in computed})
     except Exception as error:
         text = " ".join(str(error).split())[:400]
         raise InputError(
             f"{type(module).__name__} can't be copied ({text}); keep no tensors with gradients or open "
             "files in its attributes"
         ) from error
+    own.eval()  # which may give None where a module has a train() of its own
+    return own
 
 
 def _try_chunks(made: ConvertedModule, candidate: Candidate) -> tuple[str, bool]:

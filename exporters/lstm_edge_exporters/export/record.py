@@ -5,6 +5,7 @@ functions that ``nn.LSTM/GRU/RNN`` and their cells call (``torch.lstm``, ``torch
 node that keeps the layer's own weights, so that subclasses and functional calls are caught as well.
 """
 
+import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -166,23 +167,30 @@ def instrument(module: nn.Module, recorder: Recorder) -> None:
     """Make the recurrent layers of ``module`` (a copy that is ours) tell ``recorder`` their paths."""
     for path, layer in module.named_modules():
         if isinstance(layer, nn.RNNBase | nn.RNNCellBase):
-            bases = (_RecordedLayer if isinstance(layer, nn.RNNBase) else _Recorded, type(layer))
-            layer.__class__ = type(type(layer).__name__, bases, {})
+            layer.__class__ = _recorded(type(layer))
             layer.__dict__["_lstm_edge"] = (recorder, path)
 
 
-class _Recorded:
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+def _recorded(kind: type[nn.Module]) -> type:
+    """Return a subclass of ``kind`` whose ``forward`` tells the layer's recorder its path.
+
+    It has ``kind`` as its only base: Python lets no object change to a class of another layout.
+    """
+
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         recorder, path = self.__dict__["_lstm_edge"]
         with recorder.layer(path):
-            return super().forward(*args, **kwargs)  # type: ignore[misc]
+            return kind.forward(self, *args, **kwargs)
 
-
-class _RecordedLayer(_Recorded):
-    def check_forward_args(self, input: Tensor, hidden: Any, batch_sizes: Tensor | None) -> None:  # noqa: A002
+    def check_forward_args(self: Any, input: Tensor, hidden: Any, batch_sizes: Tensor | None) -> None:  # noqa: A002
         """Check as PyTorch does, but for packed input, whose stand-in has another shape."""
         if batch_sizes is None:
-            super().check_forward_args(input, hidden, batch_sizes)  # type: ignore[misc]
+            kind.check_forward_args(self, input, hidden, batch_sizes)  # type: ignore[attr-defined]
+
+    methods: dict[str, Any] = {"forward": forward}
+    if issubclass(kind, nn.RNNBase):
+        methods["check_forward_args"] = check_forward_args
+    return types.new_class(kind.__name__, (kind,), exec_body=lambda names: names.update(methods))
 
 
 @dataclass(frozen=True)

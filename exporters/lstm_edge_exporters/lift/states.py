@@ -43,7 +43,7 @@ class LeftAlone:
     reason: str
     cause: str
     """``given`` (an input feeds it already), ``data`` (it is computed from data), ``reversed`` (the node
-    reads time backwards) or ``subgraph`` (a loop around the node starts it anew)."""
+    reads time backwards) or ``subgraph`` (a loop around the node starts it again)."""
     source: str = ""
     """The input that feeds it, where one does."""
 

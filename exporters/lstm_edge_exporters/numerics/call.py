@@ -123,7 +123,12 @@ def _leaf_names(bound: inspect.BoundArguments) -> Iterator[str]:
 
 
 def _paths(value: Any, name: str) -> Iterator[str]:
-    for path, _ in pytree.tree_flatten_with_path(value)[0]:
+    try:
+        paths = [path for path, _ in pytree.tree_flatten_with_path(value)[0]]
+    except ValueError:  # a class that was registered without names for its parts
+        yield from (f"{name}_{place}" for place in range(len(pytree.tree_leaves(value))))
+        return
+    for path in paths:
         yield "_".join([name, *map(_step, path)])
 
 

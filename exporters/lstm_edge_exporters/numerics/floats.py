@@ -1,7 +1,7 @@
 """One float dtype for a whole module, whatever its weights are in and its ``forward`` asks for.
 
 onnxruntime's CPU has no float64 kernels for recurrent nodes and computes float16 ones in float32, so a file
-is float32 throughout; and the reference of a proof is float64 throughout.
+is float32 throughout; and the reference of a verification is float64 throughout.
 """
 
 import copy
@@ -59,4 +59,6 @@ class AllFloats(TorchFunctionMode):
 
 def copy_as(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     """Copy ``module`` to the CPU with every float in ``dtype``, in eval mode."""
-    return copy.deepcopy(module).to("cpu", dtype).eval()
+    own = copy.deepcopy(module).to("cpu", dtype)
+    own.eval()  # which may give None where a module has a train() of its own
+    return own

@@ -1,4 +1,4 @@
-"""int8 and fp16 files that are smaller, and proven to compute nearly what the float file does."""
+"""int8 and fp16 files that are smaller, and verified to compute nearly what the float file does."""
 
 from ..numerics.samples import Samples
 from .config import Budget, QuantizeConfig

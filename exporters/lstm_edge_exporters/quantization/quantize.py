@@ -1,4 +1,4 @@
-"""``quantize``: a proven float file in, a smaller one out that kept to its budget."""
+"""``quantize``: a verified float file in, a smaller one out that kept to its budget."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -85,7 +85,7 @@ class Quantized:
 def quantize(
     source: str | os.PathLike[str], config: QuantizeConfig | None = None, samples: Samples | None = None
 ) -> Quantized:
-    """Make a float file smaller and prove what that costs; the file given is only read.
+    """Make a float file smaller and measure what that costs; the file given is only read.
 
     Args:
         source: a float32 ``.onnx`` file with a manifest.

@@ -1,4 +1,4 @@
-"""How fast a smaller file is beside the float file, on this machine, measured in turns."""
+"""How fast a smaller file is beside the float file, on this machine, measured alternately."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -55,7 +55,7 @@ class Timing:
 
 
 def time_both(before: Model, after: Model, inputs: Mapping[str, Array]) -> list[Timing]:
-    """Time a step and a chunk of both files in turns, one source of samples on one thread.
+    """Time a step and a chunk of both files alternately, one source of samples on one thread.
 
     A file that can be streamed is timed as a stream, another one through ``run``.
 
@@ -118,7 +118,7 @@ def _in_turns(what: str, before: Callable[[], Any], after: Callable[[], Any]) ->
 
 
 def _block(call: Callable[[], Any], repeats: int) -> float:
-    """Seconds a call, over ``repeats`` calls on end."""
+    """Seconds a call, over ``repeats`` calls."""
     started = _CLOCK()
     for _ in range(repeats):
         call()

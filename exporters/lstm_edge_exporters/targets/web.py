@@ -7,7 +7,6 @@ import base64
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +16,14 @@ import numpy.typing as npt
 
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import InputError, ManifestError, NotFoundError
+from lstm_edge_runtime.files import write_folder
 
-__all__ = ["Recording", "Site", "check_folder", "find_runtime", "to_site"]
+__all__ = ["Recording", "Site", "find_runtime", "to_site"]
 
 _PACKAGE = "onnxruntime-web"
 _RUNTIME = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
-_MARK = "site.js"
-"""Says what is in a site; a folder that has it was made here and may be replaced."""
+_CONTENTS = "site.js"
+"""Says what is in a site."""
 
 
 @dataclass(frozen=True)
@@ -42,48 +42,14 @@ class Site:
 
     files: dict[str, bytes]
 
-    def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write the site as ``folder``, whole or not at all; a site that was made there before is replaced.
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write the site as ``folder``, whole or not at all; one that was made there before is replaced.
 
         Raises:
             NotFoundError: the folder above it is not there.
-            InputError: something else is there, or it can't be written.
+            InputError: it holds something else, or can't be written.
         """
-        folder = Path(folder).absolute()
-        check_folder(folder)
-        temporary, old = (folder.with_name(f".{folder.name}.{os.urandom(4).hex()}.tmp") for _ in range(2))
-        try:
-            for name, content in self.files.items():
-                (temporary / name).parent.mkdir(parents=True, exist_ok=True)
-                (temporary / name).write_bytes(content)
-            if folder.exists():
-                folder.rename(old)
-            try:
-                temporary.rename(folder)
-            except OSError:
-                if old.exists():
-                    old.rename(folder)
-                raise
-        except OSError as error:
-            raise InputError(f"{folder} can't be written: {error.strerror or error}") from error
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-            shutil.rmtree(old, ignore_errors=True)
-
-
-def check_folder(folder: Path) -> None:
-    """Refuse early what ``Site.save`` would refuse.
-
-    Raises:
-        NotFoundError: the folder above it is not there.
-        InputError: it is a file, or a folder with something other than a site in it.
-    """
-    if not folder.absolute().parent.is_dir():
-        raise NotFoundError(f"{folder}: its folder {folder.parent} does not exist; make it first")
-    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise InputError(f"{folder} is no folder; name a folder for the site")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / _MARK).is_file():
-        raise InputError(f"{folder} holds other files; name a new folder, or one with an earlier site in it")
+        return write_folder(folder, self.files)
 
 
 def find_runtime(start: Path) -> Path:
@@ -141,11 +107,11 @@ def to_site(model: str | os.PathLike[str], runtime: Path, recordings: Sequence[R
             }
             for one in recordings
         ],
-        "files": ["./", _MARK, *sorted(name for name in files if name != "sw.js")],
+        "files": ["./", _CONTENTS, *sorted(name for name in files if name != "sw.js")],
     }
     version.update(json.dumps(described).encode())
     text = json.dumps({**described, "version": version.hexdigest()[:16]})
-    return Site({**files, _MARK: f"self.SITE = {text};\n".encode()})
+    return Site({**files, _CONTENTS: f"self.SITE = {text};\n".encode()})
 
 
 def _page() -> dict[str, bytes]:

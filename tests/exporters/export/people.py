@@ -1,5 +1,6 @@
 """Modules written the way people write them, each with an example and what its file must have."""
 
+import abc
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from torch.utils import _pytree as pytree
 
 __all__ = ["PEOPLE", "Person"]
 
@@ -328,6 +330,55 @@ class ResidualStack(nn.Module):
         return x
 
 
+class AbstractRNN(abc.ABC, nn.RNNBase):
+    """A forecasting library's interface over PyTorch's layers."""
+
+    @abc.abstractmethod
+    def handle_no_encoding(self, hidden, no_encoding, initial): ...
+
+
+class AbstractLSTM(AbstractRNN, nn.LSTM):
+    def handle_no_encoding(self, hidden, no_encoding, initial):
+        return hidden
+
+
+class QuietTrain(nn.Module):
+    """Layers behind an abstract class, in a module whose ``train`` returns nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = AbstractLSTM(5, 6, batch_first=True)
+
+    def train(self, mode=True):
+        super().train(mode)
+
+    def forward(self, x):
+        return self.rnn(x)[0]
+
+
+class Series:
+    """A container known to PyTorch, as libraries register theirs: its parts have no names."""
+
+    def __init__(self, values, mask) -> None:
+        self.values, self.mask = values, mask
+
+
+pytree.register_pytree_node(
+    Series, lambda each: ([each.values, each.mask], None), lambda parts, _: Series(*parts)
+)
+
+
+class Contained(nn.Module):
+    """Takes a container."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.GRU(5, 6, batch_first=True)
+
+    def forward(self, series):
+        return self.rnn(series.values)[0] * series.mask.unsqueeze(-1)
+
+
 def _floats(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(3))
 
@@ -398,4 +449,6 @@ PEOPLE = [
         {"LSTM": 3},
         tuple(f"layers.{i}.{s}_0" for i in range(3) for s in "hc"),
     ),
+    Person(QuietTrain, _floats(3, 6, 5), {"LSTM": 1}, ("h_0", "c_0")),
+    Person(Contained, (Series(_floats(3, 6, 5), torch.ones(3, 6)),), {"GRU": 1}, ("h_0",)),
 ]

@@ -10,6 +10,9 @@ import pytest
 import torch
 
 from lstm_edge_exporters import export
+from lstm_edge_runtime.native.choice import compile_engine
+from lstm_edge_runtime.native.library import installed
+from lstm_edge_runtime.onnx_reader import read_onnx
 
 _PATH = Path(__file__).parents[3] / "benchmarks" / "recurrent_matrix.py"
 _SPEC = importlib.util.spec_from_file_location("recurrent_matrix", _PATH)
@@ -37,6 +40,9 @@ def check(cell):
     assert bool(artifact.manifest.unstreamable) == cell.bidirectional
     session = onnxruntime.InferenceSession(artifact.model)
     names = [output.name for output in session.get_outputs()]
+    native = None
+    if installed() and not cell.bidirectional:
+        native = compile_engine(read_onnx(artifact.model), artifact.manifest, 1)
     for n, length in matrix.SIZES:
         feeds = matrix.draw(cell, n, length, generator)
         with torch.no_grad():
@@ -46,6 +52,9 @@ def check(cell):
             shape = [n if axis == "N" else axis for axis in state.axes]
             fed.setdefault(state.input, np.broadcast_to(np.float32(state.reset), shape))
         got = dict(zip(names, session.run(names, fed), strict=True))
+        if native is not None:
+            for name, array in artifact.manifest.all_outputs(*native.call(fed)).items():
+                np.testing.assert_allclose(array, got[name], rtol=0, atol=2e-5, err_msg=f"native {name}")
         plain = [spec.name for spec in artifact.manifest.outputs]
         after = [state.output for state in artifact.manifest.states] if cell.state == "argument" else []
         for name, tensor in zip(plain + after, expected, strict=True):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lstm_edge.checkpoint import load
-from lstm_edge.demo import HeldOut, Proof, compare_steps
+from lstm_edge.demo import HeldOut, StreamComparison, compare_steps
 from lstm_edge.deploy import deployable
 from lstm_edge_exporters import export
 from lstm_edge_runtime import load as load_model
@@ -71,14 +71,14 @@ def test_a_pipe_gets_plain_lines_and_a_second_demo_replaces_the_first(document, 
 
 
 def test_a_difference_or_an_accuracy_out_of_bounds_fails_the_demo():
-    good = Proof(correct=38, recordings=40, steps=4000, max_abs=1e-6, step_us=8.0)
+    good = StreamComparison(correct=38, recordings=40, steps=4000, max_abs=1e-6, step_us=8.0)
     good.check()
     with pytest.raises(CheckFailedError, match="differ from PyTorch's by up to 2e-05"):
-        Proof(38, 40, 4000, 2e-5, 8.0).check()
+        StreamComparison(38, 40, 4000, 2e-5, 8.0).check()
     with pytest.raises(CheckFailedError, match="differ from PyTorch's by up to nan"):
-        Proof(38, 40, 4000, float("nan"), 8.0).check()
+        StreamComparison(38, 40, 4000, float("nan"), 8.0).check()
     with pytest.raises(CheckFailedError, match="37 of 40 held-out recordings"):
-        Proof(37, 40, 4000, 1e-6, 8.0).check()
+        StreamComparison(37, 40, 4000, 1e-6, 8.0).check()
 
 
 def test_the_proof_sees_a_file_that_computes_something_else(document, folder):

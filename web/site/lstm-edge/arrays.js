@@ -160,6 +160,32 @@ export function sizeOf({ name, axes }, sizes) {
 }
 
 /**
+ * Return `values` of a shape, broadcast to `dims` as numpy does.
+ *
+ * @param {{shape: readonly number[], values: readonly number[]}} array
+ * @param {readonly number[]} dims
+ * @returns {number[]}
+ * @throws {LstmEdgeError} ManifestError: the shapes do not fit
+ * @internal
+ */
+export function broadcast({ shape, values }, dims) {
+  const padded = [...dims.map(() => 1), ...shape].slice(-dims.length || dims.length);
+  if (shape.length > dims.length || product(shape) !== values.length || !padded.every((size, axis) => size === 1 || size === dims[axis])) {
+    throw new LstmEdgeError("ManifestError", `the golden case has limits of shape (${shape}) for (${dims}); export the model again`);
+  }
+  const strides = padded.map((size, axis) => (size === 1 ? 0 : product(padded.slice(axis + 1))));
+  return Array.from({ length: product(dims) }, (_, index) => {
+    let rest = index, at = 0;
+    for (let axis = dims.length - 1; axis >= 0; axis -= 1) {
+      const size = dims[axis] ?? 1;
+      at += (rest % size) * (strides[axis] ?? 0);
+      rest = Math.floor(rest / size);
+    }
+    return values[at] ?? 0;
+  });
+}
+
+/**
  * Return a reset value's array repeated `count` times along `axis`, where it has size 1.
  *
  * @param {NamedArray} array

@@ -21,6 +21,9 @@ import { manifestText } from "./file.js";
  * @property {Arrays} outputs
  * @property {Record<string, number>} floor per output: the reference's own rounding error
  * @property {Record<string, number>} limit per output: an absolute limit that replaces the policy's
+ * @property {Record<string, {shape: number[], values: number[]}>} [limits] per output: the policy's limits, one a channel,
+ *   that broadcast against it; files made before have none
+ * @property {Golden[]} [more] further cases, of other sizes
  */
 /**
  * @typedef {object} Manifest
@@ -46,12 +49,17 @@ const SCHEMA = 1;
 /** @type {Check} */ const isMap = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
 /** @type {Check} */ const isAxis = (value) => isText(value) || (Number.isInteger(value) && value > 0 && value < 2 ** 31);
 /** @type {(check: Check) => Check} */ const or = (check) => (value) => value === null || check(value);
+/** @type {(check: Check) => Check} */ const optional = (check) => (value) => value === undefined || check(value);
 /** @type {(check: Check) => Check} */ const list = (check) => (value) => Array.isArray(value) && value.every(check);
 /** @type {(check: Check) => Check} */ const mapOf = (check) => (value) => isMap(value) && Object.values(value).every(check);
 /** @type {(checks: Record<string, Check>) => Check} */
 const fields = (checks) => (value) => isMap(value) && Object.entries(checks).every(([name, check]) => check(value[name]));
 
 /** @type {Check} */ const isArray = fields({ dtype: isDtype, shape: list((size) => Number.isInteger(size) && size >= 0), data: isText });
+const golden = {
+  inputs: mapOf(isArray), outputs: mapOf(isArray), floor: mapOf(isNumber), limit: mapOf(isNumber),
+  limits: optional(mapOf(fields({ shape: list(Number.isInteger), values: list(isNumber) }))),
+};
 const tensor = { dtype: isDtype, axes: list(isAxis) };
 /** @type {Record<string, Check>} */
 const CHECKS = {
@@ -72,7 +80,7 @@ const CHECKS = {
   precision: isText,
   provenance: isMap,
   equivalence: isMap,
-  golden: or(fields({ inputs: mapOf(isArray), outputs: mapOf(isArray), floor: mapOf(isNumber), limit: mapOf(isNumber) })),
+  golden: or(fields({ ...golden, more: optional(list(fields(golden))) })),
 };
 
 /**
@@ -116,12 +124,15 @@ export function readManifest(bytes) {
       states: raw.states.map((/** @type {any} */ state) => ({
         ...state, reset: isMap(state.reset) ? decodeArray(state.reset) : state.reset,
       })),
-      golden: raw.golden && { ...raw.golden, inputs: mapValues(raw.golden.inputs, decodeArray), outputs: mapValues(raw.golden.outputs, decodeArray) },
+      golden: raw.golden && { ...decodeGolden(raw.golden), more: raw.golden.more?.map(decodeGolden) ?? [] },
     };
   } catch (cause) {
     throw refused("an array in the manifest is malformed; export the model again", cause);
   }
 }
+
+/** @param {any} raw @returns {Golden} */
+const decodeGolden = (raw) => ({ ...raw, inputs: mapValues(raw.inputs, decodeArray), outputs: mapValues(raw.outputs, decodeArray) });
 
 /** Return the names of all tensors that go in and come out. @param {Manifest} manifest @internal */
 export const tensorNames = ({ inputs, outputs, states }) => ({

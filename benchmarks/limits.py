@@ -1,0 +1,97 @@
+"""How near a native step is to what one core of this machine can do at most.
+
+A step can be no quicker than reading its weights once, and no quicker than its multiply-adds at the core's
+peak; both are measured here by a few lines of C (``limits.c``). Run it on one core:
+
+    taskset -c 1 python benchmarks/limits.py
+"""
+
+import ctypes
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from stream_models import write_model
+from stream_sizes import CLASSES, SIZES
+
+from lstm_edge_runtime import load
+from lstm_edge_runtime.native.library import library
+
+FLAGS = ("-O3", "-march=native", "-mprefer-vector-width=512", "-ffast-math", "-shared", "-fPIC")
+
+
+def best(call: Callable[[], object], repeats: int = 15) -> float:
+    """Return the least CPU time of a call in seconds."""
+    times = []
+    for _ in range(repeats):
+        start = time.process_time()
+        call()
+        times.append(time.process_time() - start)
+    return min(times)
+
+
+def build(folder: Path) -> ctypes.CDLL:
+    """Build and open ``limits.c``."""
+    target = folder / "limits.so"
+    source = Path(__file__).with_name("limits.c")
+    subprocess.run([shutil.which("cc") or "cc", *FLAGS, source, "-o", target], check=True)
+    opened = ctypes.CDLL(str(target))
+    opened.multiply_add.argtypes = [ctypes.c_size_t]
+    opened.read_all.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t]
+    return opened
+
+
+def multiply_adds(size: str) -> int:
+    """Return the multiply-adds of one step, as many as there are weights."""
+    features, hidden, layers = SIZES[size]
+    entering = [features, *[hidden] * (layers - 1)]
+    return sum(4 * hidden * (width + hidden) for width in entering) + hidden * CLASSES
+
+
+def main() -> int:
+    """Print the limits, and each size's step and tick beside its own."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        limits = build(folder)
+        rounds = 2_000_000
+        peak = 2 * 16 * 12 * rounds / best(lambda: limits.multiply_add(rounds))
+        print(f"{library().lstm_edge_isa().decode()}; multiply-adds at most {peak / 1e9:.0f} GFLOP/s")
+        for size in SIZES:
+            weights = multiply_adds(size)
+            data = np.zeros(weights + 16, np.float32)
+            aligned = data[-data.ctypes.data // 4 % 16 :]
+            again = max(1, 20_000_000 // weights)
+            seconds = best(lambda a=aligned, n=weights, k=again: limits.read_all(a.ctypes.data, n // 16, k))
+            bandwidth = 4 * weights * again / seconds
+            model = load(write_model(folder, size), engine="native", threads=1)
+            stream, sample = model.stream(), np.zeros(SIZES[size][0], np.float32)
+            count = max(20, 20_000_000 // weights // 10)
+
+            def steps(s=stream, x=sample, n=count) -> None:
+                for _ in range(n):
+                    s.step(x)
+
+            stream.step(sample)
+            run = stream._step_call.runs[0]
+            step = best(steps) / count
+            inside = best(lambda r=run, n=count: [r() for _ in range(n)]) / count
+            batch = model.streams(64)
+            ids = [batch.add() for _ in range(64)]
+            rows = np.zeros((64, len(sample)), np.float32)
+            tick = best(lambda b=batch, x=rows, i=ids: b.step(x, i))
+            least = max(4 * weights / bandwidth, 2 * weights / peak)
+            print(
+                f"{size}: reads {bandwidth / 1e9:.0f} GB/s; a step {step * 1e6:.2f} us, "
+                f"the call {inside * 1e6:.2f}, at least {least * 1e6:.2f}; a tick of 64 {tick * 1e6:.0f} us, "
+                f"at least {64 * 2 * weights / peak * 1e6:.0f}"
+            )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

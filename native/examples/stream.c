@@ -1,0 +1,52 @@
+/*
+ * Stream through a program: a line of numbers on standard input is a sample, a line on standard output its result.
+ *
+ *     cc -I native/include native/examples/stream.c -L build -llstm_edge -o stream
+ *     ./stream har.lep < samples.txt
+ */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "lstm_edge.h"
+
+static int fail(const char *what) {
+    fprintf(stderr, "error: %s: %s\n", what, lstm_edge_last_error());
+    return 2;
+}
+
+int main(int argc, char **argv) {
+    if (argc != 2) {
+        fprintf(stderr, "usage: stream PROGRAM.lep < samples\n");
+        return 2;
+    }
+    lstm_edge_program *program = lstm_edge_open(argv[1]);
+    if (program == NULL) return fail(argv[1]);
+    double worst;
+    const lstm_edge_status golden = lstm_edge_selftest(program, &worst);
+    if (golden == LSTM_EDGE_OK) {
+        fprintf(stderr, "%s: golden case at %.3g of its limit\n", lstm_edge_isa(), worst);
+        if (worst > 1) return 1;
+    } else if (golden != LSTM_EDGE_NO_GOLDEN) {
+        return fail("selftest");
+    }
+    lstm_edge_port input, output;
+    if (lstm_edge_describe(program, LSTM_EDGE_INPUT, 0, &input) != LSTM_EDGE_OK ||
+        lstm_edge_describe(program, LSTM_EDGE_OUTPUT, 0, &output) != LSTM_EDGE_OK) {
+        return fail(argv[1]);
+    }
+    lstm_edge_stream *stream = lstm_edge_stream_new(program);
+    if (stream == NULL) return fail("stream");
+    float *x = lstm_edge_input(stream, 0);
+    const float *y = lstm_edge_output(stream, 0);
+    for (;;) {
+        for (size_t i = 0; i < input.width; i++) {
+            if (scanf("%f", &x[i]) != 1) goto done;
+        }
+        if (lstm_edge_step(stream) != LSTM_EDGE_OK) return fail("step");
+        for (size_t i = 0; i < output.width; i++) printf("%.9g%c", (double)y[i], i + 1 < output.width ? ' ' : '\n');
+    }
+done:
+    lstm_edge_stream_free(stream);
+    lstm_edge_free(program);
+    return 0;
+}

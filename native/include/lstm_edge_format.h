@@ -1,0 +1,142 @@
+/*
+ * lstm_edge_format.h: the program file (.lep), for those who write one.
+ *
+ * A program says what one time step of one row computes: a list of operations on flat buffers. It knows no
+ * batch axis and no time axis; the library runs it for many rows and steps at once.
+ *
+ * Everything is little-endian. A file is, one after the other:
+ *
+ *     le_header
+ *     le_constant[header.constants]
+ *     le_buffer[header.buffers]
+ *     le_port[header.inputs + header.outputs + header.states]
+ *     le_operation[header.operations]
+ *     the constants' data, each at its own offset, a multiple of 8
+ *
+ * A buffer is written before it is read: an input or a state's `buffer` is written when the step starts,
+ * any other by one operation (or several COPY operations, each a part). Where a field names a constant or a
+ * buffer that is not there, it holds LE_NONE. Fields and bits that are not described are 0.
+ */
+#ifndef LSTM_EDGE_FORMAT_H
+#define LSTM_EDGE_FORMAT_H
+
+#include <stdint.h>
+
+#define LE_MAGIC "LSTMEDGE"
+#define LE_FORMAT 1u
+#define LE_NONE 0xFFFFFFFFu
+
+/* Limits: a program beyond them is refused. */
+#define LE_MAX_ITEMS 65536u      /* constants, buffers, ports, operations: each */
+#define LE_MAX_WIDTH (1u << 20)  /* elements of all buffers together */
+#define LE_MAX_INT8_ROWS 65536u  /* columns of an int8 matrix, so that int32 sums are exact */
+
+typedef struct {
+    char magic[8];    /* LE_MAGIC */
+    uint32_t version; /* LE_FORMAT */
+    uint32_t crc;     /* CRC-32 (as in zlib) of the file from byte 16 to its end */
+    uint64_t size;    /* of the file, in bytes */
+    uint32_t constants, buffers, inputs, outputs, states, operations;
+    uint32_t manifest;     /* a UINT8 constant with the JSON text, or LE_NONE */
+    uint32_t golden_steps; /* time steps of the golden case, 0 where there is none */
+    uint32_t reserved[2];
+} le_header; /* 64 bytes */
+
+/* A matrix, row after row; a vector is one row. The type is an lstm_edge_type. */
+typedef struct {
+    uint64_t offset;
+    uint32_t rows, columns, type, reserved;
+} le_constant; /* 24 bytes */
+
+typedef struct {
+    uint32_t width; /* elements of one row */
+    uint32_t type;  /* an lstm_edge_type; only inputs may be other than FLOAT32 */
+} le_buffer;        /* 8 bytes */
+
+/* An input, output or state. golden and tolerance are constants, of the buffer's width. */
+typedef struct {
+    uint32_t name;   /* a UINT8 constant, UTF-8 without NUL */
+    uint32_t buffer; /* of a state: where its old value stands when the step starts */
+    uint32_t next;   /* of a state: the buffer in which an operation leaves its new value; else LE_NONE */
+    uint32_t option; /* of a state: the constant with its reset value, LE_NONE for zeros;
+                        of an output: 1 where a chunk gives it for every step; of an input: 0 */
+    uint32_t golden; /* of an input: golden_steps rows to feed; of an output: what is expected, a row a step
+                        or the last step's; of a state: one row, expected after the last step */
+    uint32_t tolerance; /* largest allowed difference of each number in golden; LE_NONE for inputs */
+} le_port;              /* 24 bytes */
+
+typedef struct {
+    uint32_t code;   /* an le_code */
+    uint32_t arg[31]; /* as the code says; "f" marks a float32 by its bits */
+} le_operation;      /* 128 bytes */
+
+/* Arguments, by place. "const" is a constant, all else without a mark a buffer. */
+typedef enum {
+    /* 0 in, 1 out, 2 const weights (M, K), 3 const bias (M) or NONE, 4 const scales (M) or NONE.
+       out = in @ weights.T + bias, for each K elements of in in turn. With scales the weights are INT8:
+       in is quantized to 8 bits, a row at a time, as DynamicQuantizeLinear does; the product is exact. */
+    LE_LINEAR = 1,
+    /* 0 x, 1 h, 2 c (NONE but for LSTM), 3 new h, 4 new c (NONE but for LSTM), 5 const W, 6 const R,
+       7 const bias or NONE, 8 const peepholes or NONE, 9 const W scales or NONE, 10 const R scales or NONE,
+       11 f clip (0 for none), 12 flags, then for each activation 13 + 3i kind, 14 + 3i f alpha, 15 + 3i f beta.
+       Gates and peepholes are in ONNX's order. The bias of LSTM and RNN is Wb + Rb, that of GRU Wb, Rb.
+       Flags: 1 input_forget (LSTM), 2 linear_before_reset (GRU). */
+    LE_LSTM = 2,
+    LE_GRU = 3,
+    LE_RNN = 4,
+    /* 0 in, 1 out, 2 le_function, 3 f alpha, 4 f beta. */
+    LE_UNARY = 5,
+    /* 0 a, 1 b or NONE, 2 const b or NONE, 3 out, 4 le_binary, 5 flags: 1 to swap a and b.
+       Each of a and b is as wide as out or 1 wide. */
+    LE_BINARY = 6,
+    /* 0 in, 1 out, 2 axis length, 3 flags: 1 for the logarithm. */
+    LE_SOFTMAX = 7,
+    /* 0 in, 1 out, 2 axis length, 3 f epsilon, 4 const scale or NONE, 5 const bias or NONE. */
+    LE_NORMALIZE = 8,
+    /* 0 in (INT64), 1 out, 2 const table (V, E). Negative indices count from the end. */
+    LE_GATHER = 9,
+    /* 0 in, 1 out, 2 in offset, 3 out offset, 4 length, 5 count, 6 in stride, 7 out stride. */
+    LE_COPY = 10,
+    /* 0 in (any type), 1 out (FLOAT32). */
+    LE_CAST = 11
+} le_code;
+
+typedef enum {
+    LE_IDENTITY = 0,
+    LE_RELU,
+    LE_SIGMOID,
+    LE_TANH,
+    LE_AFFINE,           /* alpha * x + beta */
+    LE_LEAKY_RELU,       /* x < 0 ? alpha * x : x */
+    LE_THRESHOLDED_RELU, /* x > alpha ? x : 0 */
+    LE_SCALED_TANH,      /* alpha * tanh(beta * x) */
+    LE_HARD_SIGMOID,     /* min(max(alpha * x + beta, 0), 1) */
+    LE_ELU,              /* x < 0 ? alpha * (exp(x) - 1) : x */
+    LE_SOFTSIGN,         /* x / (1 + |x|) */
+    LE_SOFTPLUS,         /* log(1 + exp(x)) */
+    LE_SELU,             /* beta * (x < 0 ? alpha * (exp(x) - 1) : x) */
+    LE_CLIP,             /* min(max(x, alpha), beta) */
+    LE_GELU,             /* x / 2 * (1 + erf(x / sqrt(2))) */
+    LE_ABS,
+    LE_NEGATE,
+    LE_EXP,
+    LE_LOG,
+    LE_SQRT,
+    LE_RECIPROCAL,
+    LE_ERF,
+    LE_FUNCTIONS /* how many there are */
+} le_function;
+
+typedef enum {
+    LE_ADD = 0,
+    LE_SUBTRACT,
+    LE_MULTIPLY,
+    LE_DIVIDE,
+    LE_MAXIMUM,
+    LE_MINIMUM,
+    LE_PRELU, /* a < 0 ? a * b : a */
+    LE_POWER,
+    LE_BINARIES /* how many there are */
+} le_binary;
+
+#endif

@@ -1,0 +1,132 @@
+/* What the parts of the library share: a program as it runs, and the kernels of one instruction set. */
+#ifndef LE_INTERNAL_H
+#define LE_INTERNAL_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "lstm_edge.h"
+#include "lstm_edge_format.h"
+
+#define LE_ALIGN 64u
+/* Rows (a step of a source each) that an operation takes at a time, so that they stay in the cache. */
+#define LE_BLOCK 48u
+/* Working memory that is kept for the next call, for each of the two sizes. */
+#define LE_SPARES 16u
+#define LE_MAX_THREADS 256u
+
+/* Weights as one instruction set wants them; kernels.c says how they lie. */
+typedef struct {
+    size_t k, m;     /* inputs and outputs */
+    size_t units;    /* k, in the unit of one multiply-add: 1 for float32, 4 inputs for int8 */
+    size_t vectors;  /* outputs, in whole vectors */
+    size_t group;    /* vectors that lie side by side, at most 4 */
+    size_t groups;   /* how many such groups there are */
+    size_t split;    /* partial sums of each output, to hide the latency of an addition */
+    size_t padded;   /* numbers in one row of output: groups * group * lanes */
+    void *weights;
+    float *bias;     /* padded */
+    float *scales;   /* padded; NULL for float32 */
+    int32_t *sums;   /* padded: the sum of each output's int8 weights */
+} le_matrix;
+
+typedef struct {
+    le_function kind;
+    float alpha, beta;
+} le_activation;
+
+typedef struct {
+    le_code code;
+    bool last_only;            /* nothing but a last step's output depends on it */
+    uint32_t in, h, c, out, next_c;
+    size_t size[6];            /* whole numbers, as the code says */
+    uint32_t flags;
+    float clip;
+    le_activation act[3];
+    le_matrix w, r, n;         /* n: the new gate's recurrent weights, GRU without linear_before_reset */
+    float *first, *second;     /* vectors and tables */
+} le_op;
+
+typedef struct {
+    size_t width, bytes; /* of one row; bytes is a multiple of LE_ALIGN */
+    size_t offset;       /* in working memory of one row */
+    lstm_edge_type type;
+} le_place;
+
+typedef struct {
+    char *name;
+    uint32_t buffer, next;
+    bool every_step;
+    float *reset;        /* of a state, padded to whole vectors */
+    void *golden;
+    float *tolerance;
+    size_t table;        /* of an input: rows of the smallest table that it is looked up in, 0 for none */
+} le_io;
+
+/* Working memory of `capacity` rows. */
+typedef struct {
+    size_t capacity;
+    char *base;
+    char **buffer;
+    float *gates, *more_gates, *hidden;
+    int16_t *quantized;
+    float *row_scale;
+    int32_t *row_zero;
+} le_workspace;
+
+typedef struct le_pool le_pool;
+
+typedef struct {
+    const char *name;
+    size_t lanes;
+    /* Lay out (m, k) weights, `gates` matrices of m / gates outputs one below the other; scales NULL for
+       float32. False where there is no memory. */
+    bool (*pack)(le_matrix *matrix, const char *weights, size_t k, size_t m, size_t gates, const float *bias,
+                 const float *scales);
+    /* Run one operation for `steps` times `rows` rows from row `first` of the working memory. */
+    void (*run)(const lstm_edge_program *program, const le_op *op, const le_workspace *workspace,
+                size_t first, size_t rows, size_t steps);
+} le_kernels;
+
+struct lstm_edge_program {
+    const le_kernels *kernels;
+    atomic_size_t users;
+    size_t buffers, ops, count[3];
+    le_place *places;
+    le_io *io[3];
+    le_op *op;
+    char *manifest;
+    size_t golden_steps;
+    bool chunked;      /* whether an operation may take many steps before the next operation runs */
+    size_t row_bytes;  /* of all buffers */
+    size_t gates, more_gates, hidden, quantized; /* numbers a row of each scratch area */
+    le_pool *pool;
+    _Atomic(le_workspace *) spare[2][LE_SPARES];
+};
+
+const le_kernels *le_choose(void);
+
+/* Note why a call fails, and return `status`. */
+lstm_edge_status le_fail(lstm_edge_status status, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* Return the bytes of an element of an lstm_edge_type, 0 for an unknown one. */
+size_t le_size_of(uint32_t type);
+
+/* Return zeroed memory at a multiple of LE_ALIGN, or NULL; `size` is rounded up. */
+void *le_zeros(size_t count, size_t size);
+
+le_workspace *le_take(const lstm_edge_program *program, bool single);
+void le_give(const lstm_edge_program *program, le_workspace *workspace);
+void le_drop(le_workspace *workspace);
+void le_release(lstm_edge_program *program);
+
+typedef void (*le_task)(void *context, size_t index);
+le_pool *le_pool_new(size_t threads);
+void le_pool_free(le_pool *pool);
+size_t le_pool_threads(const le_pool *pool);
+/* Call task(context, i) for each i below count, on the pool's threads and this one. */
+void le_pool_run(le_pool *pool, le_task task, void *context, size_t count);
+
+#endif

@@ -1,0 +1,70 @@
+/* Which kernels run: the best that this machine has, or what LSTM_EDGE_ISA names. */
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#ifndef HWCAP_ASIMDDP
+#define HWCAP_ASIMDDP (1 << 20)
+#endif
+#endif
+
+#include "internal.h"
+
+static bool always(void) { return true; }
+
+#if defined(__x86_64__)
+static bool has_avx2(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+static bool has_avx512(void) {
+    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+}
+static bool has_vnni(void) { return has_avx512() && __builtin_cpu_supports("avx512vnni"); }
+extern const le_kernels le_kernels_avx512vnni, le_kernels_avx512, le_kernels_avx2, le_kernels_sse2;
+static const struct {
+    const le_kernels *kernels;
+    bool (*here)(void);
+} known[] = {{&le_kernels_avx512vnni, has_vnni},
+             {&le_kernels_avx512, has_avx512},
+             {&le_kernels_avx2, has_avx2},
+             {&le_kernels_sse2, always}};
+#elif defined(__aarch64__)
+static bool has_dotprod(void) {
+#if defined(__linux__)
+    return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+#else
+    return true; /* every 64-bit machine of Apple's that runs programs like this one */
+#endif
+}
+extern const le_kernels le_kernels_neon_dotprod, le_kernels_neon;
+static const struct {
+    const le_kernels *kernels;
+    bool (*here)(void);
+} known[] = {{&le_kernels_neon_dotprod, has_dotprod}, {&le_kernels_neon, always}};
+#else
+extern const le_kernels le_kernels_generic;
+static const struct {
+    const le_kernels *kernels;
+    bool (*here)(void);
+} known[] = {{&le_kernels_generic, always}};
+#endif
+
+static const le_kernels *chosen;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static void choose(void) {
+    const char *wanted = getenv("LSTM_EDGE_ISA");
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+        const bool named = wanted == NULL || *wanted == '\0' || strcmp(wanted, known[i].kernels->name) == 0;
+        if (named && known[i].here()) {
+            chosen = known[i].kernels;
+            return;
+        }
+    }
+}
+
+const le_kernels *le_choose(void) {
+    pthread_once(&once, choose);
+    return chosen;
+}

@@ -1,0 +1,745 @@
+/*
+ * The kernels, compiled once an instruction set: LE_ISA is its name as a token, LE_LANES the floats in a
+ * vector, LE_ROWS the rows of a tile.
+ *
+ * Weights lie as [group][k][vector of the group][lane]. A tile holds the sums of some rows and one group in
+ * registers while k runs; a single row takes several groups at once, so that about eight sums hide the
+ * latency of an addition. However many rows a tile has, each output starts from its bias (or from the sum so
+ * far) and adds its products in the order of k; where a matrix is so small that one group is all, `split`
+ * partial sums take every split-th k and are added at the end, for any number of rows. Hence the same bits
+ * on every path. Products are contracted to fused multiply-adds in madd() and nowhere else.
+ */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "internal.h"
+
+#if defined(__x86_64__) || defined(__i386__)
+#include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
+#endif
+
+#define L ((size_t)LE_LANES)
+#define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 16")
+
+typedef float vf __attribute__((vector_size(4 * LE_LANES)));
+typedef int32_t vi __attribute__((vector_size(4 * LE_LANES)));
+typedef uint32_t vu __attribute__((vector_size(4 * LE_LANES)));
+typedef float vf_loose __attribute__((vector_size(4 * LE_LANES), aligned(4), may_alias));
+typedef int8_t vi8 __attribute__((vector_size(LE_LANES), aligned(1), may_alias));
+
+/* --- Vectors ---------------------------------------------------------------------------------------- */
+
+INLINE vf set1(float x) { return x - (vf){0}; }
+INLINE vi set1i(int32_t x) { return x - (vi){0}; }
+INLINE vf load(const float *p) { return *(const vf_loose *)p; }
+INLINE void store(float *p, vf v) { *(vf_loose *)p = v; }
+INLINE vf blend(vi mask, vf a, vf b) { return (vf)(((vi)a & mask) | ((vi)b & ~mask)); }
+
+/* a * b + c. largest and smallest return x where one of the two is NaN. */
+#if LE_LANES == 16
+INLINE vf madd(vf a, vf b, vf c) { return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
+INLINE vf largest(vf a, vf x) { return (vf)_mm512_max_ps((__m512)a, (__m512)x); }
+INLINE vf smallest(vf a, vf x) { return (vf)_mm512_min_ps((__m512)a, (__m512)x); }
+INLINE vf root(vf x) { return (vf)_mm512_sqrt_ps((__m512)x); }
+#elif LE_LANES == 8
+INLINE vf madd(vf a, vf b, vf c) { return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
+INLINE vf largest(vf a, vf x) { return (vf)_mm256_max_ps((__m256)a, (__m256)x); }
+INLINE vf smallest(vf a, vf x) { return (vf)_mm256_min_ps((__m256)a, (__m256)x); }
+INLINE vf root(vf x) { return (vf)_mm256_sqrt_ps((__m256)x); }
+#elif defined(__SSE2__)
+INLINE vf madd(vf a, vf b, vf c) { return a * b + c; }
+INLINE vf largest(vf a, vf x) { return (vf)_mm_max_ps((__m128)a, (__m128)x); }
+INLINE vf smallest(vf a, vf x) { return (vf)_mm_min_ps((__m128)a, (__m128)x); }
+INLINE vf root(vf x) { return (vf)_mm_sqrt_ps((__m128)x); }
+#else
+#if defined(__aarch64__)
+INLINE vf madd(vf a, vf b, vf c) { return (vf)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b); }
+#elif defined(__ARM_NEON)
+INLINE vf madd(vf a, vf b, vf c) { return (vf)vmlaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b); }
+#else
+INLINE vf madd(vf a, vf b, vf c) { return a * b + c; }
+#endif
+INLINE vf largest(vf a, vf x) { return blend(a > x, a, x); }
+INLINE vf smallest(vf a, vf x) { return blend(a < x, a, x); }
+INLINE vf root(vf x) {
+    for (size_t i = 0; i < L; i++) x[i] = sqrtf(x[i]);
+    return x;
+}
+#endif
+
+/* Load the first `count` numbers, and `rest` in the other lanes. */
+INLINE vf load_some(const float *p, size_t count, float rest) {
+    vf v = set1(rest);
+    memcpy(&v, p, count * sizeof(float));
+    return v;
+}
+
+INLINE float sum(vf v) {
+    float total = v[0];
+    for (size_t i = 1; i < L; i++) total += v[i];
+    return total;
+}
+
+/* --- Functions -------------------------------------------------------------------------------------- */
+
+/* exp(x) within 2 ULP: 2^n * exp(f) with |f| <= log(2) / 2 and the polynomial of Cephes' expf. */
+INLINE vf vexp(vf x) {
+    x = smallest(set1(88.8f), largest(set1(-87.3365f), x));
+    const vf magic = set1(12582912.f); /* 1.5 * 2^23: adding it rounds to a whole number, in its low bits */
+    vf shifted = madd(x, set1(1.44269504088896341f), magic);
+    vf n = shifted - magic;
+    vf f = madd(n, set1(-0.693359375f), x);
+    f = madd(n, set1(2.12194440e-4f), f);
+    vf p = madd(set1(1.9875691500e-4f), f, set1(1.3981999507e-3f));
+    p = madd(p, f, set1(8.3334519073e-3f));
+    p = madd(p, f, set1(4.1665795894e-2f));
+    p = madd(p, f, set1(1.6666665459e-1f));
+    p = madd(p, f, set1(5.0000001201e-1f));
+    p = madd(p * f, f, f) + 1.f;
+    /* 2^(n - 1), then twice: n is 128 at the upper end. At the lower end the exponent field is 0. */
+    vu power = ((vu)shifted - 0x4B400000u + 126u) << 23;
+    p *= (vf)power;
+    return p + p;
+}
+
+INLINE vf sigmoid(vf x) { return 1.f / (1.f + vexp(-x)); }
+
+/* tanh(x) by the rational approximation of degree 13 over 6 that Eigen and onnxruntime use, within 4 ULP. */
+INLINE vf vtanh(vf x) {
+    x = smallest(set1(9.f), largest(set1(-9.f), x));
+    vf s = x * x;
+    vf p = madd(set1(-2.76076847742355e-16f), s, set1(2.00018790482477e-13f));
+    p = madd(p, s, set1(-8.60467152213735e-11f));
+    p = madd(p, s, set1(5.12229709037114e-08f));
+    p = madd(p, s, set1(1.48572235717979e-05f));
+    p = madd(p, s, set1(6.37261928875436e-04f));
+    p = madd(p, s, set1(4.89352455891786e-03f));
+    vf q = madd(set1(1.19825839466702e-06f), s, set1(1.18534705686654e-04f));
+    q = madd(q, s, set1(2.26843463243900e-03f));
+    q = madd(q, s, set1(4.89352518554385e-03f));
+    return x * p / q;
+}
+
+static __attribute__((noinline)) vf by_lane(vf x, float (*f)(float)) {
+    for (size_t i = 0; i < L; i++) x[i] = f(x[i]);
+    return x;
+}
+
+static float softplus(float x) { return log1pf(expf(-fabsf(x))) + (x > 0.f ? x : isnan(x) ? x : 0.f); }
+
+static __attribute__((noinline)) vf apply(const le_activation *a, vf x) {
+    const vf alpha = set1(a->alpha), beta = set1(a->beta), zero = {0};
+    switch (a->kind) {
+    case LE_RELU: return largest(zero, x);
+    case LE_SIGMOID: return sigmoid(x);
+    case LE_TANH: return vtanh(x);
+    case LE_AFFINE: return madd(alpha, x, beta);
+    case LE_LEAKY_RELU: return blend(x < zero, alpha * x, x);
+    case LE_THRESHOLDED_RELU: return blend(x <= alpha, zero, x);
+    case LE_SCALED_TANH: return alpha * vtanh(beta * x);
+    case LE_HARD_SIGMOID: return smallest(set1(1.f), largest(zero, madd(alpha, x, beta)));
+    case LE_ELU: return blend(x < zero, alpha * (vexp(x) - 1.f), x);
+    case LE_SOFTSIGN: return x / (1.f + largest(x, -x));
+    case LE_SOFTPLUS: return by_lane(x, softplus);
+    case LE_SELU: return beta * blend(x < zero, alpha * (vexp(x) - 1.f), x);
+    case LE_CLIP: return smallest(beta, largest(alpha, x));
+    case LE_GELU: return 0.5f * x * (1.f + by_lane(x * 0.70710678118654752f, erff));
+    case LE_ABS: return (vf)((vu)x & 0x7FFFFFFFu);
+    case LE_NEGATE: return -x;
+    case LE_EXP: return vexp(x);
+    case LE_LOG: return by_lane(x, logf);
+    case LE_SQRT: return root(x);
+    case LE_RECIPROCAL: return 1.f / x;
+    case LE_ERF: return by_lane(x, erff);
+    default: return x;
+    }
+}
+
+static __attribute__((noinline)) vf combine(le_binary kind, vf a, vf b) {
+    switch (kind) {
+    case LE_ADD: return a + b;
+    case LE_SUBTRACT: return a - b;
+    case LE_MULTIPLY: return a * b;
+    case LE_DIVIDE: return a / b;
+    case LE_MAXIMUM: return blend((a < b) | (b != b), b, a);
+    case LE_MINIMUM: return blend((a > b) | (b != b), b, a);
+    case LE_PRELU: return blend(a < (vf){0}, a * b, a);
+    default:
+        for (size_t i = 0; i < L; i++) a[i] = powf(a[i], b[i]);
+        return a;
+    }
+}
+
+/* --- int8 products: four inputs at a time ----------------------------------------------------------- */
+
+#if defined(__AVX512VNNI__) || defined(__ARM_FEATURE_DOTPROD)
+#define DOT 1 /* the four int8 weights of a lane side by side, activations in bytes */
+#elif LE_LANES == 16 || LE_LANES == 8 || defined(__SSE2__)
+#define PAIRS 1 /* two by two, activations in 16 bits */
+#endif
+
+#if defined(__ARM_FEATURE_DOTPROD)
+#define OFFSET 128 /* sdot takes signed bytes */
+#else
+#define OFFSET 0
+#endif
+
+/* Bytes of a quantized input, and as many of them as there are lanes. */
+#if defined(DOT)
+#define EACH_INPUT 1u
+typedef uint8_t quantized_vector __attribute__((vector_size(LE_LANES), aligned(1), may_alias));
+#else
+#define EACH_INPUT 2u
+typedef int16_t quantized_vector __attribute__((vector_size(2 * LE_LANES), aligned(2), may_alias));
+#endif
+
+INLINE size_t int8_place(size_t lane, size_t k) {
+#if defined(DOT)
+    return lane * 4 + k;
+#elif defined(PAIRS)
+    return k / 2 * 2 * L + lane * 2 + k % 2;
+#else
+    return k * L + lane;
+#endif
+}
+
+/* Add the products of four quantized inputs and a vector of weights of four each; exact. */
+INLINE vi dot(vi total, const char *x, const int8_t *w) {
+#if defined(__AVX512VNNI__)
+    int32_t four;
+    memcpy(&four, x, 4);
+    return (vi)_mm512_dpbusd_epi32((__m512i)total, _mm512_set1_epi32(four), _mm512_load_si512(w));
+#elif defined(__ARM_FEATURE_DOTPROD)
+    int32_t four;
+    memcpy(&four, x, 4);
+    return (vi)vdotq_s32((int32x4_t)total, vreinterpretq_s8_s32(vdupq_n_s32(four)), vld1q_s8(w));
+#elif defined(PAIRS)
+    int32_t pair[2];
+    memcpy(pair, x, 8);
+    for (size_t i = 0; i < 2; i++, w += 2 * L) {
+#if LE_LANES == 16
+        __m512i wide = _mm512_cvtepi8_epi16(_mm256_load_si256((const __m256i *)w));
+        total += (vi)_mm512_madd_epi16(wide, _mm512_set1_epi32(pair[i]));
+#elif LE_LANES == 8
+        __m256i wide = _mm256_cvtepi8_epi16(_mm_load_si128((const __m128i *)w));
+        total += (vi)_mm256_madd_epi16(wide, _mm256_set1_epi32(pair[i]));
+#else
+        __m128i narrow = _mm_loadl_epi64((const __m128i *)w);
+        __m128i wide = _mm_srai_epi16(_mm_unpacklo_epi8(narrow, narrow), 8);
+        total += (vi)_mm_madd_epi16(wide, _mm_set1_epi32(pair[i]));
+#endif
+    }
+    return total;
+#else
+    for (size_t i = 0; i < 4; i++, w += L) {
+        total += __builtin_convertvector(*(const vi8 *)w, vi) * (int32_t)((const int16_t *)x)[i];
+    }
+    return total;
+#endif
+}
+
+/* Quantize rows of k numbers as DynamicQuantizeLinear does, each by itself. */
+static void quantize(const le_matrix *m, const float *x, size_t stride, size_t rows, const le_workspace *w) {
+    const vf magic = set1(12582912.f);
+    for (size_t row = 0; row < rows; row++, x += stride) {
+        char *to = (char *)w->quantized + row * m->units * 4 * EACH_INPUT;
+        vf low = {0}, high = {0}, odd = {0};
+        for (size_t k = 0; k < m->k; k += L) {
+            vf v = k + L <= m->k ? load(x + k) : load_some(x + k, m->k - k, 0.f);
+            low = smallest(low, v);
+            high = largest(high, v);
+            odd += v * 0.f;
+        }
+        float least = low[0], most = high[0];
+        for (size_t i = 1; i < L; i++) {
+            least = low[i] < least ? low[i] : least;
+            most = high[i] > most ? high[i] : most;
+        }
+        float scale = most / 255.f - least / 255.f, exact = (most - least) / 255.f;
+        scale = isinf(exact) ? scale : exact;
+        scale = scale == 0.f ? 1.f : scale;
+        const bool finite = sum(odd) == 0.f;
+        scale = finite ? scale : NAN;
+        const float zero = finite ? rintf(fminf(fmaxf(-least / scale, 0.f), 255.f)) : 0.f;
+        w->row_scale[row] = scale;
+        const int32_t shift = EACH_INPUT == 1 ? OFFSET : (int32_t)zero; /* what is taken off right here */
+        w->row_zero[row] = (int32_t)zero - shift;
+        for (size_t k = 0; k < m->units * 4; k += L) {
+            vf v = k + L <= m->k ? load(x + k) : load_some(x + k, k < m->k ? m->k - k : 0, 0.f);
+            v = smallest(set1(256.f), largest(set1(-256.f), v / scale));
+            v = smallest(set1(255.f), largest(set1(0.f), (v + magic) - magic + zero));
+            const vi whole = finite ? (vi)(v + magic) - 0x4B400000 - shift : (vi){0};
+            const quantized_vector narrow = __builtin_convertvector(whole, quantized_vector);
+            memcpy(to + k * EACH_INPUT, &narrow, EACH_INPUT * (m->units * 4 - k < L ? m->units * 4 - k : L));
+        }
+    }
+}
+
+/* --- Products --------------------------------------------------------------------------------------- */
+
+/* The rows of a product: y = start + x @ weights.T. stride is in numbers; start_stride is 0 for a bias. */
+typedef struct {
+    const float *x;
+    size_t stride;
+    const float *start;
+    size_t start_stride;
+    float *y;
+    size_t y_stride;
+} rows_of;
+
+/* The sums of a tile, a flat array so that each is a register once the loops are unrolled. */
+#define AT(r, j, s, i) ((((r) * J + (j)) * S + (s)) * G + (i))
+#define EACH(i, n) UNROLL for (size_t i = 0; i < (n); i++)
+#define MOST (LE_ROWS * 4 > 9 ? LE_ROWS * 4 : 9)
+
+/* One tile: R rows, J groups of G vectors, S partial sums of each. All four are constants where it is called. */
+INLINE void tile(const le_matrix *m, const rows_of *p, size_t row, size_t group, const size_t R, const size_t J,
+                 const size_t G, const size_t S) {
+    vf a[MOST];
+    const float *x[LE_ROWS];
+    const float *w = (const float *)m->weights + group * m->k * G * L;
+    const size_t next = m->k * G * L;
+    EACH(r, R) {
+        const float *start = p->start + (row + r) * p->start_stride + group * G * L;
+        x[r] = p->x + (row + r) * p->stride;
+        EACH(j, J) EACH(i, G) EACH(s, S) a[AT(r, j, s, i)] = s == 0 ? load(start + (j * G + i) * L) : (vf){0};
+    }
+    size_t k = 0;
+    for (; k + S <= m->k; k += S, w += S * G * L) {
+        EACH(s, S) EACH(r, R) {
+            const vf v = set1(x[r][k + s]);
+            EACH(j, J) EACH(i, G) {
+                a[AT(r, j, s, i)] = madd(v, load(w + j * next + (s * G + i) * L), a[AT(r, j, s, i)]);
+            }
+        }
+    }
+    if (S > 1) {
+        EACH(s, S - 1) {
+            if (k + s >= m->k) break;
+            EACH(r, R) EACH(i, G) {
+                a[AT(r, 0, s, i)] = madd(set1(x[r][k + s]), load(w + (s * G + i) * L), a[AT(r, 0, s, i)]);
+            }
+        }
+    }
+    EACH(r, R) EACH(j, J) EACH(i, G) {
+        if (S >= 8) EACH(s, 4) a[AT(r, j, s, i)] += a[AT(r, j, s + 4, i)];
+        if (S >= 4) EACH(s, 2) a[AT(r, j, s, i)] += a[AT(r, j, s + 2, i)];
+        if (S >= 2) a[AT(r, j, 0, i)] += a[AT(r, j, 1, i)];
+        const size_t vector = (group + j) * G + i;
+        if (vector < m->vectors) store(p->y + (row + r) * p->y_stride + vector * L, a[AT(r, j, 0, i)]);
+    }
+}
+
+/* The same for int8. An int32 sum is exact in any order, so that it needs no partial sums. */
+INLINE void tile8(const le_matrix *m, const rows_of *p, const le_workspace *ws, size_t row, size_t group,
+                  const size_t R, const size_t J, const size_t G) {
+    const size_t S = 1;
+    vi a[MOST];
+    const int8_t *w = (const int8_t *)m->weights + group * m->units * G * 4 * L;
+    const size_t next = m->units * G * 4 * L;
+    EACH(r, R) EACH(j, J) EACH(i, G) a[AT(r, j, 0, i)] = (vi){0};
+    for (size_t k = 0; k < m->units; k++, w += G * 4 * L) {
+        EACH(r, R) {
+            const char *x = (const char *)ws->quantized + ((row + r) * m->units + k) * 4 * EACH_INPUT;
+            EACH(j, J) EACH(i, G) a[AT(r, j, 0, i)] = dot(a[AT(r, j, 0, i)], x, w + j * next + i * 4 * L);
+        }
+    }
+    EACH(r, R) EACH(j, J) EACH(i, G) {
+        const size_t vector = (group + j) * G + i;
+        if (vector >= m->vectors) continue;
+        const vi sums = *(const vi *)(m->sums + vector * L);
+        const vf scale = load(m->scales + vector * L) * ws->row_scale[row + r];
+        const vf whole = __builtin_convertvector(a[AT(r, j, 0, i)] - sums * ws->row_zero[row + r], vf);
+        const vf start = load(p->start + (row + r) * p->start_stride + vector * L);
+        store(p->y + (row + r) * p->y_stride + vector * L, start + whole * scale);
+    }
+}
+
+INLINE void product_of(const le_matrix *m, const rows_of *p, const le_workspace *ws, size_t rows, const bool int8,
+                       const size_t G) {
+    const size_t J = 8 / G, S = G == 3 ? 2 : 8 / G;
+#define TILE(row, group, R, J) \
+    (int8 ? tile8(m, p, ws, row, group, R, J, G) : tile(m, p, row, group, R, J, G, 1))
+    if (m->split > 1) {
+        for (size_t row = 0; row < rows; row++) {
+            if (int8) tile8(m, p, ws, row, 0, 1, 1, G);
+            else tile(m, p, row, 0, 1, 1, G, S);
+        }
+        return;
+    }
+    if (rows == 1) {
+        size_t group = 0;
+        for (; group + J <= m->groups; group += J) TILE(0, group, 1, J);
+        for (; group < m->groups; group++) TILE(0, group, 1, 1);
+        return;
+    }
+    for (size_t group = 0; group < m->groups; group++) {
+        size_t row = 0;
+        for (; row + LE_ROWS <= rows; row += LE_ROWS) TILE(row, group, LE_ROWS, 1);
+        for (; row + 2 <= rows; row += 2) TILE(row, group, 2, 1);
+        if (row < rows) TILE(row, group, 1, 1);
+    }
+#undef TILE
+}
+
+static __attribute__((noinline)) void product(const le_matrix *m, const rows_of *p, const le_workspace *ws,
+                                              size_t rows) {
+    if (m->scales != NULL) {
+        quantize(m, p->x, p->stride, rows, ws);
+        switch (m->group) {
+        case 1: product_of(m, p, ws, rows, true, 1); return;
+        case 2: product_of(m, p, ws, rows, true, 2); return;
+        case 3: product_of(m, p, ws, rows, true, 3); return;
+        default: product_of(m, p, ws, rows, true, 4); return;
+        }
+    }
+    switch (m->group) {
+    case 1: product_of(m, p, ws, rows, false, 1); return;
+    case 2: product_of(m, p, ws, rows, false, 2); return;
+    case 3: product_of(m, p, ws, rows, false, 3); return;
+    default: product_of(m, p, ws, rows, false, 4); return;
+    }
+}
+
+/* Where output `j` of `gates` matrices of m / gates outputs lies in a row: unit by vector, gates side by side. */
+static size_t position(size_t j, size_t m, size_t gates) {
+    const size_t hidden = m / gates, unit = j % hidden;
+    return gates == 1 ? j : (unit / L * gates + j / hidden) * L + unit % L;
+}
+
+static bool pack(le_matrix *matrix, const char *weights, size_t k, size_t m, size_t gates, const float *bias,
+                 const float *scales) {
+    const size_t vectors = gates * ((m / gates + L - 1) / L);
+    size_t group = gates;
+    if (gates == 1) {
+        group = 4;
+        for (size_t g = 3; g > 0; g--) {
+            if ((vectors + g - 1) / g * g < (vectors + group - 1) / group * group) group = g;
+        }
+    }
+    const size_t groups = (vectors + group - 1) / group, units = scales == NULL ? k : (k + 3) / 4;
+    *matrix = (le_matrix){.k = k, .m = m, .units = units, .vectors = vectors, .group = group, .groups = groups};
+    matrix->padded = groups * group * L;
+    matrix->split = groups == 1 ? 8 / group : 1;
+    matrix->weights = le_zeros(matrix->padded * units, sizeof(float));
+    matrix->bias = le_zeros(matrix->padded, sizeof(float));
+    matrix->scales = scales == NULL ? NULL : le_zeros(matrix->padded, sizeof(float));
+    matrix->sums = scales == NULL ? NULL : le_zeros(matrix->padded, sizeof(int32_t));
+    if (matrix->weights == NULL || matrix->bias == NULL) return false;
+    if (scales != NULL && (matrix->scales == NULL || matrix->sums == NULL)) return false;
+    for (size_t j = 0; j < m; j++) {
+        const size_t at = position(j, m, gates), vector = at / L, lane = at % L;
+        const size_t start = (vector / group * units * group + vector % group) * L;
+        if (bias != NULL) matrix->bias[at] = bias[j];
+        if (scales == NULL) {
+            float *to = (float *)matrix->weights + start + lane;
+            for (size_t i = 0; i < k; i++) memcpy(to + i * group * L, weights + (j * k + i) * sizeof(float), sizeof(float));
+        } else {
+            int8_t *to = (int8_t *)matrix->weights + start * 4;
+            const int8_t *from = (const int8_t *)weights + j * k;
+            matrix->scales[at] = scales[j];
+            for (size_t i = 0; i < k; i++) {
+                to[i / 4 * group * L * 4 + int8_place(lane, i % 4)] = from[i];
+                matrix->sums[at] += from[i];
+            }
+        }
+    }
+    return true;
+}
+
+/* --- Cells ------------------------------------------------------------------------------------------ */
+
+INLINE vf clipped(vf x, float clip) { return clip > 0.f ? smallest(set1(clip), largest(set1(-clip), x)) : x; }
+
+/* ONNX's gates: input, output, forget, cell. `plain` is a cell without peepholes, clip or other functions. */
+INLINE void lstm_cell(const le_op *op, const bool plain, const float *g, const float *c, float *h, float *new_c,
+                      size_t vectors) {
+    for (size_t v = 0; v < vectors; v++, g += 4 * L) {
+        const vf before = load(c + v * L);
+        vf i = load(g), o = load(g + L), f = load(g + 2 * L), z = load(g + 3 * L);
+        vf now;
+        if (plain) {
+            now = madd(sigmoid(f), before, sigmoid(i) * vtanh(z));
+            store(h + v * L, sigmoid(o) * vtanh(now));
+        } else {
+            const float *peepholes = op->first;
+            const size_t each = vectors * L;
+            if (peepholes != NULL) {
+                i = madd(load(peepholes + v * L), before, i);
+                f = madd(load(peepholes + 2 * each + v * L), before, f);
+            }
+            i = apply(&op->act[0], clipped(i, op->clip));
+            f = op->flags & 1 ? 1.f - i : apply(&op->act[0], clipped(f, op->clip));
+            z = apply(&op->act[1], clipped(z, op->clip));
+            now = madd(f, before, i * z);
+            if (peepholes != NULL) o = madd(load(peepholes + each + v * L), now, o);
+            store(h + v * L, apply(&op->act[0], clipped(o, op->clip)) * apply(&op->act[2], now));
+        }
+        store(new_c + v * L, now);
+    }
+}
+
+static bool has(const le_op *op, size_t count, const le_function *kinds) {
+    for (size_t i = 0; i < count; i++) {
+        if (op->act[i].kind != kinds[i]) return false;
+    }
+    return op->clip == 0.f;
+}
+
+/* Take one step of some rows from the gates' sums over x. */
+static void lstm_step(const le_op *op, const le_workspace *ws, float *gates, const float *h, const float *c,
+                      float *new_h, float *new_c, size_t stride, size_t rows) {
+    static const le_function usual[] = {LE_SIGMOID, LE_TANH, LE_TANH};
+    const bool plain = has(op, 3, usual) && op->first == NULL && !(op->flags & 1);
+    const size_t width = op->r.padded, vectors = op->r.vectors / 4;
+    product(&op->r, &(rows_of){h, stride, gates, width, gates, width}, ws, rows);
+    for (size_t r = 0; r < rows; r++) {
+        const float *g = gates + r * width, *before = c + r * stride;
+        float *to = new_h + r * stride, *now = new_c + r * stride;
+        if (plain) lstm_cell(op, true, g, before, to, now, vectors);
+        else lstm_cell(op, false, g, before, to, now, vectors);
+    }
+}
+
+/* ONNX's gates: update, reset, new. */
+static void gru_step(const le_op *op, const le_workspace *ws, const float *gates, const float *h, float *new_h,
+                     size_t stride, size_t rows) {
+    static const le_function usual[] = {LE_SIGMOID, LE_TANH};
+    const bool plain = has(op, 2, usual), before_product = op->flags & 2;
+    const size_t width = op->w.padded, recurrent = op->r.padded, vectors = op->w.vectors / 3;
+    const size_t gate_count = before_product ? 3 : 2;
+    float *sums = ws->more_gates, *hidden = ws->hidden;
+    product(&op->r, &(rows_of){h, stride, op->r.bias, 0, sums, recurrent}, ws, rows);
+    for (size_t r = 0; r < rows; r++) {
+        const float *g = gates + r * width;
+        float *s = sums + r * recurrent;
+        for (size_t v = 0; v < vectors; v++, g += 3 * L, s += gate_count * L) {
+            vf update = load(g) + load(s), reset = load(g + L) + load(s + L);
+            update = plain ? sigmoid(update) : apply(&op->act[0], clipped(update, op->clip));
+            reset = plain ? sigmoid(reset) : apply(&op->act[0], clipped(reset, op->clip));
+            const vf old = load(h + r * stride + v * L);
+            if (before_product) {
+                vf n = madd(reset, load(s + 2 * L), load(g + 2 * L));
+                n = plain ? vtanh(n) : apply(&op->act[1], clipped(n, op->clip));
+                store(new_h + r * stride + v * L, madd(update, old, (1.f - update) * n));
+            } else {
+                store(s, update);
+                store(hidden + r * stride + v * L, reset * old);
+            }
+        }
+    }
+    if (before_product) return;
+    /* The new gate's product takes reset * h; it may overwrite nothing of `sums`, which holds the update. */
+    float *fresh = hidden + rows * stride;
+    product(&op->n, &(rows_of){hidden, stride, op->n.bias, 0, fresh, op->n.padded}, ws, rows);
+    for (size_t r = 0; r < rows; r++) {
+        for (size_t v = 0; v < vectors; v++) {
+            const vf update = load(sums + r * recurrent + v * 2 * L);
+            vf n = load(gates + r * width + (v * 3 + 2) * L) + load(fresh + r * op->n.padded + v * L);
+            n = plain ? vtanh(n) : apply(&op->act[1], clipped(n, op->clip));
+            store(new_h + r * stride + v * L, madd(update, load(h + r * stride + v * L), (1.f - update) * n));
+        }
+    }
+}
+
+static void rnn_step(const le_op *op, const le_workspace *ws, float *gates, const float *h, float *new_h,
+                     size_t stride, size_t rows) {
+    const size_t width = op->r.padded;
+    product(&op->r, &(rows_of){h, stride, gates, width, gates, width}, ws, rows);
+    for (size_t r = 0; r < rows; r++) {
+        for (size_t v = 0; v < op->r.vectors; v++) {
+            const vf x = load(gates + r * width + v * L);
+            store(new_h + r * stride + v * L, apply(&op->act[0], clipped(x, op->clip)));
+        }
+    }
+}
+
+/* --- Operations ------------------------------------------------------------------------------------- */
+
+INLINE size_t stride_of(const lstm_edge_program *program, uint32_t buffer) {
+    return program->places[buffer].bytes / sizeof(float);
+}
+
+INLINE float *rows_from(const lstm_edge_program *program, const le_workspace *ws, uint32_t buffer, size_t first) {
+    return (float *)(ws->buffer[buffer] + first * program->places[buffer].bytes);
+}
+
+static void recurrent(const lstm_edge_program *program, const le_op *op, const le_workspace *ws, size_t first,
+                      size_t rows, size_t steps) {
+    const size_t width = op->w.padded, stride = stride_of(program, op->out);
+    const rows_of all = {rows_from(program, ws, op->in, first), stride_of(program, op->in), op->w.bias, 0, ws->gates, width};
+    product(&op->w, &all, ws, rows * steps);
+    const float *h = rows_from(program, ws, op->h, first);
+    const float *c = op->code == LE_LSTM ? rows_from(program, ws, op->c, first) : NULL;
+    float *new_h = rows_from(program, ws, op->out, first);
+    float *new_c = op->code == LE_LSTM ? rows_from(program, ws, op->next_c, first) : NULL;
+    float *gates = ws->gates;
+    for (size_t step = 0; step < steps; step++) {
+        if (op->code == LE_LSTM) lstm_step(op, ws, gates, h, c, new_h, new_c, stride, rows);
+        else if (op->code == LE_GRU) gru_step(op, ws, gates, h, new_h, stride, rows);
+        else rnn_step(op, ws, gates, h, new_h, stride, rows);
+        gates += rows * width;
+        h = new_h;
+        new_h += rows * stride;
+        if (op->code == LE_LSTM) {
+            c = new_c;
+            new_c += rows * stride;
+        }
+    }
+}
+
+static void linear(const lstm_edge_program *program, const le_op *op, const le_workspace *ws, size_t first,
+                   size_t rows) {
+    const size_t repeat = op->size[0], in = stride_of(program, op->in), out = stride_of(program, op->out);
+    const float *x = rows_from(program, ws, op->in, first);
+    float *y = rows_from(program, ws, op->out, first);
+    if (repeat == 1) {
+        product(&op->w, &(rows_of){x, in, op->w.bias, 0, y, out}, ws, rows);
+        return;
+    }
+    for (size_t part = 0; part < repeat; part++) {
+        product(&op->w, &(rows_of){x + part * op->w.k, in, op->w.bias, 0, ws->gates, op->w.padded}, ws, rows);
+        for (size_t r = 0; r < rows; r++) {
+            memcpy(y + r * out + part * op->w.m, ws->gates + r * op->w.padded, op->w.m * sizeof(float));
+        }
+    }
+}
+
+static void binary(const lstm_edge_program *program, const le_op *op, const le_workspace *ws, size_t first,
+                   size_t rows) {
+    const le_binary kind = (le_binary)op->size[0];
+    const size_t out = stride_of(program, op->out);
+    const bool swap = op->flags & 1;
+    for (size_t r = first; r < first + rows; r++) {
+        const float *a = rows_from(program, ws, op->in, r);
+        const float *b = op->h == LE_NONE ? op->first : rows_from(program, ws, op->h, r);
+        float *y = rows_from(program, ws, op->out, r);
+        for (size_t i = 0; i < out; i += L) {
+            const vf left = op->size[1] ? load(a + i) : set1(a[0]);
+            const vf right = op->size[2] ? load(b + i) : set1(b[0]);
+            store(y + i, swap ? combine(kind, right, left) : combine(kind, left, right));
+        }
+    }
+}
+
+static void softmax_of(const float *x, float *y, size_t length, bool logarithm) {
+    vf top = set1(-INFINITY), odd = {0};
+    for (size_t i = 0; i < length; i += L) {
+        const vf v = i + L <= length ? load(x + i) : load_some(x + i, length - i, -INFINITY);
+        top = blend(v > top, v, top);
+        odd += blend(v != v, v, (vf){0});
+    }
+    float most = top[0];
+    for (size_t i = 1; i < L; i++) most = top[i] > most ? top[i] : most;
+    most += sum(odd); /* NaN where one is in it */
+    vf total = {0};
+    for (size_t i = 0; i < length; i += L) {
+        const vf v = i + L <= length ? load(x + i) : load_some(x + i, length - i, -INFINITY);
+        total += vexp(v - most);
+    }
+    const float all = sum(total), shift = logarithm ? logf(all) : 0.f;
+    for (size_t i = 0; i < length; i += L) {
+        const size_t count = i + L <= length ? L : length - i;
+        vf v = load_some(x + i, count, 0.f) - most;
+        v = logarithm ? v - shift : vexp(v) / all;
+        memcpy(y + i, &v, count * sizeof(float));
+    }
+}
+
+static void normalize(const le_op *op, const float *x, float *y, size_t length) {
+    const float share = 1.f / (float)length;
+    vf total = {0};
+    for (size_t i = 0; i < length; i += L) total += i + L <= length ? load(x + i) : load_some(x + i, length - i, 0.f);
+    const float mean = sum(total) * share;
+    vf squares = {0};
+    for (size_t i = 0; i < length; i += L) {
+        const vf d = (i + L <= length ? load(x + i) : load_some(x + i, length - i, mean)) - mean;
+        squares = madd(d, d, squares);
+    }
+    const float factor = 1.f / sqrtf(sum(squares) * share + op->clip);
+    for (size_t i = 0; i < length; i += L) {
+        const size_t count = i + L <= length ? L : length - i;
+        vf v = (load_some(x + i, count, 0.f) - mean) * factor;
+        if (op->first != NULL) v *= load(op->first + i);
+        if (op->second != NULL) v += load(op->second + i);
+        memcpy(y + i, &v, count * sizeof(float));
+    }
+}
+
+static int64_t whole_number(const char *p, lstm_edge_type type, size_t i) {
+    switch (type) {
+    case LSTM_EDGE_INT64: return ((const int64_t *)p)[i];
+    case LSTM_EDGE_INT32: return ((const int32_t *)p)[i];
+    case LSTM_EDGE_INT16: return ((const int16_t *)p)[i];
+    case LSTM_EDGE_INT8: return ((const int8_t *)p)[i];
+    default: return ((const uint8_t *)p)[i];
+    }
+}
+
+static void run(const lstm_edge_program *program, const le_op *op, const le_workspace *ws, size_t first, size_t rows,
+                size_t steps) {
+    if (op->code == LE_LSTM || op->code == LE_GRU || op->code == LE_RNN) {
+        recurrent(program, op, ws, first, rows, steps);
+        return;
+    }
+    const le_place *in = &program->places[op->in], *out = &program->places[op->out];
+    const size_t all = rows * steps;
+    if (op->code == LE_LINEAR) {
+        linear(program, op, ws, first, all);
+        return;
+    }
+    if (op->code == LE_UNARY) {
+        const float *x = rows_from(program, ws, op->in, first);
+        float *y = rows_from(program, ws, op->out, first);
+        const size_t count = all * stride_of(program, op->out);
+        if (op->act[0].kind == LE_RELU) {
+            for (size_t i = 0; i < count; i += L) store(y + i, largest((vf){0}, load(x + i)));
+        } else {
+            for (size_t i = 0; i < count; i += L) store(y + i, apply(&op->act[0], load(x + i)));
+        }
+        return;
+    }
+    if (op->code == LE_BINARY) {
+        binary(program, op, ws, first, all);
+        return;
+    }
+    for (size_t r = first; r < first + all; r++) {
+        const char *from = ws->buffer[op->in] + r * in->bytes;
+        const float *x = (const float *)from;
+        float *y = rows_from(program, ws, op->out, r);
+        const size_t length = op->size[0];
+        switch (op->code) {
+        case LE_SOFTMAX:
+            for (size_t i = 0; i < in->width; i += length) softmax_of(x + i, y + i, length, op->flags & 1);
+            break;
+        case LE_NORMALIZE:
+            for (size_t i = 0; i < in->width; i += length) normalize(op, x + i, y + i, length);
+            break;
+        case LE_GATHER:
+            for (size_t i = 0; i < in->width; i++) {
+                const int64_t index = whole_number(from, in->type, i);
+                const size_t row = index < 0 ? length - (size_t)(-index) : (size_t)index;
+                memcpy(y + i * op->size[1], op->first + row * op->size[1], op->size[1] * sizeof(float));
+            }
+            break;
+        case LE_COPY:
+            for (size_t i = 0; i < op->size[3]; i++) {
+                memcpy(y + op->size[1] + i * op->size[5], x + length + i * op->size[4], op->size[2] * sizeof(float));
+            }
+            break;
+        default: /* LE_CAST */
+            for (size_t i = 0; i < out->width; i++) {
+                y[i] = in->type == LSTM_EDGE_FLOAT32 ? x[i] : (float)whole_number(from, in->type, i);
+            }
+        }
+    }
+}
+
+#define JOIN(a, b) a##b
+#define NAME(isa) JOIN(le_kernels_, isa)
+extern const le_kernels NAME(LE_ISA);
+const le_kernels NAME(LE_ISA) = {LE_NAME, LE_LANES, pack, run};

@@ -1,0 +1,625 @@
+/*
+ * From a program file to a program. The file may come from a stranger: nothing in it is used before it is
+ * checked, and no size is multiplied before it is bounded.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "internal.h"
+
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "a program file is read as it lies, little-endian");
+_Static_assert(sizeof(float) == 4 && sizeof(le_header) == 64 && sizeof(le_constant) == 24, "the format's sizes");
+_Static_assert(sizeof(le_buffer) == 8 && sizeof(le_port) == 24 && sizeof(le_operation) == 128, "the format's sizes");
+
+/* Wide enough for a whole vector of any instruction set. */
+#define PAD 16u
+
+typedef struct {
+    const char *data;
+    size_t size;
+    le_header header;
+    const char *constants, *buffers, *ports, *operations;
+    lstm_edge_program *program;
+    bool *packed;      /* a constant: whether an operation has taken its weights */
+    uint8_t *written;  /* an element of a row: whether it holds a value yet */
+    size_t *start;     /* a buffer: where its elements begin in `written` */
+    uint32_t at;       /* the operation that is read, for messages */
+} reader;
+
+#define REFUSE(...) (le_fail(LSTM_EDGE_BAD_PROGRAM, __VA_ARGS__), false)
+#define REFUSE_OPERATION(r, text) REFUSE("operation %u: %s", (unsigned)(r)->at, text)
+
+static bool no_memory(void) {
+    le_fail(LSTM_EDGE_NO_MEMORY, "no memory for the program");
+    return false;
+}
+
+/* CRC-32 as in zlib, eight bytes at a time. */
+static uint32_t checksum(const unsigned char *p, size_t size) {
+    static const uint32_t polynomial = 0xEDB88320u;
+    uint32_t table[8][256], crc = 0xFFFFFFFFu;
+    for (uint32_t i = 0; i < 256; i++) {
+        uint32_t value = i;
+        for (int bit = 0; bit < 8; bit++) value = value >> 1 ^ (value & 1 ? polynomial : 0);
+        table[0][i] = value;
+    }
+    for (uint32_t i = 0; i < 256; i++) {
+        for (int t = 1; t < 8; t++) table[t][i] = table[t - 1][i] >> 8 ^ table[0][table[t - 1][i] & 255];
+    }
+    for (; size >= 8; p += 8, size -= 8) {
+        uint32_t low, high;
+        memcpy(&low, p, 4);
+        memcpy(&high, p + 4, 4);
+        low ^= crc;
+        crc = table[7][low & 255] ^ table[6][low >> 8 & 255] ^ table[5][low >> 16 & 255] ^ table[4][low >> 24] ^
+              table[3][high & 255] ^ table[2][high >> 8 & 255] ^ table[1][high >> 16 & 255] ^ table[0][high >> 24];
+    }
+    for (; size > 0; p++, size--) crc = crc >> 8 ^ table[0][(crc ^ *p) & 255];
+    return ~crc;
+}
+
+static float float_of(uint32_t bits) {
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+static le_constant constant(const reader *r, uint32_t index) {
+    le_constant c;
+    memcpy(&c, r->constants + index * sizeof c, sizeof c);
+    return c;
+}
+
+/* Check that a constant is there with this type and shape; 0 rows or columns stand for any number. */
+static bool expect(const reader *r, uint32_t index, uint32_t type, size_t rows, size_t columns, const char *what) {
+    if (index >= r->header.constants) return REFUSE("%s: there is no constant %u", what, (unsigned)index);
+    const le_constant c = constant(r, index);
+    if (c.type != type || (rows != 0 && c.rows != rows) || (columns != 0 && c.columns != columns)) {
+        return REFUSE("%s: constant %u is (%u, %u) of type %u, expected (%zu, %zu) of type %u", what, (unsigned)index,
+                      (unsigned)c.rows, (unsigned)c.columns, (unsigned)c.type, rows, columns, (unsigned)type);
+    }
+    return true;
+}
+
+/* Copy a constant's bytes, with `extra` zero bytes behind them. */
+static void *copy(const reader *r, uint32_t index, size_t extra) {
+    const le_constant c = constant(r, index);
+    const size_t bytes = (size_t)c.rows * c.columns * le_size_of(c.type);
+    char *to = le_zeros(1, bytes + extra);
+    if (to == NULL) no_memory();
+    else memcpy(to, r->data + c.offset, bytes);
+    return to;
+}
+
+/* Copy a vector of float32 if there is one; `rows` of `width` each, padded to whole vectors. */
+static bool vector(const reader *r, uint32_t index, size_t rows, size_t width, float **to) {
+    *to = NULL;
+    if (index == LE_NONE) return true;
+    if (!expect(r, index, LSTM_EDGE_FLOAT32, 1, rows * width, "a vector")) return false;
+    const size_t lanes = r->program->kernels->lanes, padded = (width + lanes - 1) / lanes * lanes;
+    *to = le_zeros(rows * padded + PAD, sizeof(float));
+    if (*to == NULL) return no_memory();
+    const char *from = r->data + constant(r, index).offset;
+    for (size_t row = 0; row < rows; row++) memcpy(*to + row * padded, from + row * width * 4, width * 4);
+    return true;
+}
+
+static void free_matrix(le_matrix *m) {
+    free(m->weights);
+    free(m->bias);
+    free(m->scales);
+    free(m->sums);
+}
+
+/* Pack rows `first` to `first + m` of the (whole, k) weights in a constant. */
+static bool pack(reader *r, le_matrix *to, uint32_t index, uint32_t scales, const float *bias, size_t whole, size_t first,
+                 size_t m, size_t k, size_t gates) {
+    const bool int8 = scales != LE_NONE;
+    if (!expect(r, index, int8 ? LSTM_EDGE_INT8 : LSTM_EDGE_FLOAT32, whole, k, "weights")) return false;
+    if (int8 && k > LE_MAX_INT8_ROWS) return REFUSE_OPERATION(r, "too many inputs for exact int8 sums");
+    if (r->packed[index] && first == 0) return REFUSE("constant %u: two operations take the same weights", (unsigned)index);
+    r->packed[index] = true;
+    float *scale = NULL;
+    if (int8) {
+        if (!expect(r, scales, LSTM_EDGE_FLOAT32, 1, whole, "scales")) return false;
+        scale = copy(r, scales, 0);
+        if (scale == NULL) return false;
+    }
+    const char *from = r->data + constant(r, index).offset + first * k * (int8 ? 1 : 4);
+    const bool done = r->program->kernels->pack(to, from, k, m, gates, bias, scale == NULL ? NULL : scale + first);
+    free(scale);
+    return done || no_memory();
+}
+
+static size_t width(const reader *r, uint32_t buffer) { return r->program->places[buffer].width; }
+
+/* Check that a buffer is there and holds float32 (any type where `any`). */
+static bool is_buffer(const reader *r, uint32_t buffer, bool any) {
+    if (buffer >= r->header.buffers) return REFUSE_OPERATION(r, "a buffer that is not there");
+    if (!any && r->program->places[buffer].type != LSTM_EDGE_FLOAT32) {
+        return REFUSE_OPERATION(r, "a buffer of whole numbers, expected float32");
+    }
+    return true;
+}
+
+static bool reads(const reader *r, uint32_t buffer, bool any) {
+    if (!is_buffer(r, buffer, any)) return false;
+    const size_t start = r->start[buffer];
+    if (memchr(r->written + start, 0, width(r, buffer)) != NULL) {
+        return REFUSE_OPERATION(r, "a buffer that is read before it is written");
+    }
+    return true;
+}
+
+static bool writes_part(reader *r, uint32_t buffer, size_t from, size_t count) {
+    uint8_t *written = r->written + r->start[buffer] + from;
+    if (memchr(written, 1, count) != NULL) return REFUSE_OPERATION(r, "a buffer that is written twice");
+    memset(written, 1, count);
+    return true;
+}
+
+static bool writes(reader *r, uint32_t buffer) {
+    return is_buffer(r, buffer, false) && writes_part(r, buffer, 0, width(r, buffer));
+}
+
+static void at_least(size_t *most, size_t value) {
+    if (*most < value) *most = value;
+}
+
+/* Note the working memory that a product takes. */
+static void needs(lstm_edge_program *p, const le_matrix *m, size_t *area) {
+    at_least(area, m->padded);
+    if (m->scales != NULL) at_least(&p->quantized, m->units * 4);
+}
+
+static bool read_activations(const reader *r, const uint32_t *arg, size_t count, le_op *op) {
+    for (size_t i = 0; i < count; i++, arg += 3) {
+        if (arg[0] >= LE_FUNCTIONS) return REFUSE_OPERATION(r, "an unknown function");
+        op->act[i] = (le_activation){(le_function)arg[0], float_of(arg[1]), float_of(arg[2])};
+    }
+    return true;
+}
+
+static bool read_linear(reader *r, const uint32_t *arg, le_op *op) {
+    lstm_edge_program *p = r->program;
+    op->in = arg[0];
+    op->out = arg[1];
+    if (!reads(r, op->in, false) || !writes(r, op->out)) return false;
+    if (!expect(r, arg[2], arg[4] == LE_NONE ? LSTM_EDGE_FLOAT32 : LSTM_EDGE_INT8, 0, 0, "weights")) return false;
+    const le_constant weights = constant(r, arg[2]);
+    const size_t m = weights.rows, k = weights.columns, repeat = width(r, op->in) / k;
+    if (repeat == 0 || width(r, op->in) % k != 0 || width(r, op->out) % m != 0 || width(r, op->out) / m != repeat) {
+        return REFUSE_OPERATION(r, "weights that fit neither its input nor its output");
+    }
+    op->size[0] = repeat;
+    float *bias;
+    if (!vector(r, arg[3], 1, m, &bias)) return false;
+    const bool done = pack(r, &op->w, arg[2], arg[4], bias, m, 0, m, k, 1);
+    free(bias);
+    if (done) needs(p, &op->w, &p->gates);
+    return done;
+}
+
+/* LSTM, GRU and RNN. */
+static bool read_recurrent(reader *r, const uint32_t *arg, le_op *op) {
+    lstm_edge_program *p = r->program;
+    const bool lstm = op->code == LE_LSTM, gru = op->code == LE_GRU;
+    const size_t gates = lstm ? 4 : gru ? 3 : 1, functions = lstm ? 3 : gru ? 2 : 1;
+    op->in = arg[0];
+    op->h = arg[1];
+    op->c = arg[2];
+    op->out = arg[3];
+    op->next_c = arg[4];
+    op->clip = float_of(arg[11]);
+    op->flags = arg[12];
+    if (!lstm && (op->c != LE_NONE || op->next_c != LE_NONE)) return REFUSE_OPERATION(r, "a cell state, which an LSTM alone has");
+    if (!reads(r, op->in, false) || !reads(r, op->h, false) || !writes(r, op->out)) return false;
+    const size_t h = width(r, op->h), k = width(r, op->in), rows = gates * h;
+    bool equal = width(r, op->out) == h;
+    if (lstm) {
+        if (!reads(r, op->c, false) || !writes(r, op->next_c)) return false;
+        equal = equal && width(r, op->c) == h && width(r, op->next_c) == h;
+    }
+    if (!equal) return REFUSE_OPERATION(r, "states of unequal widths");
+    if (!vector(r, arg[8], 3, h, &op->first)) return false;
+    if (op->first != NULL && !lstm) return REFUSE_OPERATION(r, "peepholes, which an LSTM alone has");
+    if (!read_activations(r, arg + 13, functions, op)) return false;
+    float *bias;
+    if (!vector(r, arg[7], 1, gru ? 2 * rows : rows, &bias)) return false;
+    const float *recurrent_bias = gru && bias != NULL ? bias + rows : NULL;
+    bool done = pack(r, &op->w, arg[5], arg[9], bias, rows, 0, rows, k, gates);
+    if (gru && !(op->flags & 2)) {
+        done = done && pack(r, &op->r, arg[6], arg[10], recurrent_bias, rows, 0, 2 * h, h, 2) &&
+               pack(r, &op->n, arg[6], arg[10], recurrent_bias == NULL ? NULL : recurrent_bias + 2 * h, rows, 2 * h, h, h, 1);
+    } else {
+        done = done && pack(r, &op->r, arg[6], arg[10], recurrent_bias, rows, 0, rows, h, gates);
+    }
+    free(bias);
+    if (!done) return false;
+    needs(p, &op->w, &p->gates);
+    needs(p, &op->r, gru ? &p->more_gates : &p->gates);
+    if (op->n.weights != NULL) {
+        needs(p, &op->n, &p->hidden);
+        at_least(&p->hidden, p->places[op->out].bytes / sizeof(float) + op->n.padded);
+    }
+    return true;
+}
+
+static bool read_binary(reader *r, const uint32_t *arg, le_op *op) {
+    op->in = arg[0];
+    op->h = arg[1];
+    op->out = arg[3];
+    if (!reads(r, op->in, false) || !writes(r, op->out)) return false;
+    const size_t out = width(r, op->out);
+    size_t other;
+    if (op->h != LE_NONE) {
+        if (!reads(r, op->h, false)) return false;
+        other = width(r, op->h);
+    } else {
+        if (!expect(r, arg[2], LSTM_EDGE_FLOAT32, 1, 0, "an operand")) return false;
+        other = constant(r, arg[2]).columns;
+        if (!vector(r, arg[2], 1, other, &op->first)) return false;
+    }
+    if ((width(r, op->in) != out && width(r, op->in) != 1) || (other != out && other != 1)) {
+        return REFUSE_OPERATION(r, "operands of unequal widths");
+    }
+    if (arg[4] >= LE_BINARIES) return REFUSE_OPERATION(r, "an unknown function");
+    op->size[0] = arg[4];
+    op->size[1] = width(r, op->in) == out;
+    op->size[2] = other == out;
+    op->flags = arg[5];
+    return true;
+}
+
+static bool read_copy(reader *r, const uint32_t *arg, le_op *op) {
+    op->in = arg[0];
+    op->out = arg[1];
+    if (!reads(r, op->in, false) || !is_buffer(r, op->out, false)) return false;
+    const size_t length = arg[4], count = arg[5];
+    if (length == 0 || count == 0 || length > LE_MAX_WIDTH || count > LE_MAX_WIDTH) {
+        return REFUSE_OPERATION(r, "nothing to copy, or too much");
+    }
+    const uint64_t last = count - 1;
+    if (arg[2] + last * arg[6] + length > width(r, op->in) || arg[3] + last * arg[7] + length > width(r, op->out)) {
+        return REFUSE_OPERATION(r, "a copy beyond the end of a buffer");
+    }
+    for (size_t i = 0; i < 6; i++) op->size[i] = arg[2 + i];
+    for (size_t i = 0; i < count; i++) {
+        if (!writes_part(r, op->out, arg[3] + i * arg[7], length)) return false;
+    }
+    return true;
+}
+
+static bool read_gather(reader *r, const uint32_t *arg, le_op *op) {
+    op->in = arg[0];
+    op->out = arg[1];
+    if (!reads(r, op->in, true) || !writes(r, op->out)) return false;
+    if (r->program->places[op->in].type == LSTM_EDGE_FLOAT32) return REFUSE_OPERATION(r, "an index in float32");
+    if (!expect(r, arg[2], LSTM_EDGE_FLOAT32, 0, 0, "a table")) return false;
+    const le_constant table = constant(r, arg[2]);
+    if (width(r, op->out) % table.columns != 0 || width(r, op->out) / table.columns != width(r, op->in)) {
+        return REFUSE_OPERATION(r, "a table that does not fit its output");
+    }
+    op->size[0] = table.rows;
+    op->size[1] = table.columns;
+    op->first = copy(r, arg[2], 0);
+    for (size_t i = 0; i < r->program->count[LSTM_EDGE_INPUT]; i++) {
+        le_io *input = &r->program->io[LSTM_EDGE_INPUT][i];
+        if (input->buffer == op->in && (input->table == 0 || input->table > table.rows)) input->table = table.rows;
+    }
+    return op->first != NULL;
+}
+
+/* Operations with one input and one output of the same width, and what goes with it. */
+static bool read_simple(reader *r, const uint32_t *arg, le_op *op) {
+    op->in = arg[0];
+    op->out = arg[1];
+    if (!reads(r, op->in, op->code == LE_CAST) || !writes(r, op->out)) return false;
+    if (width(r, op->in) != width(r, op->out)) return REFUSE_OPERATION(r, "an output of another width than the input");
+    if (op->code == LE_CAST) return true;
+    if (op->code == LE_UNARY) return read_activations(r, arg + 2, 1, op);
+    const size_t length = arg[2];
+    if (length == 0 || width(r, op->in) % length != 0) return REFUSE_OPERATION(r, "an axis that does not fit its input");
+    op->size[0] = length;
+    if (op->code == LE_SOFTMAX) {
+        op->flags = arg[3];
+        return true;
+    }
+    op->clip = float_of(arg[3]);
+    return vector(r, arg[4], 1, length, &op->first) && vector(r, arg[5], 1, length, &op->second);
+}
+
+static bool read_operation(reader *r, le_op *op) {
+    le_operation raw;
+    memcpy(&raw, r->operations + r->at * sizeof raw, sizeof raw);
+    if (raw.code < LE_LINEAR || raw.code > LE_CAST) return REFUSE_OPERATION(r, "an unknown code");
+    op->code = (le_code)raw.code;
+    op->h = op->c = op->next_c = LE_NONE;
+    switch (op->code) {
+    case LE_LINEAR: return read_linear(r, raw.arg, op);
+    case LE_LSTM:
+    case LE_GRU:
+    case LE_RNN: return read_recurrent(r, raw.arg, op);
+    case LE_BINARY: return read_binary(r, raw.arg, op);
+    case LE_GATHER: return read_gather(r, raw.arg, op);
+    case LE_COPY: return read_copy(r, raw.arg, op);
+    default: return read_simple(r, raw.arg, op);
+    }
+}
+
+static bool read_golden(reader *r, lstm_edge_kind kind, const le_port *port, le_io *io) {
+    const uint32_t steps = r->header.golden_steps;
+    const le_place *place = &r->program->places[io->buffer];
+    if (steps == 0 || (port->golden == LE_NONE && kind != LSTM_EDGE_INPUT)) return true;
+    const size_t rows = kind == LSTM_EDGE_INPUT || io->every_step ? steps : 1;
+    if (!expect(r, port->golden, place->type, rows, place->width, "the golden case")) return false;
+    io->golden = copy(r, port->golden, 0);
+    if (io->golden == NULL || kind == LSTM_EDGE_INPUT) return io->golden != NULL;
+    if (!expect(r, port->tolerance, LSTM_EDGE_FLOAT32, rows, place->width, "the golden case")) return false;
+    io->tolerance = copy(r, port->tolerance, 0);
+    return io->tolerance != NULL;
+}
+
+/* Read the inputs, outputs and states; what the outputs and states end in is checked after the operations. */
+static bool read_ports(reader *r) {
+    lstm_edge_program *p = r->program;
+    const char *from = r->ports;
+    for (int kind = LSTM_EDGE_INPUT; kind <= LSTM_EDGE_STATE; kind++) {
+        for (size_t i = 0; i < p->count[kind]; i++, from += sizeof(le_port)) {
+            le_port port;
+            memcpy(&port, from, sizeof port);
+            le_io *io = &p->io[kind][i];
+            if (!expect(r, port.name, LSTM_EDGE_UINT8, 1, 0, "a name")) return false;
+            if (port.buffer >= p->buffers) return REFUSE("an input, output or state names a buffer that is not there");
+            io->name = copy(r, port.name, 1);
+            if (io->name == NULL) return false;
+            io->buffer = port.buffer;
+            io->next = port.next;
+            if (kind != LSTM_EDGE_INPUT && p->places[io->buffer].type != LSTM_EDGE_FLOAT32) {
+                return REFUSE("%s: an output or state that is not float32", io->name);
+            }
+            if (kind == LSTM_EDGE_OUTPUT) {
+                if (port.option > 1) return REFUSE("%s: an unknown option", io->name);
+                io->every_step = port.option == 1;
+            } else {
+                if (memchr(r->written + r->start[io->buffer], 1, width(r, io->buffer)) != NULL) {
+                    return REFUSE("%s: a buffer of another input or state", io->name);
+                }
+                memset(r->written + r->start[io->buffer], 1, width(r, io->buffer));
+            }
+            if (kind == LSTM_EDGE_STATE) {
+                if (io->next >= p->buffers || width(r, io->next) != width(r, io->buffer) ||
+                    p->places[io->next].type != LSTM_EDGE_FLOAT32) {
+                    return REFUSE("%s: a new value that is not there, or of another width", io->name);
+                }
+                if (!vector(r, port.option, 1, width(r, io->buffer), &io->reset)) return false;
+            }
+            if (!read_golden(r, (lstm_edge_kind)kind, &port, io)) return false;
+        }
+    }
+    for (size_t b = 0; b < p->buffers; b++) {
+        if (p->places[b].type != LSTM_EDGE_FLOAT32 && r->written[r->start[b]] == 0) {
+            return REFUSE("buffer %zu: whole numbers in a buffer that is no input", b);
+        }
+    }
+    return true;
+}
+
+static bool recurs(const le_op *op) { return op->code == LE_LSTM || op->code == LE_GRU || op->code == LE_RNN; }
+
+/* Return whether a buffer is an input's or a state's, written before the step. */
+static bool given(const lstm_edge_program *p, uint32_t buffer) {
+    for (int kind = LSTM_EDGE_INPUT; kind <= LSTM_EDGE_STATE; kind++) {
+        for (size_t i = 0; kind != LSTM_EDGE_OUTPUT && i < p->count[kind]; i++) {
+            if (p->io[kind][i].buffer == buffer) return true;
+        }
+    }
+    return false;
+}
+
+/* Check where the outputs and states end; find what a chunk need not run at every step. */
+static bool finish(reader *r) {
+    lstm_edge_program *p = r->program;
+    bool *needed = calloc(p->buffers, sizeof *needed);
+    size_t *readers = calloc(p->buffers, sizeof *readers);
+    bool done = needed != NULL && readers != NULL;
+    if (!done) no_memory();
+    for (int kind = LSTM_EDGE_OUTPUT; done && kind <= LSTM_EDGE_STATE; kind++) {
+        for (size_t i = 0; done && i < p->count[kind]; i++) {
+            const le_io *io = &p->io[kind][i];
+            const uint32_t end = kind == LSTM_EDGE_STATE ? io->next : io->buffer;
+            if (memchr(r->written + r->start[end], 0, width(r, end)) != NULL) {
+                done = REFUSE("%s: no operation writes it", io->name);
+            } else if (kind == LSTM_EDGE_STATE && given(p, end)) {
+                done = REFUSE("%s: its new value is an input or another old value; copy it", io->name);
+            } else {
+                needed[end] = needed[end] || kind == LSTM_EDGE_STATE || io->every_step;
+                readers[end] += kind == LSTM_EDGE_OUTPUT;
+            }
+        }
+    }
+    for (size_t i = p->ops; done && i-- > 0;) {
+        le_op *op = &p->op[i];
+        op->last_only = !recurs(op) && !needed[op->out];
+        const uint32_t read[] = {op->in, op->h, op->c};
+        for (size_t j = 0; j < 3; j++) {
+            if (read[j] == LE_NONE) continue;
+            readers[read[j]]++;
+            needed[read[j]] = needed[read[j]] || !op->last_only;
+        }
+    }
+    /* Many steps of an operation at a time where every state is a recurrent operation's own. */
+    p->chunked = true;
+    for (size_t i = 0; done && i < p->count[LSTM_EDGE_STATE]; i++) {
+        const le_io *io = &p->io[LSTM_EDGE_STATE][i];
+        bool own = false;
+        for (size_t j = 0; j < p->ops; j++) {
+            const le_op *op = &p->op[j];
+            own = own || (recurs(op) && ((op->h == io->buffer && op->out == io->next) ||
+                                         (op->c == io->buffer && op->next_c == io->next)));
+        }
+        p->chunked = p->chunked && own && readers[io->buffer] == 1;
+    }
+    for (size_t j = 0; done && j < p->ops; j++) {
+        const le_op *op = &p->op[j];
+        if (!recurs(op)) continue;
+        bool h = false, c = op->code != LE_LSTM;
+        for (size_t i = 0; i < p->count[LSTM_EDGE_STATE]; i++) {
+            h = h || p->io[LSTM_EDGE_STATE][i].buffer == op->h;
+            c = c || p->io[LSTM_EDGE_STATE][i].buffer == op->c;
+        }
+        p->chunked = p->chunked && h && c;
+    }
+    free(needed);
+    free(readers);
+    return done;
+}
+
+static bool read_tables(reader *r) {
+    const le_header *h = &r->header;
+    const uint32_t counts[] = {h->constants, h->buffers, h->inputs, h->outputs, h->states, h->operations};
+    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
+        if (counts[i] > LE_MAX_ITEMS) return REFUSE("a count of %u, at most %u are read", (unsigned)counts[i], LE_MAX_ITEMS);
+    }
+    const size_t ports = (size_t)h->inputs + h->outputs + h->states;
+    const size_t sizes[] = {h->constants * sizeof(le_constant), h->buffers * sizeof(le_buffer), ports * sizeof(le_port),
+                            h->operations * sizeof(le_operation)};
+    const char **starts[] = {&r->constants, &r->buffers, &r->ports, &r->operations};
+    size_t at = sizeof *h;
+    for (size_t i = 0; i < 4; i++) {
+        *starts[i] = r->data + at;
+        at += sizes[i];
+    }
+    if (at > r->size) return REFUSE("the file ends within its tables");
+    for (uint32_t i = 0; i < h->constants; i++) {
+        const le_constant c = constant(r, i);
+        const size_t each = le_size_of(c.type);
+        if (each == 0 || c.rows == 0 || c.columns == 0 || c.offset % 8 != 0 || c.offset > r->size ||
+            (uint64_t)c.rows * c.columns > (r->size - c.offset) / each) {
+            return REFUSE("constant %u: an unknown type, nothing in it, or beyond the end of the file", (unsigned)i);
+        }
+    }
+    return true;
+}
+
+static bool read_buffers(reader *r) {
+    lstm_edge_program *p = r->program;
+    size_t elements = 0;
+    for (size_t i = 0; i < p->buffers; i++) {
+        le_buffer b;
+        memcpy(&b, r->buffers + i * sizeof b, sizeof b);
+        const size_t each = le_size_of(b.type);
+        if (each == 0 || b.width == 0 || b.width > LE_MAX_WIDTH - elements) {
+            return REFUSE("buffer %zu: an unknown type, an empty row, or rows too wide", i);
+        }
+        r->start[i] = elements;
+        elements += b.width;
+        const size_t bytes = (b.width * each + LE_ALIGN - 1) / LE_ALIGN * LE_ALIGN;
+        p->places[i] = (le_place){b.width, bytes, p->row_bytes, (lstm_edge_type)b.type};
+        p->row_bytes += bytes;
+    }
+    r->written = calloc(elements + 1, 1);
+    return r->written != NULL || no_memory();
+}
+
+static bool read_all(reader *r) {
+    const le_header *h = &r->header;
+    lstm_edge_program *p = r->program;
+    if (!read_tables(r)) return false;
+    p->buffers = h->buffers;
+    p->ops = h->operations;
+    p->count[LSTM_EDGE_INPUT] = h->inputs;
+    p->count[LSTM_EDGE_OUTPUT] = h->outputs;
+    p->count[LSTM_EDGE_STATE] = h->states;
+    p->golden_steps = h->golden_steps;
+    p->places = calloc(p->buffers + 1, sizeof *p->places);
+    p->op = calloc(p->ops + 1, sizeof *p->op);
+    r->start = calloc(p->buffers + 1, sizeof *r->start);
+    r->packed = calloc((size_t)h->constants + 1, sizeof *r->packed);
+    for (int kind = 0; kind < 3; kind++) p->io[kind] = calloc(p->count[kind] + 1, sizeof *p->io[kind]);
+    if (p->places == NULL || p->op == NULL || r->start == NULL || r->packed == NULL || p->io[0] == NULL ||
+        p->io[1] == NULL || p->io[2] == NULL) {
+        return no_memory();
+    }
+    if (!read_buffers(r) || !read_ports(r)) return false;
+    for (r->at = 0; r->at < p->ops; r->at++) {
+        if (!read_operation(r, &p->op[r->at])) return false;
+    }
+    if (!finish(r)) return false;
+    if (h->manifest == LE_NONE) return true;
+    if (!expect(r, h->manifest, LSTM_EDGE_UINT8, 1, 0, "the manifest")) return false;
+    p->manifest = copy(r, h->manifest, 1);
+    return p->manifest != NULL;
+}
+
+static void free_program(lstm_edge_program *p) {
+    for (size_t i = 0; p->op != NULL && i < p->ops; i++) {
+        free_matrix(&p->op[i].w);
+        free_matrix(&p->op[i].r);
+        free_matrix(&p->op[i].n);
+        free(p->op[i].first);
+        free(p->op[i].second);
+    }
+    for (int kind = 0; kind < 3; kind++) {
+        for (size_t i = 0; p->io[kind] != NULL && i < p->count[kind]; i++) {
+            free(p->io[kind][i].name);
+            free(p->io[kind][i].reset);
+            free(p->io[kind][i].golden);
+            free(p->io[kind][i].tolerance);
+        }
+        free(p->io[kind]);
+    }
+    for (size_t size = 0; size < 2; size++) {
+        for (size_t i = 0; i < LE_SPARES; i++) le_drop(atomic_load(&p->spare[size][i]));
+    }
+    le_pool_free(p->pool);
+    free(p->places);
+    free(p->op);
+    free(p->manifest);
+    free(p);
+}
+
+void le_release(lstm_edge_program *program) {
+    if (atomic_fetch_sub(&program->users, 1) == 1) free_program(program);
+}
+
+lstm_edge_program *lstm_edge_load(const void *data, size_t size) {
+    const le_kernels *kernels = le_choose();
+    if (kernels == NULL) {
+        le_fail(LSTM_EDGE_NO_ISA, "LSTM_EDGE_ISA=%s: this machine or this build has no such instruction set", getenv("LSTM_EDGE_ISA"));
+        return NULL;
+    }
+    reader r = {.data = data, .size = size};
+    if (data == NULL || size < sizeof r.header || memcmp(data, LE_MAGIC, sizeof r.header.magic) != 0) {
+        le_fail(LSTM_EDGE_BAD_PROGRAM, "no program file: it does not start with " LE_MAGIC);
+        return NULL;
+    }
+    memcpy(&r.header, data, sizeof r.header);
+    if (r.header.version != LE_FORMAT) {
+        le_fail(LSTM_EDGE_BAD_VERSION, "format version %u, this library reads %u", (unsigned)r.header.version, LE_FORMAT);
+        return NULL;
+    }
+    if (r.header.size != size) {
+        le_fail(LSTM_EDGE_BAD_PROGRAM, "%zu bytes, expected %llu: it is truncated, or something was added", size,
+                (unsigned long long)r.header.size);
+        return NULL;
+    }
+    if (r.header.crc != checksum((const unsigned char *)data + 16, size - 16)) {
+        le_fail(LSTM_EDGE_BAD_PROGRAM, "its checksum differs: it is damaged; copy or convert it again");
+        return NULL;
+    }
+    r.program = calloc(1, sizeof *r.program);
+    if (r.program == NULL) {
+        no_memory();
+        return NULL;
+    }
+    r.program->kernels = kernels;
+    atomic_init(&r.program->users, 1);
+    const bool done = read_all(&r);
+    free(r.packed);
+    free(r.written);
+    free(r.start);
+    if (done) return r.program;
+    free_program(r.program);
+    return NULL;
+}

@@ -1,0 +1,464 @@
+/* Running a program: many rows, one stream, the golden case; and the rest of the public functions. */
+#include <fcntl.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "internal.h"
+
+static _Thread_local char last_error[256];
+static _Thread_local lstm_edge_status last_status;
+
+lstm_edge_status le_fail(lstm_edge_status status, const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(last_error, sizeof last_error, format, arguments);
+    va_end(arguments);
+    last_status = status;
+    return status;
+}
+
+const char *lstm_edge_last_error(void) { return last_error; }
+lstm_edge_status lstm_edge_last_status(void) { return last_status; }
+const char *lstm_edge_version(void) { return LSTM_EDGE_VERSION; }
+
+const char *lstm_edge_isa(void) {
+    const le_kernels *kernels = le_choose();
+    return kernels == NULL ? NULL : kernels->name;
+}
+
+void *le_zeros(size_t count, size_t size) {
+    if (size != 0 && count > (SIZE_MAX - LE_ALIGN) / size) return NULL;
+    const size_t bytes = (count * size + LE_ALIGN - 1) / LE_ALIGN * LE_ALIGN;
+    void *memory = aligned_alloc(LE_ALIGN, bytes == 0 ? LE_ALIGN : bytes);
+    return memory == NULL ? NULL : memset(memory, 0, bytes);
+}
+
+size_t le_size_of(uint32_t type) {
+    static const size_t sizes[] = {4, 8, 4, 2, 1, 1};
+    return type < sizeof sizes / sizeof *sizes ? sizes[type] : 0;
+}
+
+/* --- Working memory --------------------------------------------------------------------------------- */
+
+void le_drop(le_workspace *w) {
+    if (w == NULL) return;
+    free(w->base);
+    free(w->buffer);
+    free(w->gates);
+    free(w->more_gates);
+    free(w->hidden);
+    free(w->quantized);
+    free(w->row_scale);
+    free(w->row_zero);
+    free(w);
+}
+
+static le_workspace *make(const lstm_edge_program *p, size_t capacity) {
+    le_workspace *w = calloc(1, sizeof *w);
+    if (w == NULL) return NULL;
+    w->capacity = capacity;
+    w->base = le_zeros(capacity, p->row_bytes);
+    w->buffer = calloc(p->buffers + 1, sizeof *w->buffer);
+    w->gates = le_zeros(capacity * p->gates, sizeof(float));
+    w->more_gates = le_zeros(capacity * p->more_gates, sizeof(float));
+    w->hidden = le_zeros(capacity * p->hidden, sizeof(float));
+    w->quantized = le_zeros(capacity * p->quantized + LE_ALIGN, sizeof(int16_t));
+    w->row_scale = le_zeros(capacity, sizeof(float));
+    w->row_zero = le_zeros(capacity, sizeof(int32_t));
+    if (w->base == NULL || w->buffer == NULL || w->gates == NULL || w->more_gates == NULL || w->hidden == NULL ||
+        w->quantized == NULL || w->row_scale == NULL || w->row_zero == NULL) {
+        le_drop(w);
+        return NULL;
+    }
+    for (size_t i = 0; i < p->buffers; i++) w->buffer[i] = w->base + p->places[i].offset * capacity;
+    return w;
+}
+
+le_workspace *le_take(const lstm_edge_program *program, bool single) {
+    lstm_edge_program *p = (lstm_edge_program *)program; /* the spares are its only part that changes */
+    for (size_t i = 0; i < LE_SPARES; i++) {
+        le_workspace *w = atomic_exchange(&p->spare[single][i], NULL);
+        if (w != NULL) return w;
+    }
+    return make(program, single ? 1 : LE_BLOCK);
+}
+
+void le_give(const lstm_edge_program *program, le_workspace *workspace) {
+    lstm_edge_program *p = (lstm_edge_program *)program;
+    const bool single = workspace->capacity == 1;
+    for (size_t i = 0; i < LE_SPARES; i++) {
+        le_workspace *none = NULL;
+        if (atomic_compare_exchange_strong(&p->spare[single][i], &none, workspace)) return;
+    }
+    le_drop(workspace);
+}
+
+/* --- Running ---------------------------------------------------------------------------------------- */
+
+typedef struct {
+    const lstm_edge_program *program;
+    size_t rows, steps, block;
+    const size_t *slots;
+    const lstm_edge_rows *inputs, *states, *outputs;
+    le_workspace **workspaces; /* one a thread */
+    atomic_size_t next;        /* the first row that no thread has taken */
+} call;
+
+static char *row_at(const lstm_edge_rows *rows, size_t row, size_t step) {
+    return (char *)rows->data + row * rows->row_stride + step * rows->step_stride;
+}
+
+/* Copy `rows` rows between the caller's memory and a buffer. */
+static void copy_rows(const call *c, const le_place *place, size_t bytes, char *buffer, const lstm_edge_rows *view,
+                      bool slots, size_t first, size_t step, size_t rows, bool out) {
+    for (size_t r = 0; r < rows; r++, buffer += place->bytes) {
+        char *user = row_at(view, slots && c->slots != NULL ? c->slots[first + r] : first + r, slots ? 0 : step);
+        if (out) memcpy(user, buffer, bytes);
+        else memcpy(buffer, user, bytes);
+    }
+}
+
+/* Run rows `first` to `first + rows` for all steps. */
+static void run_block(const call *c, le_workspace *w, size_t first, size_t rows) {
+    const lstm_edge_program *p = c->program;
+    const size_t most = p->chunked ? w->capacity / rows : 1;
+    const le_io *inputs = p->io[LSTM_EDGE_INPUT], *outputs = p->io[LSTM_EDGE_OUTPUT], *states = p->io[LSTM_EDGE_STATE];
+    for (size_t i = 0; i < p->count[LSTM_EDGE_STATE]; i++) {
+        const le_place *place = &p->places[states[i].buffer];
+        copy_rows(c, place, place->width * 4, w->buffer[states[i].buffer], &c->states[i], true, first, 0, rows, false);
+    }
+    for (size_t step = 0, now; step < c->steps; step += now) {
+        now = c->steps - step < most ? c->steps - step : most;
+        const bool last = step + now == c->steps;
+        for (size_t i = 0; i < p->count[LSTM_EDGE_INPUT]; i++) {
+            const le_place *place = &p->places[inputs[i].buffer];
+            const size_t bytes = place->width * le_size_of(place->type);
+            for (size_t s = 0; s < now; s++) {
+                char *to = w->buffer[inputs[i].buffer] + s * rows * place->bytes;
+                copy_rows(c, place, bytes, to, &c->inputs[i], false, first, step + s, rows, false);
+            }
+        }
+        for (size_t i = 0; i < p->ops; i++) {
+            const le_op *op = &p->op[i];
+            if (!op->last_only) p->kernels->run(p, op, w, 0, rows, now);
+            else if (last) p->kernels->run(p, op, w, (now - 1) * rows, rows, 1);
+        }
+        for (size_t i = 0; i < p->count[LSTM_EDGE_OUTPUT]; i++) {
+            if (c->outputs[i].data == NULL || !(outputs[i].every_step || last)) continue;
+            const le_place *place = &p->places[outputs[i].buffer];
+            for (size_t s = outputs[i].every_step ? 0 : now - 1; s < now; s++) {
+                char *from = w->buffer[outputs[i].buffer] + s * rows * place->bytes;
+                const size_t at = outputs[i].every_step ? step + s : 0;
+                copy_rows(c, place, place->width * 4, from, &c->outputs[i], false, first, at, rows, true);
+            }
+        }
+        for (size_t i = 0; i < p->count[LSTM_EDGE_STATE]; i++) {
+            const le_place *place = &p->places[states[i].next];
+            char *from = w->buffer[states[i].next] + (now - 1) * rows * place->bytes;
+            if (last) copy_rows(c, place, place->width * 4, from, &c->states[i], true, first, 0, rows, true);
+            else memcpy(w->buffer[states[i].buffer], from, rows * place->bytes);
+        }
+    }
+}
+
+/* Check every index into a table before any state changes. */
+static lstm_edge_status check_indices(const call *c) {
+    const lstm_edge_program *p = c->program;
+    for (size_t i = 0; i < p->count[LSTM_EDGE_INPUT]; i++) {
+        const le_io *input = &p->io[LSTM_EDGE_INPUT][i];
+        if (input->table == 0) continue;
+        const le_place *place = &p->places[input->buffer];
+        const size_t size = le_size_of(place->type);
+        for (size_t r = 0; r < c->rows; r++) {
+            for (size_t s = 0; s < c->steps; s++) {
+                const char *from = row_at(&c->inputs[i], r, s);
+                for (size_t k = 0; k < place->width; k++, from += size) {
+                    int64_t index = 0;
+                    if (place->type == LSTM_EDGE_UINT8) index = (unsigned char)*from;
+                    else {
+                        memcpy(&index, from, size);
+                        const unsigned shift = 64u - 8u * (unsigned)size;
+                        index = (int64_t)((uint64_t)index << shift) >> shift;
+                    }
+                    const int64_t rows = (int64_t)input->table;
+                    if (index < -rows || index >= rows) {
+                        return le_fail(LSTM_EDGE_BAD_INDEX, "%s: index %lld, expected %lld to %lld", input->name,
+                                       (long long)index, (long long)-rows, (long long)rows - 1);
+                    }
+                }
+            }
+        }
+    }
+    return LSTM_EDGE_OK;
+}
+
+/* One thread's share: blocks of rows, whichever are left, in working memory of its own. */
+static void run_share(void *context, size_t index) {
+    call *c = context;
+    for (;;) {
+        const size_t first = atomic_fetch_add(&c->next, c->block);
+        if (first >= c->rows) return;
+        run_block(c, c->workspaces[index], first, c->rows - first < c->block ? c->rows - first : c->block);
+    }
+}
+
+static lstm_edge_status run(call *c) {
+    const lstm_edge_program *p = c->program;
+    const lstm_edge_status status = check_indices(c);
+    if (status != LSTM_EDGE_OK) return status;
+    if (c->rows == 1) {
+        le_workspace *w = le_take(p, c->steps == 1 || !p->chunked);
+        if (w == NULL) return le_fail(LSTM_EDGE_NO_MEMORY, "no memory for this call");
+        run_block(c, w, 0, 1);
+        le_give(p, w);
+        return LSTM_EDGE_OK;
+    }
+    const size_t threads = le_pool_threads(p->pool);
+    c->block = ((c->rows + threads - 1) / threads + 5) / 6 * 6; /* whole tiles of rows */
+    if (c->block > LE_BLOCK) c->block = LE_BLOCK;
+    const size_t blocks = (c->rows + c->block - 1) / c->block, wanted = blocks < threads ? blocks : threads;
+    le_workspace *workspaces[LE_MAX_THREADS];
+    size_t shares = 0;
+    while (shares < wanted && (workspaces[shares] = le_take(p, false)) != NULL) shares++;
+    if (shares == 0) return le_fail(LSTM_EDGE_NO_MEMORY, "no memory for this call");
+    c->workspaces = workspaces;
+    atomic_init(&c->next, 0);
+    le_pool_run(p->pool, run_share, c, shares);
+    for (size_t i = 0; i < shares; i++) le_give(p, workspaces[i]);
+    return LSTM_EDGE_OK;
+}
+
+static bool complete(const lstm_edge_rows *rows, size_t count) {
+    if (rows == NULL) return count == 0;
+    for (size_t i = 0; i < count; i++) {
+        if (rows[i].data == NULL) return false;
+    }
+    return true;
+}
+
+lstm_edge_status lstm_edge_run(const lstm_edge_program *program, size_t rows, size_t steps, const size_t *slots,
+                               const lstm_edge_rows *inputs, const lstm_edge_rows *states,
+                               const lstm_edge_rows *outputs) {
+    if (program == NULL || !complete(inputs, program->count[LSTM_EDGE_INPUT]) ||
+        !complete(states, program->count[LSTM_EDGE_STATE]) ||
+        (outputs == NULL && program->count[LSTM_EDGE_OUTPUT] > 0)) {
+        return le_fail(LSTM_EDGE_BAD_ARGUMENT, "a null pointer");
+    }
+    if (rows == 0 || steps == 0) return LSTM_EDGE_OK;
+    call c = {.program = program, .rows = rows, .steps = steps, .slots = slots, .inputs = inputs, .states = states,
+              .outputs = outputs};
+    return run(&c);
+}
+
+/* --- Programs --------------------------------------------------------------------------------------- */
+
+lstm_edge_program *lstm_edge_open(const char *path) {
+    if (path == NULL) {
+        le_fail(LSTM_EDGE_BAD_ARGUMENT, "a null pointer");
+        return NULL;
+    }
+    const int file = open(path, O_RDONLY | O_CLOEXEC);
+    struct stat facts;
+    if (file < 0 || fstat(file, &facts) != 0 || !S_ISREG(facts.st_mode)) {
+        le_fail(LSTM_EDGE_BAD_FILE, "%s: can't be read, expected a program file", path);
+        if (file >= 0) close(file);
+        return NULL;
+    }
+    const size_t size = (size_t)facts.st_size;
+    void *data = size == 0 ? MAP_FAILED : mmap(NULL, size, PROT_READ, MAP_PRIVATE, file, 0);
+    close(file);
+    if (data == MAP_FAILED) {
+        le_fail(LSTM_EDGE_BAD_FILE, "%s: empty, or can't be mapped", path);
+        return NULL;
+    }
+    lstm_edge_program *program = lstm_edge_load(data, size);
+    munmap(data, size);
+    return program;
+}
+
+void lstm_edge_free(lstm_edge_program *program) {
+    if (program != NULL) le_release(program);
+}
+
+lstm_edge_status lstm_edge_set_threads(lstm_edge_program *program, size_t threads) {
+    if (program == NULL || threads == 0 || threads > LE_MAX_THREADS) {
+        return le_fail(LSTM_EDGE_BAD_ARGUMENT, "%zu threads, expected 1 to %u", threads, LE_MAX_THREADS);
+    }
+    le_pool *pool = threads == 1 ? NULL : le_pool_new(threads);
+    if (threads > 1 && pool == NULL) return le_fail(LSTM_EDGE_NO_MEMORY, "no memory for %zu threads", threads);
+    le_pool_free(program->pool);
+    program->pool = pool;
+    return LSTM_EDGE_OK;
+}
+
+size_t lstm_edge_count(const lstm_edge_program *program, lstm_edge_kind kind) {
+    return program == NULL || (unsigned)kind > LSTM_EDGE_STATE ? 0 : program->count[kind];
+}
+
+lstm_edge_status lstm_edge_describe(const lstm_edge_program *program, lstm_edge_kind kind, size_t index,
+                                    lstm_edge_port *port) {
+    if (port == NULL || index >= lstm_edge_count(program, kind)) {
+        return le_fail(LSTM_EDGE_BAD_ARGUMENT, "no input, output or state %zu", index);
+    }
+    const le_io *io = &program->io[kind][index];
+    const le_place *place = &program->places[io->buffer];
+    *port = (lstm_edge_port){io->name, place->width, place->type, io->every_step};
+    return LSTM_EDGE_OK;
+}
+
+const char *lstm_edge_manifest(const lstm_edge_program *program) { return program == NULL ? NULL : program->manifest; }
+
+lstm_edge_status lstm_edge_reset_value(const lstm_edge_program *program, size_t index, float *row) {
+    if (row == NULL || index >= lstm_edge_count(program, LSTM_EDGE_STATE)) {
+        return le_fail(LSTM_EDGE_BAD_ARGUMENT, "no state %zu", index);
+    }
+    const le_io *state = &program->io[LSTM_EDGE_STATE][index];
+    const size_t width = program->places[state->buffer].width;
+    if (state->reset == NULL) memset(row, 0, width * sizeof(float));
+    else memcpy(row, state->reset, width * sizeof(float));
+    return LSTM_EDGE_OK;
+}
+
+/* --- Streams ---------------------------------------------------------------------------------------- */
+
+struct lstm_edge_stream {
+    lstm_edge_program *program;
+    lstm_edge_rows *rows[3]; /* inputs, outputs, states: where one row of each lies */
+    lstm_edge_rows *chunk;   /* the same for a chunk's inputs and outputs */
+};
+
+lstm_edge_stream *lstm_edge_stream_new(lstm_edge_program *program) {
+    if (program == NULL) {
+        le_fail(LSTM_EDGE_BAD_ARGUMENT, "a null pointer");
+        return NULL;
+    }
+    size_t ports = 0, bytes = 0;
+    for (int kind = 0; kind < 3; kind++) {
+        ports += program->count[kind];
+        for (size_t i = 0; i < program->count[kind]; i++) {
+            const le_place *place = &program->places[program->io[kind][i].buffer];
+            bytes += (place->width * le_size_of(place->type) + 7) / 8 * 8;
+        }
+    }
+    const size_t views = (2 * ports) * sizeof(lstm_edge_rows);
+    lstm_edge_stream *stream = calloc(1, sizeof *stream + views + bytes);
+    if (stream == NULL) {
+        le_fail(LSTM_EDGE_NO_MEMORY, "no memory for a stream");
+        return NULL;
+    }
+    stream->program = program;
+    lstm_edge_rows *view = (lstm_edge_rows *)(stream + 1);
+    char *data = (char *)(stream + 1) + views;
+    for (int kind = 0; kind < 3; kind++) {
+        stream->rows[kind] = view;
+        for (size_t i = 0; i < program->count[kind]; i++, view++) {
+            const le_place *place = &program->places[program->io[kind][i].buffer];
+            *view = (lstm_edge_rows){data, 0, place->width * le_size_of(place->type)};
+            data += (place->width * le_size_of(place->type) + 7) / 8 * 8;
+        }
+    }
+    stream->chunk = view;
+    atomic_fetch_add(&program->users, 1);
+    lstm_edge_reset(stream);
+    return stream;
+}
+
+void lstm_edge_stream_free(lstm_edge_stream *stream) {
+    if (stream == NULL) return;
+    le_release(stream->program);
+    free(stream);
+}
+
+static void *place_of(lstm_edge_stream *stream, lstm_edge_kind kind, size_t index) {
+    return stream == NULL || index >= stream->program->count[kind] ? NULL : stream->rows[kind][index].data;
+}
+
+void *lstm_edge_input(lstm_edge_stream *stream, size_t index) { return place_of(stream, LSTM_EDGE_INPUT, index); }
+float *lstm_edge_output(lstm_edge_stream *stream, size_t index) { return place_of(stream, LSTM_EDGE_OUTPUT, index); }
+float *lstm_edge_state(lstm_edge_stream *stream, size_t index) { return place_of(stream, LSTM_EDGE_STATE, index); }
+
+lstm_edge_status lstm_edge_step(lstm_edge_stream *stream) {
+    if (stream == NULL) return le_fail(LSTM_EDGE_BAD_ARGUMENT, "a null pointer");
+    call c = {.program = stream->program, .rows = 1, .steps = 1, .inputs = stream->rows[LSTM_EDGE_INPUT],
+              .states = stream->rows[LSTM_EDGE_STATE], .outputs = stream->rows[LSTM_EDGE_OUTPUT]};
+    return run(&c);
+}
+
+lstm_edge_status lstm_edge_chunk(lstm_edge_stream *stream, const void *const *inputs, size_t steps,
+                                 float *const *outputs) {
+    if (stream == NULL) return le_fail(LSTM_EDGE_BAD_ARGUMENT, "a null pointer");
+    const lstm_edge_program *p = stream->program;
+    const size_t inputs_there = p->count[LSTM_EDGE_INPUT], outputs_there = p->count[LSTM_EDGE_OUTPUT];
+    if ((inputs == NULL && inputs_there > 0) || (outputs == NULL && outputs_there > 0)) {
+        return le_fail(LSTM_EDGE_BAD_ARGUMENT, "a null pointer");
+    }
+    lstm_edge_rows *from = stream->chunk, *to = stream->chunk + inputs_there;
+    for (size_t i = 0; i < inputs_there; i++) {
+        const size_t step = stream->rows[LSTM_EDGE_INPUT][i].step_stride;
+        from[i] = (lstm_edge_rows){(void *)(uintptr_t)inputs[i], 0, step};
+    }
+    for (size_t i = 0; i < outputs_there; i++) {
+        to[i] = (lstm_edge_rows){outputs[i], 0, stream->rows[LSTM_EDGE_OUTPUT][i].step_stride};
+    }
+    return lstm_edge_run(p, 1, steps, NULL, from, stream->rows[LSTM_EDGE_STATE], to);
+}
+
+void lstm_edge_reset(lstm_edge_stream *stream) {
+    if (stream == NULL) return;
+    for (size_t i = 0; i < stream->program->count[LSTM_EDGE_STATE]; i++) {
+        lstm_edge_reset_value(stream->program, i, stream->rows[LSTM_EDGE_STATE][i].data);
+    }
+}
+
+/* --- The golden case -------------------------------------------------------------------------------- */
+
+static double compare(const le_io *io, const float *got, size_t count, double worst) {
+    const float *expected = io->golden;
+    for (size_t i = 0; i < count && io->tolerance != NULL; i++) {
+        const double difference = fabs((double)got[i] - expected[i]);
+        const double share = difference == 0 ? 0 : difference / io->tolerance[i];
+        if (!(share <= worst)) worst = isnan(share) ? INFINITY : share;
+    }
+    return worst;
+}
+
+lstm_edge_status lstm_edge_selftest(const lstm_edge_program *program, double *worst) {
+    if (program == NULL) return le_fail(LSTM_EDGE_BAD_ARGUMENT, "a null pointer");
+    const size_t steps = program->golden_steps, *count = program->count;
+    if (steps == 0) return le_fail(LSTM_EDGE_NO_GOLDEN, "the program carries no golden case");
+    lstm_edge_stream *stream = lstm_edge_stream_new((lstm_edge_program *)program);
+    if (stream == NULL) return LSTM_EDGE_NO_MEMORY;
+    const void **inputs = calloc(count[LSTM_EDGE_INPUT] + 1, sizeof *inputs);
+    float **outputs = calloc(count[LSTM_EDGE_OUTPUT] + 1, sizeof *outputs);
+    bool memory = inputs != NULL && outputs != NULL;
+    for (size_t i = 0; memory && i < count[LSTM_EDGE_INPUT]; i++) inputs[i] = program->io[LSTM_EDGE_INPUT][i].golden;
+    for (size_t i = 0; memory && i < count[LSTM_EDGE_OUTPUT]; i++) {
+        const le_io *output = &program->io[LSTM_EDGE_OUTPUT][i];
+        outputs[i] = le_zeros(output->every_step ? steps : 1, program->places[output->buffer].width * sizeof(float));
+        memory = outputs[i] != NULL;
+    }
+    lstm_edge_status status = LSTM_EDGE_NO_MEMORY;
+    if (memory) status = lstm_edge_chunk(stream, inputs, steps, outputs);
+    else le_fail(status, "no memory for the golden case");
+    double most = 0;
+    for (size_t i = 0; status == LSTM_EDGE_OK && i < count[LSTM_EDGE_OUTPUT]; i++) {
+        const le_io *output = &program->io[LSTM_EDGE_OUTPUT][i];
+        most = compare(output, outputs[i], (output->every_step ? steps : 1) * program->places[output->buffer].width, most);
+    }
+    for (size_t i = 0; status == LSTM_EDGE_OK && i < count[LSTM_EDGE_STATE]; i++) {
+        const le_io *state = &program->io[LSTM_EDGE_STATE][i];
+        most = compare(state, lstm_edge_state(stream, i), program->places[state->buffer].width, most);
+    }
+    if (worst != NULL) *worst = most;
+    for (size_t i = 0; outputs != NULL && i < count[LSTM_EDGE_OUTPUT]; i++) free(outputs[i]);
+    free(outputs);
+    free(inputs);
+    lstm_edge_stream_free(stream);
+    return status;
+}

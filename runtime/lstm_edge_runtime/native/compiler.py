@@ -1,0 +1,752 @@
+"""Compile an ONNX graph to a native program: what it computes for one row at one time step.
+
+The graph is followed node by node with every batch and time axis at size 1, so that each shape is known and
+each value is a flat row of numbers. What only renames axes or moves axes of size 1 is then no operation at
+all, and what depends on shapes alone is folded. A value is a list of buffers that stand for its numbers in
+order: layers of a state that are split, and joined again, are never copied.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ..axes import row_factor
+from ..errors import UnsupportedError
+from ..manifest import Manifest, StateSpec
+from ..onnx_reader import Node, OnnxFile
+from . import folding
+from .program import INPUT_TYPES, Binary, Code, Function, ProgramWriter
+
+__all__ = ["Compiled", "StatePart", "compile_program"]
+
+Array = npt.NDArray[Any]
+_MICROSOFT = "com.microsoft"
+
+
+class StatePart(NamedTuple):
+    """A state of the program: a layer of one of the file's states."""
+
+    state: StateSpec
+    layer: int | None
+    """Its place along the state's first axis; None where it is the whole state."""
+
+
+class Compiled(NamedTuple):
+    """A program, and how its states belong to the file's. Inputs and outputs are in the manifest's order."""
+
+    writer: ProgramWriter
+    parts: tuple[StatePart, ...]
+
+
+class _Value(NamedTuple):
+    """A value that is computed at run time."""
+
+    shape: tuple[int, ...]
+    buffers: tuple[int, ...]
+    """What holds its numbers, one behind the other."""
+    dtype: str = "float32"
+
+
+class _Quantized(NamedTuple):
+    """What DynamicQuantizeLinear makes of a value, and what follows from it up to the product's scale."""
+
+    source: _Value
+    role: str
+    """``quantized``, ``scale``, ``zero``, ``product`` or ``product_scale``."""
+    weights: Array | None = None
+    """int8 ``(M, K)`` of a product."""
+    scales: Array | None = None
+    """``(M,)`` or one, of a product's scale."""
+    shape: tuple[int, ...] = ()
+
+
+_Any = _Value | _Quantized | Array
+"""What a name of the graph stands for: an array where it is known beforehand."""
+
+
+def compile_program(file: OnnxFile, manifest: Manifest) -> Compiled:
+    """Return the program of a file that can be streamed.
+
+    Raises:
+        UnsupportedError: a node, an input or a state is not covered; the message says which and why.
+        FileFormatError: a stored tensor that can't be read.
+    """
+    return _Compiler(file, manifest).compile()
+
+
+class _Compiler:
+    def __init__(self, file: OnnxFile, manifest: Manifest) -> None:
+        self._file, self._manifest = file, manifest
+        self._opset = file.opsets.get("", 1)
+        self._writer = ProgramWriter()
+        self._values: dict[str, _Any] = {}
+        self._uses = Counter(name for node in file.graph.nodes for name in node.inputs)
+        self._uses.update(manifest.output_names)
+        self._parts: list[tuple[StatePart, int]] = []
+        self._fresh: set[str] = set()
+        """Values in buffers that their own node made: no other name stands for these buffers."""
+
+    def compile(self) -> Compiled:
+        manifest, graph = self._manifest, self._file.graph
+        if graph.sparse_initializers:
+            raise UnsupportedError("it stores sparse tensors")
+        batch, sequence = manifest.batch, manifest.sequence
+        for name, axes in [(spec.name, spec.axes) for spec in (*manifest.inputs, *manifest.outputs)]:
+            if any(
+                isinstance(axis, str) and axis != sequence and row_factor(axis, batch) is None
+                for axis in axes
+            ):
+                raise UnsupportedError(f"{name} {axes} has an axis of any size beside batch and time")
+        for spec in manifest.inputs:
+            shape = tuple(axis if isinstance(axis, int) else 1 for axis in spec.axes)
+            if spec.name == manifest.lengths:
+                self._values[spec.name] = np.ones(shape, spec.dtype)
+            elif spec.dtype not in INPUT_TYPES:
+                raise UnsupportedError(f"input {spec.name} is {spec.dtype}")
+            else:
+                buffer = self._writer.input(spec.name, prod(shape), spec.dtype)
+                self._values[spec.name] = _Value(shape, (buffer,), spec.dtype)
+        for state in manifest.states:
+            self._values[state.input] = self._open_state(state)
+        for node in graph.nodes:
+            self._node(node)
+        for output in manifest.outputs:
+            value = self._row(self._get(output.name))
+            self._writer.output(output.name, value, every_step=manifest.sequence in output.axes)
+        for state in manifest.states:
+            self._close_state(state)
+        return Compiled(self._writer, tuple(part for part, _ in self._parts))
+
+    def _open_state(self, state: StateSpec) -> _Value:
+        """Make a state of the program of each layer of a state of the file."""
+        if state.dtype != "float32":
+            raise UnsupportedError(f"state {state.input} is {state.dtype}")
+        shape = tuple(axis if isinstance(axis, int) else 1 for axis in state.axes)
+        layers = shape[0] if len(shape) > 1 and state.axes[0] != self._manifest.batch else 1
+        reset = np.broadcast_to(np.asarray(state.reset, "float32"), shape).reshape(layers, -1)
+        buffers = []
+        for layer in range(layers):
+            part = StatePart(state, layer if layers > 1 else None)
+            name = state.input if layers == 1 else f"{state.input}[{layer}]"
+            buffers.append(self._writer.state(name, prod(shape) // layers, reset[layer]))
+            self._parts.append((part, buffers[-1]))
+        return _Value(shape, tuple(buffers))
+
+    def _close_state(self, state: StateSpec) -> None:
+        value = self._get(state.output)
+        olds = [buffer for part, buffer in self._parts if part.state.input == state.input]
+        if not isinstance(value, _Value):
+            raise UnsupportedError(f"state {state.output} does not depend on the input")
+        widths = [self._writer.width(buffer) for buffer in value.buffers]
+        news = list(value.buffers)
+        if widths != [self._writer.width(buffer) for buffer in olds]:
+            news = self._cut(self._row(value), [self._writer.width(buffer) for buffer in olds])
+        given = self._writer.given
+        for old, new in zip(olds, news, strict=True):
+            self._writer.next_state(old, self._writer.unary(new, Function.IDENTITY) if new in given else new)
+
+    # values
+
+    def _get(self, name: str) -> _Any:
+        if name not in self._values:
+            tensor = self._file.graph.initializers.get(name)
+            if tensor is None:
+                raise UnsupportedError(f"{name!r} is computed by no node before it")
+            self._values[name] = tensor.array()
+        return self._values[name]
+
+    def _inputs(self, node: Node) -> list[_Any | None]:
+        return [self._get(name) if name else None for name in node.inputs]
+
+    def _row(self, value: _Any) -> int:
+        """Return one buffer that holds all of a value's numbers."""
+        if not isinstance(value, _Value):
+            raise UnsupportedError("a number that no input changes, or a quantized one, stands for a value")
+        if len(value.buffers) == 1:
+            return value.buffers[0]
+        if value.dtype != "float32":
+            raise UnsupportedError(f"{value.dtype} values are joined")
+        out, at = self._writer.buffer(prod(value.shape)), 0
+        for buffer in value.buffers:
+            width = self._writer.width(buffer)
+            self._writer.copy(buffer, out, out_offset=at, length=width)
+            at += width
+        return out
+
+    def _cut(self, row: int, widths: Sequence[int]) -> list[int]:
+        parts, at = [], 0
+        for width in widths:
+            parts.append(self._writer.buffer(width))
+            self._writer.copy(row, parts[-1], source_offset=at, length=width)
+            at += width
+        return parts
+
+    def _floats(self, value: _Any | None) -> _Value:
+        if not isinstance(value, _Value):
+            raise UnsupportedError("an input that is known beforehand, or quantized")
+        if value.dtype != "float32":
+            raise UnsupportedError(f"an input of {value.dtype}, expected float32")
+        return value
+
+    @staticmethod
+    def _known(value: _Any | None, what: str) -> Array:
+        if not isinstance(value, np.ndarray):
+            raise UnsupportedError(f"{what} that is not stored in the file")
+        return value
+
+    def _single(self, shape: Sequence[int], buffer: int) -> _Value:
+        return _Value(tuple(shape), (buffer,))
+
+    # nodes
+
+    def _node(self, node: Node) -> None:
+        try:
+            self._lower(node)
+        except UnsupportedError as error:
+            name = f" {node.name!r}" if node.name else ""
+            raise UnsupportedError(f"node{name} ({node.op_type}): {error}") from error
+
+    def _lower(self, node: Node) -> None:
+        if any(True for _ in node.graphs()):
+            raise UnsupportedError("it has a body of its own")
+        inputs = self._inputs(node)
+        known = [value for value in inputs if value is None or isinstance(value, np.ndarray)]
+        results: Sequence[_Any]
+        if node.domain in ("", "ai.onnx") and len(known) == len(inputs):
+            results = folding.fold(node, known)
+        else:
+            lower = _LOWER.get((node.domain.replace("ai.onnx", ""), node.op_type))
+            if lower is None:
+                raise UnsupportedError("an operator that is not covered")
+            mark = self._writer.buffers
+            lowered = lower(self, node, inputs)
+            results = lowered if isinstance(lowered, list) else [lowered]
+            if isinstance(lowered, _Value) and min(lowered.buffers) >= mark:
+                self._fresh.add(node.outputs[0])
+        for name, result in zip(node.outputs, results, strict=False):
+            if name:
+                self._values[name] = result
+        if any(name and name not in self._values for name in node.outputs if self._uses[name]):
+            raise UnsupportedError("an output that is not covered")
+
+    def _rename(self, node: Node, inputs: list[_Any | None]) -> _Value:
+        """Change the shape alone: Identity, Reshape, Squeeze, Unsqueeze, Flatten, Dropout."""
+        value = inputs[0]
+        if not isinstance(value, _Value):
+            raise UnsupportedError("a quantized input")
+        shape = folding.shape_after(node, value.shape, inputs[1:])
+        if prod(shape) != prod(value.shape):
+            raise UnsupportedError(f"{value.shape} becomes {shape}")
+        return value._replace(shape=shape)
+
+    def _shape(self, node: Node, inputs: list[_Any | None]) -> Array:
+        value = inputs[0]
+        if not isinstance(value, _Value):
+            raise UnsupportedError("a quantized input")
+        start, end = node.attributes.get("start", 0), node.attributes.get("end")
+        return np.array(value.shape[start:end], np.int64)
+
+    def _transpose(self, node: Node, inputs: list[_Any | None]) -> _Value:
+        value = inputs[0]
+        if not isinstance(value, _Value):
+            raise UnsupportedError("a quantized input")
+        order = node.attributes.get("perm", tuple(range(len(value.shape)))[::-1])
+        moved = [axis for axis in order if value.shape[axis] > 1]
+        if moved != sorted(moved):
+            raise UnsupportedError(f"it moves axes of {value.shape} by {tuple(order)}")
+        return value._replace(shape=tuple(value.shape[axis] for axis in order))
+
+    def _linear(
+        self,
+        source: _Value,
+        weights: Array,
+        bias: Array | None,
+        shape: Sequence[int],
+        scales: Array | None = None,
+    ) -> _Value:
+        return self._single(shape, self._writer.linear(self._row(source), weights, bias, scales))
+
+    def _gemm(self, node: Node, inputs: list[_Any | None]) -> _Value:
+        attributes = node.attributes
+        source, weights = self._floats(inputs[0]), self._known(inputs[1], "weights")
+        if attributes.get("transA", 0) and 1 not in source.shape:
+            raise UnsupportedError("a transposed input")
+        weights = weights if attributes.get("transB", 0) else weights.T
+        rows = prod(source.shape) // weights.shape[1]
+        bias, shape = None, (rows, weights.shape[0])
+        if attributes.get("alpha", 1.0) != 1.0:
+            weights = np.float32(attributes["alpha"]) * weights
+        if len(inputs) > 2 and inputs[2] is not None:
+            known = self._known(inputs[2], "a bias") * np.float32(attributes.get("beta", 1.0))
+            bias = _uniform(known, shape)
+            if bias is None:
+                raise UnsupportedError("a bias that differs between rows")
+        return self._linear(source, weights, bias, shape)
+
+    def _matmul(self, node: Node, inputs: list[_Any | None]) -> _Value:
+        source, weights = self._floats(inputs[0]), _matrix(self._known(inputs[1], "weights"))
+        return self._linear(source, weights.T, None, (*source.shape[:-1], weights.shape[1]))
+
+    def _unary(self, node: Node, inputs: list[_Any | None]) -> _Value:
+        function, names = _UNARY[node.op_type]
+        value = self._floats(inputs[0])
+        parameters = [float(node.attributes.get(name, default)) for name, default in names]
+        if node.op_type == "Gelu" and node.attributes.get("approximate", "none") != "none":
+            raise UnsupportedError("the approximation by tanh")
+        return self._each(value, function, *parameters)
+
+    def _each(self, value: _Value, function: Function, alpha: float = 0.0, beta: float = 0.0) -> _Value:
+        """Apply a function to each buffer of a value."""
+        buffers = [self._writer.unary(buffer, function, alpha, beta) for buffer in value.buffers]
+        return value._replace(buffers=tuple(buffers))
+
+    def _clip(self, node: Node, inputs: list[_Any | None]) -> _Value:
+        limits = []
+        for index, (name, default) in enumerate((("min", -np.inf), ("max", np.inf)), 1):
+            given = inputs[index] if len(inputs) > index else None
+            known = default if given is None else self._known(given, "a limit").item()
+            limits.append(float(node.attributes.get(name, known)))
+        return self._each(self._floats(inputs[0]), Function.CLIP, *limits)
+
+    def _hard_swish(self, node: Node, inputs: list[_Any | None]) -> _Value:
+        row = self._row(value := self._floats(inputs[0]))
+        gate = self._writer.unary(row, Function.HARD_SIGMOID, 1 / 6, 0.5)
+        return self._single(value.shape, self._writer.binary(Binary.MULTIPLY, row, gate))
+
+    def _binary(self, node: Node, inputs: list[_Any | None]) -> "_Value | _Quantized":
+        if any(isinstance(value, _Quantized) for value in inputs):
+            return self._scale_product(inputs)
+        kind, (a, b) = _BINARY[node.op_type], inputs
+        swap = not isinstance(a, _Value)
+        value, other = (self._floats(b), a) if swap else (self._floats(a), b)
+        shape = np.broadcast_shapes(value.shape, other.shape)  # type: ignore[union-attr]
+        if isinstance(other, np.ndarray):
+            if (
+                kind is Binary.ADD
+                and value.shape == shape
+                and self._fuse_bias(node.inputs[swap], value, other)
+            ):
+                return value
+            flat = np.broadcast_to(np.asarray(other, "float32"), shape).reshape(-1)
+            if prod(value.shape) not in (1, prod(shape)):
+                raise UnsupportedError(f"{value.shape} and {other.shape} broadcast to {shape}")
+            flat = (
+                flat[:1] if flat.size and (flat == flat[0]).all() and prod(value.shape) == flat.size else flat
+            )
+            return self._single(shape, self._writer.binary(kind, self._row(value), flat, swap=swap))
+        second = self._floats(other)
+        for each in (value, second):
+            if prod(each.shape) not in (1, prod(shape)):
+                raise UnsupportedError(f"{value.shape} and {second.shape} broadcast to {shape}")
+        return self._single(shape, self._writer.binary(kind, self._row(value), self._row(second)))
+
+    def _fuse_bias(self, name: str, value: _Value, bias: Array) -> bool:
+        """Give a product that nothing else uses its bias; tell whether it is one."""
+        if name not in self._fresh or self._uses[name] != 1 or len(value.buffers) != 1:
+            return False
+        columns = self._writer.linear_rows(value.buffers[0])
+        row = _uniform(bias, (prod(value.shape) // columns, columns)) if columns else None
+        return row is not None and self._writer.fuse_bias(value.buffers[0], row)
+
+    def _variadic(self, node: Node, inputs: list[_Any | None]) -> "_Value | _Quantized":
+        if len(inputs) != 2:
+            raise UnsupportedError(f"{len(inputs)} inputs, expected two")
+        return self._binary(node, inputs)
+
+    def _softmax(self, node: Node, inputs: list[_Any | None]) -> _Value:
+        value = self._floats(inputs[0])
+        axis = node.attributes.get("axis", -1 if self._opset >= 13 else 1) % len(value.shape)
+        if self._opset >= 13 and prod(value.shape[axis + 1 :]) != 1:
+            raise UnsupportedError(f"axis {axis} of {value.shape}, expected the last")
+        length = value.shape[axis] if self._opset >= 13 else prod(value.shape[axis:])
+        logarithm = node.op_type == "LogSoftmax"
+        return self._single(value.shape, self._writer.softmax(self._row(value), length, logarithm=logarithm))
+
+    def _layer_norm(self, node: Node, inputs: list[_Any | None]) -> _Value:
+        value = self._floats(inputs[0])
+        axis = node.attributes.get("axis", -1) % len(value.shape)
+        inner = value.shape[axis:]
+        parameters = [
+            None if given is None else np.broadcast_to(self._known(given, "a scale"), inner).reshape(-1)
+            for given in [*inputs[1:], None, None][:2]
+        ]
+        epsilon = float(node.attributes.get("epsilon", 1e-5))
+        return self._single(
+            value.shape, self._writer.normalize(self._row(value), prod(inner), epsilon, *parameters)
+        )
+
+    def _batch_norm(self, node: Node, inputs: list[_Any | None]) -> _Value:
+        value = self._floats(inputs[0])
+        if node.attributes.get("training_mode", 0):
+            raise UnsupportedError("training mode")
+        scale, bias, mean, variance = (
+            self._known(each, "a parameter").astype("float64") for each in inputs[1:5]
+        )
+        factor = scale / np.sqrt(variance + node.attributes.get("epsilon", 1e-5))
+        shape = (-1, *[1] * (len(value.shape) - 2))
+        full = [
+            np.broadcast_to(each.reshape(shape), value.shape[1:]).astype("float32").reshape(-1)
+            for each in (factor, bias - mean * factor)
+        ]
+        row = self._writer.binary(Binary.MULTIPLY, self._row(value), full[0])
+        return self._single(value.shape, self._writer.binary(Binary.ADD, row, full[1]))
+
+    def _reduce(self, node: Node, inputs: list[_Any | None]) -> _Value:
+        value = self._floats(inputs[0])
+        axes = node.attributes.get("axes")
+        if len(inputs) > 1 and inputs[1] is not None:
+            axes = tuple(self._known(inputs[1], "axes").reshape(-1).tolist())
+        if not axes and node.attributes.get("noop_with_empty_axes", 0):
+            return value
+        rank = len(value.shape)
+        reduced = {axis % rank for axis in axes} if axes else set(range(rank))
+        keep = node.attributes.get("keepdims", 1)
+        shape = [
+            1 if i in reduced else size for i, size in enumerate(value.shape) if keep or i not in reduced
+        ]
+        large = [i for i, size in enumerate(value.shape) if size > 1]
+        length = prod(value.shape[i] for i in reduced)
+        if length == 1:
+            return value._replace(shape=tuple(shape))
+        if any(i in reduced for i in large[: -sum(i in reduced for i in large)]):
+            raise UnsupportedError(f"axes {sorted(reduced)} of {value.shape}, expected the last ones")
+        factor = 1 / length if node.op_type == "ReduceMean" else 1
+        return self._linear(value, np.full((1, length), factor, "float32"), None, shape)
+
+    def _cast(self, node: Node, inputs: list[_Any | None]) -> "_Value | _Quantized":
+        value, to = inputs[0], node.attributes.get("to")
+        if isinstance(value, _Quantized) and value.role == "product" and to == 1:
+            return value
+        if not isinstance(value, _Value):
+            raise UnsupportedError("a quantized input")
+        if to == 1:
+            if value.dtype == "float32":
+                return value
+            return self._single(value.shape, self._writer.cast(self._row(value)))
+        if to in (6, 7) and value.dtype != "float32":
+            return value
+        raise UnsupportedError(f"from {value.dtype} to type {to}")
+
+    # parts of values
+
+    def _concat(self, node: Node, inputs: list[_Any | None]) -> _Value:
+        values: list[_Value] = []
+        for given in inputs:
+            if isinstance(given, np.ndarray):
+                raise UnsupportedError("a stored tensor among the parts")
+            values.append(self._floats(given))
+        axis = node.attributes["axis"] % len(values[0].shape)
+        total = sum(value.shape[axis] for value in values)
+        shape = (*values[0].shape[:axis], total, *values[0].shape[axis + 1 :])
+        outer, inner = prod(shape[:axis]), prod(shape[axis + 1 :])
+        if outer == 1:
+            return _Value(shape, tuple(buffer for value in values for buffer in value.buffers))
+        out, at = self._writer.buffer(prod(shape)), 0
+        for value in values:
+            length = value.shape[axis] * inner
+            strides = {"source_stride": length, "out_stride": total * inner}
+            self._writer.copy(self._row(value), out, out_offset=at, length=length, count=outer, **strides)
+            at += length
+        return self._single(shape, out)
+
+    def _pick(self, value: _Any | None, axis: int, picked: Sequence[int]) -> _Value:
+        """Return what stands at some places of an axis."""
+        if not isinstance(value, _Value):
+            raise UnsupportedError("a quantized input")
+        size, outer, inner = value.shape[axis], prod(value.shape[:axis]), prod(value.shape[axis + 1 :])
+        shape = (*value.shape[:axis], len(picked), *value.shape[axis + 1 :])
+        if list(picked) == list(range(size)):
+            return value
+        if value.dtype != "float32" or not picked:
+            raise UnsupportedError(f"{len(picked)} places of {value.dtype} {value.shape}")
+        widths = [self._writer.width(buffer) for buffer in value.buffers]
+        if outer == 1 and all(width == inner for width in widths):
+            return _Value(shape, tuple(value.buffers[place] for place in picked))
+        row, out = self._row(value), self._writer.buffer(prod(shape))
+        strides = {"source_stride": size * inner, "out_stride": len(picked) * inner}
+        at = 0
+        while at < len(picked):
+            end = at + 1
+            while end < len(picked) and picked[end] == picked[end - 1] + 1:
+                end += 1
+            places = {"source_offset": picked[at] * inner, "out_offset": at * inner}
+            self._writer.copy(row, out, length=(end - at) * inner, count=outer, **places, **strides)
+            at = end
+        return self._single(shape, out)
+
+    def _split(self, node: Node, inputs: list[_Any | None]) -> list[_Any]:
+        value = inputs[0]
+        if not isinstance(value, _Value):
+            raise UnsupportedError("a quantized input")
+        axis = node.attributes.get("axis", 0) % len(value.shape)
+        size, count = value.shape[axis], len(node.outputs)
+        sizes = node.attributes.get("split")
+        if len(inputs) > 1 and inputs[1] is not None:
+            sizes = self._known(inputs[1], "sizes").tolist()
+        if sizes is None:
+            each = -(-size // count)
+            sizes = [min(each, size - each * index) for index in range(count)]
+        starts = np.cumsum([0, *sizes]).tolist()
+        return [self._pick(value, axis, range(start, stop)) for start, stop in pairwise(starts)]
+
+    def _slice(self, node: Node, inputs: list[_Any | None]) -> _Value:
+        value = inputs[0]
+        if not isinstance(value, _Value):
+            raise UnsupportedError("a quantized input")
+        for axis, places in folding.slices(node, value.shape, inputs[1:]):
+            value = self._pick(value, axis, list(range(value.shape[axis]))[places])
+        return value
+
+    def _gather(self, node: Node, inputs: list[_Any | None]) -> _Value:
+        data, index = inputs
+        axis = node.attributes.get("axis", 0)
+        if isinstance(data, np.ndarray):
+            if not isinstance(index, _Value) or axis % data.ndim != 0 or index.dtype == "float32":
+                raise UnsupportedError("a look-up along another axis than the first")
+            table = data.reshape(data.shape[0], -1)
+            return self._single((*index.shape, *data.shape[1:]), self._writer.gather(self._row(index), table))
+        if not isinstance(data, _Value):
+            raise UnsupportedError("a quantized input")
+        places, axis = self._known(index, "places"), axis % len(data.shape)
+        picked = (places.reshape(-1) % data.shape[axis]).tolist()
+        found = self._pick(data, axis, picked)
+        return found._replace(shape=(*data.shape[:axis], *places.shape, *data.shape[axis + 1 :]))
+
+    # recurrent layers
+
+    def _recurrent(self, node: Node, inputs: list[_Any | None]) -> list[_Any]:
+        padded = inputs + [None] * (8 - len(inputs))
+        weights = [self._known(padded[i], "weights") for i in (1, 2)]
+        return self._layer(node, node.op_type, padded, weights, None)
+
+    def _int8_lstm(self, node: Node, inputs: list[_Any | None]) -> list[_Any]:
+        weights, scales = [], []
+        for place, scale, zero in ((1, 8, 9), (2, 10, 11)):
+            raw = self._known(inputs[place], "weights")
+            shifted = _shift(raw, self._known(inputs[zero], "a zero point"))
+            weights.append(shifted.transpose(0, 2, 1))
+            scales.append(_vector(self._known(inputs[scale], "a scale"), raw.shape[2]))
+        return self._layer(node, "LSTM", inputs, weights, scales)
+
+    def _layer(
+        self,
+        node: Node,
+        kind: str,
+        inputs: list[_Any | None],
+        weights: list[Array],
+        scales: list[Array] | None,
+    ) -> list[_Any]:
+        attributes = node.attributes
+        if attributes.get("direction", "forward") != "forward" or weights[0].shape[0] != 1:
+            raise UnsupportedError(f"direction {attributes.get('direction')!r}")
+        if attributes.get("layout", 0) != 0:
+            raise UnsupportedError("layout 1")
+        if inputs[4] is not None:
+            self._known(inputs[4], "lengths")
+        hidden, gates = weights[1].shape[2], _GATES[kind]
+        start = [self._floats(inputs[i]) for i in ((5, 6) if kind == "LSTM" else (5,))]
+        olds = [self._row(value) for value in start]
+        bias: Array | None = None
+        if inputs[3] is not None:
+            both = self._known(inputs[3], "a bias").reshape(2, gates * hidden)
+            bias = both.reshape(-1) if kind == "GRU" else both[0] + both[1]
+        peepholes = inputs[7] if kind == "LSTM" else None
+        before = kind == "GRU" and attributes.get("linear_before_reset", 0)
+        forget = kind == "LSTM" and attributes.get("input_forget", 0)
+        news = self._writer.recurrent(
+            Code[kind],
+            self._row(self._floats(inputs[0])),
+            olds,
+            [each[0] for each in weights],
+            bias,
+            peepholes=None if peepholes is None else self._known(peepholes, "peepholes").reshape(-1),
+            scales=scales,
+            clip=float(attributes.get("clip", 0.0)),
+            flags=2 if before else 1 if forget else 0,
+            functions=_activations(kind, attributes),
+        )
+        last = [self._single((1, 1, hidden), new) for new in news]
+        return [self._single((1, 1, 1, hidden), news[0]), *last]
+
+    # int8 products
+
+    def _quantize(self, node: Node, inputs: list[_Any | None]) -> list[_Any]:
+        source = self._floats(inputs[0])
+        return [_Quantized(source, role, shape=source.shape) for role in ("quantized", "scale", "zero")]
+
+    def _integer_product(self, node: Node, inputs: list[_Any | None]) -> _Quantized:
+        source, raw = inputs[0], _matrix(self._known(inputs[1], "weights"))
+        if not isinstance(source, _Quantized) or source.role != "quantized":
+            raise UnsupportedError("an input that DynamicQuantizeLinear did not make")
+        zero = inputs[3] if len(inputs) > 3 else None
+        weights = _shift(raw, np.zeros(1, raw.dtype) if zero is None else self._known(zero, "a zero point"))
+        shape = (*source.shape[:-1], raw.shape[1])
+        return _Quantized(source.source, "product", weights.T, shape=shape)
+
+    def _scale_product(self, inputs: list[_Any | None]) -> "_Value | _Quantized":
+        """Multiply the scale of an input with that of weights, or an integer product with both."""
+        a, b = inputs
+        if isinstance(b, _Quantized) and not (isinstance(a, _Quantized) and a.role == "product"):
+            a, b = b, a
+        if isinstance(a, _Quantized) and a.role == "scale" and isinstance(b, np.ndarray):
+            return a._replace(role="product_scale", scales=b.reshape(-1))
+        if (
+            isinstance(a, _Quantized)
+            and isinstance(b, _Quantized)
+            and {a.role, b.role} == {"product", "product_scale"}
+            and a.source == b.source
+        ):
+            product, scale = (a, b) if a.role == "product" else (b, a)
+            assert product.weights is not None
+            assert scale.scales is not None
+            scales = _vector(scale.scales, len(product.weights))
+            return self._linear(product.source, product.weights, None, product.shape, scales)
+        raise UnsupportedError("a quantized input")
+
+    def _quantized_matmul(self, node: Node, inputs: list[_Any | None]) -> _Value:
+        padded = inputs + [None] * (5 - len(inputs))
+        source, raw = self._floats(padded[0]), _matrix(self._known(padded[1], "weights"))
+        zero = np.zeros(1, raw.dtype) if padded[3] is None else self._known(padded[3], "a zero point")
+        bias = None if padded[4] is None else self._known(padded[4], "a bias").reshape(-1)
+        scales = _vector(self._known(padded[2], "a scale"), raw.shape[1])
+        return self._linear(source, _shift(raw, zero).T, bias, (*source.shape[:-1], raw.shape[1]), scales)
+
+
+def _matrix(weights: Array) -> Array:
+    """Return stored weights as ``(K, M)``."""
+    if weights.ndim < 2 or prod(weights.shape[:-2]) != 1:
+        raise UnsupportedError(f"weights {weights.shape}, expected a matrix")
+    return weights.reshape(weights.shape[-2:])
+
+
+def _uniform(array: Array, shape: tuple[int, int]) -> Array | None:
+    """Return the one row of an array that broadcasts to ``shape``, or None where its rows differ."""
+    try:
+        full = np.broadcast_to(np.asarray(array, "float32").reshape(array.shape[-2:]), shape)
+    except ValueError:
+        return None
+    return full[0] if (full == full[0]).all() else None
+
+
+def _shift(raw: Array, zero: Array) -> Array:
+    """Return quantized weights ``(..., K, M)`` without their zero points, as int8."""
+    shifted = raw.astype("int16") - zero.astype("int16").reshape(-1)
+    if shifted.min() < -128 or shifted.max() > 127:
+        raise UnsupportedError("weights that do not fit into int8 without their zero points")
+    narrow: Array = shifted.astype("int8")
+    return narrow
+
+
+def _vector(scales: Array, size: int) -> Array:
+    return np.broadcast_to(np.asarray(scales, "float32").reshape(-1), size)
+
+
+_GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+_USUAL = {"LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", "Tanh"), "RNN": ("Tanh",)}
+_ACTIVATIONS: dict[str, tuple[Function, float | None, float | None]] = {
+    "relu": (Function.RELU, 0.0, 0.0),
+    "tanh": (Function.TANH, 0.0, 0.0),
+    "sigmoid": (Function.SIGMOID, 0.0, 0.0),
+    "affine": (Function.AFFINE, None, None),
+    "leakyrelu": (Function.LEAKY_RELU, 0.01, 0.0),
+    "thresholdedrelu": (Function.THRESHOLDED_RELU, 1.0, 0.0),
+    "scaledtanh": (Function.SCALED_TANH, None, None),
+    "hardsigmoid": (Function.HARD_SIGMOID, 0.2, 0.5),
+    "elu": (Function.ELU, 1.0, 0.0),
+    "softsign": (Function.SOFTSIGN, 0.0, 0.0),
+    "softplus": (Function.SOFTPLUS, 0.0, 0.0),
+}
+"""The functions inside a recurrent operator, with the parameters where the node gives none."""
+_TAKES = {
+    Function.AFFINE: 2, Function.LEAKY_RELU: 1, Function.THRESHOLDED_RELU: 1, Function.SCALED_TANH: 2,
+    Function.HARD_SIGMOID: 2, Function.ELU: 1,
+}  # fmt: skip
+"""How many parameters of its lists a function takes."""
+
+
+def _activations(kind: str, attributes: Mapping[str, Any]) -> list[tuple[Function, float, float]]:
+    names = attributes.get("activations") or _USUAL[kind]
+    alphas, betas = list(attributes.get("activation_alpha", ())), list(attributes.get("activation_beta", ()))
+    if len(names) != len(_USUAL[kind]):
+        raise UnsupportedError(f"{len(names)} activations, expected {len(_USUAL[kind])}")
+    found = []
+    for name in names:
+        function, alpha, beta = _ACTIVATIONS.get(str(name).lower(), (None, None, None))
+        if function is None:
+            raise UnsupportedError(f"activation {name!r}")
+        takes = _TAKES.get(function, 0)
+        if takes > 0 and alphas:
+            alpha = alphas.pop(0)
+        if takes > 1 and betas:
+            beta = betas.pop(0)
+        if alpha is None or beta is None:
+            raise UnsupportedError(f"activation {name!r} without its parameters")
+        found.append((function, float(alpha), float(beta)))
+    return found
+
+
+_UNARY: dict[str, tuple[Function, tuple[tuple[str, float], ...]]] = {
+    "Relu": (Function.RELU, ()),
+    "Sigmoid": (Function.SIGMOID, ()),
+    "Tanh": (Function.TANH, ()),
+    "LeakyRelu": (Function.LEAKY_RELU, (("alpha", 0.01),)),
+    "ThresholdedRelu": (Function.THRESHOLDED_RELU, (("alpha", 1.0),)),
+    "HardSigmoid": (Function.HARD_SIGMOID, (("alpha", 0.2), ("beta", 0.5))),
+    "Elu": (Function.ELU, (("alpha", 1.0),)),
+    "Selu": (Function.SELU, (("alpha", 1.6732632423543772), ("gamma", 1.0507009873554805))),
+    "Softsign": (Function.SOFTSIGN, ()),
+    "Softplus": (Function.SOFTPLUS, ()),
+    "Gelu": (Function.GELU, ()),
+    "Abs": (Function.ABS, ()),
+    "Neg": (Function.NEGATE, ()),
+    "Exp": (Function.EXP, ()),
+    "Log": (Function.LOG, ()),
+    "Sqrt": (Function.SQRT, ()),
+    "Reciprocal": (Function.RECIPROCAL, ()),
+    "Erf": (Function.ERF, ()),
+}
+"""An operator to its function, and the attributes that are alpha and beta with their defaults."""
+_BINARY = {
+    "Add": Binary.ADD,
+    "Sub": Binary.SUBTRACT,
+    "Mul": Binary.MULTIPLY,
+    "Div": Binary.DIVIDE,
+    "Max": Binary.MAXIMUM,
+    "Min": Binary.MINIMUM,
+    "PRelu": Binary.PRELU,
+    "Pow": Binary.POWER,
+}
+_RENAME = ("Identity", "Dropout", "Reshape", "Squeeze", "Unsqueeze", "Flatten")
+_Lower = Callable[[_Compiler, Node, list[_Any | None]], Any]
+_LOWER: dict[tuple[str, str], _Lower] = {
+    **{("", name): _Compiler._rename for name in _RENAME},
+    **{("", name): _Compiler._unary for name in _UNARY},
+    **{("", name): _Compiler._binary for name in _BINARY},
+    **{("", name): _Compiler._variadic for name in ("Max", "Min")},
+    **{("", name): _Compiler._recurrent for name in _GATES},
+    **{("", name): _Compiler._reduce for name in ("ReduceMean", "ReduceSum")},
+    **{("", name): _Compiler._softmax for name in ("Softmax", "LogSoftmax")},
+    ("", "Shape"): _Compiler._shape,
+    ("", "Transpose"): _Compiler._transpose,
+    ("", "Gemm"): _Compiler._gemm,
+    ("", "MatMul"): _Compiler._matmul,
+    ("", "Clip"): _Compiler._clip,
+    ("", "HardSwish"): _Compiler._hard_swish,
+    ("", "LayerNormalization"): _Compiler._layer_norm,
+    ("", "BatchNormalization"): _Compiler._batch_norm,
+    ("", "Cast"): _Compiler._cast,
+    ("", "Concat"): _Compiler._concat,
+    ("", "Split"): _Compiler._split,
+    ("", "Slice"): _Compiler._slice,
+    ("", "Gather"): _Compiler._gather,
+    ("", "DynamicQuantizeLinear"): _Compiler._quantize,
+    ("", "MatMulInteger"): _Compiler._integer_product,
+    (_MICROSOFT, "DynamicQuantizeMatMul"): _Compiler._quantized_matmul,
+    (_MICROSOFT, "DynamicQuantizeLSTM"): _Compiler._int8_lstm,
+    (_MICROSOFT, "Gelu"): _Compiler._unary,
+}

@@ -1,0 +1,82 @@
+"""Write the native program of a model as a file that C programs load without onnxruntime."""
+
+import os
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import CheckFailedError, InputError
+from ..loading import load, read_model
+from ..manifest import Golden
+from ..model import Model
+from ..selftest import golden_limit
+from .compiler import Compiled, compile_program
+from .engine import NativeEngine
+
+__all__ = ["to_native"]
+
+Array = npt.NDArray[Any]
+
+
+def to_native(source: str | os.PathLike[str] | bytes) -> bytes:
+    """Return the program file (``.lep``) of an ``.onnx`` file, after it has replayed the golden case.
+
+    The manifest goes into it, and the first row of the golden case, as
+    onnxruntime runs it from the reset state.
+
+    Raises:
+        NotFoundError, FileFormatError, ContractError: the file is not there, or is no usable model.
+        UnsupportedError: a node is not covered; the message says which.
+        MissingDependencyError: no ``lstm-edge-native``, or no onnxruntime.
+        CheckFailedError: an output of the golden case is beyond its limit.
+    """
+    model = load(source, engine="native")
+    _, file = read_model(source)
+    if file is None:
+        raise InputError("a file in onnxruntime's own format came, expected an .onnx file")
+    manifest = model.interface
+    compiled = compile_program(file, manifest)
+    if manifest.golden is not None:
+        _record(compiled, model, manifest.golden)
+    compiled.writer.manifest(manifest.to_json())
+    content = compiled.writer.to_bytes()
+    if manifest.golden is not None:
+        worst = NativeEngine(content, None, 1).selftest()
+        if worst > 1:
+            raise CheckFailedError(f"the golden case is at {worst:.3g} of its limit in the native program")
+    return content
+
+
+def _record(compiled: Compiled, model: Model, golden: Golden) -> None:
+    """Store the first row of the golden case, from the reset state and up to its length."""
+    manifest = model.interface
+    length = None if manifest.lengths is None else int(golden.inputs[manifest.lengths].reshape(-1)[0])
+    feeds = {}
+    for spec in manifest.data_inputs:
+        array = golden.inputs[spec.name]
+        for axis, end in ((manifest.batch_axis(spec.axes), 1), (manifest.time_axis(spec.axes), length)):
+            array = array if axis is None else array[(slice(None),) * axis + (slice(end),)]
+        feeds[spec.name] = array
+    outputs, states = model.run(feeds)
+    expected: dict[str, tuple[Array, float]] = {}
+    for spec in manifest.outputs:
+        array = outputs[spec.name]
+        axis = manifest.time_axis(spec.axes)
+        expected[spec.name] = (
+            array if axis is None else np.moveaxis(array, axis, 0),
+            golden_limit(golden, spec.name),
+        )
+    for part in compiled.parts:
+        array = states[part.state.input]
+        own, name = (
+            (array, part.state.input)
+            if part.layer is None
+            else (array[part.layer], f"{part.state.input}[{part.layer}]")
+        )
+        expected[name] = own.reshape(-1), golden_limit(golden, part.state.output)
+    in_order = {
+        spec.name: np.moveaxis(feeds[spec.name], manifest.time_axis(spec.axes) or 0, 0)
+        for spec in manifest.data_inputs
+    }
+    compiled.writer.golden(in_order, expected)

@@ -1,0 +1,386 @@
+"""Run streams and batches with a native program, on arrays in the file's own layout."""
+
+import ctypes as C
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ..axes import resolve, row_factor
+from ..errors import FileFormatError, InputError, ManifestError, UnsupportedError
+from ..manifest import Axes, Manifest, StateSpec, TensorSpec
+from .library import INPUT, OUTPUT, STATE, Port, Rows, library
+
+__all__ = ["NativeCall", "NativeEngine", "NativeStates"]
+
+Array = npt.NDArray[Any]
+
+
+class _Part(NamedTuple):
+    """A state of the program: the file's, or one layer of it."""
+
+    spec: StateSpec
+    layer: int | None
+    width: int
+
+
+class NativeEngine:
+    """A loaded program. Nothing in it changes, so that any number of threads may share it."""
+
+    def __init__(self, program: bytes, manifest: Manifest | None, threads: int) -> None:
+        """Load a program file and match it with the manifest, its own where None is given.
+
+        Raises:
+            FileFormatError: the library refuses it, or its inputs, outputs and states are not the manifest's.
+            UnsupportedError: a state whose rows do not lie together.
+        """
+        self.library = library()
+        self._handle = self.library.lstm_edge_load(program, len(program))
+        if not self._handle:
+            raise FileFormatError(f"the native program is refused: {self._reason()}")
+        text = self.library.lstm_edge_manifest(self._handle)
+        if manifest is None and text is None:
+            raise ManifestError("the native program carries no manifest; convert the model again")
+        self.manifest = Manifest.from_json(text.decode(errors="replace")) if manifest is None else manifest
+        manifest = self.manifest
+        self._check(self.library.lstm_edge_set_threads(self._handle, threads))
+        found = [[name for name, _ in self._ports(kind)] for kind in (INPUT, OUTPUT)]
+        if found != [[spec.name for spec in specs] for specs in (manifest.data_inputs, manifest.outputs)]:
+            raise FileFormatError(
+                f"the native program has inputs and outputs {found}, not those of its manifest"
+            )
+        self.parts = self._match_states()
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", None):
+            self.library.lstm_edge_free(self._handle)
+
+    @property
+    def isa(self) -> str:
+        """The instruction set in use."""
+        name: bytes = self.library.lstm_edge_isa()
+        return name.decode()
+
+    def _ports(self, kind: int) -> list[tuple[str, int]]:
+        ports, port = [], Port()
+        for index in range(self.library.lstm_edge_count(self._handle, kind)):
+            self._check(self.library.lstm_edge_describe(self._handle, kind, index, C.byref(port)))
+            ports.append((port.name.decode(errors="replace"), port.width))
+        return ports
+
+    def _match_states(self) -> tuple[_Part, ...]:
+        specs = {spec.input: spec for spec in self.manifest.states}
+        parts = []
+        for name, width in self._ports(STATE):
+            match = re.fullmatch(r"(.*)\[(\d+)\]", name)
+            if name in specs:
+                parts.append(_Part(specs[name], None, width))
+            elif match is not None and match[1] in specs:
+                parts.append(_Part(specs[match[1]], int(match[2]), width))
+            else:
+                raise FileFormatError(
+                    f"the native program has a state {name!r} that its manifest does not name"
+                )
+        for spec in specs.values():
+            own = [part for part in parts if part.spec is spec]
+            shape = self._shape(spec.axes)
+            layers = [part.layer for part in own]
+            if layers not in ([None], list(range(shape[0]))) or sum(p.width for p in own) != prod(shape):
+                raise FileFormatError(f"the native program does not hold all of state {spec.input}")
+            inner = spec.axes[1:] if own[0].layer is not None else spec.axes
+            batch = self.manifest.batch
+            if batch in inner and any(axis != 1 for axis in inner[: inner.index(batch)]):
+                raise UnsupportedError(f"state {spec.input} {spec.axes}: a row's numbers do not lie together")
+        return tuple(parts)
+
+    @staticmethod
+    def _shape(axes: Axes) -> tuple[int, ...]:
+        """Return the shape of one row at one step."""
+        return tuple(axis if isinstance(axis, int) else 1 for axis in axes)
+
+    def _reason(self) -> str:
+        reason: bytes = self.library.lstm_edge_last_error()
+        return reason.decode(errors="replace")
+
+    def _check(self, status: int) -> None:
+        if status:
+            raise InputError(self._reason())
+
+    def refusal(self) -> InputError:
+        """Return the exception for a step that the library refused."""
+        return InputError(self._reason())
+
+    def selftest(self) -> float:
+        """Replay the program's own golden case; return the largest difference over what is allowed.
+
+        Raises:
+            InputError: the program carries no golden case.
+        """
+        worst = C.c_double()
+        self._check(self.library.lstm_edge_selftest(self._handle, C.byref(worst)))
+        return worst.value
+
+    def stream(self) -> "NativeStates":
+        """Open a stream of the library at the reset state."""
+        return NativeStates(self)
+
+    def call(self, feeds: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Run whole sequences from every input and state in the file's layout.
+
+        Returns:
+            The outputs by name, and the new states by input name.
+        """
+        states = {
+            spec.input: np.array(feeds[spec.input], "float32", order="C") for spec in self.manifest.states
+        }
+        rows = self._rows(feeds)
+        outputs = self.tick(feeds, states, np.arange(rows))
+        return outputs, states
+
+    def _rows(self, feeds: Mapping[str, Array]) -> int:
+        for spec in self.manifest.data_inputs:
+            if self.manifest.batch in spec.axes:
+                return int(feeds[spec.name].shape[spec.axes.index(self.manifest.batch)])
+        return 1
+
+    def tick(self, feeds: Mapping[str, Array], states: Mapping[str, Array], slots: Array) -> dict[str, Array]:
+        """Run some rows of a pool of states, which change where they lie; return the outputs.
+
+        Args:
+            feeds: the data inputs in the file's layout, and ``lengths`` where the file takes it.
+            states: the pool, each state in the file's layout and C order.
+            slots: the place in the pool of each row, ``(N,)``.
+
+        Raises:
+            InputError: an index outside an embedding table; no state has changed then.
+        """
+        manifest, rows = self.manifest, len(slots)
+        inputs = [self._in_order(spec, np.asarray(feeds[spec.name])) for spec in manifest.data_inputs]
+        steps = max((array.shape[1] for array in inputs), default=1)
+        outputs = [self._room(spec, rows, steps) for spec in manifest.outputs]
+        pool = [self._state_rows(states[part.spec.input], part) for part in self.parts]
+        lengths = None if manifest.lengths is None else feeds.get(manifest.lengths)
+        groups = [(np.arange(rows), steps)]
+        if lengths is not None and (lengths != steps).any():
+            groups = [(np.flatnonzero(lengths == n), int(n)) for n in np.unique(lengths)]
+        for chosen, count in groups:
+            whole = len(chosen) == rows
+            given = [array if whole else array[chosen] for array in inputs]
+            made = [array if whole else np.zeros_like(array[chosen]) for array in outputs]
+            places = np.ascontiguousarray(slots if whole else slots[chosen], np.uintp)
+            views = [(Rows * len(group))(*map(_view, group)) for group in (given, pool, made)]
+            status = self.library.lstm_edge_run(self._handle, len(chosen), count, places.ctypes.data, *views)
+            self._check(status)
+            if not whole:
+                for array, part in zip(outputs, made, strict=True):
+                    array[chosen] = part
+        return {
+            spec.name: self._to_file(spec, array, rows, steps)
+            for spec, array in zip(manifest.outputs, outputs, strict=True)
+        }
+
+    def _in_order(self, spec: TensorSpec, array: Array) -> Array:
+        """Return an input as ``(N, L, width)``, a view where a row's numbers lie together."""
+        places = [
+            spec.axes.index(name) if name in spec.axes else None
+            for name in (self.manifest.batch, self.manifest.sequence)
+        ]
+        inner_axes = [index for index in range(array.ndim) if index not in places]
+        moved = array.transpose([place for place in places if place is not None] + inner_axes)
+        for at, place in enumerate(places):
+            moved = moved if place is not None else np.expand_dims(moved, at)
+        inner = moved.shape[2:]
+        strides = moved.strides[2:]
+        expected = [array.itemsize * prod(inner[index + 1 :]) for index in range(len(inner))]
+        lies = all(size == 1 or a == b for size, a, b in zip(inner, strides, expected, strict=True))
+        if not lies:
+            moved = np.ascontiguousarray(moved)
+        shape = (*moved.shape[:2], prod(inner))
+        return np.lib.stride_tricks.as_strided(moved, shape, (*moved.strides[:2], array.itemsize))
+
+    def _room(self, spec: TensorSpec, rows: int, steps: int) -> Array:
+        """Return room for an output, ``(N, L, width)``, or ``(N, width)`` of the last step."""
+        width = prod(self._inner(spec.axes))
+        every = self.manifest.sequence in spec.axes
+        return np.zeros((rows, steps, width) if every else (rows, width), "float32")
+
+    def _inner(self, axes: Axes) -> list[int]:
+        """Return the sizes of an output's axes without batch and time; ``k*N`` rows are k."""
+        batch, sequence = self.manifest.batch, self.manifest.sequence
+        factors = [
+            axis if isinstance(axis, int) else row_factor(axis, batch)
+            for axis in axes
+            if axis not in (batch, sequence)
+        ]
+        return [factor or 1 for factor in factors]
+
+    def _to_file(self, spec: TensorSpec, array: Array, rows: int, steps: int) -> Array:
+        """Return an output in the file's layout."""
+        batch, sequence = self.manifest.batch, self.manifest.sequence
+        every = sequence in spec.axes
+        sizes = {batch or "": rows, sequence or "": steps}
+        shape = resolve(spec.axes, sizes)
+        assert shape is not None
+        front = (rows, steps) if every else (rows,)
+        full = array.reshape(*front, *self._inner(spec.axes))
+        order, at = [], len(front)
+        for axis in spec.axes:
+            if axis == batch:
+                order.append(0)
+            elif axis == sequence:
+                order.append(1)
+            else:
+                order.append(at)
+                if isinstance(axis, str) and row_factor(axis, batch):
+                    order.append(0)
+                at += 1
+        if 0 not in order:
+            order.insert(0, 0)
+        ordered: Array = full.transpose(order).reshape(shape)
+        return ordered
+
+    def _state_rows(self, block: Array, part: _Part) -> Array:
+        """Return a view ``(capacity, width)`` of a part of a pool."""
+        axes = part.spec.axes
+        if part.layer is not None:
+            block, axes = block[part.layer], axes[1:]
+        if self.manifest.batch in axes:
+            place = axes.index(self.manifest.batch)
+            block = block.reshape(block.shape[place], part.width)
+        else:
+            block = block.reshape(1, part.width)
+        return block
+
+
+class _Handle:
+    """A stream of the library; it is freed with the last view of its memory."""
+
+    def __init__(self, engine: NativeEngine) -> None:
+        self.engine = engine
+        self.address = engine.library.lstm_edge_stream_new(engine._handle)
+        if not self.address:
+            raise MemoryError(engine._reason())
+
+    def __del__(self) -> None:
+        if self.address:
+            self.engine.library.lstm_edge_stream_free(self.address)
+
+    def view(self, place: Callable[[Any, int], int], index: int, shape: tuple[int, ...], dtype: str) -> Array:
+        """Return a view of an input's, output's or state's memory."""
+        size = prod(shape) * np.dtype(dtype).itemsize
+        memory: Any = (C.c_char * size).from_address(place(self.address, index))
+        memory._owner = self
+        return np.frombuffer(memory, dtype).reshape(shape)
+
+
+class NativeStates:
+    """A stream of the library, its states in place of onnxruntime's two sets."""
+
+    def __init__(self, engine: NativeEngine) -> None:
+        """Open it at the reset state."""
+        self.engine, self.front = engine, 0
+        self.handle = _Handle(engine)
+        self._views = [
+            self.handle.view(engine.library.lstm_edge_state, index, (part.width,), "float32")
+            for index, part in enumerate(engine.parts)
+        ]
+        self.nbytes = sum(view.nbytes for view in self._views)
+
+    def call(self, inputs: Mapping[str, Array], sizes: Mapping[str, int]) -> "NativeCall":
+        """Return a call with these data inputs in it, for named axes of these sizes."""
+        return NativeCall(self, inputs, sizes)
+
+    def read(self) -> dict[str, Array]:
+        """Return the states by input name, as copies."""
+        found: dict[str, list[Array]] = {}
+        for part, view in zip(self.engine.parts, self._views, strict=True):
+            found.setdefault(part.spec.input, []).append(view)
+        return {
+            spec.input: np.concatenate(found[spec.input]).reshape(self.engine._shape(spec.axes))
+            for spec in self.engine.manifest.states
+        }
+
+    def write(self, arrays: Mapping[str, Array]) -> None:
+        """Make ``arrays`` the states."""
+        for part, view in zip(self.engine.parts, self._views, strict=True):
+            array = np.asarray(arrays[part.spec.input])
+            view[:] = (array if part.layer is None else array[part.layer]).reshape(-1)
+
+
+class NativeCall:
+    """A call of one shape of a stream: write its ``inputs``, ``run`` it, read its ``outputs``."""
+
+    def __init__(self, states: NativeStates, inputs: Mapping[str, Array], sizes: Mapping[str, int]) -> None:
+        """Take the data inputs, which are copied, and the sizes of the named axes."""
+        engine, self.states = states.engine, states
+        manifest, lib = engine.manifest, engine.library
+        self.steps = sizes.get(manifest.sequence or "", 1)
+        self.inputs: dict[str, Array] = {}
+        self.outputs: dict[str, Array] = {}
+        single = self.steps == 1
+        before: list[tuple[Array, Array]] = []
+        after: list[tuple[Array, Array]] = []
+        pointers: list[list[int]] = [[], []]
+        for index, spec in enumerate(manifest.data_inputs):
+            shape = inputs[spec.name].shape
+            if single:
+                self.inputs[spec.name] = states.handle.view(lib.lstm_edge_input, index, shape, spec.dtype)
+                continue
+            array = self.inputs[spec.name] = np.zeros(shape, spec.dtype)
+            pointers[0].append(self._row(array, spec, before, self.steps))
+        for index, output in enumerate(manifest.outputs):
+            resolved = resolve(output.axes, {**sizes, manifest.batch or "": 1})
+            assert resolved is not None
+            if single:
+                self.outputs[output.name] = states.handle.view(
+                    lib.lstm_edge_output, index, resolved, "float32"
+                )
+                continue
+            array = self.outputs[output.name] = np.zeros(resolved, "float32")
+            every = self.steps if manifest.sequence in output.axes else 1
+            pointers[1].append(self._row(array, output, after, every))
+        for name, array in inputs.items():
+            self.inputs[name][...] = array
+        self._before, self._after = before, [(array, row) for row, array in after]
+        if single:
+            call: Callable[[], int] = partial(lib.lstm_edge_step, states.handle.address)
+        else:
+            arrays = [(C.c_void_p * len(group))(*group) for group in pointers]
+            call = partial(lib.lstm_edge_chunk, states.handle.address, arrays[0], self.steps, arrays[1])
+        self._call = call
+        self.runs: Sequence[Callable[[], int]] = [self._copying if before or after else call] * 2
+
+    def _row(self, array: Array, spec: TensorSpec, copies: list[tuple[Array, Array]], steps: int) -> int:
+        """Return the address of an array's rows, a step each; where they do not lie so, of a copy's."""
+        place = spec.axes.index(self.states.engine.manifest.sequence) if steps > 1 else 0
+        moved = np.moveaxis(array, place, 0)
+        if not moved.flags.c_contiguous:
+            rows = np.zeros(moved.shape, array.dtype)
+            copies.append((rows, moved))
+            moved = rows
+        return int(moved.ctypes.data)
+
+    def _copying(self) -> int:
+        for to, source in self._before:
+            to[...] = source
+        status = self._call()
+        for to, source in self._after:
+            to[...] = source
+        return status
+
+    def run(self) -> None:
+        """Take the steps; ``InputError`` where the library refuses, and no state has changed then."""
+        if self.runs[0]():
+            raise self.refusal()
+
+    def refusal(self) -> InputError:
+        """Return the exception for a call that the library refused."""
+        return self.states.engine.refusal()
+
+
+def _view(array: Array) -> Rows:
+    return Rows(array.ctypes.data, array.strides[0], array.strides[1] if array.ndim == 3 else 0)

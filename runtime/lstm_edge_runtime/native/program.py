@@ -1,0 +1,375 @@
+"""Write a program file (``.lep``), as ``lstm_edge_format.h`` of lstm-edge-native defines it."""
+
+import struct
+import zlib
+from collections.abc import Mapping, Sequence
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import UnsupportedError
+
+__all__ = ["INPUT_TYPES", "NONE", "Binary", "Code", "Function", "ProgramWriter"]
+
+Array = npt.NDArray[Any]
+NONE = 0xFFFFFFFF
+"""A constant or buffer that is not there."""
+INPUT_TYPES = ("float32", "int64", "int32", "int16", "int8", "uint8")
+"""What an input's elements may be; the place in this list is the type's number."""
+_MAGIC, _FORMAT = b"LSTMEDGE", 1
+_HEADER = struct.Struct("<8sIIQ10I")
+_CONSTANT = struct.Struct("<Q4I")
+_PORT = struct.Struct("<6I")
+_ARGUMENTS = 31
+
+
+class Code(IntEnum):
+    """Operations."""
+
+    LINEAR = 1
+    LSTM = 2
+    GRU = 3
+    RNN = 4
+    UNARY = 5
+    BINARY = 6
+    SOFTMAX = 7
+    NORMALIZE = 8
+    GATHER = 9
+    COPY = 10
+    CAST = 11
+
+
+class Function(IntEnum):
+    """Functions of one number, with their two parameters where they have them."""
+
+    IDENTITY = 0
+    RELU = 1
+    SIGMOID = 2
+    TANH = 3
+    AFFINE = 4
+    LEAKY_RELU = 5
+    THRESHOLDED_RELU = 6
+    SCALED_TANH = 7
+    HARD_SIGMOID = 8
+    ELU = 9
+    SOFTSIGN = 10
+    SOFTPLUS = 11
+    SELU = 12
+    CLIP = 13
+    GELU = 14
+    ABS = 15
+    NEGATE = 16
+    EXP = 17
+    LOG = 18
+    SQRT = 19
+    RECIPROCAL = 20
+    ERF = 21
+
+
+class Binary(IntEnum):
+    """Functions of two numbers."""
+
+    ADD = 0
+    SUBTRACT = 1
+    MULTIPLY = 2
+    DIVIDE = 3
+    MAXIMUM = 4
+    MINIMUM = 5
+    PRELU = 6
+    POWER = 7
+
+
+class ProgramWriter:
+    """Collects a program and gives the bytes of its file."""
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self._constants: list[Array] = []
+        self._buffers: list[tuple[int, int]] = []
+        self._ports: dict[str, list[list[int]]] = {"inputs": [], "outputs": [], "states": []}
+        self._operations: list[bytes] = []
+        self._linear: dict[int, tuple[int, int]] = {}
+        self._named: dict[str, list[int]] = {}
+        self._manifest = NONE
+        self._golden_steps = 0
+
+    def constant(self, array: npt.ArrayLike) -> int:
+        """Add a constant of one or two axes, in the element type that it has; return its number."""
+        self._constants.append(np.ascontiguousarray(np.atleast_2d(np.asarray(array))))
+        return len(self._constants) - 1
+
+    def buffer(self, width: int, dtype: str = "float32") -> int:
+        """Add a buffer of ``width`` elements a row; return its number."""
+        self._buffers.append((width, INPUT_TYPES.index(dtype)))
+        return len(self._buffers) - 1
+
+    @property
+    def buffers(self) -> int:
+        """How many buffers there are."""
+        return len(self._buffers)
+
+    def width(self, buffer: int) -> int:
+        """Return the elements of one row of a buffer."""
+        return self._buffers[buffer][0]
+
+    def input(self, name: str, width: int, dtype: str = "float32") -> int:
+        """Add an input; return its buffer."""
+        buffer = self.buffer(width, dtype)
+        self._port("inputs", name, buffer, 0)
+        return buffer
+
+    def state(self, name: str, width: int, reset: Array | None = None) -> int:
+        """Add a state; return the buffer of its old value. ``next_state`` names that of its new one."""
+        buffer = self.buffer(width)
+        value = NONE if reset is None or not reset.any() else self._floats(reset)
+        self._port("states", name, buffer, value)
+        return buffer
+
+    def next_state(self, old: int, new: int) -> None:
+        """Say which buffer holds the new value of the state in ``old``."""
+        next(port for port in self._ports["states"] if port[1] == old)[2] = new
+
+    @property
+    def given(self) -> set[int]:
+        """The buffers that are written before a step: of inputs and of old states."""
+        return {port[1] for kind in ("inputs", "states") for port in self._ports[kind]}
+
+    def linear_rows(self, buffer: int) -> int:
+        """Return the outputs of the linear operation without bias that made ``buffer``; 0 where none did."""
+        return self._linear.get(buffer, (0, 0))[1]
+
+    def fuse_bias(self, buffer: int, bias: Array) -> bool:
+        """Give the linear operation that made ``buffer`` its bias; tell whether there is such a one."""
+        if buffer not in self._linear:
+            return False
+        place = 4 * 4
+        index, _ = self._linear.pop(buffer)
+        raw = bytearray(self._operations[index])
+        raw[place : place + 4] = struct.pack("<I", self._floats(bias))
+        self._operations[index] = bytes(raw)
+        return True
+
+    def output(self, name: str, buffer: int, *, every_step: bool) -> None:
+        """Add an output, which a chunk gives for every step or for the last one."""
+        self._port("outputs", name, buffer, int(every_step))
+
+    def golden(
+        self, inputs: Mapping[str, Array], expected: Mapping[str, tuple[Array, npt.ArrayLike]]
+    ) -> None:
+        """Store the golden case, which starts from the reset state.
+
+        Args:
+            inputs: of each input, ``(L, width)``.
+            expected: of outputs ``(L, width)`` or the last step's ``(width,)``, and of states after the last
+                step ``(width,)``; each with the largest difference allowed, a number or of the same shape.
+        """
+        for name, array in inputs.items():
+            port = self._named[name]
+            kind = INPUT_TYPES[self._buffers[port[1]][1]]
+            rows = np.asarray(array, kind).reshape(-1, self.width(port[1]))
+            self._golden_steps, port[4] = len(rows), self.constant(rows)
+        for name, (array, tolerance) in expected.items():
+            port = self._named[name]
+            pair = array, np.broadcast_to(tolerance, array.shape)
+            port[4:] = [
+                self.constant(np.asarray(a, "float32").reshape(-1, self.width(port[1]))) for a in pair
+            ]
+
+    def operation(self, code: Code, *arguments: float) -> None:
+        """Add an operation; a float among the arguments is stored by its bits."""
+        words = [
+            struct.unpack("<I", struct.pack("<f", value))[0] if isinstance(value, float) else int(value)
+            for value in arguments
+        ]
+        self._operations.append(
+            struct.pack(f"<{1 + _ARGUMENTS}I", code, *words, *[0] * (_ARGUMENTS - len(words)))
+        )
+
+    def linear(
+        self, source: int, weights: Array, bias: Array | None = None, scales: Array | None = None
+    ) -> int:
+        """Add ``source @ weights.T + bias``; return the result.
+
+        Args:
+            source: the buffer whose numbers, K at a time, are multiplied.
+            weights: ``(M, K)``; int8 where they have scales.
+            bias: ``(M,)``.
+            scales: ``(M,)``.
+        """
+        rows, columns = weights.shape
+        if columns == 0 or self.width(source) % columns:
+            raise UnsupportedError(f"weights {weights.shape} for rows of {self.width(source)} numbers")
+        out = self.buffer(self.width(source) // columns * rows)
+        self.operation(
+            Code.LINEAR,
+            source,
+            out,
+            self.constant(np.asarray(weights, "float32" if scales is None else "int8")),
+            self._optional(bias),
+            self._optional(scales),
+        )
+        if bias is None:
+            self._linear[out] = (len(self._operations) - 1, rows)
+        return out
+
+    def recurrent(
+        self,
+        code: Code,
+        x: int,
+        states: Sequence[int],
+        weights: Sequence[Array],
+        bias: Array | None = None,
+        *,
+        peepholes: Array | None = None,
+        scales: Sequence[Array] | None = None,
+        clip: float = 0.0,
+        flags: int = 0,
+        functions: Sequence[tuple[Function, float, float]],
+    ) -> list[int]:
+        """Add an LSTM, GRU or RNN layer, in ONNX's order of gates; return the buffers of its new states.
+
+        Args:
+            code: which of them.
+            x: the buffer of its input.
+            states: the buffers of h, and of c for an LSTM.
+            weights: W ``(gates * H, I)`` and R ``(gates * H, H)``.
+            bias: Wb + Rb; for a GRU both, one behind the other.
+            peepholes: input, output, forget, ``(3 * H,)``.
+            scales: of the outputs of W and R where they are int8.
+            clip: the limit of what goes into the functions, 0 for none.
+            flags: 1 input_forget, 2 linear_before_reset.
+            functions: each with alpha and beta.
+        """
+        new = [self.buffer(self.width(state)) for state in states]
+        dtype = "float32" if scales is None else "int8"
+        self.operation(
+            code,
+            x,
+            *self._pair(states),
+            *self._pair(new),
+            *(self.constant(np.asarray(weight, dtype)) for weight in weights),
+            self._optional(bias),
+            self._optional(peepholes),
+            *([NONE, NONE] if scales is None else map(self._floats, scales)),
+            float(clip),
+            flags,
+            *(value for kind, alpha, beta in functions for value in (int(kind), float(alpha), float(beta))),
+        )
+        return new
+
+    def unary(self, source: int, kind: Function, alpha: float = 0.0, beta: float = 0.0) -> int:
+        """Add a function of each number; return the result."""
+        out = self.buffer(self.width(source))
+        self.operation(Code.UNARY, source, out, int(kind), float(alpha), float(beta))
+        return out
+
+    def binary(self, kind: Binary, a: int, b: "int | Array", *, swap: bool = False) -> int:
+        """Add a function of ``a`` and ``b``, a buffer or a constant; return the result."""
+        constant = b if isinstance(b, np.ndarray) else None
+        other = constant.size if constant is not None else self.width(b)  # type: ignore[arg-type]
+        out = self.buffer(max(self.width(a), other))
+        operands = (NONE, self._floats(constant)) if constant is not None else (b, NONE)
+        self.operation(Code.BINARY, a, *operands, out, int(kind), int(swap))  # type: ignore[arg-type]
+        return out
+
+    def softmax(self, source: int, length: int, *, logarithm: bool = False) -> int:
+        """Add softmax over each ``length`` numbers, or its logarithm; return the result."""
+        out = self.buffer(self.width(source))
+        self.operation(Code.SOFTMAX, source, out, length, int(logarithm))
+        return out
+
+    def normalize(
+        self, source: int, length: int, epsilon: float, scale: Array | None, bias: Array | None
+    ) -> int:
+        """Add layer normalization over each ``length`` numbers; return the result."""
+        out = self.buffer(self.width(source))
+        parameters = self._optional(scale), self._optional(bias)
+        self.operation(Code.NORMALIZE, source, out, length, float(epsilon), *parameters)
+        return out
+
+    def gather(self, index: int, table: Array) -> int:
+        """Add a look-up of rows of ``table (V, E)``; return the result."""
+        out = self.buffer(self.width(index) * table.shape[1])
+        self.operation(Code.GATHER, index, out, self.constant(np.asarray(table, "float32")))
+        return out
+
+    def copy(
+        self,
+        source: int,
+        out: int,
+        *,
+        source_offset: int = 0,
+        out_offset: int = 0,
+        length: int,
+        count: int = 1,
+        source_stride: int = 0,
+        out_stride: int = 0,
+    ) -> None:
+        """Add copies of ``count`` stretches of ``length`` numbers into a part of ``out``."""
+        places = (source_offset, out_offset, length, count, source_stride, out_stride)
+        self.operation(Code.COPY, source, out, *places)
+
+    def cast(self, source: int) -> int:
+        """Add a conversion to float32; return the result."""
+        out = self.buffer(self.width(source))
+        self.operation(Code.CAST, source, out)
+        return out
+
+    def manifest(self, text: str) -> None:
+        """Store the manifest, JSON text."""
+        self._manifest = self._text(text)
+
+    def to_bytes(self) -> bytes:
+        """Return the file."""
+        ports = [port for kind in self._ports.values() for port in kind]
+        sizes = (
+            _CONSTANT.size * len(self._constants),
+            8 * len(self._buffers),
+            _PORT.size * len(ports),
+            4 * (1 + _ARGUMENTS) * len(self._operations),
+        )
+        offset = _HEADER.size + sum(sizes)
+        tables, data = [], []
+        for array in self._constants:
+            padding = -offset % 64
+            rows, columns = array.shape
+            tables.append(
+                _CONSTANT.pack(offset + padding, rows, columns, INPUT_TYPES.index(array.dtype.name), 0)
+            )
+            data += [bytes(padding), array.tobytes()]
+            offset += padding + array.nbytes
+        tables += [struct.pack("<2I", *buffer) for buffer in self._buffers]
+        tables += [_PORT.pack(*port) for port in ports]
+        body = b"".join([*tables, *self._operations, *data])
+        counts = (
+            len(self._constants),
+            len(self._buffers),
+            *(len(kind) for kind in self._ports.values()),
+            len(self._operations),
+            self._manifest,
+            self._golden_steps,
+            0,
+            0,
+        )
+        head = _HEADER.pack(_MAGIC, _FORMAT, 0, offset, *counts)
+        checksum = zlib.crc32(body, zlib.crc32(head[16:]))
+        return _HEADER.pack(_MAGIC, _FORMAT, checksum, offset, *counts) + body
+
+    def _text(self, text: str) -> int:
+        return self.constant(np.frombuffer(text.encode(), np.uint8))
+
+    def _floats(self, array: npt.ArrayLike) -> int:
+        return self.constant(np.asarray(array, "float32").reshape(1, -1))
+
+    def _optional(self, array: Array | None) -> int:
+        return NONE if array is None else self._floats(array)
+
+    def _port(self, kind: str, name: str, buffer: int, option: int) -> None:
+        self._named[name] = [self._text(name), buffer, NONE, option, NONE, NONE]
+        self._ports[kind].append(self._named[name])
+
+    @staticmethod
+    def _pair(buffers: Sequence[int]) -> tuple[int, int]:
+        return (buffers[0], buffers[1] if len(buffers) > 1 else NONE)

@@ -1,0 +1,78 @@
+"""The C library, built of this tree, once for each instruction set that this machine has."""
+
+import ctypes as C
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # the helpers beside the tests
+
+from lstm_edge_runtime.native.library import open_library
+
+ROOT = Path(__file__).parents[2]
+NATIVE = ROOT / "native"
+ISAS = (
+    ("avx512vnni", "avx512", "avx2", "sse2") if platform.machine() == "x86_64" else ("neon-dotprod", "neon")
+)
+Build = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """Build the library with CMake options; return the folder that holds it."""
+    if not shutil.which("cmake") or not (os.environ.get("CC") or shutil.which("cc")):
+        pytest.skip("building the C library needs cmake and a C compiler")
+
+    def run(*options: str, targets: tuple[str, ...] = ()) -> Path:
+        folder = tmp_path_factory.mktemp("build")
+        generator = ["-G", "Ninja"] if shutil.which("ninja") else []
+        wanted = [f"--target={target}" for target in targets]
+        for command in (
+            ["cmake", "-S", NATIVE, "-B", folder, *generator, *options],
+            ["cmake", "--build", folder, "--parallel", "2", *wanted],
+        ):
+            ran = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert ran.returncode == 0, ran.stdout + ran.stderr
+        return folder
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def built(build: Build) -> Path:
+    """The shared library, where warnings are errors."""
+    return next(build("-DCMAKE_C_FLAGS=-Werror").glob("liblstm_edge.*"))
+
+
+def _open_for(isa: str, path: Path, folder: Path) -> C.CDLL:
+    """Open a copy of the library of its own, which chooses its instruction set by itself."""
+    copy = shutil.copy(path, folder / f"{isa}{path.suffix}")
+    os.environ["LSTM_EDGE_ISA"] = isa
+    try:
+        library = open_library(copy)
+        library.lstm_edge_isa()
+    finally:
+        del os.environ["LSTM_EDGE_ISA"]
+    return library
+
+
+@pytest.fixture(scope="session", params=ISAS)
+def library(request: pytest.FixtureRequest, built: Path, tmp_path_factory: pytest.TempPathFactory) -> C.CDLL:
+    """The library with each instruction set."""
+    opened = _open_for(request.param, built, tmp_path_factory.mktemp("isa"))
+    if opened.lstm_edge_isa() is None:
+        pytest.skip(f"this machine has no {request.param}")
+    assert opened.lstm_edge_isa().decode() == request.param
+    return opened
+
+
+@pytest.fixture(scope="session")
+def best(built: Path) -> C.CDLL:
+    """The library with the best instruction set of this machine."""
+    return open_library(built)

@@ -1,0 +1,135 @@
+/*
+ * Load damaged programs and run those that load: fuzz SEED COUNT FILE... prints how many loaded.
+ * Built with the sanitizers, so that a bad access ends it. Checksums are made good again, so that the damage
+ * reaches what is behind them.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "lstm_edge.h"
+#include "lstm_edge_format.h"
+
+static uint64_t state;
+
+static uint32_t draw(uint32_t below) {
+    state = state * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)(state >> 33) % below;
+}
+
+static uint32_t crc32_of(const unsigned char *p, size_t size) {
+    uint32_t crc = 0xFFFFFFFFu;
+    for (; size > 0; p++, size--) {
+        crc ^= *p;
+        for (int bit = 0; bit < 8; bit++) crc = crc >> 1 ^ (crc & 1 ? 0xEDB88320u : 0);
+    }
+    return ~crc;
+}
+
+/* Change some bits, or put a number that is likely to matter where a word lies. */
+static size_t damage(unsigned char *data, size_t size, size_t tables) {
+    static const uint32_t odd[] = {0, 1, 2, 7, 255, 65535, 65536, 0x7FFFFFFF, 0x80000000u, 0xFFFFFFFE, 0xFFFFFFFF};
+    for (uint32_t i = draw(4) + 1; i > 0; i--) {
+        const size_t range = draw(8) == 0 ? size : tables;
+        if (draw(2) == 0) {
+            data[draw((uint32_t)range)] ^= (unsigned char)(1u << draw(8));
+        } else {
+            const size_t word = draw((uint32_t)range / 4) * 4;
+            uint32_t value;
+            memcpy(&value, data + word, 4);
+            value = draw(3) == 0 ? odd[draw(sizeof odd / sizeof *odd)] : value + draw(9) - 4;
+            memcpy(data + word, &value, 4);
+        }
+    }
+    if (draw(10) == 0) size = draw((uint32_t)size + 1);
+    if (size >= sizeof(le_header)) {
+        const uint64_t whole = size;
+        if (draw(20) != 0) memcpy(data + 16, &whole, 8);
+        if (draw(20) != 0) {
+            memcpy(data, LE_MAGIC, 8);
+            const uint32_t version = LE_FORMAT, crc = crc32_of(data + 16, size - 16);
+            memcpy(data + 8, &version, 4);
+            memcpy(data + 12, &crc, 4);
+        }
+    }
+    return size;
+}
+
+/* Use a program in every way. Memory is made to fit what the program says of itself. */
+static void use(lstm_edge_program *program) {
+    enum { ROWS = 7, STEPS = 9 };
+    void *arrays[3][64];
+    lstm_edge_rows rows[3][64];
+    for (int kind = 0; kind < 3; kind++) {
+        const size_t count = lstm_edge_count(program, (lstm_edge_kind)kind);
+        if (count > 64) return;
+        for (size_t i = 0; i < count; i++) {
+            lstm_edge_port port;
+            if (lstm_edge_describe(program, (lstm_edge_kind)kind, i, &port) != LSTM_EDGE_OK) abort();
+            if (port.width > 100000) return;
+        }
+    }
+    for (int kind = 0; kind < 3; kind++) {
+        const size_t count = lstm_edge_count(program, (lstm_edge_kind)kind);
+        for (size_t i = 0; i < count; i++) {
+            lstm_edge_port port;
+            lstm_edge_describe(program, (lstm_edge_kind)kind, i, &port);
+            const size_t size = port.width * (port.type == LSTM_EDGE_INT64 ? 8 : 4);
+            arrays[kind][i] = calloc(ROWS * STEPS, size);
+            rows[kind][i] = (lstm_edge_rows){arrays[kind][i], STEPS * size, size};
+            (void)strlen(port.name);
+        }
+    }
+    lstm_edge_run(program, ROWS, STEPS, NULL, rows[0], rows[2], rows[1]);
+    lstm_edge_stream *stream = lstm_edge_stream_new(program);
+    if (stream != NULL) {
+        lstm_edge_step(stream);
+        lstm_edge_chunk(stream, (const void *const *)arrays[0], STEPS, (float *const *)arrays[1]);
+    }
+    lstm_edge_stream_free(stream);
+    double worst;
+    lstm_edge_selftest(program, &worst);
+    const char *manifest = lstm_edge_manifest(program);
+    if (manifest != NULL) (void)strlen(manifest);
+    for (int kind = 0; kind < 3; kind++) {
+        for (size_t i = 0; i < lstm_edge_count(program, (lstm_edge_kind)kind); i++) free(arrays[kind][i]);
+    }
+}
+
+int main(int argc, char **argv) {
+    size_t loaded = 0, tried = 0;
+    if (argc < 4) return 2;
+    state = strtoull(argv[1], NULL, 10);
+    const unsigned long count = strtoul(argv[2], NULL, 10);
+    for (int file = 3; file < argc; file++) {
+        FILE *in = fopen(argv[file], "rb");
+        if (in == NULL) return 2;
+        static unsigned char original[1 << 20];
+        const size_t size = fread(original, 1, sizeof original, in);
+        fclose(in);
+        le_header header;
+        memcpy(&header, original, sizeof header);
+        const size_t tables = sizeof header + header.constants * sizeof(le_constant) + header.buffers * sizeof(le_buffer) +
+                              (header.inputs + header.outputs + header.states) * sizeof(le_port) +
+                              header.operations * sizeof(le_operation);
+        for (unsigned long i = 0; i < count; i++, tried++) {
+            unsigned char *data = malloc(size + 1); /* of its own, so that a read beyond its end is seen */
+            memcpy(data, original, size);
+            const size_t now = i == 0 ? size : damage(data, size, tables);
+            unsigned char *exact = malloc(now == 0 ? 1 : now);
+            memcpy(exact, data, now);
+            free(data);
+            lstm_edge_program *program = lstm_edge_load(exact, now);
+            free(exact);
+            if (program == NULL) {
+                if (i == 0 || lstm_edge_last_status() == LSTM_EDGE_OK || *lstm_edge_last_error() == '\0') return 3;
+                continue;
+            }
+            loaded++;
+            use(program);
+            lstm_edge_free(program);
+        }
+    }
+    printf("%zu of %zu loaded\n", loaded, tried);
+    return 0;
+}

@@ -1,0 +1,260 @@
+"""ONNX graphs on the native engine, beside onnxruntime."""
+
+import subprocess
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from lstm_edge_runtime import load
+from lstm_edge_runtime.errors import FileFormatError, InputError, UnsupportedError
+from lstm_edge_runtime.native.choice import uncovered
+from lstm_edge_runtime.native.convert import to_native
+from lstm_edge_runtime.native.library import installed
+from lstm_edge_runtime.onnx_reader import read_onnx
+
+pytestmark = pytest.mark.skipif(not installed(), reason="lstm-edge-native is not installed")
+
+DATA = Path(__file__).parents[1] / "runtime" / "data"
+Array = Any
+ALPHA = {
+    "Affine": 0.5,
+    "LeakyRelu": 0.1,
+    "ThresholdedRelu": 0.1,
+    "ScaledTanh": 1.2,
+    "HardSigmoid": 0.2,
+    "Elu": 0.9,
+}
+BETA = {"Affine": 0.1, "ScaledTanh": 0.7, "HardSigmoid": 0.4}
+FUNCTIONS = ("Relu", "Tanh", "Sigmoid", "Softsign", "Softplus", *ALPHA)
+
+
+def graph(
+    nodes: list[onnx.NodeProto], tensors: dict[str, Array], width: int, hidden: int, cell: bool
+) -> bytes:
+    """Return a file with x (L, N, width), states (1, N, hidden) and an output y (L, N, ...)."""
+    floats = TensorProto.FLOAT
+    states = ["h", "c"] if cell else ["h"]
+    inputs = [helper.make_tensor_value_info("x", floats, ["L", "N", width])]
+    inputs += [helper.make_tensor_value_info(f"{s}_0", floats, [1, "N", hidden]) for s in states]
+    outputs = [helper.make_tensor_value_info("y", floats, ["L", "N", None])]
+    outputs += [helper.make_tensor_value_info(f"{s}_n", floats, [1, "N", hidden]) for s in states]
+    stored = [numpy_helper.from_array(np.asarray(array), name) for name, array in tensors.items()]
+    made = helper.make_graph(nodes, "g", inputs, outputs, stored)
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1)]
+    made = onnx.shape_inference.infer_shapes(helper.make_model(made, opset_imports=opsets, ir_version=9))
+    return made.SerializeToString()
+
+
+def recurrent(rng: np.random.Generator, kind: str, hidden: int = 7, **attributes: Any) -> bytes:
+    gates = {"LSTM": 4, "GRU": 3, "RNN": 1}[kind]
+    tensors = {
+        "W": rng.standard_normal((1, gates * hidden, 3)) * 0.4,
+        "R": rng.standard_normal((1, gates * hidden, hidden)) * 0.3,
+        "B": rng.standard_normal((1, 2 * gates * hidden)) * 0.3,
+        "P": rng.standard_normal((1, 3 * hidden)) * 0.3,
+    }
+    tensors = {name: array.astype("float32") for name, array in tensors.items()}
+    cell = kind == "LSTM"
+    peepholes = attributes.pop("peepholes", False)
+    inputs = ["x", "W", "R", "B", "", "h_0", *(["c_0"] if cell else []), *(["P"] if peepholes else [])]
+    outputs = ["y4", "h_n", *(["c_n"] if cell else [])]
+    nodes = [
+        helper.make_node(kind, inputs, outputs, hidden_size=hidden, **attributes),
+        helper.make_node("Squeeze", ["y4", "axes"], ["y"]),
+    ]
+    return graph(nodes, {**tensors, "axes": np.array([1])}, 3, hidden, cell)
+
+
+def assert_agree(content: bytes, width: int = 3, atol: float = 2e-6) -> None:
+    """Run steps, a chunk and rows of both engines from the same samples and compare them."""
+    native, plain = load(content, engine="native"), load(content, engine="onnxruntime")
+    assert native.engine == "native"
+    x = np.random.default_rng(0).standard_normal((9, width)).astype("float32")
+    here, there = native.stream(), plain.stream()
+    for sample in x:
+        np.testing.assert_allclose(here.step(sample), there.step(sample), rtol=1e-5, atol=atol)
+    there.restore(here.state)
+    np.testing.assert_allclose(here.process(x), there.process(x), rtol=1e-5, atol=atol)
+    for name, array in there.state.items():
+        np.testing.assert_allclose(here.state[name], array, rtol=1e-5, atol=atol)
+    rows, others = native.streams(9), plain.streams(9)
+    ids, other = [rows.add() for _ in x], [others.add() for _ in x]
+    for some in (slice(None), slice(1, 4), slice(None, None, -2)):
+        got, expected = rows.step(x[some], ids[some]), others.step(x[some], other[some])
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=atol)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+def test_every_activation_is_that_of_onnxruntime(kind: str, function: str) -> None:
+    rest = {"LSTM": ["Tanh", "Sigmoid"], "GRU": ["Tanh"], "RNN": []}[kind]
+    attributes: dict[str, Any] = {"activations": [function, *rest]}
+    if function in ALPHA:
+        attributes["activation_alpha"] = [ALPHA[function]]
+    if function in BETA:
+        attributes["activation_beta"] = [BETA[function]]
+    assert_agree(recurrent(np.random.default_rng(1), kind, **attributes), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "attributes"),
+    [
+        ("LSTM", {"peepholes": True}),
+        ("LSTM", {"clip": 0.4}),
+        ("LSTM", {"peepholes": True, "clip": 0.4}),
+        ("LSTM", {"input_forget": 1}),
+        ("GRU", {"linear_before_reset": 1}),
+        ("GRU", {"linear_before_reset": 0}),
+        ("GRU", {"clip": 0.4}),
+        ("GRU", {"clip": 0.4, "linear_before_reset": 1}),
+        ("RNN", {"clip": 0.4}),
+    ],
+    ids=str,
+)
+def test_every_option_is_that_of_onnxruntime(kind: str, attributes: dict[str, Any]) -> None:
+    for hidden in (1, 7, 33):
+        assert_agree(recurrent(np.random.default_rng(2), kind, hidden, **attributes))
+
+
+HEADS: dict[str, list[tuple[str, list[str], dict[str, Any]]]] = {
+    "matmul and bias": [("MatMul", ["h", "wt"], {}), ("Add", ["", "b"], {})],
+    "bias that is no bias": [("MatMul", ["h", "wt"], {}), ("Sub", ["", "b"], {})],
+    "norms": [("LayerNormalization", ["h", "g", "g"], {"axis": -1}), ("Softmax", [""], {})],
+    "log softmax": [("LogSoftmax", ["h"], {"axis": -1})],
+    "split": [("Slice", ["h", "one", "six", "last"], {}), ("Exp", [""], {})],
+    "steps": [("Slice", ["h", "zero", "six", "last", "two"], {})],
+    "gather": [("Gather", ["h", "picked"], {"axis": 2})],
+    "mean": [("ReduceMean", ["h", "last"], {})],
+    "hard swish": [("HardSwish", ["h"], {})],
+    "clip": [("Clip", ["h", "low", "high"], {})],
+    "prelu": [("PRelu", ["h", "g"], {})],
+    "power": [("Pow", ["h", "square"], {})],
+    "gelu": [("Gelu", ["h"], {})],
+    "selu": [("Selu", ["h"], {}), ("Abs", [""], {}), ("Sqrt", [""], {})],
+    "own square": [("Mul", ["h", "h"], {}), ("Div", ["", "g"], {})],
+    "reversed": [("Sub", ["g", "h"], {}), ("Div", ["g", ""], {})],
+    "quantized": [
+        ("DynamicQuantizeMatMul", ["h", "q", "scale", "zero point", "b"], {"domain": "com.microsoft"})
+    ],
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_every_kind_of_head_is_that_of_onnxruntime(name: str) -> None:
+    rng = np.random.default_rng(3)
+    hidden = 7
+    tensors = {
+        "wt": rng.standard_normal((hidden, 5)), "b": rng.standard_normal(5),
+        "g": rng.uniform(1, 2, hidden), "low": -0.1, "high": 0.2, "square": 2.0, "scale": 0.01,
+    }  # fmt: skip
+    tensors = {key: np.asarray(value, "float32") for key, value in tensors.items()}
+    whole = {"0": [0], "one": [1], "zero": [0], "two": [2], "six": [6], "last": [-1], "picked": [6, 0, 1, 3]}
+    tensors |= {key: np.array(value) for key, value in whole.items()}
+    tensors |= {"q": rng.integers(-127, 128, (hidden, 5)).astype("int8"), "zero point": np.array(0, "int8")}
+    recurrent_nodes = onnx.load_from_string(recurrent(rng, "LSTM", hidden)).graph
+    nodes = list(recurrent_nodes.node[:1])
+    stored = {each.name: numpy_helper.to_array(each) for each in recurrent_nodes.initializer}
+    nodes.append(helper.make_node("Squeeze", ["y4", "axes"], ["h"]))
+    value = "h"
+    for index, (kind, inputs, attributes) in enumerate(HEADS[name]):
+        result = f"v{index}"
+        names = [each or value for each in inputs]
+        nodes.append(helper.make_node(kind, names, [result], **attributes))
+        value = result
+    nodes.append(helper.make_node("Identity", [value], ["y"]))
+    # onnxruntime quantizes all steps and rows of a call together, this engine each by itself
+    atol = 0.02 if name == "quantized" else 1e-5
+    assert_agree(graph(nodes, stored | tensors, 3, hidden, cell=True), atol=atol)
+
+
+def test_a_node_that_is_not_covered_is_named_and_onnxruntime_goes_on() -> None:
+    rng = np.random.default_rng(4)
+    base = onnx.load_from_string(recurrent(rng, "LSTM"))
+    base.graph.node[1].output[0] = "before"
+    base.graph.node.append(helper.make_node("Sin", ["before"], ["y"], name="wave"))
+    content = base.SerializeToString()
+    with pytest.raises(UnsupportedError, match=r"node 'wave' \(Sin\): an operator that is not covered"):
+        load(content, engine="native")
+    model = load(content)
+    assert model.engine == "onnxruntime"
+    assert "Sin" in uncovered(read_onnx(content), model.interface)
+    assert model.stream().step(np.zeros(3)).shape == (7,)
+
+
+def test_a_golden_case_that_fails_is_one_warning_and_onnxruntime() -> None:
+    from lstm_edge_runtime.manifest import KEY, Manifest
+
+    model = onnx.load(DATA / "lstm.onnx")
+    (entry,) = [prop for prop in model.metadata_props if prop.key == KEY]
+    manifest = Manifest.from_json(entry.value)
+    assert manifest.golden is not None
+    wrong = {name: array + np.float32(0.1) for name, array in manifest.golden.outputs.items()}
+    golden = manifest.golden._replace(outputs=wrong)
+    entry.value = manifest._replace(golden=golden).to_json()
+    opened = load(model.SerializeToString())
+    with pytest.warns(RuntimeWarning, match="streams run on onnxruntime: the golden case fails"):
+        stream = opened.stream()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        stream.step(np.zeros(3))
+        opened.stream()
+    assert opened.engine == "onnxruntime"
+
+
+def test_states_move_between_the_engines() -> None:
+    native, plain = (load(DATA / "lstm.onnx", engine=engine) for engine in ("native", "onnxruntime"))
+    x = np.random.default_rng(5).standard_normal((6, 3)).astype("float32")
+    stream, whole = native.stream(), plain.stream()
+    stream.process(x[:3])
+    other = plain.stream()
+    other.restore(stream.state)
+    other.process(x[3:5])
+    stream.restore(other.state)
+    whole.process(x[:5])
+    np.testing.assert_allclose(stream.step(x[5]), whole.step(x[5]), atol=2e-6)
+
+
+def test_a_program_file_runs_in_python_and_in_c_without_onnxruntime(
+    build: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = tmp_path / "lstm.lep"
+    path.write_bytes(to_native(DATA / "lstm.onnx"))
+    model = load(path)
+    assert (model.engine, model.providers) == ("native", ())
+    assert model.selftest().ok
+    x = np.random.default_rng(6).standard_normal((5, 3)).astype("float32")
+    stream = model.stream()
+    expected = np.stack([stream.step(sample) for sample in x])
+    assert np.array_equal(model.stream().process(x), expected[-1])
+    folder = build("-DLSTM_EDGE_EXAMPLES=ON")
+    text = "\n".join(" ".join(f"{value:.9g}" for value in row) for row in x)
+    ran = subprocess.run([folder / "stream", path], input=text, capture_output=True, text=True, check=True)
+    assert "golden case at" in ran.stderr
+    got = np.array([line.split() for line in ran.stdout.splitlines()], "float32")
+    assert np.array_equal(got, expected)
+
+
+def test_a_damaged_program_file_and_a_wrong_engine_are_one_line(tmp_path: Path) -> None:
+    content = to_native(DATA / "lstm.onnx")
+    with pytest.raises(FileFormatError, match="truncated"):
+        load(content[:-5])
+    with pytest.raises(FileFormatError, match="checksum"):
+        load(content[:3000] + b"\1" + content[3001:])
+    with pytest.raises(InputError, match="a native program, which onnxruntime does not run"):
+        load(content, engine="onnxruntime")
+
+
+def test_a_row_of_int8_does_not_depend_on_its_neighbors() -> None:
+    model = load(DATA / "motions-int8.onnx", engine="native")
+    x = np.random.default_rng(7).standard_normal((5, 6)).astype("float32")
+    alone, batch = model.stream(), model.streams(5)
+    ids = [batch.add() for _ in range(5)]
+    x[1:] *= np.float32(1e6)
+    x[4, 0] = np.nan
+    assert np.array_equal(batch.step(x, ids)[0], alone.step(x[0]))

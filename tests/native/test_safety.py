@@ -1,0 +1,285 @@
+"""The C library with programs of strangers, under the sanitizers, in threads, in forks, and for long."""
+
+import ctypes as C
+import multiprocessing
+import os
+import re
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from engine import LibraryError, Program, Stream
+from networks import make_network
+
+from lstm_edge_runtime.native.program import Binary, Code, Function, ProgramWriter
+
+SANITIZERS = "-fsanitize=address,undefined -fno-sanitize-recover=all -O0"
+
+
+def every_operation() -> bytes:
+    """Return a program with every operation in it."""
+    rng = np.random.default_rng(0)
+    writer = ProgramWriter()
+    x = writer.input("x", 6)
+    ids = writer.input("ids", 2, "int32")
+    joined = writer.buffer(16)
+    writer.copy(x, joined, length=2, count=3, source_stride=2, out_stride=2)
+    writer.copy(writer.gather(ids, rng.standard_normal((9, 4))), joined, out_offset=6, length=8)
+    writer.copy(writer.cast(ids), joined, out_offset=14, length=2)
+    value = writer.normalize(joined, 8, 1e-5, rng.standard_normal(8), rng.standard_normal(8))
+    value = writer.binary(Binary.MULTIPLY, value, rng.standard_normal(16))
+    functions = [(Function.SIGMOID, 0.0, 0.0), (Function.TANH, 0.0, 0.0), (Function.TANH, 0.0, 0.0)]
+    for code, gates, count, flags in (
+        (Code.LSTM, 4, 2, 0),
+        (Code.GRU, 3, 1, 2),
+        (Code.GRU, 3, 1, 0),
+        (Code.RNN, 1, 1, 0),
+    ):
+        for int8 in (False, True):
+            old = [writer.state(f"{code.name}{flags}{int8}{i}", 5, np.ones(5)) for i in range(count)]
+            weights = [rng.integers(-9, 9, (gates * 5, n)) for n in (writer.width(value), 5)]
+            scales = [np.full(gates * 5, 0.01)] * 2 if int8 else None
+            bias = rng.standard_normal(gates * 5 * (2 if code is Code.GRU else 1))
+            peepholes = rng.standard_normal(15) if code is Code.LSTM else None
+            options = {"scales": scales, "peepholes": peepholes, "clip": 0.5, "flags": flags}
+            new = writer.recurrent(
+                code, value, old, weights, bias, functions=functions[: {4: 3, 3: 2, 1: 1}[gates]], **options
+            )
+            for pair in zip(old, new, strict=True):
+                writer.next_state(*pair)
+            value = new[0]
+    value = writer.linear(value, rng.standard_normal((7, 5)), rng.standard_normal(7))
+    value = writer.unary(writer.softmax(value, 7), Function.ELU, 0.5)
+    writer.output("y", value, every_step=True)
+    writer.output("last", value, every_step=False)
+    writer.golden({"x": rng.standard_normal((3, 6)), "ids": np.zeros((3, 2))}, {"y": (np.zeros((3, 7)), 9.0)})
+    writer.manifest('{"format": "lstm-edge"}')
+    return writer.to_bytes()
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("programs")
+    rng = np.random.default_rng(1)
+    contents = [
+        every_operation(),
+        make_network(rng, ["LSTM", "GRU", "RNN"], 3, 6, plain=False, golden_steps=2).program,
+        make_network(rng, ["GRU", "LSTM"], 3, 6, int8=True).program,
+    ]
+    paths = [folder / f"{index}.lep" for index in range(len(contents))]
+    for path, content in zip(paths, contents, strict=True):
+        path.write_bytes(content)
+    return paths
+
+
+@pytest.fixture(scope="module")
+def fuzzer(build: Callable[..., Path]) -> Path:
+    flags = f"-DCMAKE_C_FLAGS={SANITIZERS}"
+    return build("-DCMAKE_BUILD_TYPE=None", flags, "-DLSTM_EDGE_FUZZ=ON", targets=("fuzz",)) / "fuzz"
+
+
+def _fuzz(fuzzer: Path, seed: int, count: int, programs: list[Path], isa: str = "") -> None:
+    environment = {**os.environ, "LSTM_EDGE_ISA": isa, "ASAN_OPTIONS": "allocator_may_return_null=1"}
+    ran = subprocess.run(
+        [fuzzer, str(seed), str(count), *programs],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    match = re.match(r"(\d+) of (\d+) loaded", ran.stdout)
+    assert match is not None
+    assert int(match[2]) / 50 < int(match[1]) < int(match[2])
+
+
+def test_damaged_programs_are_refused_or_run_without_a_bad_access(fuzzer: Path, programs: list[Path]) -> None:
+    _fuzz(fuzzer, 1, 1500, programs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("isa", ["", "avx2", "sse2"])
+def test_many_damaged_programs_run_without_a_bad_access(
+    fuzzer: Path, programs: list[Path], seed: int, isa: str
+) -> None:
+    if isa and os.uname().machine != "x86_64":
+        pytest.skip("an instruction set of x86-64")
+    _fuzz(fuzzer, seed + 2, 20_000, programs, isa)
+
+
+def test_every_truncation_and_every_flipped_byte_is_refused(best: C.CDLL) -> None:
+    data = every_operation()
+    for size in range(0, len(data), 37):
+        with pytest.raises(LibraryError, match=r"no program|bytes, expected"):
+            Program(best, data[:size])
+    for at in range(0, len(data), 53):
+        damaged = bytearray(data)
+        damaged[at] ^= 0x10
+        with pytest.raises(LibraryError):
+            Program(best, bytes(damaged))
+    assert Program(best, data).selftest() <= 1
+
+
+def test_a_program_of_a_later_format_says_so(best: C.CDLL) -> None:
+    data = bytearray(every_operation())
+    data[8] = 2
+    with pytest.raises(LibraryError, match="format version 2, this library reads 1"):
+        Program(best, bytes(data))
+
+
+def test_an_instruction_set_that_is_not_there_is_named(built: Path, tmp_path: Path) -> None:
+    program = tmp_path / "p.lep"
+    program.write_bytes(every_operation())
+    code = (
+        "import ctypes, sys; l = ctypes.CDLL(sys.argv[1]); l.lstm_edge_last_error.restype = ctypes.c_char_p;"
+        "print(l.lstm_edge_open(sys.argv[2].encode()), l.lstm_edge_last_error().decode())"
+    )
+    command = ["python3", "-c", code, str(built), str(program)]
+    environment = {**os.environ, "LSTM_EDGE_ISA": "mmx"}
+    ran = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert ran.stdout.startswith("0 LSTM_EDGE_ISA=mmx: ")
+
+
+def test_streams_of_one_program_on_eight_threads_are_equal_in_every_bit(best: C.CDLL) -> None:
+    network = make_network(np.random.default_rng(2), ["LSTM", "GRU"], 6, 40)
+    program = Program(best, network.program)
+    x = np.random.default_rng(3).standard_normal((400, 6)).astype("float32")
+    expected = Stream(program).chunk(x)
+    results: list[np.ndarray] = []
+
+    def run() -> None:
+        stream = Stream(program)
+        results.append(np.stack([stream.step(sample) for sample in x]))
+
+    threads = [threading.Thread(target=run) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 8
+    assert all(np.array_equal(result, expected) for result in results)
+
+
+def test_calls_from_several_threads_share_a_pool_and_stay_equal(best: C.CDLL) -> None:
+    network = make_network(np.random.default_rng(4), ["LSTM"], 6, 33)
+    program = Program(best, network.program, threads=3)
+    x = np.random.default_rng(5).standard_normal((200, 3, 6)).astype("float32")
+    (expected,) = Program(best, network.program).run(x, program.zeros(200))
+    equal: list[bool] = []
+
+    def run() -> None:
+        for _ in range(20):
+            (y,) = program.run(x, program.zeros(200))
+            equal.append(bool(np.array_equal(y, expected)))
+
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert equal == [True] * 80
+
+
+def test_a_forked_process_goes_on_with_threads_of_its_own(best: C.CDLL) -> None:
+    network = make_network(np.random.default_rng(6), ["LSTM"], 6, 33)
+    program = Program(best, network.program, threads=3)
+    x = np.random.default_rng(7).standard_normal((200, 3, 6)).astype("float32")
+    (expected,) = program.run(x, program.zeros(200))
+    reader, writer = multiprocessing.Pipe(duplex=False)
+    child = os.fork()
+    if child == 0:
+        try:
+            (y,) = program.run(x, program.zeros(200))
+            writer.send(bool(np.array_equal(y, expected)))
+        finally:
+            os._exit(0)
+    assert reader.poll(30)
+    assert reader.recv() is True
+    os.waitpid(child, 0)
+    (y,) = program.run(x, program.zeros(200))
+    assert np.array_equal(y, expected)
+
+
+def test_two_hundred_thousand_streams_leave_memory_flat(best: C.CDLL) -> None:
+    network = make_network(np.random.default_rng(8), ["LSTM"], 4, 16)
+    program = Program(best, network.program)
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    def churn(count: int) -> None:
+        for _ in range(count):
+            stream = best.lstm_edge_stream_new(program.handle)
+            best.lstm_edge_step(stream)
+            best.lstm_edge_stream_free(stream)
+
+    churn(1000)
+    before = resident()
+    churn(200_000)
+    assert resident() - before < 1_000_000
+
+
+def test_a_stream_keeps_the_program_that_was_freed(best: C.CDLL) -> None:
+    network = make_network(np.random.default_rng(9), ["LSTM"], 4, 16)
+    handle = best.lstm_edge_load(network.program, len(network.program))
+    stream = best.lstm_edge_stream_new(handle)
+    best.lstm_edge_free(handle)
+    assert best.lstm_edge_step(stream) == 0
+    best.lstm_edge_stream_free(stream)
+
+
+CROSS = {
+    "aarch64-linux-gnu": [
+        ("qemu-aarch64", "cortex-a53", "neon"),
+        ("qemu-aarch64", "cortex-a76", "neon-dotprod"),
+    ],
+    "arm-linux-gnueabihf": [("qemu-arm", "cortex-a7", "generic")],
+    "riscv64-linux-gnu": [("qemu-riscv64", "rv64", "generic")],
+}
+FLAGS = {"arm-linux-gnueabihf": "-mfpu=neon-vfpv4 -mcpu=cortex-a7"}
+
+
+@pytest.mark.parametrize("target", list(CROSS))
+def test_a_program_runs_on_other_boards(
+    target: str, build: Callable[..., Path], best: C.CDLL, tmp_path: Path
+) -> None:
+    """The example in C, cross-compiled, replays golden cases and gives what this machine gives."""
+    compiler = shutil.which(f"{target}-gcc")
+    if compiler is None or shutil.which(CROSS[target][0][0]) is None:
+        pytest.skip(f"needs {target}-gcc and {CROSS[target][0][0]}")
+    folder = build(
+        "-DCMAKE_SYSTEM_NAME=Linux",
+        f"-DCMAKE_SYSTEM_PROCESSOR={target.split('-')[0]}",
+        f"-DCMAKE_C_COMPILER={compiler}",
+        f"-DCMAKE_C_FLAGS=-Werror {FLAGS.get(target, '')}",
+        "-DLSTM_EDGE_EXAMPLES=ON",
+    )
+    rng = np.random.default_rng(10)
+    x = rng.standard_normal((12, 5)).astype("float32")
+    for int8 in (False, True):
+        network = make_network(rng, ["LSTM", "GRU", "RNN"], 5, 37, int8=int8, golden_steps=5)
+        path = tmp_path / f"{int8}.lep"
+        path.write_bytes(network.program)
+        expected = Stream(Program(best, network.program)).chunk(x)
+        text = "\n".join(" ".join(f"{value:.9g}" for value in row) for row in x)
+        for emulator, cpu, isa in CROSS[target]:
+            command = [
+                emulator,
+                "-cpu",
+                cpu,
+                "-L",
+                f"/usr/{target}",
+                "-E",
+                f"LD_LIBRARY_PATH={folder}",
+                folder / "stream",
+            ]
+            ran = subprocess.run([*command, path], input=text, capture_output=True, text=True, check=False)
+            assert ran.returncode == 0, ran.stdout + ran.stderr
+            assert ran.stderr.startswith(f"{isa}: golden case at")
+            y = np.array([line.split() for line in ran.stdout.splitlines()], "float64")
+            assert np.abs(y - expected).max() <= (2e-2 if int8 else 2e-6)
