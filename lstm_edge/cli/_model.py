@@ -58,16 +58,6 @@ def threads_option(function: _F) -> _F:
     )(function)
 
 
-def profile_option(function: _F) -> _F:
-    """Add ``--profile``."""
-    return click.option(
-        "--profile",
-        type=click.Path(path_type=Path),
-        metavar="FILE",
-        help="Open the model with the settings that lstm-edge tune found for it on this machine.",
-    )(function)
-
-
 def engine_option(function: _F) -> _F:
     """Add ``--engine``."""
     return click.option(
@@ -79,12 +69,22 @@ def engine_option(function: _F) -> _F:
     )(function)
 
 
+def profile_option(function: _F) -> _F:
+    """Add ``--profile``."""
+    return click.option(
+        "--profile",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Open the model with the settings that lstm-edge tune found for it on this machine.",
+    )(function)
+
+
 def open_model(
     path: Path,
     device: str = "auto",
     threads: "int | Literal['auto']" = "auto",
-    engine: "Literal['auto', 'onnxruntime', 'native']" = "auto",
     profile: Path | None = None,
+    engine: "Literal['auto', 'onnxruntime', 'native']" = "auto",
 ) -> "Model":
     """Load a model file; what ``load`` warns of becomes one line on standard error.
 
@@ -95,7 +95,7 @@ def open_model(
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        model = load(path, device=device, threads=threads, engine=engine, profile=profile)
+        model = load(path, device=device, threads=threads, profile=profile, engine=engine)
     for warning in caught:
         click.echo(f"note: {warning.message}", err=True)
     return model

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lstm_edge_runtime.errors import printable
+
 __all__ = ["console", "echo_json", "json_option", "print_table"]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -32,10 +34,10 @@ def console() -> Console:
 
 
 def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table; title and cells are taken as text, never as markup."""
-    table = Table(title=Text(title, style="bold"), title_justify="left", header_style="bold")
+    """Print a table; title and cells are taken as text, never as markup or as what a terminal obeys."""
+    table = Table(title=Text(printable(title), style="bold"), title_justify="left", header_style="bold")
     for name in header:
         table.add_column(name, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(str(cell)) for cell in row))
+        table.add_row(*(Text(printable(str(cell))) for cell in row))
     console().print(table)

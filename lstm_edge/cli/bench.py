@@ -104,7 +104,7 @@ def command(
     names = _names(models)
     baseline = read_baseline(compare, names, chunk) if compare else None
     timed_models = [
-        TimedModel(name, path, open_model(path, device, threads, engine, profile))
+        TimedModel(name, path, open_model(path, device, threads, profile, engine))
         for name, path in zip(names, models, strict=True)
     ]
     plan = Plan(seconds=seconds, chunk=chunk, streams=streams, rate=rate)

@@ -89,7 +89,7 @@ def command(
       read-sensor | lstm-edge stream har.onnx --state har.state.npz --json
     """  # noqa: D301
     with stopped_by_signals() as stop:
-        opened = open_model(model, device, threads, engine, profile)
+        opened = open_model(model, device, threads, profile, engine)
         samples = sample_input(opened)
         manifest = opened.interface
         features = manifest.signal.features

@@ -34,8 +34,9 @@ def read_json(content: str | bytes) -> Any:
     """
     import json
 
-    value = json.loads(content, parse_float=_finite, parse_constant=_finite)
-    if (b"\\ud" if isinstance(content, bytes) else "\\ud") in content.lower():  # type: ignore[operator]
+    text = content if isinstance(content, str) else content.decode("utf-8-sig")
+    value = json.loads(text, parse_float=_finite, parse_constant=_finite)
+    if "\\ud" in text.lower():
         try:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:

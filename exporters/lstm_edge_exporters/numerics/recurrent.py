@@ -69,7 +69,7 @@ def lstm(
         def step(from_x: Array, states: tuple[Array, ...]) -> tuple[Array, ...]:
             hidden, cell = states
             z = rounding.relative(from_x + rounding.relative(rounding.product(hidden, r) + bias))
-            i, o, forget, c = np.split(z, 4, axis=-1)
+            i, o, forget, c = (z[:, place * width : (place + 1) * width] for place in range(4))
             i, forget = f(gate(i, p_i, cell)), f(gate(forget, p_f, cell))
             kept, new = rounding.relative(forget * cell), rounding.relative(i * g(_clip(c, clip)))
             cell = rounding.relative(kept + new)
@@ -112,7 +112,7 @@ def gru(
             (hidden,) = states
             gates = rounding.relative(rounding.product(hidden, outer) + outer_bias)
             gates = f(_clip(rounding.relative(from_x[:, : 2 * width] + gates), clip))
-            z, r = np.split(gates, 2, axis=-1)
+            z, r = gates[:, :width], gates[:, width:]
             if linear_before_reset:
                 new = rounding.relative(rounding.product(hidden, inner) + inner_bias)
                 new = rounding.relative(r * new)
@@ -177,7 +177,8 @@ def _unroll(
     for place, back in enumerate(backward):
         step = make(place)
         bias = 0.0 if B is None else B[place, : B.shape[1] // 2]
-        from_x = rounding.relative(rounding.product(x, W[place].T) + bias)
+        from_x = rounding.product(x.reshape(steps * rows, -1), W[place].T)
+        from_x = rounding.relative(from_x + bias).reshape(steps, rows, -1)
         states = tuple(
             np.zeros((rows, width), x.dtype) if start is None else start[place] for start, width in starts
         )

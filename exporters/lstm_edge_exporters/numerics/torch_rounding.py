@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch._decomp import decomposition_table
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -92,11 +91,11 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return self._product(name, func, args, kwargs)
         if name in _SUMS:
             return self._sum(func, args, kwargs)
-        if _is_fused(name) and func in decomposition_table and func not in self._open:
+        if _is_fused(name) and func not in self._open and (steps := _decomposition(func)):
             self._open.append(func)
             try:
                 with self:
-                    return decomposition_table[func](*args, **kwargs)
+                    return steps(*args, **kwargs)
             finally:
                 self._open.pop()
         # in place, the argument is lost afterwards
@@ -146,6 +145,13 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def _is_fused(name: str) -> bool:
     """Tell whether an operator does several roundings of different size, as a softmax does."""
     return any(part in name for part in ("softmax", "norm", "var", "std", "logsumexp", "attention", "glu"))
+
+
+def _decomposition(func: Any) -> Callable[..., Any] | None:
+    """Return an operator as PyTorch writes it in smaller ones, if it does."""
+    from torch._decomp import decomposition_table  # a second of imports that few networks need
+
+    return decomposition_table.get(func)
 
 
 class _Layers(TorchFunctionMode):

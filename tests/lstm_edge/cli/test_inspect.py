@@ -37,6 +37,17 @@ def test_the_table_says_the_same_to_people(invoke, har):
         assert words in out
 
 
+def test_a_label_can_not_write_to_the_terminal(invoke, har, tmp_path):
+    model = onnx.load(har.path)
+    entry = next(each for each in model.metadata_props if each.key == "lstm_edge")
+    entry.value = entry.value.replace('"walk"', '"\\u001b]0;title\\u0007"')
+    onnx.save(model, tmp_path / "hostile.onnx")
+    code, out, _ = invoke("inspect", tmp_path / "hostile.onnx")
+    assert code == 0
+    assert "\\x1b]0;title\\x07" in out
+    assert "\x1b]0" not in out
+
+
 def test_a_file_made_elsewhere_is_shown_with_its_paired_states(invoke, make):
     code, out, _ = invoke("inspect", make("elsewhere", manifest=False).path, "--json")
     assert code == 0
