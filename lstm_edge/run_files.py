@@ -15,6 +15,7 @@ HISTORY = "history.csv"
 """Loss and score by epoch."""
 METRICS = "metrics.json"
 """What the run scores on each set, and what its report shows."""
+_FILES = {".pt", ".pth", ".ckpt", ".onnx", ".safetensors", ".npz", ".csv"}
 REPORT = "report.html"
 CURVES = "curves.png"
 
@@ -37,3 +38,7 @@ def check_run_folder(folder: Path, *, resume: bool = False, overwrite: bool = Fa
         raise InputError(f"{there} is a file; name a folder for the run")
     if not os.access(there, os.W_OK):
         raise InputError(f"{there} can't be written to; name another folder for the run")
+    if folder.suffix in _FILES:
+        raise InputError(
+            f"{folder} is named like a file; -o names a folder for the run, such as {folder.stem}"
+        )

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,14 +11,15 @@ import numpy.typing as npt
 
 from lstm_edge_runtime.errors import InputError
 
-__all__ = ["LineParser"]
+__all__ = ["FrameParser", "LineParser"]
 
 
 class LineParser:
     """Reads samples from CSV or JSON lines, told apart line by line; knows a header when it sees one.
 
-    A line is ``0.1,0.2,0.3``, ``[0.1, 0.2, 0.3]``, or ``{"ax": 0.1, "ay": 0.2, "az": 0.3}``. A first line of
-    CSV without a number in it is a header; where it holds the feature names, columns are picked by them.
+    A line is ``0.1,0.2`` (or with tabs, semicolons or spaces), ``[0.1, 0.2]``, or ``{"ax": 0.1, "ay": 0.2}``.
+    A first line of text without a number in it is a header; where it holds the feature names, columns are
+    picked by them.
     """
 
     def __init__(self, width: int, features: Sequence[str] = (), dtype: str = "float32") -> None:
@@ -36,12 +38,14 @@ class LineParser:
             InputError: the line is malformed; says how.
         """
         line = line.strip().removeprefix("\ufeff")
+        if "\0" in line:
+            raise InputError("binary data, expected text; give --binary float32 for raw numbers")
         if not line:
             return None
         first, self._first = self._first, False
         if line[0] in "[{":
             return self._finite(self._parse_json(line))
-        cells = [cell.strip() for cell in _cells(line)]
+        cells = [cell.strip() for cell in _cells(line, self._width)]
         if first and not any(map(_is_number, cells)):
             self._learn_header(cells)
             return None
@@ -55,6 +59,10 @@ class LineParser:
             bad = next(cell for cell in cells if not _is_number(cell))
             raise InputError(f"expected numbers, got {bad[:40]!r}") from error
         return self._finite(values)
+
+    def parse_bytes(self, line: bytes) -> npt.NDArray[Any] | None:
+        """Return the sample of a line that may hold any bytes; see ``parse``."""
+        return self.parse(line.decode("utf-8", "replace"))
 
     def _learn_header(self, cells: list[str]) -> None:
         if self._features and set(self._features) <= set(cells):
@@ -90,19 +98,46 @@ class LineParser:
             wide = np.array(values, np.float64)
         except OverflowError as error:
             raise InputError("a number is too large for a float") from error
-        with np.errstate(over="ignore", invalid="ignore"):
-            sample = wide.astype(self._dtype)
-        wrong = ~np.isfinite(sample) if self._dtype.kind == "f" else sample != wide
-        if wrong.any():
-            raise InputError(f"expected finite {self._dtype} numbers, got {values[int(wrong.argmax())]!r}")
-        return sample
+        return _finite(wide, self._dtype)
 
 
-def _cells(line: str) -> list[str]:
+class FrameParser:
+    """Reads samples from raw numbers: ``width`` of them, one after the other, are a sample."""
+
+    def __init__(self, width: int, kind: str, dtype: str = "float32") -> None:
+        """Expect ``width`` numbers of ``kind`` in the machine's byte order; give ``dtype``."""
+        self._width, self._kind, self._dtype = width, np.dtype(kind), np.dtype(dtype)
+
+    def parse_bytes(self, frame: bytes) -> npt.NDArray[Any]:
+        """Return the sample ``(I,)`` of a frame.
+
+        Raises:
+            InputError: the frame is cut short, or holds numbers that are not finite.
+        """
+        if len(frame) != self._width * self._kind.itemsize:
+            expected = self._width * self._kind.itemsize
+            raise InputError(f"expected {expected} bytes, {self._width} of {self._kind}, got {len(frame)}")
+        return _finite(np.frombuffer(frame, self._kind).astype(np.float64), self._dtype)
+
+
+def _finite(wide: npt.NDArray[np.float64], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """Return numbers in the model's dtype; raises InputError for one that it can't hold."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        sample = wide.astype(dtype)
+    wrong = ~np.isfinite(sample) if dtype.kind == "f" else sample != wide
+    if wrong.any():
+        raise InputError(f"expected finite {dtype} numbers, got {float(wide[int(wrong.argmax())])!r}")
+    return sample
+
+
+def _cells(line: str, width: int) -> list[str]:
+    """Split at tabs, else semicolons, else commas, else spaces, whichever stand outside of quotes."""
+    bare = re.sub(r'"[^"]*"', "", line) if '"' in line else line
+    delimiter = next((each for each in "\t;," if each in bare), None)
     if '"' not in line:
-        return line.split(",")
+        return line.split(delimiter) if delimiter or width > 1 else [line]
     try:
-        return next(csv.reader([line], skipinitialspace=True))
+        return next(csv.reader([line], delimiter=delimiter or " ", skipinitialspace=True))
     except csv.Error as error:
         raise InputError(f"not CSV: {error}") from error
 

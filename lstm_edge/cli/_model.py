@@ -10,7 +10,14 @@ import click
 if TYPE_CHECKING:
     from lstm_edge_runtime import Model
 
-__all__ = ["device_option", "engine_option", "model_argument", "open_model", "threads_option"]
+__all__ = [
+    "device_option",
+    "engine_option",
+    "model_argument",
+    "open_model",
+    "profile_option",
+    "threads_option",
+]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -62,10 +69,21 @@ def engine_option(function: _F) -> _F:
     )(function)
 
 
+def profile_option(function: _F) -> _F:
+    """Add ``--profile``."""
+    return click.option(
+        "--profile",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Open the model with the settings that lstm-edge tune found for it on this machine.",
+    )(function)
+
+
 def open_model(
     path: Path,
     device: str = "auto",
     threads: "int | Literal['auto']" = "auto",
+    profile: Path | None = None,
     engine: "Literal['auto', 'onnxruntime', 'native']" = "auto",
 ) -> "Model":
     """Load a model file; what ``load`` warns of becomes one line on standard error.
@@ -77,7 +95,7 @@ def open_model(
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        model = load(path, device=device, threads=threads, engine=engine)
+        model = load(path, device=device, threads=threads, profile=profile, engine=engine)
     for warning in caught:
         click.echo(f"note: {warning.message}", err=True)
     return model

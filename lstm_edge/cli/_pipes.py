@@ -21,8 +21,12 @@ _PATIENCE = 3600.0
 class LinePipe:
     """Reads lines from one descriptor and writes results to another; POSIX only."""
 
-    def __init__(self, source: int, sink: int, stop: int) -> None:
-        """Take descriptors: ``stop`` becomes readable when it is time to end."""
+    def __init__(self, source: int, sink: int, stop: int, frame: int = 0) -> None:
+        """Take descriptors: ``stop`` becomes readable when it is time to end.
+
+        With ``frame``, pieces of so many bytes stand for lines.
+        """
+        self._frame = frame
         self._source, self._sink, self._stop = source, sink, stop
         self._lines: deque[bytes] = deque()
         self._rest = b""
@@ -75,6 +79,14 @@ class LinePipe:
         except OSError as error:
             raise InputError(f"standard input can't be read: {error.strerror}") from error
         self._ended = not chunk
+        if self._frame:
+            whole = self._rest + chunk
+            end = len(whole) - len(whole) % self._frame
+            self._lines.extend(whole[at : at + self._frame] for at in range(0, end, self._frame))
+            self._rest = whole[end:]
+            if self._ended and self._rest:
+                self._lines.append(self._rest)
+            return
         *lines, rest = (self._rest + chunk).split(b"\n")
         self._rest = rest[: LONGEST + 1]
         if self._ended and rest:

@@ -68,7 +68,9 @@ class ResultLines:
         if self._classes:
             return _csv_line([self._key, "label", *(f"p_{name}" for name in self._names(width))])
         units = self._task.units if self._task and len(self._task.units) == width else ("",) * width
-        names = [f"value_{index}" + (f" [{unit}]" if unit else "") for index, unit in enumerate(units)]
+        labels = self._task.labels if self._task and len(self._task.labels) == width else ()
+        names = labels or tuple(f"value_{index}" for index in range(width))
+        names = tuple(name + (f" [{unit}]" if unit else "") for name, unit in zip(names, units, strict=True))
         return _csv_line([self._key, *names])
 
     def line(self, key: str | int, values: Array) -> str:

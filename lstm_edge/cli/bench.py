@@ -11,7 +11,7 @@ from rich.text import Text
 from lstm_edge_runtime.errors import CheckFailedError, InputError
 
 from ._extras import needing_report
-from ._model import device_option, engine_option, open_model, threads_option
+from ._model import device_option, engine_option, open_model, profile_option, threads_option
 from ._output import console, echo_json, json_option, print_table
 from ._rate import RATE
 
@@ -64,6 +64,7 @@ def _counts(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int
 @device_option
 @engine_option
 @threads_option
+@profile_option
 @json_option
 def command(
     models: tuple[Path, ...],
@@ -76,6 +77,7 @@ def command(
     device: str,
     engine: Any,
     threads: Any,
+    profile: Path | None,
     as_json: bool,
 ) -> None:
     """Measure MODELS on this machine, side by side: latency, throughput, processor, loading and memory.
@@ -102,11 +104,16 @@ def command(
     names = _names(models)
     baseline = read_baseline(compare, names, chunk) if compare else None
     timed_models = [
-        TimedModel(name, path, open_model(path, device, threads, engine))
+        TimedModel(name, path, open_model(path, device, threads, profile, engine))
         for name, path in zip(names, models, strict=True)
     ]
     plan = Plan(seconds=seconds, chunk=chunk, streams=streams, rate=rate)
-    settings = {"device": device, "engine": engine, "threads": threads}
+    settings = {
+        "device": device,
+        "engine": engine,
+        "threads": threads,
+        "profile": None if profile is None else str(profile.resolve()),
+    }
     with Console(stderr=True).status("") as status:
         document = measure(timed_models, plan, settings, lambda what: status.update(Text(what)))
     changes = compare_with(baseline, document) if baseline else []

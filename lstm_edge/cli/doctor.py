@@ -106,10 +106,12 @@ def _providers(wheels: dict[str, str]) -> Iterator[_Finding]:
         yield _Finding("onnxruntime", found, ok=False, advice=advice)
         return
     for state in states:
-        advice = "check its driver and libraries if you mean to use it" if not state.usable else ""
-        yield _Finding(
-            state.name, "usable" if state.usable else f"not usable: {state.why}", state.usable, advice
+        found = "usable" if state.usable else f"not usable: {state.why}"
+        expected = state.name in (_CPU, _CUDA)  # the wheel has others that nobody asked for
+        advice = (
+            "check its driver and libraries if you mean to use it" if expected and not state.usable else ""
         )
+        yield _Finding(state.name, found, state.usable or not expected, advice)
     if Path("/proc/driver/nvidia/version").exists() and _CUDA not in {state.name for state in states}:
         advice = f'pip uninstall {" ".join(wheels)}, then pip install "lstm-edge[cuda]"'
         yield _Finding("NVIDIA GPU", f"there is one, but this wheel has no {_CUDA}", ok=False, advice=advice)

@@ -15,10 +15,11 @@ from lstm_edge.data.config import ReadConfig
 from lstm_edge.data.evaluation import read_for_model
 from lstm_edge.data.recordings import Recording
 from lstm_edge.data.sample_input import SampleInput
+from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.files import replacing
 
 from ._data import data_options, note
-from ._model import device_option, model_argument, open_model, threads_option
+from ._model import device_option, model_argument, open_model, profile_option, threads_option
 from ._results import ResultLines, main_output, top_rows
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ _ROWS_PER_CALL = 256
 @data_options
 @device_option
 @threads_option
+@profile_option
 def command(
     model: Path,
     data: Path,
@@ -45,6 +47,7 @@ def command(
     as_json: bool,
     device: str,
     threads: Any,
+    profile: Path | None,
     **columns: Any,
 ) -> None:
     """Run MODEL on every series of DATA, from the reset state, and write one line per series.
@@ -57,7 +60,9 @@ def command(
     Example:
       lstm-edge predict har.onnx recordings.csv --series recording -o activities.csv
     """  # noqa: D301
-    opened = open_model(model, device, threads)
+    if data.suffix in (".onnx", ".ort") and model.suffix not in (".onnx", ".ort"):
+        raise InputError(f"{model} and {data} are swapped; type lstm-edge predict {data} {model}")
+    opened = open_model(model, device, threads, profile=profile)
     recordings, samples = read_for_model(data, opened, ReadConfig(**columns), targets="ignored", tell=note)
     found = recordings.series
     lines = ResultLines(opened.interface.task, "series", as_json=as_json)

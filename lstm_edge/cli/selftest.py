@@ -7,7 +7,7 @@ import click
 
 from lstm_edge_runtime.errors import CheckFailedError
 
-from ._model import device_option, model_argument, open_model, threads_option
+from ._model import device_option, model_argument, open_model, profile_option, threads_option
 from ._output import console, echo_json, json_option, print_table
 
 if TYPE_CHECKING:
@@ -29,8 +29,11 @@ _WHOLE, _CHUNKED = "whole", "in chunks"
 )
 @device_option
 @threads_option
+@profile_option
 @json_option
-def command(model: Path, golden: Path | None, device: str, threads: Any, as_json: bool) -> None:
+def command(
+    model: Path, golden: Path | None, device: str, threads: Any, profile: Path | None, as_json: bool
+) -> None:
     """Replay MODEL's golden case on this device, whole and in chunks, and compare with the reference.
 
     Exits with 1 and names the worst element where an output is beyond its limit.
@@ -40,7 +43,7 @@ def command(model: Path, golden: Path | None, device: str, threads: Any, as_json
       lstm-edge selftest har.onnx --device cuda
       lstm-edge selftest har.onnx --golden golden
     """  # noqa: D301
-    with open_model(model, device, threads) as opened:
+    with open_model(model, device, threads, profile=profile) as opened:
         found = _own_case(opened) if golden is None else _folder(opened, golden)
         providers = opened.providers
     if as_json:

@@ -1,16 +1,26 @@
 """``lstm-edge stream``: samples on standard input, a result line for each on standard output."""
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
+import numpy.typing as npt
 
 from lstm_edge.data.sample_input import sample_input
-from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime.errors import CheckFailedError, InputError
 
-from ._line import LineParser
-from ._model import device_option, engine_option, model_argument, open_model, threads_option
+from ._line import FrameParser, LineParser
+from ._model import (
+    device_option,
+    engine_option,
+    model_argument,
+    open_model,
+    profile_option,
+    threads_option,
+)
 from ._pipes import LONGEST, LinePipe, stopped_by_signals
 from ._results import ResultLines, main_output, top_rows
 from ._statefile import StateFile
@@ -21,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["command", "serve"]
 
 _STDIN, _STDOUT = 0, 1
+Parser = Callable[[bytes], "npt.NDArray[Any] | None"]
 
 
 @click.command("stream")
@@ -39,26 +50,35 @@ _STDIN, _STDOUT = 0, 1
     metavar="SECONDS",
     help="How old FILE may be while samples come; 0 saves after each. It is also saved at the end.",
 )
+@click.option(
+    "--binary",
+    type=click.Choice(["float32", "float64", "int16", "int32"]),
+    help="Read raw numbers of this kind in the machine's byte order, a sample after the other, not text.",
+)
 @click.option("--strict", is_flag=True, help="Stop at a malformed line instead of skipping it.")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON lines instead of CSV.")
 @device_option
 @engine_option
 @threads_option
+@profile_option
 def command(
     model: Path,
     state: Path | None,
     save_every: float,
+    binary: str | None,
     strict: bool,
     as_json: bool,
     device: str,
     engine: Any,
     threads: Any,
+    profile: Path | None,
 ) -> None:
     """Run MODEL one sample at a time: a line in, a result line out, at once and unbuffered.
 
-    A line is "0.1,0.2,0.3", "[0.1, 0.2, 0.3]" or {"ax": 0.1, "ay": 0.2, "az": 0.3}. A first CSV line without
-    numbers is a header; where it holds the file's feature names, columns are picked by them. A malformed
-    line is reported by its number on standard error and skipped. SIGTERM, Ctrl-C, the end of input and a
+    A line is "0.1,0.2,0.3" (or with tabs, semicolons or spaces), "[0.1, 0.2, 0.3]" or {"ax": 0.1, "ay": 0.2,
+    "az": 0.3}. A first line of text without numbers is a header; where it holds the file's feature names,
+    columns are picked by them. A malformed line is reported by its number on standard error and skipped;
+    where not one is good, the exit code is 1. SIGTERM, Ctrl-C, the end of input and a
     closed output all end it cleanly, with the state saved.
 
     The step in each result counts on across restarts: after a crash, send again what comes after the step
@@ -69,18 +89,25 @@ def command(
       read-sensor | lstm-edge stream har.onnx --state har.state.npz --json
     """  # noqa: D301
     with stopped_by_signals() as stop:
-        opened = open_model(model, device, threads, engine)
+        opened = open_model(model, device, threads, profile, engine)
         samples = sample_input(opened)
         manifest = opened.interface
-        parser = LineParser(samples.width, manifest.signal.features, samples.spec.dtype)
+        features = manifest.signal.features
+        parse: Parser = LineParser(samples.width, features, samples.spec.dtype).parse_bytes
+        if binary:
+            parse = FrameParser(samples.width, binary, samples.spec.dtype).parse_bytes
+        frame = np.dtype(binary).itemsize * samples.width if binary else 0
         lines = ResultLines(manifest.task, "step", as_json=as_json)
         stream = opened.stream()
         kept = StateFile(stream, state, save_every)
         if kept.steps:
             click.echo(f"resumed {state} at step {kept.steps}", err=True)
-        pipe = LinePipe(_STDIN, _STDOUT, stop)
+        if sys.stdin.isatty():
+            what = f"{samples.width} numbers" + (f" ({', '.join(features)})" if features else "")
+            click.echo(f"waiting for lines of {what}; Ctrl-D ends", err=True)
+        pipe = LinePipe(_STDIN, _STDOUT, stop, frame)
         try:
-            serve(opened, stream, pipe, parser, lines, kept, strict)
+            serve(opened, stream, pipe, parse, lines, kept, strict)
         finally:
             kept.save()
 
@@ -89,25 +116,30 @@ def serve(
     model: "Model",
     stream: "Stream",
     pipe: LinePipe,
-    parser: LineParser,
+    parse: Parser,
     lines: ResultLines,
     kept: StateFile,
     strict: bool,
 ) -> None:
-    """Answer samples until the input ends, the reader goes or a signal comes."""
-    number, header_due = 0, True
+    """Answer samples until the input ends, the reader goes or a signal comes.
+
+    Raises:
+        InputError: a malformed line where ``strict``, or the input can't be read.
+        CheckFailedError: there were lines, and not one was a sample.
+    """
+    number, bad, header_due = 0, 0, True
     while (raw := pipe.read(kept.patience())) is not None:
         if raw:
             number += 1
             try:
                 if len(raw) > LONGEST:
                     raise InputError(f"longer than {LONGEST} bytes")  # noqa: TRY301
-                sample = parser.parse(raw.decode("utf-8", "replace"))
+                sample = parse(raw)
             except InputError as error:
                 if strict:
                     raise InputError(f"line {number}: {error}") from error
                 click.echo(f"line {number}: {error}; skipped", err=True)
-                sample = None
+                sample, bad = None, bad + 1
             if sample is not None:
                 values = top_rows(np.atleast_1d(main_output(model, stream.step(sample))), 1)[0]
                 text = lines.line(kept.steps, values)
@@ -116,3 +148,7 @@ def serve(
                 if not pipe.write(text.encode()):
                     return
         kept.save_if_due()
+    if bad and header_due:
+        raise CheckFailedError(
+            f"not one of {number} lines was a sample; see the lines above for what is expected"
+        )

@@ -1,6 +1,9 @@
 """``lstm-edge validate``: proof that a file computes what its reference computes, for people and for CI."""
 
+import contextlib
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +19,8 @@ from ._output import console, echo_json, json_option
 from ._progress import progress
 
 if TYPE_CHECKING:
-    from lstm_edge_exporters.validate import Against, ValidateConfig
-    from lstm_edge_exporters.validate._file import ModelFile
+    from lstm_edge_exporters.validate import ReferenceModel, ValidateConfig
+    from lstm_edge_exporters.validate.file import ModelFile
 
 __all__ = ["command"]
 
@@ -77,26 +80,27 @@ def command(
     for target in (junit, html):
         if target is not None:
             check_target(target)
-    if save_test_data is not None and against is None:
-        raise InputError("--save-test-data records a reference; name it with --against")
-    if weights is not None and against is None:
-        raise InputError("--weights came without --against package.module:factory")
-    with needing_export("validate"):
-        from lstm_edge_exporters.validate import ValidateConfig, open_file, validate
-        from lstm_edge_exporters.validate.junit import to_junit
-        from lstm_edge_exporters.validate.terminal import print_report
-    if html is not None:
-        with needing_report("validate --html"):
-            from lstm_edge_exporters.validate.html import to_html
-    file = open_file(model)
-    reference = _reference(file, against, weights) if against is not None and file.model else None
-    config = ValidateConfig(seed=seed, quick=quick, rtol=rtol, atol=atol, steps=steps, golden=golden)
-    if data is not None:
-        config = _with_data(config, data, file, ReadConfig(**columns))
-    with progress(quiet=as_json) as show:
-        report = validate(
-            file, reference, config, lambda title, place, count: show(place / count, f"checking: {title}")
-        )
+    with _junit_on_error(junit, model):
+        if save_test_data is not None and against is None:
+            raise InputError("--save-test-data records a reference; name it with --against")
+        if weights is not None and against is None:
+            raise InputError("--weights came without --against package.module:factory")
+        with needing_export("validate"):
+            from lstm_edge_exporters.validate import ValidateConfig, open_file, validate
+            from lstm_edge_exporters.validate.junit import to_junit
+            from lstm_edge_exporters.validate.terminal import print_report
+        if html is not None:
+            with needing_report("validate --html"):
+                from lstm_edge_exporters.validate.html import to_html
+        file = open_file(model)
+        reference = _reference(file, against, weights) if against is not None and file.model else None
+        config = ValidateConfig(seed=seed, quick=quick, rtol=rtol, atol=atol, steps=steps, golden=golden)
+        if data is not None:
+            config = _with_data(config, data, file, ReadConfig(**columns))
+        with progress(quiet=as_json) as show:
+            report = validate(
+                file, reference, config, lambda title, place, count: show(place / count, f"checking: {title}")
+            )
     if junit is not None:
         write_bytes(junit, to_junit(report))
     if html is not None:
@@ -111,7 +115,21 @@ def command(
         sys.exit(1)
 
 
-def _reference(file: "ModelFile", against: str, weights: Path | None) -> "Against":
+@contextlib.contextmanager
+def _junit_on_error(junit: Path | None, model: Path) -> Iterator[None]:
+    """Write a JUnit document with the error, so that nobody reads one of an earlier run."""
+    try:
+        yield
+    except Exception as error:
+        if junit is not None:
+            with contextlib.suppress(ImportError):  # the error says that the extra is not there
+                from lstm_edge_exporters.validate.junit import error_to_junit
+
+                write_bytes(junit, error_to_junit(model.name, error))
+        raise
+
+
+def _reference(file: "ModelFile", against: str, weights: Path | None) -> "ReferenceModel":
     with needing_export("validate"):
         from ._factory import build_module, is_factory
     if is_factory(against):
@@ -124,26 +142,26 @@ def _reference(file: "ModelFile", against: str, weights: Path | None) -> "Agains
     if Path(against).suffix == ".onnx":
         from lstm_edge_exporters.validate.reference import against_file
 
-        return against_file(against)
+        return against_file(against, file)
     return _run(file, against)
 
 
-def _run(file: "ModelFile", against: str) -> "Against":
+def _run(file: "ModelFile", against: str) -> "ReferenceModel":
     from lstm_edge.checkpoint import load
     from lstm_edge.deploy import deployable
     from lstm_edge_exporters.validate.module import against_module
 
     run = load(against)
-    module, example, _ = deployable(run, lengths=file.contract.lengths is not None)
+    module, example, config = deployable(run, lengths="lengths" in file.graph_axes)
+    if not Path(against).is_dir():  # a bare checkpoint: its file is not the one that a run exports
+        config = replace(config, checkpoint_sha256=None)
     about = f"{Path(against).name} ({type(run.model).__name__})"
-    return against_module(module, file, example, about=about, sha256=run.sha256)
+    return against_module(module, file, example, config=config, about=about)
 
 
 def _with_data(
     config: "ValidateConfig", data: Path, file: "ModelFile", columns: ReadConfig
 ) -> "ValidateConfig":
-    from dataclasses import replace
-
     from lstm_edge.data.evaluation import read_samples
 
     return (
@@ -152,7 +170,7 @@ def _with_data(
 
 
 def _save(
-    folder: Path, file: "ModelFile", reference: "Against", config: "ValidateConfig", *, quiet: bool
+    folder: Path, file: "ModelFile", reference: "ReferenceModel", config: "ValidateConfig", *, quiet: bool
 ) -> None:
     from lstm_edge_exporters.validate.vectors import save_vectors
 

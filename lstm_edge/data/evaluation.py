@@ -43,7 +43,8 @@ def read_for_model(
     if rate and trained and abs(rate / trained - 1) > 0.01:
         tell(f"{path} holds {rate:g} samples per second, the model was trained at {trained:g}")
     steps = len(recordings.series[0].x)
-    if len(recordings.series) == 1 and signal.window and steps > signal.window and path.suffix == ".csv":
+    alone = len(recordings.series) == 1 and path.suffix in (".csv", ".parquet") and config.series is None
+    if alone and (targets == "optional" or (signal.window and steps > signal.window)):
         tell(
             f"{path} is read as one series of {steps} steps; --series names a column that tells series apart"
         )

@@ -86,8 +86,8 @@ class Experiment:
         }
         return Run(
             model=model,
-            task=Task(kind, "logits", labels=recordings.labels, units=self.data.units),
-            signal=Signal(recordings.features, recordings.sampling_rate, model.seq_length),
+            task=Task(kind, "logits", labels=recordings.labels or recordings.targets, units=self.data.units),
+            signal=Signal(recordings.features, recordings.sampling_rate, self.data.window),
             inputs=self.inputs,
             targets=self.targets,
             summary=summary,

@@ -56,6 +56,7 @@ class Rounding(Exact):
 
     def __init__(self, seed: int) -> None:
         """Seed the signs."""
+        self.seed = seed
         self._rng = np.random.default_rng((seed, _POOL))
         self._pool = self._rng.choice([-1.0, 1.0], _POOL)
         self._factors = 1.0 + UNIT * self._pool

@@ -1,9 +1,9 @@
-"""Validation: proof that a file computes what its reference does, as a report for people and for CI."""
+"""Validation: a file beside its reference, in every way it will be used, as a report for people and CI."""
 
-from ._file import open_file
-from ._subject import Against
 from .config import ValidateConfig
 from .engine import validate
+from .file import open_file
+from .reference import ReferenceModel
 from .report import Report
 
-__all__ = ["Against", "Report", "ValidateConfig", "open_file", "validate"]
+__all__ = ["ReferenceModel", "Report", "ValidateConfig", "open_file", "validate"]

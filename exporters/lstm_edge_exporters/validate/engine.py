@@ -1,25 +1,38 @@
 """``validate``: every group of checks on one file, put together as a report."""
 
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime.manifest import Manifest
 
 from ..versions import versions
-from ._file import ModelFile, open_file
-from ._subject import Against, Subject
-from .checks import contract, decisions, golden, inputs, lengths, providers, sizes, states, streaming
+from .checks import alone, contract, decisions, golden, inputs, lengths, providers, sizes, states, streaming
 from .config import ValidateConfig
-from .report import Check, Figures, Group, Report
+from .facts import CHECKPOINT, comparable, compare_facts, interface_of
+from .file import ModelFile, open_file
+from .reference import ReferenceModel, against_itself
+from .report import Channel, Check, Coverage, Fact, Figures, Group, Report
+from .subject import Subject
 
-__all__ = ["Progress", "validate"]
+__all__ = ["GROUPS", "CheckModule", "Progress", "Validation", "validate"]
 
 Progress = Callable[[str, int, int], None]
 """Called before each group with its title, its number from 0 and how many there are."""
 
-_VERSIONS = ("lstm-edge", "torch", "onnx", "onnxruntime", "numpy")
-_GROUPS = {
+
+class CheckModule(Protocol):
+    """What a module of ``checks`` offers for a group of its own."""
+
+    TITLE: str
+
+    def check(self, subject: Subject) -> Iterator[Check]:
+        """Yield the group's checks one by one."""
+
+
+GROUPS: Mapping[str, CheckModule] = {
     "sizes": sizes,
     "states": states,
     "lengths": lengths,
@@ -28,13 +41,14 @@ _GROUPS = {
     "providers": providers,
     "decisions": decisions,
 }
-"""The groups that need a reference."""
-_GOLDEN_POLICY = "limit = 8 x the recorded noise floor + 8 ULP, or the record's own budget"
+"""The groups that run the file beside its reference, by their short names; the rest is asked of the file."""
+_VERSIONS = ("lstm-edge", "torch", "onnx", "onnxruntime", "numpy")
+_GOLDEN_POLICY = "limits as the golden case records them"
 
 
 def validate(
     file: ModelFile | str | os.PathLike[str],
-    against: Against | None = None,
+    against: ReferenceModel | None = None,
     config: ValidateConfig | None = None,
     progress: Progress | None = None,
 ) -> Report:
@@ -42,8 +56,8 @@ def validate(
 
     Args:
         file: the ONNX file.
-        against: what it must equal (see ``against_module`` and ``against_file``); None checks its contract
-            and replays golden vectors only.
+        against: what it must equal (see ``against_module`` and ``against_file``); None compares it with its
+            golden case, and with its own float64 run at other sizes, in pieces and row by row.
         config: see ``ValidateConfig``.
         progress: told of each group as it begins.
 
@@ -54,80 +68,120 @@ def validate(
     """
     config = config or ValidateConfig()
     file = file if isinstance(file, ModelFile) else open_file(file)
-    if against is None and config.golden is None and file.model and file.contract.golden is None:
+    if against is None and config.golden is None and file.model and file.manifest.golden is None:
         raise InputError(
             f"{file.path} carries no golden case and there is nothing to compare it with; "
             "give --against a reference, or --golden vectors"
         )
-    run = _Run(file, against, config, progress)
-    groups = tuple(run.groups())
-    judge = run.subject.judge if run.subject else None
-    figures = Figures()
-    if run.subject and judge:
-        figures = Figures(**run.subject.figures, histogram=judge.histogram)
-    return Report(
-        model=file.path.name,
-        sha256=file.sha256,
-        reference=against.about if against else "its golden vectors",
-        precision=file.contract.precision if file.model else "unknown",
-        policy=judge.policy if judge else _GOLDEN_POLICY,
-        seed=config.seed,
-        quick=config.quick,
-        groups=groups,
-        figures=figures,
-        redrawn=judge.redrawn if judge else 0,
-        notes=_notes(file, against),
-        versions=versions(*_VERSIONS),
-    )
+    return Validation(file, against, config, progress).report()
 
 
 @dataclass
-class _Run:
+class Validation:
+    """One validation as it goes: group by group, for who would stop at the first that fails."""
+
     file: ModelFile
-    against: Against | None
+    against: ReferenceModel | None
     config: ValidateConfig
-    progress: Progress | None
+    progress: Progress | None = None
     subject: Subject | None = None
+    facts: tuple[Fact, ...] = ()
+    _told: int = field(default=0, init=False)
+
+    def report(self) -> Report:
+        """Return the report of every group."""
+        groups = tuple(self.groups())
+        subject = self.subject
+        judge = subject.judge if subject else None
+        if subject and judge:
+            subject.figures.histogram = judge.histogram
+        return Report(
+            model=self.file.path.name,
+            sha256=self.file.sha256,
+            reference=self.against.about if self.against else "its golden case and its own float64 run",
+            precision=self.file.precision,
+            policy=judge.policy if judge else _GOLDEN_POLICY,
+            seed=self.config.seed,
+            quick=self.config.quick,
+            groups=groups,
+            figures=subject.figures if subject else Figures(),
+            facts=self.facts,
+            coverage=judge.coverage if judge else Coverage(),
+            channels=_named(judge.channels, subject.manifest) if subject and judge else (),
+            notes=tuple(self._notes()),
+            versions=versions(*_VERSIONS),
+        )
 
     def groups(self) -> Iterator[Group]:
-        count = len(_GROUPS) + 2
-        self._tell(contract.TITLE, 0, count)
-        first = Group("contract", contract.TITLE, tuple(contract.check(self.file, self.against)))
-        yield first
-        reason = self._unfit(first)
-        if self.against and not reason:
-            self.subject = Subject(self.file, self.against, self.config)
-        for place, (key, module) in enumerate(_GROUPS.items(), start=1):
-            self._tell(module.TITLE, place, count)
+        """Yield each group when it is done."""
+        yield Group("contract", self._tell(contract.TITLE), tuple(self._contract()))
+        if self.file.model is not None and self.against is None:
+            yield Group("alone", self._tell(alone.TITLE), tuple(alone.check(self.file, self.config.seed)))
+        for key, module in GROUPS.items():
+            title = self._tell(module.TITLE)
             if self.subject:
-                yield Group(key, module.TITLE, tuple(module.check(self.subject)))
+                yield Group(key, title, tuple(module.check(self.subject)))
             else:
-                yield Group(key, module.TITLE, (Check(key, "skipped", reason or "no reference was given"),))
-        self._tell(golden.TITLE, count - 1, count)
+                yield Group(key, title, (Check(key, "skipped", self._why_not()),))
         if self.file.model is not None:
-            yield Group("golden", golden.TITLE, tuple(golden.check(self.file, self.config)))
+            yield Group("golden", self._tell(golden.TITLE), tuple(golden.check(self.file, self.config)))
 
-    def _unfit(self, first: Group) -> str:
-        """Say why the file can't be fed what the reference is fed."""
+    def _contract(self) -> Iterator[Check]:
+        if self.file.model is not None:
+            self.facts = tuple(compare_facts(self.file, self.against))
+        yield from contract.check_file(self.file, self.against, self.facts)
         if self.file.model is None:
-            return "the state contract is broken"
-        names = [
-            check for check in first.checks if "the reference's" in check.name and check.status == "failed"
-        ]
-        return "inputs or outputs are not the reference's" if names else ""
+            return
+        reference = self.against or against_itself(self.file)
+        if reference is not None and not comparable(self.file, reference):
+            mine, theirs = (interface_of(each.manifest) for each in (self.file, reference))
+            about = f"the file has {mine}, the reference {theirs}"
+            yield Check("inputs and outputs are the reference's", "failed", about)
+        elif reference is not None:
+            self.subject = Subject(self.file, reference, self.config)
+            yield from contract.check_claims(self.subject)
 
-    def _tell(self, title: str, place: int, count: int) -> None:
+    def _why_not(self) -> str:
+        if self.file.model is None:
+            return "the manifest contradicts the graph"
+        if self.against is None:
+            return "no reference was given, and the file has no float64 run of its own"
+        return "inputs or outputs are not the reference's"
+
+    def _notes(self) -> Iterator[str]:
+        """What a reader of a failure should know first, and what was not verified."""
+        for fact in self.facts:
+            if fact.name == CHECKPOINT and not fact.same:
+                yield f"{fact.name}: {fact}; export again if the reference's is newer"
+        unknown = [fact.name for fact in self.facts if fact.reference is None]
+        if unknown:
+            yield f"stated by the file alone, and not verified: {', '.join(unknown)}"
+        judge = self.subject.judge if self.subject else None
+        for name, limit in (judge.coverage.unverified if judge else {}).items():
+            yield f"{name} is too small in every case to be verified tighter than {limit:.2g}"
+        if judge and judge.coverage.below_noise:
+            count = f"{judge.coverage.below_noise} of {judge.coverage.cases}"
+            yield f"{count} cases are below the reference's own noise and verify nothing"
+
+    def _tell(self, title: str) -> str:
         if self.progress:
-            self.progress(title, place, count)
+            self.progress(title, self._told, len(GROUPS) + 2 + (self.against is None))
+        self._told += 1
+        return title
 
 
-def _notes(file: ModelFile, against: Against | None) -> tuple[str, ...]:
-    if file.model is None or against is None:
-        return ()
-    made_from = file.contract.provenance.get("checkpoint_sha256")
-    if made_from and against.sha256 and made_from != against.sha256:
-        return (
-            f"the file says it was made from checkpoint {str(made_from)[:12]}, the reference is "
-            f"{against.sha256[:12]}: export again if the checkpoint is newer",
+def _named(channels: tuple[Channel, ...], manifest: Manifest) -> tuple[Channel, ...]:
+    """Give channels of the task's output their label and unit."""
+    task = manifest.task
+    if task is None:
+        return channels
+    return tuple(
+        replace(
+            each,
+            label=task.labels[each.index] if each.index < len(task.labels) else "",
+            unit=task.units[each.index] if each.index < len(task.units) else "",
         )
-    return ()
+        if each.output == task.output and each.index is not None
+        else each
+        for each in channels
+    )

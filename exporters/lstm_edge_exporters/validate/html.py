@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from ..render import Axis, Plot, Series, render_page
-from .report import Curve, Group, Histogram, Report
+from .report import ROWS, Curve, Group, Histogram, Report
 
 __all__ = ["to_html"]
 
@@ -13,7 +13,7 @@ _MIN_SHARE = 0.0005
 
 def to_html(report: Report) -> str:
     """Return ``report`` as an HTML document; everything that comes from a file is escaped."""
-    return render_page(__package__, "report.html.j2", report=report, plots=_plots(report))
+    return render_page(__package__, "report.html.j2", report=report, plots=_plots(report), most=ROWS)
 
 
 def _plots(report: Report) -> list[Plot]:
@@ -44,7 +44,7 @@ def _ratios(groups: Sequence[Group]) -> Plot:
             continue
         for check, worst in measured:
             dots["failed" if check.status == "failed" else "passed"].append(
-                (worst.max_abs / worst.floor, len(rows))
+                (worst.error / worst.floor, len(rows))
             )
         limits.append((min(worst.limit / worst.floor for _, worst in measured), len(rows)))
         rows.append(group.title)
@@ -72,7 +72,7 @@ def _curve(key: str, title: str, curve: Curve, caption: str) -> Plot:
         key,
         title,
         (
-            Series("noise floor", curve.steps, curve.floor, color="orange"),
+            Series("the reference in its own dtype", curve.steps, curve.floor, color="orange"),
             Series("this file", curve.steps, curve.error, color="blue"),
         ),
         Axis("time step"),

@@ -5,12 +5,13 @@ Written so that both schemas in use accept it: the Ant one (every suite has ``ti
 """
 
 import re
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from .report import Check, Group, Report
 
-__all__ = ["to_junit"]
+__all__ = ["error_to_junit", "to_junit"]
 
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -22,37 +23,64 @@ def to_junit(report: Report, when: datetime | None = None) -> bytes:
         report: what to write.
         when: the time the suites ran; now by default.
     """
-    stamp = (when or datetime.now(timezone.utc)).strftime("%Y-%m-%dT%H:%M:%S")
+    return _document([_suite(report, group, number, when) for number, group in enumerate(report.groups)])
+
+
+def error_to_junit(model: str, error: Exception, when: datetime | None = None) -> bytes:
+    """Return a JUnit document that says why ``model`` could not be checked at all.
+
+    Without it a CI system would read the document of an earlier run.
+    """
+    suite = _empty_suite(0, "Validation", when, tests=1, errors=1)
+    SubElement(suite, "properties")
+    case = SubElement(suite, "testcase", {"classname": "lstm-edge", "name": _clean(model), "time": "0.000"})
+    about = _clean(str(error) or type(error).__name__)
+    SubElement(case, "error", {"message": about, "type": type(error).__name__}).text = about
+    SubElement(suite, "system-out")
+    SubElement(suite, "system-err")
+    return _document([suite])
+
+
+def _document(suites: Sequence[Element]) -> bytes:
     root = Element("testsuites")
-    for number, group in enumerate(report.groups):
-        root.append(_suite(report, group, number, stamp))
+    root.extend(suites)
     indent(root)
     return bytes(tostring(root, encoding="utf-8", xml_declaration=True)) + b"\n"
 
 
-def _suite(report: Report, group: Group, number: int, stamp: str) -> Element:
-    suite = Element(
+def _empty_suite(number: int, name: str, when: datetime | None, **counts: int) -> Element:
+    numbers = {"tests": 0, "failures": 0, "errors": 0, "skipped": 0} | counts
+    return Element(
         "testsuite",
         {
             "id": str(number),
             "package": "lstm-edge",
-            "name": _clean(group.title),
-            "tests": str(len(group.checks)),
-            "failures": str(group.count("failed")),
-            "errors": "0",
-            "skipped": str(group.count("skipped")),
-            "time": f"{sum(check.seconds for check in group.checks):.3f}",
-            "timestamp": stamp,
+            "name": _clean(name),
+            **{key: str(value) for key, value in numbers.items()},
+            "time": "0.000",
+            "timestamp": (when or datetime.now(timezone.utc)).strftime("%Y-%m-%dT%H:%M:%S"),
             "hostname": "localhost",
         },
     )
+
+
+def _suite(report: Report, group: Group, number: int, when: datetime | None) -> Element:
+    suite = _empty_suite(
+        number,
+        group.title,
+        when,
+        tests=len(group.checks),
+        failures=group.count("failed"),
+        skipped=group.count("skipped"),
+    )
+    suite.set("time", f"{sum(check.seconds for check in group.checks):.3f}")
     properties = SubElement(suite, "properties")
     facts = {"model": report.model, "sha256": report.sha256, "reference": report.reference}
     facts |= {"seed": str(report.seed), "policy": report.policy}
     if worst := group.worst:
         facts |= {
             "floor": f"{worst.floor:.3g}",
-            "error": f"{worst.max_abs:.3g}",
+            "error": f"{worst.error:.3g}",
             "ratio": f"{worst.ratio:.3g}",
         }
     for name, value in facts.items():

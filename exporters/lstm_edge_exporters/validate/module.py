@@ -1,6 +1,5 @@
 """A PyTorch module as what a file is compared with."""
 
-import copy
 import inspect
 from collections import Counter
 from collections.abc import Mapping
@@ -8,22 +7,20 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 import torch
 from torch import Tensor, nn
 
 from lstm_edge_runtime.errors import InputError
-from lstm_edge_runtime.manifest import Axes
+from lstm_edge_runtime.manifest import Manifest, StateSpec, TensorSpec
 
 from ..export.config import ExportConfig
-from ..export.pipeline import convert_module, own_copy
-from ..numerics.call import Signature, flatten_output
+from ..numerics.call import Signature
 from ..numerics.layout import Layout
 from ..numerics.reference import TorchReference
 from ..numerics.rounding import Rounding
 from ..numerics.threads import one_thread
-from ._file import ModelFile
-from ._subject import Against
+from .file import ModelFile
+from .reference import ReferenceModel
 
 __all__ = ["against_module"]
 
@@ -55,69 +52,95 @@ class _OnOneThread:
 
 
 def against_module(
-    module: nn.Module, file: ModelFile, example: Any = None, *, about: str = "", sha256: str = ""
-) -> Against:
+    module: nn.Module,
+    file: ModelFile,
+    example: Any = None,
+    *,
+    config: ExportConfig | None = None,
+    about: str = "",
+    sha256: str = "",
+) -> ReferenceModel:
     """Compare with ``module``, called as the file's inputs are named.
+
+    What the file's manifest should say is read off the module by tracing it, or off ``config``.
 
     Args:
         module: the trained network; copied, never changed.
-        file: the file under test, with its contract whole.
+        file: the file under test.
         example: what ``forward`` takes, as for ``export``; None takes the file's golden inputs by the names
             of ``forward``'s parameters.
+        config: what the module is exported with, where that is known: labels, units, features, rate, reset
+            values other than 0 and axes are then compared as well.
         about: what to call the module in the report.
-        sha256: of the checkpoint that the module's weights come from, for a note where the file names
-            another.
+        sha256: of the checkpoint that the module's weights come from; ``config``'s by default.
 
     Raises:
-        InputError: the example does not fit, or the module's inputs and outputs are not the file's.
+        InputError: the file's manifest contradicts its graph, or the example does not fit.
         UnsupportedError: the file's states are not arguments of ``forward``, and the module can't be traced
             to find them in it.
     """
     if file.model is None:
         raise InputError(f"{file.path} can't be compared: {file.broken}")
-    contract = file.contract
-    own = own_copy(module)
-    example = _example(own, file) if example is None else example
-    signature = Signature.of(own, example)
-    graph = onnx.load(str(file.path), load_external_data=False).graph
-    with torch.no_grad():
-        made = flatten_output(signature.call(copy.deepcopy(own), signature.example))
-    outputs = tuple(output.name for output in graph.output)[: len(made)]
-    states = tuple(state.input for state in contract.states if state.input not in signature.names)
-    reference = TorchReference(own, signature, outputs, layout=Layout.of(contract))
-    if states:
-        axes: dict[str, Axes] = {spec.name: spec.axes for spec in contract.inputs}
-        axes |= {state.input: state.axes for state in contract.states}
-        config = ExportConfig(
-            inputs={name: axes[name] for name in signature.names if name in axes},
-            outputs=outputs,
-            lengths=contract.lengths,
-            batch=contract.batch or "N",
-            sequence=contract.sequence or "L",
-        )
-        prepared = convert_module(module, example, config)
-        found = {state.input: state.output for state in prepared.manifest.states}
-        states = tuple(name for name in found if name not in signature.names)
-        outputs += tuple(found[name] for name in states if found[name] not in outputs)
-        reference = prepared.reference
+    example = _example(module, file) if example is None else example
+    signature = Signature.of(module, example)
+    if config is not None and config.states is not None and {*signature.names} == {*config.inputs}:
+        manifest = _declared(file, signature, config)
+        reference = TorchReference(module, signature, config.outputs, layout=Layout.of(manifest))
+    else:
+        from .traced import (
+            trace_manifest,
+        )  # it imports the exporter, which takes as long as a quick validation
+
+        reference, manifest = trace_manifest(module, signature, example, file, config)
     examples = {
         name: tensor.detach().cpu().numpy()
         for name, tensor in zip(signature.names, signature.example, strict=True)
     }
-    return Against(
-        reference=_OnOneThread(reference),
-        about=about or type(own).__name__,
-        inputs=(*signature.names, *states),
-        outputs=outputs,
-        layers=_layers(own),
+    indices = {spec.name for spec in manifest.data_inputs if np.dtype(spec.dtype).kind in "iu"}
+    return ReferenceModel(
+        computation=_OnOneThread(reference),
+        about=about or type(module).__name__,
+        manifest=manifest,
+        layers=_layers(module),
         examples=examples,
-        values=reference.index_values(examples),
-        sha256=sha256,
+        values=reference.index_values(examples) if indices else {},
+        sha256=sha256 or (config.checkpoint_sha256 if config else None) or "",
+    )
+
+
+def _declared(file: ModelFile, signature: Signature, config: ExportConfig) -> Manifest:
+    """Return the manifest that ``config`` gives, without tracing; shapes of outputs are seen when it runs."""
+    assert config.states is not None
+    dtypes = {
+        name: "float32" if tensor.is_floating_point() else str(tensor.dtype).removeprefix("torch.")
+        for name, tensor in zip(signature.names, signature.example, strict=True)
+    }
+    own = {spec.name: spec for spec in file.manifest.outputs}
+    return Manifest(
+        inputs=tuple(
+            TensorSpec(name, dtypes[name], tuple(axes))
+            for name, axes in config.inputs.items()
+            if name not in config.states
+        ),
+        outputs=tuple(
+            own.get(name, TensorSpec(name, "float32", ()))
+            for name in config.outputs
+            if name not in config.states.values()
+        ),
+        states=tuple(
+            StateSpec(name, output, "float32", tuple(config.inputs[name]), config.reset.get(name, 0.0))
+            for name, output in config.states.items()
+        ),
+        batch=config.batch,
+        sequence=config.sequence,
+        lengths=config.lengths,
+        task=config.task,
+        signal=config.signal,
     )
 
 
 def _example(module: nn.Module, file: ModelFile) -> dict[str, torch.Tensor]:
-    golden = file.contract.golden
+    golden = file.manifest.golden
     parameters = inspect.signature(module.forward).parameters
     floats = [each.dtype for each in module.parameters() if each.is_floating_point()]
     found = {

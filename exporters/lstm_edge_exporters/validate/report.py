@@ -1,14 +1,31 @@
 """What a validation found: groups of checks, and the figures behind the plots."""
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from lstm_edge_runtime.tolerance import Comparison
 
-__all__ = ["Check", "Curve", "Disagreement", "Figures", "Group", "Histogram", "Report", "Status"]
+__all__ = [
+    "ROWS",
+    "Channel",
+    "Check",
+    "Coverage",
+    "Curve",
+    "Disagreement",
+    "Fact",
+    "Figures",
+    "Group",
+    "Histogram",
+    "Report",
+    "Status",
+]
+
 
 Status = Literal["passed", "failed", "skipped"]
+ROWS = 20
+"""Most rows of one table or group that a page shows; the others are counted."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +40,14 @@ class Check:
     """The output nearest to its limit, where something was measured."""
     seconds: float = 0.0
     """Wall time; in JUnit only, so that every other report is the same for the same seed."""
+    size: tuple[int, int] | None = None
+    """Rows and time steps of the case, where there is one."""
+
+    @property
+    def order(self) -> tuple[int, float]:
+        """What sorts failures: the smallest case first, of one size the furthest beyond its limit."""
+        ratio = self.worst.ratio if self.worst else math.inf
+        return (self.size[0] * self.size[1] if self.size else 0, -ratio)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; figures that are not finite become null."""
@@ -38,7 +63,8 @@ class Check:
                 "where": list(worst.where),
                 "got": _finite(worst.got),
                 "expected": _finite(worst.expected),
-                "error": _finite(worst.max_abs),
+                "error": _finite(worst.error),
+                "channel": worst.channel,
                 "relative_error": _finite(worst.max_rel),
                 "ulp": _finite(worst.ulp),
                 "floor": _finite(worst.floor),
@@ -68,6 +94,11 @@ class Group:
         """The comparison nearest to its limit in the whole group."""
         measured = [check.worst for check in self.checks if check.worst is not None]
         return max(measured, key=lambda each: each.ratio, default=None)
+
+    @property
+    def failed(self) -> list[Check]:
+        """The checks that failed."""
+        return [check for check in self.checks if check.status == "failed"]
 
     def count(self, status: Status) -> int:
         """Return how many checks ended so."""
@@ -119,6 +150,89 @@ class Disagreement:
 
 
 @dataclass(frozen=True)
+class Fact:
+    """One thing that a file says of itself, beside the same recomputed from its reference or its graph."""
+
+    name: str
+    file: str
+    """What the file states; empty where it states nothing."""
+    reference: str | None
+    """What the reference or the graph has; None where neither tells."""
+    same: bool = True
+
+    def __str__(self) -> str:
+        """Say both values."""
+        return f"the file has {self.file or 'none'}, the reference {self.reference or 'none'}"
+
+
+@dataclass(frozen=True)
+class Channel:
+    """The comparison of one channel that came nearest to its limit, over every case."""
+
+    output: str
+    index: int | None
+    """None where the output has one limit."""
+    error: float
+    floor: float
+    limit: float
+    label: str = ""
+    """The class or layer that the channel stands for, where the file says so."""
+    unit: str = ""
+
+    @property
+    def ratio(self) -> float:
+        """The error as a fraction of the limit."""
+        return 0.0 if self.error == 0 else self.error / self.limit if self.limit > 0 else math.inf
+
+    def __str__(self) -> str:
+        """Return ``logits[2] (run)``."""
+        index = "" if self.index is None else f"[{self.index}]"
+        label = ", ".join(filter(None, (self.label, self.unit)))
+        return f"{self.output}{index}{f' ({label})' if label else ''}"
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """What was compared, in numbers."""
+
+    cases: int = 0
+    """Inputs that the file and its reference were both run on."""
+    draws: int = 0
+    """Perturbed runs of the reference behind each case's noise floors."""
+    below_noise: int = 0
+    """Cases that tell nothing, for rounding alone moves the reference by much."""
+    rows: int = 0
+    steps: int = 0
+    """Time steps, over all rows."""
+    sizes: tuple[tuple[int, int], ...] = ()
+    """Different sizes ``(N, L)``."""
+    tokens: Mapping[str, tuple[int, int | None]] = field(default_factory=dict)
+    """Of each input of indices: how many different ones were used, and of how many; None where unknown."""
+    channels: Mapping[str, int] = field(default_factory=dict)
+    """How many channels of each output have a limit of their own."""
+    unverified: Mapping[str, float] = field(default_factory=dict)
+    """Channels below the noise in every case, with the absolute limit that they were held to."""
+
+    def __str__(self) -> str:
+        """Say everything in one sentence."""
+        if not self.cases:
+            return "nothing was compared with a reference"
+        longest, widest = (max(each[place] for each in self.sizes) for place in (1, 0))
+        parts = [
+            f"{self.cases} cases of {len(self.sizes)} sizes (up to {widest:,} rows and {longest:,} steps)",
+            f"{self.rows:,} rows and {self.steps:,} steps in all",
+            "channels " + ", ".join(f"{name} {count}" for name, count in self.channels.items()),
+            *(
+                f"{name}: {used} of {known or 'unknown many'} values"
+                for name, (used, known) in self.tokens.items()
+            ),
+            f"{self.draws} perturbed runs a case",
+            f"{self.below_noise} cases below noise",
+        ]
+        return "; ".join(parts)
+
+
+@dataclass
 class Figures:
     """What the plots show; None or empty where the file or the data gives nothing to show."""
 
@@ -147,11 +261,13 @@ class Report:
     seed: int
     quick: bool
     groups: tuple[Group, ...]
-    figures: Figures = Figures()
-    redrawn: int = 0
-    """In how many cases one draw of the noise floor was too lucky or the file wrong, and more were made."""
+    figures: Figures = field(default_factory=Figures)
+    facts: tuple[Fact, ...] = ()
+    """What the file states, beside what its reference has."""
+    coverage: Coverage = Coverage()
+    channels: tuple[Channel, ...] = ()
     notes: tuple[str, ...] = ()
-    """What a reader of a failure should know first."""
+    """What a reader should know beside the verdict: above all, what was not verified."""
     versions: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -161,20 +277,14 @@ class Report:
         return "failed" not in found and "passed" in found
 
     @property
-    def failures(self) -> tuple[tuple[Group, Check], ...]:
-        """Every failed check with its group."""
-        return tuple((g, c) for g in self.groups for c in g.checks if c.status == "failed")
-
-    @property
     def headlines(self) -> tuple[tuple[Group, Check, int], ...]:
-        """Of each failed group the check furthest beyond its limit, and how many more failed there."""
-        found = []
-        for group in self.groups:
-            failed = [check for check in group.checks if check.status == "failed"]
-            if failed:
-                worst = max(failed, key=lambda check: check.worst.ratio if check.worst else math.inf)
-                found.append((group, worst, len(failed) - 1))
-        return tuple(found)
+        """Of each failed group its smallest failing case and how many more failed; the smallest first."""
+        found = [
+            (group, min(group.failed, key=lambda check: check.order), len(group.failed) - 1)
+            for group in self.groups
+            if group.failed
+        ]
+        return tuple(sorted(found, key=lambda each: each[1].order))
 
     def count(self, status: Status) -> int:
         """Return how many checks ended so."""
@@ -191,12 +301,21 @@ class Report:
             "policy": self.policy,
             "seed": self.seed,
             "quick": self.quick,
-            "redrawn": self.redrawn,
             "ok": self.ok,
             "passed": self.count("passed"),
             "failed": self.count("failed"),
             "skipped": self.count("skipped"),
             "notes": list(self.notes),
+            "coverage": asdict(self.coverage),
+            "facts": [asdict(fact) for fact in self.facts],
+            "channels": [
+                {
+                    name: _finite(value) if isinstance(value, float) else value
+                    for name, value in vars(each).items()
+                }
+                | {"ratio": _finite(each.ratio)}
+                for each in self.channels
+            ],
             "versions": self.versions,
             "groups": [
                 {

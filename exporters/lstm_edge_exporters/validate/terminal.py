@@ -28,6 +28,7 @@ def print_report(report: Report, console: Console) -> None:
         console.print(Text(f"skipped {', '.join(titles)}: {reason}", style="dim"))
     for note in report.notes:
         console.print(Text(f"note: {note}"))
+    console.print(Text(f"covered: {report.coverage}", style="dim"))
     console.print(Text(f"limits: {report.policy}; seed {report.seed}", style="dim"))
     total = f"{report.count('passed')} passed, {report.count('failed')} failed"
     skipped = report.count("skipped")
@@ -52,7 +53,7 @@ def _row(group: Group) -> list[Text]:
     worst = group.worst
     figures = ["", "", ""]
     if worst is not None:
-        figures = [f"{value:.2g}" for value in (worst.floor, worst.max_abs, worst.ratio)]
+        figures = [f"{value:.2g}" for value in (worst.floor, worst.error, worst.ratio)]
     result = Text(group.status, style=_STYLES[group.status])
     ran = len(group.checks) - group.count("skipped")
     return [Text(group.title), Text(str(ran)), *map(Text, figures), result]

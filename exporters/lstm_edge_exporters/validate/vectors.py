@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from lstm_edge_runtime.carried import run_chunks
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.files import replacing, write_bytes
 from lstm_edge_runtime.golden import (
@@ -26,10 +27,10 @@ from lstm_edge_runtime.golden import (
 from lstm_edge_runtime.manifest import Golden, Manifest
 
 from ..quantization.judge import golden_limits
-from ._chunks import even_cuts
-from ._file import ModelFile
-from ._subject import Against, Subject
 from .config import ValidateConfig
+from .file import ModelFile
+from .reference import ReferenceModel
+from .subject import Subject
 
 __all__ = ["save_vectors"]
 
@@ -42,7 +43,7 @@ _CHUNKS, _CHUNK = 4, 5
 
 
 def save_vectors(
-    folder: str | os.PathLike[str], file: ModelFile, against: Against, config: ValidateConfig
+    folder: str | os.PathLike[str], file: ModelFile, reference: ReferenceModel, config: ValidateConfig
 ) -> list[str]:
     """Record the reference on a few cases and on a stream of several calls.
 
@@ -51,8 +52,8 @@ def save_vectors(
 
     Args:
         folder: made if need be.
-        file: the file that the vectors are for, with its contract whole.
-        against: what computes the outputs, in its own dtype.
+        file: the file that the vectors are for, with a manifest that fits its graph.
+        reference: what computes the outputs, in its own dtype.
         config: its seed draws the inputs.
 
     Returns:
@@ -63,7 +64,7 @@ def save_vectors(
     """
     root = Path(folder)
     _make_room(root)
-    subject = Subject(file, against, config)
+    subject = Subject(file, reference, config)
     model = onnx.load(str(file.path))
     entering = [value.name for value in model.graph.input]
     leaving = [value.name for value in model.graph.output]
@@ -88,8 +89,8 @@ def save_vectors(
         "format": FORMAT,
         "schema": SCHEMA,
         "model_sha256": file.sha256,
-        "reference": against.about,
-        "states": {state.input: state.output for state in file.contract.states},
+        "reference": reference.about,
+        "states": {state.input: state.output for state in file.manifest.states},
         "sets": entries,
     }
     write_bytes(root / INDEX, (json.dumps(index, indent=2) + "\n").encode())
@@ -98,35 +99,35 @@ def save_vectors(
 
 def _record(subject: Subject) -> Iterator[GoldenSet]:
     for place, (n, length) in enumerate(_SIZES):
-        feeds = subject.draw(n, length, 9100 + place, fresh=place == 0)
-        own, _ = subject.judge.reference(feeds)
+        feeds = subject.draw(n, length, 9100 + place, at_reset=place == 0)
         start = "states at reset" if place == 0 else "random states"
-        golden = Golden(feeds, own, subject.judge.floors(feeds))
+        golden = _golden(subject, feeds)
         yield GoldenSet(_NAME.format(place), f"N={n}, L={length}, {start}", golden)
-    contract = subject.contract
-    if contract.states and contract.sequence is not None and not contract.unstreamable:
-        yield from _stream(subject, contract)
+    manifest = subject.manifest
+    if manifest.states and manifest.sequence is not None and not subject.unstreamable:
+        yield from _stream(subject, manifest)
 
 
-def _stream(subject: Subject, contract: Manifest) -> Iterator[GoldenSet]:
-    steps = _CHUNKS * _CHUNK
-    feeds = subject.draw(1, steps, 9200, fresh=True)
-    states = {state.input: feeds[state.input] for state in contract.states}
-    for place, (start, stop) in enumerate(even_cuts(steps, _CHUNK)):
-        piece = dict(feeds)
-        for spec in contract.inputs:
-            if contract.sequence in spec.axes:
-                axis = spec.axes.index(contract.sequence)
-                piece[spec.name] = feeds[spec.name].take(range(start, stop), axis=axis)
-        if contract.lengths is not None:
-            piece[contract.lengths] = np.full_like(feeds[contract.lengths], stop - start)
-        own = subject.against.reference.run(piece | states)
-        about = f"stream, steps {start + 1} to {stop}"
+def _stream(subject: Subject, manifest: Manifest) -> Iterator[GoldenSet]:
+    feeds = subject.full(subject.draw(1, _CHUNKS * _CHUNK, 9200, at_reset=True))
+    recorded: list[Golden] = []
+
+    def record(chunk: Mapping[str, Array]) -> Mapping[str, Array]:
+        recorded.append(_golden(subject, dict(chunk)))
+        return recorded[-1].outputs
+
+    for place, _ in enumerate(run_chunks(record, manifest, feeds, [_CHUNK] * _CHUNKS)):
         number = len(_SIZES) + place
+        about = f"stream, steps {place * _CHUNK + 1} to {(place + 1) * _CHUNK}"
         before = _NAME.format(number - 1) if place else None
-        golden = Golden(piece | states, own, subject.judge.floors(piece | states))
-        yield GoldenSet(_NAME.format(number), about, golden, before)
-        states = {state.input: own[state.output] for state in contract.states}
+        yield GoldenSet(_NAME.format(number), about, recorded[-1], before)
+
+
+def _golden(subject: Subject, feeds: dict[str, Array]) -> Golden:
+    known = subject.judge.expected(feeds)
+    return Golden(
+        feeds, known.ref32, {name: float(array.max(initial=0.0)) for name, array in known.floors.items()}
+    )
 
 
 def _limits(file: ModelFile, sets: tuple[GoldenSet, ...]) -> dict[str, dict[str, float]]:

@@ -10,7 +10,7 @@ import torch
 from lstm_edge import LSTM1
 from lstm_edge.checkpoint import Run
 from lstm_edge.deploy import deployable
-from lstm_edge_exporters import export
+from lstm_edge_exporters import ExportConfig, export
 from lstm_edge_exporters.validate import ValidateConfig, open_file, validate
 from lstm_edge_exporters.validate.module import against_module
 from lstm_edge_runtime.manifest import Task
@@ -34,6 +34,7 @@ class Made:
     example: tuple[torch.Tensor, ...]
     path: Path
     run: Run
+    config: ExportConfig
 
 
 @pytest.fixture(scope="session")
@@ -52,7 +53,7 @@ def made(tmp_path_factory):
             module, example, config = deployable(run, lengths=lengths)
             path = tmp_path_factory.mktemp("made") / f"{form}.onnx"
             export(module, example, config).save(path)
-            known[form] = Made(module, example, path, run)
+            known[form] = Made(module, example, path, run, config)
         return known[form]
 
     return make
@@ -64,7 +65,7 @@ def examine():
 
     def run(one: Made, path: Path | None = None, **options):
         file = open_file(path or one.path)
-        against = against_module(one.module, file, one.example) if file.model else None
+        against = against_module(one.module, file, one.example, config=one.config) if file.model else None
         return validate(file, against, ValidateConfig(**{"quick": True, "steps": 1000} | options))
 
     return run
@@ -78,3 +79,8 @@ def copy_of(tmp_path):
         return Path(shutil.copy(one.path, tmp_path / one.path.name))
 
     return copy
+
+
+def failures(report):
+    """Return every failed check with its group's key."""
+    return [(group.key, check) for group in report.groups for check in group.failed]

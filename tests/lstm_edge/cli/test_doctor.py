@@ -56,6 +56,15 @@ def test_a_provider_that_leaves_the_lstm_to_the_cpu_is_not_usable():
         assert not azure.usable
 
 
+def test_a_provider_that_nobody_asked_for_is_no_warning(invoke, monkeypatch):
+    offered = ["AzureExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: offered)
+    _, found, _ = findings(invoke)
+    assert found["AzureExecutionProvider"]["ok"]
+    assert found["AzureExecutionProvider"]["advice"] == ""
+    assert "not usable" in found["AzureExecutionProvider"]["found"]
+
+
 def test_a_provider_that_computes_something_else_is_not_usable(monkeypatch):
     class Wrong:
         def run(self, *_):

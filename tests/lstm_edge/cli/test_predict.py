@@ -4,6 +4,7 @@ import json
 from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import pytest
 
 from lstm_edge.cli._results import top_rows
@@ -89,13 +90,40 @@ def test_a_file_made_elsewhere_gives_its_first_output(invoke, make, data):
         (["{model}", "{data}", "--threads", "0"], "--threads"),
         (["{model}", "{data}", "--device", "tpu"], "--device"),
         (["{model}"], "DATA"),
+        (["{data}", "{model}"], "are swapped; type lstm-edge predict {model} {data}"),
     ],
 )
 def test_wrong_use_exits_2_and_says_what_is_wrong(invoke, har, data, arguments, words):
     filled = [each.format(model=har.path, data=data) for each in arguments]
     code, out, err = invoke("predict", *filled)
     assert (code, out) == (2, "")
-    assert words in err
+    assert words.format(model=har.path, data=data) in err
+
+
+def test_values_are_headed_by_their_own_names(invoke, make, data):
+    made = make("values", task="regression")
+    code, out, _ = invoke("predict", made.path, data)
+    assert code == 0
+    assert out.splitlines()[0] == "series,value_0 [m],value_1 [m/s],value_2 [kg]"
+    model = onnx.load(made.path)
+    manifest = Manifest.from_json(model.metadata_props[0].value)
+    task = manifest.task._replace(labels=("way", "speed", "load"))
+    model.metadata_props[0].value = manifest._replace(task=task).to_json()
+    onnx.save(model, made.path.parent / "named.onnx")
+    code, out, _ = invoke("predict", made.path.parent / "named.onnx", data)
+    assert out.splitlines()[0] == "series,way [m],speed [m/s],load [kg]"
+
+
+def test_a_profile_that_tuning_wrote_is_used_and_another_models_is_said(invoke, har, make, data, tmp_path):
+    profile = tmp_path / "p.json"
+    other = make("other", hidden=4)
+    assert invoke("tune", har.path, "--seconds", "0.2", "-o", profile)[0] == 0
+    for verb, more in (("predict", [data]), ("selftest", [])):
+        code, _, err = invoke(verb, har.path, *more, "--profile", profile)
+        assert (code, err) == (0, "")
+        code, _, err = invoke(verb, other.path, *more, "--profile", profile)
+        assert code == 0
+        assert "note: " in err
 
 
 def test_a_failed_run_keeps_the_old_output(invoke, har, tmp_path):

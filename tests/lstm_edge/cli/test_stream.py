@@ -3,6 +3,7 @@ import csv
 import io
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -147,7 +148,7 @@ class Served:
         manifest = self.model.manifest
         self.arguments = (
             LinePipe(self.source, self.sink, self.stop),
-            LineParser(3, manifest.signal.features if manifest else ()),
+            LineParser(3, manifest.signal.features if manifest else ()).parse_bytes,
             ResultLines(manifest.task if manifest else None, "step", as_json=as_json),
             self.kept,
             strict,
@@ -370,3 +371,38 @@ def test_the_state_of_another_model_and_a_folder_that_is_not_there_are_refused(i
     code, _, err = invoke("stream", har.path, "--state", tmp_path / "no" / "s.npz")
     assert code == 2
     assert "does not exist" in err
+
+
+def test_raw_numbers_give_what_lines_do_and_a_cut_one_is_reported(har):
+    def run(content, *options):
+        command = [sys.executable, "-c", MAIN, "stream", har.path, "--json", *options]
+        return subprocess.run(command, input=content, capture_output=True, check=False)
+
+    text = run("".join(map(line, X)).encode())
+    raw = run(X.tobytes() + b"abc", "--binary", "float32")
+    assert (text.returncode, raw.returncode) == (0, 0)
+    assert raw.stdout == text.stdout
+    assert raw.stderr == b"line 41: expected 12 bytes, 3 of float32, got 3; skipped\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "code"), [(b"a\nb\nc\n", 1), (b"1,2\n", 1), (b"", 0), (b"ax,ay,az\n", 0)]
+)
+def test_an_input_without_one_good_line_exits_1(har, content, code):
+    command = [sys.executable, "-c", MAIN, "stream", har.path]
+    done = subprocess.run(command, input=content, capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (code, b"")
+    assert (b"was a sample" in done.stderr) == bool(code)
+
+
+def test_a_terminal_is_told_what_is_waited_for(har):
+    leader, follower = pty.openpty()
+    command = [sys.executable, "-c", MAIN, "stream", har.path]
+    ran = subprocess.Popen(command, stdin=follower, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    os.close(follower)
+    assert ran.stderr.readline() == b"waiting for lines of 3 numbers (ax, ay, az); Ctrl-D ends\n"
+    os.write(leader, b"1 2 3\n\x04")
+    out, err = ran.communicate(timeout=60)
+    os.close(leader)
+    assert (ran.returncode, err) == (0, b"")
+    assert out.count(b"\n") == 2

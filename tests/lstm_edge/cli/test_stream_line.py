@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lstm_edge.cli._line import LineParser
+from lstm_edge.cli._line import FrameParser, LineParser
 from lstm_edge_runtime.errors import InputError
 
 finite = st.floats(allow_nan=False, allow_infinity=False, allow_subnormal=False, width=32)
@@ -105,3 +105,29 @@ def test_no_text_does_anything_but_give_a_sample_nothing_or_one_error(text):
     except InputError:
         return
     assert sample is None or (sample.shape == (2,) and np.isfinite(sample).all())
+
+
+@pytest.mark.parametrize("line", ["1\t-2\t3.5", "1;-2;3.5", "1 -2  3.5", " 1 ; -2 ;3.5 ", '"1"\t"-2"\t"3.5"'])
+def test_tabs_semicolons_and_spaces_separate_as_well(line):
+    np.testing.assert_array_equal(LineParser(3).parse(line), [1, -2, 3.5])
+
+
+def test_the_header_may_be_separated_by_what_its_names_do_not_hold():
+    parser = LineParser(2, ["speed, left", "load"])
+    assert parser.parse("load\tspeed, left\ttime") is None
+    np.testing.assert_array_equal(parser.parse("1\t2\t3"), [2, 1])
+
+
+def test_binary_data_are_named_and_read_when_said_so():
+    raw = np.array([1.5, -2, 3], np.float32).tobytes()
+    with pytest.raises(InputError, match="binary data, expected text; give --binary float32"):
+        LineParser(3).parse_bytes(raw)
+    parser = FrameParser(3, "float32")
+    np.testing.assert_array_equal(parser.parse_bytes(raw), [1.5, -2, 3])
+    np.testing.assert_array_equal(
+        FrameParser(2, "int16", "int64").parse_bytes(np.array([7, -7], np.int16).tobytes()), [7, -7]
+    )
+    with pytest.raises(InputError, match="expected 12 bytes, 3 of float32, got 11"):
+        parser.parse_bytes(raw[:-1])
+    with pytest.raises(InputError, match="expected finite float32 numbers, got nan"):
+        parser.parse_bytes(np.array([1, np.nan, 2], np.float32).tobytes())

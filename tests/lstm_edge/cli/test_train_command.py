@@ -113,6 +113,7 @@ def test_columns_and_values_are_named_by_options(lstm_edge, tmp_path):
         (["data.npz", "-o", "run", "--resume", "--overwrite"], "error: --resume goes on with a run"),
         (["data.npz", "-o", "run", "--target", "a,,b"], "Usage: "),
         (["data.npz"], "Usage: "),
+        (["data.npz", "-o", "a.pt"], "error: a.pt is named like a file; -o names a folder for the run"),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_2(lstm_edge, data, arguments, message):
@@ -121,6 +122,12 @@ def test_wrong_usage_is_one_line_and_exit_2(lstm_edge, data, arguments, message)
     assert err.startswith(message)
     assert message.startswith("Usage") or err.count("\n") == 1
     assert not os.path.exists("run")  # noqa: PTH110
+
+
+def test_a_mistyped_verb_is_told_the_nearest_one(lstm_edge):
+    code, out, err = lstm_edge("trian", "data.npz")
+    assert (code, out) == (2, "")
+    assert "no verb 'trian'; did you mean 'train'?" in err
 
 
 def test_wrong_data_are_refused_without_importing_torch(data):

@@ -1,95 +1,102 @@
-"""Contract: what the file promises, read off the file without running it."""
+"""Contract: what the file promises, read off the file and beside what its reference has."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import onnx
 
-from ...versions import IR_VERSIONS, OLDEST_ONNXRUNTIME, OPSETS
-from .._file import ModelFile
-from .._subject import Against
-from ..report import Check
+from lstm_edge_runtime.errors import first_line
+from lstm_edge_runtime.selftest import compare_golden
 
-__all__ = ["TITLE", "check", "recurrent_layers"]
+from ...versions import IR_VERSIONS, OLDEST_ONNXRUNTIME, OPSETS
+from ..file import ModelFile, every_node, recurrent_layers
+from ..judge import FileFailedError, RefusedError
+from ..reference import ReferenceModel
+from ..report import Check, Fact
+from ..subject import Subject
+
+__all__ = ["TITLE", "check_claims", "check_file"]
 
 TITLE = "Contract"
 _OLDEST_EXTRA = frozenset(
-    {
-        ("com.microsoft", op)
-        for op in (
-            "DynamicQuantizeLSTM",
-            "DynamicQuantizeMatMul",
-            "MatMulIntegerToFloat",
-            "MatMulNBits",
-            "QuantizeLinear",
-            "DequantizeLinear",
-            "FusedMatMul",
-            "FusedGemm",
-            "FusedConv",
-            "Gelu",
-            "FastGelu",
-            "BiasGelu",
-            "SkipLayerNormalization",
-            "QLinearAdd",
-            "QLinearMul",
-            "QLinearSigmoid",
-            "QGemm",
-        )
-    }
+    """DynamicQuantizeLSTM DynamicQuantizeMatMul MatMulIntegerToFloat MatMulNBits QuantizeLinear
+    DequantizeLinear FusedMatMul FusedGemm FusedConv Gelu FastGelu BiasGelu SkipLayerNormalization QLinearAdd
+    QLinearMul QLinearSigmoid QGemm""".split()  # noqa: SIM905
 )
-"""Operators beyond ONNX's own that onnxruntime 1.18 has on the CPU."""
-_RECURRENT = {"LSTM": "LSTM", "GRU": "GRU", "RNN": "RNN", "DynamicQuantizeLSTM": "LSTM"}
+"""Operators of com.microsoft that onnxruntime 1.18 has on the CPU."""
+_NOT_PYTORCH = ("clip", "input_forget", "activation_alpha", "activation_beta")
+"""Attributes of a recurrent node that no layer of PyTorch has."""
+_PEEPHOLES = 7
+"""The input of an LSTM node that no layer of PyTorch has."""
+_GOLDEN_SLACK = 10.0
+"""How many times the limit of a golden case may be what is recomputed here: rounding may fall otherwise."""
 
 
-def check(file: ModelFile, against: Against | None) -> Iterator[Check]:
-    """Check form, names, axes, states, layers and age."""
-    model = onnx.load(str(file.path), load_external_data=False)
+def check_file(file: ModelFile, reference: ReferenceModel | None, facts: tuple[Fact, ...]) -> Iterator[Check]:
+    """Check form, age, names, axes, layers and what the file states, without running it."""
     yield _checker(file)
-    yield Check("state contract", "failed" if file.broken else "passed", file.broken)
-    yield _age(model)
-    yield _operators(model)
+    yield Check("manifest and graph agree", "failed" if file.broken else "passed", file.broken)
+    yield _age(file)
+    yield _operators(file)
     if file.model is None:
         return
     yield _free_axes(file)
-    yield _resets(file)
-    if against is not None:
-        yield _names(file, against)
-        yield _layers(model, against)
+    yield _made_of_pytorch(file)
+    if reference is not None:
+        yield _layers(file, reference)
+    for fact in facts:
+        if fact.reference is not None:
+            yield Check(fact.name, "passed" if fact.same else "failed", "" if fact.same else str(fact))
 
 
-def recurrent_layers(model: onnx.ModelProto) -> Counter[str]:
-    """Count the recurrent nodes by kind, those of inner graphs and functions included."""
-    return Counter(_RECURRENT[node.op_type] for node in _nodes(model) if node.op_type in _RECURRENT)
+def check_claims(subject: Subject) -> Iterator[Check]:
+    """Check by running the reference: whether it can be streamed, padding, and the golden case."""
+    mine = subject.file.manifest
+    if subject.file.has_manifest and subject.manifest.states and subject.manifest.sequence is not None:
+        yield _same("streamable", not mine.unstreamable, not subject.unstreamable, subject.unstreamable)
+        if subject.manifest.lengths is not None and not subject.unstreamable:
+            yield _same("states stop at lengths", mine.padded_states, subject.padded_states)
+    yield from _shapes(subject)
+    if subject.file.has_manifest and mine.golden is not None:
+        yield from _golden(subject)
+
+
+def _same(name: str, file: bool, reference: bool, why: str = "") -> Check:
+    if file == reference:
+        return Check(name, "passed")
+    words = {True: "yes", False: "no"}
+    about = f"the file says {words[file]}, the reference {words[reference]}{f': {why}' if why else ''}"
+    return Check(name, "failed", about)
 
 
 def _checker(file: ModelFile) -> Check:
     try:
         onnx.checker.check_model(str(file.path), full_check=True)
     except Exception as error:  # noqa: BLE001 - the checker raises several kinds
-        lines = [line for line in str(error).splitlines() if line.strip()]
-        return Check("onnx.checker", "failed", lines[0] if lines else type(error).__name__)
+        return Check("onnx.checker", "failed", first_line(error))
     return Check("onnx.checker", "passed")
 
 
-def _age(model: onnx.ModelProto) -> Check:
+def _age(file: ModelFile) -> Check:
     name = f"opset and IR version that onnxruntime {OLDEST_ONNXRUNTIME} reads"
-    opset = max((each.version for each in model.opset_import if each.domain in ("", "ai.onnx")), default=0)
-    about = f"opset {opset}, IR version {model.ir_version}"
-    if opset > OPSETS[-1] or model.ir_version > IR_VERSIONS[-1]:
+    about = f"opset {file.opset}, IR version {file.proto.ir_version}"
+    if file.opset > OPSETS[-1] or file.proto.ir_version > IR_VERSIONS[-1]:
         wanted = f"expected at most {OPSETS[-1]} and {IR_VERSIONS[-1]}; export for a lower opset"
         return Check(name, "failed", f"{about}; {wanted}")
     return Check(name, "passed", about)
 
 
-def _operators(model: onnx.ModelProto) -> Check:
+def _operators(file: ModelFile) -> Check:
     name = f"operators that onnxruntime {OLDEST_ONNXRUNTIME} has"
+    model = file.proto
     versions = {each.domain or "ai.onnx": each.version for each in model.opset_import}
-    own = {(function.domain, function.name) for function in model.functions}
+    known = {(function.domain, function.name) for function in model.functions}
+    known |= {("com.microsoft", op) for op in _OLDEST_EXTRA}
     unknown = set()
-    for node in _nodes(model):
+    for node in every_node(model):
         domain = node.domain or "ai.onnx"
-        if (node.domain, node.op_type) in own | _OLDEST_EXTRA:
+        if (node.domain, node.op_type) in known:
             continue
         try:
             onnx.defs.get_schema(node.op_type, versions.get(domain, 0), node.domain)
@@ -97,69 +104,86 @@ def _operators(model: onnx.ModelProto) -> Check:
             unknown.add(f"{domain}::{node.op_type}")
     if unknown:
         return Check(name, "failed", f"not known to be there: {', '.join(sorted(unknown))}")
-    kinds = Counter(node.op_type for node in _nodes(model))
+    kinds = Counter(node.op_type for node in every_node(model))
     return Check(name, "passed", ", ".join(f"{op} x{count}" for op, count in sorted(kinds.items())))
 
 
 def _free_axes(file: ModelFile) -> Check:
     """The batch or the time axis must have a name, and every state the batch's."""
-    contract = file.contract
+    manifest = file.manifest
     name = "no size baked in"
-    if contract.sequence is None and contract.batch is None:
+    if manifest.sequence is None and manifest.batch is None:
         return Check(name, "failed", "neither the batch nor the time axis has a name: every size is fixed")
-    fixed = [state.input for state in contract.states if contract.batch and contract.batch not in state.axes]
+    fixed = [state.input for state in manifest.states if manifest.batch and manifest.batch not in state.axes]
     if fixed:
-        return Check(name, "failed", f"{', '.join(fixed)} has no batch axis {contract.batch!r}")
+        return Check(name, "failed", f"{', '.join(fixed)} has no batch axis {manifest.batch!r}")
     free = [
-        f"{axis} ({role})" for axis, role in ((contract.batch, "batch"), (contract.sequence, "time")) if axis
+        f"{axis} ({role})" for axis, role in ((manifest.batch, "batch"), (manifest.sequence, "time")) if axis
     ]
     return Check(name, "passed", f"free: {', '.join(free)}")
 
 
-def _resets(file: ModelFile) -> Check:
-    name = "reset values"
-    states = file.contract.states
-    if not states:
-        return Check(name, "skipped", "the file carries no states")
-    wrong = [state.input for state in states if not np.isfinite(state.reset).all()]
-    about = ", ".join(f"{state.input} -> {state.output}" for state in states)
-    return Check(name, "failed" if wrong else "passed", f"not finite: {', '.join(wrong)}" if wrong else about)
+def _made_of_pytorch(file: ModelFile) -> Check:
+    """A file that was exported from PyTorch computes nothing that PyTorch's layers do not have."""
+    name = "recurrent nodes are PyTorch's"
+    if "torch" not in file.manifest.provenance.get("versions", {}):
+        return Check(name, "skipped", "the file does not say that it was exported from PyTorch")
+    found = []
+    for node in every_node(file.proto):
+        if node.op_type in ("LSTM", "GRU", "RNN"):
+            found += [
+                f"{node.op_type} with {each.name}" for each in node.attribute if each.name in _NOT_PYTORCH
+            ]
+            if node.op_type == "LSTM" and any(node.input[_PEEPHOLES:]):
+                found.append("LSTM with peepholes")
+    return Check(name, "failed" if found else "passed", ", ".join(found))
 
 
-def _names(file: ModelFile, against: Against) -> Check:
-    contract = file.contract
-    entering = {spec.name for spec in contract.inputs} | {state.input for state in contract.states}
-    leaving = {spec.name for spec in contract.outputs} | {state.output for state in contract.states}
-    wrong = [
-        _difference(role, found, set(expected))
-        for role, found, expected in (
-            ("inputs", entering, against.inputs),
-            ("outputs", leaving, against.outputs),
-        )
-        if found != set(expected)
-    ]
-    return Check("inputs and outputs are the reference's", "failed" if wrong else "passed", "; ".join(wrong))
-
-
-def _difference(role: str, found: set[str], expected: set[str]) -> str:
-    return f"the file's {role} are {sorted(found)}, the reference's {sorted(expected)}"
-
-
-def _layers(model: onnx.ModelProto, against: Against) -> Check:
-    found = recurrent_layers(model)
-    missing = {kind: count for kind, count in against.layers.items() if found[kind] < count}
+def _layers(file: ModelFile, reference: ReferenceModel) -> Check:
+    found = recurrent_layers(file.proto)
+    missing = {kind: count for kind, count in reference.layers.items() if found[kind] < count}
     about = ", ".join(f"{count} {kind}" for kind, count in sorted(found.items())) or "none"
     name = "every recurrent layer is a recurrent node"
     if missing:
-        wanted = ", ".join(f"{count} {kind}" for kind, count in sorted(against.layers.items()))
+        wanted = ", ".join(f"{count} {kind}" for kind, count in sorted(reference.layers.items()))
         return Check(name, "failed", f"the file has {about}, the reference {wanted}")
     return Check(name, "passed", about)
 
 
-def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    waiting: list[Sequence[onnx.NodeProto]] = [model.graph.node, *(f.node for f in model.functions)]
-    while waiting:
-        for node in waiting.pop():
-            yield node
-            for attribute in node.attribute:
-                waiting += [graph.node for graph in (attribute.g, *attribute.graphs) if graph.node]
+def _shapes(subject: Subject) -> Iterator[Check]:
+    """The axes that the file states for its outputs must be those that come out."""
+    name = "shapes of outputs"
+    try:
+        wrong = list(subject.wrong_shapes())
+    except (RefusedError, FileFailedError) as error:
+        yield Check(name, "skipped", str(error))
+        return
+    yield Check(name, "failed" if wrong else "passed", "; ".join(wrong))
+
+
+def _golden(subject: Subject) -> Iterator[Check]:
+    """The golden case must be the reference's, and its limits no wider than they need to be."""
+    golden = subject.file.manifest.golden
+    assert golden is not None
+    name, limits = "golden case is the reference's", "limits of the golden case"
+    try:
+        measured = subject.judge.measure(lambda _: golden.outputs, golden.inputs)
+    except RefusedError as error:
+        yield Check(name, "skipped", str(error))
+        return
+    except (FileFailedError, KeyError) as error:
+        yield Check(name, "failed", f"it does not fit the file: {error}")
+        return
+    failed = "; ".join(str(each) for each in measured.records if not each.ok)
+    yield Check(name, "failed" if failed else "passed", failed, measured.worst)
+    budgets, wide = subject.judge.budgets, []
+    for record in compare_golden(golden, golden.outputs):
+        exact = measured.known.ref64[record.name]
+        largest = _GOLDEN_SLACK * float(
+            np.max(subject.judge.limits(measured.known, record.name), initial=0.0)
+        )
+        if budgets:
+            largest = max(largest, float(np.max(np.abs(exact), initial=0.0)))
+        if not record.limit <= largest:
+            wide.append(f"{record.name}: the file has {record.limit:.3g}, expected at most {largest:.3g}")
+    yield Check(limits, "failed" if wide else "passed", "; ".join(wide))

@@ -9,9 +9,10 @@ import numpy.typing as npt
 
 from lstm_edge_runtime.manifest import Task
 
-from .._judge import FileFailedError, Measured, RefusedError
-from .._subject import Subject
+from ..judge import FileFailedError, Measured, RefusedError
 from ..report import Check, Disagreement
+from ..rows import first_rows
+from ..subject import Subject
 
 __all__ = ["TITLE", "check"]
 
@@ -19,15 +20,17 @@ Array = npt.NDArray[Any]
 
 TITLE = "Decisions"
 _BATCH = 32
+_FEW = 4
+"""Rows whose limits tell what a close call is."""
 _DRAWN, _QUICK_DRAWN = 256, 64
 _SAMPLES, _QUICK_SAMPLES = 2000, 128
 _STEPS = 50
-_SALT = 8000
+_OFFSET = 8000
 
 
 def check(subject: Subject) -> Iterator[Check]:
     """Compare labels or values on the data, or on drawn sequences where there is none."""
-    task = subject.contract.task
+    task = subject.manifest.task
     if task is None:
         yield Check("decisions", "skipped", "the file does not say what its outputs mean")
         return
@@ -39,7 +42,9 @@ def check(subject: Subject) -> Iterator[Check]:
     else:
         batches = _drawn(subject, _QUICK_DRAWN if quick else _DRAWN)
     try:
-        measured = [subject.judge.measure(subject.run_alone, feeds) for _, feeds in batches]
+        few = first_rows(subject.manifest, batches[0][1], _FEW)
+        limits = subject.judge.measure(subject.run_alone, few)
+        ran = [subject.judge.run_both(subject.run_alone, feeds) for _, feeds in batches]
     except RefusedError as error:
         yield Check("decisions", "skipped", str(error))
         return
@@ -48,28 +53,28 @@ def check(subject: Subject) -> Iterator[Check]:
         return
     rows = [len(part) for part, _ in batches]
     indices = [index for part, _ in batches for index in part]
-    axes = next(spec.axes for spec in subject.contract.outputs if spec.name == task.output)
-    sequence = subject.contract.sequence
+    axes = next(spec.axes for spec in subject.manifest.outputs if spec.name == task.output)
+    sequence = subject.manifest.sequence
     time_axis = axes.index(sequence) if sequence in axes else None
     got, wide = (
-        _stack([getattr(each, side)[task.output] for each in measured], rows, time_axis)
-        for side in ("got", "wide")
+        _stack([each[task.output] for each in sides], rows, time_axis)
+        for sides in ([each[0] for each in ran], [each[2] for each in ran])
     )
     seconds = time.perf_counter() - began
     truth = None if data is None or data.targets is None else np.asarray(data.targets)[indices]
     if task.kind == "classification":
-        yield _labels(subject, task, measured, (got, wide), indices, truth, seconds)
+        yield _labels(subject, task, limits, (got, wide), indices, truth, seconds)
     elif truth is not None:
-        yield _values(measured, (got, wide), truth, seconds)
+        yield _values(limits, (got, wide), truth, seconds)
     else:
         yield Check("values", "skipped", "values are compared in the other groups; give --data with targets")
 
 
 def _drawn(subject: Subject, count: int) -> list[tuple[list[int], dict[str, Array]]]:
-    size = _BATCH if subject.contract.batch is not None else 1
+    size = _BATCH if subject.manifest.batch is not None else 1
     starts = range(0, count if size > 1 else count // 8, size)
     return [
-        (list(range(start, start + size)), subject.draw(size, _STEPS, _SALT + start, fresh=True))
+        (list(range(start, start + size)), subject.draw(size, _STEPS, _OFFSET + start, at_reset=True))
         for start in starts
     ]
 
@@ -83,7 +88,7 @@ def _stack(parts: Sequence[Array], rows: Sequence[int], time_axis: int | None) -
 def _labels(
     subject: Subject,
     task: Task,
-    measured: Sequence[Measured],
+    limits: Measured,
     logits: tuple[Array, Array],
     indices: Sequence[int],
     truth: Array | None,
@@ -95,8 +100,8 @@ def _labels(
     theirs, ours = wide.argmax(-1), got.argmax(-1)
     differ = [int(at) for at in np.flatnonzero(theirs != ours)]
     true_class = None if truth is None else _class_numbers(truth, task)
-    subject.figures["margins"] = tuple(map(float, margins))
-    subject.figures["disagreements"] = tuple(
+    subject.figures.margins = tuple(map(float, margins))
+    subject.figures.disagreements = tuple(
         Disagreement(
             place=at,
             sample=indices[at],
@@ -107,8 +112,7 @@ def _labels(
         )
         for at in differ
     )
-    records = [record for each in measured for record in each.records if record.name == task.output]
-    worst = max(records, key=lambda each: each.ratio)
+    worst = next(record for record in limits.records if record.name == task.output)
     agreement = 1 - len(differ) / len(indices)
     message = f"{agreement:.2%} of {len(indices)} labels agree"
     if true_class is not None:
@@ -127,11 +131,11 @@ def _labels(
     return Check("labels agree", "failed" if failed else "passed", message, worst, seconds)
 
 
-def _values(measured: Sequence[Measured], values: tuple[Array, Array], truth: Array, seconds: float) -> Check:
+def _values(limits: Measured, values: tuple[Array, Array], truth: Array, seconds: float) -> Check:
     got, wide = values
     target = truth.astype(np.float64).reshape(wide.shape)
     errors = [float(np.sqrt(((one - target) ** 2).mean())) for one in (wide, got)]
-    worst = max((record for each in measured for record in each.records), key=lambda each: each.ratio)
+    worst = limits.worst
     return Check(
         "values agree",
         "passed" if worst.ok else "failed",

@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._subject import Subject
 from ..report import Check
+from ..subject import Subject
 
 __all__ = ["BEYOND_BUDGET", "TITLE", "check"]
 
 Array = npt.NDArray[Any]
 
-_SALT = 6000
+_OFFSET = 6000
 TITLE = "Inputs"
 _ROWS, _STEPS = 3, 31
 _DENORMAL = 1e-40
@@ -29,7 +29,7 @@ BEYOND_BUDGET = "int8 and fp16 files are judged in the usual range: their ranges
 def check(subject: Subject) -> Iterator[Check]:
     """Compare on real data if given, and on zeros, constants, and magnitudes that saturate or vanish."""
     yield from _real(subject)
-    feeds = subject.draw(_ROWS, _STEPS, _SALT)
+    feeds = subject.draw(_ROWS, _STEPS, _OFFSET)
     yield subject.check("random", feeds)
     names = subject.signals()
     if not names:

@@ -6,27 +6,27 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._file import Runner
-from .._judge import Feeds, Protocol
-from .._subject import Subject
+from ...numerics.noise import Procedure, Run
+from ..judge import Feeds
 from ..report import Check
+from ..subject import Subject
 
 __all__ = ["TITLE", "check"]
 
 Array = npt.NDArray[Any]
 
-_SALT = 4000
+_OFFSET = 4000
 TITLE = "Lengths"
 _ROWS, _STEPS = 5, 23
 
 
 def check(subject: Subject) -> Iterator[Check]:
-    """Compare at random, full and single-step lengths, in every order, and with rubbish as padding."""
-    name = subject.contract.lengths
+    """Compare at random, full and single-step lengths, in every order, and with garbage as padding."""
+    name = subject.manifest.lengths
     if name is None:
         yield Check("lengths", "skipped", "the file takes no lengths")
         return
-    feeds = subject.draw(_ROWS, _STEPS, _SALT)
+    feeds = subject.draw(_ROWS, _STEPS, _OFFSET)
     kinds = {
         "random, one row full": feeds[name],
         "random, no row full": np.minimum(feeds[name], _STEPS - 2),
@@ -37,22 +37,22 @@ def check(subject: Subject) -> Iterator[Check]:
     }
     for about, lengths in kinds.items():
         yield subject.check(about, feeds | {name: lengths.astype(feeds[name].dtype)})
-    for about, rubbish in (("NaN", np.nan), ("1e30", 1e30)):
-        yield subject.check(f"padding of {about}", feeds, _padded(subject, rubbish))
+    for about, garbage in (("NaN", np.nan), ("1e30", 1e30)):
+        yield subject.check(f"padding of {about}", feeds, _with_padding(subject, garbage))
 
 
-def _padded(subject: Subject, rubbish: float) -> Protocol:
-    contract = subject.contract
+def _with_padding(subject: Subject, garbage: float) -> Procedure:
+    manifest = subject.manifest
 
-    def protocol(run: Runner, feeds: Feeds) -> dict[str, Array]:
+    def procedure(run: Run, feeds: Feeds) -> dict[str, Array]:
         padded = dict(feeds)
-        for spec in contract.inputs:
-            if spec.name in subject.signals() and {contract.batch, contract.sequence} <= set(spec.axes):
-                batch, time = spec.axes.index(contract.batch or ""), spec.axes.index(contract.sequence or "")
+        for spec in manifest.inputs:
+            if spec.name in subject.signals() and {manifest.batch, manifest.sequence} <= set(spec.axes):
+                batch, time = spec.axes.index(manifest.batch or ""), spec.axes.index(manifest.sequence or "")
                 moved = np.moveaxis(feeds[spec.name].copy(), (batch, time), (0, 1))
-                for row, length in enumerate(feeds[contract.lengths or ""]):
-                    moved[row, int(length) :] = rubbish
+                for row, length in enumerate(feeds[manifest.lengths or ""]):
+                    moved[row, int(length) :] = garbage
                 padded[spec.name] = np.moveaxis(moved, (0, 1), (batch, time))
         return dict(run(padded))
 
-    return protocol
+    return procedure

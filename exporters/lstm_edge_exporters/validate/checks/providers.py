@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from lstm_edge_runtime.errors import LstmEdgeError, first_line
 from lstm_edge_runtime.ort import CPU, import_onnxruntime
 
-from .._subject import Subject
 from ..report import Check
+from ..subject import Subject
 
 __all__ = ["TITLE", "check"]
 
-_SALT = 7000
+_OFFSET = 7000
 TITLE = "Providers and threads"
 _REMOTE = ("AzureExecutionProvider",)
 """Providers that call a service instead of running here."""
@@ -32,5 +32,5 @@ def check(subject: Subject) -> Iterator[Check]:
                 yield Check(name, "skipped", f"not usable here: {first_line(error)}")
                 continue
             for place, (n, length) in enumerate(_SIZES):
-                feeds = subject.draw(n, length, _SALT + place)
+                feeds = subject.draw(n, length, _OFFSET + place)
                 yield subject.check(f"{name}, N={n}, L={length}", feeds, run=run)

@@ -71,7 +71,6 @@ class Budgets:
         got: Array,
         expected: Array,
         *,
-        name: str | None = None,
         over_a_run: bool = False,
     ) -> Comparison:
         """Return ``record`` with a limit that its difference passes where the root mean square is too large.
@@ -80,10 +79,9 @@ class Budgets:
             record: the comparison of ``got`` with ``expected``.
             got: what the file gave.
             expected: what the reference gave.
-            name: the output's, where ``record`` has a title of its own.
             over_a_run: see ``allowed``.
         """
-        allowed = self.allowed(name or record.name, expected, over_a_run=over_a_run)
+        allowed = self.allowed(record.name, expected, over_a_run=over_a_run)
         if not math.isfinite(record.max_abs) or record.max_abs == 0:
             return replace(record, limit=allowed)
         peak = record.max_abs / _rms(got.astype(np.float64) - expected.astype(np.float64))

@@ -1,0 +1,312 @@
+"""What every group works on: the file, its reference, and cases generated for both."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lstm_edge_runtime.axes import describe, resolve
+from lstm_edge_runtime.carried import even_sizes
+from lstm_edge_runtime.errors import InputError, first_line
+from lstm_edge_runtime.manifest import Manifest
+
+from ..numerics.carried import in_chunks, random_sizes
+from ..numerics.cases import CaseGenerator
+from ..numerics.noise import PerturbableReference, Procedure, Run, whole
+from ..quantization import Samples
+from .budgets import usual_scale
+from .config import ValidateConfig
+from .file import ModelFile
+from .judge import Feeds, FileFailedError, Judge, Measured, RefusedError
+from .reference import ReferenceModel
+from .report import Check, Figures
+from .rows import case_size, row_by_row
+
+__all__ = ["Subject"]
+
+Array = npt.NDArray[Any]
+
+_OFFSET = 9000
+"""Of the cases that belong to no group."""
+_USUAL = 32
+"""How many samples of the data say what is usual."""
+_STEPS, _ROWS, _CUTS = 24, 3, 2
+"""The case that tells whether the reference can be streamed, and in how many random ways it is cut."""
+_SAME = 1e-9
+"""How far apart, relative to their scale, two float64 runs of the same sums may be."""
+
+
+class Subject:
+    """A file that can be fed, beside its reference."""
+
+    def __init__(self, file: ModelFile, reference: ReferenceModel, config: ValidateConfig) -> None:
+        self.file = file
+        self.manifest = reference.manifest._replace(golden=file.manifest.golden, precision=file.precision)
+        """The reference's: what the file claims decides nothing."""
+        self.reference = reference
+        self.config = config
+        self.run = file.runner()
+        """The file, in one call."""
+        self.figures = Figures()
+        """Filled by the groups."""
+        self._cases = _case_generator(self.manifest, reference, config.seed)
+        self.judge = Judge(
+            reference.computation,
+            self.manifest,
+            config,
+            self._scales(reference.computation),
+            reference.values,
+        )
+        self.run_alone = row_by_row(self.manifest, self.run) if self.judge.budgets else self.run
+        """The file with no rows that share a call where that changes results, as ranges in int8 do."""
+
+    def draw(
+        self, n: int, length: int, offset: int, *, at_reset: bool = False, full: bool = True
+    ) -> dict[str, Array]:
+        """Return the inputs of a case of ``n`` rows and ``length`` steps, the same for the same offset."""
+        return dict(self._cases.case(n, length, at_reset=at_reset, offset=offset, full=full).feeds)
+
+    def rng(self, *key: int) -> np.random.Generator:
+        """Return a generator of its own for ``key``."""
+        return np.random.default_rng((self.config.seed, *key))
+
+    def signals(self) -> list[str]:
+        """Return the names of the float inputs that are neither states nor lengths."""
+        return [
+            spec.name
+            for spec in self.manifest.inputs
+            if spec.name != self.manifest.lengths and np.dtype(spec.dtype).kind == "f"
+        ]
+
+    def check(
+        self,
+        name: str,
+        feeds: Feeds,
+        procedure: Procedure = whole,
+        run: Run | None = None,
+        *,
+        beginning: tuple[Feeds, Procedure] | None = None,
+        over_a_run: bool = False,
+        see: Callable[[Measured], None] | None = None,
+    ) -> Check:
+        """Compare the file with its reference on one case.
+
+        A case that the reference itself refuses or overflows on is skipped with the reason; one that the
+        file can't run has failed.
+
+        Args:
+            name: the check's.
+            feeds: the case.
+            procedure: how it is run, on both sides.
+            run: the file; in one call by default.
+            beginning: see ``Judge.measure``.
+            over_a_run: see ``Judge.measure``.
+            see: given what was measured, where something was.
+        """
+        began, size = time.perf_counter(), case_size(self.manifest, feeds)
+        try:
+            measured = self.judge.measure(
+                run or self.run, feeds, procedure, beginning=beginning, over_a_run=over_a_run
+            )
+        except RefusedError as error:
+            return Check(name, "skipped", str(error), size=size)
+        except FileFailedError as error:
+            return Check(name, "failed", str(error), size=size)
+        if see is not None:
+            see(measured)
+        return self.verdict(name, measured, began, size)
+
+    def verdict(self, name: str, measured: Measured, began: float, size: tuple[int, int]) -> Check:
+        """Return the check of what was measured since ``began`` (``time.perf_counter``)."""
+        failed = [str(each) for each in measured.records if not each.ok]
+        if not failed and measured.below_noise:
+            return Check(name, "skipped", measured.below_noise)
+        return Check(
+            name,
+            "failed" if failed else "passed",
+            "; ".join(failed),
+            measured.worst,
+            time.perf_counter() - began,
+            size,
+        )
+
+    @cached_property
+    def unstreamable(self) -> str:
+        """How the reference itself, in float64, differs when fed in pieces; empty where it does not."""
+        feeds = self.full(self.draw(_ROWS, _STEPS, _OFFSET + 3))
+        cuts = [even_sizes(_STEPS, 1), *(random_sizes(_STEPS, self.rng(9, place)) for place in range(_CUTS))]
+        run = self.reference.computation.run64
+        try:
+            exact = run(feeds)
+        except (RuntimeError, ValueError, IndexError) as error:
+            return f"it refuses {_STEPS} steps ({first_line(error)})"
+        for sizes in cuts:
+            try:
+                pieces = in_chunks(self.manifest, sizes)(run, feeds)
+            except (RuntimeError, ValueError, IndexError) as error:
+                return f"it refuses chunks of {min(sizes)} steps ({first_line(error)})"
+            for name, array in pieces.items():
+                scale = float(np.max(np.abs(exact[name]), initial=0.0))
+                if array.shape != exact[name].shape:
+                    return f"pieces give {name} {array.shape} and the whole {exact[name].shape}"
+                if not np.allclose(array, exact[name], rtol=0.0, atol=_SAME * scale, equal_nan=True):
+                    away = float(np.abs(array - exact[name]).max())
+                    return f"{name} of pieces with states carried is {away:.3g} away from the whole"
+        return ""
+
+    @cached_property
+    def padded_states(self) -> bool:
+        """Whether the reference's states stop at a row's length, whatever stands behind it."""
+        lengths = self.manifest.lengths
+        assert lengths is not None
+        feeds = self.draw(_ROWS, _STEPS, _OFFSET + 4)
+        short = _STEPS // 3
+        feeds[lengths] = np.full_like(feeds[lengths], short)
+        cut = self.first_steps(feeds, short)
+        run = self.reference.computation.run64
+        try:
+            padded, alone = run(feeds), run(cut)
+        except (RuntimeError, ValueError, IndexError):
+            return False
+        return all(
+            np.allclose(padded[state.output], alone[state.output], rtol=_SAME, atol=_SAME)
+            for state in self.manifest.states
+        )
+
+    def wrong_shapes(self) -> Iterator[str]:
+        """Return the outputs of the file that come out in another shape than its manifest states."""
+        mine = self.file.manifest
+        axes = {spec.name: spec.axes for spec in mine.outputs}
+        axes |= {state.output: state.axes for state in mine.states}
+        for n, length in ((3, 8), (2, 11)):
+            feeds = self.draw(n, length, _OFFSET + 5)
+            self.judge.reference(feeds)
+            rows, steps = case_size(self.manifest, feeds)
+            sizes = {name: size for name, size in ((mine.batch, rows), (mine.sequence, steps)) if name}
+            try:
+                got = self.run(feeds)
+            except Exception as error:
+                raise FileFailedError(f"the file does not run: {first_line(error)}") from error
+            for name, expected in axes.items():
+                shape = resolve(expected, sizes)
+                if shape is not None and got[name].shape != shape:
+                    yield (
+                        f"{name} {describe(expected)} comes out as {got[name].shape} at N={rows}, L={steps}"
+                    )
+
+    def first_steps(self, feeds: Feeds, steps: int) -> dict[str, Array]:
+        """Return the first ``steps`` of a case, every row at that length."""
+        cut = dict(feeds)
+        for spec in self.manifest.inputs:
+            axis = self.manifest.time_axis(spec.axes)
+            if axis is not None:
+                cut[spec.name] = feeds[spec.name].take(range(steps), axis=axis)
+        return self.full(cut)
+
+    def full(self, feeds: dict[str, Array]) -> dict[str, Array]:
+        """Return ``feeds`` with no padding."""
+        name = self.manifest.lengths
+        return (
+            feeds | {name: np.full_like(feeds[name], case_size(self.manifest, feeds)[1])} if name else feeds
+        )
+
+    def sample_batches(self, most: int, size: int) -> Iterator[tuple[list[int], dict[str, Array]]]:
+        """Return at most ``most`` samples of the data, evenly spread, in batches from reset states.
+
+        Samples of unequal length share a batch only where the file takes lengths.
+
+        Raises:
+            InputError: the data's inputs are not the file's.
+        """
+        data = self.config.data
+        assert data is not None
+        wanted = {spec.name for spec in self.manifest.inputs} - {self.manifest.lengths}
+        if set(data.inputs) != wanted:
+            raise InputError(
+                f"the data has {sorted(data.inputs)}, the file takes {sorted(wanted)}; name each once"
+            )
+        count = len(next(iter(data.inputs.values())))
+        chosen = [round(place) for place in np.linspace(0, count - 1, min(count, most))]
+        lengths = None if self.manifest.lengths is not None else data.lengths
+        by_length: dict[int, list[int]] = {}
+        for index in chosen:
+            by_length.setdefault(0 if lengths is None else int(lengths[index]), []).append(index)
+        size = size if self.manifest.batch is not None else 1
+        for length, indices in by_length.items():
+            for start in range(0, len(indices), size):
+                part = indices[start : start + size]
+                yield part, self._samples(data, part, length)
+
+    def timeline(self, steps: int) -> dict[str, Array]:
+        """Return one row of ``steps`` time steps of the data, its samples on end, from reset states."""
+        manifest = self.manifest
+        samples = [feeds for _, feeds in self.sample_batches(steps, 1)]
+        joined = dict(samples[0])
+        for spec in manifest.inputs:
+            if manifest.sequence in spec.axes:
+                axis = spec.axes.index(manifest.sequence)
+                every = np.concatenate([self._valid(feeds, spec.name, axis) for feeds in samples], axis)
+                joined[spec.name] = every.take(np.arange(steps) % every.shape[axis], axis)
+        return joined
+
+    def _samples(self, data: Samples, indices: Sequence[int], length: int) -> dict[str, Array]:
+        manifest = self.manifest
+        feeds = self.draw(len(indices), 1, _OFFSET, at_reset=True)
+        for spec in manifest.inputs:
+            if spec.name == manifest.lengths:
+                continue
+            rows = data.inputs[spec.name][indices]
+            row_axes = [axis for axis in spec.axes if axis != manifest.batch]
+            if manifest.sequence in row_axes:
+                along = 1 + row_axes.index(manifest.sequence)
+                steps = rows.shape[along]
+                rows = rows.take(range(length or steps), axis=along)
+                if manifest.lengths is not None:
+                    valid = np.full(len(indices), steps) if data.lengths is None else data.lengths[indices]
+                    feeds[manifest.lengths] = np.asarray(valid, dtype=feeds[manifest.lengths].dtype)
+            if manifest.batch in spec.axes:
+                rows = np.moveaxis(rows, 0, spec.axes.index(manifest.batch))
+            else:
+                rows = rows[0]
+            feeds[spec.name] = rows.astype(spec.dtype)
+        return feeds
+
+    def _valid(self, feeds: Feeds, name: str, axis: int) -> Array:
+        """Return what of a sample is not padding."""
+        if self.manifest.lengths is None:
+            return feeds[name]
+        return feeds[name].take(range(int(feeds[self.manifest.lengths][0])), axis)
+
+    def _scales(self, reference: PerturbableReference) -> dict[str, float]:
+        """Return each output's usual scale, on a drawn batch and on data where it is given."""
+        states = {state.output for state in self.manifest.states}
+        scales: dict[str, float] = {}
+        cases = [self.draw(8, 32, _OFFSET + 1, at_reset=True)]
+        if self.config.data is not None:
+            cases += [feeds for _, feeds in self.sample_batches(_USUAL, _USUAL)]
+        for feeds in cases:
+            with contextlib.suppress(RuntimeError, ValueError, IndexError):  # a reference of fixed sizes
+                for name, array in reference.run(feeds).items():
+                    if array.size:
+                        scale = usual_scale(array, state=name in states)
+                        scales[name] = max(scale, scales.get(name, 0.0))
+        return scales
+
+
+def _case_generator(manifest: Manifest, reference: ReferenceModel, seed: int) -> CaseGenerator:
+    """Generate at the scale of the reference's example, or of the golden case's inputs."""
+    examples = dict(manifest.golden.inputs if manifest.golden else {}) | dict(reference.examples)
+    cases = CaseGenerator.of(manifest, examples, reference.values, seed)
+    try:
+        for offset in range(3):
+            reference.computation.run(cases.case(4, 9, at_reset=True, offset=offset).feeds)
+    except RuntimeError as error:
+        if "enforce_sorted" in str(error):
+            return cases.with_sorted_lengths()
+    except Exception:  # noqa: BLE001 - a size that the reference refuses; the groups will say so
+        return cases
+    return cases

@@ -1,0 +1,255 @@
+"""What a file says of itself is recomputed and compared, and never narrows what is tested."""
+
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from lstm_edge_exporters import ExportConfig, export
+from lstm_edge_exporters.lift import lift
+from lstm_edge_exporters.validate import ValidateConfig, open_file, validate
+from lstm_edge_exporters.validate.module import against_module
+from lstm_edge_exporters.validate.reference import against_file
+from lstm_edge_runtime.manifest import Manifest, Signal, Task
+
+QUICK = ValidateConfig(quick=True, steps=300)
+SHA = "ab" * 32
+
+
+class Tagger(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn = torch.nn.GRU(3, 6, batch_first=True)
+        self.out = torch.nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.out(self.rnn(x)[0])
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    """A network whose labels, features, rate, window and checkpoint are known, and its file."""
+    torch.manual_seed(0)
+    module, example = Tagger().eval(), torch.randn(3, 5, 3)
+    config = ExportConfig(
+        task=Task("classification", "output", ("walk", "run", "fall")),
+        signal=Signal(("ax", "ay", "az"), 50.0, 20),
+        checkpoint_sha256=SHA,
+    )
+    path = tmp_path_factory.mktemp("told") / "m.onnx"
+    export(module, example, config).save(path)
+    file = open_file(path)
+    return path, against_module(module, file, example, config=config)
+
+
+def restated(path, folder, **changes):
+    """Copy the file with another manifest."""
+    model = onnx.load(path)
+    manifest = Manifest.from_json(model.metadata_props[0].value)
+    new = manifest._replace(**{name: change(manifest) for name, change in changes.items()})
+    assert new.to_json() != manifest.to_json()
+    model.metadata_props[0].value = new.to_json()
+    onnx.save(model, folder / "restated.onnx")
+    return folder / "restated.onnx"
+
+
+CLAIMS = {
+    "reset value of h_0": {"states": lambda m: (m.states[0]._replace(reset=0.5),)},
+    "labels": {"task": lambda m: m.task._replace(labels=("run", "fall", "walk"))},
+    "task": {"task": lambda m: m.task._replace(kind="regression")},
+    "features": {"signal": lambda m: m.signal._replace(features=("az", "ay", "ax"))},
+    "sampling rate": {"signal": lambda m: m.signal._replace(sampling_rate=100.0)},
+    "window": {"signal": lambda m: m.signal._replace(window=21)},
+    "checkpoint": {"provenance": lambda m: {**m.provenance, "checkpoint_sha256": "cd" * 32}},
+    "precision": {"precision": lambda m: "int8"},
+    "streamable": {"unstreamable": lambda m: "layer rnn is bidirectional"},
+    "limits of the golden case": {
+        "golden": lambda m: m.golden._replace(limit=dict.fromkeys(m.golden.outputs, 1e9))
+    },
+    "golden case is the reference's": {
+        "golden": lambda m: m.golden._replace(
+            outputs={name: array + np.float32(0.01) for name, array in m.golden.outputs.items()}
+        )
+    },
+}
+
+
+def test_a_file_that_states_the_truth_passes_and_every_fact_is_shown(told):
+    path, reference = told
+    report = validate(path, reference, QUICK)
+    assert report.ok, report.headlines
+    facts = {fact.name: fact for fact in report.facts}
+    assert facts["labels"].file == facts["labels"].reference == "walk, run, fall"
+    assert facts["sampling rate"].reference == "50.0"
+    assert facts["checkpoint"].reference == SHA
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_a_false_claim_is_a_failure_of_the_contract_with_both_values(name, told, tmp_path):
+    path, reference = told
+    report = validate(restated(path, tmp_path, **CLAIMS[name]), reference, QUICK)
+    (failed,) = (check for check in report.groups[0].failed if check.name == name)
+    assert (
+        "the file has" in failed.message or "the file says" in failed.message or "differs" in failed.message
+    )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"unstreamable": lambda m: "layer rnn is bidirectional"},
+        {"sequence": lambda m: None},
+        {"precision": lambda m: "int8"},
+    ],
+    ids=["unstreamable", "time axis null", "int8"],
+)
+def test_a_false_claim_does_not_hide_a_fault(changes, told, tmp_path):
+    """Streaming is the group that must find a state that stops after the first step of a call."""
+    path, reference = told
+    spoilt = restated(path, tmp_path, **changes)
+    model = onnx.load(spoilt)
+    gru = next(node for node in model.graph.node if node.op_type == "GRU")
+    scale = numpy_helper.from_array(np.float32(1.001), "scale")
+    model.graph.initializer.append(scale)
+    place = list(gru.input).index(next(name for name in gru.input if "h_0" in name or name == gru.input[5]))
+    model.graph.node.insert(0, helper.make_node("Mul", [gru.input[place], "scale"], ["scaled"]))
+    sorted_nodes = sorted(model.graph.node, key=lambda node: node.output[0] == "scaled")
+    before = gru.input[place]
+    gru.input[place] = "scaled"
+    nodes = [node for node in sorted_nodes if node.output[0] != "scaled"]
+    at = nodes.index(gru)
+    nodes.insert(at, helper.make_node("Mul", [before, "scale"], ["scaled"]))
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    onnx.save(model, spoilt)
+    report = validate(spoilt, reference, QUICK)
+    assert {"contract", "streaming", "states"} <= {group.key for group in report.groups if group.failed}
+
+
+def test_what_only_the_file_states_is_named_as_not_verified(told):
+    path, reference = told
+    unknown = replace(reference, manifest=reference.manifest._replace(task=None, signal=Signal()), sha256="")
+    report = validate(path, unknown, QUICK)
+    assert report.ok
+    assert any("not verified: task, labels, features" in note for note in report.notes)
+
+
+def test_lengths_that_the_manifest_hides_are_still_tested(made, examine, copy_of, tmp_path):
+    one = made("plain")
+    path = restated(one.path, tmp_path, lengths=lambda m: None)
+    report = examine(one, path)
+    assert any(check.name == "lengths" for check in report.groups[0].failed)
+    assert next(group for group in report.groups if group.key == "lengths").count("passed") > 4
+
+
+def baked(path, folder, shape, axis_input="x"):
+    """Reshape the input to a fixed size, so that other sizes do not run or are not read."""
+    model = onnx.load(path)
+    model.graph.initializer.append(numpy_helper.from_array(np.array(shape, np.int64), "baked_shape"))
+    for node in model.graph.node:
+        for place, name in enumerate(node.input):
+            if name == axis_input:
+                node.input[place] = "baked"
+    model.graph.node.insert(0, helper.make_node("Reshape", [axis_input, "baked_shape"], ["baked"]))
+    onnx.save(model, folder / "baked.onnx")
+    return folder / "baked.onnx"
+
+
+def golden_shape(path):
+    return Manifest.from_json(onnx.load(path).metadata_props[0].value).golden.inputs["x"].shape
+
+
+@pytest.mark.parametrize("axis", [0, 1], ids=["batch size", "length"])
+def test_without_a_reference_a_baked_size_is_found_though_the_golden_case_has_it(axis, told, tmp_path):
+    path, _ = told
+    shape = [-1, -1, 3]
+    shape[axis] = golden_shape(path)[axis]
+    report = validate(baked(path, tmp_path, shape), config=QUICK)
+    assert not report.ok
+    assert "alone" in {group.key for group in report.groups if group.failed}
+
+
+def test_without_a_reference_steps_that_are_not_read_are_found(told, tmp_path):
+    path, _ = told
+    model = onnx.load(path)
+    for name, value in (("start", 0), ("end", golden_shape(path)[1]), ("axis", 1)):
+        model.graph.initializer.append(numpy_helper.from_array(np.array([value], np.int64), f"baked_{name}"))
+    for node in model.graph.node:
+        for place, name in enumerate(node.input):
+            if name == "x":
+                node.input[place] = "baked"
+    model.graph.node.insert(
+        0, helper.make_node("Slice", ["x", "baked_start", "baked_end", "baked_axis"], ["baked"])
+    )
+    onnx.save(model, tmp_path / "baked.onnx")
+    assert not validate(tmp_path / "baked.onnx", config=QUICK).ok
+
+
+def test_without_a_reference_clip_is_found_and_a_healthy_file_passes(told, tmp_path):
+    path, _ = told
+    assert validate(path, config=QUICK).ok
+    model = onnx.load(path)
+    gru = next(node for node in model.graph.node if node.op_type == "GRU")
+    gru.attribute.append(helper.make_attribute("clip", 8.0))
+    onnx.save(model, tmp_path / "clipped.onnx")
+    report = validate(tmp_path / "clipped.onnx", config=QUICK)
+    (failed,) = report.groups[0].failed
+    assert failed.message == "GRU with clip"
+
+
+def plain_lstm(folder, width=3):
+    """An LSTM as other exporters write it: no states in or out, zeros inside."""
+    rng = np.random.default_rng(0)
+    hidden = 4
+    weights = {
+        "W": rng.normal(size=(1, 4 * hidden, width)),
+        "R": rng.normal(size=(1, 4 * hidden, hidden)) / 2,
+        "B": rng.normal(size=(1, 8 * hidden)) / 4,
+    }
+    graph = helper.make_graph(
+        [helper.make_node("LSTM", ["x", "W", "R", "B"], ["Y", "", ""], hidden_size=hidden, name="lstm")],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["L", "N", width])],
+        [helper.make_tensor_value_info("Y", TensorProto.FLOAT, ["L", 1, "N", hidden])],
+        [numpy_helper.from_array(array.astype(np.float32), name) for name, array in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    path = folder / f"plain{width}.onnx"
+    onnx.save(model, path)
+    return path
+
+
+def test_a_lifted_file_is_compared_with_its_original(tmp_path):
+    original = plain_lstm(tmp_path)
+    lift(original).save(tmp_path / "lifted.onnx")
+    file = open_file(tmp_path / "lifted.onnx")
+    assert file.manifest.states
+    report = validate(file, against_file(original, file), QUICK)
+    assert report.ok, report.headlines
+    passed = {group.key for group in report.groups if group.status == "passed"}
+    assert {"sizes", "states", "streaming"} <= passed
+
+
+def test_a_lifted_file_whose_weights_are_not_its_originals_fails(tmp_path):
+    original = plain_lstm(tmp_path)
+    lift(original).save(tmp_path / "lifted.onnx")
+    model = onnx.load(tmp_path / "lifted.onnx")
+    bias = next(each for each in model.graph.initializer if each.name == "B")
+    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(1e-3), "B"))
+    onnx.save(model, tmp_path / "wrong.onnx")
+    file = open_file(tmp_path / "wrong.onnx")
+    report = validate(file, against_file(original, file), QUICK)
+    assert {"sizes"} <= {group.key for group in report.groups if group.failed}
+
+
+def test_another_input_width_is_a_failure_with_both_sizes_and_no_traceback(tmp_path):
+    file = open_file(plain_lstm(tmp_path))
+    report = validate(file, against_file(plain_lstm(tmp_path, width=5), file), QUICK)
+    assert not report.ok
+    assert {group.status for group in report.groups[1:-1]} == {"skipped"}
+    (said,) = (each.message for each in report.groups[0].failed if "inputs and outputs" in each.name)
+    assert "x (L, N, 3)" in said
+    assert "x (L, N, 5)" in said
