@@ -78,8 +78,8 @@ def main() -> int:
         )
         for problem in problems:
             print(f"network {number}, {problem}", flush=True)
-        if sys.stderr.isatty():
-            print(f"\r{done}/{len(numbers)}", end="", file=sys.stderr, flush=True)
+        if done % 20 == 0:
+            print(f"{done}/{len(numbers)}", file=sys.stderr, flush=True)
     print_table(tallies)
     print(
         f"\n{len(numbers)} networks, seed {seed}, {time.perf_counter() - began:.0f} s; Python "

@@ -146,11 +146,6 @@ class Judge:
             self._count(self._own, 1, own[name], wide[name])
         return Measured(got, own, wide, records)
 
-    def again(self, record: Comparison, title: str, got: Array, expected: Array) -> Comparison:
-        """Compare two other arrays of the output that ``record`` is of, by its limit."""
-        found = compare(title, got, expected, floor=record.floor, limit=record.limit)
-        return self._applied.held(found, got, expected, name=record.name) if self._applied else found
-
     def reference(
         self, feeds: Feeds, protocol: Protocol = whole
     ) -> tuple[Mapping[str, Array], Mapping[str, Array]]:

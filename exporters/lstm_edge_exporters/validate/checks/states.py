@@ -6,11 +6,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lstm_edge_runtime.errors import first_line
-from lstm_edge_runtime.tolerance import Comparison
-
-from .._judge import FileFailedError, Measured, RefusedError
-from .._rows import take_row
+from ...numerics.noise import Run
+from .._judge import Feeds, RefusedError
+from .._rows import row_by_row
 from .._subject import Subject
 from ..report import Check
 from .inputs import BEYOND_BUDGET
@@ -61,36 +59,13 @@ def _after_long_run(subject: Subject, feeds: dict[str, Array]) -> Check:
 
 
 def _independent(subject: Subject) -> Check:
-    """Compare each row of a batch with the same row run alone."""
-    name, contract = "rows of a batch are independent", subject.contract
+    """Run each row of a batch alone, on both sides."""
+    contract = subject.contract
     feeds = subject.draw(_ROWS, _STEPS, _SALT + 3)
     if contract.lengths is not None:  # shorter rows alone may give shorter outputs
         feeds[contract.lengths] = np.full_like(feeds[contract.lengths], feeds[contract.lengths].max())
-    try:
-        batch = subject.judge.measure(subject.run, feeds)
-    except RefusedError as error:
-        return Check(name, "skipped", str(error))
-    except FileFailedError as error:
-        return Check(name, "failed", str(error))
-    records: list[Comparison] = []
-    for row in range(_ROWS):
-        taken = {each: take_row(contract, each, array, row, _ROWS) for each, array in feeds.items()}
-        try:
-            alone = subject.run(taken)
-        except Exception as error:  # noqa: BLE001 - onnxruntime raises kinds of its own
-            return Check(name, "failed", f"row {row} alone does not run: {first_line(error)}")
-        records += _compare_row(subject, batch, alone, row)
-    if not records:
-        return Check(name, "skipped", "no output has the batch axis")
-    worst = max(records, key=lambda each: each.ratio)
-    return Check(name, "passed" if worst.ok else "failed", "" if worst.ok else str(worst), worst)
 
+    def one_by_one(run: Run, feeds: Feeds) -> Mapping[str, Array]:
+        return row_by_row(contract, run)(feeds)
 
-def _compare_row(
-    subject: Subject, batch: Measured, alone: Mapping[str, Array], row: int
-) -> Iterator[Comparison]:
-    for record in batch.records:
-        got = batch.got[record.name]
-        together = take_row(subject.contract, record.name, got, row, _ROWS)
-        if together is not got:
-            yield subject.judge.again(record, f"row {row} of {record.name}", alone[record.name], together)
+    return subject.check("rows of a batch are independent", feeds, one_by_one)
