@@ -108,7 +108,9 @@ def examine(network: Network, tally: Tally, number: int, *, full: bool = False) 
         tally.checks += report.count("passed") + report.count("failed")
         found = [
             f"{network.about}: {group.title}: {check.name}: {check.message}"
-            for group, check in report.failures
+            for group in report.groups
+            for check in group.checks
+            if check.status == "failed"
         ]
         tally.unverified += bool(file.contract.equivalence.get("unverified"))
         for who, record in _compare(network, file.contract, against.reference, path):
