@@ -1,0 +1,55 @@
+"""A sample of ``benchmarks/mutation.py``: what differs is found, and so is what a file says wrongly."""
+
+import secrets
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
+NETWORK = "LSTM1, two layers, lengths"
+COUNT = 12
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    """One healthy network, and the benchmark's module, imported as a user's run does."""
+    sys.path.insert(0, str(BENCHMARKS))
+    import mutation
+
+    yield mutation, mutation.Bench.make(NETWORK, tmp_path_factory.mktemp("mutation"))
+    sys.path.remove(str(BENCHMARKS))
+
+
+def sample(mutation, bench, *, contract):
+    """Return mutants of classes drawn anew each time."""
+    seed = secrets.randbits(32)
+    kinds = [kind for kind in mutation.KINDS if kind.contract == contract]
+    found = []
+    for place in np.random.default_rng(seed).permutation(len(kinds)):
+        mutant = bench.spoil(kinds[place], draw=seed, modes=("quick",))
+        if mutant is not None:
+            found.append(mutant)
+        if len(found) == COUNT:
+            break
+    assert len(found) == COUNT, seed
+    return seed, found
+
+
+def test_the_healthy_file_itself_differs_by_less_than_one_limit(bench):
+    _, one = bench
+    assert one.judge(one.content)[0] < 1
+
+
+def test_a_mutant_that_differs_by_more_than_ten_limits_is_found(bench):
+    mutation, one = bench
+    seed, mutants = sample(mutation, one, contract=False)
+    missed = [mutant for mutant in mutants if mutant.ratio > 10 and not mutant.quick]
+    assert not missed, (seed, missed)
+
+
+def test_a_false_claim_is_found(bench):
+    mutation, one = bench
+    seed, mutants = sample(mutation, one, contract=True)
+    assert all(mutant.quick and not mutant.quick.startswith("crash") for mutant in mutants), (seed, mutants)
