@@ -112,8 +112,8 @@ def examine(network: Network, tally: Tally, number: int, *, full: bool = False) 
             for check in group.checks
             if check.status == "failed"
         ]
-        tally.unverified += bool(file.contract.equivalence.get("unverified"))
-        for who, record in _compare(network, file.contract, against.reference, path):
+        tally.unverified += bool(file.manifest.equivalence.get("unverified"))
+        for who, record in _compare(network, file.manifest, against.computation, path):
             tally.ratios[who].append(record.error / record.floor if record.floor else 0.0)
             if not record.ok:
                 found.append(f"{network.about}: {who}: {record}")
