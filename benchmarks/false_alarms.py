@@ -78,8 +78,8 @@ def main() -> int:
         )
         for problem in problems:
             print(f"network {number}, {problem}", flush=True)
-        if sys.stderr.isatty():
-            print(f"\r{done}/{len(numbers)}", end="", file=sys.stderr, flush=True)
+        if done % 20 == 0:
+            print(f"{done}/{len(numbers)}", file=sys.stderr, flush=True)
     print_table(tallies)
     print(
         f"\n{len(numbers)} networks, seed {seed}, {time.perf_counter() - began:.0f} s; Python "
@@ -108,10 +108,12 @@ def examine(network: Network, tally: Tally, number: int, *, full: bool = False) 
         tally.checks += report.count("passed") + report.count("failed")
         found = [
             f"{network.about}: {group.title}: {check.name}: {check.message}"
-            for group, check in report.failures
+            for group in report.groups
+            for check in group.checks
+            if check.status == "failed"
         ]
-        tally.unverified += bool(file.contract.equivalence.get("unverified"))
-        for who, record in _compare(network, file.contract, against.reference, path):
+        tally.unverified += bool(file.manifest.equivalence.get("unverified"))
+        for who, record in _compare(network, file.manifest, against.computation, path):
             tally.ratios[who].append(record.error / record.floor if record.floor else 0.0)
             if not record.ok:
                 found.append(f"{network.about}: {who}: {record}")

@@ -158,7 +158,7 @@ def install_for_arm(python: Path, site: Path, arguments: Sequence[str]) -> None:
     """
     (interpreter,) = python.parent.glob("python3.*[0-9]")
     uv = [sys.executable, "-m", "uv", "pip", "install", "--no-config", "--only-binary=:all:"]
-    target = ["--target", site, "--python-platform", "aarch64-manylinux_2_28"]
+    target: list[str | Path] = ["--target", site, "--python-platform", "aarch64-manylinux_2_28"]
     _call([*uv, *target, "--python-version", interpreter.name.removeprefix("python"), *arguments])
 
 

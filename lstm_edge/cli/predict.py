@@ -62,7 +62,7 @@ def command(
     """  # noqa: D301
     if data.suffix in (".onnx", ".ort") and model.suffix not in (".onnx", ".ort"):
         raise InputError(f"{model} and {data} are swapped; type lstm-edge predict {data} {model}")
-    opened = open_model(model, device, threads, profile)
+    opened = open_model(model, device, threads, profile=profile)
     recordings, samples = read_for_model(data, opened, ReadConfig(**columns), targets="ignored", tell=note)
     found = recordings.series
     lines = ResultLines(opened.interface.task, "series", as_json=as_json)

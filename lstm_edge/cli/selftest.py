@@ -43,7 +43,7 @@ def command(
       lstm-edge selftest har.onnx --device cuda
       lstm-edge selftest har.onnx --golden golden
     """  # noqa: D301
-    with open_model(model, device, threads, profile) as opened:
+    with open_model(model, device, threads, profile=profile) as opened:
         found = _own_case(opened) if golden is None else _folder(opened, golden)
         providers = opened.providers
     if as_json:

@@ -190,6 +190,8 @@ def _native(
         return lambda: native
     if engine == "onnxruntime" or not on_cpu or not installed():
         return lambda: None
+    if manifest.precision == "int8":  # each engine rounds int8 activations over ranges of its own
+        return lambda: None
     return partial(_try_native, file, manifest, threads)
 
 

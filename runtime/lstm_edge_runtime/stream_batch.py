@@ -390,7 +390,7 @@ def _to_graph(
             sizes[manifest.sequence] = 1
         if core.check:
             refuse_not_finite(spec.name, array)
-        elif manifest.precision == "int8":
+        elif manifest.precision == "int8" and core.native is None:
             why = "an int8 file would carry it to the other sources; leave this one out of the tick"
             refuse_not_finite(spec.name, array, why)
         array = array.reshape(resolve((manifest.batch or "", *inner), sizes) or ())

@@ -43,7 +43,9 @@ def test_help_works_without_torch_and_imports_no_verb():
 
 
 def test_a_verb_that_needs_torch_names_the_extra(tmp_path):
-    for verb in (["train", "data.npz", "-o", "run"], ["demo"]):
+    rows = "".join(f"{index},{step},{'ab'[index % 2]}\n" for index in range(60) for step in range(2))
+    (tmp_path / "data.csv").write_text("series,ax,label\n" + rows)
+    for verb in (["train", "data.csv", "-o", "run"], ["demo"]):
         program = (
             "import sys; sys.modules['torch'] = None; sys.argv = ['lstm-edge', *sys.argv[1:]];"
             "from lstm_edge.cli import main; main()"

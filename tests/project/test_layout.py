@@ -33,7 +33,7 @@ def test_a_package_imports_only_those_below_it(modules, packages):
 
 
 def test_the_runtime_imports_numpy_onnxruntime_and_the_standard_library_only(modules):
-    allowed = {*sys.stdlib_module_names, "numpy", "onnxruntime", "lstm_edge_runtime"}
+    allowed = {*sys.stdlib_module_names, "numpy", "onnxruntime", "lstm_edge_native", "lstm_edge_runtime"}
     wrong = [
         f"{module.name} imports {imported}"
         for module in modules.values()

@@ -51,9 +51,9 @@ def last_steps(manifest: Manifest, sizes: Sequence[int]) -> Procedure:
     def procedure(run: Run, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
         record: dict[str, list[Array]] = {}
         time = {
-            spec.name: spec.axes.index(manifest.sequence)
+            spec.name: axis
             for spec in manifest.outputs
-            if manifest.sequence in spec.axes
+            if (axis := manifest.time_axis(spec.axes)) is not None
         }
         for outputs in run_chunks(run, manifest, feeds, sizes):
             for name in join_chunks(manifest, [outputs]):

@@ -26,7 +26,7 @@ class Layout:
         channels = {spec.name: _fixed(spec.axes)[-1:] for spec in manifest.outputs}
         channels |= {state.output: _fixed(state.axes)[:-1] for state in manifest.states}
         return cls(
-            {name: axes.index(manifest.batch) for name, axes in inputs.items() if manifest.batch in axes},
+            {name: rows for name, axes in inputs.items() if (rows := manifest.batch_axis(axes)) is not None},
             {name: places[0] for name, places in channels.items() if places},
         )
 

@@ -66,14 +66,13 @@ def time_both(before: Model, after: Model, inputs: Mapping[str, Array]) -> list[
     """
     manifest = before.manifest
     assert manifest is not None
-    streamed = bool(manifest.states) and not manifest.unstreamable
+    streamed = manifest.streamable
     timings = []
     for what in ("step", "chunk") if manifest.sequence else ("step",):
         width = CHUNK if what == "chunk" else 1
         rows = {
             spec.name: _row(inputs[spec.name], spec, manifest, width, what == "step" and streamed, streamed)
-            for spec in manifest.inputs
-            if spec.name != manifest.lengths
+            for spec in manifest.data_inputs
         }
         feed: Any = rows if len(rows) > 1 else next(iter(rows.values()))
         timings.append(_in_turns(what, *(_call(model, what, streamed, feed) for model in (before, after))))
@@ -91,12 +90,11 @@ def _row(
     array: Array, spec: TensorSpec, manifest: Manifest, width: int, drop_sequence: bool, drop_batch: bool
 ) -> Array:
     axes = spec.axes
-    if manifest.sequence in axes:
-        along = axes.index(manifest.sequence)
+    if (along := manifest.time_axis(axes)) is not None:
         array = array.take(0 if drop_sequence else np.arange(width) % array.shape[along], axis=along)
         axes = tuple(axis for axis in axes if not drop_sequence or axis != manifest.sequence)
-    if manifest.batch in axes:
-        array = array.take(0 if drop_batch else [0], axis=axes.index(manifest.batch))
+    if (rows := manifest.batch_axis(axes)) is not None:
+        array = array.take(0 if drop_batch else [0], axis=rows)
     return array
 
 

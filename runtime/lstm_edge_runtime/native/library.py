@@ -7,7 +7,7 @@ from os import PathLike
 
 from ..errors import MissingDependencyError
 
-__all__ = ["INPUT", "OUTPUT", "STATE", "Port", "Rows", "installed", "library", "open_library"]
+__all__ = ["INPUT", "OUTPUT", "SIZE", "STATE", "Port", "Rows", "installed", "library", "open_library"]
 
 SIZE = C.c_size_t
 INPUT, OUTPUT, STATE = 0, 1, 2

@@ -62,8 +62,9 @@ def make(tmp_path_factory):
             "B": (1, 8 * hidden),
             "K": (hidden, 3),
         }
+        scale = 2 * np.sqrt(np.float32(hidden / 8))  # wider networks are as tame as this one
         stored = [
-            numpy_helper.from_array(rng.normal(size=shape).astype(np.float32) / 2, key)
+            numpy_helper.from_array(rng.normal(size=shape).astype(np.float32) / scale, key)
             for key, shape in shapes.items()
         ]
         nodes = [

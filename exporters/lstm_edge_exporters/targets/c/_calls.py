@@ -116,8 +116,8 @@ def _from_file(golden: Golden, interface: Interface) -> GoldenCase | None:
     }
     row, steps = 0, chunk
     for name, array in golden.inputs.items():
-        if manifest.sequence in axes[name]:
-            steps = array.shape[axes[name].index(manifest.sequence)]
+        if (along := manifest.time_axis(axes[name])) is not None:
+            steps = array.shape[along]
     if manifest.lengths is not None:
         valid = golden.inputs[manifest.lengths]
         row, steps = int(valid.argmax()), int(valid.max())

@@ -145,8 +145,8 @@ def build_interface(manifest: Manifest, name: str, chunk: int) -> Interface:
                 f"the label {label!r} is no part of a C identifier (ASCII letters, digits and '_'); "
                 "train or export with such labels"
             )
-    data = [spec for spec in manifest.inputs if spec.name != manifest.lengths]
-    lengths = [spec for spec in manifest.inputs if spec.name == manifest.lengths]
+    data = list(manifest.data_inputs)
+    lengths = [manifest.lengths_input] if manifest.lengths_input else []
     ports = _Ports(manifest, _sizes(manifest, chunk))
     return Interface(
         name=name,
