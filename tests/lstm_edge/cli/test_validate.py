@@ -230,3 +230,13 @@ def test_a_page_without_the_report_extra_is_refused_before_any_work_and_names_it
         'pip install "lstm-edge[report]"\n'
     )
     assert not (tmp_path / "r.html").exists()
+
+
+@pytest.mark.parametrize("model", ["nowhere.onnx", "run/config.json"])
+def test_what_could_not_be_checked_replaces_the_junit_file_of_an_earlier_run(job, invoke, tmp_path, model):
+    junit = tmp_path / "report.xml"
+    junit.write_text("<testsuites/>")
+    assert invoke("validate", job / model, "--against", job / "run", "--junit", junit)[0] == 2
+    (suite,) = ET.parse(junit).findall("testsuite")
+    assert (suite.attrib["tests"], suite.attrib["errors"], suite.attrib["failures"]) == ("1", "1", "0")
+    assert (job / model).name in suite.find("testcase/error").attrib["message"]
