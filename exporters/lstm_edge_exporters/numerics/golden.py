@@ -38,13 +38,13 @@ def record_golden(
             usual sizes.
 
     Raises:
-        CheckFailedError: the reference gives finite outputs for no case.
+        CheckFailedError: the reference gives numbers for no case.
     """
     usable = {case.sizes.get(str(cases.sequence), 2): case for case in verified}
     least = [usable[length] for length in sorted(usable) if length > 1] or list(usable.values())
     first = _choose(reference, (*_cases(cases, 0), *least[:1]), _BYTES[0])
     if first is None:
-        raise CheckFailedError("the reference gives finite outputs for no golden case; none can be recorded")
+        raise CheckFailedError("the reference gives numbers for no golden case; none can be recorded")
     more = [case for case in _cases(cases, 1) if _shapes(case.feeds) != _shapes(first.inputs)]
     second = _choose(reference, [_amplify(case, cases) for case in more], _BYTES[1])
     return first._replace(more=() if second is None else (second,))
@@ -71,7 +71,9 @@ def _record(reference: PerturbableReference, case: Case) -> Golden | None:
     except (RuntimeError, ValueError, IndexError):
         return None
     outputs = {name: np.asarray(known.ref64[name].astype(array.dtype)) for name, array in known.ref32.items()}
-    if not all(np.isfinite(array).all() for array in (*outputs.values(), *known.floors.values())):
+    if any(np.isnan(array).any() for array in outputs.values()):
+        return None
+    if not all(np.isfinite(array).all() for array in known.floors.values()):
         return None
     floor = {name: float(array.max(initial=0.0)) for name, array in known.floors.items()}
     limits = {name: MULTIPLE * array for name, array in known.floors.items()}

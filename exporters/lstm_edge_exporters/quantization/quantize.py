@@ -99,7 +99,7 @@ def quantize(
         CheckFailedError: nothing could be quantized, or it got no smaller, or it breaks its budget.
     """
     config = config or QuantizeConfig()
-    before = load(source, device="cpu", threads=1)
+    before = load(source, device="cpu", threads=1, engine="onnxruntime")
     if before.manifest is None:
         raise ManifestError(f"{source} has no manifest; lift it first (lstm-edge lift), then quantize it")
     if before.manifest.precision != "fp32":
@@ -198,6 +198,6 @@ def _read(source: str | os.PathLike[str]) -> tuple[onnx.ModelProto, int]:
 
 def _load(content: bytes) -> Model:
     try:
-        return load(content, device="cpu", threads=1)
+        return load(content, device="cpu", threads=1, engine="onnxruntime")
     except LstmEdgeError as error:
         raise CheckFailedError(f"the smaller file does not load: {error}; keep the float file") from error

@@ -102,6 +102,9 @@ class _Compiler:
                 for axis in axes
             ):
                 raise UnsupportedError(f"{name} {axes} has an axis of any size beside batch and time")
+        for state in manifest.states:
+            if any(row_factor(axis, batch) for axis in state.axes):
+                raise UnsupportedError(f"state {state.input} {state.axes} has several rows for each source")
         for spec in manifest.inputs:
             shape = tuple(axis if isinstance(axis, int) else 1 for axis in spec.axes)
             if spec.name == manifest.lengths:

@@ -82,7 +82,7 @@ def test_the_manifest_travels_in_the_file(artifact, plain_config):
     assert len(manifest.equivalence["cases"]) == 6
 
 
-def test_the_golden_case_is_small_has_random_states_and_is_pytorchs_own(artifact, plain):
+def test_the_golden_case_is_small_has_random_states_and_is_pytorchs(artifact, plain):
     golden = artifact.manifest.golden
     assert len(artifact.manifest.to_json()) < 20_000
     assert golden.inputs["x"].shape == (2, 12, 5)
@@ -90,7 +90,7 @@ def test_the_golden_case_is_small_has_random_states_and_is_pytorchs_own(artifact
     with torch.no_grad():
         expected = plain(*(torch.from_numpy(golden.inputs[name]) for name in ("x", "h_0", "c_0")))
     for name, tensor in zip(("logits", "h_n", "c_n"), expected, strict=True):
-        np.testing.assert_array_equal(golden.outputs[name], tensor.numpy())
+        assert (np.abs(golden.outputs[name] - tensor.numpy()) <= golden.limits[name]).all()
         assert 0 < golden.floor[name] < 1e-6
 
 

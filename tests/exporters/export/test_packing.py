@@ -232,7 +232,7 @@ def test_lengths_beside_a_time_axis_that_is_fixed():
         expected = module(X, UNSORTED).numpy()
     got, _ = model.run(X.numpy(), lengths=UNSORTED.tolist())
     np.testing.assert_allclose(got["output"], expected, rtol=0, atol=1e-6)
-    with pytest.raises(InputError, match="no lengths came"):
+    with pytest.raises(InputError, match="got no lengths"):
         model.run(X.numpy())
 
 

@@ -243,7 +243,7 @@ def test_a_file_that_hides_that_it_can_not_be_streamed_is_found(made, examine, c
     model.metadata_props[0].value = manifest._replace(unstreamable="").to_json()
     onnx.save(model, path)
     report = examine(one, path)
-    assert {group.key for group in report.groups if group.failed} == {"contract"}
+    assert {group.key for group in report.groups if group.failed} == {"contract", "golden"}
     (check,) = report.groups[0].failed
     assert check.name == "streamable"
     assert re.fullmatch(
