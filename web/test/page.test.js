@@ -89,7 +89,7 @@ describe("the page", { skip }, () => {
     await play();
     assert.match(await text("replay-result"), /Recognized as Walking after \d+\.\d s\. A step takes [\d.]+ ms on average; a sample comes every 5\.0 ms/);
     assert.equal(await page.locator("#replay-plot polyline").count(), 6);
-    assert.equal((await page.locator("#replay-plot polyline").first().getAttribute("points"))?.split(" ").length, 100);
+    await page.waitForFunction(() => document.querySelector("#replay-plot polyline")?.getAttribute("points")?.split(" ").length === 100); // drawn with the next frame
     const decided = await page.locator("#replay-plot .band text").allTextContents();
     assert.equal(decided.at(-1), "Walking");
     const [signal, band] = await Promise.all(["polyline >> nth=5", ".band"].map((part) => page.locator(`#replay-plot ${part}`).boundingBox()));
