@@ -58,7 +58,7 @@ static void start(le_pool *pool) {
     pool->process = getpid();
 }
 
-/* Start them anew in a process that was forked from the one that had them. */
+/* Start them again in a process that was forked from the one that had them. */
 static void restart(le_pool *pool) {
     static pthread_mutex_t restarting = PTHREAD_MUTEX_INITIALIZER;
     if (pool->process == getpid()) return;

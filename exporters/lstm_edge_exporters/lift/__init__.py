@@ -1,4 +1,4 @@
-"""Give any recurrent ONNX file explicit hidden states, so that it can be fed in chunks."""
+"""Add explicit hidden states to any recurrent ONNX file, so that it can be fed in chunks."""
 
 import os
 from typing import TYPE_CHECKING

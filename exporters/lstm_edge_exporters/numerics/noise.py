@@ -138,7 +138,7 @@ def _all_rows_at_once(
     ref64: Mapping[str, Array],
     procedure: Procedure,
 ) -> dict[str, Array] | None:
-    """Return the same from one run in which every row stands ``DRAWS`` times, each time perturbed anew.
+    """Return the same from one run in which every row stands ``DRAWS`` times, each perturbed by its own draw.
 
     None where that can't be done: there is no batch axis, an output does not show it, or rows are not
     independent of each other.

@@ -1,4 +1,4 @@
-"""What a validation may be told."""
+"""The options of a validation."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

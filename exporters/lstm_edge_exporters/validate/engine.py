@@ -171,7 +171,7 @@ class Validation:
 
 
 def _named(channels: tuple[Channel, ...], manifest: Manifest) -> tuple[Channel, ...]:
-    """Give channels of the task's output their label and unit."""
+    """Add label and unit to the channels of the task's output."""
     task = manifest.task
     if task is None:
         return channels

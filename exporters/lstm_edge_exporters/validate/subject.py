@@ -242,7 +242,7 @@ class Subject:
                 yield part, self._samples(data, part, length)
 
     def timeline(self, steps: int) -> dict[str, Array]:
-        """Return one row of ``steps`` time steps of the data, its samples on end, from reset states."""
+        """Return one row of ``steps`` time steps of the data, samples one after another, from reset."""
         manifest = self.manifest
         samples = [feeds for _, feeds in self.sample_batches(steps, 1)]
         joined = dict(samples[0])

@@ -349,7 +349,7 @@ class _Compiler:
         return self._single(shape, self._writer.binary(kind, self._row(value), self._row(second)))
 
     def _fuse_bias(self, name: str, value: _Value, bias: Array) -> bool:
-        """Give a product that nothing else uses its bias; tell whether it is one."""
+        """Add a bias to a product that nothing else uses; return whether it is one."""
         if name not in self._fresh or self._uses[name] != 1 or len(value.buffers) != 1:
             return False
         columns = self._writer.linear_rows(value.buffers[0])

@@ -141,7 +141,7 @@ class ProgramWriter:
         return self._linear.get(buffer, (0, 0))[1]
 
     def fuse_bias(self, buffer: int, bias: Array) -> bool:
-        """Give the linear operation that made ``buffer`` its bias; tell whether there is such a one."""
+        """Add a bias to the linear operation that made ``buffer``; return whether there is one."""
         if buffer not in self._linear:
             return False
         place = 4 * 4

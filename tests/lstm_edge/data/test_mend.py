@@ -13,16 +13,6 @@ from lstm_edge_runtime.errors import FileFormatError, InputError
 GAPS = "series,a,b,label\n1,0,5,x\n1,,6,x\n1,4,nan,x\n2,1,NA,y\n2,2,3,y\n"
 
 
-@pytest.fixture
-def table(tmp_path):
-    def write(text, **options):
-        path = tmp_path / "data.csv"
-        path.write_text(text)
-        return read_recordings(path, ReadConfig(**options))
-
-    return write
-
-
 def test_missing_cells_are_refused_with_the_choice_unless_it_was_made(table):
     with pytest.raises(InputError, match=r"row 3, column 'a' is '', .*; --missing interpolate or drop-row"):
         table(GAPS)

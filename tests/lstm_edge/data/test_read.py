@@ -21,16 +21,6 @@ def npz(tmp_path):
     return write
 
 
-@pytest.fixture
-def table(tmp_path):
-    def write(text, **options):
-        path = tmp_path / "data.csv"
-        path.write_text(text)
-        return read_recordings(path, ReadConfig(**options))
-
-    return write
-
-
 def test_an_npz_gives_its_samples_with_sorted_labels(npz):
     found = npz(features=np.array(["ax", "ay"]), sampling_rate=np.array(50.0), lengths=np.array([6, 3, 1, 6]))
     assert found.labels == ("a", "b")
