@@ -14,6 +14,7 @@ from ..axes import resolve, row_factor
 from ..errors import FileFormatError, InputError, ManifestError, UnsupportedError
 from ..manifest import Axes, Manifest, StateSpec, TensorSpec
 from .library import INPUT, OUTPUT, STATE, Port, Rows, library
+from .program import padding_of
 
 __all__ = ["NativeCall", "NativeEngine", "NativeStates"]
 
@@ -39,9 +40,10 @@ class NativeEngine:
             UnsupportedError: a state whose rows do not lie together.
         """
         self.library = library()
-        self._handle = self.library.lstm_edge_load(program, len(program))
-        if not self._handle:
-            raise FileFormatError(f"the native program is refused: {self._reason()}")
+        self._handle = self._load(program)
+        padding = padding_of(program)
+        self._padding = None if padding is None else self._load(padding)
+        """What runs the steps beyond a row's length."""
         text = self.library.lstm_edge_manifest(self._handle)
         if manifest is None and text is None:
             raise ManifestError("the native program carries no manifest; convert the model again")
@@ -56,8 +58,15 @@ class NativeEngine:
         self.parts = self._match_states()
 
     def __del__(self) -> None:
-        if getattr(self, "_handle", None):
-            self.library.lstm_edge_free(self._handle)
+        for handle in (getattr(self, "_handle", None), getattr(self, "_padding", None)):
+            if handle:
+                self.library.lstm_edge_free(handle)
+
+    def _load(self, program: bytes) -> int:
+        handle: int | None = self.library.lstm_edge_load(program, len(program))
+        if not handle:
+            raise FileFormatError(f"the native program is refused: {self._reason()}")
+        return handle
 
     @property
     def isa(self) -> str:
@@ -161,27 +170,58 @@ class NativeEngine:
         manifest, rows = self.manifest, len(slots)
         inputs = [self._in_order(spec, np.asarray(feeds[spec.name])) for spec in manifest.data_inputs]
         steps = max((array.shape[1] for array in inputs), default=1)
+        inputs = [np.broadcast_to(array, (rows, steps, array.shape[2])) for array in inputs]
         outputs = [self._room(spec, rows, steps) for spec in manifest.outputs]
         pool = [self._state_rows(states[part.spec.input], part) for part in self.parts]
         lengths = None if manifest.lengths is None else feeds.get(manifest.lengths)
-        groups = [(np.arange(rows), steps)]
-        if lengths is not None and (lengths != steps).any():
-            groups = [(np.flatnonzero(lengths == n), int(n)) for n in np.unique(lengths)]
-        for chosen, count in groups:
-            whole = len(chosen) == rows
-            given = [array if whole else array[chosen] for array in inputs]
-            made = [array if whole else np.zeros_like(array[chosen]) for array in outputs]
-            places = np.ascontiguousarray(slots if whole else slots[chosen], np.uintp)
-            views = [(Rows * len(group))(*map(_view, group)) for group in (given, pool, made)]
-            status = self.library.lstm_edge_run(self._handle, len(chosen), count, places.ctypes.data, *views)
-            self._check(status)
-            if not whole:
-                for array, part in zip(outputs, made, strict=True):
-                    array[chosen] = part
+        if lengths is None or (lengths == steps).all():
+            self._run(self._handle, slots, steps, inputs, pool, outputs)
+        else:
+            before = [array[slots] for array in pool]
+            try:
+                self._run_unequal(slots, lengths, inputs, pool, outputs)
+            except InputError:
+                for array, old in zip(pool, before, strict=True):
+                    array[slots] = old
+                raise
         return {
             spec.name: self._to_file(spec, array, rows, steps)
             for spec, array in zip(manifest.outputs, outputs, strict=True)
         }
+
+    def _run_unequal(
+        self,
+        slots: Array,
+        lengths: Array,
+        inputs: Sequence[Array],
+        pool: Sequence[Array],
+        outputs: Sequence[Array],
+    ) -> None:
+        """Run the rows of each length together, and what lies behind it by the second program."""
+        for count in np.unique(lengths).tolist():
+            rows = np.flatnonzero(lengths == count)
+            parts = [(self._handle, 0, count), (self._padding, count, inputs[0].shape[1])]
+            for handle, start, stop in parts:
+                if handle is None or start == stop:
+                    continue
+                given = [array[rows, start:stop] for array in inputs]
+                made = [array[rows, start:stop] if array.ndim == 3 else array[rows] for array in outputs]
+                self._run(handle, slots[rows], stop - start, given, pool, made)
+                for array, part in zip(outputs, made, strict=True):
+                    array[(rows, slice(start, stop)) if array.ndim == 3 else rows] = part
+
+    def _run(
+        self,
+        handle: int,
+        slots: Array,
+        steps: int,
+        inputs: Sequence[Array],
+        pool: Sequence[Array],
+        outputs: Sequence[Array],
+    ) -> None:
+        places = np.ascontiguousarray(slots, np.uintp)
+        views = [(Rows * len(group))(*map(_view, group)) for group in (inputs, pool, outputs)]
+        self._check(self.library.lstm_edge_run(handle, len(places), steps, places.ctypes.data, *views))
 
     def _in_order(self, spec: TensorSpec, array: Array) -> Array:
         """Return an input as ``(N, L, width)``, a view where a row's numbers lie together."""
