@@ -16,7 +16,7 @@ from ..manifest import Axes, Manifest, StateSpec, TensorSpec
 from .library import INPUT, OUTPUT, STATE, Port, Rows, library
 from .program import padding_of
 
-__all__ = ["NativeCall", "NativeEngine", "NativeStates"]
+__all__ = ["NativeCall", "NativeEngine", "NativeStates", "NativeTick"]
 
 Array = npt.NDArray[Any]
 
@@ -136,6 +136,10 @@ class NativeEngine:
     def stream(self) -> "NativeStates":
         """Open a stream of the library at the reset state."""
         return NativeStates(self)
+
+    def tick_of(self, pool: Mapping[str, Array]) -> "NativeTick":
+        """Return what takes single steps of the rows of a pool."""
+        return NativeTick(self, pool)
 
     def call(self, feeds: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
         """Run whole sequences from every input and state in the file's layout.
@@ -294,6 +298,51 @@ class NativeEngine:
         else:
             block = block.reshape(1, part.width)
         return block
+
+
+class NativeTick:
+    """One step of some rows of a pool: samples and outputs a row a source, as they lie. Not for two threads."""
+
+    def __init__(self, engine: NativeEngine, pool: Mapping[str, Array]) -> None:
+        """Take the pool, each state in the file's layout and C order; it changes where it lies."""
+        manifest = engine.manifest
+        self._engine, self._kept = engine, [engine._state_rows(pool[p.spec.input], p) for p in engine.parts]
+        self._states = (Rows * len(self._kept))(*map(_view, self._kept))
+        self._inputs = (Rows * len(manifest.data_inputs))()
+        self._outputs = (Rows * len(manifest.outputs))()
+        self._shapes = [(spec.name, tuple(engine._inner(spec.axes))) for spec in manifest.outputs]
+
+    def run(self, arrays: Sequence[Array], slots: Array | None, rows: int) -> dict[str, Array]:
+        """Take the step; return the outputs ``(rows, ...)`` by name.
+
+        Args:
+            arrays: each data input, ``(rows, ...)`` in C order.
+            slots: the place in the pool of each row; None for 0, 1, 2 and so on.
+            rows: how many there are.
+
+        Raises:
+            InputError: an index outside an embedding table; no state has changed then.
+        """
+        for view, array in zip(self._inputs, arrays, strict=True):
+            view.data, view.row_stride = array.__array_interface__["data"][0], array.nbytes // rows
+        outputs = {}
+        for view, (name, shape) in zip(self._outputs, self._shapes, strict=True):
+            made = outputs[name] = np.empty((rows, *shape), np.float32)
+            view.data, view.row_stride = made.__array_interface__["data"][0], made.nbytes // rows
+        places = None if slots is None else np.ascontiguousarray(slots, np.uintp)
+        engine = self._engine
+        engine._check(
+            engine.library.lstm_edge_run(
+                engine._handle,
+                rows,
+                1,
+                None if places is None else places.__array_interface__["data"][0],
+                self._inputs,
+                self._states,
+                self._outputs,
+            )
+        )
+        return outputs
 
 
 class _Handle:
