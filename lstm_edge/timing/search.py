@@ -55,10 +55,10 @@ class Candidate:
             CheckFailedError: its self-test fails so.
         """
         model = load(self.path, profile=self.profile())
-        if model.engine != self.engine:
-            raise UnsupportedError(f"the {self.engine} engine does not run it")
         if model.manifest is not None and model.manifest.golden is not None:
             model.selftest().require()
+        if model.engine != self.engine:
+            raise UnsupportedError(f"the {self.engine} engine does not run it")
         return model
 
     def __str__(self) -> str:

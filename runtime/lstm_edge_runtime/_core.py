@@ -121,7 +121,10 @@ class Core:
         return outputs, State(states, self.identity)
 
     def call(self, feeds: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
-        """Run the session, or the native engine in its place; return the outputs by name, and the new states by input name.
+        """Run the session, or the native engine in its place.
+
+        Returns:
+            The outputs by name, and the new states by input name.
 
         Raises:
             ContractError: onnxruntime rejects the call, or a new state has another shape than the old one.

@@ -206,7 +206,7 @@ def test_every_kind_of_head_is_that_of_onnxruntime(name: str) -> None:
 
 
 def padded(rng: np.random.Generator) -> bytes:
-    """Return a file with lengths, a head with a bias on every step, one with the input, and the last step's."""
+    """Return a file with lengths and heads: with a bias, times the input, on the last step and state."""
     base = onnx.load_from_string(recurrent(rng, "LSTM"))
     graph = base.graph
     graph.node[0].input[4] = "lengths"

@@ -6,7 +6,7 @@ import numpy as np
 
 from ..axes import resolve, with_ones
 from ..carried import Run
-from ..errors import CheckFailedError, UnsupportedError
+from ..errors import CheckFailedError, UnsupportedError, first_line
 from ..manifest import Golden, Manifest, TensorSpec
 from ..onnx_reader import OnnxFile
 from ..ort import run_by_name
@@ -55,7 +55,7 @@ def compile_engine(
 
 
 def _draw(file: OnnxFile | None, manifest: Manifest, run: Run) -> Golden | None:
-    """Return a case of two rows and three steps as onnxruntime runs it; None where it can't.
+    """Return a case of two rows and three steps as onnxruntime runs it; None where that is not finite.
 
     It shows that a graph means what the compiler took it for (a mean over time, say), not how it rounds.
     """
@@ -72,8 +72,8 @@ def _draw(file: OnnxFile | None, manifest: Manifest, run: Run) -> Golden | None:
         feeds[manifest.lengths][...] = 3
     try:
         outputs = run(feeds)
-    except Exception:  # a size that this file is not made for
-        return None
+    except Exception as error:
+        raise UnsupportedError(f"onnxruntime rejects a drawn case ({first_line(error)})") from error
     if not all(np.isfinite(array).all() for array in outputs.values() if array.dtype.kind == "f"):
         return None
     int8 = file is not None and any("Quantize" in node.op_type for node in file.every_node())

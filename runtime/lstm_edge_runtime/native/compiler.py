@@ -396,10 +396,13 @@ class _Compiler:
             for each in inputs
         ]
         if node.op_type == "Not":
-            return self._each(values[0], Function.AFFINE, -1.0, 1.0)._replace(dtype="bool")
+            return self._negated(values[0])
         found = self._binary(node, list(values))
         assert isinstance(found, _Value)
         return found._replace(dtype="bool")
+
+    def _negated(self, value: _Value) -> _Value:
+        return self._each(value, Function.AFFINE, -1.0, 1.0)._replace(dtype="bool")
 
     def _where(self, node: Node, inputs: list[_Any | None]) -> _Value:
         condition, *rest = inputs

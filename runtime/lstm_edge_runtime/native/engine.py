@@ -301,7 +301,7 @@ class NativeEngine:
 
 
 class NativeTick:
-    """One step of some rows of a pool: samples and outputs a row a source, as they lie. Not for two threads."""
+    """One step of some rows of a pool, samples and outputs a row a source. Not for two threads at once."""
 
     def __init__(self, engine: NativeEngine, pool: Mapping[str, Array]) -> None:
         """Take the pool, each state in the file's layout and C order; it changes where it lies."""

@@ -20,7 +20,7 @@ _SIZES = ((1, 1), (3, 20), (8, 64))
 
 
 def check(subject: Subject) -> Iterator[Check]:
-    """Compare on each provider that really starts, with one and with two threads, and on the native engine."""
+    """Compare on each provider that really starts, with one and two threads, and on the native engine."""
     for provider in import_onnxruntime().get_available_providers():
         if provider in _REMOTE:
             continue
