@@ -19,6 +19,7 @@ from ._output import console, echo_json, json_option, print_table
 
 if TYPE_CHECKING:
     from lstm_edge_runtime import Model
+    from lstm_edge_runtime.selftest import SelfTest
     from lstm_edge_runtime.tolerance import Comparison
 
 __all__ = ["command"]
@@ -59,21 +60,25 @@ def command(
       lstm-edge selftest har.onnx --device cuda
       lstm-edge selftest har.onnx --golden golden
     """  # noqa: D301
+    from lstm_edge_runtime.loading import read_model
+    from lstm_edge_runtime.native.choice import native_selftest
+    from lstm_edge_runtime.ort import CPU
+
     with open_model(model, device, threads, profile, engine) as opened:
-        found = _own_case(opened) if golden is None else _folder(opened, golden)
-        providers, used = opened.providers, opened.engine
-    where = "the native engine" if engine == "native" or not providers else providers[0]
-    if used == "native" and where != "the native engine":
-        with open_model(model, device, threads, engine="native") as opened:
-            more = _own_case(opened) if golden is None else _folder(opened, golden)
-        found += [(f"{how}, native engine", each) for how, each in more]
-        where = f"{where} and the native engine"
+        found = _own_case(opened.selftest()) if golden is None else _folder(opened, golden)
+        providers, interface = opened.providers, opened.interface
+    engines = ["the native engine" if engine == "native" or not providers else providers[0]]
+    if golden is None and engine == "auto" and providers[:1] == (CPU,):
+        other = native_selftest(read_model(model)[1], interface)
+        if other is not None:
+            found += [(f"{how}, native engine", each) for how, each in _own_case(other)]
+            engines.append("the native engine")
     if as_json:
         echo_json(
             {
                 "ok": all(each.ok for _, each in found),
                 "providers": list(providers),
-                "engine": used,
+                "engines": engines,
                 "comparisons": [_record(how, each) for how, each in found],
             }
         )
@@ -83,7 +88,7 @@ def command(
             for how, each in found
         ]
         print_table(
-            f"{model} on {where}",
+            f"{model} on {' and '.join(engines)}",
             ["", "replayed", "output", "largest difference", "limit"],
             rows,
         )
@@ -97,8 +102,7 @@ def command(
         raise CheckFailedError(f"{what} on this device ({how}): {worst}")
 
 
-def _own_case(model: "Model") -> list[tuple[str, "Comparison"]]:
-    found = model.selftest()
+def _own_case(found: "SelfTest") -> list[tuple[str, "Comparison"]]:
     return [*((_WHOLE, each) for each in found.whole), *((_CHUNKED, each) for each in found.chunked)]
 
 

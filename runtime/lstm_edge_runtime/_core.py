@@ -210,6 +210,8 @@ class ExclusiveUse:
     so a hot path may pop the item and append it again by hand.
     """
 
+    __slots__ = ("_what", "slot")
+
     def __init__(self, what: str) -> None:
         """``what`` names the guarded object in the message: ``stream``."""
         self.slot = [None]

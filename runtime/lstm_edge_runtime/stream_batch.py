@@ -478,9 +478,7 @@ def _stack_rows(core: Core, samples: Sequence[Any]) -> InputArrays:
     return [by_name(sample, core.data)[spec.name] for sample in samples]  # type: ignore[return-value]
 
 
-def _stack(
-    core: Core, parts: Sequence[Mapping[str, npt.ArrayLike]]
-) -> tuple[dict[str, list[Any]], Array]:
+def _stack(core: Core, parts: Sequence[Mapping[str, npt.ArrayLike]]) -> tuple[dict[str, list[Any]], Array]:
     """Return each input's chunks as a list over sources, and their lengths.
 
     They come back at the longest one's length, with zeros at their end.

@@ -132,8 +132,8 @@ def quantize(
             raise CheckFailedError(
                 f"{source} would grow from {size:,} to {len(content):,} bytes; keep the float file"
             )
-        both = (load(each, device="cpu", threads=1) for each in (source, content))
-        timings = tuple(time_both(*both, cases[0]))
+        usual, smaller_usual = (load(each, device="cpu", threads=1) for each in (source, content))
+        timings = tuple(time_both(usual, smaller_usual, cases[0]))
         return Quantized(content, manifest, picked_words, judged_on, counts, size, judgement, timings)
     raise CheckFailedError(
         f"{source} loses too much on {judged_on}; {' / '.join(refused)}; nothing was written"

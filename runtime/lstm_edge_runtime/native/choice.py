@@ -10,12 +10,13 @@ from ..errors import CheckFailedError, UnsupportedError, first_line
 from ..manifest import Golden, Manifest, TensorSpec
 from ..onnx_reader import OnnxFile
 from ..ort import run_by_name
-from ..selftest import compare_golden
+from ..selftest import SelfTest, compare_golden, gather_replays
+from .library import installed
 
 if TYPE_CHECKING:
     from .engine import NativeEngine
 
-__all__ = ["compile_engine", "uncovered"]
+__all__ = ["compile_engine", "native_selftest", "uncovered"]
 
 
 def compile_engine(
@@ -39,7 +40,7 @@ def compile_engine(
     from .engine import NativeEngine
 
     native = NativeEngine(_program(file, manifest), manifest, threads)
-    runs = {"the native engine": lambda feeds: manifest.all_outputs(*native.call(feeds))}
+    runs: dict[str, Run] = {"the native engine": lambda feeds: manifest.all_outputs(*native.call(feeds))}
     if session is not None:
         runs["onnxruntime"] = lambda feeds: run_by_name(session, feeds, manifest.output_names)
     golden, what = manifest.golden, "the golden case"
@@ -92,6 +93,21 @@ def uncovered(file: OnnxFile | None, manifest: Manifest) -> str:
     except UnsupportedError as error:
         return str(error)
     return ""
+
+
+def native_selftest(file: OnnxFile | None, manifest: Manifest) -> SelfTest | None:
+    """Replay the golden cases on the native engine; None where it is not there or does not cover the file.
+
+    Raises:
+        InputError: the file carries no golden case.
+    """
+    if not installed():
+        return None
+    try:
+        native = compile_engine(file, manifest._replace(golden=None), 1)
+    except UnsupportedError:
+        return None
+    return gather_replays(manifest, lambda feeds: manifest.all_outputs(*native.call(feeds)))
 
 
 def _program(file: OnnxFile | None, manifest: Manifest) -> bytes:

@@ -3,7 +3,7 @@
 import ctypes as C
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from math import prod
 from typing import Any, NamedTuple
 
@@ -56,6 +56,12 @@ class NativeEngine:
                 f"the native program has inputs and outputs {found}, not those of its manifest"
             )
         self.parts = self._match_states()
+        self.sizes = [
+            [prod(self._shape(spec.axes)) * np.dtype(spec.dtype).itemsize for spec in manifest.data_inputs],
+            [4 * width for _, width in self._ports(OUTPUT)],
+            [4 * part.width for part in self.parts],
+        ]
+        """Bytes of a row of each input, output and state."""
 
     def __del__(self) -> None:
         for handle in (getattr(self, "_handle", None), getattr(self, "_padding", None)):
@@ -132,6 +138,29 @@ class NativeEngine:
         worst = C.c_double()
         self._check(self.library.lstm_edge_selftest(self._handle, C.byref(worst)))
         return worst.value
+
+    @cached_property
+    def _layout(self) -> tuple[int, int, list[list[int]]]:
+        """How far before its first state a stream's memory begins, its size, and where each part begins."""
+        starts = _Handle(self).starts()
+        first = min(start for each in starts for start in each)
+        ends = [
+            start + size
+            for each, sizes in zip(starts, self.sizes, strict=True)
+            for start, size in zip(each, sizes, strict=True)
+        ]
+        offsets = [[start - first for start in each] for each in starts]
+        return starts[STATE][0] - first, max(ends) - first, offsets
+
+    @property
+    def offsets(self) -> list[list[int]]:
+        """Where each input, output and state begins in a stream's memory, by kind."""
+        return self._layout[2]
+
+    def span(self, handle: "_Handle") -> tuple[int, int]:
+        """Return the address and the size of a stream's memory."""
+        before, size, _ = self._layout
+        return self.library.lstm_edge_state(handle.address, 0) - before, size
 
     def stream(self) -> "NativeStates":
         """Open a stream of the library at the reset state."""
@@ -346,7 +375,9 @@ class NativeTick:
 
 
 class _Handle:
-    """A stream of the library; it is freed with the last view of its memory."""
+    """A stream of the library; it is freed with the last view of its memory, which is one block."""
+
+    __slots__ = ("address", "engine")
 
     def __init__(self, engine: NativeEngine) -> None:
         self.engine = engine
@@ -358,26 +389,50 @@ class _Handle:
         if self.address:
             self.engine.library.lstm_edge_stream_free(self.address)
 
-    def view(self, place: Callable[[Any, int], int], index: int, shape: tuple[int, ...], dtype: str) -> Array:
-        """Return a view of an input's, output's or state's memory."""
-        size = prod(shape) * np.dtype(dtype).itemsize
-        memory: Any = (C.c_char * size).from_address(place(self.address, index))
-        memory._owner = self
-        return np.frombuffer(memory, dtype).reshape(shape)
+    def starts(self) -> list[list[int]]:
+        """Return the address of each input, output and state, by kind."""
+        library = self.engine.library
+        places = (library.lstm_edge_input, library.lstm_edge_output, library.lstm_edge_state)
+        return [
+            [place(self.address, index) for index in range(len(sizes))]
+            for place, sizes in zip(places, self.engine.sizes, strict=True)
+        ]
+
+    @property
+    def __array_interface__(self) -> dict[str, Any]:
+        """All of its memory as bytes, from which ``np.asarray`` makes an array that keeps it."""
+        first, size = self.engine.span(self)
+        return {"data": (first, False), "shape": (size,), "typestr": "|u1", "version": 3}
 
 
 class NativeStates:
     """A stream of the library, its states in place of onnxruntime's two sets."""
 
+    __slots__ = ("_block", "engine", "front", "handle")
+
     def __init__(self, engine: NativeEngine) -> None:
         """Open it at the reset state."""
         self.engine, self.front = engine, 0
         self.handle = _Handle(engine)
-        self._views = [
-            self.handle.view(engine.library.lstm_edge_state, index, (part.width,), "float32")
-            for index, part in enumerate(engine.parts)
+        self._block = np.asarray(self.handle)
+
+    @property
+    def nbytes(self) -> int:
+        """Of the states."""
+        return sum(self.engine.sizes[STATE])
+
+    def view(self, kind: int, index: int, shape: tuple[int, ...], dtype: str) -> Array:
+        """Return a view of an input's, output's or state's memory."""
+        start = self.engine.offsets[kind][index]
+        size = prod(shape) * np.dtype(dtype).itemsize
+        found: Array = self._block[start : start + size].view(dtype)
+        found.shape = shape
+        return found
+
+    def _states(self) -> list[Array]:
+        return [
+            self.view(STATE, index, (part.width,), "float32") for index, part in enumerate(self.engine.parts)
         ]
-        self.nbytes = sum(view.nbytes for view in self._views)
 
     def call(self, inputs: Mapping[str, Array], sizes: Mapping[str, int]) -> "NativeCall":
         """Return a call with these data inputs in it, for named axes of these sizes."""
@@ -386,7 +441,7 @@ class NativeStates:
     def read(self) -> dict[str, Array]:
         """Return the states by input name, as copies."""
         found: dict[str, list[Array]] = {}
-        for part, view in zip(self.engine.parts, self._views, strict=True):
+        for part, view in zip(self.engine.parts, self._states(), strict=True):
             found.setdefault(part.spec.input, []).append(view)
         return {
             spec.input: np.concatenate(found[spec.input]).reshape(self.engine._shape(spec.axes))
@@ -395,13 +450,15 @@ class NativeStates:
 
     def write(self, arrays: Mapping[str, Array]) -> None:
         """Make ``arrays`` the states."""
-        for part, view in zip(self.engine.parts, self._views, strict=True):
+        for part, view in zip(self.engine.parts, self._states(), strict=True):
             array = np.asarray(arrays[part.spec.input])
             view[:] = (array if part.layer is None else array[part.layer]).reshape(-1)
 
 
 class NativeCall:
     """A call of one shape of a stream: write its ``inputs``, ``run`` it, read its ``outputs``."""
+
+    __slots__ = ("_after", "_before", "_call", "inputs", "outputs", "runs", "states", "steps")
 
     def __init__(self, states: NativeStates, inputs: Mapping[str, Array], sizes: Mapping[str, int]) -> None:
         """Take the data inputs, which are copied, and the sizes of the named axes."""
@@ -417,7 +474,7 @@ class NativeCall:
         for index, spec in enumerate(manifest.data_inputs):
             shape = inputs[spec.name].shape
             if single:
-                self.inputs[spec.name] = states.handle.view(lib.lstm_edge_input, index, shape, spec.dtype)
+                self.inputs[spec.name] = states.view(INPUT, index, shape, spec.dtype)
                 continue
             array = self.inputs[spec.name] = np.zeros(shape, spec.dtype)
             pointers[0].append(self._row(array, spec, before, self.steps))
@@ -425,23 +482,22 @@ class NativeCall:
             resolved = resolve(output.axes, {**sizes, manifest.batch or "": 1})
             assert resolved is not None
             if single:
-                self.outputs[output.name] = states.handle.view(
-                    lib.lstm_edge_output, index, resolved, "float32"
-                )
+                self.outputs[output.name] = states.view(OUTPUT, index, resolved, "float32")
                 continue
             array = self.outputs[output.name] = np.zeros(resolved, "float32")
             every = self.steps if manifest.sequence in output.axes else 1
             pointers[1].append(self._row(array, output, after, every))
         for name, array in inputs.items():
             self.inputs[name][...] = array
-        self._before, self._after = before, [(array, row) for row, array in after]
+        self._before, self._after = tuple(before), tuple((array, row) for row, array in after)
         if single:
             call: Callable[[], int] = partial(lib.lstm_edge_step, states.handle.address)
         else:
             arrays = [(C.c_void_p * len(group))(*group) for group in pointers]
             call = partial(lib.lstm_edge_chunk, states.handle.address, arrays[0], self.steps, arrays[1])
         self._call = call
-        self.runs: Sequence[Callable[[], int]] = [self._copying if before or after else call] * 2
+        run = self._copying if before or after else call
+        self.runs: Sequence[Callable[[], int]] = (run, run)
 
     def _row(self, array: Array, spec: TensorSpec, copies: list[tuple[Array, Array]], steps: int) -> int:
         """Return the address of an array's rows, a step each; where they do not lie so, of a copy's."""
