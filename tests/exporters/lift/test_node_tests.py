@@ -11,6 +11,9 @@ from lstm_edge_exporters.lift import lift
 from lstm_edge_exporters.lift.states import lift_states
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import ContractError
+from lstm_edge_runtime.native.choice import compile_engine, uncovered
+from lstm_edge_runtime.native.library import installed
+from lstm_edge_runtime.onnx_reader import read_onnx
 
 
 def _cases():
@@ -59,6 +62,15 @@ def test_a_forward_case_still_gives_its_expected_outputs(case):
     for name, array in expected.items():
         np.testing.assert_allclose(outputs[name], array, rtol=1e-3, atol=1e-7)
     assert lifted.report.unstreamable == ""
+    if installed():
+        graph = read_onnx(lifted.model)
+        assert uncovered(graph, lifted.manifest) == ""
+        native = compile_engine(graph, lifted.manifest, 1)
+        rows = {name: np.zeros_like(array) for name, array in model.run(data, lengths=lengths)[1].items()}
+        given = {lifted.manifest.lengths: lengths} if lengths is not None else {}
+        found = lifted.manifest.all_outputs(*native.call({**data, **given, **rows}))
+        for name, array in expected.items():
+            np.testing.assert_allclose(found[name], array, rtol=1e-3, atol=1e-7, err_msg=f"native {name}")
 
 
 @pytest.mark.parametrize("case", BACKWARD, ids=lambda case: case.name)
