@@ -42,11 +42,11 @@ from lstm_edge_exporters.numerics.noise import (
     Expected,
     PerturbableReference,
     Procedure,
+    Rounding,
     Run,
     expected,
     whole,
 )
-from lstm_edge_exporters.numerics.rounding import Rounding
 from lstm_edge_exporters.validate import ReferenceModel, ValidateConfig, open_file
 from lstm_edge_exporters.validate.engine import Validation
 from lstm_edge_exporters.validate.module import against_module

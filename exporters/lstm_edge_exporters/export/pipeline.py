@@ -32,8 +32,7 @@ from ..numerics.call import Signature
 from ..numerics.cases import CaseGenerator
 from ..numerics.floats import OTHER_FLOATS, copy_as
 from ..numerics.golden import record_golden
-from ..numerics.layout import Layout
-from ..numerics.noise import noise_floors
+from ..numerics.noise import Layout, noise_floors
 from ..numerics.reference import TorchReference
 from ..numerics.verify import Candidate, Equivalence, verify
 from .axes import resolve_axes

@@ -18,8 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from .call import Signature, flatten_output
 from .floats import AllFloats, copy_as
 from .injection import Injection, LayerStates, injected
-from .layout import Layout
-from .rounding import Rounding
+from .noise import Layout, Rounding
 from .torch_rounding import rounded
 
 __all__ = ["TorchReference"]

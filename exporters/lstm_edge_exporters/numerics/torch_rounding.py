@@ -2,7 +2,7 @@
 
 Two modes, entered together by ``rounded``. ``_Layers`` answers the functions that ``nn.LSTM``, ``nn.GRU``,
 ``nn.RNN`` and their cells call with the stepped operators of ``recurrent``. ``_Operators`` sees every other
-operator as it reaches the dispatcher, whether a module, a function or TorchScript called it. See ``rounding``
+operator as it reaches the dispatcher, whether a module, a function or TorchScript called it. See ``noise``
 for the model.
 """
 
@@ -19,8 +19,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..recurrent import LayerWeights, to_onnx_weights
+from .noise import TINY, UNIT, Rounding
 from .recurrent import gru, lstm, rnn
-from .rounding import TINY, UNIT, Rounding
 
 __all__ = ["rounded"]
 

@@ -17,8 +17,7 @@ from lstm_edge_runtime.errors import CheckFailedError, first_line
 from lstm_edge_runtime.tolerance import MULTIPLE, Comparison, compare
 
 from .cases import Case
-from .noise import Expected, PerturbableReference, expected
-from .rounding import TINY
+from .noise import TINY, Expected, PerturbableReference, expected
 
 __all__ = [
     "MAX_RELATIVE_FLOOR",

@@ -15,9 +15,8 @@ from lstm_edge_runtime.manifest import Manifest, StateSpec, TensorSpec
 
 from ..export.config import ExportConfig
 from ..numerics.call import Signature
-from ..numerics.layout import Layout
+from ..numerics.noise import Layout, Rounding
 from ..numerics.reference import TorchReference
-from ..numerics.rounding import Rounding
 from ..numerics.threads import one_thread
 from .file import ModelFile
 from .reference import ReferenceModel

@@ -12,10 +12,8 @@ import onnx
 from lstm_edge_runtime.errors import InputError, UnsupportedError
 from lstm_edge_runtime.manifest import Axes, Manifest
 
-from ..numerics.layout import Layout
-from ..numerics.noise import PerturbableReference, Run
+from ..numerics.noise import Layout, PerturbableReference, Rounding, Run
 from ..numerics.onnx_reference import OnnxReference, index_values
-from ..numerics.rounding import Rounding
 from .file import ModelFile, open_file, recurrent_layers
 
 __all__ = ["ReferenceModel", "against_file", "against_itself"]

@@ -13,7 +13,7 @@ from lstm_edge_runtime.manifest import Manifest
 from ..export.config import ExportConfig
 from ..export.pipeline import convert_module, own_copy
 from ..numerics.call import Signature, flatten_output
-from ..numerics.layout import Layout
+from ..numerics.noise import Layout
 from ..numerics.reference import TorchReference
 from .file import ModelFile
 
