@@ -36,8 +36,7 @@ from mutation_kinds import KINDS, Draft, Kind, NotApplicableError
 from mutation_networks import NETWORKS
 
 from lstm_edge_exporters import export
-from lstm_edge_exporters.numerics.carried import in_chunks
-from lstm_edge_exporters.numerics.cases import CaseGenerator
+from lstm_edge_exporters.numerics.cases import CaseGenerator, in_chunks
 from lstm_edge_exporters.numerics.noise import (
     Expected,
     PerturbableReference,

@@ -12,6 +12,7 @@ from lstm_edge_runtime.errors import first_line
 from lstm_edge_runtime.manifest import Manifest
 from lstm_edge_runtime.tolerance import MULTIPLE, POLICY, Comparison, compare
 
+from ..numerics.cases import case_size
 from ..numerics.noise import (
     DRAWS,
     Expected,
@@ -25,7 +26,6 @@ from ..numerics.verify import compare_outputs, is_noise, unverified
 from .budgets import Budgets
 from .config import ValidateConfig
 from .report import Channel, Coverage, Histogram
-from .rows import case_size
 
 __all__ = ["Feeds", "FileFailedError", "Judge", "Measured", "RefusedError"]
 

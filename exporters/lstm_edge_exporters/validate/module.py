@@ -14,10 +14,9 @@ from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Manifest, StateSpec, TensorSpec
 
 from ..export.config import ExportConfig
-from ..numerics.call import Signature
+from ..numerics.floats import one_thread
 from ..numerics.noise import Layout, Rounding
-from ..numerics.reference import TorchReference
-from ..numerics.threads import one_thread
+from ..numerics.reference import Signature, TorchReference
 from .file import ModelFile
 from .reference import ReferenceModel
 

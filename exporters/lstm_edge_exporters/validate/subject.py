@@ -14,8 +14,7 @@ from lstm_edge_runtime.carried import even_sizes
 from lstm_edge_runtime.errors import InputError, first_line
 from lstm_edge_runtime.manifest import Manifest
 
-from ..numerics.carried import in_chunks, random_sizes
-from ..numerics.cases import CaseGenerator
+from ..numerics.cases import CaseGenerator, case_size, in_chunks, random_sizes, row_by_row
 from ..numerics.noise import PerturbableReference, Procedure, Run, whole
 from ..quantization import Samples
 from .budgets import usual_scale
@@ -24,7 +23,6 @@ from .file import ModelFile
 from .judge import Feeds, FileFailedError, Judge, Measured, RefusedError
 from .reference import ReferenceModel
 from .report import Check, Figures
-from .rows import case_size, row_by_row
 
 __all__ = ["Subject"]
 

@@ -12,9 +12,8 @@ from lstm_edge_runtime.manifest import Manifest
 
 from ..export.config import ExportConfig
 from ..export.pipeline import convert_module, own_copy
-from ..numerics.call import Signature, flatten_output
 from ..numerics.noise import Layout
-from ..numerics.reference import TorchReference
+from ..numerics.reference import Signature, TorchReference, flatten_output
 from .file import ModelFile
 
 __all__ = ["trace_manifest"]

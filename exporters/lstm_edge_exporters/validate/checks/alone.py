@@ -12,12 +12,10 @@ from lstm_edge_runtime.errors import first_line
 from lstm_edge_runtime.manifest import Golden, Manifest
 from lstm_edge_runtime.selftest import compare_golden
 
-from ...numerics.carried import in_chunks
-from ...numerics.cases import CaseGenerator
+from ...numerics.cases import CaseGenerator, in_chunks, take_row
 from ...numerics.noise import Run
 from ..file import ModelFile
 from ..report import Check
-from ..rows import take_row
 
 __all__ = ["TITLE", "check"]
 

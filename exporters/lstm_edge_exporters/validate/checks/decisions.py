@@ -9,9 +9,9 @@ import numpy.typing as npt
 
 from lstm_edge_runtime.manifest import Task
 
+from ...numerics.cases import first_rows
 from ..judge import FileFailedError, Measured, RefusedError
 from ..report import Check, Disagreement
-from ..rows import first_rows
 from ..subject import Subject
 
 __all__ = ["TITLE", "check"]

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy.typing as npt
 
+from ...numerics.cases import row_by_row
 from ...numerics.noise import Run
 from ..judge import Feeds, RefusedError
 from ..report import Check
-from ..rows import row_by_row
 from ..subject import Subject
 from .inputs import BEYOND_BUDGET
 
