@@ -9,7 +9,7 @@ import numpy.typing as npt
 from lstm_edge_runtime.carried import even_sizes
 
 from ...numerics.cases import in_chunks, last_steps, random_sizes
-from ...quantization.judge import STEPS
+from ...quantization.config import STEPS
 from ..judge import Measured
 from ..report import Check, Curve
 from ..subject import Subject
