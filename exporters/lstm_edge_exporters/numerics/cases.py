@@ -28,11 +28,13 @@ __all__ = [
     "InputSpec",
     "case_size",
     "first_rows",
+    "full_length",
     "in_chunks",
     "last_steps",
     "random_sizes",
     "row_by_row",
     "take_row",
+    "with_padding",
 ]
 
 Array = npt.NDArray[Any]
@@ -336,3 +338,26 @@ def _axes(manifest: Manifest) -> dict[str, tuple[int | str, ...]]:
     for state in manifest.states:
         axes |= {state.input: state.axes, state.output: state.axes}
     return axes
+
+
+def full_length(manifest: Manifest, feeds: Feeds) -> dict[str, Array]:
+    """Return a case with every row at its full length."""
+    name = manifest.lengths
+    return (
+        dict(feeds)
+        if name is None
+        else {**feeds, name: np.full_like(feeds[name], case_size(manifest, feeds)[1])}
+    )
+
+
+def with_padding(manifest: Manifest, feeds: Feeds, value: float) -> dict[str, Array]:
+    """Return a case with ``value`` behind each row's length, in every float input of data."""
+    padded = dict(feeds)
+    for spec in manifest.data_inputs:
+        batch, time = manifest.batch_axis(spec.axes), manifest.time_axis(spec.axes)
+        if batch is not None and time is not None and feeds[spec.name].dtype.kind == "f":
+            padded[spec.name] = feeds[spec.name].copy()
+            rows = np.moveaxis(padded[spec.name], (batch, time), (0, 1))  # a view
+            for row, length in enumerate(feeds[str(manifest.lengths)]):
+                rows[row, int(length) :] = value
+    return padded
