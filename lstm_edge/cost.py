@@ -108,7 +108,7 @@ def _flops(node: Node, shapes: _Shapes) -> int | None:
     op = node.op_type.removeprefix("DynamicQuantize")
     if op in _MIXING:
         steps, batch, features = into[0]
-        hidden, directions = node.attributes["hidden_size"], into[2][0]
+        hidden, directions = int(node.attributes["hidden_size"]), into[2][0]
         gates = prod(into[1]) // (directions * hidden * features)
         cell = 2 * gates * hidden * (features + hidden + 1) + _MIXING[op] * hidden
         return steps * batch * directions * cell

@@ -85,7 +85,8 @@ def command(
         from ._factory import is_factory
     if not is_factory(source) and (weights is not None or inputs):
         raise InputError(f"{source} is no package.module:factory; --weights and --input belong to one")
-    with contextlib.redirect_stdout(sys.stderr):  # what a user's code prints is not the result
+    # what a user's code prints is not the result
+    with needing_export("export"), contextlib.redirect_stdout(sys.stderr):
         if is_factory(source):
             module, example, config = _from_factory(source, weights, inputs, lengths)
         else:

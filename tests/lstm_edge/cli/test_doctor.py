@@ -95,7 +95,7 @@ def test_an_installation_older_than_the_code_is_told_to_be_made_again(tmp_path):
         "Metadata-Version: 2.1\nName: lstm-edge\nVersion: 0.0.1\nRequires-Dist: numpy\n"
     )
     program = (
-        "import sys; sys.path.insert(0, sys.argv.pop(1)); sys.modules['onnx'] = None;"
+        "import sys; sys.path.insert(0, sys.argv.pop(1)); sys.modules['torch'] = None;"
         "from lstm_edge.cli import main; main()"
     )
 
@@ -109,7 +109,7 @@ def test_an_installation_older_than_the_code_is_told_to_be_made_again(tmp_path):
     ran = run("export", "runs/none", "-o", str(tmp_path / "m.onnx"))
     assert ran.returncode == 2
     assert ran.stderr == (
-        'error: lstm-edge export needs onnx, which is not installed; pip install "lstm-edge[export]"\n'
+        'error: lstm-edge export needs torch, which is not installed; pip install "lstm-edge[export]"\n'
     )
 
 
