@@ -88,7 +88,7 @@ def export_verified(module: nn.Module, example: Any, config: ExportConfig) -> Ar
         golden=record_golden(made.reference, made.cases, equivalence.cases),
     )
     content = serialize(model, manifest, config.opset, config.ir_version)
-    load(content, device="cpu").close()
+    load(content, device="cpu", engine="onnxruntime").close()
     return Artifact(
         content,
         manifest,

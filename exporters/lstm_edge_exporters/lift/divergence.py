@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from lstm_edge_runtime.carried import run_chunks
 from lstm_edge_runtime.errors import first_line
 from lstm_edge_runtime.manifest import Manifest
+from lstm_edge_runtime.state import run_chunks
 from lstm_edge_runtime.tolerance import Comparison, compare
 
 from ..numerics.cases import in_chunks, random_sizes

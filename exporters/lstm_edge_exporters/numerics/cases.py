@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lstm_edge_runtime.carried import join_chunks, run_chunks
 from lstm_edge_runtime.manifest import Axes, Manifest
+from lstm_edge_runtime.state import join_chunks, run_chunks
 
 from .noise import Procedure, Run
 

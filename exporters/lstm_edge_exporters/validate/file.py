@@ -130,7 +130,7 @@ def open_file(path: str | os.PathLike[str]) -> ModelFile:
         raise InputError(f"{path} is in ORT format; validate the .onnx file that it was made from")
     model, broken = None, ""
     try:
-        model = load(path, device="cpu", threads=1)
+        model = load(path, device="cpu", threads=1, engine="onnxruntime")
     except (ContractError, ManifestError) as error:
         broken = str(error)
     return ModelFile(path, hashlib.sha256(path.read_bytes()).hexdigest(), model, broken)

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lstm_edge_runtime.axes import describe, resolve
-from lstm_edge_runtime.carried import even_sizes
 from lstm_edge_runtime.errors import InputError, first_line
 from lstm_edge_runtime.manifest import Manifest
+from lstm_edge_runtime.state import even_sizes
 
 from ..numerics.cases import CaseGenerator, case_size, full_length, in_chunks, random_sizes, row_by_row
 from ..numerics.noise import PerturbableReference, Procedure, Run, whole

@@ -7,10 +7,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lstm_edge_runtime.axes import describe, resolve, row_factor
-from lstm_edge_runtime.carried import even_sizes
 from lstm_edge_runtime.errors import first_line
 from lstm_edge_runtime.manifest import Golden, Manifest
 from lstm_edge_runtime.selftest import compare_golden
+from lstm_edge_runtime.state import even_sizes
 
 from ...numerics.cases import CaseGenerator, full_length, in_chunks, take_row, with_padding
 from ...numerics.noise import Run

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lstm_edge_runtime.carried import even_sizes
+from lstm_edge_runtime.state import even_sizes
 
 from ...numerics.cases import in_chunks, last_steps, random_sizes
 from ...quantization.config import STEPS
