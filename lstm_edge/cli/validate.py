@@ -18,7 +18,7 @@ from ._output import console, echo_json, json_option, progress
 
 if TYPE_CHECKING:
     from lstm_edge_exporters.validate import ReferenceModel, ValidateConfig
-    from lstm_edge_exporters.validate.file import ModelFile
+    from lstm_edge_exporters.validate.reference import ModelFile
 
 __all__ = ["command"]
 

@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lstm_edge_runtime.manifest import Axes, Manifest
-from lstm_edge_runtime.state import join_chunks, run_chunks
+from lstm_edge_runtime.state import Run, join_chunks, run_chunks
 
-from .noise import Procedure, Run
+from .noise import Procedure
 
 __all__ = [
     "GRID",

@@ -15,8 +15,7 @@ from .checks.decisions import check_decisions
 from .checks.golden import check_golden
 from .checks.streaming import check_streaming
 from .config import ValidateConfig
-from .file import ModelFile, open_file
-from .reference import ReferenceModel, against_itself
+from .reference import ModelFile, ReferenceModel, against_itself, open_file
 from .report import Channel, Check, Coverage, Fact, Figures, Group, Report
 from .subject import Subject
 

@@ -12,14 +12,13 @@ import numpy.typing as npt
 from lstm_edge_runtime.axes import describe, resolve
 from lstm_edge_runtime.errors import InputError, first_line
 from lstm_edge_runtime.manifest import Manifest
-from lstm_edge_runtime.state import even_sizes
+from lstm_edge_runtime.state import Run, even_sizes
 
 from ..numerics.cases import CaseGenerator, case_size, full_length, in_chunks, random_sizes, row_by_row
-from ..numerics.noise import PerturbableReference, Procedure, Run, whole
+from ..numerics.noise import PerturbableReference, Procedure, whole
 from .config import ValidateConfig
-from .file import ModelFile
 from .judge import Feeds, FileFailedError, Judge, Measured, RefusedError, usual_scale
-from .reference import ReferenceModel
+from .reference import ModelFile, ReferenceModel
 from .report import Check, Figures
 
 if TYPE_CHECKING:

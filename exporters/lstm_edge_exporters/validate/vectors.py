@@ -28,8 +28,7 @@ from lstm_edge_runtime.state import run_chunks
 
 from ..quantization.judge import golden_limits
 from .config import ValidateConfig
-from .file import ModelFile
-from .reference import ReferenceModel
+from .reference import ModelFile, ReferenceModel
 from .subject import Subject
 
 __all__ = ["save_vectors"]

@@ -10,11 +10,10 @@ from lstm_edge_runtime.axes import describe, resolve, row_factor
 from lstm_edge_runtime.errors import first_line
 from lstm_edge_runtime.manifest import Golden, Manifest
 from lstm_edge_runtime.selftest import compare_golden
-from lstm_edge_runtime.state import even_sizes
+from lstm_edge_runtime.state import Run, even_sizes
 
 from ...numerics.cases import CaseGenerator, full_length, in_chunks, take_row, with_padding
-from ...numerics.noise import Run
-from ..file import ModelFile
+from ..reference import ModelFile
 from ..report import Check
 
 __all__ = ["check_alone"]

@@ -8,9 +8,9 @@ import numpy.typing as npt
 
 from lstm_edge_runtime.errors import LstmEdgeError, first_line
 from lstm_edge_runtime.ort import CPU, import_onnxruntime
+from lstm_edge_runtime.state import Run
 
 from ...numerics.cases import GRID, row_by_row, with_padding
-from ...numerics.noise import Run
 from ..judge import Feeds, RefusedError
 from ..report import Check
 from ..subject import Subject

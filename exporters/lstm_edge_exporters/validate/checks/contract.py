@@ -13,9 +13,8 @@ from lstm_edge_runtime.manifest import Axes, Golden, Manifest, StateSpec, Tensor
 from lstm_edge_runtime.selftest import golden_limit
 
 from ...versions import IR_VERSIONS, OLDEST_ONNXRUNTIME, OPSETS
-from ..file import ModelFile, every_node, recurrent_layers
 from ..judge import FileFailedError, Measured, RefusedError
-from ..reference import ReferenceModel
+from ..reference import ModelFile, ReferenceModel, every_node, recurrent_layers
 from ..report import Check, Fact
 from ..subject import Subject
 

@@ -9,7 +9,6 @@ import numpy.typing as npt
 from lstm_edge_runtime.state import even_sizes
 
 from ...numerics.cases import in_chunks, last_steps, random_sizes
-from ...quantization.config import STEPS
 from ..judge import Measured
 from ..report import Check, Curve
 from ..subject import Subject
@@ -44,6 +43,8 @@ def check_streaming(subject: Subject) -> Iterator[Check]:
     long = subject.config.long_steps
     yield _long_run(subject, "drift", f"{long} steps in chunks of {_CHUNK}", long, _CHUNK)
     if subject.judge.budgets and subject.config.data is not None:
+        from ...quantization.config import STEPS
+
         # as the gate of an int8 or fp16 file went through it
         procedure = last_steps(subject.manifest, even_sizes(STEPS, 1))
         name, feeds = f"{STEPS} single steps of the data", subject.timeline(STEPS)
