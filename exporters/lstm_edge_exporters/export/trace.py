@@ -19,8 +19,8 @@ from torch.export import Dim, ExportedProgram
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Axes
 
-from ..numerics.call import Signature, flatten_output
 from ..numerics.floats import AllFloats
+from ..numerics.reference import Signature, flatten_output
 from .record import Call, Recorder, instrument
 from .refusals import check_calls, tracing_refusal, translation_refusal
 

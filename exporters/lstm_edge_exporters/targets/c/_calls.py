@@ -16,8 +16,7 @@ from lstm_edge_runtime.state import State
 from lstm_edge_runtime.tolerance import MULTIPLE
 
 from ...numerics.cases import CaseGenerator, InputSpec
-from ...numerics.layout import Layout
-from ...numerics.noise import noise_floors
+from ...numerics.noise import Layout, noise_floors
 from ...numerics.onnx_reference import OnnxReference, index_values
 from ._interface import Interface
 
