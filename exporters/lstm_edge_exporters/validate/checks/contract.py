@@ -10,7 +10,7 @@ import onnx
 from lstm_edge_runtime.axes import describe
 from lstm_edge_runtime.errors import first_line
 from lstm_edge_runtime.manifest import Axes, Golden, Manifest, StateSpec, TensorSpec
-from lstm_edge_runtime.selftest import golden_limit
+from lstm_edge_runtime.selftest import golden_limits
 
 from ...versions import IR_VERSIONS, OLDEST_ONNXRUNTIME, OPSETS
 from ..judge import FileFailedError, Measured, RefusedError
@@ -355,7 +355,7 @@ def _too_wide(subject: Subject, golden: Golden, measured: Measured) -> Iterator[
             expected = np.maximum(expected, np.max(np.abs(exact), initial=0.0))
         if name not in golden.limits:  # one limit an output, as files made before have
             expected = expected.max(initial=0.0)
-        limits = golden.limit.get(name, golden.limits.get(name, golden_limit(golden, name)))
+        limits = golden.limit.get(name, golden.limits.get(name, golden_limits(golden, name)))
         for what, stated, most in (
             ("limit", limits, expected),
             ("floor", golden.floor.get(name, 0.0), _GOLDEN_SLACK * floors.max(initial=0.0)),
