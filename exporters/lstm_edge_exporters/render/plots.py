@@ -1,21 +1,46 @@
 """Plots as SVG, drawn by matplotlib: the same bytes for the same data, colors by CSS variables."""
 
+import contextlib
 import io
 import math
+import os
 import re
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any, Literal
 
-import matplotlib as mpl
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
-from matplotlib.ticker import FixedFormatter, FixedLocator, LogFormatterSciNotation, LogLocator, NullLocator
-
 from .palette import PALETTE, SERIES, style_variables
+
+
+@contextlib.contextmanager
+def _folder_of_its_own() -> Iterator[None]:
+    """Give matplotlib a folder that goes away: as it is imported it writes a list of fonts, else at home."""
+    if "MPLCONFIGDIR" in os.environ:
+        yield
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["MPLCONFIGDIR"] = folder
+        try:
+            yield
+        finally:
+            del os.environ["MPLCONFIGDIR"]
+
+
+with _folder_of_its_own():
+    import matplotlib as mpl
+    from matplotlib.axes import Axes
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import (
+        FixedFormatter,
+        FixedLocator,
+        LogFormatterSciNotation,
+        LogLocator,
+        NullLocator,
+    )
 
 __all__ = ["Axis", "Plot", "Series", "draw_plot", "draw_png"]
 
