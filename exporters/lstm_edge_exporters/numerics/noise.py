@@ -166,12 +166,14 @@ class Layout:
     @classmethod
     def of(cls, manifest: Manifest) -> "Layout":
         """Read the axes off a manifest."""
-        inputs = {spec.name: spec.axes for spec in manifest.inputs}
-        inputs |= {state.input: state.axes for state in manifest.states}
         channels = {spec.name: _fixed(spec.axes)[-1:] for spec in manifest.outputs}
         channels |= {state.output: _fixed(state.axes)[:-1] for state in manifest.states}
         return cls(
-            {name: rows for name, axes in inputs.items() if (rows := manifest.batch_axis(axes)) is not None},
+            {
+                name: rows
+                for name in manifest.input_names
+                if (rows := manifest.batch_axis(manifest.axes[name])) is not None
+            },
             {name: places[0] for name, places in channels.items() if places},
         )
 

@@ -340,8 +340,8 @@ class Judge:
         self._sizes[rows, steps] = None
         self._rows += rows
         self._steps += rows * steps
-        for spec in self._manifest.inputs:
-            if np.dtype(spec.dtype).kind in "iu" and spec.name != self._manifest.lengths:
+        for spec in self._manifest.data_inputs:
+            if np.dtype(spec.dtype).kind in "iu":
                 self._tokens.setdefault(spec.name, set()).update(np.unique(feeds[spec.name]).tolist())
 
     def _count_channels(self, record: Comparison, got: Array, known: Expected) -> None:

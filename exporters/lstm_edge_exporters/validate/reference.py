@@ -238,7 +238,7 @@ def _before_lifting(original: ModelFile, lifted: ModelFile, about: str) -> Refer
 
 def _freed(lifted: Manifest, original: Manifest) -> Manifest:
     """Return the lifted file's manifest with the original's names; an axis is free that either has free."""
-    axes = {spec.name: spec.axes for spec in (*lifted.inputs, *lifted.outputs)}
+    axes = lifted.axes
 
     def merge(name: str, theirs: Axes) -> Axes:
         mine = axes.get(name, ())
