@@ -185,8 +185,8 @@ def command(model: Path, target: str, output: Path, as_json: bool, **options: An
         echo_json({"output": str(output), **written.document})
         return
     print_table(written.title, ("file", "bytes"), written.rows)
-    for note in written.notes:
-        click.echo(note)
+    for line in written.notes:
+        click.echo(line)
 
 
 _MOST = 8
