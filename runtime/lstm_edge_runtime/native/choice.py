@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..axes import resolve, with_ones
-from ..carried import Run
 from ..errors import CheckFailedError, UnsupportedError, first_line
 from ..manifest import Golden, Manifest, TensorSpec
 from ..onnx_reader import OnnxFile
 from ..ort import run_by_name
 from ..selftest import SelfTest, compare_golden, gather_replays
+from ..state import Run
 from .library import installed
 
 if TYPE_CHECKING:
