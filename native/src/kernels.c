@@ -34,7 +34,6 @@ typedef int8_t vi8 __attribute__((vector_size(LE_LANES), aligned(1), may_alias))
 /* --- Vectors ---------------------------------------------------------------------------------------- */
 
 INLINE vf set1(float x) { return x - (vf){0}; }
-INLINE vi set1i(int32_t x) { return x - (vi){0}; }
 INLINE vf load(const float *p) { return *(const vf_loose *)p; }
 INLINE void store(float *p, vf v) { *(vf_loose *)p = v; }
 INLINE vf blend(vi mask, vf a, vf b) { return (vf)(((vi)a & mask) | ((vi)b & ~mask)); }
@@ -155,7 +154,7 @@ static __attribute__((noinline)) vf apply(const le_activation *a, vf x) {
     case LE_SQRT: return root(x);
     case LE_RECIPROCAL: return 1.f / x;
     case LE_ERF: return by_lane(x, erff);
-    case LE_GELU_TANH: return 0.5f * x * (1.f + vtanh(0.7978845608028654f * madd(0.044715f * x * x, x, x)));
+    case LE_GELU_TANH: return x * sigmoid(1.5957691216057308f * madd(0.044715f * x * x, x, x));
     default: return x;
     }
 }
