@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from lstm_edge.timing.calls import Call, TimedModel
-from lstm_edge.timing.rounds import calibration_workload
 from lstm_edge_exporters.numerics.bootstrap import Interval, ratio_interval
 from lstm_edge_runtime import Model, load
 from lstm_edge_runtime.errors import (
@@ -23,7 +21,9 @@ from lstm_edge_runtime.errors import (
 from lstm_edge_runtime.ort import SessionOptions
 from lstm_edge_runtime.profile import Profile
 
+from .calls import TimedModel
 from .objective import Objective
+from .rounds import Call, calibration_workload
 
 __all__ = ["Candidate", "Outcome", "Trial", "tune"]
 
