@@ -14,13 +14,14 @@ import numpy.typing as npt
 from lstm_edge.data.config import ReadConfig
 from lstm_edge.data.evaluation import read_for_model
 from lstm_edge.data.recordings import Recording
-from lstm_edge.data.sample_input import SampleInput
+from lstm_edge.data.sample_input import SampleInput, run_series
+from lstm_edge.results import main_output, top_rows
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.files import replacing
 
 from ._data import data_options, note
 from ._model import device_option, model_argument, open_model, profile_option, threads_option
-from ._results import ResultLines, main_output, top_rows
+from ._results import ResultLines
 
 if TYPE_CHECKING:
     from lstm_edge_runtime import Model
@@ -82,21 +83,9 @@ def _predict(model: "Model", samples: SampleInput, found: Sequence[Recording]) -
         together = _ROWS_PER_CALL if samples.batched else 1
         for start in range(0, len(members), together):
             part = members[start : start + together]
-            values = main_output(model, _run(model, samples, [found[index].x for index in part]))
+            values = main_output(model, run_series(model, samples, [found[index].x for index in part]))
             results.update(zip(part, top_rows(values, len(part)), strict=True))
     return np.stack([results[index] for index in range(len(found))])
-
-
-def _run(
-    model: "Model", samples: SampleInput, rows: Sequence[npt.NDArray[Any]]
-) -> dict[str, npt.NDArray[Any]]:
-    """Return the outputs after the last step of equally long series, with the state carried where need be."""
-    if not samples.one_step:
-        return model.run(samples.arrange(rows))[0]
-    state = None
-    for step in range(len(rows[0])):
-        outputs, state = model.run(samples.arrange([row[step : step + 1] for row in rows]), state)
-    return outputs
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lstm_edge.data.sample_input import sample_input
+from lstm_edge.results import main_output, top_rows
 from lstm_edge_runtime.errors import CheckFailedError, InputError
 
 from ._line import FrameParser, LineParser
@@ -22,7 +23,7 @@ from ._model import (
     threads_option,
 )
 from ._pipes import LONGEST, LinePipe, stopped_by_signals
-from ._results import ResultLines, main_output, top_rows
+from ._results import ResultLines
 from ._statefile import StateFile
 
 if TYPE_CHECKING:
