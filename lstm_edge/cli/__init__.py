@@ -23,6 +23,7 @@ _VERBS = {
     "quantize": "Make a file smaller and faster: int8 or fp16, behind an accuracy gate.",
     "convert": "Turn a file into another format: ORT format for minimal builds of onnxruntime.",
     "predict": "Run a file on data.",
+    "score": "Run a file on a Parquet data set of any size, in one process or on a cluster.",
     "stream": "Run a file on samples as they arrive.",
     "inspect": "Show what a file takes, gives, costs and comes from.",
     "selftest": "Verify on this device that a file computes what it should.",

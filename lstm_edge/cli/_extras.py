@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from lstm_edge.extras import extra_modules
 from lstm_edge_runtime.errors import MissingDependencyError
 
-__all__ = ["needing_c", "needing_export", "needing_report"]
+__all__ = ["needing_c", "needing_export", "needing_parquet", "needing_report"]
 
 
 @contextlib.contextmanager
@@ -31,6 +31,11 @@ def needing_report(option: str) -> contextlib.AbstractContextManager[None]:
 def needing_c(verb: str) -> contextlib.AbstractContextManager[None]:
     """Import what a verb needs of the generator of C inside this; raises as ``needing_export``."""
     return _needing(verb, "c")
+
+
+def needing_parquet(verb: str) -> contextlib.AbstractContextManager[None]:
+    """Import what a verb needs of pyarrow inside this; raises as ``needing_export``."""
+    return _needing(verb, "parquet")
 
 
 @contextlib.contextmanager
