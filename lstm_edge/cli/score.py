@@ -65,7 +65,8 @@ def command(dataset: str, model: Path, output: Path, as_json: bool, **options: A
         echo_json({"output": str(output), **_document(report)})
         return
     rows = [
-        (stage.name, f"{stage.rows:,}", f"{stage.seconds:.1f}", f"{stage.rate:,.0f}") for stage in report.stages
+        (stage.name, f"{stage.rows:,}", f"{stage.seconds:.1f}", f"{stage.rate:,.0f}")
+        for stage in report.stages
     ]
     print_table(str(output), ("stage", "rows", "seconds", "rows/s"), rows)
     out = console()

@@ -164,9 +164,7 @@ def _filled(source: Source, batch: pa.RecordBatch, name: str, first: int) -> pa.
 def _order(source: Source, column: pa.Array, job: Job) -> pa.Array:
     kind, wanted = column.type, job.order_type
     same: Callable[[pa.DataType], bool] = next(
-        test
-        for test in (pa.types.is_floating, pa.types.is_integer, pa.types.is_temporal)
-        if test(wanted)
+        test for test in (pa.types.is_floating, pa.types.is_integer, pa.types.is_temporal) if test(wanted)
     )
     if not same(kind):
         raise InputError(
@@ -237,13 +235,10 @@ def _windows(source: Source, batch: pa.RecordBatch, job: Job, first: int) -> tup
         if column.null_count:
             raise InputError(f"{source.path}: a list in column {name!r} has an empty cell; {_ADVICE}")
     parts = [
-        _numbers(source, column, name, dtype, first)
-        for name, column in zip(features, columns, strict=True)
+        _numbers(source, column, name, dtype, first) for name, column in zip(features, columns, strict=True)
     ]
     return np.stack(parts, axis=1), counts
 
 
 def _is_list(kind: pa.DataType) -> bool:
-    return any(
-        test(kind) for test in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-    )
+    return any(test(kind) for test in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list))

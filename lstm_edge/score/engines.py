@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Protocol
@@ -16,6 +17,8 @@ from .job import Job, Tell
 __all__ = ["Engine", "LocalEngine", "RayEngine", "open_engine"]
 
 Stage = Callable[[Job, Mapping[str, Any], Tell], dict[str, Any]]
+_PATIENCE = 10
+"""Seconds to wait for a cluster's answer."""
 _OBJECT_STORE = 80 * 2**20
 """Bytes, near the least that Ray takes: rows go through files, items and their results are small."""
 
@@ -103,8 +106,9 @@ class RayEngine:
         quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
         if self._address is not None:
             try:
+                _reach(self._address)
                 ray.init(address=self._address, **quiet)
-            except (ConnectionError, ValueError, RuntimeError) as error:
+            except (OSError, ValueError, RuntimeError) as error:
                 raise InputError(
                     f"no Ray cluster answers at {self._address} ({first_line(error)}); ray start --head makes one"
                 ) from error
@@ -156,6 +160,13 @@ class RayEngine:
                 yield result["done"]
         except ray.exceptions.RayError as error:
             raise LstmEdgeError(f"Ray could not finish the work: {first_line(error)}") from error
+
+
+def _reach(address: str) -> None:
+    """Raise ``OSError`` if nobody listens at an address; Ray itself tries for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE).close()
 
 
 def _call(batch: Mapping[str, Any], stage: Stage, job: Job) -> dict[str, list[str]]:

@@ -92,7 +92,9 @@ def event_table(job: Job, found: Sequence[tuple[str, Span]], *, is_open: bool) -
     rows = sorted(found, key=lambda each: (each[0], each[1].start))
     spans = [span for _, span in rows]
     places = {
-        name: from_storage(pa.array([getattr(span, name) for span in spans], job.order_storage), job.order_type)
+        name: from_storage(
+            pa.array([getattr(span, name) for span in spans], job.order_storage), job.order_type
+        )
         for name in ("start", "end")
     }
     return pa.table(

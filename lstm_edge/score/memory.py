@@ -69,7 +69,9 @@ def read_kept(job: Job, bucket: int, like: Mapping[str, npt.NDArray[Any]]) -> di
             columns = parquet.read_table(path, use_threads=False).to_pydict()
             for place, name in enumerate(columns["series"]):
                 if bucket_of(name, job.buckets) == bucket:
-                    state = {key: _array(columns[f"state/{key}"][place], array) for key, array in like.items()}
+                    state = {
+                        key: _array(columns[f"state/{key}"][place], array) for key, array in like.items()
+                    }
                     row = {key: columns[key][place] for key in ("last", "label", "start", "total", "samples")}
                     span = None
                     if row["label"] is not None:

@@ -145,7 +145,10 @@ def score(dataset: str, model: Path, output: Path, config: ScoreConfig, show: Sh
             "files": before["files"]
             | {names[index].name: _mark(names[index], rows) for index, rows in sorted(run.rows.items())},
             "left_out": before["left_out"]
-            | {names[index].name: _mark(names[index], 0) | {"why": run.bad[index]} for index in sorted(run.bad)},
+            | {
+                names[index].name: _mark(names[index], 0) | {"why": run.bad[index]}
+                for index in sorted(run.bad)
+            },
         }
         publish(work, output, ledger)
         return ScoreReport(
@@ -298,7 +301,11 @@ def _job(
 
 def _check_earlier(earlier: Mapping[str, Any], job: Job, config: ScoreConfig) -> None:
     """Raise ``InputError`` where the run could not go on as one with the earlier one."""
-    columns = {"series": job.columns.series, "order": job.columns.order, "features": list(job.columns.features)}
+    columns = {
+        "series": job.columns.series,
+        "order": job.columns.order,
+        "features": list(job.columns.features),
+    }
     same = {
         "the model": (earlier["model"]["identity"][:12], job.identity[:12]),
         "the engine": (earlier["engine"], job.engine),
@@ -394,9 +401,7 @@ class _Run:
                 first += sizes[-1]
             if not groups:
                 self.rows[source.index] = 0
-        return [
-            {"part": part, "files": group} for part, group in enumerate(_grouped(pieces, sizes, most))
-        ]
+        return [{"part": part, "files": group} for part, group in enumerate(_grouped(pieces, sizes, most))]
 
     def _tasks(self, buckets: "np.ndarray[Any, Any]") -> list[list[int]]:
         """Share the buckets out; an earlier run's are all taken, for their states go on."""

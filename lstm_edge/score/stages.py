@@ -437,7 +437,8 @@ def _write_parquet(job: Job, source: Source, parts: Iterator[tuple[pa.RecordBatc
             if names is not None:
                 columns["label"] = names.take(pa.array(values.argmax(axis=1)))
             columns |= {
-                name: pa.array(np.ascontiguousarray(values[:, place])) for place, name in enumerate(job.results)
+                name: pa.array(np.ascontiguousarray(values[:, place]))
+                for place, name in enumerate(job.results)
             }
             writer.write_table(pa.table(columns, schema=schema))
 
@@ -455,5 +456,3 @@ def _spill(job: Job, part: int) -> Path:
 def _opened(job: Job, part: int, options: ipc.IpcReadOptions) -> Iterator[ipc.RecordBatchFileReader]:
     with pa.OSFile(str(_spill(job, part))) as raw, ipc.open_file(raw, options=options) as reader:
         yield reader
-
-
