@@ -43,7 +43,7 @@ def read_parquet(
             f'{path}: reading Parquet needs pyarrow; pip install "lstm-edge[parquet]"'
         ) from error
     try:
-        found = parquet.read_table(path)  # type: ignore[no-untyped-call]
+        found = parquet.read_table(path)
     except (ArrowException, OSError) as error:
         raise FileFormatError(f"{path} can't be read as Parquet ({first_line(error)})") from error
     columns = {name.strip(): found[name] for name in found.column_names}

@@ -1,7 +1,6 @@
 """The files of a data set, and their rows as arrays."""
 
 import glob
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,13 +42,14 @@ def find_files(dataset: str) -> list[Source]:
         if fixed is None:
             raise NotFoundError(f"{dataset} is not there; name a folder, a file, or a glob in quotes")
         root = Path(*parts[:fixed])
-        found = [Path(each) for each in glob.glob(dataset, recursive=True) if Path(each).is_file()]
-    files = []
+        found = [Path(each) for each in glob.glob(dataset, recursive=True)]  # noqa: PTH207
+        found = [each for each in found if each.is_file()]
+    files: list[Source] = []
     for each in sorted(found):
         name = each.relative_to(root).as_posix()
         if not any(part.startswith(("_", ".")) for part in name.split("/")):
             about = each.stat()
-            files.append(Source(len(files), os.path.abspath(each), name, about.st_size, about.st_mtime_ns))
+            files.append(Source(len(files), str(each.absolute()), name, about.st_size, about.st_mtime_ns))
     if not files:
         raise NotFoundError(f"{dataset} has no .parquet file; name a folder, a file, or a glob in quotes")
     return files
@@ -100,7 +100,9 @@ def read_rows(source: Source, job: Job, groups: Sequence[int] | None, first: int
     columns = job.columns
     check_columns(source.path, source.name, file.schema_arrow, columns)
     given = key_columns(source.name)
-    wanted = [each for each in (columns.series, columns.order, *columns.features) if each not in given]
+    wanted = [
+        each for each in (columns.series, columns.order, *columns.features) if each and each not in given
+    ]
     for batch in _batches(source, file, wanted, groups, job):
         if columns.series in given:
             series = pa.array([given[columns.series]] * len(batch), pa.string())
@@ -109,7 +111,7 @@ def read_rows(source: Source, job: Job, groups: Sequence[int] | None, first: int
         order = _order(source, _filled(source, batch, str(columns.order), first), job)
         x = _features(source, batch, job, first)
         rows = pa.array(np.arange(first, first + len(batch)))
-        files = pa.array(np.full(len(batch), source.index, dtype=np.int32))
+        files = pa.array(np.full(len(batch), source.number, dtype=np.int32))
         yield pa.record_batch([series, order, files, rows, x], schema=job.spill_schema)
         first += len(batch)
 
@@ -205,7 +207,8 @@ def _numbers(source: Source, column: pa.Array, name: str, dtype: npt.DTypeLike, 
             f"{source.path} row {first + int(places[0]) + 1}, column {name!r} is {cell}, expected a finite "
             f"{'number' if np.issubdtype(dtype, np.floating) else 'whole number'}; {_ADVICE}"
         )
-    return values.astype(dtype, copy=False)
+    numbers: Array = values.astype(dtype, copy=False)
+    return numbers
 
 
 def _windows(source: Source, batch: pa.RecordBatch, job: Job, first: int) -> tuple[Array, Array]:
@@ -218,13 +221,13 @@ def _windows(source: Source, batch: pa.RecordBatch, job: Job, first: int) -> tup
     elif not all(nested):
         raise InputError(f"{source.path}: some features are lists and some are numbers, expected all alike")
     else:
-        lengths = [compute.list_value_length(column).to_numpy(zero_copy_only=False) for column in columns]
+        lengths = [_lengths(column) for column in columns]
         counts = lengths[0].astype(np.int64)
         if not all(np.array_equal(each, counts) for each in lengths) or (counts < 1).any():
             raise InputError(f"{source.path}: the lists of a row are empty or differ in length")
         columns = [column.flatten() for column in columns]
     if len(features) == 1 and _is_list(columns[0].type):
-        inner = compute.list_value_length(columns[0]).to_numpy(zero_copy_only=False)
+        inner = _lengths(columns[0])
         if (inner != width).any():
             raise InputError(f"{source.path}: column {features[0]!r} has a step that is no list of {width}")
         values = _numbers(source, columns[0].flatten(), features[0], dtype, first)
@@ -238,6 +241,11 @@ def _windows(source: Source, batch: pa.RecordBatch, job: Job, first: int) -> tup
         _numbers(source, column, name, dtype, first) for name, column in zip(features, columns, strict=True)
     ]
     return np.stack(parts, axis=1), counts
+
+
+def _lengths(column: pa.Array) -> Array:
+    lengths: Array = compute.call_function("list_value_length", [column]).to_numpy(zero_copy_only=False)
+    return lengths
 
 
 def _is_list(kind: pa.DataType) -> bool:

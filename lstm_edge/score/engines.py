@@ -35,7 +35,7 @@ class Engine(Protocol):
     ) -> Iterator[dict[str, Any]]:
         """Yield each item's result as it is done, in any order; ``tell`` hears of rows."""
 
-    def __enter__(self) -> "Engine": ...
+    def __enter__(self) -> "Engine": ...  # noqa: PYI034
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
@@ -57,8 +57,8 @@ def open_engine(workers: int | None, address: str | None) -> Engine:
         return LocalEngine()
     if missing:
         raise MissingDependencyError(
-            f'several workers need {missing[0]}, which is not installed; pip install "lstm-edge[cluster]", or '
-            "give --workers 1"
+            f'several workers need {missing[0]}, which is not installed; pip install "lstm-edge[cluster]", '
+            "or give --workers 1"
         )
     return RayEngine(workers, address)
 
@@ -76,7 +76,7 @@ class LocalEngine:
         for item in items:
             yield stage(job, item, tell)
 
-    def __enter__(self) -> "LocalEngine":
+    def __enter__(self) -> "LocalEngine":  # noqa: PYI034
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -84,7 +84,9 @@ class LocalEngine:
 
 
 class RayEngine:
-    """Ray Data: a block of one row for each item, mapped by tasks that Ray begins again, three times, when their worker dies.
+    """Ray Data: a block of one row for each item, mapped by tasks.
+
+    Ray begins a task again, up to three times, when its worker dies.
 
     A local Ray listens on loopback only, has no dashboard, and sends no usage statistics.
     """
@@ -96,7 +98,7 @@ class RayEngine:
         self._workers, self._address = workers, address
         self.workers = workers or 0
 
-    def __enter__(self) -> "RayEngine":
+    def __enter__(self) -> "RayEngine":  # noqa: PYI034
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
         if self._address is None:
             os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # the node's address is 127.0.0.1
@@ -110,7 +112,8 @@ class RayEngine:
                 ray.init(address=self._address, **quiet)
             except (OSError, ValueError, RuntimeError) as error:
                 raise InputError(
-                    f"no Ray cluster answers at {self._address} ({first_line(error)}); ray start --head makes one"
+                    f"no Ray cluster answers at {self._address} ({first_line(error)}); ray start --head "
+                    "starts one"
                 ) from error
         else:
             ray.init(

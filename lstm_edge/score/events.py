@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from .job import Job
 
-__all__ = ["Span", "event_table", "find_spans"]
+__all__ = ["Span", "event_table", "find_spans", "from_storage"]
 
 Array = npt.NDArray[Any]
 

@@ -36,7 +36,7 @@ Tell = Callable[[int], None]
 class Source(NamedTuple):
     """One file of the data set."""
 
-    index: int
+    number: int
     path: str
     name: str
     """Its path in the data set, with slashes; the output has a file of this name."""

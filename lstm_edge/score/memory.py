@@ -77,9 +77,9 @@ def read_kept(job: Job, bucket: int, like: Mapping[str, npt.NDArray[Any]]) -> di
                     if row["label"] is not None:
                         span = Span(row["label"], row["start"], row["last"], row["total"], row["samples"])
                     kept[name] = Kept(row["last"], span, state)
-        except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        except (pa.ArrowException, OSError, KeyError, ValueError) as error:  # noqa: PERF203
             raise FileFormatError(
-                f"{path} is not what an earlier run kept ({first_line(error)}); score everything without --since"
+                f"{path} is not what an earlier run kept ({first_line(error)}); score without --since"
             ) from error
     return kept
 

@@ -131,7 +131,7 @@ def score(dataset: str, model: Path, output: Path, config: ScoreConfig, show: Sh
         run = _Run(job, workers, found, config, show)
         done = run.windows() if config.by_window else run.series()
         before = earlier or {"files": {}, "left_out": {}}
-        names = {source.index: source for source in found.sources}
+        names = {source.number: source for source in found.sources}
         ledger = {
             "model": {"name": model.name, "identity": job.identity},
             "engine": job.engine,
@@ -202,7 +202,7 @@ def _width(model: "Model", config: ScoreConfig) -> int:
         return Stepper(model).width
     samples = sample_input(model)
     row = np.zeros((model.interface.signal.window or 1, samples.width), dtype=samples.spec.dtype)
-    return top_rows(main_output(model, run_series(model, samples, [row])), 1).shape[1]
+    return int(top_rows(main_output(model, run_series(model, samples, [row])), 1).shape[1])
 
 
 def _look(
@@ -231,10 +231,10 @@ def _look(
         except (FileFormatError, InputError) as error:
             if not config.skip_bad:
                 raise
-            found.bad[source.index] = str(error)
+            found.bad[source.number] = str(error)
             continue
         groups = file.metadata
-        found.groups[source.index] = [groups.row_group(k).num_rows for k in range(groups.num_row_groups)]
+        found.groups[source.number] = [groups.row_group(k).num_rows for k in range(groups.num_row_groups)]
         found.schema = found.schema or file.schema_arrow
     if found.schema is None and not known:
         raise InputError(f"none of the {len(everything)} files can be read: {next(iter(found.bad.values()))}")
@@ -321,8 +321,8 @@ def _check_earlier(earlier: Mapping[str, Any], job: Job, config: ScoreConfig) ->
     for what, (before, now) in same.items():
         if before != now:
             raise InputError(
-                f"the run in {config.since} had {before} as {what}, this one has {now}; give the same, or score "
-                "everything without --since"
+                f"the run in {config.since} had {before} as {what}, this one has {now}; give the same, or "
+                "score everything without --since"
             )
 
 
@@ -355,7 +355,7 @@ class _Run:
         for done in self._stage("score", (0.15, 0.9), score_series, items):
             for key in total:
                 total[key] += done[key]
-        by_index = {source.index: source for source in self._found.sources}
+        by_index = {source.number: source for source in self._found.sources}
         sizes = [(by_index[index], rows) for index, rows in sorted(self.rows.items())]
         groups = _grouped(sizes, [rows for _, rows in sizes], self._most())
         outputs = [{"tasks": len(items), "files": group} for group in groups]
@@ -365,8 +365,8 @@ class _Run:
 
     def windows(self) -> dict[str, int]:
         """Score files of windows."""
-        sources = [source for source in self._found.sources if source.index in self._found.groups]
-        sizes = [sum(self._found.groups[source.index]) for source in sources]
+        sources = [source for source in self._found.sources if source.number in self._found.groups]
+        sizes = [sum(self._found.groups[source.number]) for source in sources]
         items = [{"files": group} for group in _grouped(sources, sizes, self._most())]
         for done in self._stage("score", (0, 1), score_windows, items):
             self._take(done)
@@ -390,7 +390,7 @@ class _Run:
         pieces: list[tuple[Source, list[int] | None, int]] = []
         sizes = []
         for source in self._found.sources:
-            groups = self._found.groups.get(source.index)
+            groups = self._found.groups.get(source.number)
             if groups is None:
                 continue
             first, numbers = 0, _grouped(range(len(groups)), groups, most)
@@ -400,7 +400,7 @@ class _Run:
                 sizes.append(sum(groups[k] for k in group))
                 first += sizes[-1]
             if not groups:
-                self.rows[source.index] = 0
+                self.rows[source.number] = 0
         return [{"part": part, "files": group} for part, group in enumerate(_grouped(pieces, sizes, most))]
 
     def _tasks(self, buckets: "np.ndarray[Any, Any]") -> list[list[int]]:

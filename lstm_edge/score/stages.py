@@ -10,6 +10,7 @@ writes files of its own, whole or not at all, so that an item may be done again 
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def split_files(job: Job, item: Item, tell: Tell) -> Done:
 
     Args:
         job: the run.
-        item: ``part``, the number of the result; ``files``, a list of (source, row groups or None, first row).
+        item: ``part``, the result's number; ``files``, a list of (source, row groups or None, first row).
         tell: called with rows done.
 
     Returns:
@@ -71,9 +72,9 @@ def split_files(job: Job, item: Item, tell: Tell) -> Done:
                     tell(len(batch))
                     if sum(map(len, waiting)) >= at_once:
                         _write_buckets(writer, waiting, totals)
-                rows[source.index] = count
+                rows[source.number] = count
             except (FileFormatError, InputError) as error:
-                bad[source.index] = str(error)
+                bad[source.number] = str(error)
         if waiting:
             _write_buckets(writer, waiting, totals)
     return {
@@ -226,7 +227,7 @@ class _Rows:
 
 
 def _in_order(job: Job, item: Item) -> Iterator[_Rows]:
-    """Yield the rows of some buckets in ranges of the order, each with about as many rows as memory may hold."""
+    """Yield the rows of some buckets in ranges of the order, each with about as many as memory may hold."""
     found: list[tuple[int, int, Any, Any]] = []
     """Part, batch, and the first and last order in it."""
     sketch, weights, buckets = [], [], set(item["buckets"])
@@ -246,7 +247,7 @@ def _in_order(job: Job, item: Item) -> Iterator[_Rows]:
         return
     bounds = [None, *_cuts(np.concatenate(sketch), np.concatenate(weights), job.rows), None]
     bad = np.array(item["bad"], dtype=np.int32)
-    for low, high in zip(bounds[:-1], bounds[1:], strict=True):
+    for low, high in pairwise(bounds):
         batches = []
         for part in sorted({each[0] for each in found}):
             inside = [
@@ -393,7 +394,7 @@ def score_windows(job: Job, item: Item, tell: Tell) -> Done:
     bad: dict[int, str] = {}
 
     def scored(source: Source) -> Iterator[tuple[pa.RecordBatch, Array]]:
-        rows[source.index] = 0
+        rows[source.number] = 0
         for batch, steps, counts in read_windows(source, job):
             starts = np.cumsum(counts) - counts
             out = np.empty((len(counts), len(job.results)), dtype=np.float32)
@@ -404,7 +405,7 @@ def score_windows(job: Job, item: Item, tell: Tell) -> Done:
                     series = [steps[start : start + count] for start in starts[own].tolist()]
                     values = main_output(model, run_series(model, samples, series))
                     out[own] = top_rows(values, len(own))
-            rows[source.index] += len(counts)
+            rows[source.number] += len(counts)
             tell(len(counts))
             yield batch, softmax(out) if job.labels else out
 
@@ -413,8 +414,8 @@ def score_windows(job: Job, item: Item, tell: Tell) -> Done:
         try:
             _write_parquet(job, source, scored(source))
         except (FileFormatError, InputError) as error:
-            bad[source.index] = str(error)
-            rows.pop(source.index, None)
+            bad[source.number] = str(error)
+            rows.pop(source.number, None)
     return {"rows": sum(rows.values()), "by_file": list(rows.items()), "bad": list(bad.items())}
 
 

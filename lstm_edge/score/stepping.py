@@ -45,7 +45,7 @@ class Stepper:
         """Of series that run one at a time."""
         probe = self._stream.step(np.zeros(place.width, dtype=place.spec.dtype))
         self._stream.reset()
-        self.width = _top(np.asarray(main_output(model, probe))[None]).shape[1]
+        self.width = int(_top(np.asarray(main_output(model, probe))[None]).shape[1])
         """C, how many values one step gives."""
 
     def run(self, names: Sequence[str], counts: Array, x: Array, tell: Tell) -> Array:

@@ -23,7 +23,7 @@ class TritonPythonModel:
     """What the Python backend calls."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Load the file that lies beside this one, and reserve states for as many sequences as may be open."""
+        """Load the file beside this one, and reserve states for as many sequences as may be open."""
         config = json.loads(args["model_config"])
         batching = config["sequence_batching"]
         folder = Path(args["model_repository"]) / args["model_version"]
@@ -105,7 +105,7 @@ def _array(request: Any, name: str) -> Any:
     array = pb_utils.get_input_tensor_by_name(request, name).as_numpy()
     if not array.flags.c_contiguous:
         raise ContractError(
-            f"this Triton's Python backend was built for numpy 1 and misreads arrays of numpy {np.__version__}; "
+            f"this Python backend is built for numpy 1 and misreads arrays of numpy {np.__version__}; "
             'pip install "numpy<2" in its environment, or take a newer Triton'
         )
     return array

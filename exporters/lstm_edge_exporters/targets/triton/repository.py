@@ -1,7 +1,7 @@
 """A model repository for Triton, by the Python backend or by onnxruntime's.
 
-The configuration's fields are those of Triton's ``model_config.proto``; sequence batching and implicit states are
-described in Triton's user guide, "Stateful models".
+The configuration's fields are those of Triton's ``model_config.proto``; sequence batching and implicit states
+are described in Triton's user guide, "Stateful models".
 """
 
 import os
@@ -77,7 +77,7 @@ def to_triton(path: str | os.PathLike[str], backend: str = "python") -> Reposito
     path = Path(path)
     if not re.fullmatch(r"[A-Za-z0-9_-]+", path.stem):
         raise InputError(
-            f"got a file named {path.name!r}; Triton takes letters, digits, - and _ in a model's name, rename it"
+            f"got a file named {path.name!r}; Triton's names have letters, digits, - and _, rename it"
         )
     with load(path, device="cpu") as model:
         interface = model.interface

@@ -166,6 +166,9 @@ class Server:
     def __init__(self, folder, repository):
         wheel = FOLDER.resolve() / "pytriton" / "tritonserver"
         version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+        library = Path(sysconfig.get_config_var("LIBDIR")) / str(sysconfig.get_config_var("INSTSONAME"))
+        if library.suffix == ".a" or not library.exists():
+            pytest.skip(f"this Python has no shared library, which the Python backend needs ({library})")
         stub = wheel / "python_backend_stubs" / version / "triton_python_backend_stub"
         if not stub.exists():
             pytest.skip(f"the wheel has no Python backend for Python {version}")
@@ -177,7 +180,7 @@ class Server:
         (wheel / "bin" / "tritonserver").chmod(0o755)
         with socket.create_server(("127.0.0.1", 0)) as free:
             self._port = free.getsockname()[1]
-        libraries = [sysconfig.get_config_var("LIBDIR"), wheel.parents[1] / "nvidia_pytriton.libs"]
+        libraries = [library.parent, wheel.parents[1] / "nvidia_pytriton.libs"]
         environment = {
             **os.environ,
             "PATH": f"{_environment(folder / 'venv')}:{os.environ['PATH']}",
