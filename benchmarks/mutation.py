@@ -36,22 +36,21 @@ from mutation_kinds import KINDS, Draft, Kind, NotApplicableError
 from mutation_networks import NETWORKS
 
 from lstm_edge_exporters import export
-from lstm_edge_exporters.numerics.carried import in_chunks
-from lstm_edge_exporters.numerics.cases import CaseGenerator
+from lstm_edge_exporters.numerics.cases import CaseGenerator, in_chunks
 from lstm_edge_exporters.numerics.noise import (
     Expected,
     PerturbableReference,
     Procedure,
-    Run,
+    Rounding,
     expected,
     whole,
 )
-from lstm_edge_exporters.numerics.rounding import Rounding
 from lstm_edge_exporters.validate import ReferenceModel, ValidateConfig, open_file
 from lstm_edge_exporters.validate.engine import Validation
 from lstm_edge_exporters.validate.module import against_module
 from lstm_edge_runtime.errors import LstmEdgeError
 from lstm_edge_runtime.ort import SessionOptions, open_session, run_by_name
+from lstm_edge_runtime.state import Run
 from lstm_edge_runtime.tolerance import MULTIPLE
 
 __all__ = ["Bench", "Mutant", "main"]

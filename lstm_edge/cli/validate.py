@@ -9,18 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lstm_edge.data.config import ReadConfig
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.files import check_target, write_bytes
 
 from ._data import data_options, note
 from ._extras import needing_export, needing_report
-from ._output import console, echo_json, json_option
-from ._progress import progress
+from ._output import console, echo_json, json_option, progress
 
 if TYPE_CHECKING:
     from lstm_edge_exporters.validate import ReferenceModel, ValidateConfig
-    from lstm_edge_exporters.validate.file import ModelFile
+    from lstm_edge_exporters.validate.reference import ModelFile
 
 __all__ = ["command"]
 
@@ -87,8 +85,6 @@ def command(
             raise InputError("--weights came without --against package.module:factory")
         with needing_export("validate"):
             from lstm_edge_exporters.validate import ValidateConfig, open_file, validate
-            from lstm_edge_exporters.validate.junit import to_junit
-            from lstm_edge_exporters.validate.terminal import print_report
         if html is not None:
             with needing_report("validate --html"):
                 from lstm_edge_exporters.validate.html import to_html
@@ -96,18 +92,22 @@ def command(
         reference = _reference(file, against, weights) if against is not None and file.model else None
         config = ValidateConfig(seed=seed, quick=quick, rtol=rtol, atol=atol, steps=steps, golden=golden)
         if data is not None:
-            config = _with_data(config, data, file, ReadConfig(**columns))
+            config = _with_data(config, data, file, columns)
         with progress(quiet=as_json) as show:
             report = validate(
                 file, reference, config, lambda title, place, count: show(place / count, f"checking: {title}")
             )
     if junit is not None:
+        from lstm_edge_exporters.validate.junit import to_junit
+
         write_bytes(junit, to_junit(report))
     if html is not None:
         write_bytes(html, to_html(report).encode())
     if as_json:
         echo_json(report.to_dict())
     else:
+        from lstm_edge_exporters.validate.terminal import print_report
+
         print_report(report, console())
     if save_test_data is not None and reference is not None:
         _save(save_test_data, file, reference, config, quiet=as_json)
@@ -130,13 +130,14 @@ def _junit_on_error(junit: Path | None, model: Path) -> Iterator[None]:
 
 
 def _reference(file: "ModelFile", against: str, weights: Path | None) -> "ReferenceModel":
-    with needing_export("validate"):
-        from ._factory import build_module, is_factory
-    if is_factory(against):
-        from lstm_edge_exporters.validate.module import against_module
+    if not Path(against).exists():
+        with needing_export("validate"):
+            from ._factory import build_module, is_factory
+        if is_factory(against):
+            from lstm_edge_exporters.validate.module import against_module
 
-        module, sha256 = build_module(against, weights)
-        return against_module(module, file, about=against, sha256=sha256 or "")
+            module, sha256 = build_module(against, weights)
+            return against_module(module, file, about=against, sha256=sha256 or "")
     if weights is not None:
         raise InputError(f"{against} is no package.module:factory; --weights belongs to one")
     if Path(against).suffix == ".onnx":
@@ -147,9 +148,10 @@ def _reference(file: "ModelFile", against: str, weights: Path | None) -> "Refere
 
 
 def _run(file: "ModelFile", against: str) -> "ReferenceModel":
-    from lstm_edge.checkpoint import load
-    from lstm_edge.deploy import deployable
-    from lstm_edge_exporters.validate.module import against_module
+    with needing_export("validate"):
+        from lstm_edge.checkpoint import load
+        from lstm_edge.deploy import deployable
+        from lstm_edge_exporters.validate.module import against_module
 
     run = load(against)
     module, example, config = deployable(run, lengths="lengths" in file.graph_axes)
@@ -160,13 +162,14 @@ def _run(file: "ModelFile", against: str) -> "ReferenceModel":
 
 
 def _with_data(
-    config: "ValidateConfig", data: Path, file: "ModelFile", columns: ReadConfig
+    config: "ValidateConfig", data: Path, file: "ModelFile", columns: dict[str, Any]
 ) -> "ValidateConfig":
+    from lstm_edge.data.config import ReadConfig
     from lstm_edge.data.evaluation import read_samples
 
-    return (
-        config if file.model is None else replace(config, data=read_samples(data, file.model, columns, note))
-    )
+    if file.model is None:
+        return config
+    return replace(config, data=read_samples(data, file.model, ReadConfig(**columns), note))
 
 
 def _save(

@@ -5,10 +5,10 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from types import TracebackType
 from typing import Any, Protocol
 
-from lstm_edge.extras import missing_modules
 from lstm_edge_runtime import errors
 from lstm_edge_runtime.errors import InputError, LstmEdgeError, MissingDependencyError, first_line
 
@@ -52,12 +52,12 @@ def open_engine(workers: int | None, address: str | None) -> Engine:
         MissingDependencyError: Ray is needed and is not installed.
         InputError: the cluster can't be reached.
     """
-    missing = missing_modules("cluster")
-    if address is None and (workers == 1 or (workers is None and missing)):
+    has_ray = find_spec("ray") is not None
+    if address is None and (workers == 1 or (workers is None and not has_ray)):
         return LocalEngine()
-    if missing:
+    if not has_ray:
         raise MissingDependencyError(
-            f'several workers need {missing[0]}, which is not installed; pip install "lstm-edge[cluster]", '
+            'several workers need ray, which is not installed; pip install "lstm-edge[cluster]", '
             "or give --workers 1"
         )
     return RayEngine(workers, address)

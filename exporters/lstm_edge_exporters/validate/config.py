@@ -1,15 +1,17 @@
 """The options of a validation."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from lstm_edge_runtime.errors import InputError
 
-from ..quantization import Budget, Samples
+if TYPE_CHECKING:
+    from ..numerics.samples import Samples
+    from ..quantization.config import Budget
 
 __all__ = ["ValidateConfig"]
 
@@ -28,12 +30,12 @@ class ValidateConfig:
     """See ``rtol``; either alone counts the other as 0."""
     steps: int = 10_000
     """Time steps of the long run."""
-    data: Samples | None = None
+    data: "Samples | None" = None
     """Real samples, and their labels or values where known."""
     golden: Path | None = None
     """A folder of golden vectors to replay besides the case in the file itself."""
-    budget: Budget = field(default_factory=Budget)
-    """What an int8 or fp16 file may lose."""
+    budget: "Budget | None" = None
+    """What an int8 or fp16 file may lose; None for what ``quantize`` allows by default."""
 
     def __post_init__(self) -> None:
         """Refuse what can't be meant.

@@ -1,39 +1,125 @@
-"""Comparing a file with its reference on the same arrays by the one tolerance policy, and counting it all."""
+"""Comparing a file with its reference on the same arrays, and counting it all.
 
+A float file is held to the one tolerance policy, an int8 or fp16 file to the budgets that its gate held it
+to. There differences count by their root mean square: a unit that switches one step early is off by its whole
+range for that step, and right before and after.
+"""
+
+import math
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from lstm_edge_runtime.errors import first_line
 from lstm_edge_runtime.manifest import Manifest
+from lstm_edge_runtime.state import Run
 from lstm_edge_runtime.tolerance import MULTIPLE, POLICY, Comparison, compare
 
+from ..numerics.cases import Feeds, case_size
 from ..numerics.noise import (
     DRAWS,
     Expected,
     PerturbableReference,
     Procedure,
-    Run,
+    compare_outputs,
+    is_noise,
     noise_floors,
+    unverified,
     whole,
 )
-from ..numerics.verify import compare_outputs, is_noise, unverified
-from .budgets import Budgets
 from .config import ValidateConfig
 from .report import Channel, Coverage, Histogram
-from .rows import case_size
 
-__all__ = ["Feeds", "FileFailedError", "Judge", "Measured", "RefusedError"]
+if TYPE_CHECKING:
+    from ..quantization.config import Budget
+
+__all__ = ["Budgets", "FileFailedError", "Judge", "Measured", "RefusedError", "usual_scale"]
 
 Array = npt.NDArray[Any]
-Feeds = Mapping[str, Array]
+
 
 _EDGES = np.arange(-20.0, 4.01, 0.25)
 _BUDGETED = ("int8", "fp16")
+_SNAPSHOT = 4.0
+"""How many times the drift of a whole run the states of a single case may be away: it may end at a switch."""
+
+
+def usual_scale(array: Array, *, state: bool) -> float:
+    """Return what a budget is a share of: the root mean square of a state, the range of another output."""
+    return _rms(array) if state else float(np.ptp(array.astype(np.float64)))
+
+
+class Budgets:
+    """Turns shares of the usual into limits."""
+
+    def __init__(self, budget: "Budget", states: Collection[str], usual: Mapping[str, float]) -> None:
+        """Take the shares, the outputs that are states, and each output's ``usual_scale``."""
+        self._budget = budget
+        self._states = states
+        self._usual = usual
+
+    def __str__(self) -> str:
+        """Say the rule in words."""
+        budget = self._budget
+        return (
+            f"budgets: root mean square within {budget.change:g} of an output's range and "
+            f"{_SNAPSHOT * budget.drift:g} of a state's own, {budget.drift:g} over a run of your data; "
+            f"{budget.agreement:.1%} of labels kept"
+        )
+
+    @property
+    def agreement(self) -> float:
+        """The least share of labels that must be kept."""
+        return self._budget.agreement
+
+    def allowed(self, name: str, expected: Array, *, over_a_run: bool = False) -> float:
+        """Return what the root mean square of the difference from ``expected`` may be.
+
+        Args:
+            name: the output's.
+            expected: what the reference gave.
+            over_a_run: whether that is a whole run of real data, on which the gate judges states.
+        """
+        usual = self._usual.get(name, 0.0)
+        if name in self._states:
+            return self._budget.drift * (1.0 if over_a_run else _SNAPSHOT) * max(_rms(expected), usual)
+        return self._budget.change * max(float(np.max(np.abs(expected), initial=0.0)), usual)
+
+    def held(
+        self,
+        record: Comparison,
+        got: Array,
+        expected: Array,
+        *,
+        over_a_run: bool = False,
+    ) -> Comparison:
+        """Return ``record`` with a limit that its difference passes where the root mean square is too large.
+
+        Args:
+            record: the comparison of ``got`` with ``expected``.
+            got: what the file gave.
+            expected: what the reference gave.
+            over_a_run: see ``allowed``.
+        """
+        allowed = self.allowed(record.name, expected, over_a_run=over_a_run)
+        if not math.isfinite(record.max_abs) or record.max_abs == 0:
+            return replace(record, limit=allowed)
+        peak = record.max_abs / _rms(got.astype(np.float64) - expected.astype(np.float64))
+        return replace(record, limit=allowed * peak)
+
+
+def _budgets(config: ValidateConfig, states: Collection[str], usual: Mapping[str, float]) -> Budgets:
+    from ..quantization.config import Budget
+
+    return Budgets(config.budget or Budget(), states, usual)
+
+
+def _rms(array: Array) -> float:
+    return float(np.sqrt(np.mean(np.square(array, dtype=np.float64)))) if array.size else 0.0
 
 
 class RefusedError(Exception):
@@ -92,7 +178,7 @@ class Judge:
         self._config = config
         states = {state.output for state in manifest.states}
         budgeted = manifest.precision in _BUDGETED
-        self.budgets = Budgets(config.budget, states, scales) if budgeted else None
+        self.budgets = _budgets(config, states, scales) if budgeted else None
         """What an int8 or fp16 file is held to; None for one that must be exact."""
         self._applied = None if config.overridden else self.budgets
         self._file = np.zeros(len(_EDGES) - 1, np.int64)
@@ -253,8 +339,8 @@ class Judge:
         self._sizes[rows, steps] = None
         self._rows += rows
         self._steps += rows * steps
-        for spec in self._manifest.inputs:
-            if np.dtype(spec.dtype).kind in "iu" and spec.name != self._manifest.lengths:
+        for spec in self._manifest.data_inputs:
+            if np.dtype(spec.dtype).kind in "iu":
                 self._tokens.setdefault(spec.name, set()).update(np.unique(feeds[spec.name]).tolist())
 
     def _count_channels(self, record: Comparison, got: Array, known: Expected) -> None:

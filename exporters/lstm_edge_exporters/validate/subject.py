@@ -4,27 +4,25 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from lstm_edge_runtime.axes import describe, resolve
-from lstm_edge_runtime.carried import even_sizes
 from lstm_edge_runtime.errors import InputError, first_line
 from lstm_edge_runtime.manifest import Manifest
+from lstm_edge_runtime.state import Run, even_sizes
 
-from ..numerics.carried import in_chunks, random_sizes
-from ..numerics.cases import CaseGenerator
-from ..numerics.noise import PerturbableReference, Procedure, Run, whole
-from ..quantization import Samples
-from .budgets import usual_scale
+from ..numerics.cases import CaseGenerator, Feeds, case_size, full_length, in_chunks, random_sizes, row_by_row
+from ..numerics.noise import PerturbableReference, Procedure, whole
 from .config import ValidateConfig
-from .file import ModelFile
-from .judge import Feeds, FileFailedError, Judge, Measured, RefusedError
-from .reference import ReferenceModel
+from .judge import FileFailedError, Judge, Measured, RefusedError, usual_scale
+from .reference import ModelFile, ReferenceModel
 from .report import Check, Figures
-from .rows import case_size, row_by_row
+
+if TYPE_CHECKING:
+    from ..numerics.samples import Samples
 
 __all__ = ["Subject"]
 
@@ -76,11 +74,7 @@ class Subject:
 
     def signals(self) -> list[str]:
         """Return the names of the float inputs that are neither states nor lengths."""
-        return [
-            spec.name
-            for spec in self.manifest.inputs
-            if spec.name != self.manifest.lengths and np.dtype(spec.dtype).kind == "f"
-        ]
+        return [spec.name for spec in self.manifest.data_inputs if np.dtype(spec.dtype).kind == "f"]
 
     def check(
         self,
@@ -180,8 +174,6 @@ class Subject:
     def wrong_shapes(self) -> Iterator[str]:
         """Return the outputs of the file that come out in another shape than its manifest states."""
         mine = self.file.manifest
-        axes = {spec.name: spec.axes for spec in mine.outputs}
-        axes |= {state.output: state.axes for state in mine.states}
         for n, length in ((3, 8), (2, 11)):
             feeds = self.draw(n, length, _OFFSET + 5)
             self.judge.reference(feeds)
@@ -191,7 +183,8 @@ class Subject:
                 got = self.run(feeds)
             except Exception as error:
                 raise FileFailedError(f"the file does not run: {first_line(error)}") from error
-            for name, expected in axes.items():
+            for name in mine.output_names:
+                expected = mine.axes[name]
                 shape = resolve(expected, sizes)
                 if shape is not None and got[name].shape != shape:
                     yield (
@@ -209,10 +202,7 @@ class Subject:
 
     def full(self, feeds: dict[str, Array]) -> dict[str, Array]:
         """Return ``feeds`` with no padding."""
-        name = self.manifest.lengths
-        return (
-            feeds | {name: np.full_like(feeds[name], case_size(self.manifest, feeds)[1])} if name else feeds
-        )
+        return full_length(self.manifest, feeds)
 
     def sample_batches(self, most: int, size: int) -> Iterator[tuple[list[int], dict[str, Array]]]:
         """Return at most ``most`` samples of the data, evenly spread, in batches from reset states.
@@ -224,7 +214,7 @@ class Subject:
         """
         data = self.config.data
         assert data is not None
-        wanted = {spec.name for spec in self.manifest.inputs} - {self.manifest.lengths}
+        wanted = {spec.name for spec in self.manifest.data_inputs}
         if set(data.inputs) != wanted:
             raise InputError(
                 f"the data has {sorted(data.inputs)}, the file takes {sorted(wanted)}; name each once"
@@ -243,43 +233,33 @@ class Subject:
 
     def timeline(self, steps: int) -> dict[str, Array]:
         """Return one row of ``steps`` time steps of the data, samples one after another, from reset."""
-        manifest = self.manifest
-        samples = [feeds for _, feeds in self.sample_batches(steps, 1)]
-        joined = dict(samples[0])
-        for spec in manifest.inputs:
-            if manifest.sequence in spec.axes:
-                axis = spec.axes.index(manifest.sequence)
-                every = np.concatenate([self._valid(feeds, spec.name, axis) for feeds in samples], axis)
-                joined[spec.name] = every.take(np.arange(steps) % every.shape[axis], axis)
-        return joined
+        from ..numerics.samples import join_samples
 
-    def _samples(self, data: Samples, indices: Sequence[int], length: int) -> dict[str, Array]:
+        samples = [self._valid(feeds) for _, feeds in self.sample_batches(steps, 1)]
+        return self.full(join_samples(samples, self.manifest, steps))
+
+    def _samples(self, data: "Samples", indices: Sequence[int], length: int) -> dict[str, Array]:
         manifest = self.manifest
         feeds = self.draw(len(indices), 1, _OFFSET, at_reset=True)
-        for spec in manifest.inputs:
-            if spec.name == manifest.lengths:
-                continue
+        for spec in manifest.data_inputs:
             rows = data.inputs[spec.name][indices]
-            row_axes = [axis for axis in spec.axes if axis != manifest.batch]
-            if manifest.sequence in row_axes:
-                along = 1 + row_axes.index(manifest.sequence)
+            time = manifest.time_axis(tuple(axis for axis in spec.axes if axis != manifest.batch))
+            if time is not None:
+                along = 1 + time
                 steps = rows.shape[along]
                 rows = rows.take(range(length or steps), axis=along)
                 if manifest.lengths is not None:
                     valid = np.full(len(indices), steps) if data.lengths is None else data.lengths[indices]
                     feeds[manifest.lengths] = np.asarray(valid, dtype=feeds[manifest.lengths].dtype)
-            if manifest.batch in spec.axes:
-                rows = np.moveaxis(rows, 0, spec.axes.index(manifest.batch))
-            else:
-                rows = rows[0]
+            batch = manifest.batch_axis(spec.axes)
+            rows = rows[0] if batch is None else np.moveaxis(rows, 0, batch)
             feeds[spec.name] = rows.astype(spec.dtype)
         return feeds
 
-    def _valid(self, feeds: Feeds, name: str, axis: int) -> Array:
-        """Return what of a sample is not padding."""
-        if self.manifest.lengths is None:
-            return feeds[name]
-        return feeds[name].take(range(int(feeds[self.manifest.lengths][0])), axis)
+    def _valid(self, feeds: dict[str, Array]) -> dict[str, Array]:
+        """Return a sample without its padding."""
+        lengths = self.manifest.lengths
+        return feeds if lengths is None else self.first_steps(feeds, int(feeds[lengths][0]))
 
     def _scales(self, reference: PerturbableReference) -> dict[str, float]:
         """Return each output's usual scale, on a drawn batch and on data where it is given."""

@@ -538,7 +538,7 @@ def test_a_data_set_that_is_not_there_or_empty_is_one_line(invoke, har, tmp_path
 
 
 def test_several_workers_without_ray_name_the_extra(invoke, har, tmp_path, monkeypatch):
-    monkeypatch.setattr("lstm_edge.score.engines.missing_modules", lambda extra: ("ray",))
+    monkeypatch.setattr("lstm_edge.score.engines.find_spec", lambda name: None)
     write(samples(np.random.default_rng(23), [5]), tmp_path / "in" / "0.parquet")
     line = ["score", tmp_path / "in", "-m", har.path, "-o", tmp_path / "out"]
     code, _, err = invoke(*line, "--workers", 2)

@@ -11,13 +11,12 @@ import onnx
 from lstm_edge_runtime import Model
 from lstm_edge_runtime.errors import UnsupportedError
 from lstm_edge_runtime.manifest import Golden
-from lstm_edge_runtime.selftest import golden_limit
+from lstm_edge_runtime.selftest import golden_limits
 from lstm_edge_runtime.state import State
 from lstm_edge_runtime.tolerance import MULTIPLE
 
-from ...numerics.cases import CaseGenerator, InputSpec
-from ...numerics.layout import Layout
-from ...numerics.noise import noise_floors
+from ...numerics.cases import CaseGenerator, InputSpec, case_size
+from ...numerics.noise import Layout, noise_floors
 from ...numerics.onnx_reference import OnnxReference, index_values
 from ._interface import Interface
 
@@ -50,8 +49,8 @@ class GoldenCase:
     """Inputs ``(calls, size)``, and the states ``(1, size)`` to start from."""
     outputs: Mapping[str, Array]
     """``(calls, size)`` where the output has a time axis; else ``(1, size)``, after the last call."""
-    limits: Mapping[str, float]
-    """The largest absolute difference that passes."""
+    limits: Mapping[str, Array]
+    """The largest absolute differences that pass, ``(size,)``."""
     origin: str
     """Where the expected values come from, in words."""
 
@@ -110,10 +109,7 @@ def golden_case(model: Model, graph: onnx.ModelProto, interface: Interface) -> G
 
 def _from_file(golden: Golden, interface: Interface) -> GoldenCase | None:
     manifest, chunk = interface.manifest, interface.chunk
-    axes = {
-        **{spec.name: spec.axes for spec in (*manifest.inputs, *manifest.outputs)},
-        **{name: spec.axes for spec in manifest.states for name in (spec.input, spec.output)},
-    }
+    axes = manifest.axes
     row, steps = 0, chunk
     for name, array in golden.inputs.items():
         if (along := manifest.time_axis(axes[name])) is not None:
@@ -122,24 +118,16 @@ def _from_file(golden: Golden, interface: Interface) -> GoldenCase | None:
         valid = golden.inputs[manifest.lengths]
         row, steps = int(valid.argmax()), int(valid.max())
     several = any(isinstance(axis, str) and "*" in axis for each in axes.values() for axis in each)
-    rows = max(
-        (
-            array.shape[axes[name].index(manifest.batch)]
-            for name, array in golden.inputs.items()
-            if manifest.batch in axes[name]
-        ),
-        default=1,
-    )
+    rows, _ = case_size(manifest, golden.inputs)
     if steps % chunk or (several and rows > 1):
         return None
 
     def cut(name: str, array: Array) -> Array:
-        own = axes[name]
-        if manifest.batch in own:
-            array = array.take([row], own.index(manifest.batch))
-        if manifest.sequence not in own:
+        batch, place = manifest.batch_axis(axes[name]), manifest.time_axis(axes[name])
+        if batch is not None:
+            array = array.take([row], batch)
+        if place is None:
             return array.reshape(1, -1)
-        place = own.index(manifest.sequence)
         parts = np.split(array.take(range(steps), place), steps // chunk, place)
         return np.stack([part.reshape(-1) for part in parts])
 
@@ -150,7 +138,10 @@ def _from_file(golden: Golden, interface: Interface) -> GoldenCase | None:
         {name: np.broadcast_to(array, (calls, array.shape[1])) for name, array in inputs.items()}
         | {state.name: cut(state.name, golden.inputs[state.name]) for state in interface.states},
         {name: cut(name, array) for name, array in golden.outputs.items()},
-        {name: golden_limit(golden, name) for name in golden.outputs},
+        {
+            name: cut(name, np.broadcast_to(golden_limits(golden, name), array.shape))[0]
+            for name, array in golden.outputs.items()
+        },
         "the file's golden case",
     )
 
@@ -170,7 +161,10 @@ def _record(model: Model, graph: onnx.ModelProto, interface: Interface) -> Golde
             for name in calls[0].outputs
         },
         # the errors of one call are in the states of the next
-        {name: sum(float(call.limits[name].max()) for call in calls) for name in calls[0].outputs},
+        {
+            name: np.sum([np.broadcast_to(call.limits[name], array.shape) for call in calls], 0).reshape(-1)
+            for name, array in calls[0].outputs.items()
+        },
         "onnxruntime",
     )
 

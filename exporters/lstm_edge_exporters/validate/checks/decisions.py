@@ -9,16 +9,15 @@ import numpy.typing as npt
 
 from lstm_edge_runtime.manifest import Task
 
+from ...numerics.cases import first_rows
 from ..judge import FileFailedError, Measured, RefusedError
 from ..report import Check, Disagreement
-from ..rows import first_rows
 from ..subject import Subject
 
-__all__ = ["TITLE", "check"]
+__all__ = ["check_decisions"]
 
 Array = npt.NDArray[Any]
 
-TITLE = "Decisions"
 _BATCH = 32
 _FEW = 4
 """Rows whose limits tell what a close call is."""
@@ -28,7 +27,7 @@ _STEPS = 50
 _OFFSET = 8000
 
 
-def check(subject: Subject) -> Iterator[Check]:
+def check_decisions(subject: Subject) -> Iterator[Check]:
     """Compare labels or values on the data, or on drawn sequences where there is none."""
     task = subject.manifest.task
     if task is None:
@@ -53,9 +52,7 @@ def check(subject: Subject) -> Iterator[Check]:
         return
     rows = [len(part) for part, _ in batches]
     indices = [index for part, _ in batches for index in part]
-    axes = next(spec.axes for spec in subject.manifest.outputs if spec.name == task.output)
-    sequence = subject.manifest.sequence
-    time_axis = axes.index(sequence) if sequence in axes else None
+    time_axis = subject.manifest.time_axis(subject.manifest.axes[task.output])
     got, wide = (
         _stack([each[task.output] for each in sides], rows, time_axis)
         for sides in ([each[0] for each in ran], [each[2] for each in ran])
