@@ -27,6 +27,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from lstm_edge_runtime import load
+from lstm_edge_runtime.profile import host_key
 
 ROOT = Path(__file__).parents[1]
 DEVICES = 2_000

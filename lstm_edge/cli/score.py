@@ -10,8 +10,7 @@ from lstm_edge_runtime.errors import printable
 from ._data import split_names
 from ._extras import needing_parquet
 from ._model import engine_option
-from ._output import console, echo_json, json_option, print_table
-from ._progress import progress
+from ._output import console, echo_json, json_option, print_table, progress
 
 if TYPE_CHECKING:
     from lstm_edge.score.pipeline import ScoreReport
