@@ -126,10 +126,9 @@ def main() -> None:
     opened = load(options.model, device="cpu", threads=1)
     names = opened.interface.signal.features or tuple(f"x{k}" for k in range(opened.inputs[0].axes[-1]))
     packages = ("pyarrow", "onnxruntime", *(["ray"] if options.ray else []))
-    print(
-        f"{options.model.name}, {len(names)} features, {DEVICES:,} devices, engine {opened.engine};", end=" "
-    )
-    print(", ".join(f"{name} {version(name)}" for name in packages), f"Python {platform.python_version()}")
+    print(f"{options.model.name}, {len(names)} features, {DEVICES:,} devices, engine {opened.engine};")
+    versions = ", ".join(f"{name} {version(name)}" for name in packages)
+    print(f"{host_key()['processor']}; {versions}, Python {platform.python_version()}.")
     rows = [("one process", size) for size in options.millions]
     rows += [(way, options.ray) for way in list(WAYS)[1:] if options.ray]
     print("\n| way | million samples | seconds | samples/s | read, score, write s | MB of memory |")
