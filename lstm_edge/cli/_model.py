@@ -65,7 +65,7 @@ def engine_option(function: _F) -> _F:
         type=click.Choice(["auto", "onnxruntime", "native"]),
         default="auto",
         show_default=True,
-        help="What takes the steps; native is an error where it does not cover the file.",
+        help="What runs the file; native is an error where it does not cover it.",
     )(function)
 
 

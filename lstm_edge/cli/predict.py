@@ -20,7 +20,14 @@ from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.files import replacing
 
 from ._data import data_options, note
-from ._model import device_option, model_argument, open_model, profile_option, threads_option
+from ._model import (
+    device_option,
+    engine_option,
+    model_argument,
+    open_model,
+    profile_option,
+    threads_option,
+)
 from ._results import ResultLines
 
 if TYPE_CHECKING:
@@ -39,6 +46,7 @@ _ROWS_PER_CALL = 256
 @click.option("--json", "as_json", is_flag=True, help="Write JSON lines instead of CSV.")
 @data_options
 @device_option
+@engine_option
 @threads_option
 @profile_option
 def command(
@@ -47,6 +55,7 @@ def command(
     output: Path | None,
     as_json: bool,
     device: str,
+    engine: Any,
     threads: Any,
     profile: Path | None,
     **columns: Any,
@@ -63,7 +72,7 @@ def command(
     """  # noqa: D301
     if data.suffix in (".onnx", ".ort") and model.suffix not in (".onnx", ".ort"):
         raise InputError(f"{model} and {data} are swapped; type lstm-edge predict {data} {model}")
-    opened = open_model(model, device, threads, profile=profile)
+    opened = open_model(model, device, threads, profile, engine)
     recordings, samples = read_for_model(data, opened, ReadConfig(**columns), targets="ignored", tell=note)
     found = recordings.series
     lines = ResultLines(opened.interface.task, "series", as_json=as_json)

@@ -14,6 +14,7 @@ from lstm_edge_runtime.files import check_target, write_bytes
 
 from ._data import data_options, note
 from ._extras import needing_export, needing_report
+from ._model import engine_option
 from ._output import console, echo_json, json_option, progress
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--junit", type=_PATH, metavar="FILE", help="Write a JUnit report: a test case a check.")
 @click.option("--html", type=_PATH, metavar="FILE", help="Write one self-contained page with plots.")
 @click.option("--save-test-data", type=_PATH, metavar="DIR", help="Record golden vectors of the reference.")
+@engine_option
 @json_option
 def command(
     model: Path,
@@ -60,6 +62,7 @@ def command(
     junit: Path | None,
     html: Path | None,
     save_test_data: Path | None,
+    engine: str,
     as_json: bool,
     **columns: Any,
 ) -> None:
@@ -90,7 +93,9 @@ def command(
                 from lstm_edge_exporters.validate.html import to_html
         file = open_file(model)
         reference = _reference(file, against, weights) if against is not None and file.model else None
-        config = ValidateConfig(seed=seed, quick=quick, rtol=rtol, atol=atol, steps=steps, golden=golden)
+        config = ValidateConfig(
+            seed=seed, quick=quick, rtol=rtol, atol=atol, steps=steps, golden=golden, engine=engine
+        )
         if data is not None:
             config = _with_data(config, data, file, columns)
         with progress(quiet=as_json) as show:

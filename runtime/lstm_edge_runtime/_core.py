@@ -74,21 +74,24 @@ class Core:
         has_manifest: bool,
         check: bool,
         open_native: "Callable[[], NativeEngine | None]" = lambda: None,
+        native_calls: bool = False,
     ) -> None:
         """Take what ``load`` opened.
 
         Args:
-            session: onnxruntime's; None where the native engine runs everything.
+            session: onnxruntime's; None for a native program.
             manifest: the file's, or an inferred one.
             source: gives the file's identity.
             has_manifest: whether the manifest is the file's own.
             check: whether samples are searched for NaN and infinity.
             open_native: makes the engine of streams, None where onnxruntime takes their steps; called once,
                 when the first stream is opened.
+            native_calls: whether that engine runs whole sequences as well.
         """
         self.session, self.manifest, self.source = session, manifest, source
         self.has_manifest, self.check = has_manifest, check
         self._open_native = open_native
+        self._native_calls = native_calls
 
     @property
     def identity(self) -> str:
@@ -134,13 +137,15 @@ class Core:
         return outputs, State(states, self.identity)
 
     def call(self, feeds: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
-        """Run the session; return the outputs by name, and the new states by input name.
+        """Run the session, or the native engine in its place.
+
+        Returns:
+            The outputs by name, and the new states by input name.
 
         Raises:
             ContractError: onnxruntime rejects the call, or a new state has another shape than the old one.
         """
-        if self.session is None:
-            assert self.native is not None
+        if self._native_calls and self.native is not None:
             return self.native.call(feeds)
         try:
             results = run_by_name(self.session, feeds, self.manifest.output_names)
@@ -220,6 +225,8 @@ class ExclusiveUse:
     ``slot`` holds one item while nobody is inside. ``list.pop`` is atomic and takes half the time of a lock,
     so a hot path may pop the item and append it again by hand.
     """
+
+    __slots__ = ("_what", "slot")
 
     def __init__(self, what: str) -> None:
         """``what`` names the guarded object in the message: ``stream``."""

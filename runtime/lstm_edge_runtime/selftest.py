@@ -13,7 +13,15 @@ from .manifest import Golden, Manifest
 from .state import Run, join_chunks, run_chunks
 from .tolerance import MULTIPLE, Comparison, compare, limit_for
 
-__all__ = ["Replay", "SelfTest", "compare_golden", "golden_limits", "replay_golden", "selftest"]
+__all__ = [
+    "Replay",
+    "SelfTest",
+    "compare_golden",
+    "gather_replays",
+    "golden_limits",
+    "replay_golden",
+    "selftest",
+]
 
 Array = npt.NDArray[Any]
 
@@ -68,7 +76,12 @@ class SelfTest:
 
 def selftest(core: Core) -> SelfTest:
     """Replay the golden cases; see ``Model.selftest``."""
-    replays = list(replay_golden(core.manifest, lambda feeds: core.manifest.all_outputs(*core.call(feeds))))
+    return gather_replays(core.manifest, lambda feeds: core.manifest.all_outputs(*core.call(feeds)))
+
+
+def gather_replays(manifest: Manifest, run: Run) -> SelfTest:
+    """Replay the golden cases on what runs the file; see ``replay_golden``."""
+    replays = list(replay_golden(manifest, run))
     whole, chunked = (
         tuple(record for each in replays if bool(each.sizes) == cut for record in each.comparisons)
         for cut in (False, True)

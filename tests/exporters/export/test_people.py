@@ -20,10 +20,8 @@ _SPEC.loader.exec_module(people)
 
 
 NOT_NATIVE = {
-    "DecoderStep": "(Expand): an operator that is not covered",
     "Seq2SeqTeacherForced": "('N', 'L2', 3) has an axis of any size beside batch and time",
     "WordLanguageModel": "('N*L', 60) has an axis of any size beside batch and time",
-    "SpeakerEncoder": "(ReduceL2): an operator that is not covered",
     "VideoClassifier": "(Conv): an operator that is not covered",
 }
 """Modules that stream and whose steps the native engine does not take, with its reason."""
