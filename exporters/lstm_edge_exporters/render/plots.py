@@ -2,20 +2,34 @@
 
 import io
 import math
+import os
 import re
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any, Literal
 
-import matplotlib as mpl
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
-from matplotlib.ticker import FixedFormatter, FixedLocator, LogFormatterSciNotation, LogLocator, NullLocator
-
 from .palette import PALETTE, SERIES, style_variables
+
+_CONFIG = "MPLCONFIGDIR"
+with tempfile.TemporaryDirectory() as _folder:  # matplotlib would write a list of fonts below the home folder
+    _given = os.environ.setdefault(_CONFIG, _folder)
+    import matplotlib as mpl
+    from matplotlib.axes import Axes
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import (
+        FixedFormatter,
+        FixedLocator,
+        LogFormatterSciNotation,
+        LogLocator,
+        NullLocator,
+    )
+
+    if _given == _folder:
+        del os.environ[_CONFIG]
 
 __all__ = ["Axis", "Plot", "Series", "draw_plot", "draw_png"]
 
