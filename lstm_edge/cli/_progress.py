@@ -5,7 +5,9 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 
-import click
+from lstm_edge_runtime.errors import printable
+
+from ._output import Screen, echo
 
 __all__ = ["progress"]
 
@@ -25,7 +27,6 @@ def progress(*, quiet: bool = False) -> Iterator[Callable[[float, str], None]]:
     if not sys.stderr.isatty():
         yield _line_printer(quiet=quiet)
         return
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
     from rich.table import Column
 
@@ -40,10 +41,10 @@ def progress(*, quiet: bool = False) -> Iterator[Callable[[float, str], None]]:
         TimeRemainingColumn(),
         TextColumn("left"),
     )
-    screen = Console(stderr=True, highlight=False)
+    screen = Screen(stderr=True)
     with Progress(*columns, console=screen, transient=True, expand=True) as bar:
         task = bar.add_task("starting", total=1.0)
-        yield lambda done, what: bar.update(task, completed=done, description=what)
+        yield lambda done, what: bar.update(task, completed=done, description=printable(what))
 
 
 def _line_printer(*, quiet: bool) -> Callable[[float, str], None]:
@@ -54,6 +55,6 @@ def _line_printer(*, quiet: bool) -> Callable[[float, str], None]:
         now = math.floor(done * _LINES + 1e-9)
         if not quiet and now > printed:
             printed = now
-            click.echo(what, err=True)
+            echo(what, err=True)
 
     return show

@@ -12,7 +12,7 @@ from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.files import check_target, write_bytes
 
 from ._extras import needing_c, needing_export
-from ._output import echo_json, json_option, print_table
+from ._output import echo, echo_json, json_option, print_table
 from ._recordings import recordings_for
 
 __all__ = ["command"]
@@ -177,4 +177,4 @@ def command(model: Path, target: str, output: Path, as_json: bool, **options: An
         return
     print_table(written.title, ("file", "bytes"), written.rows)
     for note in written.notes:
-        click.echo(note)
+        echo(note)

@@ -9,7 +9,7 @@ import click
 from lstm_edge_runtime.errors import InputError
 
 from ._model import open_model
-from ._output import console, echo_json, json_option, print_table
+from ._output import Screen, echo_json, json_option, print_table
 from ._progress import progress
 from ._rate import RATE
 
@@ -137,7 +137,7 @@ def _print(outcome: "Outcome", objective: "Objective", target: Path) -> None:
         for trial in outcome.trials
     ]
     print_table("tried, each beside the best so far", ["candidate", "share of its cost", "verdict"], rows)
-    screen = console()
+    screen = Screen()
     if outcome.better and outcome.final:
         screen.print(
             f"best: {outcome.chosen}: {outcome.cost:.3g} {objective.unit}, {outcome.final} of the default's "
