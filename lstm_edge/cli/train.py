@@ -7,15 +7,14 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime.errors import InputError, MissingDependencyError
 
 from ..data.config import DataConfig
 from ..data.training import read_training_data
-from ..extras import missing_modules
 from ..run_files import REPORT, check_run_folder
 from ..training.config import CLASS_WEIGHTS, TrainConfig
 from ._data import data_options, split_names
-from ._extras import needing_export
+from ._extras import needing_export, needing_report
 from ._output import Screen, echo_json, json_option
 from ._rate import RATE
 from ._training import print_summary, training_progress
@@ -140,18 +139,20 @@ def command(
     with training_progress(config.epochs or 0, quiet=as_json) as (on_epoch, on_fold):
         run = train_on(read, folder, data_config, config, resume=resume, on_epoch=on_epoch, on_fold=on_fold)
     interrupted = run.summary["stopped"] == "interrupted"
-    missing = missing_modules("report")
-    if not missing:
-        from ..report.training import write_report
-
+    no_report = ""
+    try:
+        with needing_report("train"):
+            from ..report.training import write_report
         write_report(folder)
+    except MissingDependencyError as error:
+        no_report = f"no report: {error}"
     if as_json:
         echo_json({"run": str(folder), "sha256": run.sha256, **run.summary})
     else:
         print_summary(run.summary)
-        Screen().print(f"kept in {folder}\n" if missing else f"kept in {folder}; see {folder / REPORT}\n")
-        if missing:
-            Screen().print(f'no report: it needs {missing[0]}; pip install "lstm-edge[report]"')
+        Screen().print(f"kept in {folder}\n" if no_report else f"kept in {folder}; see {folder / REPORT}\n")
+        if no_report:
+            Screen().print(no_report)
         Screen().print("next:", style="bold")
         if interrupted:
             Screen().print(f"  lstm-edge train {data} -o {folder} --resume")

@@ -11,9 +11,9 @@ import torch
 from lstm_edge_runtime.errors import FileFormatError, InputError, first_line
 from lstm_edge_runtime.files import replacing
 
+from ..checkpoint import infer_options, is_plain
 from ..data.config import DataConfig
 from ..run_files import RESUME, check_run_folder
-from ..weights import infer_options, is_plain
 from .config import TrainConfig
 
 __all__ = ["check_same", "read_configs", "read_state", "write_state"]

@@ -18,7 +18,7 @@ __all__ = [
     "SelfTest",
     "check_golden",
     "compare_golden",
-    "golden_limit",
+    "golden_limits",
     "replay_golden",
     "selftest",
 ]
@@ -154,7 +154,7 @@ def compare_golden(golden: Golden, outputs: Mapping[str, Array]) -> tuple[Compar
     records = []
     for name, expected in golden.outputs.items():
         if name in outputs:
-            limits = _golden_limits(golden, name)
+            limits = golden_limits(golden, name)
             modeled = name in golden.limits and name not in golden.limit
             floor = limits / MULTIPLE if modeled else golden.floor.get(name, 0.0)
             dtype = expected.dtype.name if expected.dtype.kind == "f" else "float64"
@@ -162,13 +162,11 @@ def compare_golden(golden: Golden, outputs: Mapping[str, Array]) -> tuple[Compar
     return tuple(records)
 
 
-def golden_limit(golden: Golden, name: str) -> float:
-    """Return the largest absolute difference at which any channel of output ``name`` passes."""
-    return float(_golden_limits(golden, name).max(initial=0.0))
+def golden_limits(golden: Golden, name: str) -> Array:
+    """Return the largest absolute differences at which output ``name`` passes, broadcastable against it.
 
-
-def _golden_limits(golden: Golden, name: str) -> Array:
-    """Return the limits of an output: its budget, else one a channel, else the rule of files made before."""
+    They are its budget, else one a channel, else what the rule of files made before gives.
+    """
     if name in golden.limit:
         return np.asarray(golden.limit[name])
     if name in golden.limits:
