@@ -1,6 +1,7 @@
 """The state that training goes on from: tensors and plain values only, read with ``weights_only=True``."""
 
 import os
+import warnings
 from dataclasses import asdict, fields
 from pathlib import Path
 from types import UnionType
@@ -40,7 +41,9 @@ def read_state(folder: Path) -> dict[str, Any]:
     path = folder / RESUME
     check_run_folder(folder, resume=True)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of old formats
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # foreign bytes make the unpickler raise nearly anything
         reason = first_line(error)
         raise FileFormatError(f"{path} can't be read ({reason}); train again with --overwrite") from error

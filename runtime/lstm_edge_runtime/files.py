@@ -1,6 +1,7 @@
 """Write files whole or not at all, and read arrays from files that may be damaged."""
 
 import contextlib
+import glob
 import os
 import re
 import shutil
@@ -197,8 +198,9 @@ def write_folder(
     """Make a folder with ``contents``, whole or not at all; an earlier one is replaced in one step.
 
     The new folder is written beside and, on Linux, exchanged with the old one; elsewhere, and on file systems
-    that can't exchange, the old one is renamed first, and whoever is killed between the two renames finds it
-    beside as ``.NAME.xxxxxxxx.tmp``. What a killed writer left is removed, as by ``replacing``.
+    that can't exchange, the old one is renamed first; where the writer is killed between the two renames, it
+    is beside as ``.NAME.xxxxxxxx.old``, and the next write puts it back. What else a killed writer left is
+    removed, as by ``replacing``.
 
     Args:
         target: the folder.
@@ -208,8 +210,9 @@ def write_folder(
     Raises:
         NotFoundError, InputError: as ``check_folder``; or it can't be written (no permission, a full disk).
     """
-    check_folder(target, replaced or contents.__contains__)
     folder = Path(os.path.realpath(target))
+    _put_back(folder)
+    check_folder(target, replaced or contents.__contains__)
     _remove_leftovers(folder)
     try:
         fresh, lock = _create_temporary(folder, is_folder=True)
@@ -240,7 +243,7 @@ def _put_in_place(fresh: Path, folder: Path) -> None:
         return
     if _exchange(fresh, folder):
         return
-    stale = fresh.with_name(f".{folder.name}.{os.urandom(4).hex()}.tmp")
+    stale = fresh.with_suffix(".old")
     folder.rename(stale)
     try:
         fresh.rename(folder)
@@ -248,6 +251,14 @@ def _put_in_place(fresh: Path, folder: Path) -> None:
         stale.rename(folder)
         raise
     stale.rename(fresh)
+
+
+def _put_back(folder: Path) -> None:
+    """Rename what a writer was killed over between its two renames."""
+    if not folder.exists():
+        for stale in folder.parent.glob(f".{glob.escape(folder.name)}.*.old"):
+            stale.rename(folder)
+            return
 
 
 def _exchange(one: Path, other: Path) -> bool:

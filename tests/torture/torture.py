@@ -172,14 +172,20 @@ def prepare(folder: Path) -> dict[str, Verb]:
         "report": Verb(("report", "{out}/run"), {"run": _run_folder}),
         "export": Verb(("export", str(folder / "run"), "-o", "{out}/m.onnx"), onnx_target),
         "export --format ort": Verb(
-            ("export", str(folder / "run"), "-o", "{out}/m.ort", "--format", "ort"), {"m.ort": _model}, slow=True
+            ("export", str(folder / "run"), "-o", "{out}/m.ort", "--format", "ort"),
+            {"m.ort": _model}, slow=True,
         ),
         "lift": Verb(("lift", str(folder / "foreign.onnx"), "-o", "{out}/m.onnx"), {"m.onnx": _loads}),
-        "quantize": Verb(("quantize", model, "--weights-only", "--data", data, "-o", "{out}/m.onnx"), onnx_target),
+        "quantize": Verb(
+            ("quantize", model, "--weights-only", "--data", data, "-o", "{out}/m.onnx"), onnx_target
+        ),
         "convert --to ort": Verb(("convert", model, "-o", "{out}/m.ort"), {"m.ort": _model}, slow=True),
-        "convert --to native": Verb(("convert", model, "--to", "native", "-o", "{out}/m.lep"), {"m.lep": _loads}),
+        "convert --to native": Verb(
+            ("convert", model, "--to", "native", "-o", "{out}/m.lep"), {"m.lep": _loads}
+        ),
         "convert --to c": Verb(
-            ("convert", model, "--to", "c", "-o", "{out}/c", "--name", "har"), {"c": _c_folder}, needs="cc", slow=True
+            ("convert", model, "--to", "c", "-o", "{out}/c", "--name", "har"),
+            {"c": _c_folder}, needs="cc", slow=True,
         ),
         "convert --to web": Verb(
             ("convert", model, "--to", "web", "--ort", str(runtime), "-o", "{out}/site"), {"site": _site}
@@ -257,8 +263,8 @@ class Child:
         stdout: int | None = None,
         file_size: int | None = None,
     ) -> None:
-        self.said = tempfile.TemporaryFile(), tempfile.TemporaryFile()
-        given = tempfile.TemporaryFile()
+        self.said = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115  closed in wait
+        given = tempfile.TemporaryFile()  # noqa: SIM115
         given.write(stdin)
         given.seek(0)
         self.pid = os.fork()
@@ -563,9 +569,8 @@ def main() -> None:
         print(f"{count:>5}  {what}")
     for fault in found.faults:
         print(f"FAULT {fault}")
-    print(
-        f"{sum(found.counts.values()):,} runs, {len(found.faults)} faults, seed {seed}, {time.monotonic() - began:,.0f} s"
-    )
+    runs = sum(found.counts.values())
+    print(f"{runs:,} runs, {len(found.faults)} faults, seed {seed}, {time.monotonic() - began:,.0f} s")
     sys.exit(bool(found.faults))
 
 

@@ -109,7 +109,7 @@ def test_columns_and_values_are_named_by_options(lstm_edge, tmp_path):
             ["data.npz", "-o", "run", "--window", "9"],
             "error: data.npz: series '",
         ),
-        (["data.npz", "-o", "run", "--epochs", "0"], "error: epochs is 0, expected 1 or more\n"),
+        (["data.npz", "-o", "run", "--epochs", "0"], "error: epochs is 0, expected 1 to 2,147,483,647\n"),
         (["data.npz", "-o", "run", "--resume", "--overwrite"], "error: --resume goes on with a run"),
         (["data.npz", "-o", "run", "--target", "a,,b"], "error: "),
         (["data.npz"], "error: "),
