@@ -19,7 +19,7 @@ from lstm_edge_runtime.errors import CheckFailedError, one_line
 __all__ = ["run"]
 
 _BY_SIGNAL, _SIGPIPE = 128, 13
-_NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
+_NAMES: dict[int, str] = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 
 
 def run(group: click.Group, arguments: Sequence[str]) -> int:

@@ -56,7 +56,7 @@ def read_state(folder: Path) -> dict[str, Any]:
         for name in ("hidden_size", "num_layers"):  # before a network of that size is made
             if getattr(config, name) != found[name]:
                 raise ValueError(f"{name} is {getattr(config, name)}, the tensors have {found[name]}")  # noqa: TRY301
-    except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         reason = first_line(error)
         raise FileFormatError(f"{path} is of another version ({reason}); train with --overwrite") from error
     return content

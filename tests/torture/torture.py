@@ -47,13 +47,10 @@ class Verb:
     arguments: tuple[str, ...]
     targets: dict[str, Check]
     stdin: bytes = b""
-    keeps_best: bool = False
-    """Whether it does part of its work when it is interrupted."""
     ends_cleanly: bool = False
     """Whether signals and readers that left are a normal end."""
     needs: str = ""
     """A program without which it is left out."""
-    slow: bool = False
 
 
 @dataclass
@@ -165,27 +162,27 @@ def prepare(folder: Path) -> dict[str, Verb]:
     _undisturbed(("convert", model, "--to", "native", "-o", str(folder / "model.lep")))
     onnx_target = {"m.onnx": _model}
     return {
-        "train": Verb((*train, "40", "-o", "{out}/run"), {"run": _run_folder}, keeps_best=True),
+        "train": Verb((*train, "40", "-o", "{out}/run"), {"run": _run_folder}),
         "train --overwrite": Verb(
-            (*train, "40", "-o", "{out}/run", "--overwrite"), {"run": _run_folder}, keeps_best=True
+            (*train, "40", "-o", "{out}/run", "--overwrite"), {"run": _run_folder}
         ),
         "report": Verb(("report", "{out}/run"), {"run": _run_folder}),
         "export": Verb(("export", str(folder / "run"), "-o", "{out}/m.onnx"), onnx_target),
         "export --format ort": Verb(
             ("export", str(folder / "run"), "-o", "{out}/m.ort", "--format", "ort"),
-            {"m.ort": _model}, slow=True,
+            {"m.ort": _model},
         ),
         "lift": Verb(("lift", str(folder / "foreign.onnx"), "-o", "{out}/m.onnx"), {"m.onnx": _loads}),
         "quantize": Verb(
             ("quantize", model, "--weights-only", "--data", data, "-o", "{out}/m.onnx"), onnx_target
         ),
-        "convert --to ort": Verb(("convert", model, "-o", "{out}/m.ort"), {"m.ort": _model}, slow=True),
+        "convert --to ort": Verb(("convert", model, "-o", "{out}/m.ort"), {"m.ort": _model}),
         "convert --to native": Verb(
             ("convert", model, "--to", "native", "-o", "{out}/m.lep"), {"m.lep": _loads}
         ),
         "convert --to c": Verb(
             ("convert", model, "--to", "c", "-o", "{out}/c", "--name", "har"),
-            {"c": _c_folder}, needs="cc", slow=True,
+            {"c": _c_folder}, needs="cc",
         ),
         "convert --to web": Verb(
             ("convert", model, "--to", "web", "--ort", str(runtime), "-o", "{out}/site"), {"site": _site}
@@ -354,6 +351,11 @@ class Torture:
             self.outs[name] = out
         return self.outs[name]
 
+    def weight(self, name: str) -> float:
+        """Return how often a verb is drawn: the more often the less it takes."""
+        self._out(name)
+        return self.seconds[name] ** -0.5
+
     def _look(self, name: str, out: Path, what: str) -> None:
         """Check that every target is whole."""
         for target, check in self.verbs[name].targets.items():
@@ -516,9 +518,14 @@ def import_all() -> None:
 
 
 def torture(
-    kills: int, seed: int, *, names: list[str] | None = None, tell: Callable[[str], None] = lambda _: None
+    kills: int,
+    seed: int,
+    *,
+    names: list[str] | None = None,
+    starve: bool = True,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Tally:
-    """Kill ``kills`` times, and do all else once or twice for each verb."""
+    """Kill ``kills`` times and, where ``starve``, do all else once or twice for each verb."""
     with tempfile.TemporaryDirectory(prefix="torture-") as folder:
         place = Path(folder).resolve()
         import_all()
@@ -527,7 +534,7 @@ def torture(
             name for name in (names or verbs) if not verbs[name].needs or shutil.which(verbs[name].needs)
         ]
         found = Torture(place, verbs, seed)
-        weights = [1 if verbs[name].slow else 4 for name in chosen]
+        weights = [found.weight(name) for name in chosen] if kills else []
         for turn in range(kills):
             name = found.random.choices(chosen, weights)[0]
             number = found.random.choice(
@@ -538,14 +545,14 @@ def torture(
                 found.next_run(name)
             if turn % 20 == 19:
                 tell(f"{turn + 1} of {kills}, {len(found.tally.faults)} faults")
-        for name in chosen:
+        for name in chosen if starve else ():
             found.reader_left(name)
             found.full_output(name)
-            for size in (0, 2000, 20000):
+            for size in (700, 3000, 20000):  # what is printed must fit
                 found.full_disk(name, size)
             tell(f"{name}: pipes and full disks, {len(found.tally.faults)} faults")
         with mounted(place, "24m") as disk:
-            for name in chosen if disk else ():
+            for name in chosen if disk and starve else ():
                 found.small_disk(name, disk)
                 found.read_only(name, disk)
         for name in chosen:
@@ -559,12 +566,19 @@ def main() -> None:
     )
     parser.add_argument("--kills", type=int, default=500)
     parser.add_argument("--seed", type=int, default=None)
+    parser.add_argument("--kills-only", action="store_true", help="leave out full disks and closed pipes")
     parser.add_argument("--verb", action="append", help="only this one; repeatable")
     given = parser.parse_args()
     seed = given.seed if given.seed is not None else int.from_bytes(os.urandom(3), "little")
     print(f"seed {seed}", flush=True)
     began = time.monotonic()
-    found = torture(given.kills, seed, names=given.verb, tell=lambda text: print(text, flush=True))
+    found = torture(
+        given.kills,
+        seed,
+        names=given.verb,
+        starve=not given.kills_only,
+        tell=lambda text: print(text, flush=True),
+    )
     for what, count in sorted(found.counts.items()):
         print(f"{count:>5}  {what}")
     for fault in found.faults:
