@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from lstm_edge_runtime.carried import run_chunks
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.files import check_folder, write_folder
 from lstm_edge_runtime.golden import (
@@ -27,11 +26,11 @@ from lstm_edge_runtime.golden import (
     replay,
 )
 from lstm_edge_runtime.manifest import Golden, Manifest
+from lstm_edge_runtime.state import run_chunks
 
-from ..quantization.judge import golden_limits
+from ..quantization.judge import device_limits
 from .config import ValidateConfig
-from .file import ModelFile
-from .reference import ReferenceModel
+from .reference import ModelFile, ReferenceModel
 from .subject import Subject
 
 __all__ = ["save_vectors"]
@@ -144,7 +143,7 @@ def _limits(file: ModelFile, sets: tuple[GoldenSet, ...]) -> dict[str, dict[str,
     for each in replay(file.model, GoldenFolder(file.sha256, sets)):
         found, name = largest.setdefault(each.set_name, {}), each.comparison.name
         found[name] = max(each.comparison.max_abs, found.get(name, 0.0))
-    return {each.name: golden_limits(largest[each.name], each.golden.outputs) for each in sets}
+    return {each.name: device_limits(largest[each.name], each.golden.outputs) for each in sets}
 
 
 def _encode_set(golden: Golden, entering: list[str], leaving: list[str]) -> Iterator[tuple[str, bytes]]:
