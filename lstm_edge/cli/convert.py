@@ -19,7 +19,7 @@ from lstm_edge_runtime.files import check_target, write_bytes
 
 from ._data import note
 from ._extras import needing_c, needing_export
-from ._output import echo_json, json_option, print_table
+from ._output import echo, echo_json, json_option, print_table
 
 if TYPE_CHECKING:
     from lstm_edge_exporters.targets.web import Recording
@@ -213,7 +213,7 @@ def command(model: Path, target: str, output: Path, as_json: bool, **options: An
         return
     print_table(written.title, ("file", "bytes"), written.rows)
     for line in written.notes:
-        click.echo(line)
+        echo(line)
 
 
 _MOST = 8

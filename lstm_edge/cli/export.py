@@ -13,7 +13,7 @@ from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.files import check_target
 
 from ._extras import needing_export
-from ._output import echo_json, json_option, print_table
+from ._output import echo, echo_json, json_option, print_table
 
 if TYPE_CHECKING:
     from lstm_edge_exporters import Artifact, ExportConfig
@@ -113,7 +113,7 @@ def command(
         return
     _print(artifact, source, output)
     if converted:
-        click.echo(f"ORT format: {len(converted.model):,} bytes; operators for a reduced build: {operators}")
+        echo(f"ORT format: {len(converted.model):,} bytes; operators for a reduced build: {operators}")
 
 
 def _from_run(source: str, lengths: bool) -> tuple[Any, Any, "ExportConfig"]:
@@ -156,19 +156,19 @@ def _print(artifact: "Artifact", source: str, output: Path) -> None:
     rows += [("output", spec.name, spec.dtype, _axes(spec.axes), "") for spec in manifest.outputs]
     print_table(f"{output}", ("", "name", "dtype", "axes", "reset"), rows)
     nodes = ", ".join(f"{count} {name}" for name, count in sorted(artifact.nodes.items()))
-    click.echo(f"size: {len(artifact.model):,} bytes, opset {manifest.provenance['opset']}")
-    click.echo(f"nodes: {sum(artifact.nodes.values())} ({nodes})")
+    echo(f"size: {len(artifact.model):,} bytes, opset {manifest.provenance['opset']}")
+    echo(f"nodes: {sum(artifact.nodes.values())} ({nodes})")
     cases = len(manifest.equivalence["cases"])
     worst = artifact.equivalence.worst
-    click.echo(
+    echo(
         f"largest difference from PyTorch: {artifact.equivalence.max_abs:.3g} in {cases} cases "
         f"(at most {worst.ratio:.0%} of its limit)"
     )
     if manifest.unstreamable:
-        click.echo(f"can't be fed in chunks: {manifest.unstreamable}")
+        echo(f"can't be fed in chunks: {manifest.unstreamable}")
     for note in artifact.notes:
-        click.echo(f"note: {note}")
-    click.echo(f"next: lstm-edge inspect {output}   lstm-edge validate {output} --against {source}")
+        echo(f"note: {note}")
+    echo(f"next: lstm-edge inspect {output}   lstm-edge validate {output} --against {source}")
 
 
 def _document(artifact: "Artifact", output: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.files import check_target
 
 from ._extras import needing_export
-from ._output import echo_json, json_option, print_table
+from ._output import echo, echo_json, json_option, print_table
 
 if TYPE_CHECKING:
     from lstm_edge_exporters.lift.pipeline import Lifted
@@ -106,24 +106,24 @@ def _print(lifted: "Lifted", output: Path) -> None:
     rows += [(*_row(state), "was there") for state in report.recognized]
     print_table(f"{output}: {len(rows)} states", ("input", "output", "shape", "reset", ""), rows)
     for entry in report.left:
-        click.echo(f"left alone: {entry.state} of {entry.node}: {entry.reason}")
+        echo(f"left alone: {entry.state} of {entry.node}: {entry.reason}")
     if report.made_dynamic:
-        click.echo(f"made dynamic: the {' and the '.join(report.made_dynamic)} axis, fixed before")
-    click.echo(f"equal bit for bit to the original at {'; '.join(report.equality.exact)}")
+        echo(f"made dynamic: the {' and the '.join(report.made_dynamic)} axis, fixed before")
+    echo(f"equal bit for bit to the original at {'; '.join(report.equality.exact)}")
     if report.equality.by_rows:
-        click.echo(f"equal row by row, where it can't run, at {'; '.join(report.equality.by_rows)}")
+        echo(f"equal row by row, where it can't run, at {'; '.join(report.equality.by_rows)}")
     if report.unstreamable:
         what = "can't be fed in chunks" if report.chunks is None else "chunks do not equal the whole"
-        click.echo(f"{what}: {report.unstreamable}")
+        echo(f"{what}: {report.unstreamable}")
     elif report.chunks is not None:
         worst = report.chunks.worst
-        click.echo(
+        echo(
             f"chunks of {', '.join(map(str, report.chunks.sizes))} steps equal the whole "
             f"(largest difference {max(each.max_abs for each in report.chunks.comparisons):.3g}, "
             f"{worst.ratio:.0%} of its limit)"
         )
     stream = "" if report.unstreamable else f"   lstm-edge stream {output}"
-    click.echo(f"next: lstm-edge inspect {output}{stream}")
+    echo(f"next: lstm-edge inspect {output}{stream}")
 
 
 def _row(state: "StateSpec") -> tuple[str, str, str, str]:
