@@ -1,12 +1,10 @@
 """The axes of a module's inputs: as told, or as found by tracing."""
 
 import copy
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 
-import torch
 from torch import nn
 
 from lstm_edge_runtime.errors import InputError, UnsupportedError
@@ -14,7 +12,7 @@ from lstm_edge_runtime.manifest import Axes
 
 from ..numerics.call import Signature
 from .config import ExportConfig
-from .trace import FoundAxes, find_axes
+from .trace import FoundAxes, find_axes, runs
 
 __all__ = ["resolve_axes"]
 
@@ -95,7 +93,7 @@ def _enlarged(module: nn.Module, signature: Signature) -> Signature:
             for place, axis in chosen:
                 example[place] = example[place].repeat_interleave(size, dim=axis)
             larger = replace(signature, example=tuple(example))
-            if _runs(module, larger):
+            if runs(module, larger):
                 return larger
     return signature
 
@@ -108,16 +106,6 @@ def _singles(signature: Signature) -> list[tuple[int, int]]:
         for axis, size in enumerate(tensor.shape)
         if size == 1
     ]
-
-
-def _runs(module: nn.Module, signature: Signature) -> bool:
-    try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            signature.call(module, signature.example)
-    except Exception:  # noqa: BLE001  a module may raise anything at a size that it does not take
-        return False
-    return True
 
 
 def _refuse_fixed(found: FoundAxes, example: Signature, names: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -24,7 +24,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import CheckFailedError, InputError, UnsupportedError, first_line
 from lstm_edge_runtime.files import write_bytes
-from lstm_edge_runtime.manifest import Manifest
+from lstm_edge_runtime.manifest import AxisRange, Manifest
 from lstm_edge_runtime.ort import open_session, run_by_name
 
 from ..lift.divergence import ChunkedFile, run_in_chunks, states_stop_at_lengths
@@ -35,12 +35,14 @@ from ..numerics.golden import record_golden
 from ..numerics.layout import Layout
 from ..numerics.noise import noise_floors
 from ..numerics.reference import TorchReference
-from ..numerics.verify import Candidate, Equivalence, verify
+from ..numerics.verify import Candidate, Equivalence, StatesRefusedError, verify
 from .axes import resolve_axes
 from .config import ExportConfig
 from .finalize import build_manifest, rename_outputs, serialize, tidy
+from .guards import Guard
 from .lift_states import Lifting, lift_absent
 from .lower import check_recurrent_nodes, lower
+from .ranges import settle_ranges
 from .refusals import check_module, check_starts
 from .roles import Roles, find_roles
 from .trace import trace
@@ -77,12 +79,25 @@ class Artifact:
 
 def export_verified(module: nn.Module, example: Any, config: ExportConfig) -> Artifact:
     """Trace, lower, verify and finalize; see ``export``."""
+    try:
+        return _export_verified(module, example, config)
+    except StatesRefusedError as error:
+        if config.stateless:
+            raise
+        made = _export_verified(module, example, replace(config, stateless=True))
+        return replace(made, notes=(*made.notes, f"states that are no arguments stay in the graph: {error}"))
+
+
+def _export_verified(module: nn.Module, example: Any, config: ExportConfig) -> Artifact:
     made = convert_module(module, example, config)
-    model, manifest = made.model, made.manifest
-    bare = serialize(model, manifest, config.opset, config.ir_version)
+    model = made.model
+    bare = serialize(model, made.manifest, config.opset, config.ir_version)
     _check(bare)
     candidate = _candidate(bare)
-    equivalence = verify(candidate, made.reference, made.cases.cases())
+    ranges, narrowed = settle_ranges(made.guards, made.sizes, made.cases, made.reference, candidate, config.ranges)
+    manifest = made.manifest._replace(ranges=ranges)
+    made = replace(made, manifest=manifest, cases=replace(made.cases, ranges=ranges))
+    equivalence = verify(candidate, made.reference, made.cases.cases(), made.reference.run_plain)
     unstreamable, padded_states = _try_chunks(made, candidate)
     manifest = manifest._replace(
         unstreamable=unstreamable,
@@ -92,12 +107,13 @@ def export_verified(module: nn.Module, example: Any, config: ExportConfig) -> Ar
     )
     content = serialize(model, manifest, config.opset, config.ir_version)
     load(content, device="cpu").close()
+    skipped = (f"not compared at {each}" for each in manifest.equivalence["skipped"])
     return Artifact(
         content,
         manifest,
         equivalence,
         dict(Counter(node.op_type for node in model.graph)),
-        (*made.notes, *(f"not compared at {each}" for each in manifest.equivalence["skipped"])),
+        (*made.notes, *narrowed, *skipped),
     )
 
 
@@ -112,6 +128,10 @@ class ConvertedModule:
     cases: CaseGenerator
     bidirectional: tuple[str, ...]
     """Paths of layers that read time backwards."""
+    guards: tuple[Guard, ...]
+    """What holds at the sizes that were traced."""
+    sizes: Mapping[str, int]
+    """The size of each dynamic axis that was traced."""
     notes: tuple[str, ...]
 
 
@@ -127,7 +147,7 @@ def convert_module(module: nn.Module, example: Any, config: ExportConfig) -> Con
     _try_example(copy.deepcopy(own), signature)
     signature = signature.as_float32()
     axes = resolve_axes(copy_as(own, torch.float32), signature, config)
-    traced = trace(copy_as(own, torch.float32), signature, axes)
+    traced = trace(copy_as(own, torch.float32), signature, axes, config.ranges)
     roles = find_roles(traced.model, traced.outputs, config)
     lower(traced.model)
     rename_outputs(traced.model, roles.outputs, roles.states.values())
@@ -140,12 +160,12 @@ def convert_module(module: nn.Module, example: Any, config: ExportConfig) -> Con
     check_starts(own, lifting.injections)
     model = lifting.model
     tidy(model)
-    manifest = build_manifest(model, roles, lifting.states, config)
+    manifest = build_manifest(model, roles, lifting.states, config)._replace(ranges=config.ranges)
     reference = TorchReference(own, signature, roles.outputs, lifting.injections, Layout.of(manifest))
     cases = _case_generator(signature, manifest, config, reference)
     _check_repeatable(reference, cases)
     notes = (*_narrowed(own), *unused, *lifting.notes, *_unreturned(roles))
-    return ConvertedModule(model, manifest, reference, cases, roles.bidirectional, notes)
+    return ConvertedModule(model, manifest, reference, cases, roles.bidirectional, traced.guards, traced.sizes, notes)
 
 
 def own_copy(module: nn.Module) -> nn.Module:
@@ -180,6 +200,9 @@ def own_copy(module: nn.Module) -> nn.Module:
 def _try_chunks(made: ConvertedModule, candidate: Candidate) -> tuple[str, bool]:
     """Return why chunks do not equal the whole, ``""`` where they do, and whether states stop at lengths."""
     manifest = made.manifest
+    steps = manifest.ranges.get(manifest.sequence or "", AxisRange())
+    if steps.nearest(1) > 1:
+        return f"a call takes {steps} steps ({manifest.sequence}), and so can't take a single one", True
     if made.bidirectional and manifest.sequence is not None:
         return f"layer {made.bidirectional[0] or 'rnn'} is bidirectional", True
     file = ChunkedFile(made.model, manifest, candidate, (manifest.lengths,) if manifest.lengths else ())

@@ -13,10 +13,14 @@ from lstm_edge_runtime.errors import InputError, LstmEdgeError, UnsupportedError
 from ..numerics.injection import Injection
 from .record import Recorder
 
-__all__ = ["check_calls", "check_module", "check_starts", "tracing_refusal", "translation_refusal"]
+__all__ = ["ConstantSizeError", "check_calls", "check_module", "check_starts", "tracing_refusal", "translation_refusal"]
 
 _NO_OPERATOR = re.compile(r"No ONNX function found for <OpOverload\(op='([\w.]+)', overload='(\w+)'\)>|"
                           r"No decompositions registered for .*?([\w:.]+)")  # fmt: skip
+
+
+class ConstantSizeError(UnsupportedError):
+    """Code takes the size of an axis that was traced for a constant."""
 
 
 def check_module(module: nn.Module) -> None:
@@ -87,7 +91,7 @@ def tracing_refusal(error: Exception, module: nn.Module, recorder: Recorder) -> 
             "would be fixed at the example's values; use torch.where or a mask"
         )
     if "specialized" in text or "Constraints violated" in text or re.search(r"[\[(, *]s\d+\b", text):
-        return UnsupportedError(
+        return ConstantSizeError(
             f"{name} works at one size only: {_specialised(text)}; a Python loop over an axis, len(x), "
             "int(x.size(...)) or a layer of fixed size does this. Use tensor operations over the whole axis, "
             "or give that axis as a number"

@@ -7,20 +7,25 @@ was generated before.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from lstm_edge_runtime.manifest import Axes, Manifest
+from lstm_edge_runtime.axes import learn_sizes, parse_sum, resolve
+from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime.manifest import Axes, AxisRange, Manifest
 
 __all__ = ["GRID", "Case", "CaseGenerator", "InputSpec"]
 
 Array = npt.NDArray[Any]
 
 GRID = ((1, 1), (1, 5), (3, 8), (4, 1), (2, 33), (5, 130))
-"""The ``(N, L)`` of a verification; none is the traced one. Every third starts from the reset states."""
+"""The ``(N, L)`` of a verification beside the example's, counted from the least that an axis takes. Every third
+starts from the reset states."""
+_LONGEST = 2
+"""How often the longest case holds the example's steps, where the grid does not reach as far."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,8 @@ class CaseGenerator:
     seed: int = 0
     sorted_lengths: bool = False
     """Whether lengths come in falling order, as ``enforce_sorted=True`` demands."""
+    ranges: Mapping[str, AxisRange] = field(default_factory=dict)
+    """The sizes that a named axis may have; any from 1 where left out."""
 
     @classmethod
     def of(
@@ -99,34 +106,89 @@ class CaseGenerator:
             for spec in manifest.inputs
         )
         states = (
-            InputSpec(state.input, state.dtype, state.axes, "state", reset=state.reset)
+            InputSpec(
+                state.input,
+                state.dtype,
+                state.axes,
+                "state",
+                (examples or {}).get(state.input),
+                reset=state.reset,
+            )
             for state in manifest.states
         )
-        return cls((*plain, *states), manifest.batch, manifest.sequence, seed)
+        return cls((*plain, *states), manifest.batch, manifest.sequence, seed, ranges=manifest.ranges)
 
     def cases(self, grid: Sequence[tuple[int, int]] = GRID) -> Iterator[Case]:
-        """Generate one case for every ``(N, L)`` of ``grid``."""
+        """Generate the example, one case for every ``(N, L)`` of ``grid``, and one well above the example."""
+        example = self.example()
+        if example is not None:
+            yield example
         for place, (n, length) in enumerate(grid):
-            yield self.case(n, length, at_reset=place % 3 == 0, offset=place, full=place % 2 == 0)
+            rows, steps = (
+                size if name is None else self._range(name).least + size - 1
+                for name, size in ((self.batch, n), (self.sequence, length))
+            )
+            yield self.case(rows, steps, at_reset=place % 3 == 0, offset=place, full=place % 2 == 0)
+        known = example.sizes if example is not None else {}
+        reached = max(length for _, length in grid)
+        if any(_LONGEST * size > reached for name, size in known.items() if name != self.batch):
+            sizes = {name: _LONGEST * size + 1 for name, size in known.items()}
+            yield self.at(sizes | ({self.batch: 2} if self.batch in sizes else {}), offset=len(grid))
 
     def case(self, n: int, length: int, *, at_reset: bool, offset: int = 0, full: bool = False) -> Case:
         """Generate one case.
 
         Args:
-            n: the batch axis's size.
-            length: the time axis's size.
+            n: the batch axis's size; the nearest one that the axis takes.
+            length: the time axis's size, likewise.
             at_reset: states at their reset value instead of random ones.
             offset: added to the seed: another case for another number.
             full: let at least one row have ``length`` valid steps.
         """
         rng = np.random.default_rng((self.seed, offset, n, length))
         known = {self.batch: n, self.sequence: length}
-        names = dict.fromkeys(axis for each in self.inputs for axis in each.axes if isinstance(axis, str))
-        sizes = {name: known[name] if name in known else 2 + int(rng.integers(9)) for name in names}
-        steps = sizes.get(str(self.sequence), min(self._fixed_steps(), length))
+        sizes = {name: known[name] if name in known else 2 + int(rng.integers(9)) for name in self._names()}
+        return self._draw(sizes, rng, at_reset, full)
+
+    def at(self, sizes: Mapping[str, int], offset: int = 0) -> Case:
+        """Generate one case from the reset states, with full rows, at a size for every named axis."""
+        rng = np.random.default_rng((self.seed, offset, *sizes.values()))
+        return self._draw(sizes, rng, at_reset=True, full=True)
+
+    def example(self) -> Case | None:
+        """Return the example itself, states that it does not hold at reset; None where an input has none."""
+        if any(each.example is None for each in self.inputs if each.role != "state"):
+            return None
+        sizes: dict[str, int] = {}
+        feeds: dict[str, Array] = {}
+        try:
+            for each in sorted(self.inputs, key=lambda each: "+" in str(each.axes)):
+                if each.example is not None:
+                    learn_sizes(each.name, each.axes, each.example.shape, sizes)
+                    feeds[each.name] = np.asarray(each.example, each.dtype)
+        except InputError:
+            return None
+        given = {each.name for each in self.inputs if each.role == "state"} & set(feeds)
+        for each in self.inputs:
+            if each.name not in feeds:
+                feeds[each.name] = _at_reset(each, resolve(each.axes, sizes) or ())
+        return Case(sizes, feeds, at_reset=not given)
+
+    def _names(self) -> list[str]:
+        """Return the names of every axis, those inside sums and products included."""
+        axes = [axis for each in self.inputs for axis in each.axes if isinstance(axis, str)]
+        return list(dict.fromkeys(name for axis in axes for name in (parse_sum(axis) or ({axis: 1}, 0))[0]))
+
+    def _range(self, name: str) -> AxisRange:
+        return self.ranges.get(name, AxisRange())
+
+    def _draw(self, sizes: Mapping[str, int], rng: np.random.Generator, at_reset: bool, full: bool) -> Case:
+        sizes = {name: self._range(name).nearest(size) for name, size in sizes.items()}
+        steps = sizes.get(str(self.sequence)) or self._fixed_steps()
         feeds = {}
         for each in self.inputs:
-            shape = tuple(sizes[axis] if isinstance(axis, str) else axis for axis in each.axes)
+            shape = resolve(each.axes, sizes)
+            assert shape is not None
             if each.role == "lengths":
                 feeds[each.name] = self._lengths(each, shape, steps, rng, full)
             elif each.role == "state":
@@ -159,8 +221,12 @@ class CaseGenerator:
         return lengths.astype(spec.dtype)
 
 
+def _at_reset(spec: InputSpec, shape: tuple[int, ...]) -> Array:
+    return np.broadcast_to(np.asarray(spec.reset, spec.dtype), shape).copy()
+
+
 def _state(spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator, at_reset: bool) -> Array:
-    reset: Array = np.broadcast_to(np.asarray(spec.reset, spec.dtype), shape).copy()
+    reset = _at_reset(spec, shape)
     return reset if at_reset else np.asarray(reset + 0.7 * rng.standard_normal(shape), spec.dtype)
 
 

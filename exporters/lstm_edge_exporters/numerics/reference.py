@@ -58,6 +58,10 @@ class TorchReference:
         """Return every output for ``feeds``; raises what the module raises."""
         return self._run(self._float32, feeds)
 
+    def run_plain(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Return what ``forward`` itself returns, called plainly: lifted states are neither given nor kept."""
+        return self._run(self._float32, feeds, injections=())
+
     def run64(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Return every output in float64, from the same (rounded) weights and inputs."""
         return self._run(self._float64, feeds)
@@ -85,15 +89,17 @@ class TorchReference:
         computation: "_Computation",
         feeds: Mapping[str, Array],
         rounding: AbstractContextManager[None] | None = None,
+        injections: Sequence[Injection] | None = None,
     ) -> dict[str, Array]:
+        given = self._injections if injections is None else injections
         tensors = [computation.tensor(feeds[name]) for name in self._signature.names]
-        store = {each.input: computation.tensor(feeds[each.input]) for each in self._injections}
+        store = {each.input: computation.tensor(feeds[each.input]) for each in given}
         ends: dict[str, Tensor] = {}
         with ExitStack() as stack:
-            for path in dict.fromkeys(each.path for each in self._injections):
-                injections = [each for each in self._injections if each.path == path]
+            for path in dict.fromkeys(each.path for each in given):
+                own = [each for each in given if each.path == path]
                 layer = computation.module.get_submodule(path)
-                stack.enter_context(injected(layer, LayerStates(injections, store, ends)))
+                stack.enter_context(injected(layer, LayerStates(own, store, ends)))
             stack.enter_context(torch.no_grad())
             stack.enter_context(warnings.catch_warnings())
             stack.enter_context(computation.mode)

@@ -17,12 +17,13 @@ from lstm_edge_runtime.errors import CheckFailedError, first_line
 from lstm_edge_runtime.tolerance import MULTIPLE, Comparison, compare
 
 from .cases import Case
-from .noise import Expected, PerturbableReference, expected
+from .noise import Expected, PerturbableReference, Run, expected
 from .rounding import TINY
 
 __all__ = [
     "MAX_RELATIVE_FLOOR",
     "Equivalence",
+    "StatesRefusedError",
     "compare_outputs",
     "is_noise",
     "unverified",
@@ -34,6 +35,10 @@ Candidate = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 
 MAX_RELATIVE_FLOOR = 0.1
 """Largest noise floor, as a fraction of a channel's largest value, at which a comparison is meaningful."""
+
+
+class StatesRefusedError(CheckFailedError):
+    """A module runs when it is called plainly, but not from the states that the file carries."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +85,22 @@ class Equivalence:
         }
 
 
-def verify(candidate: Candidate, reference: PerturbableReference, cases: Iterable[Case]) -> Equivalence:
+def verify(
+    candidate: Candidate,
+    reference: PerturbableReference,
+    cases: Iterable[Case],
+    plain: Run | None = None,
+) -> Equivalence:
     """Compare ``candidate`` with ``reference`` on every case.
 
+    Args:
+        candidate: runs the file.
+        reference: what it is compared with.
+        cases: the inputs.
+        plain: calls the module without the states of the file; only what it refuses too is skipped.
+
     Raises:
+        StatesRefusedError: ``plain`` runs where ``reference`` does not.
         CheckFailedError: an output out of its limit, with the size, the output and the difference; a case
             that the candidate can't run; no case that the reference can run; or an output that the reference
             itself computes to no digit in most cases.
@@ -96,6 +113,10 @@ def verify(candidate: Candidate, reference: PerturbableReference, cases: Iterabl
         try:
             known = expected(reference, case.feeds)
         except (RuntimeError, ValueError, IndexError) as error:
+            if plain is not None and _runs(plain, case):
+                raise StatesRefusedError(
+                    f"at {case}: the module runs, but not from the states of the file ({first_line(error)})"
+                ) from error
             skipped.append((case, first_line(error)))
             continue
         if undefined := [name for name, array in known.ref64.items() if np.isnan(array).any()]:
@@ -125,6 +146,14 @@ def verify(candidate: Candidate, reference: PerturbableReference, cases: Iterabl
         raise CheckFailedError(f"the reference gives numbers at no size of the verification ({reasons})")
     always = {name: limit for name, limit in limits[0].items() if all(name in each for each in limits)}
     return Equivalence(tuple(comparisons), tuple(skipped), dict(noise), always)
+
+
+def _runs(plain: Run, case: Case) -> bool:
+    try:
+        plain(case.feeds)
+    except Exception:  # noqa: BLE001  a module may raise anything at a size that it does not take
+        return False
+    return True
 
 
 def compare_outputs(got: Mapping[str, Array], known: Expected) -> Sequence[Comparison]:
