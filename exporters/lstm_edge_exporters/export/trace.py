@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import functools
 import io
 import logging
 import re
@@ -20,11 +21,19 @@ from lstm_edge_runtime.axes import learn_sizes, parse_sum, resolve
 from lstm_edge_runtime.errors import LstmEdgeError
 from lstm_edge_runtime.manifest import Axes, AxisRange
 
-from ..numerics.call import Signature, flatten_output
 from ..numerics.floats import AllFloats
+from ..numerics.reference import Signature, flatten_output
 from .guards import Guard, read_guards
 from .record import Call, Recorder, instrument
 from .refusals import ConstantSizeError, check_calls, tracing_refusal, translation_refusal
+
+try:
+    from torch.onnx._internal.exporter import _registration
+except ImportError:  # it is no promise of PyTorch's
+    _registry: Any = None
+else:
+    _registry = _registration.ONNXRegistry
+    _build_registry = staticmethod(functools.cache(_registry.from_torchlib))
 
 __all__ = ["FoundAxes", "Traced", "find_axes", "runs", "trace"]
 
@@ -76,7 +85,7 @@ def trace(
             recorder, program = _trace_at(module, signature, axes, tensors)
         except ConstantSizeError:
             raise error from None
-    with _quietly():
+    with _quietly(), _registry_built_once():
         try:
             made = torch.onnx.export(
                 program,
@@ -275,6 +284,23 @@ def _quietly() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
+
+
+@contextlib.contextmanager
+def _registry_built_once() -> Iterator[None]:
+    """Give ``torch.onnx.export`` the registry of its first call.
+
+    It parses the sources of some 500 translations anew at every call, which takes a third of an export.
+    """
+    if _registry is None:
+        yield
+        return
+    before = vars(_registry)["from_torchlib"]
+    _registry.from_torchlib = _build_registry
+    try:
+        yield
+    finally:
+        _registry.from_torchlib = before
 
 
 def _example_sizes(signature: Signature, axes: Mapping[str, Axes]) -> dict[str, int]:
