@@ -88,7 +88,9 @@ def command(
 
         from ._factory import is_factory
     if not is_factory(source) and (weights is not None or inputs or step):
-        raise InputError(f"{source} is no package.module:factory; --weights, --input and --step belong to one")
+        raise InputError(
+            f"{source} is no package.module:factory; --weights, --input and --step belong to one"
+        )
     # what a user's code prints is not the result
     with needing_export("export"), contextlib.redirect_stdout(sys.stderr):
         if is_factory(source):

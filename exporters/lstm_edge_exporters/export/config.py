@@ -26,8 +26,8 @@ class ExportConfig:
     are those of ``forward``'s parameters. The axes of an input left out are found by tracing: those that a
     recurrent layer sees as its batch and its time are dynamic, the others fixed."""
     ranges: Mapping[str, AxisRange] = field(default_factory=dict)
-    """The sizes that dynamic axes shall have, by axis: ``{"L": AxisRange(16, 4096, 4)}``. Those of an axis left
-    out are found by tracing and running."""
+    """The sizes that dynamic axes shall have, by axis: ``{"L": AxisRange(16, 4096, 4)}``. Those of an axis
+    left out are found by tracing and running."""
     outputs: tuple[str, ...] = ()
     """Names of the outputs, flattened in order; empty takes dict keys and dataclass fields, ``h_n`` for the
     partner of a state input ``h_0``, and ``output``, ``output_1`` for the rest."""
@@ -87,8 +87,8 @@ class ExportConfig:
                 fixed = isinstance(axis, int) and axis > 0
                 if not fixed and not (isinstance(axis, str) and parse_sum(axis)):
                     raise InputError(
-                        f"input {name}: axis {axis!r} is neither a positive int nor a plain name nor a sum of "
-                        "multiples of names, such as 4*L"
+                        f"input {name}: axis {axis!r} is neither a positive int nor a plain name, nor a sum "
+                        "of multiples of names such as 4*L"
                     )
         known = {axis for axes in self.inputs.values() for axis in axes}
         for name, limits in self.ranges.items():

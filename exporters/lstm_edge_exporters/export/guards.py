@@ -2,6 +2,7 @@
 
 import linecache
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch.utils._sympy.printers import PythonPrinter
 from lstm_edge_runtime.axes import parse_sum
 from lstm_edge_runtime.manifest import Axes
 
-__all__ = ["Guard", "own_line", "read_guards"]
+__all__ = ["Guard", "calling_line", "own_line", "read_guards"]
 
 _OURS = str(Path(__file__).parents[1])
 _TORCH = str(Path(torch.__file__).parent)
@@ -100,6 +101,14 @@ def own_line(error: BaseException) -> str:
             trace = trace.tb_next
         cause = None if found else (cause.__cause__ or cause.__context__)
     return found
+
+
+def calling_line() -> str:
+    """Return the innermost line outside of PyTorch and this package that is being run."""
+    frame = sys._getframe(1)
+    while frame is not None and not _is_own(frame.f_code.co_filename):
+        frame = frame.f_back  # type: ignore[assignment]
+    return _shown(frame.f_code.co_filename, frame.f_lineno) if frame is not None else ""
 
 
 def _is_own(path: str) -> bool:

@@ -33,14 +33,14 @@ from ..numerics.floats import OTHER_FLOATS, copy_as
 from ..numerics.noise import Layout, noise_floors
 from ..numerics.reference import Signature, TorchReference
 from ..numerics.verify import Candidate, Equivalence, StatesRefusedError, record_golden, verify
-from .axes import resolve_axes
+from .axes import resolve_axes, suggest_step
 from .config import ExportConfig
 from .finalize import build_manifest, rename_outputs, serialize, tidy
 from .guards import Guard
 from .lift_states import Lifting, lift_absent
 from .lower import check_recurrent_nodes, lower
 from .ranges import settle_ranges
-from .refusals import check_module, check_starts
+from .refusals import LoopError, check_module, check_starts, random_refusal
 from .roles import Roles, find_roles
 from .trace import trace
 
@@ -91,7 +91,9 @@ def _export_verified(module: nn.Module, example: Any, config: ExportConfig) -> A
     bare = serialize(model, made.manifest, config.opset, config.ir_version)
     _check(bare)
     candidate = _candidate(bare)
-    ranges, narrowed = settle_ranges(made.guards, made.sizes, made.cases, made.reference, candidate, config.ranges)
+    ranges, narrowed = settle_ranges(
+        made.guards, made.sizes, made.cases, made.reference, candidate, config.ranges
+    )
     manifest = made.manifest._replace(ranges=ranges)
     made = replace(made, manifest=manifest, cases=replace(made.cases, ranges=ranges))
     equivalence = verify(candidate, made.reference, made.cases.cases(), made.reference.run_plain)
@@ -143,8 +145,12 @@ def convert_module(module: nn.Module, example: Any, config: ExportConfig) -> Con
     signature = Signature.of(own, example)
     _try_example(copy.deepcopy(own), signature)
     signature = signature.as_float32()
-    axes = resolve_axes(copy_as(own, torch.float32), signature, config)
-    traced = trace(copy_as(own, torch.float32), signature, axes, config.ranges)
+    try:
+        axes = resolve_axes(copy_as(own, torch.float32), signature, config)
+        traced = trace(copy_as(own, torch.float32), signature, axes, config.ranges)
+    except LoopError as error:
+        way_out = suggest_step(copy_as(own, torch.float32), signature, error.steps)
+        raise UnsupportedError(f"{error}{way_out}") from error
     roles = find_roles(traced.model, traced.outputs, config)
     lower(traced.model)
     rename_outputs(traced.model, roles.outputs, roles.states.values())
@@ -160,9 +166,11 @@ def convert_module(module: nn.Module, example: Any, config: ExportConfig) -> Con
     manifest = build_manifest(model, roles, lifting.states, config)._replace(ranges=config.ranges)
     reference = TorchReference(own, signature, roles.outputs, lifting.injections, Layout.of(manifest))
     cases = _case_generator(signature, manifest, config, reference)
-    _check_repeatable(reference, cases)
+    _check_repeatable(reference, cases, traced.seen)
     notes = (*_narrowed(own), *unused, *lifting.notes, *_unreturned(roles))
-    return ConvertedModule(model, manifest, reference, cases, roles.bidirectional, traced.guards, traced.sizes, notes)
+    return ConvertedModule(
+        model, manifest, reference, cases, roles.bidirectional, traced.guards, traced.sizes, notes
+    )
 
 
 def own_copy(module: nn.Module) -> nn.Module:
@@ -240,23 +248,20 @@ def _try_example(module: nn.Module, signature: Signature) -> None:
         raise InputError(f"{type(module).__name__} does not run on the example ({given}): {text}") from error
 
 
-def _check_repeatable(reference: TorchReference, cases: CaseGenerator) -> None:
+def _check_repeatable(reference: TorchReference, cases: CaseGenerator, seen: Mapping[str, str]) -> None:
     """Refuse a module that gives something else on every call.
 
     Raises:
         UnsupportedError: two runs on the same inputs differ.
     """
-    feeds = cases.case(2, 9, at_reset=True, full=True).feeds
+    case = cases.example() or cases.case(2, 9, at_reset=True, full=True)
     try:
-        first, again = reference.run(feeds), reference.run(feeds)
+        first, again = reference.run(case.feeds), reference.run(case.feeds)
     except Exception:  # noqa: BLE001  a size that the module refuses tells nothing; verification will say so
         return
     for name, array in first.items():
         if not np.array_equal(array, again[name], equal_nan=array.dtype.kind == "f"):
-            raise UnsupportedError(
-                f"forward gives another {name} on every call; draw random numbers outside, keep states "
-                "outside, and pass them in"
-            )
+            raise random_refusal(name, seen)
 
 
 def _case_generator(

@@ -166,7 +166,9 @@ def settle_ranges(
             lambda size, own=own, axis=axis: all(guard.holds({**traced, axis: size}) for guard in own),
             lambda size, axis=axis: run({**base, axis: size}),
         )
-        reasons = [_reason(axis, end, [g for g in own if not g.holds({**traced, axis: end})]) for end in found.ends]
+        reasons = [
+            _reason(axis, end, [g for g in own if not g.holds({**traced, axis: end})]) for end in found.ends
+        ]
         few = found.range.most is not None and (
             found.range.most - found.range.least < _FEW * found.range.multiple
         )

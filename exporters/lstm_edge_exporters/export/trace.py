@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from lstm_edge_runtime.axes import learn_sizes, parse_sum, resolve
-from lstm_edge_runtime.errors import LstmEdgeError
 from lstm_edge_runtime.manifest import Axes, AxisRange
 
 from ..numerics.floats import AllFloats
@@ -54,6 +53,8 @@ class Traced:
     """What holds at the sizes that were traced, and may not at others."""
     sizes: Mapping[str, int]
     """The size of each dynamic axis that was traced."""
+    seen: Mapping[str, str]
+    """What ``forward`` does that may be the reason of a refusal; see ``Recorder.seen``."""
 
 
 def trace(
@@ -97,11 +98,11 @@ def trace(
                 verbose=False,
             )
         except Exception as error:
-            raise translation_refusal(error) from error
+            raise translation_refusal(error, recorder.seen) from error
     assert made is not None
     _name_axes(made.model, axes)
     guards = read_guards(program, recorder.shapes, {name: axes[name] for name in signature.names})
-    return Traced(made.model, tuple(recorder.outputs), tuple(recorder.calls), guards, sizes)
+    return Traced(made.model, tuple(recorder.outputs), tuple(recorder.calls), guards, sizes, recorder.seen)
 
 
 def _trace_at(
@@ -207,7 +208,9 @@ def _axis_of(text: str, names: Mapping[str, str], example: int) -> str | int:
     factors, constant = parse_sum(text) or ({}, 0)
     if not factors or not all(symbol in names for symbol in factors):
         return example
-    terms = [names[symbol] if factor == 1 else f"{factor}*{names[symbol]}" for symbol, factor in factors.items()]
+    terms = [
+        names[symbol] if factor == 1 else f"{factor}*{names[symbol]}" for symbol, factor in factors.items()
+    ]
     return "+".join([*terms, *([str(constant)] if constant else [])])
 
 

@@ -42,7 +42,7 @@ __all__ = [
 Array = npt.NDArray[Any]
 
 GRID = ((1, 1), (1, 5), (3, 8), (4, 1), (2, 33), (5, 130))
-"""The ``(N, L)`` of a verification beside the example's, counted from the least that an axis takes. Every third
+"""The ``(N, L)`` of a verification beside the example's, counted from the least size of an axis. Every third
 starts from the reset states."""
 _LONGEST = 2
 """How often the longest case holds the example's steps, where the grid does not reach as far."""

@@ -300,7 +300,7 @@ class TorchReference:
         return self._run(self._float32, feeds)
 
     def run_plain(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Return what ``forward`` itself returns, called plainly: lifted states are neither given nor kept."""
+        """Return what ``forward`` returns when it is called plainly, without lifted states."""
         return self._run(self._float32, feeds, injections=())
 
     def run64(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
