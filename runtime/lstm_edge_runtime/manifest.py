@@ -159,6 +159,9 @@ class Manifest(NamedTuple):
     """The name of the input with each row's count of valid steps, if any."""
     padded_states: bool = True
     """Whether a row's states stop at its length; where not, unequal chunks can't be padded to one."""
+    counts: tuple[str, ...] = ()
+    """Outputs that count a call's steps, such as the lengths that an encoder passes on: those of chunks add
+    up."""
     unstreamable: str = ""
     """Why chunks with carried states do not equal the whole sequence (a bidirectional layer, say); empty
     where they do."""
@@ -270,6 +273,7 @@ def _encode(manifest: Manifest) -> dict[str, Any]:
         },
         "lengths": manifest.lengths,
         **({} if manifest.padded_states else {"padded_states": False}),
+        **({"counts": list(manifest.counts)} if manifest.counts else {}),
         "unstreamable": manifest.unstreamable,
         "task": manifest.task
         and {
@@ -351,6 +355,7 @@ def _decode(raw: Mapping[str, Any]) -> Manifest:
         ranges={name: _decode_range(each) for name, each in axes.get("ranges", {}).items()},
         lengths=text_or_none(raw["lengths"]),
         padded_states=raw.get("padded_states", True) is True,
+        counts=texts(raw.get("counts", [])),
         unstreamable=text(raw["unstreamable"]),
         task=None
         if task is None

@@ -22,12 +22,13 @@ from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from lstm_edge_runtime import load
+from lstm_edge_runtime.axes import parse_sum
 from lstm_edge_runtime.errors import CheckFailedError, InputError, UnsupportedError, first_line
 from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import AxisRange, Manifest
 from lstm_edge_runtime.ort import open_session, run_by_name
 
-from ..lift.divergence import ChunkedFile, run_in_chunks, states_stop_at_lengths
+from ..lift.divergence import ChunkedFile, find_counts, run_in_chunks, states_stop_at_lengths
 from ..numerics.cases import CaseGenerator
 from ..numerics.floats import OTHER_FLOATS, copy_as
 from ..numerics.noise import Layout, noise_floors
@@ -97,10 +98,7 @@ def _export_verified(module: nn.Module, example: Any, config: ExportConfig) -> A
     manifest = made.manifest._replace(ranges=ranges)
     made = replace(made, manifest=manifest, cases=replace(made.cases, ranges=ranges))
     equivalence = verify(candidate, made.reference, made.cases.cases(), made.reference.run_plain)
-    unstreamable, padded_states = _try_chunks(made, candidate)
-    manifest = manifest._replace(
-        unstreamable=unstreamable,
-        padded_states=padded_states,
+    manifest = _try_chunks(made, candidate)._replace(
         equivalence=equivalence.to_dict(),
         golden=record_golden(made.reference, made.cases, equivalence.cases),
     )
@@ -127,6 +125,8 @@ class ConvertedModule:
     cases: CaseGenerator
     bidirectional: tuple[str, ...]
     """Paths of layers that read time backwards."""
+    fractions: tuple[str, ...]
+    """Inputs that layers take lengths from and that are fractions of the steps."""
     guards: tuple[Guard, ...]
     """What holds at the sizes that were traced."""
     sizes: Mapping[str, int]
@@ -169,7 +169,15 @@ def convert_module(module: nn.Module, example: Any, config: ExportConfig) -> Con
     _check_repeatable(reference, cases, traced.seen)
     notes = (*_narrowed(own), *unused, *lifting.notes, *_unreturned(roles))
     return ConvertedModule(
-        model, manifest, reference, cases, roles.bidirectional, traced.guards, traced.sizes, notes
+        model,
+        manifest,
+        reference,
+        cases,
+        roles.bidirectional,
+        roles.fractions,
+        traced.guards,
+        traced.sizes,
+        notes,
     )
 
 
@@ -202,22 +210,43 @@ def own_copy(module: nn.Module) -> nn.Module:
     return own
 
 
-def _try_chunks(made: ConvertedModule, candidate: Candidate) -> tuple[str, bool]:
-    """Return why chunks do not equal the whole, ``""`` where they do, and whether states stop at lengths."""
+def _try_chunks(made: ConvertedModule, candidate: Candidate) -> Manifest:
+    """Return the manifest with why chunks do not equal the whole, and what else they show."""
     manifest = made.manifest
     steps = manifest.ranges.get(manifest.sequence or "", AxisRange())
     if steps.nearest(1) > 1:
-        return f"a call takes {steps} steps ({manifest.sequence}), and so can't take a single one", True
+        reason = f"a call takes {steps} steps ({manifest.sequence}), and so can't take a single one"
+        return manifest._replace(unstreamable=reason)
+    if manifest.ranges.get(manifest.batch or "", AxisRange()).nearest(1) > 1:
+        reason = (
+            f"a call takes {manifest.ranges[manifest.batch or '']} rows ({manifest.batch}), a stream is one"
+        )
+        return manifest._replace(unstreamable=reason)
     if made.bidirectional and manifest.sequence is not None:
-        return f"layer {made.bidirectional[0] or 'rnn'} is bidirectional", True
+        return manifest._replace(unstreamable=f"layer {made.bidirectional[0] or 'rnn'} is bidirectional")
+    for name, axis in ((spec.name, axis) for spec in manifest.inputs for axis in spec.axes):
+        if axis != manifest.sequence and manifest.sequence in (parse_sum(str(axis)) or ({}, 0))[0]:
+            reason = (
+                f"axis {axis} of {name} follows the time axis {manifest.sequence}, and chunks cut that alone"
+            )
+            return manifest._replace(unstreamable=reason)
     file = ChunkedFile(made.model, manifest, candidate, (manifest.lengths,) if manifest.lengths else ())
     if not file.time_axes or not manifest.states:
-        return "", True
+        return manifest
+    if made.fractions:
+        reason = (
+            f"{', '.join(made.fractions)} gives lengths as fractions of a call's steps, of which chunks have "
+            "fewer; take whole numbers of steps instead"
+        )
+        return manifest._replace(unstreamable=reason)
     feeds = made.cases.case(2, 24, at_reset=True, full=True).feeds
     feeds = {**feeds, **file.with_lengths(feeds, file.steps(feeds))}
+    manifest = manifest._replace(counts=find_counts(file, feeds))
+    file = replace(file, manifest=manifest)
     floors = noise_floors(made.reference, feeds, made.reference.run64(feeds))
     _, reason = run_in_chunks(file, feeds, floors, np.random.default_rng(0))
-    return reason, bool(reason) or states_stop_at_lengths(file, feeds)
+    padded = bool(reason) or states_stop_at_lengths(file, feeds)
+    return manifest._replace(unstreamable=reason, padded_states=padded)
 
 
 def _unreturned(roles: Roles) -> list[str]:

@@ -58,6 +58,8 @@ def find_range(size: int, promised: Callable[[int], bool], run: Callable[[int], 
             multiple = 1  # the tracer alone asked for multiples
         elif beside == DIFFERS:
             ends.append(size + 1)
+    if all(each < 1 or run(each) == REFUSED for each in (size - multiple, size + multiple)):
+        return FoundRange(AxisRange(size, size), ())
     known = set(held)
     least = _extend([*range(size, 0, -multiple)], known, run, ends)
     most: int | None = _extend([*range(size, top + 1, multiple)], known, run, ends)

@@ -347,7 +347,10 @@ def _name_axes(model: ir.Model, axes: Mapping[str, Axes]) -> None:
         if isinstance(axis, str)
     ]
     for dimension, axis in sorted(dimensions, key=lambda each: not each[1].isidentifier()):
-        ((symbol, factor),) = (parse_sum(dimension) or ({dimension: 1}, 0))[0].items()
+        factors = (parse_sum(dimension) or ({dimension: 1}, 0))[0]
+        if len(factors) > 1:
+            continue
+        ((symbol, factor),) = factors.items()
         own, _ = parse_sum(axis) or ({}, 0)
         (name,) = [axis] if factor == 1 else [each for each in own if own == {each: factor}] or [""]
         names.setdefault(symbol, name if name.isidentifier() else f"({name or f'{axis}/{factor}'})")

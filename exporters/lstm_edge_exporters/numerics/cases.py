@@ -44,7 +44,7 @@ Array = npt.NDArray[Any]
 GRID = ((1, 1), (1, 5), (3, 8), (4, 1), (2, 33), (5, 130))
 """The ``(N, L)`` of a verification beside the example's, counted from the least size of an axis. Every third
 starts from the reset states."""
-_LONGEST = 2
+_BEYOND = 2
 """How often the longest case holds the example's steps, where the grid does not reach as far."""
 
 
@@ -143,19 +143,35 @@ class CaseGenerator:
         example = self.example()
         if example is not None:
             yield example
+        known = example.sizes if example is not None else {}
         for place, (n, length) in enumerate(grid):
             rows, steps = (
                 size if name is None else self._range(name).least + size - 1
                 for name, size in ((self.batch, n), (self.sequence, length))
             )
-            yield self.case(rows, steps, at_reset=place % 3 == 0, offset=place, full=place % 2 == 0)
-        known = example.sizes if example is not None else {}
+            rng = np.random.default_rng((self.seed, place))
+            others = {
+                name: self._range(name).least + int(rng.integers(max(9, _BEYOND * size)))
+                for name, size in known.items()
+            }
+            yield self.case(
+                rows, steps, at_reset=place % 3 == 0, offset=place, full=place % 2 == 0, others=others
+            )
         reached = max(length for _, length in grid)
-        if any(_LONGEST * size > reached for name, size in known.items() if name != self.batch):
-            sizes = {name: _LONGEST * size + 1 for name, size in known.items()}
+        if any(_BEYOND * size > reached for name, size in known.items() if name != self.batch):
+            sizes = {name: _BEYOND * size + 1 for name, size in known.items()}
             yield self.at(sizes | ({self.batch: 2} if self.batch in sizes else {}), offset=len(grid))
 
-    def case(self, n: int, length: int, *, at_reset: bool, offset: int = 0, full: bool = False) -> Case:
+    def case(
+        self,
+        n: int,
+        length: int,
+        *,
+        at_reset: bool,
+        offset: int = 0,
+        full: bool = False,
+        others: Mapping[str, int] | None = None,
+    ) -> Case:
         """Generate one case.
 
         Args:
@@ -164,9 +180,10 @@ class CaseGenerator:
             at_reset: states at their reset value instead of random ones.
             offset: added to the seed: another case for another number.
             full: let at least one row have ``length`` valid steps.
+            others: sizes of further axes; those left out are drawn.
         """
         rng = np.random.default_rng((self.seed, offset, n, length))
-        known = {self.batch: n, self.sequence: length}
+        known = {**(others or {}), self.batch: n, self.sequence: length}
         sizes = {name: known[name] if name in known else 2 + int(rng.integers(9)) for name in self._names()}
         return self._draw(sizes, rng, at_reset, full)
 
@@ -214,7 +231,7 @@ class CaseGenerator:
             elif each.role == "state":
                 feeds[each.name] = _state(each, shape, rng, at_reset)
             else:
-                feeds[each.name] = _signal(each, shape, rng)
+                feeds[each.name] = _signal(each, shape, rng, full)
         return Case(sizes, feeds, at_reset)
 
     def with_sorted_lengths(self) -> "CaseGenerator":
@@ -250,8 +267,11 @@ def _state(spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator, at
     return reset if at_reset else np.asarray(reset + 0.7 * rng.standard_normal(shape), spec.dtype)
 
 
-def _signal(spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+def _signal(spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator, full: bool) -> Array:
     example = spec.example
+    if _is_fraction(spec):
+        assert example is not None
+        return np.asarray(np.ones(shape) if full else rng.uniform(example.min(), 1.0, shape), spec.dtype)
     if np.dtype(spec.dtype).kind in "iub":
         if spec.values:
             return _indices(spec.values, shape, rng).astype(spec.dtype)
@@ -265,6 +285,14 @@ def _signal(spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator) -
     over = tuple(range(example.ndim - 1)) if by_feature else None
     center, spread = example.mean(axis=over, dtype=np.float64), example.std(axis=over, dtype=np.float64)
     return np.asarray(center + np.where(spread > 0, spread, 1.0) * noise, spec.dtype)
+
+
+def _is_fraction(spec: InputSpec) -> bool:
+    """Tell whether an input is each row's length as a fraction of the longest, as some libraries have it."""
+    example = spec.example
+    if example is None or len(spec.axes) != 1 or not example.size or np.dtype(spec.dtype).kind != "f":
+        return False
+    return bool(0 < example.min() and example.max() == 1)
 
 
 def _indices(values: int, shape: tuple[int, ...], rng: np.random.Generator) -> Array:

@@ -43,7 +43,7 @@ def test_a_module_as_people_write_it_exports_and_agrees(person):
         (person.unstreamable in manifest.unstreamable) if person.unstreamable else not manifest.unstreamable
     )
     assert any(person.notes in note for note in artifact.notes) if person.notes else not artifact.notes
-    assert len(manifest.equivalence["cases"]) + len(manifest.equivalence["skipped"]) == 6
+    assert len(manifest.equivalence["cases"]) + len(manifest.equivalence["skipped"]) >= 7
     signature = Signature.of(module, person.example)
     session = onnxruntime.InferenceSession(artifact.model)
     feeds = {name: tensor.numpy() for name, tensor in zip(signature.names, signature.example, strict=True)}
