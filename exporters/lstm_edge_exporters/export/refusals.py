@@ -121,8 +121,8 @@ def tracing_refusal(error: Exception, module: nn.Module, recorder: Recorder) -> 
     if "specialized" in text or "Constraints violated" in text or re.search(r"[\[(, *]s\d+\b", text):
         return ConstantSizeError(
             f"{name} works at one size only{at_line}: {_specialised(text)}; a Python loop over an axis, "
-            "len(x), int(x.size(...)) or a layer of fixed size does this. Use tensor operations over the whole axis, "
-            "or give that axis as a number"
+            "len(x), int(x.size(...)) or a layer of fixed size does this. Use tensor operations over the "
+            "whole axis, or give that axis as a number"
         )
     if "complex" in recorder.seen:
         return _complex(recorder.seen["complex"])

@@ -292,7 +292,7 @@ def _is_fraction(spec: InputSpec) -> bool:
     example = spec.example
     if example is None or len(spec.axes) != 1 or not example.size or np.dtype(spec.dtype).kind != "f":
         return False
-    return bool(0 < example.min() and example.max() == 1)
+    return bool(example.min() > 0 and example.max() == 1)
 
 
 def _indices(values: int, shape: tuple[int, ...], rng: np.random.Generator) -> Array:

@@ -31,6 +31,9 @@ from .noise import Layout, Rounding
 __all__ = ["Injection", "LayerStates", "Signature", "TorchReference", "flatten_output", "injected"]
 
 
+_KEYWORDS = inspect.Signature([inspect.Parameter("inputs", inspect.Parameter.VAR_KEYWORD)])
+
+
 @dataclass(frozen=True)
 class Signature:
     """The flat view of a call ``module(*args, **kwargs)``."""
@@ -56,12 +59,14 @@ class Signature:
             InputError: the example does not fit ``forward``, or holds no tensor.
         """
         args, kwargs = _arguments(example)
+        signature = inspect.signature(module.forward)
+        if hasattr(module.forward, "__wrapped__") and not args and not set(kwargs) <= {*signature.parameters}:
+            signature = _KEYWORDS  # a decorator that takes what forward itself does not, by name
         try:
-            bound = inspect.signature(module.forward).bind(*args, **kwargs)
+            bound = signature.bind(*args, **kwargs)
         except TypeError as error:
             raise InputError(
-                f"the example does not fit {type(module).__name__}.forward{inspect.signature(module.forward)}"
-                f": {error}"
+                f"the example does not fit {type(module).__name__}.forward{signature}: {error}"
             ) from error
         call = (bound.args, bound.kwargs)
         leaves, spec = pytree.tree_flatten(call)
