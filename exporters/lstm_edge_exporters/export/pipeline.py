@@ -27,13 +27,14 @@ from lstm_edge_runtime.errors import CheckFailedError, InputError, UnsupportedEr
 from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import AxisRange, Manifest
 from lstm_edge_runtime.ort import open_session, run_by_name
+from lstm_edge_runtime.state import Run
 
 from ..lift.divergence import ChunkedFile, find_counts, run_in_chunks, states_stop_at_lengths
 from ..numerics.cases import CaseGenerator
 from ..numerics.floats import OTHER_FLOATS, copy_as
 from ..numerics.noise import Layout, noise_floors
 from ..numerics.reference import Signature, TorchReference
-from ..numerics.verify import Candidate, Equivalence, StatesRefusedError, record_golden, verify
+from ..numerics.verify import Equivalence, StatesRefusedError, record_golden, verify
 from .axes import resolve_axes, suggest_step
 from .config import ExportConfig
 from .finalize import build_manifest, rename_outputs, serialize, tidy
@@ -103,7 +104,7 @@ def _export_verified(module: nn.Module, example: Any, config: ExportConfig) -> A
         golden=record_golden(made.reference, made.cases, equivalence.cases),
     )
     content = serialize(model, manifest, config.opset, config.ir_version)
-    load(content, device="cpu").close()
+    load(content, device="cpu", engine="onnxruntime").close()
     skipped = (f"not compared at {each}" for each in manifest.equivalence["skipped"])
     return Artifact(
         content,
@@ -210,7 +211,7 @@ def own_copy(module: nn.Module) -> nn.Module:
     return own
 
 
-def _try_chunks(made: ConvertedModule, candidate: Candidate) -> Manifest:
+def _try_chunks(made: ConvertedModule, candidate: Run) -> Manifest:
     """Return the manifest with why chunks do not equal the whole, and what else they show."""
     manifest = made.manifest
     steps = manifest.ranges.get(manifest.sequence or "", AxisRange())
@@ -218,9 +219,7 @@ def _try_chunks(made: ConvertedModule, candidate: Candidate) -> Manifest:
         reason = f"a call takes {steps} steps ({manifest.sequence}), and so can't take a single one"
         return manifest._replace(unstreamable=reason)
     if manifest.ranges.get(manifest.batch or "", AxisRange()).nearest(1) > 1:
-        reason = (
-            f"a call takes {manifest.ranges[manifest.batch or '']} rows ({manifest.batch}), a stream is one"
-        )
+        reason = f"a call takes {manifest.ranges[manifest.batch or '']} rows ({manifest.batch}), not one"
         return manifest._replace(unstreamable=reason)
     if made.bidirectional and manifest.sequence is not None:
         return manifest._replace(unstreamable=f"layer {made.bidirectional[0] or 'rnn'} is bidirectional")
@@ -324,5 +323,5 @@ def _check(content: bytes) -> None:
         raise CheckFailedError(f"onnx.checker refuses the file: {first_line(error)}") from error
 
 
-def _candidate(content: bytes) -> Candidate:
+def _candidate(content: bytes) -> Run:
     return partial(run_by_name, open_session(content))

@@ -9,10 +9,10 @@ import numpy as np
 
 from lstm_edge_runtime.errors import InputError, UnsupportedError
 from lstm_edge_runtime.manifest import AxisRange
+from lstm_edge_runtime.state import Run
 
 from ..numerics.cases import CaseGenerator
 from ..numerics.reference import TorchReference
-from ..numerics.verify import Candidate
 from .guards import Guard
 
 __all__ = ["DIFFERS", "REFUSED", "SAME", "FoundRange", "find_range", "settle_ranges"]
@@ -116,7 +116,7 @@ def settle_ranges(
     traced: Mapping[str, int],
     cases: CaseGenerator,
     reference: TorchReference,
-    candidate: Candidate,
+    candidate: Run,
     asked: Mapping[str, AxisRange],
 ) -> tuple[dict[str, AxisRange], list[str]]:
     """Find the range of every dynamic axis that does not take any size.
