@@ -95,18 +95,18 @@ def learn_sizes(
             f"{' and no empty axis' if 0 in shape else ''}; check its rank and the order of its axes"
         )
     for axis, allowed in ranges.items():
-        size = found.get(axis)
-        if size is not None and allowed.nearest(size) != size:
+        new = found.get(axis)
+        if new is not None and allowed.nearest(new) != new:
             raise InputError(
-                f"{name} has shape {shape}: axis {axis} of {describe(axes)} is {size}, this file takes "
-                f"{allowed}; {_advice(allowed, size)}"
+                f"{name} has shape {shape}: axis {axis} of {describe(axes)} is {new}, this file takes "
+                f"{allowed}; {_advice(allowed, new)}"
             )
     sizes.update(found)
 
 
 def _solve(axes: Axes, shape: tuple[int, ...], sizes: Mapping[str, int]) -> dict[str, int] | None:
     """Return the size of every name that ``shape`` newly tells; None where a multiple does not come out."""
-    found = {}
+    found: dict[str, int] = {}
     for axis, size in zip(axes, shape, strict=True):
         if isinstance(axis, int) or axis in sizes:
             continue

@@ -90,9 +90,9 @@ class ExportConfig:
                         f"input {name}: axis {axis!r} is neither a positive int nor a plain name, nor a sum "
                         "of multiples of names such as 4*L"
                     )
-        known = {axis for axes in self.inputs.values() for axis in axes}
+        named = {axis for axes in self.inputs.values() for axis in axes}
         for name, limits in self.ranges.items():
-            if self.inputs and name not in known:
+            if self.inputs and name not in named:
                 raise InputError(f"range {limits} of axis {name}: it is in none of the inputs")
         for name, value in self.reset.items():
             if not np.all(np.isfinite(value)):

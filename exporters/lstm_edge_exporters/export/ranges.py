@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from math import gcd, lcm
 
 import numpy as np
@@ -157,17 +157,16 @@ def settle_ranges(
         )
         return SAME if alike else DIFFERS
 
+    def run_at(axis: str, size: int) -> str:
+        return run({**base, axis: size})
+
     if run(base) != SAME:
         return dict(asked), []  # the verification says where
     ranges: dict[str, AxisRange] = {}
     notes = []
     for axis in traced:
         own = [guard for guard in guards if axis in guard.code.co_names]
-        found = find_range(
-            base[axis],
-            lambda size, own=own, axis=axis: all(guard.holds({**traced, axis: size}) for guard in own),
-            lambda size, axis=axis: run({**base, axis: size}),
-        )
+        found = find_range(base[axis], partial(_holds, own, traced, axis), partial(run_at, axis))
         reasons = [
             _reason(axis, end, [g for g in own if not g.holds({**traced, axis: end})]) for end in found.ends
         ]
@@ -183,6 +182,11 @@ def settle_ranges(
         if ranges[axis] == found.range:
             notes += reasons
     return {axis: limits for axis, limits in ranges.items() if limits != AxisRange()}, notes
+
+
+def _holds(guards: Sequence[Guard], traced: Mapping[str, int], axis: str, size: int) -> bool:
+    sizes = {**traced, axis: size}
+    return all(guard.holds(sizes) for guard in guards)
 
 
 def _reason(axis: str, end: int, broken: Sequence[Guard]) -> str:

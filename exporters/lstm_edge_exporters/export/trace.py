@@ -132,12 +132,12 @@ def _other_sizes(
 ) -> dict[str, int] | None:
     """Return sizes apart from ``sizes``, from one another and from fixed ones that the module runs at."""
     fixed = {size for tensor in signature.example for size in tensor.shape}
-    for more in (lambda size: 2 * size + 1, lambda size: size + 1, lambda size: 2 * size):
+    for times, more in ((2, 1), (1, 1), (2, 0)):
         other: dict[str, int] = {}
         for name, size in sizes.items():
-            wanted = more(size)
+            wanted = least = times * size + more
             while (wanted := ranges.get(name, AxisRange()).nearest(wanted)) in {*fixed, *other.values()}:
-                if wanted < more(size) or wanted > 3 * size + 20:
+                if wanted < least or wanted > 3 * size + 20:
                     break
                 wanted += 1
             other[name] = wanted

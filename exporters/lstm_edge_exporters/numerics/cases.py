@@ -183,7 +183,8 @@ class CaseGenerator:
             others: sizes of further axes; those left out are drawn.
         """
         rng = np.random.default_rng((self.seed, offset, n, length))
-        known = {**(others or {}), self.batch: n, self.sequence: length}
+        known = dict(others or {})
+        known.update((name, size) for name, size in ((self.batch, n), (self.sequence, length)) if name)
         sizes = {name: known[name] if name in known else 2 + int(rng.integers(9)) for name in self._names()}
         return self._draw(sizes, rng, at_reset, full)
 
@@ -259,7 +260,8 @@ class CaseGenerator:
 
 
 def _at_reset(spec: InputSpec, shape: tuple[int, ...]) -> Array:
-    return np.broadcast_to(np.asarray(spec.reset, spec.dtype), shape).copy()
+    reset: Array = np.broadcast_to(np.asarray(spec.reset, spec.dtype), shape).copy()
+    return reset
 
 
 def _state(spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator, at_reset: bool) -> Array:
