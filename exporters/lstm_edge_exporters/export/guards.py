@@ -1,6 +1,7 @@
 """What the tracer took for granted about sizes, as facts that can be looked up at any size."""
 
 import linecache
+import math
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,8 @@ from lstm_edge_runtime.manifest import Axes
 
 __all__ = ["Guard", "calling_line", "own_line", "read_guards"]
 
+_NAMES = {"__builtins__": {"min": min, "max": max, "abs": abs, "int": int, "round": round}, "math": math}
+"""What the tracer's text may call."""
 _OURS = str(Path(__file__).parents[1])
 _TORCH = str(Path(torch.__file__).parent)
 
@@ -39,7 +42,7 @@ class Guard:
     def holds(self, sizes: Mapping[str, int]) -> bool:
         """Tell whether it is true where the axes have ``sizes``."""
         try:
-            return bool(eval(self.code, {"__builtins__": {"min": min, "max": max}}, dict(sizes)))  # noqa: S307  the tracer's own text
+            return bool(eval(self.code, _NAMES.copy(), dict(sizes)))  # noqa: S307  the tracer's own text
         except (ArithmeticError, NameError):
             return False
 

@@ -21,7 +21,7 @@ SAME, DIFFERS, REFUSED = "same", "differs", "refused"
 """What a run at a size shows: file and module agree; they do not; the module itself refuses."""
 _SCANNED = 20_000
 """Sizes up to this one are looked up one by one, and none beyond is run."""
-_FAR = (10**5, 10**5 + 1, 10**6, 10**6 + 1, 10**9 + 7)
+_FAR = (10**5, 10**5 + 1, 10**6, 10**6 + 1)
 
 
 _FEW = 5
@@ -50,7 +50,7 @@ def find_range(size: int, promised: Callable[[int], bool], run: Callable[[int], 
     run = cache(run)
     top = max(64, min(2 * size + 2, _SCANNED), size)
     held = [each for each in range(1, top + 1) if each == size or promised(each)]
-    multiple = gcd(*held)
+    multiple = promise = gcd(*held)
     ends: list[int] = []
     if multiple > 1:
         beside = run(size + 1)
@@ -64,9 +64,9 @@ def find_range(size: int, promised: Callable[[int], bool], run: Callable[[int], 
     least = _extend([*range(size, 0, -multiple)], known, run, ends)
     most: int | None = _extend([*range(size, top + 1, multiple)], known, run, ends)
     if most is not None and most + multiple > top:
-        far = [multiple * -(-each // multiple) for each in _FAR]
+        far = [promise * -(-each // promise) for each in _FAR]
         limit = next((each for each in far if not promised(each)), None)
-        most = None if limit is None else _last(most // multiple, limit // multiple, multiple, promised)
+        most = None if limit is None else _last(most // promise, limit // promise, promise, promised)
         if most is not None and most < _SCANNED and run(most + multiple) == DIFFERS:
             ends.append(most + multiple)
     return FoundRange(AxisRange(least, most, multiple), tuple(ends))

@@ -372,7 +372,9 @@ def _name_axes(model: ir.Model, axes: Mapping[str, Axes]) -> None:
 def _renamed(dimension: Any, names: Mapping[str, str]) -> Any:
     if isinstance(dimension, int):
         return dimension
-    return re.sub(r"[A-Za-z_]\w*", lambda match: names.get(match[0], match[0]), str(dimension))
+    text = re.sub(r"[A-Za-z_]\w*", lambda match: names.get(match[0], match[0]), str(dimension))
+    text = re.sub(r"\(\((\d+)\*(\w+)\)//\1\)", r"\2", text)
+    return text[1:-1] if re.fullmatch(r"\(\d+\*\w+\)", text) else text
 
 
 def _values(graph: ir.Graph) -> Sequence[ir.Value]:

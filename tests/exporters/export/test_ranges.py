@@ -216,7 +216,7 @@ EVERY = range(1, 10**7)
         (40, range(8, 10**10, 4), _run(range(4, 10**7, 4), EVERY), AxisRange(4, None, 4), ()),
         (40, range(4, 10**10, 4), _run(EVERY), AxisRange(), ()),
         (40, range(100), _run([40], EVERY), AxisRange(40, 40), ()),
-        (40, [*range(1, 31), *range(32, 10**6 + 2), 10**9 + 7], _run(EVERY), AxisRange(), ()),
+        (40, [*range(1, 31), *range(32, 10**6 + 2)], _run(EVERY), AxisRange(), ()),
     ],
 )
 def test_a_range_is_what_the_tracer_promises_and_what_running_adds(size, promised, run, limits, ends):
