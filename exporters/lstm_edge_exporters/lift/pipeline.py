@@ -110,6 +110,8 @@ def _lift(
         batch=names.batch,
         carry=inputs - {state.input for state in known},
         declared=declared.get(BATCH),
+        loops=True,
+        sequence=names.sequence,
     )
     left = tuple(entry for entry in result.left if entry.source not in {state.input for state in known})
     _refuse(original, result, known, left, config)

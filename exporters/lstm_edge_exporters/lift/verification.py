@@ -19,11 +19,11 @@ from ..numerics.layout import Layout
 from ..numerics.noise import PerturbableReference, noise_floors
 from ..numerics.onnx_reference import OnnxReference
 from ..numerics.rounding import Rounding
-from ..recurrent import recurrent_nodes
 from .axes import AxisNames
 from .axis_roles import BATCH, SEQUENCE, axis_roles
 from .divergence import ChunkedFile, ChunkRun, rows_keep_states, run_in_chunks, states_stop_at_lengths
 from .evaluate import Session, evaluate, sample_inputs, two_sizes
+from .loops import recurrences, sequences
 
 __all__ = ["Equality", "LiftedGraph", "Sample", "Verification", "sample", "verify_lifted"]
 
@@ -322,13 +322,13 @@ def _steps_of_a_call(graph: LiftedGraph) -> int:
     """Return the steps that lifted layers take in every call; 1 where all states were inputs before."""
     if not graph.lifts:
         return 1
-    inputs = [node.inputs[0] for node in recurrent_nodes(graph.original)]
+    read = [each for node in recurrences(graph.original) for each in sequences(node)]
     sizes, _ = two_sizes(graph.original.graph)
     try:
-        (arrays,) = evaluate(graph.original, [value for value in inputs if value is not None], [sizes])
+        (arrays,) = evaluate(graph.original, [each.value for each in read], [sizes])
     except Exception:  # noqa: BLE001  onnxruntime's exceptions share no base class
         return 1
-    return max((array.shape[0] for array in arrays.values()), default=1)
+    return max((arrays[each.value].shape[each.time] for each in read), default=1)
 
 
 def _record_golden(original: Session, lifted: Session, sample: Sample, noise: "_Noise") -> Golden:
