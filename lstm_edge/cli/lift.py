@@ -28,7 +28,15 @@ __all__ = ["command"]
     "inputs",
     multiple=True,
     metavar="NAME=AXES",
-    help="Axes of an input where the file's own are wrong: x=N,L,8. Repeatable.",
+    help="Axes of an input where the file's own are wrong: x=N,L,8; of an input without axes, its value. "
+    "Repeatable.",
+)
+@click.option(
+    "--branch",
+    "constants",
+    multiple=True,
+    metavar="NAME=NUMBER",
+    help="A number in the place of an input that chooses a branch: sr=16000. Repeatable.",
 )
 @click.option(
     "--state",
@@ -50,6 +58,7 @@ def command(
     output: Path,
     skip_reverse: bool,
     inputs: tuple[str, ...],
+    constants: tuple[str, ...],
     states: tuple[str, ...],
     seed: int,
     as_json: bool,
@@ -64,6 +73,7 @@ def command(
     Example:
       lstm-edge lift keras.onnx -o stateful.onnx
       lstm-edge lift tagger.onnx -o tagger-lifted.onnx --skip-reverse
+      lstm-edge lift silero_vad.onnx -o vad16.onnx --branch sr=16000 --input input=N,512
     """  # noqa: D301
     check_target(output)
     with needing_export("lift"):
@@ -72,6 +82,7 @@ def command(
     check_output(model, output)
     config = LiftConfig(
         inputs=dict(_axes(entry) for entry in inputs),
+        constants=dict(_number(entry) for entry in constants),
         states=dict(_pair("--state", entry, "INPUT=OUTPUT") for entry in states),
         skip_reverse=skip_reverse,
         seed=seed,
@@ -91,6 +102,14 @@ def _axes(entry: str) -> "tuple[str, Axes]":
     if wrong:
         raise InputError(f"--input {entry}: axis {wrong[0]!r} is neither a positive number nor a plain name")
     return name, axes
+
+
+def _number(entry: str) -> tuple[str, float]:
+    name, text = _pair("--branch", entry, "sr=16000")
+    try:
+        return name, float(text)
+    except ValueError:
+        raise InputError(f"--branch {entry}: {text!r} is no number, expected sr=16000") from None
 
 
 def _pair(option: str, entry: str, example: str) -> tuple[str, str]:

@@ -3,11 +3,25 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
-from ..recurrent import Slot, is_recurrent, recurrent_nodes
+from lstm_edge_runtime.errors import ContractError
 
-__all__ = ["Carried", "Sequence", "behind_identity", "carried_values", "loop_slots", "recurrences", "sequences"]
+from ..graph import UniqueNames, axes_of
+from ..recurrent import Slot, is_recurrent, label
+from .evaluate import constant
+
+__all__ = [
+    "Carried",
+    "Sequence",
+    "behind_identity",
+    "carried_values",
+    "generalize_loops",
+    "loop_slots",
+    "recurrences",
+    "sequences",
+]
 
 _LOOP_HEADER = 2
 """A Loop's inputs, and its body's, begin with the trip count and the condition."""
@@ -95,6 +109,36 @@ def sequences(node: ir.Node) -> Iterator[Sequence]:
                     yield Sequence(data, axis, int(axis == 0))
 
 
+def generalize_loops(model: ir.Model) -> None:
+    """Let a ``Loop`` over a time axis of declared size make as many passes as there are steps, in place.
+
+    Where a framework was given a fixed length, it counts to that number, in the loop's condition as well.
+
+    Raises:
+        ContractError: the condition of such a loop looks at data.
+    """
+    names = UniqueNames(model.graph)
+    for node in [node for node in model.graph if node.op_type == "Loop" and loop_slots(node)]:
+        trips = constant(node.inputs[0])
+        read = next((each for each in sequences(node) if each.value.shape is not None), None)
+        if trips is None or read is None or axes_of(read.value)[read.time] != int(trips):
+            continue
+        body = node.attributes["body"].as_graph()
+        if not _only_counts(body.outputs[0], body):
+            raise ContractError(f"{label(node)} ends on a condition other than its count of passes")
+        shape = ir.node("Shape", [read.value])
+        axis = ir.node("Constant", [], {"value": ir.tensor(np.array(read.time))})
+        steps = ir.node("Gather", [shape.outputs[0], axis.outputs[0]])
+        go = ir.node("Identity", [body.inputs[1]])
+        for value in (*shape.outputs, *axis.outputs, *steps.outputs, *go.outputs):
+            value.name = names.unique(f"{node.name}.steps")
+        model.graph.insert_before(node, [shape, axis, steps])
+        node.replace_input_with(0, steps.outputs[0])
+        body.append(go)
+        go.outputs[0].type, go.outputs[0].shape = body.outputs[0].type, body.outputs[0].shape
+        body.outputs[0] = go.outputs[0]
+
+
 def behind_identity(value: ir.Value) -> ir.Value:
     """Return what ``value`` is a copy of."""
     node = value.producer()
@@ -111,6 +155,22 @@ def _counts(indices: ir.Value | None, body: ir.Graph) -> bool:
             return False
         indices = node.inputs[0]
     return indices in list(body.inputs)
+
+
+def _only_counts(condition: ir.Value, body: ir.Graph) -> bool:
+    """Tell whether a condition depends on nothing but constants and the integers that ``body`` is given."""
+    waiting, given = [condition], list(body.inputs)
+    while waiting:
+        value = waiting.pop()
+        node = value.producer()
+        if value in given:
+            if value.dtype is None or value.dtype.is_floating_point():
+                return False
+        elif constant(value) is None:
+            if node is None or node.graph is not body or node.op_type == "Gather":
+                return False
+            waiting += [entry for entry in node.inputs if entry is not None]
+    return True
 
 
 def _is_float(node: ir.Node, each: Carried) -> bool:

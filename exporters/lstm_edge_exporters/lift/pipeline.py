@@ -8,7 +8,7 @@ then is taken back.
 import contextlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -19,14 +19,16 @@ from lstm_edge_runtime.errors import CheckFailedError, ContractError, FileFormat
 from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import KEY, Axes, Manifest, StateSpec, TensorSpec
 
-from ..graph import axes_of, data_inputs, to_proto
+from ..graph import axes_of, data_inputs, forget_shapes, to_proto
 from ..recurrent import label, recurrent_nodes, slots, state_shape
-from .axes import AxisNames, fixed_roles, generalize_reshapes, name_axes
-from .axis_roles import BATCH
+from .axes import AxisNames, fixed_roles, generalize_reshapes, name_axes, take_given
+from .axis_roles import BATCH, SEQUENCE
+from .branches import check_constants, choosing_input, fix_inputs, take_branches
 from .config import LiftConfig
 from .divergence import ChunkRun
 from .evaluate import Session, constant, evaluate, length_inputs, name_axis, two_sizes
 from .existing_states import recognize
+from .loops import generalize_loops
 from .read import read_graph
 from .states import LeftAlone, LiftedStates, lift_states
 from .verification import Equality, LiftedGraph, sample, verify_lifted
@@ -81,11 +83,33 @@ class Lifted:
 def lift_verified(onnx_file: str | os.PathLike[str] | bytes, config: LiftConfig) -> Lifted:
     """Read, lift, verify; see ``lift``."""
     model, proto = read_graph(onnx_file)
+    config = _with_scalars(model, config)
     fixed = frozenset() if config.inputs else frozenset(fixed_roles(model))
     for make_dynamic in _attempts(fixed):
         with contextlib.suppress(CheckFailedError, ContractError, FileFormatError):
             return _lift(model, proto, config, make_dynamic)
-    return _lift(model, proto, config, frozenset())
+    try:
+        return _lift(model, proto, config, frozenset())
+    except (ContractError, FileFormatError) as error:
+        chooses = choosing_input(model)
+        if chooses is None or chooses in config.constants:
+            raise
+        message = f"{error}; input {chooses} chooses a branch: try --branch {chooses}=NUMBER"
+        raise type(error)(message) from error
+
+
+def _with_scalars(model: ir.Model, config: LiftConfig) -> LiftConfig:
+    """Take a size given to an input without axes for its value."""
+    scalars = {
+        value.name for value in data_inputs(model.graph) if value.shape is not None and not len(value.shape)
+    }
+    numbers = {
+        name: axes[0]
+        for name, axes in config.inputs.items()
+        if name in scalars and len(axes) == 1 and isinstance(axes[0], int)
+    }
+    inputs = {name: axes for name, axes in config.inputs.items() if name not in numbers}
+    return replace(config, inputs=inputs, constants={**config.constants, **numbers})
 
 
 def _attempts(fixed: frozenset[str]) -> list[frozenset[str]]:
@@ -98,9 +122,16 @@ def _lift(
     model: ir.Model, proto: onnx.ModelProto, config: LiftConfig, make_dynamic: frozenset[str]
 ) -> Lifted:
     original = model.clone()
+    constants = check_constants(original, config.constants)
+    fix_inputs(original, constants)
+    take_given(original.graph, config.inputs)
+    branched = take_branches(original)
     if make_dynamic:
         generalize_reshapes(original)
+    if SEQUENCE in make_dynamic:
+        generalize_loops(original)
     names = name_axes(original, config.inputs, make_dynamic)
+    source = _with_axes_of(model, original) if branched or constants else original
     _declare_outputs(original)
     known = recognize(original, config.states, names.sequence)
     inputs = {str(value.name) for value in data_inputs(original.graph)}
@@ -118,6 +149,8 @@ def _lift(
     if make_dynamic and not result.states:
         raise ContractError("a file that has its states already is not changed")
     graph = LiftedGraph(
+        source=source,
+        constants=constants,
         original=original,
         lifted=result.model,
         states=(*known, *result.states),
@@ -145,7 +178,8 @@ def _lift(
         chunks=verified.chunks,
         unstreamable=verified.unstreamable,
     )
-    content = _with_manifest(to_proto(result.model) if result.states else proto, manifest)
+    changed = bool(result.states or constants)
+    content = _with_manifest(to_proto(result.model) if changed else proto, manifest)
     return Lifted(content, manifest, report)
 
 
@@ -183,6 +217,19 @@ def _refuse(
         "the file holds no LSTM, GRU or RNN node and no input that is called like a state; "
         "name its states with --state INPUT=OUTPUT if it has any"
     )
+
+
+def _with_axes_of(model: ir.Model, named: ir.Model) -> ir.Model:
+    """Return a copy of ``model`` in which the axes that are dynamic in ``named`` are dynamic too."""
+    copy = model.clone()
+    others = {value.name: value.shape for value in named.graph.inputs}
+    for value in copy.graph.inputs:
+        if value.shape is not None and (shape := others.get(value.name)) is not None:
+            for place, axis in enumerate(shape):
+                if not isinstance(axis, int):
+                    value.shape[place] = axis
+    forget_shapes(copy)
+    return copy
 
 
 def _fixed_batch(model: ir.Model, names: AxisNames) -> int:

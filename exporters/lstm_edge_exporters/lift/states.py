@@ -379,7 +379,8 @@ def _describe(
         shape.insert(axis, 1)
         reset: float | Array = 0.0
         dtype = next(
-            (value.dtype for value in (node.inputs[2], node.inputs[0]) if value and value.dtype), None
+            (v.dtype for v in (node.inputs[2], node.inputs[0]) if v and v.dtype and v.dtype.is_floating_point()),
+            None,
         )
         dtype = dtype or ir.DataType.FLOAT
     else:

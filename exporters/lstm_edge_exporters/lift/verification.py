@@ -38,8 +38,12 @@ _CHUNKED = (2, 24)
 class LiftedGraph:
     """The original graph, the lifted one, and what is known of them."""
 
+    source: ir.Model
+    """The file's own graph, its inputs' axes named."""
+    constants: Mapping[str, Array]
+    """What stands in the place of inputs of ``source``."""
     original: ir.Model
-    """Its axes named."""
+    """The same with its axes named, constants in their places and the branches that they decide."""
     lifted: ir.Model
     states: tuple[StateSpec, ...]
     lifts: bool
@@ -123,7 +127,7 @@ def verify_lifted(graph: LiftedGraph, manifest: Manifest, seed: int) -> Verifica
         FileFormatError: onnxruntime does not run the original.
     """
     rng = np.random.default_rng(seed)
-    original, lifted = Session(graph.original, "the original"), Session(graph.lifted, "the lifted file")
+    original, lifted = Session(graph.source, "the original"), Session(graph.lifted, "the lifted file")
     samples = _samples(graph, rng)
     noise = _Noise(graph.lifted, manifest, lifted)
     equality = _check_equality(graph, original, lifted, samples, noise)
@@ -140,7 +144,7 @@ def sample(graph: LiftedGraph, sizes: Mapping[str, int], rng: np.random.Generato
     """Draw data for the inputs with every dynamic axis at its size; states are at reset."""
     steps = sizes[graph.names.sequence] if graph.names.sequence else _fixed_steps(graph)
     feeds = sample_inputs(graph.original.graph, sizes, rng, steps)
-    return Sample(sizes, {**feeds, **_reset_arrays(graph.states, sizes)})
+    return Sample(sizes, {**feeds, **_reset_arrays(graph.states, sizes), **graph.constants})
 
 
 def _sample_at(graph: LiftedGraph, batch: int, sequence: int, rng: np.random.Generator) -> Sample:
