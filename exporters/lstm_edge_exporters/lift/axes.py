@@ -15,7 +15,7 @@ from ..recurrent import LENGTHS, recurrent_nodes
 from .axis_roles import BATCH, SEQUENCE, axis_roles, probe_roles
 from .evaluate import constant
 
-__all__ = ["AxisNames", "fixed_roles", "generalize_reshapes", "name_axes", "take_given"]
+__all__ = ["AxisNames", "fixed_roles", "generalize_reshapes", "name_axes", "take_given", "transpose_reshapes"]
 
 
 _UNKNOWN = r"unk__\d+"
@@ -122,6 +122,25 @@ def generalize_reshapes(model: ir.Model) -> None:
             model.graph.register_initializer(target_value)
             user.replace_input_with(1, target_value)
             user.attributes.pop("allowzero", None)
+
+
+def transpose_reshapes(model: ir.Model) -> None:
+    """Put a Transpose in the place of a Reshape that only swaps the first two of three axes, in place.
+
+    tf2onnx writes one where batch or time is 1 and every size is declared; a Transpose serves at every size.
+    """
+    for node in [node for node in model.graph if node.op_type == "Reshape" and node.domain == ""]:
+        source, target = node.inputs[0], constant(node.inputs[1])
+        sizes = () if source is None else axes_of(source)
+        if target is None or len(sizes) != 3 or target.tolist() != [sizes[1], sizes[0], sizes[2]]:
+            continue
+        if 1 in sizes[:2] and sizes[0] != sizes[1]:
+            swapped = ir.node("Transpose", [source], {"perm": [1, 0, 2]}, name=node.name)
+            old, new = node.outputs[0], swapped.outputs[0]
+            new.name, new.type, new.shape = old.name, old.type, old.shape
+            model.graph.insert_before(node, swapped)
+            ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+            model.graph.remove(node, safe=True)
 
 
 def _forget_unknown(graph: ir.Graph) -> None:

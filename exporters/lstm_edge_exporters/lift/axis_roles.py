@@ -6,9 +6,9 @@ import onnx_ir as ir
 
 from ..recurrent import LENGTHS, is_recurrent
 from .evaluate import constant, evaluate, two_sizes
-from .loops import recurrences, sequences
+from .loops import Sequence, recurrences, sequences
 
-__all__ = ["BATCH", "SEQUENCE", "axis_roles", "probe_roles", "row_orders"]
+__all__ = ["BATCH", "SEQUENCE", "axis_roles", "follows_input", "probe_roles", "row_orders"]
 
 BATCH, SEQUENCE = "batch", "sequence"
 
@@ -49,6 +49,11 @@ def axis_roles(graph: ir.Graph, model: ir.Model) -> dict[ir.Value, dict[int, str
                         if 0 <= axis < len(source.shape):
                             known.setdefault(axis, role)
     return found
+
+
+def follows_input(each: Sequence, graph: ir.Graph) -> bool:
+    """Tell whether the steps that are read are an axis of an input, as far as the graph tells."""
+    return any(source in graph.inputs and roles for source, roles in _origins(each.value, {each.time: SEQUENCE}))
 
 
 def row_orders(node: ir.Node) -> tuple[ir.Value, ...]:

@@ -7,7 +7,7 @@ then is taken back.
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,23 +20,23 @@ from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import KEY, Axes, Manifest, StateSpec, TensorSpec
 
 from ..graph import axes_of, data_inputs, forget_shapes, to_proto
-from ..recurrent import label, recurrent_nodes, slots, state_shape
-from .axes import AxisNames, fixed_roles, generalize_reshapes, name_axes, take_given
+from ..recurrent import recurrent_nodes, slots, state_shape
+from .axes import AxisNames, fixed_roles, generalize_reshapes, name_axes, take_given, transpose_reshapes
 from .axis_roles import BATCH, SEQUENCE
 from .branches import check_constants, choosing_input, fix_inputs, take_branches
 from .config import LiftConfig
 from .divergence import ChunkRun
 from .evaluate import Session, constant, evaluate, length_inputs, name_axis, two_sizes
 from .existing_states import recognize
-from .loops import generalize_loops
+from .loops import generalize_loops, recurrences
 from .read import read_graph
 from .states import LeftAlone, LiftedStates, lift_states
 from .verification import Equality, LiftedGraph, sample, verify_lifted
 
 __all__ = ["LiftReport", "Lifted", "lift_verified"]
 
-_QUANTIZED = "DynamicQuantizeLSTM"
-"""What onnxruntime's dynamic quantizer makes of an LSTM."""
+_MOST_NODES = 3
+"""Nodes whose states' reasons one error lists."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,7 @@ def lift_verified(onnx_file: str | os.PathLike[str] | bytes, config: LiftConfig)
     """Read, lift, verify; see ``lift``."""
     model, proto = read_graph(onnx_file)
     config = _with_scalars(model, config)
+    transpose_reshapes(model)
     fixed = frozenset() if config.inputs else frozenset(fixed_roles(model))
     for make_dynamic in _attempts(fixed):
         with contextlib.suppress(CheckFailedError, ContractError, FileFormatError):
@@ -91,11 +92,28 @@ def lift_verified(onnx_file: str | os.PathLike[str] | bytes, config: LiftConfig)
     try:
         return _lift(model, proto, config, frozenset())
     except (ContractError, FileFormatError) as error:
+        if (merged := _with_one_batch(model)) is not None:
+            with contextlib.suppress(CheckFailedError, ContractError, FileFormatError):
+                return _lift(merged, proto, config, frozenset())
         chooses = choosing_input(model)
         if chooses is None or chooses in config.constants:
             raise
-        message = f"{error}; input {chooses} chooses a branch: try --branch {chooses}=NUMBER"
-        raise type(error)(message) from error
+        raise type(error)(
+            f"input {chooses} chooses a branch; say which by --branch {chooses}=NUMBER ({error})"
+        ) from error
+
+
+def _with_one_batch(model: ir.Model) -> ir.Model | None:
+    """Return a copy in which the inputs' first axes are one; None where they are, or one is fixed."""
+    copy = model.clone()
+    shapes = [value.shape for value in data_inputs(copy.graph) if value.shape]
+    first = dict.fromkeys(axes_of(value)[0] for value in data_inputs(copy.graph) if value.shape)
+    if len(first) < 2 or any(isinstance(axis, int) for axis in first):
+        return None
+    for shape in shapes:
+        shape[0] = next(iter(first))
+    forget_shapes(copy)
+    return copy
 
 
 def _with_scalars(model: ir.Model, config: LiftConfig) -> LiftConfig:
@@ -191,32 +209,49 @@ def _refuse(
     config: LiftConfig,
 ) -> None:
     """Raise ``ContractError`` for a file without states, or with one that can't be carried."""
-    backwards = dict.fromkeys(entry.node for entry in left if entry.cause == "reversed")
-    if backwards and not config.skip_reverse:
-        raise ContractError(
-            f"{', '.join(backwards)} reads time backwards, so no state of it can be carried over; "
-            "lift the other nodes with --skip-reverse (skip_reverse=True)"
-        )
     inside = next((entry for entry in left if entry.cause == "subgraph"), None)
     if inside is not None:
         raise ContractError(
             f"{inside.node}: {inside.reason}, so no one input can stand for its state; "
             "carry the state through the loop, or move the node out of it"
         )
+    backwards = dict.fromkeys(entry.node for entry in left if entry.cause == "reversed")
+    if backwards and not config.skip_reverse:
+        raise ContractError(
+            f"{', '.join(backwards)} reads time backwards, so no state of it can be carried over; "
+            + (
+                "lift the other nodes with --skip-reverse (skip_reverse=True)"
+                if result.states or known
+                else "no other node has a state to lift: train a network that reads forward only"
+            )
+        )
     if result.states or known:
         return
-    if quantized := [label(node) for node in model.graph.all_nodes() if node.op_type == _QUANTIZED]:
+    if left:
+        raise ContractError(f"there is no state to lift: {'; '.join(_reasons(left))}")
+    if any(recurrences(model)):
         raise ContractError(
-            f"{', '.join(quantized)} is quantized, and its states can't be lifted; lift the float file, "
-            "then quantize that with lstm-edge quantize"
+            "there is no state to lift: no recurrent node makes more steps over a longer sequence; "
+            "if it runs over time, give the axes with --input NAME=AXES"
         )
-    if any(recurrent_nodes(model)):
-        reasons = "; ".join(f"{entry.state} of {entry.node}: {entry.reason}" for entry in left)
-        raise ContractError(f"there is no state to lift: {reasons}")
     raise ContractError(
-        "the file holds no LSTM, GRU or RNN node and no input that is called like a state; "
+        "the file holds no LSTM, GRU or RNN node, no loop that carries a state, and no input that is called "
+        "like one; "
         "name its states with --state INPUT=OUTPUT if it has any"
     )
+
+
+def _reasons(left: Sequence[LeftAlone]) -> Iterator[str]:
+    """Say why states are left alone, one entry a node."""
+    nodes: dict[str, list[LeftAlone]] = {}
+    for entry in left:
+        nodes.setdefault(entry.node, []).append(entry)
+    for place, (node, entries) in enumerate(nodes.items()):
+        if place == _MOST_NODES:
+            yield f"and so on for {len(nodes) - place} more nodes"
+            return
+        states = " and ".join(entry.state for entry in entries)
+        yield f"{states} of {node}: {entries[0].reason}"
 
 
 def _with_axes_of(model: ir.Model, named: ir.Model) -> ir.Model:

@@ -17,7 +17,7 @@ from lstm_edge_runtime.manifest import Axes, StateSpec
 
 from ..graph import UniqueNames, axes_of, data_inputs
 from ..recurrent import is_recurrent, is_reversed, label, recurrent_nodes, slots, state_shape
-from .axis_roles import row_orders
+from .axis_roles import follows_input, row_orders
 from .evaluate import evaluate, is_data_free, name_axis, two_sizes
 from .loops import loop_slots, recurrences, sequences
 from .paths import Path, find_path, is_order, operators_above
@@ -96,7 +96,8 @@ def lift_states(
         carry: inputs that no output continues; where nodes start from one, it gets its output.
         declared: the size that the batch axis had before it was made dynamic; states that can only be
             computed at it, as a constant of so many rows that is expanded, are computed at it.
-        loops: lift what a ``Loop`` or ``Scan`` over time carries too, where it is floating point.
+        loops: lift what a ``Loop`` or ``Scan`` carries too, where it is floating point, and leave alone what
+            runs over another axis than time.
         sequence: the name of the time axis, None where it has a fixed size; only needed with ``loops``.
         naming: names the states; called once with the groups in graph order.
 
@@ -107,8 +108,8 @@ def lift_states(
     nodes = list(recurrent_nodes(model))
     if loops:
         nodes += [node for node in recurrences(model) if not is_recurrent(node)]
-    over_time = {node for node in nodes if is_recurrent(node) or _is_over_time(model, node, sequence)}
-    places, left = _partition(model, [node for node in nodes if node in over_time], reverse, carry)
+        nodes = [node for node in nodes if _is_over_time(model, node, batch, sequence)]
+    places, left = _partition(model, nodes, reverse, carry)
     pinned = {batch: declared} if batch is not None and declared is not None else {}
     states, failed, fixed_batch = _plan(model, places, batch, pinned)
     names = UniqueNames(model.graph)
@@ -122,19 +123,28 @@ def lift_states(
     return LiftedStates(model, tuple(written), (*left, *failed), fixed_batch)
 
 
-def _is_over_time(model: ir.Model, node: ir.Node, sequence: str | None) -> bool:
-    """Tell whether a ``Loop`` or ``Scan`` makes more passes over a longer sequence."""
+def _is_over_time(model: ir.Model, node: ir.Node, batch: str | None, sequence: str | None) -> bool:
+    """Tell whether a node's steps are time: where running it does not tell otherwise, they are.
+
+    They are not where their number is the same for every length of the sequence, as in a layer that runs over
+    frequencies; nor in a loop over the rows of a batch. Where the length is fixed, a layer that reads backwards
+    what is no axis of an input is taken for such a layer.
+    """
     read = list(sequences(node))
+    if sequence is None and is_reversed(node):
+        return any(follows_input(each, model.graph) for each in read)
     if sequence is None or not read:
         return bool(read)
-    small, _ = two_sizes(model.graph)
+    cases = two_sizes(model.graph)
     try:
-        short, long = evaluate(
-            model, [each.value for each in read], [small, small | {sequence: small[sequence] + 1}]
-        )
+        found = evaluate(model, [each.value for each in read], cases)
     except Exception:  # noqa: BLE001  onnxruntime's exceptions share no base class; the chunks decide
         return True
-    return any(short[each.value].shape[each.time] < long[each.value].shape[each.time] for each in read)
+    steps = [tuple(arrays[each.value].shape[each.time] for arrays in found) for each in read]
+    return any(
+        short != long and (is_recurrent(node) or name_axis((short, long), cases) != batch)
+        for short, long in steps
+    )
 
 
 def _partition(
