@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime import load
+from lstm_edge_runtime.errors import InputError, LstmEdgeError
 from lstm_edge_runtime.files import check_target
 
+from ..data.sample_input import sample_input
 from ._extras import needing_export
 from ._output import echo_json, json_option, print_table
 
@@ -137,12 +139,24 @@ def _print(lifted: "Lifted", output: Path) -> None:
     elif report.chunks is not None:
         worst = report.chunks.worst
         click.echo(
+            f"{'with weights in float, ' if report.chunks.in_float else ''}"
             f"chunks of {', '.join(map(str, report.chunks.sizes))} steps equal the whole "
             f"(largest difference {max(each.max_abs for each in report.chunks.comparisons):.3g}, "
             f"{worst.ratio:.0%} of its limit)"
         )
-    stream = "" if report.unstreamable else f"   lstm-edge stream {output}"
+    stream = f"   lstm-edge stream {output}" if _streams(output) else ""
     click.echo(f"next: lstm-edge inspect {output}{stream}")
+
+
+def _streams(path: Path) -> bool:
+    """Tell whether ``lstm-edge stream`` takes the file."""
+    try:
+        with load(path, device="cpu") as model:
+            sample_input(model)
+            model.stream()
+    except LstmEdgeError:
+        return False
+    return True
 
 
 def _row(state: "StateSpec") -> tuple[str, str, str, str]:

@@ -13,10 +13,11 @@ from lstm_edge_runtime.errors import first_line
 from lstm_edge_runtime.manifest import Manifest
 from lstm_edge_runtime.tolerance import Comparison, compare
 
+from ..graph import values_read
 from ..numerics.carried import in_chunks, random_sizes
 from ..numerics.noise import Run
-from ..recurrent import is_recurrent, is_reversed
-from .evaluate import Session, is_data_free
+from ..recurrent import is_recurrent, is_reversed, label, slots
+from .evaluate import Session, inputs_above, is_data_free
 
 __all__ = ["SHORT", "ChunkRun", "ChunkedFile", "rows_keep_states", "run_in_chunks", "states_stop_at_lengths"]
 
@@ -42,7 +43,13 @@ _KINDS = {
     "Pad": "a padding of time",
     "Slice": "a choice of steps",
     "Gather": "a choice of steps",
+    "ReverseSequence": "a reversal of time",
+    "MatMul": "a product over time",
+    "Gemm": "a product over time",
 }
+_LAYOUT = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+"""Operators that compute nothing: where one's results differ and its operands do not, the parts are joined on
+the wrong axis."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,8 @@ class ChunkRun:
 
     sizes: tuple[int, ...]
     comparisons: tuple[Comparison, ...]
+    in_float: bool = False
+    """Whether the file is quantized and its float twin was compared; see ``quantized``."""
 
     @property
     def worst(self) -> Comparison:
@@ -222,11 +231,13 @@ def _first_divergent_node(file: ChunkedFile, feeds: Mapping[str, Array], found: 
         for name, expected in whole.items()
         if _differs(_join([chunk[name] for chunk in chunks], expected), expected)
     }
+    carried = {state.input for state in file.manifest.states}
     for node in order:
         outputs = {value.name for value in node.outputs}
-        inputs = {value.name for value in node.inputs if value is not None}
-        if outputs & differing and not inputs & differing:
-            return f"{_kind(node)}, {node.op_type} {node.name or node.outputs[0].name!r}"
+        if outputs & differing and not {value.name for value in values_read(node)} & differing:
+            if node.op_type not in _LAYOUT:
+                return f"{_kind(node, carried)}, {label(node)}"
+            differing -= outputs  # only in how its parts are joined
     return ""
 
 
@@ -261,7 +272,7 @@ def _above(value: ir.Value) -> set[ir.Node]:
         node = waiting.pop().producer()
         if node is not None and node not in found:
             found.add(node)
-            waiting.extend(_read(node))
+            waiting.extend(values_read(node))
     return found
 
 
@@ -270,7 +281,7 @@ def _fed_by_data(graph: ir.Graph, inputs: set[str]) -> list[ir.Node]:
     reached: set[ir.Value] = {value for value in graph.inputs if value.name in inputs}
     found = []
     for node in graph:
-        if any(value in reached for value in _read(node)) and not any(
+        if any(value in reached for value in values_read(node)) and not any(
             is_data_free(value) for value in node.outputs if value.name
         ):
             found.append(node)
@@ -278,20 +289,14 @@ def _fed_by_data(graph: ir.Graph, inputs: set[str]) -> list[ir.Node]:
     return found
 
 
-def _read(node: ir.Node) -> Iterator[ir.Value]:
-    """Return what a node reads, its bodies' captures included."""
-    yield from (value for value in node.inputs if value is not None)
-    for attribute in node.attributes.values():
-        if attribute.type is ir.AttributeType.GRAPH:
-            for inner in ir.traversal.RecursiveGraphIterator(attribute.as_graph()):
-                yield from (value for value in inner.inputs if value is not None)
-
-
-def _kind(node: ir.Node) -> str:
+def _kind(node: ir.Node, carried: set[str]) -> str:
     if is_recurrent(node):
-        return (
-            "a layer that reads time backwards" if is_reversed(node) else "a layer whose state is not carried"
-        )
+        starts = [slot.initial for slot in slots(node) if slot.initial is not None]
+        if is_reversed(node):
+            return "a layer that reads time backwards"
+        if any(inputs_above(value) & carried for value in starts):
+            return "a layer that takes other steps than the sequence's"
+        return "a layer whose state is not carried"
     if node.op_type.startswith("Reduce"):
         return "a reduction over time"
     return _KINDS.get(node.op_type, "an operator that sees past its chunk")

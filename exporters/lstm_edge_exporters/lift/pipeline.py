@@ -29,6 +29,7 @@ from .divergence import ChunkRun
 from .evaluate import Session, constant, evaluate, length_inputs, name_axis, two_sizes
 from .existing_states import recognize
 from .loops import generalize_loops, recurrences
+from .quantized import is_quantized
 from .read import read_graph
 from .states import LeftAlone, LiftedStates, lift_states
 from .verification import Equality, LiftedGraph, sample, verify_lifted
@@ -162,7 +163,7 @@ def _lift(
         loops=True,
         sequence=names.sequence,
     )
-    left = tuple(entry for entry in result.left if entry.source not in {state.input for state in known})
+    left = tuple(entry for entry in result.left if not entry.sources & {state.input for state in known})
     _refuse(original, result, known, left, config)
     if make_dynamic and not result.states:
         raise ContractError("a file that has its states already is not changed")
@@ -303,9 +304,14 @@ def _describe_outputs(graph: LiftedGraph, seed: int) -> tuple[TensorSpec, ...]:
         try:
             runs.append(session.run(drawn.feeds))
         except Exception as error:
+            wide = any(_is_float64(node) for node in recurrent_nodes(graph.original))
             raise FileFormatError(
                 f"the file does not run at {drawn}: {first_line(error)}; "
-                "if it runs at certain sizes only, give them with --input NAME=AXES"
+                + (
+                    "onnxruntime has recurrent operators in float32: export the network in that"
+                    if wide
+                    else "if it runs at certain sizes only, give them with --input NAME=AXES"
+                )
             ) from error
     small, large = runs
     states = {state.output for state in graph.states}
@@ -318,6 +324,10 @@ def _describe_outputs(graph: LiftedGraph, seed: int) -> tuple[TensorSpec, ...]:
         value.shape = ir.Shape(axes)
         specs.append(TensorSpec(name, small[name].dtype.name, axes))
     return tuple(specs)
+
+
+def _is_float64(node: ir.Node) -> bool:
+    return node.inputs[0] is not None and node.inputs[0].dtype is ir.DataType.DOUBLE
 
 
 def _output_axes(
@@ -360,6 +370,7 @@ def _build_manifest(graph: LiftedGraph, proto: onnx.ModelProto, outputs: tuple[T
     ]
     opset = max(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
     floats = {state.dtype for state in graph.states}
+    precision = {"float16": "fp16", "float64": "fp64"}.get(min(floats), "fp32")
     return Manifest(
         inputs=inputs,
         outputs=outputs,
@@ -367,7 +378,7 @@ def _build_manifest(graph: LiftedGraph, proto: onnx.ModelProto, outputs: tuple[T
         batch=graph.names.batch,
         sequence=graph.names.sequence,
         lengths=lengths[0] if lengths else None,
-        precision={"float16": "fp16", "float64": "fp64"}.get(min(floats), "fp32"),
+        precision="int8" if is_quantized(graph.original) else precision,
         provenance={
             "opset": opset,
             "producer": f"{proto.producer_name} {proto.producer_version}".strip(),

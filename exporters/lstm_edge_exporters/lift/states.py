@@ -18,7 +18,7 @@ from lstm_edge_runtime.manifest import Axes, StateSpec
 from ..graph import UniqueNames, axes_of, data_inputs
 from ..recurrent import is_recurrent, is_reversed, label, recurrent_nodes, slots, state_shape
 from .axis_roles import follows_input, row_orders
-from .evaluate import evaluate, is_data_free, name_axis, two_sizes
+from .evaluate import evaluate, inputs_above, is_data_free, name_axis, two_sizes
 from .loops import loop_slots, recurrences, sequences
 from .paths import Path, find_path, is_order, operators_above
 from .state_names import Naming, name_after_nodes
@@ -45,8 +45,8 @@ class LeftAlone:
     cause: str
     """``given`` (an input feeds it already), ``data`` (it is computed from data), ``reversed`` (the node
     reads time backwards) or ``subgraph`` (a loop around the node starts it again)."""
-    source: str = ""
-    """The input that feeds it, where one does."""
+    sources: frozenset[str] = frozenset()
+    """The inputs that it depends on, where ``given`` or ``data``."""
 
 
 @dataclass(frozen=True)
@@ -176,10 +176,11 @@ def _partition(
                     places.append(place)  # what lies between may put rows in another order
                 elif source:
                     reason = f"it comes from input {source!r}"
-                    left.append(LeftAlone(label(node), slot.kind, reason, "given", source))
+                    left.append(LeftAlone(label(node), slot.kind, reason, "given", frozenset({source})))
                 else:
                     reason = f"it comes from data, {top and top.name!r}"
-                    left.append(LeftAlone(label(node), slot.kind, reason, "data"))
+                    sources = inputs_above(place.initial)
+                    left.append(LeftAlone(label(node), slot.kind, reason, "data", sources))
     return places, left
 
 

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from .axis_roles import BATCH, SEQUENCE, axis_roles
 from .divergence import ChunkedFile, ChunkRun, rows_keep_states, run_in_chunks, states_stop_at_lengths
 from .evaluate import Session, evaluate, sample_inputs, two_sizes
 from .loops import recurrences, sequences
+from .quantized import float_twin, is_quantized
 
 __all__ = ["Equality", "LiftedGraph", "Sample", "Verification", "sample", "verify_lifted"]
 
@@ -111,6 +112,7 @@ class Verification:
         if self.chunks is not None:
             worst = self.chunks.worst
             figures["chunks"] = {"sizes": list(self.chunks.sizes), "worst": str(worst), "equal": worst.ok}
+            figures["chunks"] |= {"in_float": True} if self.chunks.in_float else {}
         return figures
 
 
@@ -305,9 +307,15 @@ def _run_in_chunks(
         fixed = _steps_of_a_call(graph)
         return None, f"chunks were not tried: every call takes {fixed} steps" if fixed > 1 else "", True
     whole = _sample_at(graph, batch * graph.fixed_batch, steps, rng)
-    file = ChunkedFile(graph.lifted, manifest, lifted.run, graph.lengths)
+    model = graph.lifted
+    if is_quantized(model) and (twin := float_twin(model)) is not None:
+        model, lifted = twin, Session(twin, "its float twin")
+        noise = _Noise(model, manifest, lifted)
+    file = ChunkedFile(model, manifest, lifted.run, graph.lengths)
     feeds = {**whole.feeds, **file.with_lengths(whole.feeds, steps)}
     chunks, reason = run_in_chunks(file, feeds, noise.floors(feeds), rng)
+    if chunks is not None:
+        chunks = replace(chunks, in_float=model is not graph.lifted)
     if reason or not states_stop_at_lengths(file, whole.feeds):
         return chunks, reason, bool(reason)
     batch_axes = graph.axes_named(graph.names.batch)
