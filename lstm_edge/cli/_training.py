@@ -4,8 +4,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from ._output import console, print_table
-from ._progress import progress
+from ._output import console, print_table, progress
 
 if TYPE_CHECKING:
     from ..training import Epoch

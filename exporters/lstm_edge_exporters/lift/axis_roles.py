@@ -53,7 +53,9 @@ def axis_roles(graph: ir.Graph, model: ir.Model) -> dict[ir.Value, dict[int, str
 
 def follows_input(each: Sequence, graph: ir.Graph) -> bool:
     """Tell whether the steps that are read are an axis of an input, as far as the graph tells."""
-    return any(source in graph.inputs and roles for source, roles in _origins(each.value, {each.time: SEQUENCE}))
+    return any(
+        source in graph.inputs and roles for source, roles in _origins(each.value, {each.time: SEQUENCE})
+    )
 
 
 def row_orders(node: ir.Node) -> tuple[ir.Value, ...]:

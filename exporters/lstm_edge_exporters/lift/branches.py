@@ -1,5 +1,6 @@
-"""Files with ``If``: constants for inputs that choose a branch, and branches in the place of decided nodes."""
+"""Files with ``If``: constants in the place of inputs that choose a branch, and the branches they choose."""
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -46,7 +47,9 @@ def check_constants(model: ir.Model, constants: Mapping[str, float]) -> dict[str
         shape = [1 if axis is None or not isinstance(axis, int) else axis for axis in value.shape or ()]
         dtype = value.dtype.numpy() if value.dtype is not None else np.dtype(np.float32)
         if any(axis != 1 for axis in shape):
-            raise InputError(f"input {name} is {value.shape}, expected one number to put {number:g} in its place")
+            raise InputError(
+                f"input {name} is {value.shape}, expected one number to put {number:g} in its place"
+            )
         array = np.full(shape, number).astype(dtype)
         if (array != number).any():
             raise InputError(f"input {name} is {dtype.name}, which does not hold {number:g}")
@@ -65,7 +68,7 @@ def fix_inputs(model: ir.Model, arrays: Mapping[str, Array]) -> None:
 
 
 def take_branches(model: ir.Model) -> bool:
-    """Put the branch that is taken in the place of every ``If`` that constants and fixed sizes decide, in place.
+    """Put the taken branch in the place of each ``If`` that constants and fixed sizes decide, in place.
 
     An ``If`` inside the branch taken is looked at too; one inside a loop's body is not. Inputs that only the
     other branches read are removed.
@@ -139,7 +142,9 @@ def _inline(node: ir.Node, branch: ir.Graph) -> None:
 
 def _measured_shapes(model: ir.Model, condition: ir.Value | None) -> dict[ir.Value, Axes]:
     """Return the shapes that a condition reads, found by running the graph: None where a size is dynamic."""
-    read = list(dict.fromkeys(node.inputs[0] for node in _above(condition) if node.op_type in ("Shape", "Size")))
+    read = list(
+        dict.fromkeys(node.inputs[0] for node in _above(condition) if node.op_type in ("Shape", "Size"))
+    )
     cases = two_sizes(model.graph)
     try:
         small, large = evaluate(model, [value for value in read if value is not None], cases)
@@ -147,7 +152,8 @@ def _measured_shapes(model: ir.Model, condition: ir.Value | None) -> dict[ir.Val
         return {}
     return {
         value: tuple(
-            rows[0] if rows[0] == rows[1] else None for rows in zip(array.shape, large[value].shape, strict=True)
+            rows[0] if rows[0] == rows[1] else None
+            for rows in zip(array.shape, large[value].shape, strict=True)
         )
         for value, array in small.items()
         if array.ndim == large[value].ndim
@@ -166,16 +172,18 @@ def _above(value: ir.Value | None) -> Iterator[ir.Node]:
 
 def _known(value: ir.Value | None, shapes: Mapping[ir.Value, Axes]) -> Array | None:
     """Return a value that constants and fixed sizes decide, None for any other."""
-    if value is None or (known := constant(value)) is not None:
-        return None if value is None else known
+    fixed = constant(value)
+    if value is None or fixed is not None:
+        return fixed
     node = value.producer()
     if node is None or node.domain != "":
         return None
     if node.op_type in ("Shape", "Size"):
         sizes = _sizes(node, shapes)
-        if sizes is None or None in sizes:
+        known = [size for size in sizes or () if size is not None]
+        if sizes is None or len(known) < len(sizes):
             return None
-        return np.array(sizes if node.op_type == "Shape" else np.prod(sizes, dtype=np.int64), np.int64)
+        return np.array(known if node.op_type == "Shape" else math.prod(known), np.int64)
     source = node.inputs[0] if node.inputs else None
     above = None if source is None else source.producer()
     if node.op_type == "Gather" and above is not None and above.op_type == "Shape":
@@ -213,5 +221,5 @@ def _computed(node: ir.Node, operands: Mapping[str, Array | None]) -> Array:
     graph = onnx.helper.make_graph([ir.to_proto(node)], "node", names, [result])
     opset = node.graph.opset_imports[""] if isinstance(node.graph, ir.Graph) else 13
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
-    array: Array = ReferenceEvaluator(model).run(None, dict(operands))[0]
-    return np.asarray(array)
+    array: Array = np.asarray(ReferenceEvaluator(model).run(None, dict(operands))[0])  # type: ignore[index]
+    return array

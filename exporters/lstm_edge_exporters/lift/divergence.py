@@ -1,6 +1,6 @@
 """Whether a sequence fed in chunks equals the whole sequence, and if not, the first node that differs."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from lstm_edge_runtime.manifest import Manifest
 from lstm_edge_runtime.tolerance import Comparison, compare
 
 from ..graph import values_read
-from ..numerics.carried import in_chunks, random_sizes
+from ..numerics.cases import in_chunks, random_sizes
 from ..numerics.noise import Run
 from ..recurrent import is_recurrent, is_reversed, label, slots
 from .evaluate import Session, inputs_above, is_data_free

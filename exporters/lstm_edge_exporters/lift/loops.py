@@ -1,4 +1,4 @@
-"""Recurrences that are written out in plain operators: a ``Loop`` or ``Scan`` that carries states over time."""
+"""Recurrences that are written out in plain operators: a ``Loop`` or ``Scan`` that carries its states."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

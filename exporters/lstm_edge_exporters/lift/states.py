@@ -127,8 +127,8 @@ def _is_over_time(model: ir.Model, node: ir.Node, batch: str | None, sequence: s
     """Tell whether a node's steps are time: where running it does not tell otherwise, they are.
 
     They are not where their number is the same for every length of the sequence, as in a layer that runs over
-    frequencies; nor in a loop over the rows of a batch. Where the length is fixed, a layer that reads backwards
-    what is no axis of an input is taken for such a layer.
+    frequencies; nor in a loop over the rows of a batch. Where the length is fixed, a layer that reads
+    backwards what is no axis of an input is taken for such a layer.
     """
     read = list(sequences(node))
     if sequence is None and is_reversed(node):
@@ -377,12 +377,6 @@ def _describe(
         if root.producer() is not None or root.dtype is None:
             return f"it is computed from an input, {root.name!r}, and can't be continued by one output"
         return _State(group, root.dtype, axes_of(root), 0.0, root)
-    if root is not None and axis is None:
-        small, large = arrays[0][root], arrays[1][root]
-        if not np.array_equal(small, large):
-            return "its value is not the same for every batch member and sequence length"
-        flat = float(small.flat[0]) if small.size and (small == small.flat[0]).all() else small
-        return _State(group, ir.DataType.from_numpy(small.dtype), small.shape, flat)
     rows = _batch_rows(model, node, cases) if root is None else None
     if root is None:
         directions, hidden, axis = state_shape(node)
@@ -390,10 +384,20 @@ def _describe(
         shape.insert(axis, 1)
         reset: float | Array = 0.0
         dtype = next(
-            (v.dtype for v in (node.inputs[2], node.inputs[0]) if v and v.dtype and v.dtype.is_floating_point()),
+            (
+                v.dtype
+                for v in (node.inputs[2], node.inputs[0])
+                if v and v.dtype and v.dtype.is_floating_point()
+            ),
             None,
         )
         dtype = dtype or ir.DataType.FLOAT
+    elif axis is None:
+        small, large = arrays[0][root], arrays[1][root]
+        if not np.array_equal(small, large):
+            return "its value is not the same for every batch member and sequence length"
+        reset = float(small.flat[0]) if small.size and (small == small.flat[0]).all() else small
+        return _State(group, ir.DataType.from_numpy(small.dtype), small.shape, reset)
     else:
         small, large = arrays[0][root], arrays[1][root]
         first, again = small.take([0], axis), large.take([0], axis)

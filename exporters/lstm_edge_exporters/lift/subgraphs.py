@@ -15,6 +15,7 @@ from .loops import behind_identity, carried_values
 
 __all__ = ["Place", "carry_out", "locate", "parents_of"]
 
+
 @dataclass(frozen=True)
 class Place:
     """Where one slot's state is read and written, as near to the main graph as it goes by itself."""
