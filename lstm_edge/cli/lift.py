@@ -130,7 +130,10 @@ def _print(lifted: "Lifted", output: Path) -> None:
         click.echo(f"left alone: {entry.state} of {entry.node}: {entry.reason}")
     if report.made_dynamic:
         click.echo(f"made dynamic: the {' and the '.join(report.made_dynamic)} axis, fixed before")
-    click.echo(f"equal bit for bit to the original at {'; '.join(report.equality.exact)}")
+    if report.equality.exact:
+        click.echo(f"equal bit for bit to the original at {'; '.join(report.equality.exact)}")
+    if report.equality.rounded:
+        click.echo(f"equal within rounding at {'; '.join(report.equality.rounded)}")
     if report.equality.by_rows:
         click.echo(f"equal row by row, where it can't run, at {'; '.join(report.equality.by_rows)}")
     if report.unstreamable:
@@ -181,7 +184,11 @@ def _document(lifted: "Lifted", output: Path) -> dict[str, Any]:
         ],
         "left": [{"node": entry.node, "state": entry.state, "reason": entry.reason} for entry in report.left],
         "made_dynamic": list(report.made_dynamic),
-        "equal": {"exact": list(report.equality.exact), "by_rows": list(report.equality.by_rows)},
+        "equal": {
+            "exact": list(report.equality.exact),
+            "by_rows": list(report.equality.by_rows),
+            "rounded": list(report.equality.rounded),
+        },
         "chunks": chunks
         and {
             "sizes": list(chunks.sizes),

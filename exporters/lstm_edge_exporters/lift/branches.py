@@ -9,7 +9,7 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
-from onnx_ir.passes.common import NameFixPass, RemoveUnusedNodesPass
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from lstm_edge_runtime.errors import InputError
 
@@ -81,7 +81,7 @@ def take_branches(model: ir.Model) -> bool:
         return False
     read = [value for value in data_inputs(graph) if value.uses()]
     declared = {value.name: value.shape for value in graph.outputs}
-    NameFixPass()(model)
+    _name_apart(graph)
     forget_shapes(model)
     taken, undecided = False, set[ir.Node]()
     infer_shapes(model)
@@ -119,6 +119,32 @@ def choosing_input(model: ir.Model) -> str | None:
     return None
 
 
+def _name_apart(main: ir.Graph) -> None:
+    """Give values and nodes in branches names that nothing else has; apart they may share them."""
+    taken: set[str | None] = set()
+    for graph in (main, *main.subgraphs()):
+        for value in list(graph.initializers.values()):
+            graph.initializers.pop(str(value.name))
+            value.name = _free(value.name, taken)
+            graph.register_initializer(value)
+        for value in graph.inputs:
+            if not value.is_initializer():
+                value.name = _free(value.name, taken)
+        for node in graph:
+            node.name = node.name and _free(node.name, taken)
+            for value in node.outputs:
+                value.name = value.name and _free(value.name, taken)
+
+
+def _free(name: str | None, taken: set[str | None]) -> str | None:
+    free, count = name, 1
+    while free in taken:
+        count += 1
+        free = f"{name}_{count}"
+    taken.add(free)
+    return free
+
+
 def _inline(node: ir.Node, branch: ir.Graph) -> None:
     graph: Any = node.graph
     results = list(branch.outputs)
@@ -137,6 +163,10 @@ def _inline(node: ir.Node, branch: ir.Graph) -> None:
             (result,) = copy.outputs
             result.name, result.type, old.name = old.name, old.type, f"{old.name}.branch"
         ir.convenience.replace_all_uses_with(old, result, replace_graph_outputs=True)
+    for dead in node.attributes.values():  # what only they read has no more use
+        for inner in ir.traversal.RecursiveGraphIterator(dead.as_graph()):
+            for place in range(len(inner.inputs)):
+                inner.replace_input_with(place, None)
     graph.remove(node, safe=True)
 
 

@@ -7,10 +7,12 @@ then is taken back.
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
@@ -35,6 +37,8 @@ from .states import LeftAlone, LiftedStates, lift_states
 from .verification import Equality, LiftedGraph, sample, verify_lifted
 
 __all__ = ["LiftReport", "Lifted", "lift_verified"]
+
+Array = npt.NDArray[Any]
 
 _MOST_NODES = 3
 """Nodes whose states' reasons one error lists."""
@@ -145,6 +149,7 @@ def _lift(
     fix_inputs(original, constants)
     take_given(original.graph, config.inputs)
     branched = take_branches(original)
+    constants |= _unread(model, original, constants)
     if make_dynamic:
         generalize_reshapes(original)
     if SEQUENCE in make_dynamic:
@@ -253,6 +258,18 @@ def _reasons(left: Sequence[LeftAlone]) -> Iterator[str]:
             return
         states = " and ".join(entry.state for entry in entries)
         yield f"{states} of {node}: {entries[0].reason}"
+
+
+def _unread(model: ir.Model, original: ir.Model, constants: Mapping[str, Array]) -> dict[str, Array]:
+    """Return zeros for the inputs of ``model`` that ``original`` has no more."""
+    kept = {*constants, *(value.name for value in original.graph.inputs)}
+    return {
+        str(value.name): np.zeros(
+            [axis if isinstance(axis, int) else 1 for axis in axes_of(value)], value.dtype.numpy()
+        )
+        for value in data_inputs(model.graph)
+        if value.name not in kept and value.dtype is not None
+    }
 
 
 def _with_axes_of(model: ir.Model, named: ir.Model) -> ir.Model:
