@@ -263,12 +263,11 @@ def _reasons(left: Sequence[LeftAlone]) -> Iterator[str]:
 def _unread(model: ir.Model, original: ir.Model, constants: Mapping[str, Array]) -> dict[str, Array]:
     """Return zeros for the inputs of ``model`` that ``original`` has no more."""
     kept = {*constants, *(value.name for value in original.graph.inputs)}
+    gone = [value for value in data_inputs(model.graph) if value.name not in kept and value.dtype is not None]
+    shapes = [[axis if isinstance(axis, int) else 1 for axis in axes_of(value)] for value in gone]
     return {
-        str(value.name): np.zeros(
-            [axis if isinstance(axis, int) else 1 for axis in axes_of(value)], value.dtype.numpy()
-        )
-        for value in data_inputs(model.graph)
-        if value.name not in kept and value.dtype is not None
+        str(value.name): np.zeros(shape, value.dtype.numpy() if value.dtype else None)
+        for value, shape in zip(gone, shapes, strict=True)
     }
 
 

@@ -202,8 +202,11 @@ def _check_equality(
         CheckFailedError: an output differs.
         FileFormatError: the original itself runs at no size.
     """
-    exact, by_rows, rounded, reason = [], [], [], ""
-    branched, max_abs, max_rel = graph.source is not graph.original, 0.0, 0.0
+    exact: list[str] = []
+    by_rows: list[str] = []
+    rounded: list[str] = []
+    reason, max_abs, max_rel = "", 0.0, 0.0
+    branched = graph.source is not graph.original
     batch = graph.axes_named(graph.names.batch)
     for each in samples:
         got = _try(lifted, each.feeds)
