@@ -79,15 +79,19 @@ def command(
     check_target(output)
     if (form == "ort") != (output.suffix == ".ort"):
         raise InputError(f"--format {form} and {output} do not fit; onnxruntime tells the format by .ort")
+    factory = False
     with needing_export("export"):
         from lstm_edge_exporters import export
 
-        from ._factory import is_factory
-    if not is_factory(source) and (weights is not None or inputs):
+        if not Path(source).exists():
+            from ._factory import is_factory
+
+            factory = is_factory(source)
+    if not factory and (weights is not None or inputs):
         raise InputError(f"{source} is no package.module:factory; --weights and --input belong to one")
     # what a user's code prints is not the result
     with needing_export("export"), contextlib.redirect_stdout(sys.stderr):
-        if is_factory(source):
+        if factory:
             module, example, config = _from_factory(source, weights, inputs, lengths)
         else:
             module, example, config = _from_run(source, lengths)
