@@ -185,9 +185,12 @@ def _try_chunks(made: ConvertedModule, candidate: Run) -> tuple[str, bool]:
         return "", True
     feeds = made.cases.case(2, 24, at_reset=True, full=True).feeds
     feeds = {**feeds, **file.with_lengths(feeds, file.steps(feeds))}
-    floors = noise_floors(made.reference, feeds, made.reference.run64(feeds))
-    _, reason = run_in_chunks(file, feeds, floors, np.random.default_rng(0))
-    return reason, bool(reason) or states_stop_at_lengths(file, feeds)
+
+    def floors(feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+        return noise_floors(made.reference, feeds, made.reference.run64(feeds))
+
+    _, reason = run_in_chunks(file, feeds, floors(feeds), np.random.default_rng(0))
+    return reason, bool(reason) or states_stop_at_lengths(file, feeds, floors)
 
 
 def _unreturned(roles: Roles) -> list[str]:

@@ -1,6 +1,6 @@
 """Whether a sequence fed in chunks equals the whole sequence, and if not, the first node that differs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,9 @@ from .evaluate import Session, inputs_above, is_data_free
 __all__ = ["SHORT", "ChunkRun", "ChunkedFile", "rows_keep_states", "run_in_chunks", "states_stop_at_lengths"]
 
 Array = npt.NDArray[Any]
+
+Floors = Callable[[Mapping[str, Array]], Mapping[str, Array]]
+"""Gives the outputs' noise floors for every input by name."""
 
 SHORT = 7
 """Steps of the rows that are compared with and without padding behind them."""
@@ -144,25 +147,28 @@ def run_in_chunks(
     return found, _describe(node, found.worst)
 
 
-def states_stop_at_lengths(file: ChunkedFile, feeds: Mapping[str, Array]) -> bool:
+def states_stop_at_lengths(file: ChunkedFile, feeds: Mapping[str, Array], floors: Floors) -> bool:
     """Tell whether what stands behind a row's length leaves its last states alone, as packing has it.
 
     Args:
         file: the file.
         feeds: every input for ``2 * SHORT`` steps or more, states at their reset values.
+        floors: gives the outputs' noise floors.
     """
     if not file.lengths or not file.manifest.states:
         return True
     lengths = file.with_lengths(feeds, SHORT)
+    cut = {**feeds, **_steps(file, feeds, 0, SHORT), **lengths}
     try:
-        padded = file.run({**feeds, **lengths})
-        alone = file.run({**feeds, **_steps(file, feeds, 0, SHORT), **lengths})
+        padded, alone = file.run({**feeds, **lengths}), file.run(cut)
     except Exception:  # noqa: BLE001  onnxruntime's exceptions share no base class
         return False
-    return _states_agree(file, padded, alone)
+    return _states_agree(file, padded, alone, floors(cut))
 
 
-def rows_keep_states(file: ChunkedFile, feeds: Mapping[str, Array], batch_axes: Mapping[str, int]) -> bool:
+def rows_keep_states(
+    file: ChunkedFile, feeds: Mapping[str, Array], batch_axes: Mapping[str, int], floors: Floors
+) -> bool:
     """Tell whether a row's state stays its own when rows of unequal length change places from call to call.
 
     Two chunks are run in which the rows' lengths rise and fall, and each row's steps by themselves.
@@ -171,6 +177,7 @@ def rows_keep_states(file: ChunkedFile, feeds: Mapping[str, Array], batch_axes: 
         file: the file; padding leaves its states alone.
         feeds: every input for two rows or more and ``2 * SHORT`` steps or more, states at their reset values.
         batch_axes: input name, states among them, to its batch axis.
+        floors: gives the outputs' noise floors.
     """
     if not file.lengths or not file.manifest.states:
         return True
@@ -195,7 +202,7 @@ def rows_keep_states(file: ChunkedFile, feeds: Mapping[str, Array], batch_axes: 
         own |= file.with_lengths(own, len(kept))
         alone = file.run(own)
         mine = {output: results[output].take([row], batch_axes[name]) for name, output in states.items()}
-        if not _states_agree(file, mine, alone):
+        if not _states_agree(file, mine, alone, floors(own)):
             return False
     return True
 
@@ -204,11 +211,11 @@ def _steps(file: ChunkedFile, feeds: Mapping[str, Array], first: int, last: int)
     return {name: feeds[name].take(range(first, last), axis) for name, axis in file.time_axes.items()}
 
 
-def _states_agree(file: ChunkedFile, one: Mapping[str, Array], other: Mapping[str, Array]) -> bool:
-    return all(
-        np.allclose(one[state.output], other[state.output], rtol=1e-3, atol=1e-4)
-        for state in file.manifest.states
-    )
+def _states_agree(
+    file: ChunkedFile, one: Mapping[str, Array], other: Mapping[str, Array], floors: Mapping[str, Array]
+) -> bool:
+    names = [state.output for state in file.manifest.states]
+    return all(compare(name, one[name], other[name], floor=floors[name]).ok for name in names)
 
 
 def _first_divergent_node(file: ChunkedFile, feeds: Mapping[str, Array], found: ChunkRun) -> str:

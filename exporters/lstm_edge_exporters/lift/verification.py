@@ -327,13 +327,13 @@ def _run_in_chunks(
     chunks, reason = run_in_chunks(file, feeds, noise.floors(feeds), rng)
     if chunks is not None:
         chunks = replace(chunks, in_float=model is not graph.lifted)
-    if reason or not states_stop_at_lengths(file, whole.feeds):
+    if reason or not states_stop_at_lengths(file, whole.feeds, noise.floors):
         return chunks, reason, bool(reason)
     batch_axes = graph.axes_named(graph.names.batch)
     name = graph.names.batch
     batch_axes |= {state.input: state.axes.index(name) for state in graph.states if name in state.axes}
     by_row = all(state.input in batch_axes for state in graph.states)
-    if by_row and not rows_keep_states(file, whole.feeds, batch_axes):
+    if by_row and not rows_keep_states(file, whole.feeds, batch_axes, noise.floors):
         reason = (
             "rows are in another order inside (sorted by length, say), and their states do not follow: "
             "a row gets another's state where the order changes from chunk to chunk"
