@@ -408,22 +408,23 @@ def _dtype(onnx_type: str) -> str:
 
 
 def _table(outcomes: list[Outcome]) -> str:
-    lines = ["| file | outcome |", "| --- | --- |"]
+    """Return the table: a source's equal files in one row, each other file in a row of its own."""
+    lines = ["| made by | files | outcome |", "| --- | --- | --- |"]
     for source in dict.fromkeys(outcome.file.source for outcome in outcomes):
         mine = [each for each in outcomes if each.file.source == source]
-        counted = [each for each in mine if each.file.counted]
-        equal = sum(each.equal for each in counted)
-        lines.append(f"| **{source}** | {equal} of {len(counted)} equal in chunks |")
+        equal = [each.file.name for each in mine if each.equal]
+        if equal:
+            names = f"{len(equal)} cases" if "node cases" in source else ", ".join(equal)
+            lines.append(f"| {source} | {names} | lifted and equal |")
         for each in mine:
-            if not each.equal or "node cases" not in source:
+            if not each.equal and (each.file.counted or "node cases" not in source):
+                words = each.words.replace("|", "/")
                 note = "" if each.file.counted else " (not counted)"
-                words = each.words if len(each.words) < 170 else each.words[:167] + "..."
-                lines.append(f"| {each.file.name}{note} | {words.replace('|', '/')} |")
+                lines.append(f"| {source} | {each.file.name}{note} | {words[:160]} |")
     counted = [each for each in outcomes if each.file.counted]
-    equal = sum(each.equal for each in counted)
-    lines.append(
-        f"| **all** | **{equal} of {len(counted)} equal in chunks ({equal / max(len(counted), 1):.0%})** |"
-    )
+    equal_count = sum(each.equal for each in counted)
+    share = equal_count / max(len(counted), 1)
+    lines.append(f"| **all** | {len(counted)} counted | **{equal_count} lifted and equal ({share:.0%})** |")
     return "\n".join(lines) + "\n"
 
 

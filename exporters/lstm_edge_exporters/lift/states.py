@@ -108,7 +108,7 @@ def lift_states(
     nodes = list(recurrent_nodes(model))
     if loops:
         nodes += [node for node in recurrences(model) if not is_recurrent(node)]
-        nodes = [node for node in nodes if _is_over_time(model, node, batch, sequence)]
+        nodes = _over_time(model, nodes, batch, sequence)
     places, left = _partition(model, nodes, reverse, carry)
     pinned = {batch: declared} if batch is not None and declared is not None else {}
     states, failed, fixed_batch = _plan(model, places, batch, pinned)
@@ -123,28 +123,39 @@ def lift_states(
     return LiftedStates(model, tuple(written), (*left, *failed), fixed_batch)
 
 
-def _is_over_time(model: ir.Model, node: ir.Node, batch: str | None, sequence: str | None) -> bool:
-    """Tell whether a node's steps are time: where running it does not tell otherwise, they are.
+def _over_time(
+    model: ir.Model, nodes: Sequence[ir.Node], batch: str | None, sequence: str | None
+) -> list[ir.Node]:
+    """Return the nodes whose steps are time: where running them does not tell otherwise, they are.
 
     They are not where their number is the same for every length of the sequence, as in a layer that runs over
     frequencies; nor in a loop over the rows of a batch. Where the length is fixed, a layer that reads
     backwards what is no axis of an input is taken for such a layer.
     """
-    read = list(sequences(node))
-    if sequence is None and is_reversed(node):
-        return any(follows_input(each, model.graph) for each in read)
-    if sequence is None or not read:
-        return bool(read)
+    read = {node: list(sequences(node)) for node in nodes}
+    nodes = [node for node in nodes if read[node]]
+    if sequence is None:
+        return [
+            node
+            for node in nodes
+            if not is_reversed(node) or any(follows_input(each, model.graph) for each in read[node])
+        ]
     cases = two_sizes(model.graph)
+
+    def grows(node: ir.Node, small: Mapping[ir.Value, Array], large: Mapping[ir.Value, Array]) -> bool:
+        steps = [tuple(run[each.value].shape[each.time] for run in (small, large)) for each in read[node]]
+        return any(
+            short != long and (is_recurrent(node) or name_axis((short, long), cases) != batch)
+            for short, long in steps
+        )
+
     try:
-        found = evaluate(model, [each.value for each in read], cases)
-    except Exception:  # noqa: BLE001  onnxruntime's exceptions share no base class; the chunks decide
-        return True
-    steps = [tuple(arrays[each.value].shape[each.time] for arrays in found) for each in read]
-    return any(
-        short != long and (is_recurrent(node) or name_axis((short, long), cases) != batch)
-        for short, long in steps
-    )
+        found = evaluate(model, [each.value for node in nodes for each in read[node]], cases)
+    except Exception:  # noqa: BLE001  onnxruntime's exceptions share no base class
+        if len(nodes) > 1:
+            return [node for each in nodes for node in _over_time(model, [each], batch, sequence)]
+        return nodes  # the chunks decide
+    return [node for node in nodes if grows(node, *found)]
 
 
 def _partition(
