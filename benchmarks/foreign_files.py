@@ -124,7 +124,7 @@ def _keras(work: Path, python: Path | None) -> Iterator[Foreign]:
             python = work / "env/bin/python"
             pins = str(HERE / "foreign_files.txt")
             subprocess.run([python, "-m", "pip", "install", "-q", "-r", pins], check=True)
-        subprocess.run([python, HERE / "foreign_files_keras.py", folder], check=True)
+        subprocess.run([python, HERE / "foreign_files_keras.py", folder], check=True, capture_output=True)
     pins = dict(line.split("==") for line in (HERE / "foreign_files.txt").read_text().split())
     source = f"tf2onnx {pins['tf2onnx']}, Keras {pins['keras']}"
     for path in sorted(folder.glob("*.onnx")):

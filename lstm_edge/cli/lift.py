@@ -196,6 +196,7 @@ def _document(lifted: "Lifted", output: Path) -> dict[str, Any]:
                 each.name: each.max_abs if np.isfinite(each.max_abs) else None for each in chunks.comparisons
             },
             "equal": chunks.worst.ok,
+            "in_float": chunks.in_float,
         },
         "unstreamable": report.unstreamable,
     }
