@@ -24,7 +24,6 @@ import numpy as np
 import onnxruntime
 from stream_cases import batch_calls, interleave, process_calls, step_calls, step_latencies
 from stream_models import write_model
-from stream_plot import draw
 from stream_processes import loading_ratios, memory_of_streams
 from stream_sizes import SIZES
 
@@ -156,7 +155,22 @@ def main() -> None:
     if options.json:
         options.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     if options.plot:
-        options.plot.write_text(draw(more["steps_us"]), encoding="utf-8")
+        options.plot.write_text(plot_steps(more["steps_us"]), encoding="utf-8")
+
+
+def plot_steps(steps: dict[str, dict[str, float]]) -> str:
+    """Return a plot (SVG) of microseconds by size and contestant."""
+    from lstm_edge_exporters.render import Axis, Plot, Series, draw_plot  # pip install "lstm-edge[report]"
+
+    contestants = tuple(next(iter(steps.values())))
+    names = {"step": "Stream.step", "loop": "session.run loop"}
+    rows = tuple(names.get(each, each) for each in contestants)
+    series = tuple(
+        Series(size, [times[each] for each in contestants], range(len(rows)), "points")
+        for size, times in steps.items()
+    )
+    plot = Plot("stream", "One time step on one thread", series, Axis("microseconds", "log"), Axis(rows=rows))
+    return draw_plot(plot, standalone=True)
 
 
 def _processor() -> str:

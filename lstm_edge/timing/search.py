@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from lstm_edge.timing.calls import Call, TimedModel
-from lstm_edge.timing.rounds import calibration_workload
 from lstm_edge_exporters.numerics.bootstrap import Interval, ratio_interval
 from lstm_edge_runtime import Model, load
 from lstm_edge_runtime.errors import CheckFailedError, ContractError, InputError, LstmEdgeError
 from lstm_edge_runtime.ort import SessionOptions
 from lstm_edge_runtime.profile import Profile
 
+from .calls import TimedModel
 from .objective import Objective
+from .rounds import Call, calibration_workload
 
 __all__ = ["Candidate", "Outcome", "Trial", "tune"]
 

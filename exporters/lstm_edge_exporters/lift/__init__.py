@@ -3,15 +3,14 @@
 import os
 from typing import TYPE_CHECKING
 
-from .config import LiftConfig
-
 if TYPE_CHECKING:
+    from .config import LiftConfig
     from .pipeline import Lifted
 
 __all__ = ["LiftConfig", "lift"]
 
 
-def lift(onnx_file: str | os.PathLike[str] | bytes, config: LiftConfig | None = None) -> "Lifted":
+def lift(onnx_file: str | os.PathLike[str] | bytes, config: "LiftConfig | None" = None) -> "Lifted":
     """Return the same network with its hidden states as explicit inputs and outputs.
 
     Args:
@@ -30,6 +29,16 @@ def lift(onnx_file: str | os.PathLike[str] | bytes, config: LiftConfig | None = 
         InputError: an option that does not fit the file.
         CheckFailedError: the lifted file does not compute what the original does.
     """
+    from .config import LiftConfig
     from .pipeline import lift_verified
 
     return lift_verified(onnx_file, config or LiftConfig())
+
+
+def __getattr__(name: str) -> object:
+    """Import ``LiftConfig`` on first use (PEP 562): ``export`` uses the passes without options."""
+    if name != "LiftConfig":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .config import LiftConfig
+
+    return LiftConfig

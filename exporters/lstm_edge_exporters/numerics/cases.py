@@ -39,6 +39,8 @@ __all__ = [
 ]
 
 Array = npt.NDArray[Any]
+Feeds = Mapping[str, Array]
+"""Every input by name."""
 
 GRID = ((1, 1), (1, 5), (3, 8), (4, 1), (2, 33), (5, 130))
 """The ``(N, L)`` of a verification; none is the traced one. Every third starts from the reset states."""
@@ -68,7 +70,7 @@ class Case:
 
     sizes: Mapping[str, int]
     """Each dynamic axis's size."""
-    feeds: Mapping[str, Array]
+    feeds: Feeds
     """Every input of the file by name."""
     at_reset: bool
     """Whether every state is at its reset value."""
@@ -232,7 +234,7 @@ def random_sizes(total: int, rng: np.random.Generator) -> list[int]:
 def in_chunks(manifest: Manifest, sizes: Sequence[int]) -> Procedure:
     """Carry the states from chunk to chunk; give what one call on the whole would."""
 
-    def procedure(run: Run, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+    def procedure(run: Run, feeds: Feeds) -> Mapping[str, Array]:
         return join_chunks(manifest, list(run_chunks(run, manifest, feeds, sizes)))
 
     return procedure
@@ -245,7 +247,7 @@ def last_steps(manifest: Manifest, sizes: Sequence[int]) -> Procedure:
     axis is left out.
     """
 
-    def procedure(run: Run, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+    def procedure(run: Run, feeds: Feeds) -> Mapping[str, Array]:
         record: dict[str, list[Array]] = {}
         time = {
             spec.name: axis
@@ -259,9 +261,6 @@ def last_steps(manifest: Manifest, sizes: Sequence[int]) -> Procedure:
         return {name: np.stack(arrays) for name, arrays in record.items()}
 
     return procedure
-
-
-Feeds = Mapping[str, Array]
 
 
 def case_size(manifest: Manifest, feeds: Feeds) -> tuple[int, int]:
@@ -297,7 +296,7 @@ def take_row(manifest: Manifest, name: str, array: Array, row: int, rows: int) -
 def row_by_row(manifest: Manifest, run: Run) -> Run:
     """Return a runner that runs each row of a batch alone and puts the outputs together."""
 
-    def alone(feeds: Mapping[str, Array]) -> dict[str, Array]:
+    def alone(feeds: Feeds) -> dict[str, Array]:
         rows, _ = case_size(manifest, feeds)
         parts = [
             run({each: take_row(manifest, each, array, row, rows) for each, array in feeds.items()})

@@ -11,8 +11,9 @@ from lstm_edge_runtime.model import Model
 from lstm_edge_runtime.ort import import_onnxruntime
 from lstm_edge_runtime.selftest import replay_golden
 
+from ..numerics.cases import Feeds
 from .config import QuantizeConfig
-from .judge import Feeds, Judgement, golden_limits, runner
+from .judge import Judgement, device_limits, runner
 
 __all__ = ["build_manifest", "serialize", "with_dtypes"]
 
@@ -77,7 +78,7 @@ def build_manifest(
         for record in replay.comparisons:
             largest[replay.case][record.name] = max(largest[replay.case][record.name], record.max_abs)
     first, *more = (
-        case._replace(limit=golden_limits(found, case.outputs))
+        case._replace(limit=device_limits(found, case.outputs))
         for case, found in zip(cases, largest, strict=True)
     )
     versions = {**manifest.provenance.get("versions", {}), "onnxruntime": import_onnxruntime().__version__}

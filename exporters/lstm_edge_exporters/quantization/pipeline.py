@@ -23,9 +23,10 @@ from lstm_edge_runtime.errors import (
 from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import Manifest
 
+from ..numerics.cases import Feeds
 from ..numerics.samples import Samples, sample_feeds, selected
 from .config import QuantizeConfig
-from .judge import Feeds, Judgement, judge, over_budget
+from .judge import Judgement, judge, over_budget
 from .manifest import build_manifest, serialize, with_dtypes
 from .precision import (
     SCHEMES,

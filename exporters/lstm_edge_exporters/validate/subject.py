@@ -14,10 +14,10 @@ from lstm_edge_runtime.errors import InputError, first_line
 from lstm_edge_runtime.manifest import Manifest
 from lstm_edge_runtime.state import Run, even_sizes
 
-from ..numerics.cases import CaseGenerator, case_size, full_length, in_chunks, random_sizes, row_by_row
+from ..numerics.cases import CaseGenerator, Feeds, case_size, full_length, in_chunks, random_sizes, row_by_row
 from ..numerics.noise import PerturbableReference, Procedure, whole
 from .config import ValidateConfig
-from .judge import Feeds, FileFailedError, Judge, Measured, RefusedError, usual_scale
+from .judge import FileFailedError, Judge, Measured, RefusedError, usual_scale
 from .reference import ModelFile, ReferenceModel
 from .report import Check, Figures
 

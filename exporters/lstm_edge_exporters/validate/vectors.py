@@ -26,7 +26,7 @@ from lstm_edge_runtime.golden import (
 from lstm_edge_runtime.manifest import Golden, Manifest
 from lstm_edge_runtime.state import run_chunks
 
-from ..quantization.judge import golden_limits
+from ..quantization.judge import device_limits
 from .config import ValidateConfig
 from .reference import ModelFile, ReferenceModel
 from .subject import Subject
@@ -136,7 +136,7 @@ def _limits(file: ModelFile, sets: tuple[GoldenSet, ...]) -> dict[str, dict[str,
     for each in replay(file.model, GoldenFolder(file.sha256, sets)):
         found, name = largest.setdefault(each.set_name, {}), each.comparison.name
         found[name] = max(each.comparison.max_abs, found.get(name, 0.0))
-    return {each.name: golden_limits(largest[each.name], each.golden.outputs) for each in sets}
+    return {each.name: device_limits(largest[each.name], each.golden.outputs) for each in sets}
 
 
 def _write_set(folder: Path, golden: Golden, entering: list[str], leaving: list[str]) -> None:

@@ -13,8 +13,8 @@ from lstm_edge_runtime.errors import LstmEdgeError, first_line
 from lstm_edge_runtime.ort import CPU, import_onnxruntime
 from lstm_edge_runtime.state import Run, even_sizes
 
-from ...numerics.cases import GRID, in_chunks, last_steps, random_sizes, row_by_row, with_padding
-from ..judge import Feeds, Measured, RefusedError
+from ...numerics.cases import GRID, Feeds, in_chunks, last_steps, random_sizes, row_by_row, with_padding
+from ..judge import Measured, RefusedError
 from ..report import Check, Curve
 from ..subject import Subject
 
