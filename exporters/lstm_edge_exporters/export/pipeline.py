@@ -242,9 +242,12 @@ def _try_chunks(made: ConvertedModule, candidate: Run) -> Manifest:
     feeds = {**feeds, **file.with_lengths(feeds, file.steps(feeds))}
     manifest = manifest._replace(counts=find_counts(file, feeds))
     file = replace(file, manifest=manifest)
-    floors = noise_floors(made.reference, feeds, made.reference.run64(feeds))
-    _, reason = run_in_chunks(file, feeds, floors, np.random.default_rng(0))
-    padded = bool(reason) or states_stop_at_lengths(file, feeds)
+
+    def floors(feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+        return noise_floors(made.reference, feeds, made.reference.run64(feeds))
+
+    _, reason = run_in_chunks(file, feeds, floors(feeds), np.random.default_rng(0))
+    padded = bool(reason) or states_stop_at_lengths(file, feeds, floors)
     return manifest._replace(unstreamable=reason, padded_states=padded)
 
 
