@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
+from ._output import echo
+
 if TYPE_CHECKING:
     from lstm_edge_runtime import Model
 
@@ -97,5 +99,5 @@ def open_model(
         warnings.simplefilter("always")
         model = load(path, device=device, threads=threads, profile=profile, engine=engine)
     for warning in caught:
-        click.echo(f"note: {warning.message}", err=True)
+        echo(f"note: {warning.message}", err=True)
     return model

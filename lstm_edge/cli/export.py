@@ -13,7 +13,7 @@ from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.files import check_target
 
 from ._extras import needing_export
-from ._output import echo_json, json_option, print_table
+from ._output import echo, echo_json, json_option, print_table
 
 if TYPE_CHECKING:
     from lstm_edge_exporters import Artifact, ExportConfig
@@ -41,8 +41,10 @@ __all__ = ["command"]
     "inputs",
     multiple=True,
     metavar="NAME=AXES[:DTYPE[:LOW..HIGH]]",
-    help="An input of a factory's module: x=N,L,8 or tokens=N,L:int64:0..9999. Repeatable.",
+    help="An input of a factory's module: x=N,L,8 or tokens=N,L:int64:0..9999; x=N,L:16..4096:4,8 gives the "
+    "sizes of an axis, wave=N,4*L one that follows from another. Repeatable.",
 )
+@click.option("--step", is_flag=True, help="One step a call: the axis L of every --input is 1.")
 @click.option("--lengths", is_flag=True, help="Take lengths int64 (N,), the valid steps of each row.")
 @click.option("--stateless", is_flag=True, help="Leave absent, zero and learned initial states inside.")
 @click.option("--opset", type=int, default=18, show_default=True, help="The ONNX opset.")
@@ -56,6 +58,7 @@ def command(
     weights: Path | None,
     inputs: tuple[str, ...],
     lengths: bool,
+    step: bool,
     stateless: bool,
     opset: int,
     ir_version: int,
@@ -75,6 +78,7 @@ def command(
       lstm-edge export runs/har -o har.onnx
       lstm-edge export runs/har -o har.onnx --lengths
       lstm-edge export nets.tagger:build --weights tagger.pt --input tokens=N,L:int64:0..9999 -o tagger.onnx
+      lstm-edge export nets.audio:build --input wave=N,L:320..:320 -o audio.onnx
     """  # noqa: D301
     check_target(output)
     if (form == "ort") != (output.suffix == ".ort"):
@@ -87,12 +91,14 @@ def command(
             from ._factory import is_factory
 
             factory = is_factory(source)
-    if not factory and (weights is not None or inputs):
-        raise InputError(f"{source} is no package.module:factory; --weights and --input belong to one")
+    if not factory and (weights is not None or inputs or step):
+        raise InputError(
+            f"{source} is no package.module:factory; --weights, --input and --step belong to one"
+        )
     # what a user's code prints is not the result
     with needing_export("export"), contextlib.redirect_stdout(sys.stderr):
         if factory:
-            module, example, config = _from_factory(source, weights, inputs, lengths)
+            module, example, config = _from_factory(source, weights, inputs, lengths, step)
         else:
             module, example, config = _from_run(source, lengths)
         config = replace(config, stateless=stateless, opset=opset, ir_version=ir_version, seed=seed)
@@ -113,7 +119,7 @@ def command(
         return
     _print(artifact, source, output)
     if converted:
-        click.echo(f"ORT format: {len(converted.model):,} bytes; operators for a reduced build: {operators}")
+        echo(f"ORT format: {len(converted.model):,} bytes; operators for a reduced build: {operators}")
 
 
 def _from_run(source: str, lengths: bool) -> tuple[Any, Any, "ExportConfig"]:
@@ -124,13 +130,18 @@ def _from_run(source: str, lengths: bool) -> tuple[Any, Any, "ExportConfig"]:
 
 
 def _from_factory(
-    source: str, weights: Path | None, inputs: tuple[str, ...], lengths: bool
+    source: str, weights: Path | None, inputs: tuple[str, ...], lengths: bool, step: bool
 ) -> tuple[Any, Any, "ExportConfig"]:
     from lstm_edge_exporters import ExportConfig
 
     from ._factory import InputOption, build_module, make_example, parse_input
 
     options = [parse_input(entry) for entry in inputs]
+    if step:
+        options = [
+            replace(each, axes=tuple(1 if axis == "L" else axis for axis in each.axes), ranges={})
+            for each in options
+        ]
     if not options:
         raise InputError(f"{source}: name each input of forward, such as --input x=N,L,8")
     names = [option.name for option in options]
@@ -141,7 +152,10 @@ def _from_factory(
     name = "lengths" if lengths else None
     module, sha256 = build_module(source, weights)
     config = ExportConfig(
-        inputs={option.name: option.axes for option in options}, lengths=name, checkpoint_sha256=sha256
+        inputs={option.name: option.axes for option in options},
+        ranges={axis: limits for option in options for axis, limits in option.ranges.items()},
+        lengths=name,
+        checkpoint_sha256=sha256,
     )
     return module, make_example(options, name, module), config
 
@@ -156,19 +170,21 @@ def _print(artifact: "Artifact", source: str, output: Path) -> None:
     rows += [("output", spec.name, spec.dtype, _axes(spec.axes), "") for spec in manifest.outputs]
     print_table(f"{output}", ("", "name", "dtype", "axes", "reset"), rows)
     nodes = ", ".join(f"{count} {name}" for name, count in sorted(artifact.nodes.items()))
-    click.echo(f"size: {len(artifact.model):,} bytes, opset {manifest.provenance['opset']}")
-    click.echo(f"nodes: {sum(artifact.nodes.values())} ({nodes})")
+    echo(f"size: {len(artifact.model):,} bytes, opset {manifest.provenance['opset']}")
+    echo(f"nodes: {sum(artifact.nodes.values())} ({nodes})")
     cases = len(manifest.equivalence["cases"])
     worst = artifact.equivalence.worst
-    click.echo(
+    echo(
         f"largest difference from PyTorch: {artifact.equivalence.max_abs:.3g} in {cases} cases "
         f"(at most {worst.ratio:.0%} of its limit)"
     )
+    for axis, limits in manifest.ranges.items():
+        click.echo(f"sizes of axis {axis}: {limits}")
     if manifest.unstreamable:
-        click.echo(f"can't be fed in chunks: {manifest.unstreamable}")
+        echo(f"can't be fed in chunks: {manifest.unstreamable}")
     for note in artifact.notes:
-        click.echo(f"note: {note}")
-    click.echo(f"next: lstm-edge inspect {output}   lstm-edge validate {output} --against {source}")
+        echo(f"note: {note}")
+    echo(f"next: lstm-edge inspect {output}   lstm-edge validate {output} --against {source}")
 
 
 def _document(artifact: "Artifact", output: Path) -> dict[str, Any]:
@@ -189,6 +205,7 @@ def _document(artifact: "Artifact", output: Path) -> dict[str, Any]:
         "nodes": dict(sorted(artifact.nodes.items())),
         "opset": manifest.provenance["opset"],
         "ir_version": manifest.provenance["ir_version"],
+        "ranges": {axis: limits._asdict() for axis, limits in manifest.ranges.items()},
         "equivalence": manifest.equivalence,
         "unstreamable": manifest.unstreamable,
         "notes": list(artifact.notes),

@@ -15,7 +15,7 @@ from ._model import (
     profile_option,
     threads_option,
 )
-from ._output import console, echo_json, json_option, print_table
+from ._output import Screen, echo_json, json_option, print_table
 
 if TYPE_CHECKING:
     from lstm_edge_runtime import Model
@@ -93,7 +93,7 @@ def command(
             rows,
         )
         if golden is None and not any(how.startswith(_CHUNKED) for how, _ in found):
-            console().print(
+            Screen().print(
                 "not replayed in chunks: the file can't be fed in chunks, or the case is too short"
             )
     how, worst = max(found, key=lambda pair: pair[1].ratio)

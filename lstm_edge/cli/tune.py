@@ -9,7 +9,7 @@ import click
 from lstm_edge_runtime.errors import InputError
 
 from ._model import engine_option, open_model
-from ._output import console, echo_json, json_option, print_table, progress
+from ._output import Screen, echo_json, json_option, print_table, progress
 from ._rate import RATE
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def _print(outcome: "Outcome", objective: "Objective", target: Path) -> None:
         for trial in outcome.trials
     ]
     print_table("tried, each beside the best so far", ["candidate", "share of its cost", "verdict"], rows)
-    screen = console()
+    screen = Screen()
     if outcome.better and outcome.final:
         screen.print(
             f"best: {outcome.chosen}: {outcome.cost:.3g} {objective.unit}, {outcome.final} of the default's "

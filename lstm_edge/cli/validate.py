@@ -15,7 +15,7 @@ from lstm_edge_runtime.files import check_target, write_bytes
 from ._data import data_options, note
 from ._extras import needing_export, needing_report
 from ._model import engine_option
-from ._output import console, echo_json, json_option, progress
+from ._output import Screen, echo, echo_json, json_option, progress
 
 if TYPE_CHECKING:
     from lstm_edge_exporters.validate import ReferenceModel, ValidateConfig
@@ -113,7 +113,7 @@ def command(
     else:
         from lstm_edge_exporters.validate.terminal import print_report
 
-        print_report(report, console())
+        print_report(report, Screen())
     if save_test_data is not None and reference is not None:
         _save(save_test_data, file, reference, config, quiet=as_json)
     if not report.ok:
@@ -184,5 +184,5 @@ def _save(
 
     names = save_vectors(folder, file, reference, config)
     if not quiet:
-        click.echo(f"{len(names)} sets of golden vectors in {folder}")
-        click.echo(f"next: lstm-edge selftest {file.path} --golden {folder}")
+        echo(f"{len(names)} sets of golden vectors in {folder}")
+        echo(f"next: lstm-edge selftest {file.path} --golden {folder}")

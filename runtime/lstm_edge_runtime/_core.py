@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from .axes import learn_sizes, resolve, with_ones
+from .axes import describe, learn_sizes, resolve, with_ones
 from .errors import ContractError, InputError, StateError
 from .manifest import Manifest, TensorSpec
 from .ort import run_by_name, run_error
@@ -107,8 +107,8 @@ class Core:
 
     @cached_property
     def data(self) -> tuple[TensorSpec, ...]:
-        """The inputs that are neither states nor lengths."""
-        return self.manifest.data_inputs
+        """The inputs that are neither states nor lengths; those with sums of axes last, for their names."""
+        return tuple(sorted(self.manifest.data_inputs, key=lambda spec: "+" in describe(spec.axes)))
 
     @cached_property
     def lengths(self) -> TensorSpec | None:
@@ -130,7 +130,7 @@ class Core:
         feeds: dict[str, Array] = {}
         for spec, value in self.convert_inputs(x):
             feeds[spec.name] = value
-            learn_sizes(spec.name, spec.axes, value.shape, sizes)
+            learn_sizes(spec.name, spec.axes, value.shape, sizes, self.manifest.ranges)
         feeds.update(self.convert_lengths(lengths, sizes))
         feeds.update(self.initial_states(sizes) if state is None else self.check_state(state, sizes))
         outputs, states = self.call(feeds)
@@ -189,9 +189,10 @@ class Core:
         return states
 
     def zero_inputs(self) -> dict[str, Array]:
-        """Return data inputs of zeros, every named axis at size 1."""
+        """Return data inputs of zeros, every named axis at its least size."""
+        least = {name: allowed.nearest(1) for name, allowed in self.manifest.ranges.items()}
         return {
-            spec.name: np.zeros([a if isinstance(a, int) else 1 for a in spec.axes], dtype=spec.dtype)
+            spec.name: np.zeros(resolve(spec.axes, with_ones(spec.axes, least)) or (), dtype=spec.dtype)
             for spec in self.data
         }
 

@@ -188,7 +188,7 @@ class Stream:
             dropped = {self._manifest.batch, *known}
             core = tuple(axis for axis in spec.axes if axis not in dropped)
             axes = _axes_of_rank(array.ndim, core, spec.axes)
-            learn_sizes(spec.name, axes, array.shape, sizes)
+            learn_sizes(spec.name, axes, array.shape, sizes, self._manifest.ranges)
             arrays[spec.name] = array
             if self._core.check:
                 refuse_not_finite(spec.name, array)

@@ -431,7 +431,7 @@ def _to_graph(
         array = as_array(spec.name, given[spec.name], spec.dtype)
         inner = tuple(axis for axis in spec.axes if axis != manifest.batch)
         seen = tuple(axis for axis in inner if not (step and axis == manifest.sequence))
-        learn_sizes(spec.name, (manifest.batch or "", *seen), array.shape, sizes)
+        learn_sizes(spec.name, (manifest.batch or "", *seen), array.shape, sizes, manifest.ranges)
         if step and manifest.sequence is not None:
             sizes[manifest.sequence] = 1
         if core.check:

@@ -9,7 +9,7 @@ from ..errors import CheckFailedError, UnsupportedError, first_line
 from ..manifest import Golden, Manifest, TensorSpec
 from ..onnx_reader import OnnxFile
 from ..ort import run_by_name
-from ..selftest import SelfTest, compare_golden, gather_replays
+from ..selftest import SelfTest, check_golden, compare_golden, gather_replays
 from ..state import Run
 from .library import installed
 
@@ -36,6 +36,7 @@ def compile_engine(
         UnsupportedError: the file can't be streamed, or a part of it is not covered.
         MissingDependencyError: ``lstm-edge-native`` is not installed.
         CheckFailedError: an output of a golden case is beyond its limit.
+        ManifestError: a golden case does not fit the file.
     """
     from .engine import NativeEngine
 
@@ -47,6 +48,7 @@ def compile_engine(
     if golden is None and session is not None:
         golden, what = _draw(file, manifest, runs.pop("onnxruntime")), "a drawn case"
     for case in () if golden is None else (golden, *golden.more):
+        check_golden(manifest, case)
         for name, run in runs.items():
             records = compare_golden(case, run(case.inputs))
             worst = max(records, key=lambda record: record.ratio, default=None)
