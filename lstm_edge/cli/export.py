@@ -9,17 +9,22 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError, first_line
 from lstm_edge_runtime.files import check_target
+from lstm_edge_runtime.manifest import Signal, Task
 
+from ._data import split_names
 from ._extras import needing_export
 from ._output import echo_json, json_option, print_table
+from ._rate import RATE
 
 if TYPE_CHECKING:
     from lstm_edge_exporters import Artifact, ExportConfig
     from lstm_edge_runtime.manifest import StateSpec
 
 __all__ = ["command"]
+
+_TASKS = ("classification", "regression")
 
 
 @click.command("export")
@@ -44,6 +49,24 @@ __all__ = ["command"]
     help="An input of a factory's module: x=N,L,8 or tokens=N,L:int64:0..9999. Repeatable.",
 )
 @click.option("--lengths", is_flag=True, help="Take lengths int64 (N,), the valid steps of each row.")
+@click.option(
+    "--output-names",
+    callback=split_names,
+    metavar="NAMES",
+    help="Names of the outputs of a factory's module, in order: logits,h_n,c_n.",
+)
+@click.option(
+    "--task",
+    type=click.Choice(_TASKS),
+    help="What the first output of a factory's module is.  [default: told by --labels or --units]",
+)
+@click.option("--labels", metavar="FILE|NAMES", help="Classes, in order: a text file with one a line, or a,b,c.")
+@click.option("--units", callback=split_names, metavar="NAMES", help="Units of predicted values, in order.")
+@click.option(
+    "--features", callback=split_names, metavar="NAMES", help="Names of the features of a factory's input."
+)
+@click.option("--rate", type=RATE, metavar="RATE", help="Sampling rate of a factory's input: 50Hz.")
+@click.option("--window", type=click.IntRange(min=1), help="Time steps of a window it was trained on.")
 @click.option("--stateless", is_flag=True, help="Leave absent, zero and learned initial states inside.")
 @click.option("--opset", type=int, default=18, show_default=True, help="The ONNX opset.")
 @click.option("--ir-version", type=int, default=8, show_default=True, help="The ONNX IR version.")
@@ -61,6 +84,7 @@ def command(
     ir_version: int,
     seed: int,
     as_json: bool,
+    **meaning: Any,
 ) -> None:
     """Export SOURCE, a run folder, a checkpoint file, or package.module:factory, to one .onnx file.
 
@@ -84,11 +108,13 @@ def command(
         from lstm_edge_exporters.targets.ort import to_ort
 
         from ._factory import is_factory
-    if not is_factory(source) and (weights is not None or inputs):
-        raise InputError(f"{source} is no package.module:factory; --weights and --input belong to one")
+    given = [name for name, value in {"weights": weights, "input": inputs, **meaning}.items() if value]
+    if not is_factory(source) and given:
+        option = "--" + given[0].replace("_", "-")
+        raise InputError(f"{source} is no package.module:factory, and {option} belongs to one")
     with contextlib.redirect_stdout(sys.stderr):  # what a user's code prints is not the result
         if is_factory(source):
-            module, example, config = _from_factory(source, weights, inputs, lengths)
+            module, example, config = _from_factory(source, weights, inputs, lengths, **meaning)
         else:
             module, example, config = _from_run(source, lengths)
         config = replace(config, stateless=stateless, opset=opset, ir_version=ir_version, seed=seed)
@@ -116,7 +142,18 @@ def _from_run(source: str, lengths: bool) -> tuple[Any, Any, "ExportConfig"]:
 
 
 def _from_factory(
-    source: str, weights: Path | None, inputs: tuple[str, ...], lengths: bool
+    source: str,
+    weights: Path | None,
+    inputs: tuple[str, ...],
+    lengths: bool,
+    *,
+    output_names: tuple[str, ...],
+    task: str | None,
+    labels: str | None,
+    units: tuple[str, ...],
+    features: tuple[str, ...],
+    rate: float | None,
+    window: int | None,
 ) -> tuple[Any, Any, "ExportConfig"]:
     from lstm_edge_exporters import ExportConfig
 
@@ -130,12 +167,47 @@ def _from_factory(
         raise InputError(f"--input {max(names, key=names.count)} came twice; give each input once")
     if lengths and "lengths" not in [option.name for option in options]:
         options.append(InputOption("lengths", (str(options[0].axes[0]),), "int64"))
+    meaning = _task(task, labels, units)
     name = "lengths" if lengths else None
     module, sha256 = build_module(source, weights)
     config = ExportConfig(
-        inputs={option.name: option.axes for option in options}, lengths=name, checkpoint_sha256=sha256
+        inputs={option.name: option.axes for option in options},
+        outputs=output_names,
+        lengths=name,
+        task=meaning,
+        signal=Signal(features, rate, window),
+        checkpoint_sha256=sha256,
     )
     return module, make_example(options, name, module), config
+
+
+def _task(kind: str | None, labels: str | None, units: tuple[str, ...]) -> Task | None:
+    """Return what the options say of the first output; nothing said is None."""
+    wanted = kind or (_TASKS[0] if labels else _TASKS[1] if units else None)
+    if wanted is None:
+        return None
+    if labels and (units or wanted != _TASKS[0]):
+        raise InputError("--labels name classes, and --units belong to a regression; give one of the two")
+    if units and wanted != _TASKS[1]:
+        raise InputError("--units belong to a regression; leave out --task classification")
+    return Task(wanted, "", _read_labels(labels) if labels else (), units)
+
+
+def _read_labels(given: str) -> tuple[str, ...]:
+    """Read one class a line from a file, or from ``a,b,c``."""
+    path = Path(given)
+    if not path.is_file():
+        if path.suffix == ".txt" or len(path.parts) > 1:
+            raise NotFoundError(f"no labels at {path}; give a text file with one class a line, or a,b,c")
+        names = [name.strip() for name in given.split(",")]
+    else:
+        try:
+            names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise FileFormatError(f"{path} is no text file in UTF-8 ({first_line(error)})") from error
+    if not all(names) or len(set(names)) < len(names):
+        raise InputError(f"--labels {given}: a class is empty or there twice; give each class once")
+    return tuple(names)
 
 
 def _print(artifact: "Artifact", source: str, output: Path) -> None:

@@ -54,6 +54,14 @@ class Talks(Tagger):
         print("tokens", tokens.shape)
         return super().forward(tokens)
 
+class Counter(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.GRU(3, 6, batch_first=True)
+        self.head = nn.Linear(6, 2)
+    def forward(self, x):
+        return self.head(self.rnn(x)[0][:, -1])
+
 def narrow():
     return nn.LSTM(5, 6, batch_first=True).bfloat16()
 
@@ -120,6 +128,25 @@ def test_a_factory_with_weights_becomes_a_file_and_json(folder, monkeypatch):
     assert torch.allclose(torch.from_numpy(got["output"]), module(tokens), atol=1e-5)
 
 
+COUNTER = ("nets:Counter", "--input", "x=N,L,3", "-o", "t.onnx")
+
+
+def test_a_factorys_file_says_what_the_command_line_says_of_it(folder):
+    (folder / "labels.txt").write_text("rest\nwalk, fast\n")
+    words = ["--labels", "labels.txt", "--features", "ax, ay,az", "--rate", "50Hz", "--window", "20"]
+    done = run(folder, *COUNTER, *words, "--output-names", "logits")
+    assert (done.returncode, done.stderr) == (0, "")
+    manifest = load(folder / "t.onnx").manifest
+    assert manifest.task == ("classification", "logits", ("rest", "walk, fast"), ())
+    assert manifest.signal == (("ax", "ay", "az"), 50.0, 20)
+
+
+def test_units_make_a_regression_of_the_first_output(folder):
+    done = run(folder, *COUNTER, "--units", "m,s")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert load(folder / "t.onnx").manifest.task == ("regression", "output", (), ("m", "s"))
+
+
 class Evil:
     def __reduce__(self):
         return os.system, ("touch ran",)
@@ -152,6 +179,12 @@ WRONG = [
     (("nets:build", "--opset", "7", *TOKENS), "choose from 18"),
     (("nothing", "-o", "t.onnx"), "nothing"),
     (("nothing", "--weights", "x.pt", "-o", "t.onnx"), "no package.module:factory"),
+    (("nothing", "--rate", "50", "-o", "t.onnx"), "--rate belongs to one"),
+    ((*COUNTER, "--labels", "a,b,c"), "got 3 labels, expected 2"),
+    ((*COUNTER, "--features", "a,b"), "got 2 names of features, expected 3"),
+    ((*COUNTER, "--labels", "classes.txt"), "no labels at classes.txt"),
+    ((*COUNTER, "--labels", "a,a"), "there twice"),
+    ((*COUNTER, "--labels", "a,b", "--task", "regression"), "give one of the two"),
 ]
 
 
