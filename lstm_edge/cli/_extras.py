@@ -5,7 +5,7 @@ import logging
 from collections.abc import Iterator
 
 from lstm_edge.extras import extra_modules
-from lstm_edge_runtime.errors import MissingDependencyError
+from lstm_edge_runtime.errors import MissingDependencyError, install_command
 
 __all__ = ["needing_c", "needing_export", "needing_report"]
 
@@ -42,5 +42,5 @@ def _needing(what: str, extra: str) -> Iterator[None]:
         if package not in extra_modules(extra):
             raise
         raise MissingDependencyError(
-            f'lstm-edge {what} needs {package}, which is not installed; pip install "lstm-edge[{extra}]"'
+            f"lstm-edge {what} needs {package}, which is not installed; {install_command(extra)}"
         ) from error

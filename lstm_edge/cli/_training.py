@@ -4,6 +4,8 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from lstm_edge_runtime.errors import counted
+
 from ._output import console, print_table
 from ._progress import progress
 
@@ -34,7 +36,8 @@ def print_summary(summary: dict[str, Any]) -> None:
     """Print the sets and their metrics, and why training ended."""
     split = summary["split"]
     console().print(
-        f"{summary['epochs']} epochs, the best at {summary['best_epoch']}; {_ENDS[summary['stopped']]}"
+        f"{counted(summary['epochs'], 'epoch')}, the best at {summary['best_epoch']}; "
+        f"{_ENDS[summary['stopped']]}"
     )
     console().print(f"split: {split['description']}")
     for note in split["notes"]:

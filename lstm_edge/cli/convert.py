@@ -12,6 +12,7 @@ from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.files import check_target, write_bytes
 
 from ._extras import needing_c, needing_export
+from ._model import check_model_path
 from ._output import echo_json, json_option, print_table
 from ._recordings import recordings_for
 
@@ -167,6 +168,7 @@ def command(model: Path, target: str, output: Path, as_json: bool, **options: An
       lstm-edge convert har.onnx --to c -o har_c/
       lstm-edge convert har.onnx --to web -o site
     """  # noqa: D301
+    check_model_path(model)
     chosen = _TARGETS[target]
     given = {name: value for name, value in options.items() if value is not None}
     if stray := [name for name in given if name not in chosen.options]:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError, first_line
+from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError, counted, first_line
 from lstm_edge_runtime.files import check_target
 from lstm_edge_runtime.manifest import Signal, Task
 
 from ._data import split_names
 from ._extras import needing_export
-from ._output import echo_json, json_option, print_table
+from ._output import check_onnx_target, echo_json, json_option, print_table
 from ._rate import RATE
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from lstm_edge_runtime.manifest import StateSpec
 
 __all__ = ["command"]
-
-_TASKS = ("classification", "regression")
 
 
 @click.command("export")
@@ -57,10 +55,14 @@ _TASKS = ("classification", "regression")
 )
 @click.option(
     "--task",
-    type=click.Choice(_TASKS),
+    type=click.Choice(["classification", "regression"]),
     help="What the first output of a factory's module is.  [default: told by --labels or --units]",
 )
-@click.option("--labels", metavar="FILE|NAMES", help="Classes, in order: a text file with one a line, or a,b,c.")
+@click.option(
+    "--labels",
+    metavar="FILE|NAMES",
+    help="Classes (or names of predicted values), in order: a text file with one a line, or a,b,c.",
+)
 @click.option("--units", callback=split_names, metavar="NAMES", help="Units of predicted values, in order.")
 @click.option(
     "--features", callback=split_names, metavar="NAMES", help="Names of the features of a factory's input."
@@ -100,6 +102,8 @@ def command(
       lstm-edge export runs/har -o har.onnx --lengths
       lstm-edge export nets.tagger:build --weights tagger.pt --input tokens=N,L:int64:0..9999 -o tagger.onnx
     """  # noqa: D301
+    if form == "onnx" and output.suffix != ".ort":
+        check_onnx_target(output)
     check_target(output)
     if (form == "ort") != (output.suffix == ".ort"):
         raise InputError(f"--format {form} and {output} do not fit; onnxruntime tells the format by .ort")
@@ -108,6 +112,11 @@ def command(
         from lstm_edge_exporters.targets.ort import to_ort
 
         from ._factory import is_factory
+    if Path(source).suffix in (".onnx", ".ort"):
+        raise InputError(
+            f"{source} is exported already; type lstm-edge lift to give it states, lstm-edge inspect to see "
+            "what it has"
+        )
     given = [name for name, value in {"weights": weights, "input": inputs, **meaning}.items() if value]
     if not is_factory(source) and given:
         option = "--" + given[0].replace("_", "-")
@@ -183,12 +192,10 @@ def _from_factory(
 
 def _task(kind: str | None, labels: str | None, units: tuple[str, ...]) -> Task | None:
     """Return what the options say of the first output; nothing said is None."""
-    wanted = kind or (_TASKS[0] if labels else _TASKS[1] if units else None)
+    wanted = kind or ("regression" if units else "classification" if labels else None)
     if wanted is None:
         return None
-    if labels and (units or wanted != _TASKS[0]):
-        raise InputError("--labels name classes, and --units belong to a regression; give one of the two")
-    if units and wanted != _TASKS[1]:
+    if units and wanted == "classification":
         raise InputError("--units belong to a regression; leave out --task classification")
     return Task(wanted, "", _read_labels(labels) if labels else (), units)
 
@@ -225,7 +232,7 @@ def _print(artifact: "Artifact", source: str, output: Path) -> None:
     cases = len(manifest.equivalence["cases"])
     worst = artifact.equivalence.worst
     click.echo(
-        f"largest difference from PyTorch: {artifact.equivalence.max_abs:.3g} in {cases} cases "
+        f"largest difference from PyTorch: {artifact.equivalence.max_abs:.3g} in {counted(cases, 'case')} "
         f"(at most {worst.ratio:.0%} of its limit)"
     )
     if manifest.unstreamable:

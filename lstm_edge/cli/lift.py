@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from lstm_edge_runtime.errors import InputError
-from lstm_edge_runtime.files import check_target
+from lstm_edge_runtime.errors import InputError, counted
 
 from ._extras import needing_export
-from ._output import echo_json, json_option, print_table
+from ._model import check_model_path
+from ._output import check_onnx_target, echo_json, json_option, print_table
 
 if TYPE_CHECKING:
     from lstm_edge_exporters.lift.pipeline import Lifted
@@ -65,7 +65,8 @@ def command(
       lstm-edge lift keras.onnx -o stateful.onnx
       lstm-edge lift tagger.onnx -o tagger-lifted.onnx --skip-reverse
     """  # noqa: D301
-    check_target(output)
+    check_model_path(model)
+    check_onnx_target(output)
     with needing_export("lift"):
         from lstm_edge_exporters.lift import LiftConfig, lift
         from lstm_edge_exporters.lift.read import check_output
@@ -104,7 +105,7 @@ def _print(lifted: "Lifted", output: Path) -> None:
     report = lifted.report
     rows = [(*_row(state), "lifted") for state in report.lifted]
     rows += [(*_row(state), "was there") for state in report.recognized]
-    print_table(f"{output}: {len(rows)} states", ("input", "output", "shape", "reset", ""), rows)
+    print_table(f"{output}: {counted(len(rows), 'state')}", ("input", "output", "shape", "reset", ""), rows)
     for entry in report.left:
         click.echo(f"left alone: {entry.state} of {entry.node}: {entry.reason}")
     if report.made_dynamic:

@@ -9,12 +9,11 @@ import click
 
 from lstm_edge.data.config import ReadConfig
 from lstm_edge.data.evaluation import read_samples
-from lstm_edge_runtime.files import check_target
 
 from ._data import data_options, note
 from ._extras import needing_export
-from ._model import open_model
-from ._output import echo_json, json_option, print_table
+from ._model import check_model_path, open_model
+from ._output import check_onnx_target, echo_json, json_option, print_table
 
 if TYPE_CHECKING:
     from lstm_edge_exporters.quantization import Quantized
@@ -91,7 +90,8 @@ def command(
       lstm-edge quantize har.onnx -o har-int8.onnx --for arm
       lstm-edge quantize har.onnx -o har-fp16.onnx --precision fp16
     """  # noqa: D301
-    check_target(output)
+    check_model_path(model)
+    check_onnx_target(output)
     with needing_export("quantize"):
         from lstm_edge_exporters.quantization import Budget, QuantizeConfig, quantize
 

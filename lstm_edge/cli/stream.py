@@ -1,5 +1,6 @@
 """``lstm-edge stream``: samples on standard input, a result line for each on standard output."""
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lstm_edge.data.sample_input import sample_input
-from lstm_edge_runtime.errors import CheckFailedError, InputError
+from lstm_edge_runtime.errors import CheckFailedError, InputError, counted
 
 from ._line import FrameParser, LineParser
 from ._model import (
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["command", "serve"]
 
 _STDIN, _STDOUT = 0, 1
+_END = "Ctrl-Z and Enter" if os.name == "nt" else "Ctrl-D"
 Parser = Callable[[bytes], "npt.NDArray[Any] | None"]
 
 
@@ -103,8 +105,8 @@ def command(
         if kept.steps:
             click.echo(f"resumed {state} at step {kept.steps}", err=True)
         if sys.stdin.isatty():
-            what = f"{samples.width} numbers" + (f" ({', '.join(features)})" if features else "")
-            click.echo(f"waiting for lines of {what}; Ctrl-D ends", err=True)
+            what = counted(samples.width, "number") + (f" ({', '.join(features)})" if features else "")
+            click.echo(f"waiting for lines of {what}; {_END} ends", err=True)
         pipe = LinePipe(_STDIN, _STDOUT, stop, frame)
         try:
             serve(opened, stream, pipe, parse, lines, kept, strict)
@@ -150,5 +152,5 @@ def serve(
         kept.save_if_due()
     if bad and header_due:
         raise CheckFailedError(
-            f"not one of {number} lines was a sample; see the lines above for what is expected"
+            f"not one of {counted(number, 'line')} was a sample; see the lines above for what is expected"
         )

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime.errors import InputError, install_command
 
 from ..data.config import DataConfig
 from ..data.training import read_training_data
@@ -157,7 +157,7 @@ def command(
         print_summary(run.summary)
         console().print(f"kept in {folder}\n" if missing else f"kept in {folder}; see {folder / REPORT}\n")
         if missing:
-            console().print(f'no report: it needs {missing[0]}; pip install "lstm-edge[report]"')
+            console().print(f"no report: it needs {missing[0]}; {install_command('report')}")
         console().print("next:", style="bold")
         if interrupted:
             console().print(f"  lstm-edge train {data} -o {folder} --resume")

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime.errors import InputError, counted
 
 from .config import ReadConfig
 from .recordings import Recording, Recordings
@@ -47,7 +47,7 @@ def mend_missing(path: Path, recordings: Recordings, mode: str) -> Recordings:
     done = (
         f"{gaps} of {total} feature values were missing and interpolated; a device has to fill in its own"
         if mode == "interpolate"
-        else f"{steps} steps with missing features were left out"
+        else f"{counted(steps, 'step')} with missing features were left out"
     )
     return replace(recordings, series=tuple(mended), notes=(*recordings.notes, done))
 

@@ -19,6 +19,7 @@ from lstm_edge_runtime.errors import (
     InputError,
     LstmEdgeError,
     ManifestError,
+    counted,
 )
 from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import Manifest
@@ -105,7 +106,7 @@ def quantize(
     if before.manifest.precision != "fp32":
         raise InputError(f"{source} is {before.manifest.precision}; quantize the fp32 file it came from")
     cases, targets = _evidence(before.manifest, samples)
-    judged_on = "the golden case" if samples is None else f"{len(cases)} samples"
+    judged_on = "the golden case" if samples is None else counted(len(cases), "sample")
     proto, size = _read(source)
     refused = []
     for picked_words, build in _ways(config, {node.op_type for node in proto.graph.node}):

@@ -16,6 +16,7 @@ from lstm_edge.checkpoint import Run, save
 from lstm_edge.cli import main
 from lstm_edge.lstm1 import LSTM1
 from lstm_edge_runtime import load
+from lstm_edge_runtime.errors import install_command
 
 NETS = """
 import os, time
@@ -142,9 +143,9 @@ def test_a_factorys_file_says_what_the_command_line_says_of_it(folder):
 
 
 def test_units_make_a_regression_of_the_first_output(folder):
-    done = run(folder, *COUNTER, "--units", "m,s")
+    done = run(folder, *COUNTER, "--units", "m,s", "--labels", "far,long")
     assert (done.returncode, done.stderr) == (0, "")
-    assert load(folder / "t.onnx").manifest.task == ("regression", "output", (), ("m", "s"))
+    assert load(folder / "t.onnx").manifest.task == ("regression", "output", ("far", "long"), ("m", "s"))
 
 
 class Evil:
@@ -178,13 +179,15 @@ WRONG = [
     (("nets:build", "--weights", "other.safetensors", *TOKENS), "does not fit"),
     (("nets:build", "--opset", "7", *TOKENS), "choose from 18"),
     (("nothing", "-o", "t.onnx"), "nothing"),
+    (("nothing", "-o", "t.pt"), "type -o t.onnx"),
+    (("t.onnx", "-o", "u.onnx"), "t.onnx is exported already"),
     (("nothing", "--weights", "x.pt", "-o", "t.onnx"), "no package.module:factory"),
     (("nothing", "--rate", "50", "-o", "t.onnx"), "--rate belongs to one"),
     ((*COUNTER, "--labels", "a,b,c"), "got 3 labels, expected 2"),
     ((*COUNTER, "--features", "a,b"), "got 2 names of features, expected 3"),
     ((*COUNTER, "--labels", "classes.txt"), "no labels at classes.txt"),
     ((*COUNTER, "--labels", "a,a"), "there twice"),
-    ((*COUNTER, "--labels", "a,b", "--task", "regression"), "give one of the two"),
+    ((*COUNTER, "--units", "m,s", "--task", "classification"), "--units belong to a regression"),
 ]
 
 
@@ -239,6 +242,7 @@ def slowly(self, content):
     time.sleep(60)
 Path.write_bytes = slowly
 from lstm_edge.cli import main
+from lstm_edge_runtime.errors import install_command
 main()
 """
 
@@ -258,7 +262,7 @@ def test_without_torch_the_error_names_the_extra(folder):
     command = [sys.executable, "-c", script, "export", "run", "-o", "m.onnx"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert 'pip install "lstm-edge[export]"' in done.stderr
+    assert install_command("export") in done.stderr
 
 
 def _wait_for(path: Path) -> None:

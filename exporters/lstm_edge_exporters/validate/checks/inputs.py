@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lstm_edge_runtime.errors import counted
+
 from ..report import Check
 from ..subject import Subject
 
@@ -71,4 +73,6 @@ def _real(subject: Subject) -> Iterator[Check]:
         return
     most = _QUICK_SAMPLES if subject.config.quick else _SAMPLES
     for part, feeds in subject.sample_batches(most, _BATCH):
-        yield subject.check(f"data, {len(part)} samples from {part[0]}", feeds, run=subject.run_alone)
+        yield subject.check(
+            f"data, {counted(len(part), 'sample')} from {part[0]}", feeds, run=subject.run_alone
+        )
