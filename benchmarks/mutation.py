@@ -36,17 +36,16 @@ from mutation_kinds import KINDS, Draft, Kind, NotApplicableError
 from mutation_networks import NETWORKS
 
 from lstm_edge_exporters import export
-from lstm_edge_exporters.numerics.carried import in_chunks
-from lstm_edge_exporters.numerics.cases import CaseGenerator
+from lstm_edge_exporters.numerics.cases import CaseGenerator, in_chunks
 from lstm_edge_exporters.numerics.noise import (
     Expected,
     PerturbableReference,
     Procedure,
+    Rounding,
     Run,
     expected,
     whole,
 )
-from lstm_edge_exporters.numerics.rounding import Rounding
 from lstm_edge_exporters.validate import ReferenceModel, ValidateConfig, open_file
 from lstm_edge_exporters.validate.engine import Validation
 from lstm_edge_exporters.validate.module import against_module

@@ -29,7 +29,7 @@ from lstm_edge.deploy import deployable
 from lstm_edge.training import train
 from lstm_edge_exporters import export
 from lstm_edge_exporters.quantization import Budget, QuantizeConfig, Samples, quantize
-from lstm_edge_exporters.quantization.config import detect_target
+from lstm_edge_exporters.quantization.precision import detect_target
 from lstm_edge_exporters.targets.ort import to_ort
 from lstm_edge_runtime import load
 

@@ -30,7 +30,6 @@ __all__ = ["Cost", "measure_cost"]
 _Shapes = Mapping[str, tuple[int, ...]]
 
 _WEIGHT_DTYPES = {"float32", "float64", "float16", "bfloat16", "int8", "uint8", "int4", "uint4"}
-_GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 _MIXING = {"LSTM": 9, "GRU": 8, "RNN": 1}
 """Operations a hidden unit beyond products and biases: activations, and how the gates are combined."""
 _PRODUCTS = {
@@ -107,10 +106,12 @@ def _flops(node: Node, shapes: _Shapes) -> int | None:
     into = [shapes.get(name, ()) for name in node.inputs]
     out = shapes.get(node.outputs[0], ()) if node.outputs else ()
     op = node.op_type.removeprefix("DynamicQuantize")
-    if op in _GATES:
+    if op in _MIXING:
         steps, batch, features = into[0]
-        hidden, directions = node.attributes["hidden_size"], into[2][0]
-        return steps * batch * directions * _cell(op, features, hidden)
+        hidden, directions = int(node.attributes["hidden_size"]), into[2][0]
+        gates = prod(into[1]) // (directions * hidden * features)
+        cell = 2 * gates * hidden * (features + hidden + 1) + _MIXING[op] * hidden
+        return steps * batch * directions * cell
     if node.op_type in _PRODUCTS:
         transposed = node.attributes.get("transA", 0)
         inner = into[0][0 if transposed else -1]
@@ -121,10 +122,3 @@ def _flops(node: Node, shapes: _Shapes) -> int | None:
     if node.op_type in _ELEMENTWISE:
         return max(map(prod, [out, *into]))
     return 0 if node.op_type in _FREE else None
-
-
-def _cell(op: str, features: int, hidden: int) -> int:
-    gates = _GATES[op]
-    products = 2 * gates * hidden * (features + hidden)
-    biases = 2 * gates * hidden
-    return products + biases + _MIXING[op] * hidden

@@ -14,7 +14,8 @@ if _typing.TYPE_CHECKING:
     from .export.config import ExportConfig
     from .export.pipeline import Artifact
     from .export.pipeline import Artifact as Artefact
-    from .quantization import QuantizeConfig, quantize
+    from .quantization.config import QuantizeConfig
+    from .quantization.pipeline import quantize
 
 __all__ = ["Artefact", "Artifact", "ExportConfig", "QuantizeConfig", "export", "quantize"]
 
@@ -22,8 +23,8 @@ _HOMES = {
     "Artefact": ("export.pipeline", "Artifact"),  # the name that Artifact had at first
     "Artifact": ("export.pipeline", "Artifact"),
     "ExportConfig": ("export.config", "ExportConfig"),
-    "QuantizeConfig": ("quantization", "QuantizeConfig"),
-    "quantize": ("quantization", "quantize"),
+    "QuantizeConfig": ("quantization.config", "QuantizeConfig"),
+    "quantize": ("quantization.pipeline", "quantize"),
 }
 
 

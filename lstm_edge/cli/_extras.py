@@ -1,13 +1,29 @@
-"""Say which extra a verb needs, in place of a traceback."""
+"""The extras of the installed distribution, and which one a verb needs, in place of a traceback."""
 
 import contextlib
 import logging
+import re
 from collections.abc import Iterator
+from importlib import metadata
 
-from lstm_edge.extras import extra_modules
 from lstm_edge_runtime.errors import MissingDependencyError, install_command
 
-__all__ = ["needing_c", "needing_export", "needing_report"]
+__all__ = ["extra_modules", "needing_c", "needing_export", "needing_report"]
+
+_REQUIREMENT = re.compile(r"([\w.-]+).*;\s*extra\s*==\s*['\"]([\w-]+)['\"]")
+
+
+def extra_modules(extra: str) -> tuple[str, ...]:
+    """Return the modules that ``pip install "lstm-edge[extra]"`` adds, by their import names.
+
+    None where the installation does not know the extra: it is older than the code, or there is none.
+    """
+    try:
+        required = metadata.requires("lstm-edge") or ()
+    except metadata.PackageNotFoundError:
+        return ()
+    found = map(_REQUIREMENT.match, required)
+    return tuple(match[1].replace("-", "_").lower() for match in found if match and match[2] == extra)
 
 
 @contextlib.contextmanager
@@ -39,7 +55,7 @@ def _needing(what: str, extra: str) -> Iterator[None]:
         yield
     except ImportError as error:
         package = (error.name or "").partition(".")[0]
-        if package not in extra_modules(extra):
+        if not package or package.startswith("lstm_edge"):  # ours, or one that is there and does not start
             raise
         raise MissingDependencyError(
             f"lstm-edge {what} needs {package}, which is not installed; {install_command(extra)}"

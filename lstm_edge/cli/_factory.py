@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from lstm_edge.weights import read_tensors
+from lstm_edge.checkpoint import read_tensors
 from lstm_edge_runtime.errors import FileFormatError, InputError
 from lstm_edge_runtime.manifest import Axes
 

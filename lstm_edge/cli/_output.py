@@ -1,7 +1,10 @@
-"""What verbs print: tables for people, JSON for programs."""
+"""What verbs print: tables for people, JSON for programs, and on standard error how far a long one is."""
 
+import contextlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+import math
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,7 +16,7 @@ from rich.text import Text
 from lstm_edge_runtime.errors import InputError, printable
 from lstm_edge_runtime.files import check_target
 
-__all__ = ["check_onnx_target", "console", "echo_json", "json_option", "print_table"]
+__all__ = ["check_onnx_target", "console", "echo_json", "json_option", "print_table", "progress"]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -50,3 +53,53 @@ def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[objec
     for row in rows:
         table.add_row(*(Text(printable(str(cell))) for cell in row))
     console().print(table)
+
+
+_LINES = 20
+"""Lines in a pipe: one per 5 % of the work."""
+
+
+@contextlib.contextmanager
+def progress(*, quiet: bool = False) -> Iterator[Callable[[float, str], None]]:
+    """Yield a function to call with the fraction of the work that is done, and what is done now.
+
+    A terminal shows one line, cut to its width, with the time left.
+
+    Args:
+        quiet: print nothing in a pipe.
+    """
+    if not sys.stderr.isatty():
+        yield _line_printer(quiet=quiet)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.table import Column
+
+    columns = (
+        TextColumn("{task.percentage:3.0f} %"),
+        BarColumn(bar_width=10),
+        TextColumn(
+            "{task.description}",
+            markup=False,
+            table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1),
+        ),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+    )
+    screen = Console(stderr=True, highlight=False)
+    with Progress(*columns, console=screen, transient=True, expand=True) as bar:
+        task = bar.add_task("starting", total=1.0)
+        yield lambda done, what: bar.update(task, completed=done, description=what)
+
+
+def _line_printer(*, quiet: bool) -> Callable[[float, str], None]:
+    printed = -1
+
+    def show(done: float, what: str) -> None:
+        nonlocal printed
+        now = math.floor(done * _LINES + 1e-9)
+        if not quiet and now > printed:
+            printed = now
+            click.echo(what, err=True)
+
+    return show

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from lstm_edge_runtime.errors import counted
 
-from ._output import console, print_table
-from ._progress import progress
+from ._output import console, print_table, progress
 
 if TYPE_CHECKING:
     from ..training import Epoch

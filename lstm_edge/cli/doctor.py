@@ -4,12 +4,14 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
 
 from lstm_edge_runtime.errors import CheckFailedError, MissingDependencyError, install_command
 
+from ._extras import extra_modules
 from ._output import echo_json, json_option, print_table
 
 __all__ = ["command"]
@@ -97,7 +99,7 @@ def _wheel(wheels: dict[str, str]) -> _Finding:
 def _providers(wheels: dict[str, str]) -> Iterator[_Finding]:
     if not wheels:
         return
-    from lstm_edge.providers import try_providers
+    from lstm_edge.host import try_providers
 
     try:
         states = try_providers()
@@ -151,11 +153,13 @@ def _native() -> Iterator[_Finding]:
 
 
 def _packages() -> Iterator[_Finding]:
-    from lstm_edge.extras import extra_modules, missing_modules
-
     for extra, purpose in _EXTRAS.items():
-        missing = missing_modules(extra)
-        for name in extra_modules(extra):
+        known = extra_modules(extra)
+        missing = [name for name in known if find_spec(name) is None]
+        if not known:
+            advice = f"install lstm-edge again: {install_command(extra)}"
+            yield _Finding(f"{extra} extra", "not known to this installation", advice=advice)
+        for name in known:
             if name not in missing:
                 yield _Finding(name, _version(name))
         if missing:

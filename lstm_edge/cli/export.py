@@ -109,7 +109,6 @@ def command(
         raise InputError(f"--format {form} and {output} do not fit; onnxruntime tells the format by .ort")
     with needing_export("export"):
         from lstm_edge_exporters import export
-        from lstm_edge_exporters.targets.ort import to_ort
 
         from ._factory import is_factory
     if Path(source).suffix in (".onnx", ".ort"):
@@ -121,16 +120,21 @@ def command(
     if not is_factory(source) and given:
         option = "--" + given[0].replace("_", "-")
         raise InputError(f"{source} is no package.module:factory, and {option} belongs to one")
-    with contextlib.redirect_stdout(sys.stderr):  # what a user's code prints is not the result
+    # what a user's code prints is not the result
+    with needing_export("export"), contextlib.redirect_stdout(sys.stderr):
         if is_factory(source):
             module, example, config = _from_factory(source, weights, inputs, lengths, **meaning)
         else:
             module, example, config = _from_run(source, lengths)
         config = replace(config, stateless=stateless, opset=opset, ir_version=ir_version, seed=seed)
         artifact = export(module, example, config)
-    converted = to_ort(artifact.model) if form == "ort" else None
-    operators = converted.save(output) if converted else None
-    if not converted:
+    converted = operators = None
+    if form == "ort":
+        from lstm_edge_exporters.targets.ort import to_ort
+
+        converted = to_ort(artifact.model)
+        operators = converted.save(output)
+    else:
         artifact.save(output)
     if as_json:
         document = _document(artifact, output)

@@ -7,15 +7,14 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from lstm_edge_runtime.errors import InputError, install_command
+from lstm_edge_runtime.errors import InputError, MissingDependencyError
 
 from ..data.config import DataConfig
 from ..data.training import read_training_data
-from ..extras import missing_modules
 from ..run_files import REPORT, check_run_folder
 from ..training.config import CLASS_WEIGHTS, TrainConfig
 from ._data import data_options, split_names
-from ._extras import needing_export
+from ._extras import needing_export, needing_report
 from ._output import console, echo_json, json_option
 from ._rate import RATE
 from ._training import print_summary, training_progress
@@ -146,18 +145,20 @@ def command(
         click.echo("stopped by Ctrl-C before the first epoch was done; nothing is kept", err=True)
         ctx.exit(130)
     interrupted = run.summary["stopped"] == "interrupted"
-    missing = missing_modules("report")
-    if not missing:
-        from ..report.training import write_report
-
+    no_report = ""
+    try:
+        with needing_report("train"):
+            from ..report.training import write_report
         write_report(folder)
+    except MissingDependencyError as error:
+        no_report = f"no report: {error}"
     if as_json:
         echo_json({"run": str(folder), "sha256": run.sha256, **run.summary})
     else:
         print_summary(run.summary)
-        console().print(f"kept in {folder}\n" if missing else f"kept in {folder}; see {folder / REPORT}\n")
-        if missing:
-            console().print(f"no report: it needs {missing[0]}; {install_command('report')}")
+        console().print(f"kept in {folder}\n" if no_report else f"kept in {folder}; see {folder / REPORT}\n")
+        if no_report:
+            console().print(no_report)
         console().print("next:", style="bold")
         if interrupted:
             console().print(f"  lstm-edge train {data} -o {folder} --resume")

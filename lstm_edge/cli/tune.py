@@ -9,8 +9,7 @@ import click
 from lstm_edge_runtime.errors import InputError
 
 from ._model import open_model
-from ._output import console, echo_json, json_option, print_table
-from ._progress import progress
+from ._output import console, echo_json, json_option, print_table, progress
 from ._rate import RATE
 
 if TYPE_CHECKING:
@@ -70,7 +69,7 @@ def command(
     Example:
       lstm-edge tune har.onnx har-int8.onnx --goal energy --rate 100Hz
     """  # noqa: D301
-    from lstm_edge.providers import try_providers
+    from lstm_edge.host import try_providers
     from lstm_edge.timing.objective import Objective
     from lstm_edge.timing.search import tune
     from lstm_edge_runtime.files import replacing

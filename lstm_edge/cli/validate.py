@@ -17,8 +17,7 @@ from lstm_edge_runtime.files import check_target, write_bytes
 from ._data import data_options, note
 from ._extras import needing_export, needing_report
 from ._model import check_model_path
-from ._output import console, echo_json, json_option
-from ._progress import progress
+from ._output import console, echo_json, json_option, progress
 
 if TYPE_CHECKING:
     from lstm_edge_exporters.validate import ReferenceModel, ValidateConfig
@@ -89,8 +88,6 @@ def command(
             raise InputError("--weights came without --against package.module:factory")
         with needing_export("validate"):
             from lstm_edge_exporters.validate import ValidateConfig, open_file, validate
-            from lstm_edge_exporters.validate.junit import to_junit
-            from lstm_edge_exporters.validate.terminal import print_report
         if html is not None:
             with needing_report("validate --html"):
                 from lstm_edge_exporters.validate.html import to_html
@@ -103,18 +100,22 @@ def command(
         reference = _reference(file, against, weights) if against is not None and file.model else None
         config = ValidateConfig(seed=seed, quick=quick, rtol=rtol, atol=atol, steps=steps, golden=golden)
         if data is not None:
-            config = _with_data(config, data, file, ReadConfig(**columns))
+            config = _with_data(config, data, file, columns)
         with progress(quiet=as_json) as show:
             report = validate(
                 file, reference, config, lambda title, place, count: show(place / count, f"checking: {title}")
             )
     if junit is not None:
+        from lstm_edge_exporters.validate.junit import to_junit
+
         write_bytes(junit, to_junit(report))
     if html is not None:
         write_bytes(html, to_html(report).encode())
     if as_json:
         echo_json(report.to_dict())
     else:
+        from lstm_edge_exporters.validate.terminal import print_report
+
         print_report(report, console())
     if save_test_data is not None and reference is not None:
         _save(save_test_data, file, reference, config, quiet=as_json)
@@ -167,13 +168,13 @@ def _run(file: "ModelFile", against: str) -> "ReferenceModel":
 
 
 def _with_data(
-    config: "ValidateConfig", data: Path, file: "ModelFile", columns: ReadConfig
+    config: "ValidateConfig", data: Path, file: "ModelFile", columns: dict[str, Any]
 ) -> "ValidateConfig":
     from lstm_edge.data.evaluation import read_samples
 
-    return (
-        config if file.model is None else replace(config, data=read_samples(data, file.model, columns, note))
-    )
+    if file.model is None:
+        return config
+    return replace(config, data=read_samples(data, file.model, ReadConfig(**columns), note))
 
 
 def _save(

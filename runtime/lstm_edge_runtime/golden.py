@@ -3,7 +3,7 @@
 The folder has the layout of ONNX's own test data, ``test_data_set_N/input_i.pb`` and ``output_i.pb``, for
 tools that have onnx, and beside those files in each set the same arrays as ``data.npz`` for devices that do
 not. ``index.json`` names the sets in order and says what each is, which set's last states it starts from,
-and how exact the reference was. ``lstm_edge_exporters.numerics.golden`` writes such folders.
+and how exact the reference was. ``lstm_edge_exporters.validate.vectors`` writes such folders.
 """
 
 import os

@@ -13,7 +13,7 @@ from .errors import CheckFailedError, ContractError, InputError, ManifestError, 
 from .manifest import Golden, Manifest
 from .tolerance import MULTIPLE, Comparison, compare, limit_for
 
-__all__ = ["Replay", "SelfTest", "compare_golden", "golden_limit", "replay_golden", "selftest"]
+__all__ = ["Replay", "SelfTest", "compare_golden", "golden_limits", "replay_golden", "selftest"]
 
 Array = npt.NDArray[Any]
 
@@ -126,7 +126,7 @@ def compare_golden(golden: Golden, outputs: Mapping[str, Array]) -> tuple[Compar
     records = []
     for name, expected in golden.outputs.items():
         if name in outputs:
-            limits = _golden_limits(golden, name)
+            limits = golden_limits(golden, name)
             modeled = name in golden.limits and name not in golden.limit
             floor = limits / MULTIPLE if modeled else golden.floor.get(name, 0.0)
             dtype = expected.dtype.name if expected.dtype.kind == "f" else "float64"
@@ -134,13 +134,11 @@ def compare_golden(golden: Golden, outputs: Mapping[str, Array]) -> tuple[Compar
     return tuple(records)
 
 
-def golden_limit(golden: Golden, name: str) -> float:
-    """Return the largest absolute difference at which any channel of output ``name`` passes."""
-    return float(_golden_limits(golden, name).max(initial=0.0))
+def golden_limits(golden: Golden, name: str) -> Array:
+    """Return the largest absolute differences at which output ``name`` passes, broadcastable against it.
 
-
-def _golden_limits(golden: Golden, name: str) -> Array:
-    """Return the limits of an output: its budget, else one a channel, else the rule of files made before."""
+    They are its budget, else one a channel, else what the rule of files made before gives.
+    """
     if name in golden.limit:
         return np.asarray(golden.limit[name])
     if name in golden.limits:

@@ -240,6 +240,28 @@ def test_a_program_file_runs_in_python_and_in_c_without_onnxruntime(
     assert np.array_equal(got, expected)
 
 
+def test_a_program_file_holds_each_channel_of_its_golden_case_to_a_limit_of_its_own() -> None:
+    from lstm_edge_runtime.manifest import KEY, Manifest
+    from lstm_edge_runtime.native.engine import NativeEngine
+
+    model = onnx.load(DATA / "lstm.onnx")
+    (entry,) = [prop for prop in model.metadata_props if prop.key == KEY]
+    manifest = Manifest.from_json(entry.value)
+    assert manifest.golden is not None
+    x = manifest.golden.inputs["x"][:1]
+    zeros = {spec.input: np.zeros_like(manifest.golden.inputs[spec.input][:, :1]) for spec in manifest.states}
+    plain = load(DATA / "lstm.onnx", engine="onnxruntime")
+    outputs, after = plain.run(x)
+    apart = np.abs(load(DATA / "lstm.onnx", engine="native").stream().process(x[0]) - outputs["logits"][0])
+    assert apart.max() > 0
+    limits = {name: np.ones(1) for name in manifest.golden.outputs}
+    limits["logits"] = np.where(apart == apart.max(), 2 * apart, 1.0)[None]
+    known = outputs | {spec.output: after[spec.input] for spec in manifest.states}
+    golden = manifest.golden._replace(inputs={"x": x, **zeros}, outputs=known, limits=limits, more=())
+    entry.value = manifest._replace(golden=golden).to_json()
+    assert NativeEngine(to_native(model.SerializeToString()), None, 1).selftest() == pytest.approx(0.5, 0.01)
+
+
 def test_a_damaged_program_file_and_a_wrong_engine_are_one_line(tmp_path: Path) -> None:
     content = to_native(DATA / "lstm.onnx")
     with pytest.raises(FileFormatError, match="truncated"):

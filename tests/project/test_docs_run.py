@@ -1,14 +1,16 @@
-"""Every command and snippet of the README and the manual runs as printed, in order, and prints what is shown.
+"""Every command and snippet of the README and the manual runs as printed, in order, and prints what it shows.
 
-A page starts in a folder of its own with what ``world`` puts there, and with one namespace for its Python. What a
-reader does not see stands in HTML comments of the page:
+A page starts in a folder of its own with what ``world`` puts there, and with one namespace for its Python. What
+a reader does not see stands in HTML comments of the page:
 
-- ``<!-- setup`` ... ``-->``: Python that runs before the next block; ``<!-- file: NAME -->``: the next block is that
-  file; ``<!-- not run: REASON -->``: the next block can't run here.
-- ``<!-- page: slow -->``, ``<!-- page needs: NAME -->``: a module or program without which the page is skipped.
+- ``<!-- setup`` ... ``-->``: Python that runs before the next block;
+- ``<!-- file: NAME -->``: the next block is that file;
+- ``<!-- not run: REASON -->``: the next block can't run here;
+- ``<!-- page: slow -->``; ``<!-- page needs: NAME -->``: a module or program, or the page is skipped.
 
-Of the output that is shown the words count, a line ``...`` stands for any lines and ``...`` in a line for any words. Numbers, times and how wide a table
-is differ from machine to machine and are left out. Lines that install something are not run.
+Of the output that is shown the words count; a line ``...`` stands for any lines and ``...`` in a line for any
+words. Numbers and how wide a table is differ from machine to machine and are left out. Lines that install
+something are not run.
 """
 
 import contextlib
@@ -80,7 +82,7 @@ def _cases() -> list:
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory) -> Path:
-    """Data of a watch, a run of a few epochs, its file and an int8 file; tables; a program that prints samples."""
+    """Data of a watch, a run of a few epochs, its file and an int8 file; tables; a program that prints."""
     from lstm_edge import TrainConfig, deployable, train
     from lstm_edge_exporters import export
     from lstm_edge_exporters.quantization import QuantizeConfig, quantize

@@ -12,7 +12,7 @@ from torch import nn
 from lstm_edge_runtime.errors import InputError, UnsupportedError
 from lstm_edge_runtime.manifest import Axes
 
-from ..numerics.call import Signature
+from ..numerics.reference import Signature
 from .config import ExportConfig
 from .trace import FoundAxes, find_axes
 

@@ -15,7 +15,7 @@ from lstm_edge_runtime.manifest import StateSpec
 from ..lift.state_names import name_after_modules
 from ..lift.states import lift_states
 from ..lift.wiring import StateGroup
-from ..numerics.injection import Injection
+from ..numerics.reference import Injection
 from ..recurrent import state_shape
 from .lower import Origin, origin_of
 from .record import Call

@@ -28,14 +28,11 @@ from lstm_edge_runtime.manifest import Manifest
 from lstm_edge_runtime.ort import open_session, run_by_name
 
 from ..lift.divergence import ChunkedFile, run_in_chunks, states_stop_at_lengths
-from ..numerics.call import Signature
 from ..numerics.cases import CaseGenerator
 from ..numerics.floats import OTHER_FLOATS, copy_as
-from ..numerics.golden import record_golden
-from ..numerics.layout import Layout
-from ..numerics.noise import noise_floors
-from ..numerics.reference import TorchReference
-from ..numerics.verify import Candidate, Equivalence, verify
+from ..numerics.noise import Layout, noise_floors
+from ..numerics.reference import Signature, TorchReference
+from ..numerics.verify import Candidate, Equivalence, record_golden, verify
 from .axes import resolve_axes
 from .config import ExportConfig
 from .finalize import build_manifest, rename_outputs, serialize, tidy

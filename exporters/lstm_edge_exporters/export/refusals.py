@@ -10,7 +10,7 @@ from torch.jit import ScriptModule
 
 from lstm_edge_runtime.errors import InputError, LstmEdgeError, UnsupportedError
 
-from ..numerics.injection import Injection
+from ..numerics.reference import Injection
 from .record import Recorder
 
 __all__ = ["check_calls", "check_module", "check_starts", "tracing_refusal", "translation_refusal"]

@@ -1,6 +1,7 @@
 """From a module to an ONNX graph: ``torch.export`` with recording, then PyTorch's own translation."""
 
 import contextlib
+import functools
 import io
 import logging
 import re
@@ -18,10 +19,18 @@ from torch.export import Dim, ExportedProgram
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Axes
 
-from ..numerics.call import Signature, flatten_output
 from ..numerics.floats import AllFloats
+from ..numerics.reference import Signature, flatten_output
 from .record import Call, Recorder, instrument
 from .refusals import check_calls, tracing_refusal, translation_refusal
+
+try:
+    from torch.onnx._internal.exporter import _registration
+except ImportError:  # it is no promise of PyTorch's
+    _registry: Any = None
+else:
+    _registry = _registration.ONNXRegistry
+    _build_registry = staticmethod(functools.cache(_registry.from_torchlib))
 
 __all__ = ["FoundAxes", "Traced", "find_axes", "trace"]
 
@@ -60,7 +69,7 @@ def trace(module: nn.Module, signature: Signature, axes: Mapping[str, Axes]) -> 
         [Dim.DYNAMIC if isinstance(axis, str) else Dim.STATIC for axis in axes[n]] for n in signature.names
     ]
     recorder, program = _export(module, signature, tensors, shapes)
-    with _quietly():
+    with _quietly(), _registry_built_once():
         try:
             made = torch.onnx.export(
                 program,
@@ -197,6 +206,23 @@ def _quietly() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
+
+
+@contextlib.contextmanager
+def _registry_built_once() -> Iterator[None]:
+    """Give ``torch.onnx.export`` the registry of its first call.
+
+    It parses the sources of some 500 translations anew at every call, which takes a third of an export.
+    """
+    if _registry is None:
+        yield
+        return
+    before = vars(_registry)["from_torchlib"]
+    _registry.from_torchlib = _build_registry
+    try:
+        yield
+    finally:
+        _registry.from_torchlib = before
 
 
 def _trace_sizes(axes: Mapping[str, Axes]) -> dict[str, int]:

@@ -13,7 +13,7 @@ from lstm_edge_runtime.errors import first_line
 from lstm_edge_runtime.manifest import Manifest
 from lstm_edge_runtime.tolerance import Comparison, compare
 
-from ..numerics.carried import in_chunks, random_sizes
+from ..numerics.cases import in_chunks, random_sizes
 from ..numerics.noise import Run
 from ..recurrent import is_recurrent, is_reversed
 from .evaluate import Session, is_data_free

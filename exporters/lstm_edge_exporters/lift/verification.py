@@ -15,10 +15,8 @@ from lstm_edge_runtime.manifest import Golden, Manifest, StateSpec
 from lstm_edge_runtime.tolerance import compare
 
 from ..graph import axes_of, data_inputs, dynamic_axes, to_proto
-from ..numerics.layout import Layout
-from ..numerics.noise import PerturbableReference, noise_floors
+from ..numerics.noise import Layout, PerturbableReference, Rounding, noise_floors
 from ..numerics.onnx_reference import OnnxReference
-from ..numerics.rounding import Rounding
 from ..recurrent import recurrent_nodes
 from .axes import AxisNames
 from .axis_roles import BATCH, SEQUENCE, axis_roles

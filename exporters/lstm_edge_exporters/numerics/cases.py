@@ -1,9 +1,12 @@
-"""The cases that a file and its reference are compared on: sizes, states, lengths and tokens.
+"""The cases that a file and its reference are compared on, and the ways to run one on both alike.
 
 A ``CaseGenerator`` generates random inputs of any size for a model's inputs (``InputSpec``): signals at the
 example's own scale, feature by feature; indices over their whole valid range where it is known; states at
 their reset value or at random; lengths at random. The same seed, size and offset give the same case, whatever
 was generated before.
+
+A way to run a case is a ``noise.Procedure``: in chunks with states carried, or row by row. Given to
+``noise.expected`` it also says what rounding costs on the way.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,9 +16,26 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lstm_edge_runtime.carried import join_chunks, run_chunks
 from lstm_edge_runtime.manifest import Axes, Manifest
 
-__all__ = ["GRID", "Case", "CaseGenerator", "InputSpec"]
+from .noise import Procedure, Run
+
+__all__ = [
+    "GRID",
+    "Case",
+    "CaseGenerator",
+    "InputSpec",
+    "case_size",
+    "first_rows",
+    "full_length",
+    "in_chunks",
+    "last_steps",
+    "random_sizes",
+    "row_by_row",
+    "take_row",
+    "with_padding",
+]
 
 Array = npt.NDArray[Any]
 
@@ -191,3 +211,153 @@ def _indices(values: int, shape: tuple[int, ...], rng: np.random.Generator) -> A
     edges = rng.permutation(list(dict.fromkeys((0, min(1, values - 1), values - 1))))[:count]
     drawn[rng.choice(count, len(edges), replace=False)] = edges
     return np.asarray(drawn.reshape(shape))
+
+
+_LONGEST = 8
+
+
+def random_sizes(total: int, rng: np.random.Generator) -> list[int]:
+    """Cut ``total`` steps into chunks at random, with a single step first and last.
+
+    Of an output without a time axis only the last chunk's counts, and one of several steps would hide that
+    the network looks a few steps back.
+    """
+    sizes = [1]
+    while (rest := total - 1 - sum(sizes)) > 0:
+        sizes.append(int(rng.integers(1, min(_LONGEST, rest) + 1)))
+    return [*sizes, 1] if total > 1 else [1]
+
+
+def in_chunks(manifest: Manifest, sizes: Sequence[int]) -> Procedure:
+    """Carry the states from chunk to chunk; give what one call on the whole would."""
+
+    def procedure(run: Run, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+        return join_chunks(manifest, list(run_chunks(run, manifest, feeds, sizes)))
+
+    return procedure
+
+
+def last_steps(manifest: Manifest, sizes: Sequence[int]) -> Procedure:
+    """Carry the states from chunk to chunk; give every output after each chunk, ``(chunks, ...)``.
+
+    Outputs with a time axis give their last step, with a time axis of size 1; what folds time into another
+    axis is left out.
+    """
+
+    def procedure(run: Run, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+        record: dict[str, list[Array]] = {}
+        time = {
+            spec.name: axis
+            for spec in manifest.outputs
+            if (axis := manifest.time_axis(spec.axes)) is not None
+        }
+        for outputs in run_chunks(run, manifest, feeds, sizes):
+            for name in join_chunks(manifest, [outputs]):
+                array = outputs[name]
+                record.setdefault(name, []).append(array.take([-1], time[name]) if name in time else array)
+        return {name: np.stack(arrays) for name, arrays in record.items()}
+
+    return procedure
+
+
+Feeds = Mapping[str, Array]
+
+
+def case_size(manifest: Manifest, feeds: Feeds) -> tuple[int, int]:
+    """Return a case's rows and time steps; 1 where an axis has no name."""
+    sizes: dict[str | None, int] = {manifest.batch: 1, manifest.sequence: 1}
+    for spec in manifest.inputs:
+        for axis, size in zip(spec.axes, feeds[spec.name].shape, strict=True):
+            if isinstance(axis, str) and axis in sizes:
+                sizes[axis] = size
+    return sizes[manifest.batch], sizes[manifest.sequence]
+
+
+def first_rows(manifest: Manifest, feeds: Feeds, count: int) -> dict[str, Array]:
+    """Return the first ``count`` rows of a case, or all where it has fewer."""
+    axes = {spec.name: spec.axes for spec in manifest.inputs} | {
+        each.input: each.axes for each in manifest.states
+    }
+    found = dict(feeds)
+    for name, array in feeds.items():
+        axis = manifest.batch_axis(axes[name])
+        if axis is not None:
+            found[name] = array.take(range(min(count, array.shape[axis])), axis=axis)
+    return found
+
+
+def take_row(manifest: Manifest, name: str, array: Array, row: int, rows: int) -> Array:
+    """Return what of an input or output belongs to ``row``; the array itself where it has no batch axis.
+
+    An axis of ``k*N`` holds k blocks of N, as a stacked read-out does.
+    """
+    axis = _batch_axis(manifest, name)
+    return array if axis is None else array.take(np.arange(row, array.shape[axis], rows), axis=axis)
+
+
+def row_by_row(manifest: Manifest, run: Run) -> Run:
+    """Return a runner that runs each row of a batch alone and puts the outputs together."""
+
+    def alone(feeds: Mapping[str, Array]) -> dict[str, Array]:
+        rows = next(
+            (
+                size
+                for name, array in feeds.items()
+                for label, size in zip(_axes(manifest)[name], array.shape, strict=True)
+                if label == manifest.batch
+            ),
+            1,
+        )
+        parts = [
+            run({each: take_row(manifest, each, array, row, rows) for each, array in feeds.items()})
+            for row in range(rows)
+        ]
+        return {each: _together(manifest, each, [part[each] for part in parts]) for each in parts[0]}
+
+    return alone
+
+
+def _together(manifest: Manifest, name: str, parts: list[Array]) -> Array:
+    axis = _batch_axis(manifest, name)
+    if axis is None:
+        return parts[0]
+    shape = list(parts[0].shape)
+    shape[axis] *= len(parts)
+    return np.stack(parts, axis + 1).reshape(shape)
+
+
+def _batch_axis(manifest: Manifest, name: str) -> int | None:
+    for axis, label in enumerate(_axes(manifest)[name]):
+        if isinstance(label, str) and (label == manifest.batch or label.endswith(f"*{manifest.batch}")):
+            return axis
+    return None
+
+
+def _axes(manifest: Manifest) -> dict[str, tuple[int | str, ...]]:
+    axes = {spec.name: spec.axes for spec in (*manifest.inputs, *manifest.outputs)}
+    for state in manifest.states:
+        axes |= {state.input: state.axes, state.output: state.axes}
+    return axes
+
+
+def full_length(manifest: Manifest, feeds: Feeds) -> dict[str, Array]:
+    """Return a case with every row at its full length."""
+    name = manifest.lengths
+    return (
+        dict(feeds)
+        if name is None
+        else {**feeds, name: np.full_like(feeds[name], case_size(manifest, feeds)[1])}
+    )
+
+
+def with_padding(manifest: Manifest, feeds: Feeds, value: float) -> dict[str, Array]:
+    """Return a case with ``value`` behind each row's length, in every float input of data."""
+    padded = dict(feeds)
+    for spec in manifest.data_inputs:
+        batch, time = manifest.batch_axis(spec.axes), manifest.time_axis(spec.axes)
+        if batch is not None and time is not None and feeds[spec.name].dtype.kind == "f":
+            padded[spec.name] = feeds[spec.name].copy()
+            rows = np.moveaxis(padded[spec.name], (batch, time), (0, 1))  # a view
+            for row, length in enumerate(feeds[str(manifest.lengths)]):
+                rows[row, int(length) :] = value
+    return padded

@@ -13,10 +13,8 @@ from onnx.reference.op_run import OpRun
 
 from lstm_edge_runtime.errors import UnsupportedError, first_line
 
-from .layout import Layout
-from .noise import Run
+from .noise import EXACT, TINY, UNIT, Exact, Layout, Rounding, Run
 from .recurrent import gru, lstm, rnn
-from .rounding import EXACT, TINY, UNIT, Exact, Rounding
 
 __all__ = ["GRU", "LSTM", "RNN", "OnnxReference", "index_values", "widened"]
 
@@ -166,7 +164,7 @@ def _rounded(
     result: Any,
     rounding: Rounding,
 ) -> Any:
-    """Perturb one result of a node; see ``rounding``."""
+    """Perturb one result of a node; see ``noise.Rounding``."""
     if not isinstance(result, np.ndarray) or result.dtype.kind != "f":
         return result
     kind = node.op_type

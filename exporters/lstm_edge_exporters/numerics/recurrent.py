@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .rounding import EXACT, Exact
+from .noise import EXACT, Exact
 
 __all__ = ["gru", "lstm", "rnn"]
 

@@ -1,28 +1,269 @@
-"""PyTorch as the reference: a module run on named arrays, in float32, in float64, and perturbed.
+"""PyTorch as the reference: a module as a function of named arrays, in float32, in float64, and perturbed.
 
-All three take and give plain dicts of numpy arrays by the names that the exported file has, so that a
-reference and a session are interchangeable.
+``Signature`` reads ``forward``'s parameters and an example; it turns any nesting of arguments into a flat,
+named list of tensors and back, and ``flatten_output`` does the same for what ``forward`` returns.
+``injected`` starts recurrent layers from states that ``forward`` does not take. ``TorchReference`` takes and
+gives plain dicts of numpy arrays by the names that the exported file has, so that it and a session are
+interchangeable.
 """
 
+import dataclasses
+import inspect
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .call import Signature, flatten_output
-from .floats import AllFloats, copy_as
-from .injection import Injection, LayerStates, injected
-from .layout import Layout
-from .rounding import Rounding
-from .torch_rounding import rounded
+from lstm_edge_runtime.errors import InputError
 
-__all__ = ["TorchReference"]
+from .floats import AllFloats, copy_as, rounded
+from .noise import Layout, Rounding
+
+__all__ = ["Injection", "LayerStates", "Signature", "TorchReference", "flatten_output", "injected"]
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The flat view of a call ``module(*args, **kwargs)``."""
+
+    names: tuple[str, ...]
+    """One name a tensor, in the order of ``forward``'s parameters."""
+    example: tuple[Tensor, ...]
+    """The example's tensors in that order."""
+    leaves: tuple[Any, ...]
+    """Every leaf of the call; a tensor's place holds its index in ``names`` wrapped in ``_Slot``."""
+    spec: pytree.TreeSpec
+    """The tree of ``(args, kwargs)``."""
+
+    @classmethod
+    def of(cls, module: nn.Module, example: Any) -> "Signature":
+        """Bind ``example`` to ``module.forward``.
+
+        Args:
+            module: any module.
+            example: one tensor, a tuple of positional arguments, or a mapping of keyword arguments.
+
+        Raises:
+            InputError: the example does not fit ``forward``, or holds no tensor.
+        """
+        args, kwargs = _arguments(example)
+        try:
+            bound = inspect.signature(module.forward).bind(*args, **kwargs)
+        except TypeError as error:
+            raise InputError(
+                f"the example does not fit {type(module).__name__}.forward{inspect.signature(module.forward)}"
+                f": {error}"
+            ) from error
+        call = (bound.args, bound.kwargs)
+        leaves, spec = pytree.tree_flatten(call)
+        names = list(_leaf_names(bound))
+        if len(names) != len(leaves):
+            raise InputError(
+                "the example holds a container that is not a tuple, list or dict; pass its tensors apart"
+            )
+        tensors = [(name, leaf) for name, leaf in zip(names, leaves, strict=True) if isinstance(leaf, Tensor)]
+        if not tensors:
+            raise InputError("the example holds no tensor; pass one tensor for each input of the network")
+        slots = iter(range(len(tensors)))
+        return cls(
+            names=tuple(name for name, _ in tensors),
+            example=tuple(tensor for _, tensor in tensors),
+            leaves=tuple(_Slot(next(slots)) if isinstance(leaf, Tensor) else leaf for leaf in leaves),
+            spec=spec,
+        )
+
+    def as_float32(self) -> "Signature":
+        """Return the same signature with the example on the CPU, every float of it in float32."""
+        example = tuple(
+            tensor.cpu().float() if tensor.is_floating_point() else tensor.cpu() for tensor in self.example
+        )
+        return dataclasses.replace(self, example=example)
+
+    def call(self, module: nn.Module, tensors: Sequence[Tensor]) -> Any:
+        """Call ``module`` with ``tensors`` in the places of the example's."""
+        leaves = [tensors[leaf.index] if isinstance(leaf, _Slot) else leaf for leaf in self.leaves]
+        args, kwargs = pytree.tree_unflatten(leaves, self.spec)
+        return module(*args, **kwargs)
+
+
+def flatten_output(output: Any) -> list[tuple[str, Tensor]]:
+    """Return the tensors of ``output`` with names: dict keys and dataclass fields, ``""`` where none says.
+
+    Nested names are joined with ``_``; what is not a tensor (None, a number) is left out.
+
+    Raises:
+        InputError: a ``PackedSequence`` or another container that has no flat form.
+    """
+    return list(_flatten(output, ""))
+
+
+@dataclass(frozen=True)
+class _Slot:
+    index: int
+
+
+def _arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(example, Tensor):
+        return (example,), {}
+    if isinstance(example, Mapping):
+        return (), dict(example)
+    if isinstance(example, tuple | list):
+        return tuple(example), {}
+    raise InputError(
+        f"the example is a {type(example).__name__}; give a tensor, a tuple of arguments or a dict of them"
+    )
+
+
+def _leaf_names(bound: inspect.BoundArguments) -> Iterator[str]:
+    """Name the leaves of ``(bound.args, bound.kwargs)`` in pytree order."""
+    for name, value in bound.arguments.items():
+        kind = bound.signature.parameters[name].kind
+        if kind is inspect.Parameter.VAR_KEYWORD:
+            for key, item in value.items():
+                yield from _paths(item, key)
+        else:
+            yield from _paths(value, name)
+
+
+def _paths(value: Any, name: str) -> Iterator[str]:
+    try:
+        paths = [path for path, _ in pytree.tree_flatten_with_path(value)[0]]
+    except ValueError:  # a class that was registered without names for its parts
+        yield from (f"{name}_{place}" for place in range(len(pytree.tree_leaves(value))))
+        return
+    for path in paths:
+        yield "_".join([name, *map(_step, path)])
+
+
+def _step(key: Any) -> str:
+    """Return a dict's key, a sequence's index or a field's name without pytree's marks."""
+    return str(next((getattr(key, mark) for mark in ("key", "idx", "name") if hasattr(key, mark)), key))
+
+
+def _flatten(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, PackedSequence):
+        raise InputError("forward returns a PackedSequence; return pad_packed_sequence(...)[0] instead")
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _flatten(item, f"{name}_{key}" if name else str(key))
+    elif dataclasses.is_dataclass(value):
+        for entry in dataclasses.fields(value):
+            yield from _flatten(getattr(value, entry.name), f"{name}_{entry.name}" if name else entry.name)
+    elif isinstance(value, tuple) and hasattr(value, "_fields"):
+        for key in value._fields:
+            yield from _flatten(getattr(value, key), f"{name}_{key}" if name else key)
+    elif isinstance(value, tuple | list):
+        for index, item in enumerate(value):
+            yield from _flatten(item, f"{name}_{index}" if name else "")
+    elif value is not None and not isinstance(value, bool | int | float | str | torch.Size):
+        raise InputError(
+            f"forward returns a {type(value).__name__}; return tensors in a tuple, dict or dataclass"
+        )
+
+
+@dataclass(frozen=True)
+class Injection:
+    """Rows of a state that is an input of the file and not of ``forward``: a recurrent layer starts there."""
+
+    input: str
+    output: str
+    path: str
+    """The layer's path in the module."""
+    call: int
+    """Which of the layer's calls in one ``forward``."""
+    part: int
+    """0 for h, 1 for c."""
+    row_axis: int | None
+    """Which axis of the state counts layers and directions; None for a state ``(N, H)``."""
+    rows: tuple[int, int]
+    """First row in the state, and in the layer's own ``h_0 (layers*D, N, H)``."""
+    count: int
+    """How many rows."""
+
+    def of(self, state: Tensor) -> Tensor:
+        """Return these rows of ``state`` as a view ``(rows, N, H)``."""
+        rows = state.unsqueeze(0) if self.row_axis is None else state.movedim(self.row_axis, 0)
+        return rows.narrow(0, self.rows[0], self.count)
+
+
+class LayerStates:
+    """Gives one layer its initial states and keeps its last ones, call by call."""
+
+    def __init__(
+        self, injections: Sequence[Injection], store: Mapping[str, Tensor], ends: dict[str, Tensor]
+    ) -> None:
+        self._injections = injections
+        self._store = store
+        self._ends = ends
+        self._call = -1
+
+    def begin(self, layer: nn.Module, x: Any, given: Any) -> Any:
+        """Return what the layer's next call starts from: ``given``, but for the injected parts."""
+        self._call += 1
+        own = self._own()
+        if not own:
+            return given
+        cell = isinstance(layer, nn.RNNCellBase)
+        batched = not isinstance(x, Tensor) or x.dim() == (2 if cell else 3)
+        parts = list(given) if isinstance(given, tuple) else [given, None]
+        for part in (0, 1):
+            pieces = sorted((each for each in own if each.part == part), key=lambda each: each.rows[1])
+            if pieces:
+                rows = torch.cat([each.of(self._store[each.input]) for each in pieces])
+                rows = rows if batched else rows.squeeze(1)
+                parts[part] = rows.squeeze(0) if cell else rows
+        return tuple(parts) if isinstance(layer, nn.LSTM | nn.LSTMCell) else parts[0]
+
+    def end(self, layer: nn.Module, result: Any) -> None:
+        """Keep the injected rows of the last state."""
+        last = result if isinstance(layer, nn.RNNCellBase) else result[1]
+        parts = last if isinstance(last, tuple) else (last,)
+        for each in self._own():
+            end = self._ends.setdefault(each.output, torch.zeros_like(self._store[each.input]))
+            target = each.of(end)
+            rows = parts[each.part].reshape(-1, *target.shape[1:])
+            target.copy_(rows.narrow(0, each.rows[1], each.count))
+
+    def _own(self) -> list[Injection]:
+        return [each for each in self._injections if each.call == self._call]
+
+
+@contextmanager
+def injected(layer: nn.Module, states: LayerStates) -> Iterator[None]:
+    """Let PyTorch's own ``forward`` of ``layer`` take and keep ``states``, whatever a subclass adds to it."""
+    kind = type(layer)
+    base = next(each for each in kind.__mro__ if each.__module__ == nn.RNNBase.__module__)
+    started = type(base.__name__, (_Started, base), {})
+    layer.__class__ = started if kind is base else type(kind.__name__, (kind, started), {})
+    layer.__dict__["_lstm_edge_states"] = states
+    try:
+        yield
+    finally:
+        layer.__class__ = kind
+        del layer.__dict__["_lstm_edge_states"]
+
+
+class _Started:
+    """Stands between a layer's class and PyTorch's."""
+
+    def forward(self, input: Any, hx: Any = None) -> Any:  # noqa: A002  the name that callers use
+        layer: Any = self
+        states: LayerStates = layer.__dict__["_lstm_edge_states"]
+        result = super().forward(input, states.begin(layer, input, hx))  # type: ignore[misc]
+        states.end(layer, result)
+        return result
+
 
 Array = npt.NDArray[Any]
 

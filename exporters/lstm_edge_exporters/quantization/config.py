@@ -1,21 +1,19 @@
 """What to make of a float file, for which device, and how much accuracy it may cost."""
 
 import math
-import platform
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy.typing as npt
 
 from lstm_edge_runtime.errors import InputError
-from lstm_edge_runtime.profile import read_cpuinfo
 
-__all__ = ["PRECISIONS", "TARGETS", "Budget", "QuantizeConfig", "detect_target"]
+__all__ = ["PRECISIONS", "STEPS", "TARGETS", "Budget", "QuantizeConfig"]
 
 PRECISIONS = ("int8", "fp16")
 TARGETS = ("auto", "x86-vnni", "x86", "arm", "gpu")
-_VNNI = {"avx512_vnni", "avx_vnni"}
-_ARM = {"aarch64", "arm64", "armv7l", "armv8l", "arm"}
+STEPS = 1000
+"""Time steps of the run that states may drift in."""
 
 Array = npt.NDArray[Any]
 
@@ -76,18 +74,3 @@ class QuantizeConfig:
                 "float16 inputs and outputs need precision fp16 and target gpu; "
                 "onnxruntime's CPU has no half-precision LSTM, GRU or RNN"
             )
-
-
-def detect_target(cpuinfo: str | None = None, machine: str | None = None) -> str:
-    """Say which target the machine at hand is.
-
-    Args:
-        cpuinfo: the text of ``/proc/cpuinfo``; read from there by default. Without it (another system) an
-            x86 machine counts as one without VNNI, whose files are right on both kinds.
-        machine: ``platform.machine()`` by default.
-    """
-    if (machine or platform.machine()).lower() in _ARM:
-        return "arm"
-    if cpuinfo is None:
-        cpuinfo = " ".join(read_cpuinfo().values())
-    return "x86-vnni" if _VNNI & set(cpuinfo.split()) else "x86"

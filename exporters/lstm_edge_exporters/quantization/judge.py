@@ -14,12 +14,10 @@ from lstm_edge_runtime.state import State
 from lstm_edge_runtime.tolerance import limit_for
 
 from ..numerics.samples import join_samples
-from .config import Budget
+from .config import STEPS, Budget
 
-__all__ = ["STEPS", "Changed", "Drifted", "Judgement", "golden_limits", "judge", "over_budget", "runner"]
+__all__ = ["Changed", "Drifted", "Judgement", "golden_limits", "judge", "over_budget", "runner"]
 
-STEPS = 1000
-"""Time steps in the long run."""
 _LATE = STEPS // 10
 _TIE = 0.05
 _MARGIN = 4.0

@@ -11,16 +11,12 @@ import onnx_ir as ir
 from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveInitializersFromInputsPass
 from onnxscript.optimizer import fold_constants
 
-__all__ = ["RECURRENT", "prepare"]
+from ..recurrent import OPERATORS, is_recurrent, to_layout_0
 
-RECURRENT = ("LSTM", "GRU", "RNN")
-"""The standard recurrent operators; inputs 1 to 3 are W, R and B."""
+__all__ = ["prepare"]
+
 _NO_LIMIT = 2**31 - 1
-_WEIGHTS = {**dict.fromkeys(RECURRENT, (1, 2, 3)), "MatMul": (1,), "Gemm": (1, 2)}
-_SEQUENCE_FIRST = {0: [1, 0, 2], 5: [1, 0, 2], 6: [1, 0, 2]}
-"""Per input of a ``layout=1`` node (X, initial_h, initial_c): the transposition to ``layout=0``."""
-_BATCH_FIRST = ([2, 0, 1, 3], [1, 0, 2], [1, 0, 2])
-"""Per output (Y, Y_h, Y_c): the transposition back."""
+_WEIGHTS = {**dict.fromkeys(OPERATORS, (1, 2, 3)), "MatMul": (1,), "Gemm": (1, 2)}
 
 
 def prepare(model: ir.Model) -> None:
@@ -28,12 +24,10 @@ def prepare(model: ir.Model) -> None:
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     RemoveInitializersFromInputsPass()(model)
     _fold_weights(model)
-    for node in list(model.graph):
-        if node.op_type in RECURRENT and node.domain == "":
+    for node in model.graph:
+        if is_recurrent(node):
             _own_weights(model.graph, node)
-            layout = node.attributes.pop("layout", None)
-            if layout is not None and layout.as_int() == 1:
-                _sequence_first(model.graph, node)
+    to_layout_0(model)
 
 
 def _fold_weights(model: ir.Model) -> None:
@@ -84,32 +78,3 @@ def _own_weights(graph: ir.Graph, node: ir.Node) -> None:
         copy = ir.Value(name=name, shape=weight.shape, type=weight.type, const_value=tensor)
         graph.register_initializer(copy)
         node.replace_input_with(index, copy)
-
-
-def _sequence_first(graph: ir.Graph, node: ir.Node) -> None:
-    inputs = list(node.inputs)
-    for index, order in _SEQUENCE_FIRST.items():
-        if index < len(inputs) and inputs[index] is not None:
-            transpose = ir.node("Transpose", [inputs[index]], {"perm": order})
-            graph.insert_before(node, transpose)
-            inputs[index] = transpose.outputs[0]
-    inner = ir.node(
-        node.op_type,
-        inputs,
-        node.attributes,
-        num_outputs=len(node.outputs),
-        version=node.version,
-        name=node.name,
-    )
-    restored = []
-    for old, raw, order in zip(node.outputs, inner.outputs, _BATCH_FIRST, strict=False):
-        raw.name = f"{old.name}_sequence_first" if old.name else ""
-        restored.append(ir.node("Transpose", [raw], {"perm": order}) if old.name else None)
-    ir.convenience.replace_nodes_and_values(
-        graph,
-        node,
-        [node],
-        [inner, *(item for item in restored if item is not None)],
-        [old for old, item in zip(node.outputs, restored, strict=True) if item is not None],
-        [item.outputs[0] for item in restored if item is not None],
-    )

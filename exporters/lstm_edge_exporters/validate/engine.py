@@ -1,45 +1,46 @@
 """``validate``: every group of checks on one file, put together as a report."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import NamedTuple
 
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Manifest
 
 from ..versions import versions
-from .checks import alone, contract, decisions, golden, inputs, lengths, providers, sizes, states, streaming
+from .checks import calls
+from .checks.contract import CHECKPOINT, check_claims, check_file, comparable, compare_facts, interface_of
+from .checks.decisions import check_decisions
+from .checks.golden import check_golden
+from .checks.streaming import check_streaming
 from .config import ValidateConfig
-from .facts import CHECKPOINT, comparable, compare_facts, interface_of
 from .file import ModelFile, open_file
 from .reference import ReferenceModel, against_itself
 from .report import Channel, Check, Coverage, Fact, Figures, Group, Report
 from .subject import Subject
 
-__all__ = ["GROUPS", "CheckModule", "Progress", "Validation", "validate"]
+__all__ = ["GROUPS", "Checks", "Progress", "Validation", "validate"]
 
 Progress = Callable[[str, int, int], None]
 """Called before each group with its title, its number from 0 and how many there are."""
 
 
-class CheckModule(Protocol):
-    """What a module of ``checks`` offers for a group of its own."""
+class Checks(NamedTuple):
+    """One group: a title, and what yields its checks one by one."""
 
-    TITLE: str
-
-    def check(self, subject: Subject) -> Iterator[Check]:
-        """Yield the group's checks one by one."""
+    title: str
+    check: Callable[[Subject], Iterator[Check]]
 
 
-GROUPS: Mapping[str, CheckModule] = {
-    "sizes": sizes,
-    "states": states,
-    "lengths": lengths,
-    "streaming": streaming,
-    "inputs": inputs,
-    "providers": providers,
-    "decisions": decisions,
+GROUPS = {
+    "sizes": Checks("Sizes", calls.check_sizes),
+    "states": Checks("States", calls.check_states),
+    "lengths": Checks("Lengths", calls.check_lengths),
+    "streaming": Checks("Streaming", check_streaming),
+    "inputs": Checks("Inputs", calls.check_inputs),
+    "providers": Checks("Providers and threads", calls.check_providers),
+    "decisions": Checks("Decisions", check_decisions),
 }
 """The groups that run the file beside its reference, by their short names; the rest is asked of the file."""
 _VERSIONS = ("lstm-edge", "torch", "onnx", "onnxruntime", "numpy")
@@ -114,22 +115,26 @@ class Validation:
 
     def groups(self) -> Iterator[Group]:
         """Yield each group when it is done."""
-        yield Group("contract", self._tell(contract.TITLE), tuple(self._contract()))
+        yield Group("contract", self._tell("Contract"), tuple(self._contract()))
         if self.file.model is not None and self.against is None:
-            yield Group("alone", self._tell(alone.TITLE), tuple(alone.check(self.file, self.config.seed)))
-        for key, module in GROUPS.items():
-            title = self._tell(module.TITLE)
+            from .checks.alone import check_alone
+
+            yield Group(
+                "alone", self._tell("The file alone"), tuple(check_alone(self.file, self.config.seed))
+            )
+        for key, group in GROUPS.items():
+            title = self._tell(group.title)
             if self.subject:
-                yield Group(key, title, tuple(module.check(self.subject)))
+                yield Group(key, title, tuple(group.check(self.subject)))
             else:
                 yield Group(key, title, (Check(key, "skipped", self._why_not()),))
         if self.file.model is not None:
-            yield Group("golden", self._tell(golden.TITLE), tuple(golden.check(self.file, self.config)))
+            yield Group("golden", self._tell("Golden vectors"), tuple(check_golden(self.file, self.config)))
 
     def _contract(self) -> Iterator[Check]:
         if self.file.model is not None:
             self.facts = tuple(compare_facts(self.file, self.against))
-        yield from contract.check_file(self.file, self.against, self.facts)
+        yield from check_file(self.file, self.against, self.facts)
         if self.file.model is None:
             return
         reference = self.against or against_itself(self.file)
@@ -139,7 +144,7 @@ class Validation:
             yield Check("inputs and outputs are the reference's", "failed", about)
         elif reference is not None:
             self.subject = Subject(self.file, reference, self.config)
-            yield from contract.check_claims(self.subject)
+            yield from check_claims(self.subject)
 
     def _why_not(self) -> str:
         if self.file.model is None:

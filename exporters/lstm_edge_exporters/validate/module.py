@@ -1,8 +1,10 @@
 """A PyTorch module as what a file is compared with."""
 
+import copy
 import inspect
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,15 +12,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime.errors import InputError, LstmEdgeError
 from lstm_edge_runtime.manifest import Manifest, StateSpec, TensorSpec
 
 from ..export.config import ExportConfig
-from ..numerics.call import Signature
-from ..numerics.layout import Layout
-from ..numerics.reference import TorchReference
-from ..numerics.rounding import Rounding
-from ..numerics.threads import one_thread
+from ..numerics.floats import one_thread
+from ..numerics.noise import Layout, Rounding
+from ..numerics.reference import Signature, TorchReference, flatten_output
 from .file import ModelFile
 from .reference import ReferenceModel
 
@@ -87,11 +87,7 @@ def against_module(
         manifest = _declared(file, signature, config)
         reference = TorchReference(module, signature, config.outputs, layout=Layout.of(manifest))
     else:
-        from .traced import (
-            trace_manifest,
-        )  # it imports the exporter, which takes as long as a quick validation
-
-        reference, manifest = trace_manifest(module, signature, example, file, config)
+        reference, manifest = _trace_manifest(module, signature, example, file, config)
     examples = {
         name: tensor.detach().cpu().numpy()
         for name, tensor in zip(signature.names, signature.example, strict=True)
@@ -106,6 +102,45 @@ def against_module(
         values=reference.index_values(examples) if indices else {},
         sha256=sha256 or (config.checkpoint_sha256 if config else None) or "",
     )
+
+
+def _trace_manifest(
+    module: nn.Module,
+    signature: Signature,
+    example: Any,
+    file: ModelFile,
+    config: ExportConfig | None,
+) -> tuple[TorchReference, Manifest]:
+    """Trace the module as ``export`` does, with the names and the fixed sizes that the file's graph has."""
+    from ..export.pipeline import convert_module, own_copy  # as long to import as a quick validation takes
+
+    own = own_copy(module)
+    with torch.no_grad():
+        made = flatten_output(signature.call(copy.deepcopy(own), signature.example))
+    graph = file.graph_axes
+    outputs = tuple(output.name for output in file.proto.graph.output)[: len(made)]
+    plain = config or ExportConfig(outputs=outputs)
+    named = {name: graph[name] for name in signature.names if "?" not in graph.get(name, ("?",))}
+    known = {axis for axes in named.values() for axis in axes}
+    try:
+        prepared = convert_module(
+            module,
+            example,
+            replace(
+                plain,
+                inputs={**named, **plain.inputs},
+                stateless={value.name for value in file.proto.graph.input} <= {*signature.names},
+                batch=next((axis for axis in (file.manifest.batch,) if axis in known), plain.batch),
+                sequence=next((axis for axis in (file.manifest.sequence,) if axis in known), plain.sequence),
+            ),
+        )
+    except LstmEdgeError:
+        if not {state.input for state in file.manifest.states} <= {*signature.names}:
+            prepared = convert_module(module, example, plain)
+        else:
+            layout = Layout.of(file.manifest)
+            return TorchReference(own, signature, outputs, layout=layout), file.manifest
+    return prepared.reference, prepared.manifest
 
 
 def _declared(file: ModelFile, signature: Signature, config: ExportConfig) -> Manifest:

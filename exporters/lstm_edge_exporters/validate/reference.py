@@ -12,10 +12,7 @@ import onnx
 from lstm_edge_runtime.errors import InputError, UnsupportedError
 from lstm_edge_runtime.manifest import Axes, Manifest
 
-from ..numerics.layout import Layout
-from ..numerics.noise import PerturbableReference, Run
-from ..numerics.onnx_reference import OnnxReference, index_values
-from ..numerics.rounding import Rounding
+from ..numerics.noise import Layout, PerturbableReference, Rounding, Run
 from .file import ModelFile, open_file, recurrent_layers
 
 __all__ = ["ReferenceModel", "against_file", "against_itself"]
@@ -75,6 +72,8 @@ def against_itself(file: ModelFile) -> ReferenceModel | None:
 
 
 def _of_file(file: ModelFile, about: str) -> ReferenceModel:
+    from ..numerics.onnx_reference import OnnxReference, index_values
+
     manifest, model = file.manifest, onnx.load(str(file.path))
     return ReferenceModel(
         computation=OnnxReference(model, file.runner(), Layout.of(manifest), str(file.path)),

@@ -4,7 +4,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,17 +14,16 @@ from lstm_edge_runtime.carried import even_sizes
 from lstm_edge_runtime.errors import InputError, first_line
 from lstm_edge_runtime.manifest import Manifest
 
-from ..numerics.carried import in_chunks, random_sizes
-from ..numerics.cases import CaseGenerator
+from ..numerics.cases import CaseGenerator, case_size, full_length, in_chunks, random_sizes, row_by_row
 from ..numerics.noise import PerturbableReference, Procedure, Run, whole
-from ..quantization import Samples
-from .budgets import usual_scale
 from .config import ValidateConfig
 from .file import ModelFile
-from .judge import Feeds, FileFailedError, Judge, Measured, RefusedError
+from .judge import Feeds, FileFailedError, Judge, Measured, RefusedError, usual_scale
 from .reference import ReferenceModel
 from .report import Check, Figures
-from .rows import case_size, row_by_row
+
+if TYPE_CHECKING:
+    from ..numerics.samples import Samples
 
 __all__ = ["Subject"]
 
@@ -209,10 +208,7 @@ class Subject:
 
     def full(self, feeds: dict[str, Array]) -> dict[str, Array]:
         """Return ``feeds`` with no padding."""
-        name = self.manifest.lengths
-        return (
-            feeds | {name: np.full_like(feeds[name], case_size(self.manifest, feeds)[1])} if name else feeds
-        )
+        return full_length(self.manifest, feeds)
 
     def sample_batches(self, most: int, size: int) -> Iterator[tuple[list[int], dict[str, Array]]]:
         """Return at most ``most`` samples of the data, evenly spread, in batches from reset states.
@@ -243,17 +239,12 @@ class Subject:
 
     def timeline(self, steps: int) -> dict[str, Array]:
         """Return one row of ``steps`` time steps of the data, samples one after another, from reset."""
-        manifest = self.manifest
-        samples = [feeds for _, feeds in self.sample_batches(steps, 1)]
-        joined = dict(samples[0])
-        for spec in manifest.inputs:
-            if manifest.sequence in spec.axes:
-                axis = spec.axes.index(manifest.sequence)
-                every = np.concatenate([self._valid(feeds, spec.name, axis) for feeds in samples], axis)
-                joined[spec.name] = every.take(np.arange(steps) % every.shape[axis], axis)
-        return joined
+        from ..numerics.samples import join_samples
 
-    def _samples(self, data: Samples, indices: Sequence[int], length: int) -> dict[str, Array]:
+        samples = [self._valid(feeds) for _, feeds in self.sample_batches(steps, 1)]
+        return self.full(join_samples(samples, self.manifest, steps))
+
+    def _samples(self, data: "Samples", indices: Sequence[int], length: int) -> dict[str, Array]:
         manifest = self.manifest
         feeds = self.draw(len(indices), 1, _OFFSET, at_reset=True)
         for spec in manifest.inputs:
@@ -275,11 +266,10 @@ class Subject:
             feeds[spec.name] = rows.astype(spec.dtype)
         return feeds
 
-    def _valid(self, feeds: Feeds, name: str, axis: int) -> Array:
-        """Return what of a sample is not padding."""
-        if self.manifest.lengths is None:
-            return feeds[name]
-        return feeds[name].take(range(int(feeds[self.manifest.lengths][0])), axis)
+    def _valid(self, feeds: dict[str, Array]) -> dict[str, Array]:
+        """Return a sample without its padding."""
+        lengths = self.manifest.lengths
+        return feeds if lengths is None else self.first_steps(feeds, int(feeds[lengths][0]))
 
     def _scales(self, reference: PerturbableReference) -> dict[str, float]:
         """Return each output's usual scale, on a drawn batch and on data where it is given."""

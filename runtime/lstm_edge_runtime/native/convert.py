@@ -10,7 +10,7 @@ from ..errors import CheckFailedError, InputError
 from ..loading import load, read_model
 from ..manifest import Golden
 from ..model import Model
-from ..selftest import golden_limit
+from ..selftest import golden_limits
 from .compiler import Compiled, compile_program
 from .engine import NativeEngine
 
@@ -59,24 +59,25 @@ def _record(compiled: Compiled, model: Model, golden: Golden) -> None:
             array = array if axis is None else array[(slice(None),) * axis + (slice(end),)]
         feeds[spec.name] = array
     outputs, states = model.run(feeds)
-    expected: dict[str, tuple[Array, float]] = {}
+    expected: dict[str, tuple[Array, Array]] = {}
     for spec in manifest.outputs:
-        array = outputs[spec.name]
+        array, limits = _with_limits(outputs[spec.name], golden, spec.name)
         axis = manifest.time_axis(spec.axes)
         expected[spec.name] = (
-            array if axis is None else np.moveaxis(array, axis, 0),
-            golden_limit(golden, spec.name),
+            (array, limits) if axis is None else (np.moveaxis(array, axis, 0), np.moveaxis(limits, axis, 0))
         )
     for part in compiled.parts:
-        array = states[part.state.input]
-        own, name = (
-            (array, part.state.input)
-            if part.layer is None
-            else (array[part.layer], f"{part.state.input}[{part.layer}]")
-        )
-        expected[name] = own.reshape(-1), golden_limit(golden, part.state.output)
+        array, limits = _with_limits(states[part.state.input], golden, part.state.output)
+        name = part.state.input
+        if part.layer is not None:
+            array, limits, name = array[part.layer], limits[part.layer], f"{name}[{part.layer}]"
+        expected[name] = array.reshape(-1), limits.reshape(-1)
     in_order = {
         spec.name: np.moveaxis(feeds[spec.name], manifest.time_axis(spec.axes) or 0, 0)
         for spec in manifest.data_inputs
     }
     compiled.writer.golden(in_order, expected)
+
+
+def _with_limits(array: Array, golden: Golden, name: str) -> tuple[Array, Array]:
+    return array, np.broadcast_to(golden_limits(golden, name), array.shape)

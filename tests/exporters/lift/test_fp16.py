@@ -3,7 +3,7 @@ import sys
 
 import onnx_ir as ir
 
-from lstm_edge_exporters.quantization.fp16 import fp16_compute
+from lstm_edge_exporters.quantization.precision import fp16_compute
 
 
 def test_a_float16_file_of_the_kind_that_quantize_writes_for_a_gpu_is_lifted(network, tmp_path):

@@ -7,12 +7,9 @@ import torch
 from torch import nn
 
 from lstm_edge_exporters import ExportConfig, export
-from lstm_edge_exporters.numerics.call import Signature
 from lstm_edge_exporters.numerics.cases import CaseGenerator, InputSpec
-from lstm_edge_exporters.numerics.injection import Injection
-from lstm_edge_exporters.numerics.layout import Layout
-from lstm_edge_exporters.numerics.noise import noise_floors
-from lstm_edge_exporters.numerics.reference import TorchReference
+from lstm_edge_exporters.numerics.noise import Layout, noise_floors
+from lstm_edge_exporters.numerics.reference import Injection, Signature, TorchReference
 from lstm_edge_exporters.numerics.verify import verify
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import CheckFailedError

@@ -7,11 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from lstm_edge_exporters.numerics.call import Signature, flatten_output
 from lstm_edge_exporters.numerics.cases import GRID, Case, CaseGenerator, InputSpec
-from lstm_edge_exporters.numerics.injection import Injection
-from lstm_edge_exporters.numerics.layout import Layout
-from lstm_edge_exporters.numerics.reference import TorchReference
+from lstm_edge_exporters.numerics.noise import Layout
+from lstm_edge_exporters.numerics.reference import Injection, Signature, TorchReference, flatten_output
 from lstm_edge_exporters.numerics.verify import verify
 from lstm_edge_runtime.errors import CheckFailedError, InputError
 

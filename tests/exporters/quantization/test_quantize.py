@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from lstm_edge_exporters.quantization import Budget, QuantizeConfig, Samples, quantize
-from lstm_edge_exporters.quantization.config import detect_target
+from lstm_edge_exporters.quantization.precision import detect_target
 from lstm_edge_runtime import State, load
 from lstm_edge_runtime.manifest import TensorSpec
 

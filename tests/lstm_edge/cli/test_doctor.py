@@ -8,8 +8,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from lstm_edge import host as _host
-from lstm_edge import providers
+from lstm_edge import host
 from lstm_edge_runtime.errors import install_command
 
 
@@ -51,7 +50,7 @@ def test_a_provider_that_does_not_start_is_told_from_one_that_does(invoke, monke
 
 
 def test_a_provider_that_leaves_the_lstm_to_the_cpu_is_not_usable():
-    states = {state.name: state for state in providers.try_providers()}
+    states = {state.name: state for state in host.try_providers()}
     assert states["CPUExecutionProvider"].usable
     if azure := states.get("AzureExecutionProvider"):  # in the usual wheel; it makes remote calls only
         assert not azure.usable
@@ -71,13 +70,13 @@ def test_a_provider_that_computes_something_else_is_not_usable(monkeypatch):
         def run(self, *_):
             return [np.full((1, 1, 1), 0.5, np.float32)]
 
-    monkeypatch.setattr(providers, "open_session", lambda *_, **__: Wrong())
-    assert not any(state.usable for state in providers.try_providers())
+    monkeypatch.setattr(host, "open_session", lambda *_, **__: Wrong())
+    assert not any(state.usable for state in host.try_providers())
 
 
 def test_two_wheels_that_overwrite_each_other_are_named(invoke, monkeypatch):
     both = {"onnxruntime": "1.1", "onnxruntime-gpu": "1.2"}
-    monkeypatch.setattr(_host, "onnxruntime_wheels", lambda: both)
+    monkeypatch.setattr(host, "onnxruntime_wheels", lambda: both)
     _, found, _ = findings(invoke)
     assert not found["onnxruntime wheel"]["ok"]
     assert "pip uninstall onnxruntime onnxruntime-gpu" in found["onnxruntime wheel"]["advice"]
@@ -88,6 +87,31 @@ def test_telemetry_that_may_be_on_is_said(invoke, monkeypatch, value):
     monkeypatch.setenv("ORT_DISABLE_TELEMETRY", value)
     _, found, _ = findings(invoke)
     assert bool(found["telemetry of onnxruntime"]["advice"]) == (value != "1")
+
+
+def test_an_installation_older_than_the_code_is_told_to_be_made_again(tmp_path):
+    """An editable one keeps the metadata of the day it was made, without the extras that came later."""
+    (tmp_path / "lstm_edge-0.0.1.dist-info").mkdir()
+    (tmp_path / "lstm_edge-0.0.1.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: lstm-edge\nVersion: 0.0.1\nRequires-Dist: numpy\n"
+    )
+    program = (
+        "import sys; sys.path.insert(0, sys.argv.pop(1)); sys.modules['torch'] = None;"
+        "from lstm_edge.cli import main; main()"
+    )
+
+    def run(*arguments):
+        command = [sys.executable, "-c", program, str(tmp_path), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    found = {finding["about"]: finding for finding in json.loads(run("doctor", "--json").stdout)}
+    assert found["export extra"]["found"] == "not known to this installation"
+    assert found["export extra"]["advice"].startswith("install lstm-edge again")
+    ran = run("export", "runs/none", "-o", str(tmp_path / "m.onnx"))
+    assert ran.returncode == 2
+    assert ran.stderr == (
+        'error: lstm-edge export needs torch, which is not installed; pip install "lstm-edge[export]"\n'
+    )
 
 
 def test_without_onnxruntime_and_torch_it_exits_1_and_names_the_extras():
@@ -152,4 +176,4 @@ def test_the_probe_is_the_model_that_it_says():
         stored,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=7)
-    assert model.SerializeToString(deterministic=True) == providers.PROBE
+    assert model.SerializeToString(deterministic=True) == host.PROBE

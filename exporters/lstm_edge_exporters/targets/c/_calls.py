@@ -11,13 +11,12 @@ import onnx
 from lstm_edge_runtime import Model
 from lstm_edge_runtime.errors import UnsupportedError
 from lstm_edge_runtime.manifest import Golden
-from lstm_edge_runtime.selftest import golden_limit
+from lstm_edge_runtime.selftest import golden_limits
 from lstm_edge_runtime.state import State
 from lstm_edge_runtime.tolerance import MULTIPLE
 
 from ...numerics.cases import CaseGenerator, InputSpec
-from ...numerics.layout import Layout
-from ...numerics.noise import noise_floors
+from ...numerics.noise import Layout, noise_floors
 from ...numerics.onnx_reference import OnnxReference, index_values
 from ._interface import Interface
 
@@ -50,8 +49,8 @@ class GoldenCase:
     """Inputs ``(calls, size)``, and the states ``(1, size)`` to start from."""
     outputs: Mapping[str, Array]
     """``(calls, size)`` where the output has a time axis; else ``(1, size)``, after the last call."""
-    limits: Mapping[str, float]
-    """The largest absolute difference that passes."""
+    limits: Mapping[str, Array]
+    """The largest absolute differences that pass, ``(size,)``."""
     origin: str
     """Where the expected values come from, in words."""
 
@@ -150,7 +149,10 @@ def _from_file(golden: Golden, interface: Interface) -> GoldenCase | None:
         {name: np.broadcast_to(array, (calls, array.shape[1])) for name, array in inputs.items()}
         | {state.name: cut(state.name, golden.inputs[state.name]) for state in interface.states},
         {name: cut(name, array) for name, array in golden.outputs.items()},
-        {name: golden_limit(golden, name) for name in golden.outputs},
+        {
+            name: cut(name, np.broadcast_to(golden_limits(golden, name), array.shape))[0]
+            for name, array in golden.outputs.items()
+        },
         "the file's golden case",
     )
 
@@ -170,7 +172,10 @@ def _record(model: Model, graph: onnx.ModelProto, interface: Interface) -> Golde
             for name in calls[0].outputs
         },
         # the errors of one call are in the states of the next
-        {name: sum(float(call.limits[name].max()) for call in calls) for name in calls[0].outputs},
+        {
+            name: np.sum([np.broadcast_to(call.limits[name], array.shape) for call in calls], 0).reshape(-1)
+            for name, array in calls[0].outputs.items()
+        },
         "onnxruntime",
     )
 

@@ -1,6 +1,7 @@
 """The files of the folder, from templates."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib import metadata
 from typing import Any
 
@@ -179,13 +180,14 @@ def _golden(interface: Interface, golden: GoldenCase) -> dict[str, Any]:
     results = [(port, port.name, port.symbol) for port in interface.outputs]
     results += [(state, state.output, f"state.{state.symbol}") for state in interface.states]
     for port, name, got in results:
+        limits = golden.limits[name][None].astype(np.float32)
         checks.append(
             {
                 "c_type": port.c_type,
                 "got": got,
                 "expected": add("expected", port, golden.outputs[name]),
                 "size": port.size,
-                "limit": golden.limits[name],
+                "limits": add("limits", replace(port, dtype="float32"), limits),
                 "every_call": len(golden.outputs[name]) == golden.calls > 1,
             }
         )

@@ -1,1 +1,1 @@
-"""The groups of checks, one module each; a group yields its checks one by one."""
+"""The groups of checks: functions that yield their checks one by one; ``engine.GROUPS`` names them."""

@@ -12,19 +12,16 @@ from lstm_edge_runtime.errors import first_line
 from lstm_edge_runtime.manifest import Golden, Manifest
 from lstm_edge_runtime.selftest import compare_golden
 
-from ...numerics.carried import in_chunks
-from ...numerics.cases import CaseGenerator
+from ...numerics.cases import CaseGenerator, full_length, in_chunks, take_row, with_padding
 from ...numerics.noise import Run
 from ..file import ModelFile
 from ..report import Check
-from ..rows import take_row
 
-__all__ = ["TITLE", "check"]
+__all__ = ["check_alone"]
 
 Array = npt.NDArray[Any]
 Feeds = dict[str, Array]
 
-TITLE = "The file alone"
 _OFFSET = 10_000
 _ROWS = 3
 _LONG, _CHUNK = 1000, 100
@@ -36,7 +33,7 @@ _APART = 1e-5
 """How far, relative to its largest value, a float32 output may move when another row changes."""
 
 
-def check(file: ModelFile, seed: int) -> Iterator[Check]:
+def check_alone(file: ModelFile, seed: int) -> Iterator[Check]:
     """Run at other sizes, change rows and steps one at a time, and repeat the rows of the golden case."""
     manifest, run = file.manifest, file.runner()
     golden = manifest.golden
@@ -110,7 +107,7 @@ def _dependence(
     """Change the first and the last steps of one row: that row must follow, and no other."""
     rows = range(_ROWS) if manifest.batch is not None else range(1)
     size = (len(rows), length)
-    feeds = _full(manifest, dict(cases.case(_ROWS, length, at_reset=True, offset=_OFFSET + 1).feeds), length)
+    feeds = full_length(manifest, cases.case(_ROWS, length, at_reset=True, offset=_OFFSET + 1).feeds)
     rng = np.random.default_rng((cases.seed, _OFFSET))
     other = {name: rng.permutation(array.reshape(-1)).reshape(array.shape) for name, array in feeds.items()}
     deaf, leaking, still = [], [], {spec.name for spec in manifest.outputs if _varies(manifest, spec.name)}
@@ -150,7 +147,7 @@ def _varies(manifest: Manifest, name: str) -> bool:
 def _long(manifest: Manifest, run: Run, cases: CaseGenerator) -> Check:
     """A long sequence in one call is the same in chunks, whatever the file computes."""
     name, steps = f"{_LONG} steps equal their chunks", _LONG
-    feeds = _full(manifest, dict(cases.case(1, steps, at_reset=True, offset=_OFFSET + 2).feeds), steps)
+    feeds = full_length(manifest, cases.case(1, steps, at_reset=True, offset=_OFFSET + 2).feeds)
     try:
         whole = run(feeds)
         chunked = in_chunks(manifest, even_sizes(steps, _CHUNK))(run, feeds)
@@ -173,7 +170,7 @@ def _padding(manifest: Manifest, run: Run, cases: CaseGenerator, steps: int) -> 
     name = "padding of NaN"
     feeds = dict(cases.case(_ROWS, steps, at_reset=True, offset=_OFFSET + 3).feeds)
     try:
-        clean, other, dirty = (run(_padded(manifest, feeds, value)) for value in (0.0, 1.0, np.nan))
+        clean, other, dirty = (run(with_padding(manifest, feeds, value)) for value in (0.0, 1.0, np.nan))
     except Exception as error:  # noqa: BLE001 - onnxruntime raises kinds of its own
         return Check(name, "failed", f"it does not run: {first_line(error)}")
     wrong = [
@@ -182,23 +179,6 @@ def _padding(manifest: Manifest, run: Run, cases: CaseGenerator, steps: int) -> 
         if np.array_equal(clean[each], other[each]) and not np.array_equal(clean[each], dirty[each])
     ]
     return Check(name, "failed" if wrong else "passed", f"it reaches {', '.join(wrong)}" if wrong else "")
-
-
-def _padded(manifest: Manifest, feeds: Feeds, value: float) -> Feeds:
-    padded = dict(feeds)
-    for spec in manifest.data_inputs:
-        batch, time = manifest.batch_axis(spec.axes), manifest.time_axis(spec.axes)
-        if batch is not None and time is not None and feeds[spec.name].dtype.kind == "f":
-            padded[spec.name] = feeds[spec.name].copy()
-            rows = np.moveaxis(padded[spec.name], (batch, time), (0, 1))  # a view
-            for row, length in enumerate(feeds[str(manifest.lengths)]):
-                rows[row, int(length) :] = value
-    return padded
-
-
-def _full(manifest: Manifest, feeds: Feeds, length: int) -> Feeds:
-    name = manifest.lengths
-    return feeds | {name: np.full_like(feeds[name], length)} if name else feeds
 
 
 def _changed(manifest: Manifest, feeds: Feeds, other: Feeds, row: int, span: slice) -> Feeds:

@@ -9,16 +9,15 @@ import numpy.typing as npt
 
 from lstm_edge_runtime.manifest import Task
 
+from ...numerics.cases import first_rows
 from ..judge import FileFailedError, Measured, RefusedError
 from ..report import Check, Disagreement
-from ..rows import first_rows
 from ..subject import Subject
 
-__all__ = ["TITLE", "check"]
+__all__ = ["check_decisions"]
 
 Array = npt.NDArray[Any]
 
-TITLE = "Decisions"
 _BATCH = 32
 _FEW = 4
 """Rows whose limits tell what a close call is."""
@@ -28,7 +27,7 @@ _STEPS = 50
 _OFFSET = 8000
 
 
-def check(subject: Subject) -> Iterator[Check]:
+def check_decisions(subject: Subject) -> Iterator[Check]:
     """Compare labels or values on the data, or on drawn sequences where there is none."""
     task = subject.manifest.task
     if task is None:

@@ -4,19 +4,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from lstm_edge_runtime.errors import LstmEdgeError, first_line
-from lstm_edge_runtime.golden import read_golden, replay
 from lstm_edge_runtime.tolerance import Comparison
 
 from ..config import ValidateConfig
 from ..file import ModelFile
 from ..report import Check
 
-__all__ = ["TITLE", "check"]
-
-TITLE = "Golden vectors"
+__all__ = ["check_golden"]
 
 
-def check(file: ModelFile, config: ValidateConfig) -> Iterator[Check]:
+def check_golden(file: ModelFile, config: ValidateConfig) -> Iterator[Check]:
     """Replay the case in the file as a device's self-test does, and each set of the folder."""
     assert file.model is not None
     if file.manifest.golden is None and config.golden is None:
@@ -48,6 +45,8 @@ def _own_case(file: ModelFile, config: ValidateConfig) -> Iterator[Check]:
 def _folder(file: ModelFile, config: ValidateConfig) -> Iterator[Check]:
     assert file.model is not None
     assert config.golden is not None
+    from lstm_edge_runtime.golden import read_golden, replay
+
     folder = read_golden(config.golden)
     try:
         records = replay(file.model, folder)

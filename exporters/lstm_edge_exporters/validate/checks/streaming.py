@@ -8,18 +8,17 @@ import numpy.typing as npt
 
 from lstm_edge_runtime.carried import even_sizes
 
-from ...numerics.carried import in_chunks, last_steps, random_sizes
-from ...quantization.judge import STEPS
+from ...numerics.cases import in_chunks, last_steps, random_sizes
+from ...quantization.config import STEPS
 from ..judge import Measured
 from ..report import Check, Curve
 from ..subject import Subject
 
-__all__ = ["TITLE", "check"]
+__all__ = ["check_streaming"]
 
 Array = npt.NDArray[Any]
 
 _OFFSET = 5000
-TITLE = "Streaming"
 _ROWS, _STEPS = 3, 61
 _CUTS, _QUICK_CUTS = 8, 3
 _CHUNK = 100
@@ -29,7 +28,7 @@ _SETTLED = {"steps": 50, "drift": 3}
 _SINGLE_STEPS, _QUICK_SINGLE_STEPS = 256, 100
 
 
-def check(subject: Subject) -> Iterator[Check]:
+def check_streaming(subject: Subject) -> Iterator[Check]:
     """Cut sequences with states carried, step by step and at random; then run for long."""
     if reason := _not_applicable(subject):
         yield Check("streaming", "skipped", reason)

@@ -9,7 +9,9 @@ from itertools import product
 
 import numpy as np
 import pytest
+import torch
 
+from lstm_edge_exporters import export
 from lstm_edge_exporters.targets.c import to_c
 from lstm_edge_runtime import load
 from lstm_edge_runtime.tolerance import limit_for
@@ -198,15 +200,46 @@ def test_the_class_in_cpp_wraps_the_functions_and_refuses_arrays_of_another_size
     run(*command, "-DSIZE=5", "-o", tmp_path / "main", code=1)
 
 
-def test_a_weight_that_is_wrong_fails_the_self_test(folder_of, find_program, run, tmp_path):
-    folder = folder_of("demo")
+def assert_caught(folder, weight, value, find_program, run, tmp_path):
+    """Put ``value`` in the place of a weight, found by a pattern: the self-test must fail."""
     code = (folder / "src/net.c").read_text()
-    weight = re.search(r"(?<=_fc_bias\[4\] = \{)\s*\S+(?=,)", code)
+    place = re.search(weight, code)
     changed = tmp_path / "net.c"
-    changed.write_text(code[: weight.start()] + "9.0f" + code[weight.end() :])
+    changed.write_text(code[: place.start()] + value + code[place.end() :])
     files = [changed, folder / "src/net_selftest.c", folder / "examples/main.c"]
     run(find_program("gcc"), *STRICT, f"-I{folder / 'src'}", *files, "-lm", "-o", tmp_path / "main")
     run(tmp_path / "main", code=1)
+
+
+def test_a_weight_that_is_wrong_fails_the_self_test(folder_of, find_program, run, tmp_path):
+    assert_caught(
+        folder_of("demo"), r"(?<=_fc_bias\[4\] = \{)\s*\S+(?=,)", "9.0f", find_program, run, tmp_path
+    )
+
+
+class Units(torch.nn.Module):
+    """A pressure in Pa and an angle in rad, in one output."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.fc = torch.nn.LSTM(3, 8, batch_first=True), torch.nn.Linear(8, 2)
+        self.register_buffer("scale", torch.tensor([500.0, 0.01]))
+        self.register_buffer("center", torch.tensor([101325.0, 0.02]))
+
+    def forward(self, x):
+        return self.fc(self.lstm(x)[0]) * self.scale + self.center
+
+
+def test_the_self_test_holds_each_channel_to_its_own_limit(find_program, run, tmp_path):
+    torch.manual_seed(0)
+    artifact = export(Units().eval(), torch.randn(2, 5, 3))
+    artifact.save(tmp_path / "units.onnx")
+    folder = to_c(tmp_path / "units.onnx", name="net").save(tmp_path / "c")
+    # 0.005 rad, less than the limit of the pressure
+    assert artifact.manifest.golden.limits["output"].max() > 0.005
+    assert_caught(
+        folder, r"(?<=_center\[2\] = \{)[^}]*(?=\})", "101325.0f, 0.025f", find_program, run, tmp_path
+    )
 
 
 def test_cmake_builds_and_tests_the_folder(folder_of, find_program, run, tmp_path):

@@ -25,12 +25,19 @@ from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import Manifest
 
 from ..numerics.samples import Samples, sample_feeds, selected
-from .config import QuantizeConfig, detect_target
-from .count import Count, count_quantized
-from .fp16 import fp16_compute, fp16_storage
-from .int8 import SCHEMES, int8_dynamic, int8_storage
+from .config import QuantizeConfig
 from .judge import Feeds, Judgement, judge, over_budget
 from .manifest import build_manifest, serialize, with_dtypes
+from .precision import (
+    SCHEMES,
+    Count,
+    count_quantized,
+    detect_target,
+    fp16_compute,
+    fp16_storage,
+    int8_dynamic,
+    int8_storage,
+)
 from .prepare import prepare
 from .speed import Timing, time_both
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
-from lstm_edge_exporters.quantization import storage
+from lstm_edge_exporters.quantization import precision
 from lstm_edge_runtime import load
 
 
@@ -31,7 +31,7 @@ def test_an_int8_weight_is_within_half_a_step_of_its_row(rows, width, spread, se
     weight = np.random.default_rng(seed).normal(size=(rows, width)) * 2.0**spread
     weight[0] = 0
     value = ir.Value(name="w", const_value=ir.tensor(weight.astype(np.float32), name="w"))
-    cast, mul = storage._decode_int8(value, axis)
+    cast, mul = precision._decode_int8(value, axis)
     held, scale = (item.const_value.numpy() for item in (cast.inputs[0], mul.inputs[1]))
     step = np.abs(weight).max(axis=axis, keepdims=True) / 127
     assert held.dtype == np.int8
@@ -42,8 +42,8 @@ def test_an_int8_weight_is_within_half_a_step_of_its_row(rows, width, spread, se
 @pytest.mark.parametrize(
     ("how", "arguments"),
     [
-        (storage.store_int8, ({"LSTM", "GRU", "RNN", "Gemm"},)),
-        (storage.store_fp16, ()),
+        (precision.store_int8, ({"LSTM", "GRU", "RNN", "Gemm"},)),
+        (precision.store_fp16, ()),
     ],
 )
 def test_onnxruntime_folds_the_decoding_away_at_load(network, tmp_path, kind, how, arguments):
@@ -63,14 +63,14 @@ def test_fp16_leaves_a_weight_beyond_its_range_as_it_is(network):
         array[0, 0, 0] = 1e6
         big.CopyFrom(numpy_helper.from_array(array, "W0"))
 
-    proto, _ = _stored(network(edit=edit), storage.store_fp16)
+    proto, _ = _stored(network(edit=edit), precision.store_fp16)
     held = {tensor.name: tensor.data_type for tensor in proto.graph.initializer}
     assert held["W0"] == onnx.TensorProto.FLOAT
     assert held["R0_fp16"] == onnx.TensorProto.FLOAT16
 
 
 def test_only_the_weights_of_the_named_operators_are_stored(network):
-    proto, count = _stored(network("GRU"), storage.store_int8, {"GRU"})
+    proto, count = _stored(network("GRU"), precision.store_int8, {"GRU"})
     names = {tensor.name for tensor in proto.graph.initializer}
     assert count == 1
     assert {"W0_int8", "R0_int8", "V"} <= names
@@ -80,7 +80,7 @@ def test_only_the_weights_of_the_named_operators_are_stored(network):
 def test_a_stored_file_computes_what_its_rounded_weights_say(network):
     """The float file with each weight rounded by numpy must agree with the stored file to float32 noise."""
     content = network()
-    proto, _ = _stored(content, storage.store_fp16)
+    proto, _ = _stored(content, precision.store_fp16)
 
     def edit(graph):
         for tensor in graph.initializer:
@@ -107,7 +107,7 @@ def test_an_embedding_table_is_stored_by_row():
         [numpy_helper.from_array(table, "table")],
     )
     content = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
-    proto, count = _stored(content.SerializeToString(), storage.store_int8, {"Gather"})
+    proto, count = _stored(content.SerializeToString(), precision.store_int8, {"Gather"})
     assert count == 1
     session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     (found,) = session.run(None, {"tokens": np.arange(40)})

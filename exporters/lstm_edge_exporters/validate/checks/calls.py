@@ -1,0 +1,192 @@
+"""Single calls of the file beside its reference: sizes, states, lengths, inputs, providers and threads."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lstm_edge_runtime.errors import LstmEdgeError, counted, first_line
+from lstm_edge_runtime.ort import CPU, import_onnxruntime
+
+from ...numerics.cases import GRID, row_by_row, with_padding
+from ...numerics.noise import Run
+from ..judge import Feeds, RefusedError
+from ..report import Check
+from ..subject import Subject
+
+__all__ = ["check_inputs", "check_lengths", "check_providers", "check_sizes", "check_states"]
+
+Array = npt.NDArray[Any]
+
+_OFFSETS = {"sizes": 1000, "states": 2000, "lengths": 4000, "inputs": 6000, "providers": 7000}
+"""Of each group's cases."""
+_LONG = 100
+"""Steps from which on one row has its full length, for a fault may begin late."""
+_QUICK_GRID = (*GRID, (200, 2), (1, 1000))
+_GRID = (*GRID, (1, 2), (2, 1), (7, 3), (1, 97), (16, 31), (13, 13), (64, 5), (2, 257), (300, 7), (1, 3000))
+"""Beyond the export's own grid: a wide batch and a long sequence; in full also primes."""
+_LARGE = 10.0
+"""Beyond what gates give: h stays within 1, c grows by at most 1 a step."""
+_WARM_STEPS = 200
+_DENORMAL = 1e-40
+_BATCH = 16
+_SAMPLES, _QUICK_SAMPLES = 256, 16
+_BEYOND = frozenset(
+    {"a thousand times too large", "extreme (1e30)", "saturated gates, flipping", "one spike", "denormal"}
+)
+_BEYOND_BUDGET = "int8 and fp16 files are judged in the usual range: their ranges follow the largest value"
+"""Why a file with a budget is not asked this."""
+_REMOTE = ("AzureExecutionProvider",)
+"""Providers that call a service instead of running here."""
+_THREADS = (1, 2)
+_PROVIDER_SIZES = ((1, 1), (3, 20), (8, 64))
+
+
+def check_sizes(subject: Subject) -> Iterator[Check]:
+    """Compare at each ``(N, L)``, one and primes among them, from reset and from random states in turn."""
+    manifest = subject.manifest
+    grid = _QUICK_GRID if subject.config.quick else _GRID
+    seen: set[str] = set()
+    compared = False
+    for place, (n, length) in enumerate(grid):
+        sizes = {"N": n if manifest.batch else None, "L": length if manifest.sequence else None}
+        name = ", ".join(f"{axis}={size}" for axis, size in sizes.items() if size) or "fixed sizes"
+        if name in seen:
+            continue
+        seen.add(name)
+        offset, at_reset = _OFFSETS["sizes"] + place, place % 3 == 0
+        feeds = subject.draw(n, length, offset, at_reset=at_reset, full=place % 2 == 0 or length >= _LONG)
+        one = subject.check(f"{name}{', states at reset' if at_reset else ''}", feeds)
+        compared = compared or one.status != "skipped"
+        yield one
+    if not compared:
+        below = subject.judge.coverage.below_noise
+        about = f"{below} cases are below the reference's own noise, the others it refuses"
+        yield Check("any size at all", "failed", about)
+
+
+def check_states(subject: Subject) -> Iterator[Check]:
+    """Start from reset, random, large and long-run states; then take rows out of their batch."""
+    manifest, offset, (rows, steps) = subject.manifest, _OFFSETS["states"], (4, 9)
+    if manifest.states:
+        at_reset = subject.draw(rows, steps, offset, at_reset=True)
+        yield subject.check("at reset", at_reset)
+        feeds = subject.draw(rows, steps, offset + 1)
+        yield subject.check("random", feeds)
+        if subject.judge.budgets is None:
+            large = {
+                name: state * state.dtype.type(_LARGE) for name, state in manifest.states_in(feeds).items()
+            }
+            yield subject.check("large", feeds | large)
+        else:
+            yield Check("large", "skipped", _BEYOND_BUDGET)
+        for name, state in manifest.states_in(feeds).items():
+            yield subject.check(f"only {name} away from reset", at_reset | {name: state})
+        yield _after_long_run(subject, feeds, subject.draw(rows, _WARM_STEPS, offset + 2, at_reset=True))
+    if manifest.batch is not None:
+        # short rows alone may give short outputs
+        feeds = subject.full(subject.draw(rows, steps, offset + 3))
+
+        def one_by_one(run: Run, feeds: Feeds) -> Mapping[str, Array]:
+            return row_by_row(manifest, run)(feeds)
+
+        yield subject.check("rows of a batch are independent", feeds, one_by_one)
+
+
+def _after_long_run(subject: Subject, feeds: dict[str, Array], long: dict[str, Array]) -> Check:
+    name = f"after {_WARM_STEPS} steps"
+    try:
+        own, _ = subject.judge.reference(long)
+    except RefusedError as error:
+        return Check(name, "skipped", str(error))
+    ends = {state.input: own[state.output].astype(state.dtype) for state in subject.manifest.states}
+    return subject.check(name, feeds | ends)
+
+
+def check_lengths(subject: Subject) -> Iterator[Check]:
+    """Compare at random, full and single-step lengths, in every order, and with garbage as padding."""
+    name, rows, steps = subject.manifest.lengths, 5, 23
+    if name is None:
+        yield Check("lengths", "skipped", "the file takes no lengths")
+        return
+    feeds = subject.draw(rows, steps, _OFFSETS["lengths"])
+    kinds = {
+        "random, one row full": feeds[name],
+        "random, no row full": np.minimum(feeds[name], steps - 2),
+        "all full": np.full(rows, steps),
+        "all one": np.ones(rows),
+        "falling": -np.sort(-feeds[name]),
+        "rising": np.sort(feeds[name]),
+    }
+    for about, lengths in kinds.items():
+        yield subject.check(about, feeds | {name: lengths.astype(feeds[name].dtype)})
+    for about, garbage in (("NaN", np.nan), ("1e30", 1e30)):
+
+        def padded(run: Run, feeds: Feeds, garbage: float = garbage) -> Mapping[str, Array]:
+            return run(with_padding(subject.manifest, feeds, garbage))
+
+        yield subject.check(f"padding of {about}", feeds, padded)
+
+
+def check_inputs(subject: Subject) -> Iterator[Check]:
+    """Compare on real data if given, and on zeros, constants, and magnitudes that saturate or vanish."""
+    if subject.config.data is not None:
+        most = _QUICK_SAMPLES if subject.config.quick else _SAMPLES
+        for part, feeds in subject.sample_batches(most, _BATCH):
+            name = f"data, {counted(len(part), 'sample')} from {part[0]}"
+            yield subject.check(name, feeds, run=subject.run_alone)
+    rows, steps = 3, 31
+    feeds = subject.draw(rows, steps, _OFFSETS["inputs"])
+    yield subject.check("random", feeds)
+    names = subject.signals()
+    if not names:
+        return
+    signs = subject.rng(6, 1).choice([-1.0, 1.0], size=(rows, steps))
+    kinds = {
+        "zeros": lambda x: np.zeros_like(x),
+        "ones": lambda x: np.ones_like(x),
+        "constant": lambda x: np.broadcast_to(x.reshape(-1, x.shape[-1])[0], x.shape),
+        "denormal": lambda x: np.sign(x) * _DENORMAL,
+        "a thousand times too large": lambda x: x * 1e3,
+        "extreme (1e30)": lambda x: np.sign(x) * 1e30,
+        "saturated gates, flipping": lambda x: _flip(x, signs),
+        "one spike": _spike,
+    }
+    for about, change in kinds.items():
+        if about in _BEYOND and subject.judge.budgets:
+            yield Check(about, "skipped", _BEYOND_BUDGET)
+            continue
+        changed = {name: np.asarray(change(feeds[name]), dtype=feeds[name].dtype) for name in names}
+        yield subject.check(about, feeds | changed)
+
+
+def _flip(x: Array, signs: Array) -> Array:
+    """Every feature at fifty times its size, all of one sign at a time, from step to step at random."""
+    if x.shape[:2] != signs.shape:
+        return np.asarray(x * 50.0)
+    return np.asarray(np.abs(x) * 50.0 * signs.reshape(*signs.shape, *[1] * (x.ndim - 2)))
+
+
+def _spike(x: Array) -> Array:
+    spiked = np.array(x)
+    spiked.reshape(-1)[x.size // 2] += 1e6
+    return spiked
+
+
+def check_providers(subject: Subject) -> Iterator[Check]:
+    """Compare on each provider of this machine that really starts, with one and with two threads."""
+    for provider in import_onnxruntime().get_available_providers():
+        if provider in _REMOTE:
+            continue
+        chain = (provider,) if provider == CPU else (provider, CPU)
+        for threads in _THREADS:
+            name = f"{provider}, {threads} thread{'s' if threads > 1 else ''}"
+            try:
+                run = subject.file.runner(threads, chain)
+            except LstmEdgeError as error:
+                yield Check(name, "skipped", f"not usable here: {first_line(error)}")
+                continue
+            for place, (n, length) in enumerate(_PROVIDER_SIZES):
+                feeds = subject.draw(n, length, _OFFSETS["providers"] + place)
+                yield subject.check(f"{name}, N={n}, L={length}", feeds, run=run)
