@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lstm_edge_runtime.errors import counted
@@ -11,7 +12,7 @@ from ._output import console, print_table, progress
 if TYPE_CHECKING:
     from ..training import Epoch
 
-__all__ = ["print_summary", "training_progress"]
+__all__ = ["epoch_log", "print_summary", "training_progress"]
 
 
 @contextlib.contextmanager
@@ -24,6 +25,26 @@ def training_progress(
             lambda epoch: show(epoch.number / epochs, f"epoch {epoch.number}/{epochs}  {_describe(epoch)}"),
             lambda number, count: show(1.0 + number / count, f"cross-validation, fold {number}/{count}"),
         )
+
+
+@contextlib.contextmanager
+def epoch_log(folder: Path | None) -> Iterator[Callable[["Epoch"], None]]:
+    """Yield a function that writes an epoch into ``folder`` for TensorBoard; without a folder, nowhere."""
+    if folder is None:
+        yield lambda _: None
+        return
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(folder)) as writer:  # type: ignore[no-untyped-call]
+
+        def write(epoch: "Epoch") -> None:
+            scores = {"loss/training": epoch.loss, "loss/validation": epoch.validation_loss}
+            if epoch.accuracy is not None:
+                scores["accuracy/validation"] = epoch.accuracy
+            for name, value in scores.items():
+                writer.add_scalar(name, value, epoch.number)  # type: ignore[no-untyped-call]
+
+        yield write
 
 
 def _describe(epoch: "Epoch") -> str:

@@ -15,7 +15,7 @@ from lstm_edge_runtime.manifest import Signal, Task
 
 from ._data import split_names
 from ._extras import needing_export
-from ._output import check_onnx_target, echo_json, json_option, print_table
+from ._output import check_onnx_target, echo_json, json_option, print_table, progress
 from ._rate import RATE
 
 if TYPE_CHECKING:
@@ -127,7 +127,8 @@ def command(
         else:
             module, example, config = _from_run(source, lengths)
         config = replace(config, stateless=stateless, opset=opset, ir_version=ir_version, seed=seed)
-        artifact = export(module, example, config)
+        with progress(quiet=as_json) as show:
+            artifact = export(module, example, config, on_progress=show)
     converted = operators = None
     if form == "ort":
         from lstm_edge_exporters.targets.ort import to_ort

@@ -163,6 +163,8 @@ def _facts(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "sampling rate", f"{signal['sampling_rate']:g} Hz" if signal["sampling_rate"] else "not known"
     if signal["window"]:
         yield "trained on", f"windows of {counted(signal['window'], 'step')}"
+    if signal["missing"]:
+        yield "missing in training", signal["missing"]
     yield (
         "golden case",
         ", ".join(f"{n} {_shape(s)}" for n, s in (document["golden"] or {}).items()) or "none",

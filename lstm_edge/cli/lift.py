@@ -10,7 +10,7 @@ from lstm_edge_runtime.errors import InputError, counted
 
 from ._extras import needing_export
 from ._model import check_model_path
-from ._output import check_onnx_target, echo_json, json_option, print_table
+from ._output import check_onnx_target, echo_json, json_option, print_table, progress
 
 if TYPE_CHECKING:
     from lstm_edge_exporters.lift.pipeline import Lifted
@@ -77,7 +77,8 @@ def command(
         skip_reverse=skip_reverse,
         seed=seed,
     )
-    lifted = lift(model, config)
+    with progress(quiet=as_json) as show:
+        lifted = lift(model, config, on_progress=show)
     lifted.save(output)
     if as_json:
         echo_json(_document(lifted, output))

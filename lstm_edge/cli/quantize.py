@@ -13,7 +13,7 @@ from lstm_edge.data.evaluation import read_samples
 from ._data import data_options, note
 from ._extras import needing_export
 from ._model import check_model_path, open_model
-from ._output import check_onnx_target, echo_json, json_option, print_table
+from ._output import check_onnx_target, echo_json, json_option, print_table, progress
 
 if TYPE_CHECKING:
     from lstm_edge_exporters.quantization import Quantized
@@ -100,7 +100,8 @@ def command(
             samples = read_samples(data, open_model(model, "cpu", 1), ReadConfig(**columns), note)
     budget = Budget(agreement=min_agreement, drift=max_drift, change=max_change)
     config = QuantizeConfig(precision, target, weights_only, keep_io, budget)
-    made = quantize(model, config, samples)
+    with progress(quiet=as_json) as show:
+        made = quantize(model, config, samples, on_progress=show)
     refused = bool(made.slower) and not force
     if not refused:
         made.save(output, force=force)

@@ -44,12 +44,13 @@ def mend_missing(path: Path, recordings: Recordings, mode: str) -> Recordings:
     if not gaps:
         return recordings
     total = sum(one.x.size for one in recordings.series)
-    done = (
-        f"{gaps} of {total} feature values were missing and interpolated; a device has to fill in its own"
+    done, advice = (
+        (f"{gaps} of {total} feature values were missing and interpolated", "a device has to fill in its own")
         if mode == "interpolate"
-        else f"{counted(steps, 'step')} with missing features were left out"
+        else (f"{counted(steps, 'step')} with missing features were left out", "")
     )
-    return replace(recordings, series=tuple(mended), notes=(*recordings.notes, done))
+    note = f"{done}; {advice}" if advice else done
+    return replace(recordings, series=tuple(mended), missing=done, notes=(*recordings.notes, note))
 
 
 def _interpolate(one: Recording, lacking: npt.NDArray[np.bool_]) -> Recording:

@@ -1,7 +1,7 @@
 """Every command and snippet of the README and the manual runs as printed, in order, and prints what it shows.
 
-A page starts in a folder of its own with what ``world`` puts there, and with one namespace for its Python. What
-a reader does not see stands in HTML comments of the page:
+A page starts in a folder of its own with what ``world`` puts there, and one namespace for its Python. What a
+reader does not see stands in HTML comments of the page:
 
 - ``<!-- setup`` ... ``-->``: Python that runs before the next block;
 - ``<!-- file: NAME -->``: the next block is that file;

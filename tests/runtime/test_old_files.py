@@ -24,7 +24,7 @@ def test_each_kind_of_file_passes_its_own_golden_case(name):
     with load(OLD / name, device="cpu", threads=1) as model:
         assert model.selftest().ok
         assert model.interface.task.labels == ("rest", "run", "walk")
-        assert model.interface.signal == (("ax", "ay", "az"), 50.0, 20)
+        assert model.interface.signal == (("ax", "ay", "az"), 50.0, 20, "")
         assert model.interface.lengths == "lengths"
 
 

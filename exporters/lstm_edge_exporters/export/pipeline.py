@@ -33,6 +33,7 @@ from ..numerics.floats import OTHER_FLOATS, copy_as
 from ..numerics.noise import Layout, noise_floors
 from ..numerics.reference import Signature, TorchReference
 from ..numerics.verify import Candidate, Equivalence, record_golden, verify
+from ..progress import Progress, ignore, in_turn
 from .axes import resolve_axes
 from .config import ExportConfig
 from .finalize import build_manifest, rename_outputs, serialize, tidy
@@ -72,15 +73,22 @@ class Artifact:
         write_bytes(path, self.model)
 
 
-def export_verified(module: nn.Module, example: Any, config: ExportConfig) -> Artifact:
+def export_verified(
+    module: nn.Module, example: Any, config: ExportConfig, show: Progress = ignore
+) -> Artifact:
     """Trace, lower, verify and finalize; see ``export``."""
+    show(0.0, "tracing the module")
     made = convert_module(module, example, config)
     model, manifest = made.model, made.manifest
     bare = serialize(model, manifest, config.opset, config.ir_version)
     _check(bare)
     candidate = _candidate(bare)
-    equivalence = verify(candidate, made.reference, made.cases.cases())
+    equivalence = verify(
+        candidate, made.reference, in_turn(list(made.cases.cases()), show, "verifying", 0.3, 0.7)
+    )
+    show(0.7, "feeding chunks")
     unstreamable, padded_states = _try_chunks(made, candidate)
+    show(0.8, "recording golden cases")
     manifest = manifest._replace(
         unstreamable=unstreamable,
         padded_states=padded_states,
