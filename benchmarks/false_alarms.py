@@ -32,9 +32,8 @@ from healthy import FORMS, Network, draw_network
 
 from lstm_edge_exporters import ExportConfig, export
 from lstm_edge_exporters.numerics.cases import CaseGenerator
-from lstm_edge_exporters.numerics.noise import expected
+from lstm_edge_exporters.numerics.noise import compare_outputs, expected
 from lstm_edge_exporters.numerics.reference import Signature, flatten_output
-from lstm_edge_exporters.numerics.verify import compare_outputs
 from lstm_edge_exporters.targets.c import to_c
 from lstm_edge_exporters.validate import ValidateConfig, open_file, validate
 from lstm_edge_exporters.validate.module import against_module

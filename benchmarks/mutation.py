@@ -42,7 +42,6 @@ from lstm_edge_exporters.numerics.noise import (
     PerturbableReference,
     Procedure,
     Rounding,
-    Run,
     expected,
     whole,
 )
@@ -51,6 +50,7 @@ from lstm_edge_exporters.validate.engine import Validation
 from lstm_edge_exporters.validate.module import against_module
 from lstm_edge_runtime.errors import LstmEdgeError
 from lstm_edge_runtime.ort import SessionOptions, open_session, run_by_name
+from lstm_edge_runtime.state import Run
 from lstm_edge_runtime.tolerance import MULTIPLE
 
 __all__ = ["Bench", "Mutant", "main"]

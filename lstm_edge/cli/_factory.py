@@ -38,10 +38,10 @@ class InputOption:
 
 
 def is_factory(source: str) -> bool:
-    """Tell ``package.module:factory`` from a path."""
+    """Tell ``package.module:factory`` from a path that is not there."""
     module, mark, name = source.partition(":")
     dotted = all(part.isidentifier() for part in module.split("."))
-    return bool(mark) and dotted and name.isidentifier() and not Path(source).exists()
+    return bool(mark) and dotted and name.isidentifier()
 
 
 def parse_input(entry: str) -> InputOption:

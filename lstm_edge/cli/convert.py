@@ -3,18 +3,27 @@
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from lstm_edge.data.config import ReadConfig
+from lstm_edge.data.evaluation import read_for_model
+from lstm_edge.data.read import read_recordings
+from lstm_edge.data.recordings import Recordings
+from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.files import check_target, write_bytes
 
+from ._data import note
 from ._extras import needing_c, needing_export
 from ._model import check_model_path
 from ._output import echo_json, json_option, print_table
-from ._recordings import recordings_for
+
+if TYPE_CHECKING:
+    from lstm_edge_exporters.targets.web import Recording
 
 __all__ = ["command"]
 
@@ -104,7 +113,7 @@ def _to_web(model: Path, output: Path, ort: Path | None = None, data: Path | Non
     from lstm_edge_exporters.targets.web import find_runtime, to_site
 
     runtime = ort or find_runtime(Path.cwd())
-    site = to_site(model, runtime, recordings_for(model, data))
+    site = to_site(model, runtime, _recordings_for(model, data))
     site.save(output)
     sizes = {name: len(content) for name, content in sorted(site.files.items())}
     return _Written(
@@ -178,5 +187,38 @@ def command(model: Path, target: str, output: Path, as_json: bool, **options: An
         echo_json({"output": str(output), **written.document})
         return
     print_table(written.title, ("file", "bytes"), written.rows)
-    for note in written.notes:
-        click.echo(note)
+    for line in written.notes:
+        click.echo(line)
+
+
+_MOST = 8
+"""Recordings in a page."""
+
+
+def _recordings_for(model: Path, data: Path | None) -> "list[Recording]":
+    """Return one recording of each label in ``data``, of its test set where it names one.
+
+    Without ``data`` they are the demo's where ``model`` takes the same features, or none.
+
+    Raises:
+        NotFoundError, FileFormatError, ContractError: the model or the data can't be read.
+        InputError: ``data`` does not fit the model.
+    """
+    with load(model, device="cpu", threads=1) as opened:
+        if data is not None:
+            found, _ = read_for_model(data, opened, ReadConfig(), targets="optional", tell=note)
+            return _one_of_each(found)
+        features = opened.interface.signal.features
+    with as_file(files("lstm_edge") / "data" / "basic_motions.npz") as path:
+        demo = read_recordings(path)
+    return _one_of_each(demo) if demo.features == features else []
+
+
+def _one_of_each(found: Recordings) -> "list[Recording]":
+    from lstm_edge_exporters.targets.web import Recording
+
+    first: dict[str, Recording] = {}
+    for one in sorted(found.series, key=lambda series: series.split != "test"):
+        label = found.labels[one.y[-1]] if one.y is not None and found.labels else one.name
+        first.setdefault(label, Recording(label, one.x))
+    return list(first.values())[:_MOST]

@@ -107,22 +107,26 @@ def command(
     check_target(output)
     if (form == "ort") != (output.suffix == ".ort"):
         raise InputError(f"--format {form} and {output} do not fit; onnxruntime tells the format by .ort")
+    factory = False
     with needing_export("export"):
         from lstm_edge_exporters import export
 
-        from ._factory import is_factory
+        if not Path(source).exists():
+            from ._factory import is_factory
+
+            factory = is_factory(source)
     if Path(source).suffix in (".onnx", ".ort"):
         raise InputError(
             f"{source} is exported already; type lstm-edge lift to give it states, lstm-edge inspect to see "
             "what it has"
         )
     given = [name for name, value in {"weights": weights, "input": inputs, **meaning}.items() if value]
-    if not is_factory(source) and given:
+    if not factory and given:
         option = "--" + given[0].replace("_", "-")
         raise InputError(f"{source} is no package.module:factory, and {option} belongs to one")
     # what a user's code prints is not the result
     with needing_export("export"), contextlib.redirect_stdout(sys.stderr):
-        if is_factory(source):
+        if factory:
             module, example, config = _from_factory(source, weights, inputs, lengths, **meaning)
         else:
             module, example, config = _from_run(source, lengths)

@@ -21,7 +21,7 @@ from ._output import console, echo_json, json_option, progress
 
 if TYPE_CHECKING:
     from lstm_edge_exporters.validate import ReferenceModel, ValidateConfig
-    from lstm_edge_exporters.validate.file import ModelFile
+    from lstm_edge_exporters.validate.reference import ModelFile
 
 __all__ = ["command"]
 
@@ -138,13 +138,14 @@ def _junit_on_error(junit: Path | None, model: Path) -> Iterator[None]:
 
 
 def _reference(file: "ModelFile", against: str, weights: Path | None) -> "ReferenceModel":
-    with needing_export("validate"):
-        from ._factory import build_module, is_factory
-    if is_factory(against):
-        from lstm_edge_exporters.validate.module import against_module
+    if not Path(against).exists():
+        with needing_export("validate"):
+            from ._factory import build_module, is_factory
+        if is_factory(against):
+            from lstm_edge_exporters.validate.module import against_module
 
-        module, sha256 = build_module(against, weights)
-        return against_module(module, file, about=against, sha256=sha256 or "")
+            module, sha256 = build_module(against, weights)
+            return against_module(module, file, about=against, sha256=sha256 or "")
     if weights is not None:
         raise InputError(f"{against} is no package.module:factory; --weights belongs to one")
     if Path(against).suffix == ".onnx":
@@ -155,9 +156,10 @@ def _reference(file: "ModelFile", against: str, weights: Path | None) -> "Refere
 
 
 def _run(file: "ModelFile", against: str) -> "ReferenceModel":
-    from lstm_edge.checkpoint import load
-    from lstm_edge.deploy import deployable
-    from lstm_edge_exporters.validate.module import against_module
+    with needing_export("validate"):
+        from lstm_edge.checkpoint import load
+        from lstm_edge.deploy import deployable
+        from lstm_edge_exporters.validate.module import against_module
 
     run = load(against)
     module, example, config = deployable(run, lengths="lengths" in file.graph_axes)

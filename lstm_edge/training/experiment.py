@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lstm_edge_runtime.manifest import Signal, Task
 
@@ -17,7 +17,6 @@ from ..data.training import SetWindows
 from ..lstm1 import LSTM1
 from .config import TrainConfig
 from .dataset import Dataset, fit_scale, scale_dataset
-from .initialization import initialize
 from .loop import Loop, predict
 from .metrics import classification_metrics, regression_metrics
 
@@ -54,7 +53,7 @@ class Experiment:
                 readout="last",
                 dropout=self.config.dropout,
             )
-            initialize(model, float(self.train.lengths.double().mean()))
+            _initialize(model, float(self.train.lengths.double().mean()))
             return model
 
     def loop(self) -> Loop:
@@ -147,3 +146,30 @@ def make_experiment(
         data,
         config,
     )
+
+
+def _initialize(model: LSTM1, steps: float) -> None:
+    """Set the LSTM's initial parameters in place, drawn from torch's global generator.
+
+    The gates are initialized for memories of 1 to ``steps`` steps (chrono initialization: Tallec and
+    Ollivier, "Can recurrent neural networks warp time?", ICLR 2018, equation 16): the forget gate's bias is
+    ``log(u)``, ``u`` uniform from 1 to ``steps - 1``, the input gate's its negative. Recurrent weights are
+    orthogonal, gate by gate (Saxe et al., 2014).
+
+    Args:
+        model: its layers are changed, not its head.
+        steps: the usual length of a sample.
+    """
+    size = model.lstm.hidden_size
+    with torch.no_grad():
+        for name, parameter in model.lstm.named_parameters():
+            if name.startswith("weight_hh"):
+                for gate in parameter.chunk(4):
+                    nn.init.orthogonal_(gate)
+            elif name.startswith("bias_ih"):
+                memory = torch.log(torch.empty(size).uniform_(1, max(2.0, steps - 1)))
+                parameter.zero_()
+                parameter[:size] = -memory
+                parameter[size : 2 * size] = memory
+            elif name.startswith("bias_hh"):
+                parameter.zero_()

@@ -178,8 +178,6 @@ def _native(
     engine: str, session: Any, file: OnnxFile | None, manifest: Manifest, threads: int
 ) -> "Callable[[], NativeEngine | None]":
     """Return what makes the native engine, now where it was asked for, else when a stream is opened."""
-    from .native.library import installed
-
     on_cpu = session.get_providers()[0] == CPU
     if engine == "native":
         if not on_cpu:
@@ -188,7 +186,11 @@ def _native(
 
         native = compile_engine(file, manifest, threads)
         return lambda: native
-    if engine == "onnxruntime" or not on_cpu or not installed():
+    if engine == "onnxruntime" or not on_cpu:
+        return lambda: None
+    from .native.library import installed
+
+    if not installed():
         return lambda: None
     if manifest.precision == "int8":  # each engine rounds int8 activations over ranges of its own
         return lambda: None

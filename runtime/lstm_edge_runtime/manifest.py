@@ -168,6 +168,12 @@ class Manifest(NamedTuple):
         return (*(spec.name for spec in self.outputs), *(state.output for state in self.states))
 
     @property
+    def axes(self) -> dict[str, Axes]:
+        """The axes of every input and output of the graph by name."""
+        axes = {spec.name: spec.axes for spec in (*self.inputs, *self.outputs)}
+        return axes | {name: state.axes for state in self.states for name in (state.input, state.output)}
+
+    @property
     def streamable(self) -> bool:
         """Whether chunks with carried states give what the whole sequence does."""
         return bool(self.states) and not self.unstreamable

@@ -5,10 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
-from ._core import Core
+from ._core import Core, InputArrays
 from .axes import describe
 from .errors import InputError
-from .inputs import InputArrays
 from .manifest import Manifest, StateSpec, TensorSpec
 from .ort import SessionOptions
 from .state import State

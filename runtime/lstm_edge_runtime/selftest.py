@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ._core import Core
-from .carried import Run, join_chunks, run_chunks
 from .errors import CheckFailedError, ContractError, InputError, ManifestError, first_line
 from .manifest import Golden, Manifest
+from .state import Run, join_chunks, run_chunks
 from .tolerance import MULTIPLE, Comparison, compare, limit_for
 
 __all__ = ["Replay", "SelfTest", "compare_golden", "golden_limits", "replay_golden", "selftest"]

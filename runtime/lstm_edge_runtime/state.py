@@ -1,13 +1,20 @@
-"""The state of one stream or batch between two calls: plain arrays that know which model they belong to."""
+"""States: those of one stream or batch between two calls, and carried from chunk to chunk of a case.
+
+``State`` holds plain arrays that know which model they belong to. ``run_chunks`` is the one way to run a case
+in chunks, for every check that does so.
+"""
 
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["IDENTITY", "State", "from_arrays", "to_arrays"]
+from .manifest import Axes, Manifest
+
+__all__ = ["IDENTITY", "Run", "State", "even_sizes", "from_arrays", "join_chunks", "run_chunks", "to_arrays"]
 
 Array = npt.NDArray[Any]
 IDENTITY, _PREFIX = "identity", "state/"
@@ -87,3 +94,66 @@ def from_arrays(arrays: Mapping[str, Array]) -> State:
     """Read what ``to_arrays`` gave; other names are passed over."""
     own = {name.removeprefix(_PREFIX): array for name, array in arrays.items() if name.startswith(_PREFIX)}
     return State(own, str(arrays[IDENTITY]))
+
+
+Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
+"""Every input by name in, every output by name out, states among both."""
+
+
+def even_sizes(total: int, size: int) -> list[int]:
+    """Return the sizes of chunks of ``size`` steps that make ``total``; the last may be shorter."""
+    return [min(size, total - start) for start in range(0, total, size)]
+
+
+def run_chunks(
+    run: Run, manifest: Manifest, feeds: Mapping[str, Array], sizes: Sequence[int]
+) -> Iterator[Mapping[str, Array]]:
+    """Return every chunk's outputs, each run from the states that the one before left.
+
+    Args:
+        run: runs the file, or its reference.
+        manifest: which inputs have the time axis, and the states.
+        feeds: the whole case. The last chunk is the only one that a row may end in. Lengths that are left
+            out are those that ``run`` takes then.
+        sizes: steps of each chunk.
+    """
+    time = {
+        spec.name: axis for spec in manifest.inputs if (axis := manifest.time_axis(spec.axes)) is not None
+    }
+    states: dict[str, Array] = {}
+    start = 0
+    for size in sizes:
+        chunk = {**feeds, **states}
+        for name, axis in time.items():
+            chunk[name] = np.ascontiguousarray(feeds[name].take(range(start, start + size), axis=axis))
+        if manifest.lengths is not None and manifest.lengths in feeds:
+            chunk[manifest.lengths] = np.minimum(feeds[manifest.lengths] - start, size).astype(
+                feeds[manifest.lengths].dtype
+            )
+        outputs = run(chunk)
+        states = manifest.states_out(outputs)
+        start += size
+        yield outputs
+
+
+def join_chunks(manifest: Manifest, chunks: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+    """Return the outputs that one call on the whole gives.
+
+    Outputs with a time axis are put together, the others are those of the last chunk; what folds time into
+    another axis (``N*L``, ``L//2``) is left out.
+    """
+    joined = dict(chunks[-1])
+    for spec in manifest.outputs:
+        if _folds_time(spec.axes, manifest.sequence):
+            del joined[spec.name]
+        elif (axis := manifest.time_axis(spec.axes)) is not None:
+            joined[spec.name] = np.concatenate([chunk[spec.name] for chunk in chunks], axis=axis)
+    return joined
+
+
+def _folds_time(axes: Axes, sequence: str | None) -> bool:
+    """Tell whether an axis is an expression of the time axis."""
+    word = re.compile(rf"\b{re.escape(sequence)}\b") if sequence else None
+    return word is not None and any(
+        isinstance(axis, str) and axis != sequence and word.search(axis) for axis in axes
+    )

@@ -7,11 +7,10 @@ import numpy as np
 import numpy.typing as npt
 from numpy import ndarray
 
-from ._core import Core, ExclusiveUse
+from ._core import Core, ExclusiveUse, InputArrays, as_array, by_name, refuse_not_finite
 from .axes import learn_sizes, resolve
 from .binding import WORKSPACE, BoundCall, StateSets, retain_heap
 from .errors import InputError
-from .inputs import InputArrays, as_array, by_name, refuse_not_finite
 from .manifest import Axes
 from .ort import run_error
 from .state import State

@@ -6,11 +6,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ._core import Core, ExclusiveUse
+from ._core import Core, ExclusiveUse, InputArrays, as_array, by_name, refuse_not_finite
 from .axes import describe, learn_sizes, resolve, row_factor, with_ones
 from .binding import WORKSPACE, BoundCall, StateSets, retain_heap
 from .errors import ContractError, InputError, StateError
-from .inputs import InputArrays, as_array, by_name, refuse_not_finite
 from .manifest import Axes, Manifest
 from .state import State
 

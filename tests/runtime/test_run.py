@@ -7,8 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lstm_edge_runtime import State, load
+from lstm_edge_runtime._core import as_array, as_lengths
 from lstm_edge_runtime.errors import ContractError, InputError, StateError
-from lstm_edge_runtime.inputs import as_array, as_lengths
 from lstm_edge_runtime.manifest import TensorSpec
 
 pytestmark = pytest.mark.filterwarnings("ignore:Creating an ndarray from ragged")  # numpy below 1.24

@@ -26,13 +26,14 @@ from lstm_edge_runtime.errors import CheckFailedError, InputError, UnsupportedEr
 from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import Manifest
 from lstm_edge_runtime.ort import open_session, run_by_name
+from lstm_edge_runtime.state import Run
 
 from ..lift.divergence import ChunkedFile, run_in_chunks, states_stop_at_lengths
 from ..numerics.cases import CaseGenerator
 from ..numerics.floats import OTHER_FLOATS, copy_as
 from ..numerics.noise import Layout, noise_floors
 from ..numerics.reference import Signature, TorchReference
-from ..numerics.verify import Candidate, Equivalence, record_golden, verify
+from ..numerics.verify import Equivalence, record_golden, verify
 from ..progress import Progress, ignore, in_turn
 from .axes import resolve_axes
 from .config import ExportConfig
@@ -96,7 +97,7 @@ def export_verified(
         golden=record_golden(made.reference, made.cases, equivalence.cases),
     )
     content = serialize(model, manifest, config.opset, config.ir_version)
-    load(content, device="cpu").close()
+    load(content, device="cpu", engine="onnxruntime").close()
     return Artifact(
         content,
         manifest,
@@ -182,7 +183,7 @@ def own_copy(module: nn.Module) -> nn.Module:
     return own
 
 
-def _try_chunks(made: ConvertedModule, candidate: Candidate) -> tuple[str, bool]:
+def _try_chunks(made: ConvertedModule, candidate: Run) -> tuple[str, bool]:
     """Return why chunks do not equal the whole, ``""`` where they do, and whether states stop at lengths."""
     manifest = made.manifest
     if made.bidirectional and manifest.sequence is not None:
@@ -275,5 +276,5 @@ def _check(content: bytes) -> None:
         raise CheckFailedError(f"onnx.checker refuses the file: {first_line(error)}") from error
 
 
-def _candidate(content: bytes) -> Candidate:
+def _candidate(content: bytes) -> Run:
     return partial(run_by_name, open_session(content))

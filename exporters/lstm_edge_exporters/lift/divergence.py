@@ -8,13 +8,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from lstm_edge_runtime.carried import run_chunks
 from lstm_edge_runtime.errors import first_line
 from lstm_edge_runtime.manifest import Manifest
+from lstm_edge_runtime.state import Run, run_chunks
 from lstm_edge_runtime.tolerance import Comparison, compare
 
 from ..numerics.cases import in_chunks, random_sizes
-from ..numerics.noise import Run
 from ..recurrent import is_recurrent, is_reversed
 from .evaluate import Session, is_data_free
 

@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lstm_edge_runtime.carried import join_chunks, run_chunks
+from lstm_edge_runtime.axes import row_factor
 from lstm_edge_runtime.manifest import Axes, Manifest
+from lstm_edge_runtime.state import Run, join_chunks, run_chunks
 
-from .noise import Procedure, Run
+from .noise import Procedure
 
 __all__ = [
     "GRID",
@@ -266,8 +267,9 @@ Feeds = Mapping[str, Array]
 def case_size(manifest: Manifest, feeds: Feeds) -> tuple[int, int]:
     """Return a case's rows and time steps; 1 where an axis has no name."""
     sizes: dict[str | None, int] = {manifest.batch: 1, manifest.sequence: 1}
-    for spec in manifest.inputs:
-        for axis, size in zip(spec.axes, feeds[spec.name].shape, strict=True):
+    axes = manifest.axes
+    for name, array in feeds.items():
+        for axis, size in zip(axes[name], array.shape, strict=True):
             if isinstance(axis, str) and axis in sizes:
                 sizes[axis] = size
     return sizes[manifest.batch], sizes[manifest.sequence]
@@ -275,10 +277,7 @@ def case_size(manifest: Manifest, feeds: Feeds) -> tuple[int, int]:
 
 def first_rows(manifest: Manifest, feeds: Feeds, count: int) -> dict[str, Array]:
     """Return the first ``count`` rows of a case, or all where it has fewer."""
-    axes = {spec.name: spec.axes for spec in manifest.inputs} | {
-        each.input: each.axes for each in manifest.states
-    }
-    found = dict(feeds)
+    axes, found = manifest.axes, dict(feeds)
     for name, array in feeds.items():
         axis = manifest.batch_axis(axes[name])
         if axis is not None:
@@ -299,15 +298,7 @@ def row_by_row(manifest: Manifest, run: Run) -> Run:
     """Return a runner that runs each row of a batch alone and puts the outputs together."""
 
     def alone(feeds: Mapping[str, Array]) -> dict[str, Array]:
-        rows = next(
-            (
-                size
-                for name, array in feeds.items()
-                for label, size in zip(_axes(manifest)[name], array.shape, strict=True)
-                if label == manifest.batch
-            ),
-            1,
-        )
+        rows, _ = case_size(manifest, feeds)
         parts = [
             run({each: take_row(manifest, each, array, row, rows) for each, array in feeds.items()})
             for row in range(rows)
@@ -327,17 +318,8 @@ def _together(manifest: Manifest, name: str, parts: list[Array]) -> Array:
 
 
 def _batch_axis(manifest: Manifest, name: str) -> int | None:
-    for axis, label in enumerate(_axes(manifest)[name]):
-        if isinstance(label, str) and (label == manifest.batch or label.endswith(f"*{manifest.batch}")):
-            return axis
-    return None
-
-
-def _axes(manifest: Manifest) -> dict[str, tuple[int | str, ...]]:
-    axes = {spec.name: spec.axes for spec in (*manifest.inputs, *manifest.outputs)}
-    for state in manifest.states:
-        axes |= {state.input: state.axes, state.output: state.axes}
-    return axes
+    axes = enumerate(manifest.axes[name])
+    return next((place for place, axis in axes if row_factor(axis, manifest.batch) is not None), None)
 
 
 def full_length(manifest: Manifest, feeds: Feeds) -> dict[str, Array]:

@@ -24,9 +24,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..recurrent import LayerWeights, to_onnx_weights
+from ..recurrent import LayerWeights, gru, lstm, rnn, to_onnx_weights
 from .noise import TINY, UNIT, Rounding
-from .recurrent import gru, lstm, rnn
 
 __all__ = ["OTHER_FLOATS", "AllFloats", "copy_as", "one_thread", "rounded"]
 

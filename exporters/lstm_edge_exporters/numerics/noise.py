@@ -3,6 +3,7 @@
 The reference is run ``DRAWS`` times in float64, each time perturbed as float32 may round. The floor of a
 channel is the largest deviation from the exact run over all draws, rows and steps, plus half a unit in the
 last place at the channel's largest value, for the float32 that the result is stored in.
+``compare_outputs`` gives the records of one case; the limits are multiples of the floors.
 
 A ``Rounding`` perturbs float64 values as such an implementation may differ, with random signs:
 
@@ -28,10 +29,13 @@ import numpy as np
 import numpy.typing as npt
 
 from lstm_edge_runtime.manifest import Axes, Manifest
+from lstm_edge_runtime.state import Run
+from lstm_edge_runtime.tolerance import MULTIPLE, Comparison, compare
 
 __all__ = [
     "DRAWS",
     "EXACT",
+    "MAX_RELATIVE_FLOOR",
     "TINY",
     "UNIT",
     "Exact",
@@ -40,9 +44,11 @@ __all__ = [
     "PerturbableReference",
     "Procedure",
     "Rounding",
-    "Run",
+    "compare_outputs",
     "expected",
+    "is_noise",
     "noise_floors",
+    "unverified",
     "whole",
 ]
 
@@ -160,12 +166,14 @@ class Layout:
     @classmethod
     def of(cls, manifest: Manifest) -> "Layout":
         """Read the axes off a manifest."""
-        inputs = {spec.name: spec.axes for spec in manifest.inputs}
-        inputs |= {state.input: state.axes for state in manifest.states}
         channels = {spec.name: _fixed(spec.axes)[-1:] for spec in manifest.outputs}
         channels |= {state.output: _fixed(state.axes)[:-1] for state in manifest.states}
         return cls(
-            {name: rows for name, axes in inputs.items() if (rows := manifest.batch_axis(axes)) is not None},
+            {
+                name: rows
+                for name in manifest.input_names
+                if (rows := manifest.batch_axis(manifest.axes[name])) is not None
+            },
             {name: places[0] for name, places in channels.items() if places},
         )
 
@@ -175,11 +183,11 @@ def _fixed(axes: Axes) -> list[int]:
     return [place - len(axes) for place, axis in enumerate(axes) if isinstance(axis, int)]
 
 
-Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
-"""Every input by name in, every output by name out."""
 Procedure = Callable[[Run, Mapping[str, Array]], Mapping[str, Array]]
 """How a case is run: whole, in chunks, row by row; the same way for a candidate and for its reference."""
 
+MAX_RELATIVE_FLOOR = 0.1
+"""Largest noise floor, as a fraction of a channel's largest value, at which a comparison is meaningful."""
 DRAWS = 8
 """Perturbed runs of a case."""
 _PLAUSIBLE = (1e-3, 1e-6)
@@ -327,3 +335,40 @@ def _apart(got: Array, exact: Array) -> Array:
         difference = np.abs(got - exact)
     same = (got == exact) | (np.isnan(got) & np.isnan(exact))
     return np.where(same, 0.0, np.where(np.isnan(difference), np.inf, difference))
+
+
+def compare_outputs(got: Mapping[str, Array], known: Expected) -> list[Comparison]:
+    """Return one record an output of the reference, in its order."""
+    return [
+        compare(
+            name,
+            got[name],
+            exact,
+            floor=known.floors[name],
+            dtype=known.ref32[name].dtype.name if exact.dtype.kind == "f" else "float64",
+        )
+        for name, exact in known.ref64.items()
+    ]
+
+
+def unverified(known: Expected) -> dict[str, float]:
+    """Return the limits of channels that are too small to be verified; see ``Equivalence.unverified``."""
+    found = {}
+    for name, exact in known.ref64.items():
+        if exact.dtype.kind != "f" or not exact.size:
+            continue
+        floors = known.floors[name]
+        axes = tuple(axis for axis, size in enumerate(floors.shape) if size == 1)
+        size = np.abs(np.where(np.isfinite(exact), exact, 0.0)).max(axis=axes, keepdims=True)
+        for index in np.argwhere((floors > MAX_RELATIVE_FLOOR * size) & (size > 0)):
+            channel = f"[{max(index)}]" if floors.size > 1 else ""
+            found[f"{name}{channel}"] = float(MULTIPLE * floors[tuple(index)])
+    return found
+
+
+def is_noise(ref32: Array, ref64: Array) -> bool:
+    """Tell whether rounding moves the reference's own output by much of its largest value."""
+    if ref64.dtype.kind != "f":
+        return False
+    record = compare("", ref32, ref64, floor=0.0, limit=np.inf)
+    return record.max_abs > MAX_RELATIVE_FLOOR * max(record.scale, TINY)

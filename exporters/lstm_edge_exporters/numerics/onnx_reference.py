@@ -12,9 +12,10 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
 from lstm_edge_runtime.errors import UnsupportedError, first_line
+from lstm_edge_runtime.state import Run
 
-from .noise import EXACT, TINY, UNIT, Exact, Layout, Rounding, Run
-from .recurrent import gru, lstm, rnn
+from ..recurrent import gru, lstm, rnn
+from .noise import EXACT, TINY, UNIT, Exact, Layout, Rounding
 
 __all__ = ["GRU", "LSTM", "RNN", "OnnxReference", "index_values", "widened"]
 

@@ -1,12 +1,12 @@
 """Verification: a file run in onnxruntime beside its reference, case by case, by the one tolerance policy.
 
-``compare_outputs`` gives the records of one case; ``verify`` runs every case and raises on the first output
-out of its limit. A reference is a ``noise.PerturbableReference``; a candidate is anything callable on named
-arrays. ``record_golden`` keeps a few kB of inputs and of the reference's outputs, which travel in the file.
+``verify`` raises on the first output out of its limit. A reference is a ``noise.PerturbableReference``; a
+candidate is anything callable on named arrays. ``record_golden`` keeps a few kB of inputs and of the
+reference's outputs, which travel in the file.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,26 +15,19 @@ import numpy.typing as npt
 
 from lstm_edge_runtime.errors import CheckFailedError, first_line
 from lstm_edge_runtime.manifest import Golden
-from lstm_edge_runtime.tolerance import MULTIPLE, Comparison, compare
+from lstm_edge_runtime.state import Run
+from lstm_edge_runtime.tolerance import MULTIPLE, Comparison
 
 from .cases import Case, CaseGenerator
-from .noise import TINY, Expected, PerturbableReference, expected
+from .noise import MAX_RELATIVE_FLOOR, PerturbableReference, compare_outputs, expected, is_noise, unverified
 
 __all__ = [
-    "MAX_RELATIVE_FLOOR",
     "Equivalence",
-    "compare_outputs",
-    "is_noise",
     "record_golden",
-    "unverified",
     "verify",
 ]
 
 Array = npt.NDArray[Any]
-Candidate = Callable[[Mapping[str, Array]], Mapping[str, Array]]
-
-MAX_RELATIVE_FLOOR = 0.1
-"""Largest noise floor, as a fraction of a channel's largest value, at which a comparison is meaningful."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +74,7 @@ class Equivalence:
         }
 
 
-def verify(candidate: Candidate, reference: PerturbableReference, cases: Iterable[Case]) -> Equivalence:
+def verify(candidate: Run, reference: PerturbableReference, cases: Iterable[Case]) -> Equivalence:
     """Compare ``candidate`` with ``reference`` on every case.
 
     Raises:
@@ -126,43 +119,6 @@ def verify(candidate: Candidate, reference: PerturbableReference, cases: Iterabl
         raise CheckFailedError(f"the reference gives numbers at no size of the verification ({reasons})")
     always = {name: limit for name, limit in limits[0].items() if all(name in each for each in limits)}
     return Equivalence(tuple(comparisons), tuple(skipped), dict(noise), always)
-
-
-def compare_outputs(got: Mapping[str, Array], known: Expected) -> Sequence[Comparison]:
-    """Return one record an output of the reference, in its order."""
-    return [
-        compare(
-            name,
-            got[name],
-            exact,
-            floor=known.floors[name],
-            dtype=known.ref32[name].dtype.name if exact.dtype.kind == "f" else "float64",
-        )
-        for name, exact in known.ref64.items()
-    ]
-
-
-def unverified(known: Expected) -> dict[str, float]:
-    """Return the limits of channels that are too small to be verified; see ``Equivalence.unverified``."""
-    found = {}
-    for name, exact in known.ref64.items():
-        if exact.dtype.kind != "f" or not exact.size:
-            continue
-        floors = known.floors[name]
-        axes = tuple(axis for axis, size in enumerate(floors.shape) if size == 1)
-        size = np.abs(np.where(np.isfinite(exact), exact, 0.0)).max(axis=axes, keepdims=True)
-        for index in np.argwhere((floors > MAX_RELATIVE_FLOOR * size) & (size > 0)):
-            channel = f"[{max(index)}]" if floors.size > 1 else ""
-            found[f"{name}{channel}"] = float(MULTIPLE * floors[tuple(index)])
-    return found
-
-
-def is_noise(ref32: Array, ref64: Array) -> bool:
-    """Tell whether rounding moves the reference's own output by much of its largest value."""
-    if ref64.dtype.kind != "f":
-        return False
-    record = compare("", ref32, ref64, floor=0.0, limit=np.inf)
-    return record.max_abs > MAX_RELATIVE_FLOOR * max(record.scale, TINY)
 
 
 _SIZES = (((2, 12), (2, 6), (1, 4), (1, 2)), ((1, 5), (3, 3), (1, 3)))

@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lstm_edge_runtime.carried import Run, run_chunks
 from lstm_edge_runtime.errors import counted
 from lstm_edge_runtime.model import Model
-from lstm_edge_runtime.state import State
+from lstm_edge_runtime.state import Run, State, run_chunks
 from lstm_edge_runtime.tolerance import limit_for
 
 from ..numerics.samples import join_samples

@@ -5,8 +5,7 @@ from typing import Any
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from .palette import style_variables
-from .plots import Plot, draw_plot
+from .plots import Plot, draw_plot, style_variables
 
 __all__ = ["render_page"]
 

@@ -1,24 +1,64 @@
 """Plots as SVG, drawn by matplotlib: the same bytes for the same data, colors by CSS variables."""
 
+import contextlib
 import io
 import math
+import os
 import re
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any, Literal
 
-import matplotlib as mpl
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
-from matplotlib.ticker import FixedFormatter, FixedLocator, LogFormatterSciNotation, LogLocator, NullLocator
+__all__ = ["PALETTE", "SERIES", "Axis", "Plot", "Series", "draw_plot", "draw_png", "style_variables"]
 
-from .palette import PALETTE, SERIES, style_variables
 
-__all__ = ["Axis", "Plot", "Series", "draw_plot", "draw_png"]
+@contextlib.contextmanager
+def _folder_of_its_own() -> Iterator[None]:
+    """Give matplotlib a folder that goes away: as it is imported it writes a list of fonts, else at home."""
+    if "MPLCONFIGDIR" in os.environ:
+        yield
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["MPLCONFIGDIR"] = folder
+        try:
+            yield
+        finally:
+            del os.environ["MPLCONFIGDIR"]
 
+
+with _folder_of_its_own():
+    import matplotlib as mpl
+    from matplotlib.axes import Axes
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import (
+        FixedFormatter,
+        FixedLocator,
+        LogFormatterSciNotation,
+        LogLocator,
+        NullLocator,
+    )
+
+PALETTE = {
+    "page": ("#f6f7f9", "#10151d"),
+    "card": ("#fefefe", "#19212c"),
+    "text": ("#1b2330", "#e6eaf1"),
+    "soft": ("#5c6778", "#9aa7b8"),
+    "line": ("#dde2ea", "#2d3848"),
+    "blue": ("#2457d6", "#86adff"),
+    "orange": ("#b45f06", "#f0a45d"),
+    "green": ("#15803d", "#4ade80"),
+    "red": ("#c62828", "#ff7b72"),
+    "purple": ("#7a3ea8", "#c89bf0"),
+    "gray": ("#4a5260", "#b4bdca"),
+    "pale": ("#b9cbf5", "#34528f"),
+}
+"""Name to (light, dark); the light colors are all different, so that one can be found again in an SVG."""
+SERIES = ("blue", "orange", "green", "purple", "red", "gray")
+"""The colors of series that name none, in turn."""
 _WIDTH, _HEIGHT, _ROW = 440.0, 280.0, 34.0
 """Size of a plot and height of one named row of its y axis, in units of the view box."""
 _FONT = 13.0
@@ -88,6 +128,14 @@ class Plot:
     def legend(self) -> tuple[tuple[str, str], ...]:
         """Color and name of each series."""
         return tuple((color, series.name) for series, color in _colored(self.series))
+
+
+def style_variables() -> str:
+    """Return the palette as CSS custom properties, dark by ``prefers-color-scheme``."""
+    light, dark = (
+        " ".join(f"--{name}: {shades[place]};" for name, shades in PALETTE.items()) for place in (0, 1)
+    )
+    return f":root {{ {light} }}\n@media (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}"
 
 
 def draw_plot(plot: Plot, *, standalone: bool = False) -> str:

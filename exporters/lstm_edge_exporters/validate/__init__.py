@@ -2,8 +2,7 @@
 
 from .config import ValidateConfig
 from .engine import validate
-from .file import open_file
-from .reference import ReferenceModel
+from .reference import ReferenceModel, open_file
 from .report import Report
 
 __all__ = ["ReferenceModel", "Report", "ValidateConfig", "open_file", "validate"]

@@ -1,6 +1,6 @@
 """The options of a validation."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,10 +9,9 @@ import numpy.typing as npt
 
 from lstm_edge_runtime.errors import InputError
 
-from ..quantization.config import Budget
-
 if TYPE_CHECKING:
     from ..numerics.samples import Samples
+    from ..quantization.config import Budget
 
 __all__ = ["ValidateConfig"]
 
@@ -35,8 +34,8 @@ class ValidateConfig:
     """Real samples, and their labels or values where known."""
     golden: Path | None = None
     """A folder of golden vectors to replay besides the case in the file itself."""
-    budget: Budget = field(default_factory=Budget)
-    """What an int8 or fp16 file may lose."""
+    budget: "Budget | None" = None
+    """What an int8 or fp16 file may lose; None for what ``quantize`` allows by default."""
 
     def __post_init__(self) -> None:
         """Refuse what can't be meant.

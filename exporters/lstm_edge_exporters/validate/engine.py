@@ -9,14 +9,12 @@ from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Manifest
 
 from ..versions import versions
-from .checks import calls
+from .checks import comparisons
 from .checks.contract import CHECKPOINT, check_claims, check_file, comparable, compare_facts, interface_of
 from .checks.decisions import check_decisions
 from .checks.golden import check_golden
-from .checks.streaming import check_streaming
 from .config import ValidateConfig
-from .file import ModelFile, open_file
-from .reference import ReferenceModel, against_itself
+from .reference import ModelFile, ReferenceModel, against_itself, open_file
 from .report import Channel, Check, Coverage, Fact, Figures, Group, Report
 from .subject import Subject
 
@@ -34,12 +32,12 @@ class Checks(NamedTuple):
 
 
 GROUPS = {
-    "sizes": Checks("Sizes", calls.check_sizes),
-    "states": Checks("States", calls.check_states),
-    "lengths": Checks("Lengths", calls.check_lengths),
-    "streaming": Checks("Streaming", check_streaming),
-    "inputs": Checks("Inputs", calls.check_inputs),
-    "providers": Checks("Providers and threads", calls.check_providers),
+    "sizes": Checks("Sizes", comparisons.check_sizes),
+    "states": Checks("States", comparisons.check_states),
+    "lengths": Checks("Lengths", comparisons.check_lengths),
+    "streaming": Checks("Streaming", comparisons.check_streaming),
+    "inputs": Checks("Inputs", comparisons.check_inputs),
+    "providers": Checks("Providers and threads", comparisons.check_providers),
     "decisions": Checks("Decisions", check_decisions),
 }
 """The groups that run the file beside its reference, by their short names; the rest is asked of the file."""

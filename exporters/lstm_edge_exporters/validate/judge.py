@@ -9,13 +9,14 @@ import math
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from lstm_edge_runtime.errors import first_line
 from lstm_edge_runtime.manifest import Manifest
+from lstm_edge_runtime.state import Run
 from lstm_edge_runtime.tolerance import MULTIPLE, POLICY, Comparison, compare
 
 from ..numerics.cases import case_size
@@ -24,19 +25,26 @@ from ..numerics.noise import (
     Expected,
     PerturbableReference,
     Procedure,
-    Run,
+    compare_outputs,
+    is_noise,
     noise_floors,
+    unverified,
     whole,
 )
-from ..numerics.verify import compare_outputs, is_noise, unverified
-from ..quantization.config import Budget
 from .config import ValidateConfig
 from .report import Channel, Coverage, Histogram
+
+if TYPE_CHECKING:
+    from ..quantization.config import Budget
 
 __all__ = ["Budgets", "Feeds", "FileFailedError", "Judge", "Measured", "RefusedError", "usual_scale"]
 
 Array = npt.NDArray[Any]
 
+Feeds = Mapping[str, Array]
+
+_EDGES = np.arange(-20.0, 4.01, 0.25)
+_BUDGETED = ("int8", "fp16")
 _SNAPSHOT = 4.0
 """How many times the drift of a whole run the states of a single case may be away: it may end at a switch."""
 
@@ -49,7 +57,7 @@ def usual_scale(array: Array, *, state: bool) -> float:
 class Budgets:
     """Turns shares of the usual into limits."""
 
-    def __init__(self, budget: Budget, states: Collection[str], usual: Mapping[str, float]) -> None:
+    def __init__(self, budget: "Budget", states: Collection[str], usual: Mapping[str, float]) -> None:
         """Take the shares, the outputs that are states, and each output's ``usual_scale``."""
         self._budget = budget
         self._states = states
@@ -105,14 +113,14 @@ class Budgets:
         return replace(record, limit=allowed * peak)
 
 
+def _budgets(config: ValidateConfig, states: Collection[str], usual: Mapping[str, float]) -> Budgets:
+    from ..quantization.config import Budget
+
+    return Budgets(config.budget or Budget(), states, usual)
+
+
 def _rms(array: Array) -> float:
     return float(np.sqrt(np.mean(np.square(array, dtype=np.float64)))) if array.size else 0.0
-
-
-Feeds = Mapping[str, Array]
-
-_EDGES = np.arange(-20.0, 4.01, 0.25)
-_BUDGETED = ("int8", "fp16")
 
 
 class RefusedError(Exception):
@@ -171,7 +179,7 @@ class Judge:
         self._config = config
         states = {state.output for state in manifest.states}
         budgeted = manifest.precision in _BUDGETED
-        self.budgets = Budgets(config.budget, states, scales) if budgeted else None
+        self.budgets = _budgets(config, states, scales) if budgeted else None
         """What an int8 or fp16 file is held to; None for one that must be exact."""
         self._applied = None if config.overridden else self.budgets
         self._file = np.zeros(len(_EDGES) - 1, np.int64)
@@ -332,8 +340,8 @@ class Judge:
         self._sizes[rows, steps] = None
         self._rows += rows
         self._steps += rows * steps
-        for spec in self._manifest.inputs:
-            if np.dtype(spec.dtype).kind in "iu" and spec.name != self._manifest.lengths:
+        for spec in self._manifest.data_inputs:
+            if np.dtype(spec.dtype).kind in "iu":
                 self._tokens.setdefault(spec.name, set()).update(np.unique(feeds[spec.name]).tolist())
 
     def _count_channels(self, record: Comparison, got: Array, known: Expected) -> None:

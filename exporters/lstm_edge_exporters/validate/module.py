@@ -19,8 +19,7 @@ from ..export.config import ExportConfig
 from ..numerics.floats import one_thread
 from ..numerics.noise import Layout, Rounding
 from ..numerics.reference import Signature, TorchReference, flatten_output
-from .file import ModelFile
-from .reference import ReferenceModel
+from .reference import ModelFile, ReferenceModel
 
 __all__ = ["against_module"]
 

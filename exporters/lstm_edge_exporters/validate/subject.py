@@ -10,16 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from lstm_edge_runtime.axes import describe, resolve
-from lstm_edge_runtime.carried import even_sizes
 from lstm_edge_runtime.errors import InputError, first_line
 from lstm_edge_runtime.manifest import Manifest
+from lstm_edge_runtime.state import Run, even_sizes
 
 from ..numerics.cases import CaseGenerator, case_size, full_length, in_chunks, random_sizes, row_by_row
-from ..numerics.noise import PerturbableReference, Procedure, Run, whole
+from ..numerics.noise import PerturbableReference, Procedure, whole
 from .config import ValidateConfig
-from .file import ModelFile
 from .judge import Feeds, FileFailedError, Judge, Measured, RefusedError, usual_scale
-from .reference import ReferenceModel
+from .reference import ModelFile, ReferenceModel
 from .report import Check, Figures
 
 if TYPE_CHECKING:
@@ -75,11 +74,7 @@ class Subject:
 
     def signals(self) -> list[str]:
         """Return the names of the float inputs that are neither states nor lengths."""
-        return [
-            spec.name
-            for spec in self.manifest.inputs
-            if spec.name != self.manifest.lengths and np.dtype(spec.dtype).kind == "f"
-        ]
+        return [spec.name for spec in self.manifest.data_inputs if np.dtype(spec.dtype).kind == "f"]
 
     def check(
         self,
@@ -179,8 +174,6 @@ class Subject:
     def wrong_shapes(self) -> Iterator[str]:
         """Return the outputs of the file that come out in another shape than its manifest states."""
         mine = self.file.manifest
-        axes = {spec.name: spec.axes for spec in mine.outputs}
-        axes |= {state.output: state.axes for state in mine.states}
         for n, length in ((3, 8), (2, 11)):
             feeds = self.draw(n, length, _OFFSET + 5)
             self.judge.reference(feeds)
@@ -190,7 +183,8 @@ class Subject:
                 got = self.run(feeds)
             except Exception as error:
                 raise FileFailedError(f"the file does not run: {first_line(error)}") from error
-            for name, expected in axes.items():
+            for name in mine.output_names:
+                expected = mine.axes[name]
                 shape = resolve(expected, sizes)
                 if shape is not None and got[name].shape != shape:
                     yield (
@@ -220,7 +214,7 @@ class Subject:
         """
         data = self.config.data
         assert data is not None
-        wanted = {spec.name for spec in self.manifest.inputs} - {self.manifest.lengths}
+        wanted = {spec.name for spec in self.manifest.data_inputs}
         if set(data.inputs) != wanted:
             raise InputError(
                 f"the data has {sorted(data.inputs)}, the file takes {sorted(wanted)}; name each once"
@@ -247,22 +241,18 @@ class Subject:
     def _samples(self, data: "Samples", indices: Sequence[int], length: int) -> dict[str, Array]:
         manifest = self.manifest
         feeds = self.draw(len(indices), 1, _OFFSET, at_reset=True)
-        for spec in manifest.inputs:
-            if spec.name == manifest.lengths:
-                continue
+        for spec in manifest.data_inputs:
             rows = data.inputs[spec.name][indices]
-            row_axes = [axis for axis in spec.axes if axis != manifest.batch]
-            if manifest.sequence in row_axes:
-                along = 1 + row_axes.index(manifest.sequence)
+            time = manifest.time_axis(tuple(axis for axis in spec.axes if axis != manifest.batch))
+            if time is not None:
+                along = 1 + time
                 steps = rows.shape[along]
                 rows = rows.take(range(length or steps), axis=along)
                 if manifest.lengths is not None:
                     valid = np.full(len(indices), steps) if data.lengths is None else data.lengths[indices]
                     feeds[manifest.lengths] = np.asarray(valid, dtype=feeds[manifest.lengths].dtype)
-            if manifest.batch in spec.axes:
-                rows = np.moveaxis(rows, 0, spec.axes.index(manifest.batch))
-            else:
-                rows = rows[0]
+            batch = manifest.batch_axis(spec.axes)
+            rows = rows[0] if batch is None else np.moveaxis(rows, 0, batch)
             feeds[spec.name] = rows.astype(spec.dtype)
         return feeds
 

@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from lstm_edge_runtime.carried import run_chunks
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.files import replacing, write_bytes
 from lstm_edge_runtime.golden import (
@@ -25,11 +24,11 @@ from lstm_edge_runtime.golden import (
     replay,
 )
 from lstm_edge_runtime.manifest import Golden, Manifest
+from lstm_edge_runtime.state import run_chunks
 
 from ..quantization.judge import golden_limits
 from .config import ValidateConfig
-from .file import ModelFile
-from .reference import ReferenceModel
+from .reference import ModelFile, ReferenceModel
 from .subject import Subject
 
 __all__ = ["save_vectors"]

@@ -7,9 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper
 
-from lstm_edge_exporters.numerics.noise import expected
+from lstm_edge_exporters.numerics.noise import compare_outputs, expected
 from lstm_edge_exporters.numerics.onnx_reference import OnnxReference, index_values
-from lstm_edge_exporters.numerics.verify import compare_outputs
 
 OPS = {"LSTM": (4, 3), "GRU": (3, 2), "RNN": (1, 2)}
 

@@ -1,5 +1,6 @@
 """Plots and pages: the same bytes for the same data, every text escaped, no torch."""
 
+import os
 import re
 import subprocess
 import sys
@@ -19,14 +20,21 @@ print(draw_plot(Plot("p", "title", series, y=Axis("error", "log"))))
 """
 
 
-def run_in_a_process():
-    return subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, check=True).stdout
+def run_in_a_process(**environment):
+    command = [sys.executable, "-c", PROGRAM]
+    return subprocess.run(command, capture_output=True, check=True, env={**os.environ, **environment}).stdout
 
 
 def test_a_plot_has_the_same_bytes_in_every_process_and_needs_no_torch():
     first = run_in_a_process()
     assert first == run_in_a_process()
     assert not re.search(rb"20\d\d-\d\d|matplotlib", first)
+
+
+def test_drawing_writes_nothing_into_the_home_folder(tmp_path):
+    folders = {"HOME": "", "XDG_CONFIG_HOME": ".config", "XDG_CACHE_HOME": ".cache"}
+    run_in_a_process(**{name: str(tmp_path / folder) for name, folder in folders.items()})
+    assert list(tmp_path.rglob("*")) == []
 
 
 @pytest.mark.parametrize("standalone", [False, True])

@@ -15,7 +15,7 @@ from lstm_edge_runtime.selftest import golden_limits
 from lstm_edge_runtime.state import State
 from lstm_edge_runtime.tolerance import MULTIPLE
 
-from ...numerics.cases import CaseGenerator, InputSpec
+from ...numerics.cases import CaseGenerator, InputSpec, case_size
 from ...numerics.noise import Layout, noise_floors
 from ...numerics.onnx_reference import OnnxReference, index_values
 from ._interface import Interface
@@ -109,10 +109,7 @@ def golden_case(model: Model, graph: onnx.ModelProto, interface: Interface) -> G
 
 def _from_file(golden: Golden, interface: Interface) -> GoldenCase | None:
     manifest, chunk = interface.manifest, interface.chunk
-    axes = {
-        **{spec.name: spec.axes for spec in (*manifest.inputs, *manifest.outputs)},
-        **{name: spec.axes for spec in manifest.states for name in (spec.input, spec.output)},
-    }
+    axes = manifest.axes
     row, steps = 0, chunk
     for name, array in golden.inputs.items():
         if (along := manifest.time_axis(axes[name])) is not None:
@@ -121,24 +118,16 @@ def _from_file(golden: Golden, interface: Interface) -> GoldenCase | None:
         valid = golden.inputs[manifest.lengths]
         row, steps = int(valid.argmax()), int(valid.max())
     several = any(isinstance(axis, str) and "*" in axis for each in axes.values() for axis in each)
-    rows = max(
-        (
-            array.shape[axes[name].index(manifest.batch)]
-            for name, array in golden.inputs.items()
-            if manifest.batch in axes[name]
-        ),
-        default=1,
-    )
+    rows, _ = case_size(manifest, golden.inputs)
     if steps % chunk or (several and rows > 1):
         return None
 
     def cut(name: str, array: Array) -> Array:
-        own = axes[name]
-        if manifest.batch in own:
-            array = array.take([row], own.index(manifest.batch))
-        if manifest.sequence not in own:
+        batch, place = manifest.batch_axis(axes[name]), manifest.time_axis(axes[name])
+        if batch is not None:
+            array = array.take([row], batch)
+        if place is None:
             return array.reshape(1, -1)
-        place = own.index(manifest.sequence)
         parts = np.split(array.take(range(steps), place), steps // chunk, place)
         return np.stack([part.reshape(-1) for part in parts])
 

@@ -7,14 +7,13 @@ import numpy as np
 import numpy.typing as npt
 
 from lstm_edge_runtime.axes import describe, resolve, row_factor
-from lstm_edge_runtime.carried import even_sizes
 from lstm_edge_runtime.errors import first_line
 from lstm_edge_runtime.manifest import Golden, Manifest
 from lstm_edge_runtime.selftest import compare_golden
+from lstm_edge_runtime.state import Run, even_sizes
 
 from ...numerics.cases import CaseGenerator, full_length, in_chunks, take_row, with_padding
-from ...numerics.noise import Run
-from ..file import ModelFile
+from ..reference import ModelFile
 from ..report import Check
 
 __all__ = ["check_alone"]
@@ -92,9 +91,8 @@ def _try(manifest: Manifest, run: Run, cases: CaseGenerator, n: int, length: int
         outputs = run(case.feeds)
     except Exception as error:  # noqa: BLE001 - onnxruntime raises kinds of its own
         return f"at {case} it does not run: {first_line(error)}"
-    axes = {spec.name: spec.axes for spec in manifest.outputs}
-    axes |= {state.output: state.axes for state in manifest.states}
-    for name, stated in axes.items():
+    for name in manifest.output_names:
+        stated = manifest.axes[name]
         shape = resolve(stated, case.sizes)
         if shape is not None and outputs[name].shape != shape:
             return f"at {case} {name} {describe(stated)} comes out as {outputs[name].shape}"
@@ -183,14 +181,11 @@ def _padding(manifest: Manifest, run: Run, cases: CaseGenerator, steps: int) -> 
 
 def _changed(manifest: Manifest, feeds: Feeds, other: Feeds, row: int, span: slice) -> Feeds:
     changed = dict(feeds)
-    for spec in manifest.inputs:
-        if spec.name == manifest.lengths:
-            continue
+    for spec in manifest.data_inputs:
         index: list[Any] = [slice(None)] * len(spec.axes)
-        if manifest.batch in spec.axes:
-            index[spec.axes.index(manifest.batch)] = row
-        if manifest.sequence in spec.axes:
-            index[spec.axes.index(manifest.sequence)] = span
+        for place, part in ((manifest.batch_axis(spec.axes), row), (manifest.time_axis(spec.axes), span)):
+            if place is not None:
+                index[place] = part
         changed[spec.name] = feeds[spec.name].copy()
         changed[spec.name][tuple(index)] = other[spec.name][tuple(index)]
     return changed
@@ -212,9 +207,7 @@ def _moved(
 def _repeated(manifest: Manifest, run: Run, golden: Golden) -> Check:
     """Each row of the golden case many times over, within the case's own limits."""
     name = "rows of the golden case repeated"
-    axes = {spec.name: spec.axes for spec in (*manifest.inputs, *manifest.outputs)}
-    for state in manifest.states:
-        axes |= {state.input: state.axes, state.output: state.axes}
+    axes = manifest.axes
 
     def repeat(array: Array, which: str) -> Array:
         for place, axis in enumerate(axes[which]):

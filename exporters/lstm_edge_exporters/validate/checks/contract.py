@@ -13,9 +13,8 @@ from lstm_edge_runtime.manifest import Axes, Golden, Manifest, StateSpec, Tensor
 from lstm_edge_runtime.selftest import golden_limits
 
 from ...versions import IR_VERSIONS, OLDEST_ONNXRUNTIME, OPSETS
-from ..file import ModelFile, every_node, recurrent_layers
 from ..judge import FileFailedError, Measured, RefusedError
-from ..reference import ReferenceModel
+from ..reference import ModelFile, ReferenceModel, every_node, recurrent_layers
 from ..report import Check, Fact
 from ..subject import Subject
 
@@ -49,13 +48,13 @@ def compare_facts(file: ModelFile, reference: ReferenceModel | None) -> Iterator
 
 def comparable(file: ModelFile, reference: ReferenceModel) -> bool:
     """Tell whether the file can be fed what the reference is fed: names, and sizes of fixed axes."""
-    mine, theirs = _every_tensor(file.manifest), _every_tensor(reference.manifest)
+    mine, theirs = file.manifest.axes, reference.manifest.axes
     return set(mine) == set(theirs) and all(_fits(mine[name], theirs[name]) for name in theirs)
 
 
 def interface_of(manifest: Manifest) -> str:
     """Return every input and output with its axes, in one line."""
-    return ", ".join(f"{name} {describe(axes)}" for name, axes in sorted(_every_tensor(manifest).items()))
+    return ", ".join(f"{name} {describe(axes)}" for name, axes in sorted(manifest.axes.items()))
 
 
 def _fits(mine: Axes, theirs: Axes) -> bool:
@@ -64,13 +63,6 @@ def _fits(mine: Axes, theirs: Axes) -> bool:
         for one, other in zip(mine, theirs, strict=True)
         if isinstance(one, int) and isinstance(other, int)
     )
-
-
-def _every_tensor(manifest: Manifest) -> dict[str, Axes]:
-    specs = {spec.name: spec.axes for spec in (*manifest.inputs, *manifest.outputs)}
-    for state in manifest.states:
-        specs |= {state.input: state.axes, state.output: state.axes}
-    return specs
 
 
 def _fact(name: str, file: Any, reference: Any) -> Fact:
@@ -86,7 +78,7 @@ def _words(value: Any) -> str:
 def _in_the_graph(file: ModelFile) -> Iterator[Fact]:
     """The manifest may leave no axis fixed that the graph has free, nor the other way round."""
     graph = file.graph_axes
-    for name, axes in _every_tensor(file.manifest).items():
+    for name, axes in file.manifest.axes.items():
         found = graph[name]
         same = len(found) == len(axes) and all(
             isinstance(one, int) == isinstance(other, int) and (isinstance(one, str) or one == other)

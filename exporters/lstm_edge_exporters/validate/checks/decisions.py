@@ -52,9 +52,7 @@ def check_decisions(subject: Subject) -> Iterator[Check]:
         return
     rows = [len(part) for part, _ in batches]
     indices = [index for part, _ in batches for index in part]
-    axes = next(spec.axes for spec in subject.manifest.outputs if spec.name == task.output)
-    sequence = subject.manifest.sequence
-    time_axis = axes.index(sequence) if sequence in axes else None
+    time_axis = subject.manifest.time_axis(subject.manifest.axes[task.output])
     got, wide = (
         _stack([each[task.output] for each in sides], rows, time_axis)
         for sides in ([each[0] for each in ran], [each[2] for each in ran])

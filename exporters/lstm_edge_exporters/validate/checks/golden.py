@@ -7,7 +7,7 @@ from lstm_edge_runtime.errors import LstmEdgeError, first_line
 from lstm_edge_runtime.tolerance import Comparison
 
 from ..config import ValidateConfig
-from ..file import ModelFile
+from ..reference import ModelFile
 from ..report import Check
 
 __all__ = ["check_golden"]
