@@ -35,14 +35,14 @@ def epoch_log(folder: Path | None) -> Iterator[Callable[["Epoch"], None]]:
         return
     from torch.utils.tensorboard import SummaryWriter
 
-    with SummaryWriter(str(folder)) as writer:  # type: ignore[no-untyped-call]
+    with SummaryWriter(str(folder)) as writer:
 
         def write(epoch: "Epoch") -> None:
             scores = {"loss/training": epoch.loss, "loss/validation": epoch.validation_loss}
             if epoch.accuracy is not None:
                 scores["accuracy/validation"] = epoch.accuracy
             for name, value in scores.items():
-                writer.add_scalar(name, value, epoch.number)  # type: ignore[no-untyped-call]
+                writer.add_scalar(name, value, epoch.number)
 
         yield write
 

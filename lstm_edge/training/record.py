@@ -171,7 +171,8 @@ def _horizons(model: LSTM1, experiment: Experiment, name: str) -> dict[str, dict
     ahead = [slice(at + window - 1, at + window - 1 + steps) for _, at in chosen]
     truth = torch.from_numpy(np.stack([one.y[part] for (one, _), part in zip(chosen, ahead, strict=True)]))
     mean, std = torch.tensor(experiment.inputs.mean), torch.tensor(experiment.inputs.std)
-    last, found = known[:, -1], {target: {"rmse": [], "last_value": []} for target in targets}
+    last = known[:, -1]
+    found: dict[str, dict[str, list[float]]] = {target: {"rmse": [], "last_value": []} for target in targets}
     for step in range(steps):
         x = ((known - mean) / std).to(model.fc.weight)
         values = experiment.unscaled(model(x))
