@@ -1,5 +1,6 @@
 """Whether a sequence fed in chunks equals the whole sequence, and if not, the first node that differs."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from lstm_edge_runtime.errors import first_line
 from lstm_edge_runtime.manifest import Manifest
 from lstm_edge_runtime.state import Run, run_chunks
 from lstm_edge_runtime.tolerance import Comparison, compare
@@ -18,7 +18,15 @@ from ..numerics.cases import in_chunks, random_sizes
 from ..recurrent import is_recurrent, is_reversed, label, slots
 from .evaluate import Session, inputs_above, is_data_free
 
-__all__ = ["SHORT", "ChunkRun", "ChunkedFile", "rows_keep_states", "run_in_chunks", "states_stop_at_lengths"]
+__all__ = [
+    "SHORT",
+    "ChunkRun",
+    "ChunkedFile",
+    "find_counts",
+    "rows_keep_states",
+    "run_in_chunks",
+    "states_stop_at_lengths",
+]
 
 Array = npt.NDArray[Any]
 
@@ -131,7 +139,7 @@ def run_in_chunks(
         try:
             chunks = in_chunks(file.manifest, sizes)(run, feeds)
         except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base class
-            return None, f"a chunk of {min(sizes)} step does not run by itself ({first_line(error)})"
+            return None, f"a chunk of {min(sizes)} step does not run by itself{_where(error)}"
         comparisons = tuple(
             compare(name, array, whole[name], floor=floors[name] if array.dtype.kind == "f" else 0.0)
             for name, array in chunks.items()
@@ -145,6 +153,41 @@ def run_in_chunks(
     except Exception:  # noqa: BLE001  values between nodes may be no tensors (sequences), which can't be watched
         node = ""
     return found, _describe(node, found.worst)
+
+
+def _where(error: Exception) -> str:
+    """Return the node that onnxruntime names in ``error``, without the places in its own source."""
+    found = re.search(r"Name:'([^']+)'", str(error))
+    return f" (node {found[1]!r})" if found else ""
+
+
+def find_counts(file: ChunkedFile, feeds: Mapping[str, Array]) -> tuple[str, ...]:
+    """Return the outputs of whole numbers whose values in two chunks add up to those of the whole.
+
+    Args:
+        file: the file.
+        feeds: every input for the whole sequence, states at their reset values.
+    """
+    names = [
+        spec.name
+        for spec in file.manifest.outputs
+        if np.dtype(spec.dtype).kind in "iu" and file.manifest.time_axis(spec.axes) is None
+    ]
+    if not names:
+        return ()
+    run, steps = file.full(file.run), file.steps(feeds)
+    try:
+        whole = run(feeds)
+        first, last = run_chunks(run, file.manifest, feeds, [steps // 3, steps - steps // 3])
+    except Exception:  # noqa: BLE001  onnxruntime's exceptions share no base class
+        return ()
+    return tuple(
+        name
+        for name in names
+        if first[name].shape == whole[name].shape
+        and np.all(first[name] > 0)
+        and np.array_equal(first[name] + last[name], whole[name])
+    )
 
 
 def states_stop_at_lengths(file: ChunkedFile, feeds: Mapping[str, Array], floors: Floors) -> bool:
