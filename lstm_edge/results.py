@@ -18,10 +18,16 @@ Array = npt.NDArray[Any]
 
 
 def main_output(model: "Model", result: "Array | dict[str, Array]") -> Array:
-    """Pick the output that the task names, or the first one, from what a run or a step gave."""
+    """Pick the output that the task names, or the first one, from what a run or a step gave.
+
+    Raises:
+        ContractError: there is none.
+    """
     if not isinstance(result, dict):
         return result
     task = model.interface.task
+    if not (task or model.outputs):
+        raise ContractError("the file has no output beside its states, so there is nothing to show")
     return result[task.output if task else model.outputs[0].name]
 
 

@@ -5,6 +5,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -12,9 +13,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lstm_edge_runtime.errors import printable
+from lstm_edge_runtime.errors import InputError, printable
+from lstm_edge_runtime.files import check_target
 
-__all__ = ["console", "echo_json", "json_option", "print_table", "progress"]
+__all__ = ["Screen", "check_onnx_target", "echo", "echo_json", "json_option", "print_table", "progress"]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -26,14 +28,37 @@ def json_option(function: _F) -> _F:
     )
 
 
+def check_onnx_target(target: Path) -> None:
+    """Check early whether an .onnx file can be written there; raises as ``check_target``, and InputError."""
+    check_target(target)
+    if target.suffix != ".onnx":
+        raise InputError(f"{target} is to be an ONNX file; type -o {target.with_suffix('.onnx')}")
+
+
 def echo_json(document: Any) -> None:
     """Print one JSON document on standard output."""
     click.echo(json.dumps(document, indent=2, allow_nan=False))
 
 
-def console() -> Console:
-    """Return a console on standard output: colors on a terminal, plain text in a pipe; no text is markup."""
-    return Console(highlight=False, markup=False, soft_wrap=True)
+class Screen(Console):
+    """A console: colors on a terminal, plain text in a pipe; no text is markup or what a terminal obeys."""
+
+    def __init__(self, *, stderr: bool = False, **options: Any) -> None:
+        """Write to standard output or standard error; ``options`` as rich's ``Console``."""
+        super().__init__(stderr=stderr, highlight=False, markup=False, soft_wrap=True, **options)
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print as rich's ``Console``, texts with what a terminal would obey escaped."""
+        super().print(*(printable(each) if isinstance(each, str) else each for each in objects), **options)
+
+    def on_broken_pipe(self) -> None:
+        """Leave it to ``_ending`` what becomes of a reader that left; rich would exit with 1."""
+        raise BrokenPipeError
+
+
+def echo(text: str, *, err: bool = False) -> None:
+    """Print a line on standard output or standard error; what a terminal would obey is escaped."""
+    click.echo(printable(text), err=err)
 
 
 def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -43,7 +68,7 @@ def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[objec
         table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*(Text(printable(str(cell))) for cell in row))
-    console().print(table)
+    Screen().print(table)
 
 
 _LINES = 20
@@ -62,7 +87,6 @@ def progress(*, quiet: bool = False) -> Iterator[Callable[[float, str], None]]:
     if not sys.stderr.isatty():
         yield _line_printer(quiet=quiet)
         return
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
     from rich.table import Column
 
@@ -77,10 +101,10 @@ def progress(*, quiet: bool = False) -> Iterator[Callable[[float, str], None]]:
         TimeRemainingColumn(),
         TextColumn("left"),
     )
-    screen = Console(stderr=True, highlight=False)
+    screen = Screen(stderr=True)
     with Progress(*columns, console=screen, transient=True, expand=True) as bar:
         task = bar.add_task("starting", total=1.0)
-        yield lambda done, what: bar.update(task, completed=done, description=what)
+        yield lambda done, what: bar.update(task, completed=done, description=printable(what))
 
 
 def _line_printer(*, quiet: bool) -> Callable[[float, str], None]:
@@ -91,6 +115,6 @@ def _line_printer(*, quiet: bool) -> Callable[[float, str], None]:
         now = math.floor(done * _LINES + 1e-9)
         if not quiet and now > printed:
             printed = now
-            click.echo(what, err=True)
+            echo(what, err=True)
 
     return show

@@ -2,14 +2,17 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ._output import console, print_table, progress
+from lstm_edge_runtime.errors import counted
+
+from ._output import Screen, print_table, progress
 
 if TYPE_CHECKING:
     from ..training import Epoch
 
-__all__ = ["print_summary", "training_progress"]
+__all__ = ["epoch_log", "print_summary", "training_progress"]
 
 
 @contextlib.contextmanager
@@ -24,6 +27,26 @@ def training_progress(
         )
 
 
+@contextlib.contextmanager
+def epoch_log(folder: Path | None) -> Iterator[Callable[["Epoch"], None]]:
+    """Yield a function that writes an epoch into ``folder`` for TensorBoard; without a folder, nowhere."""
+    if folder is None:
+        yield lambda _: None
+        return
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(folder)) as writer:
+
+        def write(epoch: "Epoch") -> None:
+            scores = {"loss/training": epoch.loss, "loss/validation": epoch.validation_loss}
+            if epoch.accuracy is not None:
+                scores["accuracy/validation"] = epoch.accuracy
+            for name, value in scores.items():
+                writer.add_scalar(name, value, epoch.number)
+
+        yield write
+
+
 def _describe(epoch: "Epoch") -> str:
     accuracy = "" if epoch.accuracy is None else f"  acc {epoch.accuracy:.3f}"
     return f"loss {epoch.loss:.4f}  val {epoch.validation_loss:.4f}{accuracy}"
@@ -32,12 +55,13 @@ def _describe(epoch: "Epoch") -> str:
 def print_summary(summary: dict[str, Any]) -> None:
     """Print the sets and their metrics, and why training ended."""
     split = summary["split"]
-    console().print(
-        f"{summary['epochs']} epochs, the best at {summary['best_epoch']}; {_ENDS[summary['stopped']]}"
+    Screen().print(
+        f"{counted(summary['epochs'], 'epoch')}, the best at {summary['best_epoch']}; "
+        f"{_ENDS[summary['stopped']]}"
     )
-    console().print(f"split: {split['description']}")
+    Screen().print(f"split: {split['description']}")
     for note in split["notes"]:
-        console().print(f"note: {note}")
+        Screen().print(f"note: {note}")
     measured = [name for name in ("validation", "test") if summary[name] is not None]
     if summary["task"] == "classification":
         rows = [["accuracy", *(f"{summary[name]['accuracy']:.3f}" for name in measured)]]
@@ -53,7 +77,7 @@ def print_summary(summary: dict[str, Any]) -> None:
         ]
     if found := summary.get("cross_validation"):
         for name in found.keys() - {"folds"}:
-            console().print(
+            Screen().print(
                 f"{name} over {len(found['folds'])} folds: {found[name]['mean']:.4g}, standard deviation "
                 f"{found[name]['std']:.2g}"
             )
@@ -63,7 +87,7 @@ def print_summary(summary: dict[str, Any]) -> None:
 _ENDS = {
     "epochs": "all epochs done",
     "patience": "stopped early, validation loss no longer fell",
-    "interrupted": "stopped by Ctrl-C, the best so far is kept",
+    "interrupted": "stopped before the end, the best so far is kept",
 }
 
 

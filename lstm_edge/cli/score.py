@@ -5,12 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lstm_edge_runtime.errors import printable
-
 from ._data import split_names
 from ._extras import needing_parquet
 from ._model import engine_option
-from ._output import console, echo_json, json_option, print_table, progress
+from ._output import Screen, echo_json, json_option, print_table, progress
 
 if TYPE_CHECKING:
     from lstm_edge.score.pipeline import ScoreReport
@@ -68,9 +66,9 @@ def command(dataset: str, model: Path, output: Path, as_json: bool, **options: A
         for stage in report.stages
     ]
     print_table(str(output), ("stage", "rows", "seconds", "rows/s"), rows)
-    out = console()
+    out = Screen()
     for name, why in report.left_out.items():
-        out.print(printable(f"left out: {name}: {why}"))
+        out.print(f"left out: {name}: {why}")
     known = f", {report.known:,} known from {options['since']}" if options["since"] else ""
     bad = f", {len(report.left_out):,} left out" if report.left_out else ""
     series = f" of {report.series:,} series" if report.series is not None else ""

@@ -1,5 +1,6 @@
 """``lstm-edge stream``: samples on standard input, a result line for each on standard output."""
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy.typing as npt
 
 from lstm_edge.data.sample_input import sample_input
 from lstm_edge.results import main_output, top_rows
-from lstm_edge_runtime.errors import CheckFailedError, InputError
+from lstm_edge_runtime.errors import CheckFailedError, InputError, counted, printable
 
 from ._line import FrameParser, LineParser
 from ._model import (
@@ -22,6 +23,7 @@ from ._model import (
     profile_option,
     threads_option,
 )
+from ._output import echo
 from ._pipes import LONGEST, LinePipe, stopped_by_signals
 from ._results import ResultLines
 from ._statefile import StateFile
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["command", "serve"]
 
 _STDIN, _STDOUT = 0, 1
+_END = "Ctrl-Z and Enter" if os.name == "nt" else "Ctrl-D"
 Parser = Callable[[bytes], "npt.NDArray[Any] | None"]
 
 
@@ -102,10 +105,10 @@ def command(
         stream = opened.stream()
         kept = StateFile(stream, state, save_every)
         if kept.steps:
-            click.echo(f"resumed {state} at step {kept.steps}", err=True)
+            echo(f"resumed {state} at step {kept.steps}", err=True)
         if sys.stdin.isatty():
-            what = f"{samples.width} numbers" + (f" ({', '.join(features)})" if features else "")
-            click.echo(f"waiting for lines of {what}; Ctrl-D ends", err=True)
+            what = counted(samples.width, "number") + (f" ({', '.join(features)})" if features else "")
+            echo(f"waiting for lines of {what}; {_END} ends", err=True)
         pipe = LinePipe(_STDIN, _STDOUT, stop, frame)
         try:
             serve(opened, stream, pipe, parse, lines, kept, strict)
@@ -139,17 +142,17 @@ def serve(
             except InputError as error:
                 if strict:
                     raise InputError(f"line {number}: {error}") from error
-                click.echo(f"line {number}: {error}; skipped", err=True)
+                echo(f"line {number}: {error}; skipped", err=True)
                 sample, bad = None, bad + 1
             if sample is not None:
                 values = top_rows(np.atleast_1d(main_output(model, stream.step(sample))), 1)[0]
                 text = lines.line(kept.steps, values)
                 if header_due:
                     text, header_due = lines.header(len(values)) + text, False
-                if not pipe.write(text.encode()):
+                if not pipe.write(printable(text).encode()):
                     return
         kept.save_if_due()
     if bad and header_due:
         raise CheckFailedError(
-            f"not one of {number} lines was a sample; see the lines above for what is expected"
+            f"not one of {counted(number, 'line')} was a sample; see the lines above for what is expected"
         )

@@ -3,6 +3,7 @@
 A message says what was got, what was expected and what to do next, in one line.
 """
 
+import os
 import re
 
 __all__ = [
@@ -17,19 +18,26 @@ __all__ = [
     "ProviderError",
     "StateError",
     "UnsupportedError",
+    "counted",
     "first_line",
+    "install_command",
+    "one_line",
     "printable",
 ]
 
 _LONGEST = 300
+_LONGEST_LINE = 500
 
 
 class LstmEdgeError(Exception):
     """The root of every error this project raises on purpose; its message is safe to print."""
 
     def __str__(self) -> str:
-        """Return the message; what a terminal would obey (names and labels in it) is escaped."""
-        return printable(super().__str__())
+        """Return the message; what a terminal would obey (names and labels in it) is escaped.
+
+        Of a line beyond 500 characters the beginning and the end stay.
+        """
+        return "\n".join(map(_shortened, printable(super().__str__()).split("\n")))
 
 
 class InputError(LstmEdgeError, ValueError):
@@ -72,12 +80,50 @@ class CheckFailedError(LstmEdgeError, AssertionError):
     """A check failed: a file does not compute what it should. The CLI exits with 1 on it."""
 
 
+def counted(count: int, noun: str) -> str:
+    """Return ``1 sample`` or ``1,000 samples``: a number and a noun whose plural ends in s."""
+    return f"{count:,} {noun}" if count == 1 or noun.endswith("s") else f"{count:,} {noun}s"
+
+
+def install_command(extra: str) -> str:
+    """Return the command that adds an extra to lstm-edge where it was installed from: a clone or a file."""
+    import json
+    from importlib.metadata import PackageNotFoundError, distribution
+    from urllib.parse import unquote, urlparse
+
+    try:
+        origin = json.loads(distribution("lstm-edge").read_text("direct_url.json") or "{}")
+    except (PackageNotFoundError, ValueError):
+        origin = {}
+    url, folder = origin.get("url", ""), origin.get("dir_info")
+    if folder is None:
+        return f'pip install "lstm-edge[{extra}]' + (f' @ {url}"' if url else '"')
+    clone = unquote(urlparse(url).path)
+    clone = "." if os.path.realpath(clone) == os.path.realpath(os.curdir) else clone
+    if extra == "native":
+        return f'pip install "{clone}/native"'
+    return f'pip install {"-e " if folder.get("editable") else ""}"{clone}[{extra}]"'
+
+
 def printable(text: str) -> str:
     """Return ``text`` with control, invisible and unpaired surrogate characters escaped; newlines stay."""
+    if text.replace("\n", "").isprintable():
+        return text
     return "".join(
         each if each.isprintable() or each == "\n" else each.encode("unicode_escape").decode()
         for each in text
     )
+
+
+def one_line(text: object) -> str:
+    """Return ``str(text)`` as one line of at most 500 characters that is safe to print."""
+    return _shortened(printable(" ".join(str(text).split())))
+
+
+def _shortened(line: str) -> str:
+    if len(line) <= _LONGEST_LINE:
+        return line
+    return f"{line[:_LONGEST]} ... {line[_LONGEST - _LONGEST_LINE + 5 :]}"
 
 
 def first_line(error: BaseException) -> str:
