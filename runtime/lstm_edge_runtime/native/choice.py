@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from ..errors import CheckFailedError, UnsupportedError
 from ..manifest import Manifest
 from ..onnx_reader import OnnxFile
-from ..selftest import check_golden, compare_golden
+from ..selftest import check_golden, compare_golden, golden_misfit
 
 if TYPE_CHECKING:
     from .engine import NativeEngine
@@ -25,13 +25,15 @@ def compile_engine(file: OnnxFile | None, manifest: Manifest, threads: int) -> "
         UnsupportedError: the file can't be streamed, or a part of it is not covered.
         MissingDependencyError: ``lstm-edge-native`` is not installed.
         CheckFailedError: an output of the golden case is beyond its limit.
-        ManifestError: the golden case does not fit the file.
+        ManifestError: the golden case leaves something out.
     """
     from .engine import NativeEngine
 
     engine = NativeEngine(_program(file, manifest), manifest, threads)
     if manifest.golden is not None:
         check_golden(manifest, manifest.golden)
+        if misfit := golden_misfit(manifest, manifest.golden):
+            raise CheckFailedError(f"the golden case does not run: {misfit}")
         records = compare_golden(manifest.golden, manifest.all_outputs(*engine.call(manifest.golden.inputs)))
         worst = max(records, key=lambda record: record.ratio, default=None)
         if worst is not None and not worst.ok:
