@@ -6,7 +6,7 @@ export ORT_DISABLE_TELEMETRY := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo native dist test test-slow test-docs test-web test-arm test-thin test-oldest test-matrix check docs fmt clean
+.PHONY: help demo native dist test test-slow test-docs fuzz torture test-web test-arm test-thin test-oldest test-matrix check docs fmt clean
 
 help:  ## show the targets
 	@sed -n 's/^\([a-z-]*\):.*##/\1:/p' $(MAKEFILE_LIST)
@@ -57,6 +57,12 @@ test-docs: $(VENV)/.native  ## run the pages that take long, with training in th
 
 test-slow: $(VENV)/.native  ## the full matrices
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
+
+fuzz: $(VENV)/.native  ## read 100,000 damaged files of every kind; FUZZ="--seed 1 --count 1000" for other numbers
+	$(BIN)/python tests/fuzz/harness.py $(FUZZ)
+
+torture: $(VENV)/.native  ## kill, interrupt and starve every verb that writes, 500 times; TORTURE="--kills 50" for others
+	$(BIN)/python tests/torture/torture.py $(TORTURE)
 
 # npm writes this file last. What packages would run on installation only downloads GPU libraries.
 web/node_modules/.package-lock.json: web/package-lock.json

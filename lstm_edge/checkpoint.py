@@ -30,9 +30,10 @@ from lstm_edge_runtime.manifest import Signal, Task
 from .lstm1 import LSTM1
 from .run_files import CONFIG
 
-__all__ = ["Run", "Scale", "build", "infer_options", "load", "read_tensors", "save"]
+__all__ = ["Run", "Scale", "build", "infer_options", "is_plain", "load", "read_tensors", "save"]
 
 _LAYER = re.compile(r"lstm\.weight_ih_l(\d+)")
+_FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 _NEEDED = ("lstm.weight_ih_l0", "lstm.weight_hh_l0", "fc_1.weight", "fc.weight")
 
 
@@ -48,8 +49,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise FileFormatError(f"{path} is not a whole safetensors file ({error})") from error
+        except (SafetensorError, OSError, TypeError, ValueError) as error:
+            raise FileFormatError(f"{path} is not a whole safetensors file ({first_line(error)})") from error
     return _read_pickle(path)
 
 
@@ -70,12 +71,23 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
             f"{path} can't be read as a checkpoint ({reason}); expected a run folder, a .safetensors file or "
             "a state_dict saved by torch.save"
         ) from error
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+    if not isinstance(content, Mapping) or not all(map(is_plain, content.values())):
         raise FileFormatError(
-            f"{path} holds {type(content).__name__} with more than named tensors in it; expected a "
+            f"{path} holds {type(content).__name__} with more than named dense tensors in it; expected a "
             "state_dict: save model.state_dict() alone"
         )
     return {str(name): tensor for name, tensor in content.items()}
+
+
+def is_plain(value: object) -> bool:
+    """Tell whether ``value`` is a dense tensor with values: not sparse, nested, quantized or on ``meta``."""
+    return (
+        isinstance(value, Tensor)
+        and not value.is_nested
+        and value.layout is torch.strided
+        and value.device.type == "cpu"
+        and not value.is_quantized
+    )
 
 
 def infer_options(tensors: Mapping[str, Tensor], origin: Path) -> dict[str, Any]:
@@ -93,7 +105,7 @@ def infer_options(tensors: Mapping[str, Tensor], origin: Path) -> dict[str, Any]
                 f"{origin} has no tensor {name} (it has {_some(tensors)}); expected an LSTM1 state_dict "
                 "with lstm.*, fc_1.* and fc.*"
             )
-        if tensors[name].dim() != 2:
+        if not is_plain(tensors[name]) or tensors[name].dim() != 2:
             raise FileFormatError(f"{origin}: {name} is {_shape(tensors[name])}, expected a matrix")
     proj_size = tensors["lstm.weight_hh_l0"].shape[1] if "lstm.weight_hr_l0" in tensors else 0
     hidden_size = tensors["lstm.weight_hh_l0"].shape[0] // 4
@@ -141,7 +153,7 @@ def build(options: Mapping[str, Any], tensors: Mapping[str, Tensor], origin: Pat
 
 def _check_values(tensors: Mapping[str, Tensor], origin: Path) -> None:
     dtypes = {tensor.dtype for tensor in tensors.values()}
-    if len(dtypes) != 1 or not next(iter(dtypes)).is_floating_point:
+    if len(dtypes) != 1 or not dtypes <= _FLOATS:
         raise FileFormatError(f"{origin} has tensors of {_some(dtypes)}, expected one float dtype")
     for name, tensor in tensors.items():
         if not bool(torch.isfinite(tensor).all()):

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime.errors import InputError, NotFoundError
 
 __all__ = ["CONFIG", "CURVES", "HISTORY", "METRICS", "REPORT", "RESUME", "check_run_folder"]
 
@@ -30,9 +30,17 @@ def check_run_folder(folder: Path, *, resume: bool = False, overwrite: bool = Fa
 
     Raises:
         InputError: it holds a run, it is a file, or it can't be written to.
+        NotFoundError: it holds nothing to resume.
     """
-    if not resume and not overwrite and ((folder / CONFIG).exists() or (folder / RESUME).exists()):
-        raise InputError(f"{folder} already holds a run; --resume it, --overwrite it, or name another folder")
+    resumable = (folder / RESUME).exists()
+    holds_run = resumable or (folder / CONFIG).exists()
+    if resume and not resumable:
+        what = f"a run without {RESUME}, which training goes on from" if holds_run else "no run to resume"
+        advice = "--overwrite it, or name another folder" if holds_run else "train without --resume"
+        raise NotFoundError(f"{folder} holds {what}; {advice}")
+    if holds_run and not resume and not overwrite:
+        how = "--resume it, --overwrite it" if resumable else "--overwrite it"
+        raise InputError(f"{folder} already holds a run; {how}, or name another folder")
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir():
         raise InputError(f"{there} is a file; name a folder for the run")

@@ -1,6 +1,7 @@
 """The command line: one module a verb, imported only when that verb is called."""
 
 import os
+import signal
 import sys
 from difflib import get_close_matches
 from importlib import import_module
@@ -8,8 +9,10 @@ from pathlib import Path
 
 import click
 
-from lstm_edge_runtime import LstmEdgeError, __version__
-from lstm_edge_runtime.errors import CheckFailedError, InputError
+from lstm_edge_runtime import __version__
+from lstm_edge_runtime.errors import InputError
+
+from ._ending import run
 
 __all__ = ["cli", "main"]
 
@@ -23,6 +26,7 @@ _VERBS = {
     "quantize": "Make a file smaller and faster: int8 or fp16, behind an accuracy gate.",
     "convert": "Turn a file into another format: ORT format for minimal builds of onnxruntime.",
     "predict": "Run a file on data.",
+    "score": "Run a file on a Parquet data set of any size, in one process or on a cluster.",
     "stream": "Run a file on samples as they arrive.",
     "inspect": "Show what a file takes, gives, costs and comes from.",
     "selftest": "Verify on this device that a file computes what it should.",
@@ -74,21 +78,14 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command line: one line for an error, exit 2 for wrong usage, 1 for a failed check."""
+    """Run the command line; see ``_ending`` for what its exit codes are."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # closed by the caller: the next file opened would take its number
             setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115
-    try:
-        try:
-            cli.main(standalone_mode=True)
-        finally:
-            sys.stdout.flush()  # here a full disk is an error like others; at Python's end it would be noise
-    except LstmEdgeError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(1 if isinstance(error, CheckFailedError) else 2)
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still in the buffer has nowhere to go
-        if isinstance(error, BrokenPipeError):
-            sys.exit(1)
-        click.echo(f"error: {error}", err=True)
-        sys.exit(2)
+    if "_LSTM_EDGE_COMPLETE" in os.environ:
+        cli.main()
+    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+        signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        )  # before and after ``run``: no traceback of Python's start
+    sys.exit(run(cli, sys.argv[1:]))

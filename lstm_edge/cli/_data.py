@@ -7,6 +7,8 @@ import click
 
 from lstm_edge.data.config import LAYOUTS, MISSING
 
+from ._output import echo
+
 __all__ = ["data_options", "note", "split_names"]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -60,7 +62,7 @@ _OPTIONS = (
 
 def note(text: str) -> None:
     """Print a note about the data on standard error."""
-    click.echo(f"note: {text}", err=True)
+    echo(f"note: {text}", err=True)
 
 
 def data_options(function: _F) -> _F:

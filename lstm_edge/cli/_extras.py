@@ -8,7 +8,7 @@ from importlib import metadata
 
 from lstm_edge_runtime.errors import MissingDependencyError, install_command
 
-__all__ = ["extra_modules", "needing_c", "needing_export", "needing_report"]
+__all__ = ["extra_modules", "needing_c", "needing_export", "needing_parquet", "needing_report"]
 
 _REQUIREMENT = re.compile(r"([\w.-]+).*;\s*extra\s*==\s*['\"]([\w-]+)['\"]")
 
@@ -47,6 +47,11 @@ def needing_report(option: str) -> contextlib.AbstractContextManager[None]:
 def needing_c(verb: str) -> contextlib.AbstractContextManager[None]:
     """Import what a verb needs of the generator of C inside this; raises as ``needing_export``."""
     return _needing(verb, "c")
+
+
+def needing_parquet(verb: str) -> contextlib.AbstractContextManager[None]:
+    """Import what a verb needs of pyarrow inside this; raises as ``needing_export``."""
+    return _needing(verb, "parquet")
 
 
 @contextlib.contextmanager

@@ -11,6 +11,8 @@ from lstm_edge.data.config import DATA_SUFFIXES
 from lstm_edge.run_files import CONFIG
 from lstm_edge_runtime.errors import InputError
 
+from ._output import echo
+
 if TYPE_CHECKING:
     from lstm_edge_runtime import Model
 
@@ -70,7 +72,7 @@ def engine_option(function: _F) -> _F:
         type=click.Choice(["auto", "onnxruntime", "native"]),
         default="auto",
         show_default=True,
-        help="What takes the steps; native is an error where it does not cover the file.",
+        help="What runs the file; native is an error where it does not cover it.",
     )(function)
 
 
@@ -118,5 +120,5 @@ def open_model(
         warnings.simplefilter("always")
         model = load(path, device=device, threads=threads, profile=profile, engine=engine)
     for warning in caught:
-        click.echo(f"note: {warning.message}", err=True)
+        echo(f"note: {warning.message}", err=True)
     return model

@@ -16,7 +16,15 @@ from rich.text import Text
 from lstm_edge_runtime.errors import InputError, printable
 from lstm_edge_runtime.files import check_target
 
-__all__ = ["check_onnx_target", "console", "echo_json", "json_option", "print_table", "progress"]
+__all__ = [
+    "Screen",
+    "check_onnx_target",
+    "echo",
+    "echo_json",
+    "json_option",
+    "print_table",
+    "progress",
+]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -40,9 +48,25 @@ def echo_json(document: Any) -> None:
     click.echo(json.dumps(document, indent=2, allow_nan=False))
 
 
-def console() -> Console:
-    """Return a console on standard output: colors on a terminal, plain text in a pipe; no text is markup."""
-    return Console(highlight=False, markup=False, soft_wrap=True)
+class Screen(Console):
+    """A console: colors on a terminal, plain text in a pipe; no text is markup or what a terminal obeys."""
+
+    def __init__(self, *, stderr: bool = False, **options: Any) -> None:
+        """Write to standard output or standard error; ``options`` as rich's ``Console``."""
+        super().__init__(stderr=stderr, highlight=False, markup=False, soft_wrap=True, **options)
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print as rich's ``Console``, texts with what a terminal would obey escaped."""
+        super().print(*(printable(each) if isinstance(each, str) else each for each in objects), **options)
+
+    def on_broken_pipe(self) -> None:
+        """Leave it to ``_ending`` what becomes of a reader that left; rich would exit with 1."""
+        raise BrokenPipeError
+
+
+def echo(text: str, *, err: bool = False) -> None:
+    """Print a line on standard output or standard error; what a terminal would obey is escaped."""
+    click.echo(printable(text), err=err)
 
 
 def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -52,7 +76,7 @@ def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[objec
         table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*(Text(printable(str(cell))) for cell in row))
-    console().print(table)
+    Screen().print(table)
 
 
 _LINES = 20
@@ -71,7 +95,6 @@ def progress(*, quiet: bool = False) -> Iterator[Callable[[float, str], None]]:
     if not sys.stderr.isatty():
         yield _line_printer(quiet=quiet)
         return
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
     from rich.table import Column
 
@@ -86,10 +109,10 @@ def progress(*, quiet: bool = False) -> Iterator[Callable[[float, str], None]]:
         TimeRemainingColumn(),
         TextColumn("left"),
     )
-    screen = Console(stderr=True, highlight=False)
+    screen = Screen(stderr=True)
     with Progress(*columns, console=screen, transient=True, expand=True) as bar:
         task = bar.add_task("starting", total=1.0)
-        yield lambda done, what: bar.update(task, completed=done, description=what)
+        yield lambda done, what: bar.update(task, completed=done, description=printable(what))
 
 
 def _line_printer(*, quiet: bool) -> Callable[[float, str], None]:
@@ -100,6 +123,6 @@ def _line_printer(*, quiet: bool) -> Callable[[float, str], None]:
         now = math.floor(done * _LINES + 1e-9)
         if not quiet and now > printed:
             printed = now
-            click.echo(what, err=True)
+            echo(what, err=True)
 
     return show

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lstm_edge_runtime.errors import counted
 
-from ._output import console, print_table, progress
+from ._output import Screen, print_table, progress
 
 if TYPE_CHECKING:
     from ..training import Epoch
@@ -55,13 +55,13 @@ def _describe(epoch: "Epoch") -> str:
 def print_summary(summary: dict[str, Any]) -> None:
     """Print the sets and their metrics, and why training ended."""
     split = summary["split"]
-    console().print(
+    Screen().print(
         f"{counted(summary['epochs'], 'epoch')}, the best at {summary['best_epoch']}; "
         f"{_ENDS[summary['stopped']]}"
     )
-    console().print(f"split: {split['description']}")
+    Screen().print(f"split: {split['description']}")
     for note in split["notes"]:
-        console().print(f"note: {note}")
+        Screen().print(f"note: {note}")
     measured = [name for name in ("validation", "test") if summary[name] is not None]
     if summary["task"] == "classification":
         rows = [["accuracy", *(f"{summary[name]['accuracy']:.3f}" for name in measured)]]
@@ -77,7 +77,7 @@ def print_summary(summary: dict[str, Any]) -> None:
         ]
     if found := summary.get("cross_validation"):
         for name in found.keys() - {"folds"}:
-            console().print(
+            Screen().print(
                 f"{name} over {len(found['folds'])} folds: {found[name]['mean']:.4g}, standard deviation "
                 f"{found[name]['std']:.2g}"
             )
@@ -87,7 +87,7 @@ def print_summary(summary: dict[str, Any]) -> None:
 _ENDS = {
     "epochs": "all epochs done",
     "patience": "stopped early, validation loss no longer fell",
-    "interrupted": "stopped by Ctrl-C, the best so far is kept",
+    "interrupted": "stopped before the end, the best so far is kept",
 }
 
 

@@ -5,14 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 from rich.text import Text
 
-from lstm_edge_runtime.errors import CheckFailedError, InputError, counted
+from lstm_edge_runtime.errors import CheckFailedError, InputError, counted, printable
 
 from ._extras import needing_report
 from ._model import device_option, engine_option, open_model, profile_option, threads_option
-from ._output import console, echo_json, json_option, print_table
+from ._output import Screen, echo_json, json_option, print_table
 from ._rate import RATE
 
 if TYPE_CHECKING:
@@ -114,8 +113,8 @@ def command(
         "threads": threads,
         "profile": None if profile is None else str(profile.resolve()),
     }
-    with Console(stderr=True).status("") as status:
-        document = measure(timed_models, plan, settings, lambda what: status.update(Text(what)))
+    with Screen(stderr=True).status("") as status:
+        document = measure(timed_models, plan, settings, lambda what: status.update(Text(printable(what))))
     changes = compare_with(baseline, document) if baseline else []
     if html:
         write_bytes(html, bench_page(document, list(map(str, changes))).encode())
@@ -170,9 +169,9 @@ def _print(document: dict[str, Any], changes: Sequence["Change"]) -> None:
         title = f"time as a share of {document['ratios'][0]['against']}'s"
         print_table(title, ["file", "call", "ratio", "95 % interval"], rows)
     for change in changes:
-        console().print(str(change))
+        Screen().print(str(change))
     lost = document["preemptions_per_second"]
-    console().print(
+    Screen().print(
         f"the calibration workload varied by {document['noise']:.1%} between rounds"
         + (
             ""

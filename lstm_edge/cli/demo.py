@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ._extras import needing_export
-from ._output import console, echo_json, json_option
+from ._output import Screen, echo_json, json_option
 from ._timeline import recognized_from, timeline
 from ._training import training_progress
 
@@ -55,7 +55,7 @@ def command(folder: Path, as_json: bool) -> None:
       lstm-edge demo
       lstm-edge demo -o /tmp/demo --json
     """  # noqa: D301
-    screen = Console(quiet=True) if as_json else console()
+    screen = Screen(quiet=as_json)
     started = time.monotonic()
     with screen.status("importing torch and onnx"), needing_export("demo"):
         from lstm_edge_runtime import load

@@ -15,7 +15,7 @@ from lstm_edge_runtime.manifest import Signal, Task
 
 from ._data import split_names
 from ._extras import needing_export
-from ._output import check_onnx_target, echo_json, json_option, print_table, progress
+from ._output import check_onnx_target, echo, echo_json, json_option, print_table, progress
 from ._rate import RATE
 
 if TYPE_CHECKING:
@@ -44,8 +44,10 @@ __all__ = ["command"]
     "inputs",
     multiple=True,
     metavar="NAME=AXES[:DTYPE[:LOW..HIGH]]",
-    help="An input of a factory's module: x=N,L,8 or tokens=N,L:int64:0..9999. Repeatable.",
+    help="An input of a factory's module: x=N,L,8 or tokens=N,L:int64:0..9999; x=N,L:16..4096:4,8 gives the "
+    "sizes of an axis, wave=N,4*L one that follows from another. Repeatable.",
 )
+@click.option("--step", is_flag=True, help="One step a call: the axis L of every --input is 1.")
 @click.option("--lengths", is_flag=True, help="Take lengths int64 (N,), the valid steps of each row.")
 @click.option(
     "--output-names",
@@ -81,6 +83,7 @@ def command(
     weights: Path | None,
     inputs: tuple[str, ...],
     lengths: bool,
+    step: bool,
     stateless: bool,
     opset: int,
     ir_version: int,
@@ -101,6 +104,7 @@ def command(
       lstm-edge export runs/har -o har.onnx
       lstm-edge export runs/har -o har.onnx --lengths
       lstm-edge export nets.tagger:build --weights tagger.pt --input tokens=N,L:int64:0..9999 -o tagger.onnx
+      lstm-edge export nets.audio:build --input wave=N,L:320..:320 -o audio.onnx
     """  # noqa: D301
     if form == "onnx" and output.suffix != ".ort":
         check_onnx_target(output)
@@ -120,14 +124,15 @@ def command(
             f"{source} is exported already; type lstm-edge lift to give it states, lstm-edge inspect to see "
             "what it has"
         )
-    given = [name for name, value in {"weights": weights, "input": inputs, **meaning}.items() if value]
+    options = {"weights": weights, "input": inputs, "step": step, **meaning}
+    given = [name for name, value in options.items() if value]
     if not factory and given:
         option = "--" + given[0].replace("_", "-")
         raise InputError(f"{source} is no package.module:factory, and {option} belongs to one")
     # what a user's code prints is not the result
     with needing_export("export"), contextlib.redirect_stdout(sys.stderr):
         if factory:
-            module, example, config = _from_factory(source, weights, inputs, lengths, **meaning)
+            module, example, config = _from_factory(source, weights, inputs, lengths, step, **meaning)
         else:
             module, example, config = _from_run(source, lengths)
         config = replace(config, stateless=stateless, opset=opset, ir_version=ir_version, seed=seed)
@@ -149,7 +154,7 @@ def command(
         return
     _print(artifact, source, output)
     if converted:
-        click.echo(f"ORT format: {len(converted.model):,} bytes; operators for a reduced build: {operators}")
+        echo(f"ORT format: {len(converted.model):,} bytes; operators for a reduced build: {operators}")
 
 
 def _from_run(source: str, lengths: bool) -> tuple[Any, Any, "ExportConfig"]:
@@ -164,6 +169,7 @@ def _from_factory(
     weights: Path | None,
     inputs: tuple[str, ...],
     lengths: bool,
+    step: bool,
     *,
     output_names: tuple[str, ...],
     task: str | None,
@@ -178,6 +184,11 @@ def _from_factory(
     from ._factory import InputOption, build_module, make_example, parse_input
 
     options = [parse_input(entry) for entry in inputs]
+    if step:
+        options = [
+            replace(each, axes=tuple(1 if axis == "L" else axis for axis in each.axes), ranges={})
+            for each in options
+        ]
     if not options:
         raise InputError(f"{source}: name each input of forward, such as --input x=N,L,8")
     names = [option.name for option in options]
@@ -190,6 +201,7 @@ def _from_factory(
     module, sha256 = build_module(source, weights)
     config = ExportConfig(
         inputs={option.name: option.axes for option in options},
+        ranges={axis: limits for option in options for axis, limits in option.ranges.items()},
         outputs=output_names,
         lengths=name,
         task=meaning,
@@ -236,19 +248,21 @@ def _print(artifact: "Artifact", source: str, output: Path) -> None:
     rows += [("output", spec.name, spec.dtype, _axes(spec.axes), "") for spec in manifest.outputs]
     print_table(f"{output}", ("", "name", "dtype", "axes", "reset"), rows)
     nodes = ", ".join(f"{count} {name}" for name, count in sorted(artifact.nodes.items()))
-    click.echo(f"size: {len(artifact.model):,} bytes, opset {manifest.provenance['opset']}")
-    click.echo(f"nodes: {sum(artifact.nodes.values())} ({nodes})")
+    echo(f"size: {len(artifact.model):,} bytes, opset {manifest.provenance['opset']}")
+    echo(f"nodes: {sum(artifact.nodes.values())} ({nodes})")
     cases = len(manifest.equivalence["cases"])
     worst = artifact.equivalence.worst
-    click.echo(
+    echo(
         f"largest difference from PyTorch: {artifact.equivalence.max_abs:.3g} in {counted(cases, 'case')} "
         f"(at most {worst.ratio:.0%} of its limit)"
     )
+    for axis, limits in manifest.ranges.items():
+        click.echo(f"sizes of axis {axis}: {limits}")
     if manifest.unstreamable:
-        click.echo(f"can't be fed in chunks: {manifest.unstreamable}")
+        echo(f"can't be fed in chunks: {manifest.unstreamable}")
     for note in artifact.notes:
-        click.echo(f"note: {note}")
-    click.echo(f"next: lstm-edge inspect {output}   lstm-edge validate {output} --against {source}")
+        echo(f"note: {note}")
+    echo(f"next: lstm-edge inspect {output}   lstm-edge validate {output} --against {source}")
 
 
 def _document(artifact: "Artifact", output: Path) -> dict[str, Any]:
@@ -269,6 +283,7 @@ def _document(artifact: "Artifact", output: Path) -> dict[str, Any]:
         "nodes": dict(sorted(artifact.nodes.items())),
         "opset": manifest.provenance["opset"],
         "ir_version": manifest.provenance["ir_version"],
+        "ranges": {axis: limits._asdict() for axis, limits in manifest.ranges.items()},
         "equivalence": manifest.equivalence,
         "unstreamable": manifest.unstreamable,
         "notes": list(artifact.notes),

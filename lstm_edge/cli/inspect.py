@@ -9,6 +9,7 @@ import click
 import numpy as np
 
 from lstm_edge_runtime.errors import counted
+from lstm_edge_runtime.manifest import AxisRange
 
 from ._model import model_argument, open_model
 from ._output import echo_json, json_option, print_table
@@ -62,6 +63,7 @@ def _declared(manifest: "Manifest") -> dict[str, Any]:
         "manifest": True,
         "streamable": manifest.streamable,
         "unstreamable": manifest.unstreamable or None,
+        "ranges": {axis: limits._asdict() for axis, limits in manifest.ranges.items()},
         "lengths": manifest.lengths,
         "precision": manifest.precision,
         "task": manifest.task._asdict() if manifest.task else None,
@@ -150,6 +152,8 @@ def _facts(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if not document["manifest"]:
         yield "manifest", "none: states are paired by name and shape; nothing is known of task and origin"
         return
+    for axis, limits in document["ranges"].items():
+        yield f"sizes of axis {axis}", str(AxisRange(**limits))
     yield "precision", document["precision"]
     yield (
         "streaming",

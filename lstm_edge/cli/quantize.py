@@ -13,7 +13,7 @@ from lstm_edge.data.evaluation import read_samples
 from ._data import data_options, note
 from ._extras import needing_export
 from ._model import check_model_path, open_model
-from ._output import check_onnx_target, echo_json, json_option, print_table, progress
+from ._output import check_onnx_target, echo, echo_json, json_option, print_table, progress
 
 if TYPE_CHECKING:
     from lstm_edge_exporters.quantization import Quantized
@@ -112,13 +112,13 @@ def command(
     if refused:
         sys.exit(1)
     if not as_json:
-        click.echo(f"next: lstm-edge inspect {output}   lstm-edge convert {output} -o {output.stem}.ort")
+        echo(f"next: lstm-edge inspect {output}   lstm-edge convert {output} -o {output.stem}.ort")
 
 
 def _print(made: "Quantized", output: Path, *, refused: bool) -> None:
     ratio = len(made.model) / made.bytes_before
     if made.slower:
-        click.echo(
+        echo(
             f"slower than the float file on this machine: {made.slower}; "
             + (
                 "nothing was written (--weights-only is as small and no slower, --force writes it)"
@@ -140,18 +140,18 @@ def _print(made: "Quantized", output: Path, *, refused: bool) -> None:
             rows.append((name, f"{pair[0]:.4g}", f"{pair[1]:.4g}", ""))
     print_table(f"{output}: {made.picked}", ("", "float", made.manifest.precision, "ratio"), rows)
     counts = ", ".join(f"{count} {what}" for what, count in made.counts.items())
-    click.echo(f"nodes: {counts}")
+    echo(f"nodes: {counts}")
     if judged.agreement is not None:
-        click.echo(f"labels that agree: {judged.agreement:.4f} on {made.judged_on}")
+        echo(f"labels that agree: {judged.agreement:.4f} on {made.judged_on}")
     for name, change in judged.change.items():
-        click.echo(f"{name} changes by at most {change.largest:.3g}, {change.share:.4f} of its range")
+        echo(f"{name} changes by at most {change.largest:.3g}, {change.share:.4f} of its range")
     for name, drift in judged.drift.items():
-        click.echo(
+        echo(
             f"{name} drifts by {drift.share:.4f} of its size over 1,000 steps, {drift.late:.4f} in the last "
             f"100; at most by {drift.largest:.3g}, at step {drift.step}"
         )
     if any(what.endswith("int8") for what in made.counts):
-        click.echo("run it on one thread for results that repeat: int8 ranges follow threads and batch mates")
+        echo("run it on one thread for results that repeat: int8 ranges follow threads and batch mates")
 
 
 def _document(made: "Quantized", output: Path, *, written: bool) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from ._extras import needing_report
-from ._output import echo_json, json_option
+from ._output import echo, echo_json, json_option
 
 __all__ = ["command"]
 
@@ -30,4 +30,4 @@ def command(run: Path, as_json: bool) -> None:
     if as_json:
         echo_json({"report": str(page), "curves": str(curves)})
     else:
-        click.echo(f"wrote {page} and {curves}")
+        echo(f"wrote {page} and {curves}")

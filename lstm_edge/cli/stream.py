@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lstm_edge.data.sample_input import sample_input
-from lstm_edge_runtime.errors import CheckFailedError, InputError, counted
+from lstm_edge.results import main_output, top_rows
+from lstm_edge_runtime.errors import CheckFailedError, InputError, counted, printable
 
 from ._line import FrameParser, LineParser
 from ._model import (
@@ -22,8 +23,9 @@ from ._model import (
     profile_option,
     threads_option,
 )
+from ._output import echo
 from ._pipes import LONGEST, LinePipe, stopped_by_signals
-from ._results import ResultLines, main_output, top_rows
+from ._results import ResultLines
 from ._statefile import StateFile
 
 if TYPE_CHECKING:
@@ -103,10 +105,10 @@ def command(
         stream = opened.stream()
         kept = StateFile(stream, state, save_every)
         if kept.steps:
-            click.echo(f"resumed {state} at step {kept.steps}", err=True)
+            echo(f"resumed {state} at step {kept.steps}", err=True)
         if sys.stdin.isatty():
             what = counted(samples.width, "number") + (f" ({', '.join(features)})" if features else "")
-            click.echo(f"waiting for lines of {what}; {_END} ends", err=True)
+            echo(f"waiting for lines of {what}; {_END} ends", err=True)
         pipe = LinePipe(_STDIN, _STDOUT, stop, frame)
         try:
             serve(opened, stream, pipe, parse, lines, kept, strict)
@@ -140,14 +142,14 @@ def serve(
             except InputError as error:
                 if strict:
                     raise InputError(f"line {number}: {error}") from error
-                click.echo(f"line {number}: {error}; skipped", err=True)
+                echo(f"line {number}: {error}; skipped", err=True)
                 sample, bad = None, bad + 1
             if sample is not None:
                 values = top_rows(np.atleast_1d(main_output(model, stream.step(sample))), 1)[0]
                 text = lines.line(kept.steps, values)
                 if header_due:
                     text, header_due = lines.header(len(values)) + text, False
-                if not pipe.write(text.encode()):
+                if not pipe.write(printable(text).encode()):
                     return
         kept.save_if_due()
     if bad and header_due:

@@ -16,7 +16,7 @@ from ..run_files import REPORT, check_run_folder
 from ..training.config import CLASS_WEIGHTS, TrainConfig
 from ._data import data_options, split_names
 from ._extras import needing_export, needing_report
-from ._output import console, echo_json, json_option
+from ._output import Screen, echo_json, json_option
 from ._rate import RATE
 from ._training import epoch_log, print_summary, training_progress
 
@@ -151,22 +151,16 @@ def command(
     config = config.resolved(len(read.sets.train.x))
     with needing_export("train"):
         from ..training.runner import train_on
-    try:
-        with (
-            training_progress(config.epochs or 0, quiet=as_json) as (show_epoch, on_fold),
-            epoch_log(tensorboard) as log_epoch,
-        ):
+    with (
+        training_progress(config.epochs or 0, quiet=as_json) as (show_epoch, on_fold),
+        epoch_log(tensorboard) as log_epoch,
+    ):
 
-            def on_epoch(epoch: "Epoch") -> None:
-                show_epoch(epoch)
-                log_epoch(epoch)
+        def on_epoch(epoch: "Epoch") -> None:
+            show_epoch(epoch)
+            log_epoch(epoch)
 
-            run = train_on(
-                read, folder, data_config, config, resume=resume, on_epoch=on_epoch, on_fold=on_fold
-            )
-    except KeyboardInterrupt:
-        click.echo("stopped by Ctrl-C before the first epoch was done; nothing is kept", err=True)
-        ctx.exit(130)
+        run = train_on(read, folder, data_config, config, resume=resume, on_epoch=on_epoch, on_fold=on_fold)
     interrupted = run.summary["stopped"] == "interrupted"
     no_report = ""
     try:
@@ -179,15 +173,15 @@ def command(
         echo_json({"run": str(folder), "sha256": run.sha256, **run.summary})
     else:
         print_summary(run.summary)
-        console().print(f"kept in {folder}\n" if no_report else f"kept in {folder}; see {folder / REPORT}\n")
+        Screen().print(f"kept in {folder}\n" if no_report else f"kept in {folder}; see {folder / REPORT}\n")
         if no_report:
-            console().print(no_report)
-        console().print("next:", style="bold")
+            Screen().print(no_report)
+        Screen().print("next:", style="bold")
         if interrupted:
-            console().print(f"  lstm-edge train {data} -o {folder} --resume")
-        console().print(f"  lstm-edge export {folder} -o model.onnx")
+            Screen().print(f"  lstm-edge train {data} -o {folder} --resume")
+        Screen().print(f"  lstm-edge export {folder} -o model.onnx")
     if interrupted:
-        ctx.exit(130)
+        raise KeyboardInterrupt(f"the best so far is in {folder}")
 
 
 def _with_given(config: _C, given: dict[str, Any]) -> _C:

@@ -16,8 +16,8 @@ from lstm_edge_runtime.files import check_target, write_bytes
 
 from ._data import data_options, note
 from ._extras import needing_export, needing_report
-from ._model import check_model_path
-from ._output import console, echo_json, json_option, progress
+from ._model import check_model_path, engine_option
+from ._output import Screen, echo, echo_json, json_option, progress
 
 if TYPE_CHECKING:
     from lstm_edge_exporters.validate import ReferenceModel, ValidateConfig
@@ -48,6 +48,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--junit", type=_PATH, metavar="FILE", help="Write a JUnit report: a test case a check.")
 @click.option("--html", type=_PATH, metavar="FILE", help="Write one self-contained page with plots.")
 @click.option("--save-test-data", type=_PATH, metavar="DIR", help="Record golden vectors of the reference.")
+@engine_option
 @json_option
 def command(
     model: Path,
@@ -63,6 +64,7 @@ def command(
     junit: Path | None,
     html: Path | None,
     save_test_data: Path | None,
+    engine: str,
     as_json: bool,
     **columns: Any,
 ) -> None:
@@ -98,7 +100,9 @@ def command(
         check_model_path(model)
         file = open_file(model)
         reference = _reference(file, against, weights) if against is not None and file.model else None
-        config = ValidateConfig(seed=seed, quick=quick, rtol=rtol, atol=atol, steps=steps, golden=golden)
+        config = ValidateConfig(
+            seed=seed, quick=quick, rtol=rtol, atol=atol, steps=steps, golden=golden, engine=engine
+        )
         if data is not None:
             config = _with_data(config, data, file, columns)
         with progress(quiet=as_json) as show:
@@ -116,7 +120,7 @@ def command(
     else:
         from lstm_edge_exporters.validate.terminal import print_report
 
-        print_report(report, console())
+        print_report(report, Screen())
     if save_test_data is not None and reference is not None:
         _save(save_test_data, file, reference, config, quiet=as_json)
     if not report.ok:
@@ -186,5 +190,5 @@ def _save(
 
     names = save_vectors(folder, file, reference, config)
     if not quiet:
-        click.echo(f"{counted(len(names), 'set')} of golden vectors in {folder}")
-        click.echo(f"next: lstm-edge selftest {file.path} --golden {folder}")
+        echo(f"{counted(len(names), 'set')} of golden vectors in {folder}")
+        echo(f"next: lstm-edge selftest {file.path} --golden {folder}")

@@ -51,12 +51,13 @@ def read_parquet(
         ) from error
     try:
         found = parquet.read_table(path)  # type: ignore[no-untyped-call]
-    except (ArrowException, OSError) as error:
+        columns = {
+            name.strip(): _from_arrow(column)
+            for name, column in zip(found.column_names, found.columns, strict=True)
+        }
+    except (ArrowException, ArithmeticError, ImportError, OSError, ValueError) as error:
         raise FileFormatError(f"{path} can't be read as Parquet ({first_line(error)})") from error
-    columns = {name.strip(): found[name] for name in found.column_names}
-    table = _Table(
-        path, {name: _from_arrow(column) for name, column in columns.items()}, range(1, len(found) + 1)
-    )
+    table = _Table(path, columns, range(1, len(found) + 1))
     return _read_table(table, config, targets, model)
 
 

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
+
 from lstm_edge_exporters.render import Axis, Plot, Series, draw_png, render_page
-from lstm_edge_runtime.errors import FileFormatError, NotFoundError
+from lstm_edge_runtime.errors import FileFormatError, NotFoundError, first_line
 from lstm_edge_runtime.files import write_bytes
 
 from ..run_files import CONFIG, CURVES, HISTORY, METRICS, REPORT
@@ -37,12 +39,21 @@ def write_report(folder: Path) -> tuple[Path, Path]:
         history = list(csv.DictReader((folder / HISTORY).read_text(encoding="utf-8").splitlines()))
         curves = _curves(history)
         page = _page(folder, summary, metrics, curves)
-    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-        raise FileFormatError(
-            f"{folder} does not hold what training wrote ({error!r}); train again"
-        ) from error
+        picture = draw_png(curves)
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+        TemplateError,
+        TypeError,
+        ValueError,
+        csv.Error,
+    ) as error:
+        what = f"{type(error).__name__}: {first_line(error)}"
+        raise FileFormatError(f"{folder} does not hold what training wrote ({what}); train again") from error
     write_bytes(folder / REPORT, page.encode())
-    write_bytes(folder / CURVES, draw_png(curves))
+    write_bytes(folder / CURVES, picture)
     return folder / REPORT, folder / CURVES
 
 

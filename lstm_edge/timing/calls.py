@@ -1,6 +1,5 @@
 """A file under measurement: its model, made-up samples, and the calls that are timed."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,13 +11,12 @@ from lstm_edge.data.sample_input import sample_input
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import TensorSpec
 
+from .rounds import Call
+
 if TYPE_CHECKING:
     from lstm_edge_runtime import Model
 
 __all__ = ["TimedModel", "chunk_call", "step_call", "streams_call"]
-
-Call = Callable[[], object]
-Samples = dict[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ class TimedModel:
         """Hertz, where the file says."""
         return self.model.interface.signal.sampling_rate
 
-    def samples(self, *, streams: int | None = None, steps: int | None = None) -> Samples:
+    def samples(self, *, streams: int | None = None, steps: int | None = None) -> dict[str, npt.NDArray[Any]]:
         """Make samples for every input, ``([streams][, steps][, features])``, the same each time.
 
         Raises:
@@ -89,7 +87,7 @@ def streams_call(timed_model: TimedModel, streams: int) -> Call:
     return lambda: batch.step(samples, ids)
 
 
-def _alone(samples: Samples) -> Any:
+def _alone(samples: dict[str, npt.NDArray[Any]]) -> Any:
     return next(iter(samples.values())) if len(samples) == 1 else samples
 
 

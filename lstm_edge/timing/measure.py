@@ -9,8 +9,8 @@ from lstm_edge.host import describe_host, describe_software
 from lstm_edge_exporters.numerics.bootstrap import ratio_interval
 from lstm_edge_runtime.errors import CheckFailedError, LstmEdgeError
 
-from .calls import Call, TimedModel, chunk_call, step_call, streams_call
-from .rounds import Rounds, interleave
+from .calls import TimedModel, chunk_call, step_call, streams_call
+from .rounds import Call, Rounds, interleave
 from .system import cpu_at_rate, cpu_idle, measure_load
 
 __all__ = ["FORMAT", "STREAMS", "Plan", "measure"]

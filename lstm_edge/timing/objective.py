@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lstm_edge.timing.calls import Call, TimedModel, step_call, streams_call
+from lstm_edge.timing.calls import TimedModel, step_call, streams_call
+from lstm_edge.timing.rounds import Call
 
 __all__ = ["OBJECTIVES", "Objective"]
 

@@ -1,7 +1,6 @@
 """What a file costs the machine beside time: loading, memory, and the processor while waiting for samples."""
 
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from lstm_edge_exporters.processes import run_program
 from lstm_edge_runtime.errors import CheckFailedError
 
 __all__ = ["LoadCost", "cpu_at_rate", "cpu_idle", "measure_load"]
@@ -74,15 +74,12 @@ def measure_load(path: Path, settings: dict[str, Any]) -> LoadCost:
     found = []
     for _ in range(_STARTS):
         with tempfile.TemporaryDirectory() as folder:  # python -c imports from where it runs
-            ran = subprocess.run(  # noqa: S603  our own interpreter and program
+            ran = run_program(
                 [sys.executable, "-c", _CHILD, str(path.resolve()), json.dumps(settings), str(_STEPS)],
-                capture_output=True,
-                text=True,
-                check=False,
-                cwd=folder,
+                folder=Path(folder),
             )
         if ran.returncode:
-            last = (ran.stderr.strip().splitlines() or ["no message"])[-1]
+            last = (ran.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
             raise CheckFailedError(f"{path} can't be opened in a process of its own: {last}")
         found.append(json.loads(ran.stdout))
     imports, loads, bare, peak = zip(*found, strict=True)

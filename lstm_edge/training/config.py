@@ -12,6 +12,14 @@ _DEVICES = ("cpu", "cuda")
 _MIN_UPDATES, _MIN_EPOCHS, _PATIENCE = 4000, 100, 0.3
 """Steps of the optimizer, epochs, patience as a fraction of the epochs: see ``benchmarks/training.py``."""
 
+_MOST = {
+    "hidden_size": 8192,
+    "num_layers": 64,
+    "epochs": 2**31 - 1,
+    "patience": 2**31 - 1,
+    "batch_size": 2**31 - 1,
+}
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -52,10 +60,12 @@ class TrainConfig:
         Raises:
             InputError: a number out of range.
         """
-        for name in ("hidden_size", "num_layers", "epochs", "patience", "batch_size"):
+        for name, most in _MOST.items():
             size = getattr(self, name)
-            if size is not None and size < 1:
-                raise InputError(f"{name} is {size}, expected 1 or more")
+            if size is not None and not 1 <= size <= most:
+                raise InputError(f"{name} is {size}, expected 1 to {most:,}")
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f"seed is {self.seed}, expected 0 to {2**32 - 1:,}")
         for name in ("learning_rate", "clip"):
             if not 0 < getattr(self, name) < math.inf:
                 raise InputError(f"{name} is {getattr(self, name)}, expected a positive number")

@@ -120,15 +120,30 @@ class Loop:
         return {**self._snapshot, "epochs": [asdict(epoch) for epoch in self.epochs]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what ``state_dict`` gave."""
+        """Go on from what ``state_dict`` gave.
+
+        Raises:
+            ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError: ``state`` is
+                something else.
+        """
         self._model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._order.set_state(state["order"])
         self._dropout = state["dropout"]
-        self._best_loss = state["best_loss"]
-        self.best = state["best"]
-        self.epochs = [Epoch(**epoch) for epoch in state["epochs"]]
+        torch.Generator().set_state(self._dropout)
+        self._best_loss = float(state["best_loss"])
+        self.best = {str(name): tensor.cpu() for name, tensor in state["best"].items()}
+        self.epochs = [_epoch(number, epoch) for number, epoch in enumerate(state["epochs"], start=1)]
         self._snapshot = self._state()
+        self._try_out()
+
+    def _try_out(self) -> None:
+        """Use a copy of what was loaded, so that what does not fit shows before training goes on."""
+        copy.deepcopy(self._model).load_state_dict(self.best)
+        trial = copy.deepcopy({"model": self._model, "optimizer": self._optimizer})
+        for parameter in trial["model"].parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        trial["optimizer"].step()
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -155,6 +170,16 @@ class Loop:
             self._optimizer.step()
             total += float(loss.detach()) * len(rows)
         return total / len(self._train)
+
+
+def _epoch(number: int, values: dict[str, Any]) -> Epoch:
+    epoch = Epoch(**values)
+    losses = (epoch.loss, epoch.validation_loss, 0.0 if epoch.accuracy is None else epoch.accuracy)
+    if epoch.number != number or type(epoch.best) is not int or not 1 <= epoch.best <= number:
+        raise ValueError(f"epoch {number} is {epoch}")
+    if not all(type(value) is float for value in losses):
+        raise TypeError(f"epoch {number} is {epoch}")
+    return epoch
 
 
 @torch.no_grad()

@@ -1,18 +1,21 @@
 """The state that training goes on from: tensors and plain values only, read with ``weights_only=True``."""
 
 import os
+import warnings
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 import torch
 
 from lstm_edge_runtime import __version__
-from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError, first_line
+from lstm_edge_runtime.errors import FileFormatError, InputError, first_line
 from lstm_edge_runtime.files import replacing
 
+from ..checkpoint import infer_options, is_plain
 from ..data.config import DataConfig
-from ..run_files import RESUME
+from ..run_files import RESUME, check_run_folder
 from .config import TrainConfig
 
 __all__ = ["check_same", "read_configs", "read_state", "write_state"]
@@ -41,30 +44,69 @@ def read_state(folder: Path) -> dict[str, Any]:
         FileFormatError: it is truncated, foreign, or of another minor version.
     """
     path = folder / RESUME
-    if not path.is_file():
-        raise NotFoundError(f"{path} is not there, so there is nothing to resume; train without --resume")
+    check_run_folder(folder, resume=True)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of old formats
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # foreign bytes make the unpickler raise nearly anything
         reason = first_line(error)
-        raise FileFormatError(f"{path} can't be read ({reason}); train again without --resume") from error
+        raise FileFormatError(f"{path} can't be read ({reason}); train again with --overwrite") from error
     version = content.pop("version", "0.1") if isinstance(content, dict) else None
     if not isinstance(content, dict) or set(content) != _CONTENT:
-        raise FileFormatError(f"{path} is not what training left; train again without --resume")
+        raise FileFormatError(f"{path} is not what training left; train again with --overwrite")
     if version != _VERSION:
         raise FileFormatError(
-            f"{path} is of lstm-edge {version} and this is {_VERSION}; train again without --resume"
+            f"{path} is of lstm-edge {version} and this is {_VERSION}; train again with --overwrite"
         )
+    try:
+        _check_plain(content)
+        _, config = _configs(content)
+        found = infer_options(content["loop"]["model"], path)
+        for name in ("hidden_size", "num_layers"):  # before a network of that size is made
+            if getattr(config, name) != found[name]:
+                raise ValueError(f"{name} is {getattr(config, name)}, the tensors have {found[name]}")  # noqa: TRY301
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = first_line(error)
+        raise FileFormatError(f"{path} is of another version ({reason}); train with --overwrite") from error
     return content
 
 
 def read_configs(folder: str | os.PathLike[str]) -> tuple[DataConfig, TrainConfig]:
     """Return the configurations that a run folder was trained with; raises as ``read_state``."""
-    state = read_state(Path(folder))
-    try:
-        return DataConfig(**state["data"]), TrainConfig(**state["train"])
-    except TypeError as error:
-        raise FileFormatError(f"{folder}/{RESUME} is of another version ({error}); train again") from error
+    return _configs(read_state(Path(folder)))
+
+
+def _configs(content: dict[str, Any]) -> tuple[DataConfig, TrainConfig]:
+    for config, values in ((DataConfig, content["data"]), (TrainConfig, content["train"])):
+        hints = get_type_hints(config)
+        wrong = [name for name, value in values.items() if not _fits(value, hints.get(name))]
+        if wrong:
+            raise TypeError(f"{wrong[0]} is {values[wrong[0]]!r:.60}")
+    return DataConfig(**content["data"]), TrainConfig(**content["train"])
+
+
+def _fits(value: object, hint: Any) -> bool:
+    """Tell whether a value is of a type as the configurations have them."""
+    for kind in get_args(hint) if isinstance(hint, UnionType) else (hint,):
+        if get_origin(kind) is tuple:
+            if isinstance(value, tuple | list) and all(type(each) is str for each in value):
+                return True
+        elif type(value) is kind or (kind is float and type(value) is int):
+            return True
+    return False
+
+
+def _check_plain(value: object) -> None:
+    """Refuse what ``write_state`` does not write."""
+    if isinstance(value, dict):
+        for each in value.values():
+            _check_plain(each)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            _check_plain(each)
+    elif not (is_plain(value) or isinstance(value, int | float | str | None)):
+        raise TypeError(f"it holds a {type(value).__name__}")
 
 
 def check_same(

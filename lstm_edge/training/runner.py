@@ -101,10 +101,10 @@ def train_on(
         check_same(folder, state, data.sha256, data_config, config)
         try:
             loop.load_state_dict(state["loop"])
-        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             reason = first_line(error)
             raise FileFormatError(
-                f"{folder / RESUME} is of another version ({reason}); train again without --resume"
+                f"{folder / RESUME} is of another version ({reason}); train with --overwrite"
             ) from error
 
     def keep(stopped: str) -> Run:
@@ -135,7 +135,7 @@ def _run(loop: Loop, keep: Callable[[str], Run], on_epoch: Callable[[Epoch], Non
                 saved = time.monotonic()
     except KeyboardInterrupt:
         if not loop.best:
-            raise
+            raise KeyboardInterrupt("before the first epoch was done; nothing was written") from None
         return keep("interrupted")
     return keep(loop.stopped)
 

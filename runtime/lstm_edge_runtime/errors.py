@@ -21,18 +21,23 @@ __all__ = [
     "counted",
     "first_line",
     "install_command",
+    "one_line",
     "printable",
 ]
 
 _LONGEST = 300
+_LONGEST_LINE = 500
 
 
 class LstmEdgeError(Exception):
     """The root of every error this project raises on purpose; its message is safe to print."""
 
     def __str__(self) -> str:
-        """Return the message; what a terminal would obey (names and labels in it) is escaped."""
-        return printable(super().__str__())
+        """Return the message; what a terminal would obey (names and labels in it) is escaped.
+
+        Of a line beyond 500 characters the beginning and the end stay.
+        """
+        return "\n".join(map(_shortened, printable(super().__str__()).split("\n")))
 
 
 class InputError(LstmEdgeError, ValueError):
@@ -102,10 +107,23 @@ def install_command(extra: str) -> str:
 
 def printable(text: str) -> str:
     """Return ``text`` with control, invisible and unpaired surrogate characters escaped; newlines stay."""
+    if text.replace("\n", "").isprintable():
+        return text
     return "".join(
         each if each.isprintable() or each == "\n" else each.encode("unicode_escape").decode()
         for each in text
     )
+
+
+def one_line(text: object) -> str:
+    """Return ``str(text)`` as one line of at most 500 characters that is safe to print."""
+    return _shortened(printable(" ".join(str(text).split())))
+
+
+def _shortened(line: str) -> str:
+    if len(line) <= _LONGEST_LINE:
+        return line
+    return f"{line[:_LONGEST]} ... {line[_LONGEST - _LONGEST_LINE + 5 :]}"
 
 
 def first_line(error: BaseException) -> str:

@@ -1,10 +1,12 @@
 """Write files whole or not at all, and read arrays from files that may be damaged."""
 
 import contextlib
+import glob
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,9 @@ except ImportError:  # Windows
 from .errors import FileFormatError, InputError, LstmEdgeError, NotFoundError, first_line
 
 __all__ = ["check_folder", "check_target", "read_arrays", "replacing", "write_bytes", "write_folder"]
+
+_CURRENT, _RENAME_EXCHANGE = -100, 2
+"""AT_FDCWD and a flag of Linux's renameat2."""
 
 
 def check_target(target: str | os.PathLike[str]) -> None:
@@ -71,12 +76,18 @@ def replacing(target: str | os.PathLike[str]) -> Iterator[Path]:
             os.close(lock)
 
 
-def _create_temporary(target: Path) -> tuple[Path, int | None]:
-    """Return a new file beside ``target`` and the descriptor that locks it as long as its writer lives."""
+def _create_temporary(target: Path, *, is_folder: bool = False) -> tuple[Path, int | None]:
+    """Return a new file or folder beside ``target``, and the descriptor that locks it while it is written."""
     while True:
         temporary = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
         # with the rights of any new file, which tempfile's have not
-        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        if is_folder:
+            temporary.mkdir()
+            if fcntl is None:
+                return temporary, None
+            descriptor = os.open(temporary, os.O_RDONLY)
+        else:
+            descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         if fcntl is None:
             os.close(descriptor)
             return temporary, None
@@ -93,7 +104,7 @@ def _create_temporary(target: Path) -> tuple[Path, int | None]:
 
 
 def _remove_leftovers(target: Path) -> None:
-    """Remove temporary files of ``target`` that no writer holds locked."""
+    """Remove temporary files and folders of ``target`` that no writer holds locked."""
     if fcntl is None:
         return
     name = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{8}}\.tmp")
@@ -102,10 +113,14 @@ def _remove_leftovers(target: Path) -> None:
         found = [entry.path for entry in entries if name.fullmatch(entry.name)]
     for path in found:
         with contextlib.suppress(OSError):
-            descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+            flags = os.O_RDONLY if Path(path).is_dir() else os.O_RDWR
+            descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                Path(path).unlink()
+                if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+                    shutil.rmtree(path)
+                else:
+                    Path(path).unlink()
             finally:
                 os.close(descriptor)
 
@@ -147,12 +162,12 @@ def read_arrays(
     return arrays
 
 
-def check_folder(target: str | os.PathLike[str], names: Iterable[str]) -> None:
-    """Refuse a folder that ``write_folder`` can't make, or that holds something besides ``names``.
+def check_folder(target: str | os.PathLike[str], replaced: Callable[[str], bool]) -> None:
+    """Refuse a folder that ``write_folder`` can't make, or whose files would be lost.
 
     Args:
         target: the folder, there or not.
-        names: the paths in it that are to be written.
+        replaced: whether a file, by its path in the folder, is one that is made anew.
 
     Raises:
         NotFoundError: the folder of ``target`` does not exist.
@@ -165,40 +180,94 @@ def check_folder(target: str | os.PathLike[str], names: Iterable[str]) -> None:
         return
     if not target.is_dir():
         raise InputError(f"{target} is no folder; name one that is new or empty")
-    known = {str(path) for name in names for path in (Path(name), *Path(name).parents)}
-    others = sorted(str(path.relative_to(target)) for path in target.rglob("*"))
-    strange = next((other for other in others if other not in known), None)
+    files = sorted(
+        path.relative_to(target).as_posix()
+        for path in target.rglob("*")
+        if path.is_symlink() or not path.is_dir()
+    )
+    strange = next((name for name in files if not replaced(name)), None)
     if strange is not None:
         raise InputError(f"{target} holds {strange}, which would be lost; name a folder that is new or empty")
 
 
-def write_folder(target: str | os.PathLike[str], contents: Mapping[str, bytes]) -> Path:
-    """Make a folder with ``contents``, whole or not at all; one that holds the same names is replaced.
+def write_folder(
+    target: str | os.PathLike[str],
+    contents: Mapping[str, bytes],
+    replaced: Callable[[str], bool] | None = None,
+) -> Path:
+    """Make a folder with ``contents``, whole or not at all; an earlier one is replaced in one step.
+
+    The new folder is written beside and, on Linux, exchanged with the old one; elsewhere, and on file systems
+    that can't exchange, the old one is renamed first; where the writer is killed between the two renames, it
+    is beside as ``.NAME.xxxxxxxx.old``, and the next write puts it back. What else a killed writer left is
+    removed, as by ``replacing``.
 
     Args:
         target: the folder.
         contents: each file's content by its path in the folder.
+        replaced: as of ``check_folder``; those in ``contents`` where it is not given.
 
     Raises:
         NotFoundError, InputError: as ``check_folder``; or it can't be written (no permission, a full disk).
     """
-    check_folder(target, contents)
     folder = Path(os.path.realpath(target))
-    fresh, stale = (
-        folder.with_name(f".{folder.name}.{os.urandom(4).hex()}.{kind}") for kind in ("tmp", "old")
-    )
+    _put_back(folder)
+    check_folder(target, replaced or contents.__contains__)
+    _remove_leftovers(folder)
+    try:
+        fresh, lock = _create_temporary(folder, is_folder=True)
+    except OSError as error:
+        raise InputError(f"{target} can't be written: {error.strerror}") from error
     try:
         for name, content in contents.items():
-            (fresh / name).parent.mkdir(parents=True, exist_ok=True)
-            (fresh / name).write_bytes(content)
-        if folder.exists():
-            folder.rename(stale)
-        fresh.rename(folder)
+            path = fresh / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        _put_in_place(fresh, folder)
     except OSError as error:
         raise InputError(f"{target} can't be written: {error.strerror or error}") from error
     finally:
-        if stale.exists() and not folder.exists():
-            stale.rename(folder)
         shutil.rmtree(fresh, ignore_errors=True)
-        shutil.rmtree(stale, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
     return folder
+
+
+def _put_in_place(fresh: Path, folder: Path) -> None:
+    """Rename ``fresh`` to ``folder``; what was there is then ``fresh``."""
+    if not folder.exists():
+        fresh.rename(folder)
+        return
+    if _exchange(fresh, folder):
+        return
+    stale = fresh.with_suffix(".old")
+    folder.rename(stale)
+    try:
+        fresh.rename(folder)
+    except OSError:
+        stale.rename(folder)
+        raise
+    stale.rename(fresh)
+
+
+def _put_back(folder: Path) -> None:
+    """Rename what a writer was killed over between its two renames."""
+    if not folder.exists():
+        for stale in folder.parent.glob(f".{glob.escape(folder.name)}.*.old"):
+            stale.rename(folder)
+            return
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two names in one step; False where the system or the file system can't."""
+    import ctypes
+
+    try:
+        rename = ctypes.CDLL(None).renameat2  # Linux; Python has no function for it
+    except (AttributeError, OSError, TypeError):
+        return False
+    done: bool = rename(_CURRENT, os.fsencode(one), _CURRENT, os.fsencode(other), _RENAME_EXCHANGE) == 0
+    return done

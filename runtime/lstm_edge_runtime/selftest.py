@@ -9,11 +9,20 @@ import numpy.typing as npt
 
 from ._core import Core
 from .errors import CheckFailedError, ContractError, InputError, ManifestError, first_line
-from .manifest import Golden, Manifest
+from .manifest import Axes, Golden, Manifest
 from .state import Run, join_chunks, run_chunks
 from .tolerance import MULTIPLE, Comparison, compare, limit_for
 
-__all__ = ["Replay", "SelfTest", "compare_golden", "golden_limits", "replay_golden", "selftest"]
+__all__ = [
+    "Replay",
+    "SelfTest",
+    "check_golden",
+    "compare_golden",
+    "gather_replays",
+    "golden_limits",
+    "replay_golden",
+    "selftest",
+]
 
 Array = npt.NDArray[Any]
 
@@ -68,7 +77,12 @@ class SelfTest:
 
 def selftest(core: Core) -> SelfTest:
     """Replay the golden cases; see ``Model.selftest``."""
-    replays = list(replay_golden(core.manifest, lambda feeds: core.manifest.all_outputs(*core.call(feeds))))
+    return gather_replays(core.manifest, lambda feeds: core.manifest.all_outputs(*core.call(feeds)))
+
+
+def gather_replays(manifest: Manifest, run: Run) -> SelfTest:
+    """Replay the golden cases on what runs the file; see ``replay_golden``."""
+    replays = list(replay_golden(manifest, run))
     whole, chunked = (
         tuple(record for each in replays if bool(each.sizes) == cut for record in each.comparisons)
         for cut in (False, True)
@@ -93,7 +107,7 @@ def replay_golden(manifest: Manifest, run: Run) -> Iterator[Replay]:
         raise InputError("this file carries no golden case; export it again with lstm-edge export")
     cases = (golden, *golden.more)
     for case in cases:
-        _check_whole(manifest, case)
+        check_golden(manifest, case)
     for number, case in enumerate(cases):
         for how, sizes in _ways(manifest, case):
             try:
@@ -106,8 +120,12 @@ def replay_golden(manifest: Manifest, run: Run) -> Iterator[Replay]:
             yield Replay(how, sizes, number, compare_golden(case, outputs))
 
 
-def _check_whole(manifest: Manifest, golden: Golden) -> None:
-    """Refuse a golden case that leaves something out: what is not compared would not be verified."""
+def check_golden(manifest: Manifest, golden: Golden) -> None:
+    """Refuse a golden case that leaves something out, which would not be verified, or does not fit.
+
+    Raises:
+        ManifestError: inputs, outputs or states that are not the file's, or an input of another shape.
+    """
     for role, found, expected in (
         ("inputs", golden.inputs, manifest.input_names),
         ("outputs", golden.outputs, manifest.output_names),
@@ -116,6 +134,22 @@ def _check_whole(manifest: Manifest, golden: Golden) -> None:
             raise ManifestError(
                 f"the golden case has the {role} {sorted(found)}, the file {sorted(expected)}; export again"
             )
+    sizes: dict[str, int] = {}
+    for spec in manifest.data_inputs:
+        _check_shape(spec.name, golden.inputs[spec.name].shape, spec.axes, sizes)
+    for state in manifest.states:
+        _check_shape(state.input, golden.inputs[state.input].shape, state.axes, sizes)
+
+
+def _check_shape(name: str, shape: tuple[int, ...], axes: Axes, sizes: dict[str, int]) -> None:
+    fits = len(shape) == len(axes) and all(
+        size == (axis if isinstance(axis, int) else sizes.setdefault(axis, size))
+        for size, axis in zip(shape, axes, strict=True)
+    )
+    if not fits:
+        raise ManifestError(
+            f"the golden case's {name!r} is {shape}, expected ({', '.join(map(str, axes))}); export again"
+        )
 
 
 def compare_golden(golden: Golden, outputs: Mapping[str, Array]) -> tuple[Comparison, ...]:

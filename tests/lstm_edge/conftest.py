@@ -19,17 +19,14 @@ def invoke():
     from click.testing import CliRunner
 
     from lstm_edge.cli import cli
-    from lstm_edge_runtime import LstmEdgeError
-    from lstm_edge_runtime.errors import CheckFailedError
+    from lstm_edge.cli._ending import run
 
-    def run(*arguments):
-        done = CliRunner().invoke(cli, [str(argument) for argument in arguments])
-        if isinstance(done.exception, LstmEdgeError):  # as main() does
-            assert "\n" not in str(done.exception)
-            code = 1 if isinstance(done.exception, CheckFailedError) else 2
-            return code, done.stdout, f"error: {done.exception}\n"
-        if done.exception is not None and not isinstance(done.exception, SystemExit):
-            raise done.exception
-        return done.exit_code, done.stdout, done.stderr
+    def call(*arguments):
+        with CliRunner().isolation() as (out, err, _):
+            try:
+                code = run(cli, [str(argument) for argument in arguments])
+            except SystemExit as stop:
+                code = stop.code
+            return code, out.getvalue().decode(), err.getvalue().decode()
 
-    return run
+    return call

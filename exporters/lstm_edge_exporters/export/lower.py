@@ -17,7 +17,6 @@ from lstm_edge_runtime.errors import CheckFailedError, UnsupportedError
 
 from ..graph import Builder
 from ..recurrent import GATES, LayerWeights, to_onnx_weights
-from .projection import project
 from .record import DOMAIN, OP, Call
 
 __all__ = ["Origin", "check_recurrent_nodes", "lower", "origin_of"]
@@ -122,6 +121,8 @@ def _node(
     suffix = f"l{index}"
     projection = None
     if layer[0].w_hr is not None and c is not None:
+        from .projection import project
+
         projection = project(build, layer, h, c, suffix)
         layer, h, c = list(projection.layer), projection.hidden, projection.cell
     options: dict[str, Any] = {"hidden_size": layer[0].w_ih.shape[0] // len(GATES[op])}

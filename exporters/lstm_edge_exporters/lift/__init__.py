@@ -3,10 +3,9 @@
 import os
 from typing import TYPE_CHECKING
 
-from .config import LiftConfig
-
 if TYPE_CHECKING:
     from ..progress import Progress
+    from .config import LiftConfig
     from .pipeline import Lifted
 
 __all__ = ["LiftConfig", "lift"]
@@ -14,7 +13,7 @@ __all__ = ["LiftConfig", "lift"]
 
 def lift(
     onnx_file: str | os.PathLike[str] | bytes,
-    config: LiftConfig | None = None,
+    config: "LiftConfig | None" = None,
     *,
     on_progress: "Progress | None" = None,
 ) -> "Lifted":
@@ -38,6 +37,16 @@ def lift(
         CheckFailedError: the lifted file does not compute what the original does.
     """
     from ..progress import ignore
+    from .config import LiftConfig
     from .pipeline import lift_verified
 
     return lift_verified(onnx_file, config or LiftConfig(), on_progress or ignore)
+
+
+def __getattr__(name: str) -> object:
+    """Import ``LiftConfig`` on first use (PEP 562): ``export`` uses the passes without options."""
+    if name != "LiftConfig":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .config import LiftConfig
+
+    return LiftConfig

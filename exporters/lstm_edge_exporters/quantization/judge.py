@@ -12,10 +12,11 @@ from lstm_edge_runtime.model import Model
 from lstm_edge_runtime.state import Run, State, run_chunks
 from lstm_edge_runtime.tolerance import limit_for
 
+from ..numerics.cases import Feeds
 from ..numerics.samples import join_samples
 from .config import STEPS, Budget
 
-__all__ = ["Changed", "Drifted", "Judgement", "golden_limits", "judge", "over_budget", "runner"]
+__all__ = ["Changed", "Drifted", "Judgement", "device_limits", "judge", "over_budget", "runner"]
 
 _LATE = STEPS // 10
 _TIE = 0.05
@@ -24,7 +25,6 @@ _MARGIN = 4.0
 saturation (8 times and more, measured on x86 without VNNI) is still caught."""
 
 Array = npt.NDArray[Any]
-Feeds = Mapping[str, Array]
 Pair = tuple[Array, Array]
 """An output of the float file, and the same of the smaller one."""
 
@@ -134,7 +134,7 @@ def over_budget(judgement: Judgement, budget: Budget) -> list[str]:
     return said
 
 
-def golden_limits(largest: Mapping[str, float], golden: Mapping[str, Array]) -> dict[str, float]:
+def device_limits(largest: Mapping[str, float], golden: Mapping[str, Array]) -> dict[str, float]:
     """Return, per output, the absolute limit that a self-test holds a device to.
 
     Args:

@@ -24,10 +24,11 @@ from lstm_edge_runtime.errors import (
 from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import Manifest
 
+from ..numerics.cases import Feeds
 from ..numerics.samples import Samples, sample_feeds, selected
 from ..progress import Progress, ignore
 from .config import QuantizeConfig
-from .judge import Feeds, Judgement, judge, over_budget
+from .judge import Judgement, judge, over_budget
 from .manifest import build_manifest, serialize, with_dtypes
 from .precision import (
     SCHEMES,
@@ -133,10 +134,15 @@ def quantize(
         after = _load(serialize(smaller, manifest))
         judgement = judge(before, after, cases, targets, few=samples is None)
         said = over_budget(judgement, config.budget)
+        native = None if said else _on_native(serialize(smaller, manifest._replace(golden=None)))
+        if native is not None:
+            there = judge(before, native, cases, targets, few=samples is None)
+            said = [f"{each} on the native engine" for each in over_budget(there, config.budget)]
         if said:
             refused.append(f"{picked_words}: {'; '.join(said)}")
             continue
-        manifest = build_manifest(manifest, before, after, judgement, config, picked_words, cases[0])
+        afters = [after] if native is None else [after, native]
+        manifest = build_manifest(manifest, before, afters, judgement, config, picked_words, cases[0])
         content = serialize(smaller, manifest)
         _load(content).selftest().require()
         if len(content) >= size:
@@ -144,7 +150,8 @@ def quantize(
                 f"{source} would grow from {size:,} to {len(content):,} bytes; keep the float file"
             )
         on_progress(0.7, "timing it beside the float file")
-        timings = tuple(time_both(before, after, cases[0]))
+        usual, smaller_usual = (load(each, device="cpu", threads=1) for each in (source, content))
+        timings = tuple(time_both(usual, smaller_usual, cases[0]))
         return Quantized(content, manifest, picked_words, judged_on, counts, size, judgement, timings)
     raise CheckFailedError(
         f"{source} loses too much on {judged_on}; {' / '.join(refused)}; nothing was written"
@@ -211,6 +218,14 @@ def _read(source: str | os.PathLike[str]) -> tuple[onnx.ModelProto, int]:
         raise FileFormatError(f"{source} can't be read as ONNX ({error}); give an .onnx file") from error
     size = Path(source).stat().st_size
     return proto, size if size > proto.ByteSize() // 2 else proto.ByteSize()
+
+
+def _on_native(content: bytes) -> Model | None:
+    """Open a file on the native engine, which takes the steps where it is installed; None where it can't."""
+    try:
+        return load(content, device="cpu", threads=1, engine="native")
+    except LstmEdgeError:
+        return None
 
 
 def _load(content: bytes) -> Model:

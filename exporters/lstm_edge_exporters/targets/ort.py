@@ -6,7 +6,6 @@ weights that are stored small and computed in float (fp16, and int8 of GRU and R
 """
 
 import os
-import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -16,6 +15,8 @@ from lstm_edge_runtime import Model, load
 from lstm_edge_runtime.errors import CheckFailedError, FileFormatError, InputError
 from lstm_edge_runtime.files import replacing, write_bytes
 from lstm_edge_runtime.onnx_reader import is_ort_format
+
+from ..processes import run_program
 
 __all__ = ["OrtFile", "to_ort"]
 
@@ -87,18 +88,17 @@ def _convert(source: Path | bytes) -> tuple[bytes, str]:
             else:
                 path = source
             command = [sys.executable, "-m", _TOOL, str(path), "--output_dir", folder]
-            ran = subprocess.run(  # noqa: S603
+            ran = run_program(
                 [*command, "--optimization_style", "Fixed", "--enable_type_reduction"],
-                capture_output=True,
-                text=True,
-                check=False,
-                cwd=folder,  # python -m imports from where it runs: a random.py there would be taken
-                env={**os.environ, "ORT_DISABLE_TELEMETRY": "1"},
+                folder=Path(folder),  # python -m imports from where it runs: a random.py there would be taken
+                environment={**os.environ, "ORT_DISABLE_TELEMETRY": "1"},
             )
             files = {made.suffix: made for made in Path(folder).iterdir()}
             if ran.returncode != 0 or ".ort" not in files or ".config" not in files:
-                lines = ran.stderr.strip().splitlines() or ran.stdout.strip().splitlines() or ["no message"]
-                raise FileFormatError(f"the file can't be converted: {lines[-1]}; export it again")
+                words = (ran.stderr.strip() or ran.stdout.strip() or b"no message").decode(errors="replace")
+                raise FileFormatError(
+                    f"the file can't be converted: {words.splitlines()[-1]}; export it again"
+                )
             text = files[".config"].read_text(encoding="utf-8")
             kept = [line for line in text.splitlines() if line and not line.startswith("#")]
             return files[".ort"].read_bytes(), "\n".join(kept) + "\n"

@@ -19,7 +19,7 @@ from lstm_edge_runtime.manifest import Manifest
 from lstm_edge_runtime.state import Run
 from lstm_edge_runtime.tolerance import MULTIPLE, POLICY, Comparison, compare
 
-from ..numerics.cases import case_size
+from ..numerics.cases import Feeds, case_size
 from ..numerics.noise import (
     DRAWS,
     Expected,
@@ -37,11 +37,10 @@ from .report import Channel, Coverage, Histogram
 if TYPE_CHECKING:
     from ..quantization.config import Budget
 
-__all__ = ["Budgets", "Feeds", "FileFailedError", "Judge", "Measured", "RefusedError", "usual_scale"]
+__all__ = ["Budgets", "FileFailedError", "Judge", "Measured", "RefusedError", "usual_scale"]
 
 Array = npt.NDArray[Any]
 
-Feeds = Mapping[str, Array]
 
 _EDGES = np.arange(-20.0, 4.01, 0.25)
 _BUDGETED = ("int8", "fp16")

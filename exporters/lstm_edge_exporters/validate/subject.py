@@ -14,10 +14,10 @@ from lstm_edge_runtime.errors import InputError, first_line
 from lstm_edge_runtime.manifest import Manifest
 from lstm_edge_runtime.state import Run, even_sizes
 
-from ..numerics.cases import CaseGenerator, case_size, full_length, in_chunks, random_sizes, row_by_row
+from ..numerics.cases import CaseGenerator, Feeds, case_size, full_length, in_chunks, random_sizes, row_by_row
 from ..numerics.noise import PerturbableReference, Procedure, whole
 from .config import ValidateConfig
-from .judge import Feeds, FileFailedError, Judge, Measured, RefusedError, usual_scale
+from .judge import FileFailedError, Judge, Measured, RefusedError, usual_scale
 from .reference import ModelFile, ReferenceModel
 from .report import Check, Figures
 
@@ -43,8 +43,13 @@ class Subject:
 
     def __init__(self, file: ModelFile, reference: ReferenceModel, config: ValidateConfig) -> None:
         self.file = file
-        self.manifest = reference.manifest._replace(golden=file.manifest.golden, precision=file.precision)
-        """The reference's: what the file claims decides nothing."""
+        self.manifest = reference.manifest._replace(
+            golden=file.manifest.golden,
+            precision=file.precision,
+            ranges=file.manifest.ranges,
+            counts=file.manifest.counts,
+        )
+        """The reference's: what the file claims decides nothing but sizes, as the runtime takes no others."""
         self.reference = reference
         self.config = config
         self.run = file.runner()

@@ -4,6 +4,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lstm_edge_runtime.errors import printable
+
 from .report import Group, Report
 
 __all__ = ["print_report"]
@@ -14,7 +16,7 @@ _STYLES = {"passed": "green", "failed": "bold red", "skipped": "dim"}
 def print_report(report: Report, console: Console) -> None:
     """Print ``report``; names from files are taken as text, never as markup."""
     table = Table(
-        title=Text(f"{report.model} against {report.reference}"), title_justify="left", header_style="bold"
+        title=_text(f"{report.model} against {report.reference}"), title_justify="left", header_style="bold"
     )
     for name in ("group", "checks", "floor", "error", "ratio", "result"):
         table.add_column(name, justify="left" if name in ("group", "result") else "right")
@@ -23,21 +25,26 @@ def print_report(report: Report, console: Console) -> None:
     console.print(table)
     for group, check, more in report.headlines:
         rest = f" (and {more} more in this group)" if more else ""
-        console.print(Text(f"FAILED {group.title}: {check.name}: {check.message}{rest}", style="red"))
+        console.print(_text(f"FAILED {group.title}: {check.name}: {check.message}{rest}", style="red"))
     for reason, titles in _skipped(report).items():
-        console.print(Text(f"skipped {', '.join(titles)}: {reason}", style="dim"))
+        console.print(_text(f"skipped {', '.join(titles)}: {reason}", style="dim"))
     for note in report.notes:
-        console.print(Text(f"note: {note}"))
-    console.print(Text(f"covered: {report.coverage}", style="dim"))
-    console.print(Text(f"limits: {report.policy}; seed {report.seed}", style="dim"))
+        console.print(_text(f"note: {note}"))
+    console.print(_text(f"covered: {report.coverage}", style="dim"))
+    console.print(_text(f"limits: {report.policy}; seed {report.seed}", style="dim"))
     total = f"{report.count('passed')} passed, {report.count('failed')} failed"
     skipped = report.count("skipped")
     console.print(
-        Text(
+        _text(
             f"{'PASSED' if report.ok else 'FAILED'}: {total}, {skipped} skipped",
             style="bold green" if report.ok else "bold red",
         )
     )
+
+
+def _text(text: str, style: str = "") -> Text:
+    """Return a text with what a terminal would obey escaped."""
+    return Text(printable(text), style)
 
 
 def _skipped(report: Report) -> dict[str, list[str]]:
@@ -54,6 +61,6 @@ def _row(group: Group) -> list[Text]:
     figures = ["", "", ""]
     if worst is not None:
         figures = [f"{value:.2g}" for value in (worst.floor, worst.error, worst.ratio)]
-    result = Text(group.status, style=_STYLES[group.status])
+    result = _text(group.status, style=_STYLES[group.status])
     ran = len(group.checks) - group.count("skipped")
-    return [Text(group.title), Text(str(ran)), *map(Text, figures), result]
+    return [_text(group.title), _text(str(ran)), *map(_text, figures), result]

@@ -1,7 +1,9 @@
 """Golden vectors in a folder: ONNX's own test-data layout, and the same arrays for devices without onnx."""
 
+import io
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import numpy.typing as npt
 import onnx
 
 from lstm_edge_runtime.errors import InputError
-from lstm_edge_runtime.files import replacing, write_bytes
+from lstm_edge_runtime.files import check_folder, write_folder
 from lstm_edge_runtime.golden import (
     ARRAYS,
     FORMAT,
@@ -26,7 +28,7 @@ from lstm_edge_runtime.golden import (
 from lstm_edge_runtime.manifest import Golden, Manifest
 from lstm_edge_runtime.state import run_chunks
 
-from ..quantization.judge import golden_limits
+from ..quantization.judge import device_limits
 from .config import ValidateConfig
 from .reference import ModelFile, ReferenceModel
 from .subject import Subject
@@ -37,6 +39,8 @@ Array = npt.NDArray[Any]
 
 _NAME = "test_data_set_{}"
 _SIZES = ((1, 1), (3, 12), (2, 33))
+_OURS = re.compile(r"index\.json|model\.onnx|test_data_set_\d+/((input|output)_\d+\.pb|data\.npz)")
+"""The files of such a folder."""
 _CHUNKS, _CHUNK = 4, 5
 """A stream of four calls of five steps, each from the states of the one before."""
 
@@ -48,6 +52,7 @@ def save_vectors(
 
     Writes ``model.onnx`` and ``test_data_set_N/input_i.pb`` and ``output_i.pb``, in the order of the graph's
     inputs and outputs, as onnx's backend tests read them; beside them ``data.npz``; and ``index.json``.
+    An earlier folder of golden vectors is replaced whole: an index never stands beside the sets of another.
 
     Args:
         folder: made if need be.
@@ -62,7 +67,7 @@ def save_vectors(
         InputError: the folder can't be written, or holds something else already.
     """
     root = Path(folder)
-    _make_room(root)
+    _check_room(root)
     subject = Subject(file, reference, config)
     model = onnx.load(str(file.path))
     entering = [value.name for value in model.graph.input]
@@ -70,8 +75,10 @@ def save_vectors(
     sets = tuple(_record(subject))
     held = _limits(file, sets) if subject.judge.budgets else {}
     entries = []
+    contents = {"model.onnx": model.SerializeToString()}
     for each in sets:
-        _write_set(root / each.name, each.golden, entering, leaving)
+        files = _encode_set(each.golden, entering, leaving)
+        contents |= {f"{each.name}/{name}": content for name, content in files}
         entries.append(
             {
                 "name": each.name,
@@ -83,7 +90,6 @@ def save_vectors(
                 "limit": held.get(each.name, {}),
             }
         )
-    write_bytes(root / "model.onnx", model.SerializeToString())
     index = {
         "format": FORMAT,
         "schema": SCHEMA,
@@ -92,7 +98,8 @@ def save_vectors(
         "states": {state.input: state.output for state in file.manifest.states},
         "sets": entries,
     }
-    write_bytes(root / INDEX, (json.dumps(index, indent=2) + "\n").encode())
+    contents[INDEX] = (json.dumps(index, indent=2) + "\n").encode()
+    write_folder(root, contents, _is_ours)
     return [each.name for each in sets]
 
 
@@ -136,29 +143,28 @@ def _limits(file: ModelFile, sets: tuple[GoldenSet, ...]) -> dict[str, dict[str,
     for each in replay(file.model, GoldenFolder(file.sha256, sets)):
         found, name = largest.setdefault(each.set_name, {}), each.comparison.name
         found[name] = max(each.comparison.max_abs, found.get(name, 0.0))
-    return {each.name: golden_limits(largest[each.name], each.golden.outputs) for each in sets}
+    return {each.name: device_limits(largest[each.name], each.golden.outputs) for each in sets}
 
 
-def _write_set(folder: Path, golden: Golden, entering: list[str], leaving: list[str]) -> None:
-    folder.mkdir(exist_ok=True)
+def _encode_set(golden: Golden, entering: list[str], leaving: list[str]) -> Iterator[tuple[str, bytes]]:
     for kind, names, arrays in (("input", entering, golden.inputs), ("output", leaving, golden.outputs)):
         for number, name in enumerate(names):
             tensor = onnx.numpy_helper.from_array(np.ascontiguousarray(arrays[name]), name)
-            write_bytes(folder / f"{kind}_{number}.pb", tensor.SerializeToString())
+            yield f"{kind}_{number}.pb", tensor.SerializeToString()
     content: dict[str, Any] = {INPUT + name: array for name, array in golden.inputs.items()}
     content |= {OUTPUT + name: array for name, array in golden.outputs.items()}
-    with replacing(folder / ARRAYS) as temporary, temporary.open("wb") as file:
-        np.savez(file, **content)
+    file = io.BytesIO()
+    np.savez(file, **content)
+    yield ARRAYS, file.getvalue()
 
 
-def _make_room(root: Path) -> None:
-    if root.is_dir() and any(root.iterdir()) and not (root / INDEX).is_file():
-        raise InputError(f"{root} holds other files; name a new folder for the golden vectors")
+def _is_ours(name: str) -> bool:
+    return _OURS.fullmatch(name) is not None
+
+
+def _check_room(root: Path) -> None:
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        root.absolute().parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{root} can't be made: {error.strerror or error}") from error
-    for old in root.glob("test_data_set_*"):
-        for entry in old.iterdir():
-            entry.unlink()
-        old.rmdir()
+    check_folder(root, _is_ours)

@@ -13,6 +13,7 @@ from lstm_edge_exporters import export
 from lstm_edge_exporters.quantization import Samples, quantize
 from lstm_edge_exporters.validate import ValidateConfig, open_file, validate
 from lstm_edge_exporters.validate.module import against_module
+from lstm_edge_exporters.validate.subject import Subject
 from lstm_edge_exporters.validate.vectors import save_vectors
 from lstm_edge_runtime import load
 from lstm_edge_runtime.golden import read_golden, replay
@@ -64,6 +65,20 @@ def test_the_long_run_on_the_data_is_the_gates_own(switching):
     drift = made.judgement.drift
     nearest = max(drift.values(), key=lambda each: each.share)
     assert check.worst.ratio == pytest.approx(nearest.share / 0.1, rel=0.15)
+
+
+def test_the_long_run_on_the_data_has_no_padding_and_no_row_that_ends_early(made):
+    one, rng = made("plain"), np.random.default_rng(0)
+    x, lengths = rng.normal(size=(6, 9, 6)).astype(np.float32), np.array([4, 9, 1, 7, 9, 2])
+    file = open_file(one.path)
+    reference = against_module(one.module, file, one.example)
+    config = ValidateConfig(data=Samples({"x": x}, lengths=lengths))
+    feeds = Subject(file, reference, config).timeline(50)
+    valid = np.concatenate([row[:length] for row, length in zip(x, lengths, strict=True)])
+    # samples of one length stand together
+    assert sorted(map(tuple, feeds["x"][0][: len(valid)])) == sorted(map(tuple, valid))
+    assert feeds["x"].shape == (1, 50, 6)
+    assert feeds["lengths"].tolist() == [50]
 
 
 def int8_lstm(model):

@@ -66,6 +66,23 @@ class Counter(nn.Module):
 def narrow():
     return nn.LSTM(5, 6, batch_first=True).bfloat16()
 
+class Wide(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv1d(4, 4, 16)
+        self.rnn = nn.GRU(4, 6, batch_first=True)
+    def forward(self, x):
+        return self.rnn(self.conv(x.transpose(1, 2)).transpose(1, 2))[0]
+
+class Steps(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cell = nn.GRUCell(4, 6)
+    def forward(self, x, h):
+        for step in range(x.size(1)):
+            h = self.cell(x[:, step], h)
+        return h * 2, h
+
 number = 3
 """
 
@@ -157,6 +174,30 @@ def test_units_make_a_regression_of_the_first_output(folder):
     assert load(folder / "t.onnx").manifest.task == ("regression", "output", ("far", "long"), ("m", "s"))
 
 
+def test_a_range_is_found_or_given_and_one_step_is_the_way_out_of_a_loop(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, "nets", raising=False)
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["lstm-edge", "export", *words, "-o", "m.onnx"])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return ended.value.code or 0, "".join(capsys.readouterr())
+
+    code, text = call("nets:Wide", "--input", "x=N,L,4")
+    assert (code, "sizes of axis L: 16.." in text) == (0, True)
+    code, text = call("nets:Wide", "--input", "x=N,L:20..400:20,4", "--json")
+    assert (code, json.loads(text)["ranges"]) == (0, {"L": {"least": 20, "most": 400, "multiple": 20}})
+    options = ("--input", "x=N,L,4", "--input", "h=N,6")
+    code, text = call("nets:Steps", *options)
+    assert code == 2
+    assert "forward takes and returns h, so that one step a call works: --input x=N,1,4 --input h=N,6" in text
+    code, text = call("nets:Steps", *options, "--step")
+    assert code == 0
+    assert load(folder / "m.onnx").stream().step([0.1, 0.2, 0.3, 0.4])["output"].shape == (6,)
+
+
 class Evil:
     def __reduce__(self):
         return os.system, ("touch ran",)
@@ -180,6 +221,12 @@ WRONG = [
     (("nets:build", "--input", "tokens=N:float32:0..1", "-o", "t.onnx"), "a range for whole numbers"),
     (("nets:build", "--input", "tokens=N,99999999999999999999", "-o", "t.onnx"), "can be made"),
     (("nets:build", "--input", "tokens=N,L", *TOKENS), "came twice"),
+    (("nets:build", "--input", "tokens=N,L:8..4", "-o", "t.onnx"), "expected LEAST..[MOST][:MULTIPLE]"),
+    (("nets:build", "--input", "tokens=N,L:9..11:8", "-o", "t.onnx"), "expected LEAST..[MOST][:MULTIPLE]"),
+    (("nets:build", "--input", "tokens=N,4*L:8..", "-o", "t.onnx"), "give one to a name"),
+    (("nets:build", "--input", "tokens=N:int64,L", "-o", "t.onnx"), "a dtype comes last"),
+    (("nets:build", "--input", "tokens=N,L-1", "-o", "t.onnx"), "neither a positive number"),
+    (("nets:Wide", "--input", "x=N,L:8..,4", "-o", "t.onnx"), "16.. is what the file takes"),
     (("nets:two_lines", *TOKENS), "RuntimeError: one line and another"),
     (("nets:leaves", *TOKENS), "SystemExit: 5"),
     (("nets.py:build", *TOKENS), "without .py"),

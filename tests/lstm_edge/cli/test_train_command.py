@@ -113,10 +113,10 @@ def test_columns_and_values_are_named_by_options(lstm_edge, tmp_path):
             ["data.npz", "-o", "run", "--window", "9"],
             "error: data.npz: series '",
         ),
-        (["data.npz", "-o", "run", "--epochs", "0"], "error: epochs is 0, expected 1 or more\n"),
+        (["data.npz", "-o", "run", "--epochs", "0"], "error: epochs is 0, expected 1 to 2,147,483,647\n"),
         (["data.npz", "-o", "run", "--resume", "--overwrite"], "error: --resume goes on with a run"),
-        (["data.npz", "-o", "run", "--target", "a,,b"], "Usage: "),
-        (["data.npz"], "Usage: "),
+        (["data.npz", "-o", "run", "--target", "a,,b"], "error: "),
+        (["data.npz"], "error: "),
         (["data.npz", "-o", "a.pt"], "error: a.pt is named like a file; -o names a folder for the run"),
     ],
 )
@@ -124,7 +124,7 @@ def test_wrong_usage_is_one_line_and_exit_2(lstm_edge, data, arguments, message)
     code, out, err = lstm_edge("train", *arguments)
     assert (code, out) == (2, "")
     assert err.startswith(message)
-    assert message.startswith("Usage") or err.count("\n") == 1
+    assert err.count("\n") == 1
     assert not os.path.exists("run")  # noqa: PTH110
 
 
@@ -171,7 +171,7 @@ def test_ctrl_c_keeps_the_best_so_far_says_so_and_can_be_resumed(data, tmp_path)
     finally:
         ran.kill()
     assert ran.returncode == 130
-    assert "stopped by Ctrl-C, the best so far is kept" in out
+    assert "stopped before the end, the best so far is kept" in out
     assert "--resume" in out
     assert "Traceback" not in err
     done = load(tmp_path / "run").summary["epochs"]

@@ -236,7 +236,7 @@ def test_a_state_of_another_version_is_refused_in_one_line(data, tmp_path, edit)
 
 
 def test_a_damaged_or_missing_state_to_resume_is_refused(data, tmp_path):
-    with pytest.raises(NotFoundError, match="there is nothing to resume"):
+    with pytest.raises(NotFoundError, match="holds no run to resume; train without --resume"):
         train(data, tmp_path / "run", config=QUICK, resume=True)
     train(data, tmp_path / "run", config=replace(QUICK, epochs=1))
     content = (tmp_path / "run" / RESUME).read_bytes()
@@ -246,6 +246,42 @@ def test_a_damaged_or_missing_state_to_resume_is_refused(data, tmp_path):
     torch.save({"epoch": 1}, tmp_path / "run" / RESUME)
     with pytest.raises(FileFormatError, match=r"resume\.pt is not what training left"):
         read_configs(tmp_path / "run")
+
+
+def test_a_run_without_a_resume_file_is_not_sent_from_one_option_to_the_other(data, tmp_path):
+    train(data, tmp_path / "run", config=replace(QUICK, epochs=1))
+    (tmp_path / "run" / RESUME).unlink()
+    with pytest.raises(NotFoundError, match=r"a run without resume\.pt.*; --overwrite it, or name another"):
+        train(data, tmp_path / "run", config=QUICK, resume=True)
+    with pytest.raises(InputError, match="already holds a run; --overwrite it, or name another folder"):
+        train(data, tmp_path / "run", config=QUICK)
+    train(data, tmp_path / "run", config=replace(QUICK, epochs=1), overwrite=True)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda content: content["train"].update(hidden_size=2**31),
+        lambda content: content["train"].update(learning_rate="0.1"),
+        lambda content: content["data"].update(window=torch.ones(3)),
+        lambda content: content["loop"].update(best=torch.ones(3)),
+        lambda content: content["loop"]["model"].update({"fc.weight": torch.eye(4).to_sparse()}),
+        lambda content: content["loop"]["model"].update({"fc.weight": torch.empty(2, 128, device="meta")}),
+        lambda content: content["loop"]["epochs"][0].update(best="first"),
+        lambda content: content["loop"]["optimizer"]["state"][0].update(exp_avg=torch.ones(1, 2, 3)),
+        lambda content: content["loop"].update(dropout=torch.ones(3)),
+    ],
+)
+def test_wrong_values_in_a_resume_file_are_one_line(data, tmp_path, spoil):
+    train(data, tmp_path / "run", config=replace(QUICK, epochs=1))
+    path = tmp_path / "run" / RESUME
+    content = torch.load(path, weights_only=True)
+    spoil(content)
+    torch.save(content, path)
+    with pytest.raises(FileFormatError) as caught:
+        train(data, tmp_path / "run", config=QUICK, resume=True)
+    assert "train" in str(caught.value)
+    assert str(caught.value).isprintable()
 
 
 def test_a_run_that_is_there_is_replaced_only_when_told(data, tmp_path):

@@ -66,7 +66,7 @@ def check_output(
         NotFoundError: the parent of ``folder`` is not there.
         InputError: ``folder`` holds something else, or the model's name can't be one in C.
     """
-    check_folder(folder, paths(_prefix(source, name)))
+    check_folder(folder, set(paths(_prefix(source, name))).__contains__)
 
 
 def to_c(source: str | os.PathLike[str], *, name: str | None = None, chunk: int = 1) -> CLibrary:

@@ -3,7 +3,6 @@
 import os
 import shlex
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy.typing as npt
 from lstm_edge_runtime.errors import CheckFailedError, InputError, MissingDependencyError
 from lstm_edge_runtime.tolerance import Comparison, compare
 
+from ...processes import run_program
 from ._calls import Call
 from ._interface import Interface, Port
 
@@ -129,7 +129,7 @@ def _compile(files: Mapping[str, str], compiler: Sequence[str], folder: Path) ->
 
 
 def _execute(command: Sequence[str], what: str, given: bytes = b"") -> bytes:
-    ran = subprocess.run(command, input=given, capture_output=True, check=False)  # noqa: S603
+    ran = run_program(command, given)
     if ran.returncode:
         lines = ran.stderr.decode(errors="replace").splitlines()
         reason = next((line for line in lines if "error" in line), "no message")

@@ -12,14 +12,13 @@ from lstm_edge_runtime.manifest import Golden, Manifest
 from lstm_edge_runtime.selftest import compare_golden
 from lstm_edge_runtime.state import Run, even_sizes
 
-from ...numerics.cases import CaseGenerator, full_length, in_chunks, take_row, with_padding
+from ...numerics.cases import CaseGenerator, Feeds, full_length, in_chunks, take_row, with_padding
 from ..reference import ModelFile
 from ..report import Check
 
 __all__ = ["check_alone"]
 
 Array = npt.NDArray[Any]
-Feeds = dict[str, Array]
 
 _OFFSET = 10_000
 _ROWS = 3
@@ -179,7 +178,7 @@ def _padding(manifest: Manifest, run: Run, cases: CaseGenerator, steps: int) -> 
     return Check(name, "failed" if wrong else "passed", f"it reaches {', '.join(wrong)}" if wrong else "")
 
 
-def _changed(manifest: Manifest, feeds: Feeds, other: Feeds, row: int, span: slice) -> Feeds:
+def _changed(manifest: Manifest, feeds: Feeds, other: Feeds, row: int, span: slice) -> dict[str, Array]:
     changed = dict(feeds)
     for spec in manifest.data_inputs:
         index: list[Any] = [slice(None)] * len(spec.axes)

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lstm_edge_runtime.errors import LstmEdgeError, counted, first_line
+from lstm_edge_runtime.errors import LstmEdgeError, UnsupportedError, counted, first_line
+from lstm_edge_runtime.native.library import installed
 from lstm_edge_runtime.ort import CPU, import_onnxruntime
 from lstm_edge_runtime.state import Run, even_sizes
 
-from ...numerics.cases import GRID, in_chunks, last_steps, random_sizes, row_by_row, with_padding
-from ..judge import Feeds, Measured, RefusedError
+from ...numerics.cases import GRID, Feeds, in_chunks, last_steps, random_sizes, row_by_row, with_padding
+from ..judge import Measured, RefusedError
 from ..report import Check, Curve
 from ..subject import Subject
 
@@ -262,7 +263,7 @@ def _spike(x: Array) -> Array:
 
 
 def check_providers(subject: Subject) -> Iterator[Check]:
-    """Compare on each provider of this machine that really starts, with one and with two threads."""
+    """Compare on each provider that really starts, with one and two threads, and on the native engine."""
     for provider in import_onnxruntime().get_available_providers():
         if provider in _REMOTE:
             continue
@@ -277,3 +278,20 @@ def check_providers(subject: Subject) -> Iterator[Check]:
             for place, (n, length) in enumerate(_PROVIDER_SIZES):
                 feeds = subject.draw(n, length, _OFFSETS["providers"] + place)
                 yield subject.check(f"{name}, N={n}, L={length}", feeds, run=run)
+    engine = subject.config.engine
+    if engine != "onnxruntime" and (installed() or engine == "native"):
+        yield from _check_native(subject, required=engine == "native")
+
+
+def _check_native(subject: Subject, *, required: bool) -> Iterator[Check]:
+    try:
+        run = subject.file.native_runner()
+    except UnsupportedError as error:
+        yield Check("native engine", "failed" if required else "skipped", f"not covered: {first_line(error)}")
+        return
+    except LstmEdgeError as error:
+        yield Check("native engine", "failed", first_line(error))
+        return
+    for place, (n, length) in enumerate(_PROVIDER_SIZES):
+        feeds = subject.draw(n, length, _OFFSETS["providers"] + place)
+        yield subject.check(f"native engine, N={n}, L={length}", feeds, run=run)

@@ -1,0 +1,180 @@
+"""The undamaged files: one folder with a file for each reader, made with the project's own writers."""
+
+import io
+import json
+import shutil
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import numpy as np
+
+from lstm_edge.cli import cli
+from lstm_edge.cli._ending import run
+
+DATA = Path(__file__).parents[1] / "runtime" / "data"
+
+
+def make_corpus(folder: Path, *, full: bool) -> None:
+    """Put the files into ``folder``; ``full`` adds what takes longer: exported, lifted, quantized files."""
+    models = folder / "onnx"
+    models.mkdir(parents=True)
+    for path in DATA.glob("*.onnx"):
+        if path.stem != "broken":
+            shutil.copy(path, models / path.name)
+    (folder / "ort").mkdir()
+    shutil.copy(DATA / "motions-int8.ort", folder / "ort")
+    _tables(folder)
+    _verb(
+        "train",
+        folder / "data.npz",
+        "-o",
+        folder / "run",
+        "--hidden-size",
+        4,
+        "--epochs",
+        2,
+        "--batch-size",
+        4,
+    )
+    _golden(folder)
+    _settings(folder)
+    _states(folder)
+    if full:
+        _verb("export", folder / "run", "-o", models / "exported.onnx")
+        _sparse(models)
+        _verb("lift", _foreign(folder / "foreign.onnx"), "-o", models / "lifted.onnx")
+        shutil.copy(folder / "foreign.onnx", models)
+        _verb("quantize", models / "lstm.onnx", "--precision", "fp16", "-o", models / "fp16.onnx")
+        _verb("convert", models / "exported.onnx", "-o", folder / "ort" / "exported.ort")
+        (folder / "lep").mkdir()
+        for name in ("exported", "gru", "lstm"):
+            _verb("convert", models / f"{name}.onnx", "--to", "native", "-o", folder / "lep" / f"{name}.lep")
+
+
+def _verb(*arguments: object) -> None:
+    words = io.StringIO()
+    with redirect_stdout(words), redirect_stderr(words):
+        code = run(cli, [str(each) for each in arguments])
+    if code:
+        raise RuntimeError(f"{arguments}: exit {code}: {words.getvalue()}")
+
+
+def _tables(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(16, 6, 3)).astype(np.float32)
+    labels = np.array(["rest", "walk"] * 8)
+    np.savez(
+        folder / "data.npz", x=x, y=labels, lengths=np.full(16, 6), features=np.array(["ax", "ay", "az"])
+    )
+    np.save(folder / "data.npy", x)
+    rows = ["series,order,ax,ay,az,label"]
+    for series in range(16):
+        rows += [
+            f"{series},{step},{','.join(f'{value:.4f}' for value in x[series, step])},{labels[series]}"
+            for step in range(6)
+        ]
+    (folder / "data.csv").write_text("\n".join(rows) + "\n")
+    lines = ["0.1,0.2,0.3", "[0.1, 0.2, 0.3]", '{"ax": 1, "ay": 2, "az": 3}', "1 2 3", "1;2;3", "1\t2\t3"]
+    (folder / "lines.txt").write_text("\n".join(lines) + "\n")
+
+
+def _golden(folder: Path) -> None:
+    from lstm_edge_runtime import load
+    from lstm_edge_runtime.golden import FORMAT, INPUT, OUTPUT
+
+    golden = folder / "golden"
+    with load(DATA / "lstm.onnx", device="cpu") as model:
+        x = np.random.default_rng(1).normal(size=(2, 5, 3)).astype(np.float32)
+        outputs, state = model.run(x)
+        spec = model.interface
+        arrays = {INPUT + "x": x} | {
+            INPUT + each.input: np.zeros((2, 2, 8), np.float32) for each in spec.states
+        }
+        arrays |= {OUTPUT + name: array for name, array in spec.all_outputs(outputs, state).items()}
+        sets = []
+        for number in range(2):
+            name = f"test_data_set_{number}"
+            (golden / name).mkdir(parents=True)
+            np.savez(golden / name / "data.npz", **arrays)
+            sets.append({
+                "name": name, "about": "a case", "continues": "test_data_set_0" if number else None,
+                "inputs": [], "outputs": [], "floor": dict.fromkeys(spec.output_names, 1e-6), "limit": {},
+            })  # fmt: skip
+        index = {
+            "format": FORMAT, "schema": 1, "model_sha256": model.identity, "reference": "float32",
+            "states": {}, "sets": sets,
+        }  # fmt: skip
+    (golden / "index.json").write_text(json.dumps(index))
+
+
+def _settings(folder: Path) -> None:
+    import hashlib
+
+    from lstm_edge.host import describe_host
+    from lstm_edge.timing.measure import FORMAT
+    from lstm_edge_runtime.ort import SessionOptions
+    from lstm_edge_runtime.profile import Profile
+
+    sha256 = hashlib.sha256((DATA / "lstm.onnx").read_bytes()).hexdigest()
+    Profile(sha256, SessionOptions(), goal="latency", measured={"p50": 1.0}).save(folder / "profile.json")
+    rounds = {"p50": 9.0, "p90": 9.0, "p99": 9.0, "max": 9.0, "rounds_us": [9.0, 9.5, 10.0]}
+    baseline = {
+        "format": FORMAT, "schema": 1, "host": describe_host(), "software": {},
+        "settings": {"plan": {"chunk": 256}}, "calibration_us": [1.0, 1.1, 1.0],
+        "files": [{"name": "lstm.onnx", "latency_us": {"step": rounds, "chunk": rounds}}],
+    }  # fmt: skip
+    (folder / "baseline.json").write_text(json.dumps(baseline))
+
+
+def _states(folder: Path) -> None:
+    from lstm_edge.cli._statefile import StateFile
+    from lstm_edge_runtime import load
+
+    with load(DATA / "lstm.onnx", device="cpu") as model:
+        stream = model.stream()
+        StateFile(stream, folder / "state.npz", 1.0).save()
+
+
+def _foreign(path: Path) -> Path:
+    """Return an LSTM as others export it: its states start from zeros inside the graph."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    rng = np.random.default_rng(2)
+    stored = [
+        numpy_helper.from_array(rng.normal(size=shape).astype(np.float32) / 4, name)
+        for name, shape in (("W", (1, 16, 3)), ("R", (1, 16, 4)), ("K", (4, 2)))
+    ]
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["t"], perm=[1, 0, 2]),
+        helper.make_node("LSTM", ["t", "W", "R"], ["", "h"], hidden_size=4),
+        helper.make_node("Squeeze", ["h", "axis"], ["last"]),
+        helper.make_node("MatMul", ["last", "K"], ["logits"]),
+    ]
+    stored.append(numpy_helper.from_array(np.array([0]), "axis"))
+    graph = helper.make_graph(
+        nodes, "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", "L", 3])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 2])],
+        stored,
+    )  # fmt: skip
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+def _sparse(models: Path) -> None:
+    """Add files with a sparse initializer, external data beside them, a subgraph and a function."""
+    import onnx
+    from onnx import helper, numpy_helper
+
+    model = onnx.load(models / "bare.onnx")
+    values = numpy_helper.from_array(np.ones(2, np.float32), "sparse")
+    places = numpy_helper.from_array(np.array([0, 3]))
+    model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, places, [4]))
+    note = model.metadata_props.add()
+    note.key, note.value = "note", "café"
+    onnx.save(model, models / "sparse.onnx")
+    onnx.save(
+        onnx.load(models / "bare.onnx"), models / "external.onnx",
+        save_as_external_data=True, location="external.data", size_threshold=0,
+    )  # fmt: skip

@@ -1,0 +1,408 @@
+"""What is fuzzed: for each reader, how an undamaged file is damaged and what then reads it."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import mutate
+import numpy as np
+import onnx
+
+from lstm_edge_runtime import LstmEdgeError, State, load
+from lstm_edge_runtime.manifest import KEY
+
+DATA = Path(__file__).parents[1] / "runtime" / "data"
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A command line for the harness to run, with what comes on standard input."""
+
+    arguments: tuple[str, ...]
+    stdin: bytes = b""
+
+
+Read = Callable[[Random, Path, Path], "Verb | None"]
+"""Takes the generator, the corpus and an empty folder; reads a damaged file, or gives a verb to be run."""
+
+
+def _put(folder: Path, name: str, content: bytes | str) -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "surrogateescape"))
+    return path
+
+
+def _pick(rng: Random, folder: Path, ending: str) -> Path:
+    return rng.choice(sorted(folder.glob(f"*{ending}")))
+
+
+# --- models
+
+
+def _run(path: Path, **options: Any) -> None:
+    """Load a file and use it in every way that reads it further."""
+    with load(path, device="cpu", threads=1, **options) as model:
+        if model.interface.golden is not None and options.get("engine") != "native":
+            model.selftest()
+        shapes = {
+            spec.name: [axis if isinstance(axis, int) else 2 for axis in spec.axes] for spec in model.inputs
+        }
+        if any(np.prod(shape, dtype=float) > 1e5 for shape in shapes.values()):
+            return
+        feeds = {spec.name: np.zeros(shapes[spec.name], spec.dtype) for spec in model.inputs}
+        if path.suffix != ".lep":
+            model.run(feeds if len(feeds) > 1 else next(iter(feeds.values())))
+        stream = model.stream()
+        one = {
+            spec.name: np.zeros(
+                [
+                    axis
+                    for place, axis in enumerate(shapes[spec.name])
+                    if place
+                    not in (model.interface.batch_axis(spec.axes), model.interface.time_axis(spec.axes))
+                ],
+                spec.dtype,
+            )
+            for spec in model.inputs
+        }
+        stream.step(one if len(one) > 1 else next(iter(one.values())))
+        stream.restore(stream.state)
+        batch = model.streams(2)
+        batch.add()
+
+
+def _use_model(rng: Random, corpus: Path, folder: Path, path: Path) -> Verb | None:
+    """Read a damaged model in one of the ways that there are."""
+    way = rng.randrange(100)
+    if way < 55:
+        _run(path, engine=rng.choice(("auto", "onnxruntime", "native")))
+        return None
+    name, out = str(path), str(folder / "out")
+    verbs: tuple[tuple[int, Verb], ...] = (
+        (1300, Verb(("inspect", name, *rng.choice(((), ("--json",)))))),
+        (800, Verb(("selftest", name))),
+        (800, Verb(("predict", name, str(corpus / rng.choice(("data.npz", "data.csv")))))),
+        (800, Verb(("stream", name), (corpus / "lines.txt").read_bytes())),
+        (400, Verb(("convert", name, "--to", "native", "-o", out))),
+        (200, Verb(("convert", name, "--to", "web", "--ort", str(_web_runtime(folder)), "-o", out))),
+        (10, Verb(("lift", name, "-o", out + ".onnx"))),
+        (3, Verb(("validate", name, "--quick", "--steps", "50"))),
+        (3, Verb(("quantize", name, "-o", out + ".onnx", "--precision", rng.choice(("int8", "fp16"))))),
+        (3, Verb(("convert", name, "--to", "c", "-o", out))),
+        (1, Verb(("convert", name, "-o", out + ".ort"))),
+    )
+    return rng.choices([verb for _, verb in verbs], [weight for weight, _ in verbs])[0]
+
+
+def _web_runtime(folder: Path) -> Path:
+    from lstm_edge_exporters.targets.web import _RUNTIME
+
+    for name in _RUNTIME:
+        _put(folder / "runtime", name, b"x")
+    return folder / "runtime"
+
+
+def _beside(corpus: Path, folder: Path) -> None:
+    if (data := corpus / "onnx" / "external.data").exists():
+        shutil.copy(data, folder)
+
+
+def onnx_bytes(rng: Random, corpus: Path, folder: Path) -> Verb | None:
+    _beside(corpus, folder)
+    source = _pick(rng, corpus / "onnx", ".onnx")
+    return _use_model(rng, corpus, folder, _put(folder, "m.onnx", mutate.damage(rng, source.read_bytes())))
+
+
+def onnx_structure(rng: Random, corpus: Path, folder: Path) -> Verb | None:
+    _beside(corpus, folder)
+    source = _pick(rng, corpus / "onnx", ".onnx")
+    damaged = mutate.damage_protobuf(rng, source.read_bytes())
+    return _use_model(rng, corpus, folder, _put(folder, "m.onnx", damaged))
+
+
+_PROTOS: dict[Path, onnx.ModelProto] = {}
+
+
+def manifest(rng: Random, corpus: Path, folder: Path) -> Verb | None:
+    source = rng.choice(
+        [corpus / "onnx" / "lstm.onnx", *corpus.glob("onnx/exported.onnx"), *corpus.glob("onnx/lifted.onnx")]
+    )
+    if source not in _PROTOS:
+        _PROTOS[source] = onnx.load(source)
+    model = onnx.ModelProto()
+    model.CopyFrom(_PROTOS[source])
+    entry = next(each for each in model.metadata_props if each.key == KEY)
+    text = mutate.damage_json(rng, entry.value)
+    entry.value = text.encode("utf-8", "replace").decode()
+    return _use_model(rng, corpus, folder, _put(folder, "m.onnx", model.SerializeToString()))
+
+
+def ort_format(rng: Random, corpus: Path, folder: Path) -> Verb | None:
+    path = _put(folder, "m.ort", mutate.damage(rng, _pick(rng, corpus / "ort", ".ort").read_bytes()))
+    if rng.random() < 0.6:
+        return _run(path)
+    return Verb((rng.choice(("inspect", "selftest")), str(path)))
+
+
+def program(rng: Random, corpus: Path, folder: Path) -> Verb | None:
+    import struct
+    import zlib
+
+    content = _pick(rng, corpus / "lep", ".lep").read_bytes()
+    damaged = bytearray(mutate.damage(rng, content))
+    if rng.random() < 0.8 and len(damaged) > 64:  # a right checksum, so that what lies behind it is read
+        damaged[:8] = content[:8]
+        head = rng.choice((struct.pack("<Q", len(damaged)), bytes(damaged[16:24])))
+        damaged[16:24] = head
+        damaged[12:16] = struct.pack("<I", zlib.crc32(bytes(damaged[16:])))
+    path = _put(folder, "m.lep", bytes(damaged))
+    if rng.random() < 0.7:
+        return _run(path)
+    return Verb((rng.choice(("inspect", "selftest")), str(path)))
+
+
+# --- data
+
+
+def _use_data(rng: Random, corpus: Path, path: Path) -> Verb | None:
+    from lstm_edge.data.config import DataConfig
+    from lstm_edge.data.read import read_recordings
+    from lstm_edge.data.training import read_training_data
+
+    way = rng.randrange(200)
+    if way < 80:
+        read_recordings(path, targets=rng.choice(("required", "optional", "ignored")))
+    elif way < 145:
+        options = rng.choice((
+            {}, {"window": 3, "stride": 1}, {"label": "label"}, {"targets": ("ax",)}, {"group": "series"},
+            {"forecast": ("ax",), "window": 3}, {"missing": "interpolate"}, {"missing": "drop-row"},
+            {"folds": 2}, {"order": "order"}, {"features": ("ax", "az")},
+        ))  # fmt: skip
+        read_training_data(path, DataConfig(**options), seed=0, batch_size=4)
+    elif way < 199:
+        return Verb(
+            ("predict", str(corpus / "onnx" / "lstm.onnx"), str(path), *rng.choice(((), ("--json",))))
+        )
+    else:
+        command = ("train", str(path), "-o", str(path.parent / "run"), "--epochs", "1", "--hidden-size", "2")
+        return Verb((*command, "--batch-size", "2"))
+    return None
+
+
+def npz(rng: Random, corpus: Path, folder: Path) -> Verb | None:
+    content = (corpus / "data.npz").read_bytes()
+    damaged = rng.choice((mutate.damage, mutate.damage_npz, mutate.damage_npz))(rng, content)
+    return _use_data(rng, corpus, _put(folder, "d.npz", damaged))
+
+
+def npy(rng: Random, corpus: Path, folder: Path) -> Verb | None:
+    content = (corpus / "data.npy").read_bytes()
+    damaged = rng.choice((mutate.damage(rng, content), mutate.damage_npy(rng, content), mutate.npy(rng)))
+    return _use_data(rng, corpus, _put(folder, "d.npy", damaged))
+
+
+def table(rng: Random, corpus: Path, folder: Path) -> Verb | None:
+    content = (corpus / "data.csv").read_bytes()
+    damaged = rng.choice((mutate.damage, mutate.damage_csv, mutate.damage_csv))(rng, content)
+    if rng.random() < 0.1:
+        _put(folder, "d/b/two.csv", content)
+        _put(folder, rng.choice(("d/a/one.csv", "d/\x1b[2J/one.csv", "d/one.csv")), damaged)
+        return _use_data(rng, corpus, folder / "d")
+    return _use_data(rng, corpus, _put(folder, "d.csv", damaged))
+
+
+def parquet(rng: Random, corpus: Path, folder: Path) -> Verb | None:
+    content = mutate.parquet(rng)
+    if rng.random() < 0.4:
+        content = mutate.damage(rng, content)
+    return _use_data(rng, corpus, _put(folder, "d.parquet", content))
+
+
+def lines(rng: Random, corpus: Path, folder: Path) -> Verb | None:
+    content = (corpus / "lines.txt").read_bytes()
+    damaged = rng.choice((mutate.damage, mutate.damage_csv))(rng, content)
+    form = rng.choice(((), (), ("--json",), ("--strict",), ("--binary", "float32"), ("--binary", "int16")))
+    return Verb(("stream", str(corpus / "onnx" / "lstm.onnx"), *form), damaged)
+
+
+# --- golden vectors, states, settings
+
+
+def golden(rng: Random, corpus: Path, folder: Path) -> Verb | None:
+    from lstm_edge_runtime.golden import read_golden, replay
+
+    copy = folder / "golden"
+    shutil.copytree(corpus / "golden", copy)
+    if rng.random() < 0.6:
+        index = copy / "index.json"
+        change = rng.choice((mutate.damage_json, mutate.damage_json, mutate.damage))
+        _put(copy, "index.json", change(rng, index.read_bytes()))
+    else:
+        arrays = copy / f"test_data_set_{rng.randrange(2)}" / "data.npz"
+        arrays.write_bytes(rng.choice((mutate.damage, mutate.damage_npz))(rng, arrays.read_bytes()))
+    if rng.random() < 0.2:
+        return Verb(("selftest", str(DATA / "lstm.onnx"), "--golden", str(copy)))
+    with load(DATA / "lstm.onnx", device="cpu", threads=1) as model:
+        replay(model, read_golden(copy))
+    return None
+
+
+def state(rng: Random, corpus: Path, folder: Path) -> Verb | None:
+    content = (corpus / "state.npz").read_bytes()
+    path = _put(
+        folder, "s.npz", rng.choice((mutate.damage, mutate.damage_npz, mutate.damage_npz))(rng, content)
+    )
+    if rng.random() < 0.3:
+        return Verb(("stream", str(DATA / "lstm.onnx"), "--state", str(path)), b"1,2,3\n")
+    with load(DATA / "lstm.onnx", device="cpu", threads=1) as model:
+        model.stream().restore(State.load(path))
+    return None
+
+
+def profile(rng: Random, corpus: Path, folder: Path) -> Verb | None:
+    content = (corpus / "profile.json").read_bytes()
+    path = _put(
+        folder, "p.json", rng.choice((mutate.damage_json, mutate.damage_json, mutate.damage))(rng, content)
+    )
+    return Verb(("selftest", str(DATA / "lstm.onnx"), "--profile", str(path)))
+
+
+def baseline(rng: Random, corpus: Path, folder: Path) -> Verb | None:
+    from lstm_edge.timing.compare import compare_with, read_baseline
+
+    content = (corpus / "baseline.json").read_bytes()
+    path = _put(
+        folder, "b.json", rng.choice((mutate.damage_json, mutate.damage_json, mutate.damage))(rng, content)
+    )
+    read = read_baseline(path, ["lstm.onnx"], 256)
+    for each in compare_with(read, json.loads(content)):
+        str(each)
+    return None
+
+
+# --- runs and checkpoints
+
+
+def weights(rng: Random, corpus: Path, folder: Path) -> Verb | None:
+    """A checkpoint without its run."""
+    import io
+
+    import torch
+    from safetensors.torch import load as read
+
+    from lstm_edge.checkpoint import load as load_run
+
+    content = next((corpus / "run").glob("*.safetensors")).read_bytes()
+    if rng.random() < 0.3:
+        damaged = rng.choice((mutate.damage, mutate.damage_safetensors))(rng, content)
+        path = _put(folder, "w.safetensors", damaged)
+    else:
+        saved = io.BytesIO()
+        torch.save(read(content), saved)
+        change = rng.choice((mutate.damage, mutate.checkpoint, mutate.checkpoint, mutate.damage_zip))
+        path = _put(folder, rng.choice(("w.pt", "w.pth")), change(rng, saved.getvalue()))
+    if rng.random() < 0.002:
+        return Verb(("export", str(path), "-o", str(folder / "m.onnx")))
+    load_run(path)
+    return None
+
+
+def run_folder(rng: Random, corpus: Path, folder: Path) -> Verb | None:
+    from lstm_edge.checkpoint import load as load_run
+    from lstm_edge.deploy import deployable
+
+    copy = folder / "run"
+    shutil.copytree(corpus / "run", copy)
+    name = rng.choice(("config.json", "config.json", "metrics.json", "history.csv", "*.safetensors"))
+    path = next(copy.glob(name))
+    change: Any = {
+        ".json": rng.choice((mutate.damage_json, mutate.damage_json, mutate.damage)),
+        ".csv": rng.choice((mutate.damage_csv, mutate.damage)),
+    }.get(path.suffix, mutate.damage_safetensors)
+    _put(copy, path.name, change(rng, path.read_bytes()))
+    if path.suffix == ".csv" or name == "metrics.json":
+        return Verb(("report", str(copy)))
+    if rng.random() < 0.002:
+        return Verb(("export", str(copy), "-o", str(folder / "m.onnx")))
+    deployable(load_run(copy))
+    return None
+
+
+def resume(rng: Random, corpus: Path, folder: Path) -> Verb | None:
+    from lstm_edge.training.resume import read_configs
+
+    copy = folder / "run"
+    shutil.copytree(corpus / "run", copy)
+    path = copy / "resume.pt"
+    path.write_bytes(
+        rng.choice((mutate.damage, mutate.checkpoint, mutate.checkpoint))(rng, path.read_bytes())
+    )
+    if rng.random() < 0.7:
+        read_configs(copy)
+        return None
+    return Verb(("train", str(corpus / "data.npz"), "-o", str(copy), "--resume", "--epochs", "3"))
+
+
+# --- command lines
+
+
+_OPTIONS = (
+    "--threads", "--device", "--engine", "--profile", "--json", "--state", "--save-every", "--binary",
+    "--strict", "--golden", "--series", "--order", "--label", "--features", "--group", "--layout",
+    "--missing", "-o", "--output", "--to", "--chunk", "--name", "--help", "--window", "--rate",
+    "--label-pattern", "--units", "--compare", "--html", "--seconds",
+)  # fmt: skip
+_WORDS = (
+    "", "0", "-1", "1", "2147483648", "99999999999999999999", "nan", "inf", "1e999", "auto", "\x1b[2J",
+    "a\nb", "x,y", ",", "cpu", "cuda", "native", "float32", "..", "/", "/dev/null", "/dev/full",
+    "nothing.onnx", "[", "(", "(a)", "\udce9", "x" * 3000, "--", "é",
+)  # fmt: skip
+
+
+def command_line(rng: Random, corpus: Path, folder: Path) -> Verb | None:
+    """Verbs with options and names that do not fit."""
+    verb = rng.choice(
+        ("inspect", "selftest", "predict", "stream", "convert", "report", "train", "export", "lift", "bench",
+         "tune", "validate", "quantize", "doctor", "inspekt", "")
+    )  # fmt: skip
+    words = (
+        []
+        if rng.random() < 0.3
+        else [str(rng.choice((DATA / "lstm.onnx", corpus / "data.csv", corpus / "run", "none.onnx")))]
+    )
+    for _ in range(rng.randrange(1, 4)):
+        words.insert(rng.randrange(len(words) + 1), rng.choice(_OPTIONS))
+        if rng.random() < 0.7:
+            words.append(rng.choice(_WORDS))
+    if verb in ("bench", "tune", "train", "export", "lift", "validate", "quantize", "doctor"):
+        words.append("--unknown")  # what is right of these would take long
+    return Verb((verb, *words), b"1,2,3\n")
+
+
+READERS: dict[str, tuple[int, Read]] = {
+    "onnx, bytes": (13, onnx_bytes),
+    "onnx, structure": (18, onnx_structure),
+    "manifest": (14, manifest),
+    "ort format": (4, ort_format),
+    "native program": (5, program),
+    "npz": (7, npz),
+    "npy": (3, npy),
+    "csv": (7, table),
+    "parquet": (3, parquet),
+    "lines": (3, lines),
+    "golden vectors": (4, golden),
+    "state": (3, state),
+    "profile": (2, profile),
+    "baseline": (3, baseline),
+    "checkpoint": (5, weights),
+    "run folder": (3, run_folder),
+    "resume file": (2, resume),
+    "command line": (2, command_line),
+}
+"""How often each is drawn, in about a hundred, and what it is."""
+EXPECTED = (LstmEdgeError,)

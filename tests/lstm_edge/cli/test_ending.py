@@ -1,0 +1,189 @@
+"""How verbs end: one line and an exit code, whatever ended them."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import click
+import onnx
+import pytest
+
+from lstm_edge.cli._ending import run
+from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime.manifest import KEY, Manifest
+
+LSTM_EDGE = [sys.executable, "-c", "from lstm_edge.cli import main; main()"]
+HOSTILE = "\x1b[2J\x1b]0;title\x07\x9b31m\u202e"
+
+
+def group(work) -> click.Group:
+    found = click.Group()
+    found.add_command(click.Command("work", callback=work))
+    return found
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["inspect"],
+        ["inspect", "a.onnx", "b.onnx"],
+        ["inspect", "--unknown", "a.onnx"],
+        ["convert", "a.onnx", "--to", "paper", "-o", "x"],
+        ["convert", "a.onnx", "--to"],
+        ["selftest", "a.onnx", "--threads", "none"],
+        ["predict", "a\x1b[2J\n.onnx", "x.csv"],
+        ["\x1b[2J"],
+        ["validate", "a.onnx", "--steps", "9" * 5000],
+        ["selftest", "x" * 5000],
+    ],
+)
+def test_wrong_usage_is_one_line_of_at_most_500_printable_characters(invoke, arguments):
+    code, out, err = invoke(*arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert err.endswith("\n")
+    assert err[:-1].isprintable()
+    assert len(err) <= 501
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "line"),
+    [(signal.SIGINT, 130, "stopped by Ctrl-C\n"), (signal.SIGTERM, 143, "stopped by SIGTERM\n")],
+)
+def test_a_signal_ends_a_verb_in_one_line_even_where_a_library_made_something_else_of_it(
+    capsys, number, code, line
+):
+    def plain():
+        os.kill(os.getpid(), number)
+        time.sleep(10)
+
+    def translated():
+        try:
+            plain()
+        except KeyboardInterrupt as error:
+            raise InputError("the file can't be read") from error
+
+    def swallowed():
+        with contextlib.suppress(KeyboardInterrupt):
+            plain()
+
+    before = signal.getsignal(signal.SIGINT)
+    for work in (plain, translated, swallowed):
+        assert run(group(work), ["work"]) == code
+        assert capsys.readouterr().err == line
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_what_was_done_before_ctrl_c_is_said_in_the_same_line(capsys):
+    def work():
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(10)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("the best so far is in runs/a") from None
+
+    assert run(group(work), ["work"]) == 130
+    assert capsys.readouterr().err == "stopped by Ctrl-C: the best so far is in runs/a\n"
+
+
+def test_a_warning_is_one_line(capsys):
+    def work():
+        warnings.simplefilter("always")
+        warnings.warn("first\nsecond \x1b[2J", RuntimeWarning, stacklevel=1)
+
+    assert run(group(work), ["work"]) == 0
+    assert capsys.readouterr().err == "note: first second \\x1b[2J\n"
+
+
+def test_too_little_memory_is_one_line(capsys):
+    def work():
+        raise MemoryError
+
+    assert run(group(work), ["work"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_traceback_is_left_to_python_where_no_signal_came():
+    def work():
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run(group(work), ["work"])
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["inspect", "{har}"], ["predict", "{har}", "{data}"]])
+def test_a_reader_that_left_is_no_failed_check(har, tmp_path, arguments):
+    data = tmp_path / "data.csv"
+    data.write_text("ax,ay,az\n" + "1,2,3\n" * 9)
+    reading, writing = os.pipe()
+    os.close(reading)
+    arguments = [each.format(har=har.path, data=data) for each in arguments]
+    ran = subprocess.run(
+        [*LSTM_EDGE, *arguments], stdout=writing, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(writing)
+    assert ran.returncode == 141
+    assert all(line.startswith("note: ") for line in ran.stderr.splitlines())
+
+
+def test_ctrl_c_ends_a_real_process_with_130_and_one_line(har):
+    ran = subprocess.Popen(
+        [*LSTM_EDGE, "bench", str(har.path), "--seconds", "600"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    with ran:
+        status = Path(f"/proc/{ran.pid}/status")
+        while not _catches(status, signal.SIGTERM):
+            assert ran.poll() is None
+            time.sleep(0.05)
+        time.sleep(1)
+        ran.send_signal(signal.SIGINT)
+        out, err = ran.communicate(timeout=60)
+    assert (ran.returncode, out, err) == (130, "", "stopped by Ctrl-C\n")
+
+
+def _catches(status: Path, number: int) -> bool:
+    caught = next(line for line in status.read_text().splitlines() if line.startswith("SigCgt"))
+    return bool(int(caught.split()[1], 16) >> number - 1 & 1)
+
+
+def test_labels_features_and_file_names_can_not_write_to_the_terminal(invoke, har, tmp_path):
+    model = onnx.load(har.path)
+    entry = next(each for each in model.metadata_props if each.key == KEY)
+    manifest = Manifest.from_json(entry.value)
+    assert manifest.task is not None
+    entry.value = manifest._replace(
+        task=manifest.task._replace(labels=tuple(f"{HOSTILE}{index}" for index in range(3))),
+        signal=manifest.signal._replace(features=("ax", "ay", HOSTILE)),
+        provenance={**manifest.provenance, "note": HOSTILE},
+    ).to_json()
+    path = tmp_path / f"{HOSTILE}.onnx"
+    onnx.save(model, path)
+    data = tmp_path / f"{HOSTILE}.csv"
+    data.write_text(f"series,ax,ay,{HOSTILE}\n" + "".join(f"{HOSTILE}{row % 2},1,2,3\n" for row in range(8)))
+    for arguments in (
+        ("inspect", path),
+        ("selftest", path),
+        ("predict", path, data),
+        ("lift", path, "-o", tmp_path / f"{HOSTILE}-lifted.onnx"),
+        ("validate", path, "--quick", "--steps", 20),
+        ("convert", path, "--to", "web", "-o", tmp_path / HOSTILE),
+        ("train", data, "-o", path),
+        ("export", path, "-o", path),
+        ("report", tmp_path / HOSTILE),
+        ("bench", tmp_path / f"{HOSTILE}.ort"),
+    ):
+        _, out, err = invoke(*arguments)
+        assert out + err, arguments
+        assert all(each.isprintable() or each == "\n" for each in out + err), arguments
+    code, _, _ = invoke("predict", path, data, "-o", tmp_path / "p.csv")
+    assert code == 0
+    assert HOSTILE in (tmp_path / "p.csv").read_text()

@@ -1,0 +1,112 @@
+"""No verb connects to anything, and none writes where nobody asked it to."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+VERBS = (
+    "train data.npz -o run --hidden-size 16 --batch-size 4 --epochs 2",
+    "report run",
+    "export run -o m.onnx",
+    "inspect m.onnx",
+    "selftest m.onnx",
+    "predict m.onnx data.npz -o p.csv",
+    "stream m.onnx --state s.npz",
+    "validate m.onnx --against run --quick --steps 50 --html v.html --junit v.xml --save-test-data golden",
+    "lift m.onnx -o lifted.onnx",
+    "quantize m.onnx --weights-only --data data.npz -o q.onnx",
+    "convert m.onnx --to web --ort runtime -o site",
+    "convert m.onnx -o m.ort",
+    "bench m.onnx --seconds 0.1 --streams 1 --html b.html",
+    "tune m.onnx --seconds 0.5 -o profile.json",
+    "doctor",
+)
+"""All but demo, which is train, export and predict."""
+PROGRAM = """
+import json, sys
+from lstm_edge.cli import cli
+from lstm_edge.cli._ending import run
+for arguments in json.loads(sys.argv[1]):
+    try:
+        code = run(cli, arguments)
+    except SystemExit as stop:
+        code = stop.code
+    print("VERB", arguments[0], code, flush=True)
+"""
+"""In one process, because each would import torch."""
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A folder with data, and an empty home."""
+    work = tmp_path / "work"
+    (work / "runtime").mkdir(parents=True)
+    (tmp_path / "home").mkdir()
+    (tmp_path / "temporary").mkdir()
+    x = np.random.default_rng(0).normal(size=(24, 6, 3)).astype(np.float32)
+    np.savez(work / "data.npz", x=x, y=np.array(["a", "b"] * 12))
+    from lstm_edge_exporters.targets.web import _RUNTIME
+
+    for name in _RUNTIME:
+        (work / "runtime" / name).write_bytes(b"x")
+    return tmp_path
+
+
+def run_verbs(place: Path, *wrapper: str) -> str:
+    arguments = json.dumps([verb.split() for verb in VERBS])
+    ran = subprocess.run(
+        [*wrapper, sys.executable, "-c", PROGRAM, arguments],
+        cwd=place / "work",
+        env={
+            "HOME": str(place / "home"),
+            "TMPDIR": str(place / "temporary"),
+            "PATH": os.environ["PATH"],
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "OMP_NUM_THREADS": "1",
+        },
+        input="1,2,3\n",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if ran.returncode and "ptrace" in ran.stderr.lower():
+        pytest.skip(f"strace can't trace here: {ran.stderr.strip().splitlines()[-1]}")
+    done = re.findall(r"^VERB (\w+) (\d+)$", ran.stdout, re.MULTILINE)
+    assert [name for name, _ in done] == [verb.split()[0] for verb in VERBS], ran.stderr
+    # a noisy machine may leave bench and tune without an answer
+    assert all(code == "0" or name in ("bench", "tune") for name, code in done), ran.stdout + ran.stderr
+    return ran.stdout
+
+
+def test_no_verb_connects_or_writes_outside_its_folders_and_the_home_stays_empty(place, find_program):
+    trace = place / "trace"
+    calls = "connect,sendto,bind,openat,open,creat,mkdir,mkdirat,rename,renameat,renameat2,unlink,unlinkat"
+    run_verbs(place, find_program("strace"), "-f", "--seccomp-bpf", "-o", str(trace), "-e", f"trace={calls}")
+    lines = trace.read_text(errors="replace").splitlines()
+    assert [line for line in lines if re.search(r"\bsa_family=AF_INET", line)] == []
+    changed = [
+        found[1]
+        for line in lines
+        if " = -1 " not in line
+        and re.search(r"O_WRONLY|O_RDWR|O_CREAT|\b(creat|mkdir|mkdirat|rename\w*|unlink\w*)\(", line)
+        and (found := re.search(r'"([^"]*)"', line))
+    ]
+    assert changed
+    given = tuple(str(place / name) for name in ("work", "temporary"))
+    allowed = (*given, "/dev/null", "/dev/shm", "/proc/self/")
+    assert [name for name in changed if name.startswith("/") and not name.startswith(allowed)] == []
+    assert list((place / "home").iterdir()) == []
+    assert list((place / "temporary").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_the_home_and_the_temporary_folder_stay_empty_without_strace_too(place):
+    run_verbs(place)
+    assert list((place / "home").iterdir()) == []
+    assert list((place / "temporary").iterdir()) == []

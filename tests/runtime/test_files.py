@@ -1,0 +1,92 @@
+import os
+import random
+import signal
+import time
+
+import pytest
+
+from lstm_edge_runtime import files
+from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime.files import check_folder, write_bytes, write_folder
+
+OLD = {"a": b"old", "deep/b": b"old", "deep/c": b"old"}
+NEW = {"a": b"new", "deep/b": b"new" * 100_000, "d": b"new"}
+
+
+EXCHANGE = files._exchange
+
+
+def content(folder):
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
+
+
+def everything(name):
+    return True
+
+
+@pytest.fixture(params=[True, False], ids=["exchanged", "renamed"])
+def folder(request, monkeypatch, tmp_path):
+    """A folder with old content, on a system that can exchange two names, and on one that can't."""
+    if not request.param:
+        monkeypatch.setattr(files, "_exchange", lambda one, other: False)
+    return write_folder(tmp_path / "f", OLD)
+
+
+def test_a_folder_is_replaced_whole_and_nothing_is_left_beside_it(folder):
+    write_folder(folder, NEW, everything)
+    assert content(folder) == NEW
+    assert [path.name for path in folder.parent.iterdir()] == ["f"]
+
+
+def test_a_folder_with_a_file_of_somebody_else_is_left_alone(folder):
+    (folder / "deep" / "thesis.txt").write_bytes(b"")
+    with pytest.raises(InputError, match=r"holds deep/thesis\.txt, which would be lost"):
+        write_folder(folder, NEW, lambda name: "thesis" not in name)
+    with pytest.raises(InputError, match="would be lost"):
+        check_folder(folder, OLD.__contains__)
+    assert content(folder) == {**OLD, "deep/thesis.txt": b""}
+
+
+def test_a_failed_write_leaves_the_old_folder_and_no_litter(folder):
+    with pytest.raises(InputError, match="can't be written"):
+        write_folder(folder, {**NEW, "a/b": b"a is a file"}, everything)
+    assert content(folder) == OLD
+    assert [path.name for path in folder.parent.iterdir()] == ["f"]
+
+
+def test_a_writer_that_is_killed_leaves_one_of_the_two_and_the_next_removes_its_litter(folder):
+    rng = random.Random(3)
+    for _ in range(40):
+        pid = os.fork()
+        if pid == 0:
+            while True:
+                write_folder(folder, NEW, everything)
+                write_folder(folder, OLD, everything)
+        time.sleep(0.002 + 0.03 * rng.random())
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        assert folder.exists() or files._exchange is not EXCHANGE
+        files._put_back(folder)
+        assert content(folder) in (OLD, NEW)
+    write_folder(folder, NEW, everything)
+    assert [path.name for path in folder.parent.iterdir()] == ["f"]
+
+
+def test_what_another_writer_is_still_at_is_not_taken_for_litter(tmp_path):
+    target = tmp_path / "f"
+    fresh, lock = files._create_temporary(target, is_folder=True)
+    write_folder(target, OLD)
+    assert fresh.is_dir()
+    os.close(lock)
+    write_folder(target, OLD)
+    assert not fresh.exists()
+
+
+def test_a_file_and_a_folder_collect_what_the_other_kind_left(tmp_path):
+    (tmp_path / ".f.01234567.tmp").mkdir()
+    (tmp_path / ".f.01234567.tmp" / "x").write_bytes(b"")
+    (tmp_path / ".f.76543210.tmp").write_bytes(b"")
+    write_bytes(tmp_path / "f", b"x")
+    assert [path.name for path in tmp_path.iterdir()] == ["f"]
