@@ -71,7 +71,7 @@ def read_state(folder: Path) -> dict[str, Any]:
                 raise ValueError(f"{name} is {getattr(config, name)}, the tensors have {found[name]}")  # noqa: TRY301
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         reason = first_line(error)
-        raise FileFormatError(f"{path} can't be used ({reason}); train again with --overwrite") from error
+        raise FileFormatError(f"{path} is of another version ({reason}); train with --overwrite") from error
     return content
 
 
