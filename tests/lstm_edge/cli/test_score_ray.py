@@ -76,7 +76,7 @@ def _contents(output):
 
 def test_ray_gives_the_bits_of_one_process_though_a_worker_is_killed(har, tmp_path):
     rng = np.random.default_rng(1)
-    n, devices = 400_000, 8  # few and long, so that an item takes a while
+    n, devices = 240_000, 8  # few and long, so that an item takes a while
     series = np.arange(n) % devices
     for part, rows in enumerate(np.array_split(np.arange(n), 5)):
         columns = {"series": [f"dev {one}" for one in series[rows]], "order": rows // devices}
@@ -112,7 +112,7 @@ def test_ray_gives_the_bits_of_one_process_though_a_worker_is_killed(har, tmp_pa
     assert all(address.is_loopback for address in addresses)
     assert not [each for each in said if "Traceback" in each]
     text = (tmp_path / "said").read_text()
-    assert "400,000 rows of 8 series in 5 files" in text
+    assert "240,000 rows of 8 series in 5 files" in text
     assert "2 workers (Ray, " in text
     rows, events = _contents(tmp_path / "two")
     expected_rows, expected_events = _contents(tmp_path / "one")
