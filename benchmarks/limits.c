@@ -16,6 +16,11 @@ float multiply_add(size_t rounds) {
     return total[0];
 }
 
+/* Call step(stream) `count` times, as a program in C does. */
+void take_steps(int (*step)(void *), void *stream, size_t count) {
+    for (size_t i = 0; i < count; i++) step(stream);
+}
+
 /* Read `count` vectors from `data`, `rounds` times. */
 float read_all(const float *data, size_t count, size_t rounds) {
     const vector *p = (const vector *)data;

@@ -35,7 +35,7 @@ def best(call: Callable[[], object], repeats: int = 15) -> float:
     return min(times)
 
 
-def build(folder: Path) -> ctypes.CDLL:
+def build_tools(folder: Path) -> ctypes.CDLL:
     """Build and open ``limits.c``."""
     target = folder / "limits.so"
     source = Path(__file__).with_name("limits.c")
@@ -43,6 +43,7 @@ def build(folder: Path) -> ctypes.CDLL:
     opened = ctypes.CDLL(str(target))
     opened.multiply_add.argtypes = [ctypes.c_size_t]
     opened.read_all.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t]
+    opened.take_steps.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
     return opened
 
 
@@ -53,42 +54,64 @@ def multiply_adds(size: str) -> int:
     return sum(4 * hidden * (width + hidden) for width in entering) + hidden * CLASSES
 
 
+def peak_flops(tools: ctypes.CDLL) -> float:
+    """Return the most multiply-adds, two operations each, that this core does in a second."""
+    rounds = 2_000_000
+    return 2 * 16 * 12 * rounds / best(lambda: tools.multiply_add(rounds))
+
+
+def bandwidth(tools: ctypes.CDLL, size: str) -> float:
+    """Return the bytes a second at which this core reads as much as a size's weights again and again."""
+    weights = multiply_adds(size)
+    data = np.zeros(weights + 16, np.float32)
+    aligned = data[-data.ctypes.data // 4 % 16 :]
+    again = max(1, 20_000_000 // weights)
+    return 4 * weights * again / best(lambda: tools.read_all(aligned.ctypes.data, weights // 16, again))
+
+
+def least_seconds(tools: ctypes.CDLL, size: str) -> tuple[float, str]:
+    """Return the least time of a step on this core, and what sets it."""
+    weights = multiply_adds(size)
+    by_reading, by_computing = 4 * weights / bandwidth(tools, size), 2 * weights / peak_flops(tools)
+    return (by_reading, "reading") if by_reading > by_computing else (by_computing, "multiply-adds")
+
+
 def main() -> int:
     """Print the limits, and each size's step and tick beside its own."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        limits = build(folder)
-        rounds = 2_000_000
-        peak = 2 * 16 * 12 * rounds / best(lambda: limits.multiply_add(rounds))
-        print(f"{library().lstm_edge_isa().decode()}; multiply-adds at most {peak / 1e9:.0f} GFLOP/s")
+        tools = build_tools(folder)
+        peak = peak_flops(tools)
+        print(f"{library().lstm_edge_isa().decode()}; multiply-adds at most {peak / 1e9:.0f} GFLOP/s\n")
+        print(
+            "| size | reads GB/s | least us (by) | the call us | of the least | `Stream.step` us | "
+            "tick of 64 us | of its least |"
+        )
+        print("| --- | --- | --- | --- | --- | --- | --- | --- |")
         for size in SIZES:
             weights = multiply_adds(size)
-            data = np.zeros(weights + 16, np.float32)
-            aligned = data[-data.ctypes.data // 4 % 16 :]
-            again = max(1, 20_000_000 // weights)
-            seconds = best(lambda a=aligned, n=weights, k=again: limits.read_all(a.ctypes.data, n // 16, k))
-            bandwidth = 4 * weights * again / seconds
+            least, by = least_seconds(tools, size)
             model = load(write_model(folder, size), engine="native", threads=1)
             stream, sample = model.stream(), np.zeros(SIZES[size][0], np.float32)
-            count = max(20, 20_000_000 // weights // 10)
+            count = max(20, 2_000_000 // weights)
 
             def steps(s=stream, x=sample, n=count) -> None:
                 for _ in range(n):
                     s.step(x)
 
             stream.step(sample)
-            run = stream._step_call.runs[0]
+            handle, function = stream._sets.handle, ctypes.cast(library().lstm_edge_step, ctypes.c_void_p)
+            inside = best(lambda f=function, h=handle, n=count: tools.take_steps(f, h.address, n)) / count
             step = best(steps) / count
-            inside = best(lambda r=run, n=count: [r() for _ in range(n)]) / count
             batch = model.streams(64)
             ids = [batch.add() for _ in range(64)]
             rows = np.zeros((64, len(sample)), np.float32)
             tick = best(lambda b=batch, x=rows, i=ids: b.step(x, i))
-            least = max(4 * weights / bandwidth, 2 * weights / peak)
+            of_tick = tick / (64 * 2 * weights / peak)
             print(
-                f"{size}: reads {bandwidth / 1e9:.0f} GB/s; a step {step * 1e6:.2f} us, "
-                f"the call {inside * 1e6:.2f}, at least {least * 1e6:.2f}; a tick of 64 {tick * 1e6:.0f} us, "
-                f"at least {64 * 2 * weights / peak * 1e6:.0f}"
+                f"| {size} | {bandwidth(tools, size) / 1e9:.0f} | {least * 1e6:.2f} ({by}) | "
+                f"{inside * 1e6:.2f} | {inside / least:.2f} | {step * 1e6:.2f} | {tick * 1e6:.0f} | "
+                f"{of_tick:.2f} |"
             )
     return 0
 

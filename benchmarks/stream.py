@@ -5,6 +5,11 @@ the baseline's time beside it. Run it on a quiet machine, on one core:
 
     taskset -c 1 python benchmarks/stream.py --json docs/stream.json --plot docs/stream.svg
 
+With ``--native`` it measures the native engine in its place, for which it needs a C compiler, and pins itself
+to cores (two, for what runs on two threads):
+
+    python benchmarks/stream.py --native --litert DIR
+
 PyTorch's columns appear where torch is installed; LiteRT's where ``ai-edge-litert`` is and ``--litert DIR``
 holds ``S.tflite`` to ``XL.tflite`` (``benchmarks/stream_tflite.py`` makes them).
 """
@@ -17,6 +22,7 @@ import statistics
 import tempfile
 import time
 from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +129,7 @@ def threads(paths: dict[str, Path], repeats: int) -> dict[str, float]:
     for size, path in paths.items() if cores > 1 else ():
         calls = {}
         for count in (1, cores):
-            stream = load(path, threads=count, device="cpu").stream()
+            stream = load(path, threads=count, engine="onnxruntime").stream()
             sample = np.zeros(SIZES[size][0], np.float32)
             calls[str(count)] = lambda n, s=stream, x=sample: [s.step(x) for _ in range(n)]
         found[size] = ratio(interleave(calls, COUNTS[size], 5 * repeats, time.perf_counter), str(cores), "1")
@@ -136,9 +142,15 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--rough", action="store_true", help="20,000 steps for the tail, not 100,000")
     parser.add_argument("--litert", type=Path, help="a folder with S.tflite to XL.tflite")
+    parser.add_argument(
+        "--native", action="store_true", help="the native engine beside onnxruntime and LiteRT"
+    )
     parser.add_argument("--json", type=Path, help="write the figures there")
     parser.add_argument("--plot", type=Path, help="write a plot (SVG) there")
     options = parser.parse_args()
+    if options.native:
+        print_native(options.repeats, options.litert)
+        return
     with tempfile.TemporaryDirectory() as folder:
         rows, more = measure(Path(folder), options.repeats, options.litert, options.rough)
     for row in rows:
@@ -171,6 +183,40 @@ def plot_steps(steps: dict[str, dict[str, float]]) -> str:
     )
     plot = Plot("stream", "One time step on one thread", series, Axis("microseconds", "log"), Axis(rows=rows))
     return draw_plot(plot, standalone=True)
+
+
+def print_native(repeats: int, litert: Path | None) -> None:
+    """Print the table of the native engine in Markdown."""
+    from stream_native import LIMITS, measure_native
+
+    from lstm_edge_runtime.native.library import library
+
+    with tempfile.TemporaryDirectory() as folder:
+        paths = {size: write_model(Path(folder), size) for size in SIZES}
+        figures = measure_native(Path(folder), paths, repeats, litert)
+    cells = {(figure.row, figure.size): figure for figure in figures}
+    versions = {"Python": platform.python_version(), "onnxruntime": onnxruntime.__version__}
+    if litert is not None:
+        versions["LiteRT"] = metadata.version("ai-edge-litert")
+    versions["lstm-edge-native"] = (
+        f"{library().lstm_edge_version().decode()}, {library().lstm_edge_isa().decode()}"
+    )
+    print(f"{_processor()}; " + ", ".join(f"{name} {version}" for name, version in versions.items()) + "\n")
+    print("| | " + " | ".join(SIZES) + " |\n| --- |" + " --- |" * len(SIZES))
+    for row in LIMITS:
+        words = []
+        for size in SIZES:
+            figure = cells.get((row, size))
+            limit = None if figure is None else figure.limit
+            word = "" if figure is None else f"{figure.value:.3f}"
+            if figure is not None and limit is not None:
+                word += f" ({'<=' if figure.value <= limit else 'MISS'} {limit:.2f})"
+            words.append(word)
+        print(f"| {row} | " + " | ".join(words) + " |")
+    print()
+    for figure in figures:
+        if figure.detail:
+            print(f"- {figure.row}, {figure.size}: {figure.detail}")
 
 
 def _processor() -> str:

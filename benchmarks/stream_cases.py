@@ -13,7 +13,17 @@ from stream_sizes import CLASSES, SIZES
 
 from lstm_edge_runtime import load
 
-__all__ = ["Call", "batch_calls", "interleave", "process_calls", "step_calls", "step_latencies"]
+__all__ = [
+    "Call",
+    "batch_calls",
+    "interleave",
+    "litert_calls",
+    "plain_loop",
+    "plain_session",
+    "process_calls",
+    "step_calls",
+    "step_latencies",
+]
 
 Call = Callable[[int], object]
 """Does the thing that many times."""
@@ -48,7 +58,7 @@ def step_calls(path: Path, size: str, litert: Path | None) -> dict[str, Call]:
     features = SIZES[size][0]
     x = np.random.default_rng(1).normal(size=(1, 1, features)).astype(np.float32)
     sample = x[0, 0]
-    stream = load(path, threads=1, device="cpu").stream()
+    stream = load(path, threads=1, engine="onnxruntime").stream()
     stream.step(sample)
     bound = stream._step_call
 
@@ -62,7 +72,7 @@ def step_calls(path: Path, size: str, litert: Path | None) -> dict[str, Call]:
             runs[i & 1]()
 
     calls = {"loop": plain_loop(plain_session(path), x, size), "step": step, "bound run": bound_run}
-    return calls | _torch_calls(size, x) | _litert_calls(size, x, litert)
+    return calls | _torch_calls(size, x) | litert_calls(size, x, litert)
 
 
 def _torch_calls(size: str, x: np.ndarray) -> dict[str, Call]:
@@ -107,7 +117,7 @@ def _torch_calls(size: str, x: np.ndarray) -> dict[str, Call]:
     return calls
 
 
-def _litert_calls(size: str, x: np.ndarray, folder: Path | None) -> dict[str, Call]:
+def litert_calls(size: str, x: np.ndarray, folder: Path | None) -> dict[str, Call]:
     """Return LiteRT's step where ``ai-edge-litert`` is installed and ``folder`` holds ``SIZE.tflite``."""
     if folder is None or importlib.util.find_spec("ai_edge_litert") is None:
         return {}
@@ -133,7 +143,7 @@ def _litert_calls(size: str, x: np.ndarray, folder: Path | None) -> dict[str, Ca
 def process_calls(path: Path, size: str, steps: int) -> dict[str, Call]:
     """Return a chunk through ``Stream.process`` and the same through one raw ``session.run``."""
     x = np.random.default_rng(2).normal(size=(1, steps, SIZES[size][0])).astype(np.float32)
-    stream = load(path, threads=1, device="cpu").stream()
+    stream = load(path, threads=1, engine="onnxruntime").stream()
 
     def process(count: int) -> None:
         for _ in range(count):
@@ -146,7 +156,7 @@ def batch_calls(path: Path, size: str, sources: int) -> dict[str, Call]:
     """Return a tick of all sources, the raw run of the same batch, and as many turns of the loop."""
     x = np.random.default_rng(3).normal(size=(sources, 1, SIZES[size][0])).astype(np.float32)
     session = plain_session(path)
-    model = load(path, threads=1, device="cpu")
+    model = load(path, threads=1, engine="onnxruntime")
     one = plain_loop(session, x[:1], size)
 
     def ticks(order: Callable[[np.ndarray], np.ndarray]) -> Call:

@@ -6,11 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-__all__ = ["loading_ratios", "memory_of_streams"]
+__all__ = ["loading_ratios", "loading_seconds", "memory_of_streams"]
 
 _CLOCK = "import sys, time; start = time.perf_counter()\n"
 _OURS = _CLOCK + (
-    "import lstm_edge_runtime; lstm_edge_runtime.load(sys.argv[1], threads=1, device='cpu')\n"
+    "import lstm_edge_runtime; lstm_edge_runtime.load(sys.argv[1], threads=1, engine=sys.argv[2])\n"
     "print(time.perf_counter() - start)"
 )
 _PLAIN = _CLOCK + (
@@ -57,10 +57,21 @@ def loading_ratios(path: Path, repeats: int) -> list[float]:
     """Return import plus load, against import of onnxruntime plus a session, alternately."""
     ratios = []
     for repeat in range(repeats + 1):
-        ours, plain = float(_run(_OURS, path)), float(_run(_PLAIN, path))
+        ours, plain = float(_run(_OURS, path, "onnxruntime")), float(_run(_PLAIN, path))
         if repeat:  # the first fills the page cache
             ratios.append(ours / plain)
     return ratios
+
+
+def loading_seconds(path: Path, repeats: int) -> dict[str, list[float]]:
+    """Return import plus load, with the native engine in reach (``auto``) and without, alternately."""
+    times: dict[str, list[float]] = {"auto": [], "onnxruntime": []}
+    for repeat in range(repeats + 1):
+        for engine, seconds in times.items():
+            taken = float(_run(_OURS, path, engine))
+            if repeat:
+                seconds.append(taken)
+    return times
 
 
 def memory_of_streams(path: Path, count: int, kind: str, repeats: int) -> float:

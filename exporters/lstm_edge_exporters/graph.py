@@ -28,6 +28,7 @@ __all__ = [
     "infer_shapes",
     "to_bytes",
     "to_proto",
+    "values_read",
 ]
 
 Array = npt.NDArray[Any]
@@ -56,6 +57,15 @@ def axes_of(value: ir.Value) -> Axes:
         axis if isinstance(axis, int) else axis.value or f"{value.name}.{place}"
         for place, axis in enumerate(value.shape or ())
     )
+
+
+def values_read(node: ir.Node) -> Iterator[ir.Value]:
+    """Return what a node reads, its bodies' captures included."""
+    yield from (value for value in node.inputs if value is not None)
+    for attribute in node.attributes.values():
+        if attribute.type is ir.AttributeType.GRAPH:
+            for inner in ir.traversal.RecursiveGraphIterator(attribute.as_graph()):
+                yield from (value for value in inner.inputs if value is not None)
 
 
 def dynamic_axes(graph: ir.Graph) -> list[str]:

@@ -23,6 +23,7 @@ __all__ = [
     "GATES",
     "LENGTHS",
     "OPERATORS",
+    "QUANTIZED",
     "LayerWeights",
     "Slot",
     "gru",
@@ -42,6 +43,8 @@ Array = npt.NDArray[Any]
 
 OPERATORS = ("LSTM", "GRU", "RNN")
 """The standard recurrent operators."""
+QUANTIZED = "DynamicQuantizeLSTM"
+"""What onnxruntime's dynamic quantizer makes of an LSTM; states and X are at the same places."""
 GATES: Mapping[str, tuple[int, ...]] = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN": (0,)}
 """For each of ONNX's gates, its place in PyTorch's order."""
 LENGTHS = 4
@@ -87,16 +90,10 @@ class Slot:
     node: ir.Node
     kind: str
     """``h`` or ``c``."""
-
-    @property
-    def input(self) -> int:
-        """The place of the initial state among the node's inputs."""
-        return _SLOTS[self.kind][0]
-
-    @property
-    def output(self) -> int:
-        """The place of the last state among the node's outputs."""
-        return _SLOTS[self.kind][1]
+    input: int
+    """The place of the initial state among the node's inputs."""
+    output: int
+    """The place of the last state among the node's outputs."""
 
     @property
     def initial(self) -> ir.Value | None:
@@ -105,8 +102,10 @@ class Slot:
 
 
 def is_recurrent(node: ir.Node) -> bool:
-    """Tell whether ``node`` is a standard ONNX LSTM, GRU or RNN."""
-    return node.domain == "" and node.op_type in OPERATORS
+    """Tell whether ``node`` is a standard ONNX LSTM, GRU or RNN, or onnxruntime's quantized LSTM."""
+    return (node.domain == "" and node.op_type in OPERATORS) or (
+        node.domain == "com.microsoft" and node.op_type == QUANTIZED
+    )
 
 
 def recurrent_nodes(model: ir.Model) -> Iterator[ir.Node]:
@@ -118,12 +117,17 @@ def recurrent_nodes(model: ir.Model) -> Iterator[ir.Node]:
 
 def slots(node: ir.Node) -> tuple[Slot, ...]:
     """Return the node's states, ``h`` first."""
-    return tuple(Slot(node, kind) for kind in ("h", "c") if kind == "h" or node.op_type == "LSTM")
+    return tuple(
+        Slot(node, kind, *places)
+        for kind, places in _SLOTS.items()
+        if kind == "h" or node.op_type.endswith("LSTM")
+    )
 
 
 def is_reversed(node: ir.Node) -> bool:
     """Tell whether the node reads time backwards in any direction, so that no chunk can follow another."""
-    return _text(node, "direction", "forward") != "forward"
+    scanned = node.attributes.get_ints("scan_input_directions", ()) or ()
+    return _text(node, "direction", "forward") != "forward" or any(scanned)
 
 
 def label(node: ir.Node) -> str:

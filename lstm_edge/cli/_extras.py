@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator
 from importlib import metadata
 
-from lstm_edge_runtime.errors import MissingDependencyError
+from lstm_edge_runtime.errors import MissingDependencyError, install_command
 
-__all__ = ["extra_modules", "needing_c", "needing_export", "needing_report"]
+__all__ = ["extra_modules", "needing_c", "needing_export", "needing_parquet", "needing_report"]
 
 _REQUIREMENT = re.compile(r"([\w.-]+).*;\s*extra\s*==\s*['\"]([\w-]+)['\"]")
 
@@ -49,6 +49,11 @@ def needing_c(verb: str) -> contextlib.AbstractContextManager[None]:
     return _needing(verb, "c")
 
 
+def needing_parquet(verb: str) -> contextlib.AbstractContextManager[None]:
+    """Import what a verb needs of pyarrow inside this; raises as ``needing_export``."""
+    return _needing(verb, "parquet")
+
+
 @contextlib.contextmanager
 def _needing(what: str, extra: str) -> Iterator[None]:
     try:
@@ -58,5 +63,5 @@ def _needing(what: str, extra: str) -> Iterator[None]:
         if not package or package.startswith("lstm_edge"):  # ours, or one that is there and does not start
             raise
         raise MissingDependencyError(
-            f'lstm-edge {what} needs {package}, which is not installed; pip install "lstm-edge[{extra}]"'
+            f"lstm-edge {what} needs {package}, which is not installed; {install_command(extra)}"
         ) from error

@@ -1,10 +1,13 @@
 """A user's own module on the command line: ``package.module:factory``, its weights, its inputs."""
 
+import copy
 import hashlib
 import importlib
+import re
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +17,18 @@ import torch
 from torch import Tensor, nn
 
 from lstm_edge.checkpoint import read_tensors
+from lstm_edge_runtime.axes import parse_sum, resolve
 from lstm_edge_runtime.errors import FileFormatError, InputError
-from lstm_edge_runtime.manifest import Axes
+from lstm_edge_runtime.manifest import Axes, AxisRange
 
 __all__ = ["InputOption", "build_module", "is_factory", "make_example", "parse_input"]
 
 _FLOATS = ("float32", "float16", "bfloat16", "float64")
 _DTYPES = (*_FLOATS, "int64", "int32", "int16", "int8", "uint8", "bool")
 _ROWS, _STEPS = 3, 5
-"""The example's batch and sequence; a further axis is one longer than the one before."""
+"""The example's batch and sequence; a further axis is two longer than the one before."""
+_LONGER = (1, 16, 256, 4096)
+"""How many times as long as that the axes are tried for a module that refuses short ones."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,8 @@ class InputOption:
     """None for floats as the module's parameters are, and for lengths."""
     values: tuple[int, int] | None = None
     """The least and the greatest value of an integer input."""
+    ranges: Mapping[str, AxisRange] = field(default_factory=dict)
+    """The sizes of its axes, where told."""
 
 
 def is_factory(source: str) -> bool:
@@ -45,23 +53,39 @@ def is_factory(source: str) -> bool:
 
 
 def parse_input(entry: str) -> InputOption:
-    """Read ``x=N,L,8`` or ``tokens=N,L:int64:0..9999``.
+    """Read ``x=N,L,8``, ``tokens=N,L:int64:0..9999``, ``x=N,L:16..4096:4,8`` or ``wave=N,4*L``.
 
     Raises:
-        InputError: it is neither.
+        InputError: it is none of these.
     """
     name, mark, rest = entry.partition("=")
-    axes, _, rest = rest.partition(":")
-    dtype, _, values = rest.partition(":")
-    cut = tuple(int(axis) if axis.strip().isdecimal() else axis.strip() for axis in axes.split(","))
-    if not name or not mark or not axes:
-        raise InputError(f"--input {entry!r} came, expected x=N,L,8 or tokens=N,L:int64:0..9999")
-    wrong = [axis for axis in cut if axis == 0 or (isinstance(axis, str) and not axis.isidentifier())]
-    if wrong:
-        raise InputError(f"--input {entry}: axis {wrong[0]!r} is neither a positive number nor a plain name")
+    if not name or not mark or not rest:
+        raise InputError(
+            f"--input {entry!r} came, expected x=N,L,8, x=N,L:16..4096:4,8 or tokens=N,L:int64:0..9999"
+        )
+    axes: list[int | str] = []
+    ranges: dict[str, AxisRange] = {}
+    left: list[str] = []
+    for part in rest.split(","):
+        if left:
+            raise InputError(f"--input {entry}: {left[0]!r} stands behind an axis; a dtype comes last")
+        axis, *left = (each.strip() for each in part.split(":"))
+        axes.append(int(axis) if axis.isdecimal() else axis)
+        if axis == "0" or not (axis.isdecimal() or parse_sum(axis)):
+            raise InputError(f"--input {entry}: axis {axis!r} is neither a positive number nor a plain name")
+        if left and re.fullmatch(r"\d+\.\.\d*", left[0]):
+            count = 2 if left[1:] and left[1].isdecimal() else 1
+            ranges[axis] = AxisRange.parse(":".join(left[:count]))
+            left = left[count:]
+            if not axis.isidentifier():
+                raise InputError(f"--input {entry}: {axis} came with a range; give one to a name, such as L")
+    dtype, values = [*left, "", ""][:2]
     if dtype and dtype not in _DTYPES:
         raise InputError(f"--input {entry}: dtype {dtype!r} came, expected one of {', '.join(_DTYPES)}")
-    return InputOption(name, cut, dtype or None, _parse_values(entry, dtype, values) if values else None)
+    if left[2:]:
+        raise InputError(f"--input {entry}: {left[2]!r} came behind the values; expected nothing more")
+    parsed = _parse_values(entry, dtype, values) if values else None
+    return InputOption(name, tuple(axes), dtype or None, parsed, ranges)
 
 
 def _parse_values(entry: str, dtype: str, values: str) -> tuple[int, int]:
@@ -120,18 +144,46 @@ def _in_one_line(error: BaseException) -> str:
 
 
 def make_example(options: Sequence[InputOption], lengths: str | None, module: nn.Module) -> dict[str, Tensor]:
-    """Draw an example of each input; lengths, told or known by their name, come in falling order."""
-    names = dict.fromkeys(axis for each in options for axis in each.axes if isinstance(axis, str))
-    sizes: Mapping[str, int] = {name: _ROWS + 2 * place for place, name in enumerate(names)}
+    """Draw an example of each input; lengths, told or known by their name, come in falling order.
+
+    Where the module refuses it, the axes behind the batch are made longer.
+    """
+    first: dict[str, Tensor] | None = None
+    for times in _LONGER:
+        example = _make_example(options, lengths, module, times)
+        first = first or example
+        try:
+            with torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                copy.deepcopy(module)(**example)
+        except Exception:  # noqa: BLE001, S112  a module may raise anything at a size that it does not take
+            continue
+        return example
+    assert first is not None
+    return first
+
+
+def _make_example(
+    options: Sequence[InputOption], lengths: str | None, module: nn.Module, times: int
+) -> dict[str, Tensor]:
+    axes = [axis for each in options for axis in each.axes if isinstance(axis, str)]
+    names = dict.fromkeys(name for axis in axes for name in (parse_sum(axis) or ({}, 0))[0])
+    ranges = {name: limits for each in options for name, limits in each.ranges.items()}
+    sizes: Mapping[str, int] = {
+        name: ranges.get(name, AxisRange()).nearest((_ROWS + 2 * place) * (times if place else 1))
+        for place, name in enumerate(names)
+    }
+    steps = [sizes[name] for name in names][1:2] or [_STEPS]
     rng = np.random.default_rng(0)
     floats = [each.dtype for each in module.parameters() if each.is_floating_point()]
     example = {}
     for each in options:
-        shape = tuple(sizes[axis] if isinstance(axis, str) else axis for axis in each.axes)
+        shape = resolve(each.axes, sizes)
+        assert shape is not None
         counts = each.name == lengths or ("len" in each.name.lower() and len(shape) == 1 and not each.values)
         usual = torch.int64 if counts else (*floats, torch.float32)[0]
         try:
-            array = _lengths(shape) if counts else _draw(each, shape, module, rng)
+            array = _lengths(shape, steps[0]) if counts else _draw(each, shape, module, rng)
         except (MemoryError, ValueError) as error:
             raise InputError(
                 f"--input {each.name}: no example of shape {list(shape)} can be made ({error})"
@@ -140,8 +192,8 @@ def make_example(options: Sequence[InputOption], lengths: str | None, module: nn
     return example
 
 
-def _lengths(shape: tuple[int, ...]) -> npt.NDArray[Any]:
-    return np.clip(_STEPS - np.arange(int(np.prod(shape))), 1, None).reshape(shape)
+def _lengths(shape: tuple[int, ...], steps: int) -> npt.NDArray[Any]:
+    return np.clip(steps - np.arange(int(np.prod(shape))), 1, None).reshape(shape)
 
 
 def _draw(

@@ -19,6 +19,7 @@ from lstm_edge_runtime.files import check_target, write_bytes
 
 from ._data import note
 from ._extras import needing_c, needing_export
+from ._model import check_model_path
 from ._output import echo, echo_json, json_option, print_table
 
 if TYPE_CHECKING:
@@ -123,6 +124,23 @@ def _to_web(model: Path, output: Path, ort: Path | None = None, data: Path | Non
     )
 
 
+def _to_triton(model: Path, output: Path, backend: str = "python") -> _Written:
+    from lstm_edge_exporters.targets.triton import to_triton
+
+    made = to_triton(model, backend)
+    folder = made.save(output)
+    sizes = {f"{made.name}/{name}": len(content) for name, content in sorted(made.contents.items())}
+    return _Written(
+        f"Triton, {backend} backend",
+        [(str(output / name), f"{size:,}") for name, size in sizes.items()],
+        [
+            f"serve: tritonserver --model-repository={shlex.quote(str(output))}",
+            f"configuration: {folder}/config.pbtxt",
+        ],
+        {"name": made.name, "backend": backend, "files": sizes},
+    )
+
+
 @dataclass(frozen=True)
 class _Target:
     """One format."""
@@ -137,6 +155,7 @@ _TARGETS = {
     "ort": _Target(_to_ort),
     "c": _Target(_to_c, ("chunk", "name")),
     "native": _Target(_to_native),
+    "triton": _Target(_to_triton, ("backend",)),
     "web": _Target(_to_web, ("ort", "data")),
 }
 
@@ -147,6 +166,11 @@ _TARGETS = {
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="What to write.")
 @click.option("--chunk", type=click.IntRange(1), help="For c: time steps in one call.  [default: 1]")
 @click.option("--name", help="For c: the prefix of functions.  [default: MODEL's name]")
+@click.option(
+    "--backend",
+    type=click.Choice(["python", "onnxruntime"]),
+    help="For triton: what runs MODEL there.  [default: python]",
+)
 @click.option("--ort", type=click.Path(path_type=Path), help="For web: the folder of onnxruntime-web.")
 @click.option(
     "--data", type=click.Path(path_type=Path), help="For web: recordings to replay, a file as predict's."
@@ -163,19 +187,24 @@ def command(model: Path, target: str, output: Path, as_json: bool, **options: An
     onnxruntime; docs/native.md says how.
     c: C99, a folder that needs no runtime, for microcontrollers and boards without onnxruntime; docs/c.md.
 
+    triton: a model repository for NVIDIA Triton, MODEL as it is and one state for each sequence;
+    docs/triton.md.
+
     web: a folder OUTPUT with a static page that runs MODEL in the browser and works offline (docs/web.md).
     onnxruntime-web is taken from --ort, or from a node_modules folder here or above; npm install
     onnxruntime-web makes one.
 
-    The result is written only once it was run and computes the same on MODEL's golden case.
+    Any other result is written only once it was run and computes the same on MODEL's golden case.
 
     \b
     Example:
       lstm-edge convert har-int8.onnx -o har-int8.ort
       lstm-edge convert har.onnx --to native -o har.lep
       lstm-edge convert har.onnx --to c -o har_c/
+      lstm-edge convert har.onnx --to triton -o models
       lstm-edge convert har.onnx --to web -o site
     """  # noqa: D301
+    check_model_path(model)
     chosen = _TARGETS[target]
     given = {name: value for name, value in options.items() if value is not None}
     if stray := [name for name in given if name not in chosen.options]:

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from lstm_edge_runtime.errors import InputError
-from lstm_edge_runtime.files import check_target
+from lstm_edge_runtime import load
+from lstm_edge_runtime.errors import InputError, LstmEdgeError, counted
 
+from ..data.sample_input import sample_input
 from ._extras import needing_export
-from ._output import echo, echo_json, json_option, print_table
+from ._model import check_model_path
+from ._output import check_onnx_target, echo, echo_json, json_option, print_table, progress
 
 if TYPE_CHECKING:
     from lstm_edge_exporters.lift.pipeline import Lifted
@@ -28,7 +30,15 @@ __all__ = ["command"]
     "inputs",
     multiple=True,
     metavar="NAME=AXES",
-    help="Axes of an input where the file's own are wrong: x=N,L,8. Repeatable.",
+    help="Axes of an input where the file's own are wrong: x=N,L,8; of an input without axes, its value. "
+    "Repeatable.",
+)
+@click.option(
+    "--branch",
+    "constants",
+    multiple=True,
+    metavar="NAME=NUMBER",
+    help="A number in the place of an input that chooses a branch: sr=16000. Repeatable.",
 )
 @click.option(
     "--state",
@@ -50,6 +60,7 @@ def command(
     output: Path,
     skip_reverse: bool,
     inputs: tuple[str, ...],
+    constants: tuple[str, ...],
     states: tuple[str, ...],
     seed: int,
     as_json: bool,
@@ -64,19 +75,23 @@ def command(
     Example:
       lstm-edge lift keras.onnx -o stateful.onnx
       lstm-edge lift tagger.onnx -o tagger-lifted.onnx --skip-reverse
+      lstm-edge lift silero_vad.onnx -o vad16.onnx --branch sr=16000 --input input=N,512
     """  # noqa: D301
-    check_target(output)
+    check_model_path(model)
+    check_onnx_target(output)
     with needing_export("lift"):
         from lstm_edge_exporters.lift import LiftConfig, lift
         from lstm_edge_exporters.lift.read import check_output
     check_output(model, output)
     config = LiftConfig(
         inputs=dict(_axes(entry) for entry in inputs),
+        constants=dict(_number(entry) for entry in constants),
         states=dict(_pair("--state", entry, "INPUT=OUTPUT") for entry in states),
         skip_reverse=skip_reverse,
         seed=seed,
     )
-    lifted = lift(model, config)
+    with progress(quiet=as_json) as show:
+        lifted = lift(model, config, on_progress=show)
     lifted.save(output)
     if as_json:
         echo_json(_document(lifted, output))
@@ -93,6 +108,14 @@ def _axes(entry: str) -> "tuple[str, Axes]":
     return name, axes
 
 
+def _number(entry: str) -> tuple[str, float]:
+    name, text = _pair("--branch", entry, "sr=16000")
+    try:
+        return name, float(text)
+    except ValueError:
+        raise InputError(f"--branch {entry}: {text!r} is no number, expected sr=16000") from None
+
+
 def _pair(option: str, entry: str, example: str) -> tuple[str, str]:
     name, mark, value = entry.partition("=")
     if not (name and mark and value):
@@ -104,12 +127,15 @@ def _print(lifted: "Lifted", output: Path) -> None:
     report = lifted.report
     rows = [(*_row(state), "lifted") for state in report.lifted]
     rows += [(*_row(state), "was there") for state in report.recognized]
-    print_table(f"{output}: {len(rows)} states", ("input", "output", "shape", "reset", ""), rows)
+    print_table(f"{output}: {counted(len(rows), 'state')}", ("input", "output", "shape", "reset", ""), rows)
     for entry in report.left:
         echo(f"left alone: {entry.state} of {entry.node}: {entry.reason}")
     if report.made_dynamic:
         echo(f"made dynamic: the {' and the '.join(report.made_dynamic)} axis, fixed before")
-    echo(f"equal bit for bit to the original at {'; '.join(report.equality.exact)}")
+    if report.equality.exact:
+        echo(f"equal bit for bit to the original at {'; '.join(report.equality.exact)}")
+    if report.equality.rounded:
+        echo(f"equal within rounding at {'; '.join(report.equality.rounded)}")
     if report.equality.by_rows:
         echo(f"equal row by row, where it can't run, at {'; '.join(report.equality.by_rows)}")
     if report.unstreamable:
@@ -118,12 +144,24 @@ def _print(lifted: "Lifted", output: Path) -> None:
     elif report.chunks is not None:
         worst = report.chunks.worst
         echo(
+            f"{'with weights in float, ' if report.chunks.in_float else ''}"
             f"chunks of {', '.join(map(str, report.chunks.sizes))} steps equal the whole "
             f"(largest difference {max(each.max_abs for each in report.chunks.comparisons):.3g}, "
             f"{worst.ratio:.0%} of its limit)"
         )
-    stream = "" if report.unstreamable else f"   lstm-edge stream {output}"
+    stream = f"   lstm-edge stream {output}" if _streams(output) else ""
     echo(f"next: lstm-edge inspect {output}{stream}")
+
+
+def _streams(path: Path) -> bool:
+    """Tell whether ``lstm-edge stream`` takes the file."""
+    try:
+        with load(path, device="cpu") as model:
+            sample_input(model)
+            model.stream()
+    except LstmEdgeError:
+        return False
+    return True
 
 
 def _row(state: "StateSpec") -> tuple[str, str, str, str]:
@@ -148,7 +186,11 @@ def _document(lifted: "Lifted", output: Path) -> dict[str, Any]:
         ],
         "left": [{"node": entry.node, "state": entry.state, "reason": entry.reason} for entry in report.left],
         "made_dynamic": list(report.made_dynamic),
-        "equal": {"exact": list(report.equality.exact), "by_rows": list(report.equality.by_rows)},
+        "equal": {
+            "exact": list(report.equality.exact),
+            "by_rows": list(report.equality.by_rows),
+            "rounded": list(report.equality.rounded),
+        },
         "chunks": chunks
         and {
             "sizes": list(chunks.sizes),
@@ -156,6 +198,7 @@ def _document(lifted: "Lifted", output: Path) -> dict[str, Any]:
                 each.name: each.max_abs if np.isfinite(each.max_abs) else None for each in chunks.comparisons
             },
             "equal": chunks.worst.ok,
+            "in_float": chunks.in_float,
         },
         "unstreamable": report.unstreamable,
     }

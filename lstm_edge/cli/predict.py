@@ -14,13 +14,21 @@ import numpy.typing as npt
 from lstm_edge.data.config import ReadConfig
 from lstm_edge.data.evaluation import read_for_model
 from lstm_edge.data.recordings import Recording
-from lstm_edge.data.sample_input import SampleInput
+from lstm_edge.data.sample_input import SampleInput, run_series
+from lstm_edge.results import main_output, top_rows
 from lstm_edge_runtime.errors import InputError, printable
 from lstm_edge_runtime.files import replacing
 
 from ._data import data_options, note
-from ._model import device_option, model_argument, open_model, profile_option, threads_option
-from ._results import ResultLines, main_output, top_rows
+from ._model import (
+    device_option,
+    engine_option,
+    model_argument,
+    open_model,
+    profile_option,
+    threads_option,
+)
+from ._results import ResultLines
 
 if TYPE_CHECKING:
     from lstm_edge_runtime import Model
@@ -38,6 +46,7 @@ _ROWS_PER_CALL = 256
 @click.option("--json", "as_json", is_flag=True, help="Write JSON lines instead of CSV.")
 @data_options
 @device_option
+@engine_option
 @threads_option
 @profile_option
 def command(
@@ -46,6 +55,7 @@ def command(
     output: Path | None,
     as_json: bool,
     device: str,
+    engine: Any,
     threads: Any,
     profile: Path | None,
     **columns: Any,
@@ -62,7 +72,7 @@ def command(
     """  # noqa: D301
     if data.suffix in (".onnx", ".ort") and model.suffix not in (".onnx", ".ort"):
         raise InputError(f"{model} and {data} are swapped; type lstm-edge predict {data} {model}")
-    opened = open_model(model, device, threads, profile=profile)
+    opened = open_model(model, device, threads, profile, engine)
     recordings, samples = read_for_model(data, opened, ReadConfig(**columns), targets="ignored", tell=note)
     found = recordings.series
     lines = ResultLines(opened.interface.task, "series", as_json=as_json)
@@ -82,21 +92,9 @@ def _predict(model: "Model", samples: SampleInput, found: Sequence[Recording]) -
         together = _ROWS_PER_CALL if samples.batched else 1
         for start in range(0, len(members), together):
             part = members[start : start + together]
-            values = main_output(model, _run(model, samples, [found[index].x for index in part]))
+            values = main_output(model, run_series(model, samples, [found[index].x for index in part]))
             results.update(zip(part, top_rows(values, len(part)), strict=True))
     return np.stack([results[index] for index in range(len(found))])
-
-
-def _run(
-    model: "Model", samples: SampleInput, rows: Sequence[npt.NDArray[Any]]
-) -> dict[str, npt.NDArray[Any]]:
-    """Return the outputs after the last step of equally long series, with the state carried where need be."""
-    if not samples.one_step:
-        return model.run(samples.arrange(rows))[0]
-    state = None
-    for step in range(len(rows[0])):
-        outputs, state = model.run(samples.arrange([row[step : step + 1] for row in rows]), state)
-    return outputs
 
 
 @contextlib.contextmanager

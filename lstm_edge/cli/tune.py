@@ -8,7 +8,7 @@ import click
 
 from lstm_edge_runtime.errors import InputError
 
-from ._model import open_model
+from ._model import engine_option, open_model
 from ._output import Screen, echo_json, json_option, print_table, progress
 from ._rate import RATE
 
@@ -46,6 +46,7 @@ _THROUGHPUT_STREAMS = 64
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="The profile.  [default: MODEL.profile.json]"
 )
+@engine_option
 @json_option
 def command(
     models: tuple[Path, ...],
@@ -54,6 +55,7 @@ def command(
     streams: int | None,
     seconds: float,
     output: Path | None,
+    engine: Any,
     as_json: bool,
 ) -> None:
     """Measure which session options serve an objective on this machine, and write them as a profile.
@@ -77,8 +79,9 @@ def command(
 
     if len({path.resolve() for path in models}) < len(models):
         raise InputError("a file came twice; name each once")
-    with open_model(models[0]) as model:
-        signal = model.interface.signal
+    with open_model(models[0], engine=engine) as model:
+        signal, first = model.interface.signal, model.engine
+    engines = [first] if engine != "auto" or first == "onnxruntime" else [first, "onnxruntime"]
     if goal_name == "energy" and rate is None:
         rate = signal.sampling_rate
         if rate is None:
@@ -96,6 +99,7 @@ def command(
                 seconds,
                 providers,
                 host_key()["cores"],
+                engines,
                 show,
             )
         document = _document(outcome, objective)
@@ -112,11 +116,13 @@ def _document(outcome: "Outcome", objective: "Objective") -> dict[str, Any]:
         "goal": asdict(objective),
         "better_than_default": outcome.better,
         "file": str(chosen.path),
+        "engine": chosen.engine,
         "options": chosen.options._asdict(),
         "cost": outcome.cost,
         "unit": objective.unit,
         "default": {
             "file": str(default.path),
+            "engine": default.engine,
             "options": default.options._asdict(),
             "cost": outcome.default_cost,
         },

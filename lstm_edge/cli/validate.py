@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lstm_edge_runtime.errors import InputError
-from lstm_edge_runtime.files import check_target, write_bytes
+from lstm_edge.run_files import CONFIG
+from lstm_edge_runtime.errors import InputError, counted
 
 from ._data import data_options, note
 from ._extras import needing_export, needing_report
+from ._model import check_model_path, engine_option
 from ._output import Screen, echo, echo_json, json_option, progress
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--junit", type=_PATH, metavar="FILE", help="Write a JUnit report: a test case a check.")
 @click.option("--html", type=_PATH, metavar="FILE", help="Write one self-contained page with plots.")
 @click.option("--save-test-data", type=_PATH, metavar="DIR", help="Record golden vectors of the reference.")
+@engine_option
 @json_option
 def command(
     model: Path,
@@ -60,6 +62,7 @@ def command(
     junit: Path | None,
     html: Path | None,
     save_test_data: Path | None,
+    engine: str,
     as_json: bool,
     **columns: Any,
 ) -> None:
@@ -75,9 +78,10 @@ def command(
       lstm-edge validate tagger.onnx --against nets.tagger:build --weights tagger.pt
       lstm-edge validate har-int8.onnx --against har.onnx --quick
     """  # noqa: D301
-    for target in (junit, html):
-        if target is not None:
-            check_target(target)
+    for target in filter(None, (junit, html)):
+        from lstm_edge_runtime.files import check_target, write_bytes
+
+        check_target(target)
     with _junit_on_error(junit, model):
         if save_test_data is not None and against is None:
             raise InputError("--save-test-data records a reference; name it with --against")
@@ -88,9 +92,16 @@ def command(
         if html is not None:
             with needing_report("validate --html"):
                 from lstm_edge_exporters.validate.html import to_html
+        if (model / CONFIG).is_file() and against is not None and Path(against).suffix == ".onnx":
+            raise InputError(
+                f"{model} and {against} are swapped; type lstm-edge validate {against} --against {model}"
+            )
+        check_model_path(model)
         file = open_file(model)
         reference = _reference(file, against, weights) if against is not None and file.model else None
-        config = ValidateConfig(seed=seed, quick=quick, rtol=rtol, atol=atol, steps=steps, golden=golden)
+        config = ValidateConfig(
+            seed=seed, quick=quick, rtol=rtol, atol=atol, steps=steps, golden=golden, engine=engine
+        )
         if data is not None:
             config = _with_data(config, data, file, columns)
         with progress(quiet=as_json) as show:
@@ -124,6 +135,7 @@ def _junit_on_error(junit: Path | None, model: Path) -> Iterator[None]:
         if junit is not None:
             with contextlib.suppress(ImportError):  # the error says that the extra is not there
                 from lstm_edge_exporters.validate.junit import error_to_junit
+                from lstm_edge_runtime.files import write_bytes
 
                 write_bytes(junit, error_to_junit(model.name, error))
         raise
@@ -179,5 +191,5 @@ def _save(
 
     names = save_vectors(folder, file, reference, config)
     if not quiet:
-        echo(f"{len(names)} sets of golden vectors in {folder}")
+        echo(f"{counted(len(names), 'set')} of golden vectors in {folder}")
         echo(f"next: lstm-edge selftest {file.path} --golden {folder}")

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from lstm_edge_runtime import Model
     from lstm_edge_runtime.manifest import TensorSpec
 
-__all__ = ["SampleInput", "sample_input"]
+__all__ = ["SampleInput", "run_series", "sample_input"]
 
 
 class SampleInput:
@@ -70,3 +70,18 @@ def sample_input(model: "Model") -> SampleInput:
     elif len(axes) == 2 and batch is None:
         sequence = 0
     return SampleInput(spec, width, batch, sequence)
+
+
+def run_series(
+    model: "Model", samples: SampleInput, rows: Sequence[npt.NDArray[Any]]
+) -> dict[str, npt.NDArray[Any]]:
+    """Run equally long series, ``(L, I)`` each, from the reset state; return the outputs after the last step.
+
+    A file that takes one step a call is called once a step, its state carried.
+    """
+    if not samples.one_step:
+        return model.run(samples.arrange(rows))[0]
+    state = None
+    for step in range(len(rows[0])):
+        outputs, state = model.run(samples.arrange([row[step : step + 1] for row in rows]), state)
+    return outputs

@@ -11,7 +11,13 @@ import numpy as np
 
 from lstm_edge_exporters.numerics.bootstrap import Interval, ratio_interval
 from lstm_edge_runtime import Model, load
-from lstm_edge_runtime.errors import CheckFailedError, ContractError, InputError, LstmEdgeError
+from lstm_edge_runtime.errors import (
+    CheckFailedError,
+    ContractError,
+    InputError,
+    LstmEdgeError,
+    UnsupportedError,
+)
 from lstm_edge_runtime.ort import SessionOptions
 from lstm_edge_runtime.profile import Profile
 
@@ -34,11 +40,12 @@ class Candidate:
 
     path: Path
     options: SessionOptions
+    engine: str = "onnxruntime"
 
     def profile(self, goal: str = "", measured: Mapping[str, Any] | None = None) -> Profile:
         """Return the profile that opens the file so."""
         identity = hashlib.sha256(self.path.read_bytes()).hexdigest()
-        return Profile(identity, self.options, goal=goal, measured=measured or {})
+        return Profile(identity, self.options, engine=self.engine, goal=goal, measured=measured or {})
 
     def open(self) -> Model:
         """Open the file and replay its golden case where it has one.
@@ -50,12 +57,15 @@ class Candidate:
         model = load(self.path, profile=self.profile())
         if model.manifest is not None and model.manifest.golden is not None:
             model.selftest().require()
+        if model.engine != self.engine:
+            raise UnsupportedError(f"the {self.engine} engine does not run it")
         return model
 
     def __str__(self) -> str:
         options = self.options
         providers = [each if isinstance(each, str) else each[0] for each in options.providers]
         words = [self.path.name, providers[0].removesuffix("ExecutionProvider"), f"threads {options.threads}"]
+        words += ["native engine"] if self.engine == "native" else []
         words += [name for name in ("spinning", "arena", "memory_pattern") if getattr(options, name)]
         return ", ".join([*words, options.optimization])
 
@@ -97,6 +107,7 @@ def tune(
     seconds: float,
     providers: Sequence[str],
     cores: int,
+    engines: Sequence[str] = ("onnxruntime",),
     progress: Callable[[float, str], None] = lambda *_: None,
 ) -> Outcome:
     """Search the options and files for the smallest cost.
@@ -107,6 +118,7 @@ def tune(
         seconds: the time budget; candidates that do not fit into it are left out and named.
         providers: those that really work here.
         cores: the most threads to try.
+        engines: what may take the steps, the one of the defaults first.
         progress: told the share that is done and what is tried.
 
     Raises:
@@ -121,15 +133,15 @@ def tune(
             f"at {objective.rate:g} Hz two comparisons take {2 * least:g} s; give --seconds {2 * least:g} "
             "or more"
         )
-    default = _default(paths[0])
+    default = _default(paths[0], engines[0])
     _require_same_contract(paths)
     best = default
     trials: list[Trial] = []
     final = max(seconds * _FINAL_SHARE, least)
     search_end = started + seconds - final
-    steps = _count(paths, providers, cores)
+    steps = _count(paths, providers, cores) + len(engines) - 1
     share = max((seconds - final) / steps, least)
-    for candidates in _dimensions(paths[1:], providers, cores):
+    for candidates in _dimensions(paths[1:], providers, cores, engines[1:]):
         base = best
         for candidate in candidates(base):
             progress(min(1.0, len(trials) / steps) * (1 - _FINAL_SHARE), str(candidate))
@@ -143,17 +155,18 @@ def tune(
     return _conclude(default, best, objective, final, tuple(trials))
 
 
-def _default(path: Path) -> Candidate:
-    """Return what ``load(path)`` does by itself."""
+def _default(path: Path, engine: str) -> Candidate:
+    """Return what ``load(path)`` does by itself, with this engine."""
     with load(path) as model:
-        return Candidate(path, model.options)
+        return Candidate(path, model.options, engine)
 
 
 def _dimensions(
-    variants: Sequence[Path], providers: Sequence[str], cores: int
+    variants: Sequence[Path], providers: Sequence[str], cores: int, engines: Sequence[str]
 ) -> Iterator[Callable[[Candidate], list[Candidate]]]:
     """Give, one option after the other, what turns the best so far into candidates."""
     yield lambda best: [replace(best, path=path) for path in variants]
+    yield lambda best: [replace(best, engine=name) for name in engines]
     yield lambda best: _vary(best, "providers", [_chain(name) for name in providers])
     yield lambda best: _vary(best, "threads", _thread_counts(cores))
     yield lambda best: _vary(best, "spinning", [True]) if best.options.threads > 1 else []
@@ -163,8 +176,11 @@ def _dimensions(
 
 
 def _vary(best: Candidate, name: str, values: Sequence[Any]) -> list[Candidate]:
+    if best.engine == "native" and name not in ("providers", "threads"):
+        return []  # what onnxruntime alone is told
     others = [value for value in values if value != getattr(best.options, name)]
-    return [replace(best, options=best.options._replace(**{name: value})) for value in others]
+    engine = "onnxruntime" if name == "providers" else best.engine
+    return [replace(best, engine=engine, options=best.options._replace(**{name: value})) for value in others]
 
 
 def _chain(provider: str) -> tuple[str, ...]:

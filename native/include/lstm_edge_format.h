@@ -39,7 +39,9 @@ typedef struct {
     uint32_t constants, buffers, inputs, outputs, states, operations;
     uint32_t manifest;     /* a UINT8 constant with the JSON text, or LE_NONE */
     uint32_t golden_steps; /* time steps of the golden case, 0 where there is none */
-    uint32_t reserved[2];
+    uint32_t padding;      /* one more than the number of a UINT8 constant: the program of the steps beyond a row's
+                              length; 0 for none. This library leaves it to callers that pad unequal rows to one */
+    uint32_t reserved;
 } le_header; /* 64 bytes */
 
 /* A matrix, row after row; a vector is one row. The type is an lstm_edge_type. */
@@ -98,7 +100,11 @@ typedef enum {
     /* 0 in, 1 out, 2 in offset, 3 out offset, 4 length, 5 count, 6 in stride, 7 out stride. */
     LE_COPY = 10,
     /* 0 in (any type), 1 out (FLOAT32). */
-    LE_CAST = 11
+    LE_CAST = 11,
+    /* 0 const (1, width), 1 out. */
+    LE_CONSTANT = 12,
+    /* 0 condition, 1 a, 2 b, 3 out, all of one width: a where the condition is not 0, else b. */
+    LE_WHERE = 13
 } le_code;
 
 typedef enum {
@@ -124,6 +130,7 @@ typedef enum {
     LE_SQRT,
     LE_RECIPROCAL,
     LE_ERF,
+    LE_GELU_TANH,        /* x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3))) */
     LE_FUNCTIONS /* how many there are */
 } le_function;
 
@@ -136,6 +143,9 @@ typedef enum {
     LE_MINIMUM,
     LE_PRELU, /* a < 0 ? a * b : a */
     LE_POWER,
+    LE_LESS, /* 1 where it holds, else 0 */
+    LE_LESS_EQUAL,
+    LE_EQUAL,
     LE_BINARIES /* how many there are */
 } le_binary;
 

@@ -34,7 +34,6 @@ typedef int8_t vi8 __attribute__((vector_size(LE_LANES), aligned(1), may_alias))
 /* --- Vectors ---------------------------------------------------------------------------------------- */
 
 INLINE vf set1(float x) { return x - (vf){0}; }
-INLINE vi set1i(int32_t x) { return x - (vi){0}; }
 INLINE vf load(const float *p) { return *(const vf_loose *)p; }
 INLINE void store(float *p, vf v) { *(vf_loose *)p = v; }
 INLINE vf blend(vi mask, vf a, vf b) { return (vf)(((vi)a & mask) | ((vi)b & ~mask)); }
@@ -155,6 +154,7 @@ static __attribute__((noinline)) vf apply(const le_activation *a, vf x) {
     case LE_SQRT: return root(x);
     case LE_RECIPROCAL: return 1.f / x;
     case LE_ERF: return by_lane(x, erff);
+    case LE_GELU_TANH: return x * sigmoid(1.5957691216057308f * madd(0.044715f * x * x, x, x));
     default: return x;
     }
 }
@@ -168,6 +168,9 @@ static __attribute__((noinline)) vf combine(le_binary kind, vf a, vf b) {
     case LE_MAXIMUM: return blend((a < b) | (b != b), b, a);
     case LE_MINIMUM: return blend((a > b) | (b != b), b, a);
     case LE_PRELU: return blend(a < (vf){0}, a * b, a);
+    case LE_LESS: return blend(a < b, set1(1.f), (vf){0});
+    case LE_LESS_EQUAL: return blend(a <= b, set1(1.f), (vf){0});
+    case LE_EQUAL: return blend(a == b, set1(1.f), (vf){0});
     default:
         for (size_t i = 0; i < L; i++) a[i] = powf(a[i], b[i]);
         return a;
@@ -686,8 +689,14 @@ static void run(const lstm_edge_program *program, const le_op *op, const le_work
         recurrent(program, op, ws, first, rows, steps);
         return;
     }
-    const le_place *in = &program->places[op->in], *out = &program->places[op->out];
     const size_t all = rows * steps;
+    if (op->code == LE_CONSTANT) {
+        float *y = rows_from(program, ws, op->out, first);
+        const size_t stride = stride_of(program, op->out);
+        for (size_t r = 0; r < all; r++) memcpy(y + r * stride, op->first, program->places[op->out].width * sizeof(float));
+        return;
+    }
+    const le_place *in = &program->places[op->in], *out = &program->places[op->out];
     if (op->code == LE_LINEAR) {
         linear(program, op, ws, first, all);
         return;
@@ -705,6 +714,14 @@ static void run(const lstm_edge_program *program, const le_op *op, const le_work
     }
     if (op->code == LE_BINARY) {
         binary(program, op, ws, first, all);
+        return;
+    }
+    if (op->code == LE_WHERE) {
+        const float *condition = rows_from(program, ws, op->in, first);
+        const float *a = rows_from(program, ws, op->h, first), *b = rows_from(program, ws, op->c, first);
+        float *y = rows_from(program, ws, op->out, first);
+        const size_t count = all * stride_of(program, op->out);
+        for (size_t i = 0; i < count; i += L) store(y + i, blend(load(condition + i) != (vf){0}, load(a + i), load(b + i)));
         return;
     }
     for (size_t r = first; r < first + all; r++) {

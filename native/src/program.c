@@ -271,6 +271,29 @@ static bool read_binary(reader *r, const uint32_t *arg, le_op *op) {
     return true;
 }
 
+static bool read_where(reader *r, const uint32_t *arg, le_op *op) {
+    op->in = arg[0];
+    op->h = arg[1];
+    op->c = arg[2];
+    op->out = arg[3];
+    for (size_t i = 0; i < 3; i++) {
+        if (!reads(r, arg[i], false)) return false;
+    }
+    if (!writes(r, op->out)) return false;
+    for (size_t i = 0; i < 3; i++) {
+        if (width(r, arg[i]) != width(r, op->out)) return REFUSE_OPERATION(r, "operands of unequal widths");
+    }
+    return true;
+}
+
+static bool read_constant(reader *r, const uint32_t *arg, le_op *op) {
+    op->in = LE_NONE;
+    op->out = arg[1];
+    if (!writes(r, op->out)) return false;
+    if (arg[0] == LE_NONE) return REFUSE_OPERATION(r, "a constant that is not there");
+    return vector(r, arg[0], 1, width(r, op->out), &op->first);
+}
+
 static bool read_copy(reader *r, const uint32_t *arg, le_op *op) {
     op->in = arg[0];
     op->out = arg[1];
@@ -332,7 +355,7 @@ static bool read_simple(reader *r, const uint32_t *arg, le_op *op) {
 static bool read_operation(reader *r, le_op *op) {
     le_operation raw;
     memcpy(&raw, r->operations + r->at * sizeof raw, sizeof raw);
-    if (raw.code < LE_LINEAR || raw.code > LE_CAST) return REFUSE_OPERATION(r, "an unknown code");
+    if (raw.code < LE_LINEAR || raw.code > LE_WHERE) return REFUSE_OPERATION(r, "an unknown code");
     op->code = (le_code)raw.code;
     op->h = op->c = op->next_c = LE_NONE;
     switch (op->code) {
@@ -343,6 +366,8 @@ static bool read_operation(reader *r, le_op *op) {
     case LE_BINARY: return read_binary(r, raw.arg, op);
     case LE_GATHER: return read_gather(r, raw.arg, op);
     case LE_COPY: return read_copy(r, raw.arg, op);
+    case LE_CONSTANT: return read_constant(r, raw.arg, op);
+    case LE_WHERE: return read_where(r, raw.arg, op);
     default: return read_simple(r, raw.arg, op);
     }
 }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from .axes import learn_sizes, resolve, with_ones
+from .axes import describe, learn_sizes, resolve, with_ones
 from .errors import ContractError, InputError, StateError
 from .manifest import Manifest, TensorSpec
 from .ort import run_by_name, run_error
@@ -74,21 +74,24 @@ class Core:
         has_manifest: bool,
         check: bool,
         open_native: "Callable[[], NativeEngine | None]" = lambda: None,
+        native_calls: bool = False,
     ) -> None:
         """Take what ``load`` opened.
 
         Args:
-            session: onnxruntime's; None where the native engine runs everything.
+            session: onnxruntime's; None for a native program.
             manifest: the file's, or an inferred one.
             source: gives the file's identity.
             has_manifest: whether the manifest is the file's own.
             check: whether samples are searched for NaN and infinity.
             open_native: makes the engine of streams, None where onnxruntime takes their steps; called once,
                 when the first stream is opened.
+            native_calls: whether that engine runs whole sequences as well.
         """
         self.session, self.manifest, self.source = session, manifest, source
         self.has_manifest, self.check = has_manifest, check
         self._open_native = open_native
+        self._native_calls = native_calls
 
     @property
     def identity(self) -> str:
@@ -104,8 +107,8 @@ class Core:
 
     @cached_property
     def data(self) -> tuple[TensorSpec, ...]:
-        """The inputs that are neither states nor lengths."""
-        return self.manifest.data_inputs
+        """The inputs that are neither states nor lengths; those with sums of axes last, for their names."""
+        return tuple(sorted(self.manifest.data_inputs, key=lambda spec: "+" in describe(spec.axes)))
 
     @cached_property
     def lengths(self) -> TensorSpec | None:
@@ -127,20 +130,22 @@ class Core:
         feeds: dict[str, Array] = {}
         for spec, value in self.convert_inputs(x):
             feeds[spec.name] = value
-            learn_sizes(spec.name, spec.axes, value.shape, sizes)
+            learn_sizes(spec.name, spec.axes, value.shape, sizes, self.manifest.ranges)
         feeds.update(self.convert_lengths(lengths, sizes))
         feeds.update(self.initial_states(sizes) if state is None else self.check_state(state, sizes))
         outputs, states = self.call(feeds)
         return outputs, State(states, self.identity)
 
     def call(self, feeds: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
-        """Run the session; return the outputs by name, and the new states by input name.
+        """Run the session, or the native engine in its place.
+
+        Returns:
+            The outputs by name, and the new states by input name.
 
         Raises:
             ContractError: onnxruntime rejects the call, or a new state has another shape than the old one.
         """
-        if self.session is None:
-            assert self.native is not None
+        if self._native_calls and self.native is not None:
             return self.native.call(feeds)
         try:
             results = run_by_name(self.session, feeds, self.manifest.output_names)
@@ -184,9 +189,10 @@ class Core:
         return states
 
     def zero_inputs(self) -> dict[str, Array]:
-        """Return data inputs of zeros, every named axis at size 1."""
+        """Return data inputs of zeros, every named axis at its least size."""
+        least = {name: allowed.nearest(1) for name, allowed in self.manifest.ranges.items()}
         return {
-            spec.name: np.zeros([a if isinstance(a, int) else 1 for a in spec.axes], dtype=spec.dtype)
+            spec.name: np.zeros(resolve(spec.axes, with_ones(spec.axes, least)) or (), dtype=spec.dtype)
             for spec in self.data
         }
 
@@ -220,6 +226,8 @@ class ExclusiveUse:
     ``slot`` holds one item while nobody is inside. ``list.pop`` is atomic and takes half the time of a lock,
     so a hot path may pop the item and append it again by hand.
     """
+
+    __slots__ = ("_what", "slot")
 
     def __init__(self, what: str) -> None:
         """``what`` names the guarded object in the message: ``stream``."""

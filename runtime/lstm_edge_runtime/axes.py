@@ -4,11 +4,39 @@ import re
 from collections.abc import Mapping
 
 from .errors import InputError
-from .manifest import Axes
+from .manifest import Axes, AxisRange
 
-__all__ = ["describe", "fits", "learn_sizes", "resolve", "row_factor", "with_ones"]
+__all__ = [
+    "describe",
+    "fits",
+    "learn_sizes",
+    "parse_sum",
+    "resolve",
+    "row_factor",
+    "with_ones",
+]
 
-_PRODUCT = re.compile(r"(\d+)\s*\*\s*(.+)")
+_TERM = re.compile(r"(?:(\d+)\s*\*\s*)?([A-Za-z_]\w*)|(\d+)")
+_ANY: Mapping[str, AxisRange] = {}
+
+
+def parse_sum(axis: str) -> tuple[dict[str, int], int] | None:
+    """Return the factor of each name in ``axis`` and the constant: of ``"4*L+P+1"`` ``({L: 4, P: 1}, 1)``.
+
+    None where it is no sum of multiples of names.
+    """
+    factors: dict[str, int] = {}
+    constant = 0
+    for term in axis.split("+"):
+        found = _TERM.fullmatch(term.strip())
+        if found is None:
+            return None
+        factor, name, number = found.groups()
+        if name:
+            factors[name] = factors.get(name, 0) + int(factor or 1)
+        else:
+            constant += int(number)
+    return (factors, constant) if factors else None
 
 
 def fits(left: Axes, right: Axes) -> bool:
@@ -19,18 +47,16 @@ def fits(left: Axes, right: Axes) -> bool:
 
 
 def resolve(axes: Axes, sizes: Mapping[str, int]) -> tuple[int, ...] | None:
-    """Return the shape of ``axes`` where every name (``"N"``, ``"2*N"``) has a size, else None."""
+    """Return the shape of ``axes`` where every name (``"N"``, ``"2*N"``, ``"L+P"``) has a size, else None."""
     shape: list[int] = []
     for axis in axes:
-        if isinstance(axis, int):
-            shape.append(axis)
-            continue
-        factor, name = 1, axis
-        if axis not in sizes and (product := _PRODUCT.fullmatch(axis)):
-            factor, name = int(product[1]), product[2].strip()
-        if name not in sizes:
-            return None
-        shape.append(factor * sizes[name])
+        size = axis if isinstance(axis, int) else sizes.get(axis)
+        if size is None:
+            factors, constant = parse_sum(str(axis)) or ({str(axis): 1}, 0)
+            if any(name not in sizes for name in factors):
+                return None
+            size = constant + sum(factor * sizes[name] for name, factor in factors.items())
+        shape.append(size)
     return tuple(shape)
 
 
@@ -39,28 +65,74 @@ def with_ones(axes: Axes, sizes: Mapping[str, int]) -> dict[str, int]:
     known = dict(sizes)
     for axis in axes:
         if isinstance(axis, str) and resolve((axis,), known) is None:
-            product = _PRODUCT.fullmatch(axis)
-            known[product[2].strip() if product else axis] = 1
+            for name in (parse_sum(axis) or ({axis: 1}, 0))[0]:
+                known.setdefault(name, 1)
     return known
 
 
-def learn_sizes(name: str, axes: Axes, shape: tuple[int, ...], sizes: dict[str, int]) -> None:
+def learn_sizes(
+    name: str,
+    axes: Axes,
+    shape: tuple[int, ...],
+    sizes: dict[str, int],
+    ranges: Mapping[str, AxisRange] = _ANY,
+) -> None:
     """Check ``shape`` against ``axes`` and add to ``sizes`` what the named axes turned out to be.
 
     Raises:
-        InputError: another rank, a fixed axis of another size, an empty axis, or a name with two sizes.
+        InputError: another rank, a fixed axis of another size, an empty axis, a name with two sizes, or a
+            size outside its range.
     """
     fits = len(shape) == len(axes)
     for axis, size in zip(axes, shape, strict=False):
         (expected,) = resolve((axis,), sizes) or (size,)
         fits = fits and size == expected and size > 0
-    if not fits:
+    found = {} if not fits else _solve(axes, shape, sizes)
+    if found is None or not fits:
         known = ", ".join(f"{axis}={sizes[axis]}" for axis in axes if axis in sizes and isinstance(axis, str))
         raise InputError(
             f"{name} has shape {shape}, expected {describe(axes)}{f' with {known}' if known else ''}"
             f"{' and no empty axis' if 0 in shape else ''}; check its rank and the order of its axes"
         )
-    sizes.update((axis, size) for axis, size in zip(axes, shape, strict=True) if isinstance(axis, str))
+    for axis, allowed in ranges.items():
+        new = found.get(axis)
+        if new is not None and allowed.nearest(new) != new:
+            raise InputError(
+                f"{name} has shape {shape}: axis {axis} of {describe(axes)} is {new}, this file takes "
+                f"{allowed}; {_advice(allowed, new)}"
+            )
+    sizes.update(found)
+
+
+def _solve(axes: Axes, shape: tuple[int, ...], sizes: Mapping[str, int]) -> dict[str, int] | None:
+    """Return the size of every name that ``shape`` newly tells; None where a multiple does not come out."""
+    found: dict[str, int] = {}
+    for axis, size in zip(axes, shape, strict=True):
+        if isinstance(axis, int) or axis in sizes:
+            continue
+        factors, constant = parse_sum(axis) or ({axis: 1}, 0)
+        known = {**sizes, **found}
+        unknown = [each for each in factors if each not in known]
+        rest = size - constant - sum(factors[each] * known[each] for each in factors if each in known)
+        if len(unknown) > 1:
+            continue
+        if not unknown:
+            if rest:
+                return None
+            continue
+        value, left = divmod(rest, factors[unknown[0]])
+        if left or value < 1:
+            return None
+        found[unknown[0]] = value
+    return found
+
+
+def _advice(allowed: AxisRange, size: int) -> str:
+    if size < allowed.least:
+        return f"give at least {allowed.nearest(1)}"
+    if allowed.most is not None and size > allowed.most:
+        return f"give at most {allowed.nearest(size)}"
+    return f"give a multiple of {allowed.multiple}, such as {allowed.nearest(size)}"
 
 
 def describe(axes: Axes) -> str:
@@ -72,5 +144,5 @@ def row_factor(axis: int | str, batch: str | None) -> int | None:
     """Tell how many rows a source has on ``axis``: 0 for the batch axis, k for ``"k*N"``, else None."""
     if axis == batch:
         return 0
-    product = _PRODUCT.fullmatch(axis) if isinstance(axis, str) else None
-    return int(product[1]) if product and product[2].strip() == batch else None
+    factors, constant = (parse_sum(axis) if isinstance(axis, str) else None) or ({}, 0)
+    return factors[batch] if batch in factors and len(factors) == 1 and not constant else None

@@ -100,7 +100,7 @@ def check_manifest(manifest: Manifest, inputs: Sequence[TensorSpec], outputs: Se
         _check_reset(state, manifest.batch)
         if prod(axis for axis in state.axes if isinstance(axis, int)) > _MOST_VALUES:
             raise ContractError(
-                f"the state {state.input!r} is ({', '.join(map(str, state.axes))}), larger than any network's; "
+                f"the state {state.input!r} is ({', '.join(map(str, state.axes))}), larger than any; "
                 "export the model again"
             )
     named = [[spec.name for spec in manifest.inputs], [spec.name for spec in manifest.outputs]]

@@ -60,11 +60,12 @@ def load(
         profile: what ``lstm-edge tune`` measured to be best, a file or what ``Profile.read`` gave; in the
             place of ``device``, ``providers`` and ``threads``. One for another model, machine or onnxruntime
             is left unused with a ``RuntimeWarning``.
-        engine: what takes the steps of streams and batches. ``"native"`` is an error where it can't;
-            ``"auto"`` is the native engine where ``lstm-edge-native`` is installed, every node is covered,
-            the device is the CPU, neither ``providers`` nor ``profile`` is given, and the golden case
-            replays within its limits (else onnxruntime, with a ``RuntimeWarning``). ``run`` and ``predict``
-            stay with onnxruntime.
+        engine: what takes the steps of streams and batches. ``"auto"`` is the native engine where
+            ``lstm-edge-native`` is installed, every node is covered, the device is the CPU, ``providers`` is
+            not given, and the golden cases replay within their limits on both engines (else onnxruntime,
+            with a ``RuntimeWarning``); ``run`` and ``predict`` stay with onnxruntime then. ``"native"`` runs
+            these as well, and is an error where it can't. A profile in use says which engine it was
+            measured with, and ``"auto"`` is that one.
 
     Raises:
         NotFoundError: no such file.
@@ -120,15 +121,26 @@ def load(
     else:
         interface = manifest
         check_manifest(interface, inputs, outputs)
+    measured = profile.engine if tuned is not None and profile is not None else "native"
+    if engine == "auto" and (providers is not None or measured == "onnxruntime"):
+        engine = "onnxruntime"
     open_native = _native(
-        engine if providers is None and profile is None else "onnxruntime" if engine == "auto" else engine,
+        engine,
         session,
         file,
         interface,
-        count,
+        options.threads,
     )
     has_manifest = manifest is not None
-    core = Core(session, interface, identity, has_manifest=has_manifest, check=check, open_native=open_native)
+    core = Core(
+        session,
+        interface,
+        identity,
+        has_manifest=has_manifest,
+        check=check,
+        open_native=open_native,
+        native_calls=engine == "native",
+    )
     return Model(core, options)
 
 
@@ -169,7 +181,13 @@ def _load_program(name: str, data: bytes, threads: int | str, *, check: bool, on
     except FileFormatError as error:
         raise FileFormatError(f"{name}: {error}") from error
     core = Core(
-        None, native.manifest, Identity(data), has_manifest=True, check=check, open_native=lambda: native
+        None,
+        native.manifest,
+        Identity(data),
+        has_manifest=True,
+        check=check,
+        open_native=lambda: native,
+        native_calls=True,
     )
     return Model(core, SessionOptions(providers=(CPU,), threads=count))
 
@@ -184,7 +202,7 @@ def _native(
             raise ProviderError(f"engine='native' runs on the CPU, not by {session.get_providers()[0]}")
         from .native.choice import compile_engine
 
-        native = compile_engine(file, manifest, threads)
+        native = compile_engine(file, manifest, threads, session)
         return lambda: native
     if engine == "onnxruntime" or not on_cpu:
         return lambda: None
@@ -192,17 +210,17 @@ def _native(
 
     if not installed():
         return lambda: None
-    if manifest.precision == "int8":  # each engine rounds int8 activations over ranges of its own
-        return lambda: None
-    return partial(_try_native, file, manifest, threads)
+    return partial(_try_native, file, manifest, threads, session)
 
 
-def _try_native(file: OnnxFile | None, manifest: Manifest, threads: int) -> "NativeEngine | None":
+def _try_native(
+    file: OnnxFile | None, manifest: Manifest, threads: int, session: Any
+) -> "NativeEngine | None":
     """Return the native engine where it covers the file and replays its golden case."""
     from .native.choice import compile_engine
 
     try:
-        return compile_engine(file, manifest, threads)
+        return compile_engine(file, manifest, threads, session)
     except UnsupportedError:
         return None
     except (CheckFailedError, MissingDependencyError, FileFormatError) as error:

@@ -13,9 +13,20 @@ import numpy as np
 import numpy.typing as npt
 
 from ._json import decode_array, encode_array, malformed_as, number, read_json, text, text_or_none, texts
-from .errors import ManifestError
+from .errors import InputError, ManifestError
 
-__all__ = ["KEY", "SCHEMA", "Axes", "Golden", "Manifest", "Signal", "StateSpec", "Task", "TensorSpec"]
+__all__ = [
+    "KEY",
+    "SCHEMA",
+    "Axes",
+    "AxisRange",
+    "Golden",
+    "Manifest",
+    "Signal",
+    "StateSpec",
+    "Task",
+    "TensorSpec",
+]
 
 KEY = "lstm_edge"
 """The key in ``metadata_props``."""
@@ -23,12 +34,52 @@ SCHEMA = 1
 """The schema version that this package writes; a reader refuses a newer one."""
 
 Axes = tuple[int | str, ...]
-"""One entry an axis: an int where it is fixed, a name where it is dynamic (``"N"``, ``"L"``, ``"2*N"``)."""
+"""One entry an axis: an int where it is fixed, a name where it is dynamic (``"N"``, ``"L"``), or a sum of
+multiples of names where it follows from other axes (``"2*N"``, ``"4*L"``, ``"L+P"``)."""
 Array = npt.NDArray[Any]
 _NOTHING: Mapping[str, Any] = {}
 
 
 # named tuples, not dataclasses: making one of those takes 0.4 ms of the time to load
+class AxisRange(NamedTuple):
+    """The sizes that a dynamic axis may have."""
+
+    least: int = 1
+    most: int | None = None
+    """None where there is no upper end."""
+    multiple: int = 1
+    """Every size is a multiple of it."""
+
+    def nearest(self, size: int) -> int:
+        """Return the allowed size nearest to ``size``, of two the larger; ``size`` itself where allowed."""
+        low = -(-self.least // self.multiple)
+        rounded = max(low, -(-size // self.multiple))
+        if self.most is not None:
+            rounded = min(rounded, self.most // self.multiple)
+        return rounded * self.multiple
+
+    @classmethod
+    def parse(cls, text: str) -> "AxisRange":
+        """Read ``16..``, ``16..4096`` or ``16..4096:4``.
+
+        Raises:
+            InputError: it is none of these, or holds no size.
+        """
+        ends, _, multiple = text.partition(":")
+        least, mark, most = ends.partition("..")
+        numbers = [part for part in (least, most, multiple) if part]
+        if mark and least and all(part.isascii() and part.isdecimal() and int(part) for part in numbers):
+            found = cls(int(least), int(most) if most else None, int(multiple or 1))
+            if found.nearest(1) >= found.least:
+                return found
+        raise InputError(f"range {text!r} came, expected LEAST..[MOST][:MULTIPLE] such as 16.. or 16..4096:4")
+
+    def __str__(self) -> str:
+        """Return the range as ``lstm-edge export --input`` takes it: ``16..``, ``16..4096:4``."""
+        step = f":{self.multiple}" if self.multiple > 1 else ""
+        return f"{self.least}..{'' if self.most is None else self.most}{step}"
+
+
 class TensorSpec(NamedTuple):
     """A graph input or output that is not a state."""
 
@@ -71,6 +122,8 @@ class Signal(NamedTuple):
     """Hertz."""
     window: int | None = None
     """Time steps in a training window."""
+    missing: str = ""
+    """What was done with features that were missing in the training data; empty where none were."""
 
 
 class Golden(NamedTuple):
@@ -102,10 +155,15 @@ class Manifest(NamedTuple):
     """The name of the batch axis; None for an unbatched file."""
     sequence: str | None = "L"
     """The name of the time axis; None where one call is one step."""
+    ranges: Mapping[str, AxisRange] = _NOTHING
+    """The sizes that a dynamic axis may have, by its name; an axis left out takes any size from 1."""
     lengths: str | None = None
     """The name of the input with each row's count of valid steps, if any."""
     padded_states: bool = True
     """Whether a row's states stop at its length; where not, unequal chunks can't be padded to one."""
+    counts: tuple[str, ...] = ()
+    """Outputs that count a call's steps, such as the lengths that an encoder passes on: those of chunks add
+    up."""
     unstreamable: str = ""
     """Why chunks with carried states do not equal the whole sequence (a bidirectional layer, say); empty
     where they do."""
@@ -216,9 +274,14 @@ def _encode(manifest: Manifest) -> dict[str, Any]:
             }
             for state in manifest.states
         ],
-        "axes": {"batch": manifest.batch, "sequence": manifest.sequence},
+        "axes": {
+            "batch": manifest.batch,
+            "sequence": manifest.sequence,
+            **({"ranges": {n: r._asdict() for n, r in manifest.ranges.items()}} if manifest.ranges else {}),
+        },
         "lengths": manifest.lengths,
         **({} if manifest.padded_states else {"padded_states": False}),
+        **({"counts": list(manifest.counts)} if manifest.counts else {}),
         "unstreamable": manifest.unstreamable,
         "task": manifest.task
         and {
@@ -231,6 +294,7 @@ def _encode(manifest: Manifest) -> dict[str, Any]:
             "features": list(manifest.signal.features),
             "sampling_rate": manifest.signal.sampling_rate,
             "window": manifest.signal.window,
+            **({"missing": manifest.signal.missing} if manifest.signal.missing else {}),
         },
         "precision": manifest.precision,
         "provenance": manifest.provenance,
@@ -297,8 +361,10 @@ def _decode(raw: Mapping[str, Any]) -> Manifest:
         ),
         batch=text_or_none(axes["batch"]),
         sequence=text_or_none(axes["sequence"]),
+        ranges={name: _decode_range(each) for name, each in axes.get("ranges", {}).items()},
         lengths=text_or_none(raw["lengths"]),
         padded_states=raw.get("padded_states", True) is True,
+        counts=texts(raw.get("counts", [])),
         unstreamable=text(raw["unstreamable"]),
         task=None
         if task is None
@@ -312,6 +378,7 @@ def _decode(raw: Mapping[str, Any]) -> Manifest:
             features=texts(signal["features"]),
             sampling_rate=signal["sampling_rate"] and number(signal["sampling_rate"]),
             window=signal["window"] and int(number(signal["window"])),
+            missing=text(signal.get("missing", "")),
         ),
         precision=text(raw["precision"]),
         provenance=dict(raw["provenance"]),
@@ -324,6 +391,15 @@ def _decode(raw: Mapping[str, Any]) -> Manifest:
 
 def _decode_tensor(raw: Mapping[str, Any]) -> TensorSpec:
     return TensorSpec(text(raw["name"]), np.dtype(text(raw["dtype"])).name, _axes(raw["axes"]))
+
+
+def _decode_range(raw: Mapping[str, Any]) -> AxisRange:
+    least, most, multiple = raw["least"], raw["most"], raw["multiple"]
+    found = AxisRange(least, most, multiple)
+    sizes = [size for size in found if size is not None]
+    if not all(type(size) is int and 0 < size < 1 << 31 for size in sizes) or found.nearest(1) < least:
+        raise TypeError(f"range {raw!r:.60}")
+    return found
 
 
 def _axes(raw: list[Any]) -> Axes:

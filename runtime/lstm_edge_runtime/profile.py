@@ -32,6 +32,8 @@ class Profile:
     options: SessionOptions
     onnxruntime: str = field(default_factory=lambda: str(import_onnxruntime().__version__))
     host: Mapping[str, Any] = field(default_factory=lambda: host_key())
+    engine: str = "onnxruntime"
+    """What takes the steps: ``onnxruntime`` or ``native``."""
     goal: str = ""
     """What the options serve: ``latency``, ``p99``, ``throughput`` or ``energy``."""
     measured: Mapping[str, Any] = field(default_factory=dict)
@@ -66,6 +68,7 @@ class Profile:
                 "host": dict(self.host),
             },
             "options": self.options._asdict(),
+            "engine": self.engine,
             "goal": self.goal,
             "measured": dict(self.measured),
         }
@@ -115,9 +118,16 @@ def _decode(raw: Mapping[str, Any]) -> Profile:
         options=_options(raw["options"]),
         onnxruntime=str(key["onnxruntime"]),
         host=dict(key["host"]),
+        engine=_engine(raw.get("engine", "onnxruntime")),
         goal=str(raw["goal"]),
         measured=dict(raw["measured"]),
     )
+
+
+def _engine(name: Any) -> str:
+    if name not in ("onnxruntime", "native"):
+        raise ValueError(f"engine {name!r}")
+    return str(name)
 
 
 def _options(raw: Mapping[str, Any]) -> SessionOptions:

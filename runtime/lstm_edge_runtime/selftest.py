@@ -18,6 +18,7 @@ __all__ = [
     "SelfTest",
     "check_golden",
     "compare_golden",
+    "gather_replays",
     "golden_limits",
     "golden_misfit",
     "replay_golden",
@@ -77,7 +78,12 @@ class SelfTest:
 
 def selftest(core: Core) -> SelfTest:
     """Replay the golden cases; see ``Model.selftest``."""
-    replays = list(replay_golden(core.manifest, lambda feeds: core.manifest.all_outputs(*core.call(feeds))))
+    return gather_replays(core.manifest, lambda feeds: core.manifest.all_outputs(*core.call(feeds)))
+
+
+def gather_replays(manifest: Manifest, run: Run) -> SelfTest:
+    """Replay the golden cases on what runs the file; see ``replay_golden``."""
+    replays = list(replay_golden(manifest, run))
     whole, chunked = (
         tuple(record for each in replays if bool(each.sizes) == cut for record in each.comparisons)
         for cut in (False, True)

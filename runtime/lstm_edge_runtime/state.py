@@ -139,10 +139,12 @@ def run_chunks(
 def join_chunks(manifest: Manifest, chunks: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
     """Return the outputs that one call on the whole gives.
 
-    Outputs with a time axis are put together, the others are those of the last chunk; what folds time into
-    another axis (``N*L``, ``L//2``) is left out.
+    Outputs with a time axis are put together, counts of steps add up, the others are those of the last chunk;
+    what folds time into another axis (``N*L``, ``L//2``) is left out.
     """
     joined = dict(chunks[-1])
+    for name in manifest.counts:
+        joined[name] = np.sum([chunk[name] for chunk in chunks], axis=0, dtype=joined[name].dtype)
     for spec in manifest.outputs:
         if _folds_time(spec.axes, manifest.sequence):
             del joined[spec.name]

@@ -32,6 +32,7 @@ FUNCTIONS: dict[Function, Callable[[Array, float, float], Array]] = {
     Function.LOG: lambda x, a, b: np.log(x),
     Function.SQRT: lambda x, a, b: np.sqrt(x),
     Function.RECIPROCAL: lambda x, a, b: 1 / x,
+    Function.GELU_TANH: lambda x, a, b: x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
     Function.ERF: lambda x, a, b: np.vectorize(erf)(x),
 }
 

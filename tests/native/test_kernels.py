@@ -191,12 +191,31 @@ def test_each_function_of_two_follows_float64(library: C.CDLL, kind: Binary, swa
         Binary.MINIMUM: np.minimum,
         Binary.PRELU: lambda a, b: np.where(a < 0, a * b, a),
         Binary.POWER: np.power,
+        Binary.LESS: np.less,
+        Binary.LESS_EQUAL: np.less_equal,
+        Binary.EQUAL: np.equal,
     }
     for y, other in zip(got, (b, b[:1], x[:1], x), strict=True):
         pair = (np.broadcast_to(other, 21).astype("float64"), x.astype("float64"))
         with np.errstate(invalid="ignore"):
             expected = functions[kind](*(pair if swap else pair[::-1]))
         assert np.allclose(y[0, 0], expected, rtol=1e-6, equal_nan=True)
+
+
+@pytest.mark.parametrize("width", [1, 7, 33])
+def test_where_takes_each_number_from_one_of_two_and_a_constant_stands_at_every_step(
+    library: C.CDLL, width: int
+) -> None:
+    rng = np.random.default_rng(20)
+    stored = rng.standard_normal(width).astype("float32")
+    writer = ProgramWriter()
+    x = writer.input("x", width)
+    positive = writer.binary(Binary.LESS, x, np.zeros(1), swap=True)
+    writer.output("y", writer.where(positive, x, writer.filled(stored)), every_step=True)
+    samples = _samples(21, 5, 3, width)
+    samples[0, 1, 0] = np.nan
+    (y,) = Program(library, writer.to_bytes()).run(samples, [])
+    assert np.array_equal(y, np.where(samples > 0, samples, stored))
 
 
 @pytest.mark.parametrize("length", [1, 3, 16, 33])

@@ -15,6 +15,7 @@ import pytest
 from engine import LibraryError, Program, Stream
 from networks import make_network
 
+from lstm_edge_runtime.native.library import open_library
 from lstm_edge_runtime.native.program import Binary, Code, Function, ProgramWriter
 
 SANITIZERS = "-fsanitize=address,undefined -fno-sanitize-recover=all -O0"
@@ -54,6 +55,8 @@ def every_operation() -> bytes:
             value = new[0]
     value = writer.linear(value, rng.standard_normal((7, 5)), rng.standard_normal(7))
     value = writer.unary(writer.softmax(value, 7), Function.ELU, 0.5)
+    condition = writer.binary(Binary.LESS, value, np.zeros(1))
+    value = writer.where(condition, value, writer.filled(rng.standard_normal(7)))
     writer.output("y", value, every_step=True)
     writer.output("last", value, every_step=False)
     writer.golden({"x": rng.standard_normal((3, 6)), "ids": np.zeros((3, 2))}, {"y": (np.zeros((3, 7)), 9.0)})
@@ -231,6 +234,34 @@ def test_a_stream_keeps_the_program_that_was_freed(best: C.CDLL) -> None:
     best.lstm_edge_free(handle)
     assert best.lstm_edge_step(stream) == 0
     best.lstm_edge_stream_free(stream)
+
+
+def test_clang_builds_it_without_a_warning(build: Callable[..., Path], tmp_path: Path) -> None:
+    clang = shutil.which("clang")
+    if clang is None:
+        pytest.skip("needs clang")
+    folder = build(f"-DCMAKE_C_COMPILER={clang}", "-DCMAKE_C_FLAGS=-Werror")
+    built = open_library(next(folder.glob("liblstm_edge.*")))
+    network = make_network(np.random.default_rng(12), ["LSTM", "GRU"], 5, 37, golden_steps=5)
+    assert Program(built, network.program).selftest() <= 1
+    assert Program(built, every_operation()).selftest() <= 1
+
+
+def test_make_goes_on_in_one_line_without_a_c_compiler(tmp_path: Path) -> None:
+    if shutil.which("make") is None:
+        pytest.skip("needs make")
+    installed = f"{tmp_path}/.installed"
+    ran = subprocess.run(
+        ["make", "native", f"VENV={tmp_path}", "-o", installed],
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"CC": "no-such-compiler"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    (line,) = ran.stdout.splitlines()
+    assert line.startswith("no C compiler: going on without the native engine")
 
 
 CROSS = {

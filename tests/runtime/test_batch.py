@@ -363,8 +363,9 @@ def test_a_state_whose_rows_can_not_be_told_apart_by_source_is_refused():
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_an_int8_batch_refuses_what_would_reach_other_sources(opened, bad):
-    batch, ids = full(opened("motions-int8"), 3)
+def test_an_int8_batch_refuses_what_would_reach_other_sources(bad):
+    model = load(DATA / "motions-int8.onnx", threads=1, engine="onnxruntime")
+    batch, ids = full(model, 3)
     x = samples(3, 6)
     batch.step(x, ids)
     before = [batch.state(source) for source in ids]
@@ -378,4 +379,4 @@ def test_an_int8_batch_refuses_what_would_reach_other_sources(opened, bad):
             call()
     for source, state in zip(ids, before, strict=True):
         np.testing.assert_array_equal(batch.state(source)["h_0"], state["h_0"])
-    assert opened("motions-int8").stream().step(x[1]).shape == (4,)
+    assert model.stream().step(x[1]).shape == (4,)

@@ -3,8 +3,17 @@ import json
 import numpy as np
 import pytest
 
-from lstm_edge_runtime.errors import ManifestError
-from lstm_edge_runtime.manifest import SCHEMA, Golden, Manifest, Signal, StateSpec, Task, TensorSpec
+from lstm_edge_runtime.errors import InputError, ManifestError
+from lstm_edge_runtime.manifest import (
+    SCHEMA,
+    AxisRange,
+    Golden,
+    Manifest,
+    Signal,
+    StateSpec,
+    Task,
+    TensorSpec,
+)
 
 FULL = Manifest(
     inputs=(TensorSpec("x", "float32", ("N", "L", 6)), TensorSpec("lengths", "int64", ("N",))),
@@ -34,6 +43,53 @@ def test_a_manifest_survives_its_own_text_and_gives_the_same_text_again():
     assert again.task == FULL.task
     assert again.golden is not None
     np.testing.assert_array_equal(again.golden.inputs["x"], FULL.golden.inputs["x"])
+
+
+def test_ranges_and_counts_are_optional_fields_that_older_texts_do_not_have():
+    assert "ranges" not in json.loads(FULL.to_json())["axes"]
+    ranges = {"L": AxisRange(16, None, 4), "N": AxisRange(1, 8)}
+    given = FULL._replace(ranges=ranges, counts=("lengths_out",))
+    again = Manifest.from_json(given.to_json())
+    assert (again.ranges, again.counts) == (ranges, ("lengths_out",))
+    assert json.loads(given.to_json())["axes"]["ranges"]["N"] == {"least": 1, "most": 8, "multiple": 1}
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"least": 0, "most": None, "multiple": 1},
+        {"least": 5, "most": 4, "multiple": 1},
+        {"least": 5, "most": 7, "multiple": 4},
+        {"least": 1.5, "most": None, "multiple": 1},
+        {"least": 1, "most": None, "multiple": 0},
+    ],
+)
+def test_a_range_that_holds_no_size_is_refused(bad):
+    raw = json.loads(FULL.to_json())
+    raw["axes"]["ranges"] = {"L": bad}
+    with pytest.raises(ManifestError, match="malformed"):
+        Manifest.from_json(json.dumps(raw))
+
+
+@pytest.mark.parametrize(
+    ("text", "sizes"),
+    [
+        ("16..", {1: 16, 16: 16, 999: 999}),
+        ("16..4096:4", {1: 16, 17: 20, 18: 20, 5000: 4096}),
+        ("3..10:4", {1: 4, 9: 8, 8: 8}),
+        ("1..200", {1: 1, 201: 200}),
+    ],
+)
+def test_a_range_reads_its_own_text_and_gives_the_nearest_size(text, sizes):
+    limits = AxisRange.parse(text)
+    assert str(limits) == text
+    assert {size: limits.nearest(size) for size in sizes} == sizes
+
+
+@pytest.mark.parametrize("text", ["", "16", "..9", "a..b", "9..8", "5..7:4", "1..:0", "-1.."])
+def test_a_text_that_is_no_range_is_refused(text):
+    with pytest.raises(InputError, match="expected LEAST"):
+        AxisRange.parse(text)
 
 
 def test_the_text_names_each_batch_axis_for_readers_in_other_languages():

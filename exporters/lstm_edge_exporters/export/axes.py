@@ -1,7 +1,6 @@
 """The axes of a module's inputs: as told, or as found by tracing."""
 
 import copy
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
@@ -12,11 +11,12 @@ from torch import nn
 from lstm_edge_runtime.errors import InputError, UnsupportedError
 from lstm_edge_runtime.manifest import Axes
 
-from ..numerics.reference import Signature
+from ..numerics.reference import Signature, flatten_output
 from .config import ExportConfig
-from .trace import FoundAxes, find_axes
+from .refusals import LoopError
+from .trace import FoundAxes, find_axes, runs
 
-__all__ = ["resolve_axes"]
+__all__ = ["resolve_axes", "suggest_step"]
 
 _MOST_SINGLES = 8
 """Beyond so many axes of size 1 not every choice of them is tried."""
@@ -95,7 +95,7 @@ def _enlarged(module: nn.Module, signature: Signature) -> Signature:
             for place, axis in chosen:
                 example[place] = example[place].repeat_interleave(size, dim=axis)
             larger = replace(signature, example=tuple(example))
-            if _runs(module, larger):
+            if runs(module, larger):
                 return larger
     return signature
 
@@ -108,16 +108,6 @@ def _singles(signature: Signature) -> list[tuple[int, int]]:
         for axis, size in enumerate(tensor.shape)
         if size == 1
     ]
-
-
-def _runs(module: nn.Module, signature: Signature) -> bool:
-    try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            signature.call(module, signature.example)
-    except Exception:  # noqa: BLE001  a module may raise anything at a size that it does not take
-        return False
-    return True
 
 
 def _refuse_fixed(found: FoundAxes, example: Signature, names: Sequence[str]) -> None:
@@ -134,10 +124,50 @@ def _refuse_fixed(found: FoundAxes, example: Signature, names: Sequence[str]) ->
                     f"{name}.size({place}), make the state an argument, {given}"
                 )
             if axis in found.loops:
-                raise UnsupportedError(
+                loop = LoopError(
                     f"forward calls a layer {axis} times for one step each, as many as axis {place} of "
                     f"{name} has, and a file's loops have a fixed length; call it once on the whole, {given}"
                 )
+                loop.steps = axis
+                raise loop
+
+
+def suggest_step(module: nn.Module, signature: Signature, steps: int) -> str:
+    """Say how to export one step a call, where ``forward`` takes it and carries its states; else ``""``.
+
+    Args:
+        module: a copy in eval mode.
+        signature: the inputs and the example on which a layer was called once a step.
+        steps: how many steps that were.
+    """
+    cut: dict[str, int] = {}
+    example = list(signature.example)
+    for place, (name, tensor) in enumerate(zip(signature.names, signature.example, strict=True)):
+        axis = next((axis for axis, size in enumerate(tensor.shape[:2]) if size == steps), None)
+        if axis is not None and tensor.dim() > 1:
+            cut[name], example[place] = axis, tensor.narrow(axis, 0, 1)
+    one = replace(signature, example=tuple(example))
+    if not cut or not runs(module, one):
+        return ""
+    with torch.no_grad():
+        outputs = [tensor for _, tensor in flatten_output(one.call(module, one.example))]
+    states = [
+        name
+        for name, tensor in zip(one.names, one.example, strict=True)
+        if name not in cut and any(tensor.shape == each.shape for each in outputs)
+    ]
+    if not states:
+        return ""
+    options = []
+    for name, tensor in zip(one.names, one.example, strict=True):
+        axis = cut.get(name, 1 if name in states and tensor.dim() == 3 else -1)
+        batch = (1 if axis == 0 else 0) if name in cut else axis if axis > 0 else 0
+        axes = ["N" if place == batch else str(size) for place, size in enumerate(tensor.shape)]
+        options.append(f"--input {name}={','.join(axes)}")
+    return (
+        f"; forward takes and returns {', '.join(states)}, so that one step a call works: "
+        f"{' '.join(options)} (--step makes every L of --input 1)"
+    )
 
 
 def _check(name: str, axes: Axes, shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lstm_edge_runtime.axes import parse_sum
 from lstm_edge_runtime.errors import InputError
-from lstm_edge_runtime.manifest import Axes, Signal, Task
+from lstm_edge_runtime.manifest import Axes, AxisRange, Signal, Task
 
 from ..versions import IR_VERSIONS, OLDEST_ONNXRUNTIME, OPSETS
 
@@ -20,9 +21,13 @@ class ExportConfig:
     """Options of one export; the defaults serve a module whose ``forward`` names its arguments well."""
 
     inputs: Mapping[str, Axes] = field(default_factory=dict)
-    """Axes by input name, an int where fixed and a name where dynamic: ``{"x": ("N", "L", 8)}``. The names
+    """Axes by input name, an int where fixed, a name where dynamic and a sum of multiples of names where it
+    follows from others: ``{"x": ("N", "L", 8), "wave": ("N", "4*L")}``. The names of the inputs
     are those of ``forward``'s parameters. The axes of an input left out are found by tracing: those that a
     recurrent layer sees as its batch and its time are dynamic, the others fixed."""
+    ranges: Mapping[str, AxisRange] = field(default_factory=dict)
+    """The sizes that dynamic axes shall have, by axis: ``{"L": AxisRange(16, 4096, 4)}``. Those of an axis
+    left out are found by tracing and running."""
     outputs: tuple[str, ...] = ()
     """Names of the outputs, flattened in order; empty takes dict keys and dataclass fields, ``h_n`` for the
     partner of a state input ``h_0``, and ``output``, ``output_1`` for the rest."""
@@ -44,6 +49,7 @@ class ExportConfig:
     ir_version: int = 8
     """The ONNX IR version; 8 is read by onnxruntime 1.14 and later."""
     task: Task | None = None
+    """What an output means; with an empty ``Task.output`` it is the first that is no state."""
     signal: Signal = field(default_factory=Signal)
     checkpoint_sha256: str | None = None
     """Hex digest of the checkpoint that the weights come from, kept in the provenance."""
@@ -80,10 +86,15 @@ class ExportConfig:
                 raise InputError(f'input {name}: axes {axes!r} came, expected a tuple such as ("N", "L", 8)')
             for axis in axes:
                 fixed = isinstance(axis, int) and axis > 0
-                if not fixed and not (isinstance(axis, str) and axis.isidentifier()):
+                if not fixed and not (isinstance(axis, str) and parse_sum(axis)):
                     raise InputError(
-                        f"input {name}: axis {axis!r} is neither a positive int nor a plain name"
+                        f"input {name}: axis {axis!r} is neither a positive int nor a plain name, nor a sum "
+                        "of multiples of names such as 4*L"
                     )
+        named = {axis for axes in self.inputs.values() for axis in axes}
+        for name, limits in self.ranges.items():
+            if self.inputs and name not in named:
+                raise InputError(f"range {limits} of axis {name}: it is in none of the inputs")
         for name, value in self.reset.items():
             if not np.all(np.isfinite(value)):
                 raise InputError(f"reset of {name} is not finite")

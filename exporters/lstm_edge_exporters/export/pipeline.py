@@ -8,7 +8,7 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -22,24 +22,28 @@ from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from lstm_edge_runtime import load
+from lstm_edge_runtime.axes import parse_sum
 from lstm_edge_runtime.errors import CheckFailedError, InputError, UnsupportedError, first_line
 from lstm_edge_runtime.files import write_bytes
-from lstm_edge_runtime.manifest import Manifest
+from lstm_edge_runtime.manifest import AxisRange, Manifest
 from lstm_edge_runtime.ort import open_session, run_by_name
 from lstm_edge_runtime.state import Run
 
-from ..lift.divergence import ChunkedFile, run_in_chunks, states_stop_at_lengths
+from ..lift.divergence import ChunkedFile, find_counts, run_in_chunks, states_stop_at_lengths
 from ..numerics.cases import CaseGenerator
 from ..numerics.floats import OTHER_FLOATS, copy_as
 from ..numerics.noise import Layout, noise_floors
 from ..numerics.reference import Signature, TorchReference
-from ..numerics.verify import Equivalence, record_golden, verify
-from .axes import resolve_axes
+from ..numerics.verify import Equivalence, StatesRefusedError, record_golden, verify
+from ..progress import Progress, ignore, in_turn
+from .axes import resolve_axes, suggest_step
 from .config import ExportConfig
 from .finalize import build_manifest, rename_outputs, serialize, tidy
+from .guards import Guard
 from .lift_states import Lifting, lift_absent
 from .lower import check_recurrent_nodes, lower
-from .refusals import check_module, check_starts
+from .ranges import settle_ranges
+from .refusals import LoopError, check_module, check_starts, random_refusal
 from .roles import Roles, find_roles
 from .trace import trace
 
@@ -73,29 +77,49 @@ class Artifact:
         write_bytes(path, self.model)
 
 
-def export_verified(module: nn.Module, example: Any, config: ExportConfig) -> Artifact:
+def export_verified(
+    module: nn.Module, example: Any, config: ExportConfig, show: Progress = ignore
+) -> Artifact:
     """Trace, lower, verify and finalize; see ``export``."""
+    try:
+        return _export_verified(module, example, config, show)
+    except StatesRefusedError as error:
+        if config.stateless:
+            raise
+        made = _export_verified(module, example, replace(config, stateless=True), ignore)
+        return replace(made, notes=(*made.notes, f"states that are no arguments stay in the graph: {error}"))
+
+
+def _export_verified(module: nn.Module, example: Any, config: ExportConfig, show: Progress) -> Artifact:
+    show(0.0, "tracing the module")
     made = convert_module(module, example, config)
-    model, manifest = made.model, made.manifest
-    bare = serialize(model, manifest, config.opset, config.ir_version)
+    model = made.model
+    bare = serialize(model, made.manifest, config.opset, config.ir_version)
     _check(bare)
     candidate = _candidate(bare)
-    equivalence = verify(candidate, made.reference, made.cases.cases())
-    unstreamable, padded_states = _try_chunks(made, candidate)
+    ranges, narrowed = settle_ranges(
+        made.guards, made.sizes, made.cases, made.reference, candidate, config.ranges
+    )
+    manifest = made.manifest._replace(ranges=ranges)
+    made = replace(made, manifest=manifest, cases=replace(made.cases, ranges=ranges))
+    cases = in_turn(list(made.cases.cases()), show, "verifying", 0.3, 0.7)
+    equivalence = verify(candidate, made.reference, cases, made.reference.run_plain)
+    show(0.7, "feeding chunks")
+    manifest = _try_chunks(made, candidate)
+    show(0.8, "recording golden cases")
     manifest = manifest._replace(
-        unstreamable=unstreamable,
-        padded_states=padded_states,
         equivalence=equivalence.to_dict(),
         golden=record_golden(made.reference, made.cases, equivalence.cases),
     )
     content = serialize(model, manifest, config.opset, config.ir_version)
     load(content, device="cpu", engine="onnxruntime").close()
+    skipped = (f"not compared at {each}" for each in manifest.equivalence["skipped"])
     return Artifact(
         content,
         manifest,
         equivalence,
         dict(Counter(node.op_type for node in model.graph)),
-        (*made.notes, *(f"not compared at {each}" for each in manifest.equivalence["skipped"])),
+        (*made.notes, *narrowed, *skipped),
     )
 
 
@@ -110,6 +134,12 @@ class ConvertedModule:
     cases: CaseGenerator
     bidirectional: tuple[str, ...]
     """Paths of layers that read time backwards."""
+    fractions: tuple[str, ...]
+    """Inputs that layers take lengths from and that are fractions of the steps."""
+    guards: tuple[Guard, ...]
+    """What holds at the sizes that were traced."""
+    sizes: Mapping[str, int]
+    """The size of each dynamic axis that was traced."""
     notes: tuple[str, ...]
 
 
@@ -124,8 +154,12 @@ def convert_module(module: nn.Module, example: Any, config: ExportConfig) -> Con
     signature = Signature.of(own, example)
     _try_example(copy.deepcopy(own), signature)
     signature = signature.as_float32()
-    axes = resolve_axes(copy_as(own, torch.float32), signature, config)
-    traced = trace(copy_as(own, torch.float32), signature, axes)
+    try:
+        axes = resolve_axes(copy_as(own, torch.float32), signature, config)
+        traced = trace(copy_as(own, torch.float32), signature, axes, config.ranges)
+    except LoopError as error:
+        way_out = suggest_step(copy_as(own, torch.float32), signature, error.steps)
+        raise UnsupportedError(f"{error}{way_out}") from error
     roles = find_roles(traced.model, traced.outputs, config)
     lower(traced.model)
     rename_outputs(traced.model, roles.outputs, roles.states.values())
@@ -138,12 +172,22 @@ def convert_module(module: nn.Module, example: Any, config: ExportConfig) -> Con
     check_starts(own, lifting.injections)
     model = lifting.model
     tidy(model)
-    manifest = build_manifest(model, roles, lifting.states, config)
+    manifest = build_manifest(model, roles, lifting.states, config)._replace(ranges=config.ranges)
     reference = TorchReference(own, signature, roles.outputs, lifting.injections, Layout.of(manifest))
     cases = _case_generator(signature, manifest, config, reference)
-    _check_repeatable(reference, cases)
+    _check_repeatable(reference, cases, traced.seen)
     notes = (*_narrowed(own), *unused, *lifting.notes, *_unreturned(roles))
-    return ConvertedModule(model, manifest, reference, cases, roles.bidirectional, notes)
+    return ConvertedModule(
+        model,
+        manifest,
+        reference,
+        cases,
+        roles.bidirectional,
+        roles.fractions,
+        traced.guards,
+        traced.sizes,
+        notes,
+    )
 
 
 def own_copy(module: nn.Module) -> nn.Module:
@@ -175,19 +219,44 @@ def own_copy(module: nn.Module) -> nn.Module:
     return own
 
 
-def _try_chunks(made: ConvertedModule, candidate: Run) -> tuple[str, bool]:
-    """Return why chunks do not equal the whole, ``""`` where they do, and whether states stop at lengths."""
+def _try_chunks(made: ConvertedModule, candidate: Run) -> Manifest:
+    """Return the manifest with why chunks do not equal the whole, and what else they show."""
     manifest = made.manifest
+    steps = manifest.ranges.get(manifest.sequence or "", AxisRange())
+    if steps.nearest(1) > 1:
+        reason = f"a call takes {steps} steps ({manifest.sequence}), and so can't take a single one"
+        return manifest._replace(unstreamable=reason)
+    if manifest.ranges.get(manifest.batch or "", AxisRange()).nearest(1) > 1:
+        reason = f"a call takes {manifest.ranges[manifest.batch or '']} rows ({manifest.batch}), not one"
+        return manifest._replace(unstreamable=reason)
     if made.bidirectional and manifest.sequence is not None:
-        return f"layer {made.bidirectional[0] or 'rnn'} is bidirectional", True
+        return manifest._replace(unstreamable=f"layer {made.bidirectional[0] or 'rnn'} is bidirectional")
+    for name, axis in ((spec.name, axis) for spec in manifest.inputs for axis in spec.axes):
+        if axis != manifest.sequence and manifest.sequence in (parse_sum(str(axis)) or ({}, 0))[0]:
+            reason = (
+                f"axis {axis} of {name} follows the time axis {manifest.sequence}, and chunks cut that alone"
+            )
+            return manifest._replace(unstreamable=reason)
     file = ChunkedFile(made.model, manifest, candidate, (manifest.lengths,) if manifest.lengths else ())
     if not file.time_axes or not manifest.states:
-        return "", True
+        return manifest
+    if made.fractions:
+        reason = (
+            f"{', '.join(made.fractions)} gives lengths as fractions of a call's steps, of which chunks have "
+            "fewer; take whole numbers of steps instead"
+        )
+        return manifest._replace(unstreamable=reason)
     feeds = made.cases.case(2, 24, at_reset=True, full=True).feeds
     feeds = {**feeds, **file.with_lengths(feeds, file.steps(feeds))}
-    floors = noise_floors(made.reference, feeds, made.reference.run64(feeds))
-    _, reason = run_in_chunks(file, feeds, floors, np.random.default_rng(0))
-    return reason, bool(reason) or states_stop_at_lengths(file, feeds)
+    manifest = manifest._replace(counts=find_counts(file, feeds))
+    file = replace(file, manifest=manifest)
+
+    def floors(feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+        return noise_floors(made.reference, feeds, made.reference.run64(feeds))
+
+    _, reason = run_in_chunks(file, feeds, floors(feeds), np.random.default_rng(0))
+    padded = bool(reason) or states_stop_at_lengths(file, feeds, floors)
+    return manifest._replace(unstreamable=reason, padded_states=padded)
 
 
 def _unreturned(roles: Roles) -> list[str]:
@@ -218,23 +287,20 @@ def _try_example(module: nn.Module, signature: Signature) -> None:
         raise InputError(f"{type(module).__name__} does not run on the example ({given}): {text}") from error
 
 
-def _check_repeatable(reference: TorchReference, cases: CaseGenerator) -> None:
+def _check_repeatable(reference: TorchReference, cases: CaseGenerator, seen: Mapping[str, str]) -> None:
     """Refuse a module that gives something else on every call.
 
     Raises:
         UnsupportedError: two runs on the same inputs differ.
     """
-    feeds = cases.case(2, 9, at_reset=True, full=True).feeds
+    case = cases.example() or cases.case(2, 9, at_reset=True, full=True)
     try:
-        first, again = reference.run(feeds), reference.run(feeds)
+        first, again = reference.run(case.feeds), reference.run(case.feeds)
     except Exception:  # noqa: BLE001  a size that the module refuses tells nothing; verification will say so
         return
     for name, array in first.items():
         if not np.array_equal(array, again[name], equal_nan=array.dtype.kind == "f"):
-            raise UnsupportedError(
-                f"forward gives another {name} on every call; draw random numbers outside, keep states "
-                "outside, and pass them in"
-            )
+            raise random_refusal(name, seen)
 
 
 def _case_generator(

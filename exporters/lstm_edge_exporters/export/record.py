@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from ..recurrent import GATES
+from .guards import calling_line
 from .packing import Packing, assume
 
 __all__ = ["DOMAIN", "OP", "Call", "Recorder", "instrument"]
@@ -53,12 +54,15 @@ class Recorder(TorchFunctionMode):
         """The inputs' shapes as traced."""
         self.outputs: list[str] = []
         """What the module calls its outputs."""
+        self.seen: dict[str, str] = {}
+        """``sampling``, ``complex`` and ``list`` where ``forward`` does such, with the first such line."""
         self._packing = Packing()
 
     def begin(self, shapes: Sequence[torch.Size]) -> None:
         """Forget an earlier run of ``forward``; tracing may run it more than once."""
         self.calls.clear()
         self.outputs.clear()
+        self.seen.clear()
         self.shapes[:] = shapes
 
     @contextmanager
@@ -79,6 +83,10 @@ class Recorder(TorchFunctionMode):
     ) -> Any:
         """Answer the functions of recurrence and packing; pass every other one on."""
         kwargs = kwargs or {}
+        if (kind := _NOTED.get(func)) is not None:
+            self.seen.setdefault(kind, calling_line())
+        if func in _SQUEEZES:
+            return _squeeze(*args, **kwargs)
         if func in _LAYERS:
             return self._layer(_LAYERS[func], *args)
         if func in _CELLS:
@@ -159,6 +167,15 @@ class Recorder(TorchFunctionMode):
         return tuple(outputs if c is not None else outputs[:2])
 
 
+def _squeeze(x: Tensor, dim: Any = None) -> Tensor:
+    """Squeeze as PyTorch does, which leaves an axis of another size than 1 alone; ONNX refuses one."""
+    axes = range(x.dim()) if dim is None else dim if isinstance(dim, tuple | list) else (dim,)
+    for axis in sorted({axis % max(x.dim(), 1) for axis in axes}, reverse=True):
+        if x.dim() and x.shape[axis] == 1:
+            x = torch.squeeze(x, axis)
+    return x
+
+
 def _as_index(tensor: Tensor) -> Tensor:
     return tensor.long() if tensor.dtype == torch.int32 else tensor
 
@@ -191,6 +208,51 @@ def _recorded(kind: type[nn.Module]) -> type:
     if issubclass(kind, nn.RNNBase):
         methods["check_forward_args"] = check_forward_args
     return types.new_class(kind.__name__, (kind,), exec_body=lambda names: names.update(methods))
+
+
+_SQUEEZES = frozenset({torch.squeeze, Tensor.squeeze})
+_NOTED: dict[Any, str] = {
+    Tensor.tolist: "list",
+    **dict.fromkeys(
+        (
+            torch.rand,
+            torch.randn,
+            torch.randint,
+            torch.rand_like,
+            torch.randn_like,
+            torch.randint_like,
+            torch.randperm,
+            torch.normal,
+            torch.bernoulli,
+            torch.multinomial,
+            torch.poisson,
+            Tensor.bernoulli_,
+            Tensor.exponential_,
+            Tensor.multinomial,
+            Tensor.normal_,
+            Tensor.random_,
+            Tensor.uniform_,
+        ),
+        "sampling",
+    ),
+    **dict.fromkeys(
+        (
+            torch.stft,
+            torch.istft,
+            Tensor.stft,
+            Tensor.istft,
+            torch.complex,
+            torch.polar,
+            torch.view_as_complex,
+            torch.fft.fft,
+            torch.fft.ifft,
+            torch.fft.rfft,
+            torch.fft.irfft,
+        ),
+        "complex",
+    ),
+}
+"""What may be the reason of a refusal, said with its line."""
 
 
 @dataclass(frozen=True)

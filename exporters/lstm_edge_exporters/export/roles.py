@@ -42,6 +42,8 @@ class Roles:
     """The axis that they see as time."""
     bidirectional: tuple[str, ...]
     """Paths of layers that read time backwards."""
+    fractions: tuple[str, ...]
+    """Inputs of floats ``(N,)`` that a layer's lengths are computed from: fractions of the steps."""
     unreturned: tuple[str, ...]
     """Inputs that a layer starts from and whose last state is no output."""
 
@@ -88,6 +90,7 @@ def find_roles(model: ir.Model, names: Sequence[str], config: ExportConfig) -> R
                 if node.attributes["directions"].as_int() == 2
             )
         ),
+        _find_fractions(nodes),
         unreturned,
     )
 
@@ -157,6 +160,23 @@ def _find_axes(
             )
     batches = [name for name in batches if name not in times] or batches
     return (batches or [None])[0], (times or [None])[0]  # type: ignore[list-item]
+
+
+def _find_fractions(nodes: Sequence[ir.Node]) -> tuple[str, ...]:
+    found: dict[str, None] = {}
+    waiting = [node.inputs[3] for node in nodes]
+    seen: set[ir.Value] = set()
+    while waiting:
+        value = waiting.pop()
+        if value is None or value in seen:
+            continue
+        seen.add(value)
+        if value.is_graph_input() and value.dtype == ir.DataType.FLOAT and len(value.shape or ()) == 1:
+            found[str(value.name)] = None
+        producer = value.producer()
+        if producer is not None:
+            waiting.extend(producer.inputs)
+    return tuple(found)
 
 
 def _find_lengths(inputs: Mapping[str, ir.Value], nodes: Sequence[ir.Node]) -> str | None:

@@ -1,6 +1,7 @@
 """From a module to an ONNX graph: ``torch.export`` with recording, then PyTorch's own translation."""
 
 import contextlib
+import copy
 import functools
 import io
 import logging
@@ -8,7 +9,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import onnx_ir as ir
@@ -16,13 +17,14 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from lstm_edge_runtime.errors import InputError
-from lstm_edge_runtime.manifest import Axes
+from lstm_edge_runtime.axes import learn_sizes, parse_sum, resolve
+from lstm_edge_runtime.manifest import Axes, AxisRange
 
 from ..numerics.floats import AllFloats
 from ..numerics.reference import Signature, flatten_output
+from .guards import Guard, read_guards
 from .record import Call, Recorder, instrument
-from .refusals import check_calls, tracing_refusal, translation_refusal
+from .refusals import ConstantSizeError, check_calls, tracing_refusal, translation_refusal
 
 try:
     from torch.onnx._internal.exporter import _registration
@@ -32,10 +34,10 @@ else:
     _registry = _registration.ONNXRegistry
     _build_registry = staticmethod(functools.cache(_registry.from_torchlib))
 
-__all__ = ["FoundAxes", "Traced", "find_axes", "trace"]
+__all__ = ["FoundAxes", "Traced", "find_axes", "runs", "trace"]
 
-_SIZES = (3, 7, 5, 11, 13)
-"""What dynamic axes are traced at: never 0 or 1, which tracing takes for constants."""
+_SPARE = (3, 7, 5, 11, 13)
+"""Sizes for dynamic axes that are 1 in the example, which tracing takes for a constant."""
 
 
 @dataclass(frozen=True)
@@ -47,28 +49,43 @@ class Traced:
     """What the module calls its outputs, ``""`` where it says nothing."""
     calls: tuple[Call, ...]
     """The recurrent calls, in order."""
+    guards: tuple[Guard, ...]
+    """What holds at the sizes that were traced, and may not at others."""
+    sizes: Mapping[str, int]
+    """The size of each dynamic axis that was traced."""
+    seen: Mapping[str, str]
+    """What ``forward`` does that may be the reason of a refusal; see ``Recorder.seen``."""
 
 
-def trace(module: nn.Module, signature: Signature, axes: Mapping[str, Axes]) -> Traced:
-    """Trace ``module``, a copy in eval mode that this function may instrument.
+def trace(
+    module: nn.Module, signature: Signature, axes: Mapping[str, Axes], ranges: Mapping[str, AxisRange]
+) -> Traced:
+    """Trace ``module``, a copy in eval mode, at the example's own sizes.
+
+    Where code takes one of these sizes for a constant, or two for the same, it is traced at others.
 
     Args:
         module: the copy.
         signature: its inputs and an example.
         axes: for every input, an int where an axis is fixed and a name where it is dynamic.
+        ranges: the sizes that are asked for, by axis.
 
     Raises:
         UnsupportedError: the module does what can't be exported right; the message says what instead.
     """
-    sizes = _trace_sizes(axes)
-    tensors = [
-        _resize(tensor, [sizes[axis] if isinstance(axis, str) else axis for axis in axes[name]])
-        for name, tensor in zip(signature.names, signature.example, strict=True)
-    ]
-    shapes = [
-        [Dim.DYNAMIC if isinstance(axis, str) else Dim.STATIC for axis in axes[n]] for n in signature.names
-    ]
-    recorder, program = _export(module, signature, tensors, shapes)
+    sizes = _example_sizes(signature, axes)
+    try:
+        tensors = _at_sizes(signature, axes, sizes)
+        recorder, program = _trace_at(copy.deepcopy(module), signature, axes, tensors)
+    except ConstantSizeError as error:
+        other = _other_sizes(module, signature, axes, sizes, ranges)
+        if other is None:
+            raise
+        sizes, tensors = other, _at_sizes(signature, axes, other)
+        try:
+            recorder, program = _trace_at(module, signature, axes, tensors)
+        except ConstantSizeError:
+            raise error from None
     with _quietly(), _registry_built_once():
         try:
             made = torch.onnx.export(
@@ -81,10 +98,52 @@ def trace(module: nn.Module, signature: Signature, axes: Mapping[str, Axes]) -> 
                 verbose=False,
             )
         except Exception as error:
-            raise translation_refusal(error) from error
+            raise translation_refusal(error, recorder.seen) from error
     assert made is not None
     _name_axes(made.model, axes)
-    return Traced(made.model, tuple(recorder.outputs), tuple(recorder.calls))
+    guards = read_guards(program, recorder.shapes, {name: axes[name] for name in signature.names})
+    return Traced(made.model, tuple(recorder.outputs), tuple(recorder.calls), guards, sizes, recorder.seen)
+
+
+def _trace_at(
+    module: nn.Module, signature: Signature, axes: Mapping[str, Axes], tensors: Sequence[Tensor]
+) -> tuple[Recorder, ExportedProgram]:
+    shapes = [
+        [Dim.DYNAMIC if isinstance(axis, str) else Dim.STATIC for axis in axes[n]] for n in signature.names
+    ]
+    recorder, program = _export(module, signature, tensors, shapes)
+    named: dict[str, str] = {}
+    for name, shape in zip(signature.names, recorder.shapes, strict=True):
+        for size, axis in zip(shape, axes[name], strict=True):
+            if isinstance(axis, str) and axis.isidentifier() and named.setdefault(_text(size), axis) != axis:
+                raise ConstantSizeError(
+                    f"forward works only where axes {named[_text(size)]} and {axis} have the same size; give "
+                    "them the same name"
+                )
+    return recorder, program
+
+
+def _other_sizes(
+    module: nn.Module,
+    signature: Signature,
+    axes: Mapping[str, Axes],
+    sizes: Mapping[str, int],
+    ranges: Mapping[str, AxisRange],
+) -> dict[str, int] | None:
+    """Return sizes apart from ``sizes``, from one another and from fixed ones that the module runs at."""
+    fixed = {size for tensor in signature.example for size in tensor.shape}
+    for times, more in ((2, 1), (1, 1), (2, 0)):
+        other: dict[str, int] = {}
+        for name, size in sizes.items():
+            wanted = least = times * size + more
+            while (wanted := ranges.get(name, AxisRange()).nearest(wanted)) in {*fixed, *other.values()}:
+                if wanted < least or wanted > 3 * size + 20:
+                    break
+                wanted += 1
+            other[name] = wanted
+        if runs(module, replace(signature, example=tuple(_at_sizes(signature, axes, other)))):
+            return other
+    return None
 
 
 @dataclass(frozen=True)
@@ -130,7 +189,7 @@ def find_axes(module: nn.Module, signature: Signature, batch: str, sequence: str
     names |= _of_same_size(recorder, names, tensors)
     axes = {
         name: tuple(
-            names.get(_text(size), example) for size, example in zip(shape, tensor.shape, strict=True)
+            _axis_of(_text(size), names, example) for size, example in zip(shape, tensor.shape, strict=True)
         )
         for name, shape, tensor in zip(signature.names, recorder.shapes, tensors, strict=True)
     }
@@ -142,6 +201,17 @@ def find_axes(module: nn.Module, signature: Signature, batch: str, sequence: str
     )
     single = Counter(call.path for call in recorder.calls if _text(call.shape[0]) == "1")
     return FoundAxes(axes, batches, times, frozenset(single.values()) - {1})
+
+
+def _axis_of(text: str, names: Mapping[str, str], example: int) -> str | int:
+    """Return the axis of a traced size: a name, a multiple or sum of names, else the example's size."""
+    factors, constant = parse_sum(text) or ({}, 0)
+    if not factors or not all(symbol in names for symbol in factors):
+        return example
+    terms = [
+        names[symbol] if factor == 1 else f"{factor}*{names[symbol]}" for symbol, factor in factors.items()
+    ]
+    return "+".join([*terms, *([str(constant)] if constant else [])])
 
 
 def _of_same_size(recorder: Recorder, names: Mapping[str, str], tensors: Sequence[Tensor]) -> dict[str, str]:
@@ -159,6 +229,17 @@ def _of_same_size(recorder: Recorder, names: Mapping[str, str], tensors: Sequenc
                 sizes[_text(size)] = str(number)
     unique = {str(number): found.pop() for number, found in others.items() if len(found) == 1}
     return {symbol: unique[number] for symbol, number in sizes.items() if number in unique}
+
+
+def runs(module: nn.Module, signature: Signature) -> bool:
+    """Tell whether ``module`` takes the example of ``signature``."""
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            signature.call(module, signature.example)
+    except Exception:  # noqa: BLE001  a module may raise anything at a size that it does not take
+        return False
+    return True
 
 
 class _Wrapper(nn.Module):
@@ -225,13 +306,27 @@ def _registry_built_once() -> Iterator[None]:
         _registry.from_torchlib = before
 
 
-def _trace_sizes(axes: Mapping[str, Axes]) -> dict[str, int]:
-    names = dict.fromkeys(axis for each in axes.values() for axis in each if isinstance(axis, str))
-    if len(names) > len(_SIZES):
-        raise InputError(
-            f"{len(names)} dynamic axes ({', '.join(names)}); at most {len(_SIZES)} can be named"
-        )
-    return dict(zip(names, _SIZES, strict=False))
+def _example_sizes(signature: Signature, axes: Mapping[str, Axes]) -> dict[str, int]:
+    """Return the size of every name in ``axes`` in the example, another one where it is 1."""
+    sizes: dict[str, int] = {}
+    for name, tensor in zip(signature.names, signature.example, strict=True):
+        for axis, size in zip(axes[name], tensor.shape, strict=True):
+            if isinstance(axis, str) and axis.isidentifier():
+                sizes.setdefault(axis, size)
+    for name, tensor in zip(signature.names, signature.example, strict=True):
+        learned = dict(sizes)
+        learn_sizes(name, axes[name], tuple(tensor.shape), learned)
+        sizes = {**learned, **sizes}
+    spare = iter([size for size in _SPARE if size not in sizes.values()])
+    return {name: size if size > 1 else next(spare, 17) for name, size in sizes.items()}
+
+
+def _at_sizes(signature: Signature, axes: Mapping[str, Axes], sizes: Mapping[str, int]) -> list[Tensor]:
+    """Return the example repeated or cut to ``sizes``."""
+    return [
+        _resize(tensor, resolve(axes[name], sizes) or tensor.shape)
+        for name, tensor in zip(signature.names, signature.example, strict=True)
+    ]
 
 
 def _resize(tensor: Tensor, shape: Sequence[int]) -> Tensor:
@@ -245,11 +340,20 @@ def _resize(tensor: Tensor, shape: Sequence[int]) -> Tensor:
 def _name_axes(model: ir.Model, axes: Mapping[str, Axes]) -> None:
     """Write the declared names in the place of the tracer's symbols."""
     names: dict[str, str] = {}
-    for value in model.graph.inputs:
-        assert value.name is not None and value.shape is not None  # noqa: PT018
-        for dimension, axis in zip(value.shape, axes[value.name], strict=True):
-            if isinstance(axis, str):
-                names.setdefault(str(dimension), axis)
+    dimensions = [
+        (str(dimension), axis)
+        for value in model.graph.inputs
+        for dimension, axis in zip(value.shape or (), axes[str(value.name)], strict=True)
+        if isinstance(axis, str)
+    ]
+    for dimension, axis in sorted(dimensions, key=lambda each: not each[1].isidentifier()):
+        factors = (parse_sum(dimension) or ({dimension: 1}, 0))[0]
+        if len(factors) > 1:
+            continue
+        ((symbol, factor),) = factors.items()
+        own, _ = parse_sum(axis) or ({}, 0)
+        (name,) = [axis] if factor == 1 else [each for each in own if own == {each: factor}] or [""]
+        names.setdefault(symbol, name if name.isidentifier() else f"({name or f'{axis}/{factor}'})")
     unknown = dict.fromkeys(
         symbol
         for value in _values(model.graph)
@@ -258,7 +362,9 @@ def _name_axes(model: ir.Model, axes: Mapping[str, Axes]) -> None:
         for symbol in re.findall(r"\bu\d+\b", str(dimension))
     )
     names |= {symbol: f"longest{index or ''}" for index, symbol in enumerate(unknown)}
-    for value in _values(model.graph):
+    for value in model.graph.inputs:
+        value.shape = ir.Shape(axes[str(value.name)])
+    for value in _values(model.graph)[len(model.graph.inputs) :]:
         if value.shape is not None:
             value.shape = ir.Shape([_renamed(dimension, names) for dimension in value.shape])
 
@@ -266,7 +372,9 @@ def _name_axes(model: ir.Model, axes: Mapping[str, Axes]) -> None:
 def _renamed(dimension: Any, names: Mapping[str, str]) -> Any:
     if isinstance(dimension, int):
         return dimension
-    return re.sub(r"[A-Za-z_]\w*", lambda match: names.get(match[0], match[0]), str(dimension))
+    text = re.sub(r"[A-Za-z_]\w*", lambda match: names.get(match[0], match[0]), str(dimension))
+    text = re.sub(r"\(\((\d+)\*(\w+)\)//\1\)", r"\2", text)
+    return text[1:-1] if re.fullmatch(r"\(\d+\*\w+\)", text) else text
 
 
 def _values(graph: ir.Graph) -> Sequence[ir.Value]:

@@ -1,5 +1,6 @@
 """Naming the dynamic axes of a graph's inputs, and making those dynamic that only a declaration fixes."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,7 +15,11 @@ from ..recurrent import LENGTHS, recurrent_nodes
 from .axis_roles import BATCH, SEQUENCE, axis_roles, probe_roles
 from .evaluate import constant
 
-__all__ = ["AxisNames", "fixed_roles", "generalize_reshapes", "name_axes"]
+__all__ = ["AxisNames", "fixed_roles", "generalize_reshapes", "name_axes", "take_given", "transpose_reshapes"]
+
+
+_UNKNOWN = r"unk__\d+"
+"""How tf2onnx calls an axis that it knows nothing of."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,8 @@ def name_axes(model: ir.Model, given: Mapping[str, Axes], make_dynamic: frozense
     Raises:
         InputError: ``given`` names an input that is not there, or has another rank.
     """
-    _take_given(model.graph, given)
+    take_given(model.graph, given)
+    _forget_unknown(model.graph)
     roles = axis_roles(model.graph, model)
     _tell_apart(roles)
     names = {BATCH: _known(roles, BATCH) or "N", SEQUENCE: _known(roles, SEQUENCE) or "L"}
@@ -118,6 +124,33 @@ def generalize_reshapes(model: ir.Model) -> None:
             user.attributes.pop("allowzero", None)
 
 
+def transpose_reshapes(model: ir.Model) -> None:
+    """Put a Transpose in the place of a Reshape that only swaps the first two of three axes, in place.
+
+    tf2onnx writes one where batch or time is 1 and every size is declared; a Transpose serves at every size.
+    """
+    for node in [node for node in model.graph if node.op_type == "Reshape" and node.domain == ""]:
+        source, target = node.inputs[0], constant(node.inputs[1])
+        sizes = () if source is None else axes_of(source)
+        if target is None or len(sizes) != 3 or target.tolist() != [sizes[1], sizes[0], sizes[2]]:
+            continue
+        if 1 in sizes[:2] and sizes[0] != sizes[1]:
+            swapped = ir.node("Transpose", [source], {"perm": [1, 0, 2]}, name=node.name)
+            old, new = node.outputs[0], swapped.outputs[0]
+            new.name, new.type, new.shape = old.name, old.type, old.shape
+            model.graph.insert_before(node, swapped)
+            ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+            model.graph.remove(node, safe=True)
+
+
+def _forget_unknown(graph: ir.Graph) -> None:
+    """Take away the names that tf2onnx makes up, one for every unknown axis."""
+    for value in data_inputs(graph):
+        for place, axis in enumerate(axes_of(value)):
+            if value.shape is not None and re.fullmatch(_UNKNOWN, str(axis)):
+                value.shape[place] = None
+
+
 def _tell_apart(roles: Mapping[ir.Value, Mapping[int, str]]) -> None:
     """Take the name away from a batch and a time that share it: some files call every dynamic axis ``?``."""
     for value, told in roles.items():
@@ -151,8 +184,12 @@ def _by_place(axis: int, rank: int) -> str | None:
     return SEQUENCE if axis == 1 and rank > 2 else None
 
 
-def _take_given(graph: ir.Graph, given: Mapping[str, Axes]) -> None:
-    """Declare the inputs as given; other inputs that share an axis by its old name take the new one."""
+def take_given(graph: ir.Graph, given: Mapping[str, Axes]) -> None:
+    """Declare the inputs as given, in place; others that share an axis by its old name take the new one.
+
+    Raises:
+        InputError: ``given`` names an input that is not there, or has another rank.
+    """
     inputs = {str(value.name): value for value in data_inputs(graph)}
     renamed: dict[str, int | str] = {}
     for name, axes in given.items():

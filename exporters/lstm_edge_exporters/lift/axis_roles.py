@@ -4,10 +4,11 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from ..recurrent import LENGTHS, is_recurrent, recurrent_nodes
+from ..recurrent import LENGTHS, is_recurrent
 from .evaluate import constant, evaluate, two_sizes
+from .loops import Sequence, recurrences, sequences
 
-__all__ = ["BATCH", "SEQUENCE", "axis_roles", "probe_roles", "row_orders"]
+__all__ = ["BATCH", "SEQUENCE", "axis_roles", "follows_input", "probe_roles", "row_orders"]
 
 BATCH, SEQUENCE = "batch", "sequence"
 
@@ -39,7 +40,7 @@ def axis_roles(graph: ir.Graph, model: ir.Model) -> dict[ir.Value, dict[int, str
     """
     found: dict[ir.Value, dict[int, str]] = {}
     inputs = set(graph.inputs)
-    for node in recurrent_nodes(model):
+    for node in recurrences(model):
         for value, roles in _told_by(node):
             for source, axes in _origins(value, roles):
                 if source in inputs and source.shape is not None:
@@ -48,6 +49,13 @@ def axis_roles(graph: ir.Graph, model: ir.Model) -> dict[ir.Value, dict[int, str
                         if 0 <= axis < len(source.shape):
                             known.setdefault(axis, role)
     return found
+
+
+def follows_input(each: Sequence, graph: ir.Graph) -> bool:
+    """Tell whether the steps that are read are an axis of an input, as far as the graph tells."""
+    return any(
+        source in graph.inputs and roles for source, roles in _origins(each.value, {each.time: SEQUENCE})
+    )
 
 
 def row_orders(node: ir.Node) -> tuple[ir.Value, ...]:
@@ -84,20 +92,16 @@ def probe_roles(model: ir.Model) -> dict[str, str]:
     base, _ = two_sizes(model.graph)
     cases = [base, *(base | {name: size + _LONGER} for name, size in base.items())]
     found: dict[str, str] = {}
-    for node in recurrent_nodes(model):
-        x = node.inputs[0]
-        if x is None:
-            continue
+    for each in (each for node in recurrences(model) for each in sequences(node)):
         try:
-            first, *longer = (arrays[x].shape for arrays in evaluate(model, [x], cases))
+            first, *longer = (arrays[each.value].shape for arrays in evaluate(model, [each.value], cases))
         except Exception:  # noqa: BLE001, S112  onnxruntime's exceptions share no base class; then nothing is told
             continue
         moved = {
-            name: {axis for axis in (0, 1) if shape[axis] != first[axis]}
+            name: {axis for axis in (each.time, each.batch) if shape[axis] != first[axis]}
             for name, shape in zip(base, longer, strict=True)
         }
-        layout = node.attributes.get_int("layout", 0) or 0
-        for role, axis in ((SEQUENCE, layout), (BATCH, 1 - layout)):
+        for role, axis in ((SEQUENCE, each.time), (BATCH, each.batch)):
             driving = [name for name, axes in moved.items() if axis in axes]
             if len(driving) == 1 and moved[driving[0]] == {axis}:
                 found.setdefault(role, driving[0])
@@ -105,13 +109,15 @@ def probe_roles(model: ir.Model) -> dict[str, str]:
 
 
 def _told_by(node: ir.Node) -> Iterator[tuple[ir.Value, dict[int, str]]]:
+    for each in sequences(node):
+        yield each.value, {each.time: SEQUENCE, each.batch: BATCH}
+    if not is_recurrent(node):
+        return
     layout = node.attributes.get_int("layout", 0)
     for place, value in enumerate(node.inputs):
         if value is None:
             continue
-        if place == 0:
-            yield value, {0: BATCH, 1: SEQUENCE} if layout else {0: SEQUENCE, 1: BATCH}
-        elif place == LENGTHS:
+        if place == LENGTHS:
             yield value, {0: BATCH}
         elif place in (5, 6):
             yield value, {0 if layout else 1: BATCH}

@@ -18,6 +18,9 @@ class LiftConfig:
     ``{"x": ("N", "L", 8)}``."""
     states: Mapping[str, str] = field(default_factory=dict)
     """Input name to output name of states that the file already has and that names do not tell."""
+    constants: Mapping[str, float] = field(default_factory=dict)
+    """Numbers by input name that take the place of inputs, such as the one that chooses a branch:
+    ``{"sr": 16000}``."""
     skip_reverse: bool = False
     """Leave nodes that read time backwards as they are and lift the rest, instead of refusing the file."""
     seed: int = 0

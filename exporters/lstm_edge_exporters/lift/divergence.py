@@ -1,6 +1,7 @@
 """Whether a sequence fed in chunks equals the whole sequence, and if not, the first node that differs."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,18 +9,29 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from lstm_edge_runtime.errors import first_line
 from lstm_edge_runtime.manifest import Manifest
 from lstm_edge_runtime.state import Run, run_chunks
 from lstm_edge_runtime.tolerance import Comparison, compare
 
+from ..graph import values_read
 from ..numerics.cases import in_chunks, random_sizes
-from ..recurrent import is_recurrent, is_reversed
-from .evaluate import Session, is_data_free
+from ..recurrent import is_recurrent, is_reversed, label, slots
+from .evaluate import Session, inputs_above, is_data_free
 
-__all__ = ["SHORT", "ChunkRun", "ChunkedFile", "rows_keep_states", "run_in_chunks", "states_stop_at_lengths"]
+__all__ = [
+    "SHORT",
+    "ChunkRun",
+    "ChunkedFile",
+    "find_counts",
+    "rows_keep_states",
+    "run_in_chunks",
+    "states_stop_at_lengths",
+]
 
 Array = npt.NDArray[Any]
+
+Floors = Callable[[Mapping[str, Array]], Mapping[str, Array]]
+"""Gives the outputs' noise floors for every input by name."""
 
 SHORT = 7
 """Steps of the rows that are compared with and without padding behind them."""
@@ -41,7 +53,13 @@ _KINDS = {
     "Pad": "a padding of time",
     "Slice": "a choice of steps",
     "Gather": "a choice of steps",
+    "ReverseSequence": "a reversal of time",
+    "MatMul": "a product over time",
+    "Gemm": "a product over time",
 }
+_LAYOUT = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+"""Operators that compute nothing: where one's results differ and its operands do not, the parts are joined on
+the wrong axis."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +68,8 @@ class ChunkRun:
 
     sizes: tuple[int, ...]
     comparisons: tuple[Comparison, ...]
+    in_float: bool = False
+    """Whether the file is quantized and its float twin was compared; see ``quantized``."""
 
     @property
     def worst(self) -> Comparison:
@@ -119,7 +139,7 @@ def run_in_chunks(
         try:
             chunks = in_chunks(file.manifest, sizes)(run, feeds)
         except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base class
-            return None, f"a chunk of {min(sizes)} step does not run by itself ({first_line(error)})"
+            return None, f"a chunk of {min(sizes)} step does not run by itself{_where(error)}"
         comparisons = tuple(
             compare(name, array, whole[name], floor=floors[name] if array.dtype.kind == "f" else 0.0)
             for name, array in chunks.items()
@@ -135,25 +155,63 @@ def run_in_chunks(
     return found, _describe(node, found.worst)
 
 
-def states_stop_at_lengths(file: ChunkedFile, feeds: Mapping[str, Array]) -> bool:
+def _where(error: Exception) -> str:
+    """Return the node that onnxruntime names in ``error``, without the places in its own source."""
+    found = re.search(r"Name:'([^']+)'", str(error))
+    return f" (node {found[1]!r})" if found else ""
+
+
+def find_counts(file: ChunkedFile, feeds: Mapping[str, Array]) -> tuple[str, ...]:
+    """Return the outputs of whole numbers whose values in two chunks add up to those of the whole.
+
+    Args:
+        file: the file.
+        feeds: every input for the whole sequence, states at their reset values.
+    """
+    names = [
+        spec.name
+        for spec in file.manifest.outputs
+        if np.dtype(spec.dtype).kind in "iu" and file.manifest.time_axis(spec.axes) is None
+    ]
+    if not names:
+        return ()
+    run, steps = file.full(file.run), file.steps(feeds)
+    try:
+        whole = run(feeds)
+        first, last = run_chunks(run, file.manifest, feeds, [steps // 3, steps - steps // 3])
+    except Exception:  # noqa: BLE001  onnxruntime's exceptions share no base class
+        return ()
+    return tuple(
+        name
+        for name in names
+        if first[name].shape == whole[name].shape
+        and np.all(first[name] > 0)
+        and np.array_equal(first[name] + last[name], whole[name])
+    )
+
+
+def states_stop_at_lengths(file: ChunkedFile, feeds: Mapping[str, Array], floors: Floors) -> bool:
     """Tell whether what stands behind a row's length leaves its last states alone, as packing has it.
 
     Args:
         file: the file.
         feeds: every input for ``2 * SHORT`` steps or more, states at their reset values.
+        floors: gives the outputs' noise floors.
     """
     if not file.lengths or not file.manifest.states:
         return True
     lengths = file.with_lengths(feeds, SHORT)
+    cut = {**feeds, **_steps(file, feeds, 0, SHORT), **lengths}
     try:
-        padded = file.run({**feeds, **lengths})
-        alone = file.run({**feeds, **_steps(file, feeds, 0, SHORT), **lengths})
+        padded, alone = file.run({**feeds, **lengths}), file.run(cut)
     except Exception:  # noqa: BLE001  onnxruntime's exceptions share no base class
         return False
-    return _states_agree(file, padded, alone)
+    return _states_agree(file, padded, alone, floors(cut))
 
 
-def rows_keep_states(file: ChunkedFile, feeds: Mapping[str, Array], batch_axes: Mapping[str, int]) -> bool:
+def rows_keep_states(
+    file: ChunkedFile, feeds: Mapping[str, Array], batch_axes: Mapping[str, int], floors: Floors
+) -> bool:
     """Tell whether a row's state stays its own when rows of unequal length change places from call to call.
 
     Two chunks are run in which the rows' lengths rise and fall, and each row's steps by themselves.
@@ -162,6 +220,7 @@ def rows_keep_states(file: ChunkedFile, feeds: Mapping[str, Array], batch_axes: 
         file: the file; padding leaves its states alone.
         feeds: every input for two rows or more and ``2 * SHORT`` steps or more, states at their reset values.
         batch_axes: input name, states among them, to its batch axis.
+        floors: gives the outputs' noise floors.
     """
     if not file.lengths or not file.manifest.states:
         return True
@@ -186,7 +245,7 @@ def rows_keep_states(file: ChunkedFile, feeds: Mapping[str, Array], batch_axes: 
         own |= file.with_lengths(own, len(kept))
         alone = file.run(own)
         mine = {output: results[output].take([row], batch_axes[name]) for name, output in states.items()}
-        if not _states_agree(file, mine, alone):
+        if not _states_agree(file, mine, alone, floors(own)):
             return False
     return True
 
@@ -195,11 +254,11 @@ def _steps(file: ChunkedFile, feeds: Mapping[str, Array], first: int, last: int)
     return {name: feeds[name].take(range(first, last), axis) for name, axis in file.time_axes.items()}
 
 
-def _states_agree(file: ChunkedFile, one: Mapping[str, Array], other: Mapping[str, Array]) -> bool:
-    return all(
-        np.allclose(one[state.output], other[state.output], rtol=1e-3, atol=1e-4)
-        for state in file.manifest.states
-    )
+def _states_agree(
+    file: ChunkedFile, one: Mapping[str, Array], other: Mapping[str, Array], floors: Mapping[str, Array]
+) -> bool:
+    names = [state.output for state in file.manifest.states]
+    return all(compare(name, one[name], other[name], floor=floors[name]).ok for name in names)
 
 
 def _first_divergent_node(file: ChunkedFile, feeds: Mapping[str, Array], found: ChunkRun) -> str:
@@ -221,11 +280,13 @@ def _first_divergent_node(file: ChunkedFile, feeds: Mapping[str, Array], found: 
         for name, expected in whole.items()
         if _differs(_join([chunk[name] for chunk in chunks], expected), expected)
     }
+    carried = {state.input for state in file.manifest.states}
     for node in order:
         outputs = {value.name for value in node.outputs}
-        inputs = {value.name for value in node.inputs if value is not None}
-        if outputs & differing and not inputs & differing:
-            return f"{_kind(node)}, {node.op_type} {node.name or node.outputs[0].name!r}"
+        if outputs & differing and not {value.name for value in values_read(node)} & differing:
+            if node.op_type not in _LAYOUT:
+                return f"{_kind(node, carried)}, {label(node)}"
+            differing -= outputs  # only in how its parts are joined
     return ""
 
 
@@ -260,7 +321,7 @@ def _above(value: ir.Value) -> set[ir.Node]:
         node = waiting.pop().producer()
         if node is not None and node not in found:
             found.add(node)
-            waiting.extend(_read(node))
+            waiting.extend(values_read(node))
     return found
 
 
@@ -269,7 +330,7 @@ def _fed_by_data(graph: ir.Graph, inputs: set[str]) -> list[ir.Node]:
     reached: set[ir.Value] = {value for value in graph.inputs if value.name in inputs}
     found = []
     for node in graph:
-        if any(value in reached for value in _read(node)) and not any(
+        if any(value in reached for value in values_read(node)) and not any(
             is_data_free(value) for value in node.outputs if value.name
         ):
             found.append(node)
@@ -277,20 +338,14 @@ def _fed_by_data(graph: ir.Graph, inputs: set[str]) -> list[ir.Node]:
     return found
 
 
-def _read(node: ir.Node) -> Iterator[ir.Value]:
-    """Return what a node reads, its bodies' captures included."""
-    yield from (value for value in node.inputs if value is not None)
-    for attribute in node.attributes.values():
-        if attribute.type is ir.AttributeType.GRAPH:
-            for inner in ir.traversal.RecursiveGraphIterator(attribute.as_graph()):
-                yield from (value for value in inner.inputs if value is not None)
-
-
-def _kind(node: ir.Node) -> str:
+def _kind(node: ir.Node, carried: set[str]) -> str:
     if is_recurrent(node):
-        return (
-            "a layer that reads time backwards" if is_reversed(node) else "a layer whose state is not carried"
-        )
+        starts = [slot.initial for slot in slots(node) if slot.initial is not None]
+        if is_reversed(node):
+            return "a layer that reads time backwards"
+        if any(inputs_above(value) & carried for value in starts):
+            return "a layer that takes other steps than the sequence's"
+        return "a layer whose state is not carried"
     if node.op_type.startswith("Reduce"):
         return "a reduction over time"
     return _KINDS.get(node.op_type, "an operator that sees past its chunk")

@@ -16,13 +16,14 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.ort import open_session, run_by_name
 
-from ..graph import UniqueNames, axes_of, data_inputs, dynamic_axes, to_bytes
+from ..graph import UniqueNames, axes_of, data_inputs, dynamic_axes, to_bytes, values_read
 from ..recurrent import LENGTHS, is_recurrent, label, recurrent_nodes, slots
 
 __all__ = [
     "Session",
     "constant",
     "evaluate",
+    "inputs_above",
     "is_data_free",
     "length_inputs",
     "name_axis",
@@ -138,6 +139,20 @@ def is_data_free(value: ir.Value) -> bool:
         known[current] = _possible(current) and all(known[entry] for entry in _needs(current))
         waiting.pop()
     return known[value]
+
+
+def inputs_above(value: ir.Value) -> frozenset[str]:
+    """Name the graph inputs that ``value`` depends on."""
+    found, waiting, seen = set(), [value], {value}
+    while waiting:
+        current = waiting.pop()
+        if current.is_graph_input():
+            found.add(str(current.name))
+        node = current.producer()
+        fresh = {entry for entry in values_read(node) if entry not in seen} if node is not None else set()
+        seen |= fresh
+        waiting += fresh
+    return frozenset(found)
 
 
 def evaluate(
@@ -287,7 +302,7 @@ def _in_main_graph(main: ir.Graph, value: ir.Value) -> ir.Value:
         if node is None or node.graph is main:
             continue
         nodes.append(node)
-        fresh = [entry for entry in node.inputs if entry is not None and entry not in seen]
+        fresh = [entry for entry in values_read(node) if entry not in seen]
         seen.update(fresh)
         waiting.extend(fresh)
     for node in dict.fromkeys(reversed(nodes)):

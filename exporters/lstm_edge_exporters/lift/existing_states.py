@@ -10,7 +10,8 @@ from lstm_edge_runtime.graph_check import pair_states
 from lstm_edge_runtime.manifest import StateSpec, TensorSpec
 
 from ..graph import axes_of, data_inputs
-from ..recurrent import recurrent_nodes, slots
+from ..recurrent import is_recurrent, slots
+from .loops import loop_slots, recurrences
 from .paths import operators_above
 
 __all__ = ["recognize"]
@@ -89,8 +90,8 @@ def _by_graph(model: ir.Model) -> Iterator[tuple[str, str]]:
     """Pair inputs with outputs where the graph itself leads from the one to the other."""
     inputs = set(data_inputs(model.graph))
     continued: dict[ir.Value, set[ir.Value]] = {}
-    for node in recurrent_nodes(model):
-        for slot in slots(node):
+    for node in recurrences(model):
+        for slot in slots(node) if is_recurrent(node) else loop_slots(node):
             initial = slot.initial
             if initial is None:
                 continue

@@ -17,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from ..recurrent import OPERATORS
+
 __all__ = ["LEFT_INVERSE", "Path", "Step", "find_path", "is_order", "operators_above"]
 
 Array = npt.NDArray[Any]
@@ -202,6 +204,8 @@ def _left_inverse(weight: ir.Value, recurrent: ir.Node, arrays: Mapping[ir.Value
     """Find the K that undoes ``weight`` (M): declared, or among the constants that multiply the outputs."""
     if LEFT_INVERSE in weight.metadata_props and recurrent.graph is not None:
         return recurrent.graph.initializers[weight.metadata_props[LEFT_INVERSE]]
+    if recurrent.op_type not in OPERATORS:
+        return None
     r, m = _array(recurrent.inputs[2], arrays), _array(weight, arrays)
     if r is None or m is None:
         return None

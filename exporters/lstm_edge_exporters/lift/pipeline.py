@@ -7,10 +7,12 @@ then is taken back.
 
 import contextlib
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
@@ -19,22 +21,28 @@ from lstm_edge_runtime.errors import CheckFailedError, ContractError, FileFormat
 from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import KEY, Axes, Manifest, StateSpec, TensorSpec
 
-from ..graph import axes_of, data_inputs, to_proto
-from ..recurrent import label, recurrent_nodes, slots, state_shape
-from .axes import AxisNames, fixed_roles, generalize_reshapes, name_axes
-from .axis_roles import BATCH
+from ..graph import axes_of, data_inputs, forget_shapes, to_proto
+from ..progress import Progress, ignore
+from ..recurrent import recurrent_nodes, slots, state_shape
+from .axes import AxisNames, fixed_roles, generalize_reshapes, name_axes, take_given, transpose_reshapes
+from .axis_roles import BATCH, SEQUENCE
+from .branches import check_constants, choosing_input, fix_inputs, take_branches
 from .config import LiftConfig
 from .divergence import ChunkRun
 from .evaluate import Session, constant, evaluate, length_inputs, name_axis, two_sizes
 from .existing_states import recognize
+from .loops import generalize_loops, recurrences
+from .quantized import is_quantized
 from .read import read_graph
 from .states import LeftAlone, LiftedStates, lift_states
 from .verification import Equality, LiftedGraph, sample, verify_lifted
 
 __all__ = ["LiftReport", "Lifted", "lift_verified"]
 
-_QUANTIZED = "DynamicQuantizeLSTM"
-"""What onnxruntime's dynamic quantizer makes of an LSTM."""
+Array = npt.NDArray[Any]
+
+_MOST_NODES = 3
+"""Nodes whose states' reasons one error lists."""
 
 
 @dataclass(frozen=True)
@@ -78,14 +86,64 @@ class Lifted:
         write_bytes(path, self.model)
 
 
-def lift_verified(onnx_file: str | os.PathLike[str] | bytes, config: LiftConfig) -> Lifted:
+def lift_verified(
+    onnx_file: str | os.PathLike[str] | bytes, config: LiftConfig, show: Progress = ignore
+) -> Lifted:
     """Read, lift, verify; see ``lift``."""
+    show(0.0, "reading")
     model, proto = read_graph(onnx_file)
+    config = _with_scalars(model, config)
+    transpose_reshapes(model)
     fixed = frozenset() if config.inputs else frozenset(fixed_roles(model))
-    for make_dynamic in _attempts(fixed):
+    attempts = _attempts(fixed)
+    for place, make_dynamic in enumerate(attempts):
+        part = place / (len(attempts) + 1)
+        show(
+            0.1 + 0.9 * part,
+            f"lifting, with a dynamic {' and '.join(sorted(make_dynamic))} axis, and verifying",
+        )
         with contextlib.suppress(CheckFailedError, ContractError, FileFormatError):
             return _lift(model, proto, config, make_dynamic)
-    return _lift(model, proto, config, frozenset())
+    show(0.1 + 0.9 * len(attempts) / (len(attempts) + 1), "lifting and verifying")
+    try:
+        return _lift(model, proto, config, frozenset())
+    except (ContractError, FileFormatError) as error:
+        if (merged := _with_one_batch(model)) is not None:
+            with contextlib.suppress(CheckFailedError, ContractError, FileFormatError):
+                return _lift(merged, proto, config, frozenset())
+        chooses = choosing_input(model)
+        if chooses is None or chooses in config.constants:
+            raise
+        raise type(error)(
+            f"input {chooses} chooses a branch; say which by --branch {chooses}=NUMBER ({error})"
+        ) from error
+
+
+def _with_one_batch(model: ir.Model) -> ir.Model | None:
+    """Return a copy in which the inputs' first axes are one; None where they are, or one is fixed."""
+    copy = model.clone()
+    shapes = [value.shape for value in data_inputs(copy.graph) if value.shape]
+    first = dict.fromkeys(axes_of(value)[0] for value in data_inputs(copy.graph) if value.shape)
+    if len(first) < 2 or any(isinstance(axis, int) for axis in first):
+        return None
+    for shape in shapes:
+        shape[0] = next(iter(first))
+    forget_shapes(copy)
+    return copy
+
+
+def _with_scalars(model: ir.Model, config: LiftConfig) -> LiftConfig:
+    """Take a size given to an input without axes for its value."""
+    scalars = {
+        value.name for value in data_inputs(model.graph) if value.shape is not None and not len(value.shape)
+    }
+    numbers = {
+        name: axes[0]
+        for name, axes in config.inputs.items()
+        if name in scalars and len(axes) == 1 and isinstance(axes[0], int)
+    }
+    inputs = {name: axes for name, axes in config.inputs.items() if name not in numbers}
+    return replace(config, inputs=inputs, constants={**config.constants, **numbers})
 
 
 def _attempts(fixed: frozenset[str]) -> list[frozenset[str]]:
@@ -98,9 +156,17 @@ def _lift(
     model: ir.Model, proto: onnx.ModelProto, config: LiftConfig, make_dynamic: frozenset[str]
 ) -> Lifted:
     original = model.clone()
+    constants = check_constants(original, config.constants)
+    fix_inputs(original, constants)
+    take_given(original.graph, config.inputs)
+    branched = take_branches(original)
+    constants |= _unread(model, original, constants)
     if make_dynamic:
         generalize_reshapes(original)
+    if SEQUENCE in make_dynamic:
+        generalize_loops(original)
     names = name_axes(original, config.inputs, make_dynamic)
+    source = _with_axes_of(model, original) if branched or constants else original
     _declare_outputs(original)
     known = recognize(original, config.states, names.sequence)
     inputs = {str(value.name) for value in data_inputs(original.graph)}
@@ -110,12 +176,16 @@ def _lift(
         batch=names.batch,
         carry=inputs - {state.input for state in known},
         declared=declared.get(BATCH),
+        loops=True,
+        sequence=names.sequence,
     )
-    left = tuple(entry for entry in result.left if entry.source not in {state.input for state in known})
+    left = tuple(entry for entry in result.left if not entry.sources & {state.input for state in known})
     _refuse(original, result, known, left, config)
     if make_dynamic and not result.states:
         raise ContractError("a file that has its states already is not changed")
     graph = LiftedGraph(
+        source=source,
+        constants=constants,
         original=original,
         lifted=result.model,
         states=(*known, *result.states),
@@ -143,7 +213,8 @@ def _lift(
         chunks=verified.chunks,
         unstreamable=verified.unstreamable,
     )
-    content = _with_manifest(to_proto(result.model) if result.states else proto, manifest)
+    changed = bool(result.states or constants)
+    content = _with_manifest(to_proto(result.model) if changed else proto, manifest)
     return Lifted(content, manifest, report)
 
 
@@ -155,32 +226,73 @@ def _refuse(
     config: LiftConfig,
 ) -> None:
     """Raise ``ContractError`` for a file without states, or with one that can't be carried."""
-    backwards = dict.fromkeys(entry.node for entry in left if entry.cause == "reversed")
-    if backwards and not config.skip_reverse:
-        raise ContractError(
-            f"{', '.join(backwards)} reads time backwards, so no state of it can be carried over; "
-            "lift the other nodes with --skip-reverse (skip_reverse=True)"
-        )
     inside = next((entry for entry in left if entry.cause == "subgraph"), None)
     if inside is not None:
         raise ContractError(
             f"{inside.node}: {inside.reason}, so no one input can stand for its state; "
             "carry the state through the loop, or move the node out of it"
         )
+    backwards = dict.fromkeys(entry.node for entry in left if entry.cause == "reversed")
+    if backwards and not config.skip_reverse:
+        raise ContractError(
+            f"{', '.join(backwards)} reads time backwards, so no state of it can be carried over; "
+            + (
+                "lift the other nodes with --skip-reverse (skip_reverse=True)"
+                if result.states or known
+                else "no other node has a state to lift: train a network that reads forward only"
+            )
+        )
     if result.states or known:
         return
-    if quantized := [label(node) for node in model.graph.all_nodes() if node.op_type == _QUANTIZED]:
+    if left:
+        raise ContractError(f"there is no state to lift: {'; '.join(_reasons(left))}")
+    if any(recurrences(model)):
         raise ContractError(
-            f"{', '.join(quantized)} is quantized, and its states can't be lifted; lift the float file, "
-            "then quantize that with lstm-edge quantize"
+            "there is no state to lift: no recurrent node makes more steps over a longer sequence; "
+            "if it runs over time, give the axes with --input NAME=AXES"
         )
-    if any(recurrent_nodes(model)):
-        reasons = "; ".join(f"{entry.state} of {entry.node}: {entry.reason}" for entry in left)
-        raise ContractError(f"there is no state to lift: {reasons}")
     raise ContractError(
-        "the file holds no LSTM, GRU or RNN node and no input that is called like a state; "
+        "the file holds no LSTM, GRU or RNN node, no loop that carries a state, and no input that is called "
+        "like one; "
         "name its states with --state INPUT=OUTPUT if it has any"
     )
+
+
+def _reasons(left: Sequence[LeftAlone]) -> Iterator[str]:
+    """Say why states are left alone, one entry a node."""
+    nodes: dict[str, list[LeftAlone]] = {}
+    for entry in left:
+        nodes.setdefault(entry.node, []).append(entry)
+    for place, (node, entries) in enumerate(nodes.items()):
+        if place == _MOST_NODES:
+            yield f"and so on for {len(nodes) - place} more nodes"
+            return
+        states = " and ".join(entry.state for entry in entries)
+        yield f"{states} of {node}: {entries[0].reason}"
+
+
+def _unread(model: ir.Model, original: ir.Model, constants: Mapping[str, Array]) -> dict[str, Array]:
+    """Return zeros for the inputs of ``model`` that ``original`` has no more."""
+    kept = {*constants, *(value.name for value in original.graph.inputs)}
+    gone = [value for value in data_inputs(model.graph) if value.name not in kept and value.dtype is not None]
+    shapes = [[axis if isinstance(axis, int) else 1 for axis in axes_of(value)] for value in gone]
+    return {
+        str(value.name): np.zeros(shape, value.dtype.numpy() if value.dtype else None)
+        for value, shape in zip(gone, shapes, strict=True)
+    }
+
+
+def _with_axes_of(model: ir.Model, named: ir.Model) -> ir.Model:
+    """Return a copy of ``model`` in which the axes that are dynamic in ``named`` are dynamic too."""
+    copy = model.clone()
+    others = {value.name: value.shape for value in named.graph.inputs}
+    for value in copy.graph.inputs:
+        if value.shape is not None and (shape := others.get(value.name)) is not None:
+            for place, axis in enumerate(shape):
+                if not isinstance(axis, int):
+                    value.shape[place] = axis
+    forget_shapes(copy)
+    return copy
 
 
 def _fixed_batch(model: ir.Model, names: AxisNames) -> int:
@@ -219,9 +331,14 @@ def _describe_outputs(graph: LiftedGraph, seed: int) -> tuple[TensorSpec, ...]:
         try:
             runs.append(session.run(drawn.feeds))
         except Exception as error:
+            wide = any(_is_float64(node) for node in recurrent_nodes(graph.original))
             raise FileFormatError(
                 f"the file does not run at {drawn}: {first_line(error)}; "
-                "if it runs at certain sizes only, give them with --input NAME=AXES"
+                + (
+                    "onnxruntime has recurrent operators in float32: export the network in that"
+                    if wide
+                    else "if it runs at certain sizes only, give them with --input NAME=AXES"
+                )
             ) from error
     small, large = runs
     states = {state.output for state in graph.states}
@@ -234,6 +351,10 @@ def _describe_outputs(graph: LiftedGraph, seed: int) -> tuple[TensorSpec, ...]:
         value.shape = ir.Shape(axes)
         specs.append(TensorSpec(name, small[name].dtype.name, axes))
     return tuple(specs)
+
+
+def _is_float64(node: ir.Node) -> bool:
+    return node.inputs[0] is not None and node.inputs[0].dtype is ir.DataType.DOUBLE
 
 
 def _output_axes(
@@ -276,6 +397,7 @@ def _build_manifest(graph: LiftedGraph, proto: onnx.ModelProto, outputs: tuple[T
     ]
     opset = max(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
     floats = {state.dtype for state in graph.states}
+    precision = {"float16": "fp16", "float64": "fp64"}.get(min(floats), "fp32")
     return Manifest(
         inputs=inputs,
         outputs=outputs,
@@ -283,7 +405,7 @@ def _build_manifest(graph: LiftedGraph, proto: onnx.ModelProto, outputs: tuple[T
         batch=graph.names.batch,
         sequence=graph.names.sequence,
         lengths=lengths[0] if lengths else None,
-        precision={"float16": "fp16", "float64": "fp64"}.get(min(floats), "fp32"),
+        precision="int8" if is_quantized(graph.original) else precision,
         provenance={
             "opset": opset,
             "producer": f"{proto.producer_name} {proto.producer_version}".strip(),

@@ -104,19 +104,20 @@ def _read(source: str | os.PathLike[str] | bytes) -> onnx.ModelProto:
         )
     if any(entry.key == KEY for entry in model.metadata_props):
         raise InputError(f"{name} carries lstm-edge's manifest already: its states are inputs and outputs")
-    _load_weights(model, name, folder)
+    _load_weights(model, content, name, folder)
     return model
 
 
-def _load_weights(model: onnx.ModelProto, name: str, folder: Path | None) -> None:
+def _load_weights(model: onnx.ModelProto, content: bytes, name: str, folder: Path | None) -> None:
     if folder is None:
         tensors = list(model.graph.initializer)
         if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in tensors):
             raise FileFormatError(f"{name} keeps its weights in another file; lift it by its path")
         return
     try:
+        read_onnx(content, folder).external_paths()
         load_external_data_for_model(model, str(folder))
-    except Exception as error:  # onnx raises its checker's errors, OSError and ValueError here
+    except Exception as error:  # ours, or onnx's checker's errors, OSError and ValueError
         raise FileFormatError(
             f"{name} keeps weights in another file that can't be used ({first_line(error)}); "
             "put it whole into the model's own folder"

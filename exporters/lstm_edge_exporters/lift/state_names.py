@@ -67,7 +67,9 @@ def _layer_of(node: str) -> str:
     ``/encoder/lstm/LSTM`` gives ``lstm``; ``model/lstm_1/PartitionedCall/LSTM__32`` gives ``lstm_1``.
     """
     parts = [
-        part for part in re.split(r"[/:.]", node) if part and not re.fullmatch(r"PartitionedCall.*", part)
+        part
+        for part in re.split(r"[/:.]", node)
+        if part and not re.fullmatch(r"PartitionedCall.*|while_loop", part)
     ]
     while len(parts) > 1 and (_GENERIC.fullmatch(parts[-1]) and parts[-1].split("_")[0].isupper()):
         parts.pop()

@@ -16,9 +16,10 @@ from lstm_edge_runtime.errors import first_line
 from lstm_edge_runtime.manifest import Axes, StateSpec
 
 from ..graph import UniqueNames, axes_of, data_inputs
-from ..recurrent import is_reversed, label, recurrent_nodes, slots, state_shape
-from .axis_roles import row_orders
-from .evaluate import evaluate, is_data_free, name_axis, two_sizes
+from ..recurrent import is_recurrent, is_reversed, label, recurrent_nodes, slots, state_shape
+from .axis_roles import follows_input, row_orders
+from .evaluate import evaluate, inputs_above, is_data_free, name_axis, two_sizes
+from .loops import loop_slots, recurrences, sequences
 from .paths import Path, find_path, is_order, operators_above
 from .state_names import Naming, name_after_nodes
 from .subgraphs import Place, locate, parents_of
@@ -44,8 +45,8 @@ class LeftAlone:
     cause: str
     """``given`` (an input feeds it already), ``data`` (it is computed from data), ``reversed`` (the node
     reads time backwards) or ``subgraph`` (a loop around the node starts it again)."""
-    source: str = ""
-    """The input that feeds it, where one does."""
+    sources: frozenset[str] = frozenset()
+    """The inputs that it depends on, where ``given`` or ``data``."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,8 @@ def lift_states(
     reverse: bool = False,
     carry: Collection[str] = (),
     declared: int | None = None,
+    loops: bool = False,
+    sequence: str | None = None,
     naming: Naming = name_after_nodes,
 ) -> LiftedStates:
     """Return a copy of ``model`` in which every state that is constant in all but the batch size is an input.
@@ -93,13 +96,20 @@ def lift_states(
         carry: inputs that no output continues; where nodes start from one, it gets its output.
         declared: the size that the batch axis had before it was made dynamic; states that can only be
             computed at it, as a constant of so many rows that is expanded, are computed at it.
+        loops: lift what a ``Loop`` or ``Scan`` carries too, where it is floating point, and leave alone what
+            runs over another axis than time.
+        sequence: the name of the time axis, None where it has a fixed size; only needed with ``loops``.
         naming: names the states; called once with the groups in graph order.
 
     Returns:
         The copy, the states in graph order, and what was left alone and why.
     """
     model = model.clone()
-    places, left = _partition(model, reverse, carry)
+    nodes = list(recurrent_nodes(model))
+    if loops:
+        nodes += [node for node in recurrences(model) if not is_recurrent(node)]
+        nodes = _over_time(model, nodes, batch, sequence)
+    places, left = _partition(model, nodes, reverse, carry)
     pinned = {batch: declared} if batch is not None and declared is not None else {}
     states, failed, fixed_batch = _plan(model, places, batch, pinned)
     names = UniqueNames(model.graph)
@@ -113,18 +123,55 @@ def lift_states(
     return LiftedStates(model, tuple(written), (*left, *failed), fixed_batch)
 
 
-def _partition(model: ir.Model, reverse: bool, carry: Collection[str]) -> tuple[list[Place], list[LeftAlone]]:
-    """Partition the states into those that can be lifted and those that can't."""
+def _over_time(
+    model: ir.Model, nodes: Sequence[ir.Node], batch: str | None, sequence: str | None
+) -> list[ir.Node]:
+    """Return the nodes whose steps are time: where running them does not tell otherwise, they are.
+
+    They are not where their number is the same for every length of the sequence, as in a layer that runs over
+    frequencies; nor in a loop over the rows of a batch. Where the length is fixed, a layer that reads
+    backwards what is no axis of an input is taken for such a layer.
+    """
+    read = {node: list(sequences(node)) for node in nodes}
+    nodes = [node for node in nodes if read[node]]
+    if sequence is None:
+        return [
+            node
+            for node in nodes
+            if not is_reversed(node) or any(follows_input(each, model.graph) for each in read[node])
+        ]
+    cases = two_sizes(model.graph)
+
+    def grows(node: ir.Node, small: Mapping[ir.Value, Array], large: Mapping[ir.Value, Array]) -> bool:
+        steps = [tuple(run[each.value].shape[each.time] for run in (small, large)) for each in read[node]]
+        return any(
+            short != long and (is_recurrent(node) or name_axis((short, long), cases) != batch)
+            for short, long in steps
+        )
+
+    try:
+        found = evaluate(model, [each.value for node in nodes for each in read[node]], cases)
+    except Exception:  # noqa: BLE001  onnxruntime's exceptions share no base class
+        if len(nodes) > 1:
+            return [node for each in nodes for node in _over_time(model, [each], batch, sequence)]
+        return nodes  # the chunks decide
+    return [node for node in nodes if grows(node, *found)]
+
+
+def _partition(
+    model: ir.Model, nodes: Iterable[ir.Node], reverse: bool, carry: Collection[str]
+) -> tuple[list[Place], list[LeftAlone]]:
+    """Partition the states of ``nodes`` into those that can be lifted and those that can't."""
     parents, main_inputs = parents_of(model), set(data_inputs(model.graph))
     places, left = [], []
-    loops: set[tuple[ir.Node, int]] = set()
-    for node in recurrent_nodes(model):
-        for slot in slots(node):
+    known: set[tuple[ir.Node, int]] = set()
+    for node in nodes:
+        for slot in slots(node) if is_recurrent(node) else loop_slots(node):
             place = locate(slot, parents)
-            if isinstance(place, Place) and place.owner is not node:
-                if (place.owner, place.input) in loops:
+            if isinstance(place, Place):
+                if (place.owner, place.input) in known:
                     continue
-                loops.add((place.owner, place.input))
+                known.add((place.owner, place.input))
             if is_reversed(node) and not reverse:
                 reason = "it reads time backwards, so no chunk can follow another"
                 left.append(LeftAlone(label(node), slot.kind, reason, "reversed"))
@@ -140,10 +187,11 @@ def _partition(model: ir.Model, reverse: bool, carry: Collection[str]) -> tuple[
                     places.append(place)  # what lies between may put rows in another order
                 elif source:
                     reason = f"it comes from input {source!r}"
-                    left.append(LeftAlone(label(node), slot.kind, reason, "given", source))
+                    left.append(LeftAlone(label(node), slot.kind, reason, "given", frozenset({source})))
                 else:
                     reason = f"it comes from data, {top and top.name!r}"
-                    left.append(LeftAlone(label(node), slot.kind, reason, "data"))
+                    sources = inputs_above(place.initial)
+                    left.append(LeftAlone(label(node), slot.kind, reason, "data", sources))
     return places, left
 
 
@@ -158,7 +206,7 @@ def _plan(
     computed, failed = [], []
     for place in places:
         try:
-            found, batch_size = _compute(model, _operands(place), (small, large), pinned)
+            found, batch_size = _compute(model, [*_operands(place), *_last(place)], (small, large), pinned)
         except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base class
             failed.append(_failed(place, f"it can't be computed: {first_line(error)}"))
             continue
@@ -166,11 +214,14 @@ def _plan(
         fixed_batch = batch_size or fixed_batch
         at_small |= found[0]
         at_large |= found[1]
-    paths = {place: _path(place, at_small) for place in computed}
+    cases = (small | pinned, large | pinned) if fixed_batch else (small, large)
+    axes = {place: _batch_axis(place, batch, cases, (at_small, at_large)) for place in computed}
+    paths = {place: _path(place, axes[place], at_small) for place in computed}
     states = []
     orders = {place: _row_orders(model, place, paths[place], small) for place in computed}
     for group in _group_places(computed, paths, orders, at_small):
-        state = _describe(model, group, batch, (small, large), (at_small, at_large))
+        axis = axes[group.places[0]]
+        state = _describe(model, group, batch, axis, (small, large), (at_small, at_large))
         if isinstance(state, str):
             failed += [_failed(place, state) for place in group.places]
         else:
@@ -205,10 +256,30 @@ def _failed(place: Place, reason: str) -> LeftAlone:
     return LeftAlone(label(place.slot.node), place.slot.kind, reason, "data")
 
 
-def _path(place: Place, arrays: Mapping[ir.Value, Array]) -> Path | None:
-    if place.initial is None or place.branches:
+def _last(place: Place) -> list[ir.Value]:
+    """Return the value that a loop leaves a state of its own as; its shape must be the initial one."""
+    return [] if is_recurrent(place.slot.node) else [place.owner.outputs[place.output]]
+
+
+def _batch_axis(
+    place: Place,
+    batch: str | None,
+    cases: tuple[dict[str, int], dict[str, int]],
+    arrays: tuple[dict[ir.Value, Array], dict[ir.Value, Array]],
+) -> int | None:
+    """Return the batch axis of a state; None where a loop carries one that does not grow with the batch."""
+    if is_recurrent(place.slot.node):
+        return state_shape(place.slot.node)[2]
+    if place.initial is None or place.initial not in arrays[0]:
         return None
-    _, _, batch_axis = state_shape(place.slot.node)
+    pairs = zip(*(found[place.initial].shape for found in arrays), strict=True)
+    names = [name_axis(rows, cases) for rows in pairs]
+    return next((axis for axis, name in enumerate(names) if str(name).split("*")[-1] == batch), None)
+
+
+def _path(place: Place, batch_axis: int | None, arrays: Mapping[ir.Value, Array]) -> Path | None:
+    if place.initial is None or place.branches or batch_axis is None:
+        return None
     return find_path(place.initial, batch_axis, place.slot.node, arrays)
 
 
@@ -221,7 +292,7 @@ def _row_orders(
     """
     node = place.slot.node
     reordered = path is not None and any(step.undo[0] == "Reorder" for step in path.steps)
-    if reordered or place.owner is not node or node.graph is not model.graph:
+    if reordered or place.owner is not node or not is_recurrent(node) or node.graph is not model.graph:
         return ()
     if model.graph.opset_imports[""] < _SORTS_UPWARDS:
         return ()
@@ -256,8 +327,8 @@ def _group_places(
             wholes.setdefault(path.whole, []).append(place)
     for whole, members in wholes.items():
         shape = arrays[whole].shape
-        kinds = [[place for place in members if place.slot.kind == kind] for kind in ("h", "c")]
-        split = [_pack(part, paths, shape) for part in kinds if part]
+        kinds = dict.fromkeys(place.slot.kind for place in members)
+        split = [_pack([each for each in members if each.slot.kind == kind], paths, shape) for kind in kinds]
         if any(packed is None for packed in split):
             split = [_pack(members, paths, shape)]
         for packed in split:
@@ -299,28 +370,45 @@ def _describe(
     model: ir.Model,
     group: StateGroup,
     batch: str | None,
+    axis: int | None,
     cases: tuple[dict[str, int], dict[str, int]],
     arrays: tuple[dict[ir.Value, Array], dict[ir.Value, Array]],
 ) -> _State | str:
     """Find a group's dtype, axes and reset value, or say why it has none."""
     place, path = group.places[0], group.paths[0]
     node = place.slot.node
-    directions, hidden, axis = state_shape(node)
     root = path.whole if path else place.initial
     axis = path.batch_axis if path else axis
+    for last in _last(place):
+        if place.initial is not None and any(
+            found[last].shape != found[place.initial].shape for found in arrays
+        ):
+            return "its shape changes from pass to pass"
     if root is not None and not is_data_free(root):
         if root.producer() is not None or root.dtype is None:
             return f"it is computed from an input, {root.name!r}, and can't be continued by one output"
         return _State(group, root.dtype, axes_of(root), 0.0, root)
     rows = _batch_rows(model, node, cases) if root is None else None
     if root is None:
+        directions, hidden, axis = state_shape(node)
         shape: list[int | str] = [directions, hidden]
         shape.insert(axis, 1)
         reset: float | Array = 0.0
         dtype = next(
-            (value.dtype for value in (node.inputs[2], node.inputs[0]) if value and value.dtype), None
+            (
+                v.dtype
+                for v in (node.inputs[2], node.inputs[0])
+                if v and v.dtype and v.dtype.is_floating_point()
+            ),
+            None,
         )
         dtype = dtype or ir.DataType.FLOAT
+    elif axis is None:
+        small, large = arrays[0][root], arrays[1][root]
+        if not np.array_equal(small, large):
+            return "its value is not the same for every batch member and sequence length"
+        reset = float(small.flat[0]) if small.size and (small == small.flat[0]).all() else small
+        return _State(group, ir.DataType.from_numpy(small.dtype), small.shape, reset)
     else:
         small, large = arrays[0][root], arrays[1][root]
         first, again = small.take([0], axis), large.take([0], axis)

@@ -11,11 +11,9 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from ..recurrent import Slot
+from .loops import behind_identity, carried_values
 
 __all__ = ["Place", "carry_out", "locate", "parents_of"]
-
-_LOOP_HEADER = 2
-"""A Loop's inputs, and its body's, begin with the trip count and the condition."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ def locate(slot: Slot, parents: Mapping[ir.Graph, ir.Node]) -> Place | str:
         if parent.op_type == "If":
             place = Place(slot, place.owner, place.input, place.output, (*place.branches, parent))
         else:
-            carried = _carried(place, graph, parent)
+            carried = _carried(place, parent)
             if carried is None:
                 return _why_not(place, graph, parent)
             place = Place(slot, parent, *carried, ())
@@ -102,24 +100,14 @@ def carry_out(place: Place, state: ir.Value, name: Callable[[str], str]) -> ir.V
     return value
 
 
-def _carried(place: Place, body: ir.Graph, parent: ir.Node) -> tuple[int, int] | None:
+def _carried(place: Place, parent: ir.Node) -> tuple[int, int] | None:
     """Return the parent's ``(input, output)`` places of a state that its body carries from pass to pass."""
-    initial = place.initial
-    if initial is None or initial not in list(body.inputs) or len(place.owner.outputs) <= place.output:
+    if len(place.owner.outputs) <= place.output:
         return None
-    place_in = list(body.inputs).index(initial)
-    if parent.op_type == "Loop":
-        place_body, place_out = place_in - 1, place_in - _LOOP_HEADER
-    elif (
-        parent.op_type == "Scan"
-        and place_in < len(parent.inputs) - parent.attributes["num_scan_inputs"].as_int()
-    ):
-        place_body = place_out = place_in
-    else:
-        return None
-    if place_out < 0 or _behind_identity(body.outputs[place_body]) not in _leaving(place):
-        return None
-    return place_in, place_out
+    for each in carried_values(parent):
+        if each.entering is place.initial and each.leaving in _leaving(place):
+            return each.input, each.output
+    return None
 
 
 def _leaving(place: Place) -> set[ir.Value]:
@@ -130,7 +118,7 @@ def _leaving(place: Place) -> set[ir.Value]:
             branch.outputs[index]
             for key in ("then_branch", "else_branch")
             for index, value in enumerate(branch.attributes[key].as_graph().outputs)
-            if _behind_identity(value) in values
+            if behind_identity(value) in values
         }
     return values
 
@@ -148,14 +136,6 @@ def _why_not(place: Place, body: ir.Graph, parent: ir.Node) -> str:
         node = value.producer()
         waiting += [entry for entry in (node.inputs if node else ()) if entry and entry not in seen]
     return f"it starts over in every pass of {parent.op_type} {parent.name!r}"
-
-
-def _behind_identity(value: ir.Value) -> ir.Value:
-    node = value.producer()
-    while node is not None and node.op_type == "Identity" and node.inputs[0] is not None:
-        value = node.inputs[0]
-        node = value.producer()
-    return value
 
 
 def _complete(value: ir.Value, like: ir.Value, name: str) -> None:

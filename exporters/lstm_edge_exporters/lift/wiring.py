@@ -41,7 +41,7 @@ def wire(graph: ir.Graph, group: StateGroup, state: ir.Value, names: UniqueNames
     parts, axis = [], 0
     clones: dict[tuple[ir.Node, ir.Value], ir.Node] = {}
     for place, path, orders in zip(group.places, group.paths, group.orders, strict=True):
-        _, _, batch_axis = state_shape(place.slot.node)
+        batch_axis = state_shape(place.slot.node)[2] if orders else None
         start = state
         for step in reversed(path.steps if path else ()):
             key = (step.node, start)

@@ -10,14 +10,15 @@ A way to run a case is a ``noise.Procedure``: in chunks with states carried, or 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from lstm_edge_runtime.axes import row_factor
-from lstm_edge_runtime.manifest import Axes, Manifest
+from lstm_edge_runtime.axes import learn_sizes, parse_sum, resolve, row_factor
+from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime.manifest import Axes, AxisRange, Manifest
 from lstm_edge_runtime.state import Run, join_chunks, run_chunks
 
 from .noise import Procedure
@@ -43,7 +44,10 @@ Feeds = Mapping[str, Array]
 """Every input by name."""
 
 GRID = ((1, 1), (1, 5), (3, 8), (4, 1), (2, 33), (5, 130))
-"""The ``(N, L)`` of a verification; none is the traced one. Every third starts from the reset states."""
+"""The ``(N, L)`` of a verification beside the example's, counted from the least size of an axis. Every third
+starts from the reset states."""
+_BEYOND = 2
+"""How often the longest case holds the example's steps, where the grid does not reach as far."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,8 @@ class CaseGenerator:
     seed: int = 0
     sorted_lengths: bool = False
     """Whether lengths come in falling order, as ``enforce_sorted=True`` demands."""
+    ranges: Mapping[str, AxisRange] = field(default_factory=dict)
+    """The sizes that a named axis may have; any from 1 where left out."""
 
     @classmethod
     def of(
@@ -122,40 +128,113 @@ class CaseGenerator:
             for spec in manifest.inputs
         )
         states = (
-            InputSpec(state.input, state.dtype, state.axes, "state", reset=state.reset)
+            InputSpec(
+                state.input,
+                state.dtype,
+                state.axes,
+                "state",
+                (examples or {}).get(state.input),
+                reset=state.reset,
+            )
             for state in manifest.states
         )
-        return cls((*plain, *states), manifest.batch, manifest.sequence, seed)
+        return cls((*plain, *states), manifest.batch, manifest.sequence, seed, ranges=manifest.ranges)
 
     def cases(self, grid: Sequence[tuple[int, int]] = GRID) -> Iterator[Case]:
-        """Generate one case for every ``(N, L)`` of ``grid``."""
+        """Generate the example, one case for every ``(N, L)`` of ``grid``, and one well above the example."""
+        example = self.example()
+        if example is not None:
+            yield example
+        known = example.sizes if example is not None else {}
         for place, (n, length) in enumerate(grid):
-            yield self.case(n, length, at_reset=place % 3 == 0, offset=place, full=place % 2 == 0)
+            rows, steps = (
+                size if name is None else self._range(name).least + size - 1
+                for name, size in ((self.batch, n), (self.sequence, length))
+            )
+            rng = np.random.default_rng((self.seed, place))
+            others = {
+                name: self._range(name).least + int(rng.integers(max(9, _BEYOND * size)))
+                for name, size in known.items()
+            }
+            yield self.case(
+                rows, steps, at_reset=place % 3 == 0, offset=place, full=place % 2 == 0, others=others
+            )
+        reached = max(length for _, length in grid)
+        if any(_BEYOND * size > reached for name, size in known.items() if name != self.batch):
+            sizes = {name: _BEYOND * size + 1 for name, size in known.items()}
+            yield self.at(sizes | ({self.batch: 2} if self.batch in sizes else {}), offset=len(grid))
 
-    def case(self, n: int, length: int, *, at_reset: bool, offset: int = 0, full: bool = False) -> Case:
+    def case(
+        self,
+        n: int,
+        length: int,
+        *,
+        at_reset: bool,
+        offset: int = 0,
+        full: bool = False,
+        others: Mapping[str, int] | None = None,
+    ) -> Case:
         """Generate one case.
 
         Args:
-            n: the batch axis's size.
-            length: the time axis's size.
+            n: the batch axis's size; the nearest one that the axis takes.
+            length: the time axis's size, likewise.
             at_reset: states at their reset value instead of random ones.
             offset: added to the seed: another case for another number.
             full: let at least one row have ``length`` valid steps.
+            others: sizes of further axes; those left out are drawn.
         """
         rng = np.random.default_rng((self.seed, offset, n, length))
-        known = {self.batch: n, self.sequence: length}
-        names = dict.fromkeys(axis for each in self.inputs for axis in each.axes if isinstance(axis, str))
-        sizes = {name: known[name] if name in known else 2 + int(rng.integers(9)) for name in names}
-        steps = sizes.get(str(self.sequence), min(self._fixed_steps(), length))
+        known = dict(others or {})
+        known.update((name, size) for name, size in ((self.batch, n), (self.sequence, length)) if name)
+        sizes = {name: known[name] if name in known else 2 + int(rng.integers(9)) for name in self._names()}
+        return self._draw(sizes, rng, at_reset, full)
+
+    def at(self, sizes: Mapping[str, int], offset: int = 0) -> Case:
+        """Generate one case from the reset states, with full rows, at a size for every named axis."""
+        rng = np.random.default_rng((self.seed, offset, *sizes.values()))
+        return self._draw(sizes, rng, at_reset=True, full=True)
+
+    def example(self) -> Case | None:
+        """Return the example itself, states that it does not hold at reset; None where an input has none."""
+        if any(each.example is None for each in self.inputs if each.role != "state"):
+            return None
+        sizes: dict[str, int] = {}
+        feeds: dict[str, Array] = {}
+        try:
+            for each in sorted(self.inputs, key=lambda each: "+" in str(each.axes)):
+                if each.example is not None:
+                    learn_sizes(each.name, each.axes, each.example.shape, sizes)
+                    feeds[each.name] = np.asarray(each.example, each.dtype)
+        except InputError:
+            return None
+        given = {each.name for each in self.inputs if each.role == "state"} & set(feeds)
+        for each in self.inputs:
+            if each.name not in feeds:
+                feeds[each.name] = _at_reset(each, resolve(each.axes, sizes) or ())
+        return Case(sizes, feeds, at_reset=not given)
+
+    def _names(self) -> list[str]:
+        """Return the names of every axis, those inside sums and products included."""
+        axes = [axis for each in self.inputs for axis in each.axes if isinstance(axis, str)]
+        return list(dict.fromkeys(name for axis in axes for name in (parse_sum(axis) or ({axis: 1}, 0))[0]))
+
+    def _range(self, name: str) -> AxisRange:
+        return self.ranges.get(name, AxisRange())
+
+    def _draw(self, sizes: Mapping[str, int], rng: np.random.Generator, at_reset: bool, full: bool) -> Case:
+        sizes = {name: self._range(name).nearest(size) for name, size in sizes.items()}
+        steps = sizes.get(str(self.sequence)) or self._fixed_steps()
         feeds = {}
         for each in self.inputs:
-            shape = tuple(sizes[axis] if isinstance(axis, str) else axis for axis in each.axes)
+            shape = resolve(each.axes, sizes)
+            assert shape is not None
             if each.role == "lengths":
                 feeds[each.name] = self._lengths(each, shape, steps, rng, full)
             elif each.role == "state":
                 feeds[each.name] = _state(each, shape, rng, at_reset)
             else:
-                feeds[each.name] = _signal(each, shape, rng)
+                feeds[each.name] = _signal(each, shape, rng, full)
         return Case(sizes, feeds, at_reset)
 
     def with_sorted_lengths(self) -> "CaseGenerator":
@@ -182,13 +261,21 @@ class CaseGenerator:
         return lengths.astype(spec.dtype)
 
 
-def _state(spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator, at_reset: bool) -> Array:
+def _at_reset(spec: InputSpec, shape: tuple[int, ...]) -> Array:
     reset: Array = np.broadcast_to(np.asarray(spec.reset, spec.dtype), shape).copy()
+    return reset
+
+
+def _state(spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator, at_reset: bool) -> Array:
+    reset = _at_reset(spec, shape)
     return reset if at_reset else np.asarray(reset + 0.7 * rng.standard_normal(shape), spec.dtype)
 
 
-def _signal(spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+def _signal(spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator, full: bool) -> Array:
     example = spec.example
+    if _is_fraction(spec):
+        assert example is not None
+        return np.asarray(np.ones(shape) if full else rng.uniform(example.min(), 1.0, shape), spec.dtype)
     if np.dtype(spec.dtype).kind in "iub":
         if spec.values:
             return _indices(spec.values, shape, rng).astype(spec.dtype)
@@ -202,6 +289,14 @@ def _signal(spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator) -
     over = tuple(range(example.ndim - 1)) if by_feature else None
     center, spread = example.mean(axis=over, dtype=np.float64), example.std(axis=over, dtype=np.float64)
     return np.asarray(center + np.where(spread > 0, spread, 1.0) * noise, spec.dtype)
+
+
+def _is_fraction(spec: InputSpec) -> bool:
+    """Tell whether an input is each row's length as a fraction of the longest, as some libraries have it."""
+    example = spec.example
+    if example is None or len(spec.axes) != 1 or not example.size or np.dtype(spec.dtype).kind != "f":
+        return False
+    return bool(example.min() > 0 and example.max() == 1)
 
 
 def _indices(values: int, shape: tuple[int, ...], rng: np.random.Generator) -> Array:

@@ -31,6 +31,9 @@ from .noise import Layout, Rounding
 __all__ = ["Injection", "LayerStates", "Signature", "TorchReference", "flatten_output", "injected"]
 
 
+_KEYWORDS = inspect.Signature([inspect.Parameter("inputs", inspect.Parameter.VAR_KEYWORD)])
+
+
 @dataclass(frozen=True)
 class Signature:
     """The flat view of a call ``module(*args, **kwargs)``."""
@@ -56,12 +59,14 @@ class Signature:
             InputError: the example does not fit ``forward``, or holds no tensor.
         """
         args, kwargs = _arguments(example)
+        signature = inspect.signature(module.forward)
+        if hasattr(module.forward, "__wrapped__") and not args and not set(kwargs) <= {*signature.parameters}:
+            signature = _KEYWORDS  # a decorator that takes what forward itself does not, by name
         try:
-            bound = inspect.signature(module.forward).bind(*args, **kwargs)
+            bound = signature.bind(*args, **kwargs)
         except TypeError as error:
             raise InputError(
-                f"the example does not fit {type(module).__name__}.forward{inspect.signature(module.forward)}"
-                f": {error}"
+                f"the example does not fit {type(module).__name__}.forward{signature}: {error}"
             ) from error
         call = (bound.args, bound.kwargs)
         leaves, spec = pytree.tree_flatten(call)
@@ -299,6 +304,10 @@ class TorchReference:
         """Return every output for ``feeds``; raises what the module raises."""
         return self._run(self._float32, feeds)
 
+    def run_plain(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Return what ``forward`` returns when it is called plainly, without lifted states."""
+        return self._run(self._float32, feeds, injections=())
+
     def run64(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Return every output in float64, from the same (rounded) weights and inputs."""
         return self._run(self._float64, feeds)
@@ -326,15 +335,17 @@ class TorchReference:
         computation: "_Computation",
         feeds: Mapping[str, Array],
         rounding: AbstractContextManager[None] | None = None,
+        injections: Sequence[Injection] | None = None,
     ) -> dict[str, Array]:
+        given = self._injections if injections is None else injections
         tensors = [computation.tensor(feeds[name]) for name in self._signature.names]
-        store = {each.input: computation.tensor(feeds[each.input]) for each in self._injections}
+        store = {each.input: computation.tensor(feeds[each.input]) for each in given}
         ends: dict[str, Tensor] = {}
         with ExitStack() as stack:
-            for path in dict.fromkeys(each.path for each in self._injections):
-                injections = [each for each in self._injections if each.path == path]
+            for path in dict.fromkeys(each.path for each in given):
+                own = [each for each in given if each.path == path]
                 layer = computation.module.get_submodule(path)
-                stack.enter_context(injected(layer, LayerStates(injections, store, ends)))
+                stack.enter_context(injected(layer, LayerStates(own, store, ends)))
             stack.enter_context(torch.no_grad())
             stack.enter_context(warnings.catch_warnings())
             stack.enter_context(computation.mode)

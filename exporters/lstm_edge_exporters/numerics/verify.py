@@ -23,11 +23,16 @@ from .noise import MAX_RELATIVE_FLOOR, PerturbableReference, compare_outputs, ex
 
 __all__ = [
     "Equivalence",
+    "StatesRefusedError",
     "record_golden",
     "verify",
 ]
 
 Array = npt.NDArray[Any]
+
+
+class StatesRefusedError(CheckFailedError):
+    """A module runs when it is called plainly, but not from the states that the file carries."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +79,22 @@ class Equivalence:
         }
 
 
-def verify(candidate: Run, reference: PerturbableReference, cases: Iterable[Case]) -> Equivalence:
+def verify(
+    candidate: Run,
+    reference: PerturbableReference,
+    cases: Iterable[Case],
+    plain: Run | None = None,
+) -> Equivalence:
     """Compare ``candidate`` with ``reference`` on every case.
 
+    Args:
+        candidate: runs the file.
+        reference: what it is compared with.
+        cases: the inputs.
+        plain: calls the module without the states of the file; only what it refuses too is skipped.
+
     Raises:
+        StatesRefusedError: ``plain`` runs where ``reference`` does not.
         CheckFailedError: an output out of its limit, with the size, the output and the difference; a case
             that the candidate can't run; no case that the reference can run; or an output that the reference
             itself computes to no digit in most cases.
@@ -90,6 +107,10 @@ def verify(candidate: Run, reference: PerturbableReference, cases: Iterable[Case
         try:
             known = expected(reference, case.feeds)
         except (RuntimeError, ValueError, IndexError) as error:
+            if plain is not None and _runs(plain, case):
+                raise StatesRefusedError(
+                    f"at {case}: the module runs, but not from the states of the file ({first_line(error)})"
+                ) from error
             skipped.append((case, first_line(error)))
             continue
         if undefined := [name for name, array in known.ref64.items() if np.isnan(array).any()]:
@@ -119,6 +140,14 @@ def verify(candidate: Run, reference: PerturbableReference, cases: Iterable[Case
         raise CheckFailedError(f"the reference gives numbers at no size of the verification ({reasons})")
     always = {name: limit for name, limit in limits[0].items() if all(name in each for each in limits)}
     return Equivalence(tuple(comparisons), tuple(skipped), dict(noise), always)
+
+
+def _runs(plain: Run, case: Case) -> bool:
+    try:
+        plain(case.feeds)
+    except Exception:  # noqa: BLE001  a module may raise anything at a size that it does not take
+        return False
+    return True
 
 
 _SIZES = (((2, 12), (2, 6), (1, 4), (1, 2)), ((1, 5), (3, 3), (1, 3)))

@@ -1,7 +1,9 @@
 """The manifest of a smaller file: the float file's, with its dtypes, figures and the limits it is held to."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import chain
 
 import numpy as np
 import onnx
@@ -45,7 +47,7 @@ def with_dtypes(manifest: Manifest, proto: onnx.ModelProto, precision: str) -> M
 def build_manifest(
     manifest: Manifest,
     before: Model,
-    after: Model,
+    afters: Sequence[Model],
     judgement: Judgement,
     config: QuantizeConfig,
     words: str,
@@ -56,7 +58,7 @@ def build_manifest(
     Args:
         manifest: what ``with_dtypes`` gave.
         before: the float file.
-        after: the smaller file.
+        afters: the smaller file, on each engine that runs it.
         judgement: the figures.
         config: whose budget was kept to.
         words: the arithmetic that was chosen.
@@ -74,7 +76,7 @@ def build_manifest(
     ]
     unlimited = manifest._replace(golden=cases[0]._replace(more=tuple(cases[1:])))
     largest: list[dict[str, float]] = [defaultdict(float) for _ in cases]
-    for replay in replay_golden(unlimited, runner(after)):
+    for replay in chain.from_iterable(replay_golden(unlimited, runner(after)) for after in afters):
         for record in replay.comparisons:
             largest[replay.case][record.name] = max(largest[replay.case][record.name], record.max_abs)
     first, *more = (

@@ -19,12 +19,14 @@ from lstm_edge_runtime.errors import (
     InputError,
     LstmEdgeError,
     ManifestError,
+    counted,
 )
 from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import Manifest
 
 from ..numerics.cases import Feeds
 from ..numerics.samples import Samples, sample_feeds, selected
+from ..progress import Progress, ignore
 from .config import QuantizeConfig
 from .judge import Judgement, judge, over_budget
 from .manifest import build_manifest, serialize, with_dtypes
@@ -91,7 +93,11 @@ class Quantized:
 
 
 def quantize(
-    source: str | os.PathLike[str], config: QuantizeConfig | None = None, samples: Samples | None = None
+    source: str | os.PathLike[str],
+    config: QuantizeConfig | None = None,
+    samples: Samples | None = None,
+    *,
+    on_progress: Progress = ignore,
 ) -> Quantized:
     """Make a float file smaller and measure what that costs; the file given is only read.
 
@@ -99,6 +105,7 @@ def quantize(
         source: a float32 ``.onnx`` file with a manifest.
         config: see ``QuantizeConfig``.
         samples: real data to judge on; without it the file's golden case is what there is.
+        on_progress: called with the fraction of the work that is done, and what is done now.
 
     Raises:
         NotFoundError, FileFormatError: no such file, or not a readable one.
@@ -113,10 +120,12 @@ def quantize(
     if before.manifest.precision != "fp32":
         raise InputError(f"{source} is {before.manifest.precision}; quantize the fp32 file it came from")
     cases, targets = _evidence(before.manifest, samples)
-    judged_on = "the golden case" if samples is None else f"{len(cases)} samples"
+    judged_on = "the golden case" if samples is None else counted(len(cases), "sample")
     proto, size = _read(source)
     refused = []
-    for picked_words, build in _ways(config, {node.op_type for node in proto.graph.node}):
+    ways = list(_ways(config, {node.op_type for node in proto.graph.node}))
+    for place, (picked_words, build) in enumerate(ways):
+        on_progress(0.7 * place / len(ways), f"judging {picked_words}")
         model = ir.from_proto(proto)
         prepare(model)
         smaller = build(model)
@@ -125,17 +134,24 @@ def quantize(
         after = _load(serialize(smaller, manifest))
         judgement = judge(before, after, cases, targets, few=samples is None)
         said = over_budget(judgement, config.budget)
+        native = None if said else _on_native(serialize(smaller, manifest._replace(golden=None)))
+        if native is not None:
+            there = judge(before, native, cases, targets, few=samples is None)
+            said = [f"{each} on the native engine" for each in over_budget(there, config.budget)]
         if said:
             refused.append(f"{picked_words}: {'; '.join(said)}")
             continue
-        manifest = build_manifest(manifest, before, after, judgement, config, picked_words, cases[0])
+        afters = [after] if native is None else [after, native]
+        manifest = build_manifest(manifest, before, afters, judgement, config, picked_words, cases[0])
         content = serialize(smaller, manifest)
         _load(content).selftest().require()
         if len(content) >= size:
             raise CheckFailedError(
                 f"{source} would grow from {size:,} to {len(content):,} bytes; keep the float file"
             )
-        timings = tuple(time_both(before, after, cases[0]))
+        on_progress(0.7, "timing it beside the float file")
+        usual, smaller_usual = (load(each, device="cpu", threads=1) for each in (source, content))
+        timings = tuple(time_both(usual, smaller_usual, cases[0]))
         return Quantized(content, manifest, picked_words, judged_on, counts, size, judgement, timings)
     raise CheckFailedError(
         f"{source} loses too much on {judged_on}; {' / '.join(refused)}; nothing was written"
@@ -202,6 +218,14 @@ def _read(source: str | os.PathLike[str]) -> tuple[onnx.ModelProto, int]:
         raise FileFormatError(f"{source} can't be read as ONNX ({error}); give an .onnx file") from error
     size = Path(source).stat().st_size
     return proto, size if size > proto.ByteSize() // 2 else proto.ByteSize()
+
+
+def _on_native(content: bytes) -> Model | None:
+    """Open a file on the native engine, which takes the steps where it is installed; None where it can't."""
+    try:
+        return load(content, device="cpu", threads=1, engine="native")
+    except LstmEdgeError:
+        return None
 
 
 def _load(content: bytes) -> Model:

@@ -34,6 +34,9 @@ class ValidateConfig:
     """Real samples, and their labels or values where known."""
     golden: Path | None = None
     """A folder of golden vectors to replay besides the case in the file itself."""
+    engine: str = "auto"
+    """``native`` requires that the native engine covers the file, ``onnxruntime`` leaves that engine out;
+    ``auto`` compares on both where it does."""
     budget: "Budget | None" = None
     """What an int8 or fp16 file may lose; None for what ``quantize`` allows by default."""
 

@@ -43,8 +43,13 @@ class Subject:
 
     def __init__(self, file: ModelFile, reference: ReferenceModel, config: ValidateConfig) -> None:
         self.file = file
-        self.manifest = reference.manifest._replace(golden=file.manifest.golden, precision=file.precision)
-        """The reference's: what the file claims decides nothing."""
+        self.manifest = reference.manifest._replace(
+            golden=file.manifest.golden,
+            precision=file.precision,
+            ranges=file.manifest.ranges,
+            counts=file.manifest.counts,
+        )
+        """The reference's: what the file claims decides nothing but sizes, as the runtime takes no others."""
         self.reference = reference
         self.config = config
         self.run = file.runner()

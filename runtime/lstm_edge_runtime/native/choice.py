@@ -1,44 +1,90 @@
 """Choose the engine that takes the steps of a model's streams."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ..errors import CheckFailedError, UnsupportedError
-from ..manifest import Manifest
+import numpy as np
+
+from ..axes import resolve, with_ones
+from ..errors import CheckFailedError, UnsupportedError, first_line
+from ..manifest import Golden, Manifest, TensorSpec
 from ..onnx_reader import OnnxFile
-from ..selftest import check_golden, compare_golden, golden_misfit
+from ..ort import run_by_name
+from ..selftest import SelfTest, check_golden, compare_golden, gather_replays, golden_misfit
+from ..state import Run
+from .library import installed
 
 if TYPE_CHECKING:
     from .engine import NativeEngine
 
-__all__ = ["compile_engine", "uncovered"]
+__all__ = ["compile_engine", "native_selftest", "uncovered"]
 
 
-def compile_engine(file: OnnxFile | None, manifest: Manifest, threads: int) -> "NativeEngine":
-    """Return the native engine of a file, after it has replayed the file's golden case.
+def compile_engine(
+    file: OnnxFile | None, manifest: Manifest, threads: int, session: Any = None
+) -> "NativeEngine":
+    """Return the native engine of a file, after it has replayed the file's golden cases.
+
+    Where there is none, a drawn one stands for it: onnxruntime must give the same, but for rounding.
 
     Args:
         file: the graph; None for a file in onnxruntime's own format.
         manifest: the file's manifest, or what was inferred from its graph.
         threads: for batches.
+        session: onnxruntime's of the same file, which must replay the golden cases too; None leaves it out.
 
     Raises:
         UnsupportedError: the file can't be streamed, or a part of it is not covered.
         MissingDependencyError: ``lstm-edge-native`` is not installed.
-        CheckFailedError: an output of the golden case is beyond its limit.
-        ManifestError: the golden case leaves something out.
+        CheckFailedError: an output of a golden case is beyond its limit.
+        ManifestError: a golden case leaves something out.
     """
     from .engine import NativeEngine
 
-    engine = NativeEngine(_program(file, manifest), manifest, threads)
-    if manifest.golden is not None:
-        check_golden(manifest, manifest.golden)
-        if misfit := golden_misfit(manifest, manifest.golden):
-            raise CheckFailedError(f"the golden case does not run: {misfit}")
-        records = compare_golden(manifest.golden, manifest.all_outputs(*engine.call(manifest.golden.inputs)))
-        worst = max(records, key=lambda record: record.ratio, default=None)
-        if worst is not None and not worst.ok:
-            raise CheckFailedError(f"the golden case fails on the native engine: {worst}")
-    return engine
+    native = NativeEngine(_program(file, manifest), manifest, threads)
+    runs: dict[str, Run] = {"the native engine": lambda feeds: manifest.all_outputs(*native.call(feeds))}
+    if session is not None:
+        runs["onnxruntime"] = lambda feeds: run_by_name(session, feeds, manifest.output_names)
+    golden, what = manifest.golden, "the golden case"
+    if golden is None and session is not None:
+        golden, what = _draw(file, manifest, runs.pop("onnxruntime")), "a drawn case"
+    for case in () if golden is None else (golden, *golden.more):
+        check_golden(manifest, case)
+        if misfit := golden_misfit(manifest, case):
+            raise CheckFailedError(f"{what} does not run: {misfit}")
+        for name, run in runs.items():
+            records = compare_golden(case, run(case.inputs))
+            worst = max(records, key=lambda record: record.ratio, default=None)
+            if worst is not None and not worst.ok:
+                raise CheckFailedError(f"{what} fails on {name}: {worst}")
+    return native
+
+
+def _draw(file: OnnxFile | None, manifest: Manifest, run: Run) -> Golden | None:
+    """Return a case of two rows and three steps as onnxruntime runs it; None where that is not finite.
+
+    It shows that a graph means what the compiler took it for (a mean over time, say), not how it rounds.
+    """
+    rng = np.random.default_rng(0)
+    feeds = {}
+    specs = [*manifest.inputs, *(TensorSpec(s.input, s.dtype, s.axes) for s in manifest.states)]
+    for spec in specs:
+        shape = resolve(
+            spec.axes, with_ones(spec.axes, {manifest.batch or "": 2, manifest.sequence or "": 3})
+        )
+        numbers = rng.uniform(-1, 1, shape) if np.dtype(spec.dtype).kind == "f" else np.zeros(shape or ())
+        feeds[spec.name] = numbers.astype(spec.dtype)
+    if manifest.lengths is not None:
+        feeds[manifest.lengths][...] = 3
+    try:
+        outputs = run(feeds)
+    except Exception as error:
+        raise UnsupportedError(f"onnxruntime rejects a drawn case ({first_line(error)})") from error
+    if not all(np.isfinite(array).all() for array in outputs.values() if array.dtype.kind == "f"):
+        return None
+    int8 = file is not None and any("Quantize" in node.op_type for node in file.every_node())
+    share = 0.1 if int8 else 1e-3
+    limit = {name: share * float(np.abs(array).max(initial=1e-3)) for name, array in outputs.items()}
+    return Golden(feeds, outputs, floor={}, limit=limit)
 
 
 def uncovered(file: OnnxFile | None, manifest: Manifest) -> str:
@@ -51,6 +97,21 @@ def uncovered(file: OnnxFile | None, manifest: Manifest) -> str:
     except UnsupportedError as error:
         return str(error)
     return ""
+
+
+def native_selftest(file: OnnxFile | None, manifest: Manifest) -> SelfTest | None:
+    """Replay the golden cases on the native engine; None where it is not there or does not cover the file.
+
+    Raises:
+        InputError: the file carries no golden case.
+    """
+    if not installed():
+        return None
+    try:
+        native = compile_engine(file, manifest._replace(golden=None), 1)
+    except UnsupportedError:
+        return None
+    return gather_replays(manifest, lambda feeds: manifest.all_outputs(*native.call(feeds)))
 
 
 def _program(file: OnnxFile | None, manifest: Manifest) -> bytes:

@@ -26,6 +26,8 @@ __all__ = ["Compiled", "StatePart", "compile_program"]
 
 Array = npt.NDArray[Any]
 _MICROSOFT = "com.microsoft"
+_MOST_STRETCHES = 256
+"""Copies that one rearrangement may take."""
 
 
 class StatePart(NamedTuple):
@@ -72,16 +74,22 @@ _Any = _Value | _Quantized | Array
 def compile_program(file: OnnxFile, manifest: Manifest) -> Compiled:
     """Return the program of a file that can be streamed.
 
+    Where the file takes lengths, it holds a second one for the steps beyond a row's length, in which what a
+    recurrent layer gives for a step is 0 and the states stay: the rest of the graph runs on these zeros.
+
     Raises:
         UnsupportedError: a node, an input or a state is not covered; the message says which and why.
         FileFormatError: a stored tensor that can't be read.
     """
-    return _Compiler(file, manifest).compile()
+    compiled = _Compiler(file, manifest).compile()
+    if manifest.lengths is not None:
+        compiled.writer.padding(_Compiler(file, manifest, padding=True).compile().writer.to_bytes())
+    return compiled
 
 
 class _Compiler:
-    def __init__(self, file: OnnxFile, manifest: Manifest) -> None:
-        self._file, self._manifest = file, manifest
+    def __init__(self, file: OnnxFile, manifest: Manifest, *, padding: bool = False) -> None:
+        self._file, self._manifest, self._padding = file, manifest, padding
         self._opset = file.opsets.get("", 1)
         self._writer = ProgramWriter()
         self._values: dict[str, _Any] = {}
@@ -109,6 +117,9 @@ class _Compiler:
             shape = tuple(axis if isinstance(axis, int) else 1 for axis in spec.axes)
             if spec.name == manifest.lengths:
                 self._values[spec.name] = np.ones(shape, spec.dtype)
+            elif spec.dtype == "bool":
+                flags = self._writer.input(spec.name, prod(shape), "uint8")
+                self._values[spec.name] = _Value(shape, (self._writer.cast(flags),), "bool")
             elif spec.dtype not in INPUT_TYPES:
                 raise UnsupportedError(f"input {spec.name} is {spec.dtype}")
             else:
@@ -141,7 +152,8 @@ class _Compiler:
         return _Value(shape, tuple(buffers))
 
     def _close_state(self, state: StateSpec) -> None:
-        value = self._get(state.output)
+        kept = self._padding and self._manifest.padded_states
+        value = self._get(state.input if kept else state.output)
         olds = [buffer for part, buffer in self._parts if part.state.input == state.input]
         if not isinstance(value, _Value):
             raise UnsupportedError(f"state {state.output} does not depend on the input")
@@ -172,7 +184,7 @@ class _Compiler:
             raise UnsupportedError("a number that no input changes, or a quantized one, stands for a value")
         if len(value.buffers) == 1:
             return value.buffers[0]
-        if value.dtype != "float32":
+        if value.dtype not in ("float32", "bool"):
             raise UnsupportedError(f"{value.dtype} values are joined")
         out, at = self._writer.buffer(prod(value.shape)), 0
         for buffer in value.buffers:
@@ -196,11 +208,36 @@ class _Compiler:
             raise UnsupportedError(f"an input of {value.dtype}, expected float32")
         return value
 
+    def _filled(self, value: _Any | None) -> _Value:
+        """Return a value, or a buffer with what is stored in the file."""
+        if isinstance(value, np.ndarray) and value.dtype in (np.float32, np.bool_) and value.size:
+            return self._single(value.shape, self._writer.filled(value))
+        return self._floats(value)
+
     @staticmethod
     def _known(value: _Any | None, what: str) -> Array:
         if not isinstance(value, np.ndarray):
             raise UnsupportedError(f"{what} that is not stored in the file")
         return value
+
+    def _arrange(self, value: _Value, places: Array) -> _Value:
+        """Return the numbers of a value at some places, in their shape."""
+        flat = places.reshape(-1)
+        ends = [*(np.flatnonzero(np.diff(flat) != 1) + 1).tolist(), flat.size]
+        if value.dtype not in ("float32", "bool") or not flat.size or len(ends) > _MOST_STRETCHES:
+            raise UnsupportedError(f"{flat.size} places of {value.dtype} {value.shape}")
+        row, out, start = self._row(value), self._writer.buffer(flat.size), 0
+        for end in ends:
+            self._writer.copy(row, out, source_offset=int(flat[start]), out_offset=start, length=end - start)
+            start = end
+        return _Value(places.shape, (out,), value.dtype)
+
+    def _broadcast(self, value: _Value, shape: tuple[int, ...]) -> _Value:
+        """Return a value in a shape that it broadcasts to."""
+        if prod(value.shape) == prod(shape):
+            return value._replace(shape=shape)
+        own = np.arange(prod(value.shape)).reshape(value.shape)
+        return self._arrange(value, np.broadcast_to(own, shape))
 
     def _single(self, shape: Sequence[int], buffer: int) -> _Value:
         return _Value(tuple(shape), (buffer,))
@@ -261,7 +298,7 @@ class _Compiler:
         order = node.attributes.get("perm", tuple(range(len(value.shape)))[::-1])
         moved = [axis for axis in order if value.shape[axis] > 1]
         if moved != sorted(moved):
-            raise UnsupportedError(f"it moves axes of {value.shape} by {tuple(order)}")
+            return self._arrange(value, np.arange(prod(value.shape)).reshape(value.shape).transpose(order))
         return value._replace(shape=tuple(value.shape[axis] for axis in order))
 
     def _linear(
@@ -299,8 +336,8 @@ class _Compiler:
         function, names = _UNARY[node.op_type]
         value = self._floats(inputs[0])
         parameters = [float(node.attributes.get(name, default)) for name, default in names]
-        if node.op_type == "Gelu" and node.attributes.get("approximate", "none") != "none":
-            raise UnsupportedError("the approximation by tanh")
+        if node.op_type == "Gelu" and node.attributes.get("approximate", "none") == "tanh":
+            function = Function.GELU_TANH
         return self._each(value, function, *parameters)
 
     def _each(self, value: _Value, function: Function, alpha: float = 0.0, beta: float = 0.0) -> _Value:
@@ -328,6 +365,9 @@ class _Compiler:
         swap = not isinstance(a, _Value)
         value, other = (self._floats(b), a) if swap else (self._floats(a), b)
         shape = np.broadcast_shapes(value.shape, other.shape)  # type: ignore[union-attr]
+        dtype = "bool" if kind in _COMPARES else "float32"
+        if prod(value.shape) not in (1, prod(shape)):
+            value = self._broadcast(value, shape)
         if isinstance(other, np.ndarray):
             if (
                 kind is Binary.ADD
@@ -336,17 +376,49 @@ class _Compiler:
             ):
                 return value
             flat = np.broadcast_to(np.asarray(other, "float32"), shape).reshape(-1)
-            if prod(value.shape) not in (1, prod(shape)):
-                raise UnsupportedError(f"{value.shape} and {other.shape} broadcast to {shape}")
             flat = (
                 flat[:1] if flat.size and (flat == flat[0]).all() and prod(value.shape) == flat.size else flat
             )
-            return self._single(shape, self._writer.binary(kind, self._row(value), flat, swap=swap))
+            row = self._writer.binary(kind, self._row(value), flat, swap=swap)
+            return _Value(shape, (row,), dtype)
         second = self._floats(other)
-        for each in (value, second):
-            if prod(each.shape) not in (1, prod(shape)):
-                raise UnsupportedError(f"{value.shape} and {second.shape} broadcast to {shape}")
-        return self._single(shape, self._writer.binary(kind, self._row(value), self._row(second)))
+        if prod(second.shape) not in (1, prod(shape)):
+            second = self._broadcast(second, shape)
+        return _Value(shape, (self._writer.binary(kind, self._row(value), self._row(second)),), dtype)
+
+    def _greater(self, node: Node, inputs: list[_Any | None]) -> "_Value | _Quantized":
+        return self._binary(node, inputs[::-1])
+
+    def _logic(self, node: Node, inputs: list[_Any | None]) -> _Value:
+        """And, Or and Not of values that are 0 or 1."""
+        values = [
+            self._filled(each._replace(dtype="float32") if isinstance(each, _Value) else each)
+            for each in inputs
+        ]
+        if node.op_type == "Not":
+            return self._negated(values[0])
+        found = self._binary(node, list(values))
+        assert isinstance(found, _Value)
+        return found._replace(dtype="bool")
+
+    def _negated(self, value: _Value) -> _Value:
+        return self._each(value, Function.AFFINE, -1.0, 1.0)._replace(dtype="bool")
+
+    def _where(self, node: Node, inputs: list[_Any | None]) -> _Value:
+        condition, *rest = inputs
+        if isinstance(condition, _Value):
+            condition = condition._replace(dtype="float32")
+        values = [self._filled(each) for each in (condition, *rest)]
+        shape = np.broadcast_shapes(*[value.shape for value in values])
+        rows = [self._row(self._broadcast(value, shape)) for value in values]
+        return self._single(shape, self._writer.where(*rows))
+
+    def _expand(self, node: Node, inputs: list[_Any | None]) -> _Value:
+        wanted = tuple(self._known(inputs[1], "a shape").reshape(-1).tolist())
+        value = inputs[0]
+        if not isinstance(value, _Value):
+            raise UnsupportedError("a quantized input")
+        return self._broadcast(value, np.broadcast_shapes(value.shape, wanted))
 
     def _fuse_bias(self, name: str, value: _Value, bias: Array) -> bool:
         """Add a bias to a product that nothing else uses; return whether it is one."""
@@ -356,10 +428,12 @@ class _Compiler:
         row = _uniform(bias, (prod(value.shape) // columns, columns)) if columns else None
         return row is not None and self._writer.fuse_bias(value.buffers[0], row)
 
-    def _variadic(self, node: Node, inputs: list[_Any | None]) -> "_Value | _Quantized":
-        if len(inputs) != 2:
-            raise UnsupportedError(f"{len(inputs)} inputs, expected two")
-        return self._binary(node, inputs)
+    def _variadic(self, node: Node, inputs: list[_Any | None]) -> _Any:
+        first, *rest = inputs
+        value: _Any = first if rest else self._floats(first)  # type: ignore[assignment]
+        for other in rest:
+            value = self._binary(node, [value, other])
+        return value
 
     def _softmax(self, node: Node, inputs: list[_Any | None]) -> _Value:
         value = self._floats(inputs[0])
@@ -414,12 +488,22 @@ class _Compiler:
         ]
         large = [i for i, size in enumerate(value.shape) if size > 1]
         length = prod(value.shape[i] for i in reduced)
+        kind = node.op_type
+        if kind in ("ReduceL2", "ReduceSumSquare"):
+            row = self._row(value)
+            value = self._single(value.shape, self._writer.binary(Binary.MULTIPLY, row, row))
+        elif kind == "ReduceL1":
+            value = self._each(value, Function.ABS)
         if length == 1:
-            return value._replace(shape=tuple(shape))
+            return self._rooted(kind, value._replace(shape=tuple(shape)))
         if any(i in reduced for i in large[: -sum(i in reduced for i in large)]):
             raise UnsupportedError(f"axes {sorted(reduced)} of {value.shape}, expected the last ones")
-        factor = 1 / length if node.op_type == "ReduceMean" else 1
-        return self._linear(value, np.full((1, length), factor, "float32"), None, shape)
+        factor = 1 / length if kind == "ReduceMean" else 1
+        total = self._linear(value, np.full((1, length), factor, "float32"), None, shape)
+        return self._rooted(kind, total)
+
+    def _rooted(self, kind: str, value: _Value) -> _Value:
+        return self._each(value, Function.SQRT) if kind == "ReduceL2" else value
 
     def _cast(self, node: Node, inputs: list[_Any | None]) -> "_Value | _Quantized":
         value, to = inputs[0], node.attributes.get("to")
@@ -428,11 +512,16 @@ class _Compiler:
         if not isinstance(value, _Value):
             raise UnsupportedError("a quantized input")
         if to == 1:
-            if value.dtype == "float32":
-                return value
+            if value.dtype in ("float32", "bool"):
+                return value._replace(dtype="float32")
             return self._single(value.shape, self._writer.cast(self._row(value)))
-        if to in (6, 7) and value.dtype != "float32":
+        if to in (6, 7) and value.dtype not in ("float32", "bool"):
             return value
+        if to == 9 and value.dtype in ("float32", "bool"):
+            zero = self._writer.binary(Binary.EQUAL, self._row(value), np.zeros(1, "float32"))
+            return self._each(self._single(value.shape, zero), Function.AFFINE, -1.0, 1.0)._replace(
+                dtype="bool"
+            )
         raise UnsupportedError(f"from {value.dtype} to type {to}")
 
     # parts of values
@@ -440,9 +529,9 @@ class _Compiler:
     def _concat(self, node: Node, inputs: list[_Any | None]) -> _Value:
         values: list[_Value] = []
         for given in inputs:
-            if isinstance(given, np.ndarray):
-                raise UnsupportedError("a stored tensor among the parts")
-            values.append(self._floats(given))
+            if isinstance(given, np.ndarray) and given.size == 0:
+                continue
+            values.append(self._filled(given))
         axis = node.attributes["axis"] % len(values[0].shape)
         total = sum(value.shape[axis] for value in values)
         shape = (*values[0].shape[:axis], total, *values[0].shape[axis + 1 :])
@@ -551,8 +640,12 @@ class _Compiler:
             raise UnsupportedError("layout 1")
         if inputs[4] is not None:
             self._known(inputs[4], "lengths")
+        ended = self._padding and inputs[4] is not None
         hidden, gates = weights[1].shape[2], _GATES[kind]
         start = [self._floats(inputs[i]) for i in ((5, 6) if kind == "LSTM" else (5,))]
+        if ended:
+            zeros = self._single((1, 1, 1, hidden), self._writer.filled(np.zeros(hidden, "float32")))
+            return [zeros, *(value._replace(shape=(1, 1, hidden)) for value in start)]
         olds = [self._row(value) for value in start]
         bias: Array | None = None
         if inputs[3] is not None:
@@ -723,16 +816,30 @@ _BINARY = {
     "Min": Binary.MINIMUM,
     "PRelu": Binary.PRELU,
     "Pow": Binary.POWER,
+    "Sum": Binary.ADD,
+    "Less": Binary.LESS,
+    "LessOrEqual": Binary.LESS_EQUAL,
+    "Greater": Binary.LESS,
+    "GreaterOrEqual": Binary.LESS_EQUAL,
+    "Equal": Binary.EQUAL,
+    "And": Binary.MULTIPLY,
+    "Or": Binary.MAXIMUM,
 }
+_COMPARES = (Binary.LESS, Binary.LESS_EQUAL, Binary.EQUAL)
+_REDUCE = ("ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2")
 _RENAME = ("Identity", "Dropout", "Reshape", "Squeeze", "Unsqueeze", "Flatten")
 _Lower = Callable[[_Compiler, Node, list[_Any | None]], Any]
 _LOWER: dict[tuple[str, str], _Lower] = {
     **{("", name): _Compiler._rename for name in _RENAME},
     **{("", name): _Compiler._unary for name in _UNARY},
     **{("", name): _Compiler._binary for name in _BINARY},
-    **{("", name): _Compiler._variadic for name in ("Max", "Min")},
+    **{("", name): _Compiler._variadic for name in ("Max", "Min", "Sum")},
+    **{("", name): _Compiler._greater for name in ("Greater", "GreaterOrEqual")},
+    **{("", name): _Compiler._logic for name in ("And", "Or", "Not")},
+    ("", "Where"): _Compiler._where,
+    ("", "Expand"): _Compiler._expand,
     **{("", name): _Compiler._recurrent for name in _GATES},
-    **{("", name): _Compiler._reduce for name in ("ReduceMean", "ReduceSum")},
+    **{("", name): _Compiler._reduce for name in _REDUCE},
     **{("", name): _Compiler._softmax for name in ("Softmax", "LogSoftmax")},
     ("", "Shape"): _Compiler._shape,
     ("", "Transpose"): _Compiler._transpose,

@@ -31,7 +31,8 @@ def to_native(source: str | os.PathLike[str] | bytes) -> bytes:
         MissingDependencyError: no ``lstm-edge-native``, or no onnxruntime.
         CheckFailedError: an output of the golden case is beyond its limit.
     """
-    model = load(source, engine="native")
+    load(source, engine="native")
+    model = load(source, engine="onnxruntime")
     _, file = read_model(source)
     if file is None:
         raise InputError("a file in onnxruntime's own format came, expected an .onnx file")

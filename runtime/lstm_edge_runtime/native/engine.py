@@ -3,7 +3,7 @@
 import ctypes as C
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from math import prod
 from typing import Any, NamedTuple
 
@@ -14,8 +14,9 @@ from ..axes import resolve, row_factor
 from ..errors import FileFormatError, InputError, ManifestError, UnsupportedError
 from ..manifest import Axes, Manifest, StateSpec, TensorSpec
 from .library import INPUT, OUTPUT, STATE, Port, Rows, library
+from .program import padding_of
 
-__all__ = ["NativeCall", "NativeEngine", "NativeStates"]
+__all__ = ["NativeCall", "NativeEngine", "NativeStates", "NativeTick"]
 
 Array = npt.NDArray[Any]
 
@@ -39,9 +40,10 @@ class NativeEngine:
             UnsupportedError: a state whose rows do not lie together.
         """
         self.library = library()
-        self._handle = self.library.lstm_edge_load(program, len(program))
-        if not self._handle:
-            raise FileFormatError(f"the native program is refused: {self._reason()}")
+        self._handle = self._load(program)
+        padding = padding_of(program)
+        self._padding = None if padding is None else self._load(padding)
+        """What runs the steps beyond a row's length."""
         text = self.library.lstm_edge_manifest(self._handle)
         if manifest is None and text is None:
             raise ManifestError("the native program carries no manifest; convert the model again")
@@ -54,10 +56,23 @@ class NativeEngine:
                 f"the native program has inputs and outputs {found}, not those of its manifest"
             )
         self.parts = self._match_states()
+        self.sizes = [
+            [prod(self._shape(spec.axes)) * np.dtype(spec.dtype).itemsize for spec in manifest.data_inputs],
+            [4 * width for _, width in self._ports(OUTPUT)],
+            [4 * part.width for part in self.parts],
+        ]
+        """Bytes of a row of each input, output and state."""
 
     def __del__(self) -> None:
-        if getattr(self, "_handle", None):
-            self.library.lstm_edge_free(self._handle)
+        for handle in (getattr(self, "_handle", None), getattr(self, "_padding", None)):
+            if handle:
+                self.library.lstm_edge_free(handle)
+
+    def _load(self, program: bytes) -> int:
+        handle: int | None = self.library.lstm_edge_load(program, len(program))
+        if not handle:
+            raise FileFormatError(f"the native program is refused: {self._reason()}")
+        return handle
 
     @property
     def isa(self) -> str:
@@ -124,9 +139,36 @@ class NativeEngine:
         self._check(self.library.lstm_edge_selftest(self._handle, C.byref(worst)))
         return worst.value
 
+    @cached_property
+    def _layout(self) -> tuple[int, int, list[list[int]]]:
+        """How far before its first state a stream's memory begins, its size, and where each part begins."""
+        starts = _Handle(self).starts()
+        first = min(start for each in starts for start in each)
+        ends = [
+            start + size
+            for each, sizes in zip(starts, self.sizes, strict=True)
+            for start, size in zip(each, sizes, strict=True)
+        ]
+        offsets = [[start - first for start in each] for each in starts]
+        return starts[STATE][0] - first, max(ends) - first, offsets
+
+    @property
+    def offsets(self) -> list[list[int]]:
+        """Where each input, output and state begins in a stream's memory, by kind."""
+        return self._layout[2]
+
+    def span(self, handle: "_Handle") -> tuple[int, int]:
+        """Return the address and the size of a stream's memory."""
+        before, size, _ = self._layout
+        return self.library.lstm_edge_state(handle.address, 0) - before, size
+
     def stream(self) -> "NativeStates":
         """Open a stream of the library at the reset state."""
         return NativeStates(self)
+
+    def tick_of(self, pool: Mapping[str, Array]) -> "NativeTick":
+        """Return what takes single steps of the rows of a pool."""
+        return NativeTick(self, pool)
 
     def call(self, feeds: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
         """Run whole sequences from every input and state in the file's layout.
@@ -161,27 +203,58 @@ class NativeEngine:
         manifest, rows = self.manifest, len(slots)
         inputs = [self._in_order(spec, np.asarray(feeds[spec.name])) for spec in manifest.data_inputs]
         steps = max((array.shape[1] for array in inputs), default=1)
+        inputs = [np.broadcast_to(array, (rows, steps, array.shape[2])) for array in inputs]
         outputs = [self._room(spec, rows, steps) for spec in manifest.outputs]
         pool = [self._state_rows(states[part.spec.input], part) for part in self.parts]
         lengths = None if manifest.lengths is None else feeds.get(manifest.lengths)
-        groups = [(np.arange(rows), steps)]
-        if lengths is not None and (lengths != steps).any():
-            groups = [(np.flatnonzero(lengths == n), int(n)) for n in np.unique(lengths)]
-        for chosen, count in groups:
-            whole = len(chosen) == rows
-            given = [array if whole else array[chosen] for array in inputs]
-            made = [array if whole else np.zeros_like(array[chosen]) for array in outputs]
-            places = np.ascontiguousarray(slots if whole else slots[chosen], np.uintp)
-            views = [(Rows * len(group))(*map(_view, group)) for group in (given, pool, made)]
-            status = self.library.lstm_edge_run(self._handle, len(chosen), count, places.ctypes.data, *views)
-            self._check(status)
-            if not whole:
-                for array, part in zip(outputs, made, strict=True):
-                    array[chosen] = part
+        if lengths is None or (lengths == steps).all():
+            self._run(self._handle, slots, steps, inputs, pool, outputs)
+        else:
+            before = [array[slots] for array in pool]
+            try:
+                self._run_unequal(slots, lengths, inputs, pool, outputs)
+            except InputError:
+                for array, old in zip(pool, before, strict=True):
+                    array[slots] = old
+                raise
         return {
             spec.name: self._to_file(spec, array, rows, steps)
             for spec, array in zip(manifest.outputs, outputs, strict=True)
         }
+
+    def _run_unequal(
+        self,
+        slots: Array,
+        lengths: Array,
+        inputs: Sequence[Array],
+        pool: Sequence[Array],
+        outputs: Sequence[Array],
+    ) -> None:
+        """Run the rows of each length together, and what lies behind it by the second program."""
+        for count in np.unique(lengths).tolist():
+            rows = np.flatnonzero(lengths == count)
+            parts = [(self._handle, 0, count), (self._padding, count, inputs[0].shape[1])]
+            for handle, start, stop in parts:
+                if handle is None or start == stop:
+                    continue
+                given = [array[rows, start:stop] for array in inputs]
+                made = [array[rows, start:stop] if array.ndim == 3 else array[rows] for array in outputs]
+                self._run(handle, slots[rows], stop - start, given, pool, made)
+                for array, part in zip(outputs, made, strict=True):
+                    array[(rows, slice(start, stop)) if array.ndim == 3 else rows] = part
+
+    def _run(
+        self,
+        handle: int,
+        slots: Array,
+        steps: int,
+        inputs: Sequence[Array],
+        pool: Sequence[Array],
+        outputs: Sequence[Array],
+    ) -> None:
+        places = np.ascontiguousarray(slots, np.uintp)
+        views = [(Rows * len(group))(*map(_view, group)) for group in (inputs, pool, outputs)]
+        self._check(self.library.lstm_edge_run(handle, len(places), steps, places.ctypes.data, *views))
 
     def _in_order(self, spec: TensorSpec, array: Array) -> Array:
         """Return an input as ``(N, L, width)``, a view where a row's numbers lie together."""
@@ -256,8 +329,55 @@ class NativeEngine:
         return block
 
 
+class NativeTick:
+    """One step of some rows of a pool, samples and outputs a row a source. Not for two threads at once."""
+
+    def __init__(self, engine: NativeEngine, pool: Mapping[str, Array]) -> None:
+        """Take the pool, each state in the file's layout and C order; it changes where it lies."""
+        manifest = engine.manifest
+        self._engine, self._kept = engine, [engine._state_rows(pool[p.spec.input], p) for p in engine.parts]
+        self._states = (Rows * len(self._kept))(*map(_view, self._kept))
+        self._inputs = (Rows * len(manifest.data_inputs))()
+        self._outputs = (Rows * len(manifest.outputs))()
+        self._shapes = [(spec.name, tuple(engine._inner(spec.axes))) for spec in manifest.outputs]
+
+    def run(self, arrays: Sequence[Array], slots: Array | None, rows: int) -> dict[str, Array]:
+        """Take the step; return the outputs ``(rows, ...)`` by name.
+
+        Args:
+            arrays: each data input, ``(rows, ...)`` in C order.
+            slots: the place in the pool of each row; None for 0, 1, 2 and so on.
+            rows: how many there are.
+
+        Raises:
+            InputError: an index outside an embedding table; no state has changed then.
+        """
+        for view, array in zip(self._inputs, arrays, strict=True):
+            view.data, view.row_stride = array.__array_interface__["data"][0], array.nbytes // rows
+        outputs = {}
+        for view, (name, shape) in zip(self._outputs, self._shapes, strict=True):
+            made = outputs[name] = np.empty((rows, *shape), np.float32)
+            view.data, view.row_stride = made.__array_interface__["data"][0], made.nbytes // rows
+        places = None if slots is None else np.ascontiguousarray(slots, np.uintp)
+        engine = self._engine
+        engine._check(
+            engine.library.lstm_edge_run(
+                engine._handle,
+                rows,
+                1,
+                None if places is None else places.__array_interface__["data"][0],
+                self._inputs,
+                self._states,
+                self._outputs,
+            )
+        )
+        return outputs
+
+
 class _Handle:
-    """A stream of the library; it is freed with the last view of its memory."""
+    """A stream of the library; it is freed with the last view of its memory, which is one block."""
+
+    __slots__ = ("address", "engine")
 
     def __init__(self, engine: NativeEngine) -> None:
         self.engine = engine
@@ -269,26 +389,50 @@ class _Handle:
         if self.address:
             self.engine.library.lstm_edge_stream_free(self.address)
 
-    def view(self, place: Callable[[Any, int], int], index: int, shape: tuple[int, ...], dtype: str) -> Array:
-        """Return a view of an input's, output's or state's memory."""
-        size = prod(shape) * np.dtype(dtype).itemsize
-        memory: Any = (C.c_char * size).from_address(place(self.address, index))
-        memory._owner = self
-        return np.frombuffer(memory, dtype).reshape(shape)
+    def starts(self) -> list[list[int]]:
+        """Return the address of each input, output and state, by kind."""
+        library = self.engine.library
+        places = (library.lstm_edge_input, library.lstm_edge_output, library.lstm_edge_state)
+        return [
+            [place(self.address, index) for index in range(len(sizes))]
+            for place, sizes in zip(places, self.engine.sizes, strict=True)
+        ]
+
+    @property
+    def __array_interface__(self) -> dict[str, Any]:
+        """All of its memory as bytes, from which ``np.asarray`` makes an array that keeps it."""
+        first, size = self.engine.span(self)
+        return {"data": (first, False), "shape": (size,), "typestr": "|u1", "version": 3}
 
 
 class NativeStates:
     """A stream of the library, its states in place of onnxruntime's two sets."""
 
+    __slots__ = ("_block", "engine", "front", "handle")
+
     def __init__(self, engine: NativeEngine) -> None:
         """Open it at the reset state."""
         self.engine, self.front = engine, 0
         self.handle = _Handle(engine)
-        self._views = [
-            self.handle.view(engine.library.lstm_edge_state, index, (part.width,), "float32")
-            for index, part in enumerate(engine.parts)
+        self._block = np.asarray(self.handle)
+
+    @property
+    def nbytes(self) -> int:
+        """Of the states."""
+        return sum(self.engine.sizes[STATE])
+
+    def view(self, kind: int, index: int, shape: tuple[int, ...], dtype: str) -> Array:
+        """Return a view of an input's, output's or state's memory."""
+        start = self.engine.offsets[kind][index]
+        size = prod(shape) * np.dtype(dtype).itemsize
+        found: Array = self._block[start : start + size].view(dtype)
+        found.shape = shape
+        return found
+
+    def _states(self) -> list[Array]:
+        return [
+            self.view(STATE, index, (part.width,), "float32") for index, part in enumerate(self.engine.parts)
         ]
-        self.nbytes = sum(view.nbytes for view in self._views)
 
     def call(self, inputs: Mapping[str, Array], sizes: Mapping[str, int]) -> "NativeCall":
         """Return a call with these data inputs in it, for named axes of these sizes."""
@@ -297,7 +441,7 @@ class NativeStates:
     def read(self) -> dict[str, Array]:
         """Return the states by input name, as copies."""
         found: dict[str, list[Array]] = {}
-        for part, view in zip(self.engine.parts, self._views, strict=True):
+        for part, view in zip(self.engine.parts, self._states(), strict=True):
             found.setdefault(part.spec.input, []).append(view)
         return {
             spec.input: np.concatenate(found[spec.input]).reshape(self.engine._shape(spec.axes))
@@ -306,13 +450,15 @@ class NativeStates:
 
     def write(self, arrays: Mapping[str, Array]) -> None:
         """Make ``arrays`` the states."""
-        for part, view in zip(self.engine.parts, self._views, strict=True):
+        for part, view in zip(self.engine.parts, self._states(), strict=True):
             array = np.asarray(arrays[part.spec.input])
             view[:] = (array if part.layer is None else array[part.layer]).reshape(-1)
 
 
 class NativeCall:
     """A call of one shape of a stream: write its ``inputs``, ``run`` it, read its ``outputs``."""
+
+    __slots__ = ("_after", "_before", "_call", "inputs", "outputs", "runs", "states", "steps")
 
     def __init__(self, states: NativeStates, inputs: Mapping[str, Array], sizes: Mapping[str, int]) -> None:
         """Take the data inputs, which are copied, and the sizes of the named axes."""
@@ -328,7 +474,7 @@ class NativeCall:
         for index, spec in enumerate(manifest.data_inputs):
             shape = inputs[spec.name].shape
             if single:
-                self.inputs[spec.name] = states.handle.view(lib.lstm_edge_input, index, shape, spec.dtype)
+                self.inputs[spec.name] = states.view(INPUT, index, shape, spec.dtype)
                 continue
             array = self.inputs[spec.name] = np.zeros(shape, spec.dtype)
             pointers[0].append(self._row(array, spec, before, self.steps))
@@ -336,23 +482,22 @@ class NativeCall:
             resolved = resolve(output.axes, {**sizes, manifest.batch or "": 1})
             assert resolved is not None
             if single:
-                self.outputs[output.name] = states.handle.view(
-                    lib.lstm_edge_output, index, resolved, "float32"
-                )
+                self.outputs[output.name] = states.view(OUTPUT, index, resolved, "float32")
                 continue
             array = self.outputs[output.name] = np.zeros(resolved, "float32")
             every = self.steps if manifest.sequence in output.axes else 1
             pointers[1].append(self._row(array, output, after, every))
         for name, array in inputs.items():
             self.inputs[name][...] = array
-        self._before, self._after = before, [(array, row) for row, array in after]
+        self._before, self._after = tuple(before), tuple((array, row) for row, array in after)
         if single:
             call: Callable[[], int] = partial(lib.lstm_edge_step, states.handle.address)
         else:
             arrays = [(C.c_void_p * len(group))(*group) for group in pointers]
             call = partial(lib.lstm_edge_chunk, states.handle.address, arrays[0], self.steps, arrays[1])
         self._call = call
-        self.runs: Sequence[Callable[[], int]] = [self._copying if before or after else call] * 2
+        run = self._copying if before or after else call
+        self.runs: Sequence[Callable[[], int]] = (run, run)
 
     def _row(self, array: Array, spec: TensorSpec, copies: list[tuple[Array, Array]], steps: int) -> int:
         """Return the address of an array's rows, a step each; where they do not lie so, of a copy's."""

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import UnsupportedError
+from ..errors import FileFormatError, UnsupportedError
 
-__all__ = ["INPUT_TYPES", "NONE", "Binary", "Code", "Function", "ProgramWriter"]
+__all__ = ["INPUT_TYPES", "NONE", "Binary", "Code", "Function", "ProgramWriter", "padding_of"]
 
 Array = npt.NDArray[Any]
 NONE = 0xFFFFFFFF
@@ -39,6 +39,8 @@ class Code(IntEnum):
     GATHER = 9
     COPY = 10
     CAST = 11
+    CONSTANT = 12
+    WHERE = 13
 
 
 class Function(IntEnum):
@@ -66,6 +68,7 @@ class Function(IntEnum):
     SQRT = 19
     RECIPROCAL = 20
     ERF = 21
+    GELU_TANH = 22
 
 
 class Binary(IntEnum):
@@ -79,6 +82,9 @@ class Binary(IntEnum):
     MINIMUM = 5
     PRELU = 6
     POWER = 7
+    LESS = 8
+    LESS_EQUAL = 9
+    EQUAL = 10
 
 
 class ProgramWriter:
@@ -93,6 +99,7 @@ class ProgramWriter:
         self._linear: dict[int, tuple[int, int]] = {}
         self._named: dict[str, list[int]] = {}
         self._manifest = NONE
+        self._padding = 0
         self._golden_steps = 0
 
     def constant(self, array: npt.ArrayLike) -> int:
@@ -274,6 +281,18 @@ class ProgramWriter:
         self.operation(Code.BINARY, a, *operands, out, int(kind), int(swap))  # type: ignore[arg-type]
         return out
 
+    def filled(self, values: Array) -> int:
+        """Add a buffer that holds ``values`` at every step; return it."""
+        out = self.buffer(values.size)
+        self.operation(Code.CONSTANT, self._floats(values), out)
+        return out
+
+    def where(self, condition: int, a: int, b: int) -> int:
+        """Add the choice of ``a`` where the condition is not 0, else ``b``; return the result."""
+        out = self.buffer(self.width(condition))
+        self.operation(Code.WHERE, condition, a, b, out)
+        return out
+
     def softmax(self, source: int, length: int, *, logarithm: bool = False) -> int:
         """Add softmax over each ``length`` numbers, or its logarithm; return the result."""
         out = self.buffer(self.width(source))
@@ -321,6 +340,10 @@ class ProgramWriter:
         """Store the manifest, JSON text."""
         self._manifest = self._text(text)
 
+    def padding(self, program: bytes) -> None:
+        """Store the program of the steps beyond a row's length."""
+        self._padding = 1 + self.constant(np.frombuffer(program, np.uint8))
+
     def to_bytes(self) -> bytes:
         """Return the file."""
         ports = [port for kind in self._ports.values() for port in kind]
@@ -350,7 +373,7 @@ class ProgramWriter:
             len(self._operations),
             self._manifest,
             self._golden_steps,
-            0,
+            self._padding,
             0,
         )
         head = _HEADER.pack(_MAGIC, _FORMAT, 0, offset, *counts)
@@ -373,3 +396,20 @@ class ProgramWriter:
     @staticmethod
     def _pair(buffers: Sequence[int]) -> tuple[int, int]:
         return (buffers[0], buffers[1] if len(buffers) > 1 else NONE)
+
+
+def padding_of(content: bytes) -> bytes | None:
+    """Return the program of the steps beyond a row's length in a program file, if there is one.
+
+    Raises:
+        FileFormatError: it does not lie within the file.
+    """
+    number = _HEADER.unpack_from(content)[12]
+    if number == 0:
+        return None
+    table = _HEADER.size + (number - 1) * _CONSTANT.size
+    if table + _CONSTANT.size <= len(content):
+        offset, rows, columns, *_ = _CONSTANT.unpack_from(content, table)
+        if offset + rows * columns <= len(content):
+            return content[offset : offset + rows * columns]
+    raise FileFormatError("the native program names a part that is not there; convert the model again")

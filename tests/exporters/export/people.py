@@ -1,7 +1,9 @@
 """Modules written the way people write them, each with an example and what its file must have."""
 
 import abc
-from dataclasses import dataclass
+import functools
+import math
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -9,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.utils import _pytree as pytree
+
+from lstm_edge_exporters import ExportConfig
 
 __all__ = ["PEOPLE", "Person"]
 
@@ -26,6 +30,9 @@ class Person:
     unstreamable: str = ""
     """What the reason must mention; empty where chunks equal the whole."""
     notes: str = ""
+    config: ExportConfig | None = None
+    ranges: dict[str, str] = field(default_factory=dict)
+    """The sizes of each axis that does not take all."""
 
 
 class SentimentClassifier(nn.Module):
@@ -379,6 +386,130 @@ class Contained(nn.Module):
         return self.rnn(series.values)[0] * series.mask.unsqueeze(-1)
 
 
+class ChunkedBLSTM(nn.Module):
+    """A separation network's layer: overlapping frames of 20 steps where the input is longer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(4, 4, bidirectional=True)
+        self.linear = nn.Linear(8, 4)
+
+    def forward(self, x):
+        batch, channels, total = x.shape
+        width, stride = 20, 10
+        framed = total > width
+        if framed:
+            frames = math.ceil(total / stride)
+            padded = F.pad(x, (0, (frames - 1) * stride + width - total))
+            x = padded.unfold(-1, width, stride).permute(0, 2, 1, 3).reshape(-1, channels, width)
+        x = self.linear(self.lstm(x.permute(2, 0, 1))[0]).permute(1, 2, 0)
+        if framed:
+            x = x.reshape(batch, -1, channels, width)[..., 5:-5].permute(0, 2, 1, 3)
+            x = x.reshape(batch, channels, -1)[..., : total - 5]
+        return x
+
+
+class WaveDenoiser(nn.Module):
+    """Waveform in, waveform out: strided convolutions around an LSTM, skips cut to fit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.ModuleList([nn.Conv1d(1, 4, 8, 4), nn.Conv1d(4, 6, 8, 4)])
+        self.lstm = nn.LSTM(6, 6)
+        self.decoder = nn.ModuleList([nn.ConvTranspose1d(6, 4, 8, 4), nn.ConvTranspose1d(4, 1, 8, 4)])
+
+    def forward(self, mix):
+        length, x = mix.shape[-1], mix / (1e-3 + mix.std(dim=-1, keepdim=True))
+        skips = []
+        for layer in self.encoder:
+            x = F.relu(layer(x))
+            skips.append(x)
+        x = self.lstm(x.permute(2, 0, 1))[0].permute(1, 2, 0)
+        for layer in self.decoder:
+            x = layer(x + skips.pop(-1)[..., : x.shape[-1]])
+        return F.pad(x, (0, length - x.shape[-1]))
+
+
+class SqueezingCRDNN(nn.Module):
+    """Squeezes an axis that is not 1, which does nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 3, 3, padding=1)
+        self.rnn = nn.GRU(12, 5, batch_first=True)
+
+    def forward(self, x):
+        x = self.conv(x.unsqueeze(1)).squeeze(1)
+        return self.rnn(x.permute(0, 2, 1, 3).flatten(2))[0].squeeze(2)
+
+
+class EncoderWithLengths(nn.Module):
+    """Passes the lengths on beside what it computes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.LSTM(5, 6, batch_first=True)
+
+    def forward(self, x, lengths):
+        packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        y, counts = pad_packed_sequence(self.rnn(packed)[0], batch_first=True, total_length=x.size(1))
+        return y, counts
+
+
+class RelativeLengths(nn.Module):
+    """Lengths as fractions of the longest, as a speech toolkit has them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.GRU(5, 6, batch_first=True)
+
+    def forward(self, x, lens):
+        steps = torch.clamp(torch.round(lens * x.size(1)), min=1).long()
+        packed = pack_padded_sequence(x, steps.cpu(), batch_first=True, enforce_sorted=False)
+        return pad_packed_sequence(self.rnn(packed)[0], batch_first=True, total_length=x.size(1))[0]
+
+
+def dispatch(forward):
+    """Stand for a decorator that lets a method of one container be called with its parts by name."""
+
+    @functools.wraps(forward)
+    def called(self, *args, **parts):
+        if not parts:
+            return forward(self, *args)
+        container = dict(parts)
+        forward(self, container)
+        return tuple(container[key] for key in ("embed", "hidden_next"))
+
+    return called
+
+
+class Dispatched(nn.Module):
+    """A policy's layer whose forward takes one container."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.GRU(5, 6, batch_first=True)
+
+    @dispatch
+    def forward(self, container):
+        y, h = self.rnn(container["observation"], container["hidden"].transpose(0, 1))
+        container["embed"], container["hidden_next"] = y, h.transpose(0, 1)
+        return container
+
+
+class FixedGraph(nn.Module):
+    """A graph network over windows: every axis is of a fixed size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("adjacency", torch.softmax(_floats(6, 6), 1))
+        self.rnn = nn.LSTM(4, 5)
+
+    def forward(self, x):
+        x = (self.adjacency @ x.reshape(6, -1)).reshape(6, 3, 4).transpose(0, 1)
+        return torch.cat([self.rnn(x)[1][0].squeeze(0), x[-1]], -1)
+
+
 def _floats(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(3))
 
@@ -451,4 +582,47 @@ PEOPLE = [
     ),
     Person(QuietTrain, _floats(3, 6, 5), {"LSTM": 1}, ("h_0", "c_0")),
     Person(Contained, (Series(_floats(3, 6, 5), torch.ones(3, 6)),), {"GRU": 1}, ("h_0",)),
+    Person(
+        ChunkedBLSTM,
+        _floats(3, 4, 50),
+        {"LSTM": 1},
+        notes="stays in the graph",
+        config=ExportConfig(inputs={"x": ("N", 4, "T")}),
+        ranges={"T": "21.."},
+    ),
+    Person(
+        ChunkedBLSTM,
+        _floats(3, 4, 13),
+        {"LSTM": 1},
+        ("h_0", "c_0"),
+        "bidirectional",
+        notes="if framed:",
+        ranges={"L": "1..20"},
+    ),
+    Person(
+        WaveDenoiser,
+        _floats(3, 1, 200),
+        {"LSTM": 1},
+        ("h_0", "c_0"),
+        "a call takes 36.. steps",
+        ranges={"L": "36.."},
+    ),
+    Person(SqueezingCRDNN, _floats(3, 6, 4), {"GRU": 1}, ("h_0",), "a convolution over time"),
+    Person(EncoderWithLengths, (_floats(3, 6, 5), torch.tensor([2, 6, 4])), {"LSTM": 1}, ("h_0", "c_0")),
+    Person(
+        RelativeLengths, (_floats(3, 6, 5), torch.tensor([0.5, 1.0, 0.7])), {"GRU": 1}, ("h_0",), "fractions"
+    ),
+    Person(
+        Dispatched,
+        {"observation": _floats(3, 6, 5), "hidden": _floats(3, 1, 6)},
+        {"GRU": 1},
+        ("hidden",),
+    ),
+    Person(
+        FixedGraph,
+        _floats(6, 3, 4),
+        {"LSTM": 1},
+        ("h_0", "c_0"),
+        config=ExportConfig(inputs={"x": (6, 3, 4)}),
+    ),
 ]

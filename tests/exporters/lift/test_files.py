@@ -5,11 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 
 from lstm_edge_exporters.lift import LiftConfig, lift
 from lstm_edge_runtime import load
-from lstm_edge_runtime.errors import ContractError, FileFormatError, InputError, LstmEdgeError, NotFoundError
+from lstm_edge_runtime.errors import FileFormatError, InputError, LstmEdgeError, NotFoundError
 
 DATA = Path(__file__).parents[2] / "runtime/data"
 
@@ -115,13 +116,50 @@ def test_a_device_is_said_to_be_no_plain_file():
         lift("/dev/null")
 
 
-def test_a_quantized_layer_is_named_with_the_way_round(model, tmp_path):
-    from onnxruntime.quantization import quantize_dynamic
+@pytest.fixture
+def quantized(network, tmp_path):
+    def write(**convolution):
+        from onnxruntime.quantization import quantize_dynamic
 
-    onnx.save(model, tmp_path / "m.onnx")
-    quantize_dynamic(tmp_path / "m.onnx", tmp_path / "q.onnx")
-    with pytest.raises(ContractError, match=r"DynamicQuantizeLSTM .* is quantized.*lift the float file"):
-        lift(tmp_path / "q.onnx")
+        net = network()
+        x = net.add("Transpose", ["x"], perm=[1, 2, 0])
+        x = net.add("Conv", [x, net.weight(8, 4, 3 if convolution else 1)], **convolution)
+        x = net.add("MatMul", [net.add("Transpose", [x], perm=[2, 0, 1]), net.weight(8, 8)])
+        y, *_ = net.recurrent("LSTM", x, 8, 16, outputs=("Y",))
+        net.add("MatMul", [net.squeeze(y, 1), net.weight(16, 3)], ["y"])
+        onnx.save(net.model({"x": ["L", "N", 4]}, ["y"]), tmp_path / "m.onnx")
+        quantize_dynamic(tmp_path / "m.onnx", tmp_path / "q.onnx", per_channel=True)
+        return tmp_path / "q.onnx"
+
+    return write
+
+
+def test_a_quantized_file_is_lifted_and_its_chunks_are_compared_in_float(quantized):
+    lifted = lift(quantized())
+    assert [s.axes for s in lifted.report.lifted] == [(1, "N", 16)] * 2
+    assert lifted.manifest.precision == "int8"
+    assert lifted.report.chunks.in_float
+    assert lifted.report.unstreamable == ""
+
+
+def test_a_convolution_over_time_is_seen_in_a_quantized_file(quantized):
+    assert "a convolution over time" in lift(quantized(pads=[1, 1])).report.unstreamable
+
+
+def test_the_float_twin_is_within_a_quantization_step_of_the_file(quantized):
+    import onnx_ir as ir
+
+    from lstm_edge_exporters.graph import to_bytes
+    from lstm_edge_exporters.lift.quantized import float_twin, is_quantized
+
+    path = quantized(pads=[1, 1])
+    twin = float_twin(ir.load(path))
+    assert not is_quantized(twin)
+    x = np.random.default_rng(0).standard_normal((9, 2, 4)).astype(np.float32)
+    got, expected = (
+        onnxruntime.InferenceSession(content).run(None, {"x": x})[0] for content in (to_bytes(twin), path)
+    )
+    np.testing.assert_allclose(got, expected, rtol=0, atol=0.05 * np.abs(expected).max())
 
 
 def test_damaged_bytes_never_give_a_traceback_or_more_than_one_line(model, capfd):

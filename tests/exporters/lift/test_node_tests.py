@@ -3,6 +3,7 @@
 import warnings
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
@@ -11,6 +12,9 @@ from lstm_edge_exporters.lift import lift
 from lstm_edge_exporters.lift.states import lift_states
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import ContractError
+from lstm_edge_runtime.native.choice import compile_engine
+from lstm_edge_runtime.native.library import installed
+from lstm_edge_runtime.onnx_reader import read_onnx
 
 
 def _cases():
@@ -59,6 +63,32 @@ def test_a_forward_case_still_gives_its_expected_outputs(case):
     for name, array in expected.items():
         np.testing.assert_allclose(outputs[name], array, rtol=1e-3, atol=1e-7)
     assert lifted.report.unstreamable == ""
+    if installed():
+        found = _on_native(lifted, feeds, lengths)
+        for name, array in expected.items():
+            np.testing.assert_allclose(found[name], array, rtol=1e-3, atol=1e-7, err_msg=f"native {name}")
+
+
+def _on_native(lifted, feeds, lengths):
+    """Run a case on the native engine, its weights stored in the file."""
+    proto = onnx.load_from_string(lifted.model)
+    weights = [value for value in proto.graph.input if value.name in ("W", "R", "B", "P")]
+    for value in weights:
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(feeds[value.name], value.name))
+        proto.graph.input.remove(value)
+    names = {value.name for value in weights}
+    manifest = lifted.manifest._replace(
+        inputs=tuple(spec for spec in lifted.manifest.inputs if spec.name not in names),
+        golden=None,  # of other weights
+    )
+    native = compile_engine(read_onnx(proto.SerializeToString()), manifest, 1)
+    rows = feeds["X"].shape[manifest.inputs[0].axes.index(manifest.batch)] if manifest.batch else 1
+    given = {spec.name: feeds[spec.name] for spec in manifest.data_inputs}
+    given |= {} if lengths is None else {manifest.lengths: lengths}
+    for state in manifest.states:
+        shape = [axis if isinstance(axis, int) else rows for axis in state.axes]
+        given[state.input] = np.zeros(shape, np.float32)
+    return manifest.all_outputs(*native.call(given))
 
 
 @pytest.mark.parametrize("case", BACKWARD, ids=lambda case: case.name)

@@ -253,3 +253,28 @@ def test_another_input_width_is_a_failure_with_both_sizes_and_no_traceback(tmp_p
     (said,) = (each.message for each in report.groups[0].failed if "inputs and outputs" in each.name)
     assert "x (L, N, 3)" in said
     assert "x (L, N, 5)" in said
+
+
+class Silent(torch.nn.Module):
+    """Two directions, all units switched off: the whole and its chunks are the same zeros."""
+
+    def __init__(self):
+        super().__init__()
+        self.rnn = torch.nn.RNN(3, 2, batch_first=True, bidirectional=True, nonlinearity="relu")
+        for bias in (self.rnn.bias_ih_l0, self.rnn.bias_ih_l0_reverse):
+            torch.nn.init.constant_(bias, -100.0)
+
+    def forward(self, x):
+        return self.rnn(x)[0]
+
+
+def test_a_layer_of_two_directions_may_be_called_unfit_for_streaming_though_chunks_are_equal(tmp_path):
+    module, example = Silent().eval(), torch.randn(2, 5, 3)
+    artifact = export(module, example)
+    artifact.save(tmp_path / "silent.onnx")
+    assert not artifact.manifest.streamable
+    file = open_file(tmp_path / "silent.onnx")
+    report = validate(file, against_module(module, file, example), ValidateConfig(quick=True))
+    assert report.ok, report
+    (check,) = [each for group in report.groups for each in group.checks if each.name == "streamable"]
+    assert "reads time backwards" in check.message

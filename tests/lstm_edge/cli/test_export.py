@@ -16,6 +16,7 @@ from lstm_edge.checkpoint import Run, save
 from lstm_edge.cli import main
 from lstm_edge.lstm1 import LSTM1
 from lstm_edge_runtime import load
+from lstm_edge_runtime.errors import install_command
 
 NETS = """
 import os, time
@@ -54,8 +55,33 @@ class Talks(Tagger):
         print("tokens", tokens.shape)
         return super().forward(tokens)
 
+class Counter(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.GRU(3, 6, batch_first=True)
+        self.head = nn.Linear(6, 2)
+    def forward(self, x):
+        return self.head(self.rnn(x)[0][:, -1])
+
 def narrow():
     return nn.LSTM(5, 6, batch_first=True).bfloat16()
+
+class Wide(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv1d(4, 4, 16)
+        self.rnn = nn.GRU(4, 6, batch_first=True)
+    def forward(self, x):
+        return self.rnn(self.conv(x.transpose(1, 2)).transpose(1, 2))[0]
+
+class Steps(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cell = nn.GRUCell(4, 6)
+    def forward(self, x, h):
+        for step in range(x.size(1)):
+            h = self.cell(x[:, step], h)
+        return h * 2, h
 
 number = 3
 """
@@ -64,6 +90,12 @@ number = 3
 def run(folder, *words, **options):
     command = [sys.executable, "-c", "from lstm_edge.cli import main; main()", "export", *words]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, **options)
+
+
+def unexpected(stderr):
+    """The lines of standard error that do not say how far it is."""
+    told = ("tracing the module", "verifying ", "feeding chunks", "recording golden cases")
+    return [line for line in stderr.splitlines() if not line.startswith(told)]
 
 
 @pytest.fixture
@@ -76,7 +108,7 @@ def test_a_run_becomes_a_file_with_a_table_and_the_next_commands(folder):
     torch.manual_seed(0)
     save(Run(LSTM1(4, 6, 8, 1, 20)), folder / "run")
     done = run(folder, "run", "-o", "har.onnx", "--lengths")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, unexpected(done.stderr)) == (0, [])
     for words in (
         "h_0 -> h_n",
         "(N, L, 6)",
@@ -88,6 +120,9 @@ def test_a_run_becomes_a_file_with_a_table_and_the_next_commands(folder):
         assert words in done.stdout
     model = load(folder / "har.onnx")
     assert model.manifest.lengths == "lengths"
+    lines = done.stderr.splitlines()
+    assert (lines[0], lines[-1]) == ("tracing the module", "recording golden cases")
+    assert 4 < len(lines) <= 20
     assert len(model.manifest.provenance["checkpoint_sha256"]) == 64
 
 
@@ -120,6 +155,49 @@ def test_a_factory_with_weights_becomes_a_file_and_json(folder, monkeypatch):
     assert torch.allclose(torch.from_numpy(got["output"]), module(tokens), atol=1e-5)
 
 
+def test_a_range_is_found_or_given_and_one_step_is_the_way_out_of_a_loop(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, "nets", raising=False)
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["lstm-edge", "export", *words, "-o", "m.onnx"])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return ended.value.code or 0, "".join(capsys.readouterr())
+
+    code, text = call("nets:Wide", "--input", "x=N,L,4")
+    assert (code, "sizes of axis L: 16.." in text) == (0, True)
+    code, text = call("nets:Wide", "--input", "x=N,L:20..400:20,4", "--json")
+    assert (code, json.loads(text)["ranges"]) == (0, {"L": {"least": 20, "most": 400, "multiple": 20}})
+    options = ("--input", "x=N,L,4", "--input", "h=N,6")
+    code, text = call("nets:Steps", *options)
+    assert code == 2
+    assert "forward takes and returns h, so that one step a call works: --input x=N,1,4 --input h=N,6" in text
+    code, text = call("nets:Steps", *options, "--step")
+    assert code == 0
+    assert load(folder / "m.onnx").stream().step([0.1, 0.2, 0.3, 0.4]).shape == (6,)
+
+
+COUNTER = ("nets:Counter", "--input", "x=N,L,3", "-o", "t.onnx")
+
+
+def test_a_factorys_file_says_what_the_command_line_says_of_it(folder):
+    (folder / "labels.txt").write_text("rest\nwalk, fast\n")
+    words = ["--labels", "labels.txt", "--features", "ax, ay,az", "--rate", "50Hz", "--window", "20"]
+    done = run(folder, *COUNTER, *words, "--output-names", "logits")
+    assert (done.returncode, unexpected(done.stderr)) == (0, [])
+    manifest = load(folder / "t.onnx").manifest
+    assert manifest.task == ("classification", "logits", ("rest", "walk, fast"), ())
+    assert manifest.signal[:3] == (("ax", "ay", "az"), 50.0, 20)
+
+
+def test_units_make_a_regression_of_the_first_output(folder):
+    done = run(folder, *COUNTER, "--units", "m,s", "--labels", "far,long")
+    assert (done.returncode, unexpected(done.stderr)) == (0, [])
+    assert load(folder / "t.onnx").manifest.task == ("regression", "output", ("far", "long"), ("m", "s"))
+
+
 class Evil:
     def __reduce__(self):
         return os.system, ("touch ran",)
@@ -143,6 +221,12 @@ WRONG = [
     (("nets:build", "--input", "tokens=N:float32:0..1", "-o", "t.onnx"), "a range for whole numbers"),
     (("nets:build", "--input", "tokens=N,99999999999999999999", "-o", "t.onnx"), "can be made"),
     (("nets:build", "--input", "tokens=N,L", *TOKENS), "came twice"),
+    (("nets:build", "--input", "tokens=N,L:8..4", "-o", "t.onnx"), "expected LEAST..[MOST][:MULTIPLE]"),
+    (("nets:build", "--input", "tokens=N,L:9..11:8", "-o", "t.onnx"), "expected LEAST..[MOST][:MULTIPLE]"),
+    (("nets:build", "--input", "tokens=N,4*L:8..", "-o", "t.onnx"), "give one to a name"),
+    (("nets:build", "--input", "tokens=N:int64,L", "-o", "t.onnx"), "a dtype comes last"),
+    (("nets:build", "--input", "tokens=N,L-1", "-o", "t.onnx"), "neither a positive number"),
+    (("nets:Wide", "--input", "x=N,L:8..,4", "-o", "t.onnx"), "16.. is what the file takes"),
     (("nets:two_lines", *TOKENS), "RuntimeError: one line and another"),
     (("nets:leaves", *TOKENS), "SystemExit: 5"),
     (("nets.py:build", *TOKENS), "without .py"),
@@ -151,7 +235,15 @@ WRONG = [
     (("nets:build", "--weights", "other.safetensors", *TOKENS), "does not fit"),
     (("nets:build", "--opset", "7", *TOKENS), "choose from 18"),
     (("nothing", "-o", "t.onnx"), "nothing"),
+    (("nothing", "-o", "t.pt"), "type -o t.onnx"),
+    (("t.onnx", "-o", "u.onnx"), "t.onnx is exported already"),
     (("nothing", "--weights", "x.pt", "-o", "t.onnx"), "no package.module:factory"),
+    (("nothing", "--rate", "50", "-o", "t.onnx"), "--rate belongs to one"),
+    ((*COUNTER, "--labels", "a,b,c"), "got 3 labels, expected 2"),
+    ((*COUNTER, "--features", "a,b"), "got 2 names of features, expected 3"),
+    ((*COUNTER, "--labels", "classes.txt"), "no labels at classes.txt"),
+    ((*COUNTER, "--labels", "a,a"), "there twice"),
+    ((*COUNTER, "--units", "m,s", "--task", "classification"), "--units belong to a regression"),
 ]
 
 
@@ -206,6 +298,7 @@ def slowly(self, content):
     time.sleep(60)
 Path.write_bytes = slowly
 from lstm_edge.cli import main
+from lstm_edge_runtime.errors import install_command
 main()
 """
 
@@ -225,7 +318,7 @@ def test_without_torch_the_error_names_the_extra(folder):
     command = [sys.executable, "-c", script, "export", "run", "-o", "m.onnx"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert 'pip install "lstm-edge[export]"' in done.stderr
+    assert install_command("export") in done.stderr
 
 
 def _wait_for(path: Path) -> None:
@@ -245,7 +338,7 @@ def test_what_a_module_prints_does_not_reach_the_json(folder):
 
 def test_floats_without_a_dtype_are_the_modules_own(folder):
     done = run(folder, "nets:narrow", "--input", "input=N,L,5", "-o", "t.onnx")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, unexpected(done.stderr)) == (0, [])
     assert "bfloat16" in done.stdout
     assert load(folder / "t.onnx").inputs[0].dtype == "float32"
 
@@ -261,7 +354,7 @@ class Packs(Tagger):
     (folder / "nets.py").write_text(source + packs)
     words = ["--input", "tokens=N,L:int64", "--input", "token_lengths=N", "-o", "t.onnx"]
     done = run(folder, "nets:Packs", *words)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, unexpected(done.stderr)) == (0, [])
     model = load(folder / "t.onnx")
     assert model.manifest.lengths == "token_lengths"
     assert model.inputs[1].dtype == "int64"

@@ -49,7 +49,10 @@ def lift(*arguments):
 def test_a_file_is_lifted_and_the_report_says_what_was_proven(gru, tmp_path):
     out = tmp_path / "out.onnx"
     done = lift(gru(), "-o", out)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0
+    lines = done.stderr.splitlines()
+    assert lines[0] == "reading"
+    assert all(line.startswith("lifting") for line in lines[1:])
     for part in (
         "h_0",
         "h_n",
@@ -140,3 +143,26 @@ def test_a_file_may_be_lifted_onto_itself(gru, tmp_path):
     assert run(path, "-o", path).exit_code == 0
     (tmp_path / "weights.bin").unlink()
     assert [state.input for state in load(path).states] == ["h_0"]
+
+
+def test_a_branch_is_chosen_by_number_and_a_wrong_one_is_said_in_one_line(gru, tmp_path):
+    path = gru()
+    model = onnx.load(path)
+    branches = {}
+    for key, factor in (("then_branch", 1.0), ("else_branch", 2.0)):
+        scaled = helper.make_node("Mul", ["y", f"{key}_factor"], [f"{key}_out"])
+        factors = [numpy_helper.from_array(np.float32([factor]), f"{key}_factor")]
+        outputs = [helper.make_tensor_value_info(f"{key}_out", TensorProto.FLOAT, None)]
+        branches[key] = helper.make_graph([scaled], key, [], outputs, factors)
+    model.graph.initializer.append(numpy_helper.from_array(np.array(8000), "low"))
+    model.graph.node.append(helper.make_node("Equal", ["rate", "low"], ["is_low"]))
+    model.graph.node.append(helper.make_node("If", ["is_low"], ["z"], **branches))
+    model.graph.input.append(helper.make_tensor_value_info("rate", TensorProto.INT64, []))
+    model.graph.output[0].name = "z"
+    onnx.save(model, path)
+    done = lift(path, "-o", tmp_path / "out.onnx", "--branch", "rate=8000")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [entry.name for entry in onnx.load(tmp_path / "out.onnx").graph.input] == ["x", "h_0"]
+    done = lift(path, "-o", tmp_path / "out.onnx", "--branch", "rate=fast")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: --branch rate=fast: 'fast' is no number, expected sr=16000\n"

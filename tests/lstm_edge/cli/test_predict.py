@@ -7,8 +7,8 @@ import numpy as np
 import onnx
 import pytest
 
-from lstm_edge.cli._results import top_rows
 from lstm_edge.data.sample_input import sample_input
+from lstm_edge.results import top_rows
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import ContractError, InputError
 from lstm_edge_runtime.manifest import Manifest, StateSpec, TensorSpec

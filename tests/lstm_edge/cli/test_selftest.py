@@ -8,6 +8,7 @@ import onnx
 import pytest
 
 from lstm_edge_runtime.manifest import KEY, Manifest
+from lstm_edge_runtime.native.library import installed
 
 
 @pytest.fixture
@@ -30,7 +31,10 @@ def test_a_file_that_computes_right_passes_whole_and_in_chunks(invoke, har):
     assert document["ok"]
     assert document["providers"] == ["CPUExecutionProvider"]
     assert {(c["replayed"], c["output"]) for c in document["comparisons"]} == {
-        (how, name) for how in ("whole", "in chunks") for name in ("logits", "h_n", "c_n")
+        (f"{how}{engine}", name)
+        for how in ("whole", "in chunks")
+        for engine in ("", *([", native engine"] if installed() else []))
+        for name in ("logits", "h_n", "c_n")
     }
 
 

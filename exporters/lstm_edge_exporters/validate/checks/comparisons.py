@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lstm_edge_runtime.errors import LstmEdgeError, first_line
+from lstm_edge_runtime.errors import LstmEdgeError, UnsupportedError, counted, first_line
 from lstm_edge_runtime.ort import CPU, import_onnxruntime
 from lstm_edge_runtime.state import Run, even_sizes
 
@@ -221,7 +221,7 @@ def check_inputs(subject: Subject) -> Iterator[Check]:
     if subject.config.data is not None:
         most = _QUICK_SAMPLES if subject.config.quick else _SAMPLES
         for part, feeds in subject.sample_batches(most, _BATCH):
-            name = f"data, {len(part)} samples from {part[0]}"
+            name = f"data, {counted(len(part), 'sample')} from {part[0]}"
             yield subject.check(name, feeds, run=subject.run_alone)
     rows, steps = 3, 31
     feeds = subject.draw(rows, steps, _OFFSETS["inputs"])
@@ -262,7 +262,7 @@ def _spike(x: Array) -> Array:
 
 
 def check_providers(subject: Subject) -> Iterator[Check]:
-    """Compare on each provider of this machine that really starts, with one and with two threads."""
+    """Compare on each provider that really starts, with one and two threads, and on the native engine."""
     for provider in import_onnxruntime().get_available_providers():
         if provider in _REMOTE:
             continue
@@ -277,3 +277,24 @@ def check_providers(subject: Subject) -> Iterator[Check]:
             for place, (n, length) in enumerate(_PROVIDER_SIZES):
                 feeds = subject.draw(n, length, _OFFSETS["providers"] + place)
                 yield subject.check(f"{name}, N={n}, L={length}", feeds, run=run)
+    engine = subject.config.engine
+    if engine == "onnxruntime":
+        return
+    from lstm_edge_runtime.native.library import installed
+
+    if installed() or engine == "native":
+        yield from _check_native(subject, required=engine == "native")
+
+
+def _check_native(subject: Subject, *, required: bool) -> Iterator[Check]:
+    try:
+        run = subject.file.native_runner()
+    except UnsupportedError as error:
+        yield Check("native engine", "failed" if required else "skipped", f"not covered: {first_line(error)}")
+        return
+    except LstmEdgeError as error:
+        yield Check("native engine", "failed", first_line(error))
+        return
+    for place, (n, length) in enumerate(_PROVIDER_SIZES):
+        feeds = subject.draw(n, length, _OFFSETS["providers"] + place)
+        yield subject.check(f"native engine, N={n}, L={length}", feeds, run=run)

@@ -1,0 +1,149 @@
+"""Samples a second of ``lstm-edge score``: one process, Ray with one core and with two; cost as data grow.
+
+    python benchmarks/cluster.py [MODEL.onnx] [--millions 1 10]
+
+Each row is a fresh process on a data set of random samples of many devices, split over files by time. Memory
+is the largest resident set of any of the run's processes that score (those of Ray's own services are left
+out). Needs pyarrow, and ray for its rows. 100 million samples of six features take 4 GB of disk, and as
+much again while they are scored.
+"""
+
+import argparse
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import parquet
+
+from lstm_edge_runtime import load
+from lstm_edge_runtime.profile import host_key
+
+ROOT = Path(__file__).parents[1]
+DEVICES = 2_000
+FILE_ROWS = 1_000_000
+WAYS = {
+    "one process": ("0", ["--workers", "1"]),
+    "Ray, one core": ("0", ["--workers", "1"]),
+    "Ray, two cores": ("0,1", ["--workers", "2"]),
+}
+"""The cores each way is pinned to, and its options."""
+_PROGRAM = """
+import sys
+from pathlib import Path
+from lstm_edge.score import engines, pipeline
+if sys.argv[1].startswith("Ray"):
+    pipeline.open_engine = lambda workers, address: engines.RayEngine(workers, address)
+from lstm_edge.cli import cli
+cli.main(sys.argv[2:])
+"""
+
+
+def make_data(folder: Path, names: tuple[str, ...], samples: int) -> None:
+    """Write samples of all devices in the order of time, a million a file."""
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    devices = pa.array([f"device-{number:05d}" for number in range(DEVICES)])
+    for begin in range(0, samples, FILE_ROWS):
+        place = np.arange(begin, min(begin + FILE_ROWS, samples))
+        columns = {"series": devices.take(pa.array(place % DEVICES)), "order": place // DEVICES}
+        x = rng.standard_normal((len(names), len(place)), dtype=np.float32)
+        columns |= dict(zip(names, x, strict=True))
+        parquet.write_table(pa.table(columns), folder / f"{begin // FILE_ROWS:05d}.parquet")
+
+
+def _scoring(root: int) -> list[int]:
+    """Return the processes of a run that score: itself, and Ray's workers."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        if stat := _text(int(path.name), "stat"):
+            parents[int(path.name)] = int(stat.rpartition(")")[2].split()[1])
+    family = {root}
+    while more := {pid for pid, parent in parents.items() if parent in family} - family:
+        family |= more
+    return [pid for pid in family if pid == root or _text(pid, "cmdline").startswith("ray::")]
+
+
+def _text(pid: int, name: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/{name}").read_text()
+    except OSError:
+        return ""
+
+
+def measure(way: str, data: Path, model: Path, output: Path) -> tuple[dict[str, object], int]:
+    """Return what a run reported, and the largest memory of its processes in MB."""
+    cores, options = WAYS[way]
+    line = ["score", str(data), "-m", str(model), "-o", str(output), "--json", *options]
+    process = subprocess.Popen(
+        ["taskset", "-c", cores, sys.executable, "-c", _PROGRAM, way, *line],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    peak = 0
+
+    def watch() -> None:
+        nonlocal peak
+        while process.poll() is None:
+            for pid in _scoring(process.pid):
+                found = re.search(r"VmHWM:\s+(\d+)", _text(pid, "status"))
+                peak = max(peak, int(found[1]) // 1024 if found else 0)
+            time.sleep(0.5)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    assert process.stdout is not None
+    report = json.loads(process.stdout.read())
+    process.wait()
+    watcher.join()
+    shutil.rmtree(output)
+    return report, peak
+
+
+def main() -> None:
+    """Print the tables of docs/cluster.md."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    model = ROOT / "tests" / "runtime" / "data" / "lstm.onnx"
+    parser.add_argument("model", nargs="?", type=Path, default=model)
+    parser.add_argument("--millions", type=int, nargs="*", default=[1, 10], help="samples in one process")
+    parser.add_argument("--ray", type=int, default=10, help="millions of samples for the comparison; 0: none")
+    parser.add_argument("--folder", type=Path, help="where the data sets are made")
+    options = parser.parse_args()
+    opened = load(options.model, device="cpu", threads=1)
+    names = opened.interface.signal.features or tuple(f"x{k}" for k in range(opened.inputs[0].axes[-1]))
+    packages = ("pyarrow", "onnxruntime", *(["ray"] if options.ray else []))
+    print(f"{options.model.name}, {len(names)} features, {DEVICES:,} devices, engine {opened.engine};")
+    versions = ", ".join(f"{name} {version(name)}" for name in packages)
+    print(f"{host_key()['processor']}; {versions}, Python {platform.python_version()}.")
+    rows = [("one process", size) for size in options.millions]
+    rows += [(way, options.ray) for way in list(WAYS)[1:] if options.ray]
+    print("\n| way | million samples | seconds | samples/s | read, score, write s | MB of memory |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    with tempfile.TemporaryDirectory(dir=options.folder) as name:
+        folder = Path(name)
+        for size in sorted({size for _, size in rows}):
+            make_data(folder / str(size), names, size * 1_000_000)
+            for way, _ in (row for row in rows if row[1] == size):
+                report, peak = measure(way, folder / str(size), options.model, folder / "out")
+                stages = ", ".join(f"{stage['seconds']:.1f}" for stage in report["stages"])
+                seconds, rate = report["seconds"], report["rows_per_second"]
+                print(f"| {way} | {size} | {seconds:.1f} | {rate:,.0f} | {stages} | {peak} |", flush=True)
+            shutil.rmtree(folder / str(size))
+
+
+if __name__ == "__main__":
+    main()

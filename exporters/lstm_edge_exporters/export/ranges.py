@@ -1,0 +1,211 @@
+"""The sizes that an axis of a file takes: what the tracer promises, and what running settles beyond that."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from math import gcd, lcm
+
+import numpy as np
+
+from lstm_edge_runtime.errors import InputError, UnsupportedError
+from lstm_edge_runtime.manifest import AxisRange
+from lstm_edge_runtime.state import Run
+
+from ..numerics.cases import CaseGenerator
+from ..numerics.reference import TorchReference
+from .guards import Guard
+
+__all__ = ["DIFFERS", "REFUSED", "SAME", "FoundRange", "find_range", "settle_ranges"]
+
+SAME, DIFFERS, REFUSED = "same", "differs", "refused"
+"""What a run at a size shows: file and module agree; they do not; the module itself refuses."""
+_SCANNED = 20_000
+"""Sizes up to this one are looked up one by one, and none beyond is run."""
+_FAR = (10**5, 10**5 + 1, 10**6, 10**6 + 1)
+
+
+_FEW = 5
+"""A range of fewer sizes between two at which the module does something else is not worth a file."""
+_ALIKE = {"rtol": 1e-3, "atol": 1e-4}
+"""How near a result is whose size is right; the verification that follows measures it."""
+
+
+@dataclass(frozen=True)
+class FoundRange:
+    """A range and what ends it."""
+
+    range: AxisRange
+    ends: tuple[int, ...]
+    """Sizes next to the range at which the module computes something else than the file."""
+
+
+def find_range(size: int, promised: Callable[[int], bool], run: Callable[[int], str]) -> FoundRange:
+    """Find the sizes around ``size`` at which a file computes what its module does.
+
+    Args:
+        size: the one that was traced or is known to agree.
+        promised: whether the tracer's guards hold at a size.
+        run: runs module and file at a size; gives ``SAME``, ``DIFFERS`` or ``REFUSED``.
+    """
+    run = cache(run)
+    top = max(64, min(2 * size + 2, _SCANNED), size)
+    held = [each for each in range(1, top + 1) if each == size or promised(each)]
+    multiple = promise = gcd(*held)
+    ends: list[int] = []
+    if multiple > 1:
+        beside = run(size + 1)
+        if beside == SAME or len(held) == 1:
+            multiple = 1  # the tracer alone asked for multiples
+        elif beside == DIFFERS:
+            ends.append(size + 1)
+    if all(each < 1 or run(each) == REFUSED for each in (size - multiple, size + multiple)):
+        return FoundRange(AxisRange(size, size), ())
+    known = set(held)
+    least = _extend([*range(size, 0, -multiple)], known, run, ends)
+    most: int | None = _extend([*range(size, top + 1, multiple)], known, run, ends)
+    if most is not None and most + multiple > top:
+        far = [promise * -(-each // promise) for each in _FAR]
+        limit = next((each for each in far if not promised(each)), None)
+        most = None if limit is None else _last(most // promise, limit // promise, promise, promised)
+        if most is not None and most < _SCANNED and run(most + multiple) == DIFFERS:
+            ends.append(most + multiple)
+    return FoundRange(AxisRange(least, most, multiple), tuple(ends))
+
+
+def _extend(sizes: Sequence[int], known: set[int], run: Callable[[int], str], ends: list[int]) -> int:
+    """Walk along ``sizes``, away from one that agrees; return the last one that does.
+
+    A stretch of sizes that the tracer does not promise is run at its near end, its far end and its middle.
+    """
+    place = 0
+    while place + 1 < len(sizes):
+        if sizes[place + 1] in known:
+            place += 1
+            continue
+        stretch = place + 1
+        far = next((i for i in range(stretch, len(sizes)) if sizes[i] in known), len(sizes)) - 1
+        if any(run(sizes[i]) != SAME for i in (stretch, far, (stretch + far) // 2)):
+            good, bad = place, next(
+                i for i in (stretch, (stretch + far) // 2, far) if run(sizes[i]) != SAME
+            )  # fmt: skip
+            while bad - good > 1:
+                middle = (good + bad) // 2
+                if run(sizes[middle]) == SAME:
+                    good = middle
+                else:
+                    bad = middle
+            if run(sizes[bad]) == DIFFERS:
+                ends.append(sizes[bad])
+            return sizes[good]
+        place = far
+    return sizes[place]
+
+
+def _last(good: int, bad: int, multiple: int, promised: Callable[[int], bool]) -> int:
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        if promised(middle * multiple):
+            good = middle
+        else:
+            bad = middle
+    return good * multiple
+
+
+def settle_ranges(
+    guards: Sequence[Guard],
+    traced: Mapping[str, int],
+    cases: CaseGenerator,
+    reference: TorchReference,
+    candidate: Run,
+    asked: Mapping[str, AxisRange],
+) -> tuple[dict[str, AxisRange], list[str]]:
+    """Find the range of every dynamic axis that does not take any size.
+
+    Args:
+        guards: what the trace rests on.
+        traced: the sizes that were traced.
+        cases: generates inputs; holds the example.
+        reference: the module.
+        candidate: the file.
+        asked: the ranges that the user asks for.
+
+    Returns:
+        The ranges by axis, and a note for each end at which the module does something else.
+
+    Raises:
+        UnsupportedError: a range that is asked for holds sizes at which the module does something else, or
+            what is left between two such sizes is hardly a range.
+        InputError: the module refuses sizes of a range that is asked for.
+    """
+    example = cases.example()
+    free = CaseGenerator(cases.inputs, cases.batch, cases.sequence, cases.seed, cases.sorted_lengths)
+    base = {**traced, **(example.sizes if example else {})}
+
+    def run(sizes: Mapping[str, int]) -> str:
+        feeds = free.at(sizes).feeds
+        try:
+            expected = reference.run_plain(feeds)
+        except Exception:  # noqa: BLE001  a module may raise anything at a size that it does not take
+            return REFUSED
+        try:
+            got = candidate(feeds)
+        except Exception:  # noqa: BLE001  onnxruntime's exceptions share no base class
+            return DIFFERS
+        alike = all(
+            got[name].shape == array.shape and np.allclose(got[name], array, equal_nan=True, **_ALIKE)
+            for name, array in expected.items()
+        )
+        return SAME if alike else DIFFERS
+
+    def run_at(axis: str, size: int) -> str:
+        return run({**base, axis: size})
+
+    if run(base) != SAME:
+        return dict(asked), []  # the verification says where
+    ranges: dict[str, AxisRange] = {}
+    notes = []
+    for axis in traced:
+        own = [guard for guard in guards if axis in guard.code.co_names]
+        found = find_range(base[axis], partial(_holds, own, traced, axis), partial(run_at, axis))
+        reasons = [
+            _reason(axis, end, [g for g in own if not g.holds({**traced, axis: end})]) for end in found.ends
+        ]
+        few = found.range.most is not None and (
+            found.range.most - found.range.least < _FEW * found.range.multiple
+        )
+        if few and len(found.ends) > 1:
+            raise UnsupportedError(
+                f"what is traced at {axis}={base[axis]} holds for {axis} {found.range} only: "
+                f"{'; '.join(reasons)}; write it with tensor operations that hold at any size"
+            )
+        ranges[axis] = _within(axis, found, asked.get(axis), reasons)
+        if ranges[axis] == found.range:
+            notes += reasons
+    return {axis: limits for axis, limits in ranges.items() if limits != AxisRange()}, notes
+
+
+def _holds(guards: Sequence[Guard], traced: Mapping[str, int], axis: str, size: int) -> bool:
+    sizes = {**traced, axis: size}
+    return all(guard.holds(sizes) for guard in guards)
+
+
+def _reason(axis: str, end: int, broken: Sequence[Guard]) -> str:
+    lines = list(dict.fromkeys(guard.line for guard in broken if guard.line))
+    why = f" ({lines[0]})" if lines else ""
+    return f"at {axis}={end} forward does something else than at the example{why}"
+
+
+def _within(axis: str, found: FoundRange, asked: AxisRange | None, reasons: Sequence[str]) -> AxisRange:
+    """Return the part of ``found`` that is asked for."""
+    if asked is None:
+        return found.range
+    limits = found.range
+    step = lcm(asked.multiple, limits.multiple)
+    ends = [each for each in (asked.most, limits.most) if each is not None]
+    both = AxisRange(max(asked.least, limits.least), min(ends) if ends else None, step)
+    if (asked.least > 1 and both.nearest(1) > asked.nearest(1)) or (asked.most and both.most != asked.most):
+        told = f"axis {axis}: {asked} is asked for, {limits} is what the file takes"
+        if reasons:
+            raise UnsupportedError(f"{told}; {'; '.join(reasons)}")
+        raise InputError(f"{told}, for the module itself refuses the others")
+    return both

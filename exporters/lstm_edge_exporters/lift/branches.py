@@ -1,0 +1,255 @@
+"""Files with ``If``: constants in the place of inputs that choose a branch, and the branches they choose."""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_ir as ir
+from onnx.reference import ReferenceEvaluator
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from lstm_edge_runtime.errors import InputError
+
+from ..graph import data_inputs, forget_shapes, infer_shapes
+from .evaluate import constant, evaluate, two_sizes
+
+__all__ = ["check_constants", "choosing_input", "fix_inputs", "take_branches"]
+
+Array = npt.NDArray[Any]
+Axes = tuple[int | None, ...]
+"""Sizes, None where dynamic."""
+
+# fmt: off
+_FOLDED = (
+    "Add", "And", "Cast", "Concat", "Div", "Equal", "Gather", "Greater", "GreaterOrEqual", "Identity", "Less",
+    "LessOrEqual", "Mod", "Mul", "Not", "Or", "ReduceProd", "Reshape", "Slice", "Squeeze", "Sub",
+    "Unsqueeze", "Where", "Xor",
+)
+# fmt: on
+"""What stands between a constant or a fixed size and the condition of an ``If``."""
+
+
+def check_constants(model: ir.Model, constants: Mapping[str, float]) -> dict[str, Array]:
+    """Return the constants as arrays of their inputs' dtypes and shapes.
+
+    Raises:
+        InputError: no such input, one of several elements, or a number that its dtype does not hold.
+    """
+    inputs = {str(value.name): value for value in data_inputs(model.graph)}
+    arrays = {}
+    for name, number in constants.items():
+        if name not in inputs:
+            raise InputError(f"no input {name!r}; the inputs are {', '.join(inputs)}")
+        value = inputs[name]
+        shape = [1 if axis is None or not isinstance(axis, int) else axis for axis in value.shape or ()]
+        dtype = value.dtype.numpy() if value.dtype is not None else np.dtype(np.float32)
+        if any(axis != 1 for axis in shape):
+            raise InputError(
+                f"input {name} is {value.shape}, expected one number to put {number:g} in its place"
+            )
+        array = np.full(shape, number).astype(dtype)
+        if (array != number).any():
+            raise InputError(f"input {name} is {dtype.name}, which does not hold {number:g}")
+        arrays[name] = array
+    return arrays
+
+
+def fix_inputs(model: ir.Model, arrays: Mapping[str, Array]) -> None:
+    """Put constants in the place of inputs, in place."""
+    graph = model.graph
+    for value in [value for value in data_inputs(graph) if value.name in arrays]:
+        graph.inputs.remove(value)
+        array = arrays[str(value.name)]
+        value.const_value, value.shape = ir.tensor(array, name=value.name), ir.Shape(array.shape)
+        graph.register_initializer(value)
+
+
+def take_branches(model: ir.Model) -> bool:
+    """Put the taken branch in the place of each ``If`` that constants and fixed sizes decide, in place.
+
+    An ``If`` inside the branch taken is looked at too; one inside a loop's body is not. Inputs that only the
+    other branches read are removed.
+
+    Returns:
+        Whether there was such a node.
+    """
+    graph = model.graph
+    if not any(node.op_type == "If" for node in graph):
+        return False
+    read = [value for value in data_inputs(graph) if value.uses()]
+    declared = {value.name: value.shape for value in graph.outputs}
+    _name_apart(graph)
+    forget_shapes(model)
+    taken, undecided = False, set[ir.Node]()
+    infer_shapes(model)
+    while nodes := [node for node in graph if node.op_type == "If" and node not in undecided]:
+        (condition,) = nodes[0].inputs
+        known = _known(condition, {})
+        if known is None:
+            known = _known(condition, _measured_shapes(model, condition))
+        if known is None:
+            undecided.add(nodes[0])
+            continue
+        branch = "then_branch" if known.all() else "else_branch"
+        _inline(nodes[0], nodes[0].attributes[branch].as_graph())
+        infer_shapes(model)
+        taken = True
+    RemoveUnusedNodesPass()(model)
+    for value in graph.outputs:
+        value.shape = value.shape or declared[value.name]
+    for value in read:
+        if not value.uses() and not value.is_graph_output():
+            graph.inputs.remove(value)
+    return taken
+
+
+def choosing_input(model: ir.Model) -> str | None:
+    """Return the input of one number that a condition of an ``If`` compares, None where there is none."""
+    inputs = set(data_inputs(model.graph))
+    for node in model.graph:
+        for above in _above(node.inputs[0]) if node.op_type == "If" else ():
+            for value in above.inputs:
+                if value in inputs and value.shape is not None and all(axis == 1 for axis in value.shape):
+                    return value.name
+        if node.op_type == "If" and (condition := node.inputs[0]) in inputs:
+            return condition.name
+    return None
+
+
+def _name_apart(main: ir.Graph) -> None:
+    """Give values and nodes in branches names that nothing else has; apart they may share them."""
+    taken: set[str | None] = set()
+    for graph in (main, *main.subgraphs()):
+        for value in list(graph.initializers.values()):
+            graph.initializers.pop(str(value.name))
+            value.name = _free(value.name, taken)
+            graph.register_initializer(value)
+        for value in graph.inputs:
+            if not value.is_initializer():
+                value.name = _free(value.name, taken)
+        for node in graph:
+            node.name = node.name and _free(node.name, taken)
+            for value in node.outputs:
+                value.name = value.name and _free(value.name, taken)
+
+
+def _free(name: str | None, taken: set[str | None]) -> str | None:
+    free, count = name, 1
+    while free in taken:
+        count += 1
+        free = f"{name}_{count}"
+    taken.add(free)
+    return free
+
+
+def _inline(node: ir.Node, branch: ir.Graph) -> None:
+    graph: Any = node.graph
+    results = list(branch.outputs)
+    branch.outputs.clear()
+    for value in list(branch.initializers.values()):
+        branch.initializers.pop(str(value.name))
+        graph.register_initializer(value)
+    nodes = list(branch)
+    branch.remove(nodes)
+    graph.insert_before(node, nodes)
+    for old, new in zip(node.outputs, results, strict=True):
+        result = new
+        if old.is_graph_output():
+            copy = ir.node("Identity", [new])
+            graph.insert_before(node, copy)
+            (result,) = copy.outputs
+            result.name, result.type, old.name = old.name, old.type, f"{old.name}.branch"
+        ir.convenience.replace_all_uses_with(old, result, replace_graph_outputs=True)
+    for dead in node.attributes.values():  # what only they read has no more use
+        for inner in ir.traversal.RecursiveGraphIterator(dead.as_graph()):
+            for place in range(len(inner.inputs)):
+                inner.replace_input_with(place, None)
+    graph.remove(node, safe=True)
+
+
+def _measured_shapes(model: ir.Model, condition: ir.Value | None) -> dict[ir.Value, Axes]:
+    """Return the shapes that a condition reads, found by running the graph: None where a size is dynamic."""
+    read = list(
+        dict.fromkeys(node.inputs[0] for node in _above(condition) if node.op_type in ("Shape", "Size"))
+    )
+    cases = two_sizes(model.graph)
+    try:
+        small, large = evaluate(model, [value for value in read if value is not None], cases)
+    except Exception:  # noqa: BLE001  onnxruntime's exceptions share no base class; then nothing is told
+        return {}
+    return {
+        value: tuple(
+            rows[0] if rows[0] == rows[1] else None
+            for rows in zip(array.shape, large[value].shape, strict=True)
+        )
+        for value, array in small.items()
+        if array.ndim == large[value].ndim
+    }
+
+
+def _above(value: ir.Value | None) -> Iterator[ir.Node]:
+    """Return the nodes between a condition and the constants and shapes that it is computed from."""
+    waiting = [value]
+    while waiting:
+        node = None if (value := waiting.pop()) is None else value.producer()
+        if node is not None:
+            yield node
+            waiting += node.inputs if node.op_type in _FOLDED else ()
+
+
+def _known(value: ir.Value | None, shapes: Mapping[ir.Value, Axes]) -> Array | None:
+    """Return a value that constants and fixed sizes decide, None for any other."""
+    fixed = constant(value)
+    if value is None or fixed is not None:
+        return fixed
+    node = value.producer()
+    if node is None or node.domain != "":
+        return None
+    if node.op_type in ("Shape", "Size"):
+        sizes = _sizes(node, shapes)
+        known = [size for size in sizes or () if size is not None]
+        if sizes is None or len(known) < len(sizes):
+            return None
+        return np.array(known if node.op_type == "Shape" else math.prod(known), np.int64)
+    source = node.inputs[0] if node.inputs else None
+    above = None if source is None else source.producer()
+    if node.op_type == "Gather" and above is not None and above.op_type == "Shape":
+        sizes, picks = _sizes(above, shapes), _known(node.inputs[1], shapes)
+        if sizes is not None and picks is not None:
+            picked = [sizes[int(pick)] for pick in picks.ravel()]
+            return None if None in picked else np.array(picked, np.int64).reshape(picks.shape)
+    if node.op_type not in _FOLDED:
+        return None
+    operands = {str(entry.name): _known(entry, shapes) for entry in node.inputs if entry is not None}
+    if any(array is None for array in operands.values()):
+        return None
+    return _computed(node, operands)
+
+
+def _sizes(node: ir.Node, shapes: Mapping[ir.Value, Axes]) -> Axes | None:
+    """Return what a ``Shape`` gives, None in the place of a dynamic size; None where no rank is known."""
+    source = node.inputs[0]
+    if source is None:
+        return None
+    sizes = shapes.get(source)
+    if sizes is None:
+        if source.shape is None:
+            return None
+        sizes = tuple(axis if isinstance(axis, int) else None for axis in source.shape)
+    if node.op_type == "Shape":
+        sizes = sizes[node.attributes.get_int("start", 0) : node.attributes.get_int("end", None)]
+    return sizes
+
+
+def _computed(node: ir.Node, operands: Mapping[str, Array | None]) -> Array:
+    """Run one node on arrays."""
+    names = [onnx.helper.make_empty_tensor_value_info(name) for name in operands]
+    result = onnx.helper.make_empty_tensor_value_info(str(node.outputs[0].name))
+    graph = onnx.helper.make_graph([ir.to_proto(node)], "node", names, [result])
+    opset = node.graph.opset_imports[""] if isinstance(node.graph, ir.Graph) else 13
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
+    array: Array = np.asarray(ReferenceEvaluator(model).run(None, dict(operands))[0])  # type: ignore[index]
+    return array

@@ -1,0 +1,119 @@
+"""The Python backend's model: a file of lstm-edge with one state for each sequence. Triton runs this.
+
+A sequence begins with a request that has sequence_start, ends with sequence_end, and is dropped when it was
+idle for longer than the configuration's max_sequence_idle_microseconds. Requests of several sequences that
+come together and are of one length are computed in one call.
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from lstm_edge_runtime import LstmEdgeError, load
+from lstm_edge_runtime.errors import ContractError, StateError
+
+__all__ = ["TritonPythonModel"]
+
+
+class TritonPythonModel:
+    """What the Python backend calls."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load the file beside this one, and reserve states for as many sequences as may be open."""
+        config = json.loads(args["model_config"])
+        batching = config["sequence_batching"]
+        folder = Path(args["model_repository"]) / args["model_version"]
+        self._model = load(folder / "model.onnx", device="cpu")
+        self._idle = int(batching["max_sequence_idle_microseconds"]) / 1e6
+        self._streams = self._model.streams(int(batching["oldest"]["max_candidate_sequences"]))
+        self._take = self._streams.process if self._model.interface.sequence else self._streams.step
+        self._inputs = [spec["name"] for spec in config["input"]]
+        self._outputs = [spec["name"] for spec in config["output"]]
+        self._sources: dict[int, int] = {}
+        self._used: dict[int, float] = {}
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Answer one request of each sequence; a request that can't be answered gets an error of its own."""
+        responses: list[Any] = [None] * len(requests)
+        calls: dict[tuple[tuple[int, ...], ...], list[int]] = {}
+        feeds, sources = [], []
+        for place, request in enumerate(requests):
+            feed: dict[str, Any] = {}
+            feeds.append(feed)
+            try:
+                feed |= {name: _array(request, name)[0] for name in self._inputs}
+                sources.append(self._source(_control(request, "CORRID"), bool(_control(request, "START"))))
+            except LstmEdgeError as error:
+                sources.append(-1)
+                responses[place] = _refuse(error)
+            else:
+                calls.setdefault(tuple(array.shape for array in feed.values()), []).append(place)
+        for places in calls.values():
+            self._run(places, feeds, sources, responses)
+        for request in requests:
+            if _control(request, "END"):
+                self._drop(_control(request, "CORRID"))
+        return responses
+
+    def _run(
+        self, places: list[int], feeds: list[dict[str, Any]], sources: list[int], responses: list[Any]
+    ) -> None:
+        """Compute requests of one shape in one call."""
+        stacked = {name: np.stack([feeds[place][name] for place in places]) for name in self._inputs}
+        try:
+            given = self._take(stacked, [sources[place] for place in places])
+        except LstmEdgeError as error:
+            for place in places:
+                responses[place] = _refuse(error)
+            return
+        rows = given if isinstance(given, dict) else {self._outputs[0]: given}
+        for row, place in enumerate(places):
+            tensors = [
+                pb_utils.Tensor(name, np.ascontiguousarray(rows[name][row : row + 1]))
+                for name in self._outputs
+            ]
+            responses[place] = pb_utils.InferenceResponse(output_tensors=tensors)
+
+    def _source(self, sequence: int, start: bool) -> int:
+        """Return the state of a sequence, a new one where it starts."""
+        now = time.monotonic()
+        for idle in [each for each, used in self._used.items() if now - used > self._idle]:
+            self._drop(idle)
+        if start:
+            self._drop(sequence)
+            self._sources[sequence] = self._streams.add()
+        elif sequence not in self._sources:
+            raise StateError(
+                f"sequence {sequence} is not open: it never started, has ended or was idle too long; "
+                "send sequence_start with its first request"
+            )
+        self._used[sequence] = now
+        return self._sources[sequence]
+
+    def _drop(self, sequence: int) -> None:
+        source = self._sources.pop(sequence, None)
+        if source is not None:
+            del self._used[sequence]
+            self._streams.remove(source)
+
+
+def _array(request: Any, name: str) -> Any:
+    array = pb_utils.get_input_tensor_by_name(request, name).as_numpy()
+    if not array.flags.c_contiguous:
+        raise ContractError(
+            f"this Python backend is built for numpy 1 and misreads arrays of numpy {np.__version__}; "
+            'pip install "numpy<2" in its environment, or take a newer Triton'
+        )
+    return array
+
+
+def _control(request: Any, name: str) -> int:
+    return int(_array(request, name).reshape(-1)[0])
+
+
+def _refuse(error: Exception) -> Any:
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error)))

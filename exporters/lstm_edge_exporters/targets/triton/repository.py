@@ -1,0 +1,189 @@
+"""A model repository for Triton, by the Python backend or by onnxruntime's.
+
+The configuration's fields are those of Triton's ``model_config.proto``; sequence batching and implicit states
+are described in Triton's user guide, "Stateful models".
+"""
+
+import os
+import re
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+
+from lstm_edge_runtime import load
+from lstm_edge_runtime.axes import row_factor
+from lstm_edge_runtime.errors import ContractError, InputError
+from lstm_edge_runtime.files import check_folder, write_folder
+from lstm_edge_runtime.manifest import Axes, Manifest, StateSpec, TensorSpec
+
+__all__ = ["BACKENDS", "IDLE_SECONDS", "ROWS", "SEQUENCES", "Repository", "to_triton"]
+
+BACKENDS = ("python", "onnxruntime")
+IDLE_SECONDS = 60
+"""How long a sequence may be silent before its state is dropped."""
+SEQUENCES = 1024
+"""How many sequences may be open at once."""
+ROWS = 64
+"""How many sequences one call takes at most."""
+
+_DTYPES = {
+    "bool": "BOOL",
+    "float16": "FP16",
+    "float32": "FP32",
+    "float64": "FP64",
+    **{f"{sign}int{bits}": f"{sign.upper()}INT{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)},
+}
+
+
+@dataclass(frozen=True)
+class Repository:
+    """One model's folder, ready to be written."""
+
+    name: str
+    """What clients call the model."""
+    contents: dict[str, bytes]
+    """Each file by its path in the model's folder."""
+
+    def save(self, root: str | os.PathLike[str]) -> Path:
+        """Write the model's folder into the repository ``root``, whole or not at all; return its path.
+
+        Raises:
+            NotFoundError: the folder of ``root`` does not exist.
+            InputError: it can't be written, or holds something else under the model's name.
+        """
+        folder = Path(root) / self.name
+        check_folder(root if not Path(root).exists() else folder, self.contents.__contains__)
+        Path(root).mkdir(exist_ok=True)
+        return write_folder(folder, self.contents)
+
+
+def to_triton(path: str | os.PathLike[str], backend: str = "python") -> Repository:
+    """Return a model repository's folder for a file, named after it.
+
+    Args:
+        path: an ``.onnx`` file whose states are carried.
+        backend: ``python``: a small model on lstm_edge_runtime, one state for each sequence. ``onnxruntime``:
+            Triton's own backend, states by its implicit state management, one sequence a call.
+
+    Raises:
+        NotFoundError, FileFormatError: the file is not there, or is no usable model.
+        ContractError: it can't be streamed, or has no batch axis.
+        InputError: its name is no name for a model, or ``backend`` is none of ``BACKENDS``.
+    """
+    if backend not in BACKENDS:
+        raise InputError(f"got backend {backend!r}, expected one of {', '.join(BACKENDS)}")
+    path = Path(path)
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", path.stem):
+        raise InputError(
+            f"got a file named {path.name!r}; Triton's names have letters, digits, - and _, rename it"
+        )
+    with load(path, device="cpu") as model:
+        interface = model.interface
+        model.streams(1)  # refuses what can't be streamed by rows
+    if backend == "onnxruntime" and interface.sequence is None:
+        raise ContractError("this file takes one step a call; use the python backend")
+    contents = {"1/model.onnx": path.read_bytes()}
+    labels = interface.task.labels if interface.task else ()
+    if labels:
+        contents["labels.txt"] = "".join(f"{label}\n" for label in labels).encode()
+    if backend == "python":
+        contents["1/model.py"] = files(__package__).joinpath("model.py").read_bytes()
+        contents["config.pbtxt"] = _python_config(path.stem, interface).encode()
+    else:
+        for state in interface.states:
+            contents[f"initial_state/{state.input}"] = _initial(state, interface)
+        contents["config.pbtxt"] = _onnxruntime_config(path.stem, interface).encode()
+    return Repository(path.stem, contents)
+
+
+def _python_config(name: str, interface: Manifest) -> str:
+    inputs = [_tensor(spec, _dims(spec.axes, interface, batch=False)) for spec in interface.data_inputs]
+    outputs = [_output(spec, interface, batch=False) for spec in interface.outputs]
+    controls = (
+        'START" control [{ kind: CONTROL_SEQUENCE_START int32_false_true: [0, 1] }]',
+        'END" control [{ kind: CONTROL_SEQUENCE_END int32_false_true: [0, 1] }]',
+        'CORRID" control [{ kind: CONTROL_SEQUENCE_CORRID data_type: TYPE_UINT64 }]',
+    )
+    return _lines(
+        f'name: "{name}"',
+        'backend: "python"',
+        f"max_batch_size: {ROWS}",
+        *_list("input", inputs),
+        *_list("output", outputs),
+        "sequence_batching {",
+        f"  max_sequence_idle_microseconds: {IDLE_SECONDS * 1_000_000}",
+        f"  oldest {{ max_candidate_sequences: {SEQUENCES} }}",
+        *(f'  control_input {{ name: "{control} }}' for control in controls),
+        "}",
+        "instance_group [{ kind: KIND_CPU count: 1 }]",
+    )
+
+
+def _onnxruntime_config(name: str, interface: Manifest) -> str:
+    inputs = [_tensor(spec, _dims(spec.axes, interface, batch=True)) for spec in interface.inputs]
+    outputs = [_output(spec, interface, batch=True) for spec in interface.outputs]
+    return _lines(
+        f'name: "{name}"',
+        'backend: "onnxruntime"',
+        "max_batch_size: 0",
+        *_list("input", inputs),
+        *_list("output", outputs),
+        "sequence_batching {",
+        f"  max_sequence_idle_microseconds: {IDLE_SECONDS * 1_000_000}",
+        f"  oldest {{ max_candidate_sequences: {SEQUENCES} }}",
+        *(line for state in interface.states for line in _state(state, interface)),
+        "}",
+    )
+
+
+def _state(state: StateSpec, interface: Manifest) -> list[str]:
+    dtype, dims = f"TYPE_{_DTYPES[state.dtype]}", _dims(state.axes, interface, batch=True)
+    initial = f'name: "{state.input}" data_type: {dtype} dims: {dims} data_file: "{state.input}"'
+    return [
+        "  state {",
+        f'    input_name: "{state.input}" output_name: "{state.output}"',
+        f"    data_type: {dtype} dims: {dims}",
+        f"    initial_state {{ {initial} }}",
+        "  }",
+    ]
+
+
+def _initial(state: StateSpec, interface: Manifest) -> bytes:
+    """Return one row of the reset values as Triton reads them: little-endian, in C order."""
+    shape = _dims(state.axes, interface, batch=True)
+    dtype = np.dtype(state.dtype).newbyteorder("<")
+    return np.ascontiguousarray(np.broadcast_to(np.asarray(state.reset, dtype), shape)).tobytes()
+
+
+def _dims(axes: Axes, interface: Manifest, *, batch: bool) -> list[int]:
+    """Return a tensor's sizes for one row: -1 for time; the batch axis as 1, or left out."""
+    dims = []
+    for axis in axes:
+        factor = row_factor(axis, interface.batch)
+        if factor is not None:
+            dims += [factor or 1] if batch or factor else []
+        else:
+            dims.append(axis if isinstance(axis, int) else -1)
+    return dims
+
+
+def _tensor(spec: TensorSpec, dims: list[int], more: str = "") -> str:
+    return f'name: "{spec.name}" data_type: TYPE_{_DTYPES[spec.dtype]} dims: {dims}{more}'
+
+
+def _output(spec: TensorSpec, interface: Manifest, *, batch: bool) -> str:
+    task = interface.task
+    labeled = task is not None and task.labels and spec.name == task.output
+    return _tensor(
+        spec, _dims(spec.axes, interface, batch=batch), ' label_filename: "labels.txt"' if labeled else ""
+    )
+
+
+def _list(name: str, entries: list[str]) -> list[str]:
+    return [f"{name} [", *(f"  {{ {entry} }}," for entry in entries[:-1]), f"  {{ {entries[-1]} }}", "]"]
+
+
+def _lines(*lines: str) -> str:
+    return "".join(f"{line}\n" for line in lines)

@@ -1,0 +1,80 @@
+"""What a file's main output says of each row, in the terms of the file's task."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lstm_edge_runtime.errors import ContractError
+
+if TYPE_CHECKING:
+    from lstm_edge_runtime import Model
+    from lstm_edge_runtime.manifest import Task
+
+__all__ = ["class_names", "is_classification", "main_output", "result_names", "softmax", "top_rows"]
+
+Array = npt.NDArray[Any]
+
+
+def main_output(model: "Model", result: "Array | dict[str, Array]") -> Array:
+    """Pick the output that the task names, or the first one, from what a run or a step gave.
+
+    Raises:
+        ContractError: there is none.
+    """
+    if not isinstance(result, dict):
+        return result
+    task = model.interface.task
+    if not (task or model.outputs):
+        raise ContractError("the file has no output beside its states, so there is nothing to show")
+    return result[task.output if task else model.outputs[0].name]
+
+
+def top_rows(values: npt.NDArray[Any], rows: int) -> npt.NDArray[Any]:
+    """Return the main output as ``(rows, C)``.
+
+    Args:
+        values: ``(rows,)``, ``(rows, C)``, or ``(layers*rows, C)`` of which the top layer's rows are taken.
+        rows: how many series were run.
+
+    Raises:
+        ContractError: any other shape.
+    """
+    if values.ndim < 2 and values.size % rows == 0:
+        values = values.reshape(rows, -1)
+    if values.ndim != 2 or values.shape[0] % rows:
+        raise ContractError(
+            f"the main output is {values.shape} for {rows} series, expected one row per series; use "
+            "load().run()"
+        )
+    top: npt.NDArray[Any] = values.reshape(-1, rows, values.shape[-1])[-1]
+    return top
+
+
+def is_classification(task: "Task | None") -> bool:
+    """Return whether the main output holds logits of classes."""
+    return task is not None and task.kind == "classification"
+
+
+def class_names(task: "Task | None", width: int) -> Sequence[str]:
+    """Return the name of each of ``width`` classes; its index where the file names none."""
+    labels = task.labels if task else ()
+    return labels if len(labels) == width else tuple(map(str, range(width)))
+
+
+def result_names(task: "Task | None", width: int) -> list[str]:
+    """Return a column's name for each of ``width`` outputs: of a probability, or of a value and its unit."""
+    if is_classification(task):
+        return [f"p_{name}" for name in class_names(task, width)]
+    units = task.units if task and len(task.units) == width else ("",) * width
+    labels = task.labels if task and len(task.labels) == width else ()
+    names = labels or tuple(f"value_{index}" for index in range(width))
+    return [name + (f" [{unit}]" if unit else "") for name, unit in zip(names, units, strict=True)]
+
+
+def softmax(logits: Array) -> Array:
+    """Return the probabilities ``(..., C)`` of logits ``(..., C)``, in their dtype."""
+    wide = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
+    shares: Array = (wide / wide.sum(axis=-1, keepdims=True)).astype(logits.dtype)
+    return shares

@@ -1,0 +1,263 @@
+"""The files of a data set, and their rows as arrays."""
+
+import glob
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from pyarrow import compute, parquet
+
+from lstm_edge.data.recordings import missing_name, usable
+from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError, first_line
+
+from .job import Columns, Job, Source, fixed_lists
+
+__all__ = ["check_columns", "find_files", "key_columns", "open_file", "read_rows", "read_windows"]
+
+Array = npt.NDArray[Any]
+_BATCH, _BATCH_BYTES = 65_536, 2**25
+"""Rows decoded at once, and bytes of them as the file's footer says."""
+_ADVICE = "mend it, or leave such files out by --skip-bad"
+
+
+def find_files(dataset: str) -> list[Source]:
+    """Return the Parquet files of a folder, a glob or a single path, sorted by name.
+
+    Names that begin with ``_`` or ``.`` are passed over, as Parquet's readers do.
+
+    Raises:
+        NotFoundError: there is none.
+    """
+    path = Path(dataset)
+    if path.is_dir():
+        root, found = path, [each for each in path.rglob("*.parquet") if each.is_file()]
+    elif path.is_file():
+        root, found = path.parent, [path]
+    else:
+        parts = path.parts
+        fixed = next((place for place, part in enumerate(parts) if glob.has_magic(part)), None)
+        if fixed is None:
+            raise NotFoundError(f"{dataset} is not there; name a folder, a file, or a glob in quotes")
+        root = Path(*parts[:fixed])
+        found = [Path(each) for each in glob.glob(dataset, recursive=True)]  # noqa: PTH207
+        found = [each for each in found if each.is_file()]
+    files: list[Source] = []
+    for each in sorted(found):
+        name = each.relative_to(root).as_posix()
+        if not any(part.startswith(("_", ".")) for part in name.split("/")):
+            about = each.stat()
+            files.append(Source(len(files), str(each.absolute()), name, about.st_size, about.st_mtime_ns))
+    if not files:
+        raise NotFoundError(f"{dataset} has no .parquet file; name a folder, a file, or a glob in quotes")
+    return files
+
+
+def open_file(path: str) -> parquet.ParquetFile:
+    """Open a Parquet file.
+
+    Raises:
+        FileFormatError: it can't be read as Parquet.
+    """
+    try:
+        return parquet.ParquetFile(path, pre_buffer=False)
+    except (pa.ArrowException, OSError) as error:
+        raise FileFormatError(f"{path} can't be read as Parquet ({first_line(error)}); {_ADVICE}") from error
+
+
+def key_columns(name: str) -> dict[str, str]:
+    """Return what the folders of a file's name say of its rows: ``day=17`` is a column ``day``."""
+    pairs = (part.partition("=") for part in name.split("/")[:-1])
+    return {key: value for key, equals, value in pairs if key and equals}
+
+
+def check_columns(path: str, name: str, schema: pa.Schema, columns: Columns) -> None:
+    """Raise ``InputError`` where a file lacks a column."""
+    have = [*schema.names, *key_columns(name)]
+    for option, column in (("--series", columns.series), ("--order", columns.order)):
+        if column is not None and column not in have:
+            raise missing_name(Path(path), "column", column, have, f"name the right one by {option}")
+    for column in columns.features:
+        if column not in schema.names:
+            raise missing_name(Path(path), "column", column, have, "name the features by --features")
+
+
+def read_rows(source: Source, job: Job, groups: Sequence[int] | None, first: int) -> Iterator[pa.RecordBatch]:
+    """Yield a file's rows as record batches of the job's ``spill_schema``.
+
+    Args:
+        source: the file.
+        job: the run.
+        groups: its row groups to read; None for all.
+        first: the number of the first row in them.
+
+    Raises:
+        FileFormatError, InputError: the file can't be read, lacks a column, or holds a cell that is no use.
+    """
+    file = open_file(source.path)
+    columns = job.columns
+    check_columns(source.path, source.name, file.schema_arrow, columns)
+    given = key_columns(source.name)
+    wanted = [
+        each for each in (columns.series, columns.order, *columns.features) if each and each not in given
+    ]
+    for batch in _batches(source, file, wanted, groups, job):
+        if columns.series in given:
+            series = pa.array([given[columns.series]] * len(batch), pa.string())
+        else:
+            series = _series(source, _filled(source, batch, str(columns.series), first))
+        order = _order(source, _filled(source, batch, str(columns.order), first), job)
+        x = _features(source, batch, job, first)
+        rows = pa.array(np.arange(first, first + len(batch)))
+        files = pa.array(np.full(len(batch), source.number, dtype=np.int32))
+        yield pa.record_batch([series, order, files, rows, x], schema=job.spill_schema)
+        first += len(batch)
+
+
+def read_windows(source: Source, job: Job) -> Iterator[tuple[pa.RecordBatch, Array, Array]]:
+    """Yield a file's rows as a batch of the key columns, all steps ``(steps, I)``, and each row's ``(n,)``.
+
+    A feature's column holds a list of L values in each row, or one value; or one column holds L lists of I.
+
+    Raises:
+        FileFormatError, InputError: as ``read_rows``.
+    """
+    file = open_file(source.path)
+    check_columns(source.path, source.name, file.schema_arrow, job.columns)
+    given = key_columns(source.name)
+    keys = [name for name in (job.columns.series, job.columns.order) if name and name not in given]
+    first = 0
+    for batch in _batches(source, file, [*keys, *job.columns.features], None, job):
+        steps, counts = _windows(source, batch, job, first)
+        yield batch.select(keys), steps, counts
+        first += len(batch)
+
+
+def _batches(
+    source: Source,
+    file: parquet.ParquetFile,
+    columns: Sequence[str],
+    groups: Sequence[int] | None,
+    job: Job,
+) -> Iterator[pa.RecordBatch]:
+    about = file.metadata
+    size = sum(about.row_group(group).total_byte_size for group in range(about.num_row_groups))
+    rows = _BATCH_BYTES * about.num_rows // max(size, 1)
+    rows = max(1, min(_BATCH, job.rows, rows))
+    try:
+        yield from file.iter_batches(rows, row_groups=groups, columns=list(columns), use_threads=False)
+    except (pa.ArrowException, OSError) as error:
+        raise FileFormatError(
+            f"{source.path} can't be read as Parquet ({first_line(error)}); {_ADVICE}"
+        ) from error
+
+
+def _filled(source: Source, batch: pa.RecordBatch, name: str, first: int) -> pa.Array:
+    """Return a column; raise ``InputError`` for an empty cell."""
+    column = batch.column(name)
+    if column.null_count:
+        row = first + int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
+        raise InputError(f"{source.path} row {row + 1}, column {name!r} is empty; {_ADVICE}")
+    return column
+
+
+def _series(source: Source, column: pa.Array) -> pa.Array:
+    try:
+        names = column.cast(pa.string())
+        names.validate(full=True)
+    except pa.ArrowException as error:
+        raise InputError(
+            f"{source.path}: the column of series holds no names ({first_line(error)})"
+        ) from error
+    return names
+
+
+def _order(source: Source, column: pa.Array, job: Job) -> pa.Array:
+    kind, wanted = column.type, job.order_type
+    same: Callable[[pa.DataType], bool] = next(
+        test for test in (pa.types.is_floating, pa.types.is_integer, pa.types.is_temporal) if test(wanted)
+    )
+    if not same(kind):
+        raise InputError(
+            f"{source.path}: column {job.columns.order!r} is {kind}, expected {wanted} as in the first file"
+        )
+    try:
+        if pa.types.is_temporal(kind):
+            column = column.cast(pa.timestamp("ns", getattr(kind, "tz", None)))
+        column = column.cast(job.order_storage)
+    except pa.ArrowInvalid as error:
+        raise InputError(f"{source.path}: column {job.columns.order!r}: {first_line(error)}") from error
+    if pa.types.is_floating(kind) and not np.isfinite(column.to_numpy()).all():
+        raise InputError(f"{source.path}: column {job.columns.order!r} holds a number that is not finite")
+    return column
+
+
+def _features(source: Source, batch: pa.RecordBatch, job: Job, first: int) -> pa.Array:
+    x = np.empty((len(batch), len(job.columns.features)), dtype=job.x_type.value_type.to_pandas_dtype())
+    for place, name in enumerate(job.columns.features):
+        x[:, place] = _numbers(source, _filled(source, batch, name, first), name, x.dtype, first)
+    return fixed_lists(x, job.x_type)
+
+
+def _numbers(source: Source, column: pa.Array, name: str, dtype: npt.DTypeLike, first: int) -> Array:
+    """Return a column's cells in ``dtype``; raise ``InputError`` for one that is no finite number."""
+    kind = column.type
+    if not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
+        raise InputError(
+            f"{source.path}: column {name!r} is {kind}, expected numbers; --by-window reads lists"
+        )
+    values = column.to_numpy(zero_copy_only=False)
+    wrong = ~usable(values)
+    if not np.issubdtype(dtype, np.floating):
+        wrong |= values != np.trunc(values)
+    if (places := np.flatnonzero(wrong)).size:
+        cell = values[places[0]]
+        raise InputError(
+            f"{source.path} row {first + int(places[0]) + 1}, column {name!r} is {cell}, expected a finite "
+            f"{'number' if np.issubdtype(dtype, np.floating) else 'whole number'}; {_ADVICE}"
+        )
+    numbers: Array = values.astype(dtype, copy=False)
+    return numbers
+
+
+def _windows(source: Source, batch: pa.RecordBatch, job: Job, first: int) -> tuple[Array, Array]:
+    features = job.columns.features
+    width, dtype = job.x_type.list_size, job.x_type.value_type.to_pandas_dtype()
+    columns = [_filled(source, batch, name, first) for name in features]
+    nested = [_is_list(column.type) for column in columns]
+    if not any(nested):
+        columns, counts = list(columns), np.ones(len(batch), dtype=np.int64)
+    elif not all(nested):
+        raise InputError(f"{source.path}: some features are lists and some are numbers, expected all alike")
+    else:
+        lengths = [_lengths(column) for column in columns]
+        counts = lengths[0].astype(np.int64)
+        if not all(np.array_equal(each, counts) for each in lengths) or (counts < 1).any():
+            raise InputError(f"{source.path}: the lists of a row are empty or differ in length")
+        columns = [column.flatten() for column in columns]
+    if len(features) == 1 and _is_list(columns[0].type):
+        inner = _lengths(columns[0])
+        if (inner != width).any():
+            raise InputError(f"{source.path}: column {features[0]!r} has a step that is no list of {width}")
+        values = _numbers(source, columns[0].flatten(), features[0], dtype, first)
+        return values.reshape(-1, width), counts
+    if len(features) != width:
+        raise InputError(f"{source.path}: got {len(features)} features, expected {width}")
+    for name, column in zip(features, columns, strict=True):
+        if column.null_count:
+            raise InputError(f"{source.path}: a list in column {name!r} has an empty cell; {_ADVICE}")
+    parts = [
+        _numbers(source, column, name, dtype, first) for name, column in zip(features, columns, strict=True)
+    ]
+    return np.stack(parts, axis=1), counts
+
+
+def _lengths(column: pa.Array) -> Array:
+    lengths: Array = compute.call_function("list_value_length", [column]).to_numpy(zero_copy_only=False)
+    return lengths
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return any(test(kind) for test in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list))

@@ -1,0 +1,168 @@
+"""What every worker is told of a run, and what all of them do alike."""
+
+import contextlib
+import functools
+import os
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from lstm_edge_runtime.errors import InputError
+
+if TYPE_CHECKING:
+    from lstm_edge_runtime import Model
+
+__all__ = [
+    "Columns",
+    "Job",
+    "Source",
+    "Tell",
+    "bucket_of",
+    "fixed_lists",
+    "from_fixed_lists",
+    "open_model",
+    "writing",
+]
+
+Tell = Callable[[int], None]
+"""Called with the number of rows that were done since the last call."""
+
+
+class Source(NamedTuple):
+    """One file of the data set."""
+
+    number: int
+    path: str
+    name: str
+    """Its path in the data set, with slashes; the output has a file of this name."""
+    size: int
+    """Bytes."""
+    modified: int
+    """When, in nanoseconds since 1970."""
+
+
+class Columns(NamedTuple):
+    """Names of columns; series and order are None where windows have none."""
+
+    series: str | None
+    order: str | None
+    features: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run, as its workers see it; paths are absolute and the same for all of them."""
+
+    model: str
+    identity: str
+    """The model file's sha256 in hex."""
+    engine: str
+    """``native`` or ``onnxruntime``."""
+    work: str
+    """The run's own folder."""
+    columns: Columns
+    order_type: Any
+    """The order column's Arrow type; None for windows."""
+    series_type: Any
+    """The series column's Arrow type; None for windows."""
+    x_type: Any
+    """Arrow type of one row's features, a list of fixed size."""
+    results: tuple[str, ...]
+    """Names of the columns with probabilities or values."""
+    labels: tuple[str, ...]
+    """Class names; empty where the outputs are values."""
+    buckets: int
+    """Into so many parts the series are split by a hash of their names; a power of two."""
+    events: bool
+    number: int
+    """Counts the runs that went on from each other, from 1."""
+    rows: int
+    """Rows held in memory at once."""
+    previous: str | None = None
+    """The folder with an earlier run's states."""
+    previous_buckets: int = 0
+
+    @property
+    def order_storage(self) -> pa.DataType:
+        """What the order is stored as between stages: nanoseconds for times."""
+        return pa.float64() if pa.types.is_floating(self.order_type) else pa.int64()
+
+    @property
+    def spill_schema(self) -> pa.Schema:
+        """Columns of rows on their way from files to series."""
+        return pa.schema(
+            {
+                "series": pa.string(),
+                "order": self.order_storage,
+                "file": pa.int32(),
+                "row": pa.int64(),
+                "x": self.x_type,
+            }
+        )
+
+    @property
+    def result_schema(self) -> pa.Schema:
+        """Columns of results on their way from series to files."""
+        return pa.schema({"row": pa.int64(), "values": pa.list_(pa.float32(), len(self.results))})
+
+    def folder(self, name: str) -> Path:
+        """Return a folder of the run."""
+        return Path(self.work) / name
+
+
+def bucket_of(series: str, buckets: int) -> int:
+    """Return the part that a series belongs to; of half as many parts it is the same number modulo half."""
+    return zlib.crc32(series.encode("utf-8", "surrogatepass")) & (buckets - 1)
+
+
+@functools.lru_cache(maxsize=2)
+def open_model(path: str, identity: str, engine: Any) -> "Model":
+    """Open the run's model, once in a process.
+
+    Raises:
+        InputError: the file is not the one that the run began with.
+        LstmEdgeError: as ``load``.
+    """
+    from lstm_edge_runtime import load
+
+    model = load(path, device="cpu", threads=1, engine=engine)
+    if model.identity != identity:
+        raise InputError(f"{path} changed while it was used; run again")
+    return model
+
+
+@contextlib.contextmanager
+def writing(job: Job, target: Path, *, durable: bool = False) -> Iterator[str]:
+    """Yield the path of a temporary file that becomes ``target`` if the block succeeds.
+
+    It is made in a folder of its own, so that what a killed worker leaves is never among the results. A task
+    that runs twice writes the same content twice.
+    """
+    temporary = job.folder("tmp") / f"{target.name}.{os.getpid()}.{os.urandom(4).hex()}"
+    temporary.parent.mkdir(parents=True, exist_ok=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield str(temporary)
+        if durable:
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def fixed_lists(values: "np.ndarray[Any, Any]", kind: pa.DataType) -> pa.Array:
+    """Return ``(n, k)`` as an Arrow array of lists of ``kind``, without a copy."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(values).reshape(-1)), type=kind)
+
+
+def from_fixed_lists(column: Any) -> "np.ndarray[Any, Any]":
+    """Return an Arrow array of lists of ``k`` as ``(n, k)``."""
+    width = column.type.list_size
+    values: np.ndarray[Any, Any] = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+    return values

@@ -1,0 +1,162 @@
+"""A run's folders: its own while it works, and the output that appears when it is whole."""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["LEDGER", "adopt", "check_output", "publish", "read_ledger", "workspace"]
+
+LEDGER = "_run.json"
+"""The file of an output that says what was scored, and how."""
+_SCHEMA = 1
+_NEEDED = {
+    "model",
+    "engine",
+    "columns",
+    "keys",
+    "events",
+    "by_window",
+    "buckets",
+    "number",
+    "files",
+    "left_out",
+}
+
+
+def check_output(output: Path, dataset: str) -> None:
+    """Refuse an output that can't be made, or that would be read as input by the next run.
+
+    Raises:
+        NotFoundError: the folder it is to stand in does not exist.
+        InputError: it is no output of an earlier run and not empty, or lies in the data set or around it.
+    """
+    if not output.parent.is_dir():
+        raise NotFoundError(f"{output}: its folder {output.parent} does not exist; make it first")
+    own, data = Path(os.path.realpath(output)), Path(os.path.realpath(dataset))
+    if own == data or data in own.parents or own in data.parents:
+        raise InputError(f"{output} and the data set {dataset} lie in one another; name another output")
+    if output.exists() and not output.is_dir():
+        raise InputError(f"{output} is no folder; name one that is new, empty or an earlier output")
+    if output.is_dir() and not (output / LEDGER).exists() and any(output.iterdir()):
+        raise InputError(
+            f"{output} holds other files, which would be lost; name a folder that is new, empty or an "
+            "earlier output"
+        )
+
+
+def read_ledger(output: Path) -> dict[str, Any]:
+    """Return what an earlier run wrote by ``publish``.
+
+    Raises:
+        NotFoundError: there is none.
+        FileFormatError: it is damaged or of a newer version.
+    """
+    path = output / LEDGER
+    if not path.exists():
+        raise NotFoundError(f"{output} is no output of lstm-edge score; score without --since first")
+    try:
+        ledger: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        known = ledger["schema"] == _SCHEMA
+        missing = _NEEDED - ledger.keys() if known else set()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FileFormatError(f"{path} can't be read ({error}); score without --since") from error
+    if missing:
+        raise FileFormatError(f"{path} has no {min(missing)!r}; score without --since")
+    if not known:
+        raise FileFormatError(f"{path} is of another version of lstm-edge; score without --since")
+    return ledger
+
+
+@contextlib.contextmanager
+def workspace(output: Path) -> Iterator[Path]:
+    """Yield an empty folder beside ``output``, which is removed at the end.
+
+    What a killed run left of it, or of its swap of outputs, is put right first.
+
+    Raises:
+        InputError: another run is at work on the same output, or the folder can't be made.
+    """
+    folder = output.with_name(f".{output.name}.partial")
+    try:
+        folder.mkdir(exist_ok=True)
+        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise InputError(f"{output} can't be written: {error.strerror}") from error
+    try:
+        if fcntl is not None:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(
+                    f"another run is writing {output}; wait for it, or name another output"
+                ) from None
+        if (folder / "old").exists() and not output.exists():
+            (folder / "old").rename(output)
+        for each in folder.iterdir():
+            if each.is_dir():
+                shutil.rmtree(each)
+        yield folder
+    finally:
+        if fcntl is None or _is_ours(folder, lock):
+            shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def adopt(previous: Path, new: Path) -> None:
+    """Let the files of an earlier output be part of the new one: linked, or copied where links can't be.
+
+    States, open events and the ledger, which the new run writes itself, are left out.
+    """
+    for path in previous.rglob("*"):
+        name = path.relative_to(previous)
+        replaced = name.parts[0] in ("_state", LEDGER) or (
+            name.parts[0] == "_events" and path.name.startswith("open-")
+        )
+        if path.is_dir() or replaced:
+            continue
+        target = new / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(path, target)
+        except OSError:
+            shutil.copy2(path, target)
+
+
+def publish(folder: Path, output: Path, ledger: Mapping[str, Any]) -> None:
+    """Let the output in a workspace take the place of ``output``.
+
+    Raises:
+        InputError: it can't be written.
+    """
+    new = folder / "new"
+    try:
+        new.mkdir(exist_ok=True)
+        text = json.dumps({"schema": _SCHEMA, **ledger}, indent=1)
+        (new / LEDGER).write_text(text + "\n", encoding="utf-8")
+        if output.exists():
+            output.rename(folder / "old")
+        new.rename(output)
+    except OSError as error:
+        if (folder / "old").exists() and not output.exists():
+            (folder / "old").rename(output)
+        raise InputError(f"{output} can't be written: {error.strerror or error}") from error
+
+
+def _is_ours(folder: Path, lock: int) -> bool:
+    """Return whether the lock is held by this process, which then may remove the folder."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(lock), (folder / "lock").stat())
+    except OSError:
+        return False

@@ -1,0 +1,459 @@
+"""One scoring run, from the data set to the output."""
+
+import base64
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from lstm_edge.data.sample_input import run_series, sample_input
+from lstm_edge.results import class_names, is_classification, main_output, result_names, top_rows
+from lstm_edge_runtime import load
+from lstm_edge_runtime.errors import FileFormatError, InputError
+
+from .config import ScoreConfig
+from .dataset import check_columns, find_files, open_file
+from .engines import Engine, open_engine
+from .job import Columns, Job, Source
+from .output import adopt, check_output, publish, read_ledger, workspace
+from .stages import score_series, score_windows, split_files, write_files
+from .stepping import Stepper
+
+if TYPE_CHECKING:
+    from lstm_edge_runtime import Model
+
+__all__ = ["ScoreReport", "StageReport", "score"]
+
+Show = Callable[[float, str], None]
+_SPLIT_ROWS = 4_000_000
+"""Rows of one item of the first stage, at most; fewer where workers would be idle."""
+_SERIES = 512
+"""Series of one item of the second stage that fill a batch."""
+_BUCKETS = (16, 4096)
+"""The fewest and the most parts that series are split into."""
+_ROWS, _BYTES, _KEYS = 1_000_000, 2**27, 48
+"""Rows in memory at once: at most so many, and so many bytes of features, results and keys (bytes a row)."""
+_SHOWN = 0.2
+"""Seconds between two reports of progress."""
+
+
+@dataclass(frozen=True)
+class StageReport:
+    """What one stage did."""
+
+    name: str
+    seconds: float
+    rows: int
+
+    @property
+    def rate(self) -> float:
+        """Rows a second."""
+        return self.rows / self.seconds if self.seconds else 0.0
+
+
+@dataclass(frozen=True)
+class ScoreReport:
+    """What a run did."""
+
+    rows: int
+    series: int | None
+    """How many had new rows; None for windows."""
+    files: int
+    known: int
+    """Files that an earlier run had scored."""
+    left_out: Mapping[str, str]
+    """What is wrong with each file that was left out, by name."""
+    events: int | None
+    seconds: float
+    stages: Sequence[StageReport]
+    workers: int
+    distribution: str
+    """``one process`` or ``Ray``."""
+    engine: str
+    """``native`` or ``onnxruntime``."""
+
+    @property
+    def slowest(self) -> StageReport:
+        """The stage that took longest."""
+        return max(self.stages, key=lambda stage: stage.seconds)
+
+
+@dataclass
+class _Found:
+    """The files to score, as their footers describe them."""
+
+    sources: list[Source] = field(default_factory=list)
+    groups: dict[int, list[int]] = field(default_factory=dict)
+    """Rows of each row group, by file."""
+    schema: pa.Schema | None = None
+    """Of the first file."""
+    bad: dict[int, str] = field(default_factory=dict)
+
+
+def score(dataset: str, model: Path, output: Path, config: ScoreConfig, show: Show) -> ScoreReport:
+    """Score a Parquet data set and write the results as one, with a file for each of its files.
+
+    Args:
+        dataset: a folder, a file or a glob.
+        model: the model file.
+        output: the folder to make, or an earlier output to replace.
+        config: how.
+        show: called with the fraction that is done and what is done now.
+
+    Raises:
+        NotFoundError: a path does not exist.
+        FileFormatError: a file can't be read.
+        InputError: the options or the data don't fit the model, the output or an earlier run.
+        ContractError: the model carries no states, or can't be streamed.
+        StateError: the earlier run was of another model.
+        MissingDependencyError: Ray is needed and not installed.
+    """
+    begun = time.monotonic()
+    check_output(output, dataset)
+    earlier = read_ledger(config.since) if config.since else None
+    engine_name: Any = earlier["engine"] if earlier and config.engine == "auto" else config.engine
+    opened = load(model, device="cpu", threads=1, engine=engine_name)
+    columns = _columns(opened, config)
+    everything = find_files(dataset)
+    if inside := [source for source in everything if output.resolve() in Path(source.path).resolve().parents]:
+        raise InputError(
+            f"the data set {dataset} takes in {output}, as {inside[0].path}; name another output"
+        )
+    found, known = _look(everything, opened, columns, config, earlier)
+    width = _width(opened, config)
+    with open_engine(config.workers, config.address) as workers, workspace(output) as work:
+        job = _job(model, opened, found, columns, width, config, earlier, work, workers)
+        if earlier:
+            _check_earlier(earlier, job, config)
+            if config.since and output.exists() and config.since.samefile(output):
+                adopt(output, job.folder("new"))
+        run = _Run(job, workers, found, config, show)
+        done = run.windows() if config.by_window else run.series()
+        before = earlier or {"files": {}, "left_out": {}}
+        names = {source.number: source for source in found.sources}
+        ledger = {
+            "model": {"name": model.name, "identity": job.identity},
+            "engine": job.engine,
+            "columns": columns._asdict(),
+            "keys": _encoded(job),
+            "events": config.events,
+            "by_window": config.by_window,
+            "buckets": job.buckets,
+            "number": job.number,
+            "versions": {name: version(name) for name in ("lstm-edge", "pyarrow", "numpy")},
+            "files": before["files"]
+            | {names[index].name: _mark(names[index], rows) for index, rows in sorted(run.rows.items())},
+            "left_out": before["left_out"]
+            | {
+                names[index].name: _mark(names[index], 0) | {"why": run.bad[index]}
+                for index in sorted(run.bad)
+            },
+        }
+        publish(work, output, ledger)
+        return ScoreReport(
+            sum(run.rows.values()),
+            done.get("series"),
+            len(run.rows),
+            known,
+            {names[index].name: run.bad[index] for index in sorted(run.bad)},
+            done.get("events") if config.events else None,
+            time.monotonic() - begun,
+            run.stages,
+            workers.workers,
+            workers.name,
+            job.engine,
+        )
+
+
+def _encoded(job: Job) -> str:
+    """Return the types of series and order as text."""
+    keys = pa.schema({"series": job.series_type, "order": job.order_type or pa.null()})
+    return base64.b64encode(keys.serialize().to_pybytes()).decode()
+
+
+def _mark(source: Source, rows: int) -> dict[str, int]:
+    return {"rows": rows, "bytes": source.size, "modified": source.modified}
+
+
+def _columns(model: "Model", config: ScoreConfig) -> Columns:
+    place = sample_input(model)
+    features = config.features or model.interface.signal.features
+    if not features:
+        raise InputError(f"the model's file names no features; name its {place.width} by --features")
+    if len(features) != place.width and not (config.by_window and len(features) == 1):
+        raise InputError(
+            f"got {len(features)} features ({', '.join(features)}), the model takes {place.width}; name them "
+            "in the model's order by --features"
+        )
+    if config.by_window:
+        return Columns(config.series, config.order, features)
+    series, order = config.series or "series", config.order or "order"
+    if series == order or {series, order} & set(features):
+        raise InputError(f"the columns {series!r} and {order!r} must differ from each other and the features")
+    return Columns(series, order, features)
+
+
+def _width(model: "Model", config: ScoreConfig) -> int:
+    """Return C, how many values a row of the output has."""
+    if config.events and not is_classification(model.interface.task):
+        raise InputError("--events are changes of a label, and this file's outputs are values; leave it out")
+    if not config.by_window:
+        return Stepper(model).width
+    samples = sample_input(model)
+    row = np.zeros((model.interface.signal.window or 1, samples.width), dtype=samples.spec.dtype)
+    return int(top_rows(main_output(model, run_series(model, samples, [row])), 1).shape[1])
+
+
+def _look(
+    everything: Sequence[Source],
+    model: "Model",
+    columns: Columns,
+    config: ScoreConfig,
+    earlier: Mapping[str, Any] | None,
+) -> tuple[_Found, int]:
+    """Read the footers of the files that no earlier run scored; return these, and how many were known."""
+    found, known = _Found(), 0
+    seen = {**earlier["files"], **earlier["left_out"]} if earlier else {}
+    for source in everything:
+        if source.name in seen:
+            known += 1
+            mark = seen[source.name]
+            if (mark["bytes"], mark["modified"]) != (source.size, source.modified):
+                raise InputError(
+                    f"{source.path} changed since an earlier run scored it; score everything without --since"
+                )
+            continue
+        found.sources.append(source)
+        try:
+            file = open_file(source.path)
+            check_columns(source.path, source.name, file.schema_arrow, columns)
+        except (FileFormatError, InputError) as error:
+            if not config.skip_bad:
+                raise
+            found.bad[source.number] = str(error)
+            continue
+        groups = file.metadata
+        found.groups[source.number] = [groups.row_group(k).num_rows for k in range(groups.num_row_groups)]
+        found.schema = found.schema or file.schema_arrow
+    if found.schema is None and not known:
+        raise InputError(f"none of the {len(everything)} files can be read: {next(iter(found.bad.values()))}")
+    results = {"label", *result_names(model.interface.task, 0)}
+    if taken := results & {columns.series, columns.order}:
+        raise InputError(f"column {sorted(map(str, taken))[0]!r} has the name of a result; rename it")
+    return found, known
+
+
+def _job(
+    model: Path,
+    opened: "Model",
+    found: _Found,
+    columns: Columns,
+    width: int,
+    config: ScoreConfig,
+    earlier: Mapping[str, Any] | None,
+    work: Path,
+    workers: Engine,
+) -> Job:
+    task = opened.interface.task
+    place = sample_input(opened)
+    rows = sum(map(sum, found.groups.values()))
+    in_memory = config.rows_in_memory or min(_ROWS, _BYTES // (4 * (place.width + width) + _KEYS))
+    wanted = max(16 * workers.workers, rows // in_memory)
+    buckets = 1 << (min(max(wanted, _BUCKETS[0]), _BUCKETS[1]) - 1).bit_length()
+    types: dict[str, Any] = {"series": pa.string(), "order": None}
+    if found.schema is None and earlier:
+        keys = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(earlier["keys"])))
+        types = dict(zip(types, keys.types, strict=True))
+    elif not config.by_window and found.schema is not None:
+        for key, name in (("series", columns.series), ("order", columns.order)):
+            if name in found.schema.names:
+                types[key] = found.schema.field(name).type
+        order = types["order"]
+        if order is None or not any(
+            test(order) for test in (pa.types.is_integer, pa.types.is_floating, pa.types.is_temporal)
+        ):
+            raise InputError(
+                f"column {columns.order!r} is {order or 'in the path'}, expected numbers or times"
+            )
+    names = tuple(result_names(task, width))
+    if clash := {"label", *names} & {columns.series, columns.order}:
+        raise InputError(f"column {min(map(str, clash))!r} has the name of a result; rename it")
+    return Job(
+        model=str(model.resolve()),
+        identity=opened.identity,
+        engine=opened.engine,
+        work=str(work.resolve()),
+        columns=columns,
+        order_type=types["order"],
+        series_type=types["series"],
+        x_type=pa.list_(pa.from_numpy_dtype(np.dtype(place.spec.dtype)), place.width),
+        results=names,
+        labels=tuple(class_names(task, width)) if is_classification(task) else (),
+        buckets=buckets,
+        events=config.events,
+        number=earlier["number"] + 1 if earlier else 1,
+        rows=in_memory,
+        previous=str(config.since.resolve()) if config.since else None,
+        previous_buckets=earlier["buckets"] if earlier else 0,
+    )
+
+
+def _check_earlier(earlier: Mapping[str, Any], job: Job, config: ScoreConfig) -> None:
+    """Raise ``InputError`` where the run could not go on as one with the earlier one."""
+    columns = {
+        "series": job.columns.series,
+        "order": job.columns.order,
+        "features": list(job.columns.features),
+    }
+    same = {
+        "the model": (earlier["model"]["identity"][:12], job.identity[:12]),
+        "the engine": (earlier["engine"], job.engine),
+        "the columns": (earlier["columns"], columns),
+        "--events": (earlier["events"], config.events),
+        "--by-window": (earlier["by_window"], config.by_window),
+    }
+    if earlier["keys"] != _encoded(job):
+        raise InputError(
+            f"series and order are of other types than in the run in {config.since}; give the same, or score "
+            "everything without --since"
+        )
+    for what, (before, now) in same.items():
+        if before != now:
+            raise InputError(
+                f"the run in {config.since} had {before} as {what}, this one has {now}; give the same, or "
+                "score everything without --since"
+            )
+
+
+class _Run:
+    """The stages of a run, one after the other."""
+
+    def __init__(self, job: Job, workers: Engine, found: _Found, config: ScoreConfig, show: Show) -> None:
+        self._job, self._workers, self._found, self._config, self._show = job, workers, found, config, show
+        self._total = sum(map(sum, found.groups.values()))
+        self.rows: dict[int, int] = {}
+        """Of each file that was scored."""
+        self.bad = dict(found.bad)
+        self.stages: list[StageReport] = []
+
+    def series(self) -> dict[str, int]:
+        """Score series; return how many, and how many events there are."""
+        parts = self._split_items()
+        buckets = np.zeros((self._job.buckets, 2), dtype=np.int64)
+        for done in self._stage("read", (0, 0.15), split_files, parts):
+            self._take(done)
+            buckets += np.array(done["buckets"])
+        for index in self.bad:
+            self.rows.pop(index, None)
+        tasks = self._tasks(buckets)
+        items = [
+            {"task": task, "parts": len(parts), "buckets": own, "bad": sorted(self.bad)}
+            for task, own in enumerate(tasks)
+        ]
+        total = {"series": 0, "events": 0}
+        for done in self._stage("score", (0.15, 0.9), score_series, items):
+            for key in total:
+                total[key] += done[key]
+        by_index = {source.number: source for source in self._found.sources}
+        sizes = [(by_index[index], rows) for index, rows in sorted(self.rows.items())]
+        groups = _grouped(sizes, [rows for _, rows in sizes], self._most())
+        outputs = [{"tasks": len(items), "files": group} for group in groups]
+        for _ in self._stage("write", (0.9, 1), write_files, outputs):
+            pass
+        return total
+
+    def windows(self) -> dict[str, int]:
+        """Score files of windows."""
+        sources = [source for source in self._found.sources if source.number in self._found.groups]
+        sizes = [sum(self._found.groups[source.number]) for source in sources]
+        items = [{"files": group} for group in _grouped(sources, sizes, self._most())]
+        for done in self._stage("score", (0, 1), score_windows, items):
+            self._take(done)
+        return {}
+
+    def _take(self, done: Mapping[str, Any]) -> None:
+        for index, message in done["bad"]:
+            if not self._config.skip_bad:
+                raise InputError(message)
+            self.bad[index] = message
+        for index, rows in done["by_file"]:
+            self.rows[index] = self.rows.get(index, 0) + rows
+
+    def _most(self) -> int:
+        """Return how many rows an item should have: memory's, or less where workers would be idle."""
+        return max(1, min(self._job.rows, self._total // (2 * self._workers.workers) + 1))
+
+    def _split_items(self) -> list[dict[str, Any]]:
+        """Return items of whole files and of ranges of row groups of large files."""
+        most = max(1, min(_SPLIT_ROWS, self._total // (2 * self._workers.workers) + 1))
+        pieces: list[tuple[Source, list[int] | None, int]] = []
+        sizes = []
+        for source in self._found.sources:
+            groups = self._found.groups.get(source.number)
+            if groups is None:
+                continue
+            first, numbers = 0, _grouped(range(len(groups)), groups, most)
+            for group in numbers:
+                whole = len(numbers) == 1
+                pieces.append((source, None if whole else list(group), first))
+                sizes.append(sum(groups[k] for k in group))
+                first += sizes[-1]
+            if not groups:
+                self.rows[source.number] = 0
+        return [{"part": part, "files": group} for part, group in enumerate(_grouped(pieces, sizes, most))]
+
+    def _tasks(self, buckets: "np.ndarray[Any, Any]") -> list[list[int]]:
+        """Share the buckets out; an earlier run's are all taken, for their states go on."""
+        rows, series = buckets[:, 0], int(buckets[:, 1].sum())
+        used = np.arange(self._job.buckets) if self._job.previous else np.flatnonzero(rows)
+        workers = self._workers.workers
+        wanted = max(2 * workers if workers > 1 else 1, series // _SERIES)
+        tasks: list[list[int]] = [[] for _ in range(min(wanted, len(used)))]
+        loads = [0] * len(tasks)
+        for bucket in sorted(used.tolist(), key=lambda each: -int(rows[each])):
+            least = loads.index(min(loads))
+            tasks[least].append(bucket)
+            loads[least] += int(rows[bucket])
+        return tasks
+
+    def _stage(
+        self, name: str, share: tuple[float, float], stage: Any, items: Sequence[Mapping[str, Any]]
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the items' results, and report progress meanwhile."""
+        begun = shown = time.monotonic()
+        done = rows = 0
+        total = max(self._total, 1)
+
+        def tell(more: int) -> None:
+            nonlocal done, shown
+            done += more
+            now = time.monotonic()
+            if now - shown >= _SHOWN:
+                shown = now
+                fraction = share[0] + (share[1] - share[0]) * min(done / total, 1)
+                rate = done / (now - begun)
+                self._show(fraction, f"{name}: {done:,} of {total:,} rows, {rate:,.0f} rows/s")
+
+        self._show(share[0], f"{name}: {len(items)} items for {self._workers.workers} workers")
+        for result in self._workers.map(stage, self._job, items, tell) if items else ():
+            rows += result["rows"]
+            yield result
+        self.stages.append(StageReport(name, time.monotonic() - begun, rows))
+
+
+def _grouped(things: Any, sizes: Sequence[int], most: int) -> list[list[Any]]:
+    """Return consecutive things in groups whose sizes sum up to ``most``; a larger one is alone."""
+    groups: list[list[Any]] = []
+    room = 0
+    for thing, size in zip(things, sizes, strict=True):
+        if not groups or size > room:
+            groups.append([])
+            room = most
+        groups[-1].append(thing)
+        room -= size
+    return groups

@@ -1,0 +1,225 @@
+"""Axes that take some sizes only: found from the tracer's guards and by running, stated, and held to."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lstm_edge_exporters import ExportConfig, export
+from lstm_edge_exporters.export.ranges import DIFFERS, REFUSED, SAME, find_range
+from lstm_edge_runtime import load
+from lstm_edge_runtime.errors import ContractError, InputError, UnsupportedError
+from lstm_edge_runtime.manifest import AxisRange
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.LSTM(4, 5, batch_first=True)
+        self.wide = nn.Conv1d(4, 4, 16)
+        self.down = nn.Conv1d(4, 4, 4, stride=4)
+        self.up = nn.ConvTranspose1d(5, 4, 4, stride=4)
+
+
+class Doubles(Net):
+    """Does something else for long inputs."""
+
+    def forward(self, x):
+        y = self.rnn(x)[0]
+        return y * 2 if x.shape[1] > 200 else y
+
+
+class Wide(Net):
+    """A kernel of 16 in front of the layer."""
+
+    def forward(self, x):
+        return self.rnn(self.wide(x.transpose(1, 2)).transpose(1, 2))[0]
+
+
+class Reflects(Net):
+    """Padding by 3 needs 4 steps."""
+
+    def forward(self, x):
+        return self.rnn(F.pad(x.transpose(1, 2), (3, 3), mode="reflect").transpose(1, 2))[0]
+
+
+class Strides(Net):
+    """Down and up again by 4, added to the input."""
+
+    def forward(self, x):
+        y = self.rnn(self.down(x.transpose(1, 2)).transpose(1, 2))[0]
+        return self.up(y.transpose(1, 2)).transpose(1, 2) + x
+
+
+class PadsTo4(Net):
+    def forward(self, x):
+        if x.shape[1] % 4:
+            x = F.pad(x, (0, 0, 0, 4 - x.shape[1] % 4))
+        return self.rnn(x)[0]
+
+
+def _made(module, steps, **options):
+    torch.manual_seed(0)
+    x = torch.randn(2, steps, 4)
+    return module().eval(), x, ExportConfig(**options)
+
+
+def _agrees(artifact, module, steps):
+    x = torch.randn(3, steps, 4)
+    with torch.no_grad():
+        expected = module(x).numpy()
+    got = load(artifact.model).run(x.numpy())[0]["output"]
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("module", "steps", "limits"),
+    [
+        (Doubles, 400, "201.."),
+        (Doubles, 40, "1..200"),
+        (Wide, 40, "16.."),
+        (Reflects, 9, "4.."),
+        (Strides, 24, "4..:4"),
+    ],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_an_axis_takes_the_sizes_at_which_the_file_computes_what_the_module_does(module, steps, limits):
+    module, x, config = _made(module, steps)
+    artifact = export(module, x, config)
+    allowed = artifact.manifest.ranges["L"]
+    assert str(allowed) == limits
+    for size in {allowed.nearest(1), steps, allowed.nearest(150), allowed.nearest(1000)}:
+        _agrees(artifact, module, size)
+    for case in artifact.equivalence.cases:
+        assert allowed.nearest(case.sizes["L"]) == case.sizes["L"]
+    assert {case.sizes["L"] for case in artifact.equivalence.cases} >= {steps, allowed.nearest(1)}
+    model = load(artifact.model)
+    for size in {allowed.least - 1, (allowed.most or 0) + 1, 2 * allowed.multiple + 1} - {0}:
+        if allowed.nearest(size) != size:
+            with pytest.raises(InputError, match=rf"axis L .* is {size}, this file takes {limits}"):
+                model.run(np.zeros((1, size, 4), np.float32))
+    model.warm_up()
+    assert model.selftest().ok
+    if allowed.nearest(1) > 1:
+        assert f"a call takes {limits} steps" in artifact.manifest.unstreamable
+        with pytest.raises(ContractError, match="can't be streamed"):
+            model.stream()
+
+
+def test_a_split_range_is_noted_with_the_line_that_splits_it():
+    module, x, config = _made(Doubles, 40)
+    (note,) = export(module, x, config).notes
+    assert re.fullmatch(
+        r"at L=201 forward does something else than at the example "
+        r"\(test_ranges.py:\d+: return y \* 2 if x.shape\[1\] > 200 else y\)",
+        note,
+    )
+
+
+def test_sizes_that_are_no_range_are_refused_with_the_line():
+    module, x, config = _made(PadsTo4, 41)
+    with pytest.raises(UnsupportedError, match=r"L 41..43 only.*test_ranges.py:\d+: if x.shape\[1\] % 4:"):
+        export(module, x, config)
+
+
+def test_a_range_by_hand_is_verified_stated_and_held_to():
+    _, x, config = _made(Net, 8, ranges={"L": AxisRange(6, 40, 2)})
+    artifact = export(nn.LSTM(4, 5, batch_first=True).eval(), x, config)
+    assert artifact.manifest.ranges == {"L": AxisRange(6, 40, 2)}
+    assert {case.sizes["L"] for case in artifact.equivalence.cases} <= set(range(6, 41, 2))
+    with pytest.raises(InputError, match=r"give a multiple of 2, such as 8"):
+        load(artifact.model).run(np.zeros((1, 7, 4), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("module", "steps", "limits", "error", "message"),
+    [
+        (
+            Doubles,
+            40,
+            AxisRange(2, 300),
+            UnsupportedError,
+            "1..200 is what the file takes; at L=201.*test_ranges",
+        ),
+        (Wide, 40, AxisRange(8), InputError, "8.. is asked for, 16.. is what the file takes.*module itself"),
+    ],
+)
+def test_a_range_by_hand_that_does_not_hold_is_refused(module, steps, limits, error, message):
+    module, x, config = _made(module, steps, ranges={"L": limits})
+    with pytest.raises(error, match=message):
+        export(module, x, config)
+
+
+class Waves(Net):
+    """Four samples of a wave for every frame."""
+
+    def forward(self, wave, frames):
+        return self.rnn(wave.reshape(frames.size(0), -1, 4) + frames)[0]
+
+
+def test_an_axis_may_be_a_multiple_of_another():
+    torch.manual_seed(0)
+    module = Waves().eval()
+    config = ExportConfig(inputs={"wave": ("N", "4*L"), "frames": ("N", "L", 4)})
+    artifact = export(module, (torch.randn(2, 24), torch.randn(2, 6, 4)), config)
+    assert artifact.manifest.outputs[0].axes == ("N", "L", 5)
+    wave, frames = torch.randn(3, 44), torch.randn(3, 11, 4)
+    model = load(artifact.model)
+    with torch.no_grad():
+        expected = module(wave, frames).numpy()
+    got = model.run({"wave": wave.numpy(), "frames": frames.numpy()})[0]["output"]
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
+    with pytest.raises(InputError, match=r"wave has shape \(3, 44\)|frames has shape \(3, 10, 4\)"):
+        model.run({"wave": wave.numpy(), "frames": frames.numpy()[:, :10]})
+
+
+class Joins(Net):
+    """Two series one after the other, and a mask over both."""
+
+    def forward(self, mask, past, future):
+        return self.rnn(torch.cat([past, future], 1) * mask.unsqueeze(-1))[0]
+
+
+def test_an_axis_may_be_the_sum_of_two():
+    torch.manual_seed(0)
+    config = ExportConfig(inputs={"mask": ("N", "L+P"), "past": ("N", "L", 4), "future": ("N", "P", 4)})
+    module = Joins().eval()
+    artifact = export(module, (torch.ones(2, 9), torch.randn(2, 5, 4), torch.randn(2, 4, 4)), config)
+    model, feeds = load(artifact.model), (torch.ones(3, 10), torch.randn(3, 7, 4), torch.randn(3, 3, 4))
+    with torch.no_grad():
+        expected = module(*feeds).numpy()
+    named = dict(zip(("mask", "past", "future"), (each.numpy() for each in feeds), strict=True))
+    np.testing.assert_allclose(model.run(named)[0]["output"], expected, rtol=0, atol=1e-5)
+    with pytest.raises(InputError, match=r"mask has shape \(3, 9\), expected \(N, L\+P\) with N=3"):
+        model.run(named | {"mask": named["mask"][:, :9]})
+
+
+def _run(allowed, refused=()):
+    return lambda size: SAME if size in allowed else REFUSED if size in refused else DIFFERS
+
+
+EVERY = range(1, 10**7)
+
+
+@pytest.mark.parametrize(
+    ("size", "promised", "run", "limits", "ends"),
+    [
+        (9, range(2, 10**10), _run(EVERY), AxisRange(), ()),
+        (9, range(2, 10**10), _run(range(2, 10**7)), AxisRange(2), (1,)),
+        (40, range(17, 10**10), _run(range(16, 10**7), range(16)), AxisRange(16), ()),
+        (400, range(201, 10**10), _run(range(201, 10**7)), AxisRange(201), (200,)),
+        (40, range(1, 201), _run(range(1, 201)), AxisRange(1, 200), (201,)),
+        (40, range(1, 5001), _run(range(1, 5001), range(5001, 10**7)), AxisRange(1, 5000), ()),
+        (40, range(8, 10**10, 4), _run(range(4, 10**7, 4), EVERY), AxisRange(4, None, 4), ()),
+        (40, range(4, 10**10, 4), _run(EVERY), AxisRange(), ()),
+        (40, range(100), _run([40], EVERY), AxisRange(40, 40), ()),
+        (40, [*range(1, 31), *range(32, 10**6 + 2)], _run(EVERY), AxisRange(), ()),
+    ],
+)
+def test_a_range_is_what_the_tracer_promises_and_what_running_adds(size, promised, run, limits, ends):
+    held = promised if isinstance(promised, range) else set(promised)
+    found = find_range(size, lambda each: each in held, run)
+    assert (found.range, found.ends) == (limits, ends)

@@ -1,0 +1,157 @@
+"""Recurrences written out in plain operators, as tf2onnx writes Keras layers: a Loop with its states."""
+
+import numpy as np
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper
+
+from lstm_edge_exporters.lift import lift
+from lstm_edge_runtime import load
+from lstm_edge_runtime.errors import ContractError
+
+INT, BOOL = TensorProto.INT64, TensorProto.BOOL
+
+
+def simple_cell(body, x, h, hidden=4, width=3):
+    """``tanh(x @ W + h @ U)``."""
+    left, right = (
+        body.add("MatMul", [value, body.weight(rows, hidden)]) for value, rows in ((x, width), (h, hidden))
+    )
+    return body.add("Tanh", [body.add("Add", [left, right])])
+
+
+def looped(network, *, steps=None, masked=False, time_axis=0, rows=None, twice=False):
+    """A SimpleRNN over ``x (L, N, 3)``; with ``steps``, its length is written into the graph."""
+    body = network(seed=1)
+    for name in ("one", "end"):
+        body.const(np.array(steps if name == "end" and steps else 1), name)
+    xt = body.add("Gather", ["x", "i"], ["xt"], axis=time_axis)
+    h = simple_cell(body, xt, "h")
+    if masked:
+        bit = body.add("Gather", ["mask", "i"], axis=0)
+        h = body.add("Where", [bit, h, "h"])
+        last = body.add("Where", [bit, h, "last"])
+    body.add("Identity", [h], ["h_out"])
+    body.add("Identity", [last if masked else h], ["step"])
+    body.add("Add", ["i", "one"], ["i_out"])
+    if steps:
+        body.add("Less", ["i_out", "end"], ["go_out"])
+    else:
+        body.add("Identity", ["go"], ["go_out"])
+    state = {"h": [rows, 4]} | ({"last": [rows, 4]} if masked else {})
+    if masked:
+        body.add("Identity", [last], ["last_out"])
+    leaving = ["go_out", "i_out", "h_out", *(["last_out"] if masked else []), "step"]
+    graph = body.graph({"n": (INT, []), "go": (BOOL, []), "i": (INT, []), **state}, leaving)
+    graph.output[0].type.tensor_type.elem_type, graph.output[1].type.tensor_type.elem_type = BOOL, INT
+    net = network()
+    trips = (
+        net.const(np.array(steps))
+        if steps
+        else net.squeeze(net.slice(net.add("Shape", ["x"]), time_axis, time_axis + 1, 0), 0)
+    )
+    zeros = net.const(np.zeros((rows, 4), np.float32)) if rows else net.zeros("x", 1 - time_axis, -4)
+    if not rows:
+        zeros = net.add("Identity", [zeros])
+    count = ["count", "last_h", *(["last_last"] if masked else []), "y"]
+    starts = [zeros, zeros] if masked else [zeros]
+    net.add(
+        "Loop",
+        [trips, net.const(np.array(True)), net.const(np.array(0)), *starts],
+        count,
+        name="model/rnn_1/while_loop",
+        body=graph,
+    )
+    axes = {0: [steps or "L", rows or "N", 3], 1: [rows or "N", steps or "L", 3]}[time_axis]
+    inputs = {"x": axes} | ({"mask": (BOOL, ["L", "N", 1])} if masked else {})
+    return net.model(inputs, ["y"])
+
+
+def chunked(lifted, x, cuts, **others):
+    model, state, parts = load(lifted.model), None, []
+    for first, last in zip((0, *cuts), (*cuts, len(x)), strict=True):
+        got, state = model.run({"x": x[first:last]} | {k: v[first:last] for k, v in others.items()}, state)
+        parts.append(got["y"])
+    return np.concatenate(parts)
+
+
+def test_a_float_that_a_loop_carries_from_zeros_is_a_state(network):
+    model = looped(network).SerializeToString()
+    lifted = lift(model)
+    assert [(s.input, s.output, s.axes, s.reset) for s in lifted.report.lifted] == [
+        ("h_0", "h_n", ("N", 4), 0.0)
+    ]
+    assert lifted.report.unstreamable == ""
+    x = np.random.default_rng(0).standard_normal((12, 2, 3)).astype(np.float32)
+    whole = onnxruntime.InferenceSession(model).run(["y"], {"x": x})[0]
+    np.testing.assert_allclose(chunked(lifted, x, (5, 6)), whole, rtol=0, atol=1e-6)
+
+
+def test_the_output_that_a_masked_layer_repeats_is_a_state_too(network):
+    model = looped(network, masked=True).SerializeToString()
+    lifted = lift(model)
+    assert [s.input for s in lifted.report.lifted] == ["state1_0", "state2_0"]
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((12, 2, 3)).astype(np.float32)
+    mask = rng.random((12, 2, 1)) < 0.5
+    mask[5] = False  # the first step of a chunk repeats what stands in the one before
+    whole = onnxruntime.InferenceSession(model).run(["y"], {"x": x, "mask": mask})[0]
+    np.testing.assert_allclose(chunked(lifted, x, (5, 6), mask=mask), whole, rtol=0, atol=1e-6)
+
+
+def test_a_loop_that_counts_to_a_declared_length_takes_every_length(network):
+    lifted = lift(looped(network, steps=20, rows=1).SerializeToString())
+    assert "sequence" in lifted.report.made_dynamic
+    assert lifted.report.unstreamable == ""
+    free = lift(looped(network).SerializeToString())
+    x = np.random.default_rng(0).standard_normal((33, 1, 3)).astype(np.float32)
+    np.testing.assert_array_equal(chunked(lifted, x, ()), chunked(free, x, ()))
+
+
+def test_a_loop_over_the_rows_of_a_batch_carries_no_state(network):
+    """The same loop, its time axis called the batch: what it carries goes from row to row."""
+    net = network()
+    y, *_ = net.recurrent("GRU", "x", 3, 3, outputs=("Y",))
+    rows = net.add("Transpose", [net.squeeze(y, 1)], ["rows"], perm=[1, 0, 2])
+    body = network(seed=1)
+    row = body.add("Gather", [rows, "i"], axis=0)
+    body.add("Add", [row, "before"], ["row_out"])
+    body.add("ReduceMean", [row], ["after"], axes=[0], keepdims=0)
+    body.add("Identity", ["go"], ["go_out"])
+    graph = body.graph({"i": (INT, []), "go": (BOOL, []), "before": [3]}, ["go_out", "after", "row_out"])
+    graph.output[0].type.tensor_type.elem_type = BOOL
+    trips = net.squeeze(net.slice(net.add("Shape", ["x"]), 1, 2, 0), 0)
+    start = net.const(np.zeros(3, np.float32))
+    net.add("Loop", [trips, net.const(np.array(True)), start], ["end", "y"], body=graph)
+    lifted = lift(net.model({"x": ["L", "N", 3]}, ["y"]).SerializeToString())
+    assert [s.input for s in lifted.report.lifted] == ["h_0"]
+
+
+def test_a_loop_state_that_is_an_input_and_output_already_is_recognized(network):
+    model = looped(network)
+    loop = model.graph.node[-1]
+    loop.input[3] = "carry"
+    model.graph.input.append(helper.make_tensor_value_info("carry", TensorProto.FLOAT, ["N", 4]))
+    model.graph.output.append(helper.make_tensor_value_info("last_h", TensorProto.FLOAT, ["N", 4]))
+    lifted = lift(model.SerializeToString())
+    assert [(s.input, s.output) for s in lifted.report.recognized] == [("carry", "last_h")]
+    assert lifted.report.left == ()
+
+
+def test_a_scan_that_reads_backwards_is_refused_by_name(network):
+    body = network(seed=1)
+    body.add("Identity", [simple_cell(body, "xt", "h")], ["h_out"])
+    body.add("Identity", ["h_out"], ["step"])
+    net = network()
+    graph = body.graph({"h": [None, 4], "xt": [None, 3]}, ["h_out", "step"])
+    net.add(
+        "Scan",
+        [net.zeros("x", 1, -4), "x"],
+        ["last", "y"],
+        name="back",
+        body=graph,
+        num_scan_inputs=1,
+        scan_input_directions=[1],
+    )
+    with pytest.raises(ContractError, match=r"Scan 'back' reads time backwards.*no other node has a state"):
+        lift(net.model({"x": ["L", "N", 3]}, ["y"]).SerializeToString())

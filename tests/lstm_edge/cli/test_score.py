@@ -1,0 +1,561 @@
+import fcntl
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from itertools import pairwise
+
+import numpy as np
+import onnx
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pyarrow import parquet
+
+from lstm_edge.results import softmax
+from lstm_edge.score.config import ScoreConfig
+from lstm_edge.score.pipeline import score
+from lstm_edge_runtime import load
+from lstm_edge_runtime.manifest import Manifest
+
+AXES = ("ax", "ay", "az")
+LABELS = ["rest", "walk", "run, fast"]
+
+
+def samples(rng, lengths, scale=3):
+    """Samples of several series: a table with series, order and features, in the order of time."""
+    series = rng.permutation(np.repeat(np.arange(len(lengths)), lengths))
+    order = np.zeros(len(series), dtype=np.int64)
+    for one in range(len(lengths)):
+        order[series == one] = np.arange(lengths[one]) * 3 - 5
+    x = (rng.normal(size=(len(series), 3)) * scale).astype(np.float32)
+    columns = {"series": [f"dev {one}" for one in series], "order": order}
+    return pa.table(columns | {name: x[:, place] for place, name in enumerate(AXES)})
+
+
+def write(table, path, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(table, path, **options)
+    return path
+
+
+def expected(path, table, engine="auto"):
+    """Each row's output as a stream of its own series gives it."""
+    model = load(path, device="cpu", threads=1, engine=engine)
+    series, order = np.array(table["series"].to_pylist()), table["order"].to_numpy()
+    x = np.stack([table[name].to_numpy() for name in AXES], axis=1)
+    out = np.empty((len(table), model.outputs[0].axes[-1]), dtype=np.float32)
+    for one in np.unique(series):
+        stream = model.stream()
+        rows = np.flatnonzero(series == one)
+        for row in rows[np.argsort(order[rows])]:
+            out[row] = stream.step(x[row])
+    return out
+
+
+def numbers(table):
+    return np.stack(
+        [table[name].to_numpy() for name in table.column_names if name[:2] in ("p_", "va")], axis=1
+    )
+
+
+def read(path):
+    return parquet.ParquetFile(path).read()
+
+
+def run(data, model, output, **options):
+    shown = []
+    report = score(
+        str(data), model, output, ScoreConfig(**{"workers": 1} | options), lambda *said: shown.append(said)
+    )
+    return report, shown
+
+
+def contents(output):
+    """An output's tables by name; events sorted, whatever files they are in."""
+    found = {
+        path.relative_to(output).as_posix(): read(path)
+        for path in sorted(output.rglob("*.parquet"))
+        if not path.relative_to(output).parts[0].startswith("_")
+    }
+    if (output / "_events").exists():
+        events = pa.concat_tables([read(path) for path in (output / "_events").iterdir()])
+        found["events"] = events.sort_by([("series", "ascending"), ("start", "ascending")])
+    return found
+
+
+def assert_same(one, other):
+    assert list(one) == list(other)
+    for name in one:
+        assert one[name].equals(other[name]), name
+
+
+def test_each_row_gets_what_a_stream_of_its_series_gives(invoke, har, tmp_path):
+    rng = np.random.default_rng(1)
+    table = samples(rng, [40, 1, 25, 60])
+    days = rng.integers(0, 3, len(table))
+    for day in range(3):
+        write(
+            table.filter(pa.array(days == day)),
+            tmp_path / "in" / f"day={day}" / "a.parquet",
+            row_group_size=9,
+        )
+    code, out, err = invoke(
+        "score", tmp_path / "in", "-m", har.path, "-o", tmp_path / "out", "--workers", 1, "--json"
+    )
+    assert code == 0, err
+    report = json.loads(out)
+    assert (report["rows"], report["series"], report["files"]) == (126, 4, 3)
+    assert report["slowest"] in [stage["name"] for stage in report["stages"]] == ["read", "score", "write"]
+    assert all(stage["rows"] == 126 and stage["rows_per_second"] > 0 for stage in report["stages"])
+    assert "score: 1 items for 1 workers" in err or err == ""
+    probabilities = softmax(expected(har.path, table))
+    for day in range(3):
+        written = read(tmp_path / "out" / f"day={day}" / "a.parquet")
+        inside = pa.array(days == day)
+        assert written.column_names == ["series", "order", "label", *(f"p_{label}" for label in LABELS)]
+        assert written.select(["series", "order"]).equals(table.filter(inside).select(["series", "order"]))
+        np.testing.assert_array_equal(numbers(written), probabilities[days == day])
+        assert written["label"].to_pylist() == [LABELS[k] for k in probabilities[days == day].argmax(axis=1)]
+    assert parquet.read_table(tmp_path / "out").num_rows == 126
+    assert [path.name for path in tmp_path.glob(".*")] == []
+
+
+def test_the_table_for_people_names_throughput_and_the_slowest_stage(invoke, har, tmp_path):
+    write(samples(np.random.default_rng(2), [30]), tmp_path / "a.parquet")
+    code, out, _ = invoke(
+        "score", tmp_path / "a.parquet", "-m", har.path, "-o", tmp_path / "out", "--workers", 1, "--events"
+    )
+    assert code == 0
+    assert "30 rows of 1 series in 1 files; " in out
+    assert "rows/s, 1 workers (one process, " in out
+    assert "the slowest stage: " in out
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    lengths=st.lists(st.integers(1, 30), min_size=1, max_size=8),
+    files=st.integers(1, 4),
+    group=st.integers(1, 40),
+    rows=st.integers(1, 80),
+)
+def test_results_do_not_depend_on_how_rows_are_split(
+    har, tmp_path_factory, seed, lengths, files, group, rows
+):
+    rng = np.random.default_rng(seed)
+    folder = tmp_path_factory.mktemp("split")
+    table = samples(rng, lengths)
+    where = rng.integers(0, files, len(table))
+    for each in range(files):
+        own = table.filter(pa.array(where == each))
+        write(own, folder / "in" / f"{each}.parquet", row_group_size=group)
+    run(folder / "in", har.path, folder / "out", rows_in_memory=rows, events=True)
+    probabilities = softmax(expected(har.path, table))
+    for each in range(files):
+        written = read(folder / "out" / f"{each}.parquet")
+        np.testing.assert_array_equal(numbers(written), probabilities[where == each])
+    write(table, folder / "one" / "0.parquet")
+    run(folder / "one", har.path, folder / "whole", events=True)
+    assert contents(folder / "out")["events"].equals(contents(folder / "whole")["events"])
+    shutil.rmtree(folder)
+
+
+def test_events_are_the_changes_of_the_label(har, tmp_path):
+    table = samples(np.random.default_rng(3), [200, 150])
+    write(table, tmp_path / "a.parquet")
+    run(tmp_path / "a.parquet", har.path, tmp_path / "out", events=True)
+    probabilities = softmax(expected(har.path, table))
+    found = []
+    for name in ("dev 0", "dev 1"):
+        rows = np.flatnonzero(np.array(table["series"].to_pylist()) == name)
+        labels = probabilities[rows].argmax(axis=1)
+        cuts = [0, *(np.flatnonzero(np.diff(labels)) + 1).tolist(), len(rows)]
+        for begin, end in pairwise(cuts):
+            own = rows[begin:end]
+            found.append(
+                {
+                    "series": name,
+                    "start": table["order"][own[0]].as_py(),
+                    "end": table["order"][own[-1]].as_py(),
+                    "label": LABELS[labels[begin]],
+                    "samples": end - begin,
+                    "mean_probability": sum(probabilities[own, labels[begin]].tolist()) / (end - begin),
+                    "open": end == len(rows),
+                }
+            )
+    assert len(found) > 20
+    assert contents(tmp_path / "out")["events"].to_pylist() == found
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["in place", "an output a night"])
+def test_nightly_runs_equal_one_long_run(har, tmp_path, apart):
+    rng = np.random.default_rng(4)
+    table = samples(rng, [50, 80, 3, 120])
+    order = table["order"].to_numpy()
+    night = np.searchsorted([60, 100, 300], order, side="right")  # dev 2 is not seen after the first
+    for each in range(4):
+        write(table.filter(pa.array(night == each)), tmp_path / "all" / f"{each}.parquet")
+    run(tmp_path / "all", har.path, tmp_path / "long", events=True)
+    total, last, seen = {}, None, []
+    for each in range(4):
+        write(table.filter(pa.array(night == each)), tmp_path / "in" / f"{each}.parquet")
+        output = tmp_path / (f"night{each}" if apart else "nightly")
+        rows = 10 if each == 1 else None  # other cuts, and another number of buckets
+        report, _ = run(tmp_path / "in", har.path, output, events=True, since=last, rows_in_memory=rows)
+        assert (report.files, report.known) == (1, each)
+        seen.append(report.rows)
+        last = output
+        if apart:
+            own = contents(output)
+            events = own.pop("events")
+            closed = events.filter(pa.compute.invert(events["open"])) if each < 3 else events
+            total = total | own | {"events": pa.concat_tables([*filter(None, [total.get("events")]), closed])}
+    assert sum(seen) == len(table)
+    if apart:
+        # the last night holds what is open then; series that were quiet included
+        total["events"] = total["events"].sort_by([("series", "ascending"), ("start", "ascending")])
+        total = {name: total[name] for name in contents(tmp_path / "long")}
+    else:
+        total = contents(tmp_path / "nightly")
+    assert_same(total, contents(tmp_path / "long"))
+
+
+def test_a_run_with_nothing_new_changes_nothing(har, tmp_path):
+    write(samples(np.random.default_rng(5), [20, 30]), tmp_path / "in" / "0.parquet")
+    run(tmp_path / "in", har.path, tmp_path / "out", events=True)
+    before = contents(tmp_path / "out")
+    report, _ = run(tmp_path / "in", har.path, tmp_path / "out", events=True, since=tmp_path / "out")
+    assert (report.rows, report.files, report.known) == (0, 0, 1)
+    assert_same(contents(tmp_path / "out"), before)
+    late = samples(np.random.default_rng(5), [40])
+    write(late.filter(pa.compute.greater(late["order"], 60)), tmp_path / "in" / "1.parquet")
+    report, _ = run(tmp_path / "in", har.path, tmp_path / "out", events=True, since=tmp_path / "out")
+    assert report.rows == 18
+
+
+def test_since_refuses_what_could_not_equal_one_run(invoke, har, make, tmp_path):
+    table = samples(np.random.default_rng(6), [20, 30])
+    write(table, tmp_path / "in" / "0.parquet")
+    run(tmp_path / "in", har.path, tmp_path / "out")
+    more = ("-o", tmp_path / "out", "--since", tmp_path / "out", "--workers", 1)
+    code, _, err = invoke("score", tmp_path / "in", "-m", make("other", seed=9).path, *more)
+    assert (code, "as the model" in err) == (2, True)
+    code, _, err = invoke("score", tmp_path / "in", "-m", har.path, *more, "--events")
+    assert (code, "--events" in err) == (2, True)
+    (tmp_path / "_run.json").write_text('{"schema": 1}')
+    code, _, err = invoke("score", tmp_path / "in", "-m", har.path, "-o", tmp_path / "x", "--since", tmp_path)
+    assert (code, "_run.json has no " in err) == (2, True)
+    (tmp_path / "_run.json").unlink()
+    code, _, err = invoke("score", tmp_path / "in", "-m", har.path, "-o", tmp_path / "x", "--since", tmp_path)
+    assert (code, "is no output of lstm-edge score" in err) == (2, True)
+    write(table.slice(0, 4), tmp_path / "in" / "1.parquet")
+    code, _, err = invoke("score", tmp_path / "in", "-m", har.path, *more)
+    assert (code, "its rows came late" in err) == (2, True)
+    write(table.slice(1), tmp_path / "in" / "0.parquet")
+    code, _, err = invoke("score", tmp_path / "in", "-m", har.path, *more)
+    assert (code, "0.parquet changed since an earlier run" in err) == (2, True)
+
+
+def _peak(data, model, output, rows):
+    program = (
+        "import re; from pathlib import Path\n"
+        "from lstm_edge.score.pipeline import score; from lstm_edge.score.config import ScoreConfig\n"
+        f"score({str(data)!r}, Path({str(model)!r}), Path({str(output)!r}),"
+        f" ScoreConfig(workers=1, rows_in_memory={rows}), lambda *_: None)\n"
+        "print(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return int(done.stdout) // 1024
+
+
+def test_memory_is_flat_however_long_a_series_is(make, tmp_path):
+    names = tuple(f"f{place}" for place in range(256))
+    made = make("wide", features=256, feature_names=names, golden=False)
+    rng, peaks = np.random.default_rng(7), []
+    for length in (8_000, 80_000):
+        x = rng.normal(size=(length, 256)).astype(np.float32)
+        columns = {"series": ["one"] * length, "order": np.arange(length)}
+        table = pa.table(columns | {name: x[:, place] for place, name in enumerate(names)})
+        path = write(table, tmp_path / f"{length}.parquet", row_group_size=4000)
+        peaks.append(_peak(path, made.path, tmp_path / f"out{length}", 4000))
+    assert peaks[1] - peaks[0] < 40, peaks  # MB; the longer one's features are 82
+
+
+def test_a_series_may_not_have_one_order_twice(invoke, har, tmp_path):
+    table = samples(np.random.default_rng(8), [20])
+    write(table, tmp_path / "in" / "0.parquet")
+    write(table.slice(3, 1), tmp_path / "in" / "1.parquet")
+    code, _, err = invoke("score", tmp_path / "in", "-m", har.path, "-o", tmp_path / "out", "--workers", 1)
+    assert code == 2
+    assert f"series 'dev 0' has order {table['order'][3]} twice" in err
+    assert not (tmp_path / "out").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def _corrupt(path):
+    """Damage the pages and leave the footer."""
+    content = bytearray(path.read_bytes())
+    content[8 : len(content) // 2] = bytes(len(content) // 2 - 8)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "kind", ["truncated", "pages", "nan", "null", "column", "text", "float order", "no names"]
+)
+@pytest.mark.parametrize("by_window", [False, True], ids=["series", "windows"])
+def test_a_bad_file_is_named_and_may_be_left_out(invoke, har, tmp_path, kind, by_window):
+    rng = np.random.default_rng(9)
+    good = samples(rng, [30, 20])
+    write(good, tmp_path / "in" / "good.parquet")
+    bad = samples(rng, [300]).set_column(0, "series", pa.array(["new"] * 300))
+    if kind in ("nan", "null", "text"):
+        cells = bad["ay"].to_pylist()
+        cells[17] = {"nan": np.nan, "null": None, "text": 0}[kind]
+        cells = list(map(str, cells)) if kind == "text" else cells
+        bad = bad.set_column(3, "ay", pa.array(cells, None if kind == "text" else pa.float32()))
+    if kind == "column":
+        bad = bad.drop_columns(["az"])
+    if kind == "float order":
+        bad = bad.set_column(1, "order", bad["order"].cast(pa.float64()))
+    if kind == "no names":
+        bad = bad.set_column(0, "series", pa.array([b"\xff\xfe"] * 300, pa.binary()))
+    if by_window and kind in ("float order", "no names"):
+        pytest.skip("windows have neither")
+    path = write(bad, tmp_path / "in" / "wrong.parquet", row_group_size=100, compression="none")
+    if kind == "truncated":
+        path.write_bytes(path.read_bytes()[:-20])
+    if kind == "pages":
+        _corrupt(path)
+    line = ["score", tmp_path / "in", "-m", har.path, "-o", tmp_path / "out", "--workers", 1]
+    line += ["--by-window"] if by_window else []
+    code, _, err = invoke(*line)
+    assert code == 2
+    assert str(path) in err
+    assert not (tmp_path / "out").exists()
+    code, out, err = invoke(*line, "--skip-bad", "--json")
+    assert code == 0, err
+    report = json.loads(out)
+    assert list(report["left_out"]) == ["wrong.parquet"]
+    assert (report["rows"], report["files"], report["series"]) == (50, 1, None if by_window else 2)
+    assert list(contents(tmp_path / "out")) == ["good.parquet"]
+
+
+@pytest.mark.parametrize("signal_", [signal.SIGKILL, signal.SIGINT])
+def test_an_interrupted_run_leaves_the_old_output_and_no_half_of_a_new_one(har, tmp_path, signal_):
+    write(samples(np.random.default_rng(10), [30]), tmp_path / "in" / "0.parquet")
+    run(tmp_path / "in", har.path, tmp_path / "out")
+    before = contents(tmp_path / "out")
+    write(samples(np.random.default_rng(11), [150_000]), tmp_path / "in" / "0.parquet")
+    program = "from lstm_edge.cli import main; main()"
+    line = ["score", tmp_path / "in", "-m", har.path, "-o", tmp_path / "out", "--workers", "1"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, *map(str, line)], stderr=subprocess.PIPE, text=True
+    )
+    for said in process.stderr:
+        if said.startswith("score: ") and "rows/s" in said:
+            break
+    process.send_signal(signal_)
+    process.stderr.close()
+    assert process.wait(timeout=60) != 0
+    assert_same(contents(tmp_path / "out"), before)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"in", "out", ".out.partial"} if signal_ == signal.SIGKILL else {"in", "out"}
+    write(samples(np.random.default_rng(12), [40]), tmp_path / "in" / "0.parquet")
+    run(tmp_path / "in", har.path, tmp_path / "out")
+    assert contents(tmp_path / "out")["0.parquet"].num_rows == 40
+    assert {path.name for path in tmp_path.iterdir()} == {"in", "out"}
+
+
+def test_a_swap_that_was_interrupted_is_put_right(har, tmp_path):
+    write(samples(np.random.default_rng(13), [30]), tmp_path / "in" / "0.parquet")
+    run(tmp_path / "in", har.path, tmp_path / "out")
+    (tmp_path / ".out.partial").mkdir()
+    (tmp_path / "out").rename(tmp_path / ".out.partial" / "old")
+    report, _ = run(tmp_path / "in", har.path, tmp_path / "out")
+    assert report.rows == 30
+    assert {path.name for path in tmp_path.iterdir()} == {"in", "out"}
+
+
+def test_two_runs_do_not_write_one_output(invoke, har, tmp_path):
+    write(samples(np.random.default_rng(14), [30]), tmp_path / "in" / "0.parquet")
+    (tmp_path / ".out.partial").mkdir()
+    with (tmp_path / ".out.partial" / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        code, _, err = invoke(
+            "score", tmp_path / "in", "-m", har.path, "-o", tmp_path / "out", "--workers", 1
+        )
+        assert (code, "another run is writing" in err) == (2, True)
+        assert (tmp_path / ".out.partial" / "lock").exists()
+
+
+def test_an_output_that_a_glob_takes_in_is_refused(invoke, har, tmp_path):
+    write(samples(np.random.default_rng(15), [30]), tmp_path / "0.parquet")
+    line = ["score", tmp_path / "**" / "*.parquet", "-m", har.path, "-o", tmp_path / "out", "--workers", 1]
+    assert invoke(*line)[0] == 0
+    code, _, err = invoke(*line)
+    assert (code, "name another output" in err) == (2, True)
+
+
+def test_an_output_that_would_lose_or_mix_files_is_refused(invoke, har, tmp_path):
+    write(samples(np.random.default_rng(15), [30]), tmp_path / "in" / "0.parquet")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("x")
+    for output in (
+        tmp_path / "mine",
+        tmp_path / "in",
+        tmp_path / "in" / "out",
+        tmp_path,
+        tmp_path / "no" / "out",
+    ):
+        code, _, err = invoke("score", tmp_path / "in", "-m", har.path, "-o", output, "--workers", 1)
+        assert (code, err.count("\n")) == (2, 1), output
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "x"
+
+
+@pytest.mark.parametrize("kind", ["lists", "nested", "unequal", "numbers"])
+def test_windows_are_independent_rows(invoke, har, tmp_path, kind):
+    rng = np.random.default_rng(16)
+    counts = {"unequal": rng.integers(1, 9, 300), "numbers": np.ones(300, int)}.get(kind, np.full(300, 6))
+    windows = [(rng.normal(size=(count, 3)) * 3).astype(np.float32) for count in counts]
+    more = []
+    if kind == "nested":
+        columns, more = {"x": [window.tolist() for window in windows]}, ["--features", "x"]
+    elif kind == "numbers":
+        columns = {name: [float(each[0, k]) for each in windows] for k, name in enumerate(AXES)}
+    else:
+        columns = {name: [each[:, k].tolist() for each in windows] for k, name in enumerate(AXES)}
+    table = pa.table({"id": range(300)} | columns)
+    for part in range(2):
+        write(table.slice(part * 150, 150), tmp_path / "in" / f"{part}.parquet", row_group_size=40)
+    line = ["score", tmp_path / "in" / "*.parquet", "-m", har.path, "-o", tmp_path / "out", "--by-window"]
+    code, out, err = invoke(*line, "--series", "id", "--workers", 1, "--json", *more)
+    assert code == 0, err
+    assert (json.loads(out)["rows"], json.loads(out)["series"]) == (300, None)
+    written = pa.concat_tables([read(tmp_path / "out" / f"{part}.parquet") for part in range(2)])
+    assert written["id"].to_pylist() == list(range(300))
+    model = load(har.path, device="cpu", threads=1)
+    alone = np.concatenate([model.run(window[None])[0]["logits"] for window in windows])
+    np.testing.assert_allclose(numbers(written), softmax(alone), atol=1e-6)
+    code, _, err = invoke(*line, "--events", *more)
+    assert (code, "leave one out" in err) == (2, True)
+
+
+def test_values_are_written_with_their_units(invoke, make, tmp_path):
+    made = make("values", task="regression")
+    table = samples(np.random.default_rng(17), [30, 50])
+    write(table, tmp_path / "in" / "0.parquet")
+    line = ["score", tmp_path / "in", "-m", made.path, "-o", tmp_path / "out", "--workers", 1]
+    assert invoke(*line)[0] == 0
+    written = read(tmp_path / "out" / "0.parquet")
+    assert written.column_names[2:] == ["value_0 [m]", "value_1 [m/s]", "value_2 [kg]"]
+    np.testing.assert_array_equal(numbers(written), expected(made.path, table))
+    code, _, err = invoke(*line, "--events")
+    assert (code, "outputs are values" in err) == (2, True)
+
+
+def test_series_of_an_int8_file_do_not_feel_each_other(har, tmp_path):
+    """The file only says that it is int8: the way that is taken for such files gives the same results."""
+    model = onnx.load(har.path)
+    contract = Manifest.from_json(model.metadata_props[0].value)
+    model.metadata_props[0].value = contract._replace(precision="int8", golden=None).to_json()
+    onnx.save(model, tmp_path / "int8.onnx")
+    table = samples(np.random.default_rng(18), [30, 1, 25])
+    half = np.arange(len(table)) < 20
+    for part, inside in enumerate((half, ~half)):
+        write(table.filter(pa.array(inside)), tmp_path / "in" / f"{part}.parquet")
+    run(tmp_path / "in" / "0.parquet", tmp_path / "int8.onnx", tmp_path / "out", engine="onnxruntime")
+    run(
+        tmp_path / "in",
+        tmp_path / "int8.onnx",
+        tmp_path / "out2",
+        engine="onnxruntime",
+        since=tmp_path / "out",
+        rows_in_memory=7,
+    )
+    written = [read(tmp_path / "out" / "0.parquet"), read(tmp_path / "out2" / "1.parquet")]
+    probabilities = softmax(expected(tmp_path / "int8.onnx", table, "onnxruntime"))
+    np.testing.assert_array_equal(numbers(written[0]), probabilities[half])
+    np.testing.assert_array_equal(numbers(written[1]), probabilities[~half])
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.timestamp("us", "UTC"), pa.timestamp("ns"), pa.date32(), pa.float64(), pa.int32()], ids=str
+)
+def test_orders_keep_their_type(har, tmp_path, kind):
+    table = samples(np.random.default_rng(19), [40])
+    order = pa.compute.add(table["order"], 10)
+    order = order.cast(pa.int32()) if kind == pa.date32() else order
+    table = table.set_column(1, "order", order.cast(kind))
+    write(table, tmp_path / "in" / "0.parquet")
+    run(tmp_path / "in", har.path, tmp_path / "out", events=True)
+    stored = read(tmp_path / "in" / "0.parquet")["order"]
+    written = contents(tmp_path / "out")
+    assert written["0.parquet"]["order"].equals(stored)
+    assert written["events"]["start"].type == stored.type
+    assert written["events"]["start"][0] == pa.compute.min(stored)
+    assert written["events"]["end"][-1] == pa.compute.max(stored)
+
+
+def test_series_may_be_named_by_folders_and_numbers(har, tmp_path):
+    table = samples(np.random.default_rng(20), [30, 40])
+    names = np.array(table["series"].to_pylist())
+    for one in (0, 1):
+        own = table.filter(pa.array(names == f"dev {one}")).drop_columns(["series"])
+        write(own, tmp_path / "folders" / f"series={one}" / "0.parquet")
+    run(tmp_path / "folders", har.path, tmp_path / "out")
+    numbered = table.set_column(0, "series", pa.array([int(name[-1]) for name in names]))
+    write(numbered, tmp_path / "in" / "0.parquet")
+    run(tmp_path / "in", har.path, tmp_path / "out2", events=True)
+    written = read(tmp_path / "out2" / "0.parquet")
+    assert written["series"].equals(numbered["series"])
+    assert contents(tmp_path / "out2")["events"]["series"].type == pa.int64()
+    for one in (0, 1):
+        own = read(tmp_path / "out" / f"series={one}" / "0.parquet")
+        assert own.column_names[:2] == ["order", "label"]
+        np.testing.assert_array_equal(numbers(own), numbers(written)[names == f"dev {one}"])
+
+
+def test_empty_files_and_files_without_new_series_are_no_error(har, tmp_path):
+    table = samples(np.random.default_rng(21), [30])
+    write(table, tmp_path / "in" / "a.parquet")
+    write(table.slice(0, 0), tmp_path / "in" / "b.parquet")
+    report, _ = run(tmp_path / "in", har.path, tmp_path / "out")
+    assert (report.rows, report.files) == (30, 2)
+    assert contents(tmp_path / "out")["b.parquet"].num_rows == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--series", "device"], "no column 'device'"),
+        (["--order", "series"], "must differ"),
+        (["--features", "ax,ay"], "got 2 features"),
+        (["--features", "ax,ay,aw"], "no column 'aw'"),
+        (["--by-window", "--since", "out"], "--since goes with series"),
+    ],
+)
+def test_wrong_options_are_one_line(invoke, har, tmp_path, arguments, message):
+    write(samples(np.random.default_rng(22), [5]), tmp_path / "in" / "0.parquet")
+    code, _, err = invoke(
+        "score", tmp_path / "in", "-m", har.path, "-o", tmp_path / "out", "--workers", 1, *arguments
+    )
+    assert (code, err.count("\n")) == (2, 1)
+    assert message in err
+
+
+def test_a_data_set_that_is_not_there_or_empty_is_one_line(invoke, har, tmp_path):
+    for data in (tmp_path / "no", tmp_path / "*.parquet", tmp_path):
+        code, _, err = invoke("score", data, "-m", har.path, "-o", tmp_path / "out", "--workers", 1)
+        assert (code, err.count("\n")) == (2, 1)
+
+
+def test_several_workers_without_ray_name_the_extra(invoke, har, tmp_path, monkeypatch):
+    monkeypatch.setattr("lstm_edge.score.engines.find_spec", lambda name: None)
+    write(samples(np.random.default_rng(23), [5]), tmp_path / "in" / "0.parquet")
+    line = ["score", tmp_path / "in", "-m", har.path, "-o", tmp_path / "out"]
+    code, _, err = invoke(*line, "--workers", 2)
+    assert (code, "lstm-edge[cluster]" in err) == (2, True)
+    assert invoke(*line)[0] == 0

@@ -1,0 +1,196 @@
+"""``lstm-edge score`` on a real local Ray."""
+
+import ipaddress
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+REQUIRED = os.environ.get("LSTM_EDGE_REQUIRE", "").split()
+pytestmark = pytest.mark.skipif(
+    find_spec("ray") is None and "ray" not in REQUIRED, reason='ray is not installed; pip install "ray[data]"'
+)
+
+
+def _descendants(root):
+    """Every process that a process started, and theirs, by id."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(path.name)] = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:  # noqa: PERF203
+            continue
+    found = {root}
+    while more := {pid for pid, parent in parents.items() if parent in found and pid not in found}:
+        found |= more
+    return found
+
+
+def _title(pid):
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+    except OSError:
+        return ""
+
+
+def _listening(pids):
+    """The addresses at which processes accept connections."""
+    sockets = {}
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A":
+                raw = bytes.fromhex(fields[1].partition(":")[0])
+                words = [raw[place : place + 4][::-1] for place in range(0, len(raw), 4)]
+                sockets[f"socket:[{fields[9]}]"] = ipaddress.ip_address(b"".join(words))
+    addresses = set()
+    for pid in pids:
+        try:
+            links = [str(each.readlink()) for each in Path(f"/proc/{pid}/fd").iterdir()]
+        except OSError:
+            continue
+        addresses |= {sockets[link] for link in links if link in sockets}
+    return {getattr(address, "ipv4_mapped", None) or address for address in addresses}
+
+
+def _lines(data, model, output, *options):
+    program = "from lstm_edge.cli import main; main()"
+    line = ["score", data, "-m", model, "-o", output, "--events", *options]
+    return [sys.executable, "-c", program, *map(str, line)]
+
+
+def _contents(output):
+    rows = {path.name: parquet.ParquetFile(path).read() for path in output.glob("*.parquet")}
+    events = pa.concat_tables([parquet.ParquetFile(path).read() for path in (output / "_events").iterdir()])
+    return rows, events.sort_by([("series", "ascending"), ("start", "ascending")])
+
+
+def test_ray_gives_the_bits_of_one_process_though_a_worker_is_killed(har, tmp_path):
+    rng = np.random.default_rng(1)
+    n, devices = 120_000, 60
+    series = np.arange(n) % devices
+    for part, rows in enumerate(np.array_split(np.arange(n), 5)):
+        columns = {"series": [f"dev {one}" for one in series[rows]], "order": rows // devices}
+        x = {name: (rng.normal(size=len(rows)) * 3).astype(np.float32) for name in ("ax", "ay", "az")}
+        (tmp_path / "in").mkdir(exist_ok=True)
+        parquet.write_table(pa.table(columns | x), tmp_path / "in" / f"{part}.parquet", row_group_size=20_000)
+    subprocess.run(
+        _lines(tmp_path / "in", har.path, tmp_path / "one", "--workers", 1), check=True, capture_output=True
+    )
+
+    line = _lines(tmp_path / "in", har.path, tmp_path / "two", "--workers", 2)
+    said, killed = [], None
+    with (
+        (tmp_path / "said").open("w") as out,
+        subprocess.Popen(line, stdout=out, stderr=subprocess.PIPE, text=True) as process,
+    ):
+        for each in process.stderr:
+            said.append(each)
+            if each.startswith("score: 4 items for 2 workers"):
+                break
+        while killed is None and process.poll() is None:
+            family = _descendants(process.pid)
+            busy = [pid for pid in family if _title(pid).startswith("ray::MapBatches")]
+            if len(busy) == 2:
+                time.sleep(0.2)
+                addresses = _listening(family)
+                killed = busy[0]
+                os.kill(killed, signal.SIGKILL)
+        said += list(process.stderr)
+        assert process.wait(timeout=120) == 0, "".join(said)
+    assert killed is not None
+    assert addresses
+    assert all(address.is_loopback for address in addresses)
+    assert not [each for each in said if "Traceback" in each]
+    text = (tmp_path / "said").read_text()
+    assert "120,000 rows of 60 series in 5 files" in text
+    assert "2 workers (Ray, " in text
+    rows, events = _contents(tmp_path / "two")
+    expected_rows, expected_events = _contents(tmp_path / "one")
+    assert sorted(rows) == [f"{part}.parquet" for part in range(5)]
+    assert all(rows[name].equals(expected_rows[name]) for name in rows)
+    assert events.equals(expected_events)
+    assert {path.name for path in tmp_path.iterdir()} == {"in", "one", "two", "said"}
+    gone = time.monotonic() + 20
+    while any(Path(f"/proc/{pid}").exists() and "ray" in _title(pid) for pid in family):
+        assert time.monotonic() < gone, "Ray is left behind"
+        time.sleep(0.2)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """A running cluster of three workers: its address, and the environment of those who join it."""
+    environment = os.environ | {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_AUTH_MODE": "disabled",
+    }
+    path = tmp_path_factory.mktemp("cluster") / "cluster.py"
+    path.write_text(
+        "import sys, ray\n"
+        "told = ray.init(address='local', num_cpus=3, include_dashboard=False, log_to_driver=False,\n"
+        "    object_store_memory=80 * 2**20)\n"
+        "print(told.address_info['gcs_address'], flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=environment,
+    ) as head:
+        yield head.stdout.readline().strip(), environment
+        assert head.poll() is None
+        head.stdin.close()
+        head.wait(timeout=60)
+
+
+@pytest.mark.parametrize("order", [[1, 2, 5, 3], [1, 2, 2, 3]], ids=["good", "an order twice"])
+def test_a_running_cluster_is_joined_and_an_error_of_its_workers_is_one_line(har, tmp_path, cluster, order):
+    address, environment = cluster
+    columns = {"series": ["a"] * 4, "order": order} | {name: [0.5] * 4 for name in ("ax", "ay", "az")}
+    (tmp_path / "in").mkdir()
+    parquet.write_table(pa.table(columns), tmp_path / "in" / "0.parquet")
+    done = subprocess.run(
+        _lines(tmp_path / "in", har.path, tmp_path / "out", "--address", address, "--json"),
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env=environment,
+    )
+    assert "Traceback" not in done.stderr
+    if order[2] == 5:
+        assert done.returncode == 0, done.stderr
+        report = json.loads(done.stdout)
+        assert (report["workers"], report["distribution"], report["rows"]) == (3, "Ray", 4)
+    else:
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "error: series 'a' has order 2 twice" in done.stderr.splitlines()[-1]
+        assert {path.name for path in tmp_path.iterdir()} == {"in"}
+
+
+def test_a_cluster_that_does_not_answer_is_one_line(har, tmp_path):
+    parquet.write_table(
+        pa.table({"series": ["a"], "order": [1], "ax": [0.0], "ay": [0.0], "az": [0.0]}),
+        tmp_path / "a.parquet",
+    )
+    done = subprocess.run(
+        _lines(tmp_path / "a.parquet", har.path, tmp_path / "out", "--address", "127.0.0.1:9"),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2
+    assert "no Ray cluster answers at 127.0.0.1:9" in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
