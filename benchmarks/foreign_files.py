@@ -25,7 +25,7 @@ import venv
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -128,9 +128,7 @@ def _keras(work: Path, python: Path | None) -> Iterator[Foreign]:
     pins = dict(line.split("==") for line in (HERE / "foreign_files.txt").read_text().split())
     source = f"tf2onnx {pins['tf2onnx']}, Keras {pins['keras']}"
     for path in sorted(folder.glob("*.onnx")):
-        yield Foreign(
-            source, path.stem, path, counted=not path.stem.startswith(("backwards", "lstm_unrolled"))
-        )
+        yield Foreign(source, path.stem, path, counted=not path.stem.startswith("backwards"))
 
 
 class _First(nn.Module):
@@ -304,6 +302,18 @@ def _nodes() -> Iterator[Foreign]:
             yield Foreign(f"onnx {onnx.__version__} node cases", case.name, content, counted=not backwards)
 
 
+def _holds_recurrence(content: Path | bytes) -> bool:
+    """Tell whether the file has a recurrent node or a loop, and not a copy of its cell for every step."""
+    model = onnx.load(content) if isinstance(content, Path) else onnx.load_from_string(content)
+    graphs = [model.graph, *model.functions]
+    while graphs:
+        for node in graphs.pop().node:
+            if node.op_type in ("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM", "Loop", "Scan"):
+                return True
+            graphs += [entry.g for entry in node.attribute if entry.type == onnx.AttributeProto.GRAPH]
+    return False
+
+
 def _try(file: Foreign) -> Outcome:
     try:
         lifted = lift(file.content, file.config)
@@ -444,6 +454,7 @@ def main() -> None:
     for files in (_wheels(arguments.work), _keras(arguments.work, arguments.python), _torch(), _nodes()):
         for file in files:
             if arguments.only in f"{file.source} {file.name}":
+                file = replace(file, counted=file.counted and _holds_recurrence(file.content))
                 outcomes.append(_try(file))
                 print(f"{file.source}: {file.name}: {outcomes[-1].words}", flush=True)
     versions = (
