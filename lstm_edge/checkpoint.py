@@ -24,7 +24,6 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError, first_line
-from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import Signal, Task
 
 from .lstm1 import LSTM1
@@ -217,6 +216,8 @@ def save(run: Run, folder: str | os.PathLike[str]) -> Run:
     Raises:
         InputError: ``folder`` is a file or can't be written.
     """
+    from lstm_edge_runtime.files import write_bytes
+
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)

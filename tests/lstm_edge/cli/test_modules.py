@@ -42,7 +42,9 @@ def touched(tmp_path_factory):
 
 def test_export_and_validate_import_few_modules(touched):
     export = touched("export", "run", "-o", "m.onnx", "--json")
-    validate = touched("validate", "m.onnx", "--against", "run", "--quick", "--json")
+    validate = touched(
+        "validate", "m.onnx", "--against", "run", "--quick", "--engine", "onnxruntime", "--json"
+    )
     counts = {"export": len(export), "validate": len(validate)}
     assert counts["export"] <= 62, export
     assert counts["validate"] <= 50, validate
