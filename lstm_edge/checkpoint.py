@@ -327,7 +327,7 @@ def _task(raw: Mapping[str, Any]) -> Task:
 
 
 def _signal(raw: Mapping[str, Any]) -> Signal:
-    return Signal(tuple(raw["features"]), raw["sampling_rate"], raw["window"])
+    return Signal(tuple(raw["features"]), raw["sampling_rate"], raw["window"], raw.get("missing", ""))
 
 
 def _scale(raw: Mapping[str, Any]) -> Scale:

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from lstm_edge_runtime import __version__
+from lstm_edge_runtime.errors import InputError
 
 from ._ending import run
 
@@ -54,7 +55,7 @@ class _LazyGroup(click.Group):
         if args and args[0] not in _VERBS and not args[0].startswith("-"):
             close = get_close_matches(args[0], _VERBS, n=1)
             advice = f"did you mean {close[0]!r}?" if close else f"the verbs are {', '.join(_VERBS)}"
-            raise click.UsageError(f"no verb {args[0]!r}; {advice}", ctx)
+            raise InputError(f"no verb {args[0]!r}; {advice}")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from importlib import metadata
 
-from lstm_edge_runtime.errors import MissingDependencyError
+from lstm_edge_runtime.errors import MissingDependencyError, install_command
 
 __all__ = ["extra_modules", "needing_c", "needing_export", "needing_parquet", "needing_report"]
 
@@ -63,5 +63,5 @@ def _needing(what: str, extra: str) -> Iterator[None]:
         if not package or package.startswith("lstm_edge"):  # ours, or one that is there and does not start
             raise
         raise MissingDependencyError(
-            f'lstm-edge {what} needs {package}, which is not installed; pip install "lstm-edge[{extra}]"'
+            f"lstm-edge {what} needs {package}, which is not installed; {install_command(extra)}"
         ) from error

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime.errors import InputError, counted
 
 __all__ = ["FrameParser", "LineParser"]
 
@@ -50,7 +50,7 @@ class LineParser:
             self._learn_header(cells)
             return None
         if len(cells) != self._cells:
-            raise InputError(f"expected {self._cells} numbers, got {len(cells)}")
+            raise InputError(f"expected {counted(self._cells, 'number')}, got {len(cells)}")
         if self._columns is not None:
             cells = [cells[column] for column in self._columns]
         try:
@@ -69,7 +69,7 @@ class LineParser:
             self._columns = [cells.index(name) for name in self._features]
             self._cells = len(cells)
         elif len(cells) != self._width:
-            wanted = ", ".join(self._features) or f"{self._width} columns"
+            wanted = ", ".join(self._features) or counted(self._width, "column")
             raise InputError(f"the header has {', '.join(cells)[:200]}; expected {wanted}")
 
     def _parse_json(self, line: str) -> list[float]:
@@ -85,7 +85,7 @@ class LineParser:
                 raise InputError(f"{', '.join(missing)} missing")
             document = [document[name] for name in self._features]
         if len(document) != self._width:
-            raise InputError(f"expected {self._width} numbers, got {len(document)}")
+            raise InputError(f"expected {counted(self._width, 'number')}, got {len(document)}")
         values: list[float] = []
         for value in document:
             if isinstance(value, bool) or not isinstance(value, int | float):

@@ -7,12 +7,17 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
+from lstm_edge.data.config import DATA_SUFFIXES
+from lstm_edge.run_files import CONFIG
+from lstm_edge_runtime.errors import InputError
+
 from ._output import echo
 
 if TYPE_CHECKING:
     from lstm_edge_runtime import Model
 
 __all__ = [
+    "check_model_path",
     "device_option",
     "engine_option",
     "model_argument",
@@ -81,6 +86,21 @@ def profile_option(function: _F) -> _F:
     )(function)
 
 
+def check_model_path(path: Path) -> None:
+    """Refuse what is clearly no model but a run folder or data, and say what to type.
+
+    Raises:
+        InputError: it is one of these.
+    """
+    if (path / CONFIG).is_file():
+        raise InputError(
+            f"{path} is a run folder, expected an .onnx file; type lstm-edge export {path} -o "
+            f"{path.name}.onnx"
+        )
+    if path.suffix in DATA_SUFFIXES:
+        raise InputError(f"{path} holds data, expected an .onnx file; MODEL comes first, data after it")
+
+
 def open_model(
     path: Path,
     device: str = "auto",
@@ -95,6 +115,7 @@ def open_model(
     """
     from lstm_edge_runtime import load
 
+    check_model_path(path)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         model = load(path, device=device, threads=threads, profile=profile, engine=engine)

@@ -5,6 +5,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -12,9 +13,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lstm_edge_runtime.errors import printable
+from lstm_edge_runtime.errors import InputError, printable
+from lstm_edge_runtime.files import check_target
 
-__all__ = ["Screen", "echo", "echo_json", "json_option", "print_table", "progress"]
+__all__ = ["Screen", "check_onnx_target", "echo", "echo_json", "json_option", "print_table", "progress"]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -24,6 +26,13 @@ def json_option(function: _F) -> _F:
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON document for programs.")(
         function
     )
+
+
+def check_onnx_target(target: Path) -> None:
+    """Check early whether an .onnx file can be written there; raises as ``check_target``, and InputError."""
+    check_target(target)
+    if target.suffix != ".onnx":
+        raise InputError(f"{target} is to be an ONNX file; type -o {target.with_suffix('.onnx')}")
 
 
 def echo_json(document: Any) -> None:

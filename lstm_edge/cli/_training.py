@@ -2,14 +2,17 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from lstm_edge_runtime.errors import counted
 
 from ._output import Screen, print_table, progress
 
 if TYPE_CHECKING:
     from ..training import Epoch
 
-__all__ = ["print_summary", "training_progress"]
+__all__ = ["epoch_log", "print_summary", "training_progress"]
 
 
 @contextlib.contextmanager
@@ -24,6 +27,26 @@ def training_progress(
         )
 
 
+@contextlib.contextmanager
+def epoch_log(folder: Path | None) -> Iterator[Callable[["Epoch"], None]]:
+    """Yield a function that writes an epoch into ``folder`` for TensorBoard; without a folder, nowhere."""
+    if folder is None:
+        yield lambda _: None
+        return
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(folder)) as writer:
+
+        def write(epoch: "Epoch") -> None:
+            scores = {"loss/training": epoch.loss, "loss/validation": epoch.validation_loss}
+            if epoch.accuracy is not None:
+                scores["accuracy/validation"] = epoch.accuracy
+            for name, value in scores.items():
+                writer.add_scalar(name, value, epoch.number)
+
+        yield write
+
+
 def _describe(epoch: "Epoch") -> str:
     accuracy = "" if epoch.accuracy is None else f"  acc {epoch.accuracy:.3f}"
     return f"loss {epoch.loss:.4f}  val {epoch.validation_loss:.4f}{accuracy}"
@@ -33,7 +56,8 @@ def print_summary(summary: dict[str, Any]) -> None:
     """Print the sets and their metrics, and why training ended."""
     split = summary["split"]
     Screen().print(
-        f"{summary['epochs']} epochs, the best at {summary['best_epoch']}; {_ENDS[summary['stopped']]}"
+        f"{counted(summary['epochs'], 'epoch')}, the best at {summary['best_epoch']}; "
+        f"{_ENDS[summary['stopped']]}"
     )
     Screen().print(f"split: {split['description']}")
     for note in split["notes"]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.text import Text
 
-from lstm_edge_runtime.errors import CheckFailedError, InputError, printable
+from lstm_edge_runtime.errors import CheckFailedError, InputError, counted, printable
 
 from ._extras import needing_report
 from ._model import device_option, engine_option, open_model, profile_option, threads_option
@@ -195,7 +195,7 @@ def _costs(file: dict[str, Any]) -> list[tuple[str, str, str]]:
             )
         )
     rows += [
-        (f"{count} streams", f"{value:,.0f} samples a second")
+        (counted(count, "stream"), f"{value:,.0f} samples a second")
         for count, value in file["samples_per_second"].items()
     ]
     rows.append(("idle", f"{cpu['idle']:.2%} of a core"))

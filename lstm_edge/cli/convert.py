@@ -19,6 +19,7 @@ from lstm_edge_runtime.files import check_target, write_bytes
 
 from ._data import note
 from ._extras import needing_c, needing_export
+from ._model import check_model_path
 from ._output import echo, echo_json, json_option, print_table
 
 if TYPE_CHECKING:
@@ -203,6 +204,7 @@ def command(model: Path, target: str, output: Path, as_json: bool, **options: An
       lstm-edge convert har.onnx --to triton -o models
       lstm-edge convert har.onnx --to web -o site
     """  # noqa: D301
+    check_model_path(model)
     chosen = _TARGETS[target]
     given = {name: value for name, value in options.items() if value is not None}
     if stray := [name for name in given if name not in chosen.options]:

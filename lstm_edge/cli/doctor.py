@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from lstm_edge_runtime.errors import CheckFailedError, MissingDependencyError
+from lstm_edge_runtime.errors import CheckFailedError, MissingDependencyError, install_command
 
 from ._extras import extra_modules
 from ._output import echo_json, json_option, print_table
@@ -57,7 +57,7 @@ def command(as_json: bool) -> None:
         ]
         print_table("lstm-edge doctor", ["", "what", "found", "what to do"], rows)
     if not any(finding.about == _CPU and finding.ok for finding in findings):
-        raise CheckFailedError('no model can run here; pip install "lstm-edge[cpu]" in a fresh venv')
+        raise CheckFailedError(f"no model can run here; {install_command('cpu')} in a fresh venv")
 
 
 def _examine() -> Iterator[_Finding]:
@@ -88,7 +88,7 @@ def _examine() -> Iterator[_Finding]:
 def _wheel(wheels: dict[str, str]) -> _Finding:
     found = ", ".join(f"{name} {version}" for name, version in wheels.items())
     if not wheels:
-        advice = 'pip install "lstm-edge[cpu]", or "lstm-edge[cuda]" for an NVIDIA GPU'
+        advice = f"{install_command('cpu')}, or [cuda] for an NVIDIA GPU"
         return _Finding("onnxruntime wheel", "none", ok=False, advice=advice)
     if len(wheels) > 1:
         advice = f"they overwrite each other: pip uninstall {' '.join(wheels)}, then install one"
@@ -108,14 +108,15 @@ def _providers(wheels: dict[str, str]) -> Iterator[_Finding]:
         yield _Finding("onnxruntime", found, ok=False, advice=advice)
         return
     for state in states:
-        found = "usable" if state.usable else f"not usable: {state.why}"
-        expected = state.name in (_CPU, _CUDA)  # the wheel has others that nobody asked for
-        advice = (
-            "check its driver and libraries if you mean to use it" if expected and not state.usable else ""
-        )
-        yield _Finding(state.name, found, state.usable or not expected, advice)
+        if state.usable:
+            yield _Finding(state.name, "usable")
+        elif state.name in (_CPU, _CUDA):
+            advice = "check its driver and libraries if you mean to use it"
+            yield _Finding(state.name, f"not usable: {state.why}", ok=False, advice=advice)
+        else:
+            yield _Finding(state.name, "offered by the wheel, not usable here; nothing needs it")
     if Path("/proc/driver/nvidia/version").exists() and _CUDA not in {state.name for state in states}:
-        advice = f'pip uninstall {" ".join(wheels)}, then pip install "lstm-edge[cuda]"'
+        advice = f"pip uninstall {' '.join(wheels)}, then {install_command('cuda')}"
         yield _Finding("NVIDIA GPU", f"there is one, but this wheel has no {_CUDA}", ok=False, advice=advice)
 
 
@@ -156,7 +157,7 @@ def _packages() -> Iterator[_Finding]:
         known = extra_modules(extra)
         missing = [name for name in known if find_spec(name) is None]
         if not known:
-            advice = f'install lstm-edge again: pip install "lstm-edge[{extra}]"'
+            advice = f"install lstm-edge again: {install_command(extra)}"
             yield _Finding(f"{extra} extra", "not known to this installation", advice=advice)
         for name in known:
             if name not in missing:
@@ -165,7 +166,7 @@ def _packages() -> Iterator[_Finding]:
             yield _Finding(
                 f"{extra} extra",
                 f"{', '.join(missing)} not installed",
-                advice=f'{purpose}: pip install "lstm-edge[{extra}]"',
+                advice=f"{purpose}: {install_command(extra)}",
             )
 
 

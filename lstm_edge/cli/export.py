@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError, counted, first_line
 from lstm_edge_runtime.files import check_target
+from lstm_edge_runtime.manifest import Signal, Task
 
+from ._data import split_names
 from ._extras import needing_export
-from ._output import echo, echo_json, json_option, print_table
+from ._output import check_onnx_target, echo, echo_json, json_option, print_table, progress
+from ._rate import RATE
 
 if TYPE_CHECKING:
     from lstm_edge_exporters import Artifact, ExportConfig
@@ -46,6 +49,28 @@ __all__ = ["command"]
 )
 @click.option("--step", is_flag=True, help="One step a call: the axis L of every --input is 1.")
 @click.option("--lengths", is_flag=True, help="Take lengths int64 (N,), the valid steps of each row.")
+@click.option(
+    "--output-names",
+    callback=split_names,
+    metavar="NAMES",
+    help="Names of the outputs of a factory's module, in order: logits,h_n,c_n.",
+)
+@click.option(
+    "--task",
+    type=click.Choice(["classification", "regression"]),
+    help="What the first output of a factory's module is.  [default: told by --labels or --units]",
+)
+@click.option(
+    "--labels",
+    metavar="FILE|NAMES",
+    help="Classes (or names of predicted values), in order: a text file with one a line, or a,b,c.",
+)
+@click.option("--units", callback=split_names, metavar="NAMES", help="Units of predicted values, in order.")
+@click.option(
+    "--features", callback=split_names, metavar="NAMES", help="Names of the features of a factory's input."
+)
+@click.option("--rate", type=RATE, metavar="RATE", help="Sampling rate of a factory's input: 50Hz.")
+@click.option("--window", type=click.IntRange(min=1), help="Time steps of a window it was trained on.")
 @click.option("--stateless", is_flag=True, help="Leave absent, zero and learned initial states inside.")
 @click.option("--opset", type=int, default=18, show_default=True, help="The ONNX opset.")
 @click.option("--ir-version", type=int, default=8, show_default=True, help="The ONNX IR version.")
@@ -64,6 +89,7 @@ def command(
     ir_version: int,
     seed: int,
     as_json: bool,
+    **meaning: Any,
 ) -> None:
     """Export SOURCE, a run folder, a checkpoint file, or package.module:factory, to one .onnx file.
 
@@ -80,6 +106,8 @@ def command(
       lstm-edge export nets.tagger:build --weights tagger.pt --input tokens=N,L:int64:0..9999 -o tagger.onnx
       lstm-edge export nets.audio:build --input wave=N,L:320..:320 -o audio.onnx
     """  # noqa: D301
+    if form == "onnx" and output.suffix != ".ort":
+        check_onnx_target(output)
     check_target(output)
     if (form == "ort") != (output.suffix == ".ort"):
         raise InputError(f"--format {form} and {output} do not fit; onnxruntime tells the format by .ort")
@@ -91,18 +119,28 @@ def command(
             from ._factory import is_factory
 
             factory = is_factory(source)
-    if not factory and (weights is not None or inputs or step):
+    if Path(source).suffix in (".onnx", ".ort"):
         raise InputError(
-            f"{source} is no package.module:factory; --weights, --input and --step belong to one"
+            f"{source} is exported already; type lstm-edge lift to give it states, lstm-edge inspect to see "
+            "what it has"
         )
+    given = [
+        name
+        for name, value in {"weights": weights, "input": inputs, "step": step, **meaning}.items()
+        if value
+    ]
+    if not factory and given:
+        option = "--" + given[0].replace("_", "-")
+        raise InputError(f"{source} is no package.module:factory, and {option} belongs to one")
     # what a user's code prints is not the result
     with needing_export("export"), contextlib.redirect_stdout(sys.stderr):
         if factory:
-            module, example, config = _from_factory(source, weights, inputs, lengths, step)
+            module, example, config = _from_factory(source, weights, inputs, lengths, step=step, **meaning)
         else:
             module, example, config = _from_run(source, lengths)
         config = replace(config, stateless=stateless, opset=opset, ir_version=ir_version, seed=seed)
-        artifact = export(module, example, config)
+        with progress(quiet=as_json) as show:
+            artifact = export(module, example, config, on_progress=show)
     converted = operators = None
     if form == "ort":
         from lstm_edge_exporters.targets.ort import to_ort
@@ -130,7 +168,19 @@ def _from_run(source: str, lengths: bool) -> tuple[Any, Any, "ExportConfig"]:
 
 
 def _from_factory(
-    source: str, weights: Path | None, inputs: tuple[str, ...], lengths: bool, step: bool
+    source: str,
+    weights: Path | None,
+    inputs: tuple[str, ...],
+    lengths: bool,
+    *,
+    step: bool,
+    output_names: tuple[str, ...],
+    task: str | None,
+    labels: str | None,
+    units: tuple[str, ...],
+    features: tuple[str, ...],
+    rate: float | None,
+    window: int | None,
 ) -> tuple[Any, Any, "ExportConfig"]:
     from lstm_edge_exporters import ExportConfig
 
@@ -149,15 +199,46 @@ def _from_factory(
         raise InputError(f"--input {max(names, key=names.count)} came twice; give each input once")
     if lengths and "lengths" not in [option.name for option in options]:
         options.append(InputOption("lengths", (str(options[0].axes[0]),), "int64"))
+    meaning = _task(task, labels, units)
     name = "lengths" if lengths else None
     module, sha256 = build_module(source, weights)
     config = ExportConfig(
         inputs={option.name: option.axes for option in options},
         ranges={axis: limits for option in options for axis, limits in option.ranges.items()},
+        outputs=output_names,
         lengths=name,
+        task=meaning,
+        signal=Signal(features, rate, window),
         checkpoint_sha256=sha256,
     )
     return module, make_example(options, name, module), config
+
+
+def _task(kind: str | None, labels: str | None, units: tuple[str, ...]) -> Task | None:
+    """Return what the options say of the first output; nothing said is None."""
+    wanted = kind or ("regression" if units else "classification" if labels else None)
+    if wanted is None:
+        return None
+    if units and wanted == "classification":
+        raise InputError("--units belong to a regression; leave out --task classification")
+    return Task(wanted, "", _read_labels(labels) if labels else (), units)
+
+
+def _read_labels(given: str) -> tuple[str, ...]:
+    """Read one class a line from a file, or from ``a,b,c``."""
+    path = Path(given)
+    if not path.is_file():
+        if path.suffix == ".txt" or len(path.parts) > 1:
+            raise NotFoundError(f"no labels at {path}; give a text file with one class a line, or a,b,c")
+        names = [name.strip() for name in given.split(",")]
+    else:
+        try:
+            names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise FileFormatError(f"{path} is no text file in UTF-8 ({first_line(error)})") from error
+    if not all(names) or len(set(names)) < len(names):
+        raise InputError(f"--labels {given}: a class is empty or there twice; give each class once")
+    return tuple(names)
 
 
 def _print(artifact: "Artifact", source: str, output: Path) -> None:
@@ -175,11 +256,11 @@ def _print(artifact: "Artifact", source: str, output: Path) -> None:
     cases = len(manifest.equivalence["cases"])
     worst = artifact.equivalence.worst
     echo(
-        f"largest difference from PyTorch: {artifact.equivalence.max_abs:.3g} in {cases} cases "
+        f"largest difference from PyTorch: {artifact.equivalence.max_abs:.3g} in {counted(cases, 'case')} "
         f"(at most {worst.ratio:.0%} of its limit)"
     )
     for axis, limits in manifest.ranges.items():
-        click.echo(f"sizes of axis {axis}: {limits}")
+        echo(f"sizes of axis {axis}: {limits}")
     if manifest.unstreamable:
         echo(f"can't be fed in chunks: {manifest.unstreamable}")
     for note in artifact.notes:

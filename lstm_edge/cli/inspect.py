@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
+from lstm_edge_runtime.errors import counted
 from lstm_edge_runtime.manifest import AxisRange
 
 from ._model import model_argument, open_model
@@ -143,7 +144,10 @@ def _facts(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "memory per stream", f"{cost['state_bytes_per_stream']:,} bytes of states"
     if "nodes" in cost:
         opsets = ", ".join(f"{domain} {version}" for domain, version in cost["opsets"].items())
-        yield "graph", f"{cost['nodes']} nodes; opset {opsets}; IR {cost['ir_version']}; {cost['producer']}"
+        yield (
+            "graph",
+            f"{counted(cost['nodes'], 'node')}; opset {opsets}; IR {cost['ir_version']}; {cost['producer']}",
+        )
         yield "native engine", f"no: {cost['not_native']}" if cost["not_native"] else "covers it"
     if not document["manifest"]:
         yield "manifest", "none: states are paired by name and shape; nothing is known of task and origin"
@@ -162,7 +166,9 @@ def _facts(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "features", ", ".join(signal["features"]) or "no names"
     yield "sampling rate", f"{signal['sampling_rate']:g} Hz" if signal["sampling_rate"] else "not known"
     if signal["window"]:
-        yield "trained on", f"windows of {signal['window']} steps"
+        yield "trained on", f"windows of {counted(signal['window'], 'step')}"
+    if signal["missing"]:
+        yield "missing in training", signal["missing"]
     yield (
         "golden case",
         ", ".join(f"{n} {_shape(s)}" for n, s in (document["golden"] or {}).items()) or "none",

@@ -7,12 +7,12 @@ import click
 import numpy as np
 
 from lstm_edge_runtime import load
-from lstm_edge_runtime.errors import InputError, LstmEdgeError
-from lstm_edge_runtime.files import check_target
+from lstm_edge_runtime.errors import InputError, LstmEdgeError, counted
 
 from ..data.sample_input import sample_input
 from ._extras import needing_export
-from ._output import echo, echo_json, json_option, print_table
+from ._model import check_model_path
+from ._output import check_onnx_target, echo, echo_json, json_option, print_table, progress
 
 if TYPE_CHECKING:
     from lstm_edge_exporters.lift.pipeline import Lifted
@@ -77,7 +77,8 @@ def command(
       lstm-edge lift tagger.onnx -o tagger-lifted.onnx --skip-reverse
       lstm-edge lift silero_vad.onnx -o vad16.onnx --branch sr=16000 --input input=N,512
     """  # noqa: D301
-    check_target(output)
+    check_model_path(model)
+    check_onnx_target(output)
     with needing_export("lift"):
         from lstm_edge_exporters.lift import LiftConfig, lift
         from lstm_edge_exporters.lift.read import check_output
@@ -89,7 +90,8 @@ def command(
         skip_reverse=skip_reverse,
         seed=seed,
     )
-    lifted = lift(model, config)
+    with progress(quiet=as_json) as show:
+        lifted = lift(model, config, on_progress=show)
     lifted.save(output)
     if as_json:
         echo_json(_document(lifted, output))
@@ -125,7 +127,7 @@ def _print(lifted: "Lifted", output: Path) -> None:
     report = lifted.report
     rows = [(*_row(state), "lifted") for state in report.lifted]
     rows += [(*_row(state), "was there") for state in report.recognized]
-    print_table(f"{output}: {len(rows)} states", ("input", "output", "shape", "reset", ""), rows)
+    print_table(f"{output}: {counted(len(rows), 'state')}", ("input", "output", "shape", "reset", ""), rows)
     for entry in report.left:
         echo(f"left alone: {entry.state} of {entry.node}: {entry.reason}")
     if report.made_dynamic:

@@ -9,12 +9,11 @@ import click
 
 from lstm_edge.data.config import ReadConfig
 from lstm_edge.data.evaluation import read_samples
-from lstm_edge_runtime.files import check_target
 
 from ._data import data_options, note
 from ._extras import needing_export
-from ._model import open_model
-from ._output import echo, echo_json, json_option, print_table
+from ._model import check_model_path, open_model
+from ._output import check_onnx_target, echo, echo_json, json_option, print_table, progress
 
 if TYPE_CHECKING:
     from lstm_edge_exporters.quantization import Quantized
@@ -91,7 +90,8 @@ def command(
       lstm-edge quantize har.onnx -o har-int8.onnx --for arm
       lstm-edge quantize har.onnx -o har-fp16.onnx --precision fp16
     """  # noqa: D301
-    check_target(output)
+    check_model_path(model)
+    check_onnx_target(output)
     with needing_export("quantize"):
         from lstm_edge_exporters.quantization import Budget, QuantizeConfig, quantize
 
@@ -100,7 +100,8 @@ def command(
             samples = read_samples(data, open_model(model, "cpu", 1), ReadConfig(**columns), note)
     budget = Budget(agreement=min_agreement, drift=max_drift, change=max_change)
     config = QuantizeConfig(precision, target, weights_only, keep_io, budget)
-    made = quantize(model, config, samples)
+    with progress(quiet=as_json) as show:
+        made = quantize(model, config, samples, on_progress=show)
     refused = bool(made.slower) and not force
     if not refused:
         made.save(output, force=force)

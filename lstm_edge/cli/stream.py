@@ -1,5 +1,6 @@
 """``lstm-edge stream``: samples on standard input, a result line for each on standard output."""
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy.typing as npt
 
 from lstm_edge.data.sample_input import sample_input
 from lstm_edge.results import main_output, top_rows
-from lstm_edge_runtime.errors import CheckFailedError, InputError, printable
+from lstm_edge_runtime.errors import CheckFailedError, InputError, counted, printable
 
 from ._line import FrameParser, LineParser
 from ._model import (
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["command", "serve"]
 
 _STDIN, _STDOUT = 0, 1
+_END = "Ctrl-Z and Enter" if os.name == "nt" else "Ctrl-D"
 Parser = Callable[[bytes], "npt.NDArray[Any] | None"]
 
 
@@ -105,8 +107,8 @@ def command(
         if kept.steps:
             echo(f"resumed {state} at step {kept.steps}", err=True)
         if sys.stdin.isatty():
-            what = f"{samples.width} numbers" + (f" ({', '.join(features)})" if features else "")
-            echo(f"waiting for lines of {what}; Ctrl-D ends", err=True)
+            what = counted(samples.width, "number") + (f" ({', '.join(features)})" if features else "")
+            echo(f"waiting for lines of {what}; {_END} ends", err=True)
         pipe = LinePipe(_STDIN, _STDOUT, stop, frame)
         try:
             serve(opened, stream, pipe, parse, lines, kept, strict)
@@ -152,5 +154,5 @@ def serve(
         kept.save_if_due()
     if bad and header_due:
         raise CheckFailedError(
-            f"not one of {number} lines was a sample; see the lines above for what is expected"
+            f"not one of {counted(number, 'line')} was a sample; see the lines above for what is expected"
         )

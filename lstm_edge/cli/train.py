@@ -1,8 +1,9 @@
 """``lstm-edge train``."""
 
 from dataclasses import fields, replace
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.core import ParameterSource
@@ -17,7 +18,10 @@ from ._data import data_options, split_names
 from ._extras import needing_export, needing_report
 from ._output import Screen, echo_json, json_option
 from ._rate import RATE
-from ._training import print_summary, training_progress
+from ._training import epoch_log, print_summary, training_progress
+
+if TYPE_CHECKING:
+    from ..training import Epoch
 
 __all__ = ["command"]
 
@@ -92,6 +96,12 @@ _C = TypeVar("_C", DataConfig, TrainConfig)
 )
 @click.option("--seed", type=int, help="Of everything random.  [default: 0]")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Where to train.  [default: cpu]")
+@click.option(
+    "--tensorboard",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Write loss and score by epoch there too, where tensorboard is installed.",
+)
 @click.option("--resume", is_flag=True, help="Go on where RUN stopped; --epochs and --patience may change.")
 @click.option("--overwrite", is_flag=True, help="Replace a run that RUN holds.")
 @json_option
@@ -101,6 +111,7 @@ def command(
     /,
     data: Path,
     folder: Path,
+    tensorboard: Path | None,
     resume: bool,
     overwrite: bool,
     as_json: bool,
@@ -120,6 +131,10 @@ def command(
     """  # noqa: D301
     if resume and overwrite:
         raise InputError("--resume goes on with a run and --overwrite replaces it; give one of the two")
+    if tensorboard is not None and find_spec("tensorboard") is None:
+        raise MissingDependencyError(
+            "--tensorboard needs tensorboard, which is not installed; pip install tensorboard"
+        )
     given = {
         name: options[name]
         for name in options
@@ -136,7 +151,15 @@ def command(
     config = config.resolved(len(read.sets.train.x))
     with needing_export("train"):
         from ..training.runner import train_on
-    with training_progress(config.epochs or 0, quiet=as_json) as (on_epoch, on_fold):
+    with (
+        training_progress(config.epochs or 0, quiet=as_json) as (show_epoch, on_fold),
+        epoch_log(tensorboard) as log_epoch,
+    ):
+
+        def on_epoch(epoch: "Epoch") -> None:
+            show_epoch(epoch)
+            log_epoch(epoch)
+
         run = train_on(read, folder, data_config, config, resume=resume, on_epoch=on_epoch, on_fold=on_fold)
     interrupted = run.summary["stopped"] == "interrupted"
     no_report = ""

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lstm_edge_runtime.errors import InputError
+from lstm_edge.run_files import CONFIG
+from lstm_edge_runtime.errors import InputError, counted
 
 from ._data import data_options, note
 from ._extras import needing_export, needing_report
-from ._model import engine_option
+from ._model import check_model_path, engine_option
 from ._output import Screen, echo, echo_json, json_option, progress
 
 if TYPE_CHECKING:
@@ -91,6 +92,11 @@ def command(
         if html is not None:
             with needing_report("validate --html"):
                 from lstm_edge_exporters.validate.html import to_html
+        if (model / CONFIG).is_file() and against is not None and Path(against).suffix == ".onnx":
+            raise InputError(
+                f"{model} and {against} are swapped; type lstm-edge validate {against} --against {model}"
+            )
+        check_model_path(model)
         file = open_file(model)
         reference = _reference(file, against, weights) if against is not None and file.model else None
         config = ValidateConfig(
@@ -185,5 +191,5 @@ def _save(
 
     names = save_vectors(folder, file, reference, config)
     if not quiet:
-        echo(f"{len(names)} sets of golden vectors in {folder}")
+        echo(f"{counted(len(names), 'set')} of golden vectors in {folder}")
         echo(f"next: lstm-edge selftest {file.path} --golden {folder}")

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from lstm_edge_runtime.errors import InputError
 
-__all__ = ["LAYOUTS", "MISSING", "DataConfig", "ReadConfig"]
+__all__ = ["DATA_SUFFIXES", "LAYOUTS", "MISSING", "DataConfig", "ReadConfig"]
 
+DATA_SUFFIXES = (".npz", ".npy", ".csv", ".parquet")
 LAYOUTS = ("NLC", "NCL")
 """Orders of the axes of ``x``: samples, time, channels; or samples, channels, time."""
 MISSING = ("error", "interpolate", "drop-row")

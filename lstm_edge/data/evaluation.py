@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lstm_edge_runtime.errors import counted
+
 from .config import ReadConfig
 from .read import read_recordings
 from .recordings import ModelFeatures, Recordings, TargetMode
@@ -46,7 +48,8 @@ def read_for_model(
     alone = len(recordings.series) == 1 and path.suffix in (".csv", ".parquet") and config.series is None
     if alone and (targets == "optional" or (signal.window and steps > signal.window)):
         tell(
-            f"{path} is read as one series of {steps} steps; --series names a column that tells series apart"
+            f"{path} is read as one series of {counted(steps, 'step')}; --series names a column that tells "
+            "series apart"
         )
     return recordings, place
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime.errors import InputError, counted
 
 from .config import ReadConfig
 from .recordings import Recording, Recordings
@@ -44,12 +44,13 @@ def mend_missing(path: Path, recordings: Recordings, mode: str) -> Recordings:
     if not gaps:
         return recordings
     total = sum(one.x.size for one in recordings.series)
-    done = (
-        f"{gaps} of {total} feature values were missing and interpolated; a device has to fill in its own"
+    done, advice = (
+        (f"{gaps} of {total} feature values were missing and interpolated", "a device has to fill in its own")
         if mode == "interpolate"
-        else f"{steps} steps with missing features were left out"
+        else (f"{counted(steps, 'step')} with missing features were left out", "")
     )
-    return replace(recordings, series=tuple(mended), notes=(*recordings.notes, done))
+    note = f"{done}; {advice}" if advice else done
+    return replace(recordings, series=tuple(mended), missing=done, notes=(*recordings.notes, note))
 
 
 def _interpolate(one: Recording, lacking: npt.NDArray[np.bool_]) -> Recording:

@@ -11,6 +11,7 @@ import numpy as np
 
 from lstm_edge_runtime.errors import InputError, NotFoundError
 
+from ..run_files import RESUME
 from .arrays import read_array_file
 from .config import ReadConfig
 from .recordings import ModelFeatures, Recordings, TargetMode, relabeled
@@ -71,6 +72,8 @@ def data_files(path: Path) -> list[Path]:
 def _read_folder(
     folder: Path, config: ReadConfig, targets: TargetMode, model: ModelFeatures | None
 ) -> Recordings:
+    if (folder / RESUME).is_file():
+        raise InputError(f"{folder} is a trained run, not data; type lstm-edge export {folder} -o model.onnx")
     files = data_files(folder)
     if not files:
         raise InputError(

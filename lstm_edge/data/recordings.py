@@ -67,6 +67,8 @@ class Recordings:
     """Empty where unknown."""
     sampling_rate: float | None = None
     """Hertz."""
+    missing: str = ""
+    """What was done with features that were missing; empty where none were."""
     notes: tuple[str, ...] = ()
     """What was done to the data, and what is odd about them."""
 

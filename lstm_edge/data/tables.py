@@ -10,7 +10,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lstm_edge_runtime.errors import FileFormatError, InputError, MissingDependencyError, first_line
+from lstm_edge_runtime.errors import (
+    FileFormatError,
+    InputError,
+    MissingDependencyError,
+    counted,
+    first_line,
+    install_command,
+)
 
 from .config import ReadConfig
 from .mend import mend_missing, mend_rate
@@ -40,10 +47,10 @@ def read_parquet(
         from pyarrow import ArrowException, parquet
     except ImportError as error:
         raise MissingDependencyError(
-            f'{path}: reading Parquet needs pyarrow; pip install "lstm-edge[parquet]"'
+            f"{path}: reading Parquet needs pyarrow; {install_command('parquet')}"
         ) from error
     try:
-        found = parquet.read_table(path)  # type: ignore[no-untyped-call]
+        found = parquet.read_table(path)
         columns = {
             name.strip(): _from_arrow(column)
             for name, column in zip(found.column_names, found.columns, strict=True)
@@ -149,8 +156,8 @@ def _features(
         raise InputError(f"{table.path} has no feature column (it has {', '.join(table.header)})")
     if model and len(names) != model.width:
         raise InputError(
-            f"{table.path}: got {len(names)} features ({', '.join(names)}), expected {model.width}; name "
-            "them in the model's order by --features"
+            f"{table.path}: got {counted(len(names), 'feature')} ({', '.join(names)}), expected "
+            f"{model.width}; name them in the model's order by --features"
         )
     return names
 

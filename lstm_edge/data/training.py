@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime.errors import InputError, counted
 
 from .config import DataConfig
 from .read import data_files, read_recordings
@@ -54,8 +54,8 @@ def read_training_data(path: Path, config: DataConfig, *, seed: int, batch_size:
             recordings = join_sets(recordings, validation or None, test or None)
         if config.units and len(config.units) != len(recordings.targets):
             raise InputError(  # noqa: TRY301
-                f"got {len(config.units)} units for {len(recordings.targets)} values to predict; give one "
-                "for each"
+                f"got {counted(len(config.units), 'unit')} for "
+                f"{counted(len(recordings.targets), 'value')} to predict; give one for each"
             )
         sets = _cut(split_series(recordings, config, seed), config, batch_size)
         folds = [
@@ -79,7 +79,7 @@ def _cut(split: Split, config: DataConfig, batch_size: int) -> SetWindows:
     assert validation is not None
     if len(train.x) < batch_size:
         raise InputError(
-            f"got {len(train.x)} samples to train on, fewer than a batch of {batch_size}; give a smaller "
-            "--batch-size or --stride, or more data"
+            f"got {counted(len(train.x), 'sample')} to train on, fewer than a batch of {batch_size}; give a "
+            "smaller --batch-size or --stride, or more data"
         )
     return SetWindows(split, train, validation, test)

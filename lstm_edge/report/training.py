@@ -71,6 +71,7 @@ def _page(folder: Path, summary: dict[str, Any], metrics: dict[str, Any], curves
         confusion=_confusion(scores) if "confusion" in scores else None,
         curves=curves,
         errors=[plot for name, pairs in (metrics["pairs"] or {}).items() for plot in _errors(name, pairs)],
+        horizons=[_horizon(name, found) for name, found in (metrics.get("horizons") or {}).items()],
         signals=_signals(metrics),
         mistakes=[_mistake(each, metrics["data"]["features"]) for each in metrics["mistakes"]],
         data=metrics["data"],
@@ -111,7 +112,7 @@ def _errors(name: str, pairs: Sequence[Sequence[float]]) -> list[Plot]:
     truth, predicted = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     ends = [min(truth), max(truth)]
     errors = [after - before for before, after in pairs]
-    key = "".join(char if char.isalnum() else "-" for char in name)
+    key = _key(name)
     return [
         Plot(
             f"values-{key}",
@@ -131,6 +132,25 @@ def _errors(name: str, pairs: Sequence[Sequence[float]]) -> list[Plot]:
             Axis("error"),
         ),
     ]
+
+
+def _horizon(name: str, found: Mapping[str, Sequence[float]]) -> Plot:
+    steps = list(range(1, len(found["rmse"]) + 1))
+    return Plot(
+        f"horizon-{_key(name)}",
+        f"{name}: error by horizon",
+        (
+            Series("network", steps, found["rmse"]),
+            Series("last known value", steps, found["last_value"], color="gray"),
+        ),
+        Axis("steps ahead"),
+        Axis("RMSE"),
+        caption="Each forecast is fed back as the next sample.",
+    )
+
+
+def _key(name: str) -> str:
+    return "".join(char if char.isalnum() else "-" for char in name)
 
 
 def _signals(metrics: Mapping[str, Any]) -> list[Plot]:

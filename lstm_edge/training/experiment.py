@@ -86,7 +86,9 @@ class Experiment:
         return Run(
             model=model,
             task=Task(kind, "logits", labels=recordings.labels or recordings.targets, units=self.data.units),
-            signal=Signal(recordings.features, recordings.sampling_rate, self.data.window),
+            signal=Signal(
+                recordings.features, recordings.sampling_rate, self.data.window, recordings.missing
+            ),
             inputs=self.inputs,
             targets=self.targets,
             summary=summary,

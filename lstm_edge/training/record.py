@@ -16,6 +16,7 @@ from lstm_edge_runtime.files import write_bytes
 
 from ..checkpoint import Run
 from ..data.recordings import SETS
+from ..lstm1 import LSTM1
 from ..run_files import HISTORY, METRICS
 from .dataset import Dataset
 from .experiment import Experiment
@@ -25,6 +26,8 @@ __all__ = ["write_history", "write_metrics"]
 
 _POINTS, _FEATURES, _MISTAKES, _PAIRS = 200, 4, 6, 500
 """Maximum number of points of a signal, features, mistaken samples, and pairs of values in the file."""
+_STARTS, _HORIZON = 200, 24
+"""Maximum number of windows that a forecast is continued from, and of steps that it is continued."""
 
 
 def write_history(folder: Path, epochs: Sequence[Epoch]) -> None:
@@ -60,6 +63,7 @@ def write_metrics(folder: Path, run: Run, experiment: Experiment, data: str) -> 
         "shown": name,
         "signals": _class_signals(experiment),
         **(_mistakes(experiment, dataset, outputs) if experiment.targets is None else {"mistakes": []}),
+        "horizons": _horizons(run.model, experiment, name),
         "pairs": None if experiment.targets is None else _pairs(experiment, dataset, outputs),
     }
     write_bytes(folder / METRICS, (json.dumps(document, indent=1, allow_nan=False) + "\n").encode())
@@ -143,6 +147,41 @@ def _mistakes(experiment: Experiment, dataset: Dataset, outputs: Tensor) -> dict
             for row in worst.tolist()
         ]
     }
+
+
+@torch.no_grad()
+def _horizons(model: LSTM1, experiment: Experiment, name: str) -> dict[str, dict[str, list[float]]] | None:
+    """Return the RMSE of a forecast 1, 2, ... steps ahead, by target, beside that of the last known value.
+
+    Each forecast is fed back as the next sample, so that every feature must be forecast; else None, as where
+    no series of the set is longer than a window.
+    """
+    window, targets = experiment.data.window, experiment.recordings.targets
+    series = getattr(experiment.split, name)
+    if not experiment.data.forecast or targets != experiment.recordings.features or window is None:
+        return None
+    steps = min(_HORIZON, max(len(one.x) for one in series) - window + 1)
+    places = [(one, at) for one in series for at in range(len(one.x) - window - steps + 2)]
+    if steps < 1 or not places:
+        return None
+    chosen = [
+        places[at] for at in np.linspace(0, len(places) - 1, min(len(places), _STARTS)).round().astype(int)
+    ]
+    known = torch.from_numpy(np.stack([one.x[at : at + window] for one, at in chosen])).double()
+    ahead = [slice(at + window - 1, at + window - 1 + steps) for _, at in chosen]
+    truth = torch.from_numpy(np.stack([one.y[part] for (one, _), part in zip(chosen, ahead, strict=True)]))
+    mean, std = torch.tensor(experiment.inputs.mean), torch.tensor(experiment.inputs.std)
+    last = known[:, -1]
+    found: dict[str, dict[str, list[float]]] = {target: {"rmse": [], "last_value": []} for target in targets}
+    for step in range(steps):
+        x = ((known - mean) / std).to(model.fc.weight)
+        values = experiment.unscaled(model(x))
+        for kind, guess in (("rmse", values), ("last_value", last)):
+            errors = torch.sqrt(((guess - truth[:, step].double()) ** 2).mean(dim=0)).tolist()
+            for target, error in zip(targets, errors, strict=True):
+                found[target][kind].append(error)
+        known = torch.cat([known[:, 1:], values[:, None]], dim=1)
+    return found
 
 
 def _pairs(experiment: Experiment, dataset: Dataset, outputs: Tensor) -> dict[str, list[list[float]]]:

@@ -9,6 +9,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import torch
 
+from lstm_edge_runtime import __version__
 from lstm_edge_runtime.errors import FileFormatError, InputError, first_line
 from lstm_edge_runtime.files import replacing
 
@@ -20,6 +21,9 @@ from .config import TrainConfig
 __all__ = ["check_same", "read_configs", "read_state", "write_state"]
 
 _MAY_CHANGE = {"epochs", "patience"}
+_VERSION = __version__.rpartition(".")[0]
+"""How data are split and networks optimized may change from one minor version to the next."""
+_CONTENT = {"loop", "data_sha256", "data", "train"}
 
 
 def write_state(
@@ -27,6 +31,7 @@ def write_state(
 ) -> None:
     """Put the loop's state, the configurations and the data's hash into ``folder``, whole or not at all."""
     content = {"loop": loop, "data_sha256": data_sha256, "data": asdict(data), "train": asdict(config)}
+    content["version"] = _VERSION
     with replacing(folder / RESUME) as temporary:
         torch.save(content, temporary)
 
@@ -36,7 +41,7 @@ def read_state(folder: Path) -> dict[str, Any]:
 
     Raises:
         NotFoundError: the folder holds no such state.
-        FileFormatError: it is truncated or foreign.
+        FileFormatError: it is truncated, foreign, or of another minor version.
     """
     path = folder / RESUME
     check_run_folder(folder, resume=True)
@@ -47,8 +52,13 @@ def read_state(folder: Path) -> dict[str, Any]:
     except Exception as error:  # foreign bytes make the unpickler raise nearly anything
         reason = first_line(error)
         raise FileFormatError(f"{path} can't be read ({reason}); train again with --overwrite") from error
-    if not isinstance(content, dict) or set(content) != {"loop", "data_sha256", "data", "train"}:
+    version = content.pop("version", "0.1") if isinstance(content, dict) else None
+    if not isinstance(content, dict) or set(content) != _CONTENT:
         raise FileFormatError(f"{path} is not what training left; train again with --overwrite")
+    if version != _VERSION:
+        raise FileFormatError(
+            f"{path} is of lstm-edge {version} and this is {_VERSION}; train again with --overwrite"
+        )
     try:
         _check_plain(content)
         _, config = _configs(content)
@@ -58,7 +68,7 @@ def read_state(folder: Path) -> dict[str, Any]:
                 raise ValueError(f"{name} is {getattr(config, name)}, the tensors have {found[name]}")  # noqa: TRY301
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         reason = first_line(error)
-        raise FileFormatError(f"{path} is of another version ({reason}); train with --overwrite") from error
+        raise FileFormatError(f"{path} can't be used ({reason}); train again with --overwrite") from error
     return content
 
 

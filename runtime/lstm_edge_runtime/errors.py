@@ -3,6 +3,7 @@
 A message says what was got, what was expected and what to do next, in one line.
 """
 
+import os
 import re
 
 __all__ = [
@@ -17,7 +18,9 @@ __all__ = [
     "ProviderError",
     "StateError",
     "UnsupportedError",
+    "counted",
     "first_line",
+    "install_command",
     "one_line",
     "printable",
 ]
@@ -75,6 +78,31 @@ class UnsupportedError(LstmEdgeError, ValueError):
 
 class CheckFailedError(LstmEdgeError, AssertionError):
     """A check failed: a file does not compute what it should. The CLI exits with 1 on it."""
+
+
+def counted(count: int, noun: str) -> str:
+    """Return ``1 sample`` or ``1,000 samples``: a number and a noun whose plural ends in s."""
+    return f"{count:,} {noun}" if count == 1 or noun.endswith("s") else f"{count:,} {noun}s"
+
+
+def install_command(extra: str) -> str:
+    """Return the command that adds an extra to lstm-edge where it was installed from: a clone or a file."""
+    import json
+    from importlib.metadata import PackageNotFoundError, distribution
+    from urllib.parse import unquote, urlparse
+
+    try:
+        origin = json.loads(distribution("lstm-edge").read_text("direct_url.json") or "{}")
+    except (PackageNotFoundError, ValueError):
+        origin = {}
+    url, folder = origin.get("url", ""), origin.get("dir_info")
+    if folder is None:
+        return f'pip install "lstm-edge[{extra}]' + (f' @ {url}"' if url else '"')
+    clone = unquote(urlparse(url).path)
+    clone = "." if os.path.realpath(clone) == os.path.realpath(os.curdir) else clone
+    if extra == "native":
+        return f'pip install "{clone}/native"'
+    return f'pip install {"-e " if folder.get("editable") else ""}"{clone}[{extra}]"'
 
 
 def printable(text: str) -> str:

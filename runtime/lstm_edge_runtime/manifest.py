@@ -122,6 +122,8 @@ class Signal(NamedTuple):
     """Hertz."""
     window: int | None = None
     """Time steps in a training window."""
+    missing: str = ""
+    """What was done with features that were missing in the training data; empty where none were."""
 
 
 class Golden(NamedTuple):
@@ -292,6 +294,7 @@ def _encode(manifest: Manifest) -> dict[str, Any]:
             "features": list(manifest.signal.features),
             "sampling_rate": manifest.signal.sampling_rate,
             "window": manifest.signal.window,
+            **({"missing": manifest.signal.missing} if manifest.signal.missing else {}),
         },
         "precision": manifest.precision,
         "provenance": manifest.provenance,
@@ -375,6 +378,7 @@ def _decode(raw: Mapping[str, Any]) -> Manifest:
             features=texts(signal["features"]),
             sampling_rate=signal["sampling_rate"] and number(signal["sampling_rate"]),
             window=signal["window"] and int(number(signal["window"])),
+            missing=text(signal.get("missing", "")),
         ),
         precision=text(raw["precision"]),
         provenance=dict(raw["provenance"]),

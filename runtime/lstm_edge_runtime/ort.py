@@ -18,6 +18,7 @@ from .errors import (
     MissingDependencyError,
     ProviderError,
     first_line,
+    install_command,
 )
 
 if TYPE_CHECKING:
@@ -173,7 +174,7 @@ def import_onnxruntime() -> Any:
 
         onnxruntime.InferenceSession  # noqa: B018  what pip leaves of two wheels is an empty package
     except Exception as error:  # a broken wheel may raise anything
-        install = 'pip install "lstm-edge[cpu]", or "lstm-edge[cuda]" for a GPU'
+        install = f"{install_command('cpu')}, or [cuda] for a GPU"
         if isinstance(error, ModuleNotFoundError) and error.name == "onnxruntime":
             raise MissingDependencyError(f"onnxruntime is missing ({error}); {install}") from error
         raise MissingDependencyError(
@@ -226,8 +227,8 @@ def _physical_cores() -> int:
 
 
 def _not_in_use(name: str, available: Sequence[str], why: str) -> ProviderError:
-    wheel = "lstm-edge[cuda]" if name == CUDA else "lstm-edge[cpu]"
+    install = install_command("cuda" if name == CUDA else "cpu")
     return ProviderError(
         f"{name} {why}; available: {', '.join(available)}; "
-        f'pip install "{wheel}" in place of the other onnxruntime wheel, and check its drivers'
+        f"{install} in place of the other onnxruntime wheel, and check its drivers"
     )

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 import lstm_edge
+from lstm_edge_runtime.errors import install_command
 
 
 def run(*command, **options):
@@ -55,8 +56,7 @@ def test_a_verb_that_needs_torch_names_the_extra(tmp_path):
         )
         assert shown.returncode == 2
         assert shown.stderr == (
-            f"error: lstm-edge {verb[0]} needs torch, which is not installed; "
-            'pip install "lstm-edge[export]"\n'
+            f"error: lstm-edge {verb[0]} needs torch, which is not installed; {install_command('export')}\n"
         )
 
 

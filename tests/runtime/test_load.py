@@ -19,6 +19,7 @@ from lstm_edge_runtime.errors import (
     MissingDependencyError,
     NotFoundError,
     ProviderError,
+    install_command,
 )
 from lstm_edge_runtime.ort import AUTO_THREADS_BYTES, SessionOptions, auto_threads, open_session
 
@@ -230,7 +231,7 @@ def test_without_onnxruntime_the_error_names_the_extra(path):
         "try: r.load(sys.argv[1])\n"
         "except MissingDependencyError as error: print(error)"
     )
-    assert 'pip install "lstm-edge[cpu]"' in run_alone(program, path("lstm"))
+    assert install_command("cpu") in run_alone(program, path("lstm"))
 
 
 def test_a_closed_model_says_so_and_its_streams_go_on(path):

@@ -5,13 +5,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
+    from ..progress import Progress
     from .config import ExportConfig
     from .pipeline import Artifact
 
 __all__ = ["export"]
 
 
-def export(module: "nn.Module", example: Any, config: "ExportConfig | None" = None) -> "Artifact":
+def export(
+    module: "nn.Module",
+    example: Any,
+    config: "ExportConfig | None" = None,
+    *,
+    on_progress: "Progress | None" = None,
+) -> "Artifact":
     """Turn ``module`` into one ONNX file and verify that it computes what PyTorch does.
 
     The module is copied and the copy is traced in eval mode; the given one is not changed.
@@ -21,13 +28,15 @@ def export(module: "nn.Module", example: Any, config: "ExportConfig | None" = No
         example: one tensor, a tuple of positional arguments or a dict of keyword arguments that ``forward``
             takes; float inputs show the scale of the signal, integer ones the range of valid values.
         config: see ``ExportConfig``.
+        on_progress: called with the fraction of the work that is done, and what is done now.
 
     Raises:
         InputError: the example or the config does not fit the module.
         UnsupportedError: the module does what can't be exported right.
         CheckFailedError: the file would not compute what the module does; says where and by how much.
     """
+    from ..progress import ignore
     from .config import ExportConfig
     from .pipeline import export_verified
 
-    return export_verified(module, example, config or ExportConfig())
+    return export_verified(module, example, config or ExportConfig(), on_progress or ignore)

@@ -49,6 +49,7 @@ class ExportConfig:
     ir_version: int = 8
     """The ONNX IR version; 8 is read by onnxruntime 1.14 and later."""
     task: Task | None = None
+    """What an output means; with an empty ``Task.output`` it is the first that is no state."""
     signal: Signal = field(default_factory=Signal)
     checkpoint_sha256: str | None = None
     """Hex digest of the checkpoint that the weights come from, kept in the provenance."""

@@ -11,7 +11,7 @@ from onnx_ir.passes import common
 
 from lstm_edge_runtime import __version__
 from lstm_edge_runtime.errors import InputError, UnsupportedError, first_line
-from lstm_edge_runtime.manifest import KEY, Manifest, StateSpec, TensorSpec
+from lstm_edge_runtime.manifest import KEY, Manifest, StateSpec, Task, TensorSpec
 
 from ..graph import axes_of, to_proto
 from ..versions import versions
@@ -92,21 +92,36 @@ def build_manifest(
         if name not in roles.states:
             raise InputError(f"reset of {name}: the states are {', '.join(roles.states) or 'none'}")
     plain = tuple(_tensor(value) for value in model.graph.outputs if value.name not in outputs)
-    if config.task is not None and config.task.output not in [spec.name for spec in plain]:
-        raise InputError(
-            f"task output {config.task.output!r}: the outputs are {', '.join(spec.name for spec in plain)}"
-        )
+    taken = tuple(_tensor(value) for name, value in values.items() if name not in inputs)
+    task = None if config.task is None else _described(config.task, plain)
+    features = config.signal.features
+    width = next((spec.axes[-1] for spec in taken if len(spec.axes) > 1), None)
+    if features and isinstance(width, int) and len(features) != width:
+        raise InputError(f"got {len(features)} names of features, expected {width}, the width of the input")
     return Manifest(
-        inputs=tuple(_tensor(value) for name, value in values.items() if name not in inputs),
+        inputs=taken,
         outputs=plain,
         states=tuple(state._replace(reset=_every_row(state)) for state in states),
         batch=roles.batch,
         sequence=roles.sequence,
         lengths=roles.lengths,
-        task=config.task,
+        task=task,
         signal=config.signal,
         provenance=_provenance(config),
     )
+
+
+def _described(task: Task, outputs: Sequence[TensorSpec]) -> Task:
+    """Return ``task`` with its output, which is there and as wide as there are names for it."""
+    found = {spec.name: spec for spec in outputs}
+    output = found.get(task.output) if task.output else next(iter(outputs), None)
+    if output is None:
+        raise InputError(f"task output {task.output!r}: the outputs are {', '.join(found) or 'states only'}")
+    width = output.axes[-1] if output.axes else None
+    for what, names in (("labels", task.labels), ("units", task.units)):
+        if names and isinstance(width, int) and len(names) != width:
+            raise InputError(f"got {len(names)} {what}, expected {width}, the width of output {output.name}")
+    return task._replace(output=output.name)
 
 
 def serialize(model: ir.Model, manifest: Manifest, opset: int, ir_version: int) -> bytes:

@@ -35,6 +35,7 @@ from ..numerics.floats import OTHER_FLOATS, copy_as
 from ..numerics.noise import Layout, noise_floors
 from ..numerics.reference import Signature, TorchReference
 from ..numerics.verify import Equivalence, StatesRefusedError, record_golden, verify
+from ..progress import Progress, ignore, in_turn
 from .axes import resolve_axes, suggest_step
 from .config import ExportConfig
 from .finalize import build_manifest, rename_outputs, serialize, tidy
@@ -76,18 +77,21 @@ class Artifact:
         write_bytes(path, self.model)
 
 
-def export_verified(module: nn.Module, example: Any, config: ExportConfig) -> Artifact:
+def export_verified(
+    module: nn.Module, example: Any, config: ExportConfig, show: Progress = ignore
+) -> Artifact:
     """Trace, lower, verify and finalize; see ``export``."""
     try:
-        return _export_verified(module, example, config)
+        return _export_verified(module, example, config, show)
     except StatesRefusedError as error:
         if config.stateless:
             raise
-        made = _export_verified(module, example, replace(config, stateless=True))
+        made = _export_verified(module, example, replace(config, stateless=True), show)
         return replace(made, notes=(*made.notes, f"states that are no arguments stay in the graph: {error}"))
 
 
-def _export_verified(module: nn.Module, example: Any, config: ExportConfig) -> Artifact:
+def _export_verified(module: nn.Module, example: Any, config: ExportConfig, show: Progress) -> Artifact:
+    show(0.0, "tracing the module")
     made = convert_module(module, example, config)
     model = made.model
     bare = serialize(model, made.manifest, config.opset, config.ir_version)
@@ -98,8 +102,12 @@ def _export_verified(module: nn.Module, example: Any, config: ExportConfig) -> A
     )
     manifest = made.manifest._replace(ranges=ranges)
     made = replace(made, manifest=manifest, cases=replace(made.cases, ranges=ranges))
-    equivalence = verify(candidate, made.reference, made.cases.cases(), made.reference.run_plain)
-    manifest = _try_chunks(made, candidate)._replace(
+    cases = in_turn(list(made.cases.cases()), show, "verifying", 0.3, 0.7)
+    equivalence = verify(candidate, made.reference, cases, made.reference.run_plain)
+    show(0.7, "feeding chunks")
+    manifest = _try_chunks(made, candidate)
+    show(0.8, "recording golden cases")
+    manifest = manifest._replace(
         equivalence=equivalence.to_dict(),
         golden=record_golden(made.reference, made.cases, equivalence.cases),
     )

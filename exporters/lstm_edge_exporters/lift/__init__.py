@@ -4,18 +4,25 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ..progress import Progress
     from .config import LiftConfig
     from .pipeline import Lifted
 
 __all__ = ["LiftConfig", "lift"]
 
 
-def lift(onnx_file: str | os.PathLike[str] | bytes, config: "LiftConfig | None" = None) -> "Lifted":
+def lift(
+    onnx_file: str | os.PathLike[str] | bytes,
+    config: "LiftConfig | None" = None,
+    *,
+    on_progress: "Progress | None" = None,
+) -> "Lifted":
     """Return the same network with its hidden states as explicit inputs and outputs.
 
     Args:
         onnx_file: the path of an ``.onnx`` file of any framework, or its content; opset 7 or later.
         config: see ``LiftConfig``.
+        on_progress: called with the fraction of the work that is done, and what is done now.
 
     Returns:
         The lifted file, which computes the original bit for bit while its states are at reset.
@@ -29,10 +36,11 @@ def lift(onnx_file: str | os.PathLike[str] | bytes, config: "LiftConfig | None" 
         InputError: an option that does not fit the file.
         CheckFailedError: the lifted file does not compute what the original does.
     """
+    from ..progress import ignore
     from .config import LiftConfig
     from .pipeline import lift_verified
 
-    return lift_verified(onnx_file, config or LiftConfig())
+    return lift_verified(onnx_file, config or LiftConfig(), on_progress or ignore)
 
 
 def __getattr__(name: str) -> object:

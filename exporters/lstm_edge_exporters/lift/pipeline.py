@@ -22,6 +22,7 @@ from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import KEY, Axes, Manifest, StateSpec, TensorSpec
 
 from ..graph import axes_of, data_inputs, forget_shapes, to_proto
+from ..progress import Progress, ignore
 from ..recurrent import recurrent_nodes, slots, state_shape
 from .axes import AxisNames, fixed_roles, generalize_reshapes, name_axes, take_given, transpose_reshapes
 from .axis_roles import BATCH, SEQUENCE
@@ -85,15 +86,25 @@ class Lifted:
         write_bytes(path, self.model)
 
 
-def lift_verified(onnx_file: str | os.PathLike[str] | bytes, config: LiftConfig) -> Lifted:
+def lift_verified(
+    onnx_file: str | os.PathLike[str] | bytes, config: LiftConfig, show: Progress = ignore
+) -> Lifted:
     """Read, lift, verify; see ``lift``."""
+    show(0.0, "reading")
     model, proto = read_graph(onnx_file)
     config = _with_scalars(model, config)
     transpose_reshapes(model)
     fixed = frozenset() if config.inputs else frozenset(fixed_roles(model))
-    for make_dynamic in _attempts(fixed):
+    attempts = _attempts(fixed)
+    for place, make_dynamic in enumerate(attempts):
+        part = place / (len(attempts) + 1)
+        show(
+            0.1 + 0.9 * part,
+            f"lifting, with a dynamic {' and '.join(sorted(make_dynamic))} axis, and verifying",
+        )
         with contextlib.suppress(CheckFailedError, ContractError, FileFormatError):
             return _lift(model, proto, config, make_dynamic)
+    show(0.1 + 0.9 * len(attempts) / (len(attempts) + 1), "lifting and verifying")
     try:
         return _lift(model, proto, config, frozenset())
     except (ContractError, FileFormatError) as error:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lstm_edge_runtime.errors import counted
 from lstm_edge_runtime.model import Model
 from lstm_edge_runtime.state import Run, State, run_chunks
 from lstm_edge_runtime.tolerance import limit_for
@@ -122,7 +123,8 @@ def over_budget(judgement: Judgement, budget: Budget) -> list[str]:
     if judgement.accuracy is not None:
         before, after = judgement.accuracy
         if (before - after) * judgement.cases > budget.samples + 1e-6:
-            said.append(f"accuracy falls from {before:.4f} to {after:.4f} (budget {budget.samples} samples)")
+            allowed = counted(budget.samples, "sample")
+            said.append(f"accuracy falls from {before:.4f} to {after:.4f} (budget {allowed})")
     for name, drifted in judgement.drift.items():
         if not drifted.share <= budget.drift:
             said.append(f"{name} drifts by {drifted.share:.4f} of its size (budget {budget.drift:g})")

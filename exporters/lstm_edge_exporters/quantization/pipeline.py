@@ -19,12 +19,14 @@ from lstm_edge_runtime.errors import (
     InputError,
     LstmEdgeError,
     ManifestError,
+    counted,
 )
 from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import Manifest
 
 from ..numerics.cases import Feeds
 from ..numerics.samples import Samples, sample_feeds, selected
+from ..progress import Progress, ignore
 from .config import QuantizeConfig
 from .judge import Judgement, judge, over_budget
 from .manifest import build_manifest, serialize, with_dtypes
@@ -91,7 +93,11 @@ class Quantized:
 
 
 def quantize(
-    source: str | os.PathLike[str], config: QuantizeConfig | None = None, samples: Samples | None = None
+    source: str | os.PathLike[str],
+    config: QuantizeConfig | None = None,
+    samples: Samples | None = None,
+    *,
+    on_progress: Progress = ignore,
 ) -> Quantized:
     """Make a float file smaller and measure what that costs; the file given is only read.
 
@@ -99,6 +105,7 @@ def quantize(
         source: a float32 ``.onnx`` file with a manifest.
         config: see ``QuantizeConfig``.
         samples: real data to judge on; without it the file's golden case is what there is.
+        on_progress: called with the fraction of the work that is done, and what is done now.
 
     Raises:
         NotFoundError, FileFormatError: no such file, or not a readable one.
@@ -113,10 +120,12 @@ def quantize(
     if before.manifest.precision != "fp32":
         raise InputError(f"{source} is {before.manifest.precision}; quantize the fp32 file it came from")
     cases, targets = _evidence(before.manifest, samples)
-    judged_on = "the golden case" if samples is None else f"{len(cases)} samples"
+    judged_on = "the golden case" if samples is None else counted(len(cases), "sample")
     proto, size = _read(source)
     refused = []
-    for picked_words, build in _ways(config, {node.op_type for node in proto.graph.node}):
+    ways = list(_ways(config, {node.op_type for node in proto.graph.node}))
+    for place, (picked_words, build) in enumerate(ways):
+        on_progress(0.7 * place / len(ways), f"judging {picked_words}")
         model = ir.from_proto(proto)
         prepare(model)
         smaller = build(model)
@@ -140,6 +149,7 @@ def quantize(
             raise CheckFailedError(
                 f"{source} would grow from {size:,} to {len(content):,} bytes; keep the float file"
             )
+        on_progress(0.7, "timing it beside the float file")
         usual, smaller_usual = (load(each, device="cpu", threads=1) for each in (source, content))
         timings = tuple(time_both(usual, smaller_usual, cases[0]))
         return Quantized(content, manifest, picked_words, judged_on, counts, size, judgement, timings)

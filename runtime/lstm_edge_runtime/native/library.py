@@ -5,7 +5,7 @@ from functools import cache
 from importlib.util import find_spec
 from os import PathLike
 
-from ..errors import MissingDependencyError
+from ..errors import MissingDependencyError, install_command
 
 __all__ = ["INPUT", "OUTPUT", "SIZE", "STATE", "Port", "Rows", "installed", "library", "open_library"]
 
@@ -77,5 +77,5 @@ def library() -> C.CDLL:
         return open_library(LIBRARY)
     except (ImportError, OSError) as error:
         raise MissingDependencyError(
-            f'the native engine is not installed ({error}); pip install "lstm-edge[native]"'
+            f"the native engine is not installed ({error}); {install_command('native')}"
         ) from error

@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from lstm_edge_runtime.errors import install_command
+
 NAMES = {
     "README.md", "LICENSE", "CMakeLists.txt", "library.properties", "library.json", "src/har.h",
     "src/har.hpp", "src/har.c", "src/har_selftest.c", "examples/main.c", "examples/har_serial/har_serial.ino",
@@ -92,4 +94,4 @@ def test_without_the_generator_the_extra_is_named_and_without_torch_it_works(pla
         assert ran.returncode == code, ran.stderr
         assert (tmp_path / missing).exists() == (code == 0)
         if code:
-            assert 'pip install "lstm-edge[c]"' in ran.stderr
+            assert install_command("c") in ran.stderr

@@ -9,6 +9,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from lstm_edge import host
+from lstm_edge_runtime.errors import install_command
 
 
 def findings(invoke):
@@ -129,10 +130,10 @@ def test_without_onnxruntime_and_torch_it_exits_1_and_names_the_extras():
     assert ran.returncode == 1
     assert ran.stderr.startswith("error: no model can run here")
     found = {finding["about"]: finding for finding in json.loads(ran.stdout)}
-    assert "lstm-edge[cpu]" in found["onnxruntime wheel"]["advice"]
+    assert install_command("cpu") in found["onnxruntime wheel"]["advice"]
     assert found["export extra"]["found"] == "onnx, torch not installed"
     assert found["report extra"]["found"] == "jinja2 not installed"
-    assert "lstm-edge[report]" in found["report extra"]["advice"]
+    assert install_command("report") in found["report extra"]["advice"]
     assert "CPUExecutionProvider" not in found
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from lstm_edge.cli._line import LineParser
-from lstm_edge.cli._pipes import LONGEST, LinePipe
+from lstm_edge.cli._pipes import LONGEST, LinePipe, Stop
 from lstm_edge.cli._results import ResultLines
 from lstm_edge.cli._statefile import StateFile
 from lstm_edge.cli.stream import serve
@@ -143,7 +143,8 @@ class Served:
     def __init__(self, made, path=None, every=1.0, *, strict=False, as_json=True):
         self.model = load(made.path, device="cpu")
         self.stream = self.model.stream()
-        (self.source, self.feed), (self.out, self.sink), (self.stop, self.end) = (os.pipe() for _ in range(3))
+        (self.source, self.feed), (self.out, self.sink) = (os.pipe() for _ in range(2))
+        self.stop = Stop()
         self.kept = StateFile(self.stream, path, every)
         manifest = self.model.manifest
         self.arguments = (
@@ -158,7 +159,7 @@ class Served:
         serve(self.model, self.stream, *self.arguments)
 
     def close(self):
-        for descriptor in (self.source, self.feed, self.out, self.sink, self.stop, self.end):
+        for descriptor in (self.source, self.feed, self.out, self.sink):
             with contextlib.suppress(OSError):  # closed by the test
                 os.close(descriptor)
 
@@ -225,14 +226,11 @@ def test_bytes_that_are_no_text_and_endless_lines_are_skipped_whole(served, capf
 
 def test_the_end_of_an_endless_line_is_no_line_of_its_own(tmp_path):
     (tmp_path / "lines").write_bytes(b"9" * 17 * 65_536 + b"1,2,3\n4,5,6\n")
-    stop, end = os.pipe()
     with (tmp_path / "lines").open("rb") as file:
-        pipe = LinePipe(file.fileno(), 1, stop)
+        pipe = LinePipe(file.fileno(), 1, Stop())
         first, second, last = (pipe.read(None) for _ in range(3))
     assert len(first) > LONGEST
     assert (second, last) == (b"4,5,6\n", None)
-    for descriptor in (stop, end):
-        os.close(descriptor)
 
 
 def test_a_full_disk_under_the_output_is_one_error_with_the_state_saved(har, tmp_path):
@@ -291,7 +289,7 @@ def test_a_quiet_input_does_not_keep_the_last_samples_from_being_saved(served, t
         time.sleep(0.01)
     else:
         pytest.fail("never saved")
-    os.write(one.end, b"!")
+    one.stop.give()
     worker.join(10)
     assert not worker.is_alive()
 
@@ -308,7 +306,7 @@ def test_a_full_output_does_not_keep_it_from_ending(served):
     worker.start()
     time.sleep(0.05)
     assert worker.is_alive()
-    os.write(one.end, b"!")
+    one.stop.give()
     worker.join(10)
     assert not worker.is_alive()
 
@@ -318,7 +316,7 @@ def test_a_result_whose_sample_was_taken_is_still_written_when_it_is_time_to_end
     step = one.stream.step
 
     def last_step(sample):
-        os.write(one.end, b"!")  # a signal comes while it computes
+        one.stop.give()  # a signal comes while it computes
         return step(sample)
 
     one.stream = type("Stopped", (), {"step": staticmethod(last_step)})()

@@ -1,4 +1,5 @@
 import contextlib
+import csv
 import json
 import os
 import pty
@@ -7,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from lstm_edge.checkpoint import load
 from lstm_edge.cli import main
 from lstm_edge.cli.train import command
 from lstm_edge.training import DataConfig, TrainConfig
+from lstm_edge_runtime import load as load_model
 
 MAIN = ["-c", "from lstm_edge.cli import main; main()"]
 FAST = ["--hidden-size", "6", "--epochs", "4", "--batch-size", "4"]
@@ -206,3 +210,38 @@ def test_a_terminal_shows_a_live_bar_and_leaves_the_summary(data, tmp_path):
     last = next(line for line in reversed(drawn) if "epoch 4/4" in line)
     assert re.search(r"100 % .*epoch 4/4  loss \d\.\d+  val \d\.\d+  acc \d\.\d{3} +\d:\d\d:\d\d left", last)
     assert b"kept in" in out
+
+
+def test_what_was_done_with_missing_features_is_in_the_exported_manifest(lstm_edge, tmp_path):
+    rows = [f"{ride},{'' if step == 3 else step},{'ab'[ride % 2]}" for ride in range(40) for step in range(6)]
+    Path("gaps.csv").write_text("series,ax,label\n" + "\n".join(rows) + "\n")
+    code, _, err = lstm_edge(
+        "train", "gaps.csv", "-o", "gaps", "--missing", "interpolate", "--epochs", "1", "--hidden-size", "4"
+    )
+    assert code == 0, err
+    code, _, err = lstm_edge("export", "gaps", "-o", "gaps.onnx")
+    assert code == 0, err
+    done = "40 of 240 feature values were missing and interpolated"
+    with load_model("gaps.onnx") as model:
+        assert model.manifest.signal.missing == done
+    assert json.loads(lstm_edge("inspect", "gaps.onnx", "--json")[1])["signal"]["missing"] == done
+
+
+@pytest.mark.skipif(find_spec("tensorboard") is None, reason="tensorboard is not installed")
+def test_tensorboard_gets_each_epoch(lstm_edge, data):
+    code, _, err = lstm_edge("train", "data.npz", "-o", "run", "--epochs", "3", "--tensorboard", "log")
+    assert code == 0, err
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = EventAccumulator("log").Reload()
+    with Path("run/history.csv").open() as file:
+        losses = [float(row["loss"]) for row in csv.DictReader(file)]
+    assert [event.value for event in found.Scalars("loss/training")] == pytest.approx(losses)
+
+
+def test_without_tensorboard_one_line_says_so_before_any_work(lstm_edge, data, monkeypatch):
+    monkeypatch.setattr("lstm_edge.cli.train.find_spec", lambda name: None)
+    code, _, err = lstm_edge("train", "data.npz", "-o", "run", "--tensorboard", "log")
+    assert code == 2
+    assert err == "error: --tensorboard needs tensorboard, which is not installed; pip install tensorboard\n"
+    assert not Path("run").exists()

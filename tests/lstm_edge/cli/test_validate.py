@@ -18,6 +18,7 @@ from lstm_edge.checkpoint import Run, load, save
 from lstm_edge.deploy import deployable
 from lstm_edge_exporters import export
 from lstm_edge_exporters.quantization import quantize
+from lstm_edge_runtime.errors import install_command
 from lstm_edge_runtime.manifest import Signal, Task
 
 SHORT = ("--quick", "--steps", "500")
@@ -227,7 +228,7 @@ def test_a_page_without_the_report_extra_is_refused_before_any_work_and_names_it
     assert shown.returncode == 2
     assert shown.stderr == (
         "error: lstm-edge validate --html needs matplotlib, which is not installed; "
-        'pip install "lstm-edge[report]"\n'
+        f"{install_command('report')}\n"
     )
     assert not (tmp_path / "r.html").exists()
 

@@ -139,3 +139,21 @@ def test_a_folder_without_a_run_or_with_a_damaged_one_is_refused(classes, tmp_pa
             write_report(tmp_path)
         (tmp_path / name).write_bytes(before)
     assert not (tmp_path / REPORT).exists()
+
+
+def test_a_forecast_of_every_feature_is_continued_and_its_error_shown_by_horizon(tmp_path):
+    rows = "\n".join(f"{np.sin(step / 5):.4f}" for step in range(400))
+    (tmp_path / "d.csv").write_text("wave\n" + rows)
+    data = DataConfig(forecast=("wave",), window=20, stride=2)
+    config = TrainConfig(hidden_size=8, epochs=40, batch_size=8, learning_rate=0.02)
+    run = train(tmp_path / "d.csv", tmp_path / "run", config=config, data_config=data)
+    found = json.loads((tmp_path / "run" / METRICS).read_text())["horizons"]["wave"]
+    assert len(found["rmse"]) == len(found["last_value"]) == 24
+    assert found["rmse"][0] == pytest.approx(run.summary["test"]["rmse"]["wave"], rel=0.3)
+    assert found["rmse"][7] < 0.5 * found["last_value"][7]  # the wave turns, its last value does not
+    page, _ = write_report(tmp_path / "run")
+    assert "wave: error by horizon" in page.read_text()
+
+
+def test_other_values_have_no_horizon(values):
+    assert json.loads((values / METRICS).read_text())["horizons"] is None

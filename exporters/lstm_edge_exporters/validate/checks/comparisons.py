@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lstm_edge_runtime.errors import LstmEdgeError, UnsupportedError, first_line
+from lstm_edge_runtime.errors import LstmEdgeError, UnsupportedError, counted, first_line
 from lstm_edge_runtime.ort import CPU, import_onnxruntime
 from lstm_edge_runtime.state import Run, even_sizes
 
@@ -221,7 +221,7 @@ def check_inputs(subject: Subject) -> Iterator[Check]:
     if subject.config.data is not None:
         most = _QUICK_SAMPLES if subject.config.quick else _SAMPLES
         for part, feeds in subject.sample_batches(most, _BATCH):
-            name = f"data, {len(part)} samples from {part[0]}"
+            name = f"data, {counted(len(part), 'sample')} from {part[0]}"
             yield subject.check(name, feeds, run=subject.run_alone)
     rows, steps = 3, 31
     feeds = subject.draw(rows, steps, _OFFSETS["inputs"])

@@ -1,0 +1,21 @@
+"""How far a long function is, for those who show it."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+__all__ = ["Progress", "ignore", "in_turn"]
+
+Progress = Callable[[float, str], None]
+"""Is called with the fraction of the work that is done, and what is done now."""
+_T = TypeVar("_T")
+
+
+def ignore(done: float, what: str) -> None:
+    """Show nothing."""
+
+
+def in_turn(items: Sequence[_T], show: Progress, what: str, start: float, end: float) -> Iterator[_T]:
+    """Yield ``items``, each after saying that it is next; together they are the work from start to end."""
+    for place, item in enumerate(items):
+        show(start + (end - start) * place / len(items), f"{what} {place + 1}/{len(items)}: {item}")
+        yield item

@@ -1,0 +1,97 @@
+"""A slip on the command line is one line that says what to type."""
+
+import numpy as np
+import pytest
+
+from lstm_edge.cli import main
+from lstm_edge_runtime.errors import counted, install_command
+
+
+@pytest.fixture
+def folder(tmp_path, har, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    for name in ("config.json", "resume.pt", "history.csv"):
+        (tmp_path / "run" / name).write_text("")
+    (tmp_path / "har.onnx").write_bytes(har.path.read_bytes())
+    np.savez(tmp_path / "data.npz", x=np.zeros((4, 6, 3), np.float32), y=[0, 1, 0, 1])
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("exprot run -o a.onnx", "no verb 'exprot'; did you mean 'export'?"),
+        ("stream run", "run is a run folder, expected an .onnx file; type lstm-edge export run -o run.onnx"),
+        ("inspect run", "type lstm-edge export run -o run.onnx"),
+        ("bench run", "type lstm-edge export run -o run.onnx"),
+        ("tune run", "type lstm-edge export run -o run.onnx"),
+        ("convert run -o a.ort", "type lstm-edge export run -o run.onnx"),
+        ("quantize run -o a.onnx", "type lstm-edge export run -o run.onnx"),
+        ("lift run -o a.onnx", "type lstm-edge export run -o run.onnx"),
+        ("train run -o other", "run is a trained run, not data; type lstm-edge export run -o model.onnx"),
+        ("predict har.onnx run", "run is a trained run, not data"),
+        ("predict data.npz har.onnx", "are swapped; type lstm-edge predict har.onnx data.npz"),
+        ("validate run --against har.onnx", "are swapped; type lstm-edge validate har.onnx --against run"),
+        ("quantize data.npz -o a.onnx", "data.npz holds data, expected an .onnx file"),
+        ("selftest data.npz", "data.npz holds data, expected an .onnx file"),
+        ("quantize har.onnx -o a.pt", "a.pt is to be an ONNX file; type -o a.onnx"),
+        ("lift har.onnx -o a", "a is to be an ONNX file; type -o a.onnx"),
+    ],
+)
+def test_a_slip_is_told_what_to_type(folder, words, message, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["lstm-edge", *words.split()])
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert message in error
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_one_is_singular():
+    assert [counted(count, "sample") for count in (0, 1, 2000)] == ["0 samples", "1 sample", "2,000 samples"]
+    assert counted(2, "series") == "2 series"
+
+
+class _Installed:
+    def __init__(self, text):
+        self.text = text
+
+    def read_text(self, name):
+        assert name == "direct_url.json"
+        return self.text
+
+
+@pytest.mark.parametrize(
+    ("origin", "extra", "command"),
+    [
+        (None, "report", 'pip install "lstm-edge[report]"'),
+        (
+            '{"url": "file:///src/lstm%20edge", "dir_info": {"editable": true}}',
+            "report",
+            'pip install -e "/src/lstm edge[report]"',
+        ),
+        ('{"url": "file:///src", "dir_info": {}}', "cpu", 'pip install "/src[cpu]"'),
+        ('{"url": "file:///src", "dir_info": {}}', "native", 'pip install "/src/native"'),
+        (
+            '{"url": "file:///w/lstm_edge-0.2.0-py3-none-any.whl", "archive_info": {}}',
+            "cpu",
+            'pip install "lstm-edge[cpu] @ file:///w/lstm_edge-0.2.0-py3-none-any.whl"',
+        ),
+    ],
+)
+def test_a_hint_installs_from_where_lstm_edge_came(monkeypatch, origin, extra, command):
+    monkeypatch.setattr("importlib.metadata.distribution", lambda name: _Installed(origin))
+    assert install_command(extra) == command
+
+
+def test_in_the_clone_itself_a_hint_is_short(monkeypatch, tmp_path):
+    origin = f'{{"url": "{tmp_path.as_uri()}", "dir_info": {{"editable": true}}}}'
+    monkeypatch.setattr("importlib.metadata.distribution", lambda name: _Installed(origin))
+    monkeypatch.chdir(tmp_path)
+    assert install_command("report") == 'pip install -e ".[report]"'
+    assert install_command("native") == 'pip install "./native"'

@@ -1,0 +1,142 @@
+"""A release: its files keep to their schemas and agree on the version, and its workflow's steps run here."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import dist
+import pytest
+from ruamel.yaml import YAML
+
+from lstm_edge_runtime import __version__
+
+RELEASE = ".github/workflows/release.yml"
+
+
+def _steps(root: Path, job: str) -> list[dict]:
+    return YAML(typ="safe").load(root / RELEASE)["jobs"][job]["steps"]
+
+
+@pytest.mark.parametrize(
+    ("schema", "file"),
+    [
+        ("vendor.github-workflows", RELEASE),
+        ("vendor.github-issue-forms", ".github/ISSUE_TEMPLATE/bug.yml"),
+        ("vendor.github-issue-forms", ".github/ISSUE_TEMPLATE/idea.yml"),
+        ("vendor.github-issue-config", ".github/ISSUE_TEMPLATE/config.yml"),
+        ("vendor.citation-file-format", "CITATION.cff"),
+    ],
+)
+def test_a_file_keeps_to_its_schema(root, schema, file):
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema, root / file]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def test_the_version_is_the_same_everywhere(root):
+    citation = YAML(typ="safe").load(root / "CITATION.cff")
+    assert citation["version"] == __version__ == dist.version()
+    heading = re.search(r"^## (\S+) — (\S+)$", (root / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert heading[1] == __version__
+    assert heading[2] in (str(citation["date-released"]), "unreleased")
+
+
+def test_every_issue_about_an_error_asks_for_doctor(root):
+    form = YAML(typ="safe").load(root / ".github/ISSUE_TEMPLATE/bug.yml")
+    (asked,) = [part for part in form["body"] if "lstm-edge doctor --json" in part["attributes"]["label"]]
+    assert asked["validations"]["required"] is True
+
+
+@pytest.mark.parametrize(
+    ("tag", "changelog", "wrong"),
+    [
+        (f"v{__version__}", f"# Changelog\n\n## {__version__} — 2026-11-25\n", ""),
+        ("v9.9.9", f"## {__version__} — 2026-11-25\n", "the tag is v9.9.9"),
+        (f"v{__version__}", "## 0.0.9 — 2026-11-25\n", f"does not begin with {__version__}"),
+        (f"v{__version__}", f"## {__version__} — unreleased\n", "expected a day"),
+    ],
+)
+def test_a_tag_is_released_only_where_version_and_changelog_agree(tag, changelog, wrong):
+    assert (wrong in dist.check(tag, changelog)) if wrong else (dist.check(tag, changelog) == "")
+
+
+def test_the_workflows_check_of_the_tag_runs_and_refuses_another_one(root):
+    (check,) = [step["run"] for step in _steps(root, "build") if "--check" in step.get("run", "")]
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    ran = subprocess.run(
+        ["bash", "-c", check],
+        cwd=root,
+        env={**os.environ, "PATH": path, "GITHUB_REF_NAME": "v9.9.9"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 1
+    assert ran.stderr.startswith("error: the tag is v9.9.9")
+
+
+def test_each_project_is_published_with_its_own_files(root, tmp_path):
+    """The step that sorts files runs on names as ``make dist`` gives them."""
+    (sort,) = [step["run"] for step in _steps(root, "publish") if "run" in step]
+    names = [
+        "lstm_edge-0.2.0-py3-none-any.whl",
+        "lstm_edge-0.2.0.tar.gz",
+        "lstm_edge_native-0.1.0-py3-none-manylinux_2_17_aarch64.whl",
+    ]
+    workflow = YAML(typ="safe").load(root / RELEASE)["jobs"]["publish"]
+    for package in workflow["strategy"]["matrix"]["package"]:
+        folder = tmp_path / package
+        (folder / "all").mkdir(parents=True)
+        for name in names:
+            (folder / "all" / name).touch()
+        subprocess.run(["bash", "-c", sort], cwd=folder, env={**os.environ, "PACKAGE": package}, check=True)
+        assert {path.name for path in (folder / "dist").iterdir()} == {
+            name for name in names if name.startswith(package)
+        }
+
+
+def test_only_the_steps_that_need_it_may_write_and_publishing_has_no_token(root):
+    workflow = YAML(typ="safe").load(root / RELEASE)
+    assert workflow["permissions"] == {"contents": "read"}
+    assert workflow["jobs"]["publish"]["permissions"] == {"id-token": "write"}
+    assert "secrets." not in (root / RELEASE).read_text()
+    assert any("attest-build-provenance" in step.get("uses", "") for step in _steps(root, "build"))
+
+
+@pytest.mark.slow
+def test_make_dist_builds_all_and_tries_it(root, tmp_path):
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    own = (
+        ".github",
+        "CHANGELOG.md",
+        "LICENSE",
+        "README.md",
+        "pyproject.toml",
+        "tests",
+        "tools",
+        "web",
+        "native",
+    )
+    for name in (*own, "lstm_edge", "exporters", "runtime"):
+        if (root / name).is_dir():
+            ignored = shutil.ignore_patterns("node_modules", "__pycache__")
+            shutil.copytree(root / name, tree / name, ignore=ignored)
+        else:
+            shutil.copy(root / name, tree / name)
+    ran = subprocess.run(
+        [sys.executable, "tools/dist.py"], cwd=tree, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    names = [path.name for path in (tree / "dist").iterdir()]
+    assert f"lstm_edge-{__version__}.tar.gz" in names
+    assert f"lstm_edge-{__version__}-py3-none-any.whl" in names
+    for name in names:
+        if name.startswith("lstm_edge_native"):
+            assert "manylinux" in name
+            inside = zipfile.ZipFile(tree / "dist" / name).namelist()
+            assert any(part.endswith(".so") for part in inside)
