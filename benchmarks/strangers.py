@@ -129,11 +129,9 @@ class _WithLengths(nn.Module):
 
 
 def _separation() -> list[Call]:
-    from asteroid.masknn.recurrent import DPRNN, MulCatRNN, SingleRNN, StackedResidualRNN
     from demucs import demucs
     from denoiser.demucs import BLSTM
     from denoiser.demucs import Demucs as Denoiser
-    from openunmix.model import OpenUnmix
 
     def channels_first(width: int) -> Callable[[int, int], tuple[Tensor, ...]]:
         return lambda n, length: (torch.randn(n, width, 8 * length),)
@@ -159,6 +157,14 @@ def _separation() -> list[Call]:
             ),
             _wave(600),
         ),
+    ]
+
+
+def _masks() -> list[Call]:
+    from asteroid.masknn.recurrent import DPRNN, MulCatRNN, SingleRNN, StackedResidualRNN
+    from openunmix.model import OpenUnmix
+
+    return [
         Call(
             "openunmix",
             "OpenUnmix",
@@ -228,6 +234,7 @@ def _text() -> list[Call]:
 GROUPS: dict[str, Callable[[], list[Call]]] = {
     "speech": _speech,
     "separation": _separation,
+    "masks": _masks,
     "control": _control,
     "text": _text,
 }

@@ -23,8 +23,7 @@ from stream_processes import loading_seconds, memory_of_streams
 from stream_sizes import SIZES
 
 import lstm_edge_runtime.native.engine as engine_module
-from lstm_edge_exporters.quantization.config import detect_target
-from lstm_edge_exporters.quantization.precision import SCHEMES, int8_dynamic
+from lstm_edge_exporters.quantization.precision import SCHEMES, detect_target, int8_dynamic
 from lstm_edge_exporters.quantization.prepare import prepare
 from lstm_edge_runtime import Model, load
 from lstm_edge_runtime.native.library import library, open_library

@@ -61,14 +61,17 @@ def read_state(folder: Path) -> dict[str, Any]:
         )
     try:
         _check_plain(content)
+        for name in ("loop", "data", "train"):
+            if not isinstance(content[name], dict):
+                raise TypeError(f"{name} is a {type(content[name]).__name__}")  # noqa: TRY301
         _, config = _configs(content)
-        found = infer_options(content["loop"]["model"], path)
+        found = infer_options(dict(content["loop"]["model"]), path)
         for name in ("hidden_size", "num_layers"):  # before a network of that size is made
             if getattr(config, name) != found[name]:
                 raise ValueError(f"{name} is {getattr(config, name)}, the tensors have {found[name]}")  # noqa: TRY301
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         reason = first_line(error)
-        raise FileFormatError(f"{path} can't be used ({reason}); train again with --overwrite") from error
+        raise FileFormatError(f"{path} is of another version ({reason}); train with --overwrite") from error
     return content
 
 
