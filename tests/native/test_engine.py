@@ -190,7 +190,8 @@ def test_every_kind_of_head_is_that_of_onnxruntime(name: str) -> None:
     tensors |= {key: np.array(value) for key, value in whole.items()}
     tensors |= {
         "seven": np.array([1, 1, 7]), "three of each": np.array([3, 1, 1, 7]),
-        "weights of three": rng.standard_normal((3, 1, 1, 1)).astype("float32"), "flags": np.arange(7) % 3 > 0,
+        "weights of three": rng.standard_normal((3, 1, 1, 1)).astype("float32"),
+        "flags": np.arange(7) % 3 > 0,
         "b7": rng.standard_normal(7).astype("float32"),
     }  # fmt: skip
     tensors |= {"q": rng.integers(-127, 128, (hidden, 5)).astype("int8"), "zero point": np.array(0, "int8")}
