@@ -133,7 +133,9 @@ def build(options: Mapping[str, Any], tensors: Mapping[str, Tensor], origin: Pat
         layers, found = dict(options).get("num_layers"), _layers(tensors)
         if layers != found:  # before a million layers are made
             raise ValueError(f"num_layers is {layers}, the tensors have {found}")  # noqa: TRY301
-        model = LSTM1(**options, device="meta")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of options without effect
+            model = LSTM1(**options, device="meta")
     except (InputError, RuntimeError, TypeError, ValueError) as error:
         reason = first_line(error)
         raise FileFormatError(f"{origin} describes no LSTM1: {reason}") from error

@@ -1,5 +1,6 @@
 """The state that training goes on from: tensors and plain values only, read with ``weights_only=True``."""
 
+import io
 import os
 import warnings
 from dataclasses import asdict, fields
@@ -11,7 +12,7 @@ import torch
 
 from lstm_edge_runtime import __version__
 from lstm_edge_runtime.errors import FileFormatError, InputError, first_line
-from lstm_edge_runtime.files import replacing
+from lstm_edge_runtime.files import write_bytes
 
 from ..checkpoint import infer_options, is_plain
 from ..data.config import DataConfig
@@ -32,8 +33,9 @@ def write_state(
     """Put the loop's state, the configurations and the data's hash into ``folder``, whole or not at all."""
     content = {"loop": loop, "data_sha256": data_sha256, "data": asdict(data), "train": asdict(config)}
     content["version"] = _VERSION
-    with replacing(folder / RESUME) as temporary:
-        torch.save(content, temporary)
+    file = io.BytesIO()  # torch.save itself raises anything on a full disk
+    torch.save(content, file)
+    write_bytes(folder / RESUME, file.getvalue())
 
 
 def read_state(folder: Path) -> dict[str, Any]:

@@ -196,7 +196,7 @@ def _ways(manifest: Manifest, golden: Golden) -> Iterator[tuple[str, tuple[int, 
     ]
     steps = min(lengths, default=0)
     # a row may end in the last chunk only
-    shortest = steps if manifest.lengths is None else int(golden.inputs[manifest.lengths].min())
+    shortest = steps if manifest.lengths is None else int(golden.inputs[manifest.lengths].min(initial=steps))
     if shortest > 1:
         yield "in two chunks", (shortest // 2, steps - shortest // 2)
     if shortest > 2:
