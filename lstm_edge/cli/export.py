@@ -124,18 +124,15 @@ def command(
             f"{source} is exported already; type lstm-edge lift to give it states, lstm-edge inspect to see "
             "what it has"
         )
-    given = [
-        name
-        for name, value in {"weights": weights, "input": inputs, "step": step, **meaning}.items()
-        if value
-    ]
+    options = {"weights": weights, "input": inputs, "step": step, **meaning}
+    given = [name for name, value in options.items() if value]
     if not factory and given:
         option = "--" + given[0].replace("_", "-")
         raise InputError(f"{source} is no package.module:factory, and {option} belongs to one")
     # what a user's code prints is not the result
     with needing_export("export"), contextlib.redirect_stdout(sys.stderr):
         if factory:
-            module, example, config = _from_factory(source, weights, inputs, lengths, step=step, **meaning)
+            module, example, config = _from_factory(source, weights, inputs, lengths, step, **meaning)
         else:
             module, example, config = _from_run(source, lengths)
         config = replace(config, stateless=stateless, opset=opset, ir_version=ir_version, seed=seed)
@@ -172,8 +169,8 @@ def _from_factory(
     weights: Path | None,
     inputs: tuple[str, ...],
     lengths: bool,
-    *,
     step: bool,
+    *,
     output_names: tuple[str, ...],
     task: str | None,
     labels: str | None,

@@ -41,7 +41,7 @@ def test_the_weights_alone_load_as_a_checkpoint():
 
 def test_training_does_not_go_on_from_another_version_and_says_so(tmp_path):
     shutil.copytree(OLD / "run", tmp_path / "run")
-    with pytest.raises(FileFormatError, match=r"lstm-edge 0\.1 .*0\.\d+; train again without --resume"):
+    with pytest.raises(FileFormatError, match=r"lstm-edge 0\.1 .*0\.\d+; train again with --overwrite"):
         train(OLD / "data.npz", tmp_path / "run", resume=True)
 
 

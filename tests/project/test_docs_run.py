@@ -108,6 +108,7 @@ def world(tmp_path_factory) -> Path:
     (folder / "log.csv").write_text("\n".join(rows) + "\n")
     load = 50 + 10 * np.sin(np.arange(600) / 8) + rng.normal(0, 1, 600)
     (folder / "load.csv").write_text("megawatt\n" + "".join(f"{value:.2f}\n" for value in load))
+    shutil.copytree(ROOT / "examples", folder / "examples")
     (folder / "bin").mkdir()
     sensor = folder / "bin" / "read-sensor"
     sensor.write_text("#!/bin/sh\n" + "".join(f"echo {','.join(map(str, sample))}\n" for sample in x[0][:20]))

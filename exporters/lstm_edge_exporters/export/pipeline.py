@@ -86,7 +86,7 @@ def export_verified(
     except StatesRefusedError as error:
         if config.stateless:
             raise
-        made = _export_verified(module, example, replace(config, stateless=True), show)
+        made = _export_verified(module, example, replace(config, stateless=True), ignore)
         return replace(made, notes=(*made.notes, f"states that are no arguments stay in the graph: {error}"))
 
 

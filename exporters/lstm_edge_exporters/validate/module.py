@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from lstm_edge_runtime.errors import InputError, LstmEdgeError
+from lstm_edge_runtime.errors import InputError, LstmEdgeError, first_line
 from lstm_edge_runtime.manifest import Manifest, StateSpec, TensorSpec
 
 from ..export.config import ExportConfig
@@ -80,8 +80,11 @@ def against_module(
     """
     if file.model is None:
         raise InputError(f"{file.path} can't be compared: {file.broken}")
-    example = _example(module, file) if example is None else example
+    given = example is not None
+    example = example if given else _example(module, file)
     signature = Signature.of(module, example)
+    if given and config is None:
+        _check_example(signature, file)
     if config is not None and config.states is not None and {*signature.names} == {*config.inputs}:
         manifest = _declared(file, signature, config)
         reference = TorchReference(module, signature, config.outputs, layout=Layout.of(manifest))
@@ -103,6 +106,17 @@ def against_module(
     )
 
 
+def _check_example(signature: Signature, file: ModelFile) -> None:
+    for name, tensor in zip(signature.names, signature.example, strict=True):
+        axes, shape = file.graph_axes.get(name, ()), tuple(tensor.shape)
+        fixed = zip(axes, shape, strict=False)
+        if axes and (len(axes) != len(shape) or any(isinstance(a, int) and a != s for a, s in fixed)):
+            raise InputError(
+                f"the example's {name} is {list(shape)}, {file.path.name} takes "
+                f"({', '.join(map(str, axes))}); compare the file with the module that it was exported from"
+            )
+
+
 def _trace_manifest(
     module: nn.Module,
     signature: Signature,
@@ -114,8 +128,18 @@ def _trace_manifest(
     from ..export.pipeline import convert_module, own_copy  # as long to import as a quick validation takes
 
     own = own_copy(module)
-    with torch.no_grad():
-        made = flatten_output(signature.call(copy.deepcopy(own), signature.example))
+    try:
+        with torch.no_grad():
+            made = flatten_output(signature.call(copy.deepcopy(own), signature.example))
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        shapes = ", ".join(
+            f"{name} {list(tensor.shape)}"
+            for name, tensor in zip(signature.names, signature.example, strict=True)
+        )
+        raise InputError(
+            f"{type(module).__name__} does not take what {file.path.name} does ({shapes}): "
+            f"{first_line(error)}; compare the file with the module that it was exported from"
+        ) from error
     graph = file.graph_axes
     outputs = tuple(output.name for output in file.proto.graph.output)[: len(made)]
     plain = config or ExportConfig(outputs=outputs)

@@ -152,3 +152,18 @@ def test_assert_equivalent_passes_a_good_file_and_shows_the_worst_element_of_a_b
         assert_equivalent(wrong, one.path, one.example)
     assert isinstance(caught.value, CheckFailedError)
     assert "Sizes, N=" in str(caught.value)
+
+
+@pytest.mark.parametrize("example", [None, torch.zeros(3, 5, 6)])
+def test_a_module_of_another_width_is_no_failed_check_but_a_wrong_input(tmp_path, example):
+    class Net(nn.Module):
+        def __init__(self, width):
+            super().__init__()
+            self.gru = nn.GRU(width, 5, batch_first=True)
+
+        def forward(self, x):
+            return self.gru(x)[1][-1]
+
+    export(Net(4).eval(), torch.zeros(3, 5, 4)).save(tmp_path / "m.onnx")
+    with pytest.raises(InputError, match=r"compare the file with the module that it was exported from"):
+        assert_equivalent(Net(6).eval(), tmp_path / "m.onnx", example)

@@ -176,7 +176,7 @@ def test_a_range_is_found_or_given_and_one_step_is_the_way_out_of_a_loop(folder,
     assert "forward takes and returns h, so that one step a call works: --input x=N,1,4 --input h=N,6" in text
     code, text = call("nets:Steps", *options, "--step")
     assert code == 0
-    assert load(folder / "m.onnx").stream().step([0.1, 0.2, 0.3, 0.4])["output"].shape == (6,)
+    assert load(folder / "m.onnx").stream().step([0.1, 0.2, 0.3, 0.4]).shape == (6,)
 
 
 COUNTER = ("nets:Counter", "--input", "x=N,L,3", "-o", "t.onnx")
