@@ -18,13 +18,12 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from limits import build_tools, least_seconds
-from lstm_edge_exporters.quantization.int8 import SCHEMES, int8_dynamic
 from stream_cases import Call, interleave, litert_calls, plain_loop, plain_session
 from stream_processes import loading_seconds, memory_of_streams
 from stream_sizes import SIZES
 
 import lstm_edge_runtime.native.engine as engine_module
-from lstm_edge_exporters.quantization.config import detect_target
+from lstm_edge_exporters.quantization.precision import SCHEMES, detect_target, int8_dynamic
 from lstm_edge_exporters.quantization.prepare import prepare
 from lstm_edge_runtime import Model, load
 from lstm_edge_runtime.native.library import library, open_library

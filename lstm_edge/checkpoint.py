@@ -24,7 +24,6 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError, first_line
-from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import Signal, Task
 
 from .lstm1 import LSTM1
@@ -134,7 +133,9 @@ def build(options: Mapping[str, Any], tensors: Mapping[str, Tensor], origin: Pat
         layers, found = dict(options).get("num_layers"), _layers(tensors)
         if layers != found:  # before a million layers are made
             raise ValueError(f"num_layers is {layers}, the tensors have {found}")  # noqa: TRY301
-        model = LSTM1(**options, device="meta")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of options without effect
+            model = LSTM1(**options, device="meta")
     except (InputError, RuntimeError, TypeError, ValueError) as error:
         reason = first_line(error)
         raise FileFormatError(f"{origin} describes no LSTM1: {reason}") from error
@@ -217,6 +218,8 @@ def save(run: Run, folder: str | os.PathLike[str]) -> Run:
     Raises:
         InputError: ``folder`` is a file or can't be written.
     """
+    from lstm_edge_runtime.files import write_bytes
+
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -257,7 +257,7 @@ def _print(artifact: "Artifact", source: str, output: Path) -> None:
         f"(at most {worst.ratio:.0%} of its limit)"
     )
     for axis, limits in manifest.ranges.items():
-        click.echo(f"sizes of axis {axis}: {limits}")
+        echo(f"sizes of axis {axis}: {limits}")
     if manifest.unstreamable:
         echo(f"can't be fed in chunks: {manifest.unstreamable}")
     for note in artifact.notes:

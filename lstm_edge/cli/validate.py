@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lstm_edge.data.config import ReadConfig
 from lstm_edge.run_files import CONFIG
 from lstm_edge_runtime.errors import InputError, counted
-from lstm_edge_runtime.files import check_target, write_bytes
 
 from ._data import data_options, note
 from ._extras import needing_export, needing_report
@@ -80,9 +78,10 @@ def command(
       lstm-edge validate tagger.onnx --against nets.tagger:build --weights tagger.pt
       lstm-edge validate har-int8.onnx --against har.onnx --quick
     """  # noqa: D301
-    for target in (junit, html):
-        if target is not None:
-            check_target(target)
+    for target in filter(None, (junit, html)):
+        from lstm_edge_runtime.files import check_target, write_bytes
+
+        check_target(target)
     with _junit_on_error(junit, model):
         if save_test_data is not None and against is None:
             raise InputError("--save-test-data records a reference; name it with --against")
@@ -136,6 +135,7 @@ def _junit_on_error(junit: Path | None, model: Path) -> Iterator[None]:
         if junit is not None:
             with contextlib.suppress(ImportError):  # the error says that the extra is not there
                 from lstm_edge_exporters.validate.junit import error_to_junit
+                from lstm_edge_runtime.files import write_bytes
 
                 write_bytes(junit, error_to_junit(model.name, error))
         raise
@@ -176,6 +176,7 @@ def _run(file: "ModelFile", against: str) -> "ReferenceModel":
 def _with_data(
     config: "ValidateConfig", data: Path, file: "ModelFile", columns: dict[str, Any]
 ) -> "ValidateConfig":
+    from lstm_edge.data.config import ReadConfig
     from lstm_edge.data.evaluation import read_samples
 
     if file.model is None:

@@ -50,7 +50,7 @@ def read_parquet(
             f"{path}: reading Parquet needs pyarrow; {install_command('parquet')}"
         ) from error
     try:
-        found = parquet.read_table(path)  # type: ignore[no-untyped-call]
+        found = parquet.read_table(path)
         columns = {
             name.strip(): _from_arrow(column)
             for name, column in zip(found.column_names, found.columns, strict=True)

@@ -107,7 +107,7 @@ def read_rows(source: Source, job: Job, groups: Sequence[int] | None, first: int
         if columns.series in given:
             series = pa.array([given[columns.series]] * len(batch), pa.string())
         else:
-            series = _filled(source, batch, str(columns.series), first).cast(pa.string())
+            series = _series(source, _filled(source, batch, str(columns.series), first))
         order = _order(source, _filled(source, batch, str(columns.order), first), job)
         x = _features(source, batch, job, first)
         rows = pa.array(np.arange(first, first + len(batch)))
@@ -161,6 +161,17 @@ def _filled(source: Source, batch: pa.RecordBatch, name: str, first: int) -> pa.
         row = first + int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
         raise InputError(f"{source.path} row {row + 1}, column {name!r} is empty; {_ADVICE}")
     return column
+
+
+def _series(source: Source, column: pa.Array) -> pa.Array:
+    try:
+        names = column.cast(pa.string())
+        names.validate(full=True)
+    except pa.ArrowException as error:
+        raise InputError(
+            f"{source.path}: the column of series holds no names ({first_line(error)})"
+        ) from error
+    return names
 
 
 def _order(source: Source, column: pa.Array, job: Job) -> pa.Array:

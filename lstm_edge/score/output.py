@@ -20,6 +20,18 @@ __all__ = ["LEDGER", "adopt", "check_output", "publish", "read_ledger", "workspa
 LEDGER = "_run.json"
 """The file of an output that says what was scored, and how."""
 _SCHEMA = 1
+_NEEDED = {
+    "model",
+    "engine",
+    "columns",
+    "keys",
+    "events",
+    "by_window",
+    "buckets",
+    "number",
+    "files",
+    "left_out",
+}
 
 
 def check_output(output: Path, dataset: str) -> None:
@@ -56,8 +68,11 @@ def read_ledger(output: Path) -> dict[str, Any]:
     try:
         ledger: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         known = ledger["schema"] == _SCHEMA
+        missing = _NEEDED - ledger.keys() if known else set()
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise FileFormatError(f"{path} can't be read ({error}); score without --since") from error
+    if missing:
+        raise FileFormatError(f"{path} has no {min(missing)!r}; score without --since")
     if not known:
         raise FileFormatError(f"{path} is of another version of lstm-edge; score without --since")
     return ledger

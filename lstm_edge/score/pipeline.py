@@ -120,6 +120,10 @@ def score(dataset: str, model: Path, output: Path, config: ScoreConfig, show: Sh
     opened = load(model, device="cpu", threads=1, engine=engine_name)
     columns = _columns(opened, config)
     everything = find_files(dataset)
+    if inside := [source for source in everything if output.resolve() in Path(source.path).resolve().parents]:
+        raise InputError(
+            f"the data set {dataset} takes in {output}, as {inside[0].path}; name another output"
+        )
     found, known = _look(everything, opened, columns, config, earlier)
     width = _width(opened, config)
     with open_engine(config.workers, config.address) as workers, workspace(output) as work:

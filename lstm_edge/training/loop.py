@@ -140,10 +140,10 @@ class Loop:
     def _try_out(self) -> None:
         """Use a copy of what was loaded, so that what does not fit shows before training goes on."""
         copy.deepcopy(self._model).load_state_dict(self.best)
-        trial = copy.deepcopy({"model": self._model, "optimizer": self._optimizer})
-        for parameter in trial["model"].parameters():
+        model, optimizer = copy.deepcopy((self._model, self._optimizer))
+        for parameter in model.parameters():
             parameter.grad = torch.zeros_like(parameter)
-        trial["optimizer"].step()
+        optimizer.step()
 
     def _state(self) -> dict[str, Any]:
         return {

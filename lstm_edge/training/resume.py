@@ -1,5 +1,6 @@
 """The state that training goes on from: tensors and plain values only, read with ``weights_only=True``."""
 
+import io
 import os
 import warnings
 from dataclasses import asdict, fields
@@ -11,7 +12,7 @@ import torch
 
 from lstm_edge_runtime import __version__
 from lstm_edge_runtime.errors import FileFormatError, InputError, first_line
-from lstm_edge_runtime.files import replacing
+from lstm_edge_runtime.files import write_bytes
 
 from ..checkpoint import infer_options, is_plain
 from ..data.config import DataConfig
@@ -32,8 +33,9 @@ def write_state(
     """Put the loop's state, the configurations and the data's hash into ``folder``, whole or not at all."""
     content = {"loop": loop, "data_sha256": data_sha256, "data": asdict(data), "train": asdict(config)}
     content["version"] = _VERSION
-    with replacing(folder / RESUME) as temporary:
-        torch.save(content, temporary)
+    file = io.BytesIO()  # torch.save itself raises anything on a full disk
+    torch.save(content, file)
+    write_bytes(folder / RESUME, file.getvalue())
 
 
 def read_state(folder: Path) -> dict[str, Any]:
@@ -61,8 +63,11 @@ def read_state(folder: Path) -> dict[str, Any]:
         )
     try:
         _check_plain(content)
+        for name in ("loop", "data", "train"):
+            if not isinstance(content[name], dict):
+                raise TypeError(f"{name} is a {type(content[name]).__name__}")  # noqa: TRY301
         _, config = _configs(content)
-        found = infer_options(content["loop"]["model"], path)
+        found = infer_options(dict(content["loop"]["model"]), path)
         for name in ("hidden_size", "num_layers"):  # before a network of that size is made
             if getattr(config, name) != found[name]:
                 raise ValueError(f"{name} is {getattr(config, name)}, the tensors have {found[name]}")  # noqa: TRY301

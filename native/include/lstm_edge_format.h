@@ -39,8 +39,8 @@ typedef struct {
     uint32_t constants, buffers, inputs, outputs, states, operations;
     uint32_t manifest;     /* a UINT8 constant with the JSON text, or LE_NONE */
     uint32_t golden_steps; /* time steps of the golden case, 0 where there is none */
-    uint32_t padding;      /* a UINT8 constant: the program of the steps beyond a row's length, LE_NONE for none;
-                              this library leaves it to callers that pad rows of unequal length to one */
+    uint32_t padding;      /* one more than the number of a UINT8 constant: the program of the steps beyond a row's
+                              length; 0 for none. This library leaves it to callers that pad unequal rows to one */
     uint32_t reserved;
 } le_header; /* 64 bytes */
 

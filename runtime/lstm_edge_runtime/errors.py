@@ -33,11 +33,11 @@ class LstmEdgeError(Exception):
     """The root of every error this project raises on purpose; its message is safe to print."""
 
     def __str__(self) -> str:
-        """Return the message; what a terminal would obey (names and labels in it) is escaped.
+        """Return the message as one line; what a terminal would obey (names and labels in it) is escaped.
 
         Of a line beyond 500 characters the beginning and the end stay.
         """
-        return "\n".join(map(_shortened, printable(super().__str__()).split("\n")))
+        return _shortened(printable(super().__str__()).replace("\n", "\\n"))
 
 
 class InputError(LstmEdgeError, ValueError):
@@ -78,6 +78,10 @@ class UnsupportedError(LstmEdgeError, ValueError):
 
 class CheckFailedError(LstmEdgeError, AssertionError):
     """A check failed: a file does not compute what it should. The CLI exits with 1 on it."""
+
+    def __str__(self) -> str:
+        """Return the message, which may have several lines, as ``LstmEdgeError``'s else."""
+        return "\n".join(map(_shortened, printable(Exception.__str__(self)).split("\n")))
 
 
 def counted(count: int, noun: str) -> str:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ __all__ = [
 
 RECURRENT_OPERATORS = ("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM")
 """The operators that carry a state from step to step."""
+_MOST_VALUES = 1 << 27
+"""Values of one stream's state, half a GB; a manifest with more would only fill the memory."""
 _DTYPES = {
     "tensor(float)": "float32",
     "tensor(double)": "float64",
@@ -82,7 +85,7 @@ def check_manifest(manifest: Manifest, inputs: Sequence[TensorSpec], outputs: Se
 
     Raises:
         ContractError: a declared tensor is missing or has another dtype or shape, a graph input is not
-            declared, or a state leaves in another shape or dtype than it enters.
+            declared, or a state leaves in another shape or dtype than it enters, or is larger than any is.
         ManifestError: a reset value does not fit its state, a tensor is declared twice, or the task or
             ``lengths`` names none.
     """
@@ -95,6 +98,11 @@ def check_manifest(manifest: Manifest, inputs: Sequence[TensorSpec], outputs: Se
         _check_tensor("state input", TensorSpec(state.input, state.dtype, state.axes), entering)
         _check_tensor("state output", TensorSpec(state.output, state.dtype, state.axes), leaving)
         _check_reset(state, manifest.batch)
+        if prod(axis for axis in state.axes if isinstance(axis, int)) > _MOST_VALUES:
+            raise ContractError(
+                f"the state {state.input!r} is ({', '.join(map(str, state.axes))}), larger than any; "
+                "export the model again"
+            )
     named = [[spec.name for spec in manifest.inputs], [spec.name for spec in manifest.outputs]]
     if manifest.lengths is not None and manifest.lengths not in named[0]:
         raise ManifestError(f"lengths is {manifest.lengths!r}, which is no input; export the model again")

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from ._core import Core
 from .errors import CheckFailedError, ContractError, InputError, ManifestError, first_line
-from .manifest import Axes, Golden, Manifest
+from .manifest import Golden, Manifest
 from .state import Run, join_chunks, run_chunks
 from .tolerance import MULTIPLE, Comparison, compare, limit_for
 
@@ -20,6 +20,7 @@ __all__ = [
     "compare_golden",
     "gather_replays",
     "golden_limits",
+    "golden_misfit",
     "replay_golden",
     "selftest",
 ]
@@ -121,10 +122,10 @@ def replay_golden(manifest: Manifest, run: Run) -> Iterator[Replay]:
 
 
 def check_golden(manifest: Manifest, golden: Golden) -> None:
-    """Refuse a golden case that leaves something out, which would not be verified, or does not fit.
+    """Refuse a golden case that leaves something out: what is not compared would not be verified.
 
     Raises:
-        ManifestError: inputs, outputs or states that are not the file's, or an input of another shape.
+        ManifestError: its inputs, outputs or states are not the file's.
     """
     for role, found, expected in (
         ("inputs", golden.inputs, manifest.input_names),
@@ -134,22 +135,22 @@ def check_golden(manifest: Manifest, golden: Golden) -> None:
             raise ManifestError(
                 f"the golden case has the {role} {sorted(found)}, the file {sorted(expected)}; export again"
             )
+
+
+def golden_misfit(manifest: Manifest, golden: Golden) -> str:
+    """Return which input of a golden case has another shape than the file's, empty where all fit."""
     sizes: dict[str, int] = {}
-    for spec in manifest.data_inputs:
-        _check_shape(spec.name, golden.inputs[spec.name].shape, spec.axes, sizes)
-    for state in manifest.states:
-        _check_shape(state.input, golden.inputs[state.input].shape, state.axes, sizes)
-
-
-def _check_shape(name: str, shape: tuple[int, ...], axes: Axes, sizes: dict[str, int]) -> None:
-    fits = len(shape) == len(axes) and all(
-        size == (axis if isinstance(axis, int) else sizes.setdefault(axis, size))
-        for size, axis in zip(shape, axes, strict=True)
-    )
-    if not fits:
-        raise ManifestError(
-            f"the golden case's {name!r} is {shape}, expected ({', '.join(map(str, axes))}); export again"
+    axes = {spec.name: spec.axes for spec in manifest.data_inputs}
+    axes |= {state.input: state.axes for state in manifest.states}
+    for name, expected in axes.items():
+        shape = golden.inputs[name].shape
+        fits = len(shape) == len(expected) and all(
+            size == (axis if isinstance(axis, int) else sizes.setdefault(axis, size))
+            for size, axis in zip(shape, expected, strict=True)
         )
+        if not fits:
+            return f"{name!r} is {shape}, expected ({', '.join(map(str, expected))})"
+    return ""
 
 
 def compare_golden(golden: Golden, outputs: Mapping[str, Array]) -> tuple[Comparison, ...]:
@@ -188,13 +189,14 @@ def _ways(manifest: Manifest, golden: Golden) -> Iterator[tuple[str, tuple[int, 
     yield "whole", ()
     if not manifest.streamable or manifest.sequence is None:
         return
-    steps = min(
+    lengths = [
         golden.inputs[spec.name].shape[axis]
         for spec in manifest.data_inputs
         if (axis := manifest.time_axis(spec.axes)) is not None
-    )
+    ]
+    steps = min(lengths, default=0)
     # a row may end in the last chunk only
-    shortest = steps if manifest.lengths is None else int(golden.inputs[manifest.lengths].min())
+    shortest = steps if manifest.lengths is None else int(golden.inputs[manifest.lengths].min(initial=steps))
     if shortest > 1:
         yield "in two chunks", (shortest // 2, steps - shortest // 2)
     if shortest > 2:

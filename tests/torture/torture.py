@@ -119,7 +119,7 @@ def _golden(path: Path) -> None:
 
 
 def _site(path: Path) -> None:
-    text = (path / "contents.js").read_text(encoding="utf-8")
+    text = (path / "site.js").read_text(encoding="utf-8")
     described = json.loads(text.removeprefix("self.SITE = ").rstrip().removesuffix(";"))
     missing = [name for name in described["files"] if name != "./" and not (path / name).is_file()]
     assert not missing, f"{missing} missing"
@@ -337,6 +337,10 @@ class Torture:
         self.seconds: dict[str, float] = {}
         self.outs: dict[str, Path] = {}
 
+    def _fault(self, what: str) -> None:
+        self.tally.faults.append(what)
+        print(f"FAULT {what}", flush=True)
+
     def _arguments(self, name: str, out: Path) -> tuple[str, ...]:
         return tuple(each.replace("{out}", str(out)) for each in self.verbs[name].arguments)
 
@@ -364,9 +368,11 @@ class Torture:
                 if not path.exists():
                     assert name == "train", "it is lost"  # a new run, killed before anything was written
                     continue
+                if name == "train" and not (path / "config.json").exists():
+                    continue
                 check(path)
             except Exception as error:  # noqa: BLE001  whatever it is, it is not whole
-                self.tally.faults.append(f"{name}, {what}: {target}: {error!r:.300}")
+                self._fault(f"{name}, {what}: {target}: {error!r:.300}")
 
     def next_run(self, name: str) -> None:
         """Run a verb undisturbed and look for litter."""
@@ -378,7 +384,7 @@ class Torture:
             str(path.relative_to(out)) for path in out.rglob("*") if path.name.endswith((".tmp", ".old"))
         ]
         if litter:
-            self.tally.faults.append(f"{name}: litter after the next run: {litter}")
+            self._fault(f"{name}: litter after the next run: {litter}")
         self._look(name, out, "next run")
         self.tally.counts["next runs"] += 1
 
@@ -399,11 +405,11 @@ class Torture:
             said = err.strip().splitlines()
             stopped = [line for line in said if line.startswith("stopped by ")]
             if code not in expected or "Traceback" in err or "Aborted" in err:
-                self.tally.faults.append(f"{name}, {what}: exit {code}: {out_text[-200:]!r} {err[-800:]!r}")
+                self._fault(f"{name}, {what}: exit {code}: {out_text[-200:]!r} {err[-800:]!r}")
             elif code == 128 + number and len(stopped) != 1:
-                self.tally.faults.append(f"{name}, {what}: exit {code} and {stopped}: {err[-300:]!r}")
+                self._fault(f"{name}, {what}: exit {code} and {stopped}: {err[-300:]!r}")
         if left := child.left_behind():
-            self.tally.faults.append(f"{name}, {what}: left running: {left}")
+            self._fault(f"{name}, {what}: left running: {left}")
             for line in left:
                 with contextlib.suppress(ProcessLookupError, ValueError):
                     os.killpg(int(line.split()[0]), signal.SIGKILL)
@@ -422,7 +428,7 @@ class Torture:
         code, _, err = child.wait()
         self.tally.counts["reader left"] += 1
         if code not in (0, 141) or "Traceback" in err:
-            self.tally.faults.append(f"{name}, reader left: exit {code}: {err[-500:]!r}")
+            self._fault(f"{name}, reader left: exit {code}: {err[-500:]!r}")
         self._look(name, out, "reader left")
 
     def full_output(self, name: str) -> None:
@@ -436,7 +442,7 @@ class Torture:
         code, _, err = child.wait()
         self.tally.counts["full standard output"] += 1
         if code not in (0, 2) or "Traceback" in err or (code == 2 and err.count("error: ") != 1):
-            self.tally.faults.append(f"{name}, full output: exit {code}: {err[-500:]!r}")
+            self._fault(f"{name}, full output: exit {code}: {err[-500:]!r}")
         self._look(name, out, "full output")
 
     def full_disk(self, name: str, size: int) -> None:
@@ -480,10 +486,10 @@ class Torture:
         self.tally.counts[what] += 1
         errors = [line for line in err.splitlines() if line.startswith("error: ")]
         if code not in (0, 1, 2) or "Traceback" in err or (code and len(errors) != 1):
-            self.tally.faults.append(f"{name}, {what}: exit {code}: {err[-600:]!r}")
+            self._fault(f"{name}, {what}: exit {code}: {err[-600:]!r}")
         litter = [str(path) for path in out.rglob("*") if path.name.endswith(".tmp")]
         if litter:
-            self.tally.faults.append(f"{name}, {what}: litter {litter}")
+            self._fault(f"{name}, {what}: litter {litter}")
         self._look(name, out, what)
 
 
@@ -581,8 +587,6 @@ def main() -> None:
     )
     for what, count in sorted(found.counts.items()):
         print(f"{count:>5}  {what}")
-    for fault in found.faults:
-        print(f"FAULT {fault}")
     runs = sum(found.counts.values())
     print(f"{runs:,} runs, {len(found.faults)} faults, seed {seed}, {time.monotonic() - began:,.0f} s")
     sys.exit(bool(found.faults))

@@ -10,9 +10,16 @@ from lstm_edge_runtime.manifest import Manifest
 
 from ..versions import versions
 from .checks import comparisons
-from .checks.contract import CHECKPOINT, check_claims, check_file, comparable, compare_facts, interface_of
+from .checks.contract import (
+    CHECKPOINT,
+    check_claims,
+    check_file,
+    check_golden,
+    comparable,
+    compare_facts,
+    interface_of,
+)
 from .checks.decisions import check_decisions
-from .checks.golden import check_golden
 from .config import ValidateConfig
 from .reference import ModelFile, ReferenceModel, against_itself, open_file
 from .report import Channel, Check, Coverage, Fact, Figures, Group, Report

@@ -21,7 +21,6 @@ from lstm_edge_runtime import Model, load
 from lstm_edge_runtime.errors import ContractError, InputError, ManifestError, UnsupportedError
 from lstm_edge_runtime.loading import read_model
 from lstm_edge_runtime.manifest import Axes, Manifest
-from lstm_edge_runtime.native.choice import compile_engine
 from lstm_edge_runtime.ort import CPU, Provider, SessionOptions, open_session, run_by_name
 from lstm_edge_runtime.state import Run
 
@@ -133,6 +132,8 @@ class ModelFile:
             UnsupportedError: a part of it is not covered.
             MissingDependencyError: ``lstm-edge-native`` is not installed.
         """
+        from lstm_edge_runtime.native.choice import compile_engine
+
         _, graph = read_model(self.path)
         native = compile_engine(graph, self.manifest._replace(golden=None), 1)
         return lambda feeds: self.manifest.all_outputs(*native.call(feeds))

@@ -9,7 +9,7 @@ from ..errors import CheckFailedError, UnsupportedError, first_line
 from ..manifest import Golden, Manifest, TensorSpec
 from ..onnx_reader import OnnxFile
 from ..ort import run_by_name
-from ..selftest import SelfTest, check_golden, compare_golden, gather_replays
+from ..selftest import SelfTest, check_golden, compare_golden, gather_replays, golden_misfit
 from ..state import Run
 from .library import installed
 
@@ -36,7 +36,7 @@ def compile_engine(
         UnsupportedError: the file can't be streamed, or a part of it is not covered.
         MissingDependencyError: ``lstm-edge-native`` is not installed.
         CheckFailedError: an output of a golden case is beyond its limit.
-        ManifestError: a golden case does not fit the file.
+        ManifestError: a golden case leaves something out.
     """
     from .engine import NativeEngine
 
@@ -49,6 +49,8 @@ def compile_engine(
         golden, what = _draw(file, manifest, runs.pop("onnxruntime")), "a drawn case"
     for case in () if golden is None else (golden, *golden.more):
         check_golden(manifest, case)
+        if misfit := golden_misfit(manifest, case):
+            raise CheckFailedError(f"{what} does not run: {misfit}")
         for name, run in runs.items():
             records = compare_golden(case, run(case.inputs))
             worst = max(records, key=lambda record: record.ratio, default=None)

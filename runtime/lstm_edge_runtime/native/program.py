@@ -99,7 +99,7 @@ class ProgramWriter:
         self._linear: dict[int, tuple[int, int]] = {}
         self._named: dict[str, list[int]] = {}
         self._manifest = NONE
-        self._padding = NONE
+        self._padding = 0
         self._golden_steps = 0
 
     def constant(self, array: npt.ArrayLike) -> int:
@@ -342,7 +342,7 @@ class ProgramWriter:
 
     def padding(self, program: bytes) -> None:
         """Store the program of the steps beyond a row's length."""
-        self._padding = self.constant(np.frombuffer(program, np.uint8))
+        self._padding = 1 + self.constant(np.frombuffer(program, np.uint8))
 
     def to_bytes(self) -> bytes:
         """Return the file."""
@@ -404,10 +404,10 @@ def padding_of(content: bytes) -> bytes | None:
     Raises:
         FileFormatError: it does not lie within the file.
     """
-    index = _HEADER.unpack_from(content)[12]
-    if index == NONE:
+    number = _HEADER.unpack_from(content)[12]
+    if number == 0:
         return None
-    table = _HEADER.size + index * _CONSTANT.size
+    table = _HEADER.size + (number - 1) * _CONSTANT.size
     if table + _CONSTANT.size <= len(content):
         offset, rows, columns, *_ = _CONSTANT.unpack_from(content, table)
         if offset + rows * columns <= len(content):

@@ -155,25 +155,6 @@ def test_a_factory_with_weights_becomes_a_file_and_json(folder, monkeypatch):
     assert torch.allclose(torch.from_numpy(got["output"]), module(tokens), atol=1e-5)
 
 
-COUNTER = ("nets:Counter", "--input", "x=N,L,3", "-o", "t.onnx")
-
-
-def test_a_factorys_file_says_what_the_command_line_says_of_it(folder):
-    (folder / "labels.txt").write_text("rest\nwalk, fast\n")
-    words = ["--labels", "labels.txt", "--features", "ax, ay,az", "--rate", "50Hz", "--window", "20"]
-    done = run(folder, *COUNTER, *words, "--output-names", "logits")
-    assert (done.returncode, unexpected(done.stderr)) == (0, [])
-    manifest = load(folder / "t.onnx").manifest
-    assert manifest.task == ("classification", "logits", ("rest", "walk, fast"), ())
-    assert manifest.signal[:3] == (("ax", "ay", "az"), 50.0, 20)
-
-
-def test_units_make_a_regression_of_the_first_output(folder):
-    done = run(folder, *COUNTER, "--units", "m,s", "--labels", "far,long")
-    assert (done.returncode, unexpected(done.stderr)) == (0, [])
-    assert load(folder / "t.onnx").manifest.task == ("regression", "output", ("far", "long"), ("m", "s"))
-
-
 def test_a_range_is_found_or_given_and_one_step_is_the_way_out_of_a_loop(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(folder)
@@ -195,7 +176,26 @@ def test_a_range_is_found_or_given_and_one_step_is_the_way_out_of_a_loop(folder,
     assert "forward takes and returns h, so that one step a call works: --input x=N,1,4 --input h=N,6" in text
     code, text = call("nets:Steps", *options, "--step")
     assert code == 0
-    assert load(folder / "m.onnx").stream().step([0.1, 0.2, 0.3, 0.4])["output"].shape == (6,)
+    assert load(folder / "m.onnx").stream().step([0.1, 0.2, 0.3, 0.4]).shape == (6,)
+
+
+COUNTER = ("nets:Counter", "--input", "x=N,L,3", "-o", "t.onnx")
+
+
+def test_a_factorys_file_says_what_the_command_line_says_of_it(folder):
+    (folder / "labels.txt").write_text("rest\nwalk, fast\n")
+    words = ["--labels", "labels.txt", "--features", "ax, ay,az", "--rate", "50Hz", "--window", "20"]
+    done = run(folder, *COUNTER, *words, "--output-names", "logits")
+    assert (done.returncode, unexpected(done.stderr)) == (0, [])
+    manifest = load(folder / "t.onnx").manifest
+    assert manifest.task == ("classification", "logits", ("rest", "walk, fast"), ())
+    assert manifest.signal[:3] == (("ax", "ay", "az"), 50.0, 20)
+
+
+def test_units_make_a_regression_of_the_first_output(folder):
+    done = run(folder, *COUNTER, "--units", "m,s", "--labels", "far,long")
+    assert (done.returncode, unexpected(done.stderr)) == (0, [])
+    assert load(folder / "t.onnx").manifest.task == ("regression", "output", ("far", "long"), ("m", "s"))
 
 
 class Evil:

@@ -41,11 +41,11 @@ def write(table, path, **options):
     return path
 
 
-def expected(path, table, features=AXES):
+def expected(path, table, engine="auto"):
     """Each row's output as a stream of its own series gives it."""
-    model = load(path, device="cpu", threads=1)
+    model = load(path, device="cpu", threads=1, engine=engine)
     series, order = np.array(table["series"].to_pylist()), table["order"].to_numpy()
-    x = np.stack([table[name].to_numpy() for name in features], axis=1)
+    x = np.stack([table[name].to_numpy() for name in AXES], axis=1)
     out = np.empty((len(table), model.outputs[0].axes[-1]), dtype=np.float32)
     for one in np.unique(series):
         stream = model.stream()
@@ -245,6 +245,10 @@ def test_since_refuses_what_could_not_equal_one_run(invoke, har, make, tmp_path)
     assert (code, "as the model" in err) == (2, True)
     code, _, err = invoke("score", tmp_path / "in", "-m", har.path, *more, "--events")
     assert (code, "--events" in err) == (2, True)
+    (tmp_path / "_run.json").write_text('{"schema": 1}')
+    code, _, err = invoke("score", tmp_path / "in", "-m", har.path, "-o", tmp_path / "x", "--since", tmp_path)
+    assert (code, "_run.json has no " in err) == (2, True)
+    (tmp_path / "_run.json").unlink()
     code, _, err = invoke("score", tmp_path / "in", "-m", har.path, "-o", tmp_path / "x", "--since", tmp_path)
     assert (code, "is no output of lstm-edge score" in err) == (2, True)
     write(table.slice(0, 4), tmp_path / "in" / "1.parquet")
@@ -298,7 +302,9 @@ def _corrupt(path):
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("kind", ["truncated", "pages", "nan", "null", "column", "text", "float order"])
+@pytest.mark.parametrize(
+    "kind", ["truncated", "pages", "nan", "null", "column", "text", "float order", "no names"]
+)
 @pytest.mark.parametrize("by_window", [False, True], ids=["series", "windows"])
 def test_a_bad_file_is_named_and_may_be_left_out(invoke, har, tmp_path, kind, by_window):
     rng = np.random.default_rng(9)
@@ -314,8 +320,10 @@ def test_a_bad_file_is_named_and_may_be_left_out(invoke, har, tmp_path, kind, by
         bad = bad.drop_columns(["az"])
     if kind == "float order":
         bad = bad.set_column(1, "order", bad["order"].cast(pa.float64()))
-        if by_window:
-            pytest.skip("windows have no order")
+    if kind == "no names":
+        bad = bad.set_column(0, "series", pa.array([b"\xff\xfe"] * 300, pa.binary()))
+    if by_window and kind in ("float order", "no names"):
+        pytest.skip("windows have neither")
     path = write(bad, tmp_path / "in" / "wrong.parquet", row_group_size=100, compression="none")
     if kind == "truncated":
         path.write_bytes(path.read_bytes()[:-20])
@@ -381,6 +389,14 @@ def test_two_runs_do_not_write_one_output(invoke, har, tmp_path):
         )
         assert (code, "another run is writing" in err) == (2, True)
         assert (tmp_path / ".out.partial" / "lock").exists()
+
+
+def test_an_output_that_a_glob_takes_in_is_refused(invoke, har, tmp_path):
+    write(samples(np.random.default_rng(15), [30]), tmp_path / "0.parquet")
+    line = ["score", tmp_path / "**" / "*.parquet", "-m", har.path, "-o", tmp_path / "out", "--workers", 1]
+    assert invoke(*line)[0] == 0
+    code, _, err = invoke(*line)
+    assert (code, "name another output" in err) == (2, True)
 
 
 def test_an_output_that_would_lose_or_mix_files_is_refused(invoke, har, tmp_path):
@@ -451,7 +467,6 @@ def test_series_of_an_int8_file_do_not_feel_each_other(har, tmp_path):
     for part, inside in enumerate((half, ~half)):
         write(table.filter(pa.array(inside)), tmp_path / "in" / f"{part}.parquet")
     run(tmp_path / "in" / "0.parquet", tmp_path / "int8.onnx", tmp_path / "out", engine="onnxruntime")
-    shutil.copytree(tmp_path / "in", tmp_path / "all")
     run(
         tmp_path / "in",
         tmp_path / "int8.onnx",
@@ -461,7 +476,7 @@ def test_series_of_an_int8_file_do_not_feel_each_other(har, tmp_path):
         rows_in_memory=7,
     )
     written = [read(tmp_path / "out" / "0.parquet"), read(tmp_path / "out2" / "1.parquet")]
-    probabilities = softmax(expected(tmp_path / "int8.onnx", table))
+    probabilities = softmax(expected(tmp_path / "int8.onnx", table, "onnxruntime"))
     np.testing.assert_array_equal(numbers(written[0]), probabilities[half])
     np.testing.assert_array_equal(numbers(written[1]), probabilities[~half])
 

@@ -54,7 +54,7 @@ class Repository:
             InputError: it can't be written, or holds something else under the model's name.
         """
         folder = Path(root) / self.name
-        check_folder(root if not Path(root).exists() else folder, self.contents)
+        check_folder(root if not Path(root).exists() else folder, self.contents.__contains__)
         Path(root).mkdir(exist_ok=True)
         return write_folder(folder, self.contents)
 

@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from lstm_edge_runtime.errors import LstmEdgeError, UnsupportedError, counted, first_line
-from lstm_edge_runtime.native.library import installed
 from lstm_edge_runtime.ort import CPU, import_onnxruntime
 from lstm_edge_runtime.state import Run, even_sizes
 
@@ -279,7 +278,11 @@ def check_providers(subject: Subject) -> Iterator[Check]:
                 feeds = subject.draw(n, length, _OFFSETS["providers"] + place)
                 yield subject.check(f"{name}, N={n}, L={length}", feeds, run=run)
     engine = subject.config.engine
-    if engine != "onnxruntime" and (installed() or engine == "native"):
+    if engine == "onnxruntime":
+        return
+    from lstm_edge_runtime.native.library import installed
+
+    if installed() or engine == "native":
         yield from _check_native(subject, required=engine == "native")
 
 

@@ -1,24 +1,35 @@
-"""Contract: what the file promises, read off the file and beside what its reference has."""
+"""Contract: what the file promises, beside what its reference has, and its golden vectors replayed."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import onnx
 
 from lstm_edge_runtime.axes import describe
-from lstm_edge_runtime.errors import first_line
+from lstm_edge_runtime.errors import LstmEdgeError, first_line
 from lstm_edge_runtime.manifest import Axes, Golden, Manifest, StateSpec, TensorSpec
 from lstm_edge_runtime.selftest import golden_limits
+from lstm_edge_runtime.tolerance import Comparison
 
 from ...versions import IR_VERSIONS, OLDEST_ONNXRUNTIME, OPSETS
+from ..config import ValidateConfig
 from ..judge import FileFailedError, Measured, RefusedError
 from ..reference import ModelFile, ReferenceModel, every_node, recurrent_layers
 from ..report import Check, Fact
 from ..subject import Subject
 
-__all__ = ["CHECKPOINT", "check_claims", "check_file", "comparable", "compare_facts", "interface_of"]
+__all__ = [
+    "CHECKPOINT",
+    "check_claims",
+    "check_file",
+    "check_golden",
+    "comparable",
+    "compare_facts",
+    "interface_of",
+]
 
 CHECKPOINT = "checkpoint"
 """The name of the fact that says which weights a file was made from."""
@@ -370,3 +381,62 @@ def _too_wide(subject: Subject, golden: Golden, measured: Measured) -> Iterator[
             if np.any(np.asarray(stated) > most):
                 both = f"the file has {float(np.max(stated)):.3g}, expected at most {float(np.max(most)):.3g}"
                 yield f"{what} of {name}: {both}"
+
+
+def check_golden(file: ModelFile, config: ValidateConfig) -> Iterator[Check]:
+    """Replay the case in the file as a device's self-test does, and each set of the folder."""
+    assert file.model is not None
+    if file.manifest.golden is None and config.golden is None:
+        yield Check("golden", "skipped", "the file carries no golden case, and no folder was given")
+    if file.manifest.golden is not None:
+        yield from _own_case(file, config)
+    if config.golden is not None:
+        yield from _folder(file, config)
+
+
+def _own_case(file: ModelFile, config: ValidateConfig) -> Iterator[Check]:
+    assert file.model is not None
+    try:
+        found = file.model.selftest()
+    except LstmEdgeError as error:
+        yield Check("the file's own case", "failed", first_line(error))
+        return
+    outputs = file.manifest.golden.outputs if file.manifest.golden else {}
+    for name, records in (
+        ("the file's own case", found.whole),
+        ("the file's own case in chunks, states carried", found.chunked),
+    ):
+        if records:
+            yield _judged(
+                name, records, config, {each: config.own_limit(array) for each, array in outputs.items()}
+            )
+
+
+def _folder(file: ModelFile, config: ValidateConfig) -> Iterator[Check]:
+    assert file.model is not None
+    assert config.golden is not None
+    from lstm_edge_runtime.golden import read_golden, replay
+
+    folder = read_golden(config.golden)
+    try:
+        records = replay(file.model, folder)
+    except LstmEdgeError as error:
+        yield Check(folder.sets[0].name, "failed", first_line(error))
+        return
+    limits = {
+        each.name: {name: config.own_limit(array) for name, array in each.golden.outputs.items()}
+        for each in folder.sets
+    }
+    for name, carried in dict.fromkeys((each.set_name, each.carried) for each in records):
+        found = [each.comparison for each in records if (each.set_name, each.carried) == (name, carried)]
+        about = f"{name}, states carried from the set before" if carried else name
+        yield _judged(about, found, config, limits[name])
+
+
+def _judged(
+    name: str, records: Sequence[Comparison], config: ValidateConfig, limits: dict[str, float]
+) -> Check:
+    if config.overridden:
+        records = [replace(each, limit=limits[each.name], error=each.max_abs) for each in records]
+    failed = "; ".join(str(each) for each in records if not each.ok)
+    return Check(name, "failed" if failed else "passed", failed, max(records, key=lambda each: each.ratio))
