@@ -6,6 +6,7 @@ reader does not see stands in HTML comments of the page:
 - ``<!-- setup`` ... ``-->``: Python that runs before the next block;
 - ``<!-- file: NAME -->``: the next block is that file;
 - ``<!-- not run: REASON -->``: the next block can't run here;
+- ``<!-- figures: COMMAND -->``: where the figures come from;
 - ``<!-- page: slow -->``; ``<!-- page needs: NAME -->``: a module or program, or the page is skipped.
 
 Of the output that is shown the words count; a line ``...`` stands for any lines and ``...`` in a line for any
@@ -218,7 +219,7 @@ def test_output_that_differs_in_words_does_not_fit():
 
 
 def test_every_mark_of_a_page_is_one_that_is_known_and_says_why():
-    known = re.compile(r"not run: .{10,}|file: \S+|page: slow|page needs: [\w-]+")
+    known = re.compile(r"not run: .{10,}|file: \S+|page: slow|page needs: [\w-]+|figures: .+")
     for page in PAGES:
         marks = [found["mark"] for found in _PART.finditer(page.read_text(encoding="utf-8")) if found["mark"]]
         assert [mark for mark in marks if not known.fullmatch(mark)] == []

@@ -1,0 +1,48 @@
+"""The way from a trained network to a device: export, validate, quantize, self-test."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from lstm_edge_exporters import ExportConfig, export
+from lstm_edge_exporters.quantization import QuantizeConfig, Samples, quantize
+from lstm_edge_exporters.validate import ValidateConfig, open_file, validate
+from lstm_edge_exporters.validate.module import against_module
+from lstm_edge_runtime import Model, load
+
+
+def to_device(
+    module: nn.Module,
+    example: Any,
+    config: ExportConfig,
+    samples: Samples,
+    folder: Path,
+) -> Model:
+    """Write ``model.onnx`` and ``model-int8.onnx`` into ``folder`` and return the first, open as on a device.
+
+    Args:
+        module: trained; with the example and the configuration as ``export`` takes them.
+        example: what ``forward`` takes.
+        config: what the file says of itself.
+        samples: held-out data that the int8 file is judged on.
+        folder: exists.
+    """
+    path, small = folder / "model.onnx", folder / "model-int8.onnx"
+    artifact = export(module, example, config)
+    artifact.save(path)
+    print(f"export: {len(artifact.model):,} bytes, at most {artifact.equivalence.max_abs:.1e} from PyTorch")
+
+    file = open_file(path)
+    report = validate(file, against_module(module, file, example, config=config), ValidateConfig(quick=True))
+    print(
+        f"validate: {'passed' if report.ok else 'FAILED'}, {sum(len(g.checks) for g in report.groups)} checks"
+    )
+
+    made = quantize(path, QuantizeConfig(weights_only=True), samples)
+    made.save(small, force=True)
+    print(f"quantize: {len(made.model):,} bytes, judged on {made.judged_on}")
+
+    model = load(path, device="cpu")
+    print(f"selftest: {'passed' if model.selftest().ok else 'FAILED'}")
+    return model
