@@ -25,7 +25,7 @@ import venv
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -128,9 +128,7 @@ def _keras(work: Path, python: Path | None) -> Iterator[Foreign]:
     pins = dict(line.split("==") for line in (HERE / "foreign_files.txt").read_text().split())
     source = f"tf2onnx {pins['tf2onnx']}, Keras {pins['keras']}"
     for path in sorted(folder.glob("*.onnx")):
-        yield Foreign(
-            source, path.stem, path, counted=not path.stem.startswith(("backwards", "lstm_unrolled"))
-        )
+        yield Foreign(source, path.stem, path, counted=not path.stem.startswith("backwards"))
 
 
 class _First(nn.Module):
@@ -210,27 +208,9 @@ class _Frequencies(nn.Module):
         return out
 
 
-def _scripted() -> torch.jit.ScriptModule:
-    class Loop(torch.jit.ScriptModule):
-        def __init__(self) -> None:
-            super().__init__()
-            self.cell = nn.GRUCell(5, 6)
-
-        @torch.jit.script_method
-        def forward(self, x):  # type: ignore[no-untyped-def]
-            h = torch.zeros(x.shape[0], 6)
-            steps = []
-            for place in range(x.shape[1]):
-                h = self.cell(x[:, place], h)
-                steps.append(h)
-            return torch.stack(steps, 1)
-
-    return Loop()
-
-
 def _modules() -> dict[str, tuple[nn.Module, tuple[Tensor, ...]]]:
     x, tokens = torch.randn(2, 7, 5), torch.randint(0, 30, (2, 7))
-    state = torch.zeros(2, 2, 6)
+    h, c = torch.zeros(2, 2, 6), torch.zeros(2, 2, 6)
     layers = {
         "LSTM": nn.LSTM(5, 6, batch_first=True),
         "LSTM_2_layers": nn.LSTM(5, 6, 2, batch_first=True),
@@ -247,18 +227,22 @@ def _modules() -> dict[str, tuple[nn.Module, tuple[Tensor, ...]]]:
         "LSTM_states_out": (_First(nn.LSTM(5, 6, batch_first=True), states=True), (x,)),
         "tagger": (_Tagger(), (tokens,)),
         "convolved": (_Convolved(), (x,)),
-        "stateful": (_Stateful(), (x, state, state)),
+        "stateful": (_Stateful(), (x, h, c)),
         "packed": (_Packed(), (x, torch.tensor([7, 4]))),
         "frequencies": (_Frequencies(), (torch.randn(2, 7, 6, 3),)),
     }
 
 
+def _dynamic(value: Tensor) -> dict[int, str]:
+    """Name the axes that are dynamic: batch and time, of a state the batch."""
+    if value.ndim == 3 and value.shape[2] == 6:
+        return {1: "N"}
+    return {0: "N", 1: "L"} if value.ndim > 1 else {0: "N"}
+
+
 def _torchscript(module: nn.Module, inputs: tuple[Tensor, ...], fixed: bool) -> bytes:
     names = ["x", "b", "c"][: len(inputs)]
-    axes: dict[str, dict[int, str]] = {}
-    for name, value in zip(names, inputs, strict=True):
-        state = value.shape[0] == value.shape[1] == 2 if value.ndim > 2 else False
-        axes[name] = {1: "N"} if state else {0: "N"} | ({1: "L"} if value.ndim > 1 else {})
+    axes = {name: _dynamic(value) for name, value in zip(names, inputs, strict=True)}
     buffer = io.BytesIO()
     torch.onnx.export(
         module, inputs, buffer, dynamo=False, input_names=names, dynamic_axes={} if fixed else axes
@@ -267,7 +251,7 @@ def _torchscript(module: nn.Module, inputs: tuple[Tensor, ...], fixed: bool) -> 
 
 
 def _dynamo(module: nn.Module, inputs: tuple[Tensor, ...]) -> bytes:
-    shapes = tuple(dict.fromkeys(range(min(value.ndim, 2)), Dim.AUTO) for value in inputs)
+    shapes = tuple(dict.fromkeys(_dynamic(value), Dim.AUTO) for value in inputs)
     program = torch.onnx.export(module, inputs, dynamo=True, dynamic_shapes=shapes, verbose=False)
     assert program is not None
     content: bytes = program.model_proto.SerializeToString()
@@ -286,11 +270,6 @@ def _torch() -> Iterator[Foreign]:
         for name, (module, inputs) in _modules().items():
             with contextlib.suppress(Exception):  # what an exporter refuses or can't write is no file to lift
                 yield Foreign(source, name, make(module.eval(), inputs), counted="backwards" not in name)
-    source = f"TorchScript exporter, torch {version}"
-    with contextlib.suppress(Exception):
-        yield Foreign(
-            source, "scripted loop", _torchscript(_scripted().eval(), (torch.randn(2, 7, 5),), False)
-        )
 
 
 def _nodes() -> Iterator[Foreign]:
@@ -302,6 +281,18 @@ def _nodes() -> Iterator[Foreign]:
             backwards = any(word in case.name for word in ("reverse", "bidirectional"))
             content = case.model.SerializeToString()
             yield Foreign(f"onnx {onnx.__version__} node cases", case.name, content, counted=not backwards)
+
+
+def _holds_recurrence(content: Path | bytes) -> bool:
+    """Tell whether the file has a recurrent node or a loop, and not a copy of its cell for every step."""
+    model = onnx.load(content) if isinstance(content, Path) else onnx.load_from_string(content)
+    graphs = [model.graph, *model.functions]
+    while graphs:
+        for node in graphs.pop().node:
+            if node.op_type in ("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM", "Loop", "Scan"):
+                return True
+            graphs += [entry.g for entry in node.attribute if entry.type == onnx.AttributeProto.GRAPH]
+    return False
 
 
 def _try(file: Foreign) -> Outcome:
@@ -338,6 +329,13 @@ def _difference(file: Foreign, lifted: Lifted) -> float:
         file.content if isinstance(file.content, bytes) else str(file.content)
     )
     known = {entry.name: entry for entry in session.get_inputs()}
+    if report.made_dynamic:  # the original takes its declared sizes only
+        sizes = {
+            axis: known[spec.name].shape[place]
+            for spec in manifest.inputs
+            for place, axis in enumerate(spec.axes)
+            if isinstance(axis, str) and isinstance(known[spec.name].shape[place], int)
+        }
     states = {state.input: state for state in manifest.states}
     start = {
         name: np.broadcast_to(np.asarray(state.reset, state.dtype), _shape(state.axes, sizes))
@@ -444,6 +442,7 @@ def main() -> None:
     for files in (_wheels(arguments.work), _keras(arguments.work, arguments.python), _torch(), _nodes()):
         for file in files:
             if arguments.only in f"{file.source} {file.name}":
+                file = replace(file, counted=file.counted and _holds_recurrence(file.content))
                 outcomes.append(_try(file))
                 print(f"{file.source}: {file.name}: {outcomes[-1].words}", flush=True)
     versions = (

@@ -75,59 +75,6 @@ def _wave(unit: int, channels: int = 1) -> Callable[[int, int], tuple[Tensor, ..
     return lambda n, length: (torch.randn(n, channels, unit * length),)
 
 
-def _speech() -> list[Call]:
-    from speechbrain.lobes.models.CRDNN import CRDNN
-    from speechbrain.nnet import RNN
-
-    def relative(n: int, length: int) -> tuple[Tensor, ...]:
-        return torch.randn(n, 4 * length, 20), torch.linspace(1.0, 0.5, n)
-
-    shape = [None, None, 20]
-    return [
-        *(
-            Call(
-                "speechbrain",
-                f"{kind.__name__}{'' if not options else f' {options}'}",
-                lambda kind=kind, options=options: kind(hidden_size=8, input_shape=shape, **options),
-                _frames(20),
-            )
-            for kind in (RNN.LSTM, RNN.GRU, RNN.RNN)
-            for options in ({}, {"bidirectional": True}, {"num_layers": 2, "re_init": False})
-        ),
-        Call("speechbrain", "LSTM with lengths", lambda: _WithLengths(RNN.LSTM(8, shape)), relative),
-        Call("speechbrain", "GRU with lengths", lambda: _WithLengths(RNN.GRU(8, shape)), relative),
-        Call("speechbrain", "LiGRU", lambda: RNN.LiGRU(8, shape), _frames(20)),
-        Call("speechbrain", "LSTMCell", lambda: RNN.LSTMCell(20, 8), lambda n, _: (torch.randn(n, 20),)),
-        Call("speechbrain", "GRUCell", lambda: RNN.GRUCell(20, 8), lambda n, _: (torch.randn(n, 20),)),
-        Call(
-            "speechbrain",
-            "CRDNN",
-            lambda: CRDNN(
-                input_size=20,
-                cnn_channels=(4, 4),
-                rnn_neurons=8,
-                rnn_layers=1,
-                dnn_neurons=8,
-                time_pooling=False,
-                using_2d_pooling=False,
-            ),
-            _frames(20, 8),
-        ),
-    ]
-
-
-class _WithLengths(nn.Module):
-    """Gives the lengths by their keyword."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, x: Tensor, lengths: Tensor) -> Any:
-        """Return what the layer gives."""
-        return self.layer(x, lengths=lengths)
-
-
 def _separation() -> list[Call]:
     from demucs import demucs
     from denoiser.demucs import BLSTM
@@ -160,44 +107,6 @@ def _separation() -> list[Call]:
     ]
 
 
-def _masks() -> list[Call]:
-    from asteroid.masknn.recurrent import DPRNN, MulCatRNN, SingleRNN, StackedResidualRNN
-    from openunmix.model import OpenUnmix
-
-    return [
-        Call(
-            "openunmix",
-            "OpenUnmix",
-            lambda: OpenUnmix(16, 1, 8, 1),
-            lambda n, length: (torch.randn(n, 1, 16, 4 * length).abs(),),
-        ),
-        Call(
-            "openunmix",
-            "OpenUnmix unidirectional",
-            lambda: OpenUnmix(16, 2, 8, 2, unidirectional=True),
-            lambda n, length: (torch.randn(n, 2, 16, 4 * length).abs(),),
-        ),
-        *(
-            Call("asteroid", f"SingleRNN {kind}", lambda kind=kind: SingleRNN(kind, 6, 8), _frames(6))
-            for kind in ("LSTM", "GRU", "RNN")
-        ),
-        Call(
-            "asteroid",
-            "SingleRNN bidirectional",
-            lambda: SingleRNN("LSTM", 6, 8, 2, bidirectional=True),
-            _frames(6),
-        ),
-        Call("asteroid", "MulCatRNN", lambda: MulCatRNN("LSTM", 6, 8), _frames(6)),
-        Call("asteroid", "StackedResidualRNN", lambda: StackedResidualRNN("LSTM", 6, 2), _frames(6)),
-        Call(
-            "asteroid",
-            "DPRNN",
-            lambda: DPRNN(6, 2, bn_chan=4, hid_size=4, chunk_size=8, n_repeats=1),
-            lambda n, length: (torch.randn(n, 6, 8 * length),),
-        ),
-    ]
-
-
 def _control() -> list[Call]:
     from ncps.torch import LTC, CfC
     from torchrl.modules import GRU, LSTM, GRUCell, LSTMCell
@@ -216,27 +125,9 @@ def _control() -> list[Call]:
     ]
 
 
-def _text() -> list[Call]:
-    from easyocr.model.model import Model
-    from easyocr.model.modules import BidirectionalLSTM
-    from easyocr.model.vgg_model import Model as VggModel
-
-    def line(n: int, length: int) -> tuple[Tensor, ...]:
-        return torch.randn(n, 1, 64, 24 * length), torch.zeros(n, 4, dtype=torch.int64)
-
-    return [
-        Call("easyocr", "BidirectionalLSTM", lambda: BidirectionalLSTM(6, 8, 5), _frames(6)),
-        Call("easyocr", "Model (ResNet)", lambda: Model(1, 16, 8, 11), line),
-        Call("easyocr", "Model (VGG)", lambda: VggModel(1, 16, 8, 11), line),
-    ]
-
-
 GROUPS: dict[str, Callable[[], list[Call]]] = {
-    "speech": _speech,
     "separation": _separation,
-    "masks": _masks,
     "control": _control,
-    "text": _text,
 }
 
 

@@ -8,8 +8,10 @@ outside the tree; nothing is installed and nothing needs root. Elsewhere the rea
 import argparse
 import os
 import platform
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,6 +31,7 @@ TOO_SLOW = ("memory_stays_flat", "Sources", "any_cutting", "no_model_are_refused
 """Soaks, wide searches and timings, which an emulator a twentieth as fast has no use for."""
 TRACES = ("test_isolation",)
 """They trace system calls, and would see the emulator's."""
+CROSS = "aarch64-linux-gnu-gcc"
 _PYTEST = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow")
 
 
@@ -57,6 +60,23 @@ def _run(python: Path, arguments: list[str], cpu: str) -> bool:
     return ran.returncode == 0
 
 
+def _native_package(folder: Path) -> list[Path]:
+    """Cross-compile lstm-edge-native into a folder of import packages; none without such a compiler."""
+    if not (shutil.which(CROSS) and shutil.which("cmake")):
+        print(f"the native engine is left out: it needs cmake and {CROSS}")
+        return []
+    target = ["-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64", f"-DCMAKE_C_COMPILER={CROSS}"]
+    build, package = folder / "build", folder / "site" / "lstm_edge_native"
+    subprocess.run(
+        ["cmake", "-S", ROOT / "native", "-B", build, *target], check=True, stdout=subprocess.DEVNULL
+    )
+    subprocess.run(["cmake", "--build", build], check=True, stdout=subprocess.DEVNULL)
+    package.mkdir(parents=True)
+    shutil.copy(ROOT / "native" / "lstm_edge_native" / "__init__.py", package)
+    shutil.copy(build / "liblstm_edge.so", package)
+    return [package.parent]
+
+
 def main() -> int:
     """Run everything, two at a time; 1 where something failed."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -71,7 +91,10 @@ def main() -> int:
     ]
     try:
         with (
-            arm_python([ROOT, ROOT / "exporters", ROOT / "runtime"]) as python,
+            tempfile.TemporaryDirectory() as folder,
+            arm_python(
+                [ROOT, ROOT / "exporters", ROOT / "runtime", *_native_package(Path(folder))]
+            ) as python,
             ThreadPoolExecutor(2) as pool,
         ):
             return int(not all(list(pool.map(lambda job: _run(python, [*_PYTEST, *job[1]], job[0]), jobs))))

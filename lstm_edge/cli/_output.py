@@ -14,7 +14,6 @@ from rich.table import Table
 from rich.text import Text
 
 from lstm_edge_runtime.errors import InputError, printable
-from lstm_edge_runtime.files import check_target
 
 __all__ = ["Screen", "check_onnx_target", "echo", "echo_json", "json_option", "print_table", "progress"]
 
@@ -30,6 +29,8 @@ def json_option(function: _F) -> _F:
 
 def check_onnx_target(target: Path) -> None:
     """Check early whether an .onnx file can be written there; raises as ``check_target``, and InputError."""
+    from lstm_edge_runtime.files import check_target
+
     check_target(target)
     if target.suffix != ".onnx":
         raise InputError(f"{target} is to be an ONNX file; type -o {target.with_suffix('.onnx')}")

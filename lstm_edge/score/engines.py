@@ -86,9 +86,8 @@ class LocalEngine:
 class RayEngine:
     """Ray Data: a block of one row for each item, mapped by tasks.
 
-    Ray begins a task again, up to three times, when its worker dies.
-
-    A local Ray listens on loopback only, has no dashboard, and sends no usage statistics.
+    Ray begins a task again whenever its worker dies. A local Ray listens on loopback only, has no dashboard
+    and sends no usage statistics.
     """
 
     name = "Ray"
@@ -142,7 +141,7 @@ class RayEngine:
         """Yield each item's result.
 
         Raises:
-            LstmEdgeError: the stage's own; or a worker died four times over one item.
+            LstmEdgeError: the stage's own; or Ray itself gave up.
         """
         import ray
 

@@ -137,6 +137,11 @@ HEADS: dict[str, list[tuple[str, list[str], dict[str, Any]]]] = {
     "steps": [("Slice", ["h", "zero", "six", "last", "two"], {})],
     "gather": [("Gather", ["h", "picked"], {"axis": 2})],
     "mean": [("ReduceMean", ["h", "last"], {})],
+    "sum over a middle axis": [
+        ("Expand", ["h", "three of each"], {}),
+        ("Mul", ["", "weights of three"], {}),
+        ("ReduceSum", ["", "zero"], {"keepdims": 0}),
+    ],
     "hard swish": [("HardSwish", ["h"], {})],
     "clip": [("Clip", ["h", "low", "high"], {})],
     "prelu": [("PRelu", ["h", "g"], {})],
@@ -184,7 +189,9 @@ def test_every_kind_of_head_is_that_of_onnxruntime(name: str) -> None:
     whole = {"0": [0], "one": [1], "zero": [0], "two": [2], "six": [6], "last": [-1], "picked": [6, 0, 1, 3]}
     tensors |= {key: np.array(value) for key, value in whole.items()}
     tensors |= {
-        "seven": np.array([1, 1, 7]), "flags": np.arange(7) % 3 > 0,
+        "seven": np.array([1, 1, 7]), "three of each": np.array([3, 1, 1, 7]),
+        "weights of three": rng.standard_normal((3, 1, 1, 1)).astype("float32"),
+        "flags": np.arange(7) % 3 > 0,
         "b7": rng.standard_normal(7).astype("float32"),
     }  # fmt: skip
     tensors |= {"q": rng.integers(-127, 128, (hidden, 5)).astype("int8"), "zero point": np.array(0, "int8")}

@@ -497,7 +497,9 @@ class _Compiler:
         if length == 1:
             return self._rooted(kind, value._replace(shape=tuple(shape)))
         if any(i in reduced for i in large[: -sum(i in reduced for i in large)]):
-            raise UnsupportedError(f"axes {sorted(reduced)} of {value.shape}, expected the last ones")
+            order = [*(i for i in range(rank) if i not in reduced), *sorted(reduced)]
+            places = np.arange(prod(value.shape)).reshape(value.shape).transpose(order)
+            value = self._arrange(value, places)
         factor = 1 / length if kind == "ReduceMean" else 1
         total = self._linear(value, np.full((1, length), factor, "float32"), None, shape)
         return self._rooted(kind, total)

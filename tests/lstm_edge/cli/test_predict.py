@@ -12,6 +12,7 @@ from lstm_edge.results import top_rows
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import ContractError, InputError
 from lstm_edge_runtime.manifest import Manifest, StateSpec, TensorSpec
+from lstm_edge_runtime.native.library import installed
 
 X = np.random.default_rng(1).normal(size=(5, 9, 3)).astype(np.float32)
 LENGTHS = np.array([9, 4, 9, 1, 4])
@@ -35,6 +36,27 @@ def test_csv_gives_each_series_what_running_it_alone_gives(invoke, har, data):
         assert row["label"] == alone.labels[0]
         shares = [float(row[f"p_{label}"]) for label in ("rest", "walk", "run, fast")]
         np.testing.assert_allclose(shares, alone.probabilities[0], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.skipif(not installed(), reason="lstm-edge-native is not installed")
+def test_the_native_engine_gives_the_same_and_what_it_does_not_cover_exits_2(invoke, har, data, tmp_path):
+    found = []
+    for engine in ("onnxruntime", "native"):
+        code, out, _ = invoke("predict", har.path, data, "--engine", engine)
+        assert code == 0
+        found.append(list(csv.DictReader(io.StringIO(out))))
+    for row, other in zip(*found, strict=True):
+        assert row["label"] == other["label"]
+        assert float(row["p_walk"]) == pytest.approx(float(other["p_walk"]), abs=1e-5)
+    model = onnx.load(har.path)
+    head = model.graph.node[-1]
+    model.graph.node.append(onnx.helper.make_node("Sin", ["before"], [head.output[0]], name="wave"))
+    head.output[0] = "before"
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "wave.onnx")
+    code, _, err = invoke("predict", tmp_path / "wave.onnx", data, "--engine", "native")
+    assert code == 2
+    assert "node 'wave' (Sin): an operator that is not covered" in err
 
 
 def test_json_lines_say_the_same_as_csv_and_land_in_the_named_file(invoke, har, data, tmp_path):

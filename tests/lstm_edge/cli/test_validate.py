@@ -20,6 +20,7 @@ from lstm_edge_exporters import export
 from lstm_edge_exporters.quantization import quantize
 from lstm_edge_runtime.errors import install_command
 from lstm_edge_runtime.manifest import Signal, Task
+from lstm_edge_runtime.native.library import installed
 
 SHORT = ("--quick", "--steps", "500")
 FACTORY = """
@@ -66,6 +67,19 @@ def test_a_good_file_passes_against_its_run_and_says_so(job, invoke):
     assert re.search(r"PASSED: \d+ passed, 0 failed", out)
     for group in ("Contract", "Sizes", "States", "Streaming", "Inputs", "Decisions", "Golden vectors"):
         assert re.search(rf"{group} .*passed", out), group
+
+
+@pytest.mark.skipif(not installed(), reason="lstm-edge-native is not installed")
+def test_both_engines_are_compared_and_one_can_be_left_out(job, invoke):
+    seen = {}
+    for engine in ("auto", "onnxruntime"):
+        code, out, _ = invoke(
+            "validate", job / "m.onnx", "--against", job / "run", *SHORT, "--engine", engine, "--json"
+        )
+        assert code == 0
+        checks = [check for group in json.loads(out)["groups"] for check in group["checks"]]
+        seen[engine] = [check["status"] for check in checks if check["name"].startswith("native engine")]
+    assert seen == {"auto": ["passed"] * 3, "onnxruntime": []}
 
 
 def test_a_wrong_file_exits_1_and_shows_the_worst_element(job, invoke):
