@@ -23,6 +23,7 @@ import signal
 import struct
 import sys
 import tempfile
+import threading
 import time
 import traceback
 import warnings
@@ -52,7 +53,8 @@ MEMORY = 2 << 30
 """Bytes of address space beyond what a child starts with."""
 GROWTH = 600 << 20
 """Bytes of resident memory that one input may add."""
-PER_CHILD = 2000
+PER_CHILD = 50
+"""Inputs that a child reads; threads of verbs that their process would end stay in it until then."""
 ROOT = str(Path(__file__).parents[2])
 _AT = struct.Struct("<qd")
 
@@ -157,6 +159,7 @@ def _child(seed: int, first: int, stop: int, jobs: int, corpus: Path, at: mmap.m
     resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, size + MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.stack_size(1 << 20)  # the default may be more than the limit
     scratch = Path(tempfile.mkdtemp(prefix="read-", dir=corpus))
     os.environ["TMPDIR"] = tempfile.tempdir = str(scratch)
     output = os.open(scratch / "printed", os.O_RDWR | os.O_CREAT | os.O_APPEND)
