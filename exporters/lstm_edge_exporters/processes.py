@@ -1,6 +1,8 @@
 """Run another program that ends with this process, however this one ends."""
 
+import errno
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -46,6 +48,8 @@ def run_program(
         return subprocess.run(  # noqa: S603
             command, input=given, capture_output=True, check=False, cwd=folder, env=environment
         )
+    if shutil.which(command[0], path=(environment or os.environ).get("PATH")) is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), command[0])
     readable, writable = os.pipe()
     try:
         watched = subprocess.Popen(  # noqa: S603  our own interpreter and program

@@ -195,7 +195,7 @@ def _costs(file: dict[str, Any]) -> list[tuple[str, str, str]]:
             )
         )
     rows += [
-        (counted(count, "stream"), f"{value:,.0f} samples a second")
+        (counted(int(count), "stream"), f"{value:,.0f} samples a second")
         for count, value in file["samples_per_second"].items()
     ]
     rows.append(("idle", f"{cpu['idle']:.2%} of a core"))

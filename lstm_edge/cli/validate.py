@@ -37,7 +37,12 @@ _PATH = click.Path(path_type=Path)
 @click.option("--weights", type=_PATH, help="Checkpoint that a factory's module loads.")
 @click.option("--data", type=_PATH, help="Real data: .npz, .npy or .csv, as train's; its test part counts.")
 @data_options
-@click.option("--golden", type=_PATH, metavar="DIR", help="Golden vectors to replay.")
+@click.option(
+    "--golden",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    metavar="DIR",
+    help="Golden vectors to replay.",
+)
 @click.option("--quick", is_flag=True, help="Fewer sizes, cuts and samples, and a tenth of the long run.")
 @click.option("--steps", type=click.IntRange(1), default=10_000, show_default=True, help="Of the long run.")
 @click.option("--rtol", type=click.FloatRange(0), help="Override the tolerance policy, with --atol.")

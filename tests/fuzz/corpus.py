@@ -10,6 +10,7 @@ import numpy as np
 
 from lstm_edge.cli import cli
 from lstm_edge.cli._ending import run
+from lstm_edge_runtime.native.library import installed
 
 DATA = Path(__file__).parents[1] / "runtime" / "data"
 
@@ -39,6 +40,8 @@ def make_corpus(folder: Path, *, full: bool) -> None:
     _golden(folder)
     _settings(folder)
     _states(folder)
+    (folder / "lep").mkdir()
+    native = ("gru", "lstm") if installed() else ()
     if full:
         _verb("export", folder / "run", "-o", models / "exported.onnx")
         _sparse(models)
@@ -46,9 +49,9 @@ def make_corpus(folder: Path, *, full: bool) -> None:
         shutil.copy(folder / "foreign.onnx", models)
         _verb("quantize", models / "lstm.onnx", "--precision", "fp16", "-o", models / "fp16.onnx")
         _verb("convert", models / "exported.onnx", "-o", folder / "ort" / "exported.ort")
-        (folder / "lep").mkdir()
-        for name in ("exported", "gru", "lstm"):
-            _verb("convert", models / f"{name}.onnx", "--to", "native", "-o", folder / "lep" / f"{name}.lep")
+        native += ("exported",) if native else ()
+    for name in native:
+        _verb("convert", models / f"{name}.onnx", "--to", "native", "-o", folder / "lep" / f"{name}.lep")
 
 
 def _verb(*arguments: object) -> None:

@@ -1,5 +1,6 @@
 import hashlib
 import mmap
+import re
 import shutil
 import subprocess
 import sys
@@ -142,7 +143,7 @@ def test_a_provider_that_is_not_there_names_what_is_and_which_wheel(path):
     ):
         load(path("lstm"), providers=["TensorrtExecutionProvider", "CPUExecutionProvider"])
     if "CUDAExecutionProvider" not in ort.get_available_providers():
-        with pytest.raises(ProviderError, match=r'pip install "lstm-edge\[cuda\]"'):
+        with pytest.raises(ProviderError, match=re.escape(install_command("cuda"))):
             load(path("lstm"), device="cuda")
 
 

@@ -16,7 +16,7 @@ from lstm_edge_runtime.tolerance import Comparison, compare
 from ..graph import values_read
 from ..numerics.cases import in_chunks, random_sizes
 from ..recurrent import is_recurrent, is_reversed, label, slots
-from .evaluate import Session, inputs_above, is_data_free
+from .evaluate import EMPTY, Session, inputs_above, is_data_free
 
 __all__ = [
     "SHORT",
@@ -157,8 +157,10 @@ def run_in_chunks(
 
 def _where(error: Exception) -> str:
     """Return the node that onnxruntime names in ``error``, without the places in its own source."""
-    found = re.search(r"Name:'([^']+)'", str(error))
-    return f" (node {found[1]!r})" if found else ""
+    found = re.search(r"Name:'(.+?)' Status", str(error))
+    if found is None:
+        return ""
+    return f": {found[1]}" if found[1].startswith(EMPTY) else f" (node {found[1]!r})"
 
 
 def find_counts(file: ChunkedFile, feeds: Mapping[str, Array]) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from ..graph import UniqueNames, axes_of, data_inputs, dynamic_axes, to_bytes, v
 from ..recurrent import LENGTHS, is_recurrent, label, recurrent_nodes, slots
 
 __all__ = [
+    "EMPTY",
     "Session",
     "constant",
     "evaluate",
@@ -33,7 +34,7 @@ __all__ = [
 
 Array = npt.NDArray[Any]
 
-_EMPTY = "no step or row is left for "
+EMPTY = "no step or row is left for "
 """What the name of a guarding operator begins with; the recurrent node's label follows."""
 _LARGE = 40
 """Sizes that a window of a usual convolution fits in."""
@@ -253,7 +254,7 @@ def _guard(model: ir.Model) -> ir.Model:
     """
     names = UniqueNames(model.graph)
     for node in list(recurrent_nodes(model)):
-        name = names.unique(f"{_EMPTY}{label(node)}")
+        name = names.unique(f"{EMPTY}{label(node)}")
         sizes = ir.node("Constant", [], {"value": ir.tensor(np.array([0, 0, -1]))}, name=f"{name}.sizes")
         same = ir.node("Reshape", [node.inputs[0], sizes.outputs[0]], name=name)
         sizes.outputs[0].name, same.outputs[0].name = f"{name}.shape", f"{name}.same"

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..axes import resolve, with_ones
-from ..errors import CheckFailedError, UnsupportedError, first_line
+from ..errors import CheckFailedError, FileFormatError, UnsupportedError, first_line
 from ..manifest import Golden, Manifest, TensorSpec
 from ..onnx_reader import OnnxFile
 from ..ort import run_by_name
@@ -40,7 +40,11 @@ def compile_engine(
     """
     from .engine import NativeEngine
 
-    native = NativeEngine(_program(file, manifest), manifest, threads)
+    program = _program(file, manifest)
+    try:
+        native = NativeEngine(program, manifest, threads)
+    except FileFormatError as error:  # sizes in the graph that do not fit one another
+        raise UnsupportedError(f"a part that is not covered ({error})") from error
     runs: dict[str, Run] = {"the native engine": lambda feeds: manifest.all_outputs(*native.call(feeds))}
     if session is not None:
         runs["onnxruntime"] = lambda feeds: run_by_name(session, feeds, manifest.output_names)

@@ -250,6 +250,9 @@ class _Compiler:
         except UnsupportedError as error:
             name = f" {node.name!r}" if node.name else ""
             raise UnsupportedError(f"node{name} ({node.op_type}): {error}") from error
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # sizes that do not fit
+            name = f" {node.name!r}" if node.name else ""
+            raise UnsupportedError(f"node{name} ({node.op_type}) does not fit its inputs") from error
 
     def _lower(self, node: Node) -> None:
         if any(True for _ in node.graphs()):

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..axes import resolve, row_factor
+from ..axes import describe, resolve, row_factor
 from ..errors import FileFormatError, InputError, ManifestError, UnsupportedError
 from ..manifest import Axes, Manifest, StateSpec, TensorSpec
 from .library import INPUT, OUTPUT, STATE, Port, Rows, library
@@ -299,6 +299,10 @@ class NativeEngine:
         shape = resolve(spec.axes, sizes)
         assert shape is not None
         front = (rows, steps) if every else (rows,)
+        if array.size != prod(shape):
+            raise ManifestError(
+                f"the native program gives {spec.name} {array.shape}, its manifest says {describe(spec.axes)}"
+            )
         full = array.reshape(*front, *self._inner(spec.axes))
         order, at = [], len(front)
         for axis in spec.axes:

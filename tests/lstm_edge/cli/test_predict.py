@@ -106,7 +106,7 @@ def test_a_file_made_elsewhere_gives_its_first_output(invoke, make, data):
     ("arguments", "words"),
     [
         (["nothing.onnx", "{data}"], "nothing.onnx"),
-        (["{data}", "{data}"], "not an ONNX file"),
+        (["{data}", "{data}"], "expected an .onnx file"),
         (["{model}", "nothing.npz"], "nothing.npz"),
         (["{model}", "{data}", "-o", "no/such/folder/out.csv"], "does not exist"),
         (["{model}", "{data}", "--threads", "0"], "--threads"),

@@ -340,7 +340,7 @@ def test_options_out_of_range_are_refused_by_name(options, message):
 
 
 def test_units_for_another_number_of_values_are_refused(data, tmp_path):
-    with pytest.raises(InputError, match="got 1 units for 0 values"):
+    with pytest.raises(InputError, match="got 1 unit for 0 values"):
         train(data, tmp_path / "run", data_config=DataConfig(units=("MW",)), config=QUICK)
 
 

@@ -3,7 +3,6 @@
 import json
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -243,7 +242,7 @@ def test_an_error_that_the_golden_case_lets_pass_is_found_by_the_random_calls(
 
     def let_pass(*given, **options):
         case = golden_case(*given, **options)
-        return replace(case, limits=dict.fromkeys(case.limits, 100.0))
+        return replace(case, limits={name: limits + 100 for name, limits in case.limits.items()})
 
     monkeypatch.setattr(_convert, "golden_case", let_pass)
     monkeypatch.setattr(
@@ -311,21 +310,4 @@ def test_an_earlier_folder_is_replaced_whole_and_an_empty_one_is_filled(made, tm
     (tmp_path / "c" / "src" / "net.h").write_text("old")
     made.save(tmp_path / "c")
     assert (tmp_path / "c" / "src" / "net.h").read_text() == made.files["src/net.h"]
-    assert [path.name for path in tmp_path.iterdir()] == ["c"]
-
-
-def test_where_the_new_folder_can_not_take_its_place_the_old_one_stays(made, tmp_path, monkeypatch):
-    folder, rename = made.save(tmp_path / "c"), Path.rename
-    (folder / "src" / "net.h").write_text("old")
-
-    def refuse(path, target):
-        if path.suffix == ".tmp":
-            raise OSError(28, "No space left on device")
-        return rename(path, target)
-
-    monkeypatch.setattr(Path, "rename", refuse)
-    with pytest.raises(InputError) as error:
-        made.save(folder)
-    assert "No space left" in one_line(error)
-    assert (folder / "src" / "net.h").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
