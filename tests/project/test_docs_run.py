@@ -129,9 +129,10 @@ def test_a_page_runs_as_printed(page, world, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(folder)
     path = [str(folder / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]]
     monkeypatch.setenv("PATH", os.pathsep.join(path))
-    own = {path.stem for path in folder.iterdir()}
-    for name in [name for name in sys.modules if name.partition(".")[0] in own]:  # another test's
-        monkeypatch.delitem(sys.modules, name)
+    others = str(tmp_path.parent)
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None) or "").startswith(others):  # a module of another test
+            monkeypatch.delitem(sys.modules, name)
     before, names = set(sys.modules), {"__name__": "page"}
     try:
         for part in parts:

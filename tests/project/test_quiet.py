@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ VERBS = (
     "predict m.onnx data.npz -o p.csv",
     "stream m.onnx --state s.npz",
     "validate m.onnx --against run --quick --steps 50 --html v.html --junit v.xml --save-test-data golden",
-    "lift m.onnx -o lifted.onnx",
+    "lift bare.onnx -o lifted.onnx",
     "quantize m.onnx --weights-only --data data.npz -o q.onnx",
     "convert m.onnx --to web --ort runtime -o site",
     "convert m.onnx -o m.ort",
@@ -50,6 +51,7 @@ def place(tmp_path):
     (tmp_path / "home").mkdir()
     (tmp_path / "temporary").mkdir()
     x = np.random.default_rng(0).normal(size=(24, 6, 3)).astype(np.float32)
+    shutil.copy(Path(__file__).parents[1] / "runtime" / "data" / "bare.onnx", work)
     np.savez(work / "data.npz", x=x, y=np.array(["a", "b"] * 12))
     from lstm_edge_exporters.targets.web import _RUNTIME
 
