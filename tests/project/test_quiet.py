@@ -104,7 +104,8 @@ def test_no_verb_connects_or_writes_outside_its_folders_and_the_home_stays_empty
     allowed = (*given, "/dev/null", "/dev/shm", "/proc/self/")
     assert [name for name in changed if name.startswith("/") and not name.startswith(allowed)] == []
     assert list((place / "home").iterdir()) == []
-    assert list((place / "temporary").iterdir()) == []
+    left = [path for path in (place / "temporary").rglob("*") if path.is_file()]
+    assert left == []  # PyTorch makes an empty folder there
 
 
 @pytest.mark.slow
