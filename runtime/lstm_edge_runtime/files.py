@@ -167,7 +167,7 @@ def check_folder(target: str | os.PathLike[str], replaced: Callable[[str], bool]
 
     Args:
         target: the folder, there or not.
-        replaced: whether a file, by its path in the folder, is one that is made anew.
+        replaced: whether a file, by its path in the folder, is one that is written again.
 
     Raises:
         NotFoundError: the folder of ``target`` does not exist.

@@ -291,9 +291,9 @@ def _quietly() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _registry_built_once() -> Iterator[None]:
-    """Give ``torch.onnx.export`` the registry of its first call.
+    """Let ``torch.onnx.export`` reuse the registry of its first call.
 
-    It parses the sources of some 500 translations anew at every call, which takes a third of an export.
+    It parses the sources of some 500 translations at every call, which takes a third of an export.
     """
     if _registry is None:
         yield

@@ -16,7 +16,7 @@ __all__ = ["PALETTE", "SERIES", "Axis", "Plot", "Series", "draw_plot", "draw_png
 
 @contextlib.contextmanager
 def _folder_of_its_own() -> Iterator[None]:
-    """Give matplotlib a folder that goes away: as it is imported it writes a list of fonts, else at home."""
+    """Let matplotlib write its list of fonts, as it does when imported, into a folder that goes away."""
     if "MPLCONFIGDIR" in os.environ:
         yield
         return

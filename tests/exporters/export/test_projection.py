@@ -21,7 +21,7 @@ class Projected(nn.Module):
 
 
 def with_condition(module, condition):
-    """Give every projection the singular values 1 ... 1/condition; infinity makes it rank-deficient."""
+    """Make every projection have the singular values 1 ... 1/condition; infinity makes it rank-deficient."""
     for name, weight in module.named_parameters():
         if "weight_hr" in name:
             u, _, v = torch.linalg.svd(weight.detach().double(), full_matrices=False)
