@@ -120,7 +120,7 @@ def choosing_input(model: ir.Model) -> str | None:
 
 
 def _name_apart(main: ir.Graph) -> None:
-    """Rename values and nodes in branches, so that nothing else has their names; apart they may share them."""
+    """Rename values and nodes in branches to what nothing else is called; apart they may share them."""
     taken: set[str | None] = set()
     for graph in (main, *main.subgraphs()):
         for value in list(graph.initializers.values()):

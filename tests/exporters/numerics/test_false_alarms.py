@@ -1,4 +1,4 @@
-"""A sample of ``benchmarks/false_alarms.py``: healthy networks, from a new seed each time, are never refused."""
+"""A sample of ``benchmarks/false_alarms.py``: healthy networks, with new seeds, are never refused."""
 
 import secrets
 import sys
