@@ -429,8 +429,7 @@ class NativeStates:
         """Return a view of an input's, output's or state's memory."""
         start = self.engine.offsets[kind][index]
         size = prod(shape) * np.dtype(dtype).itemsize
-        found: Array = self._block[start : start + size].view(dtype)
-        found.shape = shape
+        found: Array = self._block[start : start + size].view(dtype).reshape(shape)
         return found
 
     def _states(self) -> list[Array]:
