@@ -16,7 +16,7 @@ def test_verbs_that_are_killed_interrupted_or_starved_leave_whole_files():
         "predict",
     )
     ran = subprocess.run(
-        [sys.executable, str(HARNESS), "--kills", "15", "--seed", "3", *(f"--verb={verb}" for verb in verbs)],
+        [sys.executable, str(HARNESS), "--kills", "8", "--seed", "3", *(f"--verb={verb}" for verb in verbs)],
         capture_output=True,
         text=True,
         check=False,

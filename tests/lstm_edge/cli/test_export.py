@@ -128,6 +128,7 @@ def test_a_run_becomes_a_file_with_a_table_and_the_next_commands(folder):
 
 def test_a_factory_with_weights_becomes_a_file_and_json(folder, monkeypatch):
     monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, "nets", raising=False)
     import nets
 
     torch.manual_seed(0)

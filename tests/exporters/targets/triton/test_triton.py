@@ -272,7 +272,7 @@ def test_interleaved_sequences_equal_streams_bit_for_bit(har, server):
         each.start()
     for each in threads:
         each.join()
-    with load(har, device="cpu") as model:
+    with load(har, device="cpu", engine="onnxruntime") as model:
         for seed, answers in got.items():
             stream = model.stream()
             for chunk, answer in zip(_chunks(seed), answers, strict=True):
@@ -281,7 +281,7 @@ def test_interleaved_sequences_equal_streams_bit_for_bit(har, server):
 
 def test_start_end_and_silence_free_a_sequence_s_state(har, server):
     chunks = _chunks(99)
-    with load(har, device="cpu") as model:
+    with load(har, device="cpu", engine="onnxruntime") as model:
         stream = model.stream()
         first, second = stream.process(chunks[0]), stream.process(chunks[1])
         np.testing.assert_array_equal(server.infer(50, chunks[0], start=True), first)
