@@ -87,7 +87,7 @@ def command(folder: Path, as_json: bool) -> None:
     )
     with load(paths.model) as model:
         stream = model.stream()
-        _say(screen, "run", "one sample at a time, with onnxruntime alone")
+        _say(screen, "run", "one sample at a time, without torch")
         screen.print(
             Text(
                 "        above, how strong the motion is; below, the activity recognized so far", style="dim"
