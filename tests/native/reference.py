@@ -13,7 +13,7 @@ Array = Any
 FUNCTIONS: dict[Function, Callable[[Array, float, float], Array]] = {
     Function.IDENTITY: lambda x, a, b: x,
     Function.RELU: lambda x, a, b: np.maximum(x, 0),
-    Function.SIGMOID: lambda x, a, b: 1 / (1 + np.exp(-x)),
+    Function.SIGMOID: lambda x, a, b: np.exp(-np.logaddexp(0, -x)),  # no overflow
     Function.TANH: lambda x, a, b: np.tanh(x),
     Function.AFFINE: lambda x, a, b: a * x + b,
     Function.LEAKY_RELU: lambda x, a, b: np.where(x < 0, a * x, x),

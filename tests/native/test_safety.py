@@ -252,7 +252,7 @@ def test_make_goes_on_in_one_line_without_a_c_compiler(tmp_path: Path) -> None:
         pytest.skip("needs make")
     installed = f"{tmp_path}/.installed"
     ran = subprocess.run(
-        ["make", "native", f"VENV={tmp_path}", "-o", installed],
+        ["make", "--no-print-directory", "native", f"VENV={tmp_path}", "-o", installed],
         cwd=Path(__file__).parents[2],
         env=os.environ | {"CC": "no-such-compiler"},
         capture_output=True,
