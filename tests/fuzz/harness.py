@@ -179,7 +179,7 @@ def _child(seed: int, first: int, stop: int, jobs: int, corpus: Path, at: mmap.m
 
 
 class Job:
-    """One child at a time, started anew after a batch, and behind an input that ended it."""
+    """One child at a time, started again after a batch, and behind an input that ended it."""
 
     def __init__(self, seed: int, first: int, stop: int, jobs: int, corpus: Path) -> None:
         self.seed, self.next, self.stop, self.jobs, self.corpus = seed, first, stop, jobs, corpus

@@ -15,7 +15,7 @@ DATA = Path(__file__).parent / "data"
 
 @pytest.fixture
 def path() -> Callable[[str], Path]:
-    """Give the path of a file of ``data/`` by its stem."""
+    """Return the path of a file of ``data/`` by its stem."""
     return lambda name: DATA / f"{name}.onnx"
 
 
@@ -29,7 +29,7 @@ def engine(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def opened(engine: str) -> Callable[[str], Model]:
-    """Give a model of ``data/`` by its stem, opened once for each engine."""
+    """Return a model of ``data/`` by its stem, opened once for each engine."""
     models: dict[str, Model] = {}
 
     def give(name: str) -> Model:
@@ -86,5 +86,5 @@ class Reference:
 
 @pytest.fixture
 def reference() -> Callable[[type[np.floating]], Reference]:
-    """Give the numpy recurrence in a dtype."""
+    """Return the numpy recurrence in a dtype."""
     return Reference

@@ -245,14 +245,13 @@ class _Compiler:
     # nodes
 
     def _node(self, node: Node) -> None:
+        about = f"node {node.name!r} ({node.op_type})" if node.name else f"node ({node.op_type})"
         try:
             self._lower(node)
         except UnsupportedError as error:
-            name = f" {node.name!r}" if node.name else ""
-            raise UnsupportedError(f"node{name} ({node.op_type}): {error}") from error
+            raise UnsupportedError(f"{about}: {error}") from error
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # sizes that do not fit
-            name = f" {node.name!r}" if node.name else ""
-            raise UnsupportedError(f"node{name} ({node.op_type}) does not fit its inputs") from error
+            raise UnsupportedError(f"{about} does not fit its inputs") from error
 
     def _lower(self, node: Node) -> None:
         if any(True for _ in node.graphs()):

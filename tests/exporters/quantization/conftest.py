@@ -17,7 +17,7 @@ def network():
 
 @pytest.fixture(scope="session")
 def changed():
-    """Give the bytes of the same file with other manifest fields."""
+    """Return the bytes of the same file with other manifest fields."""
     return _changed
 
 

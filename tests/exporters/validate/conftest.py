@@ -73,7 +73,7 @@ def examine():
 
 @pytest.fixture
 def copy_of(tmp_path):
-    """Give a copy of a made file that a test may spoil."""
+    """Return a copy of a made file that a test may spoil."""
 
     def copy(one: Made) -> Path:
         return Path(shutil.copy(one.path, tmp_path / one.path.name))

@@ -23,7 +23,7 @@ def bench(tmp_path_factory):
 
 
 def sample(mutation, bench, *, contract):
-    """Return mutants of classes drawn anew each time."""
+    """Return mutants of classes from new seeds each time."""
     seed = secrets.randbits(32)
     kinds = [kind for kind in mutation.KINDS if kind.contract == contract]
     found = []

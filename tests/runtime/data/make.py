@@ -71,7 +71,7 @@ def main() -> None:
 def lstm_nodes(
     lstm: torch.nn.LSTM, head: torch.nn.Linear
 ) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
-    """Give ONNX nodes and weights for a batch-first LSTM and a head on its last step."""
+    """Return ONNX nodes and weights for a batch-first LSTM and a head on its last step."""
     nodes = [helper.make_node("Transpose", ["x"], ["seq_0"], perm=[1, 0, 2])]
     weights = [tensor("one", np.array([1]))]
     nodes += [
