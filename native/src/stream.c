@@ -392,7 +392,8 @@ lstm_edge_stream *lstm_edge_stream_new(lstm_edge_program *program) {
             bytes += (place->width * le_size_of(place->type) + 7) / 8 * 8;
         }
     }
-    const size_t views = (2 * ports) * sizeof(lstm_edge_rows);
+    const size_t chunk = program->count[LSTM_EDGE_INPUT] + program->count[LSTM_EDGE_OUTPUT];
+    const size_t views = (ports + chunk) * sizeof(lstm_edge_rows);
     lstm_edge_stream *stream = calloc(1, sizeof *stream + views + bytes);
     if (stream == NULL) {
         le_fail(LSTM_EDGE_NO_MEMORY, "no memory for a stream");
