@@ -184,6 +184,7 @@ def _print(document: dict[str, Any], changes: Sequence["Change"]) -> None:
 def _costs(file: dict[str, Any]) -> list[tuple[str, str, str]]:
     load, cpu, name = file["load"], file["cpu"], file["name"]
     rows = [
+        ("engine", file["engine"]),
         ("size", f"{file['bytes']:,} bytes"),
         ("load", f"{load['load_ms']:.1f} ms, after {load['import_ms']:.0f} ms of imports"),
     ]

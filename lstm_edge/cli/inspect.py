@@ -52,6 +52,7 @@ def _describe(path: Path, model: "Model") -> dict[str, Any]:
         "inputs": [_tensor(spec) for spec in model.inputs],
         "outputs": [_tensor(spec) for spec in model.outputs],
         "states": states,
+        "engine": model.engine,
         "axes": {"batch": manifest.batch, "sequence": manifest.sequence} if manifest else None,
         "cost": _cost(path, model) | {"state_bytes_per_stream": sum(state["bytes"] for state in states)},
     } | ({"manifest": False} if manifest is None else _declared(manifest))
@@ -149,6 +150,7 @@ def _facts(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
             f"{counted(cost['nodes'], 'node')}; opset {opsets}; IR {cost['ir_version']}; {cost['producer']}",
         )
         yield "native engine", f"no: {cost['not_native']}" if cost["not_native"] else "covers it"
+    yield "steps here are taken by", document["engine"]
     if not document["manifest"]:
         yield "manifest", "none: states are paired by name and shape; nothing is known of task and origin"
         return
