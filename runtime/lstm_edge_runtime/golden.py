@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from ._json import malformed_as, number, read_json, text, text_or_none
+from .json_reader import malformed_as, number, read_json, text, text_or_none
 from .errors import FileFormatError, InputError, NotFoundError
 from .files import read_arrays
 from .manifest import Golden

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ._json import malformed_as, read_json
+from .json_reader import malformed_as, read_json
 from .errors import FileFormatError, NotFoundError
 from .files import write_bytes
 from .ort import MAX_THREADS, SessionOptions, import_onnxruntime
