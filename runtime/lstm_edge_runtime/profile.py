@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .json_reader import malformed_as, read_json
 from .errors import FileFormatError, NotFoundError
 from .files import write_bytes
+from .json_reader import malformed_as, read_json
 from .ort import MAX_THREADS, SessionOptions, import_onnxruntime
 
 __all__ = ["Profile", "host_key", "read_cpuinfo"]

@@ -14,9 +14,11 @@ shows all that it prints.
 
 import argparse
 import contextlib
+import importlib
 import json
 import mmap
 import os
+import pkgutil
 import resource
 import shutil
 import signal
@@ -42,6 +44,7 @@ from readers import READERS, Verb
 from lstm_edge.cli import cli
 from lstm_edge.cli._ending import run
 from lstm_edge_runtime import LstmEdgeError
+from lstm_edge_runtime.ort import import_onnxruntime
 
 CLASSES = ("read", "line", "words", "traceback", "hang", "crash", "memory")
 FAULTS = CLASSES[2:]
@@ -53,7 +56,7 @@ MEMORY = 2 << 30
 """Bytes of address space beyond what a child starts with."""
 GROWTH = 600 << 20
 """Bytes of resident memory that one input may add."""
-PER_CHILD = 50
+PER_CHILD = 200
 """Inputs that a child reads; threads of verbs that their process would end stay in it until then."""
 ROOT = str(Path(__file__).parents[2])
 _AT = struct.Struct("<qd")
@@ -299,20 +302,18 @@ def _in_child(work: object) -> None:
 
 
 def _import_all() -> None:
-    """Import once, before children are made, what the readers import."""
+    """Import once, before children are made, what the readers import and all of the project."""
     import pyarrow.parquet
     import torch
-
-    import lstm_edge_runtime.native.convert  # noqa: F401
-    from lstm_edge.cli import _VERBS
-    from lstm_edge_runtime.ort import import_onnxruntime
 
     torch.set_num_threads(1)
     pyarrow.set_cpu_count(1)
     pyarrow.set_io_thread_count(1)
     import_onnxruntime()
-    for verb in _VERBS:
-        cli.get_command(None, verb)  # type: ignore[arg-type]
+    for package in ("lstm_edge", "lstm_edge_exporters", "lstm_edge_runtime"):
+        for module in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
+            if not module.name.endswith(("__main__", "targets.triton.model")):  # for Triton alone
+                importlib.import_module(module.name)
 
 
 def report(outcomes: list[Outcome]) -> str:

@@ -12,7 +12,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from lstm_edge_runtime import load
-from lstm_edge_runtime.errors import CheckFailedError, FileFormatError, InputError, UnsupportedError
+from lstm_edge_runtime.errors import (
+    CheckFailedError,
+    ContractError,
+    FileFormatError,
+    InputError,
+    UnsupportedError,
+)
 from lstm_edge_runtime.manifest import KEY, Manifest, StateSpec, TensorSpec
 from lstm_edge_runtime.native.choice import uncovered
 from lstm_edge_runtime.native.convert import to_native
@@ -291,6 +297,17 @@ def test_a_node_that_is_not_covered_is_named_and_onnxruntime_goes_on() -> None:
     assert model.engine == "onnxruntime"
     assert "Sin" in uncovered(read_onnx(content), model.interface)
     assert model.stream().step(np.zeros(3)).shape == (7,)
+
+
+def test_a_golden_case_that_onnxruntime_rejects_is_one_warning() -> None:
+    model = onnx.load(DATA / "lstm.onnx")
+    one = next(each for each in model.graph.initializer if each.name == "one")
+    one.CopyFrom(numpy_helper.from_array(np.array(1, np.int64), "one"))  # a scalar where a list is due
+    opened = load(model.SerializeToString())
+    with pytest.warns(RuntimeWarning, match="the golden case does not run on onnxruntime: Squeeze"):
+        stream = opened.stream()
+    with pytest.raises(ContractError, match="An axes tensor must be a vector"):
+        stream.step(np.zeros(3))
 
 
 def test_a_golden_case_that_fails_is_one_warning_and_onnxruntime() -> None:
