@@ -104,7 +104,8 @@ class _Compiler:
         if graph.sparse_initializers:
             raise UnsupportedError("it stores sparse tensors")
         batch, sequence = manifest.batch, manifest.sequence
-        for name, axes in [(spec.name, spec.axes) for spec in (*manifest.inputs, *manifest.outputs)]:
+        described = [(spec.name, spec.axes) for spec in (*manifest.inputs, *manifest.outputs)]
+        for name, axes in (*described, *((state.input, state.axes) for state in manifest.states)):
             if any(
                 isinstance(axis, str) and axis != sequence and row_factor(axis, batch) is None
                 for axis in axes
