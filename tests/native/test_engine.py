@@ -430,7 +430,7 @@ def test_a_state_with_an_axis_of_its_own_is_not_covered() -> None:
     entry.value = manifest._replace(states=(h, c._replace(axes=(2, "M", 8)))).to_json()
     for each in (model.graph.input[2], model.graph.output[2]):
         each.type.tensor_type.shape.dim[1].dim_param = "M"
-    with pytest.raises(UnsupportedError, match="c_0 .* has an axis of any size beside batch and time"):
+    with pytest.raises(UnsupportedError, match=r"c_0 .* has an axis of any size beside batch and time"):
         load(model.SerializeToString(), engine="native")
 
 

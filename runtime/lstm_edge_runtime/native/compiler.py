@@ -588,6 +588,8 @@ class _Compiler:
         if sizes is None:
             each = -(-size // count)
             sizes = [min(each, size - each * index) for index in range(count)]
+        if len(sizes) != count or min(sizes) < 0 or sum(sizes) != size:
+            raise ValueError(f"parts of {sizes}, expected {count} of {size}")
         starts = np.cumsum([0, *sizes]).tolist()
         return [self._pick(value, axis, range(start, stop)) for start, stop in pairwise(starts)]
 

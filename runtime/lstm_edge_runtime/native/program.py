@@ -190,6 +190,8 @@ class ProgramWriter:
             struct.unpack("<I", struct.pack("<f", value))[0] if isinstance(value, float) else int(value)
             for value in arguments
         ]
+        if not 0 <= min(words) <= max(words) <= NONE:
+            raise ValueError(f"arguments {words}, expected numbers from 0 to {NONE}")
         self._operations.append(
             struct.pack(f"<{1 + _ARGUMENTS}I", code, *words, *[0] * (_ARGUMENTS - len(words)))
         )
