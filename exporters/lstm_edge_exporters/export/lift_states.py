@@ -12,9 +12,9 @@ import onnx_ir as ir
 
 from lstm_edge_runtime.manifest import StateSpec
 
+from ..lift.paths import StateGroup
 from ..lift.state_names import name_after_modules
 from ..lift.states import lift_states
-from ..lift.wiring import StateGroup
 from ..numerics.reference import Injection
 from ..recurrent import state_shape
 from .lower import Origin, origin_of

@@ -31,10 +31,10 @@ from .config import LiftConfig
 from .divergence import ChunkRun
 from .evaluate import Session, constant, evaluate, length_inputs, name_axis, two_sizes
 from .existing_states import recognize
-from .loops import generalize_loops, recurrences
 from .quantized import is_quantized
 from .read import read_graph
 from .states import LeftAlone, LiftedStates, lift_states
+from .subgraphs import generalize_loops, recurrences
 from .verification import Equality, LiftedGraph, case_at, verify_lifted
 
 __all__ = ["LiftReport", "Lifted", "lift_verified"]

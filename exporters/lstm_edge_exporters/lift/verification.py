@@ -22,8 +22,8 @@ from .axes import AxisNames
 from .axis_roles import BATCH, SEQUENCE, axis_roles
 from .divergence import ChunkedFile, ChunkRun, rows_keep_states, run_in_chunks, states_stop_at_lengths
 from .evaluate import Session, case_generator, evaluate, two_sizes
-from .loops import recurrences, sequences
 from .quantized import float_twin, is_quantized
+from .subgraphs import recurrences, sequences
 
 __all__ = ["Equality", "LiftedGraph", "Verification", "case_at", "verify_lifted"]
 
