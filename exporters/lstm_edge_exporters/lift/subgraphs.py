@@ -1,7 +1,7 @@
 """What runs inside the bodies of ``If``, ``Loop`` and ``Scan``, and how its states reach the main graph.
 
-A recurrence may be written out in plain operators: a ``Loop`` or ``Scan`` that carries its states, and already
-has an input and an output for each. An ``If`` hands a state in by capture and out by one more output; the
+A recurrence may be written out in plain operators: a ``Loop`` or ``Scan`` that carries its states, and has
+already an input and an output for each. An ``If`` hands a state in by capture and out by one more output; the
 other branch hands it on untouched. A node that starts over in every pass has no state that one input could
 stand for.
 """
