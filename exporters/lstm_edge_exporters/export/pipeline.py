@@ -39,10 +39,9 @@ from ..progress import Progress, ignore, in_turn
 from .axes import resolve_axes, suggest_step
 from .config import ExportConfig
 from .finalize import build_manifest, rename_outputs, serialize, tidy
-from .guards import Guard
 from .lift_states import Lifting, lift_absent
 from .lower import check_recurrent_nodes, lower
-from .ranges import settle_ranges
+from .ranges import Guard, settle_ranges
 from .refusals import LoopError, check_module, check_starts, random_refusal
 from .roles import Roles, find_roles
 from .trace import trace
