@@ -6,7 +6,7 @@ module itself can be started from it when the file is verified.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import onnx_ir as ir
 
@@ -23,8 +23,7 @@ from .record import Call
 __all__ = ["Lifting", "lift_absent"]
 
 
-@dataclass(frozen=True)
-class Lifting:
+class Lifting(NamedTuple):
     """A graph whose absent, zero and learned states are inputs."""
 
     model: ir.Model

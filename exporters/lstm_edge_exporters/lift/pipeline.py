@@ -22,13 +22,13 @@ from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import KEY, Axes, Manifest, StateSpec, TensorSpec
 
 from ..graph import axes_of, data_inputs, forget_shapes, to_proto
+from ..numerics.verify import ChunkRun
 from ..progress import Progress, ignore
 from ..recurrent import recurrent_nodes, slots, state_shape
 from .axes import AxisNames, fixed_roles, generalize_reshapes, name_axes, take_given, transpose_reshapes
 from .axis_roles import BATCH, SEQUENCE
 from .branches import check_constants, choosing_input, fix_inputs, take_branches
 from .config import LiftConfig
-from .divergence import ChunkRun
 from .evaluate import Session, constant, evaluate, length_inputs, name_axis, two_sizes
 from .existing_states import recognize
 from .quantized import is_quantized

@@ -18,9 +18,16 @@ from ..graph import axes_of, data_inputs, dynamic_axes, to_proto
 from ..numerics.cases import GRID, Case
 from ..numerics.noise import Layout, PerturbableReference, Rounding, noise_floors
 from ..numerics.onnx_reference import OnnxReference
+from ..numerics.verify import (
+    ChunkedFile,
+    ChunkRun,
+    rows_keep_states,
+    run_in_chunks,
+    states_stop_at_lengths,
+)
 from .axes import AxisNames
 from .axis_roles import BATCH, SEQUENCE, axis_roles
-from .divergence import ChunkedFile, ChunkRun, rows_keep_states, run_in_chunks, states_stop_at_lengths
+from .divergence import explain_divergence
 from .evaluate import Session, case_generator, evaluate, two_sizes
 from .quantized import float_twin, is_quantized
 from .subgraphs import recurrences, sequences
@@ -307,11 +314,11 @@ def _run_in_chunks(
     if is_quantized(model) and (twin := float_twin(model)) is not None:
         model, lifted = twin, Session(twin, "its float twin")
         noise = _Noise(model, manifest, lifted)
-    file = ChunkedFile(model, manifest, lifted.run, graph.lengths)
+    file = ChunkedFile(manifest, lifted.run, graph.lengths)
     feeds = {**whole.feeds, **file.with_lengths(whole.feeds, steps)}
-    chunks, reason = run_in_chunks(file, feeds, noise.floors(feeds), np.random.default_rng(seed))
-    if chunks is not None:
-        chunks = replace(chunks, in_float=model is not graph.lifted)
+    found = run_in_chunks(file, feeds, noise.floors(feeds), np.random.default_rng(seed))
+    reason = "" if found.ok else explain_divergence(model, file, feeds, found)
+    chunks = None if found.error else replace(found, in_float=model is not graph.lifted)
     if reason or not states_stop_at_lengths(file, whole.feeds, noise.floors):
         return chunks, reason, bool(reason)
     batch_axes = graph.axes_named(graph.names.batch)
