@@ -32,7 +32,7 @@ VERBS = (
 PROGRAM = """
 import json, sys
 from lstm_edge.cli import cli
-from lstm_edge.cli._ending import run
+from lstm_edge.cli import run
 for arguments in json.loads(sys.argv[1]):
     try:
         code = run(cli, arguments)
