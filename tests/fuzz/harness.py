@@ -41,8 +41,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 from corpus import make_corpus
 from readers import READERS, Verb
 
-from lstm_edge.cli import cli
-from lstm_edge.cli._ending import run
+from lstm_edge.cli import cli, run
 from lstm_edge_runtime import LstmEdgeError
 from lstm_edge_runtime.ort import import_onnxruntime
 
