@@ -53,7 +53,7 @@ class Screen(Console):
         super().print(*(printable(each) if isinstance(each, str) else each for each in objects), **options)
 
     def on_broken_pipe(self) -> None:
-        """Leave it to ``_ending`` what becomes of a reader that left; rich would exit with 1."""
+        """Leave it to ``cli.run`` what becomes of a reader that left; rich would exit with 1."""
         raise BrokenPipeError
 
 

@@ -11,8 +11,8 @@ from lstm_edge_runtime.errors import CheckFailedError, InputError, counted, prin
 
 from ._extras import needing_report
 from ._model import device_option, engine_option, open_model, profile_option, threads_option
+from ._options import RATE
 from ._output import Screen, echo_json, json_option, print_table
-from ._rate import RATE
 
 if TYPE_CHECKING:
     from lstm_edge.timing.compare import Change

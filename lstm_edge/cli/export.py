@@ -13,10 +13,9 @@ from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError,
 from lstm_edge_runtime.files import check_target
 from lstm_edge_runtime.manifest import Signal, Task
 
-from ._data import split_names
 from ._extras import needing_export
+from ._options import RATE, split_names
 from ._output import check_onnx_target, echo, echo_json, json_option, print_table, progress
-from ._rate import RATE
 
 if TYPE_CHECKING:
     from lstm_edge_exporters import Artifact, ExportConfig

@@ -60,7 +60,7 @@ def command(
       lstm-edge selftest har.onnx --device cuda
       lstm-edge selftest har.onnx --golden golden
     """  # noqa: D301
-    from lstm_edge_runtime.loading import read_model
+    from lstm_edge_runtime.model import read_model
     from lstm_edge_runtime.native.choice import native_selftest
     from lstm_edge_runtime.ort import CPU
 

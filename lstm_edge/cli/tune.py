@@ -9,8 +9,8 @@ import click
 from lstm_edge_runtime.errors import InputError
 
 from ._model import engine_option, open_model
+from ._options import RATE
 from ._output import Screen, echo_json, json_option, print_table, progress
-from ._rate import RATE
 
 if TYPE_CHECKING:
     from lstm_edge.timing.objective import Objective

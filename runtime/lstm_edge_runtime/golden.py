@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy.typing as npt
 
-from ._json import malformed_as, number, read_json, text, text_or_none
 from .errors import FileFormatError, InputError, NotFoundError
 from .files import read_arrays
+from .json_reader import malformed_as, number, read_json, text, text_or_none
 from .manifest import Golden
 from .model import Model
 from .selftest import compare_golden

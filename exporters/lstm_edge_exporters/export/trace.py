@@ -18,13 +18,14 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from lstm_edge_runtime.axes import learn_sizes, parse_sum, resolve
+from lstm_edge_runtime.errors import LstmEdgeError
 from lstm_edge_runtime.manifest import Axes, AxisRange
 
 from ..numerics.floats import AllFloats
 from ..numerics.reference import Signature, flatten_output
-from .guards import Guard, read_guards
+from .ranges import Guard, read_guards
 from .record import Call, Recorder, instrument
-from .refusals import ConstantSizeError, check_calls, tracing_refusal, translation_refusal
+from .refusals import ConstantSizeError, tracing_refusal, translation_refusal
 
 try:
     from torch.onnx._internal.exporter import _registration
@@ -270,9 +271,12 @@ def _export(
             program = torch.export.export(
                 wrapper, tuple(tensors), dynamic_shapes=(tuple(shapes),), strict=False
             )
+        except LstmEdgeError:
+            raise
         except Exception as error:
-            raise tracing_refusal(error, module, recorder) from error
-    check_calls(recorder)
+            recorder.check_calls()
+            raise tracing_refusal(error, module, recorder.seen) from error
+    recorder.check_calls()
     return recorder, program
 
 

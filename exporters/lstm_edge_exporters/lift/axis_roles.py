@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from ..recurrent import LENGTHS, is_recurrent
 from .evaluate import constant, evaluate, two_sizes
-from .loops import Sequence, recurrences, sequences
+from .subgraphs import SequenceInput, recurrences, sequences
 
 __all__ = ["BATCH", "SEQUENCE", "axis_roles", "follows_input", "probe_roles", "row_orders"]
 
@@ -51,7 +51,7 @@ def axis_roles(graph: ir.Graph, model: ir.Model) -> dict[ir.Value, dict[int, str
     return found
 
 
-def follows_input(each: Sequence, graph: ir.Graph) -> bool:
+def follows_input(each: SequenceInput, graph: ir.Graph) -> bool:
     """Tell whether the steps that are read are an axis of an input, as far as the graph tells."""
     return any(
         source in graph.inputs and roles for source, roles in _origins(each.value, {each.time: SEQUENCE})

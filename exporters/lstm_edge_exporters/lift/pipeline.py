@@ -22,20 +22,20 @@ from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import KEY, Axes, Manifest, StateSpec, TensorSpec
 
 from ..graph import axes_of, data_inputs, forget_shapes, to_proto
+from ..numerics.verify import ChunkRun
 from ..progress import Progress, ignore
 from ..recurrent import recurrent_nodes, slots, state_shape
 from .axes import AxisNames, fixed_roles, generalize_reshapes, name_axes, take_given, transpose_reshapes
 from .axis_roles import BATCH, SEQUENCE
 from .branches import check_constants, choosing_input, fix_inputs, take_branches
 from .config import LiftConfig
-from .divergence import ChunkRun
 from .evaluate import Session, constant, evaluate, length_inputs, name_axis, two_sizes
 from .existing_states import recognize
-from .loops import generalize_loops, recurrences
 from .quantized import is_quantized
 from .read import read_graph
 from .states import LeftAlone, LiftedStates, lift_states
-from .verification import Equality, LiftedGraph, sample, verify_lifted
+from .subgraphs import generalize_loops, recurrences
+from .verification import Equality, LiftedGraph, case_at, verify_lifted
 
 __all__ = ["LiftReport", "Lifted", "lift_verified"]
 
@@ -324,16 +324,16 @@ def _declare_outputs(model: ir.Model) -> None:
 def _describe_outputs(graph: LiftedGraph, seed: int) -> tuple[TensorSpec, ...]:
     """Find the outputs' dtypes and axes by running the lifted file at two sets of sizes, and declare them."""
     session = Session(graph.lifted, "the lifted file")
-    rng, cases = np.random.default_rng(seed), two_sizes(graph.original.graph)
+    cases = two_sizes(graph.original.graph)
     runs = []
-    for sizes in cases:
-        drawn = sample(graph, sizes, rng)
+    for place, sizes in enumerate(cases):
+        drawn = case_at(graph, sizes, seed, offset=place)
         try:
             runs.append(session.run(drawn.feeds))
         except Exception as error:
             wide = any(_is_float64(node) for node in recurrent_nodes(graph.original))
             raise FileFormatError(
-                f"the file does not run at {drawn}: {first_line(error)}; "
+                f"the file does not run at {drawn.sizes_text}: {first_line(error)}; "
                 + (
                     "onnxruntime has recurrent operators in float32: export the network in that"
                     if wide

@@ -79,10 +79,14 @@ class Case:
     at_reset: bool
     """Whether every state is at its reset value."""
 
+    @property
+    def sizes_text(self) -> str:
+        """The sizes in words: ``N=1, L=5``."""
+        return ", ".join(f"{name}={size}" for name, size in self.sizes.items()) or "fixed sizes"
+
     def __str__(self) -> str:
-        """Say the sizes: ``N=1, L=5, states at reset``."""
-        sizes = ", ".join(f"{name}={size}" for name, size in self.sizes.items())
-        return f"{sizes or 'fixed sizes'}{', states at reset' if self.at_reset else ''}"
+        """Say the sizes and the states: ``N=1, L=5, states at reset``."""
+        return f"{self.sizes_text}{', states at reset' if self.at_reset else ''}"
 
 
 @dataclass(frozen=True)
@@ -253,9 +257,9 @@ class CaseGenerator:
     def _lengths(
         self, spec: InputSpec, shape: tuple[int, ...], steps: int, rng: np.random.Generator, full: bool
     ) -> Array:
-        lengths = rng.integers(1, steps + 1, shape)
+        lengths = np.asarray(rng.integers(1, steps + 1, shape))
         if full:
-            lengths[rng.integers(len(lengths))] = steps
+            lengths.flat[rng.integers(lengths.size)] = steps
         if self.sorted_lengths:
             lengths = -np.sort(-lengths)
         return lengths.astype(spec.dtype)

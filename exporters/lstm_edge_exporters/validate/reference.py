@@ -19,8 +19,8 @@ import onnx
 
 from lstm_edge_runtime import Model, load
 from lstm_edge_runtime.errors import ContractError, InputError, ManifestError, UnsupportedError
-from lstm_edge_runtime.loading import read_model
 from lstm_edge_runtime.manifest import Axes, Manifest
+from lstm_edge_runtime.model import read_model
 from lstm_edge_runtime.ort import CPU, Provider, SessionOptions, open_session, run_by_name
 from lstm_edge_runtime.state import Run
 

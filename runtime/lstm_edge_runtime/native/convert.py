@@ -7,9 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import CheckFailedError, InputError
-from ..loading import load, read_model
 from ..manifest import Golden
-from ..model import Model
+from ..model import Model, load, read_model
 from ..selftest import golden_limits
 from .compiler import Compiled, compile_program
 from .engine import NativeEngine

@@ -12,16 +12,25 @@ import numpy as np
 import numpy.typing as npt
 
 from ..axes import describe, resolve, row_factor
-from ..errors import FileFormatError, InputError, ManifestError, UnsupportedError
+from ..errors import ContractError, FileFormatError, InputError, ManifestError, UnsupportedError, counted
 from ..manifest import Axes, Manifest, StateSpec, TensorSpec
 from .library import INPUT, OUTPUT, STATE, Port, Rows, library, quick_step
-from .program import padding_of
+from .program import INPUT_TYPES, padding_of
 
 __all__ = ["NativeCall", "NativeEngine", "NativeStates", "NativeTick"]
 
 Array = npt.NDArray[Any]
 _QUICK = 2**19
 """Bytes of the smallest program whose steps let other threads run: smaller ones take less than 5 us."""
+
+
+class _Port(NamedTuple):
+    """An input, output or state of the program; see ``lstm_edge_port``."""
+
+    name: str
+    width: int
+    dtype: str
+    every_step: bool
 
 
 class _Part(NamedTuple):
@@ -53,15 +62,11 @@ class NativeEngine:
         self.manifest = Manifest.from_json(text.decode(errors="replace")) if manifest is None else manifest
         manifest = self.manifest
         self._check(self.library.lstm_edge_set_threads(self._handle, threads))
-        found = [[name for name, _ in self._ports(kind)] for kind in (INPUT, OUTPUT)]
-        if found != [[spec.name for spec in specs] for specs in (manifest.data_inputs, manifest.outputs)]:
-            raise FileFormatError(
-                f"the native program has inputs and outputs {found}, not those of its manifest"
-            )
+        self._check_ports()
         self.parts = self._match_states()
         self.sizes = [
             [prod(self._shape(spec.axes)) * np.dtype(spec.dtype).itemsize for spec in manifest.data_inputs],
-            [4 * width for _, width in self._ports(OUTPUT)],
+            [4 * port.width for port in self._ports(OUTPUT)],
             [4 * part.width for part in self.parts],
         ]
         """Bytes of a row of each input, output and state."""
@@ -86,17 +91,41 @@ class NativeEngine:
         name: bytes = self.library.lstm_edge_isa()
         return name.decode()
 
-    def _ports(self, kind: int) -> list[tuple[str, int]]:
-        ports, port = [], Port()
-        for index in range(self.library.lstm_edge_count(self._handle, kind)):
-            self._check(self.library.lstm_edge_describe(self._handle, kind, index, C.byref(port)))
-            ports.append((port.name.decode(errors="replace"), port.width))
+    def _ports(self, kind: int, handle: int | None = None) -> list[_Port]:
+        handle, ports, port = handle or self._handle, [], Port()
+        for index in range(self.library.lstm_edge_count(handle, kind)):
+            self._check(self.library.lstm_edge_describe(handle, kind, index, C.byref(port)))
+            name, dtype = port.name.decode(errors="replace"), INPUT_TYPES[port.type]
+            ports.append(_Port(name, port.width, dtype, bool(port.every_step)))
         return ports
+
+    def _check_ports(self) -> None:
+        """Raise where the program would read or write other memory than what its manifest describes."""
+        manifest = self.manifest
+        inputs = [
+            (spec.name, prod(self._shape(spec.axes)), "uint8" if spec.dtype == "bool" else spec.dtype)
+            for spec in manifest.data_inputs
+        ]
+        outputs = [
+            _Port(spec.name, prod(self._inner(spec.axes)), "float32", manifest.sequence in spec.axes)
+            for spec in manifest.outputs
+        ]
+        found, given = self._ports(INPUT), self._ports(OUTPUT)
+        if [port[:3] for port in found] != inputs or given != outputs:
+            names = [port.name for port in (*found, *given)]
+            raise FileFormatError(
+                f"the native program's inputs and outputs {names} are not those of its manifest; "
+                "convert the model again"
+            )
+        if self._padding is not None and any(
+            self._ports(kind, self._padding) != self._ports(kind) for kind in (INPUT, OUTPUT, STATE)
+        ):
+            raise FileFormatError("the native program's two parts differ; convert the model again")
 
     def _match_states(self) -> tuple[_Part, ...]:
         specs = {spec.input: spec for spec in self.manifest.states}
         parts = []
-        for name, width in self._ports(STATE):
+        for name, width, *_ in self._ports(STATE):
             match = re.fullmatch(r"(.*)\[(\d+)\]", name)
             if name in specs:
                 parts.append(_Part(specs[name], None, width))
@@ -204,6 +233,7 @@ class NativeEngine:
             slots: the place in the pool of each row, ``(N,)``.
 
         Raises:
+            ContractError: more rows than a state has.
             InputError: an index outside an embedding table; no state has changed then.
         """
         manifest, rows = self.manifest, len(slots)
@@ -212,6 +242,8 @@ class NativeEngine:
         inputs = [np.broadcast_to(array, (rows, steps, array.shape[2])) for array in inputs]
         outputs = [self._room(spec, rows, steps) for spec in manifest.outputs]
         pool = [self._state_rows(states[part.spec.input], part) for part in self.parts]
+        if (fewest := min(map(len, pool), default=rows)) < rows:
+            raise ContractError(f"got {counted(rows, 'row')} and a state of {fewest}")
         lengths = None if manifest.lengths is None else feeds.get(manifest.lengths)
         if lengths is None or (lengths == steps).all():
             self._run(self._handle, slots, steps, inputs, pool, outputs)
