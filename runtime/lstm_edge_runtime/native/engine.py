@@ -563,7 +563,8 @@ def _copying(call: Callable[[], int], before: _Copies, after: _Copies) -> int:
 def _address(array: Array) -> int:
     """Return where an array in C order begins."""
     try:
-        return C.addressof(C.c_char.from_buffer(array))  # a third of what numpy's own ways take
+        # A third of what numpy's own ways take.
+        return C.addressof(C.c_char.from_buffer(array))  # type: ignore[arg-type]
     except TypeError:  # it is read-only
         return int(array.ctypes.data)
 
