@@ -29,7 +29,7 @@ __all__ = [
     "compare_steps",
     "copy_recordings",
     "export_run",
-    "replay",
+    "replay_recording",
     "train_run",
 ]
 
@@ -129,7 +129,9 @@ def export_run(run: Run, paths: Paths) -> Artifact:
     return artifact
 
 
-def replay(stream: Stream, recording: npt.NDArray[np.float32]) -> Iterator[tuple[npt.NDArray[Any], int]]:
+def replay_recording(
+    stream: Stream, recording: npt.NDArray[np.float32]
+) -> Iterator[tuple[npt.NDArray[Any], int]]:
     """Feed a recording ``(L, I)`` from the reset state.
 
     Yields:
@@ -147,7 +149,7 @@ def replay(stream: Stream, recording: npt.NDArray[np.float32]) -> Iterator[tuple
 def compare_steps(run: Run, stream: Stream, held_out: HeldOut) -> StreamComparison:
     """Run every held-out recording step by step and compare each step with PyTorch on all samples so far."""
     assert run.task is not None
-    replayed = [list(replay(stream, recording)) for recording in held_out.x]
+    replayed = [list(replay_recording(stream, recording)) for recording in held_out.x]
     logits = np.array([[step for step, _ in steps] for steps in replayed])  # (recordings, L, C)
     times = [took for steps in replayed for _, took in steps]
     module, (_, h_0, c_0, *_), _ = deployable(run)

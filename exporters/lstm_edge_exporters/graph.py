@@ -16,7 +16,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
 from lstm_edge_runtime.errors import UnsupportedError
-from lstm_edge_runtime.manifest import Axes
+from lstm_edge_runtime.manifest import KEY, Axes, Manifest
 
 __all__ = [
     "Builder",
@@ -128,6 +128,16 @@ def to_bytes(model: ir.Model) -> bytes:
     """Return the file's bytes, the same ones for the same content; raises as ``to_proto``."""
     content: bytes = to_proto(model).SerializeToString(deterministic=True)
     return content
+
+
+def with_manifest(proto: onnx.ModelProto, manifest: Manifest) -> bytes:
+    """Return the bytes of ``proto`` with ``manifest`` in it, in the place of one that it has."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    del copy.metadata_props[:]
+    copy.metadata_props.extend(prop for prop in proto.metadata_props if prop.key != KEY)
+    copy.metadata_props.add(key=KEY, value=manifest.to_json())
+    return bytes(copy.SerializeToString(deterministic=True))
 
 
 class UniqueNames:

@@ -81,8 +81,8 @@ def command(
     check_onnx_target(output)
     with needing_export("lift"):
         from lstm_edge_exporters.lift import LiftConfig, lift
-        from lstm_edge_exporters.lift.read import check_output
-    check_output(model, output)
+        from lstm_edge_exporters.lift.read import check_keeps_weights
+    check_keeps_weights(model, output)
     config = LiftConfig(
         inputs=dict(_axes(entry) for entry in inputs),
         constants=dict(_number(entry) for entry in constants),

@@ -15,7 +15,7 @@ from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError,
 
 from .job import Columns, Job, Source, fixed_lists
 
-__all__ = ["check_columns", "find_files", "key_columns", "open_file", "read_rows", "read_windows"]
+__all__ = ["check_columns", "find_files", "key_columns", "open_parquet", "read_rows", "read_windows"]
 
 Array = npt.NDArray[Any]
 _BATCH, _BATCH_BYTES = 65_536, 2**25
@@ -55,7 +55,7 @@ def find_files(dataset: str) -> list[Source]:
     return files
 
 
-def open_file(path: str) -> parquet.ParquetFile:
+def open_parquet(path: str) -> parquet.ParquetFile:
     """Open a Parquet file.
 
     Raises:
@@ -96,7 +96,7 @@ def read_rows(source: Source, job: Job, groups: Sequence[int] | None, first: int
     Raises:
         FileFormatError, InputError: the file can't be read, lacks a column, or holds a cell that is no use.
     """
-    file = open_file(source.path)
+    file = open_parquet(source.path)
     columns = job.columns
     check_columns(source.path, source.name, file.schema_arrow, columns)
     given = key_columns(source.name)
@@ -124,7 +124,7 @@ def read_windows(source: Source, job: Job) -> Iterator[tuple[pa.RecordBatch, Arr
     Raises:
         FileFormatError, InputError: as ``read_rows``.
     """
-    file = open_file(source.path)
+    file = open_parquet(source.path)
     check_columns(source.path, source.name, file.schema_arrow, job.columns)
     given = key_columns(source.name)
     keys = [name for name in (job.columns.series, job.columns.order) if name and name not in given]

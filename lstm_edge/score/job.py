@@ -25,7 +25,7 @@ __all__ = [
     "bucket_of",
     "fixed_lists",
     "from_fixed_lists",
-    "open_model",
+    "open_job_model",
     "writing",
 ]
 
@@ -121,7 +121,7 @@ def bucket_of(series: str, buckets: int) -> int:
 
 
 @functools.lru_cache(maxsize=2)
-def open_model(path: str, identity: str, engine: Any) -> "Model":
+def open_job_model(path: str, identity: str, engine: Any) -> "Model":
     """Open the run's model, once in a process.
 
     Raises:

@@ -17,7 +17,7 @@ from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import FileFormatError, InputError
 
 from .config import ScoreConfig
-from .dataset import check_columns, find_files, open_file
+from .dataset import check_columns, find_files, open_parquet
 from .engines import Engine, open_engine
 from .job import Columns, Job, Source
 from .output import adopt, check_output, publish, read_ledger, workspace
@@ -230,7 +230,7 @@ def _look(
             continue
         found.sources.append(source)
         try:
-            file = open_file(source.path)
+            file = open_parquet(source.path)
             check_columns(source.path, source.name, file.schema_arrow, columns)
         except (FileFormatError, InputError) as error:
             if not config.skip_bad:

@@ -23,9 +23,9 @@ from lstm_edge.data.sample_input import run_series, sample_input
 from lstm_edge.results import main_output, softmax, top_rows
 from lstm_edge_runtime.errors import FileFormatError, InputError
 
-from .dataset import key_columns, open_file, read_rows, read_windows
+from .dataset import key_columns, open_parquet, read_rows, read_windows
 from .events import Span, event_table, find_spans, from_storage
-from .job import Job, Source, Tell, bucket_of, fixed_lists, from_fixed_lists, open_model, writing
+from .job import Job, Source, Tell, bucket_of, fixed_lists, from_fixed_lists, open_job_model, writing
 from .memory import Kept, read_kept, write_kept
 from .stepping import Stepper
 
@@ -152,7 +152,7 @@ class _SeriesScorer:
     def __init__(self, job: Job, kept: Mapping[str, Kept], tell: Tell) -> None:
         """Take what an earlier run kept of the series; it may be filled in before the first rows."""
         self._job, self._kept, self._tell = job, kept, tell
-        model = open_model(job.model, job.identity, job.engine)
+        model = open_job_model(job.model, job.identity, job.engine)
         self._stepper = Stepper(model)
         self.like = dict(model.stream().state)
         """Arrays like the states of one series."""
@@ -366,7 +366,7 @@ def _write_output(job: Job, source: Source, values: Array, tell: Tell) -> None:
 
     def parts() -> Iterator[tuple[pa.RecordBatch, Array]]:
         nonlocal done
-        for batch in open_file(source.path).iter_batches(columns=keys, use_threads=False):
+        for batch in open_parquet(source.path).iter_batches(columns=keys, use_threads=False):
             done += len(batch)
             yield batch, values[done - len(batch) : done]
             tell(len(batch))
@@ -387,7 +387,7 @@ def score_windows(job: Job, item: Item, tell: Tell) -> Done:
     Returns:
         ``rows`` by file, and ``bad`` with the message by file.
     """
-    model = open_model(job.model, job.identity, job.engine)
+    model = open_job_model(job.model, job.identity, job.engine)
     samples = sample_input(model)
     together = _WINDOWS if samples.batched else 1
     rows: dict[int, int] = {}
@@ -423,7 +423,7 @@ def _write_parquet(job: Job, source: Source, parts: Iterator[tuple[pa.RecordBatc
     """Write key columns and results as the output of a file."""
     names = pa.array(job.labels, pa.string()) if job.labels else None
     given = key_columns(source.name)
-    kinds = open_file(source.path).schema_arrow
+    kinds = open_parquet(source.path).schema_arrow
     schema = pa.schema(
         [kinds.field(name) for name in (job.columns.series, job.columns.order) if name and name not in given]
         + ([pa.field("label", pa.string())] if job.labels else [])

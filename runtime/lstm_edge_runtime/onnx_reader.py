@@ -22,8 +22,8 @@ from .errors import FileFormatError
 __all__ = [
     "Attribute",
     "External",
-    "Function",
     "Graph",
+    "LocalFunction",
     "Node",
     "OnnxFile",
     "SparseTensor",
@@ -291,7 +291,7 @@ class Graph(NamedTuple):
                 yield from graph.every_tensor()
 
 
-class Function(NamedTuple):
+class LocalFunction(NamedTuple):
     """An operator that the file defines itself."""
 
     domain: str
@@ -305,7 +305,7 @@ class OnnxFile(NamedTuple):
     """An ONNX file: its graph and what it says about itself."""
 
     graph: Graph
-    functions: tuple[Function, ...]
+    functions: tuple[LocalFunction, ...]
     ir_version: int
     opsets: Mapping[str, int]
     """Operator-set domain to version; the empty domain is ONNX's own."""
@@ -399,9 +399,9 @@ def _graph(fields: _Fields, folder: str | None) -> Graph:
     )
 
 
-def _function(fields: _Fields, folder: str | None) -> Function:
+def _function(fields: _Fields, folder: str | None) -> LocalFunction:
     nodes, defaults = _nodes(fields.get(7, []), folder), _attributes(fields.get(11, []), folder)
-    return Function(_text(fields, 10), _text(fields, 1), nodes, defaults)
+    return LocalFunction(_text(fields, 10), _text(fields, 1), nodes, defaults)
 
 
 def _nodes(values: list[_Value], folder: str | None) -> tuple[Node, ...]:

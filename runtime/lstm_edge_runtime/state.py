@@ -14,7 +14,16 @@ import numpy.typing as npt
 
 from .manifest import Axes, Manifest
 
-__all__ = ["IDENTITY", "Run", "State", "even_sizes", "from_arrays", "join_chunks", "run_chunks", "to_arrays"]
+__all__ = [
+    "IDENTITY",
+    "Runner",
+    "State",
+    "even_sizes",
+    "from_arrays",
+    "join_chunks",
+    "run_chunks",
+    "to_arrays",
+]
 
 Array = npt.NDArray[Any]
 IDENTITY, _PREFIX = "identity", "state/"
@@ -96,7 +105,7 @@ def from_arrays(arrays: Mapping[str, Array]) -> State:
     return State(own, str(arrays[IDENTITY]))
 
 
-Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
+Runner = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 """Every input by name in, every output by name out, states among both."""
 
 
@@ -106,7 +115,7 @@ def even_sizes(total: int, size: int) -> list[int]:
 
 
 def run_chunks(
-    run: Run, manifest: Manifest, feeds: Mapping[str, Array], sizes: Sequence[int]
+    run: Runner, manifest: Manifest, feeds: Mapping[str, Array], sizes: Sequence[int]
 ) -> Iterator[Mapping[str, Array]]:
     """Return every chunk's outputs, each run from the states that the one before left.
 

@@ -17,7 +17,7 @@ from lstm_edge_runtime.errors import CheckFailedError, UnsupportedError
 
 from ..graph import Builder
 from ..recurrent import GATES, LayerWeights, to_onnx_weights
-from .record import DOMAIN, OP, Call
+from .record import DOMAIN, OP, RecurrentCall
 
 __all__ = ["Origin", "check_recurrent_nodes", "lower", "origin_of"]
 
@@ -58,7 +58,7 @@ def lower(model: ir.Model) -> None:
     model.opset_imports.pop(DOMAIN, None)
 
 
-def check_recurrent_nodes(model: ir.Model, calls: Sequence[Call]) -> tuple[str, ...]:
+def check_recurrent_nodes(model: ir.Model, calls: Sequence[RecurrentCall]) -> tuple[str, ...]:
     """Compare the nodes of ``model`` with the ``calls`` of the trace.
 
     Returns:

@@ -29,7 +29,7 @@ from lstm_edge_runtime.errors import UnsupportedError
 from ..recurrent import GATES
 from .refusals import LoopError, calling_line
 
-__all__ = ["DOMAIN", "OP", "Call", "Recorder", "instrument"]
+__all__ = ["DOMAIN", "OP", "Recorder", "RecurrentCall", "instrument"]
 
 DOMAIN = "lstm_edge"
 OP = "Recurrent"
@@ -38,7 +38,7 @@ OP = "Recurrent"
 
 
 @dataclass(frozen=True)
-class Call:
+class RecurrentCall:
     """One call of one recurrent layer or cell."""
 
     path: str
@@ -156,7 +156,7 @@ class Recorder(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self._path = ""
-        self.calls: list[Call] = []
+        self.calls: list[RecurrentCall] = []
         """Every recurrent call, in order."""
         self.shapes: list[torch.Size] = []
         """The inputs' shapes as traced."""
@@ -267,7 +267,7 @@ class Recorder(TorchFunctionMode):
                 for axis, size in enumerate((layers * directions, x.shape[1], width)):
                     _assume(state.shape[axis] == size)
         number = sum(each.path == self._path for each in self.calls)
-        call = Call(self._path, number, layers, kind.cell, tuple(x.shape))
+        call = RecurrentCall(self._path, number, layers, kind.cell, tuple(x.shape))
         self.calls.append(call)
         outputs = torch.onnx.ops.symbolic_multi_out(
             f"{DOMAIN}::{OP}",

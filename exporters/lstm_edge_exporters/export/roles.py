@@ -94,10 +94,7 @@ def find_roles(model: ir.Model, names: Sequence[str], config: ExportConfig) -> R
         _find_fractions(nodes),
         unreturned,
         all(
-            _is_given(start)
-            for node in nodes
-            for slot in _SLOTS
-            if (start := node.inputs[slot]) is not None
+            _is_given(start) for node in nodes for slot in _SLOTS if (start := node.inputs[slot]) is not None
         ),
     )
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from lstm_edge_runtime.axes import learn_sizes, parse_sum, resolve, row_factor
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Axes, AxisRange, Manifest
-from lstm_edge_runtime.state import Run, join_chunks, run_chunks
+from lstm_edge_runtime.state import Runner, join_chunks, run_chunks
 
 from .noise import Procedure
 
@@ -333,7 +333,7 @@ def random_sizes(total: int, rng: np.random.Generator) -> list[int]:
 def in_chunks(manifest: Manifest, sizes: Sequence[int]) -> Procedure:
     """Carry the states from chunk to chunk; give what one call on the whole would."""
 
-    def procedure(run: Run, feeds: Feeds) -> Mapping[str, Array]:
+    def procedure(run: Runner, feeds: Feeds) -> Mapping[str, Array]:
         return join_chunks(manifest, list(run_chunks(run, manifest, feeds, sizes)))
 
     return procedure
@@ -346,7 +346,7 @@ def last_steps(manifest: Manifest, sizes: Sequence[int]) -> Procedure:
     axis is left out.
     """
 
-    def procedure(run: Run, feeds: Feeds) -> Mapping[str, Array]:
+    def procedure(run: Runner, feeds: Feeds) -> Mapping[str, Array]:
         record: dict[str, list[Array]] = {}
         time = {
             spec.name: axis
@@ -392,7 +392,7 @@ def take_row(manifest: Manifest, name: str, array: Array, row: int, rows: int) -
     return array if axis is None else array.take(np.arange(row, array.shape[axis], rows), axis=axis)
 
 
-def row_by_row(manifest: Manifest, run: Run) -> Run:
+def row_by_row(manifest: Manifest, run: Runner) -> Runner:
     """Return a runner that runs each row of a batch alone and puts the outputs together."""
 
     def alone(feeds: Feeds) -> dict[str, Array]:

@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lstm_edge_runtime.manifest import Axes, Manifest
-from lstm_edge_runtime.state import Run
+from lstm_edge_runtime.state import Runner
 from lstm_edge_runtime.tolerance import MULTIPLE, Comparison, compare
 
 __all__ = [
@@ -183,7 +183,7 @@ def _fixed(axes: Axes) -> list[int]:
     return [place - len(axes) for place, axis in enumerate(axes) if isinstance(axis, int)]
 
 
-Procedure = Callable[[Run, Mapping[str, Array]], Mapping[str, Array]]
+Procedure = Callable[[Runner, Mapping[str, Array]], Mapping[str, Array]]
 """How a case is run: whole, in chunks, row by row; the same way for a candidate and for its reference."""
 
 MAX_RELATIVE_FLOOR = 0.1
@@ -224,7 +224,7 @@ class Expected:
     """Noise floors, float64, one a channel; each broadcasts against its output."""
 
 
-def whole(run: Run, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+def whole(run: Runner, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
     """Run a case in one call."""
     return run(feeds)
 

@@ -12,7 +12,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
 from lstm_edge_runtime.errors import UnsupportedError, first_line
-from lstm_edge_runtime.state import Run
+from lstm_edge_runtime.state import Runner
 
 from ..recurrent import gru, lstm, rnn
 from .noise import EXACT, TINY, UNIT, Exact, Layout, Rounding
@@ -63,7 +63,7 @@ class OnnxReference:
     def __init__(
         self,
         model: onnx.ModelProto,
-        run: Run,
+        run: Runner,
         layout: Layout = Layout(),  # noqa: B008  frozen
         name: str = "the reference",
     ) -> None:

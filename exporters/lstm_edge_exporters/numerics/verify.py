@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from lstm_edge_runtime.errors import CheckFailedError, first_line
 from lstm_edge_runtime.manifest import Golden, Manifest
-from lstm_edge_runtime.state import Run, run_chunks
+from lstm_edge_runtime.state import Runner, run_chunks
 from lstm_edge_runtime.tolerance import MULTIPLE, Comparison, compare
 
 from .cases import Case, CaseGenerator, in_chunks, random_sizes
@@ -87,10 +87,10 @@ class Equivalence:
 
 
 def verify(
-    candidate: Run,
+    candidate: Runner,
     reference: PerturbableReference,
     cases: Iterable[Case],
-    plain: Run | None = None,
+    plain: Runner | None = None,
 ) -> Equivalence:
     """Compare ``candidate`` with ``reference`` on every case.
 
@@ -149,7 +149,7 @@ def verify(
     return Equivalence(tuple(comparisons), tuple(skipped), dict(noise), always)
 
 
-def _runs(plain: Run, case: Case) -> bool:
+def _runs(plain: Runner, case: Case) -> bool:
     try:
         plain(case.feeds)
     except Exception:  # noqa: BLE001  a module may raise anything at a size that it does not take
@@ -274,7 +274,7 @@ class ChunkedFile:
 
     manifest: Manifest
     """Its states, axes and lengths."""
-    run: Run
+    run: Runner
     """Runs it."""
     lengths: tuple[str, ...]
     """Inputs that give each row's count of steps."""
@@ -290,7 +290,7 @@ class ChunkedFile:
         name, axis = next(iter(self.time_axes.items()))
         return int(feeds[name].shape[axis])
 
-    def full(self, run: Run) -> Run:
+    def full(self, run: Runner) -> Runner:
         """Return ``run`` with every row at the full length of its chunk."""
 
         def run_full(feeds: Mapping[str, Array]) -> Mapping[str, Array]:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from lstm_edge_runtime.errors import counted
 from lstm_edge_runtime.model import Model
-from lstm_edge_runtime.state import Run, State, run_chunks
+from lstm_edge_runtime.state import Runner, State, run_chunks
 from lstm_edge_runtime.tolerance import limit_for
 
 from ..numerics.cases import Feeds
@@ -144,7 +144,7 @@ def device_limits(largest: Mapping[str, float], golden: Mapping[str, Array]) -> 
     return {name: max(_MARGIN * largest[name], limit_for(array, 0.0)) for name, array in golden.items()}
 
 
-def runner(model: Model) -> Run:
+def runner(model: Model) -> Runner:
     """Return a function that runs ``model`` on inputs by name and gives every output of the graph.
 
     States that are left out are at reset, rows without lengths full.

@@ -24,12 +24,13 @@ from lstm_edge_runtime.errors import (
 from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import Manifest
 
+from ..graph import with_manifest
 from ..numerics.cases import Feeds
 from ..numerics.samples import Samples, sample_feeds, selected
 from ..progress import Progress, ignore
 from .config import QuantizeConfig
 from .judge import Judgement, judge, over_budget
-from .manifest import build_manifest, serialize, with_dtypes
+from .manifest import with_dtypes, with_judgement
 from .precision import (
     SCHEMES,
     Count,
@@ -131,10 +132,10 @@ def quantize(
         smaller = build(model)
         counts = count_quantized(smaller, config.precision)
         manifest = with_dtypes(before.manifest, smaller, config.precision)
-        after = _load(serialize(smaller, manifest))
+        after = _load(with_manifest(smaller, manifest))
         judgement = judge(before, after, cases, targets, few=samples is None)
         said = over_budget(judgement, config.budget)
-        native = None if said else _on_native(serialize(smaller, manifest._replace(golden=None)))
+        native = None if said else _on_native(with_manifest(smaller, manifest._replace(golden=None)))
         if native is not None:
             there = judge(before, native, cases, targets, few=samples is None)
             said = [f"{each} on the native engine" for each in over_budget(there, config.budget)]
@@ -142,8 +143,8 @@ def quantize(
             refused.append(f"{picked_words}: {'; '.join(said)}")
             continue
         afters = [after] if native is None else [after, native]
-        manifest = build_manifest(manifest, before, afters, judgement, config, picked_words, cases[0])
-        content = serialize(smaller, manifest)
+        manifest = with_judgement(manifest, before, afters, judgement, config, picked_words, cases[0])
+        content = with_manifest(smaller, manifest)
         _load(content).selftest().require()
         if len(content) >= size:
             raise CheckFailedError(

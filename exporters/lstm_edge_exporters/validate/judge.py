@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from lstm_edge_runtime.errors import first_line
 from lstm_edge_runtime.manifest import Manifest
-from lstm_edge_runtime.state import Run
+from lstm_edge_runtime.state import Runner
 from lstm_edge_runtime.tolerance import MULTIPLE, POLICY, Comparison, compare
 
 from ..numerics.cases import Feeds, case_size
@@ -231,7 +231,7 @@ class Judge:
 
     def measure(
         self,
-        run: Run,
+        run: Runner,
         feeds: Feeds,
         procedure: Procedure = whole,
         *,
@@ -266,7 +266,7 @@ class Judge:
         return measured
 
     def run_both(
-        self, run: Run, feeds: Feeds, procedure: Procedure = whole
+        self, run: Runner, feeds: Feeds, procedure: Procedure = whole
     ) -> tuple[Mapping[str, Array], Mapping[str, Array], Mapping[str, Array]]:
         """Return what the file gives, and the reference in its own dtype and in float64.
 

@@ -22,7 +22,7 @@ from lstm_edge_runtime.errors import ContractError, InputError, ManifestError, U
 from lstm_edge_runtime.manifest import Axes, Manifest
 from lstm_edge_runtime.model import read_model
 from lstm_edge_runtime.ort import CPU, Provider, SessionOptions, open_session, run_by_name
-from lstm_edge_runtime.state import Run
+from lstm_edge_runtime.state import Runner
 
 from ..numerics.noise import Layout, PerturbableReference, Rounding
 
@@ -105,7 +105,7 @@ class ModelFile:
         versions = (each.version for each in self.proto.opset_import if each.domain in ("", "ai.onnx"))
         return max(versions, default=0)
 
-    def runner(self, threads: int = 1, providers: tuple[Provider, ...] = (CPU,)) -> Run:
+    def runner(self, threads: int = 1, providers: tuple[Provider, ...] = (CPU,)) -> Runner:
         """Open a session of its own.
 
         Raises:
@@ -125,7 +125,7 @@ class ModelFile:
 
         return run
 
-    def native_runner(self) -> Run:
+    def native_runner(self) -> Runner:
         """Make the native engine of the file.
 
         Raises:
@@ -291,7 +291,7 @@ class _Lifted:
             feeds,
         )
 
-    def _joined(self, original: Run, lifted: Run, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+    def _joined(self, original: Runner, lifted: Runner, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
         found = lifted(feeds)
         if not all(np.all(feeds[state.input] == state.reset) for state in self._states):
             return found

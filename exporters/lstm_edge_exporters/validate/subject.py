@@ -12,7 +12,7 @@ import numpy.typing as npt
 from lstm_edge_runtime.axes import describe, resolve
 from lstm_edge_runtime.errors import InputError, first_line
 from lstm_edge_runtime.manifest import Manifest
-from lstm_edge_runtime.state import Run, even_sizes
+from lstm_edge_runtime.state import Runner, even_sizes
 
 from ..numerics.cases import CaseGenerator, Feeds, case_size, full_length, in_chunks, random_sizes, row_by_row
 from ..numerics.noise import PerturbableReference, Procedure, whole
@@ -86,7 +86,7 @@ class Subject:
         name: str,
         feeds: Feeds,
         procedure: Procedure = whole,
-        run: Run | None = None,
+        run: Runner | None = None,
         *,
         beginning: tuple[Feeds, Procedure] | None = None,
         over_a_run: bool = False,

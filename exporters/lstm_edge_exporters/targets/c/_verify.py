@@ -16,9 +16,9 @@ from lstm_edge_runtime.tolerance import Comparison, compare
 
 from ...processes import run_program
 from ._calls import Call
-from ._interface import Interface, Port
+from ._interface import Interface, StepArray
 
-__all__ = ["find_compiler", "verify"]
+__all__ = ["find_compiler", "verify_c"]
 
 Array = npt.NDArray[Any]
 
@@ -46,7 +46,7 @@ def find_compiler() -> list[str]:
     return [found]
 
 
-def verify(
+def verify_c(
     files: Mapping[str, str], interface: Interface, calls: Sequence[Call], compiler: Sequence[str]
 ) -> tuple[Comparison, ...]:
     """Compile the files, run the self-test and each of ``calls`` from its own states.
@@ -99,7 +99,7 @@ class _Reader:
         self._content = content
         self._place = 0
 
-    def take(self, port: Port) -> Array:
+    def take(self, port: StepArray) -> Array:
         array = self._next(np.dtype(port.dtype), port.size)
         return array.reshape(port.shape)
 
