@@ -22,7 +22,7 @@ from .deploy import deployable
 from .training import Epoch, TrainConfig, train
 
 __all__ = [
-    "CONFIG",
+    "TRAINING",
     "HeldOut",
     "Paths",
     "StreamComparison",
@@ -33,7 +33,7 @@ __all__ = [
     "train_run",
 ]
 
-CONFIG = TrainConfig(hidden_size=32, epochs=400, patience=100, crop=0.2, seed=0)
+TRAINING = TrainConfig(hidden_size=32, epochs=400, patience=100, crop=0.2, seed=0)
 """A few seconds on two cores."""
 _LEAST_ACCURACY = 0.95
 _LARGEST_DIFFERENCE = 1e-5
@@ -118,7 +118,7 @@ def copy_recordings(folder: Path) -> tuple[Paths, HeldOut]:
 
 def train_run(paths: Paths, on_epoch: Callable[[Epoch], None]) -> Run:
     """Train on the recordings that are not held out; replaces the run of an earlier demo."""
-    return train(paths.data, paths.run, config=CONFIG, overwrite=True, on_epoch=on_epoch)
+    return train(paths.data, paths.run, config=TRAINING, overwrite=True, on_epoch=on_epoch)
 
 
 def export_run(run: Run, paths: Paths) -> Artifact:

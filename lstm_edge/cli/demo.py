@@ -67,14 +67,14 @@ def command(folder: Path, as_json: bool) -> None:
         "data",
         f"BasicMotions: {held_out.x.shape[1]} samples of {held_out.x.shape[2]} channels a recording",
     )
-    with training_progress(_demo.CONFIG.epochs or 0, quiet=True) as (on_epoch, _):
+    with training_progress(_demo.TRAINING.epochs or 0, quiet=True) as (on_epoch, _):
         run, took = _timed(lambda: _demo.train_run(paths, on_epoch))
     assert run.task is not None
     split = run.summary["split"]
     _say(
         screen,
         "train",
-        f"LSTM1, {_demo.CONFIG.hidden_size} wide, on {split['train']} recordings "
+        f"LSTM1, {_demo.TRAINING.hidden_size} wide, on {split['train']} recordings "
         f"({split['validation']} more to stop by), {run.summary['epochs']} epochs in {took:.1f} s",
     )
     with screen.status("tracing, exporting and verifying"):

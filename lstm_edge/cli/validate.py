@@ -110,9 +110,7 @@ def command(
         if data is not None:
             config = _with_data(config, data, file, columns)
         with progress(quiet=as_json) as show:
-            report = validate(
-                file, reference, config, lambda title, place, count: show(place / count, f"checking: {title}")
-            )
+            report = validate(file, reference, config, on_progress=show)
     if junit is not None:
         from lstm_edge_exporters.validate.junit import to_junit
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Columns",
+    "DataFile",
     "Job",
-    "Source",
     "Tell",
     "bucket_of",
     "fixed_lists",
@@ -33,7 +33,7 @@ Tell = Callable[[int], None]
 """Called with the number of rows that were done since the last call."""
 
 
-class Source(NamedTuple):
+class DataFile(NamedTuple):
     """One file of the data set."""
 
     number: int

@@ -25,7 +25,7 @@ from lstm_edge_runtime.errors import FileFormatError, InputError
 
 from .dataset import key_columns, open_parquet, read_rows, read_windows
 from .events import Span, event_table, find_spans, from_storage
-from .job import Job, Source, Tell, bucket_of, fixed_lists, from_fixed_lists, open_job_model, writing
+from .job import DataFile, Job, Tell, bucket_of, fixed_lists, from_fixed_lists, open_job_model, writing
 from .memory import Kept, read_kept, write_kept
 from .stepping import Stepper
 
@@ -63,7 +63,7 @@ def split_files(job: Job, item: Item, tell: Tell) -> Done:
     with writing(job, _spill(job, item["part"])) as path, ipc.new_file(path, job.spill_schema) as writer:
         waiting: list[pa.RecordBatch] = []
         for fields, groups, first in item["files"]:
-            source = Source(*fields)
+            source = DataFile(*fields)
             try:
                 count = 0
                 for batch in read_rows(source, job, groups, first):
@@ -316,7 +316,7 @@ def write_files(job: Job, item: Item, tell: Tell) -> Done:
     Returns:
         ``rows``.
     """
-    sources = {fields[0]: (Source(*fields), rows) for fields, rows in item["files"]}
+    sources = {fields[0]: (DataFile(*fields), rows) for fields, rows in item["files"]}
     with ExitStack() as stack:
         values = {index: _array(job, rows, stack) for index, (_, rows) in sources.items()}
         filled = dict.fromkeys(sources, 0)
@@ -359,7 +359,7 @@ def _scratch(job: Job) -> Iterator[str]:
         yield file.name
 
 
-def _write_output(job: Job, source: Source, values: Array, tell: Tell) -> None:
+def _write_output(job: Job, source: DataFile, values: Array, tell: Tell) -> None:
     given = key_columns(source.name)
     keys = [name for name in (job.columns.series, job.columns.order) if name and name not in given]
     done = 0
@@ -393,7 +393,7 @@ def score_windows(job: Job, item: Item, tell: Tell) -> Done:
     rows: dict[int, int] = {}
     bad: dict[int, str] = {}
 
-    def scored(source: Source) -> Iterator[tuple[pa.RecordBatch, Array]]:
+    def scored(source: DataFile) -> Iterator[tuple[pa.RecordBatch, Array]]:
         rows[source.number] = 0
         for batch, steps, counts in read_windows(source, job):
             starts = np.cumsum(counts) - counts
@@ -410,7 +410,7 @@ def score_windows(job: Job, item: Item, tell: Tell) -> Done:
             yield batch, softmax(out) if job.labels else out
 
     for fields in item["files"]:
-        source = Source(*fields)
+        source = DataFile(*fields)
         try:
             _write_parquet(job, source, scored(source))
         except (FileFormatError, InputError) as error:
@@ -419,7 +419,7 @@ def score_windows(job: Job, item: Item, tell: Tell) -> Done:
     return {"rows": sum(rows.values()), "by_file": list(rows.items()), "bad": list(bad.items())}
 
 
-def _write_parquet(job: Job, source: Source, parts: Iterator[tuple[pa.RecordBatch, Array]]) -> None:
+def _write_parquet(job: Job, source: DataFile, parts: Iterator[tuple[pa.RecordBatch, Array]]) -> None:
     """Write key columns and results as the output of a file."""
     names = pa.array(job.labels, pa.string()) if job.labels else None
     given = key_columns(source.name)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from lstm_edge_runtime.tolerance import Comparison
 
 __all__ = [
-    "ROWS",
+    "MAX_CHECKS",
     "Channel",
     "Check",
     "Coverage",
@@ -24,8 +24,8 @@ __all__ = [
 
 
 Status = Literal["passed", "failed", "skipped"]
-ROWS = 20
-"""Most rows of one table or group that a page shows; the others are counted."""
+MAX_CHECKS = 20
+"""Most checks of one group, and rows of one table, that a page shows; the others are counted."""
 
 
 @dataclass(frozen=True)
