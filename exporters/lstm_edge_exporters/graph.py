@@ -29,6 +29,7 @@ __all__ = [
     "to_bytes",
     "to_proto",
     "values_read",
+    "with_manifest",
 ]
 
 Array = npt.NDArray[Any]
