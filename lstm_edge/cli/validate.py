@@ -1,4 +1,4 @@
-"""``lstm-edge validate``: proof that a file computes what its reference computes, for people and for CI."""
+"""``lstm-edge validate``: verification that a file computes what its reference computes, for people and for CI."""
 
 import contextlib
 import sys
@@ -71,7 +71,7 @@ def command(
     as_json: bool,
     **columns: Any,
 ) -> None:
-    """Prove that MODEL computes what its reference computes: exit code 0 if so, 1 if not.
+    """Verify that MODEL computes what its reference computes: exit code 0 if so, 1 if not.
 
     Contract, sizes, states, lengths, streaming, inputs, providers and threads, decisions, golden vectors.
     Limits come from the reference's own rounding error on the same case, so there is nothing to tune.

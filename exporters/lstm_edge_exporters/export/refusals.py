@@ -99,7 +99,7 @@ def tracing_refusal(error: Exception, module: nn.Module, seen: Mapping[str, str]
         )
     if "specialized" in text or "Constraints violated" in text or re.search(r"[\[(, *]s\d+\b", text):
         return ConstantSizeError(
-            f"{name} works at one size only{at_line}: {_specialised(text)}; a Python loop over an axis, "
+            f"{name} works at one size only{at_line}: {_specialized(text)}; a Python loop over an axis, "
             "len(x), int(x.size(...)) or a layer of fixed size does this. Use tensor operations over the "
             "whole axis, or give that axis as a number"
         )
@@ -154,7 +154,7 @@ def translation_refusal(error: Exception, seen: Mapping[str, str]) -> Unsupporte
     return UnsupportedError(f"the traced network can't be written as ONNX: {text[:400]}")
 
 
-def _specialised(text: str) -> str:
+def _specialized(text: str) -> str:
     found = re.search(r"specialized it to be a constant \((\d+)\)", text) or re.search(
         r"specialized .*?to (?:a )?constant.*?(\d+)", text
     )
