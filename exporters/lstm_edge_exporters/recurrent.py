@@ -102,7 +102,7 @@ class Slot:
 
 
 def is_recurrent(node: ir.Node) -> bool:
-    """Tell whether ``node`` is a standard ONNX LSTM, GRU or RNN, or onnxruntime's quantized LSTM."""
+    """Return whether ``node`` is a standard ONNX LSTM, GRU or RNN, or onnxruntime's quantized LSTM."""
     return (node.domain == "" and node.op_type in OPERATORS) or (
         node.domain == "com.microsoft" and node.op_type == QUANTIZED
     )
@@ -125,7 +125,7 @@ def slots(node: ir.Node) -> tuple[Slot, ...]:
 
 
 def is_reversed(node: ir.Node) -> bool:
-    """Tell whether the node reads time backwards in any direction, so that no chunk can follow another."""
+    """Return whether the node reads time backwards in any direction, so that no chunk can follow another."""
     scanned = node.attributes.get_ints("scan_input_directions", ()) or ()
     return _text(node, "direction", "forward") != "forward" or any(scanned)
 

@@ -128,7 +128,7 @@ def command(
 def _names(models: Sequence[Path]) -> list[str]:
     """Return each file the shortest end of its path that tells it from the others."""
     if len({path.resolve() for path in models}) < len(models):
-        raise InputError("a file came twice; name each once")
+        raise InputError("got a file twice; name each once")
     names = [path.name for path in models]
     return names if len(set(names)) == len(names) else [str(path) for path in models]
 

@@ -192,7 +192,7 @@ def _from_factory(
         raise InputError(f"{source}: name each input of forward, such as --input x=N,L,8")
     names = [option.name for option in options]
     if len(set(names)) < len(names):
-        raise InputError(f"--input {max(names, key=names.count)} came twice; give each input once")
+        raise InputError(f"got --input {max(names, key=names.count)} twice; give each input once")
     if lengths and "lengths" not in [option.name for option in options]:
         options.append(InputOption("lengths", (str(options[0].axes[0]),), "int64"))
     meaning = _task(task, labels, units)

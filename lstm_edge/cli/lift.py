@@ -119,7 +119,7 @@ def _number(entry: str) -> tuple[str, float]:
 def _pair(option: str, entry: str, example: str) -> tuple[str, str]:
     name, mark, value = entry.partition("=")
     if not (name and mark and value):
-        raise InputError(f"{option} {entry!r} came, expected {example}")
+        raise InputError(f"got {option} {entry!r}, expected {example}")
     return name, value
 
 
@@ -154,7 +154,7 @@ def _print(lifted: "Lifted", output: Path) -> None:
 
 
 def _streams(path: Path) -> bool:
-    """Tell whether ``lstm-edge stream`` takes the file."""
+    """Return whether ``lstm-edge stream`` takes the file."""
     try:
         with load(path, device="cpu") as model:
             sample_input(model)

@@ -78,7 +78,7 @@ def command(
     from lstm_edge_runtime.profile import host_key
 
     if len({path.resolve() for path in models}) < len(models):
-        raise InputError("a file came twice; name each once")
+        raise InputError("got a file twice; name each once")
     with open_model(models[0], engine=engine) as model:
         signal, first = model.interface.signal, model.engine
     engines = [first] if engine != "auto" or first == "onnxruntime" else [first, "onnxruntime"]

@@ -91,7 +91,7 @@ def command(
         if save_test_data is not None and against is None:
             raise InputError("--save-test-data records a reference; name it with --against")
         if weights is not None and against is None:
-            raise InputError("--weights came without --against package.module:factory")
+            raise InputError("got --weights without --against package.module:factory")
         with needing_export("validate"):
             from lstm_edge_exporters.validate import ValidateConfig, open_file, validate
         if html is not None:

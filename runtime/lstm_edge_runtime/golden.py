@@ -79,7 +79,7 @@ class Replayed:
     comparison: Comparison
 
     def __str__(self) -> str:
-        """Say the set and the difference in one line."""
+        """Return the set and the difference in one line."""
         return f"{self.set_name}{' with states carried' if self.carried else ''}: {self.comparison}"
 
 

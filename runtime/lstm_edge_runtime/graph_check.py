@@ -152,7 +152,7 @@ def infer_manifest(
 
 
 def _why_unstreamable(file: OnnxFile) -> str:
-    """Say which layer also runs backwards, and so needs the end of a sequence first; empty for none."""
+    """Return which layer also runs backwards, and so needs the end of a sequence first; empty for none."""
     for node in file.every_node():
         if node.op_type in RECURRENT_OPERATORS and node.attributes.get("direction", "forward") != "forward":
             return f"it holds a backward or bidirectional {node.op_type}"
@@ -218,7 +218,7 @@ def _stems(name: str, marks: tuple[str, str]) -> set[str]:
 
 
 def _alike(entering: TensorSpec, leaving: TensorSpec) -> bool:
-    """Tell whether shapes alone make a pair: equal axes, or ones that the output leaves without a name."""
+    """Return whether shapes alone make a pair: equal axes, or ones that the output leaves without a name."""
     axes = zip(entering.axes, leaving.axes, strict=False)
     return (
         entering.dtype == leaving.dtype

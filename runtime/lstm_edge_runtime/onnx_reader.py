@@ -335,7 +335,7 @@ class OnnxFile(NamedTuple):
 
 
 def is_ort_format(content: bytes | memoryview) -> bool:
-    """Tell whether ``content`` is in onnxruntime's own format, which this module does not read."""
+    """Return whether ``content`` is in onnxruntime's own format, which this module does not read."""
     return bytes(content[4:8]) == b"ORTM"
 
 

@@ -163,7 +163,7 @@ def join_chunks(manifest: Manifest, chunks: Sequence[Mapping[str, Array]]) -> di
 
 
 def _folds_time(axes: Axes, sequence: str | None) -> bool:
-    """Tell whether an axis is an expression of the time axis."""
+    """Return whether an axis is an expression of the time axis."""
     word = re.compile(rf"\b{re.escape(sequence)}\b") if sequence else None
     return word is not None and any(
         isinstance(axis, str) and axis != sequence and word.search(axis) for axis in axes

@@ -80,7 +80,7 @@ class Comparison:
         return None if self.axis is None or not self.where else self.where[self.axis]
 
     def __str__(self) -> str:
-        """Say in one line what differs, where and by how much."""
+        """Return in one line what differs, where and by how much."""
         where = ", ".join(map(str, self.where))
         return (
             f"{self.name}{list(self.shape)} differs by {self.error:.3g} at [{where}] "

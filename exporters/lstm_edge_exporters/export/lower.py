@@ -41,7 +41,7 @@ class Origin:
 
 
 def origin_of(node: ir.Node) -> Origin | None:
-    """Tell which layer a node was made for; None for a node that ``lower`` did not make."""
+    """Return which layer a node was made for; None for a node that ``lower`` did not make."""
     text = node.metadata_props.get(_ORIGIN)
     return Origin(*json.loads(text)) if text is not None else None
 

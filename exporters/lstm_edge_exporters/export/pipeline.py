@@ -328,7 +328,7 @@ def _case_generator(
 
 
 def _wants_sorted(reference: TorchReference, cases: CaseGenerator) -> bool:
-    """Tell whether the module packs with ``enforce_sorted=True``."""
+    """Return whether the module packs with ``enforce_sorted=True``."""
     try:
         for offset in range(3):
             reference.run(cases.case(4, 9, at_reset=True, offset=offset).feeds)

@@ -57,7 +57,7 @@ class Guard:
     an operator did."""
 
     def holds(self, sizes: Mapping[str, int]) -> bool:
-        """Tell whether it is true where the axes have ``sizes``."""
+        """Return whether it is true where the axes have ``sizes``."""
         try:
             return bool(eval(self.code, _NAMES.copy(), dict(sizes)))  # noqa: S307  the tracer's own text
         except (ArithmeticError, NameError):

@@ -99,7 +99,7 @@ class _Packing:
         return NotImplemented
 
     def find(self, batch_sizes: Any) -> _Packed | None:
-        """Tell what ``batch_sizes`` stand for; None where they are of no packed sequence."""
+        """Return what ``batch_sizes`` stand for; None where they are of no packed sequence."""
         return next((packed for packed in self._packed if packed.batch_sizes is batch_sizes), None)
 
     def flatten(self, rows: Tensor, *, zero_padded: bool) -> Tensor:
@@ -192,7 +192,7 @@ class Recorder(TorchFunctionMode):
 
     @contextmanager
     def layer(self, path: str) -> Iterator[None]:
-        """Say which submodule the calls inside belong to."""
+        """Note which submodule the calls inside belong to."""
         before, self._path = self._path, path
         try:
             yield

@@ -81,7 +81,7 @@ def check_starts(module: nn.Module, injections: Iterable[Injection]) -> None:
 
 
 def tracing_refusal(error: Exception, module: nn.Module, seen: Mapping[str, str]) -> UnsupportedError:
-    """Say why ``torch.export`` could not trace ``module``; for ``seen`` see ``Recorder.seen``."""
+    """Return why ``torch.export`` could not trace ``module``; for ``seen`` see ``Recorder.seen``."""
     name, text = type(module).__name__, " ".join(str(error).split())
     line = _own_line(error)
     at_line = f" ({line})" if line else ""
@@ -129,7 +129,7 @@ def random_refusal(name: str, seen: Mapping[str, str]) -> UnsupportedError:
 
 
 def translation_refusal(error: Exception, seen: Mapping[str, str]) -> UnsupportedError:
-    """Say which operator PyTorch's ONNX translation lacks, or what ``forward`` does that ONNX has not.
+    """Return which operator PyTorch's ONNX translation lacks, or what ``forward`` does that ONNX has not.
 
     Args:
         error: PyTorch's.

@@ -233,7 +233,7 @@ def _of_same_size(recorder: Recorder, names: Mapping[str, str], tensors: Sequenc
 
 
 def runs(module: nn.Module, signature: Signature) -> bool:
-    """Tell whether ``module`` takes the example of ``signature``."""
+    """Return whether ``module`` takes the example of ``signature``."""
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")

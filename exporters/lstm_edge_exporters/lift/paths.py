@@ -203,7 +203,7 @@ def _select(
 
 
 def is_order(indices: Array, rows: int) -> bool:
-    """Tell whether ``indices`` put ``rows`` rows in another order, each in one place."""
+    """Return whether ``indices`` put ``rows`` rows in another order, each in one place."""
     return indices.ndim == 1 and np.array_equal(np.sort(indices), np.arange(rows))
 
 

@@ -260,7 +260,7 @@ def _refuse(
 
 
 def _reasons(left: Sequence[LeftAlone]) -> Iterator[str]:
-    """Say why states are left alone, one entry a node."""
+    """Yield why states are left alone, one entry a node."""
     nodes: dict[str, list[LeftAlone]] = {}
     for entry in left:
         nodes.setdefault(entry.node, []).append(entry)

@@ -27,7 +27,7 @@ _W, _R, _W_SCALE, _R_SCALE = 1, 2, 8, 10
 
 
 def is_quantized(model: ir.Model) -> bool:
-    """Tell whether the graph quantizes what it computes with."""
+    """Return whether the graph quantizes what it computes with."""
     return any(node.op_type in _OPERATORS for node in ir.traversal.RecursiveGraphIterator(model.graph))
 
 

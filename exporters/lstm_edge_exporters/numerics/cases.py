@@ -85,7 +85,7 @@ class Case:
         return ", ".join(f"{name}={size}" for name, size in self.sizes.items()) or "fixed sizes"
 
     def __str__(self) -> str:
-        """Say the sizes and the states: ``N=1, L=5, states at reset``."""
+        """Return the sizes and the states: ``N=1, L=5, states at reset``."""
         return f"{self.sizes_text}{', states at reset' if self.at_reset else ''}"
 
 
@@ -296,7 +296,7 @@ def _signal(spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator, f
 
 
 def _is_fraction(spec: InputSpec) -> bool:
-    """Tell whether an input is each row's length as a fraction of the longest, as some libraries have it."""
+    """Return whether an input is each row's length as a fraction of the longest, as some libraries have it."""
     example = spec.example
     if example is None or len(spec.axes) != 1 or not example.size or np.dtype(spec.dtype).kind != "f":
         return False

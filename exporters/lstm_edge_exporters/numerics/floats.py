@@ -197,7 +197,7 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _is_fused(name: str) -> bool:
-    """Tell whether an operator does several roundings of different size, as a softmax does."""
+    """Return whether an operator does several roundings of different size, as a softmax does."""
     return any(part in name for part in ("softmax", "norm", "var", "std", "logsumexp", "attention", "glu"))
 
 

@@ -367,7 +367,7 @@ def unverified(known: Expected) -> dict[str, float]:
 
 
 def is_noise(ref32: Array, ref64: Array) -> bool:
-    """Tell whether rounding moves the reference's own output by much of its largest value."""
+    """Return whether rounding moves the reference's own output by much of its largest value."""
     if ref64.dtype.kind != "f":
         return False
     record = compare("", ref32, ref64, floor=0.0, limit=np.inf)

@@ -363,7 +363,7 @@ def find_counts(file: ChunkedFile, feeds: Mapping[str, Array]) -> tuple[str, ...
 
 
 def states_stop_at_lengths(file: ChunkedFile, feeds: Mapping[str, Array], floors: Floors) -> bool:
-    """Tell whether what stands behind a row's length leaves its last states alone, as packing has it.
+    """Return whether what stands behind a row's length leaves its last states alone, as packing has it.
 
     Args:
         file: the file.
@@ -384,7 +384,7 @@ def states_stop_at_lengths(file: ChunkedFile, feeds: Mapping[str, Array], floors
 def rows_keep_states(
     file: ChunkedFile, feeds: Mapping[str, Array], batch_axes: Mapping[str, int], floors: Floors
 ) -> bool:
-    """Tell whether a row's state stays its own when rows of unequal length change places from call to call.
+    """Return whether a row's state stays its own when rows of unequal length change places from call to call.
 
     Two chunks are run in which the rows' lengths rise and fall, and each row's steps by themselves.
 

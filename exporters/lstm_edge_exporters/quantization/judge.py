@@ -116,7 +116,7 @@ def judge(
 
 
 def over_budget(judgement: Judgement, budget: Budget) -> list[str]:
-    """Say in which points, with figures, ``judgement`` is outside ``budget``."""
+    """Return in which points, with figures, ``judgement`` is outside ``budget``."""
     said = []
     if judgement.agreement is not None and judgement.agreement < budget.agreement:
         said.append(f"{judgement.agreement:.4f} of labels agree (budget {budget.agreement:g})")

@@ -70,7 +70,7 @@ class Quantized:
 
     @property
     def slower(self) -> str:
-        """Say where the file is slower here than the float file; empty where it is not."""
+        """Return where the file is slower here than the float file; empty where it is not."""
         return ", ".join(
             f"a {timing.what} takes {timing.ratio:.2f} times as long"
             for timing in self.timings
@@ -181,7 +181,7 @@ def _evidence(manifest: Manifest, samples: Samples | None) -> tuple[list[Feeds],
     """Return the cases to judge on, and what is true of them where that is known."""
     if samples is None:
         if manifest.golden is None:
-            raise InputError("the file has no golden case and no data came; give samples to judge on")
+            raise InputError("got no data, and the file has no golden case; give samples to judge on")
         return [manifest.golden.inputs], None
     targets = None if samples.targets is None else np.asarray(samples.targets)[selected(samples)]
     return list(sample_feeds(samples, manifest)), _truth(targets, manifest)

@@ -63,7 +63,7 @@ class Scheme:
     """7 bits in place of 8."""
 
     def __str__(self) -> str:
-        """Say it in words."""
+        """Return it in words."""
         return (
             f"int8 signed, {'a scale per gate row' if self.per_channel else 'one scale a tensor'}, "
             f"{'7 bits (no VNNI)' if self.reduce_range else '8 bits'}"
@@ -317,7 +317,7 @@ _ARM = {"aarch64", "arm64", "armv7l", "armv8l", "arm"}
 
 
 def detect_target(cpuinfo: str | None = None, machine: str | None = None) -> str:
-    """Say which target the machine at hand is.
+    """Return which target the machine at hand is.
 
     Args:
         cpuinfo: the text of ``/proc/cpuinfo``; read from there by default. Without it (another system) an

@@ -63,7 +63,7 @@ class Budgets:
         self._usual = usual
 
     def __str__(self) -> str:
-        """Say the rule in words."""
+        """Return the rule in words."""
         budget = self._budget
         return (
             f"budgets: root mean square within {budget.change:g} of an output's range and "
@@ -145,7 +145,7 @@ class Measured:
 
     @property
     def below_noise(self) -> str:
-        """Say why the case tells nothing: rounding alone moves an output of the reference by much."""
+        """Return why the case tells nothing: rounding alone moves an output of the reference by much."""
         for name, exact in self.known.ref64.items():
             if is_noise(self.known.ref32[name], exact):
                 return f"float32 and float64 runs of the reference give another {name} altogether"

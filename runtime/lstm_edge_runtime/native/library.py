@@ -60,7 +60,7 @@ def open_library(path: "str | PathLike[str]") -> C.CDLL:
 
 
 def installed() -> bool:
-    """Tell whether ``lstm-edge-native`` is there, without opening it."""
+    """Return whether ``lstm-edge-native`` is there, without opening it."""
     return find_spec("lstm_edge_native") is not None
 
 

@@ -84,7 +84,7 @@ def _lengths(manifest: Manifest, run: Runner, cases: CaseGenerator, steps: int) 
 
 
 def _try(manifest: Manifest, run: Runner, cases: CaseGenerator, n: int, length: int) -> str:
-    """Say why the file does not run, or what comes out in another shape than stated."""
+    """Return why the file does not run, or what comes out in another shape than stated."""
     case = cases.case(n, length, at_reset=False, offset=_OFFSET, full=True)
     try:
         outputs = run(case.feeds)
@@ -136,7 +136,7 @@ def _dependence(
 
 
 def _varies(manifest: Manifest, name: str) -> bool:
-    """Tell whether an output is a float that is not the same throughout the golden case."""
+    """Return whether an output is a float that is not the same throughout the golden case."""
     recorded = manifest.golden.outputs.get(name) if manifest.golden else None
     return recorded is not None and recorded.dtype.kind == "f" and float(np.ptp(recorded)) > 0
 

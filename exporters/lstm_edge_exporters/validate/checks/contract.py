@@ -58,7 +58,7 @@ def compare_facts(file: ModelFile, reference: ReferenceModel | None) -> Iterator
 
 
 def comparable(file: ModelFile, reference: ReferenceModel) -> bool:
-    """Tell whether the file can be fed what the reference is fed: names, and sizes of fixed axes."""
+    """Return whether the file can be fed what the reference is fed: names, and sizes of fixed axes."""
     mine, theirs = file.manifest.axes, reference.manifest.axes
     return set(mine) == set(theirs) and all(_fits(mine[name], theirs[name]) for name in theirs)
 
