@@ -98,9 +98,7 @@ def _parse_values(entry: str, dtype: str, values: str) -> tuple[int, int]:
         )
     limits = np.iinfo(dtype)
     if int(low) < limits.min or int(high) > limits.max:
-        raise InputError(
-            f"--input {entry}: got {values}, expected {dtype}, which holds {limits.min}..{limits.max}"
-        )
+        raise InputError(f"--input {entry}: got {values}, {dtype} holds {limits.min}..{limits.max}")
     return int(low), int(high)
 
 

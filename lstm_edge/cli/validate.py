@@ -1,4 +1,4 @@
-"""``lstm-edge validate``: verification that a file computes what its reference computes, for people and for CI."""
+"""``lstm-edge validate``: verify that a file computes what its reference computes, for people and for CI."""
 
 import contextlib
 import sys

@@ -296,7 +296,7 @@ def _signal(spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator, f
 
 
 def _is_fraction(spec: InputSpec) -> bool:
-    """Return whether an input is each row's length as a fraction of the longest, as some libraries have it."""
+    """Return whether an input is each row's length as a fraction of the longest, as some libraries do."""
     example = spec.example
     if example is None or len(spec.axes) != 1 or not example.size or np.dtype(spec.dtype).kind != "f":
         return False
