@@ -79,7 +79,7 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
 
 
 def is_plain(value: object) -> bool:
-    """Return whether ``value`` is a dense tensor with values: not sparse, nested or quantized, nor on ``meta``."""
+    """Return whether ``value`` is a dense tensor with values: not sparse, nested, quantized or ``meta``."""
     return (
         isinstance(value, Tensor)
         and not value.is_nested

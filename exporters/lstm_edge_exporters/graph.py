@@ -10,13 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
 from lstm_edge_runtime.errors import UnsupportedError
-from lstm_edge_runtime.manifest import KEY, Axes, Manifest
+from lstm_edge_runtime.manifest import KEY, Array, Axes, Manifest
 
 __all__ = [
     "Builder",
@@ -31,8 +30,6 @@ __all__ = [
     "values_read",
     "with_manifest",
 ]
-
-Array = npt.NDArray[Any]
 
 _MAX_WEIGHT_BYTES = 2**31 - 2**20
 """Protobuf's limit of 2 GiB, with room for the manifest."""

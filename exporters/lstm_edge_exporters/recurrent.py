@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
+
+from lstm_edge_runtime.manifest import Array
 
 from .numerics.noise import EXACT, Exact
 
@@ -38,8 +39,6 @@ __all__ = [
     "to_layout_0",
     "to_onnx_weights",
 ]
-
-Array = npt.NDArray[Any]
 
 OPERATORS = ("LSTM", "GRU", "RNN")
 """The standard recurrent operators."""

@@ -3,7 +3,6 @@
 import glob
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,12 +11,12 @@ from pyarrow import compute, parquet
 
 from lstm_edge.data.recordings import missing_name, usable
 from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError, first_line
+from lstm_edge_runtime.manifest import Array
 
 from .job import Columns, DataFile, Job, fixed_lists
 
 __all__ = ["check_columns", "find_files", "key_columns", "open_parquet", "read_rows", "read_windows"]
 
-Array = npt.NDArray[Any]
 _BATCH, _BATCH_BYTES = 65_536, 2**25
 """Rows decoded at once, and bytes of them as the file's footer says."""
 _ADVICE = "mend it, or leave such files out by --skip-bad"

@@ -22,6 +22,7 @@ from pyarrow import ipc, parquet
 from lstm_edge.data.sample_input import run_series, sample_input
 from lstm_edge.results import main_output, softmax, top_rows
 from lstm_edge_runtime.errors import FileFormatError, InputError
+from lstm_edge_runtime.manifest import Array
 
 from .dataset import key_columns, open_parquet, read_rows, read_windows
 from .events import Span, event_table, find_spans, from_storage
@@ -31,7 +32,6 @@ from .stepping import Stepper
 
 __all__ = ["score_series", "score_windows", "split_files", "write_files"]
 
-Array = npt.NDArray[Any]
 Item = Mapping[str, Any]
 Done = dict[str, Any]
 _SPLIT = 262_144

@@ -19,6 +19,8 @@ from .state import State
 if TYPE_CHECKING:
     from .native.engine import NativeEngine
 
+from .manifest import Array
+
 __all__ = [
     "Core",
     "ExclusiveUse",
@@ -30,7 +32,6 @@ __all__ = [
     "refuse_not_finite",
 ]
 
-Array = npt.NDArray[Any]
 InputArrays = npt.ArrayLike | Mapping[str, npt.ArrayLike]
 """One array for the only input, or arrays by input name."""
 

@@ -18,6 +18,7 @@ from .errors import InputError, ManifestError
 __all__ = [
     "KEY",
     "SCHEMA",
+    "Array",
     "Axes",
     "AxisRange",
     "Golden",

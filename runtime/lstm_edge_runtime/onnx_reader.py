@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import FileFormatError
+from .manifest import Array
 
 __all__ = [
     "Attribute",
@@ -34,7 +35,6 @@ __all__ = [
     "read_onnx",
 ]
 
-Array = npt.NDArray[Any]
 _Value = int | memoryview
 _Fields = Mapping[int, list[_Value]]
 

@@ -1,16 +1,12 @@
 """What a file's main output means: labels and probabilities, or values with their units."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from .manifest import Task
+from .manifest import Array, Task
 
 __all__ = ["Prediction", "interpret"]
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,14 +2,12 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ._core import Core
 from .errors import CheckFailedError, ContractError, InputError, ManifestError, first_line
-from .manifest import Golden, Manifest
+from .manifest import Array, Golden, Manifest
 from .state import Runner, join_chunks, run_chunks
 from .tolerance import MULTIPLE, Comparison, compare, limit_for
 
@@ -24,8 +22,6 @@ __all__ = [
     "replay_golden",
     "selftest",
 ]
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)

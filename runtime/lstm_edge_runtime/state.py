@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from .manifest import Axes, Manifest
+from .manifest import Array, Axes, Manifest
 
 __all__ = [
     "IDENTITY",
@@ -25,7 +24,6 @@ __all__ = [
     "to_arrays",
 ]
 
-Array = npt.NDArray[Any]
 IDENTITY, _PREFIX = "identity", "state/"
 """In a file: the name of the identity, and what a state's name starts with."""
 

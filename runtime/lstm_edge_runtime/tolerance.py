@@ -14,10 +14,11 @@ Comparing returns records; asserting is another function's work.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from .manifest import Array
 
 __all__ = ["MULTIPLE", "POLICY", "ULPS", "Comparison", "compare", "limit_for"]
 
@@ -31,8 +32,6 @@ POLICY = (
 ULPS = 8.0
 _MULTIPLE_BEFORE = 8.0
 """The policy of records made before floors were modeled: see ``limit_for``."""
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)

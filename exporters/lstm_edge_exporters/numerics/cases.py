@@ -11,14 +11,12 @@ A way to run a case is a ``noise.Procedure``: in chunks with states carried, or 
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lstm_edge_runtime.axes import learn_sizes, parse_sum, resolve, row_factor
 from lstm_edge_runtime.errors import InputError
-from lstm_edge_runtime.manifest import Axes, AxisRange, Manifest
+from lstm_edge_runtime.manifest import Array, Axes, AxisRange, Manifest
 from lstm_edge_runtime.state import Runner, join_chunks, run_chunks
 
 from .noise import Procedure
@@ -39,7 +37,6 @@ __all__ = [
     "with_padding",
 ]
 
-Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
 """Every input by name."""
 

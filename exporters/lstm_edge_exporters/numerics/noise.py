@@ -23,12 +23,11 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-from lstm_edge_runtime.manifest import Axes, Manifest
+from lstm_edge_runtime.manifest import Array, Axes, Manifest
 from lstm_edge_runtime.state import Runner
 from lstm_edge_runtime.tolerance import MULTIPLE, Comparison, compare
 
@@ -51,8 +50,6 @@ __all__ = [
     "unverified",
     "whole",
 ]
-
-Array = npt.NDArray[Any]
 
 UNIT = 2.0**-24
 """float32's unit roundoff, half a unit in the last place at 1."""

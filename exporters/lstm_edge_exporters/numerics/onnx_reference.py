@@ -6,20 +6,18 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
 from lstm_edge_runtime.errors import UnsupportedError, first_line
+from lstm_edge_runtime.manifest import Array
 from lstm_edge_runtime.state import Runner
 
 from ..recurrent import gru, lstm, rnn
 from .noise import EXACT, TINY, UNIT, Exact, Layout, Rounding
 
 __all__ = ["GRU", "LSTM", "RNN", "OnnxReference", "index_values", "widened"]
-
-Array = npt.NDArray[Any]
 
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
 _MOVES = frozenset(

@@ -12,10 +12,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lstm_edge_runtime.errors import CheckFailedError, first_line
-from lstm_edge_runtime.manifest import Golden, Manifest
+from lstm_edge_runtime.manifest import Array, Golden, Manifest
 from lstm_edge_runtime.state import Runner, run_chunks
 from lstm_edge_runtime.tolerance import MULTIPLE, Comparison, compare
 
@@ -34,8 +33,6 @@ __all__ = [
     "states_stop_at_lengths",
     "verify",
 ]
-
-Array = npt.NDArray[Any]
 
 
 class StatesRefusedError(CheckFailedError):

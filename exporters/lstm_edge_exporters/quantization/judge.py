@@ -5,9 +5,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lstm_edge_runtime.errors import counted
+from lstm_edge_runtime.manifest import Array
 from lstm_edge_runtime.model import Model
 from lstm_edge_runtime.state import Runner, State, run_chunks
 from lstm_edge_runtime.tolerance import limit_for
@@ -24,7 +24,6 @@ _MARGIN = 4.0
 """How many times the largest measured difference another device may be away: rounding differs there, while
 saturation (8 times and more, measured on x86 without VNNI) is still caught."""
 
-Array = npt.NDArray[Any]
 Pair = tuple[Array, Array]
 """An output of the float file, and the same of the smaller one."""
 

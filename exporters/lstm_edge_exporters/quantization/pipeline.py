@@ -5,10 +5,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
@@ -22,7 +20,7 @@ from lstm_edge_runtime.errors import (
     counted,
 )
 from lstm_edge_runtime.files import write_bytes
-from lstm_edge_runtime.manifest import Manifest
+from lstm_edge_runtime.manifest import Array, Manifest
 
 from ..graph import with_manifest
 from ..numerics.cases import Feeds
@@ -45,8 +43,6 @@ from .prepare import prepare
 from .speed import Timing, time_both
 
 __all__ = ["Quantized", "quantize"]
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)

@@ -22,14 +22,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
 from lstm_edge_runtime.errors import CheckFailedError, InputError
+from lstm_edge_runtime.manifest import Array
 from lstm_edge_runtime.profile import read_cpuinfo
 
 from ..recurrent import OPERATORS
@@ -154,8 +153,6 @@ _ROWS: Mapping[str, Mapping[int, int]] = {
     "MatMul": {1: -2},
 }
 """Per operator: its weight inputs, and the axis that one scale spans."""
-
-Array = npt.NDArray[Any]
 
 
 def store_int8(model: ir.Model, operators: set[str]) -> int:

@@ -9,7 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -37,10 +37,9 @@ from .report import Channel, Coverage, Histogram
 if TYPE_CHECKING:
     from ..quantization.config import Budget
 
+from lstm_edge_runtime.manifest import Array
+
 __all__ = ["Budgets", "FileFailedError", "Judge", "Measured", "RefusedError", "usual_scale"]
-
-Array = npt.NDArray[Any]
-
 
 _EDGES = np.arange(-20.0, 4.01, 0.25)
 _BUDGETED = ("int8", "fp16")

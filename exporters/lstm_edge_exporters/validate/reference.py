@@ -11,15 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 
 from lstm_edge_runtime import Model, load
 from lstm_edge_runtime.errors import ContractError, InputError, ManifestError, UnsupportedError
-from lstm_edge_runtime.manifest import Axes, Manifest
+from lstm_edge_runtime.manifest import Array, Axes, Manifest
 from lstm_edge_runtime.model import read_model
 from lstm_edge_runtime.ort import CPU, Provider, SessionOptions, open_session, run_by_name
 from lstm_edge_runtime.state import Runner
@@ -35,9 +33,6 @@ __all__ = [
     "open_file",
     "recurrent_layers",
 ]
-
-Array = npt.NDArray[Any]
-
 
 _INT8 = frozenset(
     """DynamicQuantizeLSTM DynamicQuantizeMatMul MatMulInteger MatMulIntegerToFloat MatMulNBits ConvInteger

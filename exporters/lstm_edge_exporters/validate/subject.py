@@ -4,10 +4,9 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from lstm_edge_runtime.axes import describe, resolve
 from lstm_edge_runtime.errors import InputError, first_line
@@ -24,9 +23,9 @@ from .report import Check, Figures
 if TYPE_CHECKING:
     from ..numerics.samples import Samples
 
-__all__ = ["Subject"]
+from lstm_edge_runtime.manifest import Array
 
-Array = npt.NDArray[Any]
+__all__ = ["Subject"]
 
 _OFFSET = 9000
 """Of the cases that belong to no group."""

@@ -2,15 +2,13 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 
 from lstm_edge_runtime import Model
 from lstm_edge_runtime.errors import UnsupportedError
-from lstm_edge_runtime.manifest import Golden
+from lstm_edge_runtime.manifest import Array, Golden
 from lstm_edge_runtime.selftest import golden_limits
 from lstm_edge_runtime.state import State
 from lstm_edge_runtime.tolerance import MULTIPLE
@@ -21,8 +19,6 @@ from ...numerics.onnx_reference import OnnxReference, index_values
 from ._interface import Interface
 
 __all__ = ["Call", "GoldenCase", "golden_case", "run_calls"]
-
-Array = npt.NDArray[Any]
 
 _RECORDED = 4
 """Calls of a golden case that is recorded here."""

@@ -3,18 +3,14 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lstm_edge_runtime.axes import resolve
 from lstm_edge_runtime.errors import InputError, UnsupportedError
-from lstm_edge_runtime.manifest import Axes, Manifest, StateSpec, TensorSpec
+from lstm_edge_runtime.manifest import Array, Axes, Manifest, StateSpec, TensorSpec
 
 __all__ = ["Interface", "StateArray", "StepArray", "build_interface", "model_name"]
-
-Array = npt.NDArray[Any]
 
 _C_TYPES = {
     "float32": "float",

@@ -6,16 +6,15 @@ from importlib import metadata
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from lstm_edge_runtime.manifest import Array
 
 from ...versions import versions
 from ._calls import GoldenCase
 from ._interface import Interface, StepArray
 
 __all__ = ["GENERATOR", "HARNESS", "paths", "render"]
-
-Array = npt.NDArray[Any]
 
 GENERATOR = "emx-onnx-cgen"
 """The generator's distribution."""

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lstm_edge_runtime.errors import CheckFailedError, InputError, MissingDependencyError
+from lstm_edge_runtime.manifest import Array
 from lstm_edge_runtime.tolerance import Comparison, compare
 
 from ...processes import run_program
@@ -19,8 +19,6 @@ from ._calls import Call
 from ._interface import Interface, StepArray
 
 __all__ = ["find_compiler", "verify_c"]
-
-Array = npt.NDArray[Any]
 
 _COMPILERS = ("cc", "gcc", "clang")
 

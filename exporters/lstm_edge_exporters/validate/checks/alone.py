@@ -4,11 +4,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lstm_edge_runtime.axes import describe, resolve, row_factor
 from lstm_edge_runtime.errors import first_line
-from lstm_edge_runtime.manifest import Golden, Manifest
+from lstm_edge_runtime.manifest import Array, Golden, Manifest
 from lstm_edge_runtime.selftest import compare_golden
 from lstm_edge_runtime.state import Runner, even_sizes
 
@@ -17,8 +16,6 @@ from ..reference import ModelFile
 from ..report import Check
 
 __all__ = ["check_alone"]
-
-Array = npt.NDArray[Any]
 
 _OFFSET = 10_000
 _ROWS = 3

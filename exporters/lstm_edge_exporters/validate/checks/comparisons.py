@@ -4,12 +4,11 @@ Groups: sizes, states, lengths, streaming, inputs, providers and threads.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lstm_edge_runtime.errors import LstmEdgeError, UnsupportedError, counted, first_line
+from lstm_edge_runtime.manifest import Array
 from lstm_edge_runtime.ort import CPU, import_onnxruntime
 from lstm_edge_runtime.state import Runner, even_sizes
 
@@ -26,8 +25,6 @@ __all__ = [
     "check_states",
     "check_streaming",
 ]
-
-Array = npt.NDArray[Any]
 
 _OFFSETS = {
     "sizes": 1000,
