@@ -11,7 +11,7 @@ import numpy as np
 from lstm_edge_runtime.errors import counted
 from lstm_edge_runtime.manifest import AxisRange
 
-from ._model import model_argument, open_model
+from ._model import ModelOptions, model_argument, open_model
 from ._output import echo_json, json_option, print_table
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def command(model: Path, as_json: bool) -> None:
     Example:
       lstm-edge inspect har.onnx
     """  # noqa: D301
-    with open_model(model, "cpu", 1) as opened:
+    with open_model(model, ModelOptions("cpu", 1)) as opened:
         document = _describe(model, opened)
     if as_json:
         echo_json(document)
