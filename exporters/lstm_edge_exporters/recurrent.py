@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from lstm_edge_runtime.graph_check import OPERATORS, QUANTIZED
 from lstm_edge_runtime.manifest import Array
 
 from .numerics.noise import EXACT, Exact
@@ -23,8 +24,6 @@ from .numerics.noise import EXACT, Exact
 __all__ = [
     "GATES",
     "LENGTHS",
-    "OPERATORS",
-    "QUANTIZED",
     "LayerWeights",
     "Slot",
     "gru",
@@ -40,10 +39,6 @@ __all__ = [
     "to_onnx_weights",
 ]
 
-OPERATORS = ("LSTM", "GRU", "RNN")
-"""The standard recurrent operators."""
-QUANTIZED = "DynamicQuantizeLSTM"
-"""What onnxruntime's dynamic quantizer makes of an LSTM; states and X are at the same places."""
 GATES: Mapping[str, tuple[int, ...]] = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN": (0,)}
 """For each of ONNX's gates, its place in PyTorch's order."""
 LENGTHS = 4

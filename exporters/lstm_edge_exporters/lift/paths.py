@@ -19,8 +19,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from lstm_edge_runtime.graph_check import OPERATORS
+
 from ..graph import UniqueNames
-from ..recurrent import OPERATORS, state_shape
+from ..recurrent import state_shape
 from .subgraphs import Place, carry_out
 
 __all__ = [

@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from lstm_edge_runtime.graph_check import QUANTIZED
+
 from ..graph import UniqueNames, forget_shapes, infer_shapes
-from ..recurrent import QUANTIZED
 from .evaluate import constant
 
 __all__ = ["float_twin", "is_quantized"]

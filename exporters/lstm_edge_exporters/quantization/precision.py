@@ -28,10 +28,9 @@ import onnx
 import onnx_ir as ir
 
 from lstm_edge_runtime.errors import CheckFailedError, InputError
+from lstm_edge_runtime.graph_check import OPERATORS, QUANTIZED
 from lstm_edge_runtime.manifest import Array
 from lstm_edge_runtime.profile import read_cpuinfo
-
-from ..recurrent import OPERATORS
 
 __all__ = [
     "SCHEMES",
@@ -122,7 +121,7 @@ def _drop_shapes_of_weights(graph: onnx.GraphProto) -> None:
 
 def int8_storage(model: ir.Model) -> onnx.ModelProto:
     """Return ``model`` (changed in place) with every large weight stored in int8 and float arithmetic."""
-    store_int8(model, {"LSTM", "GRU", "RNN", "Gemm", "MatMul", "Gather"})
+    store_int8(model, {*OPERATORS, "Gemm", "MatMul", "Gather"})
     return ir.to_proto(model)
 
 
@@ -248,7 +247,7 @@ def _constant(name: str, array: Array) -> ir.Value:
     )
 
 
-_ARITHMETIC = {"DynamicQuantizeLSTM": "LSTM", "MatMulInteger": "Linear"}
+_ARITHMETIC = {QUANTIZED: "LSTM", "MatMulInteger": "Linear"}
 _STORED = (onnx.TensorProto.INT8, onnx.TensorProto.FLOAT16)
 
 Count = dict[str, int]

@@ -17,6 +17,7 @@ import onnx
 
 from lstm_edge_runtime import Model, load
 from lstm_edge_runtime.errors import ContractError, InputError, ManifestError, UnsupportedError
+from lstm_edge_runtime.graph_check import OPERATORS, QUANTIZED
 from lstm_edge_runtime.manifest import Array, Axes, Manifest
 from lstm_edge_runtime.model import read_model
 from lstm_edge_runtime.ort import CPU, Provider, SessionOptions, open_session, run_by_name
@@ -134,7 +135,7 @@ class ModelFile:
         return lambda feeds: self.manifest.all_outputs(*native.call(feeds))
 
 
-_RECURRENT = {"LSTM": "LSTM", "GRU": "GRU", "RNN": "RNN", "DynamicQuantizeLSTM": "LSTM"}
+_RECURRENT = {**{operator: operator for operator in OPERATORS}, QUANTIZED: "LSTM"}
 _DTYPES = {"tensor(float16)": "float16", "tensor(float)": "float32", "tensor(double)": "float64"}
 """A file may take its floats narrower or wider than the reference."""
 

@@ -10,6 +10,7 @@ import onnx
 
 from lstm_edge_runtime.axes import describe
 from lstm_edge_runtime.errors import LstmEdgeError, first_line
+from lstm_edge_runtime.graph_check import OPERATORS
 from lstm_edge_runtime.manifest import Axes, Golden, Manifest, StateSpec, TensorSpec
 from lstm_edge_runtime.selftest import golden_limits
 from lstm_edge_runtime.tolerance import Comparison
@@ -311,7 +312,7 @@ def _made_of_pytorch(file: ModelFile) -> Check:
         return Check(name, "skipped", "the file does not say that it was exported from PyTorch")
     found = []
     for node in every_node(file.proto):
-        if node.op_type in ("LSTM", "GRU", "RNN"):
+        if node.op_type in OPERATORS:
             found += [
                 f"{node.op_type} with {each.name}" for each in node.attribute if each.name in _NOT_PYTORCH
             ]
