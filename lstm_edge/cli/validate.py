@@ -120,7 +120,7 @@ def command(
     if as_json:
         echo_json(report.to_dict())
     else:
-        from lstm_edge_exporters.validate.terminal import print_report
+        from ._report import print_report
 
         print_report(report, Screen())
     if save_test_data is not None and reference is not None:
