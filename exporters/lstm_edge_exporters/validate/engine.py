@@ -11,7 +11,7 @@ from lstm_edge_runtime.manifest import Manifest
 from ..progress import Progress, ignore
 from ..versions import versions
 from .checks import comparisons
-from .checks.contract import (
+from .checks.claims import (
     CHECKPOINT,
     check_claims,
     check_file,
@@ -119,7 +119,7 @@ class Validation:
 
     def groups(self) -> Iterator[Group]:
         """Yield each group when it is done."""
-        yield Group("contract", self._tell("Contract"), tuple(self._contract()))
+        yield Group("contract", self._tell("Contract"), tuple(self._claims()))
         if self.file.model is not None and self.against is None:
             from .checks.alone import check_alone
 
@@ -135,7 +135,7 @@ class Validation:
         if self.file.model is not None:
             yield Group("golden", self._tell("Golden vectors"), tuple(check_golden(self.file, self.config)))
 
-    def _contract(self) -> Iterator[Check]:
+    def _claims(self) -> Iterator[Check]:
         if self.file.model is not None:
             self.facts = tuple(compare_facts(self.file, self.against))
         yield from check_file(self.file, self.against, self.facts)

@@ -1,4 +1,4 @@
-"""Contract: what the file promises, beside what its reference has, and its golden vectors replayed."""
+"""What the file claims, beside what its reference has, and its golden vectors replayed."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
