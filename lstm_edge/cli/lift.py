@@ -7,6 +7,7 @@ import click
 import numpy as np
 
 from lstm_edge_runtime import load
+from lstm_edge_runtime.axes import describe
 from lstm_edge_runtime.errors import InputError, LstmEdgeError, counted
 
 from ..data.sample_input import sample_input
@@ -166,7 +167,7 @@ def _streams(path: Path) -> bool:
 
 def _row(state: "StateSpec") -> tuple[str, str, str, str]:
     reset = f"{state.reset:g}" if isinstance(state.reset, float) else f"learned {state.reset.shape}"
-    return state.input, state.output, f"({', '.join(map(str, state.axes))})", reset
+    return state.input, state.output, describe(state.axes), reset
 
 
 def _document(lifted: "Lifted", output: Path) -> dict[str, Any]:
