@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from lstm_edge_runtime.errors import ContractError
 
 if TYPE_CHECKING:
@@ -13,7 +11,7 @@ if TYPE_CHECKING:
 
 from lstm_edge_runtime.manifest import Array
 
-__all__ = ["class_names", "is_classification", "main_output", "result_names", "softmax", "top_rows"]
+__all__ = ["class_names", "is_classification", "main_output", "result_names", "top_rows"]
 
 
 def main_output(model: "Model", result: "Array | dict[str, Array]") -> Array:
@@ -70,10 +68,3 @@ def result_names(task: "Task | None", width: int) -> list[str]:
     labels = task.labels if task and len(task.labels) == width else ()
     names = labels or tuple(f"value_{index}" for index in range(width))
     return [name + (f" [{unit}]" if unit else "") for name, unit in zip(names, units, strict=True)]
-
-
-def softmax(logits: Array) -> Array:
-    """Return the probabilities ``(..., C)`` of logits ``(..., C)``, in their dtype."""
-    wide = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
-    shares: Array = (wide / wide.sum(axis=-1, keepdims=True)).astype(logits.dtype)
-    return shares

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lstm_edge.results import class_names, is_classification, result_names, softmax
+from lstm_edge.results import class_names, is_classification, result_names
+from lstm_edge_runtime.prediction import softmax
 
 if TYPE_CHECKING:
     from lstm_edge_runtime.manifest import Task

@@ -20,9 +20,10 @@ import pyarrow as pa
 from pyarrow import ipc, parquet
 
 from lstm_edge.data.sample_input import run_series, sample_input
-from lstm_edge.results import main_output, softmax, top_rows
+from lstm_edge.results import main_output, top_rows
 from lstm_edge_runtime.errors import FileFormatError, InputError
 from lstm_edge_runtime.manifest import Array
+from lstm_edge_runtime.prediction import softmax
 
 from .dataset import key_columns, open_parquet, read_rows, read_windows
 from .events import Span, event_table, find_spans, from_storage
