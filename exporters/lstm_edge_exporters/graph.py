@@ -13,8 +13,9 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
+from onnx_ir.serde import SerdeError
 
-from lstm_edge_runtime.errors import UnsupportedError
+from lstm_edge_runtime.errors import FileFormatError, UnsupportedError, first_line
 from lstm_edge_runtime.manifest import KEY, Array, Axes, Manifest
 
 __all__ = [
@@ -108,6 +109,7 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
 
     Raises:
         UnsupportedError: the weights do not fit into one file.
+        FileFormatError: the graph has parts that no file can hold.
     """
     size = sum(
         tensor.nbytes
@@ -119,7 +121,13 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
         raise UnsupportedError(
             f"the weights are {size:,} bytes, one ONNX file holds {_MAX_WEIGHT_BYTES:,}; split the network"
         )
-    return ir.to_proto(model)
+    try:
+        return ir.to_proto(model)
+    except SerdeError as error:
+        cause: BaseException = error
+        while isinstance(cause, SerdeError) and cause.__cause__ is not None:  # each level wraps the one below
+            cause = cause.__cause__
+        raise FileFormatError(f"the graph is malformed: {first_line(cause)}") from error
 
 
 def to_bytes(model: ir.Model) -> bytes:

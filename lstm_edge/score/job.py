@@ -25,6 +25,7 @@ __all__ = [
     "bucket_of",
     "fixed_lists",
     "from_fixed_lists",
+    "hash_of",
     "open_job_model",
     "writing",
 ]
@@ -115,9 +116,14 @@ class Job:
         return Path(self.work) / name
 
 
+def hash_of(series: str) -> int:
+    """Return 32 bits of a series' name, the same ones in every process."""
+    return zlib.crc32(series.encode("utf-8", "surrogatepass"))
+
+
 def bucket_of(series: str, buckets: int) -> int:
     """Return the part that a series belongs to; of half as many parts it is the same number modulo half."""
-    return zlib.crc32(series.encode("utf-8", "surrogatepass")) & (buckets - 1)
+    return hash_of(series) & (buckets - 1)
 
 
 @functools.lru_cache(maxsize=2)

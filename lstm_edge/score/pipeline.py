@@ -21,7 +21,7 @@ from .dataset import check_columns, find_files, open_parquet
 from .engines import Engine, open_engine
 from .job import Columns, DataFile, Job
 from .output import adopt, check_output, publish, read_ledger, workspace
-from .stages import score_series, score_windows, split_files, write_files
+from .stages import count_series, score_series, score_windows, split_files, write_files
 from .stepping import Stepper
 
 if TYPE_CHECKING:
@@ -344,13 +344,14 @@ class _Run:
     def series(self) -> dict[str, int]:
         """Score series; return how many, and how many events there are."""
         parts = self._split_items()
-        buckets = np.zeros((self._job.buckets, 2), dtype=np.int64)
+        buckets, seen = np.zeros(self._job.buckets, dtype=np.int64), 0
         for done in self._stage("read", (0, 0.15), split_files, parts):
             self._take(done)
             buckets += np.array(done["buckets"])
+            seen |= int(done["seen"], 16)
         for index in self.bad:
             self.rows.pop(index, None)
-        tasks = self._tasks(buckets)
+        tasks = self._tasks(buckets, count_series(seen))
         items = [
             {"task": task, "parts": len(parts), "buckets": own, "bad": sorted(self.bad)}
             for task, own in enumerate(tasks)
@@ -407,9 +408,8 @@ class _Run:
                 self.rows[source.number] = 0
         return [{"part": part, "files": group} for part, group in enumerate(_grouped(pieces, sizes, most))]
 
-    def _tasks(self, buckets: "np.ndarray[Any, Any]") -> list[list[int]]:
-        """Share the buckets out; an earlier run's are all taken, for their states go on."""
-        rows, series = buckets[:, 0], int(buckets[:, 1].sum())
+    def _tasks(self, rows: "np.ndarray[Any, Any]", series: int) -> list[list[int]]:
+        """Share the buckets out by their rows; an earlier run's are all taken, for their states go on."""
         used = np.arange(self._job.buckets) if self._job.previous else np.flatnonzero(rows)
         workers = self._workers.workers
         wanted = max(2 * workers if workers > 1 else 1, series // _SERIES)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ._json import malformed_as, number, read_json, text, text_or_none
 from .errors import FileFormatError, InputError, NotFoundError
 from .files import read_arrays
+from .json_reader import malformed_as, number, read_json, text, text_or_none
 from .manifest import Array, Golden
 from .model import Model
 from .selftest import compare_golden

@@ -12,8 +12,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ._json import decode_array, encode_array, malformed_as, number, read_json, text, text_or_none, texts
 from .errors import InputError, ManifestError
+from .json_reader import (
+    decode_array,
+    encode_array,
+    malformed_as,
+    number,
+    read_json,
+    text,
+    text_or_none,
+    texts,
+)
 
 __all__ = [
     "KEY",

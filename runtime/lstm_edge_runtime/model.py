@@ -337,6 +337,7 @@ def _parse(name: str, data: bytes, source: Source) -> OnnxFile | None:
         file = None if is_ort_format(data) else read_onnx(data, folder)
         if file is not None:
             file.external_paths()
+            file.check()
     except FileFormatError as error:
         raise FileFormatError(f"{name}: {error}") from error
     return file

@@ -5,6 +5,7 @@ file or a call it also raises, and what it only prints (a provider that did not 
 """
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -168,10 +169,13 @@ def import_onnxruntime() -> Any:
     Raises:
         MissingDependencyError: it is not installed, or does not start.
     """
+    first = "onnxruntime" not in sys.modules
     try:
         import onnxruntime
 
         onnxruntime.InferenceSession  # noqa: B018  what pip leaves of two wheels is an empty package
+        if first:  # what it can't do it raises as well; who imports it first may want its log
+            onnxruntime.set_default_logger_severity(_SILENT)
     except Exception as error:  # a broken wheel may raise anything
         install = f"{install_command('cpu')}, or [cuda] for a GPU"
         if isinstance(error, ModuleNotFoundError) and error.name == "onnxruntime":

@@ -104,6 +104,10 @@ def _read(source: str | os.PathLike[str] | bytes) -> onnx.ModelProto:
         )
     if any(entry.key == KEY for entry in model.metadata_props):
         raise InputError(f"{name} carries lstm-edge's manifest already: its states are inputs and outputs")
+    try:
+        read_onnx(content, folder).check()
+    except FileFormatError as error:
+        raise FileFormatError(f"{name}: {error}") from error
     _load_weights(model, content, name, folder)
     return model
 

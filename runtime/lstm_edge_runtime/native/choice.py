@@ -56,7 +56,11 @@ def compile_engine(
         if misfit := golden_misfit(manifest, case):
             raise CheckFailedError(f"{what} does not run: {misfit}")
         for name, run in runs.items():
-            records = compare_golden(case, run(case.inputs))
+            try:
+                outputs = run(case.inputs)
+            except Exception as error:
+                raise CheckFailedError(f"{what} does not run on {name}: {first_line(error)}") from error
+            records = compare_golden(case, outputs)
             worst = max(records, key=lambda record: record.ratio, default=None)
             if worst is not None and not worst.ok:
                 raise CheckFailedError(f"{what} fails on {name}: {worst}")

@@ -173,6 +173,7 @@ def test_noise_that_hides_the_answer_is_said(document):
         (lambda d: d.pop("files"), "not a measurement"),
         (lambda d: d.update(host="here"), "not a measurement"),
         (lambda d: d.update(calibration_us=[0.0] * 15), "not a measurement"),
+        (lambda d: d.update(calibration_us=[10**400] * 15), "not a measurement"),
         (lambda d: d.update(files=d["files"] * 2) or d["files"][0].pop("name"), "not a measurement"),
         (lambda d: d["settings"]["plan"].update(chunk=256), "chunk has 256 steps, not 16"),
         (lambda d: d["files"][0].update(name="y") or d["files"].append(d["files"][0]), "none of har.onnx"),

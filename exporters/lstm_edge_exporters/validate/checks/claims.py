@@ -160,6 +160,7 @@ def _array(values: Any) -> str:
 
 def _meaning(mine: Manifest, theirs: Manifest, reference: ReferenceModel) -> Iterator[Fact]:
     """What the numbers mean; only the one who exported the reference knows, if anyone does."""
+    rate = theirs.signal.sampling_rate and float(theirs.signal.sampling_rate)  # one who exports may say 10
     for name, file, known, stated in (
         (
             "task",
@@ -170,12 +171,7 @@ def _meaning(mine: Manifest, theirs: Manifest, reference: ReferenceModel) -> Ite
         ("labels", mine.task and mine.task.labels, theirs.task and theirs.task.labels, theirs.task),
         ("units", mine.task and mine.task.units, theirs.task and theirs.task.units, theirs.task),
         ("features", mine.signal.features, theirs.signal.features, theirs.signal.features),
-        (
-            "sampling rate",
-            mine.signal.sampling_rate,
-            theirs.signal.sampling_rate,
-            theirs.signal.sampling_rate,
-        ),
+        ("sampling rate", mine.signal.sampling_rate, rate, rate),
         ("window", mine.signal.window, theirs.signal.window, theirs.signal.window),
         ("checkpoint", mine.provenance.get("checkpoint_sha256"), reference.sha256 or None, reference.sha256),
     ):

@@ -1,4 +1,4 @@
-"""Read and check what JSON holds: one way in for manifests, profiles and golden vectors."""
+"""Read and check what JSON holds: one way in for every JSON file."""
 
 import contextlib
 import math
