@@ -188,7 +188,7 @@ def _text(node: ir.Node, name: str, default: str) -> str:
     return node.attributes.get_string(name, default) or default
 
 
-Step = Callable[[Array, tuple[Array, ...]], tuple[Array, ...]]
+StepFunction = Callable[[Array, tuple[Array, ...]], tuple[Array, ...]]
 """One step: the input's share of the gates ``(N, G*H)`` and the states -> the states, h first."""
 
 
@@ -229,7 +229,7 @@ def lstm(
     """
     width = W.shape[1] // 4
 
-    def make(place: int) -> Step:
+    def make(place: int) -> StepFunction:
         f, g, h = _functions(activations, ("Sigmoid", "Tanh", "Tanh"), place, rounding)
         r, bias = R[place].T, _recurrent_bias(B, place)
         p_i, p_o, p_f = np.split(P[place], 3) if P is not None else (None, None, None)
@@ -274,7 +274,7 @@ def gru(
     """Run a GRU, gates in ONNX's order z r h; arguments and results as of ``lstm``."""
     width = R.shape[-1]
 
-    def make(place: int) -> Step:
+    def make(place: int) -> StepFunction:
         f, g = _functions(activations, ("Sigmoid", "Tanh"), place, rounding)
         outer, inner = R[place][: 2 * width].T, R[place][2 * width :].T
         bias = _recurrent_bias(B, place)
@@ -315,7 +315,7 @@ def rnn(
 ) -> tuple[Array, Array]:
     """Run a simple RNN; arguments and results as of ``lstm``."""
 
-    def make(place: int) -> Step:
+    def make(place: int) -> StepFunction:
         (f,) = _functions(activations, ("Tanh",), place, rounding)
         r, bias = R[place].T, _recurrent_bias(B, place)
 
@@ -338,7 +338,7 @@ def _unroll(
     lengths: Array | None,
     direction: str,
     starts: Sequence[tuple[Array | None, int]],
-    make: Callable[[int], Step],
+    make: Callable[[int], StepFunction],
     rounding: Exact,
 ) -> tuple[Array, ...]:
     """Return ``Y (L, D, N, out)`` and each last state ``(D, N, width)``; rows stop at their length."""

@@ -15,7 +15,7 @@ from lstm_edge_runtime.manifest import Array
 from lstm_edge_runtime.tolerance import Comparison, compare
 
 from ...processes import run_program
-from ._calls import Call
+from ._calls import CCall
 from ._interface import Interface, StepArray
 
 __all__ = ["find_compiler", "verify_c"]
@@ -45,7 +45,7 @@ def find_compiler() -> list[str]:
 
 
 def verify_c(
-    files: Mapping[str, str], interface: Interface, calls: Sequence[Call], compiler: Sequence[str]
+    files: Mapping[str, str], interface: Interface, calls: Sequence[CCall], compiler: Sequence[str]
 ) -> tuple[Comparison, ...]:
     """Compile the files, run the self-test and each of ``calls`` from its own states.
 
