@@ -1,5 +1,6 @@
 """What the tracer took for granted about sizes, as facts that can be looked up at any size."""
 
+import ast
 import linecache
 import math
 import re
@@ -20,7 +21,7 @@ from torch.utils._sympy.printers import PythonPrinter
 from lstm_edge_runtime.axes import parse_sum
 from lstm_edge_runtime.manifest import Axes
 
-__all__ = ["Guard", "calling_line", "own_line", "read_guards"]
+__all__ = ["Guard", "Place", "calling_line", "is_own", "own_line", "place_of", "read_guards"]
 
 _NAMES = {"__builtins__": {"min": min, "max": max, "abs": abs, "int": int, "round": round}, "math": math}
 """What the tracer's text may call."""
@@ -45,6 +46,36 @@ class Guard:
             return bool(eval(self.code, _NAMES.copy(), dict(sizes)))  # noqa: S307  the tracer's own text
         except (ArithmeticError, NameError):
             return False
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the module's own code takes a size for a number."""
+
+    line: str
+    """As ``net.py:12: for t in range(x.size(1)):``."""
+    loop: bool
+    """Whether a loop runs so often."""
+
+
+def place_of(size: torch.SymInt) -> Place | None:
+    """Return where ``size``, which tracing fixed, was taken for a number; None where an operator did it."""
+    known = getattr(size.node.shape_env, "replacements_slocs", {})
+    found = known.get(size.node._expr)
+    frame = found.framework_loc if found is not None else None
+    if not isinstance(frame, FrameSummary) or not is_own(frame.filename):
+        return None
+    return Place(_shown(frame.filename, frame.lineno or 0), _in_loop(frame.filename, frame.lineno or 0))
+
+
+def _in_loop(path: str, number: int) -> bool:
+    """Tell whether a line of source says how often a loop runs."""
+    try:
+        tree = ast.parse("".join(linecache.getlines(path)))
+    except SyntaxError:
+        return False
+    loops = (node.iter for node in ast.walk(tree) if isinstance(node, ast.For | ast.comprehension))
+    return any(each.lineno <= number <= (each.end_lineno or each.lineno) for each in loops)
 
 
 def read_guards(
@@ -99,7 +130,7 @@ def own_line(error: BaseException) -> str:
         trace = cause.__traceback__
         while trace is not None:
             path, number = trace.tb_frame.f_code.co_filename, trace.tb_lineno
-            if _is_own(path):
+            if is_own(path):
                 found = _shown(path, number)
             trace = trace.tb_next
         cause = None if found else (cause.__cause__ or cause.__context__)
@@ -109,12 +140,13 @@ def own_line(error: BaseException) -> str:
 def calling_line() -> str:
     """Return the innermost line outside of PyTorch and this package that is being run."""
     frame = sys._getframe(1)
-    while frame is not None and not _is_own(frame.f_code.co_filename):
+    while frame is not None and not is_own(frame.f_code.co_filename):
         frame = frame.f_back  # type: ignore[assignment]
     return _shown(frame.f_code.co_filename, frame.f_lineno) if frame is not None else ""
 
 
-def _is_own(path: str) -> bool:
+def is_own(path: str) -> bool:
+    """Tell whether a source file is neither of PyTorch, of this package nor of Python itself."""
     return not path.startswith((_OURS, _TORCH, "<")) and Path(path).exists() and not _is_standard(path)
 
 
@@ -129,6 +161,6 @@ def _shown(path: str, number: int) -> str:
 def _line(place: SLoc) -> str:
     """Return the line that asked for a fact, where that is the module's own."""
     frame = place.framework_loc
-    if not isinstance(frame, FrameSummary) or not _is_own(frame.filename):
+    if not isinstance(frame, FrameSummary) or not is_own(frame.filename):
         return ""
     return _shown(frame.filename, frame.lineno or 0)

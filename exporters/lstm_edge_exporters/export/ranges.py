@@ -4,8 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from math import gcd, lcm
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from lstm_edge_runtime.errors import InputError, UnsupportedError
 from lstm_edge_runtime.manifest import AxisRange
@@ -16,6 +18,8 @@ from ..numerics.reference import TorchReference
 from .guards import Guard
 
 __all__ = ["DIFFERS", "REFUSED", "SAME", "FoundRange", "find_range", "settle_ranges"]
+
+Array = npt.NDArray[Any]
 
 SAME, DIFFERS, REFUSED = "same", "differs", "refused"
 """What a run at a size shows: file and module agree; they do not; the module itself refuses."""
@@ -142,7 +146,13 @@ def settle_ranges(
     base = {**traced, **(example.sizes if example else {})}
 
     def run(sizes: Mapping[str, int]) -> str:
-        feeds = free.at(sizes).feeds
+        found = REFUSED
+        for case in (free.at(sizes), free.resized(sizes)):  # what is drawn may be no valid input
+            if found == REFUSED and case is not None:
+                found = run_on(case.feeds)
+        return found
+
+    def run_on(feeds: Mapping[str, Array]) -> str:
         try:
             expected = reference.run_plain(feeds)
         except Exception:  # noqa: BLE001  a module may raise anything at a size that it does not take

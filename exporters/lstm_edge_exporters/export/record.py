@@ -20,12 +20,16 @@ from ..recurrent import GATES
 from .guards import calling_line
 from .packing import Packing, assume
 
-__all__ = ["DOMAIN", "OP", "Call", "Recorder", "instrument"]
+__all__ = ["DOMAIN", "LOG_CUM_SUM_EXP", "OP", "Call", "Recorder", "instrument"]
 
 DOMAIN = "lstm_edge"
 OP = "Recurrent"
 """``(x (L,N,I), h_0 (layers*D,N,P), c_0 (layers*D,N,H) or none, lengths (N,) or none, *weights)`` ->
 ``(y (L,N,D*P), h_n, c_n)``, P the projection or H; weights in PyTorch's order and layout."""
+
+
+LOG_CUM_SUM_EXP = "LogCumSumExp"
+"""``x`` to sums of the same shape along ``axis``."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,8 @@ class Call:
     cell: bool
     shape: tuple[Any, ...]
     """``(L, N, I)`` of its input as traced."""
+    line: str
+    """The module's own line that calls it."""
 
 
 class Recorder(TorchFunctionMode):
@@ -55,7 +61,9 @@ class Recorder(TorchFunctionMode):
         self.outputs: list[str] = []
         """What the module calls its outputs."""
         self.seen: dict[str, str] = {}
-        """``sampling``, ``complex`` and ``list`` where ``forward`` does such, with the first such line."""
+        """``sampling``, ``complex``, ``list``, ``numpy`` where ``forward`` does such, with the line."""
+        self.unbound: dict[str, str] = {}
+        """Sizes as traced of axes that were taken apart, and the line that did it."""
         self._packing = Packing()
 
     def begin(self, shapes: Sequence[torch.Size]) -> None:
@@ -63,6 +71,7 @@ class Recorder(TorchFunctionMode):
         self.calls.clear()
         self.outputs.clear()
         self.seen.clear()
+        self.unbound.clear()
         self.shapes[:] = shapes
 
     @contextmanager
@@ -83,10 +92,19 @@ class Recorder(TorchFunctionMode):
     ) -> Any:
         """Answer the functions of recurrence and packing; pass every other one on."""
         kwargs = kwargs or {}
+        if func is torch.arange and all(type(each) is int for each in args):
+            made = func(*args, **kwargs)
+            made.tolist = lambda: list(range(*args))  # type: ignore[method-assign]
+            return made
         if (kind := _NOTED.get(func)) is not None:
             self.seen.setdefault(kind, calling_line())
+        if func in _UNBINDS and isinstance(args[0], Tensor) and args[0].dim():
+            size = args[0].shape[kwargs.get("dim", args[1] if len(args) > 1 else 0)]
+            self.unbound.setdefault(str(size), calling_line())
         if func in _SQUEEZES:
             return _squeeze(*args, **kwargs)
+        if func in _LOG_CUM_SUM_EXPS:
+            return _log_cum_sum_exp(*args, **kwargs)
         if func in _LAYERS:
             return self._layer(_LAYERS[func], *args)
         if func in _CELLS:
@@ -142,7 +160,7 @@ class Recorder(TorchFunctionMode):
                 for axis, size in enumerate((layers * directions, x.shape[1], width)):
                     assume(state.shape[axis] == size)
         number = sum(each.path == self._path for each in self.calls)
-        call = Call(self._path, number, layers, kind.cell, tuple(x.shape))
+        call = Call(self._path, number, layers, kind.cell, tuple(x.shape), calling_line())
         self.calls.append(call)
         outputs = torch.onnx.ops.symbolic_multi_out(
             f"{DOMAIN}::{OP}",
@@ -174,6 +192,11 @@ def _squeeze(x: Tensor, dim: Any = None) -> Tensor:
         if x.dim() and x.shape[axis] == 1:
             x = torch.squeeze(x, axis)
     return x
+
+
+def _log_cum_sum_exp(x: Tensor, dim: int) -> Tensor:
+    name, axis = f"{DOMAIN}::{LOG_CUM_SUM_EXP}", dim % max(x.dim(), 1)
+    return torch.onnx.ops.symbolic(name, [x], {"axis": axis}, dtype=x.dtype, shape=x.shape, version=1)
 
 
 def _as_index(tensor: Tensor) -> Tensor:
@@ -210,9 +233,12 @@ def _recorded(kind: type[nn.Module]) -> type:
     return types.new_class(kind.__name__, (kind,), exec_body=lambda names: names.update(methods))
 
 
+_UNBINDS = frozenset({torch.unbind, Tensor.unbind, Tensor.__iter__})
+_LOG_CUM_SUM_EXPS = frozenset({torch.logcumsumexp, Tensor.logcumsumexp})
 _SQUEEZES = frozenset({torch.squeeze, Tensor.squeeze})
 _NOTED: dict[Any, str] = {
     Tensor.tolist: "list",
+    Tensor.numpy: "numpy",
     **dict.fromkeys(
         (
             torch.rand,

@@ -70,12 +70,13 @@ def check_calls(recorder: Recorder) -> None:
         UnsupportedError: a cell is called more than once in one ``forward``.
     """
     calls = Counter(call.path for call in recorder.calls if call.cell)
+    lines = {call.path: call.line for call in recorder.calls}
     for path, count in calls.items():
         if count > 1:
             loop = LoopError(
-                f"cell {path!r} is called {count} times in one forward: a loop over time would be unrolled "
-                "at that length; use nn.LSTM, nn.GRU or nn.RNN with the same weights instead, or export one "
-                "step a call with the state as input and output"
+                f"cell {path!r} is called {count} times in one forward ({lines[path]}): a loop over time "
+                "would be unrolled at that length; use nn.LSTM, nn.GRU or nn.RNN with the same weights instead, or "
+                "export one step a call with the state as input and output"
             )
             loop.steps = count
             raise loop
@@ -104,6 +105,11 @@ def tracing_refusal(error: Exception, module: nn.Module, recorder: Recorder) -> 
         check_calls(recorder)
     except UnsupportedError as loop:
         return loop
+    if "numpy" in recorder.seen:
+        return UnsupportedError(
+            f"{name} takes a tensor to NumPy ({recorder.seen['numpy']}), where no file can follow; compute "
+            "it with torch's own operators"
+        )
     line = own_line(error)
     at_line = f" ({line})" if line else ""
     if "data-dependent" in text or "GuardOnDataDependent" in type(error).__name__:
