@@ -5,7 +5,8 @@
     strangers/bin/python benchmarks/strangers.py GROUP [--json FILE]
     python benchmarks/strangers.py --table FILE...
 
-Each call builds one module and gives its inputs at any ``(N, L)``. It is exported from those at ``TRACED`` by
+Each call of ``strangers_calls.py`` builds one module and gives its inputs at any ``(N, L)``. It is exported
+from those at ``TRACED`` by
 
 - ``lstm_edge_exporters.export``, axes and states found by itself,
 - ``torch.onnx.export(dynamo=True)`` with ``Dim.AUTO`` for every axis that changes with N or L,
@@ -17,7 +18,10 @@ and the file is then run in onnxruntime at the sizes of ``JUDGED``, apart from w
   largest value of the output;
 - *ranged* where it does so at every size that its manifest allows, which leaves out some;
 - *wrong* where it was written and differs or does not run;
-- *refused* where the exporter raised, and for lstm-edge a *traceback* where that is no error of its own.
+- *refused* where the exporter raised, *rightly* where the call says why no file can hold what it does, and
+  for lstm-edge a *traceback* where that is no error of its own.
+
+A package that is not installed is left out.
 """
 
 import argparse
@@ -224,13 +228,18 @@ def measure(call: Call, exporter: str) -> tuple[str, str]:
 def table(documents: Sequence[dict[str, Any]]) -> str:
     """Return the tally of several groups in Markdown, with versions."""
     rows = [each for document in documents for each in document["calls"]]
-    verdicts = ("right", "ranged", "wrong", "refused", "traceback")
+    verdicts = ("right", "ranged", "wrong", "refused", "refused rightly", "traceback")
     lines = [
-        f"| {len(rows)} calls | {' | '.join(verdicts)} |",
+        f"| {len(rows)} calls of {len({row['package'] for row in rows})} packages | {' | '.join(verdicts)} |",
         f"| --- | {' | '.join(['--:'] * len(verdicts))} |",
     ]
     for exporter in EXPORTERS:
-        counts = Counter(row[exporter][0] for row in rows)
+        counts = Counter(
+            f"refused{' rightly' if row['why'] else ''}"
+            if row[exporter][0] == "refused"
+            else row[exporter][0]
+            for row in rows
+        )
         lines.append(f"| {exporter} | {' | '.join(str(counts[verdict]) for verdict in verdicts)} |")
     packages = {name: version for document in documents for name, version in document["versions"].items()}
     about = ", ".join(f"{name} {version}" for name, version in sorted(packages.items()))
@@ -252,12 +261,16 @@ def main() -> None:
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
     onnxruntime.set_default_logger_severity(4)
-    rows = []
-    calls = GROUPS[options.group]()
+    rows: list[dict[str, Any]] = []
+    calls = []
+    for package in GROUPS[options.group]:
+        try:
+            calls += package()
+        except ImportError as error:  # noqa: PERF203  one package after another
+            print(f"{package.__name__} is left out: {error}", flush=True)
     for call in calls:
-        row = {"package": call.package, "name": call.name} | {
-            exporter: measure(call, exporter) for exporter in EXPORTERS
-        }
+        row: dict[str, Any] = {"package": call.package, "name": call.name, "why": call.why}
+        row |= {exporter: measure(call, exporter) for exporter in EXPORTERS}
         rows.append(row)
         print(
             call.package,
@@ -266,17 +279,18 @@ def main() -> None:
             sep=" | ",
             flush=True,
         )
-    document = {
+        if options.json:
+            options.json.write_text(json.dumps(_document(rows), indent=1))
+
+
+def _document(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    packages = {row["package"] for row in rows} | {"torch", "onnx", "onnxruntime"}
+    return {
         "calls": rows,
-        "versions": {
-            name: importlib.metadata.version(name)
-            for name in sorted({call.package for call in calls} | {"torch", "onnx", "onnxruntime"})
-        }
+        "versions": {name: importlib.metadata.version(name) for name in sorted(packages)}
         | {"lstm-edge": __version__},
         "platform": f"Python {platform.python_version()}, {platform.machine()}",
     }
-    if options.json:
-        options.json.write_text(json.dumps(document, indent=1))
 
 
 if __name__ == "__main__":

@@ -157,8 +157,9 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result = func(*args, **kwargs)
         if name in _BOUNDED:
             return self._perturb(result, None, 2 * UNIT)
-        if scale is not None:
-            return self._perturb(result, scale, 2 * UNIT)
+        if scale is not None:  # in place, of a log-sigmoid the first of two results
+            self._perturb(result[0] if isinstance(result, tuple) else result, scale, 2 * UNIT)
+            return result
         for each in result if isinstance(result, tuple | list) else (result,):
             if isinstance(each, Tensor) and each.is_floating_point():
                 exact = None if name in _ELEMENTARY else each.float().to(each.dtype) == each
