@@ -22,7 +22,7 @@ from stream_sizes import CLASSES, SIZES
 from lstm_edge_runtime import load
 from lstm_edge_runtime.native.library import library
 
-FLAGS = ("-O3", "-march=native", "-mprefer-vector-width=512", "-ffast-math", "-shared", "-fPIC")
+FLAGS = ("-O3", "-D_GNU_SOURCE", "-march=native", "-mprefer-vector-width=512", "-shared", "-fPIC")
 
 
 def best(call: Callable[[], object], repeats: int = 15) -> float:
@@ -42,6 +42,8 @@ def build_tools(folder: Path) -> ctypes.CDLL:
     subprocess.run([shutil.which("cc") or "cc", *FLAGS, source, "-o", target], check=True)
     opened = ctypes.CDLL(str(target))
     opened.multiply_add.argtypes = [ctypes.c_size_t]
+    opened.make_weights.argtypes, opened.make_weights.restype = [ctypes.c_size_t], ctypes.c_void_p
+    opened.free.argtypes = [ctypes.c_void_p]
     opened.read_all.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t]
     opened.take_steps.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
     return opened
@@ -61,12 +63,13 @@ def peak_flops(tools: ctypes.CDLL) -> float:
 
 
 def bandwidth(tools: ctypes.CDLL, size: str) -> float:
-    """Return the bytes a second at which this core reads as much as a size's weights again and again."""
-    weights = multiply_adds(size)
-    data = np.zeros(weights + 16, np.float32)
-    aligned = data[-data.ctypes.data // 4 % 16 :]
-    again = max(1, 20_000_000 // weights)
-    return 4 * weights * again / best(lambda: tools.read_all(aligned.ctypes.data, weights // 16, again))
+    """Return the bytes a second at which this core reads as much as a size's weights, forth and back."""
+    count = 4 * multiply_adds(size)
+    data = tools.make_weights(count)
+    again = max(2, 80_000_000 // count)
+    fastest = best(lambda: tools.read_all(data, count // 64, again))
+    tools.free(data)
+    return count * again / fastest
 
 
 def least_seconds(tools: ctypes.CDLL, size: str) -> tuple[float, str]:

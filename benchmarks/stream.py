@@ -8,7 +8,7 @@ the baseline's time beside it. Run it on a quiet machine, on one core:
 With ``--native`` it measures the native engine in its place, for which it needs a C compiler, and pins itself
 to cores (two, for what runs on two threads):
 
-    python benchmarks/stream.py --native --litert DIR
+    python benchmarks/stream.py --native --litert DIR --page tables.md
 
 PyTorch's columns appear where torch is installed; LiteRT's where ``ai-edge-litert`` is and ``--litert DIR``
 holds ``S.tflite`` to ``XL.tflite`` (``benchmarks/stream_tflite.py`` makes them).
@@ -145,11 +145,12 @@ def main() -> None:
     parser.add_argument(
         "--native", action="store_true", help="the native engine beside onnxruntime and LiteRT"
     )
+    parser.add_argument("--page", type=Path, help="with --native: write its tables in Markdown there")
     parser.add_argument("--json", type=Path, help="write the figures there")
     parser.add_argument("--plot", type=Path, help="write a plot (SVG) there")
     options = parser.parse_args()
     if options.native:
-        print_native(options.repeats, options.litert)
+        print_native(options.repeats, options.litert, options.page)
         return
     with tempfile.TemporaryDirectory() as folder:
         rows, more = measure(Path(folder), options.repeats, options.litert, options.rough)
@@ -185,38 +186,29 @@ def plot_steps(steps: dict[str, dict[str, float]]) -> str:
     return draw_plot(plot, standalone=True)
 
 
-def print_native(repeats: int, litert: Path | None) -> None:
-    """Print the table of the native engine in Markdown."""
-    from stream_native import LIMITS, measure_native
+def print_native(repeats: int, litert: Path | None, page: Path | None) -> None:
+    """Print the tables of the native engine in Markdown, and write them to ``page``."""
+    from stream_native import measure_native, tables
 
     from lstm_edge_runtime.native.library import library
 
     with tempfile.TemporaryDirectory() as folder:
         paths = {size: write_model(Path(folder), size) for size in SIZES}
         figures = measure_native(Path(folder), paths, repeats, litert)
-    cells = {(figure.row, figure.size): figure for figure in figures}
     versions = {"Python": platform.python_version(), "onnxruntime": onnxruntime.__version__}
     if litert is not None:
         versions["LiteRT"] = metadata.version("ai-edge-litert")
     versions["lstm-edge-native"] = (
         f"{library().lstm_edge_version().decode()}, {library().lstm_edge_isa().decode()}"
     )
-    print(f"{_processor()}; " + ", ".join(f"{name} {version}" for name, version in versions.items()) + "\n")
-    print("| | " + " | ".join(SIZES) + " |\n| --- |" + " --- |" * len(SIZES))
-    for row in LIMITS:
-        words = []
-        for size in SIZES:
-            figure = cells.get((row, size))
-            limit = None if figure is None else figure.limit
-            word = "" if figure is None else f"{figure.value:.3f}"
-            if figure is not None and limit is not None:
-                word += f" ({'<=' if figure.value <= limit else 'MISS'} {limit:.2f})"
-            words.append(word)
-        print(f"| {row} | " + " | ".join(words) + " |")
-    print()
+    machine = f"{_processor()}; " + ", ".join(f"{name} {version}" for name, version in versions.items())
+    text = f"{tables(figures)}\n{machine}\n"
+    print(text)
     for figure in figures:
         if figure.detail:
             print(f"- {figure.row}, {figure.size}: {figure.detail}")
+    if page is not None:
+        page.write_text(text, encoding="utf-8")
 
 
 def _processor() -> str:

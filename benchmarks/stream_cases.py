@@ -60,7 +60,7 @@ def step_calls(path: Path, size: str, litert: Path | None) -> dict[str, Call]:
     sample = x[0, 0]
     stream = load(path, threads=1, engine="onnxruntime").stream()
     stream.step(sample)
-    bound = stream._step_call
+    bound = stream._step_call.engine
 
     def step(count: int) -> None:
         for _ in range(count):

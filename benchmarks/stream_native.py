@@ -9,8 +9,8 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from lstm_edge_exporters.quantization.prepare import prepare
 from lstm_edge_runtime import Model, load
 from lstm_edge_runtime.native.library import library, open_library
 
-__all__ = ["LIMITS", "Figure", "measure_native"]
+__all__ = ["LIMITS", "Figure", "measure_native", "tables"]
 
 COUNTS = {"S": 600, "M": 300, "L": 40, "XL": 12}
 """Steps in a turn."""
@@ -60,11 +60,45 @@ class Figure:
     size: str
     value: float
     detail: str = ""
+    us: Mapping[str, float] = field(default_factory=dict)
+    """What else was measured beside it, in microseconds."""
 
     @property
     def limit(self) -> float | None:
         """What it must reach; None for what is only told."""
         return LIMITS.get(self.row, {}).get(self.size)
+
+
+CONTESTANTS = {
+    "loop": "`session.run` loop",
+    "LiteRT": "LiteRT",
+    "step": "**`Stream.step`, native**",
+    "C": "the same from C",
+    "AVX2": "forced to AVX2, from Python",
+    "int8": "int8, from Python",
+    "limit": "this core's limit (reading the weights, or multiply-adds)",
+}
+
+
+def tables(figures: Sequence[Figure]) -> str:
+    """Return the two tables of docs/native.md: ratios, with what each was to reach in brackets, and times."""
+    ratios, steps = {}, {}
+    for figure in figures:
+        cell = f"{figure.value:.3f}"
+        if figure.limit is not None:
+            cell = f"{cell if figure.value <= figure.limit else f'**{cell}**'} ({figure.limit:.2f})"
+        ratios[figure.row, figure.size] = cell
+        for name, us in figure.us.items():
+            steps[CONTESTANTS[name], figure.size] = f"{us:.{2 if us < 100 else 1}f}"
+    lines: list[str] = []
+    for rows, cells in ((LIMITS, ratios), (CONTESTANTS.values(), steps)):
+        lines += ["| | " + " | ".join(SIZES) + " |", "| --- |" + " --- |" * len(SIZES)]
+        shown = [row for row in rows if any((row, size) in cells for size in SIZES)]
+        lines += [
+            f"| {row} | " + " | ".join(cells.get((row, size), "") for size in SIZES) + " |" for row in shown
+        ]
+        lines.append("")
+    return "\n".join(lines)
 
 
 def measure_native(
@@ -122,11 +156,10 @@ def _steps(tools: ctypes.CDLL, path: Path, size: str, repeats: int, litert: Path
     times = interleave(calls, COUNTS[size], 5 * repeats)
     us = {name: statistics.median(each) * 1e6 for name, each in times.items()}
     least, by = least_seconds(tools, size)
+    us["limit"] = least * 1e6
     told = ", ".join(f"{name} {value:.2f}" for name, value in us.items())
-    detail = (
-        f"us: {told}; the machine's limit {least * 1e6:.2f} ({by}), C at {us['C'] / least / 1e6:.2f} of it"
-    )
-    yield Figure("`Stream.step` / the naive loop", size, ratio(times, "step", "loop"), detail)
+    detail = f"us: {told} ({by}), C at {us['C'] / us['limit']:.2f} of it"
+    yield Figure("`Stream.step` / the naive loop", size, ratio(times, "step", "loop"), detail, us)
     if "LiteRT" in times:
         yield Figure("`Stream.step` / LiteRT's step", size, ratio(times, "step", "LiteRT"))
     if size in ("S", "M"):
@@ -218,8 +251,9 @@ def _int8(folder: Path, path: Path, size: str, repeats: int) -> Iterator[Figure]
         for name, each in (("fp32", path), ("int8", smaller))
     }
     times = interleave(calls, COUNTS[size], 3 * repeats)
-    detail = f"{statistics.median(times['int8']) * 1e6:.1f} us"
-    yield Figure("int8 step / fp32 step, both native", size, ratio(times, "int8", "fp32"), detail)
+    us = {"int8": statistics.median(times["int8"]) * 1e6}
+    detail = f"{us['int8']:.1f} us"
+    yield Figure("int8 step / fp32 step, both native", size, ratio(times, "int8", "fp32"), detail, us)
 
 
 def _sources(path: Path, repeats: int) -> Iterator[Figure]:

@@ -1,8 +1,9 @@
-"""Train with the default command line on the data sets in aeon's wheel, beside 1-NN DTW on the same split.
+"""Train with the default command line on the data sets in aeon's and sktime's wheels, beside 1-NN DTW.
 
-aeon is no dependency of lstm-edge. Run this in an environment with aeon, and name the command to train with:
+Both train and test on the set's own split. aeon is no dependency of lstm-edge. Run this in an environment
+with aeon (and sktime, of which only the data are read, for PLAID), and name the command to train with:
 
-    python -m venv /tmp/aeon && /tmp/aeon/bin/pip install aeon
+    python -m venv /tmp/aeon && /tmp/aeon/bin/pip install aeon && /tmp/aeon/bin/pip install --no-deps sktime
     /tmp/aeon/bin/python benchmarks/training.py --lstm-edge .venv/bin/lstm-edge
 
 The reference is the nearest neighbor by dynamic time warping without a window, on the samples as they are.
@@ -16,10 +17,10 @@ import subprocess
 import tempfile
 import time
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import aeon
 import numpy as np
 from aeon.datasets import load_from_ts_file
 from aeon.distances import dtw_pairwise_distance
@@ -29,18 +30,23 @@ SETS = (
     "JapaneseVowels",
     "UnitTest",
     "BasicMotions",
+    "Covid3Month_disc",
     "GunPoint",
     "PickupGestureWiimoteZ",
     "ArrowHead",
     "OSULeaf",
     "ACSF1",
+    "PLAID",
 )
-"""Every labeled set with its own test set in the wheel, from the quickest to the slowest."""
+"""Every set with classes and its own test set in the wheels, from the quickest to the slowest."""
 
 
 def read(name: str) -> dict[str, tuple[list[Any], Any]]:
     """Return training and test samples ``(channels, time)`` and their classes, as they ship."""
-    folder = Path(aeon.__file__).parent / "datasets" / "data" / name
+    wheels = [
+        Path(wheel.origin).parent for wheel in map(find_spec, ("aeon", "sktime")) if wheel and wheel.origin
+    ]
+    folder = next(folder for wheel in wheels if (folder := wheel / "datasets" / "data" / name).is_dir())
     found = {}
     for part in ("TRAIN", "TEST"):
         x, y = load_from_ts_file(str(folder / f"{name}_{part}.ts"))

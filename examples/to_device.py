@@ -19,7 +19,7 @@ def to_device(
     samples: Samples,
     folder: Path,
 ) -> Model:
-    """Write ``model.onnx`` and ``model-int8.onnx`` into ``folder`` and return the first, open as on a device.
+    """Write ``model.onnx`` and ``model-int8.onnx`` into ``folder``; return the second, open.
 
     Args:
         module: trained; with the example and the configuration as ``export`` takes them.
@@ -35,14 +35,20 @@ def to_device(
 
     file = open_file(path)
     report = validate(file, against_module(module, file, example, config=config), ValidateConfig(quick=True))
-    print(
-        f"validate: {'passed' if report.ok else 'FAILED'}, {sum(len(g.checks) for g in report.groups)} checks"
-    )
+    if not report.ok:
+        raise SystemExit("\n".join(report.headlines))
+    print(f"validate: passed, {sum(len(group.checks) for group in report.groups)} checks")
 
     made = quantize(path, QuantizeConfig(weights_only=True), samples)
     made.save(small, force=True)
-    print(f"quantize: {len(made.model):,} bytes, judged on {made.judged_on}")
+    judged = made.judgement
+    kept = f"{judged.agreement:.1%} of the labels stay" if judged.agreement is not None else ""
+    if judged.rmse is not None:
+        kept = "RMSE {:.4g}, was {:.4g}".format(*reversed(judged.rmse))
+    print(f"quantize: {len(made.model):,} bytes, {kept} on {made.judged_on}")
 
-    model = load(path, device="cpu")
-    print(f"selftest: {'passed' if model.selftest().ok else 'FAILED'}")
+    model = load(small, device="cpu")
+    if not model.selftest().ok:
+        raise SystemExit("the self-test failed")
+    print("selftest: passed")
     return model

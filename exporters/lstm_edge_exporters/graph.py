@@ -10,13 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
+from onnx_ir.serde import SerdeError
 
-from lstm_edge_runtime.errors import UnsupportedError
-from lstm_edge_runtime.manifest import Axes
+from lstm_edge_runtime.errors import FileFormatError, UnsupportedError, first_line
+from lstm_edge_runtime.manifest import KEY, Array, Axes, Manifest
 
 __all__ = [
     "Builder",
@@ -29,9 +29,8 @@ __all__ = [
     "to_bytes",
     "to_proto",
     "values_read",
+    "with_manifest",
 ]
-
-Array = npt.NDArray[Any]
 
 _MAX_WEIGHT_BYTES = 2**31 - 2**20
 """Protobuf's limit of 2 GiB, with room for the manifest."""
@@ -110,6 +109,7 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
 
     Raises:
         UnsupportedError: the weights do not fit into one file.
+        FileFormatError: the graph has parts that no file can hold.
     """
     size = sum(
         tensor.nbytes
@@ -121,13 +121,29 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
         raise UnsupportedError(
             f"the weights are {size:,} bytes, one ONNX file holds {_MAX_WEIGHT_BYTES:,}; split the network"
         )
-    return ir.to_proto(model)
+    try:
+        return ir.to_proto(model)
+    except SerdeError as error:
+        cause: BaseException = error
+        while isinstance(cause, SerdeError) and cause.__cause__ is not None:  # each level wraps the one below
+            cause = cause.__cause__
+        raise FileFormatError(f"the graph is malformed: {first_line(cause)}") from error
 
 
 def to_bytes(model: ir.Model) -> bytes:
     """Return the file's bytes, the same ones for the same content; raises as ``to_proto``."""
     content: bytes = to_proto(model).SerializeToString(deterministic=True)
     return content
+
+
+def with_manifest(proto: onnx.ModelProto, manifest: Manifest) -> bytes:
+    """Return the bytes of ``proto`` with ``manifest`` in it, in the place of one that it has."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    del copy.metadata_props[:]
+    copy.metadata_props.extend(prop for prop in proto.metadata_props if prop.key != KEY)
+    copy.metadata_props.add(key=KEY, value=manifest.to_json())
+    return bytes(copy.SerializeToString(deterministic=True))
 
 
 class UniqueNames:

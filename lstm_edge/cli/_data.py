@@ -7,19 +7,12 @@ import click
 
 from lstm_edge.data.config import LAYOUTS, MISSING
 
+from ._options import split_names
 from ._output import echo
 
-__all__ = ["data_options", "note", "split_names"]
+__all__ = ["data_options", "note"]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-
-
-def split_names(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...]:
-    """Return the names in ``a,b,c``."""
-    names = tuple(name.strip() for name in value.split(",")) if value is not None else ()
-    if not all(names):
-        raise click.BadParameter(f"{value!r} has an empty name in it; write NAME,NAME", ctx, param)
-    return names
 
 
 _OPTIONS = (

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ._data import split_names
 from ._extras import needing_parquet
 from ._model import engine_option
+from ._options import split_names
 from ._output import Screen, echo_json, json_option, print_table, progress
 
 if TYPE_CHECKING:

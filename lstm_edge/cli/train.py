@@ -14,10 +14,10 @@ from ..data.config import DataConfig
 from ..data.training import read_training_data
 from ..run_files import REPORT, check_run_folder
 from ..training.config import CLASS_WEIGHTS, TrainConfig
-from ._data import data_options, split_names
+from ._data import data_options
 from ._extras import needing_export, needing_report
+from ._options import RATE, split_names
 from ._output import Screen, echo_json, json_option
-from ._rate import RATE
 from ._training import epoch_log, print_summary, training_progress
 
 if TYPE_CHECKING:

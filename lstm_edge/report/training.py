@@ -1,7 +1,6 @@
 """The report of a run, from what training left in its folder: ``report.html`` and ``curves.png``."""
 
 import csv
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from jinja2 import TemplateError
 from lstm_edge_exporters.render import Axis, Plot, Series, draw_png, render_page
 from lstm_edge_runtime.errors import FileFormatError, NotFoundError, first_line
 from lstm_edge_runtime.files import write_bytes
+from lstm_edge_runtime.json_reader import read_json
 
 from ..run_files import CONFIG, CURVES, HISTORY, METRICS, REPORT
 
@@ -34,8 +34,8 @@ def write_report(folder: Path) -> tuple[Path, Path]:
             f"{folder} has no {missing[0]}; name a run folder that `lstm-edge train -o` of this version made"
         )
     try:
-        summary = json.loads((folder / CONFIG).read_bytes())["summary"]
-        metrics = json.loads((folder / METRICS).read_bytes())
+        summary = read_json((folder / CONFIG).read_bytes())["summary"]
+        metrics = read_json((folder / METRICS).read_bytes())
         history = list(csv.DictReader((folder / HISTORY).read_text(encoding="utf-8").splitlines()))
         curves = _curves(history)
         page = _page(folder, summary, metrics, curves)

@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Columns",
+    "DataFile",
     "Job",
-    "Source",
     "Tell",
     "bucket_of",
     "fixed_lists",
     "from_fixed_lists",
-    "open_model",
+    "hash_of",
+    "open_job_model",
     "writing",
 ]
 
@@ -33,7 +34,7 @@ Tell = Callable[[int], None]
 """Called with the number of rows that were done since the last call."""
 
 
-class Source(NamedTuple):
+class DataFile(NamedTuple):
     """One file of the data set."""
 
     number: int
@@ -115,13 +116,18 @@ class Job:
         return Path(self.work) / name
 
 
+def hash_of(series: str) -> int:
+    """Return 32 bits of a series' name, the same ones in every process."""
+    return zlib.crc32(series.encode("utf-8", "surrogatepass"))
+
+
 def bucket_of(series: str, buckets: int) -> int:
     """Return the part that a series belongs to; of half as many parts it is the same number modulo half."""
-    return zlib.crc32(series.encode("utf-8", "surrogatepass")) & (buckets - 1)
+    return hash_of(series) & (buckets - 1)
 
 
 @functools.lru_cache(maxsize=2)
-def open_model(path: str, identity: str, engine: Any) -> "Model":
+def open_job_model(path: str, identity: str, engine: Any) -> "Model":
     """Open the run's model, once in a process.
 
     Raises:

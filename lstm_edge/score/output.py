@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError
+from lstm_edge_runtime.json_reader import malformed_as, read_json
 
 try:
     import fcntl
@@ -65,12 +66,10 @@ def read_ledger(output: Path) -> dict[str, Any]:
     path = output / LEDGER
     if not path.exists():
         raise NotFoundError(f"{output} is no output of lstm-edge score; score without --since first")
-    try:
-        ledger: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    with malformed_as(FileFormatError, f"{path} can't be read", "score without --since"):
+        ledger: dict[str, Any] = read_json(path.read_bytes())
         known = ledger["schema"] == _SCHEMA
         missing = _NEEDED - ledger.keys() if known else set()
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FileFormatError(f"{path} can't be read ({error}); score without --since") from error
     if missing:
         raise FileFormatError(f"{path} has no {min(missing)!r}; score without --since")
     if not known:

@@ -8,6 +8,7 @@
 writes files of its own, whole or not at all, so that an item may be done again after its worker died.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
@@ -20,24 +21,37 @@ import pyarrow as pa
 from pyarrow import ipc, parquet
 
 from lstm_edge.data.sample_input import run_series, sample_input
-from lstm_edge.results import main_output, softmax, top_rows
+from lstm_edge.results import main_output, top_rows
 from lstm_edge_runtime.errors import FileFormatError, InputError
+from lstm_edge_runtime.manifest import Array
+from lstm_edge_runtime.prediction import softmax
 
-from .dataset import key_columns, open_file, read_rows, read_windows
+from .dataset import key_columns, open_parquet, read_rows, read_windows
 from .events import Span, event_table, find_spans, from_storage
-from .job import Job, Source, Tell, bucket_of, fixed_lists, from_fixed_lists, open_model, writing
+from .job import (
+    DataFile,
+    Job,
+    Tell,
+    bucket_of,
+    fixed_lists,
+    from_fixed_lists,
+    hash_of,
+    open_job_model,
+    writing,
+)
 from .memory import Kept, read_kept, write_kept
 from .stepping import Stepper
 
-__all__ = ["score_series", "score_windows", "split_files", "write_files"]
+__all__ = ["count_series", "score_series", "score_windows", "split_files", "write_files"]
 
-Array = npt.NDArray[Any]
 Item = Mapping[str, Any]
 Done = dict[str, Any]
 _SPLIT = 262_144
 """Rows that are split at once: a bucket's share of them is one record batch."""
 _WINDOWS = 256
 """Windows in one call: enough to keep the core busy, and few enough that memory stays small."""
+_SKETCH = 1 << 16
+"""Bits that count series."""
 _POINTS = 64
 """Places of a batch that are looked at to find where to cut the order."""
 
@@ -54,16 +68,18 @@ def split_files(job: Job, item: Item, tell: Tell) -> Done:
         tell: called with rows done.
 
     Returns:
-        ``rows`` by file, ``bad`` with the message by file, and ``buckets`` with (rows, series) of each.
+        ``rows`` by file, ``bad`` with the message by file, ``buckets`` with the rows of each, and ``seen``,
+        what ``count_series`` takes, in hex.
     """
     rows: dict[int, int] = {}
     bad: dict[int, str] = {}
-    totals = np.zeros((job.buckets, 2), dtype=np.int64)
+    totals = np.zeros(job.buckets, dtype=np.int64)
+    seen = np.zeros(_SKETCH, dtype=bool)
     at_once = min(_SPLIT, job.rows)
     with writing(job, _spill(job, item["part"])) as path, ipc.new_file(path, job.spill_schema) as writer:
         waiting: list[pa.RecordBatch] = []
         for fields, groups, first in item["files"]:
-            source = Source(*fields)
+            source = DataFile(*fields)
             try:
                 count = 0
                 for batch in read_rows(source, job, groups, first):
@@ -71,38 +87,51 @@ def split_files(job: Job, item: Item, tell: Tell) -> Done:
                     count += len(batch)
                     tell(len(batch))
                     if sum(map(len, waiting)) >= at_once:
-                        _write_buckets(writer, waiting, totals)
+                        _write_buckets(writer, waiting, totals, seen)
                 rows[source.number] = count
             except (FileFormatError, InputError) as error:
                 bad[source.number] = str(error)
         if waiting:
-            _write_buckets(writer, waiting, totals)
+            _write_buckets(writer, waiting, totals, seen)
     return {
         "rows": sum(rows.values()),
         "by_file": list(rows.items()),
         "bad": list(bad.items()),
         "buckets": totals.tolist(),
+        "seen": np.packbits(seen).tobytes().hex(),
     }
 
 
+def count_series(seen: int) -> int:
+    """Estimate how many series there are from the ``seen`` of all parts, joined by ``|``.
+
+    Each name sets one bit; how many stay 0 tells how many names there were (linear counting: Whang,
+    Vander-Zanden and Taylor 1990). Beyond some 700,000 series it tells no more.
+    """
+    unset = max(_SKETCH - seen.bit_count(), 1)
+    return round(-_SKETCH * math.log(unset / _SKETCH))
+
+
 def _write_buckets(
-    writer: ipc.RecordBatchFileWriter, waiting: list[pa.RecordBatch], totals: npt.NDArray[np.int64]
+    writer: ipc.RecordBatchFileWriter,
+    waiting: list[pa.RecordBatch],
+    totals: npt.NDArray[np.int64],
+    seen: npt.NDArray[np.bool_],
 ) -> None:
     """Write what waits, a batch a bucket, and forget it."""
-    buckets = len(totals)
     batch = _joined(waiting)
     waiting.clear()
     encoded = batch.column("series").dictionary_encode()
-    of_name = np.array([bucket_of(name, buckets) for name in encoded.dictionary.to_pylist()])
-    of_row = of_name[encoded.indices.to_numpy()]
-    sizes = np.bincount(of_row, minlength=buckets)
+    names = np.array([hash_of(name) for name in encoded.dictionary.to_pylist()], np.int64)
+    seen[names % _SKETCH] = True
+    of_row = (names & (len(totals) - 1))[encoded.indices.to_numpy()]
+    sizes = np.bincount(of_row, minlength=len(totals))
     sorted_rows = batch.take(pa.array(np.argsort(of_row, kind="stable")))
     begin = 0
     for size in sizes.tolist():
         writer.write_batch(sorted_rows.slice(begin, size))
         begin += size
-    totals[:, 0] += sizes
-    np.maximum(totals[:, 1], np.bincount(of_name, minlength=buckets), out=totals[:, 1])
+    totals += sizes
 
 
 def score_series(job: Job, item: Item, tell: Tell) -> Done:
@@ -152,7 +181,7 @@ class _SeriesScorer:
     def __init__(self, job: Job, kept: Mapping[str, Kept], tell: Tell) -> None:
         """Take what an earlier run kept of the series; it may be filled in before the first rows."""
         self._job, self._kept, self._tell = job, kept, tell
-        model = open_model(job.model, job.identity, job.engine)
+        model = open_job_model(job.model, job.identity, job.engine)
         self._stepper = Stepper(model)
         self.like = dict(model.stream().state)
         """Arrays like the states of one series."""
@@ -316,7 +345,7 @@ def write_files(job: Job, item: Item, tell: Tell) -> Done:
     Returns:
         ``rows``.
     """
-    sources = {fields[0]: (Source(*fields), rows) for fields, rows in item["files"]}
+    sources = {fields[0]: (DataFile(*fields), rows) for fields, rows in item["files"]}
     with ExitStack() as stack:
         values = {index: _array(job, rows, stack) for index, (_, rows) in sources.items()}
         filled = dict.fromkeys(sources, 0)
@@ -359,14 +388,14 @@ def _scratch(job: Job) -> Iterator[str]:
         yield file.name
 
 
-def _write_output(job: Job, source: Source, values: Array, tell: Tell) -> None:
+def _write_output(job: Job, source: DataFile, values: Array, tell: Tell) -> None:
     given = key_columns(source.name)
     keys = [name for name in (job.columns.series, job.columns.order) if name and name not in given]
     done = 0
 
     def parts() -> Iterator[tuple[pa.RecordBatch, Array]]:
         nonlocal done
-        for batch in open_file(source.path).iter_batches(columns=keys, use_threads=False):
+        for batch in open_parquet(source.path).iter_batches(columns=keys, use_threads=False):
             done += len(batch)
             yield batch, values[done - len(batch) : done]
             tell(len(batch))
@@ -387,13 +416,13 @@ def score_windows(job: Job, item: Item, tell: Tell) -> Done:
     Returns:
         ``rows`` by file, and ``bad`` with the message by file.
     """
-    model = open_model(job.model, job.identity, job.engine)
+    model = open_job_model(job.model, job.identity, job.engine)
     samples = sample_input(model)
     together = _WINDOWS if samples.batched else 1
     rows: dict[int, int] = {}
     bad: dict[int, str] = {}
 
-    def scored(source: Source) -> Iterator[tuple[pa.RecordBatch, Array]]:
+    def scored(source: DataFile) -> Iterator[tuple[pa.RecordBatch, Array]]:
         rows[source.number] = 0
         for batch, steps, counts in read_windows(source, job):
             starts = np.cumsum(counts) - counts
@@ -410,7 +439,7 @@ def score_windows(job: Job, item: Item, tell: Tell) -> Done:
             yield batch, softmax(out) if job.labels else out
 
     for fields in item["files"]:
-        source = Source(*fields)
+        source = DataFile(*fields)
         try:
             _write_parquet(job, source, scored(source))
         except (FileFormatError, InputError) as error:
@@ -419,11 +448,11 @@ def score_windows(job: Job, item: Item, tell: Tell) -> Done:
     return {"rows": sum(rows.values()), "by_file": list(rows.items()), "bad": list(bad.items())}
 
 
-def _write_parquet(job: Job, source: Source, parts: Iterator[tuple[pa.RecordBatch, Array]]) -> None:
+def _write_parquet(job: Job, source: DataFile, parts: Iterator[tuple[pa.RecordBatch, Array]]) -> None:
     """Write key columns and results as the output of a file."""
     names = pa.array(job.labels, pa.string()) if job.labels else None
     given = key_columns(source.name)
-    kinds = open_file(source.path).schema_arrow
+    kinds = open_parquet(source.path).schema_arrow
     schema = pa.schema(
         [kinds.field(name) for name in (job.columns.series, job.columns.order) if name and name not in given]
         + ([pa.field("label", pa.string())] if job.labels else [])

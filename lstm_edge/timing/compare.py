@@ -4,7 +4,6 @@ The two were not measured side by side, so each round's time is first divided by
 workload in that round: a machine that is slower as a whole today does not look like a regression.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy.typing as npt
 from lstm_edge.host import describe_host
 from lstm_edge_exporters.numerics.bootstrap import Interval, ratio_interval
 from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError
+from lstm_edge_runtime.json_reader import malformed_as, read_json
 
 from .measure import FORMAT
 
@@ -64,13 +64,11 @@ def read_baseline(path: Path, names: Sequence[str], chunk: int) -> dict[str, Any
     """
     if not path.is_file():
         raise NotFoundError(f"{path} is not there; make it with lstm-edge bench --json")
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+    with malformed_as(FileFormatError, f"{path} is not a measurement", "make it with bench --json"):
+        document = read_json(path.read_bytes())
         _check_measures(document)
         host, steps = dict(document["host"]), document["settings"]["plan"]["chunk"]
         common = _pairs(document["files"], [{"name": name} for name in names])
-    except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise FileFormatError(f"{path} is not a measurement ({error}); make it with bench --json") from error
     here = describe_host()
     for key in ("machine", "processor", "cores"):
         if host.get(key) != here[key]:

@@ -139,7 +139,11 @@ class Loop:
 
     def _try_out(self) -> None:
         """Use a copy of what was loaded, so that what does not fit shows before training goes on."""
-        copy.deepcopy(self._model).load_state_dict(self.best)
+        best = copy.deepcopy(self._model)
+        best.load_state_dict(self.best)
+        loss = float(self._loss(predict(best, self._validation), self._validation.y))
+        if not abs(loss - self._best_loss) <= 1e-3 * max(1.0, loss):
+            raise ValueError(f"the loss of its best epoch is {loss}, expected {self._best_loss}")
         model, optimizer = copy.deepcopy((self._model, self._optimizer))
         for parameter in model.parameters():
             parameter.grad = torch.zeros_like(parameter)

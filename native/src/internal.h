@@ -13,6 +13,11 @@
 #define LE_ALIGN 64u
 /* Rows (a step of a source each) that an operation takes at a time, so that they stay in the cache. */
 #define LE_BLOCK 48u
+/* Weights of a program from which on they lie in large pages of their own and are asked for ahead, as they do not
+   all stay in a core's own cache; and how many bytes ahead. */
+#define LE_FAR (1u << 20)
+#define LE_LARGE_PAGE (1u << 21)
+#define LE_AHEAD 2048u
 /* Working memory that is kept for the next call, for each of the two sizes. */
 #define LE_SPARES 16u
 #define LE_MAX_THREADS 256u
@@ -65,12 +70,21 @@ typedef struct {
     size_t table;        /* of an input: rows of the smallest table that it is looked up in, 0 for none */
 } le_io;
 
-/* Working memory of `capacity` rows. */
+/*
+ * Working memory of `capacity` rows.
+ *
+ * Steps alternate in the order in which they read the weights: one step from the first to the last, the next one
+ * `backward`, so that it begins with what the one before read last and what the cache still holds. The layers
+ * depend on each other in one order only, but not on the last recurrent operation's product with its old h: a
+ * single row's backward step begins with that (`ahead`).
+ */
 typedef struct {
     size_t capacity;
+    bool backward, is_ahead;
+    bool far; /* whether each matrix is read once, and has to be asked for ahead if the program is large */
     char *base;
     char **buffer;
-    float *gates, *more_gates, *hidden;
+    float *gates, *more_gates, *hidden, *ahead;
     int16_t *quantized;
     float *row_scale;
     int32_t *row_zero;
@@ -78,16 +92,25 @@ typedef struct {
 
 typedef struct le_pool le_pool;
 
+/* A part of the weights' memory. */
+typedef struct le_slab {
+    struct le_slab *next;
+    char *start;
+    size_t size, used;
+} le_slab;
+
 typedef struct {
     const char *name;
     size_t lanes;
     /* Lay out (m, k) weights, `gates` matrices of m / gates outputs one below the other; scales NULL for
        float32. False where there is no memory. */
-    bool (*pack)(le_matrix *matrix, const char *weights, size_t k, size_t m, size_t gates, const float *bias,
-                 const float *scales);
+    bool (*pack)(lstm_edge_program *program, le_matrix *matrix, const char *weights, size_t k, size_t m, size_t gates,
+                 const float *bias, const float *scales);
+    /* Begin a backward step of one row. */
+    void (*look_ahead)(const lstm_edge_program *program, const le_workspace *workspace);
     /* Run one operation for `steps` times `rows` rows from row `first` of the working memory. */
-    void (*run)(const lstm_edge_program *program, const le_op *op, const le_workspace *workspace,
-                size_t first, size_t rows, size_t steps);
+    void (*run)(const lstm_edge_program *program, const le_op *op, le_workspace *workspace, size_t first, size_t rows,
+                size_t steps);
 } le_kernels;
 
 struct lstm_edge_program {
@@ -99,6 +122,10 @@ struct lstm_edge_program {
     le_op *op;
     char *manifest;
     size_t golden_steps;
+    const le_op *last_recurrent; /* if it starts from a state; NULL otherwise */
+    le_slab *slabs;
+    size_t size;       /* of the file */
+    bool far;          /* whether it is as large as LE_FAR */
     bool chunked;      /* whether an operation may take many steps before the next operation runs */
     size_t row_bytes;  /* of all buffers */
     size_t gates, more_gates, hidden, quantized; /* numbers a row of each scratch area */
@@ -116,6 +143,10 @@ size_t le_size_of(uint32_t type);
 
 /* Return zeroed memory at a multiple of LE_ALIGN, or NULL; `size` is rounded up. */
 void *le_zeros(size_t count, size_t size);
+
+/* The same for weights; it is freed with the program. */
+void *le_weights(lstm_edge_program *program, size_t count, size_t size);
+void le_free_weights(lstm_edge_program *program);
 
 le_workspace *le_take(const lstm_edge_program *program, bool single);
 void le_give(const lstm_edge_program *program, le_workspace *workspace);

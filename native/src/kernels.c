@@ -299,9 +299,15 @@ typedef struct {
 #define EACH(i, n) UNROLL for (size_t i = 0; i < (n); i++)
 #define MOST (LE_ROWS * 4 > 9 ? LE_ROWS * 4 : 9)
 
-/* One tile: R rows, J groups of G vectors, S partial sums of each. All four are constants where it is called. */
+/* Ask for the weights that are read LE_AHEAD bytes later: `bytes` from `w`. */
+INLINE void ask(const void *w, const size_t bytes) {
+    UNROLL for (size_t i = 0; i < bytes; i += LE_ALIGN) __builtin_prefetch((const char *)w + LE_AHEAD + i);
+}
+
+/* One tile: R rows, J groups of G vectors, S partial sums of each; `far` weights are asked for ahead. All five
+   are constants where it is called. */
 INLINE void tile(const le_matrix *m, const rows_of *p, size_t row, size_t group, const size_t R, const size_t J,
-                 const size_t G, const size_t S) {
+                 const size_t G, const size_t S, const bool far) {
     vf a[MOST];
     const float *x[LE_ROWS];
     const float *w = (const float *)m->weights + group * m->k * G * L;
@@ -313,6 +319,7 @@ INLINE void tile(const le_matrix *m, const rows_of *p, size_t row, size_t group,
     }
     size_t k = 0;
     for (; k + S <= m->k; k += S, w += S * G * L) {
+        if (far) EACH(j, J) ask(w + j * next, G * L * sizeof(float));
         EACH(s, S) EACH(r, R) {
             const vf v = set1(x[r][k + s]);
             EACH(j, J) EACH(i, G) {
@@ -339,13 +346,14 @@ INLINE void tile(const le_matrix *m, const rows_of *p, size_t row, size_t group,
 
 /* The same for int8. An int32 sum is exact in any order, so that it needs no partial sums. */
 INLINE void tile8(const le_matrix *m, const rows_of *p, const le_workspace *ws, size_t row, size_t group,
-                  const size_t R, const size_t J, const size_t G) {
+                  const size_t R, const size_t J, const size_t G, const bool far) {
     const size_t S = 1;
     vi a[MOST];
     const int8_t *w = (const int8_t *)m->weights + group * m->units * G * 4 * L;
     const size_t next = m->units * G * 4 * L;
     EACH(r, R) EACH(j, J) EACH(i, G) a[AT(r, j, 0, i)] = (vi){0};
     for (size_t k = 0; k < m->units; k++, w += G * 4 * L) {
+        if (far) EACH(j, J) ask(w + j * next, G * 4 * L);
         EACH(r, R) {
             const char *x = (const char *)ws->quantized + ((row + r) * m->units + k) * 4 * EACH_INPUT;
             EACH(j, J) EACH(i, G) a[AT(r, j, 0, i)] = dot(a[AT(r, j, 0, i)], x, w + j * next + i * 4 * L);
@@ -365,26 +373,38 @@ INLINE void tile8(const le_matrix *m, const rows_of *p, const le_workspace *ws, 
 INLINE void product_of(const le_matrix *m, const rows_of *p, const le_workspace *ws, size_t rows, const bool int8,
                        const size_t G) {
     const size_t J = 8 / G, S = G == 3 ? 2 : 8 / G;
-#define TILE(row, group, R, J) \
-    (int8 ? tile8(m, p, ws, row, group, R, J, G) : tile(m, p, row, group, R, J, G, 1))
+    const bool backward = ws->backward;
+    const bool far = G >= 3 && (ws->far || m->padded * m->units * sizeof(float) > LE_FAR);
+#define TILE(row, group, R, J, far) \
+    (int8 ? tile8(m, p, ws, row, group, R, J, G, far) : tile(m, p, row, group, R, J, G, 1, far))
     if (m->split > 1) {
         for (size_t row = 0; row < rows; row++) {
-            if (int8) tile8(m, p, ws, row, 0, 1, 1, G);
-            else tile(m, p, row, 0, 1, 1, G, S);
+            if (int8) tile8(m, p, ws, row, 0, 1, 1, G, false);
+            else tile(m, p, row, 0, 1, 1, G, S, false);
         }
         return;
     }
     if (rows == 1) {
-        size_t group = 0;
-        for (; group + J <= m->groups; group += J) TILE(0, group, 1, J);
-        for (; group < m->groups; group++) TILE(0, group, 1, 1);
+        const size_t whole = m->groups / J, rest = m->groups % J;
+        if (backward) {
+            for (size_t i = rest; i-- > 0;) TILE(0, whole * J + i, 1, 1, false);
+        }
+        for (size_t i = 0; i < whole; i++) {
+            const size_t group = (backward ? whole - 1 - i : i) * J;
+            if (far) TILE(0, group, 1, J, true);
+            else TILE(0, group, 1, J, false);
+        }
+        if (!backward) {
+            for (size_t i = 0; i < rest; i++) TILE(0, whole * J + i, 1, 1, false);
+        }
         return;
     }
-    for (size_t group = 0; group < m->groups; group++) {
+    for (size_t i = 0; i < m->groups; i++) {
+        const size_t group = backward ? m->groups - 1 - i : i;
         size_t row = 0;
-        for (; row + LE_ROWS <= rows; row += LE_ROWS) TILE(row, group, LE_ROWS, 1);
-        for (; row + 2 <= rows; row += 2) TILE(row, group, 2, 1);
-        if (row < rows) TILE(row, group, 1, 1);
+        for (; row + LE_ROWS <= rows; row += LE_ROWS) TILE(row, group, LE_ROWS, 1, false);
+        for (; row + 2 <= rows; row += 2) TILE(row, group, 2, 1, false);
+        if (row < rows) TILE(row, group, 1, 1, false);
     }
 #undef TILE
 }
@@ -414,8 +434,8 @@ static size_t position(size_t j, size_t m, size_t gates) {
     return gates == 1 ? j : (unit / L * gates + j / hidden) * L + unit % L;
 }
 
-static bool pack(le_matrix *matrix, const char *weights, size_t k, size_t m, size_t gates, const float *bias,
-                 const float *scales) {
+static bool pack(lstm_edge_program *program, le_matrix *matrix, const char *weights, size_t k, size_t m, size_t gates,
+                 const float *bias, const float *scales) {
     const size_t vectors = gates * ((m / gates + L - 1) / L);
     size_t group = gates;
     if (gates == 1) {
@@ -428,7 +448,7 @@ static bool pack(le_matrix *matrix, const char *weights, size_t k, size_t m, siz
     *matrix = (le_matrix){.k = k, .m = m, .units = units, .vectors = vectors, .group = group, .groups = groups};
     matrix->padded = groups * group * L;
     matrix->split = groups == 1 ? 8 / group : 1;
-    matrix->weights = le_zeros(matrix->padded * units, sizeof(float));
+    matrix->weights = le_weights(program, matrix->padded * units, sizeof(float));
     matrix->bias = le_zeros(matrix->padded, sizeof(float));
     matrix->scales = scales == NULL ? NULL : le_zeros(matrix->padded, sizeof(float));
     matrix->sums = scales == NULL ? NULL : le_zeros(matrix->padded, sizeof(int32_t));
@@ -459,11 +479,12 @@ static bool pack(le_matrix *matrix, const char *weights, size_t k, size_t m, siz
 INLINE vf clipped(vf x, float clip) { return clip > 0.f ? smallest(set1(clip), largest(set1(-clip), x)) : x; }
 
 /* ONNX's gates: input, output, forget, cell. `plain` is a cell without peepholes, clip or other functions. */
-INLINE void lstm_cell(const le_op *op, const bool plain, const float *g, const float *c, float *h, float *new_c,
-                      size_t vectors) {
-    for (size_t v = 0; v < vectors; v++, g += 4 * L) {
+INLINE void lstm_cell(const le_op *op, const bool plain, const float *g, const float *s, const float *c, float *h,
+                      float *new_c, size_t vectors) {
+    for (size_t v = 0; v < vectors; v++, g += 4 * L, s += 4 * L) {
         const vf before = load(c + v * L);
-        vf i = load(g), o = load(g + L), f = load(g + 2 * L), z = load(g + 3 * L);
+        vf i = load(g) + load(s), o = load(g + L) + load(s + L);
+        vf f = load(g + 2 * L) + load(s + 2 * L), z = load(g + 3 * L) + load(s + 3 * L);
         vf now;
         if (plain) {
             now = madd(sigmoid(f), before, sigmoid(i) * vtanh(z));
@@ -493,30 +514,28 @@ static bool has(const le_op *op, size_t count, const le_function *kinds) {
     return op->clip == 0.f;
 }
 
-/* Take one step of some rows from the gates' sums over x. */
-static void lstm_step(const le_op *op, const le_workspace *ws, float *gates, const float *h, const float *c,
-                      float *new_h, float *new_c, size_t stride, size_t rows) {
+/* Take one step of some rows from the gates' sums over x and those over h. */
+static void lstm_step(const le_op *op, const float *gates, const float *sums, const float *c, float *new_h, float *new_c,
+                      size_t stride, size_t rows) {
     static const le_function usual[] = {LE_SIGMOID, LE_TANH, LE_TANH};
     const bool plain = has(op, 3, usual) && op->first == NULL && !(op->flags & 1);
     const size_t width = op->r.padded, vectors = op->r.vectors / 4;
-    product(&op->r, &(rows_of){h, stride, gates, width, gates, width}, ws, rows);
     for (size_t r = 0; r < rows; r++) {
-        const float *g = gates + r * width, *before = c + r * stride;
+        const float *g = gates + r * width, *s = sums + r * width, *before = c + r * stride;
         float *to = new_h + r * stride, *now = new_c + r * stride;
-        if (plain) lstm_cell(op, true, g, before, to, now, vectors);
-        else lstm_cell(op, false, g, before, to, now, vectors);
+        if (plain) lstm_cell(op, true, g, s, before, to, now, vectors);
+        else lstm_cell(op, false, g, s, before, to, now, vectors);
     }
 }
 
 /* ONNX's gates: update, reset, new. */
-static void gru_step(const le_op *op, const le_workspace *ws, const float *gates, const float *h, float *new_h,
-                     size_t stride, size_t rows) {
+static void gru_step(const le_op *op, const le_workspace *ws, const float *gates, float *sums, const float *h,
+                     float *new_h, size_t stride, size_t rows) {
     static const le_function usual[] = {LE_SIGMOID, LE_TANH};
     const bool plain = has(op, 2, usual), before_product = op->flags & 2;
     const size_t width = op->w.padded, recurrent = op->r.padded, vectors = op->w.vectors / 3;
     const size_t gate_count = before_product ? 3 : 2;
-    float *sums = ws->more_gates, *hidden = ws->hidden;
-    product(&op->r, &(rows_of){h, stride, op->r.bias, 0, sums, recurrent}, ws, rows);
+    float *hidden = ws->hidden;
     for (size_t r = 0; r < rows; r++) {
         const float *g = gates + r * width;
         float *s = sums + r * recurrent;
@@ -549,13 +568,11 @@ static void gru_step(const le_op *op, const le_workspace *ws, const float *gates
     }
 }
 
-static void rnn_step(const le_op *op, const le_workspace *ws, float *gates, const float *h, float *new_h,
-                     size_t stride, size_t rows) {
+static void rnn_step(const le_op *op, const float *gates, const float *sums, float *new_h, size_t stride, size_t rows) {
     const size_t width = op->r.padded;
-    product(&op->r, &(rows_of){h, stride, gates, width, gates, width}, ws, rows);
     for (size_t r = 0; r < rows; r++) {
         for (size_t v = 0; v < op->r.vectors; v++) {
-            const vf x = load(gates + r * width + v * L);
+            const vf x = load(gates + r * width + v * L) + load(sums + r * width + v * L);
             store(new_h + r * stride + v * L, apply(&op->act[0], clipped(x, op->clip)));
         }
     }
@@ -571,20 +588,39 @@ INLINE float *rows_from(const lstm_edge_program *program, const le_workspace *ws
     return (float *)(ws->buffer[buffer] + first * program->places[buffer].bytes);
 }
 
-static void recurrent(const lstm_edge_program *program, const le_op *op, const le_workspace *ws, size_t first,
-                      size_t rows, size_t steps) {
+/* The products with h of some rows. */
+static void recur(const lstm_edge_program *program, const le_op *op, const le_workspace *ws, const float *h, float *sums,
+                  size_t rows) {
+    const size_t stride = stride_of(program, op->h);
+    product(&op->r, &(rows_of){h, stride, op->r.bias, 0, sums, op->r.padded}, ws, rows);
+}
+
+/* Take the last recurrent operation's product with h before its turn: le_workspace says why. */
+static void look_ahead(const lstm_edge_program *program, const le_workspace *ws) {
+    const le_op *op = program->last_recurrent;
+    recur(program, op, ws, rows_from(program, ws, op->h, 0), ws->ahead, 1);
+}
+
+static void recurrent(const lstm_edge_program *program, const le_op *op, le_workspace *ws, size_t first, size_t rows,
+                      size_t steps) {
     const size_t width = op->w.padded, stride = stride_of(program, op->out);
     const rows_of all = {rows_from(program, ws, op->in, first), stride_of(program, op->in), op->w.bias, 0, ws->gates, width};
-    product(&op->w, &all, ws, rows * steps);
     const float *h = rows_from(program, ws, op->h, first);
     const float *c = op->code == LE_LSTM ? rows_from(program, ws, op->c, first) : NULL;
     float *new_h = rows_from(program, ws, op->out, first);
     float *new_c = op->code == LE_LSTM ? rows_from(program, ws, op->next_c, first) : NULL;
     float *gates = ws->gates;
+    const bool ahead = ws->is_ahead && op == program->last_recurrent;
+    float *sums = ahead ? ws->ahead : ws->more_gates;
+    const bool before = ws->backward && !ahead;
+    if (before) recur(program, op, ws, h, sums, rows);
+    product(&op->w, &all, ws, rows * steps);
     for (size_t step = 0; step < steps; step++) {
-        if (op->code == LE_LSTM) lstm_step(op, ws, gates, h, c, new_h, new_c, stride, rows);
-        else if (op->code == LE_GRU) gru_step(op, ws, gates, h, new_h, stride, rows);
-        else rnn_step(op, ws, gates, h, new_h, stride, rows);
+        if (step > 0) ws->backward = !ws->backward;
+        if (step > 0 || !(before || ahead)) recur(program, op, ws, h, sums, rows);
+        if (op->code == LE_LSTM) lstm_step(op, gates, sums, c, new_h, new_c, stride, rows);
+        else if (op->code == LE_GRU) gru_step(op, ws, gates, sums, h, new_h, stride, rows);
+        else rnn_step(op, gates, sums, new_h, stride, rows);
         gates += rows * width;
         h = new_h;
         new_h += rows * stride;
@@ -683,7 +719,7 @@ static int64_t whole_number(const char *p, lstm_edge_type type, size_t i) {
     }
 }
 
-static void run(const lstm_edge_program *program, const le_op *op, const le_workspace *ws, size_t first, size_t rows,
+static void run(const lstm_edge_program *program, const le_op *op, le_workspace *ws, size_t first, size_t rows,
                 size_t steps) {
     if (op->code == LE_LSTM || op->code == LE_GRU || op->code == LE_RNN) {
         recurrent(program, op, ws, first, rows, steps);
@@ -759,4 +795,4 @@ static void run(const lstm_edge_program *program, const le_op *op, const le_work
 #define JOIN(a, b) a##b
 #define NAME(isa) JOIN(le_kernels_, isa)
 extern const le_kernels NAME(LE_ISA);
-const le_kernels NAME(LE_ISA) = {LE_NAME, LE_LANES, pack, run};
+const le_kernels NAME(LE_ISA) = {LE_NAME, LE_LANES, pack, look_ahead, run};

@@ -105,7 +105,6 @@ static bool vector(const reader *r, uint32_t index, size_t rows, size_t width, f
 }
 
 static void free_matrix(le_matrix *m) {
-    free(m->weights);
     free(m->bias);
     free(m->scales);
     free(m->sums);
@@ -126,7 +125,7 @@ static bool pack(reader *r, le_matrix *to, uint32_t index, uint32_t scales, cons
         if (scale == NULL) return false;
     }
     const char *from = r->data + constant(r, index).offset + first * k * (int8 ? 1 : 4);
-    const bool done = r->program->kernels->pack(to, from, k, m, gates, bias, scale == NULL ? NULL : scale + first);
+    const bool done = r->program->kernels->pack(r->program, to, from, k, m, gates, bias, scale == NULL ? NULL : scale + first);
     free(scale);
     return done || no_memory();
 }
@@ -237,7 +236,7 @@ static bool read_recurrent(reader *r, const uint32_t *arg, le_op *op) {
     free(bias);
     if (!done) return false;
     needs(p, &op->w, &p->gates);
-    needs(p, &op->r, gru ? &p->more_gates : &p->gates);
+    needs(p, &op->r, &p->more_gates);
     if (op->n.weights != NULL) {
         needs(p, &op->n, &p->hidden);
         at_least(&p->hidden, p->places[op->out].bytes / sizeof(float) + op->n.padded);
@@ -495,6 +494,9 @@ static bool finish(reader *r) {
         }
         p->chunked = p->chunked && h && c;
     }
+    for (size_t i = 0; i < p->ops; i++) {
+        if (recurs(&p->op[i])) p->last_recurrent = given(p, p->op[i].h) ? &p->op[i] : NULL;
+    }
     free(needed);
     free(readers);
     return done;
@@ -597,6 +599,7 @@ static void free_program(lstm_edge_program *p) {
     for (size_t size = 0; size < 2; size++) {
         for (size_t i = 0; i < LE_SPARES; i++) le_drop(atomic_load(&p->spare[size][i]));
     }
+    le_free_weights(p);
     le_pool_free(p->pool);
     free(p->places);
     free(p->op);
@@ -639,6 +642,8 @@ lstm_edge_program *lstm_edge_load(const void *data, size_t size) {
         return NULL;
     }
     r.program->kernels = kernels;
+    r.program->size = size;
+    r.program->far = size >= LE_FAR;
     atomic_init(&r.program->users, 1);
     const bool done = read_all(&r);
     free(r.packed);

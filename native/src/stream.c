@@ -39,6 +39,45 @@ void *le_zeros(size_t count, size_t size) {
     return memory == NULL ? NULL : memset(memory, 0, bytes);
 }
 
+/* Add a part with room for `bytes`, and for all other weights of a large program. */
+static le_slab *add_slab(lstm_edge_program *p, size_t bytes) {
+    const size_t align = p->far ? LE_LARGE_PAGE : LE_ALIGN, wanted = p->far && bytes < p->size ? p->size : bytes;
+    le_slab *slab = calloc(1, sizeof *slab);
+    if (slab == NULL) return NULL;
+    slab->size = (wanted + align - 1) / align * align;
+    slab->start = aligned_alloc(align, slab->size);
+    if (slab->start == NULL) {
+        free(slab);
+        return NULL;
+    }
+#ifdef MADV_HUGEPAGE
+    if (p->far) madvise(slab->start, slab->size, MADV_HUGEPAGE); /* refused: slower, and else the same */
+#endif
+    slab->next = p->slabs;
+    p->slabs = slab;
+    return slab;
+}
+
+void *le_weights(lstm_edge_program *p, size_t count, size_t size) {
+    if (size != 0 && count > (SIZE_MAX - LE_LARGE_PAGE) / size) return NULL;
+    const size_t bytes = (count * size + LE_ALIGN - 1) / LE_ALIGN * LE_ALIGN;
+    le_slab *slab = p->slabs;
+    if (slab == NULL || slab->size - slab->used < bytes) slab = add_slab(p, bytes);
+    if (slab == NULL) return NULL;
+    char *to = slab->start + slab->used;
+    slab->used += bytes;
+    return memset(to, 0, bytes);
+}
+
+void le_free_weights(lstm_edge_program *p) {
+    while (p->slabs != NULL) {
+        le_slab *slab = p->slabs;
+        p->slabs = slab->next;
+        free(slab->start);
+        free(slab);
+    }
+}
+
 size_t le_size_of(uint32_t type) {
     static const size_t sizes[] = {4, 8, 4, 2, 1, 1};
     return type < sizeof sizes / sizeof *sizes ? sizes[type] : 0;
@@ -53,6 +92,7 @@ void le_drop(le_workspace *w) {
     free(w->gates);
     free(w->more_gates);
     free(w->hidden);
+    free(w->ahead);
     free(w->quantized);
     free(w->row_scale);
     free(w->row_zero);
@@ -68,11 +108,13 @@ static le_workspace *make(const lstm_edge_program *p, size_t capacity) {
     w->gates = le_zeros(capacity * p->gates, sizeof(float));
     w->more_gates = le_zeros(capacity * p->more_gates, sizeof(float));
     w->hidden = le_zeros(capacity * p->hidden, sizeof(float));
+    if (capacity == 1 && p->last_recurrent != NULL) w->ahead = le_zeros(p->last_recurrent->r.padded, sizeof(float));
     w->quantized = le_zeros(capacity * p->quantized + LE_ALIGN, sizeof(int16_t));
     w->row_scale = le_zeros(capacity, sizeof(float));
     w->row_zero = le_zeros(capacity, sizeof(int32_t));
     if (w->base == NULL || w->buffer == NULL || w->gates == NULL || w->more_gates == NULL || w->hidden == NULL ||
-        w->quantized == NULL || w->row_scale == NULL || w->row_zero == NULL) {
+        w->quantized == NULL || w->row_scale == NULL || w->row_zero == NULL ||
+        (capacity == 1 && p->last_recurrent != NULL && w->ahead == NULL)) {
         le_drop(w);
         return NULL;
     }
@@ -144,6 +186,10 @@ static void run_block(const call *c, le_workspace *w, size_t first, size_t rows)
                 copy_rows(c, place, bytes, to, &c->inputs[i], false, first, step + s, rows, false);
             }
         }
+        w->backward = !w->backward;
+        w->far = p->far && now == 1;
+        w->is_ahead = w->backward && w->ahead != NULL;
+        if (w->is_ahead) p->kernels->look_ahead(p, w);
         for (size_t i = 0; i < p->ops; i++) {
             const le_op *op = &p->op[i];
             if (!op->last_only) p->kernels->run(p, op, w, 0, rows, now);
@@ -346,7 +392,8 @@ lstm_edge_stream *lstm_edge_stream_new(lstm_edge_program *program) {
             bytes += (place->width * le_size_of(place->type) + 7) / 8 * 8;
         }
     }
-    const size_t views = (2 * ports) * sizeof(lstm_edge_rows);
+    const size_t chunk = program->count[LSTM_EDGE_INPUT] + program->count[LSTM_EDGE_OUTPUT];
+    const size_t views = (ports + chunk) * sizeof(lstm_edge_rows);
     lstm_edge_stream *stream = calloc(1, sizeof *stream + views + bytes);
     if (stream == NULL) {
         le_fail(LSTM_EDGE_NO_MEMORY, "no memory for a stream");

@@ -15,8 +15,7 @@ any other module of the three packages runs, unless the environment says otherwi
 
 if _typing.TYPE_CHECKING:
     from .errors import LstmEdgeError
-    from .loading import load
-    from .model import Model
+    from .model import Model, load
     from .prediction import Prediction
     from .state import State
     from .stream import Stream
@@ -31,7 +30,7 @@ _HOMES = {
     "State": "state",
     "Stream": "stream",
     "StreamBatch": "stream_batch",
-    "load": "loading",
+    "load": "model",
 }
 
 

@@ -134,11 +134,14 @@ def first_line(error: BaseException) -> str:
     """Return the first line of an exception's message, for use inside one of ours.
 
     An empty message gives the exception's type, an ``OSError`` its reason alone, as ours names the file. Of
-    onnxruntime's status in front, the operator and the node's name are kept. What is beyond 300 characters is
-    cut.
+    onnxruntime's status in front, the operator and the node's name are kept, of places in its source nothing.
+    What is beyond 300 characters is cut.
     """
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     line = next(iter(text.strip().splitlines()), "") or type(error).__name__
     line = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", line)
     line = re.sub(r"^.*Non-zero status.* running (\w+) node. Name:('.*?') Status Message: ", r"\1 \2: ", line)
+    line = re.sub(
+        r"\S*onnxruntime/core/\S+:\d+ [^()]*\([^()]*\)( const)? ", "", line
+    )  # a place in its source
     return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."

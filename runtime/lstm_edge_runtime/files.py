@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import stat
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -155,11 +156,20 @@ def read_arrays(
         if wrong_members or missing:
             what = f"{wrong_members[0]!r} is not an array" if wrong_members else f"it holds no {missing[0]!r}"
             raise ValueError(what)  # noqa: TRY301  one message for all
+        for name, array in arrays.items():
+            _check_text(name, array)
     except FileNotFoundError as error:
         raise NotFoundError(f"{path} is not there; {advice}") from error
     except Exception as error:  # damaged bytes make zipfile and numpy raise nearly anything
         raise FileFormatError(f"{path} {wrong} ({first_line(error)}); {advice}") from error
     return arrays
+
+
+def _check_text(name: str, array: npt.NDArray[Any]) -> None:
+    if array.dtype.kind == "U" and array.dtype.itemsize:
+        codes = np.frombuffer(array.tobytes(), array.dtype.byteorder.replace("=", "") + "u4")
+        if codes.max(initial=0) > sys.maxunicode:
+            raise ValueError(f"{name!r} is not Unicode text")
 
 
 def check_folder(target: str | os.PathLike[str], replaced: Callable[[str], bool]) -> None:

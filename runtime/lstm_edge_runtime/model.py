@@ -1,26 +1,160 @@
-"""The loaded model: immutable, shared between threads, with the state always in the caller's hands."""
+"""A model file, opened for running: refused where it is unsafe, its session opened, its manifest checked.
 
+The loaded model is immutable and shared between threads, with the state always in the caller's hands.
+"""
+
+import mmap
+import os
+import stat
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy.typing as npt
 
-from ._core import Core, InputArrays
+from ._core import Core, Identity, InputArrays
 from .axes import describe
-from .errors import InputError
+from .errors import (
+    CheckFailedError,
+    FileFormatError,
+    InputError,
+    MissingDependencyError,
+    NotFoundError,
+    ProviderError,
+    UnsupportedError,
+)
+from .graph_check import check_manifest, graph_specs, infer_manifest, read_manifest
 from .manifest import Manifest, StateSpec, TensorSpec
-from .ort import SessionOptions
+from .onnx_reader import OnnxFile, is_ort_format, read_onnx
+from .ort import CPU, MAX_THREADS, Provider, SessionOptions, auto_threads, open_session, resolve_providers
 from .state import State
 
 if TYPE_CHECKING:
+    from .native.engine import NativeEngine
     from .prediction import Prediction
+    from .profile import Profile
     from .selftest import SelfTest
     from .stream import Stream
     from .stream_batch import StreamBatch
 
-__all__ = ["Model"]
+from .manifest import Array
 
-Array = npt.NDArray[Any]
+__all__ = ["Model", "Source", "load", "read_model"]
+
+Source = str | os.PathLike[str] | bytes | bytearray | memoryview | mmap.mmap
+
+
+def load(
+    source: Source,
+    *,
+    device: str = "auto",
+    providers: Sequence[Provider] | None = None,
+    threads: int | Literal["auto"] = "auto",
+    states: Mapping[str, str] | None = None,
+    check: bool = False,
+    profile: "str | os.PathLike[str] | Profile | None" = None,
+    engine: Literal["auto", "onnxruntime", "native"] = "auto",
+) -> "Model":
+    """Open a model file.
+
+    Args:
+        source: the path of an ``.onnx`` or ``.ort`` file or of a native program, or its content (bytes, or a
+            memory map).
+        device: ``"cpu"``; ``"cuda"``, which is an error where CUDA is not really in use; or ``"auto"``,
+            CUDA where the wheel offers it and it starts, else the CPU with a ``RuntimeWarning``.
+        providers: an explicit list of onnxruntime's execution providers, each of which must be in use.
+        threads: for one operator's work; ``"auto"`` is one below 8 MiB of weights (and for int8, whose
+            results depend on it), the physical cores from there on.
+        states: which output continues which input (``{"h": "hn"}``), for a file without a manifest
+            whose states can't be told by name and shape.
+        check: whether every sample is searched for NaN and infinity (about 4 us a step; off by default).
+        profile: what ``lstm-edge tune`` measured to be best, a file or what ``Profile.read`` gave; in the
+            place of ``device``, ``providers`` and ``threads``. One for another model, machine or onnxruntime
+            is left unused with a ``RuntimeWarning``.
+        engine: what takes the steps of streams and batches. ``"auto"`` is the native engine where
+            ``lstm-edge-native`` is installed, every node is covered, the device is the CPU, ``providers`` is
+            not given, and the golden cases replay within their limits on both engines (else onnxruntime,
+            with a ``RuntimeWarning``); ``run`` and ``predict`` stay with onnxruntime then. ``"native"`` runs
+            these as well, and is an error where it can't. A profile in use says which engine it was
+            measured with, and ``"auto"`` is that one.
+
+    Raises:
+        NotFoundError: no such file.
+        FileFormatError: truncated or foreign, or with external data outside the file's own folder.
+        ContractError: the graph does not keep its state contract, or its states can't be paired.
+        ProviderError: a provider asked for is not really in use.
+        MissingDependencyError: no onnxruntime, or no native engine where it was asked for.
+        UnsupportedError: ``engine="native"``, and a node is not covered.
+        CheckFailedError: ``engine="native"``, and the golden case is beyond its limits there.
+        InputError: an argument that is none of the above.
+    """
+    if threads != "auto" and (type(threads) is not int or not 1 <= threads <= MAX_THREADS):
+        raise InputError(f"threads is {threads!r}, expected 'auto' or a whole number from 1 to {MAX_THREADS}")
+    if profile is not None and (device, providers, threads) != ("auto", None, "auto"):
+        raise InputError(
+            "got profile= and device, providers or threads, which it holds; give one or the other"
+        )
+    if engine not in ("auto", "onnxruntime", "native"):
+        raise InputError(f"engine is {engine!r}, expected 'auto', 'onnxruntime' or 'native'")
+    if isinstance(profile, str | os.PathLike):
+        from .profile import Profile
+
+        profile = Profile.read(profile)
+    name, data = _content(source)
+    if data[:8] == b"LSTMEDGE":
+        return _load_program(
+            name, data, threads, check=check, onnxruntime=engine == "onnxruntime" or providers is not None
+        )
+    file = _parse(name, data, source)
+    size = len(data) + sum(map(os.path.getsize, () if file is None else file.external_paths()))
+    path = os.fspath(source) if isinstance(source, str | os.PathLike) else None
+    identity = Identity(data)
+    target = path or data
+    count = auto_threads(size) if threads == "auto" else threads
+    wanted = resolve_providers(device, providers)
+    tuned = _tuned(profile, identity)
+    options = tuned or SessionOptions(providers=wanted, threads=count)
+    session, options = _open(target, options, device, providers)
+    manifest = read_manifest(session)
+    if (
+        tuned is None
+        and manifest is not None
+        and manifest.precision == "int8"
+        and threads == "auto"
+        and count > 1
+    ):
+        session, options = _open(target, SessionOptions(providers=wanted), device, providers)
+    inputs, outputs = graph_specs(session.get_inputs()), graph_specs(session.get_outputs())
+    if manifest is None:
+        interface = infer_manifest(inputs, outputs, states, file)
+    elif states is not None:
+        raise InputError("got states=, but the file has a manifest that names its states; leave it out")
+    else:
+        interface = manifest
+        check_manifest(interface, inputs, outputs)
+    measured = profile.engine if tuned is not None and profile is not None else "native"
+    if engine == "auto" and (providers is not None or measured == "onnxruntime"):
+        engine = "onnxruntime"
+    open_native = _native(
+        engine,
+        session,
+        file,
+        interface,
+        options.threads,
+    )
+    has_manifest = manifest is not None
+    core = Core(
+        session,
+        interface,
+        identity,
+        has_manifest=has_manifest,
+        check=check,
+        open_native=open_native,
+        native_calls=engine == "native",
+    )
+    return Model(core, options)
 
 
 class Model:
@@ -181,3 +315,141 @@ class Model:
     def __repr__(self) -> str:
         inputs = ", ".join(f"{spec.name} {describe(spec.axes)}" for spec in self.inputs)
         return f"Model({inputs}; states {[spec.input for spec in self.states]})"
+
+
+def read_model(source: Source) -> tuple[bytes, OnnxFile | None]:
+    """Return a model file's content and, where it is an ONNX file, its graph.
+
+    Raises:
+        NotFoundError: no such file.
+        FileFormatError: truncated or foreign, or with external data outside the file's own folder.
+    """
+    name, data = _content(source)
+    return data, _parse(name, data, source)
+
+
+def _parse(name: str, data: bytes, source: Source) -> OnnxFile | None:
+    """Return the graph of an ONNX file, None for one in ORT format."""
+    if not data:
+        raise FileFormatError(f"{name} is empty; export or copy it again")
+    folder = (os.path.dirname(source) or ".") if isinstance(source, str | os.PathLike) else None  # noqa: PTH120
+    try:
+        file = None if is_ort_format(data) else read_onnx(data, folder)
+        if file is not None:
+            file.external_paths()
+            file.check()
+    except FileFormatError as error:
+        raise FileFormatError(f"{name}: {error}") from error
+    return file
+
+
+def _load_program(name: str, data: bytes, threads: int | str, *, check: bool, onnxruntime: bool) -> Model:
+    """Open a native program, which needs no onnxruntime."""
+    from .native.engine import NativeEngine
+
+    if onnxruntime:
+        raise InputError(f"{name} is a native program, which onnxruntime does not run; load the .onnx file")
+    count = threads if isinstance(threads, int) else 1
+    try:
+        native = NativeEngine(data, None, count)
+    except FileFormatError as error:
+        raise FileFormatError(f"{name}: {error}") from error
+    core = Core(
+        None,
+        native.manifest,
+        Identity(data),
+        has_manifest=True,
+        check=check,
+        open_native=lambda: native,
+        native_calls=True,
+    )
+    return Model(core, SessionOptions(providers=(CPU,), threads=count))
+
+
+def _native(
+    engine: str, session: Any, file: OnnxFile | None, manifest: Manifest, threads: int
+) -> "Callable[[], NativeEngine | None]":
+    """Return what makes the native engine, now where it was asked for, else when a stream is opened."""
+    on_cpu = session.get_providers()[0] == CPU
+    if engine == "native":
+        if not on_cpu:
+            raise ProviderError(f"engine='native' runs on the CPU, not by {session.get_providers()[0]}")
+        from .native.choice import compile_engine
+
+        native = compile_engine(file, manifest, threads, session)
+        return lambda: native
+    if engine == "onnxruntime" or not on_cpu:
+        return lambda: None
+    from .native.library import installed
+
+    if not installed():
+        return lambda: None
+    return partial(_try_native, file, manifest, threads, session)
+
+
+def _try_native(
+    file: OnnxFile | None, manifest: Manifest, threads: int, session: Any
+) -> "NativeEngine | None":
+    """Return the native engine where it covers the file and replays its golden case."""
+    from .native.choice import compile_engine
+
+    try:
+        return compile_engine(file, manifest, threads, session)
+    except UnsupportedError:
+        return None
+    except (CheckFailedError, MissingDependencyError, FileFormatError) as error:
+        warnings.warn(f"streams run on onnxruntime: {error}", RuntimeWarning, stacklevel=5)
+        return None
+
+
+def _tuned(profile: "Profile | None", identity: Identity) -> SessionOptions | None:
+    """Return a profile's options if its key matches, else None with a warning."""
+    if profile is None:
+        return None
+    if reason := profile.mismatch(identity.digest):
+        warnings.warn(
+            f"the profile is not used: {reason}; run lstm-edge tune here", RuntimeWarning, stacklevel=3
+        )
+        return None
+    return profile.options
+
+
+def _content(source: Source) -> tuple[str, bytes]:
+    """Return a name for messages and the file's bytes."""
+    if isinstance(source, bytes | bytearray | memoryview | mmap.mmap):
+        return "the model", bytes(source)
+    if not isinstance(source, str | os.PathLike):
+        raise InputError(f"got a {type(source).__name__}, expected a path, or a file's bytes or memory map")
+    path = os.fspath(source)
+    try:
+        mode = os.stat(path).st_mode  # noqa: PTH116  pathlib's import is a tenth of the time to load
+        if not stat.S_ISREG(mode):
+            what = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
+            raise NotFoundError(f"{path} is {what}, expected an .onnx file")
+        with open(path, "rb") as file:  # noqa: PTH123
+            return path, file.read()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if isinstance(error, NotFoundError):
+            raise
+        raise NotFoundError(f"{path} is not there, expected an .onnx file") from error
+    except (OSError, ValueError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise FileFormatError(f"{path!r} can't be read: {reason}") from error
+
+
+def _open(
+    target: str | bytes, options: SessionOptions, device: str, providers: Sequence[Provider] | None
+) -> tuple[Any, SessionOptions]:
+    """Open a session; ``device="auto"`` falls back to the CPU with a warning.
+
+    Returns:
+        The session and the options that it was opened with.
+    """
+    try:
+        return open_session(target, options), options
+    except ProviderError as error:
+        if device != "auto" or providers is not None:
+            raise
+        warnings.warn(f"running on the CPU: {error}", RuntimeWarning, stacklevel=3)
+        options = options._replace(providers=(CPU,))
+        return open_session(target, options), options

@@ -17,13 +17,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .errors import FileFormatError
+from .errors import FileFormatError, counted
+from .manifest import Array
 
 __all__ = [
     "Attribute",
     "External",
-    "Function",
     "Graph",
+    "LocalFunction",
     "Node",
     "OnnxFile",
     "SparseTensor",
@@ -34,7 +35,6 @@ __all__ = [
     "read_onnx",
 ]
 
-Array = npt.NDArray[Any]
 _Value = int | memoryview
 _Fields = Mapping[int, list[_Value]]
 
@@ -52,6 +52,8 @@ _PLAIN = {
 """Dtypes whose stored bytes are numpy's own."""
 _PACKED = {"uint4": 4, "int4": 4, "uint2": 2, "int2": 2}
 """Dtypes of less than a byte, with their bits; the first value is in a byte's lowest bits."""
+_BITS = {"bfloat16": 16, "float4e2m1": 4, **_PACKED}
+"""Bits of a value of the other dtypes that do not take a byte."""
 _FLOAT_FIELDS = {
     "float32": (4, "<f4"),
     "complex64": (4, "<f4"),
@@ -155,6 +157,23 @@ class Tensor(NamedTuple):
             raise FileFormatError(
                 f"tensor {self.name!r} can't be read as {self.dtype} {self.shape}; export or copy it again"
             ) from error
+
+    def check(self) -> None:
+        """Raise ``FileFormatError`` where the file can't hold as many values as the shape says."""
+        if self.dtype == "string" or self.external is not None:
+            return
+        if 9 in self.fields:
+            bits = 8 * np.dtype(self.dtype).itemsize if self.dtype in _PLAIN else _BITS.get(self.dtype, 8)
+            fits = len(_last(self.fields, 9)) == -(-self.size * bits // 8)
+        else:  # two values of 4 bits, or four of 2, may share a byte
+            stored = sum(
+                1 if isinstance(each, int) else len(each) for field in self.fields.values() for each in field
+            )
+            fits = self.size <= 4 * stored
+        if not fits or min(self.shape, default=0) < 0:
+            raise FileFormatError(
+                f"tensor {self.name!r} does not hold {self.dtype} {self.shape}; export or copy it again"
+            )
 
     def _flat(self) -> Array:
         if self.dtype not in _PLAIN and self.dtype not in _PACKED and self.dtype not in ("bool", "bfloat16"):
@@ -291,7 +310,7 @@ class Graph(NamedTuple):
                 yield from graph.every_tensor()
 
 
-class Function(NamedTuple):
+class LocalFunction(NamedTuple):
     """An operator that the file defines itself."""
 
     domain: str
@@ -305,7 +324,7 @@ class OnnxFile(NamedTuple):
     """An ONNX file: its graph and what it says about itself."""
 
     graph: Graph
-    functions: tuple[Function, ...]
+    functions: tuple[LocalFunction, ...]
     ir_version: int
     opsets: Mapping[str, int]
     """Operator-set domain to version; the empty domain is ONNX's own."""
@@ -333,9 +352,28 @@ class OnnxFile(NamedTuple):
         """
         return {tensor.external.path() for tensor in self.every_tensor() if tensor.external is not None}
 
+    def check(self) -> None:
+        """Look for what onnxruntime must not be given, as it would end the process or fill its memory.
+
+        Raises:
+            FileFormatError: a tensor that does not fill its shape, or a Split that has not as many outputs as
+                it says.
+        """
+        for tensor in self.every_tensor():
+            tensor.check()
+        for node in self.every_node():
+            if node.op_type == "Split" and node.attributes.get("num_outputs") not in (
+                None,
+                len(node.outputs),
+            ):
+                raise FileFormatError(
+                    f"node {node.name!r} (Split) has {counted(len(node.outputs), 'output')}, and "
+                    f"num_outputs is {node.attributes['num_outputs']!r}; export it again"
+                )
+
 
 def is_ort_format(content: bytes | memoryview) -> bool:
-    """Tell whether ``content`` is in onnxruntime's own format, which this module does not read."""
+    """Return whether ``content`` is in onnxruntime's own format, which this module does not read."""
     return bytes(content[4:8]) == b"ORTM"
 
 
@@ -399,9 +437,9 @@ def _graph(fields: _Fields, folder: str | None) -> Graph:
     )
 
 
-def _function(fields: _Fields, folder: str | None) -> Function:
+def _function(fields: _Fields, folder: str | None) -> LocalFunction:
     nodes, defaults = _nodes(fields.get(7, []), folder), _attributes(fields.get(11, []), folder)
-    return Function(_text(fields, 10), _text(fields, 1), nodes, defaults)
+    return LocalFunction(_text(fields, 10), _text(fields, 1), nodes, defaults)
 
 
 def _nodes(values: list[_Value], folder: str | None) -> tuple[Node, ...]:

@@ -5,11 +5,11 @@ file or a call it also raises, and what it only prints (a provider that did not 
 """
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from .errors import (
     ContractError,
@@ -23,6 +23,8 @@ from .errors import (
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
+
+from .manifest import Array
 
 __all__ = [
     "AUTO_THREADS_BYTES",
@@ -39,8 +41,6 @@ __all__ = [
     "run_by_name",
     "run_error",
 ]
-
-Array = npt.NDArray[Any]
 
 AUTO_THREADS_BYTES = 8 * 1024 * 1024
 """``threads="auto"`` takes one thread below this size of weights, every physical core from it on."""
@@ -169,10 +169,13 @@ def import_onnxruntime() -> Any:
     Raises:
         MissingDependencyError: it is not installed, or does not start.
     """
+    first = "onnxruntime" not in sys.modules
     try:
         import onnxruntime
 
         onnxruntime.InferenceSession  # noqa: B018  what pip leaves of two wheels is an empty package
+        if first:  # what it can't do it raises as well; who imports it first may want its log
+            onnxruntime.set_default_logger_severity(_SILENT)
     except Exception as error:  # a broken wheel may raise anything
         install = f"{install_command('cpu')}, or [cuda] for a GPU"
         if isinstance(error, ModuleNotFoundError) and error.name == "onnxruntime":

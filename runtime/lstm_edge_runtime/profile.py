@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ._json import malformed_as, read_json
 from .errors import FileFormatError, NotFoundError
 from .files import write_bytes
-from .ort import MAX_THREADS, SessionOptions, import_onnxruntime
+from .json_reader import malformed_as, read_json
+from .ort import SessionOptions, import_onnxruntime
 
 __all__ = ["Profile", "host_key", "read_cpuinfo"]
 
@@ -40,7 +40,7 @@ class Profile:
     """What was measured, for people."""
 
     def mismatch(self, model_sha256: str) -> str:
-        """Say why the profile does not hold for a model on this machine; empty where it does."""
+        """Return why the profile does not hold for a model on this machine; empty where it does."""
         if self.model_sha256 != model_sha256:
             return f"it is for the model {self.model_sha256[:12]}, this one is {model_sha256[:12]}"
         version = str(import_onnxruntime().__version__)
@@ -115,7 +115,7 @@ def _decode(raw: Mapping[str, Any]) -> Profile:
     key = raw["key"]
     return Profile(
         model_sha256=str(key["model_sha256"]),
-        options=_options(raw["options"]),
+        options=_options(raw["options"], most_threads=int(key["host"]["cores"])),
         onnxruntime=str(key["onnxruntime"]),
         host=dict(key["host"]),
         engine=_engine(raw.get("engine", "onnxruntime")),
@@ -130,9 +130,9 @@ def _engine(name: Any) -> str:
     return str(name)
 
 
-def _options(raw: Mapping[str, Any]) -> SessionOptions:
+def _options(raw: Mapping[str, Any], most_threads: int) -> SessionOptions:
     threads, level = raw["threads"], raw["optimization"]
-    if type(threads) is not int or not 1 <= threads <= MAX_THREADS or level not in _LEVELS:
+    if type(threads) is not int or not 1 <= threads <= most_threads or level not in _LEVELS:
         raise ValueError(f"threads {threads!r}, optimization {level!r}")
     if not raw["providers"] or not all(isinstance(raw[name], bool) for name in _FLAGS):
         raise ValueError(f"providers {raw['providers']!r}, or one of {', '.join(_FLAGS)} is not a bool")

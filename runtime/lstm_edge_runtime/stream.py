@@ -5,23 +5,22 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 from numpy import ndarray
 
 from ._core import Core, ExclusiveUse, InputArrays, as_array, by_name, refuse_not_finite
 from .axes import learn_sizes, resolve
 from .binding import WORKSPACE, BoundCall, StateSets, retain_heap
-from .errors import InputError, LstmEdgeError
+from .errors import InputError
 from .manifest import Axes
-from .ort import run_error
 from .state import State
 
 if TYPE_CHECKING:
-    from .native.engine import NativeCall, NativeStates
+    from .native.engine import NativeCall, NativeEngine, NativeStates
+
+from .manifest import Array
 
 __all__ = ["Result", "Stream"]
 
-Array = npt.NDArray[Any]
 _CLOSED = memoryview(b"")
 """A view that accepts no sample."""
 _WRONG_SAMPLE = (TypeError, ValueError, BufferError)
@@ -43,6 +42,8 @@ class Stream:
         "_core",
         "_identity",
         "_manifest",
+        "_result",
+        "_run",
         "_sets",
         "_slot",
         "_step_call",
@@ -96,19 +97,12 @@ class Stream:
         try:
             try:
                 self._window[:] = sample  # type: ignore[assignment]
-                call: _ShapedCall = self._step_call
             except _WRONG_SAMPLE:
-                call = self._prepare_step(sample)
-            sets = call.states
-            try:
-                refused = call.runs[sets.front]()
-            except Exception as error:
-                raise run_error(error) from error
-            if refused:
-                raise call.refusal()
-            sets.front = 1 - sets.front
+                self._prepare_step(sample)
+            if self._run():
+                raise self._step_call.engine.refusal()
             self._steps += 1
-            return call.result()
+            return self._result()
         finally:
             self._slot.append(inside)
 
@@ -139,7 +133,7 @@ class Stream:
                 call.cell[...] = chunk
             else:
                 call = self._chunk_call = self._prepare(chunk, call, {})
-            call.run()
+            call.take()
             self._steps += call.steps
             return call.result()
 
@@ -164,6 +158,7 @@ class Stream:
         """Return the call of one step, with ``sample`` in it; the next one goes in through the window."""
         call: _ShapedCall = self._prepare(sample, self._step_call, {self._manifest.sequence: 1})
         self._step_call, self._window = call, call.window
+        self._run, self._result = call.run, call.result
         return call
 
     def _prepare(
@@ -194,10 +189,9 @@ class Stream:
                 refuse_not_finite(spec.name, array)
         for spec in self._core.data:
             arrays[spec.name] = arrays[spec.name].reshape(resolve(spec.axes, sizes) or ())
-        if call is None or any(call.inputs[name].shape != array.shape for name, array in arrays.items()):
+        if call is None or not call.fits(arrays):
             return _ShapedCall(self, sizes, arrays, drop_sequence=bool(known))
-        for name, array in arrays.items():
-            call.inputs[name][...] = array
+        call.write(arrays)
         return call
 
     def _process_by_step(self, chunk: InputArrays) -> Result:
@@ -212,7 +206,7 @@ class Stream:
             for index in range(steps):
                 sample = {name: array[index] for name, array in given.items()}
                 call = self._prepare_step(sample)
-                call.run()
+                call.take()
         except BaseException:
             self._sets.write(before)
             raise
@@ -224,14 +218,13 @@ class _ShapedCall:
     """A call of one shape, with the views through which samples go in and results come out."""
 
     __slots__ = (
-        "call",
         "cell",
         "dtype",
+        "engine",
         "inputs",
         "result",
-        "runs",
+        "run",
         "shape",
-        "states",
         "steps",
         "window",
     )
@@ -244,17 +237,22 @@ class _ShapedCall:
         *,
         drop_sequence: bool,
     ) -> None:
-        manifest, core, self.states = stream._manifest, stream._core, stream._sets
+        manifest, core, states = stream._manifest, stream._core, stream._sets
         self.steps = sizes.get(manifest.sequence or "", 1)
         if self.steps > 1:
-            retain_heap(WORKSPACE * self.steps * self.states.nbytes)
+            retain_heap(WORKSPACE * self.steps * states.nbytes)
         call: BoundCall | NativeCall
-        if isinstance(self.states, StateSets):
+        self.engine: BoundCall | NativeEngine
+        """Gives the exception for a call that it refused."""
+        if isinstance(states, StateSets):
             valid = core.convert_lengths(None, sizes)
-            call = BoundCall(core.session, manifest, self.states, inputs, sizes, valid)
+            call = self.engine = BoundCall(core.session, manifest, states, inputs, sizes, valid)
         else:
-            call = self.states.call(inputs, sizes)
-        self.call, self.inputs, self.runs = call, call.inputs, call.runs
+            call, self.engine = states.call(inputs, sizes), states.engine
+        self.inputs: dict[str, Array] | None = call.inputs
+        """None where ``cell`` is enough: a native stream's only input has no axis of free size but time."""
+        self.run: Callable[[], int | None] = call.run
+        """Makes the call; what is true is a refusal, and no state has changed then."""
         dropped = {manifest.batch, manifest.sequence if drop_sequence else None} - {None}
         views = {
             spec.name: _without(call.outputs[spec.name], spec.axes, dropped) for spec in manifest.outputs
@@ -263,8 +261,6 @@ class _ShapedCall:
         """Returns copies of the outputs, which the next call overwrites."""
         if len(views) == 1:
             self.result = next(iter(views.values())).copy
-            if not isinstance(self.states, StateSets):
-                call.outputs = {}  # a tenth of what a stream takes
         else:
             self.result = partial(_copies, views)
         self.cell: Any = None
@@ -274,19 +270,32 @@ class _ShapedCall:
         self.dtype: np.dtype[Any] | None = None
         if len(stream._core.data) == 1:
             spec = stream._core.data[0]
-            self.cell = _without(self.inputs[spec.name], spec.axes, dropped)
+            self.cell = _without(call.inputs[spec.name], spec.axes, dropped)
+            if not isinstance(states, StateSets):
+                self.inputs = None
             self.dtype = self.cell.dtype
             self.shape = None if stream._core.check else self.cell.shape
         self.window = _CLOSED if self.shape is None or len(self.shape) != 1 else memoryview(self.cell)
         """Accepts a sample of exactly this shape and dtype and refuses all else, in one call."""
 
-    def run(self) -> None:
-        """Make the call; see ``BoundCall.run`` and ``NativeCall.run``."""
-        self.call.run()
+    def fits(self, arrays: Mapping[str, Array]) -> bool:
+        """Tell whether these inputs, in the file's layout, have the shapes of this call."""
+        if self.inputs is None:
+            return all(array.size == self.cell.size for array in arrays.values())
+        return all(self.inputs[name].shape == array.shape for name, array in arrays.items())
 
-    def refusal(self) -> LstmEdgeError:
-        """Return the exception for a call that was refused."""
-        return self.call.refusal()
+    def write(self, arrays: Mapping[str, Array]) -> None:
+        """Write inputs that fit."""
+        for name, array in arrays.items():
+            if self.inputs is None:
+                self.cell[...] = array.reshape(self.cell.shape)
+            else:
+                self.inputs[name][...] = array
+
+    def take(self) -> None:
+        """Make the call; raise where it is refused."""
+        if self.run():
+            raise self.engine.refusal()
 
 
 def _copies(views: Mapping[str, Array]) -> dict[str, Array]:

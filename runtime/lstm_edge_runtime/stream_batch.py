@@ -17,9 +17,10 @@ from .state import State
 if TYPE_CHECKING:
     from .native.engine import NativeEngine, NativeTick
 
+from .manifest import Array
+
 __all__ = ["StreamBatch"]
 
-Array = npt.NDArray[Any]
 _BLOCK = 256
 """Rows that onnxruntime takes at a time."""
 _DTYPE = attrgetter("dtype")
@@ -272,7 +273,8 @@ class StreamBatch:
             raise InputError(
                 f"ids are {sources.dtype} {sources.shape}, expected whole numbers (K,), K from 1"
             )
-        if not self._free and np.array_equal(sources, self._owner):
+        same_kind = sources.dtype == np.int64 and len(sources) == self.capacity
+        if same_kind and not self._free and sources.tobytes() == self._owner.tobytes():
             return self._all
         slots: Array = np.remainder(sources, self.capacity, dtype=np.int64)
         order = np.arange(len(slots))

@@ -14,9 +14,11 @@ shows all that it prints.
 
 import argparse
 import contextlib
+import importlib
 import json
 import mmap
 import os
+import pkgutil
 import resource
 import shutil
 import signal
@@ -39,9 +41,9 @@ os.environ["OMP_NUM_THREADS"] = "1"
 from corpus import make_corpus
 from readers import READERS, Verb
 
-from lstm_edge.cli import cli
-from lstm_edge.cli._ending import run
+from lstm_edge.cli import cli, run
 from lstm_edge_runtime import LstmEdgeError
+from lstm_edge_runtime.ort import import_onnxruntime
 
 CLASSES = ("read", "line", "words", "traceback", "hang", "crash", "memory")
 FAULTS = CLASSES[2:]
@@ -53,8 +55,10 @@ MEMORY = 2 << 30
 """Bytes of address space beyond what a child starts with."""
 GROWTH = 600 << 20
 """Bytes of resident memory that one input may add."""
-PER_CHILD = 50
+PER_CHILD = 200
 """Inputs that a child reads; threads of verbs that their process would end stay in it until then."""
+PRINTED = "printed"
+"""The file that has what reading an input printed."""
 ROOT = str(Path(__file__).parents[2])
 _AT = struct.Struct("<qd")
 
@@ -153,16 +157,17 @@ def _peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 
 
-def _child(seed: int, first: int, stop: int, jobs: int, corpus: Path, at: mmap.mmap, results: int) -> None:
+def _child(
+    seed: int, first: int, stop: int, jobs: int, corpus: Path, scratch: Path, at: mmap.mmap, results: int
+) -> None:
     """Read inputs ``first``, ``first + jobs`` ... below ``stop``."""
     size = int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
     resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, size + MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     threading.stack_size(1 << 20)  # the default may be more than the limit
-    scratch = Path(tempfile.mkdtemp(prefix="read-", dir=corpus))
     os.environ["TMPDIR"] = tempfile.tempdir = str(scratch)
-    output = os.open(scratch / "printed", os.O_RDWR | os.O_CREAT | os.O_APPEND)
+    output = os.open(scratch / PRINTED, os.O_RDWR | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
     for index in range(first, min(stop, first + jobs * PER_CHILD), jobs):
@@ -189,6 +194,7 @@ class Job:
 
     def start(self) -> None:
         self.at[:] = _AT.pack(self.next, time.monotonic())
+        self.scratch = Path(tempfile.mkdtemp(prefix="read-", dir=self.corpus))
         self.results, writing = os.pipe()
         os.set_blocking(self.results, False)
         self.pid = os.fork()
@@ -196,7 +202,9 @@ class Job:
             code = 1
             try:
                 os.close(self.results)
-                _child(self.seed, self.next, self.stop, self.jobs, self.corpus, self.at, writing)
+                _child(
+                    self.seed, self.next, self.stop, self.jobs, self.corpus, self.scratch, self.at, writing
+                )
                 code = 0
             except BaseException:  # noqa: BLE001
                 os.write(2, traceback.format_exc().encode())
@@ -228,7 +236,9 @@ class Job:
             code = os.waitstatus_to_exitcode(status)
             about = signal.Signals(-code).name if code < 0 else f"exit {code}"
             kind = "hang" if hangs or about == "SIGPROF" else "crash"
+            about += f": {(self.scratch / PRINTED).read_text(errors='replace')[:300]!r}"
             found.append(Outcome(index, draw(self.seed, index)[1], kind, about))
+        shutil.rmtree(self.scratch, ignore_errors=True)
         if found:
             self.next = max(each.index for each in found) + self.jobs
         return found
@@ -299,20 +309,18 @@ def _in_child(work: object) -> None:
 
 
 def _import_all() -> None:
-    """Import once, before children are made, what the readers import."""
+    """Import once, before children are made, what the readers import and all of the project."""
     import pyarrow.parquet
     import torch
-
-    import lstm_edge_runtime.native.convert  # noqa: F401
-    from lstm_edge.cli import _VERBS
-    from lstm_edge_runtime.ort import import_onnxruntime
 
     torch.set_num_threads(1)
     pyarrow.set_cpu_count(1)
     pyarrow.set_io_thread_count(1)
     import_onnxruntime()
-    for verb in _VERBS:
-        cli.get_command(None, verb)  # type: ignore[arg-type]
+    for package in ("lstm_edge", "lstm_edge_exporters", "lstm_edge_runtime"):
+        for module in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
+            if not module.name.endswith(("__main__", "targets.triton.model")):  # for Triton alone
+                importlib.import_module(module.name)
 
 
 def report(outcomes: list[Outcome]) -> str:

@@ -18,8 +18,7 @@ def invoke():
     """Run a verb in this process; gives its exit code, standard output and standard error."""
     from click.testing import CliRunner
 
-    from lstm_edge.cli import cli
-    from lstm_edge.cli._ending import run
+    from lstm_edge.cli import cli, run
 
     def call(*arguments):
         with CliRunner().isolation() as (out, err, _):

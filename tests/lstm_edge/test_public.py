@@ -40,7 +40,7 @@ def test_help_works_without_torch_and_imports_no_verb():
     )
     shown = run("-I", "-c", program)
     assert "Usage: lstm-edge" in shown.stdout
-    assert json.loads(shown.stderr.replace("'", '"')) == ["lstm_edge.cli._ending"]
+    assert json.loads(shown.stderr) == []
 
 
 def test_a_verb_that_needs_torch_names_the_extra(tmp_path, monkeypatch):

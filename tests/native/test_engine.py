@@ -12,7 +12,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from lstm_edge_runtime import load
-from lstm_edge_runtime.errors import CheckFailedError, FileFormatError, InputError, UnsupportedError
+from lstm_edge_runtime.errors import (
+    CheckFailedError,
+    ContractError,
+    FileFormatError,
+    InputError,
+    UnsupportedError,
+)
 from lstm_edge_runtime.manifest import KEY, Manifest, StateSpec, TensorSpec
 from lstm_edge_runtime.native.choice import uncovered
 from lstm_edge_runtime.native.convert import to_native
@@ -293,6 +299,17 @@ def test_a_node_that_is_not_covered_is_named_and_onnxruntime_goes_on() -> None:
     assert model.stream().step(np.zeros(3)).shape == (7,)
 
 
+def test_a_golden_case_that_onnxruntime_rejects_is_one_warning() -> None:
+    model = onnx.load(DATA / "lstm.onnx")
+    one = next(each for each in model.graph.initializer if each.name == "one")
+    one.CopyFrom(numpy_helper.from_array(np.array(1, np.int64), "one"))  # a scalar where a list is due
+    opened = load(model.SerializeToString())
+    with pytest.warns(RuntimeWarning, match="the golden case does not run on onnxruntime: Squeeze"):
+        stream = opened.stream()
+    with pytest.raises(ContractError, match="An axes tensor must be a vector"):
+        stream.step(np.zeros(3))
+
+
 def test_a_golden_case_that_fails_is_one_warning_and_onnxruntime() -> None:
     model = onnx.load(DATA / "lstm.onnx")
     (entry,) = [prop for prop in model.metadata_props if prop.key == KEY]
@@ -374,6 +391,47 @@ def test_a_damaged_program_file_and_a_wrong_engine_are_one_line(tmp_path: Path) 
         load(content[:3000] + b"\1" + content[3001:])
     with pytest.raises(InputError, match="a native program, which onnxruntime does not run"):
         load(content, engine="onnxruntime")
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda m: m._replace(outputs=[m.outputs[0]._replace(axes=("N", 2))]),
+        lambda m: m._replace(outputs=[m.outputs[0]._replace(axes=("N", "L", 4))]),
+        lambda m: m._replace(inputs=[m.inputs[0]._replace(axes=("N", "L", 5))]),
+        lambda m: m._replace(inputs=[m.inputs[0]._replace(dtype="int64")]),
+    ],
+)
+def test_a_manifest_that_describes_other_memory_than_the_program_reads_and_writes_is_refused(
+    edit: Callable[[Manifest], Manifest],
+) -> None:
+    from lstm_edge_runtime.native.engine import NativeEngine
+
+    content = to_native(DATA / "lstm.onnx")
+    manifest = NativeEngine(content, None, 1).manifest
+    with pytest.raises(FileFormatError, match="not those of its manifest"):
+        NativeEngine(content, edit(manifest), 1)
+
+
+def test_rows_without_a_state_each_are_refused() -> None:
+    from lstm_edge_runtime.native.engine import NativeEngine
+
+    engine = NativeEngine(to_native(DATA / "lstm.onnx"), None, 1)
+    feeds = {"x": np.zeros((2, 3, 3)), "h_0": np.zeros((2, 2, 8)), "c_0": np.zeros((2, 1, 8))}
+    with pytest.raises(ContractError, match="got 2 rows and a state of 1"):
+        engine.call({name: array.astype("float32") for name, array in feeds.items()})
+
+
+def test_a_state_with_an_axis_of_its_own_is_not_covered() -> None:
+    model = onnx.load(DATA / "lstm.onnx")
+    (entry,) = [prop for prop in model.metadata_props if prop.key == KEY]
+    manifest = Manifest.from_json(entry.value)
+    h, c = manifest.states
+    entry.value = manifest._replace(states=(h, c._replace(axes=(2, "M", 8)))).to_json()
+    for each in (model.graph.input[2], model.graph.output[2]):
+        each.type.tensor_type.shape.dim[1].dim_param = "M"
+    with pytest.raises(UnsupportedError, match=r"c_0 .* has an axis of any size beside batch and time"):
+        load(model.SerializeToString(), engine="native")
 
 
 def test_a_row_of_int8_does_not_depend_on_its_neighbors() -> None:

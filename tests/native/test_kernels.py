@@ -88,6 +88,30 @@ def test_steps_chunks_and_the_whole_are_equal_in_every_bit(
         assert same_bits(a, c)
 
 
+@pytest.mark.parametrize("int8", [False, True])
+@pytest.mark.parametrize("kinds", [["LSTM", "GRU"], ["GRU", "RNN", "LSTM"]])
+def test_weights_beyond_the_cache_give_the_same_bits_in_either_order(
+    library: C.CDLL, kinds: list[str], int8: bool
+) -> None:
+    network = make_network(np.random.default_rng(5), kinds, 20, 330, int8=int8)
+    assert len(network.program) > 2**20
+    x = _samples(6, 6, network.inputs)
+    program = Program(library, network.program)
+    steps, chunks = Stream(program), Stream(program)
+    singles = [steps.step(sample) for sample in x]
+    got = [chunks.chunk(x[:1]), chunks.chunk(x[1:4]), chunks.chunk(x[4:])]
+    states = program.zeros(3)
+    (y,) = program.run(np.stack([x, -x, x]), states)
+    expected, _ = network.run(x, [np.zeros(network.hidden)] * network.states)
+    assert same_bits(singles, np.concatenate(got))
+    assert same_bits(singles, y[0])
+    assert same_bits(singles, y[2])
+    for a, b, pool in zip(steps.states, chunks.states, states, strict=True):
+        assert same_bits(a, b)
+        assert same_bits(a, pool[2])
+    assert _fractions(singles, expected) <= (INT8_STEP if int8 else 2e-5)
+
+
 @quick
 @given(
     network=networks(),

@@ -236,11 +236,12 @@ def test_a_stream_keeps_the_program_that_was_freed(best: C.CDLL) -> None:
     best.lstm_edge_stream_free(stream)
 
 
-def test_clang_builds_it_without_a_warning(build: Callable[..., Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["Debug", pytest.param("Release", marks=pytest.mark.slow)])
+def test_clang_builds_it_without_a_warning(build: Callable[..., Path], kind: str) -> None:
     clang = shutil.which("clang")
     if clang is None:
         pytest.skip("needs clang")
-    folder = build(f"-DCMAKE_C_COMPILER={clang}", "-DCMAKE_C_FLAGS=-Werror")
+    folder = build(f"-DCMAKE_C_COMPILER={clang}", "-DCMAKE_C_FLAGS=-Werror", f"-DCMAKE_BUILD_TYPE={kind}")
     built = open_library(next(folder.glob("liblstm_edge.*")))
     network = make_network(np.random.default_rng(12), ["LSTM", "GRU"], 5, 37, golden_steps=5)
     assert Program(built, network.program).selftest() <= 1

@@ -85,7 +85,7 @@ def test_each_project_is_published_with_its_own_files(root, tmp_path):
     names = [
         "lstm_edge-0.2.0-py3-none-any.whl",
         "lstm_edge-0.2.0.tar.gz",
-        "lstm_edge_native-0.1.0-py3-none-manylinux_2_17_aarch64.whl",
+        "lstm_edge_native-0.1.0-py3-none-manylinux2014_aarch64.manylinux_2_17_aarch64.whl",
     ]
     workflow = YAML(typ="safe").load(root / RELEASE)["jobs"]["publish"]
     for package in workflow["strategy"]["matrix"]["package"]:
@@ -135,8 +135,10 @@ def test_make_dist_builds_all_and_tries_it(root, tmp_path):
     names = [path.name for path in (tree / "dist").iterdir()]
     assert f"lstm_edge-{__version__}.tar.gz" in names
     assert f"lstm_edge-{__version__}-py3-none-any.whl" in names
-    for name in names:
-        if name.startswith("lstm_edge_native"):
-            assert "manylinux" in name
-            inside = zipfile.ZipFile(tree / "dist" / name).namelist()
-            assert any(part.endswith(".so") for part in inside)
+    for machine in ("x86_64", "aarch64"):
+        if not shutil.which(f"{machine}-linux-gnu-gcc"):
+            continue
+        (name,) = [name for name in names if name.endswith(f"{machine}.whl")]
+        assert name.startswith("lstm_edge_native-")
+        assert "manylinux2014" in name
+        assert any(part.endswith(".so") for part in zipfile.ZipFile(tree / "dist" / name).namelist())

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import FileFormatError
 from lstm_edge_runtime.onnx_reader import SparseTensor, Tensor, add_outputs, read_onnx
 
@@ -283,6 +284,25 @@ def test_values_that_do_not_fill_their_shape_are_refused(change, message):
             setattr(tensor, name, value)
     with pytest.raises(FileFormatError, match=message):
         read(model_of(initializers=[tensor])).graph.initializers["w"].array()
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda graph: graph.initializer[2].dims.__setitem__(0, 1 << 62), "does not hold float32"),
+        (lambda graph: graph.initializer[2].dims.__setitem__(1, -32), "does not hold float32"),
+        (
+            lambda graph: setattr(graph.node[1].attribute[0], "i", 1),
+            "Split.* has 2 outputs, and num",
+        ),
+    ],
+)
+def test_what_ends_the_process_in_onnxruntime_is_refused_before_it(edit, message):
+    model = onnx.load(DATA / "lstm.onnx")
+    read(model).check()
+    edit(model.graph)
+    with pytest.raises(FileFormatError, match=message):
+        load(model.SerializeToString())
 
 
 def test_messages_that_come_in_two_parts_are_merged_as_protobuf_does():

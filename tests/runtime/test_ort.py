@@ -39,6 +39,15 @@ def test_telemetry_is_off_once_a_package_is_imported_whoever_imports_onnxruntime
             ),
             "LSTM 'lstm': bad shape",
         ),
+        (
+            RuntimeError(
+                "Non-zero status code returned while running Squeeze node. Name:'' Status Message: "
+                "/a/b/onnxruntime/core/providers/cpu/tensor/squeeze.h:79 virtual onnxruntime::common::Status "
+                "onnxruntime::Squeeze::Compute(onnxruntime::OpKernelContext*) const "
+                "axes->Shape().NumDimensions() == 1 was false. An axes tensor must be a vector."
+            ),
+            "Squeeze '': axes->Shape().NumDimensions() == 1 was false. An axes tensor must be a vector.",
+        ),
         (RuntimeError("x" * 301), "x" * 300 + "..."),
     ],
 )

@@ -10,6 +10,8 @@ from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError
 from lstm_edge_runtime.ort import SessionOptions
 from lstm_edge_runtime.profile import Profile, host_key
 
+THREADS = host_key()["cores"]
+
 
 @pytest.fixture
 def model(path, tmp_path):
@@ -18,7 +20,7 @@ def model(path, tmp_path):
 
 @pytest.fixture
 def profile(model):
-    options = SessionOptions(threads=2, spinning=True, arena=True, optimization="BASIC")
+    options = SessionOptions(threads=THREADS, spinning=True, arena=True, optimization="BASIC")
     return Profile(load(model, device="cpu").identity, options, goal="latency", measured={"ratio": 0.5})
 
 
@@ -32,7 +34,7 @@ def test_a_profile_that_fits_sets_the_sessions_options(model, profile, sessions,
     for given in (profile, tmp_path / "p.json", str(tmp_path / "p.json")):
         load(model, profile=given)
         found = sessions[-1].get_session_options()
-        assert found.intra_op_num_threads == 2
+        assert found.intra_op_num_threads == THREADS
         assert found.enable_cpu_mem_arena
         assert found.graph_optimization_level == onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         assert found.get_session_config_entry("session.intra_op.allow_spinning") == "1"
@@ -79,6 +81,7 @@ def test_a_file_that_is_no_profile_is_refused(model, profile, tmp_path, change):
     "change",
     [
         {"threads": 0},
+        {"threads": THREADS + 1},
         {"threads": 2**31},
         {"threads": "2"},
         {"optimization": "MOST"},

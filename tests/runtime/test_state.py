@@ -11,7 +11,7 @@ import pytest
 from lstm_edge_runtime import State
 from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError
 from lstm_edge_runtime.files import replacing, write_bytes
-from lstm_edge_runtime.state import to_arrays
+from lstm_edge_runtime.state import IDENTITY, to_arrays
 
 
 @pytest.fixture
@@ -76,6 +76,15 @@ def test_a_damaged_file_is_refused_whatever_is_wrong_with_it(state, tmp_path):
     for wrong in (tmp_path / "s.npy", tmp_path / ("s" * 300), tmp_path / "a\0b"):
         with pytest.raises(FileFormatError, match="is not a saved state"):
             State.load(wrong)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_text_that_is_no_unicode_is_refused(state, tmp_path, order):
+    codes = np.array([0x110000, *b"abc"], order + "u4")
+    arrays = to_arrays(state) | {IDENTITY: codes.view(order + "U4")[0]}
+    np.savez(tmp_path / "s.npz", **arrays)
+    with pytest.raises(FileFormatError, match="not Unicode text"):
+        State.load(tmp_path / "s.npz")
 
 
 def test_a_file_is_written_with_the_rights_of_any_new_file(state, tmp_path):

@@ -31,8 +31,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 
-from lstm_edge.cli import cli
-from lstm_edge.cli._ending import run
+from lstm_edge.cli import cli, run
 
 Check = Callable[[Path], None]
 """Raises where a target is not whole."""

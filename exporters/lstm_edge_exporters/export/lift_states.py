@@ -6,25 +6,24 @@ module itself can be started from it when the file is verified.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import onnx_ir as ir
 
 from lstm_edge_runtime.manifest import StateSpec
 
+from ..lift.paths import StateGroup
 from ..lift.state_names import name_after_modules
 from ..lift.states import lift_states
-from ..lift.wiring import StateGroup
 from ..numerics.reference import Injection
 from ..recurrent import state_shape
 from .lower import Origin, origin_of
-from .record import Call
+from .record import RecurrentCall
 
 __all__ = ["Lifting", "lift_absent"]
 
 
-@dataclass(frozen=True)
-class Lifting:
+class Lifting(NamedTuple):
     """A graph whose absent, zero and learned states are inputs."""
 
     model: ir.Model
@@ -34,7 +33,7 @@ class Lifting:
     """States that come from data and stay in the graph."""
 
 
-def lift_absent(model: ir.Model, calls: Sequence[Call], batch: str | None) -> Lifting:
+def lift_absent(model: ir.Model, calls: Sequence[RecurrentCall], batch: str | None) -> Lifting:
     """Lift what can be lifted.
 
     Args:

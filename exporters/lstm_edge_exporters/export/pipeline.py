@@ -25,24 +25,30 @@ from lstm_edge_runtime import load
 from lstm_edge_runtime.axes import parse_sum
 from lstm_edge_runtime.errors import CheckFailedError, InputError, UnsupportedError, first_line
 from lstm_edge_runtime.files import write_bytes
-from lstm_edge_runtime.manifest import AxisRange, Manifest
+from lstm_edge_runtime.manifest import AxisRange, Manifest, StateSpec
 from lstm_edge_runtime.ort import open_session, run_by_name
-from lstm_edge_runtime.state import Run
+from lstm_edge_runtime.state import Runner
 
-from ..lift.divergence import ChunkedFile, find_counts, run_in_chunks, states_stop_at_lengths
 from ..numerics.cases import CaseGenerator
 from ..numerics.floats import OTHER_FLOATS, copy_as
 from ..numerics.noise import Layout, noise_floors
-from ..numerics.reference import Signature, TorchReference
-from ..numerics.verify import Equivalence, StatesRefusedError, record_golden, verify
+from ..numerics.reference import Injection, Signature, TorchReference
+from ..numerics.verify import (
+    ChunkedFile,
+    Equivalence,
+    StatesRefusedError,
+    find_counts,
+    record_golden,
+    run_in_chunks,
+    states_stop_at_lengths,
+    verify,
+)
 from ..progress import Progress, ignore, in_turn
 from .axes import resolve_axes, suggest_step
 from .config import ExportConfig
 from .finalize import build_manifest, rename_outputs, serialize, tidy
-from .guards import Guard
-from .lift_states import Lifting, lift_absent
 from .lower import check_recurrent_nodes, lower
-from .ranges import settle_ranges
+from .ranges import Guard, settle_ranges
 from .refusals import LoopError, check_module, check_starts, random_refusal
 from .roles import Roles, find_roles
 from .trace import trace
@@ -166,19 +172,21 @@ def convert_module(module: nn.Module, example: Any, config: ExportConfig) -> Con
     lower(traced.model)
     rename_outputs(traced.model, roles.outputs, roles.states.values())
     unused = check_recurrent_nodes(traced.model, traced.calls)
-    lifting = (
-        Lifting(traced.model, (), (), ())
-        if config.stateless
-        else lift_absent(traced.model, traced.calls, roles.batch)
-    )
-    check_starts(own, lifting.injections)
-    model = lifting.model
+    model = traced.model
+    lifted: tuple[StateSpec, ...] = ()
+    injections: tuple[Injection, ...] = ()
+    left: tuple[str, ...] = ()
+    if not config.stateless and not roles.starts_given:
+        from .lift_states import lift_absent
+
+        model, lifted, injections, left = lift_absent(model, traced.calls, roles.batch)
+    check_starts(own, injections)
     tidy(model)
-    manifest = build_manifest(model, roles, lifting.states, config)._replace(ranges=config.ranges)
-    reference = TorchReference(own, signature, roles.outputs, lifting.injections, Layout.of(manifest))
+    manifest = build_manifest(model, roles, lifted, config)._replace(ranges=config.ranges)
+    reference = TorchReference(own, signature, roles.outputs, injections, Layout.of(manifest))
     cases = _case_generator(signature, manifest, config, reference)
     _check_repeatable(reference, cases, traced.seen)
-    notes = (*_narrowed(own), *unused, *lifting.notes, *_unreturned(roles))
+    notes = (*_narrowed(own), *unused, *left, *_unreturned(roles))
     return ConvertedModule(
         model,
         manifest,
@@ -221,7 +229,7 @@ def own_copy(module: nn.Module) -> nn.Module:
     return own
 
 
-def _try_chunks(made: ConvertedModule, candidate: Run) -> Manifest:
+def _try_chunks(made: ConvertedModule, candidate: Runner) -> Manifest:
     """Return the manifest with why chunks do not equal the whole, and what else they show."""
     manifest = made.manifest
     steps = manifest.ranges.get(manifest.sequence or "", AxisRange())
@@ -239,7 +247,7 @@ def _try_chunks(made: ConvertedModule, candidate: Run) -> Manifest:
                 f"axis {axis} of {name} follows the time axis {manifest.sequence}, and chunks cut that alone"
             )
             return manifest._replace(unstreamable=reason)
-    file = ChunkedFile(made.model, manifest, candidate, (manifest.lengths,) if manifest.lengths else ())
+    file = ChunkedFile(manifest, candidate, (manifest.lengths,) if manifest.lengths else ())
     if not file.time_axes or not manifest.states:
         return manifest
     if made.fractions:
@@ -256,7 +264,11 @@ def _try_chunks(made: ConvertedModule, candidate: Run) -> Manifest:
     def floors(feeds: Mapping[str, Array]) -> Mapping[str, Array]:
         return noise_floors(made.reference, feeds, made.reference.run64(feeds))
 
-    _, reason = run_in_chunks(file, feeds, floors(feeds), np.random.default_rng(0))
+    found, reason = run_in_chunks(file, feeds, floors(feeds), np.random.default_rng(0)), ""
+    if not found.ok:
+        from ..lift.divergence import explain_divergence
+
+        reason = explain_divergence(made.model, file, feeds, found)
     padded = bool(reason) or states_stop_at_lengths(file, feeds, floors)
     return manifest._replace(unstreamable=reason, padded_states=padded)
 
@@ -318,7 +330,7 @@ def _case_generator(
 
 
 def _wants_sorted(reference: TorchReference, cases: CaseGenerator) -> bool:
-    """Tell whether the module packs with ``enforce_sorted=True``."""
+    """Return whether the module packs with ``enforce_sorted=True``."""
     try:
         for offset in range(3):
             reference.run(cases.case(4, 9, at_reset=True, offset=offset).feeds)
@@ -336,5 +348,5 @@ def _check(content: bytes) -> None:
         raise CheckFailedError(f"onnx.checker refuses the file: {first_line(error)}") from error
 
 
-def _candidate(content: bytes) -> Run:
+def _candidate(content: bytes) -> Runner:
     return partial(run_by_name, open_session(content))

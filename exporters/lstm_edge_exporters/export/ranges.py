@@ -1,23 +1,39 @@
-"""The sizes that an axis of a file takes: what the tracer promises, and what running settles beyond that."""
+"""The sizes that an axis of a file takes: what the tracer promises, and what running settles beyond that.
 
+The tracer took some facts about sizes for granted (``Guard``); each can be looked up at any size.
+"""
+
+import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from math import gcd, lcm
+from traceback import FrameSummary
+from types import CodeType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch._guards import SLoc
+from torch.export import ExportedProgram
+from torch.utils._sympy.numbers import int_oo
+from torch.utils._sympy.printers import PythonPrinter
 
+from lstm_edge_runtime.axes import parse_sum
 from lstm_edge_runtime.errors import InputError, UnsupportedError
-from lstm_edge_runtime.manifest import AxisRange
-from lstm_edge_runtime.state import Run
+from lstm_edge_runtime.manifest import Axes, AxisRange
+from lstm_edge_runtime.state import Runner
 
 from ..numerics.cases import CaseGenerator
 from ..numerics.reference import TorchReference
-from .guards import Guard
+from .refusals import line_at
 
-__all__ = ["DIFFERS", "REFUSED", "SAME", "FoundRange", "find_range", "settle_ranges"]
+__all__ = ["DIFFERS", "REFUSED", "SAME", "FoundRange", "Guard", "find_range", "read_guards", "settle_ranges"]
+
+_NAMES = {"__builtins__": {"min": min, "max": max, "abs": abs, "int": int, "round": round}, "math": math}
+"""What the tracer's text may call."""
 
 Array = npt.NDArray[Any]
 
@@ -26,12 +42,76 @@ SAME, DIFFERS, REFUSED = "same", "differs", "refused"
 _SCANNED = 20_000
 """Sizes up to this one are looked up one by one, and none beyond is run."""
 _FAR = (10**5, 10**5 + 1, 10**6, 10**6 + 1)
-
-
 _FEW = 5
 """A range of fewer sizes between two at which the module does something else is not worth a file."""
 _ALIKE = {"rtol": 1e-3, "atol": 1e-4}
 """How near a result is whose size is right; the verification that follows measures it."""
+
+
+@dataclass(frozen=True)
+class Guard:
+    """One fact about the sizes of axes."""
+
+    text: str
+    """In terms of the axes' names: ``L > 200``."""
+    code: CodeType
+    line: str
+    """The line of the module that asked: ``net.py:12: return y * 2 if x.shape[1] > 200 else y``; empty where
+    an operator did."""
+
+    def holds(self, sizes: Mapping[str, int]) -> bool:
+        """Return whether it is true where the axes have ``sizes``."""
+        try:
+            return bool(eval(self.code, _NAMES.copy(), dict(sizes)))  # noqa: S307  the tracer's own text
+        except (ArithmeticError, NameError):
+            return False
+
+
+def read_guards(
+    program: ExportedProgram, shapes: Sequence[Any], axes: Mapping[str, Axes]
+) -> tuple[Guard, ...]:
+    """Return every fact about sizes that the trace rests on.
+
+    Args:
+        program: the traced program.
+        shapes: the inputs' shapes as traced, in the order of ``axes``.
+        axes: the inputs' axes; a name where dynamic.
+    """
+    values: dict[str, str] = {}
+    facts: list[tuple[str, str]] = []
+    environment = None
+    for shape, names in zip(shapes, axes.values(), strict=True):
+        for size, axis in zip(shape, names, strict=True):
+            if not isinstance(size, torch.SymInt) or isinstance(axis, int):
+                continue
+            environment = size.node.shape_env
+            factors, constant = parse_sum(str(size.node.expr)) or ({}, 0)
+            if len(factors) == 1 and not constant:
+                ((symbol, factor),) = factors.items()
+                values.setdefault(symbol, f"({axis})" if factor == 1 else f"(({axis})//{factor})")
+                if factor > 1:
+                    facts.append((f"({axis}) % {factor} == 0", ""))
+    printer = PythonPrinter()
+    for symbol, bounds in program.range_constraints.items():
+        if bounds.lower > 0:
+            facts.append((f"{symbol} >= {bounds.lower}", ""))
+        if bounds.upper != int_oo:
+            facts.append((f"{symbol} <= {bounds.upper}", ""))
+    if environment is not None:
+        facts = [(printer.doprint(each.expr), _line(each.sloc)) for each in environment.guards] + facts
+    found = []
+    for text, line in dict.fromkeys(facts):
+        named = re.sub(r"\b[su]\d+\b", lambda match: values.get(match[0], match[0]), text)
+        if not re.search(r"\b[su]\d+\b", named):
+            shown = re.sub(r"\((\w+)\)", r"\1", named)
+            found.append(Guard(shown, compile(named, "<guard>", "eval"), line))
+    return tuple(found)
+
+
+def _line(place: SLoc) -> str:
+    """Return the line that asked for a fact, where that is the module's own."""
+    frame = place.framework_loc
+    return line_at(frame.filename, frame.lineno or 0) if isinstance(frame, FrameSummary) else ""
 
 
 @dataclass(frozen=True)
@@ -120,7 +200,7 @@ def settle_ranges(
     traced: Mapping[str, int],
     cases: CaseGenerator,
     reference: TorchReference,
-    candidate: Run,
+    candidate: Runner,
     asked: Mapping[str, AxisRange],
 ) -> tuple[dict[str, AxisRange], list[str]]:
     """Find the range of every dynamic axis that does not take any size.

@@ -1,30 +1,39 @@
-"""What can't be exported right, said with what to write instead."""
+"""What can't be exported right, said with the line that does it and what to write instead."""
 
+import ast
+import linecache
 import re
-from collections import Counter
+import sys
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from traceback import FrameSummary
 
 import torch
 from torch import nn
 from torch.jit import ScriptModule
 
-from lstm_edge_runtime.errors import InputError, LstmEdgeError, UnsupportedError
+from lstm_edge_runtime.errors import InputError, UnsupportedError
 
 from ..numerics.reference import Injection
-from .guards import own_line
-from .record import Recorder
 
 __all__ = [
     "ConstantSizeError",
     "LoopError",
-    "check_calls",
+    "Place",
+    "calling_line",
     "check_module",
     "check_starts",
+    "is_own",
+    "line_at",
+    "place_of",
     "random_refusal",
     "tracing_refusal",
     "translation_refusal",
 ]
 
+_OURS = str(Path(__file__).parents[1])
+_TORCH = str(Path(torch.__file__).parent)
 _NO_OPERATOR = re.compile(r"No ONNX function found for <OpOverload\(op='([\w.]+)', overload='(\w+)'\)>|"
                           r"No decompositions registered for .*?([\w:.]+)")  # fmt: skip
 
@@ -63,25 +72,6 @@ def check_module(module: nn.Module) -> None:
             )
 
 
-def check_calls(recorder: Recorder) -> None:
-    """Refuse a cell called in an unrolled loop.
-
-    Raises:
-        UnsupportedError: a cell is called more than once in one ``forward``.
-    """
-    calls = Counter(call.path for call in recorder.calls if call.cell)
-    lines = {call.path: call.line for call in recorder.calls}
-    for path, count in calls.items():
-        if count > 1:
-            loop = LoopError(
-                f"cell {path!r} is called {count} times in one forward ({lines[path]}): a loop over time "
-                "would be unrolled at that length; use nn.LSTM, nn.GRU or nn.RNN with the same weights "
-                "instead, or export one step a call with the state as input and output"
-            )
-            loop.steps = count
-            raise loop
-
-
 def check_starts(module: nn.Module, injections: Iterable[Injection]) -> None:
     """Refuse a state that was lifted out of a call of ``torch.lstm`` and the like outside of a layer.
 
@@ -96,26 +86,20 @@ def check_starts(module: nn.Module, injections: Iterable[Injection]) -> None:
             )
 
 
-def tracing_refusal(error: Exception, module: nn.Module, recorder: Recorder) -> LstmEdgeError:
-    """Say why ``torch.export`` could not trace ``module``."""
-    if isinstance(error, LstmEdgeError):
-        return error
+def tracing_refusal(error: Exception, module: nn.Module, seen: Mapping[str, str]) -> UnsupportedError:
+    """Return why ``torch.export`` could not trace ``module``; for ``seen`` see ``Recorder.seen``."""
     name, text = type(module).__name__, " ".join(str(error).split())
-    try:
-        check_calls(recorder)
-    except UnsupportedError as loop:
-        return loop
-    if "numpy" in recorder.seen:
+    if "numpy" in seen:
         return UnsupportedError(
-            f"{name} takes a tensor to NumPy ({recorder.seen['numpy']}), where no file can follow; compute "
-            "it with torch's own operators"
+            f"{name} takes a tensor to NumPy ({seen['numpy']}), where no file can follow; compute it with "
+            "torch's own operators"
         )
-    line = own_line(error)
+    line = _own_line(error)
     at_line = f" ({line})" if line else ""
     if "data-dependent" in text or "GuardOnDataDependent" in type(error).__name__:
-        if "list" in recorder.seen:
+        if "list" in seen:
             return UnsupportedError(
-                f"{name} makes a list of a tensor ({recorder.seen['list']}), which a file would hold as "
+                f"{name} makes a list of a tensor ({seen['list']}), which a file would hold as "
                 "constants; keep it a tensor, without tolist(): pack_padded_sequence, indexing and masks "
                 "take one"
             )
@@ -126,12 +110,12 @@ def tracing_refusal(error: Exception, module: nn.Module, recorder: Recorder) -> 
         )
     if "specialized" in text or "Constraints violated" in text or re.search(r"[\[(, *]s\d+\b", text):
         return ConstantSizeError(
-            f"{name} works at one size only{at_line}: {_specialised(text)}; a Python loop over an axis, "
+            f"{name} works at one size only{at_line}: {_specialized(text)}; a Python loop over an axis, "
             "len(x), int(x.size(...)) or a layer of fixed size does this. Use tensor operations over the "
             "whole axis, or give that axis as a number"
         )
-    if "complex" in recorder.seen:
-        return _complex(recorder.seen["complex"])
+    if "complex" in seen:
+        return _complex(seen["complex"])
     return UnsupportedError(f"{name} can't be traced{at_line}: {text[:400]}")
 
 
@@ -155,8 +139,8 @@ def random_refusal(name: str, seen: Mapping[str, str]) -> UnsupportedError:
     )
 
 
-def translation_refusal(error: Exception, seen: Mapping[str, str]) -> LstmEdgeError:
-    """Say which operator PyTorch's ONNX translation lacks, or what ``forward`` does that ONNX has not.
+def translation_refusal(error: Exception, seen: Mapping[str, str]) -> UnsupportedError:
+    """Return which operator PyTorch's ONNX translation lacks, or what ``forward`` does that ONNX has not.
 
     Args:
         error: PyTorch's.
@@ -181,8 +165,78 @@ def translation_refusal(error: Exception, seen: Mapping[str, str]) -> LstmEdgeEr
     return UnsupportedError(f"the traced network can't be written as ONNX: {text[:400]}")
 
 
-def _specialised(text: str) -> str:
+def _specialized(text: str) -> str:
     found = re.search(r"specialized it to be a constant \((\d+)\)", text) or re.search(
         r"specialized .*?to (?:a )?constant.*?(\d+)", text
     )
     return f"an axis that was given a name is fixed at {found[1]} in its code" if found else text[:300]
+
+
+def _own_line(error: BaseException) -> str:
+    """Return the deepest line outside of PyTorch and this package that ``error`` went through.
+
+    As ``net.py:12: h = self.cell(x[:, step], h)``; empty where there is none.
+    """
+    found = ""
+    cause: BaseException | None = error
+    while cause is not None:
+        trace = cause.__traceback__
+        while trace is not None:
+            found = line_at(trace.tb_frame.f_code.co_filename, trace.tb_lineno) or found
+            trace = trace.tb_next
+        cause = None if found else (cause.__cause__ or cause.__context__)
+    return found
+
+
+def calling_line() -> str:
+    """Return the innermost line outside of PyTorch and this package that is being run."""
+    frame = sys._getframe(1)
+    while frame is not None and not is_own(frame.f_code.co_filename):
+        frame = frame.f_back  # type: ignore[assignment]
+    return line_at(frame.f_code.co_filename, frame.f_lineno) if frame is not None else ""
+
+
+def is_own(path: str) -> bool:
+    """Tell whether a source file is neither of PyTorch, of this package nor of Python itself."""
+    return not path.startswith((_OURS, _TORCH, "<")) and Path(path).exists() and not _is_standard(path)
+
+
+def _is_standard(path: str) -> bool:
+    return str(Path(path).parent).startswith(str(Path(linecache.__file__).parent)) and "-packages" not in path
+
+
+def line_at(path: str, number: int) -> str:
+    """Return a line of the module's own as ``net.py:12: h = self.cell(x, h)``; empty for any other."""
+    if not is_own(path):
+        return ""
+    return f"{Path(path).name}:{number}: {linecache.getline(path, number).strip()}"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the module's own code takes a size for a number."""
+
+    line: str
+    """As ``net.py:12: for t in range(x.size(1)):``."""
+    loop: bool
+    """Whether a loop runs so often."""
+
+
+def place_of(size: torch.SymInt) -> Place | None:
+    """Return where ``size``, which tracing fixed, was taken for a number; None where an operator did it."""
+    known = getattr(size.node.shape_env, "replacements_slocs", {})
+    found = known.get(size.node._expr)
+    frame = found.framework_loc if found is not None else None
+    if not isinstance(frame, FrameSummary) or not is_own(frame.filename):
+        return None
+    return Place(line_at(frame.filename, frame.lineno or 0), _in_loop(frame.filename, frame.lineno or 0))
+
+
+def _in_loop(path: str, number: int) -> bool:
+    """Tell whether a line of source says how often a loop runs."""
+    try:
+        tree = ast.parse("".join(linecache.getlines(path)))
+    except SyntaxError:
+        return False
+    loops = (node.iter for node in ast.walk(tree) if isinstance(node, ast.For | ast.comprehension))
+    return any(each.lineno <= number <= (each.end_lineno or each.lineno) for each in loops)

@@ -14,7 +14,6 @@ import onnx_ir as ir
 from lstm_edge_runtime.errors import InputError
 
 from ..graph import axes_of
-from ..lift.state_names import output_name
 from .config import ExportConfig
 from .record import OP
 
@@ -46,6 +45,8 @@ class Roles:
     """Inputs of floats ``(N,)`` that a layer's lengths are computed from: fractions of the steps."""
     unreturned: tuple[str, ...]
     """Inputs that a layer starts from and whose last state is no output."""
+    starts_given: bool
+    """Whether every layer starts from inputs alone."""
 
 
 def find_roles(model: ir.Model, names: Sequence[str], config: ExportConfig) -> Roles:
@@ -92,6 +93,9 @@ def find_roles(model: ir.Model, names: Sequence[str], config: ExportConfig) -> R
         ),
         _find_fractions(nodes),
         unreturned,
+        all(
+            _is_given(start) for node in nodes for slot in _SLOTS if (start := node.inputs[slot]) is not None
+        ),
     )
 
 
@@ -131,6 +135,15 @@ def _sources(value: ir.Value) -> set[ir.Value]:
             data = node.inputs if node.op_type == "Concat" else node.inputs[:1]
             waiting.extend(entry for entry in data if entry is not None)
     return sources
+
+
+def _is_given(value: ir.Value) -> bool:
+    """Return whether nothing but views of one operand lies between an input and ``value``."""
+    node = value.producer()
+    while node is not None and node.op_type in _VIEWS - {"Concat"} and node.inputs[0] is not None:
+        value = node.inputs[0]
+        node = value.producer()
+    return value.is_graph_input()
 
 
 def _find_axes(
@@ -207,6 +220,8 @@ def _name_outputs(
             )
         chosen = list(config.outputs)
     else:
+        from ..lift.state_names import output_name
+
         partners = {place: output_name(name, states) for name, place in states.items()}
         inputs = {value.name for value in model.graph.inputs}
         chosen = []

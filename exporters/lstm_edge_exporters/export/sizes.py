@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .guards import is_own
+from .refusals import is_own
 
 __all__ = ["keep_sizes"]
 

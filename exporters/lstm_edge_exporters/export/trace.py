@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from lstm_edge_runtime.axes import learn_sizes, parse_sum, resolve
-from lstm_edge_runtime.errors import UnsupportedError
+from lstm_edge_runtime.errors import LstmEdgeError, UnsupportedError
 from lstm_edge_runtime.manifest import Axes, AxisRange
 
 from ..numerics.floats import AllFloats
 from ..numerics.reference import Signature, flatten_output
-from .guards import Guard, Place, place_of, read_guards
-from .record import Call, Recorder, instrument
-from .refusals import ConstantSizeError, check_calls, tracing_refusal, translation_refusal
+from .ranges import Guard, read_guards
+from .record import Recorder, RecurrentCall, instrument
+from .refusals import ConstantSizeError, Place, place_of, tracing_refusal, translation_refusal
 from .sizes import keep_sizes
 from .translations import TRANSLATIONS
 
@@ -50,7 +50,7 @@ class Traced:
     model: ir.Model
     outputs: tuple[str, ...]
     """What the module calls its outputs, ``""`` where it says nothing."""
-    calls: tuple[Call, ...]
+    calls: tuple[RecurrentCall, ...]
     """The recurrent calls, in order."""
     guards: tuple[Guard, ...]
     """What holds at the sizes that were traced, and may not at others."""
@@ -276,7 +276,7 @@ def _of_same_size(recorder: Recorder, names: Mapping[str, str], tensors: Sequenc
 
 
 def runs(module: nn.Module, signature: Signature) -> bool:
-    """Tell whether ``module`` takes the example of ``signature``."""
+    """Return whether ``module`` takes the example of ``signature``."""
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -314,9 +314,12 @@ def _export(
             program = torch.export.export(
                 wrapper, tuple(tensors), dynamic_shapes=(tuple(shapes),), strict=False
             )
+        except LstmEdgeError:
+            raise
         except Exception as error:
-            raise tracing_refusal(error, module, recorder) from error
-    check_calls(recorder)
+            recorder.check_calls()
+            raise tracing_refusal(error, module, recorder.seen) from error
+    recorder.check_calls()
     return recorder, program
 
 

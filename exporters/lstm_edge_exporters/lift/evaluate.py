@@ -14,21 +14,23 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime.manifest import StateSpec
 from lstm_edge_runtime.ort import open_session, run_by_name
 
 from ..graph import UniqueNames, axes_of, data_inputs, dynamic_axes, to_bytes, values_read
+from ..numerics.cases import CaseGenerator, InputSpec
 from ..recurrent import LENGTHS, is_recurrent, label, recurrent_nodes, slots
 
 __all__ = [
     "EMPTY",
     "Session",
+    "case_generator",
     "constant",
     "evaluate",
     "inputs_above",
     "is_data_free",
     "length_inputs",
     "name_axis",
-    "sample_inputs",
     "two_sizes",
 ]
 
@@ -124,7 +126,7 @@ def constant(value: ir.Value | None) -> Array | None:
 
 
 def is_data_free(value: ir.Value) -> bool:
-    """Tell whether ``value`` depends on constants and sizes alone.
+    """Return whether ``value`` depends on constants and sizes alone.
 
     A product with a constant zero counts as free of the other factor (``x * 0``, a common way to write
     zeros of the right size).
@@ -186,52 +188,61 @@ def evaluate(
     session = Session(_guard(copy), "a part of the file", guarded=False)
     found = []
     for sizes in cases:
-        feeds = sample_inputs(copy.graph, sizes, np.random.default_rng(0), min(sizes.values(), default=1))
-        results = session.run(feeds)
+        case = case_generator(copy.graph, min(sizes.values(), default=1)).at(sizes)
+        results = session.run(case.feeds)
         found.append(
             fixed | {value: results[str(twin.name)] for value, twin in zip(wanted, asked, strict=True)}
         )
     return found
 
 
-def sample_inputs(
-    graph: ir.Graph, sizes: Mapping[str, int], rng: np.random.Generator, steps: int
-) -> dict[str, Array]:
-    """Draw every input that must be fed.
+def case_generator(
+    graph: ir.Graph,
+    steps: int,
+    *,
+    states: Sequence[StateSpec] = (),
+    sequence: str | None = None,
+    seed: int = 0,
+) -> CaseGenerator:
+    """Generate data for every input that must be fed.
 
     Floats are standard normal; integers are tokens below the size of the table that they index (below 2
     where none is found); an input that reaches a node's ``sequence_lens`` is between 1 and ``steps``, and
-    ``steps`` for one row.
+    ``steps`` for one row; ``states`` are at reset.
+
+    Args:
+        graph: the inputs; one of the name of a state is that state.
+        steps: what lengths may be at most where ``sequence`` has no size.
+        states: the states.
+        sequence: the name of the time axis.
+        seed: of everything that is drawn.
 
     Raises:
         InputError: an input is no tensor of numbers, or its rank is unknown.
     """
-    lengths = length_inputs(graph)
-    feeds = {}
+    known, lengths = {state.input for state in states}, length_inputs(graph)
+    specs = []
     for value in data_inputs(graph):
+        if value.name in known:
+            continue
         if value.dtype is None or value.shape is None:
             raise InputError(
                 f"input {value.name!r} declares no shape; give its axes: --input {value.name}=N,L,8"
                 if value.shape is None
                 else f"input {value.name!r} declares no dtype; declare it in the file"
             )
-        shape = [axis if isinstance(axis, int) else sizes[axis] for axis in axes_of(value)]
-        dtype = value.dtype.numpy()
-        if value.name in lengths:
-            array = rng.integers(1, steps + 1, shape).astype(dtype)
-            array.flat[rng.integers(array.size)] = steps
-        elif value.dtype.is_floating_point():
-            array = rng.standard_normal(shape).astype(dtype)
-        elif dtype == np.bool_:
-            array = rng.integers(0, 2, shape).astype(dtype)
-        elif value.dtype.is_integer():
-            array = rng.integers(0, _table(value), shape).astype(dtype)
-        else:
-            raise InputError(
-                f"input {value.name!r} is {value.dtype.name}; only numbers can be drawn at random"
-            )
-        feeds[str(value.name)] = array
-    return feeds
+        dtype, values = value.dtype.numpy(), None
+        if not value.dtype.is_floating_point():
+            if dtype != np.bool_ and not value.dtype.is_integer():
+                raise InputError(
+                    f"input {value.name!r} is {value.dtype.name}; only numbers can be drawn at random"
+                )
+            values = 2 if dtype == np.bool_ else _table(value)
+        role = "lengths" if value.name in lengths else "signal"
+        longest = np.array([steps]) if role == "lengths" else None
+        specs.append(InputSpec(str(value.name), dtype.name, axes_of(value), role, longest, values=values))
+    specs += [InputSpec(each.input, each.dtype, each.axes, "state", reset=each.reset) for each in states]
+    return CaseGenerator(tuple(specs), None, sequence, seed)
 
 
 def length_inputs(graph: ir.Graph) -> tuple[str, ...]:
@@ -275,7 +286,7 @@ def _needs(value: ir.Value) -> list[ir.Value]:
 
 
 def _possible(value: ir.Value) -> bool:
-    """Tell whether the value can be data-free at all, whatever its operands are."""
+    """Return whether the value can be data-free at all, whatever its operands are."""
     if constant(value) is not None:
         return True
     node = value.producer()

@@ -11,8 +11,8 @@ from lstm_edge_runtime.manifest import StateSpec, TensorSpec
 
 from ..graph import axes_of, data_inputs
 from ..recurrent import is_recurrent, slots
-from .loops import loop_slots, recurrences
 from .paths import operators_above
+from .subgraphs import loop_slots, recurrences
 
 __all__ = ["recognize"]
 

@@ -19,23 +19,23 @@ import onnx_ir as ir
 from lstm_edge_runtime import __version__, load
 from lstm_edge_runtime.errors import CheckFailedError, ContractError, FileFormatError, first_line
 from lstm_edge_runtime.files import write_bytes
-from lstm_edge_runtime.manifest import KEY, Axes, Manifest, StateSpec, TensorSpec
+from lstm_edge_runtime.manifest import Axes, Manifest, StateSpec, TensorSpec
 
-from ..graph import axes_of, data_inputs, forget_shapes, to_proto
+from ..graph import axes_of, data_inputs, forget_shapes, to_proto, with_manifest
+from ..numerics.verify import ChunkRun
 from ..progress import Progress, ignore
 from ..recurrent import recurrent_nodes, slots, state_shape
 from .axes import AxisNames, fixed_roles, generalize_reshapes, name_axes, take_given, transpose_reshapes
 from .axis_roles import BATCH, SEQUENCE
 from .branches import check_constants, choosing_input, fix_inputs, take_branches
 from .config import LiftConfig
-from .divergence import ChunkRun
 from .evaluate import Session, constant, evaluate, length_inputs, name_axis, two_sizes
 from .existing_states import recognize
-from .loops import generalize_loops, recurrences
 from .quantized import is_quantized
 from .read import read_graph
 from .states import LeftAlone, LiftedStates, lift_states
-from .verification import Equality, LiftedGraph, sample, verify_lifted
+from .subgraphs import generalize_loops, recurrences
+from .verification import Equality, LiftedGraph, case_at, verify_lifted
 
 __all__ = ["LiftReport", "Lifted", "lift_verified"]
 
@@ -214,7 +214,8 @@ def _lift(
         unstreamable=verified.unstreamable,
     )
     changed = bool(result.states or constants)
-    content = _with_manifest(to_proto(result.model) if changed else proto, manifest)
+    content = with_manifest(to_proto(result.model) if changed else proto, manifest)
+    load(content, device="cpu").close()
     return Lifted(content, manifest, report)
 
 
@@ -259,7 +260,7 @@ def _refuse(
 
 
 def _reasons(left: Sequence[LeftAlone]) -> Iterator[str]:
-    """Say why states are left alone, one entry a node."""
+    """Yield why states are left alone, one entry a node."""
     nodes: dict[str, list[LeftAlone]] = {}
     for entry in left:
         nodes.setdefault(entry.node, []).append(entry)
@@ -324,16 +325,16 @@ def _declare_outputs(model: ir.Model) -> None:
 def _describe_outputs(graph: LiftedGraph, seed: int) -> tuple[TensorSpec, ...]:
     """Find the outputs' dtypes and axes by running the lifted file at two sets of sizes, and declare them."""
     session = Session(graph.lifted, "the lifted file")
-    rng, cases = np.random.default_rng(seed), two_sizes(graph.original.graph)
+    cases = two_sizes(graph.original.graph)
     runs = []
-    for sizes in cases:
-        drawn = sample(graph, sizes, rng)
+    for place, sizes in enumerate(cases):
+        drawn = case_at(graph, sizes, seed, offset=place)
         try:
             runs.append(session.run(drawn.feeds))
         except Exception as error:
             wide = any(_is_float64(node) for node in recurrent_nodes(graph.original))
             raise FileFormatError(
-                f"the file does not run at {drawn}: {first_line(error)}; "
+                f"the file does not run at {drawn.sizes_text}: {first_line(error)}; "
                 + (
                     "onnxruntime has recurrent operators in float32: export the network in that"
                     if wide
@@ -412,12 +413,3 @@ def _build_manifest(graph: LiftedGraph, proto: onnx.ModelProto, outputs: tuple[T
             "versions": {"lstm-edge": __version__, "onnx": onnx.__version__, "onnx-ir": ir.__version__},
         },
     )
-
-
-def _with_manifest(proto: onnx.ModelProto, manifest: Manifest) -> bytes:
-    copy = onnx.ModelProto()
-    copy.CopyFrom(proto)
-    copy.metadata_props.add(key=KEY, value=manifest.to_json())
-    content: bytes = copy.SerializeToString(deterministic=True)
-    load(content, device="cpu").close()
-    return content

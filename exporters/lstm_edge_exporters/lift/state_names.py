@@ -6,18 +6,20 @@
 import re
 from collections.abc import Callable, Collection, Sequence
 from itertools import takewhile
+from typing import TYPE_CHECKING
 
-from .wiring import StateGroup
+if TYPE_CHECKING:
+    from .paths import StateGroup
 
 __all__ = ["Naming", "name_after_modules", "name_after_nodes", "output_name"]
 
-Naming = Callable[[Sequence[StateGroup]], Sequence[tuple[str, str]]]
+Naming = Callable[[Sequence["StateGroup"]], Sequence[tuple[str, str]]]
 """Returns for each group the names of its state's input and output."""
 
 _GENERIC = re.compile(r"(lstm|gru|rnn)?(__?\d+)?", re.IGNORECASE)
 
 
-def name_after_nodes(groups: Sequence[StateGroup]) -> list[tuple[str, str]]:
+def name_after_nodes(groups: Sequence["StateGroup"]) -> list[tuple[str, str]]:
     """Name a single layer's states ``h_0/h_n`` and ``c_0/c_n``; with more layers, after each layer's node."""
     layers = list(dict.fromkeys(group.places[0].slot.node for group in groups))
     if len(layers) <= 1:
@@ -31,7 +33,7 @@ def name_after_nodes(groups: Sequence[StateGroup]) -> list[tuple[str, str]]:
 
 
 def name_after_modules(
-    group: StateGroup, layers: Sequence[tuple[str, int]], *, single: bool
+    group: "StateGroup", layers: Sequence[tuple[str, int]], *, single: bool
 ) -> tuple[str, str]:
     """Name a state after the part of the path that its layers share; ``h_0/h_n`` where there is one layer.
 
@@ -57,7 +59,7 @@ def output_name(name: str, others: Collection[str]) -> str:
     return f"{stem}_n" if f"{stem}_1" not in others else f"{name}_n"
 
 
-def _pair(group: StateGroup, prefix: str = "") -> tuple[str, str]:
+def _pair(group: "StateGroup", prefix: str = "") -> tuple[str, str]:
     return f"{prefix}{group.kind}_0", f"{prefix}{group.kind}_n"
 
 

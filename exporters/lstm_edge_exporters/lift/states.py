@@ -19,11 +19,9 @@ from ..graph import UniqueNames, axes_of, data_inputs
 from ..recurrent import is_recurrent, is_reversed, label, recurrent_nodes, slots, state_shape
 from .axis_roles import follows_input, row_orders
 from .evaluate import evaluate, inputs_above, is_data_free, name_axis, two_sizes
-from .loops import loop_slots, recurrences, sequences
-from .paths import Path, find_path, is_order, operators_above
+from .paths import Path, StateGroup, find_path, is_order, operators_above, wire
 from .state_names import Naming, name_after_nodes
-from .subgraphs import Place, locate, parents_of
-from .wiring import StateGroup, wire
+from .subgraphs import Place, locate, loop_slots, parents_of, recurrences, sequences
 
 __all__ = ["LeftAlone", "LiftedStates", "lift_states"]
 

@@ -1,19 +1,189 @@
-"""Reaching a state of a node inside an ``If``, ``Loop`` or ``Scan`` body from the main graph.
+"""What runs inside the bodies of ``If``, ``Loop`` and ``Scan``, and how its states reach the main graph.
 
-An ``If`` hands the state in by capture and out by one more output; the other branch hands it on untouched.
-A ``Loop`` or ``Scan`` that carries the state from pass to pass already has an input and an output for it. A
-node that starts over in every pass has no state that one input could stand for.
+A recurrence may be written out in plain operators: a ``Loop`` or ``Scan`` that carries its states, and has
+already an input and an output for each. An ``If`` hands a state in by capture and out by one more output; the
+other branch hands it on untouched. A node that starts over in every pass has no state that one input could
+stand for.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
-from ..recurrent import Slot
-from .loops import behind_identity, carried_values
+from lstm_edge_runtime.errors import ContractError
 
-__all__ = ["Place", "carry_out", "locate", "parents_of"]
+from ..graph import UniqueNames, axes_of
+from ..recurrent import Slot, is_recurrent, label
+from .evaluate import constant
+
+__all__ = [
+    "Place",
+    "SequenceInput",
+    "carry_out",
+    "generalize_loops",
+    "locate",
+    "loop_slots",
+    "parents_of",
+    "recurrences",
+    "sequences",
+]
+
+_LOOP_HEADER = 2
+"""A Loop's inputs, and its body's, begin with the trip count and the condition."""
+_KEEPING_INDICES = ("Cast", "Identity", "Squeeze", "Unsqueeze")
+
+
+@dataclass(frozen=True)
+class _Carried:
+    """One value that a ``Loop`` or ``Scan`` hands on from pass to pass."""
+
+    input: int
+    """Its place among the node's inputs."""
+    output: int
+    """Its place among the node's outputs."""
+    entering: ir.Value
+    """The body's input."""
+    leaving: ir.Value
+    """The body's output, behind any ``Identity``."""
+
+
+@dataclass(frozen=True)
+class SequenceInput:
+    """A tensor that a node reads step by step."""
+
+    value: ir.Value
+    time: int
+    """The axis that the steps are on."""
+    batch: int
+    """The first of its other axes."""
+
+
+def _carried_values(node: ir.Node) -> Iterator[_Carried]:
+    """Return what a ``Loop`` or ``Scan`` carries; nothing for other operators."""
+    if node.domain != "" or node.op_type not in ("Loop", "Scan"):
+        return
+    body = node.attributes["body"].as_graph()
+    entering, leaving = list(body.inputs), list(body.outputs)
+    if len(entering) != len(node.inputs):  # a Scan of opset 8 takes sequence_lens too
+        return
+    loop = node.op_type == "Loop"
+    first = _LOOP_HEADER if loop else 0
+    scanned = 0 if loop else node.attributes["num_scan_inputs"].as_int()
+    for place in range(first, len(node.inputs) - scanned):
+        last = leaving[place - first + loop]
+        yield _Carried(place, place - first, entering[place], _behind_identity(last))
+
+
+def loop_slots(node: ir.Node) -> tuple[Slot, ...]:
+    """Return the floats that a ``Loop`` or ``Scan`` carries and changes: what may be its states."""
+    found = [
+        each
+        for each in _carried_values(node)
+        if each.entering is not each.leaving and each.entering.uses() and _is_float(node, each)
+    ]
+    kinds = ["h"] if len(found) == 1 else [f"state{place}" for place in range(1, len(found) + 1)]
+    return tuple(Slot(node, kind, each.input, each.output) for kind, each in zip(kinds, found, strict=True))
+
+
+def recurrences(model: ir.Model) -> Iterator[ir.Node]:
+    """Return the recurrent nodes, and every ``Loop`` and ``Scan`` that carries floats, in graph order."""
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        if is_recurrent(node) or loop_slots(node):
+            yield node
+
+
+def sequences(node: ir.Node) -> Iterator[SequenceInput]:
+    """Return what a recurrent node, a ``Loop`` or a ``Scan`` reads step by step."""
+    if is_recurrent(node):
+        layout = node.attributes.get_int("layout", 0) or 0
+        if node.inputs[0] is not None:
+            yield SequenceInput(node.inputs[0], layout, 1 - layout)
+    elif node.op_type == "Scan":
+        count = node.attributes["num_scan_inputs"].as_int()
+        axes = list(node.attributes.get_ints("scan_input_axes", ()) or [0] * count)
+        for value, axis in zip(node.inputs[-count:] if count else (), axes, strict=False):
+            if value is not None and axis >= 0:
+                yield SequenceInput(value, axis, int(axis == 0))
+    elif node.op_type == "Loop":
+        body = node.attributes["body"].as_graph()
+        for inner in body:
+            data, indices = (*inner.inputs, None, None)[:2]
+            if inner.op_type == "Gather" and data is not None and data.graph is not body:
+                axis = inner.attributes.get_int("axis", 0) or 0
+                if axis >= 0 and _counts(indices, body):
+                    yield SequenceInput(data, axis, int(axis == 0))
+
+
+def generalize_loops(model: ir.Model) -> None:
+    """Let a ``Loop`` over a time axis of declared size make as many passes as there are steps, in place.
+
+    Where a framework was given a fixed length, it counts to that number, in the loop's condition as well.
+
+    Raises:
+        ContractError: the condition of such a loop looks at data.
+    """
+    names = UniqueNames(model.graph)
+    for node in [node for node in model.graph if node.op_type == "Loop" and loop_slots(node)]:
+        trips = constant(node.inputs[0])
+        read = next((each for each in sequences(node) if each.value.shape is not None), None)
+        if trips is None or read is None or axes_of(read.value)[read.time] != int(trips):
+            continue
+        body = node.attributes["body"].as_graph()
+        if not _only_counts(body.outputs[0], body):
+            raise ContractError(f"{label(node)} ends on a condition other than its count of passes")
+        shape = ir.node("Shape", [read.value])
+        axis = ir.node("Constant", [], {"value": ir.tensor(np.array(read.time))})
+        steps = ir.node("Gather", [shape.outputs[0], axis.outputs[0]])
+        go = ir.node("Identity", [body.inputs[1]])
+        for value in (*shape.outputs, *axis.outputs, *steps.outputs, *go.outputs):
+            value.name = names.unique(f"{node.name}.steps")
+        model.graph.insert_before(node, [shape, axis, steps])
+        node.replace_input_with(0, steps.outputs[0])
+        body.append(go)
+        go.outputs[0].type, go.outputs[0].shape = body.outputs[0].type, body.outputs[0].shape
+        body.outputs[0] = go.outputs[0]
+
+
+def _behind_identity(value: ir.Value) -> ir.Value:
+    """Return what ``value`` is a copy of."""
+    node = value.producer()
+    while node is not None and node.op_type == "Identity" and node.inputs[0] is not None:
+        value = node.inputs[0]
+        node = value.producer()
+    return value
+
+
+def _counts(indices: ir.Value | None, body: ir.Graph) -> bool:
+    """Return whether ``indices`` is a counter of the passes: an integer that the body is given."""
+    while indices is not None and (node := indices.producer()) is not None:
+        if node.op_type not in _KEEPING_INDICES:
+            return False
+        indices = node.inputs[0]
+    return indices in list(body.inputs)
+
+
+def _only_counts(condition: ir.Value, body: ir.Graph) -> bool:
+    """Return whether a condition depends on nothing but constants and the integers that ``body`` is given."""
+    waiting, given = [condition], list(body.inputs)
+    while waiting:
+        value = waiting.pop()
+        node = value.producer()
+        if value in given:
+            if value.dtype is None or value.dtype.is_floating_point():
+                return False
+        elif constant(value) is None:
+            if node is None or node.graph is not body or node.op_type == "Gather":
+                return False
+            waiting += [entry for entry in node.inputs if entry is not None]
+    return True
+
+
+def _is_float(node: ir.Node, each: _Carried) -> bool:
+    initial = node.inputs[each.input]
+    dtype = each.entering.dtype or (initial.dtype if initial is not None else None)
+    return dtype is not None and dtype.is_floating_point()
 
 
 @dataclass(frozen=True)
@@ -104,7 +274,7 @@ def _carried(place: Place, parent: ir.Node) -> tuple[int, int] | None:
     """Return the parent's ``(input, output)`` places of a state that its body carries from pass to pass."""
     if len(place.owner.outputs) <= place.output:
         return None
-    for each in carried_values(parent):
+    for each in _carried_values(parent):
         if each.entering is place.initial and each.leaving in _leaving(place):
             return each.input, each.output
     return None
@@ -118,13 +288,13 @@ def _leaving(place: Place) -> set[ir.Value]:
             branch.outputs[index]
             for key in ("then_branch", "else_branch")
             for index, value in enumerate(branch.attributes[key].as_graph().outputs)
-            if behind_identity(value) in values
+            if _behind_identity(value) in values
         }
     return values
 
 
 def _why_not(place: Place, body: ir.Graph, parent: ir.Node) -> str:
-    """Say what keeps a state from being carried from pass to pass; it may pass through other operators."""
+    """Return what keeps a state from being carried from pass to pass; it may pass through other operators."""
     waiting, seen = [place.initial] if place.initial else [], set()
     while waiting:
         value = waiting.pop()

@@ -9,27 +9,33 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from lstm_edge_runtime.axes import resolve, with_ones
+from lstm_edge_runtime.axes import with_ones
 from lstm_edge_runtime.errors import CheckFailedError, FileFormatError, UnsupportedError, first_line
 from lstm_edge_runtime.manifest import Golden, Manifest, StateSpec
 from lstm_edge_runtime.tolerance import compare
 
 from ..graph import axes_of, data_inputs, dynamic_axes, to_proto
+from ..numerics.cases import GRID, Case
 from ..numerics.noise import Layout, PerturbableReference, Rounding, noise_floors
 from ..numerics.onnx_reference import OnnxReference
+from ..numerics.verify import (
+    ChunkedFile,
+    ChunkRun,
+    rows_keep_states,
+    run_in_chunks,
+    states_stop_at_lengths,
+)
 from .axes import AxisNames
 from .axis_roles import BATCH, SEQUENCE, axis_roles
-from .divergence import ChunkedFile, ChunkRun, rows_keep_states, run_in_chunks, states_stop_at_lengths
-from .evaluate import Session, evaluate, sample_inputs, two_sizes
-from .loops import recurrences, sequences
+from .divergence import explain_divergence
+from .evaluate import Session, case_generator, evaluate, two_sizes
 from .quantized import float_twin, is_quantized
+from .subgraphs import recurrences, sequences
 
-__all__ = ["Equality", "LiftedGraph", "Sample", "Verification", "sample", "verify_lifted"]
+__all__ = ["Equality", "LiftedGraph", "Verification", "case_at", "verify_lifted"]
 
 Array = npt.NDArray[Any]
 
-_GRID = ((1, 1), (1, 5), (3, 8), (2, 33))
-"""``(N, L)`` of the samples; N counts in the batch size that the original is fixed at."""
 _CHUNKED = (2, 24)
 
 
@@ -63,18 +69,6 @@ class LiftedGraph:
             for value in data_inputs(self.original.graph)
             if name is not None and name in axes_of(value) and value.name not in states
         }
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Inputs for both files, the lifted states at reset."""
-
-    sizes: Mapping[str, int]
-    feeds: Mapping[str, Array]
-
-    def __str__(self) -> str:
-        """Say the sizes."""
-        return ", ".join(f"{name}={size}" for name, size in self.sizes.items()) or "the declared sizes"
 
 
 @dataclass(frozen=True)
@@ -133,43 +127,40 @@ def verify_lifted(graph: LiftedGraph, manifest: Manifest, seed: int) -> Verifica
         CheckFailedError: it does not, or an axis that was made dynamic does not work at other sizes.
         FileFormatError: onnxruntime does not run the original.
     """
-    rng = np.random.default_rng(seed)
     original, lifted = Session(graph.source, "the original"), Session(graph.lifted, "the lifted file")
-    samples = _samples(graph, rng)
+    cases = _cases(graph, seed)
     noise = _Noise(graph.lifted, manifest, lifted)
-    equality = _check_equality(graph, original, lifted, samples, noise)
+    equality = _check_equality(graph, original, lifted, cases, noise)
     if graph.declared:
-        _check_dynamic(graph, lifted, samples[-1], noise)
-    chunks, unstreamable, padded_states = _run_in_chunks(graph, manifest, lifted, noise, rng)
-    equal = [each for each in samples if str(each) in (*equality.exact, *equality.rounded)]
+        _check_dynamic(graph, lifted, cases[-1], noise)
+    chunks, unstreamable, padded_states = _run_in_chunks(graph, manifest, lifted, noise, seed)
+    equal = [each for each in cases if each.sizes_text in (*equality.exact, *equality.rounded)]
     golden = next((each for each in equal if each.sizes.get(graph.names.sequence or "", 2) > 1), equal[0])
     recorded = _record_golden(original, lifted, golden, noise)
     return Verification(equality, chunks, unstreamable, padded_states, recorded)
 
 
-def sample(graph: LiftedGraph, sizes: Mapping[str, int], rng: np.random.Generator) -> Sample:
-    """Draw data for the inputs with every dynamic axis at its size; states are at reset."""
-    steps = sizes[graph.names.sequence] if graph.names.sequence else _fixed_steps(graph)
-    feeds = sample_inputs(graph.original.graph, sizes, rng, steps)
-    return Sample(sizes, {**feeds, **_reset_arrays(graph.states, sizes), **graph.constants})
+def case_at(graph: LiftedGraph, sizes: Mapping[str, int], seed: int, offset: int = 0) -> Case:
+    """Generate the inputs of both files with every dynamic axis at its size; states are at reset.
+
+    ``offset`` gives another case for another number.
+    """
+    steps = 1 if graph.names.sequence else _fixed_steps(graph)
+    cases = case_generator(
+        graph.original.graph, steps, states=graph.states, sequence=graph.names.sequence, seed=seed
+    )
+    for state in graph.states:
+        sizes = with_ones(state.axes, sizes)
+    case = cases.at(sizes, offset)
+    return replace(case, feeds={**case.feeds, **graph.constants})
 
 
-def _sample_at(graph: LiftedGraph, batch: int, sequence: int, rng: np.random.Generator) -> Sample:
+def _case(graph: LiftedGraph, batch: int, sequence: int, seed: int) -> Case:
     named = {graph.names.batch: batch, graph.names.sequence: sequence}
     sizes = {
         name: named.get(name, 2 + place) for place, name in enumerate(dynamic_axes(graph.original.graph))
     }
-    return sample(graph, sizes, rng)
-
-
-def _reset_arrays(states: Sequence[StateSpec], sizes: Mapping[str, int]) -> dict[str, Array]:
-    """Return every state's reset value at ``sizes``; an axis that no size is known for has one row."""
-    arrays = {}
-    for state in states:
-        shape = resolve(state.axes, with_ones(state.axes, sizes))
-        assert shape is not None
-        arrays[state.input] = np.broadcast_to(np.asarray(state.reset, state.dtype), shape).copy()
-    return arrays
+    return case_at(graph, sizes, seed)
 
 
 def _fixed_steps(graph: LiftedGraph) -> int:
@@ -185,16 +176,17 @@ def _fixed_steps(graph: LiftedGraph) -> int:
     )
 
 
-def _samples(graph: LiftedGraph, rng: np.random.Generator) -> list[Sample]:
-    samples = [_sample_at(graph, n * graph.fixed_batch, length, rng) for n, length in _GRID]
+def _cases(graph: LiftedGraph, seed: int) -> list[Case]:
+    """Generate the verification's cases; N of the grid counts in the batch size that the original has."""
+    cases = [_case(graph, n * graph.fixed_batch, length, seed) for n, length in GRID]
     if graph.declared:
         declared = graph.declared.get(BATCH, graph.fixed_batch), graph.declared.get(SEQUENCE, 1)
-        samples.insert(0, _sample_at(graph, *declared, rng))
-    return list({str(each): each for each in samples}.values())
+        cases.insert(0, _case(graph, *declared, seed))
+    return list({each.sizes_text: each for each in cases}.values())
 
 
 def _check_equality(
-    graph: LiftedGraph, original: Session, lifted: Session, samples: Sequence[Sample], noise: "_Noise"
+    graph: LiftedGraph, original: Session, lifted: Session, cases: Sequence[Case], noise: "_Noise"
 ) -> Equality:
     """Compare every output of ``original`` with ``lifted``'s.
 
@@ -208,14 +200,14 @@ def _check_equality(
     reason, max_abs, max_rel = "", 0.0, 0.0
     branched = graph.source is not graph.original
     batch = graph.axes_named(graph.names.batch)
-    for each in samples:
+    for each in cases:
         got = _try(lifted, each.feeds)
         try:
             expected = original.run(each.feeds)
         except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base class
             reason = first_line(error)
             if got is not None and _rows_agree(original, each, got, graph.fixed_batch, batch, noise):
-                by_rows.append(str(each))
+                by_rows.append(each.sizes_text)
             continue
         if got is None:
             raise CheckFailedError(f"at {each}: the original runs and the lifted file does not")
@@ -226,9 +218,9 @@ def _check_equality(
             floor = floors[name] if branched and _is_float(array) else 0.0
             found = compare(name, got[name], array, floor=floor, limit=None if branched else 0.0)
             if not found.ok:
-                raise CheckFailedError(f"at {each}, states at reset: {found}")
+                raise CheckFailedError(f"at {each}: {found}")
             max_abs, max_rel = max(max_abs, found.max_abs), max(max_rel, found.max_rel)
-        (rounded if different else exact).append(str(each))
+        (rounded if different else exact).append(each.sizes_text)
     if not exact and not rounded:
         raise FileFormatError(f"the original itself runs at none of the sizes tried: {reason}")
     return Equality(tuple(exact), tuple(by_rows), tuple(rounded), max_abs, max_rel)
@@ -236,7 +228,7 @@ def _check_equality(
 
 def _rows_agree(
     original: Session,
-    sample: Sample,
+    case: Case,
     got: Mapping[str, Array],
     rows: int,
     batch: Mapping[str, int],
@@ -246,7 +238,7 @@ def _rows_agree(
 
     Args:
         original: runs ``rows`` rows at a time.
-        sample: the data.
+        case: the data.
         got: what the lifted file gives for it.
         rows: the batch size that the original is fixed at.
         batch: input name to its batch axis.
@@ -261,7 +253,7 @@ def _rows_agree(
     if not batch:
         return False
     name, axis = next(iter(batch.items()))
-    total = sample.feeds[name].shape[axis]
+    total = case.feeds[name].shape[axis]
     if total <= rows or total % rows:
         return False
     try:
@@ -269,14 +261,14 @@ def _rows_agree(
             original.run(
                 {
                     name: array.take(range(first, first + rows), batch[name]) if name in batch else array
-                    for name, array in sample.feeds.items()
+                    for name, array in case.feeds.items()
                 }
             )
             for first in range(0, total, rows)
         ]
     except Exception:  # noqa: BLE001  not a matter of the batch size, then
         return False
-    floors = noise.floors(sample.feeds)
+    floors = noise.floors(case.feeds)
     for name in parts[0]:
         joined = next(
             (axis for axis, size in enumerate(got[name].shape) if parts[0][name].shape[axis] != size), None
@@ -286,25 +278,25 @@ def _rows_agree(
         )
         found = compare(name, got[name], expected, floor=floors[name] if _is_float(expected) else 0.0)
         if not found.ok:
-            raise CheckFailedError(f"at {sample}, against the original row by row: {found}")
+            raise CheckFailedError(f"at {case}, against the original row by row: {found}")
     return True
 
 
-def _check_dynamic(graph: LiftedGraph, lifted: Session, sample: Sample, noise: "_Noise") -> None:
+def _check_dynamic(graph: LiftedGraph, lifted: Session, case: Case, noise: "_Noise") -> None:
     """Check that axes that were made dynamic are so inside the graph as well."""
     try:
-        got = lifted.run(sample.feeds)
+        got = lifted.run(case.feeds)
     except Exception as error:
-        raise CheckFailedError(f"at {sample}: the axes are fixed inside the graph") from error
+        raise CheckFailedError(f"at {case}: the axes are fixed inside the graph") from error
     name = graph.names.batch
     batch = graph.axes_named(name)
     batch |= {state.input: state.axes.index(name) for state in graph.states if name in state.axes}
-    if BATCH in graph.declared and not _rows_agree(lifted, sample, got, 1, batch, noise):
-        raise CheckFailedError(f"at {sample}: rows of a batch can't be run one by one")
+    if BATCH in graph.declared and not _rows_agree(lifted, case, got, 1, batch, noise):
+        raise CheckFailedError(f"at {case}: rows of a batch can't be run one by one")
 
 
 def _run_in_chunks(
-    graph: LiftedGraph, manifest: Manifest, lifted: Session, noise: "_Noise", rng: np.random.Generator
+    graph: LiftedGraph, manifest: Manifest, lifted: Session, noise: "_Noise", seed: int
 ) -> tuple[ChunkRun | None, str, bool]:
     """Feed the file in chunks.
 
@@ -317,16 +309,16 @@ def _run_in_chunks(
     if not graph.axes_named(graph.names.sequence):
         fixed = _steps_of_a_call(graph)
         return None, f"chunks were not tried: every call takes {fixed} steps" if fixed > 1 else "", True
-    whole = _sample_at(graph, batch * graph.fixed_batch, steps, rng)
+    whole = _case(graph, batch * graph.fixed_batch, steps, seed)
     model = graph.lifted
     if is_quantized(model) and (twin := float_twin(model)) is not None:
         model, lifted = twin, Session(twin, "its float twin")
         noise = _Noise(model, manifest, lifted)
-    file = ChunkedFile(model, manifest, lifted.run, graph.lengths)
+    file = ChunkedFile(manifest, lifted.run, graph.lengths)
     feeds = {**whole.feeds, **file.with_lengths(whole.feeds, steps)}
-    chunks, reason = run_in_chunks(file, feeds, noise.floors(feeds), rng)
-    if chunks is not None:
-        chunks = replace(chunks, in_float=model is not graph.lifted)
+    found = run_in_chunks(file, feeds, noise.floors(feeds), np.random.default_rng(seed))
+    reason = "" if found.ok else explain_divergence(model, file, feeds, found)
+    chunks = None if found.error else replace(found, in_float=model is not graph.lifted)
     if reason or not states_stop_at_lengths(file, whole.feeds, noise.floors):
         return chunks, reason, bool(reason)
     batch_axes = graph.axes_named(graph.names.batch)
@@ -354,11 +346,11 @@ def _steps_of_a_call(graph: LiftedGraph) -> int:
     return max((arrays[each.value].shape[each.time] for each in read), default=1)
 
 
-def _record_golden(original: Session, lifted: Session, sample: Sample, noise: "_Noise") -> Golden:
-    """Record the original's outputs, and the lifted file's states, for one sample."""
-    outputs = {**lifted.run(sample.feeds), **original.run(sample.feeds)}
-    floors = {name: float(array.max(initial=0.0)) for name, array in noise.floors(sample.feeds).items()}
-    return Golden({name: sample.feeds[name] for name in lifted.inputs}, outputs, floors)
+def _record_golden(original: Session, lifted: Session, case: Case, noise: "_Noise") -> Golden:
+    """Record the original's outputs, and the lifted file's states, for one case."""
+    outputs = {**lifted.run(case.feeds), **original.run(case.feeds)}
+    floors = {name: float(array.max(initial=0.0)) for name, array in noise.floors(case.feeds).items()}
+    return Golden({name: case.feeds[name] for name in lifted.inputs}, outputs, floors)
 
 
 class _Noise:

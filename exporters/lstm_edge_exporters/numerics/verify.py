@@ -2,33 +2,37 @@
 
 ``verify`` raises on the first output out of its limit. A reference is a ``noise.PerturbableReference``; a
 candidate is anything callable on named arrays. ``record_golden`` keeps a few kB of inputs and of the
-reference's outputs, which travel in the file.
+reference's outputs, which travel in the file. ``run_in_chunks`` compares a file with itself: a sequence fed
+in chunks, states carried, with the whole.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lstm_edge_runtime.errors import CheckFailedError, first_line
-from lstm_edge_runtime.manifest import Golden
-from lstm_edge_runtime.state import Run
-from lstm_edge_runtime.tolerance import MULTIPLE, Comparison
+from lstm_edge_runtime.manifest import Array, Golden, Manifest
+from lstm_edge_runtime.state import Runner, run_chunks
+from lstm_edge_runtime.tolerance import MULTIPLE, Comparison, compare
 
-from .cases import Case, CaseGenerator
+from .cases import Case, CaseGenerator, in_chunks, random_sizes
 from .noise import MAX_RELATIVE_FLOOR, PerturbableReference, compare_outputs, expected, is_noise, unverified
 
 __all__ = [
+    "ChunkRun",
+    "ChunkedFile",
     "Equivalence",
     "StatesRefusedError",
+    "find_counts",
     "record_golden",
+    "rows_keep_states",
+    "run_in_chunks",
+    "states_stop_at_lengths",
     "verify",
 ]
-
-Array = npt.NDArray[Any]
 
 
 class StatesRefusedError(CheckFailedError):
@@ -80,10 +84,10 @@ class Equivalence:
 
 
 def verify(
-    candidate: Run,
+    candidate: Runner,
     reference: PerturbableReference,
     cases: Iterable[Case],
-    plain: Run | None = None,
+    plain: Runner | None = None,
 ) -> Equivalence:
     """Compare ``candidate`` with ``reference`` on every case.
 
@@ -142,7 +146,7 @@ def verify(
     return Equivalence(tuple(comparisons), tuple(skipped), dict(noise), always)
 
 
-def _runs(plain: Run, case: Case) -> bool:
+def _runs(plain: Runner, case: Case) -> bool:
     try:
         plain(case.feeds)
     except Exception:  # noqa: BLE001  a module may raise anything at a size that it does not take
@@ -228,3 +232,199 @@ def _shapes(feeds: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:
 
 def _size(golden: Golden) -> int:
     return sum(array.nbytes for array in (*golden.inputs.values(), *golden.outputs.values()))
+
+
+Floors = Callable[[Mapping[str, Array]], Mapping[str, Array]]
+"""Gives the outputs' noise floors for every input by name."""
+
+_SHORT = 7
+"""Steps of the rows that are compared with and without padding behind them."""
+_PLANS = 3
+"""Random ways to split the sequence."""
+
+
+@dataclass(frozen=True)
+class ChunkRun:
+    """How a file fed in chunks compares with the whole."""
+
+    sizes: tuple[int, ...]
+    comparisons: tuple[Comparison, ...] = ()
+    error: Exception | None = None
+    """What a chunk ended in; nothing is compared then."""
+    in_float: bool = False
+    """Whether the file is quantized and its float twin was compared; see ``lift.quantized``."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether chunks equal the whole."""
+        return self.error is None and self.worst.ok
+
+    @property
+    def worst(self) -> Comparison:
+        """The output that is nearest to its limit, or farthest past it."""
+        return max(self.comparisons, key=lambda each: each.ratio)
+
+
+@dataclass(frozen=True)
+class ChunkedFile:
+    """A file that can be fed in chunks."""
+
+    manifest: Manifest
+    """Its states, axes and lengths."""
+    run: Runner
+    """Runs it."""
+    lengths: tuple[str, ...]
+    """Inputs that give each row's count of steps."""
+
+    @property
+    def time_axes(self) -> dict[str, int]:
+        """Input name to its time axis."""
+        axes = {spec.name: self.manifest.time_axis(spec.axes) for spec in self.manifest.inputs}
+        return {name: axis for name, axis in axes.items() if axis is not None}
+
+    def steps(self, feeds: Mapping[str, Array]) -> int:
+        """Return how many steps ``feeds`` have."""
+        name, axis = next(iter(self.time_axes.items()))
+        return int(feeds[name].shape[axis])
+
+    def full(self, run: Runner) -> Runner:
+        """Return ``run`` with every row at the full length of its chunk."""
+
+        def run_full(feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+            return run({**feeds, **self.with_lengths(feeds, self.steps(feeds))})
+
+        return run_full
+
+    def with_lengths(self, feeds: Mapping[str, Array], steps: int | Array) -> dict[str, Array]:
+        """Return the inputs that are lengths, with ``steps`` for every row."""
+        return {
+            name: np.broadcast_to(np.asarray(steps, feeds[name].dtype), feeds[name].shape)
+            for name in self.lengths
+        }
+
+
+def run_in_chunks(
+    file: ChunkedFile, feeds: Mapping[str, Array], floors: Mapping[str, Array], rng: np.random.Generator
+) -> ChunkRun:
+    """Compare the whole sequence with chunks of several random sizes, and return the run farthest from it.
+
+    Args:
+        file: the file.
+        feeds: every input for the whole sequence, states at their reset values.
+        floors: noise floors of the outputs for ``feeds``; see ``numerics.noise``.
+        rng: draws the sizes.
+    """
+    run, runs = file.full(file.run), []
+    whole = run(feeds)
+    for _ in range(_PLANS):
+        sizes = tuple(random_sizes(file.steps(feeds), rng))
+        try:
+            chunks = in_chunks(file.manifest, sizes)(run, feeds)
+        except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base class
+            return ChunkRun(sizes, error=error)
+        comparisons = tuple(
+            compare(name, array, whole[name], floor=floors[name] if array.dtype.kind == "f" else 0.0)
+            for name, array in chunks.items()
+        )
+        runs.append(ChunkRun(sizes, comparisons))
+    return max(runs, key=lambda each: each.worst.ratio)
+
+
+def find_counts(file: ChunkedFile, feeds: Mapping[str, Array]) -> tuple[str, ...]:
+    """Return the outputs of whole numbers whose values in two chunks add up to those of the whole.
+
+    Args:
+        file: the file.
+        feeds: every input for the whole sequence, states at their reset values.
+    """
+    names = [
+        spec.name
+        for spec in file.manifest.outputs
+        if np.dtype(spec.dtype).kind in "iu" and file.manifest.time_axis(spec.axes) is None
+    ]
+    if not names:
+        return ()
+    run, steps = file.full(file.run), file.steps(feeds)
+    try:
+        whole = run(feeds)
+        first, last = run_chunks(run, file.manifest, feeds, [steps // 3, steps - steps // 3])
+    except Exception:  # noqa: BLE001  onnxruntime's exceptions share no base class
+        return ()
+    return tuple(
+        name
+        for name in names
+        if first[name].shape == whole[name].shape
+        and np.all(first[name] > 0)
+        and np.array_equal(first[name] + last[name], whole[name])
+    )
+
+
+def states_stop_at_lengths(file: ChunkedFile, feeds: Mapping[str, Array], floors: Floors) -> bool:
+    """Return whether what stands behind a row's length leaves its last states alone, as packing has it.
+
+    Args:
+        file: the file.
+        feeds: every input for ``2 * _SHORT`` steps or more, states at their reset values.
+        floors: gives the outputs' noise floors.
+    """
+    if not file.lengths or not file.manifest.states:
+        return True
+    lengths = file.with_lengths(feeds, _SHORT)
+    cut = {**feeds, **_steps(file, feeds, 0, _SHORT), **lengths}
+    try:
+        padded, alone = file.run({**feeds, **lengths}), file.run(cut)
+    except Exception:  # noqa: BLE001  onnxruntime's exceptions share no base class
+        return False
+    return _states_agree(file, padded, alone, floors(cut))
+
+
+def rows_keep_states(
+    file: ChunkedFile, feeds: Mapping[str, Array], batch_axes: Mapping[str, int], floors: Floors
+) -> bool:
+    """Return whether a row's state stays its own when rows of unequal length change places from call to call.
+
+    Two chunks are run in which the rows' lengths rise and fall, and each row's steps by themselves.
+
+    Args:
+        file: the file; padding leaves its states alone.
+        feeds: every input for two rows and ``2 * _SHORT`` steps or more, states at their reset values.
+        batch_axes: input name, states among them, to its batch axis.
+        floors: gives the outputs' noise floors.
+    """
+    if not file.lengths or not file.manifest.states:
+        return True
+    (rows,) = feeds[file.lengths[0]].shape
+    rising = np.linspace(1, _SHORT, rows).astype(np.int64)
+    states = {state.input: state.output for state in file.manifest.states}
+    results: Mapping[str, Array] = {}
+    start: dict[str, Array] = {}
+    for place, lengths in enumerate((rising, rising[::-1])):
+        chunk = _steps(file, feeds, place * _SHORT, (place + 1) * _SHORT)
+        given = file.with_lengths(feeds, lengths)
+        results = file.run({**feeds, **chunk, **given, **start})
+        start = {name: results[output] for name, output in states.items()}
+    for row in range(rows):
+        own = {
+            name: array.take([row], batch_axes[name]) if name in batch_axes else array
+            for name, array in feeds.items()
+        }
+        first, second = int(rising[row]), int(rising[rows - 1 - row])
+        kept = [*range(first), *range(_SHORT, _SHORT + second)]
+        own |= {name: own[name].take(kept, axis) for name, axis in file.time_axes.items()}
+        own |= file.with_lengths(own, len(kept))
+        alone = file.run(own)
+        mine = {output: results[output].take([row], batch_axes[name]) for name, output in states.items()}
+        if not _states_agree(file, mine, alone, floors(own)):
+            return False
+    return True
+
+
+def _steps(file: ChunkedFile, feeds: Mapping[str, Array], first: int, last: int) -> dict[str, Array]:
+    return {name: feeds[name].take(range(first, last), axis) for name, axis in file.time_axes.items()}
+
+
+def _states_agree(
+    file: ChunkedFile, one: Mapping[str, Array], other: Mapping[str, Array], floors: Mapping[str, Array]
+) -> bool:
+    names = [state.output for state in file.manifest.states]
+    return all(compare(name, one[name], other[name], floor=floors[name]).ok for name in names)

@@ -59,8 +59,8 @@ PALETTE = {
 """Name to (light, dark); the light colors are all different, so that one can be found again in an SVG."""
 SERIES = ("blue", "orange", "green", "purple", "red", "gray")
 """The colors of series that name none, in turn."""
-_WIDTH, _HEIGHT, _ROW = 440.0, 280.0, 34.0
-"""Size of a plot and height of one named row of its y axis, in units of the view box."""
+_WIDTH, _HEIGHT, _LOW, _ROW = 440.0, 280.0, 190.0, 34.0
+"""Size of a plot, height of one in a stack, and of one named row of a y axis, in units of the view box."""
 _FONT = 13.0
 _POINTS_PER_INCH = 72.0
 _STYLE: dict[str, Any] = {
@@ -148,7 +148,7 @@ def draw_plot(plot: Plot, *, standalone: bool = False) -> str:
         standalone: return a file of its own, with title and legend and its own colors, instead of an element
             for a page of ``render_page``.
     """
-    height = _HEIGHT if not plot.y.rows else 74 + _ROW * len(plot.y.rows)
+    height = _height(plot, _HEIGHT)
     style: Any = _STYLE | {"svg.hashsalt": f"lstm-edge {plot.key}"}
     with mpl.rc_context(style):
         figure = Figure(figsize=(_WIDTH / _POINTS_PER_INCH, height / _POINTS_PER_INCH), layout="constrained")
@@ -163,17 +163,31 @@ def draw_plot(plot: Plot, *, standalone: bool = False) -> str:
     return _finish(stream.getvalue(), plot, standalone=standalone)
 
 
-def draw_png(plots: Sequence[Plot]) -> bytes:
-    """Return plots side by side as one PNG on the light page's background."""
-    size = (_WIDTH * len(plots) / _POINTS_PER_INCH, _HEIGHT / _POINTS_PER_INCH)
+def draw_png(plots: Sequence[Plot], *, stacked: bool = False) -> bytes:
+    """Return plots as one PNG on the light page's background.
+
+    Args:
+        plots: what to draw.
+        stacked: one above the other, for narrow screens, instead of side by side.
+    """
+    heights = [_height(plot, _LOW) for plot in plots] if stacked else [_HEIGHT]
+    size = (_WIDTH * (1 if stacked else len(plots)) / _POINTS_PER_INCH, sum(heights) / _POINTS_PER_INCH)
     style: Any = _STYLE
     with mpl.rc_context(style):
-        figure = Figure(figsize=size, layout="constrained", facecolor=PALETTE["card"][0])
-        for axes, plot in zip(figure.subplots(1, len(plots), squeeze=False)[0], plots, strict=True):
+        figure = Figure(
+            figsize=size, layout="constrained", facecolor=PALETTE["card"][0], dpi=150 if stacked else 100
+        )
+        rows, columns = len(heights), len(plots) // len(heights)
+        cells = figure.subplots(rows, columns, squeeze=False, height_ratios=heights)
+        for axes, plot in zip(cells.flat, plots, strict=True):
             _fill(axes, plot, titled=True)
         stream = io.BytesIO()
         FigureCanvasAgg(figure).print_png(stream, metadata={"Software": None})  # type: ignore[no-untyped-call]
     return stream.getvalue()
+
+
+def _height(plot: Plot, usual: float) -> float:
+    return 74 + _ROW * len(plot.y.rows) if plot.y.rows else usual
 
 
 def _fill(axes: Axes, plot: Plot, *, titled: bool) -> None:
@@ -183,9 +197,14 @@ def _fill(axes: Axes, plot: Plot, *, titled: bool) -> None:
     _set_axis(axes, plot.x, limits[0], "x")
     _set_axis(axes, plot.y, limits[1], "y")
     if titled:
-        axes.set_title(plot.title, loc="left", fontsize=_FONT, color=PALETTE["text"][0])
-        if len(plot.series) > 1:
-            axes.legend()
+        several = len(plot.series) > 1
+        axes.set_title(
+            plot.title, loc="left", fontsize=_FONT, color=PALETTE["text"][0], pad=26 if several else None
+        )
+        if several:  # between title and plot, where it covers nothing
+            place: Any = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0}
+            legend = axes.legend(ncols=len(plot.series), handlelength=1.2, columnspacing=1.2, **place)
+            legend.set_in_layout(False)  # a long one would leave no room for the plot
 
 
 _Limits = tuple[float, float]

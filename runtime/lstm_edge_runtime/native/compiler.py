@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from ..axes import row_factor
 from ..errors import UnsupportedError
-from ..manifest import Manifest, StateSpec
+from ..manifest import Axes, Manifest, StateSpec
 from ..onnx_reader import Node, OnnxFile
 from . import folding
 from .program import INPUT_TYPES, Binary, Code, Function, ProgramWriter
@@ -28,6 +28,8 @@ Array = npt.NDArray[Any]
 _MICROSOFT = "com.microsoft"
 _MOST_STRETCHES = 256
 """Copies that one rearrangement may take."""
+_MOST_NUMBERS = 1 << 24
+"""Elements that a row of an input or a state may have."""
 
 
 class StatePart(NamedTuple):
@@ -104,7 +106,8 @@ class _Compiler:
         if graph.sparse_initializers:
             raise UnsupportedError("it stores sparse tensors")
         batch, sequence = manifest.batch, manifest.sequence
-        for name, axes in [(spec.name, spec.axes) for spec in (*manifest.inputs, *manifest.outputs)]:
+        described = [(spec.name, spec.axes) for spec in (*manifest.inputs, *manifest.outputs)]
+        for name, axes in (*described, *((state.input, state.axes) for state in manifest.states)):
             if any(
                 isinstance(axis, str) and axis != sequence and row_factor(axis, batch) is None
                 for axis in axes
@@ -114,7 +117,7 @@ class _Compiler:
             if any(row_factor(axis, batch) for axis in state.axes):
                 raise UnsupportedError(f"state {state.input} {state.axes} has several rows for each source")
         for spec in manifest.inputs:
-            shape = tuple(axis if isinstance(axis, int) else 1 for axis in spec.axes)
+            shape = _row_shape(spec.name, spec.axes)
             if spec.name == manifest.lengths:
                 self._values[spec.name] = np.ones(shape, spec.dtype)
             elif spec.dtype == "bool":
@@ -140,7 +143,7 @@ class _Compiler:
         """Make a state of the program of each layer of a state of the file."""
         if state.dtype != "float32":
             raise UnsupportedError(f"state {state.input} is {state.dtype}")
-        shape = tuple(axis if isinstance(axis, int) else 1 for axis in state.axes)
+        shape = _row_shape(state.input, state.axes)
         layers = shape[0] if len(shape) > 1 and state.axes[0] != self._manifest.batch else 1
         reset = np.broadcast_to(np.asarray(state.reset, "float32"), shape).reshape(layers, -1)
         buffers = []
@@ -556,7 +559,7 @@ class _Compiler:
             raise UnsupportedError("a quantized input")
         size, outer, inner = value.shape[axis], prod(value.shape[:axis]), prod(value.shape[axis + 1 :])
         shape = (*value.shape[:axis], len(picked), *value.shape[axis + 1 :])
-        if list(picked) == list(range(size)):
+        if len(picked) == size and list(picked) == list(range(size)):
             return value
         if value.dtype != "float32" or not picked:
             raise UnsupportedError(f"{len(picked)} places of {value.dtype} {value.shape}")
@@ -587,6 +590,8 @@ class _Compiler:
         if sizes is None:
             each = -(-size // count)
             sizes = [min(each, size - each * index) for index in range(count)]
+        if len(sizes) != count or min(sizes) < 0 or sum(sizes) != size:
+            raise ValueError(f"parts of {sizes}, expected {count} of {size}")
         starts = np.cumsum([0, *sizes]).tolist()
         return [self._pick(value, axis, range(start, stop)) for start, stop in pairwise(starts)]
 
@@ -722,6 +727,14 @@ def _matrix(weights: Array) -> Array:
     if weights.ndim < 2 or prod(weights.shape[:-2]) != 1:
         raise UnsupportedError(f"weights {weights.shape}, expected a matrix")
     return weights.reshape(weights.shape[-2:])
+
+
+def _row_shape(name: str, axes: Axes) -> tuple[int, ...]:
+    """Return the shape of one row at one step."""
+    shape = tuple(axis if isinstance(axis, int) else 1 for axis in axes)
+    if prod(shape) > _MOST_NUMBERS:
+        raise UnsupportedError(f"{name} {axes} has {prod(shape)} numbers a row, beyond {_MOST_NUMBERS}")
+    return shape
 
 
 def _uniform(array: Array, shape: tuple[int, int]) -> Array | None:

@@ -5,20 +5,32 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from math import prod
+from types import MethodType
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from ..axes import describe, resolve, row_factor
-from ..errors import FileFormatError, InputError, ManifestError, UnsupportedError
+from ..errors import ContractError, FileFormatError, InputError, ManifestError, UnsupportedError, counted
 from ..manifest import Axes, Manifest, StateSpec, TensorSpec
-from .library import INPUT, OUTPUT, STATE, Port, Rows, library
-from .program import padding_of
+from .library import INPUT, OUTPUT, STATE, Port, Rows, library, quick_step
+from .program import INPUT_TYPES, padding_of
 
 __all__ = ["NativeCall", "NativeEngine", "NativeStates", "NativeTick"]
 
 Array = npt.NDArray[Any]
+_QUICK = 2**19
+"""Bytes of the smallest program whose steps let other threads run: smaller ones take less than 5 us."""
+
+
+class _Port(NamedTuple):
+    """An input, output or state of the program; see ``lstm_edge_port``."""
+
+    name: str
+    width: int
+    dtype: str
+    every_step: bool
 
 
 class _Part(NamedTuple):
@@ -50,18 +62,17 @@ class NativeEngine:
         self.manifest = Manifest.from_json(text.decode(errors="replace")) if manifest is None else manifest
         manifest = self.manifest
         self._check(self.library.lstm_edge_set_threads(self._handle, threads))
-        found = [[name for name, _ in self._ports(kind)] for kind in (INPUT, OUTPUT)]
-        if found != [[spec.name for spec in specs] for specs in (manifest.data_inputs, manifest.outputs)]:
-            raise FileFormatError(
-                f"the native program has inputs and outputs {found}, not those of its manifest"
-            )
+        self._check_ports()
         self.parts = self._match_states()
         self.sizes = [
             [prod(self._shape(spec.axes)) * np.dtype(spec.dtype).itemsize for spec in manifest.data_inputs],
-            [4 * width for _, width in self._ports(OUTPUT)],
+            [4 * port.width for port in self._ports(OUTPUT)],
             [4 * part.width for part in self.parts],
         ]
         """Bytes of a row of each input, output and state."""
+        self.step: Callable[[int], int] = self.library.lstm_edge_step
+        if len(program) < _QUICK:
+            self.step = quick_step(self.library)
 
     def __del__(self) -> None:
         for handle in (getattr(self, "_handle", None), getattr(self, "_padding", None)):
@@ -80,17 +91,41 @@ class NativeEngine:
         name: bytes = self.library.lstm_edge_isa()
         return name.decode()
 
-    def _ports(self, kind: int) -> list[tuple[str, int]]:
-        ports, port = [], Port()
-        for index in range(self.library.lstm_edge_count(self._handle, kind)):
-            self._check(self.library.lstm_edge_describe(self._handle, kind, index, C.byref(port)))
-            ports.append((port.name.decode(errors="replace"), port.width))
+    def _ports(self, kind: int, handle: int | None = None) -> list[_Port]:
+        handle, ports, port = handle or self._handle, [], Port()
+        for index in range(self.library.lstm_edge_count(handle, kind)):
+            self._check(self.library.lstm_edge_describe(handle, kind, index, C.byref(port)))
+            name, dtype = port.name.decode(errors="replace"), INPUT_TYPES[port.type]
+            ports.append(_Port(name, port.width, dtype, bool(port.every_step)))
         return ports
+
+    def _check_ports(self) -> None:
+        """Raise where the program would read or write other memory than what its manifest describes."""
+        manifest = self.manifest
+        inputs = [
+            (spec.name, prod(self._shape(spec.axes)), "uint8" if spec.dtype == "bool" else spec.dtype)
+            for spec in manifest.data_inputs
+        ]
+        outputs = [
+            _Port(spec.name, prod(self._inner(spec.axes)), "float32", manifest.sequence in spec.axes)
+            for spec in manifest.outputs
+        ]
+        found, given = self._ports(INPUT), self._ports(OUTPUT)
+        if [port[:3] for port in found] != inputs or given != outputs:
+            names = [port.name for port in (*found, *given)]
+            raise FileFormatError(
+                f"the native program's inputs and outputs {names} are not those of its manifest; "
+                "convert the model again"
+            )
+        if self._padding is not None and any(
+            self._ports(kind, self._padding) != self._ports(kind) for kind in (INPUT, OUTPUT, STATE)
+        ):
+            raise FileFormatError("the native program's two parts differ; convert the model again")
 
     def _match_states(self) -> tuple[_Part, ...]:
         specs = {spec.input: spec for spec in self.manifest.states}
         parts = []
-        for name, width in self._ports(STATE):
+        for name, width, *_ in self._ports(STATE):
             match = re.fullmatch(r"(.*)\[(\d+)\]", name)
             if name in specs:
                 parts.append(_Part(specs[name], None, width))
@@ -198,6 +233,7 @@ class NativeEngine:
             slots: the place in the pool of each row, ``(N,)``.
 
         Raises:
+            ContractError: more rows than a state has.
             InputError: an index outside an embedding table; no state has changed then.
         """
         manifest, rows = self.manifest, len(slots)
@@ -206,6 +242,8 @@ class NativeEngine:
         inputs = [np.broadcast_to(array, (rows, steps, array.shape[2])) for array in inputs]
         outputs = [self._room(spec, rows, steps) for spec in manifest.outputs]
         pool = [self._state_rows(states[part.spec.input], part) for part in self.parts]
+        if (fewest := min(map(len, pool), default=rows)) < rows:
+            raise ContractError(f"got {counted(rows, 'row')} and a state of {fewest}")
         lengths = None if manifest.lengths is None else feeds.get(manifest.lengths)
         if lengths is None or (lengths == steps).all():
             self._run(self._handle, slots, steps, inputs, pool, outputs)
@@ -357,11 +395,11 @@ class NativeTick:
             InputError: an index outside an embedding table; no state has changed then.
         """
         for view, array in zip(self._inputs, arrays, strict=True):
-            view.data, view.row_stride = array.__array_interface__["data"][0], array.nbytes // rows
+            view.data, view.row_stride = _address(array), array.nbytes // rows
         outputs = {}
         for view, (name, shape) in zip(self._outputs, self._shapes, strict=True):
             made = outputs[name] = np.empty((rows, *shape), np.float32)
-            view.data, view.row_stride = made.__array_interface__["data"][0], made.nbytes // rows
+            view.data, view.row_stride = _address(made), made.nbytes // rows
         places = None if slots is None else np.ascontiguousarray(slots, np.uintp)
         engine = self._engine
         engine._check(
@@ -369,7 +407,7 @@ class NativeTick:
                 engine._handle,
                 rows,
                 1,
-                None if places is None else places.__array_interface__["data"][0],
+                None if places is None else _address(places),
                 self._inputs,
                 self._states,
                 self._outputs,
@@ -412,11 +450,11 @@ class _Handle:
 class NativeStates:
     """A stream of the library, its states in place of onnxruntime's two sets."""
 
-    __slots__ = ("_block", "engine", "front", "handle")
+    __slots__ = ("_block", "engine", "handle")
 
     def __init__(self, engine: NativeEngine) -> None:
         """Open it at the reset state."""
-        self.engine, self.front = engine, 0
+        self.engine = engine
         self.handle = _Handle(engine)
         self._block = np.asarray(self.handle)
 
@@ -461,16 +499,13 @@ class NativeStates:
 class NativeCall:
     """A call of one shape of a stream: write its ``inputs``, ``run`` it, read its ``outputs``."""
 
-    __slots__ = ("_after", "_before", "_call", "inputs", "outputs", "runs", "states", "steps")
-
     def __init__(self, states: NativeStates, inputs: Mapping[str, Array], sizes: Mapping[str, int]) -> None:
         """Take the data inputs, which are copied, and the sizes of the named axes."""
-        engine, self.states = states.engine, states
-        manifest, lib = engine.manifest, engine.library
-        self.steps = sizes.get(manifest.sequence or "", 1)
+        engine, manifest, lib = states.engine, states.engine.manifest, states.engine.library
+        steps = sizes.get(manifest.sequence or "", 1)
         self.inputs: dict[str, Array] = {}
         self.outputs: dict[str, Array] = {}
-        single = self.steps == 1
+        single = steps == 1
         before: list[tuple[Array, Array]] = []
         after: list[tuple[Array, Array]] = []
         pointers: list[list[int]] = [[], []]
@@ -480,7 +515,7 @@ class NativeCall:
                 self.inputs[spec.name] = states.view(INPUT, index, shape, spec.dtype)
                 continue
             array = self.inputs[spec.name] = np.zeros(shape, spec.dtype)
-            pointers[0].append(self._row(array, spec, before, self.steps))
+            pointers[0].append(_row(array, spec.axes.index(manifest.sequence), before))
         for index, output in enumerate(manifest.outputs):
             resolved = resolve(output.axes, {**sizes, manifest.batch or "": 1})
             assert resolved is not None
@@ -488,46 +523,50 @@ class NativeCall:
                 self.outputs[output.name] = states.view(OUTPUT, index, resolved, "float32")
                 continue
             array = self.outputs[output.name] = np.zeros(resolved, "float32")
-            every = self.steps if manifest.sequence in output.axes else 1
-            pointers[1].append(self._row(array, output, after, every))
+            every = manifest.sequence in output.axes
+            pointers[1].append(_row(array, output.axes.index(manifest.sequence) if every else 0, after))
         for name, array in inputs.items():
             self.inputs[name][...] = array
-        self._before, self._after = tuple(before), tuple((array, row) for row, array in after)
+        self.run: Callable[[], int]
+        """Takes the steps; a status other than 0 is a refusal, and no state has changed then."""
         if single:
-            call: Callable[[], int] = partial(lib.lstm_edge_step, states.handle.address)
-        else:
-            arrays = [(C.c_void_p * len(group))(*group) for group in pointers]
-            call = partial(lib.lstm_edge_chunk, states.handle.address, arrays[0], self.steps, arrays[1])
-        self._call = call
-        run = self._copying if before or after else call
-        self.runs: Sequence[Callable[[], int]] = (run, run)
+            self.run = MethodType(engine.step, states.handle.address)  # smaller than a partial
+            return
+        arrays = [(C.c_void_p * len(group))(*group) for group in pointers]
+        self.run = partial(lib.lstm_edge_chunk, states.handle.address, arrays[0], steps, arrays[1])
+        if before or after:
+            self.run = partial(_copying, self.run, before, [(array, row) for row, array in after])
 
-    def _row(self, array: Array, spec: TensorSpec, copies: list[tuple[Array, Array]], steps: int) -> int:
-        """Return the address of an array's rows, a step each; where they do not lie so, of a copy's."""
-        place = spec.axes.index(self.states.engine.manifest.sequence) if steps > 1 else 0
-        moved = np.moveaxis(array, place, 0)
-        if not moved.flags.c_contiguous:
-            rows = np.zeros(moved.shape, array.dtype)
-            copies.append((rows, moved))
-            moved = rows
-        return int(moved.ctypes.data)
 
-    def _copying(self) -> int:
-        for to, source in self._before:
-            to[...] = source
-        status = self._call()
-        for to, source in self._after:
-            to[...] = source
-        return status
+_Copies = Sequence[tuple[Array, Array]]
 
-    def run(self) -> None:
-        """Take the steps; ``InputError`` where the library refuses, and no state has changed then."""
-        if self.runs[0]():
-            raise self.refusal()
 
-    def refusal(self) -> InputError:
-        """Return the exception for a call that the library refused."""
-        return self.states.engine.refusal()
+def _row(array: Array, place: int, copies: list[tuple[Array, Array]]) -> int:
+    """Return the address of an array's rows along an axis; where they do not lie so, of a copy's."""
+    moved = np.moveaxis(array, place, 0)
+    if not moved.flags.c_contiguous:
+        rows = np.zeros(moved.shape, array.dtype)
+        copies.append((rows, moved))
+        moved = rows
+    return int(moved.ctypes.data)
+
+
+def _copying(call: Callable[[], int], before: _Copies, after: _Copies) -> int:
+    for to, source in before:
+        to[...] = source
+    status = call()
+    for to, source in after:
+        to[...] = source
+    return status
+
+
+def _address(array: Array) -> int:
+    """Return where an array in C order begins."""
+    try:
+        # A third of what numpy's own ways take.
+        return C.addressof(C.c_char.from_buffer(array))  # type: ignore[arg-type]
+    except TypeError:  # it is read-only
+        return int(array.ctypes.data)
 
 
 def _view(array: Array) -> Rows:

@@ -104,7 +104,10 @@ class ProgramWriter:
 
     def constant(self, array: npt.ArrayLike) -> int:
         """Add a constant of one or two axes, in the element type that it has; return its number."""
-        self._constants.append(np.ascontiguousarray(np.atleast_2d(np.asarray(array))))
+        table = np.atleast_2d(np.asarray(array))
+        if table.ndim != 2:
+            raise ValueError(f"a constant of shape {table.shape}, expected one or two axes")
+        self._constants.append(np.ascontiguousarray(table))
         return len(self._constants) - 1
 
     def buffer(self, width: int, dtype: str = "float32") -> int:
@@ -135,7 +138,7 @@ class ProgramWriter:
         return buffer
 
     def next_state(self, old: int, new: int) -> None:
-        """Say which buffer holds the new value of the state in ``old``."""
+        """Return which buffer holds the new value of the state in ``old``."""
         next(port for port in self._ports["states"] if port[1] == old)[2] = new
 
     @property
@@ -190,6 +193,8 @@ class ProgramWriter:
             struct.unpack("<I", struct.pack("<f", value))[0] if isinstance(value, float) else int(value)
             for value in arguments
         ]
+        if not 0 <= min(words) <= max(words) <= NONE:
+            raise ValueError(f"arguments {words}, expected numbers from 0 to {NONE}")
         self._operations.append(
             struct.pack(f"<{1 + _ARGUMENTS}I", code, *words, *[0] * (_ARGUMENTS - len(words)))
         )

@@ -129,7 +129,7 @@ def test_a_batch_of_four_that_pytorchs_deprecated_exporter_expands_becomes_dynam
     lifted = lift(buffer.getvalue())
     assert lifted.report.made_dynamic == ("batch", "sequence")
     assert lifted.report.equality.exact[:2] == ("N=4, L=9", "N=4, L=1")
-    assert lifted.report.equality.by_rows == ("N=12, L=8", "N=8, L=33")
+    assert lifted.report.equality.by_rows[:2] == ("N=12, L=8", "N=16, L=1")
     x = torch.randn(3, 14, 5)
     with torch.no_grad():
         expected = module(x).numpy()

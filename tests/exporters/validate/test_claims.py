@@ -36,7 +36,7 @@ def told(tmp_path_factory):
     module, example = Tagger().eval(), torch.randn(3, 5, 3)
     config = ExportConfig(
         task=Task("classification", "output", ("walk", "run", "fall")),
-        signal=Signal(("ax", "ay", "az"), 50.0, 20),
+        signal=Signal(("ax", "ay", "az"), 50, 20),
         checkpoint_sha256=SHA,
     )
     path = tmp_path_factory.mktemp("told") / "m.onnx"

@@ -13,7 +13,7 @@ import click
 import onnx
 import pytest
 
-from lstm_edge.cli._ending import run
+from lstm_edge.cli import run
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import KEY, Manifest
 

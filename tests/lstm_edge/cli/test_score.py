@@ -14,11 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from lstm_edge.results import softmax
 from lstm_edge.score.config import ScoreConfig
+from lstm_edge.score.job import hash_of
 from lstm_edge.score.pipeline import score
+from lstm_edge.score.stages import count_series
 from lstm_edge_runtime import load
 from lstm_edge_runtime.manifest import Manifest
+from lstm_edge_runtime.prediction import softmax
 
 AXES = ("ax", "ay", "az")
 LABELS = ["rest", "walk", "run, fast"]
@@ -559,3 +561,12 @@ def test_several_workers_without_ray_name_the_extra(invoke, har, tmp_path, monke
     code, _, err = invoke(*line, "--workers", 2)
     assert (code, "lstm-edge[cluster]" in err) == (2, True)
     assert invoke(*line)[0] == 0
+
+
+@pytest.mark.parametrize("count", [1, 500, 20_000, 300_000])
+def test_series_that_many_files_share_are_counted_once(count):
+    seen = np.zeros(1 << 16, bool)
+    for _ in range(2):
+        seen[[hash_of(f"device {number}") % len(seen) for number in range(count)]] = True
+    found = count_series(int(np.packbits(seen).tobytes().hex(), 16))
+    assert found == pytest.approx(count, rel=0.03)

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -227,7 +226,6 @@ def test_what_was_done_with_missing_features_is_in_the_exported_manifest(lstm_ed
     assert json.loads(lstm_edge("inspect", "gaps.onnx", "--json")[1])["signal"]["missing"] == done
 
 
-@pytest.mark.skipif(find_spec("tensorboard") is None, reason="tensorboard is not installed")
 def test_tensorboard_gets_each_epoch(lstm_edge, data):
     code, _, err = lstm_edge("train", "data.npz", "-o", "run", "--epochs", "3", "--tensorboard", "log")
     assert code == 0, err

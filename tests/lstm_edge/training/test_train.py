@@ -265,6 +265,7 @@ def test_a_run_without_a_resume_file_is_not_sent_from_one_option_to_the_other(da
         lambda content: content["train"].update(learning_rate="0.1"),
         lambda content: content["data"].update(window=torch.ones(3)),
         lambda content: content["loop"].update(best=torch.ones(3)),
+        lambda content: content["loop"]["best"]["fc.weight"].mul_(1e38),
         lambda content: content["loop"]["model"].update({"fc.weight": torch.eye(4).to_sparse()}),
         lambda content: content["loop"]["model"].update({"fc.weight": torch.empty(2, 128, device="meta")}),
         lambda content: content["loop"]["epochs"][0].update(best="first"),

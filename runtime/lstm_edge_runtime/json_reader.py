@@ -1,4 +1,4 @@
-"""Read and check what JSON holds: one way in for manifests, profiles and golden vectors."""
+"""Read and check what JSON holds: one way in for every JSON file."""
 
 import contextlib
 import math
@@ -59,15 +59,7 @@ def malformed_as(error_type: type[FileFormatError], what: str, advice: str) -> I
         raise
     except KeyError as error:
         raise error_type(f"{what} (no {error}); {advice}") from error
-    except (
-        AttributeError,
-        LookupError,
-        OSError,
-        OverflowError,
-        RecursionError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except _MALFORMED as error:
         raise error_type(f"{what} ({first_line(error)}); {advice}") from error
 
 

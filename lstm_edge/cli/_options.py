@@ -1,4 +1,4 @@
-"""Rates as people write them: 50, 50Hz, 1kHz."""
+"""What options take that several verbs have: rates (50, 50Hz, 1kHz) and lists of names (a,b,c)."""
 
 import math
 import re
@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-__all__ = ["RATE"]
+__all__ = ["RATE", "split_names"]
 
 
 class _Rate(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions only
@@ -24,3 +24,11 @@ class _Rate(click.ParamType):  # type: ignore[type-arg]  # generic in newer vers
 
 RATE = _Rate()
 """The type of every ``--rate``, in Hertz."""
+
+
+def split_names(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...]:
+    """Return the names in ``a,b,c``."""
+    names = tuple(name.strip() for name in value.split(",")) if value is not None else ()
+    if not all(names):
+        raise click.BadParameter(f"{value!r} has an empty name in it; write NAME,NAME", ctx, param)
+    return names

@@ -1,4 +1,4 @@
-"""Contract: what the file promises, beside what its reference has, and its golden vectors replayed."""
+"""What the file claims, beside what its reference has, and its golden vectors replayed."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,6 +10,7 @@ import onnx
 
 from lstm_edge_runtime.axes import describe
 from lstm_edge_runtime.errors import LstmEdgeError, first_line
+from lstm_edge_runtime.graph_check import OPERATORS
 from lstm_edge_runtime.manifest import Axes, Golden, Manifest, StateSpec, TensorSpec
 from lstm_edge_runtime.selftest import golden_limits
 from lstm_edge_runtime.tolerance import Comparison
@@ -58,7 +59,7 @@ def compare_facts(file: ModelFile, reference: ReferenceModel | None) -> Iterator
 
 
 def comparable(file: ModelFile, reference: ReferenceModel) -> bool:
-    """Tell whether the file can be fed what the reference is fed: names, and sizes of fixed axes."""
+    """Return whether the file can be fed what the reference is fed: names, and sizes of fixed axes."""
     mine, theirs = file.manifest.axes, reference.manifest.axes
     return set(mine) == set(theirs) and all(_fits(mine[name], theirs[name]) for name in theirs)
 
@@ -159,6 +160,7 @@ def _array(values: Any) -> str:
 
 def _meaning(mine: Manifest, theirs: Manifest, reference: ReferenceModel) -> Iterator[Fact]:
     """What the numbers mean; only the one who exported the reference knows, if anyone does."""
+    rate = theirs.signal.sampling_rate and float(theirs.signal.sampling_rate)  # one who exports may say 10
     for name, file, known, stated in (
         (
             "task",
@@ -169,12 +171,7 @@ def _meaning(mine: Manifest, theirs: Manifest, reference: ReferenceModel) -> Ite
         ("labels", mine.task and mine.task.labels, theirs.task and theirs.task.labels, theirs.task),
         ("units", mine.task and mine.task.units, theirs.task and theirs.task.units, theirs.task),
         ("features", mine.signal.features, theirs.signal.features, theirs.signal.features),
-        (
-            "sampling rate",
-            mine.signal.sampling_rate,
-            theirs.signal.sampling_rate,
-            theirs.signal.sampling_rate,
-        ),
+        ("sampling rate", mine.signal.sampling_rate, rate, rate),
         ("window", mine.signal.window, theirs.signal.window, theirs.signal.window),
         ("checkpoint", mine.provenance.get("checkpoint_sha256"), reference.sha256 or None, reference.sha256),
     ):
@@ -311,7 +308,7 @@ def _made_of_pytorch(file: ModelFile) -> Check:
         return Check(name, "skipped", "the file does not say that it was exported from PyTorch")
     found = []
     for node in every_node(file.proto):
-        if node.op_type in ("LSTM", "GRU", "RNN"):
+        if node.op_type in OPERATORS:
             found += [
                 f"{node.op_type} with {each.name}" for each in node.attribute if each.name in _NOT_PYTORCH
             ]
