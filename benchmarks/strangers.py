@@ -1,7 +1,7 @@
 """Modules of packages that strangers wrote, through three exporters.
 
     python -m venv strangers && strangers/bin/pip install -e ".[cpu,export]"
-    strangers/bin/pip install --no-deps -r benchmarks/strangers/GROUP.txt
+    strangers/bin/pip install --no-deps -r benchmarks/strangers/packages.txt
     strangers/bin/python benchmarks/strangers.py GROUP [--json FILE]
     python benchmarks/strangers.py --table FILE...
 
