@@ -52,6 +52,7 @@ from .ranges import Guard, settle_ranges
 from .refusals import LoopError, check_module, check_starts, random_refusal
 from .roles import Roles, find_roles
 from .trace import trace
+from .translations import lower_sums
 
 __all__ = ["Artifact", "ConvertedModule", "convert_module", "export_verified", "own_copy"]
 
@@ -167,6 +168,7 @@ def convert_module(module: nn.Module, example: Any, config: ExportConfig) -> Con
         way_out = suggest_step(copy_as(own, torch.float32), signature, error.steps)
         raise UnsupportedError(f"{error}{way_out}") from error
     roles = find_roles(traced.model, traced.outputs, config)
+    lower_sums(traced.model)
     lower(traced.model)
     rename_outputs(traced.model, roles.outputs, roles.states.values())
     unused = check_recurrent_nodes(traced.model, traced.calls)

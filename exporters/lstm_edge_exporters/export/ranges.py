@@ -14,6 +14,7 @@ from types import CodeType
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch._guards import SLoc
 from torch.export import ExportedProgram
@@ -33,6 +34,8 @@ __all__ = ["DIFFERS", "REFUSED", "SAME", "FoundRange", "Guard", "find_range", "r
 
 _NAMES = {"__builtins__": {"min": min, "max": max, "abs": abs, "int": int, "round": round}, "math": math}
 """What the tracer's text may call."""
+
+Array = npt.NDArray[Any]
 
 SAME, DIFFERS, REFUSED = "same", "differs", "refused"
 """What a run at a size shows: file and module agree; they do not; the module itself refuses."""
@@ -223,7 +226,13 @@ def settle_ranges(
     base = {**traced, **(example.sizes if example else {})}
 
     def run(sizes: Mapping[str, int]) -> str:
-        feeds = free.at(sizes).feeds
+        found = REFUSED
+        for case in (free.at(sizes), free.resized(sizes)):  # what is drawn may be no valid input
+            if found == REFUSED and case is not None:
+                found = run_on(case.feeds)
+        return found
+
+    def run_on(feeds: Mapping[str, Array]) -> str:
         try:
             expected = reference.run_plain(feeds)
         except Exception:  # noqa: BLE001  a module may raise anything at a size that it does not take

@@ -196,6 +196,18 @@ class CaseGenerator:
         rng = np.random.default_rng((self.seed, offset, *sizes.values()))
         return self._draw(sizes, rng, at_reset=True, full=True)
 
+    def resized(self, sizes: Mapping[str, int]) -> Case | None:
+        """Return the example repeated or cut to a size for every named axis; None without an example."""
+        case = self.example()
+        if case is None:
+            return None
+        feeds = dict(case.feeds)
+        for each in self.inputs:
+            for axis, size in enumerate(resolve(each.axes, sizes) or ()):
+                array = feeds[each.name]
+                feeds[each.name] = array.take(np.arange(size) % array.shape[axis], axis)
+        return Case(sizes, feeds, case.at_reset)
+
     def example(self) -> Case | None:
         """Return the example itself, states that it does not hold at reset; None where an input has none."""
         if any(each.example is None for each in self.inputs if each.role != "state"):
@@ -235,7 +247,7 @@ class CaseGenerator:
             elif each.role == "state":
                 feeds[each.name] = _state(each, shape, rng, at_reset)
             else:
-                feeds[each.name] = _signal(each, shape, rng, full)
+                feeds[each.name] = _signal(each, shape, rng, full, steps)
         return Case(sizes, feeds, at_reset)
 
     def with_sorted_lengths(self) -> "CaseGenerator":
@@ -272,11 +284,16 @@ def _state(spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator, at
     return reset if at_reset else np.asarray(reset + 0.7 * rng.standard_normal(shape), spec.dtype)
 
 
-def _signal(spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator, full: bool) -> Array:
+def _signal(
+    spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator, full: bool, steps: int
+) -> Array:
     example = spec.example
     if _is_fraction(spec):
-        assert example is not None
-        return np.asarray(np.ones(shape) if full else rng.uniform(example.min(), 1.0, shape), spec.dtype)
+        # A quarter of a step more than whole ones, so that no rounding makes it fewer.
+        return np.asarray(
+            np.ones(shape) if full else np.minimum(1.0, (rng.integers(1, steps + 1, shape) + 0.25) / steps),
+            spec.dtype,
+        )
     if np.dtype(spec.dtype).kind in "iub":
         if spec.values:
             return _indices(spec.values, shape, rng).astype(spec.dtype)

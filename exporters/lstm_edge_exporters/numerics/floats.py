@@ -156,11 +156,16 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result = func(*args, **kwargs)
         if name in _BOUNDED:
             return self._perturb(result, None, 2 * UNIT)
-        if scale is not None:
-            return self._perturb(result, scale, 2 * UNIT)
+        if scale is not None:  # in place, of a log-sigmoid the first of two results
+            self._perturb(result[0] if isinstance(result, tuple) else result, scale, 2 * UNIT)
+            return result
         for each in result if isinstance(result, tuple | list) else (result,):
             if isinstance(each, Tensor) and each.is_floating_point():
+                exact = None if name in _ELEMENTARY else each.float().to(each.dtype) == each
+                kept = each.clone() if exact is not None and bool(exact.any()) else None
                 self._relative(each, 2.0 if name in _ELEMENTARY else 1.0)
+                if kept is not None and exact is not None:  # float32 holds it: there is nothing to round
+                    each.copy_(torch.where(exact, kept, each))
         return result
 
     def _product(self, name: str, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
