@@ -95,6 +95,7 @@ typedef struct le_pool le_pool;
 /* A part of the weights' memory. */
 typedef struct le_slab {
     struct le_slab *next;
+    void *mapped; /* a large program's: never from the heap, whose pages may be there already, and small */
     char *start;
     size_t size, used;
 } le_slab;

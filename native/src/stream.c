@@ -45,14 +45,22 @@ static le_slab *add_slab(lstm_edge_program *p, size_t bytes) {
     le_slab *slab = calloc(1, sizeof *slab);
     if (slab == NULL) return NULL;
     slab->size = (wanted + align - 1) / align * align;
-    slab->start = aligned_alloc(align, slab->size);
+    if (p->far) {
+        void *mapped = mmap(NULL, slab->size + align, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (mapped != MAP_FAILED) {
+            slab->mapped = mapped;
+            slab->start = (char *)mapped + (align - (uintptr_t)mapped % align) % align;
+#ifdef MADV_HUGEPAGE
+            madvise(slab->start, slab->size, MADV_HUGEPAGE); /* refused: slower, and else the same */
+#endif
+        }
+    } else {
+        slab->start = aligned_alloc(align, slab->size);
+    }
     if (slab->start == NULL) {
         free(slab);
         return NULL;
     }
-#ifdef MADV_HUGEPAGE
-    if (p->far) madvise(slab->start, slab->size, MADV_HUGEPAGE); /* refused: slower, and else the same */
-#endif
     slab->next = p->slabs;
     p->slabs = slab;
     return slab;
@@ -73,7 +81,8 @@ void le_free_weights(lstm_edge_program *p) {
     while (p->slabs != NULL) {
         le_slab *slab = p->slabs;
         p->slabs = slab->next;
-        free(slab->start);
+        if (slab->mapped != NULL) munmap(slab->mapped, slab->size + LE_LARGE_PAGE);
+        else free(slab->start);
         free(slab);
     }
 }
