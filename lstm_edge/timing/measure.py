@@ -150,6 +150,7 @@ def _file(
         "sha256": model.identity,
         "bytes": timed_model.path.stat().st_size,
         "precision": model.manifest.precision if model.manifest else None,
+        "engine": model.engine,
         "providers": list(model.providers),
         "latency_us": measures,
         "samples_per_second": {

@@ -59,15 +59,7 @@ def malformed_as(error_type: type[FileFormatError], what: str, advice: str) -> I
         raise
     except KeyError as error:
         raise error_type(f"{what} (no {error}); {advice}") from error
-    except (
-        AttributeError,
-        LookupError,
-        OSError,
-        OverflowError,
-        RecursionError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except _MALFORMED as error:
         raise error_type(f"{what} ({first_line(error)}); {advice}") from error
 
 

@@ -133,7 +133,7 @@ def _refuse_fixed(found: FoundAxes, example: Signature, names: Sequence[str]) ->
 
 
 def suggest_step(module: nn.Module, signature: Signature, steps: int) -> str:
-    """Say how to export one step a call, where ``forward`` takes it and carries its states; else ``""``.
+    """Return how to export one step a call, where ``forward`` takes it and carries its states; else ``""``.
 
     Args:
         module: a copy in eval mode.

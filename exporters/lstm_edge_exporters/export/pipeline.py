@@ -27,7 +27,7 @@ from lstm_edge_runtime.errors import CheckFailedError, InputError, UnsupportedEr
 from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import AxisRange, Manifest, StateSpec
 from lstm_edge_runtime.ort import open_session, run_by_name
-from lstm_edge_runtime.state import Run
+from lstm_edge_runtime.state import Runner
 
 from ..numerics.cases import CaseGenerator
 from ..numerics.floats import OTHER_FLOATS, copy_as
@@ -227,7 +227,7 @@ def own_copy(module: nn.Module) -> nn.Module:
     return own
 
 
-def _try_chunks(made: ConvertedModule, candidate: Run) -> Manifest:
+def _try_chunks(made: ConvertedModule, candidate: Runner) -> Manifest:
     """Return the manifest with why chunks do not equal the whole, and what else they show."""
     manifest = made.manifest
     steps = manifest.ranges.get(manifest.sequence or "", AxisRange())
@@ -328,7 +328,7 @@ def _case_generator(
 
 
 def _wants_sorted(reference: TorchReference, cases: CaseGenerator) -> bool:
-    """Tell whether the module packs with ``enforce_sorted=True``."""
+    """Return whether the module packs with ``enforce_sorted=True``."""
     try:
         for offset in range(3):
             reference.run(cases.case(4, 9, at_reset=True, offset=offset).feeds)
@@ -346,5 +346,5 @@ def _check(content: bytes) -> None:
         raise CheckFailedError(f"onnx.checker refuses the file: {first_line(error)}") from error
 
 
-def _candidate(content: bytes) -> Run:
+def _candidate(content: bytes) -> Runner:
     return partial(run_by_name, open_session(content))

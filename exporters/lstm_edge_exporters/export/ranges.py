@@ -23,7 +23,7 @@ from torch.utils._sympy.printers import PythonPrinter
 from lstm_edge_runtime.axes import parse_sum
 from lstm_edge_runtime.errors import InputError, UnsupportedError
 from lstm_edge_runtime.manifest import Axes, AxisRange
-from lstm_edge_runtime.state import Run
+from lstm_edge_runtime.state import Runner
 
 from ..numerics.cases import CaseGenerator
 from ..numerics.reference import TorchReference
@@ -57,7 +57,7 @@ class Guard:
     an operator did."""
 
     def holds(self, sizes: Mapping[str, int]) -> bool:
-        """Tell whether it is true where the axes have ``sizes``."""
+        """Return whether it is true where the axes have ``sizes``."""
         try:
             return bool(eval(self.code, _NAMES.copy(), dict(sizes)))  # noqa: S307  the tracer's own text
         except (ArithmeticError, NameError):
@@ -197,7 +197,7 @@ def settle_ranges(
     traced: Mapping[str, int],
     cases: CaseGenerator,
     reference: TorchReference,
-    candidate: Run,
+    candidate: Runner,
     asked: Mapping[str, AxisRange],
 ) -> tuple[dict[str, AxisRange], list[str]]:
     """Find the range of every dynamic axis that does not take any size.

@@ -29,7 +29,7 @@ from lstm_edge_runtime.errors import UnsupportedError
 from ..recurrent import GATES
 from .refusals import LoopError, calling_line
 
-__all__ = ["DOMAIN", "OP", "Call", "Recorder", "instrument"]
+__all__ = ["DOMAIN", "OP", "Recorder", "RecurrentCall", "instrument"]
 
 DOMAIN = "lstm_edge"
 OP = "Recurrent"
@@ -38,7 +38,7 @@ OP = "Recurrent"
 
 
 @dataclass(frozen=True)
-class Call:
+class RecurrentCall:
     """One call of one recurrent layer or cell."""
 
     path: str
@@ -99,7 +99,7 @@ class _Packing:
         return NotImplemented
 
     def find(self, batch_sizes: Any) -> _Packed | None:
-        """Tell what ``batch_sizes`` stand for; None where they are of no packed sequence."""
+        """Return what ``batch_sizes`` stand for; None where they are of no packed sequence."""
         return next((packed for packed in self._packed if packed.batch_sizes is batch_sizes), None)
 
     def flatten(self, rows: Tensor, *, zero_padded: bool) -> Tensor:
@@ -156,7 +156,7 @@ class Recorder(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self._path = ""
-        self.calls: list[Call] = []
+        self.calls: list[RecurrentCall] = []
         """Every recurrent call, in order."""
         self.shapes: list[torch.Size] = []
         """The inputs' shapes as traced."""
@@ -192,7 +192,7 @@ class Recorder(TorchFunctionMode):
 
     @contextmanager
     def layer(self, path: str) -> Iterator[None]:
-        """Say which submodule the calls inside belong to."""
+        """Note which submodule the calls inside belong to."""
         before, self._path = self._path, path
         try:
             yield
@@ -267,7 +267,7 @@ class Recorder(TorchFunctionMode):
                 for axis, size in enumerate((layers * directions, x.shape[1], width)):
                     _assume(state.shape[axis] == size)
         number = sum(each.path == self._path for each in self.calls)
-        call = Call(self._path, number, layers, kind.cell, tuple(x.shape))
+        call = RecurrentCall(self._path, number, layers, kind.cell, tuple(x.shape))
         self.calls.append(call)
         outputs = torch.onnx.ops.symbolic_multi_out(
             f"{DOMAIN}::{OP}",

@@ -81,7 +81,7 @@ def check_starts(module: nn.Module, injections: Iterable[Injection]) -> None:
 
 
 def tracing_refusal(error: Exception, module: nn.Module, seen: Mapping[str, str]) -> UnsupportedError:
-    """Say why ``torch.export`` could not trace ``module``; for ``seen`` see ``Recorder.seen``."""
+    """Return why ``torch.export`` could not trace ``module``; for ``seen`` see ``Recorder.seen``."""
     name, text = type(module).__name__, " ".join(str(error).split())
     line = _own_line(error)
     at_line = f" ({line})" if line else ""
@@ -99,7 +99,7 @@ def tracing_refusal(error: Exception, module: nn.Module, seen: Mapping[str, str]
         )
     if "specialized" in text or "Constraints violated" in text or re.search(r"[\[(, *]s\d+\b", text):
         return ConstantSizeError(
-            f"{name} works at one size only{at_line}: {_specialised(text)}; a Python loop over an axis, "
+            f"{name} works at one size only{at_line}: {_specialized(text)}; a Python loop over an axis, "
             "len(x), int(x.size(...)) or a layer of fixed size does this. Use tensor operations over the "
             "whole axis, or give that axis as a number"
         )
@@ -129,7 +129,7 @@ def random_refusal(name: str, seen: Mapping[str, str]) -> UnsupportedError:
 
 
 def translation_refusal(error: Exception, seen: Mapping[str, str]) -> UnsupportedError:
-    """Say which operator PyTorch's ONNX translation lacks, or what ``forward`` does that ONNX has not.
+    """Return which operator PyTorch's ONNX translation lacks, or what ``forward`` does that ONNX has not.
 
     Args:
         error: PyTorch's.
@@ -154,7 +154,7 @@ def translation_refusal(error: Exception, seen: Mapping[str, str]) -> Unsupporte
     return UnsupportedError(f"the traced network can't be written as ONNX: {text[:400]}")
 
 
-def _specialised(text: str) -> str:
+def _specialized(text: str) -> str:
     found = re.search(r"specialized it to be a constant \((\d+)\)", text) or re.search(
         r"specialized .*?to (?:a )?constant.*?(\d+)", text
     )

@@ -24,7 +24,7 @@ from lstm_edge_runtime.manifest import Axes, AxisRange
 from ..numerics.floats import AllFloats
 from ..numerics.reference import Signature, flatten_output
 from .ranges import Guard, read_guards
-from .record import Call, Recorder, instrument
+from .record import Recorder, RecurrentCall, instrument
 from .refusals import ConstantSizeError, tracing_refusal, translation_refusal
 
 try:
@@ -48,7 +48,7 @@ class Traced:
     model: ir.Model
     outputs: tuple[str, ...]
     """What the module calls its outputs, ``""`` where it says nothing."""
-    calls: tuple[Call, ...]
+    calls: tuple[RecurrentCall, ...]
     """The recurrent calls, in order."""
     guards: tuple[Guard, ...]
     """What holds at the sizes that were traced, and may not at others."""
@@ -233,7 +233,7 @@ def _of_same_size(recorder: Recorder, names: Mapping[str, str], tensors: Sequenc
 
 
 def runs(module: nn.Module, signature: Signature) -> bool:
-    """Tell whether ``module`` takes the example of ``signature``."""
+    """Return whether ``module`` takes the example of ``signature``."""
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")

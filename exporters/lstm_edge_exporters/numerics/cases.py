@@ -11,15 +11,13 @@ A way to run a case is a ``noise.Procedure``: in chunks with states carried, or 
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lstm_edge_runtime.axes import learn_sizes, parse_sum, resolve, row_factor
 from lstm_edge_runtime.errors import InputError
-from lstm_edge_runtime.manifest import Axes, AxisRange, Manifest
-from lstm_edge_runtime.state import Run, join_chunks, run_chunks
+from lstm_edge_runtime.manifest import Array, Axes, AxisRange, Manifest
+from lstm_edge_runtime.state import Runner, join_chunks, run_chunks
 
 from .noise import Procedure
 
@@ -39,7 +37,6 @@ __all__ = [
     "with_padding",
 ]
 
-Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
 """Every input by name."""
 
@@ -85,7 +82,7 @@ class Case:
         return ", ".join(f"{name}={size}" for name, size in self.sizes.items()) or "fixed sizes"
 
     def __str__(self) -> str:
-        """Say the sizes and the states: ``N=1, L=5, states at reset``."""
+        """Return the sizes and the states: ``N=1, L=5, states at reset``."""
         return f"{self.sizes_text}{', states at reset' if self.at_reset else ''}"
 
 
@@ -296,7 +293,7 @@ def _signal(spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator, f
 
 
 def _is_fraction(spec: InputSpec) -> bool:
-    """Tell whether an input is each row's length as a fraction of the longest, as some libraries have it."""
+    """Return whether an input is each row's length as a fraction of the longest, as some libraries do."""
     example = spec.example
     if example is None or len(spec.axes) != 1 or not example.size or np.dtype(spec.dtype).kind != "f":
         return False
@@ -333,7 +330,7 @@ def random_sizes(total: int, rng: np.random.Generator) -> list[int]:
 def in_chunks(manifest: Manifest, sizes: Sequence[int]) -> Procedure:
     """Carry the states from chunk to chunk; give what one call on the whole would."""
 
-    def procedure(run: Run, feeds: Feeds) -> Mapping[str, Array]:
+    def procedure(run: Runner, feeds: Feeds) -> Mapping[str, Array]:
         return join_chunks(manifest, list(run_chunks(run, manifest, feeds, sizes)))
 
     return procedure
@@ -346,7 +343,7 @@ def last_steps(manifest: Manifest, sizes: Sequence[int]) -> Procedure:
     axis is left out.
     """
 
-    def procedure(run: Run, feeds: Feeds) -> Mapping[str, Array]:
+    def procedure(run: Runner, feeds: Feeds) -> Mapping[str, Array]:
         record: dict[str, list[Array]] = {}
         time = {
             spec.name: axis
@@ -392,7 +389,7 @@ def take_row(manifest: Manifest, name: str, array: Array, row: int, rows: int) -
     return array if axis is None else array.take(np.arange(row, array.shape[axis], rows), axis=axis)
 
 
-def row_by_row(manifest: Manifest, run: Run) -> Run:
+def row_by_row(manifest: Manifest, run: Runner) -> Runner:
     """Return a runner that runs each row of a batch alone and puts the outputs together."""
 
     def alone(feeds: Feeds) -> dict[str, Array]:

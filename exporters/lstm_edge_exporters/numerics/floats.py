@@ -17,12 +17,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from lstm_edge_runtime.manifest import Array
 
 from ..recurrent import LayerWeights, gru, lstm, rnn, to_onnx_weights
 from .noise import TINY, UNIT, Rounding
@@ -77,8 +78,6 @@ def copy_as(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     own.eval()  # which may give None where a module has a train() of its own
     return own
 
-
-Array = npt.NDArray[Any]
 
 _MOVES = frozenset(
     """_pack_padded_sequence _pad_packed_sequence _to_copy abs alias amax amin arange argmax argmin
@@ -197,7 +196,7 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _is_fused(name: str) -> bool:
-    """Tell whether an operator does several roundings of different size, as a softmax does."""
+    """Return whether an operator does several roundings of different size, as a softmax does."""
     return any(part in name for part in ("softmax", "norm", "var", "std", "logsumexp", "attention", "glu"))
 
 

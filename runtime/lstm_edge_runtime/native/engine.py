@@ -395,11 +395,11 @@ class NativeTick:
             InputError: an index outside an embedding table; no state has changed then.
         """
         for view, array in zip(self._inputs, arrays, strict=True):
-            view.data, view.row_stride = array.__array_interface__["data"][0], array.nbytes // rows
+            view.data, view.row_stride = _address(array), array.nbytes // rows
         outputs = {}
         for view, (name, shape) in zip(self._outputs, self._shapes, strict=True):
             made = outputs[name] = np.empty((rows, *shape), np.float32)
-            view.data, view.row_stride = made.__array_interface__["data"][0], made.nbytes // rows
+            view.data, view.row_stride = _address(made), made.nbytes // rows
         places = None if slots is None else np.ascontiguousarray(slots, np.uintp)
         engine = self._engine
         engine._check(
@@ -407,7 +407,7 @@ class NativeTick:
                 engine._handle,
                 rows,
                 1,
-                None if places is None else places.__array_interface__["data"][0],
+                None if places is None else _address(places),
                 self._inputs,
                 self._states,
                 self._outputs,
@@ -558,6 +558,15 @@ def _copying(call: Callable[[], int], before: _Copies, after: _Copies) -> int:
     for to, source in after:
         to[...] = source
     return status
+
+
+def _address(array: Array) -> int:
+    """Return where an array in C order begins."""
+    try:
+        # A third of what numpy's own ways take.
+        return C.addressof(C.c_char.from_buffer(array))  # type: ignore[arg-type]
+    except TypeError:  # it is read-only
+        return int(array.ctypes.data)
 
 
 def _view(array: Array) -> Rows:

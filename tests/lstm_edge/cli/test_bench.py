@@ -12,6 +12,7 @@ from lstm_edge.timing import compare, measure, system
 from lstm_edge.timing.system import cpu_at_rate, cpu_idle, measure_load
 from lstm_edge_runtime.errors import CheckFailedError, InputError
 from lstm_edge_runtime.manifest import Manifest
+from lstm_edge_runtime.native.library import installed
 
 QUICK = ("--seconds", "0.2", "--streams", "1,8", "--chunk", "16")
 
@@ -48,6 +49,7 @@ def test_json_holds_every_measure_and_where_it_was_taken(document):
         assert 0 < found["p50"] <= found["p90"] <= found["p99"] <= found["max"]
         assert len(found["rounds_us"]) == len(document["calibration_us"]) == 15
     assert file["rate_hz"] == 50
+    assert file["engine"] == ("native" if installed() else "onnxruntime")
     assert file["real_time_factor"] == pytest.approx(file["latency_us"]["step"]["p50"] * 50 / 1e6)
     assert file["samples_per_second"]["8"] == pytest.approx(8e6 / file["latency_us"]["streams 8"]["p50"])
     assert file["load"]["load_ms"] > 0
@@ -196,7 +198,7 @@ def test_a_baseline_that_can_not_be_compared_exits_2_and_nothing_is_measured(
     [
         ([], "MODELS"),
         (["none.onnx"], "none.onnx"),
-        (["{m}", "{m}"], "came twice"),
+        (["{m}", "{m}"], "got a file twice"),
         (["{m}", "--streams", "1,x"], "--streams"),
         (["{m}", "--seconds", "0"], "--seconds"),
         (["{m}", "--compare", "none.json"], "none.json"),

@@ -5,6 +5,8 @@ import sys
 import onnx
 import pytest
 
+from lstm_edge_runtime.native.library import installed
+
 H, WIDTH, C = 8, 3, 3
 CELL = 2 * 4 * H * (WIDTH + H) + 2 * 4 * H + 9 * H
 DENSE = 2 * H * C
@@ -26,6 +28,8 @@ def test_json_gives_contract_cost_and_origin(invoke, har):
     assert cost["not_counted"] == []
     assert document["task"]["labels"] == ["rest", "walk", "run, fast"]
     assert document["golden"]["x"] == [2, 6, 3]
+    assert document["engine"] == ("native" if installed() else "onnxruntime")
+    assert cost["not_native"] is None
     assert document["provenance"]["versions"] == {"torch": "2.13"}
     assert document["file"]["bytes"] == har.path.stat().st_size
 
