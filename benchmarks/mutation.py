@@ -50,7 +50,7 @@ from lstm_edge_exporters.validate.engine import Validation
 from lstm_edge_exporters.validate.module import against_module
 from lstm_edge_runtime.errors import LstmEdgeError
 from lstm_edge_runtime.ort import SessionOptions, open_session, run_by_name
-from lstm_edge_runtime.state import Run
+from lstm_edge_runtime.state import Runner
 from lstm_edge_runtime.tolerance import MULTIPLE
 
 __all__ = ["Bench", "Mutant", "main"]
@@ -86,7 +86,7 @@ class _Remembered:
         run = partial(self._reference.perturbed, rounding=rounding)
         return self._once(("perturbed", rounding.seed), feeds, run)
 
-    def _once(self, how: tuple[Any, ...], feeds: Mapping[str, Array], run: Run) -> Mapping[str, Array]:
+    def _once(self, how: tuple[Any, ...], feeds: Mapping[str, Array], run: Runner) -> Mapping[str, Array]:
         content = hashlib.blake2b()
         for name, array in sorted(feeds.items()):
             content.update(f"{name} {array.dtype} {array.shape}".encode())

@@ -24,7 +24,7 @@ from precision_tuned import tuned
 
 from lstm_edge import LSTM1
 from lstm_edge.checkpoint import Run
-from lstm_edge.demo import CONFIG
+from lstm_edge.demo import TRAINING
 from lstm_edge.deploy import deployable
 from lstm_edge.training import train
 from lstm_edge_exporters import export
@@ -118,7 +118,7 @@ def measure(name: str, paths: dict[str, Path], rounds: int) -> dict[str, dict[st
 
 def demo(folder: Path) -> dict[str, dict[str, Any]]:
     """Train the demo's network, and judge every variant on the 40 recordings it never saw."""
-    run = train(DATA, folder / "run", config=CONFIG)
+    run = train(DATA, folder / "run", config=TRAINING)
     source = folder / "demo.onnx"
     export(*deployable(run)).save(source)
     with np.load(DATA) as data:

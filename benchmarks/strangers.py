@@ -1,11 +1,12 @@
 """Modules of packages that strangers wrote, through three exporters.
 
     python -m venv strangers && strangers/bin/pip install -e ".[cpu,export]"
-    strangers/bin/pip install --no-deps -r benchmarks/strangers/GROUP.txt
+    strangers/bin/pip install --no-deps -r benchmarks/strangers/packages.txt
     strangers/bin/python benchmarks/strangers.py GROUP [--json FILE]
     python benchmarks/strangers.py --table FILE...
 
-Each call builds one module and gives its inputs at any ``(N, L)``. It is exported from those at ``TRACED`` by
+Each call of ``strangers_calls.py`` builds one module and gives its inputs at any ``(N, L)``. It is exported
+from those at ``TRACED`` by
 
 - ``lstm_edge_exporters.export``, axes and states found by itself,
 - ``torch.onnx.export(dynamo=True)`` with ``Dim.AUTO`` for every axis that changes with N or L,
@@ -17,7 +18,10 @@ and the file is then run in onnxruntime at the sizes of ``JUDGED``, apart from w
   largest value of the output;
 - *ranged* where it does so at every size that its manifest allows, which leaves out some;
 - *wrong* where it was written and differs or does not run;
-- *refused* where the exporter raised, and for lstm-edge a *traceback* where that is no error of its own.
+- *refused* where the exporter raised, *rightly* where the call says why no file can hold what it does, and
+  for lstm-edge a *traceback* where that is no error of its own.
+
+A package that is not installed is left out.
 """
 
 import argparse
@@ -29,8 +33,7 @@ import logging
 import platform
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +41,15 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 import torch
+from strangers_calls import GROUPS, Call
 from torch import Tensor, nn
 from torch.export import Dim
+from torch.utils import _pytree as pytree
 
-from lstm_edge_exporters import export
-from lstm_edge_exporters.numerics.reference import flatten_output
+from lstm_edge_exporters import ExportConfig, export
+from lstm_edge_exporters.numerics.reference import Signature, flatten_output
 from lstm_edge_runtime import __version__
+from lstm_edge_runtime.axes import resolve
 from lstm_edge_runtime.errors import LstmEdgeError
 from lstm_edge_runtime.manifest import KEY, Manifest
 
@@ -51,125 +57,77 @@ __all__ = ["main"]
 
 TRACED = (2, 3)
 """Rows and units of length of the example; a call says how long a unit is."""
-JUDGED = ((1, 2), (3, 4), (4, 7), (1, 9))
+JUDGED = ((3, 3), (1, 2), (3, 4), (4, 7), (1, 9))
 TOLERANCE = 1e-4
 EXPORTERS = ("lstm-edge", "dynamo, Dim.AUTO", "TorchScript")
 
 
-@dataclass(frozen=True)
-class Call:
-    """One module and its inputs."""
+class _Flat(nn.Module):
+    """A module whose arguments and results are flat tensors, whatever nesting the package's own has."""
 
-    package: str
-    name: str
-    build: Callable[[], nn.Module]
-    inputs: Callable[[int, int], tuple[Tensor, ...]]
-    """The positional arguments of ``forward`` for N rows and a length of so many units."""
+    def __init__(self, module: nn.Module, example: tuple[Any, ...]) -> None:
+        super().__init__()
+        self.module = module
+        self._leaves, self._spec = pytree.tree_flatten(example)
 
-
-def _frames(width: int, unit: int = 4) -> Callable[[int, int], tuple[Tensor, ...]]:
-    return lambda n, length: (torch.randn(n, unit * length, width),)
-
-
-def _wave(unit: int, channels: int = 1) -> Callable[[int, int], tuple[Tensor, ...]]:
-    return lambda n, length: (torch.randn(n, channels, unit * length),)
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        given = iter(tensors)
+        leaves = [next(given) if isinstance(each, Tensor) else each for each in self._leaves]
+        return tuple(
+            tensor for _, tensor in flatten_output(self.module(*pytree.tree_unflatten(leaves, self._spec)))
+        )
 
 
-def _separation() -> list[Call]:
-    from demucs import demucs
-    from denoiser.demucs import BLSTM
-    from denoiser.demucs import Demucs as Denoiser
-
-    def channels_first(width: int) -> Callable[[int, int], tuple[Tensor, ...]]:
-        return lambda n, length: (torch.randn(n, width, 8 * length),)
-
-    return [
-        Call("denoiser", "Demucs", lambda: Denoiser(hidden=4, depth=2, resample=1), _wave(400)),
-        Call("denoiser", "Demucs resample", lambda: Denoiser(hidden=4, depth=2, resample=2), _wave(400)),
-        Call(
-            "denoiser",
-            "Demucs causal False",
-            lambda: Denoiser(hidden=4, depth=2, resample=1, causal=False),
-            _wave(400),
-        ),
-        Call("denoiser", "BLSTM", lambda: BLSTM(6), lambda n, length: (torch.randn(8 * length, n, 6),)),
-        Call("demucs", "BLSTM", lambda: demucs.BLSTM(6), channels_first(6)),
-        Call("demucs", "BLSTM max_steps", lambda: demucs.BLSTM(6, max_steps=20), channels_first(6)),
-        Call("demucs", "BLSTM skip", lambda: demucs.BLSTM(6, 2, skip=True), channels_first(6)),
-        Call(
-            "demucs",
-            "Demucs",
-            lambda: demucs.Demucs(
-                ["a", "b"], audio_channels=1, channels=4, depth=2, lstm_layers=1, resample=False
-            ),
-            _wave(600),
-        ),
-    ]
-
-
-def _control() -> list[Call]:
-    from ncps.torch import LTC, CfC
-    from torchrl.modules import GRU, LSTM, GRUCell, LSTMCell
-
-    def with_state(n: int, length: int) -> tuple[Tensor, ...]:
-        return torch.randn(n, 4 * length, 5), torch.randn(n, 6)
-
-    return [
-        Call("ncps", "CfC", lambda: CfC(5, 6), _frames(5)),
-        Call("ncps", "CfC with its state", lambda: CfC(5, 6), with_state),
-        Call("ncps", "LTC", lambda: LTC(5, 6), _frames(5)),
-        Call("torchrl", "LSTM", lambda: LSTM(5, 6, batch_first=True), _frames(5)),
-        Call("torchrl", "GRU", lambda: GRU(5, 6, batch_first=True), _frames(5)),
-        Call("torchrl", "LSTMCell", lambda: LSTMCell(5, 6), lambda n, _: (torch.randn(n, 5),)),
-        Call("torchrl", "GRUCell", lambda: GRUCell(5, 6), lambda n, _: (torch.randn(n, 5),)),
-    ]
-
-
-GROUPS: dict[str, Callable[[], list[Call]]] = {
-    "separation": _separation,
-    "control": _control,
-}
+def tensors_of(arguments: tuple[Any, ...]) -> tuple[Tensor, ...]:
+    """Return the tensors of nested arguments, in order."""
+    return tuple(each for each in pytree.tree_leaves(arguments) if isinstance(each, Tensor))
 
 
 def changing_axes(call: Call) -> list[dict[int, str]]:
     """Return the axes of each input that change with N or L."""
-    shapes = [[tensor.shape for tensor in call.inputs(n, length)] for n, length in (TRACED, *JUDGED)]
+    shapes = [
+        [tensor.shape for tensor in tensors_of(call.inputs(n, length))] for n, length in (TRACED, *JUDGED)
+    ]
     return [
         {axis: f"d{place}_{axis}" for axis in range(len(each[0])) if len({shape[axis] for shape in each}) > 1}
         for place, each in enumerate(zip(*shapes, strict=True))
     ]
 
 
-def make(exporter: str, call: Call, module: nn.Module, example: tuple[Tensor, ...]) -> bytes:
-    """Export ``module`` with one of ``EXPORTERS``."""
+def make(
+    exporter: str, call: Call, module: nn.Module, example: tuple[Any, ...]
+) -> tuple[bytes, Sequence[str]]:
+    """Export ``module`` with one of ``EXPORTERS``; return the file and the names of its inputs."""
     if exporter == "lstm-edge":
-        return export(module, example).model
-    axes, buffer = changing_axes(call), io.BytesIO()
-    names = [f"x{place}" for place in range(len(example))]
+        made = export(module, example, ExportConfig(inputs=call.axes))
+        return made.model, Signature.of(module, example).names
+    axes, buffer, tensors = changing_axes(call), io.BytesIO(), tensors_of(example)
+    names = [f"x{place}" for place in range(len(tensors))]
     if exporter == "TorchScript":
         torch.onnx.export(
-            module,
-            example,
+            _Flat(module, example),
+            tensors,
             buffer,
             dynamo=False,
             input_names=names,
             dynamic_axes={name: own for name, own in zip(names, axes, strict=True) if own},
         )
-        return buffer.getvalue()
-    made = torch.onnx.export(
-        module,
-        example,
+        return buffer.getvalue(), names
+    program = torch.onnx.export(
+        _Flat(module, example),
+        tensors,
         dynamo=True,
-        dynamic_shapes=tuple(dict.fromkeys(own, Dim.AUTO) for own in axes),
+        input_names=names,
+        dynamic_shapes=(tuple(dict.fromkeys(own, Dim.AUTO) for own in axes),),
         verbose=False,
     )
-    assert made is not None
-    made.save(buffer)
-    return buffer.getvalue()
+    assert program is not None
+    program.save(buffer)
+    return buffer.getvalue(), names
 
 
-def judge(content: bytes, call: Call, module: nn.Module) -> str:
-    """Run a file beside its module at ``JUDGED``; return the verdict."""
+def judge(content: bytes, names: Sequence[str], call: Call, module: nn.Module) -> str:
+    """Run a file, whose inputs have ``names``, beside its module at ``JUDGED``; return the verdict."""
     try:
         session = onnxruntime.InferenceSession(content)
     except Exception:  # noqa: BLE001  onnxruntime's exceptions share no base class
@@ -179,19 +137,18 @@ def judge(content: bytes, call: Call, module: nn.Module) -> str:
     compared, left_out = 0, 0
     for n, length in JUDGED:
         torch.manual_seed(n + length)
-        tensors = call.inputs(n, length)
+        arguments = call.inputs(n, length)
         try:
             with torch.no_grad():
-                expected = [tensor.numpy() for _, tensor in flatten_output(module(*tensors))]
+                expected = [tensor.numpy() for _, tensor in flatten_output(module(*arguments))]
         except Exception:  # noqa: BLE001, S112  a module may raise anything at a size that it does not take
             continue
-        feeds = {
-            given.name: tensor.numpy() for given, tensor in zip(session.get_inputs(), tensors, strict=False)
-        }
+        taken = {given.name for given in session.get_inputs()}
+        named = zip(names, tensors_of(arguments), strict=True)
+        feeds = {name: tensor.numpy() for name, tensor in named if name in taken}
         if manifest is not None:
             sizes = _sizes(manifest, feeds)
-            if any(limits.nearest(sizes.get(axis, limits.least)) != sizes.get(axis, limits.least)
-                   for axis, limits in manifest.ranges.items()):  # fmt: skip
+            if not _allows(manifest, sizes, feeds):
                 left_out += 1
                 continue
             feeds |= _states(manifest, sizes, feeds)
@@ -203,14 +160,31 @@ def judge(content: bytes, call: Call, module: nn.Module) -> str:
         if not all(_agree(one, other) for one, other in zip(got, expected, strict=False)):
             return "wrong"
     if left_out:
-        return "ranged" if compared > 1 else "wrong"
+        return "ranged" if compared else "wrong"
     return "right" if compared else "refused"
+
+
+def _allows(manifest: Manifest, sizes: Mapping[str, int], feeds: Mapping[str, npt.NDArray[Any]]) -> bool:
+    """Tell whether the file says that it takes these sizes."""
+    fixed = [
+        (axis, size)
+        for spec in manifest.inputs
+        if spec.name in feeds
+        for axis, size in zip(spec.axes, feeds[spec.name].shape, strict=True)
+        if isinstance(axis, int)
+    ]
+    return all(axis == size for axis, size in fixed) and all(
+        limits.nearest(sizes[axis]) == sizes[axis]
+        for axis, limits in manifest.ranges.items()
+        if axis in sizes
+    )
 
 
 def _sizes(manifest: Manifest, feeds: dict[str, npt.NDArray[Any]]) -> dict[str, int]:
     return {
         axis: size
         for spec in manifest.inputs
+        if spec.name in feeds
         for axis, size in zip(spec.axes, feeds[spec.name].shape, strict=True)
         if isinstance(axis, str)
     }
@@ -220,10 +194,7 @@ def _states(
     manifest: Manifest, sizes: dict[str, int], feeds: dict[str, npt.NDArray[Any]]
 ) -> dict[str, npt.NDArray[Any]]:
     return {
-        state.input: np.broadcast_to(
-            np.asarray(state.reset, state.dtype),
-            [sizes.get(str(a), 1) if isinstance(a, str) else a for a in state.axes],
-        )
+        state.input: np.broadcast_to(np.asarray(state.reset, state.dtype), resolve(state.axes, sizes) or ())
         for state in manifest.states
         if state.input not in feeds
     }
@@ -239,30 +210,36 @@ def _agree(got: npt.NDArray[Any], expected: npt.NDArray[Any]) -> bool:
 def measure(call: Call, exporter: str) -> tuple[str, str]:
     """Return the verdict on one call, and what was said where there is no file."""
     torch.manual_seed(0)
-    module = call.build().eval()
+    module = call.build()
+    module.eval()
     example = call.inputs(*TRACED)
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            content = make(exporter, call, module, example)
+            content, names = make(exporter, call, module, example)
     except Exception as error:  # noqa: BLE001  an exporter may fail in any way
         own = exporter != "lstm-edge" or isinstance(error, LstmEdgeError)
         return (
             "refused" if own else "traceback",
             f"{type(error).__name__}: {' '.join(str(error).split())[:400]}",
         )
-    return judge(content, call, module), ""
+    return judge(content, names, call, module), ""
 
 
 def table(documents: Sequence[dict[str, Any]]) -> str:
     """Return the tally of several groups in Markdown, with versions."""
     rows = [each for document in documents for each in document["calls"]]
-    verdicts = ("right", "ranged", "wrong", "refused", "traceback")
+    verdicts = ("right", "ranged", "wrong", "refused", "refused rightly", "traceback")
     lines = [
-        f"| {len(rows)} calls | {' | '.join(verdicts)} |",
+        f"| {len(rows)} calls of {len({row['package'] for row in rows})} packages | {' | '.join(verdicts)} |",
         f"| --- | {' | '.join(['--:'] * len(verdicts))} |",
     ]
     for exporter in EXPORTERS:
-        counts = Counter(row[exporter][0] for row in rows)
+        counts = Counter(
+            f"refused{' rightly' if row['why'] else ''}"
+            if row[exporter][0] == "refused"
+            else row[exporter][0]
+            for row in rows
+        )
         lines.append(f"| {exporter} | {' | '.join(str(counts[verdict]) for verdict in verdicts)} |")
     packages = {name: version for document in documents for name, version in document["versions"].items()}
     about = ", ".join(f"{name} {version}" for name, version in sorted(packages.items()))
@@ -284,12 +261,16 @@ def main() -> None:
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
     onnxruntime.set_default_logger_severity(4)
-    rows = []
-    calls = GROUPS[options.group]()
+    rows: list[dict[str, Any]] = []
+    calls = []
+    for package in GROUPS[options.group]:
+        try:
+            calls += package()
+        except ImportError as error:  # noqa: PERF203  one package after another
+            print(f"{package.__name__} is left out: {error}", flush=True)
     for call in calls:
-        row = {"package": call.package, "name": call.name} | {
-            exporter: measure(call, exporter) for exporter in EXPORTERS
-        }
+        row: dict[str, Any] = {"package": call.package, "name": call.name, "why": call.why}
+        row |= {exporter: measure(call, exporter) for exporter in EXPORTERS}
         rows.append(row)
         print(
             call.package,
@@ -298,17 +279,18 @@ def main() -> None:
             sep=" | ",
             flush=True,
         )
-    document = {
+        if options.json:
+            options.json.write_text(json.dumps(_document(rows), indent=1))
+
+
+def _document(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    packages = {row["package"] for row in rows} | {"torch", "onnx", "onnxruntime"}
+    return {
         "calls": rows,
-        "versions": {
-            name: importlib.metadata.version(name)
-            for name in sorted({call.package for call in calls} | {"torch", "onnx", "onnxruntime"})
-        }
+        "versions": {name: importlib.metadata.version(name) for name in sorted(packages)}
         | {"lstm-edge": __version__},
         "platform": f"Python {platform.python_version()}, {platform.machine()}",
     }
-    if options.json:
-        options.json.write_text(json.dumps(document, indent=1))
 
 
 if __name__ == "__main__":

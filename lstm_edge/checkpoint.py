@@ -80,7 +80,7 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
 
 
 def is_plain(value: object) -> bool:
-    """Tell whether ``value`` is a dense tensor with values: not sparse, nested, quantized or on ``meta``."""
+    """Return whether ``value`` is a dense tensor with values: not sparse, nested, quantized or ``meta``."""
     return (
         isinstance(value, Tensor)
         and not value.is_nested
@@ -91,7 +91,7 @@ def is_plain(value: object) -> bool:
 
 
 def infer_options(tensors: Mapping[str, Tensor], origin: Path) -> dict[str, Any]:
-    """Tell the constructor arguments of the LSTM1 whose ``state_dict`` has these names and shapes.
+    """Return the constructor arguments of the LSTM1 whose ``state_dict`` has these names and shapes.
 
     What shapes can't tell takes its default: dropout 0, ``batch_first``, and ``readout="stacked"`` wherever
     ``fc_1`` is as wide as one hidden state. ``seq_length`` is 1, the window being unknown.

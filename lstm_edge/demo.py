@@ -22,18 +22,18 @@ from .deploy import deployable
 from .training import Epoch, TrainConfig, train
 
 __all__ = [
-    "CONFIG",
+    "TRAINING",
     "HeldOut",
     "Paths",
     "StreamComparison",
     "compare_steps",
     "copy_recordings",
     "export_run",
-    "replay",
+    "replay_recording",
     "train_run",
 ]
 
-CONFIG = TrainConfig(hidden_size=32, epochs=400, patience=100, crop=0.2, seed=0)
+TRAINING = TrainConfig(hidden_size=32, epochs=400, patience=100, crop=0.2, seed=0)
 """A few seconds on two cores."""
 _LEAST_ACCURACY = 0.95
 _LARGEST_DIFFERENCE = 1e-5
@@ -118,7 +118,7 @@ def copy_recordings(folder: Path) -> tuple[Paths, HeldOut]:
 
 def train_run(paths: Paths, on_epoch: Callable[[Epoch], None]) -> Run:
     """Train on the recordings that are not held out; replaces the run of an earlier demo."""
-    return train(paths.data, paths.run, config=CONFIG, overwrite=True, on_epoch=on_epoch)
+    return train(paths.data, paths.run, config=TRAINING, overwrite=True, on_epoch=on_epoch)
 
 
 def export_run(run: Run, paths: Paths) -> Artifact:
@@ -129,7 +129,9 @@ def export_run(run: Run, paths: Paths) -> Artifact:
     return artifact
 
 
-def replay(stream: Stream, recording: npt.NDArray[np.float32]) -> Iterator[tuple[npt.NDArray[Any], int]]:
+def replay_recording(
+    stream: Stream, recording: npt.NDArray[np.float32]
+) -> Iterator[tuple[npt.NDArray[Any], int]]:
     """Feed a recording ``(L, I)`` from the reset state.
 
     Yields:
@@ -147,7 +149,7 @@ def replay(stream: Stream, recording: npt.NDArray[np.float32]) -> Iterator[tuple
 def compare_steps(run: Run, stream: Stream, held_out: HeldOut) -> StreamComparison:
     """Run every held-out recording step by step and compare each step with PyTorch on all samples so far."""
     assert run.task is not None
-    replayed = [list(replay(stream, recording)) for recording in held_out.x]
+    replayed = [list(replay_recording(stream, recording)) for recording in held_out.x]
     logits = np.array([[step for step, _ in steps] for steps in replayed])  # (recordings, L, C)
     times = [took for steps in replayed for _, took in steps]
     module, (_, h_0, c_0, *_), _ = deployable(run)

@@ -9,11 +9,11 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 from lstm_edge_runtime.errors import InputError
 
-__all__ = ["LSTM1", "Readout", "State"]
+__all__ = ["LSTM1", "HiddenAndCell", "Readout"]
 
 Readout = Literal["stacked", "last"]
 """Which final hidden states the head reads; see ``LSTM1``."""
-State = tuple[Tensor, Tensor]
+HiddenAndCell = tuple[Tensor, Tensor]
 """``(h, c)``: ``h (layers*D, N, H_out)`` and ``c (layers*D, N, H)``, without ``N`` for unbatched input."""
 
 _HEAD_WIDTH = 128
@@ -121,7 +121,7 @@ class LSTM1(nn.Module):
     def forward(
         self,
         x: Tensor | PackedSequence,
-        state: State | None = None,
+        state: HiddenAndCell | None = None,
         lengths: Tensor | Sequence[int] | None = None,
     ) -> Tensor:
         """Return the logits; arguments, result and errors are those of ``forward_with_state``."""
@@ -130,9 +130,9 @@ class LSTM1(nn.Module):
     def forward_with_state(
         self,
         x: Tensor | PackedSequence,
-        state: State | None = None,
+        state: HiddenAndCell | None = None,
         lengths: Tensor | Sequence[int] | None = None,
-    ) -> tuple[Tensor, State]:
+    ) -> tuple[Tensor, HiddenAndCell]:
         """Return the logits and the state after the last valid step.
 
         Args:

@@ -1,10 +1,7 @@
 """What a file's main output says of each row, in the terms of the file's task."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING
 
 from lstm_edge_runtime.errors import ContractError
 
@@ -12,9 +9,9 @@ if TYPE_CHECKING:
     from lstm_edge_runtime import Model
     from lstm_edge_runtime.manifest import Task
 
-__all__ = ["class_names", "is_classification", "main_output", "result_names", "softmax", "top_rows"]
+from lstm_edge_runtime.manifest import Array
 
-Array = npt.NDArray[Any]
+__all__ = ["class_names", "is_classification", "main_output", "result_names", "top_rows"]
 
 
 def main_output(model: "Model", result: "Array | dict[str, Array]") -> Array:
@@ -31,7 +28,7 @@ def main_output(model: "Model", result: "Array | dict[str, Array]") -> Array:
     return result[task.output if task else model.outputs[0].name]
 
 
-def top_rows(values: npt.NDArray[Any], rows: int) -> npt.NDArray[Any]:
+def top_rows(values: Array, rows: int) -> Array:
     """Return the main output as ``(rows, C)``.
 
     Args:
@@ -48,7 +45,7 @@ def top_rows(values: npt.NDArray[Any], rows: int) -> npt.NDArray[Any]:
             f"the main output is {values.shape} for {rows} series, expected one row per series; use "
             "load().run()"
         )
-    top: npt.NDArray[Any] = values.reshape(-1, rows, values.shape[-1])[-1]
+    top: Array = values.reshape(-1, rows, values.shape[-1])[-1]
     return top
 
 
@@ -71,10 +68,3 @@ def result_names(task: "Task | None", width: int) -> list[str]:
     labels = task.labels if task and len(task.labels) == width else ()
     names = labels or tuple(f"value_{index}" for index in range(width))
     return [name + (f" [{unit}]" if unit else "") for name, unit in zip(names, units, strict=True)]
-
-
-def softmax(logits: Array) -> Array:
-    """Return the probabilities ``(..., C)`` of logits ``(..., C)``, in their dtype."""
-    wide = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
-    shares: Array = (wide / wide.sum(axis=-1, keepdims=True)).astype(logits.dtype)
-    return shares

@@ -10,14 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 from onnx_ir.serde import SerdeError
 
 from lstm_edge_runtime.errors import FileFormatError, UnsupportedError, first_line
-from lstm_edge_runtime.manifest import Axes
+from lstm_edge_runtime.manifest import KEY, Array, Axes, Manifest
 
 __all__ = [
     "Builder",
@@ -30,9 +29,8 @@ __all__ = [
     "to_bytes",
     "to_proto",
     "values_read",
+    "with_manifest",
 ]
-
-Array = npt.NDArray[Any]
 
 _MAX_WEIGHT_BYTES = 2**31 - 2**20
 """Protobuf's limit of 2 GiB, with room for the manifest."""
@@ -136,6 +134,16 @@ def to_bytes(model: ir.Model) -> bytes:
     """Return the file's bytes, the same ones for the same content; raises as ``to_proto``."""
     content: bytes = to_proto(model).SerializeToString(deterministic=True)
     return content
+
+
+def with_manifest(proto: onnx.ModelProto, manifest: Manifest) -> bytes:
+    """Return the bytes of ``proto`` with ``manifest`` in it, in the place of one that it has."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    del copy.metadata_props[:]
+    copy.metadata_props.extend(prop for prop in proto.metadata_props if prop.key != KEY)
+    copy.metadata_props.add(key=KEY, value=manifest.to_json())
+    return bytes(copy.SerializeToString(deterministic=True))
 
 
 class UniqueNames:

@@ -14,16 +14,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
+
+from lstm_edge_runtime.graph_check import OPERATORS, QUANTIZED
+from lstm_edge_runtime.manifest import Array
 
 from .numerics.noise import EXACT, Exact
 
 __all__ = [
     "GATES",
     "LENGTHS",
-    "OPERATORS",
-    "QUANTIZED",
     "LayerWeights",
     "Slot",
     "gru",
@@ -39,12 +39,6 @@ __all__ = [
     "to_onnx_weights",
 ]
 
-Array = npt.NDArray[Any]
-
-OPERATORS = ("LSTM", "GRU", "RNN")
-"""The standard recurrent operators."""
-QUANTIZED = "DynamicQuantizeLSTM"
-"""What onnxruntime's dynamic quantizer makes of an LSTM; states and X are at the same places."""
 GATES: Mapping[str, tuple[int, ...]] = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN": (0,)}
 """For each of ONNX's gates, its place in PyTorch's order."""
 LENGTHS = 4
@@ -102,7 +96,7 @@ class Slot:
 
 
 def is_recurrent(node: ir.Node) -> bool:
-    """Tell whether ``node`` is a standard ONNX LSTM, GRU or RNN, or onnxruntime's quantized LSTM."""
+    """Return whether ``node`` is a standard ONNX LSTM, GRU or RNN, or onnxruntime's quantized LSTM."""
     return (node.domain == "" and node.op_type in OPERATORS) or (
         node.domain == "com.microsoft" and node.op_type == QUANTIZED
     )
@@ -125,7 +119,7 @@ def slots(node: ir.Node) -> tuple[Slot, ...]:
 
 
 def is_reversed(node: ir.Node) -> bool:
-    """Tell whether the node reads time backwards in any direction, so that no chunk can follow another."""
+    """Return whether the node reads time backwards in any direction, so that no chunk can follow another."""
     scanned = node.attributes.get_ints("scan_input_directions", ()) or ()
     return _text(node, "direction", "forward") != "forward" or any(scanned)
 
@@ -194,7 +188,7 @@ def _text(node: ir.Node, name: str, default: str) -> str:
     return node.attributes.get_string(name, default) or default
 
 
-Step = Callable[[Array, tuple[Array, ...]], tuple[Array, ...]]
+StepFunction = Callable[[Array, tuple[Array, ...]], tuple[Array, ...]]
 """One step: the input's share of the gates ``(N, G*H)`` and the states -> the states, h first."""
 
 
@@ -235,7 +229,7 @@ def lstm(
     """
     width = W.shape[1] // 4
 
-    def make(place: int) -> Step:
+    def make(place: int) -> StepFunction:
         f, g, h = _functions(activations, ("Sigmoid", "Tanh", "Tanh"), place, rounding)
         r, bias = R[place].T, _recurrent_bias(B, place)
         p_i, p_o, p_f = np.split(P[place], 3) if P is not None else (None, None, None)
@@ -280,7 +274,7 @@ def gru(
     """Run a GRU, gates in ONNX's order z r h; arguments and results as of ``lstm``."""
     width = R.shape[-1]
 
-    def make(place: int) -> Step:
+    def make(place: int) -> StepFunction:
         f, g = _functions(activations, ("Sigmoid", "Tanh"), place, rounding)
         outer, inner = R[place][: 2 * width].T, R[place][2 * width :].T
         bias = _recurrent_bias(B, place)
@@ -321,7 +315,7 @@ def rnn(
 ) -> tuple[Array, Array]:
     """Run a simple RNN; arguments and results as of ``lstm``."""
 
-    def make(place: int) -> Step:
+    def make(place: int) -> StepFunction:
         (f,) = _functions(activations, ("Tanh",), place, rounding)
         r, bias = R[place].T, _recurrent_bias(B, place)
 
@@ -344,7 +338,7 @@ def _unroll(
     lengths: Array | None,
     direction: str,
     starts: Sequence[tuple[Array | None, int]],
-    make: Callable[[int], Step],
+    make: Callable[[int], StepFunction],
     rounding: Exact,
 ) -> tuple[Array, ...]:
     """Return ``Y (L, D, N, out)`` and each last state ``(D, N, width)``; rows stop at their length."""

@@ -61,7 +61,7 @@ def parse_input(entry: str) -> InputOption:
     name, mark, rest = entry.partition("=")
     if not name or not mark or not rest:
         raise InputError(
-            f"--input {entry!r} came, expected x=N,L,8, x=N,L:16..4096:4,8 or tokens=N,L:int64:0..9999"
+            f"got --input {entry!r}, expected x=N,L,8, x=N,L:16..4096:4,8 or tokens=N,L:int64:0..9999"
         )
     axes: list[int | str] = []
     ranges: dict[str, AxisRange] = {}
@@ -78,12 +78,12 @@ def parse_input(entry: str) -> InputOption:
             ranges[axis] = AxisRange.parse(":".join(left[:count]))
             left = left[count:]
             if not axis.isidentifier():
-                raise InputError(f"--input {entry}: {axis} came with a range; give one to a name, such as L")
+                raise InputError(f"--input {entry}: got a range for {axis}; give one to a name, such as L")
     dtype, values = [*left, "", ""][:2]
     if dtype and dtype not in _DTYPES:
-        raise InputError(f"--input {entry}: dtype {dtype!r} came, expected one of {', '.join(_DTYPES)}")
+        raise InputError(f"--input {entry}: got dtype {dtype!r}, expected one of {', '.join(_DTYPES)}")
     if left[2:]:
-        raise InputError(f"--input {entry}: {left[2]!r} came behind the values; expected nothing more")
+        raise InputError(f"--input {entry}: got {left[2]!r} behind the values, expected nothing more")
     parsed = _parse_values(entry, dtype, values) if values else None
     return InputOption(name, tuple(axes), dtype or None, parsed, ranges)
 
@@ -91,14 +91,14 @@ def parse_input(entry: str) -> InputOption:
 def _parse_values(entry: str, dtype: str, values: str) -> tuple[int, int]:
     low, high = values.partition("..")[::2]
     if not all(end.removeprefix("-").isdecimal() for end in (low, high)) or int(low) > int(high):
-        raise InputError(f"--input {entry}: values {values!r} came, expected LOW..HIGH such as 0..9999")
+        raise InputError(f"--input {entry}: got values {values!r}, expected LOW..HIGH such as 0..9999")
     if "int" not in dtype:
         raise InputError(
             f"--input {entry}: {values} is a range for whole numbers; add a dtype like int64, or leave it out"
         )
     limits = np.iinfo(dtype)
     if int(low) < limits.min or int(high) > limits.max:
-        raise InputError(f"--input {entry}: {values} came, {dtype} holds {limits.min}..{limits.max}")
+        raise InputError(f"--input {entry}: got {values}, {dtype} holds {limits.min}..{limits.max}")
     return int(low), int(high)
 
 

@@ -79,7 +79,7 @@ class LineParser:
             raise InputError(f"not JSON: {str(error)[:80]}") from error
         if isinstance(document, dict):
             if not self._features:
-                raise InputError("a JSON object came, but the file names no features; send a list of numbers")
+                raise InputError("got a JSON object, but the file names no features; send a list of numbers")
             missing = [name for name in self._features if name not in document]
             if missing:
                 raise InputError(f"{', '.join(missing)} missing")

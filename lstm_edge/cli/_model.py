@@ -1,9 +1,10 @@
 """Opening a model for a verb, and the options that every such verb shares."""
 
+import functools
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import click
 
@@ -17,13 +18,12 @@ if TYPE_CHECKING:
     from lstm_edge_runtime import Model
 
 __all__ = [
+    "ModelOptions",
     "check_model_path",
-    "device_option",
     "engine_option",
     "model_argument",
+    "model_options",
     "open_model",
-    "profile_option",
-    "threads_option",
 ]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -42,29 +42,6 @@ def model_argument(function: _F) -> _F:
     return click.argument("model", type=click.Path(path_type=Path))(function)
 
 
-def device_option(function: _F) -> _F:
-    """Add ``--device``."""
-    return click.option(
-        "--device",
-        type=click.Choice(["auto", "cpu", "cuda"]),
-        default="auto",
-        show_default=True,
-        help="Where to run; cuda is an error where it is not really in use.",
-    )(function)
-
-
-def threads_option(function: _F) -> _F:
-    """Add ``--threads``."""
-    return click.option(
-        "--threads",
-        callback=_threads,
-        metavar="N",
-        default="auto",
-        show_default=True,
-        help="Threads for one operator's work: a number, or auto.",
-    )(function)
-
-
 def engine_option(function: _F) -> _F:
     """Add ``--engine``."""
     return click.option(
@@ -76,14 +53,48 @@ def engine_option(function: _F) -> _F:
     )(function)
 
 
-def profile_option(function: _F) -> _F:
-    """Add ``--profile``."""
-    return click.option(
-        "--profile",
-        type=click.Path(path_type=Path),
-        metavar="FILE",
-        help="Open the model with the settings that lstm-edge tune found for it on this machine.",
-    )(function)
+class ModelOptions(NamedTuple):
+    """How a verb opens a model; see ``lstm_edge_runtime.load``."""
+
+    device: str = "auto"
+    threads: "int | Literal['auto']" = "auto"
+    profile: Path | None = None
+    engine: "Literal['auto', 'onnxruntime', 'native']" = "auto"
+
+
+def model_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Add ``--device``, ``--engine``, ``--threads`` and ``--profile``, received as ``options``."""
+
+    @functools.wraps(function)
+    def call(*, device: str, threads: Any, profile: Path | None, engine: Any, **others: Any) -> None:
+        function(options=ModelOptions(device, threads, profile, engine), **others)
+
+    for option in (
+        click.option(
+            "--profile",
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="Open the model with the settings that lstm-edge tune found for it on this machine.",
+        ),
+        click.option(
+            "--threads",
+            callback=_threads,
+            metavar="N",
+            default="auto",
+            show_default=True,
+            help="Threads for one operator's work: a number, or auto.",
+        ),
+        engine_option,
+        click.option(
+            "--device",
+            type=click.Choice(["auto", "cpu", "cuda"]),
+            default="auto",
+            show_default=True,
+            help="Where to run; cuda is an error where it is not really in use.",
+        ),
+    ):
+        call = option(call)
+    return call
 
 
 def check_model_path(path: Path) -> None:
@@ -101,13 +112,7 @@ def check_model_path(path: Path) -> None:
         raise InputError(f"{path} holds data, expected an .onnx file; MODEL comes first, data after it")
 
 
-def open_model(
-    path: Path,
-    device: str = "auto",
-    threads: "int | Literal['auto']" = "auto",
-    profile: Path | None = None,
-    engine: "Literal['auto', 'onnxruntime', 'native']" = "auto",
-) -> "Model":
+def open_model(path: Path, options: ModelOptions) -> "Model":
     """Load a model file; what ``load`` warns of becomes one line on standard error.
 
     Raises:
@@ -118,7 +123,7 @@ def open_model(
     check_model_path(path)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        model = load(path, device=device, threads=threads, profile=profile, engine=engine)
+        model = load(path, **options._asdict())
     for warning in caught:
         echo(f"note: {warning.message}", err=True)
     return model

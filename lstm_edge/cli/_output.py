@@ -6,16 +6,29 @@ import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lstm_edge_runtime.axes import describe
 from lstm_edge_runtime.errors import InputError, printable
 
-__all__ = ["Screen", "check_onnx_target", "echo", "echo_json", "json_option", "print_table", "progress"]
+if TYPE_CHECKING:
+    from lstm_edge_runtime.manifest import StateSpec, TensorSpec
+
+__all__ = [
+    "Screen",
+    "check_onnx_target",
+    "echo",
+    "echo_json",
+    "json_option",
+    "print_interface",
+    "print_table",
+    "progress",
+]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -70,6 +83,25 @@ def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[objec
     for row in rows:
         table.add_row(*(Text(printable(str(cell))) for cell in row))
     Screen().print(table)
+
+
+def print_interface(
+    title: str, inputs: "Iterable[TensorSpec]", states: "Iterable[StateSpec]", outputs: "Iterable[TensorSpec]"
+) -> None:
+    """Print a table of what a file takes and gives."""
+    rows = [("input", spec.name, spec.dtype, describe(spec.axes), "") for spec in inputs]
+    rows += [
+        (
+            "state",
+            f"{spec.input} -> {spec.output}",
+            spec.dtype,
+            describe(spec.axes),
+            f"{spec.reset:g}" if isinstance(spec.reset, float) else "learned",
+        )
+        for spec in states
+    ]
+    rows += [("output", spec.name, spec.dtype, describe(spec.axes), "") for spec in outputs]
+    print_table(title, ("", "name", "dtype", "axes", "reset"), rows)
 
 
 _LINES = 20

@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from lstm_edge.results import class_names, is_classification, result_names, softmax
+from lstm_edge.results import class_names, is_classification, result_names
+from lstm_edge_runtime.prediction import softmax
 
 if TYPE_CHECKING:
     from lstm_edge_runtime.manifest import Task
 
-__all__ = ["ResultLines"]
+from lstm_edge_runtime.manifest import Array
 
-Array = npt.NDArray[Any]
+__all__ = ["ResultLines"]
 
 
 class ResultLines:

@@ -14,7 +14,7 @@ _COLUMNS = 48
 _INDENT = " " * 8
 _BARS = "▁▂▃▄▅▆▇█"
 _ASCII_BARS = ".:-=+*#%"
-_COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "red")
+_COLORS = ("cyan", "magenta", "green", "yellow", "blue", "red")
 
 
 def recognized_from(said: Sequence[int], activity: int) -> int | None:
@@ -52,11 +52,11 @@ def timeline(
     drawn.append(f"  {activity}", "bold")
     answers = Text(_INDENT)
     for end in edges[1 : done + 1]:
-        answers.append(labels[said[end - 1]][0], _COLOURS[said[end - 1] % len(_COLOURS)])
+        answers.append(labels[said[end - 1]][0], _COLORS[said[end - 1] % len(_COLORS)])
     answers.append(" " * (_COLUMNS - done) + "  ")
     first = recognized_from(said, labels.index(activity))
     if len(said) < len(signal):
-        answers.append(labels[said[-1]], _COLOURS[said[-1] % len(_COLOURS)])
+        answers.append(labels[said[-1]], _COLORS[said[-1] % len(_COLORS)])
     elif first is None:
         answers.append(f"taken for {labels[said[-1]]}", "bold red")
     else:

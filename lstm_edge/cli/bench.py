@@ -10,7 +10,7 @@ from rich.text import Text
 from lstm_edge_runtime.errors import CheckFailedError, InputError, counted, printable
 
 from ._extras import needing_report
-from ._model import device_option, engine_option, open_model, profile_option, threads_option
+from ._model import ModelOptions, model_options, open_model
 from ._options import RATE
 from ._output import Screen, echo_json, json_option, print_table
 
@@ -60,10 +60,7 @@ def _counts(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int
 @click.option(
     "--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a page with plots there."
 )
-@device_option
-@engine_option
-@threads_option
-@profile_option
+@model_options
 @json_option
 def command(
     models: tuple[Path, ...],
@@ -73,10 +70,7 @@ def command(
     streams: tuple[int, ...],
     compare: Path | None,
     html: Path | None,
-    device: str,
-    engine: Any,
-    threads: Any,
-    profile: Path | None,
+    options: ModelOptions,
     as_json: bool,
 ) -> None:
     """Measure MODELS on this machine, side by side: latency, throughput, processor, loading and memory.
@@ -103,15 +97,12 @@ def command(
     names = _names(models)
     baseline = read_baseline(compare, names, chunk) if compare else None
     timed_models = [
-        TimedModel(name, path, open_model(path, device, threads, profile, engine))
-        for name, path in zip(names, models, strict=True)
+        TimedModel(name, path, open_model(path, options)) for name, path in zip(names, models, strict=True)
     ]
     plan = Plan(seconds=seconds, chunk=chunk, streams=streams, rate=rate)
     settings = {
-        "device": device,
-        "engine": engine,
-        "threads": threads,
-        "profile": None if profile is None else str(profile.resolve()),
+        **options._asdict(),
+        "profile": options.profile and str(options.profile.resolve()),
     }
     with Screen(stderr=True).status("") as status:
         document = measure(timed_models, plan, settings, lambda what: status.update(Text(printable(what))))
@@ -128,7 +119,7 @@ def command(
 def _names(models: Sequence[Path]) -> list[str]:
     """Return each file the shortest end of its path that tells it from the others."""
     if len({path.resolve() for path in models}) < len(models):
-        raise InputError("a file came twice; name each once")
+        raise InputError("got a file twice; name each once")
     names = [path.name for path in models]
     return names if len(set(names)) == len(names) else [str(path) for path in models]
 

@@ -23,7 +23,7 @@ from ._model import check_model_path
 from ._output import echo, echo_json, json_option, print_table
 
 if TYPE_CHECKING:
-    from lstm_edge_exporters.targets.web import Recording
+    from lstm_edge_exporters.targets.web import PageSignal
 
 __all__ = ["command"]
 
@@ -82,9 +82,9 @@ def _to_native(model: Path, output: Path) -> _Written:
 
 def _to_c(model: Path, output: Path, chunk: int = 1, name: str | None = None) -> _Written:
     with needing_c("convert --to c"):
-        from lstm_edge_exporters.targets.c import check_output, to_c
+        from lstm_edge_exporters.targets.c import check_c_folder, to_c
 
-    check_output(output, model, name=name)
+    check_c_folder(output, model, name=name)
     made = to_c(model, chunk=chunk, name=name)
     folder = made.save(output)
     sizes = {path: len(text.encode()) for path, text in made.files.items()}
@@ -222,7 +222,7 @@ _MOST = 8
 """Recordings in a page."""
 
 
-def _recordings_for(model: Path, data: Path | None) -> "list[Recording]":
+def _recordings_for(model: Path, data: Path | None) -> "list[PageSignal]":
     """Return one recording of each label in ``data``, of its test set where it names one.
 
     Without ``data`` they are the demo's where ``model`` takes the same features, or none.
@@ -241,11 +241,11 @@ def _recordings_for(model: Path, data: Path | None) -> "list[Recording]":
     return _one_of_each(demo) if demo.features == features else []
 
 
-def _one_of_each(found: Recordings) -> "list[Recording]":
-    from lstm_edge_exporters.targets.web import Recording
+def _one_of_each(found: Recordings) -> "list[PageSignal]":
+    from lstm_edge_exporters.targets.web import PageSignal
 
-    first: dict[str, Recording] = {}
+    first: dict[str, PageSignal] = {}
     for one in sorted(found.series, key=lambda series: series.split != "test"):
         label = found.labels[one.y[-1]] if one.y is not None and found.labels else one.name
-        first.setdefault(label, Recording(label, one.x))
+        first.setdefault(label, PageSignal(label, one.x))
     return list(first.values())[:_MOST]

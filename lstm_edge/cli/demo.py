@@ -67,14 +67,14 @@ def command(folder: Path, as_json: bool) -> None:
         "data",
         f"BasicMotions: {held_out.x.shape[1]} samples of {held_out.x.shape[2]} channels a recording",
     )
-    with training_progress(_demo.CONFIG.epochs or 0, quiet=True) as (on_epoch, _):
+    with training_progress(_demo.TRAINING.epochs or 0, quiet=True) as (on_epoch, _):
         run, took = _timed(lambda: _demo.train_run(paths, on_epoch))
     assert run.task is not None
     split = run.summary["split"]
     _say(
         screen,
         "train",
-        f"LSTM1, {_demo.CONFIG.hidden_size} wide, on {split['train']} recordings "
+        f"LSTM1, {_demo.TRAINING.hidden_size} wide, on {split['train']} recordings "
         f"({split['validation']} more to stop by), {run.summary['epochs']} epochs in {took:.1f} s",
     )
     with screen.status("tracing, exporting and verifying"):
@@ -150,7 +150,7 @@ def _play(
     screen: Console, stream: "Stream", recording: Any, rate: float, labels: tuple[str, ...], activity: str
 ) -> list[int]:
     """Feed a recording to the stream and show what it says, live on a terminal; gives every answer."""
-    from ..demo import replay
+    from ..demo import replay_recording
 
     plain = not screen.encoding.lower().startswith("utf")
     strength = np.linalg.norm(recording[:, :3], axis=1)
@@ -160,11 +160,11 @@ def _play(
         return timeline(strength, said, labels, activity, rate, plain=plain)
 
     if not screen.is_terminal:
-        said += [int(logits.argmax()) for logits, _ in replay(stream, recording)]
+        said += [int(logits.argmax()) for logits, _ in replay_recording(stream, recording)]
         screen.print(frame())
         return said
     with Live(console=screen, auto_refresh=False) as live:
-        for logits, _ in replay(stream, recording):
+        for logits, _ in replay_recording(stream, recording):
             said.append(int(logits.argmax()))
             live.update(frame(), refresh=True)
             time.sleep(1 / (rate * _SPEED))

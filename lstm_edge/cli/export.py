@@ -15,11 +15,10 @@ from lstm_edge_runtime.manifest import Signal, Task
 
 from ._extras import needing_export
 from ._options import RATE, split_names
-from ._output import check_onnx_target, echo, echo_json, json_option, print_table, progress
+from ._output import check_onnx_target, echo, echo_json, json_option, print_interface, progress
 
 if TYPE_CHECKING:
     from lstm_edge_exporters import Artifact, ExportConfig
-    from lstm_edge_runtime.manifest import StateSpec
 
 __all__ = ["command"]
 
@@ -192,7 +191,7 @@ def _from_factory(
         raise InputError(f"{source}: name each input of forward, such as --input x=N,L,8")
     names = [option.name for option in options]
     if len(set(names)) < len(names):
-        raise InputError(f"--input {max(names, key=names.count)} came twice; give each input once")
+        raise InputError(f"got --input {max(names, key=names.count)} twice; give each input once")
     if lengths and "lengths" not in [option.name for option in options]:
         options.append(InputOption("lengths", (str(options[0].axes[0]),), "int64"))
     meaning = _task(task, labels, units)
@@ -239,13 +238,7 @@ def _read_labels(given: str) -> tuple[str, ...]:
 
 def _print(artifact: "Artifact", source: str, output: Path) -> None:
     manifest = artifact.manifest
-    rows = [("input", spec.name, spec.dtype, _axes(spec.axes), "") for spec in manifest.inputs]
-    rows += [
-        ("state", f"{state.input} -> {state.output}", state.dtype, _axes(state.axes), _reset(state))
-        for state in manifest.states
-    ]
-    rows += [("output", spec.name, spec.dtype, _axes(spec.axes), "") for spec in manifest.outputs]
-    print_table(f"{output}", ("", "name", "dtype", "axes", "reset"), rows)
+    print_interface(str(output), manifest.inputs, manifest.states, manifest.outputs)
     nodes = ", ".join(f"{count} {name}" for name, count in sorted(artifact.nodes.items()))
     echo(f"size: {len(artifact.model):,} bytes, opset {manifest.provenance['opset']}")
     echo(f"nodes: {sum(artifact.nodes.values())} ({nodes})")
@@ -291,11 +284,3 @@ def _document(artifact: "Artifact", output: Path) -> dict[str, Any]:
 
 def _tensor(name: str, dtype: str, axes: tuple[int | str, ...]) -> dict[str, Any]:
     return {"name": name, "dtype": dtype, "axes": list(axes)}
-
-
-def _axes(axes: tuple[int | str, ...]) -> str:
-    return f"({', '.join(map(str, axes))})"
-
-
-def _reset(state: "StateSpec") -> str:
-    return f"{state.reset:g}" if isinstance(state.reset, float) else "learned"

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
+from lstm_edge_runtime.axes import describe
 from lstm_edge_runtime.errors import counted
 from lstm_edge_runtime.manifest import AxisRange
 
-from ._model import model_argument, open_model
-from ._output import echo_json, json_option, print_table
+from ._model import ModelOptions, model_argument, open_model
+from ._output import echo_json, json_option, print_interface, print_table
 
 if TYPE_CHECKING:
     from lstm_edge_runtime import Model
@@ -35,12 +36,12 @@ def command(model: Path, as_json: bool) -> None:
     Example:
       lstm-edge inspect har.onnx
     """  # noqa: D301
-    with open_model(model, "cpu", 1) as opened:
+    with open_model(model, ModelOptions("cpu", 1)) as opened:
         document = _describe(model, opened)
-    if as_json:
-        echo_json(document)
-    else:
-        _print(document)
+        if as_json:
+            echo_json(document)
+        else:
+            _print(document, opened)
 
 
 def _describe(path: Path, model: "Model") -> dict[str, Any]:
@@ -119,16 +120,8 @@ def _cost(path: Path, model: "Model") -> dict[str, Any]:
     }
 
 
-def _print(document: dict[str, Any]) -> None:
-    rows = [("input", each["name"], each["dtype"], _shape(each["axes"]), "") for each in document["inputs"]]
-    rows += [
-        ("state", f"{each['input']} -> {each['output']}", each["dtype"], _shape(each["axes"]), each["reset"])
-        for each in document["states"]
-    ]
-    rows += [
-        ("output", each["name"], each["dtype"], _shape(each["axes"]), "") for each in document["outputs"]
-    ]
-    print_table(document["file"]["path"], ["role", "name", "dtype", "shape", "reset"], rows)
+def _print(document: dict[str, Any], model: "Model") -> None:
+    print_interface(document["file"]["path"], model.inputs, model.states, model.outputs)
     print_table("facts", ["what", "value"], _facts(document))
 
 
@@ -173,15 +166,11 @@ def _facts(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "missing in training", signal["missing"]
     yield (
         "golden case",
-        ", ".join(f"{n} {_shape(s)}" for n, s in (document["golden"] or {}).items()) or "none",
+        ", ".join(f"{n} {describe(tuple(s))}" for n, s in (document["golden"] or {}).items()) or "none",
     )
     for title in ("equivalence", "provenance"):
         for key, value in sorted(document[title].items()):
             yield f"{title}: {key}", _short(value)
-
-
-def _shape(axes: list[Any]) -> str:
-    return f"({', '.join(map(str, axes))})"
 
 
 def _short(value: Any) -> str:

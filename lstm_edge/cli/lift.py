@@ -7,6 +7,7 @@ import click
 import numpy as np
 
 from lstm_edge_runtime import load
+from lstm_edge_runtime.axes import describe
 from lstm_edge_runtime.errors import InputError, LstmEdgeError, counted
 
 from ..data.sample_input import sample_input
@@ -81,8 +82,8 @@ def command(
     check_onnx_target(output)
     with needing_export("lift"):
         from lstm_edge_exporters.lift import LiftConfig, lift
-        from lstm_edge_exporters.lift.read import check_output
-    check_output(model, output)
+        from lstm_edge_exporters.lift.read import check_keeps_weights
+    check_keeps_weights(model, output)
     config = LiftConfig(
         inputs=dict(_axes(entry) for entry in inputs),
         constants=dict(_number(entry) for entry in constants),
@@ -119,7 +120,7 @@ def _number(entry: str) -> tuple[str, float]:
 def _pair(option: str, entry: str, example: str) -> tuple[str, str]:
     name, mark, value = entry.partition("=")
     if not (name and mark and value):
-        raise InputError(f"{option} {entry!r} came, expected {example}")
+        raise InputError(f"got {option} {entry!r}, expected {example}")
     return name, value
 
 
@@ -154,7 +155,7 @@ def _print(lifted: "Lifted", output: Path) -> None:
 
 
 def _streams(path: Path) -> bool:
-    """Tell whether ``lstm-edge stream`` takes the file."""
+    """Return whether ``lstm-edge stream`` takes the file."""
     try:
         with load(path, device="cpu") as model:
             sample_input(model)
@@ -166,7 +167,7 @@ def _streams(path: Path) -> bool:
 
 def _row(state: "StateSpec") -> tuple[str, str, str, str]:
     reset = f"{state.reset:g}" if isinstance(state.reset, float) else f"learned {state.reset.shape}"
-    return state.input, state.output, f"({', '.join(map(str, state.axes))})", reset
+    return state.input, state.output, describe(state.axes), reset
 
 
 def _document(lifted: "Lifted", output: Path) -> dict[str, Any]:

@@ -20,14 +20,7 @@ from lstm_edge_runtime.errors import InputError, printable
 from lstm_edge_runtime.files import replacing
 
 from ._data import data_options, note
-from ._model import (
-    device_option,
-    engine_option,
-    model_argument,
-    open_model,
-    profile_option,
-    threads_option,
-)
+from ._model import ModelOptions, model_argument, model_options, open_model
 from ._results import ResultLines
 
 if TYPE_CHECKING:
@@ -45,19 +38,13 @@ _ROWS_PER_CALL = 256
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write there instead of printing.")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON lines instead of CSV.")
 @data_options
-@device_option
-@engine_option
-@threads_option
-@profile_option
+@model_options
 def command(
     model: Path,
     data: Path,
     output: Path | None,
     as_json: bool,
-    device: str,
-    engine: Any,
-    threads: Any,
-    profile: Path | None,
+    options: ModelOptions,
     **columns: Any,
 ) -> None:
     """Run MODEL on every series of DATA, from the reset state, and write one line per series.
@@ -72,7 +59,7 @@ def command(
     """  # noqa: D301
     if data.suffix in (".onnx", ".ort") and model.suffix not in (".onnx", ".ort"):
         raise InputError(f"{model} and {data} are swapped; type lstm-edge predict {data} {model}")
-    opened = open_model(model, device, threads, profile, engine)
+    opened = open_model(model, options)
     recordings, samples = read_for_model(data, opened, ReadConfig(**columns), targets="ignored", tell=note)
     found = recordings.series
     lines = ResultLines(opened.interface.task, "series", as_json=as_json)

@@ -12,7 +12,7 @@ from lstm_edge.data.evaluation import read_samples
 
 from ._data import data_options, note
 from ._extras import needing_export
-from ._model import check_model_path, open_model
+from ._model import ModelOptions, check_model_path, open_model
 from ._output import check_onnx_target, echo, echo_json, json_option, print_table, progress
 
 if TYPE_CHECKING:
@@ -97,7 +97,9 @@ def command(
 
         samples = None
         if data is not None:
-            samples = read_samples(data, open_model(model, "cpu", 1), ReadConfig(**columns), note)
+            samples = read_samples(
+                data, open_model(model, ModelOptions("cpu", 1)), ReadConfig(**columns), note
+            )
     budget = Budget(agreement=min_agreement, drift=max_drift, change=max_change)
     config = QuantizeConfig(precision, target, weights_only, keep_io, budget)
     with progress(quiet=as_json) as show:

@@ -7,14 +7,7 @@ import click
 
 from lstm_edge_runtime.errors import CheckFailedError
 
-from ._model import (
-    device_option,
-    engine_option,
-    model_argument,
-    open_model,
-    profile_option,
-    threads_option,
-)
+from ._model import ModelOptions, model_argument, model_options, open_model
 from ._output import Screen, echo_json, json_option, print_table
 
 if TYPE_CHECKING:
@@ -35,18 +28,12 @@ _WHOLE, _CHUNKED = "whole", "in chunks"
     metavar="DIR",
     help="Replay the golden vectors in DIR instead.",
 )
-@device_option
-@engine_option
-@threads_option
-@profile_option
+@model_options
 @json_option
 def command(
     model: Path,
     golden: Path | None,
-    device: str,
-    engine: Any,
-    threads: Any,
-    profile: Path | None,
+    options: ModelOptions,
     as_json: bool,
 ) -> None:
     """Replay MODEL's golden case on this device, whole and in chunks, and compare with the reference.
@@ -64,11 +51,11 @@ def command(
     from lstm_edge_runtime.native.choice import native_selftest
     from lstm_edge_runtime.ort import CPU
 
-    with open_model(model, device, threads, profile, engine) as opened:
+    with open_model(model, options) as opened:
         found = _own_case(opened.selftest()) if golden is None else _folder(opened, golden)
         providers, interface = opened.providers, opened.interface
-    engines = ["the native engine" if engine == "native" or not providers else providers[0]]
-    if golden is None and engine == "auto" and providers[:1] == (CPU,):
+    engines = ["the native engine" if options.engine == "native" or not providers else providers[0]]
+    if golden is None and options.engine == "auto" and providers[:1] == (CPU,):
         other = native_selftest(read_model(model)[1], interface)
         if other is not None:
             found += [(f"{how}, native engine", each) for how, each in _own_case(other)]

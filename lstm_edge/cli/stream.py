@@ -15,14 +15,7 @@ from lstm_edge.results import main_output, top_rows
 from lstm_edge_runtime.errors import CheckFailedError, InputError, counted, printable
 
 from ._line import FrameParser, LineParser
-from ._model import (
-    device_option,
-    engine_option,
-    model_argument,
-    open_model,
-    profile_option,
-    threads_option,
-)
+from ._model import ModelOptions, model_argument, model_options, open_model
 from ._output import echo
 from ._pipes import LONGEST, LinePipe, stopped_by_signals
 from ._results import ResultLines
@@ -61,10 +54,7 @@ Parser = Callable[[bytes], "npt.NDArray[Any] | None"]
 )
 @click.option("--strict", is_flag=True, help="Stop at a malformed line instead of skipping it.")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON lines instead of CSV.")
-@device_option
-@engine_option
-@threads_option
-@profile_option
+@model_options
 def command(
     model: Path,
     state: Path | None,
@@ -72,10 +62,7 @@ def command(
     binary: str | None,
     strict: bool,
     as_json: bool,
-    device: str,
-    engine: Any,
-    threads: Any,
-    profile: Path | None,
+    options: ModelOptions,
 ) -> None:
     """Run MODEL one sample at a time: a line in, a result line out, at once and unbuffered.
 
@@ -93,7 +80,7 @@ def command(
       read-sensor | lstm-edge stream har.onnx --state har.state.npz --json
     """  # noqa: D301
     with stopped_by_signals() as stop:
-        opened = open_model(model, device, threads, profile, engine)
+        opened = open_model(model, options)
         samples = sample_input(opened)
         manifest = opened.interface
         features = manifest.signal.features

@@ -8,7 +8,7 @@ import click
 
 from lstm_edge_runtime.errors import InputError
 
-from ._model import engine_option, open_model
+from ._model import ModelOptions, engine_option, open_model
 from ._options import RATE
 from ._output import Screen, echo_json, json_option, print_table, progress
 
@@ -78,8 +78,8 @@ def command(
     from lstm_edge_runtime.profile import host_key
 
     if len({path.resolve() for path in models}) < len(models):
-        raise InputError("a file came twice; name each once")
-    with open_model(models[0], engine=engine) as model:
+        raise InputError("got a file twice; name each once")
+    with open_model(models[0], ModelOptions(engine=engine)) as model:
         signal, first = model.interface.signal, model.engine
     engines = [first] if engine != "auto" or first == "onnxruntime" else [first, "onnxruntime"]
     if goal_name == "energy" and rate is None:

@@ -1,4 +1,4 @@
-"""``lstm-edge validate``: proof that a file computes what its reference computes, for people and for CI."""
+"""``lstm-edge validate``: verify that a file computes what its reference computes, for people and for CI."""
 
 import contextlib
 import sys
@@ -71,7 +71,7 @@ def command(
     as_json: bool,
     **columns: Any,
 ) -> None:
-    """Prove that MODEL computes what its reference computes: exit code 0 if so, 1 if not.
+    """Verify that MODEL computes what its reference computes: exit code 0 if so, 1 if not.
 
     Contract, sizes, states, lengths, streaming, inputs, providers and threads, decisions, golden vectors.
     Limits come from the reference's own rounding error on the same case, so there is nothing to tune.
@@ -91,7 +91,7 @@ def command(
         if save_test_data is not None and against is None:
             raise InputError("--save-test-data records a reference; name it with --against")
         if weights is not None and against is None:
-            raise InputError("--weights came without --against package.module:factory")
+            raise InputError("got --weights without --against package.module:factory")
         with needing_export("validate"):
             from lstm_edge_exporters.validate import ValidateConfig, open_file, validate
         if html is not None:
@@ -110,9 +110,7 @@ def command(
         if data is not None:
             config = _with_data(config, data, file, columns)
         with progress(quiet=as_json) as show:
-            report = validate(
-                file, reference, config, lambda title, place, count: show(place / count, f"checking: {title}")
-            )
+            report = validate(file, reference, config, on_progress=show)
     if junit is not None:
         from lstm_edge_exporters.validate.junit import to_junit
 
@@ -122,7 +120,7 @@ def command(
     if as_json:
         echo_json(report.to_dict())
     else:
-        from lstm_edge_exporters.validate.terminal import print_report
+        from ._report import print_report
 
         print_report(report, Screen())
     if save_test_data is not None and reference is not None:

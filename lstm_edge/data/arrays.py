@@ -1,13 +1,13 @@
 """Read arrays from ``.npz`` and ``.npy``."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.files import read_arrays
+from lstm_edge_runtime.manifest import Array
 
 from .config import ReadConfig
 from .mend import mend_missing
@@ -15,7 +15,6 @@ from .recordings import SETS, ModelFeatures, Recording, Recordings, TargetMode, 
 
 __all__ = ["read_array_file"]
 
-Array = npt.NDArray[Any]
 _MAX_FLOAT_CLASSES = 20
 """Floats that are whole numbers, no more of them than this, may be class ids."""
 

@@ -13,7 +13,7 @@ from .recordings import SETS, Recording, Recordings, relabeled
 
 __all__ = ["Split", "fold_series", "join_sets", "split_series"]
 
-Series = tuple[Recording, ...]
+RecordingSet = tuple[Recording, ...]
 Counts = npt.NDArray[np.int64]
 
 
@@ -21,9 +21,9 @@ Counts = npt.NDArray[np.int64]
 class Split:
     """The series of each set."""
 
-    train: Series
-    validation: Series
-    test: Series
+    train: RecordingSet
+    validation: RecordingSet
+    test: RecordingSet
     """Empty where no test set was asked for."""
     description: str
     """How they were split, in words."""
@@ -105,11 +105,11 @@ def join_sets(train: Recordings, validation: Recordings | None, test: Recordings
     )
 
 
-def _unit(series: Series) -> str:
+def _unit(series: RecordingSet) -> str:
     return "series" if all(one.group == one.name for one in series) else "groups"
 
 
-def _as_named(series: Series, config: DataConfig, seed: int) -> Split:
+def _as_named(series: RecordingSet, config: DataConfig, seed: int) -> Split:
     if any(not one.split for one in series):
         raise InputError("split is empty for some samples; name the set of each")
     groups: dict[str, str] = {}
@@ -125,7 +125,7 @@ def _as_named(series: Series, config: DataConfig, seed: int) -> Split:
     )
 
 
-def _at_random(series: Series, shares: Sequence[float], seed: int) -> list[Series]:
+def _at_random(series: RecordingSet, shares: Sequence[float], seed: int) -> list[RecordingSet]:
     """Return a set for each share, and one with the rest; groups stay whole and classes in proportion.
 
     The rest is served first: a class with fewer groups than sets is in the last sets only.
@@ -142,7 +142,7 @@ def _at_random(series: Series, shares: Sequence[float], seed: int) -> list[Serie
     return [tuple(one for one in series if placed[one.group] == place) for place in range(len(every))]
 
 
-def _class_counts(series: Series) -> dict[str, Counts]:
+def _class_counts(series: RecordingSet) -> dict[str, Counts]:
     """Return by group how many steps it has of each class; without classes, its steps."""
     classes = 1 + max(
         (int(one.y.max()) for one in series if one.y is not None and one.y.ndim == 1), default=0
@@ -195,7 +195,7 @@ def _balance(
     return placed
 
 
-def _in_time(series: Series, config: DataConfig) -> Split:
+def _in_time(series: RecordingSet, config: DataConfig) -> Split:
     cut: list[list[Recording]] = [[], [], []]
     for one in series:
         steps = len(one.x)

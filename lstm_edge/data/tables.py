@@ -18,6 +18,7 @@ from lstm_edge_runtime.errors import (
     first_line,
     install_command,
 )
+from lstm_edge_runtime.manifest import Array
 
 from .config import ReadConfig
 from .mend import mend_missing, mend_rate
@@ -25,7 +26,6 @@ from .recordings import SETS, ModelFeatures, Recording, Recordings, TargetMode, 
 
 __all__ = ["read_csv", "read_parquet"]
 
-Array = npt.NDArray[Any]
 _GAPS = {"", "nan", "na", "null", "none"}
 """Cells that are missing, in lower case."""
 

@@ -3,7 +3,6 @@
 import glob
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,18 +11,18 @@ from pyarrow import compute, parquet
 
 from lstm_edge.data.recordings import missing_name, usable
 from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError, first_line
+from lstm_edge_runtime.manifest import Array
 
-from .job import Columns, Job, Source, fixed_lists
+from .job import Columns, DataFile, Job, fixed_lists
 
-__all__ = ["check_columns", "find_files", "key_columns", "open_file", "read_rows", "read_windows"]
+__all__ = ["check_columns", "find_files", "key_columns", "open_parquet", "read_rows", "read_windows"]
 
-Array = npt.NDArray[Any]
 _BATCH, _BATCH_BYTES = 65_536, 2**25
 """Rows decoded at once, and bytes of them as the file's footer says."""
 _ADVICE = "mend it, or leave such files out by --skip-bad"
 
 
-def find_files(dataset: str) -> list[Source]:
+def find_files(dataset: str) -> list[DataFile]:
     """Return the Parquet files of a folder, a glob or a single path, sorted by name.
 
     Names that begin with ``_`` or ``.`` are passed over, as Parquet's readers do.
@@ -44,18 +43,18 @@ def find_files(dataset: str) -> list[Source]:
         root = Path(*parts[:fixed])
         found = [Path(each) for each in glob.glob(dataset, recursive=True)]  # noqa: PTH207
         found = [each for each in found if each.is_file()]
-    files: list[Source] = []
+    files: list[DataFile] = []
     for each in sorted(found):
         name = each.relative_to(root).as_posix()
         if not any(part.startswith(("_", ".")) for part in name.split("/")):
             about = each.stat()
-            files.append(Source(len(files), str(each.absolute()), name, about.st_size, about.st_mtime_ns))
+            files.append(DataFile(len(files), str(each.absolute()), name, about.st_size, about.st_mtime_ns))
     if not files:
         raise NotFoundError(f"{dataset} has no .parquet file; name a folder, a file, or a glob in quotes")
     return files
 
 
-def open_file(path: str) -> parquet.ParquetFile:
+def open_parquet(path: str) -> parquet.ParquetFile:
     """Open a Parquet file.
 
     Raises:
@@ -84,7 +83,9 @@ def check_columns(path: str, name: str, schema: pa.Schema, columns: Columns) -> 
             raise missing_name(Path(path), "column", column, have, "name the features by --features")
 
 
-def read_rows(source: Source, job: Job, groups: Sequence[int] | None, first: int) -> Iterator[pa.RecordBatch]:
+def read_rows(
+    source: DataFile, job: Job, groups: Sequence[int] | None, first: int
+) -> Iterator[pa.RecordBatch]:
     """Yield a file's rows as record batches of the job's ``spill_schema``.
 
     Args:
@@ -96,7 +97,7 @@ def read_rows(source: Source, job: Job, groups: Sequence[int] | None, first: int
     Raises:
         FileFormatError, InputError: the file can't be read, lacks a column, or holds a cell that is no use.
     """
-    file = open_file(source.path)
+    file = open_parquet(source.path)
     columns = job.columns
     check_columns(source.path, source.name, file.schema_arrow, columns)
     given = key_columns(source.name)
@@ -116,7 +117,7 @@ def read_rows(source: Source, job: Job, groups: Sequence[int] | None, first: int
         first += len(batch)
 
 
-def read_windows(source: Source, job: Job) -> Iterator[tuple[pa.RecordBatch, Array, Array]]:
+def read_windows(source: DataFile, job: Job) -> Iterator[tuple[pa.RecordBatch, Array, Array]]:
     """Yield a file's rows as a batch of the key columns, all steps ``(steps, I)``, and each row's ``(n,)``.
 
     A feature's column holds a list of L values in each row, or one value; or one column holds L lists of I.
@@ -124,7 +125,7 @@ def read_windows(source: Source, job: Job) -> Iterator[tuple[pa.RecordBatch, Arr
     Raises:
         FileFormatError, InputError: as ``read_rows``.
     """
-    file = open_file(source.path)
+    file = open_parquet(source.path)
     check_columns(source.path, source.name, file.schema_arrow, job.columns)
     given = key_columns(source.name)
     keys = [name for name in (job.columns.series, job.columns.order) if name and name not in given]
@@ -136,7 +137,7 @@ def read_windows(source: Source, job: Job) -> Iterator[tuple[pa.RecordBatch, Arr
 
 
 def _batches(
-    source: Source,
+    source: DataFile,
     file: parquet.ParquetFile,
     columns: Sequence[str],
     groups: Sequence[int] | None,
@@ -154,7 +155,7 @@ def _batches(
         ) from error
 
 
-def _filled(source: Source, batch: pa.RecordBatch, name: str, first: int) -> pa.Array:
+def _filled(source: DataFile, batch: pa.RecordBatch, name: str, first: int) -> pa.Array:
     """Return a column; raise ``InputError`` for an empty cell."""
     column = batch.column(name)
     if column.null_count:
@@ -163,7 +164,7 @@ def _filled(source: Source, batch: pa.RecordBatch, name: str, first: int) -> pa.
     return column
 
 
-def _series(source: Source, column: pa.Array) -> pa.Array:
+def _series(source: DataFile, column: pa.Array) -> pa.Array:
     try:
         names = column.cast(pa.string())
         names.validate(full=True)
@@ -174,7 +175,7 @@ def _series(source: Source, column: pa.Array) -> pa.Array:
     return names
 
 
-def _order(source: Source, column: pa.Array, job: Job) -> pa.Array:
+def _order(source: DataFile, column: pa.Array, job: Job) -> pa.Array:
     kind, wanted = column.type, job.order_type
     same: Callable[[pa.DataType], bool] = next(
         test for test in (pa.types.is_floating, pa.types.is_integer, pa.types.is_temporal) if test(wanted)
@@ -194,14 +195,14 @@ def _order(source: Source, column: pa.Array, job: Job) -> pa.Array:
     return column
 
 
-def _features(source: Source, batch: pa.RecordBatch, job: Job, first: int) -> pa.Array:
+def _features(source: DataFile, batch: pa.RecordBatch, job: Job, first: int) -> pa.Array:
     x = np.empty((len(batch), len(job.columns.features)), dtype=job.x_type.value_type.to_pandas_dtype())
     for place, name in enumerate(job.columns.features):
         x[:, place] = _numbers(source, _filled(source, batch, name, first), name, x.dtype, first)
     return fixed_lists(x, job.x_type)
 
 
-def _numbers(source: Source, column: pa.Array, name: str, dtype: npt.DTypeLike, first: int) -> Array:
+def _numbers(source: DataFile, column: pa.Array, name: str, dtype: npt.DTypeLike, first: int) -> Array:
     """Return a column's cells in ``dtype``; raise ``InputError`` for one that is no finite number."""
     kind = column.type
     if not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
@@ -222,7 +223,7 @@ def _numbers(source: Source, column: pa.Array, name: str, dtype: npt.DTypeLike, 
     return numbers
 
 
-def _windows(source: Source, batch: pa.RecordBatch, job: Job, first: int) -> tuple[Array, Array]:
+def _windows(source: DataFile, batch: pa.RecordBatch, job: Job, first: int) -> tuple[Array, Array]:
     features = job.columns.features
     width, dtype = job.x_type.list_size, job.x_type.value_type.to_pandas_dtype()
     columns = [_filled(source, batch, name, first) for name in features]

@@ -1,17 +1,16 @@
 """Changes of the label: rows of one series become spans of one label."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
+
+from lstm_edge_runtime.manifest import Array
 
 from .job import Job
 
 __all__ = ["Span", "event_table", "find_spans", "from_storage"]
-
-Array = npt.NDArray[Any]
 
 
 class Span(NamedTuple):

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Columns",
+    "DataFile",
     "Job",
-    "Source",
     "Tell",
     "bucket_of",
     "fixed_lists",
     "from_fixed_lists",
     "hash_of",
-    "open_model",
+    "open_job_model",
     "writing",
 ]
 
@@ -34,7 +34,7 @@ Tell = Callable[[int], None]
 """Called with the number of rows that were done since the last call."""
 
 
-class Source(NamedTuple):
+class DataFile(NamedTuple):
     """One file of the data set."""
 
     number: int
@@ -127,7 +127,7 @@ def bucket_of(series: str, buckets: int) -> int:
 
 
 @functools.lru_cache(maxsize=2)
-def open_model(path: str, identity: str, engine: Any) -> "Model":
+def open_job_model(path: str, identity: str, engine: Any) -> "Model":
     """Open the run's model, once in a process.
 
     Raises:

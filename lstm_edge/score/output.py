@@ -107,9 +107,13 @@ def workspace(output: Path) -> Iterator[Path]:
                 shutil.rmtree(each)
         yield folder
     finally:
-        if fcntl is None or _is_ours(folder, lock):
+        if fcntl is None:
+            os.close(lock)  # first: Windows removes no file that is open
             shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)
+        else:
+            if _is_ours(folder, lock):
+                shutil.rmtree(folder, ignore_errors=True)
+            os.close(lock)
 
 
 def adopt(previous: Path, new: Path) -> None:

@@ -17,9 +17,9 @@ from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import FileFormatError, InputError
 
 from .config import ScoreConfig
-from .dataset import check_columns, find_files, open_file
+from .dataset import check_columns, find_files, open_parquet
 from .engines import Engine, open_engine
-from .job import Columns, Job, Source
+from .job import Columns, DataFile, Job
 from .output import adopt, check_output, publish, read_ledger, workspace
 from .stages import count_series, score_series, score_windows, split_files, write_files
 from .stepping import Stepper
@@ -87,7 +87,7 @@ class ScoreReport:
 class _Found:
     """The files to score, as their footers describe them."""
 
-    sources: list[Source] = field(default_factory=list)
+    sources: list[DataFile] = field(default_factory=list)
     groups: dict[int, list[int]] = field(default_factory=dict)
     """Rows of each row group, by file."""
     schema: pa.Schema | None = None
@@ -176,7 +176,7 @@ def _encoded(job: Job) -> str:
     return base64.b64encode(keys.serialize().to_pybytes()).decode()
 
 
-def _mark(source: Source, rows: int) -> dict[str, int]:
+def _mark(source: DataFile, rows: int) -> dict[str, int]:
     return {"rows": rows, "bytes": source.size, "modified": source.modified}
 
 
@@ -210,7 +210,7 @@ def _width(model: "Model", config: ScoreConfig) -> int:
 
 
 def _look(
-    everything: Sequence[Source],
+    everything: Sequence[DataFile],
     model: "Model",
     columns: Columns,
     config: ScoreConfig,
@@ -230,7 +230,7 @@ def _look(
             continue
         found.sources.append(source)
         try:
-            file = open_file(source.path)
+            file = open_parquet(source.path)
             check_columns(source.path, source.name, file.schema_arrow, columns)
         except (FileFormatError, InputError) as error:
             if not config.skip_bad:
@@ -392,7 +392,7 @@ class _Run:
     def _split_items(self) -> list[dict[str, Any]]:
         """Return items of whole files and of ranges of row groups of large files."""
         most = max(1, min(_SPLIT_ROWS, self._total // (2 * self._workers.workers) + 1))
-        pieces: list[tuple[Source, list[int] | None, int]] = []
+        pieces: list[tuple[DataFile, list[int] | None, int]] = []
         sizes = []
         for source in self._found.sources:
             groups = self._found.groups.get(source.number)

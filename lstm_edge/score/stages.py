@@ -21,18 +21,29 @@ import pyarrow as pa
 from pyarrow import ipc, parquet
 
 from lstm_edge.data.sample_input import run_series, sample_input
-from lstm_edge.results import main_output, softmax, top_rows
+from lstm_edge.results import main_output, top_rows
 from lstm_edge_runtime.errors import FileFormatError, InputError
+from lstm_edge_runtime.manifest import Array
+from lstm_edge_runtime.prediction import softmax
 
-from .dataset import key_columns, open_file, read_rows, read_windows
+from .dataset import key_columns, open_parquet, read_rows, read_windows
 from .events import Span, event_table, find_spans, from_storage
-from .job import Job, Source, Tell, bucket_of, fixed_lists, from_fixed_lists, hash_of, open_model, writing
+from .job import (
+    DataFile,
+    Job,
+    Tell,
+    bucket_of,
+    fixed_lists,
+    from_fixed_lists,
+    hash_of,
+    open_job_model,
+    writing,
+)
 from .memory import Kept, read_kept, write_kept
 from .stepping import Stepper
 
 __all__ = ["count_series", "score_series", "score_windows", "split_files", "write_files"]
 
-Array = npt.NDArray[Any]
 Item = Mapping[str, Any]
 Done = dict[str, Any]
 _SPLIT = 262_144
@@ -68,7 +79,7 @@ def split_files(job: Job, item: Item, tell: Tell) -> Done:
     with writing(job, _spill(job, item["part"])) as path, ipc.new_file(path, job.spill_schema) as writer:
         waiting: list[pa.RecordBatch] = []
         for fields, groups, first in item["files"]:
-            source = Source(*fields)
+            source = DataFile(*fields)
             try:
                 count = 0
                 for batch in read_rows(source, job, groups, first):
@@ -170,7 +181,7 @@ class _SeriesScorer:
     def __init__(self, job: Job, kept: Mapping[str, Kept], tell: Tell) -> None:
         """Take what an earlier run kept of the series; it may be filled in before the first rows."""
         self._job, self._kept, self._tell = job, kept, tell
-        model = open_model(job.model, job.identity, job.engine)
+        model = open_job_model(job.model, job.identity, job.engine)
         self._stepper = Stepper(model)
         self.like = dict(model.stream().state)
         """Arrays like the states of one series."""
@@ -334,7 +345,7 @@ def write_files(job: Job, item: Item, tell: Tell) -> Done:
     Returns:
         ``rows``.
     """
-    sources = {fields[0]: (Source(*fields), rows) for fields, rows in item["files"]}
+    sources = {fields[0]: (DataFile(*fields), rows) for fields, rows in item["files"]}
     with ExitStack() as stack:
         values = {index: _array(job, rows, stack) for index, (_, rows) in sources.items()}
         filled = dict.fromkeys(sources, 0)
@@ -377,14 +388,14 @@ def _scratch(job: Job) -> Iterator[str]:
         yield file.name
 
 
-def _write_output(job: Job, source: Source, values: Array, tell: Tell) -> None:
+def _write_output(job: Job, source: DataFile, values: Array, tell: Tell) -> None:
     given = key_columns(source.name)
     keys = [name for name in (job.columns.series, job.columns.order) if name and name not in given]
     done = 0
 
     def parts() -> Iterator[tuple[pa.RecordBatch, Array]]:
         nonlocal done
-        for batch in open_file(source.path).iter_batches(columns=keys, use_threads=False):
+        for batch in open_parquet(source.path).iter_batches(columns=keys, use_threads=False):
             done += len(batch)
             yield batch, values[done - len(batch) : done]
             tell(len(batch))
@@ -405,13 +416,13 @@ def score_windows(job: Job, item: Item, tell: Tell) -> Done:
     Returns:
         ``rows`` by file, and ``bad`` with the message by file.
     """
-    model = open_model(job.model, job.identity, job.engine)
+    model = open_job_model(job.model, job.identity, job.engine)
     samples = sample_input(model)
     together = _WINDOWS if samples.batched else 1
     rows: dict[int, int] = {}
     bad: dict[int, str] = {}
 
-    def scored(source: Source) -> Iterator[tuple[pa.RecordBatch, Array]]:
+    def scored(source: DataFile) -> Iterator[tuple[pa.RecordBatch, Array]]:
         rows[source.number] = 0
         for batch, steps, counts in read_windows(source, job):
             starts = np.cumsum(counts) - counts
@@ -428,7 +439,7 @@ def score_windows(job: Job, item: Item, tell: Tell) -> Done:
             yield batch, softmax(out) if job.labels else out
 
     for fields in item["files"]:
-        source = Source(*fields)
+        source = DataFile(*fields)
         try:
             _write_parquet(job, source, scored(source))
         except (FileFormatError, InputError) as error:
@@ -437,11 +448,11 @@ def score_windows(job: Job, item: Item, tell: Tell) -> Done:
     return {"rows": sum(rows.values()), "by_file": list(rows.items()), "bad": list(bad.items())}
 
 
-def _write_parquet(job: Job, source: Source, parts: Iterator[tuple[pa.RecordBatch, Array]]) -> None:
+def _write_parquet(job: Job, source: DataFile, parts: Iterator[tuple[pa.RecordBatch, Array]]) -> None:
     """Write key columns and results as the output of a file."""
     names = pa.array(job.labels, pa.string()) if job.labels else None
     given = key_columns(source.name)
-    kinds = open_file(source.path).schema_arrow
+    kinds = open_parquet(source.path).schema_arrow
     schema = pa.schema(
         [kinds.field(name) for name in (job.columns.series, job.columns.order) if name and name not in given]
         + ([pa.field("label", pa.string())] if job.labels else [])

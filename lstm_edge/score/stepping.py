@@ -1,10 +1,9 @@
 """Many series through one model, step by step, each with a state of its own."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from lstm_edge.data.sample_input import sample_input
 from lstm_edge.results import main_output
@@ -15,9 +14,10 @@ from .job import Tell
 if TYPE_CHECKING:
     from lstm_edge_runtime import Model, StreamBatch
 
+from lstm_edge_runtime.manifest import Array
+
 __all__ = ["Stepper"]
 
-Array = npt.NDArray[Any]
 _GROUP = 512
 """Series in one batch: enough that a tick's fixed cost is small, few enough that states stay in the cache."""
 _TELL = 256

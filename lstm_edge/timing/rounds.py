@@ -3,14 +3,14 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
-import numpy.typing as npt
+
+from lstm_edge_runtime.manifest import Array
 
 __all__ = ["Latency", "Rounds", "Timed", "calibration_workload", "interleave"]
 
-Array = npt.NDArray[Any]
 Call = Callable[[], object]
 _K = TypeVar("_K")
 

@@ -134,7 +134,7 @@ def tune(
             "or more"
         )
     default = _default(paths[0], engines[0])
-    _require_same_contract(paths)
+    _require_same_interface(paths)
     best = default
     trials: list[Trial] = []
     final = max(seconds * _FINAL_SHARE, least)
@@ -237,7 +237,7 @@ def _beside(
     return ratio_interval(costs[0], costs[1], paired=True), cost, old_cost
 
 
-def _require_same_contract(paths: Sequence[Path]) -> None:
+def _require_same_interface(paths: Sequence[Path]) -> None:
     def shape(path: Path) -> object:
         with load(path, device="cpu", threads=1) as model:
             if len(paths) > 1 and (model.manifest is None or model.manifest.golden is None):

@@ -92,7 +92,7 @@ def _configs(content: dict[str, Any]) -> tuple[DataConfig, TrainConfig]:
 
 
 def _fits(value: object, hint: Any) -> bool:
-    """Tell whether a value is of a type as the configurations have them."""
+    """Return whether a value is of a type as the configurations have them."""
     for kind in get_args(hint) if isinstance(hint, UnionType) else (hint,):
         if get_origin(kind) is tuple:
             if isinstance(value, tuple | list) and all(type(each) is str for each in value):

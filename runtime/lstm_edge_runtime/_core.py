@@ -3,7 +3,7 @@
 A caller's arrays are converted to what the file takes, or refused before any work.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -11,16 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from .axes import describe, learn_sizes, resolve, with_ones
-from .errors import ContractError, InputError, StateError
+from .errors import ContractError, InputError, StateError, first_line
 from .manifest import Manifest, TensorSpec
 from .ort import run_by_name, run_error
 from .state import State
 
 if TYPE_CHECKING:
     from .native.engine import NativeEngine
-from collections.abc import Sequence
 
-from .errors import first_line
+from .manifest import Array
 
 __all__ = [
     "Core",
@@ -33,7 +32,6 @@ __all__ = [
     "refuse_not_finite",
 ]
 
-Array = npt.NDArray[Any]
 InputArrays = npt.ArrayLike | Mapping[str, npt.ArrayLike]
 """One array for the only input, or arrays by input name."""
 

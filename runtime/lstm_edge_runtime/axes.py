@@ -40,7 +40,7 @@ def parse_sum(axis: str) -> tuple[dict[str, int], int] | None:
 
 
 def fits(left: Axes, right: Axes) -> bool:
-    """Tell whether two descriptions of a shape can be the same: a name fits any size."""
+    """Return whether two descriptions of a shape can be the same: a name fits any size."""
     return len(left) == len(right) and all(
         a == b or isinstance(a, str) or isinstance(b, str) for a, b in zip(left, right, strict=True)
     )
@@ -141,7 +141,7 @@ def describe(axes: Axes) -> str:
 
 
 def row_factor(axis: int | str, batch: str | None) -> int | None:
-    """Tell how many rows a source has on ``axis``: 0 for the batch axis, k for ``"k*N"``, else None."""
+    """Return how many rows a source has on ``axis``: 0 for the batch axis, k for ``"k*N"``, else None."""
     if axis == batch:
         return 0
     factors, constant = (parse_sum(axis) if isinstance(axis, str) else None) or ({}, 0)

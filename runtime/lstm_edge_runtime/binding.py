@@ -10,16 +10,14 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from .axes import resolve
 from .errors import ContractError
-from .manifest import Manifest
+from .manifest import Array, Manifest
 from .ort import CPU, CUDA, import_onnxruntime, run_by_name, run_error
 
 __all__ = ["WORKSPACE", "BoundCall", "StateSets", "retain_heap"]
 
-Array = npt.NDArray[Any]
 WORKSPACE = 8
 """More than an LSTM call allocates at once, as a multiple of its states' bytes times its steps."""
 _LARGEST = 31 * 1024 * 1024

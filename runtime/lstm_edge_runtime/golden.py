@@ -12,12 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy.typing as npt
-
 from .errors import FileFormatError, InputError, NotFoundError
 from .files import read_arrays
 from .json_reader import malformed_as, number, read_json, text, text_or_none
-from .manifest import Golden
+from .manifest import Array, Golden
 from .model import Model
 from .selftest import compare_golden
 from .state import State
@@ -43,8 +41,6 @@ INPUT, OUTPUT = "input/", "output/"
 """What an array's name in ``data.npz`` starts with; the graph's own name follows."""
 FORMAT, SCHEMA = "lstm-edge golden vectors", 1
 """What the index calls itself, and the schema version that this package reads."""
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -79,7 +75,7 @@ class Replayed:
     comparison: Comparison
 
     def __str__(self) -> str:
-        """Say the set and the difference in one line."""
+        """Return the set and the difference in one line."""
         return f"{self.set_name}{' with states carried' if self.carried else ''}: {self.comparison}"
 
 

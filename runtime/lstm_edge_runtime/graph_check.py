@@ -13,7 +13,8 @@ from .manifest import KEY, Axes, Manifest, StateSpec, Task, TensorSpec
 from .onnx_reader import OnnxFile
 
 __all__ = [
-    "RECURRENT_OPERATORS",
+    "OPERATORS",
+    "QUANTIZED",
     "check_manifest",
     "graph_specs",
     "infer_manifest",
@@ -21,8 +22,10 @@ __all__ = [
     "read_manifest",
 ]
 
-RECURRENT_OPERATORS = ("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM")
-"""The operators that carry a state from step to step."""
+OPERATORS = ("LSTM", "GRU", "RNN")
+"""The standard recurrent operators."""
+QUANTIZED = "DynamicQuantizeLSTM"
+"""What onnxruntime's dynamic quantizer makes of an LSTM; states and X are at the same places."""
 _MOST_VALUES = 1 << 27
 """Values of one stream's state, half a GB; a manifest with more would only fill the memory."""
 _DTYPES = {
@@ -152,9 +155,12 @@ def infer_manifest(
 
 
 def _why_unstreamable(file: OnnxFile) -> str:
-    """Say which layer also runs backwards, and so needs the end of a sequence first; empty for none."""
+    """Return which layer also runs backwards, and so needs the end of a sequence first; empty for none."""
     for node in file.every_node():
-        if node.op_type in RECURRENT_OPERATORS and node.attributes.get("direction", "forward") != "forward":
+        if (
+            node.op_type in (*OPERATORS, QUANTIZED)
+            and node.attributes.get("direction", "forward") != "forward"
+        ):
             return f"it holds a backward or bidirectional {node.op_type}"
     return ""
 
@@ -218,7 +224,7 @@ def _stems(name: str, marks: tuple[str, str]) -> set[str]:
 
 
 def _alike(entering: TensorSpec, leaving: TensorSpec) -> bool:
-    """Tell whether shapes alone make a pair: equal axes, or ones that the output leaves without a name."""
+    """Return whether shapes alone make a pair: equal axes, or ones that the output leaves without a name."""
     axes = zip(entering.axes, leaving.axes, strict=False)
     return (
         entering.dtype == leaving.dtype

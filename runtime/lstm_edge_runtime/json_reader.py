@@ -22,6 +22,8 @@ __all__ = [
 ]
 
 _MALFORMED = (AttributeError, LookupError, OSError, OverflowError, RecursionError, TypeError, ValueError)
+_DEEPEST = 50
+"""Levels of objects and lists: what is printed again must not exceed Python's stack."""
 _KINDS = "fiub"
 """numpy's kinds of plain numbers."""
 
@@ -30,12 +32,19 @@ def read_json(content: str | bytes) -> Any:
     """Return what a JSON text holds.
 
     Raises:
-        ValueError: it is not JSON, or holds NaN, infinity or an unpaired surrogate.
+        ValueError: it is not JSON, holds NaN, infinity or an unpaired surrogate, or is nested beyond all use.
     """
     import json
 
     text = content if isinstance(content, str) else content.decode("utf-8-sig")
     value = json.loads(text, parse_float=_finite, parse_constant=_finite)
+    if text.count("[") + text.count("{") > _DEEPEST:
+        level = [value]
+        for _ in range(_DEEPEST):
+            inner = [each.values() if isinstance(each, dict) else each for each in level]
+            level = [each for values in inner for each in values if isinstance(each, dict | list)]
+        if level:
+            raise ValueError(f"it is nested more than {_DEEPEST} levels deep")
     if "\\ud" in text.lower():
         try:
             json.dumps(value, ensure_ascii=False).encode()
@@ -59,15 +68,7 @@ def malformed_as(error_type: type[FileFormatError], what: str, advice: str) -> I
         raise
     except KeyError as error:
         raise error_type(f"{what} (no {error}); {advice}") from error
-    except (
-        AttributeError,
-        LookupError,
-        OSError,
-        OverflowError,
-        RecursionError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except _MALFORMED as error:
         raise error_type(f"{what} ({first_line(error)}); {advice}") from error
 
 

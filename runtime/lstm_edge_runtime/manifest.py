@@ -27,6 +27,7 @@ from .json_reader import (
 __all__ = [
     "KEY",
     "SCHEMA",
+    "Array",
     "Axes",
     "AxisRange",
     "Golden",
@@ -81,7 +82,7 @@ class AxisRange(NamedTuple):
             found = cls(int(least), int(most) if most else None, int(multiple or 1))
             if found.nearest(1) >= found.least:
                 return found
-        raise InputError(f"range {text!r} came, expected LEAST..[MOST][:MULTIPLE] such as 16.. or 16..4096:4")
+        raise InputError(f"got range {text!r}, expected LEAST..[MOST][:MULTIPLE] such as 16.. or 16..4096:4")
 
     def __str__(self) -> str:
         """Return the range as ``lstm-edge export --input`` takes it: ``16..``, ``16..4096:4``."""

@@ -39,9 +39,10 @@ if TYPE_CHECKING:
     from .stream import Stream
     from .stream_batch import StreamBatch
 
+from .manifest import Array
+
 __all__ = ["Model", "Source", "load", "read_model"]
 
-Array = npt.NDArray[Any]
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | mmap.mmap
 
 

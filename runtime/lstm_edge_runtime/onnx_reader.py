@@ -18,12 +18,13 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import FileFormatError, counted
+from .manifest import Array
 
 __all__ = [
     "Attribute",
     "External",
-    "Function",
     "Graph",
+    "LocalFunction",
     "Node",
     "OnnxFile",
     "SparseTensor",
@@ -34,7 +35,6 @@ __all__ = [
     "read_onnx",
 ]
 
-Array = npt.NDArray[Any]
 _Value = int | memoryview
 _Fields = Mapping[int, list[_Value]]
 
@@ -310,7 +310,7 @@ class Graph(NamedTuple):
                 yield from graph.every_tensor()
 
 
-class Function(NamedTuple):
+class LocalFunction(NamedTuple):
     """An operator that the file defines itself."""
 
     domain: str
@@ -324,7 +324,7 @@ class OnnxFile(NamedTuple):
     """An ONNX file: its graph and what it says about itself."""
 
     graph: Graph
-    functions: tuple[Function, ...]
+    functions: tuple[LocalFunction, ...]
     ir_version: int
     opsets: Mapping[str, int]
     """Operator-set domain to version; the empty domain is ONNX's own."""
@@ -373,7 +373,7 @@ class OnnxFile(NamedTuple):
 
 
 def is_ort_format(content: bytes | memoryview) -> bool:
-    """Tell whether ``content`` is in onnxruntime's own format, which this module does not read."""
+    """Return whether ``content`` is in onnxruntime's own format, which this module does not read."""
     return bytes(content[4:8]) == b"ORTM"
 
 
@@ -437,9 +437,9 @@ def _graph(fields: _Fields, folder: str | None) -> Graph:
     )
 
 
-def _function(fields: _Fields, folder: str | None) -> Function:
+def _function(fields: _Fields, folder: str | None) -> LocalFunction:
     nodes, defaults = _nodes(fields.get(7, []), folder), _attributes(fields.get(11, []), folder)
-    return Function(_text(fields, 10), _text(fields, 1), nodes, defaults)
+    return LocalFunction(_text(fields, 10), _text(fields, 1), nodes, defaults)
 
 
 def _nodes(values: list[_Value], folder: str | None) -> tuple[Node, ...]:

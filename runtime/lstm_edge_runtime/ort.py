@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from .errors import (
     ContractError,
@@ -24,6 +23,8 @@ from .errors import (
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
+
+from .manifest import Array
 
 __all__ = [
     "AUTO_THREADS_BYTES",
@@ -40,8 +41,6 @@ __all__ = [
     "run_by_name",
     "run_error",
 ]
-
-Array = npt.NDArray[Any]
 
 AUTO_THREADS_BYTES = 8 * 1024 * 1024
 """``threads="auto"`` takes one thread below this size of weights, every physical core from it on."""

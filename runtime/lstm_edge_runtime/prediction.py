@@ -1,16 +1,12 @@
 """What a file's main output means: labels and probabilities, or values with their units."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from .manifest import Task
+from .manifest import Array, Task
 
-__all__ = ["Prediction", "interpret"]
-
-Array = npt.NDArray[Any]
+__all__ = ["Prediction", "interpret", "softmax"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,11 +29,17 @@ def interpret(values: Array, task: Task) -> Prediction:
     """Read the main output ``values (rows, C)`` as ``task`` says."""
     if task.kind != "classification":
         return Prediction(task.kind, values, units=task.units)
-    wide = np.exp(values - values.max(axis=-1, keepdims=True), dtype=np.float64)
     names = task.labels or tuple(map(str, range(values.shape[-1])))
     return Prediction(
         task.kind,
         values,
         labels=tuple(names[index] for index in values.reshape(-1, values.shape[-1]).argmax(axis=-1)),
-        probabilities=(wide / wide.sum(axis=-1, keepdims=True)).astype(values.dtype),
+        probabilities=softmax(values),
     )
+
+
+def softmax(logits: Array) -> Array:
+    """Return the probabilities ``(..., C)`` of logits ``(..., C)``, in their dtype."""
+    wide = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
+    shares: Array = (wide / wide.sum(axis=-1, keepdims=True)).astype(logits.dtype)
+    return shares

@@ -40,7 +40,7 @@ class Profile:
     """What was measured, for people."""
 
     def mismatch(self, model_sha256: str) -> str:
-        """Say why the profile does not hold for a model on this machine; empty where it does."""
+        """Return why the profile does not hold for a model on this machine; empty where it does."""
         if self.model_sha256 != model_sha256:
             return f"it is for the model {self.model_sha256[:12]}, this one is {model_sha256[:12]}"
         version = str(import_onnxruntime().__version__)

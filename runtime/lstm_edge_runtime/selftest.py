@@ -2,21 +2,19 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ._core import Core
 from .errors import CheckFailedError, ContractError, InputError, ManifestError, first_line
-from .manifest import Golden, Manifest
-from .state import Run, join_chunks, run_chunks
+from .manifest import Array, Golden, Manifest
+from .state import Runner, join_chunks, run_chunks
 from .tolerance import MULTIPLE, Comparison, compare, limit_for
 
 __all__ = [
     "Replay",
     "SelfTest",
-    "check_golden",
+    "check_golden_names",
     "compare_golden",
     "gather_replays",
     "golden_limits",
@@ -24,8 +22,6 @@ __all__ = [
     "replay_golden",
     "selftest",
 ]
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -81,7 +77,7 @@ def selftest(core: Core) -> SelfTest:
     return gather_replays(core.manifest, lambda feeds: core.manifest.all_outputs(*core.call(feeds)))
 
 
-def gather_replays(manifest: Manifest, run: Run) -> SelfTest:
+def gather_replays(manifest: Manifest, run: Runner) -> SelfTest:
     """Replay the golden cases on what runs the file; see ``replay_golden``."""
     replays = list(replay_golden(manifest, run))
     whole, chunked = (
@@ -91,7 +87,7 @@ def gather_replays(manifest: Manifest, run: Run) -> SelfTest:
     return SelfTest(whole, chunked)
 
 
-def replay_golden(manifest: Manifest, run: Run) -> Iterator[Replay]:
+def replay_golden(manifest: Manifest, run: Runner) -> Iterator[Replay]:
     """Run every golden case in every way and compare.
 
     Args:
@@ -108,7 +104,7 @@ def replay_golden(manifest: Manifest, run: Run) -> Iterator[Replay]:
         raise InputError("this file carries no golden case; export it again with lstm-edge export")
     cases = (golden, *golden.more)
     for case in cases:
-        check_golden(manifest, case)
+        check_golden_names(manifest, case)
     for number, case in enumerate(cases):
         for how, sizes in _ways(manifest, case):
             try:
@@ -121,7 +117,7 @@ def replay_golden(manifest: Manifest, run: Run) -> Iterator[Replay]:
             yield Replay(how, sizes, number, compare_golden(case, outputs))
 
 
-def check_golden(manifest: Manifest, golden: Golden) -> None:
+def check_golden_names(manifest: Manifest, golden: Golden) -> None:
     """Refuse a golden case that leaves something out: what is not compared would not be verified.
 
     Raises:

@@ -10,13 +10,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from .manifest import Axes, Manifest
+from .manifest import Array, Axes, Manifest
 
-__all__ = ["IDENTITY", "Run", "State", "even_sizes", "from_arrays", "join_chunks", "run_chunks", "to_arrays"]
+__all__ = [
+    "IDENTITY",
+    "Runner",
+    "State",
+    "even_sizes",
+    "from_arrays",
+    "join_chunks",
+    "run_chunks",
+    "to_arrays",
+]
 
-Array = npt.NDArray[Any]
 IDENTITY, _PREFIX = "identity", "state/"
 """In a file: the name of the identity, and what a state's name starts with."""
 
@@ -96,7 +103,7 @@ def from_arrays(arrays: Mapping[str, Array]) -> State:
     return State(own, str(arrays[IDENTITY]))
 
 
-Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
+Runner = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 """Every input by name in, every output by name out, states among both."""
 
 
@@ -106,7 +113,7 @@ def even_sizes(total: int, size: int) -> list[int]:
 
 
 def run_chunks(
-    run: Run, manifest: Manifest, feeds: Mapping[str, Array], sizes: Sequence[int]
+    run: Runner, manifest: Manifest, feeds: Mapping[str, Array], sizes: Sequence[int]
 ) -> Iterator[Mapping[str, Array]]:
     """Return every chunk's outputs, each run from the states that the one before left.
 
@@ -154,7 +161,7 @@ def join_chunks(manifest: Manifest, chunks: Sequence[Mapping[str, Array]]) -> di
 
 
 def _folds_time(axes: Axes, sequence: str | None) -> bool:
-    """Tell whether an axis is an expression of the time axis."""
+    """Return whether an axis is an expression of the time axis."""
     word = re.compile(rf"\b{re.escape(sequence)}\b") if sequence else None
     return word is not None and any(
         isinstance(axis, str) and axis != sequence and word.search(axis) for axis in axes

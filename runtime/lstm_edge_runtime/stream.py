@@ -5,7 +5,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 from numpy import ndarray
 
 from ._core import Core, ExclusiveUse, InputArrays, as_array, by_name, refuse_not_finite
@@ -18,9 +17,10 @@ from .state import State
 if TYPE_CHECKING:
     from .native.engine import NativeCall, NativeEngine, NativeStates
 
+from .manifest import Array
+
 __all__ = ["Result", "Stream"]
 
-Array = npt.NDArray[Any]
 _CLOSED = memoryview(b"")
 """A view that accepts no sample."""
 _WRONG_SAMPLE = (TypeError, ValueError, BufferError)

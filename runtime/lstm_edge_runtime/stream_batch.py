@@ -17,9 +17,10 @@ from .state import State
 if TYPE_CHECKING:
     from .native.engine import NativeEngine, NativeTick
 
+from .manifest import Array
+
 __all__ = ["StreamBatch"]
 
-Array = npt.NDArray[Any]
 _BLOCK = 256
 """Rows that onnxruntime takes at a time."""
 _DTYPE = attrgetter("dtype")

@@ -14,10 +14,11 @@ Comparing returns records; asserting is another function's work.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from .manifest import Array
 
 __all__ = ["MULTIPLE", "POLICY", "ULPS", "Comparison", "compare", "limit_for"]
 
@@ -31,8 +32,6 @@ POLICY = (
 ULPS = 8.0
 _MULTIPLE_BEFORE = 8.0
 """The policy of records made before floors were modeled: see ``limit_for``."""
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ class Comparison:
         return None if self.axis is None or not self.where else self.where[self.axis]
 
     def __str__(self) -> str:
-        """Say in one line what differs, where and by how much."""
+        """Return in one line what differs, where and by how much."""
         where = ", ".join(map(str, self.where))
         return (
             f"{self.name}{list(self.shape)} differs by {self.error:.3g} at [{where}] "

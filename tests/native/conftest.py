@@ -1,6 +1,8 @@
 """The C library, built of this tree, once for each instruction set that this machine has."""
 
 import ctypes as C
+import fcntl
+import hashlib
 import os
 import platform
 import shutil
@@ -25,12 +27,23 @@ Build = Callable[..., Path]
 
 @pytest.fixture(scope="session")
 def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
-    """Build the library with CMake options; return the folder that holds it."""
+    """Build the library with CMake options, once for all workers; return the folder that holds it."""
     if not shutil.which("cmake") or not (os.environ.get("CC") or shutil.which("cc")):
         pytest.skip("building the C library needs cmake and a C compiler")
 
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
     def run(*options: str, targets: tuple[str, ...] = ()) -> Path:
-        folder = tmp_path_factory.mktemp("build")
+        folder = shared / f"build-{hashlib.sha256(repr((options, targets)).encode()).hexdigest()[:16]}"
+        with folder.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (folder / "complete").exists():
+                make(folder, options, targets)
+                (folder / "complete").touch()
+        return folder
+
+    def make(folder: Path, options: tuple[str, ...], targets: tuple[str, ...]) -> None:
         generator = ["-G", "Ninja"] if shutil.which("ninja") else []
         wanted = [f"--target={target}" for target in targets]
         for command in (
@@ -39,15 +52,20 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
         ):
             ran = subprocess.run(command, capture_output=True, text=True, check=False)
             assert ran.returncode == 0, ran.stdout + ran.stderr
-        return folder
 
     return run
 
 
 @pytest.fixture(scope="session")
-def built(build: Build) -> Path:
-    """The shared library, where warnings are errors."""
-    return next(build("-DCMAKE_C_FLAGS=-Werror").glob("liblstm_edge.*"))
+def folder(build: Build) -> Path:
+    """The folder of the shared library and the example program, where warnings are errors."""
+    return build("-DCMAKE_C_FLAGS=-Werror", "-DLSTM_EDGE_EXAMPLES=ON")
+
+
+@pytest.fixture(scope="session")
+def built(folder: Path) -> Path:
+    """The shared library."""
+    return next(folder.glob("liblstm_edge.*"))
 
 
 def _open_for(isa: str, path: Path, folder: Path) -> C.CDLL:

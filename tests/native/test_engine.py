@@ -341,9 +341,7 @@ def test_states_move_between_the_engines() -> None:
     np.testing.assert_allclose(stream.step(x[5]), whole.step(x[5]), atol=2e-6)
 
 
-def test_a_program_file_runs_in_python_and_in_c_without_onnxruntime(
-    build: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_a_program_file_runs_in_python_and_in_c_without_onnxruntime(folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "lstm.lep"
     path.write_bytes(to_native(DATA / "lstm.onnx"))
     model = load(path)
@@ -353,7 +351,6 @@ def test_a_program_file_runs_in_python_and_in_c_without_onnxruntime(
     stream = model.stream()
     expected = np.stack([stream.step(sample) for sample in x])
     assert np.array_equal(model.stream().process(x), expected[-1])
-    folder = build("-DLSTM_EDGE_EXAMPLES=ON")
     text = "\n".join(" ".join(f"{value:.9g}" for value in row) for row in x)
     ran = subprocess.run([folder / "stream", path], input=text, capture_output=True, text=True, check=True)
     assert "golden case at" in ran.stderr

@@ -1,3 +1,4 @@
+import contextlib
 import json
 
 import numpy as np
@@ -164,6 +165,15 @@ def test_a_wrong_value_in_any_place_is_refused_or_harmless():
 def test_nesting_without_end_is_refused():
     with pytest.raises(ManifestError, match="not JSON"):
         Manifest.from_json("[" * 100_000)
+
+
+def test_nesting_that_can_be_read_but_not_printed_is_refused():
+    raw = json.loads(FULL.to_json())
+    for levels, refused in (40, False), (300, True):
+        raw["provenance"] = json.loads("[" * levels + "]" * levels)
+        raw = {**raw, "provenance": {"deep": raw["provenance"]}}
+        with pytest.raises(ManifestError, match="nested") if refused else contextlib.nullcontext():
+            Manifest.from_json(json.dumps(raw))
 
 
 def test_a_manifest_answers_what_its_users_ask():

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from lstm_edge_exporters.targets.web import Recording, to_site
+from lstm_edge_exporters.targets.web import PageSignal, to_site
 from lstm_edge_runtime.errors import CheckFailedError, InputError, ManifestError, NotFoundError
 from lstm_edge_runtime.manifest import KEY
 
@@ -57,7 +57,7 @@ def test_the_same_file_gives_the_same_site_and_another_one_another_version(data,
     other = to_site(
         data / "lstm.onnx",
         onnxruntime_web / PACKAGE,
-        [Recording("walk", np.zeros((2, 3), np.float32))],
+        [PageSignal("walk", np.zeros((2, 3), np.float32))],
     )
     assert first.files == again.files
     assert first.files["site.js"] != other.files["site.js"]

@@ -1,6 +1,8 @@
 """The axes of a module's inputs: as told, or as found by tracing."""
 
+import contextlib
 import copy
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
@@ -14,6 +16,7 @@ from lstm_edge_runtime.manifest import Axes
 from ..numerics.reference import Signature, flatten_output
 from .config import ExportConfig
 from .refusals import LoopError
+from .sizes import keep_sizes
 from .trace import FoundAxes, find_axes, runs
 
 __all__ = ["resolve_axes", "suggest_step"]
@@ -48,11 +51,14 @@ def resolve_axes(module: nn.Module, signature: Signature, config: ExportConfig) 
         return {name: tuple(config.inputs[name]) for name in signature.names}
     found, example = _find(module, signature, config)
     _refuse_fixed(found, example, missing)
+    if not found.layers:
+        _refuse_loops(found, example, missing)
     free = any(isinstance(axis, str) for name in missing for axis in found.axes[name])
     if not free and not config.inputs and not found.batches:
+        lines = "; ".join(dict.fromkeys(place.line for place in found.fixed.values()))
         raise InputError(
-            "no dynamic axis found: forward calls no recurrent layer; name the axes: "
-            f'inputs={{"{missing[0]}": ("N", ...)}}, by its number each one that is fixed'
+            f"no dynamic axis found{f' ({lines})' if lines else ''}: forward calls no recurrent layer; name "
+            f'the axes: inputs={{"{missing[0]}": ("N", ...)}}, by its number each one that is fixed'
         )
     return {
         name: tuple(
@@ -68,8 +74,16 @@ def resolve_axes(module: nn.Module, signature: Signature, config: ExportConfig) 
 
 def _find(module: nn.Module, signature: Signature, config: ExportConfig) -> tuple[FoundAxes, Signature]:
     """Find the axes with an example that shows them; gives it too."""
+    own = copy.deepcopy(module)
+    if keep_sizes(own):
+        with contextlib.suppress(UnsupportedError):
+            return _find_in(own, signature, config)
+    return _find_in(module, signature, config)
+
+
+def _find_in(module: nn.Module, signature: Signature, config: ExportConfig) -> tuple[FoundAxes, Signature]:
     found = find_axes(copy.deepcopy(module), signature, config.batch, config.sequence)
-    if 1 in found.batches | found.times:
+    if 1 in found.batches | found.times or (not found.layers and _singles(signature)):
         if 1 in found.batches and len(_singles(signature)) > _MOST_SINGLES:
             raise InputError(
                 f"the example has {len(_singles(signature))} axes of size 1; give one of two rows and two "
@@ -125,15 +139,30 @@ def _refuse_fixed(found: FoundAxes, example: Signature, names: Sequence[str]) ->
                 )
             if axis in found.loops:
                 loop = LoopError(
-                    f"forward calls a layer {axis} times for one step each, as many as axis {place} of "
-                    f"{name} has, and a file's loops have a fixed length; call it once on the whole, {given}"
+                    f"forward calls a layer {axis} times for one step each ({found.loops[axis]}), as many "
+                    f"as axis {place} of {name} has, and a file's loops have a fixed length; call it once on "
+                    f"the whole, {given}"
                 )
                 loop.steps = axis
                 raise loop
 
 
+def _refuse_loops(found: FoundAxes, example: Signature, names: Sequence[str]) -> None:
+    """Raise ``LoopError`` where a loop of ``forward`` runs as often as an axis has elements."""
+    shapes = {name: tensor.shape for name, tensor in zip(example.names, example.example, strict=True)}
+    for (name, axis), place in found.fixed.items():
+        if name in names and place.loop and shapes[name][axis] > 1:
+            loop = LoopError(
+                f"forward loops over axis {axis} of {name} ({place.line}), and a file would hold its "
+                f"{shapes[name][axis]} turns and no more; write it with tensor operations over the whole "
+                f"axis, or name the axes of {name} with inputs=, this one by its number"
+            )
+            loop.steps = shapes[name][axis]
+            raise loop
+
+
 def suggest_step(module: nn.Module, signature: Signature, steps: int) -> str:
-    """Say how to export one step a call, where ``forward`` takes it and carries its states; else ``""``.
+    """Return how to export one step a call, where ``forward`` takes it and carries its states; else ``""``.
 
     Args:
         module: a copy in eval mode.
@@ -154,10 +183,19 @@ def suggest_step(module: nn.Module, signature: Signature, steps: int) -> str:
     states = [
         name
         for name, tensor in zip(one.names, one.example, strict=True)
-        if name not in cut and any(tensor.shape == each.shape for each in outputs)
+        if name not in cut
+        and tensor.is_floating_point()
+        and any(tensor.shape == each.shape for each in outputs)
     ]
     if not states:
-        return ""
+        given = {name.partition("_")[0] for name in signature.names} | {*signature.names}
+        absent = [
+            name
+            for name, parameter in inspect.signature(module.forward).parameters.items()
+            if parameter.default is None and name not in given
+        ]
+        also = f", for which forward has {' and '.join(absent)}" if absent else ""
+        return f"; or export one step a call: an example of one step with its states as arguments{also}"
     options = []
     for name, tensor in zip(one.names, one.example, strict=True):
         axis = cut.get(name, 1 if name in states and tensor.dim() == 3 else -1)

@@ -83,7 +83,7 @@ class ExportConfig:
                 )
         for name, axes in self.inputs.items():
             if isinstance(axes, str):
-                raise InputError(f'input {name}: axes {axes!r} came, expected a tuple such as ("N", "L", 8)')
+                raise InputError(f'input {name}: got axes {axes!r}, expected a tuple such as ("N", "L", 8)')
             for axis in axes:
                 fixed = isinstance(axis, int) and axis > 0
                 if not fixed and not (isinstance(axis, str) and parse_sum(axis)):

@@ -11,9 +11,9 @@ from onnx_ir.passes import common
 
 from lstm_edge_runtime import __version__
 from lstm_edge_runtime.errors import InputError, UnsupportedError, first_line
-from lstm_edge_runtime.manifest import KEY, Manifest, StateSpec, Task, TensorSpec
+from lstm_edge_runtime.manifest import Manifest, StateSpec, Task, TensorSpec
 
-from ..graph import axes_of, to_proto
+from ..graph import axes_of, to_proto, with_manifest
 from ..versions import versions
 from .config import ExportConfig
 from .roles import Roles
@@ -55,6 +55,7 @@ def tidy(model: ir.Model) -> None:
         clean(model)
     model.producer_name, model.producer_version = "lstm-edge", __version__
     model.graph.name = "main"
+    model.metadata_props.clear()
 
 
 def _drop_identities(graph: ir.Graph) -> None:
@@ -139,9 +140,7 @@ def serialize(model: ir.Model, manifest: Manifest, opset: int, ir_version: int) 
                 f"the graph can't be written for opset {opset}: {first_line(error)}"
             ) from error
     proto.ir_version = ir_version
-    del proto.metadata_props[:]
-    proto.metadata_props.add(key=KEY, value=manifest.to_json())
-    return bytes(proto.SerializeToString(deterministic=True))
+    return with_manifest(proto, manifest)
 
 
 def _provenance(config: ExportConfig) -> dict[str, Any]:

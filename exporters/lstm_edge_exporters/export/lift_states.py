@@ -18,7 +18,7 @@ from ..lift.states import lift_states
 from ..numerics.reference import Injection
 from ..recurrent import state_shape
 from .lower import Origin, origin_of
-from .record import Call
+from .record import RecurrentCall
 
 __all__ = ["Lifting", "lift_absent"]
 
@@ -33,7 +33,7 @@ class Lifting(NamedTuple):
     """States that come from data and stay in the graph."""
 
 
-def lift_absent(model: ir.Model, calls: Sequence[Call], batch: str | None) -> Lifting:
+def lift_absent(model: ir.Model, calls: Sequence[RecurrentCall], batch: str | None) -> Lifting:
     """Lift what can be lifted.
 
     Args:

@@ -17,7 +17,7 @@ from lstm_edge_runtime.errors import CheckFailedError, UnsupportedError
 
 from ..graph import Builder
 from ..recurrent import GATES, LayerWeights, to_onnx_weights
-from .record import DOMAIN, OP, Call
+from .record import DOMAIN, OP, RecurrentCall
 
 __all__ = ["Origin", "check_recurrent_nodes", "lower", "origin_of"]
 
@@ -41,7 +41,7 @@ class Origin:
 
 
 def origin_of(node: ir.Node) -> Origin | None:
-    """Tell which layer a node was made for; None for a node that ``lower`` did not make."""
+    """Return which layer a node was made for; None for a node that ``lower`` did not make."""
     text = node.metadata_props.get(_ORIGIN)
     return Origin(*json.loads(text)) if text is not None else None
 
@@ -58,7 +58,7 @@ def lower(model: ir.Model) -> None:
     model.opset_imports.pop(DOMAIN, None)
 
 
-def check_recurrent_nodes(model: ir.Model, calls: Sequence[Call]) -> tuple[str, ...]:
+def check_recurrent_nodes(model: ir.Model, calls: Sequence[RecurrentCall]) -> tuple[str, ...]:
     """Compare the nodes of ``model`` with the ``calls`` of the trace.
 
     Returns:

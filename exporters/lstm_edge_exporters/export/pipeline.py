@@ -27,7 +27,7 @@ from lstm_edge_runtime.errors import CheckFailedError, InputError, UnsupportedEr
 from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import AxisRange, Manifest, StateSpec
 from lstm_edge_runtime.ort import open_session, run_by_name
-from lstm_edge_runtime.state import Run
+from lstm_edge_runtime.state import Runner
 
 from ..numerics.cases import CaseGenerator
 from ..numerics.floats import OTHER_FLOATS, copy_as
@@ -52,6 +52,7 @@ from .ranges import Guard, settle_ranges
 from .refusals import LoopError, check_module, check_starts, random_refusal
 from .roles import Roles, find_roles
 from .trace import trace
+from .translations import lower_sums
 
 __all__ = ["Artifact", "ConvertedModule", "convert_module", "export_verified", "own_copy"]
 
@@ -167,6 +168,7 @@ def convert_module(module: nn.Module, example: Any, config: ExportConfig) -> Con
         way_out = suggest_step(copy_as(own, torch.float32), signature, error.steps)
         raise UnsupportedError(f"{error}{way_out}") from error
     roles = find_roles(traced.model, traced.outputs, config)
+    lower_sums(traced.model)
     lower(traced.model)
     rename_outputs(traced.model, roles.outputs, roles.states.values())
     unused = check_recurrent_nodes(traced.model, traced.calls)
@@ -227,7 +229,7 @@ def own_copy(module: nn.Module) -> nn.Module:
     return own
 
 
-def _try_chunks(made: ConvertedModule, candidate: Run) -> Manifest:
+def _try_chunks(made: ConvertedModule, candidate: Runner) -> Manifest:
     """Return the manifest with why chunks do not equal the whole, and what else they show."""
     manifest = made.manifest
     steps = manifest.ranges.get(manifest.sequence or "", AxisRange())
@@ -328,7 +330,7 @@ def _case_generator(
 
 
 def _wants_sorted(reference: TorchReference, cases: CaseGenerator) -> bool:
-    """Tell whether the module packs with ``enforce_sorted=True``."""
+    """Return whether the module packs with ``enforce_sorted=True``."""
     try:
         for offset in range(3):
             reference.run(cases.case(4, 9, at_reset=True, offset=offset).feeds)
@@ -346,5 +348,5 @@ def _check(content: bytes) -> None:
         raise CheckFailedError(f"onnx.checker refuses the file: {first_line(error)}") from error
 
 
-def _candidate(content: bytes) -> Run:
+def _candidate(content: bytes) -> Runner:
     return partial(run_by_name, open_session(content))

@@ -14,6 +14,7 @@ from types import CodeType
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch._guards import SLoc
 from torch.export import ExportedProgram
@@ -23,7 +24,7 @@ from torch.utils._sympy.printers import PythonPrinter
 from lstm_edge_runtime.axes import parse_sum
 from lstm_edge_runtime.errors import InputError, UnsupportedError
 from lstm_edge_runtime.manifest import Axes, AxisRange
-from lstm_edge_runtime.state import Run
+from lstm_edge_runtime.state import Runner
 
 from ..numerics.cases import CaseGenerator
 from ..numerics.reference import TorchReference
@@ -33,6 +34,8 @@ __all__ = ["DIFFERS", "REFUSED", "SAME", "FoundRange", "Guard", "find_range", "r
 
 _NAMES = {"__builtins__": {"min": min, "max": max, "abs": abs, "int": int, "round": round}, "math": math}
 """What the tracer's text may call."""
+
+Array = npt.NDArray[Any]
 
 SAME, DIFFERS, REFUSED = "same", "differs", "refused"
 """What a run at a size shows: file and module agree; they do not; the module itself refuses."""
@@ -57,7 +60,7 @@ class Guard:
     an operator did."""
 
     def holds(self, sizes: Mapping[str, int]) -> bool:
-        """Tell whether it is true where the axes have ``sizes``."""
+        """Return whether it is true where the axes have ``sizes``."""
         try:
             return bool(eval(self.code, _NAMES.copy(), dict(sizes)))  # noqa: S307  the tracer's own text
         except (ArithmeticError, NameError):
@@ -197,7 +200,7 @@ def settle_ranges(
     traced: Mapping[str, int],
     cases: CaseGenerator,
     reference: TorchReference,
-    candidate: Run,
+    candidate: Runner,
     asked: Mapping[str, AxisRange],
 ) -> tuple[dict[str, AxisRange], list[str]]:
     """Find the range of every dynamic axis that does not take any size.
@@ -223,7 +226,13 @@ def settle_ranges(
     base = {**traced, **(example.sizes if example else {})}
 
     def run(sizes: Mapping[str, int]) -> str:
-        feeds = free.at(sizes).feeds
+        found = REFUSED
+        for case in (free.at(sizes), free.resized(sizes)):  # what is drawn may be no valid input
+            if found == REFUSED and case is not None:
+                found = run_on(case.feeds)
+        return found
+
+    def run_on(feeds: Mapping[str, Array]) -> str:
         try:
             expected = reference.run_plain(feeds)
         except Exception:  # noqa: BLE001  a module may raise anything at a size that it does not take

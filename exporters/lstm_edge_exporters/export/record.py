@@ -29,7 +29,7 @@ from lstm_edge_runtime.errors import UnsupportedError
 from ..recurrent import GATES
 from .refusals import LoopError, calling_line
 
-__all__ = ["DOMAIN", "OP", "Call", "Recorder", "instrument"]
+__all__ = ["DOMAIN", "LOG_CUM_SUM_EXP", "OP", "Recorder", "RecurrentCall", "instrument"]
 
 DOMAIN = "lstm_edge"
 OP = "Recurrent"
@@ -37,8 +37,12 @@ OP = "Recurrent"
 ``(y (L,N,D*P), h_n, c_n)``, P the projection or H; weights in PyTorch's order and layout."""
 
 
+LOG_CUM_SUM_EXP = "LogCumSumExp"
+"""``x`` to sums of the same shape along ``axis``."""
+
+
 @dataclass(frozen=True)
-class Call:
+class RecurrentCall:
     """One call of one recurrent layer or cell."""
 
     path: str
@@ -49,6 +53,8 @@ class Call:
     cell: bool
     shape: tuple[Any, ...]
     """``(L, N, I)`` of its input as traced."""
+    line: str
+    """The module's own line that calls it."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +105,7 @@ class _Packing:
         return NotImplemented
 
     def find(self, batch_sizes: Any) -> _Packed | None:
-        """Tell what ``batch_sizes`` stand for; None where they are of no packed sequence."""
+        """Return what ``batch_sizes`` stand for; None where they are of no packed sequence."""
         return next((packed for packed in self._packed if packed.batch_sizes is batch_sizes), None)
 
     def flatten(self, rows: Tensor, *, zero_padded: bool) -> Tensor:
@@ -156,14 +162,16 @@ class Recorder(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self._path = ""
-        self.calls: list[Call] = []
+        self.calls: list[RecurrentCall] = []
         """Every recurrent call, in order."""
         self.shapes: list[torch.Size] = []
         """The inputs' shapes as traced."""
         self.outputs: list[str] = []
         """What the module calls its outputs."""
         self.seen: dict[str, str] = {}
-        """``sampling``, ``complex`` and ``list`` where ``forward`` does such, with the first such line."""
+        """``sampling``, ``complex``, ``list``, ``numpy`` where ``forward`` does such, with the line."""
+        self.unbound: dict[str, str] = {}
+        """Sizes as traced of axes that were taken apart, and the line that did it."""
         self._packing = _Packing()
 
     def begin(self, shapes: Sequence[torch.Size]) -> None:
@@ -171,6 +179,7 @@ class Recorder(TorchFunctionMode):
         self.calls.clear()
         self.outputs.clear()
         self.seen.clear()
+        self.unbound.clear()
         self.shapes[:] = shapes
 
     def check_calls(self) -> None:
@@ -180,19 +189,20 @@ class Recorder(TorchFunctionMode):
             LoopError: a cell is called more than once in one ``forward``.
         """
         calls = Counter(call.path for call in self.calls if call.cell)
+        lines = {call.path: call.line for call in self.calls}
         for path, count in calls.items():
             if count > 1:
                 loop = LoopError(
-                    f"cell {path!r} is called {count} times in one forward: a loop over time would be "
-                    "unrolled at that length; use nn.LSTM, nn.GRU or nn.RNN with the same weights instead, "
-                    "or export one step a call with the state as input and output"
+                    f"cell {path!r} is called {count} times in one forward ({lines[path]}): a loop over time "
+                    "would be unrolled at that length; use nn.LSTM, nn.GRU or nn.RNN with the same weights "
+                    "instead, or export one step a call with the state as input and output"
                 )
                 loop.steps = count
                 raise loop
 
     @contextmanager
     def layer(self, path: str) -> Iterator[None]:
-        """Say which submodule the calls inside belong to."""
+        """Note which submodule the calls inside belong to."""
         before, self._path = self._path, path
         try:
             yield
@@ -208,10 +218,19 @@ class Recorder(TorchFunctionMode):
     ) -> Any:
         """Answer the functions of recurrence and packing; pass every other one on."""
         kwargs = kwargs or {}
+        if func is torch.arange and all(type(each) is int for each in args):
+            made = func(*args, **kwargs)
+            made.tolist = lambda: list(range(*args))  # type: ignore[method-assign]
+            return made
         if (kind := _NOTED.get(func)) is not None:
             self.seen.setdefault(kind, calling_line())
+        if func in _UNBINDS and isinstance(args[0], Tensor) and args[0].dim():
+            size = args[0].shape[kwargs.get("dim", args[1] if len(args) > 1 else 0)]
+            self.unbound.setdefault(str(size), calling_line())
         if func in _SQUEEZES:
             return _squeeze(*args, **kwargs)
+        if func in _LOG_CUM_SUM_EXPS:
+            return _log_cum_sum_exp(*args, **kwargs)
         if func in _LAYERS:
             return self._layer(_LAYERS[func], *args)
         if func in _CELLS:
@@ -267,7 +286,7 @@ class Recorder(TorchFunctionMode):
                 for axis, size in enumerate((layers * directions, x.shape[1], width)):
                     _assume(state.shape[axis] == size)
         number = sum(each.path == self._path for each in self.calls)
-        call = Call(self._path, number, layers, kind.cell, tuple(x.shape))
+        call = RecurrentCall(self._path, number, layers, kind.cell, tuple(x.shape), calling_line())
         self.calls.append(call)
         outputs = torch.onnx.ops.symbolic_multi_out(
             f"{DOMAIN}::{OP}",
@@ -299,6 +318,11 @@ def _squeeze(x: Tensor, dim: Any = None) -> Tensor:
         if x.dim() and x.shape[axis] == 1:
             x = torch.squeeze(x, axis)
     return x
+
+
+def _log_cum_sum_exp(x: Tensor, dim: int) -> Tensor:
+    name, axis = f"{DOMAIN}::{LOG_CUM_SUM_EXP}", dim % max(x.dim(), 1)
+    return torch.onnx.ops.symbolic(name, [x], {"axis": axis}, dtype=x.dtype, shape=x.shape, version=1)
 
 
 def _as_index(tensor: Tensor) -> Tensor:
@@ -335,9 +359,12 @@ def _recorded(kind: type[nn.Module]) -> type:
     return types.new_class(kind.__name__, (kind,), exec_body=lambda names: names.update(methods))
 
 
+_UNBINDS = frozenset({torch.unbind, Tensor.unbind, Tensor.__iter__})
+_LOG_CUM_SUM_EXPS = frozenset({torch.logcumsumexp, Tensor.logcumsumexp})
 _SQUEEZES = frozenset({torch.squeeze, Tensor.squeeze})
 _NOTED: dict[Any, str] = {
     Tensor.tolist: "list",
+    Tensor.numpy: "numpy",
     **dict.fromkeys(
         (
             torch.rand,

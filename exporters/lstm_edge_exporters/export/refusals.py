@@ -1,10 +1,13 @@
 """What can't be exported right, said with the line that does it and what to write instead."""
 
+import ast
 import linecache
 import re
 import sys
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from traceback import FrameSummary
 
 import torch
 from torch import nn
@@ -17,10 +20,13 @@ from ..numerics.reference import Injection
 __all__ = [
     "ConstantSizeError",
     "LoopError",
+    "Place",
     "calling_line",
     "check_module",
     "check_starts",
+    "is_own",
     "line_at",
+    "place_of",
     "random_refusal",
     "tracing_refusal",
     "translation_refusal",
@@ -81,8 +87,13 @@ def check_starts(module: nn.Module, injections: Iterable[Injection]) -> None:
 
 
 def tracing_refusal(error: Exception, module: nn.Module, seen: Mapping[str, str]) -> UnsupportedError:
-    """Say why ``torch.export`` could not trace ``module``; for ``seen`` see ``Recorder.seen``."""
+    """Return why ``torch.export`` could not trace ``module``; for ``seen`` see ``Recorder.seen``."""
     name, text = type(module).__name__, " ".join(str(error).split())
+    if "numpy" in seen:
+        return UnsupportedError(
+            f"{name} takes a tensor to NumPy ({seen['numpy']}), where no file can follow; compute it with "
+            "torch's own operators"
+        )
     line = _own_line(error)
     at_line = f" ({line})" if line else ""
     if "data-dependent" in text or "GuardOnDataDependent" in type(error).__name__:
@@ -99,7 +110,7 @@ def tracing_refusal(error: Exception, module: nn.Module, seen: Mapping[str, str]
         )
     if "specialized" in text or "Constraints violated" in text or re.search(r"[\[(, *]s\d+\b", text):
         return ConstantSizeError(
-            f"{name} works at one size only{at_line}: {_specialised(text)}; a Python loop over an axis, "
+            f"{name} works at one size only{at_line}: {_specialized(text)}; a Python loop over an axis, "
             "len(x), int(x.size(...)) or a layer of fixed size does this. Use tensor operations over the "
             "whole axis, or give that axis as a number"
         )
@@ -129,7 +140,7 @@ def random_refusal(name: str, seen: Mapping[str, str]) -> UnsupportedError:
 
 
 def translation_refusal(error: Exception, seen: Mapping[str, str]) -> UnsupportedError:
-    """Say which operator PyTorch's ONNX translation lacks, or what ``forward`` does that ONNX has not.
+    """Return which operator PyTorch's ONNX translation lacks, or what ``forward`` does that ONNX has not.
 
     Args:
         error: PyTorch's.
@@ -154,7 +165,7 @@ def translation_refusal(error: Exception, seen: Mapping[str, str]) -> Unsupporte
     return UnsupportedError(f"the traced network can't be written as ONNX: {text[:400]}")
 
 
-def _specialised(text: str) -> str:
+def _specialized(text: str) -> str:
     found = re.search(r"specialized it to be a constant \((\d+)\)", text) or re.search(
         r"specialized .*?to (?:a )?constant.*?(\d+)", text
     )
@@ -180,12 +191,13 @@ def _own_line(error: BaseException) -> str:
 def calling_line() -> str:
     """Return the innermost line outside of PyTorch and this package that is being run."""
     frame = sys._getframe(1)
-    while frame is not None and not _is_own(frame.f_code.co_filename):
+    while frame is not None and not is_own(frame.f_code.co_filename):
         frame = frame.f_back  # type: ignore[assignment]
     return line_at(frame.f_code.co_filename, frame.f_lineno) if frame is not None else ""
 
 
-def _is_own(path: str) -> bool:
+def is_own(path: str) -> bool:
+    """Tell whether a source file is neither of PyTorch, of this package nor of Python itself."""
     return not path.startswith((_OURS, _TORCH, "<")) and Path(path).exists() and not _is_standard(path)
 
 
@@ -195,6 +207,36 @@ def _is_standard(path: str) -> bool:
 
 def line_at(path: str, number: int) -> str:
     """Return a line of the module's own as ``net.py:12: h = self.cell(x, h)``; empty for any other."""
-    if not _is_own(path):
+    if not is_own(path):
         return ""
     return f"{Path(path).name}:{number}: {linecache.getline(path, number).strip()}"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the module's own code takes a size for a number."""
+
+    line: str
+    """As ``net.py:12: for t in range(x.size(1)):``."""
+    loop: bool
+    """Whether a loop runs so often."""
+
+
+def place_of(size: torch.SymInt) -> Place | None:
+    """Return where ``size``, which tracing fixed, was taken for a number; None where an operator did it."""
+    known = getattr(size.node.shape_env, "replacements_slocs", {})
+    found = known.get(size.node._expr)
+    frame = found.framework_loc if found is not None else None
+    if not isinstance(frame, FrameSummary) or not is_own(frame.filename):
+        return None
+    return Place(line_at(frame.filename, frame.lineno or 0), _in_loop(frame.filename, frame.lineno or 0))
+
+
+def _in_loop(path: str, number: int) -> bool:
+    """Tell whether a line of source says how often a loop runs."""
+    try:
+        tree = ast.parse("".join(linecache.getlines(path)))
+    except SyntaxError:
+        return False
+    loops = (node.iter for node in ast.walk(tree) if isinstance(node, ast.For | ast.comprehension))
+    return any(each.lineno <= number <= (each.end_lineno or each.lineno) for each in loops)

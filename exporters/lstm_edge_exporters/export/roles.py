@@ -138,7 +138,7 @@ def _sources(value: ir.Value) -> set[ir.Value]:
 
 
 def _is_given(value: ir.Value) -> bool:
-    """Tell whether nothing but views of one operand lies between an input and ``value``."""
+    """Return whether nothing but views of one operand lies between an input and ``value``."""
     node = value.producer()
     while node is not None and node.op_type in _VIEWS - {"Concat"} and node.inputs[0] is not None:
         value = node.inputs[0]

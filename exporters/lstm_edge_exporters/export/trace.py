@@ -18,14 +18,16 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from lstm_edge_runtime.axes import learn_sizes, parse_sum, resolve
-from lstm_edge_runtime.errors import LstmEdgeError
+from lstm_edge_runtime.errors import LstmEdgeError, UnsupportedError
 from lstm_edge_runtime.manifest import Axes, AxisRange
 
 from ..numerics.floats import AllFloats
 from ..numerics.reference import Signature, flatten_output
 from .ranges import Guard, read_guards
-from .record import Call, Recorder, instrument
-from .refusals import ConstantSizeError, tracing_refusal, translation_refusal
+from .record import Recorder, RecurrentCall, instrument
+from .refusals import ConstantSizeError, Place, place_of, tracing_refusal, translation_refusal
+from .sizes import keep_sizes
+from .translations import TRANSLATIONS
 
 try:
     from torch.onnx._internal.exporter import _registration
@@ -48,7 +50,7 @@ class Traced:
     model: ir.Model
     outputs: tuple[str, ...]
     """What the module calls its outputs, ``""`` where it says nothing."""
-    calls: tuple[Call, ...]
+    calls: tuple[RecurrentCall, ...]
     """The recurrent calls, in order."""
     guards: tuple[Guard, ...]
     """What holds at the sizes that were traced, and may not at others."""
@@ -74,6 +76,16 @@ def trace(
     Raises:
         UnsupportedError: the module does what can't be exported right; the message says what instead.
     """
+    own = copy.deepcopy(module)
+    if keep_sizes(own):
+        with contextlib.suppress(UnsupportedError):
+            return _trace(own, signature, axes, ranges)
+    return _trace(module, signature, axes, ranges)
+
+
+def _trace(
+    module: nn.Module, signature: Signature, axes: Mapping[str, Axes], ranges: Mapping[str, AxisRange]
+) -> Traced:
     sizes = _example_sizes(signature, axes)
     try:
         tensors = _at_sizes(signature, axes, sizes)
@@ -94,6 +106,7 @@ def trace(
                 tuple(tensors),
                 dynamo=True,
                 input_names=list(signature.names),
+                custom_translation_table=dict(TRANSLATIONS),
                 opset_version=18,
                 optimize=True,
                 verbose=False,
@@ -157,8 +170,12 @@ class FoundAxes:
     """The batch sizes of layers that see always the same one."""
     times: frozenset[int]
     """The counts of steps of layers that see always the same one."""
-    loops: frozenset[int]
-    """How often one layer is called for a single step."""
+    loops: Mapping[int, str]
+    """How often one layer is called for a single step, and the line that calls it."""
+    layers: bool
+    """Whether ``forward`` calls recurrent layers."""
+    fixed: Mapping[tuple[str, int], Place]
+    """Where the module's own code fixes an axis of an input."""
 
 
 def find_axes(module: nn.Module, signature: Signature, batch: str, sequence: str) -> FoundAxes:
@@ -181,6 +198,11 @@ def find_axes(module: nn.Module, signature: Signature, batch: str, sequence: str
         list(dict.fromkeys(symbol for call in recorder.calls for symbol in _symbols(call.shape[place])))
         for place in (0, 1)
     )
+    if not recorder.calls:  # the first free axis is taken for the batch, the next one for the time
+        free = dict.fromkeys(
+            symbol for shape in recorder.shapes for size in shape for symbol in _symbols(size)
+        )
+        rows, steps = list(free)[:1], list(free)[1:]
     # Where words are read by letters, the batch of the letters' layer holds the time of the words' layer.
     rows = [symbol for symbol in rows if symbol not in steps] or rows
     names: dict[str, str] = {}
@@ -200,8 +222,21 @@ def find_axes(module: nn.Module, signature: Signature, batch: str, sequence: str
         )
         for place in (0, 1)
     )
-    single = Counter(call.path for call in recorder.calls if _text(call.shape[0]) == "1")
-    return FoundAxes(axes, batches, times, frozenset(single.values()) - {1})
+    single = Counter((call.path, call.line) for call in recorder.calls if _text(call.shape[0]) == "1")
+    loops = {count: line for (_, line), count in single.items() if count > 1}
+    return FoundAxes(axes, batches, times, loops, bool(recorder.calls), _fixed(recorder, signature.names))
+
+
+def _fixed(recorder: Recorder, names: Sequence[str]) -> dict[tuple[str, int], Place]:
+    found: dict[tuple[str, int], Place] = {}
+    for name, shape in zip(names, recorder.shapes, strict=True):
+        for axis, size in enumerate(shape):
+            if isinstance(size, torch.SymInt) and _text(size).isdecimal():
+                line = recorder.unbound.get(str(size.node._expr))
+                place = Place(line, loop=True) if line else place_of(size)
+                if place is not None:
+                    found[name, axis] = place
+    return found
 
 
 def _axis_of(text: str, names: Mapping[str, str], example: int) -> str | int:
@@ -218,22 +253,30 @@ def _axis_of(text: str, names: Mapping[str, str], example: int) -> str | int:
 def _of_same_size(recorder: Recorder, names: Mapping[str, str], tensors: Sequence[Tensor]) -> dict[str, str]:
     """Name further dynamic axes after the one axis that has their size in the example.
 
-    Such are the axes of an input that reaches the layers through a gather: its rows are picked, not seen.
+    Such are the axes of an input that reaches the layers through a gather: its rows are picked, not seen. Two
+    axes of one input are never the same.
     """
-    sizes: dict[str, str] = {}
+    sizes: dict[str, int] = {}
     others: dict[int, set[str]] = {}
     for shape, tensor in zip(recorder.shapes, tensors, strict=True):
         for size, number in zip(shape, tensor.shape, strict=True):
             if _text(size) in names:
                 others.setdefault(number, set()).add(names[_text(size)])
             elif isinstance(size, torch.SymInt) and not _text(size).isdecimal():
-                sizes[_text(size)] = str(number)
-    unique = {str(number): found.pop() for number, found in others.items() if len(found) == 1}
-    return {symbol: unique[number] for symbol, number in sizes.items() if number in unique}
+                sizes[_text(size)] = number
+    unique = {number: found.pop() for number, found in others.items() if len(found) == 1}
+    beside = {
+        (_text(size), names.get(_text(each))) for shape in recorder.shapes for size in shape for each in shape
+    }
+    return {
+        symbol: unique[number]
+        for symbol, number in sizes.items()
+        if number in unique and (symbol, unique[number]) not in beside
+    }
 
 
 def runs(module: nn.Module, signature: Signature) -> bool:
-    """Tell whether ``module`` takes the example of ``signature``."""
+    """Return whether ``module`` takes the example of ``signature``."""
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -373,10 +416,10 @@ def _name_axes(model: ir.Model, axes: Mapping[str, Axes]) -> None:
             value.shape = ir.Shape([_renamed(dimension, names) for dimension in value.shape])
 
 
-def _renamed(dimension: Any, names: Mapping[str, str]) -> Any:
-    if isinstance(dimension, int):
+def _renamed(dimension: int | ir.SymbolicDim, names: Mapping[str, str]) -> Any:
+    if isinstance(dimension, int) or dimension.value is None:
         return dimension
-    text = re.sub(r"[A-Za-z_]\w*", lambda match: names.get(match[0], match[0]), str(dimension))
+    text = re.sub(r"[A-Za-z_]\w*", lambda match: names.get(match[0], match[0]), dimension.value)
     text = re.sub(r"\(\((\d+)\*(\w+)\)//\1\)", r"\2", text)
     return text[1:-1] if re.fullmatch(r"\(\d+\*\w+\)", text) else text
 
@@ -391,4 +434,4 @@ def _text(size: Any) -> str:
 
 
 def _symbols(size: Any) -> list[str]:
-    return re.findall(r"[A-Za-z_]\w*", _text(size))
+    return re.findall(r"\b[su]\d+\b", _text(size))

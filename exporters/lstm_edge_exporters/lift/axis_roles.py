@@ -52,7 +52,7 @@ def axis_roles(graph: ir.Graph, model: ir.Model) -> dict[ir.Value, dict[int, str
 
 
 def follows_input(each: SequenceInput, graph: ir.Graph) -> bool:
-    """Tell whether the steps that are read are an axis of an input, as far as the graph tells."""
+    """Return whether the steps that are read are an axis of an input, as far as the graph tells."""
     return any(
         source in graph.inputs and roles for source, roles in _origins(each.value, {each.time: SEQUENCE})
     )
@@ -76,7 +76,7 @@ def row_orders(node: ir.Node) -> tuple[ir.Value, ...]:
 
 
 def _gathers(node: ir.Node, axis: int) -> bool:
-    """Tell whether a Gather picks entries along ``axis`` of its first operand by a vector of indices."""
+    """Return whether a Gather picks entries along ``axis`` of its first operand by a vector of indices."""
     data, indices = node.inputs[:2]
     if data is None or indices is None or indices.shape is None or len(indices.shape) != 1:
         return False

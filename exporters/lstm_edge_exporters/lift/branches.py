@@ -19,7 +19,7 @@ from .evaluate import constant, evaluate, two_sizes
 __all__ = ["check_constants", "choosing_input", "fix_inputs", "take_branches"]
 
 Array = npt.NDArray[Any]
-Axes = tuple[int | None, ...]
+_Sizes = tuple[int | None, ...]
 """Sizes, None where dynamic."""
 
 # fmt: off
@@ -170,7 +170,7 @@ def _inline(node: ir.Node, branch: ir.Graph) -> None:
     graph.remove(node, safe=True)
 
 
-def _measured_shapes(model: ir.Model, condition: ir.Value | None) -> dict[ir.Value, Axes]:
+def _measured_shapes(model: ir.Model, condition: ir.Value | None) -> dict[ir.Value, _Sizes]:
     """Return the shapes that a condition reads, found by running the graph: None where a size is dynamic."""
     read = list(
         dict.fromkeys(node.inputs[0] for node in _above(condition) if node.op_type in ("Shape", "Size"))
@@ -200,7 +200,7 @@ def _above(value: ir.Value | None) -> Iterator[ir.Node]:
             waiting += node.inputs if node.op_type in _FOLDED else ()
 
 
-def _known(value: ir.Value | None, shapes: Mapping[ir.Value, Axes]) -> Array | None:
+def _known(value: ir.Value | None, shapes: Mapping[ir.Value, _Sizes]) -> Array | None:
     """Return a value that constants and fixed sizes decide, None for any other."""
     fixed = constant(value)
     if value is None or fixed is not None:
@@ -229,7 +229,7 @@ def _known(value: ir.Value | None, shapes: Mapping[ir.Value, Axes]) -> Array | N
     return _computed(node, operands)
 
 
-def _sizes(node: ir.Node, shapes: Mapping[ir.Value, Axes]) -> Axes | None:
+def _sizes(node: ir.Node, shapes: Mapping[ir.Value, _Sizes]) -> _Sizes | None:
     """Return what a ``Shape`` gives, None in the place of a dynamic size; None where no rank is known."""
     source = node.inputs[0]
     if source is None:

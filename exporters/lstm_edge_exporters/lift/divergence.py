@@ -48,7 +48,7 @@ the wrong axis."""
 def explain_divergence(
     model: ir.Model, file: ChunkedFile, feeds: Mapping[str, Array], found: ChunkRun
 ) -> str:
-    """Say why chunks do not equal the whole.
+    """Return why chunks do not equal the whole.
 
     Args:
         model: the file's graph.
@@ -121,7 +121,7 @@ def _join(parts: Sequence[Array], whole: Array) -> Array:
 
 
 def _describe(node: str, worst: Comparison) -> str:
-    """Say which node sees past its chunk, or ``the graph``, and by how much the worst output differs."""
+    """Return which node sees past its chunk, or ``the graph``, and by how much the worst output differs."""
     reshaped = np.isnan(worst.got) and np.isnan(worst.expected)
     amount = "comes in another shape" if reshaped else f"differs by up to {worst.max_abs:.3g}"
     return f"{node or 'the graph'} sees more than its chunk: {worst.name} {amount}"

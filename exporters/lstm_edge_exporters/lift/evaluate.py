@@ -126,7 +126,7 @@ def constant(value: ir.Value | None) -> Array | None:
 
 
 def is_data_free(value: ir.Value) -> bool:
-    """Tell whether ``value`` depends on constants and sizes alone.
+    """Return whether ``value`` depends on constants and sizes alone.
 
     A product with a constant zero counts as free of the other factor (``x * 0``, a common way to write
     zeros of the right size).
@@ -286,7 +286,7 @@ def _needs(value: ir.Value) -> list[ir.Value]:
 
 
 def _possible(value: ir.Value) -> bool:
-    """Tell whether the value can be data-free at all, whatever its operands are."""
+    """Return whether the value can be data-free at all, whatever its operands are."""
     if constant(value) is not None:
         return True
     node = value.producer()

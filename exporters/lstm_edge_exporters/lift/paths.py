@@ -19,8 +19,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from lstm_edge_runtime.graph_check import OPERATORS
+
 from ..graph import UniqueNames
-from ..recurrent import OPERATORS, state_shape
+from ..recurrent import state_shape
 from .subgraphs import Place, carry_out
 
 __all__ = [
@@ -203,7 +205,7 @@ def _select(
 
 
 def is_order(indices: Array, rows: int) -> bool:
-    """Tell whether ``indices`` put ``rows`` rows in another order, each in one place."""
+    """Return whether ``indices`` put ``rows`` rows in another order, each in one place."""
     return indices.ndim == 1 and np.array_equal(np.sort(indices), np.arange(rows))
 
 

@@ -19,9 +19,9 @@ import onnx_ir as ir
 from lstm_edge_runtime import __version__, load
 from lstm_edge_runtime.errors import CheckFailedError, ContractError, FileFormatError, first_line
 from lstm_edge_runtime.files import write_bytes
-from lstm_edge_runtime.manifest import KEY, Axes, Manifest, StateSpec, TensorSpec
+from lstm_edge_runtime.manifest import Axes, Manifest, StateSpec, TensorSpec
 
-from ..graph import axes_of, data_inputs, forget_shapes, to_proto
+from ..graph import axes_of, data_inputs, forget_shapes, to_proto, with_manifest
 from ..numerics.verify import ChunkRun
 from ..progress import Progress, ignore
 from ..recurrent import recurrent_nodes, slots, state_shape
@@ -214,7 +214,8 @@ def _lift(
         unstreamable=verified.unstreamable,
     )
     changed = bool(result.states or constants)
-    content = _with_manifest(to_proto(result.model) if changed else proto, manifest)
+    content = with_manifest(to_proto(result.model) if changed else proto, manifest)
+    load(content, device="cpu").close()
     return Lifted(content, manifest, report)
 
 
@@ -259,7 +260,7 @@ def _refuse(
 
 
 def _reasons(left: Sequence[LeftAlone]) -> Iterator[str]:
-    """Say why states are left alone, one entry a node."""
+    """Yield why states are left alone, one entry a node."""
     nodes: dict[str, list[LeftAlone]] = {}
     for entry in left:
         nodes.setdefault(entry.node, []).append(entry)
@@ -412,12 +413,3 @@ def _build_manifest(graph: LiftedGraph, proto: onnx.ModelProto, outputs: tuple[T
             "versions": {"lstm-edge": __version__, "onnx": onnx.__version__, "onnx-ir": ir.__version__},
         },
     )
-
-
-def _with_manifest(proto: onnx.ModelProto, manifest: Manifest) -> bytes:
-    copy = onnx.ModelProto()
-    copy.CopyFrom(proto)
-    copy.metadata_props.add(key=KEY, value=manifest.to_json())
-    content: bytes = copy.SerializeToString(deterministic=True)
-    load(content, device="cpu").close()
-    return content

@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from lstm_edge_runtime.graph_check import QUANTIZED
+
 from ..graph import UniqueNames, forget_shapes, infer_shapes
-from ..recurrent import QUANTIZED
 from .evaluate import constant
 
 __all__ = ["float_twin", "is_quantized"]
@@ -27,7 +28,7 @@ _W, _R, _W_SCALE, _R_SCALE = 1, 2, 8, 10
 
 
 def is_quantized(model: ir.Model) -> bool:
-    """Tell whether the graph quantizes what it computes with."""
+    """Return whether the graph quantizes what it computes with."""
     return any(node.op_type in _OPERATORS for node in ir.traversal.RecursiveGraphIterator(model.graph))
 
 

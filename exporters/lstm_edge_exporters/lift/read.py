@@ -20,7 +20,7 @@ from lstm_edge_runtime.ort import open_session
 from ..graph import infer_shapes, to_bytes
 from ..recurrent import to_layout_0
 
-__all__ = ["check_output", "read_graph"]
+__all__ = ["check_keeps_weights", "read_graph"]
 
 _OLDEST_OPSET = 7
 """From here on LSTM, GRU and RNN take the inputs and attributes that they have today."""
@@ -64,7 +64,7 @@ def read_graph(source: str | os.PathLike[str] | bytes) -> tuple[ir.Model, onnx.M
     return model, proto
 
 
-def check_output(source: str | os.PathLike[str], output: str | os.PathLike[str]) -> None:
+def check_keeps_weights(source: str | os.PathLike[str], output: str | os.PathLike[str]) -> None:
     """Refuse to write over a file that holds weights of ``source``; ``source`` itself may be replaced.
 
     Raises:

@@ -156,7 +156,7 @@ def _behind_identity(value: ir.Value) -> ir.Value:
 
 
 def _counts(indices: ir.Value | None, body: ir.Graph) -> bool:
-    """Tell whether ``indices`` is a counter of the passes: an integer that the body is given."""
+    """Return whether ``indices`` is a counter of the passes: an integer that the body is given."""
     while indices is not None and (node := indices.producer()) is not None:
         if node.op_type not in _KEEPING_INDICES:
             return False
@@ -165,7 +165,7 @@ def _counts(indices: ir.Value | None, body: ir.Graph) -> bool:
 
 
 def _only_counts(condition: ir.Value, body: ir.Graph) -> bool:
-    """Tell whether a condition depends on nothing but constants and the integers that ``body`` is given."""
+    """Return whether a condition depends on nothing but constants and the integers that ``body`` is given."""
     waiting, given = [condition], list(body.inputs)
     while waiting:
         value = waiting.pop()
@@ -294,7 +294,7 @@ def _leaving(place: Place) -> set[ir.Value]:
 
 
 def _why_not(place: Place, body: ir.Graph, parent: ir.Node) -> str:
-    """Say what keeps a state from being carried from pass to pass; it may pass through other operators."""
+    """Return what keeps a state from being carried from pass to pass; it may pass through other operators."""
     waiting, seen = [place.initial] if place.initial else [], set()
     while waiting:
         value = waiting.pop()

@@ -1,14 +1,12 @@
 """Ratios of timings with bootstrap intervals."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+
+from lstm_edge_runtime.manifest import Array
 
 __all__ = ["Interval", "ratio_interval"]
-
-Array = npt.NDArray[Any]
 
 _RESAMPLES = 2000
 _CONFIDENCE = 0.95

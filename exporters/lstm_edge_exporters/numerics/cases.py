@@ -11,15 +11,13 @@ A way to run a case is a ``noise.Procedure``: in chunks with states carried, or 
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lstm_edge_runtime.axes import learn_sizes, parse_sum, resolve, row_factor
 from lstm_edge_runtime.errors import InputError
-from lstm_edge_runtime.manifest import Axes, AxisRange, Manifest
-from lstm_edge_runtime.state import Run, join_chunks, run_chunks
+from lstm_edge_runtime.manifest import Array, Axes, AxisRange, Manifest
+from lstm_edge_runtime.state import Runner, join_chunks, run_chunks
 
 from .noise import Procedure
 
@@ -39,7 +37,6 @@ __all__ = [
     "with_padding",
 ]
 
-Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
 """Every input by name."""
 
@@ -85,7 +82,7 @@ class Case:
         return ", ".join(f"{name}={size}" for name, size in self.sizes.items()) or "fixed sizes"
 
     def __str__(self) -> str:
-        """Say the sizes and the states: ``N=1, L=5, states at reset``."""
+        """Return the sizes and the states: ``N=1, L=5, states at reset``."""
         return f"{self.sizes_text}{', states at reset' if self.at_reset else ''}"
 
 
@@ -199,6 +196,18 @@ class CaseGenerator:
         rng = np.random.default_rng((self.seed, offset, *sizes.values()))
         return self._draw(sizes, rng, at_reset=True, full=True)
 
+    def resized(self, sizes: Mapping[str, int]) -> Case | None:
+        """Return the example repeated or cut to a size for every named axis; None without an example."""
+        case = self.example()
+        if case is None:
+            return None
+        feeds = dict(case.feeds)
+        for each in self.inputs:
+            for axis, size in enumerate(resolve(each.axes, sizes) or ()):
+                array = feeds[each.name]
+                feeds[each.name] = array.take(np.arange(size) % array.shape[axis], axis)
+        return Case(sizes, feeds, case.at_reset)
+
     def example(self) -> Case | None:
         """Return the example itself, states that it does not hold at reset; None where an input has none."""
         if any(each.example is None for each in self.inputs if each.role != "state"):
@@ -238,7 +247,7 @@ class CaseGenerator:
             elif each.role == "state":
                 feeds[each.name] = _state(each, shape, rng, at_reset)
             else:
-                feeds[each.name] = _signal(each, shape, rng, full)
+                feeds[each.name] = _signal(each, shape, rng, full, steps)
         return Case(sizes, feeds, at_reset)
 
     def with_sorted_lengths(self) -> "CaseGenerator":
@@ -275,11 +284,16 @@ def _state(spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator, at
     return reset if at_reset else np.asarray(reset + 0.7 * rng.standard_normal(shape), spec.dtype)
 
 
-def _signal(spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator, full: bool) -> Array:
+def _signal(
+    spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator, full: bool, steps: int
+) -> Array:
     example = spec.example
     if _is_fraction(spec):
-        assert example is not None
-        return np.asarray(np.ones(shape) if full else rng.uniform(example.min(), 1.0, shape), spec.dtype)
+        # A quarter of a step more than whole ones, so that no rounding makes it fewer.
+        return np.asarray(
+            np.ones(shape) if full else np.minimum(1.0, (rng.integers(1, steps + 1, shape) + 0.25) / steps),
+            spec.dtype,
+        )
     if np.dtype(spec.dtype).kind in "iub":
         if spec.values:
             return _indices(spec.values, shape, rng).astype(spec.dtype)
@@ -296,7 +310,7 @@ def _signal(spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator, f
 
 
 def _is_fraction(spec: InputSpec) -> bool:
-    """Tell whether an input is each row's length as a fraction of the longest, as some libraries have it."""
+    """Return whether an input is each row's length as a fraction of the longest, as some libraries do."""
     example = spec.example
     if example is None or len(spec.axes) != 1 or not example.size or np.dtype(spec.dtype).kind != "f":
         return False
@@ -333,7 +347,7 @@ def random_sizes(total: int, rng: np.random.Generator) -> list[int]:
 def in_chunks(manifest: Manifest, sizes: Sequence[int]) -> Procedure:
     """Carry the states from chunk to chunk; give what one call on the whole would."""
 
-    def procedure(run: Run, feeds: Feeds) -> Mapping[str, Array]:
+    def procedure(run: Runner, feeds: Feeds) -> Mapping[str, Array]:
         return join_chunks(manifest, list(run_chunks(run, manifest, feeds, sizes)))
 
     return procedure
@@ -346,7 +360,7 @@ def last_steps(manifest: Manifest, sizes: Sequence[int]) -> Procedure:
     axis is left out.
     """
 
-    def procedure(run: Run, feeds: Feeds) -> Mapping[str, Array]:
+    def procedure(run: Runner, feeds: Feeds) -> Mapping[str, Array]:
         record: dict[str, list[Array]] = {}
         time = {
             spec.name: axis
@@ -392,7 +406,7 @@ def take_row(manifest: Manifest, name: str, array: Array, row: int, rows: int) -
     return array if axis is None else array.take(np.arange(row, array.shape[axis], rows), axis=axis)
 
 
-def row_by_row(manifest: Manifest, run: Run) -> Run:
+def row_by_row(manifest: Manifest, run: Runner) -> Runner:
     """Return a runner that runs each row of a batch alone and puts the outputs together."""
 
     def alone(feeds: Feeds) -> dict[str, Array]:

@@ -17,12 +17,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from lstm_edge_runtime.manifest import Array
 
 from ..recurrent import LayerWeights, gru, lstm, rnn, to_onnx_weights
 from .noise import TINY, UNIT, Rounding
@@ -77,8 +78,6 @@ def copy_as(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     own.eval()  # which may give None where a module has a train() of its own
     return own
 
-
-Array = npt.NDArray[Any]
 
 _MOVES = frozenset(
     """_pack_padded_sequence _pad_packed_sequence _to_copy abs alias amax amin arange argmax argmin
@@ -157,11 +156,16 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result = func(*args, **kwargs)
         if name in _BOUNDED:
             return self._perturb(result, None, 2 * UNIT)
-        if scale is not None:
-            return self._perturb(result, scale, 2 * UNIT)
+        if scale is not None:  # in place, of a log-sigmoid the first of two results
+            self._perturb(result[0] if isinstance(result, tuple) else result, scale, 2 * UNIT)
+            return result
         for each in result if isinstance(result, tuple | list) else (result,):
             if isinstance(each, Tensor) and each.is_floating_point():
+                exact = None if name in _ELEMENTARY else each.float().to(each.dtype) == each
+                kept = each.clone() if exact is not None and bool(exact.any()) else None
                 self._relative(each, 2.0 if name in _ELEMENTARY else 1.0)
+                if kept is not None and exact is not None:  # float32 holds it: there is nothing to round
+                    each.copy_(torch.where(exact, kept, each))
         return result
 
     def _product(self, name: str, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
@@ -197,7 +201,7 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _is_fused(name: str) -> bool:
-    """Tell whether an operator does several roundings of different size, as a softmax does."""
+    """Return whether an operator does several roundings of different size, as a softmax does."""
     return any(part in name for part in ("softmax", "norm", "var", "std", "logsumexp", "attention", "glu"))
 
 

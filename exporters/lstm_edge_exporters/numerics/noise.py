@@ -23,13 +23,12 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-from lstm_edge_runtime.manifest import Axes, Manifest
-from lstm_edge_runtime.state import Run
+from lstm_edge_runtime.manifest import Array, Axes, Manifest
+from lstm_edge_runtime.state import Runner
 from lstm_edge_runtime.tolerance import MULTIPLE, Comparison, compare
 
 __all__ = [
@@ -51,8 +50,6 @@ __all__ = [
     "unverified",
     "whole",
 ]
-
-Array = npt.NDArray[Any]
 
 UNIT = 2.0**-24
 """float32's unit roundoff, half a unit in the last place at 1."""
@@ -183,7 +180,7 @@ def _fixed(axes: Axes) -> list[int]:
     return [place - len(axes) for place, axis in enumerate(axes) if isinstance(axis, int)]
 
 
-Procedure = Callable[[Run, Mapping[str, Array]], Mapping[str, Array]]
+Procedure = Callable[[Runner, Mapping[str, Array]], Mapping[str, Array]]
 """How a case is run: whole, in chunks, row by row; the same way for a candidate and for its reference."""
 
 MAX_RELATIVE_FLOOR = 0.1
@@ -224,7 +221,7 @@ class Expected:
     """Noise floors, float64, one a channel; each broadcasts against its output."""
 
 
-def whole(run: Run, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+def whole(run: Runner, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
     """Run a case in one call."""
     return run(feeds)
 
@@ -367,7 +364,7 @@ def unverified(known: Expected) -> dict[str, float]:
 
 
 def is_noise(ref32: Array, ref64: Array) -> bool:
-    """Tell whether rounding moves the reference's own output by much of its largest value."""
+    """Return whether rounding moves the reference's own output by much of its largest value."""
     if ref64.dtype.kind != "f":
         return False
     record = compare("", ref32, ref64, floor=0.0, limit=np.inf)

@@ -6,20 +6,18 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
 from lstm_edge_runtime.errors import UnsupportedError, first_line
-from lstm_edge_runtime.state import Run
+from lstm_edge_runtime.manifest import Array
+from lstm_edge_runtime.state import Runner
 
 from ..recurrent import gru, lstm, rnn
 from .noise import EXACT, TINY, UNIT, Exact, Layout, Rounding
 
 __all__ = ["GRU", "LSTM", "RNN", "OnnxReference", "index_values", "widened"]
-
-Array = npt.NDArray[Any]
 
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
 _MOVES = frozenset(
@@ -63,7 +61,7 @@ class OnnxReference:
     def __init__(
         self,
         model: onnx.ModelProto,
-        run: Run,
+        run: Runner,
         layout: Layout = Layout(),  # noqa: B008  frozen
         name: str = "the reference",
     ) -> None:
@@ -209,99 +207,40 @@ class _Recurrent(OpRun):
     op_domain = ""
     reference: OnnxReference
     """Whose rounding holds."""
+    compute: Callable[..., tuple[Array, ...]]
 
-    def _results(self, results: tuple[Array, ...]) -> tuple[Array, ...]:
+    def _run(
+        self,
+        *inputs: Array | None,
+        layout: int = 0,
+        input_forget: int = 0,
+        hidden_size: int | None = None,  # noqa: ARG002  W and R say it
+        activation_alpha: Any = None,  # noqa: ARG002
+        activation_beta: Any = None,  # noqa: ARG002
+        **options: Any,
+    ) -> tuple[Array, ...]:
+        if layout or input_forget:
+            raise NotImplementedError("layout=1 and input_forget=1")
+        results = self.compute(*inputs, **options, rounding=self.reference.rounding)
         return results[: len(self.onnx_node.output)]
 
 
 class LSTM(_Recurrent):
-    """ONNX's ``LSTM``; see ``recurrent.lstm``."""
+    """ONNX's ``LSTM``."""
 
-    def _run(
-        self,
-        X: Array,
-        W: Array,
-        R: Array,
-        B: Array | None = None,
-        sequence_lens: Array | None = None,
-        initial_h: Array | None = None,
-        initial_c: Array | None = None,
-        P: Array | None = None,
-        activation_alpha: Any = None,  # noqa: ARG002
-        activation_beta: Any = None,  # noqa: ARG002
-        activations: Sequence[str] | None = None,
-        clip: float | None = None,
-        direction: str = "forward",
-        hidden_size: int | None = None,  # noqa: ARG002
-        input_forget: int = 0,
-        layout: int = 0,
-    ) -> tuple[Array, ...]:
-        _refuse(layout or input_forget)
-        return self._results(
-            lstm(
-                X, W, R, B, sequence_lens, initial_h, initial_c, P,
-                activations=activations, clip=clip, direction=direction, rounding=self.reference.rounding,
-            )
-        )  # fmt: skip
+    compute = staticmethod(lstm)
 
 
 class GRU(_Recurrent):
-    """ONNX's ``GRU``; see ``recurrent.gru``."""
+    """ONNX's ``GRU``."""
 
-    def _run(
-        self,
-        X: Array,
-        W: Array,
-        R: Array,
-        B: Array | None = None,
-        sequence_lens: Array | None = None,
-        initial_h: Array | None = None,
-        activation_alpha: Any = None,  # noqa: ARG002
-        activation_beta: Any = None,  # noqa: ARG002
-        activations: Sequence[str] | None = None,
-        clip: float | None = None,
-        direction: str = "forward",
-        hidden_size: int | None = None,  # noqa: ARG002
-        layout: int = 0,
-        linear_before_reset: int = 0,
-    ) -> tuple[Array, ...]:
-        _refuse(layout)
-        return self._results(
-            gru(
-                X, W, R, B, sequence_lens, initial_h, activations, clip, direction, linear_before_reset,
-                self.reference.rounding,
-            )
-        )  # fmt: skip
+    compute = staticmethod(gru)
 
 
 class RNN(_Recurrent):
-    """ONNX's ``RNN``; see ``recurrent.rnn``."""
+    """ONNX's ``RNN``."""
 
-    def _run(
-        self,
-        X: Array,
-        W: Array,
-        R: Array,
-        B: Array | None = None,
-        sequence_lens: Array | None = None,
-        initial_h: Array | None = None,
-        activation_alpha: Any = None,  # noqa: ARG002
-        activation_beta: Any = None,  # noqa: ARG002
-        activations: Sequence[str] | None = None,
-        clip: float | None = None,
-        direction: str = "forward",
-        hidden_size: int | None = None,  # noqa: ARG002
-        layout: int = 0,
-    ) -> tuple[Array, ...]:
-        _refuse(layout)
-        return self._results(
-            rnn(X, W, R, B, sequence_lens, initial_h, activations, clip, direction, self.reference.rounding)
-        )
-
-
-def _refuse(option: int) -> None:
-    if option:
-        raise NotImplementedError("layout=1 and input_forget=1")
+    compute = staticmethod(rnn)
 
 
 def index_values(model: onnx.ModelProto) -> dict[str, int]:

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
@@ -24,12 +23,12 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime.manifest import Array
 
 from .floats import AllFloats, copy_as, rounded
 from .noise import Layout, Rounding
 
 __all__ = ["Injection", "LayerStates", "Signature", "TorchReference", "flatten_output", "injected"]
-
 
 _KEYWORDS = inspect.Signature([inspect.Parameter("inputs", inspect.Parameter.VAR_KEYWORD)])
 
@@ -268,9 +267,6 @@ class _Started:
         result = super().forward(input, states.begin(layer, input, hx))  # type: ignore[misc]
         states.end(layer, result)
         return result
-
-
-Array = npt.NDArray[Any]
 
 
 class TorchReference:

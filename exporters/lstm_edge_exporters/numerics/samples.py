@@ -2,19 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lstm_edge_runtime.errors import InputError
-from lstm_edge_runtime.manifest import Axes, Manifest
+from lstm_edge_runtime.manifest import Array, Axes, Manifest
 
 __all__ = ["Samples", "join_samples", "sample_feeds", "selected"]
 
 _MAX_SAMPLES = 1000
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)

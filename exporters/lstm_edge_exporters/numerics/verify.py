@@ -12,11 +12,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lstm_edge_runtime.errors import CheckFailedError, first_line
-from lstm_edge_runtime.manifest import Golden, Manifest
-from lstm_edge_runtime.state import Run, run_chunks
+from lstm_edge_runtime.manifest import Array, Golden, Manifest
+from lstm_edge_runtime.state import Runner, run_chunks
 from lstm_edge_runtime.tolerance import MULTIPLE, Comparison, compare
 
 from .cases import Case, CaseGenerator, in_chunks, random_sizes
@@ -34,8 +33,6 @@ __all__ = [
     "states_stop_at_lengths",
     "verify",
 ]
-
-Array = npt.NDArray[Any]
 
 
 class StatesRefusedError(CheckFailedError):
@@ -87,10 +84,10 @@ class Equivalence:
 
 
 def verify(
-    candidate: Run,
+    candidate: Runner,
     reference: PerturbableReference,
     cases: Iterable[Case],
-    plain: Run | None = None,
+    plain: Runner | None = None,
 ) -> Equivalence:
     """Compare ``candidate`` with ``reference`` on every case.
 
@@ -149,7 +146,7 @@ def verify(
     return Equivalence(tuple(comparisons), tuple(skipped), dict(noise), always)
 
 
-def _runs(plain: Run, case: Case) -> bool:
+def _runs(plain: Runner, case: Case) -> bool:
     try:
         plain(case.feeds)
     except Exception:  # noqa: BLE001  a module may raise anything at a size that it does not take
@@ -274,7 +271,7 @@ class ChunkedFile:
 
     manifest: Manifest
     """Its states, axes and lengths."""
-    run: Run
+    run: Runner
     """Runs it."""
     lengths: tuple[str, ...]
     """Inputs that give each row's count of steps."""
@@ -290,7 +287,7 @@ class ChunkedFile:
         name, axis = next(iter(self.time_axes.items()))
         return int(feeds[name].shape[axis])
 
-    def full(self, run: Run) -> Run:
+    def full(self, run: Runner) -> Runner:
         """Return ``run`` with every row at the full length of its chunk."""
 
         def run_full(feeds: Mapping[str, Array]) -> Mapping[str, Array]:
@@ -363,7 +360,7 @@ def find_counts(file: ChunkedFile, feeds: Mapping[str, Array]) -> tuple[str, ...
 
 
 def states_stop_at_lengths(file: ChunkedFile, feeds: Mapping[str, Array], floors: Floors) -> bool:
-    """Tell whether what stands behind a row's length leaves its last states alone, as packing has it.
+    """Return whether what stands behind a row's length leaves its last states alone, as packing has it.
 
     Args:
         file: the file.
@@ -384,7 +381,7 @@ def states_stop_at_lengths(file: ChunkedFile, feeds: Mapping[str, Array], floors
 def rows_keep_states(
     file: ChunkedFile, feeds: Mapping[str, Array], batch_axes: Mapping[str, int], floors: Floors
 ) -> bool:
-    """Tell whether a row's state stays its own when rows of unequal length change places from call to call.
+    """Return whether a row's state stays its own when rows of unequal length change places from call to call.
 
     Two chunks are run in which the rows' lengths rise and fall, and each row's steps by themselves.
 

@@ -2,9 +2,6 @@
 
 import math
 from dataclasses import asdict, dataclass, field
-from typing import Any
-
-import numpy.typing as npt
 
 from lstm_edge_runtime.errors import InputError
 
@@ -14,8 +11,6 @@ PRECISIONS = ("int8", "fp16")
 TARGETS = ("auto", "x86-vnni", "x86", "arm", "gpu")
 STEPS = 1000
 """Time steps of the run that states may drift in."""
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lstm_edge_runtime.errors import counted
+from lstm_edge_runtime.manifest import Array
 from lstm_edge_runtime.model import Model
-from lstm_edge_runtime.state import Run, State, run_chunks
+from lstm_edge_runtime.state import Runner, State, run_chunks
 from lstm_edge_runtime.tolerance import limit_for
 
 from ..numerics.cases import Feeds
@@ -24,7 +24,6 @@ _MARGIN = 4.0
 """How many times the largest measured difference another device may be away: rounding differs there, while
 saturation (8 times and more, measured on x86 without VNNI) is still caught."""
 
-Array = npt.NDArray[Any]
 Pair = tuple[Array, Array]
 """An output of the float file, and the same of the smaller one."""
 
@@ -116,7 +115,7 @@ def judge(
 
 
 def over_budget(judgement: Judgement, budget: Budget) -> list[str]:
-    """Say in which points, with figures, ``judgement`` is outside ``budget``."""
+    """Return in which points, with figures, ``judgement`` is outside ``budget``."""
     said = []
     if judgement.agreement is not None and judgement.agreement < budget.agreement:
         said.append(f"{judgement.agreement:.4f} of labels agree (budget {budget.agreement:g})")
@@ -144,7 +143,7 @@ def device_limits(largest: Mapping[str, float], golden: Mapping[str, Array]) -> 
     return {name: max(_MARGIN * largest[name], limit_for(array, 0.0)) for name, array in golden.items()}
 
 
-def runner(model: Model) -> Run:
+def runner(model: Model) -> Runner:
     """Return a function that runs ``model`` on inputs by name and gives every output of the graph.
 
     States that are left out are at reset, rows without lengths full.

@@ -8,7 +8,7 @@ from itertools import chain
 import numpy as np
 import onnx
 
-from lstm_edge_runtime.manifest import KEY, Golden, Manifest
+from lstm_edge_runtime.manifest import Golden, Manifest
 from lstm_edge_runtime.model import Model
 from lstm_edge_runtime.ort import import_onnxruntime
 from lstm_edge_runtime.selftest import replay_golden
@@ -17,17 +17,7 @@ from ..numerics.cases import Feeds
 from .config import QuantizeConfig
 from .judge import Judgement, device_limits, runner
 
-__all__ = ["build_manifest", "serialize", "with_dtypes"]
-
-
-def serialize(proto: onnx.ModelProto, manifest: Manifest) -> bytes:
-    """Return the bytes of ``proto`` with ``manifest`` in it, the same ones for the same content."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(proto)
-    del copy.metadata_props[:]
-    copy.metadata_props.extend(prop for prop in proto.metadata_props if prop.key != KEY)
-    copy.metadata_props.add(key=KEY, value=manifest.to_json())
-    return bytes(copy.SerializeToString(deterministic=True))
+__all__ = ["with_dtypes", "with_judgement"]
 
 
 def with_dtypes(manifest: Manifest, proto: onnx.ModelProto, precision: str) -> Manifest:
@@ -44,7 +34,7 @@ def with_dtypes(manifest: Manifest, proto: onnx.ModelProto, precision: str) -> M
     )
 
 
-def build_manifest(
+def with_judgement(
     manifest: Manifest,
     before: Model,
     afters: Sequence[Model],

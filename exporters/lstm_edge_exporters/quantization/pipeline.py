@@ -5,10 +5,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
@@ -22,14 +20,15 @@ from lstm_edge_runtime.errors import (
     counted,
 )
 from lstm_edge_runtime.files import write_bytes
-from lstm_edge_runtime.manifest import Manifest
+from lstm_edge_runtime.manifest import Array, Manifest
 
+from ..graph import with_manifest
 from ..numerics.cases import Feeds
 from ..numerics.samples import Samples, sample_feeds, selected
 from ..progress import Progress, ignore
 from .config import QuantizeConfig
 from .judge import Judgement, judge, over_budget
-from .manifest import build_manifest, serialize, with_dtypes
+from .manifest import with_dtypes, with_judgement
 from .precision import (
     SCHEMES,
     Count,
@@ -44,8 +43,6 @@ from .prepare import prepare
 from .speed import Timing, time_both
 
 __all__ = ["Quantized", "quantize"]
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -69,7 +66,7 @@ class Quantized:
 
     @property
     def slower(self) -> str:
-        """Say where the file is slower here than the float file; empty where it is not."""
+        """Return where the file is slower here than the float file; empty where it is not."""
         return ", ".join(
             f"a {timing.what} takes {timing.ratio:.2f} times as long"
             for timing in self.timings
@@ -131,10 +128,10 @@ def quantize(
         smaller = build(model)
         counts = count_quantized(smaller, config.precision)
         manifest = with_dtypes(before.manifest, smaller, config.precision)
-        after = _load(serialize(smaller, manifest))
+        after = _load(with_manifest(smaller, manifest))
         judgement = judge(before, after, cases, targets, few=samples is None)
         said = over_budget(judgement, config.budget)
-        native = None if said else _on_native(serialize(smaller, manifest._replace(golden=None)))
+        native = None if said else _on_native(with_manifest(smaller, manifest._replace(golden=None)))
         if native is not None:
             there = judge(before, native, cases, targets, few=samples is None)
             said = [f"{each} on the native engine" for each in over_budget(there, config.budget)]
@@ -142,8 +139,8 @@ def quantize(
             refused.append(f"{picked_words}: {'; '.join(said)}")
             continue
         afters = [after] if native is None else [after, native]
-        manifest = build_manifest(manifest, before, afters, judgement, config, picked_words, cases[0])
-        content = serialize(smaller, manifest)
+        manifest = with_judgement(manifest, before, afters, judgement, config, picked_words, cases[0])
+        content = with_manifest(smaller, manifest)
         _load(content).selftest().require()
         if len(content) >= size:
             raise CheckFailedError(
@@ -180,7 +177,7 @@ def _evidence(manifest: Manifest, samples: Samples | None) -> tuple[list[Feeds],
     """Return the cases to judge on, and what is true of them where that is known."""
     if samples is None:
         if manifest.golden is None:
-            raise InputError("the file has no golden case and no data came; give samples to judge on")
+            raise InputError("got no data, and the file has no golden case; give samples to judge on")
         return [manifest.golden.inputs], None
     targets = None if samples.targets is None else np.asarray(samples.targets)[selected(samples)]
     return list(sample_feeds(samples, manifest)), _truth(targets, manifest)

@@ -22,17 +22,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
 from lstm_edge_runtime.errors import CheckFailedError, InputError
+from lstm_edge_runtime.graph_check import OPERATORS, QUANTIZED
+from lstm_edge_runtime.manifest import Array
 from lstm_edge_runtime.profile import read_cpuinfo
-
-from ..recurrent import OPERATORS
 
 __all__ = [
     "SCHEMES",
@@ -63,7 +61,7 @@ class Scheme:
     """7 bits in place of 8."""
 
     def __str__(self) -> str:
-        """Say it in words."""
+        """Return it in words."""
         return (
             f"int8 signed, {'a scale per gate row' if self.per_channel else 'one scale a tensor'}, "
             f"{'7 bits (no VNNI)' if self.reduce_range else '8 bits'}"
@@ -123,7 +121,7 @@ def _drop_shapes_of_weights(graph: onnx.GraphProto) -> None:
 
 def int8_storage(model: ir.Model) -> onnx.ModelProto:
     """Return ``model`` (changed in place) with every large weight stored in int8 and float arithmetic."""
-    store_int8(model, {"LSTM", "GRU", "RNN", "Gemm", "MatMul", "Gather"})
+    store_int8(model, {*OPERATORS, "Gemm", "MatMul", "Gather"})
     return ir.to_proto(model)
 
 
@@ -154,8 +152,6 @@ _ROWS: Mapping[str, Mapping[int, int]] = {
     "MatMul": {1: -2},
 }
 """Per operator: its weight inputs, and the axis that one scale spans."""
-
-Array = npt.NDArray[Any]
 
 
 def store_int8(model: ir.Model, operators: set[str]) -> int:
@@ -251,7 +247,7 @@ def _constant(name: str, array: Array) -> ir.Value:
     )
 
 
-_ARITHMETIC = {"DynamicQuantizeLSTM": "LSTM", "MatMulInteger": "Linear"}
+_ARITHMETIC = {QUANTIZED: "LSTM", "MatMulInteger": "Linear"}
 _STORED = (onnx.TensorProto.INT8, onnx.TensorProto.FLOAT16)
 
 Count = dict[str, int]
@@ -317,7 +313,7 @@ _ARM = {"aarch64", "arm64", "armv7l", "armv8l", "arm"}
 
 
 def detect_target(cpuinfo: str | None = None, machine: str | None = None) -> str:
-    """Say which target the machine at hand is.
+    """Return which target the machine at hand is.
 
     Args:
         cpuinfo: the text of ``/proc/cpuinfo``; read from there by default. Without it (another system) an

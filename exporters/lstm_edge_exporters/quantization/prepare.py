@@ -11,7 +11,9 @@ import onnx_ir as ir
 from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveInitializersFromInputsPass
 from onnxscript.optimizer import fold_constants
 
-from ..recurrent import OPERATORS, is_recurrent, to_layout_0
+from lstm_edge_runtime.graph_check import OPERATORS
+
+from ..recurrent import is_recurrent, to_layout_0
 
 __all__ = ["prepare"]
 

@@ -7,9 +7,8 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from lstm_edge_runtime.manifest import Manifest, TensorSpec
+from lstm_edge_runtime.manifest import Array, Manifest, TensorSpec
 from lstm_edge_runtime.model import Model
 
 from ..numerics.bootstrap import ratio_interval
@@ -27,8 +26,6 @@ _CLOCK = time.thread_time if time.get_clock_info("thread_time").resolution <= 1e
 """CPU time of this thread, which other programs disturb less; wall time where that clock is too coarse."""
 _BUDGET = 3.0
 """Seconds a case may take before its rounds are cut short."""
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)

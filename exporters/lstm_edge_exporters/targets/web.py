@@ -18,7 +18,7 @@ from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import InputError, ManifestError, NotFoundError
 from lstm_edge_runtime.files import write_folder
 
-__all__ = ["Recording", "Site", "find_runtime", "to_site"]
+__all__ = ["PageSignal", "Site", "find_runtime", "to_site"]
 
 _PACKAGE = "onnxruntime-web"
 _RUNTIME = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
@@ -27,7 +27,7 @@ _CONTENTS = "site.js"
 
 
 @dataclass(frozen=True)
-class Recording:
+class PageSignal:
     """A signal that the page replays."""
 
     label: str
@@ -67,7 +67,7 @@ def find_runtime(start: Path) -> Path:
     )
 
 
-def to_site(model: str | os.PathLike[str], runtime: Path, recordings: Sequence[Recording]) -> Site:
+def to_site(model: str | os.PathLike[str], runtime: Path, recordings: Sequence[PageSignal]) -> Site:
     """Make the site of a file.
 
     Args:

@@ -8,9 +8,10 @@ from typing import NamedTuple
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Manifest
 
+from ..progress import Progress, ignore
 from ..versions import versions
 from .checks import comparisons
-from .checks.contract import (
+from .checks.claims import (
     CHECKPOINT,
     check_claims,
     check_file,
@@ -25,10 +26,7 @@ from .reference import ModelFile, ReferenceModel, against_itself, open_file
 from .report import Channel, Check, Coverage, Fact, Figures, Group, Report
 from .subject import Subject
 
-__all__ = ["GROUPS", "Checks", "Progress", "Validation", "validate"]
-
-Progress = Callable[[str, int, int], None]
-"""Called before each group with its title, its number from 0 and how many there are."""
+__all__ = ["GROUPS", "Checks", "Validation", "validate"]
 
 
 class Checks(NamedTuple):
@@ -56,7 +54,8 @@ def validate(
     file: ModelFile | str | os.PathLike[str],
     against: ReferenceModel | None = None,
     config: ValidateConfig | None = None,
-    progress: Progress | None = None,
+    *,
+    on_progress: Progress | None = None,
 ) -> Report:
     """Check that a file computes what its reference does, in every way it will be used.
 
@@ -65,7 +64,7 @@ def validate(
         against: what it must equal (see ``against_module`` and ``against_file``); None compares it with its
             golden case, and with its own float64 run at other sizes, in pieces and row by row.
         config: see ``ValidateConfig``.
-        progress: told of each group as it begins.
+        on_progress: called with the fraction of the work that is done, and the group that begins.
 
     Raises:
         NotFoundError: no such file.
@@ -79,7 +78,7 @@ def validate(
             f"{file.path} carries no golden case and there is nothing to compare it with; "
             "give --against a reference, or --golden vectors"
         )
-    return Validation(file, against, config, progress).report()
+    return Validation(file, against, config, on_progress or ignore).report()
 
 
 @dataclass
@@ -89,7 +88,7 @@ class Validation:
     file: ModelFile
     against: ReferenceModel | None
     config: ValidateConfig
-    progress: Progress | None = None
+    on_progress: Progress = ignore
     subject: Subject | None = None
     facts: tuple[Fact, ...] = ()
     _told: int = field(default=0, init=False)
@@ -120,7 +119,7 @@ class Validation:
 
     def groups(self) -> Iterator[Group]:
         """Yield each group when it is done."""
-        yield Group("contract", self._tell("Contract"), tuple(self._contract()))
+        yield Group("contract", self._tell("Contract"), tuple(self._claims()))
         if self.file.model is not None and self.against is None:
             from .checks.alone import check_alone
 
@@ -136,7 +135,7 @@ class Validation:
         if self.file.model is not None:
             yield Group("golden", self._tell("Golden vectors"), tuple(check_golden(self.file, self.config)))
 
-    def _contract(self) -> Iterator[Check]:
+    def _claims(self) -> Iterator[Check]:
         if self.file.model is not None:
             self.facts = tuple(compare_facts(self.file, self.against))
         yield from check_file(self.file, self.against, self.facts)
@@ -174,8 +173,7 @@ class Validation:
             yield f"{count} cases are below the reference's own noise and verify nothing"
 
     def _tell(self, title: str) -> str:
-        if self.progress:
-            self.progress(title, self._told, len(GROUPS) + 2 + (self.against is None))
+        self.on_progress(self._told / (len(GROUPS) + 2 + (self.against is None)), f"checking: {title}")
         self._told += 1
         return title
 

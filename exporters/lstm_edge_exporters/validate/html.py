@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from ..render import Axis, Plot, Series, render_page
-from .report import ROWS, Curve, Group, Histogram, Report
+from .report import MAX_CHECKS, Curve, Group, Histogram, Report
 
 __all__ = ["to_html"]
 
@@ -13,7 +13,7 @@ _MIN_SHARE = 0.0005
 
 def to_html(report: Report) -> str:
     """Return ``report`` as an HTML document; everything that comes from a file is escaped."""
-    return render_page(__package__, "report.html.j2", report=report, plots=_plots(report), most=ROWS)
+    return render_page(__package__, "report.html.j2", report=report, plots=_plots(report), most=MAX_CHECKS)
 
 
 def _plots(report: Report) -> list[Plot]:

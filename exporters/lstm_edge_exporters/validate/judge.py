@@ -9,14 +9,14 @@ import math
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from lstm_edge_runtime.errors import first_line
 from lstm_edge_runtime.manifest import Manifest
-from lstm_edge_runtime.state import Run
+from lstm_edge_runtime.state import Runner
 from lstm_edge_runtime.tolerance import MULTIPLE, POLICY, Comparison, compare
 
 from ..numerics.cases import Feeds, case_size
@@ -37,10 +37,9 @@ from .report import Channel, Coverage, Histogram
 if TYPE_CHECKING:
     from ..quantization.config import Budget
 
+from lstm_edge_runtime.manifest import Array
+
 __all__ = ["Budgets", "FileFailedError", "Judge", "Measured", "RefusedError", "usual_scale"]
-
-Array = npt.NDArray[Any]
-
 
 _EDGES = np.arange(-20.0, 4.01, 0.25)
 _BUDGETED = ("int8", "fp16")
@@ -63,7 +62,7 @@ class Budgets:
         self._usual = usual
 
     def __str__(self) -> str:
-        """Say the rule in words."""
+        """Return the rule in words."""
         budget = self._budget
         return (
             f"budgets: root mean square within {budget.change:g} of an output's range and "
@@ -145,7 +144,7 @@ class Measured:
 
     @property
     def below_noise(self) -> str:
-        """Say why the case tells nothing: rounding alone moves an output of the reference by much."""
+        """Return why the case tells nothing: rounding alone moves an output of the reference by much."""
         for name, exact in self.known.ref64.items():
             if is_noise(self.known.ref32[name], exact):
                 return f"float32 and float64 runs of the reference give another {name} altogether"
@@ -231,7 +230,7 @@ class Judge:
 
     def measure(
         self,
-        run: Run,
+        run: Runner,
         feeds: Feeds,
         procedure: Procedure = whole,
         *,
@@ -266,7 +265,7 @@ class Judge:
         return measured
 
     def run_both(
-        self, run: Run, feeds: Feeds, procedure: Procedure = whole
+        self, run: Runner, feeds: Feeds, procedure: Procedure = whole
     ) -> tuple[Mapping[str, Array], Mapping[str, Array], Mapping[str, Array]]:
         """Return what the file gives, and the reference in its own dtype and in float64.
 

@@ -8,12 +8,11 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from lstm_edge_runtime.errors import InputError, LstmEdgeError, first_line
-from lstm_edge_runtime.manifest import Manifest, StateSpec, TensorSpec
+from lstm_edge_runtime.manifest import Array, Manifest, StateSpec, TensorSpec
 
 from ..export.config import ExportConfig
 from ..numerics.floats import one_thread
@@ -22,8 +21,6 @@ from ..numerics.reference import Signature, TorchReference, flatten_output
 from .reference import ModelFile, ReferenceModel
 
 __all__ = ["against_module"]
-
-Array = npt.NDArray[Any]
 
 
 class _OnOneThread:

@@ -11,18 +11,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 
 from lstm_edge_runtime import Model, load
 from lstm_edge_runtime.errors import ContractError, InputError, ManifestError, UnsupportedError
-from lstm_edge_runtime.manifest import Axes, Manifest
+from lstm_edge_runtime.graph_check import OPERATORS, QUANTIZED
+from lstm_edge_runtime.manifest import Array, Axes, Manifest
 from lstm_edge_runtime.model import read_model
 from lstm_edge_runtime.ort import CPU, Provider, SessionOptions, open_session, run_by_name
-from lstm_edge_runtime.state import Run
+from lstm_edge_runtime.state import Runner
 
 from ..numerics.noise import Layout, PerturbableReference, Rounding
 
@@ -35,9 +34,6 @@ __all__ = [
     "open_file",
     "recurrent_layers",
 ]
-
-Array = npt.NDArray[Any]
-
 
 _INT8 = frozenset(
     """DynamicQuantizeLSTM DynamicQuantizeMatMul MatMulInteger MatMulIntegerToFloat MatMulNBits ConvInteger
@@ -105,7 +101,7 @@ class ModelFile:
         versions = (each.version for each in self.proto.opset_import if each.domain in ("", "ai.onnx"))
         return max(versions, default=0)
 
-    def runner(self, threads: int = 1, providers: tuple[Provider, ...] = (CPU,)) -> Run:
+    def runner(self, threads: int = 1, providers: tuple[Provider, ...] = (CPU,)) -> Runner:
         """Open a session of its own.
 
         Raises:
@@ -125,7 +121,7 @@ class ModelFile:
 
         return run
 
-    def native_runner(self) -> Run:
+    def native_runner(self) -> Runner:
         """Make the native engine of the file.
 
         Raises:
@@ -139,7 +135,7 @@ class ModelFile:
         return lambda feeds: self.manifest.all_outputs(*native.call(feeds))
 
 
-_RECURRENT = {"LSTM": "LSTM", "GRU": "GRU", "RNN": "RNN", "DynamicQuantizeLSTM": "LSTM"}
+_RECURRENT = {**{operator: operator for operator in OPERATORS}, QUANTIZED: "LSTM"}
 _DTYPES = {"tensor(float16)": "float16", "tensor(float)": "float32", "tensor(double)": "float64"}
 """A file may take its floats narrower or wider than the reference."""
 
@@ -291,7 +287,7 @@ class _Lifted:
             feeds,
         )
 
-    def _joined(self, original: Run, lifted: Run, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+    def _joined(self, original: Runner, lifted: Runner, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
         found = lifted(feeds)
         if not all(np.all(feeds[state.input] == state.reset) for state in self._states):
             return found

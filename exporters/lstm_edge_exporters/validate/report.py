@@ -8,7 +8,7 @@ from typing import Any, Literal
 from lstm_edge_runtime.tolerance import Comparison
 
 __all__ = [
-    "ROWS",
+    "MAX_CHECKS",
     "Channel",
     "Check",
     "Coverage",
@@ -24,8 +24,8 @@ __all__ = [
 
 
 Status = Literal["passed", "failed", "skipped"]
-ROWS = 20
-"""Most rows of one table or group that a page shows; the others are counted."""
+MAX_CHECKS = 20
+"""Most checks of one group, and rows of one table, that a page shows; the others are counted."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ class Fact:
     same: bool = True
 
     def __str__(self) -> str:
-        """Say both values."""
+        """Return both values."""
         return f"the file has {self.file or 'none'}, the reference {self.reference or 'none'}"
 
 
@@ -214,7 +214,7 @@ class Coverage:
     """Channels below the noise in every case, with the absolute limit that they were held to."""
 
     def __str__(self) -> str:
-        """Say everything in one sentence."""
+        """Return everything in one sentence."""
         if not self.cases:
             return "nothing was compared with a reference"
         longest, widest = (max(each[place] for each in self.sizes) for place in (1, 0))

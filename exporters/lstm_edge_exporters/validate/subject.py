@@ -4,15 +4,14 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from lstm_edge_runtime.axes import describe, resolve
 from lstm_edge_runtime.errors import InputError, first_line
 from lstm_edge_runtime.manifest import Manifest
-from lstm_edge_runtime.state import Run, even_sizes
+from lstm_edge_runtime.state import Runner, even_sizes
 
 from ..numerics.cases import CaseGenerator, Feeds, case_size, full_length, in_chunks, random_sizes, row_by_row
 from ..numerics.noise import PerturbableReference, Procedure, whole
@@ -24,9 +23,9 @@ from .report import Check, Figures
 if TYPE_CHECKING:
     from ..numerics.samples import Samples
 
-__all__ = ["Subject"]
+from lstm_edge_runtime.manifest import Array
 
-Array = npt.NDArray[Any]
+__all__ = ["Subject"]
 
 _OFFSET = 9000
 """Of the cases that belong to no group."""
@@ -86,7 +85,7 @@ class Subject:
         name: str,
         feeds: Feeds,
         procedure: Procedure = whole,
-        run: Run | None = None,
+        run: Runner | None = None,
         *,
         beginning: tuple[Feeds, Procedure] | None = None,
         over_a_run: bool = False,

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 
 from lstm_edge_runtime.errors import InputError
@@ -25,7 +24,7 @@ from lstm_edge_runtime.golden import (
     GoldenSet,
     replay,
 )
-from lstm_edge_runtime.manifest import Golden, Manifest
+from lstm_edge_runtime.manifest import Array, Golden, Manifest
 from lstm_edge_runtime.state import run_chunks
 
 from ..quantization.judge import device_limits
@@ -34,8 +33,6 @@ from .reference import ModelFile, ReferenceModel
 from .subject import Subject
 
 __all__ = ["save_vectors"]
-
-Array = npt.NDArray[Any]
 
 _NAME = "test_data_set_{}"
 _SIZES = ((1, 1), (3, 12), (2, 33))

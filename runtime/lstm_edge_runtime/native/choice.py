@@ -9,8 +9,8 @@ from ..errors import CheckFailedError, FileFormatError, UnsupportedError, first_
 from ..manifest import Golden, Manifest, TensorSpec
 from ..onnx_reader import OnnxFile
 from ..ort import run_by_name
-from ..selftest import SelfTest, check_golden, compare_golden, gather_replays, golden_misfit
-from ..state import Run
+from ..selftest import SelfTest, check_golden_names, compare_golden, gather_replays, golden_misfit
+from ..state import Runner
 from .library import installed
 
 if TYPE_CHECKING:
@@ -45,14 +45,14 @@ def compile_engine(
         native = NativeEngine(program, manifest, threads)
     except FileFormatError as error:  # sizes in the graph that do not fit one another
         raise UnsupportedError(f"a part that is not covered ({error})") from error
-    runs: dict[str, Run] = {"the native engine": lambda feeds: manifest.all_outputs(*native.call(feeds))}
+    runs: dict[str, Runner] = {"the native engine": lambda feeds: manifest.all_outputs(*native.call(feeds))}
     if session is not None:
         runs["onnxruntime"] = lambda feeds: run_by_name(session, feeds, manifest.output_names)
     golden, what = manifest.golden, "the golden case"
     if golden is None and session is not None:
         golden, what = _draw(file, manifest, runs.pop("onnxruntime")), "a drawn case"
     for case in () if golden is None else (golden, *golden.more):
-        check_golden(manifest, case)
+        check_golden_names(manifest, case)
         if misfit := golden_misfit(manifest, case):
             raise CheckFailedError(f"{what} does not run: {misfit}")
         for name, run in runs.items():
@@ -67,7 +67,7 @@ def compile_engine(
     return native
 
 
-def _draw(file: OnnxFile | None, manifest: Manifest, run: Run) -> Golden | None:
+def _draw(file: OnnxFile | None, manifest: Manifest, run: Runner) -> Golden | None:
     """Return a case of two rows and three steps as onnxruntime runs it; None where that is not finite.
 
     It shows that a graph means what the compiler took it for (a mean over time, say), not how it rounds.

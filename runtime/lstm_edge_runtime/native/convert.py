@@ -34,7 +34,7 @@ def to_native(source: str | os.PathLike[str] | bytes) -> bytes:
     model = load(source, engine="onnxruntime")
     _, file = read_model(source)
     if file is None:
-        raise InputError("a file in onnxruntime's own format came, expected an .onnx file")
+        raise InputError("got a file in onnxruntime's own format, expected an .onnx file")
     manifest = model.interface
     compiled = compile_program(file, manifest)
     if manifest.golden is not None:

@@ -81,7 +81,7 @@ def quick_step(opened: C.CDLL) -> Callable[[int], int]:
 
 
 def installed() -> bool:
-    """Tell whether ``lstm-edge-native`` is there, without opening it."""
+    """Return whether ``lstm-edge-native`` is there, without opening it."""
     return find_spec("lstm_edge_native") is not None
 
 

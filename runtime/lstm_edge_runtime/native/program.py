@@ -138,7 +138,7 @@ class ProgramWriter:
         return buffer
 
     def next_state(self, old: int, new: int) -> None:
-        """Say which buffer holds the new value of the state in ``old``."""
+        """Return which buffer holds the new value of the state in ``old``."""
         next(port for port in self._ports["states"] if port[1] == old)[2] = new
 
     @property

@@ -65,7 +65,7 @@ def test_an_example_of_one_row_or_one_step_bakes_nothing(module, example, axes):
 
 class CountsRows(Net):
     def forward(self, x):
-        zeros = torch.zeros(1, len(x), 6)
+        zeros = torch.zeros(1, np.prod(x.shape[:1], dtype=int).item(), 6)
         return self.rnn(x, (zeros, zeros))[0]
 
 
@@ -86,7 +86,7 @@ class LearnedRows(CountsRows):
         self.start = nn.Parameter(torch.randn(1, 6))
 
     def forward(self, x):
-        state = torch.tanh(self.start).unsqueeze(0).repeat(1, len(x), 1)
+        state = torch.tanh(self.start).unsqueeze(0).repeat(1, np.prod(x.shape[:1], dtype=int).item(), 1)
         return self.rnn(x, (state, state))[0]
 
 

@@ -109,7 +109,7 @@ def test_a_sequence_that_is_called_like_a_state_is_none(network):
     assert [spec.name for spec in lifted.manifest.inputs] == ["hidden"]
 
 
-def test_states_of_a_batch_first_node_are_recognised(network):
+def test_states_of_a_batch_first_node_are_recognized(network):
     """onnxruntime does not run ``layout=1``, so the file is written with it rewritten."""
     net = network()
     net.recurrent("LSTM", "x", 3, 4, h="h", c="c", outputs=("Y", "Y_h", "Y_c"), layout=1)
@@ -126,7 +126,7 @@ def test_states_of_a_batch_first_node_are_recognised(network):
     assert stream.state["h"].any()
 
 
-def test_the_cache_of_a_causal_convolution_is_recognised_beside_a_hidden_state(network):
+def test_the_cache_of_a_causal_convolution_is_recognized_beside_a_hidden_state(network):
     """Shape inference does not tell the cache's width behind a Slice of a free axis."""
     net = network()
     seen = net.add("Concat", ["in_cache", "x"], axis=2)

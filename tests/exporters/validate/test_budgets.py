@@ -4,7 +4,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import helper, numpy_helper
 
 from lstm_edge import LSTM1
 from lstm_edge.checkpoint import Run
@@ -18,6 +17,8 @@ from lstm_edge_exporters.validate.vectors import save_vectors
 from lstm_edge_runtime import load
 from lstm_edge_runtime.golden import read_golden, replay
 from lstm_edge_runtime.manifest import Task
+
+from .faults import change, forget_state_output, ignore_state_input, recurrent, run_backwards, swap_states
 
 SETTINGS = {"steps": 1000, "quick": True}
 GAIN = 6.0
@@ -81,17 +82,6 @@ def test_the_long_run_on_the_data_has_no_padding_and_no_row_that_ends_early(made
     assert feeds["lengths"].tolist() == [50]
 
 
-def int8_lstm(model):
-    return next(node for node in model.graph.node if node.op_type == "DynamicQuantizeLSTM")
-
-
-def scale(model, place, how):
-    name = int8_lstm(model).input[place]
-    tensor = next(each for each in model.graph.initializer if each.name == name)
-    array = how(numpy_helper.to_array(tensor).copy())
-    tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(array), name))
-
-
 def swap_gates(model):
     """Input and forget gates change places, in the weights and in the bias."""
     order = [2, 1, 0, 3]
@@ -102,39 +92,17 @@ def swap_gates(model):
     def rows(bias):
         return bias.reshape(bias.shape[0], 2, 4, -1)[:, :, order].reshape(bias.shape)
 
-    scale(model, 1, columns)
-    scale(model, 2, columns)
-    scale(model, 3, rows)
+    change(model, recurrent(model).input[1], columns)
+    change(model, recurrent(model).input[2], columns)
+    change(model, recurrent(model).input[3], rows)
 
 
 def double_recurrent_scale(model):
-    scale(model, 10, lambda array: array * 2)
+    change(model, recurrent(model).input[10], lambda array: array * 2)
 
 
 def drop_bias(model):
-    scale(model, 3, np.zeros_like)
-
-
-def forget_state_output(model):
-    for node in model.graph.node:
-        node.output[:] = ["c_lost" if name == "c_n" else name for name in node.output]
-    model.graph.node.append(helper.make_node("Identity", ["c_0"], ["c_n"]))
-
-
-def ignore_state_input(model):
-    int8_lstm(model).input[6] = ""
-
-
-def swap_states(model):
-    node = int8_lstm(model)
-    node.input[5], node.input[6] = node.input[6], node.input[5]
-
-
-def run_backwards(model):
-    node = int8_lstm(model)
-    kept = [each for each in node.attribute if each.name != "direction"]
-    del node.attribute[:]
-    node.attribute.extend([*kept, helper.make_attribute("direction", "reverse")])
+    change(model, recurrent(model).input[3], np.zeros_like)
 
 
 FAULTS = (

@@ -12,16 +12,7 @@ from lstm_edge_exporters.validate import ValidateConfig, open_file, validate
 from lstm_edge_exporters.validate.module import against_module
 from lstm_edge_runtime.manifest import Manifest
 
-
-def recurrent(model, op="LSTM"):
-    return next(node for node in model.graph.node if node.op_type == op)
-
-
-def change(model, name, how):
-    """Put ``how(array)`` in the place of an initializer."""
-    tensor = next(each for each in model.graph.initializer if each.name == name)
-    array = numpy_helper.to_array(tensor).copy()
-    tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(how(array)).astype(array.dtype), name))
+from .faults import change, forget_state_output, ignore_state_input, recurrent, run_backwards, swap_states
 
 
 def gates(array, count=4):
@@ -67,30 +58,6 @@ def nudge_one_forget_unit(model):
         return b
 
     change(model, recurrent(model).input[3], nudge)
-
-
-def forget_state_output(model):
-    """``c_n`` is what came in."""
-    for node in model.graph.node:
-        for place, name in enumerate(node.output):
-            if name == "c_n":
-                node.output[place] = "c_lost"
-    model.graph.node.append(helper.make_node("Identity", ["c_0"], ["c_n"]))
-
-
-def ignore_state_input(model):
-    node = recurrent(model)
-    node.input[6] = ""
-
-
-def swap_states(model):
-    """``h_0`` and ``c_0`` change places where the layer reads them."""
-    node = recurrent(model)
-    node.input[5], node.input[6] = node.input[6], node.input[5]
-
-
-def run_backwards(model):
-    recurrent(model).attribute.append(helper.make_attribute("direction", "reverse"))
 
 
 def swap_directions(model):

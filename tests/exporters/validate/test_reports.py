@@ -9,6 +9,7 @@ from xml.etree import ElementTree as ET
 import pytest
 from rich.console import Console
 
+from lstm_edge.cli._report import print_report
 from lstm_edge_exporters.validate.html import to_html
 from lstm_edge_exporters.validate.junit import to_junit
 from lstm_edge_exporters.validate.report import (
@@ -20,7 +21,6 @@ from lstm_edge_exporters.validate.report import (
     Histogram,
     Report,
 )
-from lstm_edge_exporters.validate.terminal import print_report
 from lstm_edge_runtime.tolerance import Comparison
 
 NASTY = "<script>alert('x')</script> & \"q\" [red]\x00\x1b[31m\ud800"

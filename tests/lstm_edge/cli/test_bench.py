@@ -198,7 +198,7 @@ def test_a_baseline_that_can_not_be_compared_exits_2_and_nothing_is_measured(
     [
         ([], "MODELS"),
         (["none.onnx"], "none.onnx"),
-        (["{m}", "{m}"], "came twice"),
+        (["{m}", "{m}"], "got a file twice"),
         (["{m}", "--streams", "1,x"], "--streams"),
         (["{m}", "--seconds", "0"], "--seconds"),
         (["{m}", "--compare", "none.json"], "none.json"),

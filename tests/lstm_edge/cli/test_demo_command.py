@@ -39,7 +39,7 @@ def document(folder):
     return json.loads(ran.stdout)
 
 
-def test_the_demo_recognises_what_it_never_saw_and_equals_pytorch(document):
+def test_the_demo_recognizes_what_it_never_saw_and_equals_pytorch(document):
     assert document["accuracy"] >= 0.95
     assert document["recordings"] == 40
     assert document["steps"] == 4000

@@ -105,7 +105,7 @@ def test_wrong_usage_is_one_line_and_exit_2(invoke, wide, tmp_path, monkeypatch,
     assert not (tmp_path / "out.onnx").exists()
 
 
-def test_unlabelled_data_of_unequal_length_is_judged_without_accuracy(invoke, wide, tmp_path):
+def test_unlabeled_data_of_unequal_length_is_judged_without_accuracy(invoke, wide, tmp_path):
     rng = np.random.default_rng(1)
     data, output = tmp_path / "data.npz", tmp_path / "small.onnx"
     np.savez(data, x=rng.normal(size=(6, 30, 3)), lengths=np.array([30, 4, 30, 17, 1, 2]))
@@ -117,7 +117,7 @@ def test_unlabelled_data_of_unequal_length_is_judged_without_accuracy(invoke, wi
     assert judgement["agreement"] is not None
 
 
-def test_a_labelled_csv_gives_accuracy(invoke, wide, tmp_path):
+def test_a_labeled_csv_gives_accuracy(invoke, wide, tmp_path):
     rng = np.random.default_rng(2)
     rows = ["series,order,ax,ay,az,label"]
     for series, label in enumerate(("rest", "walk", "run; fast")):

@@ -14,13 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from lstm_edge.results import softmax
 from lstm_edge.score.config import ScoreConfig
 from lstm_edge.score.job import hash_of
 from lstm_edge.score.pipeline import score
 from lstm_edge.score.stages import count_series
 from lstm_edge_runtime import load
 from lstm_edge_runtime.manifest import Manifest
+from lstm_edge_runtime.prediction import softmax
 
 AXES = ("ax", "ay", "az")
 LABELS = ["rest", "walk", "run, fast"]

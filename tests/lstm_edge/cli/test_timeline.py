@@ -14,7 +14,7 @@ def lines(said, activity="Walk", steps=96, plain=False):
     return screen.file.getvalue().splitlines()
 
 
-def test_recognised_from_is_where_the_answer_stays_right():
+def test_recognized_from_is_where_the_answer_stays_right():
     assert recognized_from([0, 1, 0, 1, 1], 1) == 3
     assert recognized_from([1, 1], 1) == 0
     assert recognized_from([1, 1, 0], 1) is None

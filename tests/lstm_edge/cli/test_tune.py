@@ -174,7 +174,7 @@ def test_every_goal_ends_with_a_table_and_a_profile(invoke, har, tmp_path, goal)
     [
         ([], "MODELS"),
         (["none.onnx"], "none.onnx"),
-        (["{har}", "{har}"], "came twice"),
+        (["{har}", "{har}"], "got a file twice"),
         (["{har}", "--rate", "fast"], "100Hz"),
         (["{har}", "--rate", "0"], "100Hz"),
         (["{har}", "{wide}"], "no variant"),

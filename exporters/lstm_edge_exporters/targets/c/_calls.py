@@ -2,15 +2,13 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 
 from lstm_edge_runtime import Model
 from lstm_edge_runtime.errors import UnsupportedError
-from lstm_edge_runtime.manifest import Golden
+from lstm_edge_runtime.manifest import Array, Golden
 from lstm_edge_runtime.selftest import golden_limits
 from lstm_edge_runtime.state import State
 from lstm_edge_runtime.tolerance import MULTIPLE
@@ -20,9 +18,7 @@ from ...numerics.noise import Layout, noise_floors
 from ...numerics.onnx_reference import OnnxReference, index_values
 from ._interface import Interface
 
-__all__ = ["Call", "GoldenCase", "golden_case", "run_calls"]
-
-Array = npt.NDArray[Any]
+__all__ = ["CCall", "GoldenCase", "golden_case", "run_calls"]
 
 _RECORDED = 4
 """Calls of a golden case that is recorded here."""
@@ -31,7 +27,7 @@ _LEVELS = 255
 
 
 @dataclass(frozen=True)
-class Call:
+class CCall:
     """One call: what goes in, what onnxruntime gives, and the limits; all by name in the file."""
 
     feeds: Mapping[str, Array]
@@ -55,7 +51,7 @@ class GoldenCase:
     """Where the expected values come from, in words."""
 
 
-def run_calls(model: Model, graph: onnx.ModelProto, interface: Interface, count: int) -> Iterator[Call]:
+def run_calls(model: Model, graph: onnx.ModelProto, interface: Interface, count: int) -> Iterator[CCall]:
     """Draw inputs and run them with states carried, at batch 1.
 
     Both C and onnxruntime may be as far from the exact result as the tolerance policy allows. Where the graph
@@ -97,7 +93,7 @@ def run_calls(model: Model, graph: onnx.ModelProto, interface: Interface, count:
             limits = {name: _apart(moved[name], array) for name, array in outputs.items()}
         else:
             limits = {name: 2 * MULTIPLE * floors[name] for name in outputs}
-        yield Call(feeds, outputs, limits)
+        yield CCall(feeds, outputs, limits)
         states = {state.name: outputs[state.output] for state in interface.states}
 
 

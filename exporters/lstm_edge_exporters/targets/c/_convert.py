@@ -17,9 +17,9 @@ from ._calls import golden_case, run_calls
 from ._interface import build_interface, model_name
 from ._render import HARNESS, paths, render
 from ._translate import translate
-from ._verify import find_compiler, verify
+from ._verify import find_compiler, verify_c
 
-__all__ = ["CLibrary", "check_output", "to_c"]
+__all__ = ["CLibrary", "check_c_folder", "to_c"]
 
 _CALLS = 24
 """Random calls that C and onnxruntime are compared on."""
@@ -57,7 +57,7 @@ class CLibrary:
         return write_folder(folder, {path: text.encode() for path, text in self.files.items()})
 
 
-def check_output(
+def check_c_folder(
     folder: str | os.PathLike[str], source: str | os.PathLike[str], *, name: str | None = None
 ) -> None:
     """Refuse early, for a conversion of ``source``, what ``CLibrary.save`` would refuse after the work.
@@ -119,7 +119,7 @@ def to_c(source: str | os.PathLike[str], *, name: str | None = None, chunk: int 
         size = sum(onnx.numpy_helper.to_array(tensor).nbytes for tensor in constants.values())
         facts = {"sha256": model.identity, "constants": size}
         files = render(interface, translate(graph, interface), order, golden, facts)
-    comparisons = verify(files, interface, calls, compiler)
+    comparisons = verify_c(files, interface, calls, compiler)
     written = {path: text for path, text in files.items() if path != HARNESS}
     state = sum(each.reset.nbytes for each in interface.states)
     return CLibrary(prefix, written, comparisons, size, state)

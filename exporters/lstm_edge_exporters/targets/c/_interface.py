@@ -3,18 +3,14 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lstm_edge_runtime.axes import resolve
 from lstm_edge_runtime.errors import InputError, UnsupportedError
-from lstm_edge_runtime.manifest import Axes, Manifest, StateSpec, TensorSpec
+from lstm_edge_runtime.manifest import Array, Axes, Manifest, StateSpec, TensorSpec
 
-__all__ = ["Interface", "Port", "StatePort", "build_interface", "model_name"]
-
-Array = npt.NDArray[Any]
+__all__ = ["Interface", "StateArray", "StepArray", "build_interface", "model_name"]
 
 _C_TYPES = {
     "float32": "float",
@@ -43,7 +39,7 @@ _LOCALS = "all best call difference i lengths next passed state value worst"
 
 
 @dataclass(frozen=True)
-class Port:
+class StepArray:
     """One array that a step takes or gives."""
 
     name: str
@@ -69,7 +65,7 @@ class Port:
 
 
 @dataclass(frozen=True)
-class StatePort(Port):
+class StateArray(StepArray):
     """One state, a member of the struct."""
 
     output: str
@@ -86,10 +82,10 @@ class Interface:
     """The prefix of all names, and the header's name."""
     chunk: int
     """Time steps in one call."""
-    inputs: tuple[Port, ...]
-    outputs: tuple[Port, ...]
-    states: tuple[StatePort, ...]
-    lengths: Port | None
+    inputs: tuple[StepArray, ...]
+    outputs: tuple[StepArray, ...]
+    states: tuple[StateArray, ...]
+    lengths: StepArray | None
     """The input with the count of valid steps, always ``chunk``."""
     manifest: Manifest
 
@@ -99,7 +95,7 @@ class Interface:
         return _sizes(self.manifest, self.chunk)
 
     @property
-    def classes(self) -> Port | None:
+    def classes(self) -> StepArray | None:
         """The output with one logit a label; None where the task or the read-out is another."""
         task = self.manifest.task
         if task is None or not task.labels:
@@ -171,21 +167,21 @@ class _Ports:
         self._sizes = sizes
         self._symbols: dict[str, str] = {}
 
-    def open(self, specs: list[TensorSpec] | tuple[TensorSpec, ...], single: str) -> tuple[Port, ...]:
+    def open(self, specs: list[TensorSpec] | tuple[TensorSpec, ...], single: str) -> tuple[StepArray, ...]:
         """Return the ports of all inputs or outputs; one alone is called ``single``."""
         return tuple(
             self.port(spec, single if len(specs) == 1 else self._parameter(spec.name)) for spec in specs
         )
 
-    def port(self, spec: TensorSpec, symbol: str) -> Port:
-        return Port(spec.name, symbol, *self._array(spec.name, spec.dtype, spec.axes))
+    def port(self, spec: TensorSpec, symbol: str) -> StepArray:
+        return StepArray(spec.name, symbol, *self._array(spec.name, spec.dtype, spec.axes))
 
-    def state(self, spec: StateSpec) -> StatePort:
+    def state(self, spec: StateSpec) -> StateArray:
         dtype, shape, time_axis = self._array(spec.input, spec.dtype, spec.axes)
         reset = np.empty(shape, dtype)
         reset[...] = spec.reset
         symbol = self._symbol(spec.input)
-        return StatePort(spec.input, symbol, dtype, shape, time_axis, spec.output, reset)
+        return StateArray(spec.input, symbol, dtype, shape, time_axis, spec.output, reset)
 
     def _array(self, name: str, dtype: str, axes: Axes) -> tuple[str, tuple[int, ...], int | None]:
         if dtype not in _C_TYPES:

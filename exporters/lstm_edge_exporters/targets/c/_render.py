@@ -6,16 +6,15 @@ from importlib import metadata
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from lstm_edge_runtime.manifest import Array
 
 from ...versions import versions
 from ._calls import GoldenCase
-from ._interface import Interface, Port
+from ._interface import Interface, StepArray
 
 __all__ = ["GENERATOR", "HARNESS", "paths", "render"]
-
-Array = npt.NDArray[Any]
 
 GENERATOR = "emx-onnx-cgen"
 """The generator's distribution."""
@@ -118,7 +117,7 @@ def _templates(name: str) -> dict[str, str]:
     }
 
 
-def _view(port: Port, what: str, interface: Interface, *, alone: bool) -> dict[str, Any]:
+def _view(port: StepArray, what: str, interface: Interface, *, alone: bool) -> dict[str, Any]:
     macro = f"{interface.name.upper()}_{what}"
     return {
         "symbol": port.symbol,
@@ -130,7 +129,7 @@ def _view(port: Port, what: str, interface: Interface, *, alone: bool) -> dict[s
     }
 
 
-def _scan(port: Port) -> dict[str, str]:
+def _scan(port: StepArray) -> dict[str, str]:
     """Return the type to read a number as, and its conversion in ``scanf``."""
     if port.dtype == "bool":
         return {"type": "int", "format": '"d"'}
@@ -154,7 +153,7 @@ def _arguments(interface: Interface, order: Sequence[str]) -> list[str]:
     return [found[name] for name in order]
 
 
-def _as_array(port: Port, expression: str, qualifier: str = "") -> str:
+def _as_array(port: StepArray, expression: str, qualifier: str = "") -> str:
     inner = "".join(f"[{size}]" for size in port.shape[1:])
     return f"({qualifier}{port.c_type} (*){inner}){expression}" if inner else expression
 
@@ -162,7 +161,7 @@ def _as_array(port: Port, expression: str, qualifier: str = "") -> str:
 def _golden(interface: Interface, golden: GoldenCase) -> dict[str, Any]:
     arrays, checks = [], []
 
-    def add(prefix: str, port: Port, array: Array) -> str:
+    def add(prefix: str, port: StepArray, array: Array) -> str:
         symbol = f"{prefix}_{port.symbol}"
         arrays.append(
             {

@@ -9,18 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lstm_edge_runtime.errors import CheckFailedError, InputError, MissingDependencyError
+from lstm_edge_runtime.manifest import Array
 from lstm_edge_runtime.tolerance import Comparison, compare
 
 from ...processes import run_program
-from ._calls import Call
-from ._interface import Interface, Port
+from ._calls import CCall
+from ._interface import Interface, StepArray
 
-__all__ = ["find_compiler", "verify"]
-
-Array = npt.NDArray[Any]
+__all__ = ["find_compiler", "verify_c"]
 
 _COMPILERS = ("cc", "gcc", "clang")
 
@@ -46,8 +44,8 @@ def find_compiler() -> list[str]:
     return [found]
 
 
-def verify(
-    files: Mapping[str, str], interface: Interface, calls: Sequence[Call], compiler: Sequence[str]
+def verify_c(
+    files: Mapping[str, str], interface: Interface, calls: Sequence[CCall], compiler: Sequence[str]
 ) -> tuple[Comparison, ...]:
     """Compile the files, run the self-test and each of ``calls`` from its own states.
 
@@ -99,7 +97,7 @@ class _Reader:
         self._content = content
         self._place = 0
 
-    def take(self, port: Port) -> Array:
+    def take(self, port: StepArray) -> Array:
         array = self._next(np.dtype(port.dtype), port.size)
         return array.reshape(port.shape)
 

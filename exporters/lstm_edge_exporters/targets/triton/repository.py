@@ -18,14 +18,14 @@ from lstm_edge_runtime.errors import ContractError, InputError
 from lstm_edge_runtime.files import check_folder, write_folder
 from lstm_edge_runtime.manifest import Axes, Manifest, StateSpec, TensorSpec
 
-__all__ = ["BACKENDS", "IDLE_SECONDS", "ROWS", "SEQUENCES", "Repository", "to_triton"]
+__all__ = ["BACKENDS", "IDLE_SECONDS", "MAX_ROWS", "SEQUENCES", "Repository", "to_triton"]
 
 BACKENDS = ("python", "onnxruntime")
 IDLE_SECONDS = 60
 """How long a sequence may be silent before its state is dropped."""
 SEQUENCES = 1024
 """How many sequences may be open at once."""
-ROWS = 64
+MAX_ROWS = 64
 """How many sequences one call takes at most."""
 
 _DTYPES = {
@@ -109,7 +109,7 @@ def _python_config(name: str, interface: Manifest) -> str:
     return _lines(
         f'name: "{name}"',
         'backend: "python"',
-        f"max_batch_size: {ROWS}",
+        f"max_batch_size: {MAX_ROWS}",
         *_list("input", inputs),
         *_list("output", outputs),
         "sequence_batching {",

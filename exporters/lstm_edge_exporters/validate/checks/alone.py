@@ -4,21 +4,18 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lstm_edge_runtime.axes import describe, resolve, row_factor
 from lstm_edge_runtime.errors import first_line
-from lstm_edge_runtime.manifest import Golden, Manifest
+from lstm_edge_runtime.manifest import Array, Golden, Manifest
 from lstm_edge_runtime.selftest import compare_golden
-from lstm_edge_runtime.state import Run, even_sizes
+from lstm_edge_runtime.state import Runner, even_sizes
 
 from ...numerics.cases import CaseGenerator, Feeds, full_length, in_chunks, take_row, with_padding
 from ..reference import ModelFile
 from ..report import Check
 
 __all__ = ["check_alone"]
-
-Array = npt.NDArray[Any]
 
 _OFFSET = 10_000
 _ROWS = 3
@@ -61,7 +58,7 @@ def _golden_steps(manifest: Manifest) -> int:
     return 12
 
 
-def _batches(manifest: Manifest, run: Run, cases: CaseGenerator, steps: int) -> Check:
+def _batches(manifest: Manifest, run: Runner, cases: CaseGenerator, steps: int) -> Check:
     name = "runs at other batch sizes"
     if manifest.batch is None:
         return Check(name, "skipped", "the file has no batch axis")
@@ -71,7 +68,7 @@ def _batches(manifest: Manifest, run: Run, cases: CaseGenerator, steps: int) -> 
     return Check(name, "passed")
 
 
-def _lengths(manifest: Manifest, run: Run, cases: CaseGenerator, steps: int) -> Check:
+def _lengths(manifest: Manifest, run: Runner, cases: CaseGenerator, steps: int) -> Check:
     """Short sequences may be refused, as a convolution does; every other length may not."""
     name = "runs at other lengths"
     said = {
@@ -83,8 +80,8 @@ def _lengths(manifest: Manifest, run: Run, cases: CaseGenerator, steps: int) -> 
     return Check(name, "passed", f"at {', '.join(map(str, ran))} steps")
 
 
-def _try(manifest: Manifest, run: Run, cases: CaseGenerator, n: int, length: int) -> str:
-    """Say why the file does not run, or what comes out in another shape than stated."""
+def _try(manifest: Manifest, run: Runner, cases: CaseGenerator, n: int, length: int) -> str:
+    """Return why the file does not run, or what comes out in another shape than stated."""
     case = cases.case(n, length, at_reset=False, offset=_OFFSET, full=True)
     try:
         outputs = run(case.feeds)
@@ -99,7 +96,7 @@ def _try(manifest: Manifest, run: Run, cases: CaseGenerator, n: int, length: int
 
 
 def _dependence(
-    manifest: Manifest, run: Run, cases: CaseGenerator, length: int, *, exact: bool
+    manifest: Manifest, run: Runner, cases: CaseGenerator, length: int, *, exact: bool
 ) -> Iterator[Check]:
     """Change the first and the last steps of one row: that row must follow, and no other."""
     rows = range(_ROWS) if manifest.batch is not None else range(1)
@@ -136,12 +133,12 @@ def _dependence(
 
 
 def _varies(manifest: Manifest, name: str) -> bool:
-    """Tell whether an output is a float that is not the same throughout the golden case."""
+    """Return whether an output is a float that is not the same throughout the golden case."""
     recorded = manifest.golden.outputs.get(name) if manifest.golden else None
     return recorded is not None and recorded.dtype.kind == "f" and float(np.ptp(recorded)) > 0
 
 
-def _long(manifest: Manifest, run: Run, cases: CaseGenerator) -> Check:
+def _long(manifest: Manifest, run: Runner, cases: CaseGenerator) -> Check:
     """A long sequence in one call is the same in chunks, whatever the file computes."""
     name, steps = f"{_LONG} steps equal their chunks", _LONG
     feeds = full_length(manifest, cases.case(1, steps, at_reset=True, offset=_OFFSET + 2).feeds)
@@ -162,7 +159,7 @@ def _long(manifest: Manifest, run: Run, cases: CaseGenerator) -> Check:
     return Check(name, "passed", size=(1, steps))
 
 
-def _padding(manifest: Manifest, run: Run, cases: CaseGenerator, steps: int) -> Check:
+def _padding(manifest: Manifest, run: Runner, cases: CaseGenerator, steps: int) -> Check:
     """NaN behind a row's length reaches no output, where other numbers there do not."""
     name = "padding of NaN"
     feeds = dict(cases.case(_ROWS, steps, at_reset=True, offset=_OFFSET + 3).feeds)
@@ -203,7 +200,7 @@ def _moved(
     return found
 
 
-def _repeated(manifest: Manifest, run: Run, golden: Golden) -> Check:
+def _repeated(manifest: Manifest, run: Runner, golden: Golden) -> Check:
     """Each row of the golden case many times over, within the case's own limits."""
     name = "rows of the golden case repeated"
     axes = manifest.axes

@@ -4,14 +4,13 @@ Groups: sizes, states, lengths, streaming, inputs, providers and threads.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lstm_edge_runtime.errors import LstmEdgeError, UnsupportedError, counted, first_line
+from lstm_edge_runtime.manifest import Array
 from lstm_edge_runtime.ort import CPU, import_onnxruntime
-from lstm_edge_runtime.state import Run, even_sizes
+from lstm_edge_runtime.state import Runner, even_sizes
 
 from ...numerics.cases import GRID, Feeds, in_chunks, last_steps, random_sizes, row_by_row, with_padding
 from ..judge import Measured, RefusedError
@@ -26,8 +25,6 @@ __all__ = [
     "check_states",
     "check_streaming",
 ]
-
-Array = npt.NDArray[Any]
 
 _OFFSETS = {
     "sizes": 1000,
@@ -111,7 +108,7 @@ def check_states(subject: Subject) -> Iterator[Check]:
         # short rows alone may give short outputs
         feeds = subject.full(subject.draw(rows, steps, offset + 3))
 
-        def one_by_one(run: Run, feeds: Feeds) -> Mapping[str, Array]:
+        def one_by_one(run: Runner, feeds: Feeds) -> Mapping[str, Array]:
             return row_by_row(manifest, run)(feeds)
 
         yield subject.check("rows of a batch are independent", feeds, one_by_one)
@@ -146,7 +143,7 @@ def check_lengths(subject: Subject) -> Iterator[Check]:
         yield subject.check(about, feeds | {name: lengths.astype(feeds[name].dtype)})
     for about, garbage in (("NaN", np.nan), ("1e30", 1e30)):
 
-        def padded(run: Run, feeds: Feeds, garbage: float = garbage) -> Mapping[str, Array]:
+        def padded(run: Runner, feeds: Feeds, garbage: float = garbage) -> Mapping[str, Array]:
             return run(with_padding(subject.manifest, feeds, garbage))
 
         yield subject.check(f"padding of {about}", feeds, padded)

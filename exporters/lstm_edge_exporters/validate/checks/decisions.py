@@ -2,12 +2,10 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from lstm_edge_runtime.manifest import Task
+from lstm_edge_runtime.manifest import Array, Task
 
 from ...numerics.cases import first_rows
 from ..judge import FileFailedError, Measured, RefusedError
@@ -15,8 +13,6 @@ from ..report import Check, Disagreement
 from ..subject import Subject
 
 __all__ = ["check_decisions"]
-
-Array = npt.NDArray[Any]
 
 _BATCH = 32
 _FEW = 4

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from lstm_edge_exporters.targets.c import _convert, check_output, to_c
+from lstm_edge_exporters.targets.c import _convert, check_c_folder, to_c
 from lstm_edge_runtime.errors import (
     CheckFailedError,
     ContractError,
@@ -297,7 +297,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(made, network, tmp_pat
         (tmp_path / "mine" / "notes.txt", InputError, "is no folder"),
         (tmp_path / "not" / "there", NotFoundError, "does not exist"),
     ):
-        for refuse in (made.save, lambda folder: check_output(folder, network("layers"), name="net")):
+        for refuse in (made.save, lambda folder: check_c_folder(folder, network("layers"), name="net")):
             with pytest.raises(kind) as error:
                 refuse(target)
             assert words in one_line(error)

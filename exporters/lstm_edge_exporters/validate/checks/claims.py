@@ -1,4 +1,4 @@
-"""Contract: what the file promises, beside what its reference has, and its golden vectors replayed."""
+"""What the file claims, beside what its reference has, and its golden vectors replayed."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,6 +10,7 @@ import onnx
 
 from lstm_edge_runtime.axes import describe
 from lstm_edge_runtime.errors import LstmEdgeError, first_line
+from lstm_edge_runtime.graph_check import OPERATORS
 from lstm_edge_runtime.manifest import Axes, Golden, Manifest, StateSpec, TensorSpec
 from lstm_edge_runtime.selftest import golden_limits
 from lstm_edge_runtime.tolerance import Comparison
@@ -58,7 +59,7 @@ def compare_facts(file: ModelFile, reference: ReferenceModel | None) -> Iterator
 
 
 def comparable(file: ModelFile, reference: ReferenceModel) -> bool:
-    """Tell whether the file can be fed what the reference is fed: names, and sizes of fixed axes."""
+    """Return whether the file can be fed what the reference is fed: names, and sizes of fixed axes."""
     mine, theirs = file.manifest.axes, reference.manifest.axes
     return set(mine) == set(theirs) and all(_fits(mine[name], theirs[name]) for name in theirs)
 
@@ -307,7 +308,7 @@ def _made_of_pytorch(file: ModelFile) -> Check:
         return Check(name, "skipped", "the file does not say that it was exported from PyTorch")
     found = []
     for node in every_node(file.proto):
-        if node.op_type in ("LSTM", "GRU", "RNN"):
+        if node.op_type in OPERATORS:
             found += [
                 f"{node.op_type} with {each.name}" for each in node.attribute if each.name in _NOT_PYTORCH
             ]

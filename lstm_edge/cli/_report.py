@@ -1,12 +1,11 @@
-"""A report on a terminal: a row a group, then every failure in words."""
+"""A report of ``validate`` on a terminal: a row a group, then every failure in words."""
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lstm_edge_exporters.validate.report import Group, Report
 from lstm_edge_runtime.errors import printable
-
-from .report import Group, Report
 
 __all__ = ["print_report"]
 

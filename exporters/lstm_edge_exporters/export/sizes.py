@@ -1,0 +1,118 @@
+"""Sizes that code takes for numbers: ``int(x.size(1) / 4)``, ``len(x)``, ``float(steps)``.
+
+Python lets these give plain numbers only, and so tracing would fix the size. In a copy of the module that is
+ours, the functions that call them get globals of their own, in which they leave a traced size a traced size.
+"""
+
+import types
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .refusals import is_own
+
+__all__ = ["keep_sizes"]
+
+
+class _LikeBuiltin(type):
+    """What a stand-in is to ``isinstance`` and in comparisons: the type that it stands for."""
+
+    stands_for: type
+
+    def __instancecheck__(cls, value: Any) -> bool:
+        return isinstance(value, cls.stands_for)
+
+    def __eq__(cls, other: object) -> bool:
+        return other is cls or other is cls.stands_for
+
+    def __hash__(cls) -> int:
+        return hash(cls.stands_for)
+
+
+class _Int(metaclass=_LikeBuiltin):
+    stands_for = int
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        if args and isinstance(args[0], torch.SymInt | torch.SymFloat):
+            return torch.sym_int(args[0])  # type: ignore[no-untyped-call]
+        return int(*args, **kwargs)
+
+
+class _Float(metaclass=_LikeBuiltin):
+    stands_for = float
+
+    def __new__(cls, *args: Any) -> Any:
+        if args and isinstance(args[0], torch.SymInt):
+            return torch.sym_float(args[0])  # type: ignore[no-untyped-call]
+        return float(*args)
+
+
+def _len(value: Any) -> Any:
+    return value.shape[0] if isinstance(value, Tensor) and value.dim() else len(value)
+
+
+_STAND_INS: dict[str, Any] = {"int": _Int, "float": _Float, "len": _len}
+
+
+def keep_sizes(module: nn.Module) -> bool:
+    """Make the code of ``module``, a copy that is ours, keep traced sizes; tell whether anything changed."""
+    copies: dict[types.FunctionType, types.FunctionType | None] = {}
+    changed = False
+    for layer in module.modules():
+        methods: dict[str, Any] = {}
+        for kind in reversed(type(layer).__mro__):
+            for name, value in vars(kind).items():
+                function = value.__func__ if isinstance(value, staticmethod) else value
+                if isinstance(function, types.FunctionType) and (other := _copied(function, copies)):
+                    methods[name] = staticmethod(other) if isinstance(value, staticmethod) else other
+                else:
+                    methods.pop(name, None)
+        if methods:
+            kind = type(layer)
+            layer.__class__ = types.new_class(kind.__name__, (kind,), exec_body=partial(_add, methods))
+            changed = True
+    return changed
+
+
+def _add(methods: Mapping[str, Any], names: dict[str, Any]) -> None:
+    names.update(methods)
+
+
+def _copied(
+    function: types.FunctionType, copies: dict[types.FunctionType, types.FunctionType | None]
+) -> types.FunctionType | None:
+    """Return ``function`` with stand-ins where it or a function that it calls takes sizes; else None."""
+    if function in copies:
+        return copies[function]
+    copies[function] = None  # while it is being looked at: a function that calls itself
+    if not is_own(function.__code__.co_filename):
+        return None
+    known = function.__globals__
+    stand_ins: dict[str, Any] = {}
+    for name in _names(function.__code__):
+        value = known.get(name)
+        if name in _STAND_INS and name not in known:
+            stand_ins[name] = _STAND_INS[name]
+        elif isinstance(value, types.FunctionType) and (other := _copied(value, copies)):
+            stand_ins[name] = other
+    if stand_ins:
+        made = types.FunctionType(
+            function.__code__,
+            known | stand_ins,
+            function.__name__,
+            function.__defaults__,
+            function.__closure__,
+        )
+        made.__kwdefaults__ = function.__kwdefaults__
+        copies[function] = made
+    return copies[function]
+
+
+def _names(code: types.CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _names(constant)

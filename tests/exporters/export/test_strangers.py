@@ -1,0 +1,217 @@
+"""Small stand-ins for modules of public packages that once went wrong, at sizes that were not traced."""
+
+import math
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from lstm_edge_exporters import ExportConfig, export
+from lstm_edge_runtime import load
+from lstm_edge_runtime.errors import UnsupportedError
+
+
+def floats(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(3))
+
+
+class PadsToAValidLength(nn.Module):
+    """Audio denoisers: a length computed by ``int`` and ``math.ceil``, and cut back at the end."""
+
+    def __init__(self):
+        super().__init__()
+        self.down, self.up = nn.Conv1d(1, 4, 8, 4), nn.ConvTranspose1d(4, 1, 8, 4)
+        self.rnn = nn.LSTM(4, 4)
+
+    def valid_length(self, length):
+        return int(math.ceil((length - 8) / 4) * 4 + 8)
+
+    def forward(self, x):
+        length = x.shape[-1]
+        x = self.down(F.pad(x, (0, self.valid_length(length) - length)))
+        x = self.rnn(x.permute(2, 0, 1))[0].permute(1, 2, 0)
+        return self.up(x)[..., :length]
+
+
+class CeilingDivision(nn.Module):
+    """``-(-length // 3)`` frames, as recognizers of lines pad to."""
+
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.GRU(6, 4, batch_first=True)
+
+    def forward(self, x):
+        frames = -(-x.shape[1] // 3)
+        x = F.pad(x, (0, 0, 0, frames * 3 - x.shape[1]))
+        return self.rnn(x.reshape(len(x), frames, 6))[0]
+
+
+class LogSpaceScan(nn.Module):
+    """minGRU: no recurrent layer, ``logcumsumexp`` over time."""
+
+    def __init__(self):
+        super().__init__()
+        self.gates = nn.Linear(4, 8)
+
+    def forward(self, x):
+        hidden, gate = self.gates(x).chunk(2, -1)
+        decays = (-F.softplus(gate)).cumsum(1)
+        return ((F.logsigmoid(hidden) - F.softplus(-gate) - decays).logcumsumexp(1) + decays).exp()
+
+
+class NormOverAllAxes(nn.Module):
+    """Separation networks: axes from ``torch.arange(...).tolist()``."""
+
+    def __init__(self):
+        super().__init__()
+        self.rnn, self.norm = nn.LSTM(4, 4, batch_first=True), nn.GroupNorm(1, 4)
+
+    def forward(self, x):
+        axes = torch.arange(1, len(x.shape)).tolist()
+        x = x - x.mean(dim=axes, keepdim=True)
+        return self.norm(self.rnn(x)[0].transpose(1, 2))
+
+
+class FoldsFeatures(nn.Module):
+    """4-D input whose last axis has as many elements as the example has rows."""
+
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.GRU(6, 4, batch_first=True)
+
+    def forward(self, x):
+        return self.rnn(x.reshape(x.shape[0], x.shape[1], x.shape[2] * x.shape[3]))[0]
+
+
+class OwnCell(nn.Module):
+    """A cell of linear layers, with its state."""
+
+    def __init__(self):
+        super().__init__()
+        self.ih, self.hh = nn.Linear(5, 6), nn.Linear(6, 6)
+
+    def forward(self, x, h):
+        return torch.tanh(self.ih(x) + self.hh(h))
+
+
+class TruncatedFractions(nn.Module):
+    """Relative lengths that packing cuts to whole steps."""
+
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.GRU(4, 4, batch_first=True)
+
+    def forward(self, x, lengths):
+        packed = pack_padded_sequence(x, lengths * x.size(1), batch_first=True, enforce_sorted=False)
+        return self.rnn(packed)[1][-1]
+
+
+class PaddingIsZero(nn.Module):
+    """Recommenders: lengths counted from tokens, of which a random draw may leave none."""
+
+    def __init__(self):
+        super().__init__()
+        self.items, self.rnn = nn.Embedding(9, 4, padding_idx=0), nn.GRU(4, 4, batch_first=True)
+
+    def forward(self, tokens):
+        count = (tokens != 0).sum(1)
+        packed = pack_padded_sequence(self.items(tokens), count, batch_first=True, enforce_sorted=False)
+        return pad_packed_sequence(self.rnn(packed)[0], batch_first=True)[0].sum(1)
+
+
+TOKENS = torch.tensor([[3, 4, 5, 8], [1, 2, 7, 0]])
+STRANGERS = [
+    (PadsToAValidLength, lambda n, length: (floats(n, 1, 8 + length),)),
+    (CeilingDivision, lambda n, length: (floats(n, length, 2),)),
+    (LogSpaceScan, lambda n, length: (floats(n, length, 4),)),
+    (NormOverAllAxes, lambda n, length: (floats(n, length, 4),)),
+    (FoldsFeatures, lambda n, length: (floats(n, length, 3, 2),)),
+    (OwnCell, lambda n, length: (floats(n, 5), floats(n, 6))),
+    (TruncatedFractions, lambda n, length: (floats(n, length, 4), torch.tensor([1.0, *[0.5] * (n - 1)]))),
+    (PaddingIsZero, lambda n, length: (TOKENS.repeat(n, length)[:n, :length],)),
+]
+
+
+@pytest.mark.parametrize(("kind", "inputs"), STRANGERS, ids=lambda value: getattr(value, "__name__", ""))
+def test_a_module_that_once_went_wrong_is_right_at_sizes_that_were_not_traced(kind, inputs):
+    torch.manual_seed(0)
+    module = kind().eval()
+    content = export(module, inputs(2, 4)).model
+    model = load(content)
+    for n, length in ((1, 2), (3, 7), (2, 50)):
+        given = inputs(n, length)
+        with torch.no_grad():
+            expected = module(*given).numpy()
+        names = [spec.name for spec in model.manifest.inputs]
+        got = model.run(dict(zip(names, (each.numpy() for each in given), strict=True)))[0]
+        np.testing.assert_allclose(
+            next(iter(got.values())), expected, rtol=0, atol=2e-5, err_msg=f"{n}, {length}"
+        )
+    inferred = onnx.load_from_string(content).graph.value_info
+    assert "None" not in {axis.dim_param for each in inferred for axis in each.type.tensor_type.shape.dim}
+
+
+class LoopsOverTime(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cell = OwnCell()
+
+    def forward(self, x, hx=None):
+        h = torch.zeros(x.size(0), 6) if hx is None else hx
+        for t in range(x.size(1)):
+            h = self.cell(x[:, t], h)
+        return h
+
+
+class TakesApart(LoopsOverTime):
+    def forward(self, x, hx):
+        steps = x.unbind(1)
+        for step in steps:
+            hx = self.cell(step, hx)
+        return hx
+
+
+@pytest.mark.parametrize(
+    ("module", "example", "line", "way_out"),
+    [
+        (LoopsOverTime(), (floats(2, 4, 5),), "for t in range(x.size(1)):", "for which forward has hx"),
+        (
+            TakesApart(),
+            (floats(2, 4, 5), floats(2, 6)),
+            "steps = x.unbind(1)",
+            "--input x=N,1,5 --input hx=N,6",
+        ),
+    ],
+)
+def test_a_loop_of_ones_own_over_time_is_refused_with_its_line_and_the_way_out(
+    module, example, line, way_out
+):
+    with pytest.raises(UnsupportedError) as raised:
+        export(module.eval(), example)
+    assert line in str(raised.value)
+    assert way_out in str(raised.value)
+
+
+def test_the_way_out_of_a_loop_works():
+    module = TakesApart().eval()
+    example = floats(2, 1, 5), floats(2, 6)
+    model = load(export(module, example, ExportConfig(inputs={"x": ("N", 1, 5), "hx": ("N", 6)})).model)
+    x, h = floats(3, 1, 5), floats(3, 6)
+    with torch.no_grad():
+        expected = module(x, h).numpy()
+    got = model.run({"x": x.numpy(), "hx": h.numpy()})[0]
+    np.testing.assert_allclose(next(iter(got.values())), expected, rtol=0, atol=1e-5)
+
+
+class GoesToNumpy(LoopsOverTime):
+    def forward(self, x):
+        return self.cell(x[:, 0], torch.from_numpy(x[:, 0].numpy() @ np.ones((5, 6), np.float32)))
+
+
+def test_a_tensor_taken_to_numpy_is_called_what_it_is():
+    with pytest.raises(UnsupportedError, match=r"takes a tensor to NumPy .*x\[:, 0\]\.numpy\(\)"):
+        export(GoesToNumpy().eval(), floats(2, 4, 5))
