@@ -17,7 +17,7 @@ from pyarrow import parquet
 from lstm_edge.score.config import ScoreConfig
 from lstm_edge.score.job import hash_of
 from lstm_edge.score.pipeline import score
-from lstm_edge.score.stages import count_series
+from lstm_edge.score.stages import count_series, mark_series
 from lstm_edge_runtime import load
 from lstm_edge_runtime.manifest import Manifest
 from lstm_edge_runtime.prediction import softmax
@@ -567,6 +567,6 @@ def test_several_workers_without_ray_name_the_extra(invoke, har, tmp_path, monke
 def test_series_that_many_files_share_are_counted_once(count):
     seen = np.zeros(1 << 16, bool)
     for _ in range(2):
-        seen[[hash_of(f"device {number}") % len(seen) for number in range(count)]] = True
+        mark_series(seen, np.array([hash_of(f"device {number}") for number in range(count)]))
     found = count_series(int(np.packbits(seen).tobytes().hex(), 16))
     assert found == pytest.approx(count, rel=0.03)
