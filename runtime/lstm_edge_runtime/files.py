@@ -157,7 +157,7 @@ def read_arrays(
             what = f"{wrong_members[0]!r} is not an array" if wrong_members else f"it holds no {missing[0]!r}"
             raise ValueError(what)  # noqa: TRY301  one message for all
         for name, array in arrays.items():
-            _check_text(name, array)
+            _check_elements(name, array)
     except FileNotFoundError as error:
         raise NotFoundError(f"{path} is not there; {advice}") from error
     except Exception as error:  # damaged bytes make zipfile and numpy raise nearly anything
@@ -165,8 +165,10 @@ def read_arrays(
     return arrays
 
 
-def _check_text(name: str, array: npt.NDArray[Any]) -> None:
-    if array.dtype.kind == "U" and array.dtype.itemsize:
+def _check_elements(name: str, array: npt.NDArray[Any]) -> None:
+    if not array.dtype.itemsize:  # a few bytes may claim any number of these
+        raise ValueError(f"{name!r} has elements of no size")
+    if array.dtype.kind == "U":
         codes = np.frombuffer(array.tobytes(), array.dtype.byteorder.replace("=", "") + "u4")
         if codes.max(initial=0) > sys.maxunicode:
             raise ValueError(f"{name!r} is not Unicode text")

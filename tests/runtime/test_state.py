@@ -78,6 +78,19 @@ def test_a_damaged_file_is_refused_whatever_is_wrong_with_it(state, tmp_path):
             State.load(wrong)
 
 
+def test_an_array_that_claims_more_than_its_file_holds_is_refused(state, tmp_path):
+    arrays = to_arrays(state)
+    with zipfile.ZipFile(tmp_path / "s.npz", "w") as file:
+        for name, array in arrays.items():
+            with file.open(f"{name}.npy", "w") as member:
+                np.save(member, array)
+        with file.open("more.npy", "w") as member:
+            header = {"descr": "|S0", "fortran_order": False, "shape": (1 << 40,)}
+            np.lib.format.write_array_header_1_0(member, header)
+    with pytest.raises(FileFormatError, match="elements of no size"):
+        State.load(tmp_path / "s.npz")
+
+
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_text_that_is_no_unicode_is_refused(state, tmp_path, order):
     codes = np.array([0x110000, *b"abc"], order + "u4")
