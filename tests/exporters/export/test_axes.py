@@ -106,10 +106,10 @@ def test_many_axes_of_size_1_ask_for_a_larger_example():
         export(Deep().eval(), (torch.randn(1, 4, 5), *[STATE] * 4))
 
 
-def test_a_module_without_recurrent_layers_asks_for_its_axes():
+@pytest.mark.parametrize(("shape", "axes"), [((3, 5), ("N", 3)), ((3, 7, 5), ("N", "L", 3))])
+def test_a_module_without_recurrent_layers_has_its_first_free_axes_for_batch_and_time(shape, axes):
     module = nn.Linear(5, 3).eval()
-    with pytest.raises(InputError, match=r"no dynamic axis found.*inputs="):
-        export(module, torch.randn(3, 5))
+    assert export(module, torch.randn(shape)).manifest.outputs[0].axes == axes
     made = export(module, torch.randn(3, 5), ExportConfig(inputs={"input": ("N", 5)}))
     assert made.manifest.outputs[0].axes == ("N", 3)
 
