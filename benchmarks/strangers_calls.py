@@ -14,6 +14,7 @@ from torch import Tensor, nn
 __all__ = ["GROUPS", "Call"]
 
 _LOOP = "a loop over time in Python"
+_FRAMES = "a loop over as many frames as the length makes, in Python"
 _DATA = "a decision on data"
 _KEPT = "a state of the example's batch, kept in an attribute"
 
@@ -77,7 +78,7 @@ def _demucs() -> list[Call]:
 
     return [
         Call("demucs", "BLSTM", lambda: BLSTM(6), _channels(6)),
-        Call("demucs", "BLSTM max_steps", lambda: BLSTM(6, max_steps=20), _channels(6)),
+        Call("demucs", "BLSTM max_steps", lambda: BLSTM(6, max_steps=20), _channels(6), _FRAMES),
         Call("demucs", "BLSTM skip", lambda: BLSTM(6, 2, skip=True), _channels(6)),
         Call(
             "demucs",

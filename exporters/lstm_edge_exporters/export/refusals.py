@@ -11,6 +11,7 @@ from traceback import FrameSummary
 
 import torch
 from torch import nn
+from torch.export import ExportedProgram
 from torch.jit import ScriptModule
 
 from lstm_edge_runtime.errors import InputError, UnsupportedError
@@ -139,12 +140,15 @@ def random_refusal(name: str, seen: Mapping[str, str]) -> UnsupportedError:
     )
 
 
-def translation_refusal(error: Exception, seen: Mapping[str, str]) -> UnsupportedError:
+def translation_refusal(
+    error: Exception, seen: Mapping[str, str], program: ExportedProgram
+) -> UnsupportedError:
     """Return which operator PyTorch's ONNX translation lacks, or what ``forward`` does that ONNX has not.
 
     Args:
         error: PyTorch's.
         seen: see ``Recorder.seen``.
+        program: what was to be translated.
     """
     if "complex" in seen:
         return _complex(seen["complex"])
@@ -157,12 +161,24 @@ def translation_refusal(error: Exception, seen: Mapping[str, str]) -> Unsupporte
             operator = ".".join(part for part in found.groups() if part)
             if "sampling" in seen:
                 return random_refusal("output", seen)
+            where = f" ({line})" if (line := _line_of(operator, program)) else ""
             return UnsupportedError(
-                f"torch.onnx has no translation for the operator {operator}; write it with operators that "
-                "ONNX has, or move it out of the module"
+                f"torch.onnx has no translation for the operator {operator}{where}; write it with operators "
+                "that ONNX has, or move it out of the module"
             )
     text = " ".join(str(causes[-1]).split())
     return UnsupportedError(f"the traced network can't be written as ONNX: {text[:400]}")
+
+
+def _line_of(operator: str, program: ExportedProgram) -> str:
+    """Return the module's own line that an operator comes from; empty if none is known."""
+    for graph in (program.graph, program.run_decompositions().graph):
+        for node in graph.nodes:
+            if node.op == "call_function" and str(node.target) == operator:
+                for path, number in reversed(re.findall(r'File "(.+?)", line (\d+)', node.stack_trace or "")):
+                    if line := line_at(path, int(number)):
+                        return line
+    return ""
 
 
 def _specialized(text: str) -> str:

@@ -112,7 +112,7 @@ def _trace(
                 verbose=False,
             )
         except Exception as error:
-            raise translation_refusal(error, recorder.seen) from error
+            raise translation_refusal(error, recorder.seen, program) from error
     assert made is not None
     _name_axes(made.model, axes)
     guards = read_guards(program, recorder.shapes, {name: axes[name] for name in signature.names})
