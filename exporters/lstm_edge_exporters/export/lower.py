@@ -1,10 +1,13 @@
-"""The graph pass that turns each ``lstm_edge::Recurrent`` node into ONNX's LSTM, GRU or RNN nodes.
+"""The graph passes that turn recorded nodes into ONNX's own: recurrent layers, and sums of exponentials.
+
+Each ``lstm_edge::Recurrent`` node becomes LSTM, GRU or RNN nodes.
 
 One node a layer, both directions in it. States come in as ``(layers*D, N, H)``, are split by layer, and are
 put together again behind the nodes. Afterwards every call of the module is checked to be a node.
 """
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from typing import Any
@@ -12,18 +15,35 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
+from onnx.parser import parse_graph
 
 from lstm_edge_runtime.errors import CheckFailedError, UnsupportedError
 
 from ..graph import Builder
 from ..recurrent import GATES, LayerWeights, to_onnx_weights
-from .record import DOMAIN, OP, RecurrentCall
+from .record import DOMAIN, LOG_CUM_SUM_EXP, OP, RecurrentCall
 
-__all__ = ["Origin", "check_recurrent_nodes", "lower", "origin_of"]
+__all__ = ["Origin", "check_recurrent_nodes", "lower", "lower_sums", "origin_of"]
 
 Array = npt.NDArray[Any]
 
 
+_LOG_ADD_EXP = """
+step (sum, x) => (next, same) {
+    larger = Max (sum, x)
+    infinite = IsInf (larger)
+    none = Constant <value = float {0}> ()
+    base = Where (infinite, none, larger)
+    first = Sub (sum, base)
+    second = Sub (x, base)
+    first_exp = Exp (first)
+    second_exp = Exp (second)
+    total = Add (first_exp, second_exp)
+    log = Log (total)
+    next = Add (log, base)
+    same = Identity (next)
+}
+"""
 _ORIGIN = "lstm_edge.origin"
 """The key in a node's ``metadata_props`` while the graph is worked on."""
 
@@ -188,3 +208,41 @@ def _split_weights(node: ir.Node, attributes: dict[str, Any]) -> list[list[Layer
         )
     step = attributes["directions"]
     return [rows[start : start + step] for start in range(0, len(rows), step)]
+
+
+def lower_sums(model: ir.Model) -> None:
+    """Replace every recorded ``logcumsumexp`` by a Scan.
+
+    Each step is added to the sum before it in the scale of the larger of both. ``torch.onnx`` scales the
+    whole axis by its maximum, beside which an earlier sum may be no number at all.
+    """
+    for node in list(model.graph):
+        if (node.domain, node.op_type) != (DOMAIN, LOG_CUM_SUM_EXP):
+            continue
+        build = Builder(node, "logcumsumexp")
+        x, axis = node.inputs[0], node.attributes["axis"].as_int()
+        assert x is not None
+        (first,) = build.node("ReduceMax", [x, build.constant(np.array([axis]), "axis")], {"keepdims": 0})
+        (shape,) = build.node("Shape", [first])
+        shape.dtype = ir.DataType.INT64
+        (start,) = build.node("Expand", [build.constant(np.float32(-math.inf).reshape(()), "none"), shape])
+        _, sums = build.node(
+            "Scan",
+            [start, x],
+            {
+                "body": _log_add_exp(),
+                "num_scan_inputs": 1,
+                "scan_input_axes": [axis],
+                "scan_output_axes": [axis],
+            },
+            outputs=2,
+        )
+        sums.shape, sums.type = node.outputs[0].shape, node.outputs[0].type
+        build.replace([sums])
+
+
+def _log_add_exp() -> Any:
+    graph = parse_graph(_LOG_ADD_EXP)
+    for value in (*graph.input, *graph.output):
+        value.type.tensor_type.elem_type = ir.DataType.FLOAT
+    return ir.from_proto(graph)

@@ -47,12 +47,11 @@ from ..progress import Progress, ignore, in_turn
 from .axes import resolve_axes, suggest_step
 from .config import ExportConfig
 from .finalize import build_manifest, rename_outputs, serialize, tidy
-from .lower import check_recurrent_nodes, lower
+from .lower import check_recurrent_nodes, lower, lower_sums
 from .ranges import Guard, settle_ranges
 from .refusals import LoopError, check_module, check_starts, random_refusal
 from .roles import Roles, find_roles
 from .trace import trace
-from .translations import lower_sums
 
 __all__ = ["Artifact", "ConvertedModule", "convert_module", "export_verified", "own_copy"]
 

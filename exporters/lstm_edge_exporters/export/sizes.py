@@ -1,20 +1,25 @@
-"""Sizes that code takes for numbers: ``int(x.size(1) / 4)``, ``len(x)``, ``float(steps)``.
+"""Arithmetic on sizes: ``int(x.size(1) / 4)``, ``len(x)``, ``-(-n // 4)``.
 
-Python lets these give plain numbers only, and so tracing would fix the size. In a copy of the module that is
-ours, the functions that call them get globals of their own, in which they leave a traced size a traced size.
+Python lets ``int``, ``len`` and ``float`` give plain numbers only, and so tracing would fix the size. In a
+copy of the module that is ours, the functions that call them get globals of their own, in which they leave a
+traced size a traced size. What is then computed of it ``torch.onnx`` translates by ``TRANSLATIONS``.
 """
 
+import math
+import operator
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
 import torch
+from onnxscript import DOUBLE, INT64
+from onnxscript import opset18 as op
 from torch import Tensor, nn
 
 from .refusals import is_own
 
-__all__ = ["keep_sizes"]
+__all__ = ["TRANSLATIONS", "keep_sizes"]
 
 
 class _LikeBuiltin(type):
@@ -116,3 +121,32 @@ def _names(code: types.CodeType) -> Iterator[str]:
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             yield from _names(constant)
+
+
+def _wide(size: Any) -> Any:
+    """Cast a size to float64: float32 holds no odd integer above 2**24."""
+    return op.Cast(size, to=DOUBLE.dtype)
+
+
+def _whole(size: Any) -> Any:
+    return op.Cast(size, to=INT64.dtype)
+
+
+def _divide(dividend: Any, divisor: Any) -> Any:
+    return op.Div(_wide(dividend), _wide(divisor))
+
+
+def _floor_divide(dividend: Any, divisor: Any) -> Any:
+    """Round down as Python does; ONNX's division of integers rounds towards zero."""
+    return _whole(op.Floor(_divide(dividend, divisor)))
+
+
+TRANSLATIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
+    math.ceil: lambda size: _whole(op.Ceil(_wide(size))),
+    math.floor: lambda size: _whole(op.Floor(_wide(size))),
+    math.trunc: _whole,
+    operator.floordiv: _floor_divide,
+    operator.truediv: _divide,
+    torch.sym_float: _wide,
+}
+"""For ``torch.onnx.export``, by what stands in a traced graph."""

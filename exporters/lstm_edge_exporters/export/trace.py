@@ -26,8 +26,7 @@ from ..numerics.reference import Signature, flatten_output
 from .ranges import Guard, read_guards
 from .record import Recorder, RecurrentCall, instrument
 from .refusals import ConstantSizeError, Place, place_of, tracing_refusal, translation_refusal
-from .sizes import keep_sizes
-from .translations import TRANSLATIONS
+from .sizes import TRANSLATIONS, keep_sizes
 
 try:
     from torch.onnx._internal.exporter import _registration
