@@ -288,7 +288,7 @@ def save(name, nodes, weights, inputs, outputs, state, manifest, names=None) -> 
 
 
 def renamed(nodes: list[onnx.NodeProto], names: dict[str, str]) -> list[onnx.NodeProto]:
-    """Give copies of ``nodes`` with tensors called as ``names`` says."""
+    """Return copies of ``nodes`` with tensors called as ``names`` says."""
     copies = []
     for node in nodes:
         copy = onnx.NodeProto()
@@ -306,7 +306,7 @@ def reorder(gates: np.ndarray) -> np.ndarray:
 
 
 def tensor(name: str, array: np.ndarray) -> onnx.TensorProto:
-    """Give an initializer."""
+    """Return an initializer."""
     return numpy_helper.from_array(array, name)
 
 
