@@ -6,6 +6,7 @@ has its own packages only.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -188,6 +189,17 @@ def _speechbrain() -> list[Call]:
     def with_fractions(n: int, length: int) -> tuple[Any, ...]:
         return torch.randn(n, 4 * length, 5), None, torch.tensor([1.0, *[0.5] * (n - 1)])
 
+    crdnn = partial(
+        CRDNN,
+        input_size=8,
+        cnn_blocks=1,
+        cnn_channels=[4],
+        inter_layer_pooling_size=[2],
+        rnn_layers=1,
+        rnn_neurons=6,
+        dnn_blocks=1,
+        dnn_neurons=5,
+    )
     return [
         Call("speechbrain", "LSTM", lambda: LSTM(6, input_size=5), _frames(5)),
         Call(
@@ -212,37 +224,11 @@ def _speechbrain() -> list[Call]:
         Call("speechbrain", "SLiGRU", lambda: SLiGRU(6, (None, None, 5)), _frames(5), _LOOP),
         Call("speechbrain", "QuasiRNN", lambda: QuasiRNN(6, input_size=5), _frames(5), _LOOP),
         Call("speechbrain", "SBRNNBlock", lambda: SBRNNBlock(5, 6, 1), _frames(5)),
-        Call(
-            "speechbrain",
-            "CRDNN",
-            lambda: CRDNN(
-                input_size=8,
-                cnn_blocks=1,
-                cnn_channels=[4],
-                inter_layer_pooling_size=[2],
-                rnn_class=LSTM,
-                rnn_layers=1,
-                rnn_neurons=6,
-                dnn_blocks=1,
-                dnn_neurons=5,
-            ),
-            _frames(8),
-        ),
+        Call("speechbrain", "CRDNN", lambda: crdnn(rnn_class=LSTM), _frames(8)),
         Call(
             "speechbrain",
             "CRDNN time pooling",
-            lambda: CRDNN(
-                input_size=8,
-                cnn_blocks=1,
-                cnn_channels=[4],
-                inter_layer_pooling_size=[2],
-                rnn_class=GRU,
-                rnn_layers=1,
-                rnn_neurons=6,
-                dnn_blocks=1,
-                dnn_neurons=5,
-                time_pooling=True,
-            ),
+            lambda: crdnn(rnn_class=GRU, time_pooling=True),
             _frames(8),
         ),
     ]
