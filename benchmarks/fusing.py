@@ -1,4 +1,4 @@
-"""What a native step spends on the neighbors of its recurrent layers, which is what fusing them could save at most.
+"""What a native step spends on the neighbors of its recurrent layers: the most that fusing them could save.
 
 The networks of ``stream.py``, each with what people put around one: inputs less their mean by their deviation
 in front, and behind it a layer of the hidden width with bias and an activation, and softmax. Each neighbor is
