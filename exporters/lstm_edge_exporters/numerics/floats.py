@@ -136,7 +136,7 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        name = func._schema.name.removeprefix("aten::")
+        name = func._schema.name.rpartition("::")[2]
         name = name.rstrip("_") if not name.startswith("__") else name
         if name in _MOVES or func.is_view:
             return func(*args, **kwargs)
@@ -206,10 +206,35 @@ def _is_fused(name: str) -> bool:
 
 
 def _decomposition(func: Any) -> Callable[..., Any] | None:
-    """Return an operator as PyTorch writes it in smaller ones, if it does."""
+    """Return an operator as it is written in smaller ones: as kernels do it, else as PyTorch says."""
+    if func is torch.ops.aten.native_batch_norm.default:
+        return _batch_norm
     from torch._decomp import decomposition_table  # a second of imports that few networks need
 
     return decomposition_table.get(func)
+
+
+def _batch_norm(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor | None,
+    variance: Tensor | None,
+    training: bool,
+    momentum: float,  # noqa: ARG001  the operator's signature
+    epsilon: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute ``x * scale + shift``, as onnxruntime and PyTorch do.
+
+    Both terms are large, and cancel, where a channel varies little around a mean far from 0.
+    """
+    if training or mean is None or variance is None:
+        variance, mean = torch.var_mean(x, [0, *range(2, x.dim())], correction=0)
+    deviation = (variance + epsilon).rsqrt()
+    scale = deviation if weight is None else deviation * weight
+    shift = -mean * scale if bias is None else bias - mean * scale
+    shape = [-1, *[1] * (x.dim() - 2)]
+    return x * scale.reshape(shape) + shift.reshape(shape), mean, deviation
 
 
 class _Layers(TorchFunctionMode):

@@ -2,12 +2,13 @@
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from torch import nn
 
 from lstm_edge_exporters import ExportConfig, export
-from lstm_edge_exporters.numerics.cases import CaseGenerator, InputSpec
+from lstm_edge_exporters.numerics.cases import Case, CaseGenerator, InputSpec
 from lstm_edge_exporters.numerics.noise import Layout, noise_floors
 from lstm_edge_exporters.numerics.reference import Injection, Signature, TorchReference
 from lstm_edge_exporters.numerics.verify import verify
@@ -93,6 +94,42 @@ def test_an_lstm_whose_gates_are_mostly_closed_is_exported(gate):
     with torch.no_grad():
         module.rnn.bias_ih_l0[gate * 16 : (gate + 1) * 16] -= 8
     export(module, torch.randn(2, 9, 6), ExportConfig())
+
+
+class Normalized(nn.Module):
+    """A signal's channels, each by its own mean and spread."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x):
+        return self.norm(x.transpose(1, 2)).transpose(1, 2)
+
+
+def fitted(channels):
+    norm = nn.BatchNorm1d(channels)
+    norm.running_mean.fill_(2.0)
+    norm.running_var.fill_(4e-4)
+    return norm
+
+
+@pytest.mark.parametrize(
+    "norm", [fitted(6), nn.InstanceNorm1d(6), nn.GroupNorm(6, 6)], ids=lambda norm: type(norm).__name__
+)
+def test_a_channel_that_varies_little_around_its_mean_is_normalized_as_exactly_as_float32_can(norm):
+    module = Normalized(norm).eval()
+    reference = reference_of(module)
+    rng = np.random.default_rng(0)
+    cases = [
+        Case({"N": 1, "L": 2}, {"x": (2 + 0.02 * rng.standard_normal((1, 2, 6))).astype(np.float32)}, True)
+        for _ in range(200)
+    ]
+    verify(reference.run, reference, cases)
+    config = ExportConfig(inputs={"x": ("N", "L", 6)})
+    made = export(module, torch.from_numpy(np.repeat(cases[0].feeds["x"], 3, 0)), config)
+    session = onnxruntime.InferenceSession(made.model)
+    verify(lambda feeds: {"output": session.run(None, feeds)[0]}, reference, cases)
 
 
 def test_the_floors_of_lifted_states_are_perturbed_as_those_of_outputs_are():
