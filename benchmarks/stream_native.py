@@ -28,7 +28,7 @@ from lstm_edge_exporters.quantization.prepare import prepare
 from lstm_edge_runtime import Model, load
 from lstm_edge_runtime.native.library import library, open_library
 
-__all__ = ["COUNTS", "LIMITS", "Figure", "measure_native", "ratio", "steps_from_c", "tables"]
+__all__ = ["COUNTS", "LIMITS", "Figure", "load_on", "measure_native", "ratio", "steps_from_c", "tables"]
 
 COUNTS = {"S": 600, "M": 300, "L": 40, "XL": 12}
 """Steps in a turn."""
@@ -179,12 +179,14 @@ def _step(model: Model, sample: np.ndarray) -> Call:
     return step
 
 
-def steps_from_c(tools: ctypes.CDLL, model: Model, sample: np.ndarray) -> Call:
-    """Return steps in a loop of C, on a stream of the same program."""
+def steps_from_c(
+    tools: ctypes.CDLL, model: Model, sample: np.ndarray, opened: ctypes.CDLL | None = None
+) -> Call:
+    """Return steps in a loop of C on a stream of the program; ``opened`` is the library that it is loaded on."""
     stream = model.stream()
     stream.step(sample)
     handle = stream._sets.handle
-    function = ctypes.cast(library().lstm_edge_step, ctypes.c_void_p)
+    function = ctypes.cast((opened or library()).lstm_edge_step, ctypes.c_void_p)
     return lambda count: (tools.take_steps(function, handle.address, count), stream)
 
 
@@ -200,7 +202,12 @@ def load_avx2(path: Path) -> Model | None:
         del os.environ["LSTM_EDGE_ISA"]
     if found is None:
         return None
-    engine_module.library = lambda: forced
+    return load_on(forced, path)
+
+
+def load_on(opened: ctypes.CDLL, path: Path) -> Model:
+    """Load a file on a library of its own."""
+    engine_module.library = lambda: opened
     try:
         return load(path, engine="native", threads=1)
     finally:
