@@ -182,7 +182,7 @@ def _step(model: Model, sample: np.ndarray) -> Call:
 def steps_from_c(
     tools: ctypes.CDLL, model: Model, sample: np.ndarray, opened: ctypes.CDLL | None = None
 ) -> Call:
-    """Return steps in a loop of C on a stream of the program; ``opened`` is the library that it is loaded on."""
+    """Return steps in a loop of C on a stream of the program; ``opened`` is the library it is loaded on."""
     stream = model.stream()
     stream.step(sample)
     handle = stream._sets.handle
