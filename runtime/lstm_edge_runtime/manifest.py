@@ -252,6 +252,24 @@ class Manifest(NamedTuple):
         """Return the index of the time axis in ``axes``, or None."""
         return axes.index(self.sequence) if self.sequence in axes else None
 
+    @property
+    def time_axes(self) -> dict[str, int]:
+        """The index of the time axis by the name of each input and output that has one, states left out."""
+        return {
+            spec.name: spec.axes.index(self.sequence)
+            for spec in (*self.inputs, *self.outputs)
+            if self.sequence in spec.axes
+        }
+
+    @property
+    def batch_axes(self) -> dict[str, int]:
+        """The index of the batch axis by the name of each input, output and state that has one."""
+        return {name: axes.index(self.batch) for name, axes in self.axes.items() if self.batch in axes}
+
+    def steps(self, feeds: Mapping[str, Array]) -> int:
+        """Return the time steps of a call's inputs; 1 where none has a time axis."""
+        return next((feeds[name].shape[axis] for name, axis in self.time_axes.items() if name in feeds), 1)
+
     def states_in(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Return the states among a call's inputs, by input name."""
         return {state.input: feeds[state.input] for state in self.states}

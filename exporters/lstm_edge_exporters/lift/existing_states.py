@@ -4,12 +4,12 @@ from collections.abc import Iterator, Mapping
 
 import onnx_ir as ir
 
-from lstm_edge_runtime.axes import describe
+from lstm_edge_runtime.axes import describe, fits
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.graph_check import pair_states
 from lstm_edge_runtime.manifest import StateSpec, TensorSpec
 
-from ..graph import axes_of, data_inputs
+from ..graph import axes_of, data_inputs, walk
 from ..recurrent import is_recurrent, slots
 from .paths import operators_above
 from .subgraphs import loop_slots, recurrences
@@ -27,8 +27,8 @@ _LAYOUT = (
     "Split",
     "Squeeze",
     "Transpose",
+    "Unsqueeze",
 )
-_LAYOUT_OPERATORS = (*_LAYOUT, "Unsqueeze")
 
 
 def recognize(model: ir.Model, named: Mapping[str, str], sequence: str | None) -> tuple[StateSpec, ...]:
@@ -98,30 +98,21 @@ def _by_graph(model: ir.Model) -> Iterator[tuple[str, str]]:
             above = operators_above(initial)
             top = above[-1].inputs[0] if above else initial
             if top in inputs and len(node.outputs) > slot.output:
-                continued.setdefault(top, set()).update(_reached(node.outputs[slot.output]))
+                continued.setdefault(top, set()).update(walk([node.outputs[slot.output]], _laid_out))
     for entering, reached in continued.items():
         matches = [value for value in model.graph.outputs if value in reached and _alike(entering, value)]
         if len(matches) == 1:
             yield str(entering.name), str(matches[0].name)
 
 
-def _reached(value: ir.Value) -> set[ir.Value]:
-    seen, waiting = {value}, [value]
-    while waiting:
-        for node, _ in waiting.pop().uses():
-            if node.op_type in _LAYOUT_OPERATORS:
-                fresh = [output for output in node.outputs if output not in seen]
-                seen.update(fresh)
-                waiting.extend(fresh)
-    return seen
+def _laid_out(value: ir.Value) -> Iterator[ir.Value]:
+    for node, _ in value.uses():
+        if node.op_type in _LAYOUT:
+            yield from node.outputs
 
 
 def _alike(entering: ir.Value, leaving: ir.Value) -> bool:
-    one, other = axes_of(entering), axes_of(leaving)
-    return not other or (
-        len(one) == len(other)
-        and all(a == b or isinstance(a, str) or isinstance(b, str) for a, b in zip(one, other, strict=True))
-    )
+    return not axes_of(leaving) or fits(axes_of(entering), axes_of(leaving))
 
 
 def _dtype(value: ir.Value) -> str:

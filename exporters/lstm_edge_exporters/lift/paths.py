@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from lstm_edge_runtime.graph_check import OPERATORS
+from lstm_edge_runtime.manifest import Array
 
-from ..graph import UniqueNames
+from ..graph import UniqueNames, firsts_from, walk
 from ..recurrent import state_shape
 from .subgraphs import Place, carry_out
 
@@ -35,8 +35,6 @@ __all__ = [
     "operators_above",
     "wire",
 ]
-
-Array = npt.NDArray[Any]
 
 LEFT_INVERSE = "lstm_edge.left_inverse"
 """In the ``metadata_props`` of M: the name of the initializer K, where M's maker knows it."""
@@ -238,16 +236,10 @@ def _left_inverse(weight: ir.Value, recurrent: ir.Node, arrays: Mapping[ir.Value
 
 def _multipliers(recurrent: ir.Node) -> Iterator[ir.Value]:
     """Return the right operands of the products that read the node's ``Y`` or ``Y_h``."""
-    waiting, seen = list(recurrent.outputs[:2]), set(recurrent.outputs[:2])
-    while waiting:
-        for node, place in waiting.pop().uses():
-            if place:
-                continue
-            if node.op_type == "MatMul" and node.inputs[1] is not None:
+    for value in walk(recurrent.outputs[:2], lambda each: firsts_from(each, _KEEPING_NUMBERS)):
+        for node, place in value.uses():
+            if node.op_type == "MatMul" and place == 0 and node.inputs[1] is not None:
                 yield node.inputs[1]
-            elif node.op_type in _KEEPING_NUMBERS and node.outputs[0] not in seen:
-                seen.add(node.outputs[0])
-                waiting.append(node.outputs[0])
 
 
 def _array(value: ir.Value | None, arrays: Mapping[ir.Value, Array]) -> Array | None:

@@ -9,17 +9,15 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
 from lstm_edge_runtime import __version__, load
 from lstm_edge_runtime.errors import CheckFailedError, ContractError, FileFormatError, first_line
 from lstm_edge_runtime.files import write_bytes
-from lstm_edge_runtime.manifest import Axes, Manifest, StateSpec, TensorSpec
+from lstm_edge_runtime.manifest import Array, Axes, Manifest, StateSpec, TensorSpec
 
 from ..graph import axes_of, data_inputs, forget_shapes, to_proto, with_manifest
 from ..numerics.verify import ChunkRun
@@ -38,8 +36,6 @@ from .subgraphs import generalize_loops, recurrences
 from .verification import Equality, LiftedGraph, case_at, verify_lifted
 
 __all__ = ["LiftReport", "Lifted", "lift_verified"]
-
-Array = npt.NDArray[Any]
 
 _MOST_NODES = 3
 """Nodes whose states' reasons one error lists."""

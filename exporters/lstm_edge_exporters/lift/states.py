@@ -5,7 +5,6 @@ The one mechanism behind ``lift`` (any ONNX file) and the exporter (after transl
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +12,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from lstm_edge_runtime.errors import first_line
-from lstm_edge_runtime.manifest import Axes, StateSpec
+from lstm_edge_runtime.manifest import Array, Axes, StateSpec
 
 from ..graph import UniqueNames, axes_of, data_inputs
 from ..recurrent import is_recurrent, is_reversed, label, recurrent_nodes, slots, state_shape
@@ -24,8 +23,6 @@ from .state_names import Naming, name_after_nodes
 from .subgraphs import Place, locate, loop_slots, parents_of, recurrences, sequences
 
 __all__ = ["LeftAlone", "LiftedStates", "lift_states"]
-
-Array = npt.NDArray[Any]
 
 _SORTS_UPWARDS = 11
 """The opset from which TopK can be asked for the smallest."""

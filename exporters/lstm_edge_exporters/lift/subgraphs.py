@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from lstm_edge_runtime.errors import ContractError
 
-from ..graph import UniqueNames, axes_of
+from ..graph import UniqueNames, axes_of, operands, walk
 from ..recurrent import Slot, is_recurrent, label
 from .evaluate import constant
 
@@ -166,18 +166,20 @@ def _counts(indices: ir.Value | None, body: ir.Graph) -> bool:
 
 def _only_counts(condition: ir.Value, body: ir.Graph) -> bool:
     """Return whether a condition depends on nothing but constants and the integers that ``body`` is given."""
-    waiting, given = [condition], list(body.inputs)
-    while waiting:
-        value = waiting.pop()
+
+    def counts(value: ir.Value) -> bool:
+        if value in body.inputs:
+            return value.dtype is not None and not value.dtype.is_floating_point()
         node = value.producer()
-        if value in given:
-            if value.dtype is None or value.dtype.is_floating_point():
-                return False
-        elif constant(value) is None:
-            if node is None or node.graph is not body or node.op_type == "Gather":
-                return False
-            waiting += [entry for entry in node.inputs if entry is not None]
-    return True
+        return constant(value) is not None or (
+            node is not None and node.graph is body and node.op_type != "Gather"
+        )
+
+    def computed_from(value: ir.Value) -> list[ir.Value]:
+        node = value.producer()
+        return [] if node is None or constant(value) is not None else [each for each in node.inputs if each]
+
+    return all(map(counts, walk([condition], computed_from)))
 
 
 def _is_float(node: ir.Node, each: _Carried) -> bool:
@@ -295,16 +297,9 @@ def _leaving(place: Place) -> set[ir.Value]:
 
 def _why_not(place: Place, body: ir.Graph, parent: ir.Node) -> str:
     """Return what keeps a state from being carried from pass to pass; it may pass through other operators."""
-    waiting, seen = [place.initial] if place.initial else [], set()
-    while waiting:
-        value = waiting.pop()
-        if value in list(body.inputs):
-            return (
-                f"its state is not handed straight on from pass to pass of {parent.op_type} {parent.name!r}"
-            )
-        seen.add(value)
-        node = value.producer()
-        waiting += [entry for entry in (node.inputs if node else ()) if entry and entry not in seen]
+    passes = f"pass to pass of {parent.op_type} {parent.name!r}"
+    if any(value in body.inputs for value in walk([place.initial] if place.initial else [], operands)):
+        return f"its state is not handed straight on from {passes}"
     return f"it starts over in every pass of {parent.op_type} {parent.name!r}"
 
 

@@ -6,12 +6,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from lstm_edge_runtime.axes import with_ones
 from lstm_edge_runtime.errors import CheckFailedError, FileFormatError, UnsupportedError, first_line
-from lstm_edge_runtime.manifest import Golden, Manifest, StateSpec
+from lstm_edge_runtime.manifest import Array, Golden, Manifest, StateSpec
 from lstm_edge_runtime.tolerance import compare
 
 from ..graph import axes_of, data_inputs, dynamic_axes, to_proto
@@ -33,8 +32,6 @@ from .quantized import float_twin, is_quantized
 from .subgraphs import recurrences, sequences
 
 __all__ = ["Equality", "LiftedGraph", "Verification", "case_at", "verify_lifted"]
-
-Array = npt.NDArray[Any]
 
 _CHUNKED = (2, 24)
 

@@ -362,11 +362,7 @@ def last_steps(manifest: Manifest, sizes: Sequence[int]) -> Procedure:
 
     def procedure(run: Runner, feeds: Feeds) -> Mapping[str, Array]:
         record: dict[str, list[Array]] = {}
-        time = {
-            spec.name: axis
-            for spec in manifest.outputs
-            if (axis := manifest.time_axis(spec.axes)) is not None
-        }
+        time = manifest.time_axes
         for outputs in run_chunks(run, manifest, feeds, sizes):
             for name in join_chunks(manifest, [outputs]):
                 array = outputs[name]
@@ -389,12 +385,13 @@ def case_size(manifest: Manifest, feeds: Feeds) -> tuple[int, int]:
 
 def first_rows(manifest: Manifest, feeds: Feeds, count: int) -> dict[str, Array]:
     """Return the first ``count`` rows of a case, or all where it has fewer."""
-    axes, found = manifest.axes, dict(feeds)
-    for name, array in feeds.items():
-        axis = manifest.batch_axis(axes[name])
-        if axis is not None:
-            found[name] = array.take(range(min(count, array.shape[axis])), axis=axis)
-    return found
+    axes = manifest.batch_axes
+    return {
+        name: array.take(range(min(count, array.shape[axes[name]])), axis=axes[name])
+        if name in axes
+        else array
+        for name, array in feeds.items()
+    }
 
 
 def take_row(manifest: Manifest, name: str, array: Array, row: int, rows: int) -> Array:
@@ -437,11 +434,7 @@ def _batch_axis(manifest: Manifest, name: str) -> int | None:
 def full_length(manifest: Manifest, feeds: Feeds) -> dict[str, Array]:
     """Return a case with every row at its full length."""
     name = manifest.lengths
-    return (
-        dict(feeds)
-        if name is None
-        else {**feeds, name: np.full_like(feeds[name], case_size(manifest, feeds)[1])}
-    )
+    return {**feeds} if name is None else {**feeds, name: np.full_like(feeds[name], manifest.steps(feeds))}
 
 
 def with_padding(manifest: Manifest, feeds: Feeds, value: float) -> dict[str, Array]:

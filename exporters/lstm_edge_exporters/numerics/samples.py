@@ -52,11 +52,10 @@ def join_samples(feeds: Sequence[Mapping[str, Array]], manifest: Manifest, steps
     Inputs without a time axis are the first sample's.
     """
     joined = dict(feeds[0])
-    for spec in manifest.data_inputs:
-        axis = manifest.time_axis(spec.axes)
-        if axis is not None:
-            every = np.concatenate([each[spec.name] for each in feeds[:steps]], axis=axis)
-            joined[spec.name] = every.take(np.arange(steps) % every.shape[axis], axis=axis)
+    for name, axis in manifest.time_axes.items():
+        if name in joined:
+            every = np.concatenate([each[name] for each in feeds[:steps]], axis=axis)
+            joined[name] = every.take(np.arange(steps) % every.shape[axis], axis=axis)
     return joined
 
 

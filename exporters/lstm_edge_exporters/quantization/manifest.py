@@ -102,10 +102,6 @@ def _record(model: Model, feeds: Feeds) -> Golden:
         reset = np.asarray(spec.reset, spec.dtype)
         inputs[spec.input] = np.ascontiguousarray(np.broadcast_to(reset, found[spec.output].shape))
     if interface.lengths_input is not None and interface.lengths not in inputs:
-        steps = next(
-            feeds[spec.name].shape[axis]
-            for spec in interface.data_inputs
-            if (axis := interface.time_axis(spec.axes)) is not None
-        )
-        inputs[interface.lengths_input.name] = np.array([steps], interface.lengths_input.dtype)
+        lengths = interface.lengths_input
+        inputs[lengths.name] = np.array([interface.steps(feeds)], lengths.dtype)
     return Golden(inputs, found, dict.fromkeys(found, 0.0))

@@ -11,7 +11,7 @@ import numpy as np
 from lstm_edge_runtime.axes import describe, resolve
 from lstm_edge_runtime.errors import InputError, first_line
 from lstm_edge_runtime.manifest import Manifest
-from lstm_edge_runtime.state import Runner, even_sizes
+from lstm_edge_runtime.state import Runner, even_sizes, take_steps
 
 from ..numerics.cases import CaseGenerator, Feeds, case_size, full_length, in_chunks, random_sizes, row_by_row
 from ..numerics.noise import PerturbableReference, Procedure, whole
@@ -197,12 +197,7 @@ class Subject:
 
     def first_steps(self, feeds: Feeds, steps: int) -> dict[str, Array]:
         """Return the first ``steps`` of a case, every row at that length."""
-        cut = dict(feeds)
-        for spec in self.manifest.inputs:
-            axis = self.manifest.time_axis(spec.axes)
-            if axis is not None:
-                cut[spec.name] = feeds[spec.name].take(range(steps), axis=axis)
-        return self.full(cut)
+        return self.full(take_steps(self.manifest, feeds, 0, steps))
 
     def full(self, feeds: dict[str, Array]) -> dict[str, Array]:
         """Return ``feeds`` with no padding."""

@@ -106,10 +106,7 @@ def golden_case(model: Model, graph: onnx.ModelProto, interface: Interface) -> G
 def _from_file(golden: Golden, interface: Interface) -> GoldenCase | None:
     manifest, chunk = interface.manifest, interface.chunk
     axes = manifest.axes
-    row, steps = 0, chunk
-    for name, array in golden.inputs.items():
-        if (along := manifest.time_axis(axes[name])) is not None:
-            steps = array.shape[along]
+    row, steps = 0, manifest.steps(golden.inputs)
     if manifest.lengths is not None:
         valid = golden.inputs[manifest.lengths]
         row, steps = int(valid.argmax()), int(valid.max())

@@ -50,12 +50,7 @@ def check_alone(file: ModelFile, seed: int) -> Iterator[Check]:
 
 def _golden_steps(manifest: Manifest) -> int:
     """Return the golden case's time steps: a length that the file is known to take."""
-    recorded = manifest.golden.inputs if manifest.golden else {}
-    for spec in manifest.inputs:
-        axis = manifest.time_axis(spec.axes)
-        if axis is not None and spec.name in recorded:
-            return int(recorded[spec.name].shape[axis])
-    return 12
+    return manifest.steps(manifest.golden.inputs) if manifest.golden and manifest.time_axes else 12
 
 
 def _batches(manifest: Manifest, run: Runner, cases: CaseGenerator, steps: int) -> Check:
