@@ -14,7 +14,7 @@ from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Array
 
 from ..graph import data_inputs, forget_shapes, infer_shapes, operands, walk
-from .evaluate import constant, evaluate, two_sizes
+from .evaluate import constant, try_evaluate, two_sizes
 
 __all__ = ["check_constants", "choosing_input", "fix_inputs", "take_branches"]
 
@@ -174,11 +174,10 @@ def _measured_shapes(model: ir.Model, condition: ir.Value | None) -> dict[ir.Val
     read = list(
         dict.fromkeys(node.inputs[0] for node in _above(condition) if node.op_type in ("Shape", "Size"))
     )
-    cases = two_sizes(model.graph)
-    try:
-        small, large = evaluate(model, [value for value in read if value is not None], cases)
-    except Exception:  # noqa: BLE001  onnxruntime's exceptions share no base class; then nothing is told
+    runs = try_evaluate(model, [value for value in read if value is not None], two_sizes(model.graph))
+    if runs is None:
         return {}
+    small, large = runs
     return {
         value: tuple(
             rows[0] if rows[0] == rows[1] else None

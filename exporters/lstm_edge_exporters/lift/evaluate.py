@@ -38,6 +38,7 @@ __all__ = [
     "is_data_free",
     "length_inputs",
     "name_axis",
+    "try_evaluate",
     "two_sizes",
 ]
 
@@ -180,6 +181,16 @@ def evaluate(
             fixed | {value: results[str(twin.name)] for value, twin in zip(wanted, asked, strict=True)}
         )
     return found
+
+
+def try_evaluate(
+    model: ir.Model, values: Sequence[ir.Value], cases: Sequence[Mapping[str, int]]
+) -> list[dict[ir.Value, Array]] | None:
+    """Compute as ``evaluate`` does; None where onnxruntime does not run it."""
+    try:
+        return evaluate(model, values, cases)
+    except Exception:  # noqa: BLE001  onnxruntime's exceptions share no base class
+        return None
 
 
 def case_generator(

@@ -10,9 +10,8 @@ from lstm_edge_runtime.graph_check import pair_states
 from lstm_edge_runtime.manifest import StateSpec, TensorSpec
 
 from ..graph import axes_of, data_inputs, walk
-from ..recurrent import is_recurrent, slots
-from .paths import operators_above
-from .subgraphs import loop_slots, recurrences
+from .paths import top_of
+from .subgraphs import recurrences, slots_of
 
 __all__ = ["recognize"]
 
@@ -91,12 +90,8 @@ def _by_graph(model: ir.Model) -> Iterator[tuple[str, str]]:
     inputs = set(data_inputs(model.graph))
     continued: dict[ir.Value, set[ir.Value]] = {}
     for node in recurrences(model):
-        for slot in slots(node) if is_recurrent(node) else loop_slots(node):
-            initial = slot.initial
-            if initial is None:
-                continue
-            above = operators_above(initial)
-            top = above[-1].inputs[0] if above else initial
+        for slot in slots_of(node):
+            top = slot.initial and top_of(slot.initial)
             if top in inputs and len(node.outputs) > slot.output:
                 continued.setdefault(top, set()).update(walk([node.outputs[slot.output]], _laid_out))
     for entering, reached in continued.items():

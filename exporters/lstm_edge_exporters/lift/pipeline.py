@@ -27,7 +27,7 @@ from .axes import AxisNames, fixed_roles, generalize_reshapes, name_axes, take_g
 from .axis_roles import BATCH, SEQUENCE
 from .branches import check_constants, choosing_input, fix_inputs, take_branches
 from .config import LiftConfig
-from .evaluate import Session, constant, evaluate, length_inputs, name_axis, two_sizes
+from .evaluate import Session, constant, length_inputs, name_axis, try_evaluate, two_sizes
 from .existing_states import recognize
 from .quantized import is_quantized
 from .read import read_graph
@@ -308,10 +308,10 @@ def _fixed_batch(model: ir.Model, names: AxisNames) -> int:
 def _declare_outputs(model: ir.Model) -> None:
     """Declare the outputs' axes as running the graph tells them, in place; what it does not run stays."""
     cases = two_sizes(model.graph)
-    try:
-        small, large = evaluate(model, list(model.graph.outputs), cases)
-    except Exception:  # noqa: BLE001  onnxruntime's exceptions share no base class
+    runs = try_evaluate(model, list(model.graph.outputs), cases)
+    if runs is None:
         return
+    small, large = runs
     for value in model.graph.outputs:
         if small[value].ndim == large[value].ndim:
             shapes = small[value].shape, large[value].shape

@@ -15,7 +15,7 @@ import onnx_ir as ir
 from lstm_edge_runtime.errors import ContractError
 
 from ..graph import UniqueNames, axes_of, operands, walk
-from ..recurrent import Slot, is_recurrent, label
+from ..recurrent import Slot, is_recurrent, label, slots
 from .evaluate import constant
 
 __all__ = [
@@ -24,10 +24,10 @@ __all__ = [
     "carry_out",
     "generalize_loops",
     "locate",
-    "loop_slots",
     "parents_of",
     "recurrences",
     "sequences",
+    "slots_of",
 ]
 
 _LOOP_HEADER = 2
@@ -76,8 +76,10 @@ def _carried_values(node: ir.Node) -> Iterator[_Carried]:
         yield _Carried(place, place - first, entering[place], _behind_identity(last))
 
 
-def loop_slots(node: ir.Node) -> tuple[Slot, ...]:
-    """Return the floats that a ``Loop`` or ``Scan`` carries and changes: what may be its states."""
+def slots_of(node: ir.Node) -> tuple[Slot, ...]:
+    """Return a recurrent node's states, or the floats that a ``Loop`` or ``Scan`` carries and changes."""
+    if is_recurrent(node):
+        return slots(node)
     found = [
         each
         for each in _carried_values(node)
@@ -90,7 +92,7 @@ def loop_slots(node: ir.Node) -> tuple[Slot, ...]:
 def recurrences(model: ir.Model) -> Iterator[ir.Node]:
     """Return the recurrent nodes, and every ``Loop`` and ``Scan`` that carries floats, in graph order."""
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
-        if is_recurrent(node) or loop_slots(node):
+        if slots_of(node):
             yield node
 
 
@@ -125,7 +127,7 @@ def generalize_loops(model: ir.Model) -> None:
         ContractError: the condition of such a loop looks at data.
     """
     names = UniqueNames(model.graph)
-    for node in [node for node in model.graph if node.op_type == "Loop" and loop_slots(node)]:
+    for node in [node for node in model.graph if node.op_type == "Loop" and slots_of(node)]:
         trips = constant(node.inputs[0])
         read = next((each for each in sequences(node) if each.value.shape is not None), None)
         if trips is None or read is None or axes_of(read.value)[read.time] != int(trips):
