@@ -179,21 +179,21 @@ def _lift(
     _refuse(original, result, known, left, config)
     if make_dynamic and not result.states:
         raise ContractError("a file that has its states already is not changed")
+    lengths = length_inputs(original.graph)
+    manifest = _build_manifest(original, proto, names, (*known, *result.states), lengths)
     graph = LiftedGraph(
         source=source,
         constants=constants,
         original=original,
         lifted=result.model,
-        states=(*known, *result.states),
+        manifest=manifest,
         lifts=bool(result.states),
-        names=names,
         fixed_batch=max(_fixed_batch(original, names), result.fixed_batch or 1),
         declared=declared,
-        lengths=length_inputs(original.graph),
+        lengths=lengths,
     )
-    outputs = _describe_outputs(graph, config.seed)
-    manifest = _build_manifest(graph, proto, outputs)
-    verified = verify_lifted(graph, manifest, config.seed)
+    manifest = manifest._replace(outputs=_describe_outputs(graph, config.seed))
+    verified = verify_lifted(replace(graph, manifest=manifest), config.seed)
     manifest = manifest._replace(
         unstreamable=verified.unstreamable,
         padded_states=verified.padded_states,
@@ -338,7 +338,7 @@ def _describe_outputs(graph: LiftedGraph, seed: int) -> tuple[TensorSpec, ...]:
                 )
             ) from error
     small, large = runs
-    states = {state.output for state in graph.states}
+    states = {state.output for state in graph.manifest.states}
     specs = []
     for value in graph.lifted.graph.outputs:
         name = str(value.name)
@@ -377,32 +377,36 @@ def _output_axes(
     return tuple(axes)
 
 
-def _build_manifest(graph: LiftedGraph, proto: onnx.ModelProto, outputs: tuple[TensorSpec, ...]) -> Manifest:
-    """Return the manifest of a lifted file, before anything was measured."""
-    states = {state.input for state in graph.states}
+def _build_manifest(
+    model: ir.Model,
+    proto: onnx.ModelProto,
+    names: AxisNames,
+    states: tuple[StateSpec, ...],
+    lengths: Sequence[str],
+) -> Manifest:
+    """Return the manifest of a lifted file, before it ran: without outputs and figures."""
+    entering = {state.input for state in states}
     inputs = tuple(
         TensorSpec(str(value.name), str(value.dtype.numpy().name), axes_of(value))
-        for value in data_inputs(graph.original.graph)
-        if value.name not in states and value.dtype is not None
+        for value in data_inputs(model.graph)
+        if value.name not in entering and value.dtype is not None
     )
-    lengths = [
+    valid = (
         spec.name
         for spec in inputs
-        if spec.name in graph.lengths
-        and spec.dtype in ("int32", "int64")
-        and spec.axes == (graph.names.batch,)
-    ]
+        if spec.name in lengths and spec.dtype in ("int32", "int64") and spec.axes == (names.batch,)
+    )
     opset = max(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
-    floats = {state.dtype for state in graph.states}
+    floats = {state.dtype for state in states}
     precision = {"float16": "fp16", "float64": "fp64"}.get(min(floats), "fp32")
     return Manifest(
         inputs=inputs,
-        outputs=outputs,
-        states=graph.states,
-        batch=graph.names.batch,
-        sequence=graph.names.sequence,
-        lengths=lengths[0] if lengths else None,
-        precision="int8" if is_quantized(graph.original) else precision,
+        outputs=(),
+        states=states,
+        batch=names.batch,
+        sequence=names.sequence,
+        lengths=next(valid, None),
+        precision="int8" if is_quantized(model) else precision,
         provenance={
             "opset": opset,
             "producer": f"{proto.producer_name} {proto.producer_version}".strip(),
