@@ -321,20 +321,7 @@ def _case_generator(
         for name, tensor in zip(signature.names, signature.example, strict=True)
     }
     values = reference.index_values(examples)
-    cases = CaseGenerator.of(manifest, examples, values, config.seed)
-    return cases.with_sorted_lengths() if _wants_sorted(reference, cases) else cases
-
-
-def _wants_sorted(reference: TorchReference, cases: CaseGenerator) -> bool:
-    """Return whether the module packs with ``enforce_sorted=True``."""
-    try:
-        for offset in range(3):
-            reference.run(cases.case(4, 9, at_reset=True, offset=offset).feeds)
-    except RuntimeError as error:
-        return "enforce_sorted" in str(error)
-    except Exception:  # noqa: BLE001  a size that the module refuses tells nothing; verification will say so
-        return False
-    return False
+    return CaseGenerator.of(manifest, examples, values, config.seed).fitted_to(reference.run)
 
 
 def _check(content: bytes) -> None:

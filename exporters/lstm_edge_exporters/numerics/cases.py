@@ -254,6 +254,16 @@ class CaseGenerator:
         """Return the same generator with lengths in falling order."""
         return replace(self, sorted_lengths=True)
 
+    def fitted_to(self, run: Runner) -> "CaseGenerator":
+        """Return the generator that ``run`` takes: it may pack with ``enforce_sorted=True``."""
+        try:
+            for offset in range(3):
+                run(self.case(4, 9, at_reset=True, offset=offset).feeds)
+        except Exception as error:  # noqa: BLE001  a size that is refused tells nothing; the comparisons will
+            if isinstance(error, RuntimeError) and "enforce_sorted" in str(error):
+                return self.with_sorted_lengths()
+        return self
+
     def _fixed_steps(self) -> int:
         """Return what lengths may be at most where the time axis is fixed."""
         largest = [

@@ -10,7 +10,6 @@ import numpy as np
 
 from lstm_edge_runtime.axes import describe, resolve
 from lstm_edge_runtime.errors import InputError, first_line
-from lstm_edge_runtime.manifest import Manifest
 from lstm_edge_runtime.state import Runner, even_sizes, take_steps
 
 from ..numerics.cases import CaseGenerator, Feeds, case_size, full_length, in_chunks, random_sizes, row_by_row
@@ -55,7 +54,11 @@ class Subject:
         """The file, in one call."""
         self.figures = Figures()
         """Filled by the groups."""
-        self._cases = _case_generator(self.manifest, reference, config.seed)
+        examples = dict(file.manifest.golden.inputs if file.manifest.golden else {}) | dict(
+            reference.examples
+        )
+        cases = CaseGenerator.of(self.manifest, examples, reference.values, config.seed)
+        self._cases = cases.fitted_to(reference.computation.run)
         self.judge = Judge(
             reference.computation,
             self.manifest,
@@ -274,18 +277,3 @@ class Subject:
                         scale = usual_scale(array, state=name in states)
                         scales[name] = max(scale, scales.get(name, 0.0))
         return scales
-
-
-def _case_generator(manifest: Manifest, reference: ReferenceModel, seed: int) -> CaseGenerator:
-    """Generate at the scale of the reference's example, or of the golden case's inputs."""
-    examples = dict(manifest.golden.inputs if manifest.golden else {}) | dict(reference.examples)
-    cases = CaseGenerator.of(manifest, examples, reference.values, seed)
-    try:
-        for offset in range(3):
-            reference.computation.run(cases.case(4, 9, at_reset=True, offset=offset).feeds)
-    except RuntimeError as error:
-        if "enforce_sorted" in str(error):
-            return cases.with_sorted_lengths()
-    except Exception:  # noqa: BLE001 - a size that the reference refuses; the groups will say so
-        return cases
-    return cases
