@@ -284,18 +284,17 @@ class Manifest(NamedTuple):
 
 
 def _encode(manifest: Manifest) -> dict[str, Any]:
-    golden = manifest.golden
+    golden, signal = manifest.golden, manifest.signal._asdict()
+    if not manifest.signal.missing:
+        del signal["missing"]
     return {
         "schema": SCHEMA,
-        "inputs": [_encode_tensor(spec) for spec in manifest.inputs],
-        "outputs": [_encode_tensor(spec) for spec in manifest.outputs],
+        "inputs": [spec._asdict() for spec in manifest.inputs],
+        "outputs": [spec._asdict() for spec in manifest.outputs],
         "states": [
             {
-                "input": state.input,
-                "output": state.output,
-                "dtype": state.dtype,
-                "axes": list(state.axes),
-                "batch_axis": state.axes.index(manifest.batch) if manifest.batch in state.axes else None,
+                **state._asdict(),
+                "batch_axis": manifest.batch_axis(state.axes),
                 "reset": encode_array(state.reset)
                 if isinstance(state.reset, np.ndarray)
                 else float(state.reset),
@@ -311,19 +310,8 @@ def _encode(manifest: Manifest) -> dict[str, Any]:
         **({} if manifest.padded_states else {"padded_states": False}),
         **({"counts": list(manifest.counts)} if manifest.counts else {}),
         "unstreamable": manifest.unstreamable,
-        "task": manifest.task
-        and {
-            "kind": manifest.task.kind,
-            "output": manifest.task.output,
-            "labels": list(manifest.task.labels),
-            "units": list(manifest.task.units),
-        },
-        "signal": {
-            "features": list(manifest.signal.features),
-            "sampling_rate": manifest.signal.sampling_rate,
-            "window": manifest.signal.window,
-            **({"missing": manifest.signal.missing} if manifest.signal.missing else {}),
-        },
+        "task": manifest.task and manifest.task._asdict(),
+        "signal": signal,
         "precision": manifest.precision,
         "provenance": manifest.provenance,
         "equivalence": manifest.equivalence,
@@ -364,10 +352,6 @@ def _decode_golden(raw: Mapping[str, Any]) -> Golden:
         limit={name: number(value) for name, value in raw["limit"].items()},
         limits=limits,
     )
-
-
-def _encode_tensor(spec: TensorSpec) -> dict[str, Any]:
-    return {"name": spec.name, "dtype": spec.dtype, "axes": list(spec.axes)}
 
 
 def _decode(raw: Mapping[str, Any]) -> Manifest:

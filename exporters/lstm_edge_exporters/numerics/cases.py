@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from lstm_edge_runtime.axes import learn_sizes, parse_sum, resolve, row_factor
+from lstm_edge_runtime.axes import describe, learn_sizes, parse_sum, resolve, row_factor
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Array, Axes, AxisRange, Manifest
 from lstm_edge_runtime.state import Runner, join_chunks, run_chunks
@@ -31,6 +31,7 @@ __all__ = [
     "full_length",
     "in_chunks",
     "last_steps",
+    "misshapen",
     "random_sizes",
     "row_by_row",
     "take_row",
@@ -391,6 +392,15 @@ def case_size(manifest: Manifest, feeds: Feeds) -> tuple[int, int]:
             if isinstance(axis, str) and axis in sizes:
                 sizes[axis] = size
     return sizes[manifest.batch], sizes[manifest.sequence]
+
+
+def misshapen(manifest: Manifest, outputs: Mapping[str, Array], sizes: Mapping[str, int]) -> Iterator[str]:
+    """Return the outputs that come out in another shape than the manifest states, where it states one."""
+    for name in manifest.output_names:
+        stated = manifest.axes[name]
+        shape = resolve(stated, sizes)
+        if shape is not None and outputs[name].shape != shape:
+            yield f"{name} {describe(stated)} comes out as {outputs[name].shape}"
 
 
 def first_rows(manifest: Manifest, feeds: Feeds, count: int) -> dict[str, Array]:

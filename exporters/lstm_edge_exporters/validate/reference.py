@@ -92,11 +92,6 @@ class ModelFile:
         return "fp64" if "float64" in passed else "fp32"
 
     @property
-    def opset(self) -> int:
-        """Of ONNX's own operators."""
-        return max(self.content.opsets.get(domain, 0) for domain in ("", "ai.onnx"))
-
-    @property
     def layers(self) -> Counter[str]:
         """The recurrent nodes by kind, those of inner graphs and functions included."""
         kinds = (_RECURRENT.get(node.op_type) for node in self.content.every_node())

@@ -47,7 +47,7 @@ def compare_facts(file: ModelFile, reference: ReferenceModel | None) -> Iterator
     yield _fact("precision", mine.precision, file.precision)
     yield from _in_the_graph(file)
     stated = mine.provenance.get("opset")
-    yield _fact("opset", file.opset if stated is None else stated, file.opset)
+    yield _fact("opset", file.content.opset if stated is None else stated, file.content.opset)
     if reference is None:
         return
     theirs = reference.manifest
@@ -255,8 +255,8 @@ def _checker(file: ModelFile) -> Check:
 
 def _age(file: ModelFile) -> Check:
     name = f"opset and IR version that onnxruntime {OLDEST_ONNXRUNTIME} reads"
-    about = f"opset {file.opset}, IR version {file.content.ir_version}"
-    if file.opset > OPSETS[-1] or file.content.ir_version > IR_VERSIONS[-1]:
+    about = f"opset {file.content.opset}, IR version {file.content.ir_version}"
+    if file.content.opset > OPSETS[-1] or file.content.ir_version > IR_VERSIONS[-1]:
         wanted = f"expected at most {OPSETS[-1]} and {IR_VERSIONS[-1]}; export for a lower opset"
         return Check(name, "failed", f"{about}; {wanted}")
     return Check(name, "passed", about)
