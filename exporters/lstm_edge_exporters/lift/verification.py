@@ -21,6 +21,7 @@ from ..numerics.onnx_reference import OnnxReference
 from ..numerics.verify import (
     ChunkedFile,
     ChunkRun,
+    golden_case,
     rows_keep_states,
     run_in_chunks,
     states_stop_at_lengths,
@@ -297,9 +298,8 @@ class _Verifier:
     def record_golden(self, case: Case) -> Golden:
         """Record the original's outputs, and the lifted file's states, for one case."""
         outputs = {**self._lifted.run(case.feeds), **self._original.run(case.feeds)}
-        floors = self._noise.floors(case.feeds)
         inputs = {name: case.feeds[name] for name in self._lifted.inputs}
-        return Golden(inputs, outputs, {name: float(each.max(initial=0.0)) for name, each in floors.items()})
+        return golden_case(inputs, outputs, self._noise.floors(case.feeds))
 
 
 def _steps_of_a_call(graph: LiftedGraph) -> int:

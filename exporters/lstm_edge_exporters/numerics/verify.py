@@ -27,6 +27,7 @@ __all__ = [
     "Equivalence",
     "StatesRefusedError",
     "find_counts",
+    "golden_case",
     "record_golden",
     "rows_keep_states",
     "run_in_chunks",
@@ -186,6 +187,13 @@ def record_golden(
     return first._replace(more=() if second is None else (second,))
 
 
+def golden_case(
+    feeds: Mapping[str, Array], outputs: Mapping[str, Array], floors: Mapping[str, Array]
+) -> Golden:
+    """Return a case as files keep it: of each output's noise floors the largest."""
+    return Golden(feeds, outputs, {name: float(array.max(initial=0.0)) for name, array in floors.items()})
+
+
 def _cases(cases: CaseGenerator, place: int) -> Iterator[Case]:
     for n, length in _SIZES[place]:
         yield cases.case(n, length, at_reset=False, offset=97 + place, full=True)
@@ -211,9 +219,8 @@ def _record(reference: PerturbableReference, case: Case) -> Golden | None:
         return None
     if not all(np.isfinite(array).all() for array in known.floors.values()):
         return None
-    floor = {name: float(array.max(initial=0.0)) for name, array in known.floors.items()}
     limits = {name: MULTIPLE * array for name, array in known.floors.items()}
-    return Golden(dict(case.feeds), outputs, floor, limits=limits)
+    return golden_case(case.feeds, outputs, known.floors)._replace(limits=limits)
 
 
 def _amplify(case: Case, cases: CaseGenerator) -> Case:

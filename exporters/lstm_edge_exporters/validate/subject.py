@@ -22,7 +22,6 @@ from ..numerics.cases import (
     row_by_row,
 )
 from ..numerics.noise import PerturbableReference, Procedure, whole
-from ..numerics.verify import ChunkedFile, states_stop_at_lengths
 from .config import ValidateConfig
 from .judge import FileFailedError, Judge, Measured, RefusedError, usual_scale
 from .reference import ModelFile, ReferenceModel
@@ -171,6 +170,8 @@ class Subject:
     @cached_property
     def padded_states(self) -> bool:
         """Whether the reference's states stop at a row's length, whatever stands behind it."""
+        from ..numerics.verify import ChunkedFile, states_stop_at_lengths
+
         lengths = self.manifest.lengths
         assert lengths is not None
         file = ChunkedFile(self.manifest, self.reference.computation.run64, (lengths,))
