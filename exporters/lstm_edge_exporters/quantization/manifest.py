@@ -9,13 +9,13 @@ import numpy as np
 import onnx
 
 from lstm_edge_runtime.manifest import Golden, Manifest
-from lstm_edge_runtime.model import Model
+from lstm_edge_runtime.model import Model, runner
 from lstm_edge_runtime.ort import import_onnxruntime
 from lstm_edge_runtime.selftest import replay_golden
 
 from ..numerics.cases import Feeds
 from .config import QuantizeConfig
-from .judge import Judgement, device_limits, runner
+from .judge import Judgement, device_limits
 
 __all__ = ["with_dtypes", "with_judgement"]
 
