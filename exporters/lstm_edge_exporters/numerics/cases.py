@@ -142,13 +142,13 @@ class CaseGenerator:
         )
         return cls((*plain, *states), manifest.batch, manifest.sequence, seed, ranges=manifest.ranges)
 
-    def cases(self, grid: Sequence[tuple[int, int]] = GRID) -> Iterator[Case]:
-        """Generate the example, one case for every ``(N, L)`` of ``grid``, and one well above the example."""
+    def cases(self) -> Iterator[Case]:
+        """Generate the example, one case for every ``(N, L)`` of ``GRID``, and one well above the example."""
         example = self.example()
         if example is not None:
             yield example
         known = example.sizes if example is not None else {}
-        for place, (n, length) in enumerate(grid):
+        for place, (n, length) in enumerate(GRID):
             rows, steps = (
                 size if name is None else self._range(name).least + size - 1
                 for name, size in ((self.batch, n), (self.sequence, length))
@@ -161,10 +161,10 @@ class CaseGenerator:
             yield self.case(
                 rows, steps, at_reset=place % 3 == 0, offset=place, full=place % 2 == 0, others=others
             )
-        reached = max(length for _, length in grid)
+        reached = max(length for _, length in GRID)
         if any(_BEYOND * size > reached for name, size in known.items() if name != self.batch):
             sizes = {name: _BEYOND * size + 1 for name, size in known.items()}
-            yield self.at(sizes | ({self.batch: 2} if self.batch in sizes else {}), offset=len(grid))
+            yield self.at(sizes | ({self.batch: 2} if self.batch in sizes else {}), offset=len(GRID))
 
     def case(
         self,
