@@ -290,21 +290,17 @@ class _Planner:
             return _State(group, root.dtype, axes_of(root), 0.0, root)
         small, large = (run[root] for run in self._arrays)
         dtype = ir.DataType.from_numpy(small.dtype)
-        if axis is None:
-            reset = small if np.array_equal(small, large) else None
-            rows = None
-        else:
-            reset, again = small.take([0], axis), large.take([0], axis)
-            if not np.array_equal(reset, again) or (small != reset).any() or (large != reset).any():
-                reset = None
-            rows = (small.shape[axis], large.shape[axis])
-        if reset is None:
+        reset, again = (run if axis is None else run.take([0], axis) for run in (small, large))
+        if not np.array_equal(reset, again) or (
+            axis is not None and ((small != reset).any() or (large != reset).any())
+        ):
             return "its value is not the same for every batch member and sequence length"
         value = float(reset.flat[0]) if reset.size and (reset == reset.flat[0]).all() else reset
-        if axis is None or rows is None:
+        if axis is None:
             return _State(group, dtype, small.shape, value)
-        rows = rows if rows[0] != rows[1] else self._batch_rows(node)
-        return self._with_batch(group, dtype, list(reset.shape), axis, value, rows)
+        rows = (small.shape[axis], large.shape[axis])
+        grown = rows if rows[0] != rows[1] else self._batch_rows(node)
+        return self._with_batch(group, dtype, list(reset.shape), axis, value, grown)
 
     def _with_batch(
         self,
