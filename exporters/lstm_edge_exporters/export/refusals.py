@@ -28,13 +28,14 @@ __all__ = [
     "is_own",
     "line_at",
     "place_of",
-    "random_refusal",
+    "sampling_text",
     "tracing_refusal",
     "translation_refusal",
 ]
 
 _OURS = str(Path(__file__).parents[1])
 _TORCH = str(Path(torch.__file__).parent)
+_DISTRIBUTIONS = str(Path(torch.distributions.__path__[0]))
 _NO_OPERATOR = re.compile(r"No ONNX function found for <OpOverload\(op='([\w.]+)', overload='(\w+)'\)>|"
                           r"No decompositions registered for .*?([\w:.]+)")  # fmt: skip
 
@@ -97,6 +98,11 @@ def tracing_refusal(error: Exception, module: nn.Module, seen: Mapping[str, str]
         )
     line = _own_line(error)
     at_line = f" ({line})" if line else ""
+    if _through_distributions(error):
+        return UnsupportedError(
+            f"{name} makes an object of torch.distributions{at_line}, which looks at the values of its "
+            "parameters; return the parameters and sample outside, or give it validate_args=False"
+        )
     if "data-dependent" in text or "GuardOnDataDependent" in type(error).__name__:
         if "list" in seen:
             return UnsupportedError(
@@ -127,16 +133,11 @@ def _complex(line: str) -> UnsupportedError:
     )
 
 
-def random_refusal(name: str, seen: Mapping[str, str]) -> UnsupportedError:
-    """Return the exception to raise where an output is another one on every call."""
-    if "sampling" in seen:
-        return UnsupportedError(
-            f"forward samples: it draws random numbers ({seen['sampling']}), and so gives another {name} on "
-            "every call; return the distribution's parameters and sample outside, or pass the numbers in"
-        )
-    return UnsupportedError(
-        f"forward gives another {name} on every call; draw random numbers outside, keep states outside, and "
-        "pass them in"
+def sampling_text(line: str) -> str:
+    """Return what is wrong with a draw at ``line``, and the way out."""
+    return (
+        f"forward samples: it draws random numbers ({line}), and so gives another output on every call; "
+        "return the distribution's parameters and sample outside, or pass the numbers in"
     )
 
 
@@ -160,7 +161,7 @@ def translation_refusal(
         if found:
             operator = ".".join(part for part in found.groups() if part)
             if "sampling" in seen:
-                return random_refusal("output", seen)
+                return UnsupportedError(sampling_text(seen["sampling"]))
             where = f" ({line})" if (line := _line_of(operator, program)) else ""
             return UnsupportedError(
                 f"torch.onnx has no translation for the operator {operator}{where}; write it with operators "
@@ -186,6 +187,15 @@ def _specialized(text: str) -> str:
         r"specialized .*?to (?:a )?constant.*?(\d+)", text
     )
     return f"an axis that was given a name is fixed at {found[1]} in its code" if found else text[:300]
+
+
+def _through_distributions(error: Exception) -> bool:
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename.startswith(_DISTRIBUTIONS):
+            return True
+        trace = trace.tb_next
+    return False
 
 
 def _own_line(error: BaseException) -> str:

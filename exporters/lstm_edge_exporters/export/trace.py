@@ -55,8 +55,6 @@ class Traced:
     """What holds at the sizes that were traced, and may not at others."""
     sizes: Mapping[str, int]
     """The size of each dynamic axis that was traced."""
-    seen: Mapping[str, str]
-    """What ``forward`` does that may be the reason of a refusal; see ``Recorder.seen``."""
 
 
 def trace(
@@ -115,7 +113,7 @@ def _trace(
     assert made is not None
     _name_axes(made.model, axes)
     guards = read_guards(program, recorder.shapes, {name: axes[name] for name in signature.names})
-    return Traced(made.model, tuple(recorder.outputs), tuple(recorder.calls), guards, sizes, recorder.seen)
+    return Traced(made.model, tuple(recorder.outputs), tuple(recorder.calls), guards, sizes)
 
 
 def _trace_at(

@@ -1,9 +1,13 @@
 """Where an export can't be right it is refused, and the message says what to write instead."""
 
+import random
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.distributions import Normal
+from torch.nn import functional as F
 
 from lstm_edge_exporters import ExportConfig, export
 from lstm_edge_runtime import load
@@ -90,7 +94,7 @@ class WeightsFromData(Net):
         (PicksByLength, (X, LENGTHS), "values of a tensor.*mask"),
         (BranchesOnLengths, (X, LENGTHS), "values of a tensor.*torch.where"),
         (NoSuchOperator, X, r"aten._linalg_eigh.default \(test_refusals.py:\d+: return torch.linalg.eig"),
-        (Random, X, "another output on every call"),
+        (Random, X, r"samples: .*h = torch\.randn\(1, x\.size\(0\), 6\)\).*another output on every call"),
         (WeightsFromData, X, "weights are computed from the network's inputs"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
@@ -98,6 +102,127 @@ class WeightsFromData(Net):
 def test_a_module_that_can_not_be_exported_right_is_refused(module, example, message):
     with pytest.raises(UnsupportedError, match=message):
         export(module().eval(), example)
+
+
+class OwnStep(nn.Module):
+    """One step of a cell of linear layers; what it keeps or draws is for subclasses."""
+
+    def __init__(self):
+        super().__init__()
+        self.ih, self.hh = nn.Linear(5, 6), nn.Linear(6, 6)
+        self.h = self.seen = None
+
+    def step(self, x, h):
+        self.seen = x  # kept, and never read
+        return torch.tanh(self.ih(x) + self.hh(h))
+
+
+class KeepsItsState(OwnStep):
+    def forward(self, x):
+        h = x.new_zeros(x.size(0), 6) if self.h is None else self.h
+        self.h = self.step(x, h)
+        return self.h
+
+
+class KeepsTwoStates(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cells = nn.ModuleList([KeepsItsState()])
+        self.count = 0
+
+    def forward(self, x):
+        self.count += 1
+        return self.cells[0](x) * self.count
+
+
+class WritesOverItsState(OwnStep):
+    def __init__(self):
+        super().__init__()
+        self.h = torch.zeros(1, 6)
+
+    def forward(self, x):
+        h = self.step(x, self.h.expand(x.size(0), -1))
+        self.h[:] = h.mean(0)
+        return h
+
+
+class KeepsAHistory(OwnStep):
+    def __init__(self):
+        super().__init__()
+        self.past = []
+
+    def forward(self, x):
+        self.past.append(self.step(x, x.new_zeros(1, 6)).mean(0))
+        return self.step(x, sum(self.past))
+
+
+class DrawsOutsideOfTorch(OwnStep):
+    def forward(self, x):
+        gain = random.gauss(1, 0.1) + np.random.rand()  # noqa: NPY002  what users write
+        return self.step(x, x.new_zeros(1, 6)) * gain
+
+
+class DropsOutAlways(OwnStep):
+    def forward(self, x):
+        return F.dropout(self.step(x, x.new_zeros(1, 6)), 0.5, training=True)
+
+
+class BatchInABuffer(OwnStep):
+    def __init__(self):
+        super().__init__()
+        del self.h
+        self.register_buffer("h", torch.zeros(3, 6))
+
+    def forward(self, x):
+        h = self.step(x, self.h)
+        self.h.copy_(h)
+        return h
+
+
+class BatchInALayersState(Net):
+    def __init__(self):
+        super().__init__()
+        self.state = torch.zeros(1, 3, 6), torch.zeros(1, 3, 6)
+
+    def forward(self, x):
+        y, self.state = self.rnn(x, self.state)
+        return y
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (KeepsItsState, r"keeps h in the module.*: self\.h = self\.step\(x, h\)\).*take h as an argument"),
+        (KeepsTwoStates, r"keeps count and cells\.0\.h in the module.*: self\.count \+= 1\).*take them as"),
+        (WritesOverItsState, r"keeps h in the module.*: self\.h\[:\] = h\.mean\(0\)\)"),
+        (KeepsAHistory, r"keeps past in the module.*: self\.past\.append\("),
+        (DrawsOutsideOfTorch, r"draws random numbers \(.*: gain = random\.gauss.*pass the numbers in"),
+        (DropsOutAlways, r"draws random numbers \(.*: return F\.dropout\(.*pass the numbers in"),
+        (BatchInABuffer, r"keeps h in the module.*: self\.h\.copy_\(h\)\).*take h as an argument"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_what_a_module_keeps_or_draws_is_named_with_its_line_and_the_way_out(module, message):
+    with pytest.raises(UnsupportedError, match=message):
+        export(module().eval(), X[:, 0])
+
+
+def test_a_layers_state_that_holds_the_examples_batch_is_named():
+    with pytest.raises(
+        UnsupportedError, match=r"keeps state .*: y, self\.state = self\.rnn.*fixes the batch"
+    ):
+        export(BatchInALayersState().eval(), X)
+
+
+class Actor(Net):
+    def forward(self, x):
+        y = self.head(self.rnn(x)[0].repeat(1, 1, 6))
+        return Normal(y[..., :1], 1.0).sample()
+
+
+def test_a_distribution_that_looks_at_its_parameters_is_called_what_it_is():
+    with pytest.raises(UnsupportedError, match=r"torch\.distributions \(.*return Normal\(.*validate_args"):
+        export(Actor().eval(), X)
 
 
 @pytest.mark.parametrize("module", [NeedsOneLength, LoopOfCells])
