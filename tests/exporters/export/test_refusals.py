@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.distributions import Normal
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pack_padded_sequence
 
 from lstm_edge_exporters import ExportConfig, export
 from lstm_edge_runtime import load
@@ -223,6 +224,91 @@ class Actor(Net):
 def test_a_distribution_that_looks_at_its_parameters_is_called_what_it_is():
     with pytest.raises(UnsupportedError, match=r"torch\.distributions \(.*return Normal\(.*validate_args"):
         export(Actor().eval(), X)
+
+
+class TakesTheBatchFromPacking(Net):
+    def forward(self, x, lengths):
+        packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        rows = packed.batch_sizes[0].item()
+        return self.rnn(packed, (x.new_zeros(1, rows, 6), x.new_zeros(1, rows, 6)))[1][0]
+
+
+class CachesBySize(Net):
+    def forward(self, x):
+        cache = {}
+        if x.size(1) not in cache:
+            cache[x.size(1)] = torch.arange(x.size(1))
+        return self.rnn(x)[0] * cache[x.size(1)].unsqueeze(1)
+
+
+class LooksAsAnArray(Net):
+    def forward(self, x):
+        return self.rnn(x)[0] * np.asarray(x).mean()
+
+
+class ScalesByANumber(Net):
+    def forward(self, x):
+        return self.rnn(x)[0] / float(x.std())
+
+
+class ChecksItsInput(Net):
+    def forward(self, x):
+        if torch.isnan(x).any():
+            raise ValueError
+        return self.rnn(x)[0]
+
+
+class AssertsItsInput(Net):
+    def forward(self, x):
+        assert torch.isfinite(x).all()
+        return self.rnn(x)[0]
+
+
+class Branches(Net):
+    def forward(self, x):
+        y = self.rnn(x)[0]
+        return torch.cond(y.sum() > 0, lambda y: y * 2, lambda y: y - 1, (y,))
+
+
+class Counts(Net):
+    def forward(self, x):
+        return torch.histc(self.rnn(x)[0])
+
+
+class ZerosOfNumpy(Net):
+    def forward(self, x):
+        h = torch.from_numpy(np.zeros((1, x.size(0), 6), np.float32))
+        return self.rnn(x, (h, h))[0]
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "way_out"),
+    [
+        (
+            TakesTheBatchFromPacking,
+            r"rows = packed\.batch_sizes\[0\]\.item\(\)",
+            "a number already; write that",
+        ),
+        (CachesBySize, r"if x\.size\(1\) not in cache", "write that line with torch's operators"),
+        (LooksAsAnArray, r"\* np\.asarray\(x\)\.mean\(\)", "compute it with torch's own operators"),
+        (ScalesByANumber, r"return self\.rnn\(x\)\[0\] / float", r"keep it a tensor, without float\(\)"),
+        (ChecksItsInput, r"if torch\.isnan\(x\)\.any\(\):", "check inputs before they are fed"),
+        (AssertsItsInput, r"assert torch\.isfinite\(x\)", "check inputs before they are fed"),
+        (Branches, r"return torch\.cond\(", r"torch\.where\(condition"),
+        (Counts, r"return torch\.histc\(", "write it in another way"),
+        (ZerosOfNumpy, r"h = torch\.from_numpy\(np\.zeros", r"write x\.size\(0\)"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_refusal_names_the_line_and_the_way_out(module, line, way_out):
+    example = (X, LENGTHS) if module is TakesTheBatchFromPacking else X
+    with pytest.raises(UnsupportedError, match=f"test_refusals.py:\\d+: .*{line}.*{way_out}"):
+        export(module().eval(), example)
+
+
+def test_an_operator_that_fixes_a_named_axis_is_named_with_the_axis():
+    with pytest.raises(UnsupportedError, match=r"axis 1 of x is fixed .*: return self\.head\(self\.rnn\(x\)"):
+        export(NeedsOneLength().eval(), X, ExportConfig(inputs={"x": ("N", "L", 5)}))
 
 
 @pytest.mark.parametrize("module", [NeedsOneLength, LoopOfCells])
