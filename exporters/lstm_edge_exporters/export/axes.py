@@ -55,7 +55,7 @@ def resolve_axes(module: nn.Module, signature: Signature, config: ExportConfig) 
         _refuse_loops(found, example, missing)
     free = any(isinstance(axis, str) for name in missing for axis in found.axes[name])
     if not free and not config.inputs and not found.batches:
-        lines = "; ".join(dict.fromkeys(place.line for place in found.fixed.values()))
+        lines = "; ".join(dict.fromkeys(place.line for place in found.fixed.values() if place.line))
         raise InputError(
             f"no dynamic axis found{f' ({lines})' if lines else ''}: forward calls no recurrent layer; name "
             f'the axes: inputs={{"{missing[0]}": ("N", ...)}}, by its number each one that is fixed'
@@ -132,9 +132,11 @@ def _refuse_fixed(found: FoundAxes, example: Signature, names: Sequence[str]) ->
                 continue
             given = f"or name the axes of {name} with inputs=, this one by its number"
             if axis in found.batches:
+                fixed = found.fixed.get((name, place))
+                at_line = f" ({fixed.line})" if fixed and fixed.line else ""
                 raise UnsupportedError(
-                    f"forward fixes the batch, axis {place} of {name}, at the example's size: len(...), "
-                    f"int(...size({place})) or a state that the module keeps does this; write "
+                    f"forward fixes the batch, axis {place} of {name}, at the example's size{at_line}: "
+                    f"len(...), int(...size({place})) or a state that the module keeps does this; write "
                     f"{name}.size({place}), make the state an argument, {given}"
                 )
             if axis in found.loops:

@@ -48,7 +48,7 @@ from .config import ExportConfig
 from .finalize import build_manifest, rename_outputs, serialize, tidy
 from .lower import check_recurrent_nodes, lower, lower_sums
 from .ranges import Guard, settle_ranges
-from .refusals import LoopError, check_module, check_starts, random_refusal
+from .refusals import LoopError, check_module, check_starts
 from .roles import Roles, find_roles
 from .trace import trace
 
@@ -160,9 +160,8 @@ def convert_module(module: nn.Module, example: Any, config: ExportConfig) -> Con
     try:
         axes = resolve_axes(copy_as(own, torch.float32), signature, config)
         traced = trace(copy_as(own, torch.float32), signature, axes, config.ranges)
-    except LoopError as error:
-        way_out = suggest_step(copy_as(own, torch.float32), signature, error.steps)
-        raise UnsupportedError(f"{error}{way_out}") from error
+    except (InputError, UnsupportedError) as error:
+        raise _explained(error, own, signature) from error
     roles = find_roles(traced.model, traced.outputs, config)
     lower_sums(traced.model)
     lower(traced.model)
@@ -181,7 +180,7 @@ def convert_module(module: nn.Module, example: Any, config: ExportConfig) -> Con
     manifest = build_manifest(model, roles, lifted, config)._replace(ranges=config.ranges)
     reference = TorchReference(own, signature, roles.outputs, injections, Layout.of(manifest))
     cases = _case_generator(signature, manifest, config, reference)
-    _check_repeatable(reference, cases, traced.seen)
+    _check_repeatable(own, signature, reference, cases)
     notes = (*_narrowed(own), *unused, *left, *_unreturned(roles))
     return ConvertedModule(
         model,
@@ -277,6 +276,20 @@ def _unreturned(roles: Roles) -> list[str]:
     ]
 
 
+def _explained(
+    error: InputError | UnsupportedError, module: nn.Module, signature: Signature
+) -> InputError | UnsupportedError:
+    """Return a refusal of ``module`` with what it keeps between calls, and how to export a single step."""
+    from .repeatability import why_unrepeatable
+
+    text = str(error)
+    if isinstance(error, LoopError):
+        text += suggest_step(copy_as(module, torch.float32), signature, error.steps)
+    if reason := why_unrepeatable(module, signature):
+        return UnsupportedError(f"{reason} ({text})")
+    return InputError(text) if isinstance(error, InputError) else UnsupportedError(text)
+
+
 def _narrowed(module: nn.Module) -> list[str]:
     found = {tensor.dtype for tensor in (*module.parameters(), *module.buffers())} & OTHER_FLOATS
     names = sorted(str(dtype).rpartition(".")[2] for dtype in found)
@@ -297,7 +310,9 @@ def _try_example(module: nn.Module, signature: Signature) -> None:
         raise InputError(f"{type(module).__name__} does not run on the example ({given}): {text}") from error
 
 
-def _check_repeatable(reference: TorchReference, cases: CaseGenerator, seen: Mapping[str, str]) -> None:
+def _check_repeatable(
+    module: nn.Module, signature: Signature, reference: TorchReference, cases: CaseGenerator
+) -> None:
     """Refuse a module that gives something else on every call.
 
     Raises:
@@ -310,7 +325,10 @@ def _check_repeatable(reference: TorchReference, cases: CaseGenerator, seen: Map
         return
     for name, array in first.items():
         if not np.array_equal(array, again[name], equal_nan=array.dtype.kind == "f"):
-            raise random_refusal(name, seen)
+            from .repeatability import why_unrepeatable
+
+            reason = why_unrepeatable(module, signature)
+            raise UnsupportedError(reason or f"forward gives another {name} on every call")
 
 
 def _case_generator(

@@ -173,6 +173,9 @@ class Recorder(TorchFunctionMode):
         """``sampling``, ``complex``, ``list``, ``numpy`` where ``forward`` does such, with the line."""
         self.unbound: dict[str, str] = {}
         """Sizes as traced of axes that were taken apart, and the line that did it."""
+        self.fixed: dict[str, str] = {}
+        """Sizes as traced that turned out to be constants, and the line that made them."""
+        self._free: list[torch.SymInt] = []
         self._packing = _Packing()
 
     def begin(self, shapes: Sequence[torch.Size]) -> None:
@@ -181,7 +184,10 @@ class Recorder(TorchFunctionMode):
         self.outputs.clear()
         self.seen.clear()
         self.unbound.clear()
+        self.fixed.clear()
         self.shapes[:] = shapes
+        sizes: list[Any] = [size for shape in shapes for size in shape]
+        self._free = [size for size in sizes if isinstance(size, torch.SymInt)]
 
     def check_calls(self) -> None:
         """Refuse a cell called in an unrolled loop.
@@ -218,7 +224,13 @@ class Recorder(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Answer the functions of recurrence and packing; pass every other one on."""
-        kwargs = kwargs or {}
+        result = self._answer(func, args, kwargs or {})
+        for size in [size for size in self._free if size.node.expr.is_number]:
+            self.fixed[str(size.node._expr)] = calling_line()
+            self._free = [each for each in self._free if each is not size]
+        return result
+
+    def _answer(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         if func is torch.arange and all(type(each) is int for each in args):
             made = func(*args, **kwargs)
             made.tolist = lambda: list(range(*args))  # type: ignore[method-assign]
@@ -234,7 +246,7 @@ class Recorder(TorchFunctionMode):
             return _log_cum_sum_exp(*args, **kwargs)
         if (kind := RECURRENT_FUNCTIONS.get(func)) is not None:
             return self._cell(kind, *args) if kind.cell else self._layer(kind, *args)
-        answer = self._packing.answer(func, args, depth=1)
+        answer = self._packing.answer(func, args, depth=2)
         if answer is not NotImplemented:
             return answer
         if func is Tensor.__getitem__:
@@ -364,6 +376,7 @@ _SQUEEZES = frozenset({torch.squeeze, Tensor.squeeze})
 _NOTED: dict[Any, str] = {
     Tensor.tolist: "list",
     Tensor.numpy: "numpy",
+    Tensor.__array__: "numpy",
     **dict.fromkeys(
         (
             torch.rand,

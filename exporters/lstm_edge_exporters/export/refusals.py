@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from traceback import FrameSummary
+from traceback import FrameSummary, walk_tb
 
 import torch
 from torch import nn
@@ -28,15 +28,43 @@ __all__ = [
     "is_own",
     "line_at",
     "place_of",
-    "random_refusal",
+    "sampling_text",
     "tracing_refusal",
     "translation_refusal",
 ]
 
 _OURS = str(Path(__file__).parents[1])
 _TORCH = str(Path(torch.__file__).parent)
+_DISTRIBUTIONS = str(Path(torch.distributions.__path__[0]))
+_HIGHER = str(Path(_TORCH) / "_higher_order_ops")
+_CONTROL_FLOW = {
+    "cond": "compute both sides and choose by torch.where(condition, one, other)",
+    **dict.fromkeys(
+        ("associative_scan", "map", "scan", "while_loop"),
+        "write the loop with nn.LSTM, nn.GRU or nn.RNN or with tensor operations over the whole axis, or "
+        "export one step a call with the state as input and output",
+    ),
+}
+"""torch's own loops and branches by the name of their source, and what to write instead."""
+_USES = {
+    "checks": (
+        "checks",
+        "a file raises nothing; check inputs before they are fed, outside of forward",
+    ),
+    "counts": (
+        "makes a Python number of",
+        "it would be fixed at the example's; keep it a tensor, without float() or bool()",
+    ),
+    "decides": (
+        "decides by",
+        "a loop or an if on lengths or data would be fixed at the example's values; compute both sides and "
+        "choose by torch.where, or multiply by a mask such as torch.arange(x.size(1)) < lengths.unsqueeze(1)",
+    ),
+}
+"""What a line does with the values of a tensor, and what to do instead."""
 _NO_OPERATOR = re.compile(r"No ONNX function found for <OpOverload\(op='([\w.]+)', overload='(\w+)'\)>|"
                           r"No decompositions registered for .*?([\w:.]+)")  # fmt: skip
+_FAILED_NODE = re.compile(r"Error when translating node .*?\[target=torch\.ops\.([\w.]+)\]")
 
 
 class LoopError(UnsupportedError):
@@ -87,16 +115,42 @@ def check_starts(module: nn.Module, injections: Iterable[Injection]) -> None:
             )
 
 
-def tracing_refusal(error: Exception, module: nn.Module, seen: Mapping[str, str]) -> UnsupportedError:
-    """Return why ``torch.export`` could not trace ``module``; for ``seen`` see ``Recorder.seen``."""
-    name, text = type(module).__name__, " ".join(str(error).split())
+def tracing_refusal(
+    error: Exception,
+    module: nn.Module,
+    seen: Mapping[str, str],
+    fixed: Mapping[tuple[str, int], "Place"],
+) -> UnsupportedError:
+    """Return why ``torch.export`` could not trace ``module``.
+
+    Args:
+        error: PyTorch's.
+        module: what was traced.
+        seen: see ``Recorder.seen``.
+        fixed: the axes of inputs that the code fixes, and where.
+    """
+    name, text = type(module).__name__, " ".join(str(error).split()).partition(" The error above occurred")[0]
     if "numpy" in seen:
         return UnsupportedError(
             f"{name} takes a tensor to NumPy ({seen['numpy']}), where no file can follow; compute it with "
             "torch's own operators"
         )
-    line = _own_line(error)
+    path, number = _own_place(error)
+    line = line_at(path, number)
     at_line = f" ({line})" if line else ""
+    passed = [frame.f_code.co_filename for frame, _ in walk_tb(error.__traceback__)]
+    if any(each.startswith(_DISTRIBUTIONS) for each in passed):
+        return UnsupportedError(
+            f"{name} makes an object of torch.distributions{at_line}, which looks at the values of its "
+            "parameters; return the parameters and sample outside, or give it validate_args=False"
+        )
+    flow = next(
+        (stem for each in passed if (stem := Path(each).stem) in _CONTROL_FLOW and _HIGHER in each), ""
+    )
+    if flow:
+        return UnsupportedError(
+            f"{name} calls torch's {flow}{at_line}, which is not exported; {_CONTROL_FLOW[flow]}"
+        )
     if "data-dependent" in text or "GuardOnDataDependent" in type(error).__name__:
         if "list" in seen:
             return UnsupportedError(
@@ -104,20 +158,28 @@ def tracing_refusal(error: Exception, module: nn.Module, seen: Mapping[str, str]
                 "constants; keep it a tensor, without tolist(): pack_padded_sequence, indexing and masks "
                 "take one"
             )
-        return UnsupportedError(
-            f"{name} decides by the values of a tensor ({line or text[:160]}): a loop or an if on lengths or "
-            "data would be fixed at the example's values; compute both sides and choose by torch.where, or "
-            "multiply by a mask such as torch.arange(x.size(1)) < lengths.unsqueeze(1)"
-        )
+        what, way_out = _USES[_use_of_value(path, number)]
+        return UnsupportedError(f"{name} {what} the values of a tensor ({line or text[:160]}): {way_out}")
     if "specialized" in text or "Constraints violated" in text or re.search(r"[\[(, *]s\d+\b", text):
+        where = _specialized(text) + at_line
+        for (own, axis), place in fixed.items():
+            where = (
+                f"axis {axis} of {own} is fixed in its code{f' ({place.line})' if place.line else at_line}"
+            )
+            break
         return ConstantSizeError(
-            f"{name} works at one size only{at_line}: {_specialized(text)}; a Python loop over an axis, "
-            "len(x), int(x.size(...)) or a layer of fixed size does this. Use tensor operations over the "
-            "whole axis, or give that axis as a number"
+            f"{name} works at one size only: {where}; a Python loop over an axis, len(x), int(x.size(...)) "
+            "or a layer of fixed size does this. Use tensor operations over the whole axis, or give that "
+            "axis as a number"
         )
     if "complex" in seen:
         return _complex(seen["complex"])
-    return UnsupportedError(f"{name} can't be traced{at_line}: {text[:400]}")
+    if isinstance(error, AttributeError) and isinstance(error.obj, torch.SymInt):
+        text = f"a size has no {error.name} there, it is a number already"
+    return UnsupportedError(
+        f"{name} can't be traced{at_line}: {text[:200].rstrip('.')}; write that line with torch's operators "
+        "on tensors and sizes, or compute it outside and pass the result in"
+    )
 
 
 def _complex(line: str) -> UnsupportedError:
@@ -127,16 +189,11 @@ def _complex(line: str) -> UnsupportedError:
     )
 
 
-def random_refusal(name: str, seen: Mapping[str, str]) -> UnsupportedError:
-    """Return the exception to raise where an output is another one on every call."""
-    if "sampling" in seen:
-        return UnsupportedError(
-            f"forward samples: it draws random numbers ({seen['sampling']}), and so gives another {name} on "
-            "every call; return the distribution's parameters and sample outside, or pass the numbers in"
-        )
-    return UnsupportedError(
-        f"forward gives another {name} on every call; draw random numbers outside, keep states outside, and "
-        "pass them in"
+def sampling_text(line: str) -> str:
+    """Return what is wrong with a draw at ``line``, and the way out."""
+    return (
+        f"forward samples: it draws random numbers ({line}), and so gives another output on every call; "
+        "return the distribution's parameters and sample outside, or pass the numbers in"
     )
 
 
@@ -160,24 +217,28 @@ def translation_refusal(
         if found:
             operator = ".".join(part for part in found.groups() if part)
             if "sampling" in seen:
-                return random_refusal("output", seen)
-            where = f" ({line})" if (line := _line_of(operator, program)) else ""
+                return UnsupportedError(sampling_text(seen["sampling"]))
             return UnsupportedError(
-                f"torch.onnx has no translation for the operator {operator}{where}; write it with operators "
-                "that ONNX has, or move it out of the module"
+                f"torch.onnx has no translation for the operator {operator}{_at_line(operator, program)}; "
+                "write it with operators that ONNX has, or move it out of the module"
             )
     text = " ".join(str(causes[-1]).split())
-    return UnsupportedError(f"the traced network can't be written as ONNX: {text[:400]}")
+    failed = [found[1] for cause in causes if (found := _FAILED_NODE.search(str(cause)))]
+    what = f"the operator {failed[-1]}{_at_line(failed[-1], program)}" if failed else "the traced network"
+    return UnsupportedError(
+        f"torch.onnx can't translate {what}: {text[:200].rstrip('.')}; write it in another way, or move it "
+        "out of the module"
+    )
 
 
-def _line_of(operator: str, program: ExportedProgram) -> str:
-    """Return the module's own line that an operator comes from; empty if none is known."""
+def _at_line(operator: str, program: ExportedProgram) -> str:
+    """Return the module's own line that an operator comes from, in brackets; empty if none is known."""
     for graph in (program.graph, program.run_decompositions().graph):
         for node in graph.nodes:
             if node.op == "call_function" and str(node.target) == operator:
                 for path, number in reversed(re.findall(r'File "(.+?)", line (\d+)', node.stack_trace or "")):
                     if line := line_at(path, int(number)):
-                        return line
+                        return f" ({line})"
     return ""
 
 
@@ -188,20 +249,43 @@ def _specialized(text: str) -> str:
     return f"an axis that was given a name is fixed at {found[1]} in its code" if found else text[:300]
 
 
-def _own_line(error: BaseException) -> str:
-    """Return the deepest line outside of PyTorch and this package that ``error`` went through.
+def _own_place(error: BaseException) -> tuple[str, int]:
+    """Return source and line of the deepest place outside of PyTorch and this package that raised ``error``.
 
-    As ``net.py:12: h = self.cell(x[:, step], h)``; empty where there is none.
+    ``("", 0)`` where there is none.
     """
-    found = ""
     cause: BaseException | None = error
     while cause is not None:
-        trace = cause.__traceback__
-        while trace is not None:
-            found = line_at(trace.tb_frame.f_code.co_filename, trace.tb_lineno) or found
-            trace = trace.tb_next
-        cause = None if found else (cause.__cause__ or cause.__context__)
-    return found
+        passed = [(frame.f_code.co_filename, number) for frame, number in walk_tb(cause.__traceback__)]
+        own = [(path, number) for path, number in passed if is_own(path)]
+        if own:
+            return own[-1]
+        cause = cause.__cause__ or cause.__context__
+    return "", 0
+
+
+def _use_of_value(path: str, number: int) -> str:
+    """Return which of ``_USES`` a line of source makes of a tensor's values."""
+    try:
+        tree = ast.parse("".join(linecache.getlines(path)))
+    except SyntaxError:
+        return "decides"
+    statements = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.stmt) and node.lineno <= number <= (node.end_lineno or node.lineno)
+    ]
+    innermost = max(statements, key=lambda node: node.lineno, default=None)  # of one line, the first
+    if isinstance(innermost, ast.Assert):
+        return "checks"
+    if isinstance(innermost, ast.If | ast.While | ast.For):
+        return "checks" if all(isinstance(each, ast.Raise) for each in innermost.body) else "decides"
+    inside = [] if innermost is None else list(ast.walk(innermost))
+    called = {
+        node.func.id for node in inside if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
+    chooses = any(isinstance(node, ast.IfExp | ast.BoolOp | ast.comprehension) for node in inside)
+    return "counts" if called & {"float", "bool"} and not chooses else "decides"
 
 
 def calling_line() -> str:
@@ -214,7 +298,7 @@ def calling_line() -> str:
 
 def is_own(path: str) -> bool:
     """Tell whether a source file is neither of PyTorch, of this package nor of Python itself."""
-    return not path.startswith((_OURS, _TORCH, "<")) and Path(path).exists() and not _is_standard(path)
+    return not path.startswith((_OURS, _TORCH, "<")) and Path(path).is_file() and not _is_standard(path)
 
 
 def _is_standard(path: str) -> bool:
@@ -230,10 +314,10 @@ def line_at(path: str, number: int) -> str:
 
 @dataclass(frozen=True)
 class Place:
-    """Where the module's own code takes a size for a number."""
+    """Where the module's code takes a size for a number."""
 
     line: str
-    """As ``net.py:12: for t in range(x.size(1)):``."""
+    """As ``net.py:12: for t in range(x.size(1)):``; empty where it is not known."""
     loop: bool
     """Whether a loop runs so often."""
 

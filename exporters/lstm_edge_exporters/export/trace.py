@@ -55,8 +55,6 @@ class Traced:
     """What holds at the sizes that were traced, and may not at others."""
     sizes: Mapping[str, int]
     """The size of each dynamic axis that was traced."""
-    seen: Mapping[str, str]
-    """What ``forward`` does that may be the reason of a refusal; see ``Recorder.seen``."""
 
 
 def trace(
@@ -115,7 +113,7 @@ def _trace(
     assert made is not None
     _name_axes(made.model, axes)
     guards = read_guards(program, recorder.shapes, {name: axes[name] for name in signature.names})
-    return Traced(made.model, tuple(recorder.outputs), tuple(recorder.calls), guards, sizes, recorder.seen)
+    return Traced(made.model, tuple(recorder.outputs), tuple(recorder.calls), guards, sizes)
 
 
 def _trace_at(
@@ -174,7 +172,7 @@ class FoundAxes:
     layers: bool
     """Whether ``forward`` calls recurrent layers."""
     fixed: Mapping[tuple[str, int], Place]
-    """Where the module's own code fixes an axis of an input."""
+    """Where the module's code fixes an axis of an input."""
 
 
 def find_axes(module: nn.Module, signature: Signature, batch: str, sequence: str) -> FoundAxes:
@@ -198,9 +196,9 @@ def find_axes(module: nn.Module, signature: Signature, batch: str, sequence: str
         for place in (0, 1)
     )
     if not recorder.calls:  # the first free axis is taken for the batch, the next one for the time
-        free = dict.fromkeys(
-            symbol for shape in recorder.shapes for size in shape for symbol in _symbols(size)
-        )
+        sizes = [size for shape in recorder.shapes for size in shape]
+        tied = {symbol for size in sizes if parse_sum(_text(size)) is None for symbol in _symbols(size)}
+        free = dict.fromkeys(symbol for size in sizes for symbol in _symbols(size) if symbol not in tied)
         rows, steps = list(free)[:1], list(free)[1:]
     # Where words are read by letters, the batch of the letters' layer holds the time of the words' layer.
     rows = [symbol for symbol in rows if symbol not in steps] or rows
@@ -233,8 +231,7 @@ def _fixed(recorder: Recorder, names: Sequence[str]) -> dict[tuple[str, int], Pl
             if isinstance(size, torch.SymInt) and _text(size).isdecimal():
                 line = recorder.unbound.get(str(size.node._expr))
                 place = Place(line, loop=True) if line else place_of(size)
-                if place is not None:
-                    found[name, axis] = place
+                found[name, axis] = place or Place(recorder.fixed.get(str(size.node._expr), ""), loop=False)
     return found
 
 
@@ -317,7 +314,7 @@ def _export(
             raise
         except Exception as error:
             recorder.check_calls()
-            raise tracing_refusal(error, module, recorder.seen) from error
+            raise tracing_refusal(error, module, recorder.seen, _fixed(recorder, signature.names)) from error
     recorder.check_calls()
     return recorder, program
 

@@ -1,9 +1,14 @@
 """Where an export can't be right it is refused, and the message says what to write instead."""
 
+import random
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.distributions import Normal
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pack_padded_sequence
 
 from lstm_edge_exporters import ExportConfig, export
 from lstm_edge_runtime import load
@@ -90,7 +95,7 @@ class WeightsFromData(Net):
         (PicksByLength, (X, LENGTHS), "values of a tensor.*mask"),
         (BranchesOnLengths, (X, LENGTHS), "values of a tensor.*torch.where"),
         (NoSuchOperator, X, r"aten._linalg_eigh.default \(test_refusals.py:\d+: return torch.linalg.eig"),
-        (Random, X, "another output on every call"),
+        (Random, X, r"samples: .*h = torch\.randn\(1, x\.size\(0\), 6\)\).*another output on every call"),
         (WeightsFromData, X, "weights are computed from the network's inputs"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
@@ -98,6 +103,212 @@ class WeightsFromData(Net):
 def test_a_module_that_can_not_be_exported_right_is_refused(module, example, message):
     with pytest.raises(UnsupportedError, match=message):
         export(module().eval(), example)
+
+
+class OwnStep(nn.Module):
+    """One step of a cell of linear layers; what it keeps or draws is for subclasses."""
+
+    def __init__(self):
+        super().__init__()
+        self.ih, self.hh = nn.Linear(5, 6), nn.Linear(6, 6)
+        self.h = self.seen = None
+
+    def step(self, x, h):
+        self.seen = x  # kept, and never read
+        return torch.tanh(self.ih(x) + self.hh(h))
+
+
+class KeepsItsState(OwnStep):
+    def forward(self, x):
+        h = x.new_zeros(x.size(0), 6) if self.h is None else self.h
+        self.h = self.step(x, h)
+        return self.h
+
+
+class KeepsTwoStates(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cells = nn.ModuleList([KeepsItsState()])
+        self.count = 0
+
+    def forward(self, x):
+        self.count += 1
+        return self.cells[0](x) * self.count
+
+
+class WritesOverItsState(OwnStep):
+    def __init__(self):
+        super().__init__()
+        self.h = torch.zeros(1, 6)
+
+    def forward(self, x):
+        h = self.step(x, self.h.expand(x.size(0), -1))
+        self.h[:] = h.mean(0)
+        return h
+
+
+class KeepsAHistory(OwnStep):
+    def __init__(self):
+        super().__init__()
+        self.past = []
+
+    def forward(self, x):
+        self.past.append(self.step(x, x.new_zeros(1, 6)).mean(0))
+        return self.step(x, sum(self.past))
+
+
+class DrawsOutsideOfTorch(OwnStep):
+    def forward(self, x):
+        gain = random.gauss(1, 0.1) + np.random.rand()  # noqa: NPY002  what users write
+        return self.step(x, x.new_zeros(1, 6)) * gain
+
+
+class DropsOutAlways(OwnStep):
+    def forward(self, x):
+        return F.dropout(self.step(x, x.new_zeros(1, 6)), 0.5, training=True)
+
+
+class BatchInABuffer(OwnStep):
+    def __init__(self):
+        super().__init__()
+        del self.h
+        self.register_buffer("h", torch.zeros(3, 6))
+
+    def forward(self, x):
+        h = self.step(x, self.h)
+        self.h.copy_(h)
+        return h
+
+
+class BatchInALayersState(Net):
+    def __init__(self):
+        super().__init__()
+        self.state = torch.zeros(1, 3, 6), torch.zeros(1, 3, 6)
+
+    def forward(self, x):
+        y, self.state = self.rnn(x, self.state)
+        return y
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (KeepsItsState, r"keeps h in the module.*: self\.h = self\.step\(x, h\)\).*take h as an argument"),
+        (KeepsTwoStates, r"keeps count and cells\.0\.h in the module.*: self\.count \+= 1\).*take them as"),
+        (WritesOverItsState, r"keeps h in the module.*: self\.h\[:\] = h\.mean\(0\)\)"),
+        (KeepsAHistory, r"keeps past in the module.*: self\.past\.append\("),
+        (DrawsOutsideOfTorch, r"draws random numbers \(.*: gain = random\.gauss.*pass the numbers in"),
+        (DropsOutAlways, r"draws random numbers \(.*: return F\.dropout\(.*pass the numbers in"),
+        (BatchInABuffer, r"keeps h in the module.*: self\.h\.copy_\(h\)\).*take h as an argument"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_what_a_module_keeps_or_draws_is_named_with_its_line_and_the_way_out(module, message):
+    with pytest.raises(UnsupportedError, match=message):
+        export(module().eval(), X[:, 0])
+
+
+def test_a_layers_state_that_holds_the_examples_batch_is_named():
+    with pytest.raises(
+        UnsupportedError, match=r"keeps state .*: y, self\.state = self\.rnn.*fixes the batch"
+    ):
+        export(BatchInALayersState().eval(), X)
+
+
+class Actor(Net):
+    def forward(self, x):
+        y = self.head(self.rnn(x)[0].repeat(1, 1, 6))
+        return Normal(y[..., :1], 1.0).sample()
+
+
+def test_a_distribution_that_looks_at_its_parameters_is_called_what_it_is():
+    with pytest.raises(UnsupportedError, match=r"torch\.distributions \(.*return Normal\(.*validate_args"):
+        export(Actor().eval(), X)
+
+
+class TakesTheBatchFromPacking(Net):
+    def forward(self, x, lengths):
+        packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        rows = packed.batch_sizes[0].item()
+        return self.rnn(packed, (x.new_zeros(1, rows, 6), x.new_zeros(1, rows, 6)))[1][0]
+
+
+class CachesBySize(Net):
+    def forward(self, x):
+        cache = {}
+        if x.size(1) not in cache:
+            cache[x.size(1)] = torch.arange(x.size(1))
+        return self.rnn(x)[0] * cache[x.size(1)].unsqueeze(1)
+
+
+class LooksAsAnArray(Net):
+    def forward(self, x):
+        return self.rnn(x)[0] * np.asarray(x).mean()
+
+
+class ScalesByANumber(Net):
+    def forward(self, x):
+        return self.rnn(x)[0] / float(x.std())
+
+
+class ChecksItsInput(Net):
+    def forward(self, x):
+        if torch.isnan(x).any():
+            raise ValueError
+        return self.rnn(x)[0]
+
+
+class AssertsItsInput(Net):
+    def forward(self, x):
+        assert torch.isfinite(x).all()
+        return self.rnn(x)[0]
+
+
+class Branches(Net):
+    def forward(self, x):
+        y = self.rnn(x)[0]
+        return torch.cond(y.sum() > 0, lambda y: y * 2, lambda y: y - 1, (y,))
+
+
+class Counts(Net):
+    def forward(self, x):
+        return torch.histc(self.rnn(x)[0])
+
+
+class ZerosOfNumpy(Net):
+    def forward(self, x):
+        h = torch.from_numpy(np.zeros((1, x.size(0), 6), np.float32))
+        return self.rnn(x, (h, h))[0]
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "way_out"),
+    [
+        (
+            TakesTheBatchFromPacking,
+            r"rows = packed\.batch_sizes\[0\]\.item\(\)",
+            "a number already; write that",
+        ),
+        (CachesBySize, r"if x\.size\(1\) not in cache", "write that line with torch's operators"),
+        (LooksAsAnArray, r"\* np\.asarray\(x\)\.mean\(\)", "compute it with torch's own operators"),
+        (ScalesByANumber, r"return self\.rnn\(x\)\[0\] / float", r"keep it a tensor, without float\(\)"),
+        (ChecksItsInput, r"if torch\.isnan\(x\)\.any\(\):", "check inputs before they are fed"),
+        (AssertsItsInput, r"assert torch\.isfinite\(x\)", "check inputs before they are fed"),
+        (Branches, r"return torch\.cond\(", r"torch\.where\(condition"),
+        (Counts, r"return torch\.histc\(", "write it in another way"),
+        (ZerosOfNumpy, r"h = torch\.from_numpy\(np\.zeros", r"write x\.size\(0\)"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_refusal_names_the_line_and_the_way_out(module, line, way_out):
+    example = (X, LENGTHS) if module is TakesTheBatchFromPacking else X
+    with pytest.raises(UnsupportedError, match=f"test_refusals.py:\\d+: .*{line}.*{way_out}"):
+        export(module().eval(), example)
+
+
+def test_an_operator_that_fixes_a_named_axis_is_named_with_the_axis():
+    with pytest.raises(UnsupportedError, match=r"axis 1 of x is fixed .*: return self\.head\(self\.rnn\(x\)"):
+        export(NeedsOneLength().eval(), X, ExportConfig(inputs={"x": ("N", "L", 5)}))
 
 
 @pytest.mark.parametrize("module", [NeedsOneLength, LoopOfCells])

@@ -98,6 +98,19 @@ class OwnCell(nn.Module):
         return torch.tanh(self.ih(x) + self.hh(h))
 
 
+class ConvolvedCell(nn.Module):
+    """A cell of maps; the channels of ``x`` and ``h`` are known by their sum only."""
+
+    def __init__(self):
+        super().__init__()
+        self.gates = nn.Conv2d(3 + 4, 16, 3, padding=1)
+
+    def forward(self, x, h, c):
+        i, f, o, g = self.gates(torch.cat([x, h], 1)).split(4, 1)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        return torch.cat([torch.sigmoid(o) * torch.tanh(c), c], 1)
+
+
 class TruncatedFractions(nn.Module):
     """Relative lengths that packing cuts to whole steps."""
 
@@ -131,6 +144,10 @@ STRANGERS = [
     (NormOverAllAxes, lambda n, length: (floats(n, length, 4),)),
     (FoldsFeatures, lambda n, length: (floats(n, length, 3, 2),)),
     (OwnCell, lambda n, length: (floats(n, 5), floats(n, 6))),
+    (
+        ConvolvedCell,
+        lambda n, length: (floats(n, 3, length, 5), floats(n, 4, length, 5), floats(n, 4, length, 5)),
+    ),
     (TruncatedFractions, lambda n, length: (floats(n, length, 4), torch.tensor([1.0, *[0.5] * (n - 1)]))),
     (PaddingIsZero, lambda n, length: (TOKENS.repeat(n, length)[:n, :length],)),
 ]
