@@ -13,8 +13,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ._extras import needing_export
-from ._output import Screen, echo_json, json_option
+from ._extras import needing
+from ._options import PATH, json_option
+from ._output import Screen, echo_json
 from ._timeline import recognized_from, timeline
 from ._training import training_progress
 
@@ -36,9 +37,8 @@ _SPEED = 8
     "-o",
     "--output",
     "folder",
-    type=click.Path(path_type=Path),
+    type=PATH,
     default=Path("demo-out"),
-    show_default=True,
     metavar="FOLDER",
     help="Where to leave the data, the run and the model.",
 )
@@ -57,7 +57,7 @@ def command(folder: Path, as_json: bool) -> None:
     """  # noqa: D301
     screen = Screen(quiet=as_json)
     started = time.monotonic()
-    with screen.status("importing torch and onnx"), needing_export("demo"):
+    with screen.status("importing torch and onnx"), needing("export", "demo"):
         from lstm_edge_runtime import load
 
         from .. import demo as _demo

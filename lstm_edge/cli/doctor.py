@@ -12,7 +12,8 @@ import click
 from lstm_edge_runtime.errors import CheckFailedError, MissingDependencyError, install_command
 
 from ._extras import extra_modules
-from ._output import echo_json, json_option, print_table
+from ._options import json_option
+from ._output import echo_json, print_table
 
 __all__ = ["command"]
 

@@ -12,12 +12,13 @@ from lstm_edge_runtime.axes import describe
 from lstm_edge_runtime.errors import counted
 from lstm_edge_runtime.manifest import AxisRange
 
-from ._model import ModelOptions, model_argument, open_model
-from ._output import echo_json, json_option, print_interface, print_table
+from ._model import ModelOptions, open_model
+from ._options import json_option, model_argument
+from ._output import echo_json, print_interface, print_table
 
 if TYPE_CHECKING:
     from lstm_edge_runtime import Model
-    from lstm_edge_runtime.manifest import Manifest, StateSpec, TensorSpec
+    from lstm_edge_runtime.manifest import Manifest, StateSpec
 
 __all__ = ["command"]
 
@@ -50,8 +51,8 @@ def _describe(path: Path, model: "Model") -> dict[str, Any]:
     states = [_state(spec) for spec in model.states]
     return {
         "file": {"path": str(path), "bytes": path.stat().st_size, "sha256": model.identity},
-        "inputs": [_tensor(spec) for spec in model.inputs],
-        "outputs": [_tensor(spec) for spec in model.outputs],
+        "inputs": [spec._asdict() for spec in model.inputs],
+        "outputs": [spec._asdict() for spec in model.outputs],
         "states": states,
         "engine": model.engine,
         "axes": {"batch": manifest.batch, "sequence": manifest.sequence} if manifest else None,
@@ -76,21 +77,10 @@ def _declared(manifest: "Manifest") -> dict[str, Any]:
     }
 
 
-def _tensor(spec: "TensorSpec") -> dict[str, Any]:
-    return {"name": spec.name, "dtype": spec.dtype, "axes": list(spec.axes)}
-
-
 def _state(spec: "StateSpec") -> dict[str, Any]:
     elements = prod(axis for axis in spec.axes if isinstance(axis, int))
     reset = "an array" if isinstance(spec.reset, np.ndarray) else spec.reset
-    return {
-        "input": spec.input,
-        "output": spec.output,
-        "dtype": spec.dtype,
-        "axes": list(spec.axes),
-        "reset": reset,
-        "bytes": elements * np.dtype(spec.dtype).itemsize,
-    }
+    return spec._asdict() | {"reset": reset, "bytes": elements * np.dtype(spec.dtype).itemsize}
 
 
 def _cost(path: Path, model: "Model") -> dict[str, Any]:

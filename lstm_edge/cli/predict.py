@@ -19,8 +19,10 @@ from lstm_edge.results import main_output, top_rows
 from lstm_edge_runtime.errors import InputError, printable
 from lstm_edge_runtime.files import replacing
 
-from ._data import data_options, note
-from ._model import ModelOptions, model_argument, model_options, open_model
+from ._data import data_options
+from ._model import ModelOptions, model_options, open_model
+from ._options import PATH, json_lines_option, model_argument
+from ._output import note
 from ._results import ResultLines
 
 if TYPE_CHECKING:
@@ -34,18 +36,13 @@ _ROWS_PER_CALL = 256
 
 @click.command("predict")
 @model_argument
-@click.argument("data", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write there instead of printing.")
-@click.option("--json", "as_json", is_flag=True, help="Write JSON lines instead of CSV.")
+@click.argument("data", type=PATH)
+@click.option("-o", "--output", type=PATH, help="Write there instead of printing.")
+@json_lines_option
 @data_options
 @model_options
 def command(
-    model: Path,
-    data: Path,
-    output: Path | None,
-    as_json: bool,
-    options: ModelOptions,
-    **columns: Any,
+    model: Path, data: Path, output: Path | None, as_json: bool, options: ModelOptions, **columns: Any
 ) -> None:
     """Run MODEL on every series of DATA, from the reset state, and write one line per series.
 

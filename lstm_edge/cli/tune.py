@@ -8,9 +8,9 @@ import click
 
 from lstm_edge_runtime.errors import InputError
 
-from ._model import ModelOptions, engine_option, open_model
-from ._options import RATE
-from ._output import Screen, echo_json, json_option, print_table, progress
+from ._model import ModelOptions, open_model
+from ._options import PATH, RATE, engine_option, json_option
+from ._output import echo, echo_json, print_table, progress
 
 if TYPE_CHECKING:
     from lstm_edge.timing.objective import Objective
@@ -22,17 +22,16 @@ _THROUGHPUT_STREAMS = 64
 
 
 @click.command("tune")
-@click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("models", nargs=-1, required=True, type=PATH)
 @click.option(
     "--goal",
     "goal_name",
     type=click.Choice(["latency", "p99", "throughput", "energy"]),
     default="latency",
-    show_default=True,
     help="What to make small: a step's median time, its 99th percentile, the time a sample of many streams "
     "takes, or the processor time a step takes.",
 )
-@click.option("--rate", type=RATE, metavar="RATE", help="Calls come at this rate, such as 100Hz.")
+@click.option("--rate", type=RATE, help="Calls come at this rate, such as 100Hz.")
 @click.option(
     "--streams", type=click.IntRange(min=1), help="Streams that share a call.  [default: 1; throughput: 64]"
 )
@@ -40,12 +39,9 @@ _THROUGHPUT_STREAMS = 64
     "--seconds",
     type=click.FloatRange(min=0, min_open=True),
     default=60.0,
-    show_default=True,
     help="The time budget.",
 )
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="The profile.  [default: MODEL.profile.json]"
-)
+@click.option("-o", "--output", type=PATH, help="The profile.  [default: MODEL.profile.json]")
 @engine_option
 @json_option
 def command(
@@ -93,15 +89,7 @@ def command(
     providers = [state.name for state in try_providers() if state.usable]
     with replacing(target) as temporary:
         with progress(quiet=as_json) as show:
-            outcome = tune(
-                models,
-                objective,
-                seconds,
-                providers,
-                host_key()["cores"],
-                engines,
-                show,
-            )
+            outcome = tune(models, objective, seconds, providers, host_key()["cores"], engines, show)
         document = _document(outcome, objective)
         outcome.chosen.profile(objective.name, document).save(temporary)
     if as_json:
@@ -142,12 +130,11 @@ def _print(outcome: "Outcome", objective: "Objective", target: Path) -> None:
         for trial in outcome.trials
     ]
     print_table("tried, each beside the best so far", ["candidate", "share of its cost", "verdict"], rows)
-    screen = Screen()
     if outcome.better and outcome.final:
-        screen.print(
+        echo(
             f"best: {outcome.chosen}: {outcome.cost:.3g} {objective.unit}, {outcome.final} of the default's "
             f"{outcome.default_cost:.3g}"
         )
     else:
-        screen.print(f"nothing beats the defaults beyond noise: {outcome.default_cost:.3g} {objective.unit}")
-    screen.print(f'use it: load("{outcome.chosen.path}", profile="{target}")')
+        echo(f"nothing beats the defaults beyond noise: {outcome.default_cost:.3g} {objective.unit}")
+    echo(f'use it: load("{outcome.chosen.path}", profile="{target}")')

@@ -12,10 +12,11 @@ import click
 from lstm_edge.run_files import CONFIG
 from lstm_edge_runtime.errors import InputError, counted
 
-from ._data import data_options, note
-from ._extras import needing_export, needing_report
-from ._model import check_model_path, engine_option
-from ._output import Screen, echo, echo_json, json_option, progress
+from ._data import data_options
+from ._extras import needing
+from ._model import check_model_path
+from ._options import PATH, engine_option, fill, json_option, model_argument
+from ._output import Screen, echo, echo_json, note, progress
 
 if TYPE_CHECKING:
     from lstm_edge_exporters.validate import ReferenceModel, ValidateConfig
@@ -23,19 +24,17 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-_PATH = click.Path(path_type=Path)
-
 
 @click.command("validate")
-@click.argument("model", type=_PATH)
+@model_argument
 @click.option(
     "--against",
     metavar="REFERENCE",
     help="A run folder, a checkpoint, package.module:factory, or another .onnx file; without it, the golden "
     "vectors alone.",
 )
-@click.option("--weights", type=_PATH, help="Checkpoint that a factory's module loads.")
-@click.option("--data", type=_PATH, help="Real data: .npz, .npy or .csv, as train's; its test part counts.")
+@click.option("--weights", type=PATH, help="Checkpoint that a factory's module loads.")
+@click.option("--data", type=PATH, help="Real data: .npz, .npy or .csv, as train's; its test part counts.")
 @data_options
 @click.option(
     "--golden",
@@ -44,13 +43,13 @@ _PATH = click.Path(path_type=Path)
     help="Golden vectors to replay.",
 )
 @click.option("--quick", is_flag=True, help="Fewer sizes, cuts and samples, and a tenth of the long run.")
-@click.option("--steps", type=click.IntRange(1), default=10_000, show_default=True, help="Of the long run.")
+@click.option("--steps", type=click.IntRange(1), default=10_000, help="Of the long run.")
 @click.option("--rtol", type=click.FloatRange(0), help="Override the tolerance policy, with --atol.")
 @click.option("--atol", type=click.FloatRange(0), help="Override the tolerance policy, with --rtol.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of what is drawn.")
-@click.option("--junit", type=_PATH, metavar="FILE", help="Write a JUnit report: a test case a check.")
-@click.option("--html", type=_PATH, metavar="FILE", help="Write one self-contained page with plots.")
-@click.option("--save-test-data", type=_PATH, metavar="DIR", help="Record golden vectors of the reference.")
+@click.option("--seed", type=click.IntRange(0), default=0, help="Seed of what is drawn.")
+@click.option("--junit", type=PATH, metavar="FILE", help="Write a JUnit report: a test case a check.")
+@click.option("--html", type=PATH, metavar="FILE", help="Write one self-contained page with plots.")
+@click.option("--save-test-data", type=PATH, metavar="DIR", help="Record golden vectors of the reference.")
 @engine_option
 @json_option
 def command(
@@ -58,18 +57,11 @@ def command(
     against: str | None,
     weights: Path | None,
     data: Path | None,
-    golden: Path | None,
-    quick: bool,
-    steps: int,
-    rtol: float | None,
-    atol: float | None,
-    seed: int,
     junit: Path | None,
     html: Path | None,
     save_test_data: Path | None,
-    engine: str,
     as_json: bool,
-    **columns: Any,
+    **options: Any,
 ) -> None:
     """Verify that MODEL computes what its reference computes: exit code 0 if so, 1 if not.
 
@@ -92,10 +84,10 @@ def command(
             raise InputError("--save-test-data records a reference; name it with --against")
         if weights is not None and against is None:
             raise InputError("got --weights without --against package.module:factory")
-        with needing_export("validate"):
+        with needing("export", "validate"):
             from lstm_edge_exporters.validate import ValidateConfig, open_file, validate
         if html is not None:
-            with needing_report("validate --html"):
+            with needing("report", "validate --html"):
                 from lstm_edge_exporters.validate.html import to_html
         if (model / CONFIG).is_file() and against is not None and Path(against).suffix == ".onnx":
             raise InputError(
@@ -104,11 +96,13 @@ def command(
         check_model_path(model)
         file = open_file(model)
         reference = _reference(file, against, weights) if against is not None and file.model else None
-        config = ValidateConfig(
-            seed=seed, quick=quick, rtol=rtol, atol=atol, steps=steps, golden=golden, engine=engine
-        )
-        if data is not None:
-            config = _with_data(config, data, file, columns)
+        config = fill(ValidateConfig, options)
+        if data is not None and file.model is not None:
+            from lstm_edge.data.config import ReadConfig
+            from lstm_edge.data.evaluation import read_samples
+
+            samples = read_samples(data, file.model, fill(ReadConfig, options), note)
+            config = replace(config, data=samples)
         with progress(quiet=as_json) as show:
             report = validate(file, reference, config, on_progress=show)
     if junit is not None:
@@ -146,7 +140,7 @@ def _junit_on_error(junit: Path | None, model: Path) -> Iterator[None]:
 
 def _reference(file: "ModelFile", against: str, weights: Path | None) -> "ReferenceModel":
     if not Path(against).exists():
-        with needing_export("validate"):
+        with needing("export", "validate"):
             from ._factory import build_module, is_factory
         if is_factory(against):
             from lstm_edge_exporters.validate.module import against_module
@@ -163,7 +157,7 @@ def _reference(file: "ModelFile", against: str, weights: Path | None) -> "Refere
 
 
 def _run(file: "ModelFile", against: str) -> "ReferenceModel":
-    with needing_export("validate"):
+    with needing("export", "validate"):
         from lstm_edge.checkpoint import load
         from lstm_edge.deploy import deployable
         from lstm_edge_exporters.validate.module import against_module
@@ -174,17 +168,6 @@ def _run(file: "ModelFile", against: str) -> "ReferenceModel":
         config = replace(config, checkpoint_sha256=None)
     about = f"{Path(against).name} ({type(run.model).__name__})"
     return against_module(module, file, example, config=config, about=about)
-
-
-def _with_data(
-    config: "ValidateConfig", data: Path, file: "ModelFile", columns: dict[str, Any]
-) -> "ValidateConfig":
-    from lstm_edge.data.config import ReadConfig
-    from lstm_edge.data.evaluation import read_samples
-
-    if file.model is None:
-        return config
-    return replace(config, data=read_samples(data, file.model, ReadConfig(**columns), note))
 
 
 def _save(
