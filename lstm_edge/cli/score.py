@@ -1,16 +1,14 @@
 """``lstm-edge score``: run a file on a Parquet data set of any size."""
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from ._extras import needing
 from ._options import NAMES, PATH, engine_option, json_option
 from ._output import echo, echo_json, print_table, progress
-
-if TYPE_CHECKING:
-    from lstm_edge.score.pipeline import ScoreReport
 
 __all__ = ["command"]
 
@@ -58,10 +56,10 @@ def command(dataset: str, model: Path, output: Path, as_json: bool, **options: A
     with progress(quiet=as_json) as show:
         report = score(dataset, model, output, ScoreConfig(**options), show)
     if as_json:
-        echo_json({"output": str(output), **_document(report)})
+        echo_json({"output": str(output), **asdict(report)})
         return
     rows = [
-        (stage.name, f"{stage.rows:,}", f"{stage.seconds:.1f}", f"{stage.rate:,.0f}")
+        (stage.name, f"{stage.rows:,}", f"{stage.seconds:.1f}", f"{stage.rows_per_second:,.0f}")
         for stage in report.stages
     ]
     print_table(str(output), ("stage", "rows", "seconds", "rows/s"), rows)
@@ -73,27 +71,6 @@ def command(dataset: str, model: Path, output: Path, as_json: bool, **options: A
     events = f"; {report.events:,} events" if report.events is not None else ""
     echo(f"{report.rows:,} rows{series} in {report.files:,} files{known}{bad}{events}")
     echo(
-        f"{report.seconds:.1f} s, {report.rows / report.seconds:,.0f} rows/s, {report.workers} workers "
-        f"({report.distribution}, {report.engine}); the slowest stage: {report.slowest.name}"
+        f"{report.seconds:.1f} s, {report.rows_per_second:,.0f} rows/s, {report.workers} workers "
+        f"({report.distribution}, {report.engine}); the slowest stage: {report.slowest}"
     )
-
-
-def _document(report: "ScoreReport") -> dict[str, Any]:
-    return {
-        "rows": report.rows,
-        "series": report.series,
-        "files": report.files,
-        "known": report.known,
-        "left_out": dict(report.left_out),
-        "events": report.events,
-        "seconds": report.seconds,
-        "rows_per_second": report.rows / report.seconds,
-        "stages": [
-            {"name": each.name, "rows": each.rows, "seconds": each.seconds, "rows_per_second": each.rate}
-            for each in report.stages
-        ],
-        "slowest": report.slowest.name,
-        "workers": report.workers,
-        "distribution": report.distribution,
-        "engine": report.engine,
-    }

@@ -12,7 +12,7 @@ from pyarrow import parquet
 from lstm_edge_runtime.errors import FileFormatError, first_line
 
 from .events import Span
-from .job import Job, bucket_of, writing
+from .job import Job, hash_of, writing
 
 __all__ = ["Kept", "read_kept", "write_kept"]
 
@@ -30,10 +30,17 @@ class Kept(NamedTuple):
     """By state input, as ``State``."""
 
 
-def write_kept(job: Job, bucket: int, kept: Mapping[str, Kept]) -> None:
-    """Write what is kept of the series of one bucket."""
-    if not kept:
-        return
+def write_kept(job: Job, kept: Mapping[str, Kept]) -> None:
+    """Write what is kept of series, a file for each bucket."""
+    buckets: dict[int, dict[str, Kept]] = {}
+    for name, each in kept.items():
+        buckets.setdefault(hash_of(name) % job.buckets, {})[name] = each
+    for bucket, own in buckets.items():
+        with writing(job, job.folder("new") / _FOLDER / _name(bucket, job.buckets), durable=True) as path:
+            parquet.write_table(_table(job, own), path)
+
+
+def _table(job: Job, kept: Mapping[str, Kept]) -> pa.Table:
     series = list(kept.values())
     spans = [each.span for each in series]
     columns: dict[str, pa.Array] = {
@@ -46,8 +53,7 @@ def write_kept(job: Job, bucket: int, kept: Mapping[str, Kept]) -> None:
     }
     for name in series[0].state:
         columns[f"state/{name}"] = pa.array([each.state[name].tobytes() for each in series], pa.binary())
-    with writing(job, job.folder("new") / _FOLDER / _name(bucket, job.buckets), durable=True) as path:
-        parquet.write_table(pa.table(columns), path)
+    return pa.table(columns)
 
 
 def read_kept(job: Job, bucket: int, like: Mapping[str, npt.NDArray[Any]]) -> dict[str, Kept]:
@@ -68,9 +74,10 @@ def read_kept(job: Job, bucket: int, like: Mapping[str, npt.NDArray[Any]]) -> di
         try:
             columns = parquet.read_table(path, use_threads=False).to_pydict()
             for place, name in enumerate(columns["series"]):
-                if bucket_of(name, job.buckets) == bucket:
+                if hash_of(name) % job.buckets == bucket:
                     state = {
-                        key: _array(columns[f"state/{key}"][place], array) for key, array in like.items()
+                        key: np.frombuffer(columns[f"state/{key}"][place], array.dtype).reshape(array.shape)
+                        for key, array in like.items()
                     }
                     row = {key: columns[key][place] for key in ("last", "label", "start", "total", "samples")}
                     span = None
@@ -82,10 +89,6 @@ def read_kept(job: Job, bucket: int, like: Mapping[str, npt.NDArray[Any]]) -> di
                 f"{path} is not what an earlier run kept ({first_line(error)}); score without --since"
             ) from error
     return kept
-
-
-def _array(content: bytes, like: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    return np.frombuffer(content, dtype=like.dtype).reshape(like.shape)
 
 
 def _files(folder: Path, bucket: int, buckets: int, previous: int) -> Iterator[Path]:
