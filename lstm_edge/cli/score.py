@@ -46,8 +46,8 @@ def command(dataset: str, model: Path, output: Path, as_json: bool, **options: A
 
     \b
     Example:
-      lstm-edge score recordings/ -m har.onnx -o scores --series device --order time
-      lstm-edge score recordings/ -m har.onnx -o scores --since scores --series device --order time
+      lstm-edge score days/ -m har.onnx -o scores --series device --order time
+      lstm-edge score days/ -m har.onnx -o scores --since scores
       lstm-edge score 'windows/*.parquet' -m har.onnx -o scores --by-window
     """  # noqa: D301
     with needing("parquet", "score"):

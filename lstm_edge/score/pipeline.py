@@ -3,7 +3,7 @@
 import base64
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from lstm_edge.data.sample_input import run_series, sample_input
-from lstm_edge.results import class_names, is_classification, main_output, result_names, top_rows
+from lstm_edge.results import class_names, is_classification, result_names
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import FileFormatError, InputError
 
@@ -119,8 +119,16 @@ def score(dataset: str, model: Path, output: Path, config: ScoreConfig, show: Sh
     begun = time.monotonic()
     check_output(output, dataset)
     earlier = read_ledger(config.since) if config.since else None
-    engine_name: Any = earlier["engine"] if earlier and config.engine == "auto" else config.engine
-    opened = load(model, device="cpu", threads=1, engine=engine_name)
+    if earlier:  # what is not given again stays
+        before: Columns = earlier["columns"]
+        config = replace(
+            config,
+            series=config.series or before.series,
+            order=config.order or before.order,
+            features=config.features or before.features,
+            engine=earlier["engine"] if config.engine == "auto" else config.engine,
+        )
+    opened = load(model, device="cpu", threads=1, engine=config.engine)
     columns = _columns(opened, config)
     files = find_files(dataset)
     if inside := [source for source in files if output.resolve() in Path(source.path).resolve().parents]:
@@ -139,7 +147,7 @@ def score(dataset: str, model: Path, output: Path, config: ScoreConfig, show: Sh
         done = run.windows() if config.by_window else run.series()
         scored = {each.name: _mark(each, run.rows[each.number]) for each in files if each.number in run.rows}
         bad = {each: run.bad[each.number] for each in files if each.number in run.bad}
-        before = earlier or {"files": {}, "left_out": {}}
+        known = earlier or {"files": {}, "left_out": {}}
         ledger = {
             "model": {"name": model.name, "identity": job.identity},
             "engine": job.engine,
@@ -150,8 +158,8 @@ def score(dataset: str, model: Path, output: Path, config: ScoreConfig, show: Sh
             "buckets": job.buckets,
             "number": job.number,
             "versions": {name: version(name) for name in ("lstm-edge", "pyarrow", "numpy")},
-            "files": before["files"] | scored,
-            "left_out": before["left_out"]
+            "files": known["files"] | scored,
+            "left_out": known["left_out"]
             | {each.name: _mark(each, 0) | {"why": why} for each, why in bad.items()},
         }
         publish(work, output, ledger)
@@ -209,7 +217,7 @@ def _width(model: "Model", config: ScoreConfig) -> int:
         return Stepper(model).width
     samples = sample_input(model)
     row = np.zeros((model.interface.signal.window or 1, samples.width), dtype=samples.spec.dtype)
-    return int(top_rows(main_output(model, run_series(model, samples, [row])), 1).shape[1])
+    return int(run_series(model, samples, [row]).shape[1])
 
 
 def _look(
@@ -297,15 +305,10 @@ def _job(
 
 def _check_earlier(earlier: Mapping[str, Any], job: Job, config: ScoreConfig) -> None:
     """Raise ``InputError`` where the run could not go on as one with the earlier one."""
-    columns = {
-        "series": job.columns.series,
-        "order": job.columns.order,
-        "features": list(job.columns.features),
-    }
     same = {
         "the model": (earlier["model"]["identity"][:12], job.identity[:12]),
         "the engine": (earlier["engine"], job.engine),
-        "the columns": (earlier["columns"], columns),
+        "the columns": (earlier["columns"]._asdict(), job.columns._asdict()),
         "--events": (earlier["events"], config.events),
         "--by-window": (earlier["by_window"], config.by_window),
     }

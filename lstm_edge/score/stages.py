@@ -4,8 +4,10 @@
 2. ``score_series`` takes the series of some buckets through the model in their order.
 3. ``write_files`` puts the results back into the order of the files and writes one output a file.
 
-``score_windows`` does all of it where rows are independent. A stage reads what the one before wrote and
-writes files of its own, whole or not at all, so that an item may be done again after its worker died.
+``score_windows`` does all of it where rows are independent. A stage takes the run, an item of work, and a
+function that it tells how many more rows are done; its result has ``rows``, how many there were. It reads
+what the one before wrote and writes files of its own, whole or not at all, so that an item may be done again
+after its worker died.
 """
 
 import tempfile
@@ -19,7 +21,6 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from lstm_edge.data.sample_input import run_series, sample_input
-from lstm_edge.results import main_output, top_rows
 from lstm_edge_runtime.errors import FileFormatError, InputError
 from lstm_edge_runtime.manifest import Array
 from lstm_edge_runtime.prediction import softmax
@@ -37,8 +38,6 @@ Item = Mapping[str, Any]
 Done = dict[str, Any]
 _SPLIT = 262_144
 """Rows that are split at once: a bucket's share of them is one record batch."""
-_WINDOWS = 256
-"""Windows in one call: enough to keep the core busy, and few enough that memory stays small."""
 _POINTS = 64
 """Places of a batch that are looked at to find where to cut the order."""
 _ORDER = 1
@@ -48,14 +47,9 @@ _ORDER = 1
 def split_files(job: Job, item: Item, tell: Tell) -> Done:
     """Split the rows of some files into buckets.
 
-    Args:
-        job: the run.
-        item: ``part``, the result's number; ``files``, a list of (source, row groups or None, first row).
-        tell: called with rows done.
-
-    Returns:
-        ``rows``, those ``by_file``, ``bad`` with the message by file, ``buckets`` with the rows of each, and
-        ``series``, the hashes of their names.
+    The item holds ``part``, the result's number, and ``files``, a list of (source, row groups or None, first
+    row); the result the rows ``by_file`` and in ``buckets``, ``bad`` with the message by file, and
+    ``series``, the hashes of their names.
     """
     by_file: dict[int, int] = {}
     bad: dict[int, str] = {}
@@ -97,14 +91,8 @@ def score_series(job: Job, item: Item, tell: Tell) -> Done:
 
     A bucket that is larger than memory is taken in ranges of the order, states carried.
 
-    Args:
-        job: the run.
-        item: ``task``, its number; ``parts``, how many files the first stage wrote; ``buckets``; ``bad``, the
-            files to leave out.
-        tell: called with rows done.
-
-    Returns:
-        ``rows``, ``series`` that had any, and ``events`` that ended.
+    The item holds ``task``, its number, ``parts``, how many files the first stage wrote, ``buckets``, and
+    ``bad``, the files to leave out; the result how many ``series`` had rows, and how many ``events``.
 
     Raises:
         InputError: a series has one order twice, or rows before the last one that was scored.
@@ -253,13 +241,7 @@ def _cuts(points: Array, weights: Array, most: int) -> list[Any]:
 def write_files(job: Job, item: Item, tell: Tell) -> Done:
     """Write the outputs of some files.
 
-    Args:
-        job: the run.
-        item: ``tasks``, how many tasks the second stage had; ``files``, a list of (source, rows).
-        tell: called with rows done.
-
-    Returns:
-        ``rows``.
+    The item holds ``tasks``, how many the second stage had, and ``files``, a list of (source, rows).
     """
     values = {source.number: _array(job, rows) for source, rows in item["files"]}
     filled = dict.fromkeys(values, 0)
@@ -304,17 +286,11 @@ def _write_output(job: Job, source: DataFile, values: Array, tell: Tell) -> None
 def score_windows(job: Job, item: Item, tell: Tell) -> Done:
     """Score some files whose rows are windows, and write their outputs.
 
-    Args:
-        job: the run.
-        item: ``files``, a list of sources.
-        tell: called with rows done.
-
-    Returns:
-        ``rows`` by file, and ``bad`` with the message by file.
+    The item holds ``files``, a list of sources; the result the rows ``by_file``, and ``bad`` with the message
+    by file.
     """
     model = open_job_model(job.model, job.identity, job.engine)
     samples = sample_input(model)
-    together = _WINDOWS if samples.batched else 1
     rows: dict[int, int] = {}
     bad: dict[int, str] = {}
 
@@ -322,14 +298,8 @@ def score_windows(job: Job, item: Item, tell: Tell) -> Done:
         rows[source.number] = 0
         for batch, steps, counts in read_windows(source, job):
             starts = np.cumsum(counts) - counts
-            out = np.empty((len(counts), len(job.results)), dtype=np.float32)
-            for count in np.unique(counts).tolist():
-                places = np.flatnonzero(counts == count)
-                for begin in range(0, len(places), together):
-                    own = places[begin : begin + together]
-                    series = [steps[start : start + count] for start in starts[own].tolist()]
-                    values = main_output(model, run_series(model, samples, series))
-                    out[own] = top_rows(values, len(own))
+            series = [steps[start : start + count] for start, count in zip(starts, counts, strict=True)]
+            out = run_series(model, samples, series).astype(np.float32, copy=False)
             rows[source.number] += len(counts)
             tell(len(counts))
             yield batch, softmax(out) if job.labels else out

@@ -236,6 +236,18 @@ def test_a_run_with_nothing_new_changes_nothing(har, tmp_path):
     assert report.rows == 18
 
 
+def test_since_goes_on_with_the_columns_that_were_named_before(invoke, har, tmp_path):
+    table = samples(np.random.default_rng(24), [20, 30]).rename_columns(["device", "time", "x", "y", "z"])
+    line = ["score", tmp_path / "in", "-m", har.path, "-o", tmp_path / "out", "--workers", 1]
+    named = ["--series", "device", "--order", "time", "--features", "x,y,z"]
+    for part, more in enumerate((named, ["--since", tmp_path / "out"])):
+        write(table.slice(25 * part, 25), tmp_path / "in" / f"{part}.parquet")
+        code, _, err = invoke(*line, *more)
+        assert code == 0, err
+    code, _, err = invoke(*line, "--since", tmp_path / "out", "--order", "x")
+    assert (code, "differ from each other" in err) == (2, True)
+
+
 def test_since_refuses_what_could_not_equal_one_run(invoke, har, make, tmp_path):
     table = samples(np.random.default_rng(6), [20, 30])
     write(table, tmp_path / "in" / "0.parquet")
