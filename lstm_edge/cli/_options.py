@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from lstm_edge_runtime.errors import InputError
+
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
@@ -23,6 +25,7 @@ __all__ = [
     "json_lines_option",
     "json_option",
     "model_argument",
+    "models_argument",
     "seed_option",
 ]
 
@@ -59,7 +62,19 @@ RATE = _Rate()
 NAMES = _Names()
 """The type of an option that takes ``a,b,c``; give it ``()`` as its default."""
 
+
+def _each_once(
+    ctx: click.Context,  # noqa: ARG001
+    param: click.Parameter,  # noqa: ARG001
+    paths: tuple[Path, ...],
+) -> tuple[Path, ...]:
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise InputError("got a file twice; name each once")
+    return paths
+
+
 model_argument = click.argument("model", type=PATH)
+models_argument = click.argument("models", nargs=-1, required=True, type=PATH, callback=_each_once)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document for programs.")
 json_lines_option = click.option("--json", "as_json", is_flag=True, help="Write JSON lines instead of CSV.")
 seed_option = click.option(

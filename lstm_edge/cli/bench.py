@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.text import Text
 
-from lstm_edge_runtime.errors import CheckFailedError, InputError, counted, printable
+from lstm_edge_runtime.errors import CheckFailedError, counted, printable
 
 from ._extras import needing
 from ._model import ModelOptions, model_options, open_model
-from ._options import PATH, RATE, json_option
+from ._options import PATH, RATE, json_option, models_argument
 from ._output import Screen, echo, echo_json, print_table
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def _counts(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int
 
 
 @click.command("bench")
-@click.argument("models", nargs=-1, required=True, type=PATH)
+@models_argument
 @click.option(
     "--seconds",
     type=click.FloatRange(min=0, min_open=True),
@@ -77,7 +77,9 @@ def command(
         check_target(html)
         with needing("report", "bench --html"):
             from lstm_edge.report.bench import bench_page
-    names = _names(models)
+    names = [path.name for path in models]
+    if len(set(names)) < len(names):
+        names = list(map(str, models))
     baseline = read_baseline(compare, names, plan["chunk"]) if compare else None
     timed_models = [
         TimedModel(name, path, open_model(path, options)) for name, path in zip(names, models, strict=True)
@@ -95,14 +97,6 @@ def command(
     else:
         _print(document, changes)
     _judge(changes)
-
-
-def _names(models: Sequence[Path]) -> list[str]:
-    """Return each file the shortest end of its path that tells it from the others."""
-    if len({path.resolve() for path in models}) < len(models):
-        raise InputError("got a file twice; name each once")
-    names = [path.name for path in models]
-    return names if len(set(names)) == len(names) else [str(path) for path in models]
 
 
 def _judge(changes: Sequence["Change"]) -> None:
@@ -146,24 +140,11 @@ def _print(document: dict[str, Any], changes: Sequence["Change"]) -> None:
 
 
 def _costs(file: dict[str, Any]) -> list[tuple[str, str, str]]:
-    load, cpu, name = file["load"], file["cpu"], file["name"]
-    rows = [
-        ("engine", file["engine"]),
-        ("size", f"{file['bytes']:,} bytes"),
-        ("load", f"{load['load_ms']:.1f} ms, after {load['import_ms']:.0f} ms of imports"),
-    ]
-    if load["peak_bytes"] is not None:
-        peak, beyond = load["peak_bytes"] / 1e6, load["beyond_import_bytes"] / 1e6
-        rows.append(("peak memory", f"{peak:.1f} MB, {beyond:.1f} beyond imports"))
-    rows += [
-        (counted(int(count), "stream"), f"{value:,.0f} samples a second")
+    from lstm_edge.timing.measure import describe_costs
+
+    streams = {
+        counted(int(count), "stream"): f"{value:,.0f} samples a second"
         for count, value in file["samples_per_second"].items()
-    ]
-    rows.append(("idle", f"{cpu['idle']:.2%} of a core"))
-    if cpu["at_rate"] is not None:
-        share = f"{cpu['at_rate']:.2%} of a core, {cpu['pacing_alone']:.2%} with nothing to compute"
-        rows.append((f"at {file['rate_hz']:g} Hz", share))
-    if file["real_time_factor"] is not None:
-        rows.append(("real-time factor", f"{file['real_time_factor']:.2g}"))
-    rows += [("left out", why) for why in file["left_out"]]
-    return [(name, *row) for row in rows]
+    }
+    rows = [*({"engine": file["engine"]} | describe_costs(file) | streams).items()]
+    return [(file["name"], *row) for row in [*rows, *(("left out", why) for why in file["left_out"])]]

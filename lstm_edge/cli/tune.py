@@ -9,12 +9,12 @@ import click
 from lstm_edge_runtime.errors import InputError
 
 from ._model import ModelOptions, open_model
-from ._options import PATH, RATE, engine_option, json_option
+from ._options import PATH, RATE, engine_option, json_option, models_argument
 from ._output import echo, echo_json, print_table, progress
 
 if TYPE_CHECKING:
     from lstm_edge.timing.objective import Objective
-    from lstm_edge.timing.search import Outcome, Trial
+    from lstm_edge.timing.search import Outcome
 
 __all__ = ["command"]
 
@@ -22,7 +22,7 @@ _THROUGHPUT_STREAMS = 64
 
 
 @click.command("tune")
-@click.argument("models", nargs=-1, required=True, type=PATH)
+@models_argument
 @click.option(
     "--goal",
     "goal_name",
@@ -73,8 +73,6 @@ def command(
     from lstm_edge_runtime.files import replacing
     from lstm_edge_runtime.profile import host_key
 
-    if len({path.resolve() for path in models}) < len(models):
-        raise InputError("got a file twice; name each once")
     with open_model(models[0], ModelOptions(engine=engine)) as model:
         signal, first = model.interface.signal, model.engine
     engines = [first] if engine != "auto" or first == "onnxruntime" else [first, "onnxruntime"]
@@ -82,9 +80,8 @@ def command(
         rate = signal.sampling_rate
         if rate is None:
             raise InputError("energy depends on the rate, which the file does not state; give --rate")
-    objective = Objective(
-        goal_name, rate, streams or (_THROUGHPUT_STREAMS if goal_name == "throughput" else 1)
-    )
+    streams = streams or (_THROUGHPUT_STREAMS if goal_name == "throughput" else 1)
+    objective = Objective(goal_name, rate, streams)
     target = output or models[0].with_suffix(".profile.json")
     providers = [state.name for state in try_providers() if state.usable]
     with replacing(target) as temporary:
@@ -114,14 +111,16 @@ def _document(outcome: "Outcome", objective: "Objective") -> dict[str, Any]:
             "options": default.options._asdict(),
             "cost": outcome.default_cost,
         },
-        "ratio": asdict(outcome.final) if outcome.final else None,
-        "trials": [_trial(trial) for trial in outcome.trials],
+        "ratio": outcome.final and asdict(outcome.final),
+        "trials": [
+            {
+                "candidate": str(trial.candidate),
+                "ratio": trial.interval and asdict(trial.interval),
+                "verdict": trial.verdict,
+            }
+            for trial in outcome.trials
+        ],
     }
-
-
-def _trial(trial: "Trial") -> dict[str, Any]:
-    interval = asdict(trial.interval) if trial.interval else None
-    return {"candidate": str(trial.candidate), "ratio": interval, "verdict": trial.verdict}
 
 
 def _print(outcome: "Outcome", objective: "Objective", target: Path) -> None:
