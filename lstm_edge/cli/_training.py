@@ -10,7 +10,7 @@ from lstm_edge_runtime.errors import counted
 from ._output import echo, print_table, progress
 
 if TYPE_CHECKING:
-    from ..training import Epoch
+    from ..training.loop import Epoch
 
 __all__ = ["epoch_log", "print_summary", "training_progress"]
 

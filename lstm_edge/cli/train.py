@@ -20,7 +20,7 @@ from ._output import Screen, echo, echo_json
 from ._training import epoch_log, print_summary, training_progress
 
 if TYPE_CHECKING:
-    from ..training import Epoch
+    from ..training.loop import Epoch
 
 __all__ = ["command"]
 
@@ -106,8 +106,8 @@ def command(
     \b
     Example:
       lstm-edge train har.npz -o runs/har
-      lstm-edge train log.csv -o runs/log --series ride --label surface --window 100 --stride 50
-      lstm-edge train load.csv -o runs/load --forecast megawatt --window 48 --stride 1
+      lstm-edge train log.csv -o runs/log --label surface --window 100 --stride 50
+      lstm-edge train load.csv -o runs/load --forecast megawatt --window 48
     """  # noqa: D301
     if resume and overwrite:
         raise InputError("--resume goes on with a run and --overwrite replaces it; give one of the two")
@@ -128,7 +128,7 @@ def command(
     data_config, config = fill(DataConfig, vars(data_config) | given), fill(TrainConfig, vars(config) | given)
     check_run_folder(folder, resume=resume, overwrite=overwrite)
     read = read_training_data(data, data_config, seed=config.seed, batch_size=config.batch_size)
-    config = config.resolved(len(read.sets.train.x))
+    config = config.resolved(len(read.sets.windows["train"].x))
     with needing("export", "train"):
         from ..training.runner import train_on
     with (
