@@ -148,7 +148,7 @@ _TARGETS = {
 
 @click.command("convert")
 @model_argument
-@click.option("--to", "target", type=click.Choice(list(_TARGETS)), default="ort")
+@click.option("--to", "target", type=click.Choice(list(_TARGETS)), default="ort", help="The format.")
 @click.option("-o", "--output", type=PATH, required=True, help="What to write.")
 @click.option("--chunk", type=click.IntRange(1), help="For c: time steps in one call.  [default: 1]")
 @click.option("--name", help="For c: the prefix of functions.  [default: MODEL's name]")
@@ -169,6 +169,7 @@ def command(model: Path, target: str, output: Path, as_json: bool, **options: An
 
     native: a program, an .lep file, that the C library of lstm-edge-native and load() read without
     onnxruntime; docs/native.md says how.
+
     c: C99, a folder that needs no runtime, for microcontrollers and boards without onnxruntime; docs/c.md.
 
     triton: a model repository for NVIDIA Triton, MODEL as it is and one state for each sequence;

@@ -92,7 +92,8 @@ def command(
     Example:
       lstm-edge export runs/har -o har.onnx
       lstm-edge export runs/har -o har.onnx --lengths
-      lstm-edge export nets.tagger:build --weights tagger.pt --input tokens=N,L:int64:0..9999 -o tagger.onnx
+      lstm-edge export nets.tagger:build --weights tagger.pt -o tagger.onnx \\
+          --input tokens=N,L:int64:0..9999
       lstm-edge export nets.audio:build --input wave=N,L:320..:320 -o audio.onnx
     """  # noqa: D301
     if form == "onnx" and output.suffix != ".ort":
@@ -122,7 +123,10 @@ def command(
         if factory:
             module, example, config = _from_factory(source, lengths, **of_factory)
         else:
-            module, example, config = _from_run(source, lengths)
+            from lstm_edge.checkpoint import load
+            from lstm_edge.deploy import deployable
+
+            module, example, config = deployable(load(source), lengths=lengths)
         config = replace(config, stateless=stateless, opset=opset, ir_version=ir_version, seed=seed)
         with progress(quiet=as_json) as show:
             artifact = export(module, example, config, on_progress=show)
@@ -143,13 +147,6 @@ def command(
     _print(artifact, source, output)
     if converted:
         echo(f"ORT format: {len(converted.model):,} bytes; operators for a reduced build: {operators}")
-
-
-def _from_run(source: str, lengths: bool) -> tuple[Any, Any, "ExportConfig"]:
-    from lstm_edge.checkpoint import load
-    from lstm_edge.deploy import deployable
-
-    return deployable(load(source), lengths=lengths)
 
 
 def _from_factory(

@@ -42,7 +42,8 @@ def command(model: Path, as_json: bool) -> None:
         if as_json:
             echo_json(document)
         else:
-            _print(document, opened)
+            print_interface(document["file"]["path"], opened.inputs, opened.states, opened.outputs)
+            print_table("facts", ["what", "value"], _facts(document))
 
 
 def _describe(path: Path, model: "Model") -> dict[str, Any]:
@@ -108,11 +109,6 @@ def _cost(path: Path, model: "Model") -> dict[str, Any]:
         "producer": file.producer,
         "not_native": uncovered(file, model.interface) or None,
     }
-
-
-def _print(document: dict[str, Any], model: "Model") -> None:
-    print_interface(document["file"]["path"], model.inputs, model.states, model.outputs)
-    print_table("facts", ["what", "value"], _facts(document))
 
 
 def _facts(document: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -71,7 +71,8 @@ def command(
     Example:
       lstm-edge lift keras.onnx -o stateful.onnx
       lstm-edge lift tagger.onnx -o tagger-lifted.onnx --skip-reverse
-      lstm-edge lift silero_vad.onnx -o vad16.onnx --branch sr=16000 --input input=N,512
+      lstm-edge lift silero_vad.onnx -o vad16.onnx --branch sr=16000 \\
+          --input input=N,512
     """  # noqa: D301
     check_model_path(model)
     check_onnx_target(output)
