@@ -77,7 +77,7 @@ def read_kept(job: Job, bucket: int, like: Mapping[str, npt.NDArray[Any]]) -> di
                     values = [row["last" if name == "end" else name] for name in Span._fields]
                     span = None if row["label"] is None else Span(*values)
                     kept[row["series"]] = Kept(row["last"], span, state)
-        except (pa.ArrowException, OSError, LookupError, TypeError, ValueError) as error:  # noqa: PERF203
+        except (pa.ArrowException, OSError, AttributeError, LookupError, TypeError, ValueError) as error:  # noqa: PERF203
             raise FileFormatError(
                 f"{path} is not what an earlier run kept ({first_line(error)}); score without --since"
             ) from error

@@ -121,9 +121,10 @@ class _SeriesScorer:
         self._job, self._tell = job, tell
         model = open_job_model(job.model, job.identity, job.engine)
         self._stepper = Stepper(model)
+        reset = model.stream().state
         self._kept: dict[str, Kept] = {}
         for bucket in buckets:
-            self._kept |= read_kept(job, bucket, model.stream().state)
+            self._kept |= read_kept(job, bucket, reset)
         self.last: dict[str, int | float] = {}
         """The last order of each series that had rows."""
         self._spans: dict[str, Span] = {}
