@@ -15,6 +15,7 @@ from lstm_edge_exporters.validate.module import against_module
 from lstm_edge_exporters.validate.subject import Subject
 from lstm_edge_exporters.validate.vectors import save_vectors
 from lstm_edge_runtime import load
+from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.golden import read_golden, replay
 from lstm_edge_runtime.manifest import Task
 
@@ -80,6 +81,24 @@ def test_the_long_run_on_the_data_has_no_padding_and_no_row_that_ends_early(made
     assert sorted(map(tuple, feeds["x"][0][: len(valid)])) == sorted(map(tuple, valid))
     assert feeds["x"].shape == (1, 50, 6)
     assert feeds["lengths"].tolist() == [50]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (Samples({"y": np.zeros((2, 9, 6), np.float32)}), r"the data has \['y'\], the file takes \['x'\]"),
+        (Samples({"x": np.full((2, 9, 6), np.nan, np.float32)}), "x holds NaN or infinity"),
+        (Samples({"x": np.zeros((2, 6), np.float32)}), r"expected \(samples, L, 6\)"),
+        (Samples({"x": np.zeros((2, 9, 6))}, lengths=np.array([9, 10])), r"lengths holds 9\.\.10"),
+    ],
+    ids=["name", "nan", "rank", "lengths"],
+)
+def test_data_that_does_not_fit_the_file_is_refused_as_quantize_refuses_it(made, data, message):
+    one = made("plain")
+    file = open_file(one.path)
+    reference = against_module(one.module, file, one.example)
+    with pytest.raises(InputError, match=message):
+        Subject(file, reference, ValidateConfig(data=data)).timeline(50)
 
 
 def swap_gates(model):
