@@ -1,4 +1,4 @@
-"""What options take that several verbs have: rates (50, 50Hz, 1kHz) and lists of names (a,b,c)."""
+"""What options of several verbs take: rates (50, 50Hz, 1kHz), lists of names (a,b,c), pairs (h=h_n)."""
 
 import math
 import re
@@ -6,7 +6,9 @@ from typing import Any
 
 import click
 
-__all__ = ["RATE", "split_names"]
+from lstm_edge_runtime.errors import InputError
+
+__all__ = ["RATE", "parse_pair", "split_names"]
 
 
 class _Rate(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions only
@@ -32,3 +34,15 @@ def split_names(ctx: click.Context, param: click.Parameter, value: str | None) -
     if not all(names):
         raise click.BadParameter(f"{value!r} has an empty name in it; write NAME,NAME", ctx, param)
     return names
+
+
+def parse_pair(option: str, entry: str, example: str) -> tuple[str, str]:
+    """Return both sides of ``NAME=VALUE``.
+
+    Raises:
+        InputError: one of them is empty; the message shows ``option`` and ``example``.
+    """
+    name, mark, value = entry.partition("=")
+    if not (name and mark and value):
+        raise InputError(f"got {option} {entry!r}, expected {example}")
+    return name, value

@@ -14,7 +14,7 @@ from lstm_edge_runtime.files import check_target
 from lstm_edge_runtime.manifest import Signal, Task
 
 from ._extras import needing_export
-from ._options import RATE, split_names
+from ._options import RATE, parse_pair, split_names
 from ._output import check_onnx_target, echo, echo_json, json_option, print_interface, progress
 
 if TYPE_CHECKING:
@@ -47,6 +47,14 @@ __all__ = ["command"]
 )
 @click.option("--step", is_flag=True, help="One step a call: the axis L of every --input is 1.")
 @click.option("--lengths", is_flag=True, help="Take lengths int64 (N,), the valid steps of each row.")
+@click.option(
+    "--state",
+    "states",
+    multiple=True,
+    metavar="INPUT=OUTPUT",
+    help="A state that forward of a factory's module takes and returns, where graph, names and shapes do not "
+    "tell; then name all of them. Repeatable.",
+)
 @click.option(
     "--output-names",
     callback=split_names,
@@ -82,6 +90,7 @@ def command(
     inputs: tuple[str, ...],
     lengths: bool,
     step: bool,
+    states: tuple[str, ...],
     stateless: bool,
     opset: int,
     ir_version: int,
@@ -122,7 +131,7 @@ def command(
             f"{source} is exported already; type lstm-edge lift to give it states, lstm-edge inspect to see "
             "what it has"
         )
-    options = {"weights": weights, "input": inputs, "step": step, **meaning}
+    options = {"weights": weights, "input": inputs, "step": step, "state": states, **meaning}
     given = [name for name, value in options.items() if value]
     if not factory and given:
         option = "--" + given[0].replace("_", "-")
@@ -130,7 +139,7 @@ def command(
     # what a user's code prints is not the result
     with needing_export("export"), contextlib.redirect_stdout(sys.stderr):
         if factory:
-            module, example, config = _from_factory(source, weights, inputs, lengths, step, **meaning)
+            module, example, config = _from_factory(source, weights, inputs, lengths, step, states, **meaning)
         else:
             module, example, config = _from_run(source, lengths)
         config = replace(config, stateless=stateless, opset=opset, ir_version=ir_version, seed=seed)
@@ -168,6 +177,7 @@ def _from_factory(
     inputs: tuple[str, ...],
     lengths: bool,
     step: bool,
+    states: tuple[str, ...],
     *,
     output_names: tuple[str, ...],
     task: str | None,
@@ -201,6 +211,7 @@ def _from_factory(
         inputs={option.name: option.axes for option in options},
         ranges={axis: limits for option in options for axis, limits in option.ranges.items()},
         outputs=output_names,
+        states=dict(parse_pair("--state", entry, "INPUT=OUTPUT") for entry in states) or None,
         lengths=name,
         task=meaning,
         signal=Signal(features, rate, window),
