@@ -28,7 +28,7 @@ from lstm_edge_exporters.quantization.prepare import prepare
 from lstm_edge_runtime import Model, load
 from lstm_edge_runtime.native.library import library, open_library
 
-__all__ = ["LIMITS", "Figure", "measure_native", "tables"]
+__all__ = ["COUNTS", "LIMITS", "Figure", "load_on", "measure_native", "ratio", "steps_from_c", "tables"]
 
 COUNTS = {"S": 600, "M": 300, "L": 40, "XL": 12}
 """Steps in a turn."""
@@ -150,7 +150,7 @@ def _steps(tools: ctypes.CDLL, path: Path, size: str, repeats: int, litert: Path
     x = np.random.default_rng(1).normal(size=(1, 1, SIZES[size][0])).astype(np.float32)
     model, avx2 = load(path, engine="native", threads=1), load_avx2(path)
     calls = {"loop": plain_loop(plain_session(path), x, size), "step": _step(model, x[0, 0])}
-    calls |= {"C": _from_c(tools, model, x[0, 0])} | litert_calls(size, x, litert)
+    calls |= {"C": steps_from_c(tools, model, x[0, 0])} | litert_calls(size, x, litert)
     if avx2 is not None:
         calls["AVX2"] = _step(avx2, x[0, 0])
     times = interleave(calls, COUNTS[size], 5 * repeats)
@@ -179,12 +179,14 @@ def _step(model: Model, sample: np.ndarray) -> Call:
     return step
 
 
-def _from_c(tools: ctypes.CDLL, model: Model, sample: np.ndarray) -> Call:
-    """Return steps in a loop of C, on a stream of the same program."""
+def steps_from_c(
+    tools: ctypes.CDLL, model: Model, sample: np.ndarray, opened: ctypes.CDLL | None = None
+) -> Call:
+    """Return steps in a loop of C on a stream of the program; ``opened`` is the library it is loaded on."""
     stream = model.stream()
     stream.step(sample)
     handle = stream._sets.handle
-    function = ctypes.cast(library().lstm_edge_step, ctypes.c_void_p)
+    function = ctypes.cast((opened or library()).lstm_edge_step, ctypes.c_void_p)
     return lambda count: (tools.take_steps(function, handle.address, count), stream)
 
 
@@ -200,7 +202,12 @@ def load_avx2(path: Path) -> Model | None:
         del os.environ["LSTM_EDGE_ISA"]
     if found is None:
         return None
-    engine_module.library = lambda: forced
+    return load_on(forced, path)
+
+
+def load_on(opened: ctypes.CDLL, path: Path) -> Model:
+    """Load a file on a library of its own."""
+    engine_module.library = lambda: opened
     try:
         return load(path, engine="native", threads=1)
     finally:

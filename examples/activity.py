@@ -58,15 +58,15 @@ def main(folder: Path, epochs: int = 40, count: int = 40) -> None:
     seen = np.concatenate([last_second(samples) for samples, _ in sets["train"]])
     was = np.concatenate([activities for _, activities in sets["train"]])
     means = np.array([seen[was == label].mean(axis=0) for label in labels])
-    said, simple = [], []
+    streamed, simple = [], []
     for samples, _ in sets["test"]:
         stream = model.stream()  # a day without a reset
-        said.append([int(stream.step(sample).argmax()) for sample in samples])
+        streamed.append([int(stream.step(sample).argmax()) for sample in samples])
         far = ((last_second(samples)[:, None] - means) / seen.std(axis=0)) ** 2
         simple.append(far.sum(axis=2).argmin(axis=1))
     truth = np.array([activities for _, activities in sets["test"]])
     late = np.arange(truth.shape[1]) % WINDOW >= 3 * SECOND
-    for name, found in (("stream", said), ("baseline: nearest mean of one second", simple)):
+    for name, found in (("stream", streamed), ("baseline: nearest mean of one second", simple)):
         right = labels[np.array(found)] == truth
         print(
             f"{name}: {right.mean():.1%} of the samples right; {right[:, late].mean():.1%} 3 s after a change"
@@ -74,11 +74,11 @@ def main(folder: Path, epochs: int = 40, count: int = 40) -> None:
 
     seconds, day = (np.arange(truth.shape[1]) / SECOND).tolist(), sets["test"][0][0]
     happened = Series("happened", seconds, np.searchsorted(labels, truth[0]).tolist(), "marks", "pale")
-    told = Series("said by the stream", seconds, said[0], "points", "orange")
+    predicted = Series("predicted by the stream", seconds, streamed[0], "points", "orange")
     acceleration = Series("", seconds, day[:, 0].tolist())
     plots = [
         Plot("acceleration", "Acceleration along x", (acceleration,)),
-        Plot("activity", "Activity", (happened, told), Axis("seconds"), Axis(rows=tuple(labels))),
+        Plot("activity", "Activity", (happened, predicted), Axis("seconds"), Axis(rows=tuple(labels))),
     ]
     (folder / "activity.png").write_bytes(draw_png(plots, stacked=True))
 

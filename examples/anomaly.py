@@ -27,10 +27,10 @@ def pump(seed: int, steps: int) -> np.ndarray:
 
 def anomaly(model: Model, x: np.ndarray, usual: np.ndarray) -> np.ndarray:
     """Return at each sample the mean of the last 8 errors of the forecast, in units of its usual error."""
-    stream, told = model.stream(), np.full_like(x, np.nan)
+    stream, predicted = model.stream(), np.full_like(x, np.nan)
     for at, sample in enumerate(x[:-1], 1):
-        told[at] = stream.step(sample)
-    errors = np.sqrt((((x - told) / usual) ** 2).mean(axis=1))
+        predicted[at] = stream.step(sample)
+    errors = np.sqrt((((x - predicted) / usual) ** 2).mean(axis=1))
     errors[:WINDOW] = 1.0  # a forecast needs a past
     return np.convolve(errors, np.ones(MEAN) / MEAN)[: len(x)]
 

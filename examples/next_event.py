@@ -58,7 +58,7 @@ def main(folder: Path, steps: int = 500) -> None:
     net.eval()
     now, after = logs[100:, :-1], logs[100:, 1:]
     right = (net(now).argmax(dim=2) == after).float().mean()
-    print(f"train: the next event is told in {right:.1%} of the cases, in 20 logs it never saw")
+    print(f"train: the next event is predicted in {right:.1%} of the cases, in 20 logs it never saw")
     pairs = np.zeros((len(EVENTS), len(EVENTS)), int)
     np.add.at(pairs, (logs[:100, :-1], logs[:100, 1:]), 1)
     for name, guess in (
@@ -73,20 +73,21 @@ def main(folder: Path, steps: int = 500) -> None:
     model = to_device(net, logs[:3, :5], config, samples, folder)
 
     events = log(np.random.default_rng(3), 60)
-    stream, told, surprise = model.stream(), [], []
+    stream, predicted, surprise = model.stream(), [], []
     for now, after in pairwise(events):
         logits = stream.step(now)
-        told.append(int(logits.argmax()))
+        predicted.append(int(logits.argmax()))
         surprise.append(float(np.log(np.exp(logits - logits.max()).sum()) - (logits[after] - logits.max())))
-    right, most = np.mean(np.array(told) == events[1:]), int(np.argmax(surprise))
-    print(f"stream: {len(told)} events, {right:.0%} told right; most surprising: {EVENTS[events[most + 1]]}")
+    right, most = np.mean(np.array(predicted) == events[1:]), int(np.argmax(surprise))
+    surprising = EVENTS[events[most + 1]]
+    print(f"stream: {len(predicted)} events, {right:.0%} predicted right; most surprising: {surprising}")
 
     time = list(range(1, len(events)))
     happened = Series("happened", time, events[1:].tolist(), "marks", "blue")
-    told_before = Series("told one event before", time, told, "points", "orange")
+    before = Series("predicted one event before", time, predicted, "points", "orange")
     surprises = Series("", time, surprise)
     plots = [
-        Plot("events", "The log of a vat", (happened, told_before), Axis("event"), Axis(rows=EVENTS)),
+        Plot("events", "The log of a vat", (happened, before), Axis("event"), Axis(rows=EVENTS)),
         Plot("surprise", "Surprise: -log of the probability", (surprises,), Axis("event")),
     ]
     (folder / "next_event.png").write_bytes(draw_png(plots, stacked=True))

@@ -32,9 +32,9 @@ def windows(logs: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(cut)[:, :, :3].astype(np.float32), np.stack(cut)[:, -1, 3:]
 
 
-def rmse(told: np.ndarray, truth: np.ndarray) -> float:
+def rmse(predicted: np.ndarray, truth: np.ndarray) -> float:
     """Return the root mean square error."""
-    return float(np.sqrt(np.mean((told - truth) ** 2)))
+    return float(np.sqrt(np.mean((predicted - truth) ** 2)))
 
 
 def main(folder: Path, epochs: int = 40, machines: int = 40) -> None:
@@ -64,20 +64,21 @@ def main(folder: Path, epochs: int = 40, machines: int = 40) -> None:
     print(f"baseline: RMSE {mean:.1f} h by the mean, {fit:.1f} h by a linear fit to the same windows")
 
     # The network was trained on windows from the reset state, so each hour starts there with the last 30.
-    stream, told = model.stream(), []
+    stream, predicted = model.stream(), []
     for log in unseen:
         for end in range(WINDOW, len(log) + 1):
             stream.reset()
-            told.append(float(stream.process(log[end - WINDOW : end, :3].astype(np.float32))[0]))
-    told, true = np.array(told), np.concatenate([log[WINDOW - 1 :, 3] for log in unseen])
+            predicted.append(float(stream.process(log[end - WINDOW : end, :3].astype(np.float32))[0]))
+    predicted, true = np.array(predicted), np.concatenate([log[WINDOW - 1 :, 3] for log in unseen])
     late = true <= 24
-    print(f"stream: RMSE {rmse(told, true):.1f} h, on the last day {rmse(told[late], true[late]):.1f} h")
+    last_day = rmse(predicted[late], true[late])
+    print(f"stream: RMSE {rmse(predicted, true):.1f} h, on the last day {last_day:.1f} h")
 
     plots, at = [], 0
     for number, log in enumerate(unseen[:2], 1):
         hours, end = list(range(WINDOW, len(log) + 1)), at + len(log) - WINDOW + 1
         limited = Series("true, 120 at most", hours, true[at:end].tolist(), color="gray")
-        lines = (limited, Series("told", hours, told[at:end].tolist(), color="orange"))
+        lines = (limited, Series("predicted", hours, predicted[at:end].tolist(), color="orange"))
         plots.append(Plot(f"machine-{number}", f"Machine {number}: remaining hours", lines))
         at = end
     plots[-1] = replace(plots[-1], x=Axis("hour of its life"))

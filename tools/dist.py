@@ -1,4 +1,4 @@
-"""Build what a release holds into dist/, and try it where nothing else is installed.
+"""Build what a release holds into dist/, and try it where nothing else is installed, on aarch64 under qemu.
 
 The sdist and the pure wheel; where there is gcc, lstm-edge-native's wheel for this machine, and where there
 is a cross compiler the one for the other of x86-64 and aarch64, both checked and tagged by auditwheel.
@@ -14,8 +14,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from arm import TESTED
+from arm_root import UnsupportedMachineError, arm_python, install_for_arm
 
 ROOT = Path(__file__).parents[1]
 DIST = ROOT / "dist"
@@ -81,25 +84,58 @@ exec {zig} -target {machine}-linux-gnu.{GLIBC} -s "$@" "$({compiler} -print-libg
 
 
 def try_wheels() -> None:
-    """Install the wheels for this machine in a fresh environment and run the tests of stored files there."""
+    """Install the wheels for this machine in a fresh environment and try them there."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         python = folder / "venv" / "bin" / "python"
         run(UV, "venv", "-q", folder / "venv", "--python", sys.executable)
-        (pure,) = DIST.glob("lstm_edge-*.whl")
-        native = sorted(DIST.glob(f"lstm_edge_native-*_{platform.machine()}.whl"))
-        run(UV, "pip", "install", "-q", "--python", python, f"{pure}[cpu]", *native, "pytest")
-        shutil.copytree(ROOT / "tests" / "data", folder / "tests" / "data")
-        (folder / "tests" / "runtime").mkdir()
-        shutil.copy(ROOT / "tests" / "runtime" / "test_old_files.py", folder / "tests" / "runtime")
-        run(python, "-I", "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests", cwd=folder)
-        model = ROOT / "tests" / "data" / "0.1.0" / "model.onnx"
-        cpu = Path("/proc/cpuinfo").read_text(encoding="utf-8").split() if native else []
+        wheels = wheels_for(platform.machine())
+        run(UV, "pip", "install", "-q", "--python", python, f"{wheels[0]}[cpu]", *wheels[1:], "pytest")
+        cpu = Path("/proc/cpuinfo").read_text(encoding="utf-8").split() if wheels[1:] else []
         wide = {"LSTM_EDGE_ISA": "avx2"} if "avx2" in cpu else {}  # that it is found out
-        engines = ("onnxruntime", *(("native",) if native else ()))
-        for engine in engines:
-            command = [python.with_name("lstm-edge"), "stream", model, "--engine", engine]
-            run("sh", "-c", 'echo 1,2,3 | exec "$@"', "sh", *command, cwd=folder, environment=wide)
+        program = [python.with_name("lstm-edge")]
+        try_installed(python, program, folder, native=bool(wheels[1:]), environment=wide)
+
+
+def try_wheels_for_arm() -> None:
+    """Try the wheels for aarch64 under qemu, on a core without dot products and on one with them."""
+    wheels = wheels_for("aarch64")
+    if platform.machine() == "aarch64" or not wheels[1:]:
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        try:
+            with arm_python([folder / "site"]) as python:
+                install_for_arm(
+                    python, folder / "site", [f"{wheels[0]}[cpu]", *map(str, wheels[1:]), "pytest"]
+                )
+                program = [python, folder / "site" / "bin" / "lstm-edge"]
+                for cpu in TESTED:
+                    try_installed(python, program, folder, native=True, environment={"QEMU_CPU": cpu})
+        except UnsupportedMachineError as reason:
+            print(f"the wheel for aarch64 is not tried: {reason}")
+
+
+def wheels_for(machine: str) -> list[Path]:
+    """Return the pure wheel, and the native one for a machine where it was built."""
+    return [*DIST.glob("lstm_edge-*.whl"), *DIST.glob(f"lstm_edge_native-*_{machine}.whl")]
+
+
+def try_installed(
+    python: Path, program: Sequence[Path], folder: Path, *, native: bool, environment: Mapping[str, str]
+) -> None:
+    """Run the tests of stored files on what is installed, and one model on each engine by the command."""
+    tests = folder / "tests"
+    if not tests.exists():
+        shutil.copytree(ROOT / "tests" / "data", tests / "data")
+        (tests / "runtime").mkdir()
+        shutil.copy(ROOT / "tests" / "runtime" / "test_old_files.py", tests / "runtime")
+    pytest = ["-I", "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"]
+    run(python, *pytest, cwd=folder, environment=environment)
+    model = ROOT / "tests" / "data" / "0.1.0" / "model.onnx"
+    for engine in ("onnxruntime", *(["native"] if native else [])):
+        command = [*program, "stream", model, "--engine", engine]
+        run("sh", "-c", 'echo 1,2,3 | exec "$@"', "sh", *command, cwd=folder, environment=environment)
 
 
 def main() -> None:
@@ -118,6 +154,7 @@ def main() -> None:
         if compiler:
             build_native(machine, compiler)
     try_wheels()
+    try_wheels_for_arm()
     print(*sorted(path.name for path in DIST.iterdir()), sep="\n")
 
 

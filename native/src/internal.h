@@ -142,7 +142,8 @@ lstm_edge_status le_fail(lstm_edge_status status, const char *format, ...) __att
 /* Return the bytes of an element of an lstm_edge_type, 0 for an unknown one. */
 size_t le_size_of(uint32_t type);
 
-/* Return zeroed memory at a multiple of LE_ALIGN, or NULL; `size` is rounded up. */
+/* Return zeroed memory at a multiple of LE_ALIGN, or NULL. It goes on for LE_ALIGN bytes behind the last item, so that a
+   vector that begins inside can be loaded. */
 void *le_zeros(size_t count, size_t size);
 
 /* The same for weights; it is freed with the program. */

@@ -70,17 +70,34 @@ INLINE vf root(vf x) {
 }
 #endif
 
-/* Load the first `count` numbers, and `rest` in the other lanes. */
+static const int32_t LANES[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+
+/* Load the first `count` numbers, and `rest` in the other lanes. Working memory goes on for a vector (le_zeros). */
 INLINE vf load_some(const float *p, size_t count, float rest) {
-    vf v = set1(rest);
-    memcpy(&v, p, count * sizeof(float));
-    return v;
+    vi lane;
+    memcpy(&lane, LANES, sizeof lane);
+    return blend(lane < (int32_t)(count < L ? count : L), load(p), set1(rest));
 }
 
+INLINE void store_some(float *p, vf v, size_t count) { memcpy(p, &v, (count < L ? count : L) * sizeof(float)); }
+
 INLINE float sum(vf v) {
-    float total = v[0];
-    for (size_t i = 1; i < L; i++) total += v[i];
-    return total;
+    float part[L];
+    store(part, v);
+    UNROLL for (size_t half = L / 2; half > 0; half /= 2) {
+        for (size_t i = 0; i < half; i++) part[i] += part[i + half];
+    }
+    return part[0];
+}
+
+/* The largest number; NaN lanes are left out unless all are. */
+INLINE float largest_of(vf v) {
+    float part[L];
+    store(part, v);
+    UNROLL for (size_t half = L / 2; half > 0; half /= 2) {
+        for (size_t i = 0; i < half; i++) part[i] = part[i + half] > part[i] ? part[i + half] : part[i];
+    }
+    return part[0];
 }
 
 /* --- Functions -------------------------------------------------------------------------------------- */
@@ -252,16 +269,12 @@ static void quantize(const le_matrix *m, const float *x, size_t stride, size_t r
         char *to = (char *)w->quantized + row * m->units * 4 * EACH_INPUT;
         vf low = {0}, high = {0}, odd = {0};
         for (size_t k = 0; k < m->k; k += L) {
-            vf v = k + L <= m->k ? load(x + k) : load_some(x + k, m->k - k, 0.f);
+            vf v = load_some(x + k, m->k - k, 0.f);
             low = smallest(low, v);
             high = largest(high, v);
             odd += v * 0.f;
         }
-        float least = low[0], most = high[0];
-        for (size_t i = 1; i < L; i++) {
-            least = low[i] < least ? low[i] : least;
-            most = high[i] > most ? high[i] : most;
-        }
+        const float least = -largest_of(-low), most = largest_of(high);
         float scale = most / 255.f - least / 255.f, exact = (most - least) / 255.f;
         scale = isinf(exact) ? scale : exact;
         scale = scale == 0.f ? 1.f : scale;
@@ -272,7 +285,7 @@ static void quantize(const le_matrix *m, const float *x, size_t stride, size_t r
         const int32_t shift = EACH_INPUT == 1 ? OFFSET : (int32_t)zero; /* what is taken off right here */
         w->row_zero[row] = (int32_t)zero - shift;
         for (size_t k = 0; k < m->units * 4; k += L) {
-            vf v = k + L <= m->k ? load(x + k) : load_some(x + k, k < m->k ? m->k - k : 0, 0.f);
+            vf v = load_some(x + k, k < m->k ? m->k - k : 0, 0.f);
             v = smallest(set1(256.f), largest(set1(-256.f), v / scale));
             v = smallest(set1(255.f), largest(set1(0.f), (v + magic) - magic + zero));
             const vi whole = finite ? (vi)(v + magic) - 0x4B400000 - shift : (vi){0};
@@ -668,44 +681,37 @@ static void binary(const lstm_edge_program *program, const le_op *op, const le_w
 static void softmax_of(const float *x, float *y, size_t length, bool logarithm) {
     vf top = set1(-INFINITY), odd = {0};
     for (size_t i = 0; i < length; i += L) {
-        const vf v = i + L <= length ? load(x + i) : load_some(x + i, length - i, -INFINITY);
+        const vf v = load_some(x + i, length - i, -INFINITY);
         top = blend(v > top, v, top);
         odd += blend(v != v, v, (vf){0});
     }
-    float most = top[0];
-    for (size_t i = 1; i < L; i++) most = top[i] > most ? top[i] : most;
-    most += sum(odd); /* NaN where one is in it */
+    const float most = largest_of(top) + sum(odd); /* NaN where one is in it */
     vf total = {0};
-    for (size_t i = 0; i < length; i += L) {
-        const vf v = i + L <= length ? load(x + i) : load_some(x + i, length - i, -INFINITY);
-        total += vexp(v - most);
-    }
+    for (size_t i = 0; i < length; i += L) total += vexp(load_some(x + i, length - i, -INFINITY) - most);
     const float all = sum(total), shift = logarithm ? logf(all) : 0.f;
     for (size_t i = 0; i < length; i += L) {
-        const size_t count = i + L <= length ? L : length - i;
-        vf v = load_some(x + i, count, 0.f) - most;
+        vf v = load(x + i) - most;
         v = logarithm ? v - shift : vexp(v) / all;
-        memcpy(y + i, &v, count * sizeof(float));
+        store_some(y + i, v, length - i);
     }
 }
 
 static void normalize(const le_op *op, const float *x, float *y, size_t length) {
     const float share = 1.f / (float)length;
     vf total = {0};
-    for (size_t i = 0; i < length; i += L) total += i + L <= length ? load(x + i) : load_some(x + i, length - i, 0.f);
+    for (size_t i = 0; i < length; i += L) total += load_some(x + i, length - i, 0.f);
     const float mean = sum(total) * share;
     vf squares = {0};
     for (size_t i = 0; i < length; i += L) {
-        const vf d = (i + L <= length ? load(x + i) : load_some(x + i, length - i, mean)) - mean;
+        const vf d = load_some(x + i, length - i, mean) - mean;
         squares = madd(d, d, squares);
     }
     const float factor = 1.f / sqrtf(sum(squares) * share + op->clip);
     for (size_t i = 0; i < length; i += L) {
-        const size_t count = i + L <= length ? L : length - i;
-        vf v = (load_some(x + i, count, 0.f) - mean) * factor;
+        vf v = (load(x + i) - mean) * factor;
         if (op->first != NULL) v *= load(op->first + i);
         if (op->second != NULL) v += load(op->second + i);
-        memcpy(y + i, &v, count * sizeof(float));
+        store_some(y + i, v, length - i);
     }
 }
 

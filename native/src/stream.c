@@ -33,9 +33,9 @@ const char *lstm_edge_isa(void) {
 }
 
 void *le_zeros(size_t count, size_t size) {
-    if (size != 0 && count > (SIZE_MAX - LE_ALIGN) / size) return NULL;
-    const size_t bytes = (count * size + LE_ALIGN - 1) / LE_ALIGN * LE_ALIGN;
-    void *memory = aligned_alloc(LE_ALIGN, bytes == 0 ? LE_ALIGN : bytes);
+    if (size != 0 && count > (SIZE_MAX - 2 * LE_ALIGN) / size) return NULL;
+    const size_t bytes = (count * size + LE_ALIGN - 1) / LE_ALIGN * LE_ALIGN + LE_ALIGN;
+    void *memory = aligned_alloc(LE_ALIGN, bytes);
     return memory == NULL ? NULL : memset(memory, 0, bytes);
 }
 

@@ -223,7 +223,7 @@ def write_folder(
         NotFoundError, InputError: as ``check_folder``; or it can't be written (no permission, a full disk).
     """
     folder = Path(os.path.realpath(target))
-    _put_back(folder)
+    _settle(folder)
     check_folder(target, replaced or contents.__contains__)
     _remove_leftovers(folder)
     try:
@@ -249,7 +249,7 @@ def write_folder(
 
 
 def _put_in_place(fresh: Path, folder: Path) -> None:
-    """Rename ``fresh`` to ``folder``; what was there is then ``fresh``."""
+    """Rename ``fresh`` to ``folder``; what was there is then ``fresh``, or gone."""
     if not folder.exists():
         fresh.rename(folder)
         return
@@ -262,15 +262,17 @@ def _put_in_place(fresh: Path, folder: Path) -> None:
     except OSError:
         stale.rename(folder)
         raise
-    stale.rename(fresh)
+    shutil.rmtree(stale, ignore_errors=True)
 
 
-def _put_back(folder: Path) -> None:
-    """Rename what a writer was killed over between its two renames."""
-    if not folder.exists():
-        for stale in folder.parent.glob(f".{glob.escape(folder.name)}.*.old"):
+def _settle(folder: Path) -> None:
+    """End what a killed writer began: put the old folder back, or remove it where the new one is in place."""
+    # listed first: what is found after both renames of a living writer is only its litter
+    for stale in list(folder.parent.glob(f".{glob.escape(folder.name)}.{'[0-9a-f]' * 8}.old")):
+        if folder.exists():
+            shutil.rmtree(stale, ignore_errors=True)
+        else:
             stale.rename(folder)
-            return
 
 
 def _exchange(one: Path, other: Path) -> bool:

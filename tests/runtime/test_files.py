@@ -2,6 +2,7 @@ import os
 import random
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -68,10 +69,38 @@ def test_a_writer_that_is_killed_leaves_one_of_the_two_and_the_next_removes_its_
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         assert folder.exists() or files._exchange is not EXCHANGE
-        files._put_back(folder)
+        files._settle(folder)
         assert content(folder) in (OLD, NEW)
     write_folder(folder, NEW, everything)
     assert [path.name for path in folder.parent.iterdir()] == ["f"]
+
+
+@pytest.mark.parametrize("renames", [1, 2])
+def test_a_writer_that_is_killed_after_a_rename_leaves_what_the_next_one_ends(monkeypatch, tmp_path, renames):
+    folder = write_folder(tmp_path / "f", OLD)
+    (tmp_path / ".f.backup.old").mkdir()
+    monkeypatch.setattr(files, "_exchange", lambda one, other: False)
+    rename = Path.rename
+    left = [renames]
+
+    def rename_and_end(path, target):
+        rename(path, target)
+        left[0] -= 1
+        if not left[0]:
+            os._exit(0)
+
+    if (pid := os.fork()) == 0:
+        try:
+            Path.rename = rename_and_end
+            write_folder(folder, NEW, everything)
+        finally:
+            os._exit(1)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert len(list(tmp_path.glob(".f.*.old"))) == 2
+    files._settle(folder)
+    assert content(folder) == (OLD if renames == 1 else NEW)
+    write_folder(folder, NEW, everything)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".f.backup.old", "f"]
 
 
 def test_what_another_writer_is_still_at_is_not_taken_for_litter(tmp_path):
