@@ -26,6 +26,7 @@ __all__ = [
     "json_option",
     "model_argument",
     "models_argument",
+    "parse_pair",
     "seed_option",
 ]
 
@@ -91,3 +92,15 @@ engine_option = click.option(
 def fill(config: "type[_C]", options: Mapping[str, Any]) -> "_C":
     """Return a configuration made of those of a verb's options that are fields of it."""
     return config(**{each.name: options[each.name] for each in fields(config) if each.name in options})
+
+
+def parse_pair(option: str, entry: str, example: str) -> tuple[str, str]:
+    """Return both sides of ``NAME=VALUE``.
+
+    Raises:
+        InputError: one of them is empty; the message shows ``option`` and ``example``.
+    """
+    name, mark, value = entry.partition("=")
+    if not (name and mark and value):
+        raise InputError(f"got {option} {entry!r}, expected {example}")
+    return name, value

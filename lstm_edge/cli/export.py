@@ -14,7 +14,7 @@ from lstm_edge_runtime.files import check_target
 from lstm_edge_runtime.manifest import Signal, Task
 
 from ._extras import needing
-from ._options import NAMES, PATH, RATE, json_option, seed_option
+from ._options import NAMES, PATH, RATE, json_option, parse_pair, seed_option
 from ._output import check_onnx_target, echo, echo_json, print_interface, progress
 
 if TYPE_CHECKING:
@@ -43,6 +43,13 @@ __all__ = ["command"]
 )
 @click.option("--step", is_flag=True, help="One step a call: the axis L of every --input is 1.")
 @click.option("--lengths", is_flag=True, help="Take lengths int64 (N,), the valid steps of each row.")
+@click.option(
+    "--state",
+    multiple=True,
+    metavar="INPUT=OUTPUT",
+    help="A state that forward of a factory's module takes and returns, where graph, names and shapes do not "
+    "tell; then name all of them. Repeatable.",
+)
 @click.option(
     "--output-names",
     type=NAMES,
@@ -156,6 +163,7 @@ def _from_factory(
     weights: Path | None,
     input: tuple[str, ...],  # noqa: A002  as the option is called
     step: bool,
+    state: tuple[str, ...],
     output_names: tuple[str, ...],
     task: str | None,
     labels: str | None,
@@ -188,6 +196,7 @@ def _from_factory(
         inputs={option.name: option.axes for option in options},
         ranges={axis: limits for option in options for axis, limits in option.ranges.items()},
         outputs=output_names,
+        states=dict(parse_pair("--state", entry, "INPUT=OUTPUT") for entry in state) or None,
         lengths=name,
         task=meaning,
         signal=Signal(features, rate, window),

@@ -13,7 +13,7 @@ from lstm_edge_runtime.errors import InputError, LstmEdgeError, counted
 from ..data.sample_input import sample_input
 from ._extras import needing
 from ._model import check_model_path
-from ._options import PATH, json_option, model_argument, seed_option
+from ._options import PATH, json_option, model_argument, parse_pair, seed_option
 from ._output import check_onnx_target, echo, echo_json, print_table, progress
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def command(
     config = LiftConfig(
         inputs=dict(_axes(entry) for entry in inputs),
         constants=dict(_number(entry) for entry in constants),
-        states=dict(_pair("--state", entry, "INPUT=OUTPUT") for entry in states),
+        states=dict(parse_pair("--state", entry, "INPUT=OUTPUT") for entry in states),
         skip_reverse=skip_reverse,
         seed=seed,
     )
@@ -97,7 +97,7 @@ def command(
 
 
 def _axes(entry: str) -> "tuple[str, Axes]":
-    name, text = _pair("--input", entry, "x=N,L,8")
+    name, text = parse_pair("--input", entry, "x=N,L,8")
     axes = tuple(int(axis) if axis.strip().isdecimal() else axis.strip() for axis in text.split(","))
     wrong = [axis for axis in axes if axis == 0 or (isinstance(axis, str) and not axis.isidentifier())]
     if wrong:
@@ -106,18 +106,11 @@ def _axes(entry: str) -> "tuple[str, Axes]":
 
 
 def _number(entry: str) -> tuple[str, float]:
-    name, text = _pair("--branch", entry, "sr=16000")
+    name, text = parse_pair("--branch", entry, "sr=16000")
     try:
         return name, float(text)
     except ValueError:
         raise InputError(f"--branch {entry}: {text!r} is no number, expected sr=16000") from None
-
-
-def _pair(option: str, entry: str, example: str) -> tuple[str, str]:
-    name, mark, value = entry.partition("=")
-    if not (name and mark and value):
-        raise InputError(f"got {option} {entry!r}, expected {example}")
-    return name, value
 
 
 def _print(lifted: "Lifted", output: Path) -> None:

@@ -18,6 +18,7 @@ __all__ = [
     "check_manifest",
     "graph_specs",
     "infer_manifest",
+    "is_called_like_a_state",
     "pair_states",
     "read_manifest",
 ]
@@ -165,6 +166,11 @@ def _why_unstreamable(file: OnnxFile) -> str:
     return ""
 
 
+def is_called_like_a_state(name: str) -> bool:
+    """Return whether an input's name says that it is a state: ``h``, ``hx_0``, ``cell_in``."""
+    return re.search(_STATE_WORD, name, re.IGNORECASE) is not None
+
+
 def pair_states(
     inputs: Sequence[TensorSpec],
     outputs: Sequence[TensorSpec],
@@ -182,7 +188,7 @@ def pair_states(
     """
     named: dict[str, TensorSpec] = {}
     open_inputs: list[TensorSpec] = []
-    for entering in (spec for spec in inputs if re.search(_STATE_WORD, spec.name, re.IGNORECASE)):
+    for entering in (spec for spec in inputs if is_called_like_a_state(spec.name)):
         matches = _best_named(entering, outputs)
         if len(matches) == 1 and matches[0] not in named.values():
             named[entering.name] = matches[0]

@@ -248,6 +248,32 @@ export const cases = {
     check(only(await stream.step(Float64Array.of(1, 2, 3))).length === 4 && only(await stream.step(Int16Array.of(1, 2, 3))).length === 4, "other numbers are converted");
   },
 
+  "a size outside of its axis's range is refused in the words of the Python runtime": async ({ load, options, bytes }) => {
+    const limited = withManifest(await bytes("lstm.onnx"), (manifest) => { manifest.axes.ranges = { L: { least: 4, most: 12, multiple: 4 } }; });
+    const model = await load(limited, options), stream = model.stream(), before = numbers(await stream.state());
+    const words = (/** @type {number} */ steps) => String.raw`^x has shape \(1, ${steps}, 3\): axis L of \(N, L, 3\) is ${steps}, this file takes 4\.\.12:4; give `;
+    await refuses(stream.step(signal(3)), "InputError", new RegExp(`${words(1)}at least 4$`));
+    await refuses(stream.process(signal(48)), "InputError", new RegExp(`${words(16)}at most 12$`));
+    await refuses(model.run(signal(18)), "InputError", new RegExp(`${words(6)}a multiple of 4, such as 8$`));
+    check(isClose(numbers(await stream.state()), before, 0), "the state moved");
+    check((await model.run(signal(24))).outputs.logits?.dims[0] === 1, "8 steps");
+    for (const range of [{ least: 0, most: null, multiple: 1 }, { least: 1, multiple: 1 }, 4]) {
+      const malformed = withManifest(await bytes("lstm.onnx"), (manifest) => { manifest.axes.ranges = { L: range }; });
+      await refuses(load(malformed, options), "ManifestError", /malformed at 'axes'/);
+    }
+  },
+
+  "an axis that follows from another one decides its size": async ({ load, options, bytes }) => {
+    const doubled = withManifest(await bytes("lstm.onnx"), (manifest) => {
+      manifest.inputs[0].axes = ["N", "2*L", 3];
+      manifest.axes.ranges = { L: { least: 2, most: null, multiple: 1 } };
+    });
+    const model = await load(doubled, options);
+    await refuses(model.run(signal(9)), "InputError", /^x has 9 values, expected a multiple of 3: \(N, 2\*L, 3\) with N=1$/);
+    await refuses(model.run(signal(6)), "InputError", /axis L of \(N, 2\*L, 3\) is 1, this file takes 2\.\.; give at least 2$/);
+    check((await model.run(signal(12))).outputs.logits?.dims[0] === 1, "4 steps");
+  },
+
   "a truncated or foreign file is one clear line": async ({ load, options, bytes, url }) => {
     for (const name of options.device === "webgpu" ? ["lstm.onnx"] : ["lstm.onnx", "motions-int8.ort"]) {
       const whole = await bytes(name);

@@ -3,7 +3,7 @@
 import contextlib
 import copy
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 
@@ -50,9 +50,9 @@ def resolve_axes(module: nn.Module, signature: Signature, config: ExportConfig) 
     if not missing:
         return {name: tuple(config.inputs[name]) for name in signature.names}
     found, example = _find(module, signature, config)
-    _refuse_fixed(found, example, missing)
+    _refuse_fixed(found, example, shapes, missing)
     if not found.layers:
-        _refuse_loops(found, example, missing)
+        _refuse_loops(found, shapes, missing)
     free = any(isinstance(axis, str) for name in missing for axis in found.axes[name])
     if not free and not config.inputs and not found.batches:
         lines = "; ".join(dict.fromkeys(place.line for place in found.fixed.values() if place.line))
@@ -89,14 +89,14 @@ def _find_in(module: nn.Module, signature: Signature, config: ExportConfig) -> t
                 f"the example has {len(_singles(signature))} axes of size 1; give one of two rows and two "
                 "steps, or name the axes of every input with inputs="
             )
-        larger = _enlarged(module, signature)
-        if larger is not signature:
-            return find_axes(copy.deepcopy(module), larger, config.batch, config.sequence), larger
+        for larger in _enlarged(module, signature):
+            with contextlib.suppress(LoopError):  # over an axis of which the example has one step
+                return find_axes(copy.deepcopy(module), larger, config.batch, config.sequence), larger
     return found, signature
 
 
-def _enlarged(module: nn.Module, signature: Signature) -> Signature:
-    """Repeat the example along as many axes of size 1 as the module lets be larger together.
+def _enlarged(module: nn.Module, signature: Signature) -> Iterator[Signature]:
+    """Repeat the example along axes of size 1 that the module lets be larger together, the most first.
 
     Tracing takes 1 for a constant, and one row is what most examples have.
     """
@@ -110,8 +110,7 @@ def _enlarged(module: nn.Module, signature: Signature) -> Signature:
                 example[place] = example[place].repeat_interleave(size, dim=axis)
             larger = replace(signature, example=tuple(example))
             if runs(module, larger):
-                return larger
-    return signature
+                yield larger
 
 
 def _singles(signature: Signature) -> list[tuple[int, int]]:
@@ -124,8 +123,17 @@ def _singles(signature: Signature) -> list[tuple[int, int]]:
     ]
 
 
-def _refuse_fixed(found: FoundAxes, example: Signature, names: Sequence[str]) -> None:
-    """Raise ``UnsupportedError`` where ``forward``'s code fixes the example's batch or count of steps."""
+def _refuse_fixed(
+    found: FoundAxes, example: Signature, shapes: Mapping[str, tuple[int, ...]], names: Sequence[str]
+) -> None:
+    """Raise ``UnsupportedError`` where ``forward``'s code fixes the example's batch or count of steps.
+
+    Args:
+        found: what tracing found.
+        example: what was traced.
+        shapes: the shapes of what the user gave; one step is what a loop may take.
+        names: the inputs whose axes are wanted.
+    """
     for name, tensor in zip(example.names, example.example, strict=True):
         for place, axis in enumerate(found.axes[name]):
             if name not in names or not isinstance(axis, int) or axis == 1 or 0 < place == tensor.dim() - 1:
@@ -139,7 +147,7 @@ def _refuse_fixed(found: FoundAxes, example: Signature, names: Sequence[str]) ->
                     f"len(...), int(...size({place})) or a state that the module keeps does this; write "
                     f"{name}.size({place}), make the state an argument, {given}"
                 )
-            if axis in found.loops:
+            if axis in found.loops and shapes[name][place] > 1:
                 loop = LoopError(
                     f"forward calls a layer {axis} times for one step each ({found.loops[axis]}), as many "
                     f"as axis {place} of {name} has, and a file's loops have a fixed length; call it once on "
@@ -149,9 +157,8 @@ def _refuse_fixed(found: FoundAxes, example: Signature, names: Sequence[str]) ->
                 raise loop
 
 
-def _refuse_loops(found: FoundAxes, example: Signature, names: Sequence[str]) -> None:
-    """Raise ``LoopError`` where a loop of ``forward`` runs as often as an axis has elements."""
-    shapes = {name: tensor.shape for name, tensor in zip(example.names, example.example, strict=True)}
+def _refuse_loops(found: FoundAxes, shapes: Mapping[str, tuple[int, ...]], names: Sequence[str]) -> None:
+    """Raise ``LoopError`` where a loop of ``forward`` runs as often as an axis of the example is long."""
     for (name, axis), place in found.fixed.items():
         if name in names and place.loop and shapes[name][axis] > 1:
             loop = LoopError(

@@ -33,7 +33,7 @@ class ExportConfig:
     partner of a state input ``h_0``, and ``output``, ``output_1`` for the rest."""
     states: Mapping[str, str] | None = None
     """Input name to output name of the states that are arguments of ``forward``; None finds the pairs by
-    following the graph from the recurrent nodes."""
+    following the graph from the recurrent nodes, and those of other cells by name, shape and order."""
     reset: Mapping[str, float | npt.NDArray[Any]] = field(default_factory=dict)
     """What a state input is at the start of a stream, by input name; 0 where left out."""
     lengths: str | None = None

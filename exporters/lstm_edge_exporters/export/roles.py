@@ -2,16 +2,17 @@
 
 Read off the graph while its recurrent layers are still one node each: an input is a state where it reaches
 a layer's initial state through nothing but views, and its partner is the output that the same layers' last
-states reach in the same way.
+states reach in the same way. States of a module's own cells are told by name, shape and order.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime.graph_check import is_called_like_a_state
 
 from ..graph import axes_of
 from .config import ExportConfig
@@ -62,7 +63,10 @@ def find_roles(model: ir.Model, names: Sequence[str], config: ExportConfig) -> R
     """
     inputs = {str(value.name): value for value in model.graph.inputs}
     nodes = [node for node in model.graph if node.op_type == OP]
+    batch, sequence = _find_axes(inputs, nodes, config)
     found, unreturned = _find_states(model, nodes) if config.states is None else ({}, ())
+    if config.states is None:
+        found |= _find_own_states(model, {*found, *unreturned}, {*found.values()}, sequence)
     outputs = _name_outputs(model, names, config, found)
     states = {name: outputs[place] for name, place in found.items()}
     if config.states is not None:
@@ -77,7 +81,6 @@ def find_roles(model: ir.Model, names: Sequence[str], config: ExportConfig) -> R
         raise InputError(f"lengths {config.lengths!r}: the inputs are {', '.join(inputs)}")
     if config.lengths is not None and not _is_count(inputs[config.lengths]):
         raise InputError(f"lengths {config.lengths!r}: expected an input of one whole number a row")
-    batch, sequence = _find_axes(inputs, nodes, config)
     return Roles(
         outputs,
         states,
@@ -118,6 +121,63 @@ def _find_states(model: ir.Model, nodes: Sequence[ir.Node]) -> tuple[dict[str, i
         if slots and value.name not in pairs:
             alone.append(str(value.name))
     return pairs, tuple(alone)
+
+
+def _find_own_states(
+    model: ir.Model, known: Collection[str], taken: Collection[int], sequence: str | None
+) -> dict[str, int]:
+    """Pair the states of cells that are no recurrent layer with the places of the outputs that continue them.
+
+    Inputs of one shape without time that are called like states, and the outputs of that shape that depend on
+    them, are paired in order where there are as many of the one as of the other. Of an output that is given
+    twice the last one counts.
+
+    Args:
+        model: a traced graph.
+        known: inputs whose role is known.
+        taken: places of outputs that continue a state.
+        sequence: the time axis.
+    """
+    entering: dict[tuple[int | str, ...], list[ir.Value]] = {}
+    for value in model.graph.inputs:
+        axes, name = axes_of(value), str(value.name)
+        if name not in known and is_called_like_a_state(name) and value.dtype == ir.DataType.FLOAT:
+            entering.setdefault(axes, []).append(value)
+    pairs: dict[str, int] = {}
+    for axes, states in entering.items():
+        last = {_named(value): place for place, value in enumerate(model.graph.outputs)}
+        places = [
+            place
+            for place, value in enumerate(model.graph.outputs)
+            if place not in taken
+            and value.dtype == ir.DataType.FLOAT
+            and axes_of(value) == axes
+            and last[_named(value)] == place
+        ]
+        ends = [{model.graph.outputs[place] for place in places} & _reached(state) for state in states]
+        if sequence not in axes and len(places) == len(states) and all(ends):
+            pairs |= {str(state.name): place for state, place in zip(states, places, strict=True)}
+    return pairs
+
+
+def _named(value: ir.Value) -> ir.Value:
+    """Return what ``value`` gives a second name to."""
+    node = value.producer()
+    while node is not None and node.op_type == "Identity" and node.inputs[0] is not None:
+        value = node.inputs[0]
+        node = value.producer()
+    return value
+
+
+def _reached(value: ir.Value) -> set[ir.Value]:
+    """Return every value that depends on ``value``."""
+    seen, waiting = {value}, [value]
+    while waiting:
+        for node, _ in waiting.pop().uses():
+            fresh = [output for output in node.outputs if output not in seen]
+            seen.update(fresh)
+            waiting.extend(fresh)
+    return seen
 
 
 def _sources(value: ir.Value) -> set[ir.Value]:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from lstm_edge_exporters import ExportConfig, export
+from lstm_edge_exporters.numerics.reference import Signature, flatten_output
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import UnsupportedError
 
@@ -311,6 +312,99 @@ def test_a_subclass_may_take_and_give_what_it_likes(layer, x, names):
         expected = layer(x)
     expected = expected["output"] if isinstance(expected, dict) else expected
     np.testing.assert_allclose(got["output"], expected.numpy(), rtol=0, atol=1e-6)
+
+
+class OwnCell(nn.Module):
+    """An LSTM cell of linear layers and a head; takes and gives its states in a tuple."""
+
+    def __init__(self):
+        super().__init__()
+        self.gates, self.head = nn.Linear(5 + 6, 24), nn.Linear(6, 2)
+
+    def forward(self, x, hidden):
+        h, c = hidden
+        i, f, g, o = self.gates(torch.cat([x, h], 1)).chunk(4, 1)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        h = torch.sigmoid(o) * torch.tanh(c)
+        return self.head(h), (h, c)
+
+
+class OwnStack(nn.Module):
+    """Two cells of linear layers, the states of other widths."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(5 + 4, 4), nn.Linear(4 + 6, 6)
+
+    def forward(self, x, h1, h2):
+        h1 = torch.sigmoid(self.one(torch.cat([x, h1], 1)))
+        h2 = torch.sigmoid(self.two(torch.cat([h1, h2], 1)))
+        return h2, h1, h2
+
+
+class OwnSum(nn.Module):
+    """A recurrence over time without a layer of PyTorch."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(5, 6)
+
+    def forward(self, x, state):
+        y = state.unsqueeze(1) + self.head(x).cumsum(1) / 8
+        return y, y[:, -1]
+
+
+class OwnGate(nn.Module):
+    """An output and a state of the same shape."""
+
+    def __init__(self):
+        super().__init__()
+        self.hidden = nn.Linear(5 + 6, 6)
+
+    def forward(self, x, h):
+        h = torch.tanh(self.hidden(torch.cat([x, h], 1)))
+        return torch.relu(h), h
+
+
+N6 = torch.zeros(3, 6)
+
+
+@pytest.mark.parametrize(
+    ("kind", "example", "config", "expected"),
+    [
+        (
+            OwnCell,
+            (X[:, 0], (N6, N6)),
+            None,
+            [("hidden_0", "hidden_0_n", ("N", 6)), ("hidden_1", "hidden_1_n", ("N", 6))],
+        ),
+        (
+            OwnStack,
+            (X[:, 0], torch.zeros(3, 4), N6),
+            None,
+            [("h1", "h1_n", ("N", 4)), ("h2", "h2_n", ("N", 6))],
+        ),
+        (OwnSum, (X, N6), None, [("state", "state_n", ("N", 6))]),
+        (OwnGate, (X[:, 0], N6), None, []),
+        (OwnGate, (X[:, 0], N6), ExportConfig(states={"h": "output_1"}), [("h", "output_1", ("N", 6))]),
+    ],
+    ids=["cell", "stack", "over time", "ambiguous", "told"],
+)
+def test_states_of_ones_own_cells_are_states(kind, example, config, expected):
+    torch.manual_seed(0)
+    module = kind().eval()
+    artifact = export(module, example, config)
+    assert states(artifact) == expected
+    assert artifact.manifest.streamable == bool(expected)
+    if not expected:
+        return
+    stream, signature = load(artifact.model).stream(), Signature.of(module, example)
+    held = [tensor[:1] for tensor in signature.example[1:]]
+    for sample in X[0]:
+        x = sample.reshape([1] * (signature.example[0].dim() - 1) + [5])
+        with torch.no_grad():
+            y, *held = (tensor for _, tensor in flatten_output(signature.call(module, [x, *held])))
+        np.testing.assert_allclose(stream.step(sample.numpy()), y.numpy().ravel(), rtol=0, atol=1e-6)
 
 
 class Functional(nn.Module):

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from torch import nn
@@ -11,12 +12,24 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from lstm_edge_exporters import ExportConfig, export
+from lstm_edge_exporters.numerics.reference import Signature
 from lstm_edge_runtime import load
+from lstm_edge_runtime.axes import resolve
 from lstm_edge_runtime.errors import UnsupportedError
 
 
 def floats(*shape):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(3))
+
+
+def run(content, given):
+    """Run a file on inputs by name, what is left out at its reset value; return its first output."""
+    session = onnxruntime.InferenceSession(content)
+    feeds = {name: tensor.numpy() for name, tensor in given.items()}
+    for state in load(content).manifest.states:
+        shape = resolve(state.axes, {"N": len(next(iter(feeds.values())))})
+        feeds.setdefault(state.input, np.full(shape, state.reset, state.dtype))
+    return session.run(None, feeds)[0]
 
 
 class PadsToAValidLength(nn.Module):
@@ -157,17 +170,13 @@ STRANGERS = [
 def test_a_module_that_once_went_wrong_is_right_at_sizes_that_were_not_traced(kind, inputs):
     torch.manual_seed(0)
     module = kind().eval()
-    content = export(module, inputs(2, 4)).model
-    model = load(content)
+    content, names = export(module, inputs(2, 4)).model, Signature.of(module, inputs(2, 4)).names
     for n, length in ((1, 2), (3, 7), (2, 50)):
         given = inputs(n, length)
         with torch.no_grad():
             expected = module(*given).numpy()
-        names = [spec.name for spec in model.manifest.inputs]
-        got = model.run(dict(zip(names, (each.numpy() for each in given), strict=True)))[0]
-        np.testing.assert_allclose(
-            next(iter(got.values())), expected, rtol=0, atol=2e-5, err_msg=f"{n}, {length}"
-        )
+        got = run(content, dict(zip(names, given, strict=True)))
+        np.testing.assert_allclose(got, expected, rtol=0, atol=2e-5, err_msg=f"{n}, {length}")
     inferred = onnx.load_from_string(content).graph.value_info
     assert "None" not in {axis.dim_param for each in inferred for axis in each.type.tensor_type.shape.dim}
 
@@ -216,12 +225,39 @@ def test_a_loop_of_ones_own_over_time_is_refused_with_its_line_and_the_way_out(
 def test_the_way_out_of_a_loop_works():
     module = TakesApart().eval()
     example = floats(2, 1, 5), floats(2, 6)
-    model = load(export(module, example, ExportConfig(inputs={"x": ("N", 1, 5), "hx": ("N", 6)})).model)
+    content = export(module, example, ExportConfig(inputs={"x": ("N", 1, 5), "hx": ("N", 6)})).model
     x, h = floats(3, 1, 5), floats(3, 6)
     with torch.no_grad():
         expected = module(x, h).numpy()
-    got = model.run({"x": x.numpy(), "hx": h.numpy()})[0]
-    np.testing.assert_allclose(next(iter(got.values())), expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(run(content, {"x": x, "hx": h}), expected, rtol=0, atol=1e-5)
+
+
+class LoopsOverCells(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cell = nn.LSTMCell(5, 6)
+
+    def forward(self, x):
+        hidden = None
+        for t in range(x.size(1)):
+            hidden = self.cell(x[:, t], hidden)
+        return hidden[0]
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("kind", [LoopsOverTime, TakesApart, LoopsOverCells])
+def test_an_example_of_one_step_makes_a_file_of_one_step(kind, rows):
+    torch.manual_seed(0)
+    module = kind().eval()
+
+    def inputs(n):
+        return {"x": floats(n, 1, 5)} | ({"hx": floats(n, 6)} if kind is TakesApart else {})
+
+    content = export(module, inputs(rows)).model
+    assert load(content).manifest.axes["x"] == ("N", 1, 5)
+    with torch.no_grad():
+        expected = module(**inputs(4)).numpy()
+    np.testing.assert_allclose(run(content, inputs(4)), expected, rtol=0, atol=1e-5)
 
 
 class GoesToNumpy(LoopsOverTime):

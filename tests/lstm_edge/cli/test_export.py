@@ -83,6 +83,14 @@ class Steps(nn.Module):
             h = self.cell(x[:, step], h)
         return h * 2, h
 
+class Gate(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.hidden = nn.Linear(4 + 6, 6)
+    def forward(self, x, h):
+        h = torch.tanh(self.hidden(torch.cat([x, h], 1)))
+        return torch.relu(h), h
+
 number = 3
 """
 
@@ -178,6 +186,18 @@ def test_a_range_is_found_or_given_and_one_step_is_the_way_out_of_a_loop(folder,
     code, text = call("nets:Steps", *options, "--step")
     assert code == 0
     assert load(folder / "m.onnx").stream().step([0.1, 0.2, 0.3, 0.4]).shape == (6,)
+
+
+def test_a_state_that_nothing_tells_is_named(folder):
+    options = ("nets:Gate", "--input", "x=N,4", "--input", "h=N,6", "-o", "m.onnx")
+    done = run(folder, *options, "--state", "h=output_1")
+    assert (done.returncode, unexpected(done.stderr)) == (0, [])
+    (state,) = load(folder / "m.onnx").manifest.states
+    assert (state.input, state.output) == ("h", "output_1")
+    for given, message in (("h", "expected INPUT=OUTPUT"), ("h=y", "the outputs output, output_1")):
+        done = run(folder, *options, "--state", given)
+        assert done.returncode == 2
+        assert message in done.stderr
 
 
 COUNTER = ("nets:Counter", "--input", "x=N,L,3", "-o", "t.onnx")

@@ -11,6 +11,7 @@ import { LstmEdgeError } from "./errors.js";
 /** @typedef {{dtype: string, dims: readonly number[], data: TypedArray}} NamedArray */
 /** @typedef {{name: string, dtype: string, axes: readonly (number | string)[]}} TensorSpec */
 /** @typedef {Map<string, number>} Sizes what the named axes are in one call */
+/** @typedef {{least: number, most: number | null, multiple: number}} AxisRange the sizes that an axis may have; `most` is null without an upper end */
 
 /** @type {Record<string, any>} */
 const KINDS = {
@@ -104,8 +105,14 @@ const resolve = (axes, sizes) => axes.map((axis) => (typeof axis === "number" ? 
 
 /** @param {string} axis @param {Sizes} sizes */
 function multiple(axis, sizes) {
-  const [, factor, name = ""] = /^(\d+)\s*\*\s*(.+)$/.exec(axis) ?? [], size = sizes.get(name);
-  return size === undefined ? undefined : Number(factor) * size;
+  const [factor, name] = split(axis), size = sizes.get(name);
+  return size === undefined ? undefined : factor * size;
+}
+
+/** Return the factor and the name of `"2*N"`. @param {string} axis @returns {[number, string]} */
+function split(axis) {
+  const [, factor = 1, name = axis] = /^(\d+)\s*\*\s*(.+)$/.exec(axis) ?? [];
+  return [Number(factor), name];
 }
 
 /**
@@ -114,27 +121,48 @@ function multiple(axis, sizes) {
  * @param {TensorSpec} spec
  * @param {number} length
  * @param {Sizes} sizes
+ * @param {Record<string, AxisRange>} [ranges] by axis
  * @returns {number[]}
- * @throws {LstmEdgeError} InputError: the length does not fit
+ * @throws {LstmEdgeError} InputError: the length does not fit, or a size is outside of its range
  * @internal
  */
-export function fit(spec, length, sizes) {
+export function fit(spec, length, sizes, ranges = {}) {
   const dims = resolve(spec.axes, sizes), open = dims.indexOf(undefined);
   const rest = product(dims.map((size) => size ?? 1));
   if (open >= 0) {
+    const [factor, name] = split(/** @type {string} */ (spec.axes[open]));
     dims[open] = length / rest;
-    sizes.set(/** @type {string} */ (spec.axes[open]), length / rest);
+    sizes.set(name, length / rest / factor);
   }
   const shape = dims.map((size) => size ?? NaN);
-  if (length > 0 && product(shape) === length && shape.every(Number.isInteger)) return shape;
-  const known = spec.axes.filter((axis) => typeof axis === "string" && sizes.has(axis) && axis !== spec.axes[open]);
-  const sized = known.map((axis) => `${axis}=${sizes.get(/** @type {string} */ (axis))}`).join(", ");
+  if (length > 0 && product(shape) === length && [...shape, ...sizes.values()].every(Number.isInteger)) {
+    checkRanges(spec, shape, sizes, ranges);
+    return shape;
+  }
+  const sized = spec.axes.flatMap((axis, place) => (place !== open && sizes.has(String(axis)) ? [`${axis}=${sizes.get(String(axis))}`] : [])).join(", ");
   throw new LstmEdgeError(
     "InputError",
-    `${spec.name} has ${length} values, expected ${open < 0 ? rest : `a multiple of ${rest}`}: ` +
-      `(${spec.axes.join(", ")})${sized && ` with ${sized}`}`,
+    `${spec.name} has ${length} values, expected ${open < 0 ? rest : `a multiple of ${rest}`}: ${tuple(spec.axes)}${sized && ` with ${sized}`}`,
   );
 }
+
+/** @param {TensorSpec} spec @param {number[]} shape @param {Sizes} sizes @param {Record<string, AxisRange>} ranges */
+function checkRanges({ name, axes }, shape, sizes, ranges) {
+  for (const [axis, { least, most, multiple: step }] of Object.entries(ranges)) {
+    const size = sizes.get(axis) ?? least, last = most ?? Infinity;
+    const nearest = step * Math.min(Math.ceil(Math.max(least, size) / step), Math.floor(last / step));
+    if (nearest === size || !axes.some((one) => split(String(one))[1] === axis)) continue;
+    const advice = size < least ? "at least" : size > last ? "at most" : `a multiple of ${step}, such as`;
+    throw new LstmEdgeError(
+      "InputError",
+      `${name} has shape ${tuple(shape)}: axis ${axis} of ${tuple(axes)} is ${size}, this file takes ` +
+        `${least}..${most ?? ""}${step > 1 ? `:${step}` : ""}; give ${advice} ${nearest}`,
+    );
+  }
+}
+
+/** @param {readonly unknown[]} sizes */
+const tuple = (sizes) => `(${sizes.join(", ")}${sizes.length === 1 ? "," : ""})`;
 
 /**
  * Return the shape of a state; an axis that no input names has size 1.

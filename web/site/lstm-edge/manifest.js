@@ -4,7 +4,7 @@ import { decodeArray, hasKind, isDtype, mapValues } from "./arrays.js";
 import { LstmEdgeError } from "./errors.js";
 import { manifestText } from "./file.js";
 
-/** @import { NamedArray, TensorSpec } from "./arrays.js" */
+/** @import { AxisRange, NamedArray, TensorSpec } from "./arrays.js" */
 /**
  * @typedef {object} StateSpec
  * @property {string} input the graph input that the state enters by
@@ -29,7 +29,7 @@ import { manifestText } from "./file.js";
  * @typedef {object} Manifest
  * @property {readonly TensorSpec[]} inputs that are not states, `lengths` among them
  * @property {readonly TensorSpec[]} outputs that are not states
- * @property {{batch: string | null, sequence: string | null}} axes
+ * @property {{batch: string | null, sequence: string | null, ranges?: Record<string, AxisRange>}} axes
  * @property {readonly StateSpec[]} states
  * @property {string | null} lengths the input with each row's count of valid steps
  * @property {string} unstreamable why chunks with carried states do not equal the whole sequence; else empty
@@ -47,7 +47,8 @@ const SCHEMA = 1;
 /** @type {Check} */ const isText = (value) => typeof value === "string";
 /** @type {Check} */ const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
 /** @type {Check} */ const isMap = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
-/** @type {Check} */ const isAxis = (value) => isText(value) || (Number.isInteger(value) && value > 0 && value < 2 ** 31);
+/** @type {Check} */ const isSize = (value) => Number.isInteger(value) && value > 0 && value < 2 ** 31;
+/** @type {Check} */ const isAxis = (value) => isText(value) || isSize(value);
 /** @type {(check: Check) => Check} */ const or = (check) => (value) => value === null || check(value);
 /** @type {(check: Check) => Check} */ const optional = (check) => (value) => value === undefined || check(value);
 /** @type {(check: Check) => Check} */ const list = (check) => (value) => Array.isArray(value) && value.every(check);
@@ -68,7 +69,7 @@ const CHECKS = {
   states: list(fields({
     input: isText, output: isText, ...tensor, batch_axis: or(Number.isInteger), reset: (value) => isNumber(value) || isArray(value),
   })),
-  axes: fields({ batch: or(isText), sequence: or(isText) }),
+  axes: fields({ batch: or(isText), sequence: or(isText), ranges: optional(mapOf(fields({ least: isSize, most: or(isSize), multiple: isSize }))) }),
   lengths: or(isText),
   unstreamable: isText,
   task: or(fields({ kind: isText, output: isText, labels: list(isText), units: list(isText) })),

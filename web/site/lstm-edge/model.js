@@ -191,7 +191,7 @@ export class Model {
     const feeds = {};
     for (const spec of this._data) {
       const data = toArray(spec.name, named[spec.name], spec.dtype);
-      feeds[spec.name] = this._tensor({ dtype: spec.dtype, dims: fit(spec, data.length, sizes), data });
+      feeds[spec.name] = this._tensor({ dtype: spec.dtype, dims: fit(spec, data.length, sizes, this.manifest.axes.ranges), data });
     }
     if (this._valid) feeds[this._valid.name] = this._lengths(this._valid, sizes, lengths);
     else if (lengths) throw new LstmEdgeError("InputError", "lengths came, but this file takes none; export it with lengths");
