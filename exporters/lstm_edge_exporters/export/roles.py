@@ -6,7 +6,7 @@ states reach in the same way. States of a module's own cells are told by name, s
 """
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -14,7 +14,7 @@ import onnx_ir as ir
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.graph_check import is_called_like_a_state
 
-from ..graph import axes_of
+from ..graph import axes_of, walk
 from .config import ExportConfig
 from .record import OP
 
@@ -154,7 +154,8 @@ def _find_own_states(
             and axes_of(value) == axes
             and last[_named(value)] == place
         ]
-        ends = [{model.graph.outputs[place] for place in places} & _reached(state) for state in states]
+        outputs = {model.graph.outputs[place] for place in places}
+        ends = [outputs.intersection(walk([state], _uses)) for state in states]
         if sequence not in axes and len(places) == len(states) and all(ends):
             pairs |= {str(state.name): place for state, place in zip(states, places, strict=True)}
     return pairs
@@ -169,15 +170,9 @@ def _named(value: ir.Value) -> ir.Value:
     return value
 
 
-def _reached(value: ir.Value) -> set[ir.Value]:
-    """Return every value that depends on ``value``."""
-    seen, waiting = {value}, [value]
-    while waiting:
-        for node, _ in waiting.pop().uses():
-            fresh = [output for output in node.outputs if output not in seen]
-            seen.update(fresh)
-            waiting.extend(fresh)
-    return seen
+def _uses(value: ir.Value) -> Iterator[ir.Value]:
+    """Return what is computed from ``value``."""
+    return (output for node, _ in value.uses() for output in node.outputs)
 
 
 def _sources(value: ir.Value) -> set[ir.Value]:
