@@ -1,6 +1,6 @@
 """What a run keeps of every series for the next one."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,7 +66,11 @@ def read_kept(job: Job, bucket: int, like: Mapping[str, npt.NDArray[Any]]) -> di
     if job.previous is None:
         return {}
     kept = {}
-    for path in _files(Path(job.previous) / _FOLDER, bucket, job.buckets, job.previous_buckets):
+    common = min(job.buckets, job.previous_buckets)
+    for each in range(bucket % common, job.previous_buckets, common):
+        path = Path(job.previous) / _FOLDER / _name(each, job.previous_buckets)
+        if not path.exists():
+            continue
         try:
             for row in parquet.read_table(path, use_threads=False).to_pylist():
                 if hash_of(row["series"]) % job.buckets == bucket:
@@ -77,19 +81,11 @@ def read_kept(job: Job, bucket: int, like: Mapping[str, npt.NDArray[Any]]) -> di
                     values = [row["last" if name == "end" else name] for name in Span._fields]
                     span = None if row["label"] is None else Span(*values)
                     kept[row["series"]] = Kept(row["last"], span, state)
-        except (pa.ArrowException, OSError, AttributeError, LookupError, TypeError, ValueError) as error:  # noqa: PERF203
+        except (pa.ArrowException, OSError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise FileFormatError(
                 f"{path} is not what an earlier run kept ({first_line(error)}); score without --since"
             ) from error
     return kept
-
-
-def _files(folder: Path, bucket: int, buckets: int, previous: int) -> Iterator[Path]:
-    common = min(buckets, previous)
-    for each in range(bucket % common, previous, common):
-        path = folder / _name(each, previous)
-        if path.exists():
-            yield path
 
 
 def _name(bucket: int, buckets: int) -> str:
