@@ -43,7 +43,7 @@ import sys
 from pathlib import Path
 from lstm_edge.score import engines, pipeline
 if sys.argv[1].startswith("Ray"):
-    pipeline.open_engine = lambda workers, address: engines.RayEngine(workers, address)
+    pipeline.open_engine = engines.open_ray
 from lstm_edge.cli import cli
 cli.main(sys.argv[2:])
 """

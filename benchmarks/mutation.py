@@ -30,7 +30,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from mutation_kinds import KINDS, Draft, Kind, NotApplicableError
 from mutation_networks import NETWORKS
@@ -49,13 +48,12 @@ from lstm_edge_exporters.validate import ReferenceModel, ValidateConfig, open_fi
 from lstm_edge_exporters.validate.engine import Validation
 from lstm_edge_exporters.validate.module import against_module
 from lstm_edge_runtime.errors import LstmEdgeError
+from lstm_edge_runtime.manifest import Array
 from lstm_edge_runtime.ort import SessionOptions, open_session, run_by_name
 from lstm_edge_runtime.state import Runner
 from lstm_edge_runtime.tolerance import MULTIPLE
 
 __all__ = ["Bench", "Mutant", "main"]
-
-Array = npt.NDArray[Any]
 
 _SIZES = ((1, 1), (2, 7), (3, 19), (45, 6), (2, 260), (1, 1000), (300, 3))
 _SEED = 77_000

@@ -10,15 +10,13 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-from lstm_edge_runtime.manifest import KEY, Manifest, Task
+from lstm_edge_runtime.manifest import KEY, Array, Manifest, Task
 
 __all__ = ["KINDS", "Draft", "Kind", "NotApplicableError"]
 
-Array = npt.NDArray[Any]
 Rng = np.random.Generator
 
 _RECURRENT = ("LSTM", "GRU", "RNN")

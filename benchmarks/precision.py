@@ -22,11 +22,10 @@ import onnxruntime
 import torch
 from precision_tuned import tuned
 
-from lstm_edge import LSTM1
+from lstm_edge import LSTM1, train
 from lstm_edge.checkpoint import Run
 from lstm_edge.demo import TRAINING
 from lstm_edge.deploy import deployable
-from lstm_edge.training import train
 from lstm_edge_exporters import export
 from lstm_edge_exporters.quantization import Budget, QuantizeConfig, Samples, quantize
 from lstm_edge_exporters.quantization.precision import detect_target

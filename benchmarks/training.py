@@ -54,6 +54,17 @@ def read(name: str) -> dict[str, tuple[list[Any], Any]]:
     return found
 
 
+def compress(data: dict[str, tuple[list[Any], Any]], every: int) -> dict[str, tuple[list[Any], Any]]:
+    """Return every so many-th step as ``arcsinh((x - median) / MAD)``, of the training samples' numbers."""
+    numbers = np.concatenate([sample.ravel() for sample in data["TRAIN"][0]])
+    median = np.median(numbers)
+    deviation = np.median(np.abs(numbers - median))
+    return {
+        part: ([np.arcsinh((sample[:, ::every] - median) / deviation) for sample in samples], labels)
+        for part, (samples, labels) in data.items()
+    }
+
+
 def nearest_neighbor(data: dict[str, tuple[list[Any], Any]]) -> float:
     """Return the accuracy of the nearest training sample by DTW."""
     (train, train_y), (test, test_y) = data["TRAIN"], data["TEST"]
@@ -79,12 +90,18 @@ def main() -> None:
     parser.add_argument("--lstm-edge", default="lstm-edge", help="the command to train with")
     parser.add_argument("--sets", nargs="*", default=SETS, choices=SETS)
     parser.add_argument("--seeds", type=int, default=1, help="trainings per set; their mean is shown")
+    parser.add_argument(
+        "--compress",
+        type=int,
+        metavar="N",
+        help="take arcsinh of every N-th step instead",
+    )
     options, more = parser.parse_known_args()
     differences = []
     print("| set | samples | steps | channels | classes | 1-NN DTW | lstm-edge | difference | seconds |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |", flush=True)
     for name in options.sets:
-        data = read(name)
+        data = compress(read(name), options.compress) if options.compress else read(name)
         reference = nearest_neighbor(data)
         scores, began = [], time.monotonic()
         with tempfile.TemporaryDirectory() as folder:

@@ -10,9 +10,11 @@ from lstm_edge_runtime import __version__
 
 if _typing.TYPE_CHECKING:
     from .checkpoint import Run, load, save
+    from .data.config import DataConfig
     from .deploy import deployable
     from .lstm1 import LSTM1
-    from .training import DataConfig, TrainConfig, train
+    from .training.config import TrainConfig
+    from .training.runner import train
 
 __all__ = [
     "LSTM1",
@@ -28,13 +30,13 @@ __all__ = [
 
 _HOMES = {
     "LSTM1": "lstm1",
-    "DataConfig": "training",
+    "DataConfig": "data.config",
     "Run": "checkpoint",
-    "TrainConfig": "training",
+    "TrainConfig": "training.config",
     "deployable": "deploy",
     "load": "checkpoint",
     "save": "checkpoint",
-    "train": "training",
+    "train": "training.runner",
 }
 
 

@@ -30,7 +30,7 @@ from lstm_edge_runtime.manifest import Signal, Task
 from .lstm1 import LSTM1
 from .run_files import CONFIG
 
-__all__ = ["Run", "Scale", "build", "infer_options", "is_plain", "load", "read_tensors", "save"]
+__all__ = ["Run", "Scale", "build", "infer_options", "is_plain", "load", "load_plain", "read_tensors", "save"]
 
 _LAYER = re.compile(r"lstm\.weight_ih_l(\d+)")
 _FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
@@ -56,9 +56,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        content = load_plain(path)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
         named = f"names {found.group(1)}" if found else "is no checkpoint or has more than tensors in it"
@@ -77,6 +75,13 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
             "state_dict: save model.state_dict() alone"
         )
     return {str(name): tensor for name, tensor in content.items()}
+
+
+def load_plain(path: Path) -> Any:
+    """Return the tensors, on the CPU, and plain values that ``torch.save`` wrote; raises nearly anything."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of old formats
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def is_plain(value: object) -> bool:

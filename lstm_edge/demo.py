@@ -19,12 +19,16 @@ from lstm_edge_runtime.errors import CheckFailedError, InputError
 
 from .checkpoint import Run
 from .deploy import deployable
-from .training import Epoch, TrainConfig, train
+from .training.config import TrainConfig
+from .training.loop import Epoch
+from .training.runner import train
 
 __all__ = [
+    "DATA",
+    "MODEL",
+    "RUN",
     "TRAINING",
     "HeldOut",
-    "Paths",
     "StreamComparison",
     "compare_steps",
     "copy_recordings",
@@ -33,19 +37,12 @@ __all__ = [
     "train_run",
 ]
 
+DATA, RUN, MODEL = "basic_motions.npz", "run", "basic_motions.onnx"
+"""What the demo leaves behind in its folder."""
 TRAINING = TrainConfig(hidden_size=32, epochs=400, patience=100, crop=0.2, seed=0)
 """A few seconds on two cores."""
 _LEAST_ACCURACY = 0.95
 _LARGEST_DIFFERENCE = 1e-5
-
-
-@dataclass(frozen=True)
-class Paths:
-    """What the demo leaves behind."""
-
-    data: Path
-    run: Path
-    model: Path
 
 
 @dataclass(frozen=True)
@@ -96,36 +93,33 @@ class StreamComparison:
             )
 
 
-def copy_recordings(folder: Path) -> tuple[Paths, HeldOut]:
+def copy_recordings(folder: Path) -> HeldOut:
     """Make ``folder``, put the recordings there, and read the held-out ones.
 
     Raises:
         InputError: ``folder`` can't be made or written to.
     """
-    paths = Paths(folder / "basic_motions.npz", folder / "run", folder / "basic_motions.onnx")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with as_file(files("lstm_edge") / "data" / "basic_motions.npz") as source:
-            shutil.copyfile(source, paths.data)
+        with as_file(files("lstm_edge") / "data" / DATA) as source:
+            shutil.copyfile(source, folder / DATA)
     except OSError as error:
         raise InputError(f"{folder} can't be made or written to: {error.strerror}") from error
-    with np.load(paths.data, allow_pickle=False) as arrays:
+    with np.load(folder / DATA, allow_pickle=False) as arrays:
         test = arrays["split"] == "test"
-        return paths, HeldOut(
-            arrays["x"][test], tuple(map(str, arrays["y"][test])), float(arrays["sampling_rate"])
-        )
+        return HeldOut(arrays["x"][test], tuple(map(str, arrays["y"][test])), float(arrays["sampling_rate"]))
 
 
-def train_run(paths: Paths, on_epoch: Callable[[Epoch], None]) -> Run:
+def train_run(folder: Path, on_epoch: Callable[[Epoch], None]) -> Run:
     """Train on the recordings that are not held out; replaces the run of an earlier demo."""
-    return train(paths.data, paths.run, config=TRAINING, overwrite=True, on_epoch=on_epoch)
+    return train(folder / DATA, folder / RUN, config=TRAINING, overwrite=True, on_epoch=on_epoch)
 
 
-def export_run(run: Run, paths: Paths) -> Artifact:
+def export_run(run: Run, folder: Path) -> Artifact:
     """Export and write the file; raises CheckFailedError where it does not compute what PyTorch does."""
     with one_thread():
         artifact = export(*deployable(run))
-    artifact.save(paths.model)
+    artifact.save(folder / MODEL)
     return artifact
 
 

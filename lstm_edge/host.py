@@ -1,6 +1,7 @@
 """This machine: processor, cores, memory, versions, and the execution providers that really run here."""
 
 import base64
+import contextlib
 import math
 import os
 import platform
@@ -12,17 +13,15 @@ from typing import Any
 import numpy as np
 
 from lstm_edge_runtime import __version__
-from lstm_edge_runtime.errors import first_line
+from lstm_edge_runtime.errors import MissingDependencyError, first_line
 from lstm_edge_runtime.ort import SessionOptions, import_onnxruntime, open_session, run_by_name
 from lstm_edge_runtime.profile import host_key, read_cpuinfo
 
 __all__ = [
     "PROBE",
     "ProviderState",
-    "cpu_features",
     "describe_host",
     "describe_software",
-    "memory_bytes",
     "onnxruntime_wheels",
     "try_providers",
 ]
@@ -32,27 +31,41 @@ _FEATURES = (
     "neon", "asimd", "asimdhp", "fphp", "asimddp", "i8mm", "bf16", "sve",
 )  # fmt: skip
 """What onnxruntime's kernels look for, by the names that Linux gives them."""
+_GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 
 def describe_host() -> dict[str, Any]:
-    """Return what ``host_key`` says, and the processor's features, memory and frequency governor."""
+    """Return what ``host_key`` says, and the processor's features, memory and frequency governor.
+
+    Features are empty, memory and governor None where the system does not say.
+    """
+    fields = read_cpuinfo()
+    flags = (fields.get("flags") or fields.get("Features") or "").split()
+    memory = governor = None
+    with contextlib.suppress(ValueError, OSError, AttributeError):
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with contextlib.suppress(OSError):
+        governor = _GOVERNOR.read_text(encoding="utf-8", errors="replace").strip()
     return {
         **host_key(),
         "system": platform.system(),
-        "features": cpu_features(),
+        "features": [name for name in _FEATURES if name in flags],
         "logical_cores": os.cpu_count() or 1,
-        "memory_bytes": memory_bytes(),
-        "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "memory_bytes": memory,
+        "governor": governor,
     }
 
 
 def describe_software() -> dict[str, str | None]:
     """Return the versions of what runs a model; None for what is not installed."""
+    onnxruntime = None
+    with contextlib.suppress(MissingDependencyError):
+        onnxruntime = str(import_onnxruntime().__version__)
     return {
         "lstm-edge": __version__,
         "python": platform.python_version(),
         "numpy": np.__version__,
-        "onnxruntime": _onnxruntime_version(),
+        "onnxruntime": onnxruntime,
     }
 
 
@@ -60,38 +73,6 @@ def onnxruntime_wheels() -> dict[str, str]:
     """Return every installed distribution that brings an ``onnxruntime`` package, with its version."""
     names = sorted(set(metadata.packages_distributions().get("onnxruntime", [])))
     return {name: metadata.version(name) for name in names}
-
-
-def cpu_features() -> list[str]:
-    """Return the processor features that matter to onnxruntime; empty where Linux does not list them."""
-    fields = read_cpuinfo()
-    flags = set((fields.get("flags") or fields.get("Features") or "").split())
-    return [name for name in _FEATURES if name in flags]
-
-
-def memory_bytes() -> int | None:
-    """Return the size of the machine's memory; None where the system does not say."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError, AttributeError):
-        return None
-
-
-def _onnxruntime_version() -> str | None:
-    from lstm_edge_runtime.errors import MissingDependencyError
-    from lstm_edge_runtime.ort import import_onnxruntime
-
-    try:
-        return str(import_onnxruntime().__version__)
-    except MissingDependencyError:
-        return None
-
-
-def _read(path: str) -> str | None:
-    try:
-        return Path(path).read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return None
 
 
 PROBE = base64.b64decode(

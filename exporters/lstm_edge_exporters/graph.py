@@ -6,7 +6,7 @@ or ``recurrent.to_layout_0``. It stands in the module of its subject, and its ca
 elsewhere, ``graph.append`` them, name what they compute by ``UniqueNames``, and ``graph.sort()`` at the end.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,11 +24,14 @@ __all__ = [
     "axes_of",
     "data_inputs",
     "dynamic_axes",
+    "firsts_from",
     "forget_shapes",
     "infer_shapes",
+    "operands",
     "to_bytes",
     "to_proto",
     "values_read",
+    "walk",
     "with_manifest",
 ]
 
@@ -65,6 +68,33 @@ def values_read(node: ir.Node) -> Iterator[ir.Value]:
         if attribute.type is ir.AttributeType.GRAPH:
             for inner in ir.traversal.RecursiveGraphIterator(attribute.as_graph()):
                 yield from (value for value in inner.inputs if value is not None)
+
+
+def operands(value: ir.Value) -> Iterator[ir.Value]:
+    """Return what the node that computes ``value`` reads; nothing for an input or an initializer."""
+    node = value.producer()
+    return iter(()) if node is None else values_read(node)
+
+
+def firsts_from(value: ir.Value, operators: Container[str]) -> Iterator[ir.Value]:
+    """Return the first outputs of the ``operators`` that take ``value`` as their first operand."""
+    for node, place in value.uses():
+        if place == 0 and node.op_type in operators:
+            yield node.outputs[0]
+
+
+def walk(
+    starts: Iterable[ir.Value], following: Callable[[ir.Value], Iterable[ir.Value]]
+) -> Iterator[ir.Value]:
+    """Return ``starts`` and all values that ``following`` leads to from them, each once."""
+    waiting = list(starts)
+    seen = set(waiting)
+    while waiting:
+        value = waiting.pop()
+        yield value
+        fresh = [each for each in dict.fromkeys(following(value)) if each not in seen]
+        seen.update(fresh)
+        waiting += fresh
 
 
 def dynamic_axes(graph: ir.Graph) -> list[str]:

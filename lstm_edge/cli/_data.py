@@ -7,13 +7,11 @@ import click
 
 from lstm_edge.data.config import LAYOUTS, MISSING
 
-from ._options import split_names
-from ._output import echo
+from ._options import NAMES
 
-__all__ = ["data_options", "note"]
+__all__ = ["data_options"]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-
 
 _OPTIONS = (
     click.option(
@@ -29,8 +27,8 @@ _OPTIONS = (
     click.option("--label", metavar="COLUMN", help="Column with the class.  [default: label; y of an .npz]"),
     click.option(
         "--features",
-        callback=split_names,
-        metavar="NAMES",
+        type=NAMES,
+        default=(),
         help="Columns that are features.  [default: the model's; for train all with no other meaning]",
     ),
     click.option(
@@ -42,6 +40,7 @@ _OPTIONS = (
         "--missing",
         type=click.Choice(MISSING),
         default="error",
+        show_default=False,
         help="What to do with missing features.  [default: error]",
     ),
     click.option("--group", metavar="COLUMN", help="Column with a subject or machine; it is no feature."),
@@ -51,11 +50,6 @@ _OPTIONS = (
         help="Axes of x: samples, time, channels or samples, channels, time.  [default: NLC]",
     ),
 )
-
-
-def note(text: str) -> None:
-    """Print a note about the data on standard error."""
-    echo(f"note: {text}", err=True)
 
 
 def data_options(function: _F) -> _F:

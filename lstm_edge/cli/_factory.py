@@ -183,7 +183,10 @@ def _make_example(
         counts = each.name == lengths or ("len" in each.name.lower() and len(shape) == 1 and not each.values)
         usual = torch.int64 if counts else (*floats, torch.float32)[0]
         try:
-            array = _lengths(shape, steps[0]) if counts else _draw(each, shape, module, rng)
+            if counts:
+                array = np.clip(steps[0] - np.arange(int(np.prod(shape))), 1, None).reshape(shape)
+            else:
+                array = _draw(each, shape, module, rng)
         except (MemoryError, ValueError) as error:
             raise InputError(
                 f"--input {each.name}: no example of shape {list(shape)} can be made ({error})"
@@ -192,22 +195,13 @@ def _make_example(
     return example
 
 
-def _lengths(shape: tuple[int, ...], steps: int) -> npt.NDArray[Any]:
-    return np.clip(steps - np.arange(int(np.prod(shape))), 1, None).reshape(shape)
-
-
 def _draw(
     each: InputOption, shape: tuple[int, ...], module: nn.Module, rng: np.random.Generator
 ) -> npt.NDArray[Any]:
     if each.dtype in (None, *_FLOATS):
         return rng.standard_normal(shape)
-    low, high = each.values or (0, _largest_index(module))
+    sizes = [layer.num_embeddings for layer in module.modules() if isinstance(layer, nn.Embedding)]
+    low, high = each.values or (0, min(sizes, default=2) - 1)  # an index that every embedding has
     array = rng.integers(low, high + 1, shape)
     array.flat[0], array.flat[-1] = low, high
     return array
-
-
-def _largest_index(module: nn.Module) -> int:
-    """Return the greatest index that every embedding of ``module`` has."""
-    sizes = [layer.num_embeddings for layer in module.modules() if isinstance(layer, nn.Embedding)]
-    return min(sizes, default=2) - 1

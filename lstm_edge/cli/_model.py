@@ -1,10 +1,10 @@
-"""Opening a model for a verb, and the options that every such verb shares."""
+"""Opening a model for a verb, and the options that say how."""
 
 import functools
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import click
 
@@ -12,21 +12,13 @@ from lstm_edge.data.config import DATA_SUFFIXES
 from lstm_edge.run_files import CONFIG
 from lstm_edge_runtime.errors import InputError
 
-from ._output import echo
+from ._options import PATH, engine_option
+from ._output import note
 
 if TYPE_CHECKING:
     from lstm_edge_runtime import Model
 
-__all__ = [
-    "ModelOptions",
-    "check_model_path",
-    "engine_option",
-    "model_argument",
-    "model_options",
-    "open_model",
-]
-
-_F = TypeVar("_F", bound=Callable[..., Any])
+__all__ = ["ModelOptions", "check_model_path", "model_options", "open_model"]
 
 
 def _threads(ctx: click.Context, param: click.Parameter, value: str) -> "int | str":  # noqa: ARG001
@@ -35,22 +27,6 @@ def _threads(ctx: click.Context, param: click.Parameter, value: str) -> "int | s
     if value.isdecimal() and int(value) > 0:
         return int(value)
     raise click.BadParameter(f"{value!r} is neither 'auto' nor a whole number from 1.")
-
-
-def model_argument(function: _F) -> _F:
-    """Add the argument MODEL, received as ``model: Path``."""
-    return click.argument("model", type=click.Path(path_type=Path))(function)
-
-
-def engine_option(function: _F) -> _F:
-    """Add ``--engine``."""
-    return click.option(
-        "--engine",
-        type=click.Choice(["auto", "onnxruntime", "native"]),
-        default="auto",
-        show_default=True,
-        help="What runs the file; native is an error where it does not cover it.",
-    )(function)
 
 
 class ModelOptions(NamedTuple):
@@ -62,37 +38,38 @@ class ModelOptions(NamedTuple):
     engine: "Literal['auto', 'onnxruntime', 'native']" = "auto"
 
 
+_OPTIONS = (
+    click.option(
+        "--device",
+        type=click.Choice(["auto", "cpu", "cuda"]),
+        default="auto",
+        help="Where to run; cuda is an error where it is not really in use.",
+    ),
+    engine_option,
+    click.option(
+        "--threads",
+        callback=_threads,
+        metavar="N",
+        default="auto",
+        help="Threads for one operator's work: a number, or auto.",
+    ),
+    click.option(
+        "--profile",
+        type=PATH,
+        metavar="FILE",
+        help="Open the model with the settings that lstm-edge tune found for it on this machine.",
+    ),
+)
+
+
 def model_options(function: Callable[..., None]) -> Callable[..., None]:
     """Add ``--device``, ``--engine``, ``--threads`` and ``--profile``, received as ``options``."""
 
     @functools.wraps(function)
-    def call(*, device: str, threads: Any, profile: Path | None, engine: Any, **others: Any) -> None:
-        function(options=ModelOptions(device, threads, profile, engine), **others)
+    def call(**given: Any) -> None:
+        function(options=ModelOptions(**{name: given.pop(name) for name in ModelOptions._fields}), **given)
 
-    for option in (
-        click.option(
-            "--profile",
-            type=click.Path(path_type=Path),
-            metavar="FILE",
-            help="Open the model with the settings that lstm-edge tune found for it on this machine.",
-        ),
-        click.option(
-            "--threads",
-            callback=_threads,
-            metavar="N",
-            default="auto",
-            show_default=True,
-            help="Threads for one operator's work: a number, or auto.",
-        ),
-        engine_option,
-        click.option(
-            "--device",
-            type=click.Choice(["auto", "cpu", "cuda"]),
-            default="auto",
-            show_default=True,
-            help="Where to run; cuda is an error where it is not really in use.",
-        ),
-    ):
+    for option in reversed(_OPTIONS):
         call = option(call)
     return call
 
@@ -125,5 +102,5 @@ def open_model(path: Path, options: ModelOptions) -> "Model":
         warnings.simplefilter("always")
         model = load(path, **options._asdict())
     for warning in caught:
-        echo(f"note: {warning.message}", err=True)
+        note(str(warning.message))
     return model

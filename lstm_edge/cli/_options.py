@@ -1,14 +1,36 @@
-"""What options of several verbs take: rates (50, 50Hz, 1kHz), lists of names (a,b,c), pairs (h=h_n)."""
+"""Arguments and options that several verbs share, what they take, and the configurations that they fill."""
 
 import math
 import re
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from lstm_edge_runtime.errors import InputError
 
-__all__ = ["RATE", "parse_pair", "split_names"]
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    _C = TypeVar("_C", bound=DataclassInstance)
+
+__all__ = [
+    "NAMES",
+    "PATH",
+    "RATE",
+    "engine_option",
+    "fill",
+    "json_lines_option",
+    "json_option",
+    "model_argument",
+    "models_argument",
+    "parse_pair",
+    "seed_option",
+]
+
+PATH = click.Path(path_type=Path)
 
 
 class _Rate(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions only
@@ -24,16 +46,52 @@ class _Rate(click.ParamType):  # type: ignore[type-arg]  # generic in newer vers
         return rate
 
 
+class _Names(click.ParamType):  # type: ignore[type-arg]
+    name = "names"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        names = value if isinstance(value, tuple) else tuple(name.strip() for name in value.split(","))
+        if not all(names):
+            self.fail(f"{value!r} has an empty name in it; write NAME,NAME", param, ctx)
+        return names
+
+
 RATE = _Rate()
-"""The type of every ``--rate``, in Hertz."""
+"""The type of every ``--rate``, in Hertz: ``50``, ``50Hz`` or ``1kHz``."""
+NAMES = _Names()
+"""The type of an option that takes ``a,b,c``; give it ``()`` as its default."""
 
 
-def split_names(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...]:
-    """Return the names in ``a,b,c``."""
-    names = tuple(name.strip() for name in value.split(",")) if value is not None else ()
-    if not all(names):
-        raise click.BadParameter(f"{value!r} has an empty name in it; write NAME,NAME", ctx, param)
-    return names
+def _each_once(
+    ctx: click.Context,  # noqa: ARG001
+    param: click.Parameter,  # noqa: ARG001
+    paths: tuple[Path, ...],
+) -> tuple[Path, ...]:
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise InputError("got a file twice; name each once")
+    return paths
+
+
+model_argument = click.argument("model", type=PATH)
+models_argument = click.argument("models", nargs=-1, required=True, type=PATH, callback=_each_once)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document for programs.")
+json_lines_option = click.option("--json", "as_json", is_flag=True, help="Write JSON lines instead of CSV.")
+seed_option = click.option(
+    "--seed", type=click.IntRange(0), default=0, help="Seed of the data for the verification."
+)
+engine_option = click.option(
+    "--engine",
+    type=click.Choice(["auto", "onnxruntime", "native"]),
+    default="auto",
+    help="What runs the file; native is an error where it does not cover it.",
+)
+
+
+def fill(config: "type[_C]", options: Mapping[str, Any]) -> "_C":
+    """Return a configuration made of those of a verb's options that are fields of it."""
+    return config(**{each.name: options[each.name] for each in fields(config) if each.name in options})
 
 
 def parse_pair(option: str, entry: str, example: str) -> tuple[str, str]:

@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -24,20 +24,11 @@ __all__ = [
     "check_onnx_target",
     "echo",
     "echo_json",
-    "json_option",
+    "note",
     "print_interface",
     "print_table",
     "progress",
 ]
-
-_F = TypeVar("_F", bound=Callable[..., Any])
-
-
-def json_option(function: _F) -> _F:
-    """Add ``--json``, received as ``as_json: bool``."""
-    return click.option("--json", "as_json", is_flag=True, help="Print one JSON document for programs.")(
-        function
-    )
 
 
 def check_onnx_target(target: Path) -> None:
@@ -73,6 +64,11 @@ class Screen(Console):
 def echo(text: str, *, err: bool = False) -> None:
     """Print a line on standard output or standard error; what a terminal would obey is escaped."""
     click.echo(printable(text), err=err)
+
+
+def note(text: str) -> None:
+    """Print a note on standard error."""
+    echo(f"note: {text}", err=True)
 
 
 def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from lstm_edge_runtime.errors import counted
 
-from ._output import Screen, print_table, progress
+from ._output import echo, print_table, progress
 
 if TYPE_CHECKING:
-    from ..training import Epoch
+    from ..training.loop import Epoch
 
 __all__ = ["epoch_log", "print_summary", "training_progress"]
 
@@ -55,13 +55,11 @@ def _describe(epoch: "Epoch") -> str:
 def print_summary(summary: dict[str, Any]) -> None:
     """Print the sets and their metrics, and why training ended."""
     split = summary["split"]
-    Screen().print(
-        f"{counted(summary['epochs'], 'epoch')}, the best at {summary['best_epoch']}; "
-        f"{_ENDS[summary['stopped']]}"
-    )
-    Screen().print(f"split: {split['description']}")
-    for note in split["notes"]:
-        Screen().print(f"note: {note}")
+    epochs = counted(summary["epochs"], "epoch")
+    echo(f"{epochs}, the best at {summary['best_epoch']}; {_ENDS[summary['stopped']]}")
+    echo(f"split: {split['description']}")
+    for text in split["notes"]:
+        echo(f"note: {text}")
     measured = [name for name in ("validation", "test") if summary[name] is not None]
     if summary["task"] == "classification":
         rows = [["accuracy", *(f"{summary[name]['accuracy']:.3f}" for name in measured)]]
@@ -77,10 +75,8 @@ def print_summary(summary: dict[str, Any]) -> None:
         ]
     if found := summary.get("cross_validation"):
         for name in found.keys() - {"folds"}:
-            Screen().print(
-                f"{name} over {len(found['folds'])} folds: {found[name]['mean']:.4g}, standard deviation "
-                f"{found[name]['std']:.2g}"
-            )
+            each, folds = found[name], len(found["folds"])
+            echo(f"{name} over {folds} folds: {each['mean']:.4g}, standard deviation {each['std']:.2g}")
     print_table("", ["", *(f"{name} ({split[name]})" for name in measured)], rows)
 
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.text import Text
 
-from lstm_edge_runtime.errors import CheckFailedError, InputError, counted, printable
+from lstm_edge_runtime.errors import CheckFailedError, counted, printable
 
-from ._extras import needing_report
+from ._extras import needing
 from ._model import ModelOptions, model_options, open_model
-from ._options import RATE
-from ._output import Screen, echo_json, json_option, print_table
+from ._options import PATH, RATE, json_option, models_argument
+from ._output import Screen, echo, echo_json, print_table
 
 if TYPE_CHECKING:
     from lstm_edge.timing.compare import Change
@@ -28,50 +28,33 @@ def _counts(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int
 
 
 @click.command("bench")
-@click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path))
+@models_argument
 @click.option(
     "--seconds",
     type=click.FloatRange(min=0, min_open=True),
     default=10.0,
-    show_default=True,
     help="About how long each file is timed.",
 )
-@click.option(
-    "--rate",
-    type=RATE,
-    metavar="RATE",
-    help="Rate of the samples, such as 50Hz.  [default: the file's]",
-)
-@click.option("--chunk", type=click.IntRange(min=1), default=256, show_default=True, help="Steps of a chunk.")
+@click.option("--rate", type=RATE, help="Rate of the samples, such as 50Hz.  [default: the file's]")
+@click.option("--chunk", type=click.IntRange(min=1), default=256, help="Steps of a chunk.")
 @click.option(
     "--streams",
     callback=_counts,
     default="1,4,16,64,256,1024",
-    show_default=True,
     metavar="COUNTS",
     help="How many streams share a call.",
 )
-@click.option(
-    "--compare",
-    type=click.Path(path_type=Path),
-    metavar="BASELINE",
-    help="Fail where slower than this; made by --json.",
-)
-@click.option(
-    "--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a page with plots there."
-)
+@click.option("--compare", type=PATH, metavar="BASELINE", help="Fail where slower than this; made by --json.")
+@click.option("--html", type=PATH, metavar="FILE", help="Write a page with plots there.")
 @model_options
 @json_option
 def command(
     models: tuple[Path, ...],
-    seconds: float,
-    rate: float | None,
-    chunk: int,
-    streams: tuple[int, ...],
     compare: Path | None,
     html: Path | None,
     options: ModelOptions,
     as_json: bool,
+    **plan: Any,
 ) -> None:
     """Measure MODELS on this machine, side by side: latency, throughput, processor, loading and memory.
 
@@ -92,20 +75,20 @@ def command(
 
     if html:
         check_target(html)
-        with needing_report("bench --html"):
+        with needing("report", "bench --html"):
             from lstm_edge.report.bench import bench_page
-    names = _names(models)
-    baseline = read_baseline(compare, names, chunk) if compare else None
+    names = [path.name for path in models]
+    if len(set(names)) < len(names):
+        names = list(map(str, models))
+    baseline = read_baseline(compare, names, plan["chunk"]) if compare else None
     timed_models = [
         TimedModel(name, path, open_model(path, options)) for name, path in zip(names, models, strict=True)
     ]
-    plan = Plan(seconds=seconds, chunk=chunk, streams=streams, rate=rate)
-    settings = {
-        **options._asdict(),
-        "profile": options.profile and str(options.profile.resolve()),
-    }
+    settings = options._asdict() | {"profile": options.profile and str(options.profile.resolve())}
     with Screen(stderr=True).status("") as status:
-        document = measure(timed_models, plan, settings, lambda what: status.update(Text(printable(what))))
+        document = measure(
+            timed_models, Plan(**plan), settings, lambda what: status.update(Text(printable(what)))
+        )
     changes = compare_with(baseline, document) if baseline else []
     if html:
         write_bytes(html, bench_page(document, list(map(str, changes))).encode())
@@ -114,14 +97,6 @@ def command(
     else:
         _print(document, changes)
     _judge(changes)
-
-
-def _names(models: Sequence[Path]) -> list[str]:
-    """Return each file the shortest end of its path that tells it from the others."""
-    if len({path.resolve() for path in models}) < len(models):
-        raise InputError("got a file twice; name each once")
-    names = [path.name for path in models]
-    return names if len(set(names)) == len(names) else [str(path) for path in models]
 
 
 def _judge(changes: Sequence["Change"]) -> None:
@@ -136,12 +111,10 @@ def _judge(changes: Sequence["Change"]) -> None:
 
 
 def _print(document: dict[str, Any], changes: Sequence["Change"]) -> None:
-    host, software = document["host"], document["software"]
-    about = f"{host['processor']}, {host['cores']} cores; " + ", ".join(
-        f"{k} {v}" for k, v in software.items()
-    )
+    host = document["host"]
+    software = ", ".join(f"{name} {version}" for name, version in document["software"].items())
     print_table(
-        about,
+        f"{host['processor']}, {host['cores']} cores; {software}",
         ["file", "call", "p50 us", "p90 us", "p99 us", "max us"],
         (
             [file["name"], call, *(f"{found[key]:.1f}" for key in ("p50", "p90", "p99", "max"))]
@@ -160,43 +133,18 @@ def _print(document: dict[str, Any], changes: Sequence["Change"]) -> None:
         title = f"time as a share of {document['ratios'][0]['against']}'s"
         print_table(title, ["file", "call", "ratio", "95 % interval"], rows)
     for change in changes:
-        Screen().print(str(change))
-    lost = document["preemptions_per_second"]
-    Screen().print(
-        f"the calibration workload varied by {document['noise']:.1%} between rounds"
-        + (
-            ""
-            if lost is None
-            else f"; other work took the core {lost:.1f} times a second (p99 and max hold it)"
-        )
-    )
+        echo(str(change))
+    echo(f"the calibration workload varied by {document['noise']:.1%} between rounds")
+    if (lost := document["preemptions_per_second"]) is not None:
+        echo(f"other work took the core {lost:.1f} times a second (p99 and max hold it)")
 
 
 def _costs(file: dict[str, Any]) -> list[tuple[str, str, str]]:
-    load, cpu, name = file["load"], file["cpu"], file["name"]
-    rows = [
-        ("engine", file["engine"]),
-        ("size", f"{file['bytes']:,} bytes"),
-        ("load", f"{load['load_ms']:.1f} ms, after {load['import_ms']:.0f} ms of imports"),
-    ]
-    if load["peak_bytes"] is not None:
-        rows.append(
-            (
-                "peak memory",
-                f"{load['peak_bytes'] / 1e6:.1f} MB, {load['beyond_import_bytes'] / 1e6:.1f} beyond imports",
-            )
-        )
-    rows += [
-        (counted(int(count), "stream"), f"{value:,.0f} samples a second")
+    from lstm_edge.timing.measure import describe_costs
+
+    streams = {
+        counted(int(count), "stream"): f"{value:,.0f} samples a second"
         for count, value in file["samples_per_second"].items()
-    ]
-    rows.append(("idle", f"{cpu['idle']:.2%} of a core"))
-    if cpu["at_rate"] is not None:
-        rate = f"at {file['rate_hz']:g} Hz"
-        rows.append(
-            (rate, f"{cpu['at_rate']:.2%} of a core, {cpu['pacing_alone']:.2%} with nothing to compute")
-        )
-    if file["real_time_factor"] is not None:
-        rows.append(("real-time factor", f"{file['real_time_factor']:.2g}"))
-    rows += [("left out", why) for why in file["left_out"]]
-    return [(name, *row) for row in rows]
+    }
+    rows = [*({"engine": file["engine"]} | describe_costs(file) | streams).items()]
+    return [(file["name"], *row) for row in [*rows, *(("left out", why) for why in file["left_out"])]]

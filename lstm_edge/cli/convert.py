@@ -1,7 +1,7 @@
 """``lstm-edge convert``: a file in another format. Each target is one entry of ``_TARGETS``."""
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -17,10 +17,10 @@ from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.files import check_target, write_bytes
 
-from ._data import note
-from ._extras import needing_c, needing_export
+from ._extras import needing
 from ._model import check_model_path
-from ._output import echo, echo_json, json_option, print_table
+from ._options import PATH, json_option, model_argument
+from ._output import echo, echo_json, note, print_table
 
 if TYPE_CHECKING:
     from lstm_edge_exporters.targets.web import PageSignal
@@ -33,11 +33,11 @@ class _Written:
     """What a conversion wrote, ready to be shown."""
 
     title: str
-    rows: Sequence[tuple[str, str]]
-    """Path and size of each file."""
-    notes: Sequence[str]
+    sizes: Mapping[str, int]
+    """Bytes of each file, by its path."""
     document: dict[str, Any]
     """The same for programs, without the output's path."""
+    notes: Sequence[str] = ()
 
 
 def _to_ort(model: Path, output: Path) -> _Written:
@@ -46,7 +46,7 @@ def _to_ort(model: Path, output: Path) -> _Written:
             f"{output} ends in {output.suffix or 'nothing'!r}; onnxruntime tells the format by .ort"
         )
     check_target(output)
-    with needing_export("convert"):
+    with needing("export", "convert"):
         from lstm_edge_exporters.targets.ort import to_ort
 
         made = to_ort(model)
@@ -57,12 +57,8 @@ def _to_ort(model: Path, output: Path) -> _Written:
         notes.append(
             "larger: weights stored small come out in float32 in ORT format; prefer the .onnx, or int8 LSTM"
         )
-    return _Written(
-        "ORT format",
-        [(str(model), f"{before:,}"), (str(output), f"{after:,}")],
-        notes,
-        {"operators": str(config), "bytes": {"before": before, "after": after}},
-    )
+    document = {"operators": str(config), "bytes": {"before": before, "after": after}}
+    return _Written("ORT format", {str(model): before, str(output): after}, document, notes)
 
 
 def _to_native(model: Path, output: Path) -> _Written:
@@ -72,16 +68,12 @@ def _to_native(model: Path, output: Path) -> _Written:
     content = to_native(model)
     write_bytes(output, content)
     before, after = model.stat().st_size, len(content)
-    return _Written(
-        "native program",
-        [(str(model), f"{before:,}"), (str(output), f"{after:,}")],
-        [],
-        {"bytes": {"before": before, "after": after}},
-    )
+    document = {"bytes": {"before": before, "after": after}}
+    return _Written("native program", {str(model): before, str(output): after}, document)
 
 
 def _to_c(model: Path, output: Path, chunk: int = 1, name: str | None = None) -> _Written:
-    with needing_c("convert --to c"):
+    with needing("c", "convert --to c"):
         from lstm_edge_exporters.targets.c import check_c_folder, to_c
 
     check_c_folder(output, model, name=name)
@@ -89,24 +81,21 @@ def _to_c(model: Path, output: Path, chunk: int = 1, name: str | None = None) ->
     folder = made.save(output)
     sizes = {path: len(text.encode()) for path, text in made.files.items()}
     worst, count = made.worst, len(made.comparisons)
-    return _Written(
-        "C99",
-        [(str(output / path), f"{size:,}") for path, size in sizes.items()],
-        [
-            f"largest difference from onnxruntime: {worst.max_abs:.2g} in {worst.name}, {worst.ulp:.1f} ULP, "
-            f"{worst.ratio:.2g} of its limit; {count} comparisons, and the golden case",
-            f"weights: {made.constants:,} bytes of flash; each source's state: {made.state:,} bytes of RAM",
-            f"next: {folder / 'README.md'}",
-        ],
-        {
-            "name": made.name,
-            "bytes": sizes,
-            "constants": made.constants,
-            "state": made.state,
-            "comparisons": count,
-            "max_abs": worst.max_abs,
-        },
-    )
+    notes = [
+        f"largest difference from onnxruntime: {worst.max_abs:.2g} in {worst.name}, {worst.ulp:.1f} ULP, "
+        f"{worst.ratio:.2g} of its limit; {count} comparisons, and the golden case",
+        f"weights: {made.constants:,} bytes of flash; each source's state: {made.state:,} bytes of RAM",
+        f"next: {folder / 'README.md'}",
+    ]
+    document = {
+        "name": made.name,
+        "bytes": sizes,
+        "constants": made.constants,
+        "state": made.state,
+        "comparisons": count,
+        "max_abs": worst.max_abs,
+    }
+    return _Written("C99", {str(output / path): size for path, size in sizes.items()}, document, notes)
 
 
 def _to_web(model: Path, output: Path, ort: Path | None = None, data: Path | None = None) -> _Written:
@@ -116,12 +105,8 @@ def _to_web(model: Path, output: Path, ort: Path | None = None, data: Path | Non
     site = to_site(model, runtime, _recordings_for(model, data))
     site.save(output)
     sizes = {name: len(content) for name, content in sorted(site.files.items())}
-    return _Written(
-        "static site",
-        [(name, f"{size:,}") for name, size in sizes.items()],
-        [f"look: python -m http.server -d {shlex.quote(str(output))}", "phones read motion over https only"],
-        {"files": sizes},
-    )
+    look = f"look: python -m http.server -d {shlex.quote(str(output))}"
+    return _Written("static site", sizes, {"files": sizes}, [look, "phones read motion over https only"])
 
 
 def _to_triton(model: Path, output: Path, backend: str = "python") -> _Written:
@@ -130,14 +115,15 @@ def _to_triton(model: Path, output: Path, backend: str = "python") -> _Written:
     made = to_triton(model, backend)
     folder = made.save(output)
     sizes = {f"{made.name}/{name}": len(content) for name, content in sorted(made.contents.items())}
+    notes = [
+        f"serve: tritonserver --model-repository={shlex.quote(str(output))}",
+        f"configuration: {folder}/config.pbtxt",
+    ]
     return _Written(
         f"Triton, {backend} backend",
-        [(str(output / name), f"{size:,}") for name, size in sizes.items()],
-        [
-            f"serve: tritonserver --model-repository={shlex.quote(str(output))}",
-            f"configuration: {folder}/config.pbtxt",
-        ],
+        {str(output / name): size for name, size in sizes.items()},
         {"name": made.name, "backend": backend, "files": sizes},
+        notes,
     )
 
 
@@ -161,9 +147,9 @@ _TARGETS = {
 
 
 @click.command("convert")
-@click.argument("model", type=click.Path(path_type=Path))
-@click.option("--to", "target", type=click.Choice(list(_TARGETS)), default="ort", show_default=True)
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="What to write.")
+@model_argument
+@click.option("--to", "target", type=click.Choice(list(_TARGETS)), default="ort", help="The format.")
+@click.option("-o", "--output", type=PATH, required=True, help="What to write.")
 @click.option("--chunk", type=click.IntRange(1), help="For c: time steps in one call.  [default: 1]")
 @click.option("--name", help="For c: the prefix of functions.  [default: MODEL's name]")
 @click.option(
@@ -171,10 +157,8 @@ _TARGETS = {
     type=click.Choice(["python", "onnxruntime"]),
     help="For triton: what runs MODEL there.  [default: python]",
 )
-@click.option("--ort", type=click.Path(path_type=Path), help="For web: the folder of onnxruntime-web.")
-@click.option(
-    "--data", type=click.Path(path_type=Path), help="For web: recordings to replay, a file as predict's."
-)
+@click.option("--ort", type=PATH, help="For web: the folder of onnxruntime-web.")
+@click.option("--data", type=PATH, help="For web: recordings to replay, a file as predict's.")
 @json_option
 def command(model: Path, target: str, output: Path, as_json: bool, **options: Any) -> None:
     """Convert MODEL, an .onnx file, to another format.
@@ -185,6 +169,7 @@ def command(model: Path, target: str, output: Path, as_json: bool, **options: An
 
     native: a program, an .lep file, that the C library of lstm-edge-native and load() read without
     onnxruntime; docs/native.md says how.
+
     c: C99, a folder that needs no runtime, for microcontrollers and boards without onnxruntime; docs/c.md.
 
     triton: a model repository for NVIDIA Triton, MODEL as it is and one state for each sequence;
@@ -213,7 +198,8 @@ def command(model: Path, target: str, output: Path, as_json: bool, **options: An
     if as_json:
         echo_json({"output": str(output), **written.document})
         return
-    print_table(written.title, ("file", "bytes"), written.rows)
+    rows = [(path, f"{size:,}") for path, size in written.sizes.items()]
+    print_table(written.title, ("file", "bytes"), rows)
     for line in written.notes:
         echo(line)
 

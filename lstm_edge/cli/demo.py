@@ -1,21 +1,23 @@
 """``lstm-edge demo``."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import numpy as np
+import numpy.typing as npt
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ._extras import needing_export
-from ._output import Screen, echo_json, json_option
-from ._timeline import recognized_from, timeline
+from ._extras import needing
+from ._options import PATH, json_option
+from ._output import Screen, echo_json
 from ._training import training_progress
 
 if TYPE_CHECKING:
@@ -23,12 +25,17 @@ if TYPE_CHECKING:
 
     from ..demo import HeldOut, StreamComparison
 
-__all__ = ["command"]
+__all__ = ["command", "recognized_from", "timeline"]
 
 _T = TypeVar("_T")
 
 _SPEED = 8
 """How much faster than life the live part runs on a terminal."""
+_COLUMNS = 48
+_INDENT = " " * 8
+_BARS = "▁▂▃▄▅▆▇█"
+_ASCII_BARS = ".:-=+*#%"
+_COLORS = ("cyan", "magenta", "green", "yellow", "blue", "red")
 
 
 @click.command()
@@ -36,9 +43,8 @@ _SPEED = 8
     "-o",
     "--output",
     "folder",
-    type=click.Path(path_type=Path),
+    type=PATH,
     default=Path("demo-out"),
-    show_default=True,
     metavar="FOLDER",
     help="Where to leave the data, the run and the model.",
 )
@@ -57,18 +63,19 @@ def command(folder: Path, as_json: bool) -> None:
     """  # noqa: D301
     screen = Screen(quiet=as_json)
     started = time.monotonic()
-    with screen.status("importing torch and onnx"), needing_export("demo"):
+    with screen.status("importing torch and onnx"), needing("export", "demo"):
         from lstm_edge_runtime import load
 
         from .. import demo as _demo
-    paths, held_out = _demo.copy_recordings(folder)
+    held_out = _demo.copy_recordings(folder)
+    data, model_file = folder / _demo.DATA, folder / _demo.MODEL
     _say(
         screen,
         "data",
         f"BasicMotions: {held_out.x.shape[1]} samples of {held_out.x.shape[2]} channels a recording",
     )
     with training_progress(_demo.TRAINING.epochs or 0, quiet=True) as (on_epoch, _):
-        run, took = _timed(lambda: _demo.train_run(paths, on_epoch))
+        run, took = _timed(lambda: _demo.train_run(folder, on_epoch))
     assert run.task is not None
     split = run.summary["split"]
     _say(
@@ -78,14 +85,14 @@ def command(folder: Path, as_json: bool) -> None:
         f"({split['validation']} more to stop by), {run.summary['epochs']} epochs in {took:.1f} s",
     )
     with screen.status("tracing, exporting and verifying"):
-        artifact, took = _timed(lambda: _demo.export_run(run, paths))
+        artifact, took = _timed(lambda: _demo.export_run(run, folder))
     _say(
         screen,
         "export",
-        f"{paths.model}, {len(artifact.model) / 1000:.0f} kB, equal to PyTorch at "
+        f"{model_file}, {len(artifact.model) / 1000:.0f} kB, equal to PyTorch at "
         f"{len(artifact.manifest.equivalence['cases'])} other sizes, in {took:.1f} s",
     )
-    with load(paths.model) as model:
+    with load(model_file) as model:
         stream = model.stream()
         _say(screen, "run", "one sample at a time, without torch")
         screen.print(
@@ -105,10 +112,10 @@ def command(folder: Path, as_json: bool) -> None:
                 "accuracy": compared.accuracy,
                 "seconds": seconds,
                 "replays": replays,
-                "model": str(paths.model),
+                "model": str(model_file),
                 "model_bytes": len(artifact.model),
-                "run": str(paths.run),
-                "data": str(paths.data),
+                "run": str(folder / _demo.RUN),
+                "data": str(data),
             }
         )
         return
@@ -116,9 +123,9 @@ def command(folder: Path, as_json: bool) -> None:
     _conclude(screen, compared, 1e3 / held_out.sampling_rate, seconds)
     screen.print("\nnext:", style="bold")
     for line in (
-        f"lstm-edge inspect {paths.model}",
-        f"lstm-edge predict {paths.model} {paths.data}",
-        f"lstm-edge train {paths.data} -o runs/wide --hidden-size 64",
+        f"lstm-edge inspect {model_file}",
+        f"lstm-edge predict {model_file} {data}",
+        f"lstm-edge train {data} -o runs/wide --hidden-size 64",
     ):
         screen.print(f"  {line}")
 
@@ -169,6 +176,53 @@ def _play(
             live.update(frame(), refresh=True)
             time.sleep(1 / (rate * _SPEED))
     return said
+
+
+def recognized_from(said: Sequence[int], activity: int) -> int | None:
+    """Return the sample from which on every answer is right; None where the last one is wrong."""
+    wrong = [step for step, answer in enumerate(said) if answer != activity]
+    first = wrong[-1] + 1 if wrong else 0
+    return first if first < len(said) else None
+
+
+def timeline(
+    signal: npt.NDArray[np.floating],
+    said: Sequence[int],
+    labels: Sequence[str],
+    activity: str,
+    rate: float,
+    *,
+    plain: bool = False,
+) -> Group:
+    """Draw the strength of a signal and, below it, the initial of the activity recognized at each moment.
+
+    Args:
+        signal: ``(L,)``, not negative, the whole recording.
+        said: class indices so far, one to L of them.
+        labels: class names; their initials should differ.
+        activity: the one that the recording is of.
+        rate: the sampling rate, Hertz.
+        plain: keep to ASCII.
+    """
+    bars = _ASCII_BARS if plain else _BARS
+    edges = np.linspace(0, len(signal), _COLUMNS + 1).astype(int)
+    strength = np.array([signal[start:end].mean() for start, end in pairwise(edges)])
+    level = (strength / max(float(strength.max()), 1e-9) * (len(bars) - 1)).round().astype(int)
+    done = int(np.searchsorted(edges[1:], len(said), side="right"))
+    drawn = Text(_INDENT).append("".join(bars[height] for height in level[:done]).ljust(_COLUMNS), "dim")
+    drawn.append(f"  {activity}", "bold")
+    answers = Text(_INDENT)
+    for end in edges[1 : done + 1]:
+        answers.append(labels[said[end - 1]][0], _COLORS[said[end - 1] % len(_COLORS)])
+    answers.append(" " * (_COLUMNS - done) + "  ")
+    first = recognized_from(said, labels.index(activity))
+    if len(said) < len(signal):
+        answers.append(labels[said[-1]], _COLORS[said[-1] % len(_COLORS)])
+    elif first is None:
+        answers.append(f"taken for {labels[said[-1]]}", "bold red")
+    else:
+        answers.append(f"after {(first + 1) / rate:.1f} s")
+    return Group(drawn, answers)
 
 
 def _conclude(screen: Console, compared: "StreamComparison", period_ms: float, seconds: float) -> None:

@@ -1,5 +1,6 @@
 """``lstm-edge doctor``: what this machine can run, and what to install for what it can't."""
 
+import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -12,7 +13,8 @@ import click
 from lstm_edge_runtime.errors import CheckFailedError, MissingDependencyError, install_command
 
 from ._extras import extra_modules
-from ._output import echo_json, json_option, print_table
+from ._options import json_option
+from ._output import echo_json, print_table
 
 __all__ = ["command"]
 
@@ -61,14 +63,12 @@ def command(as_json: bool) -> None:
 
 
 def _examine() -> Iterator[_Finding]:
-    from lstm_edge.host import describe_host, describe_software, onnxruntime_wheels
+    from lstm_edge.host import describe_host, describe_software
 
     for name, version in describe_software().items():
         if name != "onnxruntime":
             yield _Finding(name, version or "")
-    wheels = onnxruntime_wheels()
-    yield _wheel(wheels)
-    yield from _providers(wheels)
+    yield from _onnxruntime()
     host = describe_host()
     yield _Finding("processor", f"{host['processor']} ({host['machine']})")
     fast = sorted(_INT8_FEATURES & set(host["features"]))
@@ -85,22 +85,18 @@ def _examine() -> Iterator[_Finding]:
     yield from _packages()
 
 
-def _wheel(wheels: dict[str, str]) -> _Finding:
-    found = ", ".join(f"{name} {version}" for name, version in wheels.items())
+def _onnxruntime() -> Iterator[_Finding]:
+    from lstm_edge.host import onnxruntime_wheels, try_providers
+
+    wheels, advice = onnxruntime_wheels(), ""
     if not wheels:
         advice = f"{install_command('cpu')}, or [cuda] for an NVIDIA GPU"
-        return _Finding("onnxruntime wheel", "none", ok=False, advice=advice)
-    if len(wheels) > 1:
+    elif len(wheels) > 1:
         advice = f"they overwrite each other: pip uninstall {' '.join(wheels)}, then install one"
-        return _Finding("onnxruntime wheel", found, ok=False, advice=advice)
-    return _Finding("onnxruntime wheel", found)
-
-
-def _providers(wheels: dict[str, str]) -> Iterator[_Finding]:
+    found = ", ".join(f"{name} {version}" for name, version in wheels.items()) or "none"
+    yield _Finding("onnxruntime wheel", found, ok=not advice, advice=advice)
     if not wheels:
         return
-    from lstm_edge.host import try_providers
-
     try:
         states = try_providers()
     except MissingDependencyError as error:
@@ -121,12 +117,10 @@ def _providers(wheels: dict[str, str]) -> Iterator[_Finding]:
 
 
 def _settings() -> Iterator[_Finding]:
-    telemetry = os.environ.get("ORT_DISABLE_TELEMETRY", "")
-    yield _Finding(
-        "telemetry of onnxruntime",
-        f"ORT_DISABLE_TELEMETRY={telemetry}" + ("" if telemetry == "1" else " (it may be on)"),
-        advice="" if telemetry == "1" else "unset it: lstm-edge sets it to 1, or set it to 1 yourself",
-    )
+    telemetry, advice = os.environ.get("ORT_DISABLE_TELEMETRY", ""), ""
+    if telemetry != "1":
+        advice = f"ORT_DISABLE_TELEMETRY is {telemetry!r}: unset it, lstm-edge sets it to 1"
+    yield _Finding("telemetry of onnxruntime", "may be on" if advice else "off", advice=advice)
     for name in _THREAD_VARIABLES:
         if name in os.environ:
             yield _Finding(name, os.environ[name], advice="onnxruntime takes threads= instead; unset it")
@@ -161,17 +155,10 @@ def _packages() -> Iterator[_Finding]:
             yield _Finding(f"{extra} extra", "not known to this installation", advice=advice)
         for name in known:
             if name not in missing:
-                yield _Finding(name, _version(name))
+                version = "of unknown version"
+                with contextlib.suppress(metadata.PackageNotFoundError):
+                    version = metadata.version(name.replace("_", "-"))
+                yield _Finding(name, version)
         if missing:
-            yield _Finding(
-                f"{extra} extra",
-                f"{', '.join(missing)} not installed",
-                advice=f"{purpose}: {install_command(extra)}",
-            )
-
-
-def _version(module: str) -> str:
-    try:
-        return metadata.version(module.replace("_", "-"))
-    except metadata.PackageNotFoundError:
-        return "of unknown version"
+            advice = f"{purpose}: {install_command(extra)}"
+            yield _Finding(f"{extra} extra", f"{', '.join(missing)} not installed", advice=advice)

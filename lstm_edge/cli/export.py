@@ -13,9 +13,9 @@ from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError,
 from lstm_edge_runtime.files import check_target
 from lstm_edge_runtime.manifest import Signal, Task
 
-from ._extras import needing_export
-from ._options import RATE, parse_pair, split_names
-from ._output import check_onnx_target, echo, echo_json, json_option, print_interface, progress
+from ._extras import needing
+from ._options import NAMES, PATH, RATE, json_option, parse_pair, seed_option
+from ._output import check_onnx_target, echo, echo_json, print_interface, progress
 
 if TYPE_CHECKING:
     from lstm_edge_exporters import Artifact, ExportConfig
@@ -25,21 +25,17 @@ __all__ = ["command"]
 
 @click.command("export")
 @click.argument("source")
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), required=True, help="The .onnx file to write."
-)
+@click.option("-o", "--output", type=PATH, required=True, help="The .onnx file to write.")
 @click.option(
     "--format",
     "form",
     type=click.Choice(["onnx", "ort"]),
     default="onnx",
-    show_default=True,
     help="ort writes an .ort file for minimal builds, and beside it the operators that such a build needs.",
 )
-@click.option("--weights", type=click.Path(path_type=Path), help="Checkpoint that a factory's module loads.")
+@click.option("--weights", type=PATH, help="Checkpoint that a factory's module loads.")
 @click.option(
     "--input",
-    "inputs",
     multiple=True,
     metavar="NAME=AXES[:DTYPE[:LOW..HIGH]]",
     help="An input of a factory's module: x=N,L,8 or tokens=N,L:int64:0..9999; x=N,L:16..4096:4,8 gives the "
@@ -49,7 +45,6 @@ __all__ = ["command"]
 @click.option("--lengths", is_flag=True, help="Take lengths int64 (N,), the valid steps of each row.")
 @click.option(
     "--state",
-    "states",
     multiple=True,
     metavar="INPUT=OUTPUT",
     help="A state that forward of a factory's module takes and returns, where graph, names and shapes do not "
@@ -57,8 +52,8 @@ __all__ = ["command"]
 )
 @click.option(
     "--output-names",
-    callback=split_names,
-    metavar="NAMES",
+    type=NAMES,
+    default=(),
     help="Names of the outputs of a factory's module, in order: logits,h_n,c_n.",
 )
 @click.option(
@@ -71,32 +66,26 @@ __all__ = ["command"]
     metavar="FILE|NAMES",
     help="Classes (or names of predicted values), in order: a text file with one a line, or a,b,c.",
 )
-@click.option("--units", callback=split_names, metavar="NAMES", help="Units of predicted values, in order.")
-@click.option(
-    "--features", callback=split_names, metavar="NAMES", help="Names of the features of a factory's input."
-)
-@click.option("--rate", type=RATE, metavar="RATE", help="Sampling rate of a factory's input: 50Hz.")
+@click.option("--units", type=NAMES, default=(), help="Units of predicted values, in order.")
+@click.option("--features", type=NAMES, default=(), help="Names of the features of a factory's input.")
+@click.option("--rate", type=RATE, help="Sampling rate of a factory's input: 50Hz.")
 @click.option("--window", type=click.IntRange(min=1), help="Time steps of a window it was trained on.")
 @click.option("--stateless", is_flag=True, help="Leave absent, zero and learned initial states inside.")
-@click.option("--opset", type=int, default=18, show_default=True, help="The ONNX opset.")
-@click.option("--ir-version", type=int, default=8, show_default=True, help="The ONNX IR version.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the data for the verification.")
+@click.option("--opset", type=int, default=18, help="The ONNX opset.")
+@click.option("--ir-version", type=int, default=8, help="The ONNX IR version.")
+@seed_option
 @json_option
 def command(
     source: str,
     output: Path,
     form: str,
-    weights: Path | None,
-    inputs: tuple[str, ...],
     lengths: bool,
-    step: bool,
-    states: tuple[str, ...],
     stateless: bool,
     opset: int,
     ir_version: int,
     seed: int,
     as_json: bool,
-    **meaning: Any,
+    **of_factory: Any,
 ) -> None:
     """Export SOURCE, a run folder, a checkpoint file, or package.module:factory, to one .onnx file.
 
@@ -110,7 +99,8 @@ def command(
     Example:
       lstm-edge export runs/har -o har.onnx
       lstm-edge export runs/har -o har.onnx --lengths
-      lstm-edge export nets.tagger:build --weights tagger.pt --input tokens=N,L:int64:0..9999 -o tagger.onnx
+      lstm-edge export nets.tagger:build --weights tagger.pt -o tagger.onnx \\
+          --input tokens=N,L:int64:0..9999
       lstm-edge export nets.audio:build --input wave=N,L:320..:320 -o audio.onnx
     """  # noqa: D301
     if form == "onnx" and output.suffix != ".ort":
@@ -119,7 +109,7 @@ def command(
     if (form == "ort") != (output.suffix == ".ort"):
         raise InputError(f"--format {form} and {output} do not fit; onnxruntime tells the format by .ort")
     factory = False
-    with needing_export("export"):
+    with needing("export", "export"):
         from lstm_edge_exporters import export
 
         if not Path(source).exists():
@@ -131,17 +121,19 @@ def command(
             f"{source} is exported already; type lstm-edge lift to give it states, lstm-edge inspect to see "
             "what it has"
         )
-    options = {"weights": weights, "input": inputs, "step": step, "state": states, **meaning}
-    given = [name for name, value in options.items() if value]
+    given = [name for name, value in of_factory.items() if value]
     if not factory and given:
         option = "--" + given[0].replace("_", "-")
         raise InputError(f"{source} is no package.module:factory, and {option} belongs to one")
     # what a user's code prints is not the result
-    with needing_export("export"), contextlib.redirect_stdout(sys.stderr):
+    with needing("export", "export"), contextlib.redirect_stdout(sys.stderr):
         if factory:
-            module, example, config = _from_factory(source, weights, inputs, lengths, step, states, **meaning)
+            module, example, config = _from_factory(source, lengths, **of_factory)
         else:
-            module, example, config = _from_run(source, lengths)
+            from lstm_edge.checkpoint import load
+            from lstm_edge.deploy import deployable
+
+            module, example, config = deployable(load(source), lengths=lengths)
         config = replace(config, stateless=stateless, opset=opset, ir_version=ir_version, seed=seed)
         with progress(quiet=as_json) as show:
             artifact = export(module, example, config, on_progress=show)
@@ -164,21 +156,14 @@ def command(
         echo(f"ORT format: {len(converted.model):,} bytes; operators for a reduced build: {operators}")
 
 
-def _from_run(source: str, lengths: bool) -> tuple[Any, Any, "ExportConfig"]:
-    from lstm_edge.checkpoint import load
-    from lstm_edge.deploy import deployable
-
-    return deployable(load(source), lengths=lengths)
-
-
 def _from_factory(
     source: str,
-    weights: Path | None,
-    inputs: tuple[str, ...],
     lengths: bool,
-    step: bool,
-    states: tuple[str, ...],
     *,
+    weights: Path | None,
+    input: tuple[str, ...],  # noqa: A002  as the option is called
+    step: bool,
+    state: tuple[str, ...],
     output_names: tuple[str, ...],
     task: str | None,
     labels: str | None,
@@ -191,7 +176,7 @@ def _from_factory(
 
     from ._factory import InputOption, build_module, make_example, parse_input
 
-    options = [parse_input(entry) for entry in inputs]
+    options = [parse_input(entry) for entry in input]
     if step:
         options = [
             replace(each, axes=tuple(1 if axis == "L" else axis for axis in each.axes), ranges={})
@@ -211,7 +196,7 @@ def _from_factory(
         inputs={option.name: option.axes for option in options},
         ranges={axis: limits for option in options for axis, limits in option.ranges.items()},
         outputs=output_names,
-        states=dict(parse_pair("--state", entry, "INPUT=OUTPUT") for entry in states) or None,
+        states=dict(parse_pair("--state", entry, "INPUT=OUTPUT") for entry in state) or None,
         lengths=name,
         task=meaning,
         signal=Signal(features, rate, window),
@@ -273,13 +258,15 @@ def _document(artifact: "Artifact", output: Path) -> dict[str, Any]:
     return {
         "output": str(output),
         "bytes": len(artifact.model),
-        "inputs": [_tensor(spec.name, spec.dtype, spec.axes) for spec in manifest.inputs],
-        "outputs": [_tensor(spec.name, spec.dtype, spec.axes) for spec in manifest.outputs],
+        "inputs": [spec._asdict() for spec in manifest.inputs],
+        "outputs": [spec._asdict() for spec in manifest.outputs],
         "states": [
             {
-                **_tensor(state.input, state.dtype, state.axes),
+                "name": state.input,
+                "dtype": state.dtype,
+                "axes": state.axes,
                 "output": state.output,
-                "reset": state.reset.tolist() if isinstance(state.reset, np.ndarray) else state.reset,
+                "reset": np.asarray(state.reset).tolist(),
             }
             for state in manifest.states
         ],
@@ -291,7 +278,3 @@ def _document(artifact: "Artifact", output: Path) -> dict[str, Any]:
         "unstreamable": manifest.unstreamable,
         "notes": list(artifact.notes),
     }
-
-
-def _tensor(name: str, dtype: str, axes: tuple[int | str, ...]) -> dict[str, Any]:
-    return {"name": name, "dtype": dtype, "axes": list(axes)}

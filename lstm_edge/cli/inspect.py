@@ -12,12 +12,13 @@ from lstm_edge_runtime.axes import describe
 from lstm_edge_runtime.errors import counted
 from lstm_edge_runtime.manifest import AxisRange
 
-from ._model import ModelOptions, model_argument, open_model
-from ._output import echo_json, json_option, print_interface, print_table
+from ._model import ModelOptions, open_model
+from ._options import json_option, model_argument
+from ._output import echo_json, print_interface, print_table
 
 if TYPE_CHECKING:
     from lstm_edge_runtime import Model
-    from lstm_edge_runtime.manifest import Manifest, StateSpec, TensorSpec
+    from lstm_edge_runtime.manifest import Manifest, StateSpec
 
 __all__ = ["command"]
 
@@ -41,7 +42,8 @@ def command(model: Path, as_json: bool) -> None:
         if as_json:
             echo_json(document)
         else:
-            _print(document, opened)
+            print_interface(document["file"]["path"], opened.inputs, opened.states, opened.outputs)
+            print_table("facts", ["what", "value"], _facts(document))
 
 
 def _describe(path: Path, model: "Model") -> dict[str, Any]:
@@ -50,8 +52,8 @@ def _describe(path: Path, model: "Model") -> dict[str, Any]:
     states = [_state(spec) for spec in model.states]
     return {
         "file": {"path": str(path), "bytes": path.stat().st_size, "sha256": model.identity},
-        "inputs": [_tensor(spec) for spec in model.inputs],
-        "outputs": [_tensor(spec) for spec in model.outputs],
+        "inputs": [spec._asdict() for spec in model.inputs],
+        "outputs": [spec._asdict() for spec in model.outputs],
         "states": states,
         "engine": model.engine,
         "axes": {"batch": manifest.batch, "sequence": manifest.sequence} if manifest else None,
@@ -76,21 +78,10 @@ def _declared(manifest: "Manifest") -> dict[str, Any]:
     }
 
 
-def _tensor(spec: "TensorSpec") -> dict[str, Any]:
-    return {"name": spec.name, "dtype": spec.dtype, "axes": list(spec.axes)}
-
-
 def _state(spec: "StateSpec") -> dict[str, Any]:
     elements = prod(axis for axis in spec.axes if isinstance(axis, int))
     reset = "an array" if isinstance(spec.reset, np.ndarray) else spec.reset
-    return {
-        "input": spec.input,
-        "output": spec.output,
-        "dtype": spec.dtype,
-        "axes": list(spec.axes),
-        "reset": reset,
-        "bytes": elements * np.dtype(spec.dtype).itemsize,
-    }
+    return spec._asdict() | {"reset": reset, "bytes": elements * np.dtype(spec.dtype).itemsize}
 
 
 def _cost(path: Path, model: "Model") -> dict[str, Any]:
@@ -118,11 +109,6 @@ def _cost(path: Path, model: "Model") -> dict[str, Any]:
         "producer": file.producer,
         "not_native": uncovered(file, model.interface) or None,
     }
-
-
-def _print(document: dict[str, Any], model: "Model") -> None:
-    print_interface(document["file"]["path"], model.inputs, model.states, model.outputs)
-    print_table("facts", ["what", "value"], _facts(document))
 
 
 def _facts(document: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -11,10 +11,10 @@ from lstm_edge_runtime.axes import describe
 from lstm_edge_runtime.errors import InputError, LstmEdgeError, counted
 
 from ..data.sample_input import sample_input
-from ._extras import needing_export
+from ._extras import needing
 from ._model import check_model_path
-from ._options import parse_pair
-from ._output import check_onnx_target, echo, echo_json, json_option, print_table, progress
+from ._options import PATH, json_option, model_argument, parse_pair, seed_option
+from ._output import check_onnx_target, echo, echo_json, print_table, progress
 
 if TYPE_CHECKING:
     from lstm_edge_exporters.lift.pipeline import Lifted
@@ -24,8 +24,8 @@ __all__ = ["command"]
 
 
 @click.command("lift")
-@click.argument("model", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The file to write.")
+@model_argument
+@click.option("-o", "--output", type=PATH, required=True, help="The file to write.")
 @click.option("--skip-reverse", is_flag=True, help="Leave nodes that read time backwards; lift the rest.")
 @click.option(
     "--input",
@@ -49,13 +49,7 @@ __all__ = ["command"]
     metavar="INPUT=OUTPUT",
     help="A state that the file has already, where names do not tell. Repeatable.",
 )
-@click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Seed of the data for the verification.",
-)
+@seed_option
 @json_option
 def command(
     model: Path,
@@ -77,11 +71,12 @@ def command(
     Example:
       lstm-edge lift keras.onnx -o stateful.onnx
       lstm-edge lift tagger.onnx -o tagger-lifted.onnx --skip-reverse
-      lstm-edge lift silero_vad.onnx -o vad16.onnx --branch sr=16000 --input input=N,512
+      lstm-edge lift silero_vad.onnx -o vad16.onnx --branch sr=16000 \\
+          --input input=N,512
     """  # noqa: D301
     check_model_path(model)
     check_onnx_target(output)
-    with needing_export("lift"):
+    with needing("export", "lift"):
         from lstm_edge_exporters.lift import LiftConfig, lift
         from lstm_edge_exporters.lift.read import check_keeps_weights
     check_keeps_weights(model, output)
@@ -173,22 +168,22 @@ def _document(lifted: "Lifted", output: Path) -> dict[str, Any]:
             {
                 "input": state.input,
                 "output": state.output,
-                "axes": list(state.axes),
-                "reset": state.reset.tolist() if isinstance(state.reset, np.ndarray) else state.reset,
+                "axes": state.axes,
+                "reset": np.asarray(state.reset).tolist(),
                 "lifted": state in report.lifted,
             }
             for state in (*report.lifted, *report.recognized)
         ],
         "left": [{"node": entry.node, "state": entry.state, "reason": entry.reason} for entry in report.left],
-        "made_dynamic": list(report.made_dynamic),
+        "made_dynamic": report.made_dynamic,
         "equal": {
-            "exact": list(report.equality.exact),
-            "by_rows": list(report.equality.by_rows),
-            "rounded": list(report.equality.rounded),
+            "exact": report.equality.exact,
+            "by_rows": report.equality.by_rows,
+            "rounded": report.equality.rounded,
         },
         "chunks": chunks
         and {
-            "sizes": list(chunks.sizes),
+            "sizes": chunks.sizes,
             "max_abs": {
                 each.name: each.max_abs if np.isfinite(each.max_abs) else None for each in chunks.comparisons
             },

@@ -2,50 +2,36 @@
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
-import numpy as np
-import numpy.typing as npt
 
 from lstm_edge.data.config import ReadConfig
 from lstm_edge.data.evaluation import read_for_model
-from lstm_edge.data.recordings import Recording
-from lstm_edge.data.sample_input import SampleInput, run_series
-from lstm_edge.results import main_output, top_rows
+from lstm_edge.data.sample_input import run_series
 from lstm_edge_runtime.errors import InputError, printable
 from lstm_edge_runtime.files import replacing
 
-from ._data import data_options, note
-from ._model import ModelOptions, model_argument, model_options, open_model
+from ._data import data_options
+from ._model import ModelOptions, model_options, open_model
+from ._options import PATH, json_lines_option, model_argument
+from ._output import note
 from ._results import ResultLines
 
-if TYPE_CHECKING:
-    from lstm_edge_runtime import Model
-
 __all__ = ["command"]
-
-_ROWS_PER_CALL = 256
-"""Enough to keep every core busy, and few enough that memory stays small."""
 
 
 @click.command("predict")
 @model_argument
-@click.argument("data", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write there instead of printing.")
-@click.option("--json", "as_json", is_flag=True, help="Write JSON lines instead of CSV.")
+@click.argument("data", type=PATH)
+@click.option("-o", "--output", type=PATH, help="Write there instead of printing.")
+@json_lines_option
 @data_options
 @model_options
 def command(
-    model: Path,
-    data: Path,
-    output: Path | None,
-    as_json: bool,
-    options: ModelOptions,
-    **columns: Any,
+    model: Path, data: Path, output: Path | None, as_json: bool, options: ModelOptions, **columns: Any
 ) -> None:
     """Run MODEL on every series of DATA, from the reset state, and write one line per series.
 
@@ -55,7 +41,7 @@ def command(
 
     \b
     Example:
-      lstm-edge predict har.onnx recordings.csv --series recording -o activities.csv
+      lstm-edge predict har.onnx recordings.csv --series day -o activities.csv
     """  # noqa: D301
     if data.suffix in (".onnx", ".ort") and model.suffix not in (".onnx", ".ort"):
         raise InputError(f"{model} and {data} are swapped; type lstm-edge predict {data} {model}")
@@ -64,24 +50,10 @@ def command(
     found = recordings.series
     lines = ResultLines(opened.interface.task, "series", as_json=as_json)
     with _writer(output) as write:
-        results = _predict(opened, samples, found)
+        results = run_series(opened, samples, [one.x for one in found])
         write(lines.header(results.shape[1]))
         for one, row in zip(found, results, strict=True):
             write(lines.line(one.name, row))
-
-
-def _predict(model: "Model", samples: SampleInput, found: Sequence[Recording]) -> npt.NDArray[Any]:
-    """Return one row ``(C,)`` a series; equally long ones share a call."""
-    results: dict[int, npt.NDArray[Any]] = {}
-    by_length = sorted(range(len(found)), key=lambda index: len(found[index].x))
-    for _, group in groupby(by_length, key=lambda index: len(found[index].x)):
-        members = list(group)
-        together = _ROWS_PER_CALL if samples.batched else 1
-        for start in range(0, len(members), together):
-            part = members[start : start + together]
-            values = main_output(model, run_series(model, samples, [found[index].x for index in part]))
-            results.update(zip(part, top_rows(values, len(part)), strict=True))
-    return np.stack([results[index] for index in range(len(found))])
 
 
 @contextlib.contextmanager

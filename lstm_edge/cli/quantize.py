@@ -10,29 +10,25 @@ import click
 from lstm_edge.data.config import ReadConfig
 from lstm_edge.data.evaluation import read_samples
 
-from ._data import data_options, note
-from ._extras import needing_export
+from ._data import data_options
+from ._extras import needing
 from ._model import ModelOptions, check_model_path, open_model
-from ._output import check_onnx_target, echo, echo_json, json_option, print_table, progress
+from ._options import PATH, fill, json_option, model_argument
+from ._output import check_onnx_target, echo, echo_json, note, print_table, progress
 
 if TYPE_CHECKING:
     from lstm_edge_exporters.quantization import Quantized
 
 __all__ = ["command"]
 
-_SHARE = click.FloatRange(0, 1)
-
 
 @click.command("quantize")
-@click.argument("model", type=click.Path(path_type=Path))
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), required=True, help="The .onnx file to write."
-)
+@model_argument
+@click.option("-o", "--output", type=PATH, required=True, help="The .onnx file to write.")
 @click.option(
     "--precision",
     type=click.Choice(["int8", "fp16"]),
     default="int8",
-    show_default=True,
     help="int8, or fp16: half the size on a CPU, half-precision arithmetic on a GPU.",
 )
 @click.option(
@@ -40,44 +36,30 @@ _SHARE = click.FloatRange(0, 1)
     "target",
     type=click.Choice(["auto", "x86-vnni", "x86", "arm", "gpu"]),
     default="auto",
-    show_default=True,
     help="The device's arithmetic; auto is this machine's. x86 is one without VNNI; gpu goes with fp16.",
 )
 @click.option("--weights-only", is_flag=True, help="int8 weights, float arithmetic: small, and no slower.")
 @click.option(
     "--keep-io/--no-keep-io",
     default=True,
-    show_default=True,
     help="float32 inputs, outputs and states in a fp16 file for a GPU.",
 )
-@click.option(
-    "--data", type=click.Path(path_type=Path), help="Real data to judge on: .npz, .npy or .csv, as train's."
-)
+@click.option("--data", type=PATH, help="Real data to judge on: .npz, .npy or .csv, as train's.")
 @data_options
-@click.option("--min-agreement", type=_SHARE, default=0.975, show_default=True, help="Share of equal labels.")
-@click.option("--max-drift", type=float, default=0.1, show_default=True, help="State drift over 1,000 steps.")
 @click.option(
-    "--max-change", type=float, default=0.25, show_default=True, help="Output change, of its range."
+    "--min-agreement",
+    "agreement",
+    type=click.FloatRange(0, 1),
+    default=0.975,
+    help="Share of equal labels.",
 )
+@click.option("--max-drift", "drift", type=float, default=0.1, help="State drift over 1,000 steps.")
+@click.option("--max-change", "change", type=float, default=0.25, help="Output change, of its range.")
 @click.option(
     "--force", is_flag=True, help="Write the file even where it is slower here than the float file."
 )
 @json_option
-def command(
-    model: Path,
-    output: Path,
-    precision: str,
-    target: str,
-    weights_only: bool,
-    keep_io: bool,
-    data: Path | None,
-    min_agreement: float,
-    max_drift: float,
-    max_change: float,
-    force: bool,
-    as_json: bool,
-    **columns: Any,
-) -> None:
+def command(model: Path, output: Path, data: Path | None, force: bool, as_json: bool, **options: Any) -> None:
     """Make MODEL, an fp32 .onnx file with a manifest, smaller and mostly faster.
 
     Nothing is written unless the result loads, really is quantized, is smaller, and keeps to its accuracy
@@ -92,16 +74,14 @@ def command(
     """  # noqa: D301
     check_model_path(model)
     check_onnx_target(output)
-    with needing_export("quantize"):
+    with needing("export", "quantize"):
         from lstm_edge_exporters.quantization import Budget, QuantizeConfig, quantize
 
         samples = None
         if data is not None:
-            samples = read_samples(
-                data, open_model(model, ModelOptions("cpu", 1)), ReadConfig(**columns), note
-            )
-    budget = Budget(agreement=min_agreement, drift=max_drift, change=max_change)
-    config = QuantizeConfig(precision, target, weights_only, keep_io, budget)
+            opened = open_model(model, ModelOptions("cpu", 1))
+            samples = read_samples(data, opened, fill(ReadConfig, options), note)
+    config = fill(QuantizeConfig, options | {"budget": fill(Budget, options)})
     with progress(quiet=as_json) as show:
         made = quantize(model, config, samples, on_progress=show)
     refused = bool(made.slower) and not force

@@ -4,14 +4,15 @@ from pathlib import Path
 
 import click
 
-from ._extras import needing_report
-from ._output import echo, echo_json, json_option
+from ._extras import needing
+from ._options import PATH, json_option
+from ._output import echo, echo_json
 
 __all__ = ["command"]
 
 
 @click.command("report")
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=PATH)
 @json_option
 def command(run: Path, as_json: bool) -> None:
     """Write report.html and curves.png into the folder RUN, from what training left there.
@@ -24,7 +25,7 @@ def command(run: Path, as_json: bool) -> None:
     Example:
       lstm-edge report runs/har
     """  # noqa: D301
-    with needing_report("report"):
+    with needing("report", "report"):
         from lstm_edge.report.training import write_report
     page, curves = write_report(run)
     if as_json:

@@ -1,33 +1,30 @@
 """``lstm-edge score``: run a file on a Parquet data set of any size."""
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from ._extras import needing_parquet
-from ._model import engine_option
-from ._options import split_names
-from ._output import Screen, echo_json, json_option, print_table, progress
-
-if TYPE_CHECKING:
-    from lstm_edge.score.pipeline import ScoreReport
+from ._extras import needing
+from ._options import NAMES, PATH, engine_option, json_option
+from ._output import echo, echo_json, print_table, progress
 
 __all__ = ["command"]
 
 
 @click.command("score")
 @click.argument("dataset")
-@click.option("-m", "--model", type=click.Path(path_type=Path), required=True, help="The model file.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The folder to write.")
+@click.option("-m", "--model", type=PATH, required=True, help="The model file.")
+@click.option("-o", "--output", type=PATH, required=True, help="The folder to write.")
 @click.option("--series", metavar="COLUMN", help="Column that tells series apart.  [default: series]")
 @click.option("--order", metavar="COLUMN", help="Column that a series is sorted by.  [default: order]")
-@click.option("--features", callback=split_names, metavar="NAMES", help="Columns.  [default: the model's]")
+@click.option("--features", type=NAMES, default=(), help="Columns.  [default: the model's]")
 @click.option("--by-window", is_flag=True, help="Each row is a whole window: lists in place of numbers.")
 @click.option("--events", is_flag=True, help="Write changes of the label too, in OUTPUT/_events.")
 @click.option(
     "--since",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="OUTPUT",
     help="Score only files that this earlier output does not hold, and go on from its states.",
 )
@@ -49,53 +46,31 @@ def command(dataset: str, model: Path, output: Path, as_json: bool, **options: A
 
     \b
     Example:
-      lstm-edge score recordings/ -m har.onnx -o scores --series device --order time
-      lstm-edge score recordings/ -m har.onnx -o scores --since scores --series device --order time
+      lstm-edge score days/ -m har.onnx -o scores --series device --order time
+      lstm-edge score days/ -m har.onnx -o scores --since scores
       lstm-edge score 'windows/*.parquet' -m har.onnx -o scores --by-window
     """  # noqa: D301
-    with needing_parquet("score"):
+    with needing("parquet", "score"):
         from lstm_edge.score.config import ScoreConfig
         from lstm_edge.score.pipeline import score
     with progress(quiet=as_json) as show:
         report = score(dataset, model, output, ScoreConfig(**options), show)
     if as_json:
-        echo_json({"output": str(output), **_document(report)})
+        echo_json({"output": str(output), **asdict(report)})
         return
     rows = [
-        (stage.name, f"{stage.rows:,}", f"{stage.seconds:.1f}", f"{stage.rate:,.0f}")
+        (stage.name, f"{stage.rows:,}", f"{stage.seconds:.1f}", f"{stage.rows_per_second:,.0f}")
         for stage in report.stages
     ]
     print_table(str(output), ("stage", "rows", "seconds", "rows/s"), rows)
-    out = Screen()
     for name, why in report.left_out.items():
-        out.print(f"left out: {name}: {why}")
+        echo(f"left out: {name}: {why}")
     known = f", {report.known:,} known from {options['since']}" if options["since"] else ""
     bad = f", {len(report.left_out):,} left out" if report.left_out else ""
     series = f" of {report.series:,} series" if report.series is not None else ""
     events = f"; {report.events:,} events" if report.events is not None else ""
-    out.print(f"{report.rows:,} rows{series} in {report.files:,} files{known}{bad}{events}")
-    out.print(
-        f"{report.seconds:.1f} s, {report.rows / report.seconds:,.0f} rows/s, {report.workers} workers "
-        f"({report.distribution}, {report.engine}); the slowest stage: {report.slowest.name}"
+    echo(f"{report.rows:,} rows{series} in {report.files:,} files{known}{bad}{events}")
+    echo(
+        f"{report.seconds:.1f} s, {report.rows_per_second:,.0f} rows/s, {report.workers} workers "
+        f"({report.distribution}, {report.engine}); the slowest stage: {report.slowest}"
     )
-
-
-def _document(report: "ScoreReport") -> dict[str, Any]:
-    return {
-        "rows": report.rows,
-        "series": report.series,
-        "files": report.files,
-        "known": report.known,
-        "left_out": dict(report.left_out),
-        "events": report.events,
-        "seconds": report.seconds,
-        "rows_per_second": report.rows / report.seconds,
-        "stages": [
-            {"name": each.name, "rows": each.rows, "seconds": each.seconds, "rows_per_second": each.rate}
-            for each in report.stages
-        ],
-        "slowest": report.slowest.name,
-        "workers": report.workers,
-        "distribution": report.distribution,
-        "engine": report.engine,
-    }

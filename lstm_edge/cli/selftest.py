@@ -7,8 +7,9 @@ import click
 
 from lstm_edge_runtime.errors import CheckFailedError
 
-from ._model import ModelOptions, model_argument, model_options, open_model
-from ._output import Screen, echo_json, json_option, print_table
+from ._model import ModelOptions, model_options, open_model
+from ._options import PATH, json_option, model_argument
+from ._output import echo, echo_json, print_table
 
 if TYPE_CHECKING:
     from lstm_edge_runtime import Model
@@ -22,20 +23,10 @@ _WHOLE, _CHUNKED = "whole", "in chunks"
 
 @click.command("selftest")
 @model_argument
-@click.option(
-    "--golden",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Replay the golden vectors in DIR instead.",
-)
+@click.option("--golden", type=PATH, metavar="DIR", help="Replay the golden vectors in DIR instead.")
 @model_options
 @json_option
-def command(
-    model: Path,
-    golden: Path | None,
-    options: ModelOptions,
-    as_json: bool,
-) -> None:
+def command(model: Path, golden: Path | None, options: ModelOptions, as_json: bool) -> None:
     """Replay MODEL's golden case on this device, whole and in chunks, and compare with the reference.
 
     Where the native engine takes the steps of streams, both engines replay it.
@@ -80,9 +71,7 @@ def command(
             rows,
         )
         if golden is None and not any(how.startswith(_CHUNKED) for how, _ in found):
-            Screen().print(
-                "not replayed in chunks: the file can't be fed in chunks, or the case is too short"
-            )
+            echo("not replayed in chunks: the file can't be fed in chunks, or the case is too short")
     how, worst = max(found, key=lambda pair: pair[1].ratio)
     if not worst.ok:
         what = "the golden case fails" if golden is None else "golden vectors fail"

@@ -15,7 +15,8 @@ from lstm_edge.results import main_output, top_rows
 from lstm_edge_runtime.errors import CheckFailedError, InputError, counted, printable
 
 from ._line import FrameParser, LineParser
-from ._model import ModelOptions, model_argument, model_options, open_model
+from ._model import ModelOptions, model_options, open_model
+from ._options import PATH, json_lines_option, model_argument
 from ._output import echo
 from ._pipes import LONGEST, LinePipe, stopped_by_signals
 from ._results import ResultLines
@@ -35,7 +36,7 @@ Parser = Callable[[bytes], "npt.NDArray[Any] | None"]
 @model_argument
 @click.option(
     "--state",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="FILE",
     help="Keep the state there and go on from it after a restart.",
 )
@@ -43,7 +44,6 @@ Parser = Callable[[bytes], "npt.NDArray[Any] | None"]
     "--save-every",
     type=click.FloatRange(min=0),
     default=1.0,
-    show_default=True,
     metavar="SECONDS",
     help="How old FILE may be while samples come; 0 saves after each. It is also saved at the end.",
 )
@@ -53,7 +53,7 @@ Parser = Callable[[bytes], "npt.NDArray[Any] | None"]
     help="Read raw numbers of this kind in the machine's byte order, a sample after the other, not text.",
 )
 @click.option("--strict", is_flag=True, help="Stop at a malformed line instead of skipping it.")
-@click.option("--json", "as_json", is_flag=True, help="Write JSON lines instead of CSV.")
+@json_lines_option
 @model_options
 def command(
     model: Path,

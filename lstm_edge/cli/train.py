@@ -1,9 +1,8 @@
 """``lstm-edge train``."""
 
-from dataclasses import fields, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -15,52 +14,33 @@ from ..data.training import read_training_data
 from ..run_files import REPORT, check_run_folder
 from ..training.config import CLASS_WEIGHTS, TrainConfig
 from ._data import data_options
-from ._extras import needing_export, needing_report
-from ._options import RATE, split_names
-from ._output import Screen, echo_json, json_option
+from ._extras import needing
+from ._options import NAMES, PATH, RATE, fill, json_option
+from ._output import Screen, echo, echo_json
 from ._training import epoch_log, print_summary, training_progress
 
 if TYPE_CHECKING:
-    from ..training import Epoch
+    from ..training.loop import Epoch
 
 __all__ = ["command"]
 
-_C = TypeVar("_C", DataConfig, TrainConfig)
-
 
 @click.command()
-@click.argument("data", type=click.Path(path_type=Path))
+@click.argument("data", type=PATH)
 @click.option(
-    "-o",
-    "--output",
-    "folder",
-    type=click.Path(path_type=Path),
-    required=True,
-    metavar="RUN",
-    help="The run folder to make.",
+    "-o", "--output", "folder", type=PATH, required=True, metavar="RUN", help="The run folder to make."
 )
 @click.option("--window", type=int, help="Time steps of a sample; without it every series is taken whole.")
 @click.option("--stride", type=int, help="Time steps between windows.  [default: the window]")
 @data_options
 @click.option(
-    "--target",
-    "targets",
-    callback=split_names,
-    metavar="NAMES",
-    help="Columns with values to predict, for regression.",
+    "--target", "targets", type=NAMES, default=(), help="Columns with values to predict, for regression."
 )
 @click.option(
-    "--forecast",
-    callback=split_names,
-    metavar="NAMES",
-    help="Columns whose next value to predict; needs --window.",
+    "--forecast", type=NAMES, default=(), help="Columns whose next value to predict; needs --window."
 )
-@click.option(
-    "--units", callback=split_names, metavar="NAMES", help="Units of the values, kept in the exported file."
-)
-@click.option(
-    "--rate", "sampling_rate", type=RATE, metavar="RATE", help="Sampling rate, kept in the exported file."
-)
+@click.option("--units", type=NAMES, default=(), help="Units of the values, kept in the exported file.")
+@click.option("--rate", "sampling_rate", type=RATE, help="Sampling rate, kept in the exported file.")
 @click.option(
     "--validation", type=float, help="Fraction of the series that decides when to stop.  [default: 0.2]"
 )
@@ -98,7 +78,7 @@ _C = TypeVar("_C", DataConfig, TrainConfig)
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Where to train.  [default: cpu]")
 @click.option(
     "--tensorboard",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="DIR",
     help="Write loss and score by epoch there too, where tensorboard is installed.",
 )
@@ -126,8 +106,8 @@ def command(
     \b
     Example:
       lstm-edge train har.npz -o runs/har
-      lstm-edge train log.csv -o runs/log --series ride --label surface --window 100 --stride 50
-      lstm-edge train load.csv -o runs/load --forecast megawatt --window 48 --stride 1
+      lstm-edge train log.csv -o runs/log --label surface --window 100 --stride 50
+      lstm-edge train load.csv -o runs/load --forecast megawatt --window 48
     """  # noqa: D301
     if resume and overwrite:
         raise InputError("--resume goes on with a run and --overwrite replaces it; give one of the two")
@@ -142,14 +122,14 @@ def command(
     }
     data_config, config = DataConfig(), TrainConfig()
     if resume:
-        with needing_export("train"):
+        with needing("export", "train"):
             from ..training.resume import read_configs
         data_config, config = read_configs(folder)
-    data_config, config = _with_given(data_config, given), _with_given(config, given)
+    data_config, config = fill(DataConfig, vars(data_config) | given), fill(TrainConfig, vars(config) | given)
     check_run_folder(folder, resume=resume, overwrite=overwrite)
     read = read_training_data(data, data_config, seed=config.seed, batch_size=config.batch_size)
-    config = config.resolved(len(read.sets.train.x))
-    with needing_export("train"):
+    config = config.resolved(len(read.sets.windows["train"].x))
+    with needing("export", "train"):
         from ..training.runner import train_on
     with (
         training_progress(config.epochs or 0, quiet=as_json) as (show_epoch, on_fold),
@@ -162,30 +142,21 @@ def command(
 
         run = train_on(read, folder, data_config, config, resume=resume, on_epoch=on_epoch, on_fold=on_fold)
     interrupted = run.summary["stopped"] == "interrupted"
-    no_report = ""
+    kept = f"kept in {folder}; see {folder / REPORT}\n"
     try:
-        with needing_report("train"):
+        with needing("report", "train"):
             from ..report.training import write_report
         write_report(folder)
     except MissingDependencyError as error:
-        no_report = f"no report: {error}"
+        kept = f"kept in {folder}\n\nno report: {error}"
     if as_json:
         echo_json({"run": str(folder), "sha256": run.sha256, **run.summary})
     else:
         print_summary(run.summary)
-        Screen().print(f"kept in {folder}\n" if no_report else f"kept in {folder}; see {folder / REPORT}\n")
-        if no_report:
-            Screen().print(no_report)
+        echo(kept)
         Screen().print("next:", style="bold")
         if interrupted:
-            Screen().print(f"  lstm-edge train {data} -o {folder} --resume")
-        Screen().print(f"  lstm-edge export {folder} -o model.onnx")
+            echo(f"  lstm-edge train {data} -o {folder} --resume")
+        echo(f"  lstm-edge export {folder} -o model.onnx")
     if interrupted:
         raise KeyboardInterrupt(f"the best so far is in {folder}")
-
-
-def _with_given(config: _C, given: dict[str, Any]) -> _C:
-    """Return ``config`` with the options that were given on the command line."""
-    return replace(
-        config, **{entry.name: given[entry.name] for entry in fields(config) if entry.name in given}
-    )

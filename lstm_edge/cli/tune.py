@@ -8,13 +8,13 @@ import click
 
 from lstm_edge_runtime.errors import InputError
 
-from ._model import ModelOptions, engine_option, open_model
-from ._options import RATE
-from ._output import Screen, echo_json, json_option, print_table, progress
+from ._model import ModelOptions, open_model
+from ._options import PATH, RATE, engine_option, json_option, models_argument
+from ._output import echo, echo_json, print_table, progress
 
 if TYPE_CHECKING:
     from lstm_edge.timing.objective import Objective
-    from lstm_edge.timing.search import Outcome, Trial
+    from lstm_edge.timing.search import Outcome
 
 __all__ = ["command"]
 
@@ -22,17 +22,16 @@ _THROUGHPUT_STREAMS = 64
 
 
 @click.command("tune")
-@click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path))
+@models_argument
 @click.option(
     "--goal",
     "goal_name",
     type=click.Choice(["latency", "p99", "throughput", "energy"]),
     default="latency",
-    show_default=True,
     help="What to make small: a step's median time, its 99th percentile, the time a sample of many streams "
     "takes, or the processor time a step takes.",
 )
-@click.option("--rate", type=RATE, metavar="RATE", help="Calls come at this rate, such as 100Hz.")
+@click.option("--rate", type=RATE, help="Calls come at this rate, such as 100Hz.")
 @click.option(
     "--streams", type=click.IntRange(min=1), help="Streams that share a call.  [default: 1; throughput: 64]"
 )
@@ -40,12 +39,9 @@ _THROUGHPUT_STREAMS = 64
     "--seconds",
     type=click.FloatRange(min=0, min_open=True),
     default=60.0,
-    show_default=True,
     help="The time budget.",
 )
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="The profile.  [default: MODEL.profile.json]"
-)
+@click.option("-o", "--output", type=PATH, help="The profile.  [default: MODEL.profile.json]")
 @engine_option
 @json_option
 def command(
@@ -77,8 +73,6 @@ def command(
     from lstm_edge_runtime.files import replacing
     from lstm_edge_runtime.profile import host_key
 
-    if len({path.resolve() for path in models}) < len(models):
-        raise InputError("got a file twice; name each once")
     with open_model(models[0], ModelOptions(engine=engine)) as model:
         signal, first = model.interface.signal, model.engine
     engines = [first] if engine != "auto" or first == "onnxruntime" else [first, "onnxruntime"]
@@ -86,22 +80,13 @@ def command(
         rate = signal.sampling_rate
         if rate is None:
             raise InputError("energy depends on the rate, which the file does not state; give --rate")
-    objective = Objective(
-        goal_name, rate, streams or (_THROUGHPUT_STREAMS if goal_name == "throughput" else 1)
-    )
+    streams = streams or (_THROUGHPUT_STREAMS if goal_name == "throughput" else 1)
+    objective = Objective(goal_name, rate, streams)
     target = output or models[0].with_suffix(".profile.json")
     providers = [state.name for state in try_providers() if state.usable]
     with replacing(target) as temporary:
         with progress(quiet=as_json) as show:
-            outcome = tune(
-                models,
-                objective,
-                seconds,
-                providers,
-                host_key()["cores"],
-                engines,
-                show,
-            )
+            outcome = tune(models, objective, seconds, providers, host_key()["cores"], engines, show)
         document = _document(outcome, objective)
         outcome.chosen.profile(objective.name, document).save(temporary)
     if as_json:
@@ -126,14 +111,16 @@ def _document(outcome: "Outcome", objective: "Objective") -> dict[str, Any]:
             "options": default.options._asdict(),
             "cost": outcome.default_cost,
         },
-        "ratio": asdict(outcome.final) if outcome.final else None,
-        "trials": [_trial(trial) for trial in outcome.trials],
+        "ratio": outcome.final and asdict(outcome.final),
+        "trials": [
+            {
+                "candidate": str(trial.candidate),
+                "ratio": trial.interval and asdict(trial.interval),
+                "verdict": trial.verdict,
+            }
+            for trial in outcome.trials
+        ],
     }
-
-
-def _trial(trial: "Trial") -> dict[str, Any]:
-    interval = asdict(trial.interval) if trial.interval else None
-    return {"candidate": str(trial.candidate), "ratio": interval, "verdict": trial.verdict}
 
 
 def _print(outcome: "Outcome", objective: "Objective", target: Path) -> None:
@@ -142,12 +129,11 @@ def _print(outcome: "Outcome", objective: "Objective", target: Path) -> None:
         for trial in outcome.trials
     ]
     print_table("tried, each beside the best so far", ["candidate", "share of its cost", "verdict"], rows)
-    screen = Screen()
     if outcome.better and outcome.final:
-        screen.print(
+        echo(
             f"best: {outcome.chosen}: {outcome.cost:.3g} {objective.unit}, {outcome.final} of the default's "
             f"{outcome.default_cost:.3g}"
         )
     else:
-        screen.print(f"nothing beats the defaults beyond noise: {outcome.default_cost:.3g} {objective.unit}")
-    screen.print(f'use it: load("{outcome.chosen.path}", profile="{target}")')
+        echo(f"nothing beats the defaults beyond noise: {outcome.default_cost:.3g} {objective.unit}")
+    echo(f'use it: load("{outcome.chosen.path}", profile="{target}")')

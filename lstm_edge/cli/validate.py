@@ -8,34 +8,40 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
+from lstm_edge.data.config import ReadConfig
 from lstm_edge.run_files import CONFIG
-from lstm_edge_runtime.errors import InputError, counted
+from lstm_edge_runtime.errors import InputError, counted, printable
 
-from ._data import data_options, note
-from ._extras import needing_export, needing_report
-from ._model import check_model_path, engine_option
-from ._output import Screen, echo, echo_json, json_option, progress
+from ._data import data_options
+from ._extras import needing
+from ._model import check_model_path
+from ._options import PATH, engine_option, fill, json_option, model_argument
+from ._output import Screen, echo, echo_json, note, progress
 
 if TYPE_CHECKING:
-    from lstm_edge_exporters.validate import ReferenceModel, ValidateConfig
+    from lstm_edge_exporters.validate import ReferenceModel
     from lstm_edge_exporters.validate.reference import ModelFile
+    from lstm_edge_exporters.validate.report import Group, Report
 
-__all__ = ["command"]
+__all__ = ["command", "print_report"]
 
-_PATH = click.Path(path_type=Path)
+_STYLES = {"passed": "green", "failed": "bold red", "skipped": "dim"}
 
 
 @click.command("validate")
-@click.argument("model", type=_PATH)
+@model_argument
 @click.option(
     "--against",
     metavar="REFERENCE",
     help="A run folder, a checkpoint, package.module:factory, or another .onnx file; without it, the golden "
     "vectors alone.",
 )
-@click.option("--weights", type=_PATH, help="Checkpoint that a factory's module loads.")
-@click.option("--data", type=_PATH, help="Real data: .npz, .npy or .csv, as train's; its test part counts.")
+@click.option("--weights", type=PATH, help="Checkpoint that a factory's module loads.")
+@click.option("--data", type=PATH, help="Real data: .npz, .npy or .csv, as train's; its test part counts.")
 @data_options
 @click.option(
     "--golden",
@@ -44,13 +50,13 @@ _PATH = click.Path(path_type=Path)
     help="Golden vectors to replay.",
 )
 @click.option("--quick", is_flag=True, help="Fewer sizes, cuts and samples, and a tenth of the long run.")
-@click.option("--steps", type=click.IntRange(1), default=10_000, show_default=True, help="Of the long run.")
+@click.option("--steps", type=click.IntRange(1), default=10_000, help="Of the long run.")
 @click.option("--rtol", type=click.FloatRange(0), help="Override the tolerance policy, with --atol.")
 @click.option("--atol", type=click.FloatRange(0), help="Override the tolerance policy, with --rtol.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of what is drawn.")
-@click.option("--junit", type=_PATH, metavar="FILE", help="Write a JUnit report: a test case a check.")
-@click.option("--html", type=_PATH, metavar="FILE", help="Write one self-contained page with plots.")
-@click.option("--save-test-data", type=_PATH, metavar="DIR", help="Record golden vectors of the reference.")
+@click.option("--seed", type=click.IntRange(0), default=0, help="Seed of what is drawn.")
+@click.option("--junit", type=PATH, metavar="FILE", help="Write a JUnit report: a test case a check.")
+@click.option("--html", type=PATH, metavar="FILE", help="Write one self-contained page with plots.")
+@click.option("--save-test-data", type=PATH, metavar="DIR", help="Record golden vectors of the reference.")
 @engine_option
 @json_option
 def command(
@@ -58,18 +64,11 @@ def command(
     against: str | None,
     weights: Path | None,
     data: Path | None,
-    golden: Path | None,
-    quick: bool,
-    steps: int,
-    rtol: float | None,
-    atol: float | None,
-    seed: int,
     junit: Path | None,
     html: Path | None,
     save_test_data: Path | None,
-    engine: str,
     as_json: bool,
-    **columns: Any,
+    **options: Any,
 ) -> None:
     """Verify that MODEL computes what its reference computes: exit code 0 if so, 1 if not.
 
@@ -79,8 +78,9 @@ def command(
     \b
     Example:
       lstm-edge validate har.onnx --against runs/har
-      lstm-edge validate har.onnx --against runs/har --data har.npz --junit report.xml --html report.html
-      lstm-edge validate tagger.onnx --against nets.tagger:build --weights tagger.pt
+      lstm-edge validate har.onnx --against runs/har --data har.npz \\
+          --junit report.xml --html report.html
+      lstm-edge validate tagger.onnx --against nets:build --weights tagger.pt
       lstm-edge validate har-int8.onnx --against har.onnx --quick
     """  # noqa: D301
     for target in filter(None, (junit, html)):
@@ -92,10 +92,10 @@ def command(
             raise InputError("--save-test-data records a reference; name it with --against")
         if weights is not None and against is None:
             raise InputError("got --weights without --against package.module:factory")
-        with needing_export("validate"):
+        with needing("export", "validate"):
             from lstm_edge_exporters.validate import ValidateConfig, open_file, validate
         if html is not None:
-            with needing_report("validate --html"):
+            with needing("report", "validate --html"):
                 from lstm_edge_exporters.validate.html import to_html
         if (model / CONFIG).is_file() and against is not None and Path(against).suffix == ".onnx":
             raise InputError(
@@ -104,11 +104,11 @@ def command(
         check_model_path(model)
         file = open_file(model)
         reference = _reference(file, against, weights) if against is not None and file.model else None
-        config = ValidateConfig(
-            seed=seed, quick=quick, rtol=rtol, atol=atol, steps=steps, golden=golden, engine=engine
-        )
-        if data is not None:
-            config = _with_data(config, data, file, columns)
+        if data is not None and file.model is not None:
+            from lstm_edge.data.evaluation import read_samples
+
+            options["data"] = read_samples(data, file.model, fill(ReadConfig, options), note)
+        config = fill(ValidateConfig, options)
         with progress(quiet=as_json) as show:
             report = validate(file, reference, config, on_progress=show)
     if junit is not None:
@@ -120,11 +120,14 @@ def command(
     if as_json:
         echo_json(report.to_dict())
     else:
-        from ._report import print_report
-
         print_report(report, Screen())
     if save_test_data is not None and reference is not None:
-        _save(save_test_data, file, reference, config, quiet=as_json)
+        from lstm_edge_exporters.validate.vectors import save_vectors
+
+        names = save_vectors(save_test_data, file, reference, config)
+        if not as_json:
+            echo(f"{counted(len(names), 'set')} of golden vectors in {save_test_data}")
+            echo(f"next: lstm-edge selftest {file.path} --golden {save_test_data}")
     if not report.ok:
         sys.exit(1)
 
@@ -146,7 +149,7 @@ def _junit_on_error(junit: Path | None, model: Path) -> Iterator[None]:
 
 def _reference(file: "ModelFile", against: str, weights: Path | None) -> "ReferenceModel":
     if not Path(against).exists():
-        with needing_export("validate"):
+        with needing("export", "validate"):
             from ._factory import build_module, is_factory
         if is_factory(against):
             from lstm_edge_exporters.validate.module import against_module
@@ -159,11 +162,7 @@ def _reference(file: "ModelFile", against: str, weights: Path | None) -> "Refere
         from lstm_edge_exporters.validate.reference import against_file
 
         return against_file(against, file)
-    return _run(file, against)
-
-
-def _run(file: "ModelFile", against: str) -> "ReferenceModel":
-    with needing_export("validate"):
+    with needing("export", "validate"):
         from lstm_edge.checkpoint import load
         from lstm_edge.deploy import deployable
         from lstm_edge_exporters.validate.module import against_module
@@ -176,23 +175,54 @@ def _run(file: "ModelFile", against: str) -> "ReferenceModel":
     return against_module(module, file, example, config=config, about=about)
 
 
-def _with_data(
-    config: "ValidateConfig", data: Path, file: "ModelFile", columns: dict[str, Any]
-) -> "ValidateConfig":
-    from lstm_edge.data.config import ReadConfig
-    from lstm_edge.data.evaluation import read_samples
+def print_report(report: "Report", console: Console) -> None:
+    """Print a row a group, then every failure in words; names from files are never taken as markup."""
+    table = Table(
+        title=_text(f"{report.model} against {report.reference}"), title_justify="left", header_style="bold"
+    )
+    for name in ("group", "checks", "floor", "error", "ratio", "result"):
+        table.add_column(name, justify="left" if name in ("group", "result") else "right")
+    for group in report.groups:
+        table.add_row(*_row(group))
+    console.print(table)
+    for group, check, more in report.headlines:
+        rest = f" (and {more} more in this group)" if more else ""
+        console.print(_text(f"FAILED {group.title}: {check.name}: {check.message}{rest}", style="red"))
+    for reason, titles in _skipped(report).items():
+        console.print(_text(f"skipped {', '.join(titles)}: {reason}", style="dim"))
+    for each in report.notes:
+        console.print(_text(f"note: {each}"))
+    console.print(_text(f"covered: {report.coverage}", style="dim"))
+    console.print(_text(f"limits: {report.policy}; seed {report.seed}", style="dim"))
+    total = f"{report.count('passed')} passed, {report.count('failed')} failed"
+    skipped = report.count("skipped")
+    console.print(
+        _text(
+            f"{'PASSED' if report.ok else 'FAILED'}: {total}, {skipped} skipped",
+            style="bold green" if report.ok else "bold red",
+        )
+    )
 
-    if file.model is None:
-        return config
-    return replace(config, data=read_samples(data, file.model, ReadConfig(**columns), note))
+
+def _text(text: str, style: str = "") -> Text:
+    """Return a text with what a terminal would obey escaped."""
+    return Text(printable(text), style)
 
 
-def _save(
-    folder: Path, file: "ModelFile", reference: "ReferenceModel", config: "ValidateConfig", *, quiet: bool
-) -> None:
-    from lstm_edge_exporters.validate.vectors import save_vectors
+def _skipped(report: "Report") -> dict[str, list[str]]:
+    """Return the groups that were left out, by the reason."""
+    reasons: dict[str, list[str]] = {}
+    for group in report.groups:
+        if group.status == "skipped" and group.checks:
+            reasons.setdefault(group.checks[0].message, []).append(group.title)
+    return reasons
 
-    names = save_vectors(folder, file, reference, config)
-    if not quiet:
-        echo(f"{counted(len(names), 'set')} of golden vectors in {folder}")
-        echo(f"next: lstm-edge selftest {file.path} --golden {folder}")
+
+def _row(group: "Group") -> list[Text]:
+    worst = group.worst
+    figures = ["", "", ""]
+    if worst is not None:
+        figures = [f"{value:.2g}" for value in (worst.floor, worst.error, worst.ratio)]
+    result = _text(group.status, style=_STYLES[group.status])
+    ran = len(group.checks) - group.count("skipped")
+    return [_text(group.title), _text(str(ran)), *map(_text, figures), result]

@@ -12,6 +12,7 @@ from .config import ReadConfig
 from .read import read_recordings
 from .recordings import ModelFeatures, Recordings, TargetMode
 from .sample_input import SampleInput, sample_input
+from .windows import pad
 
 if TYPE_CHECKING:
     from lstm_edge_exporters.quantization import Samples
@@ -66,12 +67,9 @@ def read_samples(path: Path, model: "Model", config: ReadConfig, tell: Callable[
     series = [one for one in recordings.series if one.split == "test"] or list(recordings.series)
     last = [one.y[-1] for one in series if one.y is not None]
     truth = np.array([recordings.labels[index] for index in last] if recordings.labels else last)
-    lengths = np.array([len(one.x) for one in series])
     if place.one_step:
         return Samples({place.spec.name: np.concatenate([one.x for one in series])})
-    padded = np.zeros((len(series), lengths.max(), place.width), dtype=np.float32)
-    for row, one in zip(padded, series, strict=True):
-        row[: len(one.x)] = one.x
+    padded, lengths = pad([one.x for one in series])
     return Samples(
         {place.spec.name: padded}, truth if last else None, lengths if len(set(lengths)) > 1 else None
     )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from lstm_edge.results import main_output, top_rows
 from lstm_edge_runtime.errors import InputError
 
 if TYPE_CHECKING:
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     from lstm_edge_runtime.manifest import TensorSpec
 
 __all__ = ["SampleInput", "run_series", "sample_input"]
+
+_ROWS = 256
+"""Series in one call: enough to keep the cores busy, and few enough that memory stays small."""
 
 
 class SampleInput:
@@ -72,13 +76,33 @@ def sample_input(model: "Model") -> SampleInput:
     return SampleInput(spec, width, batch, sequence)
 
 
-def run_series(
+def run_series(model: "Model", samples: SampleInput, series: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """Run series ``(L, I)`` from the reset state, equally long ones together.
+
+    Returns:
+        The main output after the last step of each, ``(series, C)``; the top layer's where the file reads out
+        every layer.
+
+    Raises:
+        ContractError: as ``main_output`` and ``top_rows``.
+    """
+    lengths = np.array([len(one) for one in series])
+    together = _ROWS if samples.batched else 1
+    places, values = [], []
+    for length in np.unique(lengths):
+        members = np.flatnonzero(lengths == length)
+        for start in range(0, len(members), together):
+            part = members[start : start + together]
+            outputs = _run_together(model, samples, [series[index] for index in part])
+            places.append(part)
+            values.append(top_rows(main_output(model, outputs), len(part)))
+    return np.concatenate(values)[np.argsort(np.concatenate(places))]
+
+
+def _run_together(
     model: "Model", samples: SampleInput, rows: Sequence[npt.NDArray[Any]]
 ) -> dict[str, npt.NDArray[Any]]:
-    """Run equally long series, ``(L, I)`` each, from the reset state; return the outputs after the last step.
-
-    A file that takes one step a call is called once a step, its state carried.
-    """
+    """Run equally long series; a file that takes one step a call once a step, its state carried."""
     if not samples.one_step:
         return model.run(samples.arrange(rows))[0]
     state = None

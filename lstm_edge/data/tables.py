@@ -72,7 +72,7 @@ def _from_arrow(column: Any) -> Array:
     cells = column.to_pylist()
     if pa.types.is_timestamp(kind):
         cells = [None if cell is None else cell.isoformat() for cell in cells]
-    return np.array(["" if cell is None else str(cell) for cell in cells], dtype=object)
+    return np.array(["" if cell is None else str(cell).strip() for cell in cells], dtype=object)
 
 
 def _read_table(
@@ -216,15 +216,15 @@ def _parse_csv(path: Path) -> "_Table":
         raise InputError(f"{path} is empty; expected a header and one row per time step")
     if repeated := {name for name in header if header.count(name) > 1}:
         raise InputError(f"{path} has the column {sorted(repeated)[0]!r} twice; rename one")
-    columns = zip(*rows, strict=True)
-    return _Table(path, {name: list(cells) for name, cells in zip(header, columns, strict=True)}, lines)
+    cells = np.array([[cell.strip() for cell in row] for row in rows], dtype=object)
+    return _Table(path, dict(zip(header, cells.T, strict=True)), lines)
 
 
 class _Table:
     """Columns of cells, as text or as numbers."""
 
-    def __init__(self, path: Path, columns: dict[str, Any], lines: Sequence[int]) -> None:
-        """Take columns of text or float64, and the number of each row for messages."""
+    def __init__(self, path: Path, columns: dict[str, Array], lines: Sequence[int]) -> None:
+        """Take columns of text without space around or float64, and the number of each row for messages."""
         self.path = path
         self.header = list(columns)
         self._columns = columns
@@ -242,7 +242,7 @@ class _Table:
     def cell(self, name: str, row: int) -> str:
         """Return one cell as text."""
         cell = self._columns[name][row]
-        return f"{cell:g}" if isinstance(cell, float) else str(cell).strip()
+        return f"{cell:g}" if isinstance(cell, float) else str(cell)
 
     def texts(self, name: str) -> list[str]:
         """Return a column's cells; raises InputError for an empty one."""
@@ -267,7 +267,8 @@ class _Table:
         Raises:
             InputError: a cell that is neither; the first one decides which of the two is expected.
         """
-        if _is_number(self._columns[name][0]):
+        first = self._columns[name][0]
+        if isinstance(first, float) or not np.isnan(_number(first)) or first.lower() in _GAPS:
             return self.numbers([name])[:, 0], False
         seconds = []
         for row in range(len(self)):
@@ -296,12 +297,12 @@ class _Table:
 
     def _numbers(self, name: str, gaps: bool) -> npt.NDArray[np.float64]:
         cells = self._columns[name]
-        values = np.array([_number(cell) for cell in cells]) if isinstance(cells, list) else cells
-        if values.dtype == object:
-            values = np.array([_number(cell) for cell in values])
+        values: npt.NDArray[np.float64] = cells
+        if cells.dtype == object:
+            values = np.array([_number(cell) for cell in cells])
         wrong = ~usable(values)
         if gaps:
-            wrong &= np.array([str(cell).strip().lower() not in _GAPS for cell in cells])
+            wrong &= np.array([str(cell).lower() not in _GAPS for cell in cells])
         if (places := np.flatnonzero(wrong)).size:
             first = int(places[0])
             cell = self.cell(name, first)
@@ -318,7 +319,3 @@ def _number(cell: str) -> float:
         return float(cell)
     except ValueError:
         return np.nan
-
-
-def _is_number(cell: Any) -> bool:
-    return isinstance(cell, float) or not np.isnan(_number(cell)) or str(cell).strip().lower() in _GAPS

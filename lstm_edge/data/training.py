@@ -8,7 +8,7 @@ from lstm_edge_runtime.errors import InputError, counted
 
 from .config import DataConfig
 from .read import data_files, read_recordings
-from .recordings import Recordings
+from .recordings import SETS, Recordings
 from .split import Split, fold_series, join_sets, split_series
 from .windows import Windows, cut_windows
 
@@ -20,9 +20,8 @@ class SetWindows:
     """A split and the windows of its sets."""
 
     split: Split
-    train: Windows
-    validation: Windows
-    test: Windows | None
+    windows: dict[str, Windows]
+    """By the names of ``SETS``, without ``test`` where no test set was asked for."""
 
 
 @dataclass(frozen=True)
@@ -71,15 +70,14 @@ def read_training_data(path: Path, config: DataConfig, *, seed: int, batch_size:
 
 
 def _cut(split: Split, config: DataConfig, batch_size: int) -> SetWindows:
-    train, validation, test = (
-        cut_windows(series, config.window, config.stride) if series else None
-        for series in (split.train, split.validation, split.test)
-    )
-    assert train is not None
-    assert validation is not None
-    if len(train.x) < batch_size:
+    windows = {
+        name: cut_windows(series, config.window, config.stride)
+        for name in SETS
+        if (series := getattr(split, name))
+    }
+    if (samples := len(windows["train"].x)) < batch_size:
         raise InputError(
-            f"got {counted(len(train.x), 'sample')} to train on, fewer than a batch of {batch_size}; give a "
+            f"got {counted(samples, 'sample')} to train on, fewer than a batch of {batch_size}; give a "
             "smaller --batch-size or --stride, or more data"
         )
-    return SetWindows(split, train, validation, test)
+    return SetWindows(split, windows)

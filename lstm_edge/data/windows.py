@@ -11,7 +11,7 @@ from lstm_edge_runtime.errors import InputError
 
 from .recordings import Recording
 
-__all__ = ["Windows", "cut_windows"]
+__all__ = ["Windows", "cut_windows", "pad"]
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,13 @@ def cut_windows(series: Sequence[Recording], window: int | None, stride: int | N
             steady.append(bool((y == y[-1]).all()))
         if window is None and one.y.ndim == 1 and not steady[-1]:
             raise InputError(f"series {one.name!r} has more than one class; give --window to cut it")
-    lengths = np.array([len(piece) for piece in pieces])
-    x = np.zeros((len(pieces), lengths.max(), pieces[0].shape[1]), np.float32)
-    for row, piece in zip(x, pieces, strict=True):
-        row[: len(piece)] = piece
-    return Windows(x, lengths, np.stack(targets), np.array(steady))
+    return Windows(*pad(pieces), np.stack(targets), np.array(steady))
+
+
+def pad(series: Sequence[npt.NDArray[Any]]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Return series ``(L, I)`` as one array ``(S, longest L, I)``, zeros behind each, and their lengths."""
+    lengths = np.array([len(one) for one in series])
+    padded = np.zeros((len(series), lengths.max(), series[0].shape[1]), np.float32)
+    for row, one in zip(padded, series, strict=True):
+        row[: len(one)] = one
+    return padded, lengths

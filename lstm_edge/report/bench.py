@@ -1,33 +1,24 @@
 """The page of ``lstm-edge bench --html``."""
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 from lstm_edge_exporters.render import Axis, Plot, Series, render_page
 
-from ..timing.measure import STREAMS
+from ..timing.measure import STREAMS, describe_costs
 
 __all__ = ["bench_page"]
 
 _PERCENTILES = ((2.0, "p50"), (10.0, "p90"), (100.0, "p99"))
 """Where a percentile stands on a logarithmic axis: one call in so many takes longer."""
-_COSTS = (
-    "bytes",
-    "load, ms",
-    "imports, ms",
-    "peak memory, MB",
-    "after imports, MB",
-    "processor while waiting",
-    "processor at the rate",
-    "processor of pacing alone",
-    "real-time factor",
-)
 
 
 def bench_page(document: dict[str, Any], changes: Sequence[str] = ()) -> str:
     """Return the page for what ``measure`` returned, and for the lines of a comparison with a baseline."""
     files = document["files"]
     rate = document["preemptions_per_second"]
+    costs = list(map(describe_costs, files))
     return render_page(
         __package__,
         "bench.html.j2",
@@ -40,7 +31,7 @@ def bench_page(document: dict[str, Any], changes: Sequence[str] = ()) -> str:
             (title, _words(document[title])) for title in ("host", "software", "settings") if document[title]
         ],
         plots=_plots(files),
-        costs=list(zip(_COSTS, *map(_costs, files), strict=True)),
+        costs=[(what, *(each.get(what, "") for each in costs)) for what in dict.fromkeys(chain(*costs))],
     )
 
 
@@ -83,21 +74,6 @@ def _plots(files: Sequence[dict[str, Any]]) -> list[Plot]:
             )
         )
     return plots
-
-
-def _costs(file: dict[str, Any]) -> list[str]:
-    load, cpu = file["load"], file["cpu"]
-    return [
-        f"{file['bytes']:,}",
-        f"{load['load_ms']:.1f}",
-        f"{load['import_ms']:.0f}",
-        *(
-            "" if load[key] is None else f"{load[key] / 1e6:.1f}"
-            for key in ("peak_bytes", "beyond_import_bytes")
-        ),
-        *("" if cpu[key] is None else f"{cpu[key]:.2%}" for key in ("idle", "at_rate", "pacing_alone")),
-        "" if file["real_time_factor"] is None else f"{file['real_time_factor']:.2g}",
-    ]
 
 
 def _words(value: Any) -> str:

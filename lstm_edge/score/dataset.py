@@ -2,6 +2,7 @@
 
 import glob
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from lstm_edge_runtime.manifest import Array
 
 from .job import Columns, DataFile, Job, fixed_lists
 
-__all__ = ["check_columns", "find_files", "key_columns", "open_parquet", "read_rows", "read_windows"]
+__all__ = ["find_files", "open_parquet", "read_rows", "read_windows", "stored_keys"]
 
 _BATCH, _BATCH_BYTES = 65_536, 2**25
 """Rows decoded at once, and bytes of them as the file's footer says."""
@@ -54,33 +55,46 @@ def find_files(dataset: str) -> list[DataFile]:
     return files
 
 
-def open_parquet(path: str) -> parquet.ParquetFile:
-    """Open a Parquet file.
+def open_parquet(source: DataFile, columns: Columns) -> parquet.ParquetFile:
+    """Open a file that has these columns.
 
     Raises:
         FileFormatError: it can't be read as Parquet.
+        InputError: it lacks a column.
     """
-    try:
-        return parquet.ParquetFile(path, pre_buffer=False)
-    except (pa.ArrowException, OSError) as error:
-        raise FileFormatError(f"{path} can't be read as Parquet ({first_line(error)}); {_ADVICE}") from error
+    with _readable(source):
+        file = parquet.ParquetFile(source.path, pre_buffer=False)
+    stored = file.schema_arrow.names
+    have = [*stored, *_path_columns(source)]
+    for option, column in (("--series", columns.series), ("--order", columns.order)):
+        if column is not None and column not in have:
+            raise missing_name(Path(source.path), "column", column, have, f"name the right one by {option}")
+    for column in columns.features:
+        if column not in stored:
+            raise missing_name(Path(source.path), "column", column, have, "name the features by --features")
+    return file
 
 
-def key_columns(name: str) -> dict[str, str]:
+def stored_keys(source: DataFile, columns: Columns) -> list[str]:
+    """Return which of the columns of series and order are in the file itself, not in its path."""
+    given = _path_columns(source)
+    return [name for name in (columns.series, columns.order) if name and name not in given]
+
+
+def _path_columns(source: DataFile) -> dict[str, str]:
     """Return what the folders of a file's name say of its rows: ``day=17`` is a column ``day``."""
-    pairs = (part.partition("=") for part in name.split("/")[:-1])
+    pairs = (part.partition("=") for part in source.name.split("/")[:-1])
     return {key: value for key, equals, value in pairs if key and equals}
 
 
-def check_columns(path: str, name: str, schema: pa.Schema, columns: Columns) -> None:
-    """Raise ``InputError`` where a file lacks a column."""
-    have = [*schema.names, *key_columns(name)]
-    for option, column in (("--series", columns.series), ("--order", columns.order)):
-        if column is not None and column not in have:
-            raise missing_name(Path(path), "column", column, have, f"name the right one by {option}")
-    for column in columns.features:
-        if column not in schema.names:
-            raise missing_name(Path(path), "column", column, have, "name the features by --features")
+@contextmanager
+def _readable(source: DataFile) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise FileFormatError(
+            f"{source.path} can't be read as Parquet ({first_line(error)}); {_ADVICE}"
+        ) from error
 
 
 def read_rows(
@@ -97,14 +111,8 @@ def read_rows(
     Raises:
         FileFormatError, InputError: the file can't be read, lacks a column, or holds a cell that is no use.
     """
-    file = open_parquet(source.path)
-    columns = job.columns
-    check_columns(source.path, source.name, file.schema_arrow, columns)
-    given = key_columns(source.name)
-    wanted = [
-        each for each in (columns.series, columns.order, *columns.features) if each and each not in given
-    ]
-    for batch in _batches(source, file, wanted, groups, job):
+    columns, given = job.columns, _path_columns(source)
+    for batch in _batches(source, job, groups):
         if columns.series in given:
             series = pa.array([given[columns.series]] * len(batch), pa.string())
         else:
@@ -125,34 +133,23 @@ def read_windows(source: DataFile, job: Job) -> Iterator[tuple[pa.RecordBatch, A
     Raises:
         FileFormatError, InputError: as ``read_rows``.
     """
-    file = open_parquet(source.path)
-    check_columns(source.path, source.name, file.schema_arrow, job.columns)
-    given = key_columns(source.name)
-    keys = [name for name in (job.columns.series, job.columns.order) if name and name not in given]
     first = 0
-    for batch in _batches(source, file, [*keys, *job.columns.features], None, job):
+    for batch in _batches(source, job):
         steps, counts = _windows(source, batch, job, first)
-        yield batch.select(keys), steps, counts
+        yield batch.select(stored_keys(source, job.columns)), steps, counts
         first += len(batch)
 
 
-def _batches(
-    source: DataFile,
-    file: parquet.ParquetFile,
-    columns: Sequence[str],
-    groups: Sequence[int] | None,
-    job: Job,
-) -> Iterator[pa.RecordBatch]:
+def _batches(source: DataFile, job: Job, groups: Sequence[int] | None = None) -> Iterator[pa.RecordBatch]:
+    """Yield the columns that a run needs, in batches that memory holds."""
+    file = open_parquet(source, job.columns)
     about = file.metadata
     size = sum(about.row_group(group).total_byte_size for group in range(about.num_row_groups))
-    rows = _BATCH_BYTES * about.num_rows // max(size, 1)
-    rows = max(1, min(_BATCH, job.rows, rows))
-    try:
-        yield from file.iter_batches(rows, row_groups=groups, columns=list(columns), use_threads=False)
-    except (pa.ArrowException, OSError) as error:
-        raise FileFormatError(
-            f"{source.path} can't be read as Parquet ({first_line(error)}); {_ADVICE}"
-        ) from error
+    rows = max(1, min(_BATCH, job.rows, _BATCH_BYTES * about.num_rows // max(size, 1)))
+    columns = [*stored_keys(source, job.columns), *job.columns.features]
+    batches = file.iter_batches(rows, row_groups=groups, columns=columns, use_threads=False)
+    with _readable(source):
+        yield from batches
 
 
 def _filled(source: DataFile, batch: pa.RecordBatch, name: str, first: int) -> pa.Array:

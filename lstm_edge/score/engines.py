@@ -1,20 +1,20 @@
 """Who does the work: this process, or Ray Data's workers on this machine or a cluster."""
 
-import json
 import logging
 import os
+import pickle
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
-from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
-from lstm_edge_runtime import errors
 from lstm_edge_runtime.errors import InputError, LstmEdgeError, MissingDependencyError, first_line
 
 from .job import Job, Tell
 
-__all__ = ["Engine", "LocalEngine", "RayEngine", "open_engine"]
+__all__ = ["Engine", "open_engine", "open_ray"]
 
 Stage = Callable[[Job, Mapping[str, Any], Tell], dict[str, Any]]
 _PATIENCE = 10
@@ -23,26 +23,21 @@ _OBJECT_STORE = 80 * 2**20
 """Bytes, near the least that Ray takes: rows go through files, items and their results are small."""
 
 
-class Engine(Protocol):
+@dataclass(frozen=True)
+class Engine:
     """Applies a stage to items of work."""
 
+    name: str
+    """``one process`` or ``Ray``."""
     workers: int
     """How many items are in work at once."""
-    name: str
-
-    def map(
-        self, stage: Stage, job: Job, items: Sequence[Mapping[str, Any]], tell: Tell
-    ) -> Iterator[dict[str, Any]]:
-        """Yield each item's result as it is done, in any order; ``tell`` hears of rows."""
-
-    def __enter__(self) -> "Engine": ...  # noqa: PYI034
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    map: Callable[[Stage, Job, Sequence[Mapping[str, Any]], Tell], Iterator[dict[str, Any]]]
+    """Yields each item's result as it is done, in any order; ``Tell`` hears of rows."""
 
 
-def open_engine(workers: int | None, address: str | None) -> Engine:
-    """Return the engine for so many processes on this machine, or for a running cluster.
+@contextmanager
+def open_engine(workers: int | None, address: str | None) -> Iterator[Engine]:
+    """Yield the engine for so many processes on this machine, or for a running cluster.
 
     Args:
         workers: None takes one a core where Ray is installed, else one.
@@ -54,114 +49,92 @@ def open_engine(workers: int | None, address: str | None) -> Engine:
     """
     has_ray = find_spec("ray") is not None
     if address is None and (workers == 1 or (workers is None and not has_ray)):
-        return LocalEngine()
-    if not has_ray:
+        yield Engine("one process", 1, _map_in_turn)
+    elif has_ray:
+        with open_ray(workers, address) as engine:
+            yield engine
+    else:
         raise MissingDependencyError(
             'several workers need ray, which is not installed; pip install "lstm-edge[cluster]", '
             "or give --workers 1"
         )
-    return RayEngine(workers, address)
 
 
-class LocalEngine:
-    """This process, one item after another."""
-
-    workers = 1
-    name = "one process"
-
-    def map(
-        self, stage: Stage, job: Job, items: Sequence[Mapping[str, Any]], tell: Tell
-    ) -> Iterator[dict[str, Any]]:
-        """Yield each item's result."""
-        for item in items:
-            yield stage(job, item, tell)
-
-    def __enter__(self) -> "LocalEngine":  # noqa: PYI034
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass
-
-
-class RayEngine:
-    """Ray Data: a block of one row for each item, mapped by tasks.
+@contextmanager
+def open_ray(workers: int | None, address: str | None) -> Iterator[Engine]:
+    """Yield Ray Data: a block of one row for each item, mapped by tasks; arguments as ``open_engine``.
 
     Ray begins a task again whenever its worker dies. A local Ray listens on loopback only, has no dashboard
     and sends no usage statistics.
     """
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    if address is None:
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # the node's address is 127.0.0.1
+    import ray
+    import ray.data
 
-    name = "Ray"
-
-    def __init__(self, workers: int | None, address: str | None) -> None:
-        """Keep what ``__enter__`` starts with."""
-        self._workers, self._address = workers, address
-        self.workers = workers or 0
-
-    def __enter__(self) -> "RayEngine":  # noqa: PYI034
-        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-        if self._address is None:
-            os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # the node's address is 127.0.0.1
-        import ray
-        import ray.data
-
-        quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
-        if self._address is not None:
-            try:
-                _reach(self._address)
-                ray.init(address=self._address, **quiet)
-            except (OSError, ValueError, RuntimeError) as error:
-                raise InputError(
-                    f"no Ray cluster answers at {self._address} ({first_line(error)}); ray start --head "
-                    "starts one"
-                ) from error
-        else:
-            ray.init(
-                address="local",
-                num_cpus=self._workers,
-                include_dashboard=False,
-                object_store_memory=_OBJECT_STORE,
-                **quiet,
-            )
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
+    if address is None:
+        quiet |= {"include_dashboard": False, "object_store_memory": _OBJECT_STORE}
+        ray.init("local", num_cpus=workers, **quiet)
+    else:
+        try:
+            _reach(address)
+            ray.init(address, **quiet)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise InputError(
+                f"no Ray cluster answers at {address} ({first_line(error)}); ray start --head starts one"
+            ) from error
+    try:
         logging.getLogger("ray.data").setLevel(logging.ERROR)
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
-        self.workers = int(ray.cluster_resources().get("CPU", 1))
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        import ray
-
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        yield Engine("Ray", int(ray.cluster_resources().get("CPU", 1)), _map_by_ray)
+    finally:
         ray.shutdown()
 
-    def map(
-        self, stage: Stage, job: Job, items: Sequence[Mapping[str, Any]], tell: Tell
-    ) -> Iterator[dict[str, Any]]:
-        """Yield each item's result.
 
-        Raises:
-            LstmEdgeError: the stage's own; or Ray itself gave up.
-        """
-        import ray
+def _map_in_turn(
+    stage: Stage, job: Job, items: Sequence[Mapping[str, Any]], tell: Tell
+) -> Iterator[dict[str, Any]]:
+    for item in items:
+        yield stage(job, item, tell)
 
-        rows = [{"item": json.dumps(item)} for item in items]
-        done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-            _call,
-            fn_kwargs={"stage": stage, "job": job},
-            batch_size=1,
-            batch_format="numpy",
-            num_cpus=1,
-        )
-        try:
-            for row in done.iter_rows():
-                result = json.loads(row["result"])
-                if "error" in result:
-                    raise getattr(errors, result["error"])(result["message"])
-                tell(result["done"]["rows"])
-                yield result["done"]
-        except ray.exceptions.RayError as error:
-            raise LstmEdgeError(f"Ray could not finish the work: {first_line(error)}") from error
+
+def _map_by_ray(
+    stage: Stage, job: Job, items: Sequence[Mapping[str, Any]], tell: Tell
+) -> Iterator[dict[str, Any]]:
+    """Yield each item's result.
+
+    Raises:
+        LstmEdgeError: the stage's own; or Ray itself gave up.
+    """
+    import ray
+
+    done = ray.data.from_items(
+        [{"item": pickle.dumps(item)} for item in items], override_num_blocks=len(items)
+    ).map_batches(
+        _call, fn_kwargs={"stage": stage, "job": job}, batch_size=1, batch_format="numpy", num_cpus=1
+    )
+    try:
+        for row in done.iter_rows():
+            result = pickle.loads(row["result"])  # noqa: S301  from a worker, which runs this program
+            if isinstance(result, LstmEdgeError):
+                raise result
+            tell(result["rows"])
+            yield result
+    except ray.exceptions.RayError as error:
+        raise LstmEdgeError(f"Ray could not finish the work: {first_line(error)}") from error
+
+
+def _call(batch: Mapping[str, Any], stage: Stage, job: Job) -> dict[str, list[bytes]]:
+    """Apply a stage to the item in a batch; the project's own errors come back as results."""
+    (item,) = batch["item"]
+    result: object
+    try:
+        result = stage(job, pickle.loads(item), lambda _: None)  # noqa: S301  from this program
+    except LstmEdgeError as error:
+        result = error
+    return {"result": [pickle.dumps(result)]}
 
 
 def _reach(address: str) -> None:
@@ -169,15 +142,3 @@ def _reach(address: str) -> None:
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if colon and port.isdecimal():
         socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE).close()
-
-
-def _call(batch: Mapping[str, Any], stage: Stage, job: Job) -> dict[str, list[str]]:
-    """Apply a stage to the item in a batch; the project's own errors come back as data."""
-    results = []
-    for text in batch["item"]:
-        try:
-            result: dict[str, Any] = {"done": stage(job, json.loads(text), lambda _: None)}
-        except LstmEdgeError as error:
-            result = {"error": type(error).__name__, "message": str(error)}
-        results.append(json.dumps(result))
-    return {"result": results}

@@ -90,22 +90,20 @@ def event_table(job: Job, found: Sequence[tuple[str, Span]], *, is_open: bool) -
     """
     rows = sorted(found, key=lambda each: (each[0], each[1].start))
     spans = [span for _, span in rows]
-    places = {
-        name: from_storage(
-            pa.array([getattr(span, name) for span in spans], job.order_storage), job.order_type
-        )
-        for name in ("start", "end")
+
+    def order(values: Sequence[int | float]) -> pa.Array:
+        return from_storage(pa.array(values, job.order_storage), job.order_type)
+
+    columns = {
+        str(job.columns.series): pa.array([name for name, _ in rows], pa.string()).cast(job.series_type),
+        "start": order([span.start for span in spans]),
+        "end": order([span.end for span in spans]),
+        "label": pa.array([job.labels[span.label] for span in spans], pa.string()),
+        "samples": pa.array([span.samples for span in spans], pa.int64()),
+        "mean_probability": pa.array([span.total / span.samples for span in spans], pa.float64()),
+        "open": pa.array([is_open] * len(spans), pa.bool_()),
     }
-    return pa.table(
-        {
-            str(job.columns.series): pa.array([name for name, _ in rows], pa.string()).cast(job.series_type),
-            **places,
-            "label": pa.array([job.labels[span.label] for span in spans], pa.string()),
-            "samples": pa.array([span.samples for span in spans], pa.int64()),
-            "mean_probability": pa.array([span.total / span.samples for span in spans], pa.float64()),
-            "open": pa.array([is_open] * len(spans), pa.bool_()),
-        }
-    )
+    return pa.table(columns)
 
 
 def from_storage(column: pa.Array, kind: pa.DataType) -> pa.Array:

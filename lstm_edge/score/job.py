@@ -22,7 +22,6 @@ __all__ = [
     "DataFile",
     "Job",
     "Tell",
-    "bucket_of",
     "fixed_lists",
     "from_fixed_lists",
     "hash_of",
@@ -117,13 +116,8 @@ class Job:
 
 
 def hash_of(series: str) -> int:
-    """Return 32 bits of a series' name, the same ones in every process."""
+    """Return 32 bits of a series' name, the same ones in every process: modulo ``buckets`` its bucket."""
     return zlib.crc32(series.encode("utf-8", "surrogatepass"))
-
-
-def bucket_of(series: str, buckets: int) -> int:
-    """Return the part that a series belongs to; of half as many parts it is the same number modulo half."""
-    return hash_of(series) & (buckets - 1)
 
 
 @functools.lru_cache(maxsize=2)

@@ -12,7 +12,7 @@ from pyarrow import parquet
 from lstm_edge_runtime.errors import FileFormatError, first_line
 
 from .events import Span
-from .job import Job, bucket_of, writing
+from .job import Job, hash_of, writing
 
 __all__ = ["Kept", "read_kept", "write_kept"]
 
@@ -30,24 +30,26 @@ class Kept(NamedTuple):
     """By state input, as ``State``."""
 
 
-def write_kept(job: Job, bucket: int, kept: Mapping[str, Kept]) -> None:
-    """Write what is kept of the series of one bucket."""
-    if not kept:
-        return
-    series = list(kept.values())
-    spans = [each.span for each in series]
-    columns: dict[str, pa.Array] = {
-        "series": pa.array(list(kept), pa.string()),
-        "last": pa.array([each.last for each in series], job.order_storage),
-        "label": pa.array([span and span.label for span in spans], pa.int32()),
-        "start": pa.array([span and span.start for span in spans], job.order_storage),
-        "total": pa.array([span and span.total for span in spans], pa.float64()),
-        "samples": pa.array([span and span.samples for span in spans], pa.int64()),
-    }
-    for name in series[0].state:
-        columns[f"state/{name}"] = pa.array([each.state[name].tobytes() for each in series], pa.binary())
-    with writing(job, job.folder("new") / _FOLDER / _name(bucket, job.buckets), durable=True) as path:
-        parquet.write_table(pa.table(columns), path)
+def write_kept(job: Job, kept: Mapping[str, Kept]) -> None:
+    """Write what is kept of series, a file for each bucket."""
+    buckets: dict[int, list[dict[str, Any]]] = {}
+    for name, each in kept.items():
+        row: dict[str, Any] = {"series": name, "last": each.last}
+        row |= each.span._asdict() if each.span else {}
+        row |= {f"state/{key}": array.tobytes() for key, array in each.state.items()}
+        buckets.setdefault(hash_of(name) % job.buckets, []).append(row)
+    for bucket, rows in buckets.items():
+        schema = {
+            "series": pa.string(),
+            "last": job.order_storage,
+            "label": pa.int32(),
+            "start": job.order_storage,
+            "total": pa.float64(),
+            "samples": pa.int64(),
+            **{key: pa.binary() for key in rows[0] if key.startswith("state/")},
+        }
+        with writing(job, job.folder("new") / _FOLDER / _name(bucket, job.buckets), durable=True) as path:
+            parquet.write_table(pa.Table.from_pylist(rows, pa.schema(schema)), path)
 
 
 def read_kept(job: Job, bucket: int, like: Mapping[str, npt.NDArray[Any]]) -> dict[str, Kept]:
@@ -66,26 +68,20 @@ def read_kept(job: Job, bucket: int, like: Mapping[str, npt.NDArray[Any]]) -> di
     kept = {}
     for path in _files(Path(job.previous) / _FOLDER, bucket, job.buckets, job.previous_buckets):
         try:
-            columns = parquet.read_table(path, use_threads=False).to_pydict()
-            for place, name in enumerate(columns["series"]):
-                if bucket_of(name, job.buckets) == bucket:
+            for row in parquet.read_table(path, use_threads=False).to_pylist():
+                if hash_of(row["series"]) % job.buckets == bucket:
                     state = {
-                        key: _array(columns[f"state/{key}"][place], array) for key, array in like.items()
+                        key: np.frombuffer(row[f"state/{key}"], array.dtype).reshape(array.shape)
+                        for key, array in like.items()
                     }
-                    row = {key: columns[key][place] for key in ("last", "label", "start", "total", "samples")}
-                    span = None
-                    if row["label"] is not None:
-                        span = Span(row["label"], row["start"], row["last"], row["total"], row["samples"])
-                    kept[name] = Kept(row["last"], span, state)
-        except (pa.ArrowException, OSError, KeyError, ValueError) as error:  # noqa: PERF203
+                    values = [row["last" if name == "end" else name] for name in Span._fields]
+                    span = None if row["label"] is None else Span(*values)
+                    kept[row["series"]] = Kept(row["last"], span, state)
+        except (pa.ArrowException, OSError, AttributeError, LookupError, TypeError, ValueError) as error:  # noqa: PERF203
             raise FileFormatError(
                 f"{path} is not what an earlier run kept ({first_line(error)}); score without --since"
             ) from error
     return kept
-
-
-def _array(content: bytes, like: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    return np.frombuffer(content, dtype=like.dtype).reshape(like.shape)
 
 
 def _files(folder: Path, bucket: int, buckets: int, previous: int) -> Iterator[Path]:

@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError
+from lstm_edge_runtime.files import check_folder
 from lstm_edge_runtime.json_reader import malformed_as, read_json
+
+from .job import Columns
 
 try:
     import fcntl
@@ -42,18 +45,11 @@ def check_output(output: Path, dataset: str) -> None:
         NotFoundError: the folder it is to stand in does not exist.
         InputError: it is no output of an earlier run and not empty, or lies in the data set or around it.
     """
-    if not output.parent.is_dir():
-        raise NotFoundError(f"{output}: its folder {output.parent} does not exist; make it first")
     own, data = Path(os.path.realpath(output)), Path(os.path.realpath(dataset))
     if own == data or data in own.parents or own in data.parents:
         raise InputError(f"{output} and the data set {dataset} lie in one another; name another output")
-    if output.exists() and not output.is_dir():
-        raise InputError(f"{output} is no folder; name one that is new, empty or an earlier output")
-    if output.is_dir() and not (output / LEDGER).exists() and any(output.iterdir()):
-        raise InputError(
-            f"{output} holds other files, which would be lost; name a folder that is new, empty or an "
-            "earlier output"
-        )
+    if not (output / LEDGER).exists():
+        check_folder(output, lambda _: False)
 
 
 def read_ledger(output: Path) -> dict[str, Any]:
@@ -70,6 +66,9 @@ def read_ledger(output: Path) -> dict[str, Any]:
         ledger: dict[str, Any] = read_json(path.read_bytes())
         known = ledger["schema"] == _SCHEMA
         missing = _NEEDED - ledger.keys() if known else set()
+        if known and not missing:
+            series, order, features = (ledger["columns"][name] for name in Columns._fields)
+            ledger["columns"] = Columns(series, order, tuple(features))
     if missing:
         raise FileFormatError(f"{path} has no {min(missing)!r}; score without --since")
     if not known:

@@ -3,7 +3,7 @@
 import base64
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,16 +12,16 @@ import numpy as np
 import pyarrow as pa
 
 from lstm_edge.data.sample_input import run_series, sample_input
-from lstm_edge.results import class_names, is_classification, main_output, result_names, top_rows
+from lstm_edge.results import class_names, is_classification, result_names
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import FileFormatError, InputError
 
 from .config import ScoreConfig
-from .dataset import check_columns, find_files, open_parquet
+from .dataset import find_files, open_parquet
 from .engines import Engine, open_engine
 from .job import Columns, DataFile, Job
 from .output import adopt, check_output, publish, read_ledger, workspace
-from .stages import count_series, score_series, score_windows, split_files, write_files
+from .stages import score_series, score_windows, split_files, write_files
 from .stepping import Stepper
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ _SPLIT_ROWS = 4_000_000
 """Rows of one item of the first stage, at most; fewer where workers would be idle."""
 _SERIES = 512
 """Series of one item of the second stage that fill a batch."""
-_BUCKETS = (16, 4096)
+_LEAST_BUCKETS, _MOST_BUCKETS = 16, 4096
 """The fewest and the most parts that series are split into."""
 _ROWS, _BYTES, _KEYS = 1_000_000, 2**27, 48
 """Rows in memory at once: at most so many, and so many bytes of features, results and keys (bytes a row)."""
@@ -47,13 +47,9 @@ class StageReport:
     """What one stage did."""
 
     name: str
-    seconds: float
     rows: int
-
-    @property
-    def rate(self) -> float:
-        """Rows a second."""
-        return self.rows / self.seconds if self.seconds else 0.0
+    seconds: float
+    rows_per_second: float
 
 
 @dataclass(frozen=True)
@@ -70,29 +66,36 @@ class ScoreReport:
     """What is wrong with each file that was left out, by name."""
     events: int | None
     seconds: float
+    rows_per_second: float
     stages: Sequence[StageReport]
+    slowest: str
+    """The name of the stage that took longest."""
     workers: int
     distribution: str
     """``one process`` or ``Ray``."""
     engine: str
     """``native`` or ``onnxruntime``."""
 
-    @property
-    def slowest(self) -> StageReport:
-        """The stage that took longest."""
-        return max(self.stages, key=lambda stage: stage.seconds)
-
 
 @dataclass
 class _Found:
-    """The files to score, as their footers describe them."""
+    """The files of the data set, as their footers describe them."""
 
-    sources: list[DataFile] = field(default_factory=list)
+    files: list[DataFile]
+    """All of them, by number."""
+    known: int = 0
+    """How many an earlier run had scored."""
     groups: dict[int, list[int]] = field(default_factory=dict)
-    """Rows of each row group, by file."""
+    """Rows of each row group, of those that are to be scored, by number."""
     schema: pa.Schema | None = None
-    """Of the first file."""
+    """Of the first of these."""
     bad: dict[int, str] = field(default_factory=dict)
+    """What is wrong with those that can't be, by number."""
+
+    @property
+    def rows(self) -> int:
+        """How many there are to score."""
+        return sum(map(sum, self.groups.values()))
 
 
 def score(dataset: str, model: Path, output: Path, config: ScoreConfig, show: Show) -> ScoreReport:
@@ -116,15 +119,23 @@ def score(dataset: str, model: Path, output: Path, config: ScoreConfig, show: Sh
     begun = time.monotonic()
     check_output(output, dataset)
     earlier = read_ledger(config.since) if config.since else None
-    engine_name: Any = earlier["engine"] if earlier and config.engine == "auto" else config.engine
-    opened = load(model, device="cpu", threads=1, engine=engine_name)
+    if earlier:  # what is not given again stays
+        before: Columns = earlier["columns"]
+        config = replace(
+            config,
+            series=config.series or before.series,
+            order=config.order or before.order,
+            features=config.features or before.features,
+            engine=earlier["engine"] if config.engine == "auto" else config.engine,
+        )
+    opened = load(model, device="cpu", threads=1, engine=config.engine)
     columns = _columns(opened, config)
-    everything = find_files(dataset)
-    if inside := [source for source in everything if output.resolve() in Path(source.path).resolve().parents]:
+    files = find_files(dataset)
+    if inside := [source for source in files if output.resolve() in Path(source.path).resolve().parents]:
         raise InputError(
             f"the data set {dataset} takes in {output}, as {inside[0].path}; name another output"
         )
-    found, known = _look(everything, opened, columns, config, earlier)
+    found = _look(files, columns, config, earlier)
     width = _width(opened, config)
     with open_engine(config.workers, config.address) as workers, workspace(output) as work:
         job = _job(model, opened, found, columns, width, config, earlier, work, workers)
@@ -134,8 +145,9 @@ def score(dataset: str, model: Path, output: Path, config: ScoreConfig, show: Sh
                 adopt(output, job.folder("new"))
         run = _Run(job, workers, found, config, show)
         done = run.windows() if config.by_window else run.series()
-        before = earlier or {"files": {}, "left_out": {}}
-        names = {source.number: source for source in found.sources}
+        scored = {each.name: _mark(each, run.rows[each.number]) for each in files if each.number in run.rows}
+        bad = {each: run.bad[each.number] for each in files if each.number in run.bad}
+        known = earlier or {"files": {}, "left_out": {}}
         ledger = {
             "model": {"name": model.name, "identity": job.identity},
             "engine": job.engine,
@@ -146,27 +158,26 @@ def score(dataset: str, model: Path, output: Path, config: ScoreConfig, show: Sh
             "buckets": job.buckets,
             "number": job.number,
             "versions": {name: version(name) for name in ("lstm-edge", "pyarrow", "numpy")},
-            "files": before["files"]
-            | {names[index].name: _mark(names[index], rows) for index, rows in sorted(run.rows.items())},
-            "left_out": before["left_out"]
-            | {
-                names[index].name: _mark(names[index], 0) | {"why": run.bad[index]}
-                for index in sorted(run.bad)
-            },
+            "files": known["files"] | scored,
+            "left_out": known["left_out"]
+            | {each.name: _mark(each, 0) | {"why": why} for each, why in bad.items()},
         }
         publish(work, output, ledger)
+        rows, seconds = sum(run.rows.values()), time.monotonic() - begun
         return ScoreReport(
-            sum(run.rows.values()),
-            done.get("series"),
-            len(run.rows),
-            known,
-            {names[index].name: run.bad[index] for index in sorted(run.bad)},
-            done.get("events") if config.events else None,
-            time.monotonic() - begun,
-            run.stages,
-            workers.workers,
-            workers.name,
-            job.engine,
+            rows=rows,
+            series=done.get("series"),
+            files=len(scored),
+            known=found.known,
+            left_out={each.name: why for each, why in bad.items()},
+            events=done.get("events") if config.events else None,
+            seconds=seconds,
+            rows_per_second=rows / seconds,
+            stages=run.stages,
+            slowest=max(run.stages, key=lambda stage: stage.seconds).name,
+            workers=workers.workers,
+            distribution=workers.name,
+            engine=job.engine,
         )
 
 
@@ -206,46 +217,36 @@ def _width(model: "Model", config: ScoreConfig) -> int:
         return Stepper(model).width
     samples = sample_input(model)
     row = np.zeros((model.interface.signal.window or 1, samples.width), dtype=samples.spec.dtype)
-    return int(top_rows(main_output(model, run_series(model, samples, [row])), 1).shape[1])
+    return int(run_series(model, samples, [row]).shape[1])
 
 
 def _look(
-    everything: Sequence[DataFile],
-    model: "Model",
-    columns: Columns,
-    config: ScoreConfig,
-    earlier: Mapping[str, Any] | None,
-) -> tuple[_Found, int]:
-    """Read the footers of the files that no earlier run scored; return these, and how many were known."""
-    found, known = _Found(), 0
+    files: list[DataFile], columns: Columns, config: ScoreConfig, earlier: Mapping[str, Any] | None
+) -> _Found:
+    """Read the footers of the files that no earlier run scored."""
+    found = _Found(files)
     seen = {**earlier["files"], **earlier["left_out"]} if earlier else {}
-    for source in everything:
-        if source.name in seen:
-            known += 1
-            mark = seen[source.name]
+    for source in files:
+        if (mark := seen.get(source.name)) is not None:
+            found.known += 1
             if (mark["bytes"], mark["modified"]) != (source.size, source.modified):
                 raise InputError(
                     f"{source.path} changed since an earlier run scored it; score everything without --since"
                 )
             continue
-        found.sources.append(source)
         try:
-            file = open_parquet(source.path)
-            check_columns(source.path, source.name, file.schema_arrow, columns)
+            file = open_parquet(source, columns)
         except (FileFormatError, InputError) as error:
             if not config.skip_bad:
                 raise
             found.bad[source.number] = str(error)
             continue
-        groups = file.metadata
-        found.groups[source.number] = [groups.row_group(k).num_rows for k in range(groups.num_row_groups)]
+        about = file.metadata
+        found.groups[source.number] = [about.row_group(k).num_rows for k in range(about.num_row_groups)]
         found.schema = found.schema or file.schema_arrow
-    if found.schema is None and not known:
-        raise InputError(f"none of the {len(everything)} files can be read: {next(iter(found.bad.values()))}")
-    results = {"label", *result_names(model.interface.task, 0)}
-    if taken := results & {columns.series, columns.order}:
-        raise InputError(f"column {sorted(map(str, taken))[0]!r} has the name of a result; rename it")
-    return found, known
+    if found.schema is None and not found.known:
+        raise InputError(f"none of the {len(files)} files can be read: {next(iter(found.bad.values()))}")
+    return found
 
 
 def _job(
@@ -261,10 +262,9 @@ def _job(
 ) -> Job:
     task = opened.interface.task
     place = sample_input(opened)
-    rows = sum(map(sum, found.groups.values()))
     in_memory = config.rows_in_memory or min(_ROWS, _BYTES // (4 * (place.width + width) + _KEYS))
-    wanted = max(16 * workers.workers, rows // in_memory)
-    buckets = 1 << (min(max(wanted, _BUCKETS[0]), _BUCKETS[1]) - 1).bit_length()
+    wanted = max(_LEAST_BUCKETS, 16 * workers.workers, found.rows // in_memory)
+    buckets = 1 << (min(wanted, _MOST_BUCKETS) - 1).bit_length()
     types: dict[str, Any] = {"series": pa.string(), "order": None}
     if found.schema is None and earlier:
         keys = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(earlier["keys"])))
@@ -305,15 +305,10 @@ def _job(
 
 def _check_earlier(earlier: Mapping[str, Any], job: Job, config: ScoreConfig) -> None:
     """Raise ``InputError`` where the run could not go on as one with the earlier one."""
-    columns = {
-        "series": job.columns.series,
-        "order": job.columns.order,
-        "features": list(job.columns.features),
-    }
     same = {
         "the model": (earlier["model"]["identity"][:12], job.identity[:12]),
         "the engine": (earlier["engine"], job.engine),
-        "the columns": (earlier["columns"], columns),
+        "the columns": (earlier["columns"]._asdict(), job.columns._asdict()),
         "--events": (earlier["events"], config.events),
         "--by-window": (earlier["by_window"], config.by_window),
     }
@@ -335,7 +330,6 @@ class _Run:
 
     def __init__(self, job: Job, workers: Engine, found: _Found, config: ScoreConfig, show: Show) -> None:
         self._job, self._workers, self._found, self._config, self._show = job, workers, found, config, show
-        self._total = sum(map(sum, found.groups.values()))
         self.rows: dict[int, int] = {}
         """Of each file that was scored."""
         self.bad = dict(found.bad)
@@ -344,14 +338,14 @@ class _Run:
     def series(self) -> dict[str, int]:
         """Score series; return how many, and how many events there are."""
         parts = self._split_items()
-        buckets, seen = np.zeros(self._job.buckets, dtype=np.int64), 0
+        buckets, series = np.zeros(self._job.buckets, dtype=np.int64), np.empty(0, dtype=np.int64)
         for done in self._stage("read", (0, 0.15), split_files, parts):
             self._take(done)
-            buckets += np.array(done["buckets"])
-            seen |= int(done["seen"], 16)
-        for index in self.bad:
-            self.rows.pop(index, None)
-        tasks = self._tasks(buckets, count_series(seen))
+            buckets += done["buckets"]
+            series = np.union1d(series, done["series"])
+        for number in self.bad:
+            self.rows.pop(number, None)
+        tasks = self._tasks(buckets, len(series))
         items = [
             {"task": task, "parts": len(parts), "buckets": own, "bad": sorted(self.bad)}
             for task, own in enumerate(tasks)
@@ -360,9 +354,8 @@ class _Run:
         for done in self._stage("score", (0.15, 0.9), score_series, items):
             for key in total:
                 total[key] += done[key]
-        by_index = {source.number: source for source in self._found.sources}
-        sizes = [(by_index[index], rows) for index, rows in sorted(self.rows.items())]
-        groups = _grouped(sizes, [rows for _, rows in sizes], self._most())
+        sizes = [(self._found.files[number], rows) for number, rows in sorted(self.rows.items())]
+        groups = _grouped(sizes, [rows for _, rows in sizes], self._most(self._job.rows))
         outputs = [{"tasks": len(items), "files": group} for group in groups]
         for _ in self._stage("write", (0.9, 1), write_files, outputs):
             pass
@@ -370,42 +363,38 @@ class _Run:
 
     def windows(self) -> dict[str, int]:
         """Score files of windows."""
-        sources = [source for source in self._found.sources if source.number in self._found.groups]
-        sizes = [sum(self._found.groups[source.number]) for source in sources]
-        items = [{"files": group} for group in _grouped(sources, sizes, self._most())]
-        for done in self._stage("score", (0, 1), score_windows, items):
+        groups = self._found.groups
+        sources = [self._found.files[number] for number in groups]
+        items = _grouped(sources, list(map(sum, groups.values())), self._most(self._job.rows))
+        for done in self._stage("score", (0, 1), score_windows, [{"files": group} for group in items]):
             self._take(done)
         return {}
 
     def _take(self, done: Mapping[str, Any]) -> None:
-        for index, message in done["bad"]:
+        for number, message in done["bad"].items():
             if not self._config.skip_bad:
                 raise InputError(message)
-            self.bad[index] = message
-        for index, rows in done["by_file"]:
-            self.rows[index] = self.rows.get(index, 0) + rows
+            self.bad[number] = message
+        for number, rows in done["by_file"].items():
+            self.rows[number] = self.rows.get(number, 0) + rows
 
-    def _most(self) -> int:
-        """Return how many rows an item should have: memory's, or less where workers would be idle."""
-        return max(1, min(self._job.rows, self._total // (2 * self._workers.workers) + 1))
+    def _most(self, limit: int) -> int:
+        """Return how many rows an item should have: the limit, or less where workers would be idle."""
+        return min(limit, self._found.rows // (2 * self._workers.workers) + 1)
 
     def _split_items(self) -> list[dict[str, Any]]:
         """Return items of whole files and of ranges of row groups of large files."""
-        most = max(1, min(_SPLIT_ROWS, self._total // (2 * self._workers.workers) + 1))
+        most = self._most(_SPLIT_ROWS)
         pieces: list[tuple[DataFile, list[int] | None, int]] = []
         sizes = []
-        for source in self._found.sources:
-            groups = self._found.groups.get(source.number)
-            if groups is None:
-                continue
-            first, numbers = 0, _grouped(range(len(groups)), groups, most)
-            for group in numbers:
-                whole = len(numbers) == 1
-                pieces.append((source, None if whole else list(group), first))
-                sizes.append(sum(groups[k] for k in group))
+        for number, groups in self._found.groups.items():
+            first, parts = 0, _grouped(range(len(groups)), groups, most)
+            for part in parts:
+                pieces.append((self._found.files[number], part if len(parts) > 1 else None, first))
+                sizes.append(sum(groups[k] for k in part))
                 first += sizes[-1]
             if not groups:
-                self.rows[source.number] = 0
+                self.rows[number] = 0
         return [{"part": part, "files": group} for part, group in enumerate(_grouped(pieces, sizes, most))]
 
     def _tasks(self, rows: "np.ndarray[Any, Any]", series: int) -> list[list[int]]:
@@ -427,7 +416,7 @@ class _Run:
         """Yield the items' results, and report progress meanwhile."""
         begun = shown = time.monotonic()
         done = rows = 0
-        total = max(self._total, 1)
+        total = max(self._found.rows, 1)
 
         def tell(more: int) -> None:
             nonlocal done, shown
@@ -443,7 +432,8 @@ class _Run:
         for result in self._workers.map(stage, self._job, items, tell) if items else ():
             rows += result["rows"]
             yield result
-        self.stages.append(StageReport(name, time.monotonic() - begun, rows))
+        seconds = time.monotonic() - begun
+        self.stages.append(StageReport(name, rows, seconds, rows / seconds))
 
 
 def _grouped(things: Any, sizes: Sequence[int], most: int) -> list[list[Any]]:

@@ -38,11 +38,6 @@ class TimedModel:
         """Whether many streams can share a call."""
         return self.streamable and (self.model.manifest is None or self.model.manifest.batch is not None)
 
-    @property
-    def sampling_rate(self) -> float | None:
-        """Hertz, where the file says."""
-        return self.model.interface.signal.sampling_rate
-
     def samples(self, *, streams: int | None = None, steps: int | None = None) -> dict[str, npt.NDArray[Any]]:
         """Make samples for every input, ``([streams][, steps][, features])``, the same each time.
 

@@ -13,7 +13,7 @@ from .calls import TimedModel, chunk_call, step_call, streams_call
 from .rounds import Call, Rounds, interleave
 from .system import cpu_at_rate, cpu_idle, measure_load
 
-__all__ = ["FORMAT", "STREAMS", "Plan", "measure"]
+__all__ = ["FORMAT", "STREAMS", "Plan", "describe_costs", "measure"]
 
 FORMAT = "lstm-edge bench"
 _SCHEMA = 1
@@ -98,24 +98,16 @@ def _calls(timed_model: TimedModel, plan: Plan) -> tuple[dict[str, Call], list[s
         makers |= {f"{STREAMS}{count}": partial(streams_call, timed_model, count) for count in plan.streams}
     calls = {}
     for name, make in makers.items():
-        call, why = _try(make)
-        if call is None:
-            skipped.append(f"{name}: {why}")
+        try:
+            call = make()
+            call()
+        except LstmEdgeError as error:  # noqa: PERF203
+            skipped.append(f"{name}: {error}")
         else:
             calls[name] = call
     if not calls:
         raise CheckFailedError(f"{timed_model.path} takes none of the calls: {'; '.join(skipped)}")
     return calls, skipped
-
-
-def _try(make: Callable[[], Call]) -> tuple[Call | None, str]:
-    """Return a call that works, or None and why not."""
-    try:
-        call = make()
-        call()
-    except LstmEdgeError as error:
-        return None, str(error)
-    return call, ""
 
 
 def _quiet_rounds(
@@ -142,7 +134,7 @@ def _file(
         name: asdict(found.latency) | {"rounds_us": [value / 1e3 for value in found.rounds]}
         for name, found in timed.items()
     }
-    rate = plan.rate or timed_model.sampling_rate
+    rate = plan.rate or timed_model.model.interface.signal.sampling_rate
     step = measures.get("step")
     return {
         "name": timed_model.name,
@@ -162,6 +154,27 @@ def _file(
         "real_time_factor": step["p50"] * rate / 1e6 if step and rate else None,
         "cpu": _cpu(timed_model, rate),
         "load": asdict(measure_load(timed_model.path, settings)),
+    }
+
+
+def describe_costs(file: dict[str, Any]) -> dict[str, str]:
+    """Return what a file costs beside its calls, in words by what it is; ``file`` is of a ``measure``."""
+    load, cpu = file["load"], file["cpu"]
+    memory = {"peak memory": load["peak_bytes"], "memory beyond imports": load["beyond_import_bytes"]}
+    shares = {
+        "processor while waiting": cpu["idle"],
+        "processor at the rate": cpu["at_rate"],
+        "processor of pacing alone": cpu["pacing_alone"],
+    }
+    rate, factor = file["rate_hz"], file["real_time_factor"]
+    return {
+        "size": f"{file['bytes']:,} bytes",
+        "load": f"{load['load_ms']:.1f} ms",
+        "imports": f"{load['import_ms']:.0f} ms",
+        **{what: f"{size / 1e6:.1f} MB" for what, size in memory.items() if size is not None},
+        **({"rate": f"{rate:g} Hz"} if rate else {}),
+        **{what: f"{share:.2%} of a core" for what, share in shares.items() if share is not None},
+        **({} if factor is None else {"real-time factor": f"{factor:.2g}"}),
     }
 
 

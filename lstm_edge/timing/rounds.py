@@ -9,7 +9,7 @@ import numpy as np
 
 from lstm_edge_runtime.manifest import Array
 
-__all__ = ["Latency", "Rounds", "Timed", "calibration_workload", "interleave"]
+__all__ = ["Latency", "Rounds", "Timed", "calibration_workload", "interleave", "time_calls"]
 
 Call = Callable[[], object]
 _K = TypeVar("_K")
@@ -41,7 +41,8 @@ class Timed:
     @property
     def latency(self) -> Latency:
         """The percentiles over all rounds."""
-        return _summarize(self.calls)
+        p50, p90, p99, longest = (np.percentile(self.calls, [50, 90, 99, 100]) / 1e3).tolist()
+        return Latency(p50, p90, p99, longest, len(self.calls))
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ class Rounds(Generic[_K]):
     @property
     def noise(self) -> float:
         """How much the time of the calibration workload varied: (p90 - p10) / p50."""
-        return _noise(self.calibration)
+        p10, p50, p90 = np.percentile(self.calibration, [10, 50, 90])
+        return float((p90 - p10) / p50)
 
 
 def interleave(calls: Mapping[_K, Call], seconds: float, rounds: int) -> Rounds[_K]:
@@ -70,16 +72,17 @@ def interleave(calls: Mapping[_K, Call], seconds: float, rounds: int) -> Rounds[
         rounds: how many blocks each gets.
     """
     share = seconds / rounds / len(calls)
-    counts = {name: _calls_in(call, share) for name, call in calls.items()}
+    for call in calls.values():
+        time_calls(call, 0, least=_LEAST_CALLS)  # to warm up
     names = list(calls)
     blocks: dict[_K, list[Array]] = {name: [] for name in names}
     fixed = []
     began, before = time.perf_counter(), _preemptions()
     for index in range(rounds):
-        fixed.append(float(np.median([_time(calibration_workload) for _ in range(5)])))
+        fixed.append(float(np.median(time_calls(calibration_workload, 0, least=5))))
         turn = index % len(names)
         for name in names[turn:] + names[:turn]:
-            blocks[name].append(_block(calls[name], counts[name]))
+            blocks[name].append(time_calls(calls[name], share, least=_LEAST_CALLS))
     after, took = _preemptions(), time.perf_counter() - began
     timed = {
         name: Timed(np.concatenate(found), np.array([np.median(block) for block in found]))
@@ -89,16 +92,26 @@ def interleave(calls: Mapping[_K, Call], seconds: float, rounds: int) -> Rounds[
     return Rounds(timed, np.array(fixed), lost)
 
 
-def _noise(rounds: Array) -> float:
-    """Return the spread of times that should not change, (p90 - p10) / p50."""
-    p10, p50, p90 = np.percentile(rounds, [10, 50, 90])
-    return float((p90 - p10) / p50)
+def time_calls(call: Call, seconds: float, rate: float | None = None, *, least: int) -> Array:
+    """Return the time of each call ``(calls,)`` in nanoseconds.
 
-
-def _summarize(nanoseconds: Array) -> Latency:
-    """Return the percentiles of call times ``(calls,)`` in nanoseconds."""
-    p50, p90, p99, longest = (float(value) / 1e3 for value in np.percentile(nanoseconds, [50, 90, 99, 100]))
-    return Latency(p50, p90, p99, longest, len(nanoseconds))
+    Args:
+        call: what to time.
+        seconds: how long to go on.
+        rate: calls a second, with a pause between them that counts as no time; None for no pause.
+        least: the number of calls that are made however long they take.
+    """
+    clock = time.perf_counter_ns
+    pause = 1e9 / rate if rate else 0.0
+    start, end = clock(), seconds * 1e9
+    times: list[int] = []
+    while len(times) < least or clock() - start < end:
+        began = clock()
+        call()
+        times.append(clock() - began)
+        if pause and (wait := start + pause * len(times) - clock()) > 0:
+            time.sleep(wait / 1e9)
+    return np.array(times)
 
 
 def calibration_workload() -> None:
@@ -112,23 +125,6 @@ _MATRIX = np.eye(128, dtype=np.float32) + np.float32(0.01)
 _VECTOR = np.full(128, 0.5, np.float32)
 
 
-def _calls_in(call: Call, seconds: float) -> int:
-    """Warm a call up and give how many fit into ``seconds``."""
-    for _ in range(_LEAST_CALLS):
-        took = _time(call)
-    return max(_LEAST_CALLS, int(seconds * 1e9 / max(took, 1)))
-
-
-def _block(call: Call, count: int) -> Array:
-    times = np.empty(count, np.int64)
-    clock = time.perf_counter_ns
-    for index in range(count):
-        began = clock()
-        call()
-        times[index] = clock() - began
-    return times
-
-
 def _preemptions() -> int | None:
     """Return how often this process lost its core while it had work; POSIX systems only."""
     try:
@@ -136,9 +132,3 @@ def _preemptions() -> int | None:
     except ImportError:
         return None
     return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
-
-
-def _time(call: Call) -> int:
-    began = time.perf_counter_ns()
-    call()
-    return time.perf_counter_ns() - began

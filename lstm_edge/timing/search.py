@@ -23,13 +23,15 @@ from lstm_edge_runtime.profile import Profile
 
 from .calls import TimedModel
 from .objective import Objective
-from .rounds import Call, calibration_workload
+from .rounds import Call
 
 __all__ = ["Candidate", "Outcome", "Trial", "tune"]
 
 _ROUNDS = 9
 _GAIN = 0.98
 """A change is kept where all of its interval is below this share of the best so far."""
+_SWITCHES = 5
+"""Candidates that differ in spinning, arena, memory pattern or optimization; about as many are tried."""
 _FINAL_SHARE = 0.25
 """Of the time budget, kept for the last comparison."""
 
@@ -133,13 +135,14 @@ def tune(
             f"at {objective.rate:g} Hz two comparisons take {2 * least:g} s; give --seconds {2 * least:g} "
             "or more"
         )
-    default = _default(paths[0], engines[0])
+    with load(paths[0]) as model:
+        default = Candidate(paths[0], model.options, engines[0])
     _require_same_interface(paths)
     best = default
     trials: list[Trial] = []
     final = max(seconds * _FINAL_SHARE, least)
     search_end = started + seconds - final
-    steps = _count(paths, providers, cores) + len(engines) - 1
+    steps = len(paths) + len(engines) + len(providers) + len(_thread_counts(cores)) + _SWITCHES - 2
     share = max((seconds - final) / steps, least)
     for candidates in _dimensions(paths[1:], providers, cores, engines[1:]):
         base = best
@@ -152,13 +155,11 @@ def tune(
             trials.append(trial)
             best = candidate if trial.verdict == "kept" else best
     progress(1 - _FINAL_SHARE, "the best beside the defaults")
-    return _conclude(default, best, objective, final, tuple(trials))
-
-
-def _default(path: Path, engine: str) -> Candidate:
-    """Return what ``load(path)`` does by itself, with this engine."""
-    with load(path) as model:
-        return Candidate(path, model.options, engine)
+    # the search picked the best for being lucky, too
+    interval, cost, default_cost = _beside(best, default, objective, final)
+    if best == default or interval.high >= 1:
+        return Outcome(default, default, tuple(trials), None, default_cost, default_cost)
+    return Outcome(default, best, tuple(trials), interval, cost, default_cost)
 
 
 def _dimensions(
@@ -167,7 +168,8 @@ def _dimensions(
     """Give, one option after the other, what turns the best so far into candidates."""
     yield lambda best: [replace(best, path=path) for path in variants]
     yield lambda best: [replace(best, engine=name) for name in engines]
-    yield lambda best: _vary(best, "providers", [_chain(name) for name in providers])
+    chains = [tuple(dict.fromkeys((name, "CPUExecutionProvider"))) for name in providers]
+    yield lambda best: _vary(best, "providers", chains)  # with the CPU behind for what they can't run
     yield lambda best: _vary(best, "threads", _thread_counts(cores))
     yield lambda best: _vary(best, "spinning", [True]) if best.options.threads > 1 else []
     yield lambda best: _vary(best, "arena", [True])
@@ -183,17 +185,8 @@ def _vary(best: Candidate, name: str, values: Sequence[Any]) -> list[Candidate]:
     return [replace(best, engine=engine, options=best.options._replace(**{name: value})) for value in others]
 
 
-def _chain(provider: str) -> tuple[str, ...]:
-    """Return a provider with the CPU behind it for what it can't run."""
-    return tuple(dict.fromkeys((provider, "CPUExecutionProvider")))
-
-
 def _thread_counts(cores: int) -> list[int]:
     return sorted({*(count for count in (1, 2, 4, 8, 16, 32, 64) if count < cores), cores})
-
-
-def _count(paths: Sequence[Path], providers: Sequence[str], cores: int) -> int:
-    return len(paths) - 1 + len(providers) + len(_thread_counts(cores)) + 5
 
 
 def _try(candidate: Candidate, best: Candidate, objective: Objective, seconds: float) -> Trial:
@@ -209,16 +202,6 @@ def _try(candidate: Candidate, best: Candidate, objective: Objective, seconds: f
     return Trial(candidate, interval, verdict)
 
 
-def _conclude(
-    default: Candidate, best: Candidate, objective: Objective, seconds: float, trials: tuple[Trial, ...]
-) -> Outcome:
-    """Measure the winner once more beside the defaults: the search picked it for being lucky, too."""
-    interval, cost, default_cost = _beside(best, default, objective, seconds)
-    if best == default or interval.high >= 1:
-        return Outcome(default, default, trials, None, default_cost, default_cost)
-    return Outcome(default, best, trials, interval, cost, default_cost)
-
-
 def _beside(
     new: Candidate, old: Candidate, objective: Objective, seconds: float
 ) -> tuple[Interval, float, float]:
@@ -228,7 +211,7 @@ def _beside(
         for candidate, model in ((new, first), (old, second)):
             calls.append(objective.call(TimedModel(candidate.path.name, candidate.path, model)))
         costs = np.empty((2, _ROUNDS))
-        for call in (*calls, calibration_workload):
+        for call in calls:
             call()
         for index in range(_ROUNDS):
             for which in (0, 1) if index % 2 else (1, 0):

@@ -13,6 +13,8 @@ from typing import Any
 from lstm_edge_exporters.processes import run_program
 from lstm_edge_runtime.errors import CheckFailedError
 
+from .rounds import Call, time_calls
+
 __all__ = ["LoadCost", "cpu_at_rate", "cpu_idle", "measure_load"]
 
 _STARTS = 3
@@ -97,21 +99,12 @@ def cpu_idle(seconds: float) -> float:
     return _share(lambda: time.sleep(seconds))
 
 
-def cpu_at_rate(call: Callable[[], object], rate: float, seconds: float) -> float:
+def cpu_at_rate(call: Call, rate: float, seconds: float) -> float:
     """Return processor time with ``rate`` calls a second, as a share of one core, the waiting included."""
-
-    def pace() -> None:
-        start = time.perf_counter()
-        for turn in range(1, max(2, int(seconds * rate)) + 1):
-            call()
-            wait = start + turn / rate - time.perf_counter()
-            if wait > 0:
-                time.sleep(wait)
-
-    return _share(pace)
+    return _share(lambda: time_calls(call, seconds, rate, least=2))
 
 
-def _share(action: Callable[[], None]) -> float:
+def _share(action: Callable[[], object]) -> float:
     wall, cpu = time.perf_counter(), time.process_time()
     action()
     return (time.process_time() - cpu) / (time.perf_counter() - wall)

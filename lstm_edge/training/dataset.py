@@ -13,16 +13,12 @@ __all__ = ["Dataset", "crop", "fit_scale", "scale_dataset"]
 
 @dataclass(frozen=True)
 class Dataset:
-    """Samples of one set, padded to one length."""
+    """``Windows`` as tensors."""
 
     x: Tensor
-    """``float32 (S, L, I)``, zeros past each sample's length."""
     lengths: Tensor
-    """``int64 (S,)``."""
     y: Tensor
-    """Class indices ``int64 (S,)`` or values ``float32 (S, C)``: what holds at the last valid step."""
     steady: Tensor
-    """``bool (S,)``: whether ``y`` holds all through, so that any stretch may stand for the sample."""
 
     @classmethod
     def of(cls, windows: Windows) -> "Dataset":

@@ -1,5 +1,6 @@
 """One training: its data as the network sees them, and the run that says what came of it."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from lstm_edge_runtime.manifest import Signal, Task
 
 from ..checkpoint import Run, Scale
 from ..data.config import DataConfig
-from ..data.recordings import Recordings
+from ..data.recordings import SETS, Recordings
 from ..data.split import Split
 from ..data.training import SetWindows
 from ..lstm1 import LSTM1
@@ -32,9 +33,8 @@ class Experiment:
 
     recordings: Recordings
     split: Split
-    train: Dataset
-    validation: Dataset
-    test: Dataset | None
+    sets: Mapping[str, Dataset]
+    """By the names of ``SETS``; without ``test`` where no test set was asked for."""
     inputs: Scale
     targets: Scale | None
     data: DataConfig
@@ -46,19 +46,19 @@ class Experiment:
             torch.manual_seed(self.config.seed)
             model = LSTM1(
                 num_classes=len(self.recordings.labels or self.recordings.targets),
-                input_size=self.train.x.shape[2],
+                input_size=self.sets["train"].x.shape[2],
                 hidden_size=self.config.hidden_size,
                 num_layers=self.config.num_layers,
-                seq_length=self.data.window or self.train.x.shape[1],
+                seq_length=self.data.window or self.sets["train"].x.shape[1],
                 readout="last",
                 dropout=self.config.dropout,
             )
-            _initialize(model, float(self.train.lengths.double().mean()))
+            _initialize(model, float(self.sets["train"].lengths.double().mean()))
             return model
 
     def loop(self) -> Loop:
         """Return the training loop before its first epoch."""
-        return Loop(self.model(), self.train, self.validation, self.config)
+        return Loop(self.model(), self.sets["train"], self.sets["validation"], self.config)
 
     def run(self, loop: Loop, stopped: str) -> Run:
         """Return the best epoch so far as a run, with its metrics."""
@@ -75,12 +75,10 @@ class Experiment:
             "split": {
                 "description": self.split.description,
                 "notes": self.notes,
-                "train": len(self.train),
-                "validation": len(self.validation),
-                "test": len(self.test) if self.test is not None else 0,
+                **{name: len(self.sets[name]) if name in self.sets else 0 for name in SETS},
             },
-            "validation": self.metrics(model, self.validation),
-            "test": self.metrics(model, self.test) if self.test is not None else None,
+            "validation": self.metrics(model, self.sets["validation"]),
+            "test": self.metrics(model, self.sets["test"]) if "test" in self.sets else None,
             "config": asdict(self.config),
         }
         return Run(
@@ -99,7 +97,7 @@ class Experiment:
         """What a reader of the scores should know."""
         notes = [*self.recordings.notes, *self.split.notes]
         if self.recordings.labels and self.config.class_weight == "none":
-            counts = torch.bincount(self.train.y, minlength=len(self.recordings.labels)).tolist()
+            counts = torch.bincount(self.sets["train"].y, minlength=len(self.recordings.labels)).tolist()
             if max(counts) > _IMBALANCE * min(counts):
                 most, least = (self.recordings.labels[counts.index(each(counts))] for each in (max, min))
                 notes.append(
@@ -132,20 +130,11 @@ def make_experiment(
         data: how they were read.
         config: how to train, resolved.
     """
-    split, train = sets.split, Dataset.of(sets.train)
-    inputs = fit_scale(torch.cat([torch.from_numpy(one.x.astype(np.float32)) for one in split.train]))
-    targets = None if recordings.labels else fit_scale(train.y)
-    return Experiment(
-        recordings,
-        split,
-        scale_dataset(train, inputs, targets),
-        scale_dataset(Dataset.of(sets.validation), inputs, targets),
-        None if sets.test is None else scale_dataset(Dataset.of(sets.test), inputs, targets),
-        inputs,
-        targets,
-        data,
-        config,
-    )
+    windows = {name: Dataset.of(each) for name, each in sets.windows.items()}
+    inputs = fit_scale(torch.cat([torch.from_numpy(one.x.astype(np.float32)) for one in sets.split.train]))
+    targets = None if recordings.labels else fit_scale(windows["train"].y)
+    scaled = {name: scale_dataset(each, inputs, targets) for name, each in windows.items()}
+    return Experiment(recordings, sets.split, scaled, inputs, targets, data, config)
 
 
 def _initialize(model: LSTM1, steps: float) -> None:

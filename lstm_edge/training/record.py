@@ -15,7 +15,6 @@ from torch import Tensor
 from lstm_edge_runtime.files import write_bytes
 
 from ..checkpoint import Run
-from ..data.recordings import SETS
 from ..lstm1 import LSTM1
 from ..run_files import HISTORY, METRICS
 from .dataset import Dataset
@@ -50,8 +49,8 @@ def write_metrics(folder: Path, run: Run, experiment: Experiment, data: str) -> 
         experiment: whose sets are described.
         data: the name of the data file.
     """
-    name = "validation" if experiment.test is None else "test"
-    dataset = experiment.validation if experiment.test is None else experiment.test
+    name = "test" if "test" in experiment.sets else "validation"
+    dataset = experiment.sets[name]
     outputs = predict(run.model, dataset)
     document = {
         "format": "lstm-edge metrics",
@@ -62,7 +61,7 @@ def write_metrics(folder: Path, run: Run, experiment: Experiment, data: str) -> 
         "data": _describe(experiment, data),
         "shown": name,
         "signals": _class_signals(experiment),
-        **(_mistakes(experiment, dataset, outputs) if experiment.targets is None else {"mistakes": []}),
+        "mistakes": [] if experiment.targets else _mistakes(experiment, dataset, outputs),
         "horizons": _horizons(run.model, experiment, name),
         "pairs": None if experiment.targets is None else _pairs(experiment, dataset, outputs),
     }
@@ -72,9 +71,7 @@ def write_metrics(folder: Path, run: Run, experiment: Experiment, data: str) -> 
 def _describe(experiment: Experiment, data: str) -> dict[str, Any]:
     recordings = experiment.recordings
     sets = {}
-    for name, dataset in zip(SETS, (experiment.train, experiment.validation, experiment.test), strict=True):
-        if dataset is None:
-            continue
+    for name, dataset in experiment.sets.items():
         counts = (
             torch.bincount(dataset.y, minlength=len(recordings.labels)).tolist() if recordings.labels else []
         )
@@ -88,7 +85,7 @@ def _describe(experiment: Experiment, data: str) -> dict[str, Any]:
         "file": data,
         "series": len(lengths),
         "steps": {"total": sum(lengths), "shortest": min(lengths), "longest": max(lengths)},
-        "features": list(_feature_names(experiment)),
+        "features": recordings.features or [f"x{index}" for index in range(recordings.series[0].x.shape[1])],
         "targets": list(recordings.targets),
         "sampling_rate": recordings.sampling_rate,
         "window": experiment.data.window,
@@ -99,14 +96,15 @@ def _describe(experiment: Experiment, data: str) -> dict[str, Any]:
     }
 
 
-def _feature_names(experiment: Experiment) -> Sequence[str]:
-    width = experiment.train.x.shape[2]
-    return experiment.recordings.features or tuple(f"x{index}" for index in range(width))
+def _spread(count: int, most: int) -> npt.NDArray[np.int64]:
+    """Return indices below ``count``, ``most`` of them or fewer, evenly spaced from the first to the last."""
+    chosen: npt.NDArray[np.int64] = np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)
+    return chosen
 
 
 def _in_raw_units(experiment: Experiment, x: Tensor) -> npt.NDArray[np.float64]:
     """Return scaled samples ``(..., L, I)`` as they were in the file, at ``_POINTS`` steps at most."""
-    steps = np.linspace(0, x.shape[-2] - 1, min(x.shape[-2], _POINTS)).round().astype(int)
+    steps = _spread(x.shape[-2], _POINTS)
     raw: npt.NDArray[np.float64] = (
         x.cpu().double().numpy() * np.array(experiment.inputs.std) + np.array(experiment.inputs.mean)
     )[..., steps, :_FEATURES]
@@ -115,7 +113,7 @@ def _in_raw_units(experiment: Experiment, x: Tensor) -> npt.NDArray[np.float64]:
 
 def _class_signals(experiment: Experiment) -> dict[str, list[list[float]]]:
     """Return the mean signal of each class in the training set, by label: ``(points, features)``."""
-    train = experiment.train
+    train = experiment.sets["train"]
     valid = (torch.arange(train.x.shape[1]) < train.lengths[:, None])[..., None]
     found = {}
     for index, label in enumerate(experiment.recordings.labels):
@@ -128,25 +126,23 @@ def _class_signals(experiment: Experiment) -> dict[str, list[list[float]]]:
     return found
 
 
-def _mistakes(experiment: Experiment, dataset: Dataset, outputs: Tensor) -> dict[str, Any]:
+def _mistakes(experiment: Experiment, dataset: Dataset, outputs: Tensor) -> list[dict[str, Any]]:
     """Return the samples that the network is most wrongly sure of."""
     labels = experiment.recordings.labels
     probabilities = outputs.softmax(dim=1)
     sure, predicted = probabilities.max(dim=1)
     wrong = (predicted != dataset.y).nonzero()[:, 0]
     worst = wrong[sure[wrong].argsort(descending=True)][:_MISTAKES]
-    return {
-        "mistakes": [
-            {
-                "sample": row,
-                "truth": labels[int(dataset.y[row])],
-                "predicted": labels[int(predicted[row])],
-                "probability": float(sure[row]),
-                "signal": _in_raw_units(experiment, dataset.x[row, : int(dataset.lengths[row])]).tolist(),
-            }
-            for row in worst.tolist()
-        ]
-    }
+    return [
+        {
+            "sample": row,
+            "truth": labels[int(dataset.y[row])],
+            "predicted": labels[int(predicted[row])],
+            "probability": float(sure[row]),
+            "signal": _in_raw_units(experiment, dataset.x[row, : int(dataset.lengths[row])]).tolist(),
+        }
+        for row in worst.tolist()
+    ]
 
 
 @torch.no_grad()
@@ -164,9 +160,7 @@ def _horizons(model: LSTM1, experiment: Experiment, name: str) -> dict[str, dict
     places = [(one, at) for one in series for at in range(len(one.x) - window - steps + 2)]
     if steps < 1 or not places:
         return None
-    chosen = [
-        places[at] for at in np.linspace(0, len(places) - 1, min(len(places), _STARTS)).round().astype(int)
-    ]
+    chosen = [places[at] for at in _spread(len(places), _STARTS)]
     known = torch.from_numpy(np.stack([one.x[at : at + window] for one, at in chosen])).double()
     ahead = [slice(at + window - 1, at + window - 1 + steps) for _, at in chosen]
     truth = torch.from_numpy(np.stack([one.y[part] for (one, _), part in zip(chosen, ahead, strict=True)]))
@@ -186,7 +180,7 @@ def _horizons(model: LSTM1, experiment: Experiment, name: str) -> dict[str, dict
 
 def _pairs(experiment: Experiment, dataset: Dataset, outputs: Tensor) -> dict[str, list[list[float]]]:
     """Return true and predicted values, by target, in its own unit."""
-    rows = np.linspace(0, len(dataset) - 1, min(len(dataset), _PAIRS)).round().astype(int)
+    rows = _spread(len(dataset), _PAIRS)
     truth, predicted = (experiment.unscaled(values)[rows] for values in (dataset.y, outputs))
     return {
         name: torch.stack([truth[:, column], predicted[:, column]], dim=1).tolist()

@@ -2,7 +2,6 @@
 
 import io
 import os
-import warnings
 from dataclasses import asdict, fields
 from pathlib import Path
 from types import UnionType
@@ -14,7 +13,7 @@ from lstm_edge_runtime import __version__
 from lstm_edge_runtime.errors import FileFormatError, InputError, first_line
 from lstm_edge_runtime.files import write_bytes
 
-from ..checkpoint import infer_options, is_plain
+from ..checkpoint import infer_options, is_plain, load_plain
 from ..data.config import DataConfig
 from ..run_files import RESUME, check_run_folder
 from .config import TrainConfig
@@ -48,9 +47,7 @@ def read_state(folder: Path) -> dict[str, Any]:
     path = folder / RESUME
     check_run_folder(folder, resume=True)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of old formats
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        content = load_plain(path)
     except Exception as error:  # foreign bytes make the unpickler raise nearly anything
         reason = first_line(error)
         raise FileFormatError(f"{path} can't be read ({reason}); train again with --overwrite") from error

@@ -158,17 +158,24 @@ class Core:
                 )
         return {spec.name: results[spec.name] for spec in self.manifest.outputs}, new
 
-    def convert_inputs(self, x: InputArrays) -> list[tuple[TensorSpec, Array]]:
+    def convert_inputs(self, x: InputArrays, *, shared: bool = False) -> list[tuple[TensorSpec, Array]]:
         """Return each data input's spec and its array in the file's dtype.
 
+        Args:
+            x: the samples, by name where there are several inputs.
+            shared: whether sources share them; onnxruntime quantizes an int8 file's inputs together.
+
         Raises:
-            InputError: as ``by_name`` and ``as_array``; NaN or infinity where the model checks.
+            InputError: as ``by_name`` and ``as_array``; NaN or infinity where the model checks, and where
+                they would reach other sources.
         """
         values = by_name(x, self.data)
         converted = [(spec, as_array(spec.name, values[spec.name], spec.dtype)) for spec in self.data]
-        if self.check:
-            for spec, array in converted:
-                refuse_not_finite(spec.name, array)
+        advice = "clean the samples first" if self.check else ""
+        if shared and not advice and self.manifest.precision == "int8" and self.native is None:
+            advice = "an int8 file would carry it to the other sources; leave this one out of the tick"
+        for spec, array in converted if advice else ():
+            refuse_not_finite(spec.name, array, advice)
         return converted
 
     def convert_lengths(self, lengths: npt.ArrayLike | None, sizes: Mapping[str, int]) -> dict[str, Array]:

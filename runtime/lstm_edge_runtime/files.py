@@ -57,27 +57,37 @@ def replacing(target: str | os.PathLike[str]) -> Iterator[Path]:
     """
     check_target(target)
     target = Path(os.path.realpath(target))  # pathlib's own raises on links in a ring
-    _remove_leftovers(target)
-    try:
-        temporary, lock = _create_temporary(target)
-    except OSError as error:
-        raise InputError(f"{target} can't be written: {error.strerror}") from error
-    try:
+    with _temporary(target) as temporary:
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(target)
+
+
+@contextlib.contextmanager
+def _temporary(target: Path, *, is_folder: bool = False) -> Iterator[Path]:
+    """Yield a new file or folder beside ``target`` that goes away at the end, if it is still there then."""
+    _remove_leftovers(target)
+    try:
+        temporary, lock = _create_temporary(target, is_folder=is_folder)
+    except OSError as error:
+        raise InputError(f"{target} can't be written: {error.strerror}") from error
+    try:
+        yield temporary
     except LstmEdgeError:  # of the block's own work; some are OSErrors too
         raise
     except OSError as error:
         raise InputError(f"{target} can't be written: {error.strerror or error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if is_folder:
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
         if lock is not None:
             os.close(lock)
 
 
-def _create_temporary(target: Path, *, is_folder: bool = False) -> tuple[Path, int | None]:
+def _create_temporary(target: Path, *, is_folder: bool) -> tuple[Path, int | None]:
     """Return a new file or folder beside ``target``, and the descriptor that locks it while it is written."""
     while True:
         temporary = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
@@ -225,12 +235,7 @@ def write_folder(
     folder = Path(os.path.realpath(target))
     _settle(folder)
     check_folder(target, replaced or contents.__contains__)
-    _remove_leftovers(folder)
-    try:
-        fresh, lock = _create_temporary(folder, is_folder=True)
-    except OSError as error:
-        raise InputError(f"{target} can't be written: {error.strerror}") from error
-    try:
+    with _temporary(folder, is_folder=True) as fresh:
         for name, content in contents.items():
             path = fresh / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -239,12 +244,6 @@ def write_folder(
                 file.flush()
                 os.fsync(file.fileno())
         _put_in_place(fresh, folder)
-    except OSError as error:
-        raise InputError(f"{target} can't be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-        if lock is not None:
-            os.close(lock)
     return folder
 
 

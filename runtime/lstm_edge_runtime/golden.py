@@ -16,9 +16,8 @@ from .errors import FileFormatError, InputError, NotFoundError
 from .files import read_arrays
 from .json_reader import malformed_as, number, read_json, text, text_or_none
 from .manifest import Array, Golden
-from .model import Model
+from .model import Model, runner
 from .selftest import compare_golden
-from .state import State
 from .tolerance import Comparison
 
 __all__ = [
@@ -110,30 +109,21 @@ def replay(model: Model, folder: GoldenFolder) -> tuple[Replayed, ...]:
     Raises:
         InputError: the vectors have other inputs or outputs than the model.
     """
-    records: list[Replayed] = []
-    ends: dict[str, State] = {}
+    run, records = runner(model), list[Replayed]()
+    ends: dict[str, dict[str, Array]] = {}
     for each in folder.sets:
         _check_names(model, each)
-        starts: list[State | None] = [None]
-        if model.states:
-            starts = [State(model.interface.states_in(each.golden.inputs), model.identity)]
+        starts = [each.golden.inputs]
         if each.continues in ends:
-            starts.append(ends[each.continues])
-        for carried, state in enumerate(starts):
-            outputs, end = _run(model, each.golden.inputs, state)
+            starts.append({**each.golden.inputs, **ends[each.continues]})
+        for carried, inputs in enumerate(starts):
+            outputs = run(inputs)
             records += [
                 Replayed(each.name, bool(carried), comparison)
                 for comparison in compare_golden(each.golden, outputs)
             ]
-            ends[each.name] = end
+            ends[each.name] = model.interface.states_out(outputs)
     return tuple(records)
-
-
-def _run(model: Model, inputs: Mapping[str, Array], state: State | None) -> tuple[dict[str, Array], State]:
-    interface = model.interface
-    data = {spec.name: inputs[spec.name] for spec in interface.data_inputs}
-    outputs, end = model.run(data, state, inputs[interface.lengths] if interface.lengths else None)
-    return interface.all_outputs(outputs, end), end
 
 
 def _check_names(model: Model, each: GoldenSet) -> None:

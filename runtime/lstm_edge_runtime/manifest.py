@@ -252,6 +252,24 @@ class Manifest(NamedTuple):
         """Return the index of the time axis in ``axes``, or None."""
         return axes.index(self.sequence) if self.sequence in axes else None
 
+    @property
+    def time_axes(self) -> dict[str, int]:
+        """The index of the time axis by the name of each input and output that has one, states left out."""
+        return {
+            spec.name: spec.axes.index(self.sequence)
+            for spec in (*self.inputs, *self.outputs)
+            if self.sequence in spec.axes
+        }
+
+    @property
+    def batch_axes(self) -> dict[str, int]:
+        """The index of the batch axis by the name of each input, output and state that has one."""
+        return {name: axes.index(self.batch) for name, axes in self.axes.items() if self.batch in axes}
+
+    def steps(self, feeds: Mapping[str, Array]) -> int:
+        """Return the time steps of a call's inputs; 1 where none has a time axis."""
+        return next((feeds[name].shape[axis] for name, axis in self.time_axes.items() if name in feeds), 1)
+
     def states_in(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Return the states among a call's inputs, by input name."""
         return {state.input: feeds[state.input] for state in self.states}
@@ -266,18 +284,17 @@ class Manifest(NamedTuple):
 
 
 def _encode(manifest: Manifest) -> dict[str, Any]:
-    golden = manifest.golden
+    golden, signal = manifest.golden, manifest.signal._asdict()
+    if not manifest.signal.missing:
+        del signal["missing"]
     return {
         "schema": SCHEMA,
-        "inputs": [_encode_tensor(spec) for spec in manifest.inputs],
-        "outputs": [_encode_tensor(spec) for spec in manifest.outputs],
+        "inputs": [spec._asdict() for spec in manifest.inputs],
+        "outputs": [spec._asdict() for spec in manifest.outputs],
         "states": [
             {
-                "input": state.input,
-                "output": state.output,
-                "dtype": state.dtype,
-                "axes": list(state.axes),
-                "batch_axis": state.axes.index(manifest.batch) if manifest.batch in state.axes else None,
+                **state._asdict(),
+                "batch_axis": manifest.batch_axis(state.axes),
                 "reset": encode_array(state.reset)
                 if isinstance(state.reset, np.ndarray)
                 else float(state.reset),
@@ -293,19 +310,8 @@ def _encode(manifest: Manifest) -> dict[str, Any]:
         **({} if manifest.padded_states else {"padded_states": False}),
         **({"counts": list(manifest.counts)} if manifest.counts else {}),
         "unstreamable": manifest.unstreamable,
-        "task": manifest.task
-        and {
-            "kind": manifest.task.kind,
-            "output": manifest.task.output,
-            "labels": list(manifest.task.labels),
-            "units": list(manifest.task.units),
-        },
-        "signal": {
-            "features": list(manifest.signal.features),
-            "sampling_rate": manifest.signal.sampling_rate,
-            "window": manifest.signal.window,
-            **({"missing": manifest.signal.missing} if manifest.signal.missing else {}),
-        },
+        "task": manifest.task and manifest.task._asdict(),
+        "signal": signal,
         "precision": manifest.precision,
         "provenance": manifest.provenance,
         "equivalence": manifest.equivalence,
@@ -346,10 +352,6 @@ def _decode_golden(raw: Mapping[str, Any]) -> Golden:
         limit={name: number(value) for name, value in raw["limit"].items()},
         limits=limits,
     )
-
-
-def _encode_tensor(spec: TensorSpec) -> dict[str, Any]:
-    return {"name": spec.name, "dtype": spec.dtype, "axes": list(spec.axes)}
 
 
 def _decode(raw: Mapping[str, Any]) -> Manifest:

@@ -29,7 +29,7 @@ from .graph_check import check_manifest, graph_specs, infer_manifest, read_manif
 from .manifest import Manifest, StateSpec, TensorSpec
 from .onnx_reader import OnnxFile, is_ort_format, read_onnx
 from .ort import CPU, MAX_THREADS, Provider, SessionOptions, auto_threads, open_session, resolve_providers
-from .state import State
+from .state import Runner, State
 
 if TYPE_CHECKING:
     from .native.engine import NativeEngine
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 from .manifest import Array
 
-__all__ = ["Model", "Source", "load", "read_model"]
+__all__ = ["Model", "Source", "load", "read_model", "runner"]
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | mmap.mmap
 
@@ -315,6 +315,25 @@ class Model:
     def __repr__(self) -> str:
         inputs = ", ".join(f"{spec.name} {describe(spec.axes)}" for spec in self.inputs)
         return f"Model({inputs}; states {[spec.input for spec in self.states]})"
+
+
+def runner(model: Model) -> Runner:
+    """Return a function that runs ``model`` on inputs by name and gives every output of the graph.
+
+    States that are left out are at reset, rows without lengths full.
+    """
+    interface = model.interface
+
+    def run(feeds: Mapping[str, Array]) -> dict[str, Array]:
+        state = None
+        if model.states and all(spec.input in feeds for spec in model.states):
+            arrays = {spec.input: feeds[spec.input].astype(spec.dtype) for spec in model.states}
+            state = State(arrays, model.identity)
+        data = {spec.name: feeds[spec.name] for spec in interface.data_inputs}
+        outputs, after = model.run(data, state, feeds.get(interface.lengths or ""))
+        return interface.all_outputs(outputs, after)
+
+    return run
 
 
 def read_model(source: Source) -> tuple[bytes, OnnxFile | None]:

@@ -331,6 +331,11 @@ class OnnxFile(NamedTuple):
     producer: str
     metadata: Mapping[str, str]
 
+    @property
+    def opset(self) -> int:
+        """The version of ONNX's own operators; 0 where the file names none."""
+        return max(self.opsets.get(domain, 0) for domain in ("", "ai.onnx"))
+
     def every_node(self) -> Iterator[Node]:
         """Return every node, those of inner graphs and of functions included."""
         yield from self.graph.every_node()

@@ -185,12 +185,7 @@ def _ways(manifest: Manifest, golden: Golden) -> Iterator[tuple[str, tuple[int, 
     yield "whole", ()
     if not manifest.streamable or manifest.sequence is None:
         return
-    lengths = [
-        golden.inputs[spec.name].shape[axis]
-        for spec in manifest.data_inputs
-        if (axis := manifest.time_axis(spec.axes)) is not None
-    ]
-    steps = min(lengths, default=0)
+    steps = manifest.steps(golden.inputs)
     # a row may end in the last chunk only
     shortest = steps if manifest.lengths is None else int(golden.inputs[manifest.lengths].min(initial=steps))
     if shortest > 1:

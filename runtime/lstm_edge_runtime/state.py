@@ -21,6 +21,7 @@ __all__ = [
     "from_arrays",
     "join_chunks",
     "run_chunks",
+    "take_steps",
     "to_arrays",
 ]
 
@@ -124,15 +125,10 @@ def run_chunks(
             out are those that ``run`` takes then.
         sizes: steps of each chunk.
     """
-    time = {
-        spec.name: axis for spec in manifest.inputs if (axis := manifest.time_axis(spec.axes)) is not None
-    }
     states: dict[str, Array] = {}
     start = 0
     for size in sizes:
-        chunk = {**feeds, **states}
-        for name, axis in time.items():
-            chunk[name] = np.ascontiguousarray(feeds[name].take(range(start, start + size), axis=axis))
+        chunk = {**take_steps(manifest, feeds, start, start + size), **states}
         if manifest.lengths is not None and manifest.lengths in feeds:
             chunk[manifest.lengths] = np.minimum(feeds[manifest.lengths] - start, size).astype(
                 feeds[manifest.lengths].dtype
@@ -143,20 +139,29 @@ def run_chunks(
         yield outputs
 
 
+def take_steps(manifest: Manifest, feeds: Mapping[str, Array], start: int, stop: int) -> dict[str, Array]:
+    """Return a case's steps from ``start`` to ``stop``; what has no time axis stays as it is."""
+    axes = manifest.time_axes
+    return {
+        name: array.take(range(start, stop), axis=axes[name]) if name in axes else array
+        for name, array in feeds.items()
+    }
+
+
 def join_chunks(manifest: Manifest, chunks: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
     """Return the outputs that one call on the whole gives.
 
     Outputs with a time axis are put together, counts of steps add up, the others are those of the last chunk;
     what folds time into another axis (``N*L``, ``L//2``) is left out.
     """
-    joined = dict(chunks[-1])
+    joined, time = dict(chunks[-1]), manifest.time_axes
     for name in manifest.counts:
         joined[name] = np.sum([chunk[name] for chunk in chunks], axis=0, dtype=joined[name].dtype)
     for spec in manifest.outputs:
         if _folds_time(spec.axes, manifest.sequence):
             del joined[spec.name]
-        elif (axis := manifest.time_axis(spec.axes)) is not None:
-            joined[spec.name] = np.concatenate([chunk[spec.name] for chunk in chunks], axis=axis)
+        elif spec.name in time:
+            joined[spec.name] = np.concatenate([chunk[spec.name] for chunk in chunks], axis=time[spec.name])
     return joined
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy import ndarray
 
-from ._core import Core, ExclusiveUse, InputArrays, as_array, by_name, refuse_not_finite
+from ._core import Core, ExclusiveUse, InputArrays, as_array, refuse_not_finite
 from .axes import learn_sizes, resolve
 from .binding import WORKSPACE, BoundCall, StateSets, retain_heap
 from .errors import InputError
@@ -176,19 +176,12 @@ class Stream:
         sizes = {name: size for name, size in known.items() if name is not None}
         if self._manifest.batch is not None:
             sizes[self._manifest.batch] = 1
-        arrays = {}
-        given = by_name(samples, self._core.data)
-        for spec in self._core.data:
-            array = as_array(spec.name, given[spec.name], spec.dtype)
-            dropped = {self._manifest.batch, *known}
+        dropped, converted = {self._manifest.batch, *known}, self._core.convert_inputs(samples)
+        for spec, array in converted:
             core = tuple(axis for axis in spec.axes if axis not in dropped)
             axes = _axes_of_rank(array.ndim, core, spec.axes)
             learn_sizes(spec.name, axes, array.shape, sizes, self._manifest.ranges)
-            arrays[spec.name] = array
-            if self._core.check:
-                refuse_not_finite(spec.name, array)
-        for spec in self._core.data:
-            arrays[spec.name] = arrays[spec.name].reshape(resolve(spec.axes, sizes) or ())
+        arrays = {spec.name: array.reshape(resolve(spec.axes, sizes) or ()) for spec, array in converted}
         if call is None or not call.fits(arrays):
             return _ShapedCall(self, sizes, arrays, drop_sequence=bool(known))
         call.write(arrays)
@@ -196,8 +189,7 @@ class Stream:
 
     def _process_by_step(self, chunk: InputArrays) -> Result:
         before = {name: array.copy() for name, array in self._sets.read().items()}
-        values = by_name(chunk, self._core.data)
-        given = {spec.name: as_array(spec.name, values[spec.name], spec.dtype) for spec in self._core.data}
+        given = {spec.name: array for spec, array in self._core.convert_inputs(chunk)}
         lengths = {array.shape[0] if array.ndim else 0 for array in given.values()}
         if len(lengths) != 1 or 0 in lengths:
             raise InputError(f"got a chunk of {sorted(lengths)} steps, expected one number from 1")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ._core import Core, ExclusiveUse, InputArrays, as_array, by_name, refuse_not_finite
+from ._core import Core, ExclusiveUse, InputArrays, as_array, by_name
 from .axes import describe, learn_sizes, resolve, row_factor, with_ones
 from .binding import WORKSPACE, BoundCall, StateSets, retain_heap
 from .errors import ContractError, InputError, StateError
@@ -206,14 +206,11 @@ class StreamBatch:
         return self._run_blocks(slots, feeds | valid, step=step)
 
     def _native_step(self, native: "NativeEngine", samples: InputArrays, slots: Array) -> dict[str, Array]:
-        given, rows, arrays = by_name(samples, self._core.data), len(slots), []
-        for spec in self._core.data:
-            array = as_array(spec.name, given[spec.name], spec.dtype)
+        rows, arrays = len(slots), []
+        for spec, array in self._core.convert_inputs(samples):
             axes = [axis for axis in spec.axes if axis not in (self._batch, self._manifest.sequence)]
             if array.shape != (rows, *axes):
                 learn_sizes(spec.name, (self._batch, *axes), array.shape, {self._batch: rows})
-            if self._core.check:
-                refuse_not_finite(spec.name, array)
             arrays.append(array)
         if self._tick_of is None:
             self._tick_of = native.tick_of(self._pool.arrays)
@@ -427,23 +424,17 @@ def _to_graph(
     Raises:
         InputError: another rank, width or dtype; NaN or infinity where the model checks.
     """
-    manifest, given, arrays = core.manifest, by_name(samples, core.data), {}
+    manifest, arrays = core.manifest, {}
     sizes = {manifest.batch or "": rows}
-    for spec in core.data:
-        array = as_array(spec.name, given[spec.name], spec.dtype)
+    for spec, array in core.convert_inputs(samples, shared=True):
         inner = tuple(axis for axis in spec.axes if axis != manifest.batch)
         seen = tuple(axis for axis in inner if not (step and axis == manifest.sequence))
         learn_sizes(spec.name, (manifest.batch or "", *seen), array.shape, sizes, manifest.ranges)
         if step and manifest.sequence is not None:
             sizes[manifest.sequence] = 1
-        if core.check:
-            refuse_not_finite(spec.name, array)
-        elif manifest.precision == "int8" and core.native is None:
-            why = "an int8 file would carry it to the other sources; leave this one out of the tick"
-            refuse_not_finite(spec.name, array, why)
-        array = array.reshape(resolve((manifest.batch or "", *inner), sizes) or ())
+        given = array.reshape(resolve((manifest.batch or "", *inner), sizes) or ())
         place = spec.axes.index(manifest.batch or "")
-        arrays[spec.name] = np.ascontiguousarray(np.moveaxis(array, 0, place)) if place else array
+        arrays[spec.name] = np.ascontiguousarray(np.moveaxis(given, 0, place)) if place else given
     return arrays, sizes
 
 

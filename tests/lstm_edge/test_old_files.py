@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from lstm_edge import train
 from lstm_edge.checkpoint import load
 from lstm_edge.deploy import deployable
 from lstm_edge.timing.compare import read_baseline
-from lstm_edge.training import train
 from lstm_edge_exporters import export
 from lstm_edge_runtime import load as load_model
 from lstm_edge_runtime.errors import FileFormatError

@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from lstm_edge_runtime.manifest import StateSpec
 
-from ..lift.paths import StateGroup
+from ..lift.paths import Member, StateGroup
 from ..lift.state_names import name_after_modules
 from ..lift.states import lift_states
 from ..numerics.reference import Injection
@@ -63,17 +63,16 @@ def lift_absent(model: ir.Model, calls: Sequence[RecurrentCall], batch: str | No
 
 def _layers(group: StateGroup) -> list[tuple[str, int]]:
     """Return the path and the call of each place's layer."""
-    origins = [_origin(group, place) for place in range(len(group.places))]
+    origins = [_origin(member) for member in group.members]
     return [(origin.path, origin.call) for origin in origins]
 
 
 def _injections(group: StateGroup, state: StateSpec) -> list[Injection]:
     injections = []
     row = 0
-    for place, slot in enumerate(group.places):
-        origin, path = _origin(group, place), group.paths[place]
-        node = slot.slot.node
-        directions, _, _ = state_shape(node)
+    for member in group.members:
+        origin, path, slot = _origin(member), member.path, member.place.slot
+        directions, _, _ = state_shape(slot.node)
         row_axis = None
         if len(state.axes) == 3:
             row_axis = 0 if path is None else path.span[0] if path.span else 1 - path.batch_axis
@@ -83,7 +82,7 @@ def _injections(group: StateGroup, state: StateSpec) -> list[Injection]:
                 state.output,
                 origin.path,
                 origin.call,
-                "hc".index(slot.slot.kind),
+                "hc".index(slot.kind),
                 row_axis,
                 rows=(row, origin.layer * directions),
                 count=directions,
@@ -93,7 +92,7 @@ def _injections(group: StateGroup, state: StateSpec) -> list[Injection]:
     return injections
 
 
-def _origin(group: StateGroup, place: int) -> Origin:
-    origin = origin_of(group.places[place].slot.node)
+def _origin(member: Member) -> Origin:
+    origin = origin_of(member.place.slot.node)
     assert origin is not None
     return origin

@@ -13,7 +13,6 @@ from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 from onnx.parser import parse_graph
 
@@ -24,8 +23,6 @@ from ..recurrent import GATES, LayerWeights, to_onnx_weights
 from .record import DOMAIN, LOG_CUM_SUM_EXP, OP, RecurrentCall
 
 __all__ = ["Origin", "check_recurrent_nodes", "lower", "lower_sums", "origin_of"]
-
-Array = npt.NDArray[Any]
 
 
 _LOG_ADD_EXP = """

@@ -13,7 +13,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 import torch
@@ -25,7 +24,7 @@ from lstm_edge_runtime import load
 from lstm_edge_runtime.axes import parse_sum
 from lstm_edge_runtime.errors import CheckFailedError, InputError, UnsupportedError, first_line
 from lstm_edge_runtime.files import write_bytes
-from lstm_edge_runtime.manifest import AxisRange, Manifest, StateSpec
+from lstm_edge_runtime.manifest import Array, AxisRange, Manifest, StateSpec
 from lstm_edge_runtime.ort import open_session, run_by_name
 from lstm_edge_runtime.state import Runner
 
@@ -53,8 +52,6 @@ from .roles import Roles, find_roles
 from .trace import trace
 
 __all__ = ["Artifact", "ConvertedModule", "convert_module", "export_verified", "own_copy"]
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -249,7 +246,7 @@ def _try_chunks(made: ConvertedModule, candidate: Runner) -> Manifest:
             )
             return manifest._replace(unstreamable=reason)
     file = ChunkedFile(manifest, candidate, (manifest.lengths,) if manifest.lengths else ())
-    if not file.time_axes or not manifest.states:
+    if not manifest.time_axes or not manifest.states:
         return manifest
     if made.fractions:
         reason = (
@@ -258,7 +255,7 @@ def _try_chunks(made: ConvertedModule, candidate: Runner) -> Manifest:
         )
         return manifest._replace(unstreamable=reason)
     feeds = made.cases.case(2, 24, at_reset=True, full=True).feeds
-    feeds = {**feeds, **file.with_lengths(feeds, file.steps(feeds))}
+    feeds = {**feeds, **file.with_lengths(feeds, manifest.steps(feeds))}
     manifest = manifest._replace(counts=find_counts(file, feeds))
     file = replace(file, manifest=manifest)
 
@@ -347,20 +344,7 @@ def _case_generator(
         for name, tensor in zip(signature.names, signature.example, strict=True)
     }
     values = reference.index_values(examples)
-    cases = CaseGenerator.of(manifest, examples, values, config.seed)
-    return cases.with_sorted_lengths() if _wants_sorted(reference, cases) else cases
-
-
-def _wants_sorted(reference: TorchReference, cases: CaseGenerator) -> bool:
-    """Return whether the module packs with ``enforce_sorted=True``."""
-    try:
-        for offset in range(3):
-            reference.run(cases.case(4, 9, at_reset=True, offset=offset).feeds)
-    except RuntimeError as error:
-        return "enforce_sorted" in str(error)
-    except Exception:  # noqa: BLE001  a size that the module refuses tells nothing; verification will say so
-        return False
-    return False
+    return CaseGenerator.of(manifest, examples, values, config.seed).fitted_to(reference.run)
 
 
 def _check(content: bytes) -> None:

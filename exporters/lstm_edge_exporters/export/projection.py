@@ -14,19 +14,17 @@ All products are taken in float64.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
+
+from lstm_edge_runtime.manifest import Array
 
 from ..graph import Builder
 from ..lift.paths import LEFT_INVERSE
 from ..recurrent import GATES, LayerWeights
 
 __all__ = ["CONDITION_LIMIT", "Projection", "project"]
-
-Array = npt.NDArray[Any]
 
 CONDITION_LIMIT = 100.0
 """Up to this condition number of ``W_hr`` the pseudo-inverse is used."""

@@ -14,7 +14,6 @@ from types import CodeType
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch._guards import SLoc
 from torch.export import ExportedProgram
@@ -23,7 +22,7 @@ from torch.utils._sympy.printers import PythonPrinter
 
 from lstm_edge_runtime.axes import parse_sum
 from lstm_edge_runtime.errors import InputError, UnsupportedError
-from lstm_edge_runtime.manifest import Axes, AxisRange
+from lstm_edge_runtime.manifest import Array, Axes, AxisRange
 from lstm_edge_runtime.state import Runner
 
 from ..numerics.cases import CaseGenerator
@@ -34,8 +33,6 @@ __all__ = ["DIFFERS", "REFUSED", "SAME", "FoundRange", "Guard", "find_range", "r
 
 _NAMES = {"__builtins__": {"min": min, "max": max, "abs": abs, "int": int, "round": round}, "math": math}
 """What the tracer's text may call."""
-
-Array = npt.NDArray[Any]
 
 SAME, DIFFERS, REFUSED = "same", "differs", "refused"
 """What a run at a size shows: file and module agree; they do not; the module itself refuses."""

@@ -26,6 +26,7 @@ from torch.utils import _pytree as pytree
 
 from lstm_edge_runtime.errors import UnsupportedError
 
+from ..numerics.floats import RECURRENT_FUNCTIONS, RecurrentFunction
 from ..recurrent import GATES
 from .refusals import LoopError, calling_line
 
@@ -234,8 +235,8 @@ class Recorder(TorchFunctionMode):
             made = func(*args, **kwargs)
             made.tolist = lambda: list(range(*args))  # type: ignore[method-assign]
             return made
-        if (kind := _NOTED.get(func)) is not None:
-            self.seen.setdefault(kind, calling_line())
+        if (noted := _NOTED.get(func)) is not None:
+            self.seen.setdefault(noted, calling_line())
         if func in _UNBINDS and isinstance(args[0], Tensor) and args[0].dim():
             size = args[0].shape[kwargs.get("dim", args[1] if len(args) > 1 else 0)]
             self.unbound.setdefault(str(size), calling_line())
@@ -243,10 +244,8 @@ class Recorder(TorchFunctionMode):
             return _squeeze(*args, **kwargs)
         if func in _LOG_CUM_SUM_EXPS:
             return _log_cum_sum_exp(*args, **kwargs)
-        if func in _LAYERS:
-            return self._layer(_LAYERS[func], *args)
-        if func in _CELLS:
-            return self._cell(_CELLS[func], *args)
+        if (kind := RECURRENT_FUNCTIONS.get(func)) is not None:
+            return self._cell(kind, *args) if kind.cell else self._layer(kind, *args)
         answer = self._packing.answer(func, args, depth=2)
         if answer is not NotImplemented:
             return answer
@@ -255,7 +254,7 @@ class Recorder(TorchFunctionMode):
             return func(args[0], pytree.tree_map_only(Tensor, _as_index, args[1]))
         return func(*args, **kwargs)
 
-    def _layer(self, kind: "_Kind", x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    def _layer(self, kind: RecurrentFunction, x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
         lengths, packed, batch_first = None, None, False
         if isinstance(rest[0], Tensor) and (packed := self._packing.find(rest[0])):
             _, hx, weights, biased, layers, _, _, bidirectional = rest
@@ -270,7 +269,7 @@ class Recorder(TorchFunctionMode):
             y = y.transpose(0, 1)
         return (y, *states)
 
-    def _cell(self, kind: "_Kind", x: Tensor, hx: Any, *weights: Tensor | None) -> Any:
+    def _cell(self, kind: RecurrentFunction, x: Tensor, hx: Any, *weights: Tensor | None) -> Any:
         state = tuple(part.unsqueeze(0) for part in (hx if kind.op == "LSTM" else (hx,)))
         present = [weight for weight in weights if weight is not None]
         hidden = state if kind.op == "LSTM" else state[0]
@@ -280,7 +279,7 @@ class Recorder(TorchFunctionMode):
 
     def _node(
         self,
-        kind: "_Kind",
+        kind: RecurrentFunction,
         x: Tensor,
         hx: Any,
         weights: Sequence[Tensor],
@@ -418,27 +417,6 @@ _NOTED: dict[Any, str] = {
     ),
 }
 """What may be the reason of a refusal, said with its line."""
-
-
-@dataclass(frozen=True)
-class _Kind:
-    op: str
-    activation: str = ""
-    cell: bool = False
-
-
-_LAYERS: dict[Any, _Kind] = {
-    torch.lstm: _Kind("LSTM"),
-    torch.gru: _Kind("GRU"),
-    torch.rnn_tanh: _Kind("RNN", "Tanh"),
-    torch.rnn_relu: _Kind("RNN", "Relu"),
-}
-_CELLS: dict[Any, _Kind] = {
-    torch.lstm_cell: _Kind("LSTM", cell=True),
-    torch.gru_cell: _Kind("GRU", cell=True),
-    torch.rnn_tanh_cell: _Kind("RNN", "Tanh", cell=True),
-    torch.rnn_relu_cell: _Kind("RNN", "Relu", cell=True),
-}
 
 
 def _assume(fact: Any) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import onnx_ir as ir
 
 from ..recurrent import LENGTHS, is_recurrent
-from .evaluate import constant, evaluate, two_sizes
+from .evaluate import constant, try_evaluate, two_sizes
 from .subgraphs import SequenceInput, recurrences, sequences
 
 __all__ = ["BATCH", "SEQUENCE", "axis_roles", "follows_input", "probe_roles", "row_orders"]
@@ -93,10 +93,9 @@ def probe_roles(model: ir.Model) -> dict[str, str]:
     cases = [base, *(base | {name: size + _LONGER} for name, size in base.items())]
     found: dict[str, str] = {}
     for each in (each for node in recurrences(model) for each in sequences(node)):
-        try:
-            first, *longer = (arrays[each.value].shape for arrays in evaluate(model, [each.value], cases))
-        except Exception:  # noqa: BLE001, S112  onnxruntime's exceptions share no base class; then nothing is told
-            continue
+        if (runs := try_evaluate(model, [each.value], cases)) is None:
+            continue  # then nothing is told
+        first, *longer = (arrays[each.value].shape for arrays in runs)
         moved = {
             name: {axis for axis in (each.time, each.batch) if shape[axis] != first[axis]}
             for name, shape in zip(base, longer, strict=True)

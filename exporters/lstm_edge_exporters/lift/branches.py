@@ -5,20 +5,19 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime.manifest import Array
 
-from ..graph import data_inputs, forget_shapes, infer_shapes
-from .evaluate import constant, evaluate, two_sizes
+from ..graph import data_inputs, forget_shapes, infer_shapes, operands, walk
+from .evaluate import constant, try_evaluate, two_sizes
 
 __all__ = ["check_constants", "choosing_input", "fix_inputs", "take_branches"]
 
-Array = npt.NDArray[Any]
 _Sizes = tuple[int | None, ...]
 """Sizes, None where dynamic."""
 
@@ -175,11 +174,10 @@ def _measured_shapes(model: ir.Model, condition: ir.Value | None) -> dict[ir.Val
     read = list(
         dict.fromkeys(node.inputs[0] for node in _above(condition) if node.op_type in ("Shape", "Size"))
     )
-    cases = two_sizes(model.graph)
-    try:
-        small, large = evaluate(model, [value for value in read if value is not None], cases)
-    except Exception:  # noqa: BLE001  onnxruntime's exceptions share no base class; then nothing is told
+    runs = try_evaluate(model, [value for value in read if value is not None], two_sizes(model.graph))
+    if runs is None:
         return {}
+    small, large = runs
     return {
         value: tuple(
             rows[0] if rows[0] == rows[1] else None
@@ -192,12 +190,13 @@ def _measured_shapes(model: ir.Model, condition: ir.Value | None) -> dict[ir.Val
 
 def _above(value: ir.Value | None) -> Iterator[ir.Node]:
     """Return the nodes between a condition and the constants and shapes that it is computed from."""
-    waiting = [value]
-    while waiting:
-        node = None if (value := waiting.pop()) is None else value.producer()
-        if node is not None:
-            yield node
-            waiting += node.inputs if node.op_type in _FOLDED else ()
+
+    def folded(each: ir.Value) -> Iterator[ir.Value]:
+        node = each.producer()
+        return operands(each) if node is not None and node.op_type in _FOLDED else iter(())
+
+    producers = (each.producer() for each in walk([] if value is None else [value], folded))
+    return (node for node in dict.fromkeys(producers) if node is not None)
 
 
 def _known(value: ir.Value | None, shapes: Mapping[ir.Value, _Sizes]) -> Array | None:

@@ -2,23 +2,20 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
+from lstm_edge_runtime.manifest import Array
 from lstm_edge_runtime.state import run_chunks
 from lstm_edge_runtime.tolerance import Comparison
 
-from ..graph import values_read
+from ..graph import operands, values_read, walk
 from ..numerics.verify import ChunkedFile, ChunkRun
 from ..recurrent import is_recurrent, is_reversed, label, slots
 from .evaluate import EMPTY, Session, inputs_above, is_data_free
 
 __all__ = ["explain_divergence"]
-
-Array = npt.NDArray[Any]
 
 _BEYOND_ROUNDING = 1e-4
 """As a fraction of a value's largest element: the least that a node does which sees past its chunk."""
@@ -82,8 +79,9 @@ def _first_divergent_node(
         ``a convolution over time, Conv 'name'``, or ``""`` where every node's results agree.
     """
     copy = model.clone()
-    above = _above(next(value for value in copy.graph.outputs if value.name == found.worst.name))
-    order = [node for node in _fed_by_data(copy.graph, set(file.time_axes)) if node in above]
+    worst = next(value for value in copy.graph.outputs if value.name == found.worst.name)
+    above = {value.producer() for value in walk([worst], operands)}
+    order = [node for node in _fed_by_data(copy.graph, set(file.manifest.time_axes)) if node in above]
     watched = list(dict.fromkeys(value for node in order for value in node.outputs if value.name))
     copy.graph.outputs.extend(value for value in watched if not value.is_graph_output())
     run = file.full(Session(copy).run)
@@ -125,18 +123,6 @@ def _describe(node: str, worst: Comparison) -> str:
     reshaped = np.isnan(worst.got) and np.isnan(worst.expected)
     amount = "comes in another shape" if reshaped else f"differs by up to {worst.max_abs:.3g}"
     return f"{node or 'the graph'} sees more than its chunk: {worst.name} {amount}"
-
-
-def _above(value: ir.Value) -> set[ir.Node]:
-    """Return every node of the main graph that ``value`` depends on."""
-    found: set[ir.Node] = set()
-    waiting = [value]
-    while waiting:
-        node = waiting.pop().producer()
-        if node is not None and node not in found:
-            found.add(node)
-            waiting.extend(values_read(node))
-    return found
 
 
 def _fed_by_data(graph: ir.Graph, inputs: set[str]) -> list[ir.Node]:

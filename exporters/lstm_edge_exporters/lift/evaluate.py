@@ -6,18 +6,25 @@ it is, is found by running that part of the graph.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from lstm_edge_runtime.errors import InputError
-from lstm_edge_runtime.manifest import StateSpec
+from lstm_edge_runtime.manifest import Array, StateSpec
 from lstm_edge_runtime.ort import open_session, run_by_name
 
-from ..graph import UniqueNames, axes_of, data_inputs, dynamic_axes, to_bytes, values_read
+from ..graph import (
+    UniqueNames,
+    axes_of,
+    data_inputs,
+    dynamic_axes,
+    firsts_from,
+    operands,
+    to_bytes,
+    walk,
+)
 from ..numerics.cases import CaseGenerator, InputSpec
 from ..recurrent import LENGTHS, is_recurrent, label, recurrent_nodes, slots
 
@@ -31,10 +38,9 @@ __all__ = [
     "is_data_free",
     "length_inputs",
     "name_axis",
+    "try_evaluate",
     "two_sizes",
 ]
-
-Array = npt.NDArray[Any]
 
 EMPTY = "no step or row is left for "
 """What the name of a guarding operator begins with; the recurrent node's label follows."""
@@ -131,31 +137,12 @@ def is_data_free(value: ir.Value) -> bool:
     A product with a constant zero counts as free of the other factor (``x * 0``, a common way to write
     zeros of the right size).
     """
-    known: dict[ir.Value, bool] = {}
-    waiting = [value]
-    while waiting:
-        current = waiting[-1]
-        needed = [entry for entry in _needs(current) if entry not in known]
-        if needed and _possible(current):
-            waiting.extend(needed)
-            continue
-        known[current] = _possible(current) and all(known[entry] for entry in _needs(current))
-        waiting.pop()
-    return known[value]
+    return all(map(_possible, walk([value], _needs)))
 
 
 def inputs_above(value: ir.Value) -> frozenset[str]:
     """Name the graph inputs that ``value`` depends on."""
-    found, waiting, seen = set(), [value], {value}
-    while waiting:
-        current = waiting.pop()
-        if current.is_graph_input():
-            found.add(str(current.name))
-        node = current.producer()
-        fresh = {entry for entry in values_read(node) if entry not in seen} if node is not None else set()
-        seen |= fresh
-        waiting += fresh
-    return frozenset(found)
+    return frozenset(str(each.name) for each in walk([value], operands) if each.is_graph_input())
 
 
 def evaluate(
@@ -194,6 +181,16 @@ def evaluate(
             fixed | {value: results[str(twin.name)] for value, twin in zip(wanted, asked, strict=True)}
         )
     return found
+
+
+def try_evaluate(
+    model: ir.Model, values: Sequence[ir.Value], cases: Sequence[Mapping[str, int]]
+) -> list[dict[ir.Value, Array]] | None:
+    """Compute as ``evaluate`` does; None where onnxruntime does not run it."""
+    try:
+        return evaluate(model, values, cases)
+    except Exception:  # noqa: BLE001  onnxruntime's exceptions share no base class
+        return None
 
 
 def case_generator(
@@ -307,45 +304,33 @@ def _is_zero(value: ir.Value) -> bool:
 
 def _in_main_graph(main: ir.Graph, value: ir.Value) -> ir.Value:
     """Move what computes ``value`` out of an ``If`` branch into the main graph."""
-    nodes: list[ir.Node] = []
-    waiting, seen = [value], {value}
-    while waiting:
-        node = waiting.pop().producer()
-        if node is None or node.graph is main:
-            continue
-        nodes.append(node)
-        fresh = [entry for entry in values_read(node) if entry not in seen]
-        seen.update(fresh)
-        waiting.extend(fresh)
-    for node in dict.fromkeys(reversed(nodes)):
-        if isinstance(node.graph, ir.Graph):
-            node.graph.remove(node)
+    inside = list(walk([value], lambda each: () if each.graph is main else operands(each)))
+    inside = [
+        each for each in inside if each.graph is not main and (each.producer() or each.is_initializer())
+    ]
+    for place, each in enumerate(inside):
+        node, graph = each.producer(), each.graph
+        if node is None and isinstance(graph, ir.Graph):
+            graph.initializers.pop(str(each.name))
+        each.name = f"{each.name}.moved{place}"
+        if node is None:
+            main.register_initializer(each)
+        elif isinstance(graph, ir.Graph):
+            graph.remove(node)
             main.append(node)
-    for place, entry in enumerate(seen):
-        if entry.producer() in nodes or (entry.is_initializer() and entry.graph is not main):
-            if entry.is_initializer() and isinstance(entry.graph, ir.Graph):
-                entry.graph.initializers.pop(str(entry.name))
-                entry.name = f"{entry.name}.moved{place}"
-                main.register_initializer(entry)
-            else:
-                entry.name = f"{entry.name}.moved{place}"
-    if nodes:
+    if inside:
         main.sort()
     return value
 
 
 def _readers(value: ir.Value) -> list[tuple[ir.Node, int]]:
     """Return the nodes that read ``value``, as it is or through operators that keep its numbers."""
-    found: list[tuple[ir.Node, int]] = []
-    waiting, seen = [value], {value}
-    while waiting:
-        for node, place in waiting.pop().uses():
-            if node.op_type not in _KEEPING_NUMBERS:
-                found.append((node, place))
-            elif place == 0 and node.outputs[0] not in seen:
-                seen.add(node.outputs[0])
-                waiting.append(node.outputs[0])
-    return found
+    return [
+        (node, place)
+        for each in walk([value], lambda each: firsts_from(each, _KEEPING_NUMBERS))
+        for node, place in each.uses()
+        if node.op_type not in _KEEPING_NUMBERS
+    ]
 
 
 def _table(value: ir.Value) -> int:

@@ -4,15 +4,14 @@ from collections.abc import Iterator, Mapping
 
 import onnx_ir as ir
 
-from lstm_edge_runtime.axes import describe
+from lstm_edge_runtime.axes import describe, fits
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.graph_check import pair_states
-from lstm_edge_runtime.manifest import StateSpec, TensorSpec
+from lstm_edge_runtime.manifest import Axes, StateSpec, TensorSpec
 
-from ..graph import axes_of, data_inputs
-from ..recurrent import is_recurrent, slots
-from .paths import operators_above
-from .subgraphs import loop_slots, recurrences
+from ..graph import axes_of, data_inputs, walk
+from .paths import top_of
+from .subgraphs import recurrences, slots_of
 
 __all__ = ["recognize"]
 
@@ -27,8 +26,8 @@ _LAYOUT = (
     "Split",
     "Squeeze",
     "Transpose",
+    "Unsqueeze",
 )
-_LAYOUT_OPERATORS = (*_LAYOUT, "Unsqueeze")
 
 
 def recognize(model: ir.Model, named: Mapping[str, str], sequence: str | None) -> tuple[StateSpec, ...]:
@@ -43,8 +42,9 @@ def recognize(model: ir.Model, named: Mapping[str, str], sequence: str | None) -
         ContractError: several outputs could continue a state.
     """
     graph = model.graph
-    inputs = {str(value.name): value for value in data_inputs(graph)}
-    outputs = {str(value.name): value for value in graph.outputs}
+    inputs, outputs = (
+        {spec.name: spec for spec in map(_spec, side)} for side in (data_inputs(graph), graph.outputs)
+    )
     _check_named(named, inputs, outputs)
     pairs = dict(named)
     for entering, leaving in _by_graph(model):
@@ -52,23 +52,21 @@ def recognize(model: ir.Model, named: Mapping[str, str], sequence: str | None) -
             pairs[entering] = leaving
     rest = [
         [
-            TensorSpec(name, _dtype(value), axes_of(value))
-            for name, value in side.items()
-            if name not in taken and (sequence is None or sequence not in axes_of(value))
+            spec
+            for name, spec in side.items()
+            if name not in taken and (sequence is None or sequence not in spec.axes)
         ]
         for side, taken in ((inputs, set(pairs)), (outputs, set(pairs.values())))
     ]
     for one, other in pair_states(rest[0], rest[1], "--state {0}={1} (states=)"):
         pairs[one.name] = other.name
     return tuple(
-        StateSpec(name, pairs[name], _dtype(value), axes_of(value))
-        for name, value in inputs.items()
-        if name in pairs
+        StateSpec(name, pairs[name], spec.dtype, spec.axes) for name, spec in inputs.items() if name in pairs
     )
 
 
 def _check_named(
-    named: Mapping[str, str], inputs: Mapping[str, ir.Value], outputs: Mapping[str, ir.Value]
+    named: Mapping[str, str], inputs: Mapping[str, TensorSpec], outputs: Mapping[str, TensorSpec]
 ) -> None:
     for entering, leaving in named.items():
         if entering not in inputs or leaving not in outputs:
@@ -77,10 +75,10 @@ def _check_named(
                 f"the outputs {', '.join(outputs)}"
             )
         before, after = inputs[entering], outputs[leaving]
-        if _dtype(before) != _dtype(after) or not _alike(before, after):
+        if before.dtype != after.dtype or not _alike(before.axes, after.axes):
             raise InputError(
-                f"states pair {entering} {_dtype(before)} {describe(axes_of(before))} with "
-                f"{leaving} {_dtype(after)} {describe(axes_of(after))}; a state leaves as it enters"
+                f"states pair {entering} {before.dtype} {describe(before.axes)} with "
+                f"{leaving} {after.dtype} {describe(after.axes)}; a state leaves as it enters"
             )
         if list(named.values()).count(leaving) > 1:
             raise InputError(f"states pair several inputs with {leaving!r}; give each an output of its own")
@@ -91,38 +89,30 @@ def _by_graph(model: ir.Model) -> Iterator[tuple[str, str]]:
     inputs = set(data_inputs(model.graph))
     continued: dict[ir.Value, set[ir.Value]] = {}
     for node in recurrences(model):
-        for slot in slots(node) if is_recurrent(node) else loop_slots(node):
-            initial = slot.initial
-            if initial is None:
-                continue
-            above = operators_above(initial)
-            top = above[-1].inputs[0] if above else initial
+        for slot in slots_of(node):
+            top = slot.initial and top_of(slot.initial)
             if top in inputs and len(node.outputs) > slot.output:
-                continued.setdefault(top, set()).update(_reached(node.outputs[slot.output]))
+                continued.setdefault(top, set()).update(walk([node.outputs[slot.output]], _laid_out))
     for entering, reached in continued.items():
-        matches = [value for value in model.graph.outputs if value in reached and _alike(entering, value)]
+        matches = [
+            value
+            for value in model.graph.outputs
+            if value in reached and _alike(axes_of(entering), axes_of(value))
+        ]
         if len(matches) == 1:
             yield str(entering.name), str(matches[0].name)
 
 
-def _reached(value: ir.Value) -> set[ir.Value]:
-    seen, waiting = {value}, [value]
-    while waiting:
-        for node, _ in waiting.pop().uses():
-            if node.op_type in _LAYOUT_OPERATORS:
-                fresh = [output for output in node.outputs if output not in seen]
-                seen.update(fresh)
-                waiting.extend(fresh)
-    return seen
+def _laid_out(value: ir.Value) -> Iterator[ir.Value]:
+    for node, _ in value.uses():
+        if node.op_type in _LAYOUT:
+            yield from node.outputs
 
 
-def _alike(entering: ir.Value, leaving: ir.Value) -> bool:
-    one, other = axes_of(entering), axes_of(leaving)
-    return not other or (
-        len(one) == len(other)
-        and all(a == b or isinstance(a, str) or isinstance(b, str) for a, b in zip(one, other, strict=True))
-    )
+def _alike(entering: Axes, leaving: Axes) -> bool:
+    return not leaving or fits(entering, leaving)
 
 
-def _dtype(value: ir.Value) -> str:
-    return "float32" if value.dtype is None else str(value.dtype.numpy().name)
+def _spec(value: ir.Value) -> TensorSpec:
+    dtype = "float32" if value.dtype is None else str(value.dtype.numpy().name)
+    return TensorSpec(str(value.name), dtype, axes_of(value))

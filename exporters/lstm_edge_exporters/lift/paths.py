@@ -16,27 +16,26 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from lstm_edge_runtime.graph_check import OPERATORS
+from lstm_edge_runtime.manifest import Array
 
-from ..graph import UniqueNames
-from ..recurrent import state_shape
+from ..graph import UniqueNames, firsts_from, walk
 from .subgraphs import Place, carry_out
 
 __all__ = [
     "LEFT_INVERSE",
+    "Member",
     "Path",
     "StateGroup",
     "Step",
     "find_path",
     "is_order",
     "operators_above",
+    "top_of",
     "wire",
 ]
-
-Array = npt.NDArray[Any]
 
 LEFT_INVERSE = "lstm_edge.left_inverse"
 """In the ``metadata_props`` of M: the name of the initializer K, where M's maker knows it."""
@@ -89,6 +88,12 @@ def operators_above(value: ir.Value) -> list[ir.Node]:
         above = node.inputs[0]
         node = None if above is None else above.producer()
     return found
+
+
+def top_of(value: ir.Value) -> ir.Value:
+    """Return what the topmost layout operator above ``value`` reads; ``value`` itself where there is none."""
+    above = operators_above(value)
+    return (above[-1].inputs[0] if above else None) or value
 
 
 def find_path(
@@ -238,16 +243,10 @@ def _left_inverse(weight: ir.Value, recurrent: ir.Node, arrays: Mapping[ir.Value
 
 def _multipliers(recurrent: ir.Node) -> Iterator[ir.Value]:
     """Return the right operands of the products that read the node's ``Y`` or ``Y_h``."""
-    waiting, seen = list(recurrent.outputs[:2]), set(recurrent.outputs[:2])
-    while waiting:
-        for node, place in waiting.pop().uses():
-            if place:
-                continue
-            if node.op_type == "MatMul" and node.inputs[1] is not None:
+    for value in walk(recurrent.outputs[:2], lambda each: firsts_from(each, _KEEPING_NUMBERS)):
+        for node, place in value.uses():
+            if node.op_type == "MatMul" and place == 0 and node.inputs[1] is not None:
                 yield node.inputs[1]
-            elif node.op_type in _KEEPING_NUMBERS and node.outputs[0] not in seen:
-                seen.add(node.outputs[0])
-                waiting.append(node.outputs[0])
 
 
 def _array(value: ir.Value | None, arrays: Mapping[ir.Value, Array]) -> Array | None:
@@ -264,18 +263,38 @@ def _close(got: Array, expected: Array) -> bool:
 
 
 @dataclass(frozen=True)
-class StateGroup:
-    """One state to be: its places in the order of their rows, and the path of each."""
+class Member:
+    """One place among those of a state."""
 
-    places: tuple[Place, ...]
-    paths: tuple[Path | None, ...]
-    orders: tuple[tuple[ir.Value, ...], ...]
-    """For each place the indices that its node's rows are put in order by, one after the other."""
+    place: Place
+    batch_axis: int | None
+    """The batch axis of what its node starts from, None where that has none."""
+    path: Path | None
+    """How its rows sit in the state, None where they are all of it."""
+    orders: tuple[ir.Value, ...]
+    """The indices that its node's rows are put in order by, one after the other."""
+
+    @property
+    def span(self) -> tuple[int, int, int] | None:
+        """``(axis, start, stop)`` of its rows in the state, None where they are all of it."""
+        return self.path.span if self.path else None
+
+
+@dataclass(frozen=True)
+class StateGroup:
+    """One state to be: its members in the order of their rows."""
+
+    members: tuple[Member, ...]
+
+    @property
+    def node(self) -> ir.Node:
+        """The first member's recurrent node."""
+        return self.members[0].place.slot.node
 
     @property
     def kind(self) -> str:
         """``h``, ``c``, or ``state`` where both are rows of one tensor."""
-        kinds = {place.slot.kind for place in self.places}
+        kinds = {member.place.slot.kind for member in self.members}
         return kinds.pop() if len(kinds) == 1 else "state"
 
 
@@ -286,22 +305,22 @@ def wire(graph: ir.Graph, group: StateGroup, state: ir.Value, names: UniqueNames
     """
     parts, axis = [], 0
     clones: dict[tuple[ir.Node, ir.Value], ir.Node] = {}
-    for place, path, orders in zip(group.places, group.paths, group.orders, strict=True):
-        batch_axis = state_shape(place.slot.node)[2] if orders else None
-        start = state
+    for member in group.members:
+        place, path, start = member.place, member.path, state
         for step in reversed(path.steps if path else ()):
             key = (step.node, start)
             if key not in clones:
                 clones[key] = _clone(graph, step.node, start, names)
             start = clones[key].outputs[step.output]
-        for indices in orders:
-            start = _op(graph, names, "Gather", [start, indices], axis=batch_axis)
+        for indices in member.orders:
+            start = _op(graph, names, "Gather", [start, indices], axis=member.batch_axis)
         place.start_from(start)
         part = carry_out(place, start, names.unique)
-        for indices in reversed(orders):
-            part = _op(graph, names, "Gather", [part, _inverse(graph, indices, names)], axis=batch_axis)
+        for indices in reversed(member.orders):
+            inverse = _inverse(graph, indices, names)
+            part = _op(graph, names, "Gather", [part, inverse], axis=member.batch_axis)
         parts.append(_undo(graph, part, path, names))
-        axis = path.span[0] if path and path.span else axis
+        axis = member.span[0] if member.span else axis
     return parts[0] if len(parts) == 1 else _op(graph, names, "Concat", parts, axis=axis)
 
 

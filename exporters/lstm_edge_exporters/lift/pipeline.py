@@ -9,17 +9,15 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
 from lstm_edge_runtime import __version__, load
 from lstm_edge_runtime.errors import CheckFailedError, ContractError, FileFormatError, first_line
 from lstm_edge_runtime.files import write_bytes
-from lstm_edge_runtime.manifest import Axes, Manifest, StateSpec, TensorSpec
+from lstm_edge_runtime.manifest import Array, Axes, Manifest, StateSpec, TensorSpec
 
 from ..graph import axes_of, data_inputs, forget_shapes, to_proto, with_manifest
 from ..numerics.verify import ChunkRun
@@ -29,7 +27,7 @@ from .axes import AxisNames, fixed_roles, generalize_reshapes, name_axes, take_g
 from .axis_roles import BATCH, SEQUENCE
 from .branches import check_constants, choosing_input, fix_inputs, take_branches
 from .config import LiftConfig
-from .evaluate import Session, constant, evaluate, length_inputs, name_axis, two_sizes
+from .evaluate import Session, constant, length_inputs, name_axis, try_evaluate, two_sizes
 from .existing_states import recognize
 from .quantized import is_quantized
 from .read import read_graph
@@ -38,8 +36,6 @@ from .subgraphs import generalize_loops, recurrences
 from .verification import Equality, LiftedGraph, case_at, verify_lifted
 
 __all__ = ["LiftReport", "Lifted", "lift_verified"]
-
-Array = npt.NDArray[Any]
 
 _MOST_NODES = 3
 """Nodes whose states' reasons one error lists."""
@@ -183,21 +179,21 @@ def _lift(
     _refuse(original, result, known, left, config)
     if make_dynamic and not result.states:
         raise ContractError("a file that has its states already is not changed")
+    lengths = length_inputs(original.graph)
+    manifest = _build_manifest(original, proto, names, (*known, *result.states), lengths)
     graph = LiftedGraph(
         source=source,
         constants=constants,
         original=original,
         lifted=result.model,
-        states=(*known, *result.states),
+        manifest=manifest,
         lifts=bool(result.states),
-        names=names,
         fixed_batch=max(_fixed_batch(original, names), result.fixed_batch or 1),
         declared=declared,
-        lengths=length_inputs(original.graph),
+        lengths=lengths,
     )
-    outputs = _describe_outputs(graph, config.seed)
-    manifest = _build_manifest(graph, proto, outputs)
-    verified = verify_lifted(graph, manifest, config.seed)
+    manifest = manifest._replace(outputs=_describe_outputs(graph, config.seed))
+    verified = verify_lifted(replace(graph, manifest=manifest), config.seed)
     manifest = manifest._replace(
         unstreamable=verified.unstreamable,
         padded_states=verified.padded_states,
@@ -312,10 +308,10 @@ def _fixed_batch(model: ir.Model, names: AxisNames) -> int:
 def _declare_outputs(model: ir.Model) -> None:
     """Declare the outputs' axes as running the graph tells them, in place; what it does not run stays."""
     cases = two_sizes(model.graph)
-    try:
-        small, large = evaluate(model, list(model.graph.outputs), cases)
-    except Exception:  # noqa: BLE001  onnxruntime's exceptions share no base class
+    runs = try_evaluate(model, list(model.graph.outputs), cases)
+    if runs is None:
         return
+    small, large = runs
     for value in model.graph.outputs:
         if small[value].ndim == large[value].ndim:
             shapes = small[value].shape, large[value].shape
@@ -342,7 +338,7 @@ def _describe_outputs(graph: LiftedGraph, seed: int) -> tuple[TensorSpec, ...]:
                 )
             ) from error
     small, large = runs
-    states = {state.output for state in graph.states}
+    states = {state.output for state in graph.manifest.states}
     specs = []
     for value in graph.lifted.graph.outputs:
         name = str(value.name)
@@ -381,32 +377,36 @@ def _output_axes(
     return tuple(axes)
 
 
-def _build_manifest(graph: LiftedGraph, proto: onnx.ModelProto, outputs: tuple[TensorSpec, ...]) -> Manifest:
-    """Return the manifest of a lifted file, before anything was measured."""
-    states = {state.input for state in graph.states}
+def _build_manifest(
+    model: ir.Model,
+    proto: onnx.ModelProto,
+    names: AxisNames,
+    states: tuple[StateSpec, ...],
+    lengths: Sequence[str],
+) -> Manifest:
+    """Return the manifest of a lifted file, before it ran: without outputs and figures."""
+    entering = {state.input for state in states}
     inputs = tuple(
         TensorSpec(str(value.name), str(value.dtype.numpy().name), axes_of(value))
-        for value in data_inputs(graph.original.graph)
-        if value.name not in states and value.dtype is not None
+        for value in data_inputs(model.graph)
+        if value.name not in entering and value.dtype is not None
     )
-    lengths = [
+    valid = (
         spec.name
         for spec in inputs
-        if spec.name in graph.lengths
-        and spec.dtype in ("int32", "int64")
-        and spec.axes == (graph.names.batch,)
-    ]
+        if spec.name in lengths and spec.dtype in ("int32", "int64") and spec.axes == (names.batch,)
+    )
     opset = max(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
-    floats = {state.dtype for state in graph.states}
+    floats = {state.dtype for state in states}
     precision = {"float16": "fp16", "float64": "fp64"}.get(min(floats), "fp32")
     return Manifest(
         inputs=inputs,
-        outputs=outputs,
-        states=graph.states,
-        batch=graph.names.batch,
-        sequence=graph.names.sequence,
-        lengths=lengths[0] if lengths else None,
-        precision="int8" if is_quantized(graph.original) else precision,
+        outputs=(),
+        states=states,
+        batch=names.batch,
+        sequence=names.sequence,
+        lengths=next(valid, None),
+        precision="int8" if is_quantized(model) else precision,
         provenance={
             "opset": opset,
             "producer": f"{proto.producer_name} {proto.producer_version}".strip(),

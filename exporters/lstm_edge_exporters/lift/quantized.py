@@ -6,20 +6,17 @@ tried on its float twin: int8 weights times their scales, activations as they ar
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from lstm_edge_runtime.graph_check import QUANTIZED
+from lstm_edge_runtime.manifest import Array
 
 from ..graph import UniqueNames, forget_shapes, infer_shapes
 from .evaluate import constant
 
 __all__ = ["float_twin", "is_quantized"]
-
-Array = npt.NDArray[Any]
 
 _INTEGER = {"MatMulInteger": "MatMul", "ConvInteger": "Conv"}
 _OPERATORS = (QUANTIZED, "DynamicQuantizeLinear", "DynamicQuantizeMatMul", *_INTEGER)

@@ -12,9 +12,9 @@ import onnx_ir as ir
 from onnx.external_data_helper import load_external_data_for_model
 from onnx_ir.passes.common import InlinePass
 
-from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError, first_line
+from lstm_edge_runtime.errors import FileFormatError, InputError, first_line
 from lstm_edge_runtime.manifest import KEY
-from lstm_edge_runtime.onnx_reader import read_onnx
+from lstm_edge_runtime.model import read_model
 from lstm_edge_runtime.ort import open_session
 
 from ..graph import infer_shapes, to_bytes
@@ -71,58 +71,35 @@ def check_keeps_weights(source: str | os.PathLike[str], output: str | os.PathLik
         InputError: ``output`` is such a file, or a link to one.
         FileFormatError: ``source`` is truncated or foreign, or its external data is not beside it.
     """
-    if not (path := Path(source)).is_file():
+    if not Path(source).is_file():
         return
-    if os.path.realpath(output) in read_onnx(path.read_bytes(), path.resolve().parent).external_paths():
+    _, file = read_model(source)
+    if file is not None and os.path.realpath(output) in file.external_paths():
         raise InputError(f"{output} holds weights of {source} and would be replaced; name another file")
 
 
 def _read(source: str | os.PathLike[str] | bytes) -> onnx.ModelProto:
-    if isinstance(source, bytes):
-        name, content, folder = "the model", source, None
-    else:
-        path = Path(source)
-        if not path.is_file():
-            found = "a folder" if path.is_dir() else "not a regular file" if path.exists() else "not there"
-            raise NotFoundError(f"{path} is {found}, expected an .onnx file")
-        try:
-            name, content, folder = str(path), path.read_bytes(), path.resolve().parent
-        except OSError as error:
-            raise InputError(f"{path} can't be read: {error.strerror}") from error
+    content, file = read_model(source)
+    name = "the model" if isinstance(source, bytes) else str(source)
+    if file is None:
+        raise FileFormatError(f"{name} is in ORT format; lift the .onnx file that it was made from")
+    if not file.graph.nodes or not file.opset:
+        raise FileFormatError(f"{name} holds no ONNX graph; export or copy it again")
+    if file.opset < _OLDEST_OPSET:
+        raise FileFormatError(
+            f"{name} has opset {file.opset}, expected {_OLDEST_OPSET} or later; "
+            f"convert it with onnx.version_converter"
+        )
+    if KEY in file.metadata:
+        raise InputError(f"{name} carries lstm-edge's manifest already: its states are inputs and outputs")
     model = onnx.ModelProto()
     try:
         model.ParseFromString(content)
-    except Exception as error:  # protobuf's DecodeError, which it exports under no typed name
-        raise FileFormatError(f"{name} is truncated, or not an ONNX file; export or copy it again") from error
-    opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
-    if not model.graph.node or not opset:
-        raise FileFormatError(f"{name} holds no ONNX graph; export or copy it again")
-    if opset < _OLDEST_OPSET:
+        if not isinstance(source, bytes):
+            load_external_data_for_model(model, str(Path(source).resolve().parent))
+    except Exception as error:  # protobuf's DecodeError, onnx's checker's errors, OSError and ValueError
         raise FileFormatError(
-            f"{name} has opset {opset}, expected {_OLDEST_OPSET} or later; "
-            f"convert it with onnx.version_converter"
-        )
-    if any(entry.key == KEY for entry in model.metadata_props):
-        raise InputError(f"{name} carries lstm-edge's manifest already: its states are inputs and outputs")
-    try:
-        read_onnx(content, folder).check()
-    except FileFormatError as error:
-        raise FileFormatError(f"{name}: {error}") from error
-    _load_weights(model, content, name, folder)
-    return model
-
-
-def _load_weights(model: onnx.ModelProto, content: bytes, name: str, folder: Path | None) -> None:
-    if folder is None:
-        tensors = list(model.graph.initializer)
-        if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in tensors):
-            raise FileFormatError(f"{name} keeps its weights in another file; lift it by its path")
-        return
-    try:
-        read_onnx(content, folder).external_paths()
-        load_external_data_for_model(model, str(folder))
-    except Exception as error:  # ours, or onnx's checker's errors, OSError and ValueError
-        raise FileFormatError(
-            f"{name} keeps weights in another file that can't be used ({first_line(error)}); "
-            "put it whole into the model's own folder"
+            f"{name}, or its weights in another file, can't be read ({first_line(error)}); "
+            "export or copy it again, whole"
         ) from error
+    return model

@@ -21,7 +21,7 @@ _GENERIC = re.compile(r"(lstm|gru|rnn)?(__?\d+)?", re.IGNORECASE)
 
 def name_after_nodes(groups: Sequence["StateGroup"]) -> list[tuple[str, str]]:
     """Name a single layer's states ``h_0/h_n`` and ``c_0/c_n``; with more layers, after each layer's node."""
-    layers = list(dict.fromkeys(group.places[0].slot.node for group in groups))
+    layers = list(dict.fromkeys(group.node for group in groups))
     if len(layers) <= 1:
         return [_pair(group) for group in groups]
     known = [_layer_of(str(node.name or "")) for node in layers]
@@ -29,7 +29,7 @@ def name_after_nodes(groups: Sequence["StateGroup"]) -> list[tuple[str, str]]:
         node: name if name and known.count(name) == 1 else f"{name or node.op_type.lower()}{place}"
         for place, (node, name) in enumerate(zip(layers, known, strict=True))
     }
-    return [_pair(group, f"{labels[group.places[0].slot.node]}_") for group in groups]
+    return [_pair(group, f"{labels[group.node]}_") for group in groups]
 
 
 def name_after_modules(

@@ -4,8 +4,7 @@ The one mechanism behind ``lift`` (any ONNX file) and the exporter (after transl
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -13,19 +12,17 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from lstm_edge_runtime.errors import first_line
-from lstm_edge_runtime.manifest import Axes, StateSpec
+from lstm_edge_runtime.manifest import Array, Axes, StateSpec
 
 from ..graph import UniqueNames, axes_of, data_inputs
-from ..recurrent import is_recurrent, is_reversed, label, recurrent_nodes, slots, state_shape
+from ..recurrent import is_recurrent, is_reversed, label, recurrent_nodes, state_shape
 from .axis_roles import follows_input, row_orders
-from .evaluate import evaluate, inputs_above, is_data_free, name_axis, two_sizes
-from .paths import Path, StateGroup, find_path, is_order, operators_above, wire
+from .evaluate import evaluate, inputs_above, is_data_free, name_axis, try_evaluate, two_sizes
+from .paths import Member, Path, StateGroup, find_path, is_order, operators_above, top_of, wire
 from .state_names import Naming, name_after_nodes
-from .subgraphs import Place, locate, loop_slots, parents_of, recurrences, sequences
+from .subgraphs import Place, locate, parents_of, recurrences, sequences, slots_of
 
 __all__ = ["LeftAlone", "LiftedStates", "lift_states"]
-
-Array = npt.NDArray[Any]
 
 _SORTS_UPWARDS = 11
 """The opset from which TopK can be asked for the smallest."""
@@ -109,16 +106,15 @@ def lift_states(
         nodes = _over_time(model, nodes, batch, sequence)
     places, left = _partition(model, nodes, reverse, carry)
     pinned = {batch: declared} if batch is not None and declared is not None else {}
-    states, failed, fixed_batch = _plan(model, places, batch, pinned)
+    planner = _Planner(model, batch, pinned)
+    states = planner.plan(places)
     names = UniqueNames(model.graph)
-    written = []
     chosen = naming([state.group for state in states])
-    for state, pair in zip(states, chosen, strict=True):
-        written.append(_write(model.graph, state, pair, names))
+    written = [_write(model.graph, state, pair, names) for state, pair in zip(states, chosen, strict=True)]
     RemoveUnusedNodesPass()(model)
     _drop_unused_defaults(model.graph)
     model.graph.sort()
-    return LiftedStates(model, tuple(written), (*left, *failed), fixed_batch)
+    return LiftedStates(model, tuple(written), (*left, *planner.failed), planner.fixed_batch)
 
 
 def _over_time(
@@ -139,21 +135,20 @@ def _over_time(
             if not is_reversed(node) or any(follows_input(each, model.graph) for each in read[node])
         ]
     cases = two_sizes(model.graph)
+    runs = try_evaluate(model, [each.value for node in nodes for each in read[node]], cases)
+    if runs is None:
+        if len(nodes) > 1:
+            return [node for each in nodes for node in _over_time(model, [each], batch, sequence)]
+        return nodes  # the chunks decide
 
-    def grows(node: ir.Node, small: Mapping[ir.Value, Array], large: Mapping[ir.Value, Array]) -> bool:
-        steps = [tuple(run[each.value].shape[each.time] for run in (small, large)) for each in read[node]]
+    def grows(node: ir.Node) -> bool:
+        steps = [tuple(run[each.value].shape[each.time] for run in runs) for each in read[node]]
         return any(
             short != long and (is_recurrent(node) or name_axis((short, long), cases) != batch)
             for short, long in steps
         )
 
-    try:
-        found = evaluate(model, [each.value for node in nodes for each in read[node]], cases)
-    except Exception:  # noqa: BLE001  onnxruntime's exceptions share no base class
-        if len(nodes) > 1:
-            return [node for each in nodes for node in _over_time(model, [each], batch, sequence)]
-        return nodes  # the chunks decide
-    return [node for node in nodes if grows(node, *found)]
+    return [node for node in nodes if grows(node)]
 
 
 def _partition(
@@ -164,7 +159,7 @@ def _partition(
     places, left = [], []
     known: set[tuple[ir.Node, int]] = set()
     for node in nodes:
-        for slot in slots(node) if is_recurrent(node) else loop_slots(node):
+        for slot in slots_of(node):
             place = locate(slot, parents)
             if isinstance(place, Place):
                 if (place.owner, place.input) in known:
@@ -178,68 +173,161 @@ def _partition(
             elif place.initial is None or is_data_free(place.initial):
                 places.append(place)
             else:
-                above = operators_above(place.initial)
-                top = above[-1].inputs[0] if above else place.initial
-                source = str(top.name) if top is not None and top in main_inputs else ""
-                if source in carry or (top is not None and is_data_free(top)):
+                top = top_of(place.initial)
+                source = str(top.name) if top in main_inputs else ""
+                if source in carry or is_data_free(top):
                     places.append(place)  # what lies between may put rows in another order
                 elif source:
                     reason = f"it comes from input {source!r}"
                     left.append(LeftAlone(label(node), slot.kind, reason, "given", frozenset({source})))
                 else:
-                    reason = f"it comes from data, {top and top.name!r}"
+                    reason = f"it comes from data, {top.name!r}"
                     sources = inputs_above(place.initial)
                     left.append(LeftAlone(label(node), slot.kind, reason, "data", sources))
     return places, left
 
 
-def _plan(
-    model: ir.Model, places: Sequence[Place], batch: str | None, pinned: dict[str, int]
-) -> tuple[list[_State], list[LeftAlone], int | None]:
-    """Group the places; find each state's dtype, axes and reset value, and the batch size that fixed them."""
-    small, large = two_sizes(model.graph)
-    fixed_batch = None
-    at_small: dict[ir.Value, Array] = {}
-    at_large: dict[ir.Value, Array] = {}
-    computed, failed = [], []
-    for place in places:
-        try:
-            found, batch_size = _compute(model, [*_operands(place), *_last(place)], (small, large), pinned)
-        except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base class
-            failed.append(_failed(place, f"it can't be computed: {first_line(error)}"))
-            continue
-        computed.append(place)
-        fixed_batch = batch_size or fixed_batch
-        at_small |= found[0]
-        at_large |= found[1]
-    cases = (small | pinned, large | pinned) if fixed_batch else (small, large)
-    axes = {place: _batch_axis(place, batch, cases, (at_small, at_large)) for place in computed}
-    paths = {place: _path(place, axes[place], at_small) for place in computed}
-    states = []
-    orders = {place: _row_orders(model, place, paths[place], small) for place in computed}
-    for group in _group_places(computed, paths, orders, at_small):
-        axis = axes[group.places[0]]
-        state = _describe(model, group, batch, axis, (small, large), (at_small, at_large))
-        if isinstance(state, str):
-            failed += [_failed(place, state) for place in group.places]
-        else:
-            states.append(state)
-    return states, failed, fixed_batch
+class _Planner:
+    """Groups places into states, and finds each one's dtype, axes and reset value.
 
+    What the nodes start from is run at two sets of sizes.
+    """
 
-def _compute(
-    model: ir.Model,
-    values: Sequence[ir.Value],
-    cases: tuple[dict[str, int], dict[str, int]],
-    pinned: dict[str, int],
-) -> tuple[list[dict[ir.Value, Array]], int | None]:
-    """Evaluate ``values``, at the ``pinned`` batch size where others do not do; return that size too."""
-    try:
-        return evaluate(model, values, cases), None
-    except Exception:
-        if not pinned:
-            raise
-        return evaluate(model, values, [case | pinned for case in cases]), max(pinned.values())
+    def __init__(self, model: ir.Model, batch: str | None, pinned: dict[str, int]) -> None:
+        self._model, self._batch, self._pinned = model, batch, pinned
+        self._sizes = two_sizes(model.graph)
+        self._arrays: tuple[dict[ir.Value, Array], dict[ir.Value, Array]] = ({}, {})
+        self.fixed_batch: int | None = None
+        """The ``pinned`` batch size, where a state could be computed at it alone."""
+        self.failed: list[LeftAlone] = []
+
+    def plan(self, places: Sequence[Place]) -> list[_State]:
+        """Return the states; ``failed`` has the places that make none."""
+        computed = [place for place in places if self._compute(place)]
+        states = []
+        for group in _group(list(map(self._member, computed)), self._arrays[0]):
+            state = self._describe(group)
+            if isinstance(state, str):
+                for each in group.members:
+                    self._fail(each.place, state)
+            else:
+                states.append(state)
+        return states
+
+    def _fail(self, place: Place, reason: str) -> None:
+        self.failed.append(LeftAlone(label(place.slot.node), place.slot.kind, reason, "data"))
+
+    def _compute(self, place: Place) -> bool:
+        """Run what the place starts from, at the ``pinned`` batch size where others do not do."""
+        values, reason = [*_operands(place), *_last(place)], ""
+        for pinned in [{}, self._pinned] if self._pinned else [{}]:
+            try:
+                found = evaluate(self._model, values, [sizes | pinned for sizes in self._sizes])
+            except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base class
+                reason = first_line(error)
+                continue
+            for known, new in zip(self._arrays, found, strict=True):
+                known.update(new)
+            self.fixed_batch = max(pinned.values(), default=self.fixed_batch)
+            return True
+        self._fail(place, f"it can't be computed: {reason}")
+        return False
+
+    def _member(self, place: Place) -> Member:
+        batch_axis, path = self._batch_axis(place), None
+        if place.initial is not None and not place.branches and batch_axis is not None:
+            path = find_path(place.initial, batch_axis, place.slot.node, self._arrays[0])
+        return Member(place, batch_axis, path, self._row_orders(place, path))
+
+    def _batch_axis(self, place: Place) -> int | None:
+        """Return a state's batch axis; None where a loop carries one that does not grow with the batch."""
+        if is_recurrent(place.slot.node):
+            return state_shape(place.slot.node)[2]
+        if place.initial is None or place.initial not in self._arrays[0]:
+            return None
+        small, large = (sizes | (self._pinned if self.fixed_batch else {}) for sizes in self._sizes)
+        pairs = zip(*(run[place.initial].shape for run in self._arrays), strict=True)
+        names = [name_axis(rows, (small, large)) for rows in pairs]
+        return next(
+            (axis for axis, name in enumerate(names) if str(name).split("*")[-1] == self._batch), None
+        )
+
+    def _row_orders(self, place: Place, path: Path | None) -> tuple[ir.Value, ...]:
+        """Return the indices that put the rows of the place's node in order, where its state is not yet.
+
+        Rows that are picked or repeated are in no order of that kind, and no state follows them.
+        """
+        node, graph = place.slot.node, self._model.graph
+        reordered = path is not None and any(step.undo[0] == "Reorder" for step in path.steps)
+        if reordered or place.owner is not node or not is_recurrent(node) or node.graph is not graph:
+            return ()
+        if graph.opset_imports[""] < _SORTS_UPWARDS:
+            return ()
+        orders = row_orders(node)
+        runs = try_evaluate(self._model, orders, self._sizes[:1])
+        return orders if runs and all(is_order(runs[0][each], runs[0][each].size) for each in orders) else ()
+
+    def _describe(self, group: StateGroup) -> _State | str:
+        """Find a group's dtype, axes and reset value, or say why it has none."""
+        first = group.members[0]
+        place, path, node = first.place, first.path, first.place.slot.node
+        root, axis = (path.whole, path.batch_axis) if path else (place.initial, first.batch_axis)
+        for last in _last(place):
+            if place.initial is not None and any(
+                run[last].shape != run[place.initial].shape for run in self._arrays
+            ):
+                return "its shape changes from pass to pass"
+        if root is None:
+            directions, hidden, axis = state_shape(node)
+            shape: list[int | str] = [directions, hidden]
+            shape.insert(axis, 1)
+            floats = (each.dtype for each in (node.inputs[2], node.inputs[0]) if each and each.dtype)
+            dtype = next((each for each in floats if each.is_floating_point()), ir.DataType.FLOAT)
+            return self._with_batch(group, dtype, shape, axis, 0.0, self._batch_rows(node))
+        if not is_data_free(root):
+            if root.producer() is not None or root.dtype is None:
+                return f"it is computed from an input, {root.name!r}, and can't be continued by one output"
+            return _State(group, root.dtype, axes_of(root), 0.0, root)
+        small, large = (run[root] for run in self._arrays)
+        dtype = ir.DataType.from_numpy(small.dtype)
+        reset, again = (run if axis is None else run.take([0], axis) for run in (small, large))
+        if not np.array_equal(reset, again) or (
+            axis is not None and ((small != reset).any() or (large != reset).any())
+        ):
+            return "its value is not the same for every batch member and sequence length"
+        value = float(reset.flat[0]) if reset.size and (reset == reset.flat[0]).all() else reset
+        if axis is None:
+            return _State(group, dtype, small.shape, value)
+        rows = (small.shape[axis], large.shape[axis])
+        grown = rows if rows[0] != rows[1] else self._batch_rows(node)
+        return self._with_batch(group, dtype, list(reset.shape), axis, value, grown)
+
+    def _with_batch(
+        self,
+        group: StateGroup,
+        dtype: ir.DataType,
+        shape: list[int | str],
+        axis: int,
+        reset: float | Array,
+        rows: tuple[int, int] | None,
+    ) -> _State | str:
+        """Return the state with its batch axis named, by the ``rows`` that it has at the two sizes."""
+        name = (self._batch or 1) if rows is None else name_axis(rows, self._sizes)
+        if name is None:
+            return f"its batch axis has {rows[0] if rows else 0} rows, no multiple of an input's axis"
+        return _State(group, dtype, (*shape[:axis], name, *shape[axis + 1 :]), reset)
+
+    def _batch_rows(self, node: ir.Node) -> tuple[int, int] | None:
+        """Return the batch sizes that the node's X has at both sizes, None where it can't be told."""
+        x, axis = node.inputs[0], state_shape(node)[2]
+        if x is None:
+            return None
+        declared = axes_of(x)[axis] if x.shape is not None and len(x.shape) == 3 else None
+        small, large = self._sizes
+        if isinstance(declared, str) and declared in small:
+            return small[declared], large[declared]
+        runs = try_evaluate(self._model, [x], self._sizes)  # None where the graph needs its sizes
+        return None if runs is None else (runs[0][x].shape[axis], runs[1][x].shape[axis])
 
 
 def _operands(place: Place) -> list[ir.Value]:
@@ -250,198 +338,55 @@ def _operands(place: Place) -> list[ir.Value]:
     return [place.initial, *(value for node in above for value in node.inputs if value is not None)]
 
 
-def _failed(place: Place, reason: str) -> LeftAlone:
-    return LeftAlone(label(place.slot.node), place.slot.kind, reason, "data")
-
-
 def _last(place: Place) -> list[ir.Value]:
     """Return the value that a loop leaves a state of its own as; its shape must be the initial one."""
     return [] if is_recurrent(place.slot.node) else [place.owner.outputs[place.output]]
 
 
-def _batch_axis(
-    place: Place,
-    batch: str | None,
-    cases: tuple[dict[str, int], dict[str, int]],
-    arrays: tuple[dict[ir.Value, Array], dict[ir.Value, Array]],
-) -> int | None:
-    """Return the batch axis of a state; None where a loop carries one that does not grow with the batch."""
-    if is_recurrent(place.slot.node):
-        return state_shape(place.slot.node)[2]
-    if place.initial is None or place.initial not in arrays[0]:
-        return None
-    pairs = zip(*(found[place.initial].shape for found in arrays), strict=True)
-    names = [name_axis(rows, cases) for rows in pairs]
-    return next((axis for axis, name in enumerate(names) if str(name).split("*")[-1] == batch), None)
-
-
-def _path(place: Place, batch_axis: int | None, arrays: Mapping[ir.Value, Array]) -> Path | None:
-    if place.initial is None or place.branches or batch_axis is None:
-        return None
-    return find_path(place.initial, batch_axis, place.slot.node, arrays)
-
-
-def _row_orders(
-    model: ir.Model, place: Place, path: Path | None, sizes: Mapping[str, int]
-) -> tuple[ir.Value, ...]:
-    """Return the indices that the rows of the place's node are put in order by, where its state is not yet.
-
-    Rows that are picked or repeated are in no order of that kind, and no state follows them.
-    """
-    node = place.slot.node
-    reordered = path is not None and any(step.undo[0] == "Reorder" for step in path.steps)
-    if reordered or place.owner is not node or not is_recurrent(node) or node.graph is not model.graph:
-        return ()
-    if model.graph.opset_imports[""] < _SORTS_UPWARDS:
-        return ()
-    orders = row_orders(node)
-    try:
-        (arrays,) = evaluate(model, orders, [sizes])
-    except Exception:  # noqa: BLE001  onnxruntime's exceptions share no base class
-        return ()
-    return orders if all(is_order(arrays[each], arrays[each].size) for each in orders) else ()
-
-
-def _group_places(
-    places: Iterable[Place],
-    paths: Mapping[Place, Path | None],
-    orders: Mapping[Place, tuple[ir.Value, ...]],
-    arrays: Mapping[ir.Value, Array],
-) -> list[StateGroup]:
-    """Put together the places whose rows make up one larger tensor exactly.
+def _group(members: Sequence[Member], arrays: Mapping[ir.Value, Array]) -> list[StateGroup]:
+    """Put together the members whose rows make up one larger tensor exactly.
 
     h and c that read one zeros tensor are two states; so are two layers that read the same rows. Rows that
     do not add up to the whole stay states of their own.
     """
-    places = list(places)
-    order = {place: position for position, place in enumerate(places)}
-    wholes: dict[ir.Value, list[Place]] = {}
+    order = {member.place: position for position, member in enumerate(members)}
+    wholes: dict[ir.Value, list[Member]] = {}
     groups = []
-    for place in places:
-        path = paths[place]
-        if path is None:
-            groups.append(StateGroup((place,), (None,), (orders[place],)))
+    for member in members:
+        if member.path is None:
+            groups.append(StateGroup((member,)))
         else:
-            wholes.setdefault(path.whole, []).append(place)
-    for whole, members in wholes.items():
+            wholes.setdefault(member.path.whole, []).append(member)
+    for whole, parts in wholes.items():
         shape = arrays[whole].shape
-        kinds = dict.fromkeys(place.slot.kind for place in members)
-        split = [_pack([each for each in members if each.slot.kind == kind], paths, shape) for kind in kinds]
+        kinds = dict.fromkeys(part.place.slot.kind for part in parts)
+        split = [_pack([each for each in parts if each.place.slot.kind == kind], shape) for kind in kinds]
         if any(packed is None for packed in split):
-            split = [_pack(members, paths, shape)]
+            split = [_pack(parts, shape)]
         for packed in split:
-            for rows in [[member] for member in members] if packed is None else packed:
-                chosen = tuple(None if packed is None else paths[place] for place in rows)
-                groups.append(StateGroup(tuple(rows), chosen, tuple(orders[place] for place in rows)))
-    return sorted(groups, key=lambda group: min(order[place] for place in group.places))
+            alone = [(replace(part, path=None),) for part in parts]
+            groups += map(StateGroup, alone if packed is None else packed)
+    return sorted(groups, key=lambda group: min(order[each.place] for each in group.members))
 
 
-def _pack(
-    places: list[Place], paths: Mapping[Place, Path | None], shape: tuple[int, ...]
-) -> list[list[Place]] | None:
-    """Split ``places`` into sets that each cover ``shape`` once, in graph order; None where they don't."""
-    axes = {path.span[0] for place in places if (path := paths[place]) is not None and path.span}
+def _pack(members: Sequence[Member], shape: tuple[int, ...]) -> list[tuple[Member, ...]] | None:
+    """Split ``members`` into sets that each cover ``shape`` once, in graph order; None where they don't."""
+    axes = {member.span[0] for member in members if member.span}
     if len(axes) > 1:
         return None
     size = shape[axes.pop()] if axes else 1
-    packs: list[tuple[list[Place], npt.NDArray[np.bool_]]] = []
-    for place in places:
-        path = paths[place]
-        span = path.span if path is not None else None
-        start, stop = (span[1], span[2]) if span else (0, size)
+    packs: list[tuple[list[Member], npt.NDArray[np.bool_]]] = []
+    for member in members:
+        _, start, stop = member.span or (0, 0, size)
         pack = next((pack for pack in packs if not pack[1][start:stop].any()), None)
         if pack is None:
             pack = ([], np.zeros(size, dtype=np.bool_))
             packs.append(pack)
-        pack[0].append(place)
+        pack[0].append(member)
         pack[1][start:stop] = True
     if not all(taken.all() for _, taken in packs):
         return None
-    return [sorted(members, key=lambda place: _start(paths[place])) for members, _ in packs]
-
-
-def _start(path: Path | None) -> int:
-    return path.span[1] if path is not None and path.span else 0
-
-
-def _describe(
-    model: ir.Model,
-    group: StateGroup,
-    batch: str | None,
-    axis: int | None,
-    cases: tuple[dict[str, int], dict[str, int]],
-    arrays: tuple[dict[ir.Value, Array], dict[ir.Value, Array]],
-) -> _State | str:
-    """Find a group's dtype, axes and reset value, or say why it has none."""
-    place, path = group.places[0], group.paths[0]
-    node = place.slot.node
-    root = path.whole if path else place.initial
-    axis = path.batch_axis if path else axis
-    for last in _last(place):
-        if place.initial is not None and any(
-            found[last].shape != found[place.initial].shape for found in arrays
-        ):
-            return "its shape changes from pass to pass"
-    if root is not None and not is_data_free(root):
-        if root.producer() is not None or root.dtype is None:
-            return f"it is computed from an input, {root.name!r}, and can't be continued by one output"
-        return _State(group, root.dtype, axes_of(root), 0.0, root)
-    rows = _batch_rows(model, node, cases) if root is None else None
-    if root is None:
-        directions, hidden, axis = state_shape(node)
-        shape: list[int | str] = [directions, hidden]
-        shape.insert(axis, 1)
-        reset: float | Array = 0.0
-        dtype = next(
-            (
-                v.dtype
-                for v in (node.inputs[2], node.inputs[0])
-                if v and v.dtype and v.dtype.is_floating_point()
-            ),
-            None,
-        )
-        dtype = dtype or ir.DataType.FLOAT
-    elif axis is None:
-        small, large = arrays[0][root], arrays[1][root]
-        if not np.array_equal(small, large):
-            return "its value is not the same for every batch member and sequence length"
-        reset = float(small.flat[0]) if small.size and (small == small.flat[0]).all() else small
-        return _State(group, ir.DataType.from_numpy(small.dtype), small.shape, reset)
-    else:
-        small, large = arrays[0][root], arrays[1][root]
-        first, again = small.take([0], axis), large.take([0], axis)
-        steady = first.shape == again.shape and np.array_equal(first, again)
-        if not steady or (small != first).any() or (large != first).any():
-            return "its value is not the same for every batch member and sequence length"
-        shape, dtype = list(first.shape), ir.DataType.from_numpy(small.dtype)
-        reset = float(first.flat[0]) if (first == first.flat[0]).all() else first
-        if small.shape[axis] != large.shape[axis]:
-            rows = (small.shape[axis], large.shape[axis])
-        else:
-            rows = _batch_rows(model, node, cases)
-    name = (batch or 1) if rows is None else name_axis(rows, cases)
-    if name is None:
-        return f"its batch axis has {rows[0] if rows else 0} rows, no multiple of an input's axis"
-    shape[axis] = name
-    return _State(group, dtype, tuple(shape), reset)
-
-
-def _batch_rows(
-    model: ir.Model, node: ir.Node, cases: tuple[dict[str, int], dict[str, int]]
-) -> tuple[int, int] | None:
-    """Return the batch sizes that the node's X has in both cases, None where it can't be told."""
-    x = node.inputs[0]
-    _, _, axis = state_shape(node)
-    if x is None:
-        return None
-    declared = axes_of(x)[axis] if x.shape is not None and len(x.shape) == 3 else None
-    if isinstance(declared, str) and declared in cases[0]:
-        return cases[0][declared], cases[1][declared]
-    try:
-        small, large = evaluate(model, [x], cases)
-    except Exception:  # noqa: BLE001  onnxruntime's exceptions share no base class; the graph may need its sizes
-        return None
-    return small[x].shape[axis], large[x].shape[axis]
+    return [tuple(sorted(found, key=lambda each: (each.span or (0, 0))[1])) for found, _ in packs]
 
 
 def _write(graph: ir.Graph, state: _State, chosen: tuple[str, str], names: UniqueNames) -> StateSpec:

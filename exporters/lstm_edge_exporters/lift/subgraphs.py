@@ -14,8 +14,8 @@ import onnx_ir as ir
 
 from lstm_edge_runtime.errors import ContractError
 
-from ..graph import UniqueNames, axes_of
-from ..recurrent import Slot, is_recurrent, label
+from ..graph import UniqueNames, axes_of, operands, walk
+from ..recurrent import Slot, is_recurrent, label, slots
 from .evaluate import constant
 
 __all__ = [
@@ -24,10 +24,10 @@ __all__ = [
     "carry_out",
     "generalize_loops",
     "locate",
-    "loop_slots",
     "parents_of",
     "recurrences",
     "sequences",
+    "slots_of",
 ]
 
 _LOOP_HEADER = 2
@@ -76,8 +76,10 @@ def _carried_values(node: ir.Node) -> Iterator[_Carried]:
         yield _Carried(place, place - first, entering[place], _behind_identity(last))
 
 
-def loop_slots(node: ir.Node) -> tuple[Slot, ...]:
-    """Return the floats that a ``Loop`` or ``Scan`` carries and changes: what may be its states."""
+def slots_of(node: ir.Node) -> tuple[Slot, ...]:
+    """Return a recurrent node's states, or the floats that a ``Loop`` or ``Scan`` carries and changes."""
+    if is_recurrent(node):
+        return slots(node)
     found = [
         each
         for each in _carried_values(node)
@@ -90,7 +92,7 @@ def loop_slots(node: ir.Node) -> tuple[Slot, ...]:
 def recurrences(model: ir.Model) -> Iterator[ir.Node]:
     """Return the recurrent nodes, and every ``Loop`` and ``Scan`` that carries floats, in graph order."""
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
-        if is_recurrent(node) or loop_slots(node):
+        if slots_of(node):
             yield node
 
 
@@ -125,7 +127,7 @@ def generalize_loops(model: ir.Model) -> None:
         ContractError: the condition of such a loop looks at data.
     """
     names = UniqueNames(model.graph)
-    for node in [node for node in model.graph if node.op_type == "Loop" and loop_slots(node)]:
+    for node in [node for node in model.graph if node.op_type == "Loop" and slots_of(node)]:
         trips = constant(node.inputs[0])
         read = next((each for each in sequences(node) if each.value.shape is not None), None)
         if trips is None or read is None or axes_of(read.value)[read.time] != int(trips):
@@ -166,18 +168,20 @@ def _counts(indices: ir.Value | None, body: ir.Graph) -> bool:
 
 def _only_counts(condition: ir.Value, body: ir.Graph) -> bool:
     """Return whether a condition depends on nothing but constants and the integers that ``body`` is given."""
-    waiting, given = [condition], list(body.inputs)
-    while waiting:
-        value = waiting.pop()
+
+    def counts(value: ir.Value) -> bool:
+        if value in body.inputs:
+            return value.dtype is not None and not value.dtype.is_floating_point()
         node = value.producer()
-        if value in given:
-            if value.dtype is None or value.dtype.is_floating_point():
-                return False
-        elif constant(value) is None:
-            if node is None or node.graph is not body or node.op_type == "Gather":
-                return False
-            waiting += [entry for entry in node.inputs if entry is not None]
-    return True
+        return constant(value) is not None or (
+            node is not None and node.graph is body and node.op_type != "Gather"
+        )
+
+    def computed_from(value: ir.Value) -> list[ir.Value]:
+        node = value.producer()
+        return [] if node is None or constant(value) is not None else [each for each in node.inputs if each]
+
+    return all(map(counts, walk([condition], computed_from)))
 
 
 def _is_float(node: ir.Node, each: _Carried) -> bool:
@@ -295,16 +299,9 @@ def _leaving(place: Place) -> set[ir.Value]:
 
 def _why_not(place: Place, body: ir.Graph, parent: ir.Node) -> str:
     """Return what keeps a state from being carried from pass to pass; it may pass through other operators."""
-    waiting, seen = [place.initial] if place.initial else [], set()
-    while waiting:
-        value = waiting.pop()
-        if value in list(body.inputs):
-            return (
-                f"its state is not handed straight on from pass to pass of {parent.op_type} {parent.name!r}"
-            )
-        seen.add(value)
-        node = value.producer()
-        waiting += [entry for entry in (node.inputs if node else ()) if entry and entry not in seen]
+    passes = f"pass to pass of {parent.op_type} {parent.name!r}"
+    if any(value in body.inputs for value in walk([place.initial] if place.initial else [], operands)):
+        return f"its state is not handed straight on from {passes}"
     return f"it starts over in every pass of {parent.op_type} {parent.name!r}"
 
 

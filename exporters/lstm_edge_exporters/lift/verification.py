@@ -3,38 +3,36 @@
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import starmap
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from lstm_edge_runtime.axes import with_ones
 from lstm_edge_runtime.errors import CheckFailedError, FileFormatError, UnsupportedError, first_line
-from lstm_edge_runtime.manifest import Golden, Manifest, StateSpec
+from lstm_edge_runtime.manifest import Array, Golden, Manifest
 from lstm_edge_runtime.tolerance import compare
 
-from ..graph import axes_of, data_inputs, dynamic_axes, to_proto
+from ..graph import axes_of, dynamic_axes, to_proto
 from ..numerics.cases import GRID, Case
 from ..numerics.noise import Layout, PerturbableReference, Rounding, noise_floors
 from ..numerics.onnx_reference import OnnxReference
 from ..numerics.verify import (
     ChunkedFile,
     ChunkRun,
+    golden_case,
     rows_keep_states,
     run_in_chunks,
     states_stop_at_lengths,
 )
-from .axes import AxisNames
 from .axis_roles import BATCH, SEQUENCE, axis_roles
 from .divergence import explain_divergence
-from .evaluate import Session, case_generator, evaluate, two_sizes
+from .evaluate import Session, case_generator, try_evaluate, two_sizes
 from .quantized import float_twin, is_quantized
 from .subgraphs import recurrences, sequences
 
 __all__ = ["Equality", "LiftedGraph", "Verification", "case_at", "verify_lifted"]
-
-Array = npt.NDArray[Any]
 
 _CHUNKED = (2, 24)
 
@@ -50,25 +48,16 @@ class LiftedGraph:
     original: ir.Model
     """The same with its axes named, constants in their places and the branches that they decide."""
     lifted: ir.Model
-    states: tuple[StateSpec, ...]
+    manifest: Manifest
+    """The lifted file's."""
     lifts: bool
     """Whether any of the states was lifted, and not an input before."""
-    names: AxisNames
     fixed_batch: int
     """The batch size that initial states fix the original at; 1 where they don't."""
     declared: Mapping[str, int]
     """The sizes that ``batch`` and ``sequence`` were declared with, of those that were made dynamic."""
     lengths: tuple[str, ...]
     """Inputs with each row's count of valid steps."""
-
-    def axes_named(self, name: str | None) -> dict[str, int]:
-        """Return the place of the axis called ``name`` in every data input that has one."""
-        states = {state.input for state in self.states}
-        return {
-            str(value.name): axes_of(value).index(name)
-            for value in data_inputs(self.original.graph)
-            if name is not None and name in axes_of(value) and value.name not in states
-        }
 
 
 @dataclass(frozen=True)
@@ -115,29 +104,26 @@ class Verification:
         return figures
 
 
-def verify_lifted(graph: LiftedGraph, manifest: Manifest, seed: int) -> Verification:
+def verify_lifted(graph: LiftedGraph, seed: int) -> Verification:
     """Verify that the lifted graph computes what the original does, and whether it can be fed in chunks.
 
     Args:
-        graph: both graphs.
-        manifest: the lifted file's, before anything was measured.
+        graph: both graphs, and the lifted file's manifest before anything was measured.
         seed: of the random data.
 
     Raises:
         CheckFailedError: it does not, or an axis that was made dynamic does not work at other sizes.
         FileFormatError: onnxruntime does not run the original.
     """
-    original, lifted = Session(graph.source, "the original"), Session(graph.lifted, "the lifted file")
-    cases = _cases(graph, seed)
-    noise = _Noise(graph.lifted, manifest, lifted)
-    equality = _check_equality(graph, original, lifted, cases, noise)
+    verifier = _Verifier(graph, seed)
+    cases = verifier.cases()
+    equality = verifier.check_equality(cases)
     if graph.declared:
-        _check_dynamic(graph, lifted, cases[-1], noise)
-    chunks, unstreamable, padded_states = _run_in_chunks(graph, manifest, lifted, noise, seed)
+        verifier.check_dynamic(cases[-1])
+    chunks, unstreamable, padded_states = verifier.run_in_chunks()
     equal = [each for each in cases if each.sizes_text in (*equality.exact, *equality.rounded)]
-    golden = next((each for each in equal if each.sizes.get(graph.names.sequence or "", 2) > 1), equal[0])
-    recorded = _record_golden(original, lifted, golden, noise)
-    return Verification(equality, chunks, unstreamable, padded_states, recorded)
+    golden = next((each for each in equal if each.sizes.get(graph.manifest.sequence or "", 2) > 1), equal[0])
+    return Verification(equality, chunks, unstreamable, padded_states, verifier.record_golden(golden))
 
 
 def case_at(graph: LiftedGraph, sizes: Mapping[str, int], seed: int, offset: int = 0) -> Case:
@@ -145,22 +131,13 @@ def case_at(graph: LiftedGraph, sizes: Mapping[str, int], seed: int, offset: int
 
     ``offset`` gives another case for another number.
     """
-    steps = 1 if graph.names.sequence else _fixed_steps(graph)
-    cases = case_generator(
-        graph.original.graph, steps, states=graph.states, sequence=graph.names.sequence, seed=seed
-    )
-    for state in graph.states:
+    states, sequence = graph.manifest.states, graph.manifest.sequence
+    steps = 1 if sequence else _fixed_steps(graph)
+    cases = case_generator(graph.original.graph, steps, states=states, sequence=sequence, seed=seed)
+    for state in states:
         sizes = with_ones(state.axes, sizes)
     case = cases.at(sizes, offset)
     return replace(case, feeds={**case.feeds, **graph.constants})
-
-
-def _case(graph: LiftedGraph, batch: int, sequence: int, seed: int) -> Case:
-    named = {graph.names.batch: batch, graph.names.sequence: sequence}
-    sizes = {
-        name: named.get(name, 2 + place) for place, name in enumerate(dynamic_axes(graph.original.graph))
-    }
-    return case_at(graph, sizes, seed)
 
 
 def _fixed_steps(graph: LiftedGraph) -> int:
@@ -176,161 +153,153 @@ def _fixed_steps(graph: LiftedGraph) -> int:
     )
 
 
-def _cases(graph: LiftedGraph, seed: int) -> list[Case]:
-    """Generate the verification's cases; N of the grid counts in the batch size that the original has."""
-    cases = [_case(graph, n * graph.fixed_batch, length, seed) for n, length in GRID]
-    if graph.declared:
-        declared = graph.declared.get(BATCH, graph.fixed_batch), graph.declared.get(SEQUENCE, 1)
-        cases.insert(0, _case(graph, *declared, seed))
-    return list({each.sizes_text: each for each in cases}.values())
+class _Verifier:
+    """Both files, open, and what is rounding between them."""
 
+    def __init__(self, graph: LiftedGraph, seed: int) -> None:
+        self._graph, self._manifest, self._seed = graph, graph.manifest, seed
+        self._original = Session(graph.source, "the original")
+        self._lifted = Session(graph.lifted, "the lifted file")
+        self._noise = _Noise(graph.lifted, graph.manifest, self._lifted)
+        axes = graph.manifest.batch_axes
+        self._batch = {name: axes[name] for name in graph.manifest.input_names if name in axes}
+        """The batch axis of each input and state that has one."""
 
-def _check_equality(
-    graph: LiftedGraph, original: Session, lifted: Session, cases: Sequence[Case], noise: "_Noise"
-) -> Equality:
-    """Compare every output of ``original`` with ``lifted``'s.
+    def cases(self) -> list[Case]:
+        """Generate the cases; N of the grid counts in the batch size that the original has."""
+        graph = self._graph
+        grid = [(n * graph.fixed_batch, length) for n, length in GRID]
+        if graph.declared:
+            grid.insert(0, (graph.declared.get(BATCH, graph.fixed_batch), graph.declared.get(SEQUENCE, 1)))
+        return list({each.sizes_text: each for each in starmap(self._case, grid)}.values())
 
-    Raises:
-        CheckFailedError: an output differs.
-        FileFormatError: the original itself runs at no size.
-    """
-    exact: list[str] = []
-    by_rows: list[str] = []
-    rounded: list[str] = []
-    reason, max_abs, max_rel = "", 0.0, 0.0
-    branched = graph.source is not graph.original
-    batch = graph.axes_named(graph.names.batch)
-    for each in cases:
-        got = _try(lifted, each.feeds)
-        try:
-            expected = original.run(each.feeds)
-        except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base class
-            reason = first_line(error)
-            if got is not None and _rows_agree(original, each, got, graph.fixed_batch, batch, noise):
-                by_rows.append(each.sizes_text)
-            continue
-        if got is None:
-            raise CheckFailedError(f"at {each}: the original runs and the lifted file does not")
-        different = [name for name, array in expected.items() if not _is_same(got[name], array)]
-        floors = noise.floors(each.feeds) if different and branched else {}
-        for name in different:
-            array = expected[name]
-            floor = floors[name] if branched and _is_float(array) else 0.0
-            found = compare(name, got[name], array, floor=floor, limit=None if branched else 0.0)
+    def _case(self, batch: int, sequence: int) -> Case:
+        named = {self._manifest.batch: batch, self._manifest.sequence: sequence}
+        names = dynamic_axes(self._graph.original.graph)
+        sizes = {name: named.get(name, 2 + place) for place, name in enumerate(names)}
+        return case_at(self._graph, sizes, self._seed)
+
+    def check_equality(self, cases: Sequence[Case]) -> Equality:
+        """Compare every output of the original with the lifted file's.
+
+        Raises:
+            CheckFailedError: an output differs.
+            FileFormatError: the original itself runs at no size.
+        """
+        exact: list[str] = []
+        by_rows: list[str] = []
+        rounded: list[str] = []
+        reason, max_abs, max_rel = "", 0.0, 0.0
+        branched = self._graph.source is not self._graph.original
+        data = {spec.name for spec in self._manifest.inputs}
+        batch = {name: axis for name, axis in self._batch.items() if name in data}
+        for each in cases:
+            got = _try(self._lifted, each.feeds)
+            try:
+                expected = self._original.run(each.feeds)
+            except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base class
+                reason = first_line(error)
+                rows = self._graph.fixed_batch
+                if got is not None and self._rows_agree(self._original, each, got, rows, batch):
+                    by_rows.append(each.sizes_text)
+                continue
+            if got is None:
+                raise CheckFailedError(f"at {each}: the original runs and the lifted file does not")
+            different = [name for name, array in expected.items() if not _is_same(got[name], array)]
+            floors = self._noise.floors(each.feeds) if different and branched else {}
+            for name in different:
+                array = expected[name]
+                floor = floors[name] if branched and _is_float(array) else 0.0
+                found = compare(name, got[name], array, floor=floor, limit=None if branched else 0.0)
+                if not found.ok:
+                    raise CheckFailedError(f"at {each}: {found}")
+                max_abs, max_rel = max(max_abs, found.max_abs), max(max_rel, found.max_rel)
+            (rounded if different else exact).append(each.sizes_text)
+        if not exact and not rounded:
+            raise FileFormatError(f"the original itself runs at none of the sizes tried: {reason}")
+        return Equality(tuple(exact), tuple(by_rows), tuple(rounded), max_abs, max_rel)
+
+    def _rows_agree(
+        self, session: Session, case: Case, got: Mapping[str, Array], rows: int, batch: Mapping[str, int]
+    ) -> bool:
+        """Compare what the lifted file gives for a batch with runs of ``rows`` rows in ``session``.
+
+        Returns:
+            Whether ``session`` ran at all.
+
+        Raises:
+            CheckFailedError: an output differs by more than rounding.
+        """
+        total = next((case.feeds[name].shape[axis] for name, axis in batch.items()), 0)
+        if total <= rows or total % rows:
+            return False
+        parts = []
+        for first in range(0, total, rows):
+            part = {
+                name: array.take(range(first, first + rows), batch[name]) if name in batch else array
+                for name, array in case.feeds.items()
+            }
+            if (outputs := _try(session, part)) is None:
+                return False  # not a matter of the batch size, then
+            parts.append(outputs)
+        floors = self._noise.floors(case.feeds)
+        for name, expected in parts[0].items():
+            sizes = zip(got[name].shape, expected.shape, strict=True)
+            joined = next((axis for axis, (whole, part) in enumerate(sizes) if whole != part), None)
+            if joined is not None:
+                expected = np.concatenate([part[name] for part in parts], joined)
+            found = compare(name, got[name], expected, floor=floors[name] if _is_float(expected) else 0.0)
             if not found.ok:
-                raise CheckFailedError(f"at {each}: {found}")
-            max_abs, max_rel = max(max_abs, found.max_abs), max(max_rel, found.max_rel)
-        (rounded if different else exact).append(each.sizes_text)
-    if not exact and not rounded:
-        raise FileFormatError(f"the original itself runs at none of the sizes tried: {reason}")
-    return Equality(tuple(exact), tuple(by_rows), tuple(rounded), max_abs, max_rel)
+                raise CheckFailedError(f"at {case}, against the original row by row: {found}")
+        return True
 
+    def check_dynamic(self, case: Case) -> None:
+        """Check that axes that were made dynamic are so inside the graph as well."""
+        try:
+            got = self._lifted.run(case.feeds)
+        except Exception as error:
+            raise CheckFailedError(f"at {case}: the axes are fixed inside the graph") from error
+        if BATCH in self._graph.declared and not self._rows_agree(self._lifted, case, got, 1, self._batch):
+            raise CheckFailedError(f"at {case}: rows of a batch can't be run one by one")
 
-def _rows_agree(
-    original: Session,
-    case: Case,
-    got: Mapping[str, Array],
-    rows: int,
-    batch: Mapping[str, int],
-    noise: "_Noise",
-) -> bool:
-    """Compare a batch that only the lifted file runs with the original's runs of ``rows`` rows.
+    def run_in_chunks(self) -> tuple[ChunkRun | None, str, bool]:
+        """Feed the file in chunks.
 
-    Args:
-        original: runs ``rows`` rows at a time.
-        case: the data.
-        got: what the lifted file gives for it.
-        rows: the batch size that the original is fixed at.
-        batch: input name to its batch axis.
-        noise: tells what is rounding.
-
-    Returns:
-        Whether the original ran at all.
-
-    Raises:
-        CheckFailedError: an output differs by more than rounding.
-    """
-    if not batch:
-        return False
-    name, axis = next(iter(batch.items()))
-    total = case.feeds[name].shape[axis]
-    if total <= rows or total % rows:
-        return False
-    try:
-        parts = [
-            original.run(
-                {
-                    name: array.take(range(first, first + rows), batch[name]) if name in batch else array
-                    for name, array in case.feeds.items()
-                }
+        Returns:
+            The worst of the runs; why chunks do not equal the whole; whether states stop at lengths.
+        """
+        graph, manifest, lifted, noise = self._graph, self._manifest, self._lifted, self._noise
+        if not manifest.states:
+            return None, "", True
+        if not manifest.time_axes:
+            fixed = _steps_of_a_call(graph)
+            return None, f"chunks were not tried: every call takes {fixed} steps" if fixed > 1 else "", True
+        batch, steps = _CHUNKED
+        whole = self._case(batch * graph.fixed_batch, steps)
+        model = graph.lifted
+        if is_quantized(model) and (twin := float_twin(model)) is not None:
+            model, lifted = twin, Session(twin, "its float twin")
+            noise = _Noise(model, manifest, lifted)
+        file = ChunkedFile(manifest, lifted.run, graph.lengths)
+        feeds = {**whole.feeds, **file.with_lengths(whole.feeds, steps)}
+        found = run_in_chunks(file, feeds, noise.floors(feeds), np.random.default_rng(self._seed))
+        reason = "" if found.ok else explain_divergence(model, file, feeds, found)
+        chunks = None if found.error else replace(found, in_float=model is not graph.lifted)
+        if reason or not states_stop_at_lengths(file, whole.feeds, noise.floors):
+            return chunks, reason, bool(reason)
+        by_row = all(state.input in self._batch for state in manifest.states)
+        if by_row and not rows_keep_states(file, whole.feeds, self._batch, noise.floors):
+            reason = (
+                "rows are in another order inside (sorted by length, say), and their states do not follow: "
+                "a row gets another's state where the order changes from chunk to chunk"
             )
-            for first in range(0, total, rows)
-        ]
-    except Exception:  # noqa: BLE001  not a matter of the batch size, then
-        return False
-    floors = noise.floors(case.feeds)
-    for name in parts[0]:
-        joined = next(
-            (axis for axis, size in enumerate(got[name].shape) if parts[0][name].shape[axis] != size), None
-        )
-        expected = (
-            parts[0][name] if joined is None else np.concatenate([part[name] for part in parts], joined)
-        )
-        found = compare(name, got[name], expected, floor=floors[name] if _is_float(expected) else 0.0)
-        if not found.ok:
-            raise CheckFailedError(f"at {case}, against the original row by row: {found}")
-    return True
+        return chunks, reason, True
 
-
-def _check_dynamic(graph: LiftedGraph, lifted: Session, case: Case, noise: "_Noise") -> None:
-    """Check that axes that were made dynamic are so inside the graph as well."""
-    try:
-        got = lifted.run(case.feeds)
-    except Exception as error:
-        raise CheckFailedError(f"at {case}: the axes are fixed inside the graph") from error
-    name = graph.names.batch
-    batch = graph.axes_named(name)
-    batch |= {state.input: state.axes.index(name) for state in graph.states if name in state.axes}
-    if BATCH in graph.declared and not _rows_agree(lifted, case, got, 1, batch, noise):
-        raise CheckFailedError(f"at {case}: rows of a batch can't be run one by one")
-
-
-def _run_in_chunks(
-    graph: LiftedGraph, manifest: Manifest, lifted: Session, noise: "_Noise", seed: int
-) -> tuple[ChunkRun | None, str, bool]:
-    """Feed the file in chunks.
-
-    Returns:
-        The worst of the runs; why chunks do not equal the whole; whether states stop at lengths.
-    """
-    batch, steps = _CHUNKED
-    if not graph.states:
-        return None, "", True
-    if not graph.axes_named(graph.names.sequence):
-        fixed = _steps_of_a_call(graph)
-        return None, f"chunks were not tried: every call takes {fixed} steps" if fixed > 1 else "", True
-    whole = _case(graph, batch * graph.fixed_batch, steps, seed)
-    model = graph.lifted
-    if is_quantized(model) and (twin := float_twin(model)) is not None:
-        model, lifted = twin, Session(twin, "its float twin")
-        noise = _Noise(model, manifest, lifted)
-    file = ChunkedFile(manifest, lifted.run, graph.lengths)
-    feeds = {**whole.feeds, **file.with_lengths(whole.feeds, steps)}
-    found = run_in_chunks(file, feeds, noise.floors(feeds), np.random.default_rng(seed))
-    reason = "" if found.ok else explain_divergence(model, file, feeds, found)
-    chunks = None if found.error else replace(found, in_float=model is not graph.lifted)
-    if reason or not states_stop_at_lengths(file, whole.feeds, noise.floors):
-        return chunks, reason, bool(reason)
-    batch_axes = graph.axes_named(graph.names.batch)
-    name = graph.names.batch
-    batch_axes |= {state.input: state.axes.index(name) for state in graph.states if name in state.axes}
-    by_row = all(state.input in batch_axes for state in graph.states)
-    if by_row and not rows_keep_states(file, whole.feeds, batch_axes, noise.floors):
-        reason = (
-            "rows are in another order inside (sorted by length, say), and their states do not follow: "
-            "a row gets another's state where the order changes from chunk to chunk"
-        )
-    return chunks, reason, True
+    def record_golden(self, case: Case) -> Golden:
+        """Record the original's outputs, and the lifted file's states, for one case."""
+        outputs = {**self._lifted.run(case.feeds), **self._original.run(case.feeds)}
+        inputs = {name: case.feeds[name] for name in self._lifted.inputs}
+        return golden_case(inputs, outputs, self._noise.floors(case.feeds))
 
 
 def _steps_of_a_call(graph: LiftedGraph) -> int:
@@ -339,18 +308,8 @@ def _steps_of_a_call(graph: LiftedGraph) -> int:
         return 1
     read = [each for node in recurrences(graph.original) for each in sequences(node)]
     sizes, _ = two_sizes(graph.original.graph)
-    try:
-        (arrays,) = evaluate(graph.original, [each.value for each in read], [sizes])
-    except Exception:  # noqa: BLE001  onnxruntime's exceptions share no base class
-        return 1
-    return max((arrays[each.value].shape[each.time] for each in read), default=1)
-
-
-def _record_golden(original: Session, lifted: Session, case: Case, noise: "_Noise") -> Golden:
-    """Record the original's outputs, and the lifted file's states, for one case."""
-    outputs = {**lifted.run(case.feeds), **original.run(case.feeds)}
-    floors = {name: float(array.max(initial=0.0)) for name, array in noise.floors(case.feeds).items()}
-    return Golden({name: case.feeds[name] for name in lifted.inputs}, outputs, floors)
+    runs = try_evaluate(graph.original, [each.value for each in read], [sizes])
+    return max((runs[0][each.value].shape[each.time] for each in read), default=1) if runs else 1
 
 
 class _Noise:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from lstm_edge_runtime.axes import learn_sizes, parse_sum, resolve, row_factor
+from lstm_edge_runtime.axes import describe, learn_sizes, parse_sum, resolve, row_factor
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Array, Axes, AxisRange, Manifest
 from lstm_edge_runtime.state import Runner, join_chunks, run_chunks
@@ -31,6 +31,7 @@ __all__ = [
     "full_length",
     "in_chunks",
     "last_steps",
+    "misshapen",
     "random_sizes",
     "row_by_row",
     "take_row",
@@ -141,13 +142,13 @@ class CaseGenerator:
         )
         return cls((*plain, *states), manifest.batch, manifest.sequence, seed, ranges=manifest.ranges)
 
-    def cases(self, grid: Sequence[tuple[int, int]] = GRID) -> Iterator[Case]:
-        """Generate the example, one case for every ``(N, L)`` of ``grid``, and one well above the example."""
+    def cases(self) -> Iterator[Case]:
+        """Generate the example, one case for every ``(N, L)`` of ``GRID``, and one well above the example."""
         example = self.example()
         if example is not None:
             yield example
         known = example.sizes if example is not None else {}
-        for place, (n, length) in enumerate(grid):
+        for place, (n, length) in enumerate(GRID):
             rows, steps = (
                 size if name is None else self._range(name).least + size - 1
                 for name, size in ((self.batch, n), (self.sequence, length))
@@ -160,10 +161,10 @@ class CaseGenerator:
             yield self.case(
                 rows, steps, at_reset=place % 3 == 0, offset=place, full=place % 2 == 0, others=others
             )
-        reached = max(length for _, length in grid)
+        reached = max(length for _, length in GRID)
         if any(_BEYOND * size > reached for name, size in known.items() if name != self.batch):
             sizes = {name: _BEYOND * size + 1 for name, size in known.items()}
-            yield self.at(sizes | ({self.batch: 2} if self.batch in sizes else {}), offset=len(grid))
+            yield self.at(sizes | ({self.batch: 2} if self.batch in sizes else {}), offset=len(GRID))
 
     def case(
         self,
@@ -253,6 +254,16 @@ class CaseGenerator:
     def with_sorted_lengths(self) -> "CaseGenerator":
         """Return the same generator with lengths in falling order."""
         return replace(self, sorted_lengths=True)
+
+    def fitted_to(self, run: Runner) -> "CaseGenerator":
+        """Return the generator that ``run`` takes: it may pack with ``enforce_sorted=True``."""
+        try:
+            for offset in range(3):
+                run(self.case(4, 9, at_reset=True, offset=offset).feeds)
+        except Exception as error:  # noqa: BLE001  a size that is refused tells nothing; the comparisons will
+            if isinstance(error, RuntimeError) and "enforce_sorted" in str(error):
+                return self.with_sorted_lengths()
+        return self
 
     def _fixed_steps(self) -> int:
         """Return what lengths may be at most where the time axis is fixed."""
@@ -362,11 +373,7 @@ def last_steps(manifest: Manifest, sizes: Sequence[int]) -> Procedure:
 
     def procedure(run: Runner, feeds: Feeds) -> Mapping[str, Array]:
         record: dict[str, list[Array]] = {}
-        time = {
-            spec.name: axis
-            for spec in manifest.outputs
-            if (axis := manifest.time_axis(spec.axes)) is not None
-        }
+        time = manifest.time_axes
         for outputs in run_chunks(run, manifest, feeds, sizes):
             for name in join_chunks(manifest, [outputs]):
                 array = outputs[name]
@@ -387,14 +394,24 @@ def case_size(manifest: Manifest, feeds: Feeds) -> tuple[int, int]:
     return sizes[manifest.batch], sizes[manifest.sequence]
 
 
+def misshapen(manifest: Manifest, outputs: Mapping[str, Array], sizes: Mapping[str, int]) -> Iterator[str]:
+    """Return the outputs that come out in another shape than the manifest states, where it states one."""
+    for name in manifest.output_names:
+        stated = manifest.axes[name]
+        shape = resolve(stated, sizes)
+        if shape is not None and outputs[name].shape != shape:
+            yield f"{name} {describe(stated)} comes out as {outputs[name].shape}"
+
+
 def first_rows(manifest: Manifest, feeds: Feeds, count: int) -> dict[str, Array]:
     """Return the first ``count`` rows of a case, or all where it has fewer."""
-    axes, found = manifest.axes, dict(feeds)
-    for name, array in feeds.items():
-        axis = manifest.batch_axis(axes[name])
-        if axis is not None:
-            found[name] = array.take(range(min(count, array.shape[axis])), axis=axis)
-    return found
+    axes = manifest.batch_axes
+    return {
+        name: array.take(range(min(count, array.shape[axes[name]])), axis=axes[name])
+        if name in axes
+        else array
+        for name, array in feeds.items()
+    }
 
 
 def take_row(manifest: Manifest, name: str, array: Array, row: int, rows: int) -> Array:
@@ -437,11 +454,7 @@ def _batch_axis(manifest: Manifest, name: str) -> int | None:
 def full_length(manifest: Manifest, feeds: Feeds) -> dict[str, Array]:
     """Return a case with every row at its full length."""
     name = manifest.lengths
-    return (
-        dict(feeds)
-        if name is None
-        else {**feeds, name: np.full_like(feeds[name], case_size(manifest, feeds)[1])}
-    )
+    return {**feeds} if name is None else {**feeds, name: np.full_like(feeds[name], manifest.steps(feeds))}
 
 
 def with_padding(manifest: Manifest, feeds: Feeds, value: float) -> dict[str, Array]:

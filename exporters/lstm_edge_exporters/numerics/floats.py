@@ -14,7 +14,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,10 +28,42 @@ from lstm_edge_runtime.manifest import Array
 from ..recurrent import LayerWeights, gru, lstm, rnn, to_onnx_weights
 from .noise import TINY, UNIT, Rounding
 
-__all__ = ["OTHER_FLOATS", "AllFloats", "copy_as", "one_thread", "rounded"]
+__all__ = [
+    "OTHER_FLOATS",
+    "RECURRENT_FUNCTIONS",
+    "AllFloats",
+    "RecurrentFunction",
+    "copy_as",
+    "one_thread",
+    "rounded",
+]
 
 OTHER_FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float64})
 """The float dtypes that a file does not have."""
+
+
+class RecurrentFunction(NamedTuple):
+    """What a recurrent function of PyTorch computes."""
+
+    op: str
+    """ONNX's operator."""
+    activation: str = ""
+    """Of an RNN."""
+    cell: bool = False
+    """Whether it takes one step."""
+
+
+RECURRENT_FUNCTIONS: dict[Any, RecurrentFunction] = {
+    torch.lstm: RecurrentFunction("LSTM"),
+    torch.gru: RecurrentFunction("GRU"),
+    torch.rnn_tanh: RecurrentFunction("RNN", "Tanh"),
+    torch.rnn_relu: RecurrentFunction("RNN", "Relu"),
+    torch.lstm_cell: RecurrentFunction("LSTM", cell=True),
+    torch.gru_cell: RecurrentFunction("GRU", cell=True),
+    torch.rnn_tanh_cell: RecurrentFunction("RNN", "Tanh", cell=True),
+    torch.rnn_relu_cell: RecurrentFunction("RNN", "Relu", cell=True),
+}
+"""What ``nn.LSTM``, ``nn.GRU``, ``nn.RNN`` and their cells call."""
 
 _FLOATS = OTHER_FLOATS | {torch.float32}
 _CASTS = (Tensor.float, Tensor.half, Tensor.bfloat16, Tensor.double)
@@ -249,10 +281,8 @@ class _Layers(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        if func in _LAYERS:
-            return self._layer(*_LAYERS[func], *args)
-        if func in _CELLS:
-            return self._cell(*_CELLS[func], *args)
+        if (kind := RECURRENT_FUNCTIONS.get(func)) is not None:
+            return (self._cell if kind.cell else self._layer)(kind.op, kind.activation, *args)
         return func(*args, **(kwargs or {}))
 
     def _layer(self, op: str, activation: str, x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
@@ -325,20 +355,6 @@ class _Layers(TorchFunctionMode):
 
 def _array(tensor: Tensor) -> Array:
     return np.asarray(tensor.detach().numpy())
-
-
-_LAYERS: dict[Any, tuple[str, str]] = {
-    torch.lstm: ("LSTM", ""),
-    torch.gru: ("GRU", ""),
-    torch.rnn_tanh: ("RNN", "Tanh"),
-    torch.rnn_relu: ("RNN", "Relu"),
-}
-_CELLS: dict[Any, tuple[str, str]] = {
-    torch.lstm_cell: ("LSTM", ""),
-    torch.gru_cell: ("GRU", ""),
-    torch.rnn_tanh_cell: ("RNN", "Tanh"),
-    torch.rnn_relu_cell: ("RNN", "Relu"),
-}
 
 
 @contextmanager

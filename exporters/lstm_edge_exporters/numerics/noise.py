@@ -165,12 +165,9 @@ class Layout:
         """Read the axes off a manifest."""
         channels = {spec.name: _fixed(spec.axes)[-1:] for spec in manifest.outputs}
         channels |= {state.output: _fixed(state.axes)[:-1] for state in manifest.states}
+        batch = manifest.batch_axes
         return cls(
-            {
-                name: rows
-                for name in manifest.input_names
-                if (rows := manifest.batch_axis(manifest.axes[name])) is not None
-            },
+            {name: batch[name] for name in manifest.input_names if name in batch},
             {name: places[0] for name, places in channels.items() if places},
         )
 

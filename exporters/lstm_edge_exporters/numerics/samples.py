@@ -8,7 +8,7 @@ import numpy as np
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Array, Axes, Manifest
 
-__all__ = ["Samples", "join_samples", "sample_feeds", "selected"]
+__all__ = ["Samples", "check_samples", "join_samples", "sample_batch", "sample_feeds", "selected"]
 
 _MAX_SAMPLES = 1000
 
@@ -30,20 +30,36 @@ def sample_feeds(samples: Samples, manifest: Manifest) -> list[dict[str, Array]]
     """Return the data inputs of each selected sample, batch axis of 1 included, cut to its length.
 
     Raises:
-        InputError: an input that is missing or unknown, not finite, or with lengths that do not fit; or
-            arrays of unequal counts.
+        InputError: as ``check_samples``.
     """
-    specs = {spec.name: spec for spec in manifest.data_inputs}
-    if set(samples.inputs) != set(specs):
-        raise InputError(
-            f"the data has {sorted(samples.inputs)}, the file takes {sorted(specs)}; name each once"
-        )
-    axes = {name: tuple(axis for axis in spec.axes if axis != manifest.batch) for name, spec in specs.items()}
-    _check(samples, axes, manifest.sequence)
+    check_samples(samples, manifest)
+    lengths = samples.lengths
     return [
-        {name: _sample(samples, manifest, specs[name].axes, name, index) for name in specs}
+        sample_batch(samples, manifest, [index], 0 if lengths is None else int(lengths[index]))
         for index in selected(samples)
     ]
+
+
+def sample_batch(
+    samples: Samples, manifest: Manifest, indices: Sequence[int], length: int = 0
+) -> dict[str, Array]:
+    """Return the data inputs of some samples as one batch; of one, where the file has no batch axis.
+
+    Args:
+        samples: the data.
+        manifest: the file's.
+        indices: which samples.
+        length: steps to cut them to; 0 for all.
+    """
+    feeds = {}
+    for spec in manifest.data_inputs:
+        rows = samples.inputs[spec.name][indices]
+        time = manifest.time_axis(_row_axes(spec.axes, manifest))
+        if time is not None and length:
+            rows = rows.take(range(length), axis=1 + time)
+        batch = manifest.batch_axis(spec.axes)
+        feeds[spec.name] = (rows[0] if batch is None else np.moveaxis(rows, 0, batch)).astype(spec.dtype)
+    return feeds
 
 
 def join_samples(feeds: Sequence[Mapping[str, Array]], manifest: Manifest, steps: int) -> dict[str, Array]:
@@ -52,32 +68,35 @@ def join_samples(feeds: Sequence[Mapping[str, Array]], manifest: Manifest, steps
     Inputs without a time axis are the first sample's.
     """
     joined = dict(feeds[0])
-    for spec in manifest.data_inputs:
-        axis = manifest.time_axis(spec.axes)
-        if axis is not None:
-            every = np.concatenate([each[spec.name] for each in feeds[:steps]], axis=axis)
-            joined[spec.name] = every.take(np.arange(steps) % every.shape[axis], axis=axis)
+    for name, axis in manifest.time_axes.items():
+        if name in joined:
+            every = np.concatenate([each[name] for each in feeds[:steps]], axis=axis)
+            joined[name] = every.take(np.arange(steps) % every.shape[axis], axis=axis)
     return joined
 
 
-def selected(samples: Samples) -> list[int]:
-    """Return the indices of the samples that are judged: at most 1,000, evenly spread."""
+def selected(samples: Samples, most: int = _MAX_SAMPLES) -> list[int]:
+    """Return the indices of the samples that are judged: at most ``most``, evenly spread."""
     count = len(next(iter(samples.inputs.values())))
-    return [round(place) for place in np.linspace(0, count - 1, min(count, _MAX_SAMPLES))]
+    return [round(place) for place in np.linspace(0, count - 1, min(count, most))]
 
 
-def _sample(samples: Samples, manifest: Manifest, axes: Axes, name: str, index: int) -> Array:
-    array = samples.inputs[name][index]
-    row_axes = tuple(axis for axis in axes if axis != manifest.batch)
-    time = manifest.time_axis(row_axes)
-    if samples.lengths is not None and time is not None:
-        array = array.take(range(samples.lengths[index]), axis=time)
-    batch = manifest.batch_axis(axes)
-    return array if batch is None else np.expand_dims(array, batch)
+def _row_axes(axes: Axes, manifest: Manifest) -> Axes:
+    return tuple(axis for axis in axes if axis != manifest.batch)
 
 
-def _check(samples: Samples, row_axes: Mapping[str, Axes], sequence: str | None) -> None:
-    """Refuse what does not fit ``row_axes``, the axes of one sample of each input."""
+def check_samples(samples: Samples, manifest: Manifest) -> None:
+    """Refuse data that does not fit a file.
+
+    Raises:
+        InputError: an input that is missing or unknown, not finite, or with lengths that do not fit; or
+            arrays of unequal counts.
+    """
+    row_axes = {spec.name: _row_axes(spec.axes, manifest) for spec in manifest.data_inputs}
+    if set(samples.inputs) != set(row_axes):
+        raise InputError(
+            f"the data has {sorted(samples.inputs)}, the file takes {sorted(row_axes)}; name each once"
+        )
     others = {"targets": samples.targets, "lengths": samples.lengths}
     counts = {name: len(array) for name, array in {**samples.inputs, **others}.items() if array is not None}
     if len(set(counts.values())) != 1 or 0 in counts.values():
@@ -90,11 +109,8 @@ def _check(samples: Samples, row_axes: Mapping[str, Axes], sequence: str | None)
             )
         if not np.isfinite(array).all():
             raise InputError(f"{name} holds NaN or infinity; clean the data first")
-        if samples.lengths is not None and sequence in axes:
-            low, high, longest = (
-                min(samples.lengths),
-                max(samples.lengths),
-                array.shape[1 + axes.index(sequence)],
-            )
+        time = manifest.time_axis(axes)
+        if samples.lengths is not None and time is not None:
+            low, high, longest = min(samples.lengths), max(samples.lengths), array.shape[1 + time]
             if not 1 <= low <= high <= longest:
                 raise InputError(f"lengths holds {low}..{high}; expected 1..{longest}, the steps of {name}")

@@ -15,7 +15,7 @@ import numpy as np
 
 from lstm_edge_runtime.errors import CheckFailedError, first_line
 from lstm_edge_runtime.manifest import Array, Golden, Manifest
-from lstm_edge_runtime.state import Runner, run_chunks
+from lstm_edge_runtime.state import Runner, run_chunks, take_steps
 from lstm_edge_runtime.tolerance import MULTIPLE, Comparison, compare
 
 from .cases import Case, CaseGenerator, in_chunks, random_sizes
@@ -27,6 +27,7 @@ __all__ = [
     "Equivalence",
     "StatesRefusedError",
     "find_counts",
+    "golden_case",
     "record_golden",
     "rows_keep_states",
     "run_in_chunks",
@@ -186,6 +187,13 @@ def record_golden(
     return first._replace(more=() if second is None else (second,))
 
 
+def golden_case(
+    feeds: Mapping[str, Array], outputs: Mapping[str, Array], floors: Mapping[str, Array]
+) -> Golden:
+    """Return a case as files keep it: of each output's noise floors the largest."""
+    return Golden(feeds, outputs, {name: float(array.max(initial=0.0)) for name, array in floors.items()})
+
+
 def _cases(cases: CaseGenerator, place: int) -> Iterator[Case]:
     for n, length in _SIZES[place]:
         yield cases.case(n, length, at_reset=False, offset=97 + place, full=True)
@@ -211,9 +219,8 @@ def _record(reference: PerturbableReference, case: Case) -> Golden | None:
         return None
     if not all(np.isfinite(array).all() for array in known.floors.values()):
         return None
-    floor = {name: float(array.max(initial=0.0)) for name, array in known.floors.items()}
     limits = {name: MULTIPLE * array for name, array in known.floors.items()}
-    return Golden(dict(case.feeds), outputs, floor, limits=limits)
+    return golden_case(case.feeds, outputs, known.floors)._replace(limits=limits)
 
 
 def _amplify(case: Case, cases: CaseGenerator) -> Case:
@@ -276,22 +283,11 @@ class ChunkedFile:
     lengths: tuple[str, ...]
     """Inputs that give each row's count of steps."""
 
-    @property
-    def time_axes(self) -> dict[str, int]:
-        """Input name to its time axis."""
-        axes = {spec.name: self.manifest.time_axis(spec.axes) for spec in self.manifest.inputs}
-        return {name: axis for name, axis in axes.items() if axis is not None}
-
-    def steps(self, feeds: Mapping[str, Array]) -> int:
-        """Return how many steps ``feeds`` have."""
-        name, axis = next(iter(self.time_axes.items()))
-        return int(feeds[name].shape[axis])
-
     def full(self, run: Runner) -> Runner:
         """Return ``run`` with every row at the full length of its chunk."""
 
         def run_full(feeds: Mapping[str, Array]) -> Mapping[str, Array]:
-            return run({**feeds, **self.with_lengths(feeds, self.steps(feeds))})
+            return run({**feeds, **self.with_lengths(feeds, self.manifest.steps(feeds))})
 
         return run_full
 
@@ -317,7 +313,7 @@ def run_in_chunks(
     run, runs = file.full(file.run), []
     whole = run(feeds)
     for _ in range(_PLANS):
-        sizes = tuple(random_sizes(file.steps(feeds), rng))
+        sizes = tuple(random_sizes(file.manifest.steps(feeds), rng))
         try:
             chunks = in_chunks(file.manifest, sizes)(run, feeds)
         except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base class
@@ -337,14 +333,12 @@ def find_counts(file: ChunkedFile, feeds: Mapping[str, Array]) -> tuple[str, ...
         file: the file.
         feeds: every input for the whole sequence, states at their reset values.
     """
-    names = [
-        spec.name
-        for spec in file.manifest.outputs
-        if np.dtype(spec.dtype).kind in "iu" and file.manifest.time_axis(spec.axes) is None
-    ]
+    time = file.manifest.time_axes
+    outputs = {spec.name: np.dtype(spec.dtype) for spec in file.manifest.outputs}
+    names = [name for name, dtype in outputs.items() if dtype.kind in "iu" and name not in time]
     if not names:
         return ()
-    run, steps = file.full(file.run), file.steps(feeds)
+    run, steps = file.full(file.run), file.manifest.steps(feeds)
     try:
         whole = run(feeds)
         first, last = run_chunks(run, file.manifest, feeds, [steps // 3, steps - steps // 3])
@@ -370,7 +364,7 @@ def states_stop_at_lengths(file: ChunkedFile, feeds: Mapping[str, Array], floors
     if not file.lengths or not file.manifest.states:
         return True
     lengths = file.with_lengths(feeds, _SHORT)
-    cut = {**feeds, **_steps(file, feeds, 0, _SHORT), **lengths}
+    cut = {**take_steps(file.manifest, feeds, 0, _SHORT), **lengths}
     try:
         padded, alone = file.run({**feeds, **lengths}), file.run(cut)
     except Exception:  # noqa: BLE001  onnxruntime's exceptions share no base class
@@ -398,10 +392,10 @@ def rows_keep_states(
     states = {state.input: state.output for state in file.manifest.states}
     results: Mapping[str, Array] = {}
     start: dict[str, Array] = {}
+    time = file.manifest.time_axes
     for place, lengths in enumerate((rising, rising[::-1])):
-        chunk = _steps(file, feeds, place * _SHORT, (place + 1) * _SHORT)
-        given = file.with_lengths(feeds, lengths)
-        results = file.run({**feeds, **chunk, **given, **start})
+        chunk = take_steps(file.manifest, feeds, place * _SHORT, (place + 1) * _SHORT)
+        results = file.run({**chunk, **file.with_lengths(feeds, lengths), **start})
         start = {name: results[output] for name, output in states.items()}
     for row in range(rows):
         own = {
@@ -410,17 +404,13 @@ def rows_keep_states(
         }
         first, second = int(rising[row]), int(rising[rows - 1 - row])
         kept = [*range(first), *range(_SHORT, _SHORT + second)]
-        own |= {name: own[name].take(kept, axis) for name, axis in file.time_axes.items()}
+        own |= {name: own[name].take(kept, axis) for name, axis in time.items() if name in own}
         own |= file.with_lengths(own, len(kept))
         alone = file.run(own)
         mine = {output: results[output].take([row], batch_axes[name]) for name, output in states.items()}
         if not _states_agree(file, mine, alone, floors(own)):
             return False
     return True
-
-
-def _steps(file: ChunkedFile, feeds: Mapping[str, Array], first: int, last: int) -> dict[str, Array]:
-    return {name: feeds[name].take(range(first, last), axis) for name, axis in file.time_axes.items()}
 
 
 def _states_agree(

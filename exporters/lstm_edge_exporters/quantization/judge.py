@@ -8,15 +8,15 @@ import numpy as np
 
 from lstm_edge_runtime.errors import counted
 from lstm_edge_runtime.manifest import Array
-from lstm_edge_runtime.model import Model
-from lstm_edge_runtime.state import Runner, State, run_chunks
+from lstm_edge_runtime.model import Model, runner
+from lstm_edge_runtime.state import run_chunks
 from lstm_edge_runtime.tolerance import limit_for
 
 from ..numerics.cases import Feeds
 from ..numerics.samples import join_samples
 from .config import STEPS, Budget
 
-__all__ = ["Changed", "Drifted", "Judgement", "device_limits", "judge", "over_budget", "runner"]
+__all__ = ["Changed", "Drifted", "Judgement", "device_limits", "judge", "over_budget"]
 
 _LATE = STEPS // 10
 _TIE = 0.05
@@ -141,25 +141,6 @@ def device_limits(largest: Mapping[str, float], golden: Mapping[str, Array]) -> 
         golden: the golden outputs.
     """
     return {name: max(_MARGIN * largest[name], limit_for(array, 0.0)) for name, array in golden.items()}
-
-
-def runner(model: Model) -> Runner:
-    """Return a function that runs ``model`` on inputs by name and gives every output of the graph.
-
-    States that are left out are at reset, rows without lengths full.
-    """
-    interface = model.interface
-
-    def run(feeds: Feeds) -> dict[str, Array]:
-        state = None
-        if model.states and all(spec.input in feeds for spec in model.states):
-            arrays = {spec.input: feeds[spec.input].astype(spec.dtype) for spec in model.states}
-            state = State(arrays, model.identity)
-        data = {spec.name: feeds[spec.name] for spec in interface.data_inputs}
-        outputs, after = model.run(data, state, feeds.get(interface.lengths or ""))
-        return interface.all_outputs(outputs, after)
-
-    return run
 
 
 def _long_run(model: Model, cases: Sequence[Feeds]) -> Iterator[Feeds]:

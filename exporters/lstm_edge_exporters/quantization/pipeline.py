@@ -1,9 +1,11 @@
 """``quantize``: a verified float file in, a smaller one out that kept to its budget."""
 
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -20,15 +22,17 @@ from lstm_edge_runtime.errors import (
     counted,
 )
 from lstm_edge_runtime.files import write_bytes
-from lstm_edge_runtime.manifest import Array, Manifest
+from lstm_edge_runtime.manifest import Array, Golden, Manifest
+from lstm_edge_runtime.model import runner
+from lstm_edge_runtime.ort import import_onnxruntime
+from lstm_edge_runtime.selftest import replay_golden
 
 from ..graph import with_manifest
 from ..numerics.cases import Feeds
 from ..numerics.samples import Samples, sample_feeds, selected
 from ..progress import Progress, ignore
 from .config import QuantizeConfig
-from .judge import Judgement, judge, over_budget
-from .manifest import with_dtypes, with_judgement
+from .judge import Judgement, device_limits, judge, over_budget
 from .precision import (
     SCHEMES,
     Count,
@@ -127,7 +131,7 @@ def quantize(
         prepare(model)
         smaller = build(model)
         counts = count_quantized(smaller, config.precision)
-        manifest = with_dtypes(before.manifest, smaller, config.precision)
+        manifest = _with_dtypes(before.manifest, smaller, config.precision)
         after = _load(with_manifest(smaller, manifest))
         judgement = judge(before, after, cases, targets, few=samples is None)
         said = over_budget(judgement, config.budget)
@@ -139,7 +143,7 @@ def quantize(
             refused.append(f"{picked_words}: {'; '.join(said)}")
             continue
         afters = [after] if native is None else [after, native]
-        manifest = with_judgement(manifest, before, afters, judgement, config, picked_words, cases[0])
+        manifest = _with_judgement(manifest, before, afters, judgement, config, picked_words, cases[0])
         content = with_manifest(smaller, manifest)
         _load(content).selftest().require()
         if len(content) >= size:
@@ -153,6 +157,93 @@ def quantize(
     raise CheckFailedError(
         f"{source} loses too much on {judged_on}; {' / '.join(refused)}; nothing was written"
     )
+
+
+def _with_dtypes(manifest: Manifest, proto: onnx.ModelProto, precision: str) -> Manifest:
+    """Return the manifest with the smaller file's dtypes and precision."""
+    dtypes = {
+        value.name: onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).name
+        for value in (*proto.graph.input, *proto.graph.output)
+    }
+    return manifest._replace(
+        inputs=tuple(spec._replace(dtype=dtypes[spec.name]) for spec in manifest.inputs),
+        outputs=tuple(spec._replace(dtype=dtypes[spec.name]) for spec in manifest.outputs),
+        states=tuple(spec._replace(dtype=dtypes[spec.input]) for spec in manifest.states),
+        precision=precision,
+    )
+
+
+def _with_judgement(
+    manifest: Manifest,
+    before: Model,
+    afters: Sequence[Model],
+    judgement: Judgement,
+    config: QuantizeConfig,
+    words: str,
+    feeds: Feeds,
+) -> Manifest:
+    """Return the manifest with the figures, and with the float file's golden cases and limits for them.
+
+    Args:
+        manifest: what ``_with_dtypes`` gave.
+        before: the float file.
+        afters: the smaller file, on each engine that runs it.
+        judgement: the figures.
+        config: whose budget was kept to.
+        words: the arithmetic that was chosen.
+        feeds: what to record a golden case from where the float file has none.
+    """
+    golden = manifest.golden or _record(before, feeds)
+    dtypes = {spec.name: spec.dtype for spec in manifest.inputs} | {s.input: s.dtype for s in manifest.states}
+    cases = [
+        Golden(
+            {name: array.astype(dtypes[name]) for name, array in case.inputs.items()},
+            case.outputs,
+            case.floor,
+        )
+        for case in (golden, *golden.more)
+    ]
+    unlimited = manifest._replace(golden=cases[0]._replace(more=tuple(cases[1:])))
+    largest: list[dict[str, float]] = [defaultdict(float) for _ in cases]
+    for replay in chain.from_iterable(replay_golden(unlimited, runner(after)) for after in afters):
+        for record in replay.comparisons:
+            largest[replay.case][record.name] = max(largest[replay.case][record.name], record.max_abs)
+    first, *more = (
+        case._replace(limit=device_limits(found, case.outputs))
+        for case, found in zip(cases, largest, strict=True)
+    )
+    versions = {**manifest.provenance.get("versions", {}), "onnxruntime": import_onnxruntime().__version__}
+    change, drift = judgement.change.values(), judgement.drift.values()
+    return manifest._replace(
+        provenance={
+            **manifest.provenance,
+            "float_sha256": before.identity,
+            "quantized": words,
+            "versions": versions,
+        },
+        equivalence={
+            "against": "the float file",
+            "max_abs": max([*(each.largest for each in change), *(each.largest for each in drift)]),
+            "max_rel": max([*(each.share for each in change), *(each.share for each in drift)]),
+            "budget": asdict(config.budget),
+            **judgement.to_dict(),
+            "float": {name: value for name, value in manifest.equivalence.items() if name != "cases"},
+        },
+        golden=first._replace(more=tuple(more)),
+    )
+
+
+def _record(model: Model, feeds: Feeds) -> Golden:
+    """Run the float file on ``feeds`` from the reset state, and keep what went in and came out."""
+    interface, found = model.interface, runner(model)(feeds)
+    inputs = dict(feeds)
+    for spec in model.states:
+        reset = np.asarray(spec.reset, spec.dtype)
+        inputs[spec.input] = np.ascontiguousarray(np.broadcast_to(reset, found[spec.output].shape))
+    if interface.lengths_input is not None and interface.lengths not in inputs:
+        lengths = interface.lengths_input
+        inputs[lengths.name] = np.array([interface.steps(feeds)], lengths.dtype)
+    return Golden(inputs, found, dict.fromkeys(found, 0.0))
 
 
 def _ways(

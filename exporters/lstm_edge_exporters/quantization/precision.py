@@ -248,7 +248,7 @@ def _constant(name: str, array: Array) -> ir.Value:
 
 
 _ARITHMETIC = {QUANTIZED: "LSTM", "MatMulInteger": "Linear"}
-_STORED = (onnx.TensorProto.INT8, onnx.TensorProto.FLOAT16)
+_STORED = (ir.DataType.INT8, ir.DataType.FLOAT16)
 
 Count = dict[str, int]
 """What was made smaller, to how many nodes: ``{"LSTM int8": 2, "GRU stored": 1}``."""
@@ -266,17 +266,13 @@ def count_quantized(model: onnx.ModelProto, what: str) -> Count:
     """
     found: Counter[str] = Counter()
     left: list[str] = []
-    for graph in _graphs(model.graph):
-        made_by = {name: node for node in graph.node for name in node.output}
-        held = {tensor.name: tensor.data_type for tensor in graph.initializer}
-        for node in graph.node:
-            weights = [_source(name, made_by, held) for name in node.input[1:3] + node.input[:1]]
-            if node.op_type in _ARITHMETIC:
-                found[f"{_ARITHMETIC[node.op_type]} {what}"] += 1
-            elif node.op_type not in ("Cast", "Mul") and any(kind in _STORED for kind in weights):
-                found[f"{node.op_type} stored"] += 1
-            elif node.op_type in OPERATORS:
-                left.append(f"{node.op_type} {node.name or node.output[0]}")
+    for node in ir.traversal.RecursiveGraphIterator(ir.from_proto(model).graph):
+        if node.op_type in _ARITHMETIC:
+            found[f"{_ARITHMETIC[node.op_type]} {what}"] += 1
+        elif node.op_type not in ("Cast", "Mul") and any(map(_is_stored, node.inputs[:3])):
+            found[f"{node.op_type} stored"] += 1
+        elif node.op_type in OPERATORS:
+            left.append(f"{node.op_type} {node.name or node.outputs[0].name}")
     recurrent = [name for name in found if name.split()[0] in OPERATORS]
     if not found or (left and not recurrent):
         names = f" ({', '.join(left)})" if left else ""
@@ -289,23 +285,11 @@ def count_quantized(model: onnx.ModelProto, what: str) -> Count:
     return dict(found)
 
 
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                if inner.node:
-                    yield from _graphs(inner)
-
-
-def _source(name: str, made_by: dict[str, onnx.NodeProto], held: dict[str, int]) -> int | None:
-    """Return the dtype that a weight is stored in, seen through Cast and Mul."""
-    while name not in held:
-        node = made_by.get(name)
-        if node is None or node.op_type not in ("Cast", "Mul"):
-            return None
-        name = node.input[0]
-    return held[name]
+def _is_stored(value: ir.Value | None) -> bool:
+    """Return whether a weight is stored small, seen through Cast and Mul."""
+    while value is not None and (node := value.producer()) is not None and node.op_type in ("Cast", "Mul"):
+        value = node.inputs[0]
+    return value is not None and value.is_initializer() and value.dtype in _STORED
 
 
 _VNNI = {"avx512_vnni", "avx_vnni"}

@@ -5,14 +5,13 @@ axes, and damages a weight that two nodes share. So: constants become initialize
 ``layout=0`` between transposes, and each recurrent node gets weights of its own.
 """
 
-from collections.abc import Iterator
-
 import onnx_ir as ir
 from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveInitializersFromInputsPass
 from onnxscript.optimizer import fold_constants
 
 from lstm_edge_runtime.graph_check import OPERATORS
 
+from ..graph import operands, walk
 from ..recurrent import is_recurrent, to_layout_0
 
 __all__ = ["prepare"]
@@ -34,32 +33,14 @@ def prepare(model: ir.Model) -> None:
 
 def _fold_weights(model: ir.Model) -> None:
     """Evaluate the nodes that only weights hang on (gate reorderings, transposes, casts)."""
-    constant: dict[ir.Node, bool] = {}
-
-    def is_constant(value: ir.Value | None) -> bool:
-        if value is None or value.is_initializer():
-            return value is not None
-        node = value.producer()
-        if node is None:
-            return False
-        if node not in constant:
-            constant[node] = all(is_constant(item) for item in node.inputs if item is not None)
-        return constant[node]
-
-    def ancestors(value: ir.Value | None) -> Iterator[ir.Node]:
-        node = value.producer() if value is not None else None
-        if node is not None:
-            yield node
-            for item in node.inputs:
-                yield from ancestors(item)
-
-    wanted = {
-        node
-        for user in model.graph
-        for index in _WEIGHTS.get(user.op_type, ())
-        if index < len(user.inputs) and is_constant(user.inputs[index])
-        for node in ancestors(user.inputs[index])
-    }
+    wanted: set[ir.Node | None] = set()
+    for user in model.graph:
+        places = [place for place in _WEIGHTS.get(user.op_type, ()) if place < len(user.inputs)]
+        for weight in (user.inputs[place] for place in places):
+            above = [] if weight is None else list(walk([weight], operands))
+            if all(value.is_initializer() or value.producer() is not None for value in above):
+                wanted.update(value.producer() for value in above)
+    wanted.discard(None)
     if wanted:
         fold_constants(
             model,

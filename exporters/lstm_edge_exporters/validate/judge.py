@@ -55,9 +55,11 @@ def usual_scale(array: Array, *, state: bool) -> float:
 class Budgets:
     """Turns shares of the usual into limits."""
 
-    def __init__(self, budget: "Budget", states: Collection[str], usual: Mapping[str, float]) -> None:
-        """Take the shares, the outputs that are states, and each output's ``usual_scale``."""
-        self._budget = budget
+    def __init__(self, budget: "Budget | None", states: Collection[str], usual: Mapping[str, float]) -> None:
+        """Take the shares (``quantize``'s by default), the states' outputs, and each ``usual_scale``."""
+        from ..quantization.config import Budget
+
+        self._budget = budget or Budget()
         self._states = states
         self._usual = usual
 
@@ -109,12 +111,6 @@ class Budgets:
             return replace(record, limit=allowed)
         peak = record.max_abs / _rms(got.astype(np.float64) - expected.astype(np.float64))
         return replace(record, limit=allowed * peak)
-
-
-def _budgets(config: ValidateConfig, states: Collection[str], usual: Mapping[str, float]) -> Budgets:
-    from ..quantization.config import Budget
-
-    return Budgets(config.budget or Budget(), states, usual)
 
 
 def _rms(array: Array) -> float:
@@ -177,7 +173,7 @@ class Judge:
         self._config = config
         states = {state.output for state in manifest.states}
         budgeted = manifest.precision in _BUDGETED
-        self.budgets = _budgets(config, states, scales) if budgeted else None
+        self.budgets = Budgets(config.budget, states, scales) if budgeted else None
         """What an int8 or fp16 file is held to; None for one that must be exact."""
         self._applied = None if config.overridden else self.budgets
         self._file = np.zeros(len(_EDGES) - 1, np.int64)

@@ -138,7 +138,7 @@ def _trace_manifest(
             f"{first_line(error)}; compare the file with the module that it was exported from"
         ) from error
     graph = file.graph_axes
-    outputs = tuple(output.name for output in file.proto.graph.output)[: len(made)]
+    outputs = tuple(output.name for output in file.content.graph.outputs)[: len(made)]
     plain = config or ExportConfig(outputs=outputs)
     named = {name: graph[name] for name in signature.names if "?" not in graph.get(name, ("?",))}
     known = {axis for axes in named.values() for axis in axes}
@@ -149,7 +149,7 @@ def _trace_manifest(
             replace(
                 plain,
                 inputs={**named, **plain.inputs},
-                stateless={value.name for value in file.proto.graph.input} <= {*signature.names},
+                stateless={value.name for value in file.content.graph.inputs} <= {*signature.names},
                 batch=next((axis for axis in (file.manifest.batch,) if axis in known), plain.batch),
                 sequence=next((axis for axis in (file.manifest.sequence,) if axis in known), plain.sequence),
             ),

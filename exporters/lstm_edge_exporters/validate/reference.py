@@ -7,7 +7,7 @@ file here; ``module`` has PyTorch modules.
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,9 +17,10 @@ import onnx
 
 from lstm_edge_runtime import Model, load
 from lstm_edge_runtime.errors import ContractError, InputError, ManifestError, UnsupportedError
-from lstm_edge_runtime.graph_check import OPERATORS, QUANTIZED
+from lstm_edge_runtime.graph_check import OPERATORS, QUANTIZED, graph_specs
 from lstm_edge_runtime.manifest import Array, Axes, Manifest
 from lstm_edge_runtime.model import read_model
+from lstm_edge_runtime.onnx_reader import OnnxFile
 from lstm_edge_runtime.ort import CPU, Provider, SessionOptions, open_session, run_by_name
 from lstm_edge_runtime.state import Runner
 
@@ -30,9 +31,7 @@ __all__ = [
     "ReferenceModel",
     "against_file",
     "against_itself",
-    "every_node",
     "open_file",
-    "recurrent_layers",
 ]
 
 _INT8 = frozenset(
@@ -65,41 +64,38 @@ class ModelFile:
         return self.model is not None and self.model.manifest is not None
 
     @cached_property
-    def proto(self) -> onnx.ModelProto:
-        """The graph, without data that lies outside the file."""
-        return onnx.load(str(self.path), load_external_data=False)
+    def content(self) -> OnnxFile:
+        """The graph and what stands beside it."""
+        _, content = read_model(self.path)
+        assert content is not None
+        return content
 
     @property
     def graph_axes(self) -> dict[str, Axes]:
         """The axes of every input and output as the graph declares them; ``?`` where it gives no name."""
+        graph = self.content.graph
         return {
-            value.name: tuple(
-                dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "?"
-                for dim in value.type.tensor_type.shape.dim
-            )
-            for value in (*self.proto.graph.input, *self.proto.graph.output)
+            value.name: tuple("?" if axis is None else axis for axis in value.axes)
+            for value in (*graph.inputs, *graph.outputs)
         }
 
     @property
     def precision(self) -> str:
         """What the nodes and their weights compute in: ``fp32``, ``fp64``, ``fp16`` or ``int8``."""
-        graph = self.proto.graph
-        stored = {tensor.data_type for tensor in graph.initializer}
-        passed = {value.type.tensor_type.elem_type for value in (*graph.input, *graph.output)}
-        kinds = onnx.TensorProto
-        if stored & {kinds.INT8, kinds.UINT8} or any(
-            node.op_type in _INT8 for node in every_node(self.proto)
-        ):
+        graph = self.content.graph
+        stored = {tensor.dtype for tensor in graph.initializers.values()}
+        passed = {value.dtype for value in (*graph.inputs, *graph.outputs)}
+        if stored & {"int8", "uint8"} or any(node.op_type in _INT8 for node in self.content.every_node()):
             return "int8"
-        if kinds.FLOAT16 in stored | passed:
+        if "float16" in stored | passed:
             return "fp16"
-        return "fp64" if kinds.DOUBLE in passed else "fp32"
+        return "fp64" if "float64" in passed else "fp32"
 
     @property
-    def opset(self) -> int:
-        """Of ONNX's own operators."""
-        versions = (each.version for each in self.proto.opset_import if each.domain in ("", "ai.onnx"))
-        return max(versions, default=0)
+    def layers(self) -> Counter[str]:
+        """The recurrent nodes by kind, those of inner graphs and functions included."""
+        kinds = (_RECURRENT.get(node.op_type) for node in self.content.every_node())
+        return Counter(kind for kind in kinds if kind is not None)
 
     def runner(self, threads: int = 1, providers: tuple[Provider, ...] = (CPU,)) -> Runner:
         """Open a session of its own.
@@ -109,14 +105,15 @@ class ModelFile:
             FileFormatError: onnxruntime can't read the file.
         """
         session = open_session(str(self.path), SessionOptions(providers=providers, threads=threads))
-        dtypes = {
-            each.name: np.dtype(_DTYPES.get(each.type, "float32"))
-            for each in session.get_inputs()
-            if each.type in _DTYPES
+        floats = {
+            spec.name: spec.dtype
+            for spec in graph_specs(session.get_inputs())
+            if spec.dtype.startswith("float")
         }
 
         def run(feeds: Mapping[str, Array]) -> dict[str, Array]:
-            own = {name: array.astype(dtypes.get(name, array.dtype)) for name, array in feeds.items()}
+            """Run on floats that may be wider or narrower than the file's."""
+            own = {name: array.astype(floats.get(name, array.dtype)) for name, array in feeds.items()}
             return run_by_name(session, own)
 
         return run
@@ -130,14 +127,11 @@ class ModelFile:
         """
         from lstm_edge_runtime.native.choice import compile_engine
 
-        _, graph = read_model(self.path)
-        native = compile_engine(graph, self.manifest._replace(golden=None), 1)
+        native = compile_engine(self.content, self.manifest._replace(golden=None), 1)
         return lambda feeds: self.manifest.all_outputs(*native.call(feeds))
 
 
 _RECURRENT = {**{operator: operator for operator in OPERATORS}, QUANTIZED: "LSTM"}
-_DTYPES = {"tensor(float16)": "float16", "tensor(float)": "float32", "tensor(double)": "float64"}
-"""A file may take its floats narrower or wider than the reference."""
 
 
 def open_file(path: str | os.PathLike[str]) -> ModelFile:
@@ -157,21 +151,6 @@ def open_file(path: str | os.PathLike[str]) -> ModelFile:
     except (ContractError, ManifestError) as error:
         broken = str(error)
     return ModelFile(path, hashlib.sha256(path.read_bytes()).hexdigest(), model, broken)
-
-
-def recurrent_layers(model: onnx.ModelProto) -> Counter[str]:
-    """Count the recurrent nodes by kind, those of inner graphs and functions included."""
-    return Counter(_RECURRENT[node.op_type] for node in every_node(model) if node.op_type in _RECURRENT)
-
-
-def every_node(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    """Return every node, those of inner graphs and functions included."""
-    waiting: list[Sequence[onnx.NodeProto]] = [model.graph.node, *(f.node for f in model.functions)]
-    while waiting:
-        for node in waiting.pop():
-            yield node
-            for attribute in node.attribute:
-                waiting += [graph.node for graph in (attribute.g, *attribute.graphs) if graph.node]
 
 
 @dataclass(frozen=True)
@@ -233,7 +212,7 @@ def _of_file(file: ModelFile, about: str) -> ReferenceModel:
         computation=OnnxReference(model, file.runner(), Layout.of(manifest), str(file.path)),
         about=about,
         manifest=manifest,
-        layers=recurrent_layers(model),
+        layers=file.layers,
         examples=dict(manifest.golden.inputs) if manifest.golden else {},
         values=index_values(model),
         sha256=str(manifest.provenance.get("checkpoint_sha256") or ""),

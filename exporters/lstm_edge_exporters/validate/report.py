@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from typing import Any, Literal
 
 from lstm_edge_runtime.tolerance import Comparison
@@ -50,28 +50,23 @@ class Check:
         return (self.size[0] * self.size[1] if self.size else 0, -ratio)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON; figures that are not finite become null."""
+        """Return plain values for JSON."""
         worst = self.worst
-        return {
-            "name": self.name,
-            "status": self.status,
-            "message": self.message,
-            "worst": worst
-            and {
-                "output": worst.name,
-                "shape": list(worst.shape),
-                "where": list(worst.where),
-                "got": _finite(worst.got),
-                "expected": _finite(worst.expected),
-                "error": _finite(worst.error),
-                "channel": worst.channel,
-                "relative_error": _finite(worst.max_rel),
-                "ulp": _finite(worst.ulp),
-                "floor": _finite(worst.floor),
-                "limit": _finite(worst.limit),
-                "ratio": _finite(worst.ratio),
-            },
+        figures = worst and {
+            "output": worst.name,
+            "shape": worst.shape,
+            "where": worst.where,
+            "got": worst.got,
+            "expected": worst.expected,
+            "error": worst.error,
+            "channel": worst.channel,
+            "relative_error": worst.max_rel,
+            "ulp": worst.ulp,
+            "floor": worst.floor,
+            "limit": worst.limit,
+            "ratio": worst.ratio,
         }
+        return {"name": self.name, "status": self.status, "message": self.message, "worst": _plain(figures)}
 
 
 @dataclass(frozen=True)
@@ -103,6 +98,23 @@ class Group:
     def count(self, status: Status) -> int:
         """Return how many checks ended so."""
         return sum(check.status == status for check in self.checks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        worst = self.worst
+        figures = {
+            "floor": worst and worst.floor,
+            "error": worst and worst.max_abs,
+            "limit": worst and worst.limit,
+            "ratio": worst and worst.ratio,
+        }
+        return {
+            "key": self.key,
+            "title": self.title,
+            "status": self.status,
+            **_plain(figures),
+            "checks": [check.to_dict() for check in self.checks],
+        }
 
 
 @dataclass(frozen=True)
@@ -306,50 +318,26 @@ class Report:
             "failed": self.count("failed"),
             "skipped": self.count("skipped"),
             "notes": list(self.notes),
-            "coverage": asdict(self.coverage),
-            "facts": [asdict(fact) for fact in self.facts],
-            "channels": [
-                {
-                    name: _finite(value) if isinstance(value, float) else value
-                    for name, value in vars(each).items()
-                }
-                | {"ratio": _finite(each.ratio)}
-                for each in self.channels
-            ],
+            "coverage": _plain(self.coverage),
+            "facts": _plain(self.facts),
+            "channels": [_plain(each) | {"ratio": _plain(each.ratio)} for each in self.channels],
             "versions": self.versions,
-            "groups": [
-                {
-                    "key": group.key,
-                    "title": group.title,
-                    "status": group.status,
-                    "floor": _finite(group.worst.floor) if group.worst else None,
-                    "error": _finite(group.worst.max_abs) if group.worst else None,
-                    "limit": _finite(group.worst.limit) if group.worst else None,
-                    "ratio": _finite(group.worst.ratio) if group.worst else None,
-                    "checks": [check.to_dict() for check in group.checks],
-                }
-                for group in self.groups
-            ],
+            "groups": [group.to_dict() for group in self.groups],
             "figures": {
-                "steps": _curve(figures.steps),
-                "drift": _curve(figures.drift),
+                "steps": _plain(figures.steps),
+                "drift": _plain(figures.drift),
                 "samples": len(figures.margins),
-                "disagreements": [
-                    vars(each) | {"margin": _finite(each.margin)} for each in figures.disagreements
-                ],
+                "disagreements": _plain(figures.disagreements),
             },
         }
 
 
-def _curve(curve: Curve | None) -> dict[str, Any] | None:
-    if curve is None:
-        return None
-    return {
-        "steps": list(curve.steps),
-        "error": [_finite(value) for value in curve.error],
-        "floor": [_finite(value) for value in curve.floor],
-    }
-
-
-def _finite(value: float) -> float | None:
-    return value if abs(value) < float("inf") else None
+def _plain(value: Any) -> Any:
+    """Return records as dicts, tuples as lists, and None for numbers that are not finite."""
+    if is_dataclass(value):
+        value = vars(value)
+    if isinstance(value, Mapping):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, tuple):
+        return [_plain(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -8,12 +8,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lstm_edge_runtime.axes import describe, resolve
-from lstm_edge_runtime.errors import InputError, first_line
-from lstm_edge_runtime.manifest import Manifest
-from lstm_edge_runtime.state import Runner, even_sizes
+from lstm_edge_runtime.errors import first_line
+from lstm_edge_runtime.state import Runner, even_sizes, take_steps
 
-from ..numerics.cases import CaseGenerator, Feeds, case_size, full_length, in_chunks, random_sizes, row_by_row
+from ..numerics.cases import (
+    CaseGenerator,
+    Feeds,
+    case_size,
+    full_length,
+    in_chunks,
+    misshapen,
+    random_sizes,
+    row_by_row,
+)
 from ..numerics.noise import PerturbableReference, Procedure, whole
 from .config import ValidateConfig
 from .judge import FileFailedError, Judge, Measured, RefusedError, usual_scale
@@ -55,7 +62,11 @@ class Subject:
         """The file, in one call."""
         self.figures = Figures()
         """Filled by the groups."""
-        self._cases = _case_generator(self.manifest, reference, config.seed)
+        examples = dict(file.manifest.golden.inputs if file.manifest.golden else {}) | dict(
+            reference.examples
+        )
+        cases = CaseGenerator.of(self.manifest, examples, reference.values, config.seed)
+        self._cases = cases.fitted_to(reference.computation.run)
         self.judge = Judge(
             reference.computation,
             self.manifest,
@@ -159,20 +170,14 @@ class Subject:
     @cached_property
     def padded_states(self) -> bool:
         """Whether the reference's states stop at a row's length, whatever stands behind it."""
+        from ..numerics.verify import ChunkedFile, states_stop_at_lengths
+
         lengths = self.manifest.lengths
         assert lengths is not None
+        file = ChunkedFile(self.manifest, self.reference.computation.run64, (lengths,))
         feeds = self.draw(_ROWS, _STEPS, _OFFSET + 4)
-        short = _STEPS // 3
-        feeds[lengths] = np.full_like(feeds[lengths], short)
-        cut = self.first_steps(feeds, short)
-        run = self.reference.computation.run64
-        try:
-            padded, alone = run(feeds), run(cut)
-        except (RuntimeError, ValueError, IndexError):
-            return False
-        return all(
-            np.allclose(padded[state.output], alone[state.output], rtol=_SAME, atol=_SAME)
-            for state in self.manifest.states
+        return states_stop_at_lengths(
+            file, feeds, lambda _: dict.fromkeys(self.manifest.output_names, np.asarray(_SAME))
         )
 
     def wrong_shapes(self) -> Iterator[str]:
@@ -187,22 +192,11 @@ class Subject:
                 got = self.run(feeds)
             except Exception as error:
                 raise FileFailedError(f"the file does not run: {first_line(error)}") from error
-            for name in mine.output_names:
-                expected = mine.axes[name]
-                shape = resolve(expected, sizes)
-                if shape is not None and got[name].shape != shape:
-                    yield (
-                        f"{name} {describe(expected)} comes out as {got[name].shape} at N={rows}, L={steps}"
-                    )
+            yield from (f"{each} at N={rows}, L={steps}" for each in misshapen(mine, got, sizes))
 
     def first_steps(self, feeds: Feeds, steps: int) -> dict[str, Array]:
         """Return the first ``steps`` of a case, every row at that length."""
-        cut = dict(feeds)
-        for spec in self.manifest.inputs:
-            axis = self.manifest.time_axis(spec.axes)
-            if axis is not None:
-                cut[spec.name] = feeds[spec.name].take(range(steps), axis=axis)
-        return self.full(cut)
+        return self.full(take_steps(self.manifest, feeds, 0, steps))
 
     def full(self, feeds: dict[str, Array]) -> dict[str, Array]:
         """Return ``feeds`` with no padding."""
@@ -214,20 +208,16 @@ class Subject:
         Samples of unequal length share a batch only where the file takes lengths.
 
         Raises:
-            InputError: the data's inputs are not the file's.
+            InputError: the data does not fit the file.
         """
+        from ..numerics.samples import check_samples, selected
+
         data = self.config.data
         assert data is not None
-        wanted = {spec.name for spec in self.manifest.data_inputs}
-        if set(data.inputs) != wanted:
-            raise InputError(
-                f"the data has {sorted(data.inputs)}, the file takes {sorted(wanted)}; name each once"
-            )
-        count = len(next(iter(data.inputs.values())))
-        chosen = [round(place) for place in np.linspace(0, count - 1, min(count, most))]
+        check_samples(data, self.manifest)
         lengths = None if self.manifest.lengths is not None else data.lengths
         by_length: dict[int, list[int]] = {}
-        for index in chosen:
+        for index in selected(data, most):
             by_length.setdefault(0 if lengths is None else int(lengths[index]), []).append(index)
         size = size if self.manifest.batch is not None else 1
         for length, indices in by_length.items():
@@ -243,22 +233,14 @@ class Subject:
         return self.full(join_samples(samples, self.manifest, steps))
 
     def _samples(self, data: "Samples", indices: Sequence[int], length: int) -> dict[str, Array]:
-        manifest = self.manifest
+        from ..numerics.samples import sample_batch
+
         feeds = self.draw(len(indices), 1, _OFFSET, at_reset=True)
-        for spec in manifest.data_inputs:
-            rows = data.inputs[spec.name][indices]
-            time = manifest.time_axis(tuple(axis for axis in spec.axes if axis != manifest.batch))
-            if time is not None:
-                along = 1 + time
-                steps = rows.shape[along]
-                rows = rows.take(range(length or steps), axis=along)
-                if manifest.lengths is not None:
-                    valid = np.full(len(indices), steps) if data.lengths is None else data.lengths[indices]
-                    feeds[manifest.lengths] = np.asarray(valid, dtype=feeds[manifest.lengths].dtype)
-            batch = manifest.batch_axis(spec.axes)
-            rows = rows[0] if batch is None else np.moveaxis(rows, 0, batch)
-            feeds[spec.name] = rows.astype(spec.dtype)
-        return feeds
+        feeds |= sample_batch(data, self.manifest, indices, length)
+        name = self.manifest.lengths
+        if name is None or data.lengths is None:
+            return self.full(feeds)
+        return feeds | {name: np.asarray(data.lengths[indices], feeds[name].dtype)}
 
     def _valid(self, feeds: dict[str, Array]) -> dict[str, Array]:
         """Return a sample without its padding."""
@@ -279,18 +261,3 @@ class Subject:
                         scale = usual_scale(array, state=name in states)
                         scales[name] = max(scale, scales.get(name, 0.0))
         return scales
-
-
-def _case_generator(manifest: Manifest, reference: ReferenceModel, seed: int) -> CaseGenerator:
-    """Generate at the scale of the reference's example, or of the golden case's inputs."""
-    examples = dict(manifest.golden.inputs if manifest.golden else {}) | dict(reference.examples)
-    cases = CaseGenerator.of(manifest, examples, reference.values, seed)
-    try:
-        for offset in range(3):
-            reference.computation.run(cases.case(4, 9, at_reset=True, offset=offset).feeds)
-    except RuntimeError as error:
-        if "enforce_sorted" in str(error):
-            return cases.with_sorted_lengths()
-    except Exception:  # noqa: BLE001 - a size that the reference refuses; the groups will say so
-        return cases
-    return cases

@@ -27,6 +27,7 @@ from lstm_edge_runtime.golden import (
 from lstm_edge_runtime.manifest import Array, Golden, Manifest
 from lstm_edge_runtime.state import run_chunks
 
+from ..numerics.verify import golden_case
 from ..quantization.judge import device_limits
 from .config import ValidateConfig
 from .reference import ModelFile, ReferenceModel
@@ -128,9 +129,7 @@ def _stream(subject: Subject, manifest: Manifest) -> Iterator[GoldenSet]:
 
 def _golden(subject: Subject, feeds: dict[str, Array]) -> Golden:
     known = subject.judge.expected(feeds)
-    return Golden(
-        feeds, known.ref32, {name: float(array.max(initial=0.0)) for name, array in known.floors.items()}
-    )
+    return golden_case(feeds, known.ref32, known.floors)
 
 
 def _limits(file: ModelFile, sets: tuple[GoldenSet, ...]) -> dict[str, dict[str, float]]:

@@ -13,18 +13,16 @@ from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from ..axes import row_factor
 from ..errors import UnsupportedError
-from ..manifest import Axes, Manifest, StateSpec
+from ..manifest import Array, Axes, Manifest, StateSpec
 from ..onnx_reader import Node, OnnxFile
 from . import folding
 from .program import INPUT_TYPES, Binary, Code, Function, ProgramWriter
 
 __all__ = ["Compiled", "StatePart", "compile_program"]
 
-Array = npt.NDArray[Any]
 _MICROSOFT = "com.microsoft"
 _MOST_STRETCHES = 256
 """Copies that one rearrangement may take."""

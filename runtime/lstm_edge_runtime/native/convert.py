@@ -1,21 +1,17 @@
 """Write the native program of a model as a file that C programs load without onnxruntime."""
 
 import os
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ..errors import CheckFailedError, InputError
-from ..manifest import Golden
+from ..manifest import Array, Golden
 from ..model import Model, load, read_model
 from ..selftest import golden_limits
 from .compiler import Compiled, compile_program
 from .engine import NativeEngine
 
 __all__ = ["to_native"]
-
-Array = npt.NDArray[Any]
 
 
 def to_native(source: str | os.PathLike[str] | bytes) -> bytes:

@@ -9,17 +9,15 @@ from types import MethodType
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from ..axes import describe, resolve, row_factor
 from ..errors import ContractError, FileFormatError, InputError, ManifestError, UnsupportedError, counted
-from ..manifest import Axes, Manifest, StateSpec, TensorSpec
+from ..manifest import Array, Axes, Manifest, StateSpec, TensorSpec
 from .library import INPUT, OUTPUT, STATE, Port, Rows, library, quick_step
 from .program import INPUT_TYPES, padding_of
 
 __all__ = ["NativeCall", "NativeEngine", "NativeStates", "NativeTick"]
 
-Array = npt.NDArray[Any]
 _QUICK = 2**19
 """Bytes of the smallest program whose steps let other threads run: smaller ones take less than 5 us."""
 

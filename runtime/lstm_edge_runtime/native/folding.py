@@ -4,14 +4,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ..errors import UnsupportedError
+from ..manifest import Array
 from ..onnx_reader import Node, Tensor
 
 __all__ = ["fold", "shape_after", "slices"]
 
-Array = npt.NDArray[Any]
 _MOST = 1 << 24
 """Numbers that a folded value may have: sizes come from the file."""
 _CASTS = {

@@ -4,16 +4,15 @@ import struct
 import zlib
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import FileFormatError, UnsupportedError
+from ..manifest import Array
 
 __all__ = ["INPUT_TYPES", "NONE", "Binary", "Code", "Function", "ProgramWriter", "padding_of"]
 
-Array = npt.NDArray[Any]
 NONE = 0xFFFFFFFF
 """A constant or buffer that is not there."""
 INPUT_TYPES = ("float32", "int64", "int32", "int16", "int8", "uint8")

@@ -189,7 +189,7 @@ def test_a_lifted_file_that_computes_something_else_is_not_given(network, monkey
 
     def wrong(graph, group, state, names):
         last = real(graph, group, state, names)
-        node = group.places[0].slot.node
+        node = group.node
         node.replace_input_with(2, node.inputs[1])
         return last
 

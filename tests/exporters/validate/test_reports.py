@@ -9,7 +9,7 @@ from xml.etree import ElementTree as ET
 import pytest
 from rich.console import Console
 
-from lstm_edge.cli._report import print_report
+from lstm_edge.cli.validate import print_report
 from lstm_edge_exporters.validate.html import to_html
 from lstm_edge_exporters.validate.junit import to_junit
 from lstm_edge_exporters.validate.report import (

@@ -15,9 +15,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from lstm_edge.score.config import ScoreConfig
-from lstm_edge.score.job import hash_of
 from lstm_edge.score.pipeline import score
-from lstm_edge.score.stages import count_series, mark_series
 from lstm_edge_runtime import load
 from lstm_edge_runtime.manifest import Manifest
 from lstm_edge_runtime.prediction import softmax
@@ -236,6 +234,18 @@ def test_a_run_with_nothing_new_changes_nothing(har, tmp_path):
     write(late.filter(pa.compute.greater(late["order"], 60)), tmp_path / "in" / "1.parquet")
     report, _ = run(tmp_path / "in", har.path, tmp_path / "out", events=True, since=tmp_path / "out")
     assert report.rows == 18
+
+
+def test_since_goes_on_with_the_columns_that_were_named_before(invoke, har, tmp_path):
+    table = samples(np.random.default_rng(24), [20, 30]).rename_columns(["device", "time", "x", "y", "z"])
+    line = ["score", tmp_path / "in", "-m", har.path, "-o", tmp_path / "out", "--workers", 1]
+    named = ["--series", "device", "--order", "time", "--features", "x,y,z"]
+    for part, more in enumerate((named, ["--since", tmp_path / "out"])):
+        write(table.slice(25 * part, 25), tmp_path / "in" / f"{part}.parquet")
+        code, _, err = invoke(*line, *more)
+        assert code == 0, err
+    code, _, err = invoke(*line, "--since", tmp_path / "out", "--order", "x")
+    assert (code, "differ from each other" in err) == (2, True)
 
 
 def test_since_refuses_what_could_not_equal_one_run(invoke, har, make, tmp_path):
@@ -563,10 +573,12 @@ def test_several_workers_without_ray_name_the_extra(invoke, har, tmp_path, monke
     assert invoke(*line)[0] == 0
 
 
-@pytest.mark.parametrize("count", [1, 500, 20_000, 300_000])
-def test_series_that_many_files_share_are_counted_once(count):
-    seen = np.zeros(1 << 16, bool)
-    for _ in range(2):
-        mark_series(seen, np.array([hash_of(f"device {number}") for number in range(count)]))
-    found = count_series(int(np.packbits(seen).tobytes().hex(), 16))
-    assert found == pytest.approx(count, rel=0.03)
+@pytest.mark.parametrize(("count", "items"), [(20, 1), (1023, 1), (1024, 2), (1600, 3)])
+def test_series_that_many_files_share_fill_batches_of_512(har, tmp_path, count, items):
+    names = [f"device {number}" for number in range(count)]
+    for day in range(4):
+        columns = {"series": names, "order": [day] * count} | {axis: [0.5] * count for axis in AXES}
+        write(pa.table(columns), tmp_path / "in" / f"{day}.parquet")
+    report, shown = run(tmp_path / "in", har.path, tmp_path / "out", rows_in_memory=count)
+    assert report.series == count
+    assert f"score: {items} items for 1 workers" in [text for _, text in shown]

@@ -3,7 +3,7 @@ import io
 import numpy as np
 from rich.console import Console
 
-from lstm_edge.cli._timeline import recognized_from, timeline
+from lstm_edge.cli.demo import recognized_from, timeline
 
 LABELS = ("Rest", "Walk")
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lstm_edge import DataConfig, TrainConfig
 from lstm_edge.checkpoint import load
 from lstm_edge.cli import main
 from lstm_edge.cli.train import command
-from lstm_edge.training import DataConfig, TrainConfig
 from lstm_edge_runtime import load as load_model
 
 MAIN = ["-c", "from lstm_edge.cli import main; main()"]

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lstm_edge import DataConfig, TrainConfig, train
 from lstm_edge.report.training import write_report
 from lstm_edge.run_files import CONFIG, CURVES, HISTORY, METRICS, REPORT
-from lstm_edge.training import DataConfig, TrainConfig, train
 from lstm_edge_runtime.errors import FileFormatError, NotFoundError
 
 QUICK = TrainConfig(hidden_size=4, epochs=3, batch_size=4)

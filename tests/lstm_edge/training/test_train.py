@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from lstm_edge import DataConfig, TrainConfig, train
 from lstm_edge.checkpoint import load
 from lstm_edge.run_files import CONFIG, RESUME
-from lstm_edge.training import DataConfig, TrainConfig, read_configs, train
+from lstm_edge.training.resume import read_configs
 from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError
 
 QUICK = TrainConfig(hidden_size=6, epochs=6, batch_size=4, seed=1)

@@ -9,8 +9,8 @@ import onnx
 from lstm_edge_runtime import Model
 from lstm_edge_runtime.errors import UnsupportedError
 from lstm_edge_runtime.manifest import Array, Golden
+from lstm_edge_runtime.model import runner
 from lstm_edge_runtime.selftest import golden_limits
-from lstm_edge_runtime.state import State
 from lstm_edge_runtime.tolerance import MULTIPLE
 
 from ...numerics.cases import CaseGenerator, InputSpec, case_size
@@ -69,11 +69,7 @@ def run_calls(model: Model, graph: onnx.ModelProto, interface: Interface, count:
         sequence=None,
     )
 
-    def run(feeds: Mapping[str, Array]) -> dict[str, Array]:
-        state = State({each.name: feeds[each.name] for each in interface.states}, model.identity)
-        outputs, after = model.run({port.name: feeds[port.name] for port in interface.inputs}, state)
-        return outputs | {each.output: after[each.name] for each in interface.states}
-
+    run = runner(model)
     try:
         reference = OnnxReference(graph, run, Layout.of(interface.manifest))
     except UnsupportedError:
@@ -106,10 +102,7 @@ def golden_case(model: Model, graph: onnx.ModelProto, interface: Interface) -> G
 def _from_file(golden: Golden, interface: Interface) -> GoldenCase | None:
     manifest, chunk = interface.manifest, interface.chunk
     axes = manifest.axes
-    row, steps = 0, chunk
-    for name, array in golden.inputs.items():
-        if (along := manifest.time_axis(axes[name])) is not None:
-            steps = array.shape[along]
+    row, steps = 0, manifest.steps(golden.inputs)
     if manifest.lengths is not None:
         valid = golden.inputs[manifest.lengths]
         row, steps = int(valid.argmax()), int(valid.max())

@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from lstm_edge_runtime.axes import describe, resolve, row_factor
+from lstm_edge_runtime.axes import row_factor
 from lstm_edge_runtime.errors import first_line
 from lstm_edge_runtime.manifest import Array, Golden, Manifest
 from lstm_edge_runtime.selftest import compare_golden
 from lstm_edge_runtime.state import Runner, even_sizes
 
-from ...numerics.cases import CaseGenerator, Feeds, full_length, in_chunks, take_row, with_padding
+from ...numerics.cases import CaseGenerator, Feeds, full_length, in_chunks, misshapen, take_row, with_padding
 from ..reference import ModelFile
 from ..report import Check
 
@@ -50,12 +50,7 @@ def check_alone(file: ModelFile, seed: int) -> Iterator[Check]:
 
 def _golden_steps(manifest: Manifest) -> int:
     """Return the golden case's time steps: a length that the file is known to take."""
-    recorded = manifest.golden.inputs if manifest.golden else {}
-    for spec in manifest.inputs:
-        axis = manifest.time_axis(spec.axes)
-        if axis is not None and spec.name in recorded:
-            return int(recorded[spec.name].shape[axis])
-    return 12
+    return manifest.steps(manifest.golden.inputs) if manifest.golden and manifest.time_axes else 12
 
 
 def _batches(manifest: Manifest, run: Runner, cases: CaseGenerator, steps: int) -> Check:
@@ -87,12 +82,7 @@ def _try(manifest: Manifest, run: Runner, cases: CaseGenerator, n: int, length: 
         outputs = run(case.feeds)
     except Exception as error:  # noqa: BLE001 - onnxruntime raises kinds of its own
         return f"at {case} it does not run: {first_line(error)}"
-    for name in manifest.output_names:
-        stated = manifest.axes[name]
-        shape = resolve(stated, case.sizes)
-        if shape is not None and outputs[name].shape != shape:
-            return f"at {case} {name} {describe(stated)} comes out as {outputs[name].shape}"
-    return ""
+    return next((f"at {case} {each}" for each in misshapen(manifest, outputs, case.sizes)), "")
 
 
 def _dependence(

@@ -18,7 +18,7 @@ from lstm_edge_runtime.tolerance import Comparison
 from ...versions import IR_VERSIONS, OLDEST_ONNXRUNTIME, OPSETS
 from ..config import ValidateConfig
 from ..judge import FileFailedError, Measured, RefusedError
-from ..reference import ModelFile, ReferenceModel, every_node, recurrent_layers
+from ..reference import ModelFile, ReferenceModel
 from ..report import Check, Fact
 from ..subject import Subject
 
@@ -47,7 +47,7 @@ def compare_facts(file: ModelFile, reference: ReferenceModel | None) -> Iterator
     yield _fact("precision", mine.precision, file.precision)
     yield from _in_the_graph(file)
     stated = mine.provenance.get("opset")
-    yield _fact("opset", file.opset if stated is None else stated, file.opset)
+    yield _fact("opset", file.content.opset if stated is None else stated, file.content.opset)
     if reference is None:
         return
     theirs = reference.manifest
@@ -233,11 +233,8 @@ def check_claims(subject: Subject) -> Iterator[Check]:
 
 def _reads_backwards(file: ModelFile) -> bool:
     """Whether a layer does, which chunks don't show while its units are switched off."""
-    return any(
-        attribute.name == "direction" and attribute.s != b"forward"
-        for node in every_node(file.proto)
-        for attribute in node.attribute
-    )
+    nodes = file.content.every_node()
+    return any(node.attributes.get("direction", "forward") != "forward" for node in nodes)
 
 
 def _same(name: str, file: bool, reference: bool, why: str = "") -> Check:
@@ -258,8 +255,8 @@ def _checker(file: ModelFile) -> Check:
 
 def _age(file: ModelFile) -> Check:
     name = f"opset and IR version that onnxruntime {OLDEST_ONNXRUNTIME} reads"
-    about = f"opset {file.opset}, IR version {file.proto.ir_version}"
-    if file.opset > OPSETS[-1] or file.proto.ir_version > IR_VERSIONS[-1]:
+    about = f"opset {file.content.opset}, IR version {file.content.ir_version}"
+    if file.content.opset > OPSETS[-1] or file.content.ir_version > IR_VERSIONS[-1]:
         wanted = f"expected at most {OPSETS[-1]} and {IR_VERSIONS[-1]}; export for a lower opset"
         return Check(name, "failed", f"{about}; {wanted}")
     return Check(name, "passed", about)
@@ -267,12 +264,12 @@ def _age(file: ModelFile) -> Check:
 
 def _operators(file: ModelFile) -> Check:
     name = f"operators that onnxruntime {OLDEST_ONNXRUNTIME} has"
-    model = file.proto
-    versions = {each.domain or "ai.onnx": each.version for each in model.opset_import}
-    known = {(function.domain, function.name) for function in model.functions}
+    nodes = list(file.content.every_node())
+    versions = {domain or "ai.onnx": version for domain, version in file.content.opsets.items()}
+    known = {(function.domain, function.name) for function in file.content.functions}
     known |= {("com.microsoft", op) for op in _OLDEST_EXTRA}
     unknown = set()
-    for node in every_node(model):
+    for node in nodes:
         domain = node.domain or "ai.onnx"
         if (node.domain, node.op_type) in known:
             continue
@@ -282,7 +279,7 @@ def _operators(file: ModelFile) -> Check:
             unknown.add(f"{domain}::{node.op_type}")
     if unknown:
         return Check(name, "failed", f"not known to be there: {', '.join(sorted(unknown))}")
-    kinds = Counter(node.op_type for node in every_node(model))
+    kinds = Counter(node.op_type for node in nodes)
     return Check(name, "passed", ", ".join(f"{op} x{count}" for op, count in sorted(kinds.items())))
 
 
@@ -307,18 +304,16 @@ def _made_of_pytorch(file: ModelFile) -> Check:
     if "torch" not in file.manifest.provenance.get("versions", {}):
         return Check(name, "skipped", "the file does not say that it was exported from PyTorch")
     found = []
-    for node in every_node(file.proto):
+    for node in file.content.every_node():
         if node.op_type in OPERATORS:
-            found += [
-                f"{node.op_type} with {each.name}" for each in node.attribute if each.name in _NOT_PYTORCH
-            ]
-            if node.op_type == "LSTM" and any(node.input[_PEEPHOLES:]):
+            found += [f"{node.op_type} with {name}" for name in node.attributes if name in _NOT_PYTORCH]
+            if node.op_type == "LSTM" and any(node.inputs[_PEEPHOLES:]):
                 found.append("LSTM with peepholes")
     return Check(name, "failed" if found else "passed", ", ".join(found))
 
 
 def _layers(file: ModelFile, reference: ReferenceModel) -> Check:
-    found = recurrent_layers(file.proto)
+    found = file.layers
     missing = {kind: count for kind, count in reference.layers.items() if found[kind] < count}
     about = ", ".join(f"{count} {kind}" for kind, count in sorted(found.items())) or "none"
     name = "every recurrent layer is a recurrent node"
