@@ -1,4 +1,4 @@
-"""The axes of a module's inputs: as told, or as found by tracing."""
+"""The axes of inputs that nobody told: found by tracing."""
 
 import contextlib
 import copy
@@ -19,36 +19,26 @@ from .refusals import LoopError
 from .sizes import keep_sizes
 from .trace import FoundAxes, find_axes, runs
 
-__all__ = ["resolve_axes", "suggest_step"]
+__all__ = ["find_missing_axes", "suggest_step"]
 
 _MOST_SINGLES = 8
 """Beyond so many axes of size 1 not every choice of them is tried."""
 
 
-def resolve_axes(module: nn.Module, signature: Signature, config: ExportConfig) -> dict[str, Axes]:
-    """Return every input's axes.
+def find_missing_axes(module: nn.Module, signature: Signature, config: ExportConfig) -> dict[str, Axes]:
+    """Return every input's axes: of some as told, of the others as tracing finds them.
 
     Args:
         module: a copy in eval mode.
         signature: the inputs and an example of them.
-        config: the axes of some of the inputs, or of all.
+        config: the axes of some of the inputs, checked.
 
     Raises:
-        InputError: axes for an input that is not there, or that do not fit the example; or no dynamic axis
-            can be found.
+        InputError: no dynamic axis can be found.
+        UnsupportedError: the module does what can't be exported right.
     """
-    shapes = {
-        name: tuple(tensor.shape) for name, tensor in zip(signature.names, signature.example, strict=True)
-    }
-    for name, axes in config.inputs.items():
-        _check(name, tuple(axes), shapes)
-    known = {axis for axes in config.inputs.values() for axis in axes}
-    for name, usual in ((config.batch, "N"), (config.sequence, "L")):
-        if name != usual and known and name not in known:
-            raise InputError(f"axis {name} is in none of the inputs: {', '.join(map(str, known))}")
+    shapes = signature.shapes
     missing = [name for name in signature.names if name not in config.inputs]
-    if not missing:
-        return {name: tuple(config.inputs[name]) for name in signature.names}
     found, example = _find(module, signature, config)
     _refuse_fixed(found, example, shapes, missing)
     if not found.layers:
@@ -215,18 +205,3 @@ def suggest_step(module: nn.Module, signature: Signature, steps: int) -> str:
         f"; forward takes and returns {', '.join(states)}, so that one step a call works: "
         f"{' '.join(options)} (--step makes every L of --input 1)"
     )
-
-
-def _check(name: str, axes: Axes, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    if name not in shapes:
-        raise InputError(f"input {name!r} is not one of {', '.join(shapes)}")
-    fits = len(axes) == len(shapes[name]) and all(
-        isinstance(axis, str) or axis == size for axis, size in zip(axes, shapes[name], strict=True)
-    )
-    if not fits:
-        raise InputError(
-            f"input {name}: axes {', '.join(map(str, axes))} do not fit the example's {list(shapes[name])}"
-        )
-    names = [axis for axis in axes if isinstance(axis, str)]
-    if len(set(names)) < len(names):
-        raise InputError(f"input {name}: axis {max(names, key=names.count)} is named twice")

@@ -98,3 +98,36 @@ class ExportConfig:
         for name, value in self.reset.items():
             if not np.all(np.isfinite(value)):
                 raise InputError(f"reset of {name} is not finite")
+
+    def told_axes(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Axes]:
+        """Return the axes of the inputs that they are told of.
+
+        Args:
+            shapes: each input's shape in the example.
+
+        Raises:
+            InputError: axes for an input that is not there, or that do not fit the example, or none of them
+                is called as ``batch`` or ``sequence`` says.
+        """
+        for name, axes in self.inputs.items():
+            _check_axes(name, tuple(axes), shapes)
+        known = {axis for axes in self.inputs.values() for axis in axes}
+        for name, usual in ((self.batch, "N"), (self.sequence, "L")):
+            if name != usual and known and name not in known:
+                raise InputError(f"axis {name} is in none of the inputs: {', '.join(map(str, known))}")
+        return {name: tuple(self.inputs[name]) for name in shapes if name in self.inputs}
+
+
+def _check_axes(name: str, axes: Axes, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    if name not in shapes:
+        raise InputError(f"input {name!r} is not one of {', '.join(shapes)}")
+    fits = len(axes) == len(shapes[name]) and all(
+        isinstance(axis, str) or axis == size for axis, size in zip(axes, shapes[name], strict=True)
+    )
+    if not fits:
+        raise InputError(
+            f"input {name}: axes {', '.join(map(str, axes))} do not fit the example's {list(shapes[name])}"
+        )
+    names = [axis for axis in axes if isinstance(axis, str)]
+    if len(set(names)) < len(names):
+        raise InputError(f"input {name}: axis {max(names, key=names.count)} is named twice")

@@ -43,7 +43,6 @@ from ..numerics.verify import (
     verify,
 )
 from ..progress import Progress, ignore, in_turn
-from .axes import resolve_axes, suggest_step
 from .config import ExportConfig
 from .finalize import build_manifest, rename_outputs, serialize, tidy
 from .lower import check_recurrent_nodes, lower, lower_sums
@@ -158,7 +157,11 @@ def convert_module(module: nn.Module, example: Any, config: ExportConfig) -> Con
     _try_example(copy.deepcopy(own), signature)
     signature = signature.as_float32()
     try:
-        axes = resolve_axes(copy_as(own, torch.float32), signature, config)
+        axes = config.told_axes(signature.shapes)
+        if len(axes) < len(signature.names):
+            from .axes import find_missing_axes
+
+            axes = find_missing_axes(copy_as(own, torch.float32), signature, config)
         traced = trace(copy_as(own, torch.float32), signature, axes, config.ranges)
     except (InputError, UnsupportedError) as error:
         raise _explained(error, own, signature) from error
@@ -284,6 +287,8 @@ def _explained(
 
     text = str(error)
     if isinstance(error, LoopError):
+        from .axes import suggest_step
+
         text += suggest_step(copy_as(module, torch.float32), signature, error.steps)
     if reason := why_unrepeatable(module, signature):
         return UnsupportedError(f"{reason} ({text})")

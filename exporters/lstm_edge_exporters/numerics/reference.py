@@ -64,8 +64,10 @@ class Signature:
         try:
             bound = signature.bind(*args, **kwargs)
         except TypeError as error:
+            hint = "; a dict gives arguments by name, so give one that is an argument itself in a tuple"
             raise InputError(
                 f"the example does not fit {type(module).__name__}.forward{signature}: {error}"
+                f"{hint if isinstance(example, Mapping) else ''}"
             ) from error
         call = (bound.args, bound.kwargs)
         leaves, spec = pytree.tree_flatten(call)
@@ -84,6 +86,11 @@ class Signature:
             leaves=tuple(_Slot(next(slots)) if isinstance(leaf, Tensor) else leaf for leaf in leaves),
             spec=spec,
         )
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The example's shapes by input name."""
+        return {name: tuple(tensor.shape) for name, tensor in zip(self.names, self.example, strict=True)}
 
     def as_float32(self) -> "Signature":
         """Return the same signature with the example on the CPU, every float of it in float32."""

@@ -354,6 +354,17 @@ def test_a_module_that_fails_on_the_example_is_refused_with_its_own_error():
         export(Normed().eval(), torch.randn(3, 6, 4))
 
 
+class TakesADict(Net):
+    def forward(self, batch):
+        return self.rnn(batch["x"])[0]
+
+
+def test_a_dict_that_is_an_argument_itself_is_told_from_arguments_by_name():
+    with pytest.raises(InputError, match=r"missing a required argument: 'batch'.*in a tuple"):
+        export(TakesADict().eval(), {"x": X})
+    assert export(TakesADict().eval(), ({"x": X},)).manifest.inputs[0].name == "batch_x"
+
+
 class KeepsAGraph(Net):
     def __init__(self):
         super().__init__()
