@@ -136,7 +136,7 @@ FAULTS = (
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
-@pytest.mark.parametrize("with_data", [False, True])
+@pytest.mark.parametrize("with_data", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_faults_are_found_beyond_the_golden_case(switching, tmp_path, fault, with_data):
     _, _, path, data, _ = switching
     model = onnx.load(path)

@@ -194,10 +194,9 @@ def test_a_state_that_nothing_tells_is_named(folder):
     assert (done.returncode, unexpected(done.stderr)) == (0, [])
     (state,) = load(folder / "m.onnx").manifest.states
     assert (state.input, state.output) == ("h", "output_1")
-    for given, message in (("h", "expected INPUT=OUTPUT"), ("h=y", "the outputs output, output_1")):
-        done = run(folder, *options, "--state", given)
-        assert done.returncode == 2
-        assert message in done.stderr
+    done = run(folder, *options, "--state", "h=y")
+    assert done.returncode == 2
+    assert "the outputs output, output_1" in done.stderr
 
 
 COUNTER = ("nets:Counter", "--input", "x=N,L,3", "-o", "t.onnx")
