@@ -22,6 +22,7 @@ __all__ = [
     "Builder",
     "UniqueNames",
     "axes_of",
+    "behind_identity",
     "data_inputs",
     "dynamic_axes",
     "firsts_from",
@@ -95,6 +96,15 @@ def walk(
         fresh = [each for each in dict.fromkeys(following(value)) if each not in seen]
         seen.update(fresh)
         waiting += fresh
+
+
+def behind_identity(value: ir.Value) -> ir.Value:
+    """Return what ``value`` is a copy of."""
+    node = value.producer()
+    while node is not None and node.op_type == "Identity" and node.inputs[0] is not None:
+        value = node.inputs[0]
+        node = value.producer()
+    return value
 
 
 def dynamic_axes(graph: ir.Graph) -> list[str]:

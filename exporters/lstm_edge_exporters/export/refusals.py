@@ -162,11 +162,10 @@ def tracing_refusal(
         return UnsupportedError(f"{name} {what} the values of a tensor ({line or text[:160]}): {way_out}")
     if "specialized" in text or "Constraints violated" in text or re.search(r"[\[(, *]s\d+\b", text):
         where = _specialized(text) + at_line
-        for (own, axis), place in fixed.items():
-            where = (
-                f"axis {axis} of {own} is fixed in its code{f' ({place.line})' if place.line else at_line}"
-            )
-            break
+        if fixed:
+            (own, axis), place = next(iter(fixed.items()))
+            at_line = f" ({place.line})" if place.line else at_line
+            where = f"axis {axis} of {own} is fixed in its code{at_line}"
         return ConstantSizeError(
             f"{name} works at one size only: {where}; a Python loop over an axis, len(x), int(x.size(...)) "
             "or a layer of fixed size does this. Use tensor operations over the whole axis, or give that "

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.graph_check import is_called_like_a_state
 
-from ..graph import axes_of, walk
+from ..graph import axes_of, behind_identity, walk
 from .config import ExportConfig
 from .record import OP
 
@@ -143,31 +143,22 @@ def _find_own_states(
         axes, name = axes_of(value), str(value.name)
         if name not in known and is_called_like_a_state(name) and value.dtype == ir.DataType.FLOAT:
             entering.setdefault(axes, []).append(value)
+    last = {behind_identity(value): place for place, value in enumerate(model.graph.outputs)}
     pairs: dict[str, int] = {}
     for axes, states in entering.items():
-        last = {_named(value): place for place, value in enumerate(model.graph.outputs)}
         places = [
             place
             for place, value in enumerate(model.graph.outputs)
             if place not in taken
             and value.dtype == ir.DataType.FLOAT
             and axes_of(value) == axes
-            and last[_named(value)] == place
+            and last[behind_identity(value)] == place
         ]
         outputs = {model.graph.outputs[place] for place in places}
         ends = [outputs.intersection(walk([state], _uses)) for state in states]
         if sequence not in axes and len(places) == len(states) and all(ends):
             pairs |= {str(state.name): place for state, place in zip(states, places, strict=True)}
     return pairs
-
-
-def _named(value: ir.Value) -> ir.Value:
-    """Return what ``value`` gives a second name to."""
-    node = value.producer()
-    while node is not None and node.op_type == "Identity" and node.inputs[0] is not None:
-        value = node.inputs[0]
-        node = value.producer()
-    return value
 
 
 def _uses(value: ir.Value) -> Iterator[ir.Value]:

@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from lstm_edge_runtime.errors import ContractError
 
-from ..graph import UniqueNames, axes_of, operands, walk
+from ..graph import UniqueNames, axes_of, behind_identity, operands, walk
 from ..recurrent import Slot, is_recurrent, label, slots
 from .evaluate import constant
 
@@ -73,7 +73,7 @@ def _carried_values(node: ir.Node) -> Iterator[_Carried]:
     scanned = 0 if loop else node.attributes["num_scan_inputs"].as_int()
     for place in range(first, len(node.inputs) - scanned):
         last = leaving[place - first + loop]
-        yield _Carried(place, place - first, entering[place], _behind_identity(last))
+        yield _Carried(place, place - first, entering[place], behind_identity(last))
 
 
 def slots_of(node: ir.Node) -> tuple[Slot, ...]:
@@ -146,15 +146,6 @@ def generalize_loops(model: ir.Model) -> None:
         body.append(go)
         go.outputs[0].type, go.outputs[0].shape = body.outputs[0].type, body.outputs[0].shape
         body.outputs[0] = go.outputs[0]
-
-
-def _behind_identity(value: ir.Value) -> ir.Value:
-    """Return what ``value`` is a copy of."""
-    node = value.producer()
-    while node is not None and node.op_type == "Identity" and node.inputs[0] is not None:
-        value = node.inputs[0]
-        node = value.producer()
-    return value
 
 
 def _counts(indices: ir.Value | None, body: ir.Graph) -> bool:
@@ -292,7 +283,7 @@ def _leaving(place: Place) -> set[ir.Value]:
             branch.outputs[index]
             for key in ("then_branch", "else_branch")
             for index, value in enumerate(branch.attributes[key].as_graph().outputs)
-            if _behind_identity(value) in values
+            if behind_identity(value) in values
         }
     return values
 
