@@ -172,7 +172,7 @@ def score(dataset: str, model: Path, output: Path, config: ScoreConfig, show: Sh
             left_out={each.name: why for each, why in bad.items()},
             events=done.get("events") if config.events else None,
             seconds=seconds,
-            rows_per_second=rows / seconds,
+            rows_per_second=_rate(rows, seconds),
             stages=run.stages,
             slowest=max(run.stages, key=lambda stage: stage.seconds).name,
             workers=workers.workers,
@@ -218,6 +218,11 @@ def _width(model: "Model", config: ScoreConfig) -> int:
     samples = sample_input(model)
     row = np.zeros((model.interface.signal.window or 1, samples.width), dtype=samples.spec.dtype)
     return int(run_series(model, samples, [row]).shape[1])
+
+
+def _rate(rows: int, seconds: float) -> float:
+    """Return rows a second; 0 where a coarse clock saw no time pass."""
+    return rows / seconds if seconds else 0.0
 
 
 def _look(
@@ -433,7 +438,7 @@ class _Run:
             rows += result["rows"]
             yield result
         seconds = time.monotonic() - begun
-        self.stages.append(StageReport(name, rows, seconds, rows / seconds))
+        self.stages.append(StageReport(name, rows, seconds, _rate(rows, seconds)))
 
 
 def _grouped(things: Any, sizes: Sequence[int], most: int) -> list[list[Any]]:
