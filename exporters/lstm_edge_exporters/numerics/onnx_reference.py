@@ -137,10 +137,11 @@ class OnnxReference:
     def _wrap(self, evaluator: ReferenceEvaluator) -> None:
         """Let every node of ``evaluator``, and of the bodies in it, round what it gives."""
         for node in evaluator.rt_nodes_:
-            for value in vars(node).values():
-                if isinstance(value, ReferenceEvaluator):
+            for name, value in vars(node).items():
+                if isinstance(value, ReferenceEvaluator) and name != "parent":
                     self._wrap(value)
-            if node.op_type not in _MOVES and not hasattr(node, "impl_"):
+            body = getattr(node, "impl_", None)  # the node itself where it is made when it runs
+            if node.op_type not in _MOVES and not isinstance(body, ReferenceEvaluator):
                 node.run = self._rounding_run(node, node.run)
 
     def _rounding_run(self, node: OpRun, run: Callable[..., Any]) -> Callable[..., Any]:
