@@ -8,6 +8,7 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -46,7 +47,7 @@ from ..progress import Progress, ignore, in_turn
 from .config import ExportConfig
 from .finalize import build_manifest, rename_outputs, serialize, tidy
 from .lower import check_recurrent_nodes, lower, lower_sums
-from .ranges import Guard, settle_ranges
+from .ranges import FewSizesError, Guard, settle_ranges
 from .refusals import LoopError, check_module, check_starts
 from .roles import Roles, find_roles
 from .trace import trace
@@ -90,6 +91,14 @@ def export_verified(
             raise
         made = _export_verified(module, example, replace(config, stateless=True), ignore)
         return replace(made, notes=(*made.notes, f"states that are no arguments stay in the graph: {error}"))
+    except FewSizesError as error:
+        for feeds in error.nearby:
+            signature = Signature.of(own_copy(module), example)
+            tensors = tuple(torch.from_numpy(feeds[name]) for name in signature.names)
+            with suppress(InputError, UnsupportedError, CheckFailedError):
+                made = _export_verified(module, replace(signature, example=tensors), config, ignore)
+                return replace(made, notes=(*made.notes, f"the example itself is out of range: {error}"))
+        raise
 
 
 def _export_verified(module: nn.Module, example: Any, config: ExportConfig, show: Progress) -> Artifact:
@@ -153,7 +162,7 @@ def convert_module(module: nn.Module, example: Any, config: ExportConfig) -> Con
     """
     check_module(module)
     own = own_copy(module)
-    signature = Signature.of(own, example)
+    signature = example if isinstance(example, Signature) else Signature.of(own, example)
     _try_example(copy.deepcopy(own), signature)
     signature = signature.as_float32()
     try:
