@@ -272,6 +272,25 @@ class Manifest(NamedTuple):
         """Whether chunks with carried states give what the whole sequence does."""
         return bool(self.states) and not self.unstreamable
 
+    @property
+    def window(self) -> int | None:
+        """Time steps of a window in training; None where unknown, or where samples were taken whole."""
+        return self.signal.window if self.trained is None else self.trained.window
+
+    @property
+    def from_reset(self) -> bool:
+        """Whether each window started from reset in training, so that states that live longer are unknown.
+
+        Of files that do not say how they were trained, those with a window were.
+        """
+        known = self.window is not None if self.trained is None else not self.trained.carry
+        return known and bool(self.states)
+
+    @property
+    def reset_every(self) -> int | None:
+        """Steps after which a stream should start again, as in training; None where it should not."""
+        return self.window if self.from_reset else None
+
     def batch_axis(self, axes: Axes) -> int | None:
         """Return the index of the batch axis in ``axes``, or None."""
         return axes.index(self.batch) if self.batch in axes else None
