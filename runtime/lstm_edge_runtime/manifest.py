@@ -200,12 +200,16 @@ class Manifest(NamedTuple):
         """Read what ``to_json`` wrote.
 
         Raises:
-            ManifestError: not JSON, a newer schema, or a field that is missing or of another type.
+            ManifestError: not JSON, an unknown schema, or a field that is missing or of another type.
         """
         with malformed_as(ManifestError, "the manifest is not JSON", "export the model again"):
             raw = read_json(text)
-        if not isinstance(raw, dict) or not isinstance(raw.get("schema"), int):
+        if not isinstance(raw, dict) or type(raw.get("schema")) is not int:
             raise ManifestError("the manifest has no integer 'schema'; export the model again")
+        if raw["schema"] < 1:
+            raise ManifestError(
+                f"the manifest has schema {raw['schema']}, expected 1 to {SCHEMA}; export the model again"
+            )
         if raw["schema"] > SCHEMA:
             raise ManifestError(
                 f"the manifest has schema {raw['schema']}, this version reads {SCHEMA}; upgrade lstm-edge"
