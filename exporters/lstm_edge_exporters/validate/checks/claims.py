@@ -45,9 +45,10 @@ class Evidence(Enum):
 FIELDS = {
     **dict.fromkeys(
         """inputs.name inputs.axes outputs.name outputs.axes states.input states.output states.axes
-        states.reset batch sequence ranges.least ranges.most ranges.multiple lengths padded_states counts
-        unstreamable task.kind task.output task.labels task.units signal.features signal.sampling_rate
-        signal.window provenance.checkpoint_sha256 golden.inputs golden.outputs golden.floor golden.limit
+        states.reset batch sequence ranges.least ranges.most ranges.multiple lengths padded_states
+        counts unstreamable task.kind task.output task.labels task.units signal.features
+        signal.sampling_rate signal.window trained.carry trained.window trained.reset
+        provenance.checkpoint_sha256 golden.inputs golden.outputs golden.floor golden.limit
         golden.limits golden.more""".split(),  # noqa: SIM905
         Evidence.REFERENCE,
     ),
@@ -224,6 +225,12 @@ def _meaning(mine: Manifest, theirs: Manifest, reference: ReferenceModel) -> Ite
         ("features", mine.signal.features, theirs.signal.features, theirs.signal.features),
         ("sampling rate", mine.signal.sampling_rate, rate, rate),
         ("window", mine.signal.window, theirs.signal.window, theirs.signal.window),
+        (
+            "trained",
+            mine.trained and str(mine.trained),
+            theirs.trained and str(theirs.trained),
+            theirs.trained,
+        ),
         ("checkpoint", mine.provenance.get("checkpoint_sha256"), reference.sha256 or None, reference.sha256),
     ):
         if stated is not None and stated not in ("", ()):
