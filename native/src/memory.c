@@ -76,7 +76,7 @@ void le_drop(le_workspace *w) {
     free(w);
 }
 
-static le_workspace *make(const lstm_edge_program *p, size_t capacity) {
+le_workspace *le_workspace_new(const lstm_edge_program *p, size_t capacity) {
     le_workspace *w = calloc(1, sizeof *w);
     if (w == NULL) return NULL;
     w->capacity = capacity;
@@ -105,7 +105,7 @@ le_workspace *le_take(const lstm_edge_program *program, bool single) {
         le_workspace *w = atomic_exchange(&p->spare[single][i], NULL);
         if (w != NULL) return w;
     }
-    return make(program, single ? 1 : LE_BLOCK);
+    return le_workspace_new(program, single ? 1 : LE_BLOCK);
 }
 
 void le_give(const lstm_edge_program *program, le_workspace *workspace) {

@@ -28,6 +28,7 @@ typedef struct {
     size_t rows, steps, block;
     const size_t *slots;
     const lstm_edge_rows *inputs, *states, *outputs;
+    le_workspace *own;         /* of a stream; NULL takes one of the program's */
     le_workspace **workspaces; /* one a thread */
     atomic_size_t next;        /* the first row that no thread has taken */
 } call;
@@ -134,10 +135,12 @@ static void run_share(void *context, size_t index) {
     }
 }
 
-static lstm_edge_status run(call *c) {
+static lstm_edge_status run_rows(call *c) {
     const lstm_edge_program *p = c->program;
-    const lstm_edge_status status = check_indices(c);
-    if (status != LSTM_EDGE_OK) return status;
+    if (c->own != NULL) {
+        run_block(c, c->own, 0, 1);
+        return LSTM_EDGE_OK;
+    }
     if (c->rows == 1) {
         le_workspace *w = le_take(p, c->steps == 1 || !p->chunked);
         if (w == NULL) return le_fail(LSTM_EDGE_NO_MEMORY, "no memory for this call");
@@ -158,6 +161,16 @@ static lstm_edge_status run(call *c) {
     le_pool_run(p->pool, run_share, c, shares);
     for (size_t i = 0; i < shares; i++) le_give(p, workspaces[i]);
     return LSTM_EDGE_OK;
+}
+
+static lstm_edge_status run(call *c) {
+    lstm_edge_status status = check_indices(c);
+    if (status != LSTM_EDGE_OK) return status;
+    const le_mode mode = le_get_mode();
+    le_set_mode(LE_FLUSH);
+    status = run_rows(c);
+    le_set_mode(mode);
+    return status;
 }
 
 static bool complete(const lstm_edge_rows *rows, size_t count) {
@@ -257,6 +270,7 @@ struct lstm_edge_stream {
     lstm_edge_program *program;
     lstm_edge_rows *rows[3]; /* inputs, outputs, states: where one row of each lies */
     lstm_edge_rows *chunk;   /* the same for a chunk's inputs and outputs */
+    le_workspace *step, *many; /* of one step; of several, NULL before they are needed */
 };
 
 lstm_edge_stream *lstm_edge_stream_new(lstm_edge_program *program) {
@@ -275,8 +289,9 @@ lstm_edge_stream *lstm_edge_stream_new(lstm_edge_program *program) {
     const size_t chunk = program->count[LSTM_EDGE_INPUT] + program->count[LSTM_EDGE_OUTPUT];
     const size_t views = (ports + chunk) * sizeof(lstm_edge_rows);
     lstm_edge_stream *stream = calloc(1, sizeof *stream + views + bytes);
-    if (stream == NULL) {
+    if (stream == NULL || (stream->step = le_workspace_new(program, 1)) == NULL) {
         le_fail(LSTM_EDGE_NO_MEMORY, "no memory for a stream");
+        free(stream);
         return NULL;
     }
     stream->program = program;
@@ -298,8 +313,22 @@ lstm_edge_stream *lstm_edge_stream_new(lstm_edge_program *program) {
 
 void lstm_edge_stream_free(lstm_edge_stream *stream) {
     if (stream == NULL) return;
+    le_drop(stream->step);
+    le_drop(stream->many);
     le_release(stream->program);
     free(stream);
+}
+
+lstm_edge_status lstm_edge_prepare(lstm_edge_stream *stream, size_t max_steps) {
+    if (stream == NULL || max_steps == 0) return le_fail(LSTM_EDGE_BAD_ARGUMENT, "no stream, or no steps");
+    const size_t capacity = max_steps < LE_BLOCK ? max_steps : LE_BLOCK;
+    if (capacity == 1 || !stream->program->chunked) return LSTM_EDGE_OK;
+    if (stream->many != NULL && stream->many->capacity >= capacity) return LSTM_EDGE_OK;
+    le_workspace *many = le_workspace_new(stream->program, capacity);
+    if (many == NULL) return le_fail(LSTM_EDGE_NO_MEMORY, "no memory for chunks of %zu steps", max_steps);
+    le_drop(stream->many);
+    stream->many = many;
+    return LSTM_EDGE_OK;
 }
 
 static void *place_of(lstm_edge_stream *stream, lstm_edge_kind kind, size_t index) {
@@ -313,7 +342,7 @@ float *lstm_edge_state(lstm_edge_stream *stream, size_t index) { return place_of
 lstm_edge_status lstm_edge_step(lstm_edge_stream *stream) {
     if (stream == NULL) return le_fail(LSTM_EDGE_BAD_ARGUMENT, "a null pointer");
     call c = {.program = stream->program, .rows = 1, .steps = 1, .inputs = stream->rows[LSTM_EDGE_INPUT],
-              .states = stream->rows[LSTM_EDGE_STATE], .outputs = stream->rows[LSTM_EDGE_OUTPUT]};
+              .states = stream->rows[LSTM_EDGE_STATE], .outputs = stream->rows[LSTM_EDGE_OUTPUT], .own = stream->step};
     return run(&c);
 }
 
@@ -333,7 +362,16 @@ lstm_edge_status lstm_edge_chunk(lstm_edge_stream *stream, const void *const *in
     for (size_t i = 0; i < outputs_there; i++) {
         to[i] = (lstm_edge_rows){outputs[i], 0, stream->rows[LSTM_EDGE_OUTPUT][i].step_stride};
     }
-    return lstm_edge_run(p, 1, steps, NULL, from, stream->rows[LSTM_EDGE_STATE], to);
+    if (steps == 0) return LSTM_EDGE_OK;
+    if (!complete(from, inputs_there)) return le_fail(LSTM_EDGE_BAD_ARGUMENT, "a null pointer");
+    le_workspace *own = stream->step;
+    if (steps > 1 && p->chunked) {
+        if (stream->many == NULL && lstm_edge_prepare(stream, steps) != LSTM_EDGE_OK) return LSTM_EDGE_NO_MEMORY;
+        own = stream->many;
+    }
+    call c = {.program = p, .rows = 1, .steps = steps, .inputs = from, .states = stream->rows[LSTM_EDGE_STATE],
+              .outputs = to, .own = own};
+    return run(&c);
 }
 
 void lstm_edge_reset(lstm_edge_stream *stream) {
