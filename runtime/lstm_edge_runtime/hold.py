@@ -1,6 +1,9 @@
 """A label that counts once it has stayed the same for some steps."""
 
-__all__ = ["Hold"]
+__all__ = ["NO_LABEL", "Hold"]
+
+NO_LABEL = (-1, -1, 0)
+"""What ``Hold.saved`` gives before the first step."""
 
 
 class Hold:
@@ -9,7 +12,7 @@ class Hold:
     def __init__(self, steps: int) -> None:
         """Let a label count once it came ``steps`` times in a row."""
         self._steps = steps
-        self.restore(-1, -1, 0)
+        self.restore(*NO_LABEL)
 
     def restore(self, label: int, candidate: int, count: int) -> None:
         """Go on from what ``saved`` gave."""
