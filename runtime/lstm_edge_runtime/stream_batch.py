@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ._core import Core, ExclusiveUse, InputArrays, as_array, by_name
-from .axes import describe, learn_sizes, resolve, row_factor, with_ones
+from .axes import check_output, describe, learn_sizes, resolve, row_factor, with_ones
 from .binding import WORKSPACE, BoundCall, StateSets, retain_heap
 from .errors import ContractError, InputError, StateError
 from .manifest import Axes, Manifest
@@ -203,7 +203,7 @@ class StreamBatch:
             return _to_sources(
                 self._manifest, native.tick(feeds | valid, self._pool.arrays, slots), step=step
             )
-        return self._run_blocks(slots, feeds | valid, step=step)
+        return self._run_blocks(slots, feeds | valid, sizes, step=step)
 
     def _native_step(self, native: "NativeEngine", samples: InputArrays, slots: Array) -> dict[str, Array]:
         rows, arrays = len(slots), []
@@ -213,10 +213,12 @@ class StreamBatch:
                 learn_sizes(spec.name, (self._batch, *axes), array.shape, {self._batch: rows})
             arrays.append(array)
         if self._tick_of is None:
-            self._tick_of = native.tick_of(self._pool.arrays)
+            self._tick_of = native.tick_of(self._pool.arrays, self.capacity)
         return self._tick_of.run(arrays, None if slots is self._all else slots, rows)
 
-    def _run_blocks(self, slots: Array, feeds: Mapping[str, Array], *, step: bool) -> dict[str, Array]:
+    def _run_blocks(
+        self, slots: Array, feeds: Mapping[str, Array], sizes: Mapping[str, int], *, step: bool
+    ) -> dict[str, Array]:
         """Run onnxruntime on blocks of rows, whose working memory stays in the cache."""
         places = {spec.name: spec.axes.index(self._batch) for spec in self._manifest.inputs}
         rows: list[dict[str, Array]] = []
@@ -228,6 +230,9 @@ class StreamBatch:
                 for name, array in feeds.items()
             }
             outputs, states = self._core.call(given | self._pool.gather(slots[part]))
+            for spec in self._manifest.outputs:
+                known = {**sizes, self._batch: len(slots[part])}
+                check_output(spec.name, spec.axes, outputs[spec.name].shape, known)
             rows.append(_to_sources(self._manifest, outputs, step=step))
             after.append(states)
         for start, states in zip(range(0, len(slots), _BLOCK), after, strict=True):
