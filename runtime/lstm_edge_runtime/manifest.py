@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .errors import InputError, ManifestError
+from .errors import InputError, ManifestError, counted
 from .json_reader import (
     decode_array,
     encode_array,
@@ -36,6 +36,7 @@ __all__ = [
     "StateSpec",
     "Task",
     "TensorSpec",
+    "Trained",
 ]
 
 KEY = "lstm_edge"
@@ -136,6 +137,31 @@ class Signal(NamedTuple):
     """What was done with features that were missing in the training data; empty where none were."""
 
 
+class Trained(NamedTuple):
+    """How the network saw time in training: what a stream may carry, and for how long."""
+
+    carry: bool
+    """Whether states went on from one window to the next; where not, each window started from reset."""
+    window: int | None
+    """Time steps of a window; None where samples of varying length were taken whole."""
+    reset: float
+    """Fraction of the lanes that started from reset, 0 to 1; 1 for windows from reset."""
+
+    @classmethod
+    def decode(cls, raw: Mapping[str, Any]) -> "Trained":
+        """Read what ``_asdict`` gave from JSON; ``TypeError`` or ``KeyError`` for all else."""
+        carry, window, reset = raw["carry"], raw["window"], number(raw["reset"])
+        size = window is None or (type(window) is int and 0 < window < 1 << 31)
+        if type(carry) is not bool or not size or not 0 <= reset <= 1:
+            raise TypeError(f"trained {raw!r:.80}")
+        return cls(carry, window, reset)
+
+    def __str__(self) -> str:
+        """Return it in words."""
+        what = "whole samples" if self.window is None else f"windows of {counted(self.window, 'step')}"
+        return f"{what}, {f'states carried, {self.reset:.0%} from reset' if self.carry else 'from reset'}"
+
+
 class Golden(NamedTuple):
     """A small recorded case: with it a device verifies itself from the file alone."""
 
@@ -179,6 +205,8 @@ class Manifest(NamedTuple):
     where they do."""
     task: Task | None = None
     signal: Signal = Signal()
+    trained: Trained | None = None
+    """None where unknown, and in files made before."""
     precision: str = "fp32"
     """``fp32``, ``fp64``, ``fp16`` or ``int8``."""
     provenance: Mapping[str, Any] = _NOTHING
@@ -316,6 +344,7 @@ def _encode(manifest: Manifest) -> dict[str, Any]:
         "unstreamable": manifest.unstreamable,
         "task": manifest.task and manifest.task._asdict(),
         "signal": signal,
+        **({"trained": manifest.trained._asdict()} if manifest.trained else {}),
         "precision": manifest.precision,
         "provenance": manifest.provenance,
         "equivalence": manifest.equivalence,
@@ -396,6 +425,7 @@ def _decode(raw: Mapping[str, Any]) -> Manifest:
             window=signal["window"] and int(number(signal["window"])),
             missing=text(signal.get("missing", "")),
         ),
+        trained=Trained.decode(raw["trained"]) if "trained" in raw else None,
         precision=text(raw["precision"]),
         provenance=dict(raw["provenance"]),
         equivalence=dict(raw["equivalence"]),

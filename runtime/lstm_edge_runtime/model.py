@@ -34,7 +34,6 @@ from .state import Runner, State
 if TYPE_CHECKING:
     from .native.engine import NativeEngine
     from .prediction import Prediction
-    from .profile import Profile
     from .selftest import SelfTest
     from .stream import Stream
     from .stream_batch import StreamBatch
@@ -54,8 +53,8 @@ def load(
     threads: int | Literal["auto"] = "auto",
     states: Mapping[str, str] | None = None,
     check: bool = False,
-    profile: "str | os.PathLike[str] | Profile | None" = None,
     engine: Literal["auto", "onnxruntime", "native"] = "auto",
+    profile: object = None,
 ) -> "Model":
     """Open a model file.
 
@@ -70,15 +69,12 @@ def load(
         states: which output continues which input (``{"h": "hn"}``), for a file without a manifest
             whose states can't be told by name and shape.
         check: whether every sample is searched for NaN and infinity (about 4 us a step; off by default).
-        profile: what ``lstm-edge tune`` measured to be best, a file or what ``Profile.read`` gave; in the
-            place of ``device``, ``providers`` and ``threads``. One for another model, machine or onnxruntime
-            is left unused with a ``RuntimeWarning``.
         engine: what takes the steps of streams and batches. ``"auto"`` is the native engine where
             ``lstm-edge-native`` is installed, every node is covered, the device is the CPU, ``providers`` is
             not given, and the golden cases replay within their limits on both engines (else onnxruntime,
             with a ``RuntimeWarning``); ``run`` and ``predict`` stay with onnxruntime then. ``"native"`` runs
-            these as well, and is an error where it can't. A profile in use says which engine it was
-            measured with, and ``"auto"`` is that one.
+            these as well, and is an error where it can't.
+        profile: deprecated and ignored, as version 0.3 has no profiles; goes in 0.4.
 
     Raises:
         NotFoundError: no such file.
@@ -92,16 +88,14 @@ def load(
     """
     if threads != "auto" and (type(threads) is not int or not 1 <= threads <= MAX_THREADS):
         raise InputError(f"threads is {threads!r}, expected 'auto' or a whole number from 1 to {MAX_THREADS}")
-    if profile is not None and (device, providers, threads) != ("auto", None, "auto"):
-        raise InputError(
-            "got profile= and device, providers or threads, which it holds; give one or the other"
+    if profile is not None:
+        warnings.warn(
+            "profile= is ignored: profiles are gone; lstm-edge bench prints the fastest engine= and threads=",
+            DeprecationWarning,
+            stacklevel=2,
         )
     if engine not in ("auto", "onnxruntime", "native"):
         raise InputError(f"engine is {engine!r}, expected 'auto', 'onnxruntime' or 'native'")
-    if isinstance(profile, str | os.PathLike):
-        from .profile import Profile
-
-        profile = Profile.read(profile)
     name, data, stamp = _content(source)
     if data[:8] == b"LSTMEDGE":
         return _load_program(
@@ -110,21 +104,14 @@ def load(
     file = _parse(name, data, source)
     beside = [FileStamp(path) for path in sorted(() if file is None else file.external_paths())]
     size = len(data) + sum(each.size for each in beside)
+    # the content that was read, as the path may lead to another by now; external data are found by path alone
     target = name if beside else data
-    """What was read, so that no other file is opened; external data are found from the path alone."""
     count = auto_threads(size) if threads == "auto" else threads
     wanted = resolve_providers(device, providers)
-    tuned = _tuned(profile, Identity(data))
-    options = tuned or SessionOptions(providers=wanted, threads=count)
+    options = SessionOptions(providers=wanted, threads=count)
     session, options = _open(target, name, options, device, providers)
     manifest = read_manifest(session)
-    if (
-        tuned is None
-        and manifest is not None
-        and manifest.precision == "int8"
-        and threads == "auto"
-        and count > 1
-    ):
+    if manifest is not None and manifest.precision == "int8" and threads == "auto" and count > 1:
         session, options = _open(target, name, SessionOptions(providers=wanted), device, providers)
     for each in (stamp, *beside) if beside and stamp else ():
         each.check()
@@ -136,8 +123,7 @@ def load(
     else:
         interface = manifest
         check_manifest(interface, inputs, outputs)
-    measured = profile.engine if tuned is not None and profile is not None else "native"
-    if engine == "auto" and (providers is not None or measured == "onnxruntime"):
+    if engine == "auto" and providers is not None:
         engine = "onnxruntime"
     open_native = _native(
         engine,
@@ -429,18 +415,6 @@ def _try_native(
     except (CheckFailedError, MissingDependencyError, FileFormatError) as error:
         warnings.warn(f"streams run on onnxruntime: {error}", RuntimeWarning, stacklevel=5)
         return None
-
-
-def _tuned(profile: "Profile | None", identity: Identity) -> SessionOptions | None:
-    """Return a profile's options if its key matches, else None with a warning."""
-    if profile is None:
-        return None
-    if reason := profile.mismatch(identity.sha256):
-        warnings.warn(
-            f"the profile is not used: {reason}; run lstm-edge tune here", RuntimeWarning, stacklevel=3
-        )
-        return None
-    return profile.options
 
 
 def _content(source: Source) -> tuple[str, bytes, FileStamp | None]:

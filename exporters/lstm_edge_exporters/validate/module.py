@@ -191,6 +191,7 @@ def _declared(file: ModelFile, signature: Signature, config: ExportConfig) -> Ma
         lengths=config.lengths,
         task=config.task,
         signal=config.signal,
+        trained=config.trained,
     )
 
 

@@ -205,7 +205,10 @@ def against_itself(file: ModelFile) -> ReferenceModel | None:
 
 
 def _of_file(file: ModelFile, about: str) -> ReferenceModel:
-    from ..numerics.onnx_reference import OnnxReference, index_values
+    import onnx_ir as ir
+
+    from ..numerics.indices import index_values
+    from ..numerics.onnx_reference import OnnxReference
 
     manifest, model = file.manifest, onnx.load(str(file.path))
     return ReferenceModel(
@@ -214,7 +217,7 @@ def _of_file(file: ModelFile, about: str) -> ReferenceModel:
         manifest=manifest,
         layers=file.layers,
         examples=dict(manifest.golden.inputs) if manifest.golden else {},
-        values=index_values(model),
+        values=index_values(ir.from_proto(model).graph),
         sha256=str(manifest.provenance.get("checkpoint_sha256") or ""),
     )
 

@@ -13,7 +13,7 @@ from lstm_edge_exporters.lift import lift
 from lstm_edge_exporters.validate import ValidateConfig, open_file, validate
 from lstm_edge_exporters.validate.module import against_module
 from lstm_edge_exporters.validate.reference import against_file
-from lstm_edge_runtime.manifest import Manifest, Signal, Task
+from lstm_edge_runtime.manifest import Manifest, Signal, Task, Trained
 
 QUICK = ValidateConfig(quick=True, steps=300)
 SHA = "ab" * 32
@@ -37,6 +37,7 @@ def told(tmp_path_factory):
     config = ExportConfig(
         task=Task("classification", "output", ("walk", "run", "fall")),
         signal=Signal(("ax", "ay", "az"), 50, 20),
+        trained=Trained(True, 20, 0.5),
         checkpoint_sha256=SHA,
     )
     path = tmp_path_factory.mktemp("told") / "m.onnx"
@@ -63,6 +64,7 @@ CLAIMS = {
     "features": {"signal": lambda m: m.signal._replace(features=("az", "ay", "ax"))},
     "sampling rate": {"signal": lambda m: m.signal._replace(sampling_rate=100.0)},
     "window": {"signal": lambda m: m.signal._replace(window=21)},
+    "trained": {"trained": lambda m: m.trained._replace(carry=False)},
     "checkpoint": {"provenance": lambda m: {**m.provenance, "checkpoint_sha256": "cd" * 32}},
     "precision": {"precision": lambda m: "int8"},
     "streamable": {"unstreamable": lambda m: "layer rnn is bidirectional"},

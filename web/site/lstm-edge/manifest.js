@@ -36,6 +36,8 @@ import { manifestText } from "./file.js";
  * @property {string} unstreamable why chunks with carried states do not equal the whole sequence; else empty
  * @property {{kind: string, output: string, labels: string[], units: string[]} | null} task
  * @property {{features: string[], sampling_rate: number | null, window: number | null}} signal
+ * @property {{carry: boolean, window: number | null, reset: number}} [trained] whether training carried states from window to
+ *   window; files made before have none
  * @property {string} precision `fp32`, `fp64`, `fp16` or `int8`
  * @property {Record<string, unknown>} provenance
  * @property {Record<string, unknown>} equivalence
@@ -80,6 +82,9 @@ const CHECKS = {
     sampling_rate: or((value) => isNumber(value) && value > 0),
     window: or(isNumber),
   }),
+  trained: optional(fields({
+    carry: (value) => typeof value === "boolean", window: or(isSize), reset: (value) => isNumber(value) && value >= 0 && value <= 1,
+  })),
   precision: isText,
   provenance: isMap,
   equivalence: isMap,

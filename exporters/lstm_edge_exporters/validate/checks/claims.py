@@ -173,6 +173,12 @@ def _meaning(mine: Manifest, theirs: Manifest, reference: ReferenceModel) -> Ite
         ("features", mine.signal.features, theirs.signal.features, theirs.signal.features),
         ("sampling rate", mine.signal.sampling_rate, rate, rate),
         ("window", mine.signal.window, theirs.signal.window, theirs.signal.window),
+        (
+            "trained",
+            mine.trained and str(mine.trained),
+            theirs.trained and str(theirs.trained),
+            theirs.trained,
+        ),
         ("checkpoint", mine.provenance.get("checkpoint_sha256"), reference.sha256 or None, reference.sha256),
     ):
         if name == CHECKPOINT and file is None:
