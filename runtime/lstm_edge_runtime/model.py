@@ -23,7 +23,9 @@ from .errors import (
     MissingDependencyError,
     NotFoundError,
     ProviderError,
+    StateWarning,
     UnsupportedError,
+    counted,
 )
 from .graph_check import check_manifest, graph_specs, infer_manifest, read_manifest
 from .manifest import Manifest, StateSpec, TensorSpec
@@ -43,6 +45,8 @@ from .manifest import Array
 __all__ = ["Model", "Source", "load", "read_model", "runner"]
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | mmap.mmap
+ResetEvery = int | Literal["window", "never"]
+"""Steps after which a stream starts again from reset."""
 
 
 def load(
@@ -158,6 +162,8 @@ class Model:
         self._has_manifest = core.has_manifest
         self._source = core.source
         self._options = options
+        self._told = False
+        """Whether a stream was opened that warned of its states."""
 
     @property
     def manifest(self) -> Manifest | None:
@@ -251,26 +257,57 @@ class Model:
 
         return interpret(self.run(x, lengths=lengths)[0][task.output], task)
 
-    def stream(self) -> "Stream":
+    def stream(self, *, reset_every: ResetEvery | None = None) -> "Stream":
         """Open a stream: one source of samples that owns its state.
+
+        Args:
+            reset_every: steps after which it starts again from the reset state, as a new window does: a
+                number; ``"window"``, the window that the network was trained on; or ``"never"``. None is
+                ``"never"`` with a ``StateWarning``, the first time, where each window of the training
+                started from reset: what such a network gives beyond its window was never trained.
 
         Raises:
             ContractError: the file carries no states, or chunks would not equal the whole sequence.
+            InputError: ``reset_every`` is none of these, or the window is not known.
         """
         from .stream import Stream
 
-        return Stream(self._open())
+        stream = Stream(self._open(), reset_every)
+        if reset_every is None:
+            self._warn("stream(")
+        return stream
 
-    def streams(self, capacity: int) -> "StreamBatch":
+    def streams(self, capacity: int, *, reset_every: ResetEvery | None = None) -> "StreamBatch":
         """Open a batch of up to ``capacity`` streams that take one call into the engine a tick.
+
+        Args:
+            capacity: how many sources fit.
+            reset_every: as ``stream`` takes it; each source counts its own steps.
 
         Raises:
             ContractError: as ``stream``; or the file has no batch axis.
-            InputError: ``capacity`` is not a whole number from 1.
+            InputError: ``capacity`` is not a whole number from 1; as ``stream``.
         """
         from .stream_batch import StreamBatch
 
-        return StreamBatch(self._open(), capacity)
+        batch = StreamBatch(self._open(), capacity, reset_every)
+        if reset_every is None:
+            self._warn(f"streams({capacity}, ")
+        return batch
+
+    def _warn(self, call: str) -> None:
+        """Warn, once, where states would outlive what was trained."""
+        if self._interface.from_reset and not self._told:
+            self._told = True
+            window = self._interface.window
+            what = f"window of {counted(window, 'step')}" if window else "sample"
+            every = '"window"' if window else "STEPS"
+            warnings.warn(
+                f"each {what} in this file's training started from reset, and states that live longer were "
+                f'never trained; write model.{call}reset_every={every}), or "never" to carry them on',
+                StateWarning,
+                stacklevel=3,
+            )
 
     def selftest(self) -> "SelfTest":
         """Replay the golden case in the file on this device, whole and in chunks with carried states.

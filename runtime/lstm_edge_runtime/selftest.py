@@ -15,7 +15,7 @@ from .tolerance import MULTIPLE, Comparison, compare, limit_for
 __all__ = [
     "Replay",
     "SelfTest",
-    "check_golden",
+    "check_golden_case",
     "compare_golden",
     "gather_replays",
     "golden_limits",
@@ -104,7 +104,7 @@ def replay_golden(manifest: Manifest, run: Runner) -> Iterator[Replay]:
         raise InputError("this file carries no golden case; export it again with lstm-edge export")
     cases = (golden, *golden.more)
     for case in cases:
-        check_golden(manifest, case)
+        check_golden_case(manifest, case)
     for number, case in enumerate(cases):
         for how, sizes in _ways(manifest, case):
             try:
@@ -117,7 +117,7 @@ def replay_golden(manifest: Manifest, run: Runner) -> Iterator[Replay]:
             yield Replay(how, sizes, number, compare_golden(case, outputs))
 
 
-def check_golden(manifest: Manifest, golden: Golden) -> None:
+def check_golden_case(manifest: Manifest, golden: Golden) -> None:
     """Refuse a golden case that leaves something out, which would not be verified, or does not fit the file.
 
     Raises:

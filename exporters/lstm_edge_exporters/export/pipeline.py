@@ -43,6 +43,7 @@ from ..numerics.verify import (
     verify,
 )
 from ..progress import Progress, ignore, in_turn
+from .centering import center_norms
 from .config import ExportConfig
 from .finalize import build_manifest, rename_outputs, serialize, tidy
 from .lower import check_recurrent_nodes, lower, lower_sums
@@ -99,6 +100,8 @@ def _export_verified(module: nn.Module, example: Any, config: ExportConfig, show
     made = convert_module(module, example, config)
     model = made.model
     bare = serialize(model, made.manifest, config.opset, config.ir_version)
+    if center_norms(model, bare, made.cases.cases()):
+        bare = serialize(model, made.manifest, config.opset, config.ir_version)
     _check(bare)
     candidate = _candidate(bare)
     ranges, narrowed = settle_ranges(

@@ -9,7 +9,7 @@ from ..errors import CheckFailedError, FileFormatError, UnsupportedError, first_
 from ..manifest import Golden, Manifest, TensorSpec
 from ..onnx_reader import OnnxFile
 from ..ort import run_by_name
-from ..selftest import SelfTest, check_golden, compare_golden, gather_replays
+from ..selftest import SelfTest, check_golden_case, compare_golden, gather_replays
 from ..state import Runner
 from .library import installed
 
@@ -52,7 +52,7 @@ def compile_engine(
     if golden is None and session is not None:
         golden, what = _draw(file, manifest, runs.pop("onnxruntime")), "a drawn case"
     for case in () if golden is None else (golden, *golden.more):
-        check_golden(manifest, case)
+        check_golden_case(manifest, case)
         for name, run in runs.items():
             try:
                 outputs = run(case.inputs)

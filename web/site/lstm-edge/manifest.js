@@ -113,6 +113,7 @@ export function readManifest(bytes) {
     throw refused("the manifest is not JSON; export the model again", cause);
   }
   if (!isMap(raw) || !Number.isInteger(raw.schema)) throw refused("the manifest has no integer 'schema'; export the model again");
+  if (raw.schema < 1) throw refused(`the manifest has schema ${raw.schema}, expected 1 to ${SCHEMA}; export the model again`);
   if (raw.schema > SCHEMA) {
     throw refused(`the manifest has schema ${raw.schema}, this version reads ${SCHEMA}; upgrade lstm-edge`);
   }
