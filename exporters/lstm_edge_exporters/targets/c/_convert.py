@@ -117,7 +117,7 @@ def to_c(source: str | os.PathLike[str], *, name: str | None = None, chunk: int 
         order = [value.name for value in graph.graph.input if value.name not in constants]
         order += [value.name for value in graph.graph.output]
         size = sum(onnx.numpy_helper.to_array(tensor).nbytes for tensor in constants.values())
-        facts = {"sha256": model.identity, "constants": size}
+        facts = {"sha256": model.sha256, "constants": size}
         files = render(interface, translate(graph, interface), order, golden, facts)
     comparisons = verify_c(files, interface, calls, compiler)
     written = {path: text for path, text in files.items() if path != HARNESS}
