@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from onnx import helper
 
 from lstm_edge_exporters.numerics.noise import compare_outputs, expected
-from lstm_edge_exporters.numerics.onnx_reference import OnnxReference, index_values
+from lstm_edge_exporters.numerics.onnx_reference import OnnxReference
 
 OPS = {"LSTM": (4, 3), "GRU": (3, 2), "RNN": (1, 2)}
 
@@ -75,20 +75,6 @@ def test_the_float64_operators_compute_what_onnxruntime_does(
         assert record.ok, record
         assert record.floor < 1e-4
         assert known.ref64[record.name].dtype == np.float64
-
-
-def test_the_rows_of_a_table_are_what_an_index_may_be():
-    graph = helper.make_graph(
-        [
-            helper.make_node("Cast", ["tokens"], ["wide"], to=onnx.TensorProto.INT64),
-            helper.make_node("Gather", ["table", "wide"], ["y"]),
-        ],
-        "g",
-        [helper.make_tensor_value_info("tokens", onnx.TensorProto.INT32, ["N"])],
-        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["N", 2])],
-        [onnx.numpy_helper.from_array(np.zeros((9, 2), np.float32), "table")],
-    )
-    assert index_values(helper.make_model(graph)) == {"tokens": 9}
 
 
 @pytest.mark.parametrize("operator", ["Gelu", "LayerNormalization", "Softmax", "Clip"])

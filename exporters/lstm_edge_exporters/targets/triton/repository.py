@@ -83,7 +83,7 @@ def to_triton(path: str | os.PathLike[str], backend: str = "python") -> Reposito
         )
     with load(path, device="cpu") as model:
         interface = model.interface
-        model.streams(1)  # refuses what can't be streamed by rows
+        model.streams(1, reset_every="never")  # refuses what can't be streamed by rows
     if backend == "onnxruntime" and interface.sequence is None:
         raise ContractError("this file takes one step a call; use the python backend")
     contents = {"1/model.onnx": path.read_bytes()}
