@@ -159,7 +159,9 @@ class Trained(NamedTuple):
     def __str__(self) -> str:
         """Return it in words."""
         what = "whole samples" if self.window is None else f"windows of {counted(self.window, 'step')}"
-        return f"{what}, {f'states carried, {self.reset:.0%} from reset' if self.carry else 'from reset'}"
+        return (
+            f"{what}, {f'states carried, {100 * self.reset:g}% from reset' if self.carry else 'from reset'}"
+        )
 
 
 class Golden(NamedTuple):
@@ -214,6 +216,9 @@ class Manifest(NamedTuple):
     equivalence: Mapping[str, Any] = _NOTHING
     """What was measured at export: ``cases``, ``max_abs``, ``max_rel``, ``floor``, ``ratio``, ``worst``."""
     golden: Golden | None = None
+    identity: str = ""
+    """In a converted file, the identity of the ``.onnx`` file that it was made from: states move between
+    them."""
 
     def to_json(self) -> str:
         """Return the JSON text: sorted keys, no clock, the same bytes for the same content."""
@@ -228,12 +233,16 @@ class Manifest(NamedTuple):
         """Read what ``to_json`` wrote.
 
         Raises:
-            ManifestError: not JSON, a newer schema, or a field that is missing or of another type.
+            ManifestError: not JSON, an unknown schema, or a field that is missing or of another type.
         """
         with malformed_as(ManifestError, "the manifest is not JSON", "export the model again"):
             raw = read_json(text)
-        if not isinstance(raw, dict) or not isinstance(raw.get("schema"), int):
+        if not isinstance(raw, dict) or type(raw.get("schema")) is not int:
             raise ManifestError("the manifest has no integer 'schema'; export the model again")
+        if raw["schema"] < 1:
+            raise ManifestError(
+                f"the manifest has schema {raw['schema']}, expected 1 to {SCHEMA}; export the model again"
+            )
         if raw["schema"] > SCHEMA:
             raise ManifestError(
                 f"the manifest has schema {raw['schema']}, this version reads {SCHEMA}; upgrade lstm-edge"
@@ -271,6 +280,25 @@ class Manifest(NamedTuple):
     def streamable(self) -> bool:
         """Whether chunks with carried states give what the whole sequence does."""
         return bool(self.states) and not self.unstreamable
+
+    @property
+    def window(self) -> int | None:
+        """Time steps of a window in training; None where unknown, or where samples were taken whole."""
+        return self.signal.window if self.trained is None else self.trained.window
+
+    @property
+    def from_reset(self) -> bool:
+        """Whether each window started from reset in training, so that states that live longer are unknown.
+
+        Of files that do not say how they were trained, those with a window were.
+        """
+        known = self.window is not None if self.trained is None else not self.trained.carry
+        return known and bool(self.states)
+
+    @property
+    def reset_every(self) -> int | None:
+        """Steps after which a stream should start again, as in training; None where it should not."""
+        return self.window if self.from_reset else None
 
     def batch_axis(self, axes: Axes) -> int | None:
         """Return the index of the batch axis in ``axes``, or None."""
@@ -337,6 +365,7 @@ def _encode(manifest: Manifest) -> dict[str, Any]:
         "lengths": manifest.lengths,
         **({} if manifest.padded_states else {"padded_states": False}),
         **({"counts": list(manifest.counts)} if manifest.counts else {}),
+        **({"identity": manifest.identity} if manifest.identity else {}),
         "unstreamable": manifest.unstreamable,
         "task": manifest.task and manifest.task._asdict(),
         "signal": signal,
@@ -428,6 +457,7 @@ def _decode(raw: Mapping[str, Any]) -> Manifest:
         golden=None
         if golden is None
         else _decode_golden(golden)._replace(more=tuple(map(_decode_golden, golden.get("more", [])))),
+        identity=text(raw.get("identity", "")),
     )
 
 

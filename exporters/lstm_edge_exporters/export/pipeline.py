@@ -44,13 +44,14 @@ from ..numerics.verify import (
     verify,
 )
 from ..progress import Progress, ignore, in_turn
+from .centering import center_norms
 from .config import ExportConfig
 from .finalize import build_manifest, rename_outputs, serialize, tidy
 from .lower import check_recurrent_nodes, lower, lower_sums
 from .ranges import FewSizesError, Guard, settle_ranges
 from .refusals import LoopError, check_module, check_starts
 from .roles import Roles, find_roles
-from .trace import trace
+from .trace import TURNS, trace
 
 __all__ = ["Artifact", "ConvertedModule", "convert_module", "export_verified", "own_copy"]
 
@@ -83,22 +84,29 @@ class Artifact:
 def export_verified(
     module: nn.Module, example: Any, config: ExportConfig, show: Progress = ignore
 ) -> Artifact:
-    """Trace, lower, verify and finalize; see ``export``."""
-    try:
-        return _export_verified(module, example, config, show)
-    except StatesRefusedError as error:
-        if config.stateless:
-            raise
-        made = _export_verified(module, example, replace(config, stateless=True), ignore)
-        return replace(made, notes=(*made.notes, f"states that are no arguments stay in the graph: {error}"))
-    except FewSizesError as error:
-        for feeds in error.nearby:
-            signature = Signature.of(own_copy(module), example)
-            tensors = tuple(torch.from_numpy(feeds[name]) for name in signature.names)
-            with suppress(InputError, UnsupportedError, CheckFailedError):
-                made = _export_verified(module, replace(signature, example=tensors), config, ignore)
-                return replace(made, notes=(*made.notes, f"the example itself is out of range: {error}"))
-        raise
+    """Trace, lower, verify and finalize; see ``export``. Threads take turns."""
+    with TURNS:
+        try:
+            return _export_verified(module, example, config, show)
+        except StatesRefusedError as error:
+            if config.stateless:
+                raise
+            made = _export_verified(module, example, replace(config, stateless=True), ignore)
+            note = f"states that are no arguments stay in the graph: {error}"
+            return replace(made, notes=(*made.notes, note))
+        except FewSizesError as error:
+            made = _export_nearby(module, example, config, error)
+            return replace(made, notes=(*made.notes, f"the example itself is out of range: {error}"))
+
+
+def _export_nearby(module: nn.Module, example: Any, config: ExportConfig, error: FewSizesError) -> Artifact:
+    """Export at one step or row more or less than the example; raises ``error`` where neither holds either."""
+    signature = Signature.of(own_copy(module), example)
+    for feeds in error.nearby:
+        tensors = tuple(torch.from_numpy(feeds[name]) for name in signature.names)
+        with suppress(InputError, UnsupportedError, CheckFailedError):
+            return _export_verified(module, replace(signature, example=tensors), config, ignore)
+    raise error
 
 
 def _export_verified(module: nn.Module, example: Any, config: ExportConfig, show: Progress) -> Artifact:
@@ -106,6 +114,8 @@ def _export_verified(module: nn.Module, example: Any, config: ExportConfig, show
     made = convert_module(module, example, config)
     model = made.model
     bare = serialize(model, made.manifest, config.opset, config.ir_version)
+    if center_norms(model, bare, made.cases.cases()):
+        bare = serialize(model, made.manifest, config.opset, config.ir_version)
     _check(bare)
     candidate = _candidate(bare)
     ranges, narrowed = settle_ranges(
