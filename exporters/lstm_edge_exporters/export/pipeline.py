@@ -32,7 +32,7 @@ from lstm_edge_runtime.state import Runner
 from ..numerics.cases import CaseGenerator
 from ..numerics.floats import OTHER_FLOATS, copy_as
 from ..numerics.noise import Layout, noise_floors
-from ..numerics.reference import Injection, Signature, TorchReference
+from ..numerics.reference import Injection, Signature, TorchReference, weights_sha256
 from ..numerics.verify import (
     ChunkedFile,
     Equivalence,
@@ -100,7 +100,7 @@ def export_verified(
 
 
 def _export_nearby(module: nn.Module, example: Any, config: ExportConfig, error: FewSizesError) -> Artifact:
-    """Export at one step or row more or less than the example; raises ``error`` where neither holds either."""
+    """Export at one step or row less or more than the example; raise ``error`` where neither works."""
     signature = Signature.of(own_copy(module), example)
     for feeds in error.nearby:
         tensors = tuple(torch.from_numpy(feeds[name]) for name in signature.names)
@@ -200,6 +200,7 @@ def convert_module(module: nn.Module, example: Any, config: ExportConfig) -> Con
     check_starts(own, injections)
     tidy(model)
     manifest = build_manifest(model, roles, lifted, config)._replace(ranges=config.ranges)
+    manifest = manifest._replace(provenance={**manifest.provenance, "weights_sha256": weights_sha256(own)})
     reference = TorchReference(own, signature, roles.outputs, injections, Layout.of(manifest))
     cases = _case_generator(signature, manifest, config, reference)
     _check_repeatable(own, signature, reference, cases)

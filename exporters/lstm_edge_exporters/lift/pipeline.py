@@ -20,6 +20,7 @@ from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import Array, Axes, Manifest, StateSpec, TensorSpec
 
 from ..graph import axes_of, data_inputs, forget_shapes, to_proto, with_manifest
+from ..isolation import isolated
 from ..numerics.verify import ChunkRun
 from ..progress import Progress, ignore
 from ..recurrent import recurrent_nodes, slots, state_shape
@@ -82,6 +83,7 @@ class Lifted:
         write_bytes(path, self.model)
 
 
+@isolated()
 def lift_verified(
     onnx_file: str | os.PathLike[str] | bytes, config: LiftConfig, show: Progress = ignore
 ) -> Lifted:

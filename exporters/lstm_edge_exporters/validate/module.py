@@ -17,7 +17,7 @@ from lstm_edge_runtime.manifest import Array, Manifest, StateSpec, TensorSpec
 from ..export.config import ExportConfig
 from ..numerics.floats import one_thread
 from ..numerics.noise import Layout, Rounding
-from ..numerics.reference import Signature, TorchReference, flatten_output
+from ..numerics.reference import Signature, TorchReference, flatten_output, weights_sha256
 from .reference import ModelFile, ReferenceModel
 
 __all__ = ["against_module"]
@@ -101,6 +101,7 @@ def against_module(
         examples=examples,
         values=reference.index_values(examples) if indices else {},
         sha256=sha256 or (config.checkpoint_sha256 if config else None) or "",
+        weights=weights_sha256(module),
         asks_ranges=config is not None,
     )
 

@@ -21,9 +21,10 @@ from lstm_edge_runtime.graph_check import OPERATORS, QUANTIZED, graph_specs
 from lstm_edge_runtime.manifest import Array, Axes, Manifest
 from lstm_edge_runtime.model import read_model
 from lstm_edge_runtime.onnx_reader import OnnxFile
-from lstm_edge_runtime.ort import CPU, Provider, SessionOptions, open_session, run_by_name
+from lstm_edge_runtime.ort import CPU, Provider, SessionOptions, run_by_name
 from lstm_edge_runtime.state import Runner
 
+from ..isolation import open_isolated
 from ..numerics.noise import Layout, PerturbableReference, Rounding
 
 __all__ = [
@@ -104,7 +105,7 @@ class ModelFile:
             ProviderError: a provider is not really in use.
             FileFormatError: onnxruntime can't read the file.
         """
-        session = open_session(str(self.path), SessionOptions(providers=providers, threads=threads))
+        session = open_isolated(str(self.path), SessionOptions(providers=providers, threads=threads))
         floats = {
             spec.name: spec.dtype
             for spec in graph_specs(session.get_inputs())
@@ -197,6 +198,8 @@ class ReferenceModel:
     values: Mapping[str, int] = field(default_factory=dict)
     """How many values are valid, by the name of an input of indices."""
     sha256: str = ""
+    weights: str = ""
+    """``weights_sha256`` of a module."""
     """Of the checkpoint, where there is one."""
     asks_ranges: bool = True
     """Whether the manifest's ranges are what was asked for; where not, they are the widest that hold."""

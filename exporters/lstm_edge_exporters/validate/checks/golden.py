@@ -15,11 +15,12 @@ from ...numerics.cases import case_size
 from ...numerics.verify import record_golden
 from ..config import ValidateConfig
 from ..judge import FileFailedError, Measured, RefusedError
-from ..reference import ModelFile
+from ..reference import ModelFile, ReferenceModel
 from ..report import Check
 from ..subject import Subject
+from .claims import comparable
 
-__all__ = ["check_golden", "check_recorded"]
+__all__ = ["check_golden", "check_recorded", "has_other_weights"]
 
 _SLACK = 2.0
 """How many times the limits and floors found here may be those recorded: other machines round otherwise."""
@@ -45,6 +46,24 @@ def check_recorded(subject: Subject) -> Iterator[Check]:
         yield Check(name, "failed" if failed else "passed", failed, measured.worst)
         wrong += _wrong_limits(subject, golden, measured)
     yield Check("limits of the golden case", "failed" if wrong else "passed", "; ".join(wrong))
+
+
+def has_other_weights(file: ModelFile, reference: ReferenceModel, config: ValidateConfig) -> bool:
+    """Return whether a module has other weights than were exported, and no golden case says otherwise.
+
+    Weights may have other names and give the same.
+    """
+    exported = file.manifest.provenance.get("weights_sha256")
+    golden = file.manifest.golden
+    if golden is None or not exported or not reference.weights or exported == reference.weights:
+        return False
+    if not comparable(file, reference):
+        return False
+    try:
+        measured = Subject(file, reference, config).judge.measure(lambda _: golden.outputs, golden.inputs)
+    except (RefusedError, FileFailedError, KeyError):
+        return False
+    return not all(each.ok for each in measured.records)
 
 
 def _coverage(subject: Subject, recorded: Sequence[Golden]) -> Check:
