@@ -321,7 +321,8 @@ class _Noise:
         self._modeled: OnnxReference | None = None
         with contextlib.suppress(UnsupportedError):
             self._modeled = OnnxReference(to_proto(model), session.run, self._measured.layout, "the file")
-        kinds = [np.finfo(state.dtype).eps for state in manifest.states]
+        floats = (state.dtype for state in manifest.states if state.dtype.startswith("float"))
+        kinds = [np.finfo(dtype).eps for dtype in floats]
         self._scale = max(1.0, float(max(kinds) / np.finfo(np.float32).eps)) if kinds else 1.0
 
     def floors(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
