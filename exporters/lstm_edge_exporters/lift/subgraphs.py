@@ -112,9 +112,9 @@ def sequences(node: ir.Node) -> Iterator[SequenceInput]:
         body = node.attributes["body"].as_graph()
         for inner in body:
             data = _from_outside(inner.inputs[0], node, body) if inner.inputs else None
-            axis = _stepped_axis(inner, body) if data is not None else None
-            if data is not None and axis is not None and axis >= 0:
-                yield SequenceInput(data, axis, int(axis == 0))
+            stepped = _stepped_axis(inner, body)
+            if data is not None and stepped is not None and stepped >= 0:
+                yield SequenceInput(data, stepped, int(stepped == 0))
 
 
 def generalize_loops(model: ir.Model) -> None:

@@ -21,7 +21,7 @@ from .checks.claims import (
     interface_of,
 )
 from .checks.decisions import check_decisions
-from .checks.golden import check_golden, check_recorded, has_other_weights
+from .checks.golden import check_golden, check_recorded, other_weights
 from .config import ValidateConfig
 from .reference import ModelFile, ReferenceModel, against_itself, open_file
 from .report import Channel, Check, Coverage, Fact, Figures, Group, Report
@@ -145,9 +145,9 @@ class Validation:
     def _claims(self) -> Iterator[Check]:
         if self.file.model is not None:
             self.facts = tuple(compare_facts(self.file, self.against))
-            if self.against and has_other_weights(self.file, self.against, self.config):
+            if self.against and (differ := other_weights(self.file, self.against, self.config)):
                 self._other_weights = True
-                yield Check("weights are the reference's", "failed", _OTHER_WEIGHTS)
+                yield Check("weights are the reference's", "failed", f"{_OTHER_WEIGHTS}; {differ}")
                 return
         yield from check_file(self.file, self.against, self.facts)
         if self.file.model is None:

@@ -62,12 +62,19 @@ def test_another_network_of_the_same_form_is_told_apart(tagger):
     assert failed is report.groups[0].checks[0]
 
 
+class Wrapped(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, tokens):
+        return self.inner(tokens)
+
+
 def test_the_same_weights_under_other_names_are_the_same_network(tagger):
     module, path = tagger
-    other = copy.deepcopy(module)
-    other.head, other.out = other.out, lambda y: other.head(y)
     file = open_file(path)
-    assert validate(file, against_module(other, file), QUICK).ok
+    assert validate(file, against_module(Wrapped(module).eval(), file), QUICK).ok
 
 
 class SelectsTheLast(nn.Module):

@@ -20,7 +20,7 @@ from ..report import Check
 from ..subject import Subject
 from .claims import comparable
 
-__all__ = ["check_golden", "check_recorded", "has_other_weights"]
+__all__ = ["check_golden", "check_recorded", "other_weights"]
 
 _SLACK = 2.0
 """How many times the limits and floors found here may be those recorded: other machines round otherwise."""
@@ -48,22 +48,21 @@ def check_recorded(subject: Subject) -> Iterator[Check]:
     yield Check("limits of the golden case", "failed" if wrong else "passed", "; ".join(wrong))
 
 
-def has_other_weights(file: ModelFile, reference: ReferenceModel, config: ValidateConfig) -> bool:
-    """Return whether a module has other weights than were exported, and no golden case says otherwise.
+def other_weights(file: ModelFile, reference: ReferenceModel, config: ValidateConfig) -> str:
+    """Return how a module with other weights than the exported ones differs on the golden case, else ``""``.
 
     Weights may have other names and give the same.
     """
-    exported = file.manifest.provenance.get("weights_sha256")
-    golden = file.manifest.golden
-    if golden is None or not exported or not reference.weights or exported == reference.weights:
-        return False
+    exported, golden = file.manifest.provenance.get("weights_sha256"), file.manifest.golden
+    if golden is None or not exported or reference.weights in ("", exported):
+        return ""
     if not comparable(file, reference):
-        return False
+        return ""
     try:
         measured = Subject(file, reference, config).judge.measure(lambda _: golden.outputs, golden.inputs)
     except (RefusedError, FileFailedError, KeyError):
-        return False
-    return not all(each.ok for each in measured.records)
+        return ""
+    return "; ".join(str(each) for each in measured.records if not each.ok)
 
 
 def _coverage(subject: Subject, recorded: Sequence[Golden]) -> Check:
