@@ -45,6 +45,7 @@ def looped(network, *, steps=None, masked=False, time_axis=0, rows=None, twice=F
     graph = body.graph({"n": (INT, []), "go": (BOOL, []), "i": (INT, []), **state}, leaving)
     graph.output[0].type.tensor_type.elem_type, graph.output[1].type.tensor_type.elem_type = BOOL, INT
     net = network()
+    net.taken = 100  # names of its own
     trips = (
         net.const(np.array(steps))
         if steps
