@@ -29,7 +29,15 @@ from lstm_edge_runtime.manifest import Array
 from .floats import AllFloats, copy_as, rounded
 from .noise import Layout, Rounding
 
-__all__ = ["Injection", "LayerStates", "Signature", "TorchReference", "flatten_output", "injected"]
+__all__ = [
+    "Injection",
+    "LayerStates",
+    "Signature",
+    "TorchReference",
+    "flatten_output",
+    "injected",
+    "weights_sha256",
+]
 
 _KEYWORDS = inspect.Signature([inspect.Parameter("inputs", inspect.Parameter.VAR_KEYWORD)])
 
