@@ -89,7 +89,7 @@ def command(
             parse = FrameParser(samples.width, binary, samples.spec.dtype).parse_bytes
         frame = np.dtype(binary).itemsize * samples.width if binary else 0
         lines = ResultLines(manifest.task, "step", as_json=as_json)
-        stream = opened.stream()
+        stream = opened.stream(reset_every="never")
         kept = StateFile(stream, state, save_every)
         if kept.steps:
             echo(f"resumed {state} at step {kept.steps}", err=True)

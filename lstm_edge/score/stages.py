@@ -121,7 +121,7 @@ class _SeriesScorer:
         self._job, self._tell = job, tell
         model = open_job_model(job.model, job.identity, job.engine)
         self._stepper = Stepper(model)
-        reset = model.stream().state
+        reset = model.stream(reset_every="never").state
         self._kept: dict[str, Kept] = {}
         for bucket in buckets:
             self._kept |= read_kept(job, bucket, reset)

@@ -34,7 +34,7 @@ class Stepper:
     def __init__(self, model: "Model") -> None:
         """Raise ``ContractError`` where the file can't be streamed, ``InputError`` for several inputs."""
         self._model = model
-        self._stream = model.stream()
+        self._stream = model.stream(reset_every="never")
         place = sample_input(model)
         mixes = model.interface.precision == "int8" and model.engine == "onnxruntime"
         self._shared = place.batched and not mixes
@@ -95,7 +95,7 @@ class Stepper:
     def _place(self, name: str) -> tuple[int, int]:
         if name not in self._places:
             if not self._groups or len(self._groups[-1]) == _GROUP:
-                self._groups.append(self._model.streams(_GROUP))
+                self._groups.append(self._model.streams(_GROUP, reset_every="never"))
             self._places[name] = len(self._groups) - 1, self._groups[-1].add()
         return self._places[name]
 

@@ -120,6 +120,30 @@ class Core:
         if not self.manifest.states:
             raise ContractError("this file carries no states; export it with them, or use run()")
 
+    def steps_to_reset(self, every: "int | str | None") -> int | None:
+        """Return after how many steps a stream starts again by itself; None for never.
+
+        Args:
+            every: as ``Model.stream`` takes it.
+
+        Raises:
+            InputError: it is none of these; or the window is not known.
+        """
+        if every is None or every == "never":
+            return None
+        if every == "window":
+            if self.manifest.window is None:
+                raise InputError(
+                    "this file does not say on which window it was trained; give the number of steps, such "
+                    "as reset_every=100"
+                )
+            return self.manifest.window
+        if isinstance(every, bool | str) or not isinstance(every, int | np.integer) or every < 1:
+            raise InputError(
+                f"reset_every is {every!r}, expected a whole number of steps from 1, 'window' or 'never'"
+            )
+        return int(every)
+
     def run(
         self, x: InputArrays, state: State | None = None, lengths: npt.ArrayLike | None = None
     ) -> tuple[dict[str, Array], State]:
@@ -132,7 +156,8 @@ class Core:
         feeds.update(self.convert_lengths(lengths, sizes))
         feeds.update(self.initial_states(sizes) if state is None else self.check_state(state, sizes))
         outputs, states = self.call(feeds)
-        return outputs, State(states, self.identity)
+        valid = feeds[self.lengths.name] if self.lengths else self.manifest.steps(feeds)
+        return outputs, State(states, self.identity, (state.age if state else 0) + int(np.max(valid)))
 
     def call(self, feeds: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
         """Run the session, or the native engine in its place.

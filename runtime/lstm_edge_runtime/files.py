@@ -232,6 +232,8 @@ def write_folder(
     Raises:
         NotFoundError, InputError: as ``check_folder``; or it can't be written (no permission, a full disk).
     """
+    if outside := [name for name in contents if Path(name).is_absolute() or ".." in Path(name).parts]:
+        raise InputError(f"{outside[0]!r} is no file in {target}; expected a relative path without '..'")
     folder = Path(os.path.realpath(target))
     _settle(folder)
     check_folder(target, replaced or contents.__contains__)

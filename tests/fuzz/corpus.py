@@ -110,15 +110,9 @@ def _golden(folder: Path) -> None:
 
 
 def _settings(folder: Path) -> None:
-    import hashlib
-
     from lstm_edge.host import describe_host
     from lstm_edge.timing.measure import FORMAT
-    from lstm_edge_runtime.ort import SessionOptions
-    from lstm_edge_runtime.profile import Profile
 
-    sha256 = hashlib.sha256((DATA / "lstm.onnx").read_bytes()).hexdigest()
-    Profile(sha256, SessionOptions(), goal="latency", measured={"p50": 1.0}).save(folder / "profile.json")
     rounds = {"p50": 9.0, "p90": 9.0, "p99": 9.0, "max": 9.0, "rounds_us": [9.0, 9.5, 10.0]}
     baseline = {
         "format": FORMAT, "schema": 1, "host": describe_host(), "software": {},

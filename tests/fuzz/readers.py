@@ -265,14 +265,6 @@ def state(rng: Random, corpus: Path, folder: Path) -> Verb | None:
     return None
 
 
-def profile(rng: Random, corpus: Path, folder: Path) -> Verb | None:
-    content = (corpus / "profile.json").read_bytes()
-    path = _put(
-        folder, "p.json", rng.choice((mutate.damage_json, mutate.damage_json, mutate.damage))(rng, content)
-    )
-    return Verb(("selftest", str(DATA / "lstm.onnx"), "--profile", str(path)))
-
-
 def baseline(rng: Random, corpus: Path, folder: Path) -> Verb | None:
     from lstm_edge.timing.compare import compare_with, read_baseline
 
@@ -353,7 +345,7 @@ def resume(rng: Random, corpus: Path, folder: Path) -> Verb | None:
 
 
 _OPTIONS = (
-    "--threads", "--device", "--engine", "--profile", "--json", "--state", "--save-every", "--binary",
+    "--threads", "--device", "--engine", "--json", "--state", "--save-every", "--binary",
     "--strict", "--golden", "--series", "--order", "--label", "--features", "--group", "--layout",
     "--missing", "-o", "--output", "--to", "--chunk", "--name", "--help", "--window", "--rate",
     "--label-pattern", "--units", "--compare", "--html", "--seconds",
@@ -369,7 +361,7 @@ def command_line(rng: Random, corpus: Path, folder: Path) -> Verb | None:
     """Verbs with options and names that do not fit."""
     verb = rng.choice(
         ("inspect", "selftest", "predict", "stream", "convert", "report", "train", "export", "lift", "bench",
-         "tune", "validate", "quantize", "doctor", "inspekt", "")
+         "validate", "quantize", "doctor", "inspekt", "")
     )  # fmt: skip
     words = (
         []
@@ -380,7 +372,7 @@ def command_line(rng: Random, corpus: Path, folder: Path) -> Verb | None:
         words.insert(rng.randrange(len(words) + 1), rng.choice(_OPTIONS))
         if rng.random() < 0.7:
             words.append(rng.choice(_WORDS))
-    if verb in ("bench", "tune", "train", "export", "lift", "validate", "quantize", "doctor"):
+    if verb in ("bench", "train", "export", "lift", "validate", "quantize", "doctor"):
         words.append("--unknown")  # what is right of these would take long
     return Verb((verb, *words), b"1,2,3\n")
 
@@ -398,7 +390,6 @@ READERS: dict[str, tuple[int, Read]] = {
     "lines": (3, lines),
     "golden vectors": (4, golden),
     "state": (3, state),
-    "profile": (2, profile),
     "baseline": (3, baseline),
     "checkpoint": (5, weights),
     "run folder": (3, run_folder),

@@ -434,7 +434,7 @@ def test_a_state_with_an_axis_of_its_own_is_not_covered() -> None:
 def test_a_row_of_int8_does_not_depend_on_its_neighbors() -> None:
     model = load(DATA / "motions-int8.onnx", engine="native")
     x = np.random.default_rng(7).standard_normal((5, 6)).astype("float32")
-    alone, batch = model.stream(), model.streams(5)
+    alone, batch = model.stream(reset_every="never"), model.streams(5, reset_every="never")
     ids = [batch.add() for _ in range(5)]
     x[1:] *= np.float32(1e6)
     x[4, 0] = np.nan

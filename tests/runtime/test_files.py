@@ -23,6 +23,13 @@ def content(folder):
     }
 
 
+@pytest.mark.parametrize("name", ["../a", "deep/../../a", "/tmp/a"])
+def test_a_folder_takes_no_file_outside_it(name, tmp_path):
+    with pytest.raises(InputError, match=r"expected a relative path without '\.\.'"):
+        write_folder(tmp_path / "inner" / "folder", {"b": b"new", name: b"new"})
+    assert list(tmp_path.iterdir()) == []
+
+
 def everything(name):
     return True
 

@@ -28,11 +28,11 @@ from lstm_edge_runtime.manifest import AxisRange, Manifest, StateSpec
 from lstm_edge_runtime.ort import open_session, run_by_name
 from lstm_edge_runtime.state import Runner
 
-from ..graph import to_proto
 from ..numerics.cases import CaseGenerator
 from ..numerics.floats import OTHER_FLOATS, copy_as
 from ..numerics.function import Function, fixed_axes
-from ..numerics.graph64 import Graph64, index_values
+from ..numerics.graph64 import Graph64
+from ..numerics.indices import index_values
 from ..numerics.reference import Injection, Signature, TorchReference
 from ..numerics.verify import (
     ChunkedFile,
@@ -46,6 +46,7 @@ from ..numerics.verify import (
     verify,
 )
 from ..progress import Progress, ignore, in_turn
+from .centering import center_norms
 from .config import ExportConfig
 from .finalize import build_manifest, rename_outputs, serialize, tidy
 from .lower import check_recurrent_nodes, lower, lower_sums
@@ -100,6 +101,8 @@ def _export_verified(module: nn.Module, example: Any, config: ExportConfig, show
     made = convert_module(module, example, config)
     model = made.model
     bare = serialize(model, made.manifest, config.opset, config.ir_version)
+    if center_norms(model, bare, made.cases.cases()):
+        bare = serialize(model, made.manifest, config.opset, config.ir_version)
     _check(bare)
     candidate = _candidate(bare)
     ranges, narrowed = settle_ranges(
@@ -191,7 +194,7 @@ def convert_module(module: nn.Module, example: Any, config: ExportConfig) -> Con
         name: tensor.detach().cpu().numpy()
         for name, tensor in zip(signature.names, signature.example, strict=True)
     }
-    values = index_values(to_proto(model))
+    values = index_values(model.graph)
     cases = CaseGenerator.of(manifest, examples, values, config.seed).fitted_to(reference.run)
     _check_repeatable(own, signature, reference, cases)
     notes = (*_narrowed(own), *unused, *left, *_unreturned(roles))

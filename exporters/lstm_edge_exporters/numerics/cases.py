@@ -307,9 +307,9 @@ def _signal(
             np.ones(shape) if full else np.minimum(1.0, (rng.integers(1, steps + 1, shape) + 0.25) / steps),
             spec.dtype,
         )
+    if spec.values:
+        return _indices(spec.values, shape, rng).astype(spec.dtype)
     if np.dtype(spec.dtype).kind in "iub":
-        if spec.values:
-            return _indices(spec.values, shape, rng).astype(spec.dtype)
         if example is None or example.size == 0:
             return np.zeros(shape, spec.dtype)
         return rng.integers(int(example.min()), int(example.max()) + 1, shape).astype(spec.dtype)

@@ -19,12 +19,11 @@ from lstm_edge_runtime.state import Runner
 from .noise import EXACT, Exact, Rounding
 from .operators import operators, round_results
 
-__all__ = ["Graph64", "MeasuredGraph", "describe_node", "index_values", "introduced_constants", "remember"]
+__all__ = ["Graph64", "MeasuredGraph", "describe_node", "introduced_constants", "remember"]
 
 Feeds = Mapping[str, Array]
 
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
-_KEEPS_INDICES = ("Cast", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 _KEPT = 6
 """Cases whose values are kept."""
 _LARGEST = float(np.finfo(np.float32).max)
@@ -313,22 +312,6 @@ def _nextafter(array: Array, rounding: Rounding) -> Array:
         return array
     direction = np.where(rounding.signs(array.shape) > 0, np.inf, -np.inf).astype(array.dtype)
     return np.asarray(np.where(array == 0, array, np.nextafter(array, direction)))
-
-
-def index_values(model: onnx.ModelProto) -> dict[str, int]:
-    """Return how many values are valid for each input that a graph uses as an index into a constant table."""
-    rows = {tensor.name: tensor.dims for tensor in model.graph.initializer}
-    names = {value.name: value.name for value in model.graph.input}
-    found: dict[str, int] = {}
-    for node in model.graph.node:
-        source = names.get(node.input[0]) if node.input else None
-        if node.op_type in _KEEPS_INDICES and source:
-            names[node.output[0]] = source
-        if node.op_type == "Gather" and node.input[0] in rows and (source := names.get(node.input[1])):
-            axis = next((each.i for each in node.attribute if each.name == "axis"), 0)
-            size = int(rows[node.input[0]][axis])
-            found[source] = min(size, found.get(source, size))
-    return found
 
 
 def _as_float64(model: onnx.ModelProto) -> onnx.ModelProto:

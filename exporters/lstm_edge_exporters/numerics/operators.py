@@ -55,10 +55,12 @@ class Rounds(Protocol):
 def round_results(evaluator: ReferenceEvaluator, graph: Rounds) -> None:
     """Let every node of ``evaluator`` that is not decomposed, and of the bodies in it, round its results."""
     for node in evaluator.rt_nodes_:
-        for value in vars(node).values():
-            if isinstance(value, ReferenceEvaluator):
+        for name, value in vars(node).items():
+            if isinstance(value, ReferenceEvaluator) and name != "parent":
                 round_results(value, graph)
-        if node.op_type not in _MOVES and node.op_type not in _OPERATORS and not hasattr(node, "impl_"):
+        body = getattr(node, "impl_", None)  # the node itself where it is made when it runs
+        inside = node.op_type in _MOVES or node.op_type in _OPERATORS
+        if not inside and not isinstance(body, ReferenceEvaluator):
             node.run = _rounding_run(node, node.run, graph)
 
 

@@ -16,7 +16,8 @@ from lstm_edge_runtime.manifest import Manifest, StateSpec, TensorSpec
 
 from ..export.config import ExportConfig
 from ..graph import to_proto
-from ..numerics.graph64 import Graph64, index_values, remember
+from ..numerics.graph64 import Graph64, remember
+from ..numerics.indices import index_values
 from ..numerics.reference import Signature, TorchReference, flatten_output
 from .reference import ModelFile, ReferenceModel
 
@@ -65,7 +66,8 @@ def against_module(
     signature = Signature.of(module, example)
     if given and config is None:
         _check_example(signature, file)
-    if config is not None and config.states is not None and {*signature.names} == {*config.inputs}:
+    named = config is not None and config.states is not None and {*signature.names} == {*config.inputs}
+    if config is not None and named and file.manifest.ranges == config.ranges:
         manifest = _declared(file, signature, config)
         reference, graph = TorchReference(module, signature, config.outputs), None
     else:
@@ -80,9 +82,10 @@ def against_module(
         manifest=manifest,
         layers=_layers(module),
         examples=examples,
-        values=index_values(to_proto(graph) if graph else file.proto),
+        values=index_values((graph or ir.from_proto(file.proto)).graph),
         graph=lambda: Graph64(to_proto(graph), "the module's graph") if graph else None,
         sha256=sha256 or (config.checkpoint_sha256 if config else None) or "",
+        asks_ranges=config is not None,
     )
 
 
@@ -106,6 +109,7 @@ def _trace_manifest(
 ) -> tuple[TorchReference, Manifest, ir.Model | None]:
     """Trace the module as ``export`` does, with the names and the fixed sizes that the file's graph has."""
     from ..export.pipeline import convert_module, own_copy  # as long to import as a quick validation takes
+    from ..export.ranges import settle_ranges
 
     own = own_copy(module)
     try:
@@ -141,8 +145,12 @@ def _trace_manifest(
         if not {state.input for state in file.manifest.states} <= {*signature.names}:
             prepared = convert_module(module, example, plain)
         else:
-            return TorchReference(own, signature, outputs), file.manifest, None
-    return prepared.reference, prepared.manifest, prepared.model
+            manifest = file.manifest._replace(golden=None)
+            return TorchReference(own, signature, outputs), manifest, None
+    ranges, _ = settle_ranges(
+        prepared.guards, prepared.sizes, prepared.cases, prepared.reference, file.runner(), plain.ranges
+    )
+    return prepared.reference, prepared.manifest._replace(ranges=ranges), prepared.model
 
 
 def _declared(file: ModelFile, signature: Signature, config: ExportConfig) -> Manifest:
@@ -170,9 +178,11 @@ def _declared(file: ModelFile, signature: Signature, config: ExportConfig) -> Ma
         ),
         batch=config.batch,
         sequence=config.sequence,
+        ranges=config.ranges,
         lengths=config.lengths,
         task=config.task,
         signal=config.signal,
+        trained=config.trained,
     )
 
 

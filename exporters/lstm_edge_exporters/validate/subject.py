@@ -55,10 +55,8 @@ class Subject:
         self.manifest = reference.manifest._replace(
             golden=file.manifest.golden,
             precision=file.precision,
-            ranges=file.manifest.ranges,
-            counts=file.manifest.counts,
         )
-        """The reference's: what the file claims decides nothing but sizes, as the runtime takes no others."""
+        """The reference's: what the file claims decides nothing."""
         self.reference = reference
         self.config = config
         self.run = file.runner()
@@ -69,7 +67,9 @@ class Subject:
             reference.examples
         )
         cases = CaseGenerator.of(self.manifest, examples, reference.values, config.seed)
-        self._cases = cases.fitted_to(reference.computation.run64)
+        self.cases = cases.fitted_to(reference.computation.run64)
+        """Generates what both are fed."""
+        self.manifest = self.manifest._replace(counts=self._counts())
         self.graph, self.not_in_float64 = file.graph64
         budgeted = self.manifest.precision in BUDGETED
         self._function = None
@@ -91,7 +91,7 @@ class Subject:
         self, n: int, length: int, offset: int, *, at_reset: bool = False, full: bool = True
     ) -> dict[str, Array]:
         """Return the inputs of a case of ``n`` rows and ``length`` steps, the same for the same offset."""
-        return dict(self._cases.case(n, length, at_reset=at_reset, offset=offset, full=full).feeds)
+        return dict(self.cases.case(n, length, at_reset=at_reset, offset=offset, full=full).feeds)
 
     def rng(self, *key: int) -> np.random.Generator:
         """Return a generator of its own for ``key``."""
@@ -227,6 +227,17 @@ class Subject:
         run = self.graph.run64 if own and self.graph else self.reference.computation.run64
         file = ChunkedFile(self.manifest, run, (lengths,), same_limits(self.manifest))
         return states_stop_at_lengths(file, self.draw(_ROWS, _STEPS, _OFFSET + 4))
+
+    def _counts(self) -> tuple[str, ...]:
+        """Return the outputs of the reference that count a call's steps."""
+        from ..numerics.verify import ChunkedFile, find_counts, same_limits
+
+        if not self.manifest.states or not self.manifest.time_axes:
+            return ()
+        lengths = (self.manifest.lengths,) if self.manifest.lengths else ()
+        run = self.reference.computation.run64
+        file = ChunkedFile(self.manifest, run, lengths, same_limits(self.manifest))
+        return find_counts(file, self.draw(2, _STEPS, _OFFSET + 6, at_reset=True))
 
     def wrong_shapes(self) -> Iterator[str]:
         """Return the outputs of the file that come out in another shape than its manifest states."""

@@ -5,11 +5,11 @@ import copy
 import onnx
 import pytest
 import torch
+from lstm_edge_exporters.numerics.onnx_reference import OnnxReference
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from lstm_edge_exporters import ExportConfig, export
-from lstm_edge_exporters.numerics.onnx_reference import OnnxReference
 from lstm_edge_exporters.testing import assert_equivalent
 from lstm_edge_exporters.validate import ValidateConfig, open_file, validate
 from lstm_edge_exporters.validate.module import against_module

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 
 from lstm_edge_runtime import Model
 from lstm_edge_runtime.errors import UnsupportedError
@@ -16,7 +17,8 @@ from lstm_edge_runtime.tolerance import MULTIPLE
 from ...numerics.cases import CaseGenerator, InputSpec, case_size
 from ...numerics.floors import expected
 from ...numerics.function import fixed_axes
-from ...numerics.graph64 import Graph64, index_values
+from ...numerics.graph64 import Graph64
+from ...numerics.indices import index_values
 from ._interface import Interface
 
 __all__ = ["CCall", "GoldenCase", "golden_case", "run_calls"]
@@ -60,7 +62,7 @@ def run_calls(model: Model, graph: onnx.ModelProto, interface: Interface, count:
     does: a rounding error may well turn into one.
     """
     golden = interface.manifest.golden
-    examples, values = golden.inputs if golden else {}, index_values(graph)
+    examples, values = golden.inputs if golden else {}, index_values(ir.from_proto(graph).graph)
     cases = CaseGenerator(
         tuple(
             InputSpec(name, port.dtype, port.shape, example=examples.get(name), values=values.get(name))

@@ -89,7 +89,7 @@ def to_c(source: str | os.PathLike[str], *, name: str | None = None, chunk: int 
     if chunk < 1:
         raise InputError(f"the chunk is {chunk}; expected 1 time step or more")
     with load(source, device="cpu", threads=1, engine="onnxruntime") as model:
-        model.stream()  # refuses a file without states, or whose chunks are not the whole
+        model.stream(reset_every="never")  # refuses a file without states, or whose chunks are not the whole
         if model.manifest is None:
             raise ManifestError(
                 "the file carries no manifest, which names its axes; lstm-edge lift writes one"
