@@ -216,6 +216,9 @@ class Manifest(NamedTuple):
     equivalence: Mapping[str, Any] = _NOTHING
     """What was measured at export: ``cases``, ``max_abs``, ``max_rel``, ``floor``, ``ratio``, ``worst``."""
     golden: Golden | None = None
+    identity: str = ""
+    """In a converted file, the identity of the ``.onnx`` file that it was made from: states move between
+    them."""
 
     def to_json(self) -> str:
         """Return the JSON text: sorted keys, no clock, the same bytes for the same content."""
@@ -362,6 +365,7 @@ def _encode(manifest: Manifest) -> dict[str, Any]:
         "lengths": manifest.lengths,
         **({} if manifest.padded_states else {"padded_states": False}),
         **({"counts": list(manifest.counts)} if manifest.counts else {}),
+        **({"identity": manifest.identity} if manifest.identity else {}),
         "unstreamable": manifest.unstreamable,
         "task": manifest.task and manifest.task._asdict(),
         "signal": signal,
@@ -453,6 +457,7 @@ def _decode(raw: Mapping[str, Any]) -> Manifest:
         golden=None
         if golden is None
         else _decode_golden(golden)._replace(more=tuple(map(_decode_golden, golden.get("more", [])))),
+        identity=text(raw.get("identity", "")),
     )
 
 

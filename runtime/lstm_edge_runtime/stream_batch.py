@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ._core import Core, ExclusiveUse, InputArrays, as_array, by_name
-from .axes import describe, learn_sizes, resolve, row_factor, with_ones
+from .axes import check_output, describe, learn_sizes, resolve, row_factor, with_ones
 from .binding import WORKSPACE, BoundCall, StateSets, retain_heap
 from .errors import ContractError, InputError, StateError
 from .manifest import Axes, Manifest
@@ -314,12 +314,13 @@ class StreamBatch:
                 learn_sizes(spec.name, (self._batch, *axes), array.shape, {self._batch: rows})
             arrays.append(array)
         if self._tick_of is None:
-            self._tick_of = native.tick_of(self._pool.arrays)
+            self._tick_of = native.tick_of(self._pool.arrays, self.capacity)
         return self._tick_of.run(arrays, None if slots is self._all else slots, rows)
 
     def _run_blocks(self, slots: Array, feeds: Mapping[str, Array], *, step: bool) -> dict[str, Array]:
         """Run onnxruntime on blocks of rows, whose working memory stays in the cache."""
         places = {spec.name: spec.axes.index(self._batch) for spec in self._manifest.inputs}
+        steps = self._manifest.steps(feeds)
         rows: list[dict[str, Array]] = []
         after: list[dict[str, Array]] = []
         for start in range(0, len(slots), _BLOCK):
@@ -329,6 +330,9 @@ class StreamBatch:
                 for name, array in feeds.items()
             }
             outputs, states = self._core.call(given | self._pool.gather(slots[part]))
+            sizes = {self._manifest.sequence or "": steps, self._batch: len(slots[part])}
+            for spec in self._manifest.outputs:
+                check_output(spec.name, spec.axes, outputs[spec.name].shape, sizes)
             rows.append(_to_sources(self._manifest, outputs, step=step))
             after.append(states)
         for start, states in zip(range(0, len(slots), _BLOCK), after, strict=True):

@@ -53,7 +53,7 @@ from .lower import check_recurrent_nodes, lower, lower_sums
 from .ranges import Guard, settle_ranges
 from .refusals import LoopError, check_module, check_starts
 from .roles import Roles, find_roles
-from .trace import trace
+from .trace import TURNS, trace
 
 __all__ = ["Artifact", "ConvertedModule", "convert_module", "export_verified", "own_copy"]
 
@@ -86,14 +86,16 @@ class Artifact:
 def export_verified(
     module: nn.Module, example: Any, config: ExportConfig, show: Progress = ignore
 ) -> Artifact:
-    """Trace, lower, verify and finalize; see ``export``."""
-    try:
-        return _export_verified(module, example, config, show)
-    except StatesRefusedError as error:
-        if config.stateless:
-            raise
-        made = _export_verified(module, example, replace(config, stateless=True), ignore)
-        return replace(made, notes=(*made.notes, f"states that are no arguments stay in the graph: {error}"))
+    """Trace, lower, verify and finalize; see ``export``. Threads take turns."""
+    with TURNS:
+        try:
+            return _export_verified(module, example, config, show)
+        except StatesRefusedError as error:
+            if config.stateless:
+                raise
+            made = _export_verified(module, example, replace(config, stateless=True), ignore)
+            note = f"states that are no arguments stay in the graph: {error}"
+            return replace(made, notes=(*made.notes, note))
 
 
 def _export_verified(module: nn.Module, example: Any, config: ExportConfig, show: Progress) -> Artifact:

@@ -91,6 +91,7 @@ class Subject:
         self, n: int, length: int, offset: int, *, at_reset: bool = False, full: bool = True
     ) -> dict[str, Array]:
         """Return the inputs of a case of ``n`` rows and ``length`` steps, the same for the same offset."""
+        at_reset = at_reset or self.reference.stateless
         return dict(self.cases.case(n, length, at_reset=at_reset, offset=offset, full=full).feeds)
 
     def rng(self, *key: int) -> np.random.Generator:

@@ -149,7 +149,8 @@ def test_a_loop_that_collects_values_and_a_scan_backwards_are_as_onnxruntime_has
     scan = parse(
         """g (float[2] start, float[L, 2] x) => (float[2] last, float[M, 2] y) {
             last, y = Scan <num_scan_inputs = 1, scan_input_directions = [1], body = step
-                (float[2] s, float[2] v) => (float[2] t, float[2] u) { h = Tanh(s) t = Add(h, v) u = Mul(t, v) }
+                (float[2] s, float[2] v) => (float[2] t, float[2] u)
+                { h = Tanh(s) t = Add(h, v) u = Mul(t, v) }
             > (start, x)
         }"""
     )
@@ -177,7 +178,8 @@ def test_a_loop_that_collects_values_and_a_scan_backwards_are_as_onnxruntime_has
 
 def test_the_node_at_which_float32_overflows_is_named():
     model = parse(
-        "g (float[N] x) => (float[N] y) { a = Tanh(x) square = Mul(x, x) root = Sqrt(square) y = Add(root, a) }"
+        "g (float[N] x) => (float[N] y) "
+        "{ a = Tanh(x) square = Mul(x, x) root = Sqrt(square) y = Add(root, a) }"
     )
     graph = Graph64(model)
     assert graph.overflow({"x": np.array([3.0], np.float32)}) == ""

@@ -1,4 +1,4 @@
-"""Noise floors: engines are within them on healthy networks of whatever scale, and their strength is known."""
+"""Noise floors: engines are within them on healthy networks of whatever scale."""
 
 import numpy as np
 import onnx

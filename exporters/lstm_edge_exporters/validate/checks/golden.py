@@ -8,7 +8,7 @@ import numpy as np
 
 from lstm_edge_runtime.errors import CheckFailedError, LstmEdgeError, ManifestError, counted, first_line
 from lstm_edge_runtime.manifest import Golden
-from lstm_edge_runtime.selftest import check_golden_names, golden_limits, golden_misfit
+from lstm_edge_runtime.selftest import check_golden_case, golden_limits
 from lstm_edge_runtime.tolerance import Comparison
 
 from ...numerics.cases import Feeds, case_size
@@ -88,12 +88,9 @@ class _Unperturbed:
 
 def _lacks(subject: Subject, golden: Golden, expected: Golden | None) -> Iterator[str]:
     try:
-        check_golden_names(subject.manifest, golden)
-    except ManifestError as error:
+        check_golden_case(subject.manifest, golden)
+    except (CheckFailedError, ManifestError) as error:
         yield str(error)
-        return
-    if misfit := golden_misfit(subject.manifest, golden):
-        yield misfit
         return
     if expected is None:
         return
