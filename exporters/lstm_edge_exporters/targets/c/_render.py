@@ -85,6 +85,7 @@ def render(
         "labels": list(c_identifiers(labels)),
         "classes": interface.classes,
         "signal": manifest.signal,
+        "reset_every": manifest.reset_every,
         "words": [({"name": what, "about": about}, texts) for (what, about), texts in words.items() if texts],
         "code": code,
         "golden": _golden(interface, golden),

@@ -371,17 +371,19 @@ def test_words_of_the_file_arrive_as_they_are(network, find_program, run, tmp_pa
     manifest = json.loads(entry.value)
     manifest["task"]["units"] = units = ["m/s²", 'a "quote" \\ and ??/ */', "°C"]
     manifest["signal"]["sampling_rate"] = 12.5
+    manifest["trained"] = {"carry": False, "window": 40, "reset": 1.0}
     entry.value = json.dumps(manifest)
     onnx.save(model, tmp_path / "words.onnx")
     folder = to_c(tmp_path / "words.onnx").save(tmp_path / "words_c")
     (tmp_path / "print.c").write_text(
         '#include "words.h"\n#include <stdio.h>\n'
         "int main(void) { for (int i = 0; i < 3; ++i) puts(words_units[i]);"
-        ' printf("%g %d %d %d\\n", (double)WORDS_SAMPLING_RATE, WORDS_CHUNK, WORDS_INPUTS, WORDS_OUTPUTS);'
+        ' printf("%g %d ", (double)WORDS_SAMPLING_RATE, WORDS_RESET_EVERY);'
+        ' printf("%d %d %d\\n", WORDS_CHUNK, WORDS_INPUTS, WORDS_OUTPUTS);'
         " return 0; }\n"
     )
     run(find_program("gcc"), *STRICT, *sources(folder), tmp_path / "print.c", "-lm", "-o", tmp_path / "print")
-    assert run(tmp_path / "print").splitlines() == [*units, "12.5 1 3 3"]
+    assert run(tmp_path / "print").splitlines() == [*units, "12.5 40 1 3 3"]
 
 
 def test_the_same_file_gives_the_same_bytes_in_every_process(network, folder_of, tmp_path):
