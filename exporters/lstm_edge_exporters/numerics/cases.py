@@ -25,6 +25,7 @@ __all__ = [
     "GRID",
     "Case",
     "CaseGenerator",
+    "Feeds",
     "InputSpec",
     "case_size",
     "first_rows",
