@@ -29,11 +29,11 @@ import numpy as np
 import torch
 from engines import Engine, EngineError, open_engines
 from healthy import FORMS, Network, draw_network
-from lstm_edge_exporters.numerics.floors import MANY_DRAWS, compare_outputs, expected
-from lstm_edge_exporters.numerics.function import fixed_axes
 
 from lstm_edge_exporters import ExportConfig, export
 from lstm_edge_exporters.numerics.cases import CaseGenerator
+from lstm_edge_exporters.numerics.floors import MANY_DRAWS, compare_outputs, expected
+from lstm_edge_exporters.numerics.function import fixed_axes
 from lstm_edge_exporters.targets.c import to_c
 from lstm_edge_exporters.validate import ReferenceModel, ValidateConfig, open_file, validate
 from lstm_edge_exporters.validate.module import against_module

@@ -61,8 +61,8 @@ def command(
     All files are timed in short blocks in turn; ratios are to the first file, each with a 95 % bootstrap
     interval over the rounds. Unless --device, --engine or --threads is given, engines and numbers of threads
     are compared, too, and the fastest way to load each file is printed. If the calibration workload varies
-    too much between the rounds, nothing is reported and it exits with 1. With --compare it exits with 1 if a call
-    became slower beyond noise.
+    too much between the rounds, nothing is reported and it exits with 1. With --compare it exits with 1 if a
+    call became slower beyond noise.
 
     \b
     Example:

@@ -51,7 +51,12 @@ def _describe(path: Path, model: "Model") -> dict[str, Any]:
     manifest = model.manifest
     states = [_state(spec) for spec in model.states]
     return {
-        "file": {"path": str(path), "bytes": path.stat().st_size, "sha256": model.identity},
+        "file": {
+            "path": str(path),
+            "bytes": path.stat().st_size,
+            "sha256": model.sha256,
+            "identity": model.identity,
+        },
         "inputs": [spec._asdict() for spec in model.inputs],
         "outputs": [spec._asdict() for spec in model.outputs],
         "states": states,

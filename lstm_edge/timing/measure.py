@@ -147,7 +147,7 @@ def _file(
     return {
         "name": timed_model.name,
         "path": str(timed_model.path),
-        "sha256": model.identity,
+        "sha256": model.sha256,
         "bytes": timed_model.path.stat().st_size,
         "precision": model.manifest.precision if model.manifest else None,
         "engine": model.engine,

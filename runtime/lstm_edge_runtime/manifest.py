@@ -216,6 +216,9 @@ class Manifest(NamedTuple):
     equivalence: Mapping[str, Any] = _NOTHING
     """What was measured at export: ``cases``, ``max_abs``, ``max_rel``, ``floor``, ``ratio``, ``worst``."""
     golden: Golden | None = None
+    identity: str = ""
+    """In a converted file, the identity of the ``.onnx`` file that it was made from: states move between
+    them."""
 
     def to_json(self) -> str:
         """Return the JSON text: sorted keys, no clock, the same bytes for the same content."""
@@ -277,6 +280,25 @@ class Manifest(NamedTuple):
     def streamable(self) -> bool:
         """Whether chunks with carried states give what the whole sequence does."""
         return bool(self.states) and not self.unstreamable
+
+    @property
+    def window(self) -> int | None:
+        """Time steps of a window in training; None where unknown, or where samples were taken whole."""
+        return self.signal.window if self.trained is None else self.trained.window
+
+    @property
+    def from_reset(self) -> bool:
+        """Whether each window started from reset in training, so that states that live longer are unknown.
+
+        Of files that do not say how they were trained, those with a window were.
+        """
+        known = self.window is not None if self.trained is None else not self.trained.carry
+        return known and bool(self.states)
+
+    @property
+    def reset_every(self) -> int | None:
+        """Steps after which a stream should start again, as in training; None where it should not."""
+        return self.window if self.from_reset else None
 
     def batch_axis(self, axes: Axes) -> int | None:
         """Return the index of the batch axis in ``axes``, or None."""
@@ -343,6 +365,7 @@ def _encode(manifest: Manifest) -> dict[str, Any]:
         "lengths": manifest.lengths,
         **({} if manifest.padded_states else {"padded_states": False}),
         **({"counts": list(manifest.counts)} if manifest.counts else {}),
+        **({"identity": manifest.identity} if manifest.identity else {}),
         "unstreamable": manifest.unstreamable,
         "task": manifest.task and manifest.task._asdict(),
         "signal": signal,
@@ -434,6 +457,7 @@ def _decode(raw: Mapping[str, Any]) -> Manifest:
         golden=None
         if golden is None
         else _decode_golden(golden)._replace(more=tuple(map(_decode_golden, golden.get("more", [])))),
+        identity=text(raw.get("identity", "")),
     )
 
 

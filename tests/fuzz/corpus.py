@@ -125,10 +125,11 @@ def _settings(folder: Path) -> None:
 def _states(folder: Path) -> None:
     from lstm_edge.cli._statefile import StateFile
     from lstm_edge_runtime import load
+    from lstm_edge_runtime.hold import Hold
 
     with load(DATA / "lstm.onnx", device="cpu") as model:
         stream = model.stream()
-        StateFile(stream, folder / "state.npz", 1.0).save()
+        StateFile(stream, folder / "state.npz", 1.0, Hold(3)).save()
 
 
 def _foreign(path: Path) -> Path:

@@ -58,7 +58,7 @@ def _run(path: Path, **options: Any) -> None:
         feeds = {spec.name: np.zeros(shapes[spec.name], spec.dtype) for spec in model.inputs}
         if path.suffix != ".lep":
             model.run(feeds if len(feeds) > 1 else next(iter(feeds.values())))
-        stream = model.stream()
+        stream = model.stream(reset_every="never")
         one = {
             spec.name: np.zeros(
                 [
@@ -73,7 +73,7 @@ def _run(path: Path, **options: Any) -> None:
         }
         stream.step(one if len(one) > 1 else next(iter(one.values())))
         stream.restore(stream.state)
-        batch = model.streams(2)
+        batch = model.streams(2, reset_every="never")
         batch.add()
 
 
@@ -261,7 +261,7 @@ def state(rng: Random, corpus: Path, folder: Path) -> Verb | None:
     if rng.random() < 0.3:
         return Verb(("stream", str(DATA / "lstm.onnx"), "--state", str(path)), b"1,2,3\n")
     with load(DATA / "lstm.onnx", device="cpu", threads=1) as model:
-        model.stream().restore(State.load(path))
+        model.stream(reset_every="never").restore(State.load(path))
     return None
 
 

@@ -42,7 +42,7 @@ def test_predictions_are_those_of_the_old_version(name):
 def test_a_saved_state_goes_on_where_the_old_version_stopped(engine):
     old = _rows("stream.csv")
     with load(OLD / "model.onnx", device="cpu", threads=1, engine=engine) as model:
-        stream = model.stream()
+        stream = model.stream(reset_every="never")
         stream.restore(State.load(OLD / "stream.state.npz"))
         for sample, (label, probability) in zip(X[0][12:], old[12:], strict=True):
             logits = stream.step(sample)

@@ -13,6 +13,7 @@ from lstm_edge_runtime.manifest import KEY, Golden, Manifest, Signal, StateSpec,
 
 FEATURES = ("ax", "ay", "az")
 LABELS = ("rest", "walk", "run, fast")
+CARRIED = Trained(True, 6, 0.5)
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def make(tmp_path_factory):
         feature_names=FEATURES,
         length="L",
         waste=0,
-        trained=Trained(True, 6, 0.5),
+        trained=CARRIED,
     ) -> Made:
         rng = np.random.default_rng(seed)
         shapes = {

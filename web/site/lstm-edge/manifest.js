@@ -32,6 +32,7 @@ import { manifestText } from "./file.js";
  * @property {{batch: string | null, sequence: string | null, ranges?: Record<string, AxisRange>}} axes
  * @property {readonly StateSpec[]} states
  * @property {string | null} lengths the input with each row's count of valid steps
+ * @property {string} [identity] of the .onnx file that a converted file was made from
  * @property {string} unstreamable why chunks with carried states do not equal the whole sequence; else empty
  * @property {{kind: string, output: string, labels: string[], units: string[]} | null} task
  * @property {{features: string[], sampling_rate: number | null, window: number | null}} signal
@@ -73,6 +74,7 @@ const CHECKS = {
   })),
   axes: fields({ batch: or(isText), sequence: or(isText), ranges: optional(mapOf(fields({ least: isSize, most: or(isSize), multiple: isSize }))) }),
   lengths: or(isText),
+  identity: optional(isText),
   unstreamable: isText,
   task: or(fields({ kind: isText, output: isText, labels: list(isText), units: list(isText) })),
   signal: fields({

@@ -56,7 +56,7 @@ FIELDS = {
         "inputs.dtype outputs.dtype states.dtype precision provenance.opset".split(),  # noqa: SIM905
         Evidence.GRAPH,
     ),
-    **dict.fromkeys("signal.missing provenance equivalence".split(), Evidence.FILE),  # noqa: SIM905
+    **dict.fromkeys("signal.missing provenance equivalence identity".split(), Evidence.FILE),  # noqa: SIM905
 }
 """Every field of ``Manifest``, those of the records inside included, and what shows whether it is true.
 

@@ -1,10 +1,11 @@
 """The weights of an int8 or fp16 file: they must be the reference's, but for their rounding.
 
-The file's float twin, which has its weights and float arithmetic, is compared with the reference in float64.
-Only the rounding of weights is between the two, and the scales say what that can change: the twin is run
-again with every rounded weight moved by a random part of its step. Each element of the fixed axes may differ
-in mean, and in the spread around it, by a few times what those runs do. The budgets are not as sharp, as they
-have room for quantized activations: a bias of zero or an output scaled by 1.4 may be within them.
+Each rounded weight, multiplied by its scale, must be within half a step of one of the reference's. Then the
+file's float twin, which has these weights and float arithmetic, is compared with the reference in float64. Only
+the rounding of weights is between the two, and the scales say what that can change: the twin is run again with
+every rounded weight moved by a random part of its step. Each element of the fixed axes may differ in mean, and
+in the spread around it, by a few times what those runs do. The budgets are not as sharp, as they have room for
+quantized activations: a bias of zero or an output scaled by 1.4 may be within them.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ from lstm_edge_runtime.state import Runner
 from ...graph import to_proto
 from ...lift.quantized import STEP, float_twin, is_quantized
 from ...numerics.cases import Feeds
-from ...numerics.onnx_reference import OnnxReference
+from ...numerics.graph64 import Graph64
 from ..report import Check
 from ..subject import Subject
 
@@ -35,6 +36,8 @@ _DRAWS = (16, 64)
 """Runs with other roundings, and where an element is beyond its limit still."""
 _MULTIPLE = 6.0
 """How many times the root mean square over the draws a mean or a spread may be."""
+_HALF_STEP = 0.51
+"""Steps that a rounded weight may be away."""
 _FLOAT = 1e-5
 """What the rest may differ by, as a fraction of an element's largest value: a bias stays in float32."""
 _COARSEST = 60.0
@@ -47,7 +50,7 @@ def check_weights(subject: Subject) -> Iterator[Check]:
     if isinstance(twin, str):
         yield Check(_NAME, "skipped", twin)
         return
-    wrong: list[str] = []
+    wrong = list(_strangers(subject, *twin))
     for place, (rows, steps) in enumerate(_SIZES):
         feeds = subject.full(subject.draw(rows, steps, 8000 + place, at_reset=place > 0))
         try:
@@ -93,6 +96,27 @@ def _twin(subject: Subject) -> tuple[onnx.ModelProto, Steps] | str:
     return proto, steps
 
 
+def _strangers(subject: Subject, proto: onnx.ModelProto, steps: Steps) -> Iterator[str]:
+    """Return the weights that none of the reference's rounds to.
+
+    Sorted values are compared, as gates and axes may stand in another order, and scales be multiplied later.
+    """
+    theirs = [np.sort(tensor, axis=None) for tensor in subject.reference.computation.tensors]
+    for tensor in proto.graph.initializer:
+        if tensor.name not in steps:
+            continue
+        mine = np.sort(numpy_helper.to_array(tensor).astype(np.float64), axis=None)
+        alike = [each for each in theirs if each.size == mine.size]
+        if alike and not any(_rounds_to(each, mine, steps[tensor.name]) for each in alike):
+            yield f"{tensor.name} is none of the reference's weights, rounded"
+
+
+def _rounds_to(theirs: Array, mine: Array, step: Array) -> bool:
+    largest = float(np.abs(theirs).max(initial=0.0)), float(np.abs(mine).max(initial=0.0))
+    scale = largest[0] / largest[1] if np.all(step == 1) and largest[1] else 1.0
+    return bool(np.all(np.abs(theirs - scale * mine) <= _HALF_STEP * scale * step.max(initial=0.0)))
+
+
 def _runner(proto: onnx.ModelProto, steps: Steps, seed: int | None = None) -> Runner:
     """Return the twin in float64; with a seed every rounded weight is moved by up to half a step."""
     moved = onnx.ModelProto()
@@ -106,7 +130,7 @@ def _runner(proto: onnx.ModelProto, steps: Steps, seed: int | None = None) -> Ru
             if seed is not None:
                 array = array + step * rng.uniform(-0.5, 0.5, array.shape)
             tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
-    return OnnxReference(moved, lambda _: {}, name="the float twin").run64
+    return Graph64(moved, "the float twin").run64
 
 
 def _differing(subject: Subject, expected: Feeds, got: Feeds, others: Sequence[Feeds]) -> Iterator[str]:
