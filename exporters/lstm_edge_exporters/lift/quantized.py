@@ -60,8 +60,9 @@ def float_twin(model: ir.Model) -> ir.Model | None:
 def _in_float(graph: ir.Graph, node: ir.Node, names: UniqueNames) -> Sequence[ir.Value] | None:
     """Add what stands in the place of a quantized node's outputs."""
 
-    def weight(array: Array, step: Array | None = None) -> ir.Value:
-        value = ir.val(names.unique(f"{node.name}.weight"), const_value=ir.tensor(array.astype(np.float32)))
+    def weight(array: Array, step: Array | None = None, source: ir.Value | None = None) -> ir.Value:
+        title = names.unique(f"{node.name if source is None else source.name}.float")
+        value = ir.val(title, const_value=ir.tensor(array.astype(np.float32)))
         value.const_value.name = value.name  # type: ignore[union-attr]
         value.meta[STEP] = step
         graph.register_initializer(value)
@@ -84,7 +85,7 @@ def _in_float(graph: ir.Graph, node: ir.Node, names: UniqueNames) -> Sequence[ir
         shift = np.zeros(1) if zero_point is None else zero_point.astype(np.float64)
         if node.op_type == "ConvInteger":
             shift = shift.reshape(-1, *[1] * (quantized.ndim - 1))
-        plain = weight(quantized.astype(np.float64) - shift, np.ones(1))
+        plain = weight(quantized.astype(np.float64) - shift, np.ones(1), inputs[1])
         return insert(ir.Node("", _INTEGER[node.op_type], [inputs[0], plain], node.attributes.values()))
     if node.op_type != QUANTIZED:
         return None
@@ -92,7 +93,9 @@ def _in_float(graph: ir.Graph, node: ir.Node, names: UniqueNames) -> Sequence[ir
     if None in weights:
         return None
     plain_weights = [
-        weight(*(array.swapaxes(1, 2) for array in found)) for found in weights if found is not None
+        weight(*(array.swapaxes(1, 2) for array in found), inputs[place])
+        for place, found in zip((_W, _R), weights, strict=True)
+        if found is not None
     ]
     given = [inputs[0], *plain_weights, *inputs[3:8]]
     return insert(ir.Node("", "LSTM", given, node.attributes.values(), num_outputs=len(node.outputs)))

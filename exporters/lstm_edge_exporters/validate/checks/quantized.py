@@ -1,11 +1,11 @@
 """The weights of an int8 or fp16 file: they must be the reference's, but for their rounding.
 
 Each rounded weight, multiplied by its scale, must be within half a step of one of the reference's. Then the
-file's float twin, which has these weights and float arithmetic, is compared with the reference in float64. Only
-the rounding of weights is between the two, and the scales say what that can change: the twin is run again with
-every rounded weight moved by a random part of its step. Each element of the fixed axes may differ in mean, and
-in the spread around it, by a few times what those runs do. The budgets are not as sharp, as they have room for
-quantized activations: a bias of zero or an output scaled by 1.4 may be within them.
+file's float twin, which has these weights and float arithmetic, is compared with the reference in float64.
+Only the rounding of weights is between the two, and the scales say what that can change: the twin is run
+again with every rounded weight moved by a random part of its step. Each element of the fixed axes may differ
+in mean, and in the spread around it, by a few times what those runs do. The budgets are not as sharp, as they
+have room for quantized activations: a bias of zero or an output scaled by 1.4 may be within them.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -84,7 +84,8 @@ def _twin(subject: Subject) -> tuple[onnx.ModelProto, Steps] | str:
         if value.meta.get(STEP) is not None
     }
     proto = to_proto(twin)
-    for tensor in proto.graph.initializer:
+    used = {name for node in proto.graph.node for name in node.input}
+    for tensor in (each for each in proto.graph.initializer if each.name in used):
         if tensor.data_type in (onnx.TensorProto.INT8, onnx.TensorProto.UINT8):
             steps[tensor.name] = np.ones(1)
         elif tensor.data_type == onnx.TensorProto.FLOAT16:
@@ -99,22 +100,27 @@ def _twin(subject: Subject) -> tuple[onnx.ModelProto, Steps] | str:
 def _strangers(subject: Subject, proto: onnx.ModelProto, steps: Steps) -> Iterator[str]:
     """Return the weights that none of the reference's rounds to.
 
-    Sorted values are compared, as gates and axes may stand in another order, and scales be multiplied later.
+    Sorted values are compared, as gates and axes may stand in another order. Weights whose scale comes in
+    behind a product are left to what the twin computes.
     """
     theirs = [np.sort(tensor, axis=None) for tensor in subject.reference.computation.tensors]
-    for tensor in proto.graph.initializer:
-        if tensor.name not in steps:
+    arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
+    readers = {name: node for node in proto.graph.node for name in node.input}
+    for name, step in steps.items():
+        if arrays[name].dtype.kind in "iu":
+            (decoded,) = readers[name].output
+            multiplied = readers.get(decoded)
+            if multiplied is None or multiplied.op_type != "Mul":
+                continue
+            step = next((arrays[each] for each in multiplied.input if each in arrays), step)
+            mine = np.sort(arrays[name] * step.astype(np.float64), axis=None)
+        elif name in readers and readers[name].op_type.startswith("MatMul"):
             continue
-        mine = np.sort(numpy_helper.to_array(tensor).astype(np.float64), axis=None)
+        else:
+            mine = np.sort(arrays[name], axis=None)
         alike = [each for each in theirs if each.size == mine.size]
-        if alike and not any(_rounds_to(each, mine, steps[tensor.name]) for each in alike):
-            yield f"{tensor.name} is none of the reference's weights, rounded"
-
-
-def _rounds_to(theirs: Array, mine: Array, step: Array) -> bool:
-    largest = float(np.abs(theirs).max(initial=0.0)), float(np.abs(mine).max(initial=0.0))
-    scale = largest[0] / largest[1] if np.all(step == 1) and largest[1] else 1.0
-    return bool(np.all(np.abs(theirs - scale * mine) <= _HALF_STEP * scale * step.max(initial=0.0)))
+        if alike and not any(np.all(np.abs(each - mine) <= _HALF_STEP * step.max()) for each in alike):
+            yield f"{name} is none of the reference's weights, rounded"
 
 
 def _runner(proto: onnx.ModelProto, steps: Steps, seed: int | None = None) -> Runner:
