@@ -283,12 +283,13 @@ class _Verifier:
             model, lifted = twin, Session(twin, "its float twin")
             noise = _Noise(model, manifest, lifted, model)
         file = ChunkedFile(manifest, lifted.run, graph.lengths, noise.limits)
-        if noise.function is not None:
-            file = replace(file, run=noise.function.graph.run64, limits=same_limits(manifest))
+        function = noise.function and replace(noise.function, reference=noise.function.graph)
         feeds = {**whole.feeds, **file.with_lengths(whole.feeds, steps)}
-        found = run_in_chunks(file, feeds, np.random.default_rng(self._seed))
+        found = run_in_chunks(file, feeds, np.random.default_rng(self._seed), function)
         reason = "" if found.ok else explain_divergence(model, file, feeds, found)
         chunks = None if found.error else replace(found, in_float=model is not graph.lifted)
+        if function is not None:
+            file = replace(file, run=function.graph.run64, limits=same_limits(manifest))
         if reason or not states_stop_at_lengths(file, whole.feeds):
             return chunks, reason, bool(reason)
         by_row = all(state.input in self._batch for state in manifest.states)

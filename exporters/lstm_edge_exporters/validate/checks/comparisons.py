@@ -56,7 +56,7 @@ _CUTS, _QUICK_CUTS = 8, 3
 _SINGLE_STEPS, _QUICK_SINGLE_STEPS = 256, 100
 _CHUNK = 100
 """Steps a call in the long run."""
-_SETTLED = {"steps": 50, "drift": 3}
+_SETTLED = {"steps": 16, "drift": 1}
 """Calls whose noise floors serve for the whole of a run, unless they turn out too small for it."""
 _DENORMAL = 1e-40
 _EQUAL_STEPS, _QUICK_EQUAL_STEPS = 3000, 1000
