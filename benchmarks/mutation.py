@@ -10,7 +10,8 @@ onnxruntime, in limits.
 
 The modes: ``quick`` and ``full`` are ``validate --against`` the module, ``file`` the same against the healthy
 file, ``alone`` is ``validate`` without a reference, ``selftest`` the device's. A validation is stopped at its
-first failed group. The full mode is only run where the quick one found nothing.
+first failed check, and those that run the file come first. The full mode is only run where the quick one found
+nothing.
 
 Prints a table in Markdown and every mutant that survived, and exits with 1 where a target is missed.
 """
@@ -28,24 +29,28 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import torch
-from lstm_edge_exporters.numerics.floors import Expected, expected
-from lstm_edge_exporters.numerics.function import distance, fixed_axes
-from lstm_edge_exporters.numerics.graph64 import Graph64
 from mutation_kinds import KINDS, Draft, Kind, NotApplicableError
 from mutation_networks import NETWORKS
 
 from lstm_edge_exporters import export
 from lstm_edge_exporters.numerics.cases import CaseGenerator, Procedure, in_chunks, whole
+from lstm_edge_exporters.numerics.floors import Expected, expected
+from lstm_edge_exporters.numerics.function import distance, fixed_axes
+from lstm_edge_exporters.numerics.graph64 import Graph64
 from lstm_edge_exporters.validate import ReferenceModel, ValidateConfig, open_file
-from lstm_edge_exporters.validate.engine import Validation
+from lstm_edge_exporters.validate.checks.claims import comparable
+from lstm_edge_exporters.validate.engine import GROUPS, Validation
 from lstm_edge_exporters.validate.module import against_module
-from lstm_edge_exporters.validate.reference import against_file
+from lstm_edge_exporters.validate.reference import ModelFile, against_file
+from lstm_edge_exporters.validate.report import Check
+from lstm_edge_exporters.validate.subject import Subject
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import LstmEdgeError, UnsupportedError
 from lstm_edge_runtime.manifest import Array
@@ -164,9 +169,9 @@ class Bench:
             if mode == "file" and not mutant.contract:
                 continue
             known = mutant.found.get("quick", "") if mode == "full" else ""
-            mutant.found[mode] = known or self.find(mode)
+            mutant.found[mode] = known or self.find(mode, contract=mutant.contract)
 
-    def find(self, mode: str) -> str:
+    def find(self, mode: str, *, contract: bool) -> str:
         """Return what is found on the file as it stands; empty where nothing is."""
         try:
             if mode == "selftest":
@@ -178,12 +183,32 @@ class Bench:
                 against = against_file(self.healthy, file)
             elif mode != "alone":
                 against = self.reference
-            groups = Validation(file, against, ValidateConfig(quick=mode != "full")).groups()
-            return next((group.key for group in groups if group.failed), "")
+            config = ValidateConfig(quick=mode != "full")
+            numeric = () if contract else _numeric(file, against, config)
+            checks = chain(numeric, _whole(file, against, config))
+            return next((key for key, check in checks if check.status == "failed"), "")
         except LstmEdgeError as error:
             return type(error).__name__
         except Exception as error:  # noqa: BLE001  a bug of validation, and to be seen as one
             return f"{_CRASH} {type(error).__name__}: {error}"
+
+
+def _numeric(
+    file: ModelFile, against: ReferenceModel | None, config: ValidateConfig
+) -> Iterator[tuple[str, Check]]:
+    """Yield the checks that run the file, each when it is asked for: what differs is found by the first."""
+    if against is not None and file.model is not None and comparable(file, against):
+        subject = Subject(file, against, config)
+        for key, group in GROUPS.items():
+            yield from ((key, check) for check in group.check(subject))
+
+
+def _whole(
+    file: ModelFile, against: ReferenceModel | None, config: ValidateConfig
+) -> Iterator[tuple[str, Check]]:
+    """Yield every check of a whole validation."""
+    for group in Validation(file, against, config).groups():
+        yield from ((group.key, check) for check in group.checks)
 
 
 def _cases(
