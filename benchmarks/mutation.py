@@ -10,8 +10,8 @@ onnxruntime, in limits.
 
 The modes: ``quick`` and ``full`` are ``validate --against`` the module, ``file`` the same against the healthy
 file, ``alone`` is ``validate`` without a reference, ``selftest`` the device's. A validation is stopped at its
-first failed check, and those that run the file come first. The full mode is only run where the quick one found
-nothing.
+first failed check, and those that run the file come first. The full mode is only run where the quick one
+found nothing.
 
 Prints a table in Markdown and every mutant that survived, and exits with 1 where a target is missed.
 """

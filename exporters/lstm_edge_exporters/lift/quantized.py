@@ -93,7 +93,7 @@ def _in_float(graph: ir.Graph, node: ir.Node, names: UniqueNames) -> Sequence[ir
     if None in weights:
         return None
     plain_weights = [
-        weight(*(array.swapaxes(1, 2) for array in found), inputs[place])
+        weight(found[0].swapaxes(1, 2), found[1].swapaxes(1, 2), inputs[place])
         for place, found in zip((_W, _R), weights, strict=True)
         if found is not None
     ]
