@@ -510,6 +510,7 @@ static bool read_tables(reader *r) {
     for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
         if (counts[i] > LE_MAX_ITEMS) return REFUSE("a count of %u, at most %u are read", (unsigned)counts[i], LE_MAX_ITEMS);
     }
+    if (h->golden_steps > r->size) return REFUSE("a golden case of more steps than the file has bytes");
     const size_t ports = (size_t)h->inputs + h->outputs + h->states;
     const size_t sizes[] = {h->constants * sizeof(le_constant), h->buffers * sizeof(le_buffer), ports * sizeof(le_port),
                             h->operations * sizeof(le_operation)};
