@@ -32,7 +32,8 @@ from healthy import FORMS, Network, draw_network
 
 from lstm_edge_exporters import ExportConfig, export
 from lstm_edge_exporters.numerics.cases import CaseGenerator
-from lstm_edge_exporters.numerics.noise import compare_outputs, expected
+from lstm_edge_exporters.numerics.floors import compare_outputs, expected
+from lstm_edge_exporters.numerics.function import fixed_axes
 from lstm_edge_exporters.numerics.reference import Signature, flatten_output
 from lstm_edge_exporters.targets.c import to_c
 from lstm_edge_exporters.validate import ValidateConfig, open_file, validate
@@ -148,7 +149,7 @@ def examine(network: Network, tally: Tally, number: int, *, full: bool = False) 
             found.append(f"{network.about}: native: {error}")
         except (UnsupportedError, MissingDependencyError):
             pass
-        for who, record in _compare(network, file.manifest, against.computation, path, native):
+        for who, record in _compare(network, file.manifest, file.graph64[0], path, native):
             tally.ratios[who].append(record.error / record.floor if record.floor else 0.0)
             if not record.ok:
                 found.append(f"{network.about}: {who}: {record}")
@@ -165,7 +166,7 @@ def examine(network: Network, tally: Tally, number: int, *, full: bool = False) 
 
 
 def _compare(
-    network: Network, manifest: Any, reference: Any, path: Path, native: Any
+    network: Network, manifest: Any, graph: Any, path: Path, native: Any
 ) -> Iterator[tuple[str, Any]]:
     """Compare every engine with the reference at each size; gives the worst output of each."""
     signature = Signature.of(network.module, network.example).as_float32()
@@ -174,7 +175,7 @@ def _compare(
     module = network.module.float()
     for n, length in SIZES:
         feeds = CaseGenerator.of(manifest, example).case(n, length, at_reset=True, full=True).feeds
-        known = expected(reference, feeds)
+        known = expected(graph, feeds, fixed_axes(manifest))
         if native:
             yield "native", _worst(manifest.all_outputs(*native.call(feeds)), known)
         for threads, session in sessions.items():
@@ -192,7 +193,7 @@ def _compare(
 
 
 def _worst(got: Mapping[str, Any], known: Any) -> Any:
-    records = [each for each in compare_outputs({**known.ref32, **got}, known) if each.name in got]
+    records = [each for each in compare_outputs({**known.ref64, **got}, known) if each.name in got]
     return max(records, key=lambda each: each.ratio)
 
 

@@ -14,7 +14,6 @@ Prints a table in Markdown and every mutant that survived, and exits with 1 wher
 
 import argparse
 import contextlib
-import hashlib
 import json
 import math
 import sys
@@ -35,22 +34,16 @@ from mutation_kinds import KINDS, Draft, Kind, NotApplicableError
 from mutation_networks import NETWORKS
 
 from lstm_edge_exporters import export
-from lstm_edge_exporters.numerics.cases import CaseGenerator, in_chunks
-from lstm_edge_exporters.numerics.noise import (
-    Expected,
-    PerturbableReference,
-    Procedure,
-    Rounding,
-    expected,
-    whole,
-)
+from lstm_edge_exporters.numerics.cases import CaseGenerator, Procedure, in_chunks, whole
+from lstm_edge_exporters.numerics.floors import Expected, expected
+from lstm_edge_exporters.numerics.function import fixed_axes
+from lstm_edge_exporters.numerics.graph64 import Graph64
 from lstm_edge_exporters.validate import ReferenceModel, ValidateConfig, open_file
 from lstm_edge_exporters.validate.engine import Validation
 from lstm_edge_exporters.validate.module import against_module
 from lstm_edge_runtime.errors import LstmEdgeError
 from lstm_edge_runtime.manifest import Array
 from lstm_edge_runtime.ort import SessionOptions, open_session, run_by_name
-from lstm_edge_runtime.state import Runner
 from lstm_edge_runtime.tolerance import MULTIPLE
 
 __all__ = ["Bench", "Mutant", "main"]
@@ -65,34 +58,6 @@ _CRASH = "crash:"
 _MODES = ("full", "quick", "alone")
 _TARGETS = {"full": 0.995, "quick": 0.99, "alone": 0.95}
 """The least share found of mutants that differ by more than three limits."""
-
-
-class _Remembered:
-    """A reference that runs every case once: all mutants of a network are compared on the same ones."""
-
-    def __init__(self, reference: PerturbableReference) -> None:
-        self._reference, self.layout = reference, reference.layout
-        self._known: dict[tuple[Any, ...], Mapping[str, Array]] = {}
-
-    def run(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
-        return self._once(("run",), feeds, self._reference.run)
-
-    def run64(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
-        return self._once(("run64",), feeds, self._reference.run64)
-
-    def perturbed(self, feeds: Mapping[str, Array], rounding: Rounding) -> Mapping[str, Array]:
-        run = partial(self._reference.perturbed, rounding=rounding)
-        return self._once(("perturbed", rounding.seed), feeds, run)
-
-    def _once(self, how: tuple[Any, ...], feeds: Mapping[str, Array], run: Runner) -> Mapping[str, Array]:
-        content = hashlib.blake2b()
-        for name, array in sorted(feeds.items()):
-            content.update(f"{name} {array.dtype} {array.shape}".encode())
-            content.update(np.ascontiguousarray(array).tobytes())
-        key = (*how, content.digest())
-        if key not in self._known:
-            self._known[key] = run(feeds)
-        return self._known[key]
 
 
 @dataclass
@@ -133,8 +98,9 @@ class Bench:
         artifact.save(path)
         file = open_file(path)
         reference = against_module(module, file, example, config=config)
-        reference = replace(reference, computation=_Remembered(reference.computation))
-        return cls(name, path.read_bytes(), path, reference, list(_cases(reference)))
+        graph = file.graph64[0]
+        assert graph is not None
+        return cls(name, path.read_bytes(), path, reference, list(_cases(reference, graph)))
 
     def judge(self, content: bytes) -> tuple[float, str] | None:
         """Return how many limits a file truly differs by, and where; None where it can't be loaded."""
@@ -193,7 +159,9 @@ class Bench:
             return f"{_CRASH} {type(error).__name__}: {error}"
 
 
-def _cases(reference: ReferenceModel) -> Iterator[tuple[Mapping[str, Array], Procedure, Expected]]:
+def _cases(
+    reference: ReferenceModel, graph: Graph64
+) -> Iterator[tuple[Mapping[str, Array], Procedure, Expected]]:
     manifest = reference.manifest
     cases = CaseGenerator.of(manifest, reference.examples, reference.values, _SEED)
     chosen: list[tuple[dict[str, Array], Procedure]] = []
@@ -214,7 +182,7 @@ def _cases(reference: ReferenceModel) -> Iterator[tuple[Mapping[str, Array], Pro
         chosen.append((feeds, in_chunks(manifest, _CHUNKS)))
     for feeds, procedure in chosen:
         with contextlib.suppress(RuntimeError, ValueError, IndexError):  # a size that the network refuses
-            yield feeds, procedure, expected(reference.computation, feeds, procedure)
+            yield feeds, procedure, expected(graph, feeds, fixed_axes(manifest), procedure)
 
 
 def _with_nan(manifest: Any, feeds: dict[str, Array]) -> dict[str, Array]:

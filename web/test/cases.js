@@ -267,6 +267,19 @@ export const cases = {
     await refuses(stream.restore({ ...kept, arrays: {} }), "StateError", /h_0/);
   },
 
+  "states move between an .onnx file and its .ort form": async ({ load, options, url }) => {
+    if (options.device === "webgpu") return;
+    const models = [await load(`${url}lstm.onnx`, options), await load(`${url}lstm.ort`, options)], [plain, ort] = models;
+    check(plain?.identity === ort?.identity && plain?.identity === ort?.manifest.identity, "one identity");
+    const whole = only(await /** @type {any} */ (plain).stream().process(signal(3 * 6)));
+    for (const [first, second] of [models, models.toReversed()]) {
+      const before = /** @type {any} */ (first).stream(), after = /** @type {any} */ (second).stream();
+      await before.process(signal(3 * 6).subarray(0, 12));
+      await after.restore(await before.state());
+      check(isClose(only(await after.process(signal(3 * 6).subarray(12))), whole, 1e-5), "the chunk behind it");
+    }
+  },
+
   "learned initial states are where a stream starts": async ({ load, options, url }) => {
     const gru = await load(`${url}gru.onnx`, options), { state } = await gru.run({ x: signal(6), gain: signal(2) }, { batch: 2 });
     check(numbers(await gru.stream().state()).every((value) => value === 0.25), "reset value");
