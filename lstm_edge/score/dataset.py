@@ -215,12 +215,13 @@ def _numbers(source: DataFile, column: pa.Array, name: str, dtype: npt.DTypeLike
     values = column.to_numpy(zero_copy_only=False)
     wrong = ~usable(values)
     if not np.issubdtype(dtype, np.floating):
-        wrong |= values != np.trunc(values)
+        with np.errstate(invalid="ignore"):
+            wrong |= values != values.astype(dtype)
     if (places := np.flatnonzero(wrong)).size:
         cell = values[places[0]]
         raise InputError(
             f"{source.path} row {first + int(places[0]) + 1}, column {name!r} is {cell}, expected a finite "
-            f"{'number' if np.issubdtype(dtype, np.floating) else 'whole number'}; {_ADVICE}"
+            f"{'number' if np.issubdtype(dtype, np.floating) else f'{np.dtype(dtype)} number'}; {_ADVICE}"
         )
     numbers: Array = values.astype(dtype, copy=False)
     return numbers
