@@ -48,8 +48,9 @@ from .finalize import build_manifest, rename_outputs, serialize, tidy
 from .lower import check_recurrent_nodes, lower, lower_sums
 from .ranges import Guard, settle_ranges
 from .refusals import LoopError, check_module, check_starts
-from .roles import Roles, find_roles
+from .roles import find_roles
 from .trace import trace
+from .variables import find_names
 
 __all__ = ["Artifact", "ConvertedModule", "convert_module", "export_verified", "own_copy"]
 
@@ -165,7 +166,16 @@ def convert_module(module: nn.Module, example: Any, config: ExportConfig) -> Con
         traced = trace(copy_as(own, torch.float32), signature, axes, config.ranges)
     except (InputError, UnsupportedError) as error:
         raise _explained(error, own, signature) from error
-    roles = find_roles(traced.model, traced.outputs, config)
+    roles = find_roles(
+        traced.model,
+        traced.outputs,
+        config,
+        signature.positional,
+        partial(find_names, copy.deepcopy(own), signature),
+    )
+    window = traced.window() if roles.sequence is None else ""
+    if window and config.states is None:
+        roles = replace(roles, states={})
     lower_sums(traced.model)
     lower(traced.model)
     rename_outputs(traced.model, roles.outputs, roles.states.values())
@@ -174,17 +184,18 @@ def convert_module(module: nn.Module, example: Any, config: ExportConfig) -> Con
     lifted: tuple[StateSpec, ...] = ()
     injections: tuple[Injection, ...] = ()
     left: tuple[str, ...] = ()
-    if not config.stateless and not roles.starts_given:
+    if not config.stateless and not roles.starts_given and not window:
         from .lift_states import lift_absent
 
         model, lifted, injections, left = lift_absent(model, traced.calls, roles.batch)
     check_starts(own, injections)
     tidy(model)
-    manifest = build_manifest(model, roles, lifted, config)._replace(ranges=config.ranges)
+    manifest = build_manifest(model, roles, lifted, config)
+    manifest = manifest._replace(ranges=config.ranges, unstreamable=window)
     reference = TorchReference(own, signature, roles.outputs, injections, Layout.of(manifest))
     cases = _case_generator(signature, manifest, config, reference)
     _check_repeatable(own, signature, reference, cases)
-    notes = (*_narrowed(own), *unused, *left, *_unreturned(roles))
+    notes = (*_narrowed(own), *unused, *left, *roles.notes, *([_windows(window)] if window else []))
     return ConvertedModule(
         model,
         manifest,
@@ -230,6 +241,8 @@ def own_copy(module: nn.Module) -> nn.Module:
 def _try_chunks(made: ConvertedModule, candidate: Runner) -> Manifest:
     """Return the manifest with why chunks do not equal the whole, and what else they show."""
     manifest = made.manifest
+    if manifest.unstreamable:
+        return manifest
     steps = manifest.ranges.get(manifest.sequence or "", AxisRange())
     if steps.nearest(1) > 1:
         reason = f"a call takes {steps} steps ({manifest.sequence}), and so can't take a single one"
@@ -271,12 +284,11 @@ def _try_chunks(made: ConvertedModule, candidate: Runner) -> Manifest:
     return manifest._replace(unstreamable=reason, padded_states=padded)
 
 
-def _unreturned(roles: Roles) -> list[str]:
-    return [
-        f"{name} is an initial state whose last one forward does not return; return it, so that chunks can "
-        "follow one another"
-        for name in roles.unreturned
-    ]
+def _windows(reason: str) -> str:
+    return (
+        f"no states are carried from call to call: {reason}; to stream, let the layers run over an axis with a "
+        "name, such as L in --input x=N,L,3"
+    )
 
 
 def _explained(

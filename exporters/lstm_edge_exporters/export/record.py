@@ -169,6 +169,8 @@ class Recorder(TorchFunctionMode):
         """The inputs' shapes as traced."""
         self.outputs: list[str] = []
         """What the module calls its outputs."""
+        self.returned: list[torch.Size] = []
+        """The outputs' shapes as traced."""
         self.seen: dict[str, str] = {}
         """``sampling``, ``complex``, ``list``, ``numpy`` where ``forward`` does such, with the line."""
         self.unbound: dict[str, str] = {}
@@ -182,6 +184,7 @@ class Recorder(TorchFunctionMode):
         """Forget an earlier run of ``forward``; tracing may run it more than once."""
         self.calls.clear()
         self.outputs.clear()
+        self.returned.clear()
         self.seen.clear()
         self.unbound.clear()
         self.fixed.clear()

@@ -19,6 +19,7 @@ from torch.export import Dim, ExportedProgram
 
 from lstm_edge_runtime.axes import learn_sizes, parse_sum, resolve
 from lstm_edge_runtime.errors import LstmEdgeError, UnsupportedError
+from lstm_edge_runtime.graph_check import is_called_like_a_state, why_window
 from lstm_edge_runtime.manifest import Axes, AxisRange
 
 from ..numerics.floats import AllFloats
@@ -55,6 +56,16 @@ class Traced:
     """What holds at the sizes that were traced, and may not at others."""
     sizes: Mapping[str, int]
     """The size of each dynamic axis that was traced."""
+
+    def window(self) -> str:
+        """Return why a call is a whole window, where no axis of an input is time; empty for one step."""
+        for call in self.calls:
+            steps = call.shape[0]
+            if not call.cell and _text(steps) != "1":
+                return why_window(
+                    f"layer {call.path or 'rnn'}", steps if isinstance(steps, int) else _text(steps)
+                )
+        return ""
 
 
 def trace(
@@ -198,6 +209,8 @@ def find_axes(module: nn.Module, signature: Signature, batch: str, sequence: str
     if not recorder.calls:  # the first free axis is taken for the batch, the next one for the time
         sizes = [size for shape in recorder.shapes for size in shape]
         tied = {symbol for size in sizes if parse_sum(_text(size)) is None for symbol in _symbols(size)}
+        kept = [_texts(shape) for shape in _kept(recorder, signature.names)]
+        sizes = [size for shape in recorder.shapes if _texts(shape) not in kept for size in shape]
         free = dict.fromkeys(symbol for size in sizes for symbol in _symbols(size) if symbol not in tied)
         rows, steps = list(free)[:1], list(free)[1:]
     # Where words are read by letters, the batch of the letters' layer holds the time of the words' layer.
@@ -222,6 +235,20 @@ def find_axes(module: nn.Module, signature: Signature, batch: str, sequence: str
     single = Counter((call.path, call.line) for call in recorder.calls if _text(call.shape[0]) == "1")
     loops = {count: line for (_, line), count in single.items() if count > 1}
     return FoundAxes(axes, batches, times, loops, bool(recorder.calls), _fixed(recorder, signature.names))
+
+
+def _kept(recorder: Recorder, names: Sequence[str]) -> list[torch.Size]:
+    """Return the shapes of inputs that an output has too, as a cell's caches: none of their axes is time.
+
+    The first input that is not called like a state is the signal, whatever its shape.
+    """
+    signal = next((i for i, name in enumerate(names) if not is_called_like_a_state(name)), None)
+    returned = [_texts(shape) for shape in recorder.returned]
+    return [shape for i, shape in enumerate(recorder.shapes) if i != signal and _texts(shape) in returned]
+
+
+def _texts(shape: Sequence[Any]) -> list[str]:
+    return [_text(size) for size in shape]
 
 
 def _fixed(recorder: Recorder, names: Sequence[str]) -> dict[tuple[str, int], Place]:
@@ -296,6 +323,7 @@ class _Wrapper(nn.Module):
             recorder.begin([tensor.shape for tensor in tensors])
             flat = flatten_output(self._signature.call(self.module, tensors))
             recorder.outputs.extend(name for name, _ in flat)
+            recorder.returned.extend(tensor.shape for _, tensor in flat)
         return tuple(tensor for _, tensor in flat)
 
 
