@@ -286,8 +286,8 @@ def _try_chunks(made: ConvertedModule, candidate: Runner) -> Manifest:
 
 def _windows(reason: str) -> str:
     return (
-        f"no states are carried from call to call: {reason}; to stream, let the layers run over an axis with a "
-        "name, such as L in --input x=N,L,3"
+        f"no states are carried from call to call: {reason}; to stream, let the layers run over an axis with "
+        "a name, such as L in --input x=N,L,3"
     )
 
 

@@ -209,8 +209,8 @@ def find_axes(module: nn.Module, signature: Signature, batch: str, sequence: str
     if not recorder.calls:  # the first free axis is taken for the batch, the next one for the time
         sizes = [size for shape in recorder.shapes for size in shape]
         tied = {symbol for size in sizes if parse_sum(_text(size)) is None for symbol in _symbols(size)}
-        kept = [_texts(shape) for shape in _kept(recorder, signature.names)]
-        sizes = [size for shape in recorder.shapes if _texts(shape) not in kept for size in shape]
+        kept = _kept(recorder, signature.names)
+        sizes = [size for place, shape in enumerate(recorder.shapes) if place not in kept for size in shape]
         free = dict.fromkeys(symbol for size in sizes for symbol in _symbols(size) if symbol not in tied)
         rows, steps = list(free)[:1], list(free)[1:]
     # Where words are read by letters, the batch of the letters' layer holds the time of the words' layer.
@@ -237,14 +237,14 @@ def find_axes(module: nn.Module, signature: Signature, batch: str, sequence: str
     return FoundAxes(axes, batches, times, loops, bool(recorder.calls), _fixed(recorder, signature.names))
 
 
-def _kept(recorder: Recorder, names: Sequence[str]) -> list[torch.Size]:
-    """Return the shapes of inputs that an output has too, as a cell's caches: none of their axes is time.
+def _kept(recorder: Recorder, names: Sequence[str]) -> set[int]:
+    """Return the places of inputs whose shape an output has too, as a cell's caches: no axis of them is time.
 
     The first input that is not called like a state is the signal, whatever its shape.
     """
-    signal = next((i for i, name in enumerate(names) if not is_called_like_a_state(name)), None)
+    signal = next((i for i, name in enumerate(names) if not is_called_like_a_state(name)), 0)
     returned = [_texts(shape) for shape in recorder.returned]
-    return [shape for i, shape in enumerate(recorder.shapes) if i != signal and _texts(shape) in returned]
+    return {i for i, shape in enumerate(recorder.shapes) if i != signal and _texts(shape) in returned}
 
 
 def _texts(shape: Sequence[Any]) -> list[str]:
