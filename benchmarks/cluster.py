@@ -27,7 +27,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from lstm_edge_runtime import load
-from lstm_edge_runtime.profile import host_key
+from lstm_edge_runtime.cpu import describe_cpu
 
 ROOT = Path(__file__).parents[1]
 DEVICES = 2_000
@@ -128,7 +128,7 @@ def main() -> None:
     packages = ("pyarrow", "onnxruntime", *(["ray"] if options.ray else []))
     print(f"{options.model.name}, {len(names)} features, {DEVICES:,} devices, engine {opened.engine};")
     versions = ", ".join(f"{name} {version(name)}" for name in packages)
-    print(f"{host_key()['processor']}; {versions}, Python {platform.python_version()}.")
+    print(f"{describe_cpu()['processor']}; {versions}, Python {platform.python_version()}.")
     rows = [("one process", size) for size in options.millions]
     rows += [(way, options.ray) for way in list(WAYS)[1:] if options.ray]
     print("\n| way | million samples | seconds | samples/s | read, score, write s | MB of memory |")

@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT / "tests" / "examples"))
 from mqtt_devices import Devices  # noqa: E402
 
 from lstm_edge_runtime import load  # noqa: E402
-from lstm_edge_runtime.profile import host_key  # noqa: E402
+from lstm_edge_runtime.cpu import describe_cpu  # noqa: E402
 
 SECONDS = 4
 
@@ -83,7 +83,7 @@ def main() -> None:
     options = parser.parse_args()
     os.sched_setaffinity(0, {1})
     packages = ", ".join(f"{name} {version(name)}" for name in ("onnxruntime", "paho-mqtt"))
-    print(f"{options.model.name}, {options.rate:g} Hz a device, one core of {host_key()['processor']};")
+    print(f"{options.model.name}, {options.rate:g} Hz a device, one core of {describe_cpu()['processor']};")
     print(f"{packages}, Python {platform.python_version()}.\n")
     print("| devices | kept up | seconds behind | gateway, us of CPU per sample |\n| --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as folder:

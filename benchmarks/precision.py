@@ -1,4 +1,4 @@
-"""What int8, fp16 and ORT format give against the float file: size, time, load time, accuracy, tuning.
+"""What int8, fp16 and ORT format give against the float file: size, time, load time, accuracy.
 
 Every ratio is measured in one process, on one thread, beside the float file; it is the median over the
 rounds of a file's time by the float file's time beside it. Time is the process's CPU time: on one thread that
@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
-from precision_tuned import tuned
 
 from lstm_edge import LSTM1, train
 from lstm_edge.checkpoint import Run
@@ -130,7 +129,7 @@ def demo(folder: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def report(sizes: dict[str, Any], judged: dict[str, Any], choices: dict[str, Any]) -> int:
+def report(sizes: dict[str, Any], judged: dict[str, Any]) -> int:
     """Print the tables and the targets; gives the number of targets that were missed."""
     missed = 0
     print(
@@ -156,13 +155,6 @@ def report(sizes: dict[str, Any], judged: dict[str, Any], choices: dict[str, Any
             f"demo {variant}: {found['agreement']:.3f} of labels agree, accuracy {before:.3f} to {after:.3f},"
             f" state drift {drift:.4f}, bytes {found['bytes']:.3f} {'ok' if good else 'MISSED'}"
         )
-    for name, goals in choices.items():
-        for goal, found in goals.items():
-            missed += found["worse"]
-            print(
-                f"tuned {name} for {goal}: {found['ratio']:.3f} of the defaults' cost ({found['low']:.3f} to"
-                f" {found['high']:.3f}), {found['chosen']} {'MISSED' if found['worse'] else 'ok'}"
-            )
     return missed
 
 
@@ -180,10 +172,6 @@ def main() -> int:
         files = {name: files_of(name, Path(folder)) for name in options.sizes.split(",")}
         sizes = {name: measure(name, paths, rounds) for name, paths in files.items()}
         judged = demo(Path(folder))
-        choices = {
-            name: tuned([paths["float"], paths["int8"]], 3 if options.rough else 12)
-            for name, paths in files.items()
-        }
     setting = {
         "target": detect_target(),
         "machine": platform.machine(),
@@ -194,9 +182,9 @@ def main() -> int:
         "threads": 1,
     }
     print(setting)
-    missed = report(sizes, judged, choices)
+    missed = report(sizes, judged)
     if options.json:
-        document = {"setting": setting, "sizes": sizes, "demo": judged, "tuned": choices}
+        document = {"setting": setting, "sizes": sizes, "demo": judged}
         options.json.write_text(json.dumps(document, indent=2) + "\n")
     return int(missed > 0)
 

@@ -28,7 +28,7 @@ NATIVE = Path(__file__).parents[1] / "native"
 Change = tuple[str, str, str]
 """A source file, what stands in it, and what stands there instead."""
 SAME_ORDER: Change = ("stream.c", "w->backward = !w->backward;", "w->backward = false;")
-SMALL_PAGES: Change = ("stream.c", "MADV_HUGEPAGE);", "MADV_NOHUGEPAGE);")
+SMALL_PAGES: Change = ("memory.c", "MADV_HUGEPAGE);", "MADV_NOHUGEPAGE);")
 NOT_AHEAD: Change = ("kernels.c", "__builtin_prefetch((const char *)w + LE_AHEAD + i)", "(void)w")
 SECOND_LEVEL: Change = ("kernels.c", "LE_AHEAD + i)", "LE_AHEAD + i, 0, 2)")
 NONE = "none of the three"

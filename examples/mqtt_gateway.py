@@ -4,8 +4,9 @@
     python mqtt_gateway.py har.onnx --broker localhost --state gateway.npz
 
 A device publishes {"n": 41, "x": [0.1, 0.2, ...]} to lstm-edge/DEVICE/sample with QoS 1. Its numbers rise,
-over a restart of the device too (milliseconds since 1970 will do). The gateway publishes {"n": 41, "label":
-..., "p": ...} to lstm-edge/DEVICE/answer with QoS 1, or {"error": ...} for a message that it can't use.
+over a restart of the device too, and should count up by one: only then can a sample that arrives early wait
+for those before it. The gateway publishes {"n": 41, "label": ..., "p": ...} to lstm-edge/DEVICE/answer with
+QoS 1, or {"error": ...} for a message that it can't use.
 
 Each device has a state of its own. A tick takes one sample of each device that has one, in one call;
 samples that came faster follow in order in the same tick. What is acknowledged to the broker is in the
@@ -14,13 +15,16 @@ state exactly once, whatever is killed. docs/gateway.md says how, and how to set
 """
 
 import argparse
+import heapq
 import json
+import math
 import os
 import signal
 import sys
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -37,10 +41,24 @@ ROUNDS = 64
 """Samples of one device that one tick takes at most."""
 REMEMBERED = 256
 """Answers of one device that are kept, for samples that come again."""
+STOP_SECONDS = 5
+"""How long a stop waits for the broker to confirm answers."""
 SAVED = ("identity", "devices", "last", "answers")
 """What a file of states holds beside the states."""
 Message = tuple[int, int]
 """A connection's number and the message's id in it."""
+
+
+@dataclass
+class Sample:
+    """A sample that is not in its device's state yet."""
+
+    x: np.ndarray
+    """``(I,)``."""
+    came: float
+    """When it arrived, on the monotonic clock."""
+    messages: list[Message]
+    """What to acknowledge once it is saved; several where it was sent again."""
 
 
 @dataclass
@@ -51,8 +69,22 @@ class Device:
     """Its id in the batch."""
     last: int = -1
     """The number of the newest sample in its state."""
+    counts_by_one: bool = False
+    """Whether two samples in a row had numbers in a row: only then is a missing number a missing sample."""
     answers: deque[tuple[int, str]] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
-    waiting: deque[tuple[int, np.ndarray, Message]] = field(default_factory=deque)
+    waiting: dict[int, Sample] = field(default_factory=dict)
+    numbers: list[int] = field(default_factory=list)
+    """Of ``waiting``, as a heap."""
+
+    def has_gap(self) -> bool:
+        """Return whether samples are missing before the first one that waits."""
+        return self.counts_by_one and self.numbers[0] != self.last + 1
+
+    def is_ready(self, latest: float) -> bool:
+        """Return whether the first sample that waits is the next one, or came at ``latest`` or before."""
+        if not self.numbers:
+            return False
+        return not self.has_gap() or self.waiting[self.numbers[0]].came <= latest
 
 
 @dataclass
@@ -87,13 +119,16 @@ def parse(payload: bytes, width: int) -> tuple[int, np.ndarray]:
 class Gateway:
     """Answers samples of many devices; the client's thread fills ``inbox`` and ``confirmed``, and no more."""
 
-    def __init__(self, model: Model, client: mqtt.Client, prefix: str, path: Path, capacity: int) -> None:
-        """Take up the saved states, if any.
+    def __init__(
+        self, model: Model, client: mqtt.Client, prefix: str, path: Path, capacity: int, wait: float
+    ) -> None:
+        """Take up the saved states, if any; a sample waits up to ``wait`` seconds for those before it.
 
         Raises:
             StateError: they are another model's, or more than ``capacity``.
         """
         self.model, self.client, self.prefix, self.path = model, client, prefix, path
+        self.wait = wait
         self.batch = model.streams(capacity)
         self.task = model.manifest and model.manifest.task
         self.output = self.task.output if self.task else model.outputs[0].name
@@ -102,7 +137,8 @@ class Gateway:
         self.inbox: deque[tuple[Message, str, bytes]] = deque()
         self.confirmed: deque[int] = deque()
         self.connection = 0
-        self.counts = dict.fromkeys(("samples", "repeated", "missing", "bad", "ticks"), 0)
+        self.connected_since = math.inf
+        self.counts = dict.fromkeys(("samples", "repeated", "missing", "gaps", "bad", "ticks"), 0)
         self._taken: list[Message] = []
         self._unconfirmed: set[int] = set()
         self._snapshot: Snapshot | None = None
@@ -113,11 +149,31 @@ class Gateway:
         """Take what has arrived: one sample a device in each call, until none waits."""
         while self.inbox:
             self._receive(*self.inbox.popleft())
+        latest = time.monotonic() - self.wait
+        if self.connected_since > latest:  # what is missing could not come
+            latest = -math.inf
         for _ in range(ROUNDS):
-            ready = [(name, device) for name, device in self.devices.items() if device.waiting]
+            ready = [(name, device) for name, device in self.devices.items() if device.is_ready(latest)]
             if not ready:
                 break
             self._step(ready)
+        self._save_confirmed()
+
+    def stop(self, seconds: float) -> int:
+        """Save the states as they are, and acknowledge what is in them; what still waits is sent again.
+
+        Returns:
+            How many messages are in states that could not be saved: the broker did not confirm their answers
+            within ``seconds``.
+        """
+        deadline = time.monotonic() + seconds
+        while (self._snapshot or self._taken) and time.monotonic() < deadline:
+            self.take_snapshot()
+            self._save_confirmed()
+            time.sleep(0.01)
+        return len(self._taken) + (len(self._snapshot.taken) if self._snapshot else 0)
+
+    def _save_confirmed(self) -> None:
         while self.confirmed:
             confirmed = self.confirmed.popleft()
             self._unconfirmed.discard(confirmed)
@@ -133,11 +189,6 @@ class Gateway:
             self._snapshot = Snapshot(self._states(), self._taken, set(self._unconfirmed))
             self._taken = []
 
-    @property
-    def idle(self) -> bool:
-        """Whether everything that arrived is answered, saved and acknowledged."""
-        return not (self.inbox or self._snapshot or self._taken)
-
     def _receive(self, message: Message, name: str, payload: bytes) -> None:
         try:
             number, sample = parse(payload, self.width)
@@ -147,13 +198,13 @@ class Gateway:
             self._publish(name, json.dumps({"error": str(error)}))
             self._taken.append(message)
             return
-        newest = device.waiting[-1][0] if device.waiting else device.last
-        if number > newest:
-            device.waiting.append((number, sample, message))
+        if number > device.last and number not in device.waiting:
+            device.waiting[number] = Sample(sample, time.monotonic(), [message])
+            heapq.heappush(device.numbers, number)
             return
         self.counts["repeated"] += 1
-        if number > device.last:  # it waits here already; the broker sent it again
-            self._taken.append(message)
+        if number > device.last:  # it waits here already
+            device.waiting[number].messages.append(message)
             return
         answer = next((text for known, text in device.answers if known == number), None)
         if answer is None:
@@ -169,19 +220,32 @@ class Gateway:
 
     def _step(self, ready: list[tuple[str, Device]]) -> None:
         """Take the oldest sample of each device in one call, and answer it."""
-        samples = [device.waiting[0][1] for _, device in ready]
+        for name, device in ready:
+            if device.has_gap():
+                self._report_gap(name, device)
+        samples = [device.waiting[device.numbers[0]].x for _, device in ready]
         result = self.batch.step(np.stack(samples), [device.source for _, device in ready])
         rows = result[self.output] if isinstance(result, dict) else result
         values = np.stack([np.atleast_2d(row)[-1] for row in rows])  # of stacked layers the top one's
         self.counts["ticks"] += 1
         self.counts["samples"] += len(ready)
         for (name, device), body in zip(ready, self._describe(values), strict=True):
-            number, _, message = device.waiting.popleft()
+            number = heapq.heappop(device.numbers)
             answer = json.dumps({"n": number, **body})
+            device.counts_by_one |= number == device.last + 1
             device.last = number
             device.answers.append((number, answer))
             self._publish(name, answer)
-            self._taken.append(message)
+            self._taken += device.waiting.pop(number).messages
+
+    def _report_gap(self, name: str, device: Device) -> None:
+        self.counts["gaps"] += 1
+        first, last = device.last + 1, device.numbers[0] - 1
+        print(
+            f"device {json.dumps(name)}: samples {first} to {last} did not come within {self.wait:g} s",
+            file=sys.stderr,
+            flush=True,
+        )
 
     def _describe(self, values: np.ndarray) -> list[dict[str, Any]]:
         if not self.task or self.task.kind != "classification":
@@ -219,6 +283,8 @@ class Gateway:
             self.batch.restore(device.source, State(state, self.model.identity))
             device.last = int(last)
             device.answers.extend((int(number), text) for number, text in answers[place])
+            numbers = [number for number, _ in device.answers]
+            device.counts_by_one = any(after == before + 1 for before, after in pairwise(numbers))
 
     def _save(self, snapshot: Snapshot) -> None:
         with replacing(self.path) as temporary, temporary.open("wb") as file:
@@ -250,11 +316,13 @@ def attach(gateway: Gateway) -> None:
         if reason.is_failure:
             print(f"the broker refuses: {reason}", file=sys.stderr, flush=True)
             return
+        gateway.connected_since = time.monotonic()
         client.subscribe(f"{prefix}/+/sample", qos=1)
         print("connected", flush=True)
 
     def disconnected(_client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
         gateway.connection += 1
+        gateway.connected_since = math.inf
         print(f"disconnected: {reason}", file=sys.stderr, flush=True)
 
     def arrived(_client: Any, _data: Any, message: mqtt.MQTTMessage) -> None:
@@ -265,8 +333,8 @@ def attach(gateway: Gateway) -> None:
     client.on_publish = lambda _client, _data, mid, _reason, _properties: gateway.confirmed.append(mid)
 
 
-def serve(gateway: Gateway, options: argparse.Namespace, stop: Event) -> None:
-    """Tick until ``stop`` is set; then answer, save and acknowledge what is there."""
+def serve(gateway: Gateway, options: argparse.Namespace, stop: Event) -> bool:
+    """Tick until ``stop`` is set, then save; return whether the states are saved."""
     host, _, port = options.broker.partition(":")
     gateway.client.connect_async(host, int(port or (8883 if options.ca else 1883)))
     gateway.client.loop_start()
@@ -283,13 +351,16 @@ def serve(gateway: Gateway, options: argparse.Namespace, stop: Event) -> None:
             report = now + 10
         due = max(due + options.tick / 1000, now)
         stop.wait(due - now)
-    deadline = time.monotonic() + 5
-    while not gateway.idle and time.monotonic() < deadline:
-        gateway.tick()
-        gateway.take_snapshot()
-        time.sleep(0.01)
+    unsaved = gateway.stop(STOP_SECONDS)
     gateway.client.disconnect()
     gateway.client.loop_stop()
+    if unsaved:
+        print(
+            f"error: {unsaved} messages are not in {options.state}: the broker did not confirm their answers "
+            f"within {STOP_SECONDS} s; it keeps them for the next start",
+            file=sys.stderr,
+        )
+    return not unsaved
 
 
 def main() -> int:
@@ -305,6 +376,12 @@ def main() -> int:
     parser.add_argument("--state", type=Path, default=Path("gateway.npz"), help="where states are kept")
     parser.add_argument("--devices", type=int, default=1000, help="the most  [default: 1000]")
     parser.add_argument("--tick", type=float, default=10, help="milliseconds  [default: 10]")
+    parser.add_argument(
+        "--wait",
+        type=float,
+        default=5,
+        help="seconds that a sample waits for missing ones before it; 0 where not counted  [default: 5]",
+    )
     parser.add_argument("--save", type=float, default=1, help="seconds between saves  [default: 1]")
     options = parser.parse_args()
     stop = Event()
@@ -315,13 +392,15 @@ def main() -> int:
         model = load(options.model, device="cpu")
         if len(model.inputs) != 1 or not isinstance(model.inputs[0].axes[-1], int):
             raise InputError("expected a file with one input of a fixed number of features")
-        gateway = Gateway(model, connect(options), options.prefix, options.state, options.devices)
+        gateway = Gateway(
+            model, connect(options), options.prefix, options.state, options.devices, options.wait
+        )
         attach(gateway)
-        serve(gateway, options, stop)
+        saved = serve(gateway, options, stop)
     except LstmEdgeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0
+    return 0 if saved else 1
 
 
 if __name__ == "__main__":

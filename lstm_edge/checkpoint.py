@@ -25,7 +25,7 @@ from torch import Tensor
 
 from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError, first_line
 from lstm_edge_runtime.json_reader import malformed_as, read_json
-from lstm_edge_runtime.manifest import Signal, Task
+from lstm_edge_runtime.manifest import Signal, Task, Trained
 
 from .lstm1 import LSTM1
 from .run_files import CONFIG
@@ -205,6 +205,8 @@ class Run:
     task: Task | None = None
     """None where unknown, as for a bare checkpoint."""
     signal: Signal = field(default_factory=Signal)
+    trained: Trained | None = None
+    """None for a bare checkpoint, and in runs made before."""
     inputs: Scale | None = None
     """The scale of the features; None where the model takes raw samples."""
     targets: Scale | None = None
@@ -243,6 +245,7 @@ def save(run: Run, folder: str | os.PathLike[str]) -> Run:
         "model": run.model.options,
         "task": run.task and run.task._asdict(),
         "signal": run.signal._asdict(),
+        "trained": run.trained and run.trained._asdict(),
         "inputs": run.inputs and asdict(run.inputs),
         "targets": run.targets and asdict(run.targets),
         "summary": run.summary,
@@ -293,6 +296,7 @@ def _load_folder(folder: Path) -> Run:
             model=build(config["model"], tensors, weights),
             task=None if config["task"] is None else _task(config["task"]),
             signal=_signal(config["signal"]),
+            trained=None if config.get("trained") is None else Trained.decode(config["trained"]),
             inputs=None if config["inputs"] is None else _scale(config["inputs"]),
             targets=None if config["targets"] is None else _scale(config["targets"]),
             summary=dict(config["summary"]),

@@ -101,6 +101,7 @@ def deployable(run: Run, *, lengths: bool = False) -> tuple[Deployed, tuple[Tens
         lengths="lengths" if lengths else None,
         task=run.task,
         signal=run.signal,
+        trained=run.trained,
         checkpoint_sha256=run.sha256 or None,
     )
     return Deployed(copy.deepcopy(model), run.inputs, run.targets).eval(), example, config

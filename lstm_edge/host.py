@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from lstm_edge_runtime import __version__
+from lstm_edge_runtime.cpu import describe_cpu, read_cpuinfo
 from lstm_edge_runtime.errors import MissingDependencyError, first_line
 from lstm_edge_runtime.ort import SessionOptions, import_onnxruntime, open_session, run_by_name
-from lstm_edge_runtime.profile import host_key, read_cpuinfo
 
 __all__ = [
     "PROBE",
@@ -35,7 +35,7 @@ _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 
 def describe_host() -> dict[str, Any]:
-    """Return what ``host_key`` says, and the processor's features, memory and frequency governor.
+    """Return what ``describe_cpu`` says, and the processor's features, memory and frequency governor.
 
     Features are empty, memory and governor None where the system does not say.
     """
@@ -47,7 +47,7 @@ def describe_host() -> dict[str, Any]:
     with contextlib.suppress(OSError):
         governor = _GOVERNOR.read_text(encoding="utf-8", errors="replace").strip()
     return {
-        **host_key(),
+        **describe_cpu(),
         "system": platform.system(),
         "features": [name for name in _FEATURES if name in flags],
         "logical_cores": os.cpu_count() or 1,

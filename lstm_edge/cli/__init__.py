@@ -40,7 +40,6 @@ _VERBS = {
     "inspect": "Show what a file takes, gives, costs and comes from.",
     "selftest": "Verify on this device that a file computes what it should.",
     "bench": "Measure files on this machine, side by side.",
-    "tune": "Find the settings that serve a goal on this machine.",
     "doctor": "Show what this machine can run, and what to install for what it can't.",
 }
 """Each verb's module is ``lstm_edge.cli.<verb>`` and holds a click command named ``command``."""
@@ -61,6 +60,8 @@ class _LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] == "tune":
+            raise InputError("tune is gone; lstm-edge bench MODELS prints the fastest engine and threads")
         if args and args[0] not in _VERBS and not args[0].startswith("-"):
             close = get_close_matches(args[0], _VERBS, n=1)
             advice = f"did you mean {close[0]!r}?" if close else f"the verbs are {', '.join(_VERBS)}"

@@ -29,12 +29,16 @@ def _threads(ctx: click.Context, param: click.Parameter, value: str) -> "int | s
     raise click.BadParameter(f"{value!r} is neither 'auto' nor a whole number from 1.")
 
 
+def _no_profile(ctx: click.Context, param: click.Parameter, value: Path | None) -> None:  # noqa: ARG001
+    if value is not None:
+        note("--profile is ignored: profiles are gone; lstm-edge bench prints the fastest engine and threads")
+
+
 class ModelOptions(NamedTuple):
     """How a verb opens a model; see ``lstm_edge_runtime.load``."""
 
     device: str = "auto"
     threads: "int | Literal['auto']" = "auto"
-    profile: Path | None = None
     engine: "Literal['auto', 'onnxruntime', 'native']" = "auto"
 
 
@@ -53,17 +57,12 @@ _OPTIONS = (
         default="auto",
         help="Threads for one operator's work: a number, or auto.",
     ),
-    click.option(
-        "--profile",
-        type=PATH,
-        metavar="FILE",
-        help="Open the model with the settings that lstm-edge tune found for it on this machine.",
-    ),
+    click.option("--profile", type=PATH, hidden=True, expose_value=False, callback=_no_profile),
 )
 
 
 def model_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Add ``--device``, ``--engine``, ``--threads`` and ``--profile``, received as ``options``."""
+    """Add ``--device``, ``--engine`` and ``--threads``, received as ``options``."""
 
     @functools.wraps(function)
     def call(**given: Any) -> None:

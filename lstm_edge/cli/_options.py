@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
@@ -27,6 +27,7 @@ __all__ = [
     "model_argument",
     "models_argument",
     "parse_pair",
+    "reset_every_option",
     "seed_option",
 ]
 
@@ -58,6 +59,19 @@ class _Names(click.ParamType):  # type: ignore[type-arg]
         return names
 
 
+class _ResetEvery(click.ParamType):  # type: ignore[type-arg]
+    name = "reset_every"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> "int | Literal['never']":
+        if value == "never":
+            return "never"
+        if not (str(value).isdecimal() and int(value)):
+            self.fail(f"{value!r} is neither 'never' nor a whole number of steps from 1.", param, ctx)
+        return int(value)
+
+
 RATE = _Rate()
 """The type of every ``--rate``, in Hertz: ``50``, ``50Hz`` or ``1kHz``."""
 NAMES = _Names()
@@ -80,6 +94,13 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 json_lines_option = click.option("--json", "as_json", is_flag=True, help="Write JSON lines instead of CSV.")
 seed_option = click.option(
     "--seed", type=click.IntRange(0), default=0, help="Seed of the data for the verification."
+)
+reset_every_option = click.option(
+    "--reset-every",
+    type=_ResetEvery(),
+    metavar="N|never",
+    help="Start again from the reset state after so many steps.  [default: the window, where each window of "
+    "the training started from reset; else never]",
 )
 engine_option = click.option(
     "--engine",

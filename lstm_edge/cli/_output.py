@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lstm_edge_runtime.axes import describe
-from lstm_edge_runtime.errors import InputError, printable
+from lstm_edge_runtime.errors import InputError, counted, printable
 
 if TYPE_CHECKING:
     from lstm_edge_runtime.manifest import StateSpec, TensorSpec
@@ -25,6 +25,7 @@ __all__ = [
     "echo",
     "echo_json",
     "note",
+    "note_resets",
     "print_interface",
     "print_table",
     "progress",
@@ -69,6 +70,25 @@ def echo(text: str, *, err: bool = False) -> None:
 def note(text: str) -> None:
     """Print a note on standard error."""
     echo(f"note: {text}", err=True)
+
+
+def note_resets(every: int | None, consequence: str) -> None:
+    """Say what follows from a training whose windows each started from reset.
+
+    Args:
+        every: the window's steps; None where they are not known.
+        consequence: what is done then.
+    """
+    if every is None:
+        note(
+            "each sample of the training started from reset; states are carried on all the same, unless "
+            "--reset-every gives a number of steps"
+        )
+    else:
+        note(
+            f"each window of the training started from reset, so "
+            f"{consequence.format(counted(every, 'step'))}; --reset-every never carries states on"
+        )
 
 
 def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lstm_edge.results import class_names, is_classification, result_names
+from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime.hold import Hold
 from lstm_edge_runtime.prediction import softmax
 
 if TYPE_CHECKING:
@@ -26,10 +28,16 @@ class ResultLines:
     values. Floats are the shortest text that reads back as the same number.
     """
 
-    def __init__(self, task: "Task | None", key: str, *, as_json: bool) -> None:
-        """Write lines that begin with ``key``; JSON lines or CSV."""
-        self._task, self._key, self._as_json = task, key, as_json
+    def __init__(self, task: "Task | None", key: str, *, as_json: bool, hold: Hold | None = None) -> None:
+        """Write lines that begin with ``key``, JSON lines or CSV, with the label that ``hold`` lets count.
+
+        Raises:
+            InputError: ``hold``, and the outputs are values.
+        """
+        self._task, self._key, self._as_json, self._hold = task, key, as_json, hold
         self._classes = is_classification(task)
+        if hold and not self._classes:
+            raise InputError("--hold is for labels, and this file's outputs are values; leave it out")
 
     def header(self, width: int) -> str:
         """Return the CSV header for outputs of ``width`` values; nothing for JSON lines."""
@@ -42,16 +50,24 @@ class ResultLines:
         """Return the line for one row ``(C,)``, newline included."""
         numbers = softmax(values) if self._classes else values
         names = class_names(self._task, len(values))
-        label = names[int(numbers.argmax())] if self._classes else None
+        label = dict(enumerate(names)).get(self.take(values)) if self._classes else None
         if not self._as_json:
-            return _csv_line([key, *([] if label is None else [label]), *map(str, numbers)])
+            return _csv_line([key, *([label] if self._classes else []), *map(str, numbers)])
         document: dict[str, Any] = {self._key: key}
         floats = [float(str(number)) for number in numbers]
-        if label is None:
+        if not self._classes:
             document["values"] = [number if np.isfinite(number) else None for number in floats]
         else:
             document |= {"label": label, "probabilities": dict(zip(names, floats, strict=True))}
         return json.dumps(document) + "\n"
+
+    def take(self, values: Array) -> int:
+        """Return the index of a row's label, -1 while none counts yet; once a row, written or not."""
+        index = int(values.argmax())
+        if self._hold is None:
+            return index
+        self._hold.take(index)
+        return self._hold.label
 
 
 def _csv_line(cells: Sequence[object]) -> str:

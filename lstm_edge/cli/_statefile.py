@@ -9,6 +9,7 @@ import numpy as np
 
 from lstm_edge_runtime.errors import FileFormatError, NotFoundError, StateError
 from lstm_edge_runtime.files import read_arrays, replacing
+from lstm_edge_runtime.hold import Hold
 from lstm_edge_runtime.state import IDENTITY, from_arrays, to_arrays
 
 if TYPE_CHECKING:
@@ -18,14 +19,16 @@ __all__ = ["StateFile"]
 
 _STEPS = "steps"
 """Its name in the file, which otherwise is as ``State.save`` writes it: ``State.load`` reads it too."""
+_HOLD = "hold"
+"""The name of what a ``Hold`` knows, where the run had one."""
 _WRONG, _ADVICE = "is not a state that lstm-edge stream saved", "remove it to start again"
 
 
 class StateFile:
     """Keeps a stream's state in a file, at most ``every`` seconds old; without a path it keeps nothing."""
 
-    def __init__(self, stream: "Stream", path: Path | None, every: float) -> None:
-        """Restore ``stream`` from ``path`` where it is there, else write its first state there.
+    def __init__(self, stream: "Stream", path: Path | None, every: float, hold: Hold | None = None) -> None:
+        """Restore ``stream`` and ``hold`` from ``path`` where it is there, else write its first state there.
 
         Raises:
             FileFormatError: the file is no saved state; it is left as it is.
@@ -33,7 +36,7 @@ class StateFile:
             InputError: it can't be written.
             NotFoundError: its folder is not there.
         """
-        self._stream, self._path, self._every = stream, path, every
+        self._stream, self._path, self._every, self._hold = stream, path, every, hold
         self._before = 0
         self._saved_steps = 0
         self._saved_at = time.monotonic()
@@ -64,6 +67,8 @@ class StateFile:
         if self._path is None:
             return
         content = to_arrays(self._stream.state) | {_STEPS: np.array(self.steps)}
+        if self._hold:
+            content[_HOLD] = np.array(self._hold.saved)
         with replacing(self._path) as temporary, temporary.open("wb") as file:
             np.savez(file, **content)
         self._saved_steps, self._saved_at = self.steps, time.monotonic()
@@ -73,6 +78,11 @@ class StateFile:
         steps = arrays[_STEPS]
         if steps.shape or steps.dtype.kind not in "iu":
             raise FileFormatError(f"{path} {_WRONG} (steps is {steps.dtype} {steps.shape}); {_ADVICE}")
+        if self._hold and _HOLD in arrays:
+            saved = arrays[_HOLD]
+            if saved.shape != (3,) or saved.dtype.kind not in "iu":
+                raise FileFormatError(f"{path} {_WRONG} (hold is {saved.dtype} {saved.shape}); {_ADVICE}")
+            self._hold.restore(*saved.tolist())
         try:
             self._stream.restore(from_arrays(arrays))
         except StateError as error:

@@ -59,8 +59,10 @@ def command(
     """Measure MODELS on this machine, side by side: latency, throughput, processor, loading and memory.
 
     All files are timed in short blocks in turn; ratios are to the first file, each with a 95 % bootstrap
-    interval over the rounds. Where the calibration workload varies too much between the rounds, nothing is
-    reported and it exits with 1. With --compare it exits with 1 where a call became slower beyond noise.
+    interval over the rounds. Unless --device, --engine or --threads is given, engines and numbers of threads
+    are compared, too, and the fastest way to load each file is printed. If the calibration workload varies
+    too much between the rounds, nothing is reported and it exits with 1. With --compare it exits with 1 if a
+    call became slower beyond noise.
 
     \b
     Example:
@@ -84,10 +86,13 @@ def command(
     timed_models = [
         TimedModel(name, path, open_model(path, options)) for name, path in zip(names, models, strict=True)
     ]
-    settings = options._asdict() | {"profile": options.profile and str(options.profile.resolve())}
+    settings = options._asdict()
     with Screen(stderr=True).status("") as status:
         document = measure(
-            timed_models, Plan(**plan), settings, lambda what: status.update(Text(printable(what)))
+            timed_models,
+            Plan(**plan, settings=options == ModelOptions()),
+            settings,
+            lambda what: status.update(Text(printable(what))),
         )
     changes = compare_with(baseline, document) if baseline else []
     if html:
@@ -111,6 +116,8 @@ def _judge(changes: Sequence["Change"]) -> None:
 
 
 def _print(document: dict[str, Any], changes: Sequence["Change"]) -> None:
+    from lstm_edge.timing.settings import load_call
+
     host = document["host"]
     software = ", ".join(f"{name} {version}" for name, version in document["software"].items())
     print_table(
@@ -132,6 +139,11 @@ def _print(document: dict[str, Any], changes: Sequence["Change"]) -> None:
         )
         title = f"time as a share of {document['ratios'][0]['against']}'s"
         print_table(title, ["file", "call", "ratio", "95 % interval"], rows)
+    for file in document["files"]:
+        for name, found in file["settings"].items():
+            shares = [f"{each['ratio']:.3f} of the defaults' time" for each in found if each["recommended"]]
+            why = shares[0] if shares else "no setting is faster beyond noise"
+            echo(f"fastest {name}: {load_call(file['path'], found)}  ({why})")
     for change in changes:
         echo(str(change))
     echo(f"the calibration workload varied by {document['noise']:.1%} between rounds")

@@ -93,7 +93,7 @@ def command(folder: Path, as_json: bool) -> None:
         f"{len(artifact.manifest.equivalence['cases'])} other sizes, in {took:.1f} s",
     )
     with load(model_file) as model:
-        stream = model.stream()
+        stream = model.stream(reset_every="never")  # reset before each recording
         _say(screen, "run", "one sample at a time, without torch")
         screen.print(
             Text(

@@ -10,7 +10,7 @@ import numpy as np
 
 from lstm_edge_runtime.axes import describe
 from lstm_edge_runtime.errors import counted
-from lstm_edge_runtime.manifest import AxisRange
+from lstm_edge_runtime.manifest import AxisRange, Trained
 
 from ._model import ModelOptions, open_model
 from ._options import json_option, model_argument
@@ -51,7 +51,12 @@ def _describe(path: Path, model: "Model") -> dict[str, Any]:
     manifest = model.manifest
     states = [_state(spec) for spec in model.states]
     return {
-        "file": {"path": str(path), "bytes": path.stat().st_size, "sha256": model.identity},
+        "file": {
+            "path": str(path),
+            "bytes": path.stat().st_size,
+            "sha256": model.sha256,
+            "identity": model.identity,
+        },
         "inputs": [spec._asdict() for spec in model.inputs],
         "outputs": [spec._asdict() for spec in model.outputs],
         "states": states,
@@ -72,6 +77,7 @@ def _declared(manifest: "Manifest") -> dict[str, Any]:
         "precision": manifest.precision,
         "task": manifest.task._asdict() if manifest.task else None,
         "signal": manifest.signal._asdict(),
+        "trained": manifest.trained and manifest.trained._asdict(),
         "golden": golden and {name: list(array.shape) for name, array in golden.inputs.items()},
         "equivalence": manifest.equivalence,
         "provenance": manifest.provenance,
@@ -146,7 +152,9 @@ def _facts(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
     signal = document["signal"]
     yield "features", ", ".join(signal["features"]) or "no names"
     yield "sampling rate", f"{signal['sampling_rate']:g} Hz" if signal["sampling_rate"] else "not known"
-    if signal["window"]:
+    if document["trained"]:
+        yield "trained on", str(Trained(**document["trained"]))
+    elif signal["window"]:
         yield "trained on", f"windows of {counted(signal['window'], 'step')}"
     if signal["missing"]:
         yield "missing in training", signal["missing"]

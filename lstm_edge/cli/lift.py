@@ -148,7 +148,7 @@ def _streams(path: Path) -> bool:
     try:
         with load(path, device="cpu") as model:
             sample_input(model)
-            model.stream()
+            model.stream(reset_every="never")
     except LstmEdgeError:
         return False
     return True

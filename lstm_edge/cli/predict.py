@@ -4,7 +4,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -16,8 +16,8 @@ from lstm_edge_runtime.files import replacing
 
 from ._data import data_options
 from ._model import ModelOptions, model_options, open_model
-from ._options import PATH, json_lines_option, model_argument
-from ._output import note
+from ._options import PATH, json_lines_option, model_argument, reset_every_option
+from ._output import note, note_resets
 from ._results import ResultLines
 
 __all__ = ["command"]
@@ -28,12 +28,22 @@ __all__ = ["command"]
 @click.argument("data", type=PATH)
 @click.option("-o", "--output", type=PATH, help="Write there instead of printing.")
 @json_lines_option
+@reset_every_option
 @data_options
 @model_options
 def command(
-    model: Path, data: Path, output: Path | None, as_json: bool, options: ModelOptions, **columns: Any
+    model: Path,
+    data: Path,
+    output: Path | None,
+    as_json: bool,
+    reset_every: "int | Literal['never'] | None",
+    options: ModelOptions,
+    **columns: Any,
 ) -> None:
     """Run MODEL on every series of DATA, from the reset state, and write one line per series.
+
+    The line is the result after the last step. With --reset-every, a longer series is judged by its last so
+    many steps: by a whole window, wherever the series ends.
 
     DATA is a .npz with x (samples, L, I) and optional lengths, a .npy, or a .csv with a header and one row
     per time step. Series of unequal length are fine. Where the network reads out every layer, the top layer's
@@ -48,9 +58,15 @@ def command(
     opened = open_model(model, options)
     recordings, samples = read_for_model(data, opened, ReadConfig(**columns), targets="ignored", tell=note)
     found = recordings.series
+    interface = opened.interface
+    if reset_every is None and interface.from_reset:
+        reset_every = interface.reset_every
+        if any(len(one.x) > (reset_every or 0) for one in found):
+            note_resets(reset_every, "longer series are judged by their last {}")
+    last = 0 if reset_every in (None, "never") else int(reset_every)
     lines = ResultLines(opened.interface.task, "series", as_json=as_json)
     with _writer(output) as write:
-        results = run_series(opened, samples, [one.x for one in found])
+        results = run_series(opened, samples, [one.x[-last:] for one in found])
         write(lines.header(results.shape[1]))
         for one, row in zip(found, results, strict=True):
             write(lines.line(one.name, row))

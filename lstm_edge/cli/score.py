@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from ._extras import needing
-from ._options import NAMES, PATH, engine_option, json_option
-from ._output import echo, echo_json, print_table, progress
+from ._options import NAMES, PATH, engine_option, json_option, reset_every_option
+from ._output import echo, echo_json, note, note_resets, print_table, progress
 
 __all__ = ["command"]
 
@@ -22,6 +22,13 @@ __all__ = ["command"]
 @click.option("--features", type=NAMES, default=(), help="Columns.  [default: the model's]")
 @click.option("--by-window", is_flag=True, help="Each row is a whole window: lists in place of numbers.")
 @click.option("--events", is_flag=True, help="Write changes of the label too, in OUTPUT/_events.")
+@click.option(
+    "--hold",
+    type=click.IntRange(min=1),
+    metavar="STEPS",
+    help="For --events, a label counts once it was the same for so many steps.",
+)
+@reset_every_option
 @click.option(
     "--since",
     type=PATH,
@@ -58,6 +65,13 @@ def command(dataset: str, model: Path, output: Path, as_json: bool, **options: A
     if as_json:
         echo_json({"output": str(output), **asdict(report)})
         return
+    if report.from_reset and options["since"] and not report.reset_every:
+        note(
+            f"the run in {options['since']} carried states on, and so did this one, though each window of "
+            "the training started from reset; score everything without --since to start again with each"
+        )
+    elif report.from_reset:
+        note_resets(report.reset_every, "series start again every {}")
     rows = [
         (stage.name, f"{stage.rows:,}", f"{stage.seconds:.1f}", f"{stage.rows_per_second:,.0f}")
         for stage in report.stages

@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 import numpy as np
@@ -13,11 +13,12 @@ import numpy.typing as npt
 from lstm_edge.data.sample_input import sample_input
 from lstm_edge.results import main_output, top_rows
 from lstm_edge_runtime.errors import CheckFailedError, InputError, counted, printable
+from lstm_edge_runtime.hold import Hold
 
 from ._line import FrameParser, LineParser
 from ._model import ModelOptions, model_options, open_model
-from ._options import PATH, json_lines_option, model_argument
-from ._output import echo
+from ._options import PATH, json_lines_option, model_argument, reset_every_option
+from ._output import echo, note_resets
 from ._pipes import LONGEST, LinePipe, stopped_by_signals
 from ._results import ResultLines
 from ._statefile import StateFile
@@ -52,6 +53,14 @@ Parser = Callable[[bytes], "npt.NDArray[Any] | None"]
     type=click.Choice(["float32", "float64", "int16", "int32"]),
     help="Read raw numbers of this kind in the machine's byte order, a sample after the other, not text.",
 )
+@reset_every_option
+@click.option(
+    "--hold",
+    type=click.IntRange(min=1),
+    metavar="STEPS",
+    help="A label counts once it was the same for so many steps; until the first one does, it is empty.",
+)
+@click.option("--every", type=click.IntRange(min=1), default=1, metavar="N", help="Write every Nth result.")
 @click.option("--strict", is_flag=True, help="Stop at a malformed line instead of skipping it.")
 @json_lines_option
 @model_options
@@ -60,6 +69,9 @@ def command(
     state: Path | None,
     save_every: float,
     binary: str | None,
+    reset_every: "int | Literal['never'] | None",
+    hold: int | None,
+    every: int,
     strict: bool,
     as_json: bool,
     options: ModelOptions,
@@ -78,6 +90,7 @@ def command(
     \b
     Example:
       read-sensor | lstm-edge stream har.onnx --state har.state.npz --json
+      read-sensor | lstm-edge stream har.onnx --hold 5 --every 50
     """  # noqa: D301
     with stopped_by_signals() as stop:
         opened = open_model(model, options)
@@ -88,9 +101,12 @@ def command(
         if binary:
             parse = FrameParser(samples.width, binary, samples.spec.dtype).parse_bytes
         frame = np.dtype(binary).itemsize * samples.width if binary else 0
-        lines = ResultLines(manifest.task, "step", as_json=as_json)
-        stream = opened.stream()
-        kept = StateFile(stream, state, save_every)
+        held = Hold(hold) if hold else None
+        lines = ResultLines(manifest.task, "step", as_json=as_json, hold=held)
+        if reset_every is None and manifest.from_reset:
+            note_resets(manifest.reset_every, "states start again every {}")
+        stream = opened.stream(reset_every=reset_every or manifest.reset_every or "never")
+        kept = StateFile(stream, state, save_every, held)
         if kept.steps:
             echo(f"resumed {state} at step {kept.steps}", err=True)
         if sys.stdin.isatty():
@@ -98,7 +114,7 @@ def command(
             echo(f"waiting for lines of {what}; {_END} ends", err=True)
         pipe = LinePipe(_STDIN, _STDOUT, stop, frame)
         try:
-            serve(opened, stream, pipe, parse, lines, kept, strict)
+            serve(opened, stream, pipe, parse, lines, kept, every, strict)
         finally:
             kept.save()
 
@@ -110,15 +126,16 @@ def serve(
     parse: Parser,
     lines: ResultLines,
     kept: StateFile,
+    every: int,
     strict: bool,
 ) -> None:
-    """Answer samples until the input ends, the reader goes or a signal comes.
+    """Answer every ``every``-th sample until the input ends, the reader goes or a signal comes.
 
     Raises:
         InputError: a malformed line where ``strict``, or the input can't be read.
         CheckFailedError: there were lines, and not one was a sample.
     """
-    number, bad, header_due = 0, 0, True
+    number, bad, header_due, good = 0, 0, True, False
     while (raw := pipe.read(kept.patience())) is not None:
         if raw:
             number += 1
@@ -133,13 +150,17 @@ def serve(
                 sample, bad = None, bad + 1
             if sample is not None:
                 values = top_rows(np.atleast_1d(main_output(model, stream.step(sample))), 1)[0]
-                text = lines.line(kept.steps, values)
-                if header_due:
-                    text, header_due = lines.header(len(values)) + text, False
-                if not pipe.write(printable(text).encode()):
-                    return
+                good = True
+                if kept.steps % every:
+                    lines.take(values)
+                else:
+                    text = lines.line(kept.steps, values)
+                    if header_due:
+                        text, header_due = lines.header(len(values)) + text, False
+                    if not pipe.write(printable(text).encode()):
+                        return
         kept.save_if_due()
-    if bad and header_due:
+    if bad and not good:
         raise CheckFailedError(
             f"not one of {counted(number, 'line')} was a sample; see the lines above for what is expected"
         )

@@ -23,6 +23,10 @@ class ScoreConfig:
     """Each row is a whole window, scored from the reset state."""
     events: bool = False
     """Write changes of the label beside the rows."""
+    hold: int | None = None
+    """Steps for which a label must stay the same before it counts; None is the earlier run's, else 1."""
+    reset_every: int | Literal["never"] | None = None
+    """Steps after which a series starts again from reset; None is the earlier run's, else the training's."""
     skip_bad: bool = False
     """Leave out a file that can't be read, and count it."""
     since: Path | None = None
@@ -45,7 +49,11 @@ class ScoreConfig:
         if self.by_window and (self.events or self.since):
             other = "--events" if self.events else "--since"
             raise InputError(f"{other} goes with series; rows of --by-window are independent, leave one out")
+        if self.hold and not self.events:
+            raise InputError("--hold says which labels are events; give --events too, or leave it out")
+        if self.by_window and self.reset_every is not None:
+            raise InputError("each row of --by-window starts from reset; leave --reset-every out")
         if self.address is not None and self.workers is not None:
             raise InputError("a running cluster has its own workers; leave out --workers or --address")
-        if any(number is not None and number < 1 for number in (self.rows_in_memory, self.workers)):
-            raise InputError("workers and rows_in_memory are whole numbers from 1")
+        if any(n is not None and n < 1 for n in (self.rows_in_memory, self.workers, self.hold)):
+            raise InputError("workers, rows_in_memory and hold are whole numbers from 1")

@@ -6,18 +6,19 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from lstm_edge_runtime.hold import Hold
 from lstm_edge_runtime.manifest import Array
 
 from .job import Job
 
-__all__ = ["Span", "event_table", "find_spans", "from_storage"]
+__all__ = ["Span", "event_table", "find_spans", "from_storage", "hold_labels"]
 
 
 class Span(NamedTuple):
     """Consecutive samples of one series that have one label."""
 
     label: int
-    """The class."""
+    """The class; -1 while none counts yet."""
     start: int | float
     """The first sample's order."""
     end: int | float
@@ -46,12 +47,8 @@ def find_spans(
     """
     starts = np.cumsum(counts) - counts
     series = np.repeat(np.arange(len(counts)), counts)
-    new = np.ones(len(labels), dtype=bool)
-    new[1:] = labels[1:] != labels[:-1]
-    new[starts] = True
+    new, first, last = _runs(counts, labels)
     span = np.cumsum(new) - 1
-    first = np.flatnonzero(new)
-    last = np.append(first[1:], len(labels)) - 1
     goes_on = [
         old is not None and old.label == int(labels[start])
         for old, start in zip(before, starts.tolist(), strict=True)
@@ -78,6 +75,33 @@ def find_spans(
         else:
             ended.append((place, found))
     return ended, open_spans
+
+
+def hold_labels(holds: Sequence[Hold], counts: Array, labels: Array) -> Array:
+    """Return the label that counts after each sample ``(n,)``, -1 while none does.
+
+    Args:
+        holds: each series' own, which goes on.
+        counts: how many samples each series has ``(K,)``, from 1.
+        labels: their classes, one series after another ``(n,)``.
+    """
+    held: Array = labels.copy()
+    series = np.repeat(np.arange(len(counts)), counts)
+    _, first, last = _runs(counts, labels)
+    for begin, end in zip(first.tolist(), last.tolist(), strict=True):
+        hold = holds[series[begin]]
+        before = hold.label
+        held[begin : begin + hold.take(int(labels[begin]), end - begin + 1)] = before
+    return held
+
+
+def _runs(counts: Array, labels: Array) -> tuple[Array, Array, Array]:
+    """Return where one series' label changes ``(n,)``, and the first and last places of equal ones."""
+    new = np.ones(len(labels), dtype=bool)
+    new[1:] = labels[1:] != labels[:-1]
+    new[np.cumsum(counts) - counts] = True
+    first = np.flatnonzero(new)
+    return new, first, np.append(first[1:], len(labels)) - 1
 
 
 def event_table(job: Job, found: Sequence[tuple[str, Span]], *, is_open: bool) -> pa.Table:

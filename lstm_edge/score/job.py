@@ -79,6 +79,10 @@ class Job:
     buckets: int
     """Into so many parts the series are split by a hash of their names; a power of two."""
     events: bool
+    hold: int
+    """Steps for which a label must stay the same before it is an event."""
+    reset_every: int | None
+    """Steps after which a series starts again from reset; None for never."""
     number: int
     """Counts the runs that went on from each other, from 1."""
     rows: int

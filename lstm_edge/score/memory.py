@@ -10,6 +10,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from lstm_edge_runtime.errors import FileFormatError, first_line
+from lstm_edge_runtime.hold import NO_LABEL
 
 from .events import Span
 from .job import Job, hash_of, writing
@@ -28,13 +29,17 @@ class Kept(NamedTuple):
     """Its last span; None where no events are written."""
     state: Mapping[str, npt.NDArray[Any]]
     """By state input, as ``State``."""
+    age: int
+    """Steps since the state was at reset."""
+    hold: tuple[int, int, int]
+    """What ``Hold`` saves."""
 
 
 def write_kept(job: Job, kept: Mapping[str, Kept]) -> None:
     """Write what is kept of series, a file for each bucket."""
     buckets: dict[int, list[dict[str, Any]]] = {}
     for name, each in kept.items():
-        row: dict[str, Any] = {"series": name, "last": each.last}
+        row: dict[str, Any] = {"series": name, "last": each.last, "age": each.age, "hold": list(each.hold)}
         row |= each.span._asdict() if each.span else {}
         row |= {f"state/{key}": array.tobytes() for key, array in each.state.items()}
         buckets.setdefault(hash_of(name) % job.buckets, []).append(row)
@@ -46,6 +51,8 @@ def write_kept(job: Job, kept: Mapping[str, Kept]) -> None:
             "start": job.order_storage,
             "total": pa.float64(),
             "samples": pa.int64(),
+            "age": pa.int64(),
+            "hold": pa.list_(pa.int64(), 3),
             **{key: pa.binary() for key in rows[0] if key.startswith("state/")},
         }
         with writing(job, job.folder("new") / _FOLDER / _name(bucket, job.buckets), durable=True) as path:
@@ -80,7 +87,10 @@ def read_kept(job: Job, bucket: int, like: Mapping[str, npt.NDArray[Any]]) -> di
                     }
                     values = [row["last" if name == "end" else name] for name in Span._fields]
                     span = None if row["label"] is None else Span(*values)
-                    kept[row["series"]] = Kept(row["last"], span, state)
+                    label, candidate, count = row.get("hold", NO_LABEL)  # outputs made before have none
+                    kept[row["series"]] = Kept(
+                        row["last"], span, state, int(row.get("age", 0)), (label, candidate, count)
+                    )
         except (pa.ArrowException, OSError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise FileFormatError(
                 f"{path} is not what an earlier run kept ({first_line(error)}); score without --since"

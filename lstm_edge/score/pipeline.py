@@ -75,6 +75,10 @@ class ScoreReport:
     """``one process`` or ``Ray``."""
     engine: str
     """``native`` or ``onnxruntime``."""
+    reset_every: int | None
+    """Steps after which series started again from reset; None for never, and for windows."""
+    from_reset: bool
+    """Whether each window of the model's training started from reset, and nobody said ``reset_every``."""
 
 
 @dataclass
@@ -116,7 +120,7 @@ def score(dataset: str, model: Path, output: Path, config: ScoreConfig, show: Sh
         StateError: the earlier run was of another model.
         MissingDependencyError: Ray is needed and not installed.
     """
-    begun = time.monotonic()
+    begun, told = time.monotonic(), config.reset_every is not None
     check_output(output, dataset)
     earlier = read_ledger(config.since) if config.since else None
     if earlier:  # what is not given again stays
@@ -127,6 +131,8 @@ def score(dataset: str, model: Path, output: Path, config: ScoreConfig, show: Sh
             order=config.order or before.order,
             features=config.features or before.features,
             engine=earlier["engine"] if config.engine == "auto" else config.engine,
+            reset_every=config.reset_every or earlier.get("reset_every") or "never",
+            hold=config.hold or (earlier.get("hold") if config.events else None),
         )
     opened = load(model, device="cpu", threads=1, engine=config.engine)
     columns = _columns(opened, config)
@@ -154,6 +160,8 @@ def score(dataset: str, model: Path, output: Path, config: ScoreConfig, show: Sh
             "columns": columns._asdict(),
             "keys": _encoded(job),
             "events": config.events,
+            "hold": job.hold,
+            "reset_every": job.reset_every,
             "by_window": config.by_window,
             "buckets": job.buckets,
             "number": job.number,
@@ -178,6 +186,8 @@ def score(dataset: str, model: Path, output: Path, config: ScoreConfig, show: Sh
             workers=workers.workers,
             distribution=workers.name,
             engine=job.engine,
+            reset_every=job.reset_every,
+            from_reset=opened.interface.from_reset and not (told or config.by_window),
         )
 
 
@@ -214,7 +224,7 @@ def _width(model: "Model", config: ScoreConfig) -> int:
     if config.events and not is_classification(model.interface.task):
         raise InputError("--events are changes of a label, and this file's outputs are values; leave it out")
     if not config.by_window:
-        return Stepper(model).width
+        return Stepper(model, None).width
     samples = sample_input(model)
     row = np.zeros((model.interface.signal.window or 1, samples.width), dtype=samples.spec.dtype)
     return int(run_series(model, samples, [row]).shape[1])
@@ -301,11 +311,19 @@ def _job(
         labels=tuple(class_names(task, width)) if is_classification(task) else (),
         buckets=buckets,
         events=config.events,
+        hold=config.hold or 1,
+        reset_every=_reset_every(opened, config),
         number=earlier["number"] + 1 if earlier else 1,
         rows=in_memory,
         previous=str(config.since.resolve()) if config.since else None,
         previous_buckets=earlier["buckets"] if earlier else 0,
     )
+
+
+def _reset_every(model: "Model", config: ScoreConfig) -> int | None:
+    if config.by_window or config.reset_every == "never":
+        return None
+    return config.reset_every or model.interface.reset_every
 
 
 def _check_earlier(earlier: Mapping[str, Any], job: Job, config: ScoreConfig) -> None:
@@ -315,6 +333,8 @@ def _check_earlier(earlier: Mapping[str, Any], job: Job, config: ScoreConfig) ->
         "the engine": (earlier["engine"], job.engine),
         "the columns": (earlier["columns"]._asdict(), job.columns._asdict()),
         "--events": (earlier["events"], config.events),
+        "--hold": (earlier.get("hold", 1), job.hold),
+        "--reset-every": (earlier.get("reset_every"), job.reset_every),
         "--by-window": (earlier["by_window"], config.by_window),
     }
     if earlier["keys"] != _encoded(job):

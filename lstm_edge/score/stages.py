@@ -11,6 +11,7 @@ after its worker died.
 """
 
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby, pairwise
 from operator import itemgetter
@@ -22,11 +23,12 @@ from pyarrow import parquet
 
 from lstm_edge.data.sample_input import run_series, sample_input
 from lstm_edge_runtime.errors import FileFormatError, InputError
+from lstm_edge_runtime.hold import Hold
 from lstm_edge_runtime.manifest import Array
 from lstm_edge_runtime.prediction import softmax
 
 from .dataset import open_parquet, read_rows, read_windows, stored_keys
-from .events import Span, event_table, find_spans, from_storage
+from .events import Span, event_table, find_spans, from_storage, hold_labels
 from .job import DataFile, Job, Tell, fixed_lists, from_fixed_lists, hash_of, open_job_model, writing
 from .memory import Kept, read_kept, write_kept
 from .shuffle import Shuffled, shuffle_writer
@@ -105,12 +107,16 @@ def score_series(job: Job, item: Item, tell: Tell) -> Done:
     kept = scorer.kept()
     write_kept(job, kept)
     open_events = [(name, each.span) for name, each in kept.items() if each.span]
-    for kind, events in (("closed", closed), ("open", open_events)):
+    found = {
+        kind: [(name, span) for name, span in spans if span.label >= 0]
+        for kind, spans in (("closed", closed), ("open", open_events))
+    }
+    for kind, events in found.items():
         if events:
             name = f"{kind}-{job.number:04d}-{item['task']:05d}.parquet"
             with writing(job, job.folder("new") / "_events" / name, durable=True) as path:
                 parquet.write_table(event_table(job, events, is_open=kind == "open"), path)
-    return {"rows": scorer.rows, "series": len(scorer.last), "events": len(closed) + len(open_events)}
+    return {"rows": scorer.rows, "series": len(scorer.last), "events": sum(map(len, found.values()))}
 
 
 class _SeriesScorer:
@@ -120,14 +126,15 @@ class _SeriesScorer:
         """Read what an earlier run kept of the series of some buckets."""
         self._job, self._tell = job, tell
         model = open_job_model(job.model, job.identity, job.engine)
-        self._stepper = Stepper(model)
-        reset = model.stream().state
+        self._stepper = Stepper(model, job.reset_every)
+        reset = model.stream(reset_every="never").state
         self._kept: dict[str, Kept] = {}
         for bucket in buckets:
             self._kept |= read_kept(job, bucket, reset)
         self.last: dict[str, int | float] = {}
         """The last order of each series that had rows."""
         self._spans: dict[str, Span] = {}
+        self._holds: defaultdict[str, Hold] = defaultdict(lambda: Hold(job.hold))
         self.rows = 0
 
     def score(self, rows: "_Rows", write: Callable[..., None]) -> list[tuple[str, Span]]:
@@ -136,10 +143,12 @@ class _SeriesScorer:
         starts = np.cumsum(counts) - counts
         for name, start in zip(names, starts.tolist(), strict=True):
             if name in self._kept and name not in self.last:
-                self._stepper.restore(name, self._kept[name].state)
-                self.last[name] = self._kept[name].last
-                if (span := self._kept[name].span) is not None:
-                    self._spans[name] = span
+                kept = self._kept[name]
+                self._stepper.restore(name, kept.state, kept.age)
+                self.last[name] = kept.last
+                self._holds[name].restore(*kept.hold)
+                if kept.span is not None:
+                    self._spans[name] = kept.span
             if name in self.last and rows.order[start] <= self.last[name]:
                 now, before = self._say(rows.order[start]), self._say(self.last[name])
                 raise InputError(
@@ -156,7 +165,7 @@ class _SeriesScorer:
         self.rows += len(values)
         if not self._job.events:
             return []
-        labels = values.argmax(axis=1)
+        labels = hold_labels([self._holds[name] for name in names], counts, values.argmax(axis=1))
         shares = values[np.arange(len(values)), labels]
         spans = [self._spans.get(name) for name in names]
         found, last = find_spans(spans, counts, rows.order, labels, shares)
@@ -165,10 +174,11 @@ class _SeriesScorer:
 
     def kept(self) -> dict[str, Kept]:
         """Return what is to be kept of all series, those without rows included."""
-        return self._kept | {
-            name: Kept(last, self._spans.get(name), self._stepper.state(name))
-            for name, last in self.last.items()
-        }
+        kept = dict(self._kept)
+        for name, last in self.last.items():
+            state = self._stepper.state(name)
+            kept[name] = Kept(last, self._spans.get(name), state, state.age, self._holds[name].saved)
+        return kept
 
     def _say(self, order: Any) -> str:
         place = from_storage(pa.array([order], self._job.order_storage), self._job.order_type)[0]

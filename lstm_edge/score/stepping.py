@@ -13,6 +13,7 @@ from .job import Tell
 
 if TYPE_CHECKING:
     from lstm_edge_runtime import Model, StreamBatch
+    from lstm_edge_runtime.model import ResetEvery
 
 from lstm_edge_runtime.manifest import Array
 
@@ -31,10 +32,16 @@ class Stepper:
     call, and a file whose results depend on batch mates (int8 in onnxruntime) runs one series at a time.
     """
 
-    def __init__(self, model: "Model") -> None:
-        """Raise ``ContractError`` where the file can't be streamed, ``InputError`` for several inputs."""
+    def __init__(self, model: "Model", reset_every: int | None) -> None:
+        """Let each series start again after ``reset_every`` steps; None for never.
+
+        Raises:
+            ContractError: the file can't be streamed.
+            InputError: it takes several inputs.
+        """
         self._model = model
-        self._stream = model.stream()
+        self._every: ResetEvery = reset_every or "never"
+        self._stream = model.stream(reset_every=self._every)
         place = sample_input(model)
         mixes = model.interface.precision == "int8" and model.engine == "onnxruntime"
         self._shared = place.batched and not mixes
@@ -76,16 +83,16 @@ class Stepper:
             self._run_group(self._groups[group], ids, starts[chosen], counts[chosen], x, out, tell)
         return out
 
-    def state(self, name: str) -> Mapping[str, Array]:
-        """Return a copy of a series' state, by input name."""
+    def state(self, name: str) -> State:
+        """Return a copy of a series' state."""
         if not self._shared:
             return self._states[name]
         group, source = self._place(name)
         return self._groups[group].state(source)
 
-    def restore(self, name: str, arrays: Mapping[str, Array]) -> None:
-        """Let a series go on from what ``state`` gave."""
-        state = State(arrays, self._model.identity)
+    def restore(self, name: str, arrays: Mapping[str, Array], age: int) -> None:
+        """Let a series go on from the arrays and the age of what ``state`` gave."""
+        state = State(arrays, self._model.identity, age)
         if self._shared:
             group, source = self._place(name)
             self._groups[group].restore(source, state)
@@ -95,7 +102,7 @@ class Stepper:
     def _place(self, name: str) -> tuple[int, int]:
         if name not in self._places:
             if not self._groups or len(self._groups[-1]) == _GROUP:
-                self._groups.append(self._model.streams(_GROUP))
+                self._groups.append(self._model.streams(_GROUP, reset_every=self._every))
             self._places[name] = len(self._groups) - 1, self._groups[-1].add()
         return self._places[name]
 

@@ -58,7 +58,7 @@ class TimedModel:
 
 def step_call(timed_model: TimedModel) -> Call:
     """Return a call that takes one time step of one stream."""
-    stream, samples = timed_model.model.stream(), timed_model.samples()
+    stream, samples = timed_model.model.stream(reset_every="never"), timed_model.samples()
     sample = _alone(samples)
     return lambda: stream.step(sample)
 
@@ -66,7 +66,10 @@ def step_call(timed_model: TimedModel) -> Call:
 def chunk_call(timed_model: TimedModel, steps: int) -> Call:
     """Return a call of ``steps`` time steps, or of a whole sequence where it can't be streamed."""
     if timed_model.streamable:
-        stream, chunk = timed_model.model.stream(), _alone(timed_model.samples(steps=steps))
+        stream, chunk = (
+            timed_model.model.stream(reset_every="never"),
+            _alone(timed_model.samples(steps=steps)),
+        )
         return lambda: stream.process(chunk)
     model = timed_model.model
     samples = sample_input(model)
@@ -76,7 +79,7 @@ def chunk_call(timed_model: TimedModel, steps: int) -> Call:
 
 def streams_call(timed_model: TimedModel, streams: int) -> Call:
     """Return a call that takes one time step of each of ``streams`` streams together."""
-    batch = timed_model.model.streams(streams)
+    batch = timed_model.model.streams(streams, reset_every="never")
     ids = np.array([batch.add() for _ in range(streams)])
     samples = _alone(timed_model.samples(streams=streams))
     return lambda: batch.step(samples, ids)

@@ -12,7 +12,7 @@ __all__ = ["classification_metrics", "regression_metrics"]
 def classification_metrics(logits: Tensor, y: Tensor, labels: Sequence[str]) -> dict[str, Any]:
     """Return accuracy, confusion matrix, and by label precision, recall, F1 and count.
 
-    A ratio whose denominator is 0 (the recall of a class that the set does not have) is None.
+    None for the ratios of a class that the set does not have and the precision of one never predicted.
 
     Args:
         logits: ``(S, C)``.
@@ -25,9 +25,9 @@ def classification_metrics(logits: Tensor, y: Tensor, labels: Sequence[str]) -> 
     hits, of_class, said = confusion.diagonal(), confusion.sum(dim=1), confusion.sum(dim=0)
     return {
         "accuracy": float(hits.sum() / len(y)),
-        "precision": _ratios(labels, hits, said),
+        "precision": _ratios(labels, hits, said * of_class.bool()),
         "recall": _ratios(labels, hits, of_class),
-        "f1": _ratios(labels, 2 * hits, of_class + said),
+        "f1": _ratios(labels, 2 * hits, (of_class + said) * of_class.bool()),
         "count": dict(zip(labels, of_class.tolist(), strict=True)),
         "confusion": confusion.tolist(),
     }

@@ -15,7 +15,12 @@
  *
  * Results. Within one instruction set a float32 program gives the same bits whether samples come as one
  * chunk or step by step, whatever the number of rows of a call, a row's place in it, and the number of
- * threads. A NaN or an infinity stays in its row.
+ * threads. A NaN or an infinity stays in its row. Numbers below 2^-126 count as zero: every call sets the
+ * processor's flush-to-zero mode and restores the caller's, so that silence costs no more time than sound and
+ * other libraries that switch the mode change no bit (RISC-V has no such mode).
+ *
+ * Real time. A stream owns its working memory. lstm_edge_step makes no allocation, takes no lock and makes no
+ * system call, and neither does lstm_edge_chunk after lstm_edge_prepare; lstm_edge_run may do all of these.
  *
  * Threads. A program never changes once it is made: any number of threads may use it at a time. A stream
  * belongs to one thread at a time. No thread is started unless lstm_edge_set_threads asks for it.
@@ -133,6 +138,12 @@ LSTM_EDGE_API lstm_edge_status lstm_edge_selftest(const lstm_edge_program *progr
 /* Open a stream at the reset state. */
 LSTM_EDGE_API lstm_edge_stream *lstm_edge_stream_new(lstm_edge_program *program);
 LSTM_EDGE_API void lstm_edge_stream_free(lstm_edge_stream *stream);
+
+/*
+ * Make room for chunks, so that lstm_edge_chunk allocates nothing: for up to `max_steps` steps at a time, or as
+ * many as run together at most; longer chunks are taken in parts. Without it, the first chunk makes room.
+ */
+LSTM_EDGE_API lstm_edge_status lstm_edge_prepare(lstm_edge_stream *stream, size_t max_steps);
 
 /* Return where the sample of the next step goes, one row of the input's type; NULL where there is none. */
 LSTM_EDGE_API void *lstm_edge_input(lstm_edge_stream *stream, size_t index);

@@ -134,6 +134,40 @@ struct lstm_edge_program {
     _Atomic(le_workspace *) spare[2][LE_SPARES];
 };
 
+/*
+ * The floating-point mode of a call: numbers below 2^-126 are zero, as they slow a processor down up to a hundred
+ * times, and results do not depend on the mode that other code of the process left behind. RISC-V has no such mode.
+ */
+#if defined(__x86_64__)
+typedef unsigned le_mode;
+static inline le_mode le_get_mode(void) { return __builtin_ia32_stmxcsr(); }
+static inline void le_set_mode(le_mode mode) { __builtin_ia32_ldmxcsr(mode); }
+#define LE_FLUSH 0x9fc0u /* flush results and operands, round to nearest, no traps */
+#elif defined(__aarch64__)
+typedef uint64_t le_mode;
+static inline le_mode le_get_mode(void) {
+    le_mode mode;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(mode));
+    return mode;
+}
+static inline void le_set_mode(le_mode mode) { __asm__ volatile("msr fpcr, %0" : : "r"(mode)); }
+#define LE_FLUSH ((le_mode)1 << 24)
+#elif defined(__arm__) && defined(__VFP_FP__) && !defined(__SOFTFP__)
+typedef uint32_t le_mode;
+static inline le_mode le_get_mode(void) {
+    le_mode mode;
+    __asm__ volatile("vmrs %0, fpscr" : "=r"(mode));
+    return mode;
+}
+static inline void le_set_mode(le_mode mode) { __asm__ volatile("vmsr fpscr, %0" : : "r"(mode)); }
+#define LE_FLUSH ((le_mode)1 << 24)
+#else
+typedef int le_mode;
+static inline le_mode le_get_mode(void) { return 0; }
+static inline void le_set_mode(le_mode mode) { (void)mode; }
+#define LE_FLUSH 0
+#endif
+
 const le_kernels *le_choose(void);
 
 /* Note why a call fails, and return `status`. */
@@ -150,6 +184,7 @@ void *le_zeros(size_t count, size_t size);
 void *le_weights(lstm_edge_program *program, size_t count, size_t size);
 void le_free_weights(lstm_edge_program *program);
 
+le_workspace *le_workspace_new(const lstm_edge_program *program, size_t capacity);
 le_workspace *le_take(const lstm_edge_program *program, bool single);
 void le_give(const lstm_edge_program *program, le_workspace *workspace);
 void le_drop(le_workspace *workspace);

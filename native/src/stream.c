@@ -1,8 +1,6 @@
 /* Running a program: many rows, one stream, the golden case; and the rest of the public functions. */
 #include <fcntl.h>
 #include <math.h>
-#include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -11,20 +9,6 @@
 
 #include "internal.h"
 
-static _Thread_local char last_error[256];
-static _Thread_local lstm_edge_status last_status;
-
-lstm_edge_status le_fail(lstm_edge_status status, const char *format, ...) {
-    va_list arguments;
-    va_start(arguments, format);
-    vsnprintf(last_error, sizeof last_error, format, arguments);
-    va_end(arguments);
-    last_status = status;
-    return status;
-}
-
-const char *lstm_edge_last_error(void) { return last_error; }
-lstm_edge_status lstm_edge_last_status(void) { return last_status; }
 const char *lstm_edge_version(void) { return LSTM_EDGE_VERSION; }
 
 const char *lstm_edge_isa(void) {
@@ -32,122 +16,9 @@ const char *lstm_edge_isa(void) {
     return kernels == NULL ? NULL : kernels->name;
 }
 
-void *le_zeros(size_t count, size_t size) {
-    if (size != 0 && count > (SIZE_MAX - 2 * LE_ALIGN) / size) return NULL;
-    const size_t bytes = (count * size + LE_ALIGN - 1) / LE_ALIGN * LE_ALIGN + LE_ALIGN;
-    void *memory = aligned_alloc(LE_ALIGN, bytes);
-    return memory == NULL ? NULL : memset(memory, 0, bytes);
-}
-
-/* Add a part with room for `bytes`, and for all other weights of a large program. */
-static le_slab *add_slab(lstm_edge_program *p, size_t bytes) {
-    const size_t align = p->far ? LE_LARGE_PAGE : LE_ALIGN, wanted = p->far && bytes < p->size ? p->size : bytes;
-    le_slab *slab = calloc(1, sizeof *slab);
-    if (slab == NULL) return NULL;
-    slab->size = (wanted + align - 1) / align * align;
-    if (p->far) {
-        void *mapped = mmap(NULL, slab->size + align, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (mapped != MAP_FAILED) {
-            slab->mapped = mapped;
-            slab->start = (char *)mapped + (align - (uintptr_t)mapped % align) % align;
-#ifdef MADV_HUGEPAGE
-            madvise(slab->start, slab->size, MADV_HUGEPAGE); /* refused: slower, and else the same */
-#endif
-        }
-    } else {
-        slab->start = aligned_alloc(align, slab->size);
-    }
-    if (slab->start == NULL) {
-        free(slab);
-        return NULL;
-    }
-    slab->next = p->slabs;
-    p->slabs = slab;
-    return slab;
-}
-
-void *le_weights(lstm_edge_program *p, size_t count, size_t size) {
-    if (size != 0 && count > (SIZE_MAX - LE_LARGE_PAGE) / size) return NULL;
-    const size_t bytes = (count * size + LE_ALIGN - 1) / LE_ALIGN * LE_ALIGN;
-    le_slab *slab = p->slabs;
-    if (slab == NULL || slab->size - slab->used < bytes) slab = add_slab(p, bytes);
-    if (slab == NULL) return NULL;
-    char *to = slab->start + slab->used;
-    slab->used += bytes;
-    return memset(to, 0, bytes);
-}
-
-void le_free_weights(lstm_edge_program *p) {
-    while (p->slabs != NULL) {
-        le_slab *slab = p->slabs;
-        p->slabs = slab->next;
-        if (slab->mapped != NULL) munmap(slab->mapped, slab->size + LE_LARGE_PAGE);
-        else free(slab->start);
-        free(slab);
-    }
-}
-
 size_t le_size_of(uint32_t type) {
     static const size_t sizes[] = {4, 8, 4, 2, 1, 1};
     return type < sizeof sizes / sizeof *sizes ? sizes[type] : 0;
-}
-
-/* --- Working memory --------------------------------------------------------------------------------- */
-
-void le_drop(le_workspace *w) {
-    if (w == NULL) return;
-    free(w->base);
-    free(w->buffer);
-    free(w->gates);
-    free(w->more_gates);
-    free(w->hidden);
-    free(w->ahead);
-    free(w->quantized);
-    free(w->row_scale);
-    free(w->row_zero);
-    free(w);
-}
-
-static le_workspace *make(const lstm_edge_program *p, size_t capacity) {
-    le_workspace *w = calloc(1, sizeof *w);
-    if (w == NULL) return NULL;
-    w->capacity = capacity;
-    w->base = le_zeros(capacity, p->row_bytes);
-    w->buffer = calloc(p->buffers + 1, sizeof *w->buffer);
-    w->gates = le_zeros(capacity * p->gates, sizeof(float));
-    w->more_gates = le_zeros(capacity * p->more_gates, sizeof(float));
-    w->hidden = le_zeros(capacity * p->hidden, sizeof(float));
-    if (capacity == 1 && p->last_recurrent != NULL) w->ahead = le_zeros(p->last_recurrent->r.padded, sizeof(float));
-    w->quantized = le_zeros(capacity * p->quantized + LE_ALIGN, sizeof(int16_t));
-    w->row_scale = le_zeros(capacity, sizeof(float));
-    w->row_zero = le_zeros(capacity, sizeof(int32_t));
-    if (w->base == NULL || w->buffer == NULL || w->gates == NULL || w->more_gates == NULL || w->hidden == NULL ||
-        w->quantized == NULL || w->row_scale == NULL || w->row_zero == NULL ||
-        (capacity == 1 && p->last_recurrent != NULL && w->ahead == NULL)) {
-        le_drop(w);
-        return NULL;
-    }
-    for (size_t i = 0; i < p->buffers; i++) w->buffer[i] = w->base + p->places[i].offset * capacity;
-    return w;
-}
-
-le_workspace *le_take(const lstm_edge_program *program, bool single) {
-    lstm_edge_program *p = (lstm_edge_program *)program; /* the spares are its only part that changes */
-    for (size_t i = 0; i < LE_SPARES; i++) {
-        le_workspace *w = atomic_exchange(&p->spare[single][i], NULL);
-        if (w != NULL) return w;
-    }
-    return make(program, single ? 1 : LE_BLOCK);
-}
-
-void le_give(const lstm_edge_program *program, le_workspace *workspace) {
-    lstm_edge_program *p = (lstm_edge_program *)program;
-    const bool single = workspace->capacity == 1;
-    for (size_t i = 0; i < LE_SPARES; i++) {
-        le_workspace *none = NULL;
-        if (atomic_compare_exchange_strong(&p->spare[single][i], &none, workspace)) return;
-    }
-    le_drop(workspace);
 }
 
 /* --- Running ---------------------------------------------------------------------------------------- */
@@ -157,6 +28,7 @@ typedef struct {
     size_t rows, steps, block;
     const size_t *slots;
     const lstm_edge_rows *inputs, *states, *outputs;
+    le_workspace *own;         /* of a stream; NULL takes one of the program's */
     le_workspace **workspaces; /* one a thread */
     atomic_size_t next;        /* the first row that no thread has taken */
 } call;
@@ -263,10 +135,12 @@ static void run_share(void *context, size_t index) {
     }
 }
 
-static lstm_edge_status run(call *c) {
+static lstm_edge_status run_rows(call *c) {
     const lstm_edge_program *p = c->program;
-    const lstm_edge_status status = check_indices(c);
-    if (status != LSTM_EDGE_OK) return status;
+    if (c->own != NULL) {
+        run_block(c, c->own, 0, 1);
+        return LSTM_EDGE_OK;
+    }
     if (c->rows == 1) {
         le_workspace *w = le_take(p, c->steps == 1 || !p->chunked);
         if (w == NULL) return le_fail(LSTM_EDGE_NO_MEMORY, "no memory for this call");
@@ -287,6 +161,16 @@ static lstm_edge_status run(call *c) {
     le_pool_run(p->pool, run_share, c, shares);
     for (size_t i = 0; i < shares; i++) le_give(p, workspaces[i]);
     return LSTM_EDGE_OK;
+}
+
+static lstm_edge_status run(call *c) {
+    lstm_edge_status status = check_indices(c);
+    if (status != LSTM_EDGE_OK) return status;
+    const le_mode mode = le_get_mode();
+    le_set_mode(LE_FLUSH);
+    status = run_rows(c);
+    le_set_mode(mode);
+    return status;
 }
 
 static bool complete(const lstm_edge_rows *rows, size_t count) {
@@ -386,6 +270,7 @@ struct lstm_edge_stream {
     lstm_edge_program *program;
     lstm_edge_rows *rows[3]; /* inputs, outputs, states: where one row of each lies */
     lstm_edge_rows *chunk;   /* the same for a chunk's inputs and outputs */
+    le_workspace *step, *many; /* of one step; of several, NULL before they are needed */
 };
 
 lstm_edge_stream *lstm_edge_stream_new(lstm_edge_program *program) {
@@ -404,8 +289,9 @@ lstm_edge_stream *lstm_edge_stream_new(lstm_edge_program *program) {
     const size_t chunk = program->count[LSTM_EDGE_INPUT] + program->count[LSTM_EDGE_OUTPUT];
     const size_t views = (ports + chunk) * sizeof(lstm_edge_rows);
     lstm_edge_stream *stream = calloc(1, sizeof *stream + views + bytes);
-    if (stream == NULL) {
+    if (stream == NULL || (stream->step = le_workspace_new(program, 1)) == NULL) {
         le_fail(LSTM_EDGE_NO_MEMORY, "no memory for a stream");
+        free(stream);
         return NULL;
     }
     stream->program = program;
@@ -427,8 +313,22 @@ lstm_edge_stream *lstm_edge_stream_new(lstm_edge_program *program) {
 
 void lstm_edge_stream_free(lstm_edge_stream *stream) {
     if (stream == NULL) return;
+    le_drop(stream->step);
+    le_drop(stream->many);
     le_release(stream->program);
     free(stream);
+}
+
+lstm_edge_status lstm_edge_prepare(lstm_edge_stream *stream, size_t max_steps) {
+    if (stream == NULL || max_steps == 0) return le_fail(LSTM_EDGE_BAD_ARGUMENT, "no stream, or no steps");
+    const size_t capacity = max_steps < LE_BLOCK ? max_steps : LE_BLOCK;
+    if (capacity == 1 || !stream->program->chunked) return LSTM_EDGE_OK;
+    if (stream->many != NULL && stream->many->capacity >= capacity) return LSTM_EDGE_OK;
+    le_workspace *many = le_workspace_new(stream->program, capacity);
+    if (many == NULL) return le_fail(LSTM_EDGE_NO_MEMORY, "no memory for chunks of %zu steps", max_steps);
+    le_drop(stream->many);
+    stream->many = many;
+    return LSTM_EDGE_OK;
 }
 
 static void *place_of(lstm_edge_stream *stream, lstm_edge_kind kind, size_t index) {
@@ -442,7 +342,7 @@ float *lstm_edge_state(lstm_edge_stream *stream, size_t index) { return place_of
 lstm_edge_status lstm_edge_step(lstm_edge_stream *stream) {
     if (stream == NULL) return le_fail(LSTM_EDGE_BAD_ARGUMENT, "a null pointer");
     call c = {.program = stream->program, .rows = 1, .steps = 1, .inputs = stream->rows[LSTM_EDGE_INPUT],
-              .states = stream->rows[LSTM_EDGE_STATE], .outputs = stream->rows[LSTM_EDGE_OUTPUT]};
+              .states = stream->rows[LSTM_EDGE_STATE], .outputs = stream->rows[LSTM_EDGE_OUTPUT], .own = stream->step};
     return run(&c);
 }
 
@@ -462,7 +362,16 @@ lstm_edge_status lstm_edge_chunk(lstm_edge_stream *stream, const void *const *in
     for (size_t i = 0; i < outputs_there; i++) {
         to[i] = (lstm_edge_rows){outputs[i], 0, stream->rows[LSTM_EDGE_OUTPUT][i].step_stride};
     }
-    return lstm_edge_run(p, 1, steps, NULL, from, stream->rows[LSTM_EDGE_STATE], to);
+    if (steps == 0) return LSTM_EDGE_OK;
+    if (!complete(from, inputs_there)) return le_fail(LSTM_EDGE_BAD_ARGUMENT, "a null pointer");
+    le_workspace *own = stream->step;
+    if (steps > 1 && p->chunked) {
+        if (stream->many == NULL && lstm_edge_prepare(stream, steps) != LSTM_EDGE_OK) return LSTM_EDGE_NO_MEMORY;
+        own = stream->many;
+    }
+    call c = {.program = p, .rows = 1, .steps = steps, .inputs = from, .states = stream->rows[LSTM_EDGE_STATE],
+              .outputs = to, .own = own};
+    return run(&c);
 }
 
 void lstm_edge_reset(lstm_edge_stream *stream) {

@@ -3,7 +3,9 @@
 A caller's arrays are converted to what the file takes, or refused before any work.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+from _thread import allocate_lock
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .axes import describe, learn_sizes, resolve, with_ones
-from .errors import ContractError, InputError, StateError, first_line
+from .errors import ContractError, FileFormatError, InputError, StateError, first_line
 from .manifest import Manifest, TensorSpec
 from .ort import run_by_name, run_error
 from .state import State
@@ -24,6 +26,7 @@ from .manifest import Array
 __all__ = [
     "Core",
     "ExclusiveUse",
+    "FileStamp",
     "Identity",
     "InputArrays",
     "as_array",
@@ -36,28 +39,90 @@ InputArrays = npt.ArrayLike | Mapping[str, npt.ArrayLike]
 """One array for the only input, or arrays by input name."""
 
 
-class Identity:
-    """The sha256 of a file's content, computed when it is first needed.
+_PART = 1 << 20
+"""Bytes of external data that are read at a time."""
 
-    hashlib's import is 3 ms of the time to load, and the digest 1 ms a megabyte. The content is a copy and
-    no memory map: the file may be overwritten meanwhile.
+
+class FileStamp:
+    """Which file was read at a path, to notice another one there."""
+
+    def __init__(self, path: str, facts: os.stat_result | None = None) -> None:
+        """Take what ``os.fstat`` said before it was read; None for what is there now."""
+        facts = facts or os.stat(path)  # noqa: PTH116  as in model.py
+        self._path, self._key, self.size = path, _key(facts), facts.st_size
+
+    def check(self) -> None:
+        """Raise ``FileFormatError`` where the path leads to another file now, or to another content."""
+        try:
+            same = _key(os.stat(self._path)) == self._key  # noqa: PTH116
+        except OSError:
+            same = False
+        if not same:
+            raise FileFormatError(f"{self._path} has changed since it was loaded; load it again")
+
+    def parts(self) -> Iterator[bytes]:
+        """Return the file's content in parts; raises as ``check``."""
+        self.check()
+        with open(self._path, "rb") as file:  # noqa: PTH123
+            while part := file.read(_PART):
+                yield part
+        self.check()
+
+
+def _key(facts: os.stat_result) -> tuple[int, ...]:
+    return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns
+
+
+class Identity:
+    """What tells a network from every other: the sha256 of its ``.onnx`` file with its external data.
+
+    A file that was converted from an ``.onnx`` file bears the identity of that. It is computed when it is
+    first needed: hashlib's import is 3 ms of the time to load, and the digest 1 ms a megabyte. The content is
+    a copy and no memory map: the file may be overwritten meanwhile.
     """
 
-    def __init__(self, content: bytes) -> None:
-        """Take the content."""
+    def __init__(self, content: bytes, files: Sequence[FileStamp] = (), source: str = "") -> None:
+        """Take the content.
+
+        Args:
+            content: the model file's.
+            files: those with its external data.
+            source: the identity of the file that this one was converted from, if it was.
+        """
         self._content: bytes | None = content
-        self._digest = ""
+        self._files, self._source = files, source
+        self._digests = ("", "")
+
+    @property
+    def sha256(self) -> str:
+        """The sha256 of the model file, in hex."""
+        return self._read()[0]
 
     @property
     def digest(self) -> str:
-        """The sha256 in hex; the content is released."""
+        """The identity in hex; raises ``FileFormatError`` where external data have changed since."""
+        return self._read()[1]
+
+    def accepts(self, identity: str) -> bool:
+        """Return whether a state that bears ``identity`` is of this network.
+
+        States that version 0.2 saved bear the sha256 of the model file without its external data.
+        """
+        return identity == self.digest or identity == self.sha256
+
+    def _read(self) -> tuple[str, str]:
         content = self._content
         if content is not None:
             import hashlib
 
-            self._digest = hashlib.sha256(content).hexdigest()
+            digest = hashlib.sha256(content)
+            sha256 = digest.hexdigest()
+            for each in self._files:
+                for part in each.parts():
+                    digest.update(part)
+            self._digests = (sha256, self._source or digest.hexdigest())
             self._content = None  # last, for another thread that asks meanwhile
-        return self._digest
+        return self._digests
 
 
 class Core:
@@ -88,20 +153,25 @@ class Core:
         """
         self.session, self.manifest, self.source = session, manifest, source
         self.has_manifest, self.check = has_manifest, check
-        self._open_native = open_native
+        self._open_native: Callable[[], NativeEngine | None] | None = open_native
+        self._native: NativeEngine | None = None
+        self._opening = allocate_lock()
         self._native_calls = native_calls
 
     @property
     def identity(self) -> str:
-        """The sha256 of the file, in hex."""
+        """The network's identity; see ``Identity``."""
         return self.source.digest
 
-    @cached_property
+    @property
     def native(self) -> "NativeEngine | None":
         """The engine of streams and batches; None where onnxruntime takes their steps."""
-        engine = self._open_native()
-        self._open_native = lambda: None  # it holds the file's bytes
-        return engine
+        if self._open_native is not None:
+            with self._opening:  # cached_property has no lock since Python 3.12
+                if self._open_native is not None:
+                    self._native = self._open_native()
+                    self._open_native = None  # it holds the file's bytes
+        return self._native
 
     @cached_property
     def data(self) -> tuple[TensorSpec, ...]:
@@ -120,6 +190,30 @@ class Core:
         if not self.manifest.states:
             raise ContractError("this file carries no states; export it with them, or use run()")
 
+    def steps_to_reset(self, every: "int | str | None") -> int | None:
+        """Return after how many steps a stream starts again by itself; None for never.
+
+        Args:
+            every: as ``Model.stream`` takes it.
+
+        Raises:
+            InputError: it is none of these; or the window is not known.
+        """
+        if every is None or every == "never":
+            return None
+        if every == "window":
+            if self.manifest.window is None:
+                raise InputError(
+                    "this file does not say on which window it was trained; give the number of steps, such "
+                    "as reset_every=100"
+                )
+            return self.manifest.window
+        if isinstance(every, bool | str) or not isinstance(every, int | np.integer) or every < 1:
+            raise InputError(
+                f"reset_every is {every!r}, expected a whole number of steps from 1, 'window' or 'never'"
+            )
+        return int(every)
+
     def run(
         self, x: InputArrays, state: State | None = None, lengths: npt.ArrayLike | None = None
     ) -> tuple[dict[str, Array], State]:
@@ -132,7 +226,8 @@ class Core:
         feeds.update(self.convert_lengths(lengths, sizes))
         feeds.update(self.initial_states(sizes) if state is None else self.check_state(state, sizes))
         outputs, states = self.call(feeds)
-        return outputs, State(states, self.identity)
+        valid = feeds[self.lengths.name] if self.lengths else self.manifest.steps(feeds)
+        return outputs, State(states, self.identity, (state.age if state else 0) + int(np.max(valid)))
 
     def call(self, feeds: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
         """Run the session, or the native engine in its place.
@@ -209,7 +304,7 @@ class Core:
         """
         if not isinstance(state, State):
             raise StateError(f"got a {type(state).__name__}, expected the State that run() returned")
-        if state.identity != self.identity:
+        if not self.source.accepts(state.identity):
             raise StateError(
                 f"got a state of model {state.identity[:12]}, expected one of model {self.identity[:12]}; "
                 "start from state=None"
@@ -276,10 +371,11 @@ def by_name(value: InputArrays, specs: Sequence[TensorSpec]) -> dict[str, npt.Ar
 def as_array(name: str, value: npt.ArrayLike, dtype: str) -> Array:
     """Return ``value`` as a C-contiguous array of ``dtype``.
 
-    Integers are converted to floats and wider floats to narrower ones; nothing else is converted.
+    Integers are converted to floats and to other integers that hold them, and wider floats to narrower ones;
+    nothing else is converted.
 
     Raises:
-        InputError: ragged, not numeric, or of a kind that ``dtype`` can't hold.
+        InputError: ragged, not numeric, of a kind that ``dtype`` can't hold, or an integer outside its range.
     """
     if isinstance(value, np.ndarray) and value.dtype == dtype and value.flags.c_contiguous:
         return value
@@ -295,6 +391,10 @@ def as_array(name: str, value: npt.ArrayLike, dtype: str) -> Array:
     kinds = "b" if wanted.kind == "b" else "fiu"
     if array.dtype.kind not in kinds or not np.can_cast(array.dtype, wanted, "same_kind"):
         raise InputError(f"{name} has dtype {array.dtype}, expected {dtype}; convert it first")
+    if wanted.kind in "iu" and array.size and not np.can_cast(array.dtype, wanted):
+        least, most, allowed = int(array.min()), int(array.max()), np.iinfo(wanted)
+        if least < allowed.min or most > allowed.max:
+            raise InputError(f"{name} holds {least}..{most}, expected {dtype} ({allowed.min}..{allowed.max})")
     with np.errstate(over="ignore"):
         return np.ascontiguousarray(array, dtype=wanted).reshape(array.shape)
 
@@ -328,10 +428,9 @@ def as_lengths(
     array = as_array(spec.name, lengths, "int64")
     if array.shape != shape:
         raise InputError(f"{spec.name} has shape {array.shape}, expected {shape}: one length per row")
-    converted = array.astype(spec.dtype, copy=False)
-    if array.min() < 1 or array.max() > (longest or array.max()) or (converted != array).any():
+    if array.min() < 1 or array.max() > (longest or array.max()):
         raise InputError(f"{spec.name} holds {array.min()}..{array.max()}, expected 1..{longest or 'L'}")
-    return converted
+    return as_array(spec.name, array, spec.dtype)
 
 
 def refuse_not_finite(name: str, array: Array, advice: str = "clean the samples first") -> None:

@@ -3,10 +3,12 @@
 import re
 from collections.abc import Mapping
 
-from .errors import InputError
-from .manifest import Axes, AxisRange
+from .errors import ContractError, InputError
+from .manifest import Array, Axes, AxisRange, TensorSpec
 
 __all__ = [
+    "check_array",
+    "check_output",
     "describe",
     "fits",
     "learn_sizes",
@@ -102,6 +104,26 @@ def learn_sizes(
                 f"{allowed}; {_advice(allowed, new)}"
             )
     sizes.update(found)
+
+
+def check_array(spec: TensorSpec, array: Array, sizes: dict[str, int]) -> None:
+    """Check an array's dtype and shape and add to ``sizes`` what the named axes turned out to be.
+
+    Raises:
+        InputError: another dtype, or as ``learn_sizes``.
+    """
+    if array.dtype != spec.dtype:
+        raise InputError(f"{spec.name} is {array.dtype}, expected {spec.dtype}")
+    learn_sizes(spec.name, spec.axes, array.shape, sizes)
+
+
+def check_output(name: str, axes: Axes, shape: tuple[int, ...], sizes: Mapping[str, int]) -> None:
+    """Raise ``ContractError`` where a file gave an output of another shape than it says."""
+    expected = [(resolve((axis,), sizes) or (size,))[0] for axis, size in zip(axes, shape, strict=False)]
+    if len(shape) != len(axes) or [*shape] != expected:
+        raise ContractError(
+            f"output {name} has shape {shape}, expected {describe(axes)}; the file does not keep its contract"
+        )
 
 
 def _solve(axes: Axes, shape: tuple[int, ...], sizes: Mapping[str, int]) -> dict[str, int] | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .axes import resolve
+from .axes import check_output, resolve
 from .errors import ContractError
 from .manifest import Array, Manifest
 from .ort import CPU, CUDA, import_onnxruntime, run_by_name, run_error
@@ -82,7 +82,7 @@ class BoundCall:
         the file is run once to learn them: on ``inputs``, as it may take another branch or fail on zeros.
 
         Raises:
-            ContractError: onnxruntime rejects that run.
+            ContractError: onnxruntime rejects that run, or gives an output of another shape than declared.
         """
         self._session, self._manifest, self.states = session, manifest, states
         self.inputs = {name: np.array(array, order="C") for name, array in inputs.items()}
@@ -114,6 +114,7 @@ class BoundCall:
             shape = resolve(spec.axes, sizes)
             if shape is None:
                 shape = self._shape_of(spec.name)
+                check_output(spec.name, spec.axes, shape, sizes)
             buffers[spec.name] = np.zeros(shape, dtype=spec.dtype)
         return buffers
 

@@ -17,6 +17,7 @@ __all__ = [
     "NotFoundError",
     "ProviderError",
     "StateError",
+    "StateWarning",
     "UnsupportedError",
     "counted",
     "first_line",
@@ -58,6 +59,10 @@ class ContractError(LstmEdgeError, ValueError):
 
 class StateError(LstmEdgeError, ValueError):
     """A state does not belong to this model, or is used from two threads at once."""
+
+
+class StateWarning(UserWarning):
+    """A stream carries states for longer than the network was trained on."""
 
 
 class NotFoundError(LstmEdgeError, FileNotFoundError):

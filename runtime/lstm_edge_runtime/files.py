@@ -48,8 +48,9 @@ def replacing(target: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside ``target`` and rename it there if the block succeeds.
 
     An exception (a full disk and Ctrl-C included) removes the temporary file and leaves the old target.
-    A link stays one: the file that it leads to is replaced. What a killed writer of the same target left is
-    removed: the lock on its temporary file ended with it (not on Windows, which has no such locks).
+    A link stays one: the file that it leads to is replaced, and the new file has its permissions. What a
+    killed writer of the same target left is removed: the lock on its temporary file ended with it (not on
+    Windows, which has no such locks).
 
     Raises:
         NotFoundError: the folder of ``target`` does not exist.
@@ -61,7 +62,9 @@ def replacing(target: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
+        _keep_permissions(target, temporary)
         temporary.replace(target)
+        _sync_folder(target.parent)
 
 
 @contextlib.contextmanager
@@ -88,17 +91,22 @@ def _temporary(target: Path, *, is_folder: bool = False) -> Iterator[Path]:
 
 
 def _create_temporary(target: Path, *, is_folder: bool) -> tuple[Path, int | None]:
-    """Return a new file or folder beside ``target``, and the descriptor that locks it while it is written."""
+    """Return a new file or folder beside ``target``, and the descriptor that locks it while it is written.
+
+    Nobody else may read what is to replace something; its permissions come last.
+    """
+    private = _facts(target) is not None
     while True:
         temporary = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
         # with the rights of any new file, which tempfile's have not
         if is_folder:
-            temporary.mkdir()
+            temporary.mkdir(0o700 if private else 0o777)
             if fcntl is None:
                 return temporary, None
             descriptor = os.open(temporary, os.O_RDONLY)
         else:
-            descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+            descriptor = os.open(temporary, flags, 0o600 if private else 0o666)
         if fcntl is None:
             os.close(descriptor)
             return temporary, None
@@ -112,6 +120,36 @@ def _create_temporary(target: Path, *, is_folder: bool) -> tuple[Path, int | Non
         if free:
             return temporary, descriptor
         os.close(descriptor)  # another writer took it for a leftover before it was locked
+
+
+def _keep_permissions(old: Path, new: Path) -> None:
+    """Give ``new`` the owner, where that is allowed, and the permissions of what it is to replace, if any."""
+    facts = _facts(old)
+    if facts is None:
+        return
+    if hasattr(os, "chown"):
+        with contextlib.suppress(PermissionError):
+            os.chown(new, facts.st_uid, facts.st_gid)
+    new.chmod(stat.S_IMODE(facts.st_mode))
+
+
+def _facts(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except OSError:  # not there, or a link to itself
+        return None
+
+
+def _sync_folder(folder: Path) -> None:
+    """Write a folder's new names to the disk, where the system can."""
+    if fcntl is None:
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system that can't
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _remove_leftovers(target: Path) -> None:
@@ -219,10 +257,10 @@ def write_folder(
 ) -> Path:
     """Make a folder with ``contents``, whole or not at all; an earlier one is replaced in one step.
 
-    The new folder is written beside and, on Linux, exchanged with the old one; elsewhere, and on file systems
-    that can't exchange, the old one is renamed first; where the writer is killed between the two renames, it
-    is beside as ``.NAME.xxxxxxxx.old``, and the next write puts it back. What else a killed writer left is
-    removed, as by ``replacing``.
+    The new folder is written beside, with the permissions of what it replaces, and, on Linux, exchanged with
+    the old one; elsewhere, and on file systems that can't exchange, the old one is renamed first; where the
+    writer is killed between the two renames, it is beside as ``.NAME.xxxxxxxx.old``, and the next write puts
+    it back. What else a killed writer left is removed, as by ``replacing``.
 
     Args:
         target: the folder.
@@ -232,6 +270,8 @@ def write_folder(
     Raises:
         NotFoundError, InputError: as ``check_folder``; or it can't be written (no permission, a full disk).
     """
+    if outside := [name for name in contents if Path(name).is_absolute() or ".." in Path(name).parts]:
+        raise InputError(f"{outside[0]!r} is no file in {target}; expected a relative path without '..'")
     folder = Path(os.path.realpath(target))
     _settle(folder)
     check_folder(target, replaced or contents.__contains__)
@@ -243,7 +283,12 @@ def write_folder(
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
+        for path in (*fresh.rglob("*"), fresh):
+            if path.is_dir():
+                _sync_folder(path)
+            _keep_permissions(folder / path.relative_to(fresh), path)
         _put_in_place(fresh, folder)
+        _sync_folder(folder.parent)
     return folder
 
 

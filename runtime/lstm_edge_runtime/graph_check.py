@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .axes import describe, fits
+from .axes import describe, fits, parse_sum, row_factor
 from .errors import ContractError, FileFormatError, InputError, ManifestError
 from .manifest import KEY, Axes, Manifest, StateSpec, Task, TensorSpec
 from .onnx_reader import OnnxFile
@@ -15,6 +15,7 @@ from .onnx_reader import OnnxFile
 __all__ = [
     "OPERATORS",
     "QUANTIZED",
+    "check_contract",
     "check_manifest",
     "could_continue",
     "graph_specs",
@@ -102,9 +103,8 @@ def check_manifest(manifest: Manifest, inputs: Sequence[TensorSpec], outputs: Se
 
     Raises:
         ContractError: a declared tensor is missing or has another dtype or shape, a graph input is not
-            declared, or a state leaves in another shape or dtype than it enters, or is larger than any is.
-        ManifestError: a reset value does not fit its state, a tensor is declared twice, or the task or
-            ``lengths`` names none.
+            declared, or as ``check_contract``.
+        ManifestError: as ``check_contract``.
     """
     entering, leaving = {spec.name: spec for spec in inputs}, {spec.name: spec for spec in outputs}
     for spec in manifest.inputs:
@@ -114,22 +114,33 @@ def check_manifest(manifest: Manifest, inputs: Sequence[TensorSpec], outputs: Se
     for state in manifest.states:
         _check_tensor("state input", TensorSpec(state.input, state.dtype, state.axes), entering)
         _check_tensor("state output", TensorSpec(state.output, state.dtype, state.axes), leaving)
-        _check_reset(state, manifest.batch)
+    check_contract(manifest)
+    if missing := set(entering) - set(manifest.input_names):
+        raise ContractError(f"inputs {sorted(missing)} are not in the manifest; export the model again")
+
+
+def check_contract(manifest: Manifest) -> None:
+    """Check what a manifest says of itself, whatever it is the manifest of.
+
+    Raises:
+        ContractError: a state is larger than any is.
+        ManifestError: the batch and time axes, ``lengths``, the task, a reset value or a state's axes can't
+            be meant, or a tensor is declared twice.
+    """
+    _check_axis_names(manifest)
+    for state in manifest.states:
+        _check_state_axes(state, manifest)
+        _check_reset(state)
         if prod(axis for axis in state.axes if isinstance(axis, int)) > _MOST_VALUES:
             raise ContractError(
                 f"the state {state.input!r} is ({', '.join(map(str, state.axes))}), larger than any; "
                 "export the model again"
             )
-    named = [[spec.name for spec in manifest.inputs], [spec.name for spec in manifest.outputs]]
-    if manifest.lengths is not None and manifest.lengths not in named[0]:
-        raise ManifestError(f"lengths is {manifest.lengths!r}, which is no input; export the model again")
+    _check_lengths(manifest)
     _check_task(manifest.task, manifest.outputs)
-    declared = named[0] + [state.input for state in manifest.states]
-    for names in (declared, named[1] + [state.output for state in manifest.states]):
+    for names in (manifest.input_names, manifest.output_names):
         if len(set(names)) < len(names):
             raise ManifestError(f"one of {sorted(names)} is declared twice; export the model again")
-    if missing := set(entering) - set(declared):
-        raise ContractError(f"inputs {sorted(missing)} are not in the manifest; export the model again")
 
 
 def infer_manifest(
@@ -340,14 +351,53 @@ def _check_task(task: Task | None, outputs: Sequence[TensorSpec]) -> None:
         )
 
 
-def _check_reset(state: StateSpec, batch: str | None) -> None:
+def _check_axis_names(manifest: Manifest) -> None:
+    named = [name for name in (manifest.batch, manifest.sequence) if name is not None]
+    plain = all(parse_sum(name) in (None, ({name: 1}, 0)) and name for name in named)
+    if not plain or len(set(named)) < len(named):
+        raise ManifestError(
+            f"the batch and time axes are {named}, expected two names; export the model again"
+        )
+    for tensor, axes in manifest.axes.items():
+        if twice := [name for name in named if axes.count(name) > 1]:
+            raise ManifestError(
+                f"{tensor} {describe(axes)} has axis {twice[0]} twice; export the model again"
+            )
+
+
+def _check_state_axes(state: StateSpec, manifest: Manifest) -> None:
+    """Refuse axes that follow from others: only batch and ``k*N`` do not change within a stream."""
+    for axis in state.axes:
+        follows = isinstance(axis, str) and parse_sum(axis) not in (None, ({axis: 1}, 0))
+        if axis == manifest.sequence or (follows and row_factor(axis, manifest.batch) is None):
+            raise ManifestError(
+                f"state {state.input} {describe(state.axes)} has axis {axis}, expected sizes and "
+                f"{manifest.batch or 'no names'}; export the model again"
+            )
+
+
+def _check_lengths(manifest: Manifest) -> None:
+    spec = manifest.lengths_input
+    if manifest.lengths is None:
+        return
+    if spec is None:
+        raise ManifestError(f"lengths is {manifest.lengths!r}, which is no input; export the model again")
+    per_row = len(spec.axes) == 1 and (isinstance(spec.axes[0], int) or spec.axes[0] == manifest.batch)
+    if not per_row or spec.dtype not in ("int32", "int64"):
+        raise ManifestError(
+            f"{spec.name} is {spec.dtype} {describe(spec.axes)}, expected lengths int64 "
+            f"({manifest.batch or 1},); export the model again"
+        )
+
+
+def _check_reset(state: StateSpec) -> None:
     with np.errstate(over="ignore"):
         finite = np.isfinite(np.asarray(state.reset).astype(state.dtype)).all()
     if not finite:
         raise ManifestError(f"state {state.input} has a reset value beyond {state.dtype}; export it again")
     if not isinstance(state.reset, np.ndarray):
         return
-    if not fits(state.reset.shape, tuple(1 if axis == batch else axis for axis in state.axes)):
+    if state.reset.shape != tuple(axis if isinstance(axis, int) else 1 for axis in state.axes):
         raise ManifestError(
             f"state {state.input} {describe(state.axes)} has a reset value of shape {state.reset.shape}; "
             "export it again"

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .errors import InputError, ManifestError
+from .errors import InputError, ManifestError, counted
 from .json_reader import (
     decode_array,
     encode_array,
@@ -36,6 +36,7 @@ __all__ = [
     "StateSpec",
     "Task",
     "TensorSpec",
+    "Trained",
 ]
 
 KEY = "lstm_edge"
@@ -136,6 +137,33 @@ class Signal(NamedTuple):
     """What was done with features that were missing in the training data; empty where none were."""
 
 
+class Trained(NamedTuple):
+    """How the network saw time in training: what a stream may carry, and for how long."""
+
+    carry: bool
+    """Whether states went on from one window to the next; where not, each window started from reset."""
+    window: int | None
+    """Time steps of a window; None where samples of varying length were taken whole."""
+    reset: float
+    """Fraction of the lanes that started from reset, 0 to 1; 1 for windows from reset."""
+
+    @classmethod
+    def decode(cls, raw: Mapping[str, Any]) -> "Trained":
+        """Read what ``_asdict`` gave from JSON; ``TypeError`` or ``KeyError`` for all else."""
+        carry, window, reset = raw["carry"], raw["window"], number(raw["reset"])
+        size = window is None or (type(window) is int and 0 < window < 1 << 31)
+        if type(carry) is not bool or not size or not 0 <= reset <= 1:
+            raise TypeError(f"trained {raw!r:.80}")
+        return cls(carry, window, reset)
+
+    def __str__(self) -> str:
+        """Return it in words."""
+        what = "whole samples" if self.window is None else f"windows of {counted(self.window, 'step')}"
+        return (
+            f"{what}, {f'states carried, {100 * self.reset:g}% from reset' if self.carry else 'from reset'}"
+        )
+
+
 class Golden(NamedTuple):
     """A small recorded case: with it a device verifies itself from the file alone."""
 
@@ -179,6 +207,8 @@ class Manifest(NamedTuple):
     where they do."""
     task: Task | None = None
     signal: Signal = Signal()
+    trained: Trained | None = None
+    """None where unknown, and in files made before."""
     precision: str = "fp32"
     """``fp32``, ``fp64``, ``fp16`` or ``int8``."""
     provenance: Mapping[str, Any] = _NOTHING
@@ -186,6 +216,9 @@ class Manifest(NamedTuple):
     equivalence: Mapping[str, Any] = _NOTHING
     """What was measured at export: ``cases``, ``max_abs``, ``max_rel``, ``floor``, ``ratio``, ``worst``."""
     golden: Golden | None = None
+    identity: str = ""
+    """In a converted file, the identity of the ``.onnx`` file that it was made from: states move between
+    them."""
 
     def to_json(self) -> str:
         """Return the JSON text: sorted keys, no clock, the same bytes for the same content."""
@@ -200,12 +233,16 @@ class Manifest(NamedTuple):
         """Read what ``to_json`` wrote.
 
         Raises:
-            ManifestError: not JSON, a newer schema, or a field that is missing or of another type.
+            ManifestError: not JSON, an unknown schema, or a field that is missing or of another type.
         """
         with malformed_as(ManifestError, "the manifest is not JSON", "export the model again"):
             raw = read_json(text)
-        if not isinstance(raw, dict) or not isinstance(raw.get("schema"), int):
+        if not isinstance(raw, dict) or type(raw.get("schema")) is not int:
             raise ManifestError("the manifest has no integer 'schema'; export the model again")
+        if raw["schema"] < 1:
+            raise ManifestError(
+                f"the manifest has schema {raw['schema']}, expected 1 to {SCHEMA}; export the model again"
+            )
         if raw["schema"] > SCHEMA:
             raise ManifestError(
                 f"the manifest has schema {raw['schema']}, this version reads {SCHEMA}; upgrade lstm-edge"
@@ -243,6 +280,25 @@ class Manifest(NamedTuple):
     def streamable(self) -> bool:
         """Whether chunks with carried states give what the whole sequence does."""
         return bool(self.states) and not self.unstreamable
+
+    @property
+    def window(self) -> int | None:
+        """Time steps of a window in training; None where unknown, or where samples were taken whole."""
+        return self.signal.window if self.trained is None else self.trained.window
+
+    @property
+    def from_reset(self) -> bool:
+        """Whether each window started from reset in training, so that states that live longer are unknown.
+
+        Of files that do not say how they were trained, those with a window were.
+        """
+        known = self.window is not None if self.trained is None else not self.trained.carry
+        return known and bool(self.states)
+
+    @property
+    def reset_every(self) -> int | None:
+        """Steps after which a stream should start again, as in training; None where it should not."""
+        return self.window if self.from_reset else None
 
     def batch_axis(self, axes: Axes) -> int | None:
         """Return the index of the batch axis in ``axes``, or None."""
@@ -309,9 +365,11 @@ def _encode(manifest: Manifest) -> dict[str, Any]:
         "lengths": manifest.lengths,
         **({} if manifest.padded_states else {"padded_states": False}),
         **({"counts": list(manifest.counts)} if manifest.counts else {}),
+        **({"identity": manifest.identity} if manifest.identity else {}),
         "unstreamable": manifest.unstreamable,
         "task": manifest.task and manifest.task._asdict(),
         "signal": signal,
+        **({"trained": manifest.trained._asdict()} if manifest.trained else {}),
         "precision": manifest.precision,
         "provenance": manifest.provenance,
         "equivalence": manifest.equivalence,
@@ -392,12 +450,14 @@ def _decode(raw: Mapping[str, Any]) -> Manifest:
             window=signal["window"] and int(number(signal["window"])),
             missing=text(signal.get("missing", "")),
         ),
+        trained=Trained.decode(raw["trained"]) if "trained" in raw else None,
         precision=text(raw["precision"]),
         provenance=dict(raw["provenance"]),
         equivalence=dict(raw["equivalence"]),
         golden=None
         if golden is None
         else _decode_golden(golden)._replace(more=tuple(map(_decode_golden, golden.get("more", [])))),
+        identity=text(raw.get("identity", "")),
     )
 
 

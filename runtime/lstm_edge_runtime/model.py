@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy.typing as npt
 
-from ._core import Core, Identity, InputArrays
+from ._core import Core, FileStamp, Identity, InputArrays
 from .axes import describe
 from .errors import (
     CheckFailedError,
@@ -23,7 +23,9 @@ from .errors import (
     MissingDependencyError,
     NotFoundError,
     ProviderError,
+    StateWarning,
     UnsupportedError,
+    counted,
 )
 from .graph_check import check_manifest, graph_specs, infer_manifest, read_manifest, refuse_windows
 from .manifest import Manifest, StateSpec, TensorSpec
@@ -34,7 +36,6 @@ from .state import Runner, State
 if TYPE_CHECKING:
     from .native.engine import NativeEngine
     from .prediction import Prediction
-    from .profile import Profile
     from .selftest import SelfTest
     from .stream import Stream
     from .stream_batch import StreamBatch
@@ -44,6 +45,8 @@ from .manifest import Array
 __all__ = ["Model", "Source", "load", "read_model", "runner"]
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | mmap.mmap
+ResetEvery = int | Literal["window", "never"]
+"""Steps after which a stream starts again from reset."""
 
 
 def load(
@@ -54,8 +57,8 @@ def load(
     threads: int | Literal["auto"] = "auto",
     states: Mapping[str, str] | None = None,
     check: bool = False,
-    profile: "str | os.PathLike[str] | Profile | None" = None,
     engine: Literal["auto", "onnxruntime", "native"] = "auto",
+    profile: object = None,
 ) -> "Model":
     """Open a model file.
 
@@ -70,15 +73,12 @@ def load(
         states: which output continues which input (``{"h": "hn"}``), for a file without a manifest
             whose states can't be told by name and shape.
         check: whether every sample is searched for NaN and infinity (about 4 us a step; off by default).
-        profile: what ``lstm-edge tune`` measured to be best, a file or what ``Profile.read`` gave; in the
-            place of ``device``, ``providers`` and ``threads``. One for another model, machine or onnxruntime
-            is left unused with a ``RuntimeWarning``.
         engine: what takes the steps of streams and batches. ``"auto"`` is the native engine where
             ``lstm-edge-native`` is installed, every node is covered, the device is the CPU, ``providers`` is
             not given, and the golden cases replay within their limits on both engines (else onnxruntime,
             with a ``RuntimeWarning``); ``run`` and ``predict`` stay with onnxruntime then. ``"native"`` runs
-            these as well, and is an error where it can't. A profile in use says which engine it was
-            measured with, and ``"auto"`` is that one.
+            these as well, and is an error where it can't.
+        profile: deprecated and ignored, as version 0.3 has no profiles; goes in 0.4.
 
     Raises:
         NotFoundError: no such file.
@@ -92,40 +92,33 @@ def load(
     """
     if threads != "auto" and (type(threads) is not int or not 1 <= threads <= MAX_THREADS):
         raise InputError(f"threads is {threads!r}, expected 'auto' or a whole number from 1 to {MAX_THREADS}")
-    if profile is not None and (device, providers, threads) != ("auto", None, "auto"):
-        raise InputError(
-            "got profile= and device, providers or threads, which it holds; give one or the other"
+    if profile is not None:
+        warnings.warn(
+            "profile= is ignored: profiles are gone; lstm-edge bench prints the fastest engine= and threads=",
+            DeprecationWarning,
+            stacklevel=2,
         )
     if engine not in ("auto", "onnxruntime", "native"):
         raise InputError(f"engine is {engine!r}, expected 'auto', 'onnxruntime' or 'native'")
-    if isinstance(profile, str | os.PathLike):
-        from .profile import Profile
-
-        profile = Profile.read(profile)
-    name, data = _content(source)
+    name, data, stamp = _content(source)
     if data[:8] == b"LSTMEDGE":
         return _load_program(
             name, data, threads, check=check, onnxruntime=engine == "onnxruntime" or providers is not None
         )
     file = _parse(name, data, source)
-    size = len(data) + sum(map(os.path.getsize, () if file is None else file.external_paths()))
-    path = os.fspath(source) if isinstance(source, str | os.PathLike) else None
-    identity = Identity(data)
-    target = path or data
+    beside = [FileStamp(path) for path in sorted(() if file is None else file.external_paths())]
+    size = len(data) + sum(each.size for each in beside)
+    # the content that was read, as the path may lead to another by now; external data are found by path alone
+    target = name if beside else data
     count = auto_threads(size) if threads == "auto" else threads
     wanted = resolve_providers(device, providers)
-    tuned = _tuned(profile, identity)
-    options = tuned or SessionOptions(providers=wanted, threads=count)
-    session, options = _open(target, options, device, providers)
+    options = SessionOptions(providers=wanted, threads=count)
+    session, options = _open(target, name, options, device, providers)
     manifest = read_manifest(session)
-    if (
-        tuned is None
-        and manifest is not None
-        and manifest.precision == "int8"
-        and threads == "auto"
-        and count > 1
-    ):
-        session, options = _open(target, SessionOptions(providers=wanted), device, providers)
+    if manifest is not None and manifest.precision == "int8" and threads == "auto" and count > 1:
+        session, options = _open(target, name, SessionOptions(providers=wanted), device, providers)
+    for each in (stamp, *beside) if beside and stamp else ():
+        each.check()
     inputs, outputs = graph_specs(session.get_inputs()), graph_specs(session.get_outputs())
     if manifest is None:
         interface = infer_manifest(inputs, outputs, states, file)
@@ -135,8 +128,7 @@ def load(
         interface = manifest
         check_manifest(interface, inputs, outputs)
         interface = refuse_windows(interface, file)
-    measured = profile.engine if tuned is not None and profile is not None else "native"
-    if engine == "auto" and (providers is not None or measured == "onnxruntime"):
+    if engine == "auto" and providers is not None:
         engine = "onnxruntime"
     open_native = _native(
         engine,
@@ -149,7 +141,7 @@ def load(
     core = Core(
         session,
         interface,
-        identity,
+        Identity(data, beside, interface.identity if file is None else ""),
         has_manifest=has_manifest,
         check=check,
         open_native=open_native,
@@ -171,6 +163,8 @@ class Model:
         self._has_manifest = core.has_manifest
         self._source = core.source
         self._options = options
+        self._told = False
+        """Whether a stream was opened that warned of its states."""
 
     @property
     def manifest(self) -> Manifest | None:
@@ -218,8 +212,16 @@ class Model:
 
     @property
     def identity(self) -> str:
-        """The sha256 of the file in hex; the states it makes bear it."""
+        """The sha256 in hex of the ``.onnx`` file and its external data; the states it makes bear it.
+
+        A file that was converted from an ``.onnx`` file has that one's.
+        """
         return self._source.digest
+
+    @property
+    def sha256(self) -> str:
+        """The sha256 of the file itself, in hex."""
+        return self._source.sha256
 
     def run(
         self, x: InputArrays, state: State | None = None, lengths: npt.ArrayLike | None = None
@@ -256,26 +258,57 @@ class Model:
 
         return interpret(self.run(x, lengths=lengths)[0][task.output], task)
 
-    def stream(self) -> "Stream":
+    def stream(self, *, reset_every: ResetEvery | None = None) -> "Stream":
         """Open a stream: one source of samples that owns its state.
+
+        Args:
+            reset_every: steps after which it starts again from the reset state, as a new window does: a
+                number; ``"window"``, the window that the network was trained on; or ``"never"``. None is
+                ``"never"`` with a ``StateWarning``, the first time, where each window of the training
+                started from reset: what such a network gives beyond its window was never trained.
 
         Raises:
             ContractError: the file carries no states, or chunks would not equal the whole sequence.
+            InputError: ``reset_every`` is none of these, or the window is not known.
         """
         from .stream import Stream
 
-        return Stream(self._open())
+        stream = Stream(self._open(), reset_every)
+        if reset_every is None:
+            self._warn("stream(")
+        return stream
 
-    def streams(self, capacity: int) -> "StreamBatch":
+    def streams(self, capacity: int, *, reset_every: ResetEvery | None = None) -> "StreamBatch":
         """Open a batch of up to ``capacity`` streams that take one call into the engine a tick.
+
+        Args:
+            capacity: how many sources fit.
+            reset_every: as ``stream`` takes it; each source counts its own steps.
 
         Raises:
             ContractError: as ``stream``; or the file has no batch axis.
-            InputError: ``capacity`` is not a whole number from 1.
+            InputError: ``capacity`` is not a whole number from 1; as ``stream``.
         """
         from .stream_batch import StreamBatch
 
-        return StreamBatch(self._open(), capacity)
+        batch = StreamBatch(self._open(), capacity, reset_every)
+        if reset_every is None:
+            self._warn(f"streams({capacity}, ")
+        return batch
+
+    def _warn(self, call: str) -> None:
+        """Warn, once, where states would outlive what was trained."""
+        if self._interface.from_reset and not self._told:
+            self._told = True
+            window = self._interface.window
+            what = f"window of {counted(window, 'step')}" if window else "sample"
+            every = '"window"' if window else "STEPS"
+            warnings.warn(
+                f"each {what} in this file's training started from reset, and states that live longer were "
+                f'never trained; write model.{call}reset_every={every}), or "never" to carry them on',
+                StateWarning,
+                stacklevel=3,
+            )
 
     def selftest(self) -> "SelfTest":
         """Replay the golden case in the file on this device, whole and in chunks with carried states.
@@ -344,7 +377,7 @@ def read_model(source: Source) -> tuple[bytes, OnnxFile | None]:
         NotFoundError: no such file.
         FileFormatError: truncated or foreign, or with external data outside the file's own folder.
     """
-    name, data = _content(source)
+    name, data, _ = _content(source)
     return data, _parse(name, data, source)
 
 
@@ -377,7 +410,7 @@ def _load_program(name: str, data: bytes, threads: int | str, *, check: bool, on
     core = Core(
         None,
         native.manifest,
-        Identity(data),
+        Identity(data, (), native.manifest.identity),
         has_manifest=True,
         check=check,
         open_native=lambda: native,
@@ -422,22 +455,10 @@ def _try_native(
         return None
 
 
-def _tuned(profile: "Profile | None", identity: Identity) -> SessionOptions | None:
-    """Return a profile's options if its key matches, else None with a warning."""
-    if profile is None:
-        return None
-    if reason := profile.mismatch(identity.digest):
-        warnings.warn(
-            f"the profile is not used: {reason}; run lstm-edge tune here", RuntimeWarning, stacklevel=3
-        )
-        return None
-    return profile.options
-
-
-def _content(source: Source) -> tuple[str, bytes]:
-    """Return a name for messages and the file's bytes."""
+def _content(source: Source) -> tuple[str, bytes, FileStamp | None]:
+    """Return the path, or a name for messages, the file's bytes, and which file they were read from."""
     if isinstance(source, bytes | bytearray | memoryview | mmap.mmap):
-        return "the model", bytes(source)
+        return "the model", bytes(source), None
     if not isinstance(source, str | os.PathLike):
         raise InputError(f"got a {type(source).__name__}, expected a path, or a file's bytes or memory map")
     path = os.fspath(source)
@@ -447,7 +468,8 @@ def _content(source: Source) -> tuple[str, bytes]:
             what = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
             raise NotFoundError(f"{path} is {what}, expected an .onnx file")
         with open(path, "rb") as file:  # noqa: PTH123
-            return path, file.read()
+            stamp = FileStamp(path, os.fstat(file.fileno()))
+            return path, file.read(), stamp
     except (FileNotFoundError, NotADirectoryError) as error:
         if isinstance(error, NotFoundError):
             raise
@@ -458,18 +480,25 @@ def _content(source: Source) -> tuple[str, bytes]:
 
 
 def _open(
-    target: str | bytes, options: SessionOptions, device: str, providers: Sequence[Provider] | None
+    target: str | bytes, name: str, options: SessionOptions, device: str, providers: Sequence[Provider] | None
 ) -> tuple[Any, SessionOptions]:
     """Open a session; ``device="auto"`` falls back to the CPU with a warning.
+
+    Args:
+        target: the path, or the content.
+        name: of the file in messages.
+        options: what onnxruntime is told.
+        device: as of ``load``.
+        providers: as of ``load``.
 
     Returns:
         The session and the options that it was opened with.
     """
     try:
-        return open_session(target, options), options
+        return open_session(target, options, name=name), options
     except ProviderError as error:
         if device != "auto" or providers is not None:
             raise
         warnings.warn(f"running on the CPU: {error}", RuntimeWarning, stacklevel=3)
         options = options._replace(providers=(CPU,))
-        return open_session(target, options), options
+        return open_session(target, options, name=name), options

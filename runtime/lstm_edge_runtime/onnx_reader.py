@@ -30,6 +30,7 @@ __all__ = [
     "SparseTensor",
     "Tensor",
     "ValueInfo",
+    "add_metadata",
     "add_outputs",
     "is_ort_format",
     "read_onnx",
@@ -417,6 +418,11 @@ def add_outputs(content: bytes, names: Iterable[str]) -> bytes:
     """
     outputs = [_encode(12, _encode(1, name.encode())) for name in names]
     return content + _encode(7, b"".join(outputs))
+
+
+def add_metadata(content: bytes, key: str, value: str) -> bytes:
+    """Return an ONNX file with an entry of its metadata set: of two with one key, readers take the last."""
+    return content + _encode(14, _encode(1, key.encode()) + _encode(2, value.encode()))
 
 
 def _model(fields: _Fields, folder: str | None) -> OnnxFile:

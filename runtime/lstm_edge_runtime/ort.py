@@ -127,6 +127,8 @@ def open_session(
     for provider in names:
         if provider not in session.get_providers():
             raise _not_in_use(provider, session.get_providers(), "did not start")
+    if hasattr(session, "_model_bytes"):
+        session._model_bytes = None  # kept for set_providers alone, which nothing here calls
     return session  # type: ignore[no-any-return]
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .errors import ContractError, counted
 from .manifest import Array, Task
 
 __all__ = ["Prediction", "interpret", "softmax"]
@@ -26,10 +27,20 @@ class Prediction:
 
 
 def interpret(values: Array, task: Task) -> Prediction:
-    """Read the main output ``values (rows, C)`` as ``task`` says."""
+    """Read the main output ``values (rows, C)`` as ``task`` says.
+
+    Raises:
+        ContractError: there are not as many values as labels.
+    """
     if task.kind != "classification":
         return Prediction(task.kind, values, units=task.units)
-    names = task.labels or tuple(map(str, range(values.shape[-1])))
+    width = values.shape[-1] if values.ndim else 0
+    names = task.labels or tuple(map(str, range(width)))
+    if len(names) != width or not width:
+        raise ContractError(
+            f"{task.output} has shape {values.shape}, expected {counted(len(names), 'value')} a row, "
+            "one a label"
+        )
     return Prediction(
         task.kind,
         values,

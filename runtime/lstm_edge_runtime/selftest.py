@@ -5,20 +5,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ._core import Core
+from ._core import Core, as_lengths
+from .axes import check_array
 from .errors import CheckFailedError, ContractError, InputError, ManifestError, first_line
-from .manifest import Array, Golden, Manifest
+from .manifest import Array, Golden, Manifest, TensorSpec
 from .state import Runner, join_chunks, run_chunks
 from .tolerance import MULTIPLE, Comparison, compare, limit_for
 
 __all__ = [
     "Replay",
     "SelfTest",
-    "check_golden_names",
+    "check_golden_case",
     "compare_golden",
     "gather_replays",
     "golden_limits",
-    "golden_misfit",
     "replay_golden",
     "selftest",
 ]
@@ -104,7 +104,7 @@ def replay_golden(manifest: Manifest, run: Runner) -> Iterator[Replay]:
         raise InputError("this file carries no golden case; export it again with lstm-edge export")
     cases = (golden, *golden.more)
     for case in cases:
-        check_golden_names(manifest, case)
+        check_golden_case(manifest, case)
     for number, case in enumerate(cases):
         for how, sizes in _ways(manifest, case):
             try:
@@ -117,11 +117,12 @@ def replay_golden(manifest: Manifest, run: Runner) -> Iterator[Replay]:
             yield Replay(how, sizes, number, compare_golden(case, outputs))
 
 
-def check_golden_names(manifest: Manifest, golden: Golden) -> None:
-    """Refuse a golden case that leaves something out: what is not compared would not be verified.
+def check_golden_case(manifest: Manifest, golden: Golden) -> None:
+    """Refuse a golden case that leaves something out, which would not be verified, or does not fit the file.
 
     Raises:
         ManifestError: its inputs, outputs or states are not the file's.
+        CheckFailedError: an array has another shape or dtype than the file's, or a length is outside 1..L.
     """
     for role, found, expected in (
         ("inputs", golden.inputs, manifest.input_names),
@@ -131,22 +132,18 @@ def check_golden_names(manifest: Manifest, golden: Golden) -> None:
             raise ManifestError(
                 f"the golden case has the {role} {sorted(found)}, the file {sorted(expected)}; export again"
             )
-
-
-def golden_misfit(manifest: Manifest, golden: Golden) -> str:
-    """Return which input of a golden case has another shape than the file's, empty where all fit."""
     sizes: dict[str, int] = {}
-    axes = {spec.name: spec.axes for spec in manifest.data_inputs}
-    axes |= {state.input: state.axes for state in manifest.states}
-    for name, expected in axes.items():
-        shape = golden.inputs[name].shape
-        fits = len(shape) == len(expected) and all(
-            size == (axis if isinstance(axis, int) else sizes.setdefault(axis, size))
-            for size, axis in zip(shape, expected, strict=True)
-        )
-        if not fits:
-            return f"{name!r} is {shape}, expected ({', '.join(map(str, expected))})"
-    return ""
+    try:
+        for specs, arrays, end in (
+            (manifest.inputs, golden.inputs, "input"),
+            (manifest.outputs, golden.outputs, "output"),
+        ):
+            for spec in (*specs, *(TensorSpec(getattr(s, end), s.dtype, s.axes) for s in manifest.states)):
+                check_array(spec, arrays[spec.name], sizes)
+        if manifest.lengths is not None:
+            as_lengths(golden.inputs[manifest.lengths], manifest.lengths_input, sizes, manifest.sequence)
+    except InputError as error:
+        raise CheckFailedError(f"the golden case does not run: {first_line(error)}") from error
 
 
 def compare_golden(golden: Golden, outputs: Mapping[str, Array]) -> tuple[Comparison, ...]:

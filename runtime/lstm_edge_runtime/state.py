@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from .errors import FileFormatError
 from .manifest import Array, Axes, Manifest
 
 __all__ = [
@@ -25,21 +26,22 @@ __all__ = [
     "to_arrays",
 ]
 
-IDENTITY, _PREFIX = "identity", "state/"
-"""In a file: the name of the identity, and what a state's name starts with."""
+IDENTITY, _AGE, _PREFIX = "identity", "age", "state/"
+"""In a file: the names of the identity and the age, and what a state's name starts with."""
 
 
 class State(Mapping[str, Array]):
     """An immutable mapping of state input names to arrays, for example ``h_0 (layers*D, N, H)``.
 
-    It pickles, saves to ``.npz``, and carries the identity (sha256) of the model file that it came from:
-    a model refuses the state of another one.
+    It pickles, saves to ``.npz``, and carries its age and the identity (sha256) of the model file that it
+    came from: a model refuses the state of another one.
     """
 
-    __slots__ = ("_arrays", "_identity")
+    __slots__ = ("_age", "_arrays", "_identity")
 
-    def __init__(self, arrays: Mapping[str, Array], identity: str) -> None:
+    def __init__(self, arrays: Mapping[str, Array], identity: str, age: int = 0) -> None:
         """Copy ``arrays``; the copies can't be written to."""
+        self._age = age
         self._arrays = {name: np.array(array, order="C") for name, array in arrays.items()}
         for array in self._arrays.values():
             array.flags.writeable = False
@@ -50,6 +52,11 @@ class State(Mapping[str, Array]):
         """The sha256 of the model file, in hex."""
         return self._identity
 
+    @property
+    def age(self) -> int:
+        """Time steps since it was at reset, of a batch those of the longest row; 0 where not known."""
+        return self._age
+
     def __getitem__(self, name: str) -> Array:
         return self._arrays[name]
 
@@ -59,8 +66,8 @@ class State(Mapping[str, Array]):
     def __len__(self) -> int:
         return len(self._arrays)
 
-    def __reduce__(self) -> tuple[type["State"], tuple[dict[str, Array], str]]:
-        return State, (self._arrays, self._identity)
+    def __reduce__(self) -> tuple[type["State"], tuple[dict[str, Array], str, int]]:
+        return State, (self._arrays, self._identity, self._age)
 
     def __repr__(self) -> str:
         shapes = ", ".join(f"{name}: {array.dtype} {array.shape}" for name, array in self.items())
@@ -95,13 +102,23 @@ class State(Mapping[str, Array]):
 
 def to_arrays(state: State) -> dict[str, Any]:
     """Return a state as arrays by the names that they bear in a file."""
-    return {IDENTITY: np.array(state.identity)} | {_PREFIX + name: array for name, array in state.items()}
+    arrays = {_PREFIX + name: array for name, array in state.items()}
+    return {IDENTITY: np.array(state.identity), _AGE: np.array(state.age)} | arrays
 
 
 def from_arrays(arrays: Mapping[str, Array]) -> State:
-    """Read what ``to_arrays`` gave; other names are passed over."""
+    """Read what ``to_arrays`` gave; other names are passed over. States saved before have no age: it is 0.
+
+    Raises:
+        FileFormatError: the age is no whole number from 0.
+    """
+    age = arrays.get(_AGE, np.array(0))
+    if age.shape or age.dtype.kind not in "iu" or not 0 <= age < 1 << 62:
+        raise FileFormatError(
+            f"a saved state has age {age!r:.60}, expected a whole number from 0; save it again"
+        )
     own = {name.removeprefix(_PREFIX): array for name, array in arrays.items() if name.startswith(_PREFIX)}
-    return State(own, str(arrays[IDENTITY]))
+    return State(own, str(arrays[IDENTITY]), int(age))
 
 
 Runner = Callable[[Mapping[str, Array]], Mapping[str, Array]]

@@ -1,6 +1,8 @@
 """A stream: one source of samples that owns its state."""
 
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +14,7 @@ from .axes import learn_sizes, resolve
 from .binding import WORKSPACE, BoundCall, StateSets, retain_heap
 from .errors import InputError
 from .manifest import Axes
-from .state import State
+from .state import State, take_steps
 
 if TYPE_CHECKING:
     from .native.engine import NativeCall, NativeEngine, NativeStates
@@ -40,25 +42,29 @@ class Stream:
         "__weakref__",
         "_chunk_call",
         "_core",
+        "_due",
+        "_every",
         "_identity",
         "_manifest",
         "_result",
         "_run",
         "_sets",
         "_slot",
+        "_start",
         "_step_call",
         "_steps",
         "_use",
         "_window",
     )
 
-    def __init__(self, core: Core) -> None:
-        """Open a stream at the reset state."""
+    def __init__(self, core: Core, reset_every: "int | str | None" = None) -> None:
+        """Open a stream at the reset state, to which it returns by itself as ``Model.stream`` says."""
         core.require_streamable()
+        self._every = core.steps_to_reset(reset_every)
         self._core, self._manifest, self._identity = core, core.manifest, core.identity
         self._use = ExclusiveUse("stream")
         self._slot = self._use.slot
-        self._steps = 0
+        self._count_from(0, 0)
         self._sets: StateSets | NativeStates = (
             StateSets(core.session, core.initial_states({})) if core.native is None else core.native.stream()
         )
@@ -68,14 +74,19 @@ class Stream:
 
     @property
     def steps_seen(self) -> int:
-        """Time steps taken since it was opened, reset or restored."""
+        """Time steps taken since it was opened, reset or restored; ``reset_every`` does not begin again."""
         return self._steps
+
+    @property
+    def reset_every(self) -> int | None:
+        """Steps after which it starts again from reset by itself; None for never."""
+        return self._every
 
     @property
     def state(self) -> State:
         """A copy of the state, to keep, pickle, save or restore elsewhere."""
         with self._use:
-            return State(self._sets.read(), self._identity)
+            return State(self._sets.read(), self._identity, self._age)
 
     def step(self, sample: InputArrays) -> Result:
         """Take one time step.
@@ -99,7 +110,11 @@ class Stream:
                 self._window[:] = sample  # type: ignore[assignment]
             except _WRONG_SAMPLE:
                 self._prepare_step(sample)
-            if self._run():
+            if self._steps >= self._due:
+                with self._kept():
+                    self._start_again()
+                    self._step_call.take()
+            elif self._run():
                 raise self._step_call.engine.refusal()
             self._steps += 1
             return self._result()
@@ -114,7 +129,8 @@ class Stream:
 
         Returns:
             The output after the last step ``(C,)``; an output with a sequence axis keeps it, ``(L, C)``.
-            A file that takes one step a call (no sequence axis) is called once a step.
+            A file that takes one step a call (no sequence axis) is called once a step, and one that starts
+            again on the way (``reset_every``) once for each piece between.
 
         Raises:
             InputError: wrong rank, width or dtype; empty; NaN or infinity where the model checks.
@@ -123,6 +139,8 @@ class Stream:
         with self._use:
             if self._manifest.sequence is None:
                 return self._process_by_step(chunk)
+            if self._every is not None:
+                return self._process_by_window(chunk)
             call = self._chunk_call
             if (
                 call is not None
@@ -141,7 +159,7 @@ class Stream:
         """Put every state back to its reset value."""
         with self._use:
             self._sets.write(self._core.initial_states({}))
-            self._steps = 0
+            self._count_from(0, 0)
 
     def restore(self, state: State) -> None:
         """Continue from ``state``.
@@ -152,7 +170,34 @@ class Stream:
         with self._use:
             sizes = {self._manifest.batch: 1} if self._manifest.batch else {}
             self._sets.write(self._core.check_state(state, sizes))
-            self._steps = 0
+            self._count_from(0, state.age)
+
+    @property
+    def _age(self) -> int:
+        """Steps since the state was at reset."""
+        return self._steps - self._start
+
+    def _count_from(self, steps: int, age: int) -> None:
+        self._steps, self._start = steps, steps - age
+        self._due = sys.maxsize if self._every is None else self._start + self._every
+
+    def _start_again(self) -> None:
+        """Put the states back to reset where it is time for it."""
+        if self._steps >= self._due:
+            self._sets.write(self._core.initial_states({}))
+            self._count_from(self._steps, 0)
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        """Put states and counts back where they were if the block raises."""
+        before = {name: array.copy() for name, array in self._sets.read().items()}
+        steps, age = self._steps, self._age
+        try:
+            yield
+        except BaseException:
+            self._sets.write(before)
+            self._count_from(steps, age)
+            raise
 
     def _prepare_step(self, sample: InputArrays) -> "_ShapedCall":
         """Return the call of one step, with ``sample`` in it; the next one goes in through the window."""
@@ -173,6 +218,13 @@ class Stream:
                     refuse_not_finite(only.name, array)
                 call.cell[...] = array
                 return call
+        sizes, arrays = self._to_graph(samples, known)
+        return self._call_of(sizes, arrays, call, drop_sequence=bool(known))
+
+    def _to_graph(
+        self, samples: InputArrays, known: Mapping[str | None, int]
+    ) -> tuple[dict[str, int], dict[str, Array]]:
+        """Check ``samples``; return the sizes of the named axes and the inputs in the file's layout."""
         sizes = {name: size for name, size in known.items() if name is not None}
         if self._manifest.batch is not None:
             sizes[self._manifest.batch] = 1
@@ -181,28 +233,68 @@ class Stream:
             core = tuple(axis for axis in spec.axes if axis not in dropped)
             axes = _axes_of_rank(array.ndim, core, spec.axes)
             learn_sizes(spec.name, axes, array.shape, sizes, self._manifest.ranges)
-        arrays = {spec.name: array.reshape(resolve(spec.axes, sizes) or ()) for spec, array in converted}
+        return sizes, {spec.name: array.reshape(resolve(spec.axes, sizes) or ()) for spec, array in converted}
+
+    def _call_of(
+        self,
+        sizes: Mapping[str, int],
+        arrays: Mapping[str, Array],
+        call: "_ShapedCall | None",
+        *,
+        drop_sequence: bool,
+    ) -> "_ShapedCall":
+        """Return the call of these inputs' shapes (``call`` if it fits), with them in it."""
         if call is None or not call.fits(arrays):
-            return _ShapedCall(self, sizes, arrays, drop_sequence=bool(known))
+            return _ShapedCall(self, sizes, arrays, drop_sequence=drop_sequence)
         call.write(arrays)
         return call
 
+    def _process_by_window(self, chunk: InputArrays) -> Result:
+        """Take a chunk in pieces, each of which ends where the states start again."""
+        manifest, results = self._manifest, []
+        sizes, arrays = self._to_graph(chunk, {})
+        sequence = manifest.sequence or ""
+        end = self._steps + sizes[sequence]
+        with self._kept():
+            while self._steps < end:
+                self._start_again()
+                size, place = min(self._due, end) - self._steps, sizes[sequence] + self._steps - end
+                piece = take_steps(manifest, arrays, place, place + size)
+                call = self._chunk_call = self._call_of(
+                    {**sizes, sequence: size}, piece, self._chunk_call, drop_sequence=False
+                )
+                call.take()
+                self._steps += size
+                results.append(call.result())
+        return results[0] if len(results) == 1 else self._join(results)
+
+    def _join(self, results: Sequence[Result]) -> Result:
+        """Return what one call would give for the pieces that gave ``results``."""
+        joined: dict[str, Array] = {}
+        for spec in self._manifest.outputs:
+            parts = [each[spec.name] if isinstance(each, dict) else each for each in results]
+            axes = [axis for axis in spec.axes if axis != self._manifest.batch]
+            if spec.name in self._manifest.counts:
+                joined[spec.name] = np.sum(parts, axis=0, dtype=parts[0].dtype)
+            elif self._manifest.sequence in axes:
+                joined[spec.name] = np.concatenate(parts, axes.index(self._manifest.sequence))
+            else:
+                joined[spec.name] = parts[-1]
+        return joined if isinstance(results[0], dict) else next(iter(joined.values()))
+
     def _process_by_step(self, chunk: InputArrays) -> Result:
-        before = {name: array.copy() for name, array in self._sets.read().items()}
         given = {spec.name: array for spec, array in self._core.convert_inputs(chunk)}
         lengths = {array.shape[0] if array.ndim else 0 for array in given.values()}
         if len(lengths) != 1 or 0 in lengths:
             raise InputError(f"got a chunk of {sorted(lengths)} steps, expected one number from 1")
         steps = lengths.pop()
-        try:
+        with self._kept():
             for index in range(steps):
                 sample = {name: array[index] for name, array in given.items()}
                 call = self._prepare_step(sample)
+                self._start_again()
                 call.take()
-        except BaseException:
-            self._sets.write(before)
-            raise
-        self._steps += steps
+                self._steps += 1
         return call.result()
 
 

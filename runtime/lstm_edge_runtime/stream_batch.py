@@ -1,6 +1,7 @@
 """A batch of streams: many sources of samples, one call into the engine a tick."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
@@ -8,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ._core import Core, ExclusiveUse, InputArrays, as_array, by_name
-from .axes import describe, learn_sizes, resolve, row_factor, with_ones
+from .axes import check_output, describe, learn_sizes, resolve, row_factor, with_ones
 from .binding import WORKSPACE, BoundCall, StateSets, retain_heap
 from .errors import ContractError, InputError, StateError
 from .manifest import Axes, Manifest
-from .state import State
+from .state import State, take_steps
 
 if TYPE_CHECKING:
     from .native.engine import NativeEngine, NativeTick
@@ -34,12 +35,13 @@ class StreamBatch:
     Like a stream it belongs to one thread at a time, and an exception leaves every state as it was.
     """
 
-    def __init__(self, core: Core, capacity: int) -> None:
-        """Reserve states for ``capacity`` sources, none of which exists yet."""
+    def __init__(self, core: Core, capacity: int, reset_every: "int | str | None" = None) -> None:
+        """Reserve states for ``capacity`` sources, none of which exists yet; see ``Model.streams``."""
         manifest = core.manifest
         if not isinstance(capacity, int) or isinstance(capacity, bool) or capacity < 1:
             raise InputError(f"capacity is {capacity!r}, expected a whole number from 1")
         core.require_streamable()
+        self._every = core.steps_to_reset(reset_every)
         if manifest.batch is None:
             raise ContractError("this file has no batch axis; open one stream() a source instead")
         _check_rows(manifest)
@@ -53,12 +55,19 @@ class StreamBatch:
         self._free = list(range(capacity - 1, -1, -1))
         self._place = np.zeros(capacity, dtype=np.int64)
         self._all = np.arange(capacity)
+        self._age = np.zeros(capacity, dtype=np.int64)
+        """Of each slot, the steps since its state was at reset."""
         self._tick_of: NativeTick | None = None
 
     @property
     def capacity(self) -> int:
         """How many sources fit."""
         return len(self._owner)
+
+    @property
+    def reset_every(self) -> int | None:
+        """Steps after which a source starts again from reset by itself; None for never."""
+        return self._every
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -83,7 +92,7 @@ class StreamBatch:
             source = int(self._next[slot])
             self._next[slot] += self.capacity
             self._owner[slot] = source
-            self._pool.reset(slot)
+            self._reset(np.array([slot]))
             return source
 
     def remove(self, source: int) -> None:
@@ -100,12 +109,13 @@ class StreamBatch:
     def reset(self, source: int) -> None:
         """Put one source's states back to their reset values; ``StateError`` if it is not in the batch."""
         with self._use:
-            self._pool.reset(self._slot(source))
+            self._reset(self._slots([source]))
 
     def state(self, source: int) -> State:
         """Return a copy of one source's state, for any stream; ``StateError`` if it is not in the batch."""
         with self._use:
-            return State(self._pool.gather(self._slots([source])), self._identity)
+            slots = self._slots([source])
+            return State(self._pool.gather(slots), self._identity, int(self._age[slots[0]]))
 
     def restore(self, source: int, state: State) -> None:
         """Continue one source from ``state``, of a stream or of another batch.
@@ -116,6 +126,7 @@ class StreamBatch:
         with self._use:
             slots = self._slots([source])
             self._pool.scatter(slots, self._core.check_state(state, {self._batch: 1}))
+            self._age[slots] = state.age
 
     def step(self, samples: InputArrays | Mapping[int, Any], ids: Ids | None = None) -> Any:
         """Take one time step of some sources.
@@ -188,22 +199,112 @@ class StreamBatch:
     def _tick(self, samples: Any, ids: Ids, lengths: npt.ArrayLike | None, *, step: bool) -> dict[str, Array]:
         """Check everything, call the engine once, and only then change the states of ``ids``."""
         slots = self._slots(ids)
-        if step and self._core.native is not None:
-            return self._native_step(self._core.native, samples, slots)
+        if step:
+            if (due := self._due(slots)).size:
+                with self._kept(due):
+                    self._reset(due)
+                    rows = self._step(samples, slots)
+            else:
+                rows = self._step(samples, slots)
+            self._age[slots] += 1
+            return rows
         feeds, sizes = _to_graph(self._core, samples, len(slots), step=step)
         valid = self._core.convert_lengths(lengths, sizes)
-        native = self._core.native
-        if step and native is None and len(slots) == self.capacity <= _BLOCK:
+        steps = sizes.get(self._manifest.sequence or "", 1)
+        self._check_padding(valid, steps)
+        retain_heap(WORKSPACE * steps * self._pool.nbytes)
+        ends = valid[self._core.lengths.name] if self._core.lengths else np.full(len(slots), steps)
+        if self._every is not None:
+            with self._kept(slots):
+                return self._by_window(slots, feeds, ends, steps)
+        rows = self._chunk(slots, feeds | valid)
+        self._age[slots] += ends
+        return rows
+
+    def _step(self, samples: InputArrays, slots: Array) -> dict[str, Array]:
+        if self._core.native is not None:
+            return self._native_step(self._core.native, samples, slots)
+        feeds, sizes = _to_graph(self._core, samples, len(slots), step=True)
+        if len(slots) == self.capacity <= _BLOCK:
             return self._tick_all(slots, feeds, sizes)
-        if not step:
-            steps = sizes.get(self._manifest.sequence or "", 1)
-            self._check_padding(valid, steps)
-            retain_heap(WORKSPACE * steps * self._pool.nbytes)
-        if native is not None:
-            return _to_sources(
-                self._manifest, native.tick(feeds | valid, self._pool.arrays, slots), step=step
-            )
-        return self._run_blocks(slots, feeds | valid, step=step)
+        return self._run_blocks(slots, feeds | self._core.convert_lengths(None, sizes), step=True)
+
+    def _chunk(self, slots: Array, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        if self._core.native is not None:
+            outputs = self._core.native.tick(feeds, self._pool.arrays, slots)
+            return _to_sources(self._manifest, outputs, step=False)
+        return self._run_blocks(slots, feeds, step=False)
+
+    def _by_window(
+        self, slots: Array, feeds: Mapping[str, Array], ends: Array, steps: int
+    ) -> dict[str, Array]:
+        """Take chunks in pieces, so that no source starts again inside of one.
+
+        Args:
+            slots: of the sources.
+            feeds: their chunks in the file's layout, ``steps`` long.
+            ends: how many of the steps are valid ``(K,)``.
+            steps: the chunks' length.
+        """
+        rows: dict[str, Array] = {}
+        batch, start, last = self._batch, 0, int(ends.max())
+        while start < last:
+            live = np.flatnonzero(ends > start)
+            self._reset(self._due(slots[live]))
+            room = (self._every or last) - self._age[slots[live]]
+            size = min(last - start, int(room.min()))
+            valid = np.minimum(ends[live] - start, size)
+            given = {
+                spec.name: feeds[spec.name].take(live, axis=spec.axes.index(batch))
+                for spec in self._core.data
+            }
+            given = take_steps(self._manifest, given, start, start + size)
+            if self._core.lengths:
+                given[self._core.lengths.name] = valid.astype(self._core.lengths.dtype)
+            self._put(rows, self._chunk(slots[live], given), live, slice(start, start + size), steps)
+            self._age[slots[live]] += valid
+            start += size
+        return rows
+
+    def _put(
+        self,
+        rows: dict[str, Array],
+        piece: Mapping[str, Array],
+        live: Array,
+        time: slice,
+        steps: int,
+    ) -> None:
+        """Write a piece of some sources into the outputs of whole chunks; the first makes room."""
+        for spec in self._manifest.outputs:
+            part, along = piece[spec.name], _time_axis(spec.axes, self._manifest)
+            if spec.name not in rows:
+                shape = [steps if axis - 1 == along else size for axis, size in enumerate(part.shape)]
+                rows[spec.name] = np.zeros(shape, part.dtype)
+            if spec.name in self._manifest.counts:
+                rows[spec.name][live] += part
+            elif along is None:
+                rows[spec.name][live] = part
+            else:
+                np.moveaxis(rows[spec.name], 1 + along, 1)[live, time] = np.moveaxis(part, 1 + along, 1)
+
+    def _reset(self, slots: Array) -> None:
+        self._pool.reset(slots)
+        self._age[slots] = 0
+
+    def _due(self, slots: Array) -> Array:
+        """Return those of the slots whose states are to start again."""
+        return slots[:0] if self._every is None else slots[self._age[slots] >= self._every]
+
+    @contextmanager
+    def _kept(self, slots: Array) -> Iterator[None]:
+        """Put states and ages of sources back where they were if the block raises."""
+        before, age = self._pool.gather(slots), self._age[slots]
+        try:
+            yield
+        except BaseException:
+            self._pool.scatter(slots, before)
+            self._age[slots] = age
+            raise
 
     def _native_step(self, native: "NativeEngine", samples: InputArrays, slots: Array) -> dict[str, Array]:
         rows, arrays = len(slots), []
@@ -213,12 +314,13 @@ class StreamBatch:
                 learn_sizes(spec.name, (self._batch, *axes), array.shape, {self._batch: rows})
             arrays.append(array)
         if self._tick_of is None:
-            self._tick_of = native.tick_of(self._pool.arrays)
+            self._tick_of = native.tick_of(self._pool.arrays, self.capacity)
         return self._tick_of.run(arrays, None if slots is self._all else slots, rows)
 
     def _run_blocks(self, slots: Array, feeds: Mapping[str, Array], *, step: bool) -> dict[str, Array]:
         """Run onnxruntime on blocks of rows, whose working memory stays in the cache."""
         places = {spec.name: spec.axes.index(self._batch) for spec in self._manifest.inputs}
+        steps = self._manifest.steps(feeds)
         rows: list[dict[str, Array]] = []
         after: list[dict[str, Array]] = []
         for start in range(0, len(slots), _BLOCK):
@@ -228,6 +330,9 @@ class StreamBatch:
                 for name, array in feeds.items()
             }
             outputs, states = self._core.call(given | self._pool.gather(slots[part]))
+            sizes = {self._manifest.sequence or "": steps, self._batch: len(slots[part])}
+            for spec in self._manifest.outputs:
+                check_output(spec.name, spec.axes, outputs[spec.name].shape, sizes)
             rows.append(_to_sources(self._manifest, outputs, step=step))
             after.append(states)
         for start, states in zip(range(0, len(slots), _BLOCK), after, strict=True):
@@ -350,9 +455,9 @@ class _StatePool:
         if self._sets is not None and self._sets.device != "cpu":
             self._sets.write(blocks)
 
-    def reset(self, slot: int) -> None:
-        """Set one slot to the reset values."""
-        self.scatter(np.array([slot]), self._reset)
+    def reset(self, slots: Array) -> None:
+        """Set slots to the reset values."""
+        self.scatter(slots, self._reset)
 
     @property
     def arrays(self) -> dict[str, Array]:

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from lstm_edge_runtime import load
 from lstm_edge_runtime.prediction import interpret
 
 pytest.importorskip("paho.mqtt.client", reason="paho-mqtt is not installed")
+import paho.mqtt.client as mqtt
 from mqtt_devices import Devices
 
 ROOT = Path(__file__).parents[2]
@@ -64,12 +66,170 @@ def broker(tmp_path, find_program):
 
 @pytest.fixture
 def gateway(broker, tmp_path):
-    command = [sys.executable, ROOT / "examples" / "mqtt_gateway.py", MODEL, "--save", "0.3"]
+    command = [sys.executable, ROOT / "examples" / "mqtt_gateway.py", MODEL, "--save", "0.3", "--wait", "2"]
     options = ["--broker", f"127.0.0.1:{broker[1]}", "--state", tmp_path / "gateway.npz"]
     process = Process([*command, *options], tmp_path / "gateway.log", b"connected")
     yield process
     process.process.kill()
     process.process.wait()
+
+
+class Device:
+    """One device whose client runs in a thread of its own, as most do."""
+
+    def __init__(self, port, samples):
+        self.samples, self.answers, self.errors, self._order = samples, {}, [], []
+        self._came = threading.Condition()
+        self._client = mqtt.Client(
+            mqtt.CallbackAPIVersion.VERSION2, client_id="device-d0", clean_session=False
+        )
+        self._client.max_queued_messages_set(0)
+        self._client.reconnect_delay_set(1, 1)
+        self._client.on_message = lambda _client, _data, message: self._take(json.loads(message.payload))
+        subscribed = threading.Event()
+        self._client.on_connect = lambda client, *_: client.subscribe("lstm-edge/d0/answer", qos=1)
+        self._client.on_subscribe = lambda *_: subscribed.set()
+        self._client.connect("127.0.0.1", port)
+        self._client.loop_start()
+        assert subscribed.wait(10)
+
+    def _take(self, document):
+        with self._came:
+            if "error" in document:
+                self.errors.append(document)
+            elif document["n"] not in self.answers:
+                self._order.append(document["n"])
+                self.answers[document["n"]] = document
+            self._came.notify_all()
+
+    def send(self, number):
+        document = {"n": number, "x": self.samples[number].tolist()}
+        return self._client.publish("lstm-edge/d0/sample", json.dumps(document), qos=1)
+
+    def wait(self, answers, timeout=60):
+        with self._came:
+            come = self._came.wait_for(lambda: len(self.answers) >= answers, timeout)
+        assert come, f"{len(self.answers)} of {answers} answered; {self.errors[:3]}"
+
+    def check(self, numbers):
+        """Hold the answers to those of a stream that takes the samples in order, without errors."""
+        model = load(MODEL, device="cpu")
+        stream = model.stream()
+        rows = np.stack([np.atleast_2d(stream.step(self.samples[number]))[-1] for number in numbers])
+        found = interpret(rows, model.manifest.task)
+        expected = {
+            number: {"n": number, "label": label, "p": round(p, 6)}
+            for number, label, p in zip(
+                numbers, found.labels, found.probabilities.max(axis=-1).tolist(), strict=True
+            )
+        }
+        assert self.errors == []
+        assert self._order == list(numbers)
+        assert self.answers == expected
+
+    def close(self):
+        self._client.disconnect()
+        self._client.loop_stop()
+
+
+@pytest.fixture
+def device(broker):
+    samples = np.random.default_rng(5).normal(size=(3000, 3)).astype(np.float32)
+    device = Device(broker[1], samples)
+    yield device
+    device.close()
+
+
+def test_samples_that_arrive_early_wait_for_those_before_them(broker, gateway, device):
+    for number in (0, 1, 4, 4, 2, 6, 3, 5, 5, 7):
+        device.send(number)
+    device.wait(8)
+    device.check(range(8))
+
+
+def test_what_is_held_for_a_gap_survives_a_kill_of_the_gateway(broker, gateway, device):
+    for number in (0, 1, 3, 4):
+        device.send(number)
+    device.wait(2)
+    time.sleep(0.6)  # a save, which must not acknowledge what is held
+    gateway.stop(signal.SIGKILL)
+    gateway.start()
+    device.send(2)
+    device.wait(5)
+    device.check(range(5))
+
+
+def test_a_gap_that_remains_is_reported_and_passed_over(broker, gateway, device, tmp_path):
+    for number in (0, 1, 5, 6):
+        device.send(number)
+    device.wait(4)
+    device.check((0, 1, 5, 6))
+    assert 'device "d0": samples 2 to 4 did not come within 2 s' in (tmp_path / "gateway.log").read_text()
+
+
+def test_numbers_that_do_not_count_by_one_are_not_waited_for(broker, gateway, device):
+    for number in range(7, 3000, 30):
+        device.send(number)
+    device.wait(100, timeout=1.9)
+    device.check(range(7, 3000, 30))
+
+
+def test_a_broker_that_restarts_while_a_device_publishes_loses_no_sample(broker, gateway, device):
+    def publish():
+        for number in range(3000):
+            device.send(number)
+            time.sleep(0.001)
+
+    publisher = threading.Thread(target=publish)
+    publisher.start()
+    device.wait(300)
+    broker[0].stop(signal.SIGTERM)
+    broker[0].start()
+    publisher.join()
+    device.wait(3000)
+    device.check(range(3000))
+
+
+def test_sigterm_while_devices_publish_saves_what_was_answered(broker, gateway, device, tmp_path):
+    going = threading.Event()
+    going.set()
+
+    def publish():
+        for number in range(3000):
+            if going.is_set():
+                device.send(number)
+                time.sleep(0.001)
+
+    publisher = threading.Thread(target=publish)
+    publisher.start()
+    device.wait(200)
+    begun = time.monotonic()
+    assert gateway.stop(signal.SIGTERM) == 0
+    assert time.monotonic() - begun < 4
+    saved = np.load(tmp_path / "gateway.npz")
+    going.clear()
+    publisher.join()
+    assert saved["last"].tolist() == [max(device.answers)]
+
+
+def test_sigterm_without_confirmed_answers_says_what_is_not_saved(broker, gateway, device, tmp_path):
+    for number in range(10):
+        device.send(number)
+    device.wait(10)
+    time.sleep(1)  # they are saved
+    gateway.process.send_signal(signal.SIGSTOP)
+    for number in range(10, 20):
+        device.send(number).wait_for_publish(10)  # the broker has passed it on
+    broker[0].process.send_signal(signal.SIGSTOP)
+    gateway.process.send_signal(signal.SIGCONT)
+    time.sleep(0.3)
+    assert gateway.stop(signal.SIGTERM) == 1
+    broker[0].process.send_signal(signal.SIGCONT)
+    line = (tmp_path / "gateway.log").read_text().splitlines()[-1]
+    assert line.startswith("error: 10 messages are not in")
+    gateway.start()
+    device.wait(20)
+    device.check(range(20))
 
 
 def test_five_hundred_devices_are_answered_once_and_alike_whatever_is_killed(broker, gateway, tmp_path):

@@ -58,7 +58,7 @@ def _run(path: Path, **options: Any) -> None:
         feeds = {spec.name: np.zeros(shapes[spec.name], spec.dtype) for spec in model.inputs}
         if path.suffix != ".lep":
             model.run(feeds if len(feeds) > 1 else next(iter(feeds.values())))
-        stream = model.stream()
+        stream = model.stream(reset_every="never")
         one = {
             spec.name: np.zeros(
                 [
@@ -73,7 +73,7 @@ def _run(path: Path, **options: Any) -> None:
         }
         stream.step(one if len(one) > 1 else next(iter(one.values())))
         stream.restore(stream.state)
-        batch = model.streams(2)
+        batch = model.streams(2, reset_every="never")
         batch.add()
 
 
@@ -261,16 +261,8 @@ def state(rng: Random, corpus: Path, folder: Path) -> Verb | None:
     if rng.random() < 0.3:
         return Verb(("stream", str(DATA / "lstm.onnx"), "--state", str(path)), b"1,2,3\n")
     with load(DATA / "lstm.onnx", device="cpu", threads=1) as model:
-        model.stream().restore(State.load(path))
+        model.stream(reset_every="never").restore(State.load(path))
     return None
-
-
-def profile(rng: Random, corpus: Path, folder: Path) -> Verb | None:
-    content = (corpus / "profile.json").read_bytes()
-    path = _put(
-        folder, "p.json", rng.choice((mutate.damage_json, mutate.damage_json, mutate.damage))(rng, content)
-    )
-    return Verb(("selftest", str(DATA / "lstm.onnx"), "--profile", str(path)))
 
 
 def baseline(rng: Random, corpus: Path, folder: Path) -> Verb | None:
@@ -353,7 +345,7 @@ def resume(rng: Random, corpus: Path, folder: Path) -> Verb | None:
 
 
 _OPTIONS = (
-    "--threads", "--device", "--engine", "--profile", "--json", "--state", "--save-every", "--binary",
+    "--threads", "--device", "--engine", "--json", "--state", "--save-every", "--binary",
     "--strict", "--golden", "--series", "--order", "--label", "--features", "--group", "--layout",
     "--missing", "-o", "--output", "--to", "--chunk", "--name", "--help", "--window", "--rate",
     "--label-pattern", "--units", "--compare", "--html", "--seconds",
@@ -369,7 +361,7 @@ def command_line(rng: Random, corpus: Path, folder: Path) -> Verb | None:
     """Verbs with options and names that do not fit."""
     verb = rng.choice(
         ("inspect", "selftest", "predict", "stream", "convert", "report", "train", "export", "lift", "bench",
-         "tune", "validate", "quantize", "doctor", "inspekt", "")
+         "validate", "quantize", "doctor", "inspekt", "")
     )  # fmt: skip
     words = (
         []
@@ -380,7 +372,7 @@ def command_line(rng: Random, corpus: Path, folder: Path) -> Verb | None:
         words.insert(rng.randrange(len(words) + 1), rng.choice(_OPTIONS))
         if rng.random() < 0.7:
             words.append(rng.choice(_WORDS))
-    if verb in ("bench", "tune", "train", "export", "lift", "validate", "quantize", "doctor"):
+    if verb in ("bench", "train", "export", "lift", "validate", "quantize", "doctor"):
         words.append("--unknown")  # what is right of these would take long
     return Verb((verb, *words), b"1,2,3\n")
 
@@ -398,7 +390,6 @@ READERS: dict[str, tuple[int, Read]] = {
     "lines": (3, lines),
     "golden vectors": (4, golden),
     "state": (3, state),
-    "profile": (2, profile),
     "baseline": (3, baseline),
     "checkpoint": (5, weights),
     "run folder": (3, run_folder),

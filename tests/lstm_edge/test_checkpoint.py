@@ -14,7 +14,7 @@ from lstm_edge.checkpoint import Run, Scale, load, save
 from lstm_edge.lstm1 import LSTM1
 from lstm_edge.run_files import CONFIG
 from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError
-from lstm_edge_runtime.manifest import Signal, Task
+from lstm_edge_runtime.manifest import Signal, Task, Trained
 
 SIZES = {"num_classes": 3, "input_size": 2, "hidden_size": 4, "num_layers": 1, "seq_length": 9}
 VARIANTS = [
@@ -40,6 +40,7 @@ def full_run(**options):
         model=net(**options),
         task=Task("classification", "logits", labels=("rest", "läuft", "run")),
         signal=Signal(("ax", "ay"), 10.0, 9),
+        trained=Trained(True, 9, 0.5),
         inputs=Scale((0.5, -1.0), (2.0, 0.25)),
         summary={"accuracy": 0.75},
     )
@@ -78,7 +79,7 @@ def test_a_run_comes_back_whole_from_its_folder(tmp_path, options):
     assert again.model.options == run.model.options
     assert not again.model.training
     assert (again.task, again.signal, again.inputs, again.targets) == (run.task, run.signal, run.inputs, None)
-    assert again.summary == run.summary
+    assert (again.trained, again.summary) == (run.trained, run.summary)
     weights = weights_of(tmp_path / "runs" / "a")
     assert again.sha256 == saved.sha256 == hashlib.sha256(weights.read_bytes()).hexdigest()
     assert again.model.lstm.weight_ih_l0.requires_grad
@@ -239,6 +240,7 @@ def test_weights_changed_since_the_run_was_written_are_refused(folder):
         ({"weights": {"file": "../model.safetensors"}}, "no weights file in its own folder"),
         ({"weights": None}, "no weights file in its own folder"),
         ({"signal": {}}, "no 'features'"),
+        ({"trained": {"carry": 1, "window": None, "reset": 1.0}}, "trained"),
         ({"task": 3}, r"malformed \('int' object"),
         ({"task": {}}, r"malformed \(no 'kind'\)"),
         ({"inputs": 0}, r"malformed \('int' object"),

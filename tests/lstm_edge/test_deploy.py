@@ -4,7 +4,7 @@ import torch
 from lstm_edge.checkpoint import Run, Scale
 from lstm_edge.deploy import deployable
 from lstm_edge.lstm1 import LSTM1
-from lstm_edge_runtime.manifest import Signal, Task
+from lstm_edge_runtime.manifest import Signal, Task, Trained
 
 SCALE = Scale((10.0, -2.0), (4.0, 0.5))
 TARGETS = Scale((100.0, 0.0, 1.0), (10.0, 1.0, 3.0))
@@ -17,6 +17,7 @@ def run(inputs=SCALE, targets=None, **options):
         model=LSTM1(**sizes).eval(),
         task=Task("classification", "logits", labels=("a", "b", "c")),
         signal=Signal(("ax", "ay"), 10.0, 9),
+        trained=Trained(True, 9, 0.5),
         inputs=inputs,
         targets=targets,
         sha256="ab" * 32,
@@ -83,8 +84,9 @@ def test_a_bare_checkpoint_is_deployed_as_it_is():
 def test_the_configuration_carries_task_signal_and_hash():
     trained = run()
     config = deployable(trained)[2]
-    assert (config.task, config.signal, config.checkpoint_sha256) == (
+    assert (config.task, config.signal, config.trained, config.checkpoint_sha256) == (
         trained.task,
         trained.signal,
+        trained.trained,
         trained.sha256,
     )

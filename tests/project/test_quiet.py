@@ -25,7 +25,6 @@ VERBS = (
     "convert m.onnx --to web --ort runtime -o site",
     "convert m.onnx -o m.ort",
     "bench m.onnx --seconds 0.1 --streams 1 --html b.html",
-    "tune m.onnx --seconds 0.5 -o profile.json",
     "doctor",
 )
 """All but demo, which is train, export and predict."""
@@ -81,8 +80,8 @@ def run_verbs(place: Path, *wrapper: str) -> str:
         pytest.skip(f"strace can't trace here: {ran.stderr.strip().splitlines()[-1]}")
     done = re.findall(r"^VERB (\w+) (\d+)$", ran.stdout, re.MULTILINE)
     assert [name for name, _ in done] == [verb.split()[0] for verb in VERBS], ran.stderr
-    # a noisy machine may leave bench and tune without an answer
-    assert all(code == "0" or name in ("bench", "tune") for name, code in done), ran.stdout + ran.stderr
+    # a noisy machine may leave bench without an answer
+    assert all(code == "0" or name == "bench" for name, code in done), ran.stdout + ran.stderr
     return ran.stdout
 
 

@@ -29,11 +29,13 @@ class Sources(RuleBasedStateMachine):
     """Sources that come, go, tick in any company and order, each beside a stream of its own."""
 
     file = "lstm"
+    every = "never"
+    """After so many steps each source starts again by itself, and so does its own stream."""
 
     def __init__(self) -> None:
         super().__init__()
         self.model = load(DATA / f"{self.file}.onnx", threads=1)
-        self.batch = self.model.streams(CAPACITY)
+        self.batch = self.model.streams(CAPACITY, reset_every=self.every)
         self.own = {}
         self.kept = []
         self.rng = np.random.default_rng(11)
@@ -53,7 +55,7 @@ class Sources(RuleBasedStateMachine):
     def join(self) -> None:
         source = self.batch.add()
         assert source not in self.own
-        self.own[source] = self.model.stream()
+        self.own[source] = self.model.stream(reset_every=self.every)
 
     @precondition(lambda self: self.own)
     @rule(data=st.data())
@@ -103,7 +105,7 @@ class Sources(RuleBasedStateMachine):
     @rule(data=st.data())
     def hand_over(self, data) -> None:
         source = data.draw(st.sampled_from(sorted(self.own)))
-        stream = self.model.stream()
+        stream = self.model.stream(reset_every=self.every)
         stream.restore(self.batch.state(source))
         self.own[source] = stream
         self.batch.reset(source)
@@ -114,6 +116,7 @@ class Sources(RuleBasedStateMachine):
         assert sorted(self.batch.ids) == sorted(self.own)
         assert len(self.batch) == len(self.own)
         for source, stream in self.own.items():
+            assert self.batch.state(source).age == stream.state.age
             for name, value in stream.state.items():
                 np.testing.assert_allclose(self.batch.state(source)[name], value, atol=2e-6)
 
@@ -122,10 +125,22 @@ class SourcesWithLengths(Sources):
     file = "gru"
 
 
+class SourcesThatStartAgain(Sources):
+    every = 4
+
+
+class SourcesWithLengthsThatStartAgain(Sources):
+    file, every = "gru", 3
+
+
 Sources.TestCase.settings = settings(deadline=None, max_examples=40, stateful_step_count=25)
 SourcesWithLengths.TestCase.settings = settings(deadline=None, max_examples=30, stateful_step_count=20)
 TestSources = Sources.TestCase
 TestSourcesWithLengths = SourcesWithLengths.TestCase
+for again in (SourcesThatStartAgain, SourcesWithLengthsThatStartAgain):
+    again.TestCase.settings = settings(deadline=None, max_examples=20, stateful_step_count=20)
+TestSourcesThatStartAgain = SourcesThatStartAgain.TestCase
+TestSourcesWithLengthsThatStartAgain = SourcesWithLengthsThatStartAgain.TestCase
 
 
 def test_a_source_gets_the_same_bits_whoever_shares_its_tick(model):
@@ -365,7 +380,8 @@ def test_a_state_whose_rows_can_not_be_told_apart_by_source_is_refused():
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_an_int8_batch_refuses_what_would_reach_other_sources(bad):
     model = load(DATA / "motions-int8.onnx", threads=1, engine="onnxruntime")
-    batch, ids = full(model, 3)
+    batch = model.streams(3, reset_every="window")
+    ids = [batch.add() for _ in range(3)]
     x = samples(3, 6)
     batch.step(x, ids)
     before = [batch.state(source) for source in ids]
@@ -379,4 +395,4 @@ def test_an_int8_batch_refuses_what_would_reach_other_sources(bad):
             call()
     for source, state in zip(ids, before, strict=True):
         np.testing.assert_array_equal(batch.state(source)["h_0"], state["h_0"])
-    assert model.stream().step(x[1]).shape == (4,)
+    assert model.stream(reset_every="window").step(x[1]).shape == (4,)

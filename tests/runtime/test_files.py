@@ -23,6 +23,13 @@ def content(folder):
     }
 
 
+@pytest.mark.parametrize("name", ["../a", "deep/../../a", "/tmp/a"])
+def test_a_folder_takes_no_file_outside_it(name, tmp_path):
+    with pytest.raises(InputError, match=r"expected a relative path without '\.\.'"):
+        write_folder(tmp_path / "inner" / "folder", {"b": b"new", name: b"new"})
+    assert list(tmp_path.iterdir()) == []
+
+
 def everything(name):
     return True
 
@@ -119,3 +126,41 @@ def test_a_file_and_a_folder_collect_what_the_other_kind_left(tmp_path):
     (tmp_path / ".f.76543210.tmp").write_bytes(b"")
     write_bytes(tmp_path / "f", b"x")
     assert [path.name for path in tmp_path.iterdir()] == ["f"]
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o444, 0o755])
+def test_a_replaced_file_keeps_its_permissions(tmp_path, mode):
+    target = tmp_path / "s.npz"
+    target.write_bytes(b"old")
+    target.chmod(mode)
+    with files.replacing(target) as temporary:
+        assert temporary.stat().st_mode & 0o077 == 0, "nobody else may read it meanwhile"
+        temporary.write_bytes(b"new")
+    assert (target.read_bytes(), target.stat().st_mode & 0o7777) == (b"new", mode)
+
+
+def test_a_new_file_has_the_permissions_of_any_other(tmp_path):
+    (tmp_path / "plain").write_bytes(b"")
+    write_bytes(tmp_path / "ours", b"")
+    assert (tmp_path / "ours").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_replaced_folder_and_its_files_keep_their_permissions(folder):
+    folder.chmod(0o700)
+    (folder / "deep").chmod(0o750)
+    (folder / "deep" / "b").chmod(0o600)
+    write_folder(folder, NEW, everything)
+    modes = {name: (folder / name).stat().st_mode & 0o7777 for name in (".", "deep", "deep/b", "d")}
+    assert modes == {".": 0o700, "deep": 0o750, "deep/b": 0o600, "d": (folder / "d").stat().st_mode & 0o777}
+
+
+def test_the_new_name_is_on_the_disk_before_the_write_ends(monkeypatch, tmp_path):
+    done = []
+    monkeypatch.setattr(
+        files.os, "fsync", lambda open_: done.append(Path(f"/proc/self/fd/{open_}").readlink())
+    )
+    write_bytes(tmp_path / "a", b"1")
+    assert done[-1] == tmp_path
+    write_folder(tmp_path / "f", {"deep/b": b"1"})
+    assert done[-1] == tmp_path
+    assert [path.name for path in done[-3:-1]] == ["deep", done[-2].name]

@@ -14,6 +14,7 @@ from lstm_edge_runtime.manifest import (
     StateSpec,
     Task,
     TensorSpec,
+    Trained,
 )
 
 FULL = Manifest(
@@ -53,6 +54,39 @@ def test_ranges_and_counts_are_optional_fields_that_older_texts_do_not_have():
     again = Manifest.from_json(given.to_json())
     assert (again.ranges, again.counts) == (ranges, ("lengths_out",))
     assert json.loads(given.to_json())["axes"]["ranges"]["N"] == {"least": 1, "most": 8, "multiple": 1}
+
+
+@pytest.mark.parametrize("trained", [Trained(True, 40, 0.5), Trained(False, None, 1.0)])
+def test_how_it_was_trained_is_an_optional_field_that_older_texts_do_not_have(trained):
+    assert "trained" not in json.loads(FULL.to_json())
+    assert Manifest.from_json(FULL.to_json()).trained is None
+    text = FULL._replace(trained=trained).to_json()
+    assert json.loads(text)["trained"] == trained._asdict()
+    assert Manifest.from_json(text).trained == trained
+    assert Manifest.from_json(text).to_json() == text
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"carry": 1},
+        {"carry": None},
+        {"window": 0},
+        {"window": True},
+        {"window": 1.5},
+        {"window": "40"},
+        {"reset": 1.5},
+        {"reset": -0.1},
+        {"reset": None},
+    ],
+    ids=str,
+)
+def test_a_wrong_value_of_how_it_was_trained_is_refused_in_one_line(bad):
+    raw = json.loads(FULL._replace(trained=Trained(True, 40, 0.5)).to_json())
+    raw["trained"] |= bad
+    with pytest.raises(ManifestError, match="malformed") as error:
+        Manifest.from_json(json.dumps(raw))
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -205,7 +205,6 @@ def prepare(folder: Path) -> dict[str, Verb]:
             ("bench", model, "--seconds", "0.3", "--streams", "1", "--html", "{out}/b.html"),
             {"b.html": _ends("</html>")},
         ),
-        "tune": Verb(("tune", model, "--seconds", "1", "-o", "{out}/p.json"), {"p.json": _json}),
     }  # fmt: skip
 
 

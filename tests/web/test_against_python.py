@@ -38,7 +38,7 @@ def _draw(rng, name, steps, batch=None):
 
 def _calls(name, model):
     """Random calls for Node, and what Python's runtime makes of each."""
-    rng, stream = np.random.default_rng(7), model.stream()
+    rng, stream = np.random.default_rng(7), model.stream(reset_every="never")
     for batch, steps in ((1, 1), (1, 9), (3, 5)):
         x, flat = _draw(rng, name, steps, batch)
         lengths = rng.integers(1, steps + 1, batch) if model.manifest.lengths else None

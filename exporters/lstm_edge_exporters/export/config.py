@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from lstm_edge_runtime.axes import parse_sum
 from lstm_edge_runtime.errors import InputError
-from lstm_edge_runtime.manifest import Axes, AxisRange, Signal, Task
+from lstm_edge_runtime.manifest import Axes, AxisRange, Signal, Task, Trained
 
 from ..versions import IR_VERSIONS, OLDEST_ONNXRUNTIME, OPSETS
 
@@ -51,6 +51,8 @@ class ExportConfig:
     task: Task | None = None
     """What an output means; with an empty ``Task.output`` it is the first that is no state."""
     signal: Signal = field(default_factory=Signal)
+    trained: Trained | None = None
+    """Whether training carried states, and over which windows; None where unknown."""
     checkpoint_sha256: str | None = None
     """Hex digest of the checkpoint that the weights come from, kept in the provenance."""
     seed: int = 0

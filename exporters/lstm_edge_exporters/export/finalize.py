@@ -108,6 +108,7 @@ def build_manifest(
         lengths=roles.lengths,
         task=task,
         signal=config.signal,
+        trained=config.trained,
         provenance=_provenance(config),
     )
 

@@ -36,6 +36,7 @@ from ..numerics.verify import (
     ChunkedFile,
     Equivalence,
     StatesRefusedError,
+    compare_closed_loop,
     find_counts,
     record_golden,
     run_in_chunks,
@@ -43,13 +44,14 @@ from ..numerics.verify import (
     verify,
 )
 from ..progress import Progress, ignore, in_turn
+from .centering import center_norms
 from .config import ExportConfig
 from .finalize import build_manifest, rename_outputs, serialize, tidy
 from .lower import check_recurrent_nodes, lower, lower_sums
 from .ranges import Guard, settle_ranges
 from .refusals import LoopError, check_module, check_starts
 from .roles import find_roles
-from .trace import trace
+from .trace import TURNS, trace
 from .variables import find_names
 
 __all__ = ["Artifact", "ConvertedModule", "convert_module", "export_verified", "own_copy"]
@@ -83,14 +85,16 @@ class Artifact:
 def export_verified(
     module: nn.Module, example: Any, config: ExportConfig, show: Progress = ignore
 ) -> Artifact:
-    """Trace, lower, verify and finalize; see ``export``."""
-    try:
-        return _export_verified(module, example, config, show)
-    except StatesRefusedError as error:
-        if config.stateless:
-            raise
-        made = _export_verified(module, example, replace(config, stateless=True), ignore)
-        return replace(made, notes=(*made.notes, f"states that are no arguments stay in the graph: {error}"))
+    """Trace, lower, verify and finalize; see ``export``. Threads take turns."""
+    with TURNS:
+        try:
+            return _export_verified(module, example, config, show)
+        except StatesRefusedError as error:
+            if config.stateless:
+                raise
+            made = _export_verified(module, example, replace(config, stateless=True), ignore)
+            note = f"states that are no arguments stay in the graph: {error}"
+            return replace(made, notes=(*made.notes, note))
 
 
 def _export_verified(module: nn.Module, example: Any, config: ExportConfig, show: Progress) -> Artifact:
@@ -98,6 +102,8 @@ def _export_verified(module: nn.Module, example: Any, config: ExportConfig, show
     made = convert_module(module, example, config)
     model = made.model
     bare = serialize(model, made.manifest, config.opset, config.ir_version)
+    if center_norms(model, bare, made.cases.cases()):
+        bare = serialize(model, made.manifest, config.opset, config.ir_version)
     _check(bare)
     candidate = _candidate(bare)
     ranges, narrowed = settle_ranges(
@@ -107,6 +113,7 @@ def _export_verified(module: nn.Module, example: Any, config: ExportConfig, show
     made = replace(made, manifest=manifest, cases=replace(made.cases, ranges=ranges))
     cases = in_turn(list(made.cases.cases()), show, "verifying", 0.3, 0.7)
     equivalence = verify(candidate, made.reference, cases, made.reference.run_plain)
+    _check_loop(made, candidate)
     show(0.7, "feeding chunks")
     manifest = _try_chunks(made, candidate)
     show(0.8, "recording golden cases")
@@ -236,6 +243,24 @@ def own_copy(module: nn.Module) -> nn.Module:
         ) from error
     own.eval()  # which may give None where a module has a train() of its own
     return own
+
+
+def _check_loop(made: ConvertedModule, candidate: Runner) -> None:
+    """Feed module and file their own states as the manifest pairs them.
+
+    Raises:
+        CheckFailedError: they part.
+    """
+    states = {state.input: state.output for state in made.manifest.states}
+    if not states:
+        return
+    feeds = made.cases.case(2, 3, at_reset=False, offset=51, full=True).feeds
+    try:
+        found = compare_closed_loop(candidate, states, made.reference, states, feeds)
+    except (RuntimeError, ValueError, IndexError):  # the module refuses the case, as it may any that is drawn
+        return
+    if failed := [str(each) for each in found if not each.ok]:
+        raise CheckFailedError(f"called again and again from its own states: {failed[0]}")
 
 
 def _try_chunks(made: ConvertedModule, candidate: Runner) -> Manifest:

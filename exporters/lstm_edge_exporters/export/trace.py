@@ -6,6 +6,7 @@ import functools
 import io
 import logging
 import re
+import threading
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,8 +38,10 @@ else:
     _registry = _registration.ONNXRegistry
     _build_registry = staticmethod(functools.cache(_registry.from_torchlib))
 
-__all__ = ["FoundAxes", "Traced", "find_axes", "runs", "trace"]
+__all__ = ["TURNS", "FoundAxes", "Traced", "find_axes", "runs", "trace"]
 
+TURNS = threading.RLock()
+"""Held while an export runs: PyTorch's tracer, logging, warnings and stderr belong to the whole process."""
 _SPARE = (3, 7, 5, 11, 13)
 """Sizes for dynamic axes that are 1 in the example, which tracing takes for a constant."""
 
@@ -350,14 +353,15 @@ def _export(
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
     """Keep back what PyTorch's exporters say about themselves; what matters comes as an exception."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
+    with TURNS:
+        before = logging.root.manager.disable
+        logging.disable(logging.CRITICAL)
+        try:
+            with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+                warnings.simplefilter("ignore")
+                yield
+        finally:
+            logging.disable(before)
 
 
 @contextlib.contextmanager

@@ -26,6 +26,7 @@ from ..graph import (
     walk,
 )
 from ..numerics.cases import CaseGenerator, InputSpec
+from ..numerics.indices import index_values
 from ..recurrent import LENGTHS, is_recurrent, label, recurrent_nodes, slots
 
 __all__ = [
@@ -203,8 +204,8 @@ def case_generator(
 ) -> CaseGenerator:
     """Generate data for every input that must be fed.
 
-    Floats are standard normal; integers are tokens below the size of the table that they index (below 2
-    where none is found); an input that reaches a node's ``sequence_lens`` is between 1 and ``steps``, and
+    Floats are standard normal; indices are tokens below the size of their table, see ``index_values``; other
+    integers are 0 or 1; an input that reaches a node's ``sequence_lens`` is between 1 and ``steps``, and
     ``steps`` for one row; ``states`` are at reset.
 
     Args:
@@ -217,7 +218,7 @@ def case_generator(
     Raises:
         InputError: an input is no tensor of numbers, or its rank is unknown.
     """
-    known, lengths = {state.input for state in states}, length_inputs(graph)
+    known, lengths, tables = {state.input for state in states}, length_inputs(graph), index_values(graph)
     specs = []
     for value in data_inputs(graph):
         if value.name in known:
@@ -228,13 +229,13 @@ def case_generator(
                 if value.shape is None
                 else f"input {value.name!r} declares no dtype; declare it in the file"
             )
-        dtype, values = value.dtype.numpy(), None
+        dtype, values = value.dtype.numpy(), tables.get(str(value.name))
         if not value.dtype.is_floating_point():
             if dtype != np.bool_ and not value.dtype.is_integer():
                 raise InputError(
                     f"input {value.name!r} is {value.dtype.name}; only numbers can be drawn at random"
                 )
-            values = 2 if dtype == np.bool_ else _table(value)
+            values = 2 if dtype == np.bool_ else tables.get(str(value.name), 2)
         role = "lengths" if value.name in lengths else "signal"
         longest = np.array([steps]) if role == "lengths" else None
         specs.append(InputSpec(str(value.name), dtype.name, axes_of(value), role, longest, values=values))
@@ -331,12 +332,3 @@ def _readers(value: ir.Value) -> list[tuple[ir.Node, int]]:
         for node, place in each.uses()
         if node.op_type not in _KEEPING_NUMBERS
     ]
-
-
-def _table(value: ir.Value) -> int:
-    rows = [
-        node.inputs[0].shape[node.attributes.get_int("axis", 0) or 0]
-        for node, place in _readers(value)
-        if node.op_type == "Gather" and place == 1 and node.inputs[0] is not None and node.inputs[0].shape
-    ]
-    return min((size for size in rows if isinstance(size, int)), default=2)

@@ -27,6 +27,7 @@ __all__ = [
     "CaseGenerator",
     "InputSpec",
     "case_size",
+    "closed_loop",
     "first_rows",
     "full_length",
     "in_chunks",
@@ -292,6 +293,8 @@ def _at_reset(spec: InputSpec, shape: tuple[int, ...]) -> Array:
 
 def _state(spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator, at_reset: bool) -> Array:
     reset = _at_reset(spec, shape)
+    if reset.dtype.kind in "iub" and not at_reset:  # counters and flags
+        return np.asarray(reset + rng.integers(0, 2 if reset.dtype.kind == "b" else 4, shape), spec.dtype)
     return reset if at_reset else np.asarray(reset + 0.7 * rng.standard_normal(shape), spec.dtype)
 
 
@@ -305,9 +308,9 @@ def _signal(
             np.ones(shape) if full else np.minimum(1.0, (rng.integers(1, steps + 1, shape) + 0.25) / steps),
             spec.dtype,
         )
+    if spec.values:
+        return _indices(spec.values, shape, rng).astype(spec.dtype)
     if np.dtype(spec.dtype).kind in "iub":
-        if spec.values:
-            return _indices(spec.values, shape, rng).astype(spec.dtype)
         if example is None or example.size == 0:
             return np.zeros(shape, spec.dtype)
         return rng.integers(int(example.min()), int(example.max()) + 1, shape).astype(spec.dtype)
@@ -341,6 +344,8 @@ def _indices(values: int, shape: tuple[int, ...], rng: np.random.Generator) -> A
 
 
 _LONGEST = 8
+_LOOP = 16
+"""Calls of a closed loop."""
 
 
 def random_sizes(total: int, rng: np.random.Generator) -> list[int]:
@@ -360,6 +365,27 @@ def in_chunks(manifest: Manifest, sizes: Sequence[int]) -> Procedure:
 
     def procedure(run: Runner, feeds: Feeds) -> Mapping[str, Array]:
         return join_chunks(manifest, list(run_chunks(run, manifest, feeds, sizes)))
+
+    return procedure
+
+
+def closed_loop(states: Mapping[str, str]) -> Procedure:
+    """Call with the same data again and again, each time from the states that the call before left.
+
+    It gives every output of every call, ``(calls, ...)``.
+
+    Args:
+        states: input name to the name of the output that continues it.
+    """
+
+    def procedure(run: Runner, feeds: Feeds) -> Mapping[str, Array]:
+        record: dict[str, list[Array]] = {}
+        for _ in range(_LOOP):
+            outputs = run(feeds)
+            feeds = {**feeds, **{name: outputs[output] for name, output in states.items()}}
+            for name, array in outputs.items():
+                record.setdefault(name, []).append(array)
+        return {name: np.stack(arrays) for name, arrays in record.items()}
 
     return procedure
 

@@ -99,7 +99,7 @@ class Rounding(Exact):
         """Return ``1 + units * 2^-24`` or ``1 - units * 2^-24`` at random; not to be written to."""
         if units == 1.0:
             return self._take(self._factors, shape)
-        return 1.0 + units * UNIT * self.signs(shape)
+        return np.asarray(1.0 + units * UNIT * self.signs(shape))
 
     def relative(self, value: Array, units: float = 1.0) -> Array:
         """Return ``value`` off by ``units`` times 2^-24 of itself."""

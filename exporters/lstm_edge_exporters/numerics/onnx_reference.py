@@ -17,7 +17,7 @@ from lstm_edge_runtime.state import Runner
 from ..recurrent import gru, lstm, rnn
 from .noise import EXACT, TINY, UNIT, Exact, Layout, Rounding
 
-__all__ = ["GRU", "LSTM", "RNN", "OnnxReference", "index_values", "widened"]
+__all__ = ["GRU", "LSTM", "RNN", "OnnxReference", "widened"]
 
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
 _MOVES = frozenset(
@@ -38,7 +38,6 @@ _ELEMENTARY = frozenset(
     """Acos Acosh Asin Asinh Atan Atanh Cosh Exp Log Pow Sinh Sqrt Tan Reciprocal Softmax LogSoftmax
     ReduceLogSumExp""".split()  # noqa: SIM905
 )
-_KEEPS_INDICES = ("Cast", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 _PRODUCTS = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum"})
 _SUMS = frozenset(
     "ReduceSum ReduceMean CumSum AveragePool GlobalAveragePool ReduceL1 Sum Mean".split()  # noqa: SIM905
@@ -137,10 +136,11 @@ class OnnxReference:
     def _wrap(self, evaluator: ReferenceEvaluator) -> None:
         """Let every node of ``evaluator``, and of the bodies in it, round what it gives."""
         for node in evaluator.rt_nodes_:
-            for value in vars(node).values():
-                if isinstance(value, ReferenceEvaluator):
+            for name, value in vars(node).items():
+                if isinstance(value, ReferenceEvaluator) and name != "parent":
                     self._wrap(value)
-            if node.op_type not in _MOVES and not hasattr(node, "impl_"):
+            body = getattr(node, "impl_", None)  # the node itself where it is made when it runs
+            if node.op_type not in _MOVES and not isinstance(body, ReferenceEvaluator):
                 node.run = self._rounding_run(node, node.run)
 
     def _rounding_run(self, node: OpRun, run: Callable[..., Any]) -> Callable[..., Any]:
@@ -241,22 +241,6 @@ class RNN(_Recurrent):
     """ONNX's ``RNN``."""
 
     compute = staticmethod(rnn)
-
-
-def index_values(model: onnx.ModelProto) -> dict[str, int]:
-    """Return how many values are valid for each input that a graph uses as an index into a constant table."""
-    rows = {tensor.name: tensor.dims for tensor in model.graph.initializer}
-    names = {value.name: value.name for value in model.graph.input}
-    found: dict[str, int] = {}
-    for node in model.graph.node:
-        source = names.get(node.input[0]) if node.input else None
-        if node.op_type in _KEEPS_INDICES and source:
-            names[node.output[0]] = source
-        if node.op_type == "Gather" and node.input[0] in rows and (source := names.get(node.input[1])):
-            axis = next((each.i for each in node.attribute if each.name == "axis"), 0)
-            size = int(rows[node.input[0]][axis])
-            found[source] = min(size, found.get(source, size))
-    return found
 
 
 def widened(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -18,7 +18,7 @@ from lstm_edge_runtime.manifest import Array, Golden, Manifest
 from lstm_edge_runtime.state import Runner, run_chunks, take_steps
 from lstm_edge_runtime.tolerance import MULTIPLE, Comparison, compare
 
-from .cases import Case, CaseGenerator, in_chunks, random_sizes
+from .cases import Case, CaseGenerator, closed_loop, in_chunks, random_sizes
 from .noise import MAX_RELATIVE_FLOOR, PerturbableReference, compare_outputs, expected, is_noise, unverified
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "ChunkedFile",
     "Equivalence",
     "StatesRefusedError",
+    "compare_closed_loop",
     "find_counts",
     "golden_case",
     "record_golden",
@@ -145,6 +146,31 @@ def verify(
         raise CheckFailedError(f"the reference gives numbers at no size of the verification ({reasons})")
     always = {name: limit for name, limit in limits[0].items() if all(name in each for each in limits)}
     return Equivalence(tuple(comparisons), tuple(skipped), dict(noise), always)
+
+
+def compare_closed_loop(
+    run: Runner,
+    states: Mapping[str, str],
+    reference: PerturbableReference,
+    own: Mapping[str, str],
+    feeds: Mapping[str, Array],
+) -> tuple[Comparison, ...]:
+    """Compare a file with its reference, both called again and again from the states that they left.
+
+    Two states that are swapped show here, as they do not in one call.
+
+    Args:
+        run: runs the file.
+        states: the pairing that its manifest declares, input name to output name.
+        reference: what it is compared with.
+        own: the pairing of the reference.
+        feeds: every input of the first call; all calls have the same data.
+
+    Raises:
+        RuntimeError, ValueError, IndexError: what the reference raises where it refuses the inputs.
+    """
+    known = expected(reference, feeds, closed_loop(own))
+    return tuple(compare_outputs(closed_loop(states)(run, feeds), known))
 
 
 def _runs(plain: Runner, case: Case) -> bool:

@@ -217,7 +217,7 @@ def _with_judgement(
     return manifest._replace(
         provenance={
             **manifest.provenance,
-            "float_sha256": before.identity,
+            "float_sha256": before.sha256,
             "quantized": words,
             "versions": versions,
         },

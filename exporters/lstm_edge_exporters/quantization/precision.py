@@ -27,10 +27,10 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from lstm_edge_runtime.cpu import read_cpuinfo
 from lstm_edge_runtime.errors import CheckFailedError, InputError
 from lstm_edge_runtime.graph_check import OPERATORS, QUANTIZED
 from lstm_edge_runtime.manifest import Array
-from lstm_edge_runtime.profile import read_cpuinfo
 
 __all__ = [
     "SCHEMES",

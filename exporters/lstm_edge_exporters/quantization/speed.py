@@ -79,7 +79,7 @@ def time_both(before: Model, after: Model, inputs: Mapping[str, Array]) -> list[
 def _call(model: Model, what: str, streamed: bool, feed: Any) -> Callable[[], Any]:
     if not streamed:
         return partial(model.run, feed)
-    stream = model.stream()
+    stream = model.stream(reset_every="never")
     return partial(stream.step if what == "step" else stream.process, feed)
 
 

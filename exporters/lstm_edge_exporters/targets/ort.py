@@ -6,15 +6,19 @@ weights that are stored small and computed in float (fp16, and int8 of GRU and R
 """
 
 import os
+import shutil
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lstm_edge_runtime import Model, load
+from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import CheckFailedError, FileFormatError, InputError
 from lstm_edge_runtime.files import replacing, write_bytes
-from lstm_edge_runtime.onnx_reader import is_ort_format
+from lstm_edge_runtime.manifest import KEY
+from lstm_edge_runtime.model import read_model
+from lstm_edge_runtime.onnx_reader import add_metadata
 
 from ..processes import run_program
 
@@ -29,7 +33,7 @@ class OrtFile:
     """A file in ORT format and what a reduced build needs to run it."""
 
     model: bytes
-    """The file; the manifest is in its metadata, as in the ``.onnx``."""
+    """The file; the manifest is in its metadata, as in the ``.onnx``, with the identity of that."""
     operators: str
     """The text of the configuration for onnxruntime's ``--include_ops_by_config``."""
     bytes_before: int
@@ -61,32 +65,45 @@ def to_ort(source: str | os.PathLike[str] | bytes) -> OrtFile:
         InputError: the file is in ORT format already, or the temporary folder can't be written.
         CheckFailedError: the result does not load, lost the manifest, or computes something else.
     """
-    before = load(source, device="cpu", threads=1)
-    given = source if isinstance(source, bytes) else Path(source).read_bytes()
-    if is_ort_format(given):
+    given, file = read_model(source)
+    if file is None:
         raise InputError("the file is in ORT format already; give the .onnx file")
-    # the tool looks for .onnx files only; given as bytes, a file of any name is one
-    path = None if isinstance(source, bytes) else Path(source).resolve()
-    content, operators = _convert(path if path and path.suffix.lower() == ".onnx" else given)
+    before = load(source if file.external_paths() else given, device="cpu", threads=1)
+    manifest = before.manifest and before.manifest._replace(identity=before.identity).to_json()
+    content, operators = _convert(
+        given if manifest is None else add_metadata(given, KEY, manifest),
+        {
+            tensor.external.location: tensor.external.path()
+            for tensor in file.every_tensor()
+            if tensor.external is not None
+        },
+    )
     try:
         after = load(content, device="cpu", threads=1)
     except FileFormatError as error:
         raise CheckFailedError(f"the converted file does not load: {error}; keep the .onnx file") from error
-    if _text(after) != _text(before):
+    if (after.manifest and after.manifest.to_json()) != manifest:
         raise CheckFailedError("the converted file lost its manifest; keep the .onnx file")
     if before.manifest is not None and before.manifest.golden is not None:
         after.selftest().require()
     return OrtFile(content, operators, len(given))
 
 
-def _convert(source: Path | bytes) -> tuple[bytes, str]:
+def _convert(content: bytes, external: Mapping[str, str]) -> tuple[bytes, str]:
+    """Convert a file's content with the tool.
+
+    Args:
+        content: the ``.onnx`` file's.
+        external: the path of each file with its external data, by the path that it names.
+    """
     try:
         with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as beside:
-            if isinstance(source, bytes):
-                path = Path(beside) / "model.onnx"
-                path.write_bytes(source)
-            else:
-                path = source
+            path = Path(beside) / "model.onnx"
+            path.write_bytes(content)
+            for location, source in external.items():
+                target = Path(beside) / location
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, target)
             command = [sys.executable, "-m", _TOOL, str(path), "--output_dir", folder]
             ran = run_program(
                 [*command, "--optimization_style", "Fixed", "--enable_type_reduction"],
@@ -104,7 +121,3 @@ def _convert(source: Path | bytes) -> tuple[bytes, str]:
             return files[".ort"].read_bytes(), "\n".join(kept) + "\n"
     except OSError as error:
         raise InputError(f"the temporary folder can't be written: {error.strerror or error}") from error
-
-
-def _text(model: Model) -> str:
-    return model.manifest.to_json() if model.manifest else ""

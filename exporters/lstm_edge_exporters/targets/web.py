@@ -5,7 +5,6 @@ onnxruntime-web (14 MB) is not part of this package: it is taken from a folder t
 
 import base64
 import hashlib
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,8 @@ import numpy.typing as npt
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import InputError, ManifestError, NotFoundError
 from lstm_edge_runtime.files import write_folder
+
+from .names import json_text
 
 __all__ = ["PageSignal", "Site", "find_runtime", "to_site"]
 
@@ -109,8 +110,8 @@ def to_site(model: str | os.PathLike[str], runtime: Path, recordings: Sequence[P
         ],
         "files": ["./", _CONTENTS, *sorted(name for name in files if name != "sw.js")],
     }
-    version.update(json.dumps(described).encode())
-    text = json.dumps({**described, "version": version.hexdigest()[:16]})
+    version.update(json_text(described).encode())
+    text = json_text({**described, "version": version.hexdigest()[:16]})
     return Site({**files, _CONTENTS: f"self.SITE = {text};\n".encode()})
 
 

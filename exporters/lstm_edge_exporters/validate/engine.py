@@ -15,12 +15,12 @@ from .checks.claims import (
     CHECKPOINT,
     check_claims,
     check_file,
-    check_golden,
     comparable,
     compare_facts,
     interface_of,
 )
 from .checks.decisions import check_decisions
+from .checks.golden import check_golden, check_recorded
 from .config import ValidateConfig
 from .reference import ModelFile, ReferenceModel, against_itself, open_file
 from .report import Channel, Check, Coverage, Fact, Figures, Group, Report
@@ -149,6 +149,8 @@ class Validation:
         elif reference is not None:
             self.subject = Subject(self.file, reference, self.config)
             yield from check_claims(self.subject)
+            if self.file.has_manifest:
+                yield from check_recorded(self.subject)
 
     def _why_not(self) -> str:
         if self.file.model is None:

@@ -82,7 +82,8 @@ def against_module(
     signature = Signature.of(module, example)
     if given and config is None:
         _check_example(signature, file)
-    if config is not None and config.states is not None and {*signature.names} == {*config.inputs}:
+    named = config is not None and config.states is not None and {*signature.names} == {*config.inputs}
+    if config is not None and named and file.manifest.ranges == config.ranges:
         manifest = _declared(file, signature, config)
         reference = TorchReference(module, signature, config.outputs, layout=Layout.of(manifest))
     else:
@@ -100,6 +101,7 @@ def against_module(
         examples=examples,
         values=reference.index_values(examples) if indices else {},
         sha256=sha256 or (config.checkpoint_sha256 if config else None) or "",
+        asks_ranges=config is not None,
     )
 
 
@@ -123,6 +125,7 @@ def _trace_manifest(
 ) -> tuple[TorchReference, Manifest]:
     """Trace the module as ``export`` does, with the names and the fixed sizes that the file's graph has."""
     from ..export.pipeline import convert_module, own_copy  # as long to import as a quick validation takes
+    from ..export.ranges import settle_ranges
 
     own = own_copy(module)
     try:
@@ -159,8 +162,11 @@ def _trace_manifest(
             prepared = convert_module(module, example, plain)
         else:
             layout = Layout.of(file.manifest)
-            return TorchReference(own, signature, outputs, layout=layout), file.manifest
-    return prepared.reference, prepared.manifest
+            return TorchReference(own, signature, outputs, layout=layout), file.manifest._replace(golden=None)
+    ranges, _ = settle_ranges(
+        prepared.guards, prepared.sizes, prepared.cases, prepared.reference, file.runner(), plain.ranges
+    )
+    return prepared.reference, prepared.manifest._replace(ranges=ranges)
 
 
 def _declared(file: ModelFile, signature: Signature, config: ExportConfig) -> Manifest:
@@ -188,9 +194,11 @@ def _declared(file: ModelFile, signature: Signature, config: ExportConfig) -> Ma
         ),
         batch=config.batch,
         sequence=config.sequence,
+        ranges=config.ranges,
         lengths=config.lengths,
         task=config.task,
         signal=config.signal,
+        trained=config.trained,
     )
 
 

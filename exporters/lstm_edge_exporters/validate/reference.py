@@ -81,11 +81,11 @@ class ModelFile:
 
     @property
     def precision(self) -> str:
-        """What the nodes and their weights compute in: ``fp32``, ``fp64``, ``fp16`` or ``int8``."""
+        """What the outputs are computed in: ``fp32``, ``fp64``, ``fp16`` or ``int8``."""
         graph = self.content.graph
-        stored = {tensor.dtype for tensor in graph.initializers.values()}
+        operators, stored = _needed(self.content)
         passed = {value.dtype for value in (*graph.inputs, *graph.outputs)}
-        if stored & {"int8", "uint8"} or any(node.op_type in _INT8 for node in self.content.every_node()):
+        if stored & {"int8", "uint8"} or operators & _INT8:
             return "int8"
         if "float16" in stored | passed:
             return "fp16"
@@ -131,6 +131,33 @@ class ModelFile:
         return lambda feeds: self.manifest.all_outputs(*native.call(feeds))
 
 
+def _needed(file: OnnxFile) -> tuple[set[str], set[str]]:
+    """Return the operators that an output depends on, and the dtypes of the weights that they read."""
+    graph, functions = file.graph, {function.name: function.nodes for function in file.functions}
+    makers = {name: node for node in graph.nodes for name in node.outputs}
+    names, seen = [value.name for value in graph.outputs], set[str]()
+    operators, stored = set[str](), set[str]()
+    while names:
+        name = names.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        if name in graph.initializers:
+            stored.add(graph.initializers[name].dtype)
+        if name not in makers:
+            continue
+        inside = [makers[name]]
+        for node in inside:  # grows by the nodes of bodies and of functions
+            operators.add(node.op_type)
+            names += node.inputs
+            inside += functions.pop(node.op_type, ())
+            for body in node.graphs():
+                inside += body.nodes
+                names += [value.name for value in body.outputs]
+                stored |= {tensor.dtype for tensor in body.initializers.values()}
+    return operators, stored
+
+
 _RECURRENT = {**{operator: operator for operator in OPERATORS}, QUANTIZED: "LSTM"}
 
 
@@ -171,6 +198,10 @@ class ReferenceModel:
     """How many values are valid, by the name of an input of indices."""
     sha256: str = ""
     """Of the checkpoint, where there is one."""
+    asks_ranges: bool = True
+    """Whether the manifest's ranges are what was asked for; where not, they are the widest that hold."""
+    regenerates: bool = True
+    """Whether the golden cases of its export can be generated again; not those of a file made elsewhere."""
 
 
 def against_file(path: str | os.PathLike[str], file: ModelFile | None = None) -> ReferenceModel:
@@ -199,13 +230,18 @@ def against_file(path: str | os.PathLike[str], file: ModelFile | None = None) ->
 def against_itself(file: ModelFile) -> ReferenceModel | None:
     """Compare with the file's own float64 run; None where it has none, as an int8 file."""
     try:
-        return _of_file(file, "its own float64 run")
+        own = _of_file(file, "its own float64 run")
     except UnsupportedError:
         return None
+    exported = "torch" in file.manifest.provenance.get("versions", {})
+    return replace(own, manifest=own.manifest._replace(golden=None), regenerates=exported)
 
 
 def _of_file(file: ModelFile, about: str) -> ReferenceModel:
-    from ..numerics.onnx_reference import OnnxReference, index_values
+    import onnx_ir as ir
+
+    from ..numerics.indices import index_values
+    from ..numerics.onnx_reference import OnnxReference
 
     manifest, model = file.manifest, onnx.load(str(file.path))
     return ReferenceModel(
@@ -214,8 +250,10 @@ def _of_file(file: ModelFile, about: str) -> ReferenceModel:
         manifest=manifest,
         layers=file.layers,
         examples=dict(manifest.golden.inputs) if manifest.golden else {},
-        values=index_values(model),
+        values=index_values(ir.from_proto(model).graph),
         sha256=str(manifest.provenance.get("checkpoint_sha256") or ""),
+        asks_ranges=file.has_manifest,
+        regenerates=file.has_manifest,
     )
 
 
@@ -236,6 +274,8 @@ def _freed(lifted: Manifest, original: Manifest) -> Manifest:
         return tuple(one if isinstance(one, str) else other for one, other in zip(mine, theirs, strict=True))
 
     return lifted._replace(
+        golden=original.golden,
+        ranges=original.ranges,
         inputs=tuple(spec._replace(axes=merge(spec.name, spec.axes)) for spec in original.inputs),
         outputs=tuple(spec._replace(axes=merge(spec.name, spec.axes)) for spec in original.outputs),
     )

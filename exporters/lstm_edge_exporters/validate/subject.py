@@ -52,10 +52,8 @@ class Subject:
         self.manifest = reference.manifest._replace(
             golden=file.manifest.golden,
             precision=file.precision,
-            ranges=file.manifest.ranges,
-            counts=file.manifest.counts,
         )
-        """The reference's: what the file claims decides nothing but sizes, as the runtime takes no others."""
+        """The reference's: what the file claims decides nothing."""
         self.reference = reference
         self.config = config
         self.run = file.runner()
@@ -66,7 +64,9 @@ class Subject:
             reference.examples
         )
         cases = CaseGenerator.of(self.manifest, examples, reference.values, config.seed)
-        self._cases = cases.fitted_to(reference.computation.run)
+        self.cases = cases.fitted_to(reference.computation.run)
+        """Generates what both are fed."""
+        self.manifest = self.manifest._replace(counts=self._counts())
         self.judge = Judge(
             reference.computation,
             self.manifest,
@@ -81,7 +81,7 @@ class Subject:
         self, n: int, length: int, offset: int, *, at_reset: bool = False, full: bool = True
     ) -> dict[str, Array]:
         """Return the inputs of a case of ``n`` rows and ``length`` steps, the same for the same offset."""
-        return dict(self._cases.case(n, length, at_reset=at_reset, offset=offset, full=full).feeds)
+        return dict(self.cases.case(n, length, at_reset=at_reset, offset=offset, full=full).feeds)
 
     def rng(self, *key: int) -> np.random.Generator:
         """Return a generator of its own for ``key``."""
@@ -179,6 +179,16 @@ class Subject:
         return states_stop_at_lengths(
             file, feeds, lambda _: dict.fromkeys(self.manifest.output_names, np.asarray(_SAME))
         )
+
+    def _counts(self) -> tuple[str, ...]:
+        """Return the outputs of the reference that count a call's steps."""
+        from ..numerics.verify import ChunkedFile, find_counts
+
+        if not self.manifest.states or not self.manifest.time_axes:
+            return ()
+        lengths = (self.manifest.lengths,) if self.manifest.lengths else ()
+        file = ChunkedFile(self.manifest, self.reference.computation.run64, lengths)
+        return find_counts(file, self.draw(2, _STEPS, _OFFSET + 6, at_reset=True))
 
     def wrong_shapes(self) -> Iterator[str]:
         """Return the outputs of the file that come out in another shape than its manifest states."""

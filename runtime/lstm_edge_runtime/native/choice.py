@@ -9,7 +9,7 @@ from ..errors import CheckFailedError, FileFormatError, UnsupportedError, first_
 from ..manifest import Golden, Manifest, TensorSpec
 from ..onnx_reader import OnnxFile
 from ..ort import run_by_name
-from ..selftest import SelfTest, check_golden_names, compare_golden, gather_replays, golden_misfit
+from ..selftest import SelfTest, check_golden_case, compare_golden, gather_replays
 from ..state import Runner
 from .library import installed
 
@@ -52,9 +52,7 @@ def compile_engine(
     if golden is None and session is not None:
         golden, what = _draw(file, manifest, runs.pop("onnxruntime")), "a drawn case"
     for case in () if golden is None else (golden, *golden.more):
-        check_golden_names(manifest, case)
-        if misfit := golden_misfit(manifest, case):
-            raise CheckFailedError(f"{what} does not run: {misfit}")
+        check_golden_case(manifest, case)
         for name, run in runs.items():
             try:
                 outputs = run(case.inputs)

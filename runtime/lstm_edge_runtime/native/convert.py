@@ -17,8 +17,8 @@ __all__ = ["to_native"]
 def to_native(source: str | os.PathLike[str] | bytes) -> bytes:
     """Return the program file (``.lep``) of an ``.onnx`` file, after it has replayed the golden case.
 
-    The manifest goes into it, and the first row of the golden case, as
-    onnxruntime runs it from the reset state.
+    The manifest goes into it with the file's identity, and the first row of the golden case, as onnxruntime
+    runs it from the reset state.
 
     Raises:
         NotFoundError, FileFormatError, ContractError: the file is not there, or is no usable model.
@@ -26,16 +26,17 @@ def to_native(source: str | os.PathLike[str] | bytes) -> bytes:
         MissingDependencyError: no ``lstm-edge-native``, or no onnxruntime.
         CheckFailedError: an output of the golden case is beyond its limit.
     """
-    load(source, engine="native")
-    model = load(source, engine="onnxruntime")
-    _, file = read_model(source)
+    content, file = read_model(source)
     if file is None:
         raise InputError("got a file in onnxruntime's own format, expected an .onnx file")
+    given = source if file.external_paths() else content
+    load(given, engine="native")
+    model = load(given, engine="onnxruntime")
     manifest = model.interface
     compiled = compile_program(file, manifest)
     if manifest.golden is not None:
         _record(compiled, model, manifest.golden)
-    compiled.writer.manifest(manifest.to_json())
+    compiled.writer.manifest(manifest._replace(identity=model.identity).to_json())
     content = compiled.writer.to_bytes()
     if manifest.golden is not None:
         worst = NativeEngine(content, None, 1).selftest()

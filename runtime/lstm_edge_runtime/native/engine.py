@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..axes import describe, resolve, row_factor
+from .._core import as_lengths
+from ..axes import check_array, describe, resolve, row_factor
 from ..errors import ContractError, FileFormatError, InputError, ManifestError, UnsupportedError, counted
+from ..graph_check import check_contract
 from ..manifest import Array, Axes, Manifest, StateSpec, TensorSpec
 from .library import INPUT, OUTPUT, STATE, Port, Rows, library, quick_step
 from .program import INPUT_TYPES, padding_of
@@ -47,7 +49,8 @@ class NativeEngine:
 
         Raises:
             FileFormatError: the library refuses it, or its inputs, outputs and states are not the manifest's.
-            UnsupportedError: a state whose rows do not lie together.
+            ContractError: as ``check_contract``.
+            UnsupportedError: a state whose rows do not lie together, or too many threads.
         """
         self.library = library()
         self._handle = self._load(program)
@@ -59,7 +62,9 @@ class NativeEngine:
             raise ManifestError("the native program carries no manifest; convert the model again")
         self.manifest = Manifest.from_json(text.decode(errors="replace")) if manifest is None else manifest
         manifest = self.manifest
-        self._check(self.library.lstm_edge_set_threads(self._handle, threads))
+        check_contract(manifest)
+        if self.library.lstm_edge_set_threads(self._handle, threads):
+            raise UnsupportedError(f"the native engine takes no {self._reason()}; give threads=1")
         self._check_ports()
         self.parts = self._match_states()
         self.sizes = [
@@ -105,7 +110,7 @@ class NativeEngine:
             for spec in manifest.data_inputs
         ]
         outputs = [
-            _Port(spec.name, prod(self._inner(spec.axes)), "float32", manifest.sequence in spec.axes)
+            _Port(spec.name, prod(self._inner(spec.axes)), spec.dtype, manifest.sequence in spec.axes)
             for spec in manifest.outputs
         ]
         found, given = self._ports(INPUT), self._ports(OUTPUT)
@@ -115,6 +120,19 @@ class NativeEngine:
                 f"the native program's inputs and outputs {names} are not those of its manifest; "
                 "convert the model again"
             )
+        if manifest.sequence is not None and not any(
+            manifest.sequence in spec.axes for spec in manifest.data_inputs
+        ):
+            raise FileFormatError(f"no input has the time axis {manifest.sequence}; convert the model again")
+        for name, axes in manifest.axes.items():
+            rows = name in manifest.output_names
+            for axis in axes:
+                known = isinstance(axis, int) or axis in (manifest.batch, manifest.sequence)
+                if not known and not (rows and row_factor(axis, manifest.batch)):
+                    raise FileFormatError(
+                        f"{name} {describe(axes)} has axis {axis}, which no native program has; "
+                        "convert the model again"
+                    )
         if self._padding is not None and any(
             self._ports(kind, self._padding) != self._ports(kind) for kind in (INPUT, OUTPUT, STATE)
         ):
@@ -133,14 +151,21 @@ class NativeEngine:
                 raise FileFormatError(
                     f"the native program has a state {name!r} that its manifest does not name"
                 )
+        batch = self.manifest.batch
         for spec in specs.values():
             own = [part for part in parts if part.spec is spec]
-            shape = self._shape(spec.axes)
-            layers = [part.layer for part in own]
-            if layers not in ([None], list(range(shape[0]))) or sum(p.width for p in own) != prod(shape):
-                raise FileFormatError(f"the native program does not hold all of state {spec.input}")
-            inner = spec.axes[1:] if own[0].layer is not None else spec.axes
-            batch = self.manifest.batch
+            layered = [part.layer for part in own] == [*range(len(own))] and spec.axes[:1] == (len(own),)
+            shape = self._shape(spec.axes[1:] if layered else spec.axes)
+            if (
+                not (layered or [part.layer for part in own] == [None])
+                or spec.dtype != "float32"
+                or any(part.width != prod(shape) for part in own)
+            ):
+                raise FileFormatError(
+                    f"the native program does not hold all of state {spec.input} {spec.dtype} "
+                    f"{describe(spec.axes)} in float32; convert the model again"
+                )
+            inner = spec.axes[1:] if layered else spec.axes
             if batch in inner and any(axis != 1 for axis in inner[: inner.index(batch)]):
                 raise UnsupportedError(f"state {spec.input} {spec.axes}: a row's numbers do not lie together")
         return tuple(parts)
@@ -199,28 +224,40 @@ class NativeEngine:
         """Open a stream of the library at the reset state."""
         return NativeStates(self)
 
-    def tick_of(self, pool: Mapping[str, Array]) -> "NativeTick":
+    def tick_of(self, pool: Mapping[str, Array], capacity: int) -> "NativeTick":
         """Return what takes single steps of the rows of a pool."""
-        return NativeTick(self, pool)
+        return NativeTick(self, pool, capacity)
 
     def call(self, feeds: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
-        """Run whole sequences from every input and state in the file's layout.
+        """Run whole sequences from every input and state in the file's layout; raises as ``tick``.
 
         Returns:
             The outputs by name, and the new states by input name.
         """
-        states = {
-            spec.input: np.array(feeds[spec.input], "float32", order="C") for spec in self.manifest.states
-        }
-        rows = self._rows(feeds)
-        outputs = self.tick(feeds, states, np.arange(rows))
+        states = {spec.input: np.array(feeds[spec.input], order="C") for spec in self.manifest.states}
+        sizes: dict[str, int] = {}
+        self._check_inputs(feeds, sizes)
+        outputs = self.tick(feeds, states, np.arange(sizes.get(self.manifest.batch or "", 1)))
         return outputs, states
 
-    def _rows(self, feeds: Mapping[str, Array]) -> int:
+    def _check_inputs(self, feeds: Mapping[str, Array], sizes: dict[str, int]) -> None:
+        """Check what is read of the inputs; add to ``sizes`` what the named axes turn out to be."""
         for spec in self.manifest.data_inputs:
-            if self.manifest.batch in spec.axes:
-                return int(feeds[spec.name].shape[spec.axes.index(self.manifest.batch)])
-        return 1
+            check_array(spec, feeds[spec.name], sizes)
+
+    def _check_pool(self, states: Mapping[str, Array], slots: Array) -> None:
+        """Check what is read and written of the states of ``slots``."""
+        sizes: dict[str, int] = {}
+        for spec in self.manifest.states:
+            array = states[spec.input]
+            check_array(TensorSpec(f"state {spec.input}", spec.dtype, spec.axes), array, sizes)
+            if not (array.flags.c_contiguous and array.flags.writeable):
+                raise InputError(f"state {spec.input} can't be written in C order; give a copy of it")
+        fewest = min((len(self._state_rows(states[p.spec.input], p)) for p in self.parts), default=len(slots))
+        if fewest < len(slots):
+            raise ContractError(f"got {counted(len(slots), 'row')} and a state of {fewest}")
+        if len(np.unique(slots)) < len(slots) or slots.min(initial=0) < 0 or slots.max(initial=0) >= fewest:
+            raise InputError(f"got slots {slots.tolist()!s:.60}, expected 0..{fewest - 1}, each once")
 
     def tick(self, feeds: Mapping[str, Array], states: Mapping[str, Array], slots: Array) -> dict[str, Array]:
         """Run some rows of a pool of states, which change where they lie; return the outputs.
@@ -232,17 +269,22 @@ class NativeEngine:
 
         Raises:
             ContractError: more rows than a state has.
-            InputError: an index outside an embedding table; no state has changed then.
+            InputError: an array of another shape or dtype, a length outside 1..L, a slot outside the pool or
+                given twice, or an index outside an embedding table; no state has changed then.
         """
         manifest, rows = self.manifest, len(slots)
-        inputs = [self._in_order(spec, np.asarray(feeds[spec.name])) for spec in manifest.data_inputs]
-        steps = max((array.shape[1] for array in inputs), default=1)
+        sizes = {manifest.batch or "": rows}
+        self._check_inputs(feeds, sizes)
+        self._check_pool(states, slots)
+        inputs = [self._in_order(spec, feeds[spec.name]) for spec in manifest.data_inputs]
+        steps = sizes.get(manifest.sequence or "", 1)
         inputs = [np.broadcast_to(array, (rows, steps, array.shape[2])) for array in inputs]
         outputs = [self._room(spec, rows, steps) for spec in manifest.outputs]
         pool = [self._state_rows(states[part.spec.input], part) for part in self.parts]
-        if (fewest := min(map(len, pool), default=rows)) < rows:
-            raise ContractError(f"got {counted(rows, 'row')} and a state of {fewest}")
-        lengths = None if manifest.lengths is None else feeds.get(manifest.lengths)
+        lengths = feeds.get(manifest.lengths or "")
+        if lengths is not None:
+            sizes[manifest.sequence or ""] = steps
+            lengths = as_lengths(lengths, manifest.lengths_input, sizes, manifest.sequence)
         if lengths is None or (lengths == steps).all():
             self._run(self._handle, slots, steps, inputs, pool, outputs)
         else:
@@ -372,9 +414,13 @@ class NativeEngine:
 class NativeTick:
     """One step of some rows of a pool, samples and outputs a row a source. Not for two threads at once."""
 
-    def __init__(self, engine: NativeEngine, pool: Mapping[str, Array]) -> None:
-        """Take the pool, each state in the file's layout and C order; it changes where it lies."""
+    def __init__(self, engine: NativeEngine, pool: Mapping[str, Array], capacity: int) -> None:
+        """Take a pool of ``capacity`` rows, each state in the file's layout and C order.
+
+        It changes where it lies.
+        """
         manifest = engine.manifest
+        engine._check_pool(pool, np.arange(capacity))
         self._engine, self._kept = engine, [engine._state_rows(pool[p.spec.input], p) for p in engine.parts]
         self._states = (Rows * len(self._kept))(*map(_view, self._kept))
         self._inputs = (Rows * len(manifest.data_inputs))()
@@ -386,14 +432,17 @@ class NativeTick:
 
         Args:
             arrays: each data input, ``(rows, ...)`` in C order.
-            slots: the place in the pool of each row; None for 0, 1, 2 and so on.
+            slots: the place in the pool of each row, below its capacity; None for 0, 1, 2 and so on.
             rows: how many there are.
 
         Raises:
-            InputError: an index outside an embedding table; no state has changed then.
+            InputError: an array of another size, or an index outside an embedding table; no state has changed
+                then.
         """
-        for view, array in zip(self._inputs, arrays, strict=True):
-            view.data, view.row_stride = _address(array), array.nbytes // rows
+        for view, array, size in zip(self._inputs, arrays, self._engine.sizes[INPUT], strict=True):
+            if array.nbytes != rows * size or not array.flags.c_contiguous:
+                raise InputError(f"got {array.nbytes} bytes of {rows} rows, expected {size} a row")
+            view.data, view.row_stride = _address(array), size
         outputs = {}
         for view, (name, shape) in zip(self._outputs, self._shapes, strict=True):
             made = outputs[name] = np.empty((rows, *shape), np.float32)
@@ -501,6 +550,7 @@ class NativeCall:
         """Take the data inputs, which are copied, and the sizes of the named axes."""
         engine, manifest, lib = states.engine, states.engine.manifest, states.engine.library
         steps = sizes.get(manifest.sequence or "", 1)
+        engine._check_inputs(inputs, {**sizes, manifest.batch or "": 1})
         self.inputs: dict[str, Array] = {}
         self.outputs: dict[str, Array] = {}
         single = steps == 1
@@ -513,7 +563,13 @@ class NativeCall:
                 self.inputs[spec.name] = states.view(INPUT, index, shape, spec.dtype)
                 continue
             array = self.inputs[spec.name] = np.zeros(shape, spec.dtype)
-            pointers[0].append(_row(array, spec.axes.index(manifest.sequence), before))
+            time = manifest.time_axis(spec.axes)
+            if time is None:  # the same at every step
+                rows = np.zeros((steps, *shape), spec.dtype)
+                before.append((rows, array))
+                pointers[0].append(int(rows.ctypes.data))
+            else:
+                pointers[0].append(_row(array, time, before))
         for index, output in enumerate(manifest.outputs):
             resolved = resolve(output.axes, {**sizes, manifest.batch or "": 1})
             assert resolved is not None

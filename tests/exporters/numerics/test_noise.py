@@ -9,7 +9,7 @@ from torch import nn
 
 from lstm_edge_exporters import ExportConfig, export
 from lstm_edge_exporters.numerics.cases import Case, CaseGenerator, InputSpec
-from lstm_edge_exporters.numerics.noise import Layout, noise_floors
+from lstm_edge_exporters.numerics.noise import Layout, Rounding, noise_floors
 from lstm_edge_exporters.numerics.reference import Injection, Signature, TorchReference
 from lstm_edge_exporters.numerics.verify import verify
 from lstm_edge_runtime import load
@@ -209,3 +209,35 @@ def test_tokens_are_drawn_over_the_whole_table_and_a_wrong_row_is_found(row):
         verify(lambda feeds: model.run(feeds)[0], reference, cases.cases())
     assert artifact.manifest.golden.inputs["tokens"].min() == 0
     assert artifact.manifest.golden.inputs["tokens"].max() == 39
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (2, 3), (0, 4)])
+def test_a_rounded_value_keeps_its_shape(shape):
+    rounding, value = Rounding(0), np.asarray(np.full(shape, 2.0))
+    for found in (
+        rounding.relative(value),
+        rounding.relative(value, 2.0),
+        rounding.absolute(value),
+        rounding.factors(shape),
+        rounding.factors(shape, 2.0),
+        rounding.signs(shape),
+    ):
+        assert isinstance(found, np.ndarray)
+        assert found.shape == shape
+
+
+class ScaledByNumbers(nn.Module):
+    """Attention's scale, a learned temperature and a gate: elementary functions of tensors without axes."""
+
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.GRU(6, 4, batch_first=True)
+        self.log_scale = nn.Parameter(torch.tensor(0.3))
+
+    def forward(self, x):
+        return self.rnn(x)[0] / torch.sqrt(torch.tensor(8.0)) * self.log_scale.exp() * self.log_scale.rsqrt()
+
+
+def test_elementary_functions_of_a_tensor_without_axes_export():
+    torch.manual_seed(0)
+    assert export(ScaledByNumbers(), torch.zeros(2, 5, 6)).equivalence.worst.ok

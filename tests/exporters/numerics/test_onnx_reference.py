@@ -3,12 +3,13 @@
 import numpy as np
 import onnx
 import onnxruntime
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper
 
 from lstm_edge_exporters.numerics.noise import compare_outputs, expected
-from lstm_edge_exporters.numerics.onnx_reference import OnnxReference, index_values
+from lstm_edge_exporters.numerics.onnx_reference import OnnxReference
 
 OPS = {"LSTM": (4, 3), "GRU": (3, 2), "RNN": (1, 2)}
 
@@ -76,15 +77,26 @@ def test_the_float64_operators_compute_what_onnxruntime_does(
         assert known.ref64[record.name].dtype == np.float64
 
 
-def test_the_rows_of_a_table_are_what_an_index_may_be():
+@pytest.mark.parametrize("operator", ["Gelu", "LayerNormalization", "Softmax", "Clip"])
+@pytest.mark.parametrize("declared", [True, False])
+def test_an_operator_whose_body_depends_on_its_types_is_perturbed(operator, declared):
+    scale = {"LayerNormalization": ["scale"]}.get(operator, [])
     graph = helper.make_graph(
         [
-            helper.make_node("Cast", ["tokens"], ["wide"], to=onnx.TensorProto.INT64),
-            helper.make_node("Gather", ["table", "wide"], ["y"]),
+            helper.make_node("Exp", ["x"], ["positive"]),
+            helper.make_node(operator, ["positive", *scale], ["y"]),
         ],
         "g",
-        [helper.make_tensor_value_info("tokens", onnx.TensorProto.INT32, ["N"])],
-        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["N", 2])],
-        [onnx.numpy_helper.from_array(np.zeros((9, 2), np.float32), "table")],
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [3, 4])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)],
+        [onnx.numpy_helper.from_array(np.ones(4, np.float32), "scale")] if scale else [],
     )
-    assert index_values(helper.make_model(graph)) == {"tokens": 9}
+    if declared:
+        graph.value_info.append(helper.make_tensor_value_info("positive", onnx.TensorProto.FLOAT, [3, 4]))
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    reference = OnnxReference(model, lambda feeds: {"y": session.run(None, dict(feeds))[0]})
+    x = np.random.default_rng(2).standard_normal((3, 4)).astype(np.float32)
+    known = expected(reference, {"x": x})
+    assert all(record.ok for record in compare_outputs(known.ref32, known))
+    assert np.all((known.floors["y"] > 0) & (known.floors["y"] < 1e-5))

@@ -1,6 +1,9 @@
 """What a file says of itself is recomputed and compared, and never narrows what is tested."""
 
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
+from typing import get_args, get_type_hints
 
 import numpy as np
 import onnx
@@ -11,9 +14,11 @@ from onnx import TensorProto, helper, numpy_helper
 from lstm_edge_exporters import ExportConfig, export
 from lstm_edge_exporters.lift import lift
 from lstm_edge_exporters.validate import ValidateConfig, open_file, validate
+from lstm_edge_exporters.validate.checks.claims import FIELDS, Evidence
+from lstm_edge_exporters.validate.engine import Validation
 from lstm_edge_exporters.validate.module import against_module
 from lstm_edge_exporters.validate.reference import against_file
-from lstm_edge_runtime.manifest import Manifest, Signal, Task
+from lstm_edge_runtime.manifest import AxisRange, Manifest, Signal, Task, Trained
 
 QUICK = ValidateConfig(quick=True, steps=300)
 SHA = "ab" * 32
@@ -37,6 +42,7 @@ def told(tmp_path_factory):
     config = ExportConfig(
         task=Task("classification", "output", ("walk", "run", "fall")),
         signal=Signal(("ax", "ay", "az"), 50, 20),
+        trained=Trained(True, 20, 0.5),
         checkpoint_sha256=SHA,
     )
     path = tmp_path_factory.mktemp("told") / "m.onnx"
@@ -56,6 +62,24 @@ def restated(path, folder, **changes):
     return folder / "restated.onnx"
 
 
+def contract(path, reference=None):
+    """Return the contract group, the first of a validation."""
+    return next(Validation(open_file(path), reference, QUICK).groups())
+
+
+def golden(**changes):
+    """Change the first golden case."""
+    return {
+        "golden": lambda m: m.golden._replace(
+            **{name: change(getattr(m.golden, name)) for name, change in changes.items()}
+        )
+    }
+
+
+def scaled(factor):
+    return lambda limits: {name: factor * array for name, array in limits.items()}
+
+
 CLAIMS = {
     "reset value of h_0": {"states": lambda m: (m.states[0]._replace(reset=0.5),)},
     "labels": {"task": lambda m: m.task._replace(labels=("run", "fall", "walk"))},
@@ -63,17 +87,27 @@ CLAIMS = {
     "features": {"signal": lambda m: m.signal._replace(features=("az", "ay", "ax"))},
     "sampling rate": {"signal": lambda m: m.signal._replace(sampling_rate=100.0)},
     "window": {"signal": lambda m: m.signal._replace(window=21)},
+    "trained": {"trained": lambda m: m.trained._replace(carry=False)},
     "checkpoint": {"provenance": lambda m: {**m.provenance, "checkpoint_sha256": "cd" * 32}},
     "precision": {"precision": lambda m: "int8"},
     "streamable": {"unstreamable": lambda m: "layer rnn is bidirectional"},
-    "limits of the golden case": {
-        "golden": lambda m: m.golden._replace(limit=dict.fromkeys(m.golden.outputs, 1e9))
-    },
-    "golden case is the reference's": {
-        "golden": lambda m: m.golden._replace(
-            outputs={name: array + np.float32(0.01) for name, array in m.golden.outputs.items()}
-        )
-    },
+    "counts of steps": {"counts": lambda m: ("output",)},
+    "range of N": {"ranges": lambda m: {"N": AxisRange(1, 2)}},
+    "golden case is the reference's": golden(
+        outputs=lambda outputs: {name: array + np.float32(0.01) for name, array in outputs.items()}
+    ),
+}
+RECORDED = {
+    "no golden case": {"golden": lambda m: None},
+    "no second case": golden(more=lambda _: ()),
+    "limits of 1e9": {"golden": lambda m: m.golden._replace(limit=dict.fromkeys(m.golden.outputs, 1e9))},
+    "limits 9.9 times too wide": golden(limits=scaled(9.9)),
+    "floors 9.9 times too wide": golden(floor=scaled(9.9)),
+    "no limits a channel": golden(limits=lambda _: {}),
+    "a case of zeros": golden(inputs=lambda inputs: {name: 0 * array for name, array in inputs.items()}),
+    "one step": golden(inputs=lambda inputs: {**inputs, "x": inputs["x"][:, :1]}),
+    "one row": golden(inputs=lambda inputs: {"x": inputs["x"][:1], "h_0": inputs["h_0"][:, :1]}),
+    "no states": golden(inputs=lambda inputs: {"x": inputs["x"]}),
 }
 
 
@@ -90,11 +124,111 @@ def test_a_file_that_states_the_truth_passes_and_every_fact_is_shown(told):
 @pytest.mark.parametrize("name", CLAIMS)
 def test_a_false_claim_is_a_failure_of_the_contract_with_both_values(name, told, tmp_path):
     path, reference = told
-    report = validate(restated(path, tmp_path, **CLAIMS[name]), reference, QUICK)
-    (failed,) = (check for check in report.groups[0].failed if check.name == name)
+    group = contract(restated(path, tmp_path, **CLAIMS[name]), reference)
+    (failed,) = (check for check in group.failed if check.name == name)
     assert (
         "the file has" in failed.message or "the file says" in failed.message or "differs" in failed.message
     )
+
+
+@pytest.mark.parametrize("alone", [False, True], ids=["reference", "alone"])
+@pytest.mark.parametrize("name", RECORDED)
+def test_golden_cases_other_than_the_exports_are_found(name, alone, told, tmp_path):
+    path, reference = told
+    assert contract(path, None if alone else reference).status == "passed"
+    failed = contract(restated(path, tmp_path, **RECORDED[name]), None if alone else reference).failed
+    assert any("golden case" in check.name for check in failed)
+
+
+def test_a_limit_that_is_too_wide_is_shown_beside_the_most_that_it_may_be(told, tmp_path):
+    """Of the channel that is furthest beyond, not of two different ones."""
+    path, reference = told
+
+    def widened(limits):
+        narrow = limits["output"].copy()
+        narrow[..., int(np.argmin(narrow))] *= 3
+        return {**limits, "output": narrow}
+
+    group = contract(restated(path, tmp_path, **golden(limits=widened)), reference)
+    (failed,) = (check for check in group.failed if check.name == "limits of the golden case")
+    has, most = (float(part.split()[-1]) for part in failed.message.split(", expected at most "))
+    assert has > most
+
+
+def test_outputs_in_another_order_than_the_graphs_are_found(told, tmp_path):
+    path, _ = told
+    model = onnx.load(path)
+    model.graph.node.append(helper.make_node("Neg", ["output"], ["negative"]))
+    value = onnx.ValueInfoProto()
+    value.CopyFrom(next(each for each in model.graph.output if each.name == "output"))
+    value.name = "negative"
+    model.graph.output.append(value)
+    onnx.save(model, tmp_path / "two.onnx")
+    one = Manifest.from_json(model.metadata_props[0].value).outputs[0]
+    for outputs, expected in (
+        ((one, one._replace(name="negative")), False),
+        ((one._replace(name="negative"), one), True),
+    ):
+        file = restated(tmp_path / "two.onnx", tmp_path, outputs=lambda _, outputs=outputs: outputs)
+        assert ("order of outputs in the graph" in {each.name for each in contract(file).failed}) == expected
+
+
+def fields(record, prefix="") -> Iterator[str]:
+    """Return every field of a named tuple, those of named tuples inside it included."""
+    for name, hint in get_type_hints(record).items():
+        inner = [each for each in (hint, *get_args(hint)) if hasattr(each, "_fields")]
+        if inner and inner[0] is not record:
+            yield from fields(inner[0], f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def test_the_table_lists_every_field_of_the_manifest():
+    parts = {name for name in FIELDS if name.startswith("provenance.")}
+    assert {*fields(Manifest)} == {*FIELDS} - parts
+
+
+def test_the_documentation_names_what_nobody_verifies():
+    text = (Path(__file__).parents[3] / "docs/validate.md").read_text()
+    for name, evidence in FIELDS.items():
+        if evidence is Evidence.FILE:
+            assert f"`{name}`" in text
+
+
+def test_an_int8_tensor_that_nothing_uses_does_not_make_a_file_int8(told, tmp_path):
+    path, reference = told
+    int8 = restated(path, tmp_path, precision=lambda m: "int8")
+    model = onnx.load(int8)
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros(3, np.int8), "unused"))
+    model.graph.node.append(helper.make_node("DequantizeLinear", ["unused", "scale"], ["unused_too"]))
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(1), "scale"))
+    onnx.save(model, int8)
+    assert "precision" in {check.name for check in contract(int8, reference).failed}
+
+
+def test_sizes_beyond_the_range_that_a_file_states_are_tested_where_the_reference_takes_them(told, tmp_path):
+    path, reference = told
+    narrow = restated(path, tmp_path, ranges=lambda m: {"N": AxisRange(1, 2)})
+    model = onnx.load(narrow)
+    body = {name: numpy_helper.from_array(np.array(value), name) for name, value in
+            {"first": [0], "two": 2, "less": np.float32(0.9), "whole": np.float32(1)}.items()}  # fmt: skip
+    model.graph.initializer.extend(body.values())
+    last = next(node for node in model.graph.node if "output" in node.output)
+    last.output[0] = "unscaled"
+    model.graph.node.extend(
+        [
+            helper.make_node("Shape", ["x"], ["shape"]),
+            helper.make_node("Gather", ["shape", "first"], ["rows"]),
+            helper.make_node("Greater", ["rows", "two"], ["many"]),
+            helper.make_node("Where", ["many", "less", "whole"], ["factor"]),
+            helper.make_node("Mul", ["unscaled", "factor"], ["output"]),
+        ]
+    )
+    onnx.save(model, narrow)
+    unknown = replace(reference, asks_ranges=False)
+    report = validate(narrow, unknown, QUICK)
+    assert "sizes" in {group.key for group in report.groups if group.failed}
+    assert any("not verified: range of N" in note for note in report.notes)
 
 
 @pytest.mark.parametrize(

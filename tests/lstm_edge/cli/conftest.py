@@ -9,10 +9,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from lstm_edge_runtime import load
-from lstm_edge_runtime.manifest import KEY, Golden, Manifest, Signal, StateSpec, Task, TensorSpec
+from lstm_edge_runtime.manifest import KEY, Golden, Manifest, Signal, StateSpec, Task, TensorSpec, Trained
 
 FEATURES = ("ax", "ay", "az")
 LABELS = ("rest", "walk", "run, fast")
+CARRIED = Trained(True, 6, 0.5)
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ def make(tmp_path_factory):
         feature_names=FEATURES,
         length="L",
         waste=0,
+        trained=CARRIED,
     ) -> Made:
         rng = np.random.default_rng(seed)
         shapes = {
@@ -101,6 +103,7 @@ def make(tmp_path_factory):
                 if task == "classification"
                 else Task(task, "logits", units=("m", "m/s", "kg")),
                 signal=Signal(feature_names, rate, 6),
+                trained=trained,
                 provenance={"opset": 17, "checkpoint_sha256": "ab" * 32, "versions": {"torch": "2.13"}},
                 equivalence={"cases": 12, "max_abs": 1e-7, "max_rel": 2e-7, "ratio": 0.25},
             )

@@ -8,8 +8,10 @@ import pytest
 
 from lstm_edge.report.bench import bench_page
 from lstm_edge.timing import calls as subject
-from lstm_edge.timing import compare, measure, system
+from lstm_edge.timing import compare, measure, settings, system
+from lstm_edge.timing.settings import load_call
 from lstm_edge.timing.system import cpu_at_rate, cpu_idle, measure_load
+from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import CheckFailedError, InputError
 from lstm_edge_runtime.manifest import Manifest
 from lstm_edge_runtime.native.library import installed
@@ -77,6 +79,35 @@ def test_the_table_is_for_people(invoke, har, quiet):
     assert code == 0
     for words in ("p99 us", "streams 8", "samples a second", "50 Hz", "real-time factor", "peak memory"):
         assert words in out
+
+
+def test_the_fastest_way_to_load_the_file_is_printed_and_loads_it(invoke, make, quiet, monkeypatch):
+    wide = make("wide tick", hidden=64)
+    monkeypatch.setattr(settings, "_GAIN", 1e9)  # so that there is a fastest setting on any machine
+    code, out, err = invoke("bench", wide.path, *QUICK, "--json")
+    assert (code, err) == (0, "")
+    (file,) = json.loads(out)["files"]
+    assert list(file["settings"]) == ["step", "streams 8"]
+    for found in file["settings"].values():
+        (best,) = (each for each in found if each["recommended"])
+        assert best["ratio"] == min(each["ratio"] for each in found)
+        call = load_call(file["path"], found)
+        model = eval(call, {"load": load})
+        assert (model.engine, model.options.threads) == (best["engine"], best["threads"])
+        model.close()
+
+
+def test_the_defaults_are_recommended_if_nothing_is_faster_and_not_compared_if_options_are_given(
+    invoke, har, quiet, monkeypatch
+):
+    monkeypatch.setattr(settings, "_GAIN", 0.0)
+    code, out, _ = invoke("bench", har.path, *QUICK)
+    assert code == 0
+    words = " ".join(out.split())
+    assert f'fastest step: load("{har.path}") (no setting is faster beyond noise)' in words
+    code, out, _ = invoke("bench", har.path, *QUICK, "--threads", "1")
+    assert code == 0
+    assert "fastest" not in out
 
 
 def test_a_file_that_can_not_be_streamed_is_timed_whole(invoke, har, quiet, tmp_path):
@@ -253,8 +284,6 @@ def test_waiting_takes_no_processor_and_work_does():
 
 
 def test_samples_are_the_same_each_time_and_fit_the_file(har, make):
-    from lstm_edge_runtime import load
-
     one = subject.TimedModel("a", har.path, load(har.path, device="cpu"))
     first, second = (one.samples(steps=4)["x"] for _ in range(2))
     np.testing.assert_array_equal(first, second)

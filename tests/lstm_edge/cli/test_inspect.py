@@ -5,6 +5,7 @@ import sys
 import onnx
 import pytest
 
+from lstm_edge_runtime.manifest import Trained
 from lstm_edge_runtime.native.library import installed
 
 H, WIDTH, C = 8, 3, 3
@@ -39,6 +40,16 @@ def test_the_table_says_the_same_to_people(invoke, har):
     assert code == 0
     for words in ("h_0 -> h_n", "(1, N, 8)", f"{CELL + DENSE:,}", "64 bytes of states", "run, fast", "50 Hz"):
         assert words in out
+
+
+def test_how_it_was_trained_is_shown(invoke, make):
+    path = make("carried", trained=Trained(True, 40, 0.5)).path
+    assert json.loads(invoke("inspect", path, "--json")[1])["trained"] == {
+        "carry": True,
+        "window": 40,
+        "reset": 0.5,
+    }
+    assert "windows of 40 steps" in invoke("inspect", path)[1]
 
 
 def test_a_label_can_not_write_to_the_terminal(invoke, har, tmp_path):

@@ -4,7 +4,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 import numpy as np
 import onnx
@@ -17,7 +17,8 @@ from pyarrow import parquet
 from lstm_edge.score.config import ScoreConfig
 from lstm_edge.score.pipeline import score
 from lstm_edge_runtime import load
-from lstm_edge_runtime.manifest import Manifest
+from lstm_edge_runtime.hold import Hold
+from lstm_edge_runtime.manifest import Manifest, Trained
 from lstm_edge_runtime.prediction import softmax
 
 AXES = ("ax", "ay", "az")
@@ -41,16 +42,18 @@ def write(table, path, **options):
     return path
 
 
-def expected(path, table, engine="auto"):
-    """Each row's output as a stream of its own series gives it."""
+def expected(path, table, engine="auto", every=10**9):
+    """Each row's output as a stream of its own series gives it, reset by hand before each window."""
     model = load(path, device="cpu", threads=1, engine=engine)
     series, order = np.array(table["series"].to_pylist()), table["order"].to_numpy()
     x = np.stack([table[name].to_numpy() for name in AXES], axis=1)
     out = np.empty((len(table), model.outputs[0].axes[-1]), dtype=np.float32)
     for one in np.unique(series):
-        stream = model.stream()
+        stream = model.stream(reset_every="never")
         rows = np.flatnonzero(series == one)
-        for row in rows[np.argsort(order[rows])]:
+        for step, row in enumerate(rows[np.argsort(order[rows])]):
+            if step % every == 0:
+                stream.reset()
             out[row] = stream.step(x[row])
     return out
 
@@ -141,9 +144,11 @@ def test_the_table_for_people_names_throughput_and_the_slowest_stage(invoke, har
     files=st.integers(1, 4),
     group=st.integers(1, 40),
     rows=st.integers(1, 80),
+    every=st.sampled_from([10**9, 1, 7]),
+    hold=st.integers(1, 4),
 )
 def test_results_do_not_depend_on_how_rows_are_split(
-    har, tmp_path_factory, seed, lengths, files, group, rows
+    har, tmp_path_factory, seed, lengths, files, group, rows, every, hold
 ):
     rng = np.random.default_rng(seed)
     folder = tmp_path_factory.mktemp("split")
@@ -152,14 +157,16 @@ def test_results_do_not_depend_on_how_rows_are_split(
     for each in range(files):
         own = table.filter(pa.array(where == each))
         write(own, folder / "in" / f"{each}.parquet", row_group_size=group)
-    run(folder / "in", har.path, folder / "out", rows_in_memory=rows, events=True)
-    probabilities = softmax(expected(har.path, table))
+    options = {"events": True, "reset_every": every, "hold": hold}
+    run(folder / "in", har.path, folder / "out", rows_in_memory=rows, **options)
+    probabilities = softmax(expected(har.path, table, every=every))
     for each in range(files):
         written = read(folder / "out" / f"{each}.parquet")
         np.testing.assert_array_equal(numbers(written), probabilities[where == each])
     write(table, folder / "one" / "0.parquet")
-    run(folder / "one", har.path, folder / "whole", events=True)
-    assert contents(folder / "out")["events"].equals(contents(folder / "whole")["events"])
+    run(folder / "one", har.path, folder / "whole", **options)
+    one, other = (contents(folder / name).get("events") for name in ("out", "whole"))
+    assert one == other  # none where no label stayed
     shutil.rmtree(folder)
 
 
@@ -190,21 +197,83 @@ def test_events_are_the_changes_of_the_label(har, tmp_path):
     assert contents(tmp_path / "out")["events"].to_pylist() == found
 
 
+def test_events_of_held_labels_begin_where_a_label_stayed(har, tmp_path):
+    table = samples(np.random.default_rng(3), [200, 150])
+    write(table, tmp_path / "a.parquet")
+    run(tmp_path / "a.parquet", har.path, tmp_path / "out", events=True, hold=3)
+    probabilities = softmax(expected(har.path, table))
+    found = []
+    for name in ("dev 0", "dev 1"):
+        rows = np.flatnonzero(np.array(table["series"].to_pylist()) == name)
+        hold, held = Hold(3), []
+        for label in probabilities[rows].argmax(axis=1).tolist():
+            hold.take(label)
+            held.append(hold.label)
+        for label, places in groupby(range(len(rows)), key=held.__getitem__):
+            own = rows[list(places)]
+            if label >= 0:
+                mean = np.mean(probabilities[own, label], dtype=np.float64)
+                found.append(
+                    (name, *table["order"].take(own[[0, -1]]).to_pylist(), LABELS[label], len(own), mean)
+                )
+    written = [tuple(row.values())[:-1] for row in contents(tmp_path / "out")["events"].to_pylist()]
+    assert [row[:-1] for row in written] == [row[:-1] for row in found]
+    np.testing.assert_allclose([row[-1] for row in written], [row[-1] for row in found], rtol=1e-6)
+    np.testing.assert_array_equal(numbers(read(tmp_path / "out" / "a.parquet")), probabilities)
+
+
+def test_a_file_from_reset_starts_again_with_each_window_and_the_verb_says_so(invoke, make, tmp_path):
+    path = make("from_reset", trained=Trained(False, 6, 1.0)).path
+    table = samples(np.random.default_rng(7), [20, 30])
+    write(table, tmp_path / "in" / "0.parquet")
+    line = ["score", tmp_path / "in", "-m", path, "--workers", 1, "-o"]
+    for name, arguments, every in (("a", [], 6), ("b", ["--reset-every", "never"], 10**9)):
+        code, _, err = invoke(*line, tmp_path / name, *arguments)
+        assert code == 0
+        assert (err.count("series start again every 6 steps; --reset-every never"), err.count("note:")) == (
+            (0, 0) if arguments else (1, 1)
+        )
+        found = numbers(read(tmp_path / name / "0.parquet"))
+        np.testing.assert_array_equal(found, softmax(expected(path, table, every=every)))
+    write(samples(np.random.default_rng(8), [20]).slice(0, 0), tmp_path / "in" / "1.parquet")
+    code, _, err = invoke(*line, tmp_path / "c", "--since", tmp_path / "a", "--reset-every", "never")
+    assert (code, "had 6 as --reset-every, this one has None" in err) == (2, True)
+    code, _, err = invoke(*line, tmp_path / "c", "--since", tmp_path / "b")
+    assert (code, f"the run in {tmp_path / 'b'} carried states on, and so did this one" in err) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--hold", "3"], "give --events too"),
+        (["--by-window", "--reset-every", "3"], "each row of --by-window starts from reset"),
+    ],
+)
+def test_options_that_say_nothing_are_refused(invoke, har, tmp_path, arguments, words):
+    write(samples(np.random.default_rng(7), [20]), tmp_path / "0.parquet")
+    code, _, err = invoke("score", tmp_path / "0.parquet", "-m", har.path, "-o", tmp_path / "o", *arguments)
+    assert (code, words in err) == (2, True)
+
+
+@pytest.mark.parametrize("options", [{}, {"reset_every": 7, "hold": 3}], ids=["carried", "again and held"])
 @pytest.mark.parametrize("apart", [False, True], ids=["in place", "an output a night"])
-def test_nightly_runs_equal_one_long_run(har, tmp_path, apart):
+def test_nightly_runs_equal_one_long_run(har, tmp_path, apart, options):
     rng = np.random.default_rng(4)
     table = samples(rng, [50, 80, 3, 120])
     order = table["order"].to_numpy()
     night = np.searchsorted([60, 100, 300], order, side="right")  # dev 2 is not seen after the first
     for each in range(4):
         write(table.filter(pa.array(night == each)), tmp_path / "all" / f"{each}.parquet")
-    run(tmp_path / "all", har.path, tmp_path / "long", events=True)
+    run(tmp_path / "all", har.path, tmp_path / "long", events=True, **options)
     total, last, seen = {}, None, []
     for each in range(4):
         write(table.filter(pa.array(night == each)), tmp_path / "in" / f"{each}.parquet")
         output = tmp_path / (f"night{each}" if apart else "nightly")
         rows = 10 if each == 1 else None  # other cuts, and another number of buckets
-        report, _ = run(tmp_path / "in", har.path, output, events=True, since=last, rows_in_memory=rows)
+        said = {} if last else options  # what is not given again stays
+        report, _ = run(
+            tmp_path / "in", har.path, output, events=True, since=last, rows_in_memory=rows, **said
+        )
         assert (report.files, report.known) == (1, each)
         seen.append(report.rows)
         last = output

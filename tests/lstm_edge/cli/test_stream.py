@@ -152,6 +152,7 @@ class Served:
             LineParser(3, manifest.signal.features if manifest else ()).parse_bytes,
             ResultLines(manifest.task if manifest else None, "step", as_json=as_json),
             self.kept,
+            1,
             strict,
         )
 

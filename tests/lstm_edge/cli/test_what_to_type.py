@@ -25,7 +25,7 @@ def folder(tmp_path, har, monkeypatch):
         ("stream run", "run is a run folder, expected an .onnx file; type lstm-edge export run -o run.onnx"),
         ("inspect run", "type lstm-edge export run -o run.onnx"),
         ("bench run", "type lstm-edge export run -o run.onnx"),
-        ("tune run", "type lstm-edge export run -o run.onnx"),
+        ("tune har.onnx", "tune is gone; lstm-edge bench MODELS prints the fastest engine"),
         ("convert run -o a.ort", "type lstm-edge export run -o run.onnx"),
         ("quantize run -o a.onnx", "type lstm-edge export run -o run.onnx"),
         ("lift run -o a.onnx", "type lstm-edge export run -o run.onnx"),

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -93,6 +94,16 @@ def test_weighted_classes_are_recognized_more_often_where_they_are_rare(tmp_path
         for weight in ("none", "balanced")
     ]
     assert recalls[0] + 0.4 < recalls[1]
+
+
+def test_a_class_that_the_set_does_not_have_is_shown_without_scores(classes, tmp_path):
+    shutil.copytree(classes, tmp_path / "run")
+    document = json.loads((classes / METRICS).read_text())
+    scores = document["test"]  # as 0.2 wrote it
+    scores["count"]["usual"], scores["precision"]["usual"], scores["f1"]["usual"] = 0, 0.0, 0.0
+    (tmp_path / "run" / METRICS).write_text(json.dumps(document))
+    text = write_report(tmp_path / "run")[0].read_text()
+    assert "<tr><td>usual</td>" + "<td>none there</td>" * 3 + "<td>0</td></tr>" in text
 
 
 def test_the_page_shows_scores_curves_mistakes_signals_and_data_and_takes_names_as_text(classes):

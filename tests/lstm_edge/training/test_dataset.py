@@ -110,6 +110,14 @@ def test_accuracy_and_recall_are_those_counted_by_hand():
     assert found["count"] == {"a": 3, "b": 1, "c": 0}
 
 
+def test_a_class_that_the_set_does_not_have_has_no_scores_even_where_it_is_predicted():
+    logits = torch.tensor([[2.0, 1, 0], [0, 1, 0], [0, 1, 3]])
+    found = classification_metrics(logits, torch.tensor([0, 1, 1]), ("a", "b", "c"))
+    assert {found[name]["c"] for name in ("precision", "recall", "f1")} == {None}
+    assert found["precision"] == {"a": 1.0, "b": 1.0, "c": None}
+    assert found["f1"] == {"a": 1.0, "b": pytest.approx(2 / 3), "c": None}
+
+
 def test_errors_of_values_are_those_counted_by_hand():
     found = regression_metrics(
         torch.tensor([[1.0, 10], [3, 20]]), torch.tensor([[0.0, 10], [0, 24]]), ("u", "v")

@@ -10,7 +10,7 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from lstm_edge_runtime.manifest import KEY, Golden, Manifest, Signal, StateSpec, Task, TensorSpec
+from lstm_edge_runtime.manifest import KEY, Golden, Manifest, Signal, StateSpec, Task, TensorSpec, Trained
 
 HERE = Path(__file__).parent
 WIDTH, H, C, LAYERS = 3, 8, 4, 2
@@ -33,6 +33,7 @@ def main() -> None:
         states=tuple(StateSpec(f"{k}_0", f"{k}_n", "float32", (LAYERS, "N", H)) for k in "hc"),
         task=Task("classification", "logits", labels=("rest", "walk", "run", "fall")),
         signal=Signal(features=("ax", "ay", "az"), sampling_rate=50.0, window=20),
+        trained=Trained(carry=True, window=20, reset=0.5),
         provenance={"made_by": "tests/runtime/data/make.py"},
         golden=golden(lstm, head),
     )

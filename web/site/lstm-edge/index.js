@@ -56,7 +56,8 @@ export async function load(source, { ort, device = "cpu", threads } = {}) {
     const instead = isOrtFormat(bytes) || manifest.precision !== "fp32" ? "load the float32 .onnx file that it was made from" : "copy or export it again";
     throw new LstmEdgeError("FileFormatError", `onnxruntime can't open the file (${firstLine(cause)}); ${instead}`, { cause });
   });
-  const file = { identity: await digest(bytes), bytes: bytes.length, device };
+  const identity = (isOrtFormat(bytes) && manifest.identity) || (await digest(bytes));
+  const file = { identity, bytes: bytes.length, device };
   try {
     return new Model(backend, session, manifest, file);
   } catch (error) {

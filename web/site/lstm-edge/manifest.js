@@ -32,9 +32,12 @@ import { manifestText } from "./file.js";
  * @property {{batch: string | null, sequence: string | null, ranges?: Record<string, AxisRange>}} axes
  * @property {readonly StateSpec[]} states
  * @property {string | null} lengths the input with each row's count of valid steps
+ * @property {string} [identity] of the .onnx file that a converted file was made from
  * @property {string} unstreamable why chunks with carried states do not equal the whole sequence; else empty
  * @property {{kind: string, output: string, labels: string[], units: string[]} | null} task
  * @property {{features: string[], sampling_rate: number | null, window: number | null}} signal
+ * @property {{carry: boolean, window: number | null, reset: number}} [trained] whether training carried states from window to
+ *   window; files made before have none
  * @property {string} precision `fp32`, `fp64`, `fp16` or `int8`
  * @property {Record<string, unknown>} provenance
  * @property {Record<string, unknown>} equivalence
@@ -71,6 +74,7 @@ const CHECKS = {
   })),
   axes: fields({ batch: or(isText), sequence: or(isText), ranges: optional(mapOf(fields({ least: isSize, most: or(isSize), multiple: isSize }))) }),
   lengths: or(isText),
+  identity: optional(isText),
   unstreamable: isText,
   task: or(fields({ kind: isText, output: isText, labels: list(isText), units: list(isText) })),
   signal: fields({
@@ -78,6 +82,9 @@ const CHECKS = {
     sampling_rate: or((value) => isNumber(value) && value > 0),
     window: or(isNumber),
   }),
+  trained: optional(fields({
+    carry: (value) => typeof value === "boolean", window: or(isSize), reset: (value) => isNumber(value) && value >= 0 && value <= 1,
+  })),
   precision: isText,
   provenance: isMap,
   equivalence: isMap,
@@ -106,6 +113,7 @@ export function readManifest(bytes) {
     throw refused("the manifest is not JSON; export the model again", cause);
   }
   if (!isMap(raw) || !Number.isInteger(raw.schema)) throw refused("the manifest has no integer 'schema'; export the model again");
+  if (raw.schema < 1) throw refused(`the manifest has schema ${raw.schema}, expected 1 to ${SCHEMA}; export the model again`);
   if (raw.schema > SCHEMA) {
     throw refused(`the manifest has schema ${raw.schema}, this version reads ${SCHEMA}; upgrade lstm-edge`);
   }

@@ -38,7 +38,7 @@ import { inTurn } from "./turns.js";
 /** A model file opened for running; `load` makes it. It never changes; any number of streams share it. */
 export class Model {
   /** The file's whole contract. @readonly @type {Manifest} */ manifest;
-  /** sha256 of the file in hex: a state belongs to the file that made it. @readonly @type {string} */ identity;
+  /** sha256 in hex of the .onnx file, or of the one that an .ort file was made from: a state belongs to its network. @readonly @type {string} */ identity;
   /** Size of the file. @readonly @type {number} */ bytes;
   /** The inputs that are neither states nor lengths. @internal @readonly @type {TensorSpec[]} */ _data;
   /** The input that takes lengths. @internal @readonly @type {TensorSpec | undefined} */ _valid;

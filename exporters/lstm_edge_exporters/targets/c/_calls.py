@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 
 from lstm_edge_runtime import Model
 from lstm_edge_runtime.errors import UnsupportedError
@@ -14,8 +15,9 @@ from lstm_edge_runtime.selftest import golden_limits
 from lstm_edge_runtime.tolerance import MULTIPLE
 
 from ...numerics.cases import CaseGenerator, InputSpec, case_size
+from ...numerics.indices import index_values
 from ...numerics.noise import Layout, noise_floors
-from ...numerics.onnx_reference import OnnxReference, index_values
+from ...numerics.onnx_reference import OnnxReference
 from ._interface import Interface
 
 __all__ = ["CCall", "GoldenCase", "golden_case", "run_calls"]
@@ -59,7 +61,7 @@ def run_calls(model: Model, graph: onnx.ModelProto, interface: Interface, count:
     does: a rounding error may well turn into one.
     """
     golden = interface.manifest.golden
-    examples, values = golden.inputs if golden else {}, index_values(graph)
+    examples, values = golden.inputs if golden else {}, index_values(ir.from_proto(graph).graph)
     cases = CaseGenerator(
         tuple(
             InputSpec(name, port.dtype, port.shape, example=examples.get(name), values=values.get(name))

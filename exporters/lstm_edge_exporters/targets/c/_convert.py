@@ -89,7 +89,7 @@ def to_c(source: str | os.PathLike[str], *, name: str | None = None, chunk: int 
     if chunk < 1:
         raise InputError(f"the chunk is {chunk}; expected 1 time step or more")
     with load(source, device="cpu", threads=1, engine="onnxruntime") as model:
-        model.stream()  # refuses a file without states, or whose chunks are not the whole
+        model.stream(reset_every="never")  # refuses a file without states, or whose chunks are not the whole
         if model.manifest is None:
             raise ManifestError(
                 "the file carries no manifest, which names its axes; lstm-edge lift writes one"
@@ -117,7 +117,7 @@ def to_c(source: str | os.PathLike[str], *, name: str | None = None, chunk: int 
         order = [value.name for value in graph.graph.input if value.name not in constants]
         order += [value.name for value in graph.graph.output]
         size = sum(onnx.numpy_helper.to_array(tensor).nbytes for tensor in constants.values())
-        facts = {"sha256": model.identity, "constants": size}
+        facts = {"sha256": model.sha256, "constants": size}
         files = render(interface, translate(graph, interface), order, golden, facts)
     comparisons = verify_c(files, interface, calls, compiler)
     written = {path: text for path, text in files.items() if path != HARNESS}

@@ -10,6 +10,8 @@ from lstm_edge_runtime.axes import resolve
 from lstm_edge_runtime.errors import InputError, UnsupportedError
 from lstm_edge_runtime.manifest import Array, Axes, Manifest, StateSpec, TensorSpec
 
+from ..names import c_identifier, check_project_name
+
 __all__ = ["Interface", "StateArray", "StepArray", "build_interface", "model_name"]
 
 _C_TYPES = {
@@ -18,22 +20,6 @@ _C_TYPES = {
     "bool": "bool",
     **{f"{sign}int{bits}": f"{sign}int{bits}_t" for sign in ("", "u") for bits in (8, 16, 32, 64)},
 }
-_KEYWORDS = """
-alignas alignof and and_eq asm auto bitand bitor bool break case catch char char8_t char16_t char32_t class
-co_await co_return co_yield compl concept const const_cast consteval constexpr constinit continue decltype
-default delete do double dynamic_cast else enum explicit export extern false float for friend goto if inline
-int long mutable namespace new noexcept not not_eq nullptr operator or or_eq private protected public
-register reinterpret_cast requires restrict return short signed sizeof static static_assert static_cast
-struct switch template this thread_local throw true try typedef typeid typename typeof typeof_unqual union
-unsigned using virtual void volatile wchar_t while xor xor_eq
-"""
-"""The keywords of C23 and C++20."""
-_TAKEN = """
-arduino assert complex ctype errno fenv float inttypes iso646 limits locale main math setjmp signal stdalign
-stdarg stdatomic stdbool stddef stdint stdio stdlib stdnoreturn string tgmath threads time uchar wchar
-wctype
-"""
-"""Names of headers that there are already, and of the example."""
 _LOCALS = "all best call difference i lengths next passed state value worst"
 """What the templates call their own variables."""
 
@@ -110,14 +96,11 @@ def model_name(given: str) -> str:
     """Return the prefix for a model called ``given``, with ``-``, ``.`` and spaces as ``_``.
 
     Raises:
-        InputError: it is no identifier, a keyword of C or C++, or the name of another header.
+        InputError: it is no identifier, a keyword of C or C++, or the name of another header or CMake target.
     """
-    name = re.sub(r"[-. ]", "_", given)
-    _check_identifier(name, "the model's name", "rename the file or give --name")
-    if name.lower() in _TAKEN.split():
-        raise InputError(
-            f"the model's name is {name!r}, and {name}.h is taken; rename the file or give --name"
-        )
+    advice = "rename the file or give --name"
+    name = c_identifier(re.sub(r"[-. ]", "_", given), "the model's name", advice)
+    check_project_name(name, advice)
     return name
 
 
@@ -130,17 +113,11 @@ def build_interface(manifest: Manifest, name: str, chunk: int) -> Interface:
         chunk: time steps in one call.
 
     Raises:
-        InputError: a label or a state's name that C can't take, or a chunk without a time axis.
+        InputError: a state's name that C can't take, or a chunk without a time axis.
         UnsupportedError: an axis that is neither batch nor time, or a dtype that C99 has not.
     """
     if chunk > 1 and manifest.sequence is None:
         raise InputError(f"the chunk is {chunk}, and the file takes one step a call; leave --chunk out")
-    for label in manifest.task.labels if manifest.task else ():
-        if not re.fullmatch(r"[A-Za-z0-9_]+", label, re.ASCII):
-            raise InputError(
-                f"the label {label!r} is no part of a C identifier (ASCII letters, digits and '_'); "
-                "train or export with such labels"
-            )
     data = list(manifest.data_inputs)
     lengths = [manifest.lengths_input] if manifest.lengths_input else []
     ports = _Ports(manifest, _sizes(manifest, chunk))
@@ -202,19 +179,9 @@ class _Ports:
 
     def _symbol(self, name: str) -> str:
         symbol = re.sub(r"[^A-Za-z0-9_]", "_", name, flags=re.ASCII).strip("_")
-        _check_identifier(symbol, f"the name of {name!r} in C", "name it otherwise at export")
+        c_identifier(symbol, f"the name of {name!r} in C", "name it otherwise at export")
         if self._symbols.setdefault(symbol, name) != name:
             raise InputError(
                 f"{self._symbols[symbol]!r} and {name!r} are both {symbol} in C; name one otherwise at export"
             )
         return symbol
-
-
-def _check_identifier(name: str, what: str, advice: str) -> None:
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name, re.ASCII):
-        raise InputError(
-            f"{what} is {name!r}, which is no C identifier (ASCII letters, digits and '_', a letter first); "
-            f"{advice}"
-        )
-    if name in _KEYWORDS.split():
-        raise InputError(f"{what} is {name!r}, which is a keyword of C or C++; {advice}")

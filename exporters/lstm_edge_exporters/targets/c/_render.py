@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from lstm_edge_runtime.manifest import Array
 
 from ...versions import versions
+from ..names import c_identifiers, c_string
 from ._calls import GoldenCase
 from ._interface import Interface, StepArray
 
@@ -36,7 +37,7 @@ def render(
         facts: ``sha256`` of the file, ``constants`` in bytes.
     """
     name, manifest = interface.name, interface.manifest
-    environment = Environment(  # noqa: S701  C and Markdown; every text of the file's own is an identifier or escaped
+    environment = Environment(  # noqa: S701  C and Markdown; names go through names.py
         loader=PackageLoader(__package__),
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -46,7 +47,7 @@ def render(
     environment.filters |= {
         "array_literal": _array_literal,
         "float_literal": lambda value: f"{np.float32(value)!s}f",
-        "string_literal": _string_literal,
+        "string_literal": c_string,
     }
     inputs = [_view(port, "INPUTS", interface, alone=len(interface.inputs) == 1) for port in interface.inputs]
     outputs = [
@@ -75,7 +76,7 @@ def render(
             + [f"{port['c_type']} (&{port['symbol']})[{port['macro']}]" for port in outputs]
         ),
         "arguments": _arguments(interface, order),
-        "labels": labels,
+        "labels": list(c_identifiers(labels)),
         "classes": interface.classes,
         "signal": manifest.signal,
         "words": [({"name": what, "about": about}, texts) for (what, about), texts in words.items() if texts],
@@ -219,8 +220,3 @@ def _literal(value: Any) -> str:
     digits, _, exponent = float(value).hex().partition("p")
     mantissa = digits.rstrip("0").rstrip(".") if "." in digits else digits
     return f"{mantissa}p{exponent}{'f' if value.dtype == np.float32 else ''}"
-
-
-def _string_literal(text: str) -> str:
-    plain = set(range(0x20, 0x7F)) - set(b'"\\?')
-    return '"' + "".join(chr(byte) if byte in plain else f"\\{byte:03o}" for byte in text.encode()) + '"'

@@ -18,6 +18,8 @@ from lstm_edge_runtime.errors import ContractError, InputError
 from lstm_edge_runtime.files import check_folder, write_folder
 from lstm_edge_runtime.manifest import Axes, Manifest, StateSpec, TensorSpec
 
+from ..names import file_name, line, pbtxt_string
+
 __all__ = ["BACKENDS", "IDLE_SECONDS", "MAX_ROWS", "SEQUENCES", "Repository", "to_triton"]
 
 BACKENDS = ("python", "onnxruntime")
@@ -81,19 +83,19 @@ def to_triton(path: str | os.PathLike[str], backend: str = "python") -> Reposito
         )
     with load(path, device="cpu") as model:
         interface = model.interface
-        model.streams(1)  # refuses what can't be streamed by rows
+        model.streams(1, reset_every="never")  # refuses what can't be streamed by rows
     if backend == "onnxruntime" and interface.sequence is None:
         raise ContractError("this file takes one step a call; use the python backend")
     contents = {"1/model.onnx": path.read_bytes()}
     labels = interface.task.labels if interface.task else ()
     if labels:
-        contents["labels.txt"] = "".join(f"{label}\n" for label in labels).encode()
+        contents["labels.txt"] = "".join(f"{line(label)}\n" for label in labels).encode()
     if backend == "python":
         contents["1/model.py"] = files(__package__).joinpath("model.py").read_bytes()
         contents["config.pbtxt"] = _python_config(path.stem, interface).encode()
     else:
         for state in interface.states:
-            contents[f"initial_state/{state.input}"] = _initial(state, interface)
+            contents[f"initial_state/{file_name(state.input)}"] = _initial(state, interface)
         contents["config.pbtxt"] = _onnxruntime_config(path.stem, interface).encode()
     return Repository(path.stem, contents)
 
@@ -107,7 +109,7 @@ def _python_config(name: str, interface: Manifest) -> str:
         'CORRID" control [{ kind: CONTROL_SEQUENCE_CORRID data_type: TYPE_UINT64 }]',
     )
     return _lines(
-        f'name: "{name}"',
+        f"name: {pbtxt_string(name)}",
         'backend: "python"',
         f"max_batch_size: {MAX_ROWS}",
         *_list("input", inputs),
@@ -125,7 +127,7 @@ def _onnxruntime_config(name: str, interface: Manifest) -> str:
     inputs = [_tensor(spec, _dims(spec.axes, interface, batch=True)) for spec in interface.inputs]
     outputs = [_output(spec, interface, batch=True) for spec in interface.outputs]
     return _lines(
-        f'name: "{name}"',
+        f"name: {pbtxt_string(name)}",
         'backend: "onnxruntime"',
         "max_batch_size: 0",
         *_list("input", inputs),
@@ -133,17 +135,19 @@ def _onnxruntime_config(name: str, interface: Manifest) -> str:
         "sequence_batching {",
         f"  max_sequence_idle_microseconds: {IDLE_SECONDS * 1_000_000}",
         f"  oldest {{ max_candidate_sequences: {SEQUENCES} }}",
-        *(line for state in interface.states for line in _state(state, interface)),
+        *(each for state in interface.states for each in _state(state, interface)),
         "}",
     )
 
 
 def _state(state: StateSpec, interface: Manifest) -> list[str]:
     dtype, dims = f"TYPE_{_DTYPES[state.dtype]}", _dims(state.axes, interface, batch=True)
-    initial = f'name: "{state.input}" data_type: {dtype} dims: {dims} data_file: "{state.input}"'
+    entering, leaving = pbtxt_string(state.input), pbtxt_string(state.output)
+    file = pbtxt_string(file_name(state.input))
+    initial = f"name: {entering} data_type: {dtype} dims: {dims} data_file: {file}"
     return [
         "  state {",
-        f'    input_name: "{state.input}" output_name: "{state.output}"',
+        f"    input_name: {entering} output_name: {leaving}",
         f"    data_type: {dtype} dims: {dims}",
         f"    initial_state {{ {initial} }}",
         "  }",
@@ -170,7 +174,7 @@ def _dims(axes: Axes, interface: Manifest, *, batch: bool) -> list[int]:
 
 
 def _tensor(spec: TensorSpec, dims: list[int], more: str = "") -> str:
-    return f'name: "{spec.name}" data_type: TYPE_{_DTYPES[spec.dtype]} dims: {dims}{more}'
+    return f"name: {pbtxt_string(spec.name)} data_type: TYPE_{_DTYPES[spec.dtype]} dims: {dims}{more}"
 
 
 def _output(spec: TensorSpec, interface: Manifest, *, batch: bool) -> str:
@@ -186,4 +190,4 @@ def _list(name: str, entries: list[str]) -> list[str]:
 
 
 def _lines(*lines: str) -> str:
-    return "".join(f"{line}\n" for line in lines)
+    return "".join(f"{each}\n" for each in lines)

@@ -1,32 +1,31 @@
-"""What the file claims, beside what its reference has, and its golden vectors replayed."""
+"""What the file claims, beside what its reference has and what its graph shows."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from enum import Enum
 from typing import Any
 
 import numpy as np
 import onnx
 
 from lstm_edge_runtime.axes import describe
-from lstm_edge_runtime.errors import LstmEdgeError, first_line
+from lstm_edge_runtime.errors import first_line
 from lstm_edge_runtime.graph_check import OPERATORS
-from lstm_edge_runtime.manifest import Axes, Golden, Manifest, StateSpec, TensorSpec
-from lstm_edge_runtime.selftest import golden_limits
-from lstm_edge_runtime.tolerance import Comparison
+from lstm_edge_runtime.manifest import Array, Axes, AxisRange, Manifest, StateSpec, TensorSpec
 
+from ...numerics.cases import closed_loop
 from ...versions import IR_VERSIONS, OLDEST_ONNXRUNTIME, OPSETS
-from ..config import ValidateConfig
-from ..judge import FileFailedError, Measured, RefusedError
+from ..judge import FileFailedError, RefusedError
 from ..reference import ModelFile, ReferenceModel
 from ..report import Check, Fact
 from ..subject import Subject
 
 __all__ = [
     "CHECKPOINT",
+    "FIELDS",
+    "Evidence",
     "check_claims",
     "check_file",
-    "check_golden",
     "comparable",
     "compare_facts",
     "interface_of",
@@ -36,6 +35,39 @@ CHECKPOINT = "checkpoint"
 """The name of the fact that says which weights a file was made from."""
 
 
+_LOOP_OFFSET = 61
+"""Of the case that is called in a loop."""
+
+
+class Evidence(Enum):
+    """What shows whether a field of the manifest is true."""
+
+    REFERENCE = "compared with the reference"
+    GRAPH = "recomputed from the graph"
+    FILE = "stated by the file only"
+
+
+FIELDS = {
+    **dict.fromkeys(
+        """inputs.name inputs.axes outputs.name outputs.axes states.input states.output states.axes
+        states.reset batch sequence ranges.least ranges.most ranges.multiple lengths padded_states
+        counts unstreamable task.kind task.output task.labels task.units signal.features
+        signal.sampling_rate signal.window trained.carry trained.window trained.reset
+        provenance.checkpoint_sha256 golden.inputs golden.outputs golden.floor golden.limit
+        golden.limits golden.more""".split(),  # noqa: SIM905
+        Evidence.REFERENCE,
+    ),
+    **dict.fromkeys(
+        "inputs.dtype outputs.dtype states.dtype precision provenance.opset".split(),  # noqa: SIM905
+        Evidence.GRAPH,
+    ),
+    **dict.fromkeys("signal.missing provenance equivalence identity".split(), Evidence.FILE),  # noqa: SIM905
+}
+"""Every field of ``Manifest``, those of the records inside included, and what shows whether it is true.
+
+Without a reference the file's own float64 run takes its place, and those that it can't show are the file's
+alone. The runtime reads none of the fields that only the file states.
+"""
 _FREE = "free"
 
 
@@ -55,6 +87,7 @@ def compare_facts(file: ModelFile, reference: ReferenceModel | None) -> Iterator
     yield from _tensors("output", mine, mine.outputs, theirs, theirs.outputs)
     yield from _states(mine, theirs)
     yield _fact("lengths", mine.lengths, theirs.lengths)
+    yield from _ranges(mine, theirs, asked=reference.asks_ranges)
     yield from _meaning(mine, theirs, reference)
 
 
@@ -88,9 +121,18 @@ def _words(value: Any) -> str:
 
 
 def _in_the_graph(file: ModelFile) -> Iterator[Fact]:
-    """The manifest may leave no axis fixed that the graph has free, nor the other way round."""
+    """Names must come in the graph's order, and the same axes must be fixed."""
+    manifest, content = file.manifest, file.content.graph
+    for role, specs, values in (
+        ("inputs", manifest.inputs, content.inputs),
+        ("outputs", manifest.outputs, content.outputs),
+    ):
+        stated = tuple(spec.name for spec in specs)
+        order = tuple(value.name for value in values if value.name in stated)
+        if order != stated:
+            yield _fact(f"order of {role} in the graph", stated, order)
     graph = file.graph_axes
-    for name, axes in file.manifest.axes.items():
+    for name, axes in manifest.axes.items():
         found = graph[name]
         same = len(found) == len(axes) and all(
             isinstance(one, int) == isinstance(other, int) and (isinstance(one, str) or one == other)
@@ -104,7 +146,7 @@ def _tensors(
     role: str, mine: Manifest, specs: tuple[TensorSpec, ...], theirs: Manifest, others: tuple[TensorSpec, ...]
 ) -> Iterator[Fact]:
     found, expected = {spec.name: spec for spec in specs}, {spec.name: spec for spec in others}
-    yield _fact(f"{role}s", tuple(sorted(found)), tuple(sorted(expected)))
+    yield _fact(f"{role}s", tuple(found), tuple(expected))
     for name in sorted(found.keys() & expected.keys()):
         yield _tensor_fact(f"{role} {name}", found[name], mine, expected[name], theirs)
 
@@ -151,6 +193,21 @@ def _states(mine: Manifest, theirs: Manifest) -> Iterator[Fact]:
         yield Fact(f"reset value of {name}", _array(one), _array(other), same=same)
 
 
+def _ranges(mine: Manifest, theirs: Manifest, *, asked: bool) -> Iterator[Fact]:
+    """Compare the sizes that axes may have; narrower ones may have been asked for where nobody knows."""
+    for axis in sorted({*mine.ranges, *theirs.ranges}):
+        one, other = (side.ranges.get(axis, AxisRange()) for side in (mine, theirs))
+        narrower = (
+            one.least >= other.least
+            and one.multiple % other.multiple == 0
+            and (other.most is None or (one.most is not None and one.most <= other.most))
+        )
+        known = asked or one == other or not narrower
+        yield Fact(
+            f"range of {axis}", str(one), str(other) if known else None, same=one == other or not known
+        )
+
+
 def _array(values: Any) -> str:
     distinct = np.unique(values)
     if distinct.size == 1:
@@ -173,10 +230,14 @@ def _meaning(mine: Manifest, theirs: Manifest, reference: ReferenceModel) -> Ite
         ("features", mine.signal.features, theirs.signal.features, theirs.signal.features),
         ("sampling rate", mine.signal.sampling_rate, rate, rate),
         ("window", mine.signal.window, theirs.signal.window, theirs.signal.window),
+        (
+            "trained",
+            mine.trained and str(mine.trained),
+            theirs.trained and str(theirs.trained),
+            theirs.trained,
+        ),
         ("checkpoint", mine.provenance.get("checkpoint_sha256"), reference.sha256 or None, reference.sha256),
     ):
-        if name == CHECKPOINT and file is None:
-            continue
         if stated is not None and stated not in ("", ()):
             yield _fact(name, file, known)
         elif file is not None and file != ():
@@ -215,7 +276,7 @@ def check_file(file: ModelFile, reference: ReferenceModel | None, facts: tuple[F
 
 
 def check_claims(subject: Subject) -> Iterator[Check]:
-    """Check by running the reference: whether it can be streamed, padding, and the golden case."""
+    """Check by running the reference: whether it can be streamed, padding, counts, and shapes."""
     mine = subject.file.manifest
     if subject.file.has_manifest and subject.manifest.states and subject.manifest.sequence is not None:
         cautious = bool(mine.unstreamable) and not subject.unstreamable and _reads_backwards(subject.file)
@@ -226,9 +287,25 @@ def check_claims(subject: Subject) -> Iterator[Check]:
         )
         if subject.manifest.lengths is not None and not subject.unstreamable:
             yield _same("states stop at lengths", mine.padded_states, subject.padded_states)
+    if subject.file.has_manifest and {*mine.counts} != {*subject.manifest.counts}:
+        stated, found = (", ".join(sorted(each)) or "none" for each in (mine.counts, subject.manifest.counts))
+        yield Check("counts of steps", "failed", f"the file has {stated}, the reference {found}")
+    if subject.file.has_manifest and subject.manifest.states:
+        yield _loop(subject)
     yield from _shapes(subject)
-    if subject.file.has_manifest and mine.golden is not None:
-        yield from _golden(subject)
+
+
+def _loop(subject: Subject) -> Check:
+    """Call file and reference again and again, each from the states that it left, paired as each has it."""
+    own = {state.input: state.output for state in subject.manifest.states}
+    states = {state.input: state.output for state in subject.file.manifest.states}
+
+    def as_paired(feeds: Mapping[str, Array]) -> dict[str, Array]:
+        outputs = subject.run(feeds)
+        return {**outputs, **{own[name]: outputs[states.get(name, output)] for name, output in own.items()}}
+
+    feeds = subject.full(subject.draw(2, 3, _LOOP_OFFSET))
+    return subject.check("called again and again from its own states", feeds, closed_loop(own), as_paired)
 
 
 def _reads_backwards(file: ModelFile) -> bool:
@@ -332,103 +409,3 @@ def _shapes(subject: Subject) -> Iterator[Check]:
         yield Check(name, "skipped", str(error))
         return
     yield Check(name, "failed" if wrong else "passed", "; ".join(wrong))
-
-
-def _golden(subject: Subject) -> Iterator[Check]:
-    """The golden cases must be the reference's, and their limits and floors no wider than they need to be."""
-    first = subject.file.manifest.golden
-    assert first is not None
-    wide: list[str] = []
-    for place, golden in enumerate((first, *first.more)):
-        name = f"golden case{f' {place + 1}' if place else ''} is the reference's"
-        try:
-            measured = subject.judge.measure(lambda _, golden=golden: golden.outputs, golden.inputs)  # type: ignore[misc]
-        except RefusedError as error:
-            yield Check(name, "skipped", str(error))
-            continue
-        except (FileFailedError, KeyError) as error:
-            yield Check(name, "failed", f"it does not fit the file: {error}")
-            continue
-        failed = "; ".join(str(each) for each in measured.records if not each.ok)
-        yield Check(name, "failed" if failed else "passed", failed, measured.worst)
-        wide += _too_wide(subject, golden, measured)
-    yield Check("limits of the golden case", "failed" if wide else "passed", "; ".join(wide))
-
-
-def _too_wide(subject: Subject, golden: Golden, measured: Measured) -> Iterator[str]:
-    for name, exact in measured.known.ref64.items():
-        if exact.dtype.kind != "f":
-            continue
-        floors = measured.known.floors[name]
-        expected = _GOLDEN_SLACK * subject.judge.limits(measured.known, name)
-        if subject.judge.budgets:
-            expected = np.maximum(expected, np.max(np.abs(exact), initial=0.0))
-        if name not in golden.limits:  # one limit an output, as files made before have
-            expected = expected.max(initial=0.0)
-        limits = golden.limit.get(name, golden.limits.get(name, golden_limits(golden, name)))
-        for what, stated, most in (
-            ("limit", limits, expected),
-            ("floor", golden.floor.get(name, 0.0), _GOLDEN_SLACK * floors.max(initial=0.0)),
-        ):
-            if np.any(np.asarray(stated) > most):
-                both = f"the file has {float(np.max(stated)):.3g}, expected at most {float(np.max(most)):.3g}"
-                yield f"{what} of {name}: {both}"
-
-
-def check_golden(file: ModelFile, config: ValidateConfig) -> Iterator[Check]:
-    """Replay the case in the file as a device's self-test does, and each set of the folder."""
-    assert file.model is not None
-    if file.manifest.golden is None and config.golden is None:
-        yield Check("golden", "skipped", "the file carries no golden case, and no folder was given")
-    if file.manifest.golden is not None:
-        yield from _own_case(file, config)
-    if config.golden is not None:
-        yield from _folder(file, config)
-
-
-def _own_case(file: ModelFile, config: ValidateConfig) -> Iterator[Check]:
-    assert file.model is not None
-    try:
-        found = file.model.selftest()
-    except LstmEdgeError as error:
-        yield Check("the file's own case", "failed", first_line(error))
-        return
-    outputs = file.manifest.golden.outputs if file.manifest.golden else {}
-    for name, records in (
-        ("the file's own case", found.whole),
-        ("the file's own case in chunks, states carried", found.chunked),
-    ):
-        if records:
-            yield _judged(
-                name, records, config, {each: config.own_limit(array) for each, array in outputs.items()}
-            )
-
-
-def _folder(file: ModelFile, config: ValidateConfig) -> Iterator[Check]:
-    assert file.model is not None
-    assert config.golden is not None
-    from lstm_edge_runtime.golden import read_golden, replay
-
-    folder = read_golden(config.golden)
-    try:
-        records = replay(file.model, folder)
-    except LstmEdgeError as error:
-        yield Check(folder.sets[0].name, "failed", first_line(error))
-        return
-    limits = {
-        each.name: {name: config.own_limit(array) for name, array in each.golden.outputs.items()}
-        for each in folder.sets
-    }
-    for name, carried in dict.fromkeys((each.set_name, each.carried) for each in records):
-        found = [each.comparison for each in records if (each.set_name, each.carried) == (name, carried)]
-        about = f"{name}, states carried from the set before" if carried else name
-        yield _judged(about, found, config, limits[name])
-
-
-def _judged(
-    name: str, records: Sequence[Comparison], config: ValidateConfig, limits: dict[str, float]
-) -> Check:
-    if config.overridden:
-        records = [replace(each, limit=limits[each.name], error=each.max_abs) for each in records]
-    failed = "; ".join(str(each) for each in records if not each.ok)
-    return Check(name, "failed" if failed else "passed", failed, max(records, key=lambda each: each.ratio))

@@ -1,0 +1,98 @@
+"""How many values are valid for an input of indices: read off the tables that a graph looks it up in."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx_ir as ir
+
+from lstm_edge_runtime.manifest import Array
+
+from ..graph import data_inputs
+
+__all__ = ["index_values"]
+
+_KEEPING = frozenset(
+    """Cast Clip Expand Flatten Gather Identity Pad Reshape ReverseSequence Slice Split Squeeze Tile TopK
+    Transpose Unsqueeze""".split()  # noqa: SIM905
+)
+"""Operators whose outputs hold numbers of the first operand."""
+_CHOOSING = frozenset({"Max", "Min", "Mul", "Where"})
+"""Operators that keep an index where a mask or a bound leaves it."""
+_COMPARING = frozenset("And Equal Greater GreaterOrEqual Less LessOrEqual Not Or".split())  # noqa: SIM905
+_LOOKUPS = frozenset({"Gather", "GatherElements"})
+_OTHERS = 2
+"""How many values beside the one that stands for padding, so that what remains is not all the same."""
+
+
+def index_values(graph: ir.Graph) -> dict[str, int]:
+    """Return how many values, from 0, are valid for each input that ``graph`` uses as an index.
+
+    An index may be a float that the graph casts. Followed through casts, masks and loops to tables
+    (``Gather``) and codes (``OneHot``, or ``Equal`` with a constant of several numbers). An integer that is
+    only compared with one number, as padding is, counts a few more values than that.
+    """
+    found = {}
+    for value in data_inputs(graph):
+        limits = list(_limits(value, set()))
+        if limits:
+            found[str(value.name)] = max(1, min(limits))
+        elif value.dtype is not None and value.dtype.is_integer():
+            paddings = [int(each.max()) for each in _compared(value) if each.size]
+            if paddings:
+                found[str(value.name)] = max(0, *paddings) + 1 + _OTHERS
+    return found
+
+
+def _limits(value: ir.Value, seen: set[ir.Value]) -> Iterator[int]:
+    """Yield below which number each use of ``value`` needs it to be."""
+    if value in seen:
+        return
+    seen.add(value)
+    for node, place in value.uses():
+        other = _number(node.inputs[1 - place]) if place < 2 == len(node.inputs) else None
+        if node.op_type in _LOOKUPS and place == 1:
+            table = node.inputs[0]
+            size = table.shape[node.attributes.get_int("axis", 0) or 0] if table and table.shape else None
+            if isinstance(size, int):
+                yield size
+        elif node.op_type == "OneHot" and place == 0:
+            depth = _number(node.inputs[1])
+            if depth is not None:
+                yield int(depth.max())
+        elif node.op_type == "Equal" and other is not None and other.size > 1:
+            yield int(other.max()) + 1
+        elif node.op_type in ("Add", "Sub") and place == 0 and other is not None and other.size:
+            moved = int(other.max() if node.op_type == "Add" else -other.min())
+            yield from (limit - moved for limit in _limits(node.outputs[0], seen))
+        elif (node.op_type in _KEEPING and place == 0) or _chooses(node, place):
+            for output in node.outputs:
+                yield from _limits(output, seen)
+        elif node.op_type == "Scan":
+            yield from _limits(node.attributes["body"].as_graph().inputs[place], seen)
+
+
+def _chooses(node: ir.Node, place: int) -> bool:
+    """Return whether a node gives its operand at ``place``, or what a mask or a bound puts there."""
+    if node.op_type == "Mul":
+        cast = _above(node.inputs[1 - place])
+        compared = _above(cast.inputs[0]) if cast is not None and cast.op_type == "Cast" else None
+        return compared is not None and compared.op_type in _COMPARING
+    return node.op_type in _CHOOSING and not (node.op_type == "Where" and place == 0)
+
+
+def _above(value: ir.Value | None) -> ir.Node | None:
+    return None if value is None else value.producer()
+
+
+def _compared(value: ir.Value) -> Iterator[Array]:
+    """Yield the constants that ``value`` is compared with."""
+    for node, place in value.uses():
+        if node.op_type == "Equal" and (other := _number(node.inputs[1 - place])) is not None:
+            yield other
+        elif node.op_type in _KEEPING and place == 0:
+            yield from _compared(node.outputs[0])
+
+
+def _number(value: ir.Value | None) -> Array | None:
+    tensor = None if value is None else ir.convenience.get_const_tensor(value)
+    return None if tensor is None else np.asarray(tensor.numpy())

@@ -1,0 +1,178 @@
+"""The golden cases: they must be those that the reference gives, and the file must pass them."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import zip_longest
+
+import numpy as np
+
+from lstm_edge_runtime.errors import CheckFailedError, LstmEdgeError, ManifestError, counted, first_line
+from lstm_edge_runtime.manifest import Golden
+from lstm_edge_runtime.selftest import check_golden_case, golden_limits
+from lstm_edge_runtime.tolerance import Comparison
+
+from ...numerics.cases import case_size
+from ...numerics.verify import record_golden
+from ..config import ValidateConfig
+from ..judge import FileFailedError, Measured, RefusedError
+from ..reference import ModelFile
+from ..report import Check
+from ..subject import Subject
+
+__all__ = ["check_golden", "check_recorded"]
+
+_SLACK = 2.0
+"""How many times the limits and floors found here may be those recorded: other machines round otherwise."""
+
+
+def check_recorded(subject: Subject) -> Iterator[Check]:
+    """Check the recorded cases: number, sizes, coverage, values and limits must be the reference's."""
+    first = subject.file.manifest.golden
+    recorded = () if first is None else (first, *first.more)
+    yield _coverage(subject, recorded)
+    wrong: list[str] = []
+    for place, golden in enumerate(recorded):
+        name = f"golden case{f' {place + 1}' if place else ''} is the reference's"
+        try:
+            measured = subject.judge.measure(lambda _, golden=golden: golden.outputs, golden.inputs)  # type: ignore[misc]
+        except RefusedError as error:
+            yield Check(name, "skipped", str(error))
+            continue
+        except (FileFailedError, KeyError) as error:
+            yield Check(name, "failed", f"it does not fit the file: {error}")
+            continue
+        failed = "; ".join(str(each) for each in measured.records if not each.ok)
+        yield Check(name, "failed" if failed else "passed", failed, measured.worst)
+        wrong += _wrong_limits(subject, golden, measured)
+    yield Check("limits of the golden case", "failed" if wrong else "passed", "; ".join(wrong))
+
+
+def _coverage(subject: Subject, recorded: Sequence[Golden]) -> Check:
+    """Compare number, sizes and inputs with the cases that the reference's export records."""
+    name = "coverage of the golden cases"
+    expected = _regenerated(subject)
+    least = max(1, len(expected))
+    if len(recorded) < least:
+        return Check(name, "failed", f"the file has {counted(len(recorded), 'case')}, expected {least}")
+    wrong = [
+        f"case {place}: {each}"
+        for place, (golden, wanted) in enumerate(zip_longest(recorded, expected), 1)
+        for each in _lacks(subject, golden, wanted)
+    ]
+    return Check(name, "failed" if wrong else "passed", "; ".join(wrong))
+
+
+def _regenerated(subject: Subject) -> tuple[Golden, ...]:
+    """Return the cases that are to be expected; none for a file made elsewhere."""
+    golden = subject.reference.manifest.golden
+    if golden is None and subject.reference.regenerates:
+        try:
+            golden = record_golden(subject.reference.computation, subject.cases, [*subject.cases.cases()])
+        except CheckFailedError:
+            return ()
+    return () if golden is None else (golden, *golden.more)
+
+
+def _lacks(subject: Subject, golden: Golden, expected: Golden | None) -> Iterator[str]:
+    try:
+        check_golden_case(subject.manifest, golden)
+    except (CheckFailedError, ManifestError) as error:
+        yield str(error)
+        return
+    if expected is None:
+        return
+    found, wanted = (case_size(subject.manifest, each.inputs) for each in (golden, expected))
+    if found[0] < wanted[0] or found[1] < wanted[1]:
+        (rows, steps), (least, most) = found, wanted
+        yield f"the file has N={rows}, L={steps}, expected N={least}, L={most}"
+    limited = golden.limit if subject.judge.budgets else golden.limits
+    for name in expected.limits:
+        if name not in limited:
+            yield f"{name} has no limits"
+    for name, array in expected.inputs.items():
+        here, there = (np.unique(each[name]).size for each in (golden.inputs, expected.inputs))
+        if 2 * here < there or (there > 1 and here == 1):
+            yield f"{name} has {counted(here, 'distinct value')}, expected about {there} as in {array.shape}"
+
+
+def _wrong_limits(subject: Subject, golden: Golden, measured: Measured) -> Iterator[str]:
+    """Compare each channel's limit and each output's floor with what is found here."""
+    for name, exact in measured.known.ref64.items():
+        if exact.dtype.kind != "f":
+            continue
+        largest = float(measured.known.floors[name].max(initial=0.0))
+        if subject.judge.budgets:
+            limits = np.asarray(np.max(np.abs(exact), initial=0.0))
+        elif name in golden.limits:
+            limits = subject.judge.limits(measured.known, name)
+        else:  # one an output, as lifted files and those made before have
+            limits = golden_limits(golden._replace(floor={name: largest}, limit={}), name)
+        for what, one, other in (
+            ("limit", golden_limits(golden, name), limits),
+            ("floor", np.asarray(golden.floor.get(name, 0.0)), np.asarray(largest)),
+        ):
+            with np.errstate(divide="ignore", invalid="ignore"):
+                ratio = np.nan_to_num(one / other, nan=0.0, posinf=np.inf)  # both may be 0
+            worst = np.unravel_index(int(np.argmax(ratio)), ratio.shape)
+            if ratio[worst] > _SLACK:
+                has, most = (np.broadcast_to(each, ratio.shape)[worst] for each in (one, _SLACK * other))
+                yield f"{what} of {name}: the file has {has:.3g}, expected at most {most:.3g}"
+
+
+def check_golden(file: ModelFile, config: ValidateConfig) -> Iterator[Check]:
+    """Replay the case in the file as a device's self-test does, and each set of the folder."""
+    assert file.model is not None
+    if file.manifest.golden is None and config.golden is None:
+        yield Check("golden", "skipped", "the file carries no golden case, and no folder was given")
+    if file.manifest.golden is not None:
+        yield from _own_case(file, config)
+    if config.golden is not None:
+        yield from _folder(file, config)
+
+
+def _own_case(file: ModelFile, config: ValidateConfig) -> Iterator[Check]:
+    assert file.model is not None
+    try:
+        found = file.model.selftest()
+    except LstmEdgeError as error:
+        yield Check("the file's own case", "failed", first_line(error))
+        return
+    outputs = file.manifest.golden.outputs if file.manifest.golden else {}
+    for name, records in (
+        ("the file's own case", found.whole),
+        ("the file's own case in chunks, states carried", found.chunked),
+    ):
+        if records:
+            yield _judged(
+                name, records, config, {each: config.own_limit(array) for each, array in outputs.items()}
+            )
+
+
+def _folder(file: ModelFile, config: ValidateConfig) -> Iterator[Check]:
+    assert file.model is not None
+    assert config.golden is not None
+    from lstm_edge_runtime.golden import read_golden, replay
+
+    folder = read_golden(config.golden)
+    try:
+        records = replay(file.model, folder)
+    except LstmEdgeError as error:
+        yield Check(folder.sets[0].name, "failed", first_line(error))
+        return
+    limits = {
+        each.name: {name: config.own_limit(array) for name, array in each.golden.outputs.items()}
+        for each in folder.sets
+    }
+    for name, carried in dict.fromkeys((each.set_name, each.carried) for each in records):
+        found = [each.comparison for each in records if (each.set_name, each.carried) == (name, carried)]
+        about = f"{name}, states carried from the set before" if carried else name
+        yield _judged(about, found, config, limits[name])
+
+
+def _judged(
+    name: str, records: Sequence[Comparison], config: ValidateConfig, limits: dict[str, float]
+) -> Check:
+    if config.overridden:
+        records = [replace(each, limit=limits[each.name], error=each.max_abs) for each in records]
+    failed = "; ".join(str(each) for each in records if not each.ok)
+    return Check(name, "failed" if failed else "passed", failed, max(records, key=lambda each: each.ratio))

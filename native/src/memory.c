@@ -1,0 +1,119 @@
+/* Zeroed memory, the weights of a program, and the working memory of calls. */
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "internal.h"
+
+void *le_zeros(size_t count, size_t size) {
+    if (size != 0 && count > (SIZE_MAX - 2 * LE_ALIGN) / size) return NULL;
+    const size_t bytes = (count * size + LE_ALIGN - 1) / LE_ALIGN * LE_ALIGN + LE_ALIGN;
+    void *memory = aligned_alloc(LE_ALIGN, bytes);
+    return memory == NULL ? NULL : memset(memory, 0, bytes);
+}
+
+/* Add a part with room for `bytes`, and for all other weights of a large program. */
+static le_slab *add_slab(lstm_edge_program *p, size_t bytes) {
+    const size_t align = p->far ? LE_LARGE_PAGE : LE_ALIGN, wanted = p->far && bytes < p->size ? p->size : bytes;
+    le_slab *slab = calloc(1, sizeof *slab);
+    if (slab == NULL) return NULL;
+    slab->size = (wanted + align - 1) / align * align;
+    if (p->far) {
+        void *mapped = mmap(NULL, slab->size + align, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (mapped != MAP_FAILED) {
+            slab->mapped = mapped;
+            slab->start = (char *)mapped + (align - (uintptr_t)mapped % align) % align;
+#ifdef MADV_HUGEPAGE
+            madvise(slab->start, slab->size, MADV_HUGEPAGE); /* refused: slower, and else the same */
+#endif
+        }
+    } else {
+        slab->start = aligned_alloc(align, slab->size);
+    }
+    if (slab->start == NULL) {
+        free(slab);
+        return NULL;
+    }
+    slab->next = p->slabs;
+    p->slabs = slab;
+    return slab;
+}
+
+void *le_weights(lstm_edge_program *p, size_t count, size_t size) {
+    if (size != 0 && count > (SIZE_MAX - LE_LARGE_PAGE) / size) return NULL;
+    const size_t bytes = (count * size + LE_ALIGN - 1) / LE_ALIGN * LE_ALIGN;
+    le_slab *slab = p->slabs;
+    if (slab == NULL || slab->size - slab->used < bytes) slab = add_slab(p, bytes);
+    if (slab == NULL) return NULL;
+    char *to = slab->start + slab->used;
+    slab->used += bytes;
+    return memset(to, 0, bytes);
+}
+
+void le_free_weights(lstm_edge_program *p) {
+    while (p->slabs != NULL) {
+        le_slab *slab = p->slabs;
+        p->slabs = slab->next;
+        if (slab->mapped != NULL) munmap(slab->mapped, slab->size + LE_LARGE_PAGE);
+        else free(slab->start);
+        free(slab);
+    }
+}
+
+/* --- Working memory --------------------------------------------------------------------------------- */
+
+void le_drop(le_workspace *w) {
+    if (w == NULL) return;
+    free(w->base);
+    free(w->buffer);
+    free(w->gates);
+    free(w->more_gates);
+    free(w->hidden);
+    free(w->ahead);
+    free(w->quantized);
+    free(w->row_scale);
+    free(w->row_zero);
+    free(w);
+}
+
+le_workspace *le_workspace_new(const lstm_edge_program *p, size_t capacity) {
+    le_workspace *w = calloc(1, sizeof *w);
+    if (w == NULL) return NULL;
+    w->capacity = capacity;
+    w->base = le_zeros(capacity, p->row_bytes);
+    w->buffer = calloc(p->buffers + 1, sizeof *w->buffer);
+    w->gates = le_zeros(capacity * p->gates, sizeof(float));
+    w->more_gates = le_zeros(capacity * p->more_gates, sizeof(float));
+    w->hidden = le_zeros(capacity * p->hidden, sizeof(float));
+    if (capacity == 1 && p->last_recurrent != NULL) w->ahead = le_zeros(p->last_recurrent->r.padded, sizeof(float));
+    w->quantized = le_zeros(capacity * p->quantized + LE_ALIGN, sizeof(int16_t));
+    w->row_scale = le_zeros(capacity, sizeof(float));
+    w->row_zero = le_zeros(capacity, sizeof(int32_t));
+    if (w->base == NULL || w->buffer == NULL || w->gates == NULL || w->more_gates == NULL || w->hidden == NULL ||
+        w->quantized == NULL || w->row_scale == NULL || w->row_zero == NULL ||
+        (capacity == 1 && p->last_recurrent != NULL && w->ahead == NULL)) {
+        le_drop(w);
+        return NULL;
+    }
+    for (size_t i = 0; i < p->buffers; i++) w->buffer[i] = w->base + p->places[i].offset * capacity;
+    return w;
+}
+
+le_workspace *le_take(const lstm_edge_program *program, bool single) {
+    lstm_edge_program *p = (lstm_edge_program *)program; /* the spares are its only part that changes */
+    for (size_t i = 0; i < LE_SPARES; i++) {
+        le_workspace *w = atomic_exchange(&p->spare[single][i], NULL);
+        if (w != NULL) return w;
+    }
+    return le_workspace_new(program, single ? 1 : LE_BLOCK);
+}
+
+void le_give(const lstm_edge_program *program, le_workspace *workspace) {
+    lstm_edge_program *p = (lstm_edge_program *)program;
+    const bool single = workspace->capacity == 1;
+    for (size_t i = 0; i < LE_SPARES; i++) {
+        le_workspace *none = NULL;
+        if (atomic_compare_exchange_strong(&p->spare[single][i], &none, workspace)) return;
+    }
+    le_drop(workspace);
+}

@@ -1,0 +1,29 @@
+"""What timings depend on: the architecture, the processor, and the cores open to this process."""
+
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+__all__ = ["describe_cpu", "read_cpuinfo"]
+
+
+def describe_cpu() -> dict[str, Any]:
+    """Return the ``machine`` (architecture), the ``processor`` and the number of ``cores``."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"machine": platform.machine(), "processor": _processor(), "cores": cores}
+
+
+def read_cpuinfo() -> dict[str, str]:
+    """Return the fields of Linux's ``/proc/cpuinfo``, of its last processor; empty on other systems."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return {}
+    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+
+
+def _processor() -> str:
+    fields = read_cpuinfo()
+    arm = " ".join(fields[key] for key in ("CPU implementer", "CPU part") if key in fields)
+    return fields.get("model name") or fields.get("Model") or arm or platform.processor() or "unknown"

@@ -1,0 +1,312 @@
+"""Names of a model that are no names: whatever they say, a target writes what it should and nothing else."""
+
+import json
+import re
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import numpy as np
+import onnx
+import pytest
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+from lstm_edge.cli import cli, run
+from lstm_edge_exporters.targets.names import c_identifiers, c_string, file_name, line, pbtxt_string
+from lstm_edge_exporters.targets.web import _RUNTIME
+from lstm_edge_runtime.manifest import KEY, Manifest, Signal, StateSpec, Task, TensorSpec
+
+HOSTILE = (
+    "../../../x",
+    '" } parameters { key: "EXECUTION_ENV_PATH" value: { string_value: "/x" } } input { name: "',
+    "*/ int evil(void) { return 1; } /*",
+    '\\"; int evil[1]; //',
+    "</script></svg><script>alert(1)</script>",
+    "&lt;b&gt;]]><evil/>",
+    "a\nb\r\n#define float int\n",
+    "\x1b[31m\x07",
+    "{{ 7*7 }}${HOME}$(touch x)`touch x`%s%n",
+    "__proto__",
+    "\u202e\u2028 é😀",
+    "\\",
+    "$\\frac{$",
+    "/etc/x",
+    "..",
+    "file",
+    "a" * 300,
+)
+
+
+def hostile_model(turn):
+    """Return a network whose every name, label and description is hostile, another in each turn."""
+    count = 0
+
+    def name():
+        nonlocal count
+        count += 1
+        return f"{HOSTILE[(turn + count) % len(HOSTILE)]}{'' if count < 3 else count}"
+
+    rng = np.random.default_rng(0)
+    initial = {key: name() for key in ("h_0", "c_0")}
+    final = {key: name() for key in ("h_n", "c_n")}
+    x, logits, batch, sequence = name(), name(), name(), name()
+    shapes = {name(): (1, 16, 3), name(): (1, 16, 4), name(): (4, 3)}
+    w, r, k = shapes
+    stored = [numpy_helper.from_array(rng.normal(size=s).astype(np.float32), n) for n, s in shapes.items()]
+    stored.append(numpy_helper.from_array(np.array([0]), "axis"))
+    xt, h = name(), name()
+    states = [initial["h_0"], initial["c_0"]]
+    nodes = [
+        helper.make_node("Transpose", [x], [xt], perm=[1, 0, 2], name=name(), doc_string=name()),
+        helper.make_node(
+            "LSTM", [xt, w, r, "", "", *states], ["", *final.values()], hidden_size=4, name=name()
+        ),
+        helper.make_node("Squeeze", [final["h_n"], "axis"], [h]),
+        helper.make_node("MatMul", [h, k], [logits]),
+    ]
+
+    def info(name, axes):
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, axes, doc_string=name)
+
+    graph = helper.make_graph(
+        nodes,
+        name(),
+        [info(x, [batch, sequence, 3]), *(info(each, [1, batch, 4]) for each in states)],
+        [info(logits, [batch, 3]), *(info(each, [1, batch, 4]) for each in final.values())],
+        stored,
+        doc_string=name(),
+    )
+    opsets = [helper.make_opsetid("", 17)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=8, producer_name=name())
+    model.producer_version, model.domain, model.doc_string = name(), name(), name()
+    manifest = Manifest(
+        inputs=(TensorSpec(x, "float32", (batch, sequence, 3)),),
+        outputs=(TensorSpec(logits, "float32", (batch, 3)),),
+        states=tuple(
+            StateSpec(initial[a], final[b], "float32", (1, batch, 4))
+            for a, b in (("h_0", "h_n"), ("c_0", "c_n"))
+        ),
+        batch=batch,
+        sequence=sequence,
+        task=Task("classification", logits, tuple(name() for _ in range(3)), tuple(name() for _ in range(3))),
+        signal=Signal(tuple(name() for _ in range(3)), 50.0),
+        provenance={"versions": {name(): name()}, name(): name()},
+    )
+    model.metadata_props.add(key=KEY, value=manifest.to_json())
+    model.metadata_props.add(key=name(), value=name())
+    return model, manifest
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder in which a verb runs in a deep one."""
+    inner = tmp_path.joinpath(*"abcdef")
+    inner.mkdir(parents=True)
+    monkeypatch.chdir(inner)
+    runtime = tmp_path / "runtime"
+    runtime.mkdir()
+    for each in _RUNTIME:
+        (runtime / each).write_bytes(b"x")
+    return tmp_path
+
+
+def tree(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def call(place, turn, capsys, *arguments, code=0):
+    """Run a verb on a hostile model; return what it wrote, by path, which must be the outputs alone."""
+    model, manifest = hostile_model(turn)
+    onnx.save(model, "net.onnx")
+    before = tree(place)
+    ended = run(cli, [str(each) for each in arguments])
+    written = capsys.readouterr()
+    assert ended == code, written.err
+    assert "\x1b" not in written.out + written.err
+    after = tree(place)
+    assert {path: after[path] for path in before} == before
+    made = {path.relative_to(Path.cwd()): after[path] for path in after.keys() - before.keys()}
+    return made, manifest
+
+
+TURNS = [*(pytest.param(turn, marks=pytest.mark.slow) for turn in range(16)), 16]
+"""In the last one the first state is called ``../../../x``."""
+
+
+def triton_schema():
+    """The part of Triton's model_config.proto that configurations here use."""
+    kinds = {"string": 9, "int32": 5, "int64": 3, "message": 11, "enum": 14}
+    messages = {
+        "Tensor": ("name:string", "data_type:enum.DataType", "dims:int64*", "label_filename:string"),
+        "Initial": ("name:string", "data_type:enum.DataType", "dims:int64*", "data_file:string"),
+        "State": (
+            "input_name:string", "output_name:string", "data_type:enum.DataType", "dims:int64*",
+            "initial_state:message.Initial*",
+        ),
+        "Control": ("kind:enum.Kind", "int32_false_true:int32*", "data_type:enum.DataType"),
+        "ControlInput": ("name:string", "control:message.Control*"),
+        "Oldest": ("max_candidate_sequences:int32",),
+        "Batching": (
+            "max_sequence_idle_microseconds:int64", "oldest:message.Oldest",
+            "control_input:message.ControlInput*", "state:message.State*",
+        ),
+        "Group": ("kind:enum.Kind", "count:int32"),
+        "Config": (
+            "name:string", "backend:string", "max_batch_size:int32", "input:message.Tensor*",
+            "output:message.Tensor*", "sequence_batching:message.Batching", "instance_group:message.Group*",
+        ),
+    }  # fmt: skip
+    file = descriptor_pb2.FileDescriptorProto(name="t.proto", package="t", syntax="proto3")
+    for name, values in (
+        ("DataType", ("TYPE_NONE", "TYPE_FP32", "TYPE_UINT64")),
+        (
+            "Kind",
+            ("KIND_NONE", "KIND_CPU", *(f"CONTROL_SEQUENCE_{c}" for c in ("START", "END", "CORRID"))),
+        ),
+    ):
+        enum = file.enum_type.add(name=name)
+        for number, value in enumerate(values):
+            enum.value.add(name=value, number=number)
+    for name, fields in messages.items():
+        message = file.message_type.add(name=name)
+        for number, field in enumerate(fields, 1):
+            called, _, kind = field.rstrip("*").partition(":")
+            kind, _, of = kind.partition(".")
+            message.field.add(
+                name=called, number=number, type=kinds[kind], label=3 if field.endswith("*") else 1,
+                type_name=f".t.{of}" if of else None,
+            )  # fmt: skip
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("t.Config"))
+
+
+@pytest.mark.parametrize("turn", TURNS)
+@pytest.mark.parametrize("backend", ["python", "onnxruntime"])
+def test_triton(backend, turn, place, capsys):
+    made, manifest = call(
+        place, turn, capsys, "convert", "net.onnx", "--to", "triton", "--backend", backend, "-o", "models"
+    )
+    folder = Path("models/net")
+    assert {path.parts[:2] for path in made} == {folder.parts}
+    config = text_format.Parse(made[folder / "config.pbtxt"].decode(), triton_schema()())
+    assert [each.name for each in config.output] == [spec.name for spec in manifest.outputs]
+    assert (config.name, config.backend, [each.name for each in config.input]) == (
+        "net",
+        backend,
+        [spec.name for spec in manifest.inputs],
+    )
+    assert len(made[folder / "labels.txt"].decode().splitlines()) == len(manifest.task.labels)
+    states = config.sequence_batching.state
+    if backend == "onnxruntime":
+        assert [(each.input_name, each.output_name) for each in states] == [
+            (state.input, state.output) for state in manifest.states
+        ]
+    files = {path.name for path in made if path.parent == folder / "initial_state"}
+    assert files == {each.initial_state[0].data_file for each in states}
+    assert len(files) == len(states)
+
+
+@pytest.mark.parametrize("turn", TURNS)
+def test_ort_and_native(turn, place, capsys):
+    made, _ = call(place, turn, capsys, "convert", "net.onnx", "-o", "net.ort")
+    assert set(made) == {Path("net.ort"), Path("net.required_operators_and_types.config")}
+    made, _ = call(place, turn, capsys, "convert", "net.onnx", "--to", "native", "-o", "net.lep")
+    assert set(made) == {Path("net.lep")}
+
+
+@pytest.mark.parametrize("turn", TURNS)
+def test_web(turn, place, capsys):
+    made, _ = call(
+        place, turn, capsys, "convert", "net.onnx", "--to", "web", "--ort", place / "runtime", "-o", "site"
+    )
+    assert {path.parts[0] for path in made} == {"site"}
+    text = made[Path("site/site.js")].decode("ascii")
+    assert json.loads(text.removeprefix("self.SITE = ").removesuffix(";\n"))["name"] == "net.onnx"
+
+
+@pytest.mark.parametrize("turn", TURNS)
+def test_c(turn, place, capsys, find_program):
+    find_program("cc", "gcc", "clang")
+    made, manifest = call(place, turn, capsys, "convert", "net.onnx", "--to", "c", "-o", "c")
+    assert {path.parts[0] for path in made} == {"c"}
+    text = "".join(content.decode() for content in made.values())
+    assert not re.search(r"int evil|#define float|\x1b|touch x", re.sub(r'"[^"\n]*"', "", text))
+    Path("labels.c").write_text(
+        '#include <stdio.h>\n#include "net.h"\nint main(void)\n{\n'
+        "    for (int i = 0; i < NET_LABELS; ++i) { fputs(net_labels[i], stdout); putchar(0); }\n"
+        "    return 0;\n}\n"
+    )
+    compile_ = [
+        "cc",
+        "-std=c99",
+        "-Wall",
+        "-Werror",
+        "-Ic/src",
+        "labels.c",
+        "c/src/net.c",
+        "-lm",
+        "-o",
+        "labels",
+    ]
+    subprocess.run(compile_, check=True)
+    printed = subprocess.run(["./labels"], check=True, capture_output=True).stdout.decode()
+    assert printed.split("\0")[:-1] == list(manifest.task.labels)
+
+
+class _Elements(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.found = set()
+
+    def handle_starttag(self, tag, attributes):
+        self.found.add(tag)
+        self.found |= {f"{tag} {name}" for name, _ in attributes if name.startswith("on")}
+
+
+@pytest.mark.parametrize("turn", TURNS)
+def test_reports(turn, place, capsys):
+    options = ("--quick", "--html", "report.html", "--junit", "report.xml")
+    made, _ = call(place, turn, capsys, "validate", "net.onnx", "--against", "net.onnx", *options)
+    assert set(made) == {Path("report.html"), Path("report.xml")}
+    assert "evil" not in {each.tag for each in ET.fromstring(made[Path("report.xml")]).iter()}
+    page = _Elements()
+    page.feed(made[Path("report.html")].decode())
+    assert not page.found & {"script", "evil"}
+
+
+@settings(max_examples=40)
+@given(st.lists(st.text(st.characters(codec=None)), unique=True, max_size=5))
+def test_names_of_files_differ_and_stay_in_their_folder(names):
+    files = [file_name(name) for name in names]
+    assert len(set(files)) == len(names)
+    for file in files:
+        assert 0 < len(file) <= 200
+        assert re.fullmatch(r"[A-Za-z0-9_%~-][A-Za-z0-9_.%~-]*", file)
+
+
+@settings(max_examples=40)
+@given(st.lists(st.text(), max_size=6))
+def test_endings_of_identifiers_differ_and_are_what_c_takes(texts):
+    endings = list(c_identifiers(texts))
+    assert len(set(endings)) == len(texts)
+    assert all(re.fullmatch(r"[A-Za-z0-9_]+", ending, re.ASCII) for ending in endings)
+
+
+@settings(max_examples=40)
+@given(st.text(st.characters(codec="utf-8")))
+def test_strings_come_back_as_they_were(text):
+    read = text_format.Parse(f"name: {pbtxt_string(text)}", triton_schema()())
+    assert read.name == text
+    assert len(line(text).splitlines()) <= 1
+    digits = re.sub(r"\\(\d{3})", lambda found: chr(int(found[1], 8)), c_string(text)[1:-1])
+    assert digits.encode("latin-1").decode() == text
+
+
+def test_labels_keep_their_names_where_c_takes_them():
+    labels = ("Walking", "sitting down", "a-b", "a_b", "été", "走", "", "2nd")
+    assert list(c_identifiers(labels)) == ["Walking", "sitting_down", "a_b", "a_b_3", "ete", "5", "6", "2nd"]

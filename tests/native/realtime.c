@@ -1,0 +1,169 @@
+/*
+ * Steps and prepared chunks of streams, in real time: realtime STEPS PROGRAM... fails at the first allocation, lock or
+ * system call, where a result depends on the caller's floating-point mode, or where that mode is not restored.
+ */
+#include <dlfcn.h>
+#include <fenv.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+#ifdef __x86_64__
+#include <xmmintrin.h>
+#endif
+
+#include "lstm_edge.h"
+
+enum { THREADS = 2, CHUNK = 64, COMPARED = 300 };
+
+/* The functions of libc that the library might call; the program's own definitions come first. */
+static _Thread_local int armed;
+static atomic_int calls;
+extern void *__libc_malloc(size_t), *__libc_calloc(size_t, size_t), *__libc_realloc(void *, size_t);
+extern void *__libc_memalign(size_t, size_t);
+extern void __libc_free(void *);
+static void note(void) {
+    if (armed) calls++;
+}
+void *malloc(size_t size) { return note(), __libc_malloc(size); }
+void *calloc(size_t count, size_t size) { return note(), __libc_calloc(count, size); }
+void *realloc(void *old, size_t size) { return note(), __libc_realloc(old, size); }
+void *aligned_alloc(size_t align, size_t size) { return note(), __libc_memalign(align, size); }
+void free(void *memory) { note(), __libc_free(memory); }
+static int (*real_lock)(pthread_mutex_t *), (*real_trylock)(pthread_mutex_t *);
+__attribute__((constructor)) static void find(void) {
+    *(void **)&real_lock = dlsym(RTLD_NEXT, "pthread_mutex_lock");
+    *(void **)&real_trylock = dlsym(RTLD_NEXT, "pthread_mutex_trylock");
+}
+int pthread_mutex_lock(pthread_mutex_t *mutex) { return note(), real_lock == NULL ? 0 : real_lock(mutex); }
+int pthread_mutex_trylock(pthread_mutex_t *mutex) { return note(), real_trylock == NULL ? 0 : real_trylock(mutex); }
+
+static const char *failure;
+static void expect(int ok, const char *what) {
+    if (!ok && failure == NULL) failure = what;
+}
+
+typedef struct {
+    lstm_edge_program *program;
+    size_t steps;
+    pid_t thread;
+    atomic_int state; /* 1 once it runs, 2 when it is done */
+    lstm_edge_status status;
+} job;
+
+/* Fill the inputs' place with numbers that are valid in any type: small bit patterns for floats, indices else. */
+static void fill(lstm_edge_program *program, size_t input, void *to, size_t steps, size_t seed) {
+    lstm_edge_port port;
+    lstm_edge_describe(program, LSTM_EDGE_INPUT, input, &port);
+    if (port.type != LSTM_EDGE_FLOAT32) return; /* zeros are valid indices */
+    for (size_t i = 0; i < steps * port.width; i++) ((float *)to)[i] = (float)((seed + i * 37) % 101) / 64.f - 1.f; /* exact in any mode */
+}
+
+static void *walk(void *argument) {
+    job *j = argument;
+    const size_t inputs = lstm_edge_count(j->program, LSTM_EDGE_INPUT);
+    const size_t outputs = lstm_edge_count(j->program, LSTM_EDGE_OUTPUT);
+    lstm_edge_stream *stream = lstm_edge_stream_new(j->program);
+    const void **from = calloc(inputs + 1, sizeof *from);
+    float **to = calloc(outputs + 1, sizeof *to);
+    for (size_t i = 0; i < inputs; i++) {
+        void *chunk = calloc(CHUNK * 4096, 8);
+        fill(j->program, i, lstm_edge_input(stream, i), 1, i);
+        fill(j->program, i, chunk, CHUNK, i);
+        from[i] = chunk;
+    }
+    for (size_t i = 0; i < outputs; i++) to[i] = calloc(CHUNK * 4096, sizeof(float));
+    lstm_edge_prepare(stream, CHUNK);
+    j->thread = (pid_t)syscall(SYS_gettid);
+    j->state = 1;
+    if (prctl(PR_SET_SECCOMP, 1) != 0) j->status = LSTM_EDGE_NO_MEMORY; /* strict: any system call ends the thread */
+    armed = 1;
+    for (size_t step = 0; step < j->steps && j->status == LSTM_EDGE_OK; step++) {
+        j->status = step % 1000 == 999 ? lstm_edge_chunk(stream, from, CHUNK, to) : lstm_edge_step(stream);
+    }
+    armed = 0;
+    j->state = 2;
+    syscall(SYS_exit, 0);
+    return NULL;
+}
+
+static void take_steps(lstm_edge_program *program, size_t steps) {
+    job jobs[THREADS] = {{0}};
+    const struct timespec pause = {0, 2000000};
+    for (int i = 0; i < THREADS; i++) {
+        pthread_t thread;
+        jobs[i].program = program;
+        jobs[i].steps = steps;
+        expect(pthread_create(&thread, NULL, walk, &jobs[i]) == 0, "no thread");
+    }
+    for (int i = 0; i < THREADS; i++) {
+        while (jobs[i].state == 0) nanosleep(&pause, NULL);
+        while (jobs[i].state == 1 && syscall(SYS_tgkill, getpid(), jobs[i].thread, 0) == 0) nanosleep(&pause, NULL);
+        expect(jobs[i].state == 2, "a system call ended the thread");
+        expect(jobs[i].status == LSTM_EDGE_OK, "a step failed");
+    }
+    expect(calls == 0, "an allocation or a lock");
+}
+
+/* Return the first output's numbers of some steps, of which the later ones are silence. */
+static float *outputs_of(lstm_edge_program *program) {
+    lstm_edge_port port;
+    lstm_edge_describe(program, LSTM_EDGE_OUTPUT, 0, &port);
+    float *found = calloc(COMPARED * port.width, sizeof *found);
+    lstm_edge_stream *stream = lstm_edge_stream_new(program);
+    for (size_t step = 0; step < COMPARED; step++) {
+        for (size_t i = 0; i < lstm_edge_count(program, LSTM_EDGE_INPUT); i++) {
+            lstm_edge_port input;
+            lstm_edge_describe(program, LSTM_EDGE_INPUT, i, &input);
+            if (step < 20) fill(program, i, lstm_edge_input(stream, i), 1, step + i);
+            else if (input.type == LSTM_EDGE_FLOAT32) memset(lstm_edge_input(stream, i), 0, input.width * sizeof(float));
+        }
+        lstm_edge_step(stream);
+        memcpy(found + step * port.width, lstm_edge_output(stream, 0), port.width * sizeof *found);
+    }
+    lstm_edge_stream_free(stream);
+    return found;
+}
+
+static void compare_modes(lstm_edge_program *program) {
+    lstm_edge_port port;
+    lstm_edge_describe(program, LSTM_EDGE_OUTPUT, 0, &port);
+    float *normal = outputs_of(program);
+    fesetround(FE_UPWARD);
+#ifdef __x86_64__
+    const unsigned mode = (_mm_getcsr() | 0x8040u) & ~0x3fu; /* without the flags of past exceptions */
+    _mm_setcsr(mode);
+#endif
+    float *other = outputs_of(program);
+    expect(fegetround() == FE_UPWARD, "the rounding mode was not restored");
+#ifdef __x86_64__
+    expect((_mm_getcsr() & ~0x3fu) == mode, "the floating-point mode was not restored");
+    _mm_setcsr(0x1f80);
+#endif
+    fesetround(FE_TONEAREST);
+    expect(memcmp(normal, other, COMPARED * port.width * sizeof *normal) == 0, "results depend on the caller's mode");
+    free(normal);
+    free(other);
+}
+
+int main(int argc, char **argv) {
+    const size_t steps = argc > 2 ? strtoul(argv[1], NULL, 10) : 0;
+    for (int i = 2; i < argc; i++) {
+        lstm_edge_program *program = lstm_edge_open(argv[i]);
+        expect(program != NULL, "a program that can't be opened");
+        if (program == NULL) break;
+        compare_modes(program);
+        take_steps(program, steps);
+        if (failure != NULL) {
+            fprintf(stderr, "%s: %s\n", argv[i], failure);
+            return 1;
+        }
+    }
+    printf("%d programs, %zu steps each on %d threads\n", argc - 2, steps, THREADS);
+    return failure != NULL;
+}

@@ -1,0 +1,332 @@
+"""What a file, another process or a caller gives is checked before it reaches C or stands for a network."""
+
+import hashlib
+import shutil
+import threading
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from lstm_edge_runtime import State, load
+from lstm_edge_runtime import model as model_module
+from lstm_edge_runtime._core import Core, Identity
+from lstm_edge_runtime.errors import (
+    CheckFailedError,
+    ContractError,
+    FileFormatError,
+    InputError,
+    LstmEdgeError,
+    ManifestError,
+    StateError,
+    UnsupportedError,
+)
+from lstm_edge_runtime.manifest import KEY, Golden, Manifest
+from lstm_edge_runtime.native.library import installed
+
+DATA = Path(__file__).parent / "data"
+native = pytest.mark.skipif(not installed(), reason="lstm-edge-native is not installed")
+X = np.random.default_rng(0).normal(size=(2, 5, 3)).astype(np.float32)
+
+
+def with_manifest(path, edit) -> bytes:
+    """Return a file with its manifest edited."""
+    made = onnx.load(path)
+    (entry,) = [prop for prop in made.metadata_props if prop.key == KEY]
+    entry.value = edit(Manifest.from_json(entry.value)).to_json()
+    return made.SerializeToString()
+
+
+def with_golden(edit) -> bytes:
+    """Return ``gru.onnx``, which takes lengths, with a golden case that ``edit`` changes."""
+    path = DATA / "gru.onnx"
+    with load(path, engine="onnxruntime") as plain:
+        x, gain = X.swapaxes(0, 1), np.ones((5, 2, 1), np.float32)
+        outputs, after = plain.run({"x": x, "gain": gain}, lengths=[5, 3])
+        outputs = plain.interface.all_outputs(outputs, after)
+    inputs = {"x": x, "gain": gain, "lengths": np.array([5, 3]), "h_0": np.full((1, 2, 8), 0.25, np.float32)}
+    edit(inputs, outputs)
+    golden = Golden(inputs, outputs, floor={}, limit=dict.fromkeys(outputs, 1e-3))
+    return with_manifest(path, lambda manifest: manifest._replace(golden=golden))
+
+
+def put(name, array):
+    return lambda inputs, outputs: (outputs if name in outputs else inputs).update({name: array})
+
+
+@native
+@pytest.mark.parametrize(
+    "edit",
+    [
+        *(
+            put("lengths", np.array(each))
+            for each in ([5, 6], [5, 10**7], [5, -1], [0, 3], [2**40, -(2**40)])
+        ),
+        put("lengths", np.array([5, 3], np.float32)),
+        put("lengths", np.array([5, 3, 3])),
+        put("x", np.zeros((5, 2, 3), np.int8)),
+        put("x", np.zeros((5, 2, 3), np.float64)),
+        put("gain", np.zeros((4, 2, 1), np.float32)),
+        put("h_0", np.zeros((1, 2, 8), np.int8)),
+        put("h_0", np.zeros((1, 1, 8), np.float32)),
+        put("output", np.zeros((5, 2, 9), np.float32)),
+        put("output", np.zeros((5, 2, 8), np.int64)),
+    ],
+)
+def test_a_golden_case_that_does_not_fit_reaches_no_engine(edit):
+    content = with_golden(edit)
+    with pytest.raises(CheckFailedError, match="the golden case does not run: "):
+        load(content, engine="native")
+    with pytest.raises(CheckFailedError, match="the golden case does not run: "):
+        load(content, engine="onnxruntime").selftest()
+    opened = load(content)
+    with pytest.warns(RuntimeWarning, match="the golden case does not run: "):
+        stream = opened.stream()
+    assert opened.engine == "onnxruntime"
+    assert set(stream.step({"x": [1, 2, 3], "gain": [1]})) == {"logits", "output"}
+
+
+@native
+def test_a_golden_case_that_fits_is_replayed_by_the_native_engine():
+    assert load(with_golden(lambda inputs, outputs: None), engine="native").selftest().ok
+
+
+def lep(edit=lambda manifest: manifest) -> tuple[bytes, Manifest]:
+    from lstm_edge_runtime.native.convert import to_native
+    from lstm_edge_runtime.native.engine import NativeEngine
+
+    content = to_native(DATA / "lstm.onnx")
+    return content, edit(NativeEngine(content, None, 1).manifest)
+
+
+@native
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda m: m._replace(states=tuple(state._replace(dtype="int8") for state in m.states)),
+        lambda m: m._replace(states=tuple(state._replace(dtype="float64") for state in m.states)),
+        lambda m: m._replace(states=(m.states[0]._replace(axes=()), m.states[1])),
+        lambda m: m._replace(states=(m.states[0]._replace(axes=("N", 2, 8)), m.states[1])),
+        lambda m: m._replace(states=(m.states[0]._replace(axes=("2*N", 8)), m.states[1])),
+        lambda m: m._replace(outputs=(m.outputs[0]._replace(dtype="int8"),)),
+        lambda m: m._replace(outputs=(m.outputs[0]._replace(axes=("N", "N", 4)),)),
+        lambda m: m._replace(inputs=(m.inputs[0]._replace(axes=("N", "P", 3)),)),
+        lambda m: m._replace(inputs=(m.inputs[0]._replace(axes=("N", 3)),)),
+        lambda m: m._replace(batch="x"),
+        lambda m: m._replace(batch="L"),
+        lambda m: m._replace(sequence="2*N"),
+        lambda m: m._replace(lengths="x"),
+        lambda m: m._replace(lengths="h_0"),
+        lambda m: m._replace(outputs=()),
+        lambda m: m._replace(task=m.task._replace(output="nothing")),
+        lambda m: m._replace(task=m.task._replace(labels=("one",))),
+    ],
+)
+def test_a_program_whose_manifest_does_not_fit_it_is_refused_whole(edit):
+    from lstm_edge_runtime.native.engine import NativeEngine
+
+    content, manifest = lep(edit)
+    with pytest.raises((FileFormatError, ContractError, UnsupportedError)):
+        NativeEngine(content, manifest, 1)
+
+
+@native
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": X.astype(np.float64)}, "x is float64, expected float32"),
+        ({"x": X[:, :, :2]}, r"x has shape \(2, 5, 2\)"),
+        ({"x": X[:1]}, r"x has shape \(1, 5, 3\)"),
+        ({"h_0": np.zeros((2, 4, 8), np.int8)}, "state h_0 is int8, expected float32"),
+        ({"h_0": np.zeros((1, 4, 8), np.float32)}, r"state h_0 has shape \(1, 4, 8\)"),
+        ({"h_0": np.zeros((8, 4, 2), np.float32).T}, "state h_0 can't be written in C order"),
+        ({"slots": np.array([0, 4])}, r"got slots \[0, 4\], expected 0..3"),
+        ({"slots": np.array([-1, 2])}, "expected 0..3, each once"),
+        ({"slots": np.array([1, 1])}, "expected 0..3, each once"),
+    ],
+)
+def test_a_tick_checks_what_it_reads_and_writes_and_changes_no_state(change, message):
+    from lstm_edge_runtime.native.engine import NativeEngine
+
+    engine = NativeEngine(lep()[0], None, 1)
+    given = {"x": X, "h_0": np.ones((2, 4, 8), np.float32), "c_0": np.ones((2, 4, 8), np.float32)}
+    given |= {"slots": np.array([0, 3])} | change
+    slots, feeds = given.pop("slots"), {"x": given.pop("x")}
+    with pytest.raises(InputError, match=message):
+        engine.tick(feeds, given, slots)
+    assert all((array == array.flat[0]).all() for array in given.values())
+
+
+@native
+def test_a_tick_checks_its_lengths():
+    engine = load(DATA / "gru.onnx", engine="native")._open().native
+    feeds = {"x": X.swapaxes(0, 1), "gain": np.ones((5, 2, 1), np.float32)}
+    for lengths in ([5, 6], [0, 1], [5, -3], [2**40, 5]):
+        state = {"h_0": np.ones((1, 2, 8), np.float32)}
+        with pytest.raises(InputError, match=r"lengths holds .*, expected 1..5"):
+            engine.tick(feeds | {"lengths": np.array(lengths)}, state, np.arange(2))
+        assert (state["h_0"] == 1).all()
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda m: m._replace(batch="2*N"),
+        lambda m: m._replace(batch=""),
+        lambda m: m._replace(sequence="N"),
+        lambda m: m._replace(lengths="x"),
+        lambda m: m._replace(lengths="nothing"),
+        lambda m: m._replace(inputs=(*m.inputs[:2], m.inputs[2]._replace(axes=("2*N",)))),
+        lambda m: m._replace(states=(m.states[0]._replace(axes=(1, "N", "L")),)),
+        lambda m: m._replace(states=(m.states[0]._replace(axes=("N+1", "N", 8)),)),
+    ],
+)
+def test_a_manifest_whose_axes_can_not_be_meant_is_refused(edit):
+    with pytest.raises(ManifestError):
+        load(with_manifest(DATA / "gru.onnx", edit))
+
+
+def test_an_output_of_another_shape_than_declared_is_one_line():
+    content = with_manifest(
+        DATA / "gru.onnx",
+        lambda m: m._replace(outputs=(m.outputs[0]._replace(axes=("L", "N")), m.outputs[1])),
+    )
+    batch = load(content, engine="onnxruntime").streams(3)
+    sources = [batch.add(), batch.add()]
+    with pytest.raises(ContractError, match="does not keep its contract"):
+        batch.step({"x": np.ones((2, 3)), "gain": np.ones((2, 1))}, sources)
+
+
+# whole numbers
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype"),
+    [
+        ([4294967299], "int32"),
+        ([-4294967293], "int32"),
+        (np.array([300]), "int8"),
+        (np.array([2**63 + 3], np.uint64), "int64"),
+        (np.array([256], np.uint16), "uint8"),
+    ],
+)
+def test_a_whole_number_that_the_file_can_not_hold_is_refused_and_never_another(value, dtype):
+    from lstm_edge_runtime._core import as_array
+
+    with pytest.raises(InputError, match=rf"token holds .*, expected {dtype} \("):
+        as_array("token", value, dtype)
+
+
+def test_a_whole_number_that_fits_is_converted():
+    from lstm_edge_runtime._core import as_array
+
+    assert as_array("token", np.array([[2**31 - 1], [-5]]), "int32").tolist() == [[2**31 - 1], [-5]]
+    assert as_array("token", np.array([3], np.uint64), "int64").tolist() == [3]
+    assert as_array("token", np.zeros((0, 2), np.int64), "int32").shape == (0, 2)
+
+
+# what was read is what runs
+
+
+def replacing_before_the_session(monkeypatch, act) -> None:
+    """Let ``act`` run between reading a file and opening its session."""
+    opened = model_module.open_session
+    monkeypatch.setattr(model_module, "open_session", lambda *a, **k: (act(), opened(*a, **k))[1])
+
+
+def test_a_file_replaced_while_it_is_loaded_runs_as_the_one_that_was_read(monkeypatch, tmp_path):
+    copy = tmp_path / "m.onnx"
+    shutil.copy(DATA / "lstm.onnx", copy)
+    replacing_before_the_session(monkeypatch, lambda: shutil.copy(DATA / "unbatched.onnx", copy))
+    loaded = load(copy)
+    assert loaded.identity == hashlib.sha256((DATA / "lstm.onnx").read_bytes()).hexdigest()
+    expected = load((DATA / "lstm.onnx").read_bytes()).run(X)[0]["logits"]
+    np.testing.assert_array_equal(loaded.run(X)[0]["logits"], expected)
+
+
+@pytest.fixture
+def external(tmp_path):
+    """``lstm.onnx`` with its weights beside it."""
+    path = tmp_path / "m.onnx"
+    onnx.save(
+        onnx.load(DATA / "lstm.onnx"), path,
+        save_as_external_data=True, location="m.data", size_threshold=100,
+    )  # fmt: skip
+    return path
+
+
+@pytest.mark.parametrize("name", ["m.onnx", "m.data"])
+def test_external_data_and_their_file_may_not_change_while_they_are_loaded(monkeypatch, external, name):
+    def replace() -> None:
+        copy = external.with_name("copy")
+        copy.write_bytes(external.with_name(name).read_bytes())
+        copy.replace(external.with_name(name))
+
+    load(external)
+    replacing_before_the_session(monkeypatch, replace)
+    with pytest.raises(FileFormatError, match=rf"{name} has changed since it was loaded; load it again"):
+        load(external)
+
+
+def test_external_data_belong_to_the_identity_and_older_states_go_on(external):
+    model = load(external)
+    content, data = external.read_bytes(), external.with_name("m.data").read_bytes()
+    assert model.sha256 == hashlib.sha256(content).hexdigest()
+    assert model.identity == hashlib.sha256(content + data).hexdigest()
+    state = model.run(X)[1]
+    model.run(X, State(state, model.sha256))  # as version 0.2 saved it
+    other = bytearray(data)
+    other[100] ^= 1
+    external.with_name("m.data").write_bytes(other)
+    with pytest.raises(StateError, match="got a state of model"):
+        load(external).run(X, state)
+
+
+def test_external_data_that_change_before_they_are_hashed_are_noticed(external):
+    model = load(external)
+    external.with_name("m.data").write_bytes(b"")
+    with pytest.raises(FileFormatError, match="has changed since it was loaded"):
+        model.stream()
+
+
+# threads
+
+
+def test_threads_that_open_the_first_streams_together_get_one_engine():
+    calls, engine = [], object()
+    together = threading.Barrier(8)
+
+    def open_native():
+        calls.append(1)
+        threading.Event().wait(0.05)
+        return engine
+
+    core = Core(
+        None, load(DATA / "lstm.onnx").interface, Identity(b""),
+        has_manifest=True, check=False, open_native=open_native,
+    )  # fmt: skip
+    found = []
+
+    def run() -> None:
+        together.wait()
+        found.append(core.native)
+
+    threads = [threading.Thread(target=run) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [engine] * 8
+    assert calls == [1]
+
+
+@native
+def test_more_threads_than_the_native_engine_takes_are_refused_at_once_or_run_on_onnxruntime():
+    with pytest.raises(UnsupportedError, match="257 threads, expected 1 to 256"):
+        load(DATA / "lstm.onnx", threads=257, engine="native")
+    with pytest.raises(LstmEdgeError, match="257 threads, expected 1 to 256"):
+        load(lep()[0], threads=257)
+    model = load(DATA / "lstm.onnx", threads=257)
+    assert model.stream().step([1, 2, 3]).shape == (4,)
+    assert model.engine == "onnxruntime"
