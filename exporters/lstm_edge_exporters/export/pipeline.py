@@ -24,7 +24,7 @@ from lstm_edge_runtime import load
 from lstm_edge_runtime.axes import parse_sum
 from lstm_edge_runtime.errors import CheckFailedError, InputError, UnsupportedError, first_line
 from lstm_edge_runtime.files import write_bytes
-from lstm_edge_runtime.manifest import Array, AxisRange, Manifest, StateSpec
+from lstm_edge_runtime.manifest import Array, Axes, AxisRange, Manifest, StateSpec
 from lstm_edge_runtime.ort import open_session, run_by_name
 from lstm_edge_runtime.state import Runner
 
@@ -51,7 +51,7 @@ from .lower import check_recurrent_nodes, lower, lower_sums
 from .ranges import Guard, settle_ranges
 from .refusals import LoopError, check_module, check_starts
 from .roles import find_roles
-from .trace import TURNS, trace
+from .trace import TURNS, Traced, trace
 from .variables import find_names
 
 __all__ = ["Artifact", "ConvertedModule", "convert_module", "export_verified", "own_copy"]
@@ -171,6 +171,16 @@ def convert_module(module: nn.Module, example: Any, config: ExportConfig) -> Con
 
             axes = find_missing_axes(copy_as(own, torch.float32), signature, config)
         traced = trace(copy_as(own, torch.float32), signature, axes, config.ranges)
+        single = _single(traced, signature, axes)
+        if single:
+            axes = {name: tuple(1 if axis in single else axis for axis in axes[name]) for name in axes}
+            told = [_squeezes(traced.squeezed, each, signature, axes, single=True) for each in single]
+            traced = trace(copy_as(own, torch.float32), signature, axes, config.ranges)
+        else:
+            told = [_squeezes(traced.squeezed, each, signature, axes) for each in traced.squeezed]
+        told += [
+            f"the file does not check what {line} does, which was taken to hold" for line in traced.checked
+        ]
     except (InputError, UnsupportedError) as error:
         raise _explained(error, own, signature) from error
     roles = find_roles(
@@ -178,7 +188,7 @@ def convert_module(module: nn.Module, example: Any, config: ExportConfig) -> Con
         traced.outputs,
         config,
         signature.positional,
-        partial(find_names, copy.deepcopy(own), signature),
+        lambda: find_names(copy_as(own, torch.float32), signature),
     )
     window = traced.window() if roles.sequence is None else ""
     if window and config.states is None:
@@ -202,7 +212,7 @@ def convert_module(module: nn.Module, example: Any, config: ExportConfig) -> Con
     reference = TorchReference(own, signature, roles.outputs, injections, Layout.of(manifest))
     cases = _case_generator(signature, manifest, config, reference)
     _check_repeatable(own, signature, reference, cases)
-    notes = (*_narrowed(own), *unused, *left, *roles.notes, *([_windows(window)] if window else []))
+    notes = (*told, *_narrowed(own), *unused, *left, *roles.notes, *([_windows(window)] if window else []))
     return ConvertedModule(
         model,
         manifest,
@@ -307,6 +317,43 @@ def _try_chunks(made: ConvertedModule, candidate: Runner) -> Manifest:
         reason = explain_divergence(made.model, file, feeds, found)
     padded = bool(reason) or states_stop_at_lengths(file, feeds, floors)
     return manifest._replace(unstreamable=reason, padded_states=padded)
+
+
+def _single(traced: Traced, signature: Signature, axes: Mapping[str, Axes]) -> list[str]:
+    """Return the axes that the code drops where they are 1 and that are 1 in the example."""
+    return [
+        each
+        for each in traced.squeezed
+        if all(
+            size == 1
+            for name, shape in signature.shapes.items()
+            for axis, size in zip(axes[name], shape, strict=True)
+            if axis == each
+        )
+    ]
+
+
+def _squeezes(
+    squeezed: Mapping[str, str],
+    axis: str,
+    signature: Signature,
+    axes: Mapping[str, Axes],
+    *,
+    single: bool = False,
+) -> str:
+    """Return the note for an axis that the code drops where it is 1."""
+    if single:
+        return (
+            f"axis {axis} is fixed at 1, as in the example: {squeezed[axis]} drops it; give squeeze an axis"
+        )
+    options = " ".join(
+        f"--input {name}={','.join('1' if each == axis else str(each) for each in axes[name])}"
+        for name in signature.names
+    )
+    return (
+        f"{squeezed[axis]} drops axis {axis} where it is 1, so that the file takes no {axis} of 1; give "
+        f"squeeze the axis that it is to drop, or export for one alone: {options}"
+    )
 
 
 def _windows(reason: str) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime.graph_check import is_called_like_a_state
 
 from ..graph import axes_of
 from ..pairing import Names, Pairing, describe_value, pair_states
@@ -81,6 +82,7 @@ def find_roles(
     notes: tuple[str, ...] = ()
     if config.states is None:
         known, starts = _find_layer_states(model, nodes)
+        unknown = inputs.keys() - known.keys()
         plain = {*fractions, *([lengths] if lengths else [])}
         given = Names({name: {name} for name in inputs}, {i: {name} for i, name in enumerate(config.outputs)})
         found = (
@@ -93,7 +95,7 @@ def find_roles(
                 plain=plain,
                 sequence=sequence,
             )
-            if inputs.keys() - known.keys() - plain
+            if len(unknown) > 1 or any(map(is_called_like_a_state, unknown))
             else Pairing(known)
         )
         options = _Options(model, found, _name_outputs(model, names, config, {}))

@@ -28,7 +28,7 @@ from ..numerics.reference import Signature, flatten_output
 from .ranges import Guard, read_guards
 from .record import Recorder, RecurrentCall, instrument
 from .refusals import ConstantSizeError, Place, place_of, tracing_refusal, translation_refusal
-from .sizes import TRANSLATIONS, keep_sizes
+from .sizes import TRANSLATIONS, keep_sizes, settle_floats
 
 try:
     from torch.onnx._internal.exporter import _registration
@@ -59,6 +59,10 @@ class Traced:
     """What holds at the sizes that were traced, and may not at others."""
     sizes: Mapping[str, int]
     """The size of each dynamic axis that was traced."""
+    squeezed: Mapping[str, str]
+    """The axes of inputs that code drops where they are 1, and the line that does it."""
+    checked: tuple[str, ...]
+    """Lines that check values, which were taken to hold."""
 
     def window(self) -> str:
         """Return why a call is a whole window, where no axis of an input is time; empty for one step."""
@@ -125,9 +129,25 @@ def _trace(
         except Exception as error:
             raise translation_refusal(error, recorder.seen, program) from error
     assert made is not None
+    settle_floats(made.model.graph)
     _name_axes(made.model, axes)
     guards = read_guards(program, recorder.shapes, {name: axes[name] for name in signature.names})
-    return Traced(made.model, tuple(recorder.outputs), tuple(recorder.calls), guards, sizes)
+    known = {
+        _text(size): axis
+        for name, shape in zip(signature.names, recorder.shapes, strict=True)
+        for size, axis in zip(shape, axes[name], strict=True)
+        if isinstance(axis, str) and axis.isidentifier()
+    }
+    squeezed = {known[size]: line for size, line in recorder.squeezed.items() if size in known}
+    return Traced(
+        made.model,
+        tuple(recorder.outputs),
+        tuple(recorder.calls),
+        guards,
+        sizes,
+        squeezed,
+        tuple(recorder.checked),
+    )
 
 
 def _trace_at(

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..numerics.floats import AllFloats
 from ..numerics.reference import Path, Signature, output_paths
 from ..pairing import Names
 from .refusals import is_own
@@ -30,12 +31,12 @@ def find_names(module: nn.Module, signature: Signature) -> list[Names]:
     A result is called as its key or field; one in a tuple as the variables that hold it at the end.
 
     Args:
-        module: a copy in eval mode.
+        module: a float32 copy in eval mode.
         signature: its inputs and an example that it takes.
     """
     inputs = [tensor.clone() for tensor in signature.example]
     watch = _Watch()
-    with torch.no_grad(), warnings.catch_warnings(), watch.watching():
+    with torch.no_grad(), warnings.catch_warnings(), AllFloats(torch.float32), watch.watching():
         warnings.simplefilter("ignore")
         flat = output_paths(signature.call(module, inputs))
     before = {_key(tensor): name for tensor, name in zip(inputs, signature.names, strict=True)}
