@@ -1,4 +1,7 @@
-"""Code that once was refused, or made a file of too narrow a range, and is exported."""
+"""Code that once was refused, or made a file of too narrow a range, and is exported.
+
+PYTEST_DONT_REWRITE: the assertions of modules are what the tests are about.
+"""
 
 import numpy as np
 import pytest
