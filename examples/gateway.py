@@ -12,19 +12,22 @@ by TCP, and memory stays flat.
 import argparse
 import asyncio
 import contextlib
+import sys
 from collections import deque
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from lstm_edge_runtime import Model, load
+from lstm_edge_runtime.hold import Hold
 
 
 class Waiting(NamedTuple):
     """A sample that waits for its tick."""
 
     source: int
+    hold: Hold
     sample: np.ndarray
     writer: asyncio.StreamWriter
     answered: asyncio.Future[None]
@@ -33,10 +36,17 @@ class Waiting(NamedTuple):
 class Gateway:
     """Serves sources of one model; every tick takes one waiting sample of each."""
 
-    def __init__(self, model: Model, capacity: int, waiting: int) -> None:
-        """Take ``capacity`` sources at most, and hold ``waiting`` samples at most."""
-        self.batch = model.streams(capacity)
-        self.capacity = capacity
+    def __init__(
+        self, model: Model, capacity: int, waiting: int, hold: int = 1, reset_every: Any = None
+    ) -> None:
+        """Take ``capacity`` sources at most, and keep ``waiting`` samples at most.
+
+        A label counts once it has been the same for ``hold`` samples of its source; ``reset_every`` is as
+        ``Model.streams`` takes it, None as the file was trained.
+        """
+        every = model.interface.reset_every if reset_every is None else reset_every
+        self.batch = model.streams(capacity, reset_every=every)
+        self.capacity, self.hold = capacity, hold
         self.ticks = 0
         self._features = model.inputs[0].axes[-1]
         task = model.manifest and model.manifest.task
@@ -54,7 +64,7 @@ class Gateway:
             writer.close()
             return
         self._connected += 1
-        source = self.batch.add()
+        source, hold = self.batch.add(), Hold(self.hold)
         last = asyncio.get_running_loop().create_future()
         last.set_result(None)
         try:
@@ -64,7 +74,9 @@ class Gateway:
                     writer.write(f"error: expected {self._features} numbers\n".encode())
                     continue
                 last = asyncio.get_running_loop().create_future()
-                await self._queue.put(Waiting(source, sample, writer, last))  # waits where the queue is full
+                await self._queue.put(
+                    Waiting(source, hold, sample, writer, last)
+                )  # waits where the queue is full
                 await writer.drain()  # and where the source does not read its results
             await last  # a source's samples are answered in their order
             with contextlib.suppress(ConnectionError):
@@ -77,6 +89,11 @@ class Gateway:
             self.batch.remove(source)
             self._connected -= 1
             writer.close()
+
+    def _line(self, label: int, logits: np.ndarray) -> str:
+        if label < 0:  # none has stayed long enough yet
+            return ",\n"
+        return f"{self._labels[label] if self._labels else label},{logits[label]:.6g}\n"
 
     def _parse(self, line: bytes) -> np.ndarray | None:
         try:
@@ -105,9 +122,8 @@ class Gateway:
             for each, rows in zip(tick.values(), results, strict=True):
                 if not each.writer.is_closing():
                     logits = np.atleast_2d(rows)[-1]  # where the network reads out every layer: the top one's
-                    best = int(logits.argmax())
-                    label = self._labels[best] if self._labels else best
-                    each.writer.write(f"{label},{logits[best]:.6g}\n".encode())
+                    each.hold.take(int(logits.argmax()))
+                    each.writer.write(self._line(each.hold.label, logits).encode())
                 if not each.answered.done():  # canceled, as the gateway ends
                     each.answered.set_result(None)
             await asyncio.sleep(0)  # let the sockets run between ticks
@@ -123,8 +139,22 @@ async def main() -> None:
     parser.add_argument("--port", type=int, default=7070, help="0 takes any free one")
     parser.add_argument("--sources", type=int, default=1000, help="the most at once")
     parser.add_argument("--waiting", type=int, default=2000, help="the most samples that wait")
+    parser.add_argument("--hold", type=int, default=1, help="samples that a label must stay before it counts")
+    parser.add_argument(
+        "--reset-every",
+        type=lambda text: text if text == "never" else int(text),
+        metavar="N|never",
+        help="samples after which a source's state starts again  [default: as in training]",
+    )
     options = parser.parse_args()
-    gateway = Gateway(load(options.model, device="cpu"), options.sources, options.waiting)
+    model = load(options.model, device="cpu")
+    gateway = Gateway(model, options.sources, options.waiting, options.hold, options.reset_every)
+    if options.reset_every is None and gateway.batch.reset_every:
+        print(
+            "note: each window of the training started from reset, so states start again every "
+            f"{gateway.batch.reset_every} steps; --reset-every never carries them on",
+            file=sys.stderr,
+        )
     server = await asyncio.start_server(gateway.serve, options.host, options.port)
     print(f"listening on port {server.sockets[0].getsockname()[1]}", flush=True)
     async with server:

@@ -20,7 +20,7 @@ from lstm_edge_runtime import State, load
 def first_half(model_path: Path, samples: np.ndarray, state_path: Path) -> None:
     """Take ``samples (L, I)`` and leave the state in a file."""
     with load(model_path, device="cpu") as model:
-        stream = model.stream()
+        stream = model.stream(reset_every=model.interface.reset_every)
         for sample in samples:
             stream.step(sample)
         stream.state.save(state_path)  # whole or not at all: beside the file, then renamed
@@ -30,7 +30,7 @@ def first_half(model_path: Path, samples: np.ndarray, state_path: Path) -> None:
 def second_half(model_path: Path, samples: np.ndarray, state_path: Path, result_path: Path) -> None:
     """Go on from the state with ``samples (L, I)`` and leave the last output in a file."""
     with load(model_path, device="cpu") as model:
-        stream = model.stream()
+        stream = model.stream(reset_every=model.interface.reset_every)
         stream.restore(State.load(state_path))
         for sample in samples:
             output = stream.step(sample)
@@ -48,7 +48,7 @@ def main() -> None:
     with load(model_path, device="cpu") as model:
         width = model.inputs[0].axes[-1]
         samples = np.random.default_rng(0).normal(size=(200, width)).astype(np.float32)
-        stream = model.stream()
+        stream = model.stream(reset_every=model.interface.reset_every)
         for sample in samples:
             expected = stream.step(sample)
     spawn = multiprocessing.get_context("spawn")

@@ -82,7 +82,7 @@ def main() -> None:
         features, labels = model.manifest.signal.features, task.labels
         rate = options.rate or model.manifest.signal.sampling_rate or parser.error("give --rate")
         read = read_iio(options.iio, features) if options.iio else replay(options.replay, features)
-        stream = model.stream()
+        stream = model.stream(reset_every=model.manifest.reset_every)  # as in training
         last, late, slowest = None, 0, 0.0
         try:
             for lag in itertools.islice(every(1 / rate), options.samples):

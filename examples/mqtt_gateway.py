@@ -35,7 +35,8 @@ import paho.mqtt.client as mqtt
 from lstm_edge_runtime import LstmEdgeError, Model, State, load
 from lstm_edge_runtime.errors import InputError, StateError
 from lstm_edge_runtime.files import check_target, read_arrays, replacing
-from lstm_edge_runtime.prediction import interpret
+from lstm_edge_runtime.hold import NO_LABEL, Hold
+from lstm_edge_runtime.prediction import softmax
 
 ROUNDS = 64
 """Samples of one device that one tick takes at most."""
@@ -43,6 +44,8 @@ REMEMBERED = 256
 """Answers of one device that are kept, for samples that come again."""
 STOP_SECONDS = 5
 """How long a stop waits for the broker to confirm answers."""
+NO_ANSWER = {"label": None, "p": None}
+"""What is said before a device's first label that has stayed."""
 SAVED = ("identity", "devices", "last", "answers")
 """What a file of states holds beside the states."""
 Message = tuple[int, int]
@@ -67,6 +70,8 @@ class Device:
 
     source: int
     """Its id in the batch."""
+    hold: Hold
+    """Keeps the label that counts."""
     last: int = -1
     """The number of the newest sample in its state."""
     counts_by_one: bool = False
@@ -120,16 +125,26 @@ class Gateway:
     """Answers samples of many devices; the client's thread fills ``inbox`` and ``confirmed``, and no more."""
 
     def __init__(
-        self, model: Model, client: mqtt.Client, prefix: str, path: Path, capacity: int, wait: float
+        self,
+        model: Model,
+        client: mqtt.Client,
+        prefix: str,
+        path: Path,
+        capacity: int,
+        wait: float,
+        hold: int = 1,
+        reset_every: Any = None,
     ) -> None:
         """Take up the saved states, if any; a sample waits up to ``wait`` seconds for those before it.
 
         Raises:
+            InputError: ``reset_every`` is not what ``Model.streams`` takes.
             StateError: they are another model's, or more than ``capacity``.
         """
         self.model, self.client, self.prefix, self.path = model, client, prefix, path
-        self.wait = wait
-        self.batch = model.streams(capacity)
+        self.wait, self.hold = wait, hold
+        every = model.interface.reset_every if reset_every is None else reset_every
+        self.batch = model.streams(capacity, reset_every=every)
         self.task = model.manifest and model.manifest.task
         self.output = self.task.output if self.task else model.outputs[0].name
         self.width = model.inputs[0].axes[-1]
@@ -215,7 +230,7 @@ class Gateway:
 
     def _device(self, name: str) -> Device:
         if name not in self.devices:
-            self.devices[name] = Device(self.batch.add())
+            self.devices[name] = Device(self.batch.add(), Hold(self.hold))
         return self.devices[name]
 
     def _step(self, ready: list[tuple[str, Device]]) -> None:
@@ -229,7 +244,7 @@ class Gateway:
         values = np.stack([np.atleast_2d(row)[-1] for row in rows])  # of stacked layers the top one's
         self.counts["ticks"] += 1
         self.counts["samples"] += len(ready)
-        for (name, device), body in zip(ready, self._describe(values), strict=True):
+        for (name, device), body in zip(ready, self._describe(values, ready), strict=True):
             number = heapq.heappop(device.numbers)
             answer = json.dumps({"n": number, **body})
             device.counts_by_one |= number == device.last + 1
@@ -247,12 +262,15 @@ class Gateway:
             flush=True,
         )
 
-    def _describe(self, values: np.ndarray) -> list[dict[str, Any]]:
+    def _describe(self, values: np.ndarray, ready: list[tuple[str, Device]]) -> list[dict[str, Any]]:
         if not self.task or self.task.kind != "classification":
             return [{"y": row} for row in values.tolist()]
-        found = interpret(values, self.task)
-        likeliest = np.asarray(found.probabilities).max(axis=-1).tolist()
-        return [{"label": label, "p": round(p, 6)} for label, p in zip(found.labels, likeliest, strict=True)]
+        names, answers = self.task.labels or list(map(str, range(values.shape[1]))), []
+        for row, (_, device) in zip(softmax(values).tolist(), ready, strict=True):
+            device.hold.take(row.index(max(row)))
+            label = device.hold.label
+            answers.append({"label": names[label], "p": round(row[label], 6)} if label >= 0 else NO_ANSWER)
+        return answers
 
     def _publish(self, name: str, text: str) -> None:
         info = self.client.publish(f"{self.prefix}/{name}/answer", text, qos=1)
@@ -267,6 +285,8 @@ class Gateway:
             "devices": np.array(names, dtype=np.str_),
             "last": np.array([device.last for device in self.devices.values()], np.int64),
             "answers": np.frombuffer(answers.encode(), np.uint8),
+            "age": np.array([state.age for state in states], np.int64),
+            "hold": np.array([device.hold.saved for device in self.devices.values()], np.int64),
         } | {
             f"state/{spec.input}": np.stack([state[spec.input] for state in states])
             for spec in self.model.states
@@ -277,10 +297,13 @@ class Gateway:
         if str(arrays["identity"]) != self.model.identity:
             raise StateError(f"{self.path} holds another model's states; name another --state, or move it")
         answers = json.loads(arrays["answers"].tobytes())
+        count = len(arrays["devices"])  # files made before have neither ages nor labels
+        ages, holds = arrays.get("age", [0] * count), arrays.get("hold", [NO_LABEL] * count)
         for place, (name, last) in enumerate(zip(arrays["devices"], arrays["last"], strict=True)):
             device = self._device(str(name))
             state = {spec.input: arrays[f"state/{spec.input}"][place] for spec in self.model.states}
-            self.batch.restore(device.source, State(state, self.model.identity))
+            self.batch.restore(device.source, State(state, self.model.identity, int(ages[place])))
+            device.hold.restore(*map(int, holds[place]))
             device.last = int(last)
             device.answers.extend((int(number), text) for number, text in answers[place])
             numbers = [number for number, _ in device.answers]
@@ -383,6 +406,18 @@ def main() -> int:
         help="seconds that a sample waits for missing ones before it; 0 where not counted  [default: 5]",
     )
     parser.add_argument("--save", type=float, default=1, help="seconds between saves  [default: 1]")
+    parser.add_argument(
+        "--hold",
+        type=int,
+        default=1,
+        help="a label counts once it has been the same for so many samples of its device  [default: 1]",
+    )
+    parser.add_argument(
+        "--reset-every",
+        type=lambda text: text if text == "never" else int(text),
+        metavar="N|never",
+        help="samples after which a device's state starts again  [default: as in training]",
+    )
     options = parser.parse_args()
     stop = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -393,8 +428,21 @@ def main() -> int:
         if len(model.inputs) != 1 or not isinstance(model.inputs[0].axes[-1], int):
             raise InputError("expected a file with one input of a fixed number of features")
         gateway = Gateway(
-            model, connect(options), options.prefix, options.state, options.devices, options.wait
+            model,
+            connect(options),
+            options.prefix,
+            options.state,
+            options.devices,
+            options.wait,
+            options.hold,
+            options.reset_every,
         )
+        if options.reset_every is None and gateway.batch.reset_every:
+            print(
+                "note: each window of the training started from reset, so states start again every "
+                f"{gateway.batch.reset_every} steps; --reset-every never carries them on",
+                file=sys.stderr,
+            )
         attach(gateway)
         saved = serve(gateway, options, stop)
     except LstmEdgeError as error:

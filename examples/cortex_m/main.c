@@ -37,7 +37,10 @@ int main(void)
     har_reset(&state);
     uint32_t start = board_ticks();
     for (int step = 0; step < STEPS; ++step) {
-        har_step(&state, x, y); /* fill x from a sensor here */
+        if (har_step(&state, x, y) != 0) { /* fill x from a sensor here */
+            board_print("an input is out of range\n");
+            return 1;
+        }
     }
     uint32_t ticks = board_ticks() - start;
     for (int i = 1; i < HAR_OUTPUTS; ++i) {

@@ -119,6 +119,14 @@ def _to_triton(model: Path, output: Path, backend: str = "python") -> _Written:
         f"serve: tritonserver --model-repository={shlex.quote(str(output))}",
         f"configuration: {folder}/config.pbtxt",
     ]
+    if made.reset_every:
+        notes.append(
+            f"each window of the training started from reset: sequences start again every {made.reset_every} "
+            "steps (reset_every in config.pbtxt)"
+            if backend == "python"
+            else "each window of the training started from reset: send sequence_start every "
+            f"{made.reset_every} steps"
+        )
     return _Written(
         f"Triton, {backend} backend",
         {str(output / name): size for name, size in sizes.items()},

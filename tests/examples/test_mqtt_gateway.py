@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from lstm_edge_runtime import load
-from lstm_edge_runtime.prediction import interpret
+from lstm_edge_runtime.hold import Hold
+from lstm_edge_runtime.prediction import interpret, softmax
 
 pytest.importorskip("paho.mqtt.client", reason="paho-mqtt is not installed")
 import paho.mqtt.client as mqtt
@@ -65,10 +66,11 @@ def broker(tmp_path, find_program):
 
 
 @pytest.fixture
-def gateway(broker, tmp_path):
+def gateway(request, broker, tmp_path):
+    more = getattr(request, "param", ())
     command = [sys.executable, ROOT / "examples" / "mqtt_gateway.py", MODEL, "--save", "0.3", "--wait", "2"]
     options = ["--broker", f"127.0.0.1:{broker[1]}", "--state", tmp_path / "gateway.npz"]
-    process = Process([*command, *options], tmp_path / "gateway.log", b"connected")
+    process = Process([*command, *options, *more], tmp_path / "gateway.log", b"connected")
     yield process
     process.process.kill()
     process.process.wait()
@@ -111,18 +113,16 @@ class Device:
             come = self._came.wait_for(lambda: len(self.answers) >= answers, timeout)
         assert come, f"{len(self.answers)} of {answers} answered; {self.errors[:3]}"
 
-    def check(self, numbers):
+    def check(self, numbers, every="never", steps=1):
         """Hold the answers to those of a stream that takes the samples in order, without errors."""
         model = load(MODEL, device="cpu")
-        stream = model.stream()
-        rows = np.stack([np.atleast_2d(stream.step(self.samples[number]))[-1] for number in numbers])
-        found = interpret(rows, model.manifest.task)
-        expected = {
-            number: {"n": number, "label": label, "p": round(p, 6)}
-            for number, label, p in zip(
-                numbers, found.labels, found.probabilities.max(axis=-1).tolist(), strict=True
-            )
-        }
+        stream, hold, expected = model.stream(reset_every=every), Hold(steps), {}
+        for number in numbers:
+            row = softmax(np.atleast_2d(stream.step(self.samples[number]))[-1]).tolist()
+            hold.take(row.index(max(row)))
+            said = (model.manifest.task.labels[hold.label], round(row[hold.label], 6))
+            label, p = said if hold.label >= 0 else (None, None)
+            expected[number] = {"n": number, "label": label, "p": p}
         assert self.errors == []
         assert self._order == list(numbers)
         assert self.answers == expected
@@ -145,6 +145,19 @@ def test_samples_that_arrive_early_wait_for_those_before_them(broker, gateway, d
         device.send(number)
     device.wait(8)
     device.check(range(8))
+
+
+@pytest.mark.parametrize("gateway", [("--hold", "3", "--reset-every", "7")], indirect=True)
+def test_windows_and_held_labels_go_on_where_they_stood_after_a_kill(broker, gateway, device):
+    for first in range(0, 120, 30):
+        for number in range(first, first + 30):
+            device.send(number)
+        device.wait(first + 30)
+        time.sleep(0.4)  # a save
+        gateway.stop(signal.SIGKILL)
+        gateway.start()
+    assert {answer["label"] for answer in device.answers.values()} > {None}
+    device.check(range(120), 7, 3)
 
 
 def test_what_is_held_for_a_gap_survives_a_kill_of_the_gateway(broker, gateway, device):

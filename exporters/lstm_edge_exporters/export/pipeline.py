@@ -24,22 +24,24 @@ from lstm_edge_runtime import load
 from lstm_edge_runtime.axes import parse_sum
 from lstm_edge_runtime.errors import CheckFailedError, InputError, UnsupportedError, first_line
 from lstm_edge_runtime.files import write_bytes
-from lstm_edge_runtime.manifest import Array, Axes, AxisRange, Manifest, StateSpec
+from lstm_edge_runtime.manifest import Axes, AxisRange, Manifest, StateSpec
 from lstm_edge_runtime.ort import open_session, run_by_name
 from lstm_edge_runtime.state import Runner
 
-from ..numerics.cases import CaseGenerator
+from ..numerics.cases import CaseGenerator, closed_loop
 from ..numerics.floats import OTHER_FLOATS, copy_as
-from ..numerics.noise import Layout, noise_floors
+from ..numerics.function import Function, fixed_axes
+from ..numerics.graph64 import Graph64
+from ..numerics.indices import index_values
 from ..numerics.reference import Injection, Signature, TorchReference
 from ..numerics.verify import (
     ChunkedFile,
     Equivalence,
     StatesRefusedError,
-    compare_closed_loop,
     find_counts,
     record_golden,
     run_in_chunks,
+    same_limits,
     states_stop_at_lengths,
     verify,
 )
@@ -112,14 +114,16 @@ def _export_verified(module: nn.Module, example: Any, config: ExportConfig, show
     manifest = made.manifest._replace(ranges=ranges)
     made = replace(made, manifest=manifest, cases=replace(made.cases, ranges=ranges))
     cases = in_turn(list(made.cases.cases()), show, "verifying", 0.3, 0.7)
-    equivalence = verify(candidate, made.reference, cases, made.reference.run_plain)
-    _check_loop(made, candidate)
+    graph = Graph64(onnx.load_from_string(bare))
+    function = Function(graph, made.reference, fixed_axes(manifest))
+    equivalence = verify(function, candidate, cases, made.reference.run_plain)
+    _check_loop(made, function)
     show(0.7, "feeding chunks")
-    manifest = _try_chunks(made, candidate)
+    manifest = _try_chunks(made, function, candidate)
     show(0.8, "recording golden cases")
     manifest = manifest._replace(
         equivalence=equivalence.to_dict(),
-        golden=record_golden(made.reference, made.cases, equivalence.cases),
+        golden=record_golden(graph, manifest, made.cases, equivalence.cases),
     )
     content = serialize(model, manifest, config.opset, config.ir_version)
     load(content, device="cpu", engine="onnxruntime").close()
@@ -209,8 +213,13 @@ def convert_module(module: nn.Module, example: Any, config: ExportConfig) -> Con
     tidy(model)
     manifest = build_manifest(model, roles, lifted, config)
     manifest = manifest._replace(ranges=config.ranges, unstreamable=window)
-    reference = TorchReference(own, signature, roles.outputs, injections, Layout.of(manifest))
-    cases = _case_generator(signature, manifest, config, reference)
+    reference = TorchReference(own, signature, roles.outputs, injections)
+    examples = {
+        name: tensor.detach().cpu().numpy()
+        for name, tensor in zip(signature.names, signature.example, strict=True)
+    }
+    values = index_values(model.graph)
+    cases = CaseGenerator.of(manifest, examples, values, config.seed).fitted_to(reference.run)
     _check_repeatable(own, signature, reference, cases)
     notes = (*told, *_narrowed(own), *unused, *left, *roles.notes, *([_windows(window)] if window else []))
     return ConvertedModule(
@@ -255,8 +264,8 @@ def own_copy(module: nn.Module) -> nn.Module:
     return own
 
 
-def _check_loop(made: ConvertedModule, candidate: Runner) -> None:
-    """Feed module and file their own states as the manifest pairs them.
+def _check_loop(made: ConvertedModule, function: Function) -> None:
+    """Feed module and graph their own states as the manifest pairs them.
 
     Raises:
         CheckFailedError: they part.
@@ -266,14 +275,14 @@ def _check_loop(made: ConvertedModule, candidate: Runner) -> None:
         return
     feeds = made.cases.case(2, 3, at_reset=False, offset=51, full=True).feeds
     try:
-        found = compare_closed_loop(candidate, states, made.reference, states, feeds)
+        found = function.compare(feeds, closed_loop(states))
     except (RuntimeError, ValueError, IndexError):  # the module refuses the case, as it may any that is drawn
         return
-    if failed := [str(each) for each in found if not each.ok]:
-        raise CheckFailedError(f"called again and again from its own states: {failed[0]}")
+    if not found.undefined and not found.ok:
+        raise CheckFailedError(f"called again and again from its own states: {found.worst}")
 
 
-def _try_chunks(made: ConvertedModule, candidate: Runner) -> Manifest:
+def _try_chunks(made: ConvertedModule, function: Function, engine: Runner) -> Manifest:
     """Return the manifest with why chunks do not equal the whole, and what else they show."""
     manifest = made.manifest
     if manifest.unstreamable:
@@ -293,7 +302,8 @@ def _try_chunks(made: ConvertedModule, candidate: Runner) -> Manifest:
                 f"axis {axis} of {name} follows the time axis {manifest.sequence}, and chunks cut that alone"
             )
             return manifest._replace(unstreamable=reason)
-    file = ChunkedFile(manifest, candidate, (manifest.lengths,) if manifest.lengths else ())
+    lengths = (manifest.lengths,) if manifest.lengths else ()
+    file = ChunkedFile(manifest, engine, lengths, same_limits(manifest))
     if not manifest.time_axes or not manifest.states:
         return manifest
     if made.fractions:
@@ -306,16 +316,12 @@ def _try_chunks(made: ConvertedModule, candidate: Runner) -> Manifest:
     feeds = {**feeds, **file.with_lengths(feeds, manifest.steps(feeds))}
     manifest = manifest._replace(counts=find_counts(file, feeds))
     file = replace(file, manifest=manifest)
-
-    def floors(feeds: Mapping[str, Array]) -> Mapping[str, Array]:
-        return noise_floors(made.reference, feeds, made.reference.run64(feeds))
-
-    found, reason = run_in_chunks(file, feeds, floors(feeds), np.random.default_rng(0)), ""
+    found, reason = run_in_chunks(file, feeds, np.random.default_rng(0), function), ""
     if not found.ok:
         from ..lift.divergence import explain_divergence
 
         reason = explain_divergence(made.model, file, feeds, found)
-    padded = bool(reason) or states_stop_at_lengths(file, feeds, floors)
+    padded = bool(reason) or states_stop_at_lengths(replace(file, run=function.graph.run64), feeds)
     return manifest._replace(unstreamable=reason, padded_states=padded)
 
 
@@ -418,17 +424,6 @@ def _check_repeatable(
 
             reason = why_unrepeatable(module, signature)
             raise UnsupportedError(reason or f"forward gives another {name} on every call")
-
-
-def _case_generator(
-    signature: Signature, manifest: Manifest, config: ExportConfig, reference: TorchReference
-) -> CaseGenerator:
-    examples = {
-        name: tensor.detach().cpu().numpy()
-        for name, tensor in zip(signature.names, signature.example, strict=True)
-    }
-    values = reference.index_values(examples)
-    return CaseGenerator.of(manifest, examples, values, config.seed).fitted_to(reference.run)
 
 
 def _check(content: bytes) -> None:

@@ -5,11 +5,10 @@ example's own scale, feature by feature; indices over their whole valid range wh
 their reset value or at random; lengths at random. The same seed, size and offset give the same case, whatever
 was generated before.
 
-A way to run a case is a ``noise.Procedure``: in chunks with states carried, or row by row. Given to
-``noise.expected`` it also says what rounding costs on the way.
+A way to run a case is a ``Procedure``: whole, in chunks with states carried, or row by row.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -19,13 +18,13 @@ from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Array, Axes, AxisRange, Manifest
 from lstm_edge_runtime.state import Runner, join_chunks, run_chunks
 
-from .noise import Procedure
-
 __all__ = [
     "GRID",
     "Case",
     "CaseGenerator",
+    "Feeds",
     "InputSpec",
+    "Procedure",
     "case_size",
     "closed_loop",
     "first_rows",
@@ -36,11 +35,14 @@ __all__ = [
     "random_sizes",
     "row_by_row",
     "take_row",
+    "whole",
     "with_padding",
 ]
 
 Feeds = Mapping[str, Array]
 """Every input by name."""
+Procedure = Callable[[Runner, Feeds], Mapping[str, Array]]
+"""How a case is run, the same way for a file and for what it is compared with."""
 
 GRID = ((1, 1), (1, 5), (3, 8), (4, 1), (2, 33), (5, 130))
 """The ``(N, L)`` of a verification beside the example's, counted from the least size of an axis. Every third
@@ -358,6 +360,11 @@ def random_sizes(total: int, rng: np.random.Generator) -> list[int]:
     while (rest := total - 1 - sum(sizes)) > 0:
         sizes.append(int(rng.integers(1, min(_LONGEST, rest) + 1)))
     return [*sizes, 1] if total > 1 else [1]
+
+
+def whole(run: Runner, feeds: Feeds) -> Mapping[str, Array]:
+    """Run a case in one call."""
+    return run(feeds)
 
 
 def in_chunks(manifest: Manifest, sizes: Sequence[int]) -> Procedure:

@@ -1,4 +1,4 @@
-"""PyTorch as the reference: a module as a function of named arrays, in float32, in float64, and perturbed.
+"""PyTorch as the reference: a module as a function of named arrays, in float32 and in float64.
 
 ``Signature`` reads ``forward``'s parameters and an example; it turns any nesting of arguments into a flat,
 named list of tensors and back, and ``flatten_output`` does the same for what ``forward`` returns.
@@ -11,7 +11,7 @@ import dataclasses
 import inspect
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import dropwhile
 from typing import Any
@@ -21,13 +21,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Array
 
-from .floats import AllFloats, copy_as, rounded
-from .noise import Layout, Rounding
+from .floats import AllFloats, copy_as, one_thread
 
 __all__ = [
     "Injection",
@@ -312,7 +310,7 @@ class _Started:
 
 
 class TorchReference:
-    """A module and how it is called; never changes the module it is given."""
+    """A module and how it is called, on one thread; never changes the module it is given."""
 
     def __init__(
         self,
@@ -320,7 +318,6 @@ class TorchReference:
         signature: Signature,
         outputs: Sequence[str],
         injections: Sequence[Injection] = (),
-        layout: Layout = Layout(),  # noqa: B008  frozen
     ) -> None:
         """Copy ``module`` in eval mode.
 
@@ -329,9 +326,7 @@ class TorchReference:
             signature: how it is called.
             outputs: a name for each tensor of what ``forward`` returns, in order.
             injections: the lifted states.
-            layout: where rows and channels lie in the arrays.
         """
-        self.layout = layout
         self._signature = signature
         self._outputs = tuple(outputs)
         self._injections = tuple(injections)
@@ -350,29 +345,19 @@ class TorchReference:
         """Return every output in float64, from the same (rounded) weights and inputs."""
         return self._run(self._float64, feeds)
 
-    def perturbed(self, feeds: Mapping[str, Array], rounding: Rounding) -> dict[str, Array]:
-        """Return every output in float64 as a correct float32 implementation may give it."""
-        return self._run(self._float64, feeds, rounded(rounding))
-
-    def index_values(self, feeds: Mapping[str, Array]) -> dict[str, int]:
-        """Return how many values are valid for each input that ``forward`` uses as an index into a table.
-
-        Args:
-            feeds: inputs to run the module on; an input that is left out is not looked for.
-        """
-        tensors = [self._float32.tensor(feeds[name]) for name in self._signature.names]
-        tables = [*self._float32.module.parameters(), *self._float32.module.buffers()]
-        watch = _IndexWatch(dict(zip(self._signature.names, tensors, strict=True)), tables)
-        with torch.no_grad(), warnings.catch_warnings(), self._float32.mode, watch:
-            warnings.simplefilter("ignore")
-            self._signature.call(self._float32.module, tensors)
-        return watch.found
+    @property
+    def tensors(self) -> Iterator[Array]:
+        """Every float tensor that the module holds, in float32."""
+        for layer in self._float32.module.modules():
+            for held in (layer._parameters, layer._buffers, vars(layer)):
+                for value in held.values():
+                    if isinstance(value, Tensor) and value.is_floating_point():
+                        yield value.detach().numpy()
 
     def _run(
         self,
         computation: "_Computation",
         feeds: Mapping[str, Array],
-        rounding: AbstractContextManager[None] | None = None,
         injections: Sequence[Injection] | None = None,
     ) -> dict[str, Array]:
         given = self._injections if injections is None else injections
@@ -387,59 +372,11 @@ class TorchReference:
             stack.enter_context(torch.no_grad())
             stack.enter_context(warnings.catch_warnings())
             stack.enter_context(computation.mode)
-            stack.enter_context(rounding or nullcontext())
-            stack.enter_context(np.errstate(all="ignore"))
+            stack.enter_context(one_thread())
             warnings.simplefilter("ignore")
             flat = flatten_output(self._signature.call(computation.module, tensors))
         named = zip(self._outputs, (tensor for _, tensor in flat), strict=True)
         return {name: tensor.detach().cpu().numpy() for name, tensor in [*named, *ends.items()]}
-
-
-class _IndexWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Sees which inputs, as they are or copied, index a table of the module's."""
-
-    def __init__(self, inputs: Mapping[str, Tensor], tables: Sequence[Tensor]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.found: dict[str, int] = {}
-        """The rows of the smallest table by the name of the input that indexes it."""
-        self._names = {
-            _storage(tensor): name for name, tensor in inputs.items() if not tensor.is_floating_point()
-        }
-        self._tables = {_storage(table) for table in tables}
-
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        name = func._schema.name.removeprefix("aten::")
-        if name in ("_to_copy", "clone") and (source := self._names.get(_storage(args[0]))):
-            self._names[_storage(result)] = source
-        for table, axis, index in _lookups(name, args):
-            source = self._names.get(_storage(index))
-            if source and _storage(table) in self._tables:
-                rows = int(table.shape[axis])
-                self.found[source] = min(rows, self.found.get(source, rows))
-        return result
-
-
-def _lookups(name: str, args: Sequence[Any]) -> Iterator[tuple[Tensor, int, Tensor]]:
-    """Return the table, its axis and the index of every look-up that an operator does."""
-    if name == "embedding":
-        yield args[0], 0, args[1]
-    elif name in ("index_select", "gather"):
-        yield args[0], args[1], args[2]
-    elif name == "index":
-        for axis, index in enumerate(args[1]):
-            if index is not None:
-                yield args[0], axis, index
-
-
-def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
 
 
 class _Computation:

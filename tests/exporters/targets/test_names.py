@@ -118,14 +118,15 @@ def tree(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def call(place, turn, capsys, *arguments, code=0):
-    """Run a verb on a hostile model; return what it wrote, by path, which must be the outputs alone."""
+def call(place, turn, capsys, *arguments, refusal=None):
+    """Run a verb on a hostile model; return what it wrote, by path, nothing where it was refused so."""
     model, manifest = hostile_model(turn)
     onnx.save(model, "net.onnx")
     before = tree(place)
     ended = run(cli, [str(each) for each in arguments])
     written = capsys.readouterr()
-    assert ended == code, written.err
+    refused = refusal is not None and refusal in written.err and written.err.count("\n") == 1
+    assert ended == (2 if refused else 0), written.err
     assert "\x1b" not in written.out + written.err
     after = tree(place)
     assert {path: after[path] for path in before} == before
@@ -232,7 +233,11 @@ def test_web(turn, place, capsys):
 @pytest.mark.parametrize("turn", TURNS)
 def test_c(turn, place, capsys, find_program):
     find_program("cc", "gcc", "clang")
-    made, manifest = call(place, turn, capsys, "convert", "net.onnx", "--to", "c", "-o", "c")
+    made, manifest = call(
+        place, turn, capsys, "convert", "net.onnx", "--to", "c", "-o", "c", refusal="no C identifier"
+    )
+    if not made:
+        return
     assert {path.parts[0] for path in made} == {"c"}
     text = "".join(content.decode() for content in made.values())
     assert not re.search(r"int evil|#define float|\x1b|touch x", re.sub(r'"[^"\n]*"', "", text))

@@ -6,13 +6,13 @@ import torch
 from torch import nn
 
 from lstm_edge_exporters import export
+from lstm_edge_exporters.numerics.cases import closed_loop
+from lstm_edge_exporters.numerics.function import Function
+from lstm_edge_exporters.numerics.graph64 import Graph64
 from lstm_edge_exporters.numerics.reference import Signature, TorchReference
-from lstm_edge_exporters.numerics.verify import compare_closed_loop
 from lstm_edge_exporters.validate import ValidateConfig, open_file, validate
 from lstm_edge_exporters.validate.module import against_module
-from lstm_edge_runtime import load
 from lstm_edge_runtime.manifest import Manifest
-from lstm_edge_runtime.model import runner
 
 
 class Cell(nn.Module):
@@ -62,12 +62,11 @@ def test_validate_finds_states_that_are_swapped(wrong, cell, example, tmp_path):
 
 
 def test_a_loop_finds_states_that_are_swapped(cell, example):
-    content = export(cell, example).model
-    reference = TorchReference(cell, Signature.of(cell, example), ("y", "c_n", "h_n"))
+    graph = Graph64(onnx.load_model_from_string(export(cell, example).model))
+    function = Function(graph, TorchReference(cell, Signature.of(cell, example), ("y", "c_n", "h_n")))
     feeds = {name: tensor.numpy() for name, tensor in zip("xhc", example, strict=True)}
-    own = {"h": "h_n", "c": "c_n"}
-    run = runner(load(content))
-    right = compare_closed_loop(run, own, reference, own, feeds)
-    wrong = compare_closed_loop(run, {"h": "c_n", "c": "h_n"}, reference, own, feeds)
-    assert all(each.ok for each in right)
-    assert not any(each.ok for each in wrong)
+    own = closed_loop({"h": "h_n", "c": "c_n"})
+    assert function.compare(feeds, own).ok
+    assert not any(
+        each.ok for each in function.compare(feeds, closed_loop({"h": "c_n", "c": "h_n"}), own).records
+    )

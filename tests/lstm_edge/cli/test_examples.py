@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 
 from lstm_edge_runtime import load
+from lstm_edge_runtime.hold import Hold
+from lstm_edge_runtime.manifest import Trained
 
+LABELS = ("rest", "walk", "run, fast")
 EXAMPLES = Path(__file__).parents[3] / "examples"
 NAMES = ("acc_x", "acc_y", "acc_z", "gyr_x", "gyr_y", "gyr_z")
 
@@ -74,9 +77,9 @@ def test_a_stream_is_handed_over_between_two_processes_without_a_difference(har)
     assert out.endswith("saw everything: 0\n")
 
 
-async def _served(gateway_module, made, sources, *, capacity=8, waiting=4):
+async def _served(gateway_module, made, sources, *, capacity=8, waiting=4, **options):
     """Send each source's samples in bursts over its own connection; gives what each got, and the ticks."""
-    gateway = gateway_module.Gateway(load(made.path, device="cpu"), capacity, waiting)
+    gateway = gateway_module.Gateway(load(made.path, device="cpu"), capacity, waiting, **options)
     server = await asyncio.start_server(gateway.serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     ticking = asyncio.create_task(gateway.compute())
@@ -110,6 +113,26 @@ def test_the_gateway_gives_every_source_what_a_stream_of_its_own_gives(har):
         np.testing.assert_allclose([float(line.split(",")[-1]) for line in lines], expected, atol=1e-5)
     assert gateway.ticks < sum(map(len, sources))  # sources shared calls
     assert len(gateway.batch) == 0
+
+
+@pytest.mark.parametrize(("given", "every"), [(None, 6), (4, 4), ("never", "never")])
+def test_the_gateway_starts_again_with_each_window_and_holds_labels(make, given, every):
+    made = make("from_reset", trained=Trained(False, 6, 1.0))
+    sources = [
+        np.random.default_rng(length).normal(size=(length, 3)).astype(np.float32) for length in (30, 7)
+    ]
+    found, _ = asyncio.run(_served(imported("gateway"), made, sources, hold=3, reset_every=given))
+    model = load(made.path, device="cpu")
+    for lines, samples in zip(found, sources, strict=True):
+        stream, hold = model.stream(reset_every=every), Hold(3)
+        for line, sample in zip(lines, samples, strict=True):
+            logits = stream.step(sample)
+            hold.take(int(logits.argmax()))
+            label, _, value = line.rpartition(",")
+            assert label == ("" if hold.label < 0 else LABELS[hold.label])
+            assert (value == "") == (hold.label < 0)
+            if value:
+                assert float(value) == pytest.approx(float(logits[hold.label]), abs=1e-5)
 
 
 def test_the_gateway_answers_a_bad_line_and_a_source_too_many(har):

@@ -23,6 +23,8 @@ __all__ = ["CLibrary", "check_c_folder", "to_c"]
 
 _CALLS = 24
 """Random calls that C and onnxruntime are compared on."""
+_STACK = 16384
+"""Bytes of stack that a call may take; a large network's a quarter of its weights, if that is more."""
 _RANGED = ("DynamicQuantizeLSTM", "DynamicQuantizeLinear", "DynamicQuantizeMatMul")
 """Operators that quantize to the range of all that one call brings."""
 
@@ -81,7 +83,8 @@ def to_c(source: str | os.PathLike[str], *, name: str | None = None, chunk: int 
         NotFoundError, FileFormatError, ContractError: the file is not there, is no usable model, carries no
             states, or can't be run in chunks.
         InputError: a name, label or chunk that C can't take.
-        UnsupportedError: an axis that can't be pinned, a node that the generator can't translate.
+        UnsupportedError: an axis that can't be pinned, a node that the generator can't translate, code that
+            would take too much stack.
         MissingDependencyError: no C compiler.
         CheckFailedError: the C code computes something else than onnxruntime.
     """
@@ -103,12 +106,6 @@ def to_c(source: str | os.PathLike[str], *, name: str | None = None, chunk: int 
                 f"{min(ranged)} quantizes to the range of a whole chunk, so that a chunk differs from single "
                 "steps; leave --chunk out, or convert the float file"
             )
-        stored = {tensor.name for tensor in graph.graph.initializer}
-        if any(node.op_type == "DequantizeLinear" and node.input[0] in stored for node in graph.graph.node):
-            raise UnsupportedError(
-                "the weights are stored in int8 and would be expanded to float32 on the stack at every call; "
-                "convert the float32 file, or an int8 file made without --weights-only"
-            )
         interface = build_interface(model.manifest, prefix, chunk)
         compiler = find_compiler()
         golden = golden_case(model, graph, interface)
@@ -119,7 +116,8 @@ def to_c(source: str | os.PathLike[str], *, name: str | None = None, chunk: int 
         size = sum(onnx.numpy_helper.to_array(tensor).nbytes for tensor in constants.values())
         facts = {"sha256": model.sha256, "constants": size}
         files = render(interface, translate(graph, interface), order, golden, facts)
-    comparisons = verify_c(files, interface, calls, compiler)
+    most_stack = max(_STACK, size // 4)
+    comparisons = verify_c(files, interface, calls, compiler, most_stack)
     written = {path: text for path, text in files.items() if path != HARNESS}
     state = sum(each.reset.nbytes for each in interface.states)
     return CLibrary(prefix, written, comparisons, size, state)

@@ -25,18 +25,23 @@ _LICENSE = "LICENSE"
 
 
 def render(
-    interface: Interface, code: str, order: Sequence[str], golden: GoldenCase, facts: Mapping[str, Any]
+    interface: Interface,
+    translated: tuple[str, bool],
+    order: Sequence[str],
+    golden: GoldenCase,
+    facts: Mapping[str, Any],
 ) -> dict[str, str]:
     """Return the text of each file by its path in the folder.
 
     Args:
         interface: what the functions take and give.
-        code: the generated code.
+        translated: the generated code, and whether it checks indices.
         order: the names of the graph's inputs and then outputs, as the generated function takes them.
         golden: the case of the self-test.
         facts: ``sha256`` of the file, ``constants`` in bytes.
     """
     name, manifest = interface.name, interface.manifest
+    code, checked = translated
     environment = Environment(  # noqa: S701  C and Markdown; names go through names.py
         loader=PackageLoader(__package__),
         undefined=StrictUndefined,
@@ -75,10 +80,12 @@ def render(
             [f"const {port['c_type']} (&{port['symbol']})[{port['macro']}]" for port in inputs]
             + [f"{port['c_type']} (&{port['symbol']})[{port['macro']}]" for port in outputs]
         ),
-        "arguments": _arguments(interface, order),
+        "arguments": [*_arguments(interface, order), *(["wrong"] if checked else [])],
+        "checked": checked,
         "labels": list(c_identifiers(labels)),
         "classes": interface.classes,
         "signal": manifest.signal,
+        "reset_every": manifest.reset_every,
         "words": [({"name": what, "about": about}, texts) for (what, about), texts in words.items() if texts],
         "code": code,
         "golden": _golden(interface, golden),

@@ -13,6 +13,7 @@ from lstm_edge_runtime.axes import resolve
 from lstm_edge_runtime.errors import UnsupportedError
 from lstm_edge_runtime.manifest import Axes
 
+from ._indices import check_indices
 from ._interface import Interface
 
 __all__ = ["translate"]
@@ -20,11 +21,11 @@ __all__ = ["translate"]
 _NOT_C99 = re.compile(r"\b(_Float16|__bf16|_BitInt)\b")
 
 
-def translate(model: onnx.ModelProto, interface: Interface) -> str:
-    """Return the C code of one call, everything in it ``static``.
+def translate(model: onnx.ModelProto, interface: Interface) -> tuple[str, bool]:
+    """Return the C code of one call, everything in it ``static``, and whether it checks indices.
 
     The function is called ``<name>_call``. Its parameters are the graph's inputs and then its outputs, in
-    the file's order.
+    the file's order; where it checks indices, the last is ``int32_t wrong[1]``.
 
     Raises:
         UnsupportedError: the generator can't translate a node, or needs types that C99 has not.
@@ -32,8 +33,11 @@ def translate(model: onnx.ModelProto, interface: Interface) -> str:
     entry = f"{interface.name}_call"
     # both thresholds at 0: no weights in a file, no temporaries from malloc
     options = CompilerOptions(model_name=entry, large_weight_threshold=0, large_temp_threshold_bytes=0)
+    pinned = _pinned(model, interface)
+    checked = check_indices(pinned, interface.lengths.name if interface.lengths else None)
+    _rename(pinned.graph, _Renamer())
     try:
-        code = Compiler(options).compile(_pinned(model, interface))
+        code = Compiler(options).compile(pinned)
     except Exception as error:  # the generator raises nearly anything on graphs that it does not know
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UnsupportedError(
@@ -41,7 +45,7 @@ def translate(model: onnx.ModelProto, interface: Interface) -> str:
         ) from error
     if wide := _NOT_C99.search(code):
         raise UnsupportedError(f"the file needs {wide[1]}, which C99 has not; convert the float32 file")
-    return _enclosed(code, entry)
+    return _enclosed(code, entry), checked
 
 
 def _enclosed(code: str, entry: str) -> str:
@@ -56,7 +60,7 @@ def _enclosed(code: str, entry: str) -> str:
 
 
 def _pinned(given: onnx.ModelProto, interface: Interface) -> onnx.ModelProto:
-    """Return a copy with fixed shapes, and with nothing of the file's own words in it.
+    """Return a copy with fixed shapes, and with nothing of the file's own words in it but names.
 
     The generator copies names and descriptions into comments: a file could end one and go on in code.
     """
@@ -82,7 +86,6 @@ def _pinned(given: onnx.ModelProto, interface: Interface) -> onnx.ModelProto:
             _fix_shape(value, ports[value.name].shape)
     for value in graph.value_info:
         _fix_shape(value, resolve(_axes(value), interface.sizes))
-    _rename(graph, _Renamer())
     return model
 
 

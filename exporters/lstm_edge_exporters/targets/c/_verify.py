@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lstm_edge_runtime.errors import CheckFailedError, InputError, MissingDependencyError
+from lstm_edge_runtime.errors import CheckFailedError, InputError, MissingDependencyError, UnsupportedError
 from lstm_edge_runtime.manifest import Array
 from lstm_edge_runtime.tolerance import Comparison, compare
 
@@ -45,20 +45,38 @@ def find_compiler() -> list[str]:
 
 
 def verify_c(
-    files: Mapping[str, str], interface: Interface, calls: Sequence[CCall], compiler: Sequence[str]
+    files: Mapping[str, str],
+    interface: Interface,
+    calls: Sequence[CCall],
+    compiler: Sequence[str],
+    most_stack: int,
 ) -> tuple[Comparison, ...]:
     """Compile the files, run the self-test and each of ``calls`` from its own states.
+
+    Args:
+        files: the text of each by its path.
+        interface: what the functions take and give.
+        calls: what is run.
+        compiler: its command.
+        most_stack: bytes that a call may take of the stack.
 
     Returns:
         One comparison with onnxruntime an output, a state and call.
 
     Raises:
+        UnsupportedError: a call takes more stack, by what gcc or clang says of it.
         CheckFailedError: the files do not compile or run, or a result is beyond its limit.
         InputError: the temporary folder can't be written, or the compiler is not there.
     """
     try:
         with tempfile.TemporaryDirectory() as folder:
-            program = _compile(files, compiler, Path(folder))
+            program, stack = _compile(files, f"src/{interface.name}.c", compiler, Path(folder))
+            if stack > most_stack:
+                raise UnsupportedError(
+                    f"a call in C would take {stack:,} bytes of stack, expected at most {most_stack:,}; int8 "
+                    "weights of a GRU, an RNN and of --weights-only are expanded there: convert the float32 "
+                    "file; or give a smaller --chunk"
+                )
             arrays = [
                 call.feeds[port.name] for call in calls for port in (*interface.inputs, *interface.states)
             ]
@@ -113,17 +131,33 @@ class _Reader:
         return array
 
 
-def _compile(files: Mapping[str, str], compiler: Sequence[str], folder: Path) -> Path:
+def _compile(
+    files: Mapping[str, str], network: str, compiler: Sequence[str], folder: Path
+) -> tuple[Path, int]:
+    """Return the program, and the bytes of stack that a call of the file ``network`` takes."""
     for path, text in files.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(text, encoding="utf-8")
-    program = folder / "verify"
+    program, made = folder / "verify", folder / "network.o"
     sources = [
-        str(folder / path) for path in files if path.endswith(".c") and not path.startswith("examples/")
+        str(folder / path)
+        for path in files
+        if path.endswith(".c") and path != network and not path.startswith("examples/")
     ]
-    options = ["-std=c99", "-O1", f"-I{folder / 'src'}"]
-    _execute([*compiler, *options, *sources, "-o", str(program), "-lm"], compiler[0])
-    return program
+    command = [*compiler, "-std=c99", "-O1", f"-I{folder / 'src'}"]
+    alone = [str(folder / network), "-c", "-o", str(made)]
+    if run_program([*command, "-fstack-usage", *alone]).returncode:  # the compiler has no such option
+        _execute([*command, *alone], compiler[0])
+    _execute([*command, *sources, str(made), "-o", str(program), "-lm"], compiler[0])
+    return program, _stack(made.with_suffix(".su"))
+
+
+def _stack(usage: Path) -> int:
+    """Return what a call takes by a compiler's list of frames, 0 without one: step, network and one node."""
+    if not usage.exists():
+        return 0
+    frames = [int(line.split("\t")[1]) for line in usage.read_text(encoding="utf-8").splitlines()]
+    return sum(sorted(frames)[-3:])
 
 
 def _execute(command: Sequence[str], what: str, given: bytes = b"") -> bytes:

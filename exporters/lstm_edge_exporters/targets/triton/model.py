@@ -1,8 +1,9 @@
 """The Python backend's model: a file of lstm-edge with one state for each sequence. Triton runs this.
 
 A sequence begins with a request that has sequence_start, ends with sequence_end, and is dropped when it was
-idle for longer than the configuration's max_sequence_idle_microseconds. Requests of several sequences that
-come together and are of one length are computed in one call.
+idle for longer than the configuration's max_sequence_idle_microseconds. It starts again from the reset state
+after as many steps as the configuration's parameter reset_every says, where that is a number. Requests of
+several sequences that come together and are of one length are computed in one call.
 """
 
 import json
@@ -29,7 +30,11 @@ class TritonPythonModel:
         folder = Path(args["model_repository"]) / args["model_version"]
         self._model = load(folder / "model.onnx", device="cpu")
         self._idle = int(batching["max_sequence_idle_microseconds"]) / 1e6
-        self._streams = self._model.streams(int(batching["oldest"]["max_candidate_sequences"]))
+        every = config.get("parameters", {}).get("reset_every", {}).get("string_value", "never")
+        self._streams = self._model.streams(
+            int(batching["oldest"]["max_candidate_sequences"]),
+            reset_every=int(every) if every.isdecimal() else every,
+        )
         self._take = self._streams.process if self._model.interface.sequence else self._streams.step
         self._inputs = [spec["name"] for spec in config["input"]]
         self._outputs = [spec["name"] for spec in config["output"]]

@@ -47,6 +47,8 @@ class Repository:
     """What clients call the model."""
     contents: dict[str, bytes]
     """Each file by its path in the model's folder."""
+    reset_every: int | None
+    """Steps after which a sequence should start again, as in training; None where it should not."""
 
     def save(self, root: str | os.PathLike[str]) -> Path:
         """Write the model's folder into the repository ``root``, whole or not at all; return its path.
@@ -97,7 +99,7 @@ def to_triton(path: str | os.PathLike[str], backend: str = "python") -> Reposito
         for state in interface.states:
             contents[f"initial_state/{file_name(state.input)}"] = _initial(state, interface)
         contents["config.pbtxt"] = _onnxruntime_config(path.stem, interface).encode()
-    return Repository(path.stem, contents)
+    return Repository(path.stem, contents, interface.reset_every)
 
 
 def _python_config(name: str, interface: Manifest) -> str:
@@ -119,6 +121,7 @@ def _python_config(name: str, interface: Manifest) -> str:
         f"  oldest {{ max_candidate_sequences: {SEQUENCES} }}",
         *(f'  control_input {{ name: "{control} }}' for control in controls),
         "}",
+        f'parameters {{ key: "reset_every" value {{ string_value: "{interface.reset_every or "never"}" }} }}',
         "instance_group [{ kind: KIND_CPU count: 1 }]",
     )
 

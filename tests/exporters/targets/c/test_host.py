@@ -200,6 +200,38 @@ def test_the_class_in_cpp_wraps_the_functions_and_refuses_arrays_of_another_size
     run(*command, "-DSIZE=5", "-o", tmp_path / "main", code=1)
 
 
+TOKENS = """
+#include "net.h"
+#include <string.h>
+int main(void)
+{
+    const int64_t strange[] = {30, 500, -31, 4294967299LL, INT64_MIN};
+    net_state state, before;
+    int64_t token[1] = {7};
+    float next[NET_OUTPUTS_next_], last[NET_OUTPUTS_last], expected[NET_OUTPUTS_last];
+    net_reset(&state);
+    if (net_step(&state, token, next, last) != 0) return 1;
+    before = state;
+    for (int i = 0; i < 5; ++i) {
+        token[0] = strange[i];
+        if (net_step(&state, token, next, last) != 1) return 2;
+        if (memcmp(&state, &before, sizeof state) != 0) return 3;
+    }
+    token[0] = 29;
+    if (net_step(&state, token, next, expected) != 0) return 4;
+    token[0] = -1; /* the last row, as in ONNX */
+    return net_step(&before, token, next, last) != 0 || memcmp(last, expected, sizeof last) != 0;
+}
+"""
+
+
+def test_a_token_out_of_range_is_told_and_changes_no_state(folder_of, find_program, run, tmp_path):
+    (tmp_path / "tokens.c").write_text(TOKENS)
+    command = [find_program("gcc"), *STRICT, *SANITIZED, *sources(folder_of("tagger"))]
+    run(*command, tmp_path / "tokens.c", "-lm", "-o", tmp_path / "tokens")
+    run(tmp_path / "tokens")
+
+
 def assert_caught(folder, weight, value, find_program, run, tmp_path):
     """Put ``value`` in the place of a weight, found by a pattern: the self-test must fail."""
     code = (folder / "src/net.c").read_text()
@@ -339,17 +371,19 @@ def test_words_of_the_file_arrive_as_they_are(network, find_program, run, tmp_pa
     manifest = json.loads(entry.value)
     manifest["task"]["units"] = units = ["m/s²", 'a "quote" \\ and ??/ */', "°C"]
     manifest["signal"]["sampling_rate"] = 12.5
+    manifest["trained"] = {"carry": False, "window": 40, "reset": 1.0}
     entry.value = json.dumps(manifest)
     onnx.save(model, tmp_path / "words.onnx")
     folder = to_c(tmp_path / "words.onnx").save(tmp_path / "words_c")
     (tmp_path / "print.c").write_text(
         '#include "words.h"\n#include <stdio.h>\n'
         "int main(void) { for (int i = 0; i < 3; ++i) puts(words_units[i]);"
-        ' printf("%g %d %d %d\\n", (double)WORDS_SAMPLING_RATE, WORDS_CHUNK, WORDS_INPUTS, WORDS_OUTPUTS);'
+        ' printf("%g %d ", (double)WORDS_SAMPLING_RATE, WORDS_RESET_EVERY);'
+        ' printf("%d %d %d\\n", WORDS_CHUNK, WORDS_INPUTS, WORDS_OUTPUTS);'
         " return 0; }\n"
     )
     run(find_program("gcc"), *STRICT, *sources(folder), tmp_path / "print.c", "-lm", "-o", tmp_path / "print")
-    assert run(tmp_path / "print").splitlines() == [*units, "12.5 1 3 3"]
+    assert run(tmp_path / "print").splitlines() == [*units, "12.5 40 1 3 3"]
 
 
 def test_the_same_file_gives_the_same_bytes_in_every_process(network, folder_of, tmp_path):

@@ -1,14 +1,17 @@
 """What can't be C is refused in one line, and nothing is written."""
 
 import json
+import re
 import sys
 from dataclasses import replace
 
-import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+import torch
+from onnx import TensorProto, helper
+from torch import nn
 
+from lstm_edge_exporters import QuantizeConfig, export, quantize
 from lstm_edge_exporters.targets.c import _convert, check_c_folder, to_c
 from lstm_edge_runtime.errors import (
     CheckFailedError,
@@ -150,23 +153,26 @@ def test_half_precision_which_c99_has_not(altered):
     assert "C99 has not" in one_line(error)
 
 
-def test_weights_that_would_be_expanded_on_the_stack(altered):
-    def store_small(model):
-        graph = model.graph
-        weight = next(each for each in graph.initializer if len(each.dims) == 3)
-        small = numpy_helper.from_array(np.ones(list(weight.dims), np.int8), "small")
-        scale = numpy_helper.from_array(np.float32(0.1), "scale")
-        name = weight.name
-        graph.initializer.remove(weight)
-        graph.initializer.extend([small, scale])
-        graph.node.insert(0, helper.make_node("DequantizeLinear", ["small", "scale"], [name]))
+class Recurrent(nn.Module):
+    """Enough hidden units that weights in float32 fill a small stack."""
 
-    def without_golden(manifest):
-        manifest["golden"] = None
+    def __init__(self, kind):
+        super().__init__()
+        self.rnn = getattr(nn, kind)(8, 32, batch_first=True)
 
+    def forward(self, x):
+        return self.rnn(x)[0]
+
+
+@pytest.mark.parametrize(("kind", "weights_only"), [("GRU", False), ("LSTM", True)])
+def test_int8_weights_that_would_be_expanded_on_the_stack(kind, weights_only, tmp_path, find_program):
+    find_program("gcc", "clang")
+    torch.manual_seed(0)
+    export(Recurrent(kind).eval(), torch.randn(2, 5, 8)).save(tmp_path / "m.onnx")
+    quantize(tmp_path / "m.onnx", QuantizeConfig(weights_only=weights_only)).save(tmp_path / "small.onnx")
     with pytest.raises(UnsupportedError) as error:
-        to_c(altered("layers", without_golden, store_small))
-    assert "--weights-only" in one_line(error)
+        to_c(tmp_path / "small.onnx")
+    assert re.search(r"would take \d\d,\d\d\d bytes of stack, expected at most 16,384", one_line(error))
 
 
 def test_a_file_in_ort_format():
@@ -217,9 +223,9 @@ def test_a_generator_that_errs_is_found_out_before_anything_is_written(
     translate = _convert.translate
 
     def err(*given):
-        code = translate(*given)
+        code, checked = translate(*given)
         assert old in code
-        return code.replace(old, new)
+        return code.replace(old, new), checked
 
     monkeypatch.setattr(_convert, "translate", err)
     with pytest.raises(CheckFailedError) as error:

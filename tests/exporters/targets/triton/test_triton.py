@@ -7,6 +7,7 @@ The server is the CPU one in the wheel of nvidia-pytriton. ``LSTM_EDGE_TRITON`` 
 import importlib.util
 import json
 import os
+import runpy
 import shutil
 import socket
 import subprocess
@@ -18,6 +19,7 @@ import urllib.error
 import urllib.request
 import venv
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -28,7 +30,7 @@ from onnx import TensorProto, helper, numpy_helper
 from lstm_edge_exporters.targets.triton import to_triton
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import ContractError, InputError
-from lstm_edge_runtime.manifest import KEY, Manifest, StateSpec, Task, TensorSpec
+from lstm_edge_runtime.manifest import KEY, Manifest, StateSpec, Task, TensorSpec, Trained
 
 FOLDER = Path(os.environ.get("LSTM_EDGE_TRITON", "no such folder"))
 LABELS = ("rest", "walk", "run")
@@ -145,6 +147,59 @@ def test_a_repository_holds_several_models_and_other_files_are_not_lost(har, tmp
     (tmp_path / "models" / "har" / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match=r"notes\.txt"):
         to_triton(har).save(tmp_path / "models")
+
+
+class Tensor:
+    """As much of the Python backend's tensor as the model uses."""
+
+    def __init__(self, name, array):
+        self.name, self._array = name, np.asarray(array)
+
+    def as_numpy(self):
+        return self._array
+
+
+@pytest.mark.parametrize("every", ["7", "never"])
+def test_a_file_from_reset_starts_again_with_each_window_in_the_python_backend(
+    har, tmp_path, monkeypatch, every
+):
+    model = onnx.load(har)
+    contract = Manifest.from_json(model.metadata_props[0].value)
+    model.metadata_props[0].value = contract._replace(trained=Trained(False, 7, 1.0)).to_json()
+    onnx.save(model, tmp_path / "har.onnx")
+    assert (
+        'key: "reset_every" value { string_value: "never" }'
+        in to_triton(har).contents["config.pbtxt"].decode()
+    )
+    made = to_triton(tmp_path / "har.onnx")
+    assert 'key: "reset_every" value { string_value: "7" }' in made.contents["config.pbtxt"].decode()
+    folder = made.save(tmp_path / "models")
+    utils = SimpleNamespace(
+        Tensor=Tensor,
+        InferenceResponse=lambda output_tensors: output_tensors,
+        get_input_tensor_by_name=lambda request, name: Tensor(name, request[name]),
+    )
+    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", utils)
+    served = runpy.run_path(str(folder / "1" / "model.py"))["TritonPythonModel"]()
+    config = {
+        "sequence_batching": {
+            "max_sequence_idle_microseconds": "60000000",
+            "oldest": {"max_candidate_sequences": 2},
+        },
+        "parameters": {"reset_every": {"string_value": every}},
+        "input": [{"name": "x"}],
+        "output": [{"name": "logits"}],
+    }
+    served.initialize(
+        {"model_config": json.dumps(config), "model_repository": str(folder), "model_version": "1"}
+    )
+    x = np.random.default_rng(2).normal(size=(30, 3)).astype(np.float32)
+    stream = load(tmp_path / "har.onnx").stream(reset_every="never" if every == "never" else 7)
+    for first in range(0, 30, 5):
+        chunk = x[first : first + 5]
+        request = {"x": chunk[None], "START": [first == 0], "END": [False], "CORRID": [17]}
+        ((answer,),) = served.execute([request])
+        np.testing.assert_allclose(answer.as_numpy()[0], stream.process(chunk), atol=1e-6)
 
 
 def _environment(folder):
