@@ -25,8 +25,8 @@ class Pools(Layer):
     """The usual network of convolutions and an LSTM."""
 
     def forward(self, x):
-        y, places = F.max_pool1d(x.transpose(1, 2), 3, stride=2, padding=1, return_indices=True)
-        y = y + nn.MaxPool1d(3, stride=2, padding=1)(x.transpose(1, 2)) + 0.1 * places
+        y = F.max_pool1d(x.transpose(1, 2), 3, stride=2, padding=1)
+        y = y + nn.MaxPool1d(5, stride=2, padding=2)(x.transpose(1, 2))
         return self.rnn(y.transpose(1, 2))[0]
 
 
