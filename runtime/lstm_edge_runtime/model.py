@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 from .manifest import Array
 
-__all__ = ["Model", "Source", "load", "read_model", "runner"]
+__all__ = ["Model", "Source", "content_of", "load", "read_model", "runner"]
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | mmap.mmap
 ResetEvery = int | Literal["window", "never"]
@@ -379,6 +379,18 @@ def read_model(source: Source) -> tuple[bytes, OnnxFile | None]:
     """
     name, data, _ = _content(source)
     return data, _parse(name, data, source)
+
+
+def content_of(model: Model, path: str | os.PathLike[str]) -> bytes:
+    """Return the content of the file that ``model`` was loaded from, for what is made of it besides.
+
+    Raises:
+        NotFoundError, FileFormatError: the file is not there any more, or is another one now.
+    """
+    name, content, _ = _content(path)
+    if Identity(content).sha256 != model.sha256:
+        raise FileFormatError(f"{name} has changed since it was loaded; run again")
+    return content
 
 
 def _parse(name: str, data: bytes, source: Source) -> OnnxFile | None:

@@ -14,6 +14,7 @@ from lstm_edge_runtime.graph_check import OPERATORS
 from lstm_edge_runtime.manifest import Axes, AxisRange, Manifest, StateSpec, TensorSpec
 
 from ...numerics.cases import closed_loop
+from ...numerics.graph64 import wrong_copies
 from ...versions import IR_VERSIONS, OLDEST_ONNXRUNTIME, OPSETS
 from ..judge import FileFailedError, RefusedError
 from ..reference import ModelFile, ReferenceModel
@@ -294,6 +295,10 @@ def check_claims(subject: Subject) -> Iterator[Check]:
     if subject.file.has_manifest and subject.manifest.states and compared:
         yield _loop(subject)
     yield from _shapes(subject)
+    if subject.graph is not None:
+        wrong = "; ".join(wrong_copies(subject.graph, subject.reference.computation.tensors))
+        about = f"{wrong}, which no tensor of the reference holds" if wrong else ""
+        yield Check("weights are the reference's", "failed" if wrong else "passed", about)
 
 
 def _loop(subject: Subject) -> Check:
