@@ -21,7 +21,7 @@ import time
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -105,7 +105,7 @@ def main() -> int:
             if done % 20 == 0:
                 print(f"{done}/{len(numbers)}", file=sys.stderr, flush=True)
             if chosen.json:
-                chosen.json.write_text(json.dumps({form: asdict(tally) for form, tally in tallies.items()}))
+                chosen.json.write_text(json.dumps({form: vars(tally) for form, tally in tallies.items()}))
             if time.perf_counter() - began > chosen.seconds:
                 break
         pool.terminate()
