@@ -232,20 +232,22 @@ def lstm(
     def make(place: int) -> StepFunction:
         f, g, h = _functions(activations, ("Sigmoid", "Tanh", "Tanh"), place, rounding)
         r, bias = R[place].T, _recurrent_bias(B, place)
-        p_i, p_o, p_f = np.split(P[place], 3) if P is not None else (None, None, None)
+        p_i, p_o, p_f = np.split(np.zeros(3) if P is None else P[place], 3)
 
-        def gate(z: Array, weight: Array | None, cell: Array) -> Array:
-            z = z if weight is None else rounding.relative(z + rounding.relative(weight * cell))
-            return _clip(z, clip)
+        def gate(z: Array, weight: Array, cell: Array) -> Array:
+            return f(_clip(rounding.relative(z + rounding.relative(weight * cell)), clip))
 
         def step(from_x: Array, states: tuple[Array, ...]) -> tuple[Array, ...]:
             hidden, cell = states
             z = rounding.relative(from_x + rounding.relative(rounding.product(hidden, r) + bias))
-            i, o, forget, c = (z[:, place * width : (place + 1) * width] for place in range(4))
-            i, forget = f(gate(i, p_i, cell)), f(gate(forget, p_f, cell))
-            kept, new = rounding.relative(forget * cell), rounding.relative(i * g(_clip(c, clip)))
-            cell = rounding.relative(kept + new)
-            hidden = rounding.relative(f(gate(o, p_o, cell)) * h(cell))
+            gates, c = z[:, : 3 * width], g(_clip(z[:, 3 * width :], clip))
+            gates = gates if P is not None else f(_clip(gates, clip))
+            i, o, forget = gates[:, :width], gates[:, width : 2 * width], gates[:, 2 * width :]
+            if P is not None:
+                i, forget = gate(i, p_i, cell), gate(forget, p_f, cell)
+            cell = rounding.relative(rounding.relative(forget * cell) + rounding.relative(i * c))
+            o = o if P is None else gate(o, p_o, cell)
+            hidden = rounding.relative(o * h(cell))
             if projection is not None:
                 hidden = rounding.product(hidden, projection[place].T)
             return hidden, cell
@@ -355,7 +357,9 @@ def _unroll(
             np.zeros((rows, width), x.dtype) if start is None else start[place] for start, width in starts
         )
         y = np.zeros((steps, rows, out), x.dtype)
+        mark = rounding.mark()
         for time in reversed(range(steps)) if back else range(steps):
+            rounding.go_back(mark)
             after = step(from_x[time], states)
             if valid is None:
                 states = after
@@ -382,7 +386,7 @@ def _functions(
 ) -> list[Callable[[Array], Array]]:
     chosen = list(names or ())[direction * len(usual) : (direction + 1) * len(usual)] or usual
     known: dict[str, Callable[[Array], Array]] = {
-        "sigmoid": lambda x: rounding.absolute(0.5 * (1.0 + np.tanh(0.5 * x))),
+        "sigmoid": lambda x: rounding.absolute(1 / (1 + np.exp(-x))),
         "tanh": lambda x: rounding.absolute(np.tanh(x)),
         "relu": lambda x: np.maximum(x, 0.0),
     }

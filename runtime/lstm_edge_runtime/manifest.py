@@ -26,6 +26,7 @@ from .json_reader import (
 
 __all__ = [
     "KEY",
+    "LONGEST",
     "SCHEMA",
     "Array",
     "Axes",
@@ -43,6 +44,9 @@ KEY = "lstm_edge"
 """The key in ``metadata_props``."""
 SCHEMA = 1
 """The schema version that this package writes; a reader refuses a newer one."""
+
+LONGEST = "longest"
+"""The axis of an output that ends with the longest row: the time axis where one row is full."""
 
 Axes = tuple[int | str, ...]
 """One entry an axis: an int where it is fixed, a name where it is dynamic (``"N"``, ``"L"``), or a sum of
@@ -306,16 +310,14 @@ class Manifest(NamedTuple):
 
     def time_axis(self, axes: Axes) -> int | None:
         """Return the index of the time axis in ``axes``, or None."""
-        return axes.index(self.sequence) if self.sequence in axes else None
+        names = (self.sequence, LONGEST if self.lengths else None)
+        return next((place for place, axis in enumerate(axes) if axis in names), None)
 
     @property
     def time_axes(self) -> dict[str, int]:
         """The index of the time axis by the name of each input and output that has one, states left out."""
-        return {
-            spec.name: spec.axes.index(self.sequence)
-            for spec in (*self.inputs, *self.outputs)
-            if self.sequence in spec.axes
-        }
+        places = ((spec.name, self.time_axis(spec.axes)) for spec in (*self.inputs, *self.outputs))
+        return {name: place for name, place in places if place is not None}
 
     @property
     def batch_axes(self) -> dict[str, int]:
@@ -446,8 +448,8 @@ def _decode(raw: Mapping[str, Any]) -> Manifest:
         ),
         signal=Signal(
             features=texts(signal["features"]),
-            sampling_rate=signal["sampling_rate"] and number(signal["sampling_rate"]),
-            window=signal["window"] and int(number(signal["window"])),
+            sampling_rate=signal["sampling_rate"] and _at_least(1e-9, signal["sampling_rate"]),
+            window=signal["window"] and int(_at_least(1, signal["window"])),
             missing=text(signal.get("missing", "")),
         ),
         trained=Trained.decode(raw["trained"]) if "trained" in raw else None,
@@ -459,6 +461,12 @@ def _decode(raw: Mapping[str, Any]) -> Manifest:
         else _decode_golden(golden)._replace(more=tuple(map(_decode_golden, golden.get("more", [])))),
         identity=text(raw.get("identity", "")),
     )
+
+
+def _at_least(least: float, raw: Any) -> float:
+    if not least <= (found := number(raw)) < 1 << 31:
+        raise TypeError(f"{raw!r:.60}, expected a number from {least:g}")
+    return found
 
 
 def _decode_tensor(raw: Mapping[str, Any]) -> TensorSpec:

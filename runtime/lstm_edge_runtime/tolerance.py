@@ -1,9 +1,9 @@
 """The one tolerance policy: a result passes if it is within a few noise floors of the exact one.
 
 The *noise floor* of a value is how far a correct float32 implementation may be from its exact (float64)
-value. Each channel of an output has its own, since channels may differ in scale and unit: each entry of the
-last fixed axis of an output, each layer row of a state. ``lstm_edge_exporters.numerics`` models it when a
-file is exported or validated; the golden case in a file carries it. The limit is
+value. Each channel of an output has its own, since channels may differ in scale and unit: a channel is an
+element of all axes of fixed size. ``lstm_edge_exporters.numerics`` models it when a file is exported or
+validated; the golden case in a file carries it. The limit is
 
     limit = MULTIPLE * floor
 
@@ -58,8 +58,8 @@ class Comparison:
     """The absolute difference at the worst element."""
     scale: float = 0.0
     """The largest absolute reference value of its channel."""
-    axis: int | None = None
-    """The axis that channels lie on; None where the output has one limit."""
+    axes: tuple[int, ...] = ()
+    """The axes that channels lie on; none where the output has one limit."""
 
     @property
     def ok(self) -> bool:
@@ -74,17 +74,19 @@ class Comparison:
         return self.error / self.limit if self.limit > 0 else float("inf")
 
     @property
-    def channel(self) -> int | None:
-        """The worst element's channel; None where the output has one limit."""
-        return None if self.axis is None or not self.where else self.where[self.axis]
+    def channel(self) -> tuple[int, ...]:
+        """The worst element's channel; empty where the output has one limit."""
+        return tuple(self.where[axis] for axis in self.axes)
 
     def __str__(self) -> str:
         """Return in one line what differs, where and by how much."""
         where = ", ".join(map(str, self.where))
+        measure = (
+            f"noise floor {self.floor:.3g}, {self.ulp:.3g} ULP" if self.floor else f"{self.max_rel:.3g} of it"
+        )
         return (
             f"{self.name}{list(self.shape)} differs by {self.error:.3g} at [{where}] "
-            f"(got {self.got:.9g}, expected {self.expected:.9g}; limit {self.limit:.3g}, "
-            f"noise floor {self.floor:.3g}, {self.ulp:.3g} ULP)"
+            f"(got {self.got:.9g}, expected {self.expected:.9g}; limit {self.limit:.3g}, {measure})"
         )
 
 
@@ -139,9 +141,9 @@ def compare(
     difference = np.where(np.isnan(difference), np.inf, difference)
     floors, limits = np.broadcast_to(floors, right.shape), np.broadcast_to(limits, right.shape)
     where = tuple(int(index) for index in np.unravel_index(_worst(difference, limits), right.shape))
-    axis = next((place for place, step in enumerate(limits.strides) if step and right.shape[place] > 1), None)
-    channel = right if axis is None else np.asarray(right.take(where[axis], axis))
-    scale, worst = _scale(channel), float(difference[where])
+    axes = [place for place, step in enumerate(limits.strides) if step and right.shape[place] > 1]
+    channel = right[tuple(where[place] if place in axes else slice(None) for place in range(right.ndim))]
+    scale, worst = _scale(np.asarray(channel)), float(difference[where])
     return Comparison(
         name=name,
         shape=got.shape,
@@ -155,7 +157,7 @@ def compare(
         limit=float(limits[where]),
         error=worst,
         scale=scale,
-        axis=axis,
+        axes=tuple(axes),
     )
 
 

@@ -96,7 +96,7 @@ def test_each_channel_has_its_own_limit(model):
     assert selftest(with_golden(model, outputs=off, limits={"logits": limits})).ok
     limits[0] = np.roll(limits[0], 1)
     result = selftest(with_golden(model, outputs=off, limits={"logits": limits}))
-    assert (result.worst.name, result.worst.channel) == ("logits", 1)
+    assert (result.worst.name, result.worst.channel) == ("logits", (1,))
 
 
 def test_every_further_case_is_replayed(model):

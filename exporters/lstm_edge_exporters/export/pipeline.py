@@ -25,13 +25,15 @@ from lstm_edge_runtime import load
 from lstm_edge_runtime.axes import parse_sum
 from lstm_edge_runtime.errors import CheckFailedError, InputError, UnsupportedError, first_line
 from lstm_edge_runtime.files import write_bytes
-from lstm_edge_runtime.manifest import Array, AxisRange, Manifest, StateSpec
+from lstm_edge_runtime.manifest import Axes, AxisRange, Manifest, StateSpec
 from lstm_edge_runtime.ort import open_session, run_by_name
 from lstm_edge_runtime.state import Runner
 
-from ..numerics.cases import CaseGenerator
+from ..numerics.cases import CaseGenerator, closed_loop
 from ..numerics.floats import OTHER_FLOATS, copy_as
-from ..numerics.noise import Layout, noise_floors
+from ..numerics.function import Function, fixed_axes
+from ..numerics.graph64 import Graph64
+from ..numerics.indices import index_values
 from ..numerics.reference import Injection, Signature, TorchReference, weights_sha256
 from ..numerics.verify import (
     ChunkedFile,
@@ -40,6 +42,7 @@ from ..numerics.verify import (
     find_counts,
     record_golden,
     run_in_chunks,
+    same_limits,
     states_stop_at_lengths,
     verify,
 )
@@ -50,8 +53,9 @@ from .finalize import build_manifest, rename_outputs, serialize, tidy
 from .lower import check_recurrent_nodes, lower, lower_sums
 from .ranges import FewSizesError, Guard, settle_ranges
 from .refusals import LoopError, check_module, check_starts
-from .roles import Roles, find_roles
-from .trace import TURNS, trace
+from .roles import find_roles
+from .trace import TURNS, Traced, trace
+from .variables import find_names
 
 __all__ = ["Artifact", "ConvertedModule", "convert_module", "export_verified", "own_copy"]
 
@@ -124,13 +128,16 @@ def _export_verified(module: nn.Module, example: Any, config: ExportConfig, show
     manifest = made.manifest._replace(ranges=ranges)
     made = replace(made, manifest=manifest, cases=replace(made.cases, ranges=ranges))
     cases = in_turn(list(made.cases.cases()), show, "verifying", 0.3, 0.7)
-    equivalence = verify(candidate, made.reference, cases, made.reference.run_plain)
+    graph = Graph64(onnx.load_from_string(bare))
+    function = Function(graph, made.reference, fixed_axes(manifest))
+    equivalence = verify(function, candidate, cases, made.reference.run_plain)
+    _check_loop(made, function)
     show(0.7, "feeding chunks")
-    manifest = _try_chunks(made, candidate)
+    manifest = _try_chunks(made, function, candidate)
     show(0.8, "recording golden cases")
     manifest = manifest._replace(
         equivalence=equivalence.to_dict(),
-        golden=record_golden(made.reference, made.cases, equivalence.cases),
+        golden=record_golden(graph, manifest, made.cases, equivalence.cases),
     )
     content = serialize(model, manifest, config.opset, config.ir_version)
     load(content, device="cpu", engine="onnxruntime").close()
@@ -182,9 +189,28 @@ def convert_module(module: nn.Module, example: Any, config: ExportConfig) -> Con
 
             axes = find_missing_axes(copy_as(own, torch.float32), signature, config)
         traced = trace(copy_as(own, torch.float32), signature, axes, config.ranges)
+        single = _single(traced, signature, axes)
+        if single:
+            axes = {name: tuple(1 if axis in single else axis for axis in axes[name]) for name in axes}
+            told = [_squeezes(traced.squeezed, each, signature, axes, single=True) for each in single]
+            traced = trace(copy_as(own, torch.float32), signature, axes, config.ranges)
+        else:
+            told = [_squeezes(traced.squeezed, each, signature, axes) for each in traced.squeezed]
+        told += [
+            f"the file does not check what {line} does, which was taken to hold" for line in traced.checked
+        ]
     except (InputError, UnsupportedError) as error:
         raise _explained(error, own, signature) from error
-    roles = find_roles(traced.model, traced.outputs, config)
+    roles = find_roles(
+        traced.model,
+        traced.outputs,
+        config,
+        signature.positional,
+        lambda: find_names(copy_as(own, torch.float32), signature),
+    )
+    window = traced.window() if roles.sequence is None else ""
+    if window and config.states is None:
+        roles = replace(roles, states={})
     lower_sums(traced.model)
     lower(traced.model)
     rename_outputs(traced.model, roles.outputs, roles.states.values())
@@ -193,18 +219,24 @@ def convert_module(module: nn.Module, example: Any, config: ExportConfig) -> Con
     lifted: tuple[StateSpec, ...] = ()
     injections: tuple[Injection, ...] = ()
     left: tuple[str, ...] = ()
-    if not config.stateless and not roles.starts_given:
+    if not config.stateless and not roles.starts_given and not window:
         from .lift_states import lift_absent
 
         model, lifted, injections, left = lift_absent(model, traced.calls, roles.batch)
     check_starts(own, injections)
     tidy(model)
-    manifest = build_manifest(model, roles, lifted, config)._replace(ranges=config.ranges)
+    manifest = build_manifest(model, roles, lifted, config)
+    manifest = manifest._replace(ranges=config.ranges, unstreamable=window)
     manifest = manifest._replace(provenance={**manifest.provenance, "weights_sha256": weights_sha256(own)})
-    reference = TorchReference(own, signature, roles.outputs, injections, Layout.of(manifest))
-    cases = _case_generator(signature, manifest, config, reference)
+    reference = TorchReference(own, signature, roles.outputs, injections)
+    examples = {
+        name: tensor.detach().cpu().numpy()
+        for name, tensor in zip(signature.names, signature.example, strict=True)
+    }
+    values = index_values(model.graph)
+    cases = CaseGenerator.of(manifest, examples, values, config.seed).fitted_to(reference.run)
     _check_repeatable(own, signature, reference, cases)
-    notes = (*_narrowed(own), *unused, *left, *_unreturned(roles))
+    notes = (*told, *_narrowed(own), *unused, *left, *roles.notes, *([_windows(window)] if window else []))
     return ConvertedModule(
         model,
         manifest,
@@ -247,9 +279,29 @@ def own_copy(module: nn.Module) -> nn.Module:
     return own
 
 
-def _try_chunks(made: ConvertedModule, candidate: Runner) -> Manifest:
+def _check_loop(made: ConvertedModule, function: Function) -> None:
+    """Feed module and graph their own states as the manifest pairs them.
+
+    Raises:
+        CheckFailedError: they part.
+    """
+    states = {state.input: state.output for state in made.manifest.states}
+    if not states:
+        return
+    feeds = made.cases.case(2, 3, at_reset=False, offset=51, full=True).feeds
+    try:
+        found = function.compare(feeds, closed_loop(states))
+    except (RuntimeError, ValueError, IndexError):  # the module refuses the case, as it may any that is drawn
+        return
+    if not found.undefined and not found.ok:
+        raise CheckFailedError(f"called again and again from its own states: {found.worst}")
+
+
+def _try_chunks(made: ConvertedModule, function: Function, engine: Runner) -> Manifest:
     """Return the manifest with why chunks do not equal the whole, and what else they show."""
     manifest = made.manifest
+    if manifest.unstreamable:
+        return manifest
     steps = manifest.ranges.get(manifest.sequence or "", AxisRange())
     if steps.nearest(1) > 1:
         reason = f"a call takes {steps} steps ({manifest.sequence}), and so can't take a single one"
@@ -265,7 +317,8 @@ def _try_chunks(made: ConvertedModule, candidate: Runner) -> Manifest:
                 f"axis {axis} of {name} follows the time axis {manifest.sequence}, and chunks cut that alone"
             )
             return manifest._replace(unstreamable=reason)
-    file = ChunkedFile(manifest, candidate, (manifest.lengths,) if manifest.lengths else ())
+    lengths = (manifest.lengths,) if manifest.lengths else ()
+    file = ChunkedFile(manifest, engine, lengths, same_limits(manifest))
     if not manifest.time_axes or not manifest.states:
         return manifest
     if made.fractions:
@@ -278,25 +331,57 @@ def _try_chunks(made: ConvertedModule, candidate: Runner) -> Manifest:
     feeds = {**feeds, **file.with_lengths(feeds, manifest.steps(feeds))}
     manifest = manifest._replace(counts=find_counts(file, feeds))
     file = replace(file, manifest=manifest)
-
-    def floors(feeds: Mapping[str, Array]) -> Mapping[str, Array]:
-        return noise_floors(made.reference, feeds, made.reference.run64(feeds))
-
-    found, reason = run_in_chunks(file, feeds, floors(feeds), np.random.default_rng(0)), ""
+    found, reason = run_in_chunks(file, feeds, np.random.default_rng(0), function), ""
     if not found.ok:
         from ..lift.divergence import explain_divergence
 
         reason = explain_divergence(made.model, file, feeds, found)
-    padded = bool(reason) or states_stop_at_lengths(file, feeds, floors)
+    padded = bool(reason) or states_stop_at_lengths(replace(file, run=function.graph.run64), feeds)
     return manifest._replace(unstreamable=reason, padded_states=padded)
 
 
-def _unreturned(roles: Roles) -> list[str]:
+def _single(traced: Traced, signature: Signature, axes: Mapping[str, Axes]) -> list[str]:
+    """Return the axes that the code drops where they are 1 and that are 1 in the example."""
     return [
-        f"{name} is an initial state whose last one forward does not return; return it, so that chunks can "
-        "follow one another"
-        for name in roles.unreturned
+        each
+        for each in traced.squeezed
+        if all(
+            size == 1
+            for name, shape in signature.shapes.items()
+            for axis, size in zip(axes[name], shape, strict=True)
+            if axis == each
+        )
     ]
+
+
+def _squeezes(
+    squeezed: Mapping[str, str],
+    axis: str,
+    signature: Signature,
+    axes: Mapping[str, Axes],
+    *,
+    single: bool = False,
+) -> str:
+    """Return the note for an axis that the code drops where it is 1."""
+    if single:
+        return (
+            f"axis {axis} is fixed at 1, as in the example: {squeezed[axis]} drops it; give squeeze an axis"
+        )
+    options = " ".join(
+        f"--input {name}={','.join('1' if each == axis else str(each) for each in axes[name])}"
+        for name in signature.names
+    )
+    return (
+        f"{squeezed[axis]} drops axis {axis} where it is 1, so that the file takes no {axis} of 1; give "
+        f"squeeze the axis that it is to drop, or export for one alone: {options}"
+    )
+
+
+def _windows(reason: str) -> str:
+    return (
+        f"no states are carried from call to call: {reason}; to stream, let the layers run over an axis with "
+        "a name, such as L in --input x=N,L,3"
+    )
 
 
 def _explained(
@@ -354,17 +439,6 @@ def _check_repeatable(
 
             reason = why_unrepeatable(module, signature)
             raise UnsupportedError(reason or f"forward gives another {name} on every call")
-
-
-def _case_generator(
-    signature: Signature, manifest: Manifest, config: ExportConfig, reference: TorchReference
-) -> CaseGenerator:
-    examples = {
-        name: tensor.detach().cpu().numpy()
-        for name, tensor in zip(signature.names, signature.example, strict=True)
-    }
-    values = reference.index_values(examples)
-    return CaseGenerator.of(manifest, examples, values, config.seed).fitted_to(reference.run)
 
 
 def _check(content: bytes) -> None:

@@ -12,18 +12,20 @@ import onnx_ir as ir
 from lstm_edge_runtime.axes import with_ones
 from lstm_edge_runtime.errors import CheckFailedError, FileFormatError, UnsupportedError, first_line
 from lstm_edge_runtime.manifest import Array, Golden, Manifest
-from lstm_edge_runtime.tolerance import compare
+from lstm_edge_runtime.tolerance import MULTIPLE, compare
 
 from ..graph import axes_of, dynamic_axes, to_proto
 from ..numerics.cases import GRID, Case
-from ..numerics.noise import Layout, PerturbableReference, Rounding, noise_floors
-from ..numerics.onnx_reference import OnnxReference
+from ..numerics.floors import Expected, expected
+from ..numerics.function import Function, GraphError, fixed_axes
+from ..numerics.graph64 import Graph64, MeasuredGraph
 from ..numerics.verify import (
     ChunkedFile,
     ChunkRun,
     golden_case,
     rows_keep_states,
     run_in_chunks,
+    same_limits,
     states_stop_at_lengths,
 )
 from .axis_roles import BATCH, SEQUENCE, axis_roles
@@ -160,7 +162,7 @@ class _Verifier:
         self._graph, self._manifest, self._seed = graph, graph.manifest, seed
         self._original = Session(graph.source, "the original")
         self._lifted = Session(graph.lifted, "the lifted file")
-        self._noise = _Noise(graph.lifted, graph.manifest, self._lifted)
+        self._noise = _Noise(graph.lifted, graph.manifest, self._lifted, graph.source)
         axes = graph.manifest.batch_axes
         self._batch = {name: axes[name] for name in graph.manifest.input_names if name in axes}
         """The batch axis of each input and state that has one."""
@@ -196,7 +198,7 @@ class _Verifier:
         for each in cases:
             got = _try(self._lifted, each.feeds)
             try:
-                expected = self._original.run(each.feeds)
+                wanted = self._original.run(each.feeds)
             except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base class
                 reason = first_line(error)
                 rows = self._graph.fixed_batch
@@ -205,12 +207,12 @@ class _Verifier:
                 continue
             if got is None:
                 raise CheckFailedError(f"at {each}: the original runs and the lifted file does not")
-            different = [name for name, array in expected.items() if not _is_same(got[name], array)]
-            floors = self._noise.floors(each.feeds) if different and branched else {}
+            different = [name for name, array in wanted.items() if not _is_same(got[name], array)]
+            self._noise.check(each)
+            limits = self._noise.limits(each.feeds, wanted) if different and branched else {}
             for name in different:
-                array = expected[name]
-                floor = floors[name] if branched and _is_float(array) else 0.0
-                found = compare(name, got[name], array, floor=floor, limit=None if branched else 0.0)
+                array = wanted[name]
+                found = compare(name, got[name], array, floor=0.0, limit=limits.get(name, 0.0))
                 if not found.ok:
                     raise CheckFailedError(f"at {each}: {found}")
                 max_abs, max_rel = max(max_abs, found.max_abs), max(max_rel, found.max_rel)
@@ -242,13 +244,13 @@ class _Verifier:
             if (outputs := _try(session, part)) is None:
                 return False  # not a matter of the batch size, then
             parts.append(outputs)
-        floors = self._noise.floors(case.feeds)
-        for name, expected in parts[0].items():
-            sizes = zip(got[name].shape, expected.shape, strict=True)
+        limits = self._noise.limits(case.feeds, parts[0])
+        for name, array in parts[0].items():
+            sizes = zip(got[name].shape, array.shape, strict=True)
             joined = next((axis for axis, (whole, part) in enumerate(sizes) if whole != part), None)
             if joined is not None:
-                expected = np.concatenate([part[name] for part in parts], joined)
-            found = compare(name, got[name], expected, floor=floors[name] if _is_float(expected) else 0.0)
+                array = np.concatenate([part[name] for part in parts], joined)
+            found = compare(name, got[name], array, floor=0.0, limit=limits[name])
             if not found.ok:
                 raise CheckFailedError(f"at {case}, against the original row by row: {found}")
         return True
@@ -279,16 +281,19 @@ class _Verifier:
         model = graph.lifted
         if is_quantized(model) and (twin := float_twin(model)) is not None:
             model, lifted = twin, Session(twin, "its float twin")
-            noise = _Noise(model, manifest, lifted)
-        file = ChunkedFile(manifest, lifted.run, graph.lengths)
+            noise = _Noise(model, manifest, lifted, model)
+        file = ChunkedFile(manifest, lifted.run, graph.lengths, noise.limits)
+        function = noise.function and replace(noise.function, reference=noise.function.graph)
         feeds = {**whole.feeds, **file.with_lengths(whole.feeds, steps)}
-        found = run_in_chunks(file, feeds, noise.floors(feeds), np.random.default_rng(self._seed))
+        found = run_in_chunks(file, feeds, np.random.default_rng(self._seed), function)
         reason = "" if found.ok else explain_divergence(model, file, feeds, found)
         chunks = None if found.error else replace(found, in_float=model is not graph.lifted)
-        if reason or not states_stop_at_lengths(file, whole.feeds, noise.floors):
+        if function is not None:
+            file = replace(file, run=function.graph.run64, limits=same_limits(manifest))
+        if reason or not states_stop_at_lengths(file, whole.feeds):
             return chunks, reason, bool(reason)
         by_row = all(state.input in self._batch for state in manifest.states)
-        if by_row and not rows_keep_states(file, whole.feeds, self._batch, noise.floors):
+        if by_row and not rows_keep_states(file, whole.feeds, self._batch):
             reason = (
                 "rows are in another order inside (sorted by length, say), and their states do not follow: "
                 "a row gets another's state where the order changes from chunk to chunk"
@@ -297,9 +302,10 @@ class _Verifier:
 
     def record_golden(self, case: Case) -> Golden:
         """Record the original's outputs, and the lifted file's states, for one case."""
+        known = self._noise.expected(case.feeds)
         outputs = {**self._lifted.run(case.feeds), **self._original.run(case.feeds)}
         inputs = {name: case.feeds[name] for name in self._lifted.inputs}
-        return golden_case(inputs, outputs, self._noise.floors(case.feeds))
+        return golden_case(self._manifest, inputs, replace(known, ref64=outputs))
 
 
 def _steps_of_a_call(graph: LiftedGraph) -> int:
@@ -313,68 +319,50 @@ def _steps_of_a_call(graph: LiftedGraph) -> int:
 
 
 class _Noise:
-    """Noise floors of a lifted file: modeled in float64, or measured where an operator has no float64 run."""
+    """A lifted file in float64 beside its original, or measured where an operator has no float64 run."""
 
-    def __init__(self, model: ir.Model, manifest: Manifest, session: Session) -> None:
-        self._manifest = manifest
-        self._measured = _MeasuredReference(model, session, Layout.of(manifest))
-        self._modeled: OnnxReference | None = None
+    def __init__(self, model: ir.Model, manifest: Manifest, session: Session, source: ir.Model) -> None:
+        self._measured = MeasuredGraph(to_proto(model), session.run)
+        self._fixed = fixed_axes(manifest)
+        self.function: Function | None = None
         with contextlib.suppress(UnsupportedError):
-            self._modeled = OnnxReference(to_proto(model), session.run, self._measured.layout, "the file")
+            original = Graph64(to_proto(source), "the original")
+            self.function = Function(Graph64(to_proto(model)), original, self._fixed)
         floats = (state.dtype for state in manifest.states if state.dtype.startswith("float"))
         kinds = [np.finfo(dtype).eps for dtype in floats]
         self._scale = max(1.0, float(max(kinds) / np.finfo(np.float32).eps)) if kinds else 1.0
 
-    def floors(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Return every output's noise floors at ``feeds``; they are as much larger for float16 states."""
-        if self._modeled is not None:
+    def check(self, case: Case) -> None:
+        """Compare with the original in float64, where both can be evaluated.
+
+        Raises:
+            CheckFailedError: they differ.
+        """
+        if self.function is not None:
             try:
-                return self._floors(self._modeled, feeds)
-            except RuntimeError:  # an operator that can't be evaluated after all
-                self._modeled = None
-        return self._floors(self._measured, feeds)
+                found = self.function.compare(case.feeds)
+            except (GraphError, RuntimeError, ValueError, IndexError):  # it can't be evaluated after all
+                self.function = None
+                return
+            if not found.ok:
+                raise CheckFailedError(f"at {case}, in float64: {found.worst}")
 
-    def _floors(self, reference: PerturbableReference, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        floors = noise_floors(reference, feeds, reference.run64(feeds))
-        return {name: self._scale * array for name, array in floors.items()}
+    def limits(self, feeds: Mapping[str, Array], outputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Return how far an engine's outputs may be from other outputs of its own."""
+        return {
+            name: MULTIPLE * array for name, array in self.expected(feeds).floors.items() if name in outputs
+        }
 
+    def expected(self, feeds: Mapping[str, Array]) -> Expected:
+        """Return outputs and noise floors at ``feeds``; floors are as much larger for float16 states."""
+        if self.function is not None:
+            with contextlib.suppress(RuntimeError):
+                return self._scaled(expected(self.function.graph, feeds, self._fixed))
+            self.function = None
+        return self._scaled(expected(self._measured, feeds, self._fixed))
 
-class _MeasuredReference:
-    """The file itself, its float weights and inputs moved by one unit in the last place.
-
-    A ``PerturbableReference`` for graphs with operators that only onnxruntime runs.
-    """
-
-    def __init__(self, model: ir.Model, session: Session, layout: Layout) -> None:
-        self.layout = layout
-        self._model = model
-        self._session = session
-
-    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        return self._session.run(feeds)
-
-    def run64(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        return self._session.run(feeds)
-
-    def perturbed(self, feeds: Mapping[str, Array], rounding: Rounding) -> dict[str, Array]:
-        copy = self._model.clone()
-        for value in copy.graph.initializers.values():
-            tensor = value.const_value
-            if tensor is not None and tensor.dtype in (ir.DataType.FLOAT, ir.DataType.DOUBLE):
-                value.const_value = ir.tensor(_moved(tensor.numpy(), rounding), name=value.name)
-        nearby = {name: _moved(array, rounding) for name, array in feeds.items()}
-        try:
-            return Session(copy, guarded=False).run(nearby)
-        except Exception as error:  # onnxruntime's exceptions share no base class
-            raise RuntimeError(first_line(error)) from error
-
-
-def _moved(array: Array, rounding: Rounding) -> Array:
-    """Return floats moved by one unit in the last place, up or down at random."""
-    if not _is_float(array):
-        return array
-    direction = np.where(rounding.signs(array.shape) > 0, np.inf, -np.inf).astype(array.dtype)
-    return np.asarray(np.where(array == 0, array, np.nextafter(array, direction)))
+    def _scaled(self, known: Expected) -> Expected:
+        return replace(known, floors={name: self._scale * array for name, array in known.floors.items()})
 
 
 def _try(session: Session, feeds: Mapping[str, Array]) -> dict[str, Array] | None:

@@ -5,11 +5,10 @@ example's own scale, feature by feature; indices over their whole valid range wh
 their reset value or at random; lengths at random. The same seed, size and offset give the same case, whatever
 was generated before.
 
-A way to run a case is a ``noise.Procedure``: in chunks with states carried, or row by row. Given to
-``noise.expected`` it also says what rounding costs on the way.
+A way to run a case is a ``Procedure``: whole, in chunks with states carried, or row by row.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -19,14 +18,15 @@ from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Array, Axes, AxisRange, Manifest
 from lstm_edge_runtime.state import Runner, join_chunks, run_chunks
 
-from .noise import Procedure
-
 __all__ = [
     "GRID",
     "Case",
     "CaseGenerator",
+    "Feeds",
     "InputSpec",
+    "Procedure",
     "case_size",
+    "closed_loop",
     "first_rows",
     "full_length",
     "in_chunks",
@@ -35,11 +35,14 @@ __all__ = [
     "random_sizes",
     "row_by_row",
     "take_row",
+    "whole",
     "with_padding",
 ]
 
 Feeds = Mapping[str, Array]
 """Every input by name."""
+Procedure = Callable[[Runner, Feeds], Mapping[str, Array]]
+"""How a case is run, the same way for a file and for what it is compared with."""
 
 GRID = ((1, 1), (1, 5), (3, 8), (4, 1), (2, 33), (5, 130))
 """The ``(N, L)`` of a verification beside the example's, counted from the least size of an axis. Every third
@@ -297,6 +300,8 @@ def _at_reset(spec: InputSpec, shape: tuple[int, ...]) -> Array:
 
 def _state(spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator, at_reset: bool) -> Array:
     reset = _at_reset(spec, shape)
+    if reset.dtype.kind in "iub" and not at_reset:  # counters and flags
+        return np.asarray(reset + rng.integers(0, 2 if reset.dtype.kind == "b" else 4, shape), spec.dtype)
     return reset if at_reset else np.asarray(reset + 0.7 * rng.standard_normal(shape), spec.dtype)
 
 
@@ -346,6 +351,8 @@ def _indices(values: int, shape: tuple[int, ...], rng: np.random.Generator) -> A
 
 
 _LONGEST = 8
+_LOOP = 16
+"""Calls of a closed loop."""
 
 
 def random_sizes(total: int, rng: np.random.Generator) -> list[int]:
@@ -360,11 +367,37 @@ def random_sizes(total: int, rng: np.random.Generator) -> list[int]:
     return [*sizes, 1] if total > 1 else [1]
 
 
+def whole(run: Runner, feeds: Feeds) -> Mapping[str, Array]:
+    """Run a case in one call."""
+    return run(feeds)
+
+
 def in_chunks(manifest: Manifest, sizes: Sequence[int]) -> Procedure:
     """Carry the states from chunk to chunk; give what one call on the whole would."""
 
     def procedure(run: Runner, feeds: Feeds) -> Mapping[str, Array]:
         return join_chunks(manifest, list(run_chunks(run, manifest, feeds, sizes)))
+
+    return procedure
+
+
+def closed_loop(states: Mapping[str, str]) -> Procedure:
+    """Call with the same data again and again, each time from the states that the call before left.
+
+    It gives every output of every call, ``(calls, ...)``.
+
+    Args:
+        states: input name to the name of the output that continues it.
+    """
+
+    def procedure(run: Runner, feeds: Feeds) -> Mapping[str, Array]:
+        record: dict[str, list[Array]] = {}
+        for _ in range(_LOOP):
+            outputs = run(feeds)
+            feeds = {**feeds, **{name: outputs[output] for name, output in states.items()}}
+            for name, array in outputs.items():
+                record.setdefault(name, []).append(array)
+        return {name: np.stack(arrays) for name, arrays in record.items()}
 
     return procedure
 

@@ -1,4 +1,4 @@
-"""PyTorch as the reference: a module as a function of named arrays, in float32, in float64, and perturbed.
+"""PyTorch as the reference: a module as a function of named arrays, in float32 and in float64.
 
 ``Signature`` reads ``forward``'s parameters and an example; it turns any nesting of arguments into a flat,
 named list of tensors and back, and ``flatten_output`` does the same for what ``forward`` returns.
@@ -12,8 +12,9 @@ import hashlib
 import inspect
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import dropwhile
 from typing import Any
 
 import numpy as np
@@ -21,23 +22,26 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Array
 
-from .floats import AllFloats, copy_as, rounded
-from .noise import Layout, Rounding
+from .floats import AllFloats, copy_as, one_thread
 
 __all__ = [
     "Injection",
     "LayerStates",
+    "Path",
     "Signature",
     "TorchReference",
     "flatten_output",
     "injected",
+    "output_paths",
     "weights_sha256",
 ]
+
+Path = tuple[str | int, ...]
+"""Where a tensor is in nested arguments or results: keys and fields, and places in tuples and lists."""
 
 _KEYWORDS = inspect.Signature([inspect.Parameter("inputs", inspect.Parameter.VAR_KEYWORD)])
 
@@ -46,8 +50,8 @@ _KEYWORDS = inspect.Signature([inspect.Parameter("inputs", inspect.Parameter.VAR
 class Signature:
     """The flat view of a call ``module(*args, **kwargs)``."""
 
-    names: tuple[str, ...]
-    """One name a tensor, in the order of ``forward``'s parameters."""
+    paths: tuple[Path, ...]
+    """Where each tensor is, from the parameter of ``forward`` on, in the order of the parameters."""
     example: tuple[Tensor, ...]
     """The example's tensors in that order."""
     leaves: tuple[Any, ...]
@@ -80,21 +84,31 @@ class Signature:
             ) from error
         call = (bound.args, bound.kwargs)
         leaves, spec = pytree.tree_flatten(call)
-        names = list(_leaf_names(bound))
-        if len(names) != len(leaves):
+        paths = list(_leaf_paths(bound))
+        if len(paths) != len(leaves):
             raise InputError(
                 "the example holds a container that is not a tuple, list or dict; pass its tensors apart"
             )
-        tensors = [(name, leaf) for name, leaf in zip(names, leaves, strict=True) if isinstance(leaf, Tensor)]
+        tensors = [(path, leaf) for path, leaf in zip(paths, leaves, strict=True) if isinstance(leaf, Tensor)]
         if not tensors:
             raise InputError("the example holds no tensor; pass one tensor for each input of the network")
         slots = iter(range(len(tensors)))
         return cls(
-            names=tuple(name for name, _ in tensors),
+            paths=tuple(path for path, _ in tensors),
             example=tuple(tensor for _, tensor in tensors),
             leaves=tuple(_Slot(next(slots)) if isinstance(leaf, Tensor) else leaf for leaf in leaves),
             spec=spec,
         )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """One name a tensor, in the order of ``forward``'s parameters."""
+        return tuple("_".join(map(str, path)) for path in self.paths)
+
+    @property
+    def positional(self) -> set[str]:
+        """The names of tensors in tuples and lists, which say nothing but the place."""
+        return {name for name, path in zip(self.names, self.paths, strict=True) if isinstance(path[-1], int)}
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -123,7 +137,17 @@ def flatten_output(output: Any) -> list[tuple[str, Tensor]]:
     Raises:
         InputError: a ``PackedSequence`` or another container that has no flat form.
     """
-    return list(_flatten(output, ""))
+    return [(_output_name(path), tensor) for path, tensor in output_paths(output)]
+
+
+def output_paths(output: Any) -> list[tuple[Path, Tensor]]:
+    """Return the tensors of ``output`` with where they are in it; raises as ``flatten_output``."""
+    return list(_flatten(output, ()))
+
+
+def _output_name(path: Path) -> str:
+    """Return keys and fields joined with ``_``, and what stands inside of them."""
+    return "_".join(map(str, dropwhile(lambda step: isinstance(step, int), path)))
 
 
 @dataclass(frozen=True)
@@ -143,8 +167,8 @@ def _arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     )
 
 
-def _leaf_names(bound: inspect.BoundArguments) -> Iterator[str]:
-    """Name the leaves of ``(bound.args, bound.kwargs)`` in pytree order."""
+def _leaf_paths(bound: inspect.BoundArguments) -> Iterator[Path]:
+    """Return where the leaves of ``(bound.args, bound.kwargs)`` are, in pytree order."""
     for name, value in bound.arguments.items():
         kind = bound.signature.parameters[name].kind
         if kind is inspect.Parameter.VAR_KEYWORD:
@@ -154,38 +178,40 @@ def _leaf_names(bound: inspect.BoundArguments) -> Iterator[str]:
             yield from _paths(value, name)
 
 
-def _paths(value: Any, name: str) -> Iterator[str]:
+def _paths(value: Any, name: str) -> Iterator[Path]:
     try:
         paths = [path for path, _ in pytree.tree_flatten_with_path(value)[0]]
     except ValueError:  # a class that was registered without names for its parts
-        yield from (f"{name}_{place}" for place in range(len(pytree.tree_leaves(value))))
+        yield from ((name, place) for place in range(len(pytree.tree_leaves(value))))
         return
     for path in paths:
-        yield "_".join([name, *map(_step, path)])
+        yield (name, *map(_step, path))
 
 
-def _step(key: Any) -> str:
+def _step(key: Any) -> str | int:
     """Return a dict's key, a sequence's index or a field's name without pytree's marks."""
-    return str(next((getattr(key, mark) for mark in ("key", "idx", "name") if hasattr(key, mark)), key))
+    if isinstance(key, pytree.SequenceKey):
+        return key.idx
+    return str(next((getattr(key, mark) for mark in ("key", "name") if hasattr(key, mark)), key))
 
 
-def _flatten(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+def _flatten(value: Any, path: Path) -> Iterator[tuple[Path, Tensor]]:
     if isinstance(value, Tensor):
-        yield name, value
+        yield path, value
     elif isinstance(value, PackedSequence):
         raise InputError("forward returns a PackedSequence; return pad_packed_sequence(...)[0] instead")
     elif isinstance(value, Mapping):
         for key, item in value.items():
-            yield from _flatten(item, f"{name}_{key}" if name else str(key))
+            yield from _flatten(item, (*path, str(key)))
     elif dataclasses.is_dataclass(value):
         for entry in dataclasses.fields(value):
-            yield from _flatten(getattr(value, entry.name), f"{name}_{entry.name}" if name else entry.name)
+            yield from _flatten(getattr(value, entry.name), (*path, entry.name))
     elif isinstance(value, tuple) and hasattr(value, "_fields"):
         for key in value._fields:
-            yield from _flatten(getattr(value, key), f"{name}_{key}" if name else key)
+            yield from _flatten(getattr(value, key), (*path, key))
     elif isinstance(value, tuple | list):
         for index, item in enumerate(value):
-            yield from _flatten(item, f"{name}_{index}" if name else "")
+            yield from _flatten(item, (*path, index))
     elif value is not None and not isinstance(value, bool | int | float | str | torch.Size):
         raise InputError(
             f"forward returns a {type(value).__name__}; return tensors in a tuple, dict or dataclass"
@@ -297,7 +323,7 @@ class _Started:
 
 
 class TorchReference:
-    """A module and how it is called; never changes the module it is given."""
+    """A module and how it is called, on one thread; never changes the module it is given."""
 
     def __init__(
         self,
@@ -305,7 +331,6 @@ class TorchReference:
         signature: Signature,
         outputs: Sequence[str],
         injections: Sequence[Injection] = (),
-        layout: Layout = Layout(),  # noqa: B008  frozen
     ) -> None:
         """Copy ``module`` in eval mode.
 
@@ -314,9 +339,7 @@ class TorchReference:
             signature: how it is called.
             outputs: a name for each tensor of what ``forward`` returns, in order.
             injections: the lifted states.
-            layout: where rows and channels lie in the arrays.
         """
-        self.layout = layout
         self._signature = signature
         self._outputs = tuple(outputs)
         self._injections = tuple(injections)
@@ -335,29 +358,19 @@ class TorchReference:
         """Return every output in float64, from the same (rounded) weights and inputs."""
         return self._run(self._float64, feeds)
 
-    def perturbed(self, feeds: Mapping[str, Array], rounding: Rounding) -> dict[str, Array]:
-        """Return every output in float64 as a correct float32 implementation may give it."""
-        return self._run(self._float64, feeds, rounded(rounding))
-
-    def index_values(self, feeds: Mapping[str, Array]) -> dict[str, int]:
-        """Return how many values are valid for each input that ``forward`` uses as an index into a table.
-
-        Args:
-            feeds: inputs to run the module on; an input that is left out is not looked for.
-        """
-        tensors = [self._float32.tensor(feeds[name]) for name in self._signature.names]
-        tables = [*self._float32.module.parameters(), *self._float32.module.buffers()]
-        watch = _IndexWatch(dict(zip(self._signature.names, tensors, strict=True)), tables)
-        with torch.no_grad(), warnings.catch_warnings(), self._float32.mode, watch:
-            warnings.simplefilter("ignore")
-            self._signature.call(self._float32.module, tensors)
-        return watch.found
+    @property
+    def tensors(self) -> Iterator[Array]:
+        """Every float tensor that the module holds, in float32."""
+        for layer in self._float32.module.modules():
+            for held in (layer._parameters, layer._buffers, vars(layer)):
+                for value in held.values():
+                    if isinstance(value, Tensor) and value.is_floating_point():
+                        yield value.detach().numpy()
 
     def _run(
         self,
         computation: "_Computation",
         feeds: Mapping[str, Array],
-        rounding: AbstractContextManager[None] | None = None,
         injections: Sequence[Injection] | None = None,
     ) -> dict[str, Array]:
         given = self._injections if injections is None else injections
@@ -372,59 +385,11 @@ class TorchReference:
             stack.enter_context(torch.no_grad())
             stack.enter_context(warnings.catch_warnings())
             stack.enter_context(computation.mode)
-            stack.enter_context(rounding or nullcontext())
-            stack.enter_context(np.errstate(all="ignore"))
+            stack.enter_context(one_thread())
             warnings.simplefilter("ignore")
             flat = flatten_output(self._signature.call(computation.module, tensors))
         named = zip(self._outputs, (tensor for _, tensor in flat), strict=True)
         return {name: tensor.detach().cpu().numpy() for name, tensor in [*named, *ends.items()]}
-
-
-class _IndexWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Sees which inputs, as they are or copied, index a table of the module's."""
-
-    def __init__(self, inputs: Mapping[str, Tensor], tables: Sequence[Tensor]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.found: dict[str, int] = {}
-        """The rows of the smallest table by the name of the input that indexes it."""
-        self._names = {
-            _storage(tensor): name for name, tensor in inputs.items() if not tensor.is_floating_point()
-        }
-        self._tables = {_storage(table) for table in tables}
-
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        name = func._schema.name.removeprefix("aten::")
-        if name in ("_to_copy", "clone") and (source := self._names.get(_storage(args[0]))):
-            self._names[_storage(result)] = source
-        for table, axis, index in _lookups(name, args):
-            source = self._names.get(_storage(index))
-            if source and _storage(table) in self._tables:
-                rows = int(table.shape[axis])
-                self.found[source] = min(rows, self.found.get(source, rows))
-        return result
-
-
-def _lookups(name: str, args: Sequence[Any]) -> Iterator[tuple[Tensor, int, Tensor]]:
-    """Return the table, its axis and the index of every look-up that an operator does."""
-    if name == "embedding":
-        yield args[0], 0, args[1]
-    elif name in ("index_select", "gather"):
-        yield args[0], args[1], args[2]
-    elif name == "index":
-        for axis, index in enumerate(args[1]):
-            if index is not None:
-                yield args[0], axis, index
-
-
-def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
 
 
 class _Computation:

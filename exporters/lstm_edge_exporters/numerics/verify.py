@@ -1,12 +1,11 @@
-"""Verification: a file run in onnxruntime beside its reference, case by case, by the one tolerance policy.
+"""Verification: a file's graph beside its reference in float64, and an engine in float32 beside the graph.
 
-``verify`` raises on the first output out of its limit. A reference is a ``noise.PerturbableReference``; a
-candidate is anything callable on named arrays. ``record_golden`` keeps a few kB of inputs and of the
-reference's outputs, which travel in the file. ``run_in_chunks`` compares a file with itself: a sequence fed
-in chunks, states carried, with the whole.
+``verify`` raises on the first output out of its limit. ``record_golden`` keeps a few kB of inputs and of the
+graph's outputs, which travel in the file. ``run_in_chunks`` compares a file with itself: a sequence fed in
+chunks, states carried, with the whole.
 """
 
-from collections import Counter
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,8 +17,17 @@ from lstm_edge_runtime.manifest import Array, Golden, Manifest
 from lstm_edge_runtime.state import Runner, run_chunks, take_steps
 from lstm_edge_runtime.tolerance import MULTIPLE, Comparison, compare
 
-from .cases import Case, CaseGenerator, in_chunks, random_sizes
-from .noise import MAX_RELATIVE_FLOOR, PerturbableReference, compare_outputs, expected, is_noise, unverified
+from .cases import Case, CaseGenerator, in_chunks, random_sizes, whole
+from .floors import MANY_DRAWS, Expected, Perturbable, compare_outputs, expected, weak
+from .function import (
+    Agreement,
+    Function,
+    GraphError,
+    describe_equality,
+    fixed_axes,
+    largest,
+    reduce_free,
+)
 
 __all__ = [
     "ChunkRun",
@@ -31,9 +39,15 @@ __all__ = [
     "record_golden",
     "rows_keep_states",
     "run_in_chunks",
+    "same_limits",
     "states_stop_at_lengths",
     "verify",
 ]
+
+_ROUNDED = 100
+"""Rows times steps up to which an engine's rounding is verified; of larger cases only that they run."""
+_SAME = 1e-9
+"""How far apart two float64 evaluations of a graph may be that add in another order."""
 
 
 class StatesRefusedError(CheckFailedError):
@@ -44,73 +58,86 @@ class StatesRefusedError(CheckFailedError):
 class Equivalence:
     """What a verification found."""
 
+    function: tuple[tuple[Case, Agreement], ...]
+    """The graph beside its reference, both in float64."""
     comparisons: tuple[tuple[Case, Comparison], ...]
+    """The engine in float32 beside the graph in float64."""
     skipped: tuple[tuple[Case, str], ...] = ()
     """Cases that the reference itself refuses, or where it gives NaN, with the reason."""
-    noise: Mapping[str, int] = field(default_factory=dict)
-    """By output: cases in which float32 leaves the reference itself no digit, and nothing was compared."""
     unverified: Mapping[str, float] = field(default_factory=dict)
-    """Channels (``probability[2]``) whose values are below what float32 can tell in every case, with the
-    absolute limit they were held to: a sigmoid's 1e-9 can't be verified tighter than about 4e-7."""
+    """Channels (``probability[2]``) whose limit is more than ``floors.WEAK`` of them in every case, and the
+    limit: a sigmoid's 1e-9 can't be verified tighter than 4e-7."""
 
     @property
     def cases(self) -> tuple[Case, ...]:
         """Every case that was compared."""
-        return tuple({id(case): case for case, _ in self.comparisons}.values())
+        return tuple(case for case, _ in self.function)
 
     @property
     def worst(self) -> Comparison:
-        """The comparison nearest to its limit."""
+        """The comparison of the engine nearest to its limit."""
         return max((each for _, each in self.comparisons), key=lambda each: each.ratio)
 
     @property
     def max_abs(self) -> float:
-        """The largest absolute difference from float64."""
+        """The engine's largest absolute difference from float64."""
         return max(each.max_abs for _, each in self.comparisons)
+
+    @property
+    def equal_to(self) -> float:
+        """The largest difference in float64, as a fraction of its channel's largest value."""
+        return max(each.largest for _, each in self.function)
+
+    @property
+    def constants(self) -> tuple[str, ...]:
+        """Constants that the translation introduced, where outputs differ by as much as they explain."""
+        return tuple(dict.fromkeys(name for _, each in self.function for name in each.constants))
+
+    def __str__(self) -> str:
+        """Return how equal the file is: ``in float64 to 3e-16``."""
+        return describe_equality(self.equal_to, self.constants)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures for the manifest."""
-        cases = list(dict.fromkeys(str(case) for case, _ in self.comparisons))
         return {
-            "cases": cases,
+            "cases": list(dict.fromkeys(str(case) for case in self.cases)),
             "skipped": [f"{case}: {reason}" for case, reason in self.skipped],
+            "float64": self.equal_to,
+            "constants": list(self.constants),
             "max_abs": self.max_abs,
             "max_rel": max(each.max_rel for _, each in self.comparisons),
             "floor": max(each.floor for _, each in self.comparisons),
             "ratio": self.worst.ratio,
             "worst": str(self.worst),
-            "noise": dict(self.noise),
             "unverified": dict(self.unverified),
         }
 
 
 def verify(
-    candidate: Runner,
-    reference: PerturbableReference,
-    cases: Iterable[Case],
-    plain: Runner | None = None,
+    function: Function, engine: Runner, cases: Iterable[Case], plain: Runner | None = None
 ) -> Equivalence:
-    """Compare ``candidate`` with ``reference`` on every case.
+    """Compare a graph with its reference on every case, and an engine with the graph on the smaller ones.
 
     Args:
-        candidate: runs the file.
-        reference: what it is compared with.
+        function: the graph and its reference.
+        engine: runs the file in float32.
         cases: the inputs.
         plain: calls the module without the states of the file; only what it refuses too is skipped.
 
     Raises:
-        StatesRefusedError: ``plain`` runs where ``reference`` does not.
+        StatesRefusedError: ``plain`` runs where the reference does not.
         CheckFailedError: an output out of its limit, with the size, the output and the difference; a case
-            that the candidate can't run; no case that the reference can run; or an output that the reference
-            itself computes to no digit in most cases.
+            that the file can't run; or no case that the reference can run.
     """
+    agreed: list[tuple[Case, Agreement]] = []
     comparisons: list[tuple[Case, Comparison]] = []
     skipped: list[tuple[Case, str]] = []
-    limits: list[dict[str, float]] = []
-    noise: Counter[str] = Counter()
+    weakest: list[dict[str, float]] = []
     for case in cases:
         try:
-            known = expected(reference, case.feeds)
+            found = function.compare(case.feeds)
+        except GraphError as error:
+            raise CheckFailedError(f"at {case}: the file does not run: {error}") from error
         except (RuntimeError, ValueError, IndexError) as error:
             if plain is not None and _runs(plain, case):
                 raise StatesRefusedError(
@@ -118,33 +145,38 @@ def verify(
                 ) from error
             skipped.append((case, first_line(error)))
             continue
-        if undefined := [name for name, array in known.ref64.items() if np.isnan(array).any()]:
-            skipped.append((case, f"the reference gives NaN in {', '.join(undefined)}"))
+        if found.undefined:
+            skipped.append((case, f"the reference gives NaN in {', '.join(found.undefined)}"))
             continue
-        try:
-            got = candidate(case.feeds)
-        except Exception as error:
-            raise CheckFailedError(f"at {case}: the file does not run: {first_line(error)}") from error
-        for each in compare_outputs(got, known):
-            if is_noise(known.ref32[each.name], known.ref64[each.name]):
-                noise[each.name] += 1
-                continue
-            if not each.ok:
-                raise CheckFailedError(f"at {case}: {each}")
-            comparisons.append((case, each))
-        limits.append(unverified(known))
-    for name, count in noise.items():
-        if 2 * count > len(limits):
-            raise CheckFailedError(
-                f"float32 and float64 runs of the reference give {name} that differ by more than "
-                f"{MAX_RELATIVE_FLOOR:.0%} in {count} of {len(limits)} cases; no difference can be told from "
-                "such noise"
-            )
+        if not found.ok:
+            raise CheckFailedError(f"at {case}: {found.worst}")
+        agreed.append((case, found))
+        got = _run_engine(function, engine, case)
+        if math.prod(case.sizes.values()) <= _ROUNDED:
+            known = expected(function.graph, case.feeds, function.fixed)
+            if not all(each.ok for each in compare_outputs(got, known)):
+                known = expected(function.graph, case.feeds, function.fixed, draws=MANY_DRAWS)
+            for each in compare_outputs(got, known):
+                if not each.ok and not function.graph.overflow(case.feeds):
+                    raise CheckFailedError(f"at {case}: {each}")
+                comparisons.append((case, each))
+            weakest.append(weak(known))
     if not comparisons:
         reasons = "; ".join(f"{case}: {reason}" for case, reason in skipped[:2])
         raise CheckFailedError(f"the reference gives numbers at no size of the verification ({reasons})")
-    always = {name: limit for name, limit in limits[0].items() if all(name in each for each in limits)}
-    return Equivalence(tuple(comparisons), tuple(skipped), dict(noise), always)
+    always = {name: limit for name, limit in weakest[0].items() if all(name in each for each in weakest)}
+    return Equivalence(tuple(agreed), tuple(comparisons), tuple(skipped), always)
+
+
+def _run_engine(function: Function, engine: Runner, case: Case) -> Mapping[str, Array]:
+    try:
+        got = engine(case.feeds)
+    except Exception as error:
+        raise CheckFailedError(f"at {case}: the file does not run: {first_line(error)}") from error
+    for name, array in function.graph.run64(case.feeds).items():
+        if got[name].shape != array.shape:
+            raise CheckFailedError(f"at {case}: {name} is {got[name].shape}, expected {array.shape}")
+    return got
 
 
 def _runs(plain: Runner, case: Case) -> bool:
@@ -164,34 +196,46 @@ clipped or saturates wrongly, it is seen there."""
 
 
 def record_golden(
-    reference: PerturbableReference, cases: CaseGenerator, verified: Sequence[Case] = ()
+    graph: Perturbable, manifest: Manifest, cases: CaseGenerator, verified: Sequence[Case] = ()
 ) -> Golden:
     """Record two cases of different sizes, with states and lengths that are not trivial.
 
     Args:
-        reference: gives the outputs.
+        graph: gives the outputs.
+        manifest: the file's.
         cases: generates the inputs.
-        verified: cases that the reference runs; the smallest of several steps is taken where it refuses the
+        verified: cases that the graph runs; the smallest of several steps is taken where it refuses the
             usual sizes.
 
     Raises:
-        CheckFailedError: the reference gives numbers for no case.
+        CheckFailedError: the graph gives numbers for no case.
     """
     usable = {case.sizes.get(str(cases.sequence), 2): case for case in verified}
     least = [usable[length] for length in sorted(usable) if length > 1] or list(usable.values())
-    first = _choose(reference, (*_cases(cases, 0), *least[:1]), _BYTES[0])
+    first = _choose(graph, manifest, (*_cases(cases, 0), *least[:1]), _BYTES[0])
     if first is None:
         raise CheckFailedError("the reference gives numbers for no golden case; none can be recorded")
     more = [case for case in _cases(cases, 1) if _shapes(case.feeds) != _shapes(first.inputs)]
-    second = _choose(reference, [_amplify(case, cases) for case in more], _BYTES[1])
+    second = _choose(graph, manifest, [_amplify(case, cases) for case in more], _BYTES[1])
     return first._replace(more=() if second is None else (second,))
 
 
-def golden_case(
-    feeds: Mapping[str, Array], outputs: Mapping[str, Array], floors: Mapping[str, Array]
-) -> Golden:
-    """Return a case as files keep it: of each output's noise floors the largest."""
-    return Golden(feeds, outputs, {name: float(array.max(initial=0.0)) for name, array in floors.items()})
+def golden_case(manifest: Manifest, feeds: Mapping[str, Array], known: Expected) -> Golden:
+    """Return a case as files keep it: outputs in the file's dtypes, and a limit for each fixed element.
+
+    Of a state's units the largest limit is kept, one a layer: their number would fill the file.
+    """
+    dtypes = {spec.name: spec.dtype for spec in manifest.outputs}
+    dtypes |= {state.output: state.dtype for state in manifest.states}
+    floors, units = dict(known.floors), fixed_axes(manifest)
+    for state in manifest.states:
+        floors[state.output] = largest(floors[state.output], units[state.output][:-1])
+    return Golden(
+        feeds,
+        {name: np.asarray(array.astype(dtypes[name])) for name, array in known.ref64.items()},
+        {name: float(array.max(initial=0.0)) for name, array in floors.items()},
+        limits={name: MULTIPLE * array for name, array in floors.items()},
+    )
 
 
 def _cases(cases: CaseGenerator, place: int) -> Iterator[Case]:
@@ -199,28 +243,24 @@ def _cases(cases: CaseGenerator, place: int) -> Iterator[Case]:
         yield cases.case(n, length, at_reset=False, offset=97 + place, full=True)
 
 
-def _choose(reference: PerturbableReference, cases: Iterable[Case], limit: int) -> Golden | None:
+def _choose(graph: Perturbable, manifest: Manifest, cases: Iterable[Case], limit: int) -> Golden | None:
     """Return the first recorded case of at most ``limit`` bytes, else the last."""
     recorded = None
     for case in cases:
-        recorded = _record(reference, case) or recorded
+        recorded = _record(graph, manifest, case) or recorded
         if recorded is not None and _size(recorded) <= limit:
             break
     return recorded
 
 
-def _record(reference: PerturbableReference, case: Case) -> Golden | None:
+def _record(graph: Perturbable, manifest: Manifest, case: Case) -> Golden | None:
     try:
-        known = expected(reference, case.feeds)
+        known = expected(graph, case.feeds, fixed_axes(manifest))
+        golden = golden_case(manifest, case.feeds, known)
     except (RuntimeError, ValueError, IndexError):
         return None
-    outputs = {name: np.asarray(known.ref64[name].astype(array.dtype)) for name, array in known.ref32.items()}
-    if any(np.isnan(array).any() for array in outputs.values()):
-        return None
-    if not all(np.isfinite(array).all() for array in known.floors.values()):
-        return None
-    limits = {name: MULTIPLE * array for name, array in known.floors.items()}
-    return golden_case(case.feeds, outputs, known.floors)._replace(limits=limits)
+    usable = not any(np.isnan(array).any() for array in golden.outputs.values())
+    return golden if usable and all(np.isfinite(array).all() for array in golden.limits.values()) else None
 
 
 def _amplify(case: Case, cases: CaseGenerator) -> Case:
@@ -240,9 +280,6 @@ def _shapes(feeds: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:
 def _size(golden: Golden) -> int:
     return sum(array.nbytes for array in (*golden.inputs.values(), *golden.outputs.values()))
 
-
-Floors = Callable[[Mapping[str, Array]], Mapping[str, Array]]
-"""Gives the outputs' noise floors for every input by name."""
 
 _SHORT = 7
 """Steps of the rows that are compared with and without padding behind them."""
@@ -272,6 +309,20 @@ class ChunkRun:
         return max(self.comparisons, key=lambda each: each.ratio)
 
 
+Limits = Callable[[Mapping[str, Array], Mapping[str, Array]], Mapping[str, Array]]
+"""Gives how far two runs of a file on some inputs may be apart, from the inputs and the outputs."""
+
+
+def same_limits(manifest: Manifest) -> Limits:
+    """Return what two runs of one graph in float64 may be apart."""
+    fixed = fixed_axes(manifest)
+
+    def limits(_: Mapping[str, Array], outputs: Mapping[str, Array]) -> dict[str, Array]:
+        return {name: _SAME * reduce_free(array, fixed.get(name, ())) for name, array in outputs.items()}
+
+    return limits
+
+
 @dataclass(frozen=True)
 class ChunkedFile:
     """A file that can be fed in chunks."""
@@ -282,6 +333,7 @@ class ChunkedFile:
     """Runs it."""
     lengths: tuple[str, ...]
     """Inputs that give each row's count of steps."""
+    limits: Limits
 
     def full(self, run: Runner) -> Runner:
         """Return ``run`` with every row at the full length of its chunk."""
@@ -300,28 +352,41 @@ class ChunkedFile:
 
 
 def run_in_chunks(
-    file: ChunkedFile, feeds: Mapping[str, Array], floors: Mapping[str, Array], rng: np.random.Generator
+    file: ChunkedFile,
+    feeds: Mapping[str, Array],
+    rng: np.random.Generator,
+    function: Function | None = None,
 ) -> ChunkRun:
-    """Compare the whole sequence with chunks of several random sizes, and return the run farthest from it.
+    """Compare chunks of several random sizes with the whole sequence, and return the run farthest from it.
 
     Args:
         file: the file.
         feeds: every input for the whole sequence, states at their reset values.
-        floors: noise floors of the outputs for ``feeds``; see ``numerics.noise``.
         rng: draws the sizes.
+        function: the file's graph and a reference, whose whole it is; the file's own by default.
     """
-    run, runs = file.full(file.run), []
-    whole = run(feeds)
+    runs = []
     for _ in range(_PLANS):
         sizes = tuple(random_sizes(file.manifest.steps(feeds), rng))
+
+        def chunked(
+            run: Runner, feeds: Mapping[str, Array], sizes: Sequence[int] = sizes
+        ) -> Mapping[str, Array]:
+            return in_chunks(file.manifest, sizes)(file.full(run), feeds)
+
         try:
-            chunks = in_chunks(file.manifest, sizes)(run, feeds)
+            chunks = chunked(file.run, feeds)
+            if function is not None:
+                comparisons = function.compare(feeds, chunked, whole).records
+            else:
+                entire = file.full(file.run)(feeds)
+                limits = file.limits(feeds, entire)
+                comparisons = tuple(
+                    compare(name, array, entire[name], floor=0.0, limit=limits[name])
+                    for name, array in chunks.items()
+                )
         except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base class
             return ChunkRun(sizes, error=error)
-        comparisons = tuple(
-            compare(name, array, whole[name], floor=floors[name] if array.dtype.kind == "f" else 0.0)
-            for name, array in chunks.items()
-        )
         runs.append(ChunkRun(sizes, comparisons))
     return max(runs, key=lambda each: each.worst.ratio)
 
@@ -353,13 +418,12 @@ def find_counts(file: ChunkedFile, feeds: Mapping[str, Array]) -> tuple[str, ...
     )
 
 
-def states_stop_at_lengths(file: ChunkedFile, feeds: Mapping[str, Array], floors: Floors) -> bool:
+def states_stop_at_lengths(file: ChunkedFile, feeds: Mapping[str, Array]) -> bool:
     """Return whether what stands behind a row's length leaves its last states alone, as packing has it.
 
     Args:
         file: the file.
         feeds: every input for ``2 * _SHORT`` steps or more, states at their reset values.
-        floors: gives the outputs' noise floors.
     """
     if not file.lengths or not file.manifest.states:
         return True
@@ -369,12 +433,10 @@ def states_stop_at_lengths(file: ChunkedFile, feeds: Mapping[str, Array], floors
         padded, alone = file.run({**feeds, **lengths}), file.run(cut)
     except Exception:  # noqa: BLE001  onnxruntime's exceptions share no base class
         return False
-    return _states_agree(file, padded, alone, floors(cut))
+    return _states_agree(file, padded, alone, cut)
 
 
-def rows_keep_states(
-    file: ChunkedFile, feeds: Mapping[str, Array], batch_axes: Mapping[str, int], floors: Floors
-) -> bool:
+def rows_keep_states(file: ChunkedFile, feeds: Mapping[str, Array], batch_axes: Mapping[str, int]) -> bool:
     """Return whether a row's state stays its own when rows of unequal length change places from call to call.
 
     Two chunks are run in which the rows' lengths rise and fall, and each row's steps by themselves.
@@ -383,7 +445,6 @@ def rows_keep_states(
         file: the file; padding leaves its states alone.
         feeds: every input for two rows and ``2 * _SHORT`` steps or more, states at their reset values.
         batch_axes: input name, states among them, to its batch axis.
-        floors: gives the outputs' noise floors.
     """
     if not file.lengths or not file.manifest.states:
         return True
@@ -408,13 +469,15 @@ def rows_keep_states(
         own |= file.with_lengths(own, len(kept))
         alone = file.run(own)
         mine = {output: results[output].take([row], batch_axes[name]) for name, output in states.items()}
-        if not _states_agree(file, mine, alone, floors(own)):
+        if not _states_agree(file, mine, alone, own):
             return False
     return True
 
 
 def _states_agree(
-    file: ChunkedFile, one: Mapping[str, Array], other: Mapping[str, Array], floors: Mapping[str, Array]
+    file: ChunkedFile, one: Mapping[str, Array], other: Mapping[str, Array], feeds: Mapping[str, Array]
 ) -> bool:
+    """Return whether the states of two runs agree; ``feeds`` gave the second."""
+    limits = file.limits(feeds, other)
     names = [state.output for state in file.manifest.states]
-    return all(compare(name, one[name], other[name], floor=floors[name]).ok for name in names)
+    return all(compare(name, one[name], other[name], floor=0.0, limit=limits[name]).ok for name in names)

@@ -118,6 +118,7 @@ class Validation:
             groups=groups,
             figures=subject.figures if subject else Figures(),
             facts=self.facts,
+            equality=judge.equality if judge else None,
             coverage=judge.coverage if judge else Coverage(),
             channels=_named(judge.channels, subject.manifest) if subject and judge else (),
             notes=tuple(self._notes()),
@@ -162,6 +163,10 @@ class Validation:
             yield from check_claims(self.subject)
             if self.file.has_manifest:
                 yield from check_recorded(self.subject)
+            if self.subject.judge.budgets:
+                from .checks.quantized import check_weights
+
+                yield from check_weights(self.subject)
 
     def _why_not(self) -> str:
         if self.file.model is None:
@@ -180,12 +185,8 @@ class Validation:
         unknown = [fact.name for fact in self.facts if fact.reference is None]
         if unknown:
             yield f"stated by the file alone, and not verified: {', '.join(unknown)}"
-        judge = self.subject.judge if self.subject else None
-        for name, limit in (judge.coverage.unverified if judge else {}).items():
-            yield f"{name} is too small in every case to be verified tighter than {limit:.2g}"
-        if judge and judge.coverage.below_noise:
-            count = f"{judge.coverage.below_noise} of {judge.coverage.cases}"
-            yield f"{count} cases are below the reference's own noise and verify nothing"
+        if self.subject:
+            yield from _numbers_notes(self.subject, self.against)
 
     def _tell(self, title: str) -> str:
         self.on_progress(self._told / (len(GROUPS) + 2 + (self.against is None)), f"checking: {title}")
@@ -193,18 +194,33 @@ class Validation:
         return title
 
 
+def _numbers_notes(subject: Subject, against: ReferenceModel | None) -> Iterator[str]:
+    """What float64 showed, and what neither float64 nor float32 did."""
+    equality, coverage = subject.judge.equality, subject.judge.coverage
+    if equality and against:
+        yield f"equal to {against.about} {equality}"
+    if equality and equality.ill_conditioned:
+        count = f"{equality.ill_conditioned} of {equality.cases}"
+        yield f"float64 itself leaves few digits in {count} cases; differences there are its rounding"
+    if subject.not_in_float64:
+        yield f"{subject.not_in_float64}; compared in float32 alone"
+    for name, limit in coverage.unverified.items():
+        yield f"{name} is not verified in float32: its limit is {limit:.2g}, more than a tenth of it"
+    for name, (used, known) in coverage.tokens.items():
+        if known and used < known:
+            yield f"{used} of {known} values of {name} were drawn"
+
+
 def _named(channels: tuple[Channel, ...], manifest: Manifest) -> tuple[Channel, ...]:
     """Add label and unit to the channels of the task's output."""
     task = manifest.task
     if task is None:
         return channels
-    return tuple(
-        replace(
-            each,
-            label=task.labels[each.index] if each.index < len(task.labels) else "",
-            unit=task.units[each.index] if each.index < len(task.units) else "",
-        )
-        if each.output == task.output and each.index is not None
-        else each
-        for each in channels
-    )
+
+    def name(each: Channel) -> Channel:
+        if each.output != task.output or not each.index:
+            return each
+        label, unit = ("".join(known[each.index[-1] :][:1]) for known in (task.labels, task.units))
+        return replace(each, label=label, unit=unit)
+
+    return tuple(map(name, channels))

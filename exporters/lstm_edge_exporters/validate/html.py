@@ -72,7 +72,7 @@ def _curve(key: str, title: str, curve: Curve, caption: str) -> Plot:
         key,
         title,
         (
-            Series("the reference in its own dtype", curve.steps, curve.floor, color="orange"),
+            Series("limit", curve.steps, [curve.limit] * len(curve.steps), color="orange"),
             Series("this file", curve.steps, curve.error, color="blue"),
         ),
         Axis("time step"),
@@ -82,26 +82,18 @@ def _curve(key: str, title: str, curve: Curve, caption: str) -> Plot:
 
 
 def _histogram(histogram: Histogram) -> Plot:
-    least = _MIN_SHARE * max(sum(histogram.file), 1)
-    counts = zip(histogram.file, histogram.reference, strict=True)
-    filled = [index for index, pair in enumerate(counts) if max(pair) > least]
+    total = sum(histogram.counts) + histogram.exact
+    filled = [place for place, count in enumerate(histogram.counts) if count > _MIN_SHARE * total]
     first, last = (filled[0], filled[-1] + 1) if filled else (0, 1)
     edges = [10**edge for edge in histogram.edges[first : last + 1]]
-    file, reference = (
-        [100 * count / max(sum(counts) + exact, 1) for count in counts[first:last]]
-        for counts, exact in zip((histogram.file, histogram.reference), histogram.exact, strict=True)
-    )
-    total = sum(histogram.file) + histogram.exact[0]
+    shares = [100 * count / max(total, 1) for count in histogram.counts[first:last]]
     return Plot(
         "histogram",
         "Error histogram",
-        (
-            Series("this file", edges, file, "bars", "pale"),
-            Series("reference in its own dtype", edges, reference, "steps", "orange"),
-        ),
+        (Series("this file", edges, shares, "bars", "pale"),),
         Axis("absolute error against float64", "log"),
         Axis("share in %"),
-        f"{total:,} compared elements; {histogram.exact[0] / max(total, 1):.1%} are exact.",
+        f"{total:,} compared elements; {histogram.exact / max(total, 1):.1%} are exact.",
     )
 
 

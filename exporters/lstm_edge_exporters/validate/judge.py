@@ -1,8 +1,9 @@
 """Comparing a file with its reference on the same arrays, and counting it all.
 
-A float file is held to the one tolerance policy, an int8 or fp16 file to the budgets that its gate held it
-to. There differences count by their root mean square: a unit that switches one step early is off by its whole
-range for that step, and right before and after.
+A float file's graph is compared with the reference in float64 (``Judge.agree``), and each engine with the
+graph (``Judge.measure``). An int8 or fp16 file is held to the budgets that its gate held it to. There
+differences count by their root mean square: a unit that switches one step early is off by its whole range for
+that step, and right before and after.
 """
 
 import math
@@ -12,37 +13,38 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from lstm_edge_runtime.errors import first_line
 from lstm_edge_runtime.manifest import Manifest
 from lstm_edge_runtime.state import Runner
 from lstm_edge_runtime.tolerance import MULTIPLE, POLICY, Comparison, compare
 
-from ..numerics.cases import Feeds, case_size
-from ..numerics.noise import (
+from ..numerics.cases import Feeds, Procedure, case_size, whole
+from ..numerics.floors import (
     DRAWS,
+    MANY_DRAWS,
+    WEAK,
     Expected,
-    PerturbableReference,
-    Procedure,
+    Perturbable,
     compare_outputs,
-    is_noise,
     noise_floors,
-    unverified,
-    whole,
+    weak,
 )
+from ..numerics.function import Agreement, Function, GraphError, Reference, fixed_axes, largest, reduce_free
+from ..numerics.graph64 import remember
 from .config import ValidateConfig
-from .report import Channel, Coverage, Histogram
+from .report import Channel, Coverage, Equality, Histogram
 
 if TYPE_CHECKING:
     from ..quantization.config import Budget
 
 from lstm_edge_runtime.manifest import Array
 
-__all__ = ["Budgets", "FileFailedError", "Judge", "Measured", "RefusedError", "usual_scale"]
+__all__ = ["BUDGETED", "Budgets", "FileFailedError", "Judge", "Measured", "RefusedError", "usual_scale"]
 
 _EDGES = np.arange(-20.0, 4.01, 0.25)
-_BUDGETED = ("int8", "fp16")
+BUDGETED = ("int8", "fp16")
+"""Precisions that are held to budgets."""
 _SNAPSHOT = 4.0
 """How many times the drift of a whole run the states of a single case may be away: it may end at a switch."""
 
@@ -118,7 +120,7 @@ def _rms(array: Array) -> float:
 
 
 class RefusedError(Exception):
-    """The reference itself can't tell what is right for a case: it refuses it, or overflows on it."""
+    """The reference itself can't tell what is right for a case: it refuses it, or gives NaN."""
 
 
 class FileFailedError(Exception):
@@ -127,24 +129,18 @@ class FileFailedError(Exception):
 
 @dataclass(frozen=True)
 class Measured:
-    """One case: what the file gave, what the reference gave, and how far apart they are."""
+    """One case: what an engine gave, what it should give, and how far apart they are."""
 
     got: Mapping[str, Array]
     known: Expected
     records: tuple[Comparison, ...]
+    overflow: str = ""
+    """The node at which the case is beyond float32's range, where an output is out of its limit."""
 
     @property
     def worst(self) -> Comparison:
         """The output nearest to its limit."""
         return max(self.records, key=lambda each: each.ratio)
-
-    @property
-    def below_noise(self) -> str:
-        """Return why the case tells nothing: rounding alone moves an output of the reference by much."""
-        for name, exact in self.known.ref64.items():
-            if is_noise(self.known.ref32[name], exact):
-                return f"float32 and float64 runs of the reference give another {name} altogether"
-        return ""
 
 
 class Judge:
@@ -152,7 +148,9 @@ class Judge:
 
     def __init__(
         self,
-        reference: PerturbableReference,
+        reference: Reference,
+        function: Function | None,
+        graph: Perturbable,
         manifest: Manifest,
         config: ValidateConfig,
         scales: Mapping[str, float],
@@ -162,28 +160,34 @@ class Judge:
 
         Args:
             reference: what the file is compared with.
+            function: the file's graph beside it; None where it has no float64 run, or is not float32.
+            graph: gives the noise floors.
             manifest: the file's as it should be; its precision decides between the policy and the budgets.
             config: overrides and budgets.
             scales: each output's usual scale, for the budgets.
             values: how many values are valid, by the name of an input of indices.
         """
-        self._reference = reference
+        self._reference, self._function, self._graph = reference, function, graph
         self._manifest = manifest
         self._values = values
         self._config = config
+        self._fixed = fixed_axes(manifest)
         states = {state.output for state in manifest.states}
-        budgeted = manifest.precision in _BUDGETED
+        budgeted = manifest.precision in BUDGETED
         self.budgets = Budgets(config.budget, states, scales) if budgeted else None
         """What an int8 or fp16 file is held to; None for one that must be exact."""
         self._applied = None if config.overridden else self.budgets
-        self._file = np.zeros(len(_EDGES) - 1, np.int64)
-        self._own = np.zeros(len(_EDGES) - 1, np.int64)
-        self._exact = [0, 0]
-        self._channels: dict[tuple[str, int | None], Channel] = {}
-        self._cases = self._below_noise = self._rows = self._steps = 0
+        self._floors = remember(self._find_floors)
+        self._errors = np.zeros(len(_EDGES) - 1, np.int64)
+        self._exact = 0
+        self._channels: dict[tuple[str, tuple[int, ...]], Channel] = {}
+        self._cases = self._rows = self._steps = 0
         self._sizes: dict[tuple[int, int], None] = {}
         self._tokens: dict[str, set[int]] = {}
-        self._too_small: dict[str, list[float]] = {}
+        self._overflows: Counter[str] = Counter()
+        self._weak: dict[str, float] = {}
+        self._weakest: dict[str, float] = {}
+        self._equality = Equality()
 
     @property
     def policy(self) -> str:
@@ -193,14 +197,14 @@ class Judge:
         return str(self.budgets) if self.budgets else POLICY
 
     @property
+    def equality(self) -> Equality | None:
+        """How equal the graph and its reference are in float64; None where they were not compared."""
+        return self._equality if self._function and self._equality.cases else None
+
+    @property
     def histogram(self) -> Histogram:
-        """The absolute errors of every comparison so far."""
-        return Histogram(
-            tuple(map(float, _EDGES)),
-            tuple(map(int, self._file)),
-            tuple(map(int, self._own)),
-            (self._exact[0], self._exact[1]),
-        )
+        """The absolute errors of every engine so far."""
+        return Histogram(tuple(map(float, _EDGES)), tuple(map(int, self._errors)), self._exact)
 
     @property
     def channels(self) -> tuple[Channel, ...]:
@@ -213,16 +217,46 @@ class Judge:
         return Coverage(
             cases=self._cases,
             draws=DRAWS,
-            below_noise=self._below_noise,
+            overflows=dict(self._overflows),
             rows=self._rows,
             steps=self._steps,
             sizes=tuple(sorted(self._sizes)),
             tokens={name: (len(used), self._values.get(name)) for name, used in self._tokens.items()},
             channels=dict(Counter(name for name, _ in self._channels)),
-            unverified={
-                name: max(limits) for name, limits in self._too_small.items() if len(limits) == self._cases
-            },
+            weakest=dict(self._weakest),
+            unverified=dict(self._weak),
         )
+
+    def agree(
+        self, feeds: Feeds, procedure: Procedure = whole, against: Procedure | None = None
+    ) -> Agreement:
+        """Compare the graph with the reference in float64 on one case.
+
+        Args:
+            feeds: the case.
+            procedure: how the graph is run.
+            against: how the reference is run; as the graph by default.
+
+        Raises:
+            RefusedError: the reference refuses the case.
+            FileFailedError: the graph does not run on it.
+        """
+        assert self._function is not None
+        try:
+            found = self._function.compare(feeds, procedure, against)
+        except GraphError as error:
+            raise FileFailedError(f"the file does not run: {error}") from error
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise RefusedError(f"the reference itself refuses this: {first_line(error)}") from error
+        if self._config.overridden:
+            found = replace(found, records=tuple(map(self._relaxed, found.records)))
+        self._count_inputs(feeds)
+        self._equality = self._equality.with_case(found)
+        return found
+
+    def _relaxed(self, record: Comparison) -> Comparison:
+        limit = (self._config.atol or 0.0) + (self._config.rtol or 0.0) * record.scale
+        return replace(record, limit=limit, error=record.max_abs)
 
     def measure(
         self,
@@ -233,10 +267,10 @@ class Judge:
         beginning: tuple[Feeds, Procedure] | None = None,
         over_a_run: bool = False,
     ) -> Measured:
-        """Run one case on the file and on the reference, and compare every output.
+        """Run one case in an engine and compare every output with what it should be in float64.
 
         Args:
-            run: the file.
+            run: the engine.
             feeds: the case.
             procedure: how the case is run, on both sides.
             beginning: the first steps of a long case and how they are run. Their noise floors are at most
@@ -244,34 +278,57 @@ class Judge:
             over_a_run: whether it is a whole run of real data, for which budgets are tighter.
 
         Raises:
-            RefusedError: the reference refuses the case, or its own dtype overflows on it.
+            RefusedError: the reference refuses the case.
             FileFailedError: the file can't run the case.
         """
-        got, ref32, ref64 = self.run_both(run, feeds, procedure)
-        records: tuple[Comparison, ...] = ()
-        if beginning is not None:
-            known = Expected(ref32, ref64, self.expected(*beginning).floors)
+        got, exact = self.run_both(run, feeds, procedure)
+        known = Expected(exact, self.expected(*(beginning or (feeds, procedure))).floors)
+        records = self._compare(got, known, over_a_run=over_a_run)
+        if not self._applied and not all(record.ok for record in records):
+            known = self.expected(feeds, procedure, draws=MANY_DRAWS)
             records = self._compare(got, known, over_a_run=over_a_run)
-        if not records or not all(record.ok for record in records):
-            known = Expected(ref32, ref64, noise_floors(self._reference, feeds, ref64, procedure))
-            records = self._compare(got, known, over_a_run=over_a_run)
-        measured = Measured(got, known, records)
+        ok = all(record.ok for record in records)
+        overflow = "" if ok or self._function is None else self._function.graph.overflow(feeds)
+        measured = Measured(got, known, records, overflow)
         self._count(measured)
         self._count_inputs(feeds)
         return measured
 
     def run_both(
         self, run: Runner, feeds: Feeds, procedure: Procedure = whole
-    ) -> tuple[Mapping[str, Array], Mapping[str, Array], Mapping[str, Array]]:
-        """Return what the file gives, and the reference in its own dtype and in float64.
-
-        Raises as ``measure`` does.
-        """
-        ref32, ref64 = self.reference(feeds, procedure)
+    ) -> tuple[Mapping[str, Array], Mapping[str, Array]]:
+        """Return what an engine gives, and what it should in float64; raises as ``measure`` does."""
+        exact = self.exact(feeds, procedure)
         try:
-            return procedure(run, feeds), ref32, ref64
+            return procedure(run, feeds), exact
         except Exception as error:
             raise FileFailedError(f"the file does not run: {first_line(error)}") from error
+
+    def exact(self, feeds: Feeds, procedure: Procedure = whole) -> Mapping[str, Array]:
+        """Return the graph's outputs in float64, the reference's where it has none; raises as ``measure``."""
+        run = self._function.graph.run64 if self._function else self._reference.run64
+        try:
+            return procedure(run, feeds)
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise RefusedError(f"the reference itself refuses this: {first_line(error)}") from error
+
+    def expected(self, feeds: Feeds, procedure: Procedure = whole, draws: int = DRAWS) -> Expected:
+        """Return what an engine should give, with noise floors; raises as ``measure`` does."""
+        exact = self.exact(feeds, procedure)
+        if self.budgets:
+            return Expected(exact, {name: np.zeros([1] * array.ndim) for name, array in exact.items()})
+        if procedure is whole and draws == DRAWS:
+            return Expected(exact, self._floors(feeds))
+        return Expected(exact, noise_floors(self._graph, feeds, exact, self._fixed, procedure, draws))
+
+    def _find_floors(self, feeds: Feeds) -> Mapping[str, Array]:
+        return noise_floors(self._graph, feeds, self.exact(feeds), self._fixed)
+
+    def limits(self, known: Expected, name: str) -> Array:
+        """Return the limits of an output that must be exact; they broadcast against it."""
+        if self._config.overridden:
+            return np.asarray(self._config.own_limit(known.ref64[name]))
+        return MULTIPLE * known.floors[name]
 
     def _compare(
         self, got: Mapping[str, Array], known: Expected, *, over_a_run: bool
@@ -279,10 +336,7 @@ class Judge:
         if self._applied:
             return tuple(
                 self._applied.held(
-                    compare(name, got[name], exact, floor=known.floors[name].max(initial=0.0)),
-                    got[name],
-                    exact,
-                    over_a_run=over_a_run,
+                    compare(name, got[name], exact, floor=0.0), got[name], exact, over_a_run=over_a_run
                 )
                 for name, exact in known.ref64.items()
             )
@@ -293,41 +347,18 @@ class Judge:
             )
         return tuple(compare_outputs(got, known))
 
-    def reference(
-        self, feeds: Feeds, procedure: Procedure = whole
-    ) -> tuple[Mapping[str, Array], Mapping[str, Array]]:
-        """Return the reference's outputs in its own dtype and in float64; raises as ``measure`` does."""
-        try:
-            ref32, ref64 = procedure(self._reference.run, feeds), procedure(self._reference.run64, feeds)
-        except (RuntimeError, ValueError, IndexError) as error:
-            raise RefusedError(f"the reference itself refuses this: {first_line(error)}") from error
-        _check_range(ref32, ref64)
-        return ref32, ref64
-
-    def expected(self, feeds: Feeds, procedure: Procedure = whole) -> Expected:
-        """Return what the reference gives, with noise floors; raises as ``measure`` does."""
-        ref32, ref64 = self.reference(feeds, procedure)
-        return Expected(ref32, ref64, noise_floors(self._reference, feeds, ref64, procedure))
-
-    def limits(self, known: Expected, name: str) -> Array:
-        """Return the limits of an output that must be exact; they broadcast against it."""
-        if self._config.overridden:
-            return np.asarray(self._config.own_limit(known.ref64[name]))
-        return MULTIPLE * known.floors[name]
-
     def _count(self, measured: Measured) -> None:
-        known = measured.known
         self._cases += 1
-        if measured.below_noise:
-            self._below_noise += 1
-        else:
-            for record in measured.records:
-                self._count_channels(record, measured.got[record.name], known)
-        for name, limit in unverified(known).items():
-            self._too_small.setdefault(name, []).append(limit)
-        for name, exact in known.ref64.items():
-            self._count_errors(self._file, 0, measured.got[name], exact)
-            self._count_errors(self._own, 1, known.ref32[name], exact)
+        if measured.overflow:
+            self._overflows[measured.overflow] += 1
+            return
+        known = measured.known
+        for record in measured.records:
+            self._count_channels(record, measured.got[record.name], known)
+            self._count_errors(measured.got[record.name], known.ref64[record.name])
+        if not self._applied and not self._config.overridden:
+            for name, limit in weak(known).items():
+                self._weak[name] = max(limit, self._weak.get(name, 0.0))
 
     def _count_inputs(self, feeds: Feeds) -> None:
         rows, steps = case_size(self._manifest, feeds)
@@ -342,28 +373,31 @@ class Judge:
         exact, floors = known.ref64[record.name], known.floors[record.name]
         if got.shape != exact.shape or not exact.size:
             return
+        kept = [axis for axis, size in enumerate(floors.shape) if size > 1]
         with np.errstate(invalid="ignore"):
             errors = np.nan_to_num(np.abs(got.astype(np.float64) - exact), nan=0.0, posinf=0.0)
-        over = tuple(axis for axis, size in enumerate(floors.shape) if size == 1)
-        errors = errors.max(axis=over).reshape(-1)
-        for index, (error, floor) in enumerate(zip(errors, floors.reshape(-1), strict=True)):
-            key = (record.name, index if floors.size > 1 else None)
-            limit = record.limit if self._applied or self._config.overridden else MULTIPLE * floor
-            before = self._channels.get(key)
+        errors = largest(errors, [axis - exact.ndim for axis in kept])
+        limits = np.broadcast_to(
+            record.limit if self._applied or self._config.overridden else MULTIPLE * floors, errors.shape
+        )
+        sizes = reduce_free(exact, [axis - exact.ndim for axis in kept])
+        verified = (limits <= WEAK * sizes) & (sizes > 0)
+        if verified.any():
+            weakest = float((limits[verified] / sizes[verified]).max())
+            self._weakest[record.name] = max(weakest, self._weakest.get(record.name, 0.0))
+        for index in np.ndindex(errors.shape):
+            key = (record.name, tuple(index[axis] for axis in kept))
+            before, error, limit = self._channels.get(key), float(errors[index]), float(limits[index])
             if before is None or error * before.limit > before.error * limit:
-                self._channels[key] = Channel(*key, float(error), float(floor), float(limit))
+                floor = float(np.broadcast_to(floors, errors.shape)[index])
+                self._channels[key] = Channel(*key, error, floor, limit)
 
-    def _count_errors(self, counts: npt.NDArray[np.int64], place: int, one: Array, exact: Array) -> None:
-        if one.shape != exact.shape:
+    def _count_errors(self, got: Array, exact: Array) -> None:
+        if got.shape != exact.shape:
             return
         with np.errstate(invalid="ignore"):
-            errors = np.abs(one.astype(np.float64) - exact)
+            errors = np.abs(got.astype(np.float64) - exact)
         errors = errors[np.isfinite(errors)]
         seen = errors >= 10.0 ** _EDGES[0]
-        self._exact[place] += int((~seen).sum())
-        counts += np.histogram(np.minimum(np.log10(errors[seen]), _EDGES[-1]), _EDGES)[0]
-
-
-def _check_range(ref32: Mapping[str, Array], ref64: Mapping[str, Array]) -> None:
-    if any((~np.isfinite(ref32[name]) & np.isfinite(ref64[name])).any() for name in ref32):
-        raise RefusedError("the reference itself overflows here in its own dtype")
+        self._exact += int((~seen).sum())
+        self._errors += np.histogram(np.minimum(np.log10(errors[seen]), _EDGES[-1]), _EDGES)[0]

@@ -3,48 +3,32 @@
 import copy
 import inspect
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
 from lstm_edge_runtime.errors import InputError, LstmEdgeError, first_line
-from lstm_edge_runtime.manifest import Array, Manifest, StateSpec, TensorSpec
+from lstm_edge_runtime.manifest import Manifest, StateSpec, TensorSpec
 
 from ..export.config import ExportConfig
-from ..numerics.floats import one_thread
-from ..numerics.noise import Layout, Rounding
+from ..graph import to_proto
+from ..numerics.graph64 import Graph64, remember
+from ..numerics.indices import index_values
 from ..numerics.reference import Signature, TorchReference, flatten_output, weights_sha256
 from .reference import ModelFile, ReferenceModel
 
 __all__ = ["against_module"]
 
 
-class _OnOneThread:
-    """Runs a reference on one thread: it then sums in the same order whatever the machine's core count.
-
-    For networks of this kind a second thread gains nothing, and on a busy machine the two wait for one
-    another at every step.
-    """
+class _Remembering:
+    """A module that is run once for a case, whatever it is compared with."""
 
     def __init__(self, reference: TorchReference) -> None:
-        self._reference = reference
-        self.layout = reference.layout
-
-    def run(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
-        with one_thread():
-            return self._reference.run(feeds)
-
-    def run64(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
-        with one_thread():
-            return self._reference.run64(feeds)
-
-    def perturbed(self, feeds: Mapping[str, Array], rounding: Rounding) -> Mapping[str, Array]:
-        with one_thread():
-            return self._reference.perturbed(feeds, rounding)
+        self.run64, self.tensors = remember(reference.run64), tuple(reference.tensors)
 
 
 def against_module(
@@ -85,21 +69,21 @@ def against_module(
     named = config is not None and config.states is not None and {*signature.names} == {*config.inputs}
     if config is not None and named and file.manifest.ranges == config.ranges:
         manifest = _declared(file, signature, config)
-        reference = TorchReference(module, signature, config.outputs, layout=Layout.of(manifest))
+        reference, graph = TorchReference(module, signature, config.outputs), None
     else:
-        reference, manifest = _trace_manifest(module, signature, example, file, config)
+        reference, manifest, graph = _trace_manifest(module, signature, example, file, config)
     examples = {
         name: tensor.detach().cpu().numpy()
         for name, tensor in zip(signature.names, signature.example, strict=True)
     }
-    indices = {spec.name for spec in manifest.data_inputs if np.dtype(spec.dtype).kind in "iu"}
     return ReferenceModel(
-        computation=_OnOneThread(reference),
+        computation=_Remembering(reference),
         about=about or type(module).__name__,
         manifest=manifest,
         layers=_layers(module),
         examples=examples,
-        values=reference.index_values(examples) if indices else {},
+        values=index_values((graph or ir.from_proto(file.proto)).graph),
+        graph=lambda: Graph64(to_proto(graph), "the module's graph") if graph else None,
         sha256=sha256 or (config.checkpoint_sha256 if config else None) or "",
         weights=weights_sha256(module),
         asks_ranges=config is not None,
@@ -123,7 +107,7 @@ def _trace_manifest(
     example: Any,
     file: ModelFile,
     config: ExportConfig | None,
-) -> tuple[TorchReference, Manifest]:
+) -> tuple[TorchReference, Manifest, ir.Model | None]:
     """Trace the module as ``export`` does, with the names and the fixed sizes that the file's graph has."""
     from ..export.pipeline import convert_module, own_copy  # as long to import as a quick validation takes
     from ..export.ranges import settle_ranges
@@ -162,12 +146,12 @@ def _trace_manifest(
         if not {state.input for state in file.manifest.states} <= {*signature.names}:
             prepared = convert_module(module, example, plain)
         else:
-            layout = Layout.of(file.manifest)
-            return TorchReference(own, signature, outputs, layout=layout), file.manifest._replace(golden=None)
+            manifest = file.manifest._replace(golden=None)
+            return TorchReference(own, signature, outputs), manifest, None
     ranges, _ = settle_ranges(
         prepared.guards, prepared.sizes, prepared.cases, prepared.reference, file.runner(), plain.ranges
     )
-    return prepared.reference, prepared.manifest._replace(ranges=ranges)
+    return prepared.reference, prepared.manifest._replace(ranges=ranges), prepared.model
 
 
 def _declared(file: ModelFile, signature: Signature, config: ExportConfig) -> Manifest:

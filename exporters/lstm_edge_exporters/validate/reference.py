@@ -7,13 +7,14 @@ file here; ``module`` has PyTorch modules.
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 
 from lstm_edge_runtime import Model, load
 from lstm_edge_runtime.errors import ContractError, InputError, ManifestError, UnsupportedError
@@ -25,7 +26,9 @@ from lstm_edge_runtime.ort import CPU, Provider, SessionOptions, run_by_name
 from lstm_edge_runtime.state import Runner
 
 from ..isolation import open_isolated
-from ..numerics.noise import Layout, PerturbableReference, Rounding
+from ..numerics.function import Reference
+from ..numerics.graph64 import Graph64
+from ..numerics.indices import index_values
 
 __all__ = [
     "ModelFile",
@@ -97,6 +100,19 @@ class ModelFile:
         """The recurrent nodes by kind, those of inner graphs and functions included."""
         kinds = (_RECURRENT.get(node.op_type) for node in self.content.every_node())
         return Counter(kind for kind in kinds if kind is not None)
+
+    @cached_property
+    def proto(self) -> onnx.ModelProto:
+        """The graph with its weights."""
+        return onnx.load(str(self.path))
+
+    @cached_property
+    def graph64(self) -> tuple[Graph64 | None, str]:
+        """The graph in float64; where it has no such run None and why."""
+        try:
+            return Graph64(self.proto, str(self.path)), ""
+        except UnsupportedError as error:
+            return None, str(error)
 
     def runner(self, threads: int = 1, providers: tuple[Provider, ...] = (CPU,)) -> Runner:
         """Open a session of its own.
@@ -185,7 +201,7 @@ def open_file(path: str | os.PathLike[str]) -> ModelFile:
 class ReferenceModel:
     """What a file is compared with."""
 
-    computation: PerturbableReference
+    computation: Reference
     about: str
     """What it is, in words."""
     manifest: Manifest
@@ -198,9 +214,13 @@ class ReferenceModel:
     values: Mapping[str, int] = field(default_factory=dict)
     """How many values are valid, by the name of an input of indices."""
     sha256: str = ""
+    """Of the checkpoint, where there is one."""
     weights: str = ""
     """``weights_sha256`` of a module."""
-    """Of the checkpoint, where there is one."""
+    stateless: bool = False
+    """Whether it takes none of the file's states, as what was lifted does not: at reset alone it is asked."""
+    graph: Callable[[], Graph64 | None] = lambda: None
+    """Gives the graph that the file should hold, where there is one; asked only after a failure."""
     asks_ranges: bool = True
     """Whether the manifest's ranges are what was asked for; where not, they are the widest that hold."""
     regenerates: bool = True
@@ -241,29 +261,35 @@ def against_itself(file: ModelFile) -> ReferenceModel | None:
 
 
 def _of_file(file: ModelFile, about: str) -> ReferenceModel:
-    import onnx_ir as ir
-
-    from ..numerics.indices import index_values
-    from ..numerics.onnx_reference import OnnxReference
-
-    manifest, model = file.manifest, onnx.load(str(file.path))
+    graph, reason = file.graph64
+    if graph is None or file.precision == "int8":
+        raise UnsupportedError(
+            f"{reason or f'{file.path} is int8 and has no float64 run'}; "
+            "compare with the float file or the PyTorch module that it was made from"
+        )
+    manifest = file.manifest
     return ReferenceModel(
-        computation=OnnxReference(model, file.runner(), Layout.of(manifest), str(file.path)),
+        computation=graph,
         about=about,
         manifest=manifest,
         layers=file.layers,
         examples=dict(manifest.golden.inputs) if manifest.golden else {},
-        values=index_values(ir.from_proto(model).graph),
+        values=index_values(ir.from_proto(file.proto).graph),
         sha256=str(manifest.provenance.get("checkpoint_sha256") or ""),
         asks_ranges=file.has_manifest,
         regenerates=file.has_manifest,
+        graph=lambda: graph,
     )
 
 
 def _before_lifting(original: ModelFile, lifted: ModelFile, about: str) -> ReferenceModel:
-    of_lifted, of_original = _of_file(lifted, about), _of_file(original, about)
-    computation = _Lifted(of_original.computation, of_lifted.computation, lifted.manifest)
-    return replace(of_original, computation=computation, manifest=_freed(lifted.manifest, original.manifest))
+    found = _of_file(original, about)
+    return replace(
+        found,
+        computation=_AtReset(found.computation, lifted.manifest),
+        manifest=_freed(lifted.manifest, original.manifest),
+        stateless=True,
+    )
 
 
 def _freed(lifted: Manifest, original: Manifest) -> Manifest:
@@ -284,34 +310,14 @@ def _freed(lifted: Manifest, original: Manifest) -> Manifest:
     )
 
 
-class _Lifted:
-    """A file without states as the reference of one that has them.
+class _AtReset:
+    """A file without states as the reference of one with: it tells what is right from reset alone."""
 
-    From the reset states the outputs are the original's; everything else is the lifted graph's own.
-    """
-
-    def __init__(
-        self, original: PerturbableReference, lifted: PerturbableReference, manifest: Manifest
-    ) -> None:
-        self._original, self._lifted, self._states = original, lifted, manifest.states
-        self.layout = lifted.layout
-
-    def run(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
-        return self._joined(self._original.run, self._lifted.run, feeds)
+    def __init__(self, original: Reference, manifest: Manifest) -> None:
+        self._original, self._states, self.tensors = original, manifest.states, original.tensors
 
     def run64(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
-        return self._joined(self._original.run64, self._lifted.run64, feeds)
-
-    def perturbed(self, feeds: Mapping[str, Array], rounding: Rounding) -> Mapping[str, Array]:
-        return self._joined(
-            lambda plain: self._original.perturbed(plain, rounding),
-            lambda plain: self._lifted.perturbed(plain, rounding),
-            feeds,
-        )
-
-    def _joined(self, original: Runner, lifted: Runner, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
-        found = lifted(feeds)
-        if not all(np.all(feeds[state.input] == state.reset) for state in self._states):
-            return found
+        if any(np.any(feeds[state.input] != state.reset) for state in self._states):
+            raise RuntimeError("it takes no states, and gives what is right from the reset states alone")
         inputs = {state.input for state in self._states}
-        return {**found, **original({name: array for name, array in feeds.items() if name not in inputs})}
+        return self._original.run64({name: array for name, array in feeds.items() if name not in inputs})

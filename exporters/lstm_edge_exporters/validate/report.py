@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field, is_dataclass, replace
 from typing import Any, Literal
 
 from lstm_edge_runtime.tolerance import Comparison
+
+from ..numerics.function import Agreement, describe_equality
 
 __all__ = [
     "MAX_CHECKS",
@@ -14,6 +16,7 @@ __all__ = [
     "Coverage",
     "Curve",
     "Disagreement",
+    "Equality",
     "Fact",
     "Figures",
     "Group",
@@ -125,22 +128,19 @@ class Curve:
     """Time steps taken when the point was measured."""
     error: tuple[float, ...]
     """The file's largest absolute difference from float64, over all outputs."""
-    floor: tuple[float, ...]
-    """The reference's own, in its dtype."""
+    limit: float
+    """What it may be, of the output that may differ most."""
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """How many elements have an absolute error of each decade's part, over every comparison."""
+    """How many elements have an absolute error of each decade's part, over every engine's comparisons."""
 
     edges: tuple[float, ...]
     """Bin edges as log10 of the absolute error; one more than counts."""
-    file: tuple[int, ...]
-    """Counts of the file's errors against float64."""
-    reference: tuple[int, ...]
-    """Counts of the reference's own errors against float64."""
-    exact: tuple[int, int] = (0, 0)
-    """Elements without any error: of the file, of the reference."""
+    counts: tuple[int, ...]
+    exact: int = 0
+    """Elements without any error."""
 
 
 @dataclass(frozen=True)
@@ -182,8 +182,8 @@ class Channel:
     """The comparison of one channel that came nearest to its limit, over every case."""
 
     output: str
-    index: int | None
-    """None where the output has one limit."""
+    index: tuple[int, ...]
+    """Its place on the fixed axes; empty where the output has one limit."""
     error: float
     floor: float
     limit: float
@@ -198,9 +198,35 @@ class Channel:
 
     def __str__(self) -> str:
         """Return ``logits[2] (run)``."""
-        index = "" if self.index is None else f"[{self.index}]"
+        index = f"[{', '.join(map(str, self.index))}]" if self.index else ""
         label = ", ".join(filter(None, (self.label, self.unit)))
         return f"{self.output}{index}{f' ({label})' if label else ''}"
+
+
+@dataclass(frozen=True)
+class Equality:
+    """How equal a graph and its reference are in float64, over every case."""
+
+    cases: int = 0
+    largest: float = 0.0
+    """The largest difference, as a fraction of its channel's largest value."""
+    constants: tuple[str, ...] = ()
+    """Constants that the translation introduced, where outputs differ by as much as they explain."""
+    ill_conditioned: int = 0
+    """Cases on which float64's own rounding makes a larger difference; they do not count above."""
+
+    def with_case(self, found: Agreement) -> "Equality":
+        """Return the same with one more case."""
+        if found.ill_conditioned:
+            return replace(self, cases=self.cases + 1, ill_conditioned=self.ill_conditioned + 1)
+        constants = tuple(dict.fromkeys((*self.constants, *found.constants)))
+        return replace(
+            self, cases=self.cases + 1, largest=max(self.largest, found.largest), constants=constants
+        )
+
+    def __str__(self) -> str:
+        """Return how equal in words: ``in float64 to 3e-16``."""
+        return describe_equality(self.largest, self.constants)
 
 
 @dataclass(frozen=True)
@@ -211,8 +237,8 @@ class Coverage:
     """Inputs that the file and its reference were both run on."""
     draws: int = 0
     """Perturbed runs of the reference behind each case's noise floors."""
-    below_noise: int = 0
-    """Cases that tell nothing, for rounding alone moves the reference by much."""
+    overflows: Mapping[str, int] = field(default_factory=dict)
+    """Nodes at which cases are beyond float32's range, and in how many."""
     rows: int = 0
     steps: int = 0
     """Time steps, over all rows."""
@@ -222,8 +248,10 @@ class Coverage:
     """Of each input of indices: how many different ones were used, and of how many; None where unknown."""
     channels: Mapping[str, int] = field(default_factory=dict)
     """How many channels of each output have a limit of their own."""
+    weakest: Mapping[str, float] = field(default_factory=dict)
+    """Of each output the largest limit of a verified channel, as a fraction of the channel."""
     unverified: Mapping[str, float] = field(default_factory=dict)
-    """Channels below the noise in every case, with the absolute limit that they were held to."""
+    """Channels whose limit in float32 was more than a tenth of them in a case, with the largest limit."""
 
     def __str__(self) -> str:
         """Return everything in one sentence."""
@@ -239,7 +267,8 @@ class Coverage:
                 for name, (used, known) in self.tokens.items()
             ),
             f"{self.draws} perturbed runs a case",
-            f"{self.below_noise} cases below noise",
+            *(f"weakest limit of {name} {share:.1g} of it" for name, share in self.weakest.items()),
+            *(f"float32 overflows at {node} in {count} cases" for node, count in self.overflows.items()),
         ]
         return "; ".join(parts)
 
@@ -273,6 +302,8 @@ class Report:
     seed: int
     quick: bool
     groups: tuple[Group, ...]
+    equality: Equality | None = None
+    """How equal the graph is to its reference in float64; None where they were not compared."""
     figures: Figures = field(default_factory=Figures)
     facts: tuple[Fact, ...] = ()
     """What the file states, beside what its reference has."""
@@ -318,6 +349,7 @@ class Report:
             "failed": self.count("failed"),
             "skipped": self.count("skipped"),
             "notes": list(self.notes),
+            "equality": _plain(self.equality),
             "coverage": _plain(self.coverage),
             "facts": _plain(self.facts),
             "channels": [_plain(each) | {"ratio": _plain(each.ratio)} for each in self.channels],

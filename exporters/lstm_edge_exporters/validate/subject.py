@@ -8,22 +8,25 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lstm_edge_runtime.errors import first_line
+from lstm_edge_runtime.errors import LstmEdgeError, first_line
 from lstm_edge_runtime.state import Runner, even_sizes, take_steps
 
 from ..numerics.cases import (
     CaseGenerator,
     Feeds,
+    Procedure,
     case_size,
     full_length,
     in_chunks,
     misshapen,
     random_sizes,
     row_by_row,
+    whole,
 )
-from ..numerics.noise import PerturbableReference, Procedure, whole
+from ..numerics.function import EQUAL, Function, Reference, fixed_axes
+from ..numerics.graph64 import MeasuredGraph
 from .config import ValidateConfig
-from .judge import FileFailedError, Judge, Measured, RefusedError, usual_scale
+from .judge import BUDGETED, FileFailedError, Judge, Measured, RefusedError, usual_scale
 from .reference import ModelFile, ReferenceModel
 from .report import Check, Figures
 
@@ -64,14 +67,21 @@ class Subject:
             reference.examples
         )
         cases = CaseGenerator.of(self.manifest, examples, reference.values, config.seed)
-        self.cases = cases.fitted_to(reference.computation.run)
+        self.cases = cases.fitted_to(reference.computation.run64)
         """Generates what both are fed."""
         self.manifest = self.manifest._replace(counts=self._counts())
+        self.graph, self.not_in_float64 = file.graph64
+        budgeted = self.manifest.precision in BUDGETED
+        self._function = None
+        if self.graph is not None and not budgeted:
+            self._function = Function(self.graph, reference.computation, fixed_axes(self.manifest))
         self.judge = Judge(
             reference.computation,
+            self._function,
+            self.graph or MeasuredGraph(file.proto, self.run),
             self.manifest,
             config,
-            self._scales(reference.computation),
+            self._scales(reference.computation) if budgeted else {},
             reference.values,
         )
         self.run_alone = row_by_row(self.manifest, self.run) if self.judge.budgets else self.run
@@ -81,6 +91,7 @@ class Subject:
         self, n: int, length: int, offset: int, *, at_reset: bool = False, full: bool = True
     ) -> dict[str, Array]:
         """Return the inputs of a case of ``n`` rows and ``length`` steps, the same for the same offset."""
+        at_reset = at_reset or self.reference.stateless
         return dict(self.cases.case(n, length, at_reset=at_reset, offset=offset, full=full).feeds)
 
     def rng(self, *key: int) -> np.random.Generator:
@@ -92,26 +103,69 @@ class Subject:
         return [spec.name for spec in self.manifest.data_inputs if np.dtype(spec.dtype).kind == "f"]
 
     def check(
+        self, name: str, feeds: Feeds, procedure: Procedure = whole, against: Procedure | None = None
+    ) -> Check:
+        """Compare the file's graph with its reference in float64; without a float64 run, the file itself.
+
+        A case that the reference itself refuses is skipped with the reason; one that the file can't run has
+        failed.
+
+        Args:
+            name: the check's.
+            feeds: the case.
+            procedure: how the file is run.
+            against: how the reference is run; as the file by default.
+        """
+        if self._function is None:
+            return self.check_engine(name, feeds, procedure=procedure)
+        itself = self.reference.computation is self.graph
+        if itself and procedure is whole:  # which is equal to itself; onnxruntime may not be
+            return self.check_engine(name, feeds)
+        began, size = time.perf_counter(), case_size(self.manifest, feeds)
+        try:
+            found = self.judge.agree(feeds, procedure, whole if itself else against)
+        except RefusedError as error:
+            return Check(name, "skipped", str(error), size=size)
+        except FileFailedError as error:
+            return Check(name, "failed", str(error), size=size)
+        failed = "; ".join(str(each) for each in found.records if not each.ok)
+        if failed and (node := self._first_difference(feeds)):
+            failed += f"; the first node that differs is {node}"
+        return Check(
+            name,
+            "failed" if failed else "passed",
+            failed,
+            max(found.records, key=lambda each: each.ratio, default=None),
+            time.perf_counter() - began,
+            size,
+        )
+
+    def _first_difference(self, feeds: Feeds) -> str:
+        """Return the first node whose values are not those of the reference's graph, where it has one."""
+        with contextlib.suppress(LstmEdgeError, RuntimeError):
+            twin = self.reference.graph()
+            if self.graph is not None and twin is not None and twin is not self.graph:
+                return self.graph.first_difference(feeds, twin, EQUAL)
+        return ""
+
+    def check_engine(
         self,
         name: str,
         feeds: Feeds,
-        procedure: Procedure = whole,
         run: Runner | None = None,
+        procedure: Procedure = whole,
         *,
         beginning: tuple[Feeds, Procedure] | None = None,
         over_a_run: bool = False,
         see: Callable[[Measured], None] | None = None,
     ) -> Check:
-        """Compare the file with its reference on one case.
-
-        A case that the reference itself refuses or overflows on is skipped with the reason; one that the
-        file can't run has failed.
+        """Compare an engine in float32 with the graph in float64 on one case.
 
         Args:
             name: the check's.
             feeds: the case.
-            procedure: how it is run, on both sides.
-            run: the file; in one call by default.
+            run: the engine; onnxruntime in one call by default.
+            procedure: how it is run.
             beginning: see ``Judge.measure``.
             over_a_run: see ``Judge.measure``.
             see: given what was measured, where something was.
@@ -125,23 +179,13 @@ class Subject:
             return Check(name, "skipped", str(error), size=size)
         except FileFailedError as error:
             return Check(name, "failed", str(error), size=size)
+        if measured.overflow:
+            return Check(name, "skipped", f"float32 overflows at {measured.overflow}", size=size)
         if see is not None:
             see(measured)
-        return self.verdict(name, measured, began, size)
-
-    def verdict(self, name: str, measured: Measured, began: float, size: tuple[int, int]) -> Check:
-        """Return the check of what was measured since ``began`` (``time.perf_counter``)."""
-        failed = [str(each) for each in measured.records if not each.ok]
-        if not failed and measured.below_noise:
-            return Check(name, "skipped", measured.below_noise)
-        return Check(
-            name,
-            "failed" if failed else "passed",
-            "; ".join(failed),
-            measured.worst,
-            time.perf_counter() - began,
-            size,
-        )
+        failed = "; ".join(str(each) for each in measured.records if not each.ok)
+        seconds = time.perf_counter() - began
+        return Check(name, "failed" if failed else "passed", failed, measured.worst, seconds, size)
 
     @cached_property
     def unstreamable(self) -> str:
@@ -155,6 +199,10 @@ class Subject:
         run = self.reference.computation.run64
         try:
             exact = run(feeds)
+            if self.reference.stateless:  # of which only the file's own pieces can be asked
+                if self.graph is None or not self.file.manifest.unstreamable:
+                    return ""
+                run = self.graph.run64
         except (RuntimeError, ValueError, IndexError) as error:
             return f"it refuses {_STEPS} steps ({first_line(error)})"
         for sizes in cuts:
@@ -163,6 +211,8 @@ class Subject:
             except (RuntimeError, ValueError, IndexError) as error:
                 return f"it refuses chunks of {min(sizes)} steps ({first_line(error)})"
             for name, array in pieces.items():
+                if name not in exact:
+                    continue
                 scale = float(np.max(np.abs(exact[name]), initial=0.0))
                 if array.shape != exact[name].shape:
                     return f"pieces give {name} {array.shape} and the whole {exact[name].shape}"
@@ -174,24 +224,24 @@ class Subject:
     @cached_property
     def padded_states(self) -> bool:
         """Whether the reference's states stop at a row's length, whatever stands behind it."""
-        from ..numerics.verify import ChunkedFile, states_stop_at_lengths
+        from ..numerics.verify import ChunkedFile, same_limits, states_stop_at_lengths
 
         lengths = self.manifest.lengths
         assert lengths is not None
-        file = ChunkedFile(self.manifest, self.reference.computation.run64, (lengths,))
-        feeds = self.draw(_ROWS, _STEPS, _OFFSET + 4)
-        return states_stop_at_lengths(
-            file, feeds, lambda _: dict.fromkeys(self.manifest.output_names, np.asarray(_SAME))
-        )
+        own = self.graph is not None and self.reference.stateless
+        run = self.graph.run64 if own and self.graph else self.reference.computation.run64
+        file = ChunkedFile(self.manifest, run, (lengths,), same_limits(self.manifest))
+        return states_stop_at_lengths(file, self.draw(_ROWS, _STEPS, _OFFSET + 4))
 
     def _counts(self) -> tuple[str, ...]:
         """Return the outputs of the reference that count a call's steps."""
-        from ..numerics.verify import ChunkedFile, find_counts
+        from ..numerics.verify import ChunkedFile, find_counts, same_limits
 
         if not self.manifest.states or not self.manifest.time_axes:
             return ()
         lengths = (self.manifest.lengths,) if self.manifest.lengths else ()
-        file = ChunkedFile(self.manifest, self.reference.computation.run64, lengths)
+        run = self.reference.computation.run64
+        file = ChunkedFile(self.manifest, run, lengths, same_limits(self.manifest))
         return find_counts(file, self.draw(2, _STEPS, _OFFSET + 6, at_reset=True))
 
     def wrong_shapes(self) -> Iterator[str]:
@@ -199,7 +249,7 @@ class Subject:
         mine = self.file.manifest
         for n, length in ((3, 8), (2, 11)):
             feeds = self.draw(n, length, _OFFSET + 5)
-            self.judge.reference(feeds)
+            self.judge.exact(feeds)
             rows, steps = case_size(self.manifest, feeds)
             sizes = {name: size for name, size in ((mine.batch, rows), (mine.sequence, steps)) if name}
             try:
@@ -261,7 +311,7 @@ class Subject:
         lengths = self.manifest.lengths
         return feeds if lengths is None else self.first_steps(feeds, int(feeds[lengths][0]))
 
-    def _scales(self, reference: PerturbableReference) -> dict[str, float]:
+    def _scales(self, reference: Reference) -> dict[str, float]:
         """Return each output's usual scale, on a drawn batch and on data where it is given."""
         states = {state.output for state in self.manifest.states}
         scales: dict[str, float] = {}
@@ -270,7 +320,7 @@ class Subject:
             cases += [feeds for _, feeds in self.sample_batches(_USUAL, _USUAL)]
         for feeds in cases:
             with contextlib.suppress(RuntimeError, ValueError, IndexError):  # a reference of fixed sizes
-                for name, array in reference.run(feeds).items():
+                for name, array in reference.run64(feeds).items():
                     if array.size:
                         scale = usual_scale(array, state=name in states)
                         scales[name] = max(scale, scales.get(name, 0.0))

@@ -128,8 +128,7 @@ def _stream(subject: Subject, manifest: Manifest) -> Iterator[GoldenSet]:
 
 
 def _golden(subject: Subject, feeds: dict[str, Array]) -> Golden:
-    known = subject.judge.expected(feeds)
-    return golden_case(feeds, known.ref32, known.floors)
+    return golden_case(subject.file.manifest, feeds, subject.judge.expected(feeds))
 
 
 def _limits(file: ModelFile, sets: tuple[GoldenSet, ...]) -> dict[str, dict[str, float]]:

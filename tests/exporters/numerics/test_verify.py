@@ -5,10 +5,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx.parser import parse_model
 from torch import nn
 
 from lstm_edge_exporters.numerics.cases import GRID, Case, CaseGenerator, InputSpec
-from lstm_edge_exporters.numerics.noise import Layout
+from lstm_edge_exporters.numerics.function import Function
+from lstm_edge_exporters.numerics.graph64 import Graph64
 from lstm_edge_exporters.numerics.reference import Injection, Signature, TorchReference, flatten_output
 from lstm_edge_exporters.numerics.verify import verify
 from lstm_edge_runtime.errors import CheckFailedError, InputError
@@ -57,70 +59,73 @@ def test_the_grid_has_six_sizes_with_states_at_reset_and_not():
     assert {case.at_reset for case in cases} == {True, False}
 
 
+HALF = """<ir_version: 8, opset_import: ["" : 18]> g (float[N, 2] x) => (float[N, 2] y)
+{ two = Constant <value_float = 2.0> () y = Div (x, two) }"""
+
+
 class Half:
-    """A reference whose float32 run is off by ``error``."""
+    """What the graph above computes, but for an error."""
 
-    layout = Layout(batch={"x": 0}, channels={"y": -1})
+    tensors = ()
 
-    def __init__(self, error=1e-8, integer=False):
-        self.error, self.integer = error, integer
-
-    def run(self, feeds):
-        return self.run64(feeds) if self.integer else {"y": np.float32(feeds["x"] / 2 + self.error)}
+    def __init__(self, error=0.0):
+        self.error = error
 
     def run64(self, feeds):
-        return {"y": np.round(feeds["x"]).astype(np.int64) if self.integer else np.float64(feeds["x"]) / 2}
+        return {"y": np.float64(feeds["x"]) / 2 * (1 + self.error)}
 
-    def perturbed(self, feeds, rounding):
-        exact = self.run64(feeds)["y"]
-        return {"y": exact if self.integer else rounding.relative(exact)}
+
+def run(reference, cases, engine=lambda feeds: {"y": feeds["x"] / 2}):
+    return verify(Function(Graph64(parse_model(HALF)), reference, {"y": (-1,)}), engine, cases)
 
 
 def case(x=1.0):
     return Case({"N": 3}, {"x": np.full((3, 2), x, np.float32)}, at_reset=False)
 
 
-def test_an_equal_candidate_passes_and_its_figures_are_kept():
-    found = verify(lambda feeds: {"y": feeds["x"] / 2}, Half(), [case(1.0), case(2.0)])
+def test_an_equal_file_passes_and_its_figures_are_kept():
+    found = run(Half(), [case(1.0), case(2.0)])
     assert found.max_abs == 0
+    assert found.equal_to == 0
+    assert str(found) == "in float64 to 0"
     assert found.to_dict()["cases"] == ["N=3"]
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
-def test_a_difference_beyond_rounding_fails_at_every_scale_and_says_where(scale):
-    with pytest.raises(CheckFailedError, match=r"at N=3: y\[3, 2\] differs by .* at \[0, 0\]"):
-        verify(lambda feeds: {"y": feeds["x"] / 2 * np.float32(1 + 1e-5)}, Half(0.0), [case(scale)])
+def test_an_engine_beyond_rounding_fails_at_every_scale_and_says_where(scale):
+    with pytest.raises(CheckFailedError, match=r"at N=3: y\[3, 2\] differs by .* at \[0, 0\].*noise floor"):
+        run(Half(), [case(scale)], lambda feeds: {"y": feeds["x"] / 2 * np.float32(1 + 1e-5)})
 
 
-def test_whole_numbers_must_be_equal():
-    with pytest.raises(CheckFailedError, match="y"):
-        verify(lambda feeds: {"y": np.int64(feeds["x"]) + 1}, Half(integer=True), [case()])
+def test_a_graph_that_is_not_its_reference_fails_by_less_than_float32_can_tell():
+    with pytest.raises(CheckFailedError, match=r"at N=3: y\[3, 2\] differs by .* of the largest value"):
+        run(Half(1e-10), [case()])
+    assert run(Half(1e-13), [case()]).equal_to < 2e-13
 
 
-def test_a_candidate_that_does_not_run_fails_with_its_size():
+def test_a_file_that_does_not_run_fails_with_its_size():
     def broken(feeds):
         raise RuntimeError("the shape is baked in")
 
     with pytest.raises(CheckFailedError, match="at N=3: the file does not run: the shape is baked in"):
-        verify(broken, Half(), [case()])
+        run(Half(), [case()], broken)
 
 
-def test_a_reference_that_is_mostly_noise_proves_nothing():
-    with pytest.raises(CheckFailedError, match="no difference can be told"):
-        verify(lambda feeds: {"y": feeds["x"]}, Half(error=0.4), [case()])
+def test_an_output_of_another_shape_fails():
+    with pytest.raises(CheckFailedError, match=r"y is \(2, 2\), expected \(3, 2\)"):
+        run(Half(), [case()], lambda feeds: {"y": feeds["x"][:2]})
 
 
 def test_sizes_that_the_reference_refuses_are_kept_and_all_of_them_fail():
     class Picky(Half):
-        def run(self, feeds):
+        def run64(self, feeds):
             if feeds["x"].max() < 2:
                 raise RuntimeError("too small")
-            return super().run(feeds)
+            return super().run64(feeds)
 
-    found = verify(lambda feeds: {"y": feeds["x"] / 2}, Picky(), [case(1.0), case(2.0)])
-    assert found.to_dict()["skipped"] == ["N=3: too small"]
+    assert run(Picky(), [case(1.0), case(2.0)]).to_dict()["skipped"] == ["N=3: too small"]
     with pytest.raises(CheckFailedError, match=r"no size of the verification.*too small"):
-        verify(lambda feeds: {"y": feeds["x"] / 2}, Picky(), [case(1.0)])
+        run(Picky(), [case(1.0)])
 
 
 class Inside(nn.Module):

@@ -54,9 +54,9 @@ def report():
             Group("inputs", "Inputs", (Check("zeros", "passed", worst=comparison(0.0, 1e-7, 0.0)),)),
         ),
         figures=Figures(
-            steps=Curve((1, 2, 3), (1e-8, 0.0, float("inf")), (1e-8, 2e-8, 0.0)),
-            drift=Curve((100, 200), (1e-8, 2e-8), (1e-8, 1e-8)),
-            histogram=Histogram((-9.0, -8.0, -7.0), (10, 5), (12, 3), (2, 1)),
+            steps=Curve((1, 2, 3), (1e-8, 0.0, float("inf")), 1e-8),
+            drift=Curve((100, 200), (1e-8, 2e-8), 1e-8),
+            histogram=Histogram((-9.0, -8.0, -7.0), (10, 5), 2),
             disagreements=(Disagreement(1, 17, NASTY, "rest", NASTY, 1e-6),),
             margins=(0.5, 1e-6, 0.0),
         ),

@@ -122,7 +122,7 @@ def test_a_run_becomes_a_file_with_a_table_and_the_next_commands(folder):
         "(N, L, 6)",
         "lengths",
         "1 LSTM",
-        "largest difference",
+        "equal to PyTorch in float64 to",
         "lstm-edge inspect har.onnx",
     ):
         assert words in done.stdout

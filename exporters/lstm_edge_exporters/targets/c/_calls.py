@@ -15,9 +15,10 @@ from lstm_edge_runtime.selftest import golden_limits
 from lstm_edge_runtime.tolerance import MULTIPLE
 
 from ...numerics.cases import CaseGenerator, InputSpec, case_size
+from ...numerics.floors import expected
+from ...numerics.function import fixed_axes
+from ...numerics.graph64 import Graph64
 from ...numerics.indices import index_values
-from ...numerics.noise import Layout, noise_floors
-from ...numerics.onnx_reference import OnnxReference
 from ._interface import Interface
 
 __all__ = ["CCall", "GoldenCase", "golden_case", "run_calls"]
@@ -73,7 +74,7 @@ def run_calls(model: Model, graph: onnx.ModelProto, interface: Interface, count:
 
     run = runner(model)
     try:
-        reference = OnnxReference(graph, run, Layout.of(interface.manifest))
+        reference = Graph64(graph)
     except UnsupportedError:
         reference = None
     full = {}
@@ -85,7 +86,7 @@ def run_calls(model: Model, graph: onnx.ModelProto, interface: Interface, count:
     for place in range(count):
         feeds = {**cases.case(1, interface.chunk, at_reset=False, offset=place).feeds, **states}
         outputs = run(feeds)
-        floors = _floors(reference, feeds | full) if reference else None
+        floors = _floors(reference, interface, feeds | full) if reference else None
         if floors is None:
             moved = run(_one_level_off(feeds))
             limits = {name: _apart(moved[name], array) for name, array in outputs.items()}
@@ -160,9 +161,9 @@ def _record(model: Model, graph: onnx.ModelProto, interface: Interface) -> Golde
     )
 
 
-def _floors(reference: OnnxReference, feeds: Mapping[str, Array]) -> dict[str, Array] | None:
+def _floors(graph: Graph64, interface: Interface, feeds: Mapping[str, Array]) -> Mapping[str, Array] | None:
     try:
-        return noise_floors(reference, feeds, reference.run64(feeds))
+        return expected(graph, feeds, fixed_axes(interface.manifest)).floors
     except RuntimeError:  # the evaluator in float64 lacks more than it says beforehand
         return None
 

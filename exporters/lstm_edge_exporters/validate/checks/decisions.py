@@ -51,7 +51,7 @@ def check_decisions(subject: Subject) -> Iterator[Check]:
     time_axis = subject.manifest.time_axis(subject.manifest.axes[task.output])
     got, wide = (
         _stack([each[task.output] for each in sides], rows, time_axis)
-        for sides in ([each[0] for each in ran], [each[2] for each in ran])
+        for sides in ([each[0] for each in ran], [each[1] for each in ran])
     )
     seconds = time.perf_counter() - began
     truth = None if data is None or data.targets is None else np.asarray(data.targets)[indices]

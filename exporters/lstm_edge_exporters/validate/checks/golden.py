@@ -8,10 +8,12 @@ import numpy as np
 
 from lstm_edge_runtime.errors import CheckFailedError, LstmEdgeError, ManifestError, counted, first_line
 from lstm_edge_runtime.manifest import Golden
-from lstm_edge_runtime.selftest import check_golden_case, golden_limits
-from lstm_edge_runtime.tolerance import Comparison
+from lstm_edge_runtime.selftest import check_golden_case, golden_limits, replay_golden
+from lstm_edge_runtime.tolerance import Comparison, compare
 
-from ...numerics.cases import case_size
+from ...numerics.cases import Feeds, case_size
+from ...numerics.function import Reference
+from ...numerics.noise import Rounding
 from ...numerics.verify import record_golden
 from ..config import ValidateConfig
 from ..judge import FileFailedError, Measured, RefusedError
@@ -24,6 +26,8 @@ __all__ = ["check_golden", "check_recorded", "other_weights"]
 
 _SLACK = 2.0
 """How many times the limits and floors found here may be those recorded: other machines round otherwise."""
+_FLOAT_ERRORS = 100.0
+"""Relative rounding errors of the inputs' dtype that the outputs of a float parent may be away."""
 
 
 def check_recorded(subject: Subject) -> Iterator[Check]:
@@ -42,8 +46,10 @@ def check_recorded(subject: Subject) -> Iterator[Check]:
         except (FileFailedError, KeyError) as error:
             yield Check(name, "failed", f"it does not fit the file: {error}")
             continue
-        failed = "; ".join(str(each) for each in measured.records if not each.ok)
-        yield Check(name, "failed" if failed else "passed", failed, measured.worst)
+        records = _float_records(golden, measured) if subject.judge.budgets else measured.records
+        failed = "; ".join(str(each) for each in records if not each.ok)
+        worst = max(records, key=lambda each: each.ratio)
+        yield Check(name, "failed" if failed else "passed", failed, worst)
         wrong += _wrong_limits(subject, golden, measured)
     yield Check("limits of the golden case", "failed" if wrong else "passed", "; ".join(wrong))
 
@@ -58,11 +64,8 @@ def other_weights(file: ModelFile, reference: ReferenceModel, config: ValidateCo
         return ""
     if not comparable(file, reference):
         return ""
-    try:
-        measured = Subject(file, reference, config).judge.measure(lambda _: golden.outputs, golden.inputs)
-    except (RefusedError, FileFailedError, KeyError):
-        return ""
-    return "; ".join(str(each) for each in measured.records if not each.ok)
+    found = Subject(file, reference, config).check("golden case", golden.inputs)
+    return found.message if found.status == "failed" else ""
 
 
 def _coverage(subject: Subject, recorded: Sequence[Golden]) -> Check:
@@ -85,10 +88,21 @@ def _regenerated(subject: Subject) -> tuple[Golden, ...]:
     golden = subject.reference.manifest.golden
     if golden is None and subject.reference.regenerates:
         try:
-            golden = record_golden(subject.reference.computation, subject.cases, [*subject.cases.cases()])
+            graph = _Unperturbed(subject.reference.computation)
+            golden = record_golden(graph, subject.manifest, subject.cases, [*subject.cases.cases()])
         except CheckFailedError:
             return ()
     return () if golden is None else (golden, *golden.more)
+
+
+class _Unperturbed:
+    """A reference as what records golden cases; limits are not asked of it."""
+
+    def __init__(self, reference: Reference) -> None:
+        self.run64 = reference.run64
+
+    def perturbed(self, feeds: Feeds, rounding: Rounding) -> Feeds:  # noqa: ARG002
+        return self.run64(feeds)
 
 
 def _lacks(subject: Subject, golden: Golden, expected: Golden | None) -> Iterator[str]:
@@ -113,22 +127,50 @@ def _lacks(subject: Subject, golden: Golden, expected: Golden | None) -> Iterato
             yield f"{name} has {counted(here, 'distinct value')}, expected about {there} as in {array.shape}"
 
 
+def _float_records(golden: Golden, measured: Measured) -> tuple[Comparison, ...]:
+    """Compare the outputs of a quantized file's case, which its float parent gave, without any budget."""
+    floats = [array.dtype for array in golden.inputs.values() if array.dtype.kind == "f"]
+    relative = _FLOAT_ERRORS * max((float(np.finfo(dtype).eps) for dtype in floats), default=0.0)
+    return tuple(
+        compare(name, golden.outputs[name], exact, floor=0.0, limit=relative * np.abs(exact).max(initial=0.0))
+        for name, exact in measured.known.ref64.items()
+    )
+
+
+def _device_limits(subject: Subject, golden: Golden) -> dict[str, float]:
+    """Return the limits of a quantized file's case as ``quantize`` records them."""
+    from ...quantization.judge import device_limits
+
+    largest = dict.fromkeys(golden.outputs, 0.0)
+    alone = subject.file.manifest._replace(golden=golden._replace(more=()))
+    for replay in replay_golden(alone, subject.run):
+        for record in replay.comparisons:
+            largest[record.name] = max(largest[record.name], record.max_abs)
+    return device_limits(largest, golden.outputs)
+
+
 def _wrong_limits(subject: Subject, golden: Golden, measured: Measured) -> Iterator[str]:
     """Compare each channel's limit and each output's floor with what is found here."""
+    budgets = _device_limits(subject, golden) if subject.judge.budgets else {}
     for name, exact in measured.known.ref64.items():
         if exact.dtype.kind != "f":
             continue
         largest = float(measured.known.floors[name].max(initial=0.0))
-        if subject.judge.budgets:
-            limits = np.asarray(np.max(np.abs(exact), initial=0.0))
-        elif name in golden.limits:
+        if budgets:
+            limits = np.asarray(budgets[name])
+        elif (held := golden.limits.get(name)) is not None:
             limits = subject.judge.limits(measured.known, name)
+            if held.ndim == limits.ndim:  # of a state's units the largest
+                over = tuple(axis for axis, size in enumerate(held.shape) if size == 1)
+                limits = limits.max(axis=over, keepdims=True)
         else:  # one an output, as lifted files and those made before have
             limits = golden_limits(golden._replace(floor={name: largest}, limit={}), name)
         for what, one, other in (
             ("limit", golden_limits(golden, name), limits),
             ("floor", np.asarray(golden.floor.get(name, 0.0)), np.asarray(largest)),
         ):
+            if what == "floor" and subject.judge.budgets:
+                continue
             with np.errstate(divide="ignore", invalid="ignore"):
                 ratio = np.nan_to_num(one / other, nan=0.0, posinf=np.inf)  # both may be 0
             worst = np.unravel_index(int(np.argmax(ratio)), ratio.shape)

@@ -1,0 +1,131 @@
+"""Stage 2: how far a correct float32 engine may be from the graph in float64, on one case.
+
+The graph is run ``DRAWS`` times in float64, each time perturbed as float32 may round (``noise``); half of the
+draws keep their signs over time. The *noise floor* of an element of the fixed axes is the largest deviation
+from the exact run over all draws, rows and steps, plus half a unit in the last place at its largest value,
+for the float32 that the result is stored in. The limit is ``tolerance.MULTIPLE`` floors.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+
+from lstm_edge_runtime.manifest import Array
+from lstm_edge_runtime.tolerance import MULTIPLE, Comparison, compare
+
+from .cases import Feeds, Procedure, whole
+from .function import distance, largest, reduce_free
+from .noise import TINY, UNIT, Rounding
+
+__all__ = [
+    "DRAWS",
+    "MANY_DRAWS",
+    "WEAK",
+    "Expected",
+    "Perturbable",
+    "compare_outputs",
+    "expected",
+    "noise_floors",
+    "weak",
+]
+
+DRAWS = 8
+"""Perturbed runs of a case."""
+MANY_DRAWS = 32
+"""Of a case that is beyond its limit: of a single number the largest of few deviations may be small."""
+WEAK = 0.1
+"""Largest limit, as a fraction of a channel's largest value, at which a comparison verifies the channel."""
+
+
+class Perturbable(Protocol):
+    """A graph that can be evaluated exactly, and as float32 may round."""
+
+    def run64(self, feeds: Feeds) -> Mapping[str, Array]:
+        """Return every output in float64."""
+
+    def perturbed(self, feeds: Feeds, rounding: Rounding) -> Mapping[str, Array]:
+        """Return every output as a correct float32 implementation may give it."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What an engine should give on one case."""
+
+    ref64: Mapping[str, Array]
+    """The outputs in float64."""
+    floors: Mapping[str, Array]
+    """Noise floors, float64; each broadcasts against its output."""
+
+
+def expected(
+    graph: Perturbable,
+    feeds: Feeds,
+    fixed: Mapping[str, tuple[int, ...]],
+    procedure: Procedure = whole,
+    draws: int = DRAWS,
+) -> Expected:
+    """Run a graph on one case, exactly and perturbed; raises what it raises.
+
+    Args:
+        graph: the file's.
+        feeds: the case.
+        fixed: each output's axes of fixed size; see ``function.fixed_axes``.
+        procedure: how the case is run.
+        draws: perturbed runs.
+    """
+    exact = procedure(graph.run64, feeds)
+    return Expected(exact, noise_floors(graph, feeds, exact, fixed, procedure, draws))
+
+
+def noise_floors(
+    graph: Perturbable,
+    feeds: Feeds,
+    exact: Mapping[str, Array],
+    fixed: Mapping[str, tuple[int, ...]],
+    procedure: Procedure = whole,
+    draws: int = DRAWS,
+) -> dict[str, Array]:
+    """Return the noise floors of a case by output name; arguments as of ``expected``."""
+    floors = {name: np.zeros(()) for name in exact}
+    for draw in range(draws):
+        outputs = procedure(partial(graph.perturbed, rounding=Rounding(draw, keep=draw % 2 == 1)), feeds)
+        for name, array in exact.items():
+            same = outputs[name].shape == array.shape
+            away = distance(outputs[name], array) if same else np.full(array.shape, np.inf)
+            floors[name] = np.maximum(floors[name], largest(away, fixed.get(name, ())))
+    for name, array in exact.items():
+        if array.dtype.kind == "f":
+            floors[name] = floors[name] + UNIT * reduce_free(array, fixed.get(name, ())) + TINY
+    return floors
+
+
+def compare_outputs(got: Mapping[str, Array], known: Expected) -> list[Comparison]:
+    """Return one record an output, in the graph's order."""
+    return [
+        compare(
+            name,
+            got[name],
+            exact,
+            floor=known.floors[name],
+            dtype="float32" if exact.dtype.kind == "f" else "float64",
+        )
+        for name, exact in known.ref64.items()
+    ]
+
+
+def weak(known: Expected) -> dict[str, float]:
+    """Return the channels whose limit is more than ``WEAK`` of their largest value, and the limit."""
+    found = {}
+    for name, exact in known.ref64.items():
+        if exact.dtype.kind != "f" or not exact.size:
+            continue
+        floors = known.floors[name]
+        kept = [axis for axis, size in enumerate(floors.shape) if size > 1]
+        size = reduce_free(exact, [axis - exact.ndim for axis in kept])
+        for index in np.argwhere((MULTIPLE * floors > WEAK * size) & (size > 0)):
+            place = ", ".join(str(index[axis]) for axis in kept)
+            found[f"{name}[{place}]" if place else name] = float(MULTIPLE * floors[tuple(index)])
+    return found

@@ -1,0 +1,242 @@
+"""Stage 1: whether a file's graph is its reference's function. Both are evaluated in float64.
+
+No rounding of float32 hides anything here: one weight that is off by one unit in the last place is seen. A
+valid file agrees to 1e-12 of a channel's largest value or better, with two exceptions, which are looked for
+only where the limit is passed:
+
+* constants that the translation introduced, and rounded to float32, such as the 1/sqrt(2) of a GELU. They are
+  moved by one unit in the last place, and what that does is allowed;
+* cases on which float64 itself leaves few digits, as a chaotic network that runs for long. The graph is run
+  once more with float64's own rounding modeled (``noise.Rounding``), and what that does is allowed.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from typing import Protocol
+
+import numpy as np
+
+from lstm_edge_runtime.manifest import Array, Manifest
+from lstm_edge_runtime.state import Runner
+from lstm_edge_runtime.tolerance import Comparison, compare
+
+from .cases import Feeds, Procedure, whole
+from .graph64 import Graph64, introduced_constants
+from .noise import Rounding
+
+__all__ = [
+    "EQUAL",
+    "Agreement",
+    "Function",
+    "GraphError",
+    "Reference",
+    "describe_equality",
+    "distance",
+    "fixed_axes",
+    "largest",
+    "reduce_free",
+]
+
+EQUAL = 1e-11
+"""Largest difference between two float64 evaluations of one function, as a fraction of a channel's largest
+value."""
+_CONSTANTS = 1.5
+"""How many times what moving the introduced constants by a unit in the last place does is allowed."""
+_ROUNDINGS = 64.0
+"""How many times what float64's own rounding does is allowed."""
+_DRAWS = (4, 16)
+"""Perturbed runs of a case, and where a single number is beyond its limit still: of few draws the largest
+deviation may be small."""
+_FAR = 30.0
+"""So many limits away no further draw helps."""
+_SHOWN = 3
+"""Constants that are named in words."""
+
+
+class Reference(Protocol):
+    """What a file is compared with."""
+
+    def run64(self, feeds: Feeds) -> Mapping[str, Array]:
+        """Return every output in float64; raises RuntimeError, ValueError or IndexError where it refuses."""
+
+    @property
+    def tensors(self) -> Iterable[Array]:
+        """Every float tensor that it holds."""
+
+
+def fixed_axes(manifest: Manifest) -> dict[str, tuple[int, ...]]:
+    """Return each output's axes of fixed size, counted from the end: -1 is the last.
+
+    Each element of those has a limit of its own.
+    """
+    axes = {spec.name: spec.axes for spec in manifest.outputs}
+    axes |= {state.output: state.axes for state in manifest.states}
+    return {
+        name: tuple(place - len(each) for place, axis in enumerate(each) if isinstance(axis, int))
+        for name, each in axes.items()
+    }
+
+
+def reduce_free(array: Array, fixed: Sequence[int]) -> Array:
+    """Return the largest absolute finite value along all other axes, which stay with size 1."""
+    finite = np.where(np.isfinite(array), array, 0.0) if array.dtype.kind == "f" else array
+    return largest(np.abs(finite.astype(np.float64)), fixed)
+
+
+def largest(array: Array, fixed: Sequence[int]) -> Array:
+    """Return the largest value along all axes but ``fixed``; they stay with size 1."""
+    axes = tuple(axis for axis in range(array.ndim) if axis - array.ndim not in fixed)
+    return np.asarray(array.max(axis=axes, keepdims=True, initial=0.0))
+
+
+def describe_equality(largest: float, constants: Sequence[str]) -> str:
+    """Return how equal in words; see ``Agreement``."""
+    if not constants:
+        return f"in float64 to {largest:.1g}"
+    plural = "s" if len(constants) > 1 else ""
+    shown = ", ".join(constants[:_SHOWN]) + (", ..." if len(constants) > _SHOWN else "")
+    return (
+        f"in float64 except for {len(constants)} constant{plural} introduced by the translation ({shown}): "
+        f"{largest:.2g}"
+    )
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """One case in float64: how far apart the graph and its reference are."""
+
+    records: tuple[Comparison, ...]
+    constants: tuple[str, ...] = ()
+    """Introduced constants, where the difference is within what they explain and not without."""
+    ill_conditioned: bool = False
+    """Whether the difference is one that float64's own rounding makes."""
+
+    undefined: tuple[str, ...] = ()
+    """Outputs in which the reference gives NaN."""
+
+    @property
+    def largest(self) -> float:
+        """The largest difference, as a fraction of its channel's largest value."""
+        return max((each.max_rel for each in self.records), default=0.0)
+
+    @property
+    def ok(self) -> bool:
+        """Whether every output is within its limit."""
+        return all(each.ok for each in self.records)
+
+    @property
+    def worst(self) -> Comparison:
+        """The output nearest to its limit."""
+        return max(self.records, key=lambda each: each.ratio)
+
+
+@dataclass(frozen=True)
+class Function:
+    """A file's graph beside its reference."""
+
+    graph: Graph64
+    reference: Reference
+    fixed: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """See ``fixed_axes``."""
+    _graphs: dict[int, Graph64] = field(default_factory=dict)
+    """With their constants moved."""
+
+    @cached_property
+    def constants(self) -> tuple[str, ...]:
+        """Constants that the translation introduced."""
+        return introduced_constants(self.graph, self.reference.tensors)
+
+    def _moved(self, seed: int) -> Runner:
+        if seed not in self._graphs:
+            self._graphs[seed] = self.graph.moved(self.constants, seed)
+        return self._graphs[seed].run64
+
+    def _rounded(self, seed: int) -> Runner:
+        return partial(self.graph.perturbed, rounding=Rounding(seed, unit=2.0**-53))
+
+    def compare(
+        self, feeds: Feeds, procedure: Procedure = whole, against: Procedure | None = None
+    ) -> Agreement:
+        """Compare the graph with the reference on one case.
+
+        Args:
+            feeds: the case.
+            procedure: how the graph is run.
+            against: how the reference is run; as the graph by default.
+
+        Raises:
+            RuntimeError, ValueError, IndexError: the reference refuses the case.
+            GraphError: the graph does not run on it.
+        """
+        expected = (against or procedure)(self.reference.run64, feeds)
+        try:
+            got = procedure(self.graph.run64, feeds)
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise GraphError(str(error)) from error
+        names = [name for name in expected if name in got]
+        limits = {name: EQUAL * reduce_free(expected[name], self._fixed(name)) for name in names}
+        undefined = tuple(name for name, array in expected.items() if np.isnan(array).any())
+        found = Agreement(_compare(got, expected, limits), undefined=undefined)
+        if found.ok or any(got[name].shape != expected[name].shape for name in names):
+            return found
+        again = partial(self._allow, feeds=feeds, procedure=procedure, got=got, expected=expected)
+        if self.constants:
+            found = again(replace(found, constants=self.constants), limits, self._moved, _CONSTANTS)
+        if found.ok:
+            return found
+        rounded = again(replace(found, ill_conditioned=True), limits, self._rounded, _ROUNDINGS)
+        return rounded if rounded.ok else found
+
+    def _fixed(self, name: str) -> tuple[int, ...]:
+        return self.fixed.get(name, ())
+
+    def _allow(
+        self,
+        found: Agreement,
+        limits: dict[str, Array],
+        run: Callable[[int], Runner],
+        multiple: float,
+        *,
+        feeds: Feeds,
+        procedure: Procedure,
+        got: Feeds,
+        expected: Feeds,
+    ) -> Agreement:
+        """Return ``found`` with limits that allow ``multiple`` times what other runs of the graph are away.
+
+        ``limits`` are raised in place.
+        """
+        away = {name: np.zeros(()) for name in limits}
+        before = dict(limits)
+        for seed in range(_DRAWS[1]):
+            for name, array in procedure(run(seed), feeds).items():
+                if name in limits and array.shape == got[name].shape:
+                    apart = largest(distance(array, got[name]), self._fixed(name))
+                    away[name] = np.maximum(away[name], apart)
+            if seed + 1 in _DRAWS:
+                limits |= {name: before[name] + multiple * array for name, array in away.items()}
+                found = replace(found, records=_compare(got, expected, limits))
+                if found.ok or found.worst.ratio > _FAR:
+                    break
+        return found
+
+
+class GraphError(Exception):
+    """The graph does not run on a case that its reference runs on."""
+
+
+def distance(one: Array, other: Array) -> Array:
+    """Return absolute differences; equal infinities and NaN in both places agree, other NaN are infinite."""
+    one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
+    with np.errstate(invalid="ignore"):
+        difference = np.abs(one - other)
+    same = (one == other) | (np.isnan(one) & np.isnan(other))
+    return np.where(same, 0.0, np.where(np.isnan(difference), np.inf, difference))
+
+
+def _compare(got: Feeds, expected: Feeds, limits: Mapping[str, Array]) -> tuple[Comparison, ...]:
+    return tuple(
+        compare(name, got[name], expected[name], floor=0.0, limit=limit, dtype="float64")
+        for name, limit in limits.items()
+    )

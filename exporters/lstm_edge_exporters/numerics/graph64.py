@@ -1,0 +1,381 @@
+"""An ONNX graph in float64: evaluated once for each case, every value kept, and perturbed node by node."""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx.reference import ReferenceEvaluator
+
+from lstm_edge_runtime.errors import UnsupportedError, first_line
+from lstm_edge_runtime.manifest import Array
+from lstm_edge_runtime.ort import open_session, run_by_name
+from lstm_edge_runtime.state import Runner
+
+from .noise import EXACT, Exact, Rounding
+from .operators import operators, round_results
+
+__all__ = ["Graph64", "MeasuredGraph", "describe_node", "introduced_constants", "remember", "wrong_copies"]
+
+Feeds = Mapping[str, Array]
+
+_FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
+_KEPT = 6
+"""Cases whose values are kept."""
+_LARGEST = float(np.finfo(np.float32).max)
+_MOVE = 2.0**-23
+"""A unit in the last place, relatively: twice as far as a number may be from its float32."""
+_SHORT = 2.0**12
+"""A float that is a whole number of such parts was not rounded: 0.5, 3, -inf, the least float32."""
+_ALIKE = 1e-3
+_FEW = 0.05
+"""Largest fraction of numbers that a wrong copy has of its own."""
+_COPIED = 3
+"""Numbers at the least that a wrong copy shares with its reference."""
+
+
+class Graph64:
+    """A graph under evaluation."""
+
+    def __init__(self, model: onnx.ModelProto, name: str = "the file") -> None:
+        """Prepare the evaluation.
+
+        Args:
+            model: the graph with its weights.
+            name: of the file, for errors.
+
+        Raises:
+            UnsupportedError: a node that can't be evaluated in float64; it is named.
+        """
+        self._model, self._name = model, name
+        self._rounding: Exact = EXACT
+        self._kept: OrderedDict[bytes, dict[str, Any]] = OrderedDict()
+        foreign = sorted({f"{node.domain}::{node.op_type}" for node in _foreign(model)})
+        if foreign:
+            raise UnsupportedError(f"{', '.join(foreign)} of {name} can't be evaluated in float64")
+        try:
+            self._evaluator = ReferenceEvaluator(_as_float64(model), new_ops=operators(self))
+        except (NotImplementedError, RuntimeError, TypeError) as error:
+            raise UnsupportedError(f"{name} can't be evaluated in float64: {first_line(error)}") from error
+        round_results(self._evaluator, self)
+        self._outputs = [output.name for output in model.graph.output]
+
+    @property
+    def tensors(self) -> Iterable[Array]:
+        """Every float that the graph holds."""
+        return self.constants.values()
+
+    @property
+    def rounding(self) -> Exact:
+        """How the evaluation that is under way rounds."""
+        return self._rounding
+
+    def run64(self, feeds: Feeds) -> dict[str, Array]:
+        """Return every output in float64.
+
+        Raises:
+            RuntimeError: the graph does not run on ``feeds``.
+        """
+        values = self.values(feeds)
+        return {name: values[name] for name in self._outputs}
+
+    def values(self, feeds: Feeds) -> dict[str, Any]:
+        """Return every value of the graph, those in the bodies of loops aside; raises as ``run64``."""
+        key = _key(feeds)
+        if key not in self._kept:
+            self._kept[key] = self._evaluate(feeds)
+            if len(self._kept) > _KEPT:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(key)
+        return self._kept[key]
+
+    def perturbed(self, feeds: Feeds, rounding: Rounding) -> dict[str, Array]:
+        """Return every output in float64 as another precision may give it; raises as ``run64``."""
+        with self._rounded(rounding):
+            values = self._evaluate(feeds)
+        return {name: values[name] for name in self._outputs}
+
+    def overflow(self, feeds: Feeds) -> str:
+        """Return the first node whose result is beyond float32's range and its operands are not."""
+        values = self.values(feeds)
+        for node in self._model.graph.node:
+            if any(_beyond(values.get(name)) for name in node.output) and not any(
+                _beyond(values.get(name)) for name in node.input
+            ):
+                return describe_node(node)
+        return ""
+
+    def first_difference(self, feeds: Feeds, other: "Graph64", limit: float) -> str:
+        """Return the first node whose values differ from those of the same names in another graph.
+
+        Args:
+            feeds: a case that both run on.
+            other: a graph whose values may have the same names.
+            limit: largest difference that counts as none, relative to a value's largest element.
+        """
+        mine, theirs = self.values(feeds), other.values(feeds)
+        for node in self._model.graph.node:
+            for name in node.output:
+                one, two = mine.get(name), theirs.get(name)
+                if isinstance(one, np.ndarray) and isinstance(two, np.ndarray) and _differs(one, two, limit):
+                    return describe_node(node)
+        return ""
+
+    @cached_property
+    def constants(self) -> dict[str, Array]:
+        """Every float that the graph holds, by the name of its tensor or ``attribute of node``."""
+        return {name: array for name, array, _ in _constants(self._model.graph)}
+
+    def moved(self, names: Iterable[str], seed: int) -> "Graph64":
+        """Return the graph with the constants of these names off by one unit in the last place."""
+        return Graph64(_move_constants(self._model, set(names), seed), self._name)
+
+    def _evaluate(self, feeds: Feeds) -> dict[str, Any]:
+        wide = {
+            name: array.astype(np.float64) if array.dtype.kind == "f" else array
+            for name, array in feeds.items()
+        }
+        self._rounding.go_back(0)
+        try:
+            with np.errstate(all="ignore"):
+                return dict(self._evaluator.run(None, wide, intermediate=True))
+        except Exception as error:
+            raise RuntimeError(first_line(error)) from error
+
+    @contextmanager
+    def _rounded(self, rounding: Rounding) -> Iterator[None]:
+        self._rounding = rounding
+        try:
+            yield
+        finally:
+            self._rounding = EXACT
+
+
+def describe_node(node: onnx.NodeProto) -> str:
+    """Return a node's operator and its name, or its first output's."""
+    return f"{node.op_type} {node.name or next(iter(node.output), '')!r}"
+
+
+def remember(run: Runner, count: int = _KEPT) -> Runner:
+    """Return ``run`` with its last results kept: a case is compared in more ways than one."""
+    kept: OrderedDict[bytes, Mapping[str, Array]] = OrderedDict()
+
+    def remembered(feeds: Feeds) -> Mapping[str, Array]:
+        key = _key(feeds)
+        if key not in kept:
+            kept[key] = run(feeds)
+            if len(kept) > count:
+                kept.popitem(last=False)
+        kept.move_to_end(key)
+        return kept[key]
+
+    return remembered
+
+
+def _key(feeds: Feeds) -> bytes:
+    content = hashlib.blake2b()
+    for name, array in sorted(feeds.items()):
+        content.update(f"{name} {array.dtype} {array.shape}".encode())
+        content.update(np.ascontiguousarray(array).tobytes())
+    return content.digest()
+
+
+def _foreign(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    own = {(function.domain, function.name) for function in model.functions}
+    for node in _nodes(model.graph):
+        if node.domain not in ("", "ai.onnx") and (node.domain, node.op_type) not in own:
+            yield node
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _nodes(inner)
+
+
+def _beyond(value: Any) -> bool:
+    return (
+        isinstance(value, np.ndarray) and value.dtype.kind == "f" and bool((np.abs(value) > _LARGEST).any())
+    )
+
+
+def _differs(one: Array, two: Array, limit: float) -> bool:
+    if one.shape != two.shape:
+        return True
+    if one.dtype.kind != "f" or not one.size:
+        return not np.array_equal(one, two)
+    scale = float(np.max(np.abs(one), initial=0.0, where=np.isfinite(one)))
+    return not np.allclose(one, two, rtol=0.0, atol=limit * scale, equal_nan=True)
+
+
+def introduced_constants(graph: Graph64, tensors: Iterable[Array]) -> tuple[str, ...]:
+    """Return the constants of a graph that hold rounded numbers which its reference's tensors do not.
+
+    A tensor that is the reference's but for some elements is a wrong copy, and none that was introduced.
+
+    Args:
+        graph: the file's.
+        tensors: every float tensor of the reference.
+    """
+    theirs = [np.asarray(array, np.float32).ravel() for array in tensors]
+    known = np.unique(np.concatenate([np.zeros(1, np.float32), *theirs]))
+    by_size: dict[int, list[Array]] = {}
+    for array in theirs:
+        by_size.setdefault(array.size, []).append(np.sort(array))
+    found = []
+    for name, array in graph.constants.items():
+        flat = array.ravel()
+        rounded = flat[~_is_short(flat)]
+        place = np.minimum(np.searchsorted(known, rounded), len(known) - 1)
+        if not rounded.size or 2 * np.count_nonzero(known[place] == rounded) >= rounded.size:
+            continue
+        ordered = np.sort(flat)
+        alike = (np.allclose(ordered, each, rtol=_ALIKE) for each in by_size.get(flat.size, ()))
+        if not any(alike):
+            found.append(name)
+    return tuple(found)
+
+
+def wrong_copies(graph: Graph64, tensors: Iterable[Array]) -> Iterator[str]:
+    """Return the constants of a graph in which a few numbers are none of its reference's, and those numbers.
+
+    What is computed from weights is new throughout; a copy that is off in some places is wrong. No case may
+    show it: a unit behind a ReLU may be off on all of them.
+
+    Args:
+        graph: the file's.
+        tensors: every float tensor of the reference.
+    """
+    known = np.concatenate([np.asarray(array, np.float32).ravel() for array in (np.zeros(1), *tensors)])
+    for name, array in graph.constants.items():
+        flat = array.ravel()
+        rounded = flat[~_is_short(flat)]
+        strange = rounded[~np.isin(rounded, known)]
+        few = max(1, int(_FEW * rounded.size))
+        if 0 < strange.size <= few and rounded.size - strange.size >= _COPIED:
+            yield f"{name} has {', '.join(f'{value:.9g}' for value in strange[:3])}"
+
+
+def _is_short(values: Array) -> Array:
+    with np.errstate(all="ignore"):
+        parts = values.astype(np.float64) * _SHORT
+        return np.asarray((parts == np.round(parts)) | ~np.isfinite(values))
+
+
+def _constants(
+    graph: onnx.GraphProto,
+) -> Iterator[tuple[str, Array, Callable[[Array], None]]]:
+    """Return the name, the values and what replaces the values of every float constant of a graph."""
+    for tensor in graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT:
+            yield tensor.name, onnx.numpy_helper.to_array(tensor), _replacing(tensor)
+    for node in graph.node:
+        for attribute in node.attribute:
+            name = (
+                node.output[0] if node.op_type == "Constant" else f"{attribute.name} of {describe_node(node)}"
+            )
+            if attribute.type == onnx.AttributeProto.FLOAT:
+                yield name, np.array([attribute.f], np.float32), _setting(attribute)
+            elif attribute.type == onnx.AttributeProto.TENSOR and attribute.t.data_type == 1:
+                yield name, onnx.numpy_helper.to_array(attribute.t), _replacing(attribute.t)
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _constants(inner)
+
+
+def _replacing(tensor: onnx.TensorProto) -> Callable[[Array], None]:
+    return lambda array: tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+
+
+def _setting(attribute: onnx.AttributeProto) -> Callable[[Array], None]:
+    def set_value(array: Array) -> None:
+        attribute.f = float(array[0])
+
+    return set_value
+
+
+def _move_constants(model: onnx.ModelProto, names: set[str], seed: int) -> onnx.ModelProto:
+    """Return a float64 copy whose constants of these names are off by one unit in the last place."""
+    rng, wide = np.random.default_rng(seed), onnx.ModelProto()
+    wide.CopyFrom(model)
+    for name, array, replace in list(_constants(wide.graph)):
+        if name in names:
+            signs = np.where(_is_short(array), 0.0, rng.choice([-1.0, 1.0], array.shape))
+            replace(array.astype(np.float64) * (1.0 + _MOVE * signs))
+    return wide
+
+
+class MeasuredGraph:
+    """A file without a float64 run: its floats and its inputs are moved by one unit in the last place."""
+
+    def __init__(self, model: onnx.ModelProto, run: Runner) -> None:
+        """Take the graph, and what runs it in float32."""
+        self._model, self.run64 = model, run
+
+    def perturbed(self, feeds: Feeds, rounding: Rounding) -> dict[str, Array]:
+        """Return every output of the moved file; raises as ``Graph64.run64``."""
+        moved = onnx.ModelProto()
+        moved.CopyFrom(self._model)
+        for _, array, replace in list(_constants(moved.graph)):
+            replace(_nextafter(array, rounding))
+        try:
+            session = open_session(moved.SerializeToString())
+            return run_by_name(session, {name: _nextafter(array, rounding) for name, array in feeds.items()})
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            raise RuntimeError(first_line(error)) from error
+
+
+def _nextafter(array: Array, rounding: Rounding) -> Array:
+    """Return floats moved by one unit in the last place, up or down at random."""
+    if array.dtype.kind != "f":
+        return array
+    direction = np.where(rounding.signs(array.shape) > 0, np.inf, -np.inf).astype(array.dtype)
+    return np.asarray(np.where(array == 0, array, np.nextafter(array, direction)))
+
+
+def _as_float64(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy whose every float tensor, input, output and cast is float64."""
+    wide = onnx.ModelProto()
+    wide.CopyFrom(model)
+    del wide.graph.value_info[:]
+    for value in (*wide.graph.input, *wide.graph.output):
+        kind = value.type.tensor_type
+        if kind.elem_type in _FLOATS:
+            kind.elem_type = onnx.TensorProto.DOUBLE
+    _widen_graph(wide.graph)
+    for function in wide.functions:
+        for node in function.node:
+            _widen_node(node)
+    return wide
+
+
+def _widen_graph(graph: onnx.GraphProto) -> None:
+    for tensor in graph.initializer:
+        _widen_tensor(tensor)
+    for node in graph.node:
+        _widen_node(node)
+
+
+def _widen_node(node: onnx.NodeProto) -> None:
+    for attribute in node.attribute:
+        if attribute.HasField("t"):
+            _widen_tensor(attribute.t)
+        if attribute.name in ("to", "dtype") and attribute.i in _FLOATS:
+            attribute.i = onnx.TensorProto.DOUBLE
+        if attribute.name in ("value_float", "value_floats"):
+            values = attribute.f if attribute.name == "value_float" else list(attribute.floats)
+            array = np.array(values, np.float64)
+            attribute.CopyFrom(onnx.helper.make_attribute("value", onnx.numpy_helper.from_array(array)))
+        for inner in (attribute.g, *attribute.graphs):
+            _widen_graph(inner)
+
+
+def _widen_tensor(tensor: onnx.TensorProto) -> None:
+    if tensor.data_type in _FLOATS:
+        array = onnx.numpy_helper.to_array(tensor).astype(np.float64)
+        tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))

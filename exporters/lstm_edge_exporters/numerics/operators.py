@@ -1,0 +1,371 @@
+"""ONNX operators in float64, decomposed into the primitives of ``noise``.
+
+onnx's own evaluator has all others. Those that are here it has not (recurrent layers with lengths, reversed
+scans), or has in float32 (``Erf``), or in one piece that hides where a kernel rounds.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
+
+from lstm_edge_runtime.manifest import Array
+
+from ..recurrent import gru, lstm, rnn
+from .noise import Exact, Rounding
+
+__all__ = ["Rounds", "operators", "round_results"]
+
+_MOVES = frozenset(
+    """Abs ArgMax ArgMin Cast CastLike Ceil Clip Compress Concat ConcatFromSequence Constant
+    ConstantOfShape CenterCropPad Col2Im DepthToSpace Expand EyeLike Flatten Floor Gather GatherElements
+    GatherND GlobalMaxPool Identity Max MaxPool Min Neg NonZero OneHot Optional OptionalGetElement Pad
+    Range ReduceMax ReduceMin Relu Reshape ReverseSequence Round ScatterElements ScatterND SequenceAt
+    SequenceConstruct SequenceEmpty SequenceErase SequenceInsert Shape Sign Size Slice SpaceToDepth
+    Split SplitToSequence Squeeze Tile TopK Transpose Trilu Unique Unsqueeze Upsample Where If Loop Scan
+    SequenceMap""".split()  # noqa: SIM905
+)
+"""Operators that move, select or compare values, and those whose bodies round inside."""
+_BOUNDED = frozenset({"Tanh", "Sin", "Cos"})
+_GATED = frozenset(
+    "Celu Elu HardSigmoid HardSwish Mish Selu Softplus Softsign Swish ThresholdedRelu".split()  # noqa: SIM905
+)
+_ELEMENTARY = frozenset(
+    "Acos Acosh Asin Asinh Atan Atanh Cosh Exp Log Pow Sinh Sqrt Tan Reciprocal".split()  # noqa: SIM905
+)
+_PRODUCTS = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum"})
+_SUMS = frozenset(
+    "ReduceSum ReduceMean AveragePool GlobalAveragePool ReduceL1 Sum Mean".split()  # noqa: SIM905
+)
+_EXACT_SOFTPLUS = 20.0
+"""Beyond it PyTorch's softplus is x itself; no float32 tells the two apart."""
+
+
+class Rounds(Protocol):
+    """A graph under evaluation."""
+
+    @property
+    def rounding(self) -> Exact:
+        """How the evaluation that is under way rounds."""
+
+
+def round_results(evaluator: ReferenceEvaluator, graph: Rounds) -> None:
+    """Let every node of ``evaluator`` that is not decomposed, and of the bodies in it, round its results."""
+    for node in evaluator.rt_nodes_:
+        for name, value in vars(node).items():
+            if isinstance(value, ReferenceEvaluator) and name != "parent":
+                round_results(value, graph)
+        body = getattr(node, "impl_", None)  # the node itself where it is made when it runs
+        inside = node.op_type in _MOVES or node.op_type in _OPERATORS
+        if not inside and not isinstance(body, ReferenceEvaluator):
+            node.run = _rounding_run(node, node.run, graph)
+
+
+def _rounding_run(node: OpRun, run: Callable[..., Any], graph: Rounds) -> Callable[..., Any]:
+    def rounding_run(*inputs: Any, **options: Any) -> Any:
+        results, rounding = run(*inputs, **options), graph.rounding
+        if not isinstance(rounding, Rounding):
+            return results
+        return tuple(_rounded(node, run, inputs, options, each, rounding) for each in results)
+
+    return rounding_run
+
+
+def _rounded(
+    node: OpRun,
+    run: Callable[..., Any],
+    inputs: Sequence[Any],
+    options: Mapping[str, Any],
+    result: Any,
+    rounding: Rounding,
+) -> Any:
+    """Perturb one result of a node that is not decomposed."""
+    if not _is_float(result):
+        return result
+    kind = node.op_type
+    if kind in _PRODUCTS or kind in _SUMS:
+        data = inputs if kind not in ("Gemm", "Conv", "ConvTranspose") else inputs[:2]
+        (terms,) = run(*(np.abs(each) if _is_float(each) else each for each in data), **options)
+        result = rounding.summed(result, terms, _terms(node, inputs, result), alike=kind in _SUMS)
+        return rounding.relative(result) if len(data) < len(inputs) else result
+    if kind in _BOUNDED:
+        return rounding.absolute(result)
+    if kind in _GATED:
+        return rounding.absolute(result, np.maximum(1.0, np.abs(inputs[0])))
+    if kind.endswith("Normalization"):
+        return rounding.absolute(result, np.abs(result).max(axis=-1, keepdims=True, initial=0.0))
+    if kind.startswith("Reduce"):  # of terms that cancel nothing
+        return rounding.relative(result, 2.0 * math.sqrt(max(1.0, inputs[0].size / max(1, result.size))))
+    return rounding.relative(result, 2.0 if kind in _ELEMENTARY else 1.0)
+
+
+def _is_float(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype.kind == "f"
+
+
+def _terms(node: OpRun, inputs: Sequence[Any], result: Array) -> float:
+    """Return how many terms each sum of a node has."""
+    if node.op_type == "MatMul":
+        return float(inputs[0].shape[-1])
+    if node.op_type == "Gemm":
+        return float(inputs[0].shape[0 if getattr(node, "transA", 0) else -1])
+    if node.op_type in ("Conv", "ConvTranspose"):
+        return float(np.prod(inputs[1].shape[1:]))
+    return float(max(1.0, max(each.size for each in inputs if _is_float(each)) / max(1, result.size)))
+
+
+def operators(graph: Rounds) -> list[type[OpRun]]:
+    """Return the operators of this module as onnx's evaluator takes them, rounding as ``graph`` does."""
+
+    def make(name: str, compute: Callable[..., Any]) -> type[OpRun]:
+        def run(self: Any, *inputs: Any, **options: Any) -> tuple[Any, ...]:
+            result = compute(graph.rounding, *inputs, **options)
+            return (result,) if isinstance(result, np.ndarray) else result[: len(self.onnx_node.output)]
+
+        return type(name, (OpRun,), {"op_domain": "", "_run": run})
+
+    loops = {"Loop": _Loop, "Scan": _Scan}
+    return [
+        *(make(name, compute) for name, compute in _OPERATORS.items()),
+        *(type(name, (each,), {"op_domain": "", "graph": graph}) for name, each in loops.items()),
+    ]
+
+
+def _recurrent(compute: Callable[..., tuple[Array, ...]]) -> Callable[..., tuple[Array, ...]]:
+    def run(
+        rounding: Exact,
+        *inputs: Array | None,
+        layout: int = 0,
+        input_forget: int = 0,
+        hidden_size: int | None = None,  # noqa: ARG001  W and R say it
+        activation_alpha: Any = None,  # noqa: ARG001
+        activation_beta: Any = None,  # noqa: ARG001
+        **options: Any,
+    ) -> tuple[Array, ...]:
+        if layout or input_forget:
+            raise NotImplementedError("layout=1 and input_forget=1")
+        return compute(*inputs, **options, rounding=rounding)
+
+    return run
+
+
+def _softmax_parts(r: Exact, x: Array, axis: int) -> tuple[Array, Array, Array]:
+    """Return ``x`` less its largest value, the exponentials, and their sum."""
+    shifted = r.relative(x - x.max(axis=axis, keepdims=True)) if x.size else x
+    powers = r.relative(np.exp(shifted), 2.0)
+    return shifted, powers, r.total(powers, axis)
+
+
+def _softmax(r: Exact, x: Array, axis: int = -1) -> Array:
+    _, powers, total = _softmax_parts(r, x, axis)
+    return r.relative(powers / total)
+
+
+def _log_softmax(r: Exact, x: Array, axis: int = -1) -> Array:
+    shifted, _, total = _softmax_parts(r, x, axis)
+    return r.relative(shifted - r.relative(np.log(total), 2.0))
+
+
+def _cum_sum(r: Exact, x: Array, axis: Array, exclusive: int = 0, reverse: int = 0) -> Array:
+    place = int(axis)
+    x = np.flip(x, place) if reverse else x
+    if exclusive:
+        pad = [(0, 0)] * x.ndim
+        pad[place] = (1, 0)
+        x = np.pad(x.take(range(x.shape[place] - 1), place), pad)
+    result = r.running(x, place) if x.dtype.kind == "f" else np.cumsum(x, place)
+    return np.flip(result, place) if reverse else result
+
+
+def _centered(r: Exact, x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
+    """Return ``x`` less its mean, and its variance, over ``axes``."""
+    count = math.prod(x.shape[axis] for axis in axes)
+    apart = r.relative(x - r.relative(r.total(x, axes) / count))
+    return apart, r.relative(r.total(r.relative(apart * apart), axes) / count)
+
+
+def _layer_norm(
+    r: Exact,
+    x: Array,
+    scale: Array,
+    bias: Array | None = None,
+    axis: int = -1,
+    epsilon: float = 1e-5,
+    stash_type: int = 1,  # noqa: ARG001  everything is float64 here
+) -> tuple[Array, ...]:
+    apart, variance = _centered(r, x, tuple(range(axis % x.ndim, x.ndim)))
+    deviation = r.relative(1 / r.relative(np.sqrt(r.relative(variance + epsilon))))
+    y = r.relative(r.relative(apart * deviation) * scale)
+    return (y if bias is None else r.relative(y + bias), x - apart, deviation)
+
+
+def _rms_norm(
+    r: Exact,
+    x: Array,
+    scale: Array,
+    axis: int = -1,
+    epsilon: float = 1e-5,
+    stash_type: int = 1,  # noqa: ARG001
+) -> Array:
+    axes = tuple(range(axis % x.ndim, x.ndim))
+    square = r.relative(r.total(r.relative(x * x), axes) / math.prod(x.shape[each] for each in axes))
+    return r.relative(r.relative(x / r.relative(np.sqrt(r.relative(square + epsilon)))) * scale)
+
+
+def _affine(
+    r: Exact, x: Array, scale: Array, bias: Array, mean: Array, variance: Array, epsilon: float
+) -> Array:
+    """Return ``x * factor + shift``, as kernels do: they cancel where ``x`` varies little around a mean."""
+    shape = (-1, *[1] * (x.ndim - 2))
+    factor = r.relative(scale.reshape(shape) / r.relative(np.sqrt(variance + epsilon)))
+    shift = r.relative(bias.reshape(shape) - r.relative(mean * factor))
+    return r.relative(r.relative(x * factor) + shift)
+
+
+def _instance_norm(r: Exact, x: Array, scale: Array, bias: Array, epsilon: float = 1e-5) -> Array:
+    apart, variance = _centered(r, x, tuple(range(2, x.ndim)))
+    if type(r) is Exact:  # the same without cancellation
+        shape = (-1, *[1] * (x.ndim - 2))
+        return apart / np.sqrt(variance + epsilon) * scale.reshape(shape) + bias.reshape(shape)
+    return _affine(r, x, scale, bias, x - apart, variance, epsilon)
+
+
+def _batch_norm(
+    r: Exact,
+    x: Array,
+    scale: Array,
+    bias: Array,
+    mean: Array,
+    variance: Array,
+    epsilon: float = 1e-5,
+    training_mode: int = 0,
+    **_: Any,
+) -> Array:
+    if training_mode:
+        raise NotImplementedError("training_mode=1")
+    shape = (-1, *[1] * (x.ndim - 2))
+    if type(r) is Exact:
+        return (x - mean.reshape(shape)) / np.sqrt(variance.reshape(shape) + epsilon) * scale.reshape(
+            shape
+        ) + bias.reshape(shape)
+    return _affine(r, x, scale, bias, mean.reshape(shape), variance.reshape(shape), epsilon)
+
+
+_erf = np.vectorize(math.erf, otypes=[np.float64])
+
+
+def _gelu(r: Exact, x: Array, approximate: str = "none") -> Array:
+    if approximate == "tanh":
+        share = np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))
+    else:
+        share = _erf(x / math.sqrt(2)) if x.size else x
+    return r.absolute(0.5 * x * (1 + share), np.maximum(1.0, np.abs(x)))
+
+
+def _softplus(r: Exact, x: Array) -> Array:
+    exact = np.where(x > _EXACT_SOFTPLUS, x, np.logaddexp(0.0, x))
+    return r.absolute(exact, np.maximum(1.0, np.abs(x)))
+
+
+def _hard_swish(r: Exact, x: Array) -> Array:
+    return r.absolute(x * np.clip(x / 6 + 0.5, 0, 1), np.maximum(1.0, np.abs(x)))
+
+
+_OPERATORS: Mapping[str, Callable[..., Any]] = {
+    "LSTM": _recurrent(lstm),
+    "GRU": _recurrent(gru),
+    "RNN": _recurrent(rnn),
+    "Softmax": _softmax,
+    "LogSoftmax": _log_softmax,
+    "CumSum": _cum_sum,
+    "LayerNormalization": _layer_norm,
+    "RMSNormalization": _rms_norm,
+    "InstanceNormalization": _instance_norm,
+    "BatchNormalization": _batch_norm,
+    "Sigmoid": lambda r, x: r.absolute(1 / (1 + np.exp(-x))),
+    "Erf": lambda r, x: r.absolute(_erf(x) if x.size else x),
+    "Gelu": _gelu,
+    "Softplus": _softplus,
+    "HardSwish": _hard_swish,
+}
+
+
+class _Loop(OpRun):
+    """ONNX's ``Loop``."""
+
+    graph: Rounds
+    body: Any
+
+    def need_context(self) -> bool:
+        return True
+
+    def _run(
+        self,
+        count: Array | None,
+        condition: Array | None,
+        *states: Any,
+        context: Mapping[str, Any],
+        **_: Any,
+    ) -> tuple[Any, ...]:
+        names, wanted = self.body.input_names, len(states)
+        steps = None if count is None else int(count.item())
+        go, step = condition is None or bool(condition.item()), 0
+        rows: list[list[Any]] = []
+        mark = self.graph.rounding.mark()
+        while go and (steps is None or step < steps):
+            self.graph.rounding.go_back(mark)
+            given = {**context, names[0]: np.array(step), names[1]: np.array(go)}
+            given |= dict(zip(names[2:], states, strict=True))
+            again, *results = self.body.run(None, given)
+            go, states, step = bool(again.item()), tuple(results[:wanted]), step + 1
+            rows.append(results[wanted:])
+        scanned = [np.stack(parts) for parts in zip(*rows, strict=True)]
+        if not rows and len(self.onnx_node.output) > wanted:
+            raise NotImplementedError("a loop of no steps that collects values")
+        return (*states, *scanned)
+
+
+class _Scan(OpRun):
+    """ONNX's ``Scan``, along any axis and backwards too."""
+
+    graph: Rounds
+    body: Any
+
+    def need_context(self) -> bool:
+        return True
+
+    def _run(
+        self,
+        *inputs: Array,
+        context: Mapping[str, Any],
+        num_scan_inputs: int = 0,
+        scan_input_axes: Sequence[int] | None = None,
+        scan_input_directions: Sequence[int] | None = None,
+        scan_output_axes: Sequence[int] | None = None,
+        scan_output_directions: Sequence[int] | None = None,
+        **_: Any,
+    ) -> tuple[Array, ...]:
+        first = len(inputs) - num_scan_inputs
+        states, parts = inputs[:first], []
+        for place, array in enumerate(inputs[first:]):
+            moved = np.moveaxis(array, (scan_input_axes or [0] * len(inputs))[place], 0)
+            parts.append(np.flip(moved, 0) if (scan_input_directions or [0] * len(inputs))[place] else moved)
+        rows: list[list[Array]] = []
+        mark = self.graph.rounding.mark()
+        for step in zip(*parts, strict=True):
+            self.graph.rounding.go_back(mark)
+            given = {**context, **dict(zip(self.body.input_names, (*states, *step), strict=True))}
+            results = self.body.run(None, given)
+            states = tuple(results[:first])
+            rows.append(results[first:])
+        if not rows and len(self.onnx_node.output) > first:
+            raise NotImplementedError("a scan of no steps")
+        found = []
+        for place, scanned in enumerate(zip(*rows, strict=True)):
+            whole = np.stack(scanned)
+            whole = np.flip(whole, 0) if (scan_output_directions or [0] * (place + 1))[place] else whole
+            found.append(np.moveaxis(whole, 0, (scan_output_axes or [0] * (place + 1))[place]))
+        return (*states, *found)

@@ -1,0 +1,186 @@
+"""An ONNX graph in float64: operators, values that are kept, loops, and perturbed as float32 rounds."""
+
+import math
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import helper, numpy_helper, parser
+
+from lstm_edge_exporters.numerics.floors import compare_outputs, expected
+from lstm_edge_exporters.numerics.graph64 import Graph64
+
+OPS = {"LSTM": (4, 3), "GRU": (3, 2), "RNN": (1, 2)}
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    op=st.sampled_from(sorted(OPS)),
+    direction=st.sampled_from(["forward", "reverse", "bidirectional"]),
+    lengths=st.booleans(),
+    biased=st.booleans(),
+    started=st.booleans(),
+    peepholes=st.booleans(),
+    clip=st.sampled_from([None, 0.7]),
+    linear=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_the_float64_operators_compute_what_onnxruntime_does(
+    op, direction, lengths, biased, started, peepholes, clip, linear, seed
+):
+    rng = np.random.default_rng(seed)
+    gates, outputs = OPS[op]
+    I, H, N, L = 3, 4, 3, 6  # noqa: E741
+    D = 2 if direction == "bidirectional" else 1
+
+    def draw(*shape):
+        return rng.standard_normal(shape).astype(np.float32)
+
+    feeds = {"X": draw(L, N, I), "W": draw(D, gates * H, I), "R": draw(D, gates * H, H)}
+    names = ["X", "W", "R", "", "", ""]
+    for place, name, array, wanted in (
+        (3, "B", draw(D, 2 * gates * H), biased),
+        (4, "lens", np.array([L, 2, 1], np.int32), lengths),
+        (5, "h", draw(D, N, H), started),
+    ):
+        if wanted:
+            feeds[name], names[place] = array, name
+    if op == "LSTM":
+        names += ["c" if started else "", "P" if peepholes else ""]
+        feeds |= ({"c": draw(D, N, H)} if started else {}) | ({"P": draw(D, 3 * H)} if peepholes else {})
+    options = {"hidden_size": H, "direction": direction}
+    if clip is not None:
+        options["clip"] = clip
+    if op == "GRU":
+        options["linear_before_reset"] = int(linear)
+    outs = ["Y", "Y_h", "Y_c"][:outputs]
+    kinds = {np.dtype("float32"): onnx.TensorProto.FLOAT, np.dtype("int32"): onnx.TensorProto.INT32}
+    graph = helper.make_graph(
+        [helper.make_node(op, names, outs, **options)],
+        "g",
+        [
+            helper.make_tensor_value_info(name, kinds[array.dtype], array.shape)
+            for name, array in feeds.items()
+        ],
+        [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in outs],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    known = expected(Graph64(model), feeds, {})
+    got = dict(zip(outs, session.run(outs, dict(feeds)), strict=True))
+    for record in compare_outputs(got, known):
+        assert record.ok, record
+        assert record.floor < 1e-4
+        assert known.ref64[record.name].dtype == np.float64
+
+
+@pytest.mark.parametrize("operator", ["Gelu", "LayerNormalization", "Softmax", "Clip"])
+@pytest.mark.parametrize("declared", [True, False])
+def test_an_operator_whose_body_depends_on_its_types_is_perturbed(operator, declared):
+    scale = {"LayerNormalization": ["scale"]}.get(operator, [])
+    graph = helper.make_graph(
+        [
+            helper.make_node("Exp", ["x"], ["positive"]),
+            helper.make_node(operator, ["positive", *scale], ["y"]),
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [3, 4])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)],
+        [onnx.numpy_helper.from_array(np.ones(4, np.float32), "scale")] if scale else [],
+    )
+    if declared:
+        graph.value_info.append(helper.make_tensor_value_info("positive", onnx.TensorProto.FLOAT, [3, 4]))
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    x = np.random.default_rng(2).standard_normal((3, 4)).astype(np.float32)
+    known = expected(Graph64(model), {"x": x}, {})
+    assert all(record.ok for record in compare_outputs({"y": session.run(None, {"x": x})[0]}, known))
+    assert np.all((known.floors["y"] > 0) & (known.floors["y"] < 1e-5))
+
+
+def parse(text, **weights):
+    model = parser.parse_model(f'<ir_version: 8, opset_import: ["" : 20]>\n{text}')
+    model.graph.initializer.extend(numpy_helper.from_array(np.asarray(w), n) for n, w in weights.items())
+    return model
+
+
+NODES = {
+    "LogSoftmax(x)": lambda x: x - x.max(-1, keepdims=True) - np.log(
+        np.exp(x - x.max(-1, keepdims=True)).sum(-1, keepdims=True)
+    ),
+    "Erf(x)": np.vectorize(math.erf),
+    "Gelu(x)": np.vectorize(lambda v: v / 2 * (1 + math.erf(v / math.sqrt(2)))),
+    "Sigmoid(x)": lambda x: 1 / (1 + np.exp(-x)),
+    "Softplus(x)": lambda x: np.log1p(np.exp(x)),
+    "HardSwish(x)": lambda x: x * np.clip(x / 6 + 0.5, 0, 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_operators_are_exact_in_float64_and_their_floors_hold_onnxruntime(node):
+    model = parse(f"g (float[N, L, 4] x) => (float[N, L, 4] y) {{ y = {node} }}")
+    x = (6 * np.random.default_rng(1).standard_normal((3, 5, 4))).astype(np.float32)
+    known = expected(Graph64(model), {"x": x}, {"y": (-1,)})
+    np.testing.assert_allclose(known.ref64["y"], NODES[node](x.astype(np.float64)), rtol=1e-14, atol=1e-15)
+    got = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": x})[0]
+    (record,) = compare_outputs({"y": got}, known)
+    assert record.ok, record
+    assert 0 < record.limit < 1e-4
+
+
+def test_an_error_that_repeats_itself_adds_up_over_time_in_the_floors():
+    model = parse(
+        "g (float[1, L, 1] x) => (float[1, L, 1] y) "
+        "{ axis = Constant<value: tensor = int64 {1}>() y = CumSum(x, axis) }"
+    )
+    floors = {}
+    for steps in (100, 10_000):
+        x = np.full((1, steps, 1), 0.1, np.float32)
+        floors[steps] = expected(Graph64(model), {"x": x}, {}).floors["y"].item() / (0.1 * steps)
+        got = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": x})[0]
+        assert compare_outputs({"y": got}, expected(Graph64(model), {"x": x}, {}))[0].ok
+    assert 50 < floors[10_000] / floors[100] < 200
+
+
+def test_a_loop_that_collects_values_and_a_scan_backwards_are_as_onnxruntime_has_them():
+    scan = parse(
+        """g (float[2] start, float[L, 2] x) => (float[2] last, float[M, 2] y) {
+            last, y = Scan <num_scan_inputs = 1, scan_input_directions = [1], body = step
+                (float[2] s, float[2] v) => (float[2] t, float[2] u)
+                { h = Tanh(s) t = Add(h, v) u = Mul(t, v) }
+            > (start, x)
+        }"""
+    )
+    loop = parse(
+        """g (int64 n, float[2] start) => (float[2] last, float[n, 2] y) {
+            go = Constant <value: tensor = bool {1}> ()
+            last, y = Loop <body = step
+                (int64 i, bool c, float[2] s) => (bool d, float[2] t, float[2] u)
+                { d = Identity(c) half = Constant<value_float = 0.5>() t = Mul(s, half) u = Tanh(t) }
+            > (n, go, start)
+        }"""
+    )
+    rng = np.random.default_rng(2)
+    start = rng.standard_normal(2).astype(np.float32)
+    x = rng.standard_normal((5, 2)).astype(np.float32)
+    for model, feeds in ((scan, {"start": start, "x": x}), (loop, {"n": np.array(4), "start": start})):
+        session = onnxruntime.InferenceSession(model.SerializeToString())
+        names = [value.name for value in session.get_outputs()]
+        got = dict(zip(names, session.run(None, feeds), strict=True))
+        known = expected(Graph64(model), feeds, {})
+        for record in compare_outputs(got, known):
+            assert record.ok, record
+            assert 0 < record.floor < 1e-5
+
+
+def test_the_node_at_which_float32_overflows_is_named():
+    model = parse(
+        "g (float[N] x) => (float[N] y) "
+        "{ a = Tanh(x) square = Mul(x, x) root = Sqrt(square) y = Add(root, a) }"
+    )
+    graph = Graph64(model)
+    assert graph.overflow({"x": np.array([3.0], np.float32)}) == ""
+    assert graph.overflow({"x": np.array([1e30], np.float32)}) == "Mul 'square'"
