@@ -27,7 +27,7 @@ from .errors import (
     UnsupportedError,
     counted,
 )
-from .graph_check import check_manifest, graph_specs, infer_manifest, read_manifest
+from .graph_check import check_manifest, graph_specs, infer_manifest, read_manifest, refuse_windows
 from .manifest import Manifest, StateSpec, TensorSpec
 from .onnx_reader import OnnxFile, is_ort_format, read_onnx
 from .ort import CPU, MAX_THREADS, Provider, SessionOptions, auto_threads, open_session, resolve_providers
@@ -127,6 +127,7 @@ def load(
     else:
         interface = manifest
         check_manifest(interface, inputs, outputs)
+        interface = refuse_windows(interface, file)
     if engine == "auto" and providers is not None:
         engine = "onnxruntime"
     open_native = _native(
