@@ -22,6 +22,7 @@ from .noise import TINY, UNIT, Rounding
 
 __all__ = [
     "DRAWS",
+    "FEW_DRAWS",
     "MANY_DRAWS",
     "WEAK",
     "Expected",
@@ -34,6 +35,8 @@ __all__ = [
 
 DRAWS = 8
 """Perturbed runs of a case."""
+FEW_DRAWS = 4
+"""Of the beginning of a long run."""
 MANY_DRAWS = 32
 """Of a case that is beyond its limit: of a single number the largest of few deviations may be small."""
 WEAK = 0.1

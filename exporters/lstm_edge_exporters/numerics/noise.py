@@ -122,9 +122,9 @@ class Rounding(Exact):
             if len(self._weights) > 64:
                 self._weights.clear()
             copied = np.ascontiguousarray(right)
-            known = self._weights[id(right)] = (right, copied, np.abs(copied))
+            known = self._weights[id(right)] = (right, copied, np.abs(copied).astype(np.float32))
         _, right, magnitude = known
-        terms = _multiply(np.abs(left), magnitude)
+        terms = _multiply(np.abs(left).astype(np.float32), magnitude)  # of which few digits are needed
         return self.summed(_multiply(left, right), terms, left.shape[-1])
 
     def summed(self, result: Array, terms: Array, count: float, *, alike: bool = False) -> Array:
@@ -172,7 +172,7 @@ def _multiply(left: Array, right: Array) -> Array:
     rows = _ONE_THREAD // max(each, 1)
     if left.ndim != 2 or right.ndim != 2 or rows < 4 or len(left) <= rows:
         return np.asarray(left @ right)
-    result = np.empty((len(left), right.shape[1]))
+    result = np.empty((len(left), right.shape[1]), left.dtype)
     for start in range(0, len(left), rows):
         np.matmul(left[start : start + rows], right, out=result[start : start + rows])
     return result

@@ -22,13 +22,13 @@ from lstm_edge_runtime.tolerance import MULTIPLE, POLICY, Comparison, compare
 from ..numerics.cases import Feeds, Procedure, case_size, whole
 from ..numerics.floors import (
     DRAWS,
+    FEW_DRAWS,
     MANY_DRAWS,
     WEAK,
     Expected,
     Perturbable,
     compare_outputs,
     noise_floors,
-    weak,
 )
 from ..numerics.function import Agreement, Function, GraphError, Reference, fixed_axes, largest, reduce_free
 from ..numerics.graph64 import remember
@@ -185,8 +185,8 @@ class Judge:
         self._sizes: dict[tuple[int, int], None] = {}
         self._tokens: dict[str, set[int]] = {}
         self._overflows: Counter[str] = Counter()
-        self._weak: dict[str, float] = {}
-        self._weakest: dict[str, float] = {}
+        self._strength: dict[str, tuple[Array, Array]] = {}
+        """Of each output the largest limits and the largest values of its channels."""
         self._equality = Equality()
 
     @property
@@ -223,9 +223,22 @@ class Judge:
             sizes=tuple(sorted(self._sizes)),
             tokens={name: (len(used), self._values.get(name)) for name, used in self._tokens.items()},
             channels=dict(Counter(name for name, _ in self._channels)),
-            weakest=dict(self._weakest),
-            unverified=dict(self._weak),
+            **self._weakest(),
         )
+
+    def _weakest(self) -> dict[str, dict[str, float]]:
+        """Return by output the largest share that a limit is of its channel; and channels above ``WEAK``."""
+        weakest: dict[str, float] = {}
+        unverified: dict[str, float] = {}
+        for name, (limits, sizes) in self._strength.items():
+            verified = limits <= WEAK * sizes
+            if verified.any():
+                shares = np.divide(limits, sizes, out=np.zeros_like(limits), where=verified & (sizes > 0))
+                weakest[name] = float(shares.max())
+            for index in np.argwhere(~verified & (sizes > 0)):
+                kept = ", ".join(str(index[axis]) for axis in range(limits.ndim) if limits.shape[axis] > 1)
+                unverified[f"{name}[{kept}]" if kept else name] = float(limits[tuple(index)])
+        return {"weakest": weakest, "unverified": unverified}
 
     def agree(
         self, feeds: Feeds, procedure: Procedure = whole, against: Procedure | None = None
@@ -282,7 +295,8 @@ class Judge:
             FileFailedError: the file can't run the case.
         """
         got, exact = self.run_both(run, feeds, procedure)
-        known = Expected(exact, self.expected(*(beginning or (feeds, procedure))).floors)
+        floors = self.expected(*(beginning or (feeds, procedure)), FEW_DRAWS if beginning else DRAWS).floors
+        known = Expected(exact, floors)
         records = self._compare(got, known, over_a_run=over_a_run)
         if not self._applied and not all(record.ok for record in records):
             known = self.expected(feeds, procedure, draws=MANY_DRAWS)
@@ -356,9 +370,6 @@ class Judge:
         for record in measured.records:
             self._count_channels(record, measured.got[record.name], known)
             self._count_errors(measured.got[record.name], known.ref64[record.name])
-        if not self._applied and not self._config.overridden:
-            for name, limit in weak(known).items():
-                self._weak[name] = max(limit, self._weak.get(name, 0.0))
 
     def _count_inputs(self, feeds: Feeds) -> None:
         rows, steps = case_size(self._manifest, feeds)
@@ -381,16 +392,19 @@ class Judge:
             record.limit if self._applied or self._config.overridden else MULTIPLE * floors, errors.shape
         )
         sizes = reduce_free(exact, [axis - exact.ndim for axis in kept])
-        verified = (limits <= WEAK * sizes) & (sizes > 0)
-        if verified.any():
-            weakest = float((limits[verified] / sizes[verified]).max())
-            self._weakest[record.name] = max(weakest, self._weakest.get(record.name, 0.0))
+        if exact.dtype.kind == "f" and not self._applied and not self._config.overridden:
+            shape = limits.shape[-len(self._manifest.axes[record.name]) :]  # without the axis of chunks
+            mine, values = limits.reshape(shape), sizes.reshape(shape)
+            known_limits, known_sizes = self._strength.get(record.name, (mine, values))
+            self._strength[record.name] = np.maximum(known_limits, mine), np.maximum(known_sizes, values)
+        state = any(record.name == each.output for each in self._manifest.states)
         for index in np.ndindex(errors.shape):
-            key = (record.name, tuple(index[axis] for axis in kept))
+            place = tuple(index[axis] for axis in kept)
+            key = (record.name, place[:-1] if state else place)  # of a layer's units the worst
             before, error, limit = self._channels.get(key), float(errors[index]), float(limits[index])
             if before is None or error * before.limit > before.error * limit:
                 floor = float(np.broadcast_to(floors, errors.shape)[index])
-                self._channels[key] = Channel(*key, error, floor, limit)
+                self._channels[key] = Channel(record.name, place, error, floor, limit)
 
     def _count_errors(self, got: Array, exact: Array) -> None:
         if got.shape != exact.shape:
