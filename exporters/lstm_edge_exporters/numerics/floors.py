@@ -79,19 +79,20 @@ def expected(
         procedure: how the case is run.
         draws: perturbed runs.
     """
-    exact = procedure(graph.run64, feeds)
-    return Expected(exact, noise_floors(graph, feeds, exact, fixed, procedure, draws))
+    return Expected(
+        procedure(graph.run64, feeds), noise_floors(graph, feeds, fixed, procedure=procedure, draws=draws)
+    )
 
 
 def noise_floors(
     graph: Perturbable,
     feeds: Feeds,
-    exact: Mapping[str, Array],
     fixed: Mapping[str, tuple[int, ...]],
     procedure: Procedure = whole,
     draws: int = DRAWS,
 ) -> dict[str, Array]:
     """Return the noise floors of a case by output name; arguments as of ``expected``."""
+    exact = procedure(graph.run64, feeds)
     floors = {name: np.zeros(1) for name in exact}
     for draw in range(draws):
         outputs = procedure(partial(graph.perturbed, rounding=Rounding(draw, keep=draw % 2 == 1)), feeds)

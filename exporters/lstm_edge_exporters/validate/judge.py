@@ -344,10 +344,10 @@ class Judge:
             return Expected(exact, {name: np.zeros([1] * array.ndim) for name, array in exact.items()})
         if procedure is whole and draws == DRAWS:
             return Expected(exact, self._floors(feeds))
-        return Expected(exact, noise_floors(self._graph, feeds, exact, self._fixed, procedure, draws))
+        return Expected(exact, noise_floors(self._graph, feeds, self._fixed, procedure, draws))
 
     def _find_floors(self, feeds: Feeds) -> Mapping[str, Array]:
-        return noise_floors(self._graph, feeds, self.exact(feeds), self._fixed)
+        return noise_floors(self._graph, feeds, self._fixed)
 
     def limits(self, known: Expected, name: str) -> Array:
         """Return the limits of an output that must be exact; they broadcast against it."""
