@@ -35,12 +35,83 @@ class Network:
     about: str
 
 
+class OverTime(nn.Module):
+    """A layer that has time last, on ``(N, L, I)``."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run on ``x (N, L, I)``."""
+        return self.layer(x.transpose(1, 2)).transpose(1, 2)
+
+
+class Standardized(nn.Module):
+    """Features less their mean, by their spread, as measured in training."""
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", 300 * torch.randn(inputs))
+        self.register_buffer("spread", torch.rand(inputs) + 0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run on ``x (N, L, I)``."""
+        return (x - self.mean) / self.spread
+
+
+class ByRow(nn.Module):
+    """Each step's features less their own mean, by their own spread."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run on ``x (N, L, I)``."""
+        return (x - x.mean(-1, keepdim=True)) / (x.std(-1, keepdim=True) + 1e-3)
+
+
+def _batch_norm(inputs: int) -> nn.Module:
+    norm = nn.BatchNorm1d(inputs)
+    norm.running_mean.normal_(0, 30)
+    norm.running_var.uniform_(0.1, 9)
+    return OverTime(norm)
+
+
+NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "layer norm": nn.LayerNorm,
+    "RMS norm": nn.RMSNorm,
+    "batch norm": _batch_norm,
+    "instance norm": lambda inputs: OverTime(nn.InstanceNorm1d(inputs, affine=True)),
+    "group norm": lambda inputs: OverTime(nn.GroupNorm(2 if inputs % 2 == 0 else 1, inputs)),
+    "standardized": Standardized,
+    "norm of a row": lambda _: ByRow(),
+}
+"""What stands in front of a recurrent layer."""
+
+
+def _running_mean(y: Tensor) -> Tensor:
+    return torch.cumsum(y, 1) / torch.arange(1, y.shape[1] + 1).unsqueeze(-1)
+
+
+TAILS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "cumulative sum": lambda y, _: torch.cumsum(y, 1),
+    "cumulative mean": lambda y, _: _running_mean(y),
+    "mask": lambda y, x: y.masked_fill(x[..., :1] < 0, 0.0),
+    "attention mask": lambda y, _: y * torch.softmax(y.masked_fill(y < -1, -1e9), -1),
+    "squeeze": lambda y, _: y.squeeze(-1),
+    "range": lambda y, x: y if x.shape[1] > 3 else y * 2,
+}
+"""What is done with the head's output; ``x`` is the input."""
+
+
 class Recurrent(nn.Module):
     """Stacked recurrent layers, a linear head at every step, a function at the end."""
 
-    def __init__(self, layer: nn.RNNBase, outputs: int, end: str, *, states: bool, packed: bool) -> None:
+    def __init__(
+        self, layer: nn.RNNBase, outputs: int, end: str, *, states: bool, packed: bool, form: str = ""
+    ) -> None:
         super().__init__()
         self.layer = layer
+        self.norm = NORMS[form](layer.input_size) if form in NORMS else nn.Identity()
+        self.tail = TAILS.get(form, lambda y, _: y)
         width = (layer.proj_size or layer.hidden_size) * (2 if layer.bidirectional else 1)
         self.head = nn.Linear(width, outputs) if outputs else nn.Identity()
         self.end = end
@@ -53,20 +124,21 @@ class Recurrent(nn.Module):
         if self.packed:
             packed = pack_padded_sequence(x, rest[0], batch_first=True, enforce_sorted=False)
             y = pad_packed_sequence(self.layer(packed)[0], batch_first=True, total_length=x.shape[1])[0]
-            return self._out(y)
+            return self._out(y, x)
         if not self.states:
-            return self._out(self.layer(x)[0])
-        y, after = self.layer(x, rest if isinstance(self.layer, nn.LSTM) else rest[0])
-        return (self._out(y), *(after if isinstance(self.layer, nn.LSTM) else (after,)))
+            return self._out(self.layer(self.norm(x))[0], x)
+        y, after = self.layer(self.norm(x), rest if isinstance(self.layer, nn.LSTM) else rest[0])
+        return (self._out(y, x), *(after if isinstance(self.layer, nn.LSTM) else (after,)))
 
-    def _out(self, y: Tensor) -> Tensor:
-        return ENDS[self.end](self.head(y)) * self.scale + self.center
+    def _out(self, y: Tensor, x: Tensor) -> Tensor:
+        return self.tail(ENDS[self.end](self.head(y)) * self.scale + self.center, x)
 
 
 def draw_network(form: str, rng: np.random.Generator) -> Network:
     """Draw a network of ``form`` (see ``FORMS``)."""
     torch.manual_seed(int(rng.integers(2**31)))
-    kinds = {"closed gates": ["LSTM", "GRU"], "open gates": ["LSTM", "GRU"], "small RNN": ["RNN"]}
+    gated = ("closed gates", "open gates", "leak")
+    kinds = {**{each: ["LSTM", "GRU"] for each in gated}, "small RNN": ["RNN"]}
     kind = "LSTM" if form == "projection" else str(rng.choice(kinds.get(form, ["LSTM", "GRU", "RNN"])))
     inputs, width = int(rng.integers(1, 9)), int(rng.integers(1 if form != "projection" else 2, 40))
     options: dict[str, Any] = {"num_layers": int(rng.choice([1, 1, 2])), "bias": bool(rng.random() < 0.9)}
@@ -75,19 +147,19 @@ def draw_network(form: str, rng: np.random.Generator) -> Network:
         options["nonlinearity"] = "relu"
     if form == "projection":
         options["proj_size"] = int(rng.integers(1, width))
-    if form in ("closed gates", "open gates"):
+    if form in gated:
         options["bias"] = True
     layer = getattr(nn, kind)(inputs, width, batch_first=True, **options)
     end = form if form in ENDS else ("sigmoid" if form == "small sigmoid" else "")
     if form == "saturated":
         end = str(rng.choice(["sigmoid", "tanh", "softmax"]))
-    bare = form in ("default", "small RNN", "closed gates", "open gates") and rng.random() < 0.5
+    bare = form in ("default", "small RNN", *gated) and rng.random() < 0.5
     outputs = 0 if bare else int(rng.integers(1, 6))
-    if form == "unlike units":
-        outputs = 2
+    if form in ("unlike units", "squeeze"):
+        outputs = 2 if form == "unlike units" else 1
     packed = form == "lengths"
     states = not packed and form != "unbatched" and bool(rng.random() < 0.3)
-    module = Recurrent(layer, outputs, end, states=states, packed=packed).eval()
+    module = Recurrent(layer, outputs, end, states=states, packed=packed, form=form).eval()
     with torch.no_grad():
         if form in _ADJUST:
             _ADJUST[form](module, rng)
@@ -102,6 +174,12 @@ def _example(module: Recurrent, form: str, rng: np.random.Generator) -> tuple[Te
     if form == "unbatched":
         return (torch.randn(7, layer.input_size),)
     x = torch.randn(3, 7, layer.input_size, dtype=dtype) * (10.0 ** rng.uniform(-1, 1))
+    if form in NORMS:
+        x = x + 10.0 ** rng.uniform(-1, 3) * torch.randn(layer.input_size)
+    if form == "constant inputs":
+        x = torch.full_like(x, float(rng.normal()))
+    if form == "huge inputs":
+        x = 1e15 * x
     if module.packed:
         return x, torch.tensor([7, 2, 4])
     if not module.states:
@@ -133,6 +211,14 @@ def _shift_gate(sign: float) -> Callable[[Recurrent, np.random.Generator], None]
     return adjust
 
 
+def _leak(module: Recurrent, rng: np.random.Generator) -> None:
+    """Hold a gate at a constant, so that a state is a leaky sum."""
+    gate, width = 1, module.layer.hidden_size
+    rows = slice(gate * width, (gate + 1) * width)
+    for name, parameter in module.layer.named_parameters():
+        parameter[rows] = float(rng.uniform(3, 10)) if name.startswith("bias_ih") else 0.0
+
+
 def _head(weight: float, low: float, high: float) -> Callable[[Recurrent, np.random.Generator], None]:
     def adjust(module: Recurrent, rng: np.random.Generator) -> None:
         module.head.weight *= weight
@@ -161,6 +247,7 @@ _ADJUST: dict[str, Callable[[Recurrent, np.random.Generator], None]] = {
     "small RNN": _scale(-3, -1),
     "closed gates": _shift_gate(-1.0),
     "open gates": _shift_gate(1.0),
+    "leak": _leak,
     "small sigmoid": _head(1.0, -14, -2),
     "exp": _head(1.0, -10, 3),
     "saturated": _head(30.0, -20, 20),
@@ -171,6 +258,6 @@ _ADJUST: dict[str, Callable[[Recurrent, np.random.Generator], None]] = {
 FORMS = (
     "default", "scales", "small RNN", "closed gates", "open gates", "small sigmoid", "sigmoid", "tanh",
     "softmax", "log-softmax", "exp", "relu", "saturated", "tiny outputs", "zero outputs", "unlike units",
-    "unbatched", "lengths", "projection", "float64",
+    "unbatched", "lengths", "projection", "float64", "leak", "constant inputs", "huge inputs", *NORMS, *TAILS,
 )  # fmt: skip
 """What networks are drawn of."""

@@ -4,6 +4,7 @@ A class is a function that changes a model in place (``Draft``) with the given r
 ``NotApplicableError``. What a class does at random (which gate, which unit) differs from mutant to mutant.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -13,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from lstm_edge_runtime.manifest import KEY, Array, Manifest, Task
+from lstm_edge_runtime.manifest import KEY, SCHEMA, Array, AxisRange, Manifest, Task
 
 __all__ = ["KINDS", "Draft", "Kind", "NotApplicableError"]
 
@@ -34,12 +35,14 @@ class Draft:
         self.model = onnx.load_model_from_string(content)
         self.graph = self.model.graph
         self.manifest = Manifest.from_json(next(p.value for p in self.model.metadata_props if p.key == KEY))
+        self.schema = SCHEMA
         self._new = 0
 
     def content(self) -> bytes:
         """Return the changed file."""
         del self.model.metadata_props[:]
-        self.model.metadata_props.add(key=KEY, value=self.manifest.to_json())
+        text = json.dumps({**json.loads(self.manifest.to_json()), "schema": self.schema})
+        self.model.metadata_props.add(key=KEY, value=text)
         return bytes(self.model.SerializeToString())
 
     def node(self, rng: Rng, *kinds: str) -> onnx.NodeProto:
@@ -175,6 +178,8 @@ class Kind:
     spoil: Callable[[Draft, Rng], None] = field(repr=False)
     contract: bool = False
     """Whether it changes what the file says and not what it computes."""
+    unread: bool = False
+    """Whether it changes a field that nothing reads (``checks.claims.FIELDS``)."""
 
 
 KINDS: list[Kind] = []
@@ -964,6 +969,39 @@ def _off(arrays: dict[str, Array]) -> dict[str, Array]:
     return {name: array + array.dtype.type(0.01) for name, array in arrays.items()}
 
 
+def _scaled(factor: float) -> Callable[[Any], Any]:
+    return lambda limits: {name: factor * value for name, value in limits.items()}
+
+
+def _ranged(role: str, found: AxisRange) -> Callable[[Draft, Rng], None]:
+    def spoil(draft: Draft, _: Rng) -> None:
+        axis = getattr(draft.manifest, role)
+        if axis is None:
+            raise NotApplicableError
+        draft.manifest = draft.manifest._replace(ranges={**draft.manifest.ranges, axis: found})
+
+    return spoil
+
+
+def _provenance(**changes: Any) -> Callable[[Draft, Rng], None]:
+    return _replaced(
+        provenance=lambda m: {
+            name: value for name, value in {**m.provenance, **changes}.items() if value is not None
+        }
+    )
+
+
+@_kind("contract", "schema 0", contract=True)
+def _schema(draft: Draft, _: Rng) -> None:
+    draft.schema = 0
+
+
+@_kind("contract", "int8 by an unused tensor", contract=True)
+def _unused_int8(draft: Draft, _: Rng) -> None:
+    draft.constant(np.zeros(3), np.int8)
+    draft.manifest = draft.manifest._replace(precision="int8")
+
+
 for _name, _spoil in {
     "labels rotated": _task(lambda t: t._replace(labels=t.labels[1:] + t.labels[:1])),
     "two labels exchanged": _task(lambda t: t._replace(labels=t.labels[:-2] + t.labels[:-3:-1])),
@@ -1002,6 +1040,47 @@ for _name, _spoil in {
             else m.provenance
         )
     ),
-    "another opset": _replaced(provenance=lambda m: {**m.provenance, "opset": 21}),
+    "another opset": _provenance(opset=21),
+    "checkpoint removed": _provenance(checkpoint_sha256=None),
+    "outputs reversed": _replaced(outputs=lambda m: m.outputs[::-1]),
+    "inputs reversed": _replaced(inputs=lambda m: m.inputs[::-1]),
+    "rows from 1 to 2": _ranged("batch", AxisRange(1, 2)),
+    "steps from 1 to 99": _ranged("sequence", AxisRange(1, 99)),
+    "even steps only": _ranged("sequence", AxisRange(2, None, 2)),
+    "an output that counts steps": _replaced(counts=lambda m: (m.outputs[0].name,)),
+    "trained from reset": _replaced(trained=lambda m: m.trained and m.trained._replace(carry=False)),
+    "half as many resets in training": _replaced(
+        trained=lambda m: m.trained and m.trained._replace(reset=m.trained.reset / 2)
+    ),
+    "no golden case": _replaced(golden=lambda m: None),  # noqa: ARG005
+    "no second golden case": _golden(more=lambda g: ()),  # noqa: ARG005
+    "golden limits 9.9 times too wide": _golden(limits=lambda g: _scaled(9.9)(g.limits)),
+    "golden floors 9.9 times too wide": _golden(floor=lambda g: _scaled(9.9)(g.floor)),
+    "golden case without limits": _golden(limits=lambda g: {}),  # noqa: ARG005
+    "golden case of zeros": _golden(inputs=lambda g: _scaled(0)(g.inputs)),
+    "golden outputs off by a thousandth": _golden(outputs=lambda g: _scaled(1.001)(g.outputs)),
 }.items():
     KINDS.append(Kind("contract", _name, _spoil, contract=True))
+for _name, _spoil in {
+    "other versions": _provenance(versions={"torch": "2.0"}),
+    "a figure of the export": _replaced(equivalence=lambda m: {**m.equivalence, "max_abs": 0.5}),
+    "what was done with missing features": _signal(missing=lambda s: "dropped"),  # noqa: ARG005
+}.items():
+    KINDS.append(Kind("contract", _name, _spoil, contract=True, unread=True))
+
+
+@_kind("one ULP", "one weight off by one unit in the last place")
+def _one_ulp(draft: Draft, rng: Rng) -> None:
+    """Any float tensor, weights of recurrent nodes, heads and norms alike, and any element that is not 0."""
+    floats = [each for each in draft.graph.initializer if each.data_type == onnx.TensorProto.FLOAT]
+    name = floats[rng.integers(len(floats))].name
+
+    def moved(array: Array) -> Array:
+        places = np.flatnonzero(array)
+        if not places.size:
+            raise NotApplicableError
+        place = rng.choice(places)
+        array.reshape(-1)[place] = np.nextafter(array.reshape(-1)[place], np.float32(np.inf))
+        return array
+
+    draft.change(name, moved)

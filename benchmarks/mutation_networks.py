@@ -12,7 +12,7 @@ from lstm_edge import LSTM1
 from lstm_edge.checkpoint import Run, Scale
 from lstm_edge.deploy import deployable
 from lstm_edge_exporters import ExportConfig
-from lstm_edge_runtime.manifest import Signal, Task
+from lstm_edge_runtime.manifest import Signal, Task, Trained
 
 __all__ = ["NETWORKS", "Made"]
 
@@ -25,7 +25,9 @@ def _lstm1(*, hidden: int = 12, layers: int = 1, lengths: bool = False, **option
     signal = Signal(("ax", "ay", "az", "gx", "gy", "gz"), 50.0, 20)
     scale = Scale(tuple(np.linspace(-3, 3, 6)), tuple(10.0 ** np.linspace(-2, 2, 6)))
     network = LSTM1(4, 6, hidden, layers, 20, **options).eval()
-    return deployable(Run(network, task=task, signal=signal, inputs=scale, sha256=_SHA), lengths=lengths)
+    trained = Trained(carry=True, window=20, reset=0.5)
+    run = Run(network, task=task, signal=signal, inputs=scale, sha256=_SHA, trained=trained)
+    return deployable(run, lengths=lengths)
 
 
 class _Net(nn.Module):

@@ -28,6 +28,7 @@ __all__ = ["read_csv", "read_parquet"]
 
 _GAPS = {"", "nan", "na", "null", "none"}
 """Cells that are missing, in lower case."""
+_MENDS = "; --missing interpolate or drop-row mends gaps"
 
 
 def read_csv(path: Path, config: ReadConfig, targets: TargetMode, model: ModelFeatures | None) -> Recordings:
@@ -83,8 +84,8 @@ def _read_table(
     features = _features(table, columns, config, model)
     if missing := [name for name in config.forecast if name not in features]:
         raise InputError(f"{path}: to forecast {missing[0]!r} it must be among the features")
-    x = table.numbers(features, gaps=config.missing != "error")
-    y, labels = _targets(table, columns.label, columns.values)
+    x = table.numbers(features, gaps=config.missing != "error", advice=_MENDS)
+    y, labels = _targets(table, columns.label, () if config.forecast else columns.values)
     order, timed = table.places(columns.order) if columns.order else (None, False)
     found, times = [], []
     for name, rows in _series(table, columns, order).items():
@@ -103,15 +104,17 @@ def _read_table(
     if timed:
         recordings = mend_rate(recordings, times, config)
     if config.forecast:
-        recordings = replace(recordings, series=tuple(_shifted(path, one) for one in recordings.series))
+        places = [features.index(name) for name in columns.values]
+        series = tuple(_with_next(path, one, places) for one in recordings.series)
+        recordings = replace(recordings, series=series)
     return recordings
 
 
-def _shifted(path: Path, one: Recording) -> Recording:
-    """Return a series whose values are those of the next step."""
+def _with_next(path: Path, one: Recording, places: list[int]) -> Recording:
+    """Return a series whose values are some features of the next step, none where no place is given."""
     if len(one.x) < 2:
         raise InputError(f"{path}: series {one.name!r} has one row; a forecast needs the next one too")
-    return replace(one, x=one.x[:-1], y=None if one.y is None else one.y[1:])
+    return replace(one, x=one.x[:-1], y=one.x[1:, places].astype(np.float32) if places else None)
 
 
 class _Columns:
@@ -283,19 +286,22 @@ class _Table:
             seconds.append(time if time.tzinfo else time.replace(tzinfo=timezone.utc))
         return np.array([(time - seconds[0]).total_seconds() for time in seconds]), True
 
-    def numbers(self, names: Sequence[str], *, gaps: bool = False) -> npt.NDArray[np.float64]:
+    def numbers(
+        self, names: Sequence[str], *, gaps: bool = False, advice: str = ""
+    ) -> npt.NDArray[np.float64]:
         """Return columns as ``(rows, columns)``.
 
         Args:
             names: of the columns.
             gaps: return NaN for a missing cell.
+            advice: what to do about a missing cell.
 
         Raises:
             InputError: a cell that is no finite number.
         """
-        return np.stack([self._numbers(name, gaps) for name in names], axis=1)
+        return np.stack([self._numbers(name, gaps, advice) for name in names], axis=1)
 
-    def _numbers(self, name: str, gaps: bool) -> npt.NDArray[np.float64]:
+    def _numbers(self, name: str, gaps: bool, advice: str) -> npt.NDArray[np.float64]:
         cells = self._columns[name]
         values: npt.NDArray[np.float64] = cells
         if cells.dtype == object:
@@ -306,10 +312,9 @@ class _Table:
         if (places := np.flatnonzero(wrong)).size:
             first = int(places[0])
             cell = self.cell(name, first)
-            advice = "; --missing interpolate or drop-row mends gaps" if cell.lower() in _GAPS else ""
             raise InputError(
                 f"{self.path} row {self.line(first)}, column {name!r} is {cell!r}, expected a finite "
-                f"number{advice}"
+                f"number{advice if cell.lower() in _GAPS else ''}"
             )
         return values
 

@@ -1,7 +1,7 @@
 """The files of a data set, and their rows as arrays."""
 
 import glob
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from lstm_edge.data.recordings import missing_name, usable
 from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError, first_line
 from lstm_edge_runtime.manifest import Array
 
-from .job import Columns, DataFile, Job, fixed_lists
+from .job import Columns, DataFile, Job, exact_order, fixed_lists
 
 __all__ = ["find_files", "open_parquet", "read_rows", "read_windows", "stored_keys"]
 
@@ -64,7 +64,7 @@ def open_parquet(source: DataFile, columns: Columns) -> parquet.ParquetFile:
     """
     with _readable(source):
         file = parquet.ParquetFile(source.path, pre_buffer=False)
-    stored = file.schema_arrow.names
+        stored = file.schema_arrow.names
     have = [*stored, *_path_columns(source)]
     for option, column in (("--series", columns.series), ("--order", columns.order)):
         if column is not None and column not in have:
@@ -72,6 +72,11 @@ def open_parquet(source: DataFile, columns: Columns) -> parquet.ParquetFile:
     for column in columns.features:
         if column not in stored:
             raise missing_name(Path(source.path), "column", column, have, "name the features by --features")
+    needed = (*stored_keys(source, columns), *columns.features)
+    if twice := next((column for column in needed if stored.count(column) > 1), None):
+        raise InputError(
+            f"{source.path} has {stored.count(twice)} columns {twice!r}, expected one; {_ADVICE}"
+        )
     return file
 
 
@@ -112,6 +117,11 @@ def read_rows(
         FileFormatError, InputError: the file can't be read, lacks a column, or holds a cell that is no use.
     """
     columns, given = job.columns, _path_columns(source)
+    if columns.order in given:
+        raise InputError(
+            f"{source.path}: column {columns.order!r} is in its path, expected one in the file, a number "
+            "or time for each row"
+        )
     for batch in _batches(source, job, groups):
         if columns.series in given:
             series = pa.array([given[columns.series]] * len(batch), pa.string())
@@ -173,19 +183,15 @@ def _series(source: DataFile, column: pa.Array) -> pa.Array:
 
 
 def _order(source: DataFile, column: pa.Array, job: Job) -> pa.Array:
-    kind, wanted = column.type, job.order_type
-    same: Callable[[pa.DataType], bool] = next(
-        test for test in (pa.types.is_floating, pa.types.is_integer, pa.types.is_temporal) if test(wanted)
-    )
-    if not same(kind):
+    kind = column.type
+    if not job.has_order_like(kind):
         raise InputError(
-            f"{source.path}: column {job.columns.order!r} is {kind}, expected {wanted} as in the first file"
+            f"{source.path}: column {job.columns.order!r} is {kind}, expected {job.order_type} as in the "
+            "first file"
         )
     try:
-        if pa.types.is_temporal(kind):
-            column = column.cast(pa.timestamp("ns", getattr(kind, "tz", None)))
-        column = column.cast(job.order_storage)
-    except pa.ArrowInvalid as error:
+        column = column.cast(exact_order(kind)).cast(job.order_storage)
+    except pa.ArrowException as error:
         raise InputError(f"{source.path}: column {job.columns.order!r}: {first_line(error)}") from error
     if pa.types.is_floating(kind) and not np.isfinite(column.to_numpy()).all():
         raise InputError(f"{source.path}: column {job.columns.order!r} holds a number that is not finite")
@@ -209,12 +215,13 @@ def _numbers(source: DataFile, column: pa.Array, name: str, dtype: npt.DTypeLike
     values = column.to_numpy(zero_copy_only=False)
     wrong = ~usable(values)
     if not np.issubdtype(dtype, np.floating):
-        wrong |= values != np.trunc(values)
+        with np.errstate(invalid="ignore"):
+            wrong |= values != values.astype(dtype)
     if (places := np.flatnonzero(wrong)).size:
         cell = values[places[0]]
         raise InputError(
             f"{source.path} row {first + int(places[0]) + 1}, column {name!r} is {cell}, expected a finite "
-            f"{'number' if np.issubdtype(dtype, np.floating) else 'whole number'}; {_ADVICE}"
+            f"{'number' if np.issubdtype(dtype, np.floating) else f'{np.dtype(dtype)} number'}; {_ADVICE}"
         )
     numbers: Array = values.astype(dtype, copy=False)
     return numbers

@@ -1,9 +1,12 @@
 """Who does the work: this process, or Ray Data's workers on this machine or a cluster."""
 
+import contextlib
 import logging
 import os
 import pickle
+import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -73,24 +76,52 @@ def open_ray(workers: int | None, address: str | None) -> Iterator[Engine]:
     import ray
     import ray.data
 
+    try:
+        try:
+            with _own_sigterm():
+                count = _start_ray(workers, address)
+        except Exception as error:  # whatever Ray raises where it can't start
+            what = f"no Ray cluster answers at {address}" if address else "Ray can't start here"
+            advice = "ray start --head starts one" if address else "give --workers 1"
+            raise InputError(f"{what} ({first_line(error)}); {advice}") from error
+        yield Engine("Ray", count, _map_by_ray)
+    finally:
+        with contextlib.suppress(Exception):  # of a cluster that is gone
+            ray.shutdown()
+
+
+def _start_ray(workers: int | None, address: str | None) -> int:
+    """Start Ray, or join it at an address; return how many processors it has."""
+    import ray
+    import ray.data
+
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
     if address is None:
         quiet |= {"include_dashboard": False, "object_store_memory": _OBJECT_STORE}
         ray.init("local", num_cpus=workers, **quiet)
     else:
-        try:
-            _reach(address)
-            ray.init(address, **quiet)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise InputError(
-                f"no Ray cluster answers at {address} ({first_line(error)}); ray start --head starts one"
-            ) from error
+        _reach(address)
+        ray.init(address, **quiet)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    return int(ray.cluster_resources().get("CPU", 1))
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep this process's handler of SIGTERM: Ray puts one in its place that exits with 15, at once."""
+    if threading.current_thread() is not threading.main_thread():  # Ray sets none there
+        yield
+        return
+    handler = signal.getsignal(signal.SIGTERM)
     try:
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
-        ray.data.DataContext.get_current().enable_progress_bars = False
-        yield Engine("Ray", int(ray.cluster_resources().get("CPU", 1)), _map_by_ray)
+        yield
+    except SystemExit:  # Ray's handler, while it started
+        signal.signal(signal.SIGTERM, handler)
+        signal.raise_signal(signal.SIGTERM)
+        raise
     finally:
-        ray.shutdown()
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _map_in_turn(
@@ -110,20 +141,26 @@ def _map_by_ray(
     """
     import ray
 
-    done = ray.data.from_items(
-        [{"item": pickle.dumps(item)} for item in items], override_num_blocks=len(items)
-    ).map_batches(
-        _call, fn_kwargs={"stage": stage, "job": job}, batch_size=1, batch_format="numpy", num_cpus=1
-    )
     try:
+        done = ray.data.from_items(
+            [{"item": pickle.dumps(item)} for item in items], override_num_blocks=len(items)
+        ).map_batches(
+            _call, fn_kwargs={"stage": stage, "job": job}, batch_size=1, batch_format="numpy", num_cpus=1
+        )
         for row in done.iter_rows():
             result = pickle.loads(row["result"])  # noqa: S301  from a worker, which runs this program
             if isinstance(result, LstmEdgeError):
-                raise result
+                raise result  # noqa: TRY301  it passes through
             tell(result["rows"])
             yield result
-    except ray.exceptions.RayError as error:
-        raise LstmEdgeError(f"Ray could not finish the work: {first_line(error)}") from error
+    except LstmEdgeError:
+        raise
+    except Exception as error:  # Ray's own are of many classes, a worker's of any
+        cause = getattr(error, "cause", None) or error
+        raise LstmEdgeError(
+            f"Ray could not finish the work ({type(cause).__name__}: {first_line(cause)}); see to the "
+            "cluster, or give --workers 1"
+        ) from error
 
 
 def _call(batch: Mapping[str, Any], stage: Stage, job: Job) -> dict[str, list[bytes]]:

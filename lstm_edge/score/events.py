@@ -9,7 +9,7 @@ import pyarrow as pa
 from lstm_edge_runtime.hold import Hold
 from lstm_edge_runtime.manifest import Array
 
-from .job import Job
+from .job import Job, exact_order
 
 __all__ = ["Span", "event_table", "find_spans", "from_storage", "hold_labels"]
 
@@ -132,6 +132,4 @@ def event_table(job: Job, found: Sequence[tuple[str, Span]], *, is_open: bool) -
 
 def from_storage(column: pa.Array, kind: pa.DataType) -> pa.Array:
     """Return an order as it was in the data set."""
-    if pa.types.is_temporal(kind):
-        column = column.cast(pa.timestamp("ns", getattr(kind, "tz", None)))
-    return column.cast(kind)
+    return column.cast(exact_order(kind)).cast(kind)

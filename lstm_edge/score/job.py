@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     from lstm_edge_runtime import Model
 
 __all__ = [
+    "MOST_BUCKETS",
     "Columns",
     "DataFile",
     "Job",
     "Tell",
+    "exact_order",
     "fixed_lists",
     "from_fixed_lists",
     "hash_of",
@@ -29,6 +31,8 @@ __all__ = [
     "writing",
 ]
 
+MOST_BUCKETS = 4096
+"""The most parts that series are split into."""
 Tell = Callable[[int], None]
 """Called with the number of rows that were done since the last call."""
 
@@ -96,6 +100,11 @@ class Job:
         """What the order is stored as between stages: nanoseconds for times."""
         return pa.float64() if pa.types.is_floating(self.order_type) else pa.int64()
 
+    def has_order_like(self, kind: pa.DataType) -> bool:
+        """Return whether a column of this type can be compared with the run's orders."""
+        exact, own = exact_order(kind), exact_order(self.order_type)
+        return exact is not None and own is not None and bool(exact.id == own.id)
+
     @property
     def spill_schema(self) -> pa.Schema:
         """Columns of rows on their way from files to series."""
@@ -117,6 +126,21 @@ class Job:
     def folder(self, name: str) -> Path:
         """Return a folder of the run."""
         return Path(self.work) / name
+
+
+def exact_order(kind: pa.DataType) -> pa.DataType | None:
+    """Return the widest type of an order's kind (numbers, times, durations); None for what is no order.
+
+    A time of day is none: it starts again at midnight.
+    """
+    types = pa.types
+    if types.is_floating(kind):
+        return pa.float64()
+    if types.is_integer(kind):
+        return pa.int64()
+    if types.is_timestamp(kind) or types.is_date(kind):
+        return pa.timestamp("ns", getattr(kind, "tz", None))
+    return pa.duration("ns") if types.is_duration(kind) else None
 
 
 def hash_of(series: str) -> int:

@@ -1,5 +1,6 @@
 """A run's folders: its own while it works, and the output that appears when it is whole."""
 
+import base64
 import contextlib
 import json
 import os
@@ -8,11 +9,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError
 from lstm_edge_runtime.files import check_folder
-from lstm_edge_runtime.json_reader import malformed_as, read_json
+from lstm_edge_runtime.json_reader import malformed_as, read_json, text, text_or_none, texts
 
-from .job import Columns
+from .job import MOST_BUCKETS, Columns
 
 try:
     import fcntl
@@ -24,18 +27,6 @@ __all__ = ["LEDGER", "adopt", "check_output", "publish", "read_ledger", "workspa
 LEDGER = "_run.json"
 """The file of an output that says what was scored, and how."""
 _SCHEMA = 1
-_NEEDED = {
-    "model",
-    "engine",
-    "columns",
-    "keys",
-    "events",
-    "by_window",
-    "buckets",
-    "number",
-    "files",
-    "left_out",
-}
 
 
 def check_output(output: Path, dataset: str) -> None:
@@ -58,22 +49,71 @@ def read_ledger(output: Path) -> dict[str, Any]:
     Raises:
         NotFoundError: there is none.
         FileFormatError: it is damaged or of a newer version.
+        InputError: a run is putting its output there.
     """
     path = output / LEDGER
+    if not output.exists() and (_folder(output) / "old").exists():
+        with workspace(output):  # puts back what a killed run had moved away
+            pass
     if not path.exists():
         raise NotFoundError(f"{output} is no output of lstm-edge score; score without --since first")
     with malformed_as(FileFormatError, f"{path} can't be read", "score without --since"):
-        ledger: dict[str, Any] = read_json(path.read_bytes())
-        known = ledger["schema"] == _SCHEMA
-        missing = _NEEDED - ledger.keys() if known else set()
-        if known and not missing:
-            series, order, features = (ledger["columns"][name] for name in Columns._fields)
-            ledger["columns"] = Columns(series, order, tuple(features))
-    if missing:
-        raise FileFormatError(f"{path} has no {min(missing)!r}; score without --since")
+        raw = read_json(path.read_bytes())
+        known = raw["schema"] == _SCHEMA
+        ledger = _decode(raw) if known else {}
     if not known:
         raise FileFormatError(f"{path} is of another version of lstm-edge; score without --since")
     return ledger
+
+
+def _decode(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a run needs of an earlier one's ledger; raise what ``malformed_as`` turns into an error."""
+    columns = raw["columns"]
+    features = texts(columns["features"])
+    keys = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text(raw["keys"]), validate=True)))
+    if not features or keys.names != ["series", "order"]:
+        raise ValueError("columns or their types are missing")
+    buckets = _whole(raw["buckets"], 1, MOST_BUCKETS)
+    if buckets & (buckets - 1) or raw["engine"] not in ("native", "onnxruntime"):
+        raise ValueError(f"{buckets} buckets, engine {raw['engine']!r:.60}")
+    return {
+        "model": {name: text(raw["model"][name]) for name in ("name", "identity")},
+        "engine": raw["engine"],
+        "columns": Columns(text_or_none(columns["series"]), text_or_none(columns["order"]), features),
+        "keys": raw["keys"],
+        "events": _flag(raw["events"]),
+        "by_window": _flag(raw["by_window"]),
+        # files made before have neither
+        **{
+            name: _whole(raw[name], 1, 1 << 31)
+            for name in ("hold", "reset_every")
+            if raw.get(name) is not None
+        },
+        "buckets": buckets,
+        "number": _whole(raw["number"], 1, 1 << 31),
+        "files": {name: _decode_mark(mark) for name, mark in raw["files"].items()},
+        "left_out": {
+            name: {**_decode_mark(mark), "why": text(mark["why"])} for name, mark in raw["left_out"].items()
+        },
+    }
+
+
+def _decode_mark(raw: Mapping[str, Any]) -> dict[str, Any]:
+    mark = {name: _whole(raw[name], 0, 1 << 63) for name in ("rows", "bytes")}
+    return mark | {"modified": _whole(raw["modified"], -1 << 63, 1 << 63)}
+
+
+def _flag(raw: object) -> bool:
+    if not isinstance(raw, bool):
+        raise TypeError(f"{raw!r:.60}, expected true or false")
+    return raw
+
+
+def _whole(raw: object, least: int, most: int) -> int:
+    """Return a whole number in a range; ``ValueError`` for all else."""
+    if type(raw) is not int or not least <= raw <= most:
+        raise ValueError(f"{raw!r:.60}, expected a whole number from {least} to {most}")
+    return raw
 
 
 @contextlib.contextmanager
@@ -85,7 +125,7 @@ def workspace(output: Path) -> Iterator[Path]:
     Raises:
         InputError: another run is at work on the same output, or the folder can't be made.
     """
-    folder = output.with_name(f".{output.name}.partial")
+    folder = _folder(output)
     try:
         folder.mkdir(exist_ok=True)
         lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
@@ -113,6 +153,10 @@ def workspace(output: Path) -> Iterator[Path]:
             if _is_ours(folder, lock):
                 shutil.rmtree(folder, ignore_errors=True)
             os.close(lock)
+
+
+def _folder(output: Path) -> Path:
+    return output.with_name(f".{output.name}.partial")
 
 
 def adopt(previous: Path, new: Path) -> None:
@@ -144,8 +188,8 @@ def publish(folder: Path, output: Path, ledger: Mapping[str, Any]) -> None:
     new = folder / "new"
     try:
         new.mkdir(exist_ok=True)
-        text = json.dumps({"schema": _SCHEMA, **ledger}, indent=1)
-        (new / LEDGER).write_text(text + "\n", encoding="utf-8")
+        document = json.dumps({"schema": _SCHEMA, **ledger}, indent=1)
+        (new / LEDGER).write_text(document + "\n", encoding="utf-8")
         if output.exists():
             output.rename(folder / "old")
         new.rename(output)

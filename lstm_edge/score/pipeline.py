@@ -17,9 +17,9 @@ from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import FileFormatError, InputError
 
 from .config import ScoreConfig
-from .dataset import find_files, open_parquet
+from .dataset import find_files, open_parquet, stored_keys
 from .engines import Engine, open_engine
-from .job import Columns, DataFile, Job
+from .job import MOST_BUCKETS, Columns, DataFile, Job, exact_order
 from .output import adopt, check_output, publish, read_ledger, workspace
 from .stages import score_series, score_windows, split_files, write_files
 from .stepping import Stepper
@@ -34,8 +34,8 @@ _SPLIT_ROWS = 4_000_000
 """Rows of one item of the first stage, at most; fewer where workers would be idle."""
 _SERIES = 512
 """Series of one item of the second stage that fill a batch."""
-_LEAST_BUCKETS, _MOST_BUCKETS = 16, 4096
-"""The fewest and the most parts that series are split into."""
+_LEAST_BUCKETS = 16
+"""The fewest parts that series are split into."""
 _ROWS, _BYTES, _KEYS = 1_000_000, 2**27, 48
 """Rows in memory at once: at most so many, and so many bytes of features, results and keys (bytes a row)."""
 _SHOWN = 0.2
@@ -91,8 +91,10 @@ class _Found:
     """How many an earlier run had scored."""
     groups: dict[int, list[int]] = field(default_factory=dict)
     """Rows of each row group, of those that are to be scored, by number."""
-    schema: pa.Schema | None = None
-    """Of the first of these."""
+    series_types: list[pa.DataType] = field(default_factory=list)
+    """Of the column of series in each of these."""
+    order_types: list[pa.DataType | None] = field(default_factory=list)
+    """Of the column of the order; None where the path has it."""
     bad: dict[int, str] = field(default_factory=dict)
     """What is wrong with those that can't be, by number."""
 
@@ -212,6 +214,8 @@ def _columns(model: "Model", config: ScoreConfig) -> Columns:
             "in the model's order by --features"
         )
     if config.by_window:
+        if config.series and config.series == config.order:
+            raise InputError(f"--series and --order are both {config.series!r}; leave one out")
         return Columns(config.series, config.order, features)
     series, order = config.series or "series", config.order or "order"
     if series == order or {series, order} & set(features):
@@ -256,10 +260,11 @@ def _look(
                 raise
             found.bad[source.number] = str(error)
             continue
-        about = file.metadata
+        about, schema, own = file.metadata, file.schema_arrow, stored_keys(source, columns)
         found.groups[source.number] = [about.row_group(k).num_rows for k in range(about.num_row_groups)]
-        found.schema = found.schema or file.schema_arrow
-    if found.schema is None and not found.known:
+        found.series_types.append(schema.field(columns.series).type if columns.series in own else pa.string())
+        found.order_types.append(schema.field(columns.order).type if columns.order in own else None)
+    if not found.groups and not found.known:
         raise InputError(f"none of the {len(files)} files can be read: {next(iter(found.bad.values()))}")
     return found
 
@@ -279,22 +284,22 @@ def _job(
     place = sample_input(opened)
     in_memory = config.rows_in_memory or min(_ROWS, _BYTES // (4 * (place.width + width) + _KEYS))
     wanted = max(_LEAST_BUCKETS, 16 * workers.workers, found.rows // in_memory)
-    buckets = 1 << (min(wanted, _MOST_BUCKETS) - 1).bit_length()
+    buckets = 1 << (min(wanted, MOST_BUCKETS) - 1).bit_length()
     types: dict[str, Any] = {"series": pa.string(), "order": None}
-    if found.schema is None and earlier:
+    if not found.groups and earlier:
         keys = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(earlier["keys"])))
         types = dict(zip(types, keys.types, strict=True))
-    elif not config.by_window and found.schema is not None:
-        for key, name in (("series", columns.series), ("order", columns.order)):
-            if name in found.schema.names:
-                types[key] = found.schema.field(name).type
-        order = types["order"]
-        if order is None or not any(
-            test(order) for test in (pa.types.is_integer, pa.types.is_floating, pa.types.is_temporal)
-        ):
+    elif not config.by_window:
+        order = found.order_types[0]
+        exact = None if order is None else exact_order(order)
+        if exact is None:
             raise InputError(
-                f"column {columns.order!r} is {order or 'in the path'}, expected numbers or times"
+                f"column {columns.order!r} is {order or 'in the path'}, expected numbers, dates, dated times "
+                "or durations"
             )
+        types["order"] = order if len(set(found.order_types)) == 1 else exact
+        if len(set(found.series_types)) == 1 and _from_text(found.series_types[0]):
+            types["series"] = found.series_types[0]
     names = tuple(result_names(task, width))
     if clash := {"label", *names} & {columns.series, columns.order}:
         raise InputError(f"column {min(map(str, clash))!r} has the name of a result; rename it")
@@ -324,6 +329,15 @@ def _reset_every(model: "Model", config: ScoreConfig) -> int | None:
     if config.by_window or config.reset_every == "never":
         return None
     return config.reset_every or model.interface.reset_every
+
+
+def _from_text(kind: pa.DataType) -> bool:
+    """Return whether a series' name can be of this type again in the events."""
+    try:
+        pa.array([], pa.string()).cast(kind)
+    except pa.ArrowException:
+        return False
+    return True
 
 
 def _check_earlier(earlier: Mapping[str, Any], job: Job, config: ScoreConfig) -> None:

@@ -188,7 +188,8 @@ typedef struct {
  *
  * slots:   the place in the pool of each row's states, no two alike; NULL for 0, 1, 2, ...
  * inputs, states, outputs: one entry a program input, state and output; an output's data may be NULL where it
- *          is not wanted. The caller answers for the memory behind them.
+ *          is not wanted. What is written is float32, so that the strides of states and outputs are at least
+ *          4 * width (BAD_ARGUMENT else). The caller answers for the memory behind them.
  */
 LSTM_EDGE_API lstm_edge_status lstm_edge_run(const lstm_edge_program *program, size_t rows, size_t steps,
                                              const size_t *slots, const lstm_edge_rows *inputs,

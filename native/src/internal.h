@@ -64,6 +64,7 @@ typedef struct {
     char *name;
     uint32_t buffer, next;
     bool every_step;
+    bool given;          /* of an output: whether it is an input or an old state, which a step overwrites */
     float *reset;        /* of a state, padded to whole vectors */
     void *golden;
     float *tolerance;
@@ -127,6 +128,7 @@ struct lstm_edge_program {
     le_slab *slabs;
     size_t size;       /* of the file */
     bool far;          /* whether it is as large as LE_FAR */
+    bool indexed;      /* whether an input is looked up in a table */
     bool chunked;      /* whether an operation may take many steps before the next operation runs */
     size_t row_bytes;  /* of all buffers */
     size_t gates, more_gates, hidden, quantized; /* numbers a row of each scratch area */

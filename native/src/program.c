@@ -328,6 +328,7 @@ static bool read_gather(reader *r, const uint32_t *arg, le_op *op) {
     for (size_t i = 0; i < r->program->count[LSTM_EDGE_INPUT]; i++) {
         le_io *input = &r->program->io[LSTM_EDGE_INPUT][i];
         if (input->buffer == op->in && (input->table == 0 || input->table > table.rows)) input->table = table.rows;
+        r->program->indexed = true;
     }
     return op->first != NULL;
 }
@@ -450,13 +451,14 @@ static bool finish(reader *r) {
     if (!done) no_memory();
     for (int kind = LSTM_EDGE_OUTPUT; done && kind <= LSTM_EDGE_STATE; kind++) {
         for (size_t i = 0; done && i < p->count[kind]; i++) {
-            const le_io *io = &p->io[kind][i];
+            le_io *io = &p->io[kind][i];
             const uint32_t end = kind == LSTM_EDGE_STATE ? io->next : io->buffer;
             if (memchr(r->written + r->start[end], 0, width(r, end)) != NULL) {
                 done = REFUSE("%s: no operation writes it", io->name);
             } else if (kind == LSTM_EDGE_STATE && given(p, end)) {
                 done = REFUSE("%s: its new value is an input or another old value; copy it", io->name);
             } else {
+                io->given = given(p, end);
                 needed[end] = needed[end] || kind == LSTM_EDGE_STATE || io->every_step;
                 readers[end] += kind == LSTM_EDGE_OUTPUT;
             }
@@ -508,6 +510,7 @@ static bool read_tables(reader *r) {
     for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
         if (counts[i] > LE_MAX_ITEMS) return REFUSE("a count of %u, at most %u are read", (unsigned)counts[i], LE_MAX_ITEMS);
     }
+    if (h->golden_steps > r->size) return REFUSE("a golden case of more steps than the file has bytes");
     const size_t ports = (size_t)h->inputs + h->outputs + h->states;
     const size_t sizes[] = {h->constants * sizeof(le_constant), h->buffers * sizeof(le_buffer), ports * sizeof(le_port),
                             h->operations * sizeof(le_operation)};

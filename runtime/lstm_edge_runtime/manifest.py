@@ -446,8 +446,8 @@ def _decode(raw: Mapping[str, Any]) -> Manifest:
         ),
         signal=Signal(
             features=texts(signal["features"]),
-            sampling_rate=signal["sampling_rate"] and number(signal["sampling_rate"]),
-            window=signal["window"] and int(number(signal["window"])),
+            sampling_rate=signal["sampling_rate"] and _at_least(1e-9, signal["sampling_rate"]),
+            window=signal["window"] and int(_at_least(1, signal["window"])),
             missing=text(signal.get("missing", "")),
         ),
         trained=Trained.decode(raw["trained"]) if "trained" in raw else None,
@@ -459,6 +459,12 @@ def _decode(raw: Mapping[str, Any]) -> Manifest:
         else _decode_golden(golden)._replace(more=tuple(map(_decode_golden, golden.get("more", [])))),
         identity=text(raw.get("identity", "")),
     )
+
+
+def _at_least(least: float, raw: Any) -> float:
+    if not least <= (found := number(raw)) < 1 << 31:
+        raise TypeError(f"{raw!r:.60}, expected a number from {least:g}")
+    return found
 
 
 def _decode_tensor(raw: Mapping[str, Any]) -> TensorSpec:

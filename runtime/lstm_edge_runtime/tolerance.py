@@ -84,9 +84,10 @@ class Comparison:
         measure, digits = f"noise floor {self.floor:.3g}, {self.ulp:.3g} ULP", 9
         if not self.floor:  # of float64
             measure, digits = f"{self.max_rel:.3g} of the largest value", 15
+        got, expected = (f"{value:.{digits}g}" for value in (self.got, self.expected))
         return (
-            f"{self.name}{list(self.shape)} differs by {self.error:.3g} at [{where}] (got {self.got:.{digits}g}, "
-            f"expected {self.expected:.{digits}g}; limit {self.limit:.3g}, {measure})"
+            f"{self.name}{list(self.shape)} differs by {self.error:.3g} at [{where}] "
+            f"(got {got}, expected {expected}; limit {self.limit:.3g}, {measure})"
         )
 
 

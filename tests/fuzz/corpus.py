@@ -39,8 +39,9 @@ def make_corpus(folder: Path, *, full: bool) -> None:
     _golden(folder)
     _settings(folder)
     _states(folder)
+    _counted(models)
     (folder / "lep").mkdir()
-    native = ("gru", "lstm") if installed() else ()
+    native = ("gru", "lstm", "counted") if installed() else ()
     if full:
         _verb("export", folder / "run", "-o", models / "exported.onnx")
         _sparse(models)
@@ -48,7 +49,8 @@ def make_corpus(folder: Path, *, full: bool) -> None:
         shutil.copy(folder / "foreign.onnx", models)
         _verb("quantize", models / "lstm.onnx", "--precision", "fp16", "-o", models / "fp16.onnx")
         _verb("convert", models / "exported.onnx", "-o", folder / "ort" / "exported.ort")
-        native += ("exported",) if native else ()
+        _tokens(models)
+        native += ("exported", "tokens") if native else ()
     for name in native:
         _verb("convert", models / f"{name}.onnx", "--to", "native", "-o", folder / "lep" / f"{name}.lep")
 
@@ -130,6 +132,56 @@ def _states(folder: Path) -> None:
     with load(DATA / "lstm.onnx", device="cpu") as model:
         stream = model.stream()
         StateFile(stream, folder / "state.npz", 1.0, Hold(3)).save()
+
+
+def _counted(models: Path) -> None:
+    """Add ``gru.onnx``, which takes lengths, with a golden case."""
+    import onnx
+
+    from lstm_edge_runtime import load
+    from lstm_edge_runtime.manifest import KEY, Golden
+
+    rng = np.random.default_rng(3)
+    inputs = {"x": rng.normal(size=(4, 2, 3)), "gain": np.ones((4, 2, 1)), "h_0": np.full((1, 2, 8), 0.25)}
+    inputs = {name: array.astype(np.float32) for name, array in inputs.items()}
+    with load(DATA / "gru.onnx", engine="onnxruntime") as model:
+        outputs, after = model.run({name: inputs[name] for name in ("x", "gain")}, lengths=[4, 2])
+        manifest = model.interface
+        outputs = manifest.all_outputs(outputs, after)
+    golden = Golden(
+        {**inputs, "lengths": np.array([4, 2])}, outputs, floor={}, limit=dict.fromkeys(outputs, 1e-3)
+    )
+    made = onnx.load(DATA / "gru.onnx")
+    next(each for each in made.metadata_props if each.key == KEY).value = manifest._replace(
+        golden=golden
+    ).to_json()
+    onnx.save(made, models / "counted.onnx")
+
+
+def _tokens(models: Path) -> None:
+    """Add a network that takes tokens and their count."""
+    import torch
+    from torch import nn
+
+    from lstm_edge_exporters import export
+
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.lstm = nn.Embedding(20, 4), nn.LSTM(4, 8, batch_first=True)
+
+        def forward(self, tokens: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+            packed = nn.utils.rnn.pack_padded_sequence(
+                self.table(tokens), lengths, batch_first=True, enforce_sorted=False
+            )
+            steps, _ = nn.utils.rnn.pad_packed_sequence(
+                self.lstm(packed)[0], batch_first=True, total_length=tokens.shape[1]
+            )
+            return steps
+
+    torch.manual_seed(0)
+    example = torch.randint(0, 20, (2, 6)), torch.tensor([6, 4])
+    export(Tokens().eval(), example).save(models / "tokens.onnx")
 
 
 def _foreign(path: Path) -> Path:

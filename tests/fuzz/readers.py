@@ -8,6 +8,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import edits
 import mutate
 import numpy as np
 import onnx
@@ -141,6 +142,43 @@ def manifest(rng: Random, corpus: Path, folder: Path) -> Verb | None:
     text = mutate.damage_json(rng, entry.value)
     entry.value = text.encode("utf-8", "replace").decode()
     return _use_model(rng, corpus, folder, _put(folder, "m.onnx", model.SerializeToString()))
+
+
+def one_edit(rng: Random, corpus: Path, folder: Path) -> Verb | None:
+    """One value of the manifest or one golden array of an ONNX file, used in every way."""
+    names = ("lstm", "counted", "tokens", "unbatched", "wide")
+    sources = [path for path in sorted((corpus / "onnx").glob("*.onnx")) if path.stem in names]
+    content = edits.edit_manifest(rng, rng.choice(sources))
+    edits.use(rng, content, engine=rng.choice(("auto", "onnxruntime", "native")))
+    return None
+
+
+def one_program_edit(rng: Random, corpus: Path, folder: Path) -> Verb | None:
+    """The same of a native program."""
+    edits.use(rng, edits.edit_manifest(rng, _pick(rng, corpus / "lep", ".lep")))
+    return None
+
+
+def names(rng: Random, corpus: Path, folder: Path) -> Verb | None:
+    """A name that a path, a terminal or another language would obey, in graph and manifest."""
+    sources = [corpus / "onnx" / f"{name}.onnx" for name in ("lstm", "gru", "counted")]
+    content = edits.rename(rng, rng.choice(sources))
+    if rng.random() < 0.97:
+        edits.use(rng, content, engine=rng.choice(("auto", "native")))
+        with load(content, device="cpu", threads=1) as model:
+            stream = model.stream()
+            stream.state.save(folder / "s.npz")
+            stream.restore(State.load(folder / "s.npz"))
+        return None
+    path, out = _put(folder, "m.onnx", content), str(folder / "out")
+    return Verb(
+        rng.choice((
+            ("inspect", str(path)), ("inspect", str(path), "--json"), ("selftest", str(path)),
+            ("convert", str(path), "--to", "native", "-o", out),
+            ("convert", str(path), "--to", "triton", "-o", out),
+            ("convert", str(path), "--to", "triton", "--backend", "onnxruntime", "-o", out),
+        ))
+    )  # fmt: skip
 
 
 def ort_format(rng: Random, corpus: Path, folder: Path) -> Verb | None:
@@ -381,6 +419,9 @@ READERS: dict[str, tuple[int, Read]] = {
     "onnx, bytes": (13, onnx_bytes),
     "onnx, structure": (18, onnx_structure),
     "manifest": (14, manifest),
+    "manifest, one edit": (10, one_edit),
+    "program, one edit": (10, one_program_edit),
+    "names": (4, names),
     "ort format": (4, ort_format),
     "native program": (5, program),
     "npz": (7, npz),
@@ -397,6 +438,8 @@ READERS: dict[str, tuple[int, Read]] = {
     "command line": (2, command_line),
 }
 """How often each is drawn, in about a hundred, and what it is."""
+CHEAP = {"manifest, one edit": 3, "program, one edit": 16, "names": 1}
+"""Those that take a millisecond or two, and how often each is drawn where these are drawn alone."""
 if not installed():
-    del READERS["native program"]
+    del READERS["native program"], READERS["program, one edit"]
 EXPECTED = (LstmEdgeError,)

@@ -11,12 +11,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from lstm_edge_runtime import load
+from lstm_edge_runtime import State, load
 from lstm_edge_runtime.errors import (
     CheckFailedError,
     ContractError,
     FileFormatError,
     InputError,
+    StateError,
     UnsupportedError,
 )
 from lstm_edge_runtime.manifest import KEY, Manifest, StateSpec, TensorSpec
@@ -339,6 +340,36 @@ def test_states_move_between_the_engines() -> None:
     stream.restore(other.state)
     whole.process(x[:5])
     np.testing.assert_allclose(stream.step(x[5]), whole.step(x[5]), atol=2e-6)
+
+
+def test_states_move_between_an_onnx_file_and_its_program(tmp_path: Path) -> None:
+    native, plain = load(to_native(DATA / "lstm.onnx")), load(DATA / "lstm.onnx", engine="onnxruntime")
+    assert native.identity == plain.identity != native.sha256
+    x = np.random.default_rng(5).standard_normal((6, 3)).astype("float32")
+    whole = plain.stream().process(x)
+    for first, second in ((native, plain), (plain, native)):
+        before, after = first.stream(), second.stream()
+        before.process(x[:3])
+        before.state.save(tmp_path / "s.npz")
+        after.restore(State.load(tmp_path / "s.npz"))
+        np.testing.assert_allclose(after.process(x[3:]), whole, atol=2e-6)
+    other = load(to_native(DATA / "gru.onnx"))
+    with pytest.raises(StateError, match="got a state of model"):
+        other.stream().restore(native.stream().state)
+
+
+def test_chunks_with_an_input_that_has_no_time_axis_are_those_of_onnxruntime() -> None:
+    base = onnx.load_from_string(recurrent(np.random.default_rng(11), "GRU"))
+    base.graph.node[1].output[0] = "before"
+    base.graph.node.append(helper.make_node("Add", ["before", "shift"], ["y"]))
+    base.graph.input.append(helper.make_tensor_value_info("shift", TensorProto.FLOAT, ["N", 7]))
+    content = base.SerializeToString()
+    x, shift = np.ones((5, 3), np.float32), np.arange(7, dtype=np.float32)
+    here, there = load(content, engine="native").stream(), load(content, engine="onnxruntime").stream()
+    given = {"x": x, "shift": shift}
+    np.testing.assert_allclose(here.process(given), there.process(given), atol=2e-6)
+    step = {"x": x[0], "shift": shift}
+    np.testing.assert_allclose(here.step(step), there.step(step), atol=2e-6)
 
 
 def test_a_program_file_runs_in_python_and_in_c_without_onnxruntime(folder: Path, tmp_path: Path) -> None:

@@ -5,8 +5,10 @@ import multiprocessing
 import os
 import re
 import shutil
+import struct
 import subprocess
 import threading
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +17,7 @@ import pytest
 from engine import LibraryError, Program, Stream
 from networks import make_network
 
-from lstm_edge_runtime.native.library import open_library
+from lstm_edge_runtime.native.library import Rows, open_library
 from lstm_edge_runtime.native.program import Binary, Code, Function, ProgramWriter
 
 SANITIZERS = "-fsanitize=address,undefined -fno-sanitize-recover=all -O0"
@@ -126,6 +128,32 @@ def test_every_truncation_and_every_flipped_byte_is_refused(best: C.CDLL) -> Non
         with pytest.raises(LibraryError):
             Program(best, bytes(damaged))
     assert Program(best, data).selftest() <= 1
+
+
+@pytest.mark.parametrize("wrong", ["states", "outputs", "steps"])
+def test_rows_that_would_be_written_over_each_other_are_refused(best: C.CDLL, wrong: str) -> None:
+    """As those of a pool of int8 states are, whose strides are a quarter of what is written."""
+    program = Program(best, make_network(np.random.default_rng(2), ["LSTM"], 4, 8).program)
+    x, states = np.ones((3, 2, 4), np.float32), program.zeros(3)
+    outputs = [np.zeros((3, 2, port.width), np.float32) for port in program.outputs]
+    groups = [[x], states, outputs]
+    views = [(Rows * len(g))(*(Rows(a.ctypes.data, *a.strides[:-1]) for a in g)) for g in groups]
+    narrow = views[1] if wrong == "states" else views[2]
+    narrow[0].row_stride //= 4 if wrong != "steps" else 1
+    narrow[0].step_stride //= 4 if wrong == "steps" else 1
+    if wrong == "steps" and not program.outputs[0].every_step:
+        pytest.skip("an output of the last step")
+    status = best.lstm_edge_run(program.handle, 3, 2, None, *views)
+    assert (status, best.lstm_edge_last_error()) == (5, b"a stride smaller than a row of float32")
+    assert not any(array.any() for array in (*states, *outputs))
+
+
+def test_a_golden_case_of_more_steps_than_the_file_can_hold_is_refused(best: C.CDLL) -> None:
+    data = bytearray(every_operation())
+    struct.pack_into("<I", data, 24 + 4 * 7, 2**32 - 1)
+    struct.pack_into("<I", data, 12, zlib.crc32(data[16:]))
+    with pytest.raises(LibraryError, match="a golden case of more steps than the file has bytes"):
+        Program(best, bytes(data))
 
 
 def test_a_program_of_a_later_format_says_so(best: C.CDLL) -> None:

@@ -91,6 +91,17 @@ def test_a_wrong_value_of_how_it_was_trained_is_refused_in_one_line(bad):
 
 @pytest.mark.parametrize(
     "bad",
+    [{"window": -1}, {"window": 0.5}, {"window": 1e308}, {"sampling_rate": -5}, {"sampling_rate": True}],
+)
+def test_a_window_or_rate_that_is_none_is_refused(bad):
+    raw = json.loads(FULL.to_json())
+    raw["signal"] |= bad
+    with pytest.raises(ManifestError, match="malformed"):
+        Manifest.from_json(json.dumps(raw))
+
+
+@pytest.mark.parametrize(
+    "bad",
     [
         {"least": 0, "most": None, "multiple": 1},
         {"least": 5, "most": 4, "multiple": 1},

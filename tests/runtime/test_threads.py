@@ -1,4 +1,6 @@
 import contextlib
+import os
+import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -7,6 +9,7 @@ import pytest
 
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import StateError
+from lstm_edge_runtime.native.library import installed
 
 
 def test_eight_threads_with_streams_of_their_own_equal_serial_runs(model):
@@ -109,3 +112,34 @@ def test_threads_that_race_for_one_stream_lose_no_step(model):
     for _ in taken:
         expected.step(sample)
     np.testing.assert_array_equal(stream.state["c_0"], expected.state["c_0"])
+
+
+@pytest.mark.skipif(
+    not installed() or not hasattr(os, "fork"), reason="the native engine, and a system that forks"
+)
+def test_children_forked_while_threads_step_the_native_engine_go_on(path):
+    model, x = load(path("lstm"), engine="native", threads=2), np.ones((40, 3), np.float32)
+    expected, stop = model.stream().process(x), threading.Event()
+
+    def work() -> None:
+        batch = model.streams(20)
+        ids = [batch.add() for _ in range(20)]
+        while not stop.is_set():
+            batch.process(np.ones((20, 40, 3), np.float32), ids)
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(10):
+            child = os.fork()
+            if child == 0:
+                signal.alarm(20)
+                batch = model.streams(20)
+                rows = batch.process(np.ones((20, 40, 3), np.float32), [batch.add() for _ in range(20)])
+                os._exit(0 if np.allclose(rows, expected, atol=1e-6) else 1)
+            assert os.waitpid(child, 0)[1] == 0
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()

@@ -131,6 +131,7 @@ function showFacts(name, model, loaded) {
     ["Features", features.join(", ")],
     ["Sampling rate", samplingRate !== null && `${samplingRate} Hz`],
     ["Window in training", signal.window !== null && `${signal.window} samples`],
+    ["A stream starts again", model.resetEvery !== null && `every ${model.resetEvery} samples, as each window of the training did`],
     ["States", manifest.states.map(({ input, axes }) => `${input} (${axes.join(", ")})`).join(", ")],
     ["Checkpoint", typeof checkpoint === "string" && `sha256 ${checkpoint}`],
     ["Made with", versions],
@@ -282,7 +283,7 @@ async function runWhole({ model, features }, view, { x, label }) {
 
 /** @param {Session} session @param {View} view @param {Recording} recording @param {AbortSignal} signal */
 async function replay({ model, features }, view, { x, label }, signal) {
-  const stream = model.stream(), width = features.length, count = x.length / width;
+  const stream = model.stream({ resetEvery: model.resetEvery ?? "never" }), width = features.length, count = x.length / width;
   const speed = Number(/** @type {HTMLSelectElement} */ (byId("speed")).value), rate = model.samplingRate ?? DEFAULT_RATE;
   const timer = new Timer("replay-result", rate * speed, "it is replayed more slowly than asked");
   /** @type {string[]} */
@@ -391,7 +392,7 @@ async function live({ model }, view, wanted, signal) {
       resolve(undefined);
     }, { signal });
   });
-  const stream = model.stream(), rate = model.samplingRate ?? DEFAULT_RATE;
+  const stream = model.stream({ resetEvery: model.resetEvery ?? "never" }), rate = model.samplingRate ?? DEFAULT_RATE;
   let lost = 0;
   const timer = new Timer("live-result", rate, "samples are left out");
   byId("live-figure").hidden = false;

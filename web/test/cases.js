@@ -154,6 +154,54 @@ export const cases = {
     }
   },
 
+  "a stream that starts again gives what one gives that is reset by hand, also after it moved": async ({ load, options, url }) => {
+    const gru = await load(`${url}gru.onnx`, options), count = 17, x = signal(3 * count), gain = signal(count, 1);
+    const part = (/** @type {number} */ from, /** @type {number} */ to) => ({ x: x.subarray(from * 3, to * 3), gain: gain.subarray(from, to) });
+    const byHand = gru.stream(), stepped = gru.stream({ resetEvery: 5 }), whole = /** @type {any} */ (await gru.stream({ resetEvery: 5 }).process(part(0, count)));
+    let chunked = gru.stream({ resetEvery: 5 }), from = 0, last, logits;
+    const outputs = [];
+    for (let step = 0; step < count; step += 1) {
+      if (step % 5 === 0) await byHand.reset();
+      last = /** @type {any} */ (await byHand.step(part(step, step + 1)));
+      outputs.push(...last.output);
+      logits = /** @type {any} */ (await stepped.step(part(step, step + 1))).logits;
+      check(isClose(logits, last.logits), `step ${step}`);
+    }
+    for (const to of [3, 5, 6, 16, 17]) {
+      const moved = structuredClone(await chunked.state());
+      chunked = gru.stream({ resetEvery: 5 });
+      await chunked.restore(moved);
+      logits = /** @type {any} */ (await chunked.process(part(from, to))).logits;
+      from = to;
+    }
+    check(isClose(logits, last.logits) && isClose(whole.logits, last.logits) && isClose(whole.output, outputs), "chunks");
+    check((await chunked.state()).age === 2 && (await stepped.state()).age === 2, "age");
+    await refuses(() => gru.stream({ resetEvery: "window" }), "InputError", /does not say on which window/);
+    for (const wrong of [0, 1.5, "40"]) await refuses(() => gru.stream({ resetEvery: /** @type {any} */ (wrong) }), "InputError", /expected a whole number of steps from 1/);
+  },
+
+  "a stream that outlives what was trained warns once": async ({ load, options, bytes }) => {
+    const file = await bytes("lstm.onnx"), warn = console.warn;
+    /** @type {string[]} */
+    const said = [];
+    console.warn = (/** @type {string} */ text) => said.push(text);
+    try {
+      const carried = await load(file, options);
+      carried.stream();
+      const model = await load(withManifest(file, (manifest) => { manifest.trained.carry = false; }), options);
+      const older = await load(withManifest(file, (manifest) => { delete manifest.trained; }), options);
+      check(carried.resetEvery === null && model.resetEvery === 20 && older.resetEvery === 20, "resetEvery");
+      model.stream({ resetEvery: "window" });
+      model.stream({ resetEvery: "never" });
+      check(said.join() === "", said.join());
+      model.stream();
+      model.stream();
+      check(said.length === 1 && /window of 20 steps .* resetEvery: "window"/.test(said[0] ?? ""), said.join());
+    } finally {
+      console.warn = warn;
+    }
+  },
+
   "a chunk of a file that takes one step a call, and files with other axes and inputs": async ({ load, options, url }) => {
     const gru = await load(`${url}gru.onnx`, options), stream = gru.stream(), whole = gru.stream();
     const x = signal(12), gain = signal(4, 1);
@@ -217,6 +265,19 @@ export const cases = {
     await refuses(model.run(signal(6), { batch: 2, state: kept }), "StateError", /nothing is reset by itself/);
     await refuses(stream.restore(/** @type {any} */ (undefined)), "StateError", /expected/);
     await refuses(stream.restore({ ...kept, arrays: {} }), "StateError", /h_0/);
+  },
+
+  "states move between an .onnx file and its .ort form": async ({ load, options, url }) => {
+    if (options.device === "webgpu") return;
+    const models = [await load(`${url}lstm.onnx`, options), await load(`${url}lstm.ort`, options)], [plain, ort] = models;
+    check(plain?.identity === ort?.identity && plain?.identity === ort?.manifest.identity, "one identity");
+    const whole = only(await /** @type {any} */ (plain).stream().process(signal(3 * 6)));
+    for (const [first, second] of [models, models.toReversed()]) {
+      const before = /** @type {any} */ (first).stream(), after = /** @type {any} */ (second).stream();
+      await before.process(signal(3 * 6).subarray(0, 12));
+      await after.restore(await before.state());
+      check(isClose(only(await after.process(signal(3 * 6).subarray(12))), whole, 1e-5), "the chunk behind it");
+    }
   },
 
   "learned initial states are where a stream starts": async ({ load, options, url }) => {

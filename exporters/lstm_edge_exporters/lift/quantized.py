@@ -16,7 +16,11 @@ from lstm_edge_runtime.manifest import Array
 from ..graph import UniqueNames, forget_shapes, infer_shapes
 from .evaluate import constant
 
-__all__ = ["float_twin", "is_quantized"]
+__all__ = ["STEP", "float_twin", "is_quantized"]
+
+STEP = "lstm_edge.step"
+"""The key in the ``meta`` of a twin's weight of how far apart its neighboring values are; an array that
+broadcasts against it."""
 
 _INTEGER = {"MatMulInteger": "MatMul", "ConvInteger": "Conv"}
 _OPERATORS = (QUANTIZED, "DynamicQuantizeLinear", "DynamicQuantizeMatMul", *_INTEGER)
@@ -56,9 +60,11 @@ def float_twin(model: ir.Model) -> ir.Model | None:
 def _in_float(graph: ir.Graph, node: ir.Node, names: UniqueNames) -> Sequence[ir.Value] | None:
     """Add what stands in the place of a quantized node's outputs."""
 
-    def weight(array: Array) -> ir.Value:
-        value = ir.val(names.unique(f"{node.name}.weight"), const_value=ir.tensor(array.astype(np.float32)))
+    def weight(array: Array, step: Array | None = None, source: ir.Value | None = None) -> ir.Value:
+        title = names.unique(f"{node.name if source is None else source.name}.float")
+        value = ir.val(title, const_value=ir.tensor(array.astype(np.float32)))
         value.const_value.name = value.name  # type: ignore[union-attr]
+        value.meta[STEP] = step
         graph.register_initializer(value)
         return value
 
@@ -79,24 +85,28 @@ def _in_float(graph: ir.Graph, node: ir.Node, names: UniqueNames) -> Sequence[ir
         shift = np.zeros(1) if zero_point is None else zero_point.astype(np.float64)
         if node.op_type == "ConvInteger":
             shift = shift.reshape(-1, *[1] * (quantized.ndim - 1))
-        plain = weight(quantized.astype(np.float64) - shift)
+        plain = weight(quantized.astype(np.float64) - shift, np.ones(1), inputs[1])
         return insert(ir.Node("", _INTEGER[node.op_type], [inputs[0], plain], node.attributes.values()))
     if node.op_type != QUANTIZED:
         return None
     weights = [_dequantized(node, *places) for places in ((_W, _W_SCALE), (_R, _R_SCALE))]
-    if any(array is None for array in weights):
+    if None in weights:
         return None
-    plain_weights = [weight(array.swapaxes(1, 2)) for array in weights if array is not None]
+    plain_weights = [
+        weight(found[0].swapaxes(1, 2), found[1].swapaxes(1, 2), inputs[place])
+        for place, found in zip((_W, _R), weights, strict=True)
+        if found is not None
+    ]
     given = [inputs[0], *plain_weights, *inputs[3:8]]
     return insert(ir.Node("", "LSTM", given, node.attributes.values(), num_outputs=len(node.outputs)))
 
 
-def _dequantized(node: ir.Node, weight: int, scale: int) -> Array | None:
-    """Return ``(D, I, 4*H)`` in float64."""
+def _dequantized(node: ir.Node, weight: int, scale: int) -> tuple[Array, Array] | None:
+    """Return the weights ``(D, I, 4*H)`` in float64, and how far apart their values are."""
     arrays = [constant(node.inputs[place]) for place in (weight, scale, scale + 1)]
     if any(array is None for array in arrays):
         return None
     quantized, scales, zero_points = (np.asarray(array, np.float64) for array in arrays)
     rows = len(quantized)
-    difference: Array = quantized - zero_points.reshape(rows, 1, -1)
-    return difference * scales.reshape(rows, 1, -1)
+    steps = scales.reshape(rows, 1, -1)
+    return (quantized - zero_points.reshape(rows, 1, -1)) * steps, steps

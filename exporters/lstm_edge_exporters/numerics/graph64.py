@@ -19,7 +19,15 @@ from lstm_edge_runtime.state import Runner
 from .noise import EXACT, Exact, Rounding
 from .operators import operators, round_results
 
-__all__ = ["Graph64", "MeasuredGraph", "describe_node", "introduced_constants", "open_graph", "remember"]
+__all__ = [
+    "Graph64",
+    "MeasuredGraph",
+    "describe_node",
+    "introduced_constants",
+    "open_graph",
+    "remember",
+    "wrong_copies",
+]
 
 Feeds = Mapping[str, Array]
 
@@ -32,6 +40,10 @@ _MOVE = 2.0**-23
 _SHORT = 2.0**12
 """A float that is a whole number of such parts was not rounded: 0.5, 3, -inf, the least float32."""
 _ALIKE = 1e-3
+_FEW = 0.05
+"""Largest fraction of numbers that a wrong copy has of its own."""
+_COPIED = 3
+"""Numbers at the least that a wrong copy shares with its reference."""
 
 
 class Graph64:
@@ -236,6 +248,26 @@ def introduced_constants(graph: Graph64, tensors: Iterable[Array]) -> tuple[str,
         if not any(alike):
             found.append(name)
     return tuple(found)
+
+
+def wrong_copies(graph: Graph64, tensors: Iterable[Array]) -> Iterator[str]:
+    """Return the constants of a graph in which a few numbers are none of its reference's, and those numbers.
+
+    What is computed from weights is new throughout; a copy that is off in some places is wrong. No case may
+    show it: a unit behind a ReLU may be off on all of them.
+
+    Args:
+        graph: the file's.
+        tensors: every float tensor of the reference.
+    """
+    known = np.concatenate([np.asarray(array, np.float32).ravel() for array in (np.zeros(1), *tensors)])
+    for name, array in graph.constants.items():
+        flat = array.ravel()
+        rounded = flat[~_is_short(flat)]
+        strange = rounded[~np.isin(rounded, known)]
+        few = max(1, int(_FEW * rounded.size))
+        if 0 < strange.size <= few and rounded.size - strange.size >= _COPIED:
+            yield f"{name} has {', '.join(f'{value:.9g}' for value in strange[:3])}"
 
 
 def _is_short(values: Array) -> Array:

@@ -89,10 +89,11 @@ def check_samples(samples: Samples, manifest: Manifest) -> None:
     """Refuse data that does not fit a file.
 
     Raises:
-        InputError: an input that is missing or unknown, not finite, or with lengths that do not fit; or
-            arrays of unequal counts.
+        InputError: an input that is missing or unknown, not finite, of numbers that its dtype can't hold, or
+            with lengths that do not fit; or arrays of unequal counts.
     """
     row_axes = {spec.name: _row_axes(spec.axes, manifest) for spec in manifest.data_inputs}
+    dtypes = {spec.name: np.dtype(spec.dtype) for spec in manifest.data_inputs}
     if set(samples.inputs) != set(row_axes):
         raise InputError(
             f"the data has {sorted(samples.inputs)}, the file takes {sorted(row_axes)}; name each once"
@@ -109,6 +110,10 @@ def check_samples(samples: Samples, manifest: Manifest) -> None:
             )
         if not np.isfinite(array).all():
             raise InputError(f"{name} holds NaN or infinity; clean the data first")
+        dtype = dtypes[name]
+        with np.errstate(invalid="ignore"):
+            if dtype.kind in "iu" and (array.astype(dtype) != array).any():
+                raise InputError(f"{name} holds {array.min()}..{array.max()}, expected {dtype} numbers")
         time = manifest.time_axis(axes)
         if samples.lengths is not None and time is not None:
             low, high, longest = min(samples.lengths), max(samples.lengths), array.shape[1 + time]

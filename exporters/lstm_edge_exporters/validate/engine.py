@@ -152,6 +152,10 @@ class Validation:
             yield from check_claims(self.subject)
             if self.file.has_manifest:
                 yield from check_recorded(self.subject)
+            if self.subject.judge.budgets:
+                from .checks.quantized import check_weights
+
+                yield from check_weights(self.subject)
 
     def _why_not(self) -> str:
         if self.file.model is None:

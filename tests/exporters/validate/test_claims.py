@@ -195,6 +195,19 @@ def test_the_documentation_names_what_nobody_verifies():
             assert f"`{name}`" in text
 
 
+def test_one_unit_in_the_last_place_of_one_weight_is_found_whether_or_not_a_case_shows_it(told, tmp_path):
+    path, reference = told
+    model = onnx.load(path)
+    weight = max(model.graph.initializer, key=lambda each: np.prod(each.dims))
+    array = numpy_helper.to_array(weight).copy()
+    array.flat[5] = np.nextafter(array.flat[5], np.float32(1))
+    weight.CopyFrom(numpy_helper.from_array(array, weight.name))
+    onnx.save(model, tmp_path / "one.onnx")
+    (failed,) = contract(tmp_path / "one.onnx", reference).failed
+    assert failed.name == "weights are the reference's"
+    assert f"{array.flat[5]:.9g}" in failed.message
+
+
 def test_an_int8_tensor_that_nothing_uses_does_not_make_a_file_int8(told, tmp_path):
     path, reference = told
     int8 = restated(path, tmp_path, precision=lambda m: "int8")

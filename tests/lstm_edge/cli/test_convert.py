@@ -1,9 +1,12 @@
 """``lstm-edge convert`` and ``lstm-edge export --format ort``: ORT format, its operators, and refusals."""
 
+import hashlib
 import json
 import subprocess
 import sys
 
+import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -22,8 +25,30 @@ def converted(har):
 
 def test_an_ort_file_carries_the_manifest_and_passes_its_self_test(har, converted):
     before, after = load(har.path), load(converted.model)
-    assert after.manifest.to_json() == before.manifest.to_json()
+    assert after.manifest.to_json() == before.manifest._replace(identity=before.identity).to_json()
     assert after.selftest().ok
+
+
+def test_states_move_between_an_onnx_file_and_its_ort_form(har, converted):
+    before, after = load(har.path), load(converted.model)
+    assert after.identity == before.identity == before.sha256 != after.sha256
+    x = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
+    whole = before.stream().process(x)
+    for first, second in ((before, after), (after, before)):
+        stream, other = first.stream(), second.stream()
+        stream.process(x[:4])
+        other.restore(stream.state)
+        np.testing.assert_allclose(other.process(x[4:]), whole, atol=1e-5)
+
+
+def test_a_file_with_external_data_is_converted_with_the_identity_of_both(har, tmp_path):
+    onnx.save(
+        onnx.load(har.path), tmp_path / "m.onnx",
+        save_as_external_data=True, location="sub.data", size_threshold=100,
+    )  # fmt: skip
+    content = (tmp_path / "m.onnx").read_bytes() + (tmp_path / "sub.data").read_bytes()
+    after = load(to_ort(tmp_path / "m.onnx").model)
+    assert after.identity == load(tmp_path / "m.onnx").identity == hashlib.sha256(content).hexdigest()
 
 
 def test_the_operators_config_names_what_the_file_runs_and_nothing_of_this_machine(converted):

@@ -74,15 +74,27 @@ def _contents(output):
     return rows, events.sort_by([("series", "ascending"), ("start", "ascending")])
 
 
-def test_ray_gives_the_bits_of_one_process_though_a_worker_is_killed(har, tmp_path):
+def _write_long(folder):
+    """Write few and long series, so that an item takes a while."""
     rng = np.random.default_rng(1)
-    n, devices = 240_000, 8  # few and long, so that an item takes a while
+    n, devices = 240_000, 8
     series = np.arange(n) % devices
+    folder.mkdir()
     for part, rows in enumerate(np.array_split(np.arange(n), 5)):
         columns = {"series": [f"dev {one}" for one in series[rows]], "order": rows // devices}
         x = {name: (rng.normal(size=len(rows)) * 3).astype(np.float32) for name in ("ax", "ay", "az")}
-        (tmp_path / "in").mkdir(exist_ok=True)
-        parquet.write_table(pa.table(columns | x), tmp_path / "in" / f"{part}.parquet", row_group_size=50_000)
+        parquet.write_table(pa.table(columns | x), folder / f"{part}.parquet", row_group_size=50_000)
+
+
+def _assert_gone(family):
+    gone = time.monotonic() + 20
+    while left := [_title(pid) for pid in family if Path(f"/proc/{pid}").exists() and "ray" in _title(pid)]:
+        assert time.monotonic() < gone, f"Ray is left behind: {left}"
+        time.sleep(0.2)
+
+
+def test_ray_gives_the_bits_of_one_process_though_a_worker_is_killed(har, tmp_path):
+    _write_long(tmp_path / "in")
     subprocess.run(
         _lines(tmp_path / "in", har.path, tmp_path / "one", "--workers", 1), check=True, capture_output=True
     )
@@ -120,10 +132,30 @@ def test_ray_gives_the_bits_of_one_process_though_a_worker_is_killed(har, tmp_pa
     assert all(rows[name].equals(expected_rows[name]) for name in rows)
     assert events.equals(expected_events)
     assert {path.name for path in tmp_path.iterdir()} == {"in", "one", "two", "said"}
-    gone = time.monotonic() + 20
-    while any(Path(f"/proc/{pid}").exists() and "ray" in _title(pid) for pid in family):
-        assert time.monotonic() < gone, "Ray is left behind"
-        time.sleep(0.2)
+    _assert_gone(family)
+
+
+@pytest.mark.parametrize("when", ["starting", "at work"])
+def test_sigterm_ends_it_with_143_and_leaves_no_process(har, tmp_path, when):
+    _write_long(tmp_path / "in")
+    line = _lines(tmp_path / "in", har.path, tmp_path / "out", "--workers", 2)
+    with subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        family = set()
+        while not any("raylet" in _title(pid).split(" ")[0] for pid in family):
+            assert process.poll() is None
+            family |= _descendants(process.pid)
+            time.sleep(0.02)
+        if when == "at work":
+            while not next(process.stderr).startswith("score: 4 items"):
+                pass
+        family |= _descendants(process.pid)
+        process.terminate()
+        said = process.stderr.read()
+        assert process.wait(timeout=60) == 143, said
+    assert said.splitlines()[-1] == "stopped by SIGTERM"
+    assert "Traceback" not in said
+    _assert_gone(family)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.fixture(scope="module")

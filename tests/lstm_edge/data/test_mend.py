@@ -28,6 +28,22 @@ def test_missing_cells_are_refused_with_the_choice_unless_it_was_made(table):
     assert dropped.notes == ("3 steps with missing features were left out",)
 
 
+def test_gaps_of_a_column_to_forecast_are_mended_as_those_of_every_feature(table):
+    text = "order,a,b\n0,0,1\n1,,2\n2,4,3\n3,6,4\n"
+    with pytest.raises(InputError, match=r"row 3, column 'a' is '', .*; --missing interpolate or drop-row"):
+        table(text, forecast=("a",))
+    (filled,) = table(text, forecast=("a",), missing="interpolate").series
+    assert (filled.x.tolist(), filled.y.tolist()) == ([[0, 1], [2, 2], [4, 3]], [[2], [4], [6]])
+    (dropped,) = table(text, forecast=("a",), missing="drop-row").series
+    assert (dropped.x.tolist(), dropped.y.tolist()) == ([[0, 1], [4, 3]], [[4], [6]])
+
+
+def test_a_gap_that_no_option_mends_recommends_none(table):
+    for text, options in (("a,b\n1,2\n1,\n", {"targets": ("b",)}), ("order,a,label\n1,2,x\n,3,x\n", {})):
+        with pytest.raises(InputError, match=r"row 3, column '\w+' is '', expected a finite number$"):
+            table(text, missing="interpolate", **options)
+
+
 @pytest.mark.parametrize("cell", ["inf", "abc", "1e39"])
 def test_a_cell_that_is_wrong_is_no_gap(table, cell):
     with pytest.raises(InputError, match=f"row 2, column 'a' is '{cell}', expected a finite number$"):

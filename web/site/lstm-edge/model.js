@@ -23,9 +23,10 @@ import { inTurn } from "./turns.js";
 /** @typedef {ArrayLike<number> | ArrayLike<bigint>} Numbers */
 /** @typedef {Numbers | Record<string, Numbers>} Samples numbers of the only input, or of each input by its name */
 /**
- * The state between two calls. It can be cloned (`postMessage`, IndexedDB).
+ * The state between two calls. It can be cloned (`postMessage`, IndexedDB). `age`: time steps since it was at reset, of
+ * a batch those of the longest row; states kept before have none.
  *
- * @typedef {{identity: string, arrays: Arrays}} State
+ * @typedef {{identity: string, arrays: Arrays, age?: number}} State
  */
 /** @typedef {TypedArray | Record<string, TypedArray>} Result of the only output, or of each output by its name */
 /**
@@ -45,6 +46,8 @@ export class Model {
   #ort;
   #session;
   #device;
+  /** Whether a stream was opened that warned of its states. */
+  #told = false;
 
   /**
    * @internal
@@ -93,18 +96,52 @@ export class Model {
     return this.manifest.unstreamable || (this.manifest.states.length ? "" : "it carries no states");
   }
 
+  /** Steps after which a stream should start again, as each window of the training did; null where it should not. */
+  get resetEvery() {
+    const { trained, states } = this.manifest;
+    return states.length && !trained?.carry ? this.#window : null;
+  }
+
+  /** Time steps of a window in training; null where unknown. */
+  get #window() {
+    const { trained, signal } = this.manifest;
+    return trained ? trained.window : signal.window;
+  }
+
   /**
    * Open a stream: one source of samples, which owns its state.
    *
-   * @throws {LstmEdgeError} ContractError: the file can't be streamed; the message says why
+   * @param {{resetEvery?: number | "window" | "never"}} [options] steps after which it starts again from the reset state:
+   *   a number; `"window"`, the window that the network was trained on; or `"never"`, which is the default, with a
+   *   warning on the console, once, where each window of the training started from reset
+   * @throws {LstmEdgeError} ContractError: the file can't be streamed; the message says why. InputError: `resetEvery` is none
+   *   of these, or the window is not known
    */
-  stream() {
+  stream({ resetEvery } = {}) {
     if (this.unstreamable) {
       throw new LstmEdgeError(
         "ContractError", `this file can't be streamed: ${this.unstreamable}; use model.run() on whole sequences`,
       );
     }
-    return new Stream(this);
+    if (resetEvery === undefined && this.resetEvery && !this.#told) {
+      this.#told = true;
+      console.warn(
+        `each window of ${this.resetEvery} steps in this file's training started from reset, and states that live longer were never ` +
+          'trained; write model.stream({ resetEvery: "window" }), or "never" to carry them on',
+      );
+    }
+    return new Stream(this, this.#every(resetEvery ?? "never"));
+  }
+
+  /** @param {number | "window" | "never"} given @returns {number} */
+  #every(given) {
+    if (given === "never") return Infinity;
+    if (given === "window" && this.#window === null) {
+      throw new LstmEdgeError("InputError", "this file does not say on which window it was trained; give the number of steps, such as resetEvery: 100");
+    }
+    const every = given === "window" ? this.#window : given;
+    if (typeof every === "number" && Number.isSafeInteger(every) && every > 0) return every;
+    throw new LstmEdgeError("InputError", `resetEvery is ${given}, expected a whole number of steps from 1, 'window' or 'never'`);
   }
 
   /**
@@ -122,7 +159,8 @@ export class Model {
     const sizes = this._sizes({ batch }), feeds = this._feeds(x, sizes, lengths);
     const start = state ? this._admit(state, sizes) : this._start(sizes);
     const { outputs, states } = await inTurn(() => this._call({ ...feeds, ...start }));
-    return { outputs: mapValues(outputs, toNamed), state: this._toState(states) };
+    const steps = lengths ? Math.max(...Array.from(lengths, Number)) : this._steps(feeds);
+    return { outputs: mapValues(outputs, toNamed), state: this._toState(states, (state?.age ?? 0) + steps) };
   }
 
   /**
@@ -162,6 +200,15 @@ export class Model {
     if (batchAxis !== null) sizes.set(batchAxis, batch);
     if (sequence !== null && steps !== undefined) sizes.set(sequence, steps);
     return sizes;
+  }
+
+  /** @internal @param {Feeds} feeds @returns {number} the time steps of a call; 1 where no input has a time axis */
+  _steps(feeds) {
+    for (const { name, axes } of this._data) {
+      const axis = axes.indexOf(this.manifest.axes.sequence ?? "");
+      if (axis >= 0) return feeds[name]?.dims[axis] ?? 1;
+    }
+    return 1;
   }
 
   /** @internal @param {Samples} x @returns {Record<string, unknown>} numbers by input name */
@@ -239,6 +286,9 @@ export class Model {
         "StateError", `the state is of model ${String(state?.identity).slice(0, 12)}, expected one of ${this.identity.slice(0, 12)}`,
       );
     }
+    if (!(Number.isSafeInteger(state.age ?? 0) && (state.age ?? 0) >= 0)) {
+      throw new LstmEdgeError("StateError", `the state is of age ${state.age}, expected a whole number of steps from 0`);
+    }
     return Object.fromEntries(this.manifest.states.map((spec) => {
       const dims = shapeOf(spec.axes, sizes), array = state.arrays[spec.input];
       if (array?.dtype !== spec.dtype || String(array.dims) !== String(dims) || array.data.length !== product(dims)) {
@@ -250,9 +300,9 @@ export class Model {
     }));
   }
 
-  /** @internal @param {Feeds} states by state input @returns {State} */
-  _toState(states) {
-    return { identity: this.identity, arrays: mapValues(states, (tensor) => ({ ...toNamed(tensor), data: tensor.data.slice() })) };
+  /** @internal @param {Feeds} states by state input @param {number} age @returns {State} */
+  _toState(states, age) {
+    return { identity: this.identity, age, arrays: mapValues(states, (tensor) => ({ ...toNamed(tensor), data: tensor.data.slice() })) };
   }
 
   /**

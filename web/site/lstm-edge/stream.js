@@ -1,20 +1,24 @@
 /** A stream: one source of samples, which owns its state. */
 
-import { mapValues, sizeOf, toArray } from "./arrays.js";
+import { cut, joined, mapValues, sizeOf, toArray, toNamed } from "./arrays.js";
 import { LstmEdgeError } from "./errors.js";
 import { inTurn } from "./turns.js";
 
-/** @import { TensorSpec } from "./arrays.js" */
+/** @import { TensorSpec, TypedArray } from "./arrays.js" */
 /** @import { Feeds, Model, Numbers, OrtTensor, Result, Samples, State } from "./model.js" */
 
 /** One source of samples; `Model.stream` makes it. Calls take effect in the order in which they were made. */
 export class Stream {
   #model;
   #states;
+  #every;
+  /** Steps since the state was at reset. */
+  #age = 0;
 
-  /** @internal @param {Model} model */
-  constructor(model) {
+  /** @internal @param {Model} model @param {number} every steps after which it starts again; Infinity for never */
+  constructor(model, every) {
     this.#model = model;
+    this.#every = every;
     this.#states = model._start(model._sizes({}));
   }
 
@@ -31,7 +35,7 @@ export class Stream {
   }
 
   /**
-   * Take many time steps in one call into onnxruntime.
+   * Take many time steps in one call into onnxruntime; in several where the stream starts again on the way.
    *
    * @param {Samples} chunk `(L, I)`, row-major
    * @returns {Promise<Result>} after the last step; an output with a time axis keeps it
@@ -49,13 +53,13 @@ export class Stream {
 
   /** Return a copy of the state after all calls made so far. @returns {Promise<State>} */
   async state() {
-    return inTurn(() => this.#model._toState(this.#states));
+    return inTurn(() => this.#model._toState(this.#states, this.#age));
   }
 
   /** Put every state back to its reset value, after all calls made so far. */
   async reset() {
     const start = this.#model._start(this.#model._sizes({}));
-    await inTurn(() => { this.#states = start; });
+    await inTurn(() => { this.#states = start; this.#age = 0; });
   }
 
   /**
@@ -66,18 +70,48 @@ export class Stream {
    */
   async restore(state) {
     const start = this.#model._admit(state, this.#model._sizes({}));
-    await inTurn(() => { this.#states = start; });
+    await inTurn(() => { this.#states = start; this.#age = state.age ?? 0; });
   }
 
-  /** @param {Feeds[]} steps @returns {Promise<Result>} */
-  async #advance(steps) {
-    let states = this.#states;
-    /** @type {Feeds} */
-    let outputs = {};
-    for (const feeds of steps) ({ outputs, states } = await this.#model._call({ ...feeds, ...states }));
+  /** Make calls one after the other, in pieces that end where the stream starts again. @param {Feeds[]} calls @returns {Promise<Result>} */
+  async #advance(calls) {
+    const model = this.#model;
+    let states = this.#states, age = this.#age;
+    /** @type {Feeds[]} */
+    let pieces = [];
+    for (const feeds of calls) {
+      const steps = model._steps(feeds);
+      pieces = [];
+      for (let at = 0, size = 0; at < steps; at += size) {
+        if (age >= this.#every) [states, age] = [model._start(model._sizes({})), 0];
+        size = Math.min(steps - at, this.#every - age);
+        const made = await model._call({ ...(size === steps ? feeds : this.#cut(feeds, at, at + size)), ...states });
+        states = made.states;
+        age += size;
+        pieces.push(made.outputs);
+      }
+    }
     this.#states = states;
-    const results = Object.values(outputs);
-    return results.length === 1 ? /** @type {OrtTensor} */ (results[0]).data : mapValues(outputs, ({ data }) => data);
+    this.#age = age;
+    const results = Object.fromEntries(model.manifest.outputs.map(({ name, axes }) => [name, this.#join(pieces.map((piece) => /** @type {OrtTensor} */ (piece[name])), axes)]));
+    return Object.keys(results).length === 1 ? /** @type {TypedArray} */ (Object.values(results)[0]) : results;
+  }
+
+  /** Return a chunk's steps `from` to `to`. @param {Feeds} feeds @param {number} from @param {number} to @returns {Feeds} */
+  #cut(feeds, from, to) {
+    const model = this.#model, pieces = Object.fromEntries(model._data.map(({ name, axes }) => {
+      const tensor = /** @type {OrtTensor} */ (feeds[name]), axis = axes.indexOf(model.manifest.axes.sequence ?? "");
+      return [name, axis < 0 ? tensor : model._tensor(cut(toNamed(tensor), axis, from, to))];
+    }));
+    return model._valid ? { ...pieces, [model._valid.name]: model._lengths(model._valid, model._sizes({ steps: to - from })) } : pieces;
+  }
+
+  /** Return an output of a whole chunk: its pieces along time, else what is there after the last. @param {OrtTensor[]} pieces @param {TensorSpec["axes"]} axes */
+  #join(pieces, axes) {
+    const axis = axes.indexOf(this.#model.manifest.axes.sequence ?? ""), last = /** @type {OrtTensor} */ (pieces.at(-1));
+    if (axis < 0 || pieces.length === 1) return last.data;
+    const steps = pieces.reduce((sum, { dims }) => sum + (dims[axis] ?? 0), 0);
+    return joined(pieces.map(toNamed), axis, last.dims.map((size, place) => (place === axis ? steps : size))).data;
   }
 
   /** Cut a chunk for a file that takes one step a call. @param {Samples} chunk @returns {Feeds[]} */

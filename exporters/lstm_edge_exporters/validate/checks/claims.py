@@ -13,6 +13,7 @@ from lstm_edge_runtime.errors import first_line
 from lstm_edge_runtime.graph_check import OPERATORS
 from lstm_edge_runtime.manifest import Axes, AxisRange, Manifest, StateSpec, TensorSpec
 
+from ...numerics.graph64 import wrong_copies
 from ...versions import IR_VERSIONS, OLDEST_ONNXRUNTIME, OPSETS
 from ..judge import FileFailedError, RefusedError
 from ..reference import ModelFile, ReferenceModel
@@ -286,6 +287,10 @@ def check_claims(subject: Subject) -> Iterator[Check]:
         stated, found = (", ".join(sorted(each)) or "none" for each in (mine.counts, subject.manifest.counts))
         yield Check("counts of steps", "failed", f"the file has {stated}, the reference {found}")
     yield from _shapes(subject)
+    if subject.graph is not None:
+        wrong = "; ".join(wrong_copies(subject.graph, subject.reference.computation.tensors))
+        about = f"{wrong}, which no tensor of the reference holds" if wrong else ""
+        yield Check("weights are the reference's", "failed" if wrong else "passed", about)
 
 
 def _reads_backwards(file: ModelFile) -> bool:

@@ -1,0 +1,88 @@
+"""An int8 or fp16 file that differs from its float parent by more than its weights' rounding is found."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from lstm_edge_exporters.quantization import QuantizeConfig, quantize
+from lstm_edge_exporters.validate import ValidateConfig, open_file
+from lstm_edge_exporters.validate.engine import Validation
+from lstm_edge_exporters.validate.reference import against_file
+from lstm_edge_runtime.manifest import KEY, Manifest
+
+QUICK = ValidateConfig(quick=True)
+WEIGHTS = "weights are the reference's, rounded"
+FILES = {
+    "int8": ("LSTM", QuantizeConfig(target="x86-vnni")),
+    "7 bits": ("LSTM", QuantizeConfig(target="x86")),
+    "stored": ("GRU", QuantizeConfig()),
+    "fp16": ("LSTM", QuantizeConfig("fp16", target="x86")),
+}
+
+
+@pytest.fixture(scope="module", params=FILES)
+def pair(request, network, tmp_path_factory):
+    """Return a float file and what was quantized from it."""
+    kind, config = FILES[request.param]
+    folder = tmp_path_factory.mktemp("pair")
+    (folder / "float.onnx").write_bytes(network(kind))
+    quantize(folder / "float.onnx", config).save(folder / "smaller.onnx", force=True)
+    return folder / "float.onnx", folder / "smaller.onnx"
+
+
+def contract(path, parent):
+    """Return the checks of the contract that failed."""
+    file = open_file(path)
+    return next(Validation(file, against_file(parent, file), QUICK).groups()).failed
+
+
+def zero_head_bias(model):
+    head = [node for node in model.graph.node if node.op_type in ("Add", "Gemm")][-1]
+    bias = next(each for each in model.graph.initializer if each.name in head.input and len(each.dims) == 1)
+    bias.CopyFrom(numpy_helper.from_array(np.zeros_like(numpy_helper.to_array(bias)), bias.name))
+
+
+def scale_output(model):
+    for node in model.graph.node:
+        node.output[:] = ["unscaled" if name == "logits" else name for name in node.output]
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(1.4), "factor"))
+    model.graph.node.append(helper.make_node("Mul", ["unscaled", "factor"], ["logits"]))
+
+
+def zero_columns(model):
+    small = (TensorProto.INT8, TensorProto.FLOAT16)
+    weights = [each for each in model.graph.initializer if each.data_type in small]
+    weight = max(weights, key=lambda each: np.prod(each.dims))
+    array = numpy_helper.to_array(weight).copy()
+    array[..., 5:8] = 0
+    weight.CopyFrom(numpy_helper.from_array(array, weight.name))
+
+
+def test_a_quantized_file_is_its_float_parent_but_for_rounding(pair):
+    parent, path = pair
+    assert not contract(path, parent)
+
+
+@pytest.mark.parametrize("fault", [zero_head_bias, scale_output, zero_columns])
+def test_a_fault_within_the_budgets_is_found_by_the_float_parent_alone(fault, pair, tmp_path):
+    parent, path = pair
+    model = onnx.load(path)
+    fault(model)
+    onnx.save(model, tmp_path / "faulty.onnx")
+    (failed,) = (check for check in contract(tmp_path / "faulty.onnx", parent) if check.name == WEIGHTS)
+    assert failed.message.count("none of the reference's weights") == (fault is zero_columns)
+
+
+@pytest.mark.parametrize("field", ["outputs", "limit"])
+def test_the_golden_case_is_the_parents_and_its_limits_are_what_the_file_needs(field, pair, tmp_path):
+    parent, path = pair
+    model = onnx.load(path)
+    prop = next(each for each in model.metadata_props if each.key == KEY)
+    manifest = Manifest.from_json(prop.value)
+    changed = {name: 1.01 * array if field == "outputs" else 20 * array for name, array in
+               getattr(manifest.golden, field).items()}  # fmt: skip
+    golden = manifest.golden._replace(**{field: changed})
+    prop.value = manifest._replace(golden=golden).to_json()
+    onnx.save(model, tmp_path / "restated.onnx")
+    assert any("golden case" in check.name for check in contract(tmp_path / "restated.onnx", parent))
