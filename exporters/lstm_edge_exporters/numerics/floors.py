@@ -36,7 +36,7 @@ __all__ = [
 DRAWS = 8
 """Perturbed runs of a case."""
 FEW_DRAWS = 4
-"""Of the beginning of a long run."""
+"""With these an engine is compared first: what is within few draws' floors is within those of more."""
 MANY_DRAWS = 32
 """Of a case that is beyond its limit: of a single number the largest of few deviations may be small."""
 WEAK = 0.1

@@ -20,7 +20,7 @@ from lstm_edge_runtime.tolerance import MULTIPLE, Comparison, compare
 
 from .cases import Case, CaseGenerator, in_chunks, random_sizes, whole
 from .floors import (
-    DRAWS,
+    FEW_DRAWS,
     MANY_DRAWS,
     Expected,
     Perturbable,
@@ -58,7 +58,7 @@ __all__ = [
     "verify",
 ]
 
-_ROUNDED = 100
+_ROUNDED = 24
 """Rows times steps up to which an engine's rounding is verified; of larger cases only that they run."""
 _SAME = 1e-9
 """How far apart two float64 evaluations of a graph may be that add in another order."""
@@ -206,7 +206,7 @@ def verify(file: Candidate, cases: Iterable[Case], plain: Runner | None = None) 
             if got[name].shape != array.shape:
                 raise CheckFailedError(f"at {case}: {name} is {got[name].shape}, expected {array.shape}")
         if math.prod(case.sizes.values()) <= _ROUNDED:
-            for draws in (DRAWS, MANY_DRAWS):
+            for draws in (FEW_DRAWS, MANY_DRAWS):
                 known = Expected(exact, noise_floors(file.graph, case.feeds, file.fixed, draws=draws))
                 records = compare_outputs(got, known)
                 if all(each.ok for each in records):

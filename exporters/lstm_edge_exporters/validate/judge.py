@@ -290,6 +290,7 @@ class Judge:
         *,
         beginning: tuple[Feeds, Procedure] | None = None,
         over_a_run: bool = False,
+        draws: int = FEW_DRAWS,
     ) -> Measured:
         """Run one case in an engine and compare every output with what it should be in float64.
 
@@ -300,14 +301,15 @@ class Judge:
             beginning: the first steps of a long case and how they are run. Their noise floors are at most
                 the whole's; only where the file is not within those are the whole's worked out.
             over_a_run: whether it is a whole run of real data, for which budgets are tighter.
+            draws: perturbed runs that the floors are found with at first.
 
         Raises:
             RefusedError: the reference refuses the case.
             FileFailedError: the file can't run the case.
         """
         got, exact = self.run_both(run, feeds, procedure)
-        ways = [(feeds, procedure, DRAWS), (feeds, procedure, MANY_DRAWS)]
-        ways = [(*beginning, FEW_DRAWS), ways[0]] if beginning else ways
+        ways = [(feeds, procedure, draws), (feeds, procedure, MANY_DRAWS)]
+        ways = [(*beginning, draws), (feeds, procedure, DRAWS)] if beginning else ways
         for way in ways[:1] if self._applied else ways:
             known = Expected(exact, self.expected(*way).floors)
             records = self._compare(got, known, over_a_run=over_a_run)
@@ -342,12 +344,12 @@ class Judge:
         exact = self.exact(feeds, procedure)
         if self.budgets:
             return Expected(exact, {name: np.zeros([1] * array.ndim) for name, array in exact.items()})
-        if procedure is whole and draws == DRAWS:
+        if procedure is whole and draws == FEW_DRAWS:
             return Expected(exact, self._floors(feeds))
         return Expected(exact, noise_floors(self._graph, feeds, self._fixed, procedure, draws))
 
     def _find_floors(self, feeds: Feeds) -> Mapping[str, Array]:
-        return noise_floors(self._graph, feeds, self._fixed)
+        return noise_floors(self._graph, feeds, self._fixed, draws=FEW_DRAWS)
 
     def limits(self, known: Expected, name: str) -> Array:
         """Return the limits of an output that must be exact; they broadcast against it."""

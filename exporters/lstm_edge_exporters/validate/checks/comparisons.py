@@ -53,8 +53,8 @@ _LARGE = 10.0
 """Beyond what gates give: h stays within 1, c grows by at most 1 a step."""
 _WARM_STEPS = 200
 _CUTS, _QUICK_CUTS = 8, 3
-_SINGLE_STEPS, _QUICK_SINGLE_STEPS = 256, 100
-_CHUNK = 100
+_SINGLE_STEPS, _QUICK_SINGLE_STEPS = 256, 40
+_CHUNK, _QUICK_CHUNK = 100, 40
 """Steps a call in the long run."""
 _SETTLED = {"steps": 16, "drift": 1}
 """Calls whose noise floors serve for the whole of a run, unless they turn out too small for it."""
@@ -174,7 +174,8 @@ def check_streaming(subject: Subject) -> Iterator[Check]:
     single = _QUICK_SINGLE_STEPS if subject.config.quick else _SINGLE_STEPS
     yield _long_run(subject, "steps", f"{single} single steps", single, 1)
     long = subject.config.long_steps
-    yield _long_run(subject, "drift", f"{long} steps in chunks of {_CHUNK}", long, _CHUNK)
+    chunk = _QUICK_CHUNK if subject.config.quick else _CHUNK
+    yield _long_run(subject, "drift", f"{long} steps in chunks of {chunk}", long, chunk)
     if subject.judge.budgets and subject.config.data is not None:
         from ...quantization.config import STEPS
 
