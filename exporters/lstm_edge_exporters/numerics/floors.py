@@ -93,7 +93,7 @@ def noise_floors(
 ) -> dict[str, Array]:
     """Return the noise floors of a case by output name; arguments as of ``expected``."""
     exact = procedure(graph.run64, feeds)
-    floors = {name: np.zeros(1) for name in exact}
+    floors = {name: np.zeros(()) for name in exact}
     for draw in range(draws):
         outputs = procedure(partial(graph.perturbed, rounding=Rounding(draw, keep=draw % 2 == 1)), feeds)
         for name, array in exact.items():
