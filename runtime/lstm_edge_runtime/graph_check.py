@@ -17,11 +17,16 @@ __all__ = [
     "QUANTIZED",
     "check_contract",
     "check_manifest",
+    "could_continue",
     "graph_specs",
     "infer_manifest",
     "is_called_like_a_state",
+    "is_renamed",
     "pair_states",
     "read_manifest",
+    "refuse_windows",
+    "shared_stem",
+    "why_window",
 ]
 
 OPERATORS = ("LSTM", "GRU", "RNN")
@@ -43,9 +48,17 @@ _STATE_WORD = (
 )
 _BEFORE = (
     r"^(initial|init|prev|previous|past|old|in|input)[_./]",
-    r"([_./](in|init|prev|previous)|[_./]?0)$",
+    r"([_./](in|init|past|prev|previous|old)|[_./]?0)$",
 )
-_AFTER = (r"^(new|next|present|final|last|updated|out|output|y)[_./]", r"([_./](out|new|next)|[_./]?[n1])$")
+_AFTER = (
+    r"^(new|next|present|final|last|updated|out|output|y)[_./]",
+    r"([_./](out|new|next|present|updated)|[_./]?[n1])$",
+)
+_RENAMED = (
+    r"^(past|prev|previous|old)[_./]|[_./](past|prev|previous|old)$",
+    r"^(new|next|present|updated)[_./]|[_./](new|next|present|updated)$",
+)
+"""What in the name of an input, or of an output, says that the one comes before the other."""
 
 
 def read_manifest(session: Any) -> Manifest | None:
@@ -156,17 +169,46 @@ def infer_manifest(
     in_data = {axis for spec in data for axis in spec.axes if _named(axis)}
     batch = next(iter(shared & in_data)) if len(shared & in_data) == 1 else None
     others = in_data - {batch}
-    return Manifest(
-        inputs=data,
-        outputs=tuple(spec for spec in outputs if spec.name not in {state.output for state in specs}),
-        states=specs,
-        batch=str(batch) if batch is not None else None,
-        sequence=str(others.pop()) if len(others) == 1 else None,
-        unstreamable="" if file is None else _why_unstreamable(file),
+    return refuse_windows(
+        Manifest(
+            inputs=data,
+            outputs=tuple(spec for spec in outputs if spec.name not in {state.output for state in specs}),
+            states=specs,
+            batch=str(batch) if batch is not None else None,
+            sequence=str(others.pop()) if len(others) == 1 else None,
+            unstreamable="" if file is None else _why_backwards(file),
+        ),
+        file,
     )
 
 
-def _why_unstreamable(file: OnnxFile) -> str:
+def refuse_windows(manifest: Manifest, file: OnnxFile | None) -> Manifest:
+    """Return the manifest with why a file without a time axis can't be streamed, where its calls are windows.
+
+    Files that were made before their exporter knew say nothing of it.
+
+    Args:
+        manifest: what the file says, or what was inferred from it.
+        file: its graph; None where it can't be read (the ORT format).
+    """
+    if manifest.sequence is not None or not manifest.streamable or file is None:
+        return manifest
+    axes, named = file.graph.axes(), {axis for spec in manifest.inputs for axis in spec.axes}
+    for node in file.graph.nodes:
+        if node.op_type in (*OPERATORS, QUANTIZED) and (x := axes.get(node.inputs[0])):
+            steps = x[1 if node.attributes.get("layout", 0) == 1 else 0]
+            if steps is not None and steps != 1 and (isinstance(steps, int) or steps not in named):
+                return manifest._replace(unstreamable=why_window(node.op_type, steps))
+    return manifest
+
+
+def why_window(layer: str, steps: int | str) -> str:
+    """Return why a file whose ``layer`` takes several steps a call can't be streamed if no axis is time."""
+    count = f"{steps} steps" if isinstance(steps, int) else "several steps"
+    return f"{layer} takes {count} a call and no axis is time, so that a call is a whole window and no step"
+
+
+def _why_backwards(file: OnnxFile) -> str:
     """Return which layer also runs backwards, and so needs the end of a sequence first; empty for none."""
     for node in file.every_node():
         if (
@@ -207,8 +249,10 @@ def pair_states(
             open_inputs.append(entering)
     left = [spec for spec in outputs if spec not in named.values()]
     for entering in open_inputs:
-        matches = [leaving for leaving in left if _alike(entering, leaving)]
-        rivals = [other.name for other in open_inputs if any(_alike(other, leaving) for leaving in matches)]
+        matches = [leaving for leaving in left if could_continue(entering, leaving)]
+        rivals = [
+            other.name for other in open_inputs if any(could_continue(other, leaving) for leaving in matches)
+        ]
         if matches and (len(matches) > 1 or len(rivals) > 1):
             first = matches[0].name
             raise ContractError(
@@ -224,12 +268,23 @@ def pair_states(
 def _best_named(entering: TensorSpec, outputs: Sequence[TensorSpec]) -> list[TensorSpec]:
     """Return the outputs that share the longest stem of their names with ``entering``'s."""
     shared = {
-        leaving.name: max(map(len, _stems(entering.name, _BEFORE) & _stems(leaving.name, _AFTER)), default=0)
+        leaving.name: shared_stem(entering.name, leaving.name)
         for leaving in outputs
         if entering.dtype == leaving.dtype and fits(entering.axes, leaving.axes)
     }
     longest = max(shared.values(), default=0)
     return [leaving for leaving in outputs if longest and shared.get(leaving.name) == longest]
+
+
+def shared_stem(before: str, after: str) -> int:
+    """Return how much of their names an input and an output share: 1 for ``h_0`` and ``h_n``, 0 for none."""
+    return max(map(len, _stems(before, _BEFORE) & _stems(after, _AFTER)), default=0)
+
+
+def is_renamed(before: str, after: str) -> bool:
+    """Return whether names alone say that an output continues an input: ``past_k`` and ``k``."""
+    marked = re.search(_RENAMED[0], before, re.IGNORECASE) or re.search(_RENAMED[1], after, re.IGNORECASE)
+    return marked is not None and shared_stem(before, after) > 0
 
 
 def _stems(name: str, marks: tuple[str, str]) -> set[str]:
@@ -240,7 +295,7 @@ def _stems(name: str, marks: tuple[str, str]) -> set[str]:
     return stems - {""}
 
 
-def _alike(entering: TensorSpec, leaving: TensorSpec) -> bool:
+def could_continue(entering: TensorSpec, leaving: TensorSpec) -> bool:
     """Return whether shapes alone make a pair: equal axes, or ones that the output leaves without a name."""
     axes = zip(entering.axes, leaving.axes, strict=False)
     return (

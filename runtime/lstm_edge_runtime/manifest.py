@@ -26,6 +26,7 @@ from .json_reader import (
 
 __all__ = [
     "KEY",
+    "LONGEST",
     "SCHEMA",
     "Array",
     "Axes",
@@ -43,6 +44,9 @@ KEY = "lstm_edge"
 """The key in ``metadata_props``."""
 SCHEMA = 1
 """The schema version that this package writes; a reader refuses a newer one."""
+
+LONGEST = "longest"
+"""The axis of an output that ends with the longest row: the time axis where one row is full."""
 
 Axes = tuple[int | str, ...]
 """One entry an axis: an int where it is fixed, a name where it is dynamic (``"N"``, ``"L"``), or a sum of
@@ -306,16 +310,14 @@ class Manifest(NamedTuple):
 
     def time_axis(self, axes: Axes) -> int | None:
         """Return the index of the time axis in ``axes``, or None."""
-        return axes.index(self.sequence) if self.sequence in axes else None
+        names = (self.sequence, LONGEST if self.lengths else None)
+        return next((place for place, axis in enumerate(axes) if axis in names), None)
 
     @property
     def time_axes(self) -> dict[str, int]:
         """The index of the time axis by the name of each input and output that has one, states left out."""
-        return {
-            spec.name: spec.axes.index(self.sequence)
-            for spec in (*self.inputs, *self.outputs)
-            if self.sequence in spec.axes
-        }
+        places = ((spec.name, self.time_axis(spec.axes)) for spec in (*self.inputs, *self.outputs))
+        return {name: place for name, place in places if place is not None}
 
     @property
     def batch_axes(self) -> dict[str, int]:

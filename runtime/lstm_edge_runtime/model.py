@@ -27,7 +27,7 @@ from .errors import (
     UnsupportedError,
     counted,
 )
-from .graph_check import check_manifest, graph_specs, infer_manifest, read_manifest
+from .graph_check import check_manifest, graph_specs, infer_manifest, read_manifest, refuse_windows
 from .manifest import Manifest, StateSpec, TensorSpec
 from .onnx_reader import OnnxFile, is_ort_format, read_onnx
 from .ort import CPU, MAX_THREADS, Provider, SessionOptions, auto_threads, open_session, resolve_providers
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 from .manifest import Array
 
-__all__ = ["Model", "Source", "load", "read_model", "runner"]
+__all__ = ["Model", "Source", "content_of", "load", "read_model", "runner"]
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | mmap.mmap
 ResetEvery = int | Literal["window", "never"]
@@ -127,6 +127,7 @@ def load(
     else:
         interface = manifest
         check_manifest(interface, inputs, outputs)
+        interface = refuse_windows(interface, file)
     if engine == "auto" and providers is not None:
         engine = "onnxruntime"
     open_native = _native(
@@ -378,6 +379,18 @@ def read_model(source: Source) -> tuple[bytes, OnnxFile | None]:
     """
     name, data, _ = _content(source)
     return data, _parse(name, data, source)
+
+
+def content_of(model: Model, path: str | os.PathLike[str]) -> bytes:
+    """Return the content of the file that ``model`` was loaded from, for what is made of it besides.
+
+    Raises:
+        NotFoundError, FileFormatError: the file is not there any more, or is another one now.
+    """
+    name, content, _ = _content(path)
+    if Identity(content).sha256 != model.sha256:
+        raise FileFormatError(f"{name} has changed since it was loaded; run again")
+    return content
 
 
 def _parse(name: str, data: bytes, source: Source) -> OnnxFile | None:

@@ -295,6 +295,13 @@ class Graph(NamedTuple):
     inputs: tuple[ValueInfo, ...]
     """Those that are not initializers."""
     outputs: tuple[ValueInfo, ...]
+    described: tuple[memoryview, ...] = ()
+    """What the file says about the values between nodes, as it stands there."""
+
+    def axes(self) -> dict[str, tuple[int | str | None, ...]]:
+        """Return the axes of every value that the file describes, by name."""
+        between = (_value_info(_split(each)) for each in self.described)
+        return {each.name: each.axes for each in (*between, *self.inputs, *self.outputs)}
 
     def every_node(self) -> Iterator[Node]:
         """Return every node, those of inner graphs included."""
@@ -445,6 +452,7 @@ def _graph(fields: _Fields, folder: str | None) -> Graph:
         sparse_initializers={each.values.name: each for each in sparse},
         inputs=tuple(each for each in inputs if each.name not in stored),
         outputs=tuple(_value_info(_split(_bytes(value))) for value in fields.get(12, [])),
+        described=tuple(_bytes(value) for value in fields.get(13, [])),
     )
 
 

@@ -13,7 +13,7 @@ from ._core import Core, ExclusiveUse, InputArrays, as_array, refuse_not_finite
 from .axes import learn_sizes, resolve
 from .binding import WORKSPACE, BoundCall, StateSets, retain_heap
 from .errors import InputError
-from .manifest import Axes
+from .manifest import LONGEST, Axes
 from .state import State, take_steps
 
 if TYPE_CHECKING:
@@ -276,8 +276,8 @@ class Stream:
             axes = [axis for axis in spec.axes if axis != self._manifest.batch]
             if spec.name in self._manifest.counts:
                 joined[spec.name] = np.sum(parts, axis=0, dtype=parts[0].dtype)
-            elif self._manifest.sequence in axes:
-                joined[spec.name] = np.concatenate(parts, axes.index(self._manifest.sequence))
+            elif (time := self._manifest.time_axis(tuple(axes))) is not None:
+                joined[spec.name] = np.concatenate(parts, time)
             else:
                 joined[spec.name] = parts[-1]
         return joined if isinstance(results[0], dict) else next(iter(joined.values()))
@@ -323,6 +323,7 @@ class _ShapedCall:
     ) -> None:
         manifest, core, states = stream._manifest, stream._core, stream._sets
         self.steps = sizes.get(manifest.sequence or "", 1)
+        sizes = {**sizes, LONGEST: self.steps}
         if self.steps > 1:
             retain_heap(WORKSPACE * self.steps * states.nbytes)
         call: BoundCall | NativeCall
@@ -337,7 +338,7 @@ class _ShapedCall:
         """None where ``cell`` is enough: a native stream's only input has no axis of free size but time."""
         self.run: Callable[[], int | None] = call.run
         """Makes the call; what is true is a refusal, and no state has changed then."""
-        dropped = {manifest.batch, manifest.sequence if drop_sequence else None} - {None}
+        dropped = {manifest.batch, *((manifest.sequence, LONGEST) if drop_sequence else ())} - {None}
         views = {
             spec.name: _without(call.outputs[spec.name], spec.axes, dropped) for spec in manifest.outputs
         }

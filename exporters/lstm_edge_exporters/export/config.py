@@ -32,8 +32,8 @@ class ExportConfig:
     """Names of the outputs, flattened in order; empty takes dict keys and dataclass fields, ``h_n`` for the
     partner of a state input ``h_0``, and ``output``, ``output_1`` for the rest."""
     states: Mapping[str, str] | None = None
-    """Input name to output name of the states that are arguments of ``forward``; None finds the pairs by
-    following the graph from the recurrent nodes, and those of other cells by name, shape and order."""
+    """Input name to output name of all states that are arguments of ``forward``; None finds them by the graph
+    and by names."""
     reset: Mapping[str, float | npt.NDArray[Any]] = field(default_factory=dict)
     """What a state input is at the start of a stream, by input name; 0 where left out."""
     lengths: str | None = None

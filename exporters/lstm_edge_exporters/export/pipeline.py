@@ -24,11 +24,11 @@ from lstm_edge_runtime import load
 from lstm_edge_runtime.axes import parse_sum
 from lstm_edge_runtime.errors import CheckFailedError, InputError, UnsupportedError, first_line
 from lstm_edge_runtime.files import write_bytes
-from lstm_edge_runtime.manifest import AxisRange, Manifest, StateSpec
+from lstm_edge_runtime.manifest import Axes, AxisRange, Manifest, StateSpec
 from lstm_edge_runtime.ort import open_session, run_by_name
 from lstm_edge_runtime.state import Runner
 
-from ..numerics.cases import CaseGenerator
+from ..numerics.cases import CaseGenerator, closed_loop
 from ..numerics.floats import OTHER_FLOATS, copy_as
 from ..numerics.function import Function, fixed_axes
 from ..numerics.graph64 import Graph64
@@ -52,8 +52,9 @@ from .finalize import build_manifest, rename_outputs, serialize, tidy
 from .lower import check_recurrent_nodes, lower, lower_sums
 from .ranges import Guard, settle_ranges
 from .refusals import LoopError, check_module, check_starts
-from .roles import Roles, find_roles
-from .trace import TURNS, trace
+from .roles import find_roles
+from .trace import TURNS, Traced, trace
+from .variables import find_names
 
 __all__ = ["Artifact", "ConvertedModule", "convert_module", "export_verified", "own_copy"]
 
@@ -116,6 +117,7 @@ def _export_verified(module: nn.Module, example: Any, config: ExportConfig, show
     graph = Graph64(onnx.load_from_string(bare))
     function = Function(graph, made.reference, fixed_axes(manifest))
     equivalence = verify(function, candidate, cases, made.reference.run_plain)
+    _check_loop(made, function)
     show(0.7, "feeding chunks")
     manifest = _try_chunks(made, function, candidate)
     show(0.8, "recording golden cases")
@@ -173,9 +175,28 @@ def convert_module(module: nn.Module, example: Any, config: ExportConfig) -> Con
 
             axes = find_missing_axes(copy_as(own, torch.float32), signature, config)
         traced = trace(copy_as(own, torch.float32), signature, axes, config.ranges)
+        single = _single(traced, signature, axes)
+        if single:
+            axes = {name: tuple(1 if axis in single else axis for axis in axes[name]) for name in axes}
+            told = [_squeezes(traced.squeezed, each, signature, axes, single=True) for each in single]
+            traced = trace(copy_as(own, torch.float32), signature, axes, config.ranges)
+        else:
+            told = [_squeezes(traced.squeezed, each, signature, axes) for each in traced.squeezed]
+        told += [
+            f"the file does not check what {line} does, which was taken to hold" for line in traced.checked
+        ]
     except (InputError, UnsupportedError) as error:
         raise _explained(error, own, signature) from error
-    roles = find_roles(traced.model, traced.outputs, config)
+    roles = find_roles(
+        traced.model,
+        traced.outputs,
+        config,
+        signature.positional,
+        lambda: find_names(copy_as(own, torch.float32), signature),
+    )
+    window = traced.window() if roles.sequence is None else ""
+    if window and config.states is None:
+        roles = replace(roles, states={})
     lower_sums(traced.model)
     lower(traced.model)
     rename_outputs(traced.model, roles.outputs, roles.states.values())
@@ -184,13 +205,14 @@ def convert_module(module: nn.Module, example: Any, config: ExportConfig) -> Con
     lifted: tuple[StateSpec, ...] = ()
     injections: tuple[Injection, ...] = ()
     left: tuple[str, ...] = ()
-    if not config.stateless and not roles.starts_given:
+    if not config.stateless and not roles.starts_given and not window:
         from .lift_states import lift_absent
 
         model, lifted, injections, left = lift_absent(model, traced.calls, roles.batch)
     check_starts(own, injections)
     tidy(model)
-    manifest = build_manifest(model, roles, lifted, config)._replace(ranges=config.ranges)
+    manifest = build_manifest(model, roles, lifted, config)
+    manifest = manifest._replace(ranges=config.ranges, unstreamable=window)
     reference = TorchReference(own, signature, roles.outputs, injections)
     examples = {
         name: tensor.detach().cpu().numpy()
@@ -199,7 +221,7 @@ def convert_module(module: nn.Module, example: Any, config: ExportConfig) -> Con
     values = index_values(model.graph)
     cases = CaseGenerator.of(manifest, examples, values, config.seed).fitted_to(reference.run)
     _check_repeatable(own, signature, reference, cases)
-    notes = (*_narrowed(own), *unused, *left, *_unreturned(roles))
+    notes = (*told, *_narrowed(own), *unused, *left, *roles.notes, *([_windows(window)] if window else []))
     return ConvertedModule(
         model,
         manifest,
@@ -242,9 +264,29 @@ def own_copy(module: nn.Module) -> nn.Module:
     return own
 
 
+def _check_loop(made: ConvertedModule, function: Function) -> None:
+    """Feed module and graph their own states as the manifest pairs them.
+
+    Raises:
+        CheckFailedError: they part.
+    """
+    states = {state.input: state.output for state in made.manifest.states}
+    if not states:
+        return
+    feeds = made.cases.case(2, 3, at_reset=False, offset=51, full=True).feeds
+    try:
+        found = function.compare(feeds, closed_loop(states))
+    except (RuntimeError, ValueError, IndexError):  # the module refuses the case, as it may any that is drawn
+        return
+    if not found.undefined and not found.ok:
+        raise CheckFailedError(f"called again and again from its own states: {found.worst}")
+
+
 def _try_chunks(made: ConvertedModule, function: Function, engine: Runner) -> Manifest:
     """Return the manifest with why chunks do not equal the whole, and what else they show."""
     manifest = made.manifest
+    if manifest.unstreamable:
+        return manifest
     steps = manifest.ranges.get(manifest.sequence or "", AxisRange())
     if steps.nearest(1) > 1:
         reason = f"a call takes {steps} steps ({manifest.sequence}), and so can't take a single one"
@@ -283,12 +325,48 @@ def _try_chunks(made: ConvertedModule, function: Function, engine: Runner) -> Ma
     return manifest._replace(unstreamable=reason, padded_states=padded)
 
 
-def _unreturned(roles: Roles) -> list[str]:
+def _single(traced: Traced, signature: Signature, axes: Mapping[str, Axes]) -> list[str]:
+    """Return the axes that the code drops where they are 1 and that are 1 in the example."""
     return [
-        f"{name} is an initial state whose last one forward does not return; return it, so that chunks can "
-        "follow one another"
-        for name in roles.unreturned
+        each
+        for each in traced.squeezed
+        if all(
+            size == 1
+            for name, shape in signature.shapes.items()
+            for axis, size in zip(axes[name], shape, strict=True)
+            if axis == each
+        )
     ]
+
+
+def _squeezes(
+    squeezed: Mapping[str, str],
+    axis: str,
+    signature: Signature,
+    axes: Mapping[str, Axes],
+    *,
+    single: bool = False,
+) -> str:
+    """Return the note for an axis that the code drops where it is 1."""
+    if single:
+        return (
+            f"axis {axis} is fixed at 1, as in the example: {squeezed[axis]} drops it; give squeeze an axis"
+        )
+    options = " ".join(
+        f"--input {name}={','.join('1' if each == axis else str(each) for each in axes[name])}"
+        for name in signature.names
+    )
+    return (
+        f"{squeezed[axis]} drops axis {axis} where it is 1, so that the file takes no {axis} of 1; give "
+        f"squeeze the axis that it is to drop, or export for one alone: {options}"
+    )
+
+
+def _windows(reason: str) -> str:
+    return (
+        f"no states are carried from call to call: {reason}; to stream, let the layers run over an axis with "
+        "a name, such as L in --input x=N,L,3"
+    )
 
 
 def _explained(

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.nn.utils import rnn
@@ -28,6 +29,7 @@ from lstm_edge_runtime.errors import UnsupportedError
 
 from ..numerics.floats import RECURRENT_FUNCTIONS, RecurrentFunction
 from ..recurrent import GATES
+from .assertions import value_that_holds
 from .refusals import LoopError, calling_line
 
 __all__ = ["DOMAIN", "LOG_CUM_SUM_EXP", "OP", "Recorder", "RecurrentCall", "instrument"]
@@ -169,12 +171,18 @@ class Recorder(TorchFunctionMode):
         """The inputs' shapes as traced."""
         self.outputs: list[str] = []
         """What the module calls its outputs."""
+        self.returned: list[torch.Size] = []
+        """The outputs' shapes as traced."""
         self.seen: dict[str, str] = {}
         """``sampling``, ``complex``, ``list``, ``numpy`` where ``forward`` does such, with the line."""
         self.unbound: dict[str, str] = {}
         """Sizes as traced of axes that were taken apart, and the line that did it."""
         self.fixed: dict[str, str] = {}
         """Sizes as traced that turned out to be constants, and the line that made them."""
+        self.squeezed: dict[str, str] = {}
+        """Sizes as traced of axes that are dropped where they are 1, and the line that does it."""
+        self.checked: dict[str, None] = {}
+        """Lines that check values, and were taken to hold."""
         self._free: list[torch.SymInt] = []
         self._packing = _Packing()
 
@@ -182,9 +190,12 @@ class Recorder(TorchFunctionMode):
         """Forget an earlier run of ``forward``; tracing may run it more than once."""
         self.calls.clear()
         self.outputs.clear()
+        self.returned.clear()
         self.seen.clear()
         self.unbound.clear()
         self.fixed.clear()
+        self.squeezed.clear()
+        self.checked.clear()
         self.shapes[:] = shapes
         sizes: list[Any] = [size for shape in shapes for size in shape]
         self._free = [size for size in sizes if isinstance(size, torch.SymInt)]
@@ -241,7 +252,15 @@ class Recorder(TorchFunctionMode):
             size = args[0].shape[kwargs.get("dim", args[1] if len(args) > 1 else 0)]
             self.unbound.setdefault(str(size), calling_line())
         if func in _SQUEEZES:
-            return _squeeze(*args, **kwargs)
+            return self._squeeze(*args, **kwargs)
+        if func in _MAX_POOLS:
+            return _max_pool(*args, **kwargs)
+        if func is Tensor.__bool__ and (holds := value_that_holds(sys._getframe(2))) is not None:
+            self.checked[calling_line()] = None
+            return holds
+        if func is torch._assert and isinstance(args[0], Tensor):
+            self.checked[calling_line()] = None
+            return None
         if func in _LOG_CUM_SUM_EXPS:
             return _log_cum_sum_exp(*args, **kwargs)
         if (kind := RECURRENT_FUNCTIONS.get(func)) is not None:
@@ -253,6 +272,17 @@ class Recorder(TorchFunctionMode):
             # torch.onnx mixes the int32 and int64 of one index up in a node that wants one dtype.
             return func(args[0], pytree.tree_map_only(Tensor, _as_index, args[1]))
         return func(*args, **kwargs)
+
+    def _squeeze(self, x: Tensor, dim: Any = None) -> Tensor:
+        """Squeeze as PyTorch does, which leaves an axis of another size than 1 alone; ONNX refuses one."""
+        axes = range(x.dim()) if dim is None else dim if isinstance(dim, tuple | list) else (dim,)
+        for axis in sorted({axis % max(x.dim(), 1) for axis in axes}, reverse=True):
+            size: Any = x.shape[axis] if x.dim() else 0
+            if isinstance(size, torch.SymInt) and not size.node.expr.is_number:
+                self.squeezed.setdefault(str(size.node.expr), calling_line())
+            if size == 1:
+                x = torch.squeeze(x, axis)
+        return x
 
     def _layer(self, kind: RecurrentFunction, x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
         lengths, packed, batch_first = None, None, False
@@ -322,13 +352,22 @@ class Recorder(TorchFunctionMode):
         return tuple(outputs if c is not None else outputs[:2])
 
 
-def _squeeze(x: Tensor, dim: Any = None) -> Tensor:
-    """Squeeze as PyTorch does, which leaves an axis of another size than 1 alone; ONNX refuses one."""
-    axes = range(x.dim()) if dim is None else dim if isinstance(dim, tuple | list) else (dim,)
-    for axis in sorted({axis % max(x.dim(), 1) for axis in axes}, reverse=True):
-        if x.dim() and x.shape[axis] == 1:
-            x = torch.squeeze(x, axis)
-    return x
+def _max_pool(
+    x: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Any:
+    """Pool over one axis as over two: torch.export fixes the size of the axis that ``max_pool1d`` pools."""
+    steps = [each[0] if isinstance(each, tuple | list) else each for each in (kernel_size, padding, dilation)]
+    stride = stride[0] if isinstance(stride, tuple | list) and stride else stride or steps[0]
+    kernel, pad, apart = steps
+    pool: Any = F.max_pool2d
+    pooled = pool(x.unsqueeze(-1), (kernel, 1), (stride, 1), (pad, 0), (apart, 1), ceil_mode, return_indices)
+    return tuple(each.squeeze(-1) for each in pooled) if return_indices else pooled.squeeze(-1)
 
 
 def _log_cum_sum_exp(x: Tensor, dim: int) -> Tensor:
@@ -372,6 +411,9 @@ def _recorded(kind: type[nn.Module]) -> type:
 
 _UNBINDS = frozenset({torch.unbind, Tensor.unbind, Tensor.__iter__})
 _LOG_CUM_SUM_EXPS = frozenset({torch.logcumsumexp, Tensor.logcumsumexp})
+_MAX_POOLS = frozenset(
+    {F.max_pool1d, F.max_pool1d_with_indices, torch.max_pool1d, torch.max_pool1d_with_indices}
+)
 _SQUEEZES = frozenset({torch.squeeze, Tensor.squeeze})
 _NOTED: dict[Any, str] = {
     Tensor.tolist: "list",

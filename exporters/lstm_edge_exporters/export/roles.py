@@ -2,11 +2,11 @@
 
 Read off the graph while its recurrent layers are still one node each: an input is a state where it reaches
 a layer's initial state through nothing but views, and its partner is the output that the same layers' last
-states reach in the same way. States of a module's own cells are told by name, shape and order.
+states reach in the same way. Of all others the names and the graph decide; see ``pairing``.
 """
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -14,7 +14,8 @@ import onnx_ir as ir
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.graph_check import is_called_like_a_state
 
-from ..graph import axes_of, behind_identity, walk
+from ..graph import axes_of
+from ..pairing import Names, Pairing, describe_value, pair_states
 from .config import ExportConfig
 from .record import OP
 
@@ -44,32 +45,66 @@ class Roles:
     """Paths of layers that read time backwards."""
     fractions: tuple[str, ...]
     """Inputs of floats ``(N,)`` that a layer's lengths are computed from: fractions of the steps."""
-    unreturned: tuple[str, ...]
-    """Inputs that a layer starts from and whose last state is no output."""
+    notes: tuple[str, ...]
+    """Inputs that may be states and are not treated as such."""
     starts_given: bool
     """Whether every layer starts from inputs alone."""
 
 
-def find_roles(model: ir.Model, names: Sequence[str], config: ExportConfig) -> Roles:
+def find_roles(
+    model: ir.Model,
+    names: Sequence[str],
+    config: ExportConfig,
+    positional: Collection[str],
+    variables: Callable[[], Sequence[Names]],
+) -> Roles:
     """Read the roles off ``model`` before it is lowered.
 
     Args:
         model: a traced graph.
         names: what the module calls its outputs, ``""`` where it says nothing.
         config: the user's own words on names, states and lengths; they win.
+        positional: inputs without a name of their own, as in a tuple.
+        variables: gives what the module's code calls its inputs and outputs.
 
     Raises:
-        InputError: the config names an input or output that is not there.
+        InputError: the config names an input or output that is not there, or it takes the user's word to tell
+            which output continues a state.
     """
     inputs = {str(value.name): value for value in model.graph.inputs}
     nodes = [node for node in model.graph if node.op_type == OP]
     batch, sequence = _find_axes(inputs, nodes, config)
-    found, unreturned = _find_states(model, nodes) if config.states is None else ({}, ())
+    if config.lengths is not None and config.lengths not in inputs:
+        raise InputError(f"lengths {config.lengths!r}: the inputs are {', '.join(inputs)}")
+    if config.lengths is not None and not _is_count(inputs[config.lengths]):
+        raise InputError(f"lengths {config.lengths!r}: expected an input of one whole number a row")
+    lengths, fractions = config.lengths or _find_lengths(inputs, nodes), _find_fractions(nodes)
+    notes: tuple[str, ...] = ()
     if config.states is None:
-        found |= _find_own_states(model, {*found, *unreturned}, {*found.values()}, sequence)
-    outputs = _name_outputs(model, names, config, found)
-    states = {name: outputs[place] for name, place in found.items()}
-    if config.states is not None:
+        known, starts = _find_layer_states(model, nodes)
+        unknown = inputs.keys() - known.keys()
+        plain = {*fractions, *([lengths] if lengths else [])}
+        given = Names({name: {name} for name in inputs}, {i: {name} for i, name in enumerate(config.outputs)})
+        found = (
+            pair_states(
+                model.graph,
+                known,
+                [*variables(), given],
+                positional=positional,
+                starts=starts,
+                plain=plain,
+                sequence=sequence,
+            )
+            if len(unknown) > 1 or any(map(is_called_like_a_state, unknown))
+            else Pairing(known)
+        )
+        options = _Options(model, found, _name_outputs(model, names, config, {}))
+        options.refuse_unclear()
+        outputs = _name_outputs(model, names, config, found.pairs)
+        states = {name: outputs[place] for name, place in found.pairs.items()}
+        notes = (*options.notes(), *_ended(model, found))
+    else:
+        outputs = _name_outputs(model, names, config, {})
         states = dict(config.states)
         for name, output in states.items():
             if name not in inputs or output not in outputs:
@@ -77,14 +112,10 @@ def find_roles(model: ir.Model, names: Sequence[str], config: ExportConfig) -> R
                     f"state {name} -> {output}: the inputs are {', '.join(inputs)} and the outputs "
                     f"{', '.join(outputs)}"
                 )
-    if config.lengths is not None and config.lengths not in inputs:
-        raise InputError(f"lengths {config.lengths!r}: the inputs are {', '.join(inputs)}")
-    if config.lengths is not None and not _is_count(inputs[config.lengths]):
-        raise InputError(f"lengths {config.lengths!r}: expected an input of one whole number a row")
     return Roles(
         outputs,
         states,
-        config.lengths or _find_lengths(inputs, nodes),
+        lengths,
         batch,
         sequence,
         tuple(
@@ -94,19 +125,22 @@ def find_roles(model: ir.Model, names: Sequence[str], config: ExportConfig) -> R
                 if node.attributes["directions"].as_int() == 2
             )
         ),
-        _find_fractions(nodes),
-        unreturned,
+        fractions,
+        notes,
         all(
             _is_given(start) for node in nodes for slot in _SLOTS if (start := node.inputs[slot]) is not None
         ),
     )
 
 
-def _find_states(model: ir.Model, nodes: Sequence[ir.Node]) -> tuple[dict[str, int], tuple[str, ...]]:
-    """Return the place of the partner output of every input that is a state, and the inputs that lack one."""
+def _find_layer_states(model: ir.Model, nodes: Sequence[ir.Node]) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Return the place of the output that is a layer's last state, and every input that layers start from.
+
+    Such a pair is certain: nothing but views lies between input and layer, and between layer and output.
+    """
     ends = [_sources(value) for value in model.graph.outputs]
     pairs: dict[str, int] = {}
-    alone: list[str] = []
+    starts: list[str] = []
     for value in model.graph.inputs:
         slots = {
             node.outputs[slot]
@@ -114,56 +148,67 @@ def _find_states(model: ir.Model, nodes: Sequence[ir.Node]) -> tuple[dict[str, i
             for slot in _SLOTS
             if (start := node.inputs[slot]) is not None and _sources(start) == {value}
         }
-        for place, end in enumerate(ends):
-            if slots and end == slots and place not in pairs.values():
-                pairs[str(value.name)] = place
-                break
-        if slots and value.name not in pairs:
-            alone.append(str(value.name))
-    return pairs, tuple(alone)
+        if slots:
+            starts.append(str(value.name))
+        place = next((i for i, end in enumerate(ends) if end == slots and i not in pairs.values()), None)
+        if slots and place is not None:
+            pairs[str(value.name)] = place
+    return pairs, tuple(starts)
 
 
-def _find_own_states(
-    model: ir.Model, known: Collection[str], taken: Collection[int], sequence: str | None
-) -> dict[str, int]:
-    """Pair the states of cells that are no recurrent layer with the places of the outputs that continue them.
+@dataclass(frozen=True)
+class _Options:
+    """The ``--state`` options that settle which inputs are states."""
 
-    Inputs of one shape without time that are called like states, and the outputs of that shape that depend on
-    them, are paired in order where there are as many of the one as of the other. Of an output that is given
-    twice the last one counts.
+    model: ir.Model
+    found: Pairing
+    outputs: Sequence[str]
+    """The names that outputs have where states are told."""
 
-    Args:
-        model: a traced graph.
-        known: inputs whose role is known.
-        taken: places of outputs that continue a state.
-        sequence: the time axis.
-    """
-    entering: dict[tuple[int | str, ...], list[ir.Value]] = {}
-    for value in model.graph.inputs:
-        axes, name = axes_of(value), str(value.name)
-        if name not in known and is_called_like_a_state(name) and value.dtype == ir.DataType.FLOAT:
-            entering.setdefault(axes, []).append(value)
-    last = {behind_identity(value): place for place, value in enumerate(model.graph.outputs)}
-    pairs: dict[str, int] = {}
-    for axes, states in entering.items():
-        places = [
-            place
-            for place, value in enumerate(model.graph.outputs)
-            if place not in taken
-            and value.dtype == ir.DataType.FLOAT
-            and axes_of(value) == axes
-            and last[behind_identity(value)] == place
-        ]
-        outputs = {model.graph.outputs[place] for place in places}
-        ends = [outputs.intersection(walk([state], _uses)) for state in states]
-        if sequence not in axes and len(places) == len(states) and all(ends):
-            pairs |= {str(state.name): place for state, place in zip(states, places, strict=True)}
-    return pairs
+    def refuse_unclear(self) -> None:
+        """Raise ``InputError`` where several outputs could continue a state."""
+        if not self.found.unclear:
+            return
+        inputs = {str(value.name): value for value in self.model.graph.inputs}
+        name, places = next(iter(self.found.unclear.items()))
+        candidates = ", ".join(self.outputs[place] for place in places)
+        every: dict[str, int] = {}
+        for each, some in self.found.unclear.items():
+            every[each] = next((place for place in some if place not in every.values()), some[0])
+        raise InputError(
+            f"which output continues the state {describe_value(inputs[name])}? candidates: {candidates}; "
+            f"name all states, such as {self._all(every)} (states=)"
+        )
+
+    def notes(self) -> Iterator[str]:
+        """Return a note for each input that is not called like a state and may be one."""
+        for name in self.found.by_name:
+            yield (
+                f"{name} is taken for a state, as forward returns it by the same name; if it is none, name "
+                f"all states (states=): {self._all({}, but=name) or 'none'}"
+            )
+        for name, places in self.found.unnamed.items():
+            which = " or ".join(self.outputs[place] for place in places)
+            yield (
+                f"{name} stays an input; if it is a state, which {which} continues, name all states: "
+                f"{self._all({name: places[0]})} (states=)"
+            )
+
+    def _all(self, more: Mapping[str, int], but: str = "") -> str:
+        pairs = {**self.found.pairs, **more}
+        return " ".join(
+            f"--state {name}={self.outputs[place]}" for name, place in pairs.items() if name != but
+        )
 
 
-def _uses(value: ir.Value) -> Iterator[ir.Value]:
-    """Return what is computed from ``value``."""
-    return (output for node, _ in value.uses() for output in node.outputs)
+def _ended(model: ir.Model, found: Pairing) -> Iterator[str]:
+    """Return a note for each state that no output continues."""
+    values = {str(value.name): value for value in model.graph.inputs}
+    for name in found.ended:
+        yield (
+            f"{describe_value(values[name])} looks like a state and stays an input: no output of that dtype "
+            "and shape depends on it; return its next value, so that calls can follow one another"
+        )
 
 
 def _sources(value: ir.Value) -> set[ir.Value]:

@@ -12,14 +12,17 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
+import onnx_ir as ir
 import torch
 from onnxscript import DOUBLE, INT64
 from onnxscript import opset18 as op
 from torch import Tensor, nn
 
+from ..graph import Builder
+from ..lift.evaluate import is_data_free
 from .refusals import is_own
 
-__all__ = ["TRANSLATIONS", "keep_sizes"]
+__all__ = ["TRANSLATIONS", "keep_sizes", "settle_floats"]
 
 
 class _LikeBuiltin(type):
@@ -59,6 +62,8 @@ def _len(value: Any) -> Any:
     return value.shape[0] if isinstance(value, Tensor) and value.dim() else len(value)
 
 
+_FLOATS = (ir.DataType.DOUBLE, ir.DataType.FLOAT)
+_EXACT = frozenset("Add Ceil Clip Div Expand Floor Max Min Mul Neg Reshape Sub Unsqueeze".split())  # noqa: SIM905
 _STAND_INS: dict[str, Any] = {"int": _Int, "float": _Float, "len": _len}
 
 
@@ -121,6 +126,26 @@ def _names(code: types.CodeType) -> Iterator[str]:
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             yield from _names(constant)
+
+
+def settle_floats(graph: ir.Graph) -> None:
+    """Give nodes that mix float64, in which sizes are computed, with float32 one dtype.
+
+    ``F.interpolate`` multiplies positions by the ratio of two sizes. What is computed of sizes alone stays
+    float64, where it meets data it becomes float32.
+    """
+    for node in list(graph):
+        values = [value for value in node.inputs if value is not None]
+        if node.op_type == "Cast" or not {*_FLOATS} <= {value.dtype for value in (*values, *node.outputs)}:
+            continue
+        wide = node.op_type in _EXACT and all(is_data_free(value) for value in values)
+        wanted, other = _FLOATS if wide else (_FLOATS[1], _FLOATS[0])
+        for place, value in enumerate(node.inputs):
+            if value is not None and value.dtype == other:
+                node.replace_input_with(place, Builder(node, str(value.name)).cast(value, wanted))
+        for value in node.outputs:
+            if value.dtype in _FLOATS:
+                value.dtype = wanted
 
 
 def _wide(size: Any) -> Any:

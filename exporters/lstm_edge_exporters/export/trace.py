@@ -20,6 +20,7 @@ from torch.export import Dim, ExportedProgram
 
 from lstm_edge_runtime.axes import learn_sizes, parse_sum, resolve
 from lstm_edge_runtime.errors import LstmEdgeError, UnsupportedError
+from lstm_edge_runtime.graph_check import is_called_like_a_state, why_window
 from lstm_edge_runtime.manifest import Axes, AxisRange
 
 from ..numerics.floats import AllFloats
@@ -27,7 +28,7 @@ from ..numerics.reference import Signature, flatten_output
 from .ranges import Guard, read_guards
 from .record import Recorder, RecurrentCall, instrument
 from .refusals import ConstantSizeError, Place, place_of, tracing_refusal, translation_refusal
-from .sizes import TRANSLATIONS, keep_sizes
+from .sizes import TRANSLATIONS, keep_sizes, settle_floats
 
 try:
     from torch.onnx._internal.exporter import _registration
@@ -58,6 +59,20 @@ class Traced:
     """What holds at the sizes that were traced, and may not at others."""
     sizes: Mapping[str, int]
     """The size of each dynamic axis that was traced."""
+    squeezed: Mapping[str, str]
+    """The axes of inputs that code drops where they are 1, and the line that does it."""
+    checked: tuple[str, ...]
+    """Lines that check values, which were taken to hold."""
+
+    def window(self) -> str:
+        """Return why a call is a whole window, where no axis of an input is time; empty for one step."""
+        for call in self.calls:
+            steps = call.shape[0]
+            if not call.cell and _text(steps) != "1":
+                return why_window(
+                    f"layer {call.path or 'rnn'}", steps if isinstance(steps, int) else _text(steps)
+                )
+        return ""
 
 
 def trace(
@@ -114,9 +129,25 @@ def _trace(
         except Exception as error:
             raise translation_refusal(error, recorder.seen, program) from error
     assert made is not None
+    settle_floats(made.model.graph)
     _name_axes(made.model, axes)
     guards = read_guards(program, recorder.shapes, {name: axes[name] for name in signature.names})
-    return Traced(made.model, tuple(recorder.outputs), tuple(recorder.calls), guards, sizes)
+    known = {
+        _text(size): axis
+        for name, shape in zip(signature.names, recorder.shapes, strict=True)
+        for size, axis in zip(shape, axes[name], strict=True)
+        if isinstance(axis, str) and axis.isidentifier()
+    }
+    squeezed = {known[size]: line for size, line in recorder.squeezed.items() if size in known}
+    return Traced(
+        made.model,
+        tuple(recorder.outputs),
+        tuple(recorder.calls),
+        guards,
+        sizes,
+        squeezed,
+        tuple(recorder.checked),
+    )
 
 
 def _trace_at(
@@ -201,6 +232,8 @@ def find_axes(module: nn.Module, signature: Signature, batch: str, sequence: str
     if not recorder.calls:  # the first free axis is taken for the batch, the next one for the time
         sizes = [size for shape in recorder.shapes for size in shape]
         tied = {symbol for size in sizes if parse_sum(_text(size)) is None for symbol in _symbols(size)}
+        kept = _kept(recorder, signature.names)
+        sizes = [size for place, shape in enumerate(recorder.shapes) if place not in kept for size in shape]
         free = dict.fromkeys(symbol for size in sizes for symbol in _symbols(size) if symbol not in tied)
         rows, steps = list(free)[:1], list(free)[1:]
     # Where words are read by letters, the batch of the letters' layer holds the time of the words' layer.
@@ -225,6 +258,20 @@ def find_axes(module: nn.Module, signature: Signature, batch: str, sequence: str
     single = Counter((call.path, call.line) for call in recorder.calls if _text(call.shape[0]) == "1")
     loops = {count: line for (_, line), count in single.items() if count > 1}
     return FoundAxes(axes, batches, times, loops, bool(recorder.calls), _fixed(recorder, signature.names))
+
+
+def _kept(recorder: Recorder, names: Sequence[str]) -> set[int]:
+    """Return the places of inputs whose shape an output has too, as a cell's caches: no axis of them is time.
+
+    The first input that is not called like a state is the signal, whatever its shape.
+    """
+    signal = next((i for i, name in enumerate(names) if not is_called_like_a_state(name)), 0)
+    returned = [_texts(shape) for shape in recorder.returned]
+    return {i for i, shape in enumerate(recorder.shapes) if i != signal and _texts(shape) in returned}
+
+
+def _texts(shape: Sequence[Any]) -> list[str]:
+    return [_text(size) for size in shape]
 
 
 def _fixed(recorder: Recorder, names: Sequence[str]) -> dict[tuple[str, int], Place]:
@@ -299,6 +346,7 @@ class _Wrapper(nn.Module):
             recorder.begin([tensor.shape for tensor in tensors])
             flat = flatten_output(self._signature.call(self.module, tensors))
             recorder.outputs.extend(name for name, _ in flat)
+            recorder.returned.extend(tensor.shape for _, tensor in flat)
         return tuple(tensor for _, tensor in flat)
 
 

@@ -5,11 +5,11 @@ from collections.abc import Iterator, Mapping
 import onnx_ir as ir
 
 from lstm_edge_runtime.axes import describe, fits
-from lstm_edge_runtime.errors import InputError
-from lstm_edge_runtime.graph_check import pair_states
+from lstm_edge_runtime.errors import ContractError, InputError
 from lstm_edge_runtime.manifest import Axes, StateSpec, TensorSpec
 
 from ..graph import axes_of, data_inputs, walk
+from ..pairing import Names, pair_states, spec_of
 from .paths import top_of
 from .subgraphs import recurrences, slots_of
 
@@ -34,7 +34,7 @@ def recognize(model: ir.Model, named: Mapping[str, str], sequence: str | None) -
     """Pair the state inputs of a graph with the outputs that continue them.
 
     First as ``named``; then by the graph: an input that recurrent nodes start from and the one output that
-    their last states lead to; then by well-known names and shapes, where no axis is time (``sequence``).
+    their last states lead to; then as ``pairing`` has it, where no axis is time (``sequence``).
 
     Raises:
         InputError: ``named`` names what the graph does not have, one output twice, or a pair whose dtypes or
@@ -43,25 +43,28 @@ def recognize(model: ir.Model, named: Mapping[str, str], sequence: str | None) -
     """
     graph = model.graph
     inputs, outputs = (
-        {spec.name: spec for spec in map(_spec, side)} for side in (data_inputs(graph), graph.outputs)
+        {spec.name: spec for spec in map(spec_of, side)} for side in (data_inputs(graph), graph.outputs)
     )
     _check_named(named, inputs, outputs)
     pairs = dict(named)
     for entering, leaving in _by_graph(model):
         if entering not in pairs and leaving not in pairs.values():
             pairs[entering] = leaving
-    rest = [
-        [
-            spec
-            for name, spec in side.items()
-            if name not in taken and (sequence is None or sequence not in spec.axes)
-        ]
-        for side, taken in ((inputs, set(pairs)), (outputs, set(pairs.values())))
-    ]
-    for one, other in pair_states(rest[0], rest[1], "--state {0}={1} (states=)"):
-        pairs[one.name] = other.name
+    places = {name: place for place, name in enumerate(outputs)}
+    names = Names({name: {name} for name in inputs}, {place: {name} for name, place in places.items()})
+    found = pair_states(
+        graph, {name: places[output] for name, output in pairs.items()}, [names], sequence=sequence
+    )
+    for name, several in found.unclear.items():
+        candidates = [output for output, place in places.items() if place in several]
+        raise ContractError(
+            f"which output continues {name} {inputs[name].dtype} {describe(inputs[name].axes)}? candidates: "
+            f"{', '.join(candidates)}; name them: --state {name}={candidates[0]} (states=)"
+        )
+    titles = [*outputs]
     return tuple(
-        StateSpec(name, pairs[name], spec.dtype, spec.axes) for name, spec in inputs.items() if name in pairs
+        StateSpec(name, titles[place], inputs[name].dtype, inputs[name].axes)
+        for name, place in found.pairs.items()
     )
 
 
@@ -111,8 +114,3 @@ def _laid_out(value: ir.Value) -> Iterator[ir.Value]:
 
 def _alike(entering: Axes, leaving: Axes) -> bool:
     return not leaving or fits(entering, leaving)
-
-
-def _spec(value: ir.Value) -> TensorSpec:
-    dtype = "float32" if value.dtype is None else str(value.dtype.numpy().name)
-    return TensorSpec(str(value.name), dtype, axes_of(value))

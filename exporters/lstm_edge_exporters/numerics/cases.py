@@ -26,6 +26,7 @@ __all__ = [
     "InputSpec",
     "Procedure",
     "case_size",
+    "closed_loop",
     "first_rows",
     "full_length",
     "in_chunks",
@@ -294,6 +295,8 @@ def _at_reset(spec: InputSpec, shape: tuple[int, ...]) -> Array:
 
 def _state(spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator, at_reset: bool) -> Array:
     reset = _at_reset(spec, shape)
+    if reset.dtype.kind in "iub" and not at_reset:  # counters and flags
+        return np.asarray(reset + rng.integers(0, 2 if reset.dtype.kind == "b" else 4, shape), spec.dtype)
     return reset if at_reset else np.asarray(reset + 0.7 * rng.standard_normal(shape), spec.dtype)
 
 
@@ -343,6 +346,8 @@ def _indices(values: int, shape: tuple[int, ...], rng: np.random.Generator) -> A
 
 
 _LONGEST = 8
+_LOOP = 16
+"""Calls of a closed loop."""
 
 
 def random_sizes(total: int, rng: np.random.Generator) -> list[int]:
@@ -367,6 +372,27 @@ def in_chunks(manifest: Manifest, sizes: Sequence[int]) -> Procedure:
 
     def procedure(run: Runner, feeds: Feeds) -> Mapping[str, Array]:
         return join_chunks(manifest, list(run_chunks(run, manifest, feeds, sizes)))
+
+    return procedure
+
+
+def closed_loop(states: Mapping[str, str]) -> Procedure:
+    """Call with the same data again and again, each time from the states that the call before left.
+
+    It gives every output of every call, ``(calls, ...)``.
+
+    Args:
+        states: input name to the name of the output that continues it.
+    """
+
+    def procedure(run: Runner, feeds: Feeds) -> Mapping[str, Array]:
+        record: dict[str, list[Array]] = {}
+        for _ in range(_LOOP):
+            outputs = run(feeds)
+            feeds = {**feeds, **{name: outputs[output] for name, output in states.items()}}
+            for name, array in outputs.items():
+                record.setdefault(name, []).append(array)
+        return {name: np.stack(arrays) for name, arrays in record.items()}
 
     return procedure
 

@@ -89,7 +89,7 @@ def noise_floors(
     draws: int = DRAWS,
 ) -> dict[str, Array]:
     """Return the noise floors of a case by output name; arguments as of ``expected``."""
-    floors = {name: np.zeros(1) for name in exact}
+    floors = {name: np.zeros(()) for name in exact}
     for draw in range(draws):
         outputs = procedure(partial(graph.perturbed, rounding=Rounding(draw, keep=draw % 2 == 1)), feeds)
         for name, array in exact.items():

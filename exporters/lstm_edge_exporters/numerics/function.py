@@ -207,7 +207,7 @@ class Function:
 
         ``limits`` are raised in place.
         """
-        away = {name: np.zeros(1) for name in limits}
+        away = {name: np.zeros(()) for name in limits}
         before = dict(limits)
         for seed in range(_DRAWS[1]):
             for name, array in procedure(run(seed), feeds).items():

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import dropwhile
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,19 @@ from lstm_edge_runtime.manifest import Array
 
 from .floats import AllFloats, copy_as, one_thread
 
-__all__ = ["Injection", "LayerStates", "Signature", "TorchReference", "flatten_output", "injected"]
+__all__ = [
+    "Injection",
+    "LayerStates",
+    "Path",
+    "Signature",
+    "TorchReference",
+    "flatten_output",
+    "injected",
+    "output_paths",
+]
+
+Path = tuple[str | int, ...]
+"""Where a tensor is in nested arguments or results: keys and fields, and places in tuples and lists."""
 
 _KEYWORDS = inspect.Signature([inspect.Parameter("inputs", inspect.Parameter.VAR_KEYWORD)])
 
@@ -35,8 +48,8 @@ _KEYWORDS = inspect.Signature([inspect.Parameter("inputs", inspect.Parameter.VAR
 class Signature:
     """The flat view of a call ``module(*args, **kwargs)``."""
 
-    names: tuple[str, ...]
-    """One name a tensor, in the order of ``forward``'s parameters."""
+    paths: tuple[Path, ...]
+    """Where each tensor is, from the parameter of ``forward`` on, in the order of the parameters."""
     example: tuple[Tensor, ...]
     """The example's tensors in that order."""
     leaves: tuple[Any, ...]
@@ -69,21 +82,31 @@ class Signature:
             ) from error
         call = (bound.args, bound.kwargs)
         leaves, spec = pytree.tree_flatten(call)
-        names = list(_leaf_names(bound))
-        if len(names) != len(leaves):
+        paths = list(_leaf_paths(bound))
+        if len(paths) != len(leaves):
             raise InputError(
                 "the example holds a container that is not a tuple, list or dict; pass its tensors apart"
             )
-        tensors = [(name, leaf) for name, leaf in zip(names, leaves, strict=True) if isinstance(leaf, Tensor)]
+        tensors = [(path, leaf) for path, leaf in zip(paths, leaves, strict=True) if isinstance(leaf, Tensor)]
         if not tensors:
             raise InputError("the example holds no tensor; pass one tensor for each input of the network")
         slots = iter(range(len(tensors)))
         return cls(
-            names=tuple(name for name, _ in tensors),
+            paths=tuple(path for path, _ in tensors),
             example=tuple(tensor for _, tensor in tensors),
             leaves=tuple(_Slot(next(slots)) if isinstance(leaf, Tensor) else leaf for leaf in leaves),
             spec=spec,
         )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """One name a tensor, in the order of ``forward``'s parameters."""
+        return tuple("_".join(map(str, path)) for path in self.paths)
+
+    @property
+    def positional(self) -> set[str]:
+        """The names of tensors in tuples and lists, which say nothing but the place."""
+        return {name for name, path in zip(self.names, self.paths, strict=True) if isinstance(path[-1], int)}
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -112,7 +135,17 @@ def flatten_output(output: Any) -> list[tuple[str, Tensor]]:
     Raises:
         InputError: a ``PackedSequence`` or another container that has no flat form.
     """
-    return list(_flatten(output, ""))
+    return [(_output_name(path), tensor) for path, tensor in output_paths(output)]
+
+
+def output_paths(output: Any) -> list[tuple[Path, Tensor]]:
+    """Return the tensors of ``output`` with where they are in it; raises as ``flatten_output``."""
+    return list(_flatten(output, ()))
+
+
+def _output_name(path: Path) -> str:
+    """Return keys and fields joined with ``_``, and what stands inside of them."""
+    return "_".join(map(str, dropwhile(lambda step: isinstance(step, int), path)))
 
 
 @dataclass(frozen=True)
@@ -132,8 +165,8 @@ def _arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     )
 
 
-def _leaf_names(bound: inspect.BoundArguments) -> Iterator[str]:
-    """Name the leaves of ``(bound.args, bound.kwargs)`` in pytree order."""
+def _leaf_paths(bound: inspect.BoundArguments) -> Iterator[Path]:
+    """Return where the leaves of ``(bound.args, bound.kwargs)`` are, in pytree order."""
     for name, value in bound.arguments.items():
         kind = bound.signature.parameters[name].kind
         if kind is inspect.Parameter.VAR_KEYWORD:
@@ -143,38 +176,40 @@ def _leaf_names(bound: inspect.BoundArguments) -> Iterator[str]:
             yield from _paths(value, name)
 
 
-def _paths(value: Any, name: str) -> Iterator[str]:
+def _paths(value: Any, name: str) -> Iterator[Path]:
     try:
         paths = [path for path, _ in pytree.tree_flatten_with_path(value)[0]]
     except ValueError:  # a class that was registered without names for its parts
-        yield from (f"{name}_{place}" for place in range(len(pytree.tree_leaves(value))))
+        yield from ((name, place) for place in range(len(pytree.tree_leaves(value))))
         return
     for path in paths:
-        yield "_".join([name, *map(_step, path)])
+        yield (name, *map(_step, path))
 
 
-def _step(key: Any) -> str:
+def _step(key: Any) -> str | int:
     """Return a dict's key, a sequence's index or a field's name without pytree's marks."""
-    return str(next((getattr(key, mark) for mark in ("key", "idx", "name") if hasattr(key, mark)), key))
+    if isinstance(key, pytree.SequenceKey):
+        return key.idx
+    return str(next((getattr(key, mark) for mark in ("key", "name") if hasattr(key, mark)), key))
 
 
-def _flatten(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+def _flatten(value: Any, path: Path) -> Iterator[tuple[Path, Tensor]]:
     if isinstance(value, Tensor):
-        yield name, value
+        yield path, value
     elif isinstance(value, PackedSequence):
         raise InputError("forward returns a PackedSequence; return pad_packed_sequence(...)[0] instead")
     elif isinstance(value, Mapping):
         for key, item in value.items():
-            yield from _flatten(item, f"{name}_{key}" if name else str(key))
+            yield from _flatten(item, (*path, str(key)))
     elif dataclasses.is_dataclass(value):
         for entry in dataclasses.fields(value):
-            yield from _flatten(getattr(value, entry.name), f"{name}_{entry.name}" if name else entry.name)
+            yield from _flatten(getattr(value, entry.name), (*path, entry.name))
     elif isinstance(value, tuple) and hasattr(value, "_fields"):
         for key in value._fields:
-            yield from _flatten(getattr(value, key), f"{name}_{key}" if name else key)
+            yield from _flatten(getattr(value, key), (*path, key))
     elif isinstance(value, tuple | list):
         for index, item in enumerate(value):
-            yield from _flatten(item, f"{name}_{index}" if name else "")
+            yield from _flatten(item, (*path, index))
     elif value is not None and not isinstance(value, bool | int | float | str | torch.Size):
         raise InputError(
             f"forward returns a {type(value).__name__}; return tensors in a tuple, dict or dataclass"

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import InputError, ManifestError, NotFoundError
 from lstm_edge_runtime.files import write_folder
+from lstm_edge_runtime.model import content_of
 
 from .names import json_text
 
@@ -90,8 +91,8 @@ def to_site(model: str | os.PathLike[str], runtime: Path, recordings: Sequence[P
             )
         if manifest.golden is not None:
             opened.selftest().require()
+        content = content_of(opened, model)
     path = Path(model)
-    content = path.read_bytes()
     name = "model.ort" if content[4:8] == b"ORTM" else "model.onnx"
     files = {name: content, **_page(), **_runtime(runtime)}
     version = hashlib.sha256(

@@ -24,7 +24,6 @@ NOT_NATIVE = {
     "WordLanguageModel": "('N*L', 60) has an axis of any size beside batch and time",
     "VideoClassifier": "(Conv): an operator that is not covered",
     "EncoderWithLengths": "(GatherND): an operator of stored tensors that is not covered",
-    "FixedGraph": "(MatMul): an input that is known beforehand",
 }
 """Modules that stream and whose steps the native engine does not take, with its reason."""
 

@@ -251,16 +251,10 @@ class ScalesByANumber(Net):
         return self.rnn(x)[0] / float(x.std())
 
 
-class ChecksItsInput(Net):
+class ChecksANumber(Net):
     def forward(self, x):
-        if torch.isnan(x).any():
+        if x.mean().item() > 1e6:
             raise ValueError
-        return self.rnn(x)[0]
-
-
-class AssertsItsInput(Net):
-    def forward(self, x):
-        assert torch.isfinite(x).all()
         return self.rnn(x)[0]
 
 
@@ -292,8 +286,7 @@ class ZerosOfNumpy(Net):
         (CachesBySize, r"if x\.size\(1\) not in cache", "write that line with torch's operators"),
         (LooksAsAnArray, r"\* np\.asarray\(x\)\.mean\(\)", "compute it with torch's own operators"),
         (ScalesByANumber, r"return self\.rnn\(x\)\[0\] / float", r"keep it a tensor, without float\(\)"),
-        (ChecksItsInput, r"if torch\.isnan\(x\)\.any\(\):", "check inputs before they are fed"),
-        (AssertsItsInput, r"assert torch\.isfinite\(x\)", "check inputs before they are fed"),
+        (ChecksANumber, r"if x\.mean\(\)\.item\(\) > 1e6:", "check inputs before they are fed"),
         (Branches, r"return torch\.cond\(", r"torch\.where\(condition"),
         (Counts, r"return torch\.histc\(", "write it in another way"),
         (ZerosOfNumpy, r"h = torch\.from_numpy\(np\.zeros", r"write x\.size\(0\)"),

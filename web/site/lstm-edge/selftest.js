@@ -121,7 +121,7 @@ async function run(model, golden, sizes) {
   }
   const last = /** @type {Arrays} */ (parts.at(-1));
   const whole = outputs.filter(({ axes }) => parts.length === 1 || !foldsTime(axes, sequence)).map(({ name, axes }) => {
-    const axis = axes.indexOf(sequence ?? ""), pieces = parts.map((part) => /** @type {NamedArray} */ (part[name]));
+    const axis = axes.findIndex((each) => each === sequence || (lengths !== null && each === "longest")), pieces = parts.map((part) => /** @type {NamedArray} */ (part[name]));
     return [name, axis < 0 || pieces.length === 1 ? last[name] : joined(pieces, axis, golden.outputs[name]?.dims ?? [])];
   });
   return { ...Object.fromEntries(whole), ...leaving(model.manifest, states) };

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import onnx
 
-from lstm_edge_runtime import load
+from lstm_edge_runtime import Model, load
 from lstm_edge_runtime.errors import InputError, ManifestError, UnsupportedError
 from lstm_edge_runtime.files import check_folder, write_folder
+from lstm_edge_runtime.model import content_of
 from lstm_edge_runtime.onnx_reader import is_ort_format
 from lstm_edge_runtime.tolerance import Comparison
 
@@ -99,7 +100,7 @@ def to_c(source: str | os.PathLike[str], *, name: str | None = None, chunk: int 
             )
         if model.manifest.golden is not None:
             model.selftest().require()
-        graph = _read(source)
+        graph = _read(model, source)
         operators = {node.op_type for node in graph.graph.node}
         if chunk > 1 and (ranged := operators.intersection(_RANGED)):
             raise UnsupportedError(
@@ -123,11 +124,13 @@ def to_c(source: str | os.PathLike[str], *, name: str | None = None, chunk: int 
     return CLibrary(prefix, written, comparisons, size, state)
 
 
-def _read(source: str | os.PathLike[str]) -> onnx.ModelProto:
-    with Path(source).open("rb") as file:
-        if is_ort_format(memoryview(file.read(8))):
-            raise InputError("the file is in ORT format; give the .onnx file")
-    return onnx.load(source, format="protobuf")
+def _read(model: Model, source: str | os.PathLike[str]) -> onnx.ModelProto:
+    content = content_of(model, source)
+    if is_ort_format(content):
+        raise InputError("the file is in ORT format; give the .onnx file")
+    graph = onnx.load_from_string(content)
+    onnx.load_external_data_for_model(graph, str(Path(source).parent))
+    return graph
 
 
 def _prefix(source: str | os.PathLike[str], name: str | None) -> str:

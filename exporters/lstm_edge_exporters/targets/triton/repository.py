@@ -17,6 +17,7 @@ from lstm_edge_runtime.axes import row_factor
 from lstm_edge_runtime.errors import ContractError, InputError
 from lstm_edge_runtime.files import check_folder, write_folder
 from lstm_edge_runtime.manifest import Axes, Manifest, StateSpec, TensorSpec
+from lstm_edge_runtime.model import content_of
 
 from ..names import file_name, line, pbtxt_string
 
@@ -86,9 +87,10 @@ def to_triton(path: str | os.PathLike[str], backend: str = "python") -> Reposito
     with load(path, device="cpu") as model:
         interface = model.interface
         model.streams(1, reset_every="never")  # refuses what can't be streamed by rows
+        content = content_of(model, path)
     if backend == "onnxruntime" and interface.sequence is None:
         raise ContractError("this file takes one step a call; use the python backend")
-    contents = {"1/model.onnx": path.read_bytes()}
+    contents = {"1/model.onnx": content}
     labels = interface.task.labels if interface.task else ()
     if labels:
         contents["labels.txt"] = "".join(f"{line(label)}\n" for label in labels).encode()

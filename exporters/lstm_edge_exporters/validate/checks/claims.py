@@ -13,6 +13,7 @@ from lstm_edge_runtime.errors import first_line
 from lstm_edge_runtime.graph_check import OPERATORS
 from lstm_edge_runtime.manifest import Axes, AxisRange, Manifest, StateSpec, TensorSpec
 
+from ...numerics.cases import closed_loop
 from ...numerics.graph64 import wrong_copies
 from ...versions import IR_VERSIONS, OLDEST_ONNXRUNTIME, OPSETS
 from ..judge import FileFailedError, RefusedError
@@ -33,6 +34,10 @@ __all__ = [
 
 CHECKPOINT = "checkpoint"
 """The name of the fact that says which weights a file was made from."""
+
+
+_LOOP_OFFSET = 61
+"""Of the case that is called in a loop."""
 
 
 class Evidence(Enum):
@@ -286,11 +291,24 @@ def check_claims(subject: Subject) -> Iterator[Check]:
     if subject.file.has_manifest and {*mine.counts} != {*subject.manifest.counts}:
         stated, found = (", ".join(sorted(each)) or "none" for each in (mine.counts, subject.manifest.counts))
         yield Check("counts of steps", "failed", f"the file has {stated}, the reference {found}")
+    compared = subject.reference.computation is not subject.graph
+    if subject.file.has_manifest and subject.manifest.states and compared:
+        yield _loop(subject)
     yield from _shapes(subject)
     if subject.graph is not None:
         wrong = "; ".join(wrong_copies(subject.graph, subject.reference.computation.tensors))
         about = f"{wrong}, which no tensor of the reference holds" if wrong else ""
         yield Check("weights are the reference's", "failed" if wrong else "passed", about)
+
+
+def _loop(subject: Subject) -> Check:
+    """Call file and reference again and again, each from the states that it left, paired as each has it."""
+    states, own = (
+        closed_loop({state.input: state.output for state in manifest.states})
+        for manifest in (subject.file.manifest, subject.manifest)
+    )
+    feeds = subject.full(subject.draw(2, 3, _LOOP_OFFSET))
+    return subject.check("called again and again from its own states", feeds, states, own)
 
 
 def _reads_backwards(file: ModelFile) -> bool:

@@ -1,0 +1,148 @@
+"""Code that once was refused, or made a file of too narrow a range, and is exported.
+
+PYTEST_DONT_REWRITE: the assertions of modules are what the tests are about.
+"""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from lstm_edge_exporters import export
+from lstm_edge_runtime import load
+from lstm_edge_runtime.onnx_reader import read_onnx
+
+
+class Layer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn, self.head = nn.GRU(4, 5, batch_first=True), nn.Linear(5, 1)
+
+
+class Pools(Layer):
+    """The usual network of convolutions and an LSTM."""
+
+    def forward(self, x):
+        y = F.max_pool1d(x.transpose(1, 2), 3, stride=2, padding=1)
+        y = y + nn.MaxPool1d(5, stride=2, padding=2)(x.transpose(1, 2))
+        return self.rnn(y.transpose(1, 2))[0]
+
+
+class Interpolates(Layer):
+    def forward(self, x):
+        y = nn.MaxPool1d(2)(self.rnn(x)[0].transpose(1, 2))
+        return F.interpolate(y, size=x.shape[1], mode="linear", align_corners=False)
+
+
+class Asserts(Layer):
+    def forward(self, x, lengths):
+        assert (lengths > 0).all() and lengths.max() <= x.shape[1], f"wrong lengths {lengths}"  # noqa: PT018
+        if not torch.isfinite(x).all() or (x > 1e6).any():
+            raise ValueError(f"wrong values in {x.shape}")
+        torch._assert((x < 1e6).all(), "too large")
+        packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        return self.rnn(packed)[1][-1]
+
+
+class Packs(Layer):
+    def forward(self, x, lengths):
+        packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        return pad_packed_sequence(self.rnn(packed)[0], batch_first=True)[0]
+
+
+class Squeezes(Layer):
+    def forward(self, x):
+        return self.head(self.rnn(x)[0][:, -1]).squeeze()
+
+
+def data(n, length):
+    return torch.randn(n, length, 4, generator=torch.Generator().manual_seed(length))
+
+
+def lengths(n, length):
+    return torch.tensor([length, *[max(1, length - 2)] * (n - 1)])
+
+
+@pytest.mark.parametrize("kind", [Pools, Interpolates, Asserts, Packs], ids=lambda kind: kind.__name__)
+def test_the_file_agrees_at_sizes_that_were_not_traced(kind):
+    torch.manual_seed(0)
+    module = kind().eval()
+    takes = kind in (Asserts, Packs)
+
+    def inputs(n, length):
+        return (data(n, length), lengths(n, length)) if takes else (data(n, length),)
+
+    artifact = export(module, inputs(2, 8))
+    model = load(artifact.model)
+    for n, length in ((1, 3), (3, 40), (2, 7)):
+        with torch.no_grad():
+            expected = module(*inputs(n, length)).numpy()
+        x, *valid = (tensor.numpy() for tensor in inputs(n, length))
+        got = model.run(x, lengths=valid[0] if valid else None)[0]["output"]
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
+
+
+def test_an_assertion_is_taken_to_hold_and_its_line_is_noted():
+    notes = export(Asserts().eval(), (data(2, 8), lengths(2, 8))).notes
+    checked = [note for note in notes if "taken to hold" in note]
+    assert ["assert (lengths" in note for note in checked] == [True, False, False]
+    assert "if not torch.isfinite(x).all()" in checked[1]
+    assert "torch._assert" in checked[2]
+
+
+def test_steps_of_packed_layers_are_streamed():
+    torch.manual_seed(0)
+    module = Packs().eval()
+    artifact = export(module, (data(2, 8), lengths(2, 8)))
+    assert artifact.manifest.streamable
+    x = data(1, 9)
+    with torch.no_grad():
+        whole = module(x, torch.tensor([9]))[0].numpy()
+    model = load(artifact.model)
+    stream = model.stream()
+    single = [stream.step(sample.numpy()) for sample in x[0]]
+    stream.reset()
+    chunks = [stream.process(x[0, start:stop].numpy()) for start, stop in ((0, 4), (4, 5), (5, 9))]
+    np.testing.assert_allclose(np.stack(single), whole, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(np.concatenate(chunks), whole, rtol=0, atol=1e-6)
+    model.selftest().require()
+
+
+def test_a_squeeze_of_the_batch_is_named_with_the_way_out():
+    artifact = export(Squeezes().eval(), data(2, 8))
+    assert str(artifact.manifest.ranges["N"]) == "2.."
+    assert any("squeeze()" in note and "--input x=1,L,4" in note for note in artifact.notes)
+
+
+def test_an_example_of_one_row_makes_a_file_of_one_row_where_it_is_squeezed():
+    torch.manual_seed(0)
+    module = Squeezes().eval()
+    artifact = export(module, data(1, 8))
+    assert artifact.manifest.axes["x"] == (1, "L", 4)
+    assert any("squeeze()" in note for note in artifact.notes)
+    stream, x = load(artifact.model).stream(), data(1, 6)
+    for place, sample in enumerate(x[0]):
+        with torch.no_grad():
+            expected = module(x[:, : place + 1]).numpy()
+        np.testing.assert_allclose(stream.step(sample[None].numpy()), expected, rtol=0, atol=1e-6)
+
+
+class Decides(Layer):
+    """Both ways go on, so it is no assertion."""
+
+    def forward(self, x):
+        if (x > 0).all():
+            x = x + 1
+        return self.rnn(x)[0]
+
+
+def test_a_decision_is_no_assertion():
+    with pytest.raises(Exception, match="decides by the values of a tensor"):
+        export(Decides().eval(), data(2, 8))
+
+
+def test_one_file_of_pooled_steps_has_no_size_fixed():
+    file = read_onnx(export(Pools().eval(), data(2, 8)).model)
+    assert file.graph.inputs[0].axes == ("N", "L", 4)
