@@ -8,6 +8,7 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -33,7 +34,7 @@ from ..numerics.floats import OTHER_FLOATS, copy_as
 from ..numerics.function import Function, GraphError, fixed_axes
 from ..numerics.graph64 import MeasuredGraph, open_graph
 from ..numerics.indices import index_values
-from ..numerics.reference import Injection, Signature, TorchReference
+from ..numerics.reference import Injection, Signature, TorchReference, weights_sha256
 from ..numerics.verify import (
     Candidate,
     ChunkedFile,
@@ -52,7 +53,7 @@ from .centering import center_norms
 from .config import ExportConfig
 from .finalize import build_manifest, rename_outputs, serialize, tidy
 from .lower import check_recurrent_nodes, lower, lower_sums
-from .ranges import Guard, settle_ranges
+from .ranges import FewSizesError, Guard, settle_ranges
 from .refusals import LoopError, check_module, check_starts
 from .roles import find_roles
 from .trace import TURNS, Traced, trace
@@ -99,6 +100,19 @@ def export_verified(
             made = _export_verified(module, example, replace(config, stateless=True), ignore)
             note = f"states that are no arguments stay in the graph: {error}"
             return replace(made, notes=(*made.notes, note))
+        except FewSizesError as error:
+            made = _export_nearby(module, example, config, error)
+            return replace(made, notes=(*made.notes, f"the example itself is out of range: {error}"))
+
+
+def _export_nearby(module: nn.Module, example: Any, config: ExportConfig, error: FewSizesError) -> Artifact:
+    """Export at one step or row less or more than the example; raise ``error`` where neither works."""
+    signature = Signature.of(own_copy(module), example)
+    for feeds in error.nearby:
+        tensors = tuple(torch.from_numpy(feeds[name]) for name in signature.names)
+        with suppress(InputError, UnsupportedError, CheckFailedError):
+            return _export_verified(module, replace(signature, example=tensors), config, ignore)
+    raise error
 
 
 def _export_verified(module: nn.Module, example: Any, config: ExportConfig, show: Progress) -> Artifact:
@@ -172,7 +186,7 @@ def convert_module(module: nn.Module, example: Any, config: ExportConfig) -> Con
     """
     check_module(module)
     own = own_copy(module)
-    signature = Signature.of(own, example)
+    signature = example if isinstance(example, Signature) else Signature.of(own, example)
     _try_example(copy.deepcopy(own), signature)
     signature = signature.as_float32()
     try:
@@ -220,6 +234,7 @@ def convert_module(module: nn.Module, example: Any, config: ExportConfig) -> Con
     tidy(model)
     manifest = build_manifest(model, roles, lifted, config)
     manifest = manifest._replace(ranges=config.ranges, unstreamable=window)
+    manifest = manifest._replace(provenance={**manifest.provenance, "weights_sha256": weights_sha256(own)})
     reference = TorchReference(own, signature, roles.outputs, injections)
     examples = {
         name: tensor.detach().cpu().numpy()
