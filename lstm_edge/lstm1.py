@@ -5,7 +5,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from lstm_edge_runtime.errors import InputError
 
@@ -151,7 +151,39 @@ class LSTM1(nn.Module):
         if lengths is not None:
             x = self._pack(x, lengths)
         _, (h_n, c_n) = self.lstm(x, state)
-        return self.fc(torch.relu(self.fc_1(torch.relu(self._rows(h_n))))), (h_n, c_n)
+        return self.head(self._rows(h_n)), (h_n, c_n)
+
+    def hidden_steps(
+        self, x: Tensor, state: HiddenAndCell | None = None, lengths: Tensor | Sequence[int] | None = None
+    ) -> tuple[Tensor, HiddenAndCell]:
+        """Return the top layer's hidden state after every step, and the state after the last valid one.
+
+        ``head`` of a step is what a stream of the network returns there: its row of the top layer.
+
+        Args:
+            x: ``(N, L, I)`` (``(L, N, I)`` without ``batch_first``).
+            state: as for ``forward_with_state``.
+            lengths: as for ``forward_with_state``; steps past them are zero.
+
+        Returns:
+            ``(N, L, H_out)`` (``(L, N, H_out)`` without ``batch_first``), and ``(h_n, c_n)``.
+
+        Raises:
+            InputError: the network is bidirectional: it has no output before the last step; or ``lengths``
+                do not fit ``x``.
+        """
+        if self.lstm.bidirectional:
+            raise InputError("a bidirectional network has no output at each step; run whole windows")
+        steps, state_n = self.lstm(x if lengths is None else self._pack(x, lengths), state)
+        if lengths is not None:
+            batch_first = self.lstm.batch_first
+            steps, _ = pad_packed_sequence(steps, batch_first, total_length=x.shape[1 if batch_first else 0])
+        return steps, state_n
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Return the outputs ``(..., num_classes)`` of hidden states ``(..., H_out)``."""
+        logits: Tensor = self.fc(torch.relu(self.fc_1(torch.relu(hidden))))
+        return logits
 
     def _pack(self, x: Tensor | PackedSequence, lengths: Tensor | Sequence[int]) -> PackedSequence:
         if isinstance(x, PackedSequence) or x.dim() != 3:

@@ -1,7 +1,7 @@
 """What people see of a training: live progress, and the summary."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from ..training.loop import Epoch
 
 __all__ = ["epoch_log", "print_summary", "training_progress"]
+
+Metrics = dict[str, Any]
 
 
 @contextlib.contextmanager
@@ -60,19 +62,10 @@ def print_summary(summary: dict[str, Any]) -> None:
     echo(f"split: {split['description']}")
     for text in split["notes"]:
         echo(f"note: {text}")
+    echo(f"states: {summary['states']}")
     measured = [name for name in ("validation", "test") if summary[name] is not None]
-    if summary["task"] == "classification":
-        rows = [["accuracy", *(f"{summary[name]['accuracy']:.3f}" for name in measured)]]
-        rows += [
-            [f"recall of {label}", *(_recall(summary[name], label) for name in measured)]
-            for label in summary[measured[0]]["recall"]
-        ]
-    else:
-        rows = [
-            [f"{error.upper()} of {target}", *(f"{summary[name][error][target]:.4g}" for name in measured)]
-            for error in ("mae", "rmse")
-            for target in summary[measured[0]][error]
-        ]
+    scores = [summary[name] for name in measured]
+    rows = _classes(scores) if summary["task"] == "classification" else _values(scores)
     if found := summary.get("cross_validation"):
         for name in found.keys() - {"folds"}:
             each, folds = found[name], len(found["folds"])
@@ -87,6 +80,46 @@ _ENDS = {
 }
 
 
-def _recall(metrics: dict[str, Any], label: str) -> str:
+_STREAMS, _WINDOWS = "streams", "windows from reset"
+
+
+def _ways(scores: Sequence[Metrics]) -> list[tuple[str, list[Metrics]]]:
+    """Return the scores of streams and of windows, what a device runs first, each with its name."""
+    if "windows" in scores[0]:
+        return [(_STREAMS, [*scores]), (_WINDOWS, [each["windows"] for each in scores])]
+    if "streams" in scores[0]:
+        return [(_WINDOWS, [*scores]), (_STREAMS, [each["streams"] for each in scores])]
+    return [(_WINDOWS, [*scores])]
+
+
+def _classes(scores: Sequence[Metrics]) -> list[list[str]]:
+    rows = []
+    for way, found in _ways(scores):
+        rows.append([f"accuracy of {way}", *(f"{each['accuracy']:.3f}" for each in found)])
+        if way == _STREAMS:
+            rows.append(["  at all steps", *(f"{each['all_steps']:.3f}" for each in found)])
+            rows.append(["  steps until right", *(_delay(each["steps_until_right"]) for each in found)])
+    rows += [
+        [f"recall of {label}", *(_recall(each, label) for each in scores)] for label in scores[0]["recall"]
+    ]
+    return rows
+
+
+def _values(scores: Sequence[Metrics]) -> list[list[str]]:
+    return [
+        [f"{error.upper()} of {target}, {way}", *(f"{each[error][target]:.4g}" for each in found)]
+        for way, found in _ways(scores)
+        for error in ("mae", "rmse")
+        for target in found[0][error]
+    ]
+
+
+def _delay(found: Metrics) -> str:
+    median, most = ("never" if found[name] is None else str(found[name]) for name in ("median", "p90"))
+    return f"{median} (90 %: {most})"
+
+
+def _recall(metrics: Metrics, label: str) -> str:
     recall = metrics["recall"][label]
-    return "none there" if recall is None else f"{recall:.3f} of {metrics['count'][label]}"
+    unit = " steps" if "windows" in metrics else ""
+    return "none there" if recall is None else f"{recall:.3f} of {metrics['count'][label]}{unit}"

@@ -12,7 +12,7 @@ from lstm_edge_runtime.errors import InputError, MissingDependencyError
 from ..data.config import DataConfig
 from ..data.training import read_training_data
 from ..run_files import REPORT, check_run_folder
-from ..training.config import CLASS_WEIGHTS, TrainConfig
+from ..training.config import CARRY, CLASS_WEIGHTS, TrainConfig
 from ._data import data_options
 from ._extras import needing
 from ._options import NAMES, PATH, RATE, fill, json_option
@@ -51,6 +51,13 @@ __all__ = ["command"]
 @click.option("--hidden-size", type=int, help="Width of the LSTM.  [default: 32]")
 @click.option("--layers", "num_layers", type=int, help="LSTM layers.  [default: 1]")
 @click.option("--dropout", type=float, help="Dropout between layers.  [default: 0]")
+@click.option("--bidirectional", is_flag=True, help="Read samples backwards too; no stream can run it.")
+@click.option(
+    "--carry",
+    type=click.Choice(CARRY),
+    help="Carry states from window to window, as a stream does; auto is on, but not for --bidirectional.  "
+    "[default: auto]",
+)
 @click.option(
     "--epochs",
     type=int,

@@ -1,6 +1,7 @@
 """Data that a model's file is evaluated on: samples by input name, and their classes or values if known."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from lstm_edge_runtime.errors import counted
 
 from .config import ReadConfig
 from .read import read_recordings
-from .recordings import ModelFeatures, Recordings, TargetMode
+from .recordings import ModelFeatures, Recording, Recordings, TargetMode
 from .sample_input import SampleInput, sample_input
 from .windows import pad
 
@@ -58,6 +59,8 @@ def read_for_model(
 def read_samples(path: Path, model: "Model", config: ReadConfig, tell: Callable[[str], None]) -> "Samples":
     """Read what ``lstm-edge train`` reads; of a file that names its sets, the test set.
 
+    Series are cut into windows, end to end, where streams of the model start again every window.
+
     Raises:
         NotFoundError, FileFormatError, InputError: as ``read_for_model``.
     """
@@ -65,6 +68,8 @@ def read_samples(path: Path, model: "Model", config: ReadConfig, tell: Callable[
 
     recordings, place = read_for_model(path, model, config, targets="optional", tell=tell)
     series = [one for one in recordings.series if one.split == "test"] or list(recordings.series)
+    if window := model.interface.reset_every:
+        series = [part for one in series for part in _windows(one, window)]
     last = [one.y[-1] for one in series if one.y is not None]
     truth = np.array([recordings.labels[index] for index in last] if recordings.labels else last)
     if place.one_step:
@@ -73,3 +78,13 @@ def read_samples(path: Path, model: "Model", config: ReadConfig, tell: Callable[
     return Samples(
         {place.spec.name: padded}, truth if last else None, lengths if len(set(lengths)) > 1 else None
     )
+
+
+def _windows(series: Recording, window: int) -> list[Recording]:
+    """Return the windows of a series, end to end; all of one that is shorter."""
+    return [
+        replace(
+            series, x=series.x[at : at + window], y=None if series.y is None else series.y[at : at + window]
+        )
+        for at in range(0, max(len(series.x) - window, 0) + 1, window)
+    ]

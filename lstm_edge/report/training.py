@@ -70,6 +70,7 @@ def _page(folder: Path, summary: dict[str, Any], metrics: dict[str, Any], curves
         cross_validation=_folds(metrics["cross_validation"]),
         confusion=_confusion(scores) if "confusion" in scores else None,
         curves=curves,
+        streams=_streams(metrics.get("streams")),
         errors=[plot for name, pairs in (metrics["pairs"] or {}).items() for plot in _errors(name, pairs)],
         horizons=[_horizon(name, found) for name, found in (metrics.get("horizons") or {}).items()],
         signals=_signals(metrics),
@@ -92,6 +93,32 @@ def _curves(history: Sequence[Mapping[str, str]]) -> list[Plot]:
             Plot("accuracy", "Accuracy on the validation set", series, Axis("epoch"), Axis("accuracy"))
         )
     return plots
+
+
+def _streams(found: Mapping[str, Any] | None) -> list[Plot]:
+    """Return the score over the steps since a reset; nothing for runs made before, or without streams."""
+    if not found:
+        return []
+    words = {"accuracy": "Accuracy", "rmse": "RMSE"}[found["score"]]
+    ways = (("states carried", "carried", "blue"), ("every window from reset", "restarted", "gray"))
+    return [
+        Plot(
+            "streams",
+            f"{words} over the steps since the reset",
+            tuple(
+                Series(
+                    name,
+                    [found["width"] * (at + 0.5) for at in range(len(found[key]))],
+                    found[key],
+                    color=color,
+                )
+                for name, key, color in ways
+            ),
+            Axis("steps since the reset"),
+            Axis(words if found["score"] == "accuracy" else "RMSE / standard deviation"),
+            caption=f"A window has {found['window']} steps.",
+        )
+    ]
 
 
 def _confusion(scores: Mapping[str, Any]) -> list[tuple[str, list[tuple[int, float]]]]:

@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 
 from lstm_edge_runtime.errors import InputError
 
-__all__ = ["CLASS_WEIGHTS", "TrainConfig"]
+__all__ = ["CARRY", "CLASS_WEIGHTS", "TrainConfig"]
 
 CLASS_WEIGHTS = ("none", "balanced")
+CARRY = ("auto", "on", "off")
 _DEVICES = ("cpu", "cuda")
 _MIN_UPDATES, _MIN_EPOCHS, _PATIENCE = 4000, 100, 0.3
 """Steps of the optimizer, epochs, patience as a fraction of the epochs: see ``benchmarks/training.py``."""
@@ -29,6 +30,11 @@ class TrainConfig:
     num_layers: int = 1
     dropout: float = 0.0
     """Probability of dropout between layers."""
+    bidirectional: bool = False
+    """Whether a second LSTM reads each sample backwards: for whole samples, no stream can run it."""
+    carry: str = "auto"
+    """Whether states are carried from window to window in training: ``on``, ``off`` (every window starts from
+    reset), or ``auto``: on, but for a bidirectional network, whose output needs the whole sample."""
     epochs: int | None = None
     """Maximum number of passes over the training set; None is enough for 4,000 steps of the optimizer, but at
     least 100."""
@@ -75,12 +81,24 @@ class TrainConfig:
         if self.class_weight not in CLASS_WEIGHTS:
             expected = " or ".join(CLASS_WEIGHTS)
             raise InputError(f"class_weight is {self.class_weight!r}, expected {expected}")
+        if self.carry not in CARRY:
+            raise InputError(f"carry is {self.carry!r}, expected {', '.join(CARRY)}")
+        if self.carry == "on" and self.bidirectional:
+            raise InputError(
+                "a bidirectional network reads the whole sample, so that no state can be carried; leave out "
+                "--carry on or --bidirectional"
+            )
         if self.device not in _DEVICES:
             raise InputError(f"device is {self.device!r}, expected {' or '.join(_DEVICES)}")
         if self.dropout and self.num_layers == 1:
             raise InputError("dropout acts between layers; give two layers or more, or no dropout")
         if not 0 < self.crop <= 1:
             raise InputError(f"crop is {self.crop}, expected a fraction above 0, up to 1")
+
+    @property
+    def carries(self) -> bool:
+        """Whether this training carries states."""
+        return self.carry != "off" and not self.bidirectional
 
     def resolved(self, samples: int) -> "TrainConfig":
         """Return the same with ``epochs`` and ``patience`` as numbers, for a training set of ``samples``."""

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lstm_edge_runtime.manifest import Signal, Task
+from lstm_edge_runtime.manifest import Signal, Task, Trained
 
 from ..checkpoint import Run, Scale
 from ..data.config import DataConfig
@@ -18,13 +18,40 @@ from ..data.training import SetWindows
 from ..lstm1 import LSTM1
 from .config import TrainConfig
 from .dataset import Dataset, fit_scale, scale_dataset
+from .lanes import reset_lanes
 from .loop import Loop, predict
-from .metrics import classification_metrics, regression_metrics
+from .metrics import classification_metrics, recognition_metrics, regression_metrics
+from .series import SeriesSet, Streams, cut_streams, joins_series, stream_outputs
 
-__all__ = ["Experiment", "make_experiment"]
+__all__ = ["Experiment", "StreamRun", "make_experiment"]
 
 _IMBALANCE = 5
 """Ratio of the largest to the smallest class from which on a note says so."""
+_LONG = 10
+"""Windows that a stream is scored over, where it goes on from series to series."""
+_APART = 0.02
+"""Difference from which on a note says how the score of streams and that of windows compare."""
+
+_ADVICE = {
+    (True, True): "the label needs what came before the window, so streams must not be reset",
+    (True, False): "long streams lose what a reset restores; train with --carry off, and streams start again "
+    "every window",
+    (False, True): "what came before the window helps; train with --carry on",
+    (False, False): "training saw no state older than a window, so streams start again every window; train "
+    "with --carry on for streams without a reset",
+}
+"""By whether states were carried in training, and whether streams score higher than windows."""
+
+
+@dataclass(frozen=True)
+class StreamRun:
+    """What the network returned at every step of streams that carry their states."""
+
+    streams: Streams
+    outputs: Tensor
+    """``(K, C)``: of all steps, stream by stream."""
+    y: Tensor
+    """``(K,)`` or ``(K, C)``."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +62,8 @@ class Experiment:
     split: Split
     sets: Mapping[str, Dataset]
     """By the names of ``SETS``; without ``test`` where no test set was asked for."""
+    series: Mapping[str, SeriesSet]
+    """The same sets as whole series."""
     inputs: Scale
     targets: Scale | None
     data: DataConfig
@@ -52,13 +81,15 @@ class Experiment:
                 seq_length=self.data.window or self.sets["train"].x.shape[1],
                 readout="last",
                 dropout=self.config.dropout,
+                bidirectional=self.config.bidirectional,
             )
             _initialize(model, float(self.sets["train"].lengths.double().mean()))
             return model
 
     def loop(self) -> Loop:
         """Return the training loop before its first epoch."""
-        return Loop(self.model(), self.sets["train"], self.sets["validation"], self.config)
+        series = self.series if self.config.carries else None
+        return Loop(self.model(), self.sets["train"], self.sets["validation"], self.config, series)
 
     def run(self, loop: Loop, stopped: str) -> Run:
         """Return the best epoch so far as a run, with its metrics."""
@@ -67,6 +98,7 @@ class Experiment:
         model.eval()
         recordings = self.recordings
         kind = "classification" if recordings.labels else "regression"
+        scores = {name: self.metrics(model, name) if name in self.sets else None for name in SETS[1:]}
         summary = {
             "task": kind,
             "epochs": len(loop.epochs),
@@ -77,16 +109,20 @@ class Experiment:
                 "notes": self.notes,
                 **{name: len(self.sets[name]) if name in self.sets else 0 for name in SETS},
             },
-            "validation": self.metrics(model, self.sets["validation"]),
-            "test": self.metrics(model, self.sets["test"]) if "test" in self.sets else None,
+            "states": self._states(scores["test"] or scores["validation"] or {}),
+            **scores,
             "config": asdict(self.config),
         }
+        size = self.series["train"].size
+        whole = int(size[0]) if bool((size == size[0]).all()) else None
+        carries, rows = self.config.carries, self.config.batch_size
         return Run(
             model=model,
             task=Task(kind, "logits", labels=recordings.labels or recordings.targets, units=self.data.units),
             signal=Signal(
                 recordings.features, recordings.sampling_rate, self.data.window, recordings.missing
             ),
+            trained=Trained(carries, self.data.window or whole, reset_lanes(rows) / rows if carries else 1.0),
             inputs=self.inputs,
             targets=self.targets,
             summary=summary,
@@ -106,12 +142,82 @@ class Experiment:
                 )
         return notes
 
-    def metrics(self, model: LSTM1, dataset: Dataset) -> dict[str, Any]:
-        """Return what ``model`` scores on a dataset, as the functions in ``metrics`` do."""
-        outputs = predict(model, dataset)
+    def metrics(self, model: LSTM1, name: str) -> dict[str, Any]:
+        """Return what ``model`` scores on a set.
+
+        Returns:
+            What the functions in ``metrics`` give, of what a device runs: every step of streams that has seen
+            a whole window since the reset or the start of its series, if states were carried in training,
+            else the last step of windows from reset; and ``windows`` or ``streams``, the same of the other.
+        """
+        dataset = self.sets[name]
+        windows = self._metrics(predict(model, dataset), dataset.y)
+        if model.lstm.bidirectional:
+            return windows
+        run = self.stream(model, name)
+        streams = self.stream_metrics(run)
+        return streams | {"windows": windows} if self.config.carries else windows | {"streams": streams}
+
+    def scored(self, model: LSTM1, name: str) -> tuple[Tensor, Tensor]:
+        """Return the outputs and targets that the score of a set is of."""
+        if not self.config.carries:
+            return predict(model, self.sets[name]), self.sets[name].y
+        run = self.stream(model, name)
+        counted = run.streams.counted[run.streams.valid]
+        return run.outputs[counted], run.y[counted]
+
+    def stream(self, model: LSTM1, name: str) -> StreamRun:
+        """Run the series of a set with carried states."""
+        series = self.series[name]
+        streams = cut_streams(series, _LONG, cut=False)
+        outputs = stream_outputs(model, series, streams, streams.valid)
+        return StreamRun(streams, outputs, series.y[streams.step[streams.valid]])
+
+    def stream_metrics(self, run: StreamRun) -> dict[str, Any]:
+        """Return what streams score; of classes also at all steps, and how soon a new class is recognized."""
+        counted = run.streams.counted[run.streams.valid]
+        found = self._metrics(run.outputs[counted], run.y[counted])
+        if self.targets is not None:
+            return found
+        starts = torch.zeros_like(run.streams.valid)
+        starts[:, 0] = True
+        predicted = run.outputs.argmax(dim=1)
+        return found | {
+            "all_steps": float((predicted == run.y).double().mean()),
+            "steps_until_right": recognition_metrics(
+                predicted.tolist(), run.y.tolist(), starts[run.streams.valid].tolist()
+            ),
+        }
+
+    def _metrics(self, outputs: Tensor, y: Tensor) -> dict[str, Any]:
         if self.targets is None:
-            return classification_metrics(outputs, dataset.y, self.recordings.labels)
-        return regression_metrics(self.unscaled(outputs), self.unscaled(dataset.y), self.recordings.targets)
+            return classification_metrics(outputs, y, self.recordings.labels)
+        return regression_metrics(self.unscaled(outputs), self.unscaled(y), self.recordings.targets)
+
+    def _states(self, scores: Mapping[str, Any]) -> str:
+        """Return how training treated states, and where it makes a difference, which and what to do."""
+        if self.config.bidirectional:
+            return "windows from reset; a bidirectional network reads the whole sample, no stream can run it"
+        carries = self.config.carries
+        said = "carried from window to window" if carries else "windows from reset"
+        other = scores["windows" if carries else "streams"]
+        what, better, apart = self._difference(*((scores, other) if carries else (other, scores)))
+        return f"{said}; {what}: {_ADVICE[carries, better]}" if apart else said
+
+    def _difference(self, streams: Mapping[str, Any], windows: Mapping[str, Any]) -> tuple[str, bool, bool]:
+        """Return both scores in words, whether streams are better, and whether by more than two points."""
+        if self.targets is None:
+            left, right = streams["accuracy"], windows["accuracy"]
+            what = f"accuracy {left:.3f} with carried states, {right:.3f} of windows from reset"
+            return what, left > right, abs(left - right) > _APART
+        pairs = {
+            target: (streams["rmse"][target], windows["rmse"][target], std)
+            for target, std in zip(self.recordings.targets, self.targets.std, strict=True)
+        }
+        name = max(pairs, key=lambda each: abs(pairs[each][0] - pairs[each][1]) / pairs[each][2])
+        left, right, std = pairs[name]
+        what = f"RMSE of {name} {left:.4g} with carried states, {right:.4g} of windows from reset"
+        return what, left < right, abs(left - right) > _APART * std
 
     def unscaled(self, values: Tensor) -> Tensor:
         """Return scaled values ``(S, C)`` in their own units, as float64."""
@@ -134,7 +240,12 @@ def make_experiment(
     inputs = fit_scale(torch.cat([torch.from_numpy(one.x.astype(np.float32)) for one in sets.split.train]))
     targets = None if recordings.labels else fit_scale(windows["train"].y)
     scaled = {name: scale_dataset(each, inputs, targets) for name, each in windows.items()}
-    return Experiment(recordings, sets.split, scaled, inputs, targets, data, config)
+    joined = joins_series(recordings, data.window)
+    series = {
+        name: SeriesSet.of(getattr(sets.split, name), inputs, targets, data.window, joined=joined)
+        for name in scaled
+    }
+    return Experiment(recordings, sets.split, scaled, series, inputs, targets, data, config)
 
 
 def _initialize(model: LSTM1, steps: float) -> None:

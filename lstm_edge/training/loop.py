@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,10 +14,15 @@ from lstm_edge_runtime.errors import InputError
 from ..lstm1 import LSTM1
 from .config import TrainConfig
 from .dataset import Dataset, crop
+from .lanes import Lanes
+from .series import SeriesSet, cut_streams, stream_outputs
 
 __all__ = ["Epoch", "Loop", "predict"]
 
 _PREDICTION_BATCH = 256
+_STREAMED = (2, 10)
+"""Least and most windows of a stream that validation runs; between them as many as an epoch has steps of the
+optimizer, so that validation takes a small part of an epoch's time."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +36,7 @@ class Epoch:
     validation_loss: float
     """The same over the validation set, after the epoch."""
     accuracy: float | None
-    """On the validation set; None for values."""
+    """On the validation set, of streams if states are carried; None for values."""
     best: int
     """The epoch with the lowest validation loss so far."""
 
@@ -43,9 +49,17 @@ class Loop:
         train: scaled samples to learn from.
         validation: scaled samples to stop by.
         config: how to train, resolved.
+        series: those of the two sets, ``train`` and ``validation``, if states are carried.
     """
 
-    def __init__(self, model: LSTM1, train: Dataset, validation: Dataset, config: TrainConfig) -> None:
+    def __init__(
+        self,
+        model: LSTM1,
+        train: Dataset,
+        validation: Dataset,
+        config: TrainConfig,
+        series: Mapping[str, SeriesSet] | None = None,
+    ) -> None:
         self.epochs: list[Epoch] = []
         self._model = model.to(config.device)
         self._train, self._validation = train.to(config.device), validation.to(config.device)
@@ -53,9 +67,8 @@ class Loop:
         assert config.epochs is not None
         assert config.patience is not None
         self._most, self._patience = config.epochs, config.patience
-        self._classes = not train.y.is_floating_point()
         self._loss: nn.Module = nn.MSELoss()
-        if self._classes:
+        if not train.y.is_floating_point():
             weight = None
             if config.class_weight == "balanced":
                 weight = (1 / torch.bincount(self._train.y).clamp(min=1)).float()
@@ -65,6 +78,13 @@ class Loop:
             model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
         self._order = torch.Generator().manual_seed(config.seed)
+        self._updates = math.ceil(len(train) / config.batch_size)
+        self._lanes: Lanes | None = None
+        self._validate: Callable[[LSTM1], tuple[float, float | None]] = self._validate_windows
+        if series is not None:
+            walked, streamed = (series[name].to(config.device) for name in ("train", "validation"))
+            self._lanes = Lanes(walked, config.batch_size, config.crop, self._order)
+            self._validate = _StreamValidation(streamed, self._updates, self._loss)
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
             self._dropout = torch.get_rng_state()
@@ -93,8 +113,7 @@ class Loop:
             torch.set_rng_state(self._dropout)
             loss = self._train_once()
             dropout = torch.get_rng_state()
-        outputs = predict(self._model, self._validation)
-        validation_loss = float(self._loss(outputs, self._validation.y))
+        validation_loss, accuracy = self._validate(self._model)
         if not (math.isfinite(loss) and math.isfinite(validation_loss)):
             raise InputError(
                 f"the loss is {loss} in epoch {len(self.epochs) + 1}; give a lower --learning-rate than "
@@ -110,8 +129,7 @@ class Loop:
             best = number
         else:
             best = self.epochs[-1].best
-        hits = (outputs.argmax(dim=1) == self._validation.y).double().mean() if self._classes else None
-        self.epochs.append(Epoch(number, loss, validation_loss, None if hits is None else float(hits), best))
+        self.epochs.append(Epoch(number, loss, validation_loss, accuracy, best))
         self._snapshot = self._state()
         return self.epochs[-1]
 
@@ -131,6 +149,8 @@ class Loop:
         self._order.set_state(state["order"])
         self._dropout = state["dropout"]
         torch.Generator().set_state(self._dropout)
+        if self._lanes is not None:
+            self._lanes.load_state_dict(state["lanes"], self._model)
         self._best_loss = float(state["best_loss"])
         self.best = {str(name): tensor.cpu() for name, tensor in state["best"].items()}
         self.epochs = [_epoch(number, epoch) for number, epoch in enumerate(state["epochs"], start=1)]
@@ -141,7 +161,7 @@ class Loop:
         """Use a copy of what was loaded, so that what does not fit shows before training goes on."""
         best = copy.deepcopy(self._model)
         best.load_state_dict(self.best)
-        loss = float(self._loss(predict(best, self._validation), self._validation.y))
+        loss, _ = self._validate(best)
         if not abs(loss - self._best_loss) <= 1e-3 * max(1.0, loss):
             raise ValueError(f"the loss of its best epoch is {loss}, expected {self._best_loss}")
         model, optimizer = copy.deepcopy((self._model, self._optimizer))
@@ -157,23 +177,58 @@ class Loop:
             "dropout": self._dropout,
             "best_loss": self._best_loss,
             "best": self.best,
+            **({} if self._lanes is None else {"lanes": self._lanes.state_dict()}),
         }
+
+    def _validate_windows(self, model: LSTM1) -> tuple[float, float | None]:
+        outputs, y = predict(model, self._validation), self._validation.y
+        return float(self._loss(outputs, y)), _accuracy(outputs, y)
 
     def _train_once(self) -> float:
         self._model.train()
-        total = 0.0
+        total = count = 0.0
+        for loss, rows in self._losses():
+            self._optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(self._model.parameters(), self._config.clip)
+            self._optimizer.step()
+            total += float(loss.detach()) * rows
+            count += rows
+        return total / count
+
+    def _losses(self) -> Iterator[tuple[Tensor, int]]:
+        """Yield the loss of each batch of an epoch, and the count of its samples."""
+        if self._lanes is not None:
+            for _ in range(self._updates):
+                yield self._lanes.loss(self._model, self._loss), self._config.batch_size
+            return
         order = torch.randperm(len(self._train), generator=self._order)
         for rows in order.split(self._config.batch_size):  # type: ignore[no-untyped-call]
             batch = self._train.take(rows)
             if self._config.crop < 1:
                 batch = crop(batch, self._config.crop, self._order)
-            self._optimizer.zero_grad()
-            loss = self._loss(self._model(batch.x, lengths=batch.ragged), batch.y)
-            loss.backward()
-            nn.utils.clip_grad_norm_(self._model.parameters(), self._config.clip)
-            self._optimizer.step()
-            total += float(loss.detach()) * len(rows)
-        return total / len(self._train)
+            yield self._loss(self._model(batch.x, lengths=batch.ragged), batch.y), len(rows)
+
+
+class _StreamValidation:
+    """Loss and accuracy of streams that carry their states."""
+
+    def __init__(self, series: SeriesSet, windows: int, criterion: nn.Module) -> None:
+        """Take the validation set, the windows of a stream, brought into range, and the loss of training."""
+        least, most = _STREAMED
+        self._series, self._criterion = series, criterion
+        self._streams = cut_streams(series, min(max(windows, least), most), cut=True)
+        self._where = self._streams.picked
+        self._y = series.y[self._streams.step[self._where]]
+
+    def __call__(self, model: LSTM1) -> tuple[float, float | None]:
+        outputs = stream_outputs(model, self._series, self._streams, self._where)
+        return float(self._criterion(outputs, self._y)), _accuracy(outputs, self._y)
+
+
+def _accuracy(outputs: Tensor, y: Tensor) -> float | None:
+    """Return the share of right classes; None for values."""
+    return None if y.is_floating_point() else float((outputs.argmax(dim=1) == y).double().mean())
 
 
 def _epoch(number: int, values: dict[str, Any]) -> Epoch:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,14 @@ from ..run_files import HISTORY, METRICS
 from .dataset import Dataset
 from .experiment import Experiment
 from .loop import Epoch, predict
+from .series import cut_streams, stream_outputs
 
 __all__ = ["write_history", "write_metrics"]
 
 _POINTS, _FEATURES, _MISTAKES, _PAIRS = 200, 4, 6, 500
 """Maximum number of points of a signal, features, mistaken samples, and pairs of values in the file."""
+_WINDOWS, _BINS = 10, 100
+"""Windows after a reset that the score of streams is shown for, and points that it is shown at."""
 _STARTS, _HORIZON = 200, 24
 """Maximum number of windows that a forecast is continued from, and of steps that it is continued."""
 
@@ -60,10 +64,13 @@ def write_metrics(folder: Path, run: Run, experiment: Experiment, data: str) -> 
         "cross_validation": run.summary.get("cross_validation"),
         "data": _describe(experiment, data),
         "shown": name,
+        "streams": None if run.model.lstm.bidirectional else _streams(run.model, experiment, name),
         "signals": _class_signals(experiment),
         "mistakes": [] if experiment.targets else _mistakes(experiment, dataset, outputs),
         "horizons": _horizons(run.model, experiment, name),
-        "pairs": None if experiment.targets is None else _pairs(experiment, dataset, outputs),
+        "pairs": None
+        if experiment.targets is None
+        else _pairs(experiment, *experiment.scored(run.model, name)),
     }
     write_bytes(folder / METRICS, (json.dumps(document, indent=1, allow_nan=False) + "\n").encode())
 
@@ -93,6 +100,46 @@ def _describe(experiment: Experiment, data: str) -> dict[str, Any]:
         "split": experiment.split.description,
         "notes": experiment.notes,
         "sets": sets,
+    }
+
+
+def _streams(model: LSTM1, experiment: Experiment, name: str) -> dict[str, Any]:
+    """Return the score of streams by series and by steps since the reset.
+
+    ``score`` says which: ``accuracy``, or ``rmse`` as a fraction of the targets' standard deviation.
+    ``carried`` is that of states carried on, ``restarted`` that of windows from reset.
+    """
+    series = experiment.series[name]
+    window = experiment.data.window or round(float(series.size.double().mean()))
+    found = []
+    for streams in (cut_streams(series, _WINDOWS, cut=False), cut_streams(series, 1, cut=True)):
+        outputs = stream_outputs(model, series, streams, streams.valid)
+        y = series.y[streams.step[streams.valid]]
+        if experiment.targets is None:
+            points = (outputs.argmax(dim=1) == y).double()
+        else:
+            points = ((outputs - y) ** 2).double().mean(dim=1)
+        found.append((streams, points))
+    streams, points = found[0]
+    counted, owner = streams.counted[streams.valid], streams.series[streams.valid]
+    root = (lambda value: value) if experiment.targets is None else math.sqrt
+    scores = {
+        one.name: root(float(points[counted & (owner == number)].mean()))
+        for number, one in enumerate(getattr(experiment.split, name))
+    }
+    width = math.ceil(_WINDOWS * window / _BINS)
+    curves = {}
+    for key, (streams, points) in zip(("carried", "restarted"), found, strict=True):
+        since = torch.arange(streams.step.shape[1]).expand_as(streams.step)[streams.valid]
+        places = (since // width).minimum(torch.tensor(_BINS - 1) + 1)
+        sums, counts = (torch.bincount(places, weights, _BINS + 1)[:_BINS] for weights in (points, None))
+        curves[key] = [root(float(total / count)) for total, count in zip(sums, counts, strict=True) if count]
+    return {
+        "score": "accuracy" if experiment.targets is None else "rmse",
+        "window": window,
+        "width": width,
+        **curves,
+        "series": scores,
     }
 
 
@@ -178,10 +225,10 @@ def _horizons(model: LSTM1, experiment: Experiment, name: str) -> dict[str, dict
     return found
 
 
-def _pairs(experiment: Experiment, dataset: Dataset, outputs: Tensor) -> dict[str, list[list[float]]]:
+def _pairs(experiment: Experiment, outputs: Tensor, y: Tensor) -> dict[str, list[list[float]]]:
     """Return true and predicted values, by target, in its own unit."""
-    rows = _spread(len(dataset), _PAIRS)
-    truth, predicted = (experiment.unscaled(values)[rows] for values in (dataset.y, outputs))
+    rows = _spread(len(y), _PAIRS)
+    truth, predicted = (experiment.unscaled(values)[rows] for values in (y, outputs))
     return {
         name: torch.stack([truth[:, column], predicted[:, column]], dim=1).tolist()
         for column, name in enumerate(experiment.recordings.targets)

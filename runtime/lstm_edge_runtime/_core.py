@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from .axes import describe, learn_sizes, resolve, with_ones
+from .axes import check_lengths, describe, learn_sizes, resolve, with_ones
 from .errors import ContractError, FileFormatError, InputError, StateError, first_line
 from .manifest import Manifest, TensorSpec
 from .ort import run_by_name, run_error
@@ -428,8 +428,7 @@ def as_lengths(
     array = as_array(spec.name, lengths, "int64")
     if array.shape != shape:
         raise InputError(f"{spec.name} has shape {array.shape}, expected {shape}: one length per row")
-    if array.min() < 1 or array.max() > (longest or array.max()):
-        raise InputError(f"{spec.name} holds {array.min()}..{array.max()}, expected 1..{longest or 'L'}")
+    check_lengths(spec.name, array, longest)
     return as_array(spec.name, array, spec.dtype)
 
 

@@ -8,6 +8,7 @@ from .manifest import Array, Axes, AxisRange, TensorSpec
 
 __all__ = [
     "check_array",
+    "check_lengths",
     "check_output",
     "describe",
     "fits",
@@ -115,6 +116,13 @@ def check_array(spec: TensorSpec, array: Array, sizes: dict[str, int]) -> None:
     if array.dtype != spec.dtype:
         raise InputError(f"{spec.name} is {array.dtype}, expected {spec.dtype}")
     learn_sizes(spec.name, spec.axes, array.shape, sizes)
+
+
+def check_lengths(name: str, lengths: Array, longest: int | None) -> None:
+    """Raise ``InputError`` where a length is outside 1..``longest``; None where nobody knows that."""
+    least, most = int(lengths.min()), int(lengths.max())
+    if least < 1 or most > (longest or most):
+        raise InputError(f"{name} holds {least}..{most}, expected 1..{longest or 'L'}")
 
 
 def check_output(name: str, axes: Axes, shape: tuple[int, ...], sizes: Mapping[str, int]) -> None:

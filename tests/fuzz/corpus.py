@@ -39,6 +39,7 @@ def make_corpus(folder: Path, *, full: bool) -> None:
     _golden(folder)
     _settings(folder)
     _states(folder)
+    _scores(folder)
     _counted(models)
     (folder / "lep").mkdir()
     native = ("gru", "lstm", "counted") if installed() else ()
@@ -182,6 +183,22 @@ def _tokens(models: Path) -> None:
     torch.manual_seed(0)
     example = torch.randint(0, 20, (2, 6)), torch.tensor([6, 4])
     export(Tokens().eval(), example).save(models / "tokens.onnx")
+
+
+def _scores(folder: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    rng = np.random.default_rng(3)
+    (folder / "days").mkdir()
+    for name, first in (("days/0.parquet", 0), ("next.parquet", 16)):
+        columns = {"series": ["a", "b"] * 8, "order": np.arange(first, first + 16)}
+        columns |= {each: rng.normal(size=16).astype(np.float32) for each in ("ax", "ay", "az")}
+        parquet.write_table(pa.table(columns), folder / name)
+    _verb(
+        "score", folder / "days", "-m", DATA / "lstm.onnx", "-o", folder / "scores", "--workers", 1,
+        "--features", "ax,ay,az", "--events",
+    )  # fmt: skip
 
 
 def _foreign(path: Path) -> Path:

@@ -12,6 +12,7 @@ import edits
 import mutate
 import numpy as np
 import onnx
+from graphs import recurrent_graph
 
 from lstm_edge_runtime import LstmEdgeError, State, load
 from lstm_edge_runtime.manifest import KEY
@@ -379,6 +380,61 @@ def resume(rng: Random, corpus: Path, folder: Path) -> Verb | None:
     return Verb(("train", str(corpus / "data.npz"), "-o", str(copy), "--resume", "--epochs", "3"))
 
 
+def score_output(rng: Random, corpus: Path, folder: Path) -> Verb | None:
+    """Go on from an output of ``score`` that is damaged."""
+    before = folder / "before"
+    shutil.copytree(corpus / "scores", before)
+    path = before / "_run.json"
+    if rng.random() < 0.2:
+        path = rng.choice(sorted((before / "_state").iterdir()))
+        path.write_bytes(mutate.damage(rng, path.read_bytes()))
+    else:
+        _put(before, "_run.json", mutate.damage_json(rng, path.read_text()))
+    days = folder / "days"
+    shutil.copytree(corpus / "days", days)
+    shutil.copy(corpus / "next.parquet", days / "1.parquet")
+    return Verb(
+        ("score", str(days), "-m", str(DATA / "lstm.onnx"), "-o", str(folder / "out"), "--workers", "1",
+         "--since", str(before), *rng.choice(((), ("--events",))), *rng.choice(((), ("--skip-bad",))))
+    )  # fmt: skip
+
+
+# --- valid graphs
+
+
+def valid_graph(rng: Random, _corpus: Path, folder: Path) -> Verb | None:
+    """Lift a graph that nothing is wrong with, and then go on with what came of it."""
+    from lstm_edge_exporters.lift import lift
+
+    source, lifted, out = folder / "foreign.onnx", folder / "m.onnx", str(folder / "out")
+    onnx.save(recurrent_graph(rng), source)
+    lift(source).save(lifted)
+    name = str(lifted)
+    return rng.choice(
+        (
+            Verb(("validate", name, "--against", str(source), "--quick", "--steps", "50")),
+            Verb(("validate", name, "--quick", "--steps", "50")),
+            Verb(("quantize", name, "-o", out + ".onnx", "--precision", rng.choice(("int8", "fp16")))),
+            Verb(("convert", name, "--to", "native", "-o", out)),
+            Verb(("convert", name, "--to", "c", "-o", out)),
+            Verb(("convert", name, "--to", "web", "--ort", str(_web_runtime(folder)), "-o", out)),
+            Verb(
+                (
+                    "convert",
+                    name,
+                    "--to",
+                    "triton",
+                    "-o",
+                    out,
+                    "--backend",
+                    rng.choice(("python", "onnxruntime")),
+                )
+            ),
+            Verb(("convert", name, "-o", out + ".ort")),
+        )
+    )
+
+
 # --- command lines
 
 
@@ -435,6 +491,8 @@ READERS: dict[str, tuple[int, Read]] = {
     "checkpoint": (5, weights),
     "run folder": (3, run_folder),
     "resume file": (2, resume),
+    "score output": (3, score_output),
+    "valid graph": (1, valid_graph),
     "command line": (2, command_line),
 }
 """How often each is drawn, in about a hundred, and what it is."""

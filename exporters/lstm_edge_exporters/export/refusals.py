@@ -4,15 +4,17 @@ import ast
 import linecache
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from traceback import FrameSummary, walk_tb
+from typing import Any
 
 import torch
 from torch import nn
 from torch.export import ExportedProgram
 from torch.jit import ScriptModule
+from torch.overrides import TorchFunctionMode
 
 from lstm_edge_runtime.errors import InputError, UnsupportedError
 
@@ -20,6 +22,7 @@ from ..numerics.reference import Injection
 
 __all__ = [
     "ConstantSizeError",
+    "LineWatch",
     "LoopError",
     "Place",
     "calling_line",
@@ -27,6 +30,7 @@ __all__ = [
     "check_starts",
     "is_own",
     "line_at",
+    "own_line",
     "place_of",
     "sampling_text",
     "tracing_refusal",
@@ -261,6 +265,33 @@ def _own_place(error: BaseException) -> tuple[str, int]:
             return own[-1]
         cause = cause.__cause__ or cause.__context__
     return "", 0
+
+
+def own_line(error: BaseException) -> str:
+    """Return the module's own line that raised ``error``; empty where none is known."""
+    return line_at(*_own_place(error))
+
+
+class LineWatch(TorchFunctionMode):
+    """Sees every call of PyTorch that a module's own lines make."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.passed: list[tuple[str, Any]] = []
+        """The line, and the function with the number of axes that it gives."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Run ``func`` and note it."""
+        result = func(*args, **(kwargs or {}))
+        axes = result.ndim if isinstance(result, torch.Tensor) else None
+        self.passed.append((calling_line(), (func, axes)))
+        return result
 
 
 def _use_of_value(path: str, number: int) -> str:

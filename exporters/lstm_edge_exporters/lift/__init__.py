@@ -30,7 +30,7 @@ def lift(
     Raises:
         NotFoundError: no such file.
         FileFormatError: truncated or foreign, external data that can't be used, or a file that onnxruntime
-            does not run.
+            does not run, or ends on.
         ContractError: there is no state to lift or to recognize; a node reads time backwards, or starts over
             in every pass of a loop, so that its state can't be carried.
         InputError: an option that does not fit the file.

@@ -13,7 +13,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Array, StateSpec
-from lstm_edge_runtime.ort import open_session, run_by_name
+from lstm_edge_runtime.ort import run_by_name
 
 from ..graph import (
     UniqueNames,
@@ -25,6 +25,7 @@ from ..graph import (
     to_bytes,
     walk,
 )
+from ..isolation import open_isolated
 from ..numerics.cases import CaseGenerator, InputSpec
 from ..numerics.indices import index_values
 from ..recurrent import LENGTHS, is_recurrent, label, recurrent_nodes, slots
@@ -87,7 +88,7 @@ class Session:
         """
         self._guard = Session(_guard(model.clone()), name, guarded=False) if guarded else None
         self._seen: set[tuple[tuple[int, ...], ...]] = set()
-        self._session = open_session(to_bytes(model), name=name)
+        self._session = open_isolated(to_bytes(model), name=name)
         self.inputs: tuple[str, ...] = tuple(entry.name for entry in self._session.get_inputs())
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:

@@ -20,6 +20,7 @@ from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import Array, Axes, Manifest, StateSpec, TensorSpec
 
 from ..graph import axes_of, data_inputs, forget_shapes, to_proto, with_manifest
+from ..isolation import isolated
 from ..numerics.verify import ChunkRun
 from ..progress import Progress, ignore
 from ..recurrent import recurrent_nodes, slots, state_shape
@@ -82,6 +83,7 @@ class Lifted:
         write_bytes(path, self.model)
 
 
+@isolated()
 def lift_verified(
     onnx_file: str | os.PathLike[str] | bytes, config: LiftConfig, show: Progress = ignore
 ) -> Lifted:
@@ -176,7 +178,7 @@ def _lift(
         sequence=names.sequence,
     )
     left = tuple(entry for entry in result.left if not entry.sources & {state.input for state in known})
-    _refuse(original, result, known, left, config)
+    _refuse(original, result, known, left, config, names.sequence)
     if make_dynamic and not result.states:
         raise ContractError("a file that has its states already is not changed")
     lengths = length_inputs(original.graph)
@@ -221,6 +223,7 @@ def _refuse(
     known: Sequence[StateSpec],
     left: Sequence[LeftAlone],
     config: LiftConfig,
+    sequence: str | None,
 ) -> None:
     """Raise ``ContractError`` for a file without states, or with one that can't be carried."""
     inside = next((entry for entry in left if entry.cause == "subgraph"), None)
@@ -246,7 +249,11 @@ def _refuse(
     if any(recurrences(model)):
         raise ContractError(
             "there is no state to lift: no recurrent node makes more steps over a longer sequence; "
-            "if it runs over time, give the axes with --input NAME=AXES"
+            + (
+                "if it runs over time, give the axes with --input NAME=AXES"
+                if sequence is None
+                else f"none reads axis {sequence} step by step and carries what it computes"
+            )
         )
     raise ContractError(
         "the file holds no LSTM, GRU or RNN node, no loop that carries a state, and no input that is called "

@@ -15,9 +15,9 @@ from onnx_ir.passes.common import InlinePass
 from lstm_edge_runtime.errors import FileFormatError, InputError, first_line
 from lstm_edge_runtime.manifest import KEY
 from lstm_edge_runtime.model import read_model
-from lstm_edge_runtime.ort import open_session
 
 from ..graph import infer_shapes, to_bytes
+from ..isolation import open_isolated
 from ..recurrent import to_layout_0
 
 __all__ = ["check_keeps_weights", "read_graph"]
@@ -46,7 +46,7 @@ def read_graph(source: str | os.PathLike[str] | bytes) -> tuple[ir.Model, onnx.M
         entry.name == "layout" and entry.i for node in proto.graph.node for entry in node.attribute
     )
     if not batchwise:  # onnxruntime does not open it as it is
-        open_session(content, name="the file")
+        open_isolated(content, name="the file")
     try:
         model = ir.from_proto(proto)
         if model.functions:
@@ -60,7 +60,7 @@ def read_graph(source: str | os.PathLike[str] | bytes) -> tuple[ir.Model, onnx.M
     except Exception as error:  # onnx-ir raises many kinds for a malformed graph
         raise FileFormatError(f"the graph is malformed: {first_line(error)}") from error
     if batchwise:
-        open_session(content, name="the file")
+        open_isolated(content, name="the file")
     return model, proto
 
 

@@ -77,20 +77,20 @@ def _carried_values(node: ir.Node) -> Iterator[_Carried]:
 
 
 def slots_of(node: ir.Node) -> tuple[Slot, ...]:
-    """Return a recurrent node's states, or the floats that a ``Loop`` or ``Scan`` carries and changes."""
+    """Return a recurrent node's states, or what a ``Loop`` or ``Scan`` carries and computes from data."""
     if is_recurrent(node):
         return slots(node)
     found = [
         each
         for each in _carried_values(node)
-        if each.entering is not each.leaving and each.entering.uses() and _is_float(node, each)
+        if each.entering is not each.leaving and each.entering.uses() and _is_state(node, each)
     ]
     kinds = ["h"] if len(found) == 1 else [f"state{place}" for place in range(1, len(found) + 1)]
     return tuple(Slot(node, kind, each.input, each.output) for kind, each in zip(kinds, found, strict=True))
 
 
 def recurrences(model: ir.Model) -> Iterator[ir.Node]:
-    """Return the recurrent nodes, and every ``Loop`` and ``Scan`` that carries floats, in graph order."""
+    """Return the recurrent nodes, and every ``Loop`` and ``Scan`` that carries states, in graph order."""
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
         if slots_of(node):
             yield node
@@ -111,11 +111,10 @@ def sequences(node: ir.Node) -> Iterator[SequenceInput]:
     elif node.op_type == "Loop":
         body = node.attributes["body"].as_graph()
         for inner in body:
-            data, indices = (*inner.inputs, None, None)[:2]
-            if inner.op_type == "Gather" and data is not None and data.graph is not body:
-                axis = inner.attributes.get_int("axis", 0) or 0
-                if axis >= 0 and _counts(indices, body):
-                    yield SequenceInput(data, axis, int(axis == 0))
+            data = _from_outside(inner.inputs[0], node, body) if inner.inputs else None
+            stepped = _stepped_axis(inner, body)
+            if data is not None and stepped is not None and stepped >= 0:
+                yield SequenceInput(data, stepped, int(stepped == 0))
 
 
 def generalize_loops(model: ir.Model) -> None:
@@ -148,6 +147,44 @@ def generalize_loops(model: ir.Model) -> None:
         body.outputs[0] = go.outputs[0]
 
 
+def _from_outside(value: ir.Value | None, node: ir.Node, body: ir.Graph) -> ir.Value | None:
+    """Return the value outside of a loop that ``value`` is in every pass; None where it changes."""
+    if value is None or value.graph is not body:
+        return value
+    unchanged = {each.entering: each.input for each in _carried_values(node) if each.entering is each.leaving}
+    return node.inputs[unchanged[value]] if value in unchanged else None
+
+
+def _stepped_axis(node: ir.Node, body: ir.Graph) -> int | None:
+    """Return the axis that a node in a loop picks one entry of, by the number of passes."""
+    if node.op_type == "Gather" and _counts(node.inputs[1], body):
+        return node.attributes.get_int("axis", 0) or 0
+    if node.op_type == "Slice" and len(node.inputs) > 1:
+        place = _counting_place(node.inputs[1], body)
+        axes = constant(node.inputs[3]) if len(node.inputs) > 3 else None
+        if place is not None:
+            return place if axes is None else int(axes[place])
+    return None
+
+
+def _counting_place(starts: ir.Value | None, body: ir.Graph) -> int | None:
+    """Return which number of a vector counts the passes of a loop, as in TensorFlow's ``[0, t]``."""
+    node = None if starts is None else starts.producer()
+    if starts is None or node is None or constant(starts) is not None or not _only_counts(starts, body):
+        return None
+    if node.op_type == "Unsqueeze":
+        return 0
+    place = 0
+    for value in node.inputs:
+        found = _counting_place(value, body)
+        if found is not None:
+            return place + found
+        if node.op_type == "Concat":
+            known = constant(value)
+            place += 1 if known is None else known.size
+    return None
+
+
 def _counts(indices: ir.Value | None, body: ir.Graph) -> bool:
     """Return whether ``indices`` is a counter of the passes: an integer that the body is given."""
     while indices is not None and (node := indices.producer()) is not None:
@@ -175,10 +212,13 @@ def _only_counts(condition: ir.Value, body: ir.Graph) -> bool:
     return all(map(counts, walk([condition], computed_from)))
 
 
-def _is_float(node: ir.Node, each: _Carried) -> bool:
+def _is_state(node: ir.Node, each: _Carried) -> bool:
+    """Return whether a value that is carried is a float, or a number that does not only count the passes."""
     initial = node.inputs[each.input]
     dtype = each.entering.dtype or (initial.dtype if initial is not None else None)
-    return dtype is not None and dtype.is_floating_point()
+    if dtype is None or dtype.is_floating_point():
+        return dtype is not None
+    return dtype.is_integer() and not _only_counts(each.leaving, node.attributes["body"].as_graph())
 
 
 @dataclass(frozen=True)

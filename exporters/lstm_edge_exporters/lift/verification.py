@@ -328,7 +328,8 @@ class _Noise:
         with contextlib.suppress(UnsupportedError):
             original = Graph64(to_proto(source), "the original")
             self.function = Function(Graph64(to_proto(model)), original, self._fixed)
-        kinds = [np.finfo(state.dtype).eps for state in manifest.states]
+        floats = (state.dtype for state in manifest.states if state.dtype.startswith("float"))
+        kinds = [np.finfo(dtype).eps for dtype in floats]
         self._scale = max(1.0, float(max(kinds) / np.finfo(np.float32).eps)) if kinds else 1.0
 
     def check(self, case: Case) -> None:

@@ -200,8 +200,13 @@ class CaseGenerator:
         rng = np.random.default_rng((self.seed, offset, *sizes.values()))
         return self._draw(sizes, rng, at_reset=True, full=True)
 
-    def resized(self, sizes: Mapping[str, int]) -> Case | None:
-        """Return the example repeated or cut to a size for every named axis; None without an example."""
+    def resized(self, sizes: Mapping[str, int], first: int = 0) -> Case | None:
+        """Return the example repeated or cut to a size for every named axis; None without an example.
+
+        Args:
+            sizes: the sizes.
+            first: where the part that is taken begins, from the end where negative.
+        """
         case = self.example()
         if case is None:
             return None
@@ -209,7 +214,7 @@ class CaseGenerator:
         for each in self.inputs:
             for axis, size in enumerate(resolve(each.axes, sizes) or ()):
                 array = feeds[each.name]
-                feeds[each.name] = array.take(np.arange(size) % array.shape[axis], axis)
+                feeds[each.name] = array.take(np.arange(first, first + size) % array.shape[axis], axis)
         return Case(sizes, feeds, case.at_reset)
 
     def example(self) -> Case | None:

@@ -8,6 +8,7 @@ interchangeable.
 """
 
 import dataclasses
+import hashlib
 import inspect
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,6 +37,7 @@ __all__ = [
     "flatten_output",
     "injected",
     "output_paths",
+    "weights_sha256",
 ]
 
 Path = tuple[str | int, ...]
@@ -214,6 +216,17 @@ def _flatten(value: Any, path: Path) -> Iterator[tuple[Path, Tensor]]:
         raise InputError(
             f"forward returns a {type(value).__name__}; return tensors in a tuple, dict or dataclass"
         )
+
+
+def weights_sha256(module: nn.Module) -> str:
+    """Return the sha256 of every parameter and buffer with its name and shape, floats in float32."""
+    found = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        if isinstance(value, Tensor):
+            array = value.detach().cpu().float() if value.is_floating_point() else value.cpu()
+            found.update(f"{name} {tuple(array.shape)}\n".encode())
+            found.update(array.contiguous().numpy().tobytes())
+    return found.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -65,9 +65,10 @@ class Judgement:
     agreement: float | None
     """The share of rows that keep their label; None where the file does not classify."""
     accuracy: tuple[float, float] | None
-    """Before and after: the share of right labels; None without the truth."""
+    """Before and after: the share of right labels at the end of each sample, as a device runs them: states
+    carried from sample to sample, unless the file restarts them; None without the truth."""
     rmse: tuple[float, float] | None
-    """Before and after: root mean square error of the predicted values; None without the truth."""
+    """Before and after: root mean square error of the predicted values, likewise; None without the truth."""
     change: dict[str, Changed]
     """Per output that is not a state."""
     drift: dict[str, Drifted]
@@ -84,7 +85,10 @@ class Judgement:
 def judge(
     before: Model, after: Model, cases: Sequence[Feeds], targets: Array | None, *, few: bool
 ) -> Judgement:
-    """Run both files on ``cases``, then for 1,000 steps with states carried, and say what differs.
+    """Run both files on ``cases``, each from reset and all one after another, then for 1,000 single steps.
+
+    One after another, and in the single steps, each file carries its own states, but samples of files whose
+    streams restart every window each start from reset.
 
     Args:
         before: the float file.
@@ -99,10 +103,17 @@ def judge(
     states = [spec.output for spec in before.states]
     runs = [runner(model) for model in (before, after)]
     single = _gathered(map(run, cases) for run in runs)
+    carries = not few and before.interface.streamable and not before.interface.from_reset
+    carried = _gathered(_one_after_another(model, cases) for model in (before, after)) if carries else single
     long = _gathered(_long_run(model, cases) for model in (before, after))
-    rows = [_rows(pair) for pair in single[task.output]] if task else []
-    judged = rows + [_rows(pair) for pair in long[task.output]] if task and few else rows
-    change = {name: _changed(pairs + long[name]) for name, pairs in single.items() if name not in states}
+    rows = [_rows(pair) for pair in carried[task.output]] if task else []
+    more = long if few else single if carries else {}
+    judged = rows + [_rows(pair) for pair in more.get(task.output, ())] if task else rows
+    change = {
+        name: _changed(pairs + carried[name] + long[name])
+        for name, pairs in single.items()
+        if name not in states
+    }
     margin = _TIE * change[task.output].span if task and few else 0.0
     return Judgement(
         cases=len(cases),
@@ -141,6 +152,15 @@ def device_limits(largest: Mapping[str, float], golden: Mapping[str, Array]) -> 
         golden: the golden outputs.
     """
     return {name: max(_MARGIN * largest[name], limit_for(array, 0.0)) for name, array in golden.items()}
+
+
+def _one_after_another(model: Model, cases: Sequence[Feeds]) -> Iterator[Feeds]:
+    """Return every case's outputs, each from the states that the one before left."""
+    run, states = runner(model), dict[str, Array]()
+    for case in cases:
+        outputs = run({**case, **states})
+        states = model.interface.states_out(outputs)
+        yield outputs
 
 
 def _long_run(model: Model, cases: Sequence[Feeds]) -> Iterator[Feeds]:

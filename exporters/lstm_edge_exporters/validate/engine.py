@@ -8,6 +8,7 @@ from typing import NamedTuple
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Manifest
 
+from ..isolation import isolated
 from ..progress import Progress, ignore
 from ..versions import versions
 from .checks import comparisons
@@ -20,7 +21,7 @@ from .checks.claims import (
     interface_of,
 )
 from .checks.decisions import check_decisions
-from .checks.golden import check_golden, check_recorded
+from .checks.golden import check_golden, check_recorded, other_weights
 from .config import ValidateConfig
 from .reference import ModelFile, ReferenceModel, against_itself, open_file
 from .report import Channel, Check, Coverage, Fact, Figures, Group, Report
@@ -47,9 +48,14 @@ GROUPS = {
 }
 """The groups that run the file beside its reference, by their short names; the rest is asked of the file."""
 _VERSIONS = ("lstm-edge", "torch", "onnx", "onnxruntime", "numpy")
+_OTHER_WEIGHTS = (
+    "the file was exported with other weights; a factory that draws them needs a seed (torch.manual_seed), "
+    "or give the exported ones with --weights"
+)
 _GOLDEN_POLICY = "limits as the golden case records them"
 
 
+@isolated()
 def validate(
     file: ModelFile | str | os.PathLike[str],
     against: ReferenceModel | None = None,
@@ -68,7 +74,7 @@ def validate(
 
     Raises:
         NotFoundError: no such file.
-        FileFormatError: truncated, foreign or unsafe to read.
+        FileFormatError: truncated, foreign or unsafe to read, or onnxruntime ends on it.
         InputError: there is nothing to compare the file with, or the data does not fit it.
     """
     config = config or ValidateConfig()
@@ -92,6 +98,7 @@ class Validation:
     subject: Subject | None = None
     facts: tuple[Fact, ...] = ()
     _told: int = field(default=0, init=False)
+    _other_weights: bool = field(default=False, init=False)
 
     def report(self) -> Report:
         """Return the report of every group."""
@@ -139,6 +146,10 @@ class Validation:
     def _claims(self) -> Iterator[Check]:
         if self.file.model is not None:
             self.facts = tuple(compare_facts(self.file, self.against))
+            if self.against and (differ := other_weights(self.file, self.against, self.config)):
+                self._other_weights = True
+                yield Check("weights are the reference's", "failed", f"{_OTHER_WEIGHTS}; {differ}")
+                return
         yield from check_file(self.file, self.against, self.facts)
         if self.file.model is None:
             return
@@ -160,6 +171,8 @@ class Validation:
     def _why_not(self) -> str:
         if self.file.model is None:
             return "the manifest contradicts the graph"
+        if self._other_weights:
+            return "the reference has other weights than the file"
         if self.against is None:
             return "no reference was given, and the file has no float64 run of its own"
         return "inputs or outputs are not the reference's"
@@ -195,7 +208,7 @@ def _numbers_notes(subject: Subject, against: ReferenceModel | None) -> Iterator
         yield f"{name} is not verified in float32: its limit is {limit:.2g}, more than a tenth of it"
     for name, (used, known) in coverage.tokens.items():
         if known and used < known:
-            yield f"{used} of {known} values of {name} were drawn"
+            yield f"{used:,} of {known:,} values of {name} were drawn; the others are not verified"
 
 
 def _named(channels: tuple[Channel, ...], manifest: Manifest) -> tuple[Channel, ...]:

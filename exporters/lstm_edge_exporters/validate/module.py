@@ -18,7 +18,7 @@ from ..export.config import ExportConfig
 from ..graph import to_proto
 from ..numerics.graph64 import Graph64, remember
 from ..numerics.indices import index_values
-from ..numerics.reference import Signature, TorchReference, flatten_output
+from ..numerics.reference import Signature, TorchReference, flatten_output, weights_sha256
 from .reference import ModelFile, ReferenceModel
 
 __all__ = ["against_module"]
@@ -85,6 +85,7 @@ def against_module(
         values=index_values((graph or ir.from_proto(file.proto)).graph),
         graph=lambda: Graph64(to_proto(graph), "the module's graph") if graph else None,
         sha256=sha256 or (config.checkpoint_sha256 if config else None) or "",
+        weights=weights_sha256(module),
         asks_ranges=config is not None,
     )
 

@@ -22,9 +22,10 @@ from lstm_edge_runtime.graph_check import OPERATORS, QUANTIZED, graph_specs
 from lstm_edge_runtime.manifest import Array, Axes, Manifest
 from lstm_edge_runtime.model import read_model
 from lstm_edge_runtime.onnx_reader import OnnxFile
-from lstm_edge_runtime.ort import CPU, Provider, SessionOptions, open_session, run_by_name
+from lstm_edge_runtime.ort import CPU, Provider, SessionOptions, run_by_name
 from lstm_edge_runtime.state import Runner
 
+from ..isolation import open_isolated
 from ..numerics.function import Reference
 from ..numerics.graph64 import Graph64
 from ..numerics.indices import index_values
@@ -120,7 +121,7 @@ class ModelFile:
             ProviderError: a provider is not really in use.
             FileFormatError: onnxruntime can't read the file.
         """
-        session = open_session(str(self.path), SessionOptions(providers=providers, threads=threads))
+        session = open_isolated(str(self.path), SessionOptions(providers=providers, threads=threads))
         floats = {
             spec.name: spec.dtype
             for spec in graph_specs(session.get_inputs())
@@ -214,6 +215,8 @@ class ReferenceModel:
     """How many values are valid, by the name of an input of indices."""
     sha256: str = ""
     """Of the checkpoint, where there is one."""
+    weights: str = ""
+    """``weights_sha256`` of a module."""
     stateless: bool = False
     """Whether it takes none of the file's states, as what was lifted does not: at reset alone it is asked."""
     graph: Callable[[], Graph64 | None] = lambda: None

@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._core import as_lengths
-from ..axes import check_array, describe, resolve, row_factor
+from ..axes import check_array, check_lengths, describe, resolve, row_factor
 from ..errors import ContractError, FileFormatError, InputError, ManifestError, UnsupportedError, counted
 from ..graph_check import check_contract
 from ..manifest import Array, Axes, Manifest, StateSpec, TensorSpec
@@ -283,8 +282,9 @@ class NativeEngine:
         pool = [self._state_rows(states[part.spec.input], part) for part in self.parts]
         lengths = feeds.get(manifest.lengths or "")
         if lengths is not None:
-            sizes[manifest.sequence or ""] = steps
-            lengths = as_lengths(lengths, manifest.lengths_input, sizes, manifest.sequence)
+            assert manifest.lengths_input is not None
+            check_array(manifest.lengths_input, lengths, sizes)
+            check_lengths(manifest.lengths_input.name, lengths, steps)
         if lengths is None or (lengths == steps).all():
             self._run(self._handle, slots, steps, inputs, pool, outputs)
         else:

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence
 
 from lstm_edge_exporters import ExportConfig, export
 from lstm_edge_exporters.export.ranges import DIFFERS, REFUSED, SAME, find_range
@@ -120,9 +121,106 @@ def test_a_split_range_is_noted_with_the_line_that_splits_it():
 
 
 def test_sizes_that_are_no_range_are_refused_with_the_line():
-    module, x, config = _made(PadsTo4, 41)
+    module, x, config = _made(PadsTo4, 42)
     with pytest.raises(UnsupportedError, match=r"L 41..43 only.*test_ranges.py:\d+: if x.shape\[1\] % 4:"):
         export(module, x, config)
+
+
+class Pyramid(Net):
+    """Two steps become one; an odd one is dropped, as in encoders of speech."""
+
+    def forward(self, x):
+        y = self.rnn(x)[0]
+        if y.size(1) % 2:
+            y = y[:, :-1]
+        return y.reshape(y.size(0), y.size(1) // 2, -1)
+
+
+def test_where_the_example_is_between_two_sizes_its_neighbor_is_exported():
+    module, x, config = _made(Pyramid, 13)
+    artifact = export(module, x, config)
+    assert str(artifact.manifest.ranges["L"]) == "2..:2"
+    assert re.search(
+        r"example itself is out of range.*L=14.*test_ranges.py:\d+: if y.size\(1\) % 2", artifact.notes[-1]
+    )
+    _agrees(artifact, module, 40)
+
+
+class Tables(Net):
+    """Positions from a table of 64 rows, looked up or cut."""
+
+    def __init__(self, cut):
+        super().__init__()
+        self.cut, self.positions = cut, nn.Embedding(64, 4)
+
+    def forward(self, x):
+        steps = x.size(1)
+        added = self.positions.weight[:steps] if self.cut else self.positions(torch.arange(steps))
+        return self.rnn(x + added)[0]
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_table_of_positions_ends_the_range(cut):
+    torch.manual_seed(0)
+    artifact = export(Tables(cut).eval(), torch.randn(2, 9, 4), ExportConfig())
+    assert str(artifact.manifest.ranges["L"]) == "1..64"
+    assert re.match(r"at L=65 forward refuses its inputs \(test_ranges.py:\d+: .*\): ", artifact.notes[0])
+    with pytest.raises(InputError, match=r"axis L .* is 65, this file takes 1..64"):
+        load(artifact.model).run(np.zeros((1, 65, 4), np.float32))
+
+
+class OneSeries(nn.Module):
+    """The tutorial of monthly passengers: ``input_seq (L,)``, and the state kept in an attribute."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.linear = nn.LSTM(1, 6), nn.Linear(6, 1)
+        self.hidden_cell = (torch.zeros(1, 1, 6), torch.zeros(1, 1, 6))
+
+    def forward(self, input_seq):
+        steps = len(input_seq)
+        out, self.hidden_cell = self.lstm(input_seq.view(steps, 1, -1), self.hidden_cell)
+        return self.linear(out.view(steps, -1))[-1]
+
+
+def test_a_module_that_keeps_its_state_is_run_from_the_same_state_at_every_size():
+    torch.manual_seed(0)
+    artifact = export(OneSeries(), torch.randn(12), ExportConfig())
+    assert artifact.manifest.ranges == {}
+    assert artifact.manifest.streamable
+    assert load(artifact.model).stream().step(np.zeros(1, np.float32)).shape == (1,)
+
+
+class Squeezes(Net):
+    def forward(self, x):
+        return self.rnn(x)[1][0][..., :1].squeeze()
+
+
+def test_the_line_is_named_for_a_batch_that_an_operator_bounds():
+    module, x, config = _made(Squeezes, 9)
+    artifact = export(module, x, config)
+    assert str(artifact.manifest.ranges["N"]) == "2.."
+    assert re.search(r"at N=1 .*test_ranges.py:\d+: return self.rnn\(x\).*squeeze", artifact.notes[0])
+
+
+class Padded(nn.Module):
+    """Tokens with 0 for padding in front; a row of padding alone is refused, as packing does."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.rnn = nn.Embedding(20, 4), nn.GRU(4, 5, batch_first=True)
+
+    def forward(self, tokens):
+        lengths = (tokens != 0).sum(1)
+        packed = pack_padded_sequence(self.embed(tokens), lengths, batch_first=True, enforce_sorted=False)
+        return self.rnn(packed)[1][-1]
+
+
+def test_rows_that_are_drawn_empty_cost_no_size():
+    torch.manual_seed(0)
+    tokens = torch.randint(1, 20, (3, 9))
+    tokens[1:, :4] = 0
+    assert export(Padded(), tokens, ExportConfig()).manifest.ranges == {}
 
 
 def test_a_range_by_hand_is_verified_stated_and_held_to():
@@ -217,9 +315,36 @@ EVERY = range(1, 10**7)
         (40, range(4, 10**10, 4), _run(EVERY), AxisRange(), ()),
         (40, range(100), _run([40], EVERY), AxisRange(40, 40), ()),
         (40, [*range(1, 31), *range(32, 10**6 + 2)], _run(EVERY), AxisRange(), ()),
+        (40, [40], _run(EVERY), AxisRange(), ()),
+        (9, range(2, 10**10), _run(range(1, 101), EVERY), AxisRange(1, 100), ()),
+        (9, range(2, 10**10), _run(range(1, 101)), AxisRange(1, 100), (101,)),
+        (40, range(1, 700), _run(EVERY), AxisRange(), ()),
+        (40, range(1, 50_000), _run(EVERY), AxisRange(), ()),
     ],
 )
 def test_a_range_is_what_the_tracer_promises_and_what_running_adds(size, promised, run, limits, ends):
     held = promised if isinstance(promised, range) else set(promised)
     found = find_range(size, lambda each: each in held, run)
     assert (found.range, found.ends) == (limits, ends)
+
+
+def test_a_table_is_looked_for_where_no_guard_is():
+    run = _run(range(1, 5001), EVERY)
+    assert find_range(9, lambda _: True, run).range == AxisRange()
+    found = find_range(9, lambda _: True, run, tables=[5000, 7000])
+    assert (found.range, found.refused) == (AxisRange(1, 5000), (5001,))
+
+
+def test_a_bound_in_the_code_beyond_what_is_run_is_stated():
+    def coded(size):
+        return size <= 50_000
+
+    assert find_range(9, coded, _run(EVERY), coded=coded).range == AxisRange(1, 50_000)
+
+
+def test_no_size_is_run_that_only_an_operator_bounds():
+    def run(size):
+        assert size <= 300
+        return SAME
+
+    assert find_range(9, lambda size: size < 715, run, most_run=300).range == AxisRange()

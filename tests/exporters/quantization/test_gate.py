@@ -21,7 +21,7 @@ from lstm_edge_runtime.errors import (
     ManifestError,
     NotFoundError,
 )
-from lstm_edge_runtime.manifest import Task
+from lstm_edge_runtime.manifest import Task, Trained
 
 LOOSE = Budget(agreement=0, drift=1, change=1)
 
@@ -71,10 +71,31 @@ def test_labels_that_flip_are_counted_and_refused(network, samples):
     assert any("of labels agree" in said for said in over_budget(judged, replace(LOOSE, agreement=0.975)))
 
 
+def _labels(content, samples, *, carried):
+    """Return the class at the end of each sample, of one stream through all of them or each from reset."""
+    model, state, labels = load(content, threads=1), None, []
+    for x in samples.inputs["x"]:
+        outputs, after = model.run(x[None], state)
+        state = after if carried else None
+        labels.append(outputs["logits"][-1].argmax())
+    return np.array(labels)
+
+
+@pytest.mark.parametrize("carried", [True, False])
+def test_accuracy_is_that_of_streams_which_start_again_only_where_training_did(
+    network, changed, samples, carried
+):
+    content = changed(network(), trained=Trained(carry=carried, window=1, reset=0.5 if carried else 1.0))
+    samples = Samples({"x": samples.inputs["x"][:, :1]})
+    same, other = (_labels(content, samples, carried=each) for each in (carried, not carried))
+    assert (same != other).any()
+    assert _judged(content, content, Samples(samples.inputs, same)).accuracy == (1.0, 1.0)
+    assert _judged(content, content, Samples(samples.inputs, other)).accuracy[0] < 1.0
+
+
 def test_accuracy_may_fall_by_one_sample_and_not_by_two(network, samples):
     content = network()
-    model = load(content, threads=1)
-    labels = np.array([model.run(x[None])[0]["logits"][-1].argmax() for x in samples.inputs["x"]])
+    labels = _labels(content, samples, carried=True)
     judged = _judged(content, content, Samples(samples.inputs, labels))
     assert judged.accuracy == (1.0, 1.0)
     for lost, refused in ((1, False), (2, True)):

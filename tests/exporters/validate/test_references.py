@@ -56,7 +56,69 @@ def test_another_network_of_the_same_form_is_told_apart(tagger):
     _, path = tagger
     torch.manual_seed(1)
     file = open_file(path)
-    assert not validate(file, against_module(Tagger().eval(), file), QUICK).ok
+    report = validate(file, against_module(Tagger().eval(), file), QUICK)
+    (failed,) = [check for group in report.groups for check in group.failed]
+    assert "torch.manual_seed" in failed.message
+    assert failed is report.groups[0].checks[0]
+
+
+class Wrapped(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, tokens):
+        return self.inner(tokens)
+
+
+def test_the_same_weights_under_other_names_are_the_same_network(tagger):
+    module, path = tagger
+    file = open_file(path)
+    assert validate(file, against_module(Wrapped(module).eval(), file), QUICK).ok
+
+
+class SelectsTheLast(nn.Module):
+    """Lengths only pick a step of the output: padding passes through the layer and into its last state."""
+
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.LSTM(3, 4, batch_first=True)
+
+    def forward(self, x, lengths):
+        y, _ = self.rnn(x)
+        return y[torch.arange(x.size(0)), lengths - 1]
+
+
+def test_padding_is_compared_where_it_does_not_reach_the_reference_itself(tmp_path):
+    torch.manual_seed(0)
+    module, example = SelectsTheLast().eval(), (torch.randn(3, 9, 3), torch.tensor([9, 4, 2]))
+    export(module, example, ExportConfig(lengths="lengths")).save(tmp_path / "m.onnx")
+    file = open_file(tmp_path / "m.onnx")
+    report = validate(file, against_module(module, file, example), QUICK)
+    assert report.ok, report.headlines
+    checks = {check.name: check for group in report.groups for check in group.checks}
+    assert checks["padding of NaN"].status == "passed"
+
+
+class Squeezes(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.GRU(3, 1, batch_first=True)
+
+    def forward(self, x):
+        return self.rnn(x)[0].squeeze()
+
+
+def test_no_check_runs_outside_of_the_range_of_a_batch(tmp_path):
+    torch.manual_seed(0)
+    module, example = Squeezes().eval(), torch.randn(2, 9, 3)
+    export(module, example).save(tmp_path / "m.onnx")
+    file = open_file(tmp_path / "m.onnx")
+    assert str(file.manifest.ranges["N"]) == "2.."
+    report = validate(file, against_module(module, file, example, config=ExportConfig()), QUICK)
+    assert report.ok, report.headlines
+    checks = {check.name: check for group in report.groups for check in group.checks}
+    assert checks["rows of a batch are independent"].message == "a call takes 2.. rows"
 
 
 class Plain(nn.Module):

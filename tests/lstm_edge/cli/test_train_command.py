@@ -153,7 +153,7 @@ def test_the_help_states_the_defaults_that_hold():
     fields = {**DataConfig.__dataclass_fields__, **TrainConfig.__dataclass_fields__}
     assert set(fields) <= set(options)
     for name, field in fields.items():
-        if isinstance(field.default, int | float | str):
+        if isinstance(field.default, int | float | str) and not isinstance(field.default, bool):
             stated = f"{field.default:g}" if isinstance(field.default, float) else field.default
             assert options[name].help.endswith(f"[default: {stated}]")
 

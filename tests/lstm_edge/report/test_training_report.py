@@ -90,7 +90,7 @@ def test_weighted_classes_are_recognized_more_often_where_they_are_rare(tmp_path
             tmp_path / "d.npz",
             tmp_path / weight,
             config=TrainConfig(hidden_size=4, epochs=15, class_weight=weight),
-        ).summary["test"]["recall"]["1"]
+        ).summary["test"]["windows"]["recall"]["1"]
         for weight in ("none", "balanced")
     ]
     assert recalls[0] + 0.4 < recalls[1]

@@ -86,6 +86,10 @@ def _pinned(given: onnx.ModelProto, interface: Interface) -> onnx.ModelProto:
             _fix_shape(value, ports[value.name].shape)
     for value in graph.value_info:
         _fix_shape(value, resolve(_axes(value), interface.sizes))
+    for node in graph.node:
+        for attribute in list(node.attribute):
+            if (attribute.name, attribute.s) == ("direction", b"forward"):
+                node.attribute.remove(attribute)  # the default, which the generator knows only unwritten
     return model
 
 

@@ -1,7 +1,7 @@
 """Decisions: what the numbers are for; labels that flip, values that move, accuracy of both."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -24,7 +24,11 @@ _OFFSET = 8000
 
 
 def check_decisions(subject: Subject) -> Iterator[Check]:
-    """Compare labels or values on the data, or on drawn sequences where there is none."""
+    """Compare labels or values on the data, or on drawn sequences where there is none.
+
+    Data are run from reset, and, for files whose streams carry states, one sample after another from the
+    states that the reference has there.
+    """
     task = subject.manifest.task
     if task is None:
         yield Check("decisions", "skipped", "the file does not say what its outputs mean")
@@ -40,6 +44,8 @@ def check_decisions(subject: Subject) -> Iterator[Check]:
         few = first_rows(subject.manifest, batches[0][1], _FEW)
         limits = subject.judge.measure(subject.run_alone, few)
         ran = [subject.judge.run_both(subject.run_alone, feeds) for _, feeds in batches]
+        streams = data is not None and subject.manifest.streamable and not subject.manifest.from_reset
+        streamed = list(_one_after_another(subject, batches)) if streams else []
     except RefusedError as error:
         yield Check("decisions", "skipped", str(error))
         return
@@ -49,18 +55,34 @@ def check_decisions(subject: Subject) -> Iterator[Check]:
     rows = [len(part) for part, _ in batches]
     indices = [index for part, _ in batches for index in part]
     time_axis = subject.manifest.time_axis(subject.manifest.axes[task.output])
-    got, wide = (
-        _stack([each[task.output] for each in sides], rows, time_axis)
-        for sides in ([each[0] for each in ran], [each[1] for each in ran])
-    )
     seconds = time.perf_counter() - began
     truth = None if data is None or data.targets is None else np.asarray(data.targets)[indices]
-    if task.kind == "classification":
-        yield _labels(subject, task, limits, (got, wide), indices, truth, seconds)
-    elif truth is not None:
-        yield _values(limits, (got, wide), truth, seconds)
-    else:
+    for name, found in (("", ran), (", states carried", streamed)):
+        if not found:
+            continue
+        got, wide = (_stack([each[side][task.output] for each in found], rows, time_axis) for side in (0, 1))
+        if task.kind == "classification":
+            yield _labels(subject, task, limits, (got, wide), indices, truth, seconds, name)
+        elif truth is not None:
+            yield _values(limits, (got, wide), truth, seconds, name)
+    if task.kind != "classification" and truth is None:
         yield Check("values", "skipped", "values are compared in the other groups; give --data with targets")
+
+
+def _one_after_another(
+    subject: Subject, batches: Sequence[tuple[list[int], dict[str, Array]]]
+) -> Iterator[tuple[Mapping[str, Array], ...]]:
+    """Run each batch from the states that the reference had after the one before, row by row."""
+    states: dict[str, Array] = {}
+    for at, (part, feeds) in enumerate(batches):
+        if at and len(part) != len(batches[at - 1][0]):
+            states = {}
+        both = subject.judge.run_both(subject.run_alone, {**feeds, **states})
+        states = {
+            spec.input: both[1][spec.output].astype(feeds[spec.input].dtype)
+            for spec in subject.manifest.states
+        }
+        yield both
 
 
 def _drawn(subject: Subject, count: int) -> list[tuple[list[int], dict[str, Array]]]:
@@ -86,6 +108,7 @@ def _labels(
     indices: Sequence[int],
     truth: Array | None,
     seconds: float,
+    name: str,
 ) -> Check:
     got, wide = logits
     ordered = np.sort(wide, axis=-1)
@@ -93,18 +116,19 @@ def _labels(
     theirs, ours = wide.argmax(-1), got.argmax(-1)
     differ = [int(at) for at in np.flatnonzero(theirs != ours)]
     true_class = None if truth is None else _class_numbers(truth, task)
-    subject.figures.margins = tuple(map(float, margins))
-    subject.figures.disagreements = tuple(
-        Disagreement(
-            place=at,
-            sample=indices[at],
-            truth="" if true_class is None else _label(task, int(true_class[at])),
-            expected=_label(task, int(theirs[at])),
-            got=_label(task, int(ours[at])),
-            margin=float(margins[at]),
+    if not name:  # the report shows samples from reset
+        subject.figures.margins = tuple(map(float, margins))
+        subject.figures.disagreements = tuple(
+            Disagreement(
+                place=at,
+                sample=indices[at],
+                truth="" if true_class is None else _label(task, int(true_class[at])),
+                expected=_label(task, int(theirs[at])),
+                got=_label(task, int(ours[at])),
+                margin=float(margins[at]),
+            )
+            for at in differ
         )
-        for at in differ
-    )
     worst = next(record for record in limits.records if record.name == task.output)
     agreement = 1 - len(differ) / len(indices)
     message = f"{agreement:.2%} of {len(indices)} labels agree"
@@ -121,16 +145,16 @@ def _labels(
     flipped = differ if real else clear  # drawn sequences may all be close calls
     failed = (len(indices) - len(flipped)) / len(indices) < least
     message += f"; at least {least:.1%} must" if failed and real else ""
-    return Check("labels agree", "failed" if failed else "passed", message, worst, seconds)
+    return Check(f"labels agree{name}", "failed" if failed else "passed", message, worst, seconds)
 
 
-def _values(limits: Measured, values: tuple[Array, Array], truth: Array, seconds: float) -> Check:
+def _values(limits: Measured, values: tuple[Array, Array], truth: Array, seconds: float, name: str) -> Check:
     got, wide = values
     target = truth.astype(np.float64).reshape(wide.shape)
     errors = [float(np.sqrt(((one - target) ** 2).mean())) for one in (wide, got)]
     worst = limits.worst
     return Check(
-        "values agree",
+        f"values agree{name}",
         "passed" if worst.ok else "failed",
         f"RMSE {errors[0]:.6g} in the reference, {errors[1]:.6g} in the file"
         + ("" if worst.ok else f"; {worst}"),

@@ -12,16 +12,18 @@ from lstm_edge_runtime.selftest import check_golden_case, golden_limits, replay_
 from lstm_edge_runtime.tolerance import Comparison, compare
 
 from ...numerics.cases import Feeds, case_size
+from ...numerics.floors import DRAWS
 from ...numerics.function import Reference
 from ...numerics.noise import Rounding
 from ...numerics.verify import record_golden
 from ..config import ValidateConfig
 from ..judge import FileFailedError, Measured, RefusedError
-from ..reference import ModelFile
+from ..reference import ModelFile, ReferenceModel
 from ..report import Check
 from ..subject import Subject
+from .claims import comparable
 
-__all__ = ["check_golden", "check_recorded"]
+__all__ = ["check_golden", "check_recorded", "other_weights"]
 
 _SLACK = 2.0
 """How many times the limits and floors found here may be those recorded: other machines round otherwise."""
@@ -38,7 +40,11 @@ def check_recorded(subject: Subject) -> Iterator[Check]:
     for place, golden in enumerate(recorded):
         name = f"golden case{f' {place + 1}' if place else ''} is the reference's"
         try:
-            measured = subject.judge.measure(lambda _, golden=golden: golden.outputs, golden.inputs)  # type: ignore[misc]
+            measured = subject.judge.measure(
+                lambda _, golden=golden: golden.outputs,  # type: ignore[misc]
+                golden.inputs,
+                draws=DRAWS,
+            )
         except RefusedError as error:
             yield Check(name, "skipped", str(error))
             continue
@@ -51,6 +57,20 @@ def check_recorded(subject: Subject) -> Iterator[Check]:
         yield Check(name, "failed" if failed else "passed", failed, worst)
         wrong += _wrong_limits(subject, golden, measured)
     yield Check("limits of the golden case", "failed" if wrong else "passed", "; ".join(wrong))
+
+
+def other_weights(file: ModelFile, reference: ReferenceModel, config: ValidateConfig) -> str:
+    """Return how a module with other weights than the exported ones differs on the golden case, else ``""``.
+
+    Weights may have other names and give the same.
+    """
+    exported, golden = file.manifest.provenance.get("weights_sha256"), file.manifest.golden
+    if golden is None or not exported or reference.weights in ("", exported):
+        return ""
+    if not comparable(file, reference):
+        return ""
+    found = Subject(file, reference, config).check("golden case", golden.inputs)
+    return found.message if found.status == "failed" else ""
 
 
 def _coverage(subject: Subject, recorded: Sequence[Golden]) -> Check:

@@ -8,6 +8,7 @@ import sys
 from itertools import product
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -198,6 +199,21 @@ def test_the_class_in_cpp_wraps_the_functions_and_refuses_arrays_of_another_size
     run(*command, "-DSIZE=NET_INPUTS", "-o", tmp_path / "main")
     run(tmp_path / "main")
     run(*command, "-DSIZE=5", "-o", tmp_path / "main", code=1)
+
+
+@pytest.mark.parametrize("kind", ["GRU", "RNN"])
+def test_a_direction_that_is_written_out_is_taken_as_the_default(kind, find_program, tmp_path):
+    find_program("cc", "gcc", "clang")
+    torch.manual_seed(0)
+    module = getattr(torch.nn, kind)(3, 4, batch_first=True)
+    export(module.eval(), torch.randn(2, 5, 3)).save(tmp_path / "net.onnx")
+    model = onnx.load(tmp_path / "net.onnx")
+    (node,) = (node for node in model.graph.node if node.op_type == kind)
+    written = [each for each in node.attribute if each.name == "direction"]
+    if not written:
+        node.attribute.append(onnx.helper.make_attribute("direction", "forward"))
+        onnx.save(model, tmp_path / "net.onnx")
+    assert to_c(tmp_path / "net.onnx").worst.ok
 
 
 TOKENS = """

@@ -244,9 +244,12 @@ def test_an_error_that_the_golden_case_lets_pass_is_found_by_the_random_calls(
         return replace(case, limits={name: limits + 100 for name, limits in case.limits.items()})
 
     monkeypatch.setattr(_convert, "golden_case", let_pass)
-    monkeypatch.setattr(
-        _convert, "translate", lambda *given: translate(*given).replace("-a)", "-a * 1.001f)")
-    )
+
+    def wrong(*given):
+        code, checked = translate(*given)
+        return code.replace("-a)", "-a * 1.001f)"), checked
+
+    monkeypatch.setattr(_convert, "translate", wrong)
     with pytest.raises(CheckFailedError) as error:
         to_c(network("layers"), name="net")
     assert "something else than onnxruntime" in one_line(error)
