@@ -34,7 +34,7 @@ def answer(open_file, request):
             f"{call}/{name}": array for call, feeds in calls.items() for name, array in run(feeds).items()
         }
     except Exception as error:  # noqa: BLE001  sent to the one that asked
-        return {"why": np.array(f"{type(error).__name__}: {error}"[:500])}
+        return {"kind": np.array(type(error).__name__), "why": np.array(str(error)[:500])}
 
 
 def open_onnxruntime(content):

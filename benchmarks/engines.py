@@ -22,7 +22,12 @@ INSTRUCTION_SETS = {
 
 
 class EngineError(Exception):
-    """An engine gave no outputs; its own error."""
+    """An engine gave no outputs."""
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(f"{kind}: {text}")
+        self.kind = kind
+        """The name of its own error's class."""
 
 
 class Engine:
@@ -62,10 +67,10 @@ class Engine:
         target.flush()
         header = source.read(8)
         if not header:
-            raise EngineError(f"{self.name} ended with {self._process.wait()}")
+            raise EngineError("EOFError", f"{self.name} ended with {self._process.wait()}")
         reply = unpack(source.read(struct.unpack("<Q", header)[0]))
         if "why" in reply:
-            raise EngineError(str(reply["why"]))
+            raise EngineError(str(reply["kind"]), str(reply["why"]))
         found: list[dict[str, Any]] = [{} for _ in calls]
         for key, array in reply.items():
             place, _, name = key.partition("/")

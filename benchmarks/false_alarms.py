@@ -191,7 +191,7 @@ def _compare(
         try:
             results = engine.run(file.path.read_bytes(), [each.inputs for each in recorded] + calls)
         except EngineError as error:
-            if "UnsupportedError" not in str(error):
+            if error.kind not in ("UnsupportedError", "MissingDependencyError"):
                 yield f"{engine.name}: {error}"
             continue
         tally.ran[engine.name] += 1

@@ -984,11 +984,7 @@ def _ranged(role: str, found: AxisRange) -> Callable[[Draft, Rng], None]:
 
 
 def _provenance(**changes: Any) -> Callable[[Draft, Rng], None]:
-    return _replaced(
-        provenance=lambda m: {
-            name: value for name, value in {**m.provenance, **changes}.items() if value is not None
-        }
-    )
+    return _replaced(provenance=lambda m: {**m.provenance, **changes})
 
 
 @_kind("contract", "schema 0", contract=True)
@@ -1041,7 +1037,13 @@ for _name, _spoil in {
         )
     ),
     "another opset": _provenance(opset=21),
-    "checkpoint removed": _provenance(checkpoint_sha256=None),
+    "checkpoint removed": _replaced(
+        provenance=lambda m: (
+            {name: value for name, value in m.provenance.items() if name != "checkpoint_sha256"}
+            if m.provenance.get("checkpoint_sha256")
+            else m.provenance
+        )
+    ),
     "outputs reversed": _replaced(outputs=lambda m: m.outputs[::-1]),
     "inputs reversed": _replaced(inputs=lambda m: m.inputs[::-1]),
     "rows from 1 to 2": _ranged("batch", AxisRange(1, 2)),

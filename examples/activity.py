@@ -49,7 +49,8 @@ def main(folder: Path, epochs: int = 40, count: int = 40) -> None:
     data = DataConfig(series="day", label="activity", window=WINDOW, stride=20, sampling_rate=SECOND)
     config = TrainConfig(epochs=epochs, batch_size=64, crop=0.2)
     run = train(folder / "days.csv", folder / "run", data_config=data, config=config, overwrite=True)
-    print(f"train: {run.summary['test']['accuracy']:.1%} of the windows right, on recordings it never saw")
+    score = run.summary["test"]["accuracy"]
+    print(f"train: {score:.1%} of a stream's steps right, on recordings it never saw")
     module, example, config = deployable(run)
     samples = Samples({"x": x[parts["test"]]}, targets=y[parts["test"]])
     model = to_device(module, example, config, samples, folder)

@@ -76,6 +76,8 @@ class Device:
     """The number of the newest sample in its state."""
     counts_by_one: bool = False
     """Whether two samples in a row had numbers in a row: only then is a missing number a missing sample."""
+    advanced: float = 0
+    """When that was, on the monotonic clock."""
     answers: deque[tuple[int, str]] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
     waiting: dict[int, Sample] = field(default_factory=dict)
     numbers: list[int] = field(default_factory=list)
@@ -86,10 +88,10 @@ class Device:
         return self.counts_by_one and self.numbers[0] != self.last + 1
 
     def is_ready(self, latest: float) -> bool:
-        """Return whether the first sample that waits is the next one, or came at ``latest`` or before."""
+        """Return whether the first that waits is the next one, or the gap is as it was at ``latest``."""
         if not self.numbers:
             return False
-        return not self.has_gap() or self.waiting[self.numbers[0]].came <= latest
+        return not self.has_gap() or max(self.waiting[self.numbers[0]].came, self.advanced) <= latest
 
 
 @dataclass
@@ -248,7 +250,7 @@ class Gateway:
             number = heapq.heappop(device.numbers)
             answer = json.dumps({"n": number, **body})
             device.counts_by_one |= number == device.last + 1
-            device.last = number
+            device.last, device.advanced = number, time.monotonic()
             device.answers.append((number, answer))
             self._publish(name, answer)
             self._taken += device.waiting.pop(number).messages

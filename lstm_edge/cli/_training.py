@@ -80,7 +80,7 @@ _ENDS = {
 }
 
 
-_STREAMS, _WINDOWS = "streams, states carried", "windows from reset"
+_STREAMS, _WINDOWS = "streams", "windows from reset"
 
 
 def _ways(scores: Sequence[Metrics]) -> list[tuple[str, list[Metrics]]]:

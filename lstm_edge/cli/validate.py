@@ -73,7 +73,8 @@ def command(
     """Verify that MODEL computes what its reference computes: exit code 0 if so, 1 if not.
 
     Contract, sizes, states, lengths, streaming, inputs, providers and threads, decisions, golden vectors.
-    Limits come from the reference's own rounding error on the same case, so there is nothing to tune.
+    The file's graph must be the reference's function in float64, and each engine as near to that graph as
+    float32 allows on the same case: there is nothing to tune.
 
     \b
     Example:
@@ -180,7 +181,7 @@ def print_report(report: "Report", console: Console) -> None:
     table = Table(
         title=_text(f"{report.model} against {report.reference}"), title_justify="left", header_style="bold"
     )
-    for name in ("group", "checks", "floor", "error", "ratio", "result"):
+    for name in ("group", "checks", "limit", "error", "ratio", "result"):
         table.add_column(name, justify="left" if name in ("group", "result") else "right")
     for group in report.groups:
         table.add_row(*_row(group))
@@ -222,7 +223,7 @@ def _row(group: "Group") -> list[Text]:
     worst = group.worst
     figures = ["", "", ""]
     if worst is not None:
-        figures = [f"{value:.2g}" for value in (worst.floor, worst.error, worst.ratio)]
+        figures = [f"{value:.2g}" for value in (worst.limit, worst.error, worst.ratio)]
     result = _text(group.status, style=_STYLES[group.status])
     ran = len(group.checks) - group.count("skipped")
     return [_text(group.title), _text(str(ran)), *map(_text, figures), result]

@@ -81,12 +81,13 @@ class Comparison:
     def __str__(self) -> str:
         """Return in one line what differs, where and by how much."""
         where = ", ".join(map(str, self.where))
-        measure = (
-            f"noise floor {self.floor:.3g}, {self.ulp:.3g} ULP" if self.floor else f"{self.max_rel:.3g} of it"
-        )
+        measure, digits = f"noise floor {self.floor:.3g}, {self.ulp:.3g} ULP", 9
+        if not self.floor:  # of float64
+            measure, digits = f"{self.max_rel:.3g} of the largest value", 15
+        got, expected = (f"{value:.{digits}g}" for value in (self.got, self.expected))
         return (
             f"{self.name}{list(self.shape)} differs by {self.error:.3g} at [{where}] "
-            f"(got {self.got:.9g}, expected {self.expected:.9g}; limit {self.limit:.3g}, {measure})"
+            f"(got {got}, expected {expected}; limit {self.limit:.3g}, {measure})"
         )
 
 

@@ -31,15 +31,17 @@ from lstm_edge_runtime.state import Runner
 
 from ..numerics.cases import CaseGenerator, closed_loop
 from ..numerics.floats import OTHER_FLOATS, copy_as
-from ..numerics.function import Function, fixed_axes
-from ..numerics.graph64 import Graph64
+from ..numerics.function import Function, GraphError, fixed_axes
+from ..numerics.graph64 import MeasuredGraph, open_graph
 from ..numerics.indices import index_values
 from ..numerics.reference import Injection, Signature, TorchReference, weights_sha256
 from ..numerics.verify import (
+    Candidate,
     ChunkedFile,
     Equivalence,
     StatesRefusedError,
     find_counts,
+    measured_limits,
     record_golden,
     run_in_chunks,
     same_limits,
@@ -128,16 +130,21 @@ def _export_verified(module: nn.Module, example: Any, config: ExportConfig, show
     manifest = made.manifest._replace(ranges=ranges)
     made = replace(made, manifest=manifest, cases=replace(made.cases, ranges=ranges))
     cases = in_turn(list(made.cases.cases()), show, "verifying", 0.3, 0.7)
-    graph = Graph64(onnx.load_from_string(bare))
-    function = Function(graph, made.reference, fixed_axes(manifest))
-    equivalence = verify(function, candidate, cases, made.reference.run_plain)
-    _check_loop(made, function)
+    file = Candidate(open_graph(bare, candidate), made.reference, candidate, fixed_axes(manifest))
+    try:
+        equivalence = verify(file, cases, made.reference.run_plain)
+    except GraphError as error:
+        show(0.3, f"verifying in float32 alone ({error})")
+        file = replace(file, graph=MeasuredGraph(onnx.load_from_string(bare), candidate))
+        equivalence = verify(file, made.cases.cases(), made.reference.run_plain)
+    if file.function:
+        _check_loop(made, file.function)
     show(0.7, "feeding chunks")
-    manifest = _try_chunks(made, function, candidate)
+    manifest = _try_chunks(made, file)
     show(0.8, "recording golden cases")
     manifest = manifest._replace(
         equivalence=equivalence.to_dict(),
-        golden=record_golden(graph, manifest, made.cases, equivalence.cases),
+        golden=record_golden(file.graph, manifest, made.cases, equivalence.cases),
     )
     content = serialize(model, manifest, config.opset, config.ir_version)
     load(content, device="cpu", engine="onnxruntime").close()
@@ -297,7 +304,7 @@ def _check_loop(made: ConvertedModule, function: Function) -> None:
         raise CheckFailedError(f"called again and again from its own states: {found.worst}")
 
 
-def _try_chunks(made: ConvertedModule, function: Function, engine: Runner) -> Manifest:
+def _try_chunks(made: ConvertedModule, verified: Candidate) -> Manifest:
     """Return the manifest with why chunks do not equal the whole, and what else they show."""
     manifest = made.manifest
     if manifest.unstreamable:
@@ -318,7 +325,9 @@ def _try_chunks(made: ConvertedModule, function: Function, engine: Runner) -> Ma
             )
             return manifest._replace(unstreamable=reason)
     lengths = (manifest.lengths,) if manifest.lengths else ()
-    file = ChunkedFile(manifest, engine, lengths, same_limits(manifest))
+    function = verified.function
+    limits = same_limits(manifest) if function else measured_limits(verified.graph, manifest)
+    file = ChunkedFile(manifest, verified.engine, lengths, limits)
     if not manifest.time_axes or not manifest.states:
         return manifest
     if made.fractions:
@@ -336,7 +345,8 @@ def _try_chunks(made: ConvertedModule, function: Function, engine: Runner) -> Ma
         from ..lift.divergence import explain_divergence
 
         reason = explain_divergence(made.model, file, feeds, found)
-    padded = bool(reason) or states_stop_at_lengths(replace(file, run=function.graph.run64), feeds)
+    exact = replace(file, run=function.graph.run64) if function else file
+    padded = bool(reason) or states_stop_at_lengths(exact, feeds)
     return manifest._replace(unstreamable=reason, padded_states=padded)
 
 

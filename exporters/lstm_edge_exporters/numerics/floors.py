@@ -22,6 +22,7 @@ from .noise import TINY, UNIT, Rounding
 
 __all__ = [
     "DRAWS",
+    "FEW_DRAWS",
     "MANY_DRAWS",
     "WEAK",
     "Expected",
@@ -34,6 +35,8 @@ __all__ = [
 
 DRAWS = 8
 """Perturbed runs of a case."""
+FEW_DRAWS = 4
+"""With these an engine is compared first: what is within few draws' floors is within those of more."""
 MANY_DRAWS = 32
 """Of a case that is beyond its limit: of a single number the largest of few deviations may be small."""
 WEAK = 0.1
@@ -76,19 +79,20 @@ def expected(
         procedure: how the case is run.
         draws: perturbed runs.
     """
-    exact = procedure(graph.run64, feeds)
-    return Expected(exact, noise_floors(graph, feeds, exact, fixed, procedure, draws))
+    return Expected(
+        procedure(graph.run64, feeds), noise_floors(graph, feeds, fixed, procedure=procedure, draws=draws)
+    )
 
 
 def noise_floors(
     graph: Perturbable,
     feeds: Feeds,
-    exact: Mapping[str, Array],
     fixed: Mapping[str, tuple[int, ...]],
     procedure: Procedure = whole,
     draws: int = DRAWS,
 ) -> dict[str, Array]:
     """Return the noise floors of a case by output name; arguments as of ``expected``."""
+    exact = procedure(graph.run64, feeds)
     floors = {name: np.zeros(()) for name in exact}
     for draw in range(draws):
         outputs = procedure(partial(graph.perturbed, rounding=Rounding(draw, keep=draw % 2 == 1)), feeds)

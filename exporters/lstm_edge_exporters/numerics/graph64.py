@@ -19,7 +19,15 @@ from lstm_edge_runtime.state import Runner
 from .noise import EXACT, Exact, Rounding
 from .operators import operators, round_results
 
-__all__ = ["Graph64", "MeasuredGraph", "describe_node", "introduced_constants", "remember", "wrong_copies"]
+__all__ = [
+    "Graph64",
+    "MeasuredGraph",
+    "describe_node",
+    "introduced_constants",
+    "open_graph",
+    "remember",
+    "wrong_copies",
+]
 
 Feeds = Mapping[str, Array]
 
@@ -328,6 +336,15 @@ class MeasuredGraph:
             return run_by_name(session, {name: _nextafter(array, rounding) for name, array in feeds.items()})
         except Exception as error:  # onnxruntime's exceptions share no base class
             raise RuntimeError(first_line(error)) from error
+
+
+def open_graph(content: bytes, run: Runner) -> Graph64 | MeasuredGraph:
+    """Return a file's graph in float64, or measured where it has no such run; ``run`` is its in float32."""
+    model = onnx.load_from_string(content)
+    try:
+        return Graph64(model)
+    except UnsupportedError:
+        return MeasuredGraph(model, run)
 
 
 def _nextafter(array: Array, rounding: Rounding) -> Array:

@@ -89,7 +89,7 @@ class Rounding(Exact):
         self._pool = self._rng.choice([-1.0, 1.0], _POOL)
         self._factors = 1.0 + unit * self._pool
         self._next = 0
-        self._weights: dict[int, tuple[Array, Array, Array]] = {}
+        self._weights: dict[tuple[int, tuple[int, ...]], tuple[Array, Array, Array]] = {}
         """Of weights seen lately: themselves, a contiguous copy and its absolute values."""
 
     def mark(self) -> int:
@@ -117,14 +117,15 @@ class Rounding(Exact):
 
     def product(self, left: Array, right: Array) -> Array:
         """Return ``left @ right`` off by 2^-24 sqrt(K) (|left| @ |right|), K the terms of each sum."""
-        known = self._weights.get(id(right))
+        key = right.__array_interface__["data"][0], right.shape
+        known = self._weights.get(key)
         if known is None:
             if len(self._weights) > 64:
                 self._weights.clear()
             copied = np.ascontiguousarray(right)
-            known = self._weights[id(right)] = (right, copied, np.abs(copied))
+            known = self._weights[key] = (right, copied, np.abs(copied).astype(np.float32))
         _, right, magnitude = known
-        terms = _multiply(np.abs(left), magnitude)
+        terms = _multiply(np.abs(left).astype(np.float32), magnitude)  # of which few digits are needed
         return self.summed(_multiply(left, right), terms, left.shape[-1])
 
     def summed(self, result: Array, terms: Array, count: float, *, alike: bool = False) -> Array:
@@ -172,7 +173,7 @@ def _multiply(left: Array, right: Array) -> Array:
     rows = _ONE_THREAD // max(each, 1)
     if left.ndim != 2 or right.ndim != 2 or rows < 4 or len(left) <= rows:
         return np.asarray(left @ right)
-    result = np.empty((len(left), right.shape[1]))
+    result = np.empty((len(left), right.shape[1]), left.dtype)
     for start in range(0, len(left), rows):
         np.matmul(left[start : start + rows], right, out=result[start : start + rows])
     return result

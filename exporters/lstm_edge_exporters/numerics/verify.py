@@ -8,6 +8,7 @@ chunks, states carried, with the whole.
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,24 +19,37 @@ from lstm_edge_runtime.state import Runner, run_chunks, take_steps
 from lstm_edge_runtime.tolerance import MULTIPLE, Comparison, compare
 
 from .cases import Case, CaseGenerator, in_chunks, random_sizes, whole
-from .floors import MANY_DRAWS, Expected, Perturbable, compare_outputs, expected, weak
+from .floors import (
+    FEW_DRAWS,
+    MANY_DRAWS,
+    Expected,
+    Perturbable,
+    compare_outputs,
+    expected,
+    noise_floors,
+    weak,
+)
 from .function import (
     Agreement,
     Function,
     GraphError,
+    Reference,
     describe_equality,
     fixed_axes,
     largest,
     reduce_free,
 )
+from .graph64 import Graph64, MeasuredGraph
 
 __all__ = [
+    "Candidate",
     "ChunkRun",
     "ChunkedFile",
     "Equivalence",
     "StatesRefusedError",
     "find_counts",
     "golden_case",
+    "measured_limits",
     "record_golden",
     "rows_keep_states",
     "run_in_chunks",
@@ -44,7 +58,7 @@ __all__ = [
     "verify",
 ]
 
-_ROUNDED = 100
+_ROUNDED = 24
 """Rows times steps up to which an engine's rounding is verified; of larger cases only that they run."""
 _SAME = 1e-9
 """How far apart two float64 evaluations of a graph may be that add in another order."""
@@ -95,6 +109,8 @@ class Equivalence:
 
     def __str__(self) -> str:
         """Return how equal the file is: ``in float64 to 3e-16``."""
+        if not any(each.records for _, each in self.function):
+            return "in float32 alone"
         return describe_equality(self.equal_to, self.constants)
 
     def to_dict(self) -> dict[str, Any]:
@@ -113,14 +129,46 @@ class Equivalence:
         }
 
 
-def verify(
-    function: Function, engine: Runner, cases: Iterable[Case], plain: Runner | None = None
-) -> Equivalence:
+@dataclass(frozen=True)
+class Candidate:
+    """A file that is verified."""
+
+    graph: Graph64 | MeasuredGraph
+    """Its graph; a measured one where it can't be evaluated in float64."""
+    reference: Reference
+    engine: Runner
+    """Runs the file in float32."""
+    fixed: Mapping[str, tuple[int, ...]]
+    """See ``fixed_axes``."""
+
+    @cached_property
+    def function(self) -> Function | None:
+        """The graph beside the reference in float64, where that can be."""
+        if isinstance(self.graph, MeasuredGraph):
+            return None
+        return Function(self.graph, self.reference, self.fixed)
+
+    def exact(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Return what the engine should give."""
+        return (self.reference if self.function is None else self.graph).run64(feeds)
+
+    def run(self, case: Case) -> Mapping[str, Array]:
+        """Run the engine.
+
+        Raises:
+            CheckFailedError: it does not run.
+        """
+        try:
+            return self.engine(case.feeds)
+        except Exception as error:
+            raise CheckFailedError(f"at {case}: the file does not run: {first_line(error)}") from error
+
+
+def verify(file: Candidate, cases: Iterable[Case], plain: Runner | None = None) -> Equivalence:
     """Compare a graph with its reference on every case, and an engine with the graph on the smaller ones.
 
     Args:
-        function: the graph and its reference.
-        engine: runs the file in float32.
+        file: the graph, its reference and the engine.
         cases: the inputs.
         plain: calls the module without the states of the file; only what it refuses too is skipped.
 
@@ -128,6 +176,7 @@ def verify(
         StatesRefusedError: ``plain`` runs where the reference does not.
         CheckFailedError: an output out of its limit, with the size, the output and the difference; a case
             that the file can't run; or no case that the reference can run.
+        GraphError: the graph can't be evaluated in float64 on a case that the engine runs.
     """
     agreed: list[tuple[Case, Agreement]] = []
     comparisons: list[tuple[Case, Comparison]] = []
@@ -135,9 +184,10 @@ def verify(
     weakest: list[dict[str, float]] = []
     for case in cases:
         try:
-            found = function.compare(case.feeds)
-        except GraphError as error:
-            raise CheckFailedError(f"at {case}: the file does not run: {error}") from error
+            found = file.function.compare(case.feeds) if file.function else _uncompared(file, case)
+        except GraphError:
+            file.run(case)
+            raise
         except (RuntimeError, ValueError, IndexError) as error:
             if plain is not None and _runs(plain, case):
                 raise StatesRefusedError(
@@ -151,13 +201,18 @@ def verify(
         if not found.ok:
             raise CheckFailedError(f"at {case}: {found.worst}")
         agreed.append((case, found))
-        got = _run_engine(function, engine, case)
+        got, exact = file.run(case), file.exact(case.feeds)
+        for name, array in exact.items():
+            if got[name].shape != array.shape:
+                raise CheckFailedError(f"at {case}: {name} is {got[name].shape}, expected {array.shape}")
         if math.prod(case.sizes.values()) <= _ROUNDED:
-            known = expected(function.graph, case.feeds, function.fixed)
-            if not all(each.ok for each in compare_outputs(got, known)):
-                known = expected(function.graph, case.feeds, function.fixed, draws=MANY_DRAWS)
-            for each in compare_outputs(got, known):
-                if not each.ok and not function.graph.overflow(case.feeds):
+            for draws in (FEW_DRAWS, MANY_DRAWS):
+                known = Expected(exact, noise_floors(file.graph, case.feeds, file.fixed, draws=draws))
+                records = compare_outputs(got, known)
+                if all(each.ok for each in records):
+                    break
+            for each in records:
+                if not each.ok and not (file.function and file.function.graph.overflow(case.feeds)):
                     raise CheckFailedError(f"at {case}: {each}")
                 comparisons.append((case, each))
             weakest.append(weak(known))
@@ -168,15 +223,10 @@ def verify(
     return Equivalence(tuple(agreed), tuple(comparisons), tuple(skipped), always)
 
 
-def _run_engine(function: Function, engine: Runner, case: Case) -> Mapping[str, Array]:
-    try:
-        got = engine(case.feeds)
-    except Exception as error:
-        raise CheckFailedError(f"at {case}: the file does not run: {first_line(error)}") from error
-    for name, array in function.graph.run64(case.feeds).items():
-        if got[name].shape != array.shape:
-            raise CheckFailedError(f"at {case}: {name} is {got[name].shape}, expected {array.shape}")
-    return got
+def _uncompared(file: Candidate, case: Case) -> Agreement:
+    """Return the record of a case that can't be compared in float64."""
+    exact = file.reference.run64(case.feeds)
+    return Agreement((), undefined=tuple(name for name, array in exact.items() if np.isnan(array).any()))
 
 
 def _runs(plain: Runner, case: Case) -> bool:
@@ -319,6 +369,16 @@ def same_limits(manifest: Manifest) -> Limits:
 
     def limits(_: Mapping[str, Array], outputs: Mapping[str, Array]) -> dict[str, Array]:
         return {name: _SAME * reduce_free(array, fixed.get(name, ())) for name, array in outputs.items()}
+
+    return limits
+
+
+def measured_limits(graph: Perturbable, manifest: Manifest) -> Limits:
+    """Return what two runs of one file in float32 may be apart."""
+    fixed = fixed_axes(manifest)
+
+    def limits(feeds: Mapping[str, Array], _: Mapping[str, Array]) -> dict[str, Array]:
+        return {name: MULTIPLE * array for name, array in noise_floors(graph, feeds, fixed).items()}
 
     return limits
 

@@ -208,7 +208,7 @@ def _numbers_notes(subject: Subject, against: ReferenceModel | None) -> Iterator
         yield f"{name} is not verified in float32: its limit is {limit:.2g}, more than a tenth of it"
     for name, (used, known) in coverage.tokens.items():
         if known and used < known:
-            yield f"{used} of {known} values of {name} were drawn"
+            yield f"{used:,} of {known:,} values of {name} were drawn; the others are not verified"
 
 
 def _named(channels: tuple[Channel, ...], manifest: Manifest) -> tuple[Channel, ...]:

@@ -34,36 +34,30 @@ def _plots(report: Report) -> list[Plot]:
 
 
 def _ratios(groups: Sequence[Group]) -> Plot:
-    """One row a group, one dot a check: its error in noise floors."""
+    """One row a group, one dot a check: its error as a fraction of its limit."""
     rows: list[str] = []
     dots: dict[str, list[tuple[float, float]]] = {"passed": [], "failed": []}
-    limits = []
     for group in groups:
-        measured = [(each, each.worst) for each in group.checks if each.worst and each.worst.floor > 0]
-        if not measured:
-            continue
+        measured = [(each, each.worst) for each in group.checks if each.worst and each.worst.ratio > 0]
         for check, worst in measured:
-            dots["failed" if check.status == "failed" else "passed"].append(
-                (worst.error / worst.floor, len(rows))
-            )
-        limits.append((min(worst.limit / worst.floor for _, worst in measured), len(rows)))
-        rows.append(group.title)
+            dots["failed" if check.status == "failed" else "passed"].append((worst.ratio, len(rows)))
+        rows += [group.title] if measured else []
     kinds = (
         ("a check", dots["passed"], "points", "blue"),
         ("a failed check", dots["failed"], "points", "red"),
-        ("limit", limits, "marks", "orange"),
+        ("limit", [(1.0, place) for place in range(len(rows))], "marks", "orange"),
     )
     return Plot(
         "ratios",
-        "Error in noise floors, by group",
+        "Error by limit, by group",
         tuple(
             Series(name, [x for x, _ in found], [y for _, y in found], kind, color)  # type: ignore[arg-type]
             for name, found, kind, color in kinds
             if found
         ),
-        Axis("error ÷ noise floor", "log"),
+        Axis("error ÷ limit", "log"),
         Axis(rows=tuple(rows)),
-        "A dot a check. 1 is the noise floor; the mark is the group's smallest limit.",
+        "A dot a check; beyond the mark it fails.",
     )
 
 

@@ -22,15 +22,24 @@ from lstm_edge_runtime.tolerance import MULTIPLE, POLICY, Comparison, compare
 from ..numerics.cases import Feeds, Procedure, case_size, whole
 from ..numerics.floors import (
     DRAWS,
+    FEW_DRAWS,
     MANY_DRAWS,
     WEAK,
     Expected,
     Perturbable,
     compare_outputs,
     noise_floors,
-    weak,
 )
-from ..numerics.function import Agreement, Function, GraphError, Reference, fixed_axes, largest, reduce_free
+from ..numerics.function import (
+    EQUAL,
+    Agreement,
+    Function,
+    GraphError,
+    Reference,
+    fixed_axes,
+    largest,
+    reduce_free,
+)
 from ..numerics.graph64 import remember
 from .config import ValidateConfig
 from .report import Channel, Coverage, Equality, Histogram
@@ -185,8 +194,8 @@ class Judge:
         self._sizes: dict[tuple[int, int], None] = {}
         self._tokens: dict[str, set[int]] = {}
         self._overflows: Counter[str] = Counter()
-        self._weak: dict[str, float] = {}
-        self._weakest: dict[str, float] = {}
+        self._strength: dict[str, tuple[Array, Array]] = {}
+        """Of each output the largest limits and the largest values of its channels."""
         self._equality = Equality()
 
     @property
@@ -194,7 +203,9 @@ class Judge:
         """The rule in words."""
         if self._config.overridden:
             return f"limit = {self._config.atol or 0:g} + {self._config.rtol or 0:g} x max |reference|"
-        return str(self.budgets) if self.budgets else POLICY
+        if self.budgets:
+            return str(self.budgets)
+        return f"in float64 {EQUAL:g} of a channel's largest value; in float32 {POLICY}"
 
     @property
     def equality(self) -> Equality | None:
@@ -216,16 +227,29 @@ class Judge:
         """What was compared so far."""
         return Coverage(
             cases=self._cases,
-            draws=DRAWS,
+            draws=FEW_DRAWS,
             overflows=dict(self._overflows),
             rows=self._rows,
             steps=self._steps,
             sizes=tuple(sorted(self._sizes)),
             tokens={name: (len(used), self._values.get(name)) for name, used in self._tokens.items()},
             channels=dict(Counter(name for name, _ in self._channels)),
-            weakest=dict(self._weakest),
-            unverified=dict(self._weak),
+            **self._weakest(),
         )
+
+    def _weakest(self) -> dict[str, dict[str, float]]:
+        """Return by output the largest share that a limit is of its channel; and channels above ``WEAK``."""
+        weakest: dict[str, float] = {}
+        unverified: dict[str, float] = {}
+        for name, (limits, sizes) in self._strength.items():
+            verified = limits <= WEAK * sizes
+            if verified.any():
+                shares = np.divide(limits, sizes, out=np.zeros_like(limits), where=verified & (sizes > 0))
+                weakest[name] = float(shares.max())
+            for index in np.argwhere(~verified & (sizes > 0)):
+                kept = ", ".join(str(index[axis]) for axis in range(limits.ndim) if limits.shape[axis] > 1)
+                unverified[f"{name}[{kept}]" if kept else name] = float(limits[tuple(index)])
+        return {"weakest": weakest, "unverified": unverified}
 
     def agree(
         self, feeds: Feeds, procedure: Procedure = whole, against: Procedure | None = None
@@ -250,6 +274,7 @@ class Judge:
             raise RefusedError(f"the reference itself refuses this: {first_line(error)}") from error
         if self._config.overridden:
             found = replace(found, records=tuple(map(self._relaxed, found.records)))
+        self._cases += 1
         self._count_inputs(feeds)
         self._equality = self._equality.with_case(found)
         return found
@@ -266,6 +291,7 @@ class Judge:
         *,
         beginning: tuple[Feeds, Procedure] | None = None,
         over_a_run: bool = False,
+        draws: int = FEW_DRAWS,
     ) -> Measured:
         """Run one case in an engine and compare every output with what it should be in float64.
 
@@ -276,18 +302,20 @@ class Judge:
             beginning: the first steps of a long case and how they are run. Their noise floors are at most
                 the whole's; only where the file is not within those are the whole's worked out.
             over_a_run: whether it is a whole run of real data, for which budgets are tighter.
+            draws: perturbed runs that the floors are found with at first.
 
         Raises:
             RefusedError: the reference refuses the case.
             FileFailedError: the file can't run the case.
         """
         got, exact = self.run_both(run, feeds, procedure)
-        known = Expected(exact, self.expected(*(beginning or (feeds, procedure))).floors)
-        records = self._compare(got, known, over_a_run=over_a_run)
-        if not self._applied and not all(record.ok for record in records):
-            known = self.expected(feeds, procedure, draws=MANY_DRAWS)
+        ways = [(feeds, procedure, draws), (feeds, procedure, MANY_DRAWS)]
+        ways = [(*beginning, draws), (feeds, procedure, DRAWS)] if beginning else ways
+        for way in ways[:1] if self._applied else ways:
+            known = Expected(exact, self.expected(*way).floors)
             records = self._compare(got, known, over_a_run=over_a_run)
-        ok = all(record.ok for record in records)
+            if ok := all(record.ok for record in records):
+                break
         overflow = "" if ok or self._function is None else self._function.graph.overflow(feeds)
         measured = Measured(got, known, records, overflow)
         self._count(measured)
@@ -317,12 +345,12 @@ class Judge:
         exact = self.exact(feeds, procedure)
         if self.budgets:
             return Expected(exact, {name: np.zeros([1] * array.ndim) for name, array in exact.items()})
-        if procedure is whole and draws == DRAWS:
+        if procedure is whole and draws == FEW_DRAWS:
             return Expected(exact, self._floors(feeds))
-        return Expected(exact, noise_floors(self._graph, feeds, exact, self._fixed, procedure, draws))
+        return Expected(exact, noise_floors(self._graph, feeds, self._fixed, procedure, draws))
 
     def _find_floors(self, feeds: Feeds) -> Mapping[str, Array]:
-        return noise_floors(self._graph, feeds, self.exact(feeds), self._fixed)
+        return noise_floors(self._graph, feeds, self._fixed, draws=FEW_DRAWS)
 
     def limits(self, known: Expected, name: str) -> Array:
         """Return the limits of an output that must be exact; they broadcast against it."""
@@ -356,9 +384,6 @@ class Judge:
         for record in measured.records:
             self._count_channels(record, measured.got[record.name], known)
             self._count_errors(measured.got[record.name], known.ref64[record.name])
-        if not self._applied and not self._config.overridden:
-            for name, limit in weak(known).items():
-                self._weak[name] = max(limit, self._weak.get(name, 0.0))
 
     def _count_inputs(self, feeds: Feeds) -> None:
         rows, steps = case_size(self._manifest, feeds)
@@ -381,16 +406,19 @@ class Judge:
             record.limit if self._applied or self._config.overridden else MULTIPLE * floors, errors.shape
         )
         sizes = reduce_free(exact, [axis - exact.ndim for axis in kept])
-        verified = (limits <= WEAK * sizes) & (sizes > 0)
-        if verified.any():
-            weakest = float((limits[verified] / sizes[verified]).max())
-            self._weakest[record.name] = max(weakest, self._weakest.get(record.name, 0.0))
+        if exact.dtype.kind == "f" and not self._applied and not self._config.overridden:
+            shape = limits.shape[-len(self._manifest.axes[record.name]) :]  # without the axis of chunks
+            mine, values = limits.reshape(shape), sizes.reshape(shape)
+            known_limits, known_sizes = self._strength.get(record.name, (mine, values))
+            self._strength[record.name] = np.maximum(known_limits, mine), np.maximum(known_sizes, values)
+        state = any(record.name == each.output for each in self._manifest.states)
         for index in np.ndindex(errors.shape):
-            key = (record.name, tuple(index[axis] for axis in kept))
+            place = tuple(index[axis] for axis in kept)
+            key = (record.name, place[:-1] if state else place)  # of a layer's units the worst
             before, error, limit = self._channels.get(key), float(errors[index]), float(limits[index])
             if before is None or error * before.limit > before.error * limit:
                 floor = float(np.broadcast_to(floors, errors.shape)[index])
-                self._channels[key] = Channel(*key, error, floor, limit)
+                self._channels[key] = Channel(record.name, place, error, floor, limit)
 
     def _count_errors(self, got: Array, exact: Array) -> None:
         if got.shape != exact.shape:

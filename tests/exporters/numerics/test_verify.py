@@ -9,10 +9,9 @@ from onnx.parser import parse_model
 from torch import nn
 
 from lstm_edge_exporters.numerics.cases import GRID, Case, CaseGenerator, InputSpec
-from lstm_edge_exporters.numerics.function import Function
-from lstm_edge_exporters.numerics.graph64 import Graph64
+from lstm_edge_exporters.numerics.graph64 import Graph64, MeasuredGraph
 from lstm_edge_exporters.numerics.reference import Injection, Signature, TorchReference, flatten_output
-from lstm_edge_exporters.numerics.verify import verify
+from lstm_edge_exporters.numerics.verify import Candidate, verify
 from lstm_edge_runtime.errors import CheckFailedError, InputError
 
 CASES = CaseGenerator(
@@ -76,7 +75,7 @@ class Half:
 
 
 def run(reference, cases, engine=lambda feeds: {"y": feeds["x"] / 2}):
-    return verify(Function(Graph64(parse_model(HALF)), reference, {"y": (-1,)}), engine, cases)
+    return verify(Candidate(Graph64(parse_model(HALF)), reference, engine, {"y": (-1,)}), cases)
 
 
 def case(x=1.0):
@@ -109,6 +108,20 @@ def test_a_file_that_does_not_run_fails_with_its_size():
 
     with pytest.raises(CheckFailedError, match="at N=3: the file does not run: the shape is baked in"):
         run(Half(), [case()], broken)
+
+
+@pytest.mark.parametrize(("error", "ok"), [(0.0, True), (1e-5, False)])
+def test_a_graph_without_a_float64_run_is_compared_in_float32_alone(error, ok):
+    def engine(feeds):
+        return {"y": feeds["x"] / 2}
+
+    graph = MeasuredGraph(parse_model(HALF), engine)
+    file = Candidate(graph, Half(error), engine, {"y": (-1,)})
+    if ok:
+        assert str(verify(file, [case()])) == "in float32 alone"
+    else:
+        with pytest.raises(CheckFailedError, match="differs by"):
+            verify(file, [case()])
 
 
 def test_an_output_of_another_shape_fails():

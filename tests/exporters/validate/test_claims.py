@@ -203,9 +203,8 @@ def test_one_unit_in_the_last_place_of_one_weight_is_found_whether_or_not_a_case
     array.flat[5] = np.nextafter(array.flat[5], np.float32(1))
     weight.CopyFrom(numpy_helper.from_array(array, weight.name))
     onnx.save(model, tmp_path / "one.onnx")
-    (failed,) = contract(tmp_path / "one.onnx", reference).failed
-    assert failed.name == "weights are the reference's"
-    assert f"{array.flat[5]:.9g}" in failed.message
+    failed = {check.name: check.message for check in contract(tmp_path / "one.onnx", reference).failed}
+    assert f"{array.flat[5]:.9g}" in failed["weights are the reference's"]
 
 
 def test_an_int8_tensor_that_nothing_uses_does_not_make_a_file_int8(told, tmp_path):

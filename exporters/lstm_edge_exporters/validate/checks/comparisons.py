@@ -3,7 +3,7 @@
 Groups: sizes, states, lengths, streaming, inputs; and providers and threads, which are the engines.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -46,20 +46,21 @@ _OFFSETS = {
 """Of each group's cases."""
 _LONG = 100
 """Steps from which on one row has its full length, for a fault may begin late."""
-_QUICK_GRID = (*GRID, (200, 2), (1, 1000))
+_QUICK_GRID = (*GRID, (200, 2), (1, 600))
 _GRID = (*GRID, (1, 2), (2, 1), (7, 3), (1, 97), (16, 31), (13, 13), (64, 5), (2, 257), (300, 7), (1, 3000))
 """Beyond the export's own grid: a wide batch and a long sequence; in full also primes."""
 _LARGE = 10.0
 """Beyond what gates give: h stays within 1, c grows by at most 1 a step."""
 _WARM_STEPS = 200
 _CUTS, _QUICK_CUTS = 8, 3
-_SINGLE_STEPS, _QUICK_SINGLE_STEPS = 256, 100
-_CHUNK = 100
+_SINGLE_STEPS, _QUICK_SINGLE_STEPS = 256, 40
+_CHUNK, _QUICK_CHUNK = 100, 40
 """Steps a call in the long run."""
 _SETTLED = {"steps": 16, "drift": 1}
 """Calls whose noise floors serve for the whole of a run, unless they turn out too small for it."""
 _DENORMAL = 1e-40
-_EQUAL_STEPS, _QUICK_EQUAL_STEPS = 3000, 1000
+_FEW_VALUES, _VALUES_A_ROW = 2000, 100
+_EQUAL_STEPS, _QUICK_EQUAL_STEPS = 3000, 600
 _BATCH = 16
 _SAMPLES, _QUICK_SAMPLES = 256, 16
 _BEYOND = frozenset(
@@ -70,7 +71,8 @@ _BEYOND_BUDGET = "int8 and fp16 files are judged in the usual range: their range
 _REMOTE = ("AzureExecutionProvider",)
 """Providers that call a service instead of running here."""
 _THREADS = (1, 2)
-_PROVIDER_SIZES = ((1, 1), (3, 20), (8, 64))
+_QUICK_PROVIDER_SIZES = ((1, 1), (3, 20))
+_PROVIDER_SIZES = (*_QUICK_PROVIDER_SIZES, (8, 64))
 
 
 def check_sizes(subject: Subject) -> Iterator[Check]:
@@ -192,7 +194,8 @@ def check_streaming(subject: Subject) -> Iterator[Check]:
     single = _QUICK_SINGLE_STEPS if subject.config.quick else _SINGLE_STEPS
     yield _long_run(subject, "steps", f"{single} single steps", single, 1)
     long = subject.config.long_steps
-    yield _long_run(subject, "drift", f"{long} steps in chunks of {_CHUNK}", long, _CHUNK)
+    chunk = _QUICK_CHUNK if subject.config.quick else _CHUNK
+    yield _long_run(subject, "drift", f"{long} steps in chunks of {chunk}", long, chunk)
     if subject.judge.budgets and subject.config.data is not None:
         from ...quantization.config import STEPS
 
@@ -251,6 +254,7 @@ def check_inputs(subject: Subject) -> Iterator[Check]:
     rows, steps = 3, 31
     feeds = subject.draw(rows, steps, _OFFSETS["inputs"])
     yield subject.check("random", feeds)
+    yield from _every_value(subject)
     names = subject.signals()
     if not names:
         return
@@ -277,6 +281,19 @@ def check_inputs(subject: Subject) -> Iterator[Check]:
         yield subject.check(f"{count} equal steps", long | {name: _equal(long[name]) for name in names})
 
 
+def _every_value(subject: Subject) -> Iterator[Check]:
+    """Feed every value of an input of indices once, as the rows of its table are; with ``quick`` of a few."""
+    for spec in subject.manifest.data_inputs:
+        count = subject.reference.values.get(spec.name, 0)
+        if not count or (subject.config.quick and count > _FEW_VALUES):
+            continue
+        rows = -(-count // _VALUES_A_ROW)
+        feeds = subject.full(subject.draw(rows, min(count, _VALUES_A_ROW), _OFFSETS["inputs"] + 2))
+        shape = feeds[spec.name].shape
+        values = np.resize(subject.rng(6, 2).permutation(count), shape).astype(feeds[spec.name].dtype)
+        yield subject.check(f"values of {spec.name}, each once", feeds | {spec.name: values})
+
+
 def _equal(x: Array) -> Array:
     return np.broadcast_to(x.reshape(-1, x.shape[-1])[0], x.shape).astype(x.dtype)
 
@@ -296,6 +313,7 @@ def _spike(x: Array) -> Array:
 
 def check_providers(subject: Subject) -> Iterator[Check]:
     """Compare on each provider that really starts, with one and two threads, and on the native engine."""
+    sizes = _QUICK_PROVIDER_SIZES if subject.config.quick else _PROVIDER_SIZES
     for provider in import_onnxruntime().get_available_providers():
         if provider in _REMOTE:
             continue
@@ -307,7 +325,7 @@ def check_providers(subject: Subject) -> Iterator[Check]:
             except LstmEdgeError as error:
                 yield Check(name, "skipped", f"not usable here: {first_line(error)}")
                 continue
-            for place, (n, length) in enumerate(_PROVIDER_SIZES):
+            for place, (n, length) in enumerate(sizes):
                 feeds = subject.draw(n, length, _OFFSETS["providers"] + place)
                 yield subject.check_engine(f"{name}, N={n}, L={length}", feeds, run)
     engine = subject.config.engine
@@ -316,10 +334,10 @@ def check_providers(subject: Subject) -> Iterator[Check]:
     from lstm_edge_runtime.native.library import installed
 
     if installed() or engine == "native":
-        yield from _check_native(subject, required=engine == "native")
+        yield from _check_native(subject, sizes, required=engine == "native")
 
 
-def _check_native(subject: Subject, *, required: bool) -> Iterator[Check]:
+def _check_native(subject: Subject, sizes: Sequence[tuple[int, int]], *, required: bool) -> Iterator[Check]:
     try:
         run = subject.file.native_runner()
     except UnsupportedError as error:
@@ -328,6 +346,6 @@ def _check_native(subject: Subject, *, required: bool) -> Iterator[Check]:
     except LstmEdgeError as error:
         yield Check("native engine", "failed", first_line(error))
         return
-    for place, (n, length) in enumerate(_PROVIDER_SIZES):
+    for place, (n, length) in enumerate(sizes):
         feeds = subject.draw(n, length, _OFFSETS["providers"] + place)
         yield subject.check_engine(f"native engine, N={n}, L={length}", feeds, run)

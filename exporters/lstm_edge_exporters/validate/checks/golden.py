@@ -12,6 +12,7 @@ from lstm_edge_runtime.selftest import check_golden_case, golden_limits, replay_
 from lstm_edge_runtime.tolerance import Comparison, compare
 
 from ...numerics.cases import Feeds, case_size
+from ...numerics.floors import DRAWS
 from ...numerics.function import Reference
 from ...numerics.noise import Rounding
 from ...numerics.verify import record_golden
@@ -39,7 +40,11 @@ def check_recorded(subject: Subject) -> Iterator[Check]:
     for place, golden in enumerate(recorded):
         name = f"golden case{f' {place + 1}' if place else ''} is the reference's"
         try:
-            measured = subject.judge.measure(lambda _, golden=golden: golden.outputs, golden.inputs)  # type: ignore[misc]
+            measured = subject.judge.measure(
+                lambda _, golden=golden: golden.outputs,  # type: ignore[misc]
+                golden.inputs,
+                draws=DRAWS,
+            )
         except RefusedError as error:
             yield Check(name, "skipped", str(error))
             continue
