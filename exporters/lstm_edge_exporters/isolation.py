@@ -17,6 +17,7 @@ import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from functools import cache
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
@@ -92,7 +93,9 @@ class _Session:
         self._child, self._name = child, name if isinstance(source, bytes) else source
         content = [np.frombuffer(source, np.uint8)] if isinstance(source, bytes) else []
         self._number = next(child.numbers)
-        path = None if isinstance(source, bytes) else os.path.abspath(source)  # it may be in another folder
+        path = (
+            None if isinstance(source, bytes) else str(Path(source).absolute())
+        )  # it may be in another folder
         asked = {"open": path, "options": options._asdict(), "name": name}
         told, _ = child.ask(asked | {"number": self._number}, content, f"it opened {self._name}")
         self._process = child.process

@@ -146,7 +146,8 @@ class Validation:
     def _claims(self) -> Iterator[Check]:
         if self.file.model is not None:
             self.facts = tuple(compare_facts(self.file, self.against))
-            if self.against and (differ := other_weights(self.file, self.against, self.config)):
+            factory = self.against if self.against and not self.against.sha256 else None
+            if factory and (differ := other_weights(self.file, factory, self.config)):
                 self._other_weights = True
                 yield Check("weights are the reference's", "failed", f"{_OTHER_WEIGHTS}; {differ}")
                 return
