@@ -65,7 +65,7 @@ class ByRow(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Run on ``x (N, L, I)``."""
-        return (x - x.mean(-1, keepdim=True)) / (x.std(-1, keepdim=True) + 1e-3)
+        return (x - x.mean(-1, keepdim=True)) / (x.std(-1, correction=0, keepdim=True) + 1e-3)
 
 
 def _batch_norm(inputs: int) -> nn.Module:

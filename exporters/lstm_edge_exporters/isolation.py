@@ -92,7 +92,8 @@ class _Session:
         self._child, self._name = child, name if isinstance(source, bytes) else source
         content = [np.frombuffer(source, np.uint8)] if isinstance(source, bytes) else []
         self._number = next(child.numbers)
-        asked = {"open": None if content else source, "options": options._asdict(), "name": name}
+        path = None if isinstance(source, bytes) else os.path.abspath(source)  # it may be in another folder
+        asked = {"open": path, "options": options._asdict(), "name": name}
         told, _ = child.ask(asked | {"number": self._number}, content, f"it opened {self._name}")
         self._process = child.process
         self._sides = [[_Entry(*entry) for entry in side] for side in told["sides"]]

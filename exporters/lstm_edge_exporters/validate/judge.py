@@ -227,7 +227,7 @@ class Judge:
         """What was compared so far."""
         return Coverage(
             cases=self._cases,
-            draws=DRAWS,
+            draws=FEW_DRAWS,
             overflows=dict(self._overflows),
             rows=self._rows,
             steps=self._steps,
@@ -274,6 +274,7 @@ class Judge:
             raise RefusedError(f"the reference itself refuses this: {first_line(error)}") from error
         if self._config.overridden:
             found = replace(found, records=tuple(map(self._relaxed, found.records)))
+        self._cases += 1
         self._count_inputs(feeds)
         self._equality = self._equality.with_case(found)
         return found

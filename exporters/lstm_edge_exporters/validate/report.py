@@ -266,7 +266,7 @@ class Coverage:
                 f"{name}: {used} of {known or 'unknown many'} values"
                 for name, (used, known) in self.tokens.items()
             ),
-            f"{self.draws} perturbed runs a case",
+            f"{self.draws} perturbed runs a case or more",
             *(f"weakest limit of {name} {share:.1g} of it" for name, share in self.weakest.items()),
             *(f"float32 overflows at {node} in {count} cases" for node, count in self.overflows.items()),
         ]

@@ -292,7 +292,7 @@ def test_reports(turn, place, capsys):
     assert not page.found & {"script", "evil"}
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.text(st.characters(codec=None)), unique=True, max_size=5))
 def test_names_of_files_differ_and_stay_in_their_folder(names):
     files = [file_name(name) for name in names]
@@ -302,7 +302,7 @@ def test_names_of_files_differ_and_stay_in_their_folder(names):
         assert re.fullmatch(r"[A-Za-z0-9_%~-][A-Za-z0-9_.%~-]*", file)
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.text(), max_size=6))
 def test_endings_of_identifiers_differ_and_are_what_c_takes(texts):
     endings = list(c_identifiers(texts))
@@ -310,7 +310,7 @@ def test_endings_of_identifiers_differ_and_are_what_c_takes(texts):
     assert all(re.fullmatch(r"[A-Za-z0-9_]+", ending, re.ASCII) for ending in endings)
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(st.text(st.characters(codec="utf-8")))
 def test_strings_come_back_as_they_were(text):
     read = text_format.Parse(f"name: {pbtxt_string(text)}", triton_schema()())
