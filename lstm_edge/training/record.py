@@ -5,6 +5,7 @@ import io
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,10 @@ def _streams(model: LSTM1, experiment: Experiment, name: str) -> dict[str, Any]:
     series = experiment.series[name]
     window = experiment.data.window or round(float(series.size.double().mean()))
     found = []
-    for streams in (cut_streams(series, _WINDOWS, cut=False), cut_streams(series, 1, cut=True)):
+    for streams in (
+        cut_streams(series, _WINDOWS, cut=False),
+        cut_streams(replace(series, joined=False), 1, cut=True),
+    ):
         outputs = stream_outputs(model, series, streams, streams.valid)
         y = series.y[streams.step[streams.valid]]
         if experiment.targets is None:

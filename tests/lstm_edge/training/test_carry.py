@@ -102,6 +102,7 @@ def test_streams_ten_windows_long_are_as_right_as_windows_from_reset(made, tmp_p
     streams = json.loads((tmp_path / METRICS).read_text())["streams"]
     assert streams["window"] == WINDOW
     assert len(streams["carried"]) * streams["width"] == 10 * WINDOW
+    assert len(streams["restarted"]) * streams["width"] == WINDOW
     early, late = np.split(np.array(streams["carried"]), 2)
     assert late.mean() >= early.mean() - 0.05
     assert run.trained == Trained(carry=True, window=WINDOW, reset=0.5)
