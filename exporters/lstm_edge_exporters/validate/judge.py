@@ -308,7 +308,8 @@ class Judge:
             RefusedError: the reference refuses the case.
             FileFailedError: the file can't run the case.
         """
-        got, exact = self.run_both(run, feeds, procedure)
+        exact = self.exact(feeds, procedure)
+        got = _given(run, feeds, procedure)
         ways = [(feeds, procedure, draws), (feeds, procedure, MANY_DRAWS)]
         ways = [(*beginning, draws), (feeds, procedure, DRAWS)] if beginning else ways
         for way in ways[:1] if self._applied else ways:
@@ -322,23 +323,16 @@ class Judge:
         self._count_inputs(feeds)
         return measured
 
-    def run_both(
-        self, run: Runner, feeds: Feeds, procedure: Procedure = whole
-    ) -> tuple[Mapping[str, Array], Mapping[str, Array]]:
-        """Return what an engine gives, and what it should in float64; raises as ``measure`` does."""
-        exact = self.exact(feeds, procedure)
-        try:
-            return procedure(run, feeds), exact
-        except Exception as error:
-            raise FileFailedError(f"the file does not run: {first_line(error)}") from error
+    def run_both(self, run: Runner, feeds: Feeds) -> tuple[Mapping[str, Array], Mapping[str, Array]]:
+        """Return what an engine gives, and the reference in float64; raises as ``measure`` does."""
+        exact = _told(self._reference.run64, feeds, whole)
+        return _given(run, feeds, whole), exact
 
     def exact(self, feeds: Feeds, procedure: Procedure = whole) -> Mapping[str, Array]:
         """Return the graph's outputs in float64, the reference's where it has none; raises as ``measure``."""
-        run = self._function.graph.run64 if self._function else self._reference.run64
-        try:
-            return procedure(run, feeds)
-        except (RuntimeError, ValueError, IndexError) as error:
-            raise RefusedError(f"the reference itself refuses this: {first_line(error)}") from error
+        return _told(
+            self._function.graph.run64 if self._function else self._reference.run64, feeds, procedure
+        )
 
     def expected(self, feeds: Feeds, procedure: Procedure = whole, draws: int = DRAWS) -> Expected:
         """Return what an engine should give, with noise floors; raises as ``measure`` does."""
@@ -429,3 +423,17 @@ class Judge:
         seen = errors >= 10.0 ** _EDGES[0]
         self._exact += int((~seen).sum())
         self._errors += np.histogram(np.minimum(np.log10(errors[seen]), _EDGES[-1]), _EDGES)[0]
+
+
+def _told(run: Runner, feeds: Feeds, procedure: Procedure) -> Mapping[str, Array]:
+    try:
+        return procedure(run, feeds)
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise RefusedError(f"the reference itself refuses this: {first_line(error)}") from error
+
+
+def _given(run: Runner, feeds: Feeds, procedure: Procedure) -> Mapping[str, Array]:
+    try:
+        return procedure(run, feeds)
+    except Exception as error:
+        raise FileFailedError(f"the file does not run: {first_line(error)}") from error
