@@ -39,7 +39,9 @@ _MOVE = 2.0**-23
 """A unit in the last place, relatively: twice as far as a number may be from its float32."""
 _SHORT = 2.0**12
 """A float that is a whole number of such parts was not rounded: 0.5, 3, -inf, the least float32."""
-_ALIKE = 1e-3
+_ALIKE = 1e-6
+"""A tensor within this fraction of one of the reference's is a wrong copy: moving it by a unit in the last place
+would explain its error. Batch norm folded into a convolution moves weights by 5e-6 or more (its epsilon)."""
 _FEW = 0.05
 """Largest fraction of numbers that a wrong copy has of its own."""
 _COPIED = 3
@@ -244,7 +246,7 @@ def introduced_constants(graph: Graph64, tensors: Iterable[Array]) -> tuple[str,
         if not rounded.size or 2 * np.count_nonzero(known[place] == rounded) >= rounded.size:
             continue
         ordered = np.sort(flat)
-        alike = (np.allclose(ordered, each, rtol=_ALIKE) for each in by_size.get(flat.size, ()))
+        alike = (np.allclose(ordered, each, rtol=_ALIKE, atol=0) for each in by_size.get(flat.size, ()))
         if not any(alike):
             found.append(name)
     return tuple(found)
