@@ -40,8 +40,8 @@ _MOVE = 2.0**-23
 _SHORT = 2.0**12
 """A float that is a whole number of such parts was not rounded: 0.5, 3, -inf, the least float32."""
 _ALIKE = 1e-6
-"""A tensor within this fraction of one of the reference's is a wrong copy: moving it by a unit in the last place
-would explain its error. Batch norm folded into a convolution moves weights by 5e-6 or more (its epsilon)."""
+"""A tensor within this fraction of one of the reference's is a wrong copy, and not one that was introduced.
+Batch norm folded into a convolution moves weights by 5e-6 or more, its epsilon."""
 _FEW = 0.05
 """Largest fraction of numbers that a wrong copy has of its own."""
 _COPIED = 3
