@@ -202,6 +202,9 @@ def _lift(
         equivalence=verified.figures(),
         golden=verified.golden,
     )
+    proto = to_proto(result.model) if result.states or constants else proto
+    with load(with_manifest(proto, manifest), device="cpu") as opened:
+        manifest = manifest._replace(unstreamable=opened.interface.unstreamable)  # a call may be a window
     report = LiftReport(
         lifted=result.states,
         recognized=known,
@@ -209,11 +212,9 @@ def _lift(
         made_dynamic=tuple(sorted(make_dynamic)),
         equality=verified.equality,
         chunks=verified.chunks,
-        unstreamable=verified.unstreamable,
+        unstreamable=manifest.unstreamable,
     )
-    changed = bool(result.states or constants)
-    content = with_manifest(to_proto(result.model) if changed else proto, manifest)
-    load(content, device="cpu").close()
+    content = with_manifest(proto, manifest)
     return Lifted(content, manifest, report)
 
 

@@ -1,5 +1,7 @@
 """A file without a time axis whose layers take several steps a call: each call is a whole window."""
 
+import warnings
+
 import numpy as np
 import onnx
 import pytest
@@ -8,6 +10,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from lstm_edge_exporters import ExportConfig, export
+from lstm_edge_exporters.lift import lift
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import ContractError
 from lstm_edge_runtime.manifest import KEY, Manifest, StateSpec
@@ -118,3 +121,27 @@ def test_a_layer_called_for_one_step_is_a_step():
     artifact = export(Plain().eval(), X[:, :1], ExportConfig(inputs={"x": ("N", 1, 3)}))
     assert artifact.manifest.streamable
     load(artifact.model).stream().step(np.zeros((1, 3), np.float32))
+
+
+class Flattened(Plain):
+    """No other number of steps fits its last layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(9 * 4, 2)
+
+    def forward(self, x):
+        return self.head(self.rnn(x)[0].reshape(x.shape[0], 36))
+
+
+def test_a_lifted_file_of_fixed_windows_says_so_and_is_not_streamed(tmp_path):
+    path = tmp_path / "m.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(Flattened().eval(), (X[:1],), path, dynamo=False)
+    lifted = lift(path)
+    assert "9 steps" in lifted.report.unstreamable
+    assert lifted.report.unstreamable == lifted.manifest.unstreamable
+    lifted.save(tmp_path / "lifted.onnx")
+    with load(tmp_path / "lifted.onnx") as model, pytest.raises(ContractError, match="9 steps"):
+        model.stream()
