@@ -26,6 +26,7 @@ __all__ = [
     "introduced_constants",
     "open_graph",
     "remember",
+    "rounded_inverses",
     "wrong_copies",
 ]
 
@@ -46,6 +47,8 @@ _FEW = 0.05
 """Largest fraction of numbers that a wrong copy has of its own."""
 _COPIED = 3
 """Numbers at the least that a wrong copy shares with its reference."""
+_UNDONE = 1e-4
+"""How far the product of a matrix and its inverse, both in float32, is from the identity at most."""
 
 
 class Graph64:
@@ -250,6 +253,29 @@ def introduced_constants(graph: Graph64, tensors: Iterable[Array]) -> tuple[str,
         if not any(alike):
             found.append(name)
     return tuple(found)
+
+
+def rounded_inverses(graph: Graph64) -> Iterator[str]:
+    """Return the constants M that another one, K, undoes to rounding, and those that read what M gives alone.
+
+    They surround a projected state, which comes back rounded: chunks differ from the whole by that much.
+
+    Args:
+        graph: the file's.
+    """
+    matrices = {name: array.astype(np.float64) for name, array in graph.constants.items() if array.ndim >= 2}
+    for entering in matrices.values():
+        *outer, rows, columns = entering.shape
+        for leaving in matrices.values():
+            if rows >= columns or leaving.shape != (*outer, columns, rows):
+                continue
+            if not np.allclose(entering @ leaving, np.eye(rows), rtol=0, atol=_UNDONE):
+                continue
+            for name, array in matrices.items():
+                if array.shape[-1] == columns and (not outer or array.shape[:-2] == tuple(outer)):
+                    near = _UNDONE * np.abs(array).max(initial=0.0)
+                    if np.allclose(array @ leaving @ entering, array, rtol=0, atol=near):
+                        yield name
 
 
 def wrong_copies(graph: Graph64, tensors: Iterable[Array]) -> Iterator[str]:
