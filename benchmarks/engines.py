@@ -79,9 +79,7 @@ class Engine:
 
     def close(self) -> None:
         """End it."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
+        self._process.communicate()  # which closes its pipes
 
 
 def open_engines(pythons: Sequence[str]) -> list[Engine]:

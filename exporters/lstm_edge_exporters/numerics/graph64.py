@@ -26,6 +26,7 @@ __all__ = [
     "introduced_constants",
     "open_graph",
     "remember",
+    "rounded_inverses",
     "wrong_copies",
 ]
 
@@ -48,6 +49,8 @@ _FEW = 0.05
 """Largest fraction of numbers that a wrong copy has of its own."""
 _COPIED = 3
 """Numbers at the least that a wrong copy shares with its reference."""
+_UNDONE = 1e-4
+"""How far the product of a matrix and its inverse, both in float32, is from the identity at most."""
 
 
 class Graph64:
@@ -73,7 +76,7 @@ class Graph64:
             self._evaluator = ReferenceEvaluator(_as_float64(model), new_ops=operators(self))
         except (NotImplementedError, RuntimeError, TypeError) as error:
             raise UnsupportedError(f"{name} can't be evaluated in float64: {first_line(error)}") from error
-        round_results(self._evaluator, self)
+        round_results(self._evaluator, self, _double_values(model))
         self._outputs = [output.name for output in model.graph.output]
 
     @property
@@ -196,6 +199,18 @@ def _key(feeds: Feeds) -> bytes:
     return content.digest()
 
 
+def _double_values(model: onnx.ModelProto) -> set[str]:
+    """Return the values that a float32 file computes in float64, as sizes are; no float32 rounds them."""
+    double = onnx.TensorProto.DOUBLE
+    if any(output.type.tensor_type.elem_type == double for output in model.graph.output):
+        return set()
+    casts = (node for node in model.graph.node if node.op_type == "Cast")
+    if not any(attribute.i == double for node in casts for attribute in node.attribute):
+        return set()
+    typed = onnx.shape_inference.infer_shapes(model).graph.value_info
+    return {value.name for value in typed if value.type.tensor_type.elem_type == double}
+
+
 def _foreign(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
     own = {(function.domain, function.name) for function in model.functions}
     for node in _nodes(model.graph):
@@ -267,6 +282,29 @@ def _is_computed(array: Array) -> bool:
 
 def _is_alike(one: Array, other: Array) -> bool:
     return one.size == other.size and np.allclose(one, other, rtol=_ALIKE, atol=0)
+
+
+def rounded_inverses(graph: Graph64) -> Iterator[str]:
+    """Return the constants M that another one, K, undoes to rounding, and those that read what M gives alone.
+
+    They surround a projected state, which comes back rounded: chunks differ from the whole by that much.
+
+    Args:
+        graph: the file's.
+    """
+    matrices = {name: array.astype(np.float64) for name, array in graph.constants.items() if array.ndim >= 2}
+    for entering in matrices.values():
+        *outer, rows, columns = entering.shape
+        for leaving in matrices.values():
+            if rows >= columns or leaving.shape != (*outer, columns, rows):
+                continue
+            if not np.allclose(entering @ leaving, np.eye(rows), rtol=0, atol=_UNDONE):
+                continue
+            for name, array in matrices.items():
+                if array.shape[-1] == columns and (not outer or array.shape[:-2] == tuple(outer)):
+                    near = _UNDONE * np.abs(array).max(initial=0.0)
+                    if np.allclose(array @ leaving @ entering, array, rtol=0, atol=near):
+                        yield name
 
 
 def wrong_copies(graph: Graph64, tensors: Iterable[Array]) -> Iterator[str]:

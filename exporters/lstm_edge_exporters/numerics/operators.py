@@ -5,7 +5,7 @@ scans), or has in float32 (``Erf``), or in one piece that hides where a kernel r
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -52,14 +52,17 @@ class Rounds(Protocol):
         """How the evaluation that is under way rounds."""
 
 
-def round_results(evaluator: ReferenceEvaluator, graph: Rounds) -> None:
-    """Let every node of ``evaluator`` that is not decomposed, and of the bodies in it, round its results."""
+def round_results(evaluator: ReferenceEvaluator, graph: Rounds, exact: Container[str] = ()) -> None:
+    """Let every node of ``evaluator`` that is not decomposed, and of the bodies in it, round its results.
+
+    Those of the main graph whose results are named in ``exact`` do not.
+    """
     for node in evaluator.rt_nodes_:
         for name, value in vars(node).items():
             if isinstance(value, ReferenceEvaluator) and name != "parent":
                 round_results(value, graph)
         body = getattr(node, "impl_", None)  # the node itself where it is made when it runs
-        inside = node.op_type in _MOVES or node.op_type in _OPERATORS
+        inside = node.op_type in _MOVES or node.op_type in _OPERATORS or node.output[0] in exact
         if not inside and not isinstance(body, ReferenceEvaluator):
             node.run = _rounding_run(node, node.run, graph)
 

@@ -12,6 +12,7 @@ from onnx import helper, numpy_helper, parser
 
 from lstm_edge_exporters.numerics.floors import compare_outputs, expected
 from lstm_edge_exporters.numerics.graph64 import Graph64
+from lstm_edge_exporters.numerics.noise import Rounding
 
 OPS = {"LSTM": (4, 3), "GRU": (3, 2), "RNN": (1, 2)}
 
@@ -184,3 +185,24 @@ def test_the_node_at_which_float32_overflows_is_named():
     graph = Graph64(model)
     assert graph.overflow({"x": np.array([3.0], np.float32)}) == ""
     assert graph.overflow({"x": np.array([1e30], np.float32)}) == "Mul 'square'"
+
+
+def test_sizes_that_a_file_computes_in_float64_are_not_rounded_to_float32():
+    text = """<ir_version: 8, opset_import: ["" : 18]>
+        g (float[N, L] x) => (float[A, B] y)
+        <double divisor = {5.0}, int64[1] rest = {-1}, int64[1] one = {1}>
+        {
+            shape = Shape <start: int = 1> (x)
+            steps = Cast <to: int = 11> (shape)
+            parts = Div (steps, divisor)
+            whole = Floor (parts)
+            size = Cast <to: int = 7> (whole)
+            sizes = Concat <axis: int = 0> (rest, size)
+            doubled = Add (x, x)
+            y = Reshape (doubled, sizes)
+        }"""
+    graph, x = Graph64(parser.parse_model(text)), np.random.default_rng(0).random((2, 60), np.float32)
+    for draw in range(8):
+        rounded = graph.perturbed({"x": x}, Rounding(draw))["y"]
+        assert rounded.shape == (10, 12)
+        assert np.any(rounded != graph.run64({"x": x})["y"])
