@@ -6,7 +6,6 @@ import threading
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 
 from lstm_edge_runtime import State, load
@@ -32,6 +31,7 @@ X = np.random.default_rng(0).normal(size=(2, 5, 3)).astype(np.float32)
 
 def with_manifest(path, edit) -> bytes:
     """Return a file with its manifest edited."""
+    onnx = pytest.importorskip("onnx")
     made = onnx.load(path)
     (entry,) = [prop for prop in made.metadata_props if prop.key == KEY]
     entry.value = edit(Manifest.from_json(entry.value)).to_json()
@@ -248,6 +248,7 @@ def test_a_file_replaced_while_it_is_loaded_runs_as_the_one_that_was_read(monkey
 @pytest.fixture
 def external(tmp_path):
     """``lstm.onnx`` with its weights beside it."""
+    onnx = pytest.importorskip("onnx")
     path = tmp_path / "m.onnx"
     onnx.save(
         onnx.load(DATA / "lstm.onnx"), path,

@@ -245,8 +245,9 @@ def convert_module(module: nn.Module, example: Any, config: ExportConfig) -> Con
         for name, tensor in zip(signature.names, signature.example, strict=True)
     }
     values = index_values(model.graph)
-    cases = CaseGenerator.of(manifest, examples, values, config.seed).fitted_to(reference.run)
-    _check_repeatable(own, signature, reference, cases)
+    cases = CaseGenerator.of(manifest, examples, values, config.seed)
+    _check_repeatable(own, signature, reference, cases)  # before other batches: a kept state has one size
+    cases = cases.fitted_to(reference.run)
     notes = (*told, *_narrowed(own), *unused, *left, *roles.notes, *([_windows(window)] if window else []))
     return ConvertedModule(
         model,

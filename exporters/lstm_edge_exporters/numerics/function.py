@@ -22,7 +22,7 @@ from lstm_edge_runtime.state import Runner
 from lstm_edge_runtime.tolerance import Comparison, compare
 
 from .cases import Feeds, Procedure, whole
-from .graph64 import Graph64, introduced_constants
+from .graph64 import Graph64, introduced_constants, rounded_inverses
 from .noise import Rounding
 
 __all__ = [
@@ -144,8 +144,9 @@ class Function:
 
     @cached_property
     def constants(self) -> tuple[str, ...]:
-        """Constants that the translation introduced."""
-        return introduced_constants(self.graph, self.reference.tensors)
+        """Constants that the translation introduced, whether the reference is PyTorch or such a file."""
+        introduced = introduced_constants(self.graph, self.reference.tensors)
+        return tuple(dict.fromkeys((*introduced, *rounded_inverses(self.graph))))
 
     def _moved(self, seed: int) -> Runner:
         if seed not in self._graphs:

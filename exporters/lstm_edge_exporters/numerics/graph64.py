@@ -26,6 +26,7 @@ __all__ = [
     "introduced_constants",
     "open_graph",
     "remember",
+    "rounded_inverses",
     "wrong_copies",
 ]
 
@@ -42,10 +43,14 @@ _SHORT = 2.0**12
 _ALIKE = 1e-6
 """A tensor within this fraction of one of the reference's is a wrong copy, and not one that was introduced.
 Batch norm folded into a convolution moves weights by 5e-6 or more, its epsilon."""
+_OF_DIRECTIONS = 3
+"""Axes of the weights of a recurrent node, the first of which counts directions."""
 _FEW = 0.05
 """Largest fraction of numbers that a wrong copy has of its own."""
 _COPIED = 3
 """Numbers at the least that a wrong copy shares with its reference."""
+_UNDONE = 1e-4
+"""How far the product of a matrix and its inverse, both in float32, is from the identity at most."""
 
 
 class Graph64:
@@ -239,12 +244,15 @@ def _differs(one: Array, two: Array, limit: float) -> bool:
 def introduced_constants(graph: Graph64, tensors: Iterable[Array]) -> tuple[str, ...]:
     """Return the constants of a graph that hold rounded numbers which its reference's tensors do not.
 
-    A tensor that is the reference's but for some elements is a wrong copy, and none that was introduced.
+    A tensor that is the reference's but for some elements is a wrong copy, and none that was introduced. One
+    that the reference computes from its weights, as weight norm does, is rounded to float32 in the file.
 
     Args:
         graph: the file's.
         tensors: every float tensor of the reference.
     """
+    tensors = tuple(tensors)
+    computed = [np.sort(array, axis=None) for array in tensors if _is_computed(array)]
     theirs = [np.asarray(array, np.float32).ravel() for array in tensors]
     known = np.unique(np.concatenate([np.zeros(1, np.float32), *theirs]))
     by_size: dict[int, list[Array]] = {}
@@ -252,16 +260,51 @@ def introduced_constants(graph: Graph64, tensors: Iterable[Array]) -> tuple[str,
         by_size.setdefault(array.size, []).append(np.sort(array))
     found = []
     for name, array in graph.constants.items():
+        parts = (array, *array) if array.ndim == _OF_DIRECTIONS else (array,)
+        if any(_is_alike(np.sort(part, axis=None), each) for part in parts for each in computed):
+            found.append(name)
+            continue
         flat = array.ravel()
         rounded = flat[~_is_short(flat)]
         place = np.minimum(np.searchsorted(known, rounded), len(known) - 1)
         if not rounded.size or 2 * np.count_nonzero(known[place] == rounded) >= rounded.size:
             continue
         ordered = np.sort(flat)
-        alike = (np.allclose(ordered, each, rtol=_ALIKE, atol=0) for each in by_size.get(flat.size, ()))
-        if not any(alike):
+        if not any(_is_alike(ordered, each) for each in by_size.get(flat.size, ())):
             found.append(name)
     return tuple(found)
+
+
+def _is_computed(array: Array) -> bool:
+    """Tell whether numbers have more digits than the weights of a file."""
+    return array.dtype == np.float64 and not np.array_equal(array, array.astype(np.float32), equal_nan=True)
+
+
+def _is_alike(one: Array, other: Array) -> bool:
+    return one.size == other.size and np.allclose(one, other, rtol=_ALIKE, atol=0)
+
+
+def rounded_inverses(graph: Graph64) -> Iterator[str]:
+    """Return the constants M that another one, K, undoes to rounding, and those that read what M gives alone.
+
+    They surround a projected state, which comes back rounded: chunks differ from the whole by that much.
+
+    Args:
+        graph: the file's.
+    """
+    matrices = {name: array.astype(np.float64) for name, array in graph.constants.items() if array.ndim >= 2}
+    for entering in matrices.values():
+        *outer, rows, columns = entering.shape
+        for leaving in matrices.values():
+            if rows >= columns or leaving.shape != (*outer, columns, rows):
+                continue
+            if not np.allclose(entering @ leaving, np.eye(rows), rtol=0, atol=_UNDONE):
+                continue
+            for name, array in matrices.items():
+                if array.shape[-1] == columns and (not outer or array.shape[:-2] == tuple(outer)):
+                    near = _UNDONE * np.abs(array).max(initial=0.0)
+                    if np.allclose(array @ leaving @ entering, array, rtol=0, atol=near):
+                        yield name
 
 
 def wrong_copies(graph: Graph64, tensors: Iterable[Array]) -> Iterator[str]:

@@ -360,12 +360,18 @@ class TorchReference:
 
     @property
     def tensors(self) -> Iterator[Array]:
-        """Every float tensor that the module holds, in float32."""
+        """Every float tensor that the module holds, in float32, and what it computed of them in float64."""
         for layer in self._float32.module.modules():
             for held in (layer._parameters, layer._buffers, vars(layer)):
                 for value in held.values():
                     if isinstance(value, Tensor) and value.is_floating_point():
                         yield value.detach().numpy()
+        for layer in self._float64.module.modules():
+            for value in vars(layer).values():
+                if isinstance(value, Tensor) and value.dtype == torch.float64:
+                    yield value.detach().numpy()
+            for name in getattr(layer, "parametrizations", ()):
+                yield getattr(layer, name).detach().numpy()
 
     def _run(
         self,

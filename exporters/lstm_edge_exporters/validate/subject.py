@@ -24,7 +24,7 @@ from ..numerics.cases import (
     whole,
 )
 from ..numerics.function import EQUAL, Function, Reference, fixed_axes
-from ..numerics.graph64 import MeasuredGraph
+from ..numerics.graph64 import Graph64, MeasuredGraph
 from .config import ValidateConfig
 from .judge import BUDGETED, FileFailedError, Judge, Measured, RefusedError, usual_scale
 from .reference import ModelFile, ReferenceModel
@@ -196,20 +196,23 @@ class Subject:
                 return f"a call takes {allowed} {each}"
         feeds = self.full(self.draw(_ROWS, _STEPS, _OFFSET + 3))
         cuts = [even_sizes(_STEPS, 1), *(random_sizes(_STEPS, self.rng(9, place)) for place in range(_CUTS))]
-        run = self.reference.computation.run64
+        asked = self.reference.computation
         try:
-            exact = run(feeds)
+            exact = asked.run64(feeds)
             if self.reference.stateless:  # of which only the file's own pieces can be asked
                 if self.graph is None or not self.file.manifest.unstreamable:
                     return ""
-                run = self.graph.run64
+                asked = self.graph
         except (RuntimeError, ValueError, IndexError) as error:
             return f"it refuses {_STEPS} steps ({first_line(error)})"
         for sizes in cuts:
             try:
-                pieces = in_chunks(self.manifest, sizes)(run, feeds)
+                pieces = in_chunks(self.manifest, sizes)(asked.run64, feeds)
             except (RuntimeError, ValueError, IndexError) as error:
                 return f"it refuses chunks of {min(sizes)} steps ({first_line(error)})"
+            itself = Function(asked, asked, fixed_axes(self.manifest)) if isinstance(asked, Graph64) else None
+            if itself and itself.compare(feeds, in_chunks(self.manifest, sizes), whole).ok:
+                continue  # to the rounding of a constant that a state goes through and back, at the worst
             for name, array in pieces.items():
                 if name not in exact:
                     continue

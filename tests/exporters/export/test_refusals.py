@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.distributions import Normal
+from torch.distributions import MultivariateNormal, Normal
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence
 
@@ -221,9 +221,22 @@ class Actor(Net):
         return Normal(y[..., :1], 1.0).sample()
 
 
-def test_a_distribution_that_looks_at_its_parameters_is_called_what_it_is():
-    with pytest.raises(UnsupportedError, match=r"torch\.distributions \(.*return Normal\(.*validate_args"):
+def test_a_distribution_that_is_drawn_from_is_called_sampling():
+    with pytest.raises(UnsupportedError, match=r"samples: .*return Normal\(.*distribution's parameters"):
         export(Actor().eval(), X)
+
+
+class Joint(Net):
+    def forward(self, x):
+        y = self.head(self.rnn(x)[0].repeat(1, 1, 6))
+        return MultivariateNormal(y, torch.eye(2)).mean
+
+
+def test_a_distribution_that_looks_at_its_parameters_is_called_what_it_is():
+    with pytest.raises(
+        UnsupportedError, match=r"torch\.distributions \(.*return MultivariateNormal\(.*validate_args"
+    ):
+        export(Joint().eval(), X)
 
 
 class TakesTheBatchFromPacking(Net):

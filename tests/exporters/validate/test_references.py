@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -206,16 +207,30 @@ def test_a_quantized_file_is_no_reference(made):
         Graph64(model)
 
 
-def test_assert_equivalent_passes_a_good_file_and_shows_the_worst_element_of_a_bad_one(made):
+def test_assert_equivalent_passes_a_good_file_and_shows_the_worst_element_of_a_bad_one(made, tmp_path):
     one = made("stacked")
     assert assert_equivalent(one.module, one.path, one.example).ok
+    model = onnx.load(one.path)
+    bias = next(each for each in model.graph.initializer if each.name.endswith("fc.bias"))
+    spoilt = onnx.numpy_helper.to_array(bias) + np.float32([0, 0, 0.5, 0])
+    bias.CopyFrom(onnx.numpy_helper.from_array(spoilt, bias.name))
+    onnx.save(model, tmp_path / "spoilt.onnx")
+    with pytest.raises(AssertionError, match=r"logits\[.*\] differs by 0\.5 at \[\d+, 2\]") as caught:
+        assert_equivalent(one.module, tmp_path / "spoilt.onnx", one.example)
+    assert isinstance(caught.value, CheckFailedError)
+    assert "Sizes, N=" in str(caught.value)
+
+
+def test_assert_equivalent_says_first_and_alone_that_the_module_has_other_weights(made):
+    one = made("stacked")
     wrong = copy.deepcopy(one.module)
     with torch.no_grad():
         wrong.model.fc.bias[2] += 0.5
     with pytest.raises(AssertionError, match=r"logits\[.*\] differs by 0\.5 at \[\d+, 2\]") as caught:
         assert_equivalent(wrong, one.path, one.example)
-    assert isinstance(caught.value, CheckFailedError)
-    assert "Sizes, N=" in str(caught.value)
+    _, *said = str(caught.value).splitlines()
+    assert len(said) == 1
+    assert "the file was exported with other weights" in said[0]
 
 
 @pytest.mark.parametrize("example", [None, torch.zeros(3, 5, 6)])
