@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -49,7 +49,6 @@ from ..numerics.verify import (
     verify,
 )
 from ..progress import Progress, ignore, in_turn
-from .centering import center_norms
 from .config import ExportConfig
 from .finalize import build_manifest, rename_outputs, serialize, tidy
 from .lower import check_recurrent_nodes, lower, lower_sums
@@ -57,7 +56,9 @@ from .ranges import FewSizesError, Guard, settle_ranges
 from .refusals import LoopError, check_module, check_starts
 from .roles import find_roles
 from .trace import TURNS, Traced, trace
-from .variables import find_names
+
+if TYPE_CHECKING:
+    from ..pairing import Names
 
 __all__ = ["Artifact", "ConvertedModule", "convert_module", "export_verified", "own_copy"]
 
@@ -120,8 +121,11 @@ def _export_verified(module: nn.Module, example: Any, config: ExportConfig, show
     made = convert_module(module, example, config)
     model = made.model
     bare = serialize(model, made.manifest, config.opset, config.ir_version)
-    if center_norms(model, bare, made.cases.cases()):
-        bare = serialize(model, made.manifest, config.opset, config.ir_version)
+    if any(node.op_type == "LayerNormalization" for node in model.graph):
+        from .centering import center_norms
+
+        if center_norms(model, bare, made.cases.cases()):
+            bare = serialize(model, made.manifest, config.opset, config.ir_version)
     _check(bare)
     candidate = _candidate(bare)
     ranges, narrowed = settle_ranges(
@@ -213,7 +217,7 @@ def convert_module(module: nn.Module, example: Any, config: ExportConfig) -> Con
         traced.outputs,
         config,
         signature.positional,
-        lambda: find_names(copy_as(own, torch.float32), signature),
+        lambda: _find_names(own, signature),
     )
     window = traced.window() if roles.sequence is None else ""
     if window and config.states is None:
@@ -256,6 +260,13 @@ def convert_module(module: nn.Module, example: Any, config: ExportConfig) -> Con
         traced.sizes,
         notes,
     )
+
+
+def _find_names(module: nn.Module, signature: Signature) -> list["Names"]:
+    """Return what the module's code calls its inputs and outputs; asked for only where nothing else tells."""
+    from .variables import find_names
+
+    return find_names(copy_as(module, torch.float32), signature)
 
 
 def own_copy(module: nn.Module) -> nn.Module:

@@ -29,7 +29,6 @@ from lstm_edge_runtime.errors import UnsupportedError
 
 from ..numerics.floats import RECURRENT_FUNCTIONS, RecurrentFunction
 from ..recurrent import GATES
-from .assertions import value_that_holds
 from .refusals import LoopError, calling_line
 
 __all__ = ["DOMAIN", "LOG_CUM_SUM_EXP", "OP", "Recorder", "RecurrentCall", "instrument"]
@@ -255,9 +254,12 @@ class Recorder(TorchFunctionMode):
             return self._squeeze(*args, **kwargs)
         if func in _MAX_POOLS:
             return _max_pool(*args, **kwargs)
-        if func is Tensor.__bool__ and (holds := value_that_holds(sys._getframe(2))) is not None:
-            self.checked[calling_line()] = None
-            return holds
+        if func is Tensor.__bool__:
+            from .assertions import value_that_holds
+
+            if (holds := value_that_holds(sys._getframe(2))) is not None:
+                self.checked[calling_line()] = None
+                return holds
         if func is torch._assert and isinstance(args[0], Tensor):
             self.checked[calling_line()] = None
             return None

@@ -8,7 +8,7 @@ traced size a traced size. What is then computed of it ``torch.onnx`` translates
 import math
 import operator
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,6 @@ from onnxscript import opset18 as op
 from torch import Tensor, nn
 
 from ..graph import Builder
-from ..lift.evaluate import is_data_free
 from .refusals import is_own
 
 __all__ = ["TRANSLATIONS", "keep_sizes", "settle_floats"]
@@ -138,7 +137,7 @@ def settle_floats(graph: ir.Graph) -> None:
         values = [value for value in node.inputs if value is not None]
         if node.op_type == "Cast" or not {*_FLOATS} <= {value.dtype for value in (*values, *node.outputs)}:
             continue
-        wide = node.op_type in _EXACT and all(is_data_free(value) for value in values)
+        wide = node.op_type in _EXACT and _of_sizes_alone(values)
         wanted, other = _FLOATS if wide else (_FLOATS[1], _FLOATS[0])
         for place, value in enumerate(node.inputs):
             if value is not None and value.dtype == other:
@@ -146,6 +145,12 @@ def settle_floats(graph: ir.Graph) -> None:
         for value in node.outputs:
             if value.dtype in _FLOATS:
                 value.dtype = wanted
+
+
+def _of_sizes_alone(values: Iterable[ir.Value]) -> bool:
+    from ..lift.evaluate import is_data_free
+
+    return all(map(is_data_free, values))
 
 
 def _wide(size: Any) -> Any:
