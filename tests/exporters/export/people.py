@@ -607,6 +607,7 @@ PEOPLE = [
         {"LSTM": 1},
         ("h_0", "c_0"),
         "a call takes 36.. steps",
+        notes="at L=35 forward refuses its inputs",
         ranges={"L": "36.."},
     ),
     Person(SqueezingCRDNN, _floats(3, 6, 4), {"GRU": 1}, ("h_0",), "a convolution over time"),
