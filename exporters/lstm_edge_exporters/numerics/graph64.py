@@ -56,12 +56,13 @@ _UNDONE = 1e-4
 class Graph64:
     """A graph under evaluation."""
 
-    def __init__(self, model: onnx.ModelProto, name: str = "the file") -> None:
+    def __init__(self, model: onnx.ModelProto, name: str = "the file", exact: set[str] | None = None) -> None:
         """Prepare the evaluation.
 
         Args:
             model: the graph with its weights.
             name: of the file, for errors.
+            exact: values that float32 does not round, where they are known already.
 
         Raises:
             UnsupportedError: a node that can't be evaluated in float64; it is named.
@@ -76,7 +77,8 @@ class Graph64:
             self._evaluator = ReferenceEvaluator(_as_float64(model), new_ops=operators(self))
         except (NotImplementedError, RuntimeError, TypeError) as error:
             raise UnsupportedError(f"{name} can't be evaluated in float64: {first_line(error)}") from error
-        round_results(self._evaluator, self, _double_values(model))
+        self._exact = _double_values(model) if exact is None else exact
+        round_results(self._evaluator, self, self._exact)
         self._outputs = [output.name for output in model.graph.output]
 
     @property
@@ -147,7 +149,7 @@ class Graph64:
 
     def moved(self, names: Iterable[str], seed: int) -> "Graph64":
         """Return the graph with the constants of these names off by one unit in the last place."""
-        return Graph64(_move_constants(self._model, set(names), seed), self._name)
+        return Graph64(_move_constants(self._model, set(names), seed), self._name, self._exact)
 
     def _evaluate(self, feeds: Feeds) -> dict[str, Any]:
         wide = {
