@@ -70,6 +70,8 @@ def _from_arrow(column: Any) -> Array:
     if pa.types.is_floating(kind) or pa.types.is_integer(kind):
         numbers: Array = column.cast(pa.float64(), safe=False).to_numpy()
         return numbers
+    if pa.types.is_timestamp(kind):  # Python's datetimes have no nanoseconds
+        column = column.cast(pa.timestamp("us", kind.tz), safe=False)
     cells = column.to_pylist()
     if pa.types.is_timestamp(kind):
         cells = [None if cell is None else cell.isoformat() for cell in cells]

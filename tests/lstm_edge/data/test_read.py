@@ -373,3 +373,12 @@ def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path):
 def test_options_that_contradict_each_other_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         DataConfig(**options)
+
+
+def test_timestamps_in_nanoseconds_sort_a_series(tmp_path):
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    order = pa.array([3_000_001, 1_000_001, 2_000_001]).cast(pa.timestamp("ns"))
+    table = pa.table({"order": order, "ax": [3.0, 1.0, 2.0], "label": ["a", "a", "a"]})
+    parquet.write_table(table, tmp_path / "data.parquet")
+    found = read_recordings(tmp_path / "data.parquet")
+    np.testing.assert_array_equal(found.series[0].x, [[1], [2], [3]])
