@@ -62,7 +62,7 @@ __all__ = ["DIFFERS", "Bench", "Mutant", "main"]
 DIFFERS = 1e-9
 """A mutant whose float64 outputs move by this fraction of their range differs."""
 _LIMITS = 3.0
-"""One that float64 does not show differs if onnxruntime's error is beyond so many limits."""
+"""One that float64 does not show differs if onnxruntime's error exceeds the limit by this factor."""
 _SIZES = ((1, 1), (2, 7), (3, 19), (45, 6), (2, 260), (300, 3))
 _SEED = 77_000
 """Of the cases that tell how much a mutant differs; validation draws others."""

@@ -412,7 +412,7 @@ def main() -> int:
         "--hold",
         type=int,
         default=1,
-        help="a label counts once it has been the same for so many samples of its device  [default: 1]",
+        help="a label counts once it has been the same for this many samples of its device  [default: 1]",
     )
     parser.add_argument(
         "--reset-every",
