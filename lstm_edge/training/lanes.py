@@ -17,8 +17,11 @@ _RESTART = 0.125
 """Share of the other lanes' series that start from reset, where a stream goes on from series to series."""
 _WARM_UP = 4
 """The loss is taken behind this part of a window after a reset or the start of a series: a quarter."""
-_STEPS = 16
-"""Steps of a window, beside its last one, that the loss is taken at: random ones behind the warm-up."""
+_STEPS = 8
+"""Random steps of a window, behind the warm-up, that the loss is taken at in addition to its last one."""
+_LAST = 0.75
+"""Share of the last step in the loss: after a reset it is the only one that has seen a whole window. At 0.5,
+windows of ItalyPowerDemand were 1.5 points worse than after training from reset (mean of six seeds)."""
 
 
 def reset_lanes(rows: int) -> int:
@@ -90,7 +93,7 @@ class Lanes:
     def loss(self, model: LSTM1, criterion: nn.Module) -> Tensor:
         """Return the loss of every lane's next window, and step the lanes on.
 
-        It is the mean of the loss at the last step and of that at steps behind the warm-up.
+        Three quarters of it are the loss at the last step, the rest that at steps behind the warm-up.
 
         Args:
             model: trained, in training mode.
@@ -115,7 +118,7 @@ class Lanes:
         outputs = model.head(hidden[torch.arange(rows)[:, None], torch.from_numpy(there)])
         y = series.y[torch.from_numpy(start[:, None] + there)]
         losses = criterion(outputs.flatten(0, 1), y.flatten(0, 1)).reshape(rows, _STEPS + 1, -1)
-        loss: Tensor = (losses[:, -1].mean() + losses[:, :-1].mean()) / 2
+        loss: Tensor = _LAST * losses[:, -1].mean() + (1 - _LAST) * losses[:, :-1].mean()
         return loss
 
     def _advance(self) -> tuple[Array, Array, Array]:
