@@ -17,11 +17,10 @@ _RESTART = 0.125
 """Share of the other lanes' series that start from reset, where a stream goes on from series to series."""
 _WARM_UP = 4
 """The loss is taken behind this part of a window after a reset or the start of a series: a quarter."""
-_STEPS = 8
-"""Random steps of a window, behind the warm-up, that the loss is taken at in addition to its last one."""
-_LAST = 0.75
-"""Share of the last step in the loss: after a reset it is the only one that has seen a whole window. At 0.5,
-windows of ItalyPowerDemand were 1.5 points worse than after training from reset (mean of six seeds)."""
+_WHOLE, _WINDOW = (8, 0.75), (16, 0.5)
+"""Of a sample taken whole, and of a window of a series: random steps behind the warm-up that the loss is taken
+at in addition to the last one, and the share of the last one. Of a sample, the last step alone has seen all: at
+0.5, windows of ItalyPowerDemand were 1.5 points worse than after training from reset (mean of six seeds)."""
 
 
 def reset_lanes(rows: int) -> int:
@@ -45,6 +44,7 @@ class Lanes:
 
     def __init__(self, series: SeriesSet, rows: int, crop: float, generator: torch.Generator) -> None:
         self._series, self._crop, self._generator = series, crop, generator
+        self._steps, self._last = _WHOLE if series.window is None else _WINDOW
         self._resets = reset_lanes(rows)
         self._reset = np.arange(rows) < self._resets
         self._begin, self._size, self._unit = (
@@ -93,7 +93,7 @@ class Lanes:
     def loss(self, model: LSTM1, criterion: nn.Module) -> Tensor:
         """Return the loss of every lane's next window, and step the lanes on.
 
-        Three quarters of it are the loss at the last step, the rest that at steps behind the warm-up.
+        It is a weighted mean of that at the last step and that at random steps behind the warm-up.
 
         Args:
             model: trained, in training mode.
@@ -102,7 +102,7 @@ class Lanes:
         start, lengths, fresh = self._advance()
         series, device, rows = self._series, self._series.x.device, len(start)
         low = np.maximum(lengths // _WARM_UP - self._since, 0)[:, None]
-        there = low + (self._draw((rows, _STEPS + 1)) * (lengths[:, None] - low)).astype(np.int64)
+        there = low + (self._draw((rows, self._steps + 1)) * (lengths[:, None] - low)).astype(np.int64)
         there[:, -1] = lengths - 1
         self._since += lengths
         window = np.minimum(start[:, None] + np.arange(lengths.max()), len(series.x) - 1)
@@ -117,8 +117,8 @@ class Lanes:
         self._state = (h.detach(), c.detach())
         outputs = model.head(hidden[torch.arange(rows)[:, None], torch.from_numpy(there)])
         y = series.y[torch.from_numpy(start[:, None] + there)]
-        losses = criterion(outputs.flatten(0, 1), y.flatten(0, 1)).reshape(rows, _STEPS + 1, -1)
-        loss: Tensor = _LAST * losses[:, -1].mean() + (1 - _LAST) * losses[:, :-1].mean()
+        losses = criterion(outputs.flatten(0, 1), y.flatten(0, 1)).reshape(rows, self._steps + 1, -1)
+        loss: Tensor = self._last * losses[:, -1].mean() + (1 - self._last) * losses[:, :-1].mean()
         return loss
 
     def _advance(self) -> tuple[Array, Array, Array]:
