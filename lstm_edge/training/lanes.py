@@ -19,7 +19,7 @@ _WARM_UP = 4
 """The loss is taken behind this part of a window after a reset or the start of a series: a quarter."""
 _WHOLE, _WINDOW = (8, 0.75), (16, 0.5)
 """Of a sample taken whole, and of a window of a series: the number of random steps behind the warm-up that
-the loss is taken at in addition to the last one, and the share of the last one. Of a sample, only the last step
+the loss is taken at besides the last one, and the share of the last one. Of a sample, only the last step
 has seen all: at 0.5, windows of ItalyPowerDemand lost 1.5 points to ``--carry off`` (mean of six seeds)."""
 
 
