@@ -74,7 +74,10 @@ def lengths(n, length):
     return torch.tensor([length, *[max(1, length - 2)] * (n - 1)])
 
 
-@pytest.mark.parametrize("kind", [Pools, Unpools, Interpolates, Asserts, Packs], ids=lambda kind: kind.__name__)
+MODULES = [Pools, Unpools, Interpolates, Asserts, Packs]
+
+
+@pytest.mark.parametrize("kind", MODULES, ids=lambda kind: kind.__name__)
 def test_the_file_agrees_at_sizes_that_were_not_traced(kind):
     torch.manual_seed(0)
     module = kind().eval()
