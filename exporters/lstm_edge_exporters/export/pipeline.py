@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
@@ -30,7 +30,8 @@ from lstm_edge_runtime.ort import open_session, run_by_name
 from lstm_edge_runtime.state import Runner
 
 from ..numerics.cases import CaseGenerator, closed_loop
-from ..numerics.floats import OTHER_FLOATS, copy_as
+from ..numerics.floats import OTHER_FLOATS, copy_as, copy_module
+from ..numerics.floors import noise_floors
 from ..numerics.function import Function, GraphError, fixed_axes
 from ..numerics.graph64 import MeasuredGraph, open_graph
 from ..numerics.indices import index_values
@@ -41,10 +42,8 @@ from ..numerics.verify import (
     Equivalence,
     StatesRefusedError,
     find_counts,
-    measured_limits,
     record_golden,
     run_in_chunks,
-    same_limits,
     states_stop_at_lengths,
     verify,
 )
@@ -275,22 +274,13 @@ def _find_names(module: nn.Module, signature: Signature) -> list["Names"]:
 def own_copy(module: nn.Module) -> nn.Module:
     """Copy ``module`` in eval mode, without a wrapper for several devices or of ``torch.compile``.
 
-    A tensor that the module has computed and keeps, as ``torch.nn.utils.weight_norm`` does, is copied without
-    its graph.
-
     Raises:
         InputError: it can't be copied.
     """
     while isinstance(module, DataParallel | DistributedDataParallel | OptimizedModule):
         module = module._orig_mod if isinstance(module, OptimizedModule) else module.module
-    computed = [
-        value
-        for layer in module.modules()
-        for value in vars(layer).values()
-        if isinstance(value, Tensor) and not value.is_leaf
-    ]
     try:
-        own = copy.deepcopy(module, {id(value): value.detach().clone() for value in computed})
+        own = copy_module(module)
     except Exception as error:
         text = " ".join(str(error).split())[:400]
         raise InputError(
@@ -341,8 +331,8 @@ def _try_chunks(made: ConvertedModule, verified: Candidate) -> Manifest:
             return manifest._replace(unstreamable=reason)
     lengths = (manifest.lengths,) if manifest.lengths else ()
     function = verified.function
-    limits = same_limits(manifest) if function else measured_limits(verified.graph, manifest)
-    file = ChunkedFile(manifest, verified.engine, lengths, limits)
+    floors = partial(noise_floors, verified.graph, fixed=verified.fixed)
+    file = ChunkedFile(manifest, verified.engine, lengths, floors)
     if not manifest.time_axes or not manifest.states:
         return manifest
     if made.fractions:
@@ -360,7 +350,7 @@ def _try_chunks(made: ConvertedModule, verified: Candidate) -> Manifest:
         from ..lift.divergence import explain_divergence
 
         reason = explain_divergence(made.model, file, feeds, found)
-    exact = replace(file, run=function.graph.run64) if function else file
+    exact = replace(file, run=function.graph.run64, floors=None) if function else file
     padded = bool(reason) or states_stop_at_lengths(exact, feeds)
     return manifest._replace(unstreamable=reason, padded_states=padded)
 

@@ -22,6 +22,7 @@ __all__ = [
     "AllFloats",
     "RecurrentFunction",
     "copy_as",
+    "copy_module",
     "one_thread",
 ]
 
@@ -91,12 +92,23 @@ class AllFloats(TorchFunctionMode):
             return value.to(self._dtype) if dtype != self._dtype and dtype in _FLOATS else value
 
 
+def copy_module(module: nn.Module) -> nn.Module:
+    """Copy ``module``; tensors that it computed and keeps, as weight norm does, lose their graph."""
+    held = ((*vars(each).values(), *getattr(each, "_flat_weights", ())) for each in module.modules())
+    computed = [value for each in held for value in each if isinstance(value, Tensor) and not value.is_leaf]
+    return copy.deepcopy(module, {id(value): value.detach().clone() for value in computed})
+
+
 def copy_as(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     """Copy ``module`` to the CPU with every float in ``dtype``, in eval mode.
 
     The epsilon of a norm is rounded to float32 as weights are, for a file holds no other.
     """
-    own = copy.deepcopy(module).to("cpu", dtype)
+    own = copy_module(module)
+    for layer in own.modules():
+        if isinstance(layer, nn.RNNBase):  # it keeps weights that it computes, and no graph can be copied
+            layer.requires_grad_(False)
+    own.to("cpu", dtype)
     for layer in own.modules():
         if isinstance(layer, nn.RMSNorm) and layer.eps is None:
             layer.eps = torch.finfo(torch.float32).eps

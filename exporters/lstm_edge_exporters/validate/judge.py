@@ -19,7 +19,7 @@ from lstm_edge_runtime.manifest import Manifest
 from lstm_edge_runtime.state import Runner
 from lstm_edge_runtime.tolerance import MULTIPLE, POLICY, Comparison, compare
 
-from ..numerics.cases import Feeds, Procedure, case_size, whole
+from ..numerics.cases import Feeds, Procedure, case_size, remember, whole
 from ..numerics.floors import (
     DRAWS,
     FEW_DRAWS,
@@ -40,7 +40,6 @@ from ..numerics.function import (
     largest,
     reduce_free,
 )
-from ..numerics.graph64 import remember
 from .config import ValidateConfig
 from .report import Channel, Coverage, Equality, Histogram
 

@@ -227,24 +227,24 @@ class Subject:
     @cached_property
     def padded_states(self) -> bool:
         """Whether the reference's states stop at a row's length, whatever stands behind it."""
-        from ..numerics.verify import ChunkedFile, same_limits, states_stop_at_lengths
+        from ..numerics.verify import ChunkedFile, states_stop_at_lengths
 
         lengths = self.manifest.lengths
         assert lengths is not None
         own = self.graph is not None and self.reference.stateless
         run = self.graph.run64 if own and self.graph else self.reference.computation.run64
-        file = ChunkedFile(self.manifest, run, (lengths,), same_limits(self.manifest))
+        file = ChunkedFile(self.manifest, run, (lengths,))
         return states_stop_at_lengths(file, self.draw(_ROWS, _STEPS, _OFFSET + 4))
 
     def _counts(self) -> tuple[str, ...]:
         """Return the outputs of the reference that count a call's steps."""
-        from ..numerics.verify import ChunkedFile, find_counts, same_limits
+        from ..numerics.verify import ChunkedFile, find_counts
 
         if not self.manifest.states or not self.manifest.time_axes:
             return ()
         lengths = (self.manifest.lengths,) if self.manifest.lengths else ()
         run = self.reference.computation.run64
-        file = ChunkedFile(self.manifest, run, lengths, same_limits(self.manifest))
+        file = ChunkedFile(self.manifest, run, lengths)
         return find_counts(file, self.draw(2, _STEPS, _OFFSET + 6, at_reset=True))
 
     def wrong_shapes(self) -> Iterator[str]:
