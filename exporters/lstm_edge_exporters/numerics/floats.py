@@ -78,10 +78,9 @@ class AllFloats(TorchFunctionMode):
         result = func(*map(self._asked, args), **asked)
         if isinstance(result, Tensor):
             return self._given(result)
-        # Sizes and flags are asked for at every step: they are not worth a walk.
-        return (
-            pytree.tree_map_only(Tensor, self._given, result) if isinstance(result, tuple | list) else result
-        )
+        if isinstance(result, tuple | list) and not isinstance(result, torch.Size):
+            return pytree.tree_map_only(Tensor, self._given, result)
+        return result
 
     def _asked(self, value: Any) -> Any:
         return self._dtype if isinstance(value, torch.dtype) and value in _FLOATS else value
