@@ -83,48 +83,40 @@ def find_roles(
     if config.states is None:
         known, starts = _find_layer_states(model, nodes)
         unknown = inputs.keys() - known.keys()
-        plain = {*fractions, *([lengths] if lengths else [])}
-        given = Names({name: {name} for name in inputs}, {i: {name} for i, name in enumerate(config.outputs)})
-        found = (
-            pair_states(
+        found = Pairing(known)
+        if len(unknown) > 1 or any(map(is_called_like_a_state, unknown)):
+            outputs = {place: {name} for place, name in enumerate(config.outputs)}
+            found = pair_states(
                 model.graph,
                 known,
-                [*variables(), given],
+                [*variables(), Names({name: {name} for name in inputs}, outputs)],
                 positional=positional,
                 starts=starts,
-                plain=plain,
+                plain={*fractions, *([lengths] if lengths else [])},
                 sequence=sequence,
             )
-            if len(unknown) > 1 or any(map(is_called_like_a_state, unknown))
-            else Pairing(known)
-        )
         options = _Options(model, found, _name_outputs(model, names, config, {}))
         options.refuse_unclear()
-        outputs = _name_outputs(model, names, config, found.pairs)
-        states = {name: outputs[place] for name, place in found.pairs.items()}
+        named = _name_outputs(model, names, config, found.pairs)
+        states = {name: named[place] for name, place in found.pairs.items()}
         notes = (*options.notes(), *_ended(model, found))
     else:
-        outputs = _name_outputs(model, names, config, {})
+        named = _name_outputs(model, names, config, {})
         states = dict(config.states)
         for name, output in states.items():
-            if name not in inputs or output not in outputs:
+            if name not in inputs or output not in named:
                 raise InputError(
                     f"state {name} -> {output}: the inputs are {', '.join(inputs)} and the outputs "
-                    f"{', '.join(outputs)}"
+                    f"{', '.join(named)}"
                 )
+    reversed_ = [node for node in nodes if node.attributes["directions"].as_int() == 2]
     return Roles(
-        outputs,
+        named,
         states,
         lengths,
         batch,
         sequence,
-        tuple(
-            dict.fromkeys(
-                node.attributes["path"].as_string()
-                for node in nodes
-                if node.attributes["directions"].as_int() == 2
-            )
-        ),
+        tuple(dict.fromkeys(node.attributes["path"].as_string() for node in reversed_)),
         fractions,
         notes,
         all(

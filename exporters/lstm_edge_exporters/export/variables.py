@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..numerics.floats import AllFloats
 from ..numerics.reference import Path, Signature, output_paths
 from ..pairing import Names
-from .refusals import is_own
+from .source import is_own
 
 __all__ = ["find_names"]
 
