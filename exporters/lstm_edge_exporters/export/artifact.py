@@ -161,16 +161,16 @@ def _why_whole(made: File) -> str:
         if sizes.nearest(1) > 1:
             end = "and so can't take a single one" if taken == "steps" else "not one"
             return f"a call takes {sizes} {taken} ({name}), {end}"
-    if made.bidirectional and manifest.sequence is not None:
-        return f"layer {made.bidirectional[0] or 'rnn'} is bidirectional"
+    if made.roles.bidirectional and manifest.sequence is not None:
+        return f"layer {made.roles.bidirectional[0] or 'rnn'} is bidirectional"
     for name, axis in ((spec.name, axis) for spec in manifest.inputs for axis in spec.axes):
         if axis != manifest.sequence and manifest.sequence in (parse_sum(str(axis)) or ({}, 0))[0]:
             return (
                 f"axis {axis} of {name} follows the time axis {manifest.sequence}, and chunks cut that alone"
             )
-    if made.fractions and manifest.time_axes and manifest.states:
+    if made.roles.fractions and manifest.time_axes and manifest.states:
         return (
-            f"{', '.join(made.fractions)} gives lengths as fractions of a call's steps, of which chunks have "
-            "fewer; take whole numbers of steps instead"
+            f"{', '.join(made.roles.fractions)} gives lengths as fractions of a call's steps, of which "
+            "chunks have fewer; take whole numbers of steps instead"
         )
     return ""

@@ -3,7 +3,7 @@
 ``File`` holds beside them what the verification needs: the module as a reference, and cases.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,6 @@ from ..numerics.indices import index_values
 from ..numerics.reference import Injection, TorchReference
 from ..versions import versions
 from .config import ExportConfig
-from .guards import Guard
 from .lower import Lowered
 from .request import Request
 from .roles import Roles
@@ -45,14 +44,8 @@ class File:
     """Without golden case and figures."""
     reference: TorchReference
     cases: CaseGenerator
-    bidirectional: tuple[str, ...]
-    """Paths of layers that read time backwards."""
-    fractions: tuple[str, ...]
-    """Inputs that layers take lengths from and that are fractions of the steps."""
-    guards: tuple[Guard, ...]
-    """What holds at the sizes that were traced."""
-    sizes: Mapping[str, int]
-    """The size of each dynamic axis that was traced."""
+    roles: Roles
+    traced: Traced
     notes: tuple[str, ...]
 
 
@@ -85,10 +78,8 @@ def make_file(request: Request, traced: Traced, lowered: Lowered, lifted: Lifted
         manifest,
         TorchReference(request.module, signature, roles.outputs, lifted.injections),
         CaseGenerator.of(manifest, examples, index_values(model.graph), config.seed),
-        roles.bidirectional,
-        roles.fractions,
-        traced.guards,
-        traced.sizes,
+        roles,
+        traced,
         (*notes, window) if lowered.window else notes,
     )
 

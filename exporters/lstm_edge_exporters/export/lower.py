@@ -244,22 +244,13 @@ def _split_weights(node: ir.Node, attributes: dict[str, Any]) -> list[list[Layer
                 "an ONNX recurrent node needs fixed weights"
             )
         arrays.append(tensor.numpy().astype(np.float64))
-    biased = bool(attributes["biased"])
-    each = len(arrays) // (attributes["layers"] * attributes["directions"])
-    projected = each == (5 if biased else 3)
+    step, biased = attributes["directions"], bool(attributes["biased"])
+    each = len(arrays) // (attributes["layers"] * step)
     rows = []
     for start in range(0, len(arrays), each):
-        part = arrays[start : start + each]
-        rows.append(
-            LayerWeights(
-                part[0],
-                part[1],
-                part[2] if biased else None,
-                part[3] if biased else None,
-                part[-1] if projected else None,
-            )
-        )
-    step = attributes["directions"]
+        w_ih, w_hh, *rest = arrays[start : start + each]
+        b_ih, b_hh = rest[:2] if biased else (None, None)
+        rows.append(LayerWeights(w_ih, w_hh, b_ih, b_hh, rest[-1] if len(rest) % 2 else None))
     return [rows[start : start + step] for start in range(0, len(rows), step)]
 
 

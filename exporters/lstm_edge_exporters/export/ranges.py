@@ -94,14 +94,8 @@ def find_range(
     run = cache(run)
     top = max(min(64, most_run), min(2 * size + 2, _SCANNED), size)
     held = [each for each in range(1, top + 1) if each == size or promised(each)]
-    multiple = promise = gcd(*held)
-    ends: list[int] = []
-    if multiple > 1:
-        beside = run(size + 1)
-        if beside == SAME or len(held) == 1:
-            multiple = 1  # the tracer alone asked for multiples
-        elif beside == DIFFERS:
-            ends.append(size + 1)
+    promise = gcd(*held)
+    multiple, ends = _settle_multiple(promise, size, len(held) == 1, run)
     near = tuple(each for each in (size - multiple, size + multiple) if each > 0)
     if all(run(each) == REFUSED for each in near):
         return FoundRange(AxisRange(size, size), (), near)
@@ -119,6 +113,16 @@ def find_range(
     ends += [each for each in bounds if run(each) == DIFFERS]
     refused = [each for each in bounds if run(each) == REFUSED]
     return FoundRange(AxisRange(least, last, multiple), tuple(ends), tuple(refused))
+
+
+def _settle_multiple(
+    multiple: int, size: int, single: bool, run: Callable[[int], str]
+) -> tuple[int, list[int]]:
+    """Return whether sizes between multiples agree too, as where the tracer alone asked for multiples."""
+    beside = run(size + 1) if multiple > 1 else SAME
+    if beside == SAME or single:
+        return 1, []
+    return multiple, [size + 1] if beside == DIFFERS else []
 
 
 def _extend_to(
@@ -191,7 +195,7 @@ def settle_ranges(
         UnsupportedError: a range that is asked for holds sizes at which the module does something else.
         InputError: the module refuses sizes of a range that is asked for.
     """
-    example, traced = file.cases.example(), file.sizes
+    example, traced = file.cases.example(), file.traced.sizes
     base = {**traced, **(example.sizes if example else {})}
     runs = _Runs(file, candidate)
     if runs.status(base) != SAME:
@@ -199,7 +203,7 @@ def settle_ranges(
     ranges: dict[str, AxisRange] = {}
     notes = []
     for axis, size in ((axis, base[axis]) for axis in traced):
-        guards = [guard for guard in file.guards if axis in guard.code.co_names]
+        guards = [guard for guard in file.traced.guards if axis in guard.code.co_names]
         found = find_range(
             size,
             partial(_holds, guards, traced, axis),

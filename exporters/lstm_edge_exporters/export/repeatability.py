@@ -6,7 +6,6 @@ list that grows and a generator outside of torch are found alike.
 
 import copy
 import random
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -20,7 +19,7 @@ from torch.utils import _pytree as pytree
 
 from ..numerics.reference import Signature, flatten_output
 from .request import Request
-from .source import is_own, line_at
+from .source import is_own, line_at, watching
 
 __all__ = ["SAMPLES", "why_unrepeatable"]
 
@@ -155,10 +154,6 @@ def _line_after(holds: Callable[[], bool], run: Callable[[], Any]) -> str:
         last[frame] = frame.f_lineno
         return watch
 
-    before = sys.gettrace()
-    sys.settrace(watch)
-    try:
+    with watching(watch):
         run()
-    finally:
-        sys.settrace(before)
     return found

@@ -4,13 +4,15 @@ import ast
 import dis
 import linecache
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from traceback import FrameSummary, walk_tb
 from types import FrameType
+from typing import Any
 
 import torch
 
@@ -23,12 +25,14 @@ __all__ = [
     "place_of",
     "syntax_of",
     "value_that_holds",
+    "watching",
 ]
 
 _OURS = str(Path(__file__).parents[1])
 _TORCH = str(Path(torch.__file__).parent)
 
 
+@cache
 def is_own(path: str) -> bool:
     """Tell whether a source file is neither of PyTorch, of this package nor of Python itself."""
     return not path.startswith((_OURS, _TORCH, "<")) and Path(path).is_file() and not _is_standard(path)
@@ -51,6 +55,17 @@ def calling_line() -> str:
     while frame is not None and not is_own(frame.f_code.co_filename):
         frame = frame.f_back  # type: ignore[assignment]
     return line_at(frame.f_code.co_filename, frame.f_lineno) if frame is not None else ""
+
+
+@contextmanager
+def watching(see: Callable[[FrameType, str, Any], Any]) -> Iterator[None]:
+    """Let ``see`` trace what runs inside, as ``sys.settrace`` has it."""
+    before = sys.gettrace()
+    sys.settrace(see)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
 
 
 def own_place(error: BaseException) -> tuple[str, int]:
