@@ -188,7 +188,8 @@ def settle_ranges(
         asked: the ranges that the user asks for.
 
     Returns:
-        The ranges by axis, and a note for each end at which the module does something else or refuses.
+        The ranges by axis, and a note for each end at which the module does something else or refuses. Axes that
+        are dropped where they are 1 have their note.
 
     Raises:
         FewSizesError: there is hardly a size between two at which the module does something else.
@@ -223,7 +224,9 @@ def settle_ranges(
             raise error
         ranges[axis] = _within(axis, found, asked.get(axis), reasons)
         if ranges[axis] == found.range:
-            notes += [*reasons, *(_refusal(axis, end, base, runs) for end in found.refused)]
+            told = [*zip(found.ends, reasons, strict=True)]
+            told += [(end, _refusal(axis, end, base, runs)) for end in found.refused]
+            notes += [note for end, note in told if end > 1 or axis not in file.traced.squeezed]
     return {axis: limits for axis, limits in ranges.items() if limits != AxisRange()}, notes
 
 
