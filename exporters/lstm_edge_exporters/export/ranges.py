@@ -188,8 +188,8 @@ def settle_ranges(
         asked: the ranges that the user asks for.
 
     Returns:
-        The ranges by axis, and a note for each end at which the module does something else or refuses. An axis
-        that is dropped where it is 1 has its note already.
+        The ranges by axis, and a note for each end at which the module does something else or refuses. An end
+        at 1 of an axis that the module drops there has a note already.
 
     Raises:
         FewSizesError: there is hardly a size between two at which the module does something else.
