@@ -18,8 +18,8 @@ from lstm_edge_runtime.manifest import Array, AxisRange
 from lstm_edge_runtime.state import Runner
 
 from .file import File
-from .guards import Guard
 from .source import line_at, own_place
+from .trace import Guard
 
 __all__ = [
     "DIFFERS",

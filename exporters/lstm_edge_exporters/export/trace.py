@@ -5,17 +5,23 @@ import copy
 import functools
 import io
 import logging
+import math
 import re
 import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from traceback import FrameSummary
+from types import CodeType
 from typing import Any
 
 import onnx_ir as ir
 import torch
 from torch import Tensor, nn
+from torch._guards import SLoc
 from torch.export import Dim, ExportedProgram
+from torch.utils._sympy.numbers import int_oo
+from torch.utils._sympy.printers import PythonPrinter
 
 from lstm_edge_runtime.axes import learn_sizes, parse_sum, resolve
 from lstm_edge_runtime.errors import LstmEdgeError
@@ -24,11 +30,10 @@ from lstm_edge_runtime.manifest import Axes, AxisRange
 from ..numerics.floats import AllFloats
 from ..numerics.reference import Signature, flatten_output
 from .failures import TracingError, tracing_error
-from .guards import Guard, read_guards
 from .record import Recorder, RecurrentCall, instrument
 from .request import Request
 from .sizes import TRANSLATIONS, keeping_sizes, settle_floats, size_text
-from .source import Place, place_of
+from .source import Place, line_at, place_of
 
 try:
     from torch.onnx._internal.exporter import _registration
@@ -38,12 +43,33 @@ else:
     _registry = _registration.ONNXRegistry
     _build_registry = staticmethod(functools.cache(_registry.from_torchlib))
 
-__all__ = ["TURNS", "Traced", "export_program", "fixed_places", "quietly", "runs", "trace"]
+__all__ = ["TURNS", "Guard", "Traced", "export_program", "fixed_places", "quietly", "runs", "trace"]
 
 TURNS = threading.RLock()
 """Held while an export runs: PyTorch's tracer, logging, warnings and stderr belong to the whole process."""
 _SPARE = (3, 7, 5, 11, 13)
 """Sizes for dynamic axes that are 1 in the example, which tracing takes for a constant."""
+_NAMES = {"__builtins__": {"min": min, "max": max, "abs": abs, "int": int, "round": round}, "math": math}
+"""What the tracer's text may call."""
+
+
+@dataclass(frozen=True)
+class Guard:
+    """One fact about the sizes of axes."""
+
+    text: str
+    """In terms of the axes' names: ``L > 200``."""
+    code: CodeType
+    line: str
+    """The line of the module that asked: ``net.py:12: return y * 2 if x.shape[1] > 200 else y``; empty where
+    an operator did."""
+
+    def holds(self, sizes: Mapping[str, int]) -> bool:
+        """Return whether it is true where the axes have ``sizes``."""
+        try:
+            return bool(eval(self.code, _NAMES.copy(), dict(sizes)))  # noqa: S307  the tracer's own text
+        except (ArithmeticError, NameError):
+            return False
 
 
 @dataclass(frozen=True)
@@ -131,7 +157,7 @@ def _trace(module: nn.Module, request: Request, axes: Mapping[str, Axes]) -> Tra
         model,
         tuple(recorder.outputs),
         tuple(recorder.calls),
-        read_guards(program, recorder.shapes, axes),
+        _read_guards(program, recorder.shapes, axes),
         sizes,
         {known[size]: line for size, line in recorder.squeezed.items() if size in known},
         tuple(
@@ -330,6 +356,53 @@ def _resize(tensor: Tensor, shape: Sequence[int]) -> Tensor:
         if size != tensor.shape[axis]:
             tensor = tensor.index_select(axis, torch.arange(size, device=tensor.device) % tensor.shape[axis])
     return tensor.detach()
+
+
+def _read_guards(
+    program: ExportedProgram, shapes: Sequence[Any], axes: Mapping[str, Axes]
+) -> tuple[Guard, ...]:
+    """Return every fact about sizes that the trace rests on.
+
+    Args:
+        program: the traced program.
+        shapes: the inputs' shapes as traced, in the order of ``axes``.
+        axes: the inputs' axes; a name where dynamic.
+    """
+    values: dict[str, str] = {}
+    facts: list[tuple[str, str]] = []
+    environment = None
+    for shape, names in zip(shapes, axes.values(), strict=True):
+        for size, axis in zip(shape, names, strict=True):
+            if not isinstance(size, torch.SymInt) or isinstance(axis, int):
+                continue
+            environment = size.node.shape_env
+            factors, constant = parse_sum(str(size.node.expr)) or ({}, 0)
+            if len(factors) == 1 and not constant:
+                ((symbol, factor),) = factors.items()
+                values.setdefault(symbol, f"({axis})" if factor == 1 else f"(({axis})//{factor})")
+                if factor > 1:
+                    facts.append((f"({axis}) % {factor} == 0", ""))
+    for symbol, bounds in program.range_constraints.items():
+        if bounds.lower > 0:
+            facts.append((f"{symbol} >= {bounds.lower}", ""))
+        if bounds.upper != int_oo:
+            facts.append((f"{symbol} <= {bounds.upper}", ""))
+    if environment is not None:
+        printer = PythonPrinter()
+        facts = [(printer.doprint(each.expr), _line(each.sloc)) for each in environment.guards] + facts
+    found = []
+    for text, line in dict.fromkeys(facts):
+        named = re.sub(r"\b[su]\d+\b", lambda match: values.get(match[0], match[0]), text)
+        if not re.search(r"\b[su]\d+\b", named):
+            shown = re.sub(r"\((\w+)\)", r"\1", named)
+            found.append(Guard(shown, compile(named, "<guard>", "eval"), line))
+    return tuple(found)
+
+
+def _line(place: SLoc) -> str:
+    """Return the line that asked for a fact, where that is the module's own."""
+    frame = place.framework_loc
+    return line_at(frame.filename, frame.lineno or 0) if isinstance(frame, FrameSummary) else ""
 
 
 def _name_axes(model: ir.Model, axes: Mapping[str, Axes]) -> None:
