@@ -2,13 +2,15 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lstm_edge_runtime.errors import LstmEdgeError, first_line
+from lstm_edge_runtime.manifest import Array, AxisRange
 from lstm_edge_runtime.state import Runner, even_sizes, take_steps
 
 from ..numerics.cases import (
@@ -23,17 +25,16 @@ from ..numerics.cases import (
     row_by_row,
     whole,
 )
-from ..numerics.function import EQUAL, Function, Reference, fixed_axes
+from ..numerics.function import EQUAL, Function, fixed_axes
 from ..numerics.graph64 import Graph64, MeasuredGraph
 from .config import ValidateConfig
-from .judge import BUDGETED, FileFailedError, Judge, Measured, RefusedError, usual_scale
+from .judge import FileFailedError, Judge, Measured, RefusedError
 from .reference import ModelFile, ReferenceModel
 from .report import Check, Figures
 
 if TYPE_CHECKING:
     from ..numerics.samples import Samples
-
-from lstm_edge_runtime.manifest import Array, AxisRange
+    from ..quantization.judge import Budgets
 
 __all__ = ["Subject"]
 
@@ -71,9 +72,9 @@ class Subject:
         """Generates what both are fed."""
         self.manifest = self.manifest._replace(counts=self._counts())
         self.graph, self.not_in_float64 = file.graph64
-        budgeted = self.manifest.precision in BUDGETED
+        budgets = self._budgets() if file.precision in ("int8", "fp16") else None
         self._function = None
-        if self.graph is not None and not budgeted:
+        if self.graph is not None and budgets is None:
             self._function = Function(self.graph, reference.computation, fixed_axes(self.manifest))
         self.judge = Judge(
             reference.computation,
@@ -81,10 +82,10 @@ class Subject:
             self.graph or MeasuredGraph(file.proto, self.run),
             self.manifest,
             config,
-            self._scales(reference.computation) if budgeted else {},
+            budgets,
             reference.values,
         )
-        self.run_alone = row_by_row(self.manifest, self.run) if self.judge.budgets else self.run
+        self.run_alone = row_by_row(self.manifest, self.run) if budgets else self.run
         """The file with no rows that share a call where that changes results, as ranges in int8 do."""
 
     def draw(
@@ -121,24 +122,26 @@ class Subject:
         itself = self.reference.computation is self.graph
         if itself and procedure is whole:  # which is equal to itself; onnxruntime may not be
             return self.check_engine(name, feeds)
-        began, size = time.perf_counter(), case_size(self.manifest, feeds)
-        try:
+
+        def compare() -> Check:
             found = self.judge.agree(feeds, procedure, whole if itself else against)
-        except RefusedError as error:
-            return Check(name, "skipped", str(error), size=size)
-        except FileFailedError as error:
-            return Check(name, "failed", str(error), size=size)
-        failed = "; ".join(str(each) for each in found.records if not each.ok)
-        if failed and (node := self._first_difference(feeds)):
-            failed += f"; the first node that differs is {node}"
-        return Check(
-            name,
-            "failed" if failed else "passed",
-            failed,
-            max(found.records, key=lambda each: each.ratio, default=None),
-            time.perf_counter() - began,
-            size,
-        )
+            failed = "; ".join(str(each) for each in found.records if not each.ok)
+            if failed and (node := self._first_difference(feeds)):
+                failed += f"; the first node that differs is {node}"
+            worst = max(found.records, key=lambda each: each.ratio, default=None)
+            return Check(name, "failed" if failed else "passed", failed, worst)
+
+        return self.ask(name, compare, feeds)
+
+    def ask(self, name: str, question: Callable[[], Check], feeds: Feeds | None = None) -> Check:
+        """Return the answer: failed if the file can't run a case, skipped if the reference refuses it."""
+        began = time.perf_counter()
+        try:
+            found = question()
+        except (RefusedError, FileFailedError) as error:
+            found = Check(name, "skipped" if isinstance(error, RefusedError) else "failed", str(error))
+        size = None if feeds is None else case_size(self.manifest, feeds)
+        return replace(found, seconds=time.perf_counter() - began, size=size)
 
     def _first_difference(self, feeds: Feeds) -> str:
         """Return the first node whose values are not those of the reference's graph, where it has one."""
@@ -170,22 +173,19 @@ class Subject:
             over_a_run: see ``Judge.measure``.
             see: given what was measured, where something was.
         """
-        began, size = time.perf_counter(), case_size(self.manifest, feeds)
-        try:
+
+        def measure() -> Check:
             measured = self.judge.measure(
                 run or self.run, feeds, procedure, beginning=beginning, over_a_run=over_a_run
             )
-        except RefusedError as error:
-            return Check(name, "skipped", str(error), size=size)
-        except FileFailedError as error:
-            return Check(name, "failed", str(error), size=size)
-        if measured.overflow:
-            return Check(name, "skipped", f"float32 overflows at {measured.overflow}", size=size)
-        if see is not None:
-            see(measured)
-        failed = "; ".join(str(each) for each in measured.records if not each.ok)
-        seconds = time.perf_counter() - began
-        return Check(name, "failed" if failed else "passed", failed, measured.worst, seconds, size)
+            if measured.overflow:
+                return Check(name, "skipped", f"float32 overflows at {measured.overflow}")
+            if see is not None:
+                see(measured)
+            failed = "; ".join(str(each) for each in measured.records if not each.ok)
+            return Check(name, "failed" if failed else "passed", failed, measured.worst)
+
+        return self.ask(name, measure, feeds)
 
     @cached_property
     def unstreamable(self) -> str:
@@ -314,17 +314,15 @@ class Subject:
         lengths = self.manifest.lengths
         return feeds if lengths is None else self.first_steps(feeds, int(feeds[lengths][0]))
 
-    def _scales(self, reference: Reference) -> dict[str, float]:
-        """Return each output's usual scale, on a drawn batch and on data where it is given."""
-        states = {state.output for state in self.manifest.states}
-        scales: dict[str, float] = {}
+    def _budgets(self) -> "Budgets":
+        """Return the budgets, with what is usual on a drawn batch and on data where it is given."""
+        from ..quantization.judge import Budgets
+
+        usual: list[Mapping[str, Array]] = []
         cases = [self.draw(8, 32, _OFFSET + 1, at_reset=True)]
         if self.config.data is not None:
             cases += [feeds for _, feeds in self.sample_batches(_USUAL, _USUAL)]
         for feeds in cases:
             with contextlib.suppress(RuntimeError, ValueError, IndexError):  # a reference of fixed sizes
-                for name, array in reference.run64(feeds).items():
-                    if array.size:
-                        scale = usual_scale(array, state=name in states)
-                        scales[name] = max(scale, scales.get(name, 0.0))
-        return scales
+                usual.append(self.reference.computation.run64(feeds))
+        return Budgets(self.config.budget, {state.output for state in self.manifest.states}, usual)

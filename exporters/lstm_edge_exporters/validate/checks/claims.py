@@ -255,8 +255,6 @@ _NOT_PYTORCH = ("clip", "input_forget", "activation_alpha", "activation_beta")
 """Attributes of a recurrent node that no layer of PyTorch has."""
 _PEEPHOLES = 7
 """The input of an LSTM node that no layer of PyTorch has."""
-_GOLDEN_SLACK = 10.0
-"""How many times the limit of a golden case may be what is recomputed here: rounding may fall otherwise."""
 
 
 def check_file(file: ModelFile, reference: ReferenceModel | None, facts: tuple[Fact, ...]) -> Iterator[Check]:

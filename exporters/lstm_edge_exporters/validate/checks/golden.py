@@ -146,12 +146,9 @@ def _device_limits(subject: Subject, golden: Golden) -> dict[str, float]:
     """Return the limits of a quantized file's case as ``quantize`` records them."""
     from ...quantization.judge import device_limits
 
-    largest = dict.fromkeys(golden.outputs, 0.0)
     alone = subject.file.manifest._replace(golden=golden._replace(more=()))
-    for replay in replay_golden(alone, subject.run):
-        for record in replay.comparisons:
-            largest[record.name] = max(largest[record.name], record.max_abs)
-    return device_limits(largest, golden.outputs)
+    replays = replay_golden(alone, subject.run)
+    return device_limits([each for replay in replays for each in replay.comparisons], golden.outputs)
 
 
 def _wrong_limits(subject: Subject, golden: Golden, measured: Measured) -> Iterator[str]:
@@ -164,7 +161,7 @@ def _wrong_limits(subject: Subject, golden: Golden, measured: Measured) -> Itera
         if budgets:
             limits = np.asarray(budgets[name])
         elif (held := golden.limits.get(name)) is not None:
-            limits = subject.judge.limits(measured.known, name)
+            limits = measured.limits[name]
             if held.ndim == limits.ndim:  # of a state's units the largest
                 over = tuple(axis for axis, size in enumerate(held.shape) if size == 1)
                 limits = limits.max(axis=over, keepdims=True)
