@@ -102,12 +102,12 @@ class Judge:
         self._manifest, self._config, self._values = manifest, config, values
         self._fixed = fixed_axes(manifest)
         self.budgets = budgets
-        self._floors = remember(self._find_floors)
+        self._few = remember(lambda feeds: noise_floors(graph, feeds, self._fixed, draws=FEW_DRAWS))
         self._errors = np.zeros(len(_EDGES) - 1, np.int64)
         self._exact = 0
         self._channels: dict[tuple[str, tuple[int, ...]], Channel] = {}
-        self._cases = self._rows = self._steps = 0
-        self._sizes: dict[tuple[int, int], None] = {}
+        self._compared: list[tuple[int, int]] = []
+        """Rows and steps of every case."""
         self._tokens: dict[str, set[int]] = {}
         self._overflows: Counter[str] = Counter()
         self._strength: dict[str, tuple[Array, Array]] = {}
@@ -142,12 +142,12 @@ class Judge:
     def coverage(self) -> Coverage:
         """What was compared so far."""
         return Coverage(
-            cases=self._cases,
+            cases=len(self._compared),
             draws=FEW_DRAWS,
             overflows=dict(self._overflows),
-            rows=self._rows,
-            steps=self._steps,
-            sizes=tuple(sorted(self._sizes)),
+            rows=sum(rows for rows, _ in self._compared),
+            steps=sum(rows * steps for rows, steps in self._compared),
+            sizes=tuple(sorted({*self._compared})),
             tokens={name: (len(used), self._values.get(name)) for name, used in self._tokens.items()},
             channels=dict(Counter(name for name, _ in self._channels)),
             **self._weakest(),
@@ -194,7 +194,6 @@ class Judge:
                 for each in found.records
             ]
             found = replace(found, records=tuple(records))
-        self._cases += 1
         self._count_inputs(feeds)
         self._equality = self._equality.with_case(found)
         return found
@@ -229,7 +228,7 @@ class Judge:
         ways = [(feeds, procedure, draws), (feeds, procedure, MANY_DRAWS)]
         ways = [(*beginning, draws), (feeds, procedure, DRAWS)] if beginning else ways
         for way in ways[:1] if self.budgets else ways:
-            known = Expected(exact, self.expected(*way).floors)
+            known = Expected(exact, self._floors(*way))
             limits = {name: self.limit(name, got[name], known, over_a_run=over_a_run) for name in exact}
             records = tuple(
                 compare(
@@ -246,32 +245,36 @@ class Judge:
                 break
         overflow = "" if ok or self._function is None else self._function.graph.overflow(feeds)
         measured = Measured(got, known, limits, records, overflow)
-        self._count(measured)
         self._count_inputs(feeds)
+        if overflow:
+            self._overflows[overflow] += 1
+        else:
+            for name, array in exact.items():
+                if got[name].shape == array.shape:
+                    self._count_channels(name, measured)
+                    self._count_errors(got[name], array)
         return measured
 
-    def run_both(self, run: Runner, feeds: Feeds) -> tuple[Mapping[str, Array], Mapping[str, Array]]:
+    def run_both(self, run: Runner, feeds: Feeds) -> tuple[Feeds, Feeds]:
         """Return what an engine gives, and the reference in float64; raises as ``measure`` does."""
         exact = _told(self._reference.run64, feeds, whole)
         return _given(run, feeds, whole), exact
 
     def exact(self, feeds: Feeds, procedure: Procedure = whole) -> Mapping[str, Array]:
         """Return the graph's outputs in float64, the reference's where it has none; raises as ``measure``."""
-        return _told(
-            self._function.graph.run64 if self._function else self._reference.run64, feeds, procedure
-        )
+        return _told((self._function.graph if self._function else self._reference).run64, feeds, procedure)
 
     def expected(self, feeds: Feeds, procedure: Procedure = whole, draws: int = DRAWS) -> Expected:
         """Return what an engine should give, with noise floors; raises as ``measure`` does."""
-        exact = self.exact(feeds, procedure)
-        if self.budgets:
-            return Expected(exact, {name: np.zeros([1] * array.ndim) for name, array in exact.items()})
-        if procedure is whole and draws == FEW_DRAWS:
-            return Expected(exact, self._floors(feeds))
-        return Expected(exact, noise_floors(self._graph, feeds, self._fixed, procedure, draws))
+        return Expected(self.exact(feeds, procedure), self._floors(feeds, procedure, draws))
 
-    def _find_floors(self, feeds: Feeds) -> Mapping[str, Array]:
-        return noise_floors(self._graph, feeds, self._fixed, draws=FEW_DRAWS)
+    def _floors(self, feeds: Feeds, procedure: Procedure, draws: int) -> Mapping[str, Array]:
+        if self.budgets:
+            axes = self._manifest.axes
+            return {name: np.zeros([1] * len(axes[name])) for name in self._manifest.output_names}
+        if procedure is whole and draws == FEW_DRAWS:
+            return self._few(feeds)
+        return noise_floors(self._graph, feeds, self._fixed, procedure, draws)
 
     def limit(self, name: str, got: Array, known: Expected, *, over_a_run: bool = False) -> Array:
         """Return how far each element of an output may be away; arguments as of ``measure``."""
@@ -281,21 +284,8 @@ class Judge:
             return np.asarray(self.budgets.limit(name, got, known.ref64[name], over_a_run=over_a_run))
         return MULTIPLE * known.floors[name]
 
-    def _count(self, measured: Measured) -> None:
-        self._cases += 1
-        if measured.overflow:
-            self._overflows[measured.overflow] += 1
-            return
-        for name, exact in measured.known.ref64.items():
-            if measured.got[name].shape == exact.shape:
-                self._count_channels(name, measured)
-                self._count_errors(measured.got[name], exact)
-
     def _count_inputs(self, feeds: Feeds) -> None:
-        rows, steps = case_size(self._manifest, feeds)
-        self._sizes[rows, steps] = None
-        self._rows += rows
-        self._steps += rows * steps
+        self._compared.append(case_size(self._manifest, feeds))
         for spec in self._manifest.data_inputs:
             if np.dtype(spec.dtype).kind in "iu":
                 self._tokens.setdefault(spec.name, set()).update(np.unique(feeds[spec.name]).tolist())

@@ -1,7 +1,7 @@
 """What a validation found: groups of checks, and the figures behind the plots."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -23,6 +23,7 @@ __all__ = [
     "Histogram",
     "Report",
     "Status",
+    "judged",
 ]
 
 
@@ -61,6 +62,13 @@ class Check:
             **{name: getattr(self.worst, name) for name in names},
         }
         return {"name": self.name, "status": self.status, "message": self.message, "worst": _plain(worst)}
+
+
+def judged(name: str, records: Sequence[Comparison]) -> Check:
+    """Return the check that every output is within its limit."""
+    failed = "; ".join(str(each) for each in records if not each.ok)
+    worst = max(records, key=lambda each: each.ratio, default=None)
+    return Check(name, "failed" if failed else "passed", failed, worst)
 
 
 @dataclass(frozen=True)
