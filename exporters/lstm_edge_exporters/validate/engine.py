@@ -143,7 +143,7 @@ class Validation:
                 self._why_not = "the reference has other weights than the file"
                 yield Check("weights are the reference's", "failed", f"{_OTHER_WEIGHTS}; {differ}")
                 return
-        yield from check_file(self.file, self.against, self.facts)
+        yield from check_file(self.file, self.facts)
         if self.file.model is None:
             self._why_not = "the manifest contradicts the graph"
             return

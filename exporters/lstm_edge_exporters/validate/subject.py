@@ -75,12 +75,13 @@ class Subject:
         self.manifest = self.manifest._replace(counts=self._counts())
         self.graph, self.not_in_float64 = file.graph64
         budgets = self._budgets() if file.precision in ("int8", "fp16") else None
-        self._function = None
+        self.function: Function | None = None
+        """The file's graph beside the reference; None where it has no float64 run, or is not float32."""
         if self.graph is not None and budgets is None:
-            self._function = Function(self.graph, reference.computation, fixed_axes(self.manifest))
+            self.function = Function(self.graph, reference.computation, fixed_axes(self.manifest))
         self.judge = Judge(
             reference.computation,
-            self._function,
+            self.function,
             self.graph or MeasuredGraph(file.proto, self.run),
             self.manifest,
             config,
@@ -119,7 +120,7 @@ class Subject:
             procedure: how the file is run.
             against: how the reference is run; as the file by default.
         """
-        if self._function is None:
+        if self.function is None:
             return self.check_engine(name, feeds, procedure=procedure)
         itself = self.reference.computation is self.graph
         if itself and procedure is whole:  # which is equal to itself; onnxruntime may not be
