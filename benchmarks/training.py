@@ -2,6 +2,8 @@
 
 Each set is trained on windows from reset (``--carry off``, all there was before) and with carried states, and
 each network is scored on windows from reset and on streams that run ten samples on without a reset.
+``--time`` compares the time that both take instead.
+
 Both train and test on the set's own split. aeon is no dependency of lstm-edge. Run this in an environment
 with aeon (and sktime, of which only the data are read, for PLAID), and name the command to train with:
 
@@ -13,7 +15,9 @@ The reference is the nearest neighbor by dynamic time warping without a window, 
 
 import argparse
 import json
+import math
 import platform
+import resource
 import statistics
 import subprocess
 import tempfile
@@ -40,6 +44,8 @@ SETS = (
     "PLAID",
 )
 """Every set with classes and its own test set in the wheels, from the quickest to the slowest."""
+EPOCHS_OF = 400
+"""Steps of the optimizer that a timed training takes."""
 
 
 def read(name: str) -> dict[str, tuple[list[Any], Any]]:
@@ -97,7 +103,15 @@ def main() -> None:
         metavar="N",
         help="take arcsinh of every N-th step instead",
     )
+    parser.add_argument(
+        "--time",
+        action="store_true",
+        help="show seconds of the processor per epoch instead, of --seeds pairs of trainings",
+    )
     options, more = parser.parse_known_args()
+    if options.time:
+        show_times(options, more)
+        return
     rows = []
     scored = "windows, --carry off | streams, --carry off | windows | streams"
     print(f"| set | samples | steps | channels | classes | 1-NN DTW | {scored} |")
@@ -122,15 +136,48 @@ def main() -> None:
     print(f"\naeon {version('aeon')}, {platform.machine()}, seeds {options.seeds}")
 
 
+def show_times(options: argparse.Namespace, more: list[str]) -> None:
+    """Print what an epoch takes of the processor, trained either way and the median of the ratios."""
+    print("| set | ms per epoch, --carry off | ms per epoch | ratio |")
+    print("| --- | --- | --- | --- |", flush=True)
+    for name in options.sets:
+        data = read(name)
+        limits = [*more, "--patience", "1000000", "--epochs"]
+        epochs = max(4, EPOCHS_OF // max(math.ceil(len(data["TRAIN"][1]) / 16), 1))
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"{name}.npz"
+            write(path, data)
+            pairs = []
+            for _ in range(options.seeds):
+                took = []
+                for carry in ("off", "auto"):
+                    long, short = (
+                        train(options, path, carry, [*limits, str(count)])[1] for count in (epochs, 1)
+                    )
+                    took.append((long - short) / (epochs - 1) * 1e3)
+                pairs.append(took)
+        off, carried = (statistics.median(each) for each in zip(*pairs, strict=True))
+        ratio = statistics.median(carried / off for off, carried in pairs)
+        print(f"| {name} | {off:.1f} | {carried:.1f} | {ratio:.2f} |", flush=True)
+
+
+def train(
+    options: argparse.Namespace, path: Path, carry: str, more: list[str]
+) -> tuple[dict[str, Any], float]:
+    """Return what training prints, and its seconds of the processor."""
+    run = path.with_suffix("")
+    command = [options.lstm_edge, "train", path, "-o", run, "--overwrite", "--json", "--carry", carry, *more]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return json.loads(ran.stdout), after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
 def score(
     options: argparse.Namespace, path: Path, seed: int, carry: str, more: list[str]
 ) -> tuple[float, float]:
     """Return the test accuracy of windows from reset, and of streams that carry their states."""
-    run = path.with_suffix("")
-    command = [options.lstm_edge, "train", path, "-o", run, "--overwrite", "--json", "--carry", carry, *more]
-    command += ["--seed", str(seed)] if seed else []
-    ran = subprocess.run(command, capture_output=True, text=True, check=True)
-    test = json.loads(ran.stdout)["test"]
+    test = train(options, path, carry, [*more, *(["--seed", str(seed)] if seed else [])])[0]["test"]
     return test.get("windows", test)["accuracy"], test.get("streams", test)["accuracy"]
 
 

@@ -67,13 +67,7 @@ class Loop:
         assert config.epochs is not None
         assert config.patience is not None
         self._most, self._patience = config.epochs, config.patience
-        self._loss: nn.Module = nn.MSELoss()
-        if not train.y.is_floating_point():
-            weight = None
-            if config.class_weight == "balanced":
-                weight = (1 / torch.bincount(self._train.y).clamp(min=1)).float()
-                weight *= len(train) / (weight * torch.bincount(self._train.y)).sum()
-            self._loss = nn.CrossEntropyLoss(weight, label_smoothing=config.label_smoothing)
+        self._loss = self._criterion("mean")
         self._optimizer = torch.optim.AdamW(
             model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
@@ -92,6 +86,16 @@ class Loop:
         self.best: dict[str, Tensor] = {}
         """The parameters with the lowest validation loss so far; empty before the first epoch."""
         self._snapshot: dict[str, Any] = {}
+
+    def _criterion(self, reduction: str) -> nn.Module:
+        y, config = self._train.y, self._config
+        if y.is_floating_point():
+            return nn.MSELoss(reduction=reduction)
+        weight = None
+        if config.class_weight == "balanced":
+            weight = (1 / torch.bincount(y).clamp(min=1)).float()
+            weight *= len(y) / (weight * torch.bincount(y)).sum()
+        return nn.CrossEntropyLoss(weight, label_smoothing=config.label_smoothing, reduction=reduction)
 
     @property
     def stopped(self) -> str:
@@ -199,8 +203,9 @@ class Loop:
     def _losses(self) -> Iterator[tuple[Tensor, int]]:
         """Yield the loss of each batch of an epoch, and the count of its samples."""
         if self._lanes is not None:
+            criterion = self._criterion("none")
             for _ in range(self._updates):
-                yield self._lanes.loss(self._model, self._loss), self._config.batch_size
+                yield self._lanes.loss(self._model, criterion), self._config.batch_size
             return
         order = torch.randperm(len(self._train), generator=self._order)
         for rows in order.split(self._config.batch_size):  # type: ignore[no-untyped-call]

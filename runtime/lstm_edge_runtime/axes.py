@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 
 from .errors import ContractError, InputError
 from .manifest import Array, Axes, AxisRange, TensorSpec
@@ -23,7 +24,8 @@ _TERM = re.compile(r"(?:(\d+)\s*\*\s*)?([A-Za-z_]\w*)|(\d+)")
 _ANY: Mapping[str, AxisRange] = {}
 
 
-def parse_sum(axis: str) -> tuple[dict[str, int], int] | None:
+@lru_cache(256)
+def parse_sum(axis: str) -> tuple[Mapping[str, int], int] | None:
     """Return the factor of each name in ``axis`` and the constant: of ``"4*L+P+1"`` ``({L: 4, P: 1}, 1)``.
 
     None where it is no sum of multiples of names.
@@ -175,4 +177,8 @@ def row_factor(axis: int | str, batch: str | None) -> int | None:
     if axis == batch:
         return 0
     factors, constant = (parse_sum(axis) if isinstance(axis, str) else None) or ({}, 0)
-    return factors[batch] if batch in factors and len(factors) == 1 and not constant else None
+    return (
+        factors[batch]
+        if batch is not None and batch in factors and len(factors) == 1 and not constant
+        else None
+    )

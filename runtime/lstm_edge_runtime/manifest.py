@@ -7,6 +7,7 @@ same text.
 """
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -423,7 +424,7 @@ def _decode(raw: Mapping[str, Any]) -> Manifest:
             StateSpec(
                 input=text(state["input"]),
                 output=text(state["output"]),
-                dtype=np.dtype(text(state["dtype"])).name,
+                dtype=_dtype(text(state["dtype"])),
                 axes=_axes(state["axes"]),
                 reset=decode_array(state["reset"])
                 if isinstance(state["reset"], dict)
@@ -463,6 +464,11 @@ def _decode(raw: Mapping[str, Any]) -> Manifest:
     )
 
 
+@lru_cache(64)
+def _dtype(name: str) -> str:
+    return str(np.dtype(name).name)
+
+
 def _at_least(least: float, raw: Any) -> float:
     if not least <= (found := number(raw)) < 1 << 31:
         raise TypeError(f"{raw!r:.60}, expected a number from {least:g}")
@@ -470,7 +476,7 @@ def _at_least(least: float, raw: Any) -> float:
 
 
 def _decode_tensor(raw: Mapping[str, Any]) -> TensorSpec:
-    return TensorSpec(text(raw["name"]), np.dtype(text(raw["dtype"])).name, _axes(raw["axes"]))
+    return TensorSpec(text(raw["name"]), _dtype(text(raw["dtype"])), _axes(raw["axes"]))
 
 
 def _decode_range(raw: Mapping[str, Any]) -> AxisRange:

@@ -5,7 +5,8 @@ import json
 import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, cached_property
+from inspect import isfunction
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from lstm_edge_runtime import LstmEdgeError, Model, State, load
+from lstm_edge_runtime import LstmEdgeError, Model, State, Stream, StreamBatch
 from lstm_edge_runtime.json_reader import decode_array, encode_array
 from lstm_edge_runtime.manifest import KEY
 
@@ -42,7 +43,10 @@ def edit_manifest(rng: Random, path: Path) -> bytes:
     else:
         place = rng.choice(places)
         changed = _edit_value(rng, _at(raw, place))
-    return _with_text(path, json.dumps(_put(raw, place, changed)))
+    if changed is _GONE:
+        return _with_text(path, json.dumps(_put(raw, place, changed)))
+    before, after = _around(path, place)
+    return _with_text(path, before + json.dumps(changed) + after)
 
 
 def rename(rng: Random, path: Path) -> bytes:
@@ -59,47 +63,87 @@ def rename(rng: Random, path: Path) -> bytes:
     return _with_manifest(model, text.replace(json.dumps(old), json.dumps(new)))
 
 
-def use(rng: Random, content: bytes, **options: Any) -> None:
-    """Use a model in two of the ways that there are; a refused call does not end them."""
-    with load(content, device="cpu", threads=1, **options) as model:
-        sizes = [axis for spec in model.inputs for axis in spec.axes if isinstance(axis, int)]
-        if np.prod(sizes, dtype=float) < 1e5:
-            for way in rng.sample((_use_selftest, _use_runs, _use_stream, _use_batch), 2):
-                _try(way, model)
+def use(rng: Random, model: Model) -> None:
+    """Make three calls of those that there are, in any order; a refused one does not end them."""
+    sizes = [axis for spec in model.inputs for axis in spec.axes if isinstance(axis, int)]
+    if np.prod(sizes, dtype=float) < 1e5:
+        user = _User(model, rng)
+        for call in rng.choices(_CALLS, k=3):
+            with contextlib.suppress(LstmEdgeError):
+                call(user)
 
 
-def _use_selftest(model: Model) -> None:
-    model.selftest()
+class _User:
+    """A model with a stream and a batch, which the first call that needs one opens."""
+
+    def __init__(self, model: Model, rng: Random) -> None:
+        self.model, self.rng = model, rng
+
+    @cached_property
+    def stream(self) -> Stream:
+        return self.model.stream()
+
+    @cached_property
+    def batch(self) -> tuple[StreamBatch, list[int]]:
+        batch = self.model.streams(3)
+        return batch, [batch.add(), batch.add(), batch.add()]
+
+    def selftest(self) -> None:
+        self.model.selftest()
+
+    def warm_up(self) -> None:
+        self.model.warm_up()
+
+    def run(self) -> None:
+        self.model.run(_samples(self.model, 2, 3), lengths=self.rng.choice((None, [3, 2], [1, 4])))
+
+    def predict(self) -> None:
+        self.model.predict(_samples(self.model, 2, 3))
+
+    def step(self) -> None:
+        self.stream.step(_samples(self.model, None, None))
+
+    def process(self) -> None:
+        self.stream.process(_samples(self.model, None, self.rng.choice((1, 4))))
+
+    def restore(self) -> None:
+        self.stream.restore(self.stream.state)
+
+    def restore_cut(self) -> None:
+        cut = {name: array[..., :1] for name, array in self.stream.state.items()}
+        self.stream.restore(State(cut, self.stream.state.identity))
+
+    def reset(self) -> None:
+        self.stream.reset()
+
+    def step_batch(self) -> None:
+        batch, some = self._some()
+        batch.step(_samples(self.model, len(some), None, in_front=True), some)
+
+    def process_batch(self) -> None:
+        batch, some = self._some()
+        lengths = self.rng.choice((None, [1 + each for each in range(len(some))]))
+        batch.process(_samples(self.model, len(some), 4, in_front=True), some, lengths)
+
+    def restore_row(self) -> None:
+        batch, ids = self.batch
+        batch.restore(ids[0], batch.state(ids[1]))
+
+    def reset_row(self) -> None:
+        batch, ids = self.batch
+        batch.reset(ids[0])
+
+    def replace_row(self) -> None:
+        batch, ids = self.batch
+        batch.remove(ids[0])
+        ids[0] = batch.add()
+
+    def _some(self) -> tuple[StreamBatch, list[int]]:
+        batch, ids = self.batch
+        return batch, self.rng.choice((ids[:2], ids, ids[2:0:-1]))
 
 
-def _use_runs(model: Model) -> None:
-    _try(model.warm_up)
-    for lengths in (None, [3, 2], [1, 4]):
-        _try(model.run, _samples(model, 2, 3), lengths=lengths)
-    _try(model.predict, _samples(model, 2, 3))
-
-
-def _use_stream(model: Model) -> None:
-    stream = model.stream()
-    for steps in (None, None, 4, 1, None):
-        _try(stream.step if steps is None else stream.process, _samples(model, None, steps))
-    state = stream.state
-    _try(stream.restore, state)
-    _try(stream.restore, State({name: array[..., :1] for name, array in state.items()}, state.identity))
-    _try(stream.reset)
-
-
-def _use_batch(model: Model) -> None:
-    batch = model.streams(3)
-    ids = [batch.add(), batch.add(), batch.add()]
-    for some in (ids[:2], ids, ids[2:0:-1]):
-        _try(batch.step, _samples(model, len(some), None, in_front=True), some)
-        chunks = _samples(model, len(some), 4, in_front=True)
-        _try(batch.process, chunks, some)
-        _try(batch.process, chunks, some, [1 + each for each in range(len(some))])
-    _try(batch.restore, ids[0], batch.state(ids[1]))
-    _try(batch.reset, ids[0])
-    _try(batch.remove, ids[0])
+_CALLS = [call for name, call in vars(_User).items() if isfunction(call) and not name.startswith("_")]
 
 
 def _samples(model: Model, rows: int | None, steps: int | None, *, in_front: bool = False) -> Any:
@@ -114,11 +158,6 @@ def _samples(model: Model, rows: int | None, steps: int | None, *, in_front: boo
         shape = [axis if isinstance(axis, int) else sizes.get(axis, 2) for axis in axes]
         feeds[spec.name] = np.zeros([size for size in shape if size is not None], spec.dtype)
     return feeds if len(feeds) > 1 else next(iter(feeds.values()), {})
-
-
-def _try(call: Any, *given: Any, **named: Any) -> None:
-    with contextlib.suppress(LstmEdgeError):
-        call(*given, **named)
 
 
 def _edit_value(rng: Random, value: Any) -> Any:
@@ -157,6 +196,13 @@ def _parts(path: Path) -> tuple[Any, Sequence[tuple[Any, ...]], Sequence[tuple[A
     places = [place for place in _walk(raw) if place]
     arrays = [place for place in places if place[0] == "golden" and isinstance(_at(raw, place), dict)]
     return raw, places, [place for place in arrays if set(_at(raw, place)) == {"data", "dtype", "shape"}]
+
+
+@cache
+def _around(path: Path, place: tuple[Any, ...]) -> tuple[str, str]:
+    """Return a file's manifest before and behind a value."""
+    before, after = json.dumps(_put(_parts(path)[0], place, "\0")).split(json.dumps("\0"))
+    return before, after
 
 
 def _walk(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

@@ -14,6 +14,7 @@ shows all that it prints.
 
 import argparse
 import contextlib
+import gc
 import importlib
 import json
 import mmap
@@ -56,8 +57,10 @@ MEMORY = 2 << 30
 """Bytes of address space beyond what a child starts with."""
 GROWTH = 600 << 20
 """Bytes of resident memory that one input may add."""
-PER_CHILD = 1000
+PER_CHILD, PER_CHILD_CHEAP = 1000, 20_000
 """Inputs that a child reads; threads of verbs that their process would end stay in it until then."""
+MEMORY_FOLDER = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+"""Where inputs are written: nothing waits for a disk there."""
 PRINTED = "printed"
 """The file that has what reading an input printed."""
 ROOT = str(Path(__file__).parents[2])
@@ -83,7 +86,6 @@ def draw(seed: int, index: int) -> tuple[Random, str]:
 def read_one(seed: int, index: int, corpus: Path, folder: Path, output: int) -> Outcome:
     """Damage and read one input; what the process prints is in the file ``output``."""
     rng, reader = draw(seed, index)
-    os.ftruncate(output, 0)
     before = _peak()
     with warnings.catch_warnings():
         warnings.simplefilter("always")
@@ -99,12 +101,21 @@ def read_one(seed: int, index: int, corpus: Path, folder: Path, output: int) -> 
             kind, about = "traceback", _place(error)
     sys.stdout.flush()
     sys.stderr.flush()
-    printed = os.pread(output, 1 << 16, 0).decode("utf-8", "replace")
+    printed = _take(output)
     if kind in ("read", "line") and (verb_said := _judge_output(printed, verb_ran=bool(about == "verb"))):
         kind, about = "words", verb_said
     if _peak() - before > GROWTH:
         kind, about = "memory", f"{(_peak() - before) >> 20} MB more"
     return Outcome(index, reader, kind, about)
+
+
+def _take(output: int) -> str:
+    """Return what was printed since the last time."""
+    if not os.fstat(output).st_size:
+        return ""
+    printed = os.pread(output, 1 << 16, 0).decode("utf-8", "replace")
+    os.ftruncate(output, 0)
+    return printed
 
 
 def _call(verb: Verb, folder: Path) -> tuple[str, str]:
@@ -161,10 +172,8 @@ def _peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 
 
-def _child(
-    seed: int, first: int, stop: int, jobs: int, corpus: Path, scratch: Path, at: mmap.mmap, results: int
-) -> None:
-    """Read inputs ``first``, ``first + jobs`` ... below ``stop``."""
+def _child(seed: int, indices: range, corpus: Path, scratch: Path, at: mmap.mmap, results: int) -> None:
+    """Read inputs."""
     size = int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
     resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, size + MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -174,16 +183,19 @@ def _child(
     output = os.open(scratch / PRINTED, os.O_RDWR | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
-    for index in range(first, min(stop, first + jobs * PER_CHILD), jobs):
+    folder = scratch / "input"
+    folder.mkdir()
+    os.chdir(folder)
+    for index in indices:
         at[:] = _AT.pack(index, time.monotonic())
         signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)  # SIGPROF ends the process
-        folder = scratch / "input"
-        folder.mkdir()
-        os.chdir(folder)
         outcome = read_one(seed, index, corpus, folder, output)
-        os.chdir(scratch)
         os.write(results, (json.dumps(vars(outcome)) + "\n").encode())
-        shutil.rmtree(folder, ignore_errors=True)
+        if os.listdir(folder):  # noqa: PTH208  a hundredth of what a new folder takes
+            os.chdir(scratch)
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            os.chdir(folder)
     at[:] = _AT.pack(-1, time.monotonic())
 
 
@@ -198,7 +210,7 @@ class Job:
 
     def start(self) -> None:
         self.at[:] = _AT.pack(self.next, time.monotonic())
-        self.scratch = Path(tempfile.mkdtemp(prefix="read-", dir=self.corpus))
+        self.scratch = Path(tempfile.mkdtemp(prefix="fuzz-read-", dir=MEMORY_FOLDER))
         self.results, writing = os.pipe()
         os.set_blocking(self.results, False)
         self.pid = os.fork()
@@ -206,9 +218,9 @@ class Job:
             code = 1
             try:
                 os.close(self.results)
-                _child(
-                    self.seed, self.next, self.stop, self.jobs, self.corpus, self.scratch, self.at, writing
-                )
+                most = PER_CHILD_CHEAP if DRAWN.keys() <= CHEAP.keys() else PER_CHILD
+                indices = range(self.next, min(self.stop, self.next + self.jobs * most), self.jobs)
+                _child(self.seed, indices, self.corpus, self.scratch, self.at, writing)
                 code = 0
             except BaseException:  # noqa: BLE001
                 os.write(2, traceback.format_exc().encode())
@@ -274,6 +286,7 @@ def fuzz(
     """Read ``count`` damaged inputs; returns an outcome for each."""
     with undamaged(full=full) as corpus:
         _import_all()
+        gc.freeze()
         own = os.dup(1)
         running = [Job(seed, first + number, first + count, jobs, corpus) for number in range(jobs)]
         outcomes: list[Outcome] = []

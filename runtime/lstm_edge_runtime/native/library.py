@@ -71,6 +71,7 @@ def open_library(path: "str | PathLike[str]") -> C.CDLL:
     return opened
 
 
+@cache
 def quick_step(opened: C.CDLL) -> Callable[[int], int]:
     """Return ``lstm_edge_step`` as a function that keeps the interpreter's lock.
 

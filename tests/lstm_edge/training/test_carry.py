@@ -240,7 +240,7 @@ def test_lanes_carry_the_state_of_the_step_before_or_start_from_reset(sizes, win
     x = torch.arange(1.0, int(size.sum()) + 1)[:, None]
     series = SeriesSet(x, x, begin, size, window, joined or window is None)
     lanes, model = Lanes(series, rows, crop, torch.Generator().manual_seed(0)), Memory(rows)
-    losses = [float(lanes.loss(model, torch.nn.MSELoss())) for _ in range(30)]
+    losses = [float(lanes.loss(model, torch.nn.MSELoss(reduction="none"))) for _ in range(30)]
     assert losses == [0.0] * 30  # each output belongs to its own step's target
     firsts, lasts = begin + 1.0, begin + size
     for number, (before, first, last, lengths) in enumerate(model.steps):
