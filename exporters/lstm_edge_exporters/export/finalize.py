@@ -14,13 +14,11 @@ from lstm_edge_runtime.errors import InputError, UnsupportedError, first_line
 from lstm_edge_runtime.manifest import Manifest, StateSpec, Task, TensorSpec
 
 from ..graph import axes_of, to_proto, with_manifest
-from ..versions import versions
+from ..versions import MAKERS, versions
 from .config import ExportConfig
 from .roles import Roles
 
 __all__ = ["build_manifest", "rename_outputs", "serialize", "tidy"]
-
-_MAKERS = ("lstm-edge", "torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime")
 
 
 def rename_outputs(model: ir.Model, names: Sequence[str], states: Collection[str]) -> None:
@@ -149,7 +147,7 @@ def _provenance(config: ExportConfig) -> dict[str, Any]:
         "checkpoint_sha256": config.checkpoint_sha256,
         "opset": config.opset,
         "ir_version": config.ir_version,
-        "versions": versions(*_MAKERS),
+        "versions": versions(*MAKERS),
     }
 
 
