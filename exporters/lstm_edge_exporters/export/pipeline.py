@@ -7,7 +7,7 @@ import copy
 import os
 import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -129,7 +129,7 @@ def _export_verified(module: nn.Module, example: Any, config: ExportConfig, show
     _check(bare)
     candidate = _candidate(bare)
     ranges, narrowed = settle_ranges(
-        made.guards, made.sizes, made.cases, made.reference, candidate, config.ranges
+        made.guards, made.sizes, made.cases, made.reference, candidate, config.ranges, made.dropped
     )
     manifest = made.manifest._replace(ranges=ranges)
     made = replace(made, manifest=manifest, cases=replace(made.cases, ranges=ranges))
@@ -179,6 +179,8 @@ class ConvertedModule:
     """What holds at the sizes that were traced."""
     sizes: Mapping[str, int]
     """The size of each dynamic axis that was traced."""
+    dropped: Container[str]
+    """The axes that the module drops where they are 1."""
     notes: tuple[str, ...]
 
 
@@ -258,6 +260,7 @@ def convert_module(module: nn.Module, example: Any, config: ExportConfig) -> Con
         roles.fractions,
         traced.guards,
         traced.sizes,
+        traced.squeezed,
         notes,
     )
 

@@ -5,7 +5,7 @@ The tracer took some facts about sizes for granted (``Guard``); each can be look
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -258,6 +258,7 @@ def settle_ranges(
     reference: TorchReference,
     candidate: Runner,
     asked: Mapping[str, AxisRange],
+    dropped: Container[str] = (),
 ) -> tuple[dict[str, AxisRange], list[str]]:
     """Find the range of every dynamic axis that does not take any size.
 
@@ -268,9 +269,10 @@ def settle_ranges(
         reference: the module.
         candidate: the file.
         asked: the ranges that the user asks for.
+        dropped: the axes that the module drops where they are 1, which has its note.
 
     Returns:
-        The ranges by axis, and a note for each end at which the module does something else or refuses.
+        The ranges by axis, and a note for each other end at which the module does something else or refuses.
 
     Raises:
         FewSizesError: there is hardly a size between two at which the module does something else.
@@ -313,7 +315,9 @@ def settle_ranges(
             raise error
         ranges[axis] = _within(axis, found, asked.get(axis), reasons)
         if ranges[axis] == found.range:
-            notes += reasons + [runs.refusal({**base, axis: end}, axis) for end in found.refused]
+            told = [*zip(found.ends, reasons, strict=True)]
+            told += [(end, runs.refusal({**base, axis: end}, axis)) for end in found.refused]
+            notes += [note for end, note in told if end > 1 or axis not in dropped]
     return {axis: limits for axis, limits in ranges.items() if limits != AxisRange()}, notes
 
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
+from onnx.reference.ops.op_max_pool import MaxPool
 
 from lstm_edge_runtime.manifest import Array
 
@@ -130,10 +131,10 @@ def operators(graph: Rounds) -> list[type[OpRun]]:
 
         return type(name, (OpRun,), {"op_domain": "", "_run": run})
 
-    loops = {"Loop": _Loop, "Scan": _Scan}
+    classes = {"Loop": _Loop, "Scan": _Scan, "MaxPool": _MaxPool}
     return [
         *(make(name, compute) for name, compute in _OPERATORS.items()),
-        *(type(name, (each,), {"op_domain": "", "graph": graph}) for name, each in loops.items()),
+        *(type(name, (each,), {"op_domain": "", "graph": graph}) for name, each in classes.items()),
     ]
 
 
@@ -294,6 +295,15 @@ _OPERATORS: Mapping[str, Callable[..., Any]] = {
     "Softplus": _softplus,
     "HardSwish": _hard_swish,
 }
+
+
+class _MaxPool(MaxPool):
+    """ONNX's ``MaxPool``; where it has no stride, onnx's own counts indices from each channel's start."""
+
+    def _run(self, *inputs: Any, **options: Any) -> tuple[Any, ...]:
+        run: Any = super()._run if len(self.onnx_node.output) == 1 else self._max_pool
+        found: tuple[Any, ...] = run(*inputs, **options)
+        return found
 
 
 class _Loop(OpRun):

@@ -196,13 +196,12 @@ class Squeezes(Net):
         return self.rnn(x)[1][0][..., :1].squeeze()
 
 
-def test_the_line_is_named_for_a_batch_that_an_operator_bounds():
+def test_one_note_names_the_line_that_drops_an_axis_of_one():
     module, x, config = _made(Squeezes, 9)
     artifact = export(module, x, config)
     assert str(artifact.manifest.ranges["N"]) == "2.."
-    remedy, place = artifact.notes
+    (remedy,) = artifact.notes
     assert re.match(r"test_ranges.py:\d+: .*squeeze\(\) drops axis N where it is 1.*--input x=1,L,4", remedy)
-    assert re.search(r"at N=1 .*test_ranges.py:\d+: return self.rnn\(x\).*squeeze", place)
 
 
 class Padded(nn.Module):

@@ -206,3 +206,15 @@ def test_sizes_that_a_file_computes_in_float64_are_not_rounded_to_float32():
         rounded = graph.perturbed({"x": x}, Rounding(draw))["y"]
         assert rounded.shape == (10, 12)
         assert np.any(rounded != graph.run64({"x": x})["y"])
+
+
+@pytest.mark.parametrize("options", ["kernel_shape=[2]", "kernel_shape=[2], strides=[2]", "kernel_shape=[1]"])
+def test_indices_of_a_pooling_count_from_the_tensor_at_any_stride(options):
+    model = parse(
+        f"g (float[2, 3, 8] x) => (float[2, 3, l] y, int64[2, 3, l] i) {{ y, i = MaxPool <{options}> (x) }}"
+    )
+    x = np.random.default_rng(3).standard_normal((2, 3, 8)).astype(np.float32)
+    known = expected(Graph64(model), {"x": x}, {})
+    y, places = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": x})
+    np.testing.assert_array_equal(known.ref64["i"], places)
+    np.testing.assert_array_equal(known.ref64["y"], y)
