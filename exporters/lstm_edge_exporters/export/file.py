@@ -22,7 +22,7 @@ from ..graph import axes_of, to_proto, with_manifest
 from ..numerics.cases import CaseGenerator
 from ..numerics.indices import index_values
 from ..numerics.reference import Injection, TorchReference
-from ..versions import versions
+from ..versions import MAKERS, versions
 from .config import ExportConfig
 from .lower import Lowered
 from .request import Request
@@ -31,8 +31,6 @@ from .states import Lifted
 from .trace import Traced
 
 __all__ = ["File", "make_file", "serialize"]
-
-_MAKERS = ("lstm-edge", "torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime")
 
 
 @dataclass(frozen=True)
@@ -195,7 +193,7 @@ def _provenance(config: ExportConfig) -> dict[str, Any]:
         "checkpoint_sha256": config.checkpoint_sha256,
         "opset": config.opset,
         "ir_version": config.ir_version,
-        "versions": versions(*_MAKERS),
+        "versions": versions(*MAKERS),
     }
 
 

@@ -2,8 +2,8 @@
 
 import copy
 import inspect
-from collections import Counter
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -80,14 +80,27 @@ def against_module(
         computation=_Remembering(reference),
         about=about or type(module).__name__,
         manifest=manifest,
-        layers=_layers(module),
         examples=examples,
         values=index_values((graph or ir.from_proto(file.proto)).graph),
-        graph=lambda: Graph64(to_proto(graph), "the module's graph") if graph else None,
+        graph=cache(lambda: _translated(module, example, config) if graph is None else _evaluated(graph)),
         sha256=sha256 or (config.checkpoint_sha256 if config else None) or "",
         weights=weights_sha256(module),
         asks_ranges=config is not None,
     )
+
+
+def _translated(module: nn.Module, example: Any, config: ExportConfig | None) -> Graph64 | None:
+    """Return what the module is translated to; None where it can't be traced with what is known of it."""
+    from ..export.pipeline import convert_module
+
+    try:
+        return _evaluated(convert_module(module, example, config or ExportConfig()).model)
+    except LstmEdgeError:
+        return None
+
+
+def _evaluated(graph: ir.Model) -> Graph64:
+    return Graph64(to_proto(graph), "the module's graph")
 
 
 def _check_example(signature: Signature, file: ModelFile) -> None:
@@ -203,15 +216,3 @@ def _example(module: nn.Module, file: ModelFile) -> dict[str, torch.Tensor]:
 def _as_own(tensor: Tensor, floats: list[torch.dtype]) -> Tensor:
     """Return a float in the dtype of the module's parameters: a file is float32 whatever its module is."""
     return tensor.to(floats[0]) if floats and tensor.is_floating_point() else tensor
-
-
-def _layers(module: nn.Module) -> Counter[str]:
-    """Count recurrent layers by the ONNX operator that each becomes."""
-    found: Counter[str] = Counter()
-    for layer in module.modules():
-        if isinstance(layer, nn.RNNBase):
-            kind = layer.mode.split("_")[0]
-            found[kind] += layer.num_layers
-        elif isinstance(layer, nn.RNNCellBase):
-            found[type(layer).__name__.removesuffix("Cell")] += 1
-    return found
