@@ -91,10 +91,11 @@ def against_module(
 
 def _translated(module: nn.Module, example: Any, config: ExportConfig | None) -> Graph64 | None:
     """Return what the module is translated to; None where it can't be traced with what is known of it."""
-    from ..export.pipeline import convert_module
+    from ..export.pipeline import convert
+    from ..export.request import make_request
 
     try:
-        return _evaluated(convert_module(module, example, config or ExportConfig()).model)
+        return _evaluated(convert(make_request(module, example, config or ExportConfig())).model)
     except LstmEdgeError:
         return None
 
