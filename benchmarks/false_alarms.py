@@ -24,7 +24,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -33,7 +32,9 @@ from engines import Engine, EngineError, open_engines
 from healthy import FORMS, Network, draw_network
 
 from lstm_edge_exporters import ExportConfig, export
-from lstm_edge_exporters.export.pipeline import ConvertedModule, convert_module
+from lstm_edge_exporters.export.file import File
+from lstm_edge_exporters.export.pipeline import convert
+from lstm_edge_exporters.export.request import Request
 from lstm_edge_exporters.numerics.cases import CaseGenerator
 from lstm_edge_exporters.numerics.floors import MANY_DRAWS, compare_outputs, expected
 from lstm_edge_exporters.numerics.function import fixed_axes
@@ -124,7 +125,7 @@ def main() -> int:
 
 _engines: list[Engine] = []
 """Of this process."""
-_PIPELINE = sys.modules[convert_module.__module__]
+_PIPELINE = sys.modules[convert.__module__]
 
 
 def _start(pythons: Sequence[str]) -> None:
@@ -151,21 +152,21 @@ def examine(
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter("ignore")
         path = Path(folder) / "model.onnx"
-        traces: list[ConvertedModule] = []
+        traces: list[File] = []
 
-        def convert(*given: Any) -> ConvertedModule:
-            traces.append(convert_module(*given))
+        def traced(request: Request) -> File:
+            traces.append(convert(request))
             return traces[-1]
 
         try:
-            with mock.patch.object(_PIPELINE, "convert_module", convert):
+            with mock.patch.object(_PIPELINE, "convert", traced):
                 export(network.module, network.example, ExportConfig()).save(path)
         except LstmEdgeError as error:
             tally.problems.append(f"{network.about}: refused: {error}")
             return tally.problems[-1:]
         file = open_file(path)
-        again = convert if number % TRACED_EVERY == 0 else lambda *_: traces[-1]
-        with mock.patch.object(_PIPELINE, "convert_module", again):
+        again = traced if number % TRACED_EVERY == 0 else lambda *_: traces[-1]
+        with mock.patch.object(_PIPELINE, "convert", again):
             against = against_module(network.module, file, network.example)
         report = validate(file, against, ValidateConfig(seed=number, quick=not full))
         tally.checks += report.count("passed") + report.count("failed")

@@ -199,8 +199,8 @@ def _numeric(
     """Yield the checks that run the file, each when it is asked for: what differs is found by the first."""
     if against is not None and file.model is not None and comparable(file, against):
         subject = Subject(file, against, config)
-        for key, group in GROUPS.items():
-            yield from ((key, check) for check in group.check(subject))
+        for key, (_, group) in GROUPS.items():
+            yield from ((key, check) for check in group(subject))
 
 
 def _whole(

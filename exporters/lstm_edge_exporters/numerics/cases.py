@@ -32,6 +32,7 @@ __all__ = [
     "first_rows",
     "full_length",
     "in_chunks",
+    "join_rows",
     "last_steps",
     "misshapen",
     "random_sizes",
@@ -489,12 +490,13 @@ def row_by_row(manifest: Manifest, run: Runner) -> Runner:
             run({each: take_row(manifest, each, array, row, rows) for each, array in feeds.items()})
             for row in range(rows)
         ]
-        return {each: _together(manifest, each, [part[each] for part in parts]) for each in parts[0]}
+        return {each: join_rows(manifest, each, [part[each] for part in parts]) for each in parts[0]}
 
     return alone
 
 
-def _together(manifest: Manifest, name: str, parts: list[Array]) -> Array:
+def join_rows(manifest: Manifest, name: str, parts: Sequence[Array]) -> Array:
+    """Put batches of an input or output together, row by row in turn; undoes ``take_row``."""
     axis = _batch_axis(manifest, name)
     if axis is None:
         return parts[0]

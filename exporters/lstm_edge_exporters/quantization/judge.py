@@ -1,6 +1,6 @@
 """What a smaller file loses: labels that flip, outputs that change, states that drift over a long run."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,16 +10,18 @@ from lstm_edge_runtime.errors import counted
 from lstm_edge_runtime.manifest import Array
 from lstm_edge_runtime.model import Model, runner
 from lstm_edge_runtime.state import run_chunks
-from lstm_edge_runtime.tolerance import limit_for
+from lstm_edge_runtime.tolerance import Comparison, limit_for
 
 from ..numerics.cases import Feeds
 from ..numerics.samples import join_samples
 from .config import STEPS, Budget
 
-__all__ = ["Changed", "Drifted", "Judgement", "device_limits", "judge", "over_budget"]
+__all__ = ["Budgets", "Changed", "Drifted", "Judgement", "device_limits", "judge", "over_budget"]
 
 _LATE = STEPS // 10
 _TIE = 0.05
+_SNAPSHOT = 4.0
+"""How many times the drift of a whole run the states of a single case may be away: it may end at a switch."""
 _MARGIN = 4.0
 """How many times the largest measured difference another device may be away: rounding differs there, while
 saturation (8 times and more, measured on x86 without VNNI) is still caught."""
@@ -144,14 +146,74 @@ def over_budget(judgement: Judgement, budget: Budget) -> list[str]:
     return said
 
 
-def device_limits(largest: Mapping[str, float], golden: Mapping[str, Array]) -> dict[str, float]:
+class Budgets:
+    """What a smaller file may be away in a single case, which need not come from data.
+
+    Differences count by their root mean square: a unit that switches one step early is off by its whole range
+    for that step, and right before and after.
+    """
+
+    def __init__(
+        self, budget: Budget | None, states: Collection[str], usual: Iterable[Mapping[str, Array]]
+    ) -> None:
+        """Take the shares, ``quantize``'s by default, the states' outputs, and outputs that are usual."""
+        self._budget, self._states = budget or Budget(), states
+        self._usual: dict[str, float] = {}
+        """What a share is of: a state's root mean square, the range of another output."""
+        for outputs in usual:
+            for name, array in outputs.items():
+                size = _rms(array) if name in states else float(np.ptp(array.astype(np.float64)))
+                self._usual[name] = max(size, self._usual.get(name, 0.0))
+
+    def __str__(self) -> str:
+        """Return the rule in words."""
+        budget = self._budget
+        return (
+            f"budgets: root mean square within {budget.change:g} of an output's range and "
+            f"{_SNAPSHOT * budget.drift:g} of a state's own, {budget.drift:g} over a run of your data; "
+            f"{budget.agreement:.1%} of labels kept"
+        )
+
+    @property
+    def agreement(self) -> float:
+        """The least share of labels that must be kept."""
+        return self._budget.agreement
+
+    def allowed(self, name: str, expected: Array, *, over_a_run: bool = False) -> float:
+        """Return what the root mean square of the difference from ``expected`` may be.
+
+        Args:
+            name: the output's.
+            expected: what the reference gave.
+            over_a_run: whether that is a whole run of real data, on which ``judge`` measures states.
+        """
+        usual = self._usual.get(name, 0.0)
+        if name in self._states:
+            return self._budget.drift * (1.0 if over_a_run else _SNAPSHOT) * max(_rms(expected), usual)
+        return self._budget.change * max(float(np.max(np.abs(expected), initial=0.0)), usual)
+
+    def limit(self, name: str, got: Array, expected: Array, *, over_a_run: bool = False) -> float:
+        """Return what the largest difference passes where the root mean square is too large.
+
+        Args as of ``allowed``; ``got`` is what the file gave.
+        """
+        allowed, largest = self.allowed(name, expected, over_a_run=over_a_run), _difference(expected, got)
+        if not 0 < largest < np.inf:
+            return allowed
+        return allowed * largest / _rms(got.astype(np.float64) - expected)
+
+
+def device_limits(found: Iterable[Comparison], golden: Mapping[str, Array]) -> dict[str, float]:
     """Return, per output, the absolute limit that a self-test holds a device to.
 
     Args:
-        largest: the largest difference per output on the golden case, measured here.
+        found: how far each output of the golden case is away here, run in every way.
         golden: the golden outputs.
     """
-    return {name: max(_MARGIN * largest[name], limit_for(array, 0.0)) for name, array in golden.items()}
+    limits = {name: limit_for(array, 0.0) for name, array in golden.items()}
+    for each in found:
+        limits[each.name] = max(limits[each.name], _MARGIN * each.max_abs)
+    return limits
 
 
 def _one_after_another(model: Model, cases: Sequence[Feeds]) -> Iterator[Feeds]:
@@ -238,7 +300,11 @@ def _rms_share(pairs: list[Pair]) -> float:
     left, right = (np.stack([pair[side] for pair in pairs]).astype(np.float64) for side in (0, 1))
     if not np.isfinite(right).all():
         return float("inf")
-    return _share(float(np.sqrt(((left - right) ** 2).mean())), float(np.sqrt((left**2).mean())))
+    return _share(_rms(left - right), _rms(left))
+
+
+def _rms(array: Array) -> float:
+    return float(np.sqrt(np.mean(np.square(array, dtype=np.float64)))) if array.size else 0.0
 
 
 def _difference(left: Array, right: Array) -> float:

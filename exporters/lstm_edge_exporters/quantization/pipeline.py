@@ -1,7 +1,6 @@
 """``quantize``: a verified float file in, a smaller one out that kept to its budget."""
 
 import os
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -26,6 +25,7 @@ from lstm_edge_runtime.manifest import Array, Golden, Manifest
 from lstm_edge_runtime.model import runner
 from lstm_edge_runtime.ort import import_onnxruntime
 from lstm_edge_runtime.selftest import replay_golden
+from lstm_edge_runtime.tolerance import Comparison
 
 from ..graph import with_manifest
 from ..numerics.cases import Feeds
@@ -204,13 +204,12 @@ def _with_judgement(
         for case in (golden, *golden.more)
     ]
     unlimited = manifest._replace(golden=cases[0]._replace(more=tuple(cases[1:])))
-    largest: list[dict[str, float]] = [defaultdict(float) for _ in cases]
+    found: list[list[Comparison]] = [[] for _ in cases]
     for replay in chain.from_iterable(replay_golden(unlimited, runner(after)) for after in afters):
-        for record in replay.comparisons:
-            largest[replay.case][record.name] = max(largest[replay.case][record.name], record.max_abs)
+        found[replay.case] += replay.comparisons
     first, *more = (
-        case._replace(limit=device_limits(found, case.outputs))
-        for case, found in zip(cases, largest, strict=True)
+        case._replace(limit=device_limits(records, case.outputs))
+        for case, records in zip(cases, found, strict=True)
     )
     versions = {**manifest.provenance.get("versions", {}), "onnxruntime": import_onnxruntime().__version__}
     change, drift = judgement.change.values(), judgement.drift.values()

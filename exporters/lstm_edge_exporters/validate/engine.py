@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Manifest
@@ -27,26 +26,20 @@ from .reference import ModelFile, ReferenceModel, against_itself, open_file
 from .report import Channel, Check, Coverage, Fact, Figures, Group, Report
 from .subject import Subject
 
-__all__ = ["GROUPS", "Checks", "Validation", "validate"]
+__all__ = ["GROUPS", "Validation", "validate"]
 
 
-class Checks(NamedTuple):
-    """One group: a title, and what yields its checks one by one."""
-
-    title: str
-    check: Callable[[Subject], Iterator[Check]]
-
-
-GROUPS = {
-    "sizes": Checks("Sizes", comparisons.check_sizes),
-    "states": Checks("States", comparisons.check_states),
-    "lengths": Checks("Lengths", comparisons.check_lengths),
-    "streaming": Checks("Streaming", comparisons.check_streaming),
-    "inputs": Checks("Inputs", comparisons.check_inputs),
-    "providers": Checks("Providers and threads", comparisons.check_providers),
-    "decisions": Checks("Decisions", check_decisions),
+GROUPS: dict[str, tuple[str, Callable[[Subject], Iterator[Check]]]] = {
+    "sizes": ("Sizes", comparisons.check_sizes),
+    "states": ("States", comparisons.check_states),
+    "lengths": ("Lengths", comparisons.check_lengths),
+    "streaming": ("Streaming", comparisons.check_streaming),
+    "inputs": ("Inputs", comparisons.check_inputs),
+    "providers": ("Providers and threads", comparisons.check_providers),
+    "decisions": ("Decisions", check_decisions),
 }
-"""The groups that run the file beside its reference, by their short names; the rest is asked of the file."""
+"""The groups that run the file beside its reference: title and checks by short name. The rest is asked of the
+file."""
 _VERSIONS = ("lstm-edge", "torch", "onnx", "onnxruntime", "numpy")
 _OTHER_WEIGHTS = (
     "the file was exported with other weights; a factory that draws them needs a seed (torch.manual_seed), "
@@ -98,7 +91,8 @@ class Validation:
     subject: Subject | None = None
     facts: tuple[Fact, ...] = ()
     _told: int = field(default=0, init=False)
-    _other_weights: bool = field(default=False, init=False)
+    _why_not: str = field(default="", init=False)
+    """Why file and reference were not run on the same inputs."""
 
     def report(self) -> Report:
         """Return the report of every group."""
@@ -134,12 +128,10 @@ class Validation:
             yield Group(
                 "alone", self._tell("The file alone"), tuple(check_alone(self.file, self.config.seed))
             )
-        for key, group in GROUPS.items():
-            title = self._tell(group.title)
-            if self.subject:
-                yield Group(key, title, tuple(group.check(self.subject)))
-            else:
-                yield Group(key, title, (Check(key, "skipped", self._why_not()),))
+        for key, (title, check) in GROUPS.items():
+            self._tell(title)
+            skipped = (Check(key, "skipped", self._why_not),)
+            yield Group(key, title, tuple(check(self.subject)) if self.subject else skipped)
         if self.file.model is not None:
             yield Group("golden", self._tell("Golden vectors"), tuple(check_golden(self.file, self.config)))
 
@@ -148,18 +140,22 @@ class Validation:
             self.facts = tuple(compare_facts(self.file, self.against))
             factory = self.against if self.against and not self.against.sha256 else None
             if factory and (differ := other_weights(self.file, factory, self.config)):
-                self._other_weights = True
+                self._why_not = "the reference has other weights than the file"
                 yield Check("weights are the reference's", "failed", f"{_OTHER_WEIGHTS}; {differ}")
                 return
-        yield from check_file(self.file, self.against, self.facts)
+        yield from check_file(self.file, self.facts)
         if self.file.model is None:
+            self._why_not = "the manifest contradicts the graph"
             return
         reference = self.against or against_itself(self.file)
-        if reference is not None and not comparable(self.file, reference):
+        if reference is None:
+            self._why_not = "no reference was given, and the file has no float64 run of its own"
+        elif not comparable(self.file, reference):
+            self._why_not = "inputs or outputs are not the reference's"
             mine, theirs = (interface_of(each.manifest) for each in (self.file, reference))
             about = f"the file has {mine}, the reference {theirs}"
             yield Check("inputs and outputs are the reference's", "failed", about)
-        elif reference is not None:
+        else:
             self.subject = Subject(self.file, reference, self.config)
             yield from check_claims(self.subject)
             if self.file.has_manifest:
@@ -168,15 +164,6 @@ class Validation:
                 from .checks.quantized import check_weights
 
                 yield from check_weights(self.subject)
-
-    def _why_not(self) -> str:
-        if self.file.model is None:
-            return "the manifest contradicts the graph"
-        if self._other_weights:
-            return "the reference has other weights than the file"
-        if self.against is None:
-            return "no reference was given, and the file has no float64 run of its own"
-        return "inputs or outputs are not the reference's"
 
     def _notes(self) -> Iterator[str]:
         """What a reader of a failure should know first, and what was not verified."""

@@ -1,23 +1,21 @@
 """Comparing a file with its reference on the same arrays, and counting it all.
 
 A float file's graph is compared with the reference in float64 (``Judge.agree``), and each engine with the
-graph (``Judge.measure``). An int8 or fp16 file is held to the budgets that its gate held it to. There
-differences count by their root mean square: a unit that switches one step early is off by its whole range for
-that step, and right before and after.
+graph (``Judge.measure``). An int8 or fp16 file is held to the budgets that its gate held it to
+(``quantization.judge.Budgets``).
 """
 
-import math
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lstm_edge_runtime.errors import first_line
-from lstm_edge_runtime.manifest import Manifest
+from lstm_edge_runtime.manifest import Array, Manifest
 from lstm_edge_runtime.state import Runner
-from lstm_edge_runtime.tolerance import MULTIPLE, POLICY, Comparison, compare
+from lstm_edge_runtime.tolerance import MULTIPLE, POLICY, Comparison
 
 from ..numerics.cases import Feeds, Procedure, case_size, remember, whole
 from ..numerics.floors import (
@@ -37,102 +35,35 @@ from ..numerics.function import (
     GraphError,
     Reference,
     fixed_axes,
-    largest,
     reduce_free,
 )
 from .config import ValidateConfig
 from .report import Channel, Coverage, Equality, Histogram
 
 if TYPE_CHECKING:
-    from ..quantization.config import Budget
+    from ..quantization.judge import Budgets
 
-from lstm_edge_runtime.manifest import Array
-
-__all__ = ["BUDGETED", "Budgets", "FileFailedError", "Judge", "Measured", "RefusedError", "usual_scale"]
+__all__ = ["REFUSALS", "FileFailedError", "Judge", "Measured", "RefusedError"]
 
 _EDGES = np.arange(-20.0, 4.01, 0.25)
-BUDGETED = ("int8", "fp16")
-"""Precisions that are held to budgets."""
-_SNAPSHOT = 4.0
-"""How many times the drift of a whole run the states of a single case may be away: it may end at a switch."""
 
 
-def usual_scale(array: Array, *, state: bool) -> float:
-    """Return what a budget is a share of: the root mean square of a state, the range of another output."""
-    return _rms(array) if state else float(np.ptp(array.astype(np.float64)))
-
-
-class Budgets:
-    """Turns shares of the usual into limits."""
-
-    def __init__(self, budget: "Budget | None", states: Collection[str], usual: Mapping[str, float]) -> None:
-        """Take the shares (``quantize``'s by default), the states' outputs, and each ``usual_scale``."""
-        from ..quantization.config import Budget
-
-        self._budget = budget or Budget()
-        self._states = states
-        self._usual = usual
-
-    def __str__(self) -> str:
-        """Return the rule in words."""
-        budget = self._budget
-        return (
-            f"budgets: root mean square within {budget.change:g} of an output's range and "
-            f"{_SNAPSHOT * budget.drift:g} of a state's own, {budget.drift:g} over a run of your data; "
-            f"{budget.agreement:.1%} of labels kept"
-        )
-
-    @property
-    def agreement(self) -> float:
-        """The least share of labels that must be kept."""
-        return self._budget.agreement
-
-    def allowed(self, name: str, expected: Array, *, over_a_run: bool = False) -> float:
-        """Return what the root mean square of the difference from ``expected`` may be.
-
-        Args:
-            name: the output's.
-            expected: what the reference gave.
-            over_a_run: whether that is a whole run of real data, on which the gate judges states.
-        """
-        usual = self._usual.get(name, 0.0)
-        if name in self._states:
-            return self._budget.drift * (1.0 if over_a_run else _SNAPSHOT) * max(_rms(expected), usual)
-        return self._budget.change * max(float(np.max(np.abs(expected), initial=0.0)), usual)
-
-    def held(
-        self,
-        record: Comparison,
-        got: Array,
-        expected: Array,
-        *,
-        over_a_run: bool = False,
-    ) -> Comparison:
-        """Return ``record`` with a limit that its difference passes where the root mean square is too large.
-
-        Args:
-            record: the comparison of ``got`` with ``expected``.
-            got: what the file gave.
-            expected: what the reference gave.
-            over_a_run: see ``allowed``.
-        """
-        allowed = self.allowed(record.name, expected, over_a_run=over_a_run)
-        if not math.isfinite(record.max_abs) or record.max_abs == 0:
-            return replace(record, limit=allowed)
-        peak = record.max_abs / _rms(got.astype(np.float64) - expected.astype(np.float64))
-        return replace(record, limit=allowed * peak)
-
-
-def _rms(array: Array) -> float:
-    return float(np.sqrt(np.mean(np.square(array, dtype=np.float64)))) if array.size else 0.0
+REFUSALS = (RuntimeError, ValueError, IndexError)
+"""What a reference raises that refuses a case."""
 
 
 class RefusedError(Exception):
     """The reference itself can't tell what is right for a case: it refuses it, or gives NaN."""
 
+    def __str__(self) -> str:
+        return f"the reference itself refuses this: {first_line(self.args[0])}"
+
 
 class FileFailedError(Exception):
     """The file can't run a case that its reference runs."""
+
+    def __str__(self) -> str:
+        return f"the file does not run: {first_line(self.args[0])}"
 
 
 @dataclass(frozen=True)
@@ -141,6 +72,8 @@ class Measured:
 
     got: Mapping[str, Array]
     known: Expected
+    limits: Mapping[str, Array]
+    """They broadcast against the outputs."""
     records: tuple[Comparison, ...]
     overflow: str = ""
     """The node at which the case is beyond float32's range, where an output is out of its limit."""
@@ -161,7 +94,7 @@ class Judge:
         graph: Perturbable,
         manifest: Manifest,
         config: ValidateConfig,
-        scales: Mapping[str, float],
+        budgets: "Budgets | None",
         values: Mapping[str, int],
     ) -> None:
         """Take what every comparison needs.
@@ -170,27 +103,21 @@ class Judge:
             reference: what the file is compared with.
             function: the file's graph beside it; None where it has no float64 run, or is not float32.
             graph: gives the noise floors.
-            manifest: the file's as it should be; its precision decides between the policy and the budgets.
-            config: overrides and budgets.
-            scales: each output's usual scale, for the budgets.
+            manifest: the file's as it should be.
+            config: its ``rtol`` and ``atol`` replace every limit.
+            budgets: what an int8 or fp16 file is held to; None for one that must be exact.
             values: how many values are valid, by the name of an input of indices.
         """
         self._reference, self._function, self._graph = reference, function, graph
-        self._manifest = manifest
-        self._values = values
-        self._config = config
+        self._manifest, self._config, self._values = manifest, config, values
         self._fixed = fixed_axes(manifest)
-        states = {state.output for state in manifest.states}
-        budgeted = manifest.precision in BUDGETED
-        self.budgets = Budgets(config.budget, states, scales) if budgeted else None
-        """What an int8 or fp16 file is held to; None for one that must be exact."""
-        self._applied = None if config.overridden else self.budgets
-        self._floors = remember(self._find_floors)
+        self.budgets = budgets
+        self._few = remember(lambda feeds: noise_floors(graph, feeds, self._fixed, draws=FEW_DRAWS))
         self._errors = np.zeros(len(_EDGES) - 1, np.int64)
         self._exact = 0
         self._channels: dict[tuple[str, tuple[int, ...]], Channel] = {}
-        self._cases = self._rows = self._steps = 0
-        self._sizes: dict[tuple[int, int], None] = {}
+        self._compared: list[tuple[int, int]] = []
+        """Rows and steps of every case."""
         self._tokens: dict[str, set[int]] = {}
         self._overflows: Counter[str] = Counter()
         self._strength: dict[str, tuple[Array, Array]] = {}
@@ -225,12 +152,12 @@ class Judge:
     def coverage(self) -> Coverage:
         """What was compared so far."""
         return Coverage(
-            cases=self._cases,
+            cases=len(self._compared),
             draws=FEW_DRAWS,
             overflows=dict(self._overflows),
-            rows=self._rows,
-            steps=self._steps,
-            sizes=tuple(sorted(self._sizes)),
+            rows=sum(rows for rows, _ in self._compared),
+            steps=sum(rows * steps for rows, steps in self._compared),
+            sizes=tuple(sorted({*self._compared})),
             tokens={name: (len(used), self._values.get(name)) for name, used in self._tokens.items()},
             channels=dict(Counter(name for name, _ in self._channels)),
             **self._weakest(),
@@ -253,12 +180,7 @@ class Judge:
     def agree(
         self, feeds: Feeds, procedure: Procedure = whole, against: Procedure | None = None
     ) -> Agreement:
-        """Compare the graph with the reference in float64 on one case.
-
-        Args:
-            feeds: the case.
-            procedure: how the graph is run.
-            against: how the reference is run; as the graph by default.
+        """Compare the graph with the reference in float64; arguments as of ``Function.compare``.
 
         Raises:
             RefusedError: the reference refuses the case.
@@ -268,19 +190,18 @@ class Judge:
         try:
             found = self._function.compare(feeds, procedure, against)
         except GraphError as error:
-            raise FileFailedError(f"the file does not run: {error}") from error
-        except (RuntimeError, ValueError, IndexError) as error:
-            raise RefusedError(f"the reference itself refuses this: {first_line(error)}") from error
+            raise FileFailedError(error) from error
+        except REFUSALS as error:
+            raise RefusedError(error) from error
         if self._config.overridden:
-            found = replace(found, records=tuple(map(self._relaxed, found.records)))
-        self._cases += 1
+            records = [
+                replace(each, limit=self._config.limit_at(each.scale), error=each.max_abs)
+                for each in found.records
+            ]
+            found = replace(found, records=tuple(records))
         self._count_inputs(feeds)
         self._equality = self._equality.with_case(found)
         return found
-
-    def _relaxed(self, record: Comparison) -> Comparison:
-        limit = (self._config.atol or 0.0) + (self._config.rtol or 0.0) * record.scale
-        return replace(record, limit=limit, error=record.max_abs)
 
     def measure(
         self,
@@ -311,111 +232,81 @@ class Judge:
         got = _given(run, feeds, procedure)
         ways = [(feeds, procedure, draws), (feeds, procedure, MANY_DRAWS)]
         ways = [(*beginning, draws), (feeds, procedure, DRAWS)] if beginning else ways
-        for way in ways[:1] if self._applied else ways:
-            known = Expected(exact, self.expected(*way).floors)
-            records = self._compare(got, known, over_a_run=over_a_run)
+        for way in ways[:1] if self.budgets else ways:
+            known = Expected(exact, self._floors(*way))
+            limits = {name: self.limit(name, got[name], known, over_a_run=over_a_run) for name in exact}
+            records = compare_outputs(got, known, limits)
             if ok := all(record.ok for record in records):
                 break
         overflow = "" if ok or self._function is None else self._function.graph.overflow(feeds)
-        measured = Measured(got, known, records, overflow)
-        self._count(measured)
+        measured = Measured(got, known, limits, tuple(records), overflow)
         self._count_inputs(feeds)
+        if overflow:
+            self._overflows[overflow] += 1
+        else:
+            for name, array in exact.items():
+                if got[name].shape == array.shape:
+                    self._count_channels(name, measured)
+                    self._count_errors(got[name], array)
         return measured
 
-    def run_both(self, run: Runner, feeds: Feeds) -> tuple[Mapping[str, Array], Mapping[str, Array]]:
+    def run_both(self, run: Runner, feeds: Feeds) -> tuple[Feeds, Feeds]:
         """Return what an engine gives, and the reference in float64; raises as ``measure`` does."""
         exact = _told(self._reference.run64, feeds, whole)
         return _given(run, feeds, whole), exact
 
     def exact(self, feeds: Feeds, procedure: Procedure = whole) -> Mapping[str, Array]:
         """Return the graph's outputs in float64, the reference's where it has none; raises as ``measure``."""
-        return _told(
-            self._function.graph.run64 if self._function else self._reference.run64, feeds, procedure
-        )
+        return _told((self._function.graph if self._function else self._reference).run64, feeds, procedure)
 
     def expected(self, feeds: Feeds, procedure: Procedure = whole, draws: int = DRAWS) -> Expected:
         """Return what an engine should give, with noise floors; raises as ``measure`` does."""
-        exact = self.exact(feeds, procedure)
+        return Expected(self.exact(feeds, procedure), self._floors(feeds, procedure, draws))
+
+    def _floors(self, feeds: Feeds, procedure: Procedure, draws: int) -> Mapping[str, Array]:
         if self.budgets:
-            return Expected(exact, {name: np.zeros([1] * array.ndim) for name, array in exact.items()})
+            axes = self._manifest.axes
+            return {name: np.zeros([1] * len(axes[name])) for name in self._manifest.output_names}
         if procedure is whole and draws == FEW_DRAWS:
-            return Expected(exact, self._floors(feeds))
-        return Expected(exact, noise_floors(self._graph, feeds, self._fixed, procedure, draws))
+            return self._few(feeds)
+        return noise_floors(self._graph, feeds, self._fixed, procedure, draws)
 
-    def _find_floors(self, feeds: Feeds) -> Mapping[str, Array]:
-        return noise_floors(self._graph, feeds, self._fixed, draws=FEW_DRAWS)
-
-    def limits(self, known: Expected, name: str) -> Array:
-        """Return the limits of an output that must be exact; they broadcast against it."""
+    def limit(self, name: str, got: Array, known: Expected, *, over_a_run: bool = False) -> Array:
+        """Return how far each element of an output may be away; arguments as of ``measure``."""
         if self._config.overridden:
             return np.asarray(self._config.own_limit(known.ref64[name]))
+        if self.budgets:
+            return np.asarray(self.budgets.limit(name, got, known.ref64[name], over_a_run=over_a_run))
         return MULTIPLE * known.floors[name]
 
-    def _compare(
-        self, got: Mapping[str, Array], known: Expected, *, over_a_run: bool
-    ) -> tuple[Comparison, ...]:
-        if self._applied:
-            return tuple(
-                self._applied.held(
-                    compare(name, got[name], exact, floor=0.0), got[name], exact, over_a_run=over_a_run
-                )
-                for name, exact in known.ref64.items()
-            )
-        if self._config.overridden:
-            return tuple(
-                compare(name, got[name], exact, floor=known.floors[name], limit=self.limits(known, name))
-                for name, exact in known.ref64.items()
-            )
-        return tuple(compare_outputs(got, known))
-
-    def _count(self, measured: Measured) -> None:
-        self._cases += 1
-        if measured.overflow:
-            self._overflows[measured.overflow] += 1
-            return
-        known = measured.known
-        for record in measured.records:
-            self._count_channels(record, measured.got[record.name], known)
-            self._count_errors(measured.got[record.name], known.ref64[record.name])
-
     def _count_inputs(self, feeds: Feeds) -> None:
-        rows, steps = case_size(self._manifest, feeds)
-        self._sizes[rows, steps] = None
-        self._rows += rows
-        self._steps += rows * steps
+        self._compared.append(case_size(self._manifest, feeds))
         for spec in self._manifest.data_inputs:
             if np.dtype(spec.dtype).kind in "iu":
                 self._tokens.setdefault(spec.name, set()).update(np.unique(feeds[spec.name]).tolist())
 
-    def _count_channels(self, record: Comparison, got: Array, known: Expected) -> None:
-        exact, floors = known.ref64[record.name], known.floors[record.name]
-        if got.shape != exact.shape or not exact.size:
-            return
+    def _count_channels(self, name: str, measured: Measured) -> None:
+        got, exact, floors = measured.got[name], measured.known.ref64[name], measured.known.floors[name]
         kept = [axis for axis, size in enumerate(floors.shape) if size > 1]
+        fixed = [axis - exact.ndim for axis in kept]
         with np.errstate(invalid="ignore"):
-            errors = np.nan_to_num(np.abs(got.astype(np.float64) - exact), nan=0.0, posinf=0.0)
-        errors = largest(errors, [axis - exact.ndim for axis in kept])
-        limits = np.broadcast_to(
-            record.limit if self._applied or self._config.overridden else MULTIPLE * floors, errors.shape
-        )
-        sizes = reduce_free(exact, [axis - exact.ndim for axis in kept])
-        if exact.dtype.kind == "f" and not self._applied and not self._config.overridden:
-            shape = limits.shape[-len(self._manifest.axes[record.name]) :]  # without the axis of chunks
-            mine, values = limits.reshape(shape), sizes.reshape(shape)
-            known_limits, known_sizes = self._strength.get(record.name, (mine, values))
-            self._strength[record.name] = np.maximum(known_limits, mine), np.maximum(known_sizes, values)
-        state = any(record.name == each.output for each in self._manifest.states)
+            errors = reduce_free(got.astype(np.float64) - exact, fixed)
+        limits, floors = (np.broadcast_to(each, errors.shape) for each in (measured.limits[name], floors))
+        if exact.dtype.kind == "f" and not self.budgets and not self._config.overridden:
+            shape = limits.shape[-len(self._manifest.axes[name]) :]  # without the axis of chunks
+            mine = limits.reshape(shape), reduce_free(exact, fixed).reshape(shape)
+            before = self._strength.get(name, mine)
+            self._strength[name] = np.maximum(before[0], mine[0]), np.maximum(before[1], mine[1])
+        state = any(name == each.output for each in self._manifest.states)
         for index in np.ndindex(errors.shape):
             place = tuple(index[axis] for axis in kept)
-            key = (record.name, place[:-1] if state else place)  # of a layer's units the worst
-            before, error, limit = self._channels.get(key), float(errors[index]), float(limits[index])
-            if before is None or error * before.limit > before.error * limit:
-                floor = float(np.broadcast_to(floors, errors.shape)[index])
-                self._channels[key] = Channel(record.name, place, error, floor, limit)
+            error, floor, limit = (float(each[index]) for each in (errors, floors, limits))
+            key = (name, place[:-1] if state else place)  # of a layer's units the worst
+            known = self._channels.get(key)
+            if known is None or error * known.limit > known.error * limit:
+                self._channels[key] = Channel(name, place, error, floor, limit)
 
     def _count_errors(self, got: Array, exact: Array) -> None:
-        if got.shape != exact.shape:
-            return
         with np.errstate(invalid="ignore"):
             errors = np.abs(got.astype(np.float64) - exact)
         errors = errors[np.isfinite(errors)]
@@ -424,15 +315,15 @@ class Judge:
         self._errors += np.histogram(np.minimum(np.log10(errors[seen]), _EDGES[-1]), _EDGES)[0]
 
 
-def _told(run: Runner, feeds: Feeds, procedure: Procedure) -> Mapping[str, Array]:
+def _told(run: Runner, feeds: Feeds, procedure: Procedure) -> Feeds:
     try:
         return procedure(run, feeds)
-    except (RuntimeError, ValueError, IndexError) as error:
-        raise RefusedError(f"the reference itself refuses this: {first_line(error)}") from error
+    except REFUSALS as error:
+        raise RefusedError(error) from error
 
 
-def _given(run: Runner, feeds: Feeds, procedure: Procedure) -> Mapping[str, Array]:
+def _given(run: Runner, feeds: Feeds, procedure: Procedure) -> Feeds:
     try:
         return procedure(run, feeds)
     except Exception as error:
-        raise FileFailedError(f"the file does not run: {first_line(error)}") from error
+        raise FileFailedError(error) from error

@@ -2,8 +2,8 @@
 
 import copy
 import inspect
-from collections import Counter
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -73,14 +73,28 @@ def against_module(
         computation=reference,
         about=about or type(module).__name__,
         manifest=manifest,
-        layers=_layers(module),
         examples=examples,
         values=index_values((graph or ir.from_proto(file.proto)).graph),
-        graph=lambda: Graph64(to_proto(graph), "the module's graph") if graph else None,
+        graph=cache(lambda: _translated(module, example, config) if graph is None else _evaluated(graph)),
         sha256=sha256 or (config.checkpoint_sha256 if config else None) or "",
         weights=weights_sha256(module),
         asks_ranges=config is not None,
     )
+
+
+def _translated(module: nn.Module, example: Any, config: ExportConfig | None) -> Graph64 | None:
+    """Return what the module is translated to; None where it can't be traced with what is known of it."""
+    from ..export.pipeline import convert
+    from ..export.request import make_request
+
+    try:
+        return _evaluated(convert(make_request(module, example, config or ExportConfig())).model)
+    except LstmEdgeError:
+        return None
+
+
+def _evaluated(graph: ir.Model) -> Graph64:
+    return Graph64(to_proto(graph), "the module's graph")
 
 
 def _check_example(signature: Signature, file: ModelFile) -> None:
@@ -102,8 +116,9 @@ def _trace_manifest(
     config: ExportConfig | None,
 ) -> tuple[TorchReference, Manifest, ir.Model | None]:
     """Trace the module as ``export`` does, with the names and the fixed sizes that the file's graph has."""
-    from ..export.pipeline import convert_module, own_copy  # as long to import as a quick validation takes
+    from ..export.pipeline import convert  # as long to import as a quick validation takes
     from ..export.ranges import settle_ranges
+    from ..export.request import make_request, own_copy
 
     own = own_copy(module)
     try:
@@ -124,26 +139,21 @@ def _trace_manifest(
     named = {name: graph[name] for name in signature.names if "?" not in graph.get(name, ("?",))}
     known = {axis for axes in named.values() for axis in axes}
     try:
-        prepared = convert_module(
-            module,
-            example,
-            replace(
-                plain,
-                inputs={**named, **plain.inputs},
-                stateless={value.name for value in file.content.graph.inputs} <= {*signature.names},
-                batch=next((axis for axis in (file.manifest.batch,) if axis in known), plain.batch),
-                sequence=next((axis for axis in (file.manifest.sequence,) if axis in known), plain.sequence),
-            ),
+        told = replace(
+            plain,
+            inputs={**named, **plain.inputs},
+            stateless={value.name for value in file.content.graph.inputs} <= {*signature.names},
+            batch=next((axis for axis in (file.manifest.batch,) if axis in known), plain.batch),
+            sequence=next((axis for axis in (file.manifest.sequence,) if axis in known), plain.sequence),
         )
+        prepared = convert(make_request(module, example, told))
     except LstmEdgeError:
         if not {state.input for state in file.manifest.states} <= {*signature.names}:
-            prepared = convert_module(module, example, plain)
+            prepared = convert(make_request(module, example, plain))
         else:
             manifest = file.manifest._replace(golden=None)
             return TorchReference(own, signature, outputs), manifest, None
-    ranges, _ = settle_ranges(
-        prepared.guards, prepared.sizes, prepared.cases, prepared.reference, file.runner(), plain.ranges
-    )
+    ranges, _ = settle_ranges(prepared, file.runner(), plain.ranges)
     return prepared.reference, prepared.manifest._replace(ranges=ranges), prepared.model
 
 
@@ -200,15 +210,3 @@ def _example(module: nn.Module, file: ModelFile) -> dict[str, torch.Tensor]:
 def _as_own(tensor: Tensor, floats: list[torch.dtype]) -> Tensor:
     """Return a float in the dtype of the module's parameters: a file is float32 whatever its module is."""
     return tensor.to(floats[0]) if floats and tensor.is_floating_point() else tensor
-
-
-def _layers(module: nn.Module) -> Counter[str]:
-    """Count recurrent layers by the ONNX operator that each becomes."""
-    found: Counter[str] = Counter()
-    for layer in module.modules():
-        if isinstance(layer, nn.RNNBase):
-            kind = layer.mode.split("_")[0]
-            found[kind] += layer.num_layers
-        elif isinstance(layer, nn.RNNCellBase):
-            found[type(layer).__name__.removesuffix("Cell")] += 1
-    return found

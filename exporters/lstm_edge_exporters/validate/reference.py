@@ -6,7 +6,6 @@ file here; ``module`` has PyTorch modules.
 
 import hashlib
 import os
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,7 +17,7 @@ import onnx_ir as ir
 
 from lstm_edge_runtime import Model, load
 from lstm_edge_runtime.errors import ContractError, InputError, ManifestError, UnsupportedError
-from lstm_edge_runtime.graph_check import OPERATORS, QUANTIZED, graph_specs
+from lstm_edge_runtime.graph_check import graph_specs
 from lstm_edge_runtime.manifest import Array, Axes, Manifest
 from lstm_edge_runtime.model import read_model
 from lstm_edge_runtime.onnx_reader import OnnxFile
@@ -95,12 +94,6 @@ class ModelFile:
             return "fp16"
         return "fp64" if "float64" in passed else "fp32"
 
-    @property
-    def layers(self) -> Counter[str]:
-        """The recurrent nodes by kind, those of inner graphs and functions included."""
-        kinds = (_RECURRENT.get(node.op_type) for node in self.content.every_node())
-        return Counter(kind for kind in kinds if kind is not None)
-
     @cached_property
     def proto(self) -> onnx.ModelProto:
         """The graph with its weights."""
@@ -175,9 +168,6 @@ def _needed(file: OnnxFile) -> tuple[set[str], set[str]]:
     return operators, stored
 
 
-_RECURRENT = {**{operator: operator for operator in OPERATORS}, QUANTIZED: "LSTM"}
-
-
 def open_file(path: str | os.PathLike[str]) -> ModelFile:
     """Open the file under test.
 
@@ -207,8 +197,6 @@ class ReferenceModel:
     manifest: Manifest
     """What the file's manifest should say: names, axes, states and their reset values, lengths; and of what
     the numbers mean as much as the reference knows."""
-    layers: Mapping[str, int] = field(default_factory=dict)
-    """How many recurrent layers of each kind (``LSTM``, ``GRU``, ``RNN``) it has."""
     examples: Mapping[str, Array] = field(default_factory=dict)
     """Values as they really come, by input name."""
     values: Mapping[str, int] = field(default_factory=dict)
@@ -220,7 +208,7 @@ class ReferenceModel:
     stateless: bool = False
     """Whether it takes none of the file's states, as what was lifted does not: at reset alone it is asked."""
     graph: Callable[[], Graph64 | None] = lambda: None
-    """Gives the graph that the file should hold, where there is one; asked only after a failure."""
+    """Gives the graph that the file should hold, where there is one: at the cost of a trace."""
     asks_ranges: bool = True
     """Whether the manifest's ranges are what was asked for; where not, they are the widest that hold."""
     regenerates: bool = True
@@ -272,7 +260,6 @@ def _of_file(file: ModelFile, about: str) -> ReferenceModel:
         computation=graph,
         about=about,
         manifest=manifest,
-        layers=file.layers,
         examples=dict(manifest.golden.inputs) if manifest.golden else {},
         values=index_values(ir.from_proto(file.proto).graph),
         sha256=str(manifest.provenance.get("checkpoint_sha256") or ""),

@@ -1,9 +1,9 @@
 """What a validation found: groups of checks, and the figures behind the plots."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from lstm_edge_runtime.tolerance import Comparison
 
@@ -23,6 +23,7 @@ __all__ = [
     "Histogram",
     "Report",
     "Status",
+    "judged",
 ]
 
 
@@ -54,22 +55,20 @@ class Check:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        worst = self.worst
-        figures = worst and {
-            "output": worst.name,
-            "shape": worst.shape,
-            "where": worst.where,
-            "got": worst.got,
-            "expected": worst.expected,
-            "error": worst.error,
-            "channel": worst.channel,
-            "relative_error": worst.max_rel,
-            "ulp": worst.ulp,
-            "floor": worst.floor,
-            "limit": worst.limit,
-            "ratio": worst.ratio,
+        names = ("shape", "where", "got", "expected", "error", "channel", "ulp", "floor", "limit", "ratio")
+        worst = self.worst and {
+            "output": self.worst.name,
+            "relative_error": self.worst.max_rel,
+            **{name: getattr(self.worst, name) for name in names},
         }
-        return {"name": self.name, "status": self.status, "message": self.message, "worst": _plain(figures)}
+        return {"name": self.name, "status": self.status, "message": self.message, "worst": _plain(worst)}
+
+
+def judged(name: str, records: Sequence[Comparison]) -> Check:
+    """Return the check that every output is within its limit."""
+    failed = "; ".join(str(each) for each in records if not each.ok)
+    worst = max(records, key=lambda each: each.ratio, default=None)
+    return Check(name, "failed" if failed else "passed", failed, worst)
 
 
 @dataclass(frozen=True)
@@ -105,17 +104,12 @@ class Group:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         worst = self.worst
-        figures = {
-            "floor": worst and worst.floor,
-            "error": worst and worst.max_abs,
-            "limit": worst and worst.limit,
-            "ratio": worst and worst.ratio,
-        }
         return {
             "key": self.key,
             "title": self.title,
             "status": self.status,
-            **_plain(figures),
+            "error": worst and _plain(worst.max_abs),
+            **{name: worst and _plain(getattr(worst, name)) for name in ("floor", "limit", "ratio")},
             "checks": [check.to_dict() for check in self.checks],
         }
 
@@ -337,23 +331,10 @@ class Report:
         """Return plain values for JSON, the same ones for the same file, reference and seed."""
         figures = self.figures
         return {
-            "model": self.model,
-            "sha256": self.sha256,
-            "reference": self.reference,
-            "precision": self.precision,
-            "policy": self.policy,
-            "seed": self.seed,
-            "quick": self.quick,
+            **{name: _plain(value) for name, value in vars(self).items()},
             "ok": self.ok,
-            "passed": self.count("passed"),
-            "failed": self.count("failed"),
-            "skipped": self.count("skipped"),
-            "notes": list(self.notes),
-            "equality": _plain(self.equality),
-            "coverage": _plain(self.coverage),
-            "facts": _plain(self.facts),
+            **{status: self.count(status) for status in get_args(Status)},
             "channels": [_plain(each) | {"ratio": _plain(each.ratio)} for each in self.channels],
-            "versions": self.versions,
             "groups": [group.to_dict() for group in self.groups],
             "figures": {
                 "steps": _plain(figures.steps),

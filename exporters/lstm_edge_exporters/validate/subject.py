@@ -2,14 +2,16 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lstm_edge_runtime.errors import LstmEdgeError, first_line
-from lstm_edge_runtime.state import Runner, even_sizes, take_steps
+from lstm_edge_runtime.manifest import Array, AxisRange
+from lstm_edge_runtime.state import Runner, take_steps
 
 from ..numerics.cases import (
     CaseGenerator,
@@ -17,23 +19,25 @@ from ..numerics.cases import (
     Procedure,
     case_size,
     full_length,
-    in_chunks,
-    misshapen,
-    random_sizes,
     row_by_row,
     whole,
 )
-from ..numerics.function import EQUAL, Function, Reference, fixed_axes
+from ..numerics.function import EQUAL, Function, fixed_axes
 from ..numerics.graph64 import Graph64, MeasuredGraph
+from ..numerics.verify import (
+    ChunkedFile,
+    find_counts,
+    run_in_chunks,
+    states_stop_at_lengths,
+)
 from .config import ValidateConfig
-from .judge import BUDGETED, FileFailedError, Judge, Measured, RefusedError, usual_scale
+from .judge import REFUSALS, FileFailedError, Judge, Measured, RefusedError
 from .reference import ModelFile, ReferenceModel
-from .report import Check, Figures
+from .report import Check, Figures, judged
 
 if TYPE_CHECKING:
     from ..numerics.samples import Samples
-
-from lstm_edge_runtime.manifest import Array, AxisRange
+    from ..quantization.judge import Budgets
 
 __all__ = ["Subject"]
 
@@ -41,10 +45,8 @@ _OFFSET = 9000
 """Of the cases that belong to no group."""
 _USUAL = 32
 """How many samples of the data say what is usual."""
-_STEPS, _ROWS, _CUTS = 24, 3, 2
-"""The case that tells whether the reference can be streamed, and in how many random ways it is cut."""
-_SAME = 1e-9
-"""How far apart, relative to their scale, two float64 runs of the same sums may be."""
+_STEPS, _ROWS = 24, 3
+"""The case that tells whether the reference can be streamed."""
 
 
 class Subject:
@@ -71,20 +73,21 @@ class Subject:
         """Generates what both are fed."""
         self.manifest = self.manifest._replace(counts=self._counts())
         self.graph, self.not_in_float64 = file.graph64
-        budgeted = self.manifest.precision in BUDGETED
-        self._function = None
-        if self.graph is not None and not budgeted:
-            self._function = Function(self.graph, reference.computation, fixed_axes(self.manifest))
+        budgets = self._budgets() if file.precision in ("int8", "fp16") else None
+        self.function: Function | None = None
+        """The file's graph beside the reference; None where it has no float64 run, or is not float32."""
+        if self.graph is not None and budgets is None:
+            self.function = Function(self.graph, reference.computation, fixed_axes(self.manifest))
         self.judge = Judge(
             reference.computation,
-            self._function,
+            self.function,
             self.graph or MeasuredGraph(file.proto, self.run),
             self.manifest,
             config,
-            self._scales(reference.computation) if budgeted else {},
+            budgets,
             reference.values,
         )
-        self.run_alone = row_by_row(self.manifest, self.run) if self.judge.budgets else self.run
+        self.run_alone = row_by_row(self.manifest, self.run) if budgets else self.run
         """The file with no rows that share a call where that changes results, as ranges in int8 do."""
 
     def draw(
@@ -116,29 +119,30 @@ class Subject:
             procedure: how the file is run.
             against: how the reference is run; as the file by default.
         """
-        if self._function is None:
+        if self.function is None:
             return self.check_engine(name, feeds, procedure=procedure)
         itself = self.reference.computation is self.graph
         if itself and procedure is whole:  # which is equal to itself; onnxruntime may not be
             return self.check_engine(name, feeds)
-        began, size = time.perf_counter(), case_size(self.manifest, feeds)
-        try:
+
+        def compare() -> Check:
             found = self.judge.agree(feeds, procedure, whole if itself else against)
-        except RefusedError as error:
-            return Check(name, "skipped", str(error), size=size)
-        except FileFailedError as error:
-            return Check(name, "failed", str(error), size=size)
-        failed = "; ".join(str(each) for each in found.records if not each.ok)
-        if failed and (node := self._first_difference(feeds)):
-            failed += f"; the first node that differs is {node}"
-        return Check(
-            name,
-            "failed" if failed else "passed",
-            failed,
-            max(found.records, key=lambda each: each.ratio, default=None),
-            time.perf_counter() - began,
-            size,
-        )
+            made = judged(name, found.records)
+            if made.status == "failed" and (node := self._first_difference(feeds)):
+                made = replace(made, message=f"{made.message}; the first node that differs is {node}")
+            return made
+
+        return self.ask(name, compare, feeds)
+
+    def ask(self, name: str, question: Callable[[], Check], feeds: Feeds | None = None) -> Check:
+        """Return the answer: failed if the file can't run a case, skipped if the reference refuses it."""
+        began = time.perf_counter()
+        try:
+            found = question()
+        except (RefusedError, FileFailedError) as error:
+            found = Check(name, "skipped" if isinstance(error, RefusedError) else "failed", str(error))
+        size = None if feeds is None else case_size(self.manifest, feeds)
+        return replace(found, seconds=time.perf_counter() - began, size=size)
 
     def _first_difference(self, feeds: Feeds) -> str:
         """Return the first node whose values are not those of the reference's graph, where it has one."""
@@ -170,22 +174,18 @@ class Subject:
             over_a_run: see ``Judge.measure``.
             see: given what was measured, where something was.
         """
-        began, size = time.perf_counter(), case_size(self.manifest, feeds)
-        try:
+
+        def measure() -> Check:
             measured = self.judge.measure(
                 run or self.run, feeds, procedure, beginning=beginning, over_a_run=over_a_run
             )
-        except RefusedError as error:
-            return Check(name, "skipped", str(error), size=size)
-        except FileFailedError as error:
-            return Check(name, "failed", str(error), size=size)
-        if measured.overflow:
-            return Check(name, "skipped", f"float32 overflows at {measured.overflow}", size=size)
-        if see is not None:
-            see(measured)
-        failed = "; ".join(str(each) for each in measured.records if not each.ok)
-        seconds = time.perf_counter() - began
-        return Check(name, "failed" if failed else "passed", failed, measured.worst, seconds, size)
+            if measured.overflow:
+                return Check(name, "skipped", f"float32 overflows at {measured.overflow}")
+            if see is not None:
+                see(measured)
+            return judged(name, measured.records)
+
+        return self.ask(name, measure, feeds)
 
     @cached_property
     def unstreamable(self) -> str:
@@ -194,72 +194,38 @@ class Subject:
             allowed = self.manifest.ranges.get(axis or "", AxisRange())
             if allowed.nearest(1) > 1:
                 return f"a call takes {allowed} {each}"
+        asked, reference = self.reference.computation, self.reference.computation
+        if self.reference.stateless:  # of which only the file's own pieces can be asked
+            if self.graph is None or not self.file.manifest.unstreamable:
+                return ""
+            asked = self.graph
+        fixed = fixed_axes(self.manifest)
+        function = Function(asked, reference, fixed) if isinstance(asked, Graph64) else None
         feeds = self.full(self.draw(_ROWS, _STEPS, _OFFSET + 3))
-        cuts = [even_sizes(_STEPS, 1), *(random_sizes(_STEPS, self.rng(9, place)) for place in range(_CUTS))]
-        asked = self.reference.computation
-        try:
-            exact = asked.run64(feeds)
-            if self.reference.stateless:  # of which only the file's own pieces can be asked
-                if self.graph is None or not self.file.manifest.unstreamable:
-                    return ""
-                asked = self.graph
-        except (RuntimeError, ValueError, IndexError) as error:
-            return f"it refuses {_STEPS} steps ({first_line(error)})"
-        for sizes in cuts:
-            try:
-                pieces = in_chunks(self.manifest, sizes)(asked.run64, feeds)
-            except (RuntimeError, ValueError, IndexError) as error:
-                return f"it refuses chunks of {min(sizes)} steps ({first_line(error)})"
-            itself = Function(asked, asked, fixed_axes(self.manifest)) if isinstance(asked, Graph64) else None
-            if itself and itself.compare(feeds, in_chunks(self.manifest, sizes), whole).ok:
-                continue  # to the rounding of a constant that a state goes through and back, at the worst
-            for name, array in pieces.items():
-                if name not in exact:
-                    continue
-                scale = float(np.max(np.abs(exact[name]), initial=0.0))
-                if array.shape != exact[name].shape:
-                    return f"pieces give {name} {array.shape} and the whole {exact[name].shape}"
-                if not np.allclose(array, exact[name], rtol=0.0, atol=_SAME * scale, equal_nan=True):
-                    away = float(np.abs(array - exact[name]).max())
-                    return f"{name} of pieces with states carried is {away:.3g} away from the whole"
-        return ""
+        found = run_in_chunks(self._chunked(asked.run64), feeds, self.rng(9), function)
+        if found.error is not None:
+            return f"it refuses {_STEPS} steps in chunks of {min(found.sizes)} ({first_line(found.error)})"
+        worst = found.worst
+        away = f"{worst.name} of pieces with states carried is {worst.error:.3g} away from the whole"
+        return "" if found.ok else away
 
     @cached_property
     def padded_states(self) -> bool:
         """Whether the reference's states stop at a row's length, whatever stands behind it."""
-        from ..numerics.verify import ChunkedFile, states_stop_at_lengths
-
-        lengths = self.manifest.lengths
-        assert lengths is not None
-        own = self.graph is not None and self.reference.stateless
-        run = self.graph.run64 if own and self.graph else self.reference.computation.run64
-        file = ChunkedFile(self.manifest, run, (lengths,))
+        own = self.graph if self.reference.stateless else None
+        file = self._chunked((own or self.reference.computation).run64)
         return states_stop_at_lengths(file, self.draw(_ROWS, _STEPS, _OFFSET + 4))
 
     def _counts(self) -> tuple[str, ...]:
         """Return the outputs of the reference that count a call's steps."""
-        from ..numerics.verify import ChunkedFile, find_counts
-
         if not self.manifest.states or not self.manifest.time_axes:
             return ()
-        lengths = (self.manifest.lengths,) if self.manifest.lengths else ()
-        run = self.reference.computation.run64
-        file = ChunkedFile(self.manifest, run, lengths)
+        file = self._chunked(self.reference.computation.run64)
         return find_counts(file, self.draw(2, _STEPS, _OFFSET + 6, at_reset=True))
 
-    def wrong_shapes(self) -> Iterator[str]:
-        """Return the outputs of the file that come out in another shape than its manifest states."""
-        mine = self.file.manifest
-        for n, length in ((3, 8), (2, 11)):
-            feeds = self.draw(n, length, _OFFSET + 5)
-            self.judge.exact(feeds)
-            rows, steps = case_size(self.manifest, feeds)
-            sizes = {name: size for name, size in ((mine.batch, rows), (mine.sequence, steps)) if name}
-            try:
-                got = self.run(feeds)
-            except Exception as error:
-                raise FileFailedError(f"the file does not run: {first_line(error)}") from error
-            yield from (f"{each} at N={rows}, L={steps}" for each in misshapen(mine, got, sizes))
+    def _chunked(self, run: Runner) -> ChunkedFile:
+        lengths = (self.manifest.lengths,) if self.manifest.lengths else ()
+        return ChunkedFile(self.manifest, run, lengths)
 
     def first_steps(self, feeds: Feeds, steps: int) -> dict[str, Array]:
         """Return the first ``steps`` of a case, every row at that length."""
@@ -314,17 +280,15 @@ class Subject:
         lengths = self.manifest.lengths
         return feeds if lengths is None else self.first_steps(feeds, int(feeds[lengths][0]))
 
-    def _scales(self, reference: Reference) -> dict[str, float]:
-        """Return each output's usual scale, on a drawn batch and on data where it is given."""
-        states = {state.output for state in self.manifest.states}
-        scales: dict[str, float] = {}
+    def _budgets(self) -> "Budgets":
+        """Return the budgets, with what is usual on a drawn batch and on data where it is given."""
+        from ..quantization.judge import Budgets
+
+        usual: list[Mapping[str, Array]] = []
         cases = [self.draw(8, 32, _OFFSET + 1, at_reset=True)]
         if self.config.data is not None:
             cases += [feeds for _, feeds in self.sample_batches(_USUAL, _USUAL)]
         for feeds in cases:
-            with contextlib.suppress(RuntimeError, ValueError, IndexError):  # a reference of fixed sizes
-                for name, array in reference.run64(feeds).items():
-                    if array.size:
-                        scale = usual_scale(array, state=name in states)
-                        scales[name] = max(scale, scales.get(name, 0.0))
-        return scales
+            with contextlib.suppress(*REFUSALS):  # a reference of fixed sizes
+                usual.append(self.reference.computation.run64(feeds))
+        return Budgets(self.config.budget, {state.output for state in self.manifest.states}, usual)

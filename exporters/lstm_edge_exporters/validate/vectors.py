@@ -26,6 +26,7 @@ from lstm_edge_runtime.golden import (
 )
 from lstm_edge_runtime.manifest import Array, Golden, Manifest
 from lstm_edge_runtime.state import run_chunks
+from lstm_edge_runtime.tolerance import Comparison
 
 from ..numerics.verify import golden_case
 from ..quantization.judge import device_limits
@@ -134,11 +135,10 @@ def _golden(subject: Subject, feeds: dict[str, Array]) -> Golden:
 def _limits(file: ModelFile, sets: tuple[GoldenSet, ...]) -> dict[str, dict[str, float]]:
     """Return each set's limits for an int8 or fp16 file, from how far it is away here."""
     assert file.model is not None
-    largest: dict[str, dict[str, float]] = {}
+    found: dict[str, list[Comparison]] = {each.name: [] for each in sets}
     for each in replay(file.model, GoldenFolder(file.sha256, sets)):
-        found, name = largest.setdefault(each.set_name, {}), each.comparison.name
-        found[name] = max(each.comparison.max_abs, found.get(name, 0.0))
-    return {each.name: device_limits(largest[each.name], each.golden.outputs) for each in sets}
+        found[each.set_name].append(each.comparison)
+    return {each.name: device_limits(found[each.name], each.golden.outputs) for each in sets}
 
 
 def _encode_set(golden: Golden, entering: list[str], leaving: list[str]) -> Iterator[tuple[str, bytes]]:

@@ -207,6 +207,45 @@ def test_one_unit_in_the_last_place_of_one_weight_is_found_whether_or_not_a_case
     assert f"{array.flat[5]:.9g}" in failed["weights are the reference's"]
 
 
+class Folded(torch.nn.Module):
+    """Its file holds a convolution with the batch norm in it, and a projection taken into the recurrence."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = torch.nn.Conv1d(3, 4, 1), torch.nn.BatchNorm1d(4)
+        self.rnn = torch.nn.LSTM(4, 6, proj_size=2, batch_first=True)
+        torch.nn.init.uniform_(self.norm.running_var, 0.5, 2.0)
+
+    def forward(self, x):
+        return self.rnn(self.norm(self.conv(x.transpose(1, 2))).transpose(1, 2))[0]
+
+
+def test_one_unit_in_the_last_place_of_a_weight_that_the_translation_computes_is_found(tmp_path):
+    torch.manual_seed(0)
+    module, example = Folded().eval(), torch.randn(2, 5, 3)
+    export(module, example).save(tmp_path / "m.onnx")
+    file = open_file(tmp_path / "m.onnx")
+    reference = against_module(module, file, example)
+    assert contract(tmp_path / "m.onnx", reference).status == "passed"
+    held = {value.detach().numpy().tobytes() for value in module.state_dict().values()}
+    weights = [
+        each
+        for each in file.proto.graph.initializer
+        if np.prod(each.dims) > 4 and numpy_helper.to_array(each).tobytes() not in held
+    ]
+    assert len(weights) > 2
+    for weight in weights:
+        model = onnx.load(tmp_path / "m.onnx")
+        tensor = next(each for each in model.graph.initializer if each.name == weight.name)
+        array = numpy_helper.to_array(tensor).copy()
+        place = np.flatnonzero(array)[-1]
+        array.flat[place] = np.nextafter(array.flat[place], np.float32(1e9))
+        tensor.CopyFrom(numpy_helper.from_array(array, weight.name))
+        onnx.save(model, tmp_path / "one.onnx")
+        group = contract(tmp_path / "one.onnx", reference)
+        assert "weights are the reference's" in {each.name for each in group.failed}, weight.name
+
+
 def test_an_int8_tensor_that_nothing_uses_does_not_make_a_file_int8(told, tmp_path):
     path, reference = told
     int8 = restated(path, tmp_path, precision=lambda m: "int8")

@@ -122,6 +122,27 @@ def test_no_check_runs_outside_of_the_range_of_a_batch(tmp_path):
     assert checks["rows of a batch are independent"].message == "a call takes 2.. rows"
 
 
+class Spare(nn.Module):
+    """Has a layer whose result nothing uses; its file does without."""
+
+    def __init__(self):
+        super().__init__()
+        self.used, self.spare = nn.GRU(3, 4, batch_first=True), nn.LSTM(3, 4, batch_first=True)
+
+    def forward(self, x):
+        self.spare(x)
+        return self.used(x)[0]
+
+
+def test_a_file_without_a_layer_that_nothing_uses_is_its_module(tmp_path):
+    torch.manual_seed(0)
+    module, example = Spare().eval(), torch.randn(2, 5, 3)
+    export(module, example).save(tmp_path / "m.onnx")
+    file = open_file(tmp_path / "m.onnx")
+    report = validate(file, against_module(module, file, example), QUICK)
+    assert report.ok, report.headlines
+
+
 class Plain(nn.Module):
     def __init__(self):
         super().__init__()

@@ -1,14 +1,13 @@
 """Decisions: what the numbers are for; labels that flip, values that move, accuracy of both."""
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from lstm_edge_runtime.manifest import Array, Task
 
-from ...numerics.cases import first_rows
-from ..judge import FileFailedError, Measured, RefusedError
+from ...numerics.cases import Feeds, first_rows
+from ..judge import Measured
 from ..report import Check, Disagreement
 from ..subject import Subject
 
@@ -33,45 +32,40 @@ def check_decisions(subject: Subject) -> Iterator[Check]:
     if task is None:
         yield Check("decisions", "skipped", "the file does not say what its outputs mean")
         return
-    began = time.perf_counter()
-    quick = subject.config.quick
-    data = subject.config.data
+    quick, data = subject.config.quick, subject.config.data
     if data is not None:
         batches = list(subject.sample_batches(_QUICK_SAMPLES if quick else _SAMPLES, _BATCH))
     else:
         batches = _drawn(subject, _QUICK_DRAWN if quick else _DRAWN)
-    try:
-        few = first_rows(subject.manifest, batches[0][1], _FEW)
-        limits = subject.judge.measure(subject.run_alone, few)
-        ran = [subject.judge.run_both(subject.run_alone, feeds) for _, feeds in batches]
-        streams = data is not None and subject.manifest.streamable and not subject.manifest.from_reset
-        streamed = list(_one_after_another(subject, batches)) if streams else []
-    except RefusedError as error:
-        yield Check("decisions", "skipped", str(error))
-        return
-    except FileFailedError as error:
-        yield Check("decisions", "failed", str(error))
-        return
     rows = [len(part) for part, _ in batches]
     indices = [index for part, _ in batches for index in part]
     time_axis = subject.manifest.time_axis(subject.manifest.axes[task.output])
-    seconds = time.perf_counter() - began
     truth = None if data is None or data.targets is None else np.asarray(data.targets)[indices]
-    for name, found in (("", ran), (", states carried", streamed)):
-        if not found:
-            continue
+    classify = task.kind == "classification"
+    name = "labels agree" if classify else "values agree"
+
+    def compare(carried: str, runs: Iterator[tuple[Feeds, Feeds]]) -> Check:
+        measured = subject.judge.measure(subject.run_alone, first_rows(subject.manifest, batches[0][1], _FEW))
+        found = list(runs)
         got, wide = (_stack([each[side][task.output] for each in found], rows, time_axis) for side in (0, 1))
-        if task.kind == "classification":
-            yield _labels(subject, task, limits, (got, wide), indices, truth, seconds, name)
-        elif truth is not None:
-            yield _values(limits, (got, wide), truth, seconds, name)
-    if task.kind != "classification" and truth is None:
+        if classify:
+            return _labels(subject, task, measured, (got, wide), indices, truth, carried)
+        assert truth is not None
+        return _values(measured, (got, wide), truth, carried)
+
+    if not classify and truth is None:
         yield Check("values", "skipped", "values are compared in the other groups; give --data with targets")
+        return
+    single = (subject.judge.run_both(subject.run_alone, feeds) for _, feeds in batches)
+    yield subject.ask(name, lambda: compare("", single))
+    if data is not None and subject.manifest.streamable and not subject.manifest.from_reset:
+        streamed = _one_after_another(subject, batches)
+        yield subject.ask(f"{name}, states carried", lambda: compare(", states carried", streamed))
 
 
 def _one_after_another(
     subject: Subject, batches: Sequence[tuple[list[int], dict[str, Array]]]
-) -> Iterator[tuple[Mapping[str, Array], ...]]:
+) -> Iterator[tuple[Feeds, Feeds]]:
     """Run each batch from the states that the reference had after the one before, row by row."""
     states: dict[str, Array] = {}
     for at, (part, feeds) in enumerate(batches):
@@ -107,7 +101,6 @@ def _labels(
     logits: tuple[Array, Array],
     indices: Sequence[int],
     truth: Array | None,
-    seconds: float,
     name: str,
 ) -> Check:
     got, wide = logits
@@ -145,10 +138,10 @@ def _labels(
     flipped = differ if real else clear  # drawn sequences may all be close calls
     failed = (len(indices) - len(flipped)) / len(indices) < least
     message += f"; at least {least:.1%} must" if failed and real else ""
-    return Check(f"labels agree{name}", "failed" if failed else "passed", message, worst, seconds)
+    return Check(f"labels agree{name}", "failed" if failed else "passed", message, worst)
 
 
-def _values(limits: Measured, values: tuple[Array, Array], truth: Array, seconds: float, name: str) -> Check:
+def _values(limits: Measured, values: tuple[Array, Array], truth: Array, name: str) -> Check:
     got, wide = values
     target = truth.astype(np.float64).reshape(wide.shape)
     errors = [float(np.sqrt(((one - target) ** 2).mean())) for one in (wide, got)]
@@ -159,7 +152,6 @@ def _values(limits: Measured, values: tuple[Array, Array], truth: Array, seconds
         f"RMSE {errors[0]:.6g} in the reference, {errors[1]:.6g} in the file"
         + ("" if worst.ok else f"; {worst}"),
         worst,
-        seconds,
     )
 
 

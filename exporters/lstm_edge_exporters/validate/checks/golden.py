@@ -1,6 +1,6 @@
 """The golden cases: they must be those that the reference gives, and the file must pass them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import zip_longest
 
@@ -17,9 +17,9 @@ from ...numerics.function import Reference
 from ...numerics.noise import Rounding
 from ...numerics.verify import record_golden
 from ..config import ValidateConfig
-from ..judge import FileFailedError, Measured, RefusedError
+from ..judge import Measured
 from ..reference import ModelFile, ReferenceModel
-from ..report import Check
+from ..report import Check, judged
 from ..subject import Subject
 from .claims import comparable
 
@@ -39,23 +39,18 @@ def check_recorded(subject: Subject) -> Iterator[Check]:
     wrong: list[str] = []
     for place, golden in enumerate(recorded):
         name = f"golden case{f' {place + 1}' if place else ''} is the reference's"
-        try:
-            measured = subject.judge.measure(
-                lambda _, golden=golden: golden.outputs,  # type: ignore[misc]
-                golden.inputs,
-                draws=DRAWS,
-            )
-        except RefusedError as error:
-            yield Check(name, "skipped", str(error))
-            continue
-        except (FileFailedError, KeyError) as error:
-            yield Check(name, "failed", f"it does not fit the file: {error}")
-            continue
-        records = _float_records(golden, measured) if subject.judge.budgets else measured.records
-        failed = "; ".join(str(each) for each in records if not each.ok)
-        worst = max(records, key=lambda each: each.ratio)
-        yield Check(name, "failed" if failed else "passed", failed, worst)
-        wrong += _wrong_limits(subject, golden, measured)
+
+        def compare(golden: Golden = golden, name: str = name) -> Check:
+            try:
+                check_golden_case(subject.manifest, golden)
+            except (CheckFailedError, ManifestError) as error:
+                return Check(name, "failed", f"it does not fit the file: {error}")
+            measured = subject.judge.measure(lambda _: golden.outputs, golden.inputs, draws=DRAWS)
+            wrong.extend(_wrong_limits(subject, golden, measured))
+            records = _float_records(golden, measured) if subject.judge.budgets else measured.records
+            return judged(name, records)
+
+        yield subject.ask(name, compare)
     yield Check("limits of the golden case", "failed" if wrong else "passed", "; ".join(wrong))
 
 
@@ -111,12 +106,7 @@ class _Unperturbed:
 
 
 def _lacks(subject: Subject, golden: Golden, expected: Golden | None) -> Iterator[str]:
-    try:
-        check_golden_case(subject.manifest, golden)
-    except (CheckFailedError, ManifestError) as error:
-        yield str(error)
-        return
-    if expected is None:
+    if expected is None or {*golden.inputs} != {*expected.inputs}:  # the cases themselves are compared, too
         return
     found, wanted = (case_size(subject.manifest, each.inputs) for each in (golden, expected))
     if found[0] < wanted[0] or found[1] < wanted[1]:
@@ -146,12 +136,9 @@ def _device_limits(subject: Subject, golden: Golden) -> dict[str, float]:
     """Return the limits of a quantized file's case as ``quantize`` records them."""
     from ...quantization.judge import device_limits
 
-    largest = dict.fromkeys(golden.outputs, 0.0)
     alone = subject.file.manifest._replace(golden=golden._replace(more=()))
-    for replay in replay_golden(alone, subject.run):
-        for record in replay.comparisons:
-            largest[record.name] = max(largest[record.name], record.max_abs)
-    return device_limits(largest, golden.outputs)
+    replays = replay_golden(alone, subject.run)
+    return device_limits([each for replay in replays for each in replay.comparisons], golden.outputs)
 
 
 def _wrong_limits(subject: Subject, golden: Golden, measured: Measured) -> Iterator[str]:
@@ -164,7 +151,7 @@ def _wrong_limits(subject: Subject, golden: Golden, measured: Measured) -> Itera
         if budgets:
             limits = np.asarray(budgets[name])
         elif (held := golden.limits.get(name)) is not None:
-            limits = subject.judge.limits(measured.known, name)
+            limits = measured.limits[name]
             if held.ndim == limits.ndim:  # of a state's units the largest
                 over = tuple(axis for axis, size in enumerate(held.shape) if size == 1)
                 limits = limits.max(axis=over, keepdims=True)
@@ -197,20 +184,16 @@ def check_golden(file: ModelFile, config: ValidateConfig) -> Iterator[Check]:
 
 def _own_case(file: ModelFile, config: ValidateConfig) -> Iterator[Check]:
     assert file.model is not None
+    assert file.manifest.golden is not None
     try:
         found = file.model.selftest()
     except LstmEdgeError as error:
         yield Check("the file's own case", "failed", first_line(error))
         return
-    outputs = file.manifest.golden.outputs if file.manifest.golden else {}
-    for name, records in (
-        ("the file's own case", found.whole),
-        ("the file's own case in chunks, states carried", found.chunked),
-    ):
+    for how, records in (("", found.whole), (" in chunks, states carried", found.chunked)):
         if records:
-            yield _judged(
-                name, records, config, {each: config.own_limit(array) for each, array in outputs.items()}
-            )
+            limits = _own_limits(config, file.manifest.golden)
+            yield _judged(f"the file's own case{how}", records, limits)
 
 
 def _folder(file: ModelFile, config: ValidateConfig) -> Iterator[Check]:
@@ -224,20 +207,20 @@ def _folder(file: ModelFile, config: ValidateConfig) -> Iterator[Check]:
     except LstmEdgeError as error:
         yield Check(folder.sets[0].name, "failed", first_line(error))
         return
-    limits = {
-        each.name: {name: config.own_limit(array) for name, array in each.golden.outputs.items()}
-        for each in folder.sets
-    }
+    limits = {each.name: _own_limits(config, each.golden) for each in folder.sets}
     for name, carried in dict.fromkeys((each.set_name, each.carried) for each in records):
         found = [each.comparison for each in records if (each.set_name, each.carried) == (name, carried)]
         about = f"{name}, states carried from the set before" if carried else name
-        yield _judged(about, found, config, limits[name])
+        yield _judged(about, found, limits[name])
 
 
-def _judged(
-    name: str, records: Sequence[Comparison], config: ValidateConfig, limits: dict[str, float]
-) -> Check:
-    if config.overridden:
+def _own_limits(config: ValidateConfig, golden: Golden) -> dict[str, float]:
+    """Return what replaces the limits of a case; empty where nothing does."""
+    outputs = golden.outputs if config.overridden else {}
+    return {name: config.own_limit(array) for name, array in outputs.items()}
+
+
+def _judged(name: str, records: Sequence[Comparison], limits: Mapping[str, float]) -> Check:
+    if limits:
         records = [replace(each, limit=limits[each.name], error=each.max_abs) for each in records]
-    failed = "; ".join(str(each) for each in records if not each.ok)
-    return Check(name, "failed" if failed else "passed", failed, max(records, key=lambda each: each.ratio))
+    return judged(name, records)
