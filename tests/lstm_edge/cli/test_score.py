@@ -233,7 +233,7 @@ def test_a_file_from_reset_starts_again_with_each_window_and_the_verb_says_so(in
     for name, arguments, every in (("a", [], 6), ("b", ["--reset-every", "never"], 10**9)):
         code, _, err = invoke(*line, tmp_path / name, *arguments)
         assert code == 0
-        assert (err.count("series start again every 6 steps; --reset-every never"), err.count("note:")) == (
+        assert (err.count("series are reset every 6 steps; --reset-every never"), err.count("note:")) == (
             (0, 0) if arguments else (1, 1)
         )
         found = numbers(read(tmp_path / name / "0.parquet"))
