@@ -100,11 +100,6 @@ class Job:
         """What the order is stored as between stages: nanoseconds for times."""
         return pa.float64() if pa.types.is_floating(self.order_type) else pa.int64()
 
-    def has_order_like(self, kind: pa.DataType) -> bool:
-        """Return whether a column of this type can be compared with the run's orders."""
-        exact, own = exact_order(kind), exact_order(self.order_type)
-        return exact is not None and own is not None and bool(exact.id == own.id)
-
     @property
     def spill_schema(self) -> pa.Schema:
         """Columns of rows on their way from files to series."""

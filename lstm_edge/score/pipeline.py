@@ -377,6 +377,7 @@ class _Run:
     def series(self) -> dict[str, int]:
         """Score series; return how many, and how many events there are."""
         parts = self._split_items()
+        self.rows = {number: 0 for number, groups in self._found.groups.items() if not groups}
         buckets, series = np.zeros(self._job.buckets, dtype=np.int64), np.empty(0, dtype=np.int64)
         for done in self._stage("read", (0, 0.15), split_files, parts):
             self._take(done)
@@ -422,32 +423,23 @@ class _Run:
         return min(limit, self._found.rows // (2 * self._workers.workers) + 1)
 
     def _split_items(self) -> list[dict[str, Any]]:
-        """Return items of whole files and of ranges of row groups of large files."""
-        most = self._most(_SPLIT_ROWS)
-        pieces: list[tuple[DataFile, list[int] | None, int]] = []
-        sizes = []
+        """Return items of consecutive row groups."""
+        pieces: list[tuple[DataFile, int, int]] = []
+        sizes: list[int] = []
         for number, groups in self._found.groups.items():
-            first, parts = 0, _grouped(range(len(groups)), groups, most)
-            for part in parts:
-                pieces.append((self._found.files[number], part if len(parts) > 1 else None, first))
-                sizes.append(sum(groups[k] for k in part))
-                first += sizes[-1]
-            if not groups:
-                self.rows[number] = 0
-        return [{"part": part, "files": group} for part, group in enumerate(_grouped(pieces, sizes, most))]
+            firsts = np.cumsum([0, *groups]).tolist()[:-1]
+            pieces += [(self._found.files[number], group, first) for group, first in enumerate(firsts)]
+            sizes += groups
+        items = _grouped(pieces, sizes, self._most(_SPLIT_ROWS))
+        return [{"part": part, "pieces": group} for part, group in enumerate(items)]
 
     def _tasks(self, rows: "np.ndarray[Any, Any]", series: int) -> list[list[int]]:
         """Share the buckets out by their rows; an earlier run's are all taken, for their states go on."""
         used = np.arange(self._job.buckets) if self._job.previous else np.flatnonzero(rows)
         workers = self._workers.workers
         wanted = max(2 * workers if workers > 1 else 1, series // _SERIES)
-        tasks: list[list[int]] = [[] for _ in range(min(wanted, len(used)))]
-        loads = [0] * len(tasks)
-        for bucket in sorted(used.tolist(), key=lambda each: -int(rows[each])):
-            least = loads.index(min(loads))
-            tasks[least].append(bucket)
-            loads[least] += int(rows[bucket])
-        return tasks
+        ranked = sorted(used.tolist(), key=lambda bucket: -int(rows[bucket]))
+        return [ranked[task::wanted] for task in range(min(wanted, len(ranked)))]
 
     def _stage(
         self, name: str, share: tuple[float, float], stage: Any, items: Sequence[Mapping[str, Any]]

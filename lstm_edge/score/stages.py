@@ -11,7 +11,6 @@ after its worker died.
 """
 
 import tempfile
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby, pairwise
 from operator import itemgetter
@@ -23,12 +22,11 @@ from pyarrow import parquet
 
 from lstm_edge.data.sample_input import run_series, sample_input
 from lstm_edge_runtime.errors import FileFormatError, InputError
-from lstm_edge_runtime.hold import Hold
 from lstm_edge_runtime.manifest import Array
 from lstm_edge_runtime.prediction import softmax
 
 from .dataset import open_parquet, read_rows, read_windows, stored_keys
-from .events import Span, event_table, find_spans, from_storage, hold_labels
+from .events import Span, Spans, event_table, from_storage
 from .job import DataFile, Job, Tell, fixed_lists, from_fixed_lists, hash_of, open_job_model, writing
 from .memory import Kept, read_kept, write_kept
 from .shuffle import Shuffled, shuffle_writer
@@ -49,8 +47,8 @@ _ORDER = 1
 def split_files(job: Job, item: Item, tell: Tell) -> Done:
     """Split the rows of some files into buckets.
 
-    The item holds ``part``, the result's number, and ``files``, a list of (source, row groups or None, first
-    row); the result the rows ``by_file`` and in ``buckets``, ``bad`` with the message by file, and
+    The item holds ``part``, the result's number, and ``pieces``, a list of (source, row group, number of its
+    first row); the result the rows ``by_file`` and in ``buckets``, ``bad`` with the message by file, and
     ``series``, the hashes of their names.
     """
     by_file: dict[int, int] = {}
@@ -70,10 +68,11 @@ def split_files(job: Job, item: Item, tell: Tell) -> Done:
             buckets += np.bincount(bucket, minlength=job.buckets)
             series = np.union1d(series, hashes)
 
-        for source, groups, first in item["files"]:
+        for source, pieces in groupby(item["pieces"], key=itemgetter(0)):
+            groups, firsts = zip(*(piece[1:] for piece in pieces), strict=True)
             by_file[source.number] = 0
             try:
-                for batch in read_rows(source, job, groups, first):
+                for batch in read_rows(source, job, groups, firsts[0]):
                     waiting.append(batch)
                     by_file[source.number] += len(batch)
                     tell(len(batch))
@@ -133,8 +132,7 @@ class _SeriesScorer:
             self._kept |= read_kept(job, bucket, reset)
         self.last: dict[str, int | float] = {}
         """The last order of each series that had rows."""
-        self._spans: dict[str, Span] = {}
-        self._holds: defaultdict[str, Hold] = defaultdict(lambda: Hold(job.hold))
+        self._spans = Spans(job.hold)
         self.rows = 0
 
     def score(self, rows: "_Rows", write: Callable[..., None]) -> list[tuple[str, Span]]:
@@ -146,9 +144,9 @@ class _SeriesScorer:
                 kept = self._kept[name]
                 self._stepper.restore(name, kept.state, kept.age)
                 self.last[name] = kept.last
-                self._holds[name].restore(*kept.hold)
+                self._spans.holds[name].restore(*kept.hold)
                 if kept.span is not None:
-                    self._spans[name] = kept.span
+                    self._spans.last[name] = kept.span
             if name in self.last and rows.order[start] <= self.last[name]:
                 now, before = self._say(rows.order[start]), self._say(self.last[name])
                 raise InputError(
@@ -163,26 +161,20 @@ class _SeriesScorer:
         columns = [pa.array(rows.row), fixed_lists(values, schema.field("values").type)]
         write(pa.record_batch(columns, schema=schema), rows.file)
         self.rows += len(values)
-        if not self._job.events:
-            return []
-        labels = hold_labels([self._holds[name] for name in names], counts, values.argmax(axis=1))
-        shares = values[np.arange(len(values)), labels]
-        spans = [self._spans.get(name) for name in names]
-        found, last = find_spans(spans, counts, rows.order, labels, shares)
-        self._spans.update(zip(names, last, strict=True))
-        return [(names[place], span) for place, span in found]
+        return self._spans.take(names, counts, rows.order, values) if self._job.events else []
 
     def kept(self) -> dict[str, Kept]:
         """Return what is to be kept of all series, those without rows included."""
         kept = dict(self._kept)
         for name, last in self.last.items():
             state = self._stepper.state(name)
-            kept[name] = Kept(last, self._spans.get(name), state, state.age, self._holds[name].saved)
+            kept[name] = Kept(
+                last, self._spans.last.get(name), state, state.age, self._spans.holds[name].saved
+            )
         return kept
 
     def _say(self, order: Any) -> str:
-        place = from_storage(pa.array([order], self._job.order_storage), self._job.order_type)[0]
-        return f"{self._job.columns.order} {place}"
+        return f"{self._job.columns.order} {from_storage(self._job, [order])[0]}"
 
 
 class _Rows:
@@ -200,7 +192,7 @@ class _Rows:
         codes = codes[places]
         same = np.flatnonzero((codes[1:] == codes[:-1]) & (self.order[1:] == self.order[:-1]))
         if same.size:
-            place = from_storage(pa.array([self.order[same[0]]], job.order_storage), job.order_type)[0]
+            place = from_storage(job, [self.order[same[0]]])[0]
             raise InputError(
                 f"series {self.names[codes[same[0]]]!r} has {job.columns.order} {place} twice; expected a "
                 "different value in each row"
@@ -308,8 +300,7 @@ def score_windows(job: Job, item: Item, tell: Tell) -> Done:
     def scored(source: DataFile) -> Iterator[tuple[pa.RecordBatch, Array]]:
         rows[source.number] = 0
         for batch, steps, counts in read_windows(source, job):
-            starts = np.cumsum(counts) - counts
-            series = [steps[start : start + count] for start, count in zip(starts, counts, strict=True)]
+            series = np.split(steps, np.cumsum(counts)[:-1])
             out = run_series(model, samples, series).astype(np.float32, copy=False)
             rows[source.number] += len(counts)
             tell(len(counts))

@@ -322,12 +322,15 @@ class Model:
         return selftest(self._open())
 
     def warm_up(self) -> None:
-        """Run one step of zeros from the reset state, so that the first real one is not the slowest.
+        """Run zeros from the reset state and open a stream, so that the first real ones are not the slowest.
 
-        It leaves no trace: the model holds no state.
+        A stream that is opened compiles the native engine and tries it, where that takes the steps. It leaves
+        no trace: the model holds no state.
         """
         core = self._open()
         core.run(core.zero_inputs())
+        if core.manifest.streamable:
+            self.stream(reset_every="never")
 
     def close(self) -> None:
         """Let the session go; streams that are open keep it until they are dropped."""

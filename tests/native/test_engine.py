@@ -282,6 +282,8 @@ def test_a_graph_that_mixes_time_steps_runs_on_onnxruntime_with_one_warning() ->
     content = base.SerializeToString()
     with pytest.warns(RuntimeWarning, match="a drawn case fails on the native engine: y"):
         assert load(content).engine == "onnxruntime"
+    with pytest.warns(RuntimeWarning, match="a drawn case fails on the native engine: y"):
+        load(content).warm_up()  # compiles and tries the engine of streams
     with pytest.raises(CheckFailedError, match="a drawn case fails on the native engine: y"):
         load(content, engine="native")
 

@@ -111,6 +111,7 @@ def lep(edit=lambda manifest: manifest) -> tuple[bytes, Manifest]:
         lambda m: m._replace(states=(m.states[0]._replace(axes=("2*N", 8)), m.states[1])),
         lambda m: m._replace(outputs=(m.outputs[0]._replace(dtype="int8"),)),
         lambda m: m._replace(outputs=(m.outputs[0]._replace(axes=("N", "N", 4)),)),
+        lambda m: m._replace(outputs=(m.outputs[0]._replace(axes=("N", "4*N")),)),
         lambda m: m._replace(inputs=(m.inputs[0]._replace(axes=("N", "P", 3)),)),
         lambda m: m._replace(inputs=(m.inputs[0]._replace(axes=("N", 3)),)),
         lambda m: m._replace(batch="x"),

@@ -124,14 +124,20 @@ class NativeEngine:
         ):
             raise FileFormatError(f"no input has the time axis {manifest.sequence}; convert the model again")
         for name, axes in manifest.axes.items():
+            factors = [row_factor(axis, manifest.batch) for axis in axes]
             rows = name in manifest.output_names
-            for axis in axes:
+            for axis, factor in zip(axes, factors, strict=True):
                 known = isinstance(axis, int) or axis in (manifest.batch, manifest.sequence)
-                if not known and not (rows and row_factor(axis, manifest.batch)):
+                if not known and not (rows and factor):
                     raise FileFormatError(
                         f"{name} {describe(axes)} has axis {axis}, which no native program has; "
                         "convert the model again"
                     )
+            if len(factors) - factors.count(None) > 1 or (*axes, None).count(manifest.sequence) > 1:
+                raise FileFormatError(
+                    f"{name} {describe(axes)} has its rows or its steps on two axes, which no native program "
+                    "has; convert the model again"
+                )
         if self._padding is not None and any(
             self._ports(kind, self._padding) != self._ports(kind) for kind in (INPUT, OUTPUT, STATE)
         ):
