@@ -14,7 +14,7 @@ from lstm_edge.data.recordings import missing_name, usable
 from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError, first_line
 from lstm_edge_runtime.manifest import Array
 
-from .job import Columns, DataFile, Job, exact_order, fixed_lists
+from .job import Columns, DataFile, Job, exact_order
 
 __all__ = ["find_files", "open_parquet", "read_rows", "read_windows", "stored_keys"]
 
@@ -103,14 +103,14 @@ def _readable(source: DataFile) -> Iterator[None]:
 
 
 def read_rows(
-    source: DataFile, job: Job, groups: Sequence[int] | None, first: int
-) -> Iterator[pa.RecordBatch]:
-    """Yield a file's rows as record batches of the job's ``spill_schema``.
+    source: DataFile, job: Job, groups: Sequence[int], first: int
+) -> Iterator[tuple[list[pa.Array], Array]]:
+    """Yield the rows of a file's row groups: series, order, file and row, and the features ``(n, I)``.
 
     Args:
         source: the file.
         job: the run.
-        groups: its row groups to read; None for all.
+        groups: its row groups to read.
         first: the number of the first row in them.
 
     Raises:
@@ -128,10 +128,10 @@ def read_rows(
         else:
             series = _series(source, _filled(source, batch, str(columns.series), first))
         order = _order(source, _filled(source, batch, str(columns.order), first), job)
-        x = _features(source, batch, job, first)
-        rows = pa.array(np.arange(first, first + len(batch)))
-        files = pa.array(np.full(len(batch), source.number, dtype=np.int32))
-        yield pa.record_batch([series, order, files, rows, x], schema=job.spill_schema)
+        file = pa.array(np.full(len(batch), source.number, dtype=np.int32))
+        row = pa.array(np.arange(first, first + len(batch)))
+        features = [_filled(source, batch, name, first) for name in columns.features]
+        yield [series, order, file, row], _features(source, columns.features, features, job, first)
         first += len(batch)
 
 
@@ -184,13 +184,14 @@ def _series(source: DataFile, column: pa.Array) -> pa.Array:
 
 def _order(source: DataFile, column: pa.Array, job: Job) -> pa.Array:
     kind = column.type
-    if not job.has_order_like(kind):
+    exact, own = exact_order(kind), exact_order(job.order_type)
+    if exact is None or own is None or exact.id != own.id:
         raise InputError(
             f"{source.path}: column {job.columns.order!r} is {kind}, expected {job.order_type} as in the "
             "first file"
         )
     try:
-        column = column.cast(exact_order(kind)).cast(job.order_storage)
+        column = column.cast(exact).cast(job.order_storage)
     except pa.ArrowException as error:
         raise InputError(f"{source.path}: column {job.columns.order!r}: {first_line(error)}") from error
     if pa.types.is_floating(kind) and not np.isfinite(column.to_numpy()).all():
@@ -198,11 +199,14 @@ def _order(source: DataFile, column: pa.Array, job: Job) -> pa.Array:
     return column
 
 
-def _features(source: DataFile, batch: pa.RecordBatch, job: Job, first: int) -> pa.Array:
-    x = np.empty((len(batch), len(job.columns.features)), dtype=job.x_type.value_type.to_pandas_dtype())
-    for place, name in enumerate(job.columns.features):
-        x[:, place] = _numbers(source, _filled(source, batch, name, first), name, x.dtype, first)
-    return fixed_lists(x, job.x_type)
+def _features(
+    source: DataFile, names: Sequence[str], columns: Sequence[pa.Array], job: Job, first: int
+) -> Array:
+    """Return columns as ``(n, I)``."""
+    numbers = [
+        _numbers(source, column, name, job.dtype, first) for name, column in zip(names, columns, strict=True)
+    ]
+    return np.stack(numbers, axis=1)
 
 
 def _numbers(source: DataFile, column: pa.Array, name: str, dtype: npt.DTypeLike, first: int) -> Array:
@@ -228,35 +232,29 @@ def _numbers(source: DataFile, column: pa.Array, name: str, dtype: npt.DTypeLike
 
 
 def _windows(source: DataFile, batch: pa.RecordBatch, job: Job, first: int) -> tuple[Array, Array]:
-    features = job.columns.features
-    width, dtype = job.x_type.list_size, job.x_type.value_type.to_pandas_dtype()
+    features, counts = job.columns.features, np.ones(len(batch), dtype=np.int64)
     columns = [_filled(source, batch, name, first) for name in features]
-    nested = [_is_list(column.type) for column in columns]
-    if not any(nested):
-        columns, counts = list(columns), np.ones(len(batch), dtype=np.int64)
-    elif not all(nested):
+    nested = {_is_list(column.type) for column in columns}
+    if len(nested) > 1:
         raise InputError(f"{source.path}: some features are lists and some are numbers, expected all alike")
-    else:
+    if True in nested:
         lengths = [_lengths(column) for column in columns]
         counts = lengths[0].astype(np.int64)
         if not all(np.array_equal(each, counts) for each in lengths) or (counts < 1).any():
             raise InputError(f"{source.path}: the lists of a row are empty or differ in length")
         columns = [column.flatten() for column in columns]
-    if len(features) == 1 and _is_list(columns[0].type):
-        inner = _lengths(columns[0])
-        if (inner != width).any():
-            raise InputError(f"{source.path}: column {features[0]!r} has a step that is no list of {width}")
-        values = _numbers(source, columns[0].flatten(), features[0], dtype, first)
-        return values.reshape(-1, width), counts
-    if len(features) != width:
-        raise InputError(f"{source.path}: got {len(features)} features, expected {width}")
-    for name, column in zip(features, columns, strict=True):
-        if column.null_count:
-            raise InputError(f"{source.path}: a list in column {name!r} has an empty cell; {_ADVICE}")
-    parts = [
-        _numbers(source, column, name, dtype, first) for name, column in zip(features, columns, strict=True)
-    ]
-    return np.stack(parts, axis=1), counts
+        if len(features) == 1 and _is_list(columns[0].type):
+            if (_lengths(columns[0]) != job.width).any():
+                raise InputError(
+                    f"{source.path}: column {features[0]!r} has a step that is no list of {job.width}"
+                )
+            values = _numbers(source, columns[0].flatten(), features[0], job.dtype, first)
+            return values.reshape(-1, job.width), counts
+    if len(features) != job.width:
+        raise InputError(f"{source.path}: got {len(features)} features, expected {job.width}")
+    if empty := next((name for name, each in zip(features, columns, strict=True) if each.null_count), None):
+        raise InputError(f"{source.path}: a list in column {empty!r} has an empty cell; {_ADVICE}")
+    return _features(source, features, columns, job, first), counts
 
 
 def _lengths(column: pa.Array) -> Array:

@@ -1,6 +1,7 @@
 """Changes of the label: rows of one series become spans of one label."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ from lstm_edge_runtime.manifest import Array
 
 from .job import Job, exact_order
 
-__all__ = ["Span", "event_table", "find_spans", "from_storage", "hold_labels"]
+__all__ = ["Span", "Spans", "event_table", "from_storage"]
 
 
 class Span(NamedTuple):
@@ -28,80 +29,50 @@ class Span(NamedTuple):
     samples: int
 
 
-def find_spans(
-    before: Sequence[Span | None], counts: Array, order: Array, labels: Array, shares: Array
-) -> tuple[list[tuple[int, Span]], list[Span]]:
-    """Cut samples into spans, the first of which may go on from an earlier one.
+class Spans:
+    """The last span of each series, which its next samples make longer or end."""
 
-    Sums are taken one after another, so that they do not depend on where the samples are cut.
+    def __init__(self, hold: int) -> None:
+        """Let a label count once it came ``hold`` times in a row."""
+        self.holds: defaultdict[str, Hold] = defaultdict(lambda: Hold(hold))
+        """By series."""
+        self.last: dict[str, Span] = {}
+        """By series."""
 
-    Args:
-        before: each series' last span so far, None for a new one.
-        counts: how many samples each series has ``(K,)``, from 1.
-        order: their order, one series after another ``(n,)``.
-        labels: their classes ``(n,)``.
-        shares: the probability of these ``(n,)``.
+    def take(
+        self, names: Sequence[str], counts: Array, order: Array, values: Array
+    ) -> list[tuple[str, Span]]:
+        """Take the next samples of some series; return the spans that ended, with their series.
 
-    Returns:
-        The spans that ended, each with its series' place; and each series' last span.
-    """
-    starts = np.cumsum(counts) - counts
-    series = np.repeat(np.arange(len(counts)), counts)
-    new, first, last = _runs(counts, labels)
-    span = np.cumsum(new) - 1
-    goes_on = [
-        old is not None and old.label == int(labels[start])
-        for old, start in zip(before, starts.tolist(), strict=True)
-    ]
-    carried = {int(span[starts[k]]): before[k] for k in np.flatnonzero(goes_on).tolist()}
-    sums = np.bincount(  # which adds in the order of its arguments
-        np.concatenate([np.array(list(carried), dtype=np.int64), span]),
-        weights=np.concatenate([[old.total for old in carried.values() if old], shares.astype(np.float64)]),
-    )
-    ended = [(k, old) for k, old in enumerate(before) if old is not None and not goes_on[k]]
-    open_spans: list[Span] = []
-    for index, (begin, end) in enumerate(zip(first.tolist(), last.tolist(), strict=True)):
-        old = carried.get(index)
-        found = Span(
-            int(labels[begin]),
-            order[begin].item() if old is None else old.start,
-            order[end].item(),
-            float(sums[index]),
-            end - begin + 1 + (0 if old is None else old.samples),
-        )
-        place = int(series[begin])
-        if end == starts[place] + counts[place] - 1:
-            open_spans.append(found)
-        else:
-            ended.append((place, found))
-    return ended, open_spans
+        Args:
+            names: of the series.
+            counts: how many samples each has ``(K,)``, from 1.
+            order: their order, one series after another ``(n,)``.
+            values: the probabilities of the classes ``(n, C)``.
+        """
+        labels = values.argmax(axis=1)
+        series = np.repeat(np.arange(len(counts)), counts)
+        first = np.flatnonzero((np.diff(series, prepend=-1) != 0) | (np.diff(labels, prepend=-1) != 0))
+        ended: list[tuple[str, Span]] = []
+        for begin, end in zip(first.tolist(), [*first[1:].tolist(), len(labels)], strict=True):
+            name = names[series[begin]]
+            hold = self.holds[name]
+            before = hold.label
+            counted = begin + hold.take(int(labels[begin]), end - begin)
+            for label, low, high in ((before, begin, counted), (hold.label, counted, end)):
+                if low < high:
+                    ended += self._extend(name, label, order[low:high], values[low:high, label])
+        return ended
 
-
-def hold_labels(holds: Sequence[Hold], counts: Array, labels: Array) -> Array:
-    """Return the label that counts after each sample ``(n,)``, -1 while none does.
-
-    Args:
-        holds: each series' own, which goes on.
-        counts: how many samples each series has ``(K,)``, from 1.
-        labels: their classes, one series after another ``(n,)``.
-    """
-    held: Array = labels.copy()
-    series = np.repeat(np.arange(len(counts)), counts)
-    _, first, last = _runs(counts, labels)
-    for begin, end in zip(first.tolist(), last.tolist(), strict=True):
-        hold = holds[series[begin]]
-        before = hold.label
-        held[begin : begin + hold.take(int(labels[begin]), end - begin + 1)] = before
-    return held
-
-
-def _runs(counts: Array, labels: Array) -> tuple[Array, Array, Array]:
-    """Return where one series' label changes ``(n,)``, and the first and last places of equal ones."""
-    new = np.ones(len(labels), dtype=bool)
-    new[1:] = labels[1:] != labels[:-1]
-    new[np.cumsum(counts) - counts] = True
-    first = np.flatnonzero(new)
-    return new, first, np.append(first[1:], len(labels)) - 1
+    def _extend(self, name: str, label: int, order: Array, shares: Array) -> Iterator[tuple[str, Span]]:
+        old = self.last.get(name)
+        if old is not None and old.label != label:
+            yield name, old
+            old = None
+        start, total, samples = (old.start, old.total, old.samples) if old else (order[0].item(), 0.0, 0)
+        # one after another, so that the sum does not depend on where the samples are cut
+        total = float(np.cumsum(np.append(total, shares.astype(np.float64)))[-1])
+        self.last[name] = Span(label, start, order[-1].item(), total, samples + len(shares))
 
 
 def event_table(job: Job, found: Sequence[tuple[str, Span]], *, is_open: bool) -> pa.Table:
@@ -113,15 +84,11 @@ def event_table(job: Job, found: Sequence[tuple[str, Span]], *, is_open: bool) -
         is_open: whether later samples may make them longer.
     """
     rows = sorted(found, key=lambda each: (each[0], each[1].start))
-    spans = [span for _, span in rows]
-
-    def order(values: Sequence[int | float]) -> pa.Array:
-        return from_storage(pa.array(values, job.order_storage), job.order_type)
-
+    names, spans = [name for name, _ in rows], [span for _, span in rows]
     columns = {
-        str(job.columns.series): pa.array([name for name, _ in rows], pa.string()).cast(job.series_type),
-        "start": order([span.start for span in spans]),
-        "end": order([span.end for span in spans]),
+        str(job.columns.series): pa.array(names, pa.string()).cast(job.series_type),
+        "start": from_storage(job, [span.start for span in spans]),
+        "end": from_storage(job, [span.end for span in spans]),
         "label": pa.array([job.labels[span.label] for span in spans], pa.string()),
         "samples": pa.array([span.samples for span in spans], pa.int64()),
         "mean_probability": pa.array([span.total / span.samples for span in spans], pa.float64()),
@@ -130,6 +97,6 @@ def event_table(job: Job, found: Sequence[tuple[str, Span]], *, is_open: bool) -
     return pa.table(columns)
 
 
-def from_storage(column: pa.Array, kind: pa.DataType) -> pa.Array:
-    """Return an order as it was in the data set."""
-    return column.cast(exact_order(kind)).cast(kind)
+def from_storage(job: Job, values: Sequence[int | float]) -> pa.Array:
+    """Return orders as they were in the data set."""
+    return pa.array(values, job.order_storage).cast(exact_order(job.order_type)).cast(job.order_type)
