@@ -177,7 +177,7 @@ def describe_node(node: onnx.NodeProto) -> str:
     return f"{node.op_type} {node.name or next(iter(node.output), '')!r}"
 
 
-def remember(run: Runner, count: int = _KEPT) -> Runner:
+def remember(run: Runner) -> Runner:
     """Return ``run`` with its last results kept: a case is compared in more ways than one."""
     kept: OrderedDict[bytes, Mapping[str, Array]] = OrderedDict()
 
@@ -185,7 +185,7 @@ def remember(run: Runner, count: int = _KEPT) -> Runner:
         key = _key(feeds)
         if key not in kept:
             kept[key] = run(feeds)
-            if len(kept) > count:
+            if len(kept) > _KEPT:
                 kept.popitem(last=False)
         kept.move_to_end(key)
         return kept[key]
