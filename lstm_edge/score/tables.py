@@ -48,7 +48,7 @@ def read_table(
     files = ", ".join(_text(str(path)) for path in sorted(job.folder(folder).glob("*.parquet")))
     if not files:
         return
-    found, ranges = f"FROM read_parquet([{files}]) WHERE {where}", [""]
+    found, ranges = f"FROM read_parquet([{files}], hive_partitioning = false) WHERE {where}", [""]
     with _database(job) as database:
         if order:
             shares = np.linspace(0, 1, rows // job.rows + 1, endpoint=False).tolist()
@@ -104,7 +104,7 @@ def _database(job: Job) -> Iterator[duckdb.DuckDBPyConnection]:
                 yield database
         except duckdb.Error as error:
             raise LstmEdgeError(
-                f"the rows can't be sorted in {job.work}: {first_line(error)}; make room there"
+                f"DuckDB can't sort rows in {job.work} ({first_line(error)}); free some space there"
             ) from error
 
 
