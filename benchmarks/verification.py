@@ -24,7 +24,8 @@ from torch import nn
 from lstm_edge import LSTM1
 from lstm_edge.checkpoint import Run, save
 from lstm_edge_exporters import ExportConfig, export
-from lstm_edge_exporters.export.pipeline import convert_module
+from lstm_edge_exporters.export.pipeline import convert
+from lstm_edge_exporters.export.request import make_request
 
 SIZES = ((6, 32, 1), (40, 256, 2))
 _NETWORK = """
@@ -86,9 +87,10 @@ class _Net(nn.Module):
 
 def _share(size: tuple[int, int, int], rounds: int) -> str:
     module, example = _Net(*size).eval(), torch.randn(3, 5, size[0])
+    config = ExportConfig()
     whole, graph = (
         statistics.median(_time(call) for _ in range(rounds))
-        for call in (lambda: export(module, example), lambda: convert_module(module, example, ExportConfig()))
+        for call in (lambda: export(module, example), lambda: convert(make_request(module, example, config)))
     )
     return f"{(whole - graph) / whole:.2f}"
 

@@ -11,17 +11,17 @@ import lstm_edge_runtime as _lstm_edge_runtime  # noqa: F401  first: it switches
 from .export import export
 
 if _typing.TYPE_CHECKING:
+    from .export.artifact import Artifact
+    from .export.artifact import Artifact as Artefact
     from .export.config import ExportConfig
-    from .export.pipeline import Artifact
-    from .export.pipeline import Artifact as Artefact
     from .quantization.config import QuantizeConfig
     from .quantization.pipeline import quantize
 
 __all__ = ["Artefact", "Artifact", "ExportConfig", "QuantizeConfig", "export", "quantize"]
 
 _HOMES = {
-    "Artefact": ("export.pipeline", "Artifact"),  # the name that Artifact had at first
-    "Artifact": ("export.pipeline", "Artifact"),
+    "Artefact": ("export.artifact", "Artifact"),  # the name that Artifact had at first
+    "Artifact": ("export.artifact", "Artifact"),
     "ExportConfig": ("export.config", "ExportConfig"),
     "QuantizeConfig": ("quantization.config", "QuantizeConfig"),
     "quantize": ("quantization.pipeline", "quantize"),

@@ -1,8 +1,8 @@
 """Working on an ONNX graph: names, axes, shapes, new nodes, bytes.
 
-A graph pass is a function that takes an ``ir.Model`` and changes it in place, such as ``export.lower.lower``
-or ``recurrent.to_layout_0``. It stands in the module of its subject, and its caller is a line in
-``export/pipeline.py`` or ``lift/pipeline.py``. To replace a node by others, use a ``Builder``; to add nodes
+A graph pass is a function that takes an ``ir.Model`` and changes it in place, such as ``center_norms`` of
+``export`` or ``recurrent.to_layout_0``. It stands in the module of its subject, and its caller is a line in
+``export/lower.py`` or ``lift/pipeline.py``. To replace a node by others, use a ``Builder``; to add nodes
 elsewhere, ``graph.append`` them, name what they compute by ``UniqueNames``, and ``graph.sort()`` at the end.
 """
 

@@ -68,59 +68,75 @@ def pair_states(
         plain: inputs that are none.
         sequence: the time axis, which no state has.
     """
-    inputs = {
-        str(value.name): value
-        for value in graph.inputs
-        if not value.is_initializer() and sequence not in axes_of(value) and value.name not in plain
-    }
-    called = {
-        name
-        for name in inputs
-        if name in starts
-        or is_called_like_a_state(name)
-        or (name in positional and any(map(is_called_like_a_state, names[0].inputs.get(name, ()))))
-    }
+    inputs = _possible_states(graph, plain, sequence)
+    told = {name: {name, *(names[0].inputs.get(name, ()) if name in positional else ())} for name in inputs}
+    called = {name for name in inputs if name in starts or any(map(is_called_like_a_state, told[name]))}
     signal = next((str(value.name) for value in graph.inputs if value.name not in called), None)
-    taken = {behind_identity(graph.outputs[place]) for place in known.values()}
-    last = {behind_identity(value): place for place, value in enumerate(graph.outputs)}
-    free = {
-        place: graph.outputs[place]
-        for value, place in last.items()
-        if value not in taken and sequence not in axes_of(graph.outputs[place])
-    }
+    free = _free_outputs(graph, known, sequence)
     alike = {
         name: {place for place, after in free.items() if _fits(value, after)}
         for name, value in inputs.items()
         if name not in known and name != signal
     }
-    reached = {name: {*walk([inputs[name]], _uses)} for name in alike}
-    depends = {
-        name: {
-            place
-            for place in places
-            if free[place] in reached[name] - {inputs[name]}
-            and could_continue(spec_of(inputs[name]), spec_of(free[place]))
-        }
-        for name, places in alike.items()
-    }
+    depends = {name: _computed_from(inputs[name], places, free) for name, places in alike.items()}
+    pairs, same = _settle(names, known, called, alike, depends)
+    left = {name: tuple(sorted(places)) for name, places in _without(depends, pairs).items()}
+    open_ = {name: places for name, places in left.items() if places}
+    return Pairing(
+        {name: pairs[name] for value in graph.inputs if (name := str(value.name)) in pairs},
+        {name: places for name, places in open_.items() if name in called},
+        {name: places for name, places in open_.items() if name not in called},
+        same,
+        tuple(name for name in left if name not in open_ and name in called and _is_small(inputs[name])),
+    )
+
+
+def _settle(
+    names: Sequence[Names],
+    known: Mapping[str, int],
+    called: Collection[str],
+    alike: Mapping[str, set[int]],
+    depends: Mapping[str, set[int]],
+) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Return the pairs that names and then structure decide, and those that an output's name alone does."""
     pairs = dict(known)
     for each in names:
         pairs |= _by_name(each, _without(alike, pairs), called)
     same = _by_same_name(names[0], _without(depends, pairs)) if names else {}
     pairs |= same
-    while found := _only_choices(
-        _without({name: depends[name] for name in depends if name in called}, pairs)
-    ):
+    likely = {name: places for name, places in depends.items() if name in called}
+    while found := _only_choices(_without(likely, pairs)):
         pairs |= found
-    left = {name: tuple(sorted(places)) for name, places in _without(depends, pairs).items()}
-    ended = (name for name, places in left.items() if not places and name in called)
-    return Pairing(
-        {str(value.name): pairs[str(value.name)] for value in graph.inputs if value.name in pairs},
-        {name: places for name, places in left.items() if places and name in called},
-        {name: places for name, places in left.items() if places and name not in called},
-        tuple(same),
-        tuple(name for name in ended if _is_small(inputs[name])),
-    )
+    return pairs, tuple(same)
+
+
+def _possible_states(graph: ir.Graph, plain: Collection[str], sequence: str | None) -> dict[str, ir.Value]:
+    return {
+        str(value.name): value
+        for value in graph.inputs
+        if not value.is_initializer() and sequence not in axes_of(value) and value.name not in plain
+    }
+
+
+def _free_outputs(graph: ir.Graph, known: Mapping[str, int], sequence: str | None) -> dict[int, ir.Value]:
+    """Return the outputs that may continue a state, each value once, by place."""
+    taken = {behind_identity(graph.outputs[place]) for place in known.values()}
+    last = {behind_identity(value): place for place, value in enumerate(graph.outputs)}
+    return {
+        place: graph.outputs[place]
+        for value, place in last.items()
+        if value not in taken and sequence not in axes_of(graph.outputs[place])
+    }
+
+
+def _computed_from(before: ir.Value, places: Collection[int], free: Mapping[int, ir.Value]) -> set[int]:
+    """Return which of ``places`` hold values that are computed from ``before`` and could continue it."""
+    reached = {*walk([before], _uses)} - {before}
+    return {
+        place
+        for place in places
+        if free[place] in reached and could_continue(spec_of(before), spec_of(free[place]))
+    }
 
 
 def _fits(before: ir.Value, after: ir.Value) -> bool:

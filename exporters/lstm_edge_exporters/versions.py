@@ -2,7 +2,7 @@
 
 from importlib import import_module
 
-__all__ = ["IR_VERSIONS", "OLDEST_ONNXRUNTIME", "OPSETS", "versions"]
+__all__ = ["IR_VERSIONS", "MAKERS", "OLDEST_ONNXRUNTIME", "OPSETS", "versions"]
 
 OLDEST_ONNXRUNTIME = "1.18"
 """The oldest onnxruntime that runs the files."""
@@ -10,6 +10,8 @@ OPSETS = range(18, 22)
 """ONNX opsets that can be written; onnxruntime 1.18, built with onnx 1.16, reads up to the last."""
 IR_VERSIONS = range(7, 11)
 """ONNX IR versions that can be written, likewise."""
+MAKERS = ("lstm-edge", "torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime")
+"""What makes a file of a module."""
 
 _MODULES = {"lstm-edge": "lstm_edge_runtime", "onnx-ir": "onnx_ir"}
 

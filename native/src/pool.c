@@ -59,13 +59,15 @@ static void start(le_pool *pool) {
     pool->process = getpid();
 }
 
-/* Start them again in a process that was forked from the one that had them. */
-static void restart(le_pool *pool) {
-    static pthread_mutex_t restarting = PTHREAD_MUTEX_INITIALIZER;
-    if (pool->process == getpid()) return;
-    pthread_mutex_lock(&restarting);
-    if (pool->process != getpid()) start(pool);
-    pthread_mutex_unlock(&restarting);
+/* Start them again in a process that was forked from the one that had them; whether they are there. No lock:
+ * a thread that held it would be missing in a process that is forked meanwhile. */
+static bool restart(le_pool *pool) {
+    pid_t owner = pool->process;
+    const pid_t own = getpid();
+    if (owner == own) return true;
+    if (owner == -own || !atomic_compare_exchange_strong(&pool->process, &owner, -own)) return false;
+    start(pool);
+    return true;
 }
 
 le_pool *le_pool_new(size_t threads) {
@@ -101,8 +103,7 @@ void le_pool_free(le_pool *pool) {
 size_t le_pool_threads(const le_pool *pool) { return pool == NULL ? 1 : pool->threads; }
 
 void le_pool_run(le_pool *pool, le_task task, void *context, size_t count) {
-    if (pool != NULL && count > 1) restart(pool);
-    if (pool == NULL || count < 2 || pthread_mutex_trylock(&pool->turn) != 0) {
+    if (pool == NULL || count < 2 || !restart(pool) || pthread_mutex_trylock(&pool->turn) != 0) {
         for (size_t i = 0; i < count; i++) task(context, i); /* another caller has the threads, or none are needed */
         return;
     }

@@ -4,7 +4,7 @@ A caller's arrays are converted to what the file takes, or refused before any wo
 """
 
 import os
-from _thread import allocate_lock
+from _thread import RLock
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -125,6 +125,12 @@ class Identity:
         return self._digests
 
 
+_opening = RLock()
+"""Held while an engine is made: ``cached_property`` has no lock since Python 3.12."""
+if hasattr(os, "register_at_fork"):  # the thread that holds it is not there in a child
+    os.register_at_fork(after_in_child=_opening._at_fork_reinit)  # type: ignore[attr-defined]
+
+
 class Core:
     """An open session and the manifest that was checked against it; nothing in it changes."""
 
@@ -155,7 +161,6 @@ class Core:
         self.has_manifest, self.check = has_manifest, check
         self._open_native: Callable[[], NativeEngine | None] | None = open_native
         self._native: NativeEngine | None = None
-        self._opening = allocate_lock()
         self._native_calls = native_calls
 
     @property
@@ -167,7 +172,7 @@ class Core:
     def native(self) -> "NativeEngine | None":
         """The engine of streams and batches; None where onnxruntime takes their steps."""
         if self._open_native is not None:
-            with self._opening:  # cached_property has no lock since Python 3.12
+            with _opening:
                 if self._open_native is not None:
                     self._native = self._open_native()
                     self._open_native = None  # it holds the file's bytes

@@ -207,7 +207,7 @@ def test_a_name_that_is_code_stays_a_name(data, onnxruntime_web, tmp_path, site_
 def test_options_of_the_page_do_not_go_with_other_formats(invoke, data, tmp_path):
     code, _, error = invoke("convert", data / "lstm.onnx", "-o", tmp_path / "m.ort", "--ort", tmp_path)
     assert code == 2
-    assert "--ort does not go with --to ort" in error
+    assert "--ort is not valid with --to ort" in error
 
 
 def test_a_site_is_made_without_torch_and_onnx(data, onnxruntime_web, tmp_path):

@@ -1,4 +1,4 @@
-"""From a PyTorch module to an ONNX file: record, trace, lower, lift states, finalize, verify."""
+"""From a PyTorch module to a verified ONNX file; ``pipeline`` has the stages."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -6,8 +6,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ..progress import Progress
+    from .artifact import Artifact
     from .config import ExportConfig
-    from .pipeline import Artifact
 
 __all__ = ["export"]
 

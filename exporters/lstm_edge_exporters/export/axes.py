@@ -1,88 +1,98 @@
-"""The axes of inputs that nobody told: found by tracing."""
+"""The axes of the inputs: as told, or as the recurrent layers see them when the module is traced."""
 
-import contextlib
-import copy
-import inspect
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from itertools import combinations
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.export import Dim
 
+from lstm_edge_runtime.axes import parse_sum
 from lstm_edge_runtime.errors import InputError, UnsupportedError
+from lstm_edge_runtime.graph_check import is_called_like_a_state
 from lstm_edge_runtime.manifest import Axes
 
-from ..numerics.reference import Signature, flatten_output
+from ..numerics.reference import Signature
 from .config import ExportConfig
-from .refusals import LoopError
-from .sizes import keep_sizes
-from .trace import FoundAxes, find_axes, runs
+from .failures import LoopError
+from .record import Recorder
+from .request import Request
+from .sizes import keeping_sizes, size_text, symbols
+from .source import Place
+from .trace import export_program, fixed_places, runs
 
-__all__ = ["find_missing_axes", "suggest_step"]
+__all__ = ["find_axes"]
 
 _MOST_SINGLES = 8
 """Beyond so many axes of size 1 not every choice of them is tried."""
 
 
-def find_missing_axes(module: nn.Module, signature: Signature, config: ExportConfig) -> dict[str, Axes]:
+def find_axes(request: Request) -> dict[str, Axes]:
     """Return every input's axes: of some as told, of the others as tracing finds them.
 
-    Args:
-        module: a copy in eval mode.
-        signature: the inputs and an example of them.
-        config: the axes of some of the inputs, checked.
-
     Raises:
-        InputError: no dynamic axis can be found.
+        InputError: axes that do not fit the example, or no dynamic axis can be found.
         UnsupportedError: the module does what can't be exported right.
     """
-    shapes = signature.shapes
-    missing = [name for name in signature.names if name not in config.inputs]
-    found, example = _find(module, signature, config)
-    _refuse_fixed(found, example, shapes, missing)
+    signature, config = request.signature, request.config
+    shapes, told = signature.shapes, config.told_axes(signature.shapes)
+    missing = [name for name in signature.names if name not in told]
+    if not missing:
+        return told
+    found = keeping_sizes(request.module, lambda module: _search(module, signature, config))
+    _refuse_fixed(found, shapes, missing)
     if not found.layers:
         _refuse_loops(found, shapes, missing)
     free = any(isinstance(axis, str) for name in missing for axis in found.axes[name])
-    if not free and not config.inputs and not found.batches:
+    if not free and not told and not found.batches:
         lines = "; ".join(dict.fromkeys(place.line for place in found.fixed.values() if place.line))
         raise InputError(
             f"no dynamic axis found{f' ({lines})' if lines else ''}: forward calls no recurrent layer; name "
             f'the axes: inputs={{"{missing[0]}": ("N", ...)}}, by its number each one that is fixed'
         )
-    return {
-        name: tuple(
-            config.inputs.get(name)
-            or (
-                axis if isinstance(axis, str) else size
-                for axis, size in zip(found.axes[name], shapes[name], strict=True)
-            )
-        )
-        for name in signature.names
-    }
+    for name in missing:
+        pairs = zip(found.axes[name], shapes[name], strict=True)
+        told[name] = tuple(axis if isinstance(axis, str) else size for axis, size in pairs)
+    return {name: told[name] for name in signature.names}
 
 
-def _find(module: nn.Module, signature: Signature, config: ExportConfig) -> tuple[FoundAxes, Signature]:
-    """Find the axes with an example that shows them; gives it too."""
-    own = copy.deepcopy(module)
-    if keep_sizes(own):
-        with contextlib.suppress(UnsupportedError):
-            return _find_in(own, signature, config)
-    return _find_in(module, signature, config)
+@dataclass(frozen=True)
+class _Found:
+    """What tracing found with every axis free."""
+
+    example: Signature
+    """What was traced."""
+    axes: Mapping[str, Axes]
+    """By input; a name where the recurrent layers see batch or time, else the example's size."""
+    batches: frozenset[int]
+    """The batch sizes of layers that see always the same one."""
+    times: frozenset[int]
+    """The counts of steps of layers that see always the same one."""
+    loops: Mapping[int, str]
+    """How often one layer is called for a single step, and the line that calls it."""
+    layers: bool
+    """Whether ``forward`` calls recurrent layers."""
+    fixed: Mapping[tuple[str, int], Place]
+    """Where the module's code fixes an axis of an input."""
 
 
-def _find_in(module: nn.Module, signature: Signature, config: ExportConfig) -> tuple[FoundAxes, Signature]:
-    found = find_axes(copy.deepcopy(module), signature, config.batch, config.sequence)
-    if 1 in found.batches | found.times or (not found.layers and _singles(signature)):
-        if 1 in found.batches and len(_singles(signature)) > _MOST_SINGLES:
+def _search(module: nn.Module, signature: Signature, config: ExportConfig) -> _Found:
+    """Trace with every axis free, at an example that shows them."""
+    found, singles = _trace_free(module, signature, config), _singles(signature)
+    if 1 in found.batches | found.times or (not found.layers and singles):
+        if 1 in found.batches and len(singles) > _MOST_SINGLES:
             raise InputError(
-                f"the example has {len(_singles(signature))} axes of size 1; give one of two rows and two "
+                f"the example has {len(singles)} axes of size 1; give one of two rows and two "
                 "steps, or name the axes of every input with inputs="
             )
         for larger in _enlarged(module, signature):
-            with contextlib.suppress(LoopError):  # over an axis of which the example has one step
-                return find_axes(copy.deepcopy(module), larger, config.batch, config.sequence), larger
-    return found, signature
+            with suppress(LoopError):  # over an axis of which the example has one step
+                return _trace_free(module, larger, config)
+    return found
 
 
 def _enlarged(module: nn.Module, signature: Signature) -> Iterator[Signature]:
@@ -113,20 +123,109 @@ def _singles(signature: Signature) -> list[tuple[int, int]]:
     ]
 
 
-def _refuse_fixed(
-    found: FoundAxes, example: Signature, shapes: Mapping[str, tuple[int, ...]], names: Sequence[str]
-) -> None:
+def _trace_free(module: nn.Module, signature: Signature, config: ExportConfig) -> _Found:
+    """Trace with every axis dynamic; those that turn out to be neither batch nor time keep their size."""
+    shapes = [[Dim.AUTO] * tensor.dim() for tensor in signature.example]
+    recorder, _ = export_program(module, signature, signature.example, shapes)
+    names = _name_symbols(recorder, signature, config)
+    axes = {
+        name: tuple(_axis_of(size, names, number) for size, number in zip(shape, tensor.shape, strict=True))
+        for name, shape, tensor in zip(signature.names, recorder.shapes, signature.example, strict=True)
+    }
+    times, batches = (
+        frozenset(int(text) for call in recorder.calls if (text := size_text(call.shape[place])).isdecimal())
+        for place in (0, 1)
+    )
+    single = Counter((call.path, call.line) for call in recorder.calls if size_text(call.shape[0]) == "1")
+    loops = {count: line for (_, line), count in single.items() if count > 1}
+    fixed = fixed_places(recorder, signature.names)
+    return _Found(signature, axes, batches, times, loops, bool(recorder.calls), fixed)
+
+
+def _name_symbols(recorder: Recorder, signature: Signature, config: ExportConfig) -> dict[str, str]:
+    """Return the axis that each size as traced stands for: batch and time as the layers see them."""
+    steps, rows = (
+        list(dict.fromkeys(symbol for call in recorder.calls for symbol in symbols(call.shape[place])))
+        for place in (0, 1)
+    )
+    if not recorder.calls:  # the first free axis is taken for the batch, the next one for the time
+        free = _free_symbols(recorder, signature.names)
+        rows, steps = free[:1], free[1:]
+    # Where words are read by letters, the batch of the letters' layer holds the time of the words' layer.
+    rows = [symbol for symbol in rows if symbol not in steps] or rows
+    names: dict[str, str] = {}
+    for stem, found in ((config.batch, rows), (config.sequence, steps)):
+        fresh = [symbol for symbol in found if symbol not in names]
+        names |= {symbol: stem if index == 0 else f"{stem}{index + 1}" for index, symbol in enumerate(fresh)}
+    return names | _of_same_size(recorder, names, signature.example)
+
+
+def _free_symbols(recorder: Recorder, names: Sequence[str]) -> list[str]:
+    """Return the sizes of the inputs that follow from no others, those of a cell's caches left out.
+
+    Such have the shape of an output, and no axis of them is time. The first input that is not called like a
+    state is the signal, whatever its shape.
+    """
+    texts = [[size_text(size) for size in shape] for shape in recorder.shapes]
+    returned = [[size_text(size) for size in shape] for shape in recorder.returned]
+    tied = {
+        symbol for shape in texts for text in shape if parse_sum(text) is None for symbol in symbols(text)
+    }
+    signal = next((i for i, name in enumerate(names) if not is_called_like_a_state(name)), 0)
+    seen = [text for i, shape in enumerate(texts) if i == signal or shape not in returned for text in shape]
+    return list(dict.fromkeys(symbol for text in seen for symbol in symbols(text) if symbol not in tied))
+
+
+def _axis_of(size: Any, names: Mapping[str, str], example: int) -> str | int:
+    """Return the axis of a traced size: a name, a multiple or sum of names, else the example's size."""
+    factors, constant = parse_sum(size_text(size)) or ({}, 0)
+    if not factors or not all(symbol in names for symbol in factors):
+        return example
+    terms = [
+        names[symbol] if factor == 1 else f"{factor}*{names[symbol]}" for symbol, factor in factors.items()
+    ]
+    return "+".join([*terms, *([str(constant)] if constant else [])])
+
+
+def _of_same_size(recorder: Recorder, names: Mapping[str, str], tensors: Sequence[Tensor]) -> dict[str, str]:
+    """Name further dynamic axes after the one axis that has their size in the example.
+
+    Such are the axes of an input that reaches the layers through a gather: its rows are picked, not seen. Two
+    axes of one input are never the same.
+    """
+    sizes: dict[str, int] = {}
+    others: dict[int, set[str]] = {}
+    for shape, tensor in zip(recorder.shapes, tensors, strict=True):
+        for size, number in zip(shape, tensor.shape, strict=True):
+            if size_text(size) in names:
+                others.setdefault(number, set()).add(names[size_text(size)])
+            elif isinstance(size, torch.SymInt) and not size_text(size).isdecimal():
+                sizes[size_text(size)] = number
+    unique = {number: found.pop() for number, found in others.items() if len(found) == 1}
+    beside = {
+        (size_text(size), names.get(size_text(each)))
+        for shape in recorder.shapes
+        for size in shape
+        for each in shape
+    }
+    return {
+        symbol: unique[number]
+        for symbol, number in sizes.items()
+        if number in unique and (symbol, unique[number]) not in beside
+    }
+
+
+def _refuse_fixed(found: _Found, shapes: Mapping[str, tuple[int, ...]], names: Sequence[str]) -> None:
     """Raise ``UnsupportedError`` where ``forward``'s code fixes the example's batch or count of steps.
 
     Args:
         found: what tracing found.
-        example: what was traced.
         shapes: the shapes of what the user gave; one step is what a loop may take.
         names: the inputs whose axes are wanted.
     """
-    for name, tensor in zip(example.names, example.example, strict=True):
-        for place, axis in enumerate(found.axes[name]):
-            if name not in names or not isinstance(axis, int) or axis == 1 or 0 < place == tensor.dim() - 1:
+    for name, axes in ((name, found.axes[name]) for name in found.example.names if name in names):
+        for place, axis in enumerate(axes):
+            if not isinstance(axis, int) or axis == 1 or 0 < place == len(axes) - 1:
                 continue
             given = f"or name the axes of {name} with inputs=, this one by its number"
             if axis in found.batches:
@@ -138,70 +237,21 @@ def _refuse_fixed(
                     f"{name}.size({place}), make the state an argument, {given}"
                 )
             if axis in found.loops and shapes[name][place] > 1:
-                loop = LoopError(
+                raise LoopError(
                     f"forward calls a layer {axis} times for one step each ({found.loops[axis]}), as many "
                     f"as axis {place} of {name} has, and a file's loops have a fixed length; call it once on "
-                    f"the whole, {given}"
+                    f"the whole, {given}",
+                    axis,
                 )
-                loop.steps = axis
-                raise loop
 
 
-def _refuse_loops(found: FoundAxes, shapes: Mapping[str, tuple[int, ...]], names: Sequence[str]) -> None:
+def _refuse_loops(found: _Found, shapes: Mapping[str, tuple[int, ...]], names: Sequence[str]) -> None:
     """Raise ``LoopError`` where a loop of ``forward`` runs as often as an axis of the example is long."""
     for (name, axis), place in found.fixed.items():
-        if name in names and place.loop and shapes[name][axis] > 1:
-            loop = LoopError(
+        if name in names and place.loop and (steps := shapes[name][axis]) > 1:
+            raise LoopError(
                 f"forward loops over axis {axis} of {name} ({place.line}), and a file would hold its "
-                f"{shapes[name][axis]} turns and no more; write it with tensor operations over the whole "
-                f"axis, or name the axes of {name} with inputs=, this one by its number"
+                f"{steps} turns and no more; write it with tensor operations over the whole "
+                f"axis, or name the axes of {name} with inputs=, this one by its number",
+                steps,
             )
-            loop.steps = shapes[name][axis]
-            raise loop
-
-
-def suggest_step(module: nn.Module, signature: Signature, steps: int) -> str:
-    """Return how to export one step a call, where ``forward`` takes it and carries its states; else ``""``.
-
-    Args:
-        module: a copy in eval mode.
-        signature: the inputs and the example on which a layer was called once a step.
-        steps: how many steps that were.
-    """
-    cut: dict[str, int] = {}
-    example = list(signature.example)
-    for place, (name, tensor) in enumerate(zip(signature.names, signature.example, strict=True)):
-        axis = next((axis for axis, size in enumerate(tensor.shape[:2]) if size == steps), None)
-        if axis is not None and tensor.dim() > 1:
-            cut[name], example[place] = axis, tensor.narrow(axis, 0, 1)
-    one = replace(signature, example=tuple(example))
-    if not cut or not runs(module, one):
-        return ""
-    with torch.no_grad():
-        outputs = [tensor for _, tensor in flatten_output(one.call(module, one.example))]
-    states = [
-        name
-        for name, tensor in zip(one.names, one.example, strict=True)
-        if name not in cut
-        and tensor.is_floating_point()
-        and any(tensor.shape == each.shape for each in outputs)
-    ]
-    if not states:
-        given = {name.partition("_")[0] for name in signature.names} | {*signature.names}
-        absent = [
-            name
-            for name, parameter in inspect.signature(module.forward).parameters.items()
-            if parameter.default is None and name not in given
-        ]
-        also = f", for which forward has {' and '.join(absent)}" if absent else ""
-        return f"; or export one step a call: an example of one step with its states as arguments{also}"
-    options = []
-    for name, tensor in zip(one.names, one.example, strict=True):
-        axis = cut.get(name, 1 if name in states and tensor.dim() == 3 else -1)
-        batch = (1 if axis == 0 else 0) if name in cut else axis if axis > 0 else 0
-        axes = ["N" if place == batch else str(size) for place, size in enumerate(tensor.shape)]
-        options.append(f"--input {name}={','.join(axes)}")
-    return (
-        f"; forward takes and returns {', '.join(states)}, so that one step a call works: "
-        f"{' '.join(options)} (--step makes every L of --input 1)"
-    )

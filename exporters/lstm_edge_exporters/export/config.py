@@ -84,15 +84,7 @@ class ExportConfig:
                     f"{OLDEST_ONNXRUNTIME}, the oldest that is supported, reads"
                 )
         for name, axes in self.inputs.items():
-            if isinstance(axes, str):
-                raise InputError(f'input {name}: got axes {axes!r}, expected a tuple such as ("N", "L", 8)')
-            for axis in axes:
-                fixed = isinstance(axis, int) and axis > 0
-                if not fixed and not (isinstance(axis, str) and parse_sum(axis)):
-                    raise InputError(
-                        f"input {name}: axis {axis!r} is neither a positive int nor a plain name, nor a sum "
-                        "of multiples of names such as 4*L"
-                    )
+            _check_names(name, axes)
         named = {axis for axes in self.inputs.values() for axis in axes}
         for name, limits in self.ranges.items():
             if self.inputs and name not in named:
@@ -118,6 +110,18 @@ class ExportConfig:
             if name != usual and known and name not in known:
                 raise InputError(f"axis {name} is in none of the inputs: {', '.join(map(str, known))}")
         return {name: tuple(self.inputs[name]) for name in shapes if name in self.inputs}
+
+
+def _check_names(name: str, axes: Axes) -> None:
+    if isinstance(axes, str):
+        raise InputError(f'input {name}: got axes {axes!r}, expected a tuple such as ("N", "L", 8)')
+    for axis in axes:
+        fixed = isinstance(axis, int) and axis > 0
+        if not fixed and not (isinstance(axis, str) and parse_sum(axis)):
+            raise InputError(
+                f"input {name}: axis {axis!r} is neither a positive int nor a plain name, nor a sum "
+                "of multiples of names such as 4*L"
+            )
 
 
 def _check_axes(name: str, axes: Axes, shapes: Mapping[str, tuple[int, ...]]) -> None:

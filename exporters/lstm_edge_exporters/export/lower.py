@@ -1,15 +1,14 @@
-"""The graph passes that turn recorded nodes into ONNX's own: recurrent layers, and sums of exponentials.
+"""From recorded nodes to ONNX's own: what inputs and outputs are, recurrent layers, and sums of exponentials.
 
-Each ``lstm_edge::Recurrent`` node becomes LSTM, GRU or RNN nodes.
-
-One node a layer, both directions in it. States come in as ``(layers*D, N, H)``, are split by layer, and are
-put together again behind the nodes. Afterwards every call of the module is checked to be a node.
+Each ``lstm_edge::Recurrent`` node becomes LSTM, GRU or RNN nodes, one node a layer, both directions in it.
+States come in as ``(layers*D, N, H)``, are split by layer, and are put together again behind the nodes.
+Afterwards every call of the module is checked to be a node.
 """
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,13 +16,18 @@ import onnx_ir as ir
 from onnx.parser import parse_graph
 
 from lstm_edge_runtime.errors import CheckFailedError, UnsupportedError
+from lstm_edge_runtime.graph_check import why_window
 
 from ..graph import Builder
+from ..pairing import Names
 from ..recurrent import GATES, LayerWeights, to_onnx_weights
 from .record import DOMAIN, LOG_CUM_SUM_EXP, OP, RecurrentCall
+from .request import Request
+from .roles import Roles, find_roles
+from .sizes import size_text
+from .trace import Traced
 
-__all__ = ["Origin", "check_recurrent_nodes", "lower", "lower_sums", "origin_of"]
-
+__all__ = ["Lowered", "Origin", "lower", "origin_of"]
 
 _LOG_ADD_EXP = """
 step (sum, x) => (next, same) {
@@ -63,27 +67,79 @@ def origin_of(node: ir.Node) -> Origin | None:
     return Origin(*json.loads(text)) if text is not None else None
 
 
-def lower(model: ir.Model) -> None:
-    """Replace every recorded node of ``model`` in place.
+@dataclass(frozen=True)
+class Lowered:
+    """A graph of ONNX's own operators; states that are no arguments are still inside."""
+
+    model: ir.Model
+    roles: Roles
+    calls: tuple[RecurrentCall, ...]
+    """The recurrent calls of the trace."""
+    window: str
+    """Why a call is a whole window, where no axis of an input is time; empty for one step."""
+    notes: tuple[str, ...]
+    """Layers that the file leaves out."""
+
+
+def lower(request: Request, traced: Traced) -> Lowered:
+    """Find the roles of the inputs and outputs, and replace every recorded node in place.
 
     Raises:
+        InputError: see ``find_roles``.
         UnsupportedError: a layer's weights are computed from the network's inputs.
+        CheckFailedError: a call whose result is used has no node.
     """
+    model = traced.model
+    signature = request.signature
+
+    def variables() -> list[Names]:
+        from .variables import find_names
+
+        return find_names(request.copy(), signature)
+
+    roles = find_roles(model, traced.outputs, request.config, signature.positional, variables)
+    window = _why_window(traced.calls) if roles.sequence is None else ""
+    if window and request.config.states is None:
+        roles = replace(roles, states={})
+    _lower_sums(model)
     for node in list(model.graph):
         if (node.domain, node.op_type) == (DOMAIN, OP):
             _lower(node)
     model.opset_imports.pop(DOMAIN, None)
+    _rename_outputs(model, roles.outputs, roles.states.values())
+    return Lowered(model, roles, traced.calls, window, _check_recurrent_nodes(model, traced.calls))
 
 
-def check_recurrent_nodes(model: ir.Model, calls: Sequence[RecurrentCall]) -> tuple[str, ...]:
-    """Compare the nodes of ``model`` with the ``calls`` of the trace.
+def _rename_outputs(model: ir.Model, names: Sequence[str], states: Collection[str]) -> None:
+    """Name the graph's outputs.
 
-    Returns:
-        A note for each layer whose result nothing uses, and that the file therefore leaves out.
-
-    Raises:
-        CheckFailedError: a call whose result is used has no node.
+    One that is an input, a constant or another output gets an Identity node first; so does every one that is
+    not named in ``states``, so that no lifted state takes one. What is not needed is removed at the end.
     """
+    seen: set[ir.Value] = set()
+    for place, name in enumerate(names):
+        value = model.graph.outputs[place]
+        if name not in states or value.is_graph_input() or value.is_initializer() or value in seen:
+            node = ir.node("Identity", [value])
+            node.outputs[0].type, node.outputs[0].shape = value.type, value.shape
+            model.graph.append(node)
+            model.graph.outputs[place] = node.outputs[0]
+        seen.add(model.graph.outputs[place])
+    for place, name in enumerate(names):
+        model.graph.outputs[place].name = name
+
+
+def _why_window(calls: Sequence[RecurrentCall]) -> str:
+    for call in calls:
+        steps = call.shape[0]
+        if not call.cell and size_text(steps) != "1":
+            layer = f"layer {call.path or 'rnn'}"
+            return why_window(layer, steps if isinstance(steps, int) else size_text(steps))
+    return ""
+
+
+def _check_recurrent_nodes(model: ir.Model, calls: Sequence[RecurrentCall]) -> tuple[str, ...]:
+    """Check that each of ``calls`` is a node; give a note for each layer whose result nothing uses."""
     present = {origin for node in model.graph if (origin := origin_of(node)) is not None}
     notes = []
     for call in calls:
@@ -188,26 +244,17 @@ def _split_weights(node: ir.Node, attributes: dict[str, Any]) -> list[list[Layer
                 "an ONNX recurrent node needs fixed weights"
             )
         arrays.append(tensor.numpy().astype(np.float64))
-    biased = bool(attributes["biased"])
-    each = len(arrays) // (attributes["layers"] * attributes["directions"])
-    projected = each == (5 if biased else 3)
+    step, biased = attributes["directions"], bool(attributes["biased"])
+    each = len(arrays) // (attributes["layers"] * step)
     rows = []
     for start in range(0, len(arrays), each):
-        part = arrays[start : start + each]
-        rows.append(
-            LayerWeights(
-                part[0],
-                part[1],
-                part[2] if biased else None,
-                part[3] if biased else None,
-                part[-1] if projected else None,
-            )
-        )
-    step = attributes["directions"]
+        w_ih, w_hh, *rest = arrays[start : start + each]
+        b_ih, b_hh = rest[:2] if biased else (None, None)
+        rows.append(LayerWeights(w_ih, w_hh, b_ih, b_hh, rest[-1] if len(rest) % 2 else None))
     return [rows[start : start + step] for start in range(0, len(rows), step)]
 
 
-def lower_sums(model: ir.Model) -> None:
+def _lower_sums(model: ir.Model) -> None:
     """Replace every recorded ``logcumsumexp`` by a Scan.
 
     Each step is added to the sum before it in the scale of the larger of both. ``torch.onnx`` scales the

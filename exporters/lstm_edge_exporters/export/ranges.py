@@ -1,37 +1,25 @@
-"""The sizes that an axis of a file takes: what the tracer promises, and what running settles beyond that.
-
-The tracer took some facts about sizes for granted (``Guard``); each can be looked up at any size.
-"""
+"""The sizes that an axis of a file takes: what the tracer promises, and what running settles beyond that."""
 
 import math
-import re
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from itertools import zip_longest
 from math import gcd, lcm
-from traceback import FrameSummary
-from types import CodeType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch._guards import SLoc
-from torch.export import ExportedProgram
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._sympy.numbers import int_oo
-from torch.utils._sympy.printers import PythonPrinter
 
-from lstm_edge_runtime.axes import parse_sum
 from lstm_edge_runtime.errors import InputError, UnsupportedError, first_line
-from lstm_edge_runtime.manifest import Array, Axes, AxisRange
+from lstm_edge_runtime.manifest import Array, AxisRange
 from lstm_edge_runtime.state import Runner
 
-from ..numerics.cases import CaseGenerator
-from ..numerics.reference import TorchReference
-from .refusals import LineWatch, line_at, own_line
+from .file import File
+from .source import line_at, own_place
+from .trace import Guard
 
 __all__ = [
     "DIFFERS",
@@ -39,14 +27,9 @@ __all__ = [
     "SAME",
     "FewSizesError",
     "FoundRange",
-    "Guard",
     "find_range",
-    "read_guards",
     "settle_ranges",
 ]
-
-_NAMES = {"__builtins__": {"min": min, "max": max, "abs": abs, "int": int, "round": round}, "math": math}
-"""What the tracer's text may call."""
 
 SAME, DIFFERS, REFUSED = "same", "differs", "refused"
 """What a run at a size shows: file and module agree; they do not; the module itself refuses."""
@@ -61,72 +44,6 @@ _DRAWS, _VALID = 8, 3
 """How often inputs are drawn at a size until the module takes them, and until the file is called wrong."""
 _ALIKE = {"rtol": 1e-3, "atol": 1e-4}
 """How near a result is whose size is right; the verification that follows measures it."""
-
-
-@dataclass(frozen=True)
-class Guard:
-    """One fact about the sizes of axes."""
-
-    text: str
-    """In terms of the axes' names: ``L > 200``."""
-    code: CodeType
-    line: str
-    """The line of the module that asked: ``net.py:12: return y * 2 if x.shape[1] > 200 else y``; empty where
-    an operator did."""
-
-    def holds(self, sizes: Mapping[str, int]) -> bool:
-        """Return whether it is true where the axes have ``sizes``."""
-        try:
-            return bool(eval(self.code, _NAMES.copy(), dict(sizes)))  # noqa: S307  the tracer's own text
-        except (ArithmeticError, NameError):
-            return False
-
-
-def read_guards(
-    program: ExportedProgram, shapes: Sequence[Any], axes: Mapping[str, Axes]
-) -> tuple[Guard, ...]:
-    """Return every fact about sizes that the trace rests on.
-
-    Args:
-        program: the traced program.
-        shapes: the inputs' shapes as traced, in the order of ``axes``.
-        axes: the inputs' axes; a name where dynamic.
-    """
-    values: dict[str, str] = {}
-    facts: list[tuple[str, str]] = []
-    environment = None
-    for shape, names in zip(shapes, axes.values(), strict=True):
-        for size, axis in zip(shape, names, strict=True):
-            if not isinstance(size, torch.SymInt) or isinstance(axis, int):
-                continue
-            environment = size.node.shape_env
-            factors, constant = parse_sum(str(size.node.expr)) or ({}, 0)
-            if len(factors) == 1 and not constant:
-                ((symbol, factor),) = factors.items()
-                values.setdefault(symbol, f"({axis})" if factor == 1 else f"(({axis})//{factor})")
-                if factor > 1:
-                    facts.append((f"({axis}) % {factor} == 0", ""))
-    printer = PythonPrinter()
-    for symbol, bounds in program.range_constraints.items():
-        if bounds.lower > 0:
-            facts.append((f"{symbol} >= {bounds.lower}", ""))
-        if bounds.upper != int_oo:
-            facts.append((f"{symbol} <= {bounds.upper}", ""))
-    if environment is not None:
-        facts = [(printer.doprint(each.expr), _line(each.sloc)) for each in environment.guards] + facts
-    found = []
-    for text, line in dict.fromkeys(facts):
-        named = re.sub(r"\b[su]\d+\b", lambda match: values.get(match[0], match[0]), text)
-        if not re.search(r"\b[su]\d+\b", named):
-            shown = re.sub(r"\((\w+)\)", r"\1", named)
-            found.append(Guard(shown, compile(named, "<guard>", "eval"), line))
-    return tuple(found)
-
-
-def _line(place: SLoc) -> str:
-    """Return the line that asked for a fact, where that is the module's own."""
-    frame = place.framework_loc
-    return line_at(frame.filename, frame.lineno or 0) if isinstance(frame, FrameSummary) else ""
 
 
 class FewSizesError(UnsupportedError):
@@ -145,6 +62,12 @@ class FoundRange:
     """Sizes next to the range at which the module computes something else than the file."""
     refused: tuple[int, ...] = ()
     """Sizes next to the range that the module itself refuses."""
+
+    @property
+    def few(self) -> bool:
+        """Whether it holds too few sizes to be worth a file, if something else is computed on both sides."""
+        limits = self.range
+        return limits.most is not None and limits.most - limits.least < _FEW * limits.multiple
 
 
 def find_range(
@@ -171,37 +94,48 @@ def find_range(
     run = cache(run)
     top = max(min(64, most_run), min(2 * size + 2, _SCANNED), size)
     held = [each for each in range(1, top + 1) if each == size or promised(each)]
-    multiple = promise = gcd(*held)
-    ends: list[int] = []
-    if multiple > 1:
-        beside = run(size + 1)
-        if beside == SAME or len(held) == 1:
-            multiple = 1  # the tracer alone asked for multiples
-        elif beside == DIFFERS:
-            ends.append(size + 1)
+    promise = gcd(*held)
+    multiple, ends = _settle_multiple(promise, size, len(held) == 1, run)
     near = tuple(each for each in (size - multiple, size + multiple) if each > 0)
     if all(run(each) == REFUSED for each in near):
         return FoundRange(AxisRange(size, size), (), near)
     known = set(held)
     least, below = _extend([*range(size, 0, -multiple)], known, run)
     most, above = _extend([*range(size, top + 1, multiple)], known, run)
-    limit = _promised_limit(most, promise, promised)
     last: int | None = most
     if above is None:
-        further = [min(4 * top, most_run), *tables]
-        if limit <= most_run or not coded(limit + multiple):
-            further.append(limit)
-        for each in sorted(each // multiple * multiple for each in further if each <= _SCANNED):
-            for next_size in (each, each + multiple):
-                if above is None and next_size > most:
-                    most, above = _extend([*range(most, next_size + 1, multiple)], set(), run)
-        last = (
-            most if above is not None else limit if limit > _SCANNED and not coded(limit + multiple) else None
-        )
+        limit = _promised_limit(most, promise, promised)
+        states = not coded(limit + multiple)
+        further = [min(4 * top, most_run), *tables, *([limit] if limit <= most_run or states else [])]
+        most, above = _extend_to(further, most, multiple, run)
+        last = most if above is not None else limit if limit > _SCANNED and states else None
     bounds = [each for each in (below, above) if each is not None]
     ends += [each for each in bounds if run(each) == DIFFERS]
     refused = [each for each in bounds if run(each) == REFUSED]
     return FoundRange(AxisRange(least, last, multiple), tuple(ends), tuple(refused))
+
+
+def _settle_multiple(
+    multiple: int, size: int, single: bool, run: Callable[[int], str]
+) -> tuple[int, list[int]]:
+    """Return whether sizes between multiples agree too, as where the tracer alone asked for multiples."""
+    beside = run(size + 1) if multiple > 1 else SAME
+    if beside == SAME or single:
+        return 1, []
+    return multiple, [size + 1] if beside == DIFFERS else []
+
+
+def _extend_to(
+    sizes: Sequence[int], most: int, multiple: int, run: Callable[[int], str]
+) -> tuple[int, int | None]:
+    """Walk up from ``most``, which agrees, to each of ``sizes`` and one behind it; see ``_extend``."""
+    for each in sorted(each // multiple * multiple for each in sizes if each <= _SCANNED):
+        for next_size in (each, each + multiple):
+            if next_size > most:
+                most, above = _extend([*range(most, next_size + 1, multiple)], set(), run)
+                if above is not None:
+                    return most, above
+    return most, None
 
 
 def _promised_limit(most: int, multiple: int, promised: Callable[[int], bool]) -> int:
@@ -210,7 +144,7 @@ def _promised_limit(most: int, multiple: int, promised: Callable[[int], bool]) -
     limit = next((each for each in far if not promised(each)), None)
     if limit is None or not promised(most):
         return 0
-    return _last(most // multiple, limit // multiple, multiple, promised)
+    return multiple * _last(most // multiple, limit // multiple, lambda each: promised(each * multiple))
 
 
 def _extend(sizes: Sequence[int], known: set[int], run: Callable[[int], str]) -> tuple[int, int | None]:
@@ -229,104 +163,114 @@ def _extend(sizes: Sequence[int], known: set[int], run: Callable[[int], str]) ->
         tried = (stretch, (stretch + far) // 2, far)
         bad = next((i for i in tried if run(sizes[i]) != SAME), None)
         if bad is not None:
-            good = place
-            while bad - good > 1:
-                middle = (good + bad) // 2
-                if run(sizes[middle]) == SAME:
-                    good = middle
-                else:
-                    bad = middle
-            return sizes[good], sizes[bad]
+            good = _last(place, bad, lambda i: run(sizes[i]) == SAME)
+            return sizes[good], sizes[good + 1]
         place = far
     return sizes[place], None
 
 
-def _last(good: int, bad: int, multiple: int, promised: Callable[[int], bool]) -> int:
+def _last(good: int, bad: int, holds: Callable[[int], bool]) -> int:
+    """Return the last number before ``bad`` that holds, by halving; the next one does not."""
     while bad - good > 1:
         middle = (good + bad) // 2
-        if promised(middle * multiple):
-            good = middle
-        else:
-            bad = middle
-    return good * multiple
+        good, bad = (middle, bad) if holds(middle) else (good, middle)
+    return good
 
 
 def settle_ranges(
-    guards: Sequence[Guard],
-    traced: Mapping[str, int],
-    cases: CaseGenerator,
-    reference: TorchReference,
-    candidate: Runner,
-    asked: Mapping[str, AxisRange],
-    dropped: Container[str] = (),
+    file: File, candidate: Runner, asked: Mapping[str, AxisRange]
 ) -> tuple[dict[str, AxisRange], list[str]]:
     """Find the range of every dynamic axis that does not take any size.
 
     Args:
-        guards: what the trace rests on.
-        traced: the sizes that were traced.
-        cases: generates inputs; holds the example.
-        reference: the module.
-        candidate: the file.
+        file: what the trace rests on, the module, and cases with the example.
+        candidate: runs the file.
         asked: the ranges that the user asks for.
-        dropped: the axes that the module drops where they are 1, which has its note.
 
     Returns:
-        The ranges by axis, and a note for each other end at which the module does something else or refuses.
+        The ranges by axis, and a note for each end at which the module does something else or refuses. An end
+        at 1 of an axis that the module drops there has a note already.
 
     Raises:
         FewSizesError: there is hardly a size between two at which the module does something else.
         UnsupportedError: a range that is asked for holds sizes at which the module does something else.
         InputError: the module refuses sizes of a range that is asked for.
     """
-    example = cases.example()
+    example, traced = file.cases.example(), file.traced.sizes
     base = {**traced, **(example.sizes if example else {})}
-    runs = _Runs(cases, reference, candidate)
+    runs = _Runs(file, candidate)
     if runs.status(base) != SAME:
         return dict(asked), []  # the verification says where
     ranges: dict[str, AxisRange] = {}
     notes = []
-    for axis in traced:
-        own = [guard for guard in guards if axis in guard.code.co_names]
-        size, others = base[axis], math.prod(each for name, each in base.items() if name != axis)
+    for axis, size in ((axis, base[axis]) for axis in traced):
+        guards = [guard for guard in file.traced.guards if axis in guard.code.co_names]
         found = find_range(
             size,
-            partial(_holds, own, traced, axis),
+            partial(_holds, guards, traced, axis),
             lambda each, axis=axis: runs.status({**base, axis: each}),  # type: ignore[misc]
-            coded=partial(_holds, [guard for guard in own if guard.line], traced, axis),
+            coded=partial(_holds, [guard for guard in guards if guard.line], traced, axis),
             tables=runs.tables(base, axis),
-            most_run=max(2 * size + 2, _MOST_ELEMENTS // others),
+            most_run=max(2 * size + 2, _MOST_ELEMENTS // (math.prod(base.values()) // size)),
         )
-        reasons = [
-            _reason(axis, end, [g for g in own if not g.holds({**traced, axis: end})])
-            or runs.parting({**base, axis: end}, {**base, axis: found.range.nearest(end)}, axis)
-            for end in found.ends
-        ]
-        few = found.range.most is not None and (
-            found.range.most - found.range.least < _FEW * found.range.multiple
-        )
-        if few and len(found.ends) > 1:
+        reasons = list(_why_it_ends(axis, found, guards, traced, base, runs))
+        if found.few and len(found.ends) > 1:
             error = FewSizesError(
                 f"what is traced at {axis}={size} holds for {axis} {found.range} only: "
                 f"{'; '.join(reasons)}; write it with tensor operations that hold at any size"
             )
-            nearby = [cases.resized({**base, axis: each}) for each in (size - 1, size + 1) if each > 0]
+            nearby = [file.cases.resized({**base, axis: each}) for each in (size - 1, size + 1) if each > 0]
             error.nearby = tuple(case.feeds for case in nearby if case is not None)
             raise error
         ranges[axis] = _within(axis, found, asked.get(axis), reasons)
         if ranges[axis] == found.range:
             told = [*zip(found.ends, reasons, strict=True)]
-            told += [(end, runs.refusal({**base, axis: end}, axis)) for end in found.refused]
-            notes += [note for end, note in told if end > 1 or axis not in dropped]
+            told += [(end, _refusal(axis, end, base, runs)) for end in found.refused]
+            notes += [note for end, note in told if end > 1 or axis not in file.traced.squeezed]
     return {axis: limits for axis, limits in ranges.items() if limits != AxisRange()}, notes
+
+
+def _why_it_ends(
+    axis: str,
+    found: FoundRange,
+    guards: Sequence[Guard],
+    traced: Mapping[str, int],
+    base: Mapping[str, int],
+    runs: "_Runs",
+) -> Iterator[str]:
+    """Say where the module does something else next to a range, with the line where it is known."""
+    for end in found.ends:
+        line = next((each.line for each in guards if each.line and not each.holds({**traced, axis: end})), "")
+        if not line:
+            from .diagnose import parting_line
+
+            sizes = ({**base, axis: end}, {**base, axis: found.range.nearest(end)})
+            line = parting_line(*(partial(runs.plain, each) for each in sizes))
+        told = f"at {axis}={end} forward does something else than at the example"
+        yield f"{told} ({line})" if line else told
+
+
+def _refusal(axis: str, end: int, base: Mapping[str, int], runs: "_Runs") -> str:
+    """Say what the module says at a size next to a range that it refuses, and where."""
+    try:
+        runs.plain({**base, axis: end})
+    except Exception as error:  # noqa: BLE001  a module may raise anything at a size that it does not take
+        line = line_at(*own_place(error))
+        at_line = f" ({line})" if line else ""
+        return f"at {axis}={end} forward refuses its inputs{at_line}: {first_line(error)}"
+    return ""
 
 
 class _Runs:
     """Runs of the module and of the file at any size."""
 
-    def __init__(self, cases: CaseGenerator, reference: TorchReference, candidate: Runner) -> None:
-        self._cases = replace(cases, ranges={})
-        self._reference, self._candidate = reference, candidate
+    def __init__(self, file: File, candidate: Runner) -> None:
+        self._cases = replace(file.cases, ranges={})
+        self._reference, self._candidate = file.reference, candidate
+
+    def plain(self, sizes: Mapping[str, int]) -> None:
+        """Run the module alone, without the states of the file."""
+        self._reference.run_plain(next(self._feeds(sizes)))
 
     def status(self, sizes: Mapping[str, int]) -> str:
         """Return what a few draws show that the module takes: a mask that is drawn may leave a row empty."""
@@ -343,30 +287,9 @@ class _Runs:
         size, rooms = sizes[axis], []
         for each in (size, size + 1):
             with suppress(Exception), _TableWatch() as watch:
-                self._reference.run_plain(next(self._feeds({**sizes, axis: each})))
+                self.plain({**sizes, axis: each})
             rooms.append(watch.room)
         return [size + one // (one - two) for one, two in zip(*rooms, strict=False) if one > two]
-
-    def parting(self, sizes: Mapping[str, int], others: Mapping[str, int], axis: str) -> str:
-        """Return the line of the module where what it computes at ``sizes`` and at ``others`` parts."""
-        told = _differs_at(axis, sizes[axis])
-        traces: list[list[tuple[str, Any]]] = []
-        for each in (sizes, others):
-            with suppress(Exception), LineWatch() as watch:
-                self._reference.run_plain(next(self._feeds(each)))
-            traces.append(watch.passed)
-        pairs = zip_longest(*traces)
-        line = next((one[0] if one else two[0] for one, two in pairs if one != two), "")
-        return f"{told} ({line})" if line else told
-
-    def refusal(self, sizes: Mapping[str, int], axis: str) -> str:
-        """Return what the module says at a size that it refuses, and where."""
-        try:
-            self._reference.run_plain(next(self._feeds(sizes)))
-        except Exception as error:  # noqa: BLE001  see above
-            line, said = own_line(error), first_line(error)
-            return f"at {axis}={sizes[axis]} forward refuses its inputs{f' ({line})' if line else ''}: {said}"
-        return ""
 
     def _feeds(self, sizes: Mapping[str, int]) -> Iterator[Mapping[str, Array]]:
         for offset in range(_DRAWS):
@@ -405,13 +328,7 @@ class _TableWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.room: list[int] = []
 
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run ``func`` and note the look-ups that it does."""
         result = func(*args, **(kwargs or {}))
         name = func._schema.name.removeprefix("aten::")
@@ -433,16 +350,6 @@ class _TableWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def _holds(guards: Sequence[Guard], traced: Mapping[str, int], axis: str, size: int) -> bool:
     sizes = {**traced, axis: size}
     return all(guard.holds(sizes) for guard in guards)
-
-
-def _reason(axis: str, end: int, broken: Sequence[Guard]) -> str:
-    """Return why ``end`` is out of range, where a line of the module asked for its size."""
-    line = next((guard.line for guard in broken if guard.line), "")
-    return f"{_differs_at(axis, end)} ({line})" if line else ""
-
-
-def _differs_at(axis: str, end: int) -> str:
-    return f"at {axis}={end} forward does something else than at the example"
 
 
 def _within(axis: str, found: FoundRange, asked: AxisRange | None, reasons: Sequence[str]) -> AxisRange:

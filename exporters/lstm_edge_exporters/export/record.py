@@ -29,7 +29,8 @@ from lstm_edge_runtime.errors import UnsupportedError
 
 from ..numerics.floats import RECURRENT_FUNCTIONS, RecurrentFunction
 from ..recurrent import GATES
-from .refusals import LoopError, calling_line
+from .failures import LoopError
+from .source import calling_line, value_that_holds
 
 __all__ = ["DOMAIN", "LOG_CUM_SUM_EXP", "OP", "Recorder", "RecurrentCall", "instrument"]
 
@@ -187,14 +188,10 @@ class Recorder(TorchFunctionMode):
 
     def begin(self, shapes: Sequence[torch.Size]) -> None:
         """Forget an earlier run of ``forward``; tracing may run it more than once."""
-        self.calls.clear()
-        self.outputs.clear()
-        self.returned.clear()
-        self.seen.clear()
-        self.unbound.clear()
-        self.fixed.clear()
-        self.squeezed.clear()
-        self.checked.clear()
+        for each in (self.calls, self.outputs, self.returned):
+            each.clear()
+        for noted in (self.seen, self.unbound, self.fixed, self.squeezed, self.checked):
+            noted.clear()
         self.shapes[:] = shapes
         sizes: list[Any] = [size for shape in shapes for size in shape]
         self._free = [size for size in sizes if isinstance(size, torch.SymInt)]
@@ -209,13 +206,12 @@ class Recorder(TorchFunctionMode):
         lines = {call.path: call.line for call in self.calls}
         for path, count in calls.items():
             if count > 1:
-                loop = LoopError(
+                raise LoopError(
                     f"cell {path!r} is called {count} times in one forward ({lines[path]}): a loop over time "
                     "would be unrolled at that length; use nn.LSTM, nn.GRU or nn.RNN with the same weights "
-                    "instead, or export one step a call with the state as input and output"
+                    "instead, or export one step a call with the state as input and output",
+                    count,
                 )
-                loop.steps = count
-                raise loop
 
     @contextmanager
     def layer(self, path: str) -> Iterator[None]:
@@ -226,13 +222,7 @@ class Recorder(TorchFunctionMode):
         finally:
             self._path = before
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Answer the functions of recurrence and packing; pass every other one on."""
         result = self._answer(func, args, kwargs or {})
         for size in [size for size in self._free if size.node.expr.is_number]:
@@ -254,12 +244,9 @@ class Recorder(TorchFunctionMode):
             return self._squeeze(*args, **kwargs)
         if func in _MAX_POOLS:
             return _max_pool(*args, **kwargs)
-        if func is Tensor.__bool__:
-            from .assertions import value_that_holds
-
-            if (holds := value_that_holds(sys._getframe(2))) is not None:
-                self.checked[calling_line()] = None
-                return holds
+        if func is Tensor.__bool__ and (holds := value_that_holds(sys._getframe(2))) is not None:
+            self.checked[calling_line()] = None
+            return holds
         if func is torch._assert and isinstance(args[0], Tensor):
             self.checked[calling_line()] = None
             return None
@@ -417,48 +404,17 @@ _MAX_POOLS = frozenset(
     {F.max_pool1d, F.max_pool1d_with_indices, torch.max_pool1d, torch.max_pool1d_with_indices}
 )
 _SQUEEZES = frozenset({torch.squeeze, Tensor.squeeze})
+_DRAWS = "bernoulli multinomial normal poisson rand rand_like randint randint_like randn randn_like randperm"
+_DRAWS_OF_TENSORS = "bernoulli_ exponential_ multinomial normal_ random_ uniform_"
+_COMPLEX = (torch.complex, torch.istft, torch.polar, torch.stft, torch.view_as_complex)
+_FOURIER = (torch.fft.fft, torch.fft.ifft, torch.fft.rfft, torch.fft.irfft, Tensor.stft, Tensor.istft)
 _NOTED: dict[Any, str] = {
     Tensor.tolist: "list",
     Tensor.numpy: "numpy",
     Tensor.__array__: "numpy",
-    **dict.fromkeys(
-        (
-            torch.rand,
-            torch.randn,
-            torch.randint,
-            torch.rand_like,
-            torch.randn_like,
-            torch.randint_like,
-            torch.randperm,
-            torch.normal,
-            torch.bernoulli,
-            torch.multinomial,
-            torch.poisson,
-            Tensor.bernoulli_,
-            Tensor.exponential_,
-            Tensor.multinomial,
-            Tensor.normal_,
-            Tensor.random_,
-            Tensor.uniform_,
-        ),
-        "sampling",
-    ),
-    **dict.fromkeys(
-        (
-            torch.stft,
-            torch.istft,
-            Tensor.stft,
-            Tensor.istft,
-            torch.complex,
-            torch.polar,
-            torch.view_as_complex,
-            torch.fft.fft,
-            torch.fft.ifft,
-            torch.fft.rfft,
-            torch.fft.irfft,
-        ),
-        "complex",
-    ),
+    **{getattr(torch, name): "sampling" for name in _DRAWS.split()},
+    **{getattr(Tensor, name): "sampling" for name in _DRAWS_OF_TENSORS.split()},
+    **dict.fromkeys((*_COMPLEX, *_FOURIER), "complex"),
 }
 """What may be the reason of a refusal, said with its line."""
 

@@ -6,7 +6,6 @@ list that grows and a generator outside of torch are found alike.
 
 import copy
 import random
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -18,31 +17,31 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from ..numerics.floats import copy_as
 from ..numerics.reference import Signature, flatten_output
-from .refusals import is_own, line_at, sampling_text
+from .request import Request
+from .source import is_own, line_at, watching
 
-__all__ = ["why_unrepeatable"]
+__all__ = ["SAMPLES", "why_unrepeatable"]
+
+SAMPLES = (
+    "forward samples: it draws random numbers ({}), and so gives another output on every call; "
+    "return the distribution's parameters and sample outside, or pass the numbers in"
+)
 
 _MACHINERY = frozenset(vars(nn.Module()))
 """Attributes that every module has."""
 
 
-def why_unrepeatable(module: nn.Module, signature: Signature) -> str:
-    """Return why ``module`` gives something else at its second call, and the way out; empty if it does not.
-
-    Args:
-        module: a copy that was not called yet.
-        signature: how it is called.
-    """
-    own = copy_as(module, torch.float32)
+def why_unrepeatable(request: Request) -> str:
+    """Return why a module gives something else at its second call, and the way out; empty if it does not."""
+    own, signature = request.copy(), request.signature
     called = copy.deepcopy(own)
     first = _call(called, signature)
     if _same(first, _call(copy.deepcopy(called), signature)):
         return ""
     drawn = _generators()
     if line := _line_after(lambda: _generators() != drawn, partial(_call, copy.deepcopy(own), signature)):
-        return sampling_text(line)
+        return SAMPLES.format(line)
     kept = [place for place in _changed(own, called) if _matters(place, own, called, signature, first)]
     if not kept:
         return "forward gives another output on every call; keep states outside, and pass them in"
@@ -155,10 +154,6 @@ def _line_after(holds: Callable[[], bool], run: Callable[[], Any]) -> str:
         last[frame] = frame.f_lineno
         return watch
 
-    before = sys.gettrace()
-    sys.settrace(watch)
-    try:
+    with watching(watch):
         run()
-    finally:
-        sys.settrace(before)
     return found

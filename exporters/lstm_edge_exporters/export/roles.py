@@ -8,13 +8,15 @@ states reach in the same way. Of all others the names and the graph decide; see 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from itertools import count as count_from
 
 import onnx_ir as ir
 
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.graph_check import is_called_like_a_state
 
-from ..graph import axes_of
+from ..graph import axes_of, operands, walk
 from ..pairing import Names, Pairing, describe_value, pair_states
 from .config import ExportConfig
 from .record import OP
@@ -74,63 +76,57 @@ def find_roles(
     inputs = {str(value.name): value for value in model.graph.inputs}
     nodes = [node for node in model.graph if node.op_type == OP]
     batch, sequence = _find_axes(inputs, nodes, config)
-    if config.lengths is not None and config.lengths not in inputs:
-        raise InputError(f"lengths {config.lengths!r}: the inputs are {', '.join(inputs)}")
-    if config.lengths is not None and not _is_count(inputs[config.lengths]):
-        raise InputError(f"lengths {config.lengths!r}: expected an input of one whole number a row")
-    lengths, fractions = config.lengths or _find_lengths(inputs, nodes), _find_fractions(nodes)
+    lengths, fractions = _find_lengths(inputs, nodes, config.lengths), _find_fractions(nodes)
     notes: tuple[str, ...] = ()
     if config.states is None:
         known, starts = _find_layer_states(model, nodes)
         unknown = inputs.keys() - known.keys()
-        plain = {*fractions, *([lengths] if lengths else [])}
-        given = Names({name: {name} for name in inputs}, {i: {name} for i, name in enumerate(config.outputs)})
-        found = (
-            pair_states(
+        found = Pairing(known)
+        if len(unknown) > 1 or any(map(is_called_like_a_state, unknown)):
+            outputs = {place: {name} for place, name in enumerate(config.outputs)}
+            found = pair_states(
                 model.graph,
                 known,
-                [*variables(), given],
+                [*variables(), Names({name: {name} for name in inputs}, outputs)],
                 positional=positional,
                 starts=starts,
-                plain=plain,
+                plain={*fractions, *([lengths] if lengths else [])},
                 sequence=sequence,
             )
-            if len(unknown) > 1 or any(map(is_called_like_a_state, unknown))
-            else Pairing(known)
-        )
         options = _Options(model, found, _name_outputs(model, names, config, {}))
         options.refuse_unclear()
-        outputs = _name_outputs(model, names, config, found.pairs)
-        states = {name: outputs[place] for name, place in found.pairs.items()}
+        named = _name_outputs(model, names, config, found.pairs)
+        states = {name: named[place] for name, place in found.pairs.items()}
         notes = (*options.notes(), *_ended(model, found))
     else:
-        outputs = _name_outputs(model, names, config, {})
-        states = dict(config.states)
-        for name, output in states.items():
-            if name not in inputs or output not in outputs:
-                raise InputError(
-                    f"state {name} -> {output}: the inputs are {', '.join(inputs)} and the outputs "
-                    f"{', '.join(outputs)}"
-                )
+        named, states = _name_outputs(model, names, config, {}), dict(config.states)
+        _check_states(states, inputs, named)
     return Roles(
-        outputs,
+        named,
         states,
         lengths,
         batch,
         sequence,
-        tuple(
-            dict.fromkeys(
-                node.attributes["path"].as_string()
-                for node in nodes
-                if node.attributes["directions"].as_int() == 2
-            )
-        ),
+        tuple(dict.fromkeys(_path(node) for node in nodes if node.attributes["directions"].as_int() == 2)),
         fractions,
         notes,
         all(
             _is_given(start) for node in nodes for slot in _SLOTS if (start := node.inputs[slot]) is not None
         ),
     )
+
+
+def _path(node: ir.Node) -> str:
+    return node.attributes["path"].as_string()
+
+
+def _check_states(states: Mapping[str, str], inputs: Collection[str], outputs: Collection[str]) -> None:
+    for name, output in states.items():
+        if name not in inputs or output not in outputs:
+            raise InputError(
+                f"state {name} -> {output}: the inputs are {', '.join(inputs)} and the outputs "
+                f"{', '.join(outputs)}"
+            )
 
 
 def _find_layer_states(model: ir.Model, nodes: Sequence[ir.Node]) -> tuple[dict[str, int], tuple[str, ...]]:
@@ -213,19 +209,19 @@ def _ended(model: ir.Model, found: Pairing) -> Iterator[str]:
 
 def _sources(value: ir.Value) -> set[ir.Value]:
     """Follow ``value`` back through views to where it comes from; constants are left out."""
-    sources: set[ir.Value] = set()
-    waiting = [value]
-    while waiting:
-        current = waiting.pop()
-        node = current.producer()
-        if current.is_initializer() or (node is not None and node.op_type == "Constant"):
-            continue
-        if node is None or node.op_type not in _VIEWS:
-            sources.add(current)
-        else:
+
+    def viewed(each: ir.Value) -> Iterator[ir.Value]:
+        node = each.producer()
+        if node is not None and node.op_type in _VIEWS:
             data = node.inputs if node.op_type == "Concat" else node.inputs[:1]
-            waiting.extend(entry for entry in data if entry is not None)
-    return sources
+            yield from (entry for entry in data if entry is not None)
+
+    return {
+        each
+        for each in walk([value], viewed)
+        if not each.is_initializer()
+        and ((node := each.producer()) is None or node.op_type not in {*_VIEWS, "Constant"})
+    }
 
 
 def _is_given(value: ir.Value) -> bool:
@@ -241,18 +237,11 @@ def _find_axes(
     inputs: Mapping[str, ir.Value], nodes: Sequence[ir.Node], config: ExportConfig
 ) -> tuple[str | None, str | None]:
     """Return the names of the batch and time axes as the layers see them; the config's without layers."""
-    known = list(
-        dict.fromkeys(axis for value in inputs.values() for axis in axes_of(value) if isinstance(axis, str))
-    )
-    seen: list[list[str]] = [[], []]
-    with_lengths_first = sorted(nodes, key=lambda node: node.inputs[3] is None)
-    for node in with_lengths_first:  # lengths count steps of their own layer
-        assert node.inputs[0] is not None
-        for place, axis in enumerate(axes_of(node.inputs[0])[:2]):
-            seen[place] += [name for name in known if name in re.findall(r"\w+", str(axis))]
-    times, batches = (list(dict.fromkeys(names)) for names in seen)
+    named = (axis for value in inputs.values() for axis in axes_of(value) if isinstance(axis, str))
+    known = list(dict.fromkeys(named))
     if not nodes:
         return tuple(name if name in known else None for name in (config.batch, config.sequence))  # type: ignore[return-value]
+    times, batches = (_axes_seen(known, nodes, place) for place in (0, 1))
     for own, other, what, meaning in (
         (config.batch, times, "time", batches),
         (config.sequence, batches, "batch", times),
@@ -266,24 +255,32 @@ def _find_axes(
     return (batches or [None])[0], (times or [None])[0]  # type: ignore[list-item]
 
 
+def _axes_seen(known: Sequence[str], nodes: Sequence[ir.Node], place: int) -> list[str]:
+    """Return the named axes in an axis of what layers read, those with lengths first: they count steps."""
+    seen: dict[str, None] = {}
+    for node in sorted(nodes, key=lambda node: node.inputs[3] is None):
+        assert node.inputs[0] is not None
+        words = re.findall(r"\w+", " ".join(map(str, axes_of(node.inputs[0])[place : place + 1])))
+        seen |= dict.fromkeys(name for name in known if name in words)
+    return list(seen)
+
+
 def _find_fractions(nodes: Sequence[ir.Node]) -> tuple[str, ...]:
-    found: dict[str, None] = {}
-    waiting = [node.inputs[3] for node in nodes]
-    seen: set[ir.Value] = set()
-    while waiting:
-        value = waiting.pop()
-        if value is None or value in seen:
-            continue
-        seen.add(value)
-        if value.is_graph_input() and value.dtype == ir.DataType.FLOAT and len(value.shape or ()) == 1:
-            found[str(value.name)] = None
-        producer = value.producer()
-        if producer is not None:
-            waiting.extend(producer.inputs)
-    return tuple(found)
+    above = walk((value for node in nodes if (value := node.inputs[3]) is not None), operands)
+    return tuple(
+        str(value.name)
+        for value in above
+        if value.is_graph_input() and value.dtype == ir.DataType.FLOAT and len(value.shape or ()) == 1
+    )
 
 
-def _find_lengths(inputs: Mapping[str, ir.Value], nodes: Sequence[ir.Node]) -> str | None:
+def _find_lengths(inputs: Mapping[str, ir.Value], nodes: Sequence[ir.Node], told: str | None) -> str | None:
+    if told is not None and told not in inputs:
+        raise InputError(f"lengths {told!r}: the inputs are {', '.join(inputs)}")
+    if told is not None and not _is_count(inputs[told]):
+        raise InputError(f"lengths {told!r}: expected an input of one whole number a row")
+    if told:
+        return told
     for node in nodes:
         if node.inputs[3] is not None:
             for source in _sources(node.inputs[3]):
@@ -303,29 +300,21 @@ def _is_count(value: ir.Value) -> bool:
 def _name_outputs(
     model: ir.Model, names: Sequence[str], config: ExportConfig, states: Mapping[str, int]
 ) -> tuple[str, ...]:
-    count = len(model.graph.outputs)
-    if config.outputs:
-        if len(config.outputs) != count:
-            raise InputError(
-                f"{len(config.outputs)} output names ({', '.join(config.outputs)}) for {count} outputs"
-            )
-        chosen = list(config.outputs)
-    else:
+    count, inputs = len(model.graph.outputs), {value.name for value in model.graph.inputs}
+    if config.outputs and len(config.outputs) != count:
+        raise InputError(
+            f"{len(config.outputs)} output names ({', '.join(config.outputs)}) for {count} outputs"
+        )
+    chosen = list(config.outputs)
+    if not chosen:
         from ..lift.state_names import output_name
 
         partners = {place: output_name(name, states) for name, place in states.items()}
-        inputs = {value.name for value in model.graph.inputs}
-        chosen = []
         for place, name in enumerate(names):
             stem = name or partners.get(place, "output")
             stem = f"{stem}_n" if stem in inputs else stem
-            title, again = stem, 0
-            while title in chosen:
-                again += 1
-                title = f"{stem}_{again}"
-            chosen.append(title)
-    taken = {value.name for value in model.graph.inputs}
-    clash = [name for name in chosen if name in taken]
-    if clash or len(set(chosen)) < count:
+            titles = chain([stem], (f"{stem}_{again}" for again in count_from(1)))
+            chosen.append(next(title for title in titles if title not in chosen))
+    if inputs & {*chosen} or len(set(chosen)) < count:
         raise InputError(f"the output names {', '.join(chosen)} repeat or are those of inputs; give others")
     return tuple(chosen)

@@ -5,12 +5,15 @@ copy of the module that is ours, the functions that call them get globals of the
 traced size a traced size. What is then computed of it ``torch.onnx`` translates by ``TRANSLATIONS``.
 """
 
+import copy
 import math
 import operator
+import re
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import onnx_ir as ir
 import torch
@@ -18,10 +21,14 @@ from onnxscript import DOUBLE, INT64
 from onnxscript import opset18 as op
 from torch import Tensor, nn
 
-from ..graph import Builder
-from .refusals import is_own
+from lstm_edge_runtime.errors import UnsupportedError
 
-__all__ = ["TRANSLATIONS", "keep_sizes", "settle_floats"]
+from ..graph import Builder
+from .source import is_own
+
+__all__ = ["TRANSLATIONS", "keeping_sizes", "settle_floats", "size_text", "symbols"]
+
+Result = TypeVar("Result")
 
 
 class _LikeBuiltin(type):
@@ -66,7 +73,27 @@ _EXACT = frozenset("Add Ceil Clip Div Expand Floor Max Min Mul Neg Reshape Sub U
 _STAND_INS: dict[str, Any] = {"int": _Int, "float": _Float, "len": _len}
 
 
-def keep_sizes(module: nn.Module) -> bool:
+def size_text(size: Any) -> str:
+    """Return a traced size as text, what tracing learned of it later included."""
+    return str(size.node.expr) if isinstance(size, torch.SymInt) else str(size)
+
+
+def symbols(size: Any) -> list[str]:
+    """Return the tracer's names for sizes in a traced size or its text."""
+    return re.findall(r"\b[su]\d+\b", size_text(size))
+
+
+def keeping_sizes(module: nn.Module, run: Callable[[nn.Module], Result]) -> Result:
+    """Return what ``run`` gives for a copy of ``module`` that keeps traced sizes, else for a plain copy."""
+    own = copy.deepcopy(module)
+    if _keep_sizes(own):
+        with suppress(UnsupportedError):
+            return run(own)
+        own = copy.deepcopy(module)
+    return run(own)
+
+
+def _keep_sizes(module: nn.Module) -> bool:
     """Make the code of ``module``, a copy that is ours, keep traced sizes; tell whether anything changed."""
     copies: dict[types.FunctionType, types.FunctionType | None] = {}
     changed = False

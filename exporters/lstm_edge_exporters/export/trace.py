@@ -5,30 +5,35 @@ import copy
 import functools
 import io
 import logging
+import math
 import re
 import threading
 import warnings
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from traceback import FrameSummary
+from types import CodeType
 from typing import Any
 
 import onnx_ir as ir
 import torch
 from torch import Tensor, nn
+from torch._guards import SLoc
 from torch.export import Dim, ExportedProgram
+from torch.utils._sympy.numbers import int_oo
+from torch.utils._sympy.printers import PythonPrinter
 
 from lstm_edge_runtime.axes import learn_sizes, parse_sum, resolve
-from lstm_edge_runtime.errors import LstmEdgeError, UnsupportedError
-from lstm_edge_runtime.graph_check import is_called_like_a_state, why_window
+from lstm_edge_runtime.errors import LstmEdgeError
 from lstm_edge_runtime.manifest import Axes, AxisRange
 
 from ..numerics.floats import AllFloats
 from ..numerics.reference import Signature, flatten_output
-from .ranges import Guard, read_guards
+from .failures import TracingError, tracing_error
 from .record import Recorder, RecurrentCall, instrument
-from .refusals import ConstantSizeError, Place, place_of, tracing_refusal, translation_refusal
-from .sizes import TRANSLATIONS, keep_sizes, settle_floats
+from .request import Request
+from .sizes import TRANSLATIONS, keeping_sizes, settle_floats, size_text
+from .source import Place, line_at, place_of
 
 try:
     from torch.onnx._internal.exporter import _registration
@@ -38,12 +43,33 @@ else:
     _registry = _registration.ONNXRegistry
     _build_registry = staticmethod(functools.cache(_registry.from_torchlib))
 
-__all__ = ["TURNS", "FoundAxes", "Traced", "find_axes", "runs", "trace"]
+__all__ = ["TURNS", "Guard", "Traced", "export_program", "fixed_places", "quietly", "runs", "trace"]
 
 TURNS = threading.RLock()
 """Held while an export runs: PyTorch's tracer, logging, warnings and stderr belong to the whole process."""
 _SPARE = (3, 7, 5, 11, 13)
 """Sizes for dynamic axes that are 1 in the example, which tracing takes for a constant."""
+_NAMES = {"__builtins__": {"min": min, "max": max, "abs": abs, "int": int, "round": round}, "math": math}
+"""What the tracer's text may call."""
+
+
+@dataclass(frozen=True)
+class Guard:
+    """One fact about the sizes of axes."""
+
+    text: str
+    """In terms of the axes' names: ``L > 200``."""
+    code: CodeType
+    line: str
+    """The line of the module that asked: ``net.py:12: return y * 2 if x.shape[1] > 200 else y``; empty where
+    an operator did."""
+
+    def holds(self, sizes: Mapping[str, int]) -> bool:
+        """Return whether it is true where the axes have ``sizes``."""
+        try:
+            return bool(eval(self.code, _NAMES.copy(), dict(sizes)))  # noqa: S307  the tracer's own text
+        except (ArithmeticError, NameError):
+            return False
 
 
 @dataclass(frozen=True)
@@ -61,111 +87,102 @@ class Traced:
     """The size of each dynamic axis that was traced."""
     squeezed: Mapping[str, str]
     """The axes of inputs that code drops where they are 1, and the line that does it."""
-    checked: tuple[str, ...]
+    notes: tuple[str, ...]
     """Lines that check values, which were taken to hold."""
 
-    def window(self) -> str:
-        """Return why a call is a whole window, where no axis of an input is time; empty for one step."""
-        for call in self.calls:
-            steps = call.shape[0]
-            if not call.cell and _text(steps) != "1":
-                return why_window(
-                    f"layer {call.path or 'rnn'}", steps if isinstance(steps, int) else _text(steps)
-                )
-        return ""
 
+def trace(request: Request, axes: Mapping[str, Axes]) -> Traced:
+    """Trace the module at the example's own sizes.
 
-def trace(
-    module: nn.Module, signature: Signature, axes: Mapping[str, Axes], ranges: Mapping[str, AxisRange]
-) -> Traced:
-    """Trace ``module``, a copy in eval mode, at the example's own sizes.
-
-    Where code takes one of these sizes for a constant, or two for the same, it is traced at others.
+    Where code takes one of these sizes for a constant, or two for the same, it is traced at others. An axis
+    of 1 that the code drops is fixed at 1.
 
     Args:
-        module: the copy.
-        signature: its inputs and an example.
+        request: the module and an example.
         axes: for every input, an int where an axis is fixed and a name where it is dynamic.
-        ranges: the sizes that are asked for, by axis.
 
     Raises:
-        UnsupportedError: the module does what can't be exported right; the message says what instead.
+        UnsupportedError: the module does what can't be exported right.
     """
-    own = copy.deepcopy(module)
-    if keep_sizes(own):
-        with contextlib.suppress(UnsupportedError):
-            return _trace(own, signature, axes, ranges)
-    return _trace(module, signature, axes, ranges)
+    traced = keeping_sizes(request.module, lambda module: _trace(module, request, axes))
+    squeezed, shapes = traced.squeezed, request.signature.shapes
+    many = {axis for name in shapes for axis, size in zip(axes[name], shapes[name], strict=True) if size > 1}
+    single = [axis for axis in squeezed if axis not in many]
+    if single:
+        told = [
+            f"axis {each} is fixed at 1, as in the example: {squeezed[each]} drops it; give squeeze an axis"
+            for each in single
+        ]
+        axes = {name: tuple(1 if axis in single else axis for axis in axes[name]) for name in axes}
+        traced = keeping_sizes(request.module, lambda module: _trace(module, request, axes))
+    else:
+        told = [_squeezes(squeezed[each], each, axes) for each in squeezed]
+    return replace(traced, notes=(*told, *traced.notes))
 
 
-def _trace(
-    module: nn.Module, signature: Signature, axes: Mapping[str, Axes], ranges: Mapping[str, AxisRange]
-) -> Traced:
-    sizes = _example_sizes(signature, axes)
+def _squeezes(line: str, axis: str, axes: Mapping[str, Axes]) -> str:
+    """Return the note for an axis that the code drops where it is 1."""
+    options = " ".join(
+        f"--input {name}={','.join('1' if each == axis else str(each) for each in axes[name])}"
+        for name in axes
+    )
+    return (
+        f"{line} drops axis {axis} where it is 1, so that the file takes no {axis} of 1; give "
+        f"squeeze the axis that it is to drop, or export for one alone: {options}"
+    )
+
+
+def _trace(module: nn.Module, request: Request, axes: Mapping[str, Axes]) -> Traced:
+    signature, sizes = request.signature, _example_sizes(request.signature, axes)
+    tensors = _at_sizes(signature, axes, sizes)
     try:
-        tensors = _at_sizes(signature, axes, sizes)
-        recorder, program = _trace_at(copy.deepcopy(module), signature, axes, tensors)
-    except ConstantSizeError as error:
-        other = _other_sizes(module, signature, axes, sizes, ranges)
+        recorder, program, known = _trace_at(module, signature, axes, tensors)
+    except TracingError as error:
+        other = (
+            _other_sizes(module, signature, axes, sizes, request.config.ranges) if error.constant else None
+        )
         if other is None:
             raise
         sizes, tensors = other, _at_sizes(signature, axes, other)
         try:
-            recorder, program = _trace_at(module, signature, axes, tensors)
-        except ConstantSizeError:
-            raise error from None
-    with _quietly(), _registry_built_once():
-        try:
-            made = torch.onnx.export(
-                program,
-                tuple(tensors),
-                dynamo=True,
-                input_names=list(signature.names),
-                custom_translation_table=dict(TRANSLATIONS),
-                opset_version=18,
-                optimize=True,
-                verbose=False,
-            )
-        except Exception as error:
-            raise translation_refusal(error, recorder.seen, program) from error
-    assert made is not None
-    settle_floats(made.model.graph)
-    _name_axes(made.model, axes)
-    guards = read_guards(program, recorder.shapes, {name: axes[name] for name in signature.names})
-    known = {
-        _text(size): axis
-        for name, shape in zip(signature.names, recorder.shapes, strict=True)
-        for size, axis in zip(shape, axes[name], strict=True)
-        if isinstance(axis, str) and axis.isidentifier()
-    }
-    squeezed = {known[size]: line for size, line in recorder.squeezed.items() if size in known}
+            recorder, program, known = _trace_at(module, signature, axes, tensors)
+        except TracingError as again:
+            if again.constant:
+                raise error from None
+            raise
+    model = _translate(program, tensors, signature.names, recorder)
+    settle_floats(model.graph)
+    _name_axes(model, axes)
     return Traced(
-        made.model,
+        model,
         tuple(recorder.outputs),
         tuple(recorder.calls),
-        guards,
+        _read_guards(program, recorder.shapes, axes),
         sizes,
-        squeezed,
-        tuple(recorder.checked),
+        {known[size]: line for size, line in recorder.squeezed.items() if size in known},
+        tuple(
+            f"the file does not check what {line} does, which was taken to hold" for line in recorder.checked
+        ),
     )
 
 
 def _trace_at(
     module: nn.Module, signature: Signature, axes: Mapping[str, Axes], tensors: Sequence[Tensor]
-) -> tuple[Recorder, ExportedProgram]:
+) -> tuple[Recorder, ExportedProgram, dict[str, str]]:
+    """Trace at the sizes of ``tensors``; give the axis of each size as traced too."""
     shapes = [
         [Dim.DYNAMIC if isinstance(axis, str) else Dim.STATIC for axis in axes[n]] for n in signature.names
     ]
-    recorder, program = _export(module, signature, tensors, shapes)
+    recorder, program = export_program(module, signature, tensors, shapes)
     named: dict[str, str] = {}
     for name, shape in zip(signature.names, recorder.shapes, strict=True):
         for size, axis in zip(shape, axes[name], strict=True):
-            if isinstance(axis, str) and axis.isidentifier() and named.setdefault(_text(size), axis) != axis:
-                raise ConstantSizeError(
-                    f"forward works only where axes {named[_text(size)]} and {axis} have the same size; give "
-                    "them the same name"
-                )
-    return recorder, program
+            if isinstance(axis, str) and axis.isidentifier():
+                other = named.setdefault(size_text(size), axis)
+                if other != axis:
+                    text = f"forward works only where axes {other} and {axis} have the same size; give "
+                    raise TracingError("same size", recorder, ValueError(f"{text}them the same name"))
+    return recorder, program, named
 
 
 def _other_sizes(
@@ -189,136 +206,6 @@ def _other_sizes(
         if runs(module, replace(signature, example=tuple(_at_sizes(signature, axes, other)))):
             return other
     return None
-
-
-@dataclass(frozen=True)
-class FoundAxes:
-    """What tracing found with every axis free."""
-
-    axes: dict[str, Axes]
-    """By input; a name where the recurrent layers see batch or time, else the example's size."""
-    batches: frozenset[int]
-    """The batch sizes of layers that see always the same one."""
-    times: frozenset[int]
-    """The counts of steps of layers that see always the same one."""
-    loops: Mapping[int, str]
-    """How often one layer is called for a single step, and the line that calls it."""
-    layers: bool
-    """Whether ``forward`` calls recurrent layers."""
-    fixed: Mapping[tuple[str, int], Place]
-    """Where the module's code fixes an axis of an input."""
-
-
-def find_axes(module: nn.Module, signature: Signature, batch: str, sequence: str) -> FoundAxes:
-    """Find which axes of the inputs the recurrent layers see as batch and as time.
-
-    Every axis is traced as dynamic; those that turn out to be neither are fixed at the example's size.
-
-    Args:
-        module: a copy in eval mode that this function may instrument.
-        signature: its inputs and an example of two rows and two steps or more.
-        batch: the name for a batch axis; further ones are numbered.
-        sequence: the name for a time axis, likewise.
-
-    Raises:
-        UnsupportedError: the module does what can't be exported right.
-    """
-    tensors = [tensor.detach() for tensor in signature.example]
-    recorder, _ = _export(module, signature, tensors, [[Dim.AUTO] * tensor.dim() for tensor in tensors])
-    steps, rows = (
-        list(dict.fromkeys(symbol for call in recorder.calls for symbol in _symbols(call.shape[place])))
-        for place in (0, 1)
-    )
-    if not recorder.calls:  # the first free axis is taken for the batch, the next one for the time
-        sizes = [size for shape in recorder.shapes for size in shape]
-        tied = {symbol for size in sizes if parse_sum(_text(size)) is None for symbol in _symbols(size)}
-        kept = _kept(recorder, signature.names)
-        sizes = [size for place, shape in enumerate(recorder.shapes) if place not in kept for size in shape]
-        free = dict.fromkeys(symbol for size in sizes for symbol in _symbols(size) if symbol not in tied)
-        rows, steps = list(free)[:1], list(free)[1:]
-    # Where words are read by letters, the batch of the letters' layer holds the time of the words' layer.
-    rows = [symbol for symbol in rows if symbol not in steps] or rows
-    names: dict[str, str] = {}
-    for stem, found in ((batch, rows), (sequence, steps)):
-        fresh = [symbol for symbol in found if symbol not in names]
-        names |= {symbol: stem if index == 0 else f"{stem}{index + 1}" for index, symbol in enumerate(fresh)}
-    names |= _of_same_size(recorder, names, tensors)
-    axes = {
-        name: tuple(
-            _axis_of(_text(size), names, example) for size, example in zip(shape, tensor.shape, strict=True)
-        )
-        for name, shape, tensor in zip(signature.names, recorder.shapes, tensors, strict=True)
-    }
-    times, batches = (
-        frozenset(
-            int(_text(call.shape[place])) for call in recorder.calls if _text(call.shape[place]).isdecimal()
-        )
-        for place in (0, 1)
-    )
-    single = Counter((call.path, call.line) for call in recorder.calls if _text(call.shape[0]) == "1")
-    loops = {count: line for (_, line), count in single.items() if count > 1}
-    return FoundAxes(axes, batches, times, loops, bool(recorder.calls), _fixed(recorder, signature.names))
-
-
-def _kept(recorder: Recorder, names: Sequence[str]) -> set[int]:
-    """Return the places of inputs whose shape an output has too, as a cell's caches: no axis of them is time.
-
-    The first input that is not called like a state is the signal, whatever its shape.
-    """
-    signal = next((i for i, name in enumerate(names) if not is_called_like_a_state(name)), 0)
-    returned = [_texts(shape) for shape in recorder.returned]
-    return {i for i, shape in enumerate(recorder.shapes) if i != signal and _texts(shape) in returned}
-
-
-def _texts(shape: Sequence[Any]) -> list[str]:
-    return [_text(size) for size in shape]
-
-
-def _fixed(recorder: Recorder, names: Sequence[str]) -> dict[tuple[str, int], Place]:
-    found: dict[tuple[str, int], Place] = {}
-    for name, shape in zip(names, recorder.shapes, strict=True):
-        for axis, size in enumerate(shape):
-            if isinstance(size, torch.SymInt) and _text(size).isdecimal():
-                line = recorder.unbound.get(str(size.node._expr))
-                place = Place(line, loop=True) if line else place_of(size)
-                found[name, axis] = place or Place(recorder.fixed.get(str(size.node._expr), ""), loop=False)
-    return found
-
-
-def _axis_of(text: str, names: Mapping[str, str], example: int) -> str | int:
-    """Return the axis of a traced size: a name, a multiple or sum of names, else the example's size."""
-    factors, constant = parse_sum(text) or ({}, 0)
-    if not factors or not all(symbol in names for symbol in factors):
-        return example
-    terms = [
-        names[symbol] if factor == 1 else f"{factor}*{names[symbol]}" for symbol, factor in factors.items()
-    ]
-    return "+".join([*terms, *([str(constant)] if constant else [])])
-
-
-def _of_same_size(recorder: Recorder, names: Mapping[str, str], tensors: Sequence[Tensor]) -> dict[str, str]:
-    """Name further dynamic axes after the one axis that has their size in the example.
-
-    Such are the axes of an input that reaches the layers through a gather: its rows are picked, not seen. Two
-    axes of one input are never the same.
-    """
-    sizes: dict[str, int] = {}
-    others: dict[int, set[str]] = {}
-    for shape, tensor in zip(recorder.shapes, tensors, strict=True):
-        for size, number in zip(shape, tensor.shape, strict=True):
-            if _text(size) in names:
-                others.setdefault(number, set()).add(names[_text(size)])
-            elif isinstance(size, torch.SymInt) and not _text(size).isdecimal():
-                sizes[_text(size)] = number
-    unique = {number: found.pop() for number, found in others.items() if len(found) == 1}
-    beside = {
-        (_text(size), names.get(_text(each))) for shape in recorder.shapes for size in shape for each in shape
-    }
-    return {
-        symbol: unique[number]
-        for symbol, number in sizes.items()
-        if number in unique and (symbol, unique[number]) not in beside
-    }
 
 
 def runs(module: nn.Module, signature: Signature) -> bool:
@@ -350,28 +237,67 @@ class _Wrapper(nn.Module):
         return tuple(tensor for _, tensor in flat)
 
 
-def _export(
+def export_program(
     module: nn.Module, signature: Signature, tensors: Sequence[Tensor], shapes: Sequence[Any]
 ) -> tuple[Recorder, ExportedProgram]:
-    recorder = Recorder()
+    """Trace a copy of ``module`` with what its layers do recorded.
+
+    Raises:
+        TracingError: ``torch.export`` can't.
+        LoopError: a loop over cells would be unrolled.
+    """
+    module, recorder = copy.deepcopy(module), Recorder()
     instrument(module, recorder)
-    wrapper = _Wrapper(module, signature, recorder)
-    with _quietly(), torch.no_grad():
+    example = tuple(tensor.detach() for tensor in tensors)
+    with quietly(), torch.no_grad():
         try:
             program = torch.export.export(
-                wrapper, tuple(tensors), dynamic_shapes=(tuple(shapes),), strict=False
+                _Wrapper(module, signature, recorder), example, dynamic_shapes=(tuple(shapes),), strict=False
             )
         except LstmEdgeError:
             raise
         except Exception as error:
             recorder.check_calls()
-            raise tracing_refusal(error, module, recorder.seen, _fixed(recorder, signature.names)) from error
+            raise tracing_error(error, recorder) from error
     recorder.check_calls()
     return recorder, program
 
 
+def fixed_places(recorder: Recorder, names: Sequence[str]) -> dict[tuple[str, int], Place]:
+    """Return the axes of inputs that the module's code fixes, and where."""
+    found: dict[tuple[str, int], Place] = {}
+    for name, shape in zip(names, recorder.shapes, strict=True):
+        for axis, size in enumerate(shape):
+            if isinstance(size, torch.SymInt) and size_text(size).isdecimal():
+                line = recorder.unbound.get(str(size.node._expr))
+                place = Place(line, loop=True) if line else place_of(size)
+                found[name, axis] = place or Place(recorder.fixed.get(str(size.node._expr), ""), loop=False)
+    return found
+
+
+def _translate(
+    program: ExportedProgram, tensors: Sequence[Tensor], names: Sequence[str], recorder: Recorder
+) -> ir.Model:
+    with quietly(), _registry_built_once():
+        try:
+            made = torch.onnx.export(
+                program,
+                tuple(tensors),
+                dynamo=True,
+                input_names=list(names),
+                custom_translation_table=dict(TRANSLATIONS),
+                opset_version=18,
+                optimize=True,
+                verbose=False,
+            )
+        except Exception as error:
+            raise TracingError("translation", recorder, error, program) from error
+    assert made is not None
+    return made.model
+
+
 @contextlib.contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Keep back what PyTorch's exporters say about themselves; what matters comes as an exception."""
     with TURNS:
         before = logging.root.manager.disable
@@ -432,8 +358,68 @@ def _resize(tensor: Tensor, shape: Sequence[int]) -> Tensor:
     return tensor.detach()
 
 
+def _read_guards(
+    program: ExportedProgram, shapes: Sequence[Any], axes: Mapping[str, Axes]
+) -> tuple[Guard, ...]:
+    """Return every fact about sizes that the trace rests on.
+
+    Args:
+        program: the traced program.
+        shapes: the inputs' shapes as traced, in the order of ``axes``.
+        axes: the inputs' axes; a name where dynamic.
+    """
+    values: dict[str, str] = {}
+    facts: list[tuple[str, str]] = []
+    environment = None
+    for shape, names in zip(shapes, axes.values(), strict=True):
+        for size, axis in zip(shape, names, strict=True):
+            if not isinstance(size, torch.SymInt) or isinstance(axis, int):
+                continue
+            environment = size.node.shape_env
+            factors, constant = parse_sum(str(size.node.expr)) or ({}, 0)
+            if len(factors) == 1 and not constant:
+                ((symbol, factor),) = factors.items()
+                values.setdefault(symbol, f"({axis})" if factor == 1 else f"(({axis})//{factor})")
+                if factor > 1:
+                    facts.append((f"({axis}) % {factor} == 0", ""))
+    for symbol, bounds in program.range_constraints.items():
+        if bounds.lower > 0:
+            facts.append((f"{symbol} >= {bounds.lower}", ""))
+        if bounds.upper != int_oo:
+            facts.append((f"{symbol} <= {bounds.upper}", ""))
+    if environment is not None:
+        printer = PythonPrinter()
+        facts = [(printer.doprint(each.expr), _line(each.sloc)) for each in environment.guards] + facts
+    found = []
+    for text, line in dict.fromkeys(facts):
+        named = re.sub(r"\b[su]\d+\b", lambda match: values.get(match[0], match[0]), text)
+        if not re.search(r"\b[su]\d+\b", named):
+            shown = re.sub(r"\((\w+)\)", r"\1", named)
+            found.append(Guard(shown, compile(named, "<guard>", "eval"), line))
+    return tuple(found)
+
+
+def _line(place: SLoc) -> str:
+    """Return the line that asked for a fact, where that is the module's own."""
+    frame = place.framework_loc
+    return line_at(frame.filename, frame.lineno or 0) if isinstance(frame, FrameSummary) else ""
+
+
 def _name_axes(model: ir.Model, axes: Mapping[str, Axes]) -> None:
     """Write the declared names in the place of the tracer's symbols."""
+    names, values = _symbol_names(model, axes), _values(model.graph)
+    texts = [str(each) for value in values for each in value.shape or () if not isinstance(each, int)]
+    unknown = dict.fromkeys(symbol for text in texts for symbol in re.findall(r"\bu\d+\b", text))
+    names |= {symbol: f"longest{index or ''}" for index, symbol in enumerate(unknown)}
+    for value in model.graph.inputs:
+        value.shape = ir.Shape(axes[str(value.name)])
+    for value in values[len(model.graph.inputs) :]:
+        if value.shape is not None:
+            value.shape = ir.Shape([_renamed(dimension, names) for dimension in value.shape])
+
+
+def _symbol_names(model: ir.Model, axes: Mapping[str, Axes]) -> dict[str, str]:
+    """Return what each symbol of an input's shape is in terms of the declared names."""
     names: dict[str, str] = {}
     dimensions = [
         (str(dimension), axis)
@@ -449,19 +435,7 @@ def _name_axes(model: ir.Model, axes: Mapping[str, Axes]) -> None:
         own, _ = parse_sum(axis) or ({}, 0)
         (name,) = [axis] if factor == 1 else [each for each in own if own == {each: factor}] or [""]
         names.setdefault(symbol, name if name.isidentifier() else f"({name or f'{axis}/{factor}'})")
-    unknown = dict.fromkeys(
-        symbol
-        for value in _values(model.graph)
-        for dimension in value.shape or ()
-        if not isinstance(dimension, int)
-        for symbol in re.findall(r"\bu\d+\b", str(dimension))
-    )
-    names |= {symbol: f"longest{index or ''}" for index, symbol in enumerate(unknown)}
-    for value in model.graph.inputs:
-        value.shape = ir.Shape(axes[str(value.name)])
-    for value in _values(model.graph)[len(model.graph.inputs) :]:
-        if value.shape is not None:
-            value.shape = ir.Shape([_renamed(dimension, names) for dimension in value.shape])
+    return names
 
 
 def _renamed(dimension: int | ir.SymbolicDim, names: Mapping[str, str]) -> Any:
@@ -474,12 +448,3 @@ def _renamed(dimension: int | ir.SymbolicDim, names: Mapping[str, str]) -> Any:
 
 def _values(graph: ir.Graph) -> Sequence[ir.Value]:
     return [*graph.inputs, *(value for node in graph for value in node.outputs)]
-
-
-def _text(size: Any) -> str:
-    """Return a traced size as text, what tracing learned of it later included."""
-    return str(size.node.expr) if isinstance(size, torch.SymInt) else str(size)
-
-
-def _symbols(size: Any) -> list[str]:
-    return re.findall(r"\b[su]\d+\b", _text(size))

@@ -4,11 +4,7 @@ A tuple has no names, and its order says nothing. The variables that held its te
 and ``return y, (c, h)``. They are seen by running ``forward`` once on the example, line by line.
 """
 
-import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cache
 from types import FrameType
 from typing import Any
 
@@ -18,7 +14,7 @@ from torch import Tensor, nn
 from ..numerics.floats import AllFloats
 from ..numerics.reference import Path, Signature, output_paths
 from ..pairing import Names
-from .refusals import is_own
+from .source import is_own, watching
 
 __all__ = ["find_names"]
 
@@ -35,15 +31,22 @@ def find_names(module: nn.Module, signature: Signature) -> list[Names]:
         signature: its inputs and an example that it takes.
     """
     inputs = [tensor.clone() for tensor in signature.example]
-    watch = _Watch()
-    with torch.no_grad(), warnings.catch_warnings(), AllFloats(torch.float32), watch.watching():
+    calls: list[_Call] = []
+
+    def enter(frame: FrameType, event: str, argument: Any) -> Any:  # noqa: ARG001
+        if not is_own(frame.f_code.co_filename):
+            return None
+        calls.append(_Call())
+        return calls[-1].look
+
+    with torch.no_grad(), warnings.catch_warnings(), AllFloats(torch.float32), watching(enter):
         warnings.simplefilter("ignore")
         flat = output_paths(signature.call(module, inputs))
     before = {_key(tensor): name for tensor, name in zip(inputs, signature.names, strict=True)}
     after: dict[_Key, list[int]] = {}
     for place, (_, tensor) in enumerate(flat):
         after.setdefault(_key(tensor), []).append(place)
-    forward, *inner = [call.names(before, after) for call in watch.calls] or [Names({}, {})]
+    forward, *inner = [call.names(before, after) for call in calls] or [Names({}, {})]
     told = Names(
         {
             name: _told(path) | forward.inputs.get(name, set())
@@ -64,28 +67,6 @@ def _key(tensor: Tensor) -> _Key:
     if tensor.layout is not torch.strided:
         return id(tensor), 0, 0
     return tensor.untyped_storage().data_ptr(), int(tensor.storage_offset()), tensor.numel()
-
-
-class _Watch:
-    """Sees the variables of every call of the module's own functions."""
-
-    def __init__(self) -> None:
-        self.calls: list[_Call] = []
-
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        before = sys.gettrace()
-        sys.settrace(self._enter)
-        try:
-            yield
-        finally:
-            sys.settrace(before)
-
-    def _enter(self, frame: FrameType, event: str, argument: Any) -> Any:  # noqa: ARG002
-        if not _is_own(frame.f_code.co_filename):
-            return None
-        self.calls.append(_Call())
-        return self.calls[-1].look
 
 
 class _Call:
@@ -113,6 +94,3 @@ class _Call:
             for place in after.get(_key(held[-1]), ()):
                 outputs.setdefault(place, set()).add(name)
         return Names(inputs, outputs)
-
-
-_is_own = cache(is_own)

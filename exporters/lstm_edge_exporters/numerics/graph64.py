@@ -48,7 +48,7 @@ _OF_DIRECTIONS = 3
 _FEW = 0.05
 """Largest fraction of numbers that a wrong copy has of its own."""
 _COPIED = 3
-"""Numbers at the least that a wrong copy shares with its reference."""
+"""Numbers at the least that a wrong copy shares with its reference, unless all are nearly the same."""
 _UNDONE = 1e-4
 """How far the product of a matrix and its inverse, both in float32, is from the identity at most."""
 
@@ -319,13 +319,17 @@ def wrong_copies(graph: Graph64, tensors: Iterable[Array]) -> Iterator[str]:
         graph: the file's.
         tensors: every float tensor of the reference.
     """
+    tensors = tuple(tensors)
     known = np.concatenate([np.asarray(array, np.float32).ravel() for array in (np.zeros(1), *tensors)])
+    held = [np.sort(array, axis=None) for array in tensors if not _is_computed(array)]
     for name, array in graph.constants.items():
         flat = array.ravel()
         rounded = flat[~_is_short(flat)]
         strange = rounded[~np.isin(rounded, known)]
-        few = max(1, int(_FEW * rounded.size))
-        if 0 < strange.size <= few and rounded.size - strange.size >= _COPIED:
+        if not 0 < strange.size <= max(1, int(_FEW * rounded.size)):
+            continue
+        copied, ordered = rounded.size - strange.size >= _COPIED, np.sort(flat)
+        if copied or any(_is_alike(ordered, each) for each in held):
             yield f"{name} has {', '.join(f'{value:.9g}' for value in strange[:3])}"
 
 

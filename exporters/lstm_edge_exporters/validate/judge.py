@@ -15,7 +15,7 @@ import numpy as np
 from lstm_edge_runtime.errors import first_line
 from lstm_edge_runtime.manifest import Array, Manifest
 from lstm_edge_runtime.state import Runner
-from lstm_edge_runtime.tolerance import MULTIPLE, POLICY, Comparison, compare
+from lstm_edge_runtime.tolerance import MULTIPLE, POLICY, Comparison
 
 from ..numerics.cases import Feeds, Procedure, case_size, whole
 from ..numerics.floors import (
@@ -25,6 +25,7 @@ from ..numerics.floors import (
     WEAK,
     Expected,
     Perturbable,
+    compare_outputs,
     noise_floors,
 )
 from ..numerics.function import (
@@ -43,17 +44,27 @@ from .report import Channel, Coverage, Equality, Histogram
 if TYPE_CHECKING:
     from ..quantization.judge import Budgets
 
-__all__ = ["FileFailedError", "Judge", "Measured", "RefusedError"]
+__all__ = ["REFUSALS", "FileFailedError", "Judge", "Measured", "RefusedError"]
 
 _EDGES = np.arange(-20.0, 4.01, 0.25)
+
+
+REFUSALS = (RuntimeError, ValueError, IndexError)
+"""What a reference raises that refuses a case."""
 
 
 class RefusedError(Exception):
     """The reference itself can't tell what is right for a case: it refuses it, or gives NaN."""
 
+    def __str__(self) -> str:
+        return f"the reference itself refuses this: {first_line(self.args[0])}"
+
 
 class FileFailedError(Exception):
     """The file can't run a case that its reference runs."""
+
+    def __str__(self) -> str:
+        return f"the file does not run: {first_line(self.args[0])}"
 
 
 @dataclass(frozen=True)
@@ -170,12 +181,7 @@ class Judge:
     def agree(
         self, feeds: Feeds, procedure: Procedure = whole, against: Procedure | None = None
     ) -> Agreement:
-        """Compare the graph with the reference in float64 on one case.
-
-        Args:
-            feeds: the case.
-            procedure: how the graph is run.
-            against: how the reference is run; as the graph by default.
+        """Compare the graph with the reference in float64; arguments as of ``Function.compare``.
 
         Raises:
             RefusedError: the reference refuses the case.
@@ -185,9 +191,9 @@ class Judge:
         try:
             found = self._function.compare(feeds, procedure, against)
         except GraphError as error:
-            raise FileFailedError(f"the file does not run: {error}") from error
-        except (RuntimeError, ValueError, IndexError) as error:
-            raise RefusedError(f"the reference itself refuses this: {first_line(error)}") from error
+            raise FileFailedError(error) from error
+        except REFUSALS as error:
+            raise RefusedError(error) from error
         if self._config.overridden:
             records = [
                 replace(each, limit=self._config.limit_at(each.scale), error=each.max_abs)
@@ -230,21 +236,11 @@ class Judge:
         for way in ways[:1] if self.budgets else ways:
             known = Expected(exact, self._floors(*way))
             limits = {name: self.limit(name, got[name], known, over_a_run=over_a_run) for name in exact}
-            records = tuple(
-                compare(
-                    name,
-                    got[name],
-                    array,
-                    floor=known.floors[name],
-                    limit=limits[name],
-                    dtype="float32" if array.dtype.kind == "f" else "float64",
-                )
-                for name, array in exact.items()
-            )
+            records = compare_outputs(got, known, limits)
             if ok := all(record.ok for record in records):
                 break
         overflow = "" if ok or self._function is None else self._function.graph.overflow(feeds)
-        measured = Measured(got, known, limits, records, overflow)
+        measured = Measured(got, known, limits, tuple(records), overflow)
         self._count_inputs(feeds)
         if overflow:
             self._overflows[overflow] += 1
@@ -320,15 +316,15 @@ class Judge:
         self._errors += np.histogram(np.minimum(np.log10(errors[seen]), _EDGES[-1]), _EDGES)[0]
 
 
-def _told(run: Runner, feeds: Feeds, procedure: Procedure) -> Mapping[str, Array]:
+def _told(run: Runner, feeds: Feeds, procedure: Procedure) -> Feeds:
     try:
         return procedure(run, feeds)
-    except (RuntimeError, ValueError, IndexError) as error:
-        raise RefusedError(f"the reference itself refuses this: {first_line(error)}") from error
+    except REFUSALS as error:
+        raise RefusedError(error) from error
 
 
-def _given(run: Runner, feeds: Feeds, procedure: Procedure) -> Mapping[str, Array]:
+def _given(run: Runner, feeds: Feeds, procedure: Procedure) -> Feeds:
     try:
         return procedure(run, feeds)
     except Exception as error:
-        raise FileFailedError(f"the file does not run: {first_line(error)}") from error
+        raise FileFailedError(error) from error

@@ -91,10 +91,11 @@ def against_module(
 
 def _translated(module: nn.Module, example: Any, config: ExportConfig | None) -> Graph64 | None:
     """Return what the module is translated to; None where it can't be traced with what is known of it."""
-    from ..export.pipeline import convert_module
+    from ..export.pipeline import convert
+    from ..export.request import make_request
 
     try:
-        return _evaluated(convert_module(module, example, config or ExportConfig()).model)
+        return _evaluated(convert(make_request(module, example, config or ExportConfig())).model)
     except LstmEdgeError:
         return None
 
@@ -122,8 +123,9 @@ def _trace_manifest(
     config: ExportConfig | None,
 ) -> tuple[TorchReference, Manifest, ir.Model | None]:
     """Trace the module as ``export`` does, with the names and the fixed sizes that the file's graph has."""
-    from ..export.pipeline import convert_module, own_copy  # as long to import as a quick validation takes
+    from ..export.pipeline import convert  # as long to import as a quick validation takes
     from ..export.ranges import settle_ranges
+    from ..export.request import make_request, own_copy
 
     own = own_copy(module)
     try:
@@ -144,26 +146,21 @@ def _trace_manifest(
     named = {name: graph[name] for name in signature.names if "?" not in graph.get(name, ("?",))}
     known = {axis for axes in named.values() for axis in axes}
     try:
-        prepared = convert_module(
-            module,
-            example,
-            replace(
-                plain,
-                inputs={**named, **plain.inputs},
-                stateless={value.name for value in file.content.graph.inputs} <= {*signature.names},
-                batch=next((axis for axis in (file.manifest.batch,) if axis in known), plain.batch),
-                sequence=next((axis for axis in (file.manifest.sequence,) if axis in known), plain.sequence),
-            ),
+        told = replace(
+            plain,
+            inputs={**named, **plain.inputs},
+            stateless={value.name for value in file.content.graph.inputs} <= {*signature.names},
+            batch=next((axis for axis in (file.manifest.batch,) if axis in known), plain.batch),
+            sequence=next((axis for axis in (file.manifest.sequence,) if axis in known), plain.sequence),
         )
+        prepared = convert(make_request(module, example, told))
     except LstmEdgeError:
         if not {state.input for state in file.manifest.states} <= {*signature.names}:
-            prepared = convert_module(module, example, plain)
+            prepared = convert(make_request(module, example, plain))
         else:
             manifest = file.manifest._replace(golden=None)
             return TorchReference(own, signature, outputs), manifest, None
-    ranges, _ = settle_ranges(
-        prepared.guards, prepared.sizes, prepared.cases, prepared.reference, file.runner(), plain.ranges
-    )
+    ranges, _ = settle_ranges(prepared, file.runner(), plain.ranges)
     return prepared.reference, prepared.manifest._replace(ranges=ranges), prepared.model
 
 

@@ -32,7 +32,7 @@ from ..numerics.verify import (
     states_stop_at_lengths,
 )
 from .config import ValidateConfig
-from .judge import FileFailedError, Judge, Measured, RefusedError
+from .judge import REFUSALS, FileFailedError, Judge, Measured, RefusedError
 from .reference import ModelFile, ReferenceModel
 from .report import Check, Figures, judged
 
@@ -290,6 +290,6 @@ class Subject:
         if self.config.data is not None:
             cases += [feeds for _, feeds in self.sample_batches(_USUAL, _USUAL)]
         for feeds in cases:
-            with contextlib.suppress(RuntimeError, ValueError, IndexError):  # a reference of fixed sizes
+            with contextlib.suppress(*REFUSALS):  # a reference of fixed sizes
                 usual.append(self.reference.computation.run64(feeds))
         return Budgets(self.config.budget, {state.output for state in self.manifest.states}, usual)

@@ -78,7 +78,7 @@ MODULES = [Pools, Unpools, Interpolates, Asserts, Packs]
 
 
 @pytest.mark.parametrize("kind", MODULES, ids=lambda kind: kind.__name__)
-def test_the_file_agrees_at_sizes_that_were_not_traced(kind):
+def test_the_file_agrees_at_sizes_that_were_not_traced(kind, assert_file_is_module):
     torch.manual_seed(0)
     module = kind().eval()
     takes = kind in (Asserts, Packs)
@@ -87,6 +87,7 @@ def test_the_file_agrees_at_sizes_that_were_not_traced(kind):
         return (data(n, length), lengths(n, length)) if takes else (data(n, length),)
 
     artifact = export(module, inputs(2, 8))
+    assert_file_is_module(artifact, module, inputs(2, 8))
     model = load(artifact.model)
     for n, length in ((1, 3), (3, 40), (2, 7)):
         with torch.no_grad():

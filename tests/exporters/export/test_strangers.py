@@ -167,10 +167,14 @@ STRANGERS = [
 
 
 @pytest.mark.parametrize(("kind", "inputs"), STRANGERS, ids=lambda value: getattr(value, "__name__", ""))
-def test_a_module_that_once_went_wrong_is_right_at_sizes_that_were_not_traced(kind, inputs):
+def test_a_module_that_once_went_wrong_is_right_at_sizes_that_were_not_traced(
+    kind, inputs, assert_file_is_module
+):
     torch.manual_seed(0)
     module = kind().eval()
-    content, names = export(module, inputs(2, 4)).model, Signature.of(module, inputs(2, 4)).names
+    artifact = export(module, inputs(2, 4))
+    assert_file_is_module(artifact, module, inputs(2, 4))
+    content, names = artifact.model, Signature.of(module, inputs(2, 4)).names
     for n, length in ((1, 2), (3, 7), (2, 50)):
         given = inputs(n, length)
         with torch.no_grad():

@@ -6,14 +6,20 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnxruntime import InferenceSession
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from lstm_edge_exporters import ExportConfig, export
 from lstm_edge_exporters.lift import lift
+from lstm_edge_exporters.targets.ort import to_ort
+from lstm_edge_exporters.targets.web import to_site
 from lstm_edge_runtime import load
-from lstm_edge_runtime.errors import ContractError
+from lstm_edge_runtime.errors import ContractError, UnsupportedError
 from lstm_edge_runtime.manifest import KEY, Manifest, StateSpec
+from lstm_edge_runtime.native.choice import compile_engine
+from lstm_edge_runtime.native.library import installed
+from lstm_edge_runtime.onnx_reader import read_onnx
 
 
 class Plain(nn.Module):
@@ -88,8 +94,8 @@ def test_a_window_is_no_step(module, example, config, steps):
         model.streams(2)
 
 
-@pytest.mark.parametrize("declared", [True, False], ids=["manifest", "foreign"])
-def test_a_file_that_was_made_before_is_refused_by_what_its_graph_says(declared):
+def made_before(*, declared):
+    """A file from before exporters knew windows: its states are carried, and nothing is said against it."""
     artifact = export(*WINDOWS[3][:3])
     proto = onnx.load_model_from_string(artifact.model)
     states = tuple(StateSpec(name, f"{name}_n", "float32", (1, "N", 4)) for name in "hc")
@@ -103,11 +109,36 @@ def test_a_file_that_was_made_before_is_refused_by_what_its_graph_says(declared)
     del proto.metadata_props[:]
     if declared:
         proto.metadata_props.add(key=KEY, value=old.to_json())
-    model = load(proto.SerializeToString())
+    return proto.SerializeToString()
+
+
+@pytest.mark.parametrize("declared", [True, False], ids=["manifest", "foreign"])
+def test_a_file_that_was_made_before_is_refused_by_what_its_graph_says(declared):
+    model = load(made_before(declared=declared))
     assert [state.input for state in model.states] == ["h", "c"]
     with pytest.raises(ContractError, match="LSTM takes 9 steps a call"):
         model.stream()
     assert model.run({"x": np.zeros((2, 9, 3), np.float32)})[0]
+
+
+def test_what_is_converted_from_it_says_so_itself(tmp_path):
+    path, runtime = tmp_path / "m.onnx", tmp_path / "node"
+    path.write_bytes(made_before(declared=True))
+    to_ort(path).save(tmp_path / "m.ort")
+    runtime.mkdir()
+    for name in ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"):
+        (runtime / name).touch()
+    (tmp_path / "page.onnx").write_bytes(to_site(path, runtime, []).files["model.onnx"])
+    for name in ("m.ort", "page.onnx"):
+        metadata = InferenceSession(tmp_path / name).get_modelmeta().custom_metadata_map
+        assert "LSTM takes 9 steps a call" in Manifest.from_json(metadata[KEY]).unstreamable
+
+
+@pytest.mark.skipif(not installed(), reason="no native engine")
+def test_no_native_program_takes_windows_for_steps():
+    content = made_before(declared=True)
+    with pytest.raises(UnsupportedError, match="not covered"):
+        compile_engine(read_onnx(content), load(content).manifest._replace(unstreamable=""), 1)
 
 
 def test_states_that_are_told_stay_and_the_file_is_not_streamed():

@@ -49,8 +49,8 @@ def test_convert_writes_the_folder_and_says_what_it_compared(invoke, plain, tmp_
         (["--to", "c", "--name", "for"], "keyword"),
         (["--to", "c", "--name", "stdio"], "stdio.h is taken"),
         (["--to", "c", "--chunk", 0], "--chunk"),
-        (["--to", "ort", "--chunk", 2], "--chunk does not go with --to ort"),
-        (["--to", "ort", "--name", "har"], "--name does not go with --to ort"),
+        (["--to", "ort", "--chunk", 2], "--chunk is not valid with --to ort"),
+        (["--to", "ort", "--name", "har"], "--name is not valid with --to ort"),
     ],
 )
 def test_a_wrong_option_is_refused_in_one_line(options, words, invoke, plain, tmp_path):

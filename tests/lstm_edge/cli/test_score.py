@@ -247,7 +247,7 @@ def test_a_file_from_reset_starts_again_with_each_window_and_the_verb_says_so(in
     for name, arguments, every in (("a", [], 6), ("b", ["--reset-every", "never"], 10**9)):
         code, _, err = invoke(*line, tmp_path / name, *arguments)
         assert code == 0
-        assert (err.count("series start again every 6 steps; --reset-every never"), err.count("note:")) == (
+        assert (err.count("series are reset every 6 steps; --reset-every never"), err.count("note:")) == (
             (0, 0) if arguments else (1, 1)
         )
         found = numbers(read(tmp_path / name / "0.parquet"))
@@ -776,3 +776,54 @@ def test_series_that_many_files_share_fill_batches_of_512(har, tmp_path, count, 
     report, shown = run(tmp_path / "in", har.path, tmp_path / "out", rows_in_memory=count)
     assert report.series == count
     assert f"score: {items} items for 1 workers" in [text for _, text in shown]
+
+
+@pytest.fixture
+def codes(har, tmp_path):
+    """A file that takes whole numbers, int32."""
+    made = onnx.load(har.path)
+    (data,) = (value for value in made.graph.input if value.name == "x")
+    data.type.tensor_type.elem_type = onnx.TensorProto.INT32
+    for node in made.graph.node:
+        node.input[:] = ["x_float" if name == "x" else name for name in node.input]
+    made.graph.node.insert(0, onnx.helper.make_node("Cast", ["x"], ["x_float"], to=onnx.TensorProto.FLOAT))
+    entry = next(each for each in made.metadata_props if each.key == "lstm_edge")
+    manifest = Manifest.from_json(entry.value)
+    inputs = tuple(spec._replace(dtype="int32") if spec.name == "x" else spec for spec in manifest.inputs)
+    entry.value = manifest._replace(inputs=inputs, golden=None).to_json()
+    onnx.save(made, tmp_path / "codes.onnx")
+    return tmp_path / "codes.onnx"
+
+
+@pytest.mark.parametrize("kind", [pa.int8(), pa.uint16(), pa.int64(), pa.uint64(), pa.float64()], ids=str)
+@pytest.mark.parametrize("takes", ["float32", "int32"])
+def test_whole_numbers_reach_the_file_as_they_are(har, codes, tmp_path, kind, takes):
+    model = har.path if takes == "float32" else codes
+    table = samples(np.random.default_rng(3), [9, 5])
+    whole = [pa.array(np.abs(np.rint(table[name].to_numpy()))).cast(kind) for name in AXES]
+    for name, column in zip(AXES, whole, strict=True):
+        table = table.set_column(table.column_names.index(name), name, column)
+    write(table, tmp_path / "data" / "rows.parquet")
+    run(tmp_path / "data", model, tmp_path / "out")
+    plain = table
+    for name in AXES:
+        plain = plain.set_column(
+            plain.column_names.index(name), name, pa.array(plain[name].to_numpy().astype(takes))
+        )
+    found = read(tmp_path / "out" / "rows.parquet").sort_by([("series", "ascending"), ("order", "ascending")])
+    wanted = expected(model, plain)[np.lexsort((table["order"].to_numpy(), table["series"].to_pylist()))]
+    np.testing.assert_allclose(numbers(found), softmax(wanted), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "cell"),
+    [(pa.int64(), 2**32 + 3), (pa.uint64(), 2**64 - 1), (pa.int64(), -(2**31) - 1), (pa.float64(), 2.5)],
+)
+def test_a_number_that_the_file_cannot_hold_is_refused_and_wraps_to_no_other(codes, tmp_path, kind, cell):
+    table = samples(np.random.default_rng(3), [9, 5])
+    column = pa.array([1] * 7 + [cell] + [1] * 6, type=kind)
+    for name in AXES:
+        table = table.set_column(table.column_names.index(name), name, column)
+    write(table, tmp_path / "data" / "rows.parquet")
+    with pytest.raises(LstmEdgeError, match=rf"row 8, column 'ax' is {cell}, expected a finite int32 number"):
+        run(tmp_path / "data", codes, tmp_path / "out")

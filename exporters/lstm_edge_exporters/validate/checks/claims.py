@@ -15,7 +15,7 @@ from lstm_edge_runtime.manifest import Axes, AxisRange, Manifest, StateSpec, Ten
 
 from ...numerics.cases import case_size, closed_loop, misshapen
 from ...numerics.graph64 import Graph64, wrong_copies
-from ...versions import IR_VERSIONS, OLDEST_ONNXRUNTIME, OPSETS
+from ...versions import IR_VERSIONS, MAKERS, OLDEST_ONNXRUNTIME, OPSETS, versions
 from ..reference import ModelFile, ReferenceModel
 from ..report import Check, Fact
 from ..subject import Subject
@@ -287,9 +287,14 @@ def check_claims(subject: Subject) -> Iterator[Check]:
 
 
 def _weights(subject: Subject, graph: Graph64) -> Check:
-    """No constant is off in a few numbers, be it the reference's own or one that the translation computes."""
+    """No constant is off in a few numbers, be it the reference's own or one that the translation computes.
+
+    The latter are computed again where the versions are those of the export: others may round otherwise.
+    """
     known = [*subject.reference.computation.tensors]
-    if subject.function and subject.function.constants and (translated := subject.reference.graph()):
+    made = subject.file.manifest.provenance.get("versions", {})
+    introduced = subject.function and subject.function.constants
+    if introduced and made == versions(*MAKERS) and (translated := subject.reference.graph()):
         known += translated.tensors
     wrong = "; ".join(wrong_copies(graph, known))
     about = f"{wrong}, which no tensor of the reference holds" if wrong else ""

@@ -3,7 +3,8 @@
 Groups: sizes, states, lengths, streaming, inputs; and providers and threads, which are the engines.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from ...numerics.cases import (
     whole,
     with_padding,
 )
-from ..judge import Measured
+from ..judge import REFUSALS, Measured
 from ..report import Check, Curve
 from ..subject import Subject
 
@@ -71,6 +72,7 @@ _BEYOND_BUDGET = "int8 and fp16 files are judged in the usual range: their range
 _REMOTE = ("AzureExecutionProvider",)
 """Providers that call a service instead of running here."""
 _THREADS = (1, 2)
+_NATIVE = "native engine"
 _QUICK_PROVIDER_SIZES = ((1, 1), (3, 20))
 _PROVIDER_SIZES = (*_QUICK_PROVIDER_SIZES, (8, 64))
 
@@ -175,7 +177,7 @@ def _reached(subject: Subject, feeds: Feeds) -> dict[str, Array]:
     """Return where the reference itself gives NaN; empty where it refuses ``feeds``."""
     try:
         found = subject.reference.computation.run64(feeds)
-    except (RuntimeError, ValueError, IndexError):
+    except REFUSALS:
         return {}
     return {name: np.isnan(array) for name, array in found.items() if array.dtype.kind == "f"}
 
@@ -315,38 +317,29 @@ def _spike(x: Array) -> Array:
 def check_providers(subject: Subject) -> Iterator[Check]:
     """Compare on each provider that really starts, with one and two threads, and on the native engine."""
     sizes = _QUICK_PROVIDER_SIZES if subject.config.quick else _PROVIDER_SIZES
-    for provider in import_onnxruntime().get_available_providers():
-        if provider in _REMOTE:
+    required = subject.config.engine == "native"
+    for name, make in _engines(subject):
+        try:
+            run = make()
+        except LstmEdgeError as error:
+            failed = name == _NATIVE and (required or not isinstance(error, UnsupportedError))
+            yield Check(name, "failed" if failed else "skipped", f"not usable here: {first_line(error)}")
             continue
+        for place, (n, length) in enumerate(sizes):
+            feeds = subject.draw(n, length, _OFFSETS["providers"] + place)
+            yield subject.check_engine(f"{name}, N={n}, L={length}", feeds, run)
+
+
+def _engines(subject: Subject) -> Iterator[tuple[str, Callable[[], Runner]]]:
+    """Return every engine by name, and what opens it."""
+    for provider in import_onnxruntime().get_available_providers():
         chain = (provider,) if provider == CPU else (provider, CPU)
-        for threads in _THREADS:
+        for threads in _THREADS if provider not in _REMOTE else ():
             name = f"{provider}, {threads} thread{'s' if threads > 1 else ''}"
-            try:
-                run = subject.file.runner(threads, chain)
-            except LstmEdgeError as error:
-                yield Check(name, "skipped", f"not usable here: {first_line(error)}")
-                continue
-            for place, (n, length) in enumerate(sizes):
-                feeds = subject.draw(n, length, _OFFSETS["providers"] + place)
-                yield subject.check_engine(f"{name}, N={n}, L={length}", feeds, run)
+            yield name, partial(subject.file.runner, threads, chain)
     engine = subject.config.engine
-    if engine == "onnxruntime":
-        return
-    from lstm_edge_runtime.native.library import installed
+    if engine != "onnxruntime":
+        from lstm_edge_runtime.native.library import installed
 
-    if installed() or engine == "native":
-        yield from _check_native(subject, sizes, required=engine == "native")
-
-
-def _check_native(subject: Subject, sizes: Sequence[tuple[int, int]], *, required: bool) -> Iterator[Check]:
-    try:
-        run = subject.file.native_runner()
-    except UnsupportedError as error:
-        yield Check("native engine", "failed" if required else "skipped", f"not covered: {first_line(error)}")
-        return
-    except LstmEdgeError as error:
-        yield Check("native engine", "failed", first_line(error))
-        return
-    for place, (n, length) in enumerate(sizes):
-        feeds = subject.draw(n, length, _OFFSETS["providers"] + place)
-        yield subject.check_engine(f"native engine, N={n}, L={length}", feeds, run)
+        if installed() or engine == "native":
+            yield _NATIVE, subject.file.native_runner

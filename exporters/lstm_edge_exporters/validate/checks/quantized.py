@@ -16,7 +16,7 @@ import onnx
 import onnx_ir as ir
 from onnx import numpy_helper
 
-from lstm_edge_runtime.errors import UnsupportedError, first_line
+from lstm_edge_runtime.errors import UnsupportedError
 from lstm_edge_runtime.manifest import Array
 from lstm_edge_runtime.state import Runner
 
@@ -24,6 +24,7 @@ from ...graph import to_proto
 from ...lift.quantized import STEP, float_twin, is_quantized
 from ...numerics.cases import Feeds
 from ...numerics.graph64 import Graph64
+from ..judge import REFUSALS, RefusedError
 from ..report import Check
 from ..subject import Subject
 
@@ -61,8 +62,8 @@ def check_weights(subject: Subject) -> Iterator[Check]:
                 found = list(_differing(subject, expected, got, others))
                 if not found:
                     break
-        except (RuntimeError, ValueError, IndexError) as error:
-            yield Check(_NAME, "skipped", f"the reference itself refuses this: {first_line(error)}")
+        except REFUSALS as error:
+            yield Check(_NAME, "skipped", str(RefusedError(error)))
             return
         wrong += (f"at N={rows}, L={steps} {each}" for each in found)
     yield Check(_NAME, "failed" if wrong else "passed", "; ".join(wrong))

@@ -1,6 +1,10 @@
-"""The last passes over a graph: names, what a machine left in it, the manifest, opset, the bytes."""
+"""The file: what a machine left in the graph is removed, the manifest is written, and the bytes.
 
-from collections.abc import Collection, Sequence
+``File`` holds beside them what the verification needs: the module as a reference, and cases.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -8,41 +12,87 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
+from torch import nn
 
 from lstm_edge_runtime import __version__
 from lstm_edge_runtime.errors import InputError, UnsupportedError, first_line
 from lstm_edge_runtime.manifest import Manifest, StateSpec, Task, TensorSpec
 
 from ..graph import axes_of, to_proto, with_manifest
-from ..versions import versions
+from ..numerics.cases import CaseGenerator
+from ..numerics.indices import index_values
+from ..numerics.reference import Injection, TorchReference
+from ..versions import MAKERS, versions
 from .config import ExportConfig
+from .lower import Lowered
+from .request import Request
 from .roles import Roles
+from .states import Lifted
+from .trace import Traced
 
-__all__ = ["build_manifest", "rename_outputs", "serialize", "tidy"]
-
-_MAKERS = ("lstm-edge", "torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime")
+__all__ = ["File", "make_file", "serialize"]
 
 
-def rename_outputs(model: ir.Model, names: Sequence[str], states: Collection[str]) -> None:
-    """Name the graph's outputs.
+@dataclass(frozen=True)
+class File:
+    """A file before its verification, and what it is verified with."""
 
-    One that is an input, a constant or another output gets an Identity node first; so does every one that is
-    not named in ``states``, so that no lifted state takes one. ``tidy`` removes what was not needed.
+    model: ir.Model
+    manifest: Manifest
+    """Without golden case and figures."""
+    reference: TorchReference
+    cases: CaseGenerator
+    roles: Roles
+    traced: Traced
+    notes: tuple[str, ...]
+
+
+def make_file(request: Request, traced: Traced, lowered: Lowered, lifted: Lifted) -> File:
+    """Write the manifest, and make the module the reference for a file with such states.
+
+    Raises:
+        InputError: the config gives a reset value, a task output or a state that the file does not have.
+        UnsupportedError: a state was lifted out of a call of ``torch.lstm`` and the like outside of a layer.
     """
-    seen: set[ir.Value] = set()
-    for place, name in enumerate(names):
-        value = model.graph.outputs[place]
-        if name not in states or value.is_graph_input() or value.is_initializer() or value in seen:
-            node = ir.node("Identity", [value])
-            node.outputs[0].type, node.outputs[0].shape = value.type, value.shape
-            model.graph.append(node)
-            model.graph.outputs[place] = node.outputs[0]
-        seen.add(model.graph.outputs[place])
-    for place, name in enumerate(names):
-        model.graph.outputs[place].name = name
+    _check_starts(request.module, lifted.injections)
+    model = lifted.model
+    roles = lowered.roles
+    config, signature = request.config, request.signature
+    _tidy(model)
+    manifest = _build_manifest(model, roles, lifted.states, config)._replace(
+        ranges=config.ranges,
+        unstreamable=lowered.window,
+        provenance={**_provenance(config), "weights_sha256": request.weights_sha256},
+    )
+    tensors = zip(signature.names, signature.example, strict=True)
+    examples = {name: tensor.detach().numpy() for name, tensor in tensors}
+    window = (
+        f"no states are carried from call to call: {lowered.window}; to stream, let the layers run over an "
+        "axis with a name, such as L in --input x=N,L,3"
+    )
+    notes = (*traced.notes, *request.notes, *lowered.notes, *lifted.notes, *roles.notes)
+    return File(
+        model,
+        manifest,
+        TorchReference(request.module, signature, roles.outputs, lifted.injections),
+        CaseGenerator.of(manifest, examples, index_values(model.graph), config.seed),
+        roles,
+        traced,
+        (*notes, window) if lowered.window else notes,
+    )
 
 
-def tidy(model: ir.Model) -> None:
+def _check_starts(module: nn.Module, injections: Sequence[Injection]) -> None:
+    """Refuse a state that verification could not start the module from."""
+    for each in injections:
+        if not isinstance(module.get_submodule(each.path), nn.RNNBase | nn.RNNCellBase):
+            raise UnsupportedError(
+                f"forward calls torch.lstm, torch.gru or torch.rnn itself and makes {each.input} inside; "
+                "make it an argument, use nn.LSTM, nn.GRU or nn.RNN, or export without states (stateless)"
+            )
+
+
+def _tidy(model: ir.Model) -> None:
     """Remove what nothing uses, and every trace of the machine that exported: stacks, paths, notes."""
     _drop_identities(model.graph)
     for clean in (
@@ -73,14 +123,9 @@ def _drop_identities(graph: ir.Graph) -> None:
         graph.remove(node, safe=True)
 
 
-def build_manifest(
+def _build_manifest(
     model: ir.Model, roles: Roles, lifted: Sequence[StateSpec], config: ExportConfig
 ) -> Manifest:
-    """Return the manifest of a traced graph, before anything was measured.
-
-    Raises:
-        InputError: the config gives a reset value, a task output or a state that the file does not have.
-    """
     values = {str(value.name): value for value in model.graph.inputs}
     own = [
         StateSpec(name, output, _dtype(values[name]), axes_of(values[name]), config.reset.get(name, 0.0))
@@ -109,7 +154,6 @@ def build_manifest(
         task=task,
         signal=config.signal,
         trained=config.trained,
-        provenance=_provenance(config),
     )
 
 
@@ -149,7 +193,7 @@ def _provenance(config: ExportConfig) -> dict[str, Any]:
         "checkpoint_sha256": config.checkpoint_sha256,
         "opset": config.opset,
         "ir_version": config.ir_version,
-        "versions": versions(*_MAKERS),
+        "versions": versions(*MAKERS),
     }
 
 

@@ -6,68 +6,65 @@ module itself can be started from it when the file is verified.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import onnx_ir as ir
 
 from lstm_edge_runtime.manifest import StateSpec
 
-from ..lift.paths import Member, StateGroup
-from ..lift.state_names import name_after_modules
-from ..lift.states import lift_states
 from ..numerics.reference import Injection
 from ..recurrent import state_shape
-from .lower import Origin, origin_of
-from .record import RecurrentCall
+from .lower import Lowered, Origin, origin_of
 
-__all__ = ["Lifting", "lift_absent"]
+if TYPE_CHECKING:
+    from ..lift.paths import Member, StateGroup
+
+__all__ = ["Lifted", "lift"]
 
 
-class Lifting(NamedTuple):
+class Lifted(NamedTuple):
     """A graph whose absent, zero and learned states are inputs."""
 
     model: ir.Model
-    states: tuple[StateSpec, ...]
-    injections: tuple[Injection, ...]
-    notes: tuple[str, ...]
+    states: tuple[StateSpec, ...] = ()
+    """Those that are no arguments of ``forward``."""
+    injections: tuple[Injection, ...] = ()
+    notes: tuple[str, ...] = ()
     """States that come from data and stay in the graph."""
 
 
-def lift_absent(model: ir.Model, calls: Sequence[RecurrentCall], batch: str | None) -> Lifting:
-    """Lift what can be lifted.
+def lift(lowered: Lowered, *, stateless: bool) -> Lifted:
+    """Make inputs of the states that ``forward`` does not take, unless none is wanted."""
+    if stateless or lowered.roles.starts_given or lowered.window:
+        return Lifted(lowered.model)
+    from ..lift.state_names import name_after_modules
+    from ..lift.states import lift_states
 
-    Args:
-        model: a lowered graph.
-        calls: the recurrent calls of the trace.
-        batch: the name of the batch axis; None for an unbatched module.
-    """
     groups: list[StateGroup] = []
 
-    def naming(found: Sequence[StateGroup]) -> list[tuple[str, str]]:
+    def naming(found: Sequence["StateGroup"]) -> list[tuple[str, str]]:
         groups.extend(found)
-        return [name_after_modules(group, _layers(group), single=len(calls) == 1) for group in found]
+        single = len(lowered.calls) == 1
+        return [name_after_modules(group, _layers(group), single=single) for group in found]
 
-    lifted = lift_states(model, batch=batch, reverse=True, naming=naming)
-    injections = [
-        injection
-        for group, state in zip(groups, lifted.states, strict=True)
-        for injection in _injections(group, state)
-    ]
-    notes = [
+    lifted = lift_states(lowered.model, batch=lowered.roles.batch, reverse=True, naming=naming)
+    pairs = zip(groups, lifted.states, strict=True)
+    injections = tuple(injection for group, state in pairs for injection in _injections(group, state))
+    notes = tuple(
         f"{left.node}: state {left.state} stays in the graph, {left.reason}"
         for left in lifted.left
         if left.cause == "data"
-    ]
-    return Lifting(lifted.model, lifted.states, tuple(injections), tuple(notes))
+    )
+    return Lifted(lifted.model, lifted.states, injections, notes)
 
 
-def _layers(group: StateGroup) -> list[tuple[str, int]]:
+def _layers(group: "StateGroup") -> list[tuple[str, int]]:
     """Return the path and the call of each place's layer."""
     origins = [_origin(member) for member in group.members]
     return [(origin.path, origin.call) for origin in origins]
 
 
-def _injections(group: StateGroup, state: StateSpec) -> list[Injection]:
+def _injections(group: "StateGroup", state: StateSpec) -> list[Injection]:
     injections = []
     row = 0
     for member in group.members:
@@ -92,7 +89,7 @@ def _injections(group: StateGroup, state: StateSpec) -> list[Injection]:
     return injections
 
 
-def _origin(member: Member) -> Origin:
+def _origin(member: "Member") -> Origin:
     origin = origin_of(member.place.slot.node)
     assert origin is not None
     return origin

@@ -1,0 +1,176 @@
+"""The verified artifact: a file whose sizes, function, rounding and chunks were compared with PyTorch."""
+
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import onnx
+
+from lstm_edge_runtime import load
+from lstm_edge_runtime.axes import parse_sum
+from lstm_edge_runtime.errors import CheckFailedError, first_line
+from lstm_edge_runtime.files import write_bytes
+from lstm_edge_runtime.manifest import AxisRange, Manifest
+from lstm_edge_runtime.ort import open_session, run_by_name
+
+from ..numerics.cases import closed_loop
+from ..numerics.function import GraphError, fixed_axes
+from ..numerics.graph64 import MeasuredGraph, open_graph
+from ..numerics.verify import (
+    Candidate,
+    ChunkedFile,
+    Equivalence,
+    find_counts,
+    measured_limits,
+    record_golden,
+    run_in_chunks,
+    same_limits,
+    states_stop_at_lengths,
+    verify,
+)
+from ..progress import Progress, in_turn
+from .config import ExportConfig
+from .file import File, serialize
+from .ranges import settle_ranges
+
+__all__ = ["Artifact", "verify_file"]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A verified ONNX file; it exists only where every check passed."""
+
+    model: bytes
+    """The file."""
+    manifest: Manifest
+    """The contract that is inside the file."""
+    equivalence: Equivalence
+    """Every comparison with PyTorch."""
+    nodes: Mapping[str, int]
+    """Operator to count."""
+    notes: tuple[str, ...] = ()
+    """What a reader should know: states left in the graph, sizes that PyTorch itself refuses."""
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the file whole or not at all, beside its place and then renamed.
+
+        Raises:
+            NotFoundError: the folder is not there.
+            InputError: the path can't be written.
+        """
+        write_bytes(path, self.model)
+
+
+def verify_file(made: File, config: ExportConfig, show: Progress) -> Artifact:
+    """Find the sizes that ``made`` takes, compare it with the module, and record both in its manifest.
+
+    Raises:
+        CheckFailedError: the file does not compute what the module does.
+        UnsupportedError, InputError: see ``settle_ranges``.
+    """
+    model = made.model
+    bare = serialize(model, made.manifest, config.opset, config.ir_version)
+    if any(node.op_type == "LayerNormalization" for node in model.graph):
+        from .centering import center_norms
+
+        if center_norms(model, bare, made.cases.cases()):
+            bare = serialize(model, made.manifest, config.opset, config.ir_version)
+    try:
+        onnx.checker.check_model(bare, full_check=True)
+    except Exception as error:
+        raise CheckFailedError(f"onnx.checker refuses the file: {first_line(error)}") from error
+    engine = partial(run_by_name, open_session(bare))
+    ranges, narrowed = settle_ranges(made, engine, config.ranges)
+    made = replace(
+        made, manifest=made.manifest._replace(ranges=ranges), cases=replace(made.cases, ranges=ranges)
+    )
+    file = Candidate(open_graph(bare, engine), made.reference, engine, fixed_axes(made.manifest))
+    plain = made.reference.run_plain
+    try:
+        equivalence = verify(file, in_turn(list(made.cases.cases()), show, "verifying", 0.3, 0.7), plain)
+    except GraphError as error:
+        show(0.3, f"verifying in float32 alone ({error})")
+        file = replace(file, graph=MeasuredGraph(onnx.load_from_string(bare), engine))
+        equivalence = verify(file, made.cases.cases(), plain)
+    _check_loop(made, file)
+    show(0.7, "feeding chunks")
+    manifest = _try_chunks(made, file)
+    show(0.8, "recording golden cases")
+    manifest = manifest._replace(
+        equivalence=equivalence.to_dict(),
+        golden=record_golden(file.graph, manifest, made.cases, equivalence.cases),
+    )
+    content = serialize(model, manifest, config.opset, config.ir_version)
+    load(content, device="cpu", engine="onnxruntime").close()
+    skipped = (f"not compared at {each}" for each in manifest.equivalence["skipped"])
+    nodes = dict(Counter(node.op_type for node in model.graph))
+    return Artifact(content, manifest, equivalence, nodes, (*made.notes, *narrowed, *skipped))
+
+
+def _check_loop(made: File, file: Candidate) -> None:
+    """Feed module and graph their own states as the manifest pairs them.
+
+    Raises:
+        CheckFailedError: they part.
+    """
+    states = {state.input: state.output for state in made.manifest.states}
+    if not states or file.function is None:
+        return
+    feeds = made.cases.case(2, 3, at_reset=False, offset=51, full=True).feeds
+    try:
+        found = file.function.compare(feeds, closed_loop(states))
+    except (RuntimeError, ValueError, IndexError):  # the module refuses the case, as it may any that is drawn
+        return
+    if not found.undefined and not found.ok:
+        raise CheckFailedError(f"called again and again from its own states: {found.worst}")
+
+
+def _try_chunks(made: File, verified: Candidate) -> Manifest:
+    """Return the manifest with why chunks do not equal the whole, and what else they show."""
+    manifest = made.manifest
+    if reason := manifest.unstreamable or _why_whole(made):
+        return manifest._replace(unstreamable=reason)
+    if not manifest.time_axes or not manifest.states:
+        return manifest
+    function = verified.function
+    limits = same_limits(manifest) if function else measured_limits(verified.graph, manifest)
+    lengths = (manifest.lengths,) if manifest.lengths else ()
+    file = ChunkedFile(manifest, verified.engine, lengths, limits)
+    feeds = made.cases.case(2, 24, at_reset=True, full=True).feeds
+    feeds = {**feeds, **file.with_lengths(feeds, manifest.steps(feeds))}
+    manifest = manifest._replace(counts=find_counts(file, feeds))
+    file = replace(file, manifest=manifest)
+    found, reason = run_in_chunks(file, feeds, np.random.default_rng(0), function), ""
+    if not found.ok:
+        from ..lift.divergence import explain_divergence
+
+        reason = explain_divergence(made.model, file, feeds, found)
+    exact = replace(file, run=function.graph.run64) if function else file
+    padded = bool(reason) or states_stop_at_lengths(exact, feeds)
+    return manifest._replace(unstreamable=reason, padded_states=padded)
+
+
+def _why_whole(made: File) -> str:
+    """Return why a call can't be a part of a sequence, where the manifest says so; else ``""``."""
+    manifest = made.manifest
+    for name, taken in ((manifest.sequence, "steps"), (manifest.batch, "rows")):
+        sizes = manifest.ranges.get(name or "", AxisRange())
+        if sizes.nearest(1) > 1:
+            end = "and so can't take a single one" if taken == "steps" else "not one"
+            return f"a call takes {sizes} {taken} ({name}), {end}"
+    if made.roles.bidirectional and manifest.sequence is not None:
+        return f"layer {made.roles.bidirectional[0] or 'rnn'} is bidirectional"
+    for name, axis in ((spec.name, axis) for spec in manifest.inputs for axis in spec.axes):
+        if axis != manifest.sequence and manifest.sequence in (parse_sum(str(axis)) or ({}, 0))[0]:
+            return (
+                f"axis {axis} of {name} follows the time axis {manifest.sequence}, and chunks cut that alone"
+            )
+    if made.roles.fractions and manifest.time_axes and manifest.states:
+        return (
+            f"{', '.join(made.roles.fractions)} gives lengths as fractions of a call's steps, of which "
+            "chunks have fewer; take whole numbers of steps instead"
+        )
+    return ""
