@@ -34,7 +34,8 @@ def assert_stream_is_module(artifact, cell, module):
         held = [flat[place] for place in cell.truth.values()]
         got = stream.step(x[0].numpy())
         y = flat[cell.order.index(0)][0].numpy()
-        np.testing.assert_allclose(got, y, rtol=0, atol=1e-5, err_msg=str(names))
+        limit = 1e-5 * max(1.0, float(np.abs(y).max()))
+        np.testing.assert_allclose(got, y, rtol=0, atol=limit, err_msg=str(names))
 
 
 def check(cell, folder):
