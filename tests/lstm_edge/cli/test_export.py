@@ -231,7 +231,7 @@ class Evil:
 
 TOKENS = ("--input", "tokens=N,L:int64", "-o", "t.onnx")
 WRONG = [
-    (("nets:build", *TOKENS[:2], "-o", "no/t.onnx"), "make it first"),
+    (("nets:build", *TOKENS[:2], "-o", "no/t.onnx"), "create it first"),
     (("nets:build", "-o", "t.onnx"), "name each input"),
     (("nets:broken", *TOKENS), "KeyError"),
     (("nets:number", *TOKENS), "nets:number"),
