@@ -1,4 +1,4 @@
-"""Which activity a smart watch sees: from recordings to a stream that says it at every sample."""
+"""Activity recognition on a smart watch: from recordings to a stream that classifies every sample."""
 
 import sys
 from importlib.resources import files
@@ -12,11 +12,11 @@ from lstm_edge_exporters.quantization import Samples
 from lstm_edge_exporters.render import Axis, Plot, Series, draw_png
 
 WINDOW, SECOND = 100, 10
-"""Samples of a recording, which is a training window as well, and of a second."""
+"""Samples per recording, also the training window, and per second."""
 
 
 def days(x: np.ndarray, y: np.ndarray, rng: np.random.Generator, count: int) -> list[tuple[np.ndarray, ...]]:
-    """Return days of six recordings one after the other: samples ``(600, 6)`` and activities ``(600,)``."""
+    """Return days of six concatenated recordings: samples ``(600, 6)`` and activities ``(600,)``."""
     chosen = [rng.choice(len(x), 6, replace=False) for _ in range(count)]
     return [(np.concatenate(x[each]), np.repeat(y[each], x.shape[1])) for each in chosen]
 
@@ -28,7 +28,7 @@ def last_second(x: np.ndarray) -> np.ndarray:
 
 
 def main(folder: Path, epochs: int = 40, count: int = 40) -> None:
-    """Train, export, validate, quantize, stream and draw; everything is left in ``folder``."""
+    """Train, export, validate, quantize, stream and plot; write all files to ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     with (files("lstm_edge") / "data" / "basic_motions.npz").open("rb") as file:
@@ -45,7 +45,7 @@ def main(folder: Path, epochs: int = 40, count: int = 40) -> None:
             rows += [",".join([f"{number},{name},{label}", *map(str, sample)]) for label, sample in lines]
     (folder / "days.csv").write_text("\n".join(rows) + "\n")
 
-    # Windows that end everywhere after a change teach the network to let go of what was before.
+    # Windows that end at any time after a change teach the network to forget earlier activities.
     data = DataConfig(series="day", label="activity", window=WINDOW, stride=20, sampling_rate=SECOND)
     config = TrainConfig(epochs=epochs, batch_size=64, crop=0.2)
     run = train(folder / "days.csv", folder / "run", data_config=data, config=config, overwrite=True)

@@ -1,4 +1,4 @@
-"""When a pump behaves as it never did: a forecaster whose error is the anomaly score."""
+"""Anomaly detection on a pump: the error of a forecast is the anomaly score."""
 
 import sys
 from pathlib import Path
@@ -12,12 +12,12 @@ from lstm_edge_exporters.render import Axis, Plot, Series, draw_png
 from lstm_edge_runtime import Model
 
 NAMES, WINDOW, MEAN, LONG = ("flow", "pressure"), 60, 8, 60
-"""Channels; samples of a training window, of the mean that is the score, and of a fault."""
+"""Channels; number of samples of a training window, of the mean for the score, and of a fault."""
 FAULTS = {"leak": np.tile([-1.0, 0.0], (LONG, 1)), "clogged filter": np.linspace((0, 0), (0, 0.15), LONG)}
 
 
 def pump(seed: int, steps: int) -> np.ndarray:
-    """Return flow and pressure of a healthy pump on a varying load, ``(steps, 2)``; pressure lags behind."""
+    """Return flow and pressure of a healthy pump on a varying load, ``(steps, 2)``; pressure lags."""
     rng = np.random.default_rng(seed)
     time = np.arange(-4, steps) + rng.uniform(0, 1000)
     load = np.sin(time / 10) + 0.4 * np.sin(time / 37)
@@ -31,12 +31,12 @@ def anomaly(model: Model, x: np.ndarray, usual: np.ndarray) -> np.ndarray:
     for at, sample in enumerate(x[:-1], 1):
         predicted[at] = stream.step(sample)
     errors = np.sqrt((((x - predicted) / usual) ** 2).mean(axis=1))
-    errors[:WINDOW] = 1.0  # a forecast needs a past
+    errors[:WINDOW] = 1.0  # a forecast needs past samples
     return np.convolve(errors, np.ones(MEAN) / MEAN)[: len(x)]
 
 
 def main(folder: Path, epochs: int = 30, records: int = 20) -> None:
-    """Train, export, validate, quantize, stream and draw; everything is left in ``folder``."""
+    """Train, export, validate, quantize, stream and plot; write all files to ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = [",".join(NAMES)] + [f"{flow:.3f},{pressure:.4f}" for flow, pressure in pump(0, 6000)]
     (folder / "healthy.csv").write_text("\n".join(rows) + "\n")
@@ -53,7 +53,7 @@ def main(folder: Path, epochs: int = 30, records: int = 20) -> None:
     module, example, config = deployable(run)
     model = to_device(module, example, config, Samples({"x": x}, targets=truth), folder)
 
-    # Both alarms are set on a healthy record: nothing in it may raise one.
+    # Both thresholds are set on a healthy record: nothing in it may raise an alarm.
     limit = 1.1 * anomaly(model, healthy, usual).max()
     low, high = healthy.min(axis=0), healthy.max(axis=0)
 

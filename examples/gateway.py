@@ -1,4 +1,4 @@
-"""A gateway: many sources over TCP, one call into onnxruntime for all of them, a result line for each sample.
+"""A gateway: many sources over TCP, one onnxruntime call for all of them, one result line per sample.
 
     python examples/gateway.py har.onnx --port 7070
     echo 0.1,0.2,0.3,0,0,0 | nc localhost 7070
@@ -24,7 +24,7 @@ from lstm_edge_runtime.hold import Hold
 
 
 class Waiting(NamedTuple):
-    """A sample that waits for its tick."""
+    """A sample waiting for its tick."""
 
     source: int
     hold: Hold
@@ -34,12 +34,12 @@ class Waiting(NamedTuple):
 
 
 class Gateway:
-    """Serves sources of one model; every tick takes one waiting sample of each."""
+    """Serves sources of one model; every tick processes one waiting sample of each."""
 
     def __init__(
         self, model: Model, capacity: int, waiting: int, hold: int = 1, reset_every: Any = None
     ) -> None:
-        """Take ``capacity`` sources at most, and keep ``waiting`` samples at most.
+        """Accept at most ``capacity`` sources and ``waiting`` queued samples.
 
         A label counts once it has been the same for ``hold`` samples of its source; ``reset_every`` is as
         ``Model.streams`` takes it, None as the file was trained.
@@ -55,12 +55,14 @@ class Gateway:
         self._connected = 0
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Read one source's lines until it goes; what it leaves waiting is still answered."""
+        """Read one source's lines until it disconnects; its waiting samples are still answered."""
         if self._connected == self.capacity:
             writer.write(b"error: the gateway is full; try again later\n")
             with contextlib.suppress(ConnectionError):
                 writer.write_eof()
-                await reader.read(1 << 16)  # what is left unread would reset the connection under the message
+                await reader.read(
+                    1 << 16
+                )  # unread data would reset the connection before the message arrives
             writer.close()
             return
         self._connected += 1
@@ -76,22 +78,22 @@ class Gateway:
                 last = asyncio.get_running_loop().create_future()
                 await self._queue.put(
                     Waiting(source, hold, sample, writer, last)
-                )  # waits where the queue is full
-                await writer.drain()  # and where the source does not read its results
-            await last  # a source's samples are answered in their order
+                )  # waits if the queue is full
+                await writer.drain()  # and if the source does not read its results
+            await last  # a source's samples are answered in order
             with contextlib.suppress(ConnectionError):
                 await writer.drain()
         except (ConnectionError, ValueError):
             await last
         except asyncio.CancelledError:
-            pass  # the gateway ends
+            pass  # the gateway stops
         finally:
             self.batch.remove(source)
             self._connected -= 1
             writer.close()
 
     def _line(self, label: int, logits: np.ndarray) -> str:
-        if label < 0:  # none has stayed long enough yet
+        if label < 0:  # no label is confirmed yet
             return ",\n"
         return f"{self._labels[label] if self._labels else label},{logits[label]:.6g}\n"
 
@@ -103,7 +105,7 @@ class Gateway:
         return sample if sample.shape == (self._features,) and np.isfinite(sample).all() else None
 
     async def compute(self) -> None:
-        """Tick for ever: one call for whatever is waiting, one sample a source."""
+        """Run ticks until canceled: one call for all waiting samples, one per source."""
         later: deque[Waiting] = deque()
         while True:
             tick: dict[int, Waiting] = {}
@@ -121,38 +123,40 @@ class Gateway:
             self.ticks += 1
             for each, rows in zip(tick.values(), results, strict=True):
                 if not each.writer.is_closing():
-                    logits = np.atleast_2d(rows)[-1]  # where the network reads out every layer: the top one's
+                    logits = np.atleast_2d(rows)[-1]  # of one output per layer, the top one's
                     each.hold.take(int(logits.argmax()))
                     each.writer.write(self._line(each.hold.label, logits).encode())
-                if not each.answered.done():  # canceled, as the gateway ends
+                if not each.answered.done():  # canceled when the gateway stops
                     each.answered.set_result(None)
             await asyncio.sleep(0)  # let the sockets run between ticks
 
 
 async def main() -> None:
-    """Serve until it is interrupted."""
+    """Serve until interrupted."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model", type=Path)
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=7070, help="0 takes any free one")
-    parser.add_argument("--sources", type=int, default=1000, help="the most at once")
-    parser.add_argument("--waiting", type=int, default=2000, help="the most samples that wait")
-    parser.add_argument("--hold", type=int, default=1, help="samples that a label must stay before it counts")
+    parser.add_argument("--port", type=int, default=7070, help="port; 0 for any free port")
+    parser.add_argument("--sources", type=int, default=1000, help="maximum number of sources")
+    parser.add_argument("--waiting", type=int, default=2000, help="maximum number of queued samples")
+    parser.add_argument(
+        "--hold", type=int, default=1, help="samples for which a new label must stay the same"
+    )
     parser.add_argument(
         "--reset-every",
         type=lambda text: text if text == "never" else int(text),
         metavar="N|never",
-        help="samples after which a source's state starts again  [default: as in training]",
+        help="number of samples after which a source's state is reset  [default: as in training]",
     )
     options = parser.parse_args()
     model = load(options.model, device="cpu")
     gateway = Gateway(model, options.sources, options.waiting, options.hold, options.reset_every)
     if options.reset_every is None and gateway.batch.reset_every:
         print(
-            "note: each window of the training started from reset, so states start again every "
-            f"{gateway.batch.reset_every} steps; --reset-every never carries them on",
+            "note: each training window started from reset, so states are reset every "
+            f"{gateway.batch.reset_every} steps; --reset-every never carries states on",
             file=sys.stderr,
         )
     server = await asyncio.start_server(gateway.serve, options.host, options.port)

@@ -1,4 +1,4 @@
-"""Hand a running stream over to another process: the state goes, the samples go on.
+"""Hand a running stream over to another process: pass on the state, continue with the samples.
 
     python examples/hand_over.py har.onnx
 
@@ -18,28 +18,28 @@ from lstm_edge_runtime import State, load
 
 
 def first_half(model_path: Path, samples: np.ndarray, state_path: Path) -> None:
-    """Take ``samples (L, I)`` and leave the state in a file."""
+    """Process ``samples (L, I)`` and save the state to a file."""
     with load(model_path, device="cpu") as model:
         stream = model.stream(reset_every=model.interface.reset_every)
         for sample in samples:
             stream.step(sample)
-        stream.state.save(state_path)  # whole or not at all: beside the file, then renamed
-        print(f"process {multiprocessing.current_process().name}: took {stream.steps_seen}, handed over")
+        stream.state.save(state_path)  # atomic: written to a temporary file, then renamed
+        print(f"process {multiprocessing.current_process().name}: {stream.steps_seen} samples, handed over")
 
 
 def second_half(model_path: Path, samples: np.ndarray, state_path: Path, result_path: Path) -> None:
-    """Go on from the state with ``samples (L, I)`` and leave the last output in a file."""
+    """Continue from the state with ``samples (L, I)`` and save the last output to a file."""
     with load(model_path, device="cpu") as model:
         stream = model.stream(reset_every=model.interface.reset_every)
         stream.restore(State.load(state_path))
         for sample in samples:
             output = stream.step(sample)
         np.save(result_path, output)
-        print(f"process {multiprocessing.current_process().name}: took {stream.steps_seen} more")
+        print(f"process {multiprocessing.current_process().name}: {stream.steps_seen} more samples")
 
 
 def main() -> None:
-    """Let two processes share the work of one, and compare."""
+    """Compare two processes with a hand-over and one process."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -64,7 +64,7 @@ def main() -> None:
             if process.exitcode:
                 raise SystemExit(f"process {name} failed")
         difference = float(np.abs(np.load(result) - expected).max())
-    print(f"largest difference from one process that saw everything: {difference:g}")
+    print(f"largest difference from a single process: {difference:g}")
     raise SystemExit(0 if difference == 0 else 1)
 
 

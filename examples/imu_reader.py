@@ -1,4 +1,4 @@
-"""Read a motion sensor at its own rate and say when the recognized activity changes.
+"""Read a motion sensor at its sampling rate and print changes of the recognized activity.
 
 A Linux board's IMU through the kernel's Industrial I/O folder, or a recording played back:
 
@@ -24,7 +24,7 @@ CHANNELS = {
     "acc_x": "accel_x", "acc_y": "accel_y", "acc_z": "accel_z",
     "gyr_x": "anglvel_x", "gyr_y": "anglvel_y", "gyr_z": "anglvel_z",
 }  # fmt: skip
-"""The file's feature names to the kernel's; a name that is not here is taken as it is."""
+"""Maps the file's feature names to the kernel's; other names are used unchanged."""
 
 
 def read_iio(folder: Path, features: tuple[str, ...]) -> Callable[[], np.ndarray]:
@@ -52,7 +52,7 @@ def replay(path: Path, features: tuple[str, ...]) -> Callable[[], np.ndarray]:
 
 
 def every(seconds: float) -> Iterator[float]:
-    """Yield at a steady rate how late each turn is; a turn that was missed is not made up for."""
+    """Yield at a steady rate, with the delay of each iteration; missed iterations are not caught up."""
     due = time.perf_counter()
     while True:
         late = time.perf_counter() - due
@@ -71,14 +71,14 @@ def main() -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--iio", type=Path, metavar="FOLDER")
     source.add_argument("--replay", type=Path, metavar="CSV")
-    parser.add_argument("--rate", type=float, help="samples a second  [default: the file's]")
-    parser.add_argument("--samples", type=int, help="stop after so many")
+    parser.add_argument("--rate", type=float, help="sampling rate in Hertz  [default: the file's]")
+    parser.add_argument("--samples", type=int, help="number of samples after which to stop")
     options = parser.parse_args()
 
     with load(options.model, device="cpu") as model:
         task = model.manifest and model.manifest.task
         if not model.manifest or not task or not task.labels or not model.manifest.signal.features:
-            parser.error(f"{options.model} does not name its features and classes")
+            parser.error(f"{options.model} has no names of features and classes")
         features, labels = model.manifest.signal.features, task.labels
         rate = options.rate or model.manifest.signal.sampling_rate or parser.error("give --rate")
         read = read_iio(options.iio, features) if options.iio else replay(options.replay, features)
@@ -88,7 +88,7 @@ def main() -> None:
             for lag in itertools.islice(every(1 / rate), options.samples):
                 sample = read()
                 began = time.perf_counter()
-                logits = np.atleast_2d(stream.step(sample))[-1]  # of several layers' read-outs the top one's
+                logits = np.atleast_2d(stream.step(sample))[-1]  # of one output per layer, the top one's
                 slowest = max(slowest, time.perf_counter() - began)
                 late += lag > 1 / rate
                 label = labels[int(logits.argmax())]
@@ -97,7 +97,7 @@ def main() -> None:
                     last = label
         except (StopIteration, KeyboardInterrupt):
             pass
-        print(f"{stream.steps_seen} samples, {late} a whole turn late, slowest step {slowest * 1e6:.0f} us")
+        print(f"{stream.steps_seen} samples, {late} late by an interval, slowest step {slowest * 1e6:.0f} us")
 
 
 if __name__ == "__main__":

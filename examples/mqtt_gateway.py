@@ -6,7 +6,7 @@
 A device publishes {"n": 41, "x": [0.1, 0.2, ...]} to lstm-edge/DEVICE/sample with QoS 1. Its numbers rise,
 over a restart of the device too, and should count up by one: only then can a sample that arrives early wait
 for those before it. The gateway publishes {"n": 41, "label": ..., "p": ...} to lstm-edge/DEVICE/answer with
-QoS 1, or {"error": ...} for a message that it can't use.
+QoS 1, or {"error": ...} for an invalid message.
 
 Each device has a state of its own. A tick takes one sample of each device that has one, in one call;
 samples that came faster follow in order in the same tick. What is acknowledged to the broker is in the
@@ -39,29 +39,29 @@ from lstm_edge_runtime.hold import NO_LABEL, Hold
 from lstm_edge_runtime.prediction import softmax
 
 ROUNDS = 64
-"""Samples of one device that one tick takes at most."""
+"""Maximum number of samples per device and tick."""
 REMEMBERED = 256
-"""Answers of one device that are kept, for samples that come again."""
+"""Number of answers kept per device, for redelivered samples."""
 STOP_SECONDS = 5
-"""How long a stop waits for the broker to confirm answers."""
+"""Seconds to wait at a stop for the broker to confirm answers."""
 NO_ANSWER = {"label": None, "p": None}
-"""What is said before a device's first label that has stayed."""
+"""Label and probability in answers before a device's first confirmed label."""
 SAVED = ("identity", "devices", "last", "answers")
-"""What a file of states holds beside the states."""
+"""Keys of a state file in addition to the states."""
 Message = tuple[int, int]
-"""A connection's number and the message's id in it."""
+"""Connection number, and message id within that connection."""
 
 
 @dataclass
 class Sample:
-    """A sample that is not in its device's state yet."""
+    """A sample not yet included in its device's state."""
 
     x: np.ndarray
     """``(I,)``."""
     came: float
-    """When it arrived, on the monotonic clock."""
+    """Time of arrival, on the monotonic clock."""
     messages: list[Message]
-    """What to acknowledge once it is saved; several where it was sent again."""
+    """Messages to acknowledge once it is saved; several if it was redelivered."""
 
 
 @dataclass
@@ -71,11 +71,11 @@ class Device:
     source: int
     """Its id in the batch."""
     hold: Hold
-    """Keeps the label that counts."""
+    """Debounces the label."""
     last: int = -1
     """The number of the newest sample in its state."""
     counts_by_one: bool = False
-    """Whether two samples in a row had numbers in a row: only then is a missing number a missing sample."""
+    """Whether numbers are consecutive: only then does a missing number mean a missing sample."""
     advanced: float = 0
     """When that was, on the monotonic clock."""
     answers: deque[tuple[int, str]] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
@@ -84,11 +84,11 @@ class Device:
     """Of ``waiting``, as a heap."""
 
     def has_gap(self) -> bool:
-        """Return whether samples are missing before the first one that waits."""
+        """Return whether samples are missing before the first waiting one."""
         return self.counts_by_one and self.numbers[0] != self.last + 1
 
     def is_ready(self, latest: float) -> bool:
-        """Return whether the first that waits is the next one, or the gap is as it was at ``latest``."""
+        """Return whether the first waiting sample is next, or the gap is unchanged since ``latest``."""
         if not self.numbers:
             return False
         return not self.has_gap() or max(self.waiting[self.numbers[0]].came, self.advanced) <= latest
@@ -96,12 +96,12 @@ class Device:
 
 @dataclass
 class Snapshot:
-    """States to save, and what may be acknowledged once they are."""
+    """States to save, and messages to acknowledge once they are saved."""
 
     arrays: dict[str, np.ndarray]
     taken: list[Message]
     unconfirmed: set[int]
-    """Answers that the broker has not confirmed yet."""
+    """Answers not yet confirmed by the broker."""
 
 
 def parse(payload: bytes, width: int) -> tuple[int, np.ndarray]:
@@ -124,7 +124,7 @@ def parse(payload: bytes, width: int) -> tuple[int, np.ndarray]:
 
 
 class Gateway:
-    """Answers samples of many devices; the client's thread fills ``inbox`` and ``confirmed``, and no more."""
+    """Answers samples of many devices; the client's thread only fills ``inbox`` and ``confirmed``."""
 
     def __init__(
         self,
@@ -137,7 +137,7 @@ class Gateway:
         hold: int = 1,
         reset_every: Any = None,
     ) -> None:
-        """Take up the saved states, if any; a sample waits up to ``wait`` seconds for those before it.
+        """Restore the saved states, if any; a sample waits up to ``wait`` seconds for earlier ones.
 
         Raises:
             InputError: ``reset_every`` is not what ``Model.streams`` takes.
@@ -163,11 +163,11 @@ class Gateway:
             self._restore(read_arrays(path, "is not a saved gateway", "name another --state", SAVED))
 
     def tick(self) -> None:
-        """Take what has arrived: one sample a device in each call, until none waits."""
+        """Process arrived samples: one per device in each call, until none is waiting."""
         while self.inbox:
             self._receive(*self.inbox.popleft())
         latest = time.monotonic() - self.wait
-        if self.connected_since > latest:  # what is missing could not come
+        if self.connected_since > latest:  # missing samples could not arrive
             latest = -math.inf
         for _ in range(ROUNDS):
             ready = [(name, device) for name, device in self.devices.items() if device.is_ready(latest)]
@@ -177,7 +177,7 @@ class Gateway:
         self._save_confirmed()
 
     def stop(self, seconds: float) -> int:
-        """Save the states as they are, and acknowledge what is in them; what still waits is sent again.
+        """Save the current states, and acknowledge the samples in them; waiting samples are redelivered.
 
         Returns:
             How many messages are in states that could not be saved: the broker did not confirm their answers
@@ -201,7 +201,7 @@ class Gateway:
             self._snapshot = None
 
     def take_snapshot(self) -> None:
-        """Remember the states as they are; ``tick`` saves them when all answers up to here are confirmed."""
+        """Copy the current states; ``tick`` saves them when all answers up to here are confirmed."""
         if self._snapshot is None and self._taken:
             self._snapshot = Snapshot(self._states(), self._taken, set(self._unconfirmed))
             self._taken = []
@@ -220,7 +220,7 @@ class Gateway:
             heapq.heappush(device.numbers, number)
             return
         self.counts["repeated"] += 1
-        if number > device.last:  # it waits here already
+        if number > device.last:  # already waiting
             device.waiting[number].messages.append(message)
             return
         answer = next((text for known, text in device.answers if known == number), None)
@@ -236,14 +236,14 @@ class Gateway:
         return self.devices[name]
 
     def _step(self, ready: list[tuple[str, Device]]) -> None:
-        """Take the oldest sample of each device in one call, and answer it."""
+        """Process the oldest sample of each device in one call, and answer it."""
         for name, device in ready:
             if device.has_gap():
                 self._report_gap(name, device)
         samples = [device.waiting[device.numbers[0]].x for _, device in ready]
         result = self.batch.step(np.stack(samples), [device.source for _, device in ready])
         rows = result[self.output] if isinstance(result, dict) else result
-        values = np.stack([np.atleast_2d(row)[-1] for row in rows])  # of stacked layers the top one's
+        values = np.stack([np.atleast_2d(row)[-1] for row in rows])  # of one output per layer, the top one's
         self.counts["ticks"] += 1
         self.counts["samples"] += len(ready)
         for (name, device), body in zip(ready, self._describe(values, ready), strict=True):
@@ -297,9 +297,9 @@ class Gateway:
 
     def _restore(self, arrays: dict[str, np.ndarray]) -> None:
         if str(arrays["identity"]) != self.model.identity:
-            raise StateError(f"{self.path} holds another model's states; name another --state, or move it")
+            raise StateError(f"{self.path} contains another model's states; use another --state, or move it")
         answers = json.loads(arrays["answers"].tobytes())
-        count = len(arrays["devices"])  # files made before have neither ages nor labels
+        count = len(arrays["devices"])  # older files have neither ages nor labels
         ages, holds = arrays.get("age", [0] * count), arrays.get("hold", [NO_LABEL] * count)
         for place, (name, last) in enumerate(zip(arrays["devices"], arrays["last"], strict=True)):
             device = self._device(str(name))
@@ -315,7 +315,7 @@ class Gateway:
         with replacing(self.path) as temporary, temporary.open("wb") as file:
             np.savez(file, **snapshot.arrays)
         for connection, mid in snapshot.taken:
-            if connection == self.connection:  # of an earlier connection the broker sends them again
+            if connection == self.connection:  # the broker redelivers those of an earlier connection
                 self.client.ack(mid, 1)
 
 
@@ -334,12 +334,12 @@ def connect(options: argparse.Namespace) -> mqtt.Client:
 
 
 def attach(gateway: Gateway) -> None:
-    """Let the client's thread hand over what arrives."""
+    """Let the client's thread pass on arriving messages."""
     client, prefix = gateway.client, gateway.prefix
 
     def connected(_client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
         if reason.is_failure:
-            print(f"the broker refuses: {reason}", file=sys.stderr, flush=True)
+            print(f"the broker refused the connection: {reason}", file=sys.stderr, flush=True)
             return
         gateway.connected_since = time.monotonic()
         client.subscribe(f"{prefix}/+/sample", qos=1)
@@ -359,7 +359,7 @@ def attach(gateway: Gateway) -> None:
 
 
 def serve(gateway: Gateway, options: argparse.Namespace, stop: Event) -> bool:
-    """Tick until ``stop`` is set, then save; return whether the states are saved."""
+    """Run ticks until ``stop`` is set, then save; return whether the states are saved."""
     host, _, port = options.broker.partition(":")
     gateway.client.connect_async(host, int(port or (8883 if options.ca else 1883)))
     gateway.client.loop_start()
@@ -395,30 +395,32 @@ def main() -> int:
     )
     parser.add_argument("model", type=Path)
     parser.add_argument("--broker", default="localhost", help="host, or host:port  [default: localhost]")
-    parser.add_argument("--ca", type=Path, help="speak TLS, and trust this certificate authority (PEM)")
-    parser.add_argument("--prefix", default="lstm-edge", help="of the topics  [default: lstm-edge]")
-    parser.add_argument("--name", default="lstm-edge-gateway", help="of the broker's persistent session")
-    parser.add_argument("--state", type=Path, default=Path("gateway.npz"), help="where states are kept")
-    parser.add_argument("--devices", type=int, default=1000, help="the most  [default: 1000]")
-    parser.add_argument("--tick", type=float, default=10, help="milliseconds  [default: 10]")
+    parser.add_argument("--ca", type=Path, help="use TLS, and trust this certificate authority (PEM)")
+    parser.add_argument("--prefix", default="lstm-edge", help="topic prefix  [default: lstm-edge]")
+    parser.add_argument("--name", default="lstm-edge-gateway", help="client id of the persistent session")
+    parser.add_argument("--state", type=Path, default=Path("gateway.npz"), help="file for the states")
+    parser.add_argument(
+        "--devices", type=int, default=1000, help="maximum number of devices  [default: 1000]"
+    )
+    parser.add_argument("--tick", type=float, default=10, help="milliseconds between ticks  [default: 10]")
     parser.add_argument(
         "--wait",
         type=float,
         default=5,
-        help="seconds that a sample waits for missing ones before it; 0 where not counted  [default: 5]",
+        help="seconds to wait for missing earlier samples; 0 if not numbered by one  [default: 5]",
     )
     parser.add_argument("--save", type=float, default=1, help="seconds between saves  [default: 1]")
     parser.add_argument(
         "--hold",
         type=int,
         default=1,
-        help="a label counts once it has been the same for this many samples of its device  [default: 1]",
+        help="number of samples for which a device's new label must stay the same  [default: 1]",
     )
     parser.add_argument(
         "--reset-every",
         type=lambda text: text if text == "never" else int(text),
         metavar="N|never",
-        help="samples after which a device's state starts again  [default: as in training]",
+        help="number of samples after which a device's state is reset  [default: as in training]",
     )
     options = parser.parse_args()
     stop = Event()
@@ -441,8 +443,8 @@ def main() -> int:
         )
         if options.reset_every is None and gateway.batch.reset_every:
             print(
-                "note: each window of the training started from reset, so states start again every "
-                f"{gateway.batch.reset_every} steps; --reset-every never carries them on",
+                "note: each training window started from reset, so states are reset every "
+                f"{gateway.batch.reset_every} steps; --reset-every never carries states on",
                 file=sys.stderr,
             )
         attach(gateway)

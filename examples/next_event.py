@@ -1,4 +1,4 @@
-"""What a machine will do next: tokens of an event log through an embedding and an LSTM."""
+"""Prediction of the next event in a machine's log: tokens, an embedding and an LSTM."""
 
 import sys
 from itertools import pairwise
@@ -29,7 +29,7 @@ def log(rng: np.random.Generator, length: int) -> np.ndarray:
 
 
 class NextEvent(nn.Module):
-    """An embedding, an LSTM and a logit for each event that may be next, at every step."""
+    """An embedding, an LSTM and a logit for each possible next event, at every step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class NextEvent(nn.Module):
 
 
 def main(folder: Path, steps: int = 500) -> None:
-    """Train, export, validate, quantize, stream and draw; everything is left in ``folder``."""
+    """Train, export, validate, quantize, stream and plot; write all files to ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""How many hours a machine will still run: regression on windows of a fleet's sensor logs."""
+"""Remaining life of a machine in hours: regression on windows of a fleet's sensor logs."""
 
 import sys
 from dataclasses import replace
@@ -12,7 +12,7 @@ from lstm_edge_exporters.quantization import Samples
 from lstm_edge_exporters.render import Axis, Plot, Series, draw_png
 
 WINDOW, MOST = 30, 120.0
-"""Hours that the network sees; hours of remaining life beyond which a sensor tells nothing yet."""
+"""Hours per window; maximum remaining life in hours, above which the sensors show no wear."""
 
 
 def machine(rng: np.random.Generator) -> np.ndarray:
@@ -27,7 +27,7 @@ def machine(rng: np.random.Generator) -> np.ndarray:
 
 
 def windows(logs: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Return windows ``(N, 30, 3)`` of every fifth hour and what remained at the end of each, ``(N, 1)``."""
+    """Return windows ``(N, 30, 3)`` of every fifth hour and the remaining life after each, ``(N, 1)``."""
     cut = [log[end - WINDOW : end] for log in logs for end in range(WINDOW, len(log) + 1, 5)]
     return np.stack(cut)[:, :, :3].astype(np.float32), np.stack(cut)[:, -1, 3:]
 
@@ -38,7 +38,7 @@ def rmse(predicted: np.ndarray, truth: np.ndarray) -> float:
 
 
 def main(folder: Path, epochs: int = 40, machines: int = 40) -> None:
-    """Train, export, validate, quantize, stream and draw; everything is left in ``folder``."""
+    """Train, export, validate, quantize, stream and plot; write all files to ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     fleet = [machine(rng) for _ in range(machines)]
@@ -63,7 +63,7 @@ def main(folder: Path, epochs: int = 40, machines: int = 40) -> None:
     mean, fit = rmse(remaining.mean(), truth), rmse(linear, truth)
     print(f"baseline: RMSE {mean:.1f} h by the mean, {fit:.1f} h by a linear fit to the same windows")
 
-    # States were carried in training, so a stream goes on from a machine's first hour to its last.
+    # States were carried in training, so a stream runs from a machine's first hour to its last.
     stream, predicted = model.stream(), []
     for log in unseen:
         stream.reset()  # another machine

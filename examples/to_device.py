@@ -1,4 +1,4 @@
-"""The way from a trained network to a device: export, validate, quantize, self-test."""
+"""The steps from a trained network to a device: export, validate, quantize, self-test."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ def to_device(
     samples: Samples,
     folder: Path,
 ) -> Model:
-    """Write ``model.onnx`` and ``model-int8.onnx`` into ``folder``; return the second, open.
+    """Write ``model.onnx`` and ``model-int8.onnx`` to ``folder``; return the second, opened.
 
     Args:
         module: trained; with the example and the configuration as ``export`` takes them.

@@ -1,4 +1,4 @@
-"""Whether somebody speaks: a streaming GRU on frames of sound, one answer every 20 milliseconds."""
+"""Voice activity detection: a streaming GRU on audio frames, one result every 20 milliseconds."""
 
 import sys
 from pathlib import Path
@@ -17,10 +17,10 @@ RATE, FRAME, BANDS, LABELS = 8000, 160, 12, ("noise", "voice")
 
 
 def sound(rng: np.random.Generator, seconds: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return a signal with voiced stretches in noise, and for each frame whether there is one."""
+    """Return a signal with voiced parts in noise, and for each frame whether it is voiced."""
     time = np.arange(int(seconds * RATE)) / RATE
     signal = rng.uniform(0.05, 0.3) * rng.normal(0, 1, len(time))
-    signal += rng.uniform(0, 0.2) * np.sin(2 * np.pi * 50 * rng.integers(1, 5) * time)  # the mains hum
+    signal += rng.uniform(0, 0.2) * np.sin(2 * np.pi * 50 * rng.integers(1, 5) * time)  # mains hum
     voiced, at = np.zeros(len(time), bool), rng.uniform(0.1, 0.6)
     while at < seconds - 0.3:
         end = at + rng.uniform(0.2, 0.8)
@@ -55,7 +55,7 @@ class Detector(nn.Module):
 
 
 def main(folder: Path, steps: int = 400) -> None:
-    """Train, export, validate, quantize, stream and draw; everything is left in ``folder``."""
+    """Train, export, validate, quantize, stream and plot; write all files to ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     rng = np.random.default_rng(0)

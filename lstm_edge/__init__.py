@@ -1,4 +1,4 @@
-"""Train an LSTM1 and take it to the edge.
+"""Train an LSTM1 and export it for the edge.
 
 The names below are imported when they are first used, so that ``import lstm_edge`` needs no torch.
 """

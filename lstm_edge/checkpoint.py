@@ -1,4 +1,4 @@
-"""Checkpoints: a run folder with everything a trained network needs, or a bare ``state_dict`` file.
+"""Checkpoints: a run folder with all data of a trained network, or a bare ``state_dict`` file.
 
 A run folder holds ``config.json`` and the safetensors file that it names by content, so that replacing the
 one small JSON file swaps both at once: a reader never sees the configuration of one and the weights of
@@ -45,12 +45,14 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         FileFormatError: truncated, foreign, or a pickle with more than tensors and plain values in it.
     """
     if not path.is_file():
-        raise NotFoundError(f"{path} is not there; expected a run folder or a checkpoint file")
+        raise NotFoundError(f"{path} does not exist; expected a run folder or a checkpoint file")
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
         except (SafetensorError, OSError, TypeError, ValueError) as error:
-            raise FileFormatError(f"{path} is not a whole safetensors file ({first_line(error)})") from error
+            raise FileFormatError(
+                f"{path} is not a complete safetensors file ({first_line(error)})"
+            ) from error
     return _read_pickle(path)
 
 
@@ -59,9 +61,9 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         content = load_plain(path)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
-        named = f"names {found.group(1)}" if found else "is no checkpoint or has more than tensors in it"
+        named = f"names {found.group(1)}" if found else "is not a checkpoint, or contains more than tensors"
         raise FileFormatError(
-            f"{path} {named}; it could run code when read, so it is refused: save model.state_dict()"
+            f"{path} {named}; loading it could run code, so it is refused: save model.state_dict()"
         ) from error
     except Exception as error:  # foreign bytes make the unpickler raise nearly anything
         reason = first_line(error)
@@ -71,8 +73,8 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         ) from error
     if not isinstance(content, Mapping) or not all(map(is_plain, content.values())):
         raise FileFormatError(
-            f"{path} holds {type(content).__name__} with more than named dense tensors in it; expected a "
-            "state_dict: save model.state_dict() alone"
+            f"{path} contains {type(content).__name__} with more than named dense tensors; expected a "
+            "state_dict: save only model.state_dict()"
         )
     return {str(name): tensor for name, tensor in content.items()}
 
@@ -144,13 +146,15 @@ def build(options: Mapping[str, Any], tensors: Mapping[str, Tensor], origin: Pat
             model = LSTM1(**options, device="meta")
     except (InputError, RuntimeError, TypeError, ValueError) as error:
         reason = first_line(error)
-        raise FileFormatError(f"{origin} describes no LSTM1: {reason}") from error
+        raise FileFormatError(f"{origin} does not describe an LSTM1: {reason}") from error
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     for name in (*expected, *tensors):
         if name not in tensors:
             raise FileFormatError(f"{origin} has no tensor {name}, expected {expected[name]}")
         if name not in expected:
-            raise FileFormatError(f"{origin} has a tensor {name} {_shape(tensors[name])} that LSTM1 has not")
+            raise FileFormatError(
+                f"{origin} has a tensor {name} {_shape(tensors[name])} that LSTM1 does not have"
+            )
         if tensors[name].shape != expected[name]:
             raise FileFormatError(f"{origin}: {name} is {_shape(tensors[name])}, expected {expected[name]}")
     _check_values(tensors, origin)
@@ -164,7 +168,9 @@ def _check_values(tensors: Mapping[str, Tensor], origin: Path) -> None:
         raise FileFormatError(f"{origin} has tensors of {_some(dtypes)}, expected one float dtype")
     for name, tensor in tensors.items():
         if not bool(torch.isfinite(tensor).all()):
-            raise FileFormatError(f"{origin}: {name} holds NaN or infinity; train again or use another file")
+            raise FileFormatError(
+                f"{origin}: {name} contains NaN or infinity; train again or use another file"
+            )
 
 
 def _layers(tensors: Iterable[str]) -> int:
@@ -188,37 +194,37 @@ _WEIGHTS = re.compile(r"model-[0-9a-f]{12}\.safetensors")
 
 @dataclass(frozen=True)
 class Scale:
-    """What training subtracted from each column and then divided it by."""
+    """Mean and scale of each column, used to normalize it in training."""
 
     mean: tuple[float, ...]
-    """In the data's own units, one a column."""
+    """In the units of the data, one per column."""
     std: tuple[float, ...]
-    """In the data's own units, one a column, none of them zero."""
+    """In the units of the data, one per column, all nonzero."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A trained network and what is known about it."""
+    """A trained network and its metadata."""
 
     model: LSTM1
-    """In evaluation mode; takes scaled features and gives scaled values, if there are scales."""
+    """In evaluation mode; takes scaled features and returns scaled values, if there are scales."""
     task: Task | None = None
     """None where unknown, as for a bare checkpoint."""
     signal: Signal = field(default_factory=Signal)
     trained: Trained | None = None
-    """None for a bare checkpoint, and in runs made before."""
+    """None for a bare checkpoint, and in older runs."""
     inputs: Scale | None = None
-    """The scale of the features; None where the model takes raw samples."""
+    """The scale of the features; None if the model takes raw samples."""
     targets: Scale | None = None
     """The scale of the predicted values, for regression."""
     summary: dict[str, Any] = field(default_factory=dict)
-    """What training measured; plain values."""
+    """Results of training, as plain values."""
     sha256: str = ""
     """Of the file with the weights; empty for a run that was never saved."""
 
 
 def save(run: Run, folder: str | os.PathLike[str]) -> Run:
-    """Put ``run`` into ``folder``, which is made if need be; an old run there is replaced in one step.
+    """Save ``run`` to ``folder``, creating it if necessary; an existing run is replaced atomically.
 
     Returns:
         ``run`` with its ``sha256``.
@@ -232,7 +238,7 @@ def save(run: Run, folder: str | os.PathLike[str]) -> Run:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{folder} can't be made a run folder: {error.strerror}") from error
+        raise InputError(f"can't create the run folder {folder}: {error.strerror}") from error
     weights = to_bytes(
         {name: tensor.detach().cpu().contiguous() for name, tensor in run.model.state_dict().items()}
     )
@@ -288,9 +294,7 @@ def _load_folder(folder: Path) -> Run:
     tensors = read_tensors(weights)
     sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
     if sha256 != config["weights"].get("sha256"):
-        raise FileFormatError(
-            f"{weights} is not the file that {folder / CONFIG} was written with; train again"
-        )
+        raise FileFormatError(f"{weights} does not match {folder / CONFIG}; train again")
     with malformed_as(FileFormatError, f"{folder / CONFIG} is malformed", "train again"):
         run = Run(
             model=build(config["model"], tensors, weights),
@@ -309,12 +313,14 @@ def _load_folder(folder: Path) -> Run:
 def _read_config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise NotFoundError(
-            f"{path.parent} is no run folder: it has no {CONFIG}; name what `lstm-edge train -o` made"
+            f"{path.parent} is not a run folder: it has no {CONFIG}; expected one of `lstm-edge train -o`"
         )
     with malformed_as(FileFormatError, f"{path} is not JSON", "train again"):
         config = read_json(path.read_bytes())
     if not isinstance(config, dict) or config.get("format") != _FORMAT:
-        raise FileFormatError(f"{path} does not describe a run; expected what `lstm-edge train -o` made")
+        raise FileFormatError(
+            f"{path} does not describe a run; expected a folder made by `lstm-edge train -o`"
+        )
     if not isinstance(config.get("schema"), int) or config["schema"] > _SCHEMA:
         raise FileFormatError(
             f"{path} has schema {config.get('schema')}, this version reads {_SCHEMA}; upgrade lstm-edge"

@@ -1,4 +1,4 @@
-"""What ``lstm-edge demo`` does, apart from what it shows."""
+"""The work of ``lstm-edge demo``, without its display."""
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 DATA, RUN, MODEL = "basic_motions.npz", "run", "basic_motions.onnx"
-"""What the demo leaves behind in its folder."""
+"""Files that the demo writes to its folder."""
 TRAINING = TrainConfig(hidden_size=32, epochs=400, patience=100, crop=0.2, seed=0)
 """A few seconds on two cores."""
 _LEAST_ACCURACY = 0.95
@@ -52,7 +52,7 @@ _LARGEST_DIFFERENCE = 1e-5
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The recordings that training never saw."""
+    """The held-out recordings."""
 
     x: npt.NDArray[np.float32]
     """``(40, 100, 6)``, in the watch's own units."""
@@ -63,7 +63,7 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class StreamComparison:
-    """What running every held-out recording one sample at a time came to."""
+    """Results of streaming every held-out recording one sample at a time."""
 
     correct: int
     """Recordings whose activity was recognized at their last sample."""
@@ -89,18 +89,18 @@ class StreamComparison:
         if not self.max_abs <= _LARGEST_DIFFERENCE:
             raise CheckFailedError(
                 f"the file's logits differ from PyTorch's by up to {self.max_abs:.3g}, expected "
-                f"{_LARGEST_DIFFERENCE:.0e} at most; please report this with `lstm-edge --version`"
+                f"at most {_LARGEST_DIFFERENCE:.0e}; please report this with `lstm-edge --version`"
             )
         if self.accuracy < _LEAST_ACCURACY:
             raise CheckFailedError(
                 f"{self.correct} of {self.recordings} held-out recordings were recognized, expected a share "
-                f"of {_LEAST_ACCURACY} at least; please report this with `lstm-edge --version`"
+                f"of at least {_LEAST_ACCURACY}; please report this with `lstm-edge --version`"
             )
 
 
 @dataclass(frozen=True)
 class LongStream:
-    """What one stream came to that ran through all held-out recordings and was never reset."""
+    """Results of one stream through all held-out recordings without a reset."""
 
     steps: int
     accuracy: float
@@ -120,8 +120,8 @@ class LongStream:
         """
         if self.accuracy < _LEAST_STREAMED:
             raise CheckFailedError(
-                f"a stream without a reset is right at {self.accuracy:.3f} of its steps, expected a share of "
-                f"{_LEAST_STREAMED} at least; please report this with `lstm-edge --version`"
+                f"a stream without a reset is right at {self.accuracy:.3f} of its steps, expected at least "
+                f"{_LEAST_STREAMED}; please report this with `lstm-edge --version`"
             )
 
 
@@ -136,7 +136,7 @@ def copy_recordings(folder: Path) -> HeldOut:
         with as_file(files("lstm_edge") / "data" / DATA) as source:
             shutil.copyfile(source, folder / DATA)
     except OSError as error:
-        raise InputError(f"{folder} can't be made or written to: {error.strerror}") from error
+        raise InputError(f"can't create or write to {folder}: {error.strerror}") from error
     with np.load(folder / DATA, allow_pickle=False) as arrays:
         test = arrays["split"] == "test"
         return HeldOut(arrays["x"][test], tuple(map(str, arrays["y"][test])), float(arrays["sampling_rate"]))

@@ -187,9 +187,7 @@ class LSTM1(nn.Module):
 
     def _pack(self, x: Tensor | PackedSequence, lengths: Tensor | Sequence[int]) -> PackedSequence:
         if isinstance(x, PackedSequence) or x.dim() != 3:
-            raise InputError(
-                "lengths go with batched input (N, L, I); leave them out for unbatched or packed"
-            )
+            raise InputError("lengths require batched input (N, L, I); omit them for unbatched or packed")
         if not isinstance(lengths, Tensor):
             lengths = torch.tensor(lengths, dtype=torch.int64)
         if not torch.compiler.is_compiling():

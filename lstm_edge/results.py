@@ -1,4 +1,4 @@
-"""What a file's main output says of each row, in the terms of the file's task."""
+"""Interpret the rows of a file's main output, according to its task."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ __all__ = ["class_names", "is_classification", "main_output", "result_names", "t
 
 
 def main_output(model: "Model", result: "Array | dict[str, Array]") -> Array:
-    """Pick the output that the task names, or the first one, from what a run or a step gave.
+    """Return the output of the task, or the first one, from the results of a run or a step.
 
     Raises:
         ContractError: there is none.
@@ -24,7 +24,7 @@ def main_output(model: "Model", result: "Array | dict[str, Array]") -> Array:
         return result
     task = model.interface.task
     if not (task or model.outputs):
-        raise ContractError("the file has no output beside its states, so there is nothing to show")
+        raise ContractError("the file has no outputs other than its states, so there is nothing to show")
     return result[task.output if task else model.outputs[0].name]
 
 
@@ -50,12 +50,12 @@ def top_rows(values: Array, rows: int) -> Array:
 
 
 def is_classification(task: "Task | None") -> bool:
-    """Return whether the main output holds logits of classes."""
+    """Return whether the main output is class logits."""
     return task is not None and task.kind == "classification"
 
 
 def class_names(task: "Task | None", width: int) -> Sequence[str]:
-    """Return the name of each of ``width`` classes; its index where the file names none."""
+    """Return the name of each of ``width`` classes; its index if the file has no names."""
     labels = task.labels if task else ()
     return labels if len(labels) == width else tuple(map(str, range(width)))
 

@@ -10,18 +10,18 @@ __all__ = ["CONFIG", "CURVES", "HISTORY", "METRICS", "REPORT", "RESUME", "check_
 CONFIG = "config.json"
 """Describes the run and names its weights."""
 RESUME = "resume.pt"
-"""What training goes on from."""
+"""Checkpoint to resume from."""
 HISTORY = "history.csv"
 """Loss and score by epoch."""
 METRICS = "metrics.json"
-"""What the run scores on each set, and what its report shows."""
+"""Scores of the run on each set, and the data of its report."""
 _FILES = {".pt", ".pth", ".ckpt", ".onnx", ".safetensors", ".npz", ".csv"}
 REPORT = "report.html"
 CURVES = "curves.png"
 
 
 def check_run_folder(folder: Path, *, resume: bool = False, overwrite: bool = False) -> None:
-    """Refuse a folder that can't take a new run.
+    """Refuse a folder that can't be used for a new run.
 
     Args:
         folder: to be made, or there already.
@@ -35,18 +35,18 @@ def check_run_folder(folder: Path, *, resume: bool = False, overwrite: bool = Fa
     resumable = (folder / RESUME).exists()
     holds_run = resumable or (folder / CONFIG).exists()
     if resume and not resumable:
-        what = f"a run without {RESUME}, which training goes on from" if holds_run else "no run to resume"
-        advice = "--overwrite it, or name another folder" if holds_run else "train without --resume"
-        raise NotFoundError(f"{folder} holds {what}; {advice}")
+        what = f"a run without {RESUME}, the checkpoint to resume from" if holds_run else "no run to resume"
+        advice = "--overwrite it, or use another folder" if holds_run else "train without --resume"
+        raise NotFoundError(f"{folder} contains {what}; {advice}")
     if holds_run and not resume and not overwrite:
         how = "--resume it, --overwrite it" if resumable else "--overwrite it"
-        raise InputError(f"{folder} already holds a run; {how}, or name another folder")
+        raise InputError(f"{folder} already contains a run; {how}, or use another folder")
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir():
-        raise InputError(f"{there} is a file; name a folder for the run")
+        raise InputError(f"{there} is a file; use a folder for the run")
     if not os.access(there, os.W_OK):
-        raise InputError(f"{there} can't be written to; name another folder for the run")
+        raise InputError(f"{there} can't be written to; use another folder for the run")
     if folder.suffix in _FILES:
         raise InputError(
-            f"{folder} is named like a file; -o names a folder for the run, such as {folder.stem}"
+            f"{folder} looks like a file name; -o is a folder for the run, such as {folder.stem}"
         )

@@ -1,4 +1,4 @@
-/* On the board: the self-test, one prediction, and what it takes. The network is called har. */
+/* On the board: the self-test, one prediction, and its cost. The network is called har. */
 #include "board.h"
 
 #include <stddef.h>
@@ -19,7 +19,7 @@ static void print(const char *text, uint32_t value, const char *unit)
     board_print(unit);
 }
 
-/* Two instructions a turn, to tell ticks from instructions. */
+/* Two instructions per iteration, to calibrate ticks per instruction. */
 static void loop(void)
 {
     uint32_t turns = LOOPS;

@@ -1,8 +1,8 @@
-"""The command line: one module a verb, imported only when that verb is called.
+"""The command line: one module per verb, imported only when that verb is called.
 
-A verb ends with an exit code and, where it did not do its work, one line on standard error: 0 done; 1 a check
-failed; 2 wrong usage or input; 130 Ctrl-C; 143 SIGTERM; 141 whoever read the output has left, as for programs
-that SIGPIPE ends. A shell gives the last three for the signals themselves.
+A verb ends with an exit code and, if it failed, one line on standard error: 0 success; 1 a check failed;
+2 wrong usage or input; 130 Ctrl-C; 143 SIGTERM; 141 broken pipe. The last three are the exit codes that a
+shell reports for SIGINT, SIGTERM and SIGPIPE.
 """
 
 import contextlib
@@ -28,25 +28,25 @@ _NAMES: dict[int, str] = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 _VERBS = {
     "demo": "Train, export, verify and run on real sensor data.",
     "train": "Train an LSTM1 on your data.",
-    "report": "Write the page of a trained run: curves, confusion matrix, mistakes, data.",
-    "export": "Turn a trained network into one verified ONNX file.",
-    "lift": "Give any recurrent ONNX file its states as inputs and outputs.",
-    "validate": "Verify that a file computes what its reference computes.",
-    "quantize": "Make a file smaller and faster: int8 or fp16, behind an accuracy gate.",
-    "convert": "Turn a file into another format: ORT format for minimal builds of onnxruntime.",
-    "predict": "Run a file on data.",
-    "score": "Run a file on a Parquet data set of any size, in one process or on a cluster.",
-    "stream": "Run a file on samples as they arrive.",
-    "inspect": "Show what a file takes, gives, costs and comes from.",
-    "selftest": "Verify on this device that a file computes what it should.",
-    "bench": "Measure files on this machine, side by side.",
-    "doctor": "Show what this machine can run, and what to install for what it can't.",
+    "report": "Write a report of a trained run: curves, confusion matrix, mistakes, data.",
+    "export": "Export a PyTorch network to one verified ONNX file.",
+    "lift": "Turn the hidden states of a recurrent ONNX file into inputs and outputs.",
+    "validate": "Verify that a file computes the same as its reference.",
+    "quantize": "Quantize a file to int8 or fp16, with an accuracy gate.",
+    "convert": "Convert a file to another format: ORT, native, C, web page, Triton.",
+    "predict": "Run a model on data.",
+    "score": "Run a model on a Parquet data set of any size, in one process or on a cluster.",
+    "stream": "Run a model on samples as they arrive.",
+    "inspect": "Show a file's inputs, outputs, cost and provenance.",
+    "selftest": "Verify a file's results on this device.",
+    "bench": "Measure the speed of files on this machine.",
+    "doctor": "Check this machine and installation, and list what to install.",
 }
-"""Each verb's module is ``lstm_edge.cli.<verb>`` and holds a click command named ``command``."""
+"""Each verb's module is ``lstm_edge.cli.<verb>`` and defines a click command named ``command``."""
 
 
 class _LazyGroup(click.Group):
-    """Knows its verbs by name; imports one when it is called."""
+    """A group that imports a verb's module when the verb is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         return list(_VERBS)
@@ -61,7 +61,9 @@ class _LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] == "tune":
-            raise InputError("tune is gone; lstm-edge bench MODELS prints the fastest engine and threads")
+            raise InputError(
+                "tune was removed; lstm-edge bench MODELS prints the fastest engine and number of threads"
+            )
         if args and args[0] not in _VERBS and not args[0].startswith("-"):
             close = get_close_matches(args[0], _VERBS, n=1)
             advice = f"did you mean {close[0]!r}?" if close else f"the verbs are {', '.join(_VERBS)}"
@@ -83,7 +85,7 @@ class _LazyGroup(click.Group):
 )
 @click.version_option(__version__, prog_name="lstm-edge")
 def cli() -> None:
-    """Take a recurrent PyTorch network to the edge: train, export, verify, run.
+    """Export a PyTorch LSTM, GRU or RNN to ONNX with explicit states, verify it, and run streaming inference.
 
     \b
     Example:
@@ -95,14 +97,14 @@ def cli() -> None:
 def main() -> None:
     """Run the command line."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:  # closed by the caller: the next file opened would take its number
+        if getattr(sys, name) is None:  # closed by the caller: the next file opened would get its number
             setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115
     if "_LSTM_EDGE_COMPLETE" in os.environ:
         cli.main()
     if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
         signal.signal(
             signal.SIGINT, signal.SIG_DFL
-        )  # before and after ``run``: no traceback of Python's start
+        )  # before and after ``run``: no traceback during Python's startup
     sys.exit(run(cli, sys.argv[1:]))
 
 
@@ -129,7 +131,7 @@ def run(group: click.Group, arguments: Sequence[str]) -> int:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    if came:  # whatever a library made of the exception
+    if came:  # even if a library caught the exception
         line = f"stopped by {_NAMES[came[0]]}" + (f": {line}" if code == _BY_SIGNAL and line else "")
         code = _BY_SIGNAL + came[0]
     if line:
@@ -144,13 +146,13 @@ def _note(message: Warning | str, *_: object, **__: object) -> None:
 
 
 def _run(group: click.Group, arguments: Sequence[str]) -> tuple[int, str]:
-    """Return the exit code and what to say; ``_BY_SIGNAL`` for KeyboardInterrupt, with its message."""
+    """Return the exit code and the message; ``_BY_SIGNAL`` for KeyboardInterrupt."""
     try:
         try:
             with group.make_context("lstm-edge", list(arguments)) as context:
                 group.invoke(context)
         finally:
-            sys.stdout.flush()  # here a full disk is an error like others; at Python's end it would be noise
+            sys.stdout.flush()  # a full disk is an ordinary error here, but would print a traceback at exit
     except click.exceptions.Exit as error:
         return error.exit_code, ""
     except click.exceptions.NoArgsIsHelpError as error:
@@ -164,8 +166,8 @@ def _run(group: click.Group, arguments: Sequence[str]) -> tuple[int, str]:
     except KeyboardInterrupt as error:
         return _BY_SIGNAL, str(error)
     except MemoryError:
-        return 2, "error: there is not enough memory; free some, or give less at once"
+        return 2, "error: not enough memory; free some, or use smaller inputs"
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still in the buffer has nowhere to go
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # discard the rest of the buffer
         return (_BY_SIGNAL + _SIGPIPE, "") if isinstance(error, BrokenPipeError) else (2, f"error: {error}")
     return 0, ""

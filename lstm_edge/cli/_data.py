@@ -1,4 +1,4 @@
-"""The options of every verb that reads data."""
+"""Options of verbs that read data."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -17,33 +17,35 @@ _OPTIONS = (
     click.option(
         "--series",
         metavar="COLUMN",
-        help="Column that tells series apart.  [default: series, if there is one]",
+        help="Column with the series id.  [default: series, if it exists]",
     ),
     click.option(
         "--order",
         metavar="COLUMN",
-        help="Column that a series is sorted by.  [default: order, if there is one]",
+        help="Column to sort each series by.  [default: order, if it exists]",
     ),
     click.option("--label", metavar="COLUMN", help="Column with the class.  [default: label; y of an .npz]"),
     click.option(
         "--features",
         type=NAMES,
         default=(),
-        help="Columns that are features.  [default: the model's; for train all with no other meaning]",
+        help="Feature columns.  [default: the model's; for train, all remaining columns]",
     ),
     click.option(
         "--label-pattern",
         metavar="REGEX",
-        help="For a folder: its group in each file's path is the class.  [default: the sub-folder]",
+        help="For a folder: regex whose group in each file's path is the class.  [default: the subfolder]",
     ),
     click.option(
         "--missing",
         type=click.Choice(MISSING),
         default="error",
         show_default=False,
-        help="What to do with missing features.  [default: error]",
+        help="How to handle missing features.  [default: error]",
     ),
-    click.option("--group", metavar="COLUMN", help="Column with a subject or machine; it is no feature."),
+    click.option(
+        "--group", metavar="COLUMN", help="Column with a subject or machine; not used as a feature."
+    ),
     click.option(
         "--layout",
         type=click.Choice(LAYOUTS),
@@ -53,7 +55,7 @@ _OPTIONS = (
 
 
 def data_options(function: _F) -> _F:
-    """Add the options that name what is in a data file, the fields of ``ReadConfig``."""
+    """Add the options that describe a data file, the fields of ``ReadConfig``."""
     for option in reversed(_OPTIONS):
         function = option(function)
     return function

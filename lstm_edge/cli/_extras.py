@@ -1,4 +1,4 @@
-"""The extras of the installed distribution, and which one a verb needs, in place of a traceback."""
+"""Extras of the installed distribution, and an error that names the missing one."""
 
 import contextlib
 import logging
@@ -16,7 +16,7 @@ _REQUIREMENT = re.compile(r"([\w.-]+).*;\s*extra\s*==\s*['\"]([\w-]+)['\"]")
 def extra_modules(extra: str) -> tuple[str, ...]:
     """Return the modules that ``pip install "lstm-edge[extra]"`` adds, by their import names.
 
-    None where the installation does not know the extra: it is older than the code, or there is none.
+    Empty if the installation does not know the extra: it is older than the code, or there is none.
     """
     try:
         required = metadata.requires("lstm-edge") or ()
@@ -28,18 +28,20 @@ def extra_modules(extra: str) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def needing(extra: str, what: str) -> Iterator[None]:
-    """Import what a verb, or one of its options, needs of an extra inside this.
+    """Context for imports that a verb, or one of its options, needs from an extra.
 
     Raises:
         MissingDependencyError: names the package that is missing and the extra that installs it.
     """
     try:
         yield
-        if extra == "export":  # torch.onnx logs a line for every torchvision operator that it has no use for
+        if extra == "export":  # torch.onnx logs a line for every torchvision operator that it does not use
             logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     except ImportError as error:
         package = (error.name or "").partition(".")[0]
-        if not package or package.startswith("lstm_edge"):  # ours, or one that is there and does not start
+        if not package or package.startswith(
+            "lstm_edge"
+        ):  # our own module, or an installed one that fails to import
             raise
         raise MissingDependencyError(
             f"lstm-edge {what} needs {package}, which is not installed; {install_command(extra)}"

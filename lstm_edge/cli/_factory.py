@@ -26,9 +26,9 @@ __all__ = ["InputOption", "build_module", "is_factory", "make_example", "parse_i
 _FLOATS = ("float32", "float16", "bfloat16", "float64")
 _DTYPES = (*_FLOATS, "int64", "int32", "int16", "int8", "uint8", "bool")
 _ROWS, _STEPS = 3, 5
-"""The example's batch and sequence; a further axis is two longer than the one before."""
+"""Batch size and number of steps of the example; each further axis is two longer than the previous one."""
 _LONGER = (1, 16, 256, 4096)
-"""How many times as long as that the axes are tried for a module that refuses short ones."""
+"""Factors by which the axes are extended for a module that refuses short ones."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +38,15 @@ class InputOption:
     name: str
     axes: Axes
     dtype: str | None = None
-    """None for floats as the module's parameters are, and for lengths."""
+    """None for the float dtype of the module's parameters, and for lengths."""
     values: tuple[int, int] | None = None
-    """The least and the greatest value of an integer input."""
+    """Smallest and largest value of an integer input."""
     ranges: Mapping[str, AxisRange] = field(default_factory=dict)
-    """The sizes of its axes, where told."""
+    """Given ranges of its axes."""
 
 
 def is_factory(source: str) -> bool:
-    """Tell ``package.module:factory`` from a path that is not there."""
+    """Return whether ``source`` is ``package.module:factory``, rather than a path that does not exist."""
     module, mark, name = source.partition(":")
     dotted = all(part.isidentifier() for part in module.split("."))
     return bool(mark) and dotted and name.isidentifier()
@@ -68,22 +68,24 @@ def parse_input(entry: str) -> InputOption:
     left: list[str] = []
     for part in rest.split(","):
         if left:
-            raise InputError(f"--input {entry}: {left[0]!r} stands behind an axis; a dtype comes last")
+            raise InputError(f"--input {entry}: {left[0]!r} follows an axis; put the dtype last")
         axis, *left = (each.strip() for each in part.split(":"))
         axes.append(int(axis) if axis.isdecimal() else axis)
         if axis == "0" or not (axis.isdecimal() or parse_sum(axis)):
-            raise InputError(f"--input {entry}: axis {axis!r} is neither a positive number nor a plain name")
+            raise InputError(f"--input {entry}: axis {axis!r} is neither a positive number nor a valid name")
         if left and re.fullmatch(r"\d+\.\.\d*", left[0]):
             count = 2 if left[1:] and left[1].isdecimal() else 1
             ranges[axis] = AxisRange.parse(":".join(left[:count]))
             left = left[count:]
             if not axis.isidentifier():
-                raise InputError(f"--input {entry}: got a range for {axis}; give one to a name, such as L")
+                raise InputError(
+                    f"--input {entry}: got a range for {axis}; only a name, such as L, can have a range"
+                )
     dtype, values = [*left, "", ""][:2]
     if dtype and dtype not in _DTYPES:
         raise InputError(f"--input {entry}: got dtype {dtype!r}, expected one of {', '.join(_DTYPES)}")
     if left[2:]:
-        raise InputError(f"--input {entry}: got {left[2]!r} behind the values, expected nothing more")
+        raise InputError(f"--input {entry}: unexpected {left[2]!r} after the values")
     parsed = _parse_values(entry, dtype, values) if values else None
     return InputOption(name, tuple(axes), dtype or None, parsed, ranges)
 
@@ -94,19 +96,21 @@ def _parse_values(entry: str, dtype: str, values: str) -> tuple[int, int]:
         raise InputError(f"--input {entry}: got values {values!r}, expected LOW..HIGH such as 0..9999")
     if "int" not in dtype:
         raise InputError(
-            f"--input {entry}: {values} is a range for whole numbers; add a dtype like int64, or leave it out"
+            f"--input {entry}: {values} is a range for integers; add a dtype such as int64, or remove it"
         )
     limits = np.iinfo(dtype)
     if int(low) < limits.min or int(high) > limits.max:
-        raise InputError(f"--input {entry}: got {values}, {dtype} holds {limits.min}..{limits.max}")
+        raise InputError(
+            f"--input {entry}: got {values}, but {dtype} has the range {limits.min}..{limits.max}"
+        )
     return int(low), int(high)
 
 
 def build_module(source: str, weights: Path | None) -> tuple[nn.Module, str | None]:
-    """Call the factory and load its weights; gives the module in eval mode and the weights' sha256.
+    """Call the factory and load the weights; return the module in eval mode and the sha256 of the weights.
 
     Raises:
-        InputError: the factory can't be imported or called, or does not give a module.
+        InputError: the factory can't be imported or called, or does not return a module.
         FileFormatError: the weights are unsafe, truncated, or do not fit the module.
     """
     path, _, name = source.partition(":")
@@ -116,7 +120,7 @@ def build_module(source: str, weights: Path | None) -> tuple[nn.Module, str | No
         found = importlib.import_module(path)
     except (Exception, SystemExit) as error:
         raise InputError(
-            f"{source}: importing {path} ended in {_in_one_line(error)}; name a module that can be imported "
+            f"{source}: importing {path} raised {_in_one_line(error)}; expected a module importable "
             "from this folder, without .py"
         ) from error
     try:
@@ -124,10 +128,10 @@ def build_module(source: str, weights: Path | None) -> tuple[nn.Module, str | No
         module = made if isinstance(made, nn.Module) else made()
     except (Exception, SystemExit) as error:
         raise InputError(
-            f"{source} ended in {_in_one_line(error)}; expected a function that takes nothing"
+            f"{source} raised {_in_one_line(error)}; expected a function without arguments"
         ) from error
     if not isinstance(module, nn.Module):
-        raise InputError(f"{source} gave a {type(module).__name__}, expected a torch.nn.Module")
+        raise InputError(f"{source} returned a {type(module).__name__}, expected a torch.nn.Module")
     module.eval()
     if weights is None:
         return module, None
@@ -144,9 +148,9 @@ def _in_one_line(error: BaseException) -> str:
 
 
 def make_example(options: Sequence[InputOption], lengths: str | None, module: nn.Module) -> dict[str, Tensor]:
-    """Draw an example of each input; lengths, told or known by their name, come in falling order.
+    """Return a random example of each input; lengths, given or recognized by name, are in descending order.
 
-    Where the module refuses it, the axes behind the batch are made longer.
+    If the module refuses the example, the axes after the batch are made longer.
     """
     first: dict[str, Tensor] | None = None
     for times in _LONGER:
@@ -156,7 +160,7 @@ def make_example(options: Sequence[InputOption], lengths: str | None, module: nn
             with torch.no_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 copy.deepcopy(module)(**example)
-        except Exception:  # noqa: BLE001, S112  a module may raise anything at a size that it does not take
+        except Exception:  # noqa: BLE001, S112  a module may raise anything at a size that it does not support
             continue
         return example
     assert first is not None
@@ -189,7 +193,7 @@ def _make_example(
                 array = _draw(each, shape, module, rng)
         except (MemoryError, ValueError) as error:
             raise InputError(
-                f"--input {each.name}: no example of shape {list(shape)} can be made ({error})"
+                f"--input {each.name}: can't create an example of shape {list(shape)} ({error})"
             ) from error
         example[each.name] = torch.from_numpy(array).to(getattr(torch, each.dtype) if each.dtype else usual)
     return example
@@ -201,7 +205,7 @@ def _draw(
     if each.dtype in (None, *_FLOATS):
         return rng.standard_normal(shape)
     sizes = [layer.num_embeddings for layer in module.modules() if isinstance(layer, nn.Embedding)]
-    low, high = each.values or (0, min(sizes, default=2) - 1)  # an index that every embedding has
+    low, high = each.values or (0, min(sizes, default=2) - 1)  # an index valid for every embedding
     array = rng.integers(low, high + 1, shape)
     array.flat[0], array.flat[-1] = low, high
     return array

@@ -1,4 +1,4 @@
-"""One line of text in, one sample out: the protocol of ``lstm-edge stream``."""
+"""Parse one sample per line: the input format of ``lstm-edge stream``."""
 
 import csv
 import json
@@ -15,15 +15,15 @@ __all__ = ["FrameParser", "LineParser"]
 
 
 class LineParser:
-    """Reads samples from CSV or JSON lines, told apart line by line; knows a header when it sees one.
+    """Read samples from CSV or JSON lines, which may be mixed; recognizes a header.
 
     A line is ``0.1,0.2`` (or with tabs, semicolons or spaces), ``[0.1, 0.2]``, or ``{"ax": 0.1, "ay": 0.2}``.
-    A first line of text without a number in it is a header; where it holds the feature names, columns are
-    picked by them.
+    A first line of text without numbers is a header; if it contains the feature names, columns are
+    selected by them.
     """
 
     def __init__(self, width: int, features: Sequence[str] = (), dtype: str = "float32") -> None:
-        """Expect ``width`` numbers a line, named ``features`` where those are known; give ``dtype``."""
+        """Expect ``width`` numbers per line, named ``features`` if known; return arrays of ``dtype``."""
         self._dtype = np.dtype(dtype)
         self._width = width
         self._features = tuple(features)
@@ -35,11 +35,11 @@ class LineParser:
         """Return the sample ``(I,)`` of a line; None for a blank line and for the header.
 
         Raises:
-            InputError: the line is malformed; says how.
+            InputError: the line is malformed.
         """
         line = line.strip().removeprefix("\ufeff")
         if "\0" in line:
-            raise InputError("binary data, expected text; give --binary float32 for raw numbers")
+            raise InputError("binary data, expected text; use --binary float32 for raw numbers")
         if not line:
             return None
         first, self._first = self._first, False
@@ -61,7 +61,7 @@ class LineParser:
         return self._finite(values)
 
     def parse_bytes(self, line: bytes) -> npt.NDArray[Any] | None:
-        """Return the sample of a line that may hold any bytes; see ``parse``."""
+        """Return the sample of a line of arbitrary bytes; see ``parse``."""
         return self.parse(line.decode("utf-8", "replace"))
 
     def _learn_header(self, cells: list[str]) -> None:
@@ -79,7 +79,9 @@ class LineParser:
             raise InputError(f"not JSON: {str(error)[:80]}") from error
         if isinstance(document, dict):
             if not self._features:
-                raise InputError("got a JSON object, but the file names no features; send a list of numbers")
+                raise InputError(
+                    "got a JSON object, but the model has no feature names; send a list of numbers"
+                )
             missing = [name for name in self._features if name not in document]
             if missing:
                 raise InputError(f"{', '.join(missing)} missing")
@@ -102,17 +104,17 @@ class LineParser:
 
 
 class FrameParser:
-    """Reads samples from raw numbers: ``width`` of them, one after the other, are a sample."""
+    """Read samples from raw numbers: each sample is ``width`` consecutive numbers."""
 
     def __init__(self, width: int, kind: str, dtype: str = "float32") -> None:
-        """Expect ``width`` numbers of ``kind`` in the machine's byte order; give ``dtype``."""
+        """Expect ``width`` numbers of ``kind`` in native byte order; return arrays of ``dtype``."""
         self._width, self._kind, self._dtype = width, np.dtype(kind), np.dtype(dtype)
 
     def parse_bytes(self, frame: bytes) -> npt.NDArray[Any]:
         """Return the sample ``(I,)`` of a frame.
 
         Raises:
-            InputError: the frame is cut short, or holds numbers that are not finite.
+            InputError: the frame is truncated, or contains numbers that are not finite.
         """
         if len(frame) != self._width * self._kind.itemsize:
             expected = self._width * self._kind.itemsize
@@ -121,7 +123,7 @@ class FrameParser:
 
 
 def _finite(wide: npt.NDArray[np.float64], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    """Return numbers in the model's dtype; raises InputError for one that it can't hold."""
+    """Return the numbers in the model's dtype; raise InputError for one that is out of its range."""
     with np.errstate(over="ignore", invalid="ignore"):
         sample = wide.astype(dtype)
     wrong = ~np.isfinite(sample) if dtype.kind == "f" else sample != wide
@@ -131,7 +133,7 @@ def _finite(wide: npt.NDArray[np.float64], dtype: np.dtype[Any]) -> npt.NDArray[
 
 
 def _cells(line: str, width: int) -> list[str]:
-    """Split at tabs, else semicolons, else commas, else spaces, whichever stand outside of quotes."""
+    """Split at the first of tab, semicolon, comma and space that occurs outside of quotes."""
     bare = re.sub(r'"[^"]*"', "", line) if '"' in line else line
     delimiter = next((each for each in "\t;," if each in bare), None)
     if '"' not in line:

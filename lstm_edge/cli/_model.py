@@ -1,4 +1,4 @@
-"""Opening a model for a verb, and the options that say how."""
+"""Open a model for a verb, and the options for it."""
 
 import functools
 import warnings
@@ -26,12 +26,12 @@ def _threads(ctx: click.Context, param: click.Parameter, value: str) -> "int | s
         return value
     if value.isdecimal() and int(value) > 0:
         return int(value)
-    raise click.BadParameter(f"{value!r} is neither 'auto' nor a whole number from 1.")
+    raise click.BadParameter(f"{value!r} is neither 'auto' nor a positive integer.")
 
 
 def _no_profile(ctx: click.Context, param: click.Parameter, value: Path | None) -> None:  # noqa: ARG001
     if value is not None:
-        note("--profile is ignored: profiles are gone; lstm-edge bench prints the fastest engine and threads")
+        note("--profile is ignored: profiles were removed; lstm-edge bench prints the fastest settings")
 
 
 class ModelOptions(NamedTuple):
@@ -47,7 +47,7 @@ _OPTIONS = (
         "--device",
         type=click.Choice(["auto", "cpu", "cuda"]),
         default="auto",
-        help="Where to run; cuda is an error where it is not really in use.",
+        help="Device; cuda is an error if it is not actually used.",
     ),
     engine_option,
     click.option(
@@ -55,14 +55,14 @@ _OPTIONS = (
         callback=_threads,
         metavar="N",
         default="auto",
-        help="Threads for one operator's work: a number, or auto.",
+        help="Number of threads per operator, or auto.",
     ),
     click.option("--profile", type=PATH, hidden=True, expose_value=False, callback=_no_profile),
 )
 
 
 def model_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Add ``--device``, ``--engine`` and ``--threads``, received as ``options``."""
+    """Add ``--device``, ``--engine`` and ``--threads``, passed on as ``options``."""
 
     @functools.wraps(function)
     def call(**given: Any) -> None:
@@ -74,22 +74,21 @@ def model_options(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def check_model_path(path: Path) -> None:
-    """Refuse what is clearly no model but a run folder or data, and say what to type.
+    """Refuse a run folder or data file given as a model, and suggest the right command.
 
     Raises:
-        InputError: it is one of these.
+        InputError: ``path`` is one of these.
     """
     if (path / CONFIG).is_file():
         raise InputError(
-            f"{path} is a run folder, expected an .onnx file; type lstm-edge export {path} -o "
-            f"{path.name}.onnx"
+            f"{path} is a run folder, expected an .onnx file; run lstm-edge export {path} -o {path.name}.onnx"
         )
     if path.suffix in DATA_SUFFIXES:
-        raise InputError(f"{path} holds data, expected an .onnx file; MODEL comes first, data after it")
+        raise InputError(f"{path} is a data file, expected an .onnx file; MODEL is the first argument")
 
 
 def open_model(path: Path, options: ModelOptions) -> "Model":
-    """Load a model file; what ``load`` warns of becomes one line on standard error.
+    """Load a model file; print warnings of ``load`` as one line each on standard error.
 
     Raises:
         LstmEdgeError: as ``lstm_edge_runtime.load``.

@@ -1,4 +1,4 @@
-"""Arguments and options that several verbs share, what they take, and the configurations that they fill."""
+"""Arguments and options shared by several verbs, their types, and the configurations made from them."""
 
 import math
 import re
@@ -43,7 +43,7 @@ class _Rate(click.ParamType):  # type: ignore[type-arg]  # generic in newer vers
         found = re.fullmatch(r"(\d+\.?\d*(?:e[+-]?\d+)?)\s*(k?)(?:hz)?", value.strip(), re.IGNORECASE)
         rate = float(found[1]) * (1000 if found[2] else 1) if found else 0.0
         if not 0 < rate < math.inf:
-            self.fail(f"{value!r} is no rate; write it as 100, 100Hz or 1kHz", param, ctx)
+            self.fail(f"{value!r} is not a rate; expected, for example, 100, 100Hz or 1kHz", param, ctx)
         return rate
 
 
@@ -55,7 +55,7 @@ class _Names(click.ParamType):  # type: ignore[type-arg]
     ) -> tuple[str, ...]:
         names = value if isinstance(value, tuple) else tuple(name.strip() for name in value.split(","))
         if not all(names):
-            self.fail(f"{value!r} has an empty name in it; write NAME,NAME", param, ctx)
+            self.fail(f"{value!r} contains an empty name; expected NAME,NAME", param, ctx)
         return names
 
 
@@ -68,14 +68,14 @@ class _ResetEvery(click.ParamType):  # type: ignore[type-arg]
         if value == "never":
             return "never"
         if not (str(value).isdecimal() and int(value)):
-            self.fail(f"{value!r} is neither 'never' nor a whole number of steps from 1.", param, ctx)
+            self.fail(f"{value!r} is neither 'never' nor a positive integer.", param, ctx)
         return int(value)
 
 
 RATE = _Rate()
 """The type of every ``--rate``, in Hertz: ``50``, ``50Hz`` or ``1kHz``."""
 NAMES = _Names()
-"""The type of an option that takes ``a,b,c``; give it ``()`` as its default."""
+"""The type of an option of the form ``a,b,c``; its default must be ``()``."""
 
 
 def _each_once(
@@ -84,34 +84,33 @@ def _each_once(
     paths: tuple[Path, ...],
 ) -> tuple[Path, ...]:
     if len({path.resolve() for path in paths}) < len(paths):
-        raise InputError("got a file twice; name each once")
+        raise InputError("a file is given twice; give each file once")
     return paths
 
 
 model_argument = click.argument("model", type=PATH)
 models_argument = click.argument("models", nargs=-1, required=True, type=PATH, callback=_each_once)
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document for programs.")
-json_lines_option = click.option("--json", "as_json", is_flag=True, help="Write JSON lines instead of CSV.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+json_lines_option = click.option("--json", "as_json", is_flag=True, help="Write JSON Lines instead of CSV.")
 seed_option = click.option(
-    "--seed", type=click.IntRange(0), default=0, help="Seed of the data for the verification."
+    "--seed", type=click.IntRange(0), default=0, help="Random seed of the verification data."
 )
 reset_every_option = click.option(
     "--reset-every",
     type=_ResetEvery(),
     metavar="N|never",
-    help="Start again from the reset state after so many steps.  [default: the window, where each window of "
-    "the training started from reset; else never]",
+    help="Reset the state every N steps.  [default: every window if training did so, otherwise never]",
 )
 engine_option = click.option(
     "--engine",
     type=click.Choice(["auto", "onnxruntime", "native"]),
     default="auto",
-    help="What runs the file; native is an error where it does not cover it.",
+    help="Inference engine; native is an error if it does not support the file.",
 )
 
 
 def fill(config: "type[_C]", options: Mapping[str, Any]) -> "_C":
-    """Return a configuration made of those of a verb's options that are fields of it."""
+    """Return a configuration from the options of a verb that are fields of it."""
     return config(**{each.name: options[each.name] for each in fields(config) if each.name in options})
 
 

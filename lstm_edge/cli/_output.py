@@ -1,4 +1,4 @@
-"""What verbs print: tables for people, JSON for programs, and on standard error how far a long one is."""
+"""Output of verbs: tables, JSON documents, and progress on standard error."""
 
 import contextlib
 import json
@@ -38,7 +38,7 @@ def check_onnx_target(target: Path) -> None:
 
     check_target(target)
     if target.suffix != ".onnx":
-        raise InputError(f"{target} is to be an ONNX file; type -o {target.with_suffix('.onnx')}")
+        raise InputError(f"{target} is not named .onnx; use -o {target.with_suffix('.onnx')}")
 
 
 def echo_json(document: Any) -> None:
@@ -47,23 +47,23 @@ def echo_json(document: Any) -> None:
 
 
 class Screen(Console):
-    """A console: colors on a terminal, plain text in a pipe; no text is markup or what a terminal obeys."""
+    """A console: colors on a terminal, plain text in a pipe; markup and escape sequences have no effect."""
 
     def __init__(self, *, stderr: bool = False, **options: Any) -> None:
         """Write to standard output or standard error; ``options`` as rich's ``Console``."""
         super().__init__(stderr=stderr, highlight=False, markup=False, soft_wrap=True, **options)
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """Print as rich's ``Console``, texts with what a terminal would obey escaped."""
+        """Print as rich's ``Console``, with escape sequences in texts escaped."""
         super().print(*(printable(each) if isinstance(each, str) else each for each in objects), **options)
 
     def on_broken_pipe(self) -> None:
-        """Leave it to ``cli.run`` what becomes of a reader that left; rich would exit with 1."""
+        """Let ``cli.run`` handle a broken pipe; rich would exit with 1."""
         raise BrokenPipeError
 
 
 def echo(text: str, *, err: bool = False) -> None:
-    """Print a line on standard output or standard error; what a terminal would obey is escaped."""
+    """Print a line on standard output or standard error, with escape sequences escaped."""
     click.echo(printable(text), err=err)
 
 
@@ -73,26 +73,26 @@ def note(text: str) -> None:
 
 
 def note_resets(every: int | None, consequence: str) -> None:
-    """Say what follows from a training whose windows each started from reset.
+    """Print a note for a network whose training windows each started from reset.
 
     Args:
-        every: the window's steps; None where they are not known.
-        consequence: what is done then.
+        every: number of steps of the window; None if unknown.
+        consequence: what is done, with a placeholder for the number of steps.
     """
     if every is None:
         note(
-            "each sample of the training started from reset; states are carried on all the same, unless "
-            "--reset-every gives a number of steps"
+            "each training sample started from reset; states are carried on anyway, unless --reset-every "
+            "is given"
         )
     else:
         note(
-            f"each window of the training started from reset, so "
+            f"each training window started from reset, so "
             f"{consequence.format(counted(every, 'step'))}; --reset-every never carries states on"
         )
 
 
 def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table; title and cells are taken as text, never as markup or as what a terminal obeys."""
+    """Print a table; title and cells are plain text: markup and escape sequences have no effect."""
     table = Table(title=Text(printable(title), style="bold"), title_justify="left", header_style="bold")
     for name in header:
         table.add_column(name, overflow="fold")
@@ -104,7 +104,7 @@ def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[objec
 def print_interface(
     title: str, inputs: "Iterable[TensorSpec]", states: "Iterable[StateSpec]", outputs: "Iterable[TensorSpec]"
 ) -> None:
-    """Print a table of what a file takes and gives."""
+    """Print a table of a file's inputs, states and outputs."""
     rows = [("input", spec.name, spec.dtype, describe(spec.axes), "") for spec in inputs]
     rows += [
         (
@@ -121,14 +121,14 @@ def print_interface(
 
 
 _LINES = 20
-"""Lines in a pipe: one per 5 % of the work."""
+"""Number of lines in a pipe: one per 5 % of the work."""
 
 
 @contextlib.contextmanager
 def progress(*, quiet: bool = False) -> Iterator[Callable[[float, str], None]]:
-    """Yield a function to call with the fraction of the work that is done, and what is done now.
+    """Yield a function to call with the fraction of the work done, and a description of the current step.
 
-    A terminal shows one line, cut to its width, with the time left.
+    A terminal shows one line, cut to its width, with the remaining time.
 
     Args:
         quiet: print nothing in a pipe.

@@ -1,7 +1,7 @@
-"""Lines in and results out through file descriptors, without buffering, ended by a signal at any moment.
+"""Read lines and write results through file descriptors, unbuffered, until a signal arrives at any moment.
 
-A thread reads and another writes, so that neither a quiet input nor a full output keeps the main thread from
-ending. Windows can't wait for a pipe with ``select``.
+One thread reads and another writes, so that neither an idle input nor a full output blocks the main thread
+from ending. Windows can't wait for a pipe with ``select``.
 """
 
 import contextlib
@@ -21,41 +21,41 @@ __all__ = ["LONGEST", "LinePipe", "Stop", "stopped_by_signals"]
 
 _T = TypeVar("_T")
 LONGEST = 1 << 20
-"""A line beyond this many bytes loses its end, so that memory stays bounded; it is still longer than this."""
+"""Lines longer than this many bytes are truncated to one byte more, so that memory stays bounded."""
 _CHUNK = 1 << 16
 _AHEAD = 2
-"""Chunks that are read before they are asked for."""
+"""Number of chunks read ahead."""
 _PATIENCE = 0.2 if os.name == "nt" else 3600.0
-"""The longest wait in seconds; on Windows a signal is seen only after it."""
+"""Longest wait in seconds; on Windows a signal is only noticed after it."""
 _GRACE = 0.5
-"""Seconds that an output gets for the last result when it is time to end."""
+"""Seconds to wait for the last result to be written after a request to stop."""
 _RETRY = 0.01
-"""Seconds between tries of a descriptor that does not block."""
+"""Seconds between attempts on a non-blocking descriptor."""
 
 
 class Stop:
-    """The wish to end; it wakes who waits. ``give`` may be called from a signal handler or any thread."""
+    """A request to stop that wakes waiting threads; ``give`` may be called from a signal handler."""
 
     def __init__(self) -> None:
         self.given = False
         self._woken: list[SimpleQueue[None]] = []
 
     def wake(self, *queues: "SimpleQueue[None]") -> None:
-        """Put None into these queues when it is time to end."""
+        """Put None into these queues on a request to stop."""
         self._woken += queues
 
     def give(self, *_: object) -> None:
-        """Say that it is time to end."""
+        """Request to stop."""
         self.given = True
         for queue in self._woken:
             queue.put(None)
 
 
 class LinePipe:
-    """Reads lines from one descriptor and writes results to another."""
+    """Read lines from one descriptor and write results to another."""
 
     def __init__(self, source: int, sink: int, stop: Stop, frame: int = 0) -> None:
-        """Take descriptors; with ``frame``, pieces of so many bytes stand for lines."""
+        """Use these descriptors; with ``frame``, read records of that many bytes instead of lines."""
         self._frame, self._stop = frame, stop
         self._lines: deque[bytes] = deque()
         self._rest = b""
@@ -69,9 +69,9 @@ class LinePipe:
         threading.Thread(target=self._write_on, args=(sink,), daemon=True).start()
 
     def read(self, timeout: float | None) -> bytes | None:
-        """Return the next line; ``b""`` where ``timeout`` seconds, or an hour, passed without one.
+        """Return the next line; ``b""`` if none arrived within ``timeout`` seconds, or an hour.
 
-        None at the end of input, and as soon as it is time to end: lines that came before are left unread.
+        None at the end of input, and after a request to stop: earlier lines are left unread.
 
         Raises:
             InputError: the input can't be read.
@@ -93,10 +93,10 @@ class LinePipe:
         return None if self._stop.given else self._lines.popleft()
 
     def write(self, data: bytes) -> bool:
-        """Write all of ``data`` at once; False where nobody reads, for good or when it is time to end.
+        """Write all of ``data``; return False on a broken pipe, or if nobody reads after a request to stop.
 
         Raises:
-            InputError: it can't be written: a full disk.
+            InputError: the output can't be written, such as on a full disk.
         """
         self._results.put(data)
         while True:
@@ -152,7 +152,7 @@ class LinePipe:
 
 
 def _until_done(call: Callable[[], _T]) -> _T:
-    """Call until a descriptor that does not block takes it."""
+    """Call until a non-blocking descriptor is ready."""
     while True:
         try:
             return call()
@@ -162,7 +162,7 @@ def _until_done(call: Callable[[], _T]) -> _T:
 
 @contextlib.contextmanager
 def stopped_by_signals() -> Iterator[Stop]:
-    """Yield a wish to end that SIGTERM, SIGINT and Windows' SIGBREAK give; they do nothing else meanwhile."""
+    """Yield a request to stop that SIGTERM, SIGINT and Windows' SIGBREAK make; they have no other effect."""
     stop = Stop()
     names = ("SIGTERM", "SIGINT", "SIGBREAK")
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]

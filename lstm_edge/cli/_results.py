@@ -1,4 +1,4 @@
-"""Results as lines of CSV or JSON, in the terms of the file's task."""
+"""Format results as lines of CSV or JSON, according to the file's task."""
 
 import csv
 import io
@@ -22,32 +22,32 @@ __all__ = ["ResultLines"]
 
 
 class ResultLines:
-    """Turns rows of a file's main output into text lines.
+    """Formats rows of a file's main output as text lines.
 
-    A classification's line holds the label and each class's probability (softmax); any other holds the
+    A classification line has the label and the probability of each class (softmax); any other line has the
     values. Floats are the shortest text that reads back as the same number.
     """
 
     def __init__(self, task: "Task | None", key: str, *, as_json: bool, hold: Hold | None = None) -> None:
-        """Write lines that begin with ``key``, JSON lines or CSV, with the label that ``hold`` lets count.
+        """Write lines that begin with ``key``, as JSON Lines or CSV, with labels debounced by ``hold``.
 
         Raises:
-            InputError: ``hold``, and the outputs are values.
+            InputError: ``hold`` is given, but the outputs are values.
         """
         self._task, self._key, self._as_json, self._hold = task, key, as_json, hold
         self._classes = is_classification(task)
         if hold and not self._classes:
-            raise InputError("--hold is for labels, and this file's outputs are values; leave it out")
+            raise InputError("--hold applies to labels, but this file's outputs are values; remove it")
 
     def header(self, width: int) -> str:
-        """Return the CSV header for outputs of ``width`` values; nothing for JSON lines."""
+        """Return the CSV header for outputs of ``width`` values; empty for JSON Lines."""
         if self._as_json:
             return ""
         label = ["label"] if self._classes else []
         return _csv_line([self._key, *label, *result_names(self._task, width)])
 
     def line(self, key: str | int, values: Array) -> str:
-        """Return the line for one row ``(C,)``, newline included."""
+        """Return the line for one row ``(C,)``, including the newline."""
         numbers = softmax(values) if self._classes else values
         names = class_names(self._task, len(values))
         label = dict(enumerate(names)).get(self.take(values)) if self._classes else None
@@ -62,7 +62,7 @@ class ResultLines:
         return json.dumps(document) + "\n"
 
     def take(self, values: Array) -> int:
-        """Return the index of a row's label, -1 while none counts yet; once a row, written or not."""
+        """Return a row's label index, -1 if none is confirmed yet; call it for every row, written or not."""
         index = int(values.argmax())
         if self._hold is None:
             return index

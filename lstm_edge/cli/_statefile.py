@@ -1,4 +1,4 @@
-"""A stream's state and its step count in one file, so that a stopped or killed process can go on."""
+"""A file with a stream's state and step count, so that a stopped or killed process can be resumed."""
 
 import contextlib
 import time
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
 __all__ = ["StateFile"]
 
 _STEPS = "steps"
-"""Its name in the file, which otherwise is as ``State.save`` writes it: ``State.load`` reads it too."""
+"""Key of the step count; otherwise the file has the format of ``State.save``, and ``State.load`` reads it."""
 _HOLD = "hold"
-"""The name of what a ``Hold`` knows, where the run had one."""
+"""Key of the values of a ``Hold``, if the run had one."""
 _WRONG, _ADVICE = "is not a state that lstm-edge stream saved", "remove it to start again"
 
 
 class StateFile:
-    """Keeps a stream's state in a file, at most ``every`` seconds old; without a path it keeps nothing."""
+    """Saves a stream's state to a file that is at most ``every`` seconds old; does nothing without a path."""
 
     def __init__(self, stream: "Stream", path: Path | None, every: float, hold: Hold | None = None) -> None:
-        """Restore ``stream`` and ``hold`` from ``path`` where it is there, else write its first state there.
+        """Restore ``stream`` and ``hold`` from ``path`` if it exists, otherwise write the first state to it.
 
         Raises:
-            FileFormatError: the file is no saved state; it is left as it is.
-            StateError: it is another model's; it is left as it is.
+            FileFormatError: the file is not a saved state; it is not changed.
+            StateError: it is the state of another model; it is not changed.
             InputError: it can't be written.
-            NotFoundError: its folder is not there.
+            NotFoundError: its folder does not exist.
         """
         self._stream, self._path, self._every, self._hold = stream, path, every, hold
         self._before = 0
@@ -48,22 +48,22 @@ class StateFile:
 
     @property
     def steps(self) -> int:
-        """Time steps taken since the first start, those of earlier processes included."""
+        """Number of time steps since the first start, including earlier processes."""
         return self._before + self._stream.steps_seen
 
     def patience(self) -> float | None:
-        """Return the seconds until the file is out of date; None where nothing is to be saved."""
+        """Return the seconds until the file is out of date; None if there is nothing to save."""
         if self._path is None or self.steps == self._saved_steps:
             return None
         return max(0.0, self._saved_at + self._every - time.monotonic())
 
     def save_if_due(self) -> None:
-        """Write the state if it changed and the last one is older than ``every`` seconds."""
+        """Write the state if it changed and the file is older than ``every`` seconds."""
         if self.patience() == 0:
             self.save()
 
     def save(self) -> None:
-        """Write the state now, whole or not at all."""
+        """Write the state now, atomically."""
         if self._path is None:
             return
         content = to_arrays(self._stream.state) | {_STEPS: np.array(self.steps)}
@@ -87,6 +87,6 @@ class StateFile:
             self._stream.restore(from_arrays(arrays))
         except StateError as error:
             raise StateError(
-                f"{path} holds the state of another model; name another file, or remove it ({error})"
+                f"{path} is the state of another model; use another file, or remove it ({error})"
             ) from error
         self._before = int(steps)

@@ -1,4 +1,4 @@
-"""What people see of a training: live progress, and the summary."""
+"""Display of a training: progress and summary."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +31,7 @@ def training_progress(
 
 @contextlib.contextmanager
 def epoch_log(folder: Path | None) -> Iterator[Callable[["Epoch"], None]]:
-    """Yield a function that writes an epoch into ``folder`` for TensorBoard; without a folder, nowhere."""
+    """Yield a function that logs an epoch to ``folder`` for TensorBoard; it does nothing without a folder."""
     if folder is None:
         yield lambda _: None
         return
@@ -55,10 +55,10 @@ def _describe(epoch: "Epoch") -> str:
 
 
 def print_summary(summary: dict[str, Any]) -> None:
-    """Print the sets and their metrics, and why training ended."""
+    """Print the sets and their metrics, and why training stopped."""
     split = summary["split"]
     epochs = counted(summary["epochs"], "epoch")
-    echo(f"{epochs}, the best at {summary['best_epoch']}; {_ENDS[summary['stopped']]}")
+    echo(f"{epochs}, best epoch {summary['best_epoch']}; {_ENDS[summary['stopped']]}")
     echo(f"split: {split['description']}")
     for text in split["notes"]:
         echo(f"note: {text}")
@@ -75,8 +75,8 @@ def print_summary(summary: dict[str, Any]) -> None:
 
 _ENDS = {
     "epochs": "all epochs done",
-    "patience": "stopped early, validation loss no longer fell",
-    "interrupted": "stopped before the end, the best so far is kept",
+    "patience": "stopped early, no improvement in validation loss",
+    "interrupted": "interrupted, the best epoch so far is kept",
 }
 
 
@@ -84,7 +84,7 @@ _STREAMS, _WINDOWS = "streams", "windows from reset"
 
 
 def _ways(scores: Sequence[Metrics]) -> list[tuple[str, list[Metrics]]]:
-    """Return the scores of streams and of windows, what a device runs first, each with its name."""
+    """Return the scores of streams and of windows with their names, the one that a device runs first."""
     if "windows" in scores[0]:
         return [(_STREAMS, [*scores]), (_WINDOWS, [each["windows"] for each in scores])]
     if "streams" in scores[0]:
@@ -122,4 +122,4 @@ def _delay(found: Metrics) -> str:
 def _recall(metrics: Metrics, label: str) -> str:
     recall = metrics["recall"][label]
     unit = " steps" if "windows" in metrics else ""
-    return "none there" if recall is None else f"{recall:.3f} of {metrics['count'][label]}{unit}"
+    return "no samples" if recall is None else f"{recall:.3f} of {metrics['count'][label]}{unit}"

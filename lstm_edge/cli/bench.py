@@ -1,4 +1,4 @@
-"""``lstm-edge bench``: what files cost on this machine."""
+"""``lstm-edge bench``: measure the speed of files on this machine."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ __all__ = ["command"]
 def _counts(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, ...]:  # noqa: ARG001
     parts = [part.strip() for part in value.split(",")]
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise click.BadParameter(f"{value!r} is no list of whole numbers from 1, such as 1,16,256.")
+        raise click.BadParameter(f"{value!r} is not a list of positive integers, such as 1,16,256.")
     return tuple(sorted({int(part) for part in parts}))
 
 
@@ -33,19 +33,21 @@ def _counts(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int
     "--seconds",
     type=click.FloatRange(min=0, min_open=True),
     default=10.0,
-    help="About how long each file is timed.",
+    help="Approximate time per file, in seconds.",
 )
-@click.option("--rate", type=RATE, help="Rate of the samples, such as 50Hz.  [default: the file's]")
-@click.option("--chunk", type=click.IntRange(min=1), default=256, help="Steps of a chunk.")
+@click.option("--rate", type=RATE, help="Sampling rate, such as 50Hz.  [default: the file's]")
+@click.option("--chunk", type=click.IntRange(min=1), default=256, help="Number of steps in a chunk.")
 @click.option(
     "--streams",
     callback=_counts,
     default="1,4,16,64,256,1024",
     metavar="COUNTS",
-    help="How many streams share a call.",
+    help="Numbers of streams per call.",
 )
-@click.option("--compare", type=PATH, metavar="BASELINE", help="Fail where slower than this; made by --json.")
-@click.option("--html", type=PATH, metavar="FILE", help="Write a page with plots there.")
+@click.option(
+    "--compare", type=PATH, metavar="BASELINE", help="Fail if slower than this file made by --json."
+)
+@click.option("--html", type=PATH, metavar="FILE", help="Write an HTML page with plots.")
 @model_options
 @json_option
 def command(
@@ -56,13 +58,13 @@ def command(
     as_json: bool,
     **plan: Any,
 ) -> None:
-    """Measure MODELS on this machine, side by side: latency, throughput, processor, loading and memory.
+    """Measure and compare MODELS on this machine: latency, throughput, processor, loading and memory.
 
-    All files are timed in short blocks in turn; ratios are to the first file, each with a 95 % bootstrap
+    All files are timed in short alternating blocks; ratios are to the first file, each with a 95 % bootstrap
     interval over the rounds. Unless --device, --engine or --threads is given, engines and numbers of threads
-    are compared, too, and the fastest way to load each file is printed. If the calibration workload varies
-    too much between the rounds, nothing is reported and it exits with 1. With --compare it exits with 1 if a
-    call became slower beyond noise.
+    are also compared, and the fastest setting for each file is printed. If the calibration workload varies
+    too much between rounds, nothing is reported and the exit code is 1. With --compare the exit code is 1 if
+    a call became slower beyond noise.
 
     \b
     Example:
@@ -112,7 +114,7 @@ def _judge(changes: Sequence["Change"]) -> None:
         raise CheckFailedError(f"{worst}{more}")
     unclear = [change for change in changes if change.unclear]
     if unclear:
-        raise CheckFailedError(f"too noisy to tell: {unclear[0]}; stop other work, or give --seconds more")
+        raise CheckFailedError(f"too noisy to decide: {unclear[0]}; stop other work, or increase --seconds")
 
 
 def _print(document: dict[str, Any], changes: Sequence["Change"]) -> None:
@@ -130,14 +132,14 @@ def _print(document: dict[str, Any], changes: Sequence["Change"]) -> None:
         ),
     )
     print_table(
-        "costs", ["file", "what", "value"], (row for file in document["files"] for row in _costs(file))
+        "costs", ["file", "cost", "value"], (row for file in document["files"] for row in _costs(file))
     )
     if document["ratios"]:
         rows = (
             [one["file"], one["measure"], f"{one['ratio']:.3f}", f"{one['low']:.3f} .. {one['high']:.3f}"]
             for one in document["ratios"]
         )
-        title = f"time as a share of {document['ratios'][0]['against']}'s"
+        title = f"time relative to {document['ratios'][0]['against']}"
         print_table(title, ["file", "call", "ratio", "95 % interval"], rows)
     for file in document["files"]:
         for name, found in file["settings"].items():
@@ -148,15 +150,15 @@ def _print(document: dict[str, Any], changes: Sequence["Change"]) -> None:
         echo(str(change))
     echo(f"the calibration workload varied by {document['noise']:.1%} between rounds")
     if (lost := document["preemptions_per_second"]) is not None:
-        echo(f"other work took the core {lost:.1f} times a second (p99 and max hold it)")
+        echo(f"other processes interrupted {lost:.1f} times per second (included in p99 and max)")
 
 
 def _costs(file: dict[str, Any]) -> list[tuple[str, str, str]]:
     from lstm_edge.timing.measure import describe_costs
 
     streams = {
-        counted(int(count), "stream"): f"{value:,.0f} samples a second"
+        counted(int(count), "stream"): f"{value:,.0f} samples per second"
         for count, value in file["samples_per_second"].items()
     }
     rows = [*({"engine": file["engine"]} | describe_costs(file) | streams).items()]
-    return [(file["name"], *row) for row in [*rows, *(("left out", why) for why in file["left_out"])]]
+    return [(file["name"], *row) for row in [*rows, *(("omitted", why) for why in file["left_out"])]]

@@ -1,4 +1,4 @@
-"""``lstm-edge convert``: a file in another format. Each target is one entry of ``_TARGETS``."""
+"""``lstm-edge convert``: convert a file to another format. Each target is one entry of ``_TARGETS``."""
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -30,20 +30,20 @@ __all__ = ["command"]
 
 @dataclass(frozen=True)
 class _Written:
-    """What a conversion wrote, ready to be shown."""
+    """Files written by a conversion, for display."""
 
     title: str
     sizes: Mapping[str, int]
-    """Bytes of each file, by its path."""
+    """Size of each file in bytes, by path."""
     document: dict[str, Any]
-    """The same for programs, without the output's path."""
+    """JSON document of the results, without the output path."""
     notes: Sequence[str] = ()
 
 
 def _to_ort(model: Path, output: Path) -> _Written:
     if output.suffix != ".ort":
         raise InputError(
-            f"{output} ends in {output.suffix or 'nothing'!r}; onnxruntime tells the format by .ort"
+            f"{output} ends in {output.suffix or 'nothing'!r}, expected .ort, as onnxruntime requires"
         )
     check_target(output)
     with needing("export", "convert"):
@@ -55,7 +55,7 @@ def _to_ort(model: Path, output: Path) -> _Written:
     notes = [f"operators for a reduced build: {config}"]
     if after > 1.5 * before:
         notes.append(
-            "larger: weights stored small come out in float32 in ORT format; prefer the .onnx, or int8 LSTM"
+            "larger: ORT format stores weights-only int8 and fp16 as float32; prefer the .onnx, or int8 LSTM"
         )
     document = {"operators": str(config), "bytes": {"before": before, "after": after}}
     return _Written("ORT format", {str(model): before, str(output): after}, document, notes)
@@ -105,8 +105,8 @@ def _to_web(model: Path, output: Path, ort: Path | None = None, data: Path | Non
     site = to_site(model, runtime, _recordings_for(model, data))
     site.save(output)
     sizes = {name: len(content) for name, content in sorted(site.files.items())}
-    look = f"look: python -m http.server -d {shlex.quote(str(output))}"
-    return _Written("static site", sizes, {"files": sizes}, [look, "phones read motion over https only"])
+    look = f"preview: python -m http.server -d {shlex.quote(str(output))}"
+    return _Written("static site", sizes, {"files": sizes}, [look, "motion sensors need HTTPS on phones"])
 
 
 def _to_triton(model: Path, output: Path, backend: str = "python") -> _Written:
@@ -121,10 +121,10 @@ def _to_triton(model: Path, output: Path, backend: str = "python") -> _Written:
     ]
     if made.reset_every:
         notes.append(
-            f"each window of the training started from reset: sequences start again every {made.reset_every} "
+            f"each training window started from reset: sequences are reset every {made.reset_every} "
             "steps (reset_every in config.pbtxt)"
             if backend == "python"
-            else "each window of the training started from reset: send sequence_start every "
+            else "each training window started from reset: send sequence_start every "
             f"{made.reset_every} steps"
         )
     return _Written(
@@ -140,9 +140,9 @@ class _Target:
     """One format."""
 
     convert: Callable[..., _Written]
-    """Takes the model, the output, and what was given of ``options``."""
+    """Called with the model, the output, and the given ``options``."""
     options: tuple[str, ...] = ()
-    """The options that go with this target alone."""
+    """Options specific to this target."""
 
 
 _TARGETS = {
@@ -156,38 +156,38 @@ _TARGETS = {
 
 @click.command("convert")
 @model_argument
-@click.option("--to", "target", type=click.Choice(list(_TARGETS)), default="ort", help="The format.")
-@click.option("-o", "--output", type=PATH, required=True, help="What to write.")
-@click.option("--chunk", type=click.IntRange(1), help="For c: time steps in one call.  [default: 1]")
-@click.option("--name", help="For c: the prefix of functions.  [default: MODEL's name]")
+@click.option("--to", "target", type=click.Choice(list(_TARGETS)), default="ort", help="Target format.")
+@click.option("-o", "--output", type=PATH, required=True, help="Output file or folder.")
+@click.option("--chunk", type=click.IntRange(1), help="For c: time steps per call.  [default: 1]")
+@click.option("--name", help="For c: prefix of functions.  [default: MODEL's name]")
 @click.option(
     "--backend",
     type=click.Choice(["python", "onnxruntime"]),
-    help="For triton: what runs MODEL there.  [default: python]",
+    help="For triton: Triton backend.  [default: python]",
 )
-@click.option("--ort", type=PATH, help="For web: the folder of onnxruntime-web.")
-@click.option("--data", type=PATH, help="For web: recordings to replay, a file as predict's.")
+@click.option("--ort", type=PATH, help="For web: folder of onnxruntime-web.")
+@click.option("--data", type=PATH, help="For web: data file with recordings to replay, as for predict.")
 @json_option
 def command(model: Path, target: str, output: Path, as_json: bool, **options: Any) -> None:
     """Convert MODEL, an .onnx file, to another format.
 
-    ort: ORT format, an .ort file, which minimal builds of onnxruntime read. The operators that such a build
-    needs are written beside it, as OUTPUT with the suffix .required_operators_and_types.config; docs/small.md
-    says how to build from that.
+    ort: ORT format, an .ort file for minimal builds of onnxruntime. The operators that such a build needs are
+    written to OUTPUT with the suffix .required_operators_and_types.config; see docs/small.md.
 
-    native: a program, an .lep file, that the C library of lstm-edge-native and load() read without
-    onnxruntime; docs/native.md says how.
+    native: a program, an .lep file, for the C library of lstm-edge-native and for load(), without
+    onnxruntime; see docs/native.md.
 
-    c: C99, a folder that needs no runtime, for microcontrollers and boards without onnxruntime; docs/c.md.
+    c: a folder of C99 code without a runtime, for microcontrollers and boards without onnxruntime; see
+    docs/c.md.
 
-    triton: a model repository for NVIDIA Triton, MODEL as it is and one state for each sequence;
+    triton: a model repository for NVIDIA Triton, with MODEL unchanged and one state per sequence; see
     docs/triton.md.
 
-    web: a folder OUTPUT with a static page that runs MODEL in the browser and works offline (docs/web.md).
-    onnxruntime-web is taken from --ort, or from a node_modules folder here or above; npm install
-    onnxruntime-web makes one.
+    web: a folder with a static page that runs MODEL in the browser and works offline; see docs/web.md.
+    onnxruntime-web is read from --ort, or from node_modules in this or a parent folder; install it with
+    npm install onnxruntime-web.
 
-    Any other result is written only once it was run and computes the same on MODEL's golden case.
+    Except for triton, results are run and only written if they compute the same on MODEL's golden case.
 
     \b
     Example:
@@ -201,7 +201,7 @@ def command(model: Path, target: str, output: Path, as_json: bool, **options: An
     chosen = _TARGETS[target]
     given = {name: value for name, value in options.items() if value is not None}
     if stray := [name for name in given if name not in chosen.options]:
-        raise InputError(f"--{stray[0]} does not go with --to {target}; leave it out")
+        raise InputError(f"--{stray[0]} is not valid with --to {target}; remove it")
     written = chosen.convert(model, output, **given)
     if as_json:
         echo_json({"output": str(output), **written.document})
@@ -213,13 +213,13 @@ def command(model: Path, target: str, output: Path, as_json: bool, **options: An
 
 
 _MOST = 8
-"""Recordings in a page."""
+"""Maximum number of recordings in a page."""
 
 
 def _recordings_for(model: Path, data: Path | None) -> "list[PageSignal]":
-    """Return one recording of each label in ``data``, of its test set where it names one.
+    """Return one recording per label of ``data``, of its test set if defined.
 
-    Without ``data`` they are the demo's where ``model`` takes the same features, or none.
+    Without ``data``, return the demo's recordings if ``model`` has the same features, otherwise none.
 
     Raises:
         NotFoundError, FileFormatError, ContractError: the model or the data can't be read.

@@ -30,7 +30,7 @@ __all__ = ["command", "recognized_from", "timeline"]
 _T = TypeVar("_T")
 
 _SPEED = 8
-"""How much faster than life the live part runs on a terminal."""
+"""Speed of the live part on a terminal, relative to real time."""
 _COLUMNS = 48
 _INDENT = " " * 8
 _BARS = "▁▂▃▄▅▆▇█"
@@ -46,15 +46,15 @@ _COLORS = ("cyan", "magenta", "green", "yellow", "blue", "red")
     type=PATH,
     default=Path("demo-out"),
     metavar="FOLDER",
-    help="Where to leave the data, the run and the model.",
+    help="Output folder for the data, the run and the model.",
 )
 @json_option
 def command(folder: Path, as_json: bool) -> None:
     """Train, export, verify and run a network on real sensor data, in about a minute.
 
-    A smart watch's accelerometer and gyroscope say what its wearer does. The demo trains an LSTM1 on 40
-    recordings, exports it to one ONNX file, verifies it against PyTorch, and then runs the file one
-    sample at a time on 40 recordings that training never saw, each from reset and all in one long stream.
+    The data are activities recorded by a smart watch's accelerometer and gyroscope. The demo trains an LSTM1
+    on 40 recordings, exports it to one ONNX file, verifies it against PyTorch, and then runs the file one
+    sample at a time on 40 held-out recordings, each from reset and all in one long stream.
 
     \b
     Example:
@@ -72,7 +72,7 @@ def command(folder: Path, as_json: bool) -> None:
     _say(
         screen,
         "data",
-        f"BasicMotions: {held_out.x.shape[1]} samples of {held_out.x.shape[2]} channels a recording",
+        f"BasicMotions: {held_out.x.shape[1]} samples of {held_out.x.shape[2]} channels per recording",
     )
     with training_progress(_demo.TRAINING.epochs or 0, quiet=True) as (on_epoch, _):
         run, took = _timed(lambda: _demo.train_run(folder, on_epoch))
@@ -81,8 +81,8 @@ def command(folder: Path, as_json: bool) -> None:
     _say(
         screen,
         "train",
-        f"LSTM1, {_demo.TRAINING.hidden_size} wide, on {split['train']} recordings "
-        f"({split['validation']} more to stop by), {run.summary['epochs']} epochs in {took:.1f} s",
+        f"LSTM1, hidden size {_demo.TRAINING.hidden_size}, on {split['train']} recordings "
+        f"({split['validation']} more for validation), {run.summary['epochs']} epochs in {took:.1f} s",
     )
     with screen.status("tracing, exporting and verifying"):
         artifact, took = _timed(lambda: _demo.export_run(run, folder))
@@ -96,12 +96,10 @@ def command(folder: Path, as_json: bool) -> None:
         stream = model.stream(reset_every="never")  # reset before each recording
         _say(screen, "run", "one sample at a time, without torch")
         screen.print(
-            Text(
-                "        above, how strong the motion is; below, the activity recognized so far", style="dim"
-            )
+            Text("        above: strength of the motion; below: activity recognized so far", style="dim")
         )
         replays = _show(screen, stream, held_out, run.task.labels)
-        with screen.status("running every held-out recording, and PyTorch beside it"):
+        with screen.status("running all held-out recordings, also in PyTorch"):
             compared = _demo.compare_steps(run, stream, held_out)
         with screen.status("running one long stream without a reset"):
             followed = _demo.follow_changes(stream, held_out, run.task.labels)
@@ -146,7 +144,7 @@ def _say(screen: Console, what: str, text: str) -> None:
 def _show(
     screen: Console, stream: "Stream", held_out: "HeldOut", labels: tuple[str, ...]
 ) -> list[dict[str, Any]]:
-    """Play one recording of each activity; gives what was recognized, and when."""
+    """Play one recording of each activity; return the recognized activities, and when."""
     found = []
     for activity in labels:
         recording = held_out.x[held_out.activities.index(activity)]
@@ -160,7 +158,7 @@ def _show(
 def _play(
     screen: Console, stream: "Stream", recording: Any, rate: float, labels: tuple[str, ...], activity: str
 ) -> list[int]:
-    """Feed a recording to the stream and show what it says, live on a terminal; gives every answer."""
+    """Run a recording and show the predictions, live on a terminal; return all of them."""
     from ..demo import replay_recording
 
     plain = not screen.encoding.lower().startswith("utf")
@@ -183,7 +181,7 @@ def _play(
 
 
 def recognized_from(said: Sequence[int], activity: int) -> int | None:
-    """Return the sample from which on every answer is right; None where the last one is wrong."""
+    """Return the first sample after which all predictions are right; None if the last one is wrong."""
     wrong = [step for step, answer in enumerate(said) if answer != activity]
     first = wrong[-1] + 1 if wrong else 0
     return first if first < len(said) else None
@@ -204,9 +202,9 @@ def timeline(
         signal: ``(L,)``, not negative, the whole recording.
         said: class indices so far, one to L of them.
         labels: class names; their initials should differ.
-        activity: the one that the recording is of.
+        activity: true activity of the recording.
         rate: the sampling rate, Hertz.
-        plain: keep to ASCII.
+        plain: use ASCII only.
     """
     bars = _ASCII_BARS if plain else _BARS
     edges = np.linspace(0, len(signal), _COLUMNS + 1).astype(int)
@@ -223,7 +221,7 @@ def timeline(
     if len(said) < len(signal):
         answers.append(labels[said[-1]], _COLORS[said[-1] % len(_COLORS)])
     elif first is None:
-        answers.append(f"taken for {labels[said[-1]]}", "bold red")
+        answers.append(f"classified as {labels[said[-1]]}", "bold red")
     else:
         answers.append(f"after {(first + 1) / rate:.1f} s")
     return Group(drawn, answers)
@@ -256,7 +254,7 @@ def _conclude(
     table.add_row(
         "time per step",
         f"{compared.step_us:.1f} us",
-        f"median, from Python; a sample comes every {1e3 / rate:.0f} ms",
+        f"median, from Python; sampling interval {1e3 / rate:.0f} ms",
     )
-    table.add_row("all of it", f"{seconds:.0f} s", "")
+    table.add_row("total time", f"{seconds:.0f} s", "")
     screen.print(table)

@@ -1,4 +1,4 @@
-"""``lstm-edge doctor``: what this machine can run, and what to install for what it can't."""
+"""``lstm-edge doctor``: check this machine and installation."""
 
 import contextlib
 import os
@@ -20,10 +20,10 @@ __all__ = ["command"]
 
 _EXTRAS = {
     "export": "for train, export, lift, validate and quantize",
-    "native": "for steps several times faster",
+    "native": "for several times faster steps",
     "report": "for pages and plots: validate --html, bench --html, train",
 }
-"""The extras that verbs need, and what for."""
+"""Extras and their purposes."""
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _INT8_FEATURES = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY")
@@ -40,10 +40,10 @@ class _Finding:
 @click.command("doctor")
 @json_option
 def command(as_json: bool) -> None:
-    """Show what this machine can run: versions, providers that really work, processor, settings.
+    """Check this machine: versions, working execution providers, processor, settings.
 
-    Every execution provider that onnxruntime offers is tried with a small LSTM. What is missing is named
-    with what to install. Exits with 1 where no model can run here.
+    Every execution provider of onnxruntime is tested with a small LSTM. Missing packages are listed with
+    the command to install them. The exit code is 1 if no model can run.
 
     \b
     Example:
@@ -57,9 +57,9 @@ def command(as_json: bool) -> None:
             ("ok" if finding.ok else "!", finding.about, finding.found, finding.advice)
             for finding in findings
         ]
-        print_table("lstm-edge doctor", ["", "what", "found", "what to do"], rows)
+        print_table("lstm-edge doctor", ["", "item", "found", "advice"], rows)
     if not any(finding.about == _CPU and finding.ok for finding in findings):
-        raise CheckFailedError(f"no model can run here; {install_command('cpu')} in a fresh venv")
+        raise CheckFailedError(f"no model can run on this machine; {install_command('cpu')} in a new venv")
 
 
 def _examine() -> Iterator[_Finding]:
@@ -74,10 +74,10 @@ def _examine() -> Iterator[_Finding]:
     fast = sorted(_INT8_FEATURES & set(host["features"]))
     yield _Finding(
         "features",
-        " ".join(host["features"]) or "not stated",
+        " ".join(host["features"]) or "unknown",
         advice="" if fast else "no int8 dot products: int8 may not be faster; measure with lstm-edge bench",
     )
-    yield _Finding("cores", f"{host['cores']} open to this process of {host['logical_cores']}")
+    yield _Finding("cores", f"{host['cores']} of {host['logical_cores']} available to this process")
     if host["governor"] not in (None, "performance"):
         yield _Finding("frequency governor", host["governor"], advice="for steady timings: performance")
     yield from _settings()
@@ -107,13 +107,13 @@ def _onnxruntime() -> Iterator[_Finding]:
         if state.usable:
             yield _Finding(state.name, "usable")
         elif state.name in (_CPU, _CUDA):
-            advice = "check its driver and libraries if you mean to use it"
+            advice = "check its driver and libraries if you want to use it"
             yield _Finding(state.name, f"not usable: {state.why}", ok=False, advice=advice)
         else:
-            yield _Finding(state.name, "offered by the wheel, not usable here; nothing needs it")
+            yield _Finding(state.name, "included in the wheel, not usable on this machine; not needed")
     if Path("/proc/driver/nvidia/version").exists() and _CUDA not in {state.name for state in states}:
         advice = f"pip uninstall {' '.join(wheels)}, then {install_command('cuda')}"
-        yield _Finding("NVIDIA GPU", f"there is one, but this wheel has no {_CUDA}", ok=False, advice=advice)
+        yield _Finding("NVIDIA GPU", f"present, but this wheel has no {_CUDA}", ok=False, advice=advice)
 
 
 def _settings() -> Iterator[_Finding]:
@@ -123,7 +123,7 @@ def _settings() -> Iterator[_Finding]:
     yield _Finding("telemetry of onnxruntime", "may be on" if advice else "off", advice=advice)
     for name in _THREAD_VARIABLES:
         if name in os.environ:
-            yield _Finding(name, os.environ[name], advice="onnxruntime takes threads= instead; unset it")
+            yield _Finding(name, os.environ[name], advice="onnxruntime uses threads= instead; unset it")
 
 
 def _native() -> Iterator[_Finding]:
@@ -135,14 +135,14 @@ def _native() -> Iterator[_Finding]:
     try:
         opened = library()
     except LstmEdgeError as error:
-        yield _Finding("native engine", str(error), ok=False, advice="build it again: make native")
+        yield _Finding("native engine", str(error), ok=False, advice="rebuild it: make native")
         return
     isa = opened.lstm_edge_isa()
     yield _Finding(
         "native engine",
         f"{opened.lstm_edge_version().decode()}, {isa.decode() if isa else 'no instruction set'}",
         ok=isa is not None,
-        advice="" if isa else "LSTM_EDGE_ISA names an instruction set that this machine lacks; unset it",
+        advice="" if isa else "LSTM_EDGE_ISA is an instruction set that this machine does not have; unset it",
     )
 
 
@@ -151,7 +151,7 @@ def _packages() -> Iterator[_Finding]:
         known = extra_modules(extra)
         missing = [name for name in known if find_spec(name) is None]
         if not known:
-            advice = f"install lstm-edge again: {install_command(extra)}"
+            advice = f"reinstall lstm-edge: {install_command(extra)}"
             yield _Finding(f"{extra} extra", "not known to this installation", advice=advice)
         for name in known:
             if name not in missing:

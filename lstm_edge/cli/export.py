@@ -31,46 +31,50 @@ __all__ = ["command"]
     "form",
     type=click.Choice(["onnx", "ort"]),
     default="onnx",
-    help="ort writes an .ort file for minimal builds, and beside it the operators that such a build needs.",
+    help="ort writes an .ort file for minimal builds, and a list of the operators that such a build needs.",
 )
-@click.option("--weights", type=PATH, help="Checkpoint that a factory's module loads.")
+@click.option("--weights", type=PATH, help="Checkpoint to load into a factory's module.")
 @click.option(
     "--input",
     multiple=True,
     metavar="NAME=AXES[:DTYPE[:LOW..HIGH]]",
-    help="An input of a factory's module: x=N,L,8 or tokens=N,L:int64:0..9999; x=N,L:16..4096:4,8 gives the "
-    "sizes of an axis, wave=N,4*L one that follows from another. Repeatable.",
+    help="An input of a factory's module: x=N,L,8 or tokens=N,L:int64:0..9999; x=N,L:16..4096:4,8 sets the "
+    "range of an axis, wave=N,4*L an axis derived from another. Repeatable.",
 )
-@click.option("--step", is_flag=True, help="One step a call: the axis L of every --input is 1.")
-@click.option("--lengths", is_flag=True, help="Take lengths int64 (N,), the valid steps of each row.")
+@click.option("--step", is_flag=True, help="One step per call: the axis L of every --input is 1.")
+@click.option(
+    "--lengths", is_flag=True, help="Add an input lengths, int64 (N,): number of valid steps of each row."
+)
 @click.option(
     "--state",
     multiple=True,
     metavar="INPUT=OUTPUT",
-    help="A state that forward of a factory's module takes and returns, where graph, names and shapes do not "
-    "tell; then name all of them. Repeatable.",
+    help="State input and output of a factory's module, if they are ambiguous; then list all pairs. "
+    "Repeatable.",
 )
 @click.option(
     "--output-names",
     type=NAMES,
     default=(),
-    help="Names of the outputs of a factory's module, in order: logits,h_n,c_n.",
+    help="Output names of a factory's module, in order, such as logits,h_n,c_n.",
 )
 @click.option(
     "--task",
     type=click.Choice(["classification", "regression"]),
-    help="What the first output of a factory's module is.  [default: told by --labels or --units]",
+    help="Task of the first output of a factory's module.  [default: from --labels or --units]",
 )
 @click.option(
     "--labels",
     metavar="FILE|NAMES",
-    help="Classes (or names of predicted values), in order: a text file with one a line, or a,b,c.",
+    help="Classes (or names of predicted values), in order: a text file with one per line, or a,b,c.",
 )
 @click.option("--units", type=NAMES, default=(), help="Units of predicted values, in order.")
-@click.option("--features", type=NAMES, default=(), help="Names of the features of a factory's input.")
-@click.option("--rate", type=RATE, help="Sampling rate of a factory's input: 50Hz.")
-@click.option("--window", type=click.IntRange(min=1), help="Time steps of a window it was trained on.")
-@click.option("--stateless", is_flag=True, help="Leave absent, zero and learned initial states inside.")
+@click.option("--features", type=NAMES, default=(), help="Feature names of a factory's input.")
+@click.option("--rate", type=RATE, help="Sampling rate of a factory's input, such as 50Hz.")
+@click.option("--window", type=click.IntRange(min=1), help="Time steps of a training window.")
+@click.option(
+    "--stateless", is_flag=True, help="Keep absent, zero and learned initial states inside the graph."
+)
 @click.option("--opset", type=int, default=18, help="The ONNX opset.")
 @click.option("--ir-version", type=int, default=8, help="The ONNX IR version.")
 @seed_option
@@ -89,11 +93,11 @@ def command(
 ) -> None:
     """Export SOURCE, a run folder, a checkpoint file, or package.module:factory, to one .onnx file.
 
-    The file is written only once it is verified: it loads in onnxruntime and computes what PyTorch computes,
-    at batch sizes and lengths that it was not traced at, from zero and from random states.
+    The file is only written after it has been verified: it loads in onnxruntime and computes the same as
+    PyTorch, at other batch sizes and lengths than it was traced at, from zero and from random states.
 
-    A factory is a function or class that takes nothing and returns a torch.nn.Module; each of its inputs is
-    named by --input, with a number where an axis is fixed and a name where it is dynamic.
+    A factory is a function or class that takes no arguments and returns a torch.nn.Module; describe each of
+    its inputs with --input: a number for a fixed axis, a name for a dynamic one.
 
     \b
     Example:
@@ -107,7 +111,9 @@ def command(
         check_onnx_target(output)
     check_target(output)
     if (form == "ort") != (output.suffix == ".ort"):
-        raise InputError(f"--format {form} and {output} do not fit; onnxruntime tells the format by .ort")
+        raise InputError(
+            f"--format {form} does not match {output}; use .ort for --format ort, .onnx otherwise"
+        )
     factory = False
     with needing("export", "export"):
         from lstm_edge_exporters import export
@@ -118,14 +124,14 @@ def command(
             factory = is_factory(source)
     if Path(source).suffix in (".onnx", ".ort"):
         raise InputError(
-            f"{source} is exported already; type lstm-edge lift to give it states, lstm-edge inspect to see "
-            "what it has"
+            f"{source} is already exported; run lstm-edge lift to add states, lstm-edge inspect to see its "
+            "contents"
         )
     given = [name for name, value in of_factory.items() if value]
     if not factory and given:
         option = "--" + given[0].replace("_", "-")
-        raise InputError(f"{source} is no package.module:factory, and {option} belongs to one")
-    # what a user's code prints is not the result
+        raise InputError(f"{source} is not a package.module:factory, but {option} requires one")
+    # output printed by a user's code is not the result
     with needing("export", "export"), contextlib.redirect_stdout(sys.stderr):
         if factory:
             module, example, config = _from_factory(source, lengths, **of_factory)
@@ -161,7 +167,7 @@ def _from_factory(
     lengths: bool,
     *,
     weights: Path | None,
-    input: tuple[str, ...],  # noqa: A002  as the option is called
+    input: tuple[str, ...],  # noqa: A002  the name of the option
     step: bool,
     state: tuple[str, ...],
     output_names: tuple[str, ...],
@@ -183,10 +189,10 @@ def _from_factory(
             for each in options
         ]
     if not options:
-        raise InputError(f"{source}: name each input of forward, such as --input x=N,L,8")
+        raise InputError(f"{source}: describe each input of forward, such as --input x=N,L,8")
     names = [option.name for option in options]
     if len(set(names)) < len(names):
-        raise InputError(f"got --input {max(names, key=names.count)} twice; give each input once")
+        raise InputError(f"--input {max(names, key=names.count)} is given twice; give each input once")
     if lengths and "lengths" not in [option.name for option in options]:
         options.append(InputOption("lengths", (str(options[0].axes[0]),), "int64"))
     meaning = _task(task, labels, units)
@@ -206,29 +212,31 @@ def _from_factory(
 
 
 def _task(kind: str | None, labels: str | None, units: tuple[str, ...]) -> Task | None:
-    """Return what the options say of the first output; nothing said is None."""
+    """Return the task given by the options, or None."""
     wanted = kind or ("regression" if units else "classification" if labels else None)
     if wanted is None:
         return None
     if units and wanted == "classification":
-        raise InputError("--units belong to a regression; leave out --task classification")
+        raise InputError("--units requires a regression; remove --task classification")
     return Task(wanted, "", _read_labels(labels) if labels else (), units)
 
 
 def _read_labels(given: str) -> tuple[str, ...]:
-    """Read one class a line from a file, or from ``a,b,c``."""
+    """Read one class per line from a file, or from ``a,b,c``."""
     path = Path(given)
     if not path.is_file():
         if path.suffix == ".txt" or len(path.parts) > 1:
-            raise NotFoundError(f"no labels at {path}; give a text file with one class a line, or a,b,c")
+            raise NotFoundError(
+                f"no labels at {path}; expected a text file with one class per line, or a,b,c"
+            )
         names = [name.strip() for name in given.split(",")]
     else:
         try:
             names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
         except (OSError, UnicodeDecodeError) as error:
-            raise FileFormatError(f"{path} is no text file in UTF-8 ({first_line(error)})") from error
+            raise FileFormatError(f"{path} is not a UTF-8 text file ({first_line(error)})") from error
     if not all(names) or len(set(names)) < len(names):
-        raise InputError(f"--labels {given}: a class is empty or there twice; give each class once")
+        raise InputError(f"--labels {given}: a class is empty or listed twice; give each class once")
     return tuple(names)
 
 

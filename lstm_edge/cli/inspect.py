@@ -1,4 +1,4 @@
-"""``lstm-edge inspect``: what a file takes, gives, costs and comes from."""
+"""``lstm-edge inspect``: a file's inputs, outputs, cost and provenance."""
 
 from collections.abc import Iterator
 from math import prod
@@ -27,11 +27,11 @@ __all__ = ["command"]
 @model_argument
 @json_option
 def command(model: Path, as_json: bool) -> None:
-    """Show what MODEL takes, gives, costs and comes from.
+    """Show MODEL's inputs, outputs, cost and provenance.
 
-    Parameters are the stored weights, normalization among them. FLOPs per step are one call with one time
-    step of one stream; a multiply-add is two. Memory per stream is what its states take; an open stream
-    holds them twice.
+    Parameters are the stored weights, including the normalization. FLOPs per step are for one call with one
+    time step of one stream; a multiply-add counts as two. Memory per stream is the size of its states; an
+    open stream stores them twice.
 
     \b
     Example:
@@ -43,11 +43,11 @@ def command(model: Path, as_json: bool) -> None:
             echo_json(document)
         else:
             print_interface(document["file"]["path"], opened.inputs, opened.states, opened.outputs)
-            print_table("facts", ["what", "value"], _facts(document))
+            print_table("properties", ["property", "value"], _facts(document))
 
 
 def _describe(path: Path, model: "Model") -> dict[str, Any]:
-    """Return everything that is known about a file, ready for JSON."""
+    """Return all properties of a file as a JSON document."""
     manifest = model.manifest
     states = [_state(spec) for spec in model.states]
     return {
@@ -91,14 +91,14 @@ def _state(spec: "StateSpec") -> dict[str, Any]:
 
 
 def _cost(path: Path, model: "Model") -> dict[str, Any]:
-    """Return parameters and operations; a file in ORT format hides both."""
+    """Return parameters and operations; unknown for a file in ORT format."""
     from lstm_edge.cost import measure_cost
     from lstm_edge_runtime.native.choice import uncovered
     from lstm_edge_runtime.onnx_reader import is_ort_format, read_onnx
 
     content = path.read_bytes()
     if is_ort_format(content) or not model.providers:
-        why = f"a {'file in ORT format' if model.providers else 'native program'} does not show its nodes"
+        why = f"the nodes of a {'file in ORT format' if model.providers else 'native program'} can't be read"
         return {"parameters": None, "flops_per_step": None, "flops_per_call": None, "why": why}
     file = read_onnx(content, path.parent)
     cost = measure_cost(content, file)
@@ -108,7 +108,7 @@ def _cost(path: Path, model: "Model") -> dict[str, Any]:
         "flops_per_step": None if fixed else cost.flops,
         "flops_per_call": cost.flops,
         "not_counted": list(cost.uncounted),
-        "why": cost.reason or ("the file fixes how many steps or rows a call takes" if fixed else None),
+        "why": cost.reason or ("the file has a fixed number of steps or rows per call" if fixed else None),
         "nodes": len(file.graph.nodes),
         "opsets": {domain or "ai.onnx": version for domain, version in file.opsets.items()},
         "ir_version": file.ir_version,
@@ -118,13 +118,13 @@ def _cost(path: Path, model: "Model") -> dict[str, Any]:
 
 
 def _facts(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Return the lines of the second table, in the order of interest."""
+    """Yield the rows of the second table."""
     file, cost = document["file"], document["cost"]
     yield "file", f"{file['bytes']:,} bytes, sha256 {file['sha256'][:16]}"
-    yield "parameters", "not known" if cost["parameters"] is None else f"{cost['parameters']:,}"
+    yield "parameters", "unknown" if cost["parameters"] is None else f"{cost['parameters']:,}"
     unit = "step" if cost["flops_per_call"] == cost["flops_per_step"] else "call"
     flops = cost["flops_per_call"]
-    yield f"FLOPs per {unit}", f"not known: {cost['why']}" if flops is None else f"{flops:,}"
+    yield f"FLOPs per {unit}", f"unknown: {cost['why']}" if flops is None else f"{flops:,}"
     if cost.get("not_counted"):
         yield "not counted", ", ".join(cost["not_counted"])
     yield "memory per stream", f"{cost['state_bytes_per_stream']:,} bytes of states"
@@ -135,9 +135,9 @@ def _facts(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
             f"{counted(cost['nodes'], 'node')}; opset {opsets}; IR {cost['ir_version']}; {cost['producer']}",
         )
         yield "native engine", f"no: {cost['not_native']}" if cost["not_native"] else "covers it"
-    yield "steps here are taken by", document["engine"]
+    yield "engine used here", document["engine"]
     if not document["manifest"]:
-        yield "manifest", "none: states are paired by name and shape; nothing is known of task and origin"
+        yield "manifest", "none: states are paired by name and shape; task and provenance are unknown"
         return
     for axis, limits in document["ranges"].items():
         yield f"sizes of axis {axis}", str(AxisRange(**limits))
@@ -151,7 +151,7 @@ def _facts(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield task["kind"], ", ".join(task["labels"] or task["units"]) or "no names"
     signal = document["signal"]
     yield "features", ", ".join(signal["features"]) or "no names"
-    yield "sampling rate", f"{signal['sampling_rate']:g} Hz" if signal["sampling_rate"] else "not known"
+    yield "sampling rate", f"{signal['sampling_rate']:g} Hz" if signal["sampling_rate"] else "unknown"
     if document["trained"]:
         yield "trained on", str(Trained(**document["trained"]))
     elif signal["window"]:

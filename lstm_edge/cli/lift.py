@@ -1,4 +1,4 @@
-"""``lstm-edge lift``: give any recurrent ONNX file explicit hidden states."""
+"""``lstm-edge lift``: turn the hidden states of a recurrent ONNX file into inputs and outputs."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,14 +25,14 @@ __all__ = ["command"]
 
 @click.command("lift")
 @model_argument
-@click.option("-o", "--output", type=PATH, required=True, help="The file to write.")
-@click.option("--skip-reverse", is_flag=True, help="Leave nodes that read time backwards; lift the rest.")
+@click.option("-o", "--output", type=PATH, required=True, help="Output file.")
+@click.option("--skip-reverse", is_flag=True, help="Keep nodes that read time backwards; lift the rest.")
 @click.option(
     "--input",
     "inputs",
     multiple=True,
     metavar="NAME=AXES",
-    help="Axes of an input where the file's own are wrong: x=N,L,8; of an input without axes, its value. "
+    help="Axes of an input if those in the file are wrong: x=N,L,8; for a scalar input, its value. "
     "Repeatable.",
 )
 @click.option(
@@ -40,14 +40,14 @@ __all__ = ["command"]
     "constants",
     multiple=True,
     metavar="NAME=NUMBER",
-    help="A number in the place of an input that chooses a branch: sr=16000. Repeatable.",
+    help="Constant for an input that selects a branch: sr=16000. Repeatable.",
 )
 @click.option(
     "--state",
     "states",
     multiple=True,
     metavar="INPUT=OUTPUT",
-    help="A state that the file has already, where names do not tell. Repeatable.",
+    help="State input and output that the file already has, if not found by name. Repeatable.",
 )
 @seed_option
 @json_option
@@ -61,11 +61,11 @@ def command(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Make the hidden states of MODEL, an .onnx file of any framework, inputs and outputs.
+    """Turn the hidden states of MODEL, an .onnx file of any framework, into inputs and outputs.
 
-    The result can be fed in chunks. It is written only once it is verified: with its states at reset it
-    computes what MODEL computes, bit for bit. Whether chunks equal the whole sequence is measured too; where
-    they do not, the report names the first operator that differs.
+    The result can be run in chunks. It is only written after it has been verified: with its states at reset
+    it computes the same as MODEL, bit for bit. Chunks are also compared with the whole sequence; if they
+    differ, the report names the first operator that differs.
 
     \b
     Example:
@@ -101,7 +101,7 @@ def _axes(entry: str) -> "tuple[str, Axes]":
     axes = tuple(int(axis) if axis.strip().isdecimal() else axis.strip() for axis in text.split(","))
     wrong = [axis for axis in axes if axis == 0 or (isinstance(axis, str) and not axis.isidentifier())]
     if wrong:
-        raise InputError(f"--input {entry}: axis {wrong[0]!r} is neither a positive number nor a plain name")
+        raise InputError(f"--input {entry}: axis {wrong[0]!r} is neither a positive number nor a valid name")
     return name, axes
 
 
@@ -110,16 +110,16 @@ def _number(entry: str) -> tuple[str, float]:
     try:
         return name, float(text)
     except ValueError:
-        raise InputError(f"--branch {entry}: {text!r} is no number, expected sr=16000") from None
+        raise InputError(f"--branch {entry}: {text!r} is not a number, expected sr=16000") from None
 
 
 def _print(lifted: "Lifted", output: Path) -> None:
     report = lifted.report
     rows = [(*_row(state), "lifted") for state in report.lifted]
-    rows += [(*_row(state), "was there") for state in report.recognized]
+    rows += [(*_row(state), "existing") for state in report.recognized]
     print_table(f"{output}: {counted(len(rows), 'state')}", ("input", "output", "shape", "reset", ""), rows)
     for entry in report.left:
-        echo(f"left alone: {entry.state} of {entry.node}: {entry.reason}")
+        echo(f"not lifted: {entry.state} of {entry.node}: {entry.reason}")
     if report.made_dynamic:
         echo(f"made dynamic: the {' and the '.join(report.made_dynamic)} axis, fixed before")
     if report.equality.exact:
@@ -127,9 +127,9 @@ def _print(lifted: "Lifted", output: Path) -> None:
     if report.equality.rounded:
         echo(f"equal within rounding at {'; '.join(report.equality.rounded)}")
     if report.equality.by_rows:
-        echo(f"equal row by row, where it can't run, at {'; '.join(report.equality.by_rows)}")
+        echo(f"equal row by row, if the original can't run, at {'; '.join(report.equality.by_rows)}")
     if report.unstreamable:
-        what = "can't be fed in chunks" if report.chunks is None else "chunks do not equal the whole"
+        what = "can't be run in chunks" if report.chunks is None else "chunks do not equal the whole"
         echo(f"{what}: {report.unstreamable}")
     elif report.chunks is not None:
         worst = report.chunks.worst
@@ -144,7 +144,7 @@ def _print(lifted: "Lifted", output: Path) -> None:
 
 
 def _streams(path: Path) -> bool:
-    """Return whether ``lstm-edge stream`` takes the file."""
+    """Return whether ``lstm-edge stream`` can run the file."""
     try:
         with load(path, device="cpu") as model:
             sample_input(model)

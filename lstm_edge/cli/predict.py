@@ -1,4 +1,4 @@
-"""``lstm-edge predict``: run a file on whole series."""
+"""``lstm-edge predict``: run a model on whole series."""
 
 import contextlib
 import sys
@@ -26,7 +26,7 @@ __all__ = ["command"]
 @click.command("predict")
 @model_argument
 @click.argument("data", type=PATH)
-@click.option("-o", "--output", type=PATH, help="Write there instead of printing.")
+@click.option("-o", "--output", type=PATH, help="Output file.  [default: standard output]")
 @json_lines_option
 @reset_every_option
 @data_options
@@ -42,11 +42,11 @@ def command(
 ) -> None:
     """Run MODEL on every series of DATA, from the reset state, and write one line per series.
 
-    The line is the result after the last step. With --reset-every, a longer series is judged by its last so
-    many steps: by a whole window, wherever the series ends.
+    The line is the result after the last step. With --reset-every N, only the last N steps of a longer series
+    are used.
 
     DATA is a .npz with x (samples, L, I) and optional lengths, a .npy, or a .csv with a header and one row
-    per time step. Series of unequal length are fine. Where the network reads out every layer, the top layer's
+    per time step. Series may have unequal lengths. If the network has one output per layer, the top layer's
     result is written.
 
     \b
@@ -54,7 +54,7 @@ def command(
       lstm-edge predict har.onnx recordings.csv --series day -o activities.csv
     """  # noqa: D301
     if data.suffix in (".onnx", ".ort") and model.suffix not in (".onnx", ".ort"):
-        raise InputError(f"{model} and {data} are swapped; type lstm-edge predict {data} {model}")
+        raise InputError(f"{model} and {data} are swapped; run lstm-edge predict {data} {model}")
     opened = open_model(model, options)
     recordings, samples = read_for_model(data, opened, ReadConfig(**columns), targets="ignored", tell=note)
     found = recordings.series
@@ -62,7 +62,7 @@ def command(
     if reset_every is None and interface.from_reset:
         reset_every = interface.reset_every
         if any(len(one.x) > (reset_every or 0) for one in found):
-            note_resets(reset_every, "longer series are judged by their last {}")
+            note_resets(reset_every, "only the last {} of longer series are used")
     last = 0 if reset_every in (None, "never") else int(reset_every)
     lines = ResultLines(opened.interface.task, "series", as_json=as_json)
     with _writer(output) as write:

@@ -1,4 +1,4 @@
-"""``lstm-edge quantize``: a smaller file, verified to compute nearly the same."""
+"""``lstm-edge quantize``: make a file smaller, and verify that its results are nearly the same."""
 
 import sys
 from dataclasses import asdict
@@ -24,7 +24,7 @@ __all__ = ["command"]
 
 @click.command("quantize")
 @model_argument
-@click.option("-o", "--output", type=PATH, required=True, help="The .onnx file to write.")
+@click.option("-o", "--output", type=PATH, required=True, help="Output file, .onnx.")
 @click.option(
     "--precision",
     type=click.Choice(["int8", "fp16"]),
@@ -36,35 +36,43 @@ __all__ = ["command"]
     "target",
     type=click.Choice(["auto", "x86-vnni", "x86", "arm", "gpu"]),
     default="auto",
-    help="The device's arithmetic; auto is this machine's. x86 is one without VNNI; gpu goes with fp16.",
+    help="Target device; auto is this machine. x86 is without VNNI; gpu requires fp16.",
 )
-@click.option("--weights-only", is_flag=True, help="int8 weights, float arithmetic: small, and no slower.")
+@click.option(
+    "--weights-only", is_flag=True, help="int8 weights with float arithmetic: small, and not slower."
+)
 @click.option(
     "--keep-io/--no-keep-io",
     default=True,
-    help="float32 inputs, outputs and states in a fp16 file for a GPU.",
+    help="Keep float32 inputs, outputs and states in an fp16 file for a GPU.",
 )
-@click.option("--data", type=PATH, help="Real data to judge on: .npz, .npy or .csv, as train's.")
+@click.option("--data", type=PATH, help="Data for the accuracy gate: .npz, .npy or .csv, as for train.")
 @data_options
 @click.option(
     "--min-agreement",
     "agreement",
     type=click.FloatRange(0, 1),
     default=0.975,
-    help="Share of equal labels.",
+    help="Minimum fraction of equal labels.",
 )
-@click.option("--max-drift", "drift", type=float, default=0.1, help="State drift over 1,000 steps.")
-@click.option("--max-change", "change", type=float, default=0.25, help="Output change, of its range.")
+@click.option("--max-drift", "drift", type=float, default=0.1, help="Maximum state drift over 1,000 steps.")
 @click.option(
-    "--force", is_flag=True, help="Write the file even where it is slower here than the float file."
+    "--max-change",
+    "change",
+    type=float,
+    default=0.25,
+    help="Maximum change of an output, relative to its range.",
+)
+@click.option(
+    "--force", is_flag=True, help="Write the file even if it is slower than the float file on this machine."
 )
 @json_option
 def command(model: Path, output: Path, data: Path | None, force: bool, as_json: bool, **options: Any) -> None:
-    """Make MODEL, an fp32 .onnx file with a manifest, smaller and mostly faster.
+    """Quantize MODEL, an fp32 .onnx file with a manifest, to make it smaller and usually faster.
 
-    Nothing is written unless the result loads, really is quantized, is smaller, and keeps to its accuracy
-    budget on --data, or on the file's golden case. Its speed on this machine is measured; where it is slower
-    than MODEL the first line says so, nothing is written and the exit code is 1, unless --force.
+    Nothing is written unless the result loads, is actually quantized, is smaller, and is within its accuracy
+    budget on --data, or on the file's golden case. Its speed on this machine is measured; if it is slower
+    than MODEL, the first line says so, nothing is written and the exit code is 1, unless --force is given.
 
     \b
     Example:
@@ -103,14 +111,14 @@ def _print(made: "Quantized", output: Path, *, refused: bool) -> None:
         echo(
             f"slower than the float file on this machine: {made.slower}; "
             + (
-                "nothing was written (--weights-only is as small and no slower, --force writes it)"
+                "nothing was written (--weights-only is as small and not slower, --force writes it)"
                 if refused
                 else "written because of --force"
             )
         )
     judged = made.judgement
     rows: list[tuple[str, str, str, str]] = [
-        ("size in bytes", f"{made.bytes_before:,}", f"{len(made.model):,}", f"{ratio:.3f} of it")
+        ("size in bytes", f"{made.bytes_before:,}", f"{len(made.model):,}", f"{ratio:.3f}")
     ]
     for timing in made.timings:
         before, after = f"{timing.before * 1e6:,.1f} us", f"{timing.after * 1e6:,.1f} us"
@@ -130,10 +138,13 @@ def _print(made: "Quantized", output: Path, *, refused: bool) -> None:
     for name, drift in judged.drift.items():
         echo(
             f"{name} drifts by {drift.share:.4f} of its size over 1,000 steps, {drift.late:.4f} in the last "
-            f"100; at most by {drift.largest:.3g}, at step {drift.step}"
+            f"100; largest difference {drift.largest:.3g}, at step {drift.step}"
         )
     if any(what.endswith("int8") for what in made.counts):
-        echo("run it on one thread for results that repeat: int8 ranges follow threads and batch mates")
+        echo(
+            "for reproducible results run it on one thread: int8 ranges depend on the threads and the other "
+            "rows of the batch"
+        )
 
 
 def _document(made: "Quantized", output: Path, *, written: bool) -> dict[str, Any]:

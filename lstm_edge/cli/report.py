@@ -1,4 +1,4 @@
-"""``lstm-edge report``: the page of a trained run."""
+"""``lstm-edge report``: write a report of a trained run."""
 
 from pathlib import Path
 
@@ -15,11 +15,11 @@ __all__ = ["command"]
 @click.argument("run", type=PATH)
 @json_option
 def command(run: Path, as_json: bool) -> None:
-    """Write report.html and curves.png into the folder RUN, from what training left there.
+    """Write report.html and curves.png to the folder RUN, from its metrics.
 
-    Loss and score by epoch, the confusion matrix with precision, recall and F1 of each class, or the error
-    against the target, samples that the network gets wrong, the mean signal of each class, and what the data
-    were. It needs no torch and not the data.
+    The report shows loss and score by epoch, the confusion matrix with precision, recall and F1 of each class
+    or the error against the target, misclassified samples, the mean signal of each class, and a description
+    of the data. It needs neither torch nor the data.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""``lstm-edge score``: run a file on a Parquet data set of any size."""
+"""``lstm-edge score``: run a model on a Parquet data set of any size."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -15,41 +15,42 @@ __all__ = ["command"]
 
 @click.command("score")
 @click.argument("dataset")
-@click.option("-m", "--model", type=PATH, required=True, help="The model file.")
-@click.option("-o", "--output", type=PATH, required=True, help="The folder to write.")
-@click.option("--series", metavar="COLUMN", help="Column that tells series apart.  [default: series]")
-@click.option("--order", metavar="COLUMN", help="Column that a series is sorted by.  [default: order]")
-@click.option("--features", type=NAMES, default=(), help="Columns.  [default: the model's]")
-@click.option("--by-window", is_flag=True, help="Each row is a whole window: lists in place of numbers.")
-@click.option("--events", is_flag=True, help="Write changes of the label too, in OUTPUT/_events.")
+@click.option("-m", "--model", type=PATH, required=True, help="Model file.")
+@click.option("-o", "--output", type=PATH, required=True, help="Output folder.")
+@click.option("--series", metavar="COLUMN", help="Column with the series id.  [default: series]")
+@click.option("--order", metavar="COLUMN", help="Column to sort each series by.  [default: order]")
+@click.option("--features", type=NAMES, default=(), help="Feature columns.  [default: the model's]")
+@click.option("--by-window", is_flag=True, help="Each row is a whole window: lists instead of numbers.")
+@click.option("--events", is_flag=True, help="Also write changes of the label to OUTPUT/_events.")
 @click.option(
     "--hold",
     type=click.IntRange(min=1),
     metavar="STEPS",
-    help="For --events, a label counts once it was the same for so many steps.",
+    help="For --events: a label must be the same for this number of steps.",
 )
 @reset_every_option
 @click.option(
     "--since",
     type=PATH,
     metavar="OUTPUT",
-    help="Score only files that this earlier output does not hold, and go on from its states.",
+    help="Only score files that are not in this earlier output, and continue from its states.",
 )
-@click.option("--skip-bad", is_flag=True, help="Leave out files that can't be read, and count them.")
-@click.option("--workers", type=click.IntRange(1), help="Processes on this machine.  [default: one a core]")
-@click.option("--address", help="A running Ray cluster to join: ray://HOST:PORT, HOST:PORT or auto.")
+@click.option("--skip-bad", is_flag=True, help="Skip and count files that can't be read.")
+@click.option(
+    "--workers", type=click.IntRange(1), help="Number of processes on this machine.  [default: one per core]"
+)
+@click.option("--address", help="Running Ray cluster to join: ray://HOST:PORT, HOST:PORT or auto.")
 @engine_option
 @json_option
 def command(dataset: str, model: Path, output: Path, as_json: bool, **options: Any) -> None:
-    """Run a model on every series of DATASET, a folder, a file or a glob of Parquet with one row a sample.
+    """Run a model on every series of DATASET, a folder, a file or a glob of Parquet with one row per sample.
 
-    OUTPUT gets a file for each file of DATASET, with as many rows in the same order: the series, the order,
-    and the label and each class's probability after that sample, or the predicted values. A series may be
-    split over many files and longer than memory. OUTPUT appears when it is whole, and a second run replaces
-    it.
+    OUTPUT has one file per file of DATASET, with the same rows in the same order: the series, the order,
+    and the label and probability of each class after that sample, or the predicted values. A series may be
+    split over many files and larger than memory. OUTPUT is written atomically, and replaced by the next run.
 
-    With the extra [cluster], Ray Data spreads the work over all cores or a cluster; with [parquet] alone, or
-    with --workers 1, it is done in one process. The results are the same bits.
+    With the extra [cluster], Ray Data distributes the work over all cores or a cluster; with only [parquet],
+    or with --workers 1, it runs in one process. The results are the same bits.
 
     \b
     Example:
@@ -67,20 +68,20 @@ def command(dataset: str, model: Path, output: Path, as_json: bool, **options: A
         return
     if report.from_reset and options["since"] and not report.reset_every:
         note(
-            f"the run in {options['since']} carried states on, and so did this one, though each window of "
-            "the training started from reset; score everything without --since to start again with each"
+            f"the run in {options['since']} carried states on, and so did this one, although each training "
+            "window started from reset; score everything without --since to reset at every window"
         )
     elif report.from_reset:
-        note_resets(report.reset_every, "series start again every {}")
+        note_resets(report.reset_every, "series are reset every {}")
     rows = [
         (stage.name, f"{stage.rows:,}", f"{stage.seconds:.1f}", f"{stage.rows_per_second:,.0f}")
         for stage in report.stages
     ]
     print_table(str(output), ("stage", "rows", "seconds", "rows/s"), rows)
     for name, why in report.left_out.items():
-        echo(f"left out: {name}: {why}")
-    known = f", {report.known:,} known from {options['since']}" if options["since"] else ""
-    bad = f", {len(report.left_out):,} left out" if report.left_out else ""
+        echo(f"skipped: {name}: {why}")
+    known = f", {report.known:,} already in {options['since']}" if options["since"] else ""
+    bad = f", {len(report.left_out):,} skipped" if report.left_out else ""
     series = f" of {report.series:,} series" if report.series is not None else ""
     events = f"; {report.events:,} events" if report.events is not None else ""
     echo(f"{report.rows:,} rows{series} in {report.files:,} files{known}{bad}{events}")

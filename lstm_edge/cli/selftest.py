@@ -1,4 +1,4 @@
-"""``lstm-edge selftest``: whether a file computes on this device what it computed where it was made."""
+"""``lstm-edge selftest``: replay a file's golden case on this device."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,9 +29,9 @@ _WHOLE, _CHUNKED = "whole", "in chunks"
 def command(model: Path, golden: Path | None, options: ModelOptions, as_json: bool) -> None:
     """Replay MODEL's golden case on this device, whole and in chunks, and compare with the reference.
 
-    Where the native engine takes the steps of streams, both engines replay it.
+    If streams run on the native engine, both engines replay it.
 
-    Exits with 1 and names the worst element where an output is beyond its limit.
+    If an output exceeds its limit, the worst element is printed and the exit code is 1.
 
     \b
     Example:
@@ -71,7 +71,7 @@ def command(model: Path, golden: Path | None, options: ModelOptions, as_json: bo
             rows,
         )
         if golden is None and not any(how.startswith(_CHUNKED) for how, _ in found):
-            echo("not replayed in chunks: the file can't be fed in chunks, or the case is too short")
+            echo("not replayed in chunks: the file can't be run in chunks, or the case is too short")
     how, worst = max(found, key=lambda pair: pair[1].ratio)
     if not worst.ok:
         what = "the golden case fails" if golden is None else "golden vectors fail"
@@ -92,7 +92,7 @@ def _folder(model: "Model", folder: Path) -> list[tuple[str, "Comparison"]]:
 
 
 def _record(how: str, comparison: "Comparison") -> dict[str, Any]:
-    """Return a comparison ready for JSON; a difference that is not finite as None."""
+    """Return a comparison as a JSON document, with None for a difference that is not finite."""
     return {
         "replayed": how,
         "output": comparison.name,

@@ -1,4 +1,4 @@
-"""``lstm-edge stream``: samples on standard input, a result line for each on standard output."""
+"""``lstm-edge stream``: read samples from standard input, write one result line each to standard output."""
 
 import os
 import sys
@@ -39,26 +39,26 @@ Parser = Callable[[bytes], "npt.NDArray[Any] | None"]
     "--state",
     type=PATH,
     metavar="FILE",
-    help="Keep the state there and go on from it after a restart.",
+    help="Save the state to FILE, and resume from it after a restart.",
 )
 @click.option(
     "--save-every",
     type=click.FloatRange(min=0),
     default=1.0,
     metavar="SECONDS",
-    help="How old FILE may be while samples come; 0 saves after each. It is also saved at the end.",
+    help="Maximum age of FILE while samples arrive; 0 saves after each. It is also saved at the end.",
 )
 @click.option(
     "--binary",
     type=click.Choice(["float32", "float64", "int16", "int32"]),
-    help="Read raw numbers of this kind in the machine's byte order, a sample after the other, not text.",
+    help="Read raw numbers of this type in native byte order, sample by sample, instead of text.",
 )
 @reset_every_option
 @click.option(
     "--hold",
     type=click.IntRange(min=1),
     metavar="STEPS",
-    help="A label counts once it was the same for so many steps; until the first one does, it is empty.",
+    help="Change the label only after it was the same for this number of steps; it is empty until then.",
 )
 @click.option("--every", type=click.IntRange(min=1), default=1, metavar="N", help="Write every Nth result.")
 @click.option("--strict", is_flag=True, help="Stop at a malformed line instead of skipping it.")
@@ -76,16 +76,16 @@ def command(
     as_json: bool,
     options: ModelOptions,
 ) -> None:
-    """Run MODEL one sample at a time: a line in, a result line out, at once and unbuffered.
+    """Run MODEL one sample at a time: read one line, write one result line, immediately and unbuffered.
 
     A line is "0.1,0.2,0.3" (or with tabs, semicolons or spaces), "[0.1, 0.2, 0.3]" or {"ax": 0.1, "ay": 0.2,
-    "az": 0.3}. A first line of text without numbers is a header; where it holds the file's feature names,
-    columns are picked by them. A malformed line is reported by its number on standard error and skipped;
-    where not one is good, the exit code is 1. SIGTERM, Ctrl-C, the end of input and a
-    closed output all end it cleanly, with the state saved.
+    "az": 0.3}. A first line of text without numbers is a header; if it contains the file's feature names,
+    columns are selected by name. A malformed line is reported by line number on standard error and skipped;
+    if no line is valid, the exit code is 1. SIGTERM, Ctrl-C, the end of input and a closed output
+    end it cleanly, with the state saved.
 
-    The step in each result counts on across restarts: after a crash, send again what comes after the step
-    that "resumed ... at step" names.
+    The step in each result keeps counting across restarts: after a crash, resend the samples after the step
+    printed in "resumed ... at step".
 
     \b
     Example:
@@ -104,14 +104,14 @@ def command(
         held = Hold(hold) if hold else None
         lines = ResultLines(manifest.task, "step", as_json=as_json, hold=held)
         if reset_every is None and manifest.from_reset:
-            note_resets(manifest.reset_every, "states start again every {}")
+            note_resets(manifest.reset_every, "states are reset every {}")
         stream = opened.stream(reset_every=reset_every or manifest.reset_every or "never")
         kept = StateFile(stream, state, save_every, held)
         if kept.steps:
             echo(f"resumed {state} at step {kept.steps}", err=True)
         if sys.stdin.isatty():
             what = counted(samples.width, "number") + (f" ({', '.join(features)})" if features else "")
-            echo(f"waiting for lines of {what}; {_END} ends", err=True)
+            echo(f"waiting for lines of {what}; press {_END} to end", err=True)
         pipe = LinePipe(_STDIN, _STDOUT, stop, frame)
         try:
             serve(opened, stream, pipe, parse, lines, kept, every, strict)
@@ -129,11 +129,11 @@ def serve(
     every: int,
     strict: bool,
 ) -> None:
-    """Answer every ``every``-th sample until the input ends, the reader goes or a signal comes.
+    """Write every ``every``-th result until end of input, a broken pipe or a signal.
 
     Raises:
-        InputError: a malformed line where ``strict``, or the input can't be read.
-        CheckFailedError: there were lines, and not one was a sample.
+        InputError: a malformed line if ``strict``, or the input can't be read.
+        CheckFailedError: there were lines, but none was a valid sample.
     """
     number, bad, header_due, good = 0, 0, True, False
     while (raw := pipe.read(kept.patience())) is not None:
@@ -162,5 +162,5 @@ def serve(
         kept.save_if_due()
     if bad and not good:
         raise CheckFailedError(
-            f"not one of {counted(number, 'line')} was a sample; see the lines above for what is expected"
+            f"none of {counted(number, 'line')} was a valid sample; see the messages above for the format"
         )

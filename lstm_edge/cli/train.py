@@ -28,9 +28,9 @@ __all__ = ["command"]
 @click.command()
 @click.argument("data", type=PATH)
 @click.option(
-    "-o", "--output", "folder", type=PATH, required=True, metavar="RUN", help="The run folder to make."
+    "-o", "--output", "folder", type=PATH, required=True, metavar="RUN", help="Run folder to create."
 )
-@click.option("--window", type=int, help="Time steps of a sample; without it every series is taken whole.")
+@click.option("--window", type=int, help="Time steps of a window; without it every series is one sample.")
 @click.option("--stride", type=int, help="Time steps between windows.  [default: the window]")
 @data_options
 @click.option(
@@ -42,55 +42,63 @@ __all__ = ["command"]
 @click.option("--units", type=NAMES, default=(), help="Units of the values, kept in the exported file.")
 @click.option("--rate", "sampling_rate", type=RATE, help="Sampling rate, kept in the exported file.")
 @click.option(
-    "--validation", type=float, help="Fraction of the series that decides when to stop.  [default: 0.2]"
+    "--validation", type=float, help="Fraction of the series in the validation set.  [default: 0.2]"
 )
-@click.option("--test", type=float, help="Fraction that only the summary uses.  [default: 0.2]")
-@click.option("--validation-data", metavar="FILE", help="A separate file with the validation set.")
-@click.option("--test-data", metavar="FILE", help="A separate file with the test set.")
-@click.option("--folds", type=int, help="Cross-validate with so many folds, beside the run.  [default: 0]")
-@click.option("--hidden-size", type=int, help="Width of the LSTM.  [default: 32]")
-@click.option("--layers", "num_layers", type=int, help="LSTM layers.  [default: 1]")
+@click.option("--test", type=float, help="Fraction of the series in the test set.  [default: 0.2]")
+@click.option("--validation-data", metavar="FILE", help="Separate file with the validation set.")
+@click.option("--test-data", metavar="FILE", help="Separate file with the test set.")
+@click.option(
+    "--folds", type=int, help="Number of cross-validation folds, in addition to the run.  [default: 0]"
+)
+@click.option("--hidden-size", type=int, help="Hidden size of the LSTM.  [default: 32]")
+@click.option("--layers", "num_layers", type=int, help="Number of LSTM layers.  [default: 1]")
 @click.option("--dropout", type=float, help="Dropout between layers.  [default: 0]")
-@click.option("--bidirectional", is_flag=True, help="Read samples backwards too; no stream can run it.")
+@click.option(
+    "--bidirectional", is_flag=True, help="Also read samples backwards; the network can't be streamed."
+)
 @click.option(
     "--carry",
     type=click.Choice(CARRY),
-    help="Carry states from window to window, as a stream does; auto is on, but not for --bidirectional.  "
+    help="Carry states from window to window, as a stream does; auto is off only for --bidirectional.  "
     "[default: auto]",
 )
 @click.option(
     "--epochs",
     type=int,
-    help="Maximum number of passes over the data.  [default: 4,000 steps of the optimizer, 100 or more]",
+    help="Maximum number of epochs.  [default: enough for 4,000 optimizer steps, at least 100]",
 )
 @click.option(
-    "--patience", type=int, help="Epochs without progress before stopping.  [default: 0.3 of --epochs]"
+    "--patience",
+    type=int,
+    help="Number of epochs without improvement before stopping.  [default: 0.3 of --epochs]",
 )
-@click.option("--batch-size", type=int, help="Samples per step of the optimizer.  [default: 16]")
+@click.option("--batch-size", type=int, help="Samples per optimizer step.  [default: 16]")
 @click.option("--learning-rate", type=float, help="AdamW's learning rate.  [default: 0.005]")
 @click.option("--weight-decay", type=float, help="AdamW's weight decay.  [default: 0.05]")
 @click.option("--clip", type=float, help="Maximum norm of the gradient.  [default: 1]")
 @click.option(
     "--crop",
     type=float,
-    help="Shortest random crop, as a fraction of a sample; 1 for none.  [default: 1]",
+    help="Minimum length of random crops, as a fraction of a sample; 1 for none.  [default: 1]",
 )
-@click.option("--label-smoothing", type=float, help="Fraction of a class spread over all.  [default: 0.05]")
+@click.option("--label-smoothing", type=float, help="Label smoothing of the loss.  [default: 0.05]")
 @click.option(
     "--class-weight",
     type=click.Choice(CLASS_WEIGHTS),
-    help="Weight of a class in the loss; balanced makes all classes count alike.  [default: none]",
+    help="Class weights in the loss; balanced gives all classes the same weight.  [default: none]",
 )
-@click.option("--seed", type=int, help="Of everything random.  [default: 0]")
-@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Where to train.  [default: cpu]")
+@click.option("--seed", type=int, help="Random seed.  [default: 0]")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Device for training.  [default: cpu]")
 @click.option(
     "--tensorboard",
     type=PATH,
     metavar="DIR",
-    help="Write loss and score by epoch there too, where tensorboard is installed.",
+    help="Also log loss and score per epoch to DIR for TensorBoard.",
 )
-@click.option("--resume", is_flag=True, help="Go on where RUN stopped; --epochs and --patience may change.")
-@click.option("--overwrite", is_flag=True, help="Replace a run that RUN holds.")
+@click.option(
+    "--resume", is_flag=True, help="Resume the training in RUN; --epochs and --patience may change."
+)
+@click.option("--overwrite", is_flag=True, help="Replace an existing run in RUN.")
 @json_option
 @click.pass_context
 def command(
@@ -104,11 +112,11 @@ def command(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Train an LSTM1 on DATA and keep the best of it in the folder RUN.
+    """Train an LSTM1 on DATA and save the best epoch to RUN.
 
     DATA is a .npz with x (samples, L, features) and y, or a .csv with one row per time step. Text or
-    integers in y, or a label column, make classes; floats, --target or --forecast make values to predict.
-    Ctrl-C keeps the best so far.
+    integers in y, or a label column, are classes; floats, --target or --forecast are values to predict.
+    Ctrl-C keeps the best epoch so far.
 
     \b
     Example:
@@ -117,7 +125,7 @@ def command(
       lstm-edge train load.csv -o runs/load --forecast megawatt --window 48
     """  # noqa: D301
     if resume and overwrite:
-        raise InputError("--resume goes on with a run and --overwrite replaces it; give one of the two")
+        raise InputError("--resume continues a run and --overwrite replaces it; give only one of them")
     if tensorboard is not None and find_spec("tensorboard") is None:
         raise MissingDependencyError(
             "--tensorboard needs tensorboard, which is not installed; pip install tensorboard"
@@ -149,13 +157,13 @@ def command(
 
         run = train_on(read, folder, data_config, config, resume=resume, on_epoch=on_epoch, on_fold=on_fold)
     interrupted = run.summary["stopped"] == "interrupted"
-    kept = f"kept in {folder}; see {folder / REPORT}\n"
+    kept = f"saved to {folder}; see {folder / REPORT}\n"
     try:
         with needing("report", "train"):
             from ..report.training import write_report
         write_report(folder)
     except MissingDependencyError as error:
-        kept = f"kept in {folder}\n\nno report: {error}"
+        kept = f"saved to {folder}\n\nno report: {error}"
     if as_json:
         echo_json({"run": str(folder), "sha256": run.sha256, **run.summary})
     else:
@@ -166,4 +174,4 @@ def command(
             echo(f"  lstm-edge train {data} -o {folder} --resume")
         echo(f"  lstm-edge export {folder} -o model.onnx")
     if interrupted:
-        raise KeyboardInterrupt(f"the best so far is in {folder}")
+        raise KeyboardInterrupt(f"the best epoch so far is in {folder}")

@@ -1,4 +1,4 @@
-"""``lstm-edge validate``: verify that a file computes what its reference computes, for people and for CI."""
+"""``lstm-edge validate``: verify that a file computes the same as its reference."""
 
 import contextlib
 import sys
@@ -37,11 +37,11 @@ _STYLES = {"passed": "green", "failed": "bold red", "skipped": "dim"}
 @click.option(
     "--against",
     metavar="REFERENCE",
-    help="A run folder, a checkpoint, package.module:factory, or another .onnx file; without it, the golden "
-    "vectors alone.",
+    help="A run folder, a checkpoint, package.module:factory, or another .onnx file; without it, only the "
+    "golden vectors are replayed.",
 )
-@click.option("--weights", type=PATH, help="Checkpoint that a factory's module loads.")
-@click.option("--data", type=PATH, help="Real data: .npz, .npy or .csv, as train's; its test part counts.")
+@click.option("--weights", type=PATH, help="Checkpoint to load into a factory's module.")
+@click.option("--data", type=PATH, help="Real data: .npz, .npy or .csv, as for train; its test set is used.")
 @data_options
 @click.option(
     "--golden",
@@ -49,12 +49,12 @@ _STYLES = {"passed": "green", "failed": "bold red", "skipped": "dim"}
     metavar="DIR",
     help="Golden vectors to replay.",
 )
-@click.option("--quick", is_flag=True, help="Fewer sizes, cuts and samples, and a tenth of the long run.")
-@click.option("--steps", type=click.IntRange(1), default=10_000, help="Of the long run.")
+@click.option("--quick", is_flag=True, help="Fewer sizes, chunks and samples, and a tenth of the long run.")
+@click.option("--steps", type=click.IntRange(1), default=10_000, help="Number of steps of the long run.")
 @click.option("--rtol", type=click.FloatRange(0), help="Override the tolerance policy, with --atol.")
 @click.option("--atol", type=click.FloatRange(0), help="Override the tolerance policy, with --rtol.")
-@click.option("--seed", type=click.IntRange(0), default=0, help="Seed of what is drawn.")
-@click.option("--junit", type=PATH, metavar="FILE", help="Write a JUnit report: a test case a check.")
+@click.option("--seed", type=click.IntRange(0), default=0, help="Random seed.")
+@click.option("--junit", type=PATH, metavar="FILE", help="Write a JUnit report with one test case per check.")
 @click.option("--html", type=PATH, metavar="FILE", help="Write one self-contained page with plots.")
 @click.option("--save-test-data", type=PATH, metavar="DIR", help="Record golden vectors of the reference.")
 @engine_option
@@ -70,11 +70,11 @@ def command(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Verify that MODEL computes what its reference computes: exit code 0 if so, 1 if not.
+    """Verify that MODEL computes the same as its reference: exit code 0 if so, 1 if not.
 
-    Contract, sizes, states, lengths, streaming, inputs, providers and threads, decisions, golden vectors.
-    The file's graph must be the reference's function in float64, and each engine as near to that graph as
-    float32 allows on the same case: there is nothing to tune.
+    Checks contract, sizes, states, lengths, streaming, inputs, providers and threads, decisions and golden
+    vectors. The file's graph must equal the reference in float64, and each engine must be as close to that
+    graph as float32 allows on the same case: there is nothing to tune.
 
     \b
     Example:
@@ -90,7 +90,7 @@ def command(
         check_target(target)
     with _junit_on_error(junit, model):
         if save_test_data is not None and against is None:
-            raise InputError("--save-test-data records a reference; name it with --against")
+            raise InputError("--save-test-data records a reference; give it with --against")
         if weights is not None and against is None:
             raise InputError("got --weights without --against package.module:factory")
         with needing("export", "validate"):
@@ -100,7 +100,7 @@ def command(
                 from lstm_edge_exporters.validate.html import to_html
         if (model / CONFIG).is_file() and against is not None and Path(against).suffix == ".onnx":
             raise InputError(
-                f"{model} and {against} are swapped; type lstm-edge validate {against} --against {model}"
+                f"{model} and {against} are swapped; run lstm-edge validate {against} --against {model}"
             )
         check_model_path(model)
         file = open_file(model)
@@ -135,12 +135,12 @@ def command(
 
 @contextlib.contextmanager
 def _junit_on_error(junit: Path | None, model: Path) -> Iterator[None]:
-    """Write a JUnit document with the error, so that nobody reads one of an earlier run."""
+    """Write a JUnit document with the error, so that no document of an earlier run remains."""
     try:
         yield
     except Exception as error:
         if junit is not None:
-            with contextlib.suppress(ImportError):  # the error says that the extra is not there
+            with contextlib.suppress(ImportError):  # the error says that the extra is missing
                 from lstm_edge_exporters.validate.junit import error_to_junit
                 from lstm_edge_runtime.files import write_bytes
 
@@ -158,7 +158,7 @@ def _reference(file: "ModelFile", against: str, weights: Path | None) -> "Refere
             module, sha256 = build_module(against, weights)
             return against_module(module, file, about=against, sha256=sha256 or "")
     if weights is not None:
-        raise InputError(f"{against} is no package.module:factory; --weights belongs to one")
+        raise InputError(f"{against} is not a package.module:factory, but --weights requires one")
     if Path(against).suffix == ".onnx":
         from lstm_edge_exporters.validate.reference import against_file
 
@@ -170,14 +170,14 @@ def _reference(file: "ModelFile", against: str, weights: Path | None) -> "Refere
 
     run = load(against)
     module, example, config = deployable(run, lengths="lengths" in file.graph_axes)
-    if not Path(against).is_dir():  # a bare checkpoint: its file is not the one that a run exports
+    if not Path(against).is_dir():  # a bare checkpoint is not the file that a run exports
         config = replace(config, checkpoint_sha256=None)
     about = f"{Path(against).name} ({type(run.model).__name__})"
     return against_module(module, file, example, config=config, about=about)
 
 
 def print_report(report: "Report", console: Console) -> None:
-    """Print a row a group, then every failure in words; names from files are never taken as markup."""
+    """Print one row per group, then every failure; names from files are never treated as markup."""
     table = Table(
         title=_text(f"{report.model} against {report.reference}"), title_justify="left", header_style="bold"
     )
@@ -206,12 +206,12 @@ def print_report(report: "Report", console: Console) -> None:
 
 
 def _text(text: str, style: str = "") -> Text:
-    """Return a text with what a terminal would obey escaped."""
+    """Return a text with escape sequences escaped."""
     return Text(printable(text), style)
 
 
 def _skipped(report: "Report") -> dict[str, list[str]]:
-    """Return the groups that were left out, by the reason."""
+    """Return the skipped groups by reason."""
     reasons: dict[str, list[str]] = {}
     for group in report.groups:
         if group.status == "skipped" and group.checks:

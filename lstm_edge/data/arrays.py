@@ -16,7 +16,7 @@ from .recordings import SETS, ModelFeatures, Recording, Recordings, TargetMode, 
 __all__ = ["read_array_file"]
 
 _MAX_FLOAT_CLASSES = 20
-"""Floats that are whole numbers, no more of them than this, may be class ids."""
+"""Maximum number of distinct integral floats that may be class ids."""
 
 
 def read_array_file(
@@ -32,7 +32,7 @@ def read_array_file(
     arrays = read_arrays(path, "can't be read", "save plain arrays with numpy.savez")
     for option in ("order", "forecast"):
         if getattr(config, option):
-            raise InputError(f"{path}: --{option} needs a table; the steps of x are in order already")
+            raise InputError(f"{path}: --{option} needs a table; the steps of x are already in order")
     for name in ("x", config.label, *config.targets, config.series, config.group):
         if name and name not in arrays:
             raise missing_name(path, "array", name, sorted(arrays))
@@ -77,7 +77,7 @@ def _samples(path: Path, arrays: dict[str, Array], layout: str | None, width: in
         path: for messages.
         arrays: of the file.
         layout: as given by the user.
-        width: how many features there must be, where that is known.
+        width: expected number of features, if known.
     """
     x = arrays["x"]
     if path.suffix == ".npy" and x.ndim == 2:
@@ -88,7 +88,7 @@ def _samples(path: Path, arrays: dict[str, Array], layout: str | None, width: in
             f"{path}: x is {x.dtype} {x.shape}, expected numbers of shape (samples, L, I){advice}"
         )
     if x.shape[0] == 0:
-        raise InputError(f"{path} holds no samples: x is {x.shape}")
+        raise InputError(f"{path} contains no samples: x is {x.shape}")
     _, rows, columns = x.shape
     if layout == "NCL":
         transposed: Array = x.transpose(0, 2, 1)
@@ -97,7 +97,7 @@ def _samples(path: Path, arrays: dict[str, Array], layout: str | None, width: in
     if layout is None and likely:
         raise InputError(
             f"{path}: x is {x.shape}, {rows} steps of {columns} features, which looks like (samples, "
-            "channels, time); give --layout NCL if it is, --layout NLC if not"
+            "channels, time); use --layout NCL if so, --layout NLC if not"
         )
     return x
 
@@ -110,7 +110,7 @@ def _pick(
     if wanted:
         if not names:
             raise InputError(
-                f"{path} names no features, so that --features can't pick any; add an array features"
+                f"{path} has no feature names, so --features can't select any; add an array features"
             )
         for name in wanted:
             if name not in names:
@@ -152,14 +152,14 @@ def _targets(
     elif y.dtype.kind == "f":
         if reason := _looks_like_classes(y):
             raise InputError(
-                f"{path}: {name} is {y.dtype} {y.shape} and holds {reason}; give --label {name} to take them "
+                f"{path}: {name} is {y.dtype} {y.shape} and contains {reason}; use --label {name} to read it "
                 f"as classes, --target {name} to predict them as values"
             )
         values = _values(path, name, y, samples)
         return values, (), tuple(f"{name}{column}" for column in range(values.shape[1]))
     if y.ndim == 2 and _one_hot(y):
         raise InputError(
-            f"{path}: {name} is {y.dtype} {y.shape} and holds one-hot rows; give --label {name} to take them "
+            f"{path}: {name} is {y.dtype} {y.shape} and contains one-hot rows; use --label {name} to read it "
             f"as classes, --target {name} to predict them as values"
         )
     if y.ndim != 1 or y.dtype.kind not in "iubU":
@@ -188,7 +188,7 @@ def _values(path: Path, name: str, y: Array, samples: int) -> npt.NDArray[np.flo
 
 
 def _looks_like_classes(y: Array) -> str:
-    """Return what makes floats look like classes; empty where they look like values."""
+    """Return why floats look like classes; empty if they look like values."""
     if y.ndim == 2 and y.shape[1] > 1:
         return "one-hot rows" if _one_hot(y) else ""
     distinct = np.unique(y)
@@ -198,7 +198,7 @@ def _looks_like_classes(y: Array) -> str:
         or not 2 <= len(distinct) <= min(_MAX_FLOAT_CLASSES, y.size / 2)
     ):
         return ""
-    return f"the whole numbers {', '.join(f'{value:g}' for value in distinct)} only, as class ids would be"
+    return f"only the integers {', '.join(f'{value:g}' for value in distinct)}, like class ids"
 
 
 def _one_hot(y: Array) -> bool:
@@ -210,7 +210,7 @@ def _one_hot(y: Array) -> bool:
 
 
 def _as_classes(path: Path, name: str, y: Array) -> Array:
-    """Return classes ``(samples,)`` of one-hot rows or whole floats; others as they are."""
+    """Return classes ``(samples,)`` of one-hot rows or integral floats; others unchanged."""
     if y.ndim == 2 and _one_hot(y):
         y = y.argmax(axis=1)
     if y.ndim == 2 and y.shape[1] == 1:
@@ -218,9 +218,7 @@ def _as_classes(path: Path, name: str, y: Array) -> Array:
     if y.dtype.kind == "f":
         wrong = np.flatnonzero(~usable(y) | (y != np.round(y)))
         if len(wrong):
-            raise InputError(
-                f"{path}: {name}[{wrong[0]}] is {y[wrong[0]]}, expected whole numbers for classes"
-            )
+            raise InputError(f"{path}: {name}[{wrong[0]}] is {y[wrong[0]]}, expected integers for classes")
         return y.astype(np.int64)
     return y
 
@@ -239,12 +237,12 @@ def _lengths(path: Path, lengths: Array | None, samples: int, longest: int) -> l
 
 
 def _check_finite(path: Path, x: Array, lengths: list[int], *, gaps: bool) -> None:
-    """Refuse what is not finite; what lies past a sample's length may be anything."""
+    """Refuse values that are not finite, except after the length of a sample."""
     valid = (np.arange(x.shape[1]) < np.array(lengths)[:, None])[..., None]
     wrong = np.argwhere(~(usable(x) | (np.isnan(x) & gaps)) & valid)
     if len(wrong):
         where, value = ", ".join(map(str, wrong[0])), x[tuple(wrong[0])]
-        advice = "; --missing interpolate or drop-row mends gaps" if np.isnan(value) else ""
+        advice = "; --missing interpolate or drop-row fills or drops gaps" if np.isnan(value) else ""
         raise InputError(f"{path}: x[{where}] is {value}, expected a finite number{advice}")
 
 
@@ -255,7 +253,7 @@ def _rate(path: Path, rate: Array | None) -> float | None:
 
 
 def _names(path: Path, name: str, arrays: dict[str, Array], count: int | None = None) -> tuple[str, ...]:
-    """Return an array of names ``(count,)``; empty where the file has none."""
+    """Return an array of names ``(count,)``; empty if the file has none."""
     if name not in arrays:
         return ()
     if arrays[name].ndim != 1 or (count is not None and len(arrays[name]) != count):

@@ -12,35 +12,35 @@ DATA_SUFFIXES = (".npz", ".npy", ".csv", ".parquet")
 LAYOUTS = ("NLC", "NCL")
 """Orders of the axes of ``x``: samples, time, channels; or samples, channels, time."""
 MISSING = ("error", "interpolate", "drop-row")
-"""Refuse missing features; put a line between their neighbors in time; or leave those steps out."""
+"""Refuse missing features; interpolate linearly in time; or drop those steps."""
 
 
 @dataclass(frozen=True)
 class ReadConfig:
-    """How to read a data file. Whatever is named here must be a column, or an array of an ``.npz``."""
+    """How to read a data file. Names must be columns, or arrays of an ``.npz``."""
 
     series: str | None = None
-    """Column that tells series apart; None takes ``series`` if there is one."""
+    """Column with the series id; None uses ``series`` if it exists."""
     order: str | None = None
-    """Column that a series is sorted by; None takes ``order`` if there is one."""
+    """Column to sort each series by; None uses ``order`` if it exists."""
     label: str | None = None
-    """Column or array with the class; None takes ``label`` (tables) or ``y`` (arrays)."""
+    """Column or array with the class; None uses ``label`` (tables) or ``y`` (arrays)."""
     targets: tuple[str, ...] = ()
     """Columns or arrays with values to predict."""
     forecast: tuple[str, ...] = ()
-    """Columns whose next value is to be predicted; they are features as well."""
+    """Columns whose next value is to be predicted; they are also features."""
     features: tuple[str, ...] = ()
-    """Columns to learn from; empty takes all that have no other meaning."""
+    """Feature columns; empty uses all remaining columns."""
     group: str | None = None
     """Column or array with a subject, machine or the like; a group is never in two sets."""
     label_pattern: str | None = None
     """For a folder: a regular expression whose group is the class, searched in each file's relative path."""
     missing: str = "error"
-    """What to do with missing features: one of ``MISSING``."""
+    """How to handle missing features: one of ``MISSING``."""
     sampling_rate: float | None = None
-    """Hertz, kept for the artifact; timestamps of another rate are resampled. None takes the data's own."""
+    """Hertz, stored in the artifact; timestamps of another rate are resampled. None uses the data's rate."""
     layout: str | None = None
-    """One of ``LAYOUTS``; None takes ``NLC`` and refuses a shape that looks like ``NCL``."""
+    """One of ``LAYOUTS``; None uses ``NLC`` and refuses a shape that looks like ``NCL``."""
 
     def __post_init__(self) -> None:
         """Check the options against each other.
@@ -50,7 +50,7 @@ class ReadConfig:
         """
         given = [name for name in ("label", "targets", "forecast") if getattr(self, name)]
         if len(given) > 1:
-            raise InputError(f"{' and '.join(given)} were given together; choose one task")
+            raise InputError(f"{' and '.join(given)} were both given; choose one task")
         if self.layout not in (None, *LAYOUTS):
             raise InputError(f"layout is {self.layout!r}, expected {' or '.join(LAYOUTS)}")
         if self.missing not in MISSING:
@@ -70,24 +70,24 @@ class ReadConfig:
 
 @dataclass(frozen=True)
 class DataConfig(ReadConfig):
-    """How to read, cut and split the data to train on."""
+    """How to read, window and split the training data."""
 
     window: int | None = None
-    """Time steps of a sample; None takes every series whole."""
+    """Time steps of a window; None makes every series one sample."""
     stride: int | None = None
-    """Time steps from one window of a series to the next; None is the window, so that none overlap."""
+    """Time steps from one window of a series to the next; None is the window (no overlap)."""
     units: tuple[str, ...] = ()
-    """The unit of each predicted value, kept for the artifact."""
+    """Unit of each predicted value, stored in the artifact."""
     validation: float = 0.2
-    """Fraction of the series that decides when to stop."""
+    """Fraction of the series in the validation set."""
     test: float = 0.2
-    """Fraction of the series that only the summary uses; without effect where the file names its sets."""
+    """Fraction of the series in the test set; without effect if the file defines its sets."""
     validation_data: str | None = None
     """A separate file with the validation set."""
     test_data: str | None = None
     """A separate file with the test set."""
     folds: int = 0
-    """How many folds to cross-validate with, beside the run itself; 0 for none."""
+    """Number of cross-validation folds, in addition to the run; 0 for none."""
 
     def __post_init__(self) -> None:
         """Check the options against each other.
@@ -100,18 +100,18 @@ class DataConfig(ReadConfig):
             if size is not None and size < 1:
                 raise InputError(f"{name} is {size}, expected 1 or more")
         if self.stride is not None and self.window is None:
-            raise InputError("a stride goes with a window; give --window too")
+            raise InputError("a stride requires a window; also give --window")
         if self.forecast and self.window is None:
-            raise InputError("a forecast needs a window; give --window, the steps to look back")
+            raise InputError("a forecast requires a window; also give --window")
         for name, share in (("validation", self.validation), ("test", self.test)):
             if not 0 <= share < 1:
                 raise InputError(f"{name} is {share}, expected a fraction from 0 to below 1")
         if self.folds < 0 or self.folds == 1:
             raise InputError(f"folds is {self.folds}, expected 2 or more, or 0 for none")
         if self.folds and (self.validation_data or self.test_data):
-            raise InputError("--folds splits the data itself; leave out --validation-data and --test-data")
+            raise InputError("--folds splits the data itself; remove --validation-data and --test-data")
         if self.validation == 0 or self.validation + self.test >= 1:
             raise InputError(
-                f"validation {self.validation} and test {self.test} must leave data to train on and stop by; "
+                f"validation {self.validation} and test {self.test} must leave data to train and validate; "
                 "give fractions above 0 that sum to less than 1"
             )

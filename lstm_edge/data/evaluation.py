@@ -1,4 +1,4 @@
-"""Data that a model's file is evaluated on: samples by input name, and their classes or values if known."""
+"""Evaluation data for a model: samples by input name, and their classes or values if known."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,14 +25,14 @@ __all__ = ["read_for_model", "read_samples"]
 def read_for_model(
     path: Path, model: "Model", config: ReadConfig, *, targets: TargetMode, tell: Callable[[str], None]
 ) -> tuple[Recordings, SampleInput]:
-    """Read a data file with the features that ``model`` takes, and return where its file takes them.
+    """Read a data file with the features of ``model``, and return the input for them.
 
     Args:
         path: the data file.
         model: an open model.
         config: names of columns or arrays.
         targets: whether classes or values are read.
-        tell: called with what the user may want to know of the data.
+        tell: called with notes about the data for the user.
 
     Raises:
         NotFoundError, FileFormatError, InputError: as ``read_recordings`` and ``sample_input``.
@@ -45,13 +45,13 @@ def read_for_model(
         tell(note)
     rate, trained = recordings.sampling_rate, signal.sampling_rate
     if rate and trained and abs(rate / trained - 1) > 0.01:
-        tell(f"{path} holds {rate:g} samples per second, the model was trained at {trained:g}")
+        tell(f"{path} has {rate:g} samples per second, the model was trained at {trained:g}")
     steps = len(recordings.series[0].x)
     alone = len(recordings.series) == 1 and path.suffix in (".csv", ".parquet") and config.series is None
     if alone and (targets == "optional" or (signal.window and steps > signal.window)):
         tell(
-            f"{path} is read as one series of {counted(steps, 'step')}; --series names a column that tells "
-            "series apart"
+            f"{path} is read as one series of {counted(steps, 'step')}; name the column with the series id "
+            "with --series"
         )
     return recordings, place
 

@@ -1,4 +1,4 @@
-"""Fill in missing values, and bring timestamped samples to one rate."""
+"""Fill in missing values, and resample timestamped samples to one rate."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,7 +15,7 @@ from .recordings import Recording, Recordings
 __all__ = ["mend_missing", "mend_rate"]
 
 _JITTER, _RATE = 0.1, 0.01
-"""Relative differences from the usual time between samples, and of rates, that are not worth a word."""
+"""Relative differences from the usual interval between samples, and of rates, that are not reported."""
 
 
 def mend_missing(path: Path, recordings: Recordings, mode: str) -> Recordings:
@@ -27,7 +27,7 @@ def mend_missing(path: Path, recordings: Recordings, mode: str) -> Recordings:
         mode: ``interpolate`` or ``drop-row``.
 
     Raises:
-        InputError: a series lacks a feature altogether, or all of its steps.
+        InputError: all values of a feature, or all steps of a series, are missing.
     """
     mended, gaps, steps = [], 0, 0
     for one in recordings.series:
@@ -38,7 +38,7 @@ def mend_missing(path: Path, recordings: Recordings, mode: str) -> Recordings:
             continue
         if lacking.all(axis=0).any() or lacking.any(axis=1).all():
             raise InputError(
-                f"{path}: series {one.name!r} has a feature, or every step, with missing values only"
+                f"{path}: series {one.name!r} has a feature, or all of its steps, with only missing values"
             )
         mended.append(_interpolate(one, lacking) if mode == "interpolate" else _drop(one, lacking))
     if not gaps:
@@ -47,7 +47,7 @@ def mend_missing(path: Path, recordings: Recordings, mode: str) -> Recordings:
     done, advice = (
         (f"{gaps} of {total} feature values were missing and interpolated", "a device has to fill in its own")
         if mode == "interpolate"
-        else (f"{counted(steps, 'step')} with missing features were left out", "")
+        else (f"{counted(steps, 'step')} with missing features were dropped", "")
     )
     note = f"{done}; {advice}" if advice else done
     return replace(recordings, series=tuple(mended), missing=done, notes=(*recordings.notes, note))
@@ -68,14 +68,14 @@ def _drop(one: Recording, lacking: npt.NDArray[np.bool_]) -> Recording:
 def mend_rate(
     recordings: Recordings, times: Sequence[npt.NDArray[np.float64]], config: ReadConfig
 ) -> Recordings:
-    """Return recordings with the rate that their timestamps tell, or resampled to the one asked for.
+    """Return recordings with the rate of their timestamps, or resampled to the requested rate.
 
-    Features and values lie on lines between the samples; classes are those of the sample before.
+    Features and values are interpolated linearly; classes are those of the previous sample.
 
     Args:
         recordings: the series, in order.
         times: of each series, seconds ``(L,)``, increasing.
-        config: with the rate that was asked for, if any.
+        config: with the requested rate, if any.
     """
     gaps = np.concatenate([np.diff(each) for each in times])
     if not gaps.size:
@@ -85,7 +85,7 @@ def mend_rate(
     asked = config.sampling_rate
     if asked is None or (not odd and abs(asked * usual - 1) <= _RATE):
         note = (
-            f"{odd} of {len(gaps)} steps differ from the usual {usual:.4g} s by more than {_JITTER:.0%}; "
+            f"{odd} of {len(gaps)} intervals differ from the usual {usual:.4g} s by more than {_JITTER:.0%}; "
             "--rate resamples to one rate"
         )
         notes = (*recordings.notes, *((note,) if odd else ()))

@@ -38,11 +38,11 @@ def read_recordings(
             them; their class is in a column, or in the file's path.
         config: names of columns or arrays, and the layout of arrays.
         targets: whether classes or values must be in the file, are read if they are there, or are ignored.
-        model: what the model takes, to pick and check the features.
+        model: features of the model, to select and check the features.
 
     Raises:
         NotFoundError: no such file.
-        FileFormatError: it can't be read as what its name says.
+        FileFormatError: it can't be read in the format of its suffix.
         InputError: it is empty, of another kind, or its content does not fit; the message names the row and
             column, or the array and index.
     """
@@ -50,11 +50,11 @@ def read_recordings(
     if path.is_dir():
         return _read_folder(path, config, targets, model)
     if config.label_pattern:
-        raise InputError(f"{path} is a file; --label-pattern is for a folder of files")
+        raise InputError(f"{path} is a file; --label-pattern requires a folder of files")
     if not path.exists():
-        raise NotFoundError(f"{path} is not there; name {_KINDS}")
+        raise NotFoundError(f"{path} does not exist; expected {_KINDS}")
     if not path.is_file():
-        raise InputError(f"{path} is no file; name {_KINDS}")
+        raise InputError(f"{path} is not a file; expected {_KINDS}")
     if path.stat().st_size == 0:
         raise InputError(f"{path} is empty; expected {_KINDS} with samples")
     if path.suffix not in _READERS:
@@ -73,11 +73,11 @@ def _read_folder(
     folder: Path, config: ReadConfig, targets: TargetMode, model: ModelFeatures | None
 ) -> Recordings:
     if (folder / RESUME).is_file():
-        raise InputError(f"{folder} is a trained run, not data; type lstm-edge export {folder} -o model.onnx")
+        raise InputError(f"{folder} is a trained run, not data; run lstm-edge export {folder} -o model.onnx")
     files = data_files(folder)
     if not files:
         raise InputError(
-            f"{folder} holds no .csv and no .parquet files; name a folder with one per recording"
+            f"{folder} contains no .csv or .parquet files; expected a folder with one per recording"
         )
     names = [file.relative_to(folder).as_posix() for file in files]
     from_path = _labels_in_paths(folder, names, config) if targets != "ignored" else None
@@ -117,7 +117,7 @@ def _read_folder(
 
 
 def _labels_in_paths(folder: Path, names: list[str], config: ReadConfig) -> dict[str, str] | None:
-    """Return the class of each file by a pattern or by its sub-folder; None where columns have it."""
+    """Return the class of each file by a pattern or by its subfolder; None if columns have it."""
     if config.label_pattern:
         matches = {name: re.search(config.label_pattern, name) for name in names}
         for name, match in matches.items():

@@ -1,4 +1,4 @@
-"""Series of samples with their classes or values, as a data file holds them."""
+"""Series of samples with their classes or values, as read from a data file."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,18 +23,18 @@ __all__ = [
 ]
 
 SETS = ("train", "validation", "test")
-"""What ``split`` may say of a series."""
+"""Valid values of ``split``."""
 TargetMode = Literal["required", "optional", "ignored"]
-"""Whether classes or values must be in the file, are read if they are there, or are not read."""
+"""Whether classes or values must be in the file, are read if present, or are not read."""
 _LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
 class ModelFeatures:
-    """The features that a model takes."""
+    """The features of a model."""
 
     names: tuple[str, ...]
-    """Empty where the model's file does not name them."""
+    """Empty if the model's file does not name them."""
     width: int
 
 
@@ -51,12 +51,12 @@ class Recording:
     y: npt.NDArray[Any] | None
     """Of each step: class indices ``int64 (L,)``, or values ``float32 (L, C)``; None if not read."""
     split: str = ""
-    """One of ``SETS`` where the file says so."""
+    """One of ``SETS`` if the file defines it."""
 
 
 @dataclass(frozen=True)
 class Recordings:
-    """What a data file holds."""
+    """The contents of a data file."""
 
     series: tuple[Recording, ...]
     labels: tuple[str, ...] = ()
@@ -64,13 +64,13 @@ class Recordings:
     targets: tuple[str, ...] = ()
     """Names of the values; empty for classes."""
     features: tuple[str, ...] = ()
-    """Empty where unknown."""
+    """Empty if unknown."""
     sampling_rate: float | None = None
     """Hertz."""
     missing: str = ""
-    """What was done with features that were missing; empty where none were."""
+    """How missing features were handled; empty if none were missing."""
     notes: tuple[str, ...] = ()
-    """What was done to the data, and what is odd about them."""
+    """Notes about changes to the data and irregularities in them."""
 
 
 def relabeled(parts: Sequence[Recordings]) -> list[Recordings]:

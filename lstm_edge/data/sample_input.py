@@ -1,4 +1,4 @@
-"""Where a file takes its samples, and laying them out as it wants them."""
+"""The input of a model for samples, and their layout."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 __all__ = ["SampleInput", "run_series", "sample_input"]
 
 _ROWS = 256
-"""Series in one call: enough to keep the cores busy, and few enough that memory stays small."""
+"""Number of series per call: enough to use the cores, few enough to keep memory small."""
 
 
 class SampleInput:
-    """The one input that takes samples, and where its batch, time and feature axes are."""
+    """The input for samples, and the indices of its batch, time and feature axes."""
 
     def __init__(self, spec: "TensorSpec", width: int, batch: int | None, sequence: int | None) -> None:
-        """Take the axes' places in ``spec``; None where the file has no such axis."""
+        """Use the indices of the axes in ``spec``; None if the file has no such axis."""
         self.spec = spec
         self.width = width
-        """I, how many features one time step has."""
+        """I, number of features per time step."""
         self.batched = batch is not None and isinstance(spec.axes[batch], str)
         """Whether one call takes any number of rows."""
         self.one_step = sequence is None or spec.axes[sequence] == 1
@@ -49,7 +49,7 @@ class SampleInput:
 
 
 def sample_input(model: "Model") -> SampleInput:
-    """Find where a model takes its samples.
+    """Find the input of a model for samples.
 
     Raises:
         InputError: it takes several inputs, or not one vector of features per time step.
@@ -58,7 +58,7 @@ def sample_input(model: "Model") -> SampleInput:
     data = manifest.data_inputs
     if len(data) != 1:
         names = ", ".join(spec.name for spec in data) or "none"
-        raise InputError(f"the file takes the inputs {names}, expected one; run it from Python with load()")
+        raise InputError(f"the file has the inputs {names}, expected one; run it from Python with load()")
     (spec,) = data
     axes = spec.axes
     width = axes[-1] if axes else None
@@ -68,7 +68,7 @@ def sample_input(model: "Model") -> SampleInput:
             f"{spec.name} is ({shape}), expected (N, L, features); run it from Python with load()"
         )
     batch, sequence = manifest.batch_axis(axes), manifest.time_axis(axes)
-    if len(axes) == 3:  # an axis that the file fixes has no name: what is left is the other one
+    if len(axes) == 3:  # a fixed axis has no name: the remaining axis is the other one
         batch = batch if batch is not None else (1 if sequence == 0 else 0)
         sequence = 1 - batch
     elif len(axes) == 2 and batch is None:
@@ -102,7 +102,7 @@ def run_series(model: "Model", samples: SampleInput, series: Sequence[npt.NDArra
 def _run_together(
     model: "Model", samples: SampleInput, rows: Sequence[npt.NDArray[Any]]
 ) -> dict[str, npt.NDArray[Any]]:
-    """Run equally long series; a file that takes one step a call once a step, its state carried."""
+    """Run equally long series; a file with one step per call step by step, with carried states."""
     if not samples.one_step:
         return model.run(samples.arrange(rows))[0]
     state = None

@@ -24,15 +24,15 @@ class Split:
     train: RecordingSet
     validation: RecordingSet
     test: RecordingSet
-    """Empty where no test set was asked for."""
+    """Empty if no test set was requested."""
     description: str
-    """How they were split, in words."""
+    """Description of the split."""
     notes: tuple[str, ...] = ()
-    """Classes that a set has no series of, and what follows."""
+    """Notes on classes without series in a set."""
 
 
 def split_series(recordings: Recordings, config: DataConfig, seed: int) -> Split:
-    """Split series at random with the proportions of the classes kept, or as the file says.
+    """Split series at random with the proportions of the classes kept, or as defined by the file.
 
     One series alone, or fewer groups than sets, is cut in time instead: the first stretch trains, the
     next validates, the last tests. Windows are cut only afterwards, so that none crosses a cut.
@@ -52,7 +52,7 @@ def split_series(recordings: Recordings, config: DataConfig, seed: int) -> Split
         if not recordings.labels:
             split = replace(split, description=f"{_unit(series)} at random")
     if not split.train or not split.validation or (config.test and not split.test and not named):
-        raise InputError("too few series for a training, a validation and a test set; bring more data")
+        raise InputError("too few series for a training, a validation and a test set; provide more data")
     return replace(split, notes=tuple(_check_classes(split, recordings)))
 
 
@@ -66,9 +66,9 @@ def fold_series(recordings: Recordings, folds: int, config: DataConfig, seed: in
     if not folds:
         return []
     if {one.split for one in series} != {""}:
-        raise InputError("the data name their own sets, which --folds would ignore; leave one of the two out")
+        raise InputError("the data define their sets, which --folds would ignore; use only one of them")
     if (groups := len({one.group for one in series})) <= folds:
-        raise InputError(f"got {groups} {_unit(series)} for {folds} folds, expected more; give fewer --folds")
+        raise InputError(f"got {groups} {_unit(series)} for {folds} folds, expected more; reduce --folds")
     splits = []
     for test in _at_random(series, [1 / folds] * (folds - 1), seed):
         rest = tuple(one for one in series if one not in test)
@@ -79,7 +79,7 @@ def fold_series(recordings: Recordings, folds: int, config: DataConfig, seed: in
 
 
 def join_sets(train: Recordings, validation: Recordings | None, test: Recordings | None) -> Recordings:
-    """Return the series of separate files as those of one, each with the set that its file stands for.
+    """Return the series of separate files together, each with the set of its file.
 
     Raises:
         InputError: the files differ in their features or tasks.
@@ -87,7 +87,7 @@ def join_sets(train: Recordings, validation: Recordings | None, test: Recordings
     files = {name: one for name, one in zip(SETS, (train, validation, test), strict=True) if one is not None}
     for name, one in files.items():
         if any(each.split for each in one.series):
-            raise InputError(f"the {name} file says the sets of its series itself; leave its split out")
+            raise InputError(f"the {name} file defines the sets of its series itself; remove its split")
         widths = (one.series[0].x.shape[1], train.series[0].x.shape[1])
         if widths[0] != widths[1] or one.features != train.features or one.targets != train.targets:
             raise InputError(
@@ -111,17 +111,17 @@ def _unit(series: RecordingSet) -> str:
 
 def _as_named(series: RecordingSet, config: DataConfig, seed: int) -> Split:
     if any(not one.split for one in series):
-        raise InputError("split is empty for some samples; name the set of each")
+        raise InputError("split is empty for some samples; set it for every sample")
     groups: dict[str, str] = {}
     for one in series:
         if groups.setdefault(one.group, one.split) != one.split:
             raise InputError(f"series {one.group!r} is in the sets {groups[one.group]} and {one.split}")
     train, validation, test = (tuple(one for one in series if one.split == name) for name in SETS)
     if validation:
-        return Split(train, validation, test, "as the data say")
+        return Split(train, validation, test, "as defined by the data")
     validation, train = _at_random(train, [config.validation], seed)
     return Split(
-        train, validation, test, "as the data say, the validation set at random from the training set"
+        train, validation, test, "as defined by the data, the validation set at random from the training set"
     )
 
 
@@ -218,7 +218,7 @@ def _check_classes(split: Split, recordings: Recordings) -> Iterator[str]:
     if not recordings.labels:
         return
     if len(recordings.labels) < 2:
-        raise InputError(f"the data hold one class only, {recordings.labels[0]!r}; expected two or more")
+        raise InputError(f"the data have only one class, {recordings.labels[0]!r}; expected two or more")
     for number, label in enumerate(recordings.labels):
         count = len({one.group for one in recordings.series if one.y is not None and (one.y == number).any()})
         holds = {
@@ -227,12 +227,12 @@ def _check_classes(split: Split, recordings: Recordings) -> Iterator[str]:
         }
         if not holds["train"]:
             raise InputError(
-                f"class {label!r} has no series in the training set ({count} in the data); bring more "
+                f"class {label!r} has no series in the training set ({count} in the data); provide more "
                 "series of it"
             )
         lacking = [name for name in SETS[1:] if not holds[name] and getattr(split, name)]
         if lacking:
             yield (
                 f"class {label!r} has {count} {_unit(recordings.series)}, none of them in the "
-                f"{' and '.join(lacking)} set, whose score says nothing about it"
+                f"{' and '.join(lacking)} set, so those scores don't cover it"
             )

@@ -28,7 +28,7 @@ __all__ = ["read_csv", "read_parquet"]
 
 _GAPS = {"", "nan", "na", "null", "none"}
 """Cells that are missing, in lower case."""
-_MENDS = "; --missing interpolate or drop-row mends gaps"
+_MENDS = "; --missing interpolate or drop-row fills or drops gaps"
 
 
 def read_csv(path: Path, config: ReadConfig, targets: TargetMode, model: ModelFeatures | None) -> Recordings:
@@ -63,7 +63,7 @@ def read_parquet(
 
 
 def _from_arrow(column: Any) -> Array:
-    """Return numbers as floats, NaN where missing; anything else as text, empty where missing."""
+    """Return numbers as floats, NaN if missing; anything else as text, empty if missing."""
     import pyarrow as pa
 
     kind = column.type
@@ -85,7 +85,7 @@ def _read_table(
     columns = _Columns(table, config, targets)
     features = _features(table, columns, config, model)
     if missing := [name for name in config.forecast if name not in features]:
-        raise InputError(f"{path}: to forecast {missing[0]!r} it must be among the features")
+        raise InputError(f"{path}: to forecast {missing[0]!r} it must be a feature")
     x = table.numbers(features, gaps=config.missing != "error", advice=_MENDS)
     y, labels = _targets(table, columns.label, () if config.forecast else columns.values)
     order, timed = table.places(columns.order) if columns.order else (None, False)
@@ -113,14 +113,14 @@ def _read_table(
 
 
 def _with_next(path: Path, one: Recording, places: list[int]) -> Recording:
-    """Return a series whose values are some features of the next step, none where no place is given."""
+    """Return a series whose values are some features of the next step; none without indices."""
     if len(one.x) < 2:
-        raise InputError(f"{path}: series {one.name!r} has one row; a forecast needs the next one too")
+        raise InputError(f"{path}: series {one.name!r} has one row; a forecast needs at least two")
     return replace(one, x=one.x[:-1], y=one.x[1:, places].astype(np.float32) if places else None)
 
 
 class _Columns:
-    """Which column has which meaning; whatever the options name must be there."""
+    """Meaning of each column; columns named by options must exist."""
 
     def __init__(self, table: "_Table", config: ReadConfig, targets: TargetMode) -> None:
         header = table.header
@@ -130,9 +130,7 @@ class _Columns:
             if name and name not in header:
                 raise missing_name(table.path, "column", name, header)
         if targets == "required" and not label and not task:
-            advice = (
-                "name the column with the class by --label, or those with values by --target or --forecast"
-            )
+            advice = "name the class column with --label, or the value columns with --target or --forecast"
             raise missing_name(table.path, "column", "label", header, advice)
         self.series = config.series or ("series" if "series" in header else None)
         self.order = config.order or ("order" if "order" in header else None)
@@ -141,7 +139,7 @@ class _Columns:
         self.label = label if targets != "ignored" else None
         self.values = task if targets != "ignored" else ()
         self.other = {self.series, self.order, self.group, self.split, label, *config.targets}
-        """Columns that are no features unless they are named as such."""
+        """Columns that are only features if they are named as such."""
 
 
 def _features(
@@ -155,14 +153,14 @@ def _features(
             "column",
             missing[0],
             table.header,
-            f"the model's features are {', '.join(names)}; name other columns by --features",
+            f"the model's features are {', '.join(names)}; name other columns with --features",
         )
     if not names:
         raise InputError(f"{table.path} has no feature column (it has {', '.join(table.header)})")
     if model and len(names) != model.width:
         raise InputError(
             f"{table.path}: got {counted(len(names), 'feature')} ({', '.join(names)}), expected "
-            f"{model.width}; name them in the model's order by --features"
+            f"{model.width}; name them in the model's order with --features"
         )
     return names
 
@@ -216,7 +214,7 @@ def _parse_csv(path: Path) -> "_Table":
                             f"{len(header)}"
                         )
     except (UnicodeDecodeError, csv.Error) as error:
-        raise FileFormatError(f"{path} is not CSV text in UTF-8 ({error})") from error
+        raise FileFormatError(f"{path} is not UTF-8 CSV text ({error})") from error
     if not rows:
         raise InputError(f"{path} is empty; expected a header and one row per time step")
     if repeated := {name for name in header if header.count(name) > 1}:
@@ -267,7 +265,7 @@ class _Table:
         return cells[0]
 
     def places(self, name: str) -> tuple[npt.NDArray[np.float64], bool]:
-        """Return what sorts the rows: numbers, or the seconds of ISO timestamps and True.
+        """Return the sort keys of the rows: numbers, or the seconds of ISO timestamps and True.
 
         Raises:
             InputError: a cell that is neither; the first one decides which of the two is expected.
@@ -296,10 +294,10 @@ class _Table:
         Args:
             names: of the columns.
             gaps: return NaN for a missing cell.
-            advice: what to do about a missing cell.
+            advice: advice for a missing cell.
 
         Raises:
-            InputError: a cell that is no finite number.
+            InputError: a cell that is not a finite number.
         """
         return np.stack([self._numbers(name, gaps, advice) for name in names], axis=1)
 

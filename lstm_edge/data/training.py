@@ -54,7 +54,7 @@ def read_training_data(path: Path, config: DataConfig, *, seed: int, batch_size:
         if config.units and len(config.units) != len(recordings.targets):
             raise InputError(  # noqa: TRY301
                 f"got {counted(len(config.units), 'unit')} for "
-                f"{counted(len(recordings.targets), 'value')} to predict; give one for each"
+                f"{counted(len(recordings.targets), 'value')} to predict; give one per value"
             )
         sets = _cut(split_series(recordings, config, seed), config, batch_size)
         folds = [
@@ -77,7 +77,7 @@ def _cut(split: Split, config: DataConfig, batch_size: int) -> SetWindows:
     }
     if (samples := len(windows["train"].x)) < batch_size:
         raise InputError(
-            f"got {counted(samples, 'sample')} to train on, fewer than a batch of {batch_size}; give a "
-            "smaller --batch-size or --stride, or more data"
+            f"got {counted(samples, 'sample')} for training, fewer than a batch of {batch_size}; reduce "
+            "--batch-size or --stride, or provide more data"
         )
     return SetWindows(split, windows)

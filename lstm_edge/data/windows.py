@@ -40,7 +40,7 @@ def cut_windows(series: Sequence[Recording], window: int | None, stride: int | N
         size = window or steps
         if size > steps:
             raise InputError(
-                f"series {one.name!r} has {steps} steps, fewer than the window of {size}; give a smaller one"
+                f"series {one.name!r} has {steps} steps, fewer than the window of {size}; reduce it"
             )
         assert one.y is not None
         for start in range(0, steps - size + 1, stride or size):
@@ -49,7 +49,9 @@ def cut_windows(series: Sequence[Recording], window: int | None, stride: int | N
             targets.append(y[-1])
             steady.append(bool((y == y[-1]).all()))
         if window is None and one.y.ndim == 1 and not steady[-1]:
-            raise InputError(f"series {one.name!r} has more than one class; give --window to cut it")
+            raise InputError(
+                f"series {one.name!r} has more than one class; use --window to split it into windows"
+            )
     return Windows(*pad(pieces), np.stack(targets), np.array(steady))
 
 

@@ -31,7 +31,7 @@ def write_report(folder: Path) -> tuple[Path, Path]:
     missing = [name for name in (CONFIG, HISTORY, METRICS) if not (folder / name).is_file()]
     if missing:
         raise NotFoundError(
-            f"{folder} has no {missing[0]}; name a run folder that `lstm-edge train -o` of this version made"
+            f"{folder} has no {missing[0]}; expected a run folder of `lstm-edge train -o` of this version"
         )
     try:
         summary = read_json((folder / CONFIG).read_bytes())["summary"]
@@ -51,7 +51,7 @@ def write_report(folder: Path) -> tuple[Path, Path]:
         csv.Error,
     ) as error:
         what = f"{type(error).__name__}: {first_line(error)}"
-        raise FileFormatError(f"{folder} does not hold what training wrote ({what}); train again") from error
+        raise FileFormatError(f"the files in {folder} are invalid ({what}); train again") from error
     write_bytes(folder / REPORT, page.encode())
     write_bytes(folder / CURVES, picture)
     return folder / REPORT, folder / CURVES
@@ -207,7 +207,7 @@ def _mistake(each: Mapping[str, Any], features: Sequence[str]) -> Plot:
     signal = each["signal"]
     return Plot(
         f"mistake-{each['sample']}",
-        f"{each['truth']}, taken for {each['predicted']}",
+        f"{each['truth']}, classified as {each['predicted']}",
         tuple(
             Series(feature, list(range(len(signal))), [point[column] for point in signal])
             for column, feature in enumerate(features[: len(signal[0])])

@@ -96,7 +96,7 @@ def _features(spec: TensorSpec, own: set[str | None]) -> tuple[int, ...]:
         return (last,)
     if last is None or last not in own:
         raise InputError(
-            f"{spec.name} is {spec.axes}; bench makes up samples for (N, L, features) and (N, L) only"
+            f"{spec.name} is {spec.axes}; bench only generates samples for (N, L, features) and (N, L)"
         )
     return ()
 

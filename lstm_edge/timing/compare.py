@@ -63,8 +63,8 @@ def read_baseline(path: Path, names: Sequence[str], chunk: int) -> dict[str, Any
             none of these files.
     """
     if not path.is_file():
-        raise NotFoundError(f"{path} is not there; make it with lstm-edge bench --json")
-    with malformed_as(FileFormatError, f"{path} is not a measurement", "make it with bench --json"):
+        raise NotFoundError(f"{path} does not exist; create it with lstm-edge bench --json")
+    with malformed_as(FileFormatError, f"{path} is not a measurement", "create it with bench --json"):
         document = read_json(path.read_bytes())
         _check_measures(document)
         host, steps = dict(document["host"]), document["settings"]["plan"]["chunk"]
@@ -76,7 +76,7 @@ def read_baseline(path: Path, names: Sequence[str], chunk: int) -> dict[str, Any
                 f"the baseline's {key} is {host.get(key)!r}, this machine's {here[key]!r}; measure one here"
             )
     if steps != chunk:
-        raise InputError(f"the baseline's chunk has {steps} steps, not {chunk}; give --chunk {steps}")
+        raise InputError(f"the baseline's chunk has {steps} steps, not {chunk}; use --chunk {steps}")
     if not common:
         raise InputError(f"the baseline has none of {', '.join(names)}; measure it again")
     return dict(document)
@@ -86,7 +86,7 @@ def _check_measures(document: dict[str, Any]) -> None:
     if document["format"] != FORMAT or document["schema"] != 1:
         raise ValueError(f"format {document['format']!r} {document['schema']!r}, expected {FORMAT!r} 1")
     if not [_normalized(document, file, name) for file in document["files"] for name in file["latency_us"]]:
-        raise ValueError("it holds no measure")
+        raise ValueError("it contains no measurements")
 
 
 def compare_with(baseline: dict[str, Any], now: dict[str, Any]) -> list[Change]:
@@ -106,7 +106,7 @@ def compare_with(baseline: dict[str, Any], now: dict[str, Any]) -> list[Change]:
         if name in old["latency_us"]
     ]
     if not changes:
-        raise InputError("the baseline has no file and measure in common with this run; measure it again")
+        raise InputError("the baseline and this run have no file and measurement in common; measure it again")
     return changes
 
 
@@ -123,5 +123,5 @@ def _normalized(document: dict[str, Any], file: dict[str, Any], name: str) -> np
     fixed = np.array(document[key], np.float64)
     positive = all((np.isfinite(times) & (times > 0)).all() for times in (rounds, fixed))
     if not rounds.shape == fixed.shape != (0,) or not positive:
-        raise ValueError(f"{name}: rounds {rounds.shape} beside {fixed.shape} of the calibration")
+        raise ValueError(f"{name}: {rounds.shape} rounds, but {fixed.shape} of the calibration")
     return rounds / fixed

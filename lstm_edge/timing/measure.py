@@ -75,7 +75,7 @@ def measure(
     rounds = _quiet_rounds(calls, plan, len(timed_models), progress)
     files = []
     for timed_model in timed_models:
-        progress(f"loading {timed_model.name} in processes of its own")
+        progress(f"loading {timed_model.name} in separate processes")
         file = _file(timed_model, rounds, plan, settings) | {"left_out": left_out[timed_model.name]}
         progress(f"trying engines and thread counts for {timed_model.name}")
         files.append(file | {"settings": _settings(timed_model, file["latency_us"], plan)})
@@ -113,7 +113,7 @@ def _calls(timed_model: TimedModel, plan: Plan) -> tuple[dict[str, Call], list[s
         else:
             calls[name] = call
     if not calls:
-        raise CheckFailedError(f"{timed_model.path} takes none of the calls: {'; '.join(skipped)}")
+        raise CheckFailedError(f"{timed_model.path} supports none of the calls: {'; '.join(skipped)}")
     return calls, skipped
 
 
@@ -123,12 +123,12 @@ def _quiet_rounds(
     seconds = plan.seconds * files * (1 - _SETTINGS_SHARE if plan.settings else 1)
     rounds = interleave(calls, seconds, plan.rounds)
     if rounds.noise > _NOISE_LIMIT:
-        progress("timing once more: the machine was noisy")
+        progress("timing again: the machine was noisy")
         rounds = interleave(calls, seconds, plan.rounds)
     if rounds.noise > _NOISE_LIMIT:
         raise CheckFailedError(
-            f"the machine is too noisy to tell: the calibration workload varied by {rounds.noise:.0%} "
-            f"between rounds, expected {_NOISE_LIMIT:.0%} at most; stop other work, or give --seconds more"
+            f"the machine is too noisy: the calibration workload varied by {rounds.noise:.0%} "
+            f"between rounds, expected at most {_NOISE_LIMIT:.0%}; stop other work, or increase --seconds"
         )
     return rounds
 

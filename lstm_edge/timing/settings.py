@@ -1,4 +1,4 @@
-"""Which engine and number of threads serve a file best on this machine's processor."""
+"""Find the fastest engine and number of threads for a file on this machine."""
 
 import json
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from .rounds import Call, interleave
 __all__ = ["compare_settings", "load_call"]
 
 _ENGINES: tuple[Literal["native", "onnxruntime"], ...] = ("native", "onnxruntime")
-_DEFAULTS = "as it was opened"
+_DEFAULTS = "as opened"
 _GAIN = 0.98
 """Settings are recommended if the whole interval of their time relative to the defaults' is below this."""
 

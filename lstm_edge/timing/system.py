@@ -82,7 +82,7 @@ def measure_load(path: Path, settings: dict[str, Any]) -> LoadCost:
             )
         if ran.returncode:
             last = (ran.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
-            raise CheckFailedError(f"{path} can't be opened in a process of its own: {last}")
+            raise CheckFailedError(f"{path} can't be opened in a separate process: {last}")
         found.append(json.loads(ran.stdout))
     imports, loads, bare, peak = zip(*found, strict=True)
     known = None not in (*bare, *peak)

@@ -85,13 +85,13 @@ class TrainConfig:
             raise InputError(f"carry is {self.carry!r}, expected {', '.join(CARRY)}")
         if self.carry == "on" and self.bidirectional:
             raise InputError(
-                "a bidirectional network reads the whole sample, so that no state can be carried; leave out "
+                "a bidirectional network reads the whole sample, so no state can be carried; remove "
                 "--carry on or --bidirectional"
             )
         if self.device not in _DEVICES:
             raise InputError(f"device is {self.device!r}, expected {' or '.join(_DEVICES)}")
         if self.dropout and self.num_layers == 1:
-            raise InputError("dropout acts between layers; give two layers or more, or no dropout")
+            raise InputError("dropout is applied between layers; use two or more layers, or no dropout")
         if not 0 < self.crop <= 1:
             raise InputError(f"crop is {self.crop}, expected a fraction above 0, up to 1")
 

@@ -203,7 +203,7 @@ def test_an_unknown_readout_and_sizes_that_are_not_positive_are_refused_by_name(
 
 
 def test_lengths_with_unbatched_input_are_refused():
-    with pytest.raises(InputError, match="lengths go with batched input"):
+    with pytest.raises(InputError, match="lengths require batched input"):
         LSTM1(C, INPUTS, H, 1, L)(torch.randn(L, INPUTS), lengths=[3])
 
 

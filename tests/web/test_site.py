@@ -192,7 +192,7 @@ def test_a_site_can_be_made_in_an_empty_folder_and_below_the_working_directory(
     site = to_site(data / "lstm.onnx", onnxruntime_web / PACKAGE, [])
     site.save("site")
     assert (tmp_path / "site" / "index.html").is_file()
-    with pytest.raises(NotFoundError, match="make it first"):
+    with pytest.raises(NotFoundError, match="create it first"):
         site.save("a/b")
 
 
@@ -207,7 +207,7 @@ def test_a_name_that_is_code_stays_a_name(data, onnxruntime_web, tmp_path, site_
 def test_options_of_the_page_do_not_go_with_other_formats(invoke, data, tmp_path):
     code, _, error = invoke("convert", data / "lstm.onnx", "-o", tmp_path / "m.ort", "--ort", tmp_path)
     assert code == 2
-    assert "--ort does not go with --to ort" in error
+    assert "--ort is not valid with --to ort" in error
 
 
 def test_a_site_is_made_without_torch_and_onnx(data, onnxruntime_web, tmp_path):

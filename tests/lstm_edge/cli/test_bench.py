@@ -77,7 +77,7 @@ def test_several_files_are_compared_with_the_first_side_by_side(invoke, har, mak
 def test_the_table_is_for_people(invoke, har, quiet):
     code, out, _ = invoke("bench", har.path, *QUICK)
     assert code == 0
-    for words in ("p99 us", "streams 8", "samples a second", "50 Hz", "real-time factor", "peak memory"):
+    for words in ("p99 us", "streams 8", "samples per second", "50 Hz", "real-time factor", "peak memory"):
         assert words in out
 
 
@@ -229,7 +229,7 @@ def test_a_baseline_that_can_not_be_compared_exits_2_and_nothing_is_measured(
     [
         ([], "MODELS"),
         (["none.onnx"], "none.onnx"),
-        (["{m}", "{m}"], "got a file twice"),
+        (["{m}", "{m}"], "a file is given twice"),
         (["{m}", "--streams", "1,x"], "--streams"),
         (["{m}", "--seconds", "0"], "--seconds"),
         (["{m}", "--compare", "none.json"], "none.json"),

@@ -49,8 +49,8 @@ def test_convert_writes_the_folder_and_says_what_it_compared(invoke, plain, tmp_
         (["--to", "c", "--name", "for"], "keyword"),
         (["--to", "c", "--name", "stdio"], "stdio.h is taken"),
         (["--to", "c", "--chunk", 0], "--chunk"),
-        (["--to", "ort", "--chunk", 2], "--chunk does not go with --to ort"),
-        (["--to", "ort", "--name", "har"], "--name does not go with --to ort"),
+        (["--to", "ort", "--chunk", 2], "--chunk is not valid with --to ort"),
+        (["--to", "ort", "--name", "har"], "--name is not valid with --to ort"),
     ],
 )
 def test_a_wrong_option_is_refused_in_one_line(options, words, invoke, plain, tmp_path):
@@ -64,7 +64,7 @@ def test_a_folder_with_other_files_is_refused_before_any_work(invoke, tmp_path):
     (tmp_path / "notes.txt").write_text("keep")
     code, out, err = invoke("convert", tmp_path / "absent.onnx", "--to", "c", "-o", tmp_path)
     assert (code, out) == (2, "")
-    assert "holds notes.txt" in err
+    assert "contains notes.txt" in err
 
 
 def test_labels_that_c_can_not_take_are_written_as_it_can(invoke, make, tmp_path):

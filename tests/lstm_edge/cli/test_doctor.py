@@ -106,7 +106,7 @@ def test_an_installation_older_than_the_code_is_told_to_be_made_again(tmp_path):
 
     found = {finding["about"]: finding for finding in json.loads(run("doctor", "--json").stdout)}
     assert found["export extra"]["found"] == "not known to this installation"
-    assert found["export extra"]["advice"].startswith("install lstm-edge again")
+    assert found["export extra"]["advice"].startswith("reinstall lstm-edge")
     ran = run("export", "runs/none", "-o", str(tmp_path / "m.onnx"))
     assert ran.returncode == 2
     assert ran.stderr == (
@@ -128,7 +128,7 @@ def test_without_onnxruntime_and_torch_it_exits_1_and_names_the_extras():
         [sys.executable, "-c", program, "doctor", "--json"], capture_output=True, text=True, check=False
     )
     assert ran.returncode == 1
-    assert ran.stderr.startswith("error: no model can run here")
+    assert ran.stderr.startswith("error: no model can run on this machine")
     found = {finding["about"]: finding for finding in json.loads(ran.stdout)}
     assert install_command("cpu") in found["onnxruntime wheel"]["advice"]
     assert found["export extra"]["found"] == "onnx, torch not installed"

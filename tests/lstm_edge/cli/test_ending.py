@@ -85,10 +85,10 @@ def test_what_was_done_before_ctrl_c_is_said_in_the_same_line(capsys):
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(10)
         except KeyboardInterrupt:
-            raise KeyboardInterrupt("the best so far is in runs/a") from None
+            raise KeyboardInterrupt("the best epoch so far is in runs/a") from None
 
     assert run(group(work), ["work"]) == 130
-    assert capsys.readouterr().err == "stopped by Ctrl-C: the best so far is in runs/a\n"
+    assert capsys.readouterr().err == "stopped by Ctrl-C: the best epoch so far is in runs/a\n"
 
 
 def test_a_warning_is_one_line(capsys):

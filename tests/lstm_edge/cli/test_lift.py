@@ -89,7 +89,7 @@ def test_a_refusal_is_one_line_and_leaves_the_old_file(gru, tmp_path):
     ("arguments", "message"),
     [
         (["--input", "x"], "expected x=N,L,8"),
-        (["--input", "x=N,0,3"], "neither a positive number nor a plain name"),
+        (["--input", "x=N,0,3"], "neither a positive number nor a valid name"),
         (["--state", "h"], "expected INPUT=OUTPUT"),
         (["--input", "z=N"], "no input 'z'"),
     ],
@@ -115,7 +115,7 @@ def run(*words):
 
 @pytest.mark.parametrize(
     ("output", "message"),
-    [("no/out.onnx", "make it first"), (".", "is a folder"), ("/dev/null", "not a regular file")],
+    [("no/out.onnx", "create it first"), (".", "is a folder"), ("/dev/null", "not a regular file")],
 )
 def test_a_target_that_can_not_be_written_is_refused_before_the_file_is_read(
     gru, tmp_path, monkeypatch, output, message
@@ -167,5 +167,5 @@ def test_a_branch_is_chosen_by_number_and_a_wrong_one_is_said_in_one_line(gru, t
     assert (done.returncode, done.stdout) == (2, "")
     assert (
         done.stderr.splitlines()[-1] + "\n"
-        == "error: --branch rate=fast: 'fast' is no number, expected sr=16000\n"
+        == "error: --branch rate=fast: 'fast' is not a number, expected sr=16000\n"
     )

@@ -112,7 +112,7 @@ def test_a_file_made_elsewhere_gives_its_first_output(invoke, make, data):
         (["{model}", "{data}", "--threads", "0"], "--threads"),
         (["{model}", "{data}", "--device", "tpu"], "--device"),
         (["{model}"], "DATA"),
-        (["{data}", "{model}"], "are swapped; type lstm-edge predict {model} {data}"),
+        (["{data}", "{model}"], "are swapped; run lstm-edge predict {model} {data}"),
     ],
 )
 def test_wrong_use_exits_2_and_says_what_is_wrong(invoke, har, data, arguments, words):

@@ -16,7 +16,7 @@ from lstm_edge_runtime.manifest import Trained
 MAIN = "from lstm_edge.cli import main; main()"
 X = np.random.default_rng(3).normal(size=(40, 3)).astype(np.float32)
 WINDOW, WHOLE = Trained(False, 6, 1.0), Trained(False, None, 1.0)
-NOTE = "note: each window of the training started from reset, so "
+NOTE = "note: each training window started from reset, so "
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +60,7 @@ def test_stream_starts_again_with_each_window_and_says_so_once(from_reset, argum
     found, said = stream(from_reset, *arguments)
     np.testing.assert_allclose(probabilities(found), stepped(from_reset, every), atol=1e-6)
     assert said == (
-        ""
-        if arguments
-        else NOTE + "states start again every 6 steps; --reset-every never carries states on\n"
+        "" if arguments else NOTE + "states are reset every 6 steps; --reset-every never carries states on\n"
     )
 
 
@@ -71,7 +69,7 @@ def test_an_older_file_with_a_window_is_taken_for_one_from_reset(make, trained):
     path = make("older", trained=trained).path
     found, said = stream(path)
     np.testing.assert_allclose(probabilities(found), stepped(path, 40 if trained else 6), atol=1e-6)
-    assert ("states are carried on all the same" if trained else "states start again every 6 steps") in said
+    assert ("states are carried on anyway" if trained else "states are reset every 6 steps") in said
     assert said.count("note:") == 1
 
 
@@ -111,14 +109,14 @@ def test_a_held_label_is_an_empty_cell_of_csv_before_the_first(har):
 def test_hold_of_values_is_refused(make, invoke):
     code, _, err = invoke("stream", make("values", task="regression").path, "--hold", "3")
     assert code == 2
-    assert "--hold is for labels, and this file's outputs are values" in err
+    assert "--hold applies to labels, but this file's outputs are values" in err
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "1.5", "window", ""])
 def test_what_is_no_number_of_steps_is_wrong_usage(from_reset, invoke, text):
     code, _, err = invoke("stream", from_reset, "--reset-every", text)
     assert code == 2
-    assert "neither 'never' nor a whole number of steps" in err
+    assert "neither 'never' nor a positive integer" in err
 
 
 @pytest.mark.parametrize(
@@ -134,7 +132,7 @@ def test_predict_judges_a_long_series_by_its_last_window_and_says_so_once(
     for row, x in zip(csv.DictReader(io.StringIO(out)), (X, -X), strict=True):
         expected = model.predict(x[None, -last:]).probabilities[0]
         np.testing.assert_allclose([float(cell) for cell in list(row.values())[2:]], expected, atol=1e-6)
-    said = NOTE + "longer series are judged by their last 6 steps; --reset-every never carries states on\n"
+    said = NOTE + "only the last 6 steps of longer series are used; --reset-every never carries states on\n"
     assert err == ("" if arguments else said)
 
 

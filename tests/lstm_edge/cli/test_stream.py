@@ -399,7 +399,7 @@ def test_a_terminal_is_told_what_is_waited_for(har):
     command = [sys.executable, "-c", MAIN, "stream", har.path]
     ran = subprocess.Popen(command, stdin=follower, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     os.close(follower)
-    assert ran.stderr.readline() == b"waiting for lines of 3 numbers (ax, ay, az); Ctrl-D ends\n"
+    assert ran.stderr.readline() == b"waiting for lines of 3 numbers (ax, ay, az); press Ctrl-D to end\n"
     os.write(leader, b"1 2 3\n\x04")
     out, err = ran.communicate(timeout=60)
     os.close(leader)

@@ -120,7 +120,7 @@ def test_the_header_may_be_separated_by_what_its_names_do_not_hold():
 
 def test_binary_data_are_named_and_read_when_said_so():
     raw = np.array([1.5, -2, 3], np.float32).tobytes()
-    with pytest.raises(InputError, match="binary data, expected text; give --binary float32"):
+    with pytest.raises(InputError, match="binary data, expected text; use --binary float32"):
         LineParser(3).parse_bytes(raw)
     parser = FrameParser(3, "float32")
     np.testing.assert_array_equal(parser.parse_bytes(raw), [1.5, -2, 3])

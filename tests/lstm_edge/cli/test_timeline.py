@@ -33,7 +33,7 @@ def test_a_recording_under_way_is_drawn_up_to_now():
 
 
 def test_a_wrong_last_answer_is_said_plainly():
-    assert lines([0] * 96)[1].endswith("taken for Rest")
+    assert lines([0] * 96)[1].endswith("classified as Rest")
 
 
 def test_plain_text_keeps_to_ascii():

@@ -60,7 +60,7 @@ def process(*arguments, **options):
 def test_training_prints_a_summary_and_the_next_command(lstm_edge, data):
     code, out, err = lstm_edge("train", data, "-o", "run", *FAST)
     assert code == 0
-    assert "4 epochs, the best at" in out
+    assert "4 epochs, best epoch" in out
     assert "recall of 1" in out
     assert "test (6)" in out
     assert "lstm-edge export run -o model.onnx" in out
@@ -105,18 +105,19 @@ def test_columns_and_values_are_named_by_options(lstm_edge, tmp_path):
     [
         (
             ["none.npz", "-o", "run"],
-            "error: none.npz is not there; name a .npz, .npy, .csv or .parquet file, or a folder of tables\n",
+            "error: none.npz does not exist; expected a .npz, .npy, .csv or .parquet file, or a folder of "
+            "tables\n",
         ),
-        (["data.npz", "-o", "data.npz"], "error: data.npz is a file; name a folder for the run\n"),
+        (["data.npz", "-o", "data.npz"], "error: data.npz is a file; use a folder for the run\n"),
         (
             ["data.npz", "-o", "run", "--window", "9"],
             "error: data.npz: series '",
         ),
         (["data.npz", "-o", "run", "--epochs", "0"], "error: epochs is 0, expected 1 to 2,147,483,647\n"),
-        (["data.npz", "-o", "run", "--resume", "--overwrite"], "error: --resume goes on with a run"),
+        (["data.npz", "-o", "run", "--resume", "--overwrite"], "error: --resume continues a run"),
         (["data.npz", "-o", "run", "--target", "a,,b"], "error: "),
         (["data.npz"], "error: "),
-        (["data.npz", "-o", "a.pt"], "error: a.pt is named like a file; -o names a folder for the run"),
+        (["data.npz", "-o", "a.pt"], "error: a.pt looks like a file name; -o is a folder for the run"),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_2(lstm_edge, data, arguments, message):
@@ -170,7 +171,7 @@ def test_ctrl_c_keeps_the_best_so_far_says_so_and_can_be_resumed(data, tmp_path)
     finally:
         ran.kill()
     assert ran.returncode == 130
-    assert "stopped before the end, the best so far is kept" in out
+    assert "interrupted, the best epoch so far is kept" in out
     assert "--resume" in out
     assert "Traceback" not in err
     done = load(tmp_path / "run").summary["epochs"]

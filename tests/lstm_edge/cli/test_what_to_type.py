@@ -1,4 +1,4 @@
-"""A slip on the command line is one line that says what to type."""
+"""A slip on the command line is one line that suggests the right command."""
 
 import numpy as np
 import pytest
@@ -22,24 +22,24 @@ def folder(tmp_path, har, monkeypatch):
     ("words", "message"),
     [
         ("exprot run -o a.onnx", "no verb 'exprot'; did you mean 'export'?"),
-        ("stream run", "run is a run folder, expected an .onnx file; type lstm-edge export run -o run.onnx"),
-        ("inspect run", "type lstm-edge export run -o run.onnx"),
-        ("bench run", "type lstm-edge export run -o run.onnx"),
-        ("tune har.onnx", "tune is gone; lstm-edge bench MODELS prints the fastest engine"),
-        ("convert run -o a.ort", "type lstm-edge export run -o run.onnx"),
-        ("quantize run -o a.onnx", "type lstm-edge export run -o run.onnx"),
-        ("lift run -o a.onnx", "type lstm-edge export run -o run.onnx"),
-        ("train run -o other", "run is a trained run, not data; type lstm-edge export run -o model.onnx"),
+        ("stream run", "run is a run folder, expected an .onnx file; run lstm-edge export run -o run.onnx"),
+        ("inspect run", "run lstm-edge export run -o run.onnx"),
+        ("bench run", "run lstm-edge export run -o run.onnx"),
+        ("tune har.onnx", "tune was removed; lstm-edge bench MODELS prints the fastest engine"),
+        ("convert run -o a.ort", "run lstm-edge export run -o run.onnx"),
+        ("quantize run -o a.onnx", "run lstm-edge export run -o run.onnx"),
+        ("lift run -o a.onnx", "run lstm-edge export run -o run.onnx"),
+        ("train run -o other", "run is a trained run, not data; run lstm-edge export run -o model.onnx"),
         ("predict har.onnx run", "run is a trained run, not data"),
-        ("predict data.npz har.onnx", "are swapped; type lstm-edge predict har.onnx data.npz"),
-        ("validate run --against har.onnx", "are swapped; type lstm-edge validate har.onnx --against run"),
-        ("quantize data.npz -o a.onnx", "data.npz holds data, expected an .onnx file"),
-        ("selftest data.npz", "data.npz holds data, expected an .onnx file"),
-        ("quantize har.onnx -o a.pt", "a.pt is to be an ONNX file; type -o a.onnx"),
-        ("lift har.onnx -o a", "a is to be an ONNX file; type -o a.onnx"),
+        ("predict data.npz har.onnx", "are swapped; run lstm-edge predict har.onnx data.npz"),
+        ("validate run --against har.onnx", "are swapped; run lstm-edge validate har.onnx --against run"),
+        ("quantize data.npz -o a.onnx", "data.npz is a data file, expected an .onnx file"),
+        ("selftest data.npz", "data.npz is a data file, expected an .onnx file"),
+        ("quantize har.onnx -o a.pt", "a.pt is not named .onnx; use -o a.onnx"),
+        ("lift har.onnx -o a", "a is not named .onnx; use -o a.onnx"),
     ],
 )
-def test_a_slip_is_told_what_to_type(folder, words, message, monkeypatch, capsys):
+def test_a_slip_suggests_the_right_command(folder, words, message, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["lstm-edge", *words.split()])
     before = sorted(folder.rglob("*"))
     with pytest.raises(SystemExit) as ended:

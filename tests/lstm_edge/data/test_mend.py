@@ -25,7 +25,7 @@ def test_missing_cells_are_refused_with_the_choice_unless_it_was_made(table):
     dropped = table(GAPS, missing="drop-row")
     assert [one.x.tolist() for one in dropped.series] == [[[0, 5]], [[2, 3]]]
     assert [len(one.y) for one in dropped.series] == [1, 1]
-    assert dropped.notes == ("3 steps with missing features were left out",)
+    assert dropped.notes == ("3 steps with missing features were dropped",)
 
 
 def test_gaps_of_a_column_to_forecast_are_mended_as_those_of_every_feature(table):
@@ -53,7 +53,7 @@ def test_a_cell_that_is_wrong_is_no_gap(table, cell):
 def test_a_series_without_one_value_of_a_feature_is_refused(table):
     for mode in ("interpolate", "drop-row"):
         with pytest.raises(
-            InputError, match="series '2' has a feature, or every step, with missing values only"
+            InputError, match="series '2' has a feature, or all of its steps, with only missing values"
         ):
             table("series,a,label\n1,1,x\n2,,y\n2,,y\n", missing=mode)
 
@@ -87,7 +87,7 @@ def test_an_irregular_rate_is_noted_and_resampled_when_a_rate_is_asked_for(table
     noted = table(text)
     assert noted.sampling_rate == 1
     assert noted.notes == (
-        "1 of 4 steps differ from the usual 1 s by more than 10%; --rate resamples to one rate",
+        "1 of 4 intervals differ from the usual 1 s by more than 10%; --rate resamples to one rate",
     )
     found = table(text, sampling_rate=2.0)
     np.testing.assert_allclose(found.series[0].x[:, 0], np.arange(0, 61, 5))
@@ -155,9 +155,9 @@ def test_a_folder_of_unlike_files_or_none_is_refused(folder, tmp_path):
     ):
         read_recordings(folder)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match=r"holds no \.csv and no \.parquet files"):
+    with pytest.raises(InputError, match=r"contains no \.csv or \.parquet files"):
         read_recordings(tmp_path / "empty")
-    with pytest.raises(InputError, match="--label-pattern is for a folder"):
+    with pytest.raises(InputError, match="--label-pattern requires a folder"):
         read_recordings(folder / "walk" / "a.csv", ReadConfig(label_pattern="(a)"))
 
 

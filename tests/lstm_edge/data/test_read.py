@@ -49,7 +49,7 @@ def test_what_lies_past_a_length_is_not_looked_at(npz):
         ({"x": None}, r"data\.npz has no array 'x' \(it has y\)"),
         ({"y": None}, r"data\.npz has no array 'y' \(it has x\)"),
         ({"x": np.zeros((4, 6))}, r"x is float64 \(4, 6\), expected numbers of shape \(samples, L, I\)"),
-        ({"x": np.zeros((0, 6, 2))}, r"holds no samples: x is \(0, 6, 2\)"),
+        ({"x": np.zeros((0, 6, 2))}, r"contains no samples: x is \(0, 6, 2\)"),
         ({"x": np.full((4, 6, 2), "a")}, r"x is <U1 .*expected numbers"),
         ({"x": np.where(np.arange(48).reshape(4, 6, 2) == 17, np.nan, 1)}, r"x\[1, 2, 1\] is nan"),
         ({"x": np.full((4, 6, 2), 1e300)}, r"x\[0, 0, 0\] is 1e\+300, expected a finite number"),
@@ -96,7 +96,7 @@ def test_arrays_of_other_names_are_taken_when_they_are_named(npz):
 def test_named_features_are_picked_by_name(npz):
     found = npz(ReadConfig(features=("b",)), features=np.array(["a", "b"]))
     np.testing.assert_array_equal(found.series[0].x, GOOD["x"][0][:, 1:])
-    with pytest.raises(InputError, match=r"names no features"):
+    with pytest.raises(InputError, match=r"has no feature names"):
         npz(ReadConfig(features=("b",)))
 
 
@@ -126,7 +126,7 @@ def test_a_name_that_is_not_in_an_npz_is_refused_with_the_nearest_one(npz, confi
 
 def test_samples_channels_time_is_asked_for_and_read(npz):
     x = np.arange(4 * 2 * 9, dtype=np.float32).reshape(4, 2, 9)
-    with pytest.raises(InputError, match=r"x is \(4, 2, 9\), 2 steps of 9 features, .*--layout NCL if it is"):
+    with pytest.raises(InputError, match=r"x is \(4, 2, 9\), 2 steps of 9 features, .*--layout NCL if so"):
         npz(x=x)
     np.testing.assert_array_equal(npz(ReadConfig(layout="NCL"), x=x).series[1].x, x[1].T)
     np.testing.assert_array_equal(npz(ReadConfig(layout="NLC"), x=x).series[1].x, x[1])
@@ -143,7 +143,7 @@ def test_samples_channels_time_is_asked_for_and_read(npz):
     ],
 )
 def test_floats_and_one_hot_rows_that_look_like_classes_are_asked_about(npz, y, labels):
-    with pytest.raises(InputError, match="give --label y to take them as classes, --target y"):
+    with pytest.raises(InputError, match="use --label y to read it as classes, --target y"):
         npz(y=y)
     assert npz(ReadConfig(label="y"), y=y).labels == labels
     values = npz(ReadConfig(targets=("y",)), y=y)
@@ -224,9 +224,9 @@ def test_the_models_features_are_picked_by_name_wherever_they_are_named(tmp_path
 
 
 def test_files_that_are_not_what_they_say_are_refused(tmp_path):
-    with pytest.raises(NotFoundError, match="is not there"):
+    with pytest.raises(NotFoundError, match="does not exist"):
         read_recordings(tmp_path / "none.npz")
-    with pytest.raises(InputError, match=r"holds no \.csv and no \.parquet files"):
+    with pytest.raises(InputError, match=r"contains no \.csv or \.parquet files"):
         read_recordings(tmp_path)
     (tmp_path / "d.txt").write_text("1")
     with pytest.raises(InputError, match=r"ends in '\.txt'; expected a \.npz"):
@@ -251,7 +251,7 @@ def test_a_table_without_the_models_features_says_what_the_model_takes(tmp_path)
     path = tmp_path / "d.csv"
     path.write_text("accel_x,ay\n1,2\n")
     with pytest.raises(
-        InputError, match=r"no column 'ax' .*the model's features are ax, ay; name other columns by"
+        InputError, match=r"no column 'ax' .*the model's features are ax, ay; name other columns with"
     ):
         read_recordings(path, targets="ignored", model=ModelFeatures(("ax", "ay"), 2))
     config = ReadConfig(features=("accel_x", "ay"))
@@ -318,7 +318,7 @@ def test_without_series_and_order_the_file_is_one_series_as_it_stands(table):
         ("run_id,ax,label\n1,1,a\n", {"series": "runid"}, r"no column 'runid' .*; did you mean 'run_id'\?"),
         ("timestamp,ax,label\n1,1,a\n", {"order": "tiemstamp"}, "did you mean 'timestamp'"),
         ("ax,label\n1,a\n", {"group": "who"}, r"no column 'who' \(it has ax, label\)"),
-        ("ax,kind\n1,a\n", {}, "name the column with the class by --label, or those with values"),
+        ("ax,kind\n1,a\n", {}, "name the class column with --label, or the value columns"),
         (
             "series,who,ax,label\n1,a,1,x\n1,b,1,y\n",
             {"group": "who"},
@@ -334,7 +334,7 @@ def test_without_series_and_order_the_file_is_one_series_as_it_stands(table):
         (
             "a,b\n1,2\n",
             {"forecast": ("a",), "features": ("b",)},
-            "it must be among the features",
+            "it must be a feature",
         ),
     ],
 )
@@ -362,9 +362,9 @@ def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path):
     ("options", "message"),
     [
         ({"window": 0}, "window is 0"),
-        ({"stride": 2}, "a stride goes with a window"),
-        ({"label": "a", "targets": ("b",)}, "label and targets were given together"),
-        ({"forecast": ("a",)}, "a forecast needs a window"),
+        ({"stride": 2}, "a stride requires a window"),
+        ({"label": "a", "targets": ("b",)}, "label and targets were both given"),
+        ({"forecast": ("a",)}, "a forecast requires a window"),
         ({"validation": 0.0}, "must leave data"),
         ({"validation": 0.6, "test": 0.5}, "must leave data"),
         ({"test": 1.5}, "test is 1.5"),

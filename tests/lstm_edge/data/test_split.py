@@ -118,7 +118,7 @@ def test_validation_is_drawn_from_the_named_training_set_where_none_is_named():
 
 
 def test_one_class_alone_is_refused():
-    with pytest.raises(InputError, match="one class only, 'a'; expected two or more"):
+    with pytest.raises(InputError, match="only one class, 'a'; expected two or more"):
         split_series(classes(*(recording(str(index)) for index in range(9)), labels=("a",)), DataConfig(), 0)
 
 
@@ -131,9 +131,9 @@ def test_a_class_too_rare_for_every_set_trains_first_and_is_named_for_the_others
         held = [{int(one.y[0]) for one in rows} for rows in (split.train, split.validation, split.test)]
         assert held == [{0, 1, 2, 3}, {0, 1, 2}, {0, 1}]
         assert split.notes == (
-            "class 'c' has 2 series, none of them in the test set, whose score says nothing about it",
-            "class 'd' has 1 series, none of them in the validation and test set, whose score says nothing "
-            "about it",
+            "class 'c' has 2 series, none of them in the test set, so those scores don't cover it",
+            "class 'd' has 1 series, none of them in the validation and test set, so those "
+            "scores don't cover it",
         )
 
 
@@ -164,7 +164,7 @@ def test_folds_test_every_series_once_and_keep_the_classes_in_proportion():
     with pytest.raises(InputError, match="got 20 series for 20 folds"):
         fold_series(classes(*series), 20, DataConfig(), 3)
     named = classes(recording("a", split="train"), recording("b", label=1, split="test"))
-    with pytest.raises(InputError, match="name their own sets"):
+    with pytest.raises(InputError, match="define their sets"):
         fold_series(named, 2, DataConfig(), 0)
 
 
@@ -178,7 +178,7 @@ def test_separate_files_are_joined_and_their_classes_numbered_together():
         split_series(join_sets(train, test, None), DataConfig(test=0.0), 0)
     with pytest.raises(InputError, match="differ from the training file's"):
         join_sets(train, None, values(4))
-    with pytest.raises(InputError, match="says the sets of its series itself"):
+    with pytest.raises(InputError, match="defines the sets of its series itself"):
         join_sets(train, None, classes(recording("0", split="test")))
 
 

@@ -45,7 +45,7 @@ def test_whole_series_are_padded_with_zeros_and_bear_their_lengths():
 def test_a_series_too_short_or_of_two_classes_is_refused_by_name():
     with pytest.raises(InputError, match="series 'walk' has 3 steps, fewer than the window of 4"):
         cut_windows([series(9), series(3, name="walk")], 4, None)
-    with pytest.raises(InputError, match="series 'mixed' has more than one class; give --window"):
+    with pytest.raises(InputError, match="series 'mixed' has more than one class; use --window"):
         cut_windows([series(2, [0, 1], "mixed")], None, None)
 
 

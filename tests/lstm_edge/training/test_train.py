@@ -61,7 +61,7 @@ def test_the_scale_is_that_of_the_training_part_alone(tmp_path):
     assert run.inputs.mean == (2.0,)
     assert run.inputs.std == (1.0,)
     assert run.summary["split"] == {
-        "description": "as the data say",
+        "description": "as defined by the data",
         "notes": [],
         "train": 4,
         "validation": 4,
@@ -237,7 +237,7 @@ def test_a_state_of_another_version_is_refused_in_one_line(data, tmp_path, edit)
 
 
 def test_a_damaged_or_missing_state_to_resume_is_refused(data, tmp_path):
-    with pytest.raises(NotFoundError, match="holds no run to resume; train without --resume"):
+    with pytest.raises(NotFoundError, match="contains no run to resume; train without --resume"):
         train(data, tmp_path / "run", config=QUICK, resume=True)
     train(data, tmp_path / "run", config=replace(QUICK, epochs=1))
     content = (tmp_path / "run" / RESUME).read_bytes()
@@ -252,9 +252,9 @@ def test_a_damaged_or_missing_state_to_resume_is_refused(data, tmp_path):
 def test_a_run_without_a_resume_file_is_not_sent_from_one_option_to_the_other(data, tmp_path):
     train(data, tmp_path / "run", config=replace(QUICK, epochs=1))
     (tmp_path / "run" / RESUME).unlink()
-    with pytest.raises(NotFoundError, match=r"a run without resume\.pt.*; --overwrite it, or name another"):
+    with pytest.raises(NotFoundError, match=r"a run without resume\.pt.*; --overwrite it, or use another"):
         train(data, tmp_path / "run", config=QUICK, resume=True)
-    with pytest.raises(InputError, match="already holds a run; --overwrite it, or name another folder"):
+    with pytest.raises(InputError, match="already contains a run; --overwrite it, or use another folder"):
         train(data, tmp_path / "run", config=QUICK)
     train(data, tmp_path / "run", config=replace(QUICK, epochs=1), overwrite=True)
 
@@ -289,7 +289,7 @@ def test_wrong_values_in_a_resume_file_are_one_line(data, tmp_path, spoil):
 def test_a_run_that_is_there_is_replaced_only_when_told(data, tmp_path):
     train(data, tmp_path / "run", config=replace(QUICK, epochs=1))
     before = (tmp_path / "run" / CONFIG).read_bytes()
-    with pytest.raises(InputError, match="already holds a run; --resume it, --overwrite it"):
+    with pytest.raises(InputError, match="already contains a run; --resume it, --overwrite it"):
         train(data, tmp_path / "run", config=QUICK)
     assert (tmp_path / "run" / CONFIG).read_bytes() == before
     train(data, tmp_path / "run", config=replace(QUICK, epochs=1, seed=9), overwrite=True)
@@ -302,7 +302,7 @@ def test_a_learning_rate_that_diverges_says_so(data, tmp_path):
 
 
 def test_fewer_samples_than_a_batch_are_refused(data, tmp_path):
-    with pytest.raises(InputError, match=r"data\.npz: got 24 samples to train on, fewer than a batch of 25"):
+    with pytest.raises(InputError, match=r"data\.npz: got 24 samples for training, fewer than a batch of 25"):
         train(data, tmp_path / "run", config=replace(QUICK, batch_size=25))
     assert not (tmp_path / "run").exists()
 
@@ -310,7 +310,7 @@ def test_fewer_samples_than_a_batch_are_refused(data, tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "error", "message"),
     [
-        ("none.npz", None, NotFoundError, r"none\.npz is not there"),
+        ("none.npz", None, NotFoundError, r"none\.npz does not exist"),
         ("empty.csv", "", InputError, r"empty\.csv is empty"),
         ("data.txt", "1,2", InputError, r"data\.txt ends in '\.txt'; expected a \.npz, \.npy, \.csv"),
         ("short.csv", "a,label\n1,x\n2,y\n", InputError, r"short\.csv: "),
@@ -330,7 +330,7 @@ def test_files_that_are_no_data_are_refused_by_name(tmp_path, name, content, err
         ({"learning_rate": 0.0}, "learning_rate is 0.0"),
         ({"learning_rate": float("nan")}, "learning_rate is nan"),
         ({"dropout": 1.0, "num_layers": 2}, "dropout is 1.0"),
-        ({"dropout": 0.5}, "dropout acts between layers"),
+        ({"dropout": 0.5}, "dropout is applied between layers"),
         ({"crop": 0.0}, "crop is 0.0"),
         ({"device": "gpu"}, "device is 'gpu', expected cpu or cuda"),
         ({"label_smoothing": 1.0}, "label_smoothing is 1.0"),
@@ -364,9 +364,9 @@ def test_training_on_cuda_learns_as_well_and_gives_a_run_for_the_cpu(data, tmp_p
 
 def test_a_run_folder_that_can_not_be_made_is_refused_before_training(data, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(InputError, match=r"file is a file; name a folder"):
+    with pytest.raises(InputError, match=r"file is a file; use a folder"):
         train(data, tmp_path / "file" / "run", config=QUICK)
     monkeypatch.setattr("os.access", lambda path, mode: False)
-    with pytest.raises(InputError, match="can't be written to; name another folder"):
+    with pytest.raises(InputError, match="can't be written to; use another folder"):
         train(data, tmp_path / "runs" / "a", config=QUICK)
     assert not (tmp_path / "runs").exists()
