@@ -24,6 +24,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
@@ -31,6 +32,9 @@ from engines import Engine, EngineError, open_engines
 from healthy import FORMS, Network, draw_network
 
 from lstm_edge_exporters import ExportConfig, export
+from lstm_edge_exporters.export.file import File
+from lstm_edge_exporters.export.pipeline import convert
+from lstm_edge_exporters.export.request import Request
 from lstm_edge_exporters.numerics.cases import CaseGenerator
 from lstm_edge_exporters.numerics.floors import MANY_DRAWS, compare_outputs, expected
 from lstm_edge_exporters.numerics.function import fixed_axes
@@ -46,6 +50,8 @@ __all__ = ["Tally", "examine", "main"]
 
 SIZES = ((1, 1), (3, 7), (2, 60))
 """``(N, L)`` that engines are compared at."""
+TRACED_EVERY = 4
+"""Of so many networks one is traced a second time, for its validation."""
 C_EVERY = 20
 """Of so many networks one is converted to C, as a compiler takes its time."""
 
@@ -119,6 +125,7 @@ def main() -> int:
 
 _engines: list[Engine] = []
 """Of this process."""
+_PIPELINE = sys.modules[convert.__module__]
 
 
 def _start(pythons: Sequence[str]) -> None:
@@ -145,13 +152,22 @@ def examine(
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter("ignore")
         path = Path(folder) / "model.onnx"
+        traces: list[File] = []
+
+        def traced(request: Request) -> File:
+            traces.append(convert(request))
+            return traces[-1]
+
         try:
-            export(network.module, network.example, ExportConfig()).save(path)
+            with mock.patch.object(_PIPELINE, "convert", traced):
+                export(network.module, network.example, ExportConfig()).save(path)
         except LstmEdgeError as error:
             tally.problems.append(f"{network.about}: refused: {error}")
             return tally.problems[-1:]
         file = open_file(path)
-        against = against_module(network.module, file, network.example)
+        again = traced if number % TRACED_EVERY == 0 else lambda *_: traces[-1]
+        with mock.patch.object(_PIPELINE, "convert", again):
+            against = against_module(network.module, file, network.example)
         report = validate(file, against, ValidateConfig(seed=number, quick=not full))
         tally.checks += report.count("passed") + report.count("failed")
         found += [

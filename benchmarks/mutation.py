@@ -42,7 +42,7 @@ from mutation_networks import NETWORKS
 from lstm_edge_exporters import export
 from lstm_edge_exporters.numerics.cases import CaseGenerator, Procedure, in_chunks, whole
 from lstm_edge_exporters.numerics.floors import Expected, expected
-from lstm_edge_exporters.numerics.function import distance, fixed_axes
+from lstm_edge_exporters.numerics.function import fixed_axes
 from lstm_edge_exporters.numerics.graph64 import Graph64
 from lstm_edge_exporters.validate import ReferenceModel, ValidateConfig, open_file
 from lstm_edge_exporters.validate.checks.claims import comparable
@@ -55,7 +55,7 @@ from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import LstmEdgeError, UnsupportedError
 from lstm_edge_runtime.manifest import Array
 from lstm_edge_runtime.ort import SessionOptions, open_session, run_by_name
-from lstm_edge_runtime.tolerance import MULTIPLE
+from lstm_edge_runtime.tolerance import MULTIPLE, distance
 
 __all__ = ["DIFFERS", "Bench", "Mutant", "main"]
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from .manifest import Array
 
-__all__ = ["MULTIPLE", "POLICY", "ULPS", "Comparison", "compare", "limit_for"]
+__all__ = ["MULTIPLE", "POLICY", "ULPS", "Comparison", "compare", "distance", "limit_for"]
 
 MULTIPLE = 3.0
 """How many noise floors a candidate may be away from the exact result."""
@@ -136,10 +136,7 @@ def compare(
     if got.size == 0:
         return Comparison(name, got.shape, 0.0, 0.0, 0.0, (), 0.0, 0.0, 0.0, 0.0)
     left, right = got.astype(np.float64), expected.astype(np.float64)
-    same = (left == right) | (np.isnan(left) & np.isnan(right))
-    with np.errstate(invalid="ignore"):
-        difference = np.where(same, 0.0, np.abs(left - right))
-    difference = np.where(np.isnan(difference), np.inf, difference)
+    difference = distance(left, right)
     floors, limits = np.broadcast_to(floors, right.shape), np.broadcast_to(limits, right.shape)
     where = tuple(int(index) for index in np.unravel_index(_worst(difference, limits), right.shape))
     axes = [place for place, step in enumerate(limits.strides) if step and right.shape[place] > 1]
@@ -160,6 +157,15 @@ def compare(
         scale=scale,
         axes=tuple(axes),
     )
+
+
+def distance(one: Array, other: Array) -> Array:
+    """Return absolute differences; equal infinities and NaN in both places agree, other NaN are infinite."""
+    one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
+    with np.errstate(invalid="ignore"):
+        difference = np.abs(one - other)
+    same = (one == other) | (np.isnan(one) & np.isnan(other))
+    return np.where(same, 0.0, np.where(np.isnan(difference), np.inf, difference))
 
 
 def _worst(difference: Array, limits: Array) -> int:

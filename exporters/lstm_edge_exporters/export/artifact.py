@@ -17,6 +17,7 @@ from lstm_edge_runtime.manifest import AxisRange, Manifest
 from lstm_edge_runtime.ort import open_session, run_by_name
 
 from ..numerics.cases import closed_loop
+from ..numerics.floors import noise_floors
 from ..numerics.function import GraphError, fixed_axes
 from ..numerics.graph64 import MeasuredGraph, open_graph
 from ..numerics.verify import (
@@ -24,10 +25,8 @@ from ..numerics.verify import (
     ChunkedFile,
     Equivalence,
     find_counts,
-    measured_limits,
     record_golden,
     run_in_chunks,
-    same_limits,
     states_stop_at_lengths,
     verify,
 )
@@ -136,9 +135,9 @@ def _try_chunks(made: File, verified: Candidate) -> Manifest:
     if not manifest.time_axes or not manifest.states:
         return manifest
     function = verified.function
-    limits = same_limits(manifest) if function else measured_limits(verified.graph, manifest)
+    floors = partial(noise_floors, verified.graph, fixed=verified.fixed)
     lengths = (manifest.lengths,) if manifest.lengths else ()
-    file = ChunkedFile(manifest, verified.engine, lengths, limits)
+    file = ChunkedFile(manifest, verified.engine, lengths, floors)
     feeds = made.cases.case(2, 24, at_reset=True, full=True).feeds
     feeds = {**feeds, **file.with_lengths(feeds, manifest.steps(feeds))}
     manifest = manifest._replace(counts=find_counts(file, feeds))
@@ -148,7 +147,7 @@ def _try_chunks(made: File, verified: Candidate) -> Manifest:
         from ..lift.divergence import explain_divergence
 
         reason = explain_divergence(made.model, file, feeds, found)
-    exact = replace(file, run=function.graph.run64) if function else file
+    exact = replace(file, run=function.graph.run64, floors=None) if function else file
     padded = bool(reason) or states_stop_at_lengths(exact, feeds)
     return manifest._replace(unstreamable=reason, padded_states=padded)
 

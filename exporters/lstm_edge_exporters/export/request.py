@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch._dynamo import OptimizedModule
 from torch.jit import ScriptModule
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from lstm_edge_runtime.errors import InputError, UnsupportedError
 
-from ..numerics.floats import OTHER_FLOATS, copy_as
+from ..numerics.floats import OTHER_FLOATS, copy_as, copy_module
 from ..numerics.reference import Signature, weights_sha256
 from .config import ExportConfig
 
@@ -64,22 +64,13 @@ def make_request(module: nn.Module, example: Any, config: ExportConfig) -> Reque
 def own_copy(module: nn.Module) -> nn.Module:
     """Copy ``module`` in eval mode, without a wrapper for several devices or of ``torch.compile``.
 
-    A tensor that the module has computed and keeps, as ``torch.nn.utils.weight_norm`` does, is copied without
-    its graph.
-
     Raises:
         InputError: it can't be copied.
     """
     while isinstance(module, DataParallel | DistributedDataParallel | OptimizedModule):
         module = module._orig_mod if isinstance(module, OptimizedModule) else module.module
-    computed = [
-        value
-        for layer in module.modules()
-        for value in vars(layer).values()
-        if isinstance(value, Tensor) and not value.is_leaf
-    ]
     try:
-        own = copy.deepcopy(module, {id(value): value.detach().clone() for value in computed})
+        own = copy_module(module)
     except Exception as error:
         text = " ".join(str(error).split())[:400]
         raise InputError(

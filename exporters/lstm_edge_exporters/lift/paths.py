@@ -22,6 +22,7 @@ from lstm_edge_runtime.graph_check import OPERATORS
 from lstm_edge_runtime.manifest import Array
 
 from ..graph import UniqueNames, firsts_from, walk
+from ..numerics.graph64 import nearly_equal
 from .subgraphs import Place, carry_out
 
 __all__ = [
@@ -42,9 +43,6 @@ LEFT_INVERSE = "lstm_edge.left_inverse"
 
 _OPERATORS = ("Gather", "Identity", "MatMul", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze")
 _KEEPING_NUMBERS = ("Cast", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
-_RELATIVE = 1e-4
-"""Both conditions on K hold to float32 rounding amplified by W_hr's condition number, never to a part in 1e4
-unless K is the right matrix."""
 _AXES_AS_INPUT = 13
 """The opset from which Squeeze and Unsqueeze take their axes as an input."""
 
@@ -236,7 +234,7 @@ def _left_inverse(weight: ir.Value, recurrent: ir.Node, arrays: Mapping[ir.Value
         k = _array(candidate, arrays)
         if k is None or k.shape[-2:] != m.shape[-2:][::-1]:
             continue
-        if _close(m @ k, np.eye(m.shape[-2])) and _close(k @ (m @ read), read):
+        if nearly_equal(m @ k, np.eye(m.shape[-2])) and nearly_equal(k @ (m @ read), read):
             return candidate
     return None
 
@@ -256,10 +254,6 @@ def _array(value: ir.Value | None, arrays: Mapping[ir.Value, Array]) -> Array | 
     tensor = ir.convenience.get_const_tensor(value)
     array = arrays.get(value) if tensor is None else tensor.numpy()
     return None if array is None else array.astype(np.float64)
-
-
-def _close(got: Array, expected: Array) -> bool:
-    return bool(np.abs(got - expected).max() <= _RELATIVE * max(float(np.abs(expected).max()), 1e-30))
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,6 @@ from ..numerics.verify import (
     golden_case,
     rows_keep_states,
     run_in_chunks,
-    same_limits,
     states_stop_at_lengths,
 )
 from .axis_roles import BATCH, SEQUENCE, axis_roles
@@ -209,7 +208,7 @@ class _Verifier:
                 raise CheckFailedError(f"at {each}: the original runs and the lifted file does not")
             different = [name for name, array in wanted.items() if not _is_same(got[name], array)]
             self._noise.check(each)
-            limits = self._noise.limits(each.feeds, wanted) if different and branched else {}
+            limits = self._noise.limits(each.feeds) if different and branched else {}
             for name in different:
                 array = wanted[name]
                 found = compare(name, got[name], array, floor=0.0, limit=limits.get(name, 0.0))
@@ -244,7 +243,7 @@ class _Verifier:
             if (outputs := _try(session, part)) is None:
                 return False  # not a matter of the batch size, then
             parts.append(outputs)
-        limits = self._noise.limits(case.feeds, parts[0])
+        limits = self._noise.limits(case.feeds)
         for name, array in parts[0].items():
             sizes = zip(got[name].shape, array.shape, strict=True)
             joined = next((axis for axis, (whole, part) in enumerate(sizes) if whole != part), None)
@@ -282,14 +281,14 @@ class _Verifier:
         if is_quantized(model) and (twin := float_twin(model)) is not None:
             model, lifted = twin, Session(twin, "its float twin")
             noise = _Noise(model, manifest, lifted, model)
-        file = ChunkedFile(manifest, lifted.run, graph.lengths, noise.limits)
+        file = ChunkedFile(manifest, lifted.run, graph.lengths, noise.floors)
         function = noise.function and replace(noise.function, reference=noise.function.graph)
         feeds = {**whole.feeds, **file.with_lengths(whole.feeds, steps)}
         found = run_in_chunks(file, feeds, np.random.default_rng(self._seed), function)
         reason = "" if found.ok else explain_divergence(model, file, feeds, found)
         chunks = None if found.error else replace(found, in_float=model is not graph.lifted)
         if function is not None:
-            file = replace(file, run=function.graph.run64, limits=same_limits(manifest))
+            file = replace(file, run=function.graph.run64, floors=None)
         if reason or not states_stop_at_lengths(file, whole.feeds):
             return chunks, reason, bool(reason)
         by_row = all(state.input in self._batch for state in manifest.states)
@@ -347,11 +346,13 @@ class _Noise:
             if not found.ok:
                 raise CheckFailedError(f"at {case}, in float64: {found.worst}")
 
-    def limits(self, feeds: Mapping[str, Array], outputs: Mapping[str, Array]) -> dict[str, Array]:
+    def limits(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Return how far an engine's outputs may be from other outputs of its own."""
-        return {
-            name: MULTIPLE * array for name, array in self.expected(feeds).floors.items() if name in outputs
-        }
+        return {name: MULTIPLE * array for name, array in self.floors(feeds).items()}
+
+    def floors(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Return the noise floors at ``feeds``."""
+        return self.expected(feeds).floors
 
     def expected(self, feeds: Mapping[str, Array]) -> Expected:
         """Return outputs and noise floors at ``feeds``; floors are as much larger for float16 states."""

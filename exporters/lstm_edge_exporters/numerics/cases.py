@@ -8,6 +8,8 @@ was generated before.
 A way to run a case is a ``Procedure``: whole, in chunks with states carried, or row by row.
 """
 
+import hashlib
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -34,6 +36,7 @@ __all__ = [
     "last_steps",
     "misshapen",
     "random_sizes",
+    "remember",
     "row_by_row",
     "take_row",
     "whole",
@@ -122,29 +125,23 @@ class CaseGenerator:
             values: how many values are valid, for inputs that are indices.
             seed: of everything that is drawn.
         """
-        plain = (
+        examples, values = examples or {}, values or {}
+        data = [
             InputSpec(
-                spec.name,
-                spec.dtype,
-                spec.axes,
-                "lengths" if spec.name == manifest.lengths else "signal",
-                (examples or {}).get(spec.name),
-                values=(values or {}).get(spec.name),
+                each.name,
+                each.dtype,
+                each.axes,
+                "lengths" if each.name == manifest.lengths else "signal",
+                examples.get(each.name),
+                values=values.get(each.name),
             )
-            for spec in manifest.inputs
-        )
-        states = (
-            InputSpec(
-                state.input,
-                state.dtype,
-                state.axes,
-                "state",
-                (examples or {}).get(state.input),
-                reset=state.reset,
-            )
-            for state in manifest.states
-        )
-        return cls((*plain, *states), manifest.batch, manifest.sequence, seed, ranges=manifest.ranges)
+            for each in manifest.inputs
+        ]
+        states = [
+            InputSpec(each.input, each.dtype, each.axes, "state", examples.get(each.input), each.reset)
+            for each in manifest.states
+        ]
+        return cls((*data, *states), manifest.batch, manifest.sequence, seed, ranges=manifest.ranges)
 
     def cases(self) -> Iterator[Case]:
         """Generate the example, one case for every ``(N, L)`` of ``GRID``, and one well above the example."""
@@ -260,10 +257,6 @@ class CaseGenerator:
                 feeds[each.name] = _signal(each, shape, rng, full, steps)
         return Case(sizes, feeds, at_reset)
 
-    def with_sorted_lengths(self) -> "CaseGenerator":
-        """Return the same generator with lengths in falling order."""
-        return replace(self, sorted_lengths=True)
-
     def fitted_to(self, run: Runner) -> "CaseGenerator":
         """Return the generator that ``run`` takes: it may pack with ``enforce_sorted=True``."""
         try:
@@ -271,7 +264,7 @@ class CaseGenerator:
                 run(self.case(4, 9, at_reset=True, offset=offset).feeds)
         except Exception as error:  # noqa: BLE001  a size that is refused tells nothing; the comparisons will
             if isinstance(error, RuntimeError) and "enforce_sorted" in str(error):
-                return self.with_sorted_lengths()
+                return replace(self, sorted_lengths=True)
         return self
 
     def _fixed_steps(self) -> int:
@@ -352,6 +345,8 @@ def _indices(values: int, shape: tuple[int, ...], rng: np.random.Generator) -> A
 
 
 _LONGEST = 8
+_KEPT = 6
+"""Cases whose results are kept."""
 _LOOP = 16
 """Calls of a closed loop."""
 
@@ -371,6 +366,30 @@ def random_sizes(total: int, rng: np.random.Generator) -> list[int]:
 def whole(run: Runner, feeds: Feeds) -> Mapping[str, Array]:
     """Run a case in one call."""
     return run(feeds)
+
+
+def remember(run: Runner) -> Runner:
+    """Return ``run`` with its last results kept: a case is compared in more ways than one."""
+    kept: OrderedDict[bytes, Mapping[str, Array]] = OrderedDict()
+
+    def remembered(feeds: Feeds) -> Mapping[str, Array]:
+        key = _key(feeds)
+        if key not in kept:
+            kept[key] = run(feeds)
+            if len(kept) > _KEPT:
+                kept.popitem(last=False)
+        kept.move_to_end(key)
+        return kept[key]
+
+    return remembered
+
+
+def _key(feeds: Feeds) -> bytes:
+    content = hashlib.blake2b()
+    for name, array in sorted(feeds.items()):
+        content.update(f"{name} {array.dtype} {array.shape}".encode())
+        content.update(np.ascontiguousarray(array).tobytes())
+    return content.digest()
 
 
 def in_chunks(manifest: Manifest, sizes: Sequence[int]) -> Procedure:

@@ -22,6 +22,7 @@ __all__ = [
     "AllFloats",
     "RecurrentFunction",
     "copy_as",
+    "copy_module",
     "one_thread",
 ]
 
@@ -77,10 +78,9 @@ class AllFloats(TorchFunctionMode):
         result = func(*map(self._asked, args), **asked)
         if isinstance(result, Tensor):
             return self._given(result)
-        # Sizes and flags are asked for at every step: they are not worth a walk.
-        return (
-            pytree.tree_map_only(Tensor, self._given, result) if isinstance(result, tuple | list) else result
-        )
+        if isinstance(result, tuple | list) and not isinstance(result, torch.Size):
+            return pytree.tree_map_only(Tensor, self._given, result)
+        return result
 
     def _asked(self, value: Any) -> Any:
         return self._dtype if isinstance(value, torch.dtype) and value in _FLOATS else value
@@ -91,12 +91,23 @@ class AllFloats(TorchFunctionMode):
             return value.to(self._dtype) if dtype != self._dtype and dtype in _FLOATS else value
 
 
+def copy_module(module: nn.Module) -> nn.Module:
+    """Copy ``module``; tensors that it computed and keeps, as weight norm does, lose their graph."""
+    held = ((*vars(each).values(), *getattr(each, "_flat_weights", ())) for each in module.modules())
+    computed = [value for each in held for value in each if isinstance(value, Tensor) and not value.is_leaf]
+    return copy.deepcopy(module, {id(value): value.detach().clone() for value in computed})
+
+
 def copy_as(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     """Copy ``module`` to the CPU with every float in ``dtype``, in eval mode.
 
     The epsilon of a norm is rounded to float32 as weights are, for a file holds no other.
     """
-    own = copy.deepcopy(module).to("cpu", dtype)
+    own = copy_module(module)
+    for layer in own.modules():
+        if isinstance(layer, nn.RNNBase):  # it keeps weights that it computes, and no graph can be copied
+            layer.requires_grad_(False)
+    own.to("cpu", dtype)
     for layer in own.modules():
         if isinstance(layer, nn.RMSNorm) and layer.eps is None:
             layer.eps = torch.finfo(torch.float32).eps

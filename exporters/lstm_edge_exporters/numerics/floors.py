@@ -14,10 +14,10 @@ from typing import Protocol
 import numpy as np
 
 from lstm_edge_runtime.manifest import Array
-from lstm_edge_runtime.tolerance import MULTIPLE, Comparison, compare
+from lstm_edge_runtime.tolerance import MULTIPLE, Comparison, compare, distance
 
 from .cases import Feeds, Procedure, whole
-from .function import distance, largest, reduce_free
+from .function import largest, reduce_free
 from .noise import TINY, UNIT, Rounding
 
 __all__ = [

@@ -19,7 +19,7 @@ import numpy as np
 
 from lstm_edge_runtime.manifest import Array, Manifest
 from lstm_edge_runtime.state import Runner
-from lstm_edge_runtime.tolerance import Comparison, compare
+from lstm_edge_runtime.tolerance import Comparison, compare, distance
 
 from .cases import Feeds, Procedure, whole
 from .graph64 import Graph64, introduced_constants, rounded_inverses
@@ -32,7 +32,6 @@ __all__ = [
     "GraphError",
     "Reference",
     "describe_equality",
-    "distance",
     "fixed_axes",
     "largest",
     "reduce_free",
@@ -225,15 +224,6 @@ class Function:
 
 class GraphError(Exception):
     """The graph does not run on a case that its reference runs on."""
-
-
-def distance(one: Array, other: Array) -> Array:
-    """Return absolute differences; equal infinities and NaN in both places agree, other NaN are infinite."""
-    one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
-    with np.errstate(invalid="ignore"):
-        difference = np.abs(one - other)
-    same = (one == other) | (np.isnan(one) & np.isnan(other))
-    return np.where(same, 0.0, np.where(np.isnan(difference), np.inf, difference))
 
 
 def _compare(got: Feeds, expected: Feeds, limits: Mapping[str, Array]) -> tuple[Comparison, ...]:

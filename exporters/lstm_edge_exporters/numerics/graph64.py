@@ -1,9 +1,6 @@
 """An ONNX graph in float64: evaluated once for each case, every value kept, and perturbed node by node."""
 
-import hashlib
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -16,7 +13,8 @@ from lstm_edge_runtime.manifest import Array
 from lstm_edge_runtime.ort import open_session, run_by_name
 from lstm_edge_runtime.state import Runner
 
-from .noise import EXACT, Exact, Rounding
+from .cases import Feeds, remember
+from .noise import EXACT, Exact, Rounding, Weights
 from .operators import operators, round_results
 
 __all__ = [
@@ -24,17 +22,13 @@ __all__ = [
     "MeasuredGraph",
     "describe_node",
     "introduced_constants",
+    "nearly_equal",
     "open_graph",
-    "remember",
     "rounded_inverses",
     "wrong_copies",
 ]
 
-Feeds = Mapping[str, Array]
-
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
-_KEPT = 6
-"""Cases whose values are kept."""
 _LARGEST = float(np.finfo(np.float32).max)
 _MOVE = 2.0**-23
 """A unit in the last place, relatively: twice as far as a number may be from its float32."""
@@ -49,8 +43,9 @@ _FEW = 0.05
 """Largest fraction of numbers that a wrong copy has of its own."""
 _COPIED = 3
 """Numbers at the least that a wrong copy shares with its reference, unless all are nearly the same."""
-_UNDONE = 1e-4
-"""How far the product of a matrix and its inverse, both in float32, is from the identity at most."""
+_ROUNDED_PRODUCT = 1e-4
+"""How far the product of a matrix and its inverse, both in float32, is from the identity at most: rounding,
+amplified by a condition number. Of any other pair it is farther."""
 
 
 class Graph64:
@@ -69,7 +64,8 @@ class Graph64:
         """
         self._model, self._name = model, name
         self._rounding: Exact = EXACT
-        self._kept: OrderedDict[bytes, dict[str, Any]] = OrderedDict()
+        self._kept = remember(self._evaluate)
+        self._weights: Weights = {}
         foreign = sorted({f"{node.domain}::{node.op_type}" for node in _foreign(model)})
         if foreign:
             raise UnsupportedError(f"{', '.join(foreign)} of {name} can't be evaluated in float64")
@@ -100,20 +96,18 @@ class Graph64:
         values = self.values(feeds)
         return {name: values[name] for name in self._outputs}
 
-    def values(self, feeds: Feeds) -> dict[str, Any]:
+    def values(self, feeds: Feeds) -> Mapping[str, Any]:
         """Return every value of the graph, those in the bodies of loops aside; raises as ``run64``."""
-        key = _key(feeds)
-        if key not in self._kept:
-            self._kept[key] = self._evaluate(feeds)
-            if len(self._kept) > _KEPT:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(key)
-        return self._kept[key]
+        return self._kept(feeds)
 
     def perturbed(self, feeds: Feeds, rounding: Rounding) -> dict[str, Array]:
         """Return every output in float64 as another precision may give it; raises as ``run64``."""
-        with self._rounded(rounding):
+        rounding.weights = self._weights
+        self._rounding = rounding
+        try:
             values = self._evaluate(feeds)
+        finally:
+            self._rounding = EXACT
         return {name: values[name] for name in self._outputs}
 
     def overflow(self, feeds: Feeds) -> str:
@@ -163,42 +157,10 @@ class Graph64:
         except Exception as error:
             raise RuntimeError(first_line(error)) from error
 
-    @contextmanager
-    def _rounded(self, rounding: Rounding) -> Iterator[None]:
-        self._rounding = rounding
-        try:
-            yield
-        finally:
-            self._rounding = EXACT
-
 
 def describe_node(node: onnx.NodeProto) -> str:
     """Return a node's operator and its name, or its first output's."""
     return f"{node.op_type} {node.name or next(iter(node.output), '')!r}"
-
-
-def remember(run: Runner, count: int = _KEPT) -> Runner:
-    """Return ``run`` with its last results kept: a case is compared in more ways than one."""
-    kept: OrderedDict[bytes, Mapping[str, Array]] = OrderedDict()
-
-    def remembered(feeds: Feeds) -> Mapping[str, Array]:
-        key = _key(feeds)
-        if key not in kept:
-            kept[key] = run(feeds)
-            if len(kept) > count:
-                kept.popitem(last=False)
-        kept.move_to_end(key)
-        return kept[key]
-
-    return remembered
-
-
-def _key(feeds: Feeds) -> bytes:
-    content = hashlib.blake2b()
-    for name, array in sorted(feeds.items()):
-        content.update(f"{name} {array.dtype} {array.shape}".encode())
-        content.update(np.ascontiguousarray(array).tobytes())
-    return content.digest()
 
 
 def _double_values(model: onnx.ModelProto) -> set[str]:
@@ -255,26 +217,32 @@ def introduced_constants(graph: Graph64, tensors: Iterable[Array]) -> tuple[str,
     """
     tensors = tuple(tensors)
     computed = [np.sort(array, axis=None) for array in tensors if _is_computed(array)]
-    theirs = [np.asarray(array, np.float32).ravel() for array in tensors]
-    known = np.unique(np.concatenate([np.zeros(1, np.float32), *theirs]))
-    by_size: dict[int, list[Array]] = {}
-    for array in theirs:
-        by_size.setdefault(array.size, []).append(np.sort(array))
+    theirs = [np.sort(np.asarray(array, np.float32), axis=None) for array in tensors]
+    known = _numbers(tensors)
     found = []
     for name, array in graph.constants.items():
         parts = (array, *array) if array.ndim == _OF_DIRECTIONS else (array,)
         if any(_is_alike(np.sort(part, axis=None), each) for part in parts for each in computed):
             found.append(name)
             continue
-        flat = array.ravel()
-        rounded = flat[~_is_short(flat)]
-        place = np.minimum(np.searchsorted(known, rounded), len(known) - 1)
-        if not rounded.size or 2 * np.count_nonzero(known[place] == rounded) >= rounded.size:
+        rounded = _rounded(array)
+        if 2 * _strange(rounded, known).size <= rounded.size:
             continue
-        ordered = np.sort(flat)
-        if not any(_is_alike(ordered, each) for each in by_size.get(flat.size, ())):
+        ordered = np.sort(array, axis=None)
+        if not any(_is_alike(ordered, each) for each in theirs):
             found.append(name)
     return tuple(found)
+
+
+def _numbers(tensors: Iterable[Array]) -> Array:
+    """Return every number of some tensors and zero, in order."""
+    return np.unique(np.concatenate([np.asarray(array, np.float32).ravel() for array in (0, *tensors)]))
+
+
+def _strange(numbers: Array, known: Array) -> Array:
+    """Return the numbers that are not known, which is in order."""
+    place = np.minimum(np.searchsorted(known, numbers), len(known) - 1)
+    return np.asarray(numbers[known[place] != numbers])
 
 
 def _is_computed(array: Array) -> bool:
@@ -300,13 +268,18 @@ def rounded_inverses(graph: Graph64) -> Iterator[str]:
         for leaving in matrices.values():
             if rows >= columns or leaving.shape != (*outer, columns, rows):
                 continue
-            if not np.allclose(entering @ leaving, np.eye(rows), rtol=0, atol=_UNDONE):
+            if not nearly_equal(entering @ leaving, np.eye(rows)):
                 continue
             for name, array in matrices.items():
-                if array.shape[-1] == columns and (not outer or array.shape[:-2] == tuple(outer)):
-                    near = _UNDONE * np.abs(array).max(initial=0.0)
-                    if np.allclose(array @ leaving @ entering, array, rtol=0, atol=near):
-                        yield name
+                fits = array.shape[-1] == columns and (not outer or array.shape[:-2] == tuple(outer))
+                if fits and nearly_equal(array @ leaving @ entering, array):
+                    yield name
+
+
+def nearly_equal(product: Array, expected: Array) -> bool:
+    """Return whether a product of a matrix and its inverse in float32 may be ``expected``."""
+    limit = _ROUNDED_PRODUCT * np.abs(expected).max(initial=0.0)
+    return bool((np.abs(product - expected) <= limit).all())
 
 
 def wrong_copies(graph: Graph64, tensors: Iterable[Array]) -> Iterator[str]:
@@ -320,17 +293,20 @@ def wrong_copies(graph: Graph64, tensors: Iterable[Array]) -> Iterator[str]:
         tensors: every float tensor of the reference.
     """
     tensors = tuple(tensors)
-    known = np.concatenate([np.asarray(array, np.float32).ravel() for array in (np.zeros(1), *tensors)])
+    known = _numbers(tensors)
     held = [np.sort(array, axis=None) for array in tensors if not _is_computed(array)]
     for name, array in graph.constants.items():
-        flat = array.ravel()
-        rounded = flat[~_is_short(flat)]
-        strange = rounded[~np.isin(rounded, known)]
+        rounded = _rounded(array)
+        strange = _strange(rounded, known)
         if not 0 < strange.size <= max(1, int(_FEW * rounded.size)):
             continue
-        copied, ordered = rounded.size - strange.size >= _COPIED, np.sort(flat)
+        copied, ordered = rounded.size - strange.size >= _COPIED, np.sort(array, axis=None)
         if copied or any(_is_alike(ordered, each) for each in held):
             yield f"{name} has {', '.join(f'{value:.9g}' for value in strange[:3])}"
+
+
+def _rounded(array: Array) -> Array:
+    return np.asarray(array[~_is_short(array)])
 
 
 def _is_short(values: Array) -> Array:

@@ -22,12 +22,14 @@ place along the last axis alone, and are the same at every step and in every cal
 """
 
 import math
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
 from lstm_edge_runtime.manifest import Array
 
-__all__ = ["EXACT", "TINY", "UNIT", "Exact", "Rounding"]
+__all__ = ["EXACT", "TINY", "UNIT", "Exact", "Rounding", "Weights"]
 
 UNIT = 2.0**-24
 """float32's unit roundoff, half a unit in the last place at 1."""
@@ -40,6 +42,8 @@ _ONE_THREAD = 1 << 18
 a small product 100 times as expensive on a machine with other work."""
 
 Axes = int | tuple[int, ...]
+Weights = dict[tuple[int, tuple[int, ...]], tuple[Array, Array, Array]]
+"""By place in memory weights, so that they stay there, a contiguous copy of them and its absolute values."""
 
 
 class Exact:
@@ -85,12 +89,12 @@ class Rounding(Exact):
             unit: the unit roundoff, float32's by default.
         """
         self._keep, self._unit = keep, unit
-        self._rng = np.random.default_rng((seed, _POOL))
-        self._pool = self._rng.choice([-1.0, 1.0], _POOL)
-        self._factors = 1.0 + unit * self._pool
+        self._pool, self._factors, state = _signs(seed, unit)
+        self._rng = np.random.default_rng()
+        self._rng.bit_generator.state = state
         self._next = 0
-        self._weights: dict[tuple[int, tuple[int, ...]], tuple[Array, Array, Array]] = {}
-        """Of weights seen lately: themselves, a contiguous copy and its absolute values."""
+        self.weights: Weights = {}
+        """The caller's own, where it evaluates a graph more than once."""
 
     def mark(self) -> int:
         """Return how many signs were used."""
@@ -118,12 +122,12 @@ class Rounding(Exact):
     def product(self, left: Array, right: Array) -> Array:
         """Return ``left @ right`` off by 2^-24 sqrt(K) (|left| @ |right|), K the terms of each sum."""
         key = right.__array_interface__["data"][0], right.shape
-        known = self._weights.get(key)
+        known = self.weights.get(key)
         if known is None:
-            if len(self._weights) > 64:
-                self._weights.clear()
+            if len(self.weights) > 64:
+                self.weights.clear()
             copied = np.ascontiguousarray(right)
-            known = self._weights[key] = (right, copied, np.abs(copied).astype(np.float32))
+            known = self.weights[key] = (right, copied, np.abs(copied).astype(np.float32))
         _, right, magnitude = known
         terms = _multiply(np.abs(left).astype(np.float32), magnitude)  # of which few digits are needed
         return self.summed(_multiply(left, right), terms, left.shape[-1])
@@ -165,6 +169,14 @@ class Rounding(Exact):
             start, self._next = self._next, self._next + count
             found = pool[start : start + count].reshape(taken)
         return np.broadcast_to(found, shape) if self._keep and shape else found.reshape(shape)
+
+
+@lru_cache(8)
+def _signs(seed: int, unit: float) -> tuple[Array, Array, Any]:
+    """Return ``_POOL`` random signs, 1 off by ``unit`` in their directions, and the generator's state."""
+    rng = np.random.default_rng((seed, _POOL))
+    signs = rng.choice([-1.0, 1.0], _POOL)
+    return signs, 1.0 + unit * signs, rng.bit_generator.state
 
 
 def _multiply(left: Array, right: Array) -> Array:

@@ -184,11 +184,12 @@ def _cum_sum(r: Exact, x: Array, axis: Array, exclusive: int = 0, reverse: int =
     return np.flip(result, place) if reverse else result
 
 
-def _centered(r: Exact, x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
-    """Return ``x`` less its mean, and its variance, over ``axes``."""
+def _centered(r: Exact, x: Array, axes: tuple[int, ...]) -> tuple[Array, Array, Array]:
+    """Return the mean over ``axes``, ``x`` less it, and the variance."""
     count = math.prod(x.shape[axis] for axis in axes)
-    apart = r.relative(x - r.relative(r.total(x, axes) / count))
-    return apart, r.relative(r.total(r.relative(apart * apart), axes) / count)
+    mean = r.relative(r.total(x, axes) / count)
+    apart = r.relative(x - mean)
+    return mean, apart, r.relative(r.total(r.relative(apart * apart), axes) / count)
 
 
 def _layer_norm(
@@ -200,10 +201,10 @@ def _layer_norm(
     epsilon: float = 1e-5,
     stash_type: int = 1,  # noqa: ARG001  everything is float64 here
 ) -> tuple[Array, ...]:
-    apart, variance = _centered(r, x, tuple(range(axis % x.ndim, x.ndim)))
+    mean, apart, variance = _centered(r, x, tuple(range(axis % x.ndim, x.ndim)))
     deviation = r.relative(1 / r.relative(np.sqrt(r.relative(variance + epsilon))))
     y = r.relative(r.relative(apart * deviation) * scale)
-    return (y if bias is None else r.relative(y + bias), x - apart, deviation)
+    return (y if bias is None else r.relative(y + bias), mean, deviation)
 
 
 def _rms_norm(
@@ -224,17 +225,17 @@ def _affine(
 ) -> Array:
     """Return ``x * factor + shift``, as kernels do: they cancel where ``x`` varies little around a mean."""
     shape = (-1, *[1] * (x.ndim - 2))
-    factor = r.relative(scale.reshape(shape) / r.relative(np.sqrt(variance + epsilon)))
-    shift = r.relative(bias.reshape(shape) - r.relative(mean * factor))
+    scale, bias = scale.reshape(shape), bias.reshape(shape)
+    if type(r) is Exact:  # the same without cancellation
+        return (x - mean) / np.sqrt(variance + epsilon) * scale + bias
+    factor = r.relative(scale / r.relative(np.sqrt(variance + epsilon)))
+    shift = r.relative(bias - r.relative(mean * factor))
     return r.relative(r.relative(x * factor) + shift)
 
 
 def _instance_norm(r: Exact, x: Array, scale: Array, bias: Array, epsilon: float = 1e-5) -> Array:
-    apart, variance = _centered(r, x, tuple(range(2, x.ndim)))
-    if type(r) is Exact:  # the same without cancellation
-        shape = (-1, *[1] * (x.ndim - 2))
-        return apart / np.sqrt(variance + epsilon) * scale.reshape(shape) + bias.reshape(shape)
-    return _affine(r, x, scale, bias, x - apart, variance, epsilon)
+    mean, _, variance = _centered(r, x, tuple(range(2, x.ndim)))
+    return _affine(r, x, scale, bias, mean, variance, epsilon)
 
 
 def _batch_norm(
@@ -251,10 +252,6 @@ def _batch_norm(
     if training_mode:
         raise NotImplementedError("training_mode=1")
     shape = (-1, *[1] * (x.ndim - 2))
-    if type(r) is Exact:
-        return (x - mean.reshape(shape)) / np.sqrt(variance.reshape(shape) + epsilon) * scale.reshape(
-            shape
-        ) + bias.reshape(shape)
     return _affine(r, x, scale, bias, mean.reshape(shape), variance.reshape(shape), epsilon)
 
 

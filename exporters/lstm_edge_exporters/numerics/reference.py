@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property, partial
 from itertools import dropwhile
 from typing import Any
 
@@ -26,6 +27,7 @@ from torch.utils import _pytree as pytree
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Array
 
+from .cases import remember
 from .floats import AllFloats, copy_as, one_thread
 
 __all__ = [
@@ -345,6 +347,7 @@ class TorchReference:
         self._injections = tuple(injections)
         self._float32 = _Computation(module, torch.float32)
         self._float64 = _Computation(self._float32.module, torch.float64)
+        self._run64 = remember(partial(self._run, self._float64))
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Return every output for ``feeds``; raises what the module raises."""
@@ -354,13 +357,16 @@ class TorchReference:
         """Return what ``forward`` returns when it is called plainly, without lifted states."""
         return self._run(self._float32, feeds, injections=())
 
-    def run64(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    def run64(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
         """Return every output in float64, from the same (rounded) weights and inputs."""
-        return self._run(self._float64, feeds)
+        return self._run64(feeds)
 
-    @property
-    def tensors(self) -> Iterator[Array]:
+    @cached_property
+    def tensors(self) -> tuple[Array, ...]:
         """Every float tensor that the module holds, in float32, and what it computed of them in float64."""
+        return tuple(self._tensors())
+
+    def _tensors(self) -> Iterator[Array]:
         for layer in self._float32.module.modules():
             for held in (layer._parameters, layer._buffers, vars(layer)):
                 for value in held.values():

@@ -6,7 +6,7 @@ chunks, states carried, with the whole.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -20,6 +20,7 @@ from lstm_edge_runtime.tolerance import MULTIPLE, Comparison, compare
 
 from .cases import Case, CaseGenerator, in_chunks, random_sizes, whole
 from .floors import (
+    DRAWS,
     FEW_DRAWS,
     MANY_DRAWS,
     Expected,
@@ -49,11 +50,9 @@ __all__ = [
     "StatesRefusedError",
     "find_counts",
     "golden_case",
-    "measured_limits",
     "record_golden",
     "rows_keep_states",
     "run_in_chunks",
-    "same_limits",
     "states_stop_at_lengths",
     "verify",
 ]
@@ -206,10 +205,10 @@ def verify(file: Candidate, cases: Iterable[Case], plain: Runner | None = None) 
             if got[name].shape != array.shape:
                 raise CheckFailedError(f"at {case}: {name} is {got[name].shape}, expected {array.shape}")
         if _extent(case) <= _ROUNDED:
-            rounded.append((case, *_compare_rounding(file, case)))
+            rounded.append((case, *_compare_rounding(file, case, got)))
     if agreed and not rounded:  # the file takes no small ones
         case = min((case for case, _ in agreed), key=_extent)
-        rounded.append((case, *_compare_rounding(file, case)))
+        rounded.append((case, *_compare_rounding(file, case, file.run(case))))
     if not rounded:
         reasons = "; ".join(f"{case}: {reason}" for case, reason in skipped[:2])
         raise CheckFailedError(f"the reference gives numbers at no size of the verification ({reasons})")
@@ -223,13 +222,15 @@ def _extent(case: Case) -> int:
     return math.prod(case.sizes.values())
 
 
-def _compare_rounding(file: Candidate, case: Case) -> tuple[Sequence[Comparison], Expected]:
-    """Compare an engine with the graph on one case.
+def _compare_rounding(
+    file: Candidate, case: Case, got: Mapping[str, Array]
+) -> tuple[Sequence[Comparison], Expected]:
+    """Compare what the engine gave with the graph on one case.
 
     Raises:
         CheckFailedError: an output beyond what float32 may round.
     """
-    got, exact = file.run(case), file.exact(case.feeds)
+    exact = file.exact(case.feeds)
     for draws in (FEW_DRAWS, MANY_DRAWS):
         known = Expected(exact, noise_floors(file.graph, case.feeds, file.fixed, draws=draws))
         records = compare_outputs(got, known)
@@ -313,17 +314,19 @@ def _cases(cases: CaseGenerator, place: int) -> Iterator[Case]:
 
 def _choose(graph: Perturbable, manifest: Manifest, cases: Iterable[Case], limit: int) -> Golden | None:
     """Return the first recorded case of at most ``limit`` bytes, else the last."""
-    recorded = None
+    larger: list[Case] = []
     for case in cases:
-        recorded = _record(graph, manifest, case) or recorded
-        if recorded is not None and _size(recorded) <= limit:
-            break
-    return recorded
+        draft = _record(graph, manifest, case, draws=0)
+        if draft is not None and _size(draft) > limit:
+            larger.append(case)
+        elif draft is not None and (golden := _record(graph, manifest, case)) is not None:
+            return golden
+    return next(filter(None, (_record(graph, manifest, case) for case in reversed(larger))), None)
 
 
-def _record(graph: Perturbable, manifest: Manifest, case: Case) -> Golden | None:
+def _record(graph: Perturbable, manifest: Manifest, case: Case, draws: int = DRAWS) -> Golden | None:
     try:
-        known = expected(graph, case.feeds, fixed_axes(manifest))
+        known = expected(graph, case.feeds, fixed_axes(manifest), draws=draws)
         golden = golden_case(manifest, case.feeds, known)
     except (RuntimeError, ValueError, IndexError):
         return None
@@ -377,30 +380,6 @@ class ChunkRun:
         return max(self.comparisons, key=lambda each: each.ratio)
 
 
-Limits = Callable[[Mapping[str, Array], Mapping[str, Array]], Mapping[str, Array]]
-"""Gives how far two runs of a file on some inputs may be apart, from the inputs and the outputs."""
-
-
-def same_limits(manifest: Manifest) -> Limits:
-    """Return what two runs of one graph in float64 may be apart."""
-    fixed = fixed_axes(manifest)
-
-    def limits(_: Mapping[str, Array], outputs: Mapping[str, Array]) -> dict[str, Array]:
-        return {name: _SAME * reduce_free(array, fixed.get(name, ())) for name, array in outputs.items()}
-
-    return limits
-
-
-def measured_limits(graph: Perturbable, manifest: Manifest) -> Limits:
-    """Return what two runs of one file in float32 may be apart."""
-    fixed = fixed_axes(manifest)
-
-    def limits(feeds: Mapping[str, Array], _: Mapping[str, Array]) -> dict[str, Array]:
-        return {name: MULTIPLE * array for name, array in noise_floors(graph, feeds, fixed).items()}
-
-    return limits
-
-
 @dataclass(frozen=True)
 class ChunkedFile:
     """A file that can be fed in chunks."""
@@ -411,7 +390,19 @@ class ChunkedFile:
     """Runs it."""
     lengths: tuple[str, ...]
     """Inputs that give each row's count of steps."""
-    limits: Limits
+    floors: Runner | None = None
+    """Gives the noise floors of ``run`` on some inputs; None where it runs in float64."""
+
+    def compare(
+        self, one: Mapping[str, Array], other: Mapping[str, Array], feeds: Mapping[str, Array]
+    ) -> tuple[Comparison, ...]:
+        """Compare two runs on every output of the first; ``feeds`` gave the second."""
+        if self.floors is None:
+            fixed = fixed_axes(self.manifest)
+            limits = {name: _SAME * reduce_free(other[name], fixed.get(name, ())) for name in one}
+        else:
+            limits = {name: MULTIPLE * array for name, array in self.floors(feeds).items()}
+        return tuple(compare(name, one[name], other[name], floor=0.0, limit=limits[name]) for name in one)
 
     def full(self, run: Runner) -> Runner:
         """Return ``run`` with every row at the full length of its chunk."""
@@ -457,12 +448,7 @@ def run_in_chunks(
             if function is not None:
                 comparisons = function.compare(feeds, chunked, whole).records
             else:
-                entire = file.full(file.run)(feeds)
-                limits = file.limits(feeds, entire)
-                comparisons = tuple(
-                    compare(name, array, entire[name], floor=0.0, limit=limits[name])
-                    for name, array in chunks.items()
-                )
+                comparisons = file.compare(chunks, file.full(file.run)(feeds), feeds)
         except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base class
             return ChunkRun(sizes, error=error)
         runs.append(ChunkRun(sizes, comparisons))
@@ -556,6 +542,5 @@ def _states_agree(
     file: ChunkedFile, one: Mapping[str, Array], other: Mapping[str, Array], feeds: Mapping[str, Array]
 ) -> bool:
     """Return whether the states of two runs agree; ``feeds`` gave the second."""
-    limits = file.limits(feeds, other)
-    names = [state.output for state in file.manifest.states]
-    return all(compare(name, one[name], other[name], floor=0.0, limit=limits[name]).ok for name in names)
+    states = {state.output: one[state.output] for state in file.manifest.states}
+    return all(each.ok for each in file.compare(states, other, feeds))

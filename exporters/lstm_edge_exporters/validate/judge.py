@@ -17,7 +17,7 @@ from lstm_edge_runtime.manifest import Array, Manifest
 from lstm_edge_runtime.state import Runner
 from lstm_edge_runtime.tolerance import MULTIPLE, POLICY, Comparison
 
-from ..numerics.cases import Feeds, Procedure, case_size, whole
+from ..numerics.cases import Feeds, Procedure, case_size, remember, whole
 from ..numerics.floors import (
     DRAWS,
     FEW_DRAWS,
@@ -37,7 +37,6 @@ from ..numerics.function import (
     fixed_axes,
     reduce_free,
 )
-from ..numerics.graph64 import remember
 from .config import ValidateConfig
 from .report import Channel, Coverage, Equality, Histogram
 

@@ -28,7 +28,6 @@ from ..numerics.verify import (
     ChunkedFile,
     find_counts,
     run_in_chunks,
-    same_limits,
     states_stop_at_lengths,
 )
 from .config import ValidateConfig
@@ -226,7 +225,7 @@ class Subject:
 
     def _chunked(self, run: Runner) -> ChunkedFile:
         lengths = (self.manifest.lengths,) if self.manifest.lengths else ()
-        return ChunkedFile(self.manifest, run, lengths, same_limits(self.manifest))
+        return ChunkedFile(self.manifest, run, lengths)
 
     def first_steps(self, feeds: Feeds, steps: int) -> dict[str, Array]:
         """Return the first ``steps`` of a case, every row at that length."""

@@ -193,6 +193,31 @@ def test_constants_that_the_translation_rounds_are_named_and_allow_no_more_than_
     assert not compared(module, wrong, artifact.manifest, draw(3, 12)).ok
 
 
+class WeightNormed(nn.Module):
+    """Weights that the module computes of others: in float64 they have more digits than the file holds."""
+
+    def __init__(self):
+        super().__init__()
+        norm = nn.utils.parametrizations.weight_norm
+        self.rnn = nn.LSTM(6, 5, batch_first=True, bidirectional=True)
+        for name in ("weight_hh_l0", "weight_ih_l0_reverse"):
+            self.rnn = norm(self.rnn, name)
+        self.head = norm(nn.Linear(10, 2))
+
+    def forward(self, x):
+        return self.head(self.rnn(x)[0])
+
+
+def test_weights_that_the_module_computes_are_introduced_and_allow_no_more_than_their_rounding_explains():
+    torch.manual_seed(0)
+    module = WeightNormed()
+    artifact, proto = made(module)
+    assert len(artifact.equivalence.constants) == 3  # of W and R one direction each
+    assert artifact.equivalence.equal_to > EQUAL
+    wrong = spoil(proto, lambda weight: weight * np.float32(1 + 1e-5))
+    assert not compared(module, wrong, artifact.manifest, draw(3, 12)).ok
+
+
 def test_a_chaotic_network_is_as_equal_as_float64_can_tell():
     torch.manual_seed(0)
     module = Net(kind="RNN", width=12)

@@ -1,5 +1,7 @@
 """The comparison core: cases, the reference, and a verdict that can fail."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -29,7 +31,7 @@ CASES = CaseGenerator(
 @settings(deadline=None, max_examples=60)
 @given(st.integers(1, 9), st.integers(1, 40), st.booleans(), st.booleans(), st.integers(0, 99))
 def test_a_case_is_what_its_inputs_say(n, length, at_reset, ordered, offset):
-    cases = CASES.with_sorted_lengths() if ordered else CASES
+    cases = replace(CASES, sorted_lengths=ordered)
     case = cases.case(n, length, at_reset=at_reset, offset=offset, full=True)
     assert case.sizes == {"N": n, "L": length}
     assert {name: array.shape for name, array in case.feeds.items()} == {
@@ -88,6 +90,15 @@ def test_an_equal_file_passes_and_its_figures_are_kept():
     assert found.equal_to == 0
     assert str(found) == "in float64 to 0"
     assert found.to_dict()["cases"] == ["N=3"]
+
+
+def test_where_every_case_is_large_rounding_is_verified_on_the_smallest():
+    large = [replace(case(), sizes={"N": n}, feeds={"x": np.ones((n, 2), np.float32)}) for n in (90, 30, 60)]
+    found = run(Half(), large)
+    assert [each.sizes["N"] for each in found.cases] == [90, 30, 60]
+    assert {each.sizes["N"] for each, _ in found.comparisons} == {30}
+    with pytest.raises(CheckFailedError, match=r"at N=30: y\[30, 2\] differs by .*noise floor"):
+        run(Half(), large, lambda feeds: {"y": feeds["x"] / 2 * np.float32(1 + 1e-5)})
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
