@@ -14,7 +14,7 @@ from lstm_edge.data.recordings import missing_name, usable
 from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError, first_line
 from lstm_edge_runtime.manifest import Array
 
-from .job import Columns, DataFile, Job, exact_order, fixed_lists
+from .job import Columns, DataFile, Job, exact_order
 
 __all__ = ["find_files", "open_parquet", "read_rows", "read_windows", "stored_keys"]
 
@@ -102,8 +102,10 @@ def _readable(source: DataFile) -> Iterator[None]:
         ) from error
 
 
-def read_rows(source: DataFile, job: Job, groups: Sequence[int], first: int) -> Iterator[pa.RecordBatch]:
-    """Yield a file's rows as record batches of the job's ``spill_schema``.
+def read_rows(
+    source: DataFile, job: Job, groups: Sequence[int], first: int
+) -> Iterator[tuple[list[pa.Array], Array]]:
+    """Yield the rows of a file's row groups: series, order, file and row, and the features ``(n, I)``.
 
     Args:
         source: the file.
@@ -126,11 +128,10 @@ def read_rows(source: DataFile, job: Job, groups: Sequence[int], first: int) -> 
         else:
             series = _series(source, _filled(source, batch, str(columns.series), first))
         order = _order(source, _filled(source, batch, str(columns.order), first), job)
+        file = pa.array(np.full(len(batch), source.number, dtype=np.int32))
+        row = pa.array(np.arange(first, first + len(batch)))
         features = [_filled(source, batch, name, first) for name in columns.features]
-        x = fixed_lists(_features(source, columns.features, features, job, first), job.x_type)
-        rows = pa.array(np.arange(first, first + len(batch)))
-        files = pa.array(np.full(len(batch), source.number, dtype=np.int32))
-        yield pa.record_batch([series, order, files, rows, x], schema=job.spill_schema)
+        yield [series, order, file, row], _features(source, columns.features, features, job, first)
         first += len(batch)
 
 
@@ -202,11 +203,10 @@ def _features(
     source: DataFile, names: Sequence[str], columns: Sequence[pa.Array], job: Job, first: int
 ) -> Array:
     """Return columns as ``(n, I)``."""
-    dtype = job.x_type.value_type.to_pandas_dtype()
-    x = np.empty((len(columns[0]), len(names)), dtype=dtype)
-    for place, (name, column) in enumerate(zip(names, columns, strict=True)):
-        x[:, place] = _numbers(source, column, name, dtype, first)
-    return x
+    numbers = [
+        _numbers(source, column, name, job.dtype, first) for name, column in zip(names, columns, strict=True)
+    ]
+    return np.stack(numbers, axis=1)
 
 
 def _numbers(source: DataFile, column: pa.Array, name: str, dtype: npt.DTypeLike, first: int) -> Array:
@@ -233,7 +233,6 @@ def _numbers(source: DataFile, column: pa.Array, name: str, dtype: npt.DTypeLike
 
 def _windows(source: DataFile, batch: pa.RecordBatch, job: Job, first: int) -> tuple[Array, Array]:
     features, counts = job.columns.features, np.ones(len(batch), dtype=np.int64)
-    width, dtype = job.x_type.list_size, job.x_type.value_type.to_pandas_dtype()
     columns = [_filled(source, batch, name, first) for name in features]
     nested = {_is_list(column.type) for column in columns}
     if len(nested) > 1:
@@ -245,14 +244,14 @@ def _windows(source: DataFile, batch: pa.RecordBatch, job: Job, first: int) -> t
             raise InputError(f"{source.path}: the lists of a row are empty or differ in length")
         columns = [column.flatten() for column in columns]
         if len(features) == 1 and _is_list(columns[0].type):
-            if (_lengths(columns[0]) != width).any():
+            if (_lengths(columns[0]) != job.width).any():
                 raise InputError(
-                    f"{source.path}: column {features[0]!r} has a step that is no list of {width}"
+                    f"{source.path}: column {features[0]!r} has a step that is no list of {job.width}"
                 )
-            values = _numbers(source, columns[0].flatten(), features[0], dtype, first)
-            return values.reshape(-1, width), counts
-    if len(features) != width:
-        raise InputError(f"{source.path}: got {len(features)} features, expected {width}")
+            values = _numbers(source, columns[0].flatten(), features[0], job.dtype, first)
+            return values.reshape(-1, job.width), counts
+    if len(features) != job.width:
+        raise InputError(f"{source.path}: got {len(features)} features, expected {job.width}")
     if empty := next((name for name, each in zip(features, columns, strict=True) if each.null_count), None):
         raise InputError(f"{source.path}: a list in column {empty!r} has an empty cell; {_ADVICE}")
     return _features(source, features, columns, job, first), counts

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 
 from lstm_edge_runtime.errors import InputError
@@ -24,8 +23,6 @@ __all__ = [
     "Job",
     "Tell",
     "exact_order",
-    "fixed_lists",
-    "from_fixed_lists",
     "hash_of",
     "open_job_model",
     "writing",
@@ -74,8 +71,10 @@ class Job:
     """The order column's Arrow type; None for windows."""
     series_type: Any
     """The series column's Arrow type; None for windows."""
-    x_type: Any
-    """Arrow type of one row's features, a list of fixed size."""
+    width: int
+    """I, how many features a sample has."""
+    dtype: Any
+    """The features' numpy dtype."""
     results: tuple[str, ...]
     """Names of the columns with probabilities or values."""
     labels: tuple[str, ...]
@@ -91,6 +90,8 @@ class Job:
     """Counts the runs that went on from each other, from 1."""
     rows: int
     """Rows held in memory at once."""
+    memory: int
+    """Bytes that DuckDB may take."""
     previous: str | None = None
     """The folder with an earlier run's states."""
     previous_buckets: int = 0
@@ -99,24 +100,6 @@ class Job:
     def order_storage(self) -> pa.DataType:
         """What the order is stored as between stages: nanoseconds for times."""
         return pa.float64() if pa.types.is_floating(self.order_type) else pa.int64()
-
-    @property
-    def spill_schema(self) -> pa.Schema:
-        """Columns of rows on their way from files to series."""
-        return pa.schema(
-            {
-                "series": pa.string(),
-                "order": self.order_storage,
-                "file": pa.int32(),
-                "row": pa.int64(),
-                "x": self.x_type,
-            }
-        )
-
-    @property
-    def result_schema(self) -> pa.Schema:
-        """Columns of results on their way from series to files."""
-        return pa.schema({"row": pa.int64(), "values": pa.list_(pa.float32(), len(self.results))})
 
     def folder(self, name: str) -> Path:
         """Return a folder of the run."""
@@ -177,15 +160,3 @@ def writing(job: Job, target: Path, *, durable: bool = False) -> Iterator[str]:
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def fixed_lists(values: "np.ndarray[Any, Any]", kind: pa.DataType) -> pa.Array:
-    """Return ``(n, k)`` as an Arrow array of lists of ``kind``, without a copy."""
-    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(values).reshape(-1)), type=kind)
-
-
-def from_fixed_lists(column: Any) -> "np.ndarray[Any, Any]":
-    """Return an Arrow array of lists of ``k`` as ``(n, k)``."""
-    width = column.type.list_size
-    values: np.ndarray[Any, Any] = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
-    return values

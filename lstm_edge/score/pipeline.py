@@ -21,7 +21,7 @@ from .dataset import find_files, open_parquet, stored_keys
 from .engines import Engine, open_engine
 from .job import MOST_BUCKETS, Columns, DataFile, Job, exact_order
 from .output import adopt, check_output, publish, read_ledger, workspace
-from .stages import score_series, score_windows, split_files, write_files
+from .stages import read_files, score_series, score_windows, write_files
 from .stepping import Stepper
 
 if TYPE_CHECKING:
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 __all__ = ["ScoreReport", "StageReport", "score"]
 
 Show = Callable[[float, str], None]
-_SPLIT_ROWS = 4_000_000
-"""Rows of one item of the first stage, at most; fewer where workers would be idle."""
 _SERIES = 512
 """Series of one item of the second stage that fill a batch."""
 _LEAST_BUCKETS = 16
 """The fewest parts that series are split into."""
 _ROWS, _BYTES, _KEYS = 1_000_000, 2**27, 48
 """Rows in memory at once: at most so many, and so many bytes of features, results and keys (bytes a row)."""
+_LEAST_MEMORY = 2**27
+"""Bytes that DuckDB needs."""
 _SHOWN = 0.2
 """Seconds between two reports of progress."""
 
@@ -282,7 +282,8 @@ def _job(
 ) -> Job:
     task = opened.interface.task
     place = sample_input(opened)
-    in_memory = config.rows_in_memory or min(_ROWS, _BYTES // (4 * (place.width + width) + _KEYS))
+    row_bytes = 4 * (place.width + width) + _KEYS
+    in_memory = config.rows_in_memory or min(_ROWS, _BYTES // row_bytes)
     wanted = max(_LEAST_BUCKETS, 16 * workers.workers, found.rows // in_memory)
     buckets = 1 << (min(wanted, MOST_BUCKETS) - 1).bit_length()
     types: dict[str, Any] = {"series": pa.string(), "order": None}
@@ -311,7 +312,8 @@ def _job(
         columns=columns,
         order_type=types["order"],
         series_type=types["series"],
-        x_type=pa.list_(pa.from_numpy_dtype(np.dtype(place.spec.dtype)), place.width),
+        width=place.width,
+        dtype=np.dtype(place.spec.dtype),
         results=names,
         labels=tuple(class_names(task, width)) if is_classification(task) else (),
         buckets=buckets,
@@ -320,6 +322,7 @@ def _job(
         reset_every=_reset_every(opened, config),
         number=earlier["number"] + 1 if earlier else 1,
         rows=in_memory,
+        memory=max(_LEAST_MEMORY, 2 * row_bytes * in_memory),
         previous=str(config.since.resolve()) if config.since else None,
         previous_buckets=earlier["buckets"] if earlier else 0,
     )
@@ -376,18 +379,17 @@ class _Run:
 
     def series(self) -> dict[str, int]:
         """Score series; return how many, and how many events there are."""
-        parts = self._split_items()
+        buckets, series = np.zeros(self._job.buckets, dtype=np.int64), set[int]()
         self.rows = {number: 0 for number, groups in self._found.groups.items() if not groups}
-        buckets, series = np.zeros(self._job.buckets, dtype=np.int64), np.empty(0, dtype=np.int64)
-        for done in self._stage("read", (0, 0.15), split_files, parts):
+        for done in self._stage("read", (0, 0.15), read_files, self._read_items()):
             self._take(done)
             buckets += done["buckets"]
-            series = np.union1d(series, done["series"])
+            series |= done["series"]
         for number in self.bad:
             self.rows.pop(number, None)
         tasks = self._tasks(buckets, len(series))
         items = [
-            {"task": task, "parts": len(parts), "buckets": own, "bad": sorted(self.bad)}
+            {"task": task, "buckets": own, "rows": int(buckets[own].sum()), "bad": sorted(self.bad)}
             for task, own in enumerate(tasks)
         ]
         total = {"series": 0, "events": 0}
@@ -396,8 +398,7 @@ class _Run:
                 total[key] += done[key]
         sizes = [(self._found.files[number], rows) for number, rows in sorted(self.rows.items())]
         groups = _grouped(sizes, [rows for _, rows in sizes], self._most(self._job.rows))
-        outputs = [{"tasks": len(items), "files": group} for group in groups]
-        for _ in self._stage("write", (0.9, 1), write_files, outputs):
+        for _ in self._stage("write", (0.9, 1), write_files, [{"files": group} for group in groups]):
             pass
         return total
 
@@ -422,7 +423,7 @@ class _Run:
         """Return how many rows an item should have: the limit, or less where workers would be idle."""
         return min(limit, self._found.rows // (2 * self._workers.workers) + 1)
 
-    def _split_items(self) -> list[dict[str, Any]]:
+    def _read_items(self) -> list[dict[str, Any]]:
         """Return items of consecutive row groups."""
         pieces: list[tuple[DataFile, int, int]] = []
         sizes: list[int] = []
@@ -430,7 +431,7 @@ class _Run:
             firsts = np.cumsum([0, *groups]).tolist()[:-1]
             pieces += [(self._found.files[number], group, first) for group, first in enumerate(firsts)]
             sizes += groups
-        items = _grouped(pieces, sizes, self._most(_SPLIT_ROWS))
+        items = _grouped(pieces, sizes, self._most(self._job.rows))
         return [{"part": part, "pieces": group} for part, group in enumerate(items)]
 
     def _tasks(self, rows: "np.ndarray[Any, Any]", series: int) -> list[list[int]]:

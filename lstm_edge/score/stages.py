@@ -1,6 +1,6 @@
 """The stages of a run, each a function that a worker calls for one item of work.
 
-1. ``split_files`` reads files and splits their rows by series into buckets.
+1. ``read_files`` writes the rows of files as a table that is sorted by the series' buckets.
 2. ``score_series`` takes the series of some buckets through the model in their order.
 3. ``write_files`` puts the results back into the order of the files and writes one output a file.
 
@@ -11,8 +11,8 @@ after its worker died.
 """
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import groupby, pairwise
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
@@ -27,25 +27,28 @@ from lstm_edge_runtime.prediction import softmax
 
 from .dataset import open_parquet, read_rows, read_windows, stored_keys
 from .events import Span, Spans, event_table, from_storage
-from .job import DataFile, Job, Tell, fixed_lists, from_fixed_lists, hash_of, open_job_model, writing
+from .job import DataFile, Job, Tell, hash_of, open_job_model, writing
 from .memory import Kept, read_kept, write_kept
-from .shuffle import Shuffled, shuffle_writer
 from .stepping import Stepper
+from .tables import as_array, as_column, read_table, write_sorted
 
-__all__ = ["score_series", "score_windows", "split_files", "write_files"]
+__all__ = ["read_files", "score_series", "score_windows", "write_files"]
 
 Item = Mapping[str, Any]
 Done = dict[str, Any]
-_SPLIT = 262_144
-"""Rows that are split at once: a bucket's share of them is one record batch."""
-_POINTS = 64
-"""Places of a batch that are looked at to find where to cut the order."""
-_ORDER = 1
-"""The order's place among the spilled columns."""
+_KEYS = {
+    "series": pa.string(),
+    "order": pa.int64(),
+    "file": pa.int32(),
+    "row": pa.int64(),
+    "bucket": pa.int32(),
+}
+_GROUP = 65_536
+"""Rows of a row group of results."""
 
 
-def split_files(job: Job, item: Item, tell: Tell) -> Done:
-    """Split the rows of some files into buckets.
+def read_files(job: Job, item: Item, tell: Tell) -> Done:
+    """Read row groups of files.
 
     The item holds ``part``, the result's number, and ``pieces``, a list of (source, row group, number of its
     first row); the result the rows ``by_file`` and in ``buckets``, ``bad`` with the message by file, and
@@ -53,69 +56,75 @@ def split_files(job: Job, item: Item, tell: Tell) -> Done:
     """
     by_file: dict[int, int] = {}
     bad: dict[int, str] = {}
-    buckets, series = np.zeros(job.buckets, dtype=np.int64), np.empty(0, dtype=np.int64)
-    with shuffle_writer(job, "spill", item["part"], job.spill_schema) as write:
-        waiting: list[pa.RecordBatch] = []
+    buckets = np.zeros(job.buckets, dtype=np.int64)
+    series: set[int] = set()
+    schema = pa.schema({**_KEYS, "order": job.order_storage, "x": pa.binary(job.dtype.itemsize * job.width)})
 
-        def split() -> None:
-            nonlocal buckets, series
-            batch = _joined(waiting)
-            waiting.clear()
-            encoded = batch.column("series").dictionary_encode()
-            hashes = np.array([hash_of(name) for name in encoded.dictionary.to_pylist()], np.int64)
-            bucket = (hashes % job.buckets)[encoded.indices.to_numpy()]
-            write(batch, bucket)
-            buckets += np.bincount(bucket, minlength=job.buckets)
-            series = np.union1d(series, hashes)
-
+    def rows() -> Iterator[pa.RecordBatch]:
+        nonlocal buckets
         for source, pieces in groupby(item["pieces"], key=itemgetter(0)):
             groups, firsts = zip(*(piece[1:] for piece in pieces), strict=True)
             by_file[source.number] = 0
             try:
-                for batch in read_rows(source, job, groups, firsts[0]):
-                    waiting.append(batch)
-                    by_file[source.number] += len(batch)
-                    tell(len(batch))
-                    if sum(map(len, waiting)) >= min(_SPLIT, job.rows):
-                        split()
+                for keys, x in read_rows(source, job, groups, firsts[0]):
+                    names = keys[0].dictionary_encode()
+                    hashes = np.array([hash_of(name) for name in names.dictionary.to_pylist()], np.int64)
+                    bucket = (hashes % job.buckets)[names.indices.to_numpy()].astype(np.int32)
+                    buckets += np.bincount(bucket, minlength=job.buckets)
+                    series.update(hashes.tolist())
+                    by_file[source.number] += len(x)
+                    tell(len(x))
+                    yield pa.record_batch([*keys, pa.array(bucket), as_column(x)], schema=schema)
             except (FileFormatError, InputError) as error:
                 bad[source.number] = str(error)
                 del by_file[source.number]
-        if waiting:
-            split()
-    rows = sum(by_file.values())
-    return {"rows": rows, "by_file": by_file, "bad": bad, "buckets": buckets, "series": series}
+
+    write_sorted(job, job.folder("rows") / f"{item['part']:05d}.parquet", schema, rows(), 'bucket, "order"')
+    return {
+        "rows": sum(by_file.values()),
+        "by_file": by_file,
+        "bad": bad,
+        "buckets": buckets,
+        "series": series,
+    }
 
 
 def score_series(job: Job, item: Item, tell: Tell) -> Done:
-    """Take the series of some buckets through the model.
+    """Take the series of some buckets through the model, all of them together in the order of their rows.
 
-    A bucket that is larger than memory is taken in ranges of the order, states carried.
-
-    The item holds ``task``, its number, ``parts``, how many files the first stage wrote, ``buckets``, and
-    ``bad``, the files to leave out; the result how many ``series`` had rows, and how many ``events``.
+    The item holds ``task``, its number, ``buckets``, how many ``rows`` are in them, and ``bad``, the files to
+    leave out; the result how many ``series`` had rows, and how many ``events``.
 
     Raises:
         InputError: a series has one order twice, or rows before the last one that was scored.
     """
     scorer = _SeriesScorer(job, item["buckets"], tell)
     closed: list[tuple[str, Span]] = []
-    with shuffle_writer(job, "results", item["task"], job.result_schema) as write:
-        for rows in _in_order(job, item):
-            closed += scorer.score(rows, write)
+    schema = pa.schema({"file": pa.int32(), "row": pa.int64(), "values": pa.binary(4 * len(job.results))})
+    with (
+        writing(job, job.folder("results") / f"{item['task']:05d}.parquet") as path,
+        parquet.ParquetWriter(path, schema, compression="lz4", use_dictionary=False) as writer,
+    ):
+        where = f"bucket IN ({', '.join(map(str, item['buckets']))})"
+        for rows in read_table(job, "rows", where, '"order"', item["rows"]):
+            good = rows.filter(pa.array(~np.isin(rows.column("file").to_numpy(), item["bad"])))
+            if len(good):
+                results, ended = scorer.score(good)
+                closed += ended
+                writer.write_table(pa.Table.from_batches([results], schema), row_group_size=_GROUP)
     kept = scorer.kept()
     write_kept(job, kept)
-    open_events = [(name, each.span) for name, each in kept.items() if each.span]
-    found = {
-        kind: [(name, span) for name, span in spans if span.label >= 0]
-        for kind, spans in (("closed", closed), ("open", open_events))
-    }
-    for kind, events in found.items():
-        if events:
+    count = 0
+    for kind, spans in (
+        ("closed", closed),
+        ("open", [(name, each.span) for name, each in kept.items() if each.span]),
+    ):
+        if events := [(name, span) for name, span in spans if span.label >= 0]:
+            count += len(events)
             name = f"{kind}-{job.number:04d}-{item['task']:05d}.parquet"
             with writing(job, job.folder("new") / "_events" / name, durable=True) as path:
                 parquet.write_table(event_table(job, events, is_open=kind == "open"), path)
-    return {"rows": scorer.rows, "series": len(scorer.last), "events": sum(map(len, found.values()))}
+    return {"rows": scorer.rows, "series": len(scorer.last), "events": count}
 
 
 class _SeriesScorer:
@@ -135,33 +144,47 @@ class _SeriesScorer:
         self._spans = Spans(job.hold)
         self.rows = 0
 
-    def score(self, rows: "_Rows", write: Callable[..., None]) -> list[tuple[str, Span]]:
-        """Score the next rows, and return the events that ended."""
-        names, counts = rows.names, rows.counts
-        starts = np.cumsum(counts) - counts
-        for name, start in zip(names, starts.tolist(), strict=True):
-            if name in self._kept and name not in self.last:
-                kept = self._kept[name]
+    def score(self, rows: pa.RecordBatch) -> tuple[pa.RecordBatch, list[tuple[str, Span]]]:
+        """Score the next rows in their order; return the results by file, and the spans that ended."""
+        encoded = rows.column("series").dictionary_encode()
+        codes, names = encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
+        places, counts = np.argsort(codes, kind="stable"), np.bincount(codes)
+        order, file, row = (rows.column(key).to_numpy()[places] for key in ("order", "file", "row"))
+        ends = np.cumsum(counts)
+        starts = ends - counts
+        self._check(names, codes[places], order, starts)
+        x = as_array(rows.column("x"), self._job.dtype)[places]
+        values = self._stepper.run(names, counts, x, self._tell)
+        if self._job.labels:
+            values = softmax(values)
+        self.last.update(zip(names, order[ends - 1].tolist(), strict=True))
+        self.rows += len(values)
+        ended = self._spans.take(names, counts, order, values) if self._job.events else []
+        by_file = np.argsort(file, kind="stable")
+        columns = [pa.array(file[by_file]), pa.array(row[by_file]), as_column(values[by_file])]
+        return pa.record_batch(columns, ["file", "row", "values"]), ended
+
+    def _check(self, names: Sequence[str], codes: Array, order: Array, starts: Array) -> None:
+        """Let series go on from an earlier run; raise ``InputError`` where their rows can't follow."""
+        twice = [(codes[place], order[place]) for place in _repeated(codes, order)[:1]]
+        for code, (name, start) in enumerate(zip(names, starts.tolist(), strict=True)):
+            if kept := self._kept.pop(name, None):
                 self._stepper.restore(name, kept.state, kept.age)
-                self.last[name] = kept.last
                 self._spans.holds[name].restore(*kept.hold)
                 if kept.span is not None:
                     self._spans.last[name] = kept.span
-            if name in self.last and rows.order[start] <= self.last[name]:
-                now, before = self._say(rows.order[start]), self._say(self.last[name])
-                raise InputError(
-                    f"series {name!r} has {now}, but was scored up to {before} before; its rows came late, "
-                    "score everything without --since"
-                )
-        values = self._stepper.run(names, counts, rows.x, self._tell)
-        if self._job.labels:
-            values = softmax(values)
-        self.last.update(zip(names, rows.order[starts + counts - 1].tolist(), strict=True))
-        schema = self._job.result_schema
-        columns = [pa.array(rows.row), fixed_lists(values, schema.field("values").type)]
-        write(pa.record_batch(columns, schema=schema), rows.file)
-        self.rows += len(values)
-        return self._spans.take(names, counts, rows.order, values) if self._job.events else []
+                if order[start] <= kept.last:
+                    raise InputError(
+                        f"series {name!r} has {self._say(order[start])}, but was scored up to "
+                        f"{self._say(kept.last)} before; its rows came late, score everything without --since"
+                    )
+            elif self.last.get(name) == order[start]:
+                twice.append((code, order[start]))
+        if twice:
+            code, place = twice[0]
+            raise InputError(
+                f"series {names[code]!r} has {self._say(place)} twice; expected a different value in each row"
+            )
 
     def kept(self) -> dict[str, Kept]:
         """Return what is to be kept of all series, those without rows included."""
@@ -177,83 +200,25 @@ class _SeriesScorer:
         return f"{self._job.columns.order} {from_storage(self._job, [order])[0]}"
 
 
-class _Rows:
-    """Rows of one bucket, sorted by series and order."""
-
-    def __init__(self, job: Job, batch: pa.RecordBatch) -> None:
-        encoded = batch.column("series").dictionary_encode()
-        codes, order = encoded.indices.to_numpy(), batch.column("order").to_numpy()
-        places = np.lexsort((order, codes))
-        self.names: list[str] = encoded.dictionary.to_pylist()
-        self.counts = np.bincount(codes, minlength=len(self.names))
-        self.order = order[places]
-        self.file, self.row = (batch.column(name).to_numpy()[places] for name in ("file", "row"))
-        self.x = from_fixed_lists(batch.column("x"))[places]
-        codes = codes[places]
-        same = np.flatnonzero((codes[1:] == codes[:-1]) & (self.order[1:] == self.order[:-1]))
-        if same.size:
-            place = from_storage(job, [self.order[same[0]]])[0]
-            raise InputError(
-                f"series {self.names[codes[same[0]]]!r} has {job.columns.order} {place} twice; expected a "
-                "different value in each row"
-            )
-
-
-def _in_order(job: Job, item: Item) -> Iterator[_Rows]:
-    """Yield the rows of some buckets in ranges of the order, each with about as many as memory may hold."""
-    parts = [Shuffled(job, "spill", part) for part in range(item["parts"])]
-    found: list[tuple[int, int, Any, Any]] = []
-    """Part, batch, and the first and last order in it."""
-    sketch, weights = [], []
-    for number, part in enumerate(parts):
-        places = part.places(item["buckets"])
-        for place, batch in zip(places, part.read(places, [_ORDER]), strict=True):
-            order = np.sort(batch.column(0).to_numpy())
-            found.append((number, place, order[0], order[-1]))
-            points = order[np.linspace(0, len(order) - 1, min(_POINTS, len(order))).astype(int)]
-            sketch.append(points)
-            weights.append(np.full(len(points), len(order) / len(points)))
-    if not found:
-        return
-    cuts = _cuts(np.concatenate(sketch), np.concatenate(weights), job.rows)
-    for low, high in pairwise([-np.inf, *cuts, np.inf]):
-        batches = []
-        for number, own in groupby(found, key=itemgetter(0)):
-            places = [place for _, place, first, last in own if first < high and last >= low]
-            for batch in parts[number].read(places):
-                order, file = (batch.column(name).to_numpy() for name in ("order", "file"))
-                keep = (order >= low) & (order < high) & ~np.isin(file, item["bad"])
-                batches.append(batch.filter(pa.array(keep)))
-        if any(map(len, batches)):
-            yield _Rows(job, _joined(batches))
-
-
-def _joined(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
-    """Return batches as one."""
-    return pa.Table.from_batches(batches).combine_chunks().to_batches()[0]
-
-
-def _cuts(points: Array, weights: Array, most: int) -> list[Any]:
-    """Return where to cut weighted points so that about ``most`` lie between two cuts."""
-    places = np.argsort(points, kind="stable")
-    points, reached = points[places], np.cumsum(weights[places])
-    goals = np.arange(most, reached[-1], most)
-    return np.unique(points[np.searchsorted(reached, goals)]).tolist() if len(goals) else []
+def _repeated(codes: Array, order: Array) -> Array:
+    """Return the places of sorted rows whose series and order are those of the row before."""
+    return 1 + np.flatnonzero((codes[1:] == codes[:-1]) & (order[1:] == order[:-1]))
 
 
 def write_files(job: Job, item: Item, tell: Tell) -> Done:
     """Write the outputs of some files.
 
-    The item holds ``tasks``, how many the second stage had, and ``files``, a list of (source, rows).
+    The item holds ``files``, a list of (source, rows).
     """
     values = {source.number: _array(job, rows) for source, rows in item["files"]}
     filled = dict.fromkeys(values, 0)
-    for task in range(item["tasks"]):
-        results = Shuffled(job, "results", task)
-        places = results.places(list(values))
-        for file, batch in zip(results.keys[places].tolist(), results.read(places), strict=True):
-            values[file][batch.column("row").to_numpy()] = from_fixed_lists(batch.column("values"))
-            filled[file] += len(batch)
+    for batch in read_table(job, "results", f"file BETWEEN {min(values)} AND {max(values)}"):
+        file, row = (batch.column(key).to_numpy() for key in ("file", "row"))
+        results = as_array(batch.column("values"), np.float32)
+        for number in np.unique(file).tolist():
+            own = file == number
+            values[number][row[own]] = results[own]
+            filled[number] += int(own.sum())
     for source, rows in item["files"]:
         done = filled[source.number]
         assert done == rows, f"{source.name}: {done} of {rows} rows were scored"
@@ -299,12 +264,12 @@ def score_windows(job: Job, item: Item, tell: Tell) -> Done:
 
     def scored(source: DataFile) -> Iterator[tuple[pa.RecordBatch, Array]]:
         rows[source.number] = 0
-        for batch, steps, counts in read_windows(source, job):
-            series = np.split(steps, np.cumsum(counts)[:-1])
-            out = run_series(model, samples, series).astype(np.float32, copy=False)
+        for keys, steps, counts in read_windows(source, job):
+            out = run_series(model, samples, np.split(steps, np.cumsum(counts)[:-1]))
+            out = out.astype(np.float32, copy=False)
             rows[source.number] += len(counts)
             tell(len(counts))
-            yield batch, softmax(out) if job.labels else out
+            yield keys, softmax(out) if job.labels else out
 
     for source in item["files"]:
         try:
@@ -329,11 +294,8 @@ def _write_parquet(job: Job, source: DataFile, parts: Iterator[tuple[pa.RecordBa
         parquet.ParquetWriter(path, schema) as writer,
     ):
         for keys, values in parts:
-            columns = {name: keys.column(name) for name in keys.schema.names}
+            columns = [keys.column(name) for name in stored_keys(source, job.columns)]
             if names is not None:
-                columns["label"] = names.take(pa.array(values.argmax(axis=1)))
-            columns |= {
-                name: pa.array(np.ascontiguousarray(values[:, place]))
-                for place, name in enumerate(job.results)
-            }
+                columns.append(names.take(pa.array(values.argmax(axis=1))))
+            columns += [pa.array(each) for each in np.ascontiguousarray(values.T)]
             writer.write_table(pa.table(columns, schema=schema))

@@ -16,22 +16,17 @@ __all__ = ["error_to_junit", "to_junit"]
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def to_junit(report: Report, when: datetime | None = None) -> bytes:
-    """Return ``report`` as a JUnit document in UTF-8.
-
-    Args:
-        report: what to write.
-        when: the time the suites ran; now by default.
-    """
-    return _document([_suite(report, group, number, when) for number, group in enumerate(report.groups)])
+def to_junit(report: Report) -> bytes:
+    """Return ``report`` as a JUnit document in UTF-8, of now."""
+    return _document([_suite(report, group, number) for number, group in enumerate(report.groups)])
 
 
-def error_to_junit(model: str, error: Exception, when: datetime | None = None) -> bytes:
+def error_to_junit(model: str, error: Exception) -> bytes:
     """Return a JUnit document that says why ``model`` could not be checked at all.
 
     Without it a CI system would read the document of an earlier run.
     """
-    suite = _empty_suite(0, "Validation", when, tests=1, errors=1)
+    suite = _empty_suite(0, "Validation", tests=1, errors=1)
     SubElement(suite, "properties")
     case = SubElement(suite, "testcase", {"classname": "lstm-edge", "name": _clean(model), "time": "0.000"})
     about = _clean(str(error) or type(error).__name__)
@@ -48,7 +43,7 @@ def _document(suites: Sequence[Element]) -> bytes:
     return bytes(tostring(root, encoding="utf-8", xml_declaration=True)) + b"\n"
 
 
-def _empty_suite(number: int, name: str, when: datetime | None, **counts: int) -> Element:
+def _empty_suite(number: int, name: str, **counts: int) -> Element:
     numbers = {"tests": 0, "failures": 0, "errors": 0, "skipped": 0} | counts
     return Element(
         "testsuite",
@@ -58,17 +53,16 @@ def _empty_suite(number: int, name: str, when: datetime | None, **counts: int) -
             "name": _clean(name),
             **{key: str(value) for key, value in numbers.items()},
             "time": "0.000",
-            "timestamp": (when or datetime.now(timezone.utc)).strftime("%Y-%m-%dT%H:%M:%S"),
+            "timestamp": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S"),
             "hostname": "localhost",
         },
     )
 
 
-def _suite(report: Report, group: Group, number: int, when: datetime | None) -> Element:
+def _suite(report: Report, group: Group, number: int) -> Element:
     suite = _empty_suite(
         number,
         group.title,
-        when,
         tests=len(group.checks),
         failures=group.count("failed"),
         skipped=group.count("skipped"),

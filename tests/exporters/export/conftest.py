@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from lstm_edge_exporters import ExportConfig, export
-from lstm_edge_exporters.export.pipeline import own_copy
+from lstm_edge_exporters.export.request import own_copy
 from lstm_edge_exporters.numerics.cases import CaseGenerator
 from lstm_edge_exporters.numerics.reference import Signature, flatten_output
 from lstm_edge_runtime import load

@@ -1,4 +1,4 @@
-"""``lstm-edge export`` through real processes."""
+"""``lstm-edge export``, through real processes where that matters."""
 
 import json
 import os
@@ -112,6 +112,22 @@ def folder(tmp_path):
     return tmp_path
 
 
+@pytest.fixture
+def call(folder, monkeypatch, capsys):
+    """What ``run`` does, in this process, which has imported torch already."""
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder)
+
+    def called(*words):
+        monkeypatch.delitem(sys.modules, "nets", raising=False)
+        monkeypatch.setattr(sys, "argv", ["lstm-edge", "export", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return subprocess.CompletedProcess(words, ended.value.code or 0, *capsys.readouterr())
+
+    return called
+
+
 def test_a_run_becomes_a_file_with_a_table_and_the_next_commands(folder):
     torch.manual_seed(0)
     save(Run(LSTM1(4, 6, 8, 1, 20)), folder / "run")
@@ -134,9 +150,7 @@ def test_a_run_becomes_a_file_with_a_table_and_the_next_commands(folder):
     assert len(model.manifest.provenance["checkpoint_sha256"]) == 64
 
 
-def test_a_factory_with_weights_becomes_a_file_and_json(folder, monkeypatch):
-    monkeypatch.syspath_prepend(folder)
-    monkeypatch.delitem(sys.modules, "nets", raising=False)
+def test_a_factory_with_weights_becomes_a_file_and_json(folder, call):
     import nets
 
     torch.manual_seed(0)
@@ -152,7 +166,7 @@ def test_a_factory_with_weights_becomes_a_file_and_json(folder, monkeypatch):
         "t.onnx",
         "--json",
     ]
-    done = run(folder, *words)
+    done = call(*words)
     assert (done.returncode, done.stderr) == (0, "")
     document = json.loads(done.stdout)
     assert document["inputs"] == [{"name": "tokens", "dtype": "int64", "axes": ["N", "L"]}]
@@ -164,37 +178,29 @@ def test_a_factory_with_weights_becomes_a_file_and_json(folder, monkeypatch):
     assert torch.allclose(torch.from_numpy(got["output"]), module(tokens), atol=1e-5)
 
 
-def test_a_range_is_found_or_given_and_one_step_is_the_way_out_of_a_loop(folder, monkeypatch, capsys):
-    monkeypatch.chdir(folder)
-    monkeypatch.syspath_prepend(folder)
-    monkeypatch.delitem(sys.modules, "nets", raising=False)
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["lstm-edge", "export", *words, "-o", "m.onnx"])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return ended.value.code or 0, "".join(capsys.readouterr())
-
-    code, text = call("nets:Wide", "--input", "x=N,L,4")
-    assert (code, "sizes of axis L: 16.." in text) == (0, True)
-    code, text = call("nets:Wide", "--input", "x=N,L:20..400:20,4", "--json")
-    assert (code, json.loads(text)["ranges"]) == (0, {"L": {"least": 20, "most": 400, "multiple": 20}})
+def test_a_range_is_found_or_given_and_one_step_is_the_way_out_of_a_loop(folder, call):
+    output = ("-o", "m.onnx")
+    done = call("nets:Wide", "--input", "x=N,L,4", *output)
+    assert (done.returncode, "sizes of axis L: 16.." in done.stdout) == (0, True)
+    done = call("nets:Wide", "--input", "x=N,L:20..400:20,4", "--json", *output)
+    ranges = {"L": {"least": 20, "most": 400, "multiple": 20}}
+    assert (done.returncode, json.loads(done.stdout)["ranges"]) == (0, ranges)
     options = ("--input", "x=N,L,4", "--input", "h=N,6")
-    code, text = call("nets:Steps", *options)
-    assert code == 2
-    assert "forward takes and returns h, so that one step a call works: --input x=N,1,4 --input h=N,6" in text
-    code, text = call("nets:Steps", *options, "--step")
-    assert code == 0
+    done = call("nets:Steps", *options, *output)
+    assert done.returncode == 2
+    words = "forward takes and returns h, so that one step a call works: --input x=N,1,4 --input h=N,6"
+    assert words in done.stderr
+    assert call("nets:Steps", *options, "--step", *output).returncode == 0
     assert load(folder / "m.onnx").stream().step([0.1, 0.2, 0.3, 0.4]).shape == (6,)
 
 
-def test_a_state_that_nothing_tells_is_named(folder):
+def test_a_state_that_nothing_tells_is_named(folder, call):
     options = ("nets:Gate", "--input", "x=N,4", "--input", "h=N,6", "-o", "m.onnx")
-    done = run(folder, *options, "--state", "h=output_1")
+    done = call(*options, "--state", "h=output_1")
     assert (done.returncode, unexpected(done.stderr)) == (0, [])
     (state,) = load(folder / "m.onnx").manifest.states
     assert (state.input, state.output) == ("h", "output_1")
-    done = run(folder, *options, "--state", "h=y")
+    done = call(*options, "--state", "h=y")
     assert done.returncode == 2
     assert "the outputs output, output_1" in done.stderr
 
@@ -202,18 +208,18 @@ def test_a_state_that_nothing_tells_is_named(folder):
 COUNTER = ("nets:Counter", "--input", "x=N,L,3", "-o", "t.onnx")
 
 
-def test_a_factorys_file_says_what_the_command_line_says_of_it(folder):
+def test_a_factorys_file_says_what_the_command_line_says_of_it(folder, call):
     (folder / "labels.txt").write_text("rest\nwalk, fast\n")
     words = ["--labels", "labels.txt", "--features", "ax, ay,az", "--rate", "50Hz", "--window", "20"]
-    done = run(folder, *COUNTER, *words, "--output-names", "logits")
+    done = call(*COUNTER, *words, "--output-names", "logits")
     assert (done.returncode, unexpected(done.stderr)) == (0, [])
     manifest = load(folder / "t.onnx").manifest
     assert manifest.task == ("classification", "logits", ("rest", "walk, fast"), ())
     assert manifest.signal[:3] == (("ax", "ay", "az"), 50.0, 20)
 
 
-def test_units_make_a_regression_of_the_first_output(folder):
-    done = run(folder, *COUNTER, "--units", "m,s", "--labels", "far,long")
+def test_units_make_a_regression_of_the_first_output(folder, call):
+    done = call(*COUNTER, "--units", "m,s", "--labels", "far,long")
     assert (done.returncode, unexpected(done.stderr)) == (0, [])
     assert load(folder / "t.onnx").manifest.task == ("regression", "output", ("far", "long"), ("m", "s"))
 
@@ -225,7 +231,7 @@ class Evil:
 
 TOKENS = ("--input", "tokens=N,L:int64", "-o", "t.onnx")
 WRONG = [
-    (("nets:build", *TOKENS[:2], "-o", "no/t.onnx"), "make it first"),
+    (("nets:build", *TOKENS[:2], "-o", "no/t.onnx"), "create it first"),
     (("nets:build", "-o", "t.onnx"), "name each input"),
     (("nets:broken", *TOKENS), "KeyError"),
     (("nets:number", *TOKENS), "nets:number"),
@@ -268,16 +274,11 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("words", "message"), WRONG, ids=[message.replace(" ", "-") for _, message in WRONG])
-def test_wrong_usage_is_one_line_and_exit_code_2_and_no_file(folder, words, message, monkeypatch, capsys):
+def test_wrong_usage_is_one_line_and_exit_code_2_and_no_file(folder, call, words, message):
     save_file({"a": torch.zeros(1)}, folder / "other.safetensors")
-    monkeypatch.chdir(folder)
-    monkeypatch.syspath_prepend(folder)
-    monkeypatch.delitem(sys.modules, "nets", raising=False)
-    monkeypatch.setattr(sys, "argv", ["lstm-edge", "export", *words])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 2
-    (error,) = unexpected(capsys.readouterr().err)
+    done = call(*words)
+    assert done.returncode == 2
+    (error,) = unexpected(done.stderr)
     assert message in error
     assert error.startswith("error: ")
     assert not list(folder.glob("*.onnx"))
@@ -356,14 +357,14 @@ def test_what_a_module_prints_does_not_reach_the_json(folder):
     assert "tokens" in done.stderr
 
 
-def test_floats_without_a_dtype_are_the_modules_own(folder):
-    done = run(folder, "nets:narrow", "--input", "input=N,L,5", "-o", "t.onnx")
+def test_floats_without_a_dtype_are_the_modules_own(folder, call):
+    done = call("nets:narrow", "--input", "input=N,L,5", "-o", "t.onnx")
     assert (done.returncode, unexpected(done.stderr)) == (0, [])
     assert "bfloat16" in done.stdout
     assert load(folder / "t.onnx").inputs[0].dtype == "float32"
 
 
-def test_lengths_of_any_name_are_drawn_as_lengths(folder):
+def test_lengths_of_any_name_are_drawn_as_lengths(folder, call):
     source = (folder / "nets.py").read_text()
     packs = """
 class Packs(Tagger):
@@ -373,7 +374,7 @@ class Packs(Tagger):
 """
     (folder / "nets.py").write_text(source + packs)
     words = ["--input", "tokens=N,L:int64", "--input", "token_lengths=N", "-o", "t.onnx"]
-    done = run(folder, "nets:Packs", *words)
+    done = call("nets:Packs", *words)
     assert (done.returncode, unexpected(done.stderr)) == (0, [])
     model = load(folder / "t.onnx")
     assert model.manifest.lengths == "token_lengths"
