@@ -144,7 +144,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path, monk
     monkeypatch.chdir(tmp_path)
     torch.save({"lstm.weight_ih_l0": Runs()}, "evil.pt")
     (tmp_path / "evil.pkl").write_bytes(pickle.dumps(Runs()))
-    with pytest.raises(FileFormatError, match=r"evil\.pt names posix\.mkdir; loading it could run.*state_dict"):
+    with pytest.raises(FileFormatError, match=r"names posix\.mkdir; loading it could run.*state_dict"):
         load("evil.pt")
     with pytest.raises(FileFormatError, match="could run code, so it is refused"):
         load("evil.pkl")
