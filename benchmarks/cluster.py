@@ -4,8 +4,8 @@
 
 Each row is a fresh process on a data set of random samples of many devices, split over files by time. Memory
 is the largest resident set of any of the run's processes that score (those of Ray's own services are left
-out). Needs pyarrow, and ray for its rows. 100 million samples of six features take 4 GB of disk, and as
-much again while they are scored.
+out). Needs pyarrow and duckdb, and ray for its rows. 100 million samples of six features take 4 GB of disk,
+and as much again while they are scored.
 """
 
 import argparse
@@ -125,7 +125,7 @@ def main() -> None:
     options = parser.parse_args()
     opened = load(options.model, device="cpu", threads=1)
     names = opened.interface.signal.features or tuple(f"x{k}" for k in range(opened.inputs[0].axes[-1]))
-    packages = ("pyarrow", "onnxruntime", *(["ray"] if options.ray else []))
+    packages = ("pyarrow", "duckdb", "onnxruntime", *(["ray"] if options.ray else []))
     print(f"{options.model.name}, {len(names)} features, {DEVICES:,} devices, engine {opened.engine};")
     versions = ", ".join(f"{name} {version(name)}" for name in packages)
     print(f"{describe_cpu()['processor']}; {versions}, Python {platform.python_version()}.")

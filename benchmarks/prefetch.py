@@ -34,17 +34,17 @@ SECOND_LEVEL: Change = ("kernels.c", "LE_AHEAD + i)", "LE_AHEAD + i, 0, 2)")
 NONE = "none of the three"
 VARIANTS: dict[str, tuple[Change, ...]] = {
     NONE: (SAME_ORDER, SMALL_PAGES, NOT_AHEAD),
-    "alternating order, large pages and asking 2 kB ahead": (),
+    "alternating order, large pages and prefetching 2 kB ahead": (),
     "without alternating": (SAME_ORDER,),
-    "without asking ahead": (NOT_AHEAD,),
-    "in pages of 4 kB": (SMALL_PAGES,),
+    "without prefetching": (NOT_AHEAD,),
+    "with pages of 4 kB": (SMALL_PAGES,),
     **{
-        f"asking {ahead / 1024:g} kB ahead": (
+        f"prefetching {ahead / 1024:g} kB ahead": (
             ("internal.h", "#define LE_AHEAD 2048u", f"#define LE_AHEAD {ahead}u"),
         )
         for ahead in (512, 1024, 4096, 8192)
     },
-    "asking into the second-level cache only": (SECOND_LEVEL,),
+    "prefetching into the second-level cache only": (SECOND_LEVEL,),
 }
 
 

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,6 +21,7 @@ __all__ = [
     "Columns",
     "DataFile",
     "Job",
+    "Stage",
     "Tell",
     "exact_order",
     "hash_of",
@@ -104,6 +105,9 @@ class Job:
     def folder(self, name: str) -> Path:
         """Return a folder of the run."""
         return Path(self.work) / name
+
+
+Stage = Callable[[Job, Mapping[str, Any], Tell], dict[str, Any]]
 
 
 def exact_order(kind: pa.DataType) -> pa.DataType | None:

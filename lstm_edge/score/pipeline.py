@@ -428,10 +428,8 @@ class _Run:
         pieces: list[tuple[DataFile, int, int]] = []
         sizes: list[int] = []
         for number, groups in self._found.groups.items():
-            firsts = np.cumsum([0, *groups[:-1]]).tolist()
-            pieces += [
-                (self._found.files[number], group, first) for group, first in enumerate(firsts[: len(groups)])
-            ]
+            firsts = np.cumsum([0, *groups]).tolist()[:-1]
+            pieces += [(self._found.files[number], group, first) for group, first in enumerate(firsts)]
             sizes += groups
         items = _grouped(pieces, sizes, self._most(self._job.rows))
         return [{"part": part, "pieces": group} for part, group in enumerate(items)]

@@ -1,8 +1,9 @@
 /*
  * lstm_edge.h: run a recurrent network one time step at a time, without Python and without onnxruntime.
  *
- * A program is made from a file that `lstm-edge convert model.onnx --to native` writes (lstm_edge_format.h
- * says what is in it). A stream is one source of samples; it owns its states, the h and c of each layer.
+ * A program is loaded from a file written by `lstm-edge convert model.onnx --to native` (see
+ * lstm_edge_format.h for the format). A stream is one source of samples; it owns its states, the h and c of
+ * each layer.
  *
  *     lstm_edge_program *program = lstm_edge_open("har.lep");
  *     lstm_edge_stream *stream = lstm_edge_stream_new(program);
@@ -13,21 +14,21 @@
  *         use(logits);
  *     }
  *
- * Results. Within one instruction set a float32 program gives the same bits whether samples come as one
- * chunk or step by step, whatever the number of rows of a call, a row's place in it, and the number of
- * threads. A NaN or an infinity stays in its row. Numbers below 2^-126 count as zero: every call sets the
- * processor's flush-to-zero mode and restores the caller's, so that silence costs no more time than sound and
- * other libraries that switch the mode change no bit (RISC-V has no such mode).
+ * Results. Within one instruction set a float32 program gives the same bits for one chunk and for single
+ * steps, for any number and order of rows in a call, and for any number of threads. NaN and infinity stay in
+ * their row. Numbers below 2^-126 are flushed to zero: every call sets the processor's flush-to-zero mode and
+ * restores the caller's mode, so that silence takes no more time than sound, and libraries that change the
+ * mode do not affect results (RISC-V has no such mode).
  *
  * Real time. A stream owns its working memory. lstm_edge_step makes no allocation, takes no lock and makes no
  * system call, and neither does lstm_edge_chunk after lstm_edge_prepare; lstm_edge_run may do all of these.
  *
- * Threads. A program never changes once it is made: any number of threads may use it at a time. A stream
- * belongs to one thread at a time. No thread is started unless lstm_edge_set_threads asks for it.
+ * Threads. A program is immutable: any number of threads may use it at the same time. A stream may be used by
+ * one thread at a time. No thread is started unless requested with lstm_edge_set_threads.
  *
  * Errors. A function that returns lstm_edge_status returns LSTM_EDGE_OK or the reason; one that returns a
- * pointer returns NULL on failure. lstm_edge_last_error gives the reason in words. After an error every
- * state is as it was before the call.
+ * pointer returns NULL on failure. lstm_edge_last_error returns the reason as text. After an error all
+ * states are unchanged.
  */
 #ifndef LSTM_EDGE_H
 #define LSTM_EDGE_H
@@ -53,13 +54,13 @@ typedef struct lstm_edge_stream lstm_edge_stream;
 typedef enum {
     LSTM_EDGE_OK = 0,
     LSTM_EDGE_BAD_FILE = 1,     /* the file can't be read */
-    LSTM_EDGE_BAD_PROGRAM = 2,  /* truncated, damaged, or no program */
-    LSTM_EDGE_BAD_VERSION = 3,  /* a program of a format version that this library does not read */
+    LSTM_EDGE_BAD_PROGRAM = 2,  /* truncated, damaged, or not a program */
+    LSTM_EDGE_BAD_VERSION = 3,  /* a format version that this library does not support */
     LSTM_EDGE_NO_MEMORY = 4,
     LSTM_EDGE_BAD_ARGUMENT = 5, /* a null pointer, an index or a size out of range */
-    LSTM_EDGE_BAD_INDEX = 6,    /* an input that is looked up in a table is outside the table */
-    LSTM_EDGE_NO_ISA = 7,       /* LSTM_EDGE_ISA names an instruction set that this machine lacks */
-    LSTM_EDGE_NO_GOLDEN = 8     /* the program carries no golden case */
+    LSTM_EDGE_BAD_INDEX = 6,    /* an input that indexes a table is outside the table */
+    LSTM_EDGE_NO_ISA = 7,       /* LSTM_EDGE_ISA is an instruction set that this machine does not have */
+    LSTM_EDGE_NO_GOLDEN = 8     /* the program has no golden case */
 } lstm_edge_status;
 
 /* The type of an input's elements. Outputs and states are always float32. */
@@ -79,7 +80,7 @@ typedef struct {
     const char *name;    /* as in the ONNX file */
     size_t width;        /* elements of one row at one time step */
     lstm_edge_type type; /* of an element */
-    int every_step;      /* for an output: 1 where a chunk gives it for each step, 0 where for the last step */
+    int every_step;      /* for an output: 1 if a chunk returns it for each step, 0 if for the last */
 } lstm_edge_port;
 
 /* --- The library ------------------------------------------------------------------------------------ */
@@ -89,8 +90,8 @@ LSTM_EDGE_API const char *lstm_edge_version(void);
 
 /*
  * Return the instruction set in use: "avx512vnni", "avx512", "avx2", "sse2", "neon-dotprod", "neon" or
- * "generic". It is the best that the machine has, or the one that the environment variable LSTM_EDGE_ISA
- * names; NULL where it names one that the machine lacks.
+ * "generic". It is the best one that the machine supports, or the value of the environment variable
+ * LSTM_EDGE_ISA; NULL if the machine does not support that one.
  */
 LSTM_EDGE_API const char *lstm_edge_isa(void);
 
@@ -102,34 +103,34 @@ LSTM_EDGE_API lstm_edge_status lstm_edge_last_status(void);
 
 /* --- Programs --------------------------------------------------------------------------------------- */
 
-/* Make a program of the content of a program file. Nothing of `data` is needed afterwards. */
+/* Load a program from the content of a program file. `data` is not needed afterwards. */
 LSTM_EDGE_API lstm_edge_program *lstm_edge_load(const void *data, size_t size);
 
-/* Make a program of a program file, which is mapped into memory while it is read. */
+/* Load a program from a file, which is mapped into memory while it is read. */
 LSTM_EDGE_API lstm_edge_program *lstm_edge_open(const char *path);
 
-/* Let a program go. Streams that are open keep what they need of it until they are freed. */
+/* Free a program. Open streams keep the parts that they need until they are freed. */
 LSTM_EDGE_API void lstm_edge_free(lstm_edge_program *program);
 
 /*
- * Let lstm_edge_run use up to `threads` threads, the caller's own among them (1 at the start). They sleep
- * between calls. Call it before the program is shared between threads.
+ * Let lstm_edge_run use up to `threads` threads, including the caller's (1 by default). They sleep
+ * between calls. Call this before the program is shared between threads.
  */
 LSTM_EDGE_API lstm_edge_status lstm_edge_set_threads(lstm_edge_program *program, size_t threads);
 
-/* Return how many inputs, outputs or states the program has. */
+/* Return the number of inputs, outputs or states. */
 LSTM_EDGE_API size_t lstm_edge_count(const lstm_edge_program *program, lstm_edge_kind kind);
 
-/* Describe one of them. The name lives as long as the program. */
+/* Describe one of them. The name is valid as long as the program. */
 LSTM_EDGE_API lstm_edge_status lstm_edge_describe(const lstm_edge_program *program, lstm_edge_kind kind,
                                                   size_t index, lstm_edge_port *port);
 
-/* Return the manifest of the ONNX file (JSON, UTF-8, with a closing NUL), or NULL where it has none. */
+/* Return the manifest of the ONNX file (JSON, UTF-8, with a closing NUL), or NULL if it has none. */
 LSTM_EDGE_API const char *lstm_edge_manifest(const lstm_edge_program *program);
 
 /*
- * Replay the golden case in the program from the reset state. `worst` (may be NULL) gets the largest
- * difference as a fraction of what the case allows: at most 1 where this machine computes as it should.
+ * Replay the golden case in the program from the reset state. `worst` (may be NULL) receives the largest
+ * difference as a fraction of the limit: at most 1 if the results on this machine are right.
  */
 LSTM_EDGE_API lstm_edge_status lstm_edge_selftest(const lstm_edge_program *program, double *worst);
 
@@ -140,40 +141,40 @@ LSTM_EDGE_API lstm_edge_stream *lstm_edge_stream_new(lstm_edge_program *program)
 LSTM_EDGE_API void lstm_edge_stream_free(lstm_edge_stream *stream);
 
 /*
- * Make room for chunks, so that lstm_edge_chunk allocates nothing: for up to `max_steps` steps at a time, or as
- * many as run together at most; longer chunks are taken in parts. Without it, the first chunk makes room.
+ * Allocate memory for chunks of up to `max_steps` steps (or the internal maximum; longer chunks are split),
+ * so that lstm_edge_chunk allocates nothing. Without this call, the first chunk allocates it.
  */
 LSTM_EDGE_API lstm_edge_status lstm_edge_prepare(lstm_edge_stream *stream, size_t max_steps);
 
-/* Return where the sample of the next step goes, one row of the input's type; NULL where there is none. */
+/* Return the buffer for the sample of the next step, one row of the input's type; NULL for a bad index. */
 LSTM_EDGE_API void *lstm_edge_input(lstm_edge_stream *stream, size_t index);
 
-/* Return where lstm_edge_step leaves an output: one row of float32; NULL where there is none. */
+/* Return the buffer to which lstm_edge_step writes an output, one row of float32; NULL for a bad index. */
 LSTM_EDGE_API float *lstm_edge_output(lstm_edge_stream *stream, size_t index);
 
-/* Return where a state lies: one row of float32, to read or write between calls; NULL where there is none. */
+/* Return the buffer of a state, one row of float32, to read or write between calls; NULL for a bad index. */
 LSTM_EDGE_API float *lstm_edge_state(lstm_edge_stream *stream, size_t index);
 
-/* Take one time step: from the inputs' places to the outputs' places. */
+/* Run one time step, from the input buffers to the output buffers. */
 LSTM_EDGE_API lstm_edge_status lstm_edge_step(lstm_edge_stream *stream);
 
 /*
- * Take `steps` time steps.
+ * Run `steps` time steps.
  *
- * inputs:  an array a program input, (steps, width) elements of its type, row after row.
- * outputs: an array a program output, (steps, width) float32 where the port says every_step, else (width);
- *          an entry may be NULL where it is not wanted.
+ * inputs:  one array per program input, (steps, width) elements of its type, row-major.
+ * outputs: one array per program output, float32, (steps, width) if every_step is set in its port, otherwise
+ *          (width); an entry may be NULL if it is not needed.
  */
 LSTM_EDGE_API lstm_edge_status lstm_edge_chunk(lstm_edge_stream *stream, const void *const *inputs,
                                                size_t steps, float *const *outputs);
 
-/* Put every state back to its reset value. */
+/* Reset all states. */
 LSTM_EDGE_API void lstm_edge_reset(lstm_edge_stream *stream);
 
 /* --- Many rows in one call -------------------------------------------------------------------------- */
 
 /*
- * Where the rows of one array lie. Row r at step t starts at data + (r * row_stride + t * step_stride)
+ * The layout of the rows of one array. Row r at step t starts at data + (r * row_stride + t * step_stride)
  * bytes; for a state it is data + slot * row_stride, where slot is slots[r].
  */
 typedef struct {
@@ -183,13 +184,12 @@ typedef struct {
 } lstm_edge_rows;
 
 /*
- * Take `steps` time steps of `rows` sources, whose states lie in the caller's pool and are read and written
- * there.
+ * Run `steps` time steps of `rows` sources, whose states are updated in place in the caller's pool.
  *
- * slots:   the place in the pool of each row's states, no two alike; NULL for 0, 1, 2, ...
- * inputs, states, outputs: one entry a program input, state and output; an output's data may be NULL where it
- *          is not wanted. What is written is float32, so that the strides of states and outputs are at least
- *          4 * width (BAD_ARGUMENT else). The caller answers for the memory behind them.
+ * slots:   the index in the pool of each row's states, all different; NULL for 0, 1, 2, ...
+ * inputs, states, outputs: one entry per program input, state and output; an output's data may be NULL if it
+ *          is not needed. States and outputs are float32, so their strides must be at least 4 * width
+ *          (otherwise BAD_ARGUMENT). The caller is responsible for the memory.
  */
 LSTM_EDGE_API lstm_edge_status lstm_edge_run(const lstm_edge_program *program, size_t rows, size_t steps,
                                              const size_t *slots, const lstm_edge_rows *inputs,

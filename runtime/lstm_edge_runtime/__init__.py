@@ -1,7 +1,7 @@
 """Run recurrent ONNX files with numpy and onnxruntime, one sample at a time or for many sources.
 
-The names below are imported when they are first used, so that importing and loading take little longer than
-onnxruntime's own.
+The names below are imported on first use, so that importing and loading take little longer than with
+onnxruntime alone.
 """
 
 import importlib as _importlib

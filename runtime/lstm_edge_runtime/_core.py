@@ -1,6 +1,6 @@
-"""What a model, its streams and its batches share: the session, the manifest and the checks of a call.
+"""Shared by a model, its streams and its batches: the session, the manifest and the checks of a call.
 
-A caller's arrays are converted to what the file takes, or refused before any work.
+A caller's arrays are converted to the dtypes of the file, or refused before any work.
 """
 
 import os
@@ -40,11 +40,11 @@ InputArrays = npt.ArrayLike | Mapping[str, npt.ArrayLike]
 
 
 _PART = 1 << 20
-"""Bytes of external data that are read at a time."""
+"""Number of bytes of external data read at a time."""
 
 
 class FileStamp:
-    """Which file was read at a path, to notice another one there."""
+    """Identifies the file that was read at a path, to detect a different one."""
 
     def __init__(self, path: str, facts: os.stat_result | None = None) -> None:
         """Take what ``os.fstat`` said before it was read; None for what is there now."""
@@ -74,9 +74,9 @@ def _key(facts: os.stat_result) -> tuple[int, ...]:
 
 
 class Identity:
-    """What tells a network from every other: the sha256 of its ``.onnx`` file with its external data.
+    """Identity of a network: the sha256 of its ``.onnx`` file with its external data.
 
-    A file that was converted from an ``.onnx`` file bears the identity of that. It is computed when it is
+    A file that was converted from an ``.onnx`` file has the identity of that file. It is computed when it is
     first needed: hashlib's import is 3 ms of the time to load, and the digest 1 ms a megabyte. The content is
     a copy and no memory map: the file may be overwritten meanwhile.
     """
@@ -104,9 +104,9 @@ class Identity:
         return self._read()[1]
 
     def accepts(self, identity: str) -> bool:
-        """Return whether a state that bears ``identity`` is of this network.
+        """Return whether a state with ``identity`` is of this network.
 
-        States that version 0.2 saved bear the sha256 of the model file without its external data.
+        States saved by version 0.2 have the sha256 of the model file without its external data.
         """
         return identity == self.digest or identity == self.sha256
 
@@ -126,7 +126,7 @@ class Identity:
 
 
 _opening = RLock()
-"""Held while an engine is made: ``cached_property`` has no lock since Python 3.12."""
+"""Held while an engine is created: ``cached_property`` has no lock since Python 3.12."""
 if hasattr(os, "register_at_fork"):  # the thread that holds it is not there in a child
     os.register_at_fork(after_in_child=_opening._at_fork_reinit)  # type: ignore[attr-defined]
 
@@ -170,7 +170,7 @@ class Core:
 
     @property
     def native(self) -> "NativeEngine | None":
-        """The engine of streams and batches; None where onnxruntime takes their steps."""
+        """The native engine of streams and batches; None if they run on onnxruntime."""
         if self._open_native is not None:
             with _opening:
                 if self._open_native is not None:
@@ -185,18 +185,18 @@ class Core:
 
     @cached_property
     def lengths(self) -> TensorSpec | None:
-        """The input with each row's count of valid steps, if any."""
+        """The input with the number of valid steps of each row, if any."""
         return self.manifest.lengths_input
 
     def require_streamable(self) -> None:
-        """Raise ``ContractError`` where carried states are missing or would not equal the whole sequence."""
+        """Raise ``ContractError`` if there are no states, or chunks would not equal the whole sequence."""
         if reason := self.manifest.unstreamable:
             raise ContractError(f"this file can't be streamed: {reason}; use run() on whole sequences")
         if not self.manifest.states:
             raise ContractError("this file carries no states; export it with them, or use run()")
 
     def steps_to_reset(self, every: "int | str | None") -> int | None:
-        """Return after how many steps a stream starts again by itself; None for never.
+        """Return the number of steps after which a stream is reset automatically; None for never.
 
         Args:
             every: as ``Model.stream`` takes it.
@@ -209,14 +209,11 @@ class Core:
         if every == "window":
             if self.manifest.window is None:
                 raise InputError(
-                    "this file does not say on which window it was trained; give the number of steps, such "
-                    "as reset_every=100"
+                    "this file has no training window; give the number of steps, such as reset_every=100"
                 )
             return self.manifest.window
         if isinstance(every, bool | str) or not isinstance(every, int | np.integer) or every < 1:
-            raise InputError(
-                f"reset_every is {every!r}, expected a whole number of steps from 1, 'window' or 'never'"
-            )
+            raise InputError(f"reset_every is {every!r}, expected a positive integer, 'window' or 'never'")
         return int(every)
 
     def run(
@@ -235,7 +232,7 @@ class Core:
         return outputs, State(states, self.identity, (state.age if state else 0) + int(np.max(valid)))
 
     def call(self, feeds: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
-        """Run the session, or the native engine in its place.
+        """Run the session, or the native engine instead.
 
         Returns:
             The outputs by name, and the new states by input name.
@@ -273,7 +270,7 @@ class Core:
         converted = [(spec, as_array(spec.name, values[spec.name], spec.dtype)) for spec in self.data]
         advice = "clean the samples first" if self.check else ""
         if shared and not advice and self.manifest.precision == "int8" and self.native is None:
-            advice = "an int8 file would carry it to the other sources; leave this one out of the tick"
+            advice = "with an int8 file it would affect the other sources; omit this one from the tick"
         for spec, array in converted if advice else ():
             refuse_not_finite(spec.name, array, advice)
         return converted
@@ -321,12 +318,12 @@ class Core:
             try:
                 learn_sizes(f"state {spec.input}", spec.axes, array.shape, known)
             except InputError as error:
-                raise StateError(f"{error}; nothing is reset by itself") from error
+                raise StateError(f"{error}; nothing is reset automatically") from error
         return dict(state)
 
 
 class ExclusiveUse:
-    """A context that one thread at a time can enter; a second one is refused at once and never waits.
+    """A context for one thread at a time; a second one is refused immediately and never waits.
 
     ``slot`` holds one item while nobody is inside. ``list.pop`` is atomic and takes half the time of a lock,
     so a hot path may pop the item and append it again by hand.
@@ -341,9 +338,7 @@ class ExclusiveUse:
 
     def error(self) -> StateError:
         """Return the exception to raise for the second thread."""
-        return StateError(
-            f"another thread is using this {self._what}; give each thread its own, or take turns"
-        )
+        return StateError(f"another thread is using this {self._what}; use one per thread, or take turns")
 
     def __enter__(self) -> None:
         try:
@@ -356,7 +351,7 @@ class ExclusiveUse:
 
 
 def by_name(value: InputArrays, specs: Sequence[TensorSpec]) -> dict[str, npt.ArrayLike]:
-    """Return ``value`` by input name; a single array stands for the only input.
+    """Return ``value`` by input name; a single array is the only input.
 
     Raises:
         InputError: missing or unknown names, or a single array where there are several inputs.
@@ -387,11 +382,9 @@ def as_array(name: str, value: npt.ArrayLike, dtype: str) -> Array:
     try:
         array = np.asarray(value)
     except (ValueError, TypeError) as error:
-        raise InputError(
-            f"{name} is not one regular array ({first_line(error)}); expected {dtype}"
-        ) from error
+        raise InputError(f"{name} is not a regular array ({first_line(error)}); expected {dtype}") from error
     if array.dtype == object:
-        raise InputError(f"{name} is not one regular array of numbers; expected {dtype}")
+        raise InputError(f"{name} is not a regular array of numbers; expected {dtype}")
     wanted = np.dtype(dtype)
     kinds = "b" if wanted.kind == "b" else "fiu"
     if array.dtype.kind not in kinds or not np.can_cast(array.dtype, wanted, "same_kind"):
@@ -399,7 +392,9 @@ def as_array(name: str, value: npt.ArrayLike, dtype: str) -> Array:
     if wanted.kind in "iu" and array.size and not np.can_cast(array.dtype, wanted):
         least, most, allowed = int(array.min()), int(array.max()), np.iinfo(wanted)
         if least < allowed.min or most > allowed.max:
-            raise InputError(f"{name} holds {least}..{most}, expected {dtype} ({allowed.min}..{allowed.max})")
+            raise InputError(
+                f"{name} has values {least}..{most}, expected {dtype} ({allowed.min}..{allowed.max})"
+            )
     with np.errstate(over="ignore"):
         return np.ascontiguousarray(array, dtype=wanted).reshape(array.shape)
 
@@ -421,7 +416,7 @@ def as_lengths(
     """
     if spec is None:
         if lengths is not None:
-            raise InputError("got lengths, but this file takes none; export it with lengths")
+            raise InputError("got lengths, but this file has no such input; export it with lengths")
         return None
     shape, longest = resolve(spec.axes, sizes), sizes.get(sequence or "")
     if lengths is None:
@@ -438,7 +433,7 @@ def as_lengths(
 
 
 def refuse_not_finite(name: str, array: Array, advice: str = "clean the samples first") -> None:
-    """Raise ``InputError`` if a float array holds NaN or infinity, with the first index where it does."""
+    """Raise ``InputError`` if a float array contains NaN or infinity, with the first index."""
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         where = tuple(int(index) for index in np.argwhere(~np.isfinite(array))[0])
-        raise InputError(f"{name} holds {array[where]} at {list(where)}; {advice}")
+        raise InputError(f"{name} is {array[where]} at {list(where)}; {advice}")

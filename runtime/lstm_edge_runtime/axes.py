@@ -103,7 +103,7 @@ def learn_sizes(
         new = found.get(axis)
         if new is not None and allowed.nearest(new) != new:
             raise InputError(
-                f"{name} has shape {shape}: axis {axis} of {describe(axes)} is {new}, this file takes "
+                f"{name} has shape {shape}: axis {axis} of {describe(axes)} is {new}, this file accepts "
                 f"{allowed}; {_advice(allowed, new)}"
             )
     sizes.update(found)
@@ -121,14 +121,14 @@ def check_array(spec: TensorSpec, array: Array, sizes: dict[str, int]) -> None:
 
 
 def check_lengths(name: str, lengths: Array, longest: int | None) -> None:
-    """Raise ``InputError`` where a length is outside 1..``longest``; None where nobody knows that."""
+    """Raise ``InputError`` if a length is outside 1..``longest``; None if that is unknown."""
     least, most = int(lengths.min()), int(lengths.max())
     if least < 1 or most > (longest or most):
-        raise InputError(f"{name} holds {least}..{most}, expected 1..{longest or 'L'}")
+        raise InputError(f"{name} has values {least}..{most}, expected 1..{longest or 'L'}")
 
 
 def check_output(name: str, axes: Axes, shape: tuple[int, ...], sizes: Mapping[str, int]) -> None:
-    """Raise ``ContractError`` where a file gave an output of another shape than it says."""
+    """Raise ``ContractError`` if an output has another shape than declared."""
     expected = [(resolve((axis,), sizes) or (size,))[0] for axis, size in zip(axes, shape, strict=False)]
     if len(shape) != len(axes) or [*shape] != expected:
         raise ContractError(
@@ -161,10 +161,10 @@ def _solve(axes: Axes, shape: tuple[int, ...], sizes: Mapping[str, int]) -> dict
 
 def _advice(allowed: AxisRange, size: int) -> str:
     if size < allowed.least:
-        return f"give at least {allowed.nearest(1)}"
+        return f"use at least {allowed.nearest(1)}"
     if allowed.most is not None and size > allowed.most:
-        return f"give at most {allowed.nearest(size)}"
-    return f"give a multiple of {allowed.multiple}, such as {allowed.nearest(size)}"
+        return f"use at most {allowed.nearest(size)}"
+    return f"use a multiple of {allowed.multiple}, such as {allowed.nearest(size)}"
 
 
 def describe(axes: Axes) -> str:

@@ -1,4 +1,4 @@
-"""What timings depend on: the architecture, the processor, and the cores open to this process."""
+"""Describe what timings depend on: architecture, processor, and cores available to this process."""
 
 import os
 import platform

@@ -1,6 +1,6 @@
-"""Errors by cause: each inherits ``LstmEdgeError`` and the builtin that fits.
+"""Errors by cause: each inherits ``LstmEdgeError`` and a matching builtin.
 
-A message says what was got, what was expected and what to do next, in one line.
+A message says in one line what was received, what was expected and what to do next.
 """
 
 import os
@@ -31,12 +31,12 @@ _LONGEST_LINE = 500
 
 
 class LstmEdgeError(Exception):
-    """The root of every error this project raises on purpose; its message is safe to print."""
+    """Base class of all errors raised by this project; its message is safe to print."""
 
     def __str__(self) -> str:
-        """Return the message as one line; what a terminal would obey (names and labels in it) is escaped.
+        """Return the message as one line, with escape sequences (in names and labels) escaped.
 
-        Of a line beyond 500 characters the beginning and the end stay.
+        A line longer than 500 characters is shortened to its beginning and end.
         """
         return _shortened(printable(super().__str__()).replace("\n", "\\n"))
 
@@ -50,7 +50,7 @@ class FileFormatError(LstmEdgeError, ValueError):
 
 
 class ManifestError(FileFormatError):
-    """The manifest inside a model file is missing where it is needed, or malformed."""
+    """The manifest of a model file is required but missing, or malformed."""
 
 
 class ContractError(LstmEdgeError, ValueError):
@@ -62,7 +62,7 @@ class StateError(LstmEdgeError, ValueError):
 
 
 class StateWarning(UserWarning):
-    """A stream carries states for longer than the network was trained on."""
+    """A stream carries states for longer than in training."""
 
 
 class NotFoundError(LstmEdgeError, FileNotFoundError):
@@ -70,19 +70,19 @@ class NotFoundError(LstmEdgeError, FileNotFoundError):
 
 
 class ProviderError(LstmEdgeError, RuntimeError):
-    """An execution provider was requested and is not in use."""
+    """A requested execution provider is not in use."""
 
 
 class MissingDependencyError(LstmEdgeError, ImportError):
-    """A package that an extra installs is missing; the message names the extra."""
+    """A package of an extra is missing; the message names the extra."""
 
 
 class UnsupportedError(LstmEdgeError, ValueError):
-    """A network has a form that can't be exported correctly; the message says what to write instead."""
+    """A network can't be exported correctly; the message says what to write instead."""
 
 
 class CheckFailedError(LstmEdgeError, AssertionError):
-    """A check failed: a file does not compute what it should. The CLI exits with 1 on it."""
+    """A check failed: a file does not compute the expected results. The CLI exits with 1."""
 
     def __str__(self) -> str:
         """Return the message, which may have several lines, as ``LstmEdgeError``'s else."""

@@ -1,4 +1,4 @@
-"""Write files whole or not at all, and read arrays from files that may be damaged."""
+"""Write files atomically, and read arrays from files that may be damaged."""
 
 import contextlib
 import glob
@@ -36,16 +36,16 @@ def check_target(target: str | os.PathLike[str]) -> None:
     """
     target = Path(target)
     if not target.parent.is_dir():
-        raise NotFoundError(f"{target}: its folder {target.parent} does not exist; make it first")
+        raise NotFoundError(f"{target}: its folder {target.parent} does not exist; create it first")
     if target.is_dir():
-        raise InputError(f"{target} is a folder; name a file in it")
+        raise InputError(f"{target} is a folder, expected a file")
     if target.exists() and not target.is_file():
-        raise InputError(f"{target} is not a regular file and would be replaced; name another")
+        raise InputError(f"{target} is not a regular file and would be replaced; use another name")
 
 
 @contextlib.contextmanager
 def replacing(target: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside ``target`` and rename it there if the block succeeds.
+    """Yield a temporary path in the folder of ``target`` and rename it to ``target`` if the block succeeds.
 
     An exception (a full disk and Ctrl-C included) removes the temporary file and leaves the old target.
     A link stays one: the file that it leads to is replaced, and the new file has its permissions. What a
@@ -175,7 +175,7 @@ def _remove_leftovers(target: Path) -> None:
 
 
 def write_bytes(target: str | os.PathLike[str], content: bytes) -> None:
-    """Put ``content`` in ``target`` whole or not at all; raises as ``replacing`` does."""
+    """Write ``content`` to ``target`` atomically; raises as ``replacing``."""
     with replacing(target) as temporary:
         temporary.write_bytes(content)
 
@@ -202,12 +202,12 @@ def read_arrays(
         wrong_members = [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]
         missing = [name for name in needed if name not in arrays]
         if wrong_members or missing:
-            what = f"{wrong_members[0]!r} is not an array" if wrong_members else f"it holds no {missing[0]!r}"
+            what = f"{wrong_members[0]!r} is not an array" if wrong_members else f"it has no {missing[0]!r}"
             raise ValueError(what)  # noqa: TRY301  one message for all
         for name, array in arrays.items():
             _check_elements(name, array)
     except FileNotFoundError as error:
-        raise NotFoundError(f"{path} is not there; {advice}") from error
+        raise NotFoundError(f"{path} does not exist; {advice}") from error
     except Exception as error:  # damaged bytes make zipfile and numpy raise nearly anything
         raise FileFormatError(f"{path} {wrong} ({first_line(error)}); {advice}") from error
     return arrays
@@ -235,11 +235,11 @@ def check_folder(target: str | os.PathLike[str], replaced: Callable[[str], bool]
     """
     target = Path(os.path.realpath(target))
     if not target.parent.is_dir():
-        raise NotFoundError(f"{target}: its folder {target.parent} does not exist; make it first")
+        raise NotFoundError(f"{target}: its folder {target.parent} does not exist; create it first")
     if not target.exists():
         return
     if not target.is_dir():
-        raise InputError(f"{target} is no folder; name one that is new or empty")
+        raise InputError(f"{target} is not a folder; use a new or empty folder")
     files = sorted(
         path.relative_to(target).as_posix()
         for path in target.rglob("*")
@@ -247,7 +247,7 @@ def check_folder(target: str | os.PathLike[str], replaced: Callable[[str], bool]
     )
     strange = next((name for name in files if not replaced(name)), None)
     if strange is not None:
-        raise InputError(f"{target} holds {strange}, which would be lost; name a folder that is new or empty")
+        raise InputError(f"{target} contains {strange}, which would be lost; use a new or empty folder")
 
 
 def write_folder(
@@ -255,7 +255,7 @@ def write_folder(
     contents: Mapping[str, bytes],
     replaced: Callable[[str], bool] | None = None,
 ) -> Path:
-    """Make a folder with ``contents``, whole or not at all; an earlier one is replaced in one step.
+    """Write a folder with ``contents`` atomically; an existing one is replaced.
 
     The new folder is written beside, with the permissions of what it replaces, and, on Linux, exchanged with
     the old one; elsewhere, and on file systems that can't exchange, the old one is renamed first; where the
@@ -271,7 +271,7 @@ def write_folder(
         NotFoundError, InputError: as ``check_folder``; or it can't be written (no permission, a full disk).
     """
     if outside := [name for name in contents if Path(name).is_absolute() or ".." in Path(name).parts]:
-        raise InputError(f"{outside[0]!r} is no file in {target}; expected a relative path without '..'")
+        raise InputError(f"{outside[0]!r} is not a file in {target}; expected a relative path without '..'")
     folder = Path(os.path.realpath(target))
     _settle(folder)
     check_folder(target, replaced or contents.__contains__)

@@ -92,7 +92,7 @@ def read_golden(folder: str | os.PathLike[str]) -> GoldenFolder:
         for each in index["sets"]:
             name, continues = text(each["name"]), text_or_none(each["continues"])
             if continues is not None and continues not in [one.name for one in sets]:
-                raise ValueError(f"{name!r} continues {continues!r}, which is no set before it")
+                raise ValueError(f"{name!r} continues {continues!r}, which is not an earlier set")
             golden = _read_arrays(root, name, each["floor"], each["limit"])
             sets.append(GoldenSet(name, text(each["about"]), golden, continues))
         if not sets:
@@ -141,12 +141,12 @@ def _check_names(model: Model, each: GoldenSet) -> None:
 def _read_index(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise NotFoundError(
-            f"{path} is not there; name a folder that `lstm-edge validate --save-test-data` made"
+            f"{path} does not exist; expected a folder made by `lstm-edge validate --save-test-data`"
         )
     with malformed_as(FileFormatError, f"{path} can't be read as JSON", "save the vectors again"):
         index = read_json(path.read_bytes())
     if not isinstance(index, dict) or index.get("format") != FORMAT:
-        raise FileFormatError(f"{path} does not describe golden vectors; name another folder")
+        raise FileFormatError(f"{path} does not describe golden vectors; use another folder")
     if not isinstance(index.get("schema"), int) or index["schema"] > SCHEMA:
         raise FileFormatError(
             f"{path} has schema {index.get('schema')}, this version reads {SCHEMA}; upgrade lstm-edge"

@@ -133,7 +133,7 @@ def check_contract(manifest: Manifest) -> None:
         _check_reset(state)
         if prod(axis for axis in state.axes if isinstance(axis, int)) > _MOST_VALUES:
             raise ContractError(
-                f"the state {state.input!r} is ({', '.join(map(str, state.axes))}), larger than any; "
+                f"the state {state.input!r} is ({', '.join(map(str, state.axes))}), which is too large; "
                 "export the model again"
             )
     _check_lengths(manifest)
@@ -205,7 +205,7 @@ def refuse_windows(manifest: Manifest, file: OnnxFile | None) -> Manifest:
 def why_window(layer: str, steps: int | str) -> str:
     """Return why a file whose ``layer`` takes several steps a call can't be streamed if no axis is time."""
     count = f"{steps} steps" if isinstance(steps, int) else "several steps"
-    return f"{layer} takes {count} a call and no axis is time, so that a call is a whole window and no step"
+    return f"{layer} takes {count} per call and no axis is time, so a call is a whole window, not a step"
 
 
 def _why_backwards(file: OnnxFile) -> str:
@@ -215,7 +215,7 @@ def _why_backwards(file: OnnxFile) -> str:
             node.op_type in (*OPERATORS, QUANTIZED)
             and node.attributes.get("direction", "forward") != "forward"
         ):
-            return f"it holds a backward or bidirectional {node.op_type}"
+            return f"it has a backward or bidirectional {node.op_type}"
     return ""
 
 
@@ -310,7 +310,7 @@ def _named_pairs(
 ) -> list[tuple[TensorSpec, TensorSpec]]:
     entering, leaving = {spec.name: spec for spec in inputs}, {spec.name: spec for spec in outputs}
     if len(set(states.values())) < len(states):
-        raise InputError(f"states is {dict(states)}; give each state an output of its own")
+        raise InputError(f"states is {dict(states)}; give each state a different output")
     pairs = []
     for name, output in states.items():
         if name not in entering or output not in leaving:
@@ -342,7 +342,7 @@ def _check_task(task: Task | None, outputs: Sequence[TensorSpec]) -> None:
     axes = next((spec.axes for spec in outputs if spec.name == task.output), None)
     if axes is None:
         raise ManifestError(
-            f"the task's output is {task.output!r}, which is no output; export the model again"
+            f"the task's output is {task.output!r}, which is not an output; export the model again"
         )
     width = axes[-1] if axes else 1
     if task.labels and isinstance(width, int) and len(task.labels) != width:
@@ -381,7 +381,7 @@ def _check_lengths(manifest: Manifest) -> None:
     if manifest.lengths is None:
         return
     if spec is None:
-        raise ManifestError(f"lengths is {manifest.lengths!r}, which is no input; export the model again")
+        raise ManifestError(f"lengths is {manifest.lengths!r}, which is not an input; export the model again")
     per_row = len(spec.axes) == 1 and (isinstance(spec.axes[0], int) or spec.axes[0] == manifest.batch)
     if not per_row or spec.dtype not in ("int32", "int64"):
         raise ManifestError(

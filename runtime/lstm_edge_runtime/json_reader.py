@@ -1,4 +1,4 @@
-"""Read and check what JSON holds: one way in for every JSON file."""
+"""Read and check JSON; used for every JSON file."""
 
 import contextlib
 import math
@@ -49,7 +49,7 @@ def read_json(content: str | bytes) -> Any:
         try:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
-            raise ValueError("it holds an unpaired surrogate, expected text") from error
+            raise ValueError("it contains an unpaired surrogate, expected text") from error
     return value
 
 
@@ -75,7 +75,7 @@ def malformed_as(error_type: type[FileFormatError], what: str, advice: str) -> I
 def text(raw: Any) -> str:
     """Return ``raw`` if it is a text; ``TypeError`` else."""
     if not isinstance(raw, str):
-        raise TypeError(f"{raw!r:.60}, expected a text")
+        raise TypeError(f"{raw!r:.60}, expected a string")
     return raw
 
 
@@ -87,7 +87,7 @@ def text_or_none(raw: Any) -> str | None:
 def texts(raw: Any) -> tuple[str, ...]:
     """Return a list of texts; ``TypeError`` for all else."""
     if not isinstance(raw, list):
-        raise TypeError(f"{raw!r:.60}, expected a list of texts")
+        raise TypeError(f"{raw!r:.60}, expected a list of strings")
     return tuple(map(text, raw))
 
 
@@ -132,5 +132,5 @@ def decode_array(raw: Mapping[str, Any]) -> npt.NDArray[Any]:
 def _finite(digits: str) -> float:
     """Return the number that JSON writes so; ``ValueError`` for NaN, infinity and what a float can't hold."""
     if not math.isfinite(value := float(digits)):
-        raise ValueError(f"{digits:.60} is no finite number")
+        raise ValueError(f"{digits:.60} is not a finite number")
     return value

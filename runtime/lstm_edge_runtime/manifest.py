@@ -1,4 +1,4 @@
-"""The manifest: the contract that an artifact carries in its ONNX ``metadata_props``.
+"""The manifest: the description of an artifact, stored in its ONNX ``metadata_props``.
 
 One JSON text under the key ``lstm_edge``, so that onnxruntime alone can read it
 (``session.get_modelmeta().custom_metadata_map["lstm_edge"]``). ``docs/artifact.md`` describes it for
@@ -58,11 +58,11 @@ _NOTHING: Mapping[str, Any] = {}
 
 # named tuples, not dataclasses: making one of those takes 0.4 ms of the time to load
 class AxisRange(NamedTuple):
-    """The sizes that a dynamic axis may have."""
+    """The range of sizes of a dynamic axis."""
 
     least: int = 1
     most: int | None = None
-    """None where there is no upper end."""
+    """None if there is no upper limit."""
     multiple: int = 1
     """Every size is a multiple of it."""
 
@@ -106,19 +106,19 @@ class TensorSpec(NamedTuple):
 
 
 class StateSpec(NamedTuple):
-    """One state: the input it enters by, the output it leaves by, and what it is at reset."""
+    """One state: its input, its output, and its reset value."""
 
     input: str
     output: str
     dtype: str
     axes: Axes
-    """For LSTM1 ``(layers*D, "N", H)``; the batch axis is the one that bears the batch name."""
+    """For LSTM1 ``(layers*D, "N", H)``; the batch axis is the one named as ``batch``."""
     reset: float | Array = 0.0
-    """A number for every element, or an array of the axes' shape with 1 in the batch axis's place."""
+    """One number for all elements, or an array of the axes' shape with size 1 for the batch axis."""
 
 
 class Task(NamedTuple):
-    """What the main output means."""
+    """The meaning of the main output."""
 
     kind: str
     """``classification`` (logits) or ``regression``."""
@@ -131,7 +131,7 @@ class Task(NamedTuple):
 
 
 class Signal(NamedTuple):
-    """What the samples are; the graph takes them raw, in these units."""
+    """The input signal; the graph takes raw samples, in these units."""
 
     features: tuple[str, ...] = ()
     sampling_rate: float | None = None
@@ -139,16 +139,16 @@ class Signal(NamedTuple):
     window: int | None = None
     """Time steps in a training window."""
     missing: str = ""
-    """What was done with features that were missing in the training data; empty where none were."""
+    """How missing features of the training data were handled; empty if none were missing."""
 
 
 class Trained(NamedTuple):
-    """How the network saw time in training: what a stream may carry, and for how long."""
+    """States in training: whether a stream may carry them, and for how long."""
 
     carry: bool
-    """Whether states went on from one window to the next; where not, each window started from reset."""
+    """Whether states were carried from one window to the next; if not, each window started from reset."""
     window: int | None
-    """Time steps of a window; None where samples of varying length were taken whole."""
+    """Time steps of a window; None if whole samples of varying length were used."""
     reset: float
     """Fraction of the lanes that started from reset, 0 to 1; 1 for windows from reset."""
 
@@ -170,7 +170,7 @@ class Trained(NamedTuple):
 
 
 class Golden(NamedTuple):
-    """A small recorded case: with it a device verifies itself from the file alone."""
+    """A small recorded case with which a device can be verified from the file alone."""
 
     inputs: Mapping[str, Array]
     """Every graph input, states and lengths included; more than one time step where the file has any."""
@@ -188,7 +188,7 @@ class Golden(NamedTuple):
 
 
 class Manifest(NamedTuple):
-    """The whole contract of one artifact."""
+    """The complete description of one artifact."""
 
     inputs: tuple[TensorSpec, ...]
     """Inputs that are not states, in graph order; ``lengths`` (int64 or int32 ``(N,)``) is among them."""
@@ -197,11 +197,11 @@ class Manifest(NamedTuple):
     batch: str | None = "N"
     """The name of the batch axis; None for an unbatched file."""
     sequence: str | None = "L"
-    """The name of the time axis; None where one call is one step."""
+    """The name of the time axis; None if one call is one step."""
     ranges: Mapping[str, AxisRange] = _NOTHING
     """The sizes that a dynamic axis may have, by its name; an axis left out takes any size from 1."""
     lengths: str | None = None
-    """The name of the input with each row's count of valid steps, if any."""
+    """The name of the input with the number of valid steps of each row, if any."""
     padded_states: bool = True
     """Whether a row's states stop at its length; where not, unequal chunks can't be padded to one."""
     counts: tuple[str, ...] = ()
@@ -219,7 +219,7 @@ class Manifest(NamedTuple):
     provenance: Mapping[str, Any] = _NOTHING
     """``checkpoint_sha256``, ``versions`` (package to version), ``opset``, notes of the exporter."""
     equivalence: Mapping[str, Any] = _NOTHING
-    """What was measured at export: ``cases``, ``max_abs``, ``max_rel``, ``floor``, ``ratio``, ``worst``."""
+    """Measurements at export: ``cases``, ``max_abs``, ``max_rel``, ``floor``, ``ratio``, ``worst``."""
     golden: Golden | None = None
     identity: str = ""
     """In a converted file, the identity of the ``.onnx`` file that it was made from: states move between
@@ -283,7 +283,7 @@ class Manifest(NamedTuple):
 
     @property
     def streamable(self) -> bool:
-        """Whether chunks with carried states give what the whole sequence does."""
+        """Whether chunks with carried states equal the whole sequence."""
         return bool(self.states) and not self.unstreamable
 
     @property
@@ -302,7 +302,7 @@ class Manifest(NamedTuple):
 
     @property
     def reset_every(self) -> int | None:
-        """Steps after which a stream should start again, as in training; None where it should not."""
+        """Number of steps after which a stream should be reset, as in training; None for never."""
         return self.window if self.from_reset else None
 
     def batch_axis(self, axes: Axes) -> int | None:

@@ -1,4 +1,4 @@
-"""A model file, opened for running: refused where it is unsafe, its session opened, its manifest checked.
+"""A model file, opened for running: refused if unsafe, its session opened, its manifest checked.
 
 The loaded model is immutable and shared between threads, with the state always in the caller's hands.
 """
@@ -46,7 +46,7 @@ __all__ = ["Model", "Source", "content_of", "load", "read_model", "runner"]
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | mmap.mmap
 ResetEvery = int | Literal["window", "never"]
-"""Steps after which a stream starts again from reset."""
+"""Number of steps after which a stream is reset."""
 
 
 def load(
@@ -65,26 +65,26 @@ def load(
     Args:
         source: the path of an ``.onnx`` or ``.ort`` file or of a native program, or its content (bytes, or a
             memory map).
-        device: ``"cpu"``; ``"cuda"``, which is an error where CUDA is not really in use; or ``"auto"``,
-            CUDA where the wheel offers it and it starts, else the CPU with a ``RuntimeWarning``.
+        device: ``"cpu"``; ``"cuda"``, which is an error if CUDA is not actually used; or ``"auto"``: CUDA
+            if the wheel supports it and it starts, otherwise the CPU with a ``RuntimeWarning``.
         providers: an explicit list of onnxruntime's execution providers, each of which must be in use.
-        threads: for one operator's work; ``"auto"`` is one below 8 MiB of weights (and for int8, whose
-            results depend on it), the physical cores from there on.
-        states: which output continues which input (``{"h": "hn"}``), for a file without a manifest
-            whose states can't be told by name and shape.
-        check: whether every sample is searched for NaN and infinity (about 4 us a step; off by default).
-        engine: what takes the steps of streams and batches. ``"auto"`` is the native engine where
-            ``lstm-edge-native`` is installed, every node is covered, the device is the CPU, ``providers`` is
-            not given, and the golden cases replay within their limits on both engines (else onnxruntime,
-            with a ``RuntimeWarning``); ``run`` and ``predict`` stay with onnxruntime then. ``"native"`` runs
-            these as well, and is an error where it can't.
-        profile: deprecated and ignored, as version 0.3 has no profiles; goes in 0.4.
+        threads: number of threads per operator; ``"auto"`` is one below 8 MiB of weights (and for int8, whose
+            results depend on it), otherwise the number of physical cores.
+        states: output of each state input (``{"h": "hn"}``), for a file without a manifest whose states
+            can't be paired by name and shape.
+        check: whether to check every sample for NaN and infinity (about 4 us per step; off by default).
+        engine: engine of streams and batches. ``"auto"`` is the native engine if ``lstm-edge-native`` is
+            installed, every node is covered, the device is the CPU, ``providers`` is not given, and the
+            golden cases replay within their limits on both engines (otherwise onnxruntime, with a
+            ``RuntimeWarning``); ``run`` and ``predict`` then use onnxruntime. ``"native"`` runs these as
+            well, and is an error if it does not support the file.
+        profile: deprecated and ignored, as version 0.3 has no profiles; removed in 0.4.
 
     Raises:
         NotFoundError: no such file.
         FileFormatError: truncated or foreign, or with external data outside the file's own folder.
         ContractError: the graph does not keep its state contract, or its states can't be paired.
-        ProviderError: a provider asked for is not really in use.
+        ProviderError: a requested provider is not in use.
         MissingDependencyError: no onnxruntime, or no native engine where it was asked for.
         UnsupportedError: ``engine="native"``, and a node is not covered.
         CheckFailedError: ``engine="native"``, and the golden case is beyond its limits there.
@@ -94,7 +94,7 @@ def load(
         raise InputError(f"threads is {threads!r}, expected 'auto' or a whole number from 1 to {MAX_THREADS}")
     if profile is not None:
         warnings.warn(
-            "profile= is ignored: profiles are gone; lstm-edge bench prints the fastest engine= and threads=",
+            "profile= is ignored: profiles were removed; lstm-edge bench prints the fastest settings",
             DeprecationWarning,
             stacklevel=2,
         )
@@ -123,7 +123,7 @@ def load(
     if manifest is None:
         interface = infer_manifest(inputs, outputs, states, file)
     elif states is not None:
-        raise InputError("got states=, but the file has a manifest that names its states; leave it out")
+        raise InputError("got states=, but the file has a manifest that names its states; remove it")
     else:
         interface = manifest
         check_manifest(interface, inputs, outputs)
@@ -151,9 +151,9 @@ def load(
 
 
 class Model:
-    """A model file opened for running; ``load`` makes it.
+    """A model file opened for running; created by ``load``.
 
-    Nothing in it changes once it is made, so that any number of threads may share it.
+    It is immutable, so any number of threads may share it.
     """
 
     def __init__(self, core: Core, options: SessionOptions) -> None:
@@ -178,7 +178,7 @@ class Model:
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
-        """Inputs that are not states, ``lengths`` among them where the file takes it."""
+        """Inputs that are not states, including ``lengths`` if the file has it."""
         return self._interface.inputs
 
     @property
@@ -188,20 +188,20 @@ class Model:
 
     @property
     def states(self) -> tuple[StateSpec, ...]:
-        """The states, each with the input it enters by and the output it leaves by."""
+        """The states, each with its input and its output."""
         return self._interface.states
 
     @property
     def engine(self) -> str:
-        """What takes the steps of streams and batches: ``native`` or ``onnxruntime``.
+        """Engine of streams and batches: ``native`` or ``onnxruntime``.
 
-        The native engine is made when this is asked first, or when the first stream is opened.
+        The native engine is created on first use of this property, or with the first stream.
         """
         return "onnxruntime" if self._open().native is None else "native"
 
     @property
     def providers(self) -> tuple[str, ...]:
-        """The execution providers really in use, the first choice first; none for a native program."""
+        """The execution providers in use, in order of preference; none for a native program."""
         session = self._open().session
         return () if session is None else tuple(session.get_providers())
 
@@ -212,7 +212,7 @@ class Model:
 
     @property
     def identity(self) -> str:
-        """The sha256 in hex of the ``.onnx`` file and its external data; the states it makes bear it.
+        """The sha256 in hex of the ``.onnx`` file and its external data; carried by its states.
 
         A file that was converted from an ``.onnx`` file has that one's.
         """
@@ -229,10 +229,10 @@ class Model:
         """Run the file once.
 
         Args:
-            x: the samples, for example float32 ``(N, L, I)``; a mapping by name where there are several
-                inputs. Whole numbers and wider floats are converted.
-            state: where to start from; None for the reset values.
-            lengths: whole numbers ``(N,)``, the valid steps of each row, 1 to L; None for all of them.
+            x: the samples, for example float32 ``(N, L, I)``; a mapping by name if there are several
+                inputs. Integers and wider floats are converted.
+            state: the initial state; None for the reset values.
+            lengths: integers ``(N,)``, number of valid steps of each row, 1 to L; None for L.
 
         Returns:
             The outputs that are not states, by name, and the new state.
@@ -246,14 +246,14 @@ class Model:
         return self._open().run(x, state, lengths)
 
     def predict(self, x: InputArrays, lengths: npt.ArrayLike | None = None) -> "Prediction":
-        """Run from the reset state and give labels and probabilities, or values, as the file's task says.
+        """Run from the reset state and return labels and probabilities, or values, according to the task.
 
         Raises:
             InputError: as ``run``; or the file has no task.
         """
         task = self._interface.task
         if task is None:
-            raise InputError("this file does not say what its outputs mean; use run()")
+            raise InputError("this file does not describe its outputs; use run()")
         from .prediction import interpret
 
         return interpret(self.run(x, lengths=lengths)[0][task.output], task)
@@ -262,10 +262,10 @@ class Model:
         """Open a stream: one source of samples that owns its state.
 
         Args:
-            reset_every: steps after which it starts again from the reset state, as a new window does: a
-                number; ``"window"``, the window that the network was trained on; or ``"never"``. None is
-                ``"never"`` with a ``StateWarning``, the first time, where each window of the training
-                started from reset: what such a network gives beyond its window was never trained.
+            reset_every: number of steps after which the state is reset: an integer; ``"window"``, the
+                training window; or ``"never"``. None is ``"never"``, with a ``StateWarning`` the first
+                time if each training window started from reset: such a network was not trained to
+                carry states beyond its window.
 
         Raises:
             ContractError: the file carries no states, or chunks would not equal the whole sequence.
@@ -279,11 +279,11 @@ class Model:
         return stream
 
     def streams(self, capacity: int, *, reset_every: ResetEvery | None = None) -> "StreamBatch":
-        """Open a batch of up to ``capacity`` streams that take one call into the engine a tick.
+        """Open a batch of up to ``capacity`` streams with one call into the engine per tick.
 
         Args:
-            capacity: how many sources fit.
-            reset_every: as ``stream`` takes it; each source counts its own steps.
+            capacity: maximum number of sources.
+            reset_every: as for ``stream``; each source counts its own steps.
 
         Raises:
             ContractError: as ``stream``; or the file has no batch axis.
@@ -305,7 +305,7 @@ class Model:
             every = '"window"' if window else "STEPS"
             warnings.warn(
                 f"each {what} in this file's training started from reset, and states that live longer were "
-                f'never trained; write model.{call}reset_every={every}), or "never" to carry them on',
+                f'never trained; use model.{call}reset_every={every}), or "never" to carry them on',
                 StateWarning,
                 stacklevel=3,
             )
@@ -314,8 +314,8 @@ class Model:
         """Replay the golden case in the file on this device, whole and in chunks with carried states.
 
         Raises:
-            InputError: the file carries no golden case.
-            ManifestError: the golden case leaves an input, an output or a state out.
+            InputError: the file has no golden case.
+            ManifestError: an input, an output or a state is missing in the golden case.
         """
         from .selftest import selftest
 
@@ -333,7 +333,7 @@ class Model:
             self.stream(reset_every="never")
 
     def close(self) -> None:
-        """Let the session go; streams that are open keep it until they are dropped."""
+        """Release the session; open streams keep it until they are deleted."""
         self._core = None
 
     def __enter__(self) -> "Model":  # noqa: PYI034
@@ -416,7 +416,7 @@ def _load_program(name: str, data: bytes, threads: int | str, *, check: bool, on
     from .native.engine import NativeEngine
 
     if onnxruntime:
-        raise InputError(f"{name} is a native program, which onnxruntime does not run; load the .onnx file")
+        raise InputError(f"{name} is a native program, which onnxruntime can't run; load the .onnx file")
     count = threads if isinstance(threads, int) else 1
     try:
         native = NativeEngine(data, None, count)
@@ -441,7 +441,7 @@ def _native(
     on_cpu = session.get_providers()[0] == CPU
     if engine == "native":
         if not on_cpu:
-            raise ProviderError(f"engine='native' runs on the CPU, not by {session.get_providers()[0]}")
+            raise ProviderError(f"engine='native' runs on the CPU, not on {session.get_providers()[0]}")
         from .native.choice import compile_engine
 
         native = compile_engine(file, manifest, threads, session)
@@ -488,7 +488,7 @@ def _content(source: Source) -> tuple[str, bytes, FileStamp | None]:
     except (FileNotFoundError, NotADirectoryError) as error:
         if isinstance(error, NotFoundError):
             raise
-        raise NotFoundError(f"{path} is not there, expected an .onnx file") from error
+        raise NotFoundError(f"{path} does not exist, expected an .onnx file") from error
     except (OSError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise FileFormatError(f"{path!r} can't be read: {reason}") from error
@@ -502,7 +502,7 @@ def _open(
     Args:
         target: the path, or the content.
         name: of the file in messages.
-        options: what onnxruntime is told.
+        options: session options.
         device: as of ``load``.
         providers: as of ``load``.
 

@@ -100,7 +100,7 @@ class External(NamedTuple):
         ):
             raise FileFormatError(f"{where}, outside its folder; refused as unsafe")
         if not os.path.isfile(path):  # noqa: PTH113  pathlib's import is a tenth of the time to load
-            raise FileFormatError(f"{where}, which is not there; copy it beside")
+            raise FileFormatError(f"{where}, which does not exist; copy it to the same folder")
         return path
 
     def read(self) -> memoryview:
@@ -148,7 +148,7 @@ class Tensor(NamedTuple):
             flat = self._flat()
             if flat.size != self.size or min(self.shape, default=0) < 0:
                 raise FileFormatError(
-                    f"tensor {self.name!r} holds {flat.size} values, expected {self.dtype} {self.shape}; "
+                    f"tensor {self.name!r} has {flat.size} values, expected {self.dtype} {self.shape}; "
                     "export or copy it again"
                 )
             return flat.reshape(self.shape)
@@ -173,7 +173,7 @@ class Tensor(NamedTuple):
             fits = self.size <= 4 * stored
         if not fits or min(self.shape, default=0) < 0:
             raise FileFormatError(
-                f"tensor {self.name!r} does not hold {self.dtype} {self.shape}; export or copy it again"
+                f"tensor {self.name!r} does not fill {self.dtype} {self.shape}; export or copy it again"
             )
 
     def _flat(self) -> Array:
@@ -427,7 +427,7 @@ def add_metadata(content: bytes, key: str, value: str) -> bytes:
 
 def _model(fields: _Fields, folder: str | None) -> OnnxFile:
     if 7 not in fields:
-        raise FileFormatError("it holds no ONNX graph; export or copy it again")
+        raise FileFormatError("it contains no ONNX graph; export or copy it again")
     opsets = [_split(_bytes(value)) for value in fields.get(8, [])]
     return OnnxFile(
         graph=_graph(_split(_message(fields, 7)), folder),
@@ -444,7 +444,7 @@ def _graph(fields: _Fields, folder: str | None) -> Graph:
     sparse = [_sparse(_split(_bytes(value)), folder) for value in fields.get(15, [])]
     stored = {tensor.name: tensor for tensor in initializers}
     if len(stored) < len(initializers):
-        raise FileFormatError("it stores two tensors of one name; export it again")
+        raise FileFormatError("it contains two tensors with the same name; export it again")
     inputs = [_value_info(_split(_bytes(value))) for value in fields.get(11, [])]
     return Graph(
         nodes=_nodes(fields.get(1, []), folder),
@@ -495,7 +495,7 @@ def _attribute(fields: _Fields, folder: str | None) -> Attribute:
     found = [number for number in fields if number in _KINDS]
     number = _FIELDS_BY_KIND.get(_integer(fields, 20), found[0] if found else 0)
     if any(other in _NESTED and other != number for other in found):
-        raise FileFormatError(f"attribute {_text(fields, 1)!r} holds values of two kinds; export it again")
+        raise FileFormatError(f"attribute {_text(fields, 1)!r} has values of two types; export it again")
     if number in _NESTED:
         read = _NESTED[number]
         if number in (5, 6, 22):
@@ -682,7 +682,7 @@ def _integer(fields: _Fields, number: int) -> int:
     """Return a field's last value, 0 where it is left out."""
     value = fields[number][-1] if number in fields else 0
     if not isinstance(value, int):
-        raise FileFormatError("it is not ONNX: a message stands where a number should; export it again")
+        raise FileFormatError("it is not ONNX: got a message, expected a number; export it again")
     return value
 
 
@@ -719,7 +719,7 @@ def _decode(value: memoryview) -> str:
         return str(value, "utf-8")
     except UnicodeDecodeError as error:
         raise FileFormatError(
-            f"it holds {bytes(value)[:40]!r}, expected UTF-8 text; export it again"
+            f"it contains {bytes(value)[:40]!r}, expected UTF-8 text; export it again"
         ) from error
 
 
@@ -732,5 +732,5 @@ def _text_or_bytes(value: memoryview) -> str | bytes:
 
 def _bytes(value: _Value) -> memoryview:
     if isinstance(value, int):
-        raise FileFormatError("it is not ONNX: a number stands where a message should; export it again")
+        raise FileFormatError("it is not ONNX: got a number, expected a message; export it again")
     return value

@@ -59,11 +59,11 @@ Provider = str | tuple[str, Mapping[str, Any]]
 
 
 class SessionOptions(NamedTuple):
-    """Everything that is told to onnxruntime when a session opens."""
+    """Session options."""
 
     providers: tuple[Provider, ...] = (CPU,)
     threads: int = 1
-    """Threads that share one operator's work (intra-op), the calling thread among them."""
+    """Number of threads per operator (intra-op), including the calling thread."""
     spinning: bool = False
     """Whether idle threads spin; faster for one busy stream, a wasted core for all else."""
     arena: bool = False
@@ -89,7 +89,7 @@ def open_session(
 
     Args:
         source: the path, or the content.
-        options: what onnxruntime is told.
+        options: session options.
         name: what to call the file in messages where ``source`` is its content.
         cpu_fallback: whether the CPU may take nodes that the given providers do not.
 
@@ -212,7 +212,7 @@ def run_error(error: Exception) -> ContractError:
 
 
 def auto_threads(weights: int) -> int:
-    """Return the thread count for ``weights`` bytes: one, or the physical cores open to this process."""
+    """Return the number of threads for ``weights`` bytes: one, or the available physical cores."""
     return _physical_cores() if weights >= AUTO_THREADS_BYTES else 1
 
 
@@ -235,5 +235,5 @@ def _not_in_use(name: str, available: Sequence[str], why: str) -> ProviderError:
     install = install_command("cuda" if name == CUDA else "cpu")
     return ProviderError(
         f"{name} {why}; available: {', '.join(available)}; "
-        f"{install} in place of the other onnxruntime wheel, and check its drivers"
+        f"{install} instead of the other onnxruntime wheel, and check its drivers"
     )

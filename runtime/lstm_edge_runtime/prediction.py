@@ -1,4 +1,4 @@
-"""What a file's main output means: labels and probabilities, or values with their units."""
+"""Interpret a file's main output: labels and probabilities, or values with their units."""
 
 from dataclasses import dataclass
 
@@ -12,18 +12,18 @@ __all__ = ["Prediction", "interpret", "softmax"]
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What a file says about each row, in the terms of its task."""
+    """Labels or values of each row, according to the task."""
 
     kind: str
     """``classification`` or ``regression``."""
     values: Array
     """The raw output ``(rows, C)``: logits, or the predicted values."""
     labels: tuple[str, ...] = ()
-    """The likeliest class of each row; its index as text where the file names no classes."""
+    """The most likely class of each row; its index as text if the file has no class names."""
     probabilities: Array | None = None
     """Softmax of the logits ``(rows, C)``; None for regression."""
     units: tuple[str, ...] = ()
-    """The unit of each predicted value; empty for classification and where unknown."""
+    """The unit of each predicted value; empty for classification and if unknown."""
 
 
 def interpret(values: Array, task: Task) -> Prediction:
@@ -38,8 +38,8 @@ def interpret(values: Array, task: Task) -> Prediction:
     names = task.labels or tuple(map(str, range(width)))
     if len(names) != width or not width:
         raise ContractError(
-            f"{task.output} has shape {values.shape}, expected {counted(len(names), 'value')} a row, "
-            "one a label"
+            f"{task.output} has shape {values.shape}, expected {counted(len(names), 'value')} per row, "
+            "one per label"
         )
     return Prediction(
         task.kind,

@@ -40,7 +40,7 @@ class Replay:
 
 @dataclass(frozen=True)
 class SelfTest:
-    """What a replay of the golden case found."""
+    """Results of replaying the golden case."""
 
     whole: tuple[Comparison, ...]
     """Each output and state of each case in one call."""
@@ -101,7 +101,7 @@ def replay_golden(manifest: Manifest, run: Runner) -> Iterator[Replay]:
     """
     golden = manifest.golden
     if golden is None:
-        raise InputError("this file carries no golden case; export it again with lstm-edge export")
+        raise InputError("this file has no golden case; export it again with lstm-edge export")
     cases = (golden, *golden.more)
     for case in cases:
         check_golden_case(manifest, case)
@@ -171,7 +171,7 @@ def compare_golden(golden: Golden, outputs: Mapping[str, Array]) -> tuple[Compar
 def golden_limits(golden: Golden, name: str) -> Array:
     """Return the largest absolute differences at which output ``name`` passes, broadcastable against it.
 
-    They are its budget, else one a channel, else what the rule of files made before gives.
+    Use the budget if recorded, otherwise the per-channel limits, otherwise the rule of older files.
     """
     if name in golden.limit:
         return np.asarray(golden.limit[name])

@@ -74,7 +74,7 @@ class State(Mapping[str, Array]):
         return f"State({shapes}; model {self._identity[:12]})"
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the state to ``path`` as ``.npz``, whole or not at all.
+        """Write the state to ``path`` as ``.npz``, atomically.
 
         Raises:
             NotFoundError: the folder does not exist.
@@ -101,7 +101,7 @@ class State(Mapping[str, Array]):
 
 
 def to_arrays(state: State) -> dict[str, Any]:
-    """Return a state as arrays by the names that they bear in a file."""
+    """Return a state as arrays by the names used in a file."""
     arrays = {_PREFIX + name: array for name, array in state.items()}
     return {IDENTITY: np.array(state.identity), _AGE: np.array(state.age)} | arrays
 
@@ -115,7 +115,7 @@ def from_arrays(arrays: Mapping[str, Array]) -> State:
     age = arrays.get(_AGE, np.array(0))
     if age.shape or age.dtype.kind not in "iu" or not 0 <= age < 1 << 62:
         raise FileFormatError(
-            f"a saved state has age {age!r:.60}, expected a whole number from 0; save it again"
+            f"a saved state has age {age!r:.60}, expected a nonnegative integer; save it again"
         )
     own = {name.removeprefix(_PREFIX): array for name, array in arrays.items() if name.startswith(_PREFIX)}
     return State(own, str(arrays[IDENTITY]), int(age))
@@ -138,7 +138,7 @@ def run_chunks(
     Args:
         run: runs the file, or its reference.
         manifest: which inputs have the time axis, and the states.
-        feeds: the whole case. The last chunk is the only one that a row may end in. Lengths that are left
+        feeds: the whole case. Rows may end only in the last chunk. Lengths that are left
             out are those that ``run`` takes then.
         sizes: steps of each chunk.
     """

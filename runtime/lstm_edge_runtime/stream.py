@@ -1,4 +1,4 @@
-"""A stream: one source of samples that owns its state."""
+"""A stream: one source of samples with its own state."""
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,7 +32,7 @@ Result = Array | dict[str, Array]
 
 
 class Stream:
-    """One source of samples; ``Model.stream`` makes it.
+    """One source of samples; created by ``Model.stream``.
 
     It belongs to one thread at a time: a second one that calls it meanwhile gets a ``StateError``. An
     exception leaves its state as it was.
@@ -79,7 +79,7 @@ class Stream:
 
     @property
     def reset_every(self) -> int | None:
-        """Steps after which it starts again from reset by itself; None for never."""
+        """Number of steps after which it is reset automatically; None for never."""
         return self._every
 
     @property
@@ -156,7 +156,7 @@ class Stream:
             return call.result()
 
     def reset(self) -> None:
-        """Put every state back to its reset value."""
+        """Reset all states."""
         with self._use:
             self._sets.write(self._core.initial_states({}))
             self._count_from(0, 0)

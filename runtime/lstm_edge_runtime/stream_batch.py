@@ -1,4 +1,4 @@
-"""A batch of streams: many sources of samples, one call into the engine a tick."""
+"""A batch of streams: many sources of samples, one call into the engine per tick."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -39,11 +39,11 @@ class StreamBatch:
         """Reserve states for ``capacity`` sources, none of which exists yet; see ``Model.streams``."""
         manifest = core.manifest
         if not isinstance(capacity, int) or isinstance(capacity, bool) or capacity < 1:
-            raise InputError(f"capacity is {capacity!r}, expected a whole number from 1")
+            raise InputError(f"capacity is {capacity!r}, expected a positive integer")
         core.require_streamable()
         self._every = core.steps_to_reset(reset_every)
         if manifest.batch is None:
-            raise ContractError("this file has no batch axis; open one stream() a source instead")
+            raise ContractError("this file has no batch axis; open one stream() per source instead")
         _check_rows(manifest)
         self._core, self._manifest, self._batch = core, manifest, manifest.batch
         self._identity = core.identity
@@ -61,12 +61,12 @@ class StreamBatch:
 
     @property
     def capacity(self) -> int:
-        """How many sources fit."""
+        """Maximum number of sources."""
         return len(self._owner)
 
     @property
     def reset_every(self) -> int | None:
-        """Steps after which a source starts again from reset by itself; None for never."""
+        """Number of steps after which a source is reset automatically; None for never."""
         return self._every
 
     @property
@@ -86,7 +86,7 @@ class StreamBatch:
         with self._use:
             if not self._free:
                 raise StateError(
-                    f"all {self.capacity} places are in use; remove a source, or open a larger batch"
+                    f"all {self.capacity} slots are in use; remove a source, or open a larger batch"
                 )
             slot = self._free.pop()
             source = int(self._next[slot])
@@ -107,7 +107,7 @@ class StreamBatch:
             self._free.append(slot)
 
     def reset(self, source: int) -> None:
-        """Put one source's states back to their reset values; ``StateError`` if it is not in the batch."""
+        """Reset one source's states; ``StateError`` if it is not in the batch."""
         with self._use:
             self._reset(self._slots([source]))
 

@@ -280,11 +280,11 @@ def test_a_graph_that_mixes_time_steps_runs_on_onnxruntime_with_one_warning() ->
     base.graph.node.append(helper.make_node("ReduceMean", ["before", "time"], ["y"], keepdims=0))
     base.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 7]))
     content = base.SerializeToString()
-    with pytest.warns(RuntimeWarning, match="a drawn case fails on the native engine: y"):
+    with pytest.warns(RuntimeWarning, match="a random case fails on the native engine: y"):
         assert load(content).engine == "onnxruntime"
-    with pytest.warns(RuntimeWarning, match="a drawn case fails on the native engine: y"):
+    with pytest.warns(RuntimeWarning, match="a random case fails on the native engine: y"):
         load(content).warm_up()  # compiles and tries the engine of streams
-    with pytest.raises(CheckFailedError, match="a drawn case fails on the native engine: y"):
+    with pytest.raises(CheckFailedError, match="a random case fails on the native engine: y"):
         load(content, engine="native")
 
 
@@ -419,7 +419,7 @@ def test_a_damaged_program_file_and_a_wrong_engine_are_one_line(tmp_path: Path) 
         load(content[:-5])
     with pytest.raises(FileFormatError, match="checksum"):
         load(content[:3000] + b"\1" + content[3001:])
-    with pytest.raises(InputError, match="a native program, which onnxruntime does not run"):
+    with pytest.raises(InputError, match="a native program, which onnxruntime can't run"):
         load(content, engine="onnxruntime")
 
 
@@ -460,7 +460,7 @@ def test_a_state_with_an_axis_of_its_own_is_not_covered() -> None:
     entry.value = manifest._replace(states=(h, c._replace(axes=(2, "M", 8)))).to_json()
     for each in (model.graph.input[2], model.graph.output[2]):
         each.type.tensor_type.shape.dim[1].dim_param = "M"
-    with pytest.raises(UnsupportedError, match=r"c_0 .* has an axis of any size beside batch and time"):
+    with pytest.raises(UnsupportedError, match=r"c_0 .* has a dynamic axis other than batch and time"):
         load(model.SerializeToString(), engine="native")
 
 

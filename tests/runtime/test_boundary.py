@@ -165,7 +165,7 @@ def test_a_tick_checks_its_lengths():
     feeds = {"x": X.swapaxes(0, 1), "gain": np.ones((5, 2, 1), np.float32)}
     for lengths in ([5, 6], [0, 1], [5, -3], [2**40, 5]):
         state = {"h_0": np.ones((1, 2, 8), np.float32)}
-        with pytest.raises(InputError, match=r"lengths holds .*, expected 1..5"):
+        with pytest.raises(InputError, match=r"lengths has values .*, expected 1..5"):
             engine.tick(feeds | {"lengths": np.array(lengths)}, state, np.arange(2))
         assert (state["h_0"] == 1).all()
 
@@ -215,7 +215,7 @@ def test_an_output_of_another_shape_than_declared_is_one_line():
 def test_a_whole_number_that_the_file_can_not_hold_is_refused_and_never_another(value, dtype):
     from lstm_edge_runtime._core import as_array
 
-    with pytest.raises(InputError, match=rf"token holds .*, expected {dtype} \("):
+    with pytest.raises(InputError, match=rf"token has values .*, expected {dtype} \("):
         as_array("token", value, dtype)
 
 

@@ -24,7 +24,7 @@ def test_a_message_never_carries_what_a_terminal_obeys(error):
 
 
 def test_a_file_name_can_not_write_to_the_terminal(tmp_path):
-    with pytest.raises(NotFoundError, match=r"\\x1b\]0;title\\x07\.onnx is not there"):
+    with pytest.raises(NotFoundError, match=r"\\x1b\]0;title\\x07\.onnx does not exist"):
         load(tmp_path / "\x1b]0;title\x07.onnx")
 
 

@@ -50,7 +50,7 @@ def test_a_folder_is_replaced_whole_and_nothing_is_left_beside_it(folder):
 
 def test_a_folder_with_a_file_of_somebody_else_is_left_alone(folder):
     (folder / "deep" / "thesis.txt").write_bytes(b"")
-    with pytest.raises(InputError, match=r"holds deep/thesis\.txt, which would be lost"):
+    with pytest.raises(InputError, match=r"contains deep/thesis\.txt, which would be lost"):
         write_folder(folder, NEW, lambda name: "thesis" not in name)
     with pytest.raises(InputError, match="would be lost"):
         check_folder(folder, OLD.__contains__)

@@ -52,7 +52,7 @@ def test_a_missing_folder_index_or_set_is_named(folder, tmp_path):
         ({"sets": []}, "malformed \\('sets' names none\\)"),
         ({"sets": [ENTRY | {"floor": {"y": "much"}}]}, "malformed \\('much', expected a number\\)"),
         ({"sets": [ENTRY | {"limit": {"y": float("inf")}}]}, "can't be read as JSON .*Infinity"),
-        ({"sets": [ENTRY | {"continues": "test_data_set_1"}]}, "no set before it"),
+        ({"sets": [ENTRY | {"continues": "test_data_set_1"}]}, "not an earlier set"),
     ],
 )
 def test_a_foreign_newer_or_malformed_index_is_refused(folder, changes, message):

@@ -69,7 +69,7 @@ def test_ort_format_loads_from_path_and_bytes(path, tmp_path):
 
 
 def test_no_file_a_folder_and_an_empty_file_are_refused_by_name(tmp_path):
-    with pytest.raises(NotFoundError, match=r"none\.onnx is not there"):
+    with pytest.raises(NotFoundError, match=r"none\.onnx does not exist"):
         load(tmp_path / "none.onnx")
     with pytest.raises(NotFoundError, match="is a folder"):
         load(tmp_path)
@@ -126,7 +126,7 @@ def test_external_data_through_a_link_that_leaves_the_folder_is_refused(tmp_path
 
 def test_external_data_that_is_missing_or_can_not_be_found_from_bytes_is_named(tmp_path):
     (tmp_path / "m.onnx").write_bytes(with_external("w.bin"))
-    with pytest.raises(FileFormatError, match=r"'w.bin', which is not there"):
+    with pytest.raises(FileFormatError, match=r"'w.bin', which does not exist"):
         load(tmp_path / "m.onnx")
     with pytest.raises(FileFormatError, match="load it by its path"):
         load(with_external("w.bin"))

@@ -221,7 +221,7 @@ def test_an_address_of_memory_is_no_place_for_weights(location, tmp_path):
         ({"location": "w.bin", "offset": "9"}, "has 8 bytes, expected -1 from 9 on"),
         ({"location": "w.bin", "offset": "-4", "length": "4"}, "expected 4 from -4 on"),
         ({"location": "w.bin", "offset": "4", "length": "8"}, "expected 8 from 4 on"),
-        ({"location": "w.bin", "offset": "0", "length": "8"}, r"holds 2 values, expected float32 \(1,\)"),
+        ({"location": "w.bin", "offset": "0", "length": "8"}, r"has 2 values, expected float32 \(1,\)"),
         ({"location": "w.bin", "offset": "x"}, "expected a whole offset and length"),
         ({"offset": "0"}, "does not name one file"),
     ],
@@ -266,9 +266,9 @@ def test_sparse_tensors_with_wrong_indices_are_refused(places):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"dims": [3]}, r"holds 2 values, expected float32 \(3,\)"),
-        ({"dims": [-2]}, "holds 2 values"),
-        ({"dims": [1 << 62, 1 << 62]}, "holds 2 values"),
+        ({"dims": [3]}, r"has 2 values, expected float32 \(3,\)"),
+        ({"dims": [-2]}, "has 2 values"),
+        ({"dims": [1 << 62, 1 << 62]}, "has 2 values"),
         ({"dims": [0, 1 << 62, 1 << 62], "raw_data": b""}, "can't be read"),
         ({"raw_data": b"123"}, "can't be read"),
         ({"data_type": 8}, "dtype string"),
@@ -289,8 +289,8 @@ def test_values_that_do_not_fill_their_shape_are_refused(change, message):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda graph: graph.initializer[2].dims.__setitem__(0, 1 << 62), "does not hold float32"),
-        (lambda graph: graph.initializer[2].dims.__setitem__(1, -32), "does not hold float32"),
+        (lambda graph: graph.initializer[2].dims.__setitem__(0, 1 << 62), "does not fill float32"),
+        (lambda graph: graph.initializer[2].dims.__setitem__(1, -32), "does not fill float32"),
         (
             lambda graph: setattr(graph.node[1].attribute[0], "i", 1),
             "Split.* has 2 outputs, and num",
@@ -317,13 +317,13 @@ def test_messages_that_come_in_two_parts_are_merged_as_protobuf_does():
 def test_a_tensor_beside_an_attribute_of_another_kind_does_not_hide():
     node = helper.make_node("Identity", ["x"], ["y"])
     node.attribute.append(onnx.AttributeProto(name="a", type=onnx.AttributeProto.INT, i=1, t=outside("../w")))
-    with pytest.raises(FileFormatError, match="attribute 'a' holds values of two kinds"):
+    with pytest.raises(FileFormatError, match="attribute 'a' has values of two types"):
         read(model_of([node]))
     node.attribute[0].CopyFrom(helper.make_attribute("a", 1))
     node.attribute.append(helper.make_attribute("a", outside("../w")))
     with pytest.raises(FileFormatError, match="two attributes 'a'"):
         read(model_of([node]))
-    with pytest.raises(FileFormatError, match="two tensors of one name"):
+    with pytest.raises(FileFormatError, match="two tensors with the same name"):
         read(model_of(initializers=[outside("../w"), numpy_helper.from_array(np.ones(1), "w")]))
 
 

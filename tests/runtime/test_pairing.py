@@ -102,7 +102,7 @@ def test_states_named_by_the_caller_pair_and_wrong_names_are_listed(path):
 
 
 def test_one_output_can_not_continue_two_states(path):
-    with pytest.raises(InputError, match="an output of its own"):
+    with pytest.raises(InputError, match="a different output"):
         load(path("bare"), states={"h": "hn", "c": "hn"})
 
 
@@ -128,7 +128,7 @@ def test_a_file_made_elsewhere_equals_the_same_file_with_a_manifest(opened):
             ManifestError,
             r"reset value of shape \(1, 1, 8\)",
         ),
-        ({"lengths": "len"}, ManifestError, "lengths is 'len', which is no input"),
+        ({"lengths": "len"}, ManifestError, "lengths is 'len', which is not an input"),
         (
             {"states": [StateSpec("h", "hn", "float32", STATE, 1e308)]},
             ManifestError,
@@ -136,7 +136,11 @@ def test_a_file_made_elsewhere_equals_the_same_file_with_a_manifest(opened):
         ),
         ({"inputs": X * 2}, ManifestError, "declared twice"),
         ({"outputs": [*specs("y", axes=("N", 4)), *specs("hn")]}, ManifestError, "declared twice"),
-        ({"task": Task("regression", "none")}, ManifestError, "the task's output is 'none', which is no out"),
+        (
+            {"task": Task("regression", "none")},
+            ManifestError,
+            "the task's output is 'none', which is not an out",
+        ),
         ({"task": Task("classification", "y", tuple("abc"))}, ManifestError, "3 labels .* 4 values of y"),
     ],
 )
@@ -150,4 +154,4 @@ def test_a_manifest_that_does_not_fit_its_graph_is_refused(change, error, messag
 
 def test_a_file_with_a_backward_layer_is_not_streamable(path):
     assert load(path("bare")).interface.unstreamable == ""
-    assert load(path("backward")).interface.unstreamable == "it holds a backward or bidirectional GRU"
+    assert load(path("backward")).interface.unstreamable == "it has a backward or bidirectional GRU"

@@ -80,9 +80,9 @@ def test_truth_values_go_where_a_file_takes_them_and_nowhere_else():
         (np.zeros((2, 5, 3), complex), "x has dtype complex128, expected float32"),
         (np.zeros((2, 5, 3), bool), "x has dtype bool"),
         (np.full((2, 5, 3), "1"), "x has dtype <U1"),
-        ([[[1, 2, 3], [1, 2]]], "not one regular array"),
+        ([[[1, 2, 3], [1, 2]]], "not a regular array"),
         ({"y": np.zeros((2, 5, 3))}, r"got inputs \['y'\], expected \['x'\]"),
-        (None, "not one regular array of numbers"),
+        (None, "not a regular array of numbers"),
     ],
 )
 def test_a_wrong_input_is_refused_with_what_came_and_what_was_expected(model, x, message):
@@ -100,8 +100,8 @@ def test_inputs_that_disagree_on_an_axis_are_refused(opened):
 @pytest.mark.parametrize(
     ("lengths", "message"),
     [
-        ([0, 2], r"holds 0\.\.2, expected 1\.\.4"),
-        ([2, 5], r"holds 2\.\.5, expected 1\.\.4"),
+        ([0, 2], r"has values 0\.\.2, expected 1\.\.4"),
+        ([2, 5], r"has values 2\.\.5, expected 1\.\.4"),
         ([2], r"has shape \(1,\), expected \(2,\)"),
         ([2.0, 3.0], "has dtype float64, expected int64"),
     ],
@@ -131,15 +131,15 @@ def test_lengths_of_a_file_whose_time_axis_is_fixed_are_taken_and_have_to_come()
     assert as_lengths([4, 6], spec, sizes, None).tolist() == [4, 6]
     for lengths, message in (
         (None, "got no lengths"),
-        ([0, 6], "holds 0..6"),
-        ([1, 2**32 + 1], "holds 1..4294967297"),
+        ([0, 6], "has values 0..6"),
+        ([1, 2**32 + 1], "has values 1..4294967297"),
     ):
         with pytest.raises(InputError, match=message):
             as_lengths(lengths, spec, sizes, None)
 
 
 def test_lengths_for_a_file_that_takes_none_are_refused(model):
-    with pytest.raises(InputError, match="takes none"):
+    with pytest.raises(InputError, match="has no such input"):
         model.run(samples(2, 4, 3), lengths=[1, 2])
 
 
@@ -147,7 +147,7 @@ def test_lengths_for_a_file_that_takes_none_are_refused(model):
 def test_checking_names_the_first_value_that_is_not_finite(path, bad):
     x = samples(2, 4, 3)
     x[1, 2, 0] = bad
-    with pytest.raises(InputError, match=r"x holds -?(nan|inf) at \[1, 2, 0\]"):
+    with pytest.raises(InputError, match=r"x is -?(nan|inf) at \[1, 2, 0\]"):
         load(path("lstm"), check=True).run(x)
     load(path("lstm")).run(x)
 
@@ -156,7 +156,7 @@ def test_another_models_state_another_batch_size_and_no_state_at_all_are_refused
     _, state = model.run(samples(2, 4, 3))
     with pytest.raises(StateError, match="got a state of model"):
         opened("bare").run(samples(2, 4, 3), state)
-    with pytest.raises(StateError, match=r"h_0 has shape \(2, 2, 8\).*N=3.*nothing is reset by itself"):
+    with pytest.raises(StateError, match=r"h_0 has shape \(2, 2, 8\).*N=3.*nothing is reset automatically"):
         model.run(samples(3, 4, 3), state)
     with pytest.raises(StateError, match="got a dict"):
         model.run(samples(2, 4, 3), dict(state))

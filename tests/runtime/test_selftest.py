@@ -133,5 +133,5 @@ def test_channel_limits_and_further_cases_travel_in_the_manifest(model):
 
 def test_a_file_without_a_golden_case_says_so(opened):
     for name in ("bare", "unbatched"):
-        with pytest.raises(InputError, match="carries no golden case"):
+        with pytest.raises(InputError, match="has no golden case"):
             opened(name).selftest()

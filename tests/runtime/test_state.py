@@ -133,7 +133,7 @@ def test_another_npz_a_missing_file_and_a_missing_folder_are_named(state, tmp_pa
     np.savez(tmp_path / "other.npz", x=np.zeros(3))
     with pytest.raises(FileFormatError, match=r"other\.npz is not a saved state"):
         State.load(tmp_path / "other.npz")
-    with pytest.raises(NotFoundError, match="is not there"):
+    with pytest.raises(NotFoundError, match="does not exist"):
         State.load(tmp_path / "none.npz")
     with pytest.raises(NotFoundError, match="does not exist"):
         state.save(tmp_path / "no" / "s.npz")

@@ -192,7 +192,7 @@ def test_a_site_can_be_made_in_an_empty_folder_and_below_the_working_directory(
     site = to_site(data / "lstm.onnx", onnxruntime_web / PACKAGE, [])
     site.save("site")
     assert (tmp_path / "site" / "index.html").is_file()
-    with pytest.raises(NotFoundError, match="make it first"):
+    with pytest.raises(NotFoundError, match="create it first"):
         site.save("a/b")
 
 

@@ -108,12 +108,12 @@ function showNothing(name) {
 /** @param {Model} model */
 async function verify(model) {
   const started = performance.now();
-  if (!model.manifest.golden) return say("verdict", "The file carries no golden case, so it can't be verified here.");
+  if (!model.manifest.golden) return say("verdict", "The file has no golden case, so it can't be verified.");
   const { ok, worst, comparisons } = await model.selftest();
   const took = performance.now() - started, share = `${worst.name} differs by ${small(worst.error)}, limit ${small(worst.limit)}`;
   say("verdict", ok
-    ? `Verified on this device in ${ms(took)}: ${comparisons.length} comparisons with what PyTorch computed; at worst ${share}.`
-    : `Not verified: this device computes something else than PyTorch did. ${share}.`, !ok);
+    ? `Verified on this device in ${ms(took)}: ${comparisons.length} comparisons with PyTorch; at worst ${share}.`
+    : `Verification failed: results on this device differ from PyTorch. ${share}.`, !ok);
   byId("verdict").classList.toggle("good", ok);
 }
 
@@ -131,7 +131,7 @@ function showFacts(name, model, loaded) {
     ["Features", features.join(", ")],
     ["Sampling rate", samplingRate !== null && `${samplingRate} Hz`],
     ["Window in training", signal.window !== null && `${signal.window} samples`],
-    ["A stream starts again", model.resetEvery !== null && `every ${model.resetEvery} samples, as each window of the training did`],
+    ["State reset", model.resetEvery !== null && `every ${model.resetEvery} samples, as in training`],
     ["States", manifest.states.map(({ input, axes }) => `${input} (${axes.join(", ")})`).join(", ")],
     ["Checkpoint", typeof checkpoint === "string" && `sha256 ${checkpoint}`],
     ["Made with", versions],
@@ -250,7 +250,7 @@ function showReplay(session) {
   byId("speed").parentElement?.toggleAttribute("hidden", Boolean(whole) || stillness.matches);
   button.textContent = whole ? "Run the whole recording" : "Play";
   say("replay-words", !recordings.length
-    ? "No recording came with this page that fits this file, and the file carries no golden case with one input."
+    ? "This page has no recording for this file, and the file has no golden case with one input."
     : whole
       ? `This file can't be streamed: ${whole}. It takes whole sequences.`
       : REPLAY_WORDS ?? "");
@@ -278,7 +278,7 @@ async function runWhole({ model, features }, view, { x, label }) {
   for (let at = 0; at < x.length; at += features.length) view.push(x.subarray(at, at + features.length), values);
   view.show();
   const said = model.interpret(values).label;
-  conclude(view, said === undefined ? "Done." : `Recognized as ${said}.${label === null ? "" : ` The recording is of ${label}.`}`);
+  conclude(view, said === undefined ? "Done." : `Recognized as ${said}.${label === null ? "" : ` The recording is ${label}.`}`);
 }
 
 /** @param {Session} session @param {View} view @param {Recording} recording @param {AbortSignal} signal */
@@ -301,14 +301,14 @@ async function replay({ model, features }, view, { x, label }, signal) {
   const wrong = said.findLastIndex((each) => each !== label), last = said.at(-1);
   const decision = signal.aborted || !last ? "" : label === null
     ? `Recognized at the end as ${last}. `
-    : wrong === count - 1 ? `Taken for ${last}; the recording is of ${label}. ` : `Recognized as ${label} after ${((wrong + 2) / rate).toFixed(1)} s. `;
+    : wrong === count - 1 ? `Classified as ${last}; the recording is ${label}. ` : `Recognized as ${label} after ${((wrong + 2) / rate).toFixed(1)} s. `;
   conclude(view, `${decision}${timer.words()}`);
 }
 
 /** @param {View} view @param {string} words */
 function conclude(view, words) {
   say("replay-result", words);
-  view.describe(`The signal and what was recognized in it. ${words}`);
+  view.describe(`The signal and the predictions. ${words}`);
 }
 
 /** Times steps, and says where they are too slow. */
@@ -354,7 +354,7 @@ function showLive(session) {
   byId("live-figure").hidden = true;
   const missing = model.unstreamable
     ? `This file can't be streamed: ${model.unstreamable}.`
-    : wanted ? "" : `A motion sensor gives acc_x, acc_y, acc_z, gyr_x, gyr_y, gyr_z; this file takes ${features.join(", ") || "something else"}.`;
+    : wanted ? "" : `A motion sensor has acc_x, acc_y, acc_z, gyr_x, gyr_y, gyr_z; this file needs ${features.join(", ") || "something else"}.`;
   byId("live-controls").hidden = Boolean(missing);
   const view = new View("live", session);
   button.textContent = "Start";
@@ -379,12 +379,12 @@ function showLive(session) {
 async function live({ model }, view, wanted, signal) {
   const ask = /** @type {{requestPermission?: () => Promise<string>} | undefined} */ (/** @type {unknown} */ (globalThis.DeviceMotionEvent));
   if (ask?.requestPermission && (await ask.requestPermission()) !== "granted") {
-    throw new Error("The browser was told not to let this page read the motion sensor; allow it in the page's settings.");
+    throw new Error("The browser blocks access to the motion sensor; allow it in the page's settings.");
   }
   const unit = (/** @type {string} */ id) => /** @type {HTMLSelectElement} */ (byId(id)).value;
   const sampler = new Sampler(wanted, { acceleration: unit("acceleration"), rotation: unit("rotation") });
   await new Promise((resolve, reject) => {
-    const timeout = setTimeout(() => reject(new Error("No motion sensor answered. Phones have one; browsers let only pages served over https read it.")), SENSOR_TIMEOUT);
+    const timeout = setTimeout(() => reject(new Error("No motion sensor found. Phones have one; browsers require HTTPS to read it.")), SENSOR_TIMEOUT);
     signal.addEventListener("abort", resolve);
     addEventListener("devicemotion", (event) => {
       if (!sampler.add(event)) return;
@@ -397,7 +397,7 @@ async function live({ model }, view, wanted, signal) {
   const timer = new Timer("live-result", rate, "samples are left out");
   byId("live-figure").hidden = false;
   view.plot.clear(Math.round(LIVE_SECONDS * rate));
-  view.describe(`The sensor's last ${LIVE_SECONDS} seconds and what is recognized in them`);
+  view.describe(`The last ${LIVE_SECONDS} seconds of the sensor and the predictions`);
   let said = "";
   for await (const _ of pace(rate, signal, (samples) => { lost += samples; timer.late(); })) {
     const sample = sampler.take();
@@ -443,10 +443,10 @@ if (linked === null) void open(SITE.name, SITE.model);
 else if (isOwn(linked)) void open(linked, linked);
 else {
   showNothing(linked);
-  say("verdict", "This page opens files from its own host only; put the file beside the page, or drop it here.", true);
+  say("verdict", "This page only opens files from its own host; put the file in the folder of the page, or drop it here.", true);
 }
 
 if ("serviceWorker" in navigator) {
   const kept = navigator.serviceWorker.register("sw.js").then(() => navigator.serviceWorker.ready);
-  kept.then(() => say("offline", "This page is kept on this device: it works offline from now on."), () => say("offline", "Online only: the browser refused to keep this page."));
+  kept.then(() => say("offline", "This page is stored on this device and works offline."), () => say("offline", "Online only: the browser refused to store this page."));
 }

@@ -176,8 +176,8 @@ export const cases = {
     }
     check(isClose(logits, last.logits) && isClose(whole.logits, last.logits) && isClose(whole.output, outputs), "chunks");
     check((await chunked.state()).age === 2 && (await stepped.state()).age === 2, "age");
-    await refuses(() => gru.stream({ resetEvery: "window" }), "InputError", /does not say on which window/);
-    for (const wrong of [0, 1.5, "40"]) await refuses(() => gru.stream({ resetEvery: /** @type {any} */ (wrong) }), "InputError", /expected a whole number of steps from 1/);
+    await refuses(() => gru.stream({ resetEvery: "window" }), "InputError", /has no training window/);
+    for (const wrong of [0, 1.5, "40"]) await refuses(() => gru.stream({ resetEvery: /** @type {any} */ (wrong) }), "InputError", /expected a positive integer/);
   },
 
   "a stream that outlives what was trained warns once": async ({ load, options, bytes }) => {
@@ -262,7 +262,7 @@ export const cases = {
     check(isClose(only(await other.step([4, 5, 6])), only(await fresh.step([4, 5, 6])), 0), "restore goes on from a copy");
     const foreign = (await load(`${url}motions-int8.onnx`, options)).stream();
     await refuses(foreign.restore(kept), "StateError", /is of model [0-9a-f]{12}, expected one of [0-9a-f]{12}/);
-    await refuses(model.run(signal(6), { batch: 2, state: kept }), "StateError", /nothing is reset by itself/);
+    await refuses(model.run(signal(6), { batch: 2, state: kept }), "StateError", /nothing is reset automatically/);
     await refuses(stream.restore(/** @type {any} */ (undefined)), "StateError", /expected/);
     await refuses(stream.restore({ ...kept, arrays: {} }), "StateError", /h_0/);
   },
@@ -300,7 +300,7 @@ export const cases = {
     await refuses(any.step(undefined), "InputError", /x is Undefined/);
     await refuses(any.step(null), "InputError", /x is/);
     await refuses(stream.step({ y: [1, 2, 3] }), "InputError", /expected the inputs x; got y/);
-    await refuses(model.run([1, 2, 3], { lengths: [1] }), "InputError", /takes none/);
+    await refuses(model.run([1, 2, 3], { lengths: [1] }), "InputError", /has no such input/);
     await refuses(model.run([1, 2, 3], { batch: 0 }), "InputError", /batch is 0/);
     check(isClose(numbers(await stream.state()), before, 0), "the state moved");
     const gru = (await load(`${url}gru.onnx`, options)).stream();
@@ -312,7 +312,7 @@ export const cases = {
   "a size outside of its axis's range is refused in the words of the Python runtime": async ({ load, options, bytes }) => {
     const limited = withManifest(await bytes("lstm.onnx"), (manifest) => { manifest.axes.ranges = { L: { least: 4, most: 12, multiple: 4 } }; });
     const model = await load(limited, options), stream = model.stream(), before = numbers(await stream.state());
-    const words = (/** @type {number} */ steps) => String.raw`^x has shape \(1, ${steps}, 3\): axis L of \(N, L, 3\) is ${steps}, this file takes 4\.\.12:4; give `;
+    const words = (/** @type {number} */ steps) => String.raw`^x has shape \(1, ${steps}, 3\): axis L of \(N, L, 3\) is ${steps}, this file accepts 4\.\.12:4; use `;
     await refuses(stream.step(signal(3)), "InputError", new RegExp(`${words(1)}at least 4$`));
     await refuses(stream.process(signal(48)), "InputError", new RegExp(`${words(16)}at most 12$`));
     await refuses(model.run(signal(18)), "InputError", new RegExp(`${words(6)}a multiple of 4, such as 8$`));
@@ -331,7 +331,7 @@ export const cases = {
     });
     const model = await load(doubled, options);
     await refuses(model.run(signal(9)), "InputError", /^x has 9 values, expected a multiple of 3: \(N, 2\*L, 3\) with N=1$/);
-    await refuses(model.run(signal(6)), "InputError", /axis L of \(N, 2\*L, 3\) is 1, this file takes 2\.\.; give at least 2$/);
+    await refuses(model.run(signal(6)), "InputError", /axis L of \(N, 2\*L, 3\) is 1, this file accepts 2\.\.; use at least 2$/);
     check((await model.run(signal(12))).outputs.logits?.dims[0] === 1, "4 steps");
   },
 

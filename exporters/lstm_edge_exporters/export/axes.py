@@ -18,8 +18,7 @@ from lstm_edge_runtime.manifest import Axes
 
 from ..numerics.reference import Signature
 from .config import ExportConfig
-from .failures import LoopError
-from .record import Recorder
+from .record import LoopError, Recorder
 from .request import Request
 from .sizes import keeping_sizes, size_text, symbols
 from .source import Place

@@ -17,7 +17,8 @@ from torch.overrides import TorchFunctionMode
 from lstm_edge_runtime.errors import InputError, UnsupportedError
 
 from ..numerics.reference import Signature, flatten_output
-from .failures import CONTROL_FLOW, LoopError, TracingError, UnrepeatableError
+from .failures import CONTROL_FLOW, TracingError, UnrepeatableError
+from .record import LoopError
 from .repeatability import SAMPLES, why_unrepeatable
 from .request import Request
 from .source import calling_line, line_at, own_place, syntax_of

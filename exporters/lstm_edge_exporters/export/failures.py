@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CONTROL_FLOW",
-    "LoopError",
     "TracingError",
     "UnrepeatableError",
     "tracing_error",
@@ -26,15 +25,6 @@ _DISTRIBUTIONS = str(Path(torch.distributions.__path__[0]))
 _HIGHER = str(Path(torch.__file__).parent / "_higher_order_ops")
 CONTROL_FLOW = ("associative_scan", "cond", "map", "scan", "while_loop")
 """torch's own loops and branches, by the name of their source."""
-
-
-class LoopError(UnsupportedError):
-    """A loop over time would be unrolled."""
-
-    def __init__(self, text: str, steps: int) -> None:
-        super().__init__(text)
-        self.steps = steps
-        """How often the layer is called."""
 
 
 class UnrepeatableError(UnsupportedError):

@@ -29,10 +29,9 @@ from lstm_edge_runtime.errors import UnsupportedError
 
 from ..numerics.floats import RECURRENT_FUNCTIONS, RecurrentFunction
 from ..recurrent import GATES
-from .failures import LoopError
 from .source import calling_line, value_that_holds
 
-__all__ = ["DOMAIN", "LOG_CUM_SUM_EXP", "OP", "Recorder", "RecurrentCall", "instrument"]
+__all__ = ["DOMAIN", "LOG_CUM_SUM_EXP", "OP", "LoopError", "Recorder", "RecurrentCall", "instrument"]
 
 DOMAIN = "lstm_edge"
 OP = "Recurrent"
@@ -42,6 +41,15 @@ OP = "Recurrent"
 
 LOG_CUM_SUM_EXP = "LogCumSumExp"
 """``x`` to sums of the same shape along ``axis``."""
+
+
+class LoopError(UnsupportedError):
+    """A loop over time would be unrolled."""
+
+    def __init__(self, text: str, steps: int) -> None:
+        super().__init__(text)
+        self.steps = steps
+        """How often the layer is called."""
 
 
 @dataclass(frozen=True)

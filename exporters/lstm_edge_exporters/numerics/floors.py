@@ -70,18 +70,8 @@ def expected(
     procedure: Procedure = whole,
     draws: int = DRAWS,
 ) -> Expected:
-    """Run a graph on one case, exactly and perturbed; raises what it raises.
-
-    Args:
-        graph: the file's.
-        feeds: the case.
-        fixed: each output's axes of fixed size; see ``function.fixed_axes``.
-        procedure: how the case is run.
-        draws: perturbed runs.
-    """
-    return Expected(
-        procedure(graph.run64, feeds), noise_floors(graph, feeds, fixed, procedure=procedure, draws=draws)
-    )
+    """Run a graph on one case, exactly and perturbed; arguments as of ``noise_floors``."""
+    return Expected(procedure(graph.run64, feeds), noise_floors(graph, feeds, fixed, procedure, draws))
 
 
 def noise_floors(
@@ -91,7 +81,15 @@ def noise_floors(
     procedure: Procedure = whole,
     draws: int = DRAWS,
 ) -> dict[str, Array]:
-    """Return the noise floors of a case by output name; arguments as of ``expected``."""
+    """Return the noise floors of a case by output name; raises what the graph raises.
+
+    Args:
+        graph: the file's.
+        feeds: the case.
+        fixed: each output's axes of fixed size; see ``function.fixed_axes``.
+        procedure: how the case is run.
+        draws: perturbed runs.
+    """
     exact = procedure(graph.run64, feeds)
     floors = {name: np.zeros(()) for name in exact}
     for draw in range(draws):

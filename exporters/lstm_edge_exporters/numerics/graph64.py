@@ -143,7 +143,13 @@ class Graph64:
 
     def moved(self, names: Iterable[str], seed: int) -> "Graph64":
         """Return the graph with the constants of these names off by one unit in the last place."""
-        return Graph64(_move_constants(self._model, set(names), seed), self._name, self._exact)
+        rng, names, wide = np.random.default_rng(seed), set(names), onnx.ModelProto()
+        wide.CopyFrom(self._model)
+        for name, array, replace in list(_constants(wide.graph)):
+            if name in names:
+                signs = np.where(_is_short(array), 0.0, rng.choice([-1.0, 1.0], array.shape))
+                replace(array.astype(np.float64) * (1.0 + _MOVE * signs))
+        return Graph64(wide, self._name, self._exact)
 
     def _evaluate(self, feeds: Feeds) -> dict[str, Any]:
         wide = {
@@ -344,17 +350,6 @@ def _setting(attribute: onnx.AttributeProto) -> Callable[[Array], None]:
         attribute.f = float(array[0])
 
     return set_value
-
-
-def _move_constants(model: onnx.ModelProto, names: set[str], seed: int) -> onnx.ModelProto:
-    """Return a float64 copy whose constants of these names are off by one unit in the last place."""
-    rng, wide = np.random.default_rng(seed), onnx.ModelProto()
-    wide.CopyFrom(model)
-    for name, array, replace in list(_constants(wide.graph)):
-        if name in names:
-            signs = np.where(_is_short(array), 0.0, rng.choice([-1.0, 1.0], array.shape))
-            replace(array.astype(np.float64) * (1.0 + _MOVE * signs))
-    return wide
 
 
 class MeasuredGraph:

@@ -345,17 +345,17 @@ class TorchReference:
         self._signature = signature
         self._outputs = tuple(outputs)
         self._injections = tuple(injections)
-        self._float32 = _Computation(module, torch.float32)
-        self._float64 = _Computation(self._float32.module, torch.float64)
-        self._run64 = remember(partial(self._run, self._float64))
+        self._float32 = copy_as(module, torch.float32)
+        self._float64 = copy_as(self._float32, torch.float64)
+        self._run64 = remember(partial(self._run, torch.float64))
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Return every output for ``feeds``; raises what the module raises."""
-        return self._run(self._float32, feeds)
+        return self._run(torch.float32, feeds)
 
     def run_plain(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Return what ``forward`` returns when it is called plainly, without lifted states."""
-        return self._run(self._float32, feeds, injections=())
+        return self._run(torch.float32, feeds, injections=())
 
     def run64(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
         """Return every output in float64, from the same (rounded) weights and inputs."""
@@ -367,12 +367,12 @@ class TorchReference:
         return tuple(self._tensors())
 
     def _tensors(self) -> Iterator[Array]:
-        for layer in self._float32.module.modules():
+        for layer in self._float32.modules():
             for held in (layer._parameters, layer._buffers, vars(layer)):
                 for value in held.values():
                     if isinstance(value, Tensor) and value.is_floating_point():
                         yield value.detach().numpy()
-        for layer in self._float64.module.modules():
+        for layer in self._float64.modules():
             for value in vars(layer).values():
                 if isinstance(value, Tensor) and value.dtype == torch.float64:
                     yield value.detach().numpy()
@@ -381,38 +381,30 @@ class TorchReference:
 
     def _run(
         self,
-        computation: "_Computation",
+        dtype: torch.dtype,
         feeds: Mapping[str, Array],
         injections: Sequence[Injection] | None = None,
     ) -> dict[str, Array]:
         given = self._injections if injections is None else injections
-        tensors = [computation.tensor(feeds[name]) for name in self._signature.names]
-        store = {each.input: computation.tensor(feeds[each.input]) for each in given}
+        module = self._float32 if dtype == torch.float32 else self._float64
+        tensors = [_tensor(feeds[name], dtype) for name in self._signature.names]
+        store = {each.input: _tensor(feeds[each.input], dtype) for each in given}
         ends: dict[str, Tensor] = {}
         with ExitStack() as stack:
             for path in dict.fromkeys(each.path for each in given):
                 own = [each for each in given if each.path == path]
-                layer = computation.module.get_submodule(path)
+                layer = module.get_submodule(path)
                 stack.enter_context(injected(layer, LayerStates(own, store, ends)))
             stack.enter_context(torch.no_grad())
             stack.enter_context(warnings.catch_warnings())
-            stack.enter_context(computation.mode)
+            stack.enter_context(AllFloats(dtype))
             stack.enter_context(one_thread())
             warnings.simplefilter("ignore")
-            flat = flatten_output(self._signature.call(computation.module, tensors))
+            flat = flatten_output(self._signature.call(module, tensors))
         named = zip(self._outputs, (tensor for _, tensor in flat), strict=True)
         return {name: tensor.detach().cpu().numpy() for name, tensor in [*named, *ends.items()]}
 
 
-class _Computation:
-    """A copy of a module in one float dtype."""
-
-    def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
-        self.module = copy_as(module, dtype)
-        self.mode = AllFloats(dtype)
-        self._dtype = dtype
-
-    def tensor(self, array: Array) -> Tensor:
-        """Return ``array`` as a tensor of the computation's dtype."""
-        tensor = torch.from_numpy(np.array(array))
-        return tensor.to(self._dtype) if tensor.is_floating_point() else tensor
+def _tensor(array: Array, dtype: torch.dtype) -> Tensor:
+    tensor = torch.from_numpy(np.array(array))
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor

@@ -185,7 +185,7 @@ class Validation:
 def _numbers_notes(subject: Subject, against: ReferenceModel | None) -> Iterator[str]:
     """What float64 showed, and what neither float64 nor float32 did."""
     equality, coverage = subject.judge.equality, subject.judge.coverage
-    if equality and against:
+    if equality and equality.equal and against:
         yield f"equal to {against.about} {equality}"
     if equality and equality.ill_conditioned:
         count = f"{equality.ill_conditioned} of {equality.cases}"

@@ -208,14 +208,19 @@ class Equality:
     """Constants that the translation introduced, where outputs differ by as much as they explain."""
     ill_conditioned: int = 0
     """Cases on which float64's own rounding makes a larger difference; they do not count above."""
+    equal: bool = True
+    """Whether every case was within its limit."""
 
     def with_case(self, found: Agreement) -> "Equality":
         """Return the same with one more case."""
         if found.ill_conditioned:
             return replace(self, cases=self.cases + 1, ill_conditioned=self.ill_conditioned + 1)
-        constants = tuple(dict.fromkeys((*self.constants, *found.constants)))
-        return replace(
-            self, cases=self.cases + 1, largest=max(self.largest, found.largest), constants=constants
+        return Equality(
+            self.cases + 1,
+            max(self.largest, found.largest),
+            tuple(dict.fromkeys((*self.constants, *found.constants))),
+            self.ill_conditioned,
+            self.equal and found.ok,
         )
 
     def __str__(self) -> str:

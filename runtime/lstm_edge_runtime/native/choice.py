@@ -1,4 +1,4 @@
-"""Choose the engine that takes the steps of a model's streams."""
+"""Choose the engine of a model's streams."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ def compile_engine(
 ) -> "NativeEngine":
     """Return the native engine of a file, after it has replayed the file's golden cases.
 
-    Where there is none, a drawn one stands for it: onnxruntime must give the same, but for rounding.
+    Without golden cases, a random case is used: onnxruntime must give the same up to rounding.
 
     Args:
         file: the graph; None for a file in onnxruntime's own format.
@@ -50,7 +50,7 @@ def compile_engine(
         runs["onnxruntime"] = lambda feeds: run_by_name(session, feeds, manifest.output_names)
     golden, what = manifest.golden, "the golden case"
     if golden is None and session is not None:
-        golden, what = _draw(file, manifest, runs.pop("onnxruntime")), "a drawn case"
+        golden, what = _draw(file, manifest, runs.pop("onnxruntime")), "a random case"
     for case in () if golden is None else (golden, *golden.more):
         check_golden_case(manifest, case)
         for name, run in runs.items():
@@ -84,7 +84,7 @@ def _draw(file: OnnxFile | None, manifest: Manifest, run: Runner) -> Golden | No
     try:
         outputs = run(feeds)
     except Exception as error:
-        raise UnsupportedError(f"onnxruntime rejects a drawn case ({first_line(error)})") from error
+        raise UnsupportedError(f"onnxruntime rejects a random case ({first_line(error)})") from error
     if not all(np.isfinite(array).all() for array in outputs.values() if array.dtype.kind == "f"):
         return None
     int8 = file is not None and any("Quantize" in node.op_type for node in file.every_node())
@@ -126,5 +126,5 @@ def _program(file: OnnxFile | None, manifest: Manifest) -> bytes:
     if file is None:
         raise UnsupportedError("a file in onnxruntime's own format")
     if not manifest.streamable:
-        raise UnsupportedError(manifest.unstreamable or "it carries no states")
+        raise UnsupportedError(manifest.unstreamable or "it has no states")
     return compile_program(file, manifest).writer.to_bytes()

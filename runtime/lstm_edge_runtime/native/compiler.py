@@ -50,7 +50,7 @@ class _Value(NamedTuple):
 
     shape: tuple[int, ...]
     buffers: tuple[int, ...]
-    """What holds its numbers, one behind the other."""
+    """Buffers with its numbers, in order."""
     dtype: str = "float32"
 
 
@@ -68,7 +68,7 @@ class _Quantized(NamedTuple):
 
 
 _Any = _Value | _Quantized | Array
-"""What a name of the graph stands for: an array where it is known beforehand."""
+"""Value of a name in the graph: an array if it is known at compile time."""
 
 
 def compile_program(file: OnnxFile, manifest: Manifest) -> Compiled:
@@ -110,7 +110,7 @@ class _Compiler:
                 isinstance(axis, str) and axis != sequence and row_factor(axis, batch) is None
                 for axis in axes
             ):
-                raise UnsupportedError(f"{name} {axes} has an axis of any size beside batch and time")
+                raise UnsupportedError(f"{name} {axes} has a dynamic axis other than batch and time")
         for state in manifest.states:
             if any(row_factor(axis, batch) for axis in state.axes):
                 raise UnsupportedError(f"state {state.input} {state.axes} has several rows for each source")
@@ -182,7 +182,7 @@ class _Compiler:
     def _row(self, value: _Any) -> int:
         """Return one buffer that holds all of a value's numbers."""
         if not isinstance(value, _Value):
-            raise UnsupportedError("a number that no input changes, or a quantized one, stands for a value")
+            raise UnsupportedError("expected a runtime value, got a constant or a quantized value")
         if len(value.buffers) == 1:
             return value.buffers[0]
         if value.dtype not in ("float32", "bool"):
@@ -204,7 +204,7 @@ class _Compiler:
 
     def _floats(self, value: _Any | None) -> _Value:
         if not isinstance(value, _Value):
-            raise UnsupportedError("an input that is known beforehand, or quantized")
+            raise UnsupportedError("a constant or quantized input")
         if value.dtype != "float32":
             raise UnsupportedError(f"an input of {value.dtype}, expected float32")
         return value
@@ -256,7 +256,7 @@ class _Compiler:
 
     def _lower(self, node: Node) -> None:
         if any(True for _ in node.graphs()):
-            raise UnsupportedError("it has a body of its own")
+            raise UnsupportedError("it has a subgraph")
         inputs = self._inputs(node)
         known = [value for value in inputs if value is None or isinstance(value, np.ndarray)]
         results: Sequence[_Any]

@@ -49,13 +49,13 @@ class NativeEngine:
         Raises:
             FileFormatError: the library refuses it, or its inputs, outputs and states are not the manifest's.
             ContractError: as ``check_contract``.
-            UnsupportedError: a state whose rows do not lie together, or too many threads.
+            UnsupportedError: a state whose rows are not contiguous, or too many threads.
         """
         self.library = library()
         self._handle = self._load(program)
         padding = padding_of(program)
         self._padding = None if padding is None else self._load(padding)
-        """What runs the steps beyond a row's length."""
+        """Program for the padding steps beyond a row's length."""
         text = self.library.lstm_edge_manifest(self._handle)
         if manifest is None and text is None:
             raise ManifestError("the native program carries no manifest; convert the model again")
@@ -63,7 +63,7 @@ class NativeEngine:
         manifest = self.manifest
         check_contract(manifest)
         if self.library.lstm_edge_set_threads(self._handle, threads):
-            raise UnsupportedError(f"the native engine takes no {self._reason()}; give threads=1")
+            raise UnsupportedError(f"the native engine does not support {self._reason()}; use threads=1")
         self._check_ports()
         self.parts = self._match_states()
         self.sizes = [
@@ -130,7 +130,7 @@ class NativeEngine:
                 known = isinstance(axis, int) or axis in (manifest.batch, manifest.sequence)
                 if not known and not (rows and factor):
                     raise FileFormatError(
-                        f"{name} {describe(axes)} has axis {axis}, which no native program has; "
+                        f"{name} {describe(axes)} has axis {axis}, which native programs don't support; "
                         "convert the model again"
                     )
             if len(factors) - factors.count(None) > 1 or (*axes, None).count(manifest.sequence) > 1:
@@ -172,7 +172,9 @@ class NativeEngine:
                 )
             inner = spec.axes[1:] if layered else spec.axes
             if batch in inner and any(axis != 1 for axis in inner[: inner.index(batch)]):
-                raise UnsupportedError(f"state {spec.input} {spec.axes}: a row's numbers do not lie together")
+                raise UnsupportedError(
+                    f"state {spec.input} {spec.axes}: the numbers of a row are not contiguous"
+                )
         return tuple(parts)
 
     @staticmethod
@@ -265,7 +267,7 @@ class NativeEngine:
             raise InputError(f"got slots {slots.tolist()!s:.60}, expected 0..{fewest - 1}, each once")
 
     def tick(self, feeds: Mapping[str, Array], states: Mapping[str, Array], slots: Array) -> dict[str, Array]:
-        """Run some rows of a pool of states, which change where they lie; return the outputs.
+        """Run some rows of a pool of states, which are updated in place; return the outputs.
 
         Args:
             feeds: the data inputs in the file's layout, and ``lengths`` where the file takes it.
@@ -314,7 +316,7 @@ class NativeEngine:
         pool: Sequence[Array],
         outputs: Sequence[Array],
     ) -> None:
-        """Run the rows of each length together, and what lies behind it by the second program."""
+        """Run the rows of each length together; padding steps use the padding program."""
         for count in np.unique(lengths).tolist():
             rows = np.flatnonzero(lengths == count)
             parts = [(self._handle, 0, count), (self._padding, count, inputs[0].shape[1])]
@@ -341,7 +343,7 @@ class NativeEngine:
         self._check(self.library.lstm_edge_run(handle, len(places), steps, places.ctypes.data, *views))
 
     def _in_order(self, spec: TensorSpec, array: Array) -> Array:
-        """Return an input as ``(N, L, width)``, a view where a row's numbers lie together."""
+        """Return an input as ``(N, L, width)``, a view if the numbers of a row are contiguous."""
         places = [
             spec.axes.index(name) if name in spec.axes else None
             for name in (self.manifest.batch, self.manifest.sequence)
@@ -423,7 +425,7 @@ class NativeTick:
     def __init__(self, engine: NativeEngine, pool: Mapping[str, Array], capacity: int) -> None:
         """Take a pool of ``capacity`` rows, each state in the file's layout and C order.
 
-        It changes where it lies.
+        It is updated in place.
         """
         manifest = engine.manifest
         engine._check_pool(pool, np.arange(capacity))
@@ -602,7 +604,7 @@ _Copies = Sequence[tuple[Array, Array]]
 
 
 def _row(array: Array, place: int, copies: list[tuple[Array, Array]]) -> int:
-    """Return the address of an array's rows along an axis; where they do not lie so, of a copy's."""
+    """Return the address of an array's rows along an axis, or of a contiguous copy."""
     moved = np.moveaxis(array, place, 0)
     if not moved.flags.c_contiguous:
         rows = np.zeros(moved.shape, array.dtype)
@@ -621,7 +623,7 @@ def _copying(call: Callable[[], int], before: _Copies, after: _Copies) -> int:
 
 
 def _address(array: Array) -> int:
-    """Return where an array in C order begins."""
+    """Return the address of an array in C order."""
     try:
         # A third of what numpy's own ways take.
         return C.addressof(C.c_char.from_buffer(array))  # type: ignore[arg-type]

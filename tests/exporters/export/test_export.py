@@ -120,7 +120,7 @@ def test_saving_makes_the_file_or_leaves_the_old_one(artifact, tmp_path):
     target = tmp_path / "m.onnx"
     artifact.save(target)
     assert target.read_bytes() == artifact.model
-    with pytest.raises(NotFoundError, match="make it first"):
+    with pytest.raises(NotFoundError, match="create it first"):
         artifact.save(tmp_path / "no" / "m.onnx")
     assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
 

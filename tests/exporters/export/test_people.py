@@ -20,8 +20,8 @@ _SPEC.loader.exec_module(people)
 
 
 NOT_NATIVE = {
-    "Seq2SeqTeacherForced": "('N', 'L2', 3) has an axis of any size beside batch and time",
-    "WordLanguageModel": "('N*L', 60) has an axis of any size beside batch and time",
+    "Seq2SeqTeacherForced": "('N', 'L2', 3) has a dynamic axis other than batch and time",
+    "WordLanguageModel": "('N*L', 60) has a dynamic axis other than batch and time",
     "VideoClassifier": "(Conv): an operator that is not covered",
     "EncoderWithLengths": "(GatherND): an operator of stored tensors that is not covered",
 }

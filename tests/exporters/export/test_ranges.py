@@ -100,7 +100,7 @@ def test_an_axis_takes_the_sizes_at_which_the_file_computes_what_the_module_does
     model = load(artifact.model)
     for size in {allowed.least - 1, (allowed.most or 0) + 1, 2 * allowed.multiple + 1} - {0}:
         if allowed.nearest(size) != size:
-            with pytest.raises(InputError, match=rf"axis L .* is {size}, this file takes {limits}"):
+            with pytest.raises(InputError, match=rf"axis L .* is {size}, this file accepts {limits}"):
                 model.run(np.zeros((1, size, 4), np.float32))
     model.warm_up()
     assert model.selftest().ok
@@ -165,7 +165,7 @@ def test_a_table_of_positions_ends_the_range(cut):
     artifact = export(Tables(cut).eval(), torch.randn(2, 9, 4), ExportConfig())
     assert str(artifact.manifest.ranges["L"]) == "1..64"
     assert re.match(r"at L=65 forward refuses its inputs \(test_ranges.py:\d+: .*\): ", artifact.notes[0])
-    with pytest.raises(InputError, match=r"axis L .* is 65, this file takes 1..64"):
+    with pytest.raises(InputError, match=r"axis L .* is 65, this file accepts 1..64"):
         load(artifact.model).run(np.zeros((1, 65, 4), np.float32))
 
 
@@ -229,7 +229,7 @@ def test_a_range_by_hand_is_verified_stated_and_held_to():
     artifact = export(nn.LSTM(4, 5, batch_first=True).eval(), x, config)
     assert artifact.manifest.ranges == {"L": AxisRange(6, 40, 2)}
     assert {case.sizes["L"] for case in artifact.equivalence.cases} <= set(range(6, 41, 2))
-    with pytest.raises(InputError, match=r"give a multiple of 2, such as 8"):
+    with pytest.raises(InputError, match=r"use a multiple of 2, such as 8"):
         load(artifact.model).run(np.zeros((1, 7, 4), np.float32))
 
 

@@ -126,7 +126,7 @@ def test_saving_again_replaces_and_a_folder_with_other_files_is_left_alone(saved
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.txt").write_text("")
-    with pytest.raises(InputError, match=r"holds thesis\.txt, which would be lost"):
+    with pytest.raises(InputError, match=r"contains thesis\.txt, which would be lost"):
         save_vectors(mine, file, against, ValidateConfig())
     assert [each.name for each in mine.iterdir()] == ["thesis.txt"]
 

@@ -64,7 +64,7 @@ def test_a_folder_with_other_files_is_refused_before_any_work(invoke, tmp_path):
     (tmp_path / "notes.txt").write_text("keep")
     code, out, err = invoke("convert", tmp_path / "absent.onnx", "--to", "c", "-o", tmp_path)
     assert (code, out) == (2, "")
-    assert "holds notes.txt" in err
+    assert "contains notes.txt" in err
 
 
 def test_labels_that_c_can_not_take_are_written_as_it_can(invoke, make, tmp_path):

@@ -74,7 +74,7 @@ def test_a_stream_is_handed_over_between_two_processes_without_a_difference(har)
     out = run("hand_over", har.path)
     assert "process A: took 120, handed over" in out
     assert "process B: took 80 more" in out
-    assert out.endswith("saw everything: 0\n")
+    assert out.endswith("single process: 0\n")
 
 
 async def _served(gateway_module, made, sources, *, capacity=8, waiting=4, **options):

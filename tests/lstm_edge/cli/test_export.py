@@ -231,8 +231,8 @@ class Evil:
 
 TOKENS = ("--input", "tokens=N,L:int64", "-o", "t.onnx")
 WRONG = [
-    (("nets:build", *TOKENS[:2], "-o", "no/t.onnx"), "make it first"),
-    (("nets:build", "-o", "t.onnx"), "name each input"),
+    (("nets:build", *TOKENS[:2], "-o", "no/t.onnx"), "create it first"),
+    (("nets:build", "-o", "t.onnx"), "describe each input"),
     (("nets:broken", *TOKENS), "KeyError"),
     (("nets:number", *TOKENS), "nets:number"),
     (("nets:missing", *TOKENS), "missing"),
@@ -261,10 +261,10 @@ WRONG = [
     (("nets:build", "--weights", "other.safetensors", *TOKENS), "does not fit"),
     (("nets:build", "--opset", "7", *TOKENS), "choose from 18"),
     (("nothing", "-o", "t.onnx"), "nothing"),
-    (("nothing", "-o", "t.pt"), "type -o t.onnx"),
+    (("nothing", "-o", "t.pt"), "use -o t.onnx"),
     (("t.onnx", "-o", "u.onnx"), "t.onnx is already exported"),
     (("nothing", "--weights", "x.pt", "-o", "t.onnx"), "not a package.module:factory"),
-    (("nothing", "--rate", "50", "-o", "t.onnx"), "--rate belongs to one"),
+    (("nothing", "--rate", "50", "-o", "t.onnx"), "--rate requires one"),
     ((*COUNTER, "--labels", "a,b,c"), "got 3 labels, expected 2"),
     ((*COUNTER, "--features", "a,b"), "got 2 names of features, expected 3"),
     ((*COUNTER, "--labels", "classes.txt"), "no labels at classes.txt"),

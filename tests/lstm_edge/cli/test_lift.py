@@ -115,7 +115,7 @@ def run(*words):
 
 @pytest.mark.parametrize(
     ("output", "message"),
-    [("no/out.onnx", "make it first"), (".", "is a folder"), ("/dev/null", "not a regular file")],
+    [("no/out.onnx", "create it first"), (".", "is a folder"), ("/dev/null", "not a regular file")],
 )
 def test_a_target_that_can_not_be_written_is_refused_before_the_file_is_read(
     gru, tmp_path, monkeypatch, output, message

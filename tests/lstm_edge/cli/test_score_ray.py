@@ -158,6 +158,24 @@ def test_sigterm_ends_it_with_143_and_leaves_no_process(har, tmp_path, when):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_head_that_dies_is_one_line_and_leaves_no_process(har, tmp_path):
+    _write_long(tmp_path / "in")
+    line = _lines(tmp_path / "in", har.path, tmp_path / "out", "--workers", 2)
+    with subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        while not next(process.stderr).startswith("score: 4 items"):
+            pass
+        family = _descendants(process.pid)
+        (raylet,) = (pid for pid in family if _title(pid).split(" ")[0].endswith("raylet/raylet"))
+        os.kill(raylet, signal.SIGKILL)
+        said = process.stderr.read()
+        assert process.wait(timeout=60) == 2, said
+    assert said.splitlines()[-1].startswith("error: Ray ended while it was at work")
+    assert "Traceback" not in said
+    assert len(said) < 2000
+    _assert_gone(family)
+    assert {path.name for path in tmp_path.iterdir()} == {"in"}
+
+
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
     """A running cluster of three workers: its address, and the environment of those who join it."""

@@ -186,7 +186,7 @@ def test_the_checkpoint_that_a_failing_file_was_made_from_is_named(job, invoke, 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere.onnx"], "nowhere.onnx is not there"),
+        (["nowhere.onnx"], "nowhere.onnx does not exist"),
         (["m.onnx", "--against", "nowhere"], "nowhere"),
         (["m.onnx", "--against", "run", "--weights", "bare.pt"], "not a package.module:factory"),
         (["m.onnx", "--weights", "bare.pt"], "without --against"),

@@ -155,8 +155,8 @@ function checkRanges({ name, axes }, shape, sizes, ranges) {
     const advice = size < least ? "at least" : size > last ? "at most" : `a multiple of ${step}, such as`;
     throw new LstmEdgeError(
       "InputError",
-      `${name} has shape ${tuple(shape)}: axis ${axis} of ${tuple(axes)} is ${size}, this file takes ` +
-        `${least}..${most ?? ""}${step > 1 ? `:${step}` : ""}; give ${advice} ${nearest}`,
+      `${name} has shape ${tuple(shape)}: axis ${axis} of ${tuple(axes)} is ${size}, this file accepts ` +
+        `${least}..${most ?? ""}${step > 1 ? `:${step}` : ""}; use ${advice} ${nearest}`,
     );
   }
 }

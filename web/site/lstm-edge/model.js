@@ -127,7 +127,7 @@ export class Model {
       this.#told = true;
       console.warn(
         `each window of ${this.resetEvery} steps in this file's training started from reset, and states that live longer were never ` +
-          'trained; write model.stream({ resetEvery: "window" }), or "never" to carry them on',
+          'trained; use model.stream({ resetEvery: "window" }), or "never" to carry them on',
       );
     }
     return new Stream(this, this.#every(resetEvery ?? "never"));
@@ -137,11 +137,11 @@ export class Model {
   #every(given) {
     if (given === "never") return Infinity;
     if (given === "window" && this.#window === null) {
-      throw new LstmEdgeError("InputError", "this file does not say on which window it was trained; give the number of steps, such as resetEvery: 100");
+      throw new LstmEdgeError("InputError", "this file has no training window; give the number of steps, such as resetEvery: 100");
     }
     const every = given === "window" ? this.#window : given;
     if (typeof every === "number" && Number.isSafeInteger(every) && every > 0) return every;
-    throw new LstmEdgeError("InputError", `resetEvery is ${given}, expected a whole number of steps from 1, 'window' or 'never'`);
+    throw new LstmEdgeError("InputError", `resetEvery is ${given}, expected a positive integer, 'window' or 'never'`);
   }
 
   /**
@@ -154,8 +154,8 @@ export class Model {
    * @throws {LstmEdgeError} InputError, StateError, ContractError
    */
   async run(x, { batch = 1, state, lengths } = {}) {
-    if (!(Number.isInteger(batch) && batch > 0)) throw new LstmEdgeError("InputError", `batch is ${batch}, expected a whole number from 1`);
-    if (batch > 1 && this.manifest.axes.batch === null) throw new LstmEdgeError("InputError", `batch is ${batch}, but this file takes one sequence a call`);
+    if (!(Number.isInteger(batch) && batch > 0)) throw new LstmEdgeError("InputError", `batch is ${batch}, expected a positive integer`);
+    if (batch > 1 && this.manifest.axes.batch === null) throw new LstmEdgeError("InputError", `batch is ${batch}, but this file takes one sequence per call`);
     const sizes = this._sizes({ batch }), feeds = this._feeds(x, sizes, lengths);
     const start = state ? this._admit(state, sizes) : this._start(sizes);
     const { outputs, states } = await inTurn(() => this._call({ ...feeds, ...start }));
@@ -185,7 +185,7 @@ export class Model {
    */
   async selftest() {
     const golden = this.manifest.golden;
-    if (!golden) throw new LstmEdgeError("InputError", "this file carries no golden case; export it again with lstm-edge export");
+    if (!golden) throw new LstmEdgeError("InputError", "this file has no golden case; export it again with lstm-edge export");
     return replayGolden(this, golden);
   }
 
@@ -241,7 +241,7 @@ export class Model {
       feeds[spec.name] = this._tensor({ dtype: spec.dtype, dims: fit(spec, data.length, sizes, this.manifest.axes.ranges), data });
     }
     if (this._valid) feeds[this._valid.name] = this._lengths(this._valid, sizes, lengths);
-    else if (lengths) throw new LstmEdgeError("InputError", "lengths came, but this file takes none; export it with lengths");
+    else if (lengths) throw new LstmEdgeError("InputError", "got lengths, but this file has no such input; export it with lengths");
     return feeds;
   }
 
@@ -293,7 +293,7 @@ export class Model {
       const dims = shapeOf(spec.axes, sizes), array = state.arrays[spec.input];
       if (array?.dtype !== spec.dtype || String(array.dims) !== String(dims) || array.data.length !== product(dims)) {
         throw new LstmEdgeError(
-          "StateError", `state ${spec.input} has shape (${array?.dims}), expected (${dims}) ${spec.dtype}; nothing is reset by itself`,
+          "StateError", `state ${spec.input} has shape (${array?.dims}), expected (${dims}) ${spec.dtype}; nothing is reset automatically`,
         );
       }
       return [spec.input, this._tensor({ ...array, data: toArray(spec.input, array.data, spec.dtype) })];

@@ -57,7 +57,7 @@ _CUTS, _QUICK_CUTS = 8, 3
 _SINGLE_STEPS, _QUICK_SINGLE_STEPS = 256, 40
 _CHUNK, _QUICK_CHUNK = 100, 40
 """Steps a call in the long run."""
-_SETTLED = {"steps": 16, "drift": 1}
+_SETTLED = {"steps": 8, "drift": 1}
 """Calls whose noise floors serve for the whole of a run, unless they turn out too small for it."""
 _DENORMAL = 1e-40
 _FEW_VALUES, _VALUES_A_ROW = 2000, 100

@@ -295,8 +295,8 @@ def test_a_folder_that_holds_something_else_is_left_alone(made, network, tmp_pat
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("keep")
     for target, kind, words in (
-        (tmp_path / "mine", InputError, "holds notes.txt"),
-        (tmp_path / "mine" / "notes.txt", InputError, "is no folder"),
+        (tmp_path / "mine", InputError, "contains notes.txt"),
+        (tmp_path / "mine" / "notes.txt", InputError, "is not a folder"),
         (tmp_path / "not" / "there", NotFoundError, "does not exist"),
     ):
         for refuse in (made.save, lambda folder: check_c_folder(folder, network("layers"), name="net")):
