@@ -10,7 +10,7 @@ from lstm_edge_exporters.export.request import own_copy
 from lstm_edge_exporters.numerics.cases import CaseGenerator
 from lstm_edge_exporters.numerics.reference import Signature, flatten_output
 from lstm_edge_runtime import load
-from lstm_edge_runtime.manifest import Signal, Task
+from lstm_edge_runtime.manifest import AxisRange, Signal, Task
 from lstm_edge_runtime.onnx_reader import read_onnx
 from lstm_edge_runtime.state import take_steps
 
@@ -40,7 +40,9 @@ class _Beside:
             for name, tensor in zip(self.signature.names, self.signature.example, strict=True)
         }
         cases = CaseGenerator.of(manifest, examples)
-        sizes = cases.example().sizes | {manifest.batch: 1, manifest.sequence: STEPS}
+        limits = manifest.ranges.get(manifest.sequence, AxisRange())
+        self.steps = limits.nearest(STEPS)
+        sizes = cases.example().sizes | {manifest.batch: 1, manifest.sequence: self.steps}
         self.feeds = dict(cases.resized({name: size for name, size in sizes.items() if name}).feeds)
         for state in manifest.states:
             shape = self.feeds[state.input].shape
@@ -61,7 +63,7 @@ class _Beside:
                 self.check_chunks()
 
     def check_window(self):
-        lengths = np.full(1, STEPS) if self.manifest.lengths else None
+        lengths = np.full(1, self.steps) if self.manifest.lengths else None
         outputs, _ = self.model.run(_single(self.data), lengths=lengths)
         self._compare(outputs, self._call(self.feeds))
 

@@ -116,7 +116,7 @@ def made_before(*, declared):
 def test_a_file_that_was_made_before_is_refused_by_what_its_graph_says(declared):
     model = load(made_before(declared=declared))
     assert [state.input for state in model.states] == ["h", "c"]
-    with pytest.raises(ContractError, match="LSTM takes 9 steps a call"):
+    with pytest.raises(ContractError, match="LSTM takes 9 steps per call"):
         model.stream()
     assert model.run({"x": np.zeros((2, 9, 3), np.float32)})[0]
 
@@ -131,7 +131,7 @@ def test_what_is_converted_from_it_says_so_itself(tmp_path):
     (tmp_path / "page.onnx").write_bytes(to_site(path, runtime, []).files["model.onnx"])
     for name in ("m.ort", "page.onnx"):
         metadata = InferenceSession(tmp_path / name).get_modelmeta().custom_metadata_map
-        assert "LSTM takes 9 steps a call" in Manifest.from_json(metadata[KEY]).unstreamable
+        assert "LSTM takes 9 steps per call" in Manifest.from_json(metadata[KEY]).unstreamable
 
 
 @pytest.mark.skipif(not installed(), reason="no native engine")
