@@ -296,7 +296,7 @@ describe("the page", { skip }, () => {
     beforeEach(() => visit());
 
     test("motion is classified as it comes, until it is stopped", async () => {
-      assert.match(await text("live-words"), /may ask whether this page may read motion.*stay in this page/);
+      assert.match(await text("live-words"), /may ask for permission to read motion.*stay in this page/);
       await page.click("#start");
       await shake(60);
       assert.match(await text("live-result"), /Now: (Badminton|Running|Standing|Walking)/);
