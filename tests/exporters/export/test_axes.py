@@ -56,8 +56,10 @@ ONES = [
 
 
 @pytest.mark.parametrize(("module", "example", "axes"), ONES, ids=lambda value: type(value).__name__)
-def test_an_example_of_one_row_or_one_step_bakes_nothing(module, example, axes):
-    manifest = export(module.eval(), example).manifest
+def test_an_example_of_one_row_or_one_step_bakes_nothing(module, example, axes, assert_file_is_module):
+    artifact = export(module.eval(), example)
+    assert_file_is_module(artifact, module, example)
+    manifest = artifact.manifest
     found = {spec.name: spec.axes for spec in manifest.inputs}
     found |= {state.input: state.axes for state in manifest.states}
     assert {name: found[name] for name in axes} == axes
