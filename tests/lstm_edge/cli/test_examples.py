@@ -72,8 +72,8 @@ def test_the_imu_reader_reads_the_kernels_folder_in_its_units(tmp_path):
 
 def test_a_stream_is_handed_over_between_two_processes_without_a_difference(har):
     out = run("hand_over", har.path)
-    assert "process A: took 120, handed over" in out
-    assert "process B: took 80 more" in out
+    assert "process A: 120 samples, handed over" in out
+    assert "process B: 80 more samples" in out
     assert out.endswith("single process: 0\n")
 
 

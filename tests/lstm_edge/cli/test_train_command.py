@@ -209,7 +209,7 @@ def test_a_terminal_shows_a_live_bar_and_leaves_the_summary(data, tmp_path):
     assert max(map(len, drawn)) <= 80
     last = next(line for line in reversed(drawn) if "epoch 4/4" in line)
     assert re.search(r"100 % .*epoch 4/4  loss \d\.\d+  val \d\.\d+  acc \d\.\d{3} +\d:\d\d:\d\d left", last)
-    assert b"kept in" in out
+    assert b"saved to" in out
 
 
 def test_what_was_done_with_missing_features_is_in_the_exported_manifest(lstm_edge, tmp_path):
