@@ -87,10 +87,10 @@ def test_a_file_that_loses_too_much_exits_1_and_keeps_the_old_one(invoke, wide, 
 @pytest.mark.parametrize(
     ("arguments", "what"),
     [
-        (("none.onnx", "-o", "out.onnx"), "not there"),
+        (("none.onnx", "-o", "out.onnx"), "does not exist"),
         (("{model}", "-o", "no/folder/out.onnx"), "does not exist"),
         (("{model}", "-o", "out.onnx", "--for", "gpu"), "fp16"),
-        (("{model}", "-o", "out.onnx", "--data", "none.npz"), "not there"),
+        (("{model}", "-o", "out.onnx", "--data", "none.npz"), "does not exist"),
         (("{model}", "-o", "out.onnx", "--data", "{bad}"), "expected"),
         (("{model}", "-o", "out.onnx", "--no-keep-io"), "gpu"),
         (("{model}", "-o", "out.onnx", "--max-drift", "inf"), "drift is inf"),

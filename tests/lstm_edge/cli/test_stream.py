@@ -391,7 +391,7 @@ def test_an_input_without_one_good_line_exits_1(har, content, code):
     command = [sys.executable, "-c", MAIN, "stream", har.path]
     done = subprocess.run(command, input=content, capture_output=True, check=False)
     assert (done.returncode, done.stdout) == (code, b"")
-    assert (b"was a sample" in done.stderr) == bool(code)
+    assert (b"was a valid sample" in done.stderr) == bool(code)
 
 
 def test_a_terminal_is_told_what_is_waited_for(har):
