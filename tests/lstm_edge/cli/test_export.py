@@ -117,6 +117,7 @@ def call(folder, monkeypatch, capsys):
     """What ``run`` does, in this process, which has imported torch already."""
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, "nets", raising=False)
 
     def called(*words):
         monkeypatch.delitem(sys.modules, "nets", raising=False)
