@@ -32,8 +32,8 @@ from engines import Engine, EngineError, open_engines
 from healthy import FORMS, Network, draw_network
 
 from lstm_edge_exporters import ExportConfig, export
+from lstm_edge_exporters.export import pipeline
 from lstm_edge_exporters.export.file import File
-from lstm_edge_exporters.export.pipeline import convert
 from lstm_edge_exporters.export.request import Request
 from lstm_edge_exporters.numerics.cases import CaseGenerator
 from lstm_edge_exporters.numerics.floors import MANY_DRAWS, compare_outputs, expected
@@ -51,9 +51,9 @@ __all__ = ["Tally", "examine", "main"]
 SIZES = ((1, 1), (3, 7), (2, 60))
 """``(N, L)`` that engines are compared at."""
 TRACED_EVERY = 4
-"""Of so many networks one is traced a second time, for its validation."""
+"""One in this number of networks is traced a second time, for its validation."""
 C_EVERY = 20
-"""Of so many networks one is converted to C, as a compiler takes its time."""
+"""One in this number of networks is converted to C, as compiling takes long."""
 
 
 @dataclass
@@ -125,7 +125,6 @@ def main() -> int:
 
 _engines: list[Engine] = []
 """Of this process."""
-_PIPELINE = sys.modules[convert.__module__]
 
 
 def _start(pythons: Sequence[str]) -> None:
@@ -152,21 +151,21 @@ def examine(
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter("ignore")
         path = Path(folder) / "model.onnx"
-        traces: list[File] = []
+        traces, convert = list[File](), pipeline.convert
 
         def traced(request: Request) -> File:
             traces.append(convert(request))
             return traces[-1]
 
         try:
-            with mock.patch.object(_PIPELINE, "convert", traced):
+            with mock.patch.object(pipeline, "convert", traced):
                 export(network.module, network.example, ExportConfig()).save(path)
         except LstmEdgeError as error:
             tally.problems.append(f"{network.about}: refused: {error}")
             return tally.problems[-1:]
         file = open_file(path)
         again = traced if number % TRACED_EVERY == 0 else lambda *_: traces[-1]
-        with mock.patch.object(_PIPELINE, "convert", again):
+        with mock.patch.object(pipeline, "convert", again):
             against = against_module(network.module, file, network.example)
         report = validate(file, against, ValidateConfig(seed=number, quick=not full))
         tally.checks += report.count("passed") + report.count("failed")

@@ -1,4 +1,4 @@
-"""Train with the default command line on the data sets in aeon's and sktime's wheels, beside 1-NN DTW.
+"""Train with the default command line on the data sets in aeon's and sktime's wheels, and 1-NN DTW.
 
 Each set is trained on windows from reset (``--carry off``, all there was before) and with carried states, and
 each network is scored on windows from reset and on streams that run ten samples on without a reset.
@@ -62,7 +62,7 @@ def read(name: str) -> dict[str, tuple[list[Any], Any]]:
 
 
 def compress(data: dict[str, tuple[list[Any], Any]], every: int) -> dict[str, tuple[list[Any], Any]]:
-    """Return every so many-th step as ``arcsinh((x - median) / MAD)``, of the training samples' numbers."""
+    """Return every ``every``-th step as ``arcsinh((x - median) / MAD)``, of the training samples' numbers."""
     numbers = np.concatenate([sample.ravel() for sample in data["TRAIN"][0]])
     median = np.median(numbers)
     deviation = np.median(np.abs(numbers - median))

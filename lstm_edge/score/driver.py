@@ -1,4 +1,4 @@
-"""Ray Data in a process of its own, which Ray ends where a head or node dies, and writes to what it likes."""
+"""Ray Data in a separate process: Ray ends it if a head or node dies, and prints to its output."""
 
 import logging
 import os

@@ -38,7 +38,7 @@ class Engine:
 
 @contextmanager
 def open_engine(workers: int | None, address: str | None) -> Iterator[Engine]:
-    """Yield the engine for so many processes on this machine, or for a running cluster.
+    """Yield the engine for a number of processes on this machine, or for a running cluster.
 
     Args:
         workers: None takes one a core where Ray is installed, else one.

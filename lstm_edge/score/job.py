@@ -1,4 +1,4 @@
-"""What every worker is told of a run, and what all of them do alike."""
+"""The parameters of a run that every worker gets, and what all workers share."""
 
 import contextlib
 import functools
@@ -81,7 +81,7 @@ class Job:
     labels: tuple[str, ...]
     """Class names; empty where the outputs are values."""
     buckets: int
-    """Into so many parts the series are split by a hash of their names; a power of two."""
+    """The number of parts that series are split into by a hash of their names; a power of two."""
     events: bool
     hold: int
     """Steps for which a label must stay the same before it is an event."""

@@ -35,7 +35,7 @@ _SERIES = 512
 _LEAST_BUCKETS = 16
 """The fewest parts that series are split into."""
 _ROWS, _BYTES, _KEYS = 1_000_000, 2**27, 48
-"""Rows in memory at once: at most so many, and so many bytes of features, results and keys (bytes a row)."""
+"""Limits of rows in memory: rows, bytes of features, results and keys, and bytes of keys per row."""
 _LEAST_MEMORY = 2**27
 """Bytes that DuckDB needs."""
 _SHOWN = 0.2

@@ -30,7 +30,7 @@ from .events import Span, Spans, event_table, from_storage
 from .job import DataFile, Job, Tell, hash_of, open_job_model, writing
 from .memory import Kept, read_kept, write_kept
 from .stepping import Stepper
-from .tables import as_array, as_column, read_table, write_sorted
+from .tables import GROUP, as_array, as_column, read_table, write_sorted
 
 __all__ = ["read_files", "score_series", "score_windows", "write_files"]
 
@@ -43,8 +43,6 @@ _KEYS = {
     "row": pa.int64(),
     "bucket": pa.int32(),
 }
-_GROUP = 65_536
-"""Rows of a row group of results."""
 
 
 def read_files(job: Job, item: Item, tell: Tell) -> Done:
@@ -111,7 +109,7 @@ def score_series(job: Job, item: Item, tell: Tell) -> Done:
             if len(good):
                 results, ended = scorer.score(good)
                 closed += ended
-                writer.write_table(pa.Table.from_batches([results], schema), row_group_size=_GROUP)
+                writer.write_table(pa.Table.from_batches([results], schema), row_group_size=GROUP)
     kept = scorer.kept()
     write_kept(job, kept)
     count = 0

@@ -15,11 +15,11 @@ from lstm_edge_runtime.manifest import Array
 
 from .job import Job, writing
 
-__all__ = ["as_array", "as_column", "read_table", "write_sorted"]
+__all__ = ["GROUP", "as_array", "as_column", "read_table", "write_sorted"]
 
 _BATCH = 131_072
 """Rows that DuckDB gives at once, at most."""
-_GROUP = 65_536
+GROUP = 65_536
 """Rows of a row group, at most; DuckDB holds one in memory while it writes."""
 
 
@@ -29,7 +29,7 @@ def write_sorted(job: Job, target: Path, schema: pa.Schema, rows: Iterable[pa.Re
         database.register("rows", pa.RecordBatchReader.from_batches(schema, rows))
         database.execute(
             f"COPY (FROM rows ORDER BY {by}) TO {_text(path)} "
-            f"(FORMAT parquet, COMPRESSION lz4, ROW_GROUP_SIZE {min(_GROUP, max(job.rows // 16, 1))})"
+            f"(FORMAT parquet, COMPRESSION lz4, ROW_GROUP_SIZE {min(GROUP, max(job.rows // 16, 1))})"
         ).fetchall()
 
 

@@ -62,7 +62,7 @@ class Lanes:
         self._state: HiddenAndCell | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that the next window of each lane follows from, beside the generator."""
+        """Return all that the next window of each lane follows from, except the generator."""
         numbers = {"left": self._left, "now": self._now, "at": self._at, "since": self._since}
         return {name: torch.tensor(each) for name, each in numbers.items()} | {"state": self._state}
 

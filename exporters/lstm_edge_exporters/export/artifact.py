@@ -54,10 +54,10 @@ class Artifact:
     """What a reader should know: states left in the graph, sizes that PyTorch itself refuses."""
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the file whole or not at all, beside its place and then renamed.
+        """Write the file atomically: to a temporary file, which is then renamed.
 
         Raises:
-            NotFoundError: the folder is not there.
+            NotFoundError: the folder does not exist.
             InputError: the path can't be written.
         """
         write_bytes(path, self.model)

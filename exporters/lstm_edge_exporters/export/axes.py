@@ -1,4 +1,4 @@
-"""The axes of the inputs: as told, or as the recurrent layers see them when the module is traced."""
+"""The axes of the inputs: as given, or as the recurrent layers see them when the module is traced."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,23 +31,23 @@ _MOST_SINGLES = 8
 
 
 def find_axes(request: Request) -> dict[str, Axes]:
-    """Return every input's axes: of some as told, of the others as tracing finds them.
+    """Return every input's axes: given ones as they are, the others as tracing finds them.
 
     Raises:
         InputError: axes that do not fit the example, or no dynamic axis can be found.
         UnsupportedError: the module does what can't be exported right.
     """
     signature, config = request.signature, request.config
-    shapes, told = signature.shapes, config.told_axes(signature.shapes)
-    missing = [name for name in signature.names if name not in told]
+    shapes, given = signature.shapes, config.given_axes(signature.shapes)
+    missing = [name for name in signature.names if name not in given]
     if not missing:
-        return told
+        return given
     found = keeping_sizes(request.module, lambda module: _search(module, signature, config))
     _refuse_fixed(found, shapes, missing)
     if not found.layers:
         _refuse_loops(found, shapes, missing)
     free = any(isinstance(axis, str) for name in missing for axis in found.axes[name])
-    if not free and not told and not found.batches:
+    if not free and not given and not found.batches:
         lines = "; ".join(dict.fromkeys(place.line for place in found.fixed.values() if place.line))
         raise InputError(
             f"no dynamic axis found{f' ({lines})' if lines else ''}: forward calls no recurrent layer; name "
@@ -55,8 +55,8 @@ def find_axes(request: Request) -> dict[str, Axes]:
         )
     for name in missing:
         pairs = zip(found.axes[name], shapes[name], strict=True)
-        told[name] = tuple(axis if isinstance(axis, str) else size for axis, size in pairs)
-    return {name: told[name] for name in signature.names}
+        given[name] = tuple(axis if isinstance(axis, str) else size for axis, size in pairs)
+    return {name: given[name] for name in signature.names}
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def _trace_free(module: nn.Module, signature: Signature, config: ExportConfig) -
 
 
 def _name_symbols(recorder: Recorder, signature: Signature, config: ExportConfig) -> dict[str, str]:
-    """Return the axis that each size as traced stands for: batch and time as the layers see them."""
+    """Return the axis of each traced size: batch and time as the layers see them."""
     steps, rows = (
         list(dict.fromkeys(symbol for call in recorder.calls for symbol in symbols(call.shape[place])))
         for place in (0, 1)
@@ -201,7 +201,7 @@ def _of_same_size(recorder: Recorder, names: Mapping[str, str], tensors: Sequenc
             elif isinstance(size, torch.SymInt) and not size_text(size).isdecimal():
                 sizes[size_text(size)] = number
     unique = {number: found.pop() for number, found in others.items() if len(found) == 1}
-    beside = {
+    clashing = {
         (size_text(size), names.get(size_text(each)))
         for shape in recorder.shapes
         for size in shape
@@ -210,7 +210,7 @@ def _of_same_size(recorder: Recorder, names: Mapping[str, str], tensors: Sequenc
     return {
         symbol: unique[number]
         for symbol, number in sizes.items()
-        if number in unique and (symbol, unique[number]) not in beside
+        if number in unique and (symbol, unique[number]) not in clashing
     }
 
 

@@ -93,8 +93,8 @@ class ExportConfig:
             if not np.all(np.isfinite(value)):
                 raise InputError(f"reset of {name} is not finite")
 
-    def told_axes(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Axes]:
-        """Return the axes of the inputs that they are told of.
+    def given_axes(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Axes]:
+        """Return the axes of the inputs whose axes are given.
 
         Args:
             shapes: each input's shape in the example.

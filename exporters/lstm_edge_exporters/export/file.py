@@ -1,6 +1,6 @@
 """The file: what a machine left in the graph is removed, the manifest is written, and the bytes.
 
-``File`` holds beside them what the verification needs: the module as a reference, and cases.
+``File`` also holds what the verification needs: the module as a reference, and cases.
 """
 
 from collections.abc import Sequence
@@ -198,7 +198,7 @@ def _provenance(config: ExportConfig) -> dict[str, Any]:
 
 
 def _every_row(state: StateSpec) -> float | npt.NDArray[Any]:
-    """Return the reset value with each fixed axis in full: one row may stand for a batch of fixed size."""
+    """Return the reset value with each fixed axis in full: one row may be given for a batch of fixed size."""
     shape = [axis if isinstance(axis, int) else 1 for axis in state.axes]
     try:
         return np.broadcast_to(state.reset, shape) if isinstance(state.reset, np.ndarray) else state.reset

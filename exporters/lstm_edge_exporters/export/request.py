@@ -17,7 +17,7 @@ from ..numerics.floats import OTHER_FLOATS, copy_as, copy_module
 from ..numerics.reference import Signature, weights_sha256
 from .config import ExportConfig
 
-__all__ = ["Request", "make_request", "own_copy"]
+__all__ = ["Request", "make_request", "own_copy", "run_example"]
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,13 @@ def own_copy(module: nn.Module) -> nn.Module:
     return own
 
 
+def run_example(module: nn.Module, signature: Signature) -> None:
+    """Run ``module`` on the example of ``signature``; raises what it raises."""
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        signature.call(module, signature.example)
+
+
 def _check_module(module: nn.Module) -> None:
     for name, parameter in module.named_parameters():
         if not bool(torch.isfinite(parameter).all()):
@@ -100,9 +107,7 @@ def _check_module(module: nn.Module) -> None:
 
 def _try_example(module: nn.Module, signature: Signature) -> None:
     try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            signature.call(module, signature.example)
+        run_example(module, signature)
     except Exception as error:
         shapes = ", ".join(f"{name} {list(shape)}" for name, shape in signature.shapes.items())
         text = " ".join(str(error).split())[:400] or type(error).__name__

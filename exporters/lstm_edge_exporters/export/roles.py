@@ -159,7 +159,7 @@ class _Options:
     model: ir.Model
     found: Pairing
     outputs: Sequence[str]
-    """The names that outputs have where states are told."""
+    """The names of outputs if the states are given."""
 
     def refuse_unclear(self) -> None:
         """Raise ``InputError`` where several outputs could continue a state."""
@@ -274,13 +274,13 @@ def _find_fractions(nodes: Sequence[ir.Node]) -> tuple[str, ...]:
     )
 
 
-def _find_lengths(inputs: Mapping[str, ir.Value], nodes: Sequence[ir.Node], told: str | None) -> str | None:
-    if told is not None and told not in inputs:
-        raise InputError(f"lengths {told!r}: the inputs are {', '.join(inputs)}")
-    if told is not None and not _is_count(inputs[told]):
-        raise InputError(f"lengths {told!r}: expected an input of one whole number a row")
-    if told:
-        return told
+def _find_lengths(inputs: Mapping[str, ir.Value], nodes: Sequence[ir.Node], given: str | None) -> str | None:
+    if given is not None and given not in inputs:
+        raise InputError(f"lengths {given!r}: the inputs are {', '.join(inputs)}")
+    if given is not None and not _is_count(inputs[given]):
+        raise InputError(f"lengths {given!r}: expected an input of one whole number a row")
+    if given:
+        return given
     for node in nodes:
         if node.inputs[3] is not None:
             for source in _sources(node.inputs[3]):

@@ -1,7 +1,7 @@
-"""States that ``forward`` does not take: lifted out of the graph, and told to the reference.
+"""States that ``forward`` does not take: lifted out of the graph, and set in the reference.
 
 The lifting is ``lift.lift_states``, the same that any ONNX file goes through. Here its states get the names
-of PyTorch's layers, and for each of them it is kept which rows of which layer it stands for, so that the
+of PyTorch's layers, and for each of them it is kept which rows of which layer it holds, so that the
 module itself can be started from it when the file is verified.
 """
 

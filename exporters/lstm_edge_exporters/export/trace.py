@@ -31,7 +31,7 @@ from ..numerics.floats import AllFloats
 from ..numerics.reference import Signature, flatten_output
 from .failures import TracingError, tracing_error
 from .record import Recorder, RecurrentCall, instrument
-from .request import Request
+from .request import Request, run_example
 from .sizes import TRANSLATIONS, keeping_sizes, settle_floats, size_text
 from .source import Place, line_at, place_of
 
@@ -109,15 +109,15 @@ def trace(request: Request, axes: Mapping[str, Axes]) -> Traced:
     many = {axis for name in shapes for axis, size in zip(axes[name], shapes[name], strict=True) if size > 1}
     single = [axis for axis in squeezed if axis not in many]
     if single:
-        told = [
+        dropped = [
             f"axis {each} is fixed at 1, as in the example: {squeezed[each]} drops it; give squeeze an axis"
             for each in single
         ]
         axes = {name: tuple(1 if axis in single else axis for axis in axes[name]) for name in axes}
         traced = keeping_sizes(request.module, lambda module: _trace(module, request, axes))
     else:
-        told = [_squeezes(squeezed[each], each, axes) for each in squeezed]
-    return replace(traced, notes=(*told, *traced.notes))
+        dropped = [_squeezes(squeezed[each], each, axes) for each in squeezed]
+    return replace(traced, notes=(*dropped, *traced.notes))
 
 
 def _squeezes(line: str, axis: str, axes: Mapping[str, Axes]) -> str:
@@ -211,9 +211,7 @@ def _other_sizes(
 def runs(module: nn.Module, signature: Signature) -> bool:
     """Return whether ``module`` takes the example of ``signature``."""
     try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            signature.call(module, signature.example)
+        run_example(module, signature)
     except Exception:  # noqa: BLE001  a module may raise anything at a size that it does not take
         return False
     return True

@@ -132,7 +132,7 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Function:
-    """A file's graph beside its reference."""
+    """A file's graph and its reference."""
 
     graph: Graph64
     reference: Reference

@@ -1,4 +1,4 @@
-"""Verification: a file's graph beside its reference in float64, and an engine in float32 beside the graph.
+"""Verification: a file's graph against its reference in float64, and an engine in float32 against the graph.
 
 ``verify`` raises on the first output out of its limit. ``record_golden`` keeps a few kB of inputs and of the
 graph's outputs, which travel in the file. ``run_in_chunks`` compares a file with itself: a sequence fed in
@@ -73,9 +73,9 @@ class Equivalence:
     """What a verification found."""
 
     function: tuple[tuple[Case, Agreement], ...]
-    """The graph beside its reference, both in float64."""
+    """The graph compared with its reference, both in float64."""
     comparisons: tuple[tuple[Case, Comparison], ...]
-    """The engine in float32 beside the graph in float64."""
+    """The engine in float32 compared with the graph in float64."""
     skipped: tuple[tuple[Case, str], ...] = ()
     """Cases that the reference itself refuses, or where it gives NaN, with the reason."""
     unverified: Mapping[str, float] = field(default_factory=dict)
@@ -143,7 +143,7 @@ class Candidate:
 
     @cached_property
     def function(self) -> Function | None:
-        """The graph beside the reference in float64, where that can be."""
+        """The graph and the reference in float64, if both can be evaluated."""
         if isinstance(self.graph, MeasuredGraph):
             return None
         return Function(self.graph, self.reference, self.fixed)

@@ -1,6 +1,7 @@
 """Decisions: what the numbers are for; labels that flip, values that move, accuracy of both."""
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 
 import numpy as np
 
@@ -44,9 +45,12 @@ def check_decisions(subject: Subject) -> Iterator[Check]:
     classify = task.kind == "classification"
     name = "labels agree" if classify else "values agree"
 
+    @cache
+    def measure() -> Measured:
+        return subject.judge.measure(subject.run_alone, first_rows(subject.manifest, batches[0][1], _FEW))
+
     def compare(carried: str, runs: Iterator[tuple[Feeds, Feeds]]) -> Check:
-        measured = subject.judge.measure(subject.run_alone, first_rows(subject.manifest, batches[0][1], _FEW))
-        found = list(runs)
+        measured, found = measure(), list(runs)
         got, wide = (_stack([each[side][task.output] for each in found], rows, time_axis) for side in (0, 1))
         if classify:
             return _labels(subject, task, measured, (got, wide), indices, truth, carried)
