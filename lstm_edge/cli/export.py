@@ -249,7 +249,7 @@ def _print(artifact: "Artifact", source: str, output: Path) -> None:
     cases = len(manifest.equivalence["cases"])
     worst = artifact.equivalence.worst
     echo(
-        f"equal to PyTorch {artifact.equivalence}, in {counted(cases, 'case')}; onnxruntime in float32 is "
+        f"equal to PyTorch {artifact.equivalence.equality}, in {counted(cases, 'case')}; onnxruntime in float32 is "
         f"{artifact.equivalence.max_abs:.3g} away (at most {worst.ratio:.0%} of its limit)"
     )
     for axis, limits in manifest.ranges.items():

@@ -21,7 +21,7 @@ from ...numerics.cases import (
     in_chunks,
     join_rows,
     misshapen,
-    take_row,
+    take_rows,
 )
 from ..reference import ModelFile
 from ..report import Check
@@ -156,7 +156,7 @@ def _moved(manifest: Manifest, before: Feeds, after: Feeds, row: int) -> dict[st
     """Return by how much of its largest value what belongs to ``row`` moved, by output."""
     found = {}
     for name, array in before.items():
-        one, two = (take_row(manifest, name, each, row, _ROWS) for each in (array, after[name]))
+        one, two = (take_rows(manifest, name, each, row, _ROWS) for each in (array, after[name]))
         scale = float(np.max(np.abs(one), initial=0.0)) or 1.0
         found[name] = float(np.nan_to_num(np.abs(one.astype(np.float64) - two)).max(initial=0.0)) / scale
     return found

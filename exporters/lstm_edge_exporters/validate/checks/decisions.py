@@ -8,7 +8,7 @@ import numpy as np
 from lstm_edge_runtime.manifest import Array, Task
 
 from ...numerics.cases import Feeds, first_rows
-from ..judge import Measured
+from ...numerics.floors import Measured
 from ..report import Check, Disagreement
 from ..subject import Subject
 
