@@ -146,7 +146,7 @@ def _try_chunks(made: File, function: Function, engine: Runner) -> Manifest:
     if not found.ok:
         from ..lift.divergence import explain_divergence
 
-        reason = explain_divergence(made.model, file, feeds, found)
+        reason = explain_divergence(made.model, function.graph, file, feeds, found)
     exact = replace(file, run=function.exact, floors=None) if function.in_float64 else file
     padded = bool(reason) or states_stop_at_lengths(exact, feeds)
     return manifest._replace(unstreamable=reason, padded_states=padded)

@@ -266,7 +266,7 @@ class _Verifier:
         feeds = {**whole.feeds, **file.with_lengths(whole.feeds, steps)}
         itself = replace(function, reference=function.graph)
         found = run_in_chunks(file, feeds, np.random.default_rng(self._seed), itself)
-        reason = "" if found.ok else explain_divergence(model, file, feeds, found)
+        reason = "" if found.ok else explain_divergence(model, function.graph, file, feeds, found)
         chunks = None if found.error else replace(found, in_float=model is not graph.lifted)
         if function.in_float64:
             file = replace(file, run=function.exact, floors=None)

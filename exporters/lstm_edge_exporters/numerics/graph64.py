@@ -21,6 +21,7 @@ __all__ = [
     "Graph64",
     "MeasuredGraph",
     "describe_node",
+    "differs",
     "introduced_constants",
     "nearly_equal",
     "open_graph",
@@ -132,7 +133,7 @@ class Graph64:
         for node in self._model.graph.node:
             for name in node.output:
                 one, two = mine.get(name), theirs.get(name)
-                if isinstance(one, np.ndarray) and isinstance(two, np.ndarray) and _differs(one, two, limit):
+                if isinstance(one, np.ndarray) and isinstance(two, np.ndarray) and differs(one, two, limit):
                     return describe_node(node)
         return ""
 
@@ -203,7 +204,8 @@ def _beyond(value: Any) -> bool:
     )
 
 
-def _differs(one: Array, two: Array, limit: float) -> bool:
+def differs(one: Array, two: Array, limit: float) -> bool:
+    """Return whether two values differ by more than ``limit`` of the largest element of the first."""
     if one.shape != two.shape:
         return True
     if one.dtype.kind != "f" or not one.size:
