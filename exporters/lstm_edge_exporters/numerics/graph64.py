@@ -388,9 +388,8 @@ def _as_float64(model: onnx.ModelProto) -> onnx.ModelProto:
         kind = value.type.tensor_type
         if kind.elem_type in _FLOATS:
             kind.elem_type = onnx.TensorProto.DOUBLE
-    inside = [node for function in wide.functions for each in function.node for node in _nodes(each)]
-    nodes = [*(node for each in wide.graph.node for node in _nodes(each)), *inside]
-    attributes = [attribute for node in nodes for attribute in node.attribute]
+    tops = [*wide.graph.node, *(node for function in wide.functions for node in function.node)]
+    attributes = [each for top in tops for node in _nodes(top) for each in node.attribute]
     graphs = [wide.graph, *(graph for each in attributes for graph in (each.g, *each.graphs))]
     tensors = [
         *(tensor for graph in graphs for tensor in graph.initializer),
@@ -403,9 +402,9 @@ def _as_float64(model: onnx.ModelProto) -> onnx.ModelProto:
         if attribute.name in ("to", "dtype") and attribute.i in _FLOATS:
             attribute.i = onnx.TensorProto.DOUBLE
         if attribute.name in ("value_float", "value_floats"):
-            values = attribute.f if attribute.name == "value_float" else list(attribute.floats)
-            array = np.array(values, np.float64)
-            attribute.CopyFrom(onnx.helper.make_attribute("value", onnx.numpy_helper.from_array(array)))
+            floats = attribute.f if attribute.name == "value_float" else list(attribute.floats)
+            values = np.array(floats, np.float64)
+            attribute.CopyFrom(onnx.helper.make_attribute("value", onnx.numpy_helper.from_array(values)))
     return wide
 
 

@@ -298,7 +298,8 @@ class _MaxPool(MaxPool):
     """ONNX's ``MaxPool``; where it has no stride, onnx's own pads wrongly and counts indices by channel."""
 
     def _run(self, *inputs: Any, **options: Any) -> tuple[Any, ...]:
-        found: tuple[Any, ...] = self._max_pool(*inputs, **options)
+        run: Any = self._max_pool
+        found: tuple[Any, ...] = run(*inputs, **options)
         return found
 
 
