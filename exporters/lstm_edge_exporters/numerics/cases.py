@@ -29,7 +29,6 @@ __all__ = [
     "Procedure",
     "case_size",
     "closed_loop",
-    "first_rows",
     "full_length",
     "in_chunks",
     "join_rows",
@@ -459,17 +458,6 @@ def misshapen(manifest: Manifest, outputs: Mapping[str, Array], sizes: Mapping[s
         shape = resolve(stated, sizes)
         if shape is not None and outputs[name].shape != shape:
             yield f"{name} {describe(stated)} comes out as {outputs[name].shape}"
-
-
-def first_rows(manifest: Manifest, feeds: Feeds, count: int) -> dict[str, Array]:
-    """Return the first ``count`` rows of a case, or all where it has fewer."""
-    axes = manifest.batch_axes
-    return {
-        name: array.take(range(min(count, array.shape[axes[name]])), axis=axes[name])
-        if name in axes
-        else array
-        for name, array in feeds.items()
-    }
 
 
 def take_rows(manifest: Manifest, name: str, array: Array, first: int, rows: int, count: int = 1) -> Array:
