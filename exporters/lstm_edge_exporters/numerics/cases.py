@@ -258,6 +258,8 @@ class CaseGenerator:
 
     def fitted_to(self, run: Runner) -> "CaseGenerator":
         """Return the generator that ``run`` takes: it may pack with ``enforce_sorted=True``."""
+        if not any(each.role == "lengths" for each in self.inputs):
+            return self
         try:
             for offset in range(3):
                 run(self.case(4, 9, at_reset=True, offset=offset).feeds)
@@ -346,8 +348,8 @@ def _indices(values: int, shape: tuple[int, ...], rng: np.random.Generator) -> A
 _LONGEST = 8
 _KEPT = 6
 """Cases whose results are kept."""
-_LOOP = 16
-"""Calls of a closed loop."""
+_LOOP = 6
+"""Calls of a closed loop: in float64 a wrong pair shows at the second."""
 
 
 def random_sizes(total: int, rng: np.random.Generator) -> list[int]:
