@@ -4,6 +4,7 @@ import struct
 import zlib
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,9 @@ import numpy.typing as npt
 from ..errors import FileFormatError, UnsupportedError
 from ..manifest import Array
 
-__all__ = ["INPUT_TYPES", "NONE", "Binary", "Code", "Function", "ProgramWriter", "padding_of"]
+__all__ = [
+    "INPUT_TYPES", "NONE", "Binary", "Code", "Function", "Operation", "Port", "ProgramWriter", "padding_of",
+]  # fmt: skip
 
 NONE = 0xFFFFFFFF
 """A constant or buffer that is not there."""
@@ -86,6 +89,28 @@ class Binary(IntEnum):
     EQUAL = 10
 
 
+class Operation(NamedTuple):
+    """One operation of a program."""
+
+    code: Code
+    arguments: tuple[int, ...]
+    """As ``lstm_edge_format.h`` describes them for each code; a float32 by its bits."""
+
+
+class Port(NamedTuple):
+    """An input, output or state of a program."""
+
+    name: int
+    """The constant that holds it."""
+    buffer: int
+    next: int
+    """Of a state: the buffer of its new value."""
+    option: int
+    """Of a state: the constant that it is reset to, or ``NONE``; of an output: 1 where a chunk gives each step's."""
+    golden: int
+    tolerance: int
+
+
 class ProgramWriter:
     """Collects a program and gives the bytes of its file."""
 
@@ -113,6 +138,21 @@ class ProgramWriter:
         """Add a buffer of ``width`` elements a row; return its number."""
         self._buffers.append((width, INPUT_TYPES.index(dtype)))
         return len(self._buffers) - 1
+
+    @property
+    def constants(self) -> Sequence[Array]:
+        """The constants, each of two axes."""
+        return self._constants
+
+    @property
+    def operations(self) -> list[Operation]:
+        """The operations, in order."""
+        words = (struct.unpack(f"<{1 + _ARGUMENTS}I", raw) for raw in self._operations)
+        return [Operation(Code(code), tuple(arguments)) for code, *arguments in words]
+
+    def ports(self, kind: str) -> list[Port]:
+        """Return the ``inputs``, ``outputs`` or ``states``."""
+        return [Port(*port) for port in self._ports[kind]]
 
     @property
     def buffers(self) -> int:
