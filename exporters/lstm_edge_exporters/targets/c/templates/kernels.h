@@ -58,6 +58,17 @@ LE_INLINE le_vf le_set(float x) {
 LE_INLINE le_vi le_bits(le_vf x) { return (le_vi)x; }
 LE_INLINE le_vf le_float(le_vi x) { return (le_vf)x; }
 LE_INLINE le_vf le_pick(le_vi mask, le_vf a, le_vf b) { return (le_vf)(((le_vi)a & mask) | ((le_vi)b & ~mask)); }
+/* Load or store the first `count` numbers of a vector. */
+LE_INLINE le_vf le_load(const float *p, int count) {
+    le_vf v = le_set(0.0f);
+    if (count >= LE_LANES) memcpy(&v, p, sizeof v);
+    else memcpy(&v, p, (size_t)count * sizeof *p);
+    return v;
+}
+LE_INLINE void le_store(float *p, le_vf v, int count) {
+    if (count >= LE_LANES) memcpy(p, &v, sizeof v);
+    else memcpy(p, &v, (size_t)count * sizeof *p);
+}
 #else
 typedef float le_vf;
 typedef int32_t le_vi;
@@ -74,20 +85,11 @@ LE_INLINE le_vf le_float(le_vi bits) {
     return x;
 }
 LE_INLINE le_vf le_pick(le_vi mask, le_vf a, le_vf b) { return mask ? a : b; }
+#define le_load(p, count) ((void)(count), *(p))
+#define le_store(p, v, count) ((void)(count), (void)(*(p) = (v)))
 #endif
 #define LE_IF(condition) ((le_vi)(condition))
 
-/* Load or store the first `count` numbers of a vector. */
-LE_INLINE le_vf le_load(const float *p, int count) {
-    le_vf v = le_set(0.0f);
-    if (count >= LE_LANES) memcpy(&v, p, sizeof v);
-    else memcpy(&v, p, (size_t)count * sizeof *p);
-    return v;
-}
-LE_INLINE void le_store(float *p, le_vf v, int count) {
-    if (count >= LE_LANES) memcpy(p, &v, sizeof v);
-    else memcpy(p, &v, (size_t)count * sizeof *p);
-}
 #define LE_EACH(i, n) for (int i = 0; i < (n); i += LE_LANES)
 
 /* a * b + c, fused where the processor does that; only in products of float32. */
@@ -317,8 +319,9 @@ LE_KERNEL int le_row(int64_t index, int rows) {
  * each 4 of the rest, then one output's after the other's. `start` may be y; it is NULL for zeros.
  */
 LE_KERNEL void le_product(const float *w, const float *start, const float *x, int k, int m, float *y) {
-    for (; m >= 16; m -= 16, y += 16) {
-#define LE_BEGIN(i) le_vf a##i = start ? le_load(start + i * LE_LANES, LE_LANES) : le_set(0.0f);
+    if (!start) start = (const float *)memset(y, 0, (size_t)m * sizeof *y);
+    for (; m >= 16; m -= 16, y += 16, start += 16) {
+#define LE_BEGIN(i) le_vf a##i = le_load(start + i * LE_LANES, LE_LANES);
 #define LE_ADD_TO(i) a##i = LE_FMA(v, le_load(w + i * LE_LANES, LE_LANES), a##i);
 #define LE_END(i) le_store(y + i * LE_LANES, a##i, LE_LANES);
         LE_REGISTERS(LE_BEGIN)
@@ -327,21 +330,19 @@ LE_KERNEL void le_product(const float *w, const float *start, const float *x, in
             LE_REGISTERS(LE_ADD_TO)
         }
         LE_REGISTERS(LE_END)
-        if (start) start += 16;
     }
-    for (; m >= 4; m -= 4, y += 4) {
-#define LE_BEGIN1(i) float b##i = start ? start[i] : 0.0f;
+    for (; m >= 4; m -= 4, y += 4, start += 4) {
+#define LE_BEGIN1(i) float b##i = start[i];
 #define LE_ADD_TO1(i) b##i = LE_FMA1(x[j], w[i], b##i);
+#define LE_END1(i) y[i] = b##i;
         LE_4(LE_BEGIN1)
         for (int j = 0; j < k; j++, w += 4) {
             LE_4(LE_ADD_TO1)
         }
-#define LE_END1(i) y[i] = b##i;
         LE_4(LE_END1)
-        if (start) start += 4;
     }
-    for (; m > 0; m--, y++) {
-        float b0 = start ? *start++ : 0.0f;
+    for (; m > 0; m--, y++, start++) {
+        float b0 = *start;
         for (int j = 0; j < k; j++) b0 = LE_FMA1(x[j], *w++, b0);
         *y = b0;
     }
@@ -351,8 +352,13 @@ LE_KERNEL void le_product(const float *w, const float *start, const float *x, in
 
 #if defined(__ARM_FEATURE_MVE)
 #include <arm_mve.h>
-#elif defined(__ARM_FEATURE_DSP) && defined(__thumb__) && defined(__GNUC__)
+#elif defined(__ARM_FEATURE_DSP) && defined(__thumb2__) && defined(__GNUC__)
 #define LE_DSP 1
+#endif
+#if defined(LE_DSP)
+#define LE_ORDER(i) ((i) % 2 * 2 + (i) / 2) /* 0 2 1 3: as sxtb16 takes weights apart */
+#else
+#define LE_ORDER(i) (i)
 #endif
 
 LE_INLINE int32_t le_word(const void *p) {
@@ -380,70 +386,80 @@ LE_KERNEL float le_quantize(const float *x, int k, int16_t *q) {
         if (bits > high) high = bits;
         if (bits < 0 && size > low) low = size;
     }
-    const int finite = high < infinity && low < infinity;
+    if (high >= infinity || low >= infinity) {
+        memset(q, 0, (size_t)((k + 3) & ~3) * sizeof *q);
+        return le_number(infinity) - le_number(infinity); /* NaN, and so is all that comes of it */
+    }
     const float most = le_number(high < normal ? 0 : high), least = -le_number(low < normal ? 0 : low);
     float scale = (most - least) / 255.0f;
     if (le_word(&scale) >= infinity) scale = most / 255.0f - least / 255.0f;
     if (le_word(&scale) < normal) scale = 1.0f;
-    const float shifted = (-least / scale) + magic;
+    const float shifted = -least / scale + magic;
     int32_t zero = le_word(&shifted) - whole;
     if (zero > 255) zero = 255;
-    for (int i = 0; i < ((k + 3) & ~3); i++) {
-#if defined(LE_DSP)
-        int16_t *to = q + ((i & ~3) | (i & 1) << 1 | (i >> 1 & 1)); /* 0 2 1 3: as sxtb16 takes weights apart */
-#else
-        int16_t *to = q + i;
-#endif
-        int32_t value = zero;
-        if (i < k && finite) {
-            const float rounded = x[i] / scale + magic;
-            value = le_word(&rounded) - whole + zero;
-            value = value < 0 ? 0 : value > 255 ? 255 : value;
-        }
-        *to = (int16_t)(value - zero);
+    for (; k > 0; k -= 4, x += 4, q += 4) {
+        float four[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+        memcpy(four, x, (k < 4 ? (size_t)k : 4u) * sizeof *x);
+#define LE_QUANTIZE(i)                                                      \
+    const float rounded##i = four[i] / scale + magic;                       \
+    int32_t value##i = le_word(&rounded##i) - whole + zero;                 \
+    value##i = value##i < 0 ? 0 : value##i > 255 ? 255 : value##i;          \
+    q[LE_ORDER(i)] = (int16_t)(value##i - zero);
+        LE_4(LE_QUANTIZE)
     }
-    return finite ? scale : le_number(infinity) - le_number(infinity);
+    return scale;
 }
 
-/* Sums of the products of quantized inputs and the weights of 4 outputs, or of one. Exact. */
-LE_INLINE void le_dot(const int8_t *w, const int16_t *q, int k, int rows, int32_t *sums) {
 #if defined(__ARM_FEATURE_MVE)
-    for (int r = 0; r < rows; r++, w += k) {
-        sums[r] = 0;
-        for (int j = 0; j < k; j += 8) {
-            const mve_pred16_t some = vctp16q((uint32_t)(k - j));
-            sums[r] = vmladavaq_p_s16(sums[r], vldrbq_z_s16(w + j, some), vldrhq_z_s16(q + j, some), some);
-        }
-    }
+/* Sum of the products of k quantized inputs and the weights of one output. Exact. */
+LE_INLINE int32_t le_dot(const int8_t *w, const int16_t *q, int k) {
+    int32_t sum = 0;
+    for (; k >= 8; k -= 8, w += 8, q += 8) sum = vmladavaq_s16(sum, vldrbq_s16(w), vldrhq_s16(q));
+    if (k > 0) sum = vmladavaq_p_s16(sum, vldrbq_z_s16(w, 0xFF), vldrhq_z_s16(q, 0xFF), 0xFF);
+    return sum;
+}
+#elif LE_LANES > 1
+LE_INLINE int32_t le_dot(const int8_t *w, const int16_t *q, int k) {
+    int32_t sum = 0;
+    for (int j = 0; j < k; j++) sum += (int16_t)w[j] * q[j];
+    return sum;
+}
+#endif
+
+/* The same for 4 outputs, whose weights lie `stride` apart. */
+LE_INLINE void le_dots(const int8_t *w, int stride, const int16_t *q, int k, int32_t *sums) {
+#if defined(__ARM_FEATURE_MVE) || LE_LANES > 1
+    for (int r = 0; r < 4; r++) sums[r] = le_dot(w + r * stride, q, k);
 #elif defined(LE_DSP)
-#define LE_BEGIN8(i) const int8_t *w##i = w + (rows > i ? i : 0) * k; int32_t a##i = 0;
-#define LE_ADD_TO8(i)                                                                                   \
-    if (rows > i) {                                                                                     \
-        int32_t four = le_word(w##i), two;                                                              \
-        w##i += 4;                                                                                      \
-        __asm__("sxtb16 %0, %1" : "=r"(two) : "r"(four));                                               \
-        __asm__("smlad %0, %1, %2, %0" : "+r"(a##i) : "r"(two), "r"(x02));                              \
-        __asm__("sxtb16 %0, %1, ror #8" : "=r"(two) : "r"(four));                                       \
-        __asm__("smlad %0, %1, %2, %0" : "+r"(a##i) : "r"(two), "r"(x13));                              \
-    }
+    const int16_t *end = q + k;
+    int32_t a0 = 0, a1 = 0, a2 = 0, a3 = 0, x02, x13, four, two;
+    do {
+#define LE_ADD_TO8(a)                                                                                    \
+    "sxtb16 %[two], %[four]\n\tsmlad " a ", %[two], %[x02], " a "\n\t"                                   \
+    "sxtb16 %[four], %[four], ror #8\n\tsmlad " a ", %[four], %[x13], " a "\n\t"
+        __asm__("ldrd %[x02], %[x13], [%[q]], #8\n\t"
+                "ldr %[four], [%[w], %[stride]]\n\t" LE_ADD_TO8("%[a1]")
+                "ldr %[four], [%[w], %[stride], lsl #1]\n\t" LE_ADD_TO8("%[a2]")
+                "ldr %[four], [%[w], %[three]]\n\t" LE_ADD_TO8("%[a3]")
+                "ldr %[four], [%[w]], #4\n\t" LE_ADD_TO8("%[a0]")
+                : [a0] "+r"(a0), [a1] "+r"(a1), [a2] "+r"(a2), [a3] "+r"(a3), [w] "+r"(w), [q] "+r"(q),
+                  [x02] "=&r"(x02), [x13] "=&r"(x13), [four] "=&r"(four), [two] "=&r"(two)
+                : [stride] "r"(stride), [three] "r"(3 * stride)
+                : "memory");
+    } while (q < end);
+    sums[0] = a0;
+    sums[1] = a1;
+    sums[2] = a2;
+    sums[3] = a3;
+#else
+#define LE_BEGIN8(i) int32_t a##i = 0;
+#define LE_ADD_TO8(i) a##i += w[j + i * stride] * q[j];
+#define LE_END8(i) sums[i] = a##i;
     LE_4(LE_BEGIN8)
-    for (const int16_t *end = q + k; q < end; q += 4) {
-        const int32_t x02 = le_word(q), x13 = le_word(q + 2);
+    for (int j = 0; j < k; j++) {
         LE_4(LE_ADD_TO8)
     }
-#define LE_END8(i) if (rows > i) sums[i] = a##i;
     LE_4(LE_END8)
-#elif LE_LANES > 1
-    for (int r = 0; r < rows; r++, w += k) {
-        int32_t sum = 0;
-        for (int j = 0; j < k; j++) sum += (int16_t)w[j] * q[j];
-        sums[r] = sum;
-    }
-#else
-    for (int r = 0; r < rows; r++) sums[r] = 0;
-    for (int j = 0; j < k; j++) {
-        for (int r = 0; r < rows; r++) sums[r] += w[r * k + j] * q[j];
-    }
 #endif
 }
 
@@ -454,14 +470,17 @@ LE_INLINE void le_dot(const int8_t *w, const int16_t *q, int k, int rows, int32_
 LE_KERNEL void le_product8(const int8_t *w, const float *scales, int many, const float *start, const int16_t *q,
                            float scale, int k, int m, float *y) {
     const int each = (k + 3) & ~3;
-    for (int i = 0; i < m;) {
+    float factor = scales[0] * scale;
+    if (!start) start = (const float *)memset(y, 0, (size_t)m * sizeof *y);
+    while (m > 0) {
+        const int rows = m >= 4 ? 4 : 1;
         int32_t sums[4];
-        const int rows = m - i >= 4 ? 4 : 1;
-        if (rows == 4) le_dot(w, q, each, 4, sums);
-        else le_dot(w, q, each, 1, sums);
+        le_dots(w, rows == 4 ? each : 0, q, each, sums);
         w += rows * each;
-        for (int r = 0; r < rows; r++, i++) {
-            y[i] = (start ? start[i] : 0.0f) + (float)sums[r] * (scales[many ? i : 0] * scale);
+        m -= rows;
+        for (int r = 0; r < rows; r++) {
+            if (many) factor = *scales++ * scale;
+            *y++ = *start++ + (float)sums[r] * factor;
         }
     }
 }
