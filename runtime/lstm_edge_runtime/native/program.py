@@ -106,7 +106,7 @@ class Port(NamedTuple):
     next: int
     """Of a state: the buffer of its new value."""
     option: int
-    """Of a state: the constant that it is reset to, or ``NONE``; of an output: 1 where a chunk gives each step's."""
+    """Of a state: the constant it is reset to, or ``NONE``; of an output: 1 if a chunk gives every step's."""
     golden: int
     tolerance: int
 
@@ -163,6 +163,10 @@ class ProgramWriter:
         """Return the elements of one row of a buffer."""
         return self._buffers[buffer][0]
 
+    def dtype(self, buffer: int) -> str:
+        """Return the type of a buffer's elements."""
+        return INPUT_TYPES[self._buffers[buffer][1]]
+
     def input(self, name: str, width: int, dtype: str = "float32") -> int:
         """Add an input; return its buffer."""
         buffer = self.buffer(width, dtype)
@@ -216,8 +220,7 @@ class ProgramWriter:
         """
         for name, array in inputs.items():
             port = self._named[name]
-            kind = INPUT_TYPES[self._buffers[port[1]][1]]
-            rows = np.asarray(array, kind).reshape(-1, self.width(port[1]))
+            rows = np.asarray(array, self.dtype(port[1])).reshape(-1, self.width(port[1]))
             self._golden_steps, port[4] = len(rows), self.constant(rows)
         for name, (array, tolerance) in expected.items():
             port = self._named[name]

@@ -17,10 +17,15 @@ from lstm_edge_runtime.onnx_reader import OnnxFile
 from ._interface import Interface, StepArray
 from ._literals import array_literal, literal
 
-__all__ = ["Step", "generate"]
+__all__ = ["Step", "generate", "write_step"]
 
 _RECURRENT = (Code.LSTM, Code.GRU, Code.RNN)
-_READS = {Code.BINARY: (0, 1), Code.WHERE: (0, 1, 2), Code.CONSTANT: (), **dict.fromkeys(_RECURRENT, (0, 1, 2))}
+_READS = {
+    Code.BINARY: (0, 1),
+    Code.WHERE: (0, 1, 2),
+    Code.CONSTANT: (),
+    **dict.fromkeys(_RECURRENT, (0, 1, 2)),
+}
 _WRITES = {Code.BINARY: (3,), Code.WHERE: (3,), **dict.fromkeys(_RECURRENT, (3, 4))}
 """Which arguments of an operation are buffers that it reads or writes, where not 0 and 1."""
 _IN_PLACE = (Code.UNARY, Code.BINARY, Code.SOFTMAX, Code.NORMALIZE, Code.WHERE)
@@ -63,6 +68,11 @@ def generate(file: OnnxFile, interface: Interface) -> Step:
         compiled = compile_program(file, interface.manifest)
     except UnsupportedError as error:
         raise UnsupportedError(f"the file can't be translated to C: {error}; use onnxruntime") from error
+    return write_step(compiled, interface)
+
+
+def write_step(compiled: Compiled, interface: Interface) -> Step:
+    """Return the C of one call of a native program."""
     return _Generator(compiled, interface).step()
 
 
@@ -105,6 +115,8 @@ class _Generator:
         self._storages: dict[int, _Storage] = {}
         self._scratch: dict[int, _Storage] = {}
         self._quantized = 0
+        self._at = 0
+        """The operation that is written."""
         self._end = len(self._operations)
 
     def step(self) -> Step:
@@ -114,18 +126,21 @@ class _Generator:
         after = self._place_states(last_read)
         after += self._place_outputs()
         self._plan(last_read)
-        self._emit_operations(last_read)
+        self._emit_operations()
         chunk = self._interface.chunk
         lines = [*before, *self._code.lines, *after]
         if chunk > 1:
-            lines = [f"for (int t = 0; t < {chunk}; t++) {{", *(f"    {line}" for line in lines), "}"]
+            lines = [
+                f"for (int le_t = 0; le_t < {chunk}; le_t++) {{",
+                *(f"    {line}" for line in lines),
+                "}",
+            ]
+        lines = [re.sub(r"@(\d+)@", lambda at: self._place(int(at[1])), line) for line in [*checks, *lines]]
         symbols = ["work", *(array.symbol for array in self._interface.inputs)]
-        text = "\n".join([*checks, *lines])
-        unused = [f"(void){symbol};" for symbol in symbols if not re.search(rf"\b{symbol}\b|@", text)]
-        body = "\n".join(f"    {line}" for line in [*unused, *checks, *lines])
+        unused = [f"(void){each};" for each in symbols if not re.search(rf"\b{each}\b", "\n".join(lines))]
         return Step(
             "\n".join(self._code.constants),
-            re.sub(r"@(\d+)@", lambda found: self._place(int(found[1])), body),
+            "\n".join(f"    {line}" for line in [*unused, *lines]),
             max(1, self._memory),
             self._quantized,
             bool(checks),
@@ -180,8 +195,9 @@ class _Generator:
                 self._storages[port.buffer] = _Storage(outer * inner, -1, -1)
                 lines += [
                     f"for (int i = 0; i < {outer}; i++) {{",
-                    f"    memcpy(@{port.buffer}@ + i * {inner}, {array.symbol} + (i * {self._interface.chunk} + t) * "
-                    f"{inner}, {inner} * sizeof(float));",
+                    f"    memcpy(@{port.buffer}@ + i * {inner}, "
+                    f"{array.symbol} + (i * {self._interface.chunk} + le_t) * {inner}, "
+                    f"{inner} * sizeof(float));",
                     "}",
                 ]
         return lines
@@ -190,7 +206,7 @@ class _Generator:
         _, inner = _around_time(array)
         if array.time_axis is None or self._interface.chunk == 1:
             return array.symbol
-        return f"({array.symbol} + t * {inner})"
+        return f"({array.symbol} + le_t * {inner})"
 
     def _place_states(self, last_read: dict[int, int]) -> list[str]:
         """Let a recurrent layer's new state take the old one's place; return the copies of the others."""
@@ -201,7 +217,9 @@ class _Generator:
             symbol = f"state->{states[part.state.input].symbol}"
             place = symbol if not part.layer else f"({symbol} + {part.layer * width})"
             self._places[port.buffer] = place
-            writer = next((i for i, each in enumerate(self._operations) if port.next in self._writes(each)), None)
+            writer = next(
+                (i for i, each in enumerate(self._operations) if port.next in self._writes(each)), None
+            )
             own = writer is not None and self._operations[writer].code in _RECURRENT
             if own and last_read.get(port.buffer) == writer and port.next not in self._places:
                 self._places[port.next] = place
@@ -221,21 +239,25 @@ class _Generator:
             if made and whole and array.dtype == "float32" and port.buffer not in self._places:
                 self._places[port.buffer] = self._at_time(array)
                 continue
-            value = f"@{port.buffer}@[i * {inner} + j]"
+            value = f"@{port.buffer}@[i * {inner} + le_j]"
             if array.dtype != "float32":
                 value = f"{value} != 0.0f" if array.dtype == "bool" else f"({array.c_type}){value}"
-            to = f"{array.symbol}[i * {inner} + j]" if whole else f"{array.symbol}[(i * {chunk} + t) * {inner} + j]"
+            to = (
+                f"{array.symbol}[i * {inner} + le_j]"
+                if whole
+                else f"{array.symbol}[(i * {chunk} + le_t) * {inner} + le_j]"
+            )
             if whole and array.time_axis is not None and chunk > 1:
-                to = f"{self._at_time(array)}[i * {inner} + j]"
+                to = f"{self._at_time(array)}[i * {inner} + le_j]"
             lines += [
                 f"for (int i = 0; i < {outer}; i++) {{",
-                f"    for (int j = 0; j < {inner}; j++) {to} = {value};",
+                f"    for (int le_j = 0; le_j < {inner}; le_j++) {to} = {value};",
                 "}",
             ]
         return lines
 
     def _plan(self, last_read: dict[int, int]) -> None:
-        """Lay what is left in working memory; what is not needed at the same time may lie in the same place."""
+        """Lay what is left in working memory, what is not needed at the same time in the same place."""
         for at, each in enumerate(self._operations):
             self._need_scratch(at, each)
             for buffer in self._writes(each):
@@ -263,7 +285,9 @@ class _Generator:
             placed.append(storage)
         self._memory = max((each.at + each.size for each in placed), default=0)
 
-    def _to_reuse(self, at: int, operation: Operation, width: int, last_read: dict[int, int]) -> _Storage | None:
+    def _to_reuse(
+        self, at: int, operation: Operation, width: int, last_read: dict[int, int]
+    ) -> _Storage | None:
         if operation.code not in _IN_PLACE:
             return None
         for buffer in self._reads(operation):
@@ -284,19 +308,22 @@ class _Generator:
 
     # operations
 
-    def _emit_operations(self, last_read: dict[int, int]) -> None:
+    def _emit_operations(self) -> None:
         often = self._every_step()
         for at, each in enumerate(self._operations):
+            self._at = at
             start = len(self._code.lines)
-            getattr(self, f"_{each.code.name.lower()}")(at, each.arguments)
+            getattr(self, f"_{each.code.name.lower()}")(each.arguments)
             if self._interface.chunk > 1 and not often[at]:
                 lines = self._code.lines[start:]
                 self._code.lines[start:] = [
-                    f"if (t == {self._interface.chunk - 1}) {{", *(f"    {line}" for line in lines), "}"
+                    f"if (le_t == {self._interface.chunk - 1}) {{",
+                    *(f"    {line}" for line in lines),
+                    "}",
                 ]
 
     def _every_step(self) -> list[bool]:
-        """Return whether each operation has to run at every step of a chunk, and not for its last one alone."""
+        """Return whether each operation runs at every step of a chunk, and not for the last one alone."""
         needed = {port.next for port in self._writer.ports("states")}
         needed |= {port.buffer for port in self._writer.ports("outputs") if port.option}
         often = [False] * self._end
@@ -340,30 +367,30 @@ class _Generator:
             f"le_quantize({source}, {columns}, work->quantized), {columns}, {rows}, {to});"
         )
 
-    def _linear(self, at: int, arguments: Sequence[int]) -> None:
+    def _linear(self, arguments: Sequence[int]) -> None:
         source, out, weights, bias, scales = arguments[:5]
         matrix = self._writer.constants[weights]
         rows, columns = matrix.shape
         parts = self._writer.width(source) // columns
-        start = self._vector(bias, f"le_{at}_bias")
+        start = self._vector(bias, f"le_{self._at}_bias")
         own = None if scales == NONE else self._writer.constants[scales].reshape(-1)
         x, y = self._place(source), self._place(out)
         if parts > 1:
             self._emit(f"for (int i = 0; i < {parts}; i++) {{")
             x, y = f"{x} + i * {columns}", f"{y} + i * {rows}"
-        self._product(f"le_{at}", matrix, own, start, x, y)
+        self._product(f"le_{self._at}", matrix, own, start, x, y)
         if parts > 1:
             self._code.lines[-1] = f"    {self._code.lines[-1]}"
             self._emit("}")
 
-    def _functions(self, at: int, arguments: Sequence[int], count: int) -> str:
+    def _functions(self, arguments: Sequence[int], count: int) -> str:
         """Define a layer's functions; return their array and its clip, as a cell takes them."""
         names = ", ".join(
             f"{{LE_{Function(kind).name}, {literal(_float(alpha))}, {literal(_float(beta))}}}"
             for kind, alpha, beta in (arguments[13 + 3 * i : 16 + 3 * i] for i in range(count))
         )
-        self._emit(f"static const le_function le_{at}_functions[{count}] = {{{names}}};")
-        return f"le_{at}_functions, {literal(_float(arguments[11]))}"
+        self._emit(f"static const le_function le_{self._at}_functions[{count}] = {{{names}}};")
+        return f"le_{self._at}_functions, {literal(_float(arguments[11]))}"
 
     def _layer(self, arguments: Sequence[int]) -> tuple[list[Array], list[Array | None], list[str]]:
         """Return weights and scales of W and R, and the places of x, h, c, new h and new c."""
@@ -372,25 +399,29 @@ class _Generator:
         scales = [None if number == NONE else constants[number].reshape(-1) for number in arguments[9:11]]
         return weights, scales, ["" if buffer == NONE else self._place(buffer) for buffer in arguments[:5]]
 
-    def _lstm(self, at: int, arguments: Sequence[int]) -> None:
+    def _lstm(self, arguments: Sequence[int]) -> None:
         (w, r), (w_scales, r_scales), (x, h, c, new_h, new_c) = self._layer(arguments)
-        gates, hidden = f"(work->memory + {self._scratch[at].at})", r.shape[1]
-        bias = self._vector(arguments[7], f"le_{at}_bias")
-        self._product(f"le_{at}_input", w, w_scales, bias, x, gates)
-        self._product(f"le_{at}_hidden", r, r_scales, gates, h, gates)
+        gates, hidden = f"(work->memory + {self._scratch[self._at].at})", r.shape[1]
+        bias = self._vector(arguments[7], f"le_{self._at}_bias")
+        self._product(f"le_{self._at}_input", w, w_scales, bias, x, gates)
+        self._product(f"le_{self._at}_hidden", r, r_scales, gates, h, gates)
         places = f"{gates}, {c}, {new_h}, {new_c}, {hidden}"
-        if tuple(arguments[13:22:3]) == _USUAL and arguments[8] == NONE and not (arguments[11] or arguments[12]):
+        if (
+            tuple(arguments[13:22:3]) == _USUAL
+            and arguments[8] == NONE
+            and not (arguments[11] or arguments[12])
+        ):
             self._emit(f"le_lstm({places});")
             return
-        peepholes = self._vector(arguments[8], f"le_{at}_peepholes")
-        functions = self._functions(at, arguments, 3)
+        peepholes = self._vector(arguments[8], f"le_{self._at}_peepholes")
+        functions = self._functions(arguments, 3)
         self._emit(f"le_lstm_cell({functions}, {arguments[12] & 1}, {peepholes}, {places});")
 
-    def _gru(self, at: int, arguments: Sequence[int]) -> None:
+    def _gru(self, arguments: Sequence[int]) -> None:
         (w, r), (w_scales, r_scales), (x, h, _, new_h, _) = self._layer(arguments)
-        hidden, scratch = r.shape[1], self._scratch[at].at
+        hidden, scratch = r.shape[1], self._scratch[self._at].at
         gates, fresh, extra = (f"(work->memory + {scratch + place * hidden})" for place in (0, 2, 3))
-        functions = self._functions(at, arguments, 2)
+        functions = self._functions(arguments, 2)
         before = bool(arguments[12] & 2)
         bias, fresh_bias = "NULL", "NULL"
         if arguments[7] != NONE:
@@ -398,38 +429,38 @@ class _Generator:
             joined = both[0] + both[1]
             if before:
                 joined[2 * hidden :] = both[0, 2 * hidden :]
-                fresh_bias = self._code.constant(f"le_{at}_fresh_bias", both[1, 2 * hidden :])
-            bias = self._code.constant(f"le_{at}_bias", joined)
+                fresh_bias = self._code.constant(f"le_{self._at}_fresh_bias", both[1, 2 * hidden :])
+            bias = self._code.constant(f"le_{self._at}_bias", joined)
         (r_gates, r_fresh), two = np.split(r, [2 * hidden]), 2 * hidden
         gate_scales, fresh_scales = (None, None) if r_scales is None else np.split(r_scales, [two])
-        self._product(f"le_{at}_input", w, w_scales, bias, x, gates)
-        self._product(f"le_{at}_hidden", r_gates, gate_scales, gates, h, gates)
+        self._product(f"le_{self._at}_input", w, w_scales, bias, x, gates)
+        self._product(f"le_{self._at}_hidden", r_gates, gate_scales, gates, h, gates)
         if before:
-            self._product(f"le_{at}_fresh", r_fresh, fresh_scales, fresh_bias, h, extra)
+            self._product(f"le_{self._at}_fresh", r_fresh, fresh_scales, fresh_bias, h, extra)
         self._emit(f"le_gru_gates({functions}, {int(before)}, {gates}, {h}, {extra}, {hidden});")
         if not before:
-            self._product(f"le_{at}_fresh", r_fresh, fresh_scales, fresh, extra, fresh)
+            self._product(f"le_{self._at}_fresh", r_fresh, fresh_scales, fresh, extra, fresh)
         self._emit(
             f"le_gru_cell({functions}, {gates}, {extra if before else 'NULL'}, {h}, {new_h}, {hidden});"
         )
 
-    def _rnn(self, at: int, arguments: Sequence[int]) -> None:
+    def _rnn(self, arguments: Sequence[int]) -> None:
         (w, r), (w_scales, r_scales), (x, h, _, new_h, _) = self._layer(arguments)
-        gates = f"(work->memory + {self._scratch[at].at})"
-        functions = self._functions(at, arguments, 1)
-        bias = self._vector(arguments[7], f"le_{at}_bias")
-        self._product(f"le_{at}_input", w, w_scales, bias, x, gates)
-        self._product(f"le_{at}_hidden", r, r_scales, gates, h, gates)
+        gates = f"(work->memory + {self._scratch[self._at].at})"
+        functions = self._functions(arguments, 1)
+        bias = self._vector(arguments[7], f"le_{self._at}_bias")
+        self._product(f"le_{self._at}_input", w, w_scales, bias, x, gates)
+        self._product(f"le_{self._at}_hidden", r, r_scales, gates, h, gates)
         self._emit(f"le_rnn_cell({functions}, {gates}, {new_h}, {r.shape[1]});")
 
-    def _unary(self, at: int, arguments: Sequence[int]) -> None:
+    def _unary(self, arguments: Sequence[int]) -> None:
         source, out, kind, alpha, beta = arguments[:5]
         self._emit(
             f"le_unary(LE_{Function(kind).name}, {literal(_float(alpha))}, {literal(_float(beta))}, "
             f"{self._place(source)}, {self._place(out)}, {self._writer.width(out)});"
         )
 
-    def _binary(self, at: int, arguments: Sequence[int]) -> None:
+    def _binary(self, arguments: Sequence[int]) -> None:
         a, b, constant, out, kind, swap = arguments[:6]
         width = self._writer.width(out)
         operands = [(self._place(a), self._writer.width(a))]
@@ -437,12 +468,12 @@ class _Generator:
             operands.append((self._place(b), self._writer.width(b)))
         else:
             values = self._writer.constants[constant]
-            operands.append((self._code.constant(f"le_{at}_value", values), values.size))
+            operands.append((self._code.constant(f"le_{self._at}_value", values), values.size))
         left, right = operands[::-1] if swap else operands
         each = ", ".join(f"{place}, {int(size > 1)}" for place, size in (left, right))
         self._emit(f"le_binary(LE_{Binary(kind).name}, {each}, {self._place(out)}, {width});")
 
-    def _where(self, at: int, arguments: Sequence[int]) -> None:
+    def _where(self, arguments: Sequence[int]) -> None:
         places = ", ".join(self._place(buffer) for buffer in arguments[:4])
         self._emit(f"le_where({places}, {self._writer.width(arguments[3])});")
 
@@ -456,14 +487,14 @@ class _Generator:
         self._emit("    " + call.format(x=f"{x} + i * {length}", y=f"{y} + i * {length}"))
         self._emit("}")
 
-    def _softmax(self, at: int, arguments: Sequence[int]) -> None:
+    def _softmax(self, arguments: Sequence[int]) -> None:
         source, out, length, logarithm = arguments[:4]
         name = "le_log_softmax" if logarithm else "le_softmax"
         self._in_rows(source, out, length, f"{name}({{x}}, {{y}}, {length});")
 
-    def _normalize(self, at: int, arguments: Sequence[int]) -> None:
+    def _normalize(self, arguments: Sequence[int]) -> None:
         source, out, length, epsilon, scale, bias = arguments[:6]
-        parameters = [self._vector(scale, f"le_{at}_scale"), self._vector(bias, f"le_{at}_bias")]
+        parameters = [self._vector(scale, f"le_{self._at}_scale"), self._vector(bias, f"le_{self._at}_bias")]
         call = f"le_normalize({{x}}, {literal(_float(epsilon))}, {', '.join(parameters)}, {{y}}, {length});"
         self._in_rows(source, out, length, call)
 
@@ -472,39 +503,43 @@ class _Generator:
         for port, array in zip(self._writer.ports("inputs"), self._interface.inputs, strict=True):
             outer, inner = _around_time(array)
             if port.buffer == buffer and array.dtype != "float32" and outer > 1 and self._interface.chunk > 1:
-                return f"{array.symbol}[(i / {inner} * {self._interface.chunk} + t) * {inner} + i % {inner}]"
+                return (
+                    f"{array.symbol}[(i / {inner} * {self._interface.chunk} + le_t) * {inner} + i % {inner}]"
+                )
         return f"{self._place(buffer)}[i]"
 
-    def _gather(self, at: int, arguments: Sequence[int]) -> None:
+    def _gather(self, arguments: Sequence[int]) -> None:
         index, out, number = arguments[:3]
         table = self._writer.constants[number]
-        name = self._code.constant(f"le_{at}_table", table)
+        name = self._code.constant(f"le_{self._at}_table", table)
         rows, columns = table.shape
         self._emit(f"for (int i = 0; i < {self._writer.width(index)}; i++) {{")
         self._emit(
-            f"    memcpy({self._place(out)} + i * {columns}, {name} + le_row({self._element(index)}, {rows}) * {columns}, "
-            f"{columns} * sizeof(float));"
+            f"    memcpy({self._place(out)} + i * {columns}, "
+            f"{name} + le_row({self._element(index)}, {rows}) * {columns}, {columns} * sizeof(float));"
         )
         self._emit("}")
 
-    def _cast(self, at: int, arguments: Sequence[int]) -> None:
+    def _cast(self, arguments: Sequence[int]) -> None:
         source, out = arguments[:2]
         self._emit(
             f"for (int i = 0; i < {self._writer.width(out)}; i++) {self._place(out)}[i] = "
             f"(float){self._element(source)};"
         )
 
-    def _copy(self, at: int, arguments: Sequence[int]) -> None:
+    def _copy(self, arguments: Sequence[int]) -> None:
         source, out, source_offset, out_offset, length, count, source_stride, out_stride = arguments[:8]
         to, x = f"{self._place(out)} + {out_offset}", f"{self._place(source)} + {source_offset}"
         if count == 1:
             self._emit(f"memcpy({to}, {x}, {length} * sizeof(float));")
             return
         self._emit(f"for (int i = 0; i < {count}; i++) {{")
-        self._emit(f"    memcpy({to} + i * {out_stride}, {x} + i * {source_stride}, {length} * sizeof(float));")
+        self._emit(
+            f"    memcpy({to} + i * {out_stride}, {x} + i * {source_stride}, {length} * sizeof(float));"
+        )
         self._emit("}")
 
-    def _constant(self, at: int, arguments: Sequence[int]) -> None:
+    def _constant(self, arguments: Sequence[int]) -> None:
         """Nothing: whoever reads the buffer reads the constant, unless it is an output."""
 
 
@@ -516,11 +551,16 @@ def _around_time(array: StepArray) -> tuple[int, int]:
 
 
 def _float(bits: int) -> np.float32:
-    return np.uint32(bits).view(np.float32)
+    return np.frombuffer(bits.to_bytes(4, "little"), "<f4")[0]  # type: ignore[no-any-return]
 
 
 def _packed(weights: Array) -> Array:
     """Return ``(M, K)`` weights as ``le_product`` takes them."""
     rows = len(weights)
-    stops = [*range(0, rows - rows % 16, 16), *range(rows - rows % 16, rows - rows % 4, 4), *range(rows - rows % 4, rows), rows]
+    stops = [
+        *range(0, rows - rows % 16, 16),
+        *range(rows - rows % 16, rows - rows % 4, 4),
+        *range(rows - rows % 4, rows),
+        rows,
+    ]
     return np.concatenate([weights[start:stop].T.reshape(-1) for start, stop in pairwise(stops)])

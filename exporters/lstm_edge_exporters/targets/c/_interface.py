@@ -20,7 +20,7 @@ _C_TYPES = {
     "bool": "bool",
     **{f"{sign}int{bits}": f"{sign}int{bits}_t" for sign in ("", "u") for bits in (8, 16, 32, 64)},
 }
-_LOCALS = "all best call difference i j passed state t value work worst"
+_LOCALS = "all best call difference i lengths next passed state value work worst wrong"
 """What the templates call their own variables; constants and kernels begin with ``le_``."""
 
 

@@ -142,7 +142,9 @@ def verify_c(
     with _folder(files) as folder:
         program = folder / "verify"
         sources = [str(folder / path) for path in files if path.endswith(".c") and "examples/" not in path]
-        _execute([*compiler, *_C99, "-O1", f"-I{folder / 'src'}", *sources, "-o", str(program), "-lm"], compiler[0])
+        _execute(
+            [*compiler, *_C99, "-O1", f"-I{folder / 'src'}", *sources, "-o", str(program), "-lm"], compiler[0]
+        )
         arrays = [call.feeds[port.name] for call in calls for port in (*interface.inputs, *interface.states)]
         answer = _execute([str(program)], "the program in C", b"".join(array.tobytes() for array in arrays))
     reader = _Reader(answer)
