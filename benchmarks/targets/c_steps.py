@@ -5,7 +5,7 @@ machine. The times here are medians of rounds alternately, C beside onnxruntime 
 
     taskset -c 1 python -m benchmarks.targets.c_steps
 
-Needs ``lstm-edge[cpu,export,c]``, gcc, make, arm-none-eabi-gcc with newlib, and qemu-system-arm.
+Needs ``lstm-edge[cpu,export]``, gcc, make, arm-none-eabi-gcc with newlib, and qemu-system-arm.
 """
 
 import re
@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from importlib import metadata
 from pathlib import Path
 from statistics import median
 
@@ -94,7 +93,7 @@ def times_here(network: Path, stream: Stream, out: Path) -> tuple[float, float]:
 
 def main() -> None:
     """Print two tables in Markdown."""
-    print(f"emx-onnx-cgen {metadata.version('emx-onnx-cgen')}, onnxruntime {onnxruntime.__version__}")
+    print(f"onnxruntime {onnxruntime.__version__}")
     for program in ("arm-none-eabi-gcc", "qemu-system-arm", "gcc"):
         print(run(program, "--version").splitlines()[0])
     print()

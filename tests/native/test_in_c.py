@@ -9,7 +9,7 @@ import pytest
 from engine import Program
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from in_c import run_in_c
+from in_c import c_of, run_in_c
 from networks import IN_CELLS, Network, make_network, networks
 
 from conftest import open_for
@@ -66,6 +66,27 @@ def test_a_network_gives_in_c_what_it_gives_in_the_engine(
     assume(np.abs(expected).max() < 100)
     got = run_in_c(network.writer, x, tmp_path, GCC)
     assert np.abs(got - expected).max() <= 2e-5 * max(1, np.abs(expected).max())
+
+
+def test_weights_and_tables_that_are_int8_times_a_scale_keep_their_values(
+    best: Any, find_program: Any, tmp_path: Path
+) -> None:
+    find_program("gcc")
+    rng = np.random.default_rng(8)
+    scales = rng.uniform(1e-3, 1e-1, (30, 1)).astype("float32")
+    stored = rng.integers(-126, 127, (30, 7)).astype("float32")
+    stored[:, 2] = 127
+    writer = ProgramWriter()
+    ids = writer.input("x", 2, "int32")
+    rows = writer.gather(ids, stored * scales)
+    writer.output("rows", rows, every_step=True)
+    writer.output("y", writer.linear(rows, stored * scales, None), every_step=True)
+    assert "le_row_stored" in (code := c_of(writer))
+    assert "le_product_stored" in code
+    x = rng.integers(-30, 30, (9, 2)).astype("int32")
+    got, expected = run_in_c(writer, x, tmp_path, GCC), in_engine(best, writer, x)
+    assert np.array_equal(got[:, :14], expected[:, :14])
+    assert np.allclose(got, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.fixture(scope="module")

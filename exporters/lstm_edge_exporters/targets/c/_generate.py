@@ -351,6 +351,11 @@ class _Generator:
     ) -> None:
         """Emit ``to = start + weights * source``."""
         rows, columns = weights.shape
+        if scales is None and (stored := _in_int8(weights)) is not None:
+            small = self._code.constant(f"{name}_weights", stored[0])
+            own = self._code.constant(f"{name}_scales", stored[1])
+            self._emit(f"le_product_stored({small}, {own}, {start}, {source}, {columns}, {rows}, {to});")
+            return
         if scales is None:
             packed = self._code.constant(f"{name}_weights", _packed(weights))
             self._emit(f"le_product({packed}, {start}, {source}, {columns}, {rows}, {to});")
@@ -511,14 +516,16 @@ class _Generator:
     def _gather(self, arguments: Sequence[int]) -> None:
         index, out, number = arguments[:3]
         table = self._writer.constants[number]
-        name = self._code.constant(f"le_{self._at}_table", table)
         rows, columns = table.shape
-        self._emit(f"for (int i = 0; i < {self._writer.width(index)}; i++) {{")
-        self._emit(
-            f"    memcpy({self._place(out)} + i * {columns}, "
-            f"{name} + le_row({self._element(index)}, {rows}) * {columns}, {columns} * sizeof(float));"
-        )
-        self._emit("}")
+        row, to = f"le_row({self._element(index)}, {rows})", f"{self._place(out)} + i * {columns}"
+        stored = _in_int8(table)
+        name = self._code.constant(f"le_{self._at}_table", table if stored is None else stored[0])
+        if stored is None:
+            call = f"memcpy({to}, {name} + {row} * {columns}, {columns} * sizeof(float))"
+        else:
+            scales = self._code.constant(f"le_{self._at}_scales", stored[1])
+            call = f"le_row_stored({name}, {scales}, {row}, {columns}, {to})"
+        self._emit(f"for (int i = 0; i < {self._writer.width(index)}; i++) {call};")
 
     def _cast(self, arguments: Sequence[int]) -> None:
         source, out = arguments[:2]
@@ -552,6 +559,25 @@ def _around_time(array: StepArray) -> tuple[int, int]:
 
 def _float(bits: int) -> np.float32:
     return np.frombuffer(bits.to_bytes(4, "little"), "<f4")[0]  # type: ignore[no-any-return]
+
+
+def _in_int8(weights: Array) -> tuple[Array, Array] | None:
+    """Return int8 ``(M, K)`` and scales ``(M,)`` whose products are ``weights`` to the bit, in less memory.
+
+    There are such where a file stores int8 and a scale for each row: a row's largest is 127 times its scale.
+    """
+    if weights.shape[1] < 3:
+        return None
+    peaks = np.abs(weights).max(1, keepdims=True)
+    guess = np.where(peaks > 0, peaks / np.float32(127), np.float32(1))
+    found, scales = np.zeros(weights.shape, np.int8), np.zeros(len(weights), np.float32)
+    open_rows = np.ones(len(weights), bool)
+    for scale in (guess, np.nextafter(guess, np.float32(0)), np.nextafter(guess, np.float32(np.inf))):
+        whole = np.clip(np.rint(weights / scale), -127, 127).astype(np.int8)
+        fits = open_rows & (whole.astype(np.float32) * scale == weights).all(1)
+        found[fits], scales[fits] = whole[fits], scale[fits, 0]
+        open_rows &= ~fits
+    return None if open_rows.any() else (found, scales)
 
 
 def _packed(weights: Array) -> Array:

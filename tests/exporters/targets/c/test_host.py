@@ -11,8 +11,9 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from ruamel.yaml import YAML
 
-from lstm_edge_exporters import export
+from lstm_edge_exporters import QuantizeConfig, export, quantize
 from lstm_edge_exporters.targets.c import to_c
 from lstm_edge_runtime import load
 from lstm_edge_runtime.tolerance import limit_for
@@ -224,6 +225,28 @@ def test_a_direction_that_is_written_out_is_taken_as_the_default(kind, find_prog
     assert to_c(tmp_path / "net.onnx").worst.ok
 
 
+class Recurrent(torch.nn.Module):
+    """Enough hidden units that float32 weights would fill a small stack."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.rnn = getattr(torch.nn, kind)(8, 32, batch_first=True)
+
+    def forward(self, x):
+        return self.rnn(x)[0]
+
+
+@pytest.mark.parametrize(("kind", "weights_only"), [("GRU", False), ("LSTM", True)])
+def test_weights_that_are_stored_in_int8_stay_so_in_flash(kind, weights_only, find_program, tmp_path):
+    find_program("cc", "gcc", "clang")
+    torch.manual_seed(0)
+    export(Recurrent(kind).eval(), torch.randn(2, 5, 8)).save(tmp_path / "m.onnx")
+    quantize(tmp_path / "m.onnx", QuantizeConfig(weights_only=weights_only)).save(tmp_path / "small.onnx")
+    made, weights = to_c(tmp_path / "small.onnx"), 32 * 40 * (3 if kind == "GRU" else 4)
+    assert weights < made.sizes.constants < 1.4 * weights
+    assert made.sizes.stack < 2048
+
+
 TOKENS = """
 #include "net.h"
 #include <string.h>
@@ -315,6 +338,36 @@ def test_cmake_takes_the_folder_into_a_project(folder_of, find_program, run, tmp
     run(cmake, "-S", tmp_path / "app", "-B", tmp_path / "build")
     run(cmake, "--build", tmp_path / "build")
     run(tmp_path / "build/app")
+
+
+IDF = """
+set(ESP_PLATFORM 1)
+function(idf_component_register)
+  cmake_parse_arguments(idf "" "" "SRCS;INCLUDE_DIRS" ${ARGN})
+  message(STATUS "${idf_SRCS};${idf_INCLUDE_DIRS}")
+endfunction()
+"""
+ZEPHYR = """
+foreach(command library_named library_sources include_directories)
+  cmake_language(EVAL CODE "function(zephyr_\\${command})\nmessage(STATUS \"\\${ARGN}\")\nendfunction()")
+endforeach()
+"""
+
+
+@pytest.mark.parametrize(("mock", "file"), [(IDF, "CMakeLists.txt"), (ZEPHYR, "zephyr/CMakeLists.txt")])
+def test_the_folder_is_a_component_of_esp_idf_and_a_module_of_zephyr(
+    mock, file, folder_of, find_program, run, tmp_path
+):
+    folder = folder_of("demo")
+    (tmp_path / "mock.cmake").write_text(f'{mock}\ninclude("{folder / file}")\n')
+    said = run(find_program("cmake"), "-P", tmp_path / "mock.cmake").replace("-- ", "").replace("\n", ";")
+    named = {path for path in said.split(";") if "src" in path}
+    assert {(folder / file).parent.joinpath(path).resolve() for path in named} == {
+        folder / "src", folder / "src/net.c", folder / "src/net_selftest.c",
+    }  # fmt: skip
+    module = YAML().load(folder / "zephyr/module.yml")
+    assert (module["name"], module["build"]["cmake"]) == ("net", "zephyr")
+    assert YAML().load(folder / "idf_component.yml")["version"]
 
 
 ARDUINO = """

@@ -300,6 +300,11 @@ LE_KERNEL int le_row(int64_t index, int rows) {
     return index < -rows || index >= rows ? -1 : (int)(index < 0 ? index + rows : index);
 }
 
+/* y = a row of a table whose numbers are int8 times a scale for each row. */
+LE_KERNEL void le_row_stored(const int8_t *table, const float *scales, int row, int n, float *y) {
+    for (int i = 0; i < n; i++) y[i] = (float)table[row * n + i] * scales[row];
+}
+
 /* --- Products of float32 ----------------------------------------------------------------------------- */
 
 /* 16 outputs in registers. */
@@ -345,6 +350,27 @@ LE_KERNEL void le_product(const float *w, const float *start, const float *x, in
         float b0 = *start;
         for (int j = 0; j < k; j++) b0 = LE_FMA1(x[j], *w++, b0);
         *y = b0;
+    }
+}
+
+/* The same with weights that are an int8 number times their output's scale, one output's after the other's. */
+LE_KERNEL void le_product_stored(const int8_t *w, const float *scales, const float *start, const float *x, int k, int m,
+                                 float *y) {
+    if (!start) start = (const float *)memset(y, 0, (size_t)m * sizeof *y);
+    for (; m >= 4; m -= 4, w += 4 * k, y += 4, start += 4, scales += 4) {
+#define LE_BEGIN_STORED(i) float c##i = 0.0f;
+#define LE_ADD_TO_STORED(i) c##i = LE_FMA1(x[j], (float)w[j + i * k], c##i);
+#define LE_END_STORED(i) y[i] = LE_FMA1(scales[i], c##i, start[i]);
+        LE_4(LE_BEGIN_STORED)
+        for (int j = 0; j < k; j++) {
+            LE_4(LE_ADD_TO_STORED)
+        }
+        LE_4(LE_END_STORED)
+    }
+    for (; m > 0; m--, w += k, y++, start++, scales++) {
+        float c0 = 0.0f;
+        for (int j = 0; j < k; j++) c0 = LE_FMA1(x[j], (float)w[j], c0);
+        *y = LE_FMA1(*scales, c0, *start);
     }
 }
 
