@@ -122,9 +122,17 @@ LE_INLINE le_vf le_pick(le_vi mask, le_vf a, le_vf b) { return mask ? a : b; }
 LE_INLINE le_vf le_larger(le_vf a, le_vf x) { return le_pick(LE_IF(a > x), a, x); }
 LE_INLINE le_vf le_smaller(le_vf a, le_vf x) { return le_pick(LE_IF(a < x), a, x); }
 
+/* x between two limits, -low at most high; NaN is NaN. */
+LE_INLINE le_vf le_limited(float low, float high, le_vf x) {
+#if LE_LANES == 1
+    if (((uint32_t)le_bits(x) & 0x7FFFFFFFu) <= (uint32_t)le_bits(-low)) return x; /* by its bits: usual and cheap */
+#endif
+    return le_smaller(le_set(high), le_larger(le_set(low), x));
+}
+
 /* exp(x) within 2 ULP: 2^n * exp(f) with |f| <= log(2) / 2 and the polynomial of Cephes' expf. */
 LE_INLINE le_vf le_exp(le_vf x) {
-    x = le_smaller(le_set(88.8f), le_larger(le_set(-87.3365f), x));
+    x = le_limited(-87.3365f, 88.8f, x);
     le_vf shifted = x * 1.44269504088896341f + 12582912.0f; /* 1.5 * 2^23: the sum is rounded to a whole number */
     le_vf n = shifted - 12582912.0f;
     le_vf f = n * -0.693359375f + x;
@@ -144,7 +152,7 @@ LE_INLINE le_vf le_sigmoid(le_vf x) { return 1.0f / (1.0f + le_exp(-x)); }
 
 /* tanh(x) by the rational approximation of degree 13 over 6 that Eigen and onnxruntime use, within 4 ULP. */
 LE_INLINE le_vf le_tanh(le_vf x) {
-    x = le_smaller(le_set(9.0f), le_larger(le_set(-9.0f), x));
+    x = le_limited(-9.0f, 9.0f, x);
     le_vf s = x * x;
     le_vf p = s * -2.76076847742355e-16f + 2.00018790482477e-13f;
     p = p * s + -8.60467152213735e-11f;
@@ -423,11 +431,14 @@ LE_KERNEL float le_quantize(const float *x, int k, int16_t *q) {
     const float shifted = -least / scale + magic;
     int32_t zero = le_word(&shifted) - whole;
     if (zero > 255) zero = 255;
+    float rest[4];
     for (; k > 0; k -= 4, x += 4, q += 4) {
-        float four[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-        memcpy(four, x, (k < 4 ? (size_t)k : 4u) * sizeof *x);
+        if (k < 4) {
+            for (int i = 0; i < 4; i++) rest[i] = i < k ? x[i] : 0.0f;
+            x = rest;
+        }
 #define LE_QUANTIZE(i)                                                      \
-    const float rounded##i = four[i] / scale + magic;                       \
+    const float rounded##i = x[i] / scale + magic;                          \
     int32_t value##i = le_word(&rounded##i) - whole + zero;                 \
     value##i = value##i < 0 ? 0 : value##i > 255 ? 255 : value##i;          \
     q[LE_ORDER(i)] = (int16_t)(value##i - zero);
@@ -436,51 +447,46 @@ LE_KERNEL float le_quantize(const float *x, int k, int16_t *q) {
     return scale;
 }
 
-#if defined(__ARM_FEATURE_MVE)
-/* Sum of the products of k quantized inputs and the weights of one output. Exact. */
-LE_INLINE int32_t le_dot(const int8_t *w, const int16_t *q, int k) {
-    int32_t sum = 0;
-    for (; k >= 8; k -= 8, w += 8, q += 8) sum = vmladavaq_s16(sum, vldrbq_s16(w), vldrhq_s16(q));
-    if (k > 0) sum = vmladavaq_p_s16(sum, vldrbq_z_s16(w, 0xFF), vldrhq_z_s16(q, 0xFF), 0xFF);
-    return sum;
-}
-#elif LE_LANES > 1
-LE_INLINE int32_t le_dot(const int8_t *w, const int16_t *q, int k) {
-    int32_t sum = 0;
-    for (int j = 0; j < k; j++) sum += (int16_t)w[j] * q[j];
-    return sum;
-}
-#endif
-
-/* The same for 4 outputs, whose weights lie `stride` apart. */
+/* Sums of the products of k quantized inputs and the weights of 4 outputs, which lie `stride` apart. Exact. */
 LE_INLINE void le_dots(const int8_t *w, int stride, const int16_t *q, int k, int32_t *sums) {
-#if defined(__ARM_FEATURE_MVE) || LE_LANES > 1
-    for (int r = 0; r < 4; r++) sums[r] = le_dot(w + r * stride, q, k);
+#define LE_BEGIN8(i) int32_t a##i = 0;
+#define LE_END8(i) sums[i] = a##i;
+#if defined(__ARM_FEATURE_MVE)
+#define LE_ADD_TO8(i) a##i = vmladavaq_p_s16(a##i, x, vldrbq_z_s16(w + i * stride, some), some);
+    LE_4(LE_BEGIN8)
+    for (; k > 0; k -= 8, w += 8, q += 8) {
+        const mve_pred16_t some = vctp16q((uint32_t)k);
+        const int16x8_t x = vldrhq_z_s16(q, some);
+        LE_4(LE_ADD_TO8)
+    }
+    LE_4(LE_END8)
 #elif defined(LE_DSP)
     const int16_t *end = q + k;
-    int32_t a0 = 0, a1 = 0, a2 = 0, a3 = 0, x02, x13, four, two;
+    int32_t x02, x13, four, two;
+    LE_4(LE_BEGIN8)
     do {
-#define LE_ADD_TO8(a)                                                                                    \
+#define LE_ADD_PAIRS(a)                                                                                  \
     "sxtb16 %[two], %[four]\n\tsmlad " a ", %[two], %[x02], " a "\n\t"                                   \
     "sxtb16 %[four], %[four], ror #8\n\tsmlad " a ", %[four], %[x13], " a "\n\t"
         __asm__("ldrd %[x02], %[x13], [%[q]], #8\n\t"
-                "ldr %[four], [%[w], %[stride]]\n\t" LE_ADD_TO8("%[a1]")
-                "ldr %[four], [%[w], %[stride], lsl #1]\n\t" LE_ADD_TO8("%[a2]")
-                "ldr %[four], [%[w], %[three]]\n\t" LE_ADD_TO8("%[a3]")
-                "ldr %[four], [%[w]], #4\n\t" LE_ADD_TO8("%[a0]")
+                "ldr %[four], [%[w], %[stride]]\n\t" LE_ADD_PAIRS("%[a1]")
+                "ldr %[four], [%[w], %[stride], lsl #1]\n\t" LE_ADD_PAIRS("%[a2]")
+                "ldr %[four], [%[w], %[three]]\n\t" LE_ADD_PAIRS("%[a3]")
+                "ldr %[four], [%[w]], #4\n\t" LE_ADD_PAIRS("%[a0]")
                 : [a0] "+r"(a0), [a1] "+r"(a1), [a2] "+r"(a2), [a3] "+r"(a3), [w] "+r"(w), [q] "+r"(q),
                   [x02] "=&r"(x02), [x13] "=&r"(x13), [four] "=&r"(four), [two] "=&r"(two)
                 : [stride] "r"(stride), [three] "r"(3 * stride)
                 : "memory");
     } while (q < end);
-    sums[0] = a0;
-    sums[1] = a1;
-    sums[2] = a2;
-    sums[3] = a3;
+    LE_4(LE_END8)
+#elif LE_LANES > 1
+    for (int r = 0; r < 4; r++, w += stride) {
+        int32_t sum = 0;
+        for (int j = 0; j < k; j++) sum += (int16_t)w[j] * q[j];
+        sums[r] = sum;
+    }
 #else
-#define LE_BEGIN8(i) int32_t a##i = 0;
 #define LE_ADD_TO8(i) a##i += w[j + i * stride] * q[j];
-#define LE_END8(i) sums[i] = a##i;
     LE_4(LE_BEGIN8)
     for (int j = 0; j < k; j++) {
         LE_4(LE_ADD_TO8)
@@ -498,16 +504,18 @@ LE_KERNEL void le_product8(const int8_t *w, const float *scales, int many, const
     const int each = (k + 3) & ~3;
     float factor = scales[0] * scale;
     if (!start) start = (const float *)memset(y, 0, (size_t)m * sizeof *y);
-    while (m > 0) {
-        const int rows = m >= 4 ? 4 : 1;
+    for (; m >= 4; m -= 4, w += 4 * each, y += 4, start += 4) {
         int32_t sums[4];
-        le_dots(w, rows == 4 ? each : 0, q, each, sums);
-        w += rows * each;
-        m -= rows;
-        for (int r = 0; r < rows; r++) {
-            if (many) factor = *scales++ * scale;
-            *y++ = *start++ + (float)sums[r] * factor;
-        }
+        le_dots(w, each, q, each, sums);
+#define LE_SCALE(i) y[i] = start[i] + (float)sums[i] * (many ? scales[i] * scale : factor);
+        LE_4(LE_SCALE)
+        if (many) scales += 4;
+    }
+    for (; m > 0; m--, w += each) {
+        int32_t sums[4];
+        le_dots(w, 0, q, each, sums);
+        if (many) factor = *scales++ * scale;
+        *y++ = *start++ + (float)sums[0] * factor;
     }
 }
 
@@ -540,9 +548,22 @@ LE_INLINE void le_lstm_cell(const le_function *f, float clip, int input_forget, 
     }
 }
 
-LE_KERNEL void le_lstm(const float *g, const float *c, float *new_h, float *new_c, int n) {
-    const le_function usual[3] = {{LE_SIGMOID, 0.0f, 0.0f}, {LE_TANH, 0.0f, 0.0f}, {LE_TANH, 0.0f, 0.0f}};
-    le_lstm_cell(usual, 0.0f, 0, NULL, g, c, new_h, new_c, n);
+LE_KERNEL void le_each_tanh(const float *x, float *y, int n) {
+    LE_EACH(i, n) le_store(y + i, le_tanh(le_load(x + i, n - i)), n - i);
+}
+
+/* The usual cell, a function at a time over all gates: its constants stay in registers. */
+LE_KERNEL void le_lstm(float *g, const float *c, float *new_h, float *new_c, int n) {
+    float *z = g + 3 * n;
+    LE_EACH(i, 3 * n) le_store(g + i, le_sigmoid(le_load(g + i, 3 * n - i)), 3 * n - i);
+    le_each_tanh(z, z, n);
+    LE_EACH(i, n) {
+        const int left = n - i;
+        const le_vf kept = le_load(g + 2 * n + i, left) * le_load(c + i, left);
+        le_store(new_c + i, kept + le_load(g + i, left) * le_load(z + i, left), left);
+    }
+    le_each_tanh(new_c, z, n);
+    LE_EACH(i, n) le_store(new_h + i, le_load(g + n + i, n - i) * le_load(z + i, n - i), n - i);
 }
 
 /* Gates: update, reset, new. The first half takes update and reset, and leaves in s what the new gate adds. */
