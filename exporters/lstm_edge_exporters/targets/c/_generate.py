@@ -30,6 +30,8 @@ _WRITES = {Code.BINARY: (3,), Code.WHERE: (3,), **dict.fromkeys(_RECURRENT, (3, 
 """Which arguments of an operation are buffers that it reads or writes, where not 0 and 1."""
 _IN_PLACE = (Code.UNARY, Code.BINARY, Code.SOFTMAX, Code.NORMALIZE, Code.WHERE)
 """Operations whose result may take the place of an input."""
+_SMALLEST = 256
+"""Elements of weights that are kept in int8; fewer are faster in float32."""
 _USUAL = (Function.SIGMOID, Function.TANH, Function.TANH)
 """The functions of the LSTM cell that has a kernel of its own."""
 
@@ -566,7 +568,7 @@ def _in_int8(weights: Array) -> tuple[Array, Array] | None:
 
     There are such where a file stores int8 and a scale for each row: a row's largest is 127 times its scale.
     """
-    if weights.shape[1] < 3:
+    if weights.size < _SMALLEST or weights.shape[1] < 3:
         return None
     peaks = np.abs(weights).max(1, keepdims=True)
     guess = np.where(peaks > 0, peaks / np.float32(127), np.float32(1))
