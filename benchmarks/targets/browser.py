@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import onnx
 
+from benchmarks.common import SIZES
 from benchmarks.speed.models import write_model
-from benchmarks.speed.sizes import SIZES
 from lstm_edge_runtime import load
 from lstm_edge_runtime.manifest import KEY, Manifest
 
