@@ -141,7 +141,7 @@ def main() -> int:
     print(table(["ratio to the float file", "bytes", "step", "chunk of 256", "load", "size"], rows))
     lost = print_demo(judged)
     print(*missed, sep="\n")
-    print(detect_target())
+    print("quantized for", detect_target())
     print_machine("onnxruntime", "torch")
     return int(bool(missed or lost))
 
