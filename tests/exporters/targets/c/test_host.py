@@ -348,9 +348,14 @@ function(idf_component_register)
 endfunction()
 """
 ZEPHYR = """
-foreach(command library_named library_sources include_directories)
-  cmake_language(EVAL CODE "function(zephyr_\\${command})\nmessage(STATUS \"\\${ARGN}\")\nendfunction()")
-endforeach()
+function(zephyr_library_named)
+endfunction()
+function(zephyr_library_sources)
+  message(STATUS "${ARGN}")
+endfunction()
+function(zephyr_include_directories)
+  message(STATUS "${ARGN}")
+endfunction()
 """
 
 
