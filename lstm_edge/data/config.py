@@ -80,7 +80,7 @@ class DataConfig(ReadConfig):
     """Unit of each predicted value, stored in the artifact."""
     forecast_difference: bool | None = None
     """Whether a forecast's network predicts the difference from now, to which the exported file adds what is
-    now; None if persistence is within half a standard deviation."""
+    now; None if persistence is hard to beat (``training.baselines.persists``)."""
     validation: float = 0.2
     """Fraction of the series in the validation set."""
     test: float = 0.2

@@ -16,7 +16,7 @@ from ..data.recordings import SETS, Recordings
 from ..data.split import Split
 from ..data.training import SetWindows
 from ..lstm1 import LSTM1
-from .baselines import Baseline, find_season, forecast_baselines, majority_baseline, mean_baseline
+from .baselines import Baseline, find_season, forecast_baselines, majority_baseline, mean_baseline, persists
 from .config import TrainConfig
 from .dataset import Dataset, fit_scale, scale_dataset
 from .lanes import reset_lanes
@@ -48,8 +48,6 @@ _NO_BETTER = (
     "features or a larger --hidden-size"
 )
 _TINY = 1e-300
-_PERSISTENT = 0.5
-"""Error of persistence up to which a forecast predicts the change, in standard deviations."""
 
 
 @dataclass(frozen=True)
@@ -356,9 +354,7 @@ def _as_differences(
         return sets, ()
     places, wanted = _places(recordings), data.forecast_difference
     if wanted is None:
-        x, y = (np.concatenate([getattr(one, each) for one in sets.split.train]) for each in "xy")
-        error = np.sqrt(((y - x[:, places]) ** 2).mean(axis=0))
-        wanted = bool((error <= _PERSISTENT * y.std(axis=0)).all())
+        wanted = persists([one.x[:, places] for one in sets.split.train])
     if not wanted:
         return sets, ()
     parts: dict[str, Any] = {}

@@ -11,7 +11,7 @@ from lstm_edge.data.config import DataConfig
 from lstm_edge.data.recordings import Recording
 from lstm_edge.deploy import deployable
 from lstm_edge.run_files import CONFIG, METRICS
-from lstm_edge.training.baselines import find_season, forecast_baselines, majority_baseline
+from lstm_edge.training.baselines import find_season, forecast_baselines, majority_baseline, persists
 from lstm_edge.training.dataset import fit_scale
 from lstm_edge.training.series import SeriesSet
 from lstm_edge_exporters.export import export
@@ -48,6 +48,18 @@ def test_a_season_is_found_in_noise_and_in_several_series(period):
 )
 def test_what_does_not_repeat_has_no_season(values):
     assert find_season([values[:, None]]) is None
+
+
+def test_what_wanders_persists_and_what_stays_around_a_level_does_not():
+    rng = np.random.default_rng(0)
+    walks = [900 + rng.normal(size=(150, 2)).cumsum(0) for _ in range(12)]
+    assert persists(walks)
+    assert persists(walks[:1])
+    assert persists([np.ones((100, 1))])
+    assert not persists([rng.normal(size=(150, 2)) for _ in range(12)])
+    assert not persists(waves(24, [1000], noise=0.05))
+    assert not persists([np.concatenate([walks[0][:, :1], rng.normal(size=(150, 1))], axis=1)])
+    assert not persists([walks[0][:20]])
 
 
 def test_a_season_ago_is_taken_from_the_same_series_or_else_now():
@@ -131,13 +143,14 @@ def test_a_forecast_that_persistence_is_near_to_predicts_the_change_and_the_file
         batch = stream_of(tmp_path / "run", lengths=True).run(
             x=x[None, :9].repeat(2, 0), lengths=np.array([3, 9])
         )
-        alone = [model.run(x=x[None, :steps])["logits"][0] for steps in (3, 9)]
-        np.testing.assert_allclose(batch["logits"], alone, rtol=1e-5)
+        alone = [model.run(x=x[None, :steps])[0]["logits"][0] for steps in (3, 9)]
+        np.testing.assert_allclose(batch[0]["logits"], alone, rtol=1e-5)
 
 
-def test_a_forecast_that_changes_wildly_is_of_the_value(tmp_path):
-    noise = np.random.default_rng(0).normal(size=300)
-    (tmp_path / "d.csv").write_text("a\n" + "\n".join(map(str, noise)) + "\n")
+@pytest.mark.parametrize("wave", [0, 10], ids=["noise", "a wave in noise"])
+def test_a_forecast_of_what_stays_around_a_level_is_of_the_value(tmp_path, wave):
+    values = np.random.default_rng(0).normal(size=600) + wave * np.sin(np.arange(600) / 5)
+    (tmp_path / "d.csv").write_text("a\n" + "\n".join(map(str, values)) + "\n")
     data = DataConfig(window=10, stride=2, forecast=("a",))
     assert train(tmp_path / "d.csv", tmp_path / "run", data_config=data, config=QUICK).added == ()
 
