@@ -22,7 +22,7 @@ from lstm_edge_runtime.state import Runner
 from lstm_edge_runtime.tolerance import Comparison, compare, distance
 
 from .cases import Feeds, Procedure, whole
-from .graph64 import Graph64, introduced_constants, rounded_inverses
+from .graph64 import Graph64, introduced_constants, rounded_inverses, short_arrays
 from .noise import Rounding
 
 __all__ = [
@@ -138,8 +138,8 @@ class Function:
     reference: Reference
     fixed: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """See ``fixed_axes``."""
-    _graphs: dict[int, Graph64] = field(default_factory=dict)
-    """With their constants moved."""
+    _graphs: dict[tuple[int, int], Graph64] = field(default_factory=dict)
+    """With their constants moved, by how many and the seed."""
 
     @cached_property
     def constants(self) -> tuple[str, ...]:
@@ -147,10 +147,16 @@ class Function:
         introduced = introduced_constants(self.graph, self.reference.tensors)
         return tuple(dict.fromkeys((*introduced, *rounded_inverses(self.graph))))
 
-    def _moved(self, seed: int) -> Runner:
-        if seed not in self._graphs:
-            self._graphs[seed] = self.graph.moved(self.constants, seed)
-        return self._graphs[seed].run64
+    @cached_property
+    def _perhaps(self) -> tuple[str, ...]:
+        """The same, and those of short numbers, of which the file does not tell whether they were rounded."""
+        return (*self.constants, *short_arrays(self.graph, self.reference.tensors))
+
+    def _moved(self, constants: Sequence[str], seed: int) -> Runner:
+        key = (len(constants), seed)
+        if key not in self._graphs:
+            self._graphs[key] = self.graph.moved(constants, seed)
+        return self._graphs[key].run64
 
     def _rounded(self, seed: int) -> Runner:
         return partial(self.graph.perturbed, rounding=Rounding(seed, unit=2.0**-53))
@@ -181,10 +187,14 @@ class Function:
         if found.ok or any(got[name].shape != expected[name].shape for name in names):
             return found
         again = partial(self._allow, feeds=feeds, procedure=procedure, got=got, expected=expected)
-        if self.constants:
-            found = again(replace(found, constants=self.constants), limits, self._moved, _CONSTANTS)
-        if found.ok:
-            return found
+        exact = dict(limits)
+        for constants in dict.fromkeys((self.constants, self._perhaps)):
+            if constants:
+                limits |= exact
+                moved = partial(self._moved, constants)
+                found = again(replace(found, constants=constants), limits, moved, _CONSTANTS)
+            if found.ok:
+                return found
         rounded = again(replace(found, ill_conditioned=True), limits, self._rounded, _ROUNDINGS)
         return rounded if rounded.ok else found
 

@@ -25,6 +25,7 @@ __all__ = [
     "nearly_equal",
     "open_graph",
     "rounded_inverses",
+    "short_arrays",
     "wrong_copies",
 ]
 
@@ -147,7 +148,7 @@ class Graph64:
         wide.CopyFrom(self._model)
         for name, array, replace in list(_constants(wide.graph)):
             if name in names:
-                signs = np.where(_is_short(array), 0.0, rng.choice([-1.0, 1.0], array.shape))
+                signs = rng.choice([-1.0, 1.0], array.shape)
                 replace(array.astype(np.float64) * (1.0 + _MOVE * signs))
         return Graph64(wide, self._name, self._exact)
 
@@ -238,6 +239,23 @@ def introduced_constants(graph: Graph64, tensors: Iterable[Array]) -> tuple[str,
         if not any(_is_alike(ordered, each) for each in theirs):
             found.append(name)
     return tuple(found)
+
+
+def short_arrays(graph: Graph64, tensors: Iterable[Array]) -> tuple[str, ...]:
+    """Return the constants of several short numbers that are not all the reference's.
+
+    The translation may have computed them, and rounded: ``exp`` of ``log(3)`` in float32 is 3 there alone.
+
+    Args:
+        graph: the file's.
+        tensors: every float tensor of the reference.
+    """
+    known = _numbers(tensors)
+    return tuple(
+        name
+        for name, array in graph.constants.items()
+        if array.size > 1 and _is_short(array).all() and _strange(array.ravel(), known).size
+    )
 
 
 def _numbers(tensors: Iterable[Array]) -> Array:

@@ -79,6 +79,28 @@ class Random(Net):
         return self.rnn(x, (h, h))[0]
 
 
+class Rotates(Net):
+    """Linear recurrent units of public packages do this."""
+
+    def forward(self, x):
+        y = self.rnn(x)[0]
+        return (torch.complex(y, -y) @ torch.eye(6, dtype=torch.complex64)).real
+
+
+class SettingInABuffer(Net):
+    """Some spiking neurons keep their reset mechanism so."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mechanism", torch.tensor(0))
+
+    def forward(self, x):
+        y = self.rnn(x)[0]
+        if self.mechanism == 0:
+            y = y * 2
+        return y
+
+
 class WeightsFromData(Net):
     def forward(self, x):
         flat = [self.rnn.weight_ih_l0 * x.mean(), *self.rnn._flat_weights[1:]]
@@ -94,6 +116,8 @@ class WeightsFromData(Net):
         (LoopToALength, (X, LENGTHS), "values of a tensor.*mask"),
         (PicksByLength, (X, LENGTHS), "values of a tensor.*mask"),
         (BranchesOnLengths, (X, LENGTHS), "values of a tensor.*torch.where"),
+        (Rotates, X, r"complex tensors \(test_refusals.py:\d+: return \(torch\.complex\(y, -y\)"),
+        (SettingInABuffer, X, r"if self\.mechanism == 0:\).*keep a setting as a Python number, not a buffer"),
         (NoSuchOperator, X, r"aten._linalg_eigh.default \(test_refusals.py:\d+: return torch.linalg.eig"),
         (Random, X, r"samples: .*h = torch\.randn\(1, x\.size\(0\), 6\)\).*another output on every call"),
         (WeightsFromData, X, "weights are computed from the network's inputs"),
