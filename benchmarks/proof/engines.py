@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from engine_worker import pack, unpack
+
+from benchmarks.proof.engine_worker import pack, unpack
 
 __all__ = ["INSTRUCTION_SETS", "Engine", "EngineError", "open_engines"]
 

@@ -4,7 +4,7 @@ Steps alternate in the order in which they read the weights, keep these in large
 (native/src/internal.h). Here the library is built again with one of the three left out or set otherwise, and
 timed beside the library without any. It needs cmake and a C compiler. Run it on a quiet machine, on one core:
 
-    taskset -c 1 python benchmarks/prefetch.py
+    taskset -c 1 python -m benchmarks.speed.prefetch
 """
 
 import argparse
@@ -16,15 +16,15 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from limits import build_tools
-from stream_cases import Call, interleave
-from stream_models import write_model
-from stream_native import COUNTS, load_on, ratio, steps_from_c
-from stream_sizes import SIZES
 
+from benchmarks.speed.limits import build_tools
+from benchmarks.speed.models import write_model
+from benchmarks.speed.sizes import SIZES
+from benchmarks.speed.stream_cases import Call, interleave
+from benchmarks.speed.stream_native import COUNTS, load_on, ratio, steps_from_c
 from lstm_edge_runtime.native.library import open_library
 
-NATIVE = Path(__file__).parents[1] / "native"
+NATIVE = Path(__file__).parents[2] / "native"
 Change = tuple[str, str, str]
 """A source file, what stands in it, and what stands there instead."""
 SAME_ORDER: Change = ("stream.c", "w->backward = !w->backward;", "w->backward = false;")

@@ -1,12 +1,13 @@
 """What does validation find? Healthy networks, spoiled in hundreds of ways, and validated in several modes.
 
-Run it with ``python benchmarks/mutation.py --processes 2``. Every network of ``mutation_networks.py`` is
-exported and every class of ``mutation_kinds.py`` applied to the file, that of one unit in the last place
-``--ulps`` times. How much a mutant truly differs is judged apart from validation: its graph is evaluated in
-float64 on cases of other seeds and sizes, whole and in chunks, and compared with the healthy graph, element
-of the fixed axes by element, as a fraction of that element's range. A mutant that moves by 1e-9 or more
-differs. One that only float32 shows, as a number that passes through float16, is judged by the errors of
-onnxruntime, in limits.
+    python -m benchmarks.proof.mutation --processes 2
+
+Every network of ``mutation_networks.py`` is exported and every class of ``mutation_kinds.py`` applied to the
+file, that of one unit in the last place ``--ulps`` times. How much a mutant truly differs is judged apart
+from validation: its graph is evaluated in float64 on cases of other seeds and sizes, whole and in chunks, and
+compared with the healthy graph, element of the fixed axes by element, as a fraction of that element's range.
+A mutant that moves by 1e-9 or more differs. One that only float32 shows, as a number that passes through
+float16, is judged by the errors of onnxruntime, in limits.
 
 The modes: ``quick`` and ``full`` are ``validate --against`` the module, ``file`` the same against the healthy
 file, ``alone`` is ``validate`` without a reference, ``selftest`` the device's. A validation is stopped at its
@@ -36,9 +37,9 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from mutation_kinds import KINDS, Draft, Kind, NotApplicableError
-from mutation_networks import NETWORKS
 
+from benchmarks.proof.mutation_kinds import KINDS, Draft, Kind, NotApplicableError
+from benchmarks.proof.mutation_networks import NETWORKS
 from lstm_edge_exporters import export
 from lstm_edge_exporters.numerics.cases import CaseGenerator, Procedure, in_chunks, whole
 from lstm_edge_exporters.numerics.floors import Expected, expected

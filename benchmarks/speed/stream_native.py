@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
-from limits import build_tools, least_seconds
-from stream_cases import Call, interleave, litert_calls, plain_loop, plain_session
-from stream_processes import loading_seconds, memory_of_streams
-from stream_sizes import SIZES
 
 import lstm_edge_runtime.native.engine as engine_module
+from benchmarks.speed.limits import build_tools, least_seconds
+from benchmarks.speed.processes import loading_seconds, memory_of_streams
+from benchmarks.speed.sizes import SIZES
+from benchmarks.speed.stream_cases import Call, interleave, litert_calls, plain_loop, plain_session
 from lstm_edge_exporters.quantization.precision import SCHEMES, detect_target, int8_dynamic
 from lstm_edge_exporters.quantization.prepare import prepare
 from lstm_edge_runtime import Model, load

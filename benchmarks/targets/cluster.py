@@ -1,6 +1,6 @@
 """Samples a second of ``lstm-edge score``: one process, Ray with one core and with two; cost as data grow.
 
-    python benchmarks/cluster.py [MODEL.onnx] [--millions 1 10]
+    python -m benchmarks.targets.cluster [MODEL.onnx] [--millions 1 10]
 
 Each row is a fresh process on a data set of random samples of many devices, split over files by time. Memory
 is the largest resident set of any of the run's processes that score (those of Ray's own services are left
@@ -29,7 +29,7 @@ from pyarrow import parquet
 from lstm_edge_runtime import load
 from lstm_edge_runtime.cpu import describe_cpu
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DEVICES = 2_000
 FILE_ROWS = 1_000_000
 WAYS = {

@@ -8,7 +8,7 @@ Both train and test on the set's own split. aeon is no dependency of lstm-edge. 
 with aeon (and sktime, of which only the data are read, for PLAID), and name the command to train with:
 
     python -m venv /tmp/aeon && /tmp/aeon/bin/pip install aeon && /tmp/aeon/bin/pip install --no-deps sktime
-    /tmp/aeon/bin/python benchmarks/training.py --lstm-edge .venv/bin/lstm-edge
+    /tmp/aeon/bin/python -m benchmarks.strangers.training --lstm-edge .venv/bin/lstm-edge
 
 The reference is the nearest neighbor by dynamic time warping without a window, on the samples as they are.
 """

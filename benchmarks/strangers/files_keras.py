@@ -1,8 +1,8 @@
-"""Write the ONNX file that tf2onnx makes of each of 30 Keras networks; ``foreign_files.py`` runs this.
+"""Write the ONNX file that tf2onnx makes of each of 30 Keras networks; ``files.py`` runs this.
 
-    python benchmarks/foreign_files_keras.py FOLDER
+    python -m benchmarks.strangers.files_keras FOLDER
 
-It needs TensorFlow, so it runs in the environment of ``foreign_files.txt``.
+It needs TensorFlow, so it runs in the environment of ``files.txt``.
 """
 
 import os

@@ -3,7 +3,7 @@
 A step can be no quicker than reading its weights once, and no quicker than its multiply-adds at the core's
 peak; both are measured here by a few lines of C (``limits.c``). Run it on one core:
 
-    taskset -c 1 python benchmarks/limits.py
+    taskset -c 1 python -m benchmarks.speed.limits
 """
 
 import ctypes
@@ -16,9 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from stream_models import write_model
-from stream_sizes import CLASSES, SIZES
 
+from benchmarks.speed.models import write_model
+from benchmarks.speed.sizes import CLASSES, SIZES
 from lstm_edge_runtime import load
 from lstm_edge_runtime.native.library import library
 

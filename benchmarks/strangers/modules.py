@@ -2,10 +2,10 @@
 
     python -m venv strangers && strangers/bin/pip install -e ".[cpu,export]"
     strangers/bin/pip install --no-deps -r benchmarks/strangers/packages.txt
-    strangers/bin/python benchmarks/strangers.py GROUP [--json FILE]
-    python benchmarks/strangers.py --table FILE...
+    strangers/bin/python -m benchmarks.strangers.modules GROUP [--json FILE]
+    python -m benchmarks.strangers.modules --table FILE...
 
-Each call of ``strangers_calls.py`` builds one module and gives its inputs at any ``(N, L)``. It is exported
+Each call of ``calls.py`` builds one module and gives its inputs at any ``(N, L)``. It is exported
 from those at ``TRACED`` by
 
 - ``lstm_edge_exporters.export``, axes and states found by itself,
@@ -41,11 +41,11 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 import torch
-from strangers_calls import GROUPS, Call
 from torch import Tensor, nn
 from torch.export import Dim
 from torch.utils import _pytree as pytree
 
+from benchmarks.strangers.calls import GROUPS, Call
 from lstm_edge_exporters import ExportConfig, export
 from lstm_edge_exporters.numerics.reference import Signature, flatten_output
 from lstm_edge_runtime import __version__

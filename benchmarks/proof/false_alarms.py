@@ -1,6 +1,6 @@
 """Export and validate healthy networks and count refusals and alarms: there must be none.
 
-    python benchmarks/false_alarms.py --count 2000 --python OLD/bin/python     # needs the [export] extra
+    python -m benchmarks.proof.false_alarms --count 2000 --python OLD/bin/python    # needs lstm-edge[export]
 
 Networks are drawn over the forms of ``healthy.py``, from a seed that is new each run and printed; ``--seed``
 repeats a run and ``--only`` single networks of it. Each is exported, which verifies it, and validated with
@@ -28,9 +28,9 @@ from unittest import mock
 
 import numpy as np
 import torch
-from engines import Engine, EngineError, open_engines
-from healthy import FORMS, Network, draw_network
 
+from benchmarks.proof.engines import Engine, EngineError, open_engines
+from benchmarks.proof.healthy import FORMS, Network, draw_network
 from lstm_edge_exporters import ExportConfig, export
 from lstm_edge_exporters.export import pipeline
 from lstm_edge_exporters.export.file import File

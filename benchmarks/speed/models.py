@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
-from stream_sizes import CLASSES, SIZES
+
+from benchmarks.speed.sizes import CLASSES, SIZES
 
 __all__ = ["write_model"]
 

@@ -1,4 +1,4 @@
-"""The calls of ``strangers.py``: modules of public packages, small, and inputs of any size for them.
+"""The calls of ``modules.py``: modules of public packages, small, and inputs of any size for them.
 
 A package is imported inside the function that builds its calls, so that a group runs in an environment that
 has its own packages only.

@@ -1,12 +1,12 @@
 // Where the nodes of files run under WebGPU, and what one step and a hundred take there and on WebAssembly.
 //
-//   (cd web && npm ci) && node benchmarks/webgpu.mjs FILE.onnx...
+//   (cd web && npm ci) && node benchmarks/targets/webgpu.mjs FILE.onnx...
 //
 // Chromium is headless and its adapter SwiftShader, a GPU in software: the times say nothing of a real GPU, but for
 // the number of kernels that a call starts.
 import { basename, dirname, resolve } from "node:path";
 
-import { launch, serve, WEB } from "../web/test/browser.js";
+import { launch, serve, WEB } from "../../web/test/browser.js";
 
 const FLAGS = ["--enable-unsafe-webgpu", "--enable-features=Vulkan", "--use-webgpu-adapter=swiftshader", "--use-vulkan=swiftshader"];
 

@@ -4,7 +4,7 @@ Every ratio is measured in one process, on one thread, beside the float file; it
 rounds of a file's time by the float file's time beside it. Time is the process's CPU time: on one thread that
 is the wall time of a quiet machine, and other programs disturb it less.
 
-    python benchmarks/precision.py [--rough] [--sizes S,M] [--json out.json]
+    python -m benchmarks.speed.precision [--rough] [--sizes S,M] [--json out.json]
 """
 
 import argparse
@@ -45,7 +45,7 @@ TARGETS = {
 }
 CHUNK = 256
 Call = Callable[[], Any]
-DATA = Path(__file__).parents[1] / "lstm_edge" / "data" / "basic_motions.npz"
+DATA = Path(__file__).parents[2] / "lstm_edge" / "data" / "basic_motions.npz"
 
 
 def files_of(name: str, folder: Path) -> dict[str, Path]:

@@ -3,15 +3,15 @@
 Every ratio is taken in one process, alternately with its baseline: the median over the repeats of the time by
 the baseline's time beside it. Run it on a quiet machine, on one core:
 
-    taskset -c 1 python benchmarks/stream.py --json docs/stream.json --plot docs/stream.svg
+    taskset -c 1 python -m benchmarks.speed.stream --json docs/stream.json --plot docs/stream.svg
 
 With ``--native`` it measures the native engine in its place, for which it needs a C compiler, and pins itself
 to cores (two, for what runs on two threads):
 
-    python benchmarks/stream.py --native --litert DIR --page tables.md
+    python -m benchmarks.speed.stream --native --litert DIR --page tables.md
 
 PyTorch's columns appear where torch is installed; LiteRT's where ``ai-edge-litert`` is and ``--litert DIR``
-holds ``S.tflite`` to ``XL.tflite`` (``benchmarks/stream_tflite.py`` makes them).
+holds ``S.tflite`` to ``XL.tflite`` (``benchmarks/speed/tflite.py`` makes them).
 """
 
 import argparse
@@ -28,11 +28,11 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from stream_cases import batch_calls, interleave, process_calls, step_calls, step_latencies
-from stream_models import write_model
-from stream_processes import loading_ratios, memory_of_streams
-from stream_sizes import SIZES
 
+from benchmarks.speed.models import write_model
+from benchmarks.speed.processes import loading_ratios, memory_of_streams
+from benchmarks.speed.sizes import SIZES
+from benchmarks.speed.stream_cases import batch_calls, interleave, process_calls, step_calls, step_latencies
 from lstm_edge_runtime import load
 
 COUNTS = {"S": 800, "M": 600, "L": 60, "XL": 20}
@@ -188,8 +188,7 @@ def plot_steps(steps: dict[str, dict[str, float]]) -> str:
 
 def print_native(repeats: int, litert: Path | None, page: Path | None) -> None:
     """Print the tables of the native engine in Markdown, and write them to ``page``."""
-    from stream_native import measure_native, tables
-
+    from benchmarks.speed.stream_native import measure_native, tables
     from lstm_edge_runtime.native.library import library
 
     with tempfile.TemporaryDirectory() as folder:

@@ -1,6 +1,6 @@
 """Time a file in Chromium, in Node and in Python, alternately on one machine: load, first step, steps.
 
-    (cd web && npm ci) && python benchmarks/browser.py
+    (cd web && npm ci) && python -m benchmarks.targets.browser
 
 Prints the table of docs/web.md. A round visits every place once, so that what disturbs the machine disturbs
 all; a cell is the median over the rounds, but p99 that of the quietest round. Each load is in a fresh process
@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 import onnx
-from stream_models import write_model
-from stream_sizes import SIZES
 
+from benchmarks.speed.models import write_model
+from benchmarks.speed.sizes import SIZES
 from lstm_edge_runtime import load
 from lstm_edge_runtime.manifest import KEY, Manifest
 
@@ -123,7 +123,7 @@ def main() -> None:
         ]
     print(table(rounds))
     one = rounds[0]
-    web = json.loads((Path(__file__).parents[1] / "web" / "package.json").read_text())["devDependencies"]
+    web = json.loads((Path(__file__).parents[2] / "web" / "package.json").read_text())["devDependencies"]
     print(
         f"\nChromium {one['one']['chromium']}, Node {one['node']['node']}, "
         f"onnxruntime-web {web['onnxruntime-web']}, "

@@ -4,7 +4,7 @@ The networks of ``stream.py``, each with what people put around one: inputs less
 in front, and behind it a layer of the hidden width with bias and an activation, and softmax. Each neighbor is
 left out in turn; the steps are taken by C. Run it on a quiet machine, on one core:
 
-    taskset -c 1 python benchmarks/fusing.py
+    taskset -c 1 python -m benchmarks.speed.fusing
 """
 
 import argparse
@@ -17,13 +17,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from limits import build_tools
 from onnx import helper, numpy_helper
-from stream_cases import interleave
-from stream_models import write_model
-from stream_native import COUNTS, ratio, steps_from_c
-from stream_sizes import CLASSES, SIZES
 
+from benchmarks.speed.limits import build_tools
+from benchmarks.speed.models import write_model
+from benchmarks.speed.sizes import CLASSES, SIZES
+from benchmarks.speed.stream_cases import interleave
+from benchmarks.speed.stream_native import COUNTS, ratio, steps_from_c
 from lstm_edge_runtime import load
 
 NEIGHBORS = ("normalization in front", "bias", "activation", "softmax")

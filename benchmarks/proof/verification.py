@@ -1,6 +1,6 @@
 """How long verification takes: ``validate --quick`` beside ``export``, and the share of it inside ``export``.
 
-    python benchmarks/verification.py                # needs the [export] extra
+    python -m benchmarks.proof.verification                # needs the [export] extra
 
 For an LSTM(6, 32) and an LSTM(40, 256) of two layers, each with a head at every step: the commands as a
 user types them, in turn, each in a process of its own, for a module's factory and for a checkpoint of LSTM1;

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from stream_sizes import CLASSES, SIZES
 
+from benchmarks.speed.sizes import CLASSES, SIZES
 from lstm_edge_runtime import load
 
 __all__ = [

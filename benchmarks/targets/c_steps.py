@@ -3,7 +3,7 @@
 The Cortex-M figures come from QEMU, which counts instructions (one a nanosecond); they are the same on every
 machine. The times here are medians of rounds alternately, C beside onnxruntime from Python.
 
-    taskset -c 1 python benchmarks/c_steps.py
+    taskset -c 1 python -m benchmarks.targets.c_steps
 
 Needs ``lstm-edge[cpu,export,c]``, gcc, make, arm-none-eabi-gcc with newlib, and qemu-system-arm.
 """
@@ -23,7 +23,7 @@ import onnxruntime
 from lstm_edge_exporters.targets.c import to_c
 from lstm_edge_runtime import Stream, load
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "cortex_m"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "cortex_m"
 BOARDS = {"m3": "Cortex-M3, no FPU", "m4f": "Cortex-M4F", "m33": "Cortex-M33", "m55": "Cortex-M55"}
 ROUNDS, STEPS = 31, 3000
 TIMER = """

@@ -1,9 +1,9 @@
-// Measures files in Node or in Chromium; benchmarks/browser.py calls it and takes turns between the places.
+// Measures files in Node or in Chromium; benchmarks/targets/browser.py calls it and takes turns between the places.
 //
-//   node benchmarks/browser.mjs PLACE FOLDER STEPS SIZE=FEATURES...
+//   node benchmarks/targets/browser.mjs PLACE FOLDER STEPS SIZE=FEATURES...
 //
 // PLACE is node, or one or two: threads in Chromium.
-import { launch, serve, WEB } from "../web/test/browser.js";
+import { launch, serve, WEB } from "../../web/test/browser.js";
 
 const [place = "", folder = "", steps = "", ...sizes] = process.argv.slice(2);
 const threads = place === "two" ? 2 : 1;
@@ -42,7 +42,7 @@ const found = { node: process.version };
 const jobs = sizes.map((each) => each.split("=")).map(([size = "", width]) => ({ size, width: Number(width), steps: Number(steps), threads }));
 if (place === "node") {
   for (const job of jobs) {
-    found[job.size] = await measure({ ...job, index: "../web/site/lstm-edge/index.js", ort: "../web/node_modules/onnxruntime-node/dist/index.js", url: `${folder}/${job.size}.onnx` });
+    found[job.size] = await measure({ ...job, index: "../../web/site/lstm-edge/index.js", ort: "../../web/node_modules/onnxruntime-node/dist/index.js", url: `${folder}/${job.size}.onnx` });
   }
 } else {
   // isolated in both cases: a page's clock is coarser where it is not

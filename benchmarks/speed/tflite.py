@@ -1,6 +1,6 @@
 """Make ``S.tflite`` to ``XL.tflite`` for ``stream.py --litert DIR``: one LSTM step each, random weights.
 
-    python benchmarks/stream_tflite.py DIR        # needs tensorflow; a venv of its own is best
+    python -m benchmarks.speed.tflite DIR        # needs tensorflow; a venv of its own is best
 
 Input ``x (1, 1, I)`` and one state tensor ``(2*layers, 1, H)``, the hidden states above the cell states.
 """
@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from stream_sizes import CLASSES, SIZES
+
+from benchmarks.speed.sizes import CLASSES, SIZES
 
 
 def convert(size: str) -> bytes:

@@ -1,6 +1,6 @@
 """How many devices at 100 Hz one core serves through the MQTT gateway: real broker and connections, loopback.
 
-    python benchmarks/mqtt_gateway.py [MODEL.onnx]
+    python -m benchmarks.targets.mqtt_gateway [MODEL.onnx]
 
 Needs mosquitto and paho-mqtt. The gateway is pinned to core 0, broker and devices to core 1. In each round
 the devices send at their rate for some seconds; the gateway keeps up where its answers are less than half a
@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "examples"))
 from mqtt_devices import Devices  # noqa: E402
 
