@@ -84,7 +84,7 @@ class Rotates(Net):
 
     def forward(self, x):
         y = self.rnn(x)[0]
-        return (torch.complex(y, -y) @ torch.eye(6, dtype=torch.complex64)).real
+        return (torch.complex(y, -y) @ torch.complex(y, y).transpose(1, 2)).real
 
 
 class SettingInABuffer(Net):

@@ -259,7 +259,7 @@ WRONG = [
     (("nets.py:build", *TOKENS), "without .py"),
     (("nets:build", "--input", "tokens=N:int64:9", "-o", "t.onnx"), "LOW..HIGH"),
     (("nets:build", "--input", "tokens=N,L", "-o", "t.onnx"), "does not run on the example (tokens [3, 5])"),
-    (("nets:build", "--weights", "other.safetensors", *TOKENS), "does not fit"),
+    (("nets:build", "--weights", "other.safetensors", *TOKENS), "is missing; a is not in the module; "),
     (("nets:build", "--opset", "7", *TOKENS), "choose from 18"),
     (("nothing", "-o", "t.onnx"), "nothing"),
     (("nothing", "-o", "t.pt"), "use -o t.onnx"),
