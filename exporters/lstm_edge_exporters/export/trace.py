@@ -15,7 +15,6 @@ from traceback import FrameSummary
 from types import CodeType
 from typing import Any
 
-import onnx
 import onnx_ir as ir
 import torch
 from torch import Tensor, nn
@@ -292,11 +291,6 @@ def _translate(
         except Exception as error:
             raise TracingError("translation", recorder, error, program) from error
     assert made is not None
-    if "complex" in recorder.seen:
-        try:
-            onnx.shape_inference.infer_shapes(made.model_proto, strict_mode=True)
-        except onnx.shape_inference.InferenceError as error:
-            raise TracingError("translation", recorder, error, program) from error
     return made.model
 
 
