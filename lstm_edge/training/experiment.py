@@ -16,6 +16,7 @@ from ..data.recordings import SETS, Recordings
 from ..data.split import Split
 from ..data.training import SetWindows
 from ..lstm1 import LSTM1
+from .baselines import Baseline, find_season, forecast_baselines, majority_baseline, mean_baseline
 from .config import TrainConfig
 from .dataset import Dataset, fit_scale, scale_dataset
 from .lanes import reset_lanes
@@ -42,11 +43,19 @@ _ADVICE = {
 }
 """By whether states were carried in training, and whether streams score higher than windows."""
 
+_NO_BETTER = (
+    "the network is no better than a prediction that needs none; try more epochs, another --window, other "
+    "features or a larger --hidden-size"
+)
+_TINY = 1e-300
+
 
 @dataclass(frozen=True)
 class StreamRun:
     """What the network returned at every step of streams that carry their states."""
 
+    name: str
+    """Of the set."""
     streams: Streams
     outputs: Tensor
     """``(K, C)``: of all steps, stream by stream."""
@@ -110,6 +119,7 @@ class Experiment:
                 **{name: len(self.sets[name]) if name in self.sets else 0 for name in SETS},
             },
             "states": self._states(scores["test"] or scores["validation"] or {}),
+            "baseline": self._against_baselines(scores["test"] or scores["validation"] or {}),
             **scores,
             "config": asdict(self.config),
         }
@@ -148,15 +158,41 @@ class Experiment:
         Returns:
             What the functions in ``metrics`` give, of what a device runs: every step of streams that has seen
             a whole window since the reset or the start of its series, if states were carried in training,
-            else the last step of windows from reset; and ``windows`` or ``streams``, the same of the other.
+            else the last step of windows from reset; ``windows`` or ``streams``, the same of the other; and
+            ``baselines``, by name the same of predictions that need no network.
         """
         dataset = self.sets[name]
         windows = self._metrics(predict(model, dataset), dataset.y)
         if model.lstm.bidirectional:
-            return windows
+            return windows | self._baselines(name, dataset.last)
         run = self.stream(model, name)
         streams = self.stream_metrics(run)
-        return streams | {"windows": windows} if self.config.carries else windows | {"streams": streams}
+        if not self.config.carries:
+            return windows | {"streams": streams} | self._baselines(name, dataset.last)
+        rows = run.streams.step[run.streams.counted]
+        return streams | {"windows": windows} | self._baselines(name, rows)
+
+    def _baselines(self, name: str, rows: Tensor) -> dict[str, Any]:
+        """Return what baselines score at some steps of a set's series."""
+        series = self.series[name]
+        y, scores = series.y[rows], {}
+        if self.targets is None:
+            always = majority_baseline(self.sets["train"].y, self.recordings.labels, len(rows))
+            scores[always.name] = {"accuracy": float((always.values == y).double().mean())}
+        else:
+            for each in (mean_baseline(self.targets.mean, len(rows)), *self._forecasts(name, rows)):
+                scores[each.name] = regression_metrics(each.values, self.unscaled(y), self.recordings.targets)
+        return {"baselines": scores}
+
+    def _forecasts(self, name: str, rows: Tensor) -> list[Baseline]:
+        if not self.data.forecast:
+            return []
+        places = [self.recordings.features.index(target) for target in self.recordings.targets]
+        series = self.series[name]
+        mean, std = torch.tensor(self.inputs.mean), torch.tensor(self.inputs.std)
+        values = (series.x.cpu().double() * std + mean)[:, places]
+        season = find_season([one.x[:, places] for one in self.split.train])
+        return forecast_baselines(values, series, rows, season)
 
     def scored(self, model: LSTM1, name: str) -> tuple[Tensor, Tensor]:
         """Return the outputs and targets that the score of a set is of."""
@@ -171,12 +207,14 @@ class Experiment:
         series = self.series[name]
         streams = cut_streams(series, _LONG, cut=False)
         outputs = stream_outputs(model, series, streams, streams.valid)
-        return StreamRun(streams, outputs, series.y[streams.step[streams.valid]])
+        return StreamRun(name, streams, outputs, series.y[streams.step[streams.valid]])
 
     def stream_metrics(self, run: StreamRun) -> dict[str, Any]:
         """Return what streams score; of classes also at all steps, and how soon a new class is recognized."""
         counted = run.streams.counted[run.streams.valid]
         found = self._metrics(run.outputs[counted], run.y[counted])
+        if self.data.window is not None:
+            found["series"] = self.series_scores(run)
         if self.targets is not None:
             return found
         starts = torch.zeros_like(run.streams.valid)
@@ -188,6 +226,19 @@ class Experiment:
                 predicted.tolist(), run.y.tolist(), starts[run.streams.valid].tolist()
             ),
         }
+
+    def series_scores(self, run: StreamRun) -> dict[str, float]:
+        """Return by series its accuracy, or its RMSE as a fraction of the targets' standard deviation."""
+        counted = run.streams.counted[run.streams.valid]
+        owner = run.streams.series[run.streams.valid][counted]
+        if self.targets is None:
+            points = (run.outputs[counted].argmax(dim=1) == run.y[counted]).double()
+        else:
+            points = ((run.outputs[counted] - run.y[counted]) ** 2).double().mean(dim=1)
+        scores = torch.bincount(owner, points) / torch.bincount(owner)
+        scores = scores if self.targets is None else scores.sqrt()
+        names = [one.name for one in getattr(self.split, run.name)]
+        return dict(zip(names, scores.tolist(), strict=True))
 
     def _metrics(self, outputs: Tensor, y: Tensor) -> dict[str, Any]:
         if self.targets is None:
@@ -203,6 +254,22 @@ class Experiment:
         other = scores["windows" if carries else "streams"]
         what, better, apart = self._difference(*((scores, other) if carries else (other, scores)))
         return f"{said}; {what}: {_ADVICE[carries, better]}" if apart else said
+
+    def _against_baselines(self, scores: Mapping[str, Any]) -> str:
+        """Return the score next to the best baseline's, and if it is no better, what to try."""
+        found = scores["baselines"]
+        if self.targets is None:
+            ((name, one),) = found.items()
+            said = f"accuracy {scores['accuracy']:.3f}, {one['accuracy']:.3f} of {name}"
+            return said if scores["accuracy"] > one["accuracy"] else f"{said}: {_NO_BETTER}"
+        least = {
+            target: min((each["rmse"][target], name) for name, each in found.items())
+            for target in self.recordings.targets
+        }
+        target = max(least, key=lambda each: scores["rmse"][each] / max(least[each][0], _TINY))
+        error, name = least[target]
+        said = f"RMSE of {target} {scores['rmse'][target]:.4g}, {error:.4g} of {name}"
+        return said if scores["rmse"][target] < error else f"{said}: {_NO_BETTER}"
 
     def _difference(self, streams: Mapping[str, Any], windows: Mapping[str, Any]) -> tuple[str, bool, bool]:
         """Return both scores in words, whether streams are better, and whether by more than two points."""

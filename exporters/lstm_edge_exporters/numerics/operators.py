@@ -295,10 +295,10 @@ _OPERATORS: Mapping[str, Callable[..., Any]] = {
 
 
 class _MaxPool(MaxPool):
-    """ONNX's ``MaxPool``; where it has no stride, onnx's own counts indices from each channel's start."""
+    """ONNX's ``MaxPool``; where it has no stride, onnx's own pads wrongly and counts indices by channel."""
 
     def _run(self, *inputs: Any, **options: Any) -> tuple[Any, ...]:
-        run: Any = super()._run if len(self.onnx_node.output) == 1 else self._max_pool
+        run: Any = self._max_pool
         found: tuple[Any, ...] = run(*inputs, **options)
         return found
 

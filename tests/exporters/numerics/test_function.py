@@ -187,9 +187,9 @@ def test_constants_that_the_translation_rounds_are_named_and_allow_no_more_than_
     torch.manual_seed(0)
     module = Net(end=Apply(lambda y: nn.functional.gelu(y) * 0.1))
     artifact, proto = made(module)
-    assert len(artifact.equivalence.constants) == 2
-    assert 1e-9 < artifact.equivalence.equal_to < 1e-7
-    assert "except for 2 constants introduced by the translation" in str(artifact.equivalence)
+    assert len(artifact.equivalence.equality.constants) == 2
+    assert 1e-9 < artifact.equivalence.equality.largest < 1e-7
+    assert "except for 2 constants introduced by the translation" in str(artifact.equivalence.equality)
     wrong = spoil(proto, lambda weight: weight * np.float32(1 + 1e-5))
     assert not compared(module, wrong, artifact.manifest, draw(3, 12)).ok
 
@@ -213,8 +213,8 @@ def test_weights_that_the_module_computes_are_introduced_and_allow_no_more_than_
     torch.manual_seed(0)
     module = WeightNormed()
     artifact, proto = made(module)
-    assert len(artifact.equivalence.constants) == 3  # of W and R one direction each
-    assert artifact.equivalence.equal_to > EQUAL
+    assert len(artifact.equivalence.equality.constants) == 3  # of W and R one direction each
+    assert artifact.equivalence.equality.largest > EQUAL
     wrong = spoil(proto, lambda weight: weight * np.float32(1 + 1e-5))
     assert not compared(module, wrong, artifact.manifest, draw(3, 12)).ok
 

@@ -208,7 +208,15 @@ def test_sizes_that_a_file_computes_in_float64_are_not_rounded_to_float32():
         assert np.any(rounded != graph.run64({"x": x})["y"])
 
 
-@pytest.mark.parametrize("options", ["kernel_shape=[2]", "kernel_shape=[2], strides=[2]", "kernel_shape=[1]"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        "kernel_shape=[2]",
+        "kernel_shape=[2], strides=[2]",
+        "kernel_shape=[1]",
+        "kernel_shape=[3], pads=[1, 1]",
+    ],
+)
 def test_indices_of_a_pooling_count_from_the_tensor_at_any_stride(options):
     model = parse(
         f"g (float[2, 3, 8] x) => (float[2, 3, l] y, int64[2, 3, l] i) {{ y, i = MaxPool <{options}> (x) }}"
