@@ -61,6 +61,17 @@ class Packs(Layer):
         return pad_packed_sequence(self.rnn(packed)[0], batch_first=True)[0]
 
 
+class Rotates(Layer):
+    """Complex weights, as linear recurrent units have."""
+
+    def __init__(self):
+        super().__init__()
+        self.turn = nn.Parameter(torch.complex(torch.randn(5, 5), torch.randn(5, 5)) / 4)
+
+    def forward(self, x):
+        return (self.rnn(x)[0].to(self.turn.dtype) @ self.turn @ self.turn).real
+
+
 class Squeezes(Layer):
     def forward(self, x):
         return self.head(self.rnn(x)[0][:, -1]).squeeze()
@@ -74,7 +85,7 @@ def lengths(n, length):
     return torch.tensor([length, *[max(1, length - 2)] * (n - 1)])
 
 
-MODULES = [Pools, Unpools, Interpolates, Asserts, Packs]
+MODULES = [Pools, Unpools, Interpolates, Asserts, Packs, Rotates]
 
 
 @pytest.mark.parametrize("kind", MODULES, ids=lambda kind: kind.__name__)

@@ -79,18 +79,6 @@ class Random(Net):
         return self.rnn(x, (h, h))[0]
 
 
-class Rotates(Net):
-    """Linear recurrent units of public packages do this."""
-
-    def __init__(self):
-        super().__init__()
-        self.turn = nn.Parameter(torch.complex(torch.randn(3, 6), torch.randn(3, 6)))
-
-    def forward(self, x):
-        y = self.rnn(x)[0][-1]
-        return (self.turn @ torch.complex(y, y)).real
-
-
 class SettingInABuffer(Net):
     """Some spiking neurons keep their reset mechanism so."""
 
@@ -120,7 +108,6 @@ class WeightsFromData(Net):
         (LoopToALength, (X, LENGTHS), "values of a tensor.*mask"),
         (PicksByLength, (X, LENGTHS), "values of a tensor.*mask"),
         (BranchesOnLengths, (X, LENGTHS), "values of a tensor.*torch.where"),
-        (Rotates, X[0], r"complex tensors \(test_refusals.py:\d+: return \(self\.turn @ torch\.complex"),
         (SettingInABuffer, X, r"if self\.mechanism == 0:\).*keep a setting as a Python number, not a buffer"),
         (NoSuchOperator, X, r"aten._linalg_eigh.default \(test_refusals.py:\d+: return torch.linalg.eig"),
         (Random, X, r"samples: .*h = torch\.randn\(1, x\.size\(0\), 6\)\).*another output on every call"),
