@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import importlib
+import inspect
 import re
 import sys
 import warnings
@@ -169,7 +170,11 @@ def make_example(options: Sequence[InputOption], lengths: str | None, module: nn
     """Return a random example of each input; lengths, given or recognized by name, are in descending order.
 
     If the module refuses the example, the axes after the batch are made longer.
+
+    Raises:
+        InputError: ``forward`` has a parameter that is not described, or an example can't be created.
     """
+    _check_complete(options, module)
     first: dict[str, Tensor] | None = None
     for times in _LONGER:
         example = _make_example(options, lengths, module, times)
@@ -183,6 +188,21 @@ def make_example(options: Sequence[InputOption], lengths: str | None, module: nn
         return example
     assert first is not None
     return first
+
+
+def _check_complete(options: Sequence[InputOption], module: nn.Module) -> None:
+    """Raise ``InputError`` if ``forward`` takes what is given and more."""
+    parameters = inspect.signature(module.forward).parameters
+    plain = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    needed = {name for name, each in parameters.items() if each.kind in plain and each.default is each.empty}
+    given = {each.name for each in options}
+    if given <= parameters.keys() and (missing := [name for name in parameters if name in needed - given]):
+        rows = (options[0].axes or ("N",))[0]
+        advice = " ".join(f"--input {name}={rows}{':int64' if 'len' in name else ',8'}" for name in missing)
+        raise InputError(
+            f"{type(module).__name__}.forward also takes {', '.join(missing)}; describe each input, such as "
+            f"{advice}"
+        )
 
 
 def _make_example(

@@ -374,6 +374,8 @@ class Packs(Tagger):
         return self.head(self.rnn(packed)[1][-1])
 """
     (folder / "nets.py").write_text(source + packs)
+    without = call("nets:Packs", *TOKENS)
+    assert (without.returncode, "such as --input token_lengths=N:int64" in without.stderr) == (2, True)
     words = ["--input", "tokens=N,L:int64", "--input", "token_lengths=N", "-o", "t.onnx"]
     done = call("nets:Packs", *words)
     assert (done.returncode, unexpected(done.stderr)) == (0, [])
