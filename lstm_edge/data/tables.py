@@ -342,8 +342,9 @@ class _Table:
             )
 
     def _is_text(self, name: str) -> bool:
-        given = [cell for cell in self._columns[name] if cell.lower() not in _GAPS]
-        return bool(given) and all(np.isnan(self._number(cell)) and "," not in cell for cell in given)
+        given = (cell for cell in self._columns[name] if cell.lower() not in _GAPS)
+        text = (np.isnan(self._number(cell)) and "," not in cell for cell in given)
+        return next(text, False) and all(text)
 
     def _number(self, cell: str) -> float:
         return _number(cell.replace(",", ".") if self._decimal_comma else cell)
