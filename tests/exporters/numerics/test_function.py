@@ -238,8 +238,8 @@ def test_short_numbers_that_the_translation_computed_count_among_its_constants()
     module = Decays().eval()
     artifact = export(module, (torch.randn(3, 6), torch.zeros(3, 5, 4)))
     assert [state.input for state in artifact.manifest.states] == ["h"]
-    assert len(artifact.equivalence.constants) == 1
-    assert EQUAL < artifact.equivalence.equal_to < 1e-7
+    assert len(artifact.equivalence.equality.constants) == 1
+    assert EQUAL < artifact.equivalence.equality.largest < 1e-7
 
 
 def test_a_chaotic_network_is_as_equal_as_float64_can_tell():
