@@ -10,10 +10,7 @@ native engine with each instruction set of this machine, where it covers the net
 is converted to C, which compares that with onnxruntime. Exit status 1: a refusal or an alarm.
 """
 
-import argparse
-import json
 import multiprocessing
-import platform
 import secrets
 import sys
 import tempfile
@@ -29,6 +26,7 @@ from unittest import mock
 import numpy as np
 import torch
 
+from benchmarks.common import parser, print_machine, table
 from benchmarks.proof.engines import Engine, EngineError, open_engines
 from benchmarks.proof.healthy import FORMS, Network, draw_network
 from lstm_edge_exporters import ExportConfig, export
@@ -85,7 +83,7 @@ class Tally:
 
 def main() -> int:
     """Examine ``--count`` networks and print the table."""
-    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options = parser(__doc__)
     options.add_argument("--count", type=int, default=100)
     options.add_argument("--seed", type=int, help="of an earlier run; new each time by default")
     options.add_argument("--only", type=int, nargs="*", help="these networks of the run, by their numbers")
@@ -93,7 +91,6 @@ def main() -> int:
     options.add_argument("--jobs", type=int, default=1, help="processes, with one thread each")
     options.add_argument("--python", nargs="*", default=[], help="interpreters with other onnxruntimes")
     options.add_argument("--seconds", type=float, default=float("inf"), help="stop after this time")
-    options.add_argument("--json", type=Path, help="where to write the figures")
     chosen = options.parse_args()
     seed = secrets.randbits(32) if chosen.seed is None else chosen.seed
     print(f"seed {seed}", flush=True)
@@ -110,16 +107,12 @@ def main() -> int:
                 print(problem, flush=True)
             if done % 20 == 0:
                 print(f"{done}/{len(numbers)}", file=sys.stderr, flush=True)
-            if chosen.json:
-                chosen.json.write_text(json.dumps({form: vars(tally) for form, tally in tallies.items()}))
             if time.perf_counter() - began > chosen.seconds:
                 break
         pool.terminate()
     print_tables(tallies)
-    print(
-        f"\n{done} networks, seed {seed}, {time.perf_counter() - began:.0f} s; Python "
-        f"{platform.python_version()}, torch {torch.__version__}, {platform.machine()}"
-    )
+    print(f"\n{done} networks, seed {seed}, {time.perf_counter() - began:.0f} s")
+    print_machine("torch")
     return int(any(tally.problems for tally in tallies.values()))
 
 
@@ -228,21 +221,20 @@ def _judge(engine: Engine, tally: Tally, what: str, records: Sequence[Comparison
 
 
 def print_tables(tallies: Mapping[str, Tally]) -> None:
-    """Print a line a form, and a line an engine."""
-    print("| form | networks | checks | in C | not verified in float32 | beyond float32 | alarms |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
-    whole = Tally()
+    """Print one line per form, and one per engine."""
+    rows, total = [], Tally()
     for form in filter(tallies.__contains__, FORMS):
         tally = tallies[form]
-        whole.add(tally)
-        print(
-            f"| {form} | {tally.networks} | {tally.checks} | {tally.in_c} | {tally.unverified} "
-            f"| {tally.overflows} | {len(tally.problems)} |"
-        )
-    print("\n| engine | networks | largest error by its limit | alarms |\n| --- | ---: | ---: | ---: |")
-    for name, count in whole.ran.items():
-        alarms = sum(f": {name}, " in problem or f": {name}: " in problem for problem in whole.problems)
-        print(f"| {name} | {count} | {whole.worst[name]:.2f} | {alarms} |")
+        total.add(tally)
+        counts = (tally.networks, tally.checks, tally.in_c, tally.unverified, tally.overflows)
+        rows.append([form, *counts, len(tally.problems)])
+    head = ["form", "networks", "checks", "in C", "not verified in float32", "beyond float32", "alarms"]
+    print(table(head, rows))
+    rows = []
+    for name, count in total.ran.items():
+        alarms = sum(f": {name}, " in problem or f": {name}: " in problem for problem in total.problems)
+        rows.append([name, count, f"{total.worst[name]:.2f}", alarms])
+    print("\n" + table(["engine", "networks", "largest error by its limit", "alarms"], rows))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from benchmarks.networks import OverTime
+
 __all__ = ["FORMS", "Network", "draw_network"]
 
 ENDS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -33,18 +35,6 @@ class Network:
     module: nn.Module
     example: Any
     about: str
-
-
-class OverTime(nn.Module):
-    """A layer that has time last, on ``(N, L, I)``."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Run on ``x (N, L, I)``."""
-        return self.layer(x.transpose(1, 2)).transpose(1, 2)
 
 
 class Standardized(nn.Module):

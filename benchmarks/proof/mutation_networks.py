@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from benchmarks.networks import Layers, OverTime
 from lstm_edge import LSTM1
 from lstm_edge.checkpoint import Run, Scale
 from lstm_edge.deploy import deployable
@@ -30,54 +31,23 @@ def _lstm1(*, hidden: int = 12, layers: int = 1, lengths: bool = False, **option
     return deployable(run, lengths=lengths)
 
 
-class _Net(nn.Module):
-    """A recurrent layer, a head, and what comes after it."""
-
-    def __init__(self, layer: nn.Module, head: nn.Module | None, after: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.layer, self.head, self.after = layer, head, after
-
-    def forward(self, x: Tensor) -> Tensor:
-        y, _ = self.layer(x)
-        return self.after(y if self.head is None else self.head(y))
-
-
-def _same(x: Tensor) -> Tensor:
-    return x
-
-
 def _weather() -> Made:
     """Two values of unlike units: pascal around 101,325, and radians around 0.02."""
-    net = _Net(nn.GRU(3, 10, batch_first=True), nn.Linear(10, 2), _same)
-    assert isinstance(net.head, nn.Linear)
+    rnn, head = nn.GRU(3, 10, batch_first=True), nn.Linear(10, 2)
     with torch.no_grad():
-        net.head.weight *= torch.tensor([[800.0], [0.02]])
-        net.head.bias.copy_(torch.tensor([101325.0, 0.01]))
+        head.weight *= torch.tensor([[800.0], [0.02]])
+        head.bias.copy_(torch.tensor([101325.0, 0.01]))
     task = Task("regression", "output", units=("Pa", "rad"))
     signal = Signal(("temperature", "humidity", "wind"), 1.0)
-    return net, torch.randn(3, 5, 3), ExportConfig(task=task, signal=signal)
+    return Layers(rnn, after=head), torch.randn(3, 5, 3), ExportConfig(task=task, signal=signal)
 
 
 def _detector() -> Made:
     """Probabilities of a few in a thousand."""
-    net = _Net(nn.LSTM(6, 16, batch_first=True), nn.Linear(16, 3), torch.sigmoid)
-    assert isinstance(net.head, nn.Linear)
+    rnn, head = nn.LSTM(6, 16, batch_first=True), nn.Linear(16, 3)
     with torch.no_grad():
-        net.head.bias -= 6
-    return net, torch.randn(3, 5, 6), ExportConfig()
-
-
-class _Tagger(nn.Module):
-    """Tokens in, log probabilities out, states absent from ``forward``."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed = nn.Embedding(24, 6, padding_idx=0)
-        self.rnn = nn.GRU(6, 9, num_layers=2, batch_first=True)
-        self.out = nn.Linear(9, 5)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        return torch.log_softmax(self.out(self.rnn(self.embed(tokens))[0]), -1)
+        head.bias -= 6
+    return Layers(rnn, after=nn.Sequential(head, nn.Sigmoid())), torch.randn(3, 5, 6), ExportConfig()
 
 
 class _Packed(nn.Module):
@@ -120,23 +90,86 @@ def _with_resets() -> Made:
     return _PackedSequence().eval(), example, ExportConfig(reset=reset)
 
 
-class _Convolved(nn.Module):
+def _convolved() -> Made:
     """Convolutions with batch norm over time, then an LSTM; a call's first steps look back at padding."""
+    norm = nn.BatchNorm1d(8)
+    convolutions = OverTime(nn.Sequential(nn.Conv1d(3, 8, 3, padding=1), norm, nn.ELU()))
+    lstm, head = nn.LSTM(8, 10, batch_first=True), nn.Linear(10, 3)
+    net = Layers(lstm, convolutions, nn.Sequential(head, nn.Softmax(-1)))
+    with torch.no_grad():
+        norm.running_mean.uniform_(-1, 1)  # type: ignore[union-attr]
+        norm.running_var.uniform_(0.05, 2)  # type: ignore[union-attr]
+    return net, torch.randn(3, 9, 3), ExportConfig()
+
+
+def _tagger() -> Made:
+    """Tokens in, log probabilities out, states absent from ``forward``."""
+    embed = nn.Embedding(24, 6, padding_idx=0)
+    rnn, head = nn.GRU(6, 9, num_layers=2, batch_first=True), nn.Linear(9, 5)
+    net = Layers(rnn, embed, nn.Sequential(head, nn.LogSoftmax(-1)))
+    return net, {"x": torch.randint(0, 24, (3, 5))}, ExportConfig()
+
+
+class _Packed(nn.Module):
+    """A packed bidirectional GRU and the two last states side by side."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv = nn.Sequential(nn.Conv1d(3, 8, 3, padding=1), nn.BatchNorm1d(8), nn.ELU())
-        self.lstm = nn.LSTM(8, 10, batch_first=True)
-        self.out = nn.Linear(10, 3)
-        with torch.no_grad():
-            norm = self.conv[1]
-            assert isinstance(norm, nn.BatchNorm1d)
-            norm.running_mean.uniform_(-1, 1)  # type: ignore[union-attr]
-            norm.running_var.uniform_(0.05, 2)  # type: ignore[union-attr]
+        self.rnn = nn.GRU(5, 8, bidirectional=True, batch_first=True)
+        self.out = nn.Linear(16, 4)
 
-    def forward(self, x: Tensor) -> Tensor:
-        features = self.conv(x.transpose(1, 2)).transpose(1, 2)
-        return torch.softmax(self.out(self.lstm(features)[0]), -1)
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        return self.out(torch.cat(tuple(self.rnn(packed)[1]), -1))
+
+
+class _PackedSequence(nn.Module):
+    """A packed LSTM that gives the whole sequence; streamable, with lengths."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.LSTM(4, 9, batch_first=True)
+        self.norm = nn.LayerNorm(9)
+
+    def forward(
+        self, x: Tensor, lengths: Tensor, state: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        y, (h, c) = self.rnn(packed, state)
+        return self.norm(pad_packed_sequence(y, batch_first=True, total_length=x.shape[1])[0]), h, c
+
+
+def _with_resets() -> Made:
+    """States that start elsewhere than at zero."""
+    example = (
+        torch.randn(3, 5, 4),
+        torch.tensor([2, 5, 3]),
+        (torch.zeros(1, 3, 9), torch.zeros(1, 3, 9)),
+    )
+    reset = {"state_0": np.linspace(-0.5, 0.5, 9, dtype=np.float32).reshape(1, 1, 9), "state_1": 0.25}
+    return _PackedSequence().eval(), example, ExportConfig(reset=reset)
+
+
+def _convolved() -> Made:
+    """Convolutions with batch norm over time, then an LSTM; a call's first steps look back at padding."""
+    norm = nn.BatchNorm1d(8)
+    convolutions = OverTime(nn.Sequential(nn.Conv1d(3, 8, 3, padding=1), norm, nn.ELU()))
+    lstm, head = nn.LSTM(8, 10, batch_first=True), nn.Linear(10, 3)
+    net = Layers(lstm, convolutions, nn.Sequential(head, nn.Softmax(-1)))
+    with torch.no_grad():
+        norm.running_mean.uniform_(-1, 1)  # type: ignore[union-attr]
+        norm.running_var.uniform_(0.05, 2)  # type: ignore[union-attr]
+    return net, torch.randn(3, 9, 3), ExportConfig()
+
+
+def _tagger() -> Made:
+    """Tokens in, log probabilities out, states absent from ``forward``."""
+    rnn, head = (
+        nn.GRU(6, 9, num_layers=2, batch_first=True),
+        nn.Sequential(nn.Linear(9, 5), nn.LogSoftmax(-1)),
+    )
+    net = Layers(rnn, nn.Embedding(24, 6, padding_idx=0), head)
+    return net, {"x": torch.randint(0, 24, (3, 5))}, ExportConfig()
 
 
 class _Residual(nn.Module):
@@ -174,26 +207,29 @@ NETWORKS: dict[str, Callable[[], Made]] = {
     "LSTM1, square head": lambda: _lstm1(hidden=128),
     "GRU, pascal and radians": _weather,
     "LSTM, rare events": _detector,
-    "GRU tagger": lambda: (_Tagger(), {"tokens": torch.randint(0, 24, (3, 5))}, ExportConfig()),
+    "GRU tagger": _tagger,
     "packed GRU, both directions": lambda: (
         _Packed(),
         (torch.randn(3, 5, 5), torch.tensor([2, 5, 3])),
         ExportConfig(),
     ),
     "packed LSTM, states that start elsewhere": _with_resets,
-    "convolutions and LSTM": lambda: (_Convolved(), torch.randn(3, 9, 3), ExportConfig()),
+    "convolutions and LSTM": _convolved,
     "RNN, residual, time first": lambda: (
         _Residual(),
         (torch.randn(5, 3, 7), torch.zeros(1, 3, 7)),
         ExportConfig(),
     ),
     "RNN-relu, two layers": lambda: (
-        _Net(nn.RNN(4, 8, 2, nonlinearity="relu", batch_first=True), nn.Linear(8, 2), torch.tanh),
+        Layers(
+            nn.RNN(4, 8, 2, nonlinearity="relu", batch_first=True),
+            after=nn.Sequential(nn.Linear(8, 2), nn.Tanh()),
+        ),
         torch.randn(3, 5, 4),
         ExportConfig(),
     ),
     "LSTM, unbatched": lambda: (
-        _Net(nn.LSTM(6, 5), None, _same),
+        Layers(nn.LSTM(6, 5)),
         torch.randn(7, 6),
         ExportConfig(inputs={"x": ("L", 6)}),
     ),

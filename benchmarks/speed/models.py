@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from benchmarks.speed.sizes import CLASSES, SIZES
+from benchmarks.common import CLASSES, SIZES
 
 __all__ = ["write_model"]
 

@@ -1,26 +1,22 @@
-"""What int8, fp16 and ORT format give against the float file: size, time, load time, accuracy.
+"""What int8, fp16 and the ORT format change compared with the float file: size, time, load time, accuracy.
 
-Every ratio is measured in one process, on one thread, beside the float file; it is the median over the
-rounds of a file's time by the float file's time beside it. Time is the process's CPU time: on one thread that
-is the wall time of a quiet machine, and other programs disturb it less.
+    taskset -c 1 python -m benchmarks.speed.precision [--rounds N] [--sizes S M]
 
-    python -m benchmarks.speed.precision [--rough] [--sizes S,M] [--json out.json]
+Every ratio is measured in one process, on one thread, alternately with the float file. The demo's network
+gives the accuracy; the weights of the other networks are random.
 """
 
-import argparse
-import json
-import platform
+import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
 
+from benchmarks.common import ROOT, SIZES, Call, interleave, parser, print_machine, ratio, table
 from lstm_edge import LSTM1, train
 from lstm_edge.checkpoint import Run
 from lstm_edge.demo import TRAINING
@@ -31,11 +27,9 @@ from lstm_edge_exporters.quantization.precision import detect_target
 from lstm_edge_exporters.targets.ort import to_ort
 from lstm_edge_runtime import load
 
-SIZES = {"S": (8, 32, 1), "M": (16, 128, 1), "L": (64, 256, 2), "XL": (128, 512, 2)}
-"""Features, hidden width, layers."""
 VARIANTS = {
     "int8": QuantizeConfig("int8"),
-    "int8 weights": QuantizeConfig("int8", weights_only=True),
+    "int8 weights only": QuantizeConfig("int8", weights_only=True),
     "fp16": QuantizeConfig("fp16"),
 }
 TARGETS = {
@@ -44,15 +38,11 @@ TARGETS = {
     ("int8", "step"): {"L": 0.70, "XL": 0.45},
 }
 CHUNK = 256
-Call = Callable[[], Any]
-DATA = Path(__file__).parents[2] / "lstm_edge" / "data" / "basic_motions.npz"
+DATA = ROOT / "lstm_edge" / "data" / "basic_motions.npz"
 
 
 def files_of(name: str, folder: Path) -> dict[str, Path]:
-    """Make the float file of a size, and every variant of it, each as .onnx and .ort.
-
-    The weights are random, so their accuracy says nothing and the budget is opened wide.
-    """
+    """Write the float file of a size and every variant of it, float and int8 as .ort too."""
     features, hidden, layers = SIZES[name]
     torch.manual_seed(0)
     module = LSTM1(6, features, hidden, layers, CHUNK).eval()
@@ -68,53 +58,40 @@ def files_of(name: str, folder: Path) -> dict[str, Path]:
     return made
 
 
-def in_turns(calls: dict[str, Call], rounds: int, block: float) -> dict[str, tuple[float, float]]:
-    """Time each call beside the first one; gives its median seconds and median ratio to the first."""
-    base = next(iter(calls.values()))
-    found = {}
-    for name, call in calls.items():
-        counts = [max(1, int(block / max(_seconds(each, 3), 1e-9))) for each in (base, call)]
-        pairs = [(_seconds(base, counts[0]), _seconds(call, counts[1])) for _ in range(rounds)]
-        times = np.array(pairs)
-        found[name] = (float(np.median(times[:, 1])), float(np.median(times[:, 1] / times[:, 0])))
-    return found
+def repeated(call: Callable[[], object]) -> Call:
+    """Return what makes a call a number of times."""
 
+    def calls(count: int) -> None:
+        for _ in range(count):
+            call()
 
-def _seconds(call: Call, repeats: int) -> float:
-    started = time.process_time()
-    for _ in range(repeats):
-        call()
-    return (time.process_time() - started) / repeats
+    return calls
 
 
 def measure(name: str, paths: dict[str, Path], rounds: int) -> dict[str, dict[str, float]]:
-    """Give, per file of a size, bytes, step, chunk and load as ratios to the float file, and its times."""
-    models = {variant: load(path, device="cpu", threads=1) for variant, path in paths.items()}
+    """Return, for each file of a size, bytes, step, chunk and load as ratios to the float file."""
+    models = {variant: load(path, engine="onnxruntime", threads=1) for variant, path in paths.items()}
     x = np.random.default_rng(0).normal(size=(CHUNK, SIZES[name][0])).astype(np.float32)
-    steppers = {variant: model.stream() for variant, model in models.items()}
-    chunkers = {variant: model.stream() for variant, model in models.items()}
-    timed = {
-        "step": in_turns({v: (lambda s=s: s.step(x[0])) for v, s in steppers.items()}, rounds, 2e-3),
-        "chunk": in_turns({v: (lambda s=s: s.process(x)) for v, s in chunkers.items()}, rounds, 2e-3),
-        "load": in_turns(
-            {v: (lambda p=p: load(p, device="cpu", threads=1)) for v, p in paths.items()},
-            max(5, rounds // 3),
-            0,
-        ),
-    }
-    whole = paths["float"].stat().st_size
-    return {
-        variant: {
-            "bytes": path.stat().st_size / whole,
-            "bytes_absolute": path.stat().st_size,
-            **{what: found[variant][1] for what, found in timed.items()},
-            **{f"{what}_seconds": found[variant][0] for what, found in timed.items()},
-        }
+    calls: dict[str, dict[str, Call]] = {"step": {}, "chunk": {}, "load": {}}
+    for variant, model in models.items():
+        step, chunk = model.stream(), model.stream()
+        calls["step"][variant] = repeated(lambda s=step: s.step(x[0]))
+        calls["chunk"][variant] = repeated(lambda s=chunk: s.process(x))
+        calls["load"][variant] = repeated(lambda p=paths[variant]: load(p, engine="onnxruntime", threads=1))
+    found = {
+        variant: {"bytes": path.stat().st_size / paths["float"].stat().st_size}
         for variant, path in paths.items()
     }
+    for what, each in calls.items():
+        (seconds,) = interleave({"float": each["float"]}, 1, 5).values()
+        count = 1 if what == "load" else max(1, int(2e-3 / statistics.median(seconds)))
+        times = interleave(each, count, rounds if what != "load" else max(5, rounds // 3))
+        for variant in paths:
+            found[variant][what] = ratio(times, variant, "float")
+    return found
 
 
-def demo(folder: Path) -> dict[str, dict[str, Any]]:
+def judge_demo(folder: Path) -> dict[str, dict[str, Any]]:
     """Train the demo's network, and judge every variant on the 40 recordings it never saw."""
     run = train(DATA, folder / "run", config=TRAINING)
     source = folder / "demo.onnx"
@@ -122,71 +99,51 @@ def demo(folder: Path) -> dict[str, dict[str, Any]]:
     with np.load(DATA) as data:
         held_out = data["split"] == "test"
         samples = Samples({"x": data["x"][held_out]}, targets=data["y"][held_out])
-    found = {}
-    for variant, config in VARIANTS.items():
-        made = quantize(source, config, samples)
-        found[variant] = {"bytes": len(made.model) / made.bytes_before, **made.judgement.to_dict()}
-    return found
+    made = {variant: quantize(source, config, samples) for variant, config in VARIANTS.items()}
+    return {
+        variant: {"bytes": len(each.model) / each.bytes_before, **each.judgement.to_dict()}
+        for variant, each in made.items()
+    }
 
 
-def report(sizes: dict[str, Any], judged: dict[str, Any]) -> int:
-    """Print the tables and the targets; gives the number of targets that were missed."""
-    missed = 0
-    print(
-        f"{'':4} {'file':14} {'bytes':>7} {'step':>7} {'chunk':>7} {'load':>7}   (ratios to the float file)"
-    )
-    for name, variants in sizes.items():
-        for variant, found in variants.items():
-            cells = " ".join(f"{found[what]:7.3f}" for what in ("bytes", "step", "chunk", "load"))
-            print(f"{name:4} {variant:14} {cells}   {found['bytes_absolute']:>10,} B")
-    for (variant, what), limits in TARGETS.items():
-        for name, limit in limits.items():
-            if name in sizes:
-                ratio = sizes[name][variant][what]
-                missed += ratio > limit
-                verdict = "ok" if ratio <= limit else "MISSED"
-                print(f"{variant} {what} {name}: {ratio:.3f} (must reach {limit}) {verdict}")
+def print_demo(judged: dict[str, dict[str, Any]]) -> int:
+    """Print the accuracy of each variant; return the number of variants that lose too much."""
+    rows, missed = [], 0
     for variant, found in judged.items():
         before, after = found["accuracy"]
-        good = found["agreement"] >= 0.975 and (before - after) * found["cases"] <= 1
-        missed += not good
+        missed += found["agreement"] < 0.975 or (before - after) * found["cases"] > 1
         drift = max(state["share"] for state in found["drift"].values())
-        print(
-            f"demo {variant}: {found['agreement']:.3f} of labels agree, accuracy {before:.3f} to {after:.3f},"
-            f" state drift {drift:.4f}, bytes {found['bytes']:.3f} {'ok' if good else 'MISSED'}"
-        )
+        figures = (f"{value:.4g}" for value in (found["agreement"], before, after, drift, found["bytes"]))
+        rows.append([variant, *figures])
+    print(table(["demo", "labels that agree", "accuracy, float", "accuracy", "state drift", "bytes"], rows))
     return missed
 
 
 def main() -> int:
-    """Measure, print, and keep the figures as JSON where asked to."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rough", action="store_true", help="a few rounds only")
-    parser.add_argument("--sizes", default=",".join(SIZES), help="which sizes")
-    parser.add_argument("--json", type=Path, help="where to write the figures")
-    options = parser.parse_args()
-    rounds = 9 if options.rough else 51
+    """Measure and print; exits with 1 if a target is missed."""
+    arguments = parser(__doc__)
+    arguments.add_argument("--rounds", type=int, default=51)
+    arguments.add_argument("--sizes", nargs="*", choices=SIZES, default=list(SIZES))
+    options = arguments.parse_args()
+    rows, missed = [], []
     with tempfile.TemporaryDirectory() as folder:
-        files = {name: files_of(name, Path(folder)) for name in options.sizes.split(",")}
-        sizes = {name: measure(name, paths, rounds) for name, paths in files.items()}
-        judged = demo(Path(folder))
-    setting = {
-        "target": detect_target(),
-        "machine": platform.machine(),
-        "onnxruntime": onnxruntime.__version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "rounds": rounds,
-        "threads": 1,
-    }
-    print(setting)
-    missed = report(sizes, judged)
-    if options.json:
-        document = {"setting": setting, "sizes": sizes, "demo": judged}
-        options.json.write_text(json.dumps(document, indent=2) + "\n")
-    return int(missed > 0)
+        for name in options.sizes:
+            paths = files_of(name, Path(folder))
+            for variant, ratios in measure(name, paths, options.rounds).items():
+                cells = [f"{value:.3f}" for value in ratios.values()]
+                rows.append([f"{name} {variant}", *cells, f"{paths[variant].stat().st_size:,} B"])
+                missed += [
+                    f"{name} {variant} {what}: {value:.3f}, target {TARGETS[variant, what][name]}"
+                    for what, value in ratios.items()
+                    if value > TARGETS.get((variant, what), {}).get(name, np.inf)
+                ]
+        judged = judge_demo(Path(folder))
+    print(table(["ratio to the float file", "bytes", "step", "chunk of 256", "load", "size"], rows))
+    lost = print_demo(judged)
+    print(*missed, sep="\n")
+    print("quantized for", detect_target())
+    print_machine("onnxruntime", "torch")
+    return int(bool(missed or lost))
 
 
 if __name__ == "__main__":

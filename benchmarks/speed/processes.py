@@ -4,9 +4,10 @@ import json
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["loading_ratios", "loading_seconds", "memory_of_streams"]
+__all__ = ["loading_seconds", "memory_of_streams"]
 
 _CLOCK = "import sys, time; start = time.perf_counter()\n"
 _OURS = _CLOCK + (
@@ -53,23 +54,13 @@ print(json.dumps((rss() - before) / size))
 """
 
 
-def loading_ratios(path: Path, repeats: int) -> list[float]:
-    """Return import plus load, against import of onnxruntime plus a session, alternately."""
-    ratios = []
+def loading_seconds(path: Path, kinds: Sequence[str], repeats: int) -> dict[str, list[float]]:
+    """Return the time of import and load, alternately: by engine, or ``plain`` for onnxruntime alone."""
+    times: dict[str, list[float]] = {kind: [] for kind in kinds}
     for repeat in range(repeats + 1):
-        ours, plain = float(_run(_OURS, path, "onnxruntime")), float(_run(_PLAIN, path))
-        if repeat:  # the first fills the page cache
-            ratios.append(ours / plain)
-    return ratios
-
-
-def loading_seconds(path: Path, repeats: int) -> dict[str, list[float]]:
-    """Return import plus load, with the native engine in reach (``auto``) and without, alternately."""
-    times: dict[str, list[float]] = {"auto": [], "onnxruntime": []}
-    for repeat in range(repeats + 1):
-        for engine, seconds in times.items():
-            taken = float(_run(_OURS, path, engine))
-            if repeat:
+        for kind, seconds in times.items():
+            taken = float(_run(_PLAIN if kind == "plain" else _OURS, path, kind))
+            if repeat:  # the first fills the page cache
                 seconds.append(taken)
     return times
 
@@ -79,11 +70,11 @@ def memory_of_streams(path: Path, count: int, kind: str, repeats: int) -> float:
 
     Args:
         path: the model file.
-        count: how many sources.
-        kind: ``some at once``, a ``StreamBatch`` ticked by 49 sources, beside one of 50 that is ticked alike;
-            ``at once``, ticked by all, the session's working memory for that included; ``objects``, as many
+        count: number of sources.
+        kind: ``some at once``, a ``StreamBatch`` ticked by 49 sources, compared with one of 50 that does the
+            same; ``at once``, ticked by all, with the session's working memory for that; ``objects``,
             ``Stream`` objects.
-        repeats: how many processes.
+        repeats: number of processes.
     """
     return statistics.median(json.loads(_run(_MEMORY, path, kind, count)) for _ in range(repeats))
 

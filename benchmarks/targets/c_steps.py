@@ -13,17 +13,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from importlib import metadata
 from pathlib import Path
 from statistics import median
 
 import numpy as np
-import onnxruntime
 
+from benchmarks.common import ROOT, parser, print_machine, table
 from lstm_edge_exporters.targets.c import to_c
 from lstm_edge_runtime import Stream, load
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "cortex_m"
+EXAMPLE = ROOT / "examples" / "cortex_m"
 BOARDS = {"m3": "Cortex-M3, no FPU", "m4f": "Cortex-M4F", "m33": "Cortex-M33", "m55": "Cortex-M55"}
 ROUNDS, STEPS = 31, 3000
 TIMER = """
@@ -94,7 +93,8 @@ def times_here(network: Path, stream: Stream, out: Path) -> tuple[float, float]:
 
 def main() -> None:
     """Print two tables in Markdown."""
-    print(f"emx-onnx-cgen {metadata.version('emx-onnx-cgen')}, onnxruntime {onnxruntime.__version__}")
+    parser(__doc__).parse_args()
+    print_machine("emx-onnx-cgen", "onnxruntime")
     for program in ("arm-none-eabi-gcc", "qemu-system-arm", "gcc"):
         print(run(program, "--version").splitlines()[0])
     print()
@@ -105,17 +105,20 @@ def main() -> None:
         run(lstm_edge, "quantize", files["fp32"], "-o", files["int8"], "--force")
         made = {kind: to_c(path, name="har") for kind, path in files.items()}
         networks = {kind: library.save(root / f"{kind}_c") for kind, library in made.items()}
-        print("| processor | | instructions a step | flash | RAM |\n| --- | --- | --- | --- | --- |")
+        rows = []
         for board, name in BOARDS.items():
             for kind, network in networks.items():
-                out = root / f"{board}-{kind}"
-                steps, flash, ram = on_board(board, network, out)
-                print(f"| {name} | {kind} | {steps:,} | {flash:,} | {ram:,} |")
-        print("\n| here | C, gcc -O2 | Python | largest difference |\n| --- | --- | --- | --- |")
+                counts = on_board(board, network, root / f"{board}-{kind}")
+                rows.append([name, kind, *(f"{count:,}" for count in counts)])
+        print(
+            table(["processor", "", "instructions per step", "flash, bytes", "RAM, bytes"], rows), end="\n\n"
+        )
+        rows = []
         for kind, network in networks.items():
-            with load(files[kind], threads=1) as model:
+            with load(files[kind], engine="onnxruntime", threads=1) as model:
                 in_c, in_python = times_here(network, model.stream(), root)
-            print(f"| {kind} | {in_c:.1f} us | {in_python:.1f} us | {made[kind].worst.max_abs:.2g} |")
+            rows.append([kind, f"{in_c:.1f} us", f"{in_python:.1f} us", f"{made[kind].worst.max_abs:.2g}"])
+        print("\n" + table(["", "C", "onnxruntime, from Python", "largest difference"], rows))
 
 
 if __name__ == "__main__":

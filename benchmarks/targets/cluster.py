@@ -8,10 +8,8 @@ out). Needs pyarrow and duckdb, and ray for its rows. 100 million samples of six
 and as much again while they are scored.
 """
 
-import argparse
 import json
 import os
-import platform
 import re
 import shutil
 import subprocess
@@ -19,17 +17,15 @@ import sys
 import tempfile
 import threading
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
+from benchmarks.common import ROOT, parser, print_machine, table
 from lstm_edge_runtime import load
-from lstm_edge_runtime.cpu import describe_cpu
 
-ROOT = Path(__file__).parents[2]
 DEVICES = 2_000
 FILE_ROWS = 1_000_000
 WAYS = {
@@ -114,35 +110,33 @@ def measure(way: str, data: Path, model: Path, output: Path) -> tuple[dict[str, 
 
 def main() -> None:
     """Print the tables of docs/cluster.md."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    arguments = parser(__doc__)
+    arguments.add_argument("model", nargs="?", type=Path, default=ROOT / "tests/runtime/data/lstm.onnx")
+    arguments.add_argument(
+        "--millions", type=float, nargs="*", default=[1, 10], help="samples in one process"
     )
-    model = ROOT / "tests" / "runtime" / "data" / "lstm.onnx"
-    parser.add_argument("model", nargs="?", type=Path, default=model)
-    parser.add_argument("--millions", type=int, nargs="*", default=[1, 10], help="samples in one process")
-    parser.add_argument("--ray", type=int, default=10, help="millions of samples for the comparison; 0: none")
-    parser.add_argument("--folder", type=Path, help="where the data sets are made")
-    options = parser.parse_args()
+    arguments.add_argument("--ray", type=float, default=10, help="millions of samples for Ray; 0: without it")
+    arguments.add_argument("--folder", type=Path, help="where the data sets are made")
+    options = arguments.parse_args()
     opened = load(options.model, device="cpu", threads=1)
     names = opened.interface.signal.features or tuple(f"x{k}" for k in range(opened.inputs[0].axes[-1]))
-    packages = ("pyarrow", "duckdb", "onnxruntime", *(["ray"] if options.ray else []))
-    print(f"{options.model.name}, {len(names)} features, {DEVICES:,} devices, engine {opened.engine};")
-    versions = ", ".join(f"{name} {version(name)}" for name in packages)
-    print(f"{describe_cpu()['processor']}; {versions}, Python {platform.python_version()}.")
-    rows = [("one process", size) for size in options.millions]
-    rows += [(way, options.ray) for way in list(WAYS)[1:] if options.ray]
-    print("\n| way | million samples | seconds | samples/s | read, score, write s | MB of memory |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    jobs = [("one process", size) for size in options.millions]
+    jobs += [(way, options.ray) for way in list(WAYS)[1:] if options.ray]
+    rows = []
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
-        for size in sorted({size for _, size in rows}):
-            make_data(folder / str(size), names, size * 1_000_000)
-            for way, _ in (row for row in rows if row[1] == size):
-                report, peak = measure(way, folder / str(size), options.model, folder / "out")
+        for size in sorted({size for _, size in jobs}):
+            make_data(folder / "data", names, int(size * 1_000_000))
+            for way, _ in (job for job in jobs if job[1] == size):
+                report, peak = measure(way, folder / "data", options.model, folder / "out")
                 stages = ", ".join(f"{stage['seconds']:.1f}" for stage in report["stages"])
                 seconds, rate = report["seconds"], report["rows_per_second"]
-                print(f"| {way} | {size} | {seconds:.1f} | {rate:,.0f} | {stages} | {peak} |", flush=True)
-            shutil.rmtree(folder / str(size))
+                rows.append([way, f"{size:g}", f"{seconds:.1f}", f"{rate:,.0f}", stages, peak])
+            shutil.rmtree(folder / "data")
+    head = "mode, million samples, seconds, samples/s, read and score and write s, MB of memory"
+    print(table(head.split(", "), rows))
+    print(f"\n{options.model.name}, {len(names)} features, {DEVICES:,} devices, engine {opened.engine}")
+    print_machine("pyarrow", "duckdb", "onnxruntime", *(["ray"] if options.ray else []))
 
 
 if __name__ == "__main__":
