@@ -37,6 +37,11 @@ from .ranges import settle_ranges
 
 __all__ = ["Artifact", "verify_file"]
 
+_CHUNKED = 24
+"""Steps that are fed in chunks, beside those that the states of operators along time hold."""
+_MOST_REACHED = 256
+"""Of these at the most."""
+
 
 @dataclass(frozen=True)
 class Artifact:
@@ -100,7 +105,7 @@ def verify_file(made: File, config: ExportConfig, show: Progress) -> Artifact:
     show(0.8, "recording golden cases")
     manifest = manifest._replace(
         equivalence=equivalence.to_dict(),
-        golden=record_golden(file.graph, manifest, made.cases, equivalence.cases),
+        golden=record_golden(file.graph, manifest, replace(made.cases, held=frozenset()), equivalence.cases),
     )
     content = serialize(model, manifest, config.opset, config.ir_version)
     load(content, device="cpu", engine="onnxruntime").close()
@@ -115,7 +120,8 @@ def _check_loop(made: File, file: Candidate) -> None:
     Raises:
         CheckFailedError: they part.
     """
-    states = {state.input: state.output for state in made.manifest.states}
+    pairs = ((state.input, state.output) for state in made.manifest.states)
+    states = {name: output for name, output in pairs if name not in made.cases.held}
     if not states or file.function is None:
         return
     feeds = made.cases.case(2, 3, at_reset=False, offset=51, full=True).feeds
@@ -130,26 +136,40 @@ def _check_loop(made: File, file: Candidate) -> None:
 def _try_chunks(made: File, verified: Candidate) -> Manifest:
     """Return the manifest with why chunks do not equal the whole, and what else they show."""
     manifest = made.manifest
-    if reason := manifest.unstreamable or _why_whole(made):
+    refused = made.lifted.refused
+    told = "" if refused is None or refused.gathers else str(refused)
+    if reason := manifest.unstreamable or (_why_whole(made) and (told or _why_whole(made))):
         return manifest._replace(unstreamable=reason)
     if not manifest.time_axes or not manifest.states:
-        return manifest
+        return manifest if refused is None else manifest._replace(unstreamable=str(refused))
     function = verified.function
     floors = partial(noise_floors, verified.graph, fixed=verified.fixed)
     lengths = (manifest.lengths,) if manifest.lengths else ()
     file = ChunkedFile(manifest, verified.engine, lengths, floors)
-    feeds = made.cases.case(2, 24, at_reset=True, full=True).feeds
+    steps = _CHUNKED + min(made.lifted.reach, _MOST_REACHED)
+    feeds = made.cases.case(2, steps, at_reset=True, full=True).feeds
     feeds = {**feeds, **file.with_lengths(feeds, manifest.steps(feeds))}
     manifest = manifest._replace(counts=find_counts(file, feeds))
     file = replace(file, manifest=manifest)
     found, reason = run_in_chunks(file, feeds, np.random.default_rng(0), function), ""
-    if not found.ok:
+    if made.lifted.past and (not found.ok or not _chunks_continue(made, verified, file)):
+        raise CheckFailedError("the states of operators along time do not continue a sequence")
+    if not found.ok and not (reason := told):
         from ..lift.divergence import explain_divergence
 
         reason = explain_divergence(made.model, file, feeds, found)
     exact = replace(file, run=function.graph.run64, floors=None) if function else file
     padded = bool(reason) or states_stop_at_lengths(exact, feeds)
     return manifest._replace(unstreamable=reason, padded_states=padded)
+
+
+def _chunks_continue(made: File, verified: Candidate, file: ChunkedFile) -> bool:
+    """Return whether chunks equal the whole from states at random, of operators along time too."""
+    cases = replace(made.cases, held=frozenset())
+    feeds = cases.case(2, _CHUNKED, at_reset=False, offset=52, full=True).feeds
+    if (function := verified.function) is not None:
+        file = replace(file, run=function.graph.run64, floors=None)
+    return run_in_chunks(file, feeds, np.random.default_rng(1)).ok
 
 
 def _why_whole(made: File) -> str:

@@ -36,6 +36,9 @@ from .subgraphs import recurrences, sequences
 __all__ = ["Equality", "LiftedGraph", "Verification", "case_at", "verify_lifted"]
 
 _CHUNKED = (2, 24)
+"""Rows, and steps beside those that the states of operators along time hold."""
+_MOST_REACHED = 256
+"""Of these at the most."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,10 @@ class LiftedGraph:
     """The lifted file's."""
     lifts: bool
     """Whether any of the states was lifted, and not an input before."""
+    reach: int
+    """How many steps the states of operators along time hold together."""
+    refused: str
+    """Why such operators have no states; empty where they need none, or take all steps together."""
     fixed_batch: int
     """The batch size that initial states fix the original at; 1 where they don't."""
     declared: Mapping[str, int]
@@ -191,7 +198,7 @@ class _Verifier:
         by_rows: list[str] = []
         rounded: list[str] = []
         reason, max_abs, max_rel = "", 0.0, 0.0
-        branched = self._graph.source is not self._graph.original
+        rewritten = self._graph.source is not self._graph.original or self._graph.reach > 0
         data = {spec.name for spec in self._manifest.inputs}
         batch = {name: axis for name, axis in self._batch.items() if name in data}
         for each in cases:
@@ -212,7 +219,7 @@ class _Verifier:
                 if not np.array_equal(got[name], array, equal_nan=array.dtype.kind == "f")
             ]
             self._noise.check(each)
-            limits = self._noise.limits(each.feeds) if different and branched else {}
+            limits = self._noise.limits(each.feeds) if different and rewritten else {}
             for name in different:
                 array = wanted[name]
                 found = compare(name, got[name], array, floor=0.0, limit=limits.get(name, 0.0))
@@ -279,7 +286,7 @@ class _Verifier:
         if not manifest.time_axes:
             fixed = _steps_of_a_call(graph)
             return None, f"chunks were not tried: every call takes {fixed} steps" if fixed > 1 else "", True
-        batch, steps = _CHUNKED
+        batch, steps = _CHUNKED[0], _CHUNKED[1] + min(graph.reach, _MOST_REACHED)
         whole = self._case(batch * graph.fixed_batch, steps)
         model = graph.lifted
         if is_quantized(model) and (twin := float_twin(model)) is not None:
@@ -289,7 +296,7 @@ class _Verifier:
         function = noise.function and replace(noise.function, reference=noise.function.graph)
         feeds = {**whole.feeds, **file.with_lengths(whole.feeds, steps)}
         found = run_in_chunks(file, feeds, np.random.default_rng(self._seed), function)
-        reason = "" if found.ok else explain_divergence(model, file, feeds, found)
+        reason = "" if found.ok else graph.refused or explain_divergence(model, file, feeds, found)
         chunks = None if found.error else replace(found, in_float=model is not graph.lifted)
         if function is not None:
             file = replace(file, run=function.graph.run64, floors=None)
