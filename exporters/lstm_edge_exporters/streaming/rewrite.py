@@ -1,7 +1,7 @@
 """A graph that looks along time, rewritten so that what it looks back at is a state.
 
-``make_streamable`` walks over the nodes in order. Each value that grows with time has a ``Fact``, and each node
-that looks along time has a rule in ``rules``; all others compute a frame from that frame of their operands.
+``make_streamable`` walks over the nodes in order. Each value that grows with time has a ``Fact``, and each
+node that looks along time has a rule in ``rules``; all others compute a frame from that frame of operands.
 Where branches of different delay meet, the earlier one waits in a state.
 """
 
