@@ -14,11 +14,11 @@ from lstm_edge_runtime.manifest import StateSpec
 
 from ..numerics.reference import Injection
 from ..recurrent import state_shape
-from ..streaming.facts import NotStreamableError
 from .lower import Lowered, Origin, origin_of
 
 if TYPE_CHECKING:
     from ..lift.paths import Member, StateGroup
+    from ..streaming.facts import NotStreamableError
 
 __all__ = ["Lifted", "keep_past", "lift"]
 
@@ -36,7 +36,7 @@ class Lifted(NamedTuple):
     """Frames of the past that operators along time look back at."""
     reach: int = 0
     """How many steps these hold together."""
-    refused: NotStreamableError | None = None
+    refused: "NotStreamableError | None" = None
     """Why operators along time keep no past in states."""
 
 
@@ -69,6 +69,7 @@ def keep_past(lifted: Lifted, lowered: Lowered, *, stateless: bool) -> Lifted:
     """Make states of what operators along time look back at; see ``streaming``."""
     if stateless or lowered.window:
         return lifted
+    from ..streaming.facts import NotStreamableError
     from ..streaming.rewrite import make_streamable
 
     try:
