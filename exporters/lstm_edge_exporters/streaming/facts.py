@@ -1,5 +1,6 @@
 """What grows with time in a graph, and how far behind it is: found by running the graph at several sizes."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from ..graph import axes_of, data_inputs, dynamic_axes
 from ..lift.evaluate import constant, evaluate, name_axis
 from ..recurrent import label
 
-__all__ = ["Fact", "GathersTimeError", "NotStreamableError", "Shapes", "find_shapes"]
+__all__ = ["Fact", "GathersTimeError", "NotStreamableError", "Shapes", "find_shapes", "name_node"]
 
 _STEPS = (40, 400, 4000)
 """Steps to run at; of these the first that the graph runs at, as windows may need many."""
@@ -22,6 +23,8 @@ _FURTHER = (0, 7, 20)
 _ROWS = (2, 3)
 _OTHERS = 5
 """The size of the first axis that is neither batch nor time; the next ones are larger."""
+_SCOPES = "pkg.torch.onnx.name_scopes"
+"""The key of a node's ``metadata_props`` under which torch.onnx keeps the paths of modules around it."""
 _MOST_KEPT = 8
 """Elements of a value that is kept: starts, ends, axes and indices."""
 
@@ -69,6 +72,8 @@ class Shapes:
     """Values that are the same in every frame."""
     uniform: Mapping[ir.Value, float]
     """Values whose elements are all one number."""
+    counters: Mapping[ir.Value, float]
+    """Values that grow with time and count: how much more each frame is than the one before."""
     dtypes: Mapping[ir.Value, str]
     rows: tuple[dict[str, int], dict[str, int]]
     """The sizes of the two runs that differ in rows."""
@@ -183,6 +188,11 @@ def find_shapes(model: ir.Model, batch: str | None, sequence: str) -> Shapes:
         ),
         even=frozenset(value for value in computed if _is_even(long[value], short[value])),
         uniform={value: float(long[value].flat[0]) for value in computed if _is_uniform(long[value])},
+        counters={
+            value: amount
+            for value in computed
+            if (amount := _counted(long[value], short[value].shape)) is not None
+        },
         dtypes={value: array.dtype.name for value, array in short.items()},
         rows=(cases[0], cases[3]),
         steps=cases[0][sequence],
@@ -197,10 +207,25 @@ def _is_even(long: Array, short: Array) -> bool:
     return all(np.array_equal(long, np.broadcast_to(long.take([0], axis), long.shape)) for axis in axes)
 
 
+def _counted(array: Array, short: tuple[int, ...]) -> float | None:
+    """Return how much more each frame is than the one before; None where that is not always the same."""
+    axes = [axis for axis, sizes in enumerate(zip(array.shape, short, strict=False)) if len(set(sizes)) > 1]
+    if len(axes) != 1 or array.ndim != len(short) or array.dtype.kind not in "fi":
+        return None
+    more = np.diff(array, axis=axes[0])
+    return float(more.flat[0]) if _is_uniform(more) and more.flat[0] else None
+
+
 def _is_uniform(array: Array) -> bool:
     return bool(array.size and array.dtype.kind in "fiu" and (array == array.flat[0]).all())
 
 
 def _made_by(value: ir.Value) -> str:
     node = value.producer()
-    return str(value.name) if node is None else label(node)
+    return str(value.name) if node is None else name_node(node)
+
+
+def name_node(node: ir.Node) -> str:
+    """Return the node's operator and the module's path that it comes from, or its own name."""
+    paths = re.findall(r"'module\.([\w.]+)'", node.metadata_props.get(_SCOPES, ""))
+    return f"{node.op_type} {paths[-1]!r}" if paths else label(node)

@@ -13,12 +13,11 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from lstm_edge_runtime.errors import counted
-from lstm_edge_runtime.manifest import StateSpec
+from lstm_edge_runtime.manifest import Axes, StateSpec
 
 from ..graph import Builder, UniqueNames, axes_of, behind_identity, data_inputs, values_read
 from ..lift.evaluate import constant
-from ..recurrent import label
-from .facts import Fact, GathersTimeError, NotStreamableError, Shapes, find_shapes
+from .facts import Fact, GathersTimeError, NotStreamableError, Shapes, find_shapes, name_node
 
 __all__ = ["END", "Rewriter", "Rule", "Streamable", "describe_gathering", "make_streamable", "slice_of"]
 
@@ -30,6 +29,18 @@ _OPSET = 11
 """The first in which Pad and Slice take their numbers as inputs."""
 _LAYOUT = ("Cast", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 """Operators that change no number: padding in front of them may be put in behind them."""
+_BROADCASTING = (
+    "Add",
+    "Div",
+    "Equal",
+    "Greater",
+    "GreaterOrEqual",
+    "Less",
+    "LessOrEqual",
+    "Mul",
+    "Pow",
+    "Sub",
+)
 _READS_SHAPE = ("Shape", "Size")
 _GATHERING = {
     "Softmax": "a softmax over time",
@@ -106,6 +117,8 @@ class Rewriter:
         """Values of the last frame alone: the fact of what it is of, and that value's surplus."""
         self._joined: dict[tuple[ir.Value, int, float], ir.Value] = {}
         """Values with their past in front, which several nodes may read."""
+        self._counts: dict[tuple[ir.Value, Axes], ir.Value] = {}
+        """What counts steps, counting on; by that value and the axes of its state."""
         self._refused: dict[ir.Value, str] = {}
         """Values that no stream can give, and why; their shape may be read."""
         self._handed_on: list[ir.Node] = []
@@ -121,12 +134,12 @@ class Rewriter:
             self._visit_timeless(node, read)
             return
         if any(value in self._last for value in read):
-            raise NotStreamableError(f"{label(node)} uses what the last step gave at every step")
+            raise NotStreamableError(f"{name_node(node)} uses what the last step gave at every step")
         self._from_data.update(node.outputs)
         rule = rules.get(node.op_type) if node.domain == "" else None
         told = rule is not None and (moving[0] is node.inputs[0] or node.op_type == "Concat")
         if rule is None or not told or not rule(self, node, moving[0], self.facts[moving[0]]):
-            self._same_step(node, read, moving)
+            self._same_step(node, moving)
 
     def _visit_timeless(self, node: ir.Node, read: list[ir.Value]) -> None:
         """Take a node that reads no step, or only the last one."""
@@ -137,18 +150,18 @@ class Rewriter:
             if (found := self.shapes.growth(value)) is None:
                 self._last.update({} if last is None else {value: last})
             elif last is not None:
-                raise NotStreamableError(f"{label(node)} uses what the last step gave at every step")
+                raise NotStreamableError(f"{name_node(node)} uses what the last step gave at every step")
             elif value in self.shapes.even:
                 axis, merged = found
                 self.facts[value] = Fact(axis, merged=merged, constant=True)
             # what counts from the start of a call has no fact: see ``_same_step``
 
-    def _same_step(self, node: ir.Node, read: Iterable[ir.Value], moving: Iterable[ir.Value]) -> None:
+    def _same_step(self, node: ir.Node, moving: Iterable[ir.Value]) -> None:
         """Take a node whose results of a step depend on that step alone; operands wait for one another."""
-        for value in read:
-            known = value in self.facts or value in self._from_data
-            if not known and self.shapes.growth(value) is not None:
-                raise NotStreamableError(f"{value.name} counts steps from the start of a call")
+        for place, operand in enumerate(node.inputs):
+            known = operand is None or operand in self.facts or operand in self._from_data
+            if operand is not None and not known and self.shapes.growth(operand) is not None:
+                node.replace_input_with(place, self._count_on(node, operand, next(iter(moving))))
         facts = {value: self.facts[value] for value in moving}
         first = next(iter(facts.values()))
         delay = max(0, *(fact.delay for fact in facts.values()))
@@ -174,7 +187,7 @@ class Rewriter:
         found = self.shapes.growth(value)
         if found is None:
             raise GathersTimeError(describe_gathering(node))
-        ahead = fact.ahead or (label(node) if fact.delay > 0 else "")
+        ahead = fact.ahead or (name_node(node) if fact.delay > 0 else "")
         self.facts[value] = replace(fact, axis=found[0], merged=found[1], ahead=ahead)
 
     def set_last(self, value: ir.Value, source: ir.Value) -> None:
@@ -184,7 +197,7 @@ class Rewriter:
 
     def refuse_readers(self, node: ir.Node, reason: str) -> None:
         """Refuse whatever reads more than the shape of a node's results."""
-        self._refused.update(dict.fromkeys(node.outputs, f"{reason}, {label(node)}"))
+        self._refused.update(dict.fromkeys(node.outputs, f"{reason}, {name_node(node)}"))
 
     def _refuse(self, read: Iterable[ir.Value]) -> None:
         for value in read:
@@ -208,26 +221,30 @@ class Rewriter:
         if (value, frames, reset) in self._joined:
             return self._joined[value, frames, reset]
         if fact.merged:
-            raise NotStreamableError(f"{label(node)} would keep rows that are merged with time")
+            raise NotStreamableError(f"{name_node(node)} would keep rows that are merged with time")
         if frames > _MOST_FRAMES:
-            raise NotStreamableError(f"{label(node)} looks back {frames} steps")
-        state, build = self.state(value, fact.axis, frames, reset, kind), Builder(node, kind)
+            raise NotStreamableError(f"{name_node(node)} looks back {frames} steps")
+        state, build = self.frames_of(value, fact.axis, frames, reset, kind), Builder(node, kind)
         joined = build.concat([state, value], fact.axis)
         self.end_state(slice_of(build, joined, fact.axis, -frames, END))
         self._joined[value, frames, reset] = joined
         return joined
 
-    def state(self, value: ir.Value, axis: int, frames: int, reset: float, kind: str) -> ir.Value:
-        """Add an input like ``value`` with ``frames`` on its time axis; ``end_state`` adds its output."""
-        names, dtype = UniqueNames(self.graph), np.dtype(self.shapes.dtypes[value])
-        axes = tuple(frames if place == axis else each for place, each in enumerate(self.shapes.axes(value)))
+    def state(self, axes: Axes, dtype: str, reset: float, kind: str) -> ir.Value:
+        """Add a state's input; ``end_state`` adds its output."""
+        names = UniqueNames(self.graph)
         count = sum(state.input.startswith(f"{kind}_") for state in self.states)
-        added = ir.val(names.unique(f"{kind}_{count}"), ir.DataType.from_numpy(dtype), axes)
+        added = ir.val(names.unique(f"{kind}_{count}"), ir.DataType.from_numpy(np.dtype(dtype)), axes)
         self.graph.inputs.append(added)
         output = names.unique(f"{added.name}_n")
-        self.states.append(StateSpec(str(added.name), output, dtype.name, axes, reset))
-        self.reach += frames
+        self.states.append(StateSpec(str(added.name), output, dtype, axes, reset))
         return added
+
+    def frames_of(self, value: ir.Value, axis: int, frames: int, reset: float, kind: str) -> ir.Value:
+        """Add a state of ``frames`` of ``value``."""
+        axes = tuple(frames if place == axis else each for place, each in enumerate(self.shapes.axes(value)))
+        self.reach += frames
+        return self.state(axes, self.shapes.dtypes[value], reset, kind)
 
     def end_state(self, value: ir.Value) -> None:
         """Make ``value`` the output of the state that was added last."""
@@ -235,6 +252,36 @@ class Rewriter:
         value.name, value.shape = state.output, ir.Shape(state.axes)
         value.dtype = ir.DataType.from_numpy(np.dtype(state.dtype))
         self.graph.outputs.append(value)
+
+    def _count_on(self, node: ir.Node, value: ir.Value, beside: ir.Value) -> ir.Value:
+        """Return ``value``, which counts steps from the start of a call, counting on from call to call.
+
+        Each row has a count of its own, on the batch axis of ``beside``, which is read with it.
+        """
+        amount = self.shapes.counters.get(value)
+        if amount is None or node.op_type not in _BROADCASTING:
+            raise NotStreamableError(
+                f"{name_node(node)} looks up how many steps have been since a call began"
+            )
+        found, rows = self.shapes.growth(value), self.shapes.axes(beside)
+        assert found is not None
+        own, dtype = self.shapes.axes(value), self.shapes.dtypes[value]
+        missing = len(rows) - len(own)
+        pairs = zip(rows, (*[1] * missing, *own), strict=True)
+        axes: list[int | str] = [row if isinstance(row, str) else size for row, size in pairs]
+        time = found[0] + missing
+        axes[time] = 1
+        key = (value, tuple(axes))
+        if key in self._counts:
+            return self._counts[key]
+        build = Builder(node, "count")
+        state = self.state(tuple(axes), dtype, 0.0, "count")
+        (total,) = build.node("Add", [value, state])
+        self._counts[key] = total
+        last, first = slice_of(build, total, time, -1, END), slice_of(build, value, found[0], 0, 1)
+        (since,) = build.node("Sub", [last, first])
+        self.end_state(build.node("Add", [since, build.constant(np.array(amount, dtype), "more")])[0])
+        return total
 
     def wait(self, node: ir.Node, value: ir.Value, fact: Fact, delay: int) -> ir.Value:
         """Return ``value`` delayed until it has ``delay``."""
@@ -297,7 +344,7 @@ if it does not look along it."""
 def describe_gathering(node: ir.Node) -> str:
     """Return what a node does that takes all steps together."""
     kind = "a reduction over time" if node.op_type.startswith("Reduce") else "an operator over all time"
-    return f"{_GATHERING.get(node.op_type, kind)}, {label(node)}"
+    return f"{_GATHERING.get(node.op_type, kind)}, {name_node(node)}"
 
 
 def slice_of(build: Builder, value: ir.Value, axis: int, start: int, end: int) -> ir.Value:

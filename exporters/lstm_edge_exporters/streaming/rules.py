@@ -10,8 +10,8 @@ from lstm_edge_runtime.manifest import Array
 
 from ..graph import Builder
 from ..lift.evaluate import constant
-from ..recurrent import is_reversed, label
-from .facts import Fact, GathersTimeError, NotStreamableError
+from ..recurrent import is_reversed
+from .facts import Fact, GathersTimeError, NotStreamableError, name_node
 from .rewrite import END, Rewriter, Rule, describe_gathering, slice_of
 
 __all__ = ["RULES"]
@@ -27,7 +27,7 @@ def _conv(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
 
 def _max_pool(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
     if any(each.uses() or each.is_graph_output() for each in node.outputs[1:]):
-        raise NotStreamableError(f"{label(node)} gives the places of maxima")
+        raise NotStreamableError(f"{name_node(node)} gives the places of maxima")
     dtype = np.dtype(work.shapes.dtypes[value])
     lowest = float(np.finfo(dtype).min) / 2 if dtype.kind == "f" else 0.0  # finite, as resets are
     return _window(work, node, value, fact, node.attributes.get_ints("kernel_shape", []), lowest)
@@ -62,7 +62,7 @@ def _window(
     """
     place, rank = fact.axis - 2, len(kernel)
     if fact.axis == 1:
-        raise NotStreamableError(f"{label(node)} takes time for channels")
+        raise NotStreamableError(f"{name_node(node)} takes time for channels")
     if place < 0:
         return False
     ones = [1] * rank
@@ -70,9 +70,11 @@ def _window(
     pads = _pads(work, node, value, kernel)
     front, reach = pads[place], (kernel[place] - 1) * dilation
     if stride > 1:
-        raise NotStreamableError(f"{label(node)} has a stride of {stride} steps")
+        raise NotStreamableError(f"{name_node(node)} has a stride of {stride} steps")
     if front and padding is None:
-        raise NotStreamableError(f"{label(node)} does not count its padding; let it count, or pad before it")
+        raise NotStreamableError(
+            f"{name_node(node)} does not count its padding; let it count, or pad before it"
+        )
     if front and padding is not None:
         fact = _padded(node, fact, front, padding)
     early = max(0, -fact.delay - reach)
@@ -91,9 +93,9 @@ def _window(
 def _padded(node: ir.Node, fact: Fact, front: int, fill: float) -> Fact:
     """Return the fact of a value with ``front`` frames of ``fill`` before it."""
     if fact.delay > 0:
-        raise NotStreamableError(f"{label(node)} pads what {fact.ahead} gives late")
+        raise NotStreamableError(f"{name_node(node)} pads what {fact.ahead} gives late")
     if fact.delay < 0 and fact.fill != fill:
-        raise NotStreamableError(f"{label(node)} pads by {fill:g} what is padded by {fact.fill:g}")
+        raise NotStreamableError(f"{name_node(node)} pads by {fill:g} what is padded by {fact.fill:g}")
     return replace(fact, delay=fact.delay - front, fill=fill)
 
 
@@ -126,12 +128,12 @@ def _pad(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
     place = axes.index(fact.axis)
     front, mode = pads[place], node.attributes.get("mode")
     if front is None:
-        raise NotStreamableError(f"{label(node)} pads by more for longer sequences")
+        raise NotStreamableError(f"{name_node(node)} pads by more for longer sequences")
     if front and mode is not None and mode.as_string() != "constant":
-        raise NotStreamableError(f"padding={mode.as_string()!r} before the first step, {label(node)}")
+        raise NotStreamableError(f"padding={mode.as_string()!r} before the first step, {name_node(node)}")
     if any(each != 0 for spot, each in enumerate(pads) if spot % count != place):
         if front or pads[place + count]:
-            raise NotStreamableError(f"{label(node)} pads time and another axis at once")
+            raise NotStreamableError(f"{name_node(node)} pads time and another axis at once")
         return False
     fill = 0.0 if given[2] is None else float(_constant(node, given[2]).flat[0])
     if front > 0:
@@ -153,9 +155,9 @@ def _slice(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
     lengths = work.shapes.lengths(value, fact.axis)
     start = work.shapes.number(starts, place, lengths)
     if step is not None and step < 0:
-        raise GathersTimeError(f"a reversal of time, {label(node)}")
+        raise GathersTimeError(f"a reversal of time, {name_node(node)}")
     if step != 1 or count > 1:
-        raise GathersTimeError(f"a choice of steps, {label(node)}")
+        raise GathersTimeError(f"a choice of steps, {name_node(node)}")
     if work.shapes.growth(result) is None:
         ends = work.shapes.number(starts, place, lengths, from_end=True)
         if ends != -1 or work.shapes.shape(result)[fact.axis] != 1:
@@ -167,8 +169,8 @@ def _slice(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
         work.set_last(result, value)
         return True
     if start is None:
-        raise GathersTimeError(f"a choice of steps, {label(node)}")
-    ahead = fact.ahead or (label(node) if fact.delay + start > 0 else "")
+        raise GathersTimeError(f"a choice of steps, {name_node(node)}")
+    ahead = fact.ahead or (name_node(node) if fact.delay + start > 0 else "")
     work.hand_on(node, replace(fact, delay=fact.delay + start, ahead=ahead))
     return True
 
@@ -194,10 +196,10 @@ def _concat(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
     for each in reversed(node.inputs[: node.inputs.index(value)]):
         number = work.filled(each)
         if number is None:
-            raise NotStreamableError(f"steps that are no constant before the first, {label(node)}")
+            raise NotStreamableError(f"steps that are no constant before the first, {name_node(node)}")
         fact = _padded(node, fact, work.shapes.shape(each)[axis], number)
     if sum(each in work.facts for each in node.inputs) > 1:
-        raise NotStreamableError(f"several sequences one after another, {label(node)}")
+        raise NotStreamableError(f"several sequences one after another, {name_node(node)}")
     node.replace_input_with(0, value)
     work.hand_on(node, fact)
     return True
@@ -207,13 +209,13 @@ def _cumulative_sum(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) 
     if _numbers(node, node.inputs[1])[0] % len(work.shapes.shape(value)) != fact.axis:
         return False
     if node.attributes.get_int("reverse", 0):
-        raise GathersTimeError(f"a sum from the end, {label(node)}")
+        raise GathersTimeError(f"a sum from the end, {name_node(node)}")
     if fact.delay > 0 or fact.merged:
-        raise NotStreamableError(f"{label(node)} sums what {fact.ahead or 'merged rows'} gives late")
+        raise NotStreamableError(f"{name_node(node)} sums what {fact.ahead or 'merged rows'} gives late")
     exclusive = node.attributes.get_int("exclusive", 0) or 0
-    build = Builder(node, "sum")
+    build = Builder(node, "total")
     summed = work.wait(node, value, fact, 0)
-    state = work.state(value, fact.axis, 1, 0.0, "sum")
+    state = work.frames_of(value, fact.axis, 1, 0.0, "total")
     (own,) = build.node("CumSum", [summed, node.inputs[1]], {"exclusive": exclusive})
     (total,) = build.node("Add", [own, state])
     last = slice_of(build, total, fact.axis, -1, END)
@@ -229,10 +231,10 @@ def _recurrent(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bo
     if fact.axis != (1 if node.attributes.get_int("layout", 0) else 0):
         return False  # it runs over another axis
     if is_reversed(node):
-        raise GathersTimeError(f"{label(node)} reads time backwards")
+        raise GathersTimeError(f"{name_node(node)} reads time backwards")
     if fact.delay > 0:
         raise NotStreamableError(
-            f"{label(node)} would start late: {fact.ahead} looks ahead, or is not padded"
+            f"{name_node(node)} would start late: {fact.ahead} looks ahead, or is not padded"
         )
     node.replace_input_with(0, work.wait(node, value, fact, 0))
     for place, result in enumerate(node.outputs):
@@ -257,7 +259,7 @@ def _refuse_over_time(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact
 def _constant(node: ir.Node, value: ir.Value | None) -> Array:
     array = constant(value)
     if array is None:
-        raise NotStreamableError(f"{label(node)} takes computed numbers along time")
+        raise NotStreamableError(f"{name_node(node)} takes computed numbers along time")
     return array
 
 
