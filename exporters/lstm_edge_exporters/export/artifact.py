@@ -138,8 +138,9 @@ def _try_chunks(made: File, verified: Candidate) -> Manifest:
     manifest = made.manifest
     refused = made.lifted.refused
     told = "" if refused is None or refused.gathers else str(refused)
-    if reason := manifest.unstreamable or (_why_whole(made) and (told or _why_whole(made))):
-        return manifest._replace(unstreamable=reason)
+    if reason := manifest.unstreamable or _why_whole(made):
+        more = f": {told}" if told and not made.roles.bidirectional else ""
+        return manifest._replace(unstreamable=f"{reason}{more}")
     if not manifest.time_axes or not manifest.states:
         return manifest if refused is None else manifest._replace(unstreamable=str(refused))
     function = verified.function

@@ -93,7 +93,9 @@ def _window(
 def _padded(node: ir.Node, fact: Fact, front: int, fill: float) -> Fact:
     """Return the fact of a value with ``front`` frames of ``fill`` before it."""
     if fact.delay > 0:
-        raise NotStreamableError(f"{name_node(node)} pads what {fact.ahead} gives late")
+        raise NotStreamableError(
+            f"{fact.ahead} looks ahead, or is not padded; {name_node(node)} pads its result"
+        )
     if fact.delay < 0 and fact.fill != fill:
         raise NotStreamableError(f"{name_node(node)} pads by {fill:g} what is padded by {fact.fill:g}")
     return replace(fact, delay=fact.delay - front, fill=fill)
