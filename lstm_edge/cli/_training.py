@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,13 +64,16 @@ def print_summary(summary: dict[str, Any]) -> None:
     for text in split["notes"]:
         echo(f"note: {text}")
     echo(f"states: {summary['states']}")
+    echo(f"baseline: {summary['baseline']}")
     measured = [name for name in ("validation", "test") if summary[name] is not None]
     scores = [summary[name] for name in measured]
-    rows = _classes(scores) if summary["task"] == "classification" else _values(scores)
+    rows = _classes(measured, scores) if summary["task"] == "classification" else _values(scores)
     if found := summary.get("cross_validation"):
         for name in found.keys() - {"folds"}:
             each, folds = found[name], len(found["folds"])
             echo(f"{name} over {folds} folds: {each['mean']:.4g}, standard deviation {each['std']:.2g}")
+    if worst := _worst_series(scores[-1]):
+        echo(f"worst of {counted(len(scores[-1]['series']), 'series')} in the {measured[-1]} set: {worst}")
     print_table("", ["", *(f"{name} ({split[name]})" for name in measured)], rows)
 
 
@@ -92,7 +96,7 @@ def _ways(scores: Sequence[Metrics]) -> list[tuple[str, list[Metrics]]]:
     return [(_WINDOWS, [*scores])]
 
 
-def _classes(scores: Sequence[Metrics]) -> list[list[str]]:
+def _classes(names: Sequence[str], scores: Sequence[Metrics]) -> list[list[str]]:
     rows = []
     for way, found in _ways(scores):
         rows.append([f"accuracy of {way}", *(f"{each['accuracy']:.3f}" for each in found)])
@@ -100,18 +104,37 @@ def _classes(scores: Sequence[Metrics]) -> list[list[str]]:
             rows.append(["  at all steps", *(f"{each['all_steps']:.3f}" for each in found)])
             rows.append(["  steps until right", *(_delay(each["steps_until_right"]) for each in found)])
     rows += [
-        [f"recall of {label}", *(_recall(each, label) for each in scores)] for label in scores[0]["recall"]
+        [f"accuracy of {name}", *(f"{each['baselines'][name]['accuracy']:.3f}" for each in scores)]
+        for name in scores[0]["baselines"]
     ]
-    return rows
+    return rows + [
+        [f"recall of {label}", *map(_recall, names, scores, repeat(label))] for label in scores[0]["recall"]
+    ]
 
 
 def _values(scores: Sequence[Metrics]) -> list[list[str]]:
     return [
         [f"{error.upper()} of {target}, {way}", *(f"{each[error][target]:.4g}" for each in found)]
-        for way, found in _ways(scores)
+        for way, found in (*_ways(scores), *_baselines(scores))
         for error in ("mae", "rmse")
         for target in found[0][error]
     ]
+
+
+def _worst_series(scores: Metrics) -> str:
+    """Return the name and the score of the worst series, if there are several that windows were cut from."""
+    found = scores.get("series") or {}
+    if len(found) < 2:
+        return ""
+    if "accuracy" in scores:
+        name = min(found, key=found.__getitem__)
+        return f"{name!r}, accuracy {found[name]:.3f}"
+    name = max(found, key=found.__getitem__)
+    return f"{name!r}, RMSE {found[name]:.3g} of the targets' standard deviation"
+
+
+def _baselines(scores: Sequence[Metrics]) -> list[tuple[str, list[Metrics]]]:
+    return [(name, [each["baselines"][name] for each in scores]) for name in scores[0]["baselines"]]
 
 
 def _delay(found: Metrics) -> str:
@@ -119,7 +142,7 @@ def _delay(found: Metrics) -> str:
     return f"{median} (90 %: {most})"
 
 
-def _recall(metrics: Metrics, label: str) -> str:
+def _recall(name: str, metrics: Metrics, label: str) -> str:
     recall = metrics["recall"][label]
     unit = " steps" if "windows" in metrics else ""
-    return "no samples" if recall is None else f"{recall:.3f} of {metrics['count'][label]}{unit}"
+    return f"not in the {name} set" if recall is None else f"{recall:.3f} of {metrics['count'][label]}{unit}"

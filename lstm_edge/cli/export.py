@@ -247,10 +247,10 @@ def _print(artifact: "Artifact", source: str, output: Path) -> None:
     echo(f"size: {len(artifact.model):,} bytes, opset {manifest.provenance['opset']}")
     echo(f"nodes: {sum(artifact.nodes.values())} ({nodes})")
     cases = len(manifest.equivalence["cases"])
-    worst = artifact.equivalence.worst
+    found, worst = artifact.equivalence, artifact.equivalence.worst
     echo(
-        f"equal to PyTorch {artifact.equivalence}, in {counted(cases, 'case')}; onnxruntime in float32 is "
-        f"{artifact.equivalence.max_abs:.3g} away (at most {worst.ratio:.0%} of its limit)"
+        f"equal to PyTorch {found.equality}, in {counted(cases, 'case')}; onnxruntime in float32 is "
+        f"{found.max_abs:.3g} away (at most {worst.ratio:.0%} of its limit)"
     )
     for axis, limits in manifest.ranges.items():
         echo(f"sizes of axis {axis}: {limits}")

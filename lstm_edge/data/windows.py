@@ -26,6 +26,8 @@ class Windows:
     """Class indices ``int64 (S,)`` or values ``float32 (S, C)``: those of the last valid step."""
     steady: npt.NDArray[np.bool_]
     """``(S,)``: whether ``y`` is the same at every step, so that any stretch may stand for the sample."""
+    last: npt.NDArray[np.int64]
+    """``(S,)``: the place of each sample's last step in all series of the set, end to end."""
 
 
 def cut_windows(series: Sequence[Recording], window: int | None, stride: int | None) -> Windows:
@@ -34,7 +36,8 @@ def cut_windows(series: Sequence[Recording], window: int | None, stride: int | N
     Raises:
         InputError: a series is shorter than the window, or a whole series has more than one class.
     """
-    pieces, targets, steady = [], [], []
+    pieces, targets, steady, last = [], [], [], []
+    begin = 0
     for one in series:
         steps = len(one.x)
         size = window or steps
@@ -48,11 +51,13 @@ def cut_windows(series: Sequence[Recording], window: int | None, stride: int | N
             pieces.append(one.x[start : start + size])
             targets.append(y[-1])
             steady.append(bool((y == y[-1]).all()))
+            last.append(begin + start + size - 1)
+        begin += steps
         if window is None and one.y.ndim == 1 and not steady[-1]:
             raise InputError(
                 f"series {one.name!r} has more than one class; use --window to split it into windows"
             )
-    return Windows(*pad(pieces), np.stack(targets), np.array(steady))
+    return Windows(*pad(pieces), np.stack(targets), np.array(steady), np.array(last))
 
 
 def pad(series: Sequence[npt.NDArray[Any]]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:

@@ -68,6 +68,7 @@ def _page(folder: Path, summary: dict[str, Any], metrics: dict[str, Any], curves
         shown=shown,
         scores=scores,
         cross_validation=_folds(metrics["cross_validation"]),
+        by_series=_by_series(metrics),
         confusion=_confusion(scores) if "confusion" in scores else None,
         curves=curves,
         streams=_streams(metrics.get("streams")),
@@ -100,19 +101,25 @@ def _streams(found: Mapping[str, Any] | None) -> list[Plot]:
     if not found:
         return []
     words = {"accuracy": "Accuracy", "rmse": "RMSE"}[found["score"]]
+    ends = [0, found["width"] * len(found["carried"])]
+    level = found.get("baseline")
+    baseline = (Series(level["name"], ends, [level["score"]] * 2, color="green"),) if level else ()
     ways = (("states carried", "carried", "blue"), ("every window from reset", "restarted", "gray"))
     return [
         Plot(
             "streams",
             f"{words} over the steps since the reset",
-            tuple(
-                Series(
-                    name,
-                    [found["width"] * (at + 0.5) for at in range(len(found[key]))],
-                    found[key],
-                    color=color,
-                )
-                for name, key, color in ways
+            (
+                *(
+                    Series(
+                        name,
+                        [found["width"] * (at + 0.5) for at in range(len(found[key]))],
+                        found[key],
+                        color=color,
+                    )
+                    for name, key, color in ways
+                ),
+                *baseline,
             ),
             Axis("steps since the reset"),
             Axis(words if found["score"] == "accuracy" else "RMSE / standard deviation"),
@@ -203,6 +210,23 @@ def _signals(metrics: Mapping[str, Any]) -> list[Plot]:
     ]
 
 
+def _origin(each: Mapping[str, Any]) -> str:
+    """Return where a sample comes from; runs of before 0.3 only say its place in the set."""
+    if "series" not in each:
+        return f"Sample {each['sample']}"
+    first, last = each["steps"]
+    return f"Series {each['series']}, steps {first} to {last}"
+
+
+def _by_series(metrics: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """Return series that were cut into windows with their scores, worst first."""
+    found = metrics.get("streams")
+    if not found or metrics["data"]["window"] is None:
+        return []
+    worst_first = sorted(found["series"].items(), key=lambda each: each[1])
+    return worst_first if found["score"] == "accuracy" else worst_first[::-1]
+
+
 def _mistake(each: Mapping[str, Any], features: Sequence[str]) -> Plot:
     signal = each["signal"]
     return Plot(
@@ -212,5 +236,5 @@ def _mistake(each: Mapping[str, Any], features: Sequence[str]) -> Plot:
             Series(feature, list(range(len(signal))), [point[column] for point in signal])
             for column, feature in enumerate(features[: len(signal[0])])
         ),
-        caption=f"Sample {each['sample']}; probability {each['probability']:.2f}.",
+        caption=f"{_origin(each)}; probability {each['probability']:.2f}.",
     )

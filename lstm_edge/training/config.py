@@ -11,7 +11,7 @@ CLASS_WEIGHTS = ("none", "balanced")
 CARRY = ("auto", "on", "off")
 _DEVICES = ("cpu", "cuda")
 _MIN_UPDATES, _MIN_EPOCHS, _PATIENCE = 4000, 100, 0.3
-"""Steps of the optimizer, epochs, patience as a fraction of the epochs: see ``benchmarks/training.py``."""
+"""Steps of the optimizer, epochs, patience as a fraction of the epochs (``benchmarks/strangers``)."""
 
 _MOST = {
     "hidden_size": 8192,

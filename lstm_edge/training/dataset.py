@@ -1,6 +1,6 @@
 """Sequences as tensors, scaled, and random crops of them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,24 +19,26 @@ class Dataset:
     lengths: Tensor
     y: Tensor
     steady: Tensor
+    last: Tensor
 
     @classmethod
     def of(cls, windows: Windows) -> "Dataset":
         """Return windows as tensors."""
-        return cls(*map(torch.from_numpy, (windows.x, windows.lengths, windows.y, windows.steady)))
+        return cls(*map(torch.from_numpy, vars(windows).values()))
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def to(self, device: str) -> "Dataset":
         """Return the same on another device; ``lengths`` stay on the CPU, where packing wants them."""
-        return Dataset(self.x.to(device), self.lengths, self.y.to(device), self.steady)
+        return replace(self, x=self.x.to(device), y=self.y.to(device))
 
     def take(self, rows: Tensor) -> "Dataset":
         """Return these rows, ``int64``, without the steps that none of them has."""
         lengths = self.lengths[rows]
         there = rows.to(self.x.device)
-        return Dataset(self.x[there, : int(lengths.max())], lengths, self.y[there], self.steady[rows])
+        x = self.x[there, : int(lengths.max())]
+        return Dataset(x, lengths, self.y[there], self.steady[rows], self.last[rows])
 
     @property
     def ragged(self) -> Tensor | None:
@@ -63,7 +65,7 @@ def scale_dataset(dataset: Dataset, inputs: Scale, targets: Scale | None) -> Dat
     y = dataset.y
     if targets is not None:
         y = (y - torch.tensor(targets.mean)) / torch.tensor(targets.std)
-    return Dataset(torch.where(valid[..., None], x, 0.0), dataset.lengths, y, dataset.steady)
+    return replace(dataset, x=torch.where(valid[..., None], x, 0.0), y=y)
 
 
 def crop(dataset: Dataset, shortest: float, generator: torch.Generator) -> Dataset:
@@ -80,4 +82,4 @@ def crop(dataset: Dataset, shortest: float, generator: torch.Generator) -> Datas
     index = (start[:, None] + steps).clamp(max=dataset.x.shape[1] - 1)
     x = dataset.x[torch.arange(len(dataset))[:, None], index]
     x = torch.where((steps < lengths[:, None])[..., None].to(x.device), x, 0.0)
-    return Dataset(x, lengths, dataset.y, dataset.steady)
+    return replace(dataset, x=x, lengths=lengths)

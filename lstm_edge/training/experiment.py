@@ -1,7 +1,7 @@
 """One training: its data as the network sees them, and the run that says what came of it."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from ..data.recordings import SETS, Recordings
 from ..data.split import Split
 from ..data.training import SetWindows
 from ..lstm1 import LSTM1
+from .baselines import Baseline, find_season, forecast_baselines, majority_baseline, mean_baseline, persists
 from .config import TrainConfig
 from .dataset import Dataset, fit_scale, scale_dataset
 from .lanes import reset_lanes
@@ -42,11 +43,19 @@ _ADVICE = {
 }
 """By whether states were carried in training, and whether streams score higher than windows."""
 
+_NO_BETTER = (
+    "the network is no better than a prediction that needs none; try more epochs, another --window, other "
+    "features or a larger --hidden-size"
+)
+_TINY = 1e-300
+
 
 @dataclass(frozen=True)
 class StreamRun:
     """What the network returned at every step of streams that carry their states."""
 
+    name: str
+    """Of the set."""
     streams: Streams
     outputs: Tensor
     """``(K, C)``: of all steps, stream by stream."""
@@ -66,6 +75,8 @@ class Experiment:
     """The same sets as whole series."""
     inputs: Scale
     targets: Scale | None
+    added: tuple[int, ...]
+    """As in ``Run``."""
     data: DataConfig
     config: TrainConfig
 
@@ -110,6 +121,7 @@ class Experiment:
                 **{name: len(self.sets[name]) if name in self.sets else 0 for name in SETS},
             },
             "states": self._states(scores["test"] or scores["validation"] or {}),
+            "baseline": self._against_baselines(scores["test"] or scores["validation"] or {}),
             **scores,
             "config": asdict(self.config),
         }
@@ -125,6 +137,7 @@ class Experiment:
             trained=Trained(carries, self.data.window or whole, reset_lanes(rows) / rows if carries else 1.0),
             inputs=self.inputs,
             targets=self.targets,
+            added=self.added,
             summary=summary,
         )
 
@@ -140,6 +153,11 @@ class Experiment:
                     f"the training set has {max(counts)} samples of {most!r} and {min(counts)} of {least!r}; "
                     "--class-weight balanced makes all classes count alike"
                 )
+        if self.added:
+            notes.append(
+                "the network predicts the change from now, and the exported file adds what is now; "
+                "--forecast-value predicts the value itself"
+            )
         return notes
 
     def metrics(self, model: LSTM1, name: str) -> dict[str, Any]:
@@ -148,35 +166,82 @@ class Experiment:
         Returns:
             What the functions in ``metrics`` give, of what a device runs: every step of streams that has seen
             a whole window since the reset or the start of its series, if states were carried in training,
-            else the last step of windows from reset; and ``windows`` or ``streams``, the same of the other.
+            else the last step of windows from reset; ``windows`` or ``streams``, the same of the other; and
+            ``baselines``, by name the same of predictions that need no network.
         """
         dataset = self.sets[name]
         windows = self._metrics(predict(model, dataset), dataset.y)
         if model.lstm.bidirectional:
-            return windows
+            return windows | self._baselines(name, dataset.last)
         run = self.stream(model, name)
         streams = self.stream_metrics(run)
-        return streams | {"windows": windows} if self.config.carries else windows | {"streams": streams}
+        if not self.config.carries:
+            return windows | {"streams": streams} | self._baselines(name, dataset.last)
+        rows = run.streams.step[run.streams.counted]
+        return streams | {"windows": windows} | self._baselines(name, rows)
+
+    def _baselines(self, name: str, rows: Tensor) -> dict[str, Any]:
+        """Return what baselines score at some steps of a set's series."""
+        series = self.series[name]
+        y, scores = series.y[rows], {}
+        if self.targets is None:
+            always = majority_baseline(self.sets["train"].y, self.recordings.labels, len(rows))
+            scores[always.name] = {"accuracy": float((always.values == y).double().mean())}
+        else:
+            mean = [self.inputs.mean[place] for place in self.added] or self.targets.mean
+            truth = self.values(name, y, rows)
+            for each in (mean_baseline(mean, len(rows)), *self._forecasts(name, rows)):
+                scores[each.name] = regression_metrics(each.values, truth, self.recordings.targets)
+        return {"baselines": scores}
+
+    def _forecasts(self, name: str, rows: Tensor) -> list[Baseline]:
+        if not self.data.forecast:
+            return []
+        places = _places(self.recordings)
+        season = find_season([one.x[:, places] for one in self.split.train])
+        return forecast_baselines(self._now(name, places), self.series[name], rows, season)
+
+    def _now(self, name: str, places: Sequence[int]) -> Tensor:
+        """Return some features of all steps of a set in their own units, ``float64 (T, C)``."""
+        columns = list(places)
+        mean, std = (torch.tensor(each)[columns] for each in (self.inputs.mean, self.inputs.std))
+        return self.series[name].x.cpu()[:, columns].double() * std + mean
+
+    def values(self, name: str, scaled: Tensor, rows: Tensor) -> Tensor:
+        """Return values of a set in their own units, ``float64 (K, C)``.
+
+        Args:
+            name: of the set.
+            scaled: ``(K, C)``, as the network returns them.
+            rows: ``int64 (K,)``, the steps of the set at which it does.
+        """
+        values = self.unscaled(scaled)
+        return values + self._now(name, self.added)[rows] if self.added else values
 
     def scored(self, model: LSTM1, name: str) -> tuple[Tensor, Tensor]:
-        """Return the outputs and targets that the score of a set is of."""
-        if not self.config.carries:
-            return predict(model, self.sets[name]), self.sets[name].y
-        run = self.stream(model, name)
-        counted = run.streams.counted[run.streams.valid]
-        return run.outputs[counted], run.y[counted]
+        """Return the values that the score of a set is of, predicted and true, in their own units."""
+        if self.config.carries:
+            run = self.stream(model, name)
+            counted = run.streams.counted[run.streams.valid]
+            outputs, y, rows = run.outputs[counted], run.y[counted], run.streams.step[run.streams.counted]
+        else:
+            dataset = self.sets[name]
+            outputs, y, rows = predict(model, dataset), dataset.y, dataset.last
+        return self.values(name, outputs, rows), self.values(name, y, rows)
 
     def stream(self, model: LSTM1, name: str) -> StreamRun:
         """Run the series of a set with carried states."""
         series = self.series[name]
         streams = cut_streams(series, _LONG, cut=False)
         outputs = stream_outputs(model, series, streams, streams.valid)
-        return StreamRun(streams, outputs, series.y[streams.step[streams.valid]])
+        return StreamRun(name, streams, outputs, series.y[streams.step[streams.valid]])
 
     def stream_metrics(self, run: StreamRun) -> dict[str, Any]:
         """Return what streams score; of classes also at all steps, and how soon a new class is recognized."""
         counted = run.streams.counted[run.streams.valid]
         found = self._metrics(run.outputs[counted], run.y[counted])
+        if self.data.window is not None:
+            found["series"] = self.series_scores(run)
         if self.targets is not None:
             return found
         starts = torch.zeros_like(run.streams.valid)
@@ -188,6 +253,19 @@ class Experiment:
                 predicted.tolist(), run.y.tolist(), starts[run.streams.valid].tolist()
             ),
         }
+
+    def series_scores(self, run: StreamRun) -> dict[str, float]:
+        """Return by series its accuracy, or its RMSE as a fraction of the targets' standard deviation."""
+        counted = run.streams.counted[run.streams.valid]
+        owner = run.streams.series[run.streams.valid][counted]
+        if self.targets is None:
+            points = (run.outputs[counted].argmax(dim=1) == run.y[counted]).double()
+        else:
+            points = ((run.outputs[counted] - run.y[counted]) ** 2).double().mean(dim=1)
+        scores = torch.bincount(owner, points) / torch.bincount(owner)
+        scores = scores if self.targets is None else scores.sqrt()
+        names = [one.name for one in getattr(self.split, run.name)]
+        return dict(zip(names, scores.tolist(), strict=True))
 
     def _metrics(self, outputs: Tensor, y: Tensor) -> dict[str, Any]:
         if self.targets is None:
@@ -203,6 +281,22 @@ class Experiment:
         other = scores["windows" if carries else "streams"]
         what, better, apart = self._difference(*((scores, other) if carries else (other, scores)))
         return f"{said}; {what}: {_ADVICE[carries, better]}" if apart else said
+
+    def _against_baselines(self, scores: Mapping[str, Any]) -> str:
+        """Return the score next to the best baseline's, and if it is no better, what to try."""
+        found = scores["baselines"]
+        if self.targets is None:
+            ((name, one),) = found.items()
+            said = f"accuracy {scores['accuracy']:.3f}, {one['accuracy']:.3f} of {name}"
+            return said if scores["accuracy"] > one["accuracy"] else f"{said}: {_NO_BETTER}"
+        least = {
+            target: min((each["rmse"][target], name) for name, each in found.items())
+            for target in self.recordings.targets
+        }
+        target = max(least, key=lambda each: scores["rmse"][each] / max(least[each][0], _TINY))
+        error, name = least[target]
+        said = f"RMSE of {target} {scores['rmse'][target]:.4g}, {error:.4g} of {name}"
+        return said if scores["rmse"][target] < error else f"{said}: {_NO_BETTER}"
 
     def _difference(self, streams: Mapping[str, Any], windows: Mapping[str, Any]) -> tuple[str, bool, bool]:
         """Return both scores in words, whether streams are better, and whether by more than two points."""
@@ -236,6 +330,7 @@ def make_experiment(
         data: how they were read.
         config: how to train, resolved.
     """
+    sets, added = _as_differences(recordings, sets, data)
     windows = {name: Dataset.of(each) for name, each in sets.windows.items()}
     inputs = fit_scale(torch.cat([torch.from_numpy(one.x.astype(np.float32)) for one in sets.split.train]))
     targets = None if recordings.labels else fit_scale(windows["train"].y)
@@ -245,7 +340,35 @@ def make_experiment(
         name: SeriesSet.of(getattr(sets.split, name), inputs, targets, data.window, joined=joined)
         for name in scaled
     }
-    return Experiment(recordings, sets.split, scaled, series, inputs, targets, data, config)
+    return Experiment(recordings, sets.split, scaled, series, inputs, targets, added, data, config)
+
+
+def _as_differences(
+    recordings: Recordings, sets: SetWindows, data: DataConfig
+) -> tuple[SetWindows, tuple[int, ...]]:
+    """Return the sets with changes from now as values, and the places of the features that change.
+
+    They stay as they are, without places, if ``data`` asks for no forecast or for one of the values.
+    """
+    if not data.forecast:
+        return sets, ()
+    places, wanted = _places(recordings), data.forecast_difference
+    if wanted is None:
+        wanted = persists([one.x[:, places] for one in sets.split.train])
+    if not wanted:
+        return sets, ()
+    parts: dict[str, Any] = {}
+    windows = {}
+    for name, each in sets.windows.items():
+        series = getattr(sets.split, name)
+        parts[name] = tuple(replace(one, y=(one.y - one.x[:, places]).astype(np.float32)) for one in series)
+        windows[name] = replace(each, y=np.concatenate([one.y for one in parts[name]])[each.last])
+    return SetWindows(replace(sets.split, **parts), windows), tuple(places)
+
+
+def _places(recordings: Recordings) -> list[int]:
+    """Return the places of the features that are forecast."""
+    return [recordings.features.index(target) for target in recordings.targets]
 
 
 def _initialize(model: LSTM1, steps: float) -> None:

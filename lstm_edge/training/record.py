@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,6 @@ from lstm_edge_runtime.files import write_bytes
 from ..checkpoint import Run
 from ..lstm1 import LSTM1
 from ..run_files import HISTORY, METRICS
-from .dataset import Dataset
 from .experiment import Experiment
 from .loop import Epoch, predict
 from .series import cut_streams, stream_outputs
@@ -65,9 +65,9 @@ def write_metrics(folder: Path, run: Run, experiment: Experiment, data: str) -> 
         "cross_validation": run.summary.get("cross_validation"),
         "data": _describe(experiment, data),
         "shown": name,
-        "streams": None if run.model.lstm.bidirectional else _streams(run.model, experiment, name),
+        "streams": None if run.model.lstm.bidirectional else _streams(run, experiment, name),
         "signals": _class_signals(experiment),
-        "mistakes": [] if experiment.targets else _mistakes(experiment, dataset, outputs),
+        "mistakes": [] if experiment.targets else _mistakes(experiment, name, outputs),
         "horizons": _horizons(run.model, experiment, name),
         "pairs": None
         if experiment.targets is None
@@ -104,11 +104,12 @@ def _describe(experiment: Experiment, data: str) -> dict[str, Any]:
     }
 
 
-def _streams(model: LSTM1, experiment: Experiment, name: str) -> dict[str, Any]:
+def _streams(run: Run, experiment: Experiment, name: str) -> dict[str, Any]:
     """Return the score of streams by series and by steps since the reset.
 
     ``score`` says which: ``accuracy``, or ``rmse`` as a fraction of the targets' standard deviation.
-    ``carried`` is that of states carried on, ``restarted`` that of windows from reset.
+    ``carried`` is that of states carried on, ``restarted`` that of windows from reset, ``baseline`` that of
+    the best prediction without a network.
     """
     series = experiment.series[name]
     window = experiment.data.window or round(float(series.size.double().mean()))
@@ -117,20 +118,14 @@ def _streams(model: LSTM1, experiment: Experiment, name: str) -> dict[str, Any]:
         cut_streams(series, _WINDOWS, cut=False),
         cut_streams(replace(series, joined=False), 1, cut=True),
     ):
-        outputs = stream_outputs(model, series, streams, streams.valid)
+        outputs = stream_outputs(run.model, series, streams, streams.valid)
         y = series.y[streams.step[streams.valid]]
         if experiment.targets is None:
             points = (outputs.argmax(dim=1) == y).double()
         else:
             points = ((outputs - y) ** 2).double().mean(dim=1)
         found.append((streams, points))
-    streams, points = found[0]
-    counted, owner = streams.counted[streams.valid], streams.series[streams.valid]
     root = (lambda value: value) if experiment.targets is None else math.sqrt
-    scores = {
-        one.name: root(float(points[counted & (owner == number)].mean()))
-        for number, one in enumerate(getattr(experiment.split, name))
-    }
     width = math.ceil(_WINDOWS * window / _BINS)
     curves = {}
     for key, (streams, points) in zip(("carried", "restarted"), found, strict=True):
@@ -143,8 +138,25 @@ def _streams(model: LSTM1, experiment: Experiment, name: str) -> dict[str, Any]:
         "window": window,
         "width": width,
         **curves,
-        "series": scores,
+        "series": experiment.series_scores(experiment.stream(run.model, name)),
+        "baseline": _best_baseline(run, experiment, name),
     }
+
+
+def _best_baseline(run: Run, experiment: Experiment, name: str) -> dict[str, Any]:
+    """Return the name and the score of the best baseline, in the unit of ``_streams``."""
+    found = run.summary[name]["baselines"]
+    if experiment.targets is None:
+        scores = {each: one["accuracy"] for each, one in found.items()}
+        best = max(scores, key=scores.__getitem__)
+    else:
+        std = dict(zip(experiment.recordings.targets, experiment.targets.std, strict=True))
+        scores = {
+            each: math.sqrt(mean((one["rmse"][target] / std[target]) ** 2 for target in std))
+            for each, one in found.items()
+        }
+        best = min(scores, key=scores.__getitem__)
+    return {"name": best, "score": scores[best]}
 
 
 def _spread(count: int, most: int) -> npt.NDArray[np.int64]:
@@ -177,9 +189,13 @@ def _class_signals(experiment: Experiment) -> dict[str, list[list[float]]]:
     return found
 
 
-def _mistakes(experiment: Experiment, dataset: Dataset, outputs: Tensor) -> list[dict[str, Any]]:
-    """Return the samples that the network is most wrongly sure of."""
-    labels = experiment.recordings.labels
+def _mistakes(experiment: Experiment, name: str, outputs: Tensor) -> list[dict[str, Any]]:
+    """Return the samples that the network is most wrongly sure of, with their series and steps, from 1."""
+    dataset, labels = experiment.sets[name], experiment.recordings.labels
+    begin, split = experiment.series[name].begin, getattr(experiment.split, name)
+    owner = torch.searchsorted(begin, dataset.last, right=True) - 1
+    last = dataset.last - begin[owner] + 1
+    first = last - dataset.lengths + 1
     probabilities = outputs.softmax(dim=1)
     sure, predicted = probabilities.max(dim=1)
     wrong = (predicted != dataset.y).nonzero()[:, 0]
@@ -187,6 +203,8 @@ def _mistakes(experiment: Experiment, dataset: Dataset, outputs: Tensor) -> list
     return [
         {
             "sample": row,
+            "series": split[int(owner[row])].name,
+            "steps": [int(first[row]), int(last[row])],
             "truth": labels[int(dataset.y[row])],
             "predicted": labels[int(predicted[row])],
             "probability": float(sure[row]),
@@ -215,12 +233,15 @@ def _horizons(model: LSTM1, experiment: Experiment, name: str) -> dict[str, dict
     known = torch.from_numpy(np.stack([one.x[at : at + window] for one, at in chosen])).double()
     ahead = [slice(at + window - 1, at + window - 1 + steps) for _, at in chosen]
     truth = torch.from_numpy(np.stack([one.y[part] for (one, _), part in zip(chosen, ahead, strict=True)]))
+    if experiment.added:
+        now = np.stack([one.x[part] for (one, _), part in zip(chosen, ahead, strict=True)])
+        truth = truth.double() + torch.from_numpy(now).double()
     mean, std = torch.tensor(experiment.inputs.mean), torch.tensor(experiment.inputs.std)
     last = known[:, -1]
     found: dict[str, dict[str, list[float]]] = {target: {"rmse": [], "last_value": []} for target in targets}
     for step in range(steps):
         x = ((known - mean) / std).to(model.fc.weight)
-        values = experiment.unscaled(model(x))
+        values = experiment.unscaled(model(x)) + (known[:, -1] if experiment.added else 0.0)
         for kind, guess in (("rmse", values), ("last_value", last)):
             errors = torch.sqrt(((guess - truth[:, step].double()) ** 2).mean(dim=0)).tolist()
             for target, error in zip(targets, errors, strict=True):
@@ -230,10 +251,9 @@ def _horizons(model: LSTM1, experiment: Experiment, name: str) -> dict[str, dict
 
 
 def _pairs(experiment: Experiment, outputs: Tensor, y: Tensor) -> dict[str, list[list[float]]]:
-    """Return true and predicted values, by target, in its own unit."""
+    """Return true and predicted values ``(K, C)`` by target, a few of them."""
     rows = _spread(len(y), _PAIRS)
-    truth, predicted = (experiment.unscaled(values)[rows] for values in (y, outputs))
     return {
-        name: torch.stack([truth[:, column], predicted[:, column]], dim=1).tolist()
+        name: torch.stack([y[rows, column], outputs[rows, column]], dim=1).tolist()
         for column, name in enumerate(experiment.recordings.targets)
     }

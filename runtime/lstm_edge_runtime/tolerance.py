@@ -7,8 +7,8 @@ validated; the golden case in a file carries it. The limit is
 
     limit = MULTIPLE * floor
 
-Over healthy networks of many forms (``benchmarks/false_alarms.py``) onnxruntime and PyTorch stay below two
-floors; ``docs/validate.md`` has the model, its sources and the figures.
+Over healthy networks of many forms (``benchmarks/proof/false_alarms.py``) onnxruntime and PyTorch stay below
+two floors; ``docs/validate.md`` has the model, its sources and the figures.
 
 Comparing returns records; asserting is another function's work.
 """

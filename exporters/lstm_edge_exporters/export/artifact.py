@@ -15,13 +15,13 @@ from lstm_edge_runtime.errors import CheckFailedError, first_line
 from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import AxisRange, Manifest
 from lstm_edge_runtime.ort import open_session, run_by_name
+from lstm_edge_runtime.state import Runner
 
 from ..numerics.cases import closed_loop
 from ..numerics.floors import noise_floors
-from ..numerics.function import GraphError, fixed_axes
+from ..numerics.function import Function, GraphError, fixed_axes
 from ..numerics.graph64 import MeasuredGraph, open_graph
 from ..numerics.verify import (
-    Candidate,
     ChunkedFile,
     Equivalence,
     find_counts,
@@ -91,17 +91,18 @@ def verify_file(made: File, config: ExportConfig, show: Progress) -> Artifact:
     made = replace(
         made, manifest=made.manifest._replace(ranges=ranges), cases=replace(made.cases, ranges=ranges)
     )
-    file = Candidate(open_graph(bare, engine), made.reference, engine, fixed_axes(made.manifest))
+    file = Function(open_graph(bare, engine), made.reference, fixed_axes(made.manifest))
     plain = made.reference.run_plain
     try:
-        equivalence = verify(file, in_turn(list(made.cases.cases()), show, "verifying", 0.3, 0.7), plain)
+        cases = in_turn(list(made.cases.cases()), show, "verifying", 0.3, 0.7)
+        equivalence = verify(file, engine, cases, plain)
     except GraphError as error:
         show(0.3, f"verifying in float32 alone ({error})")
         file = replace(file, graph=MeasuredGraph(onnx.load_from_string(bare), engine))
-        equivalence = verify(file, made.cases.cases(), plain)
+        equivalence = verify(file, engine, made.cases.cases(), plain)
     _check_loop(made, file)
     show(0.7, "feeding chunks")
-    manifest = _try_chunks(made, file)
+    manifest = _try_chunks(made, file, engine)
     show(0.8, "recording golden cases")
     manifest = manifest._replace(
         equivalence=equivalence.to_dict(),
@@ -114,7 +115,7 @@ def verify_file(made: File, config: ExportConfig, show: Progress) -> Artifact:
     return Artifact(content, manifest, equivalence, nodes, (*made.notes, *narrowed, *skipped))
 
 
-def _check_loop(made: File, file: Candidate) -> None:
+def _check_loop(made: File, file: Function) -> None:
     """Feed module and graph their own states as the manifest pairs them.
 
     Raises:
@@ -122,18 +123,18 @@ def _check_loop(made: File, file: Candidate) -> None:
     """
     pairs = ((state.input, state.output) for state in made.manifest.states)
     states = {name: output for name, output in pairs if name not in made.cases.held}
-    if not states or file.function is None:
+    if not states or not file.in_float64:
         return
     feeds = made.cases.case(2, 3, at_reset=False, offset=51, full=True).feeds
     try:
-        found = file.function.compare(feeds, closed_loop(states))
+        found = file.compare(feeds, closed_loop(states))
     except (RuntimeError, ValueError, IndexError):  # the module refuses the case, as it may any that is drawn
         return
     if not found.undefined and not found.ok:
         raise CheckFailedError(f"called again and again from its own states: {found.worst}")
 
 
-def _try_chunks(made: File, verified: Candidate) -> Manifest:
+def _try_chunks(made: File, function: Function, engine: Runner) -> Manifest:
     """Return the manifest with why chunks do not equal the whole, and what else they show."""
     manifest = made.manifest
     refused = made.lifted.refused
@@ -143,33 +144,32 @@ def _try_chunks(made: File, verified: Candidate) -> Manifest:
         return manifest._replace(unstreamable=f"{reason}{more}")
     if not manifest.time_axes or not manifest.states:
         return manifest if refused is None else manifest._replace(unstreamable=str(refused))
-    function = verified.function
-    floors = partial(noise_floors, verified.graph, fixed=verified.fixed)
+    floors = partial(noise_floors, function.graph, fixed=function.fixed)
     lengths = (manifest.lengths,) if manifest.lengths else ()
-    file = ChunkedFile(manifest, verified.engine, lengths, floors)
+    file = ChunkedFile(manifest, engine, lengths, floors)
     steps = _CHUNKED + min(made.lifted.reach, _MOST_REACHED)
     feeds = made.cases.case(2, steps, at_reset=True, full=True).feeds
     feeds = {**feeds, **file.with_lengths(feeds, manifest.steps(feeds))}
     manifest = manifest._replace(counts=find_counts(file, feeds))
     file = replace(file, manifest=manifest)
     found, reason = run_in_chunks(file, feeds, np.random.default_rng(0), function), ""
-    if made.lifted.past and (not found.ok or not _chunks_continue(made, verified, file)):
+    if made.lifted.past and (not found.ok or not _chunks_continue(made, function, file)):
         raise CheckFailedError("the states of operators along time do not continue a sequence")
     if not found.ok and not (reason := told):
         from ..lift.divergence import explain_divergence
 
-        reason = explain_divergence(made.model, file, feeds, found)
-    exact = replace(file, run=function.graph.run64, floors=None) if function else file
+        reason = explain_divergence(made.model, function.graph, file, feeds, found)
+    exact = replace(file, run=function.exact, floors=None) if function.in_float64 else file
     padded = bool(reason) or states_stop_at_lengths(exact, feeds)
     return manifest._replace(unstreamable=reason, padded_states=padded)
 
 
-def _chunks_continue(made: File, verified: Candidate, file: ChunkedFile) -> bool:
+def _chunks_continue(made: File, function: Function, file: ChunkedFile) -> bool:
     """Return whether chunks equal the whole from states at random, of operators along time too."""
     cases = replace(made.cases, held=frozenset())
     feeds = cases.case(2, _CHUNKED, at_reset=False, offset=52, full=True).feeds
-    if (function := verified.function) is not None:
-        file = replace(file, run=function.graph.run64, floors=None)
+    if function.in_float64:
+        file = replace(file, run=function.exact, floors=None)
     return run_in_chunks(file, feeds, np.random.default_rng(1)).ok
 
 

@@ -1,19 +1,19 @@
 """Why a sequence fed in chunks does not equal the whole sequence: the first node that differs."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
 
 from lstm_edge_runtime.manifest import Array
 from lstm_edge_runtime.state import run_chunks
-from lstm_edge_runtime.tolerance import Comparison
 
 from ..graph import operands, values_read, walk
+from ..numerics.graph64 import Graph64, MeasuredGraph, differs
 from ..numerics.verify import ChunkedFile, ChunkRun
 from ..recurrent import is_recurrent, is_reversed, label, slots
-from .evaluate import EMPTY, Session, inputs_above, is_data_free
+from .evaluate import EMPTY, inputs_above, is_data_free
 
 __all__ = ["explain_divergence"]
 
@@ -43,23 +43,33 @@ the wrong axis."""
 
 
 def explain_divergence(
-    model: ir.Model, file: ChunkedFile, feeds: Mapping[str, Array], found: ChunkRun
+    model: ir.Model,
+    graph: Graph64 | MeasuredGraph,
+    file: ChunkedFile,
+    feeds: Mapping[str, Array],
+    found: ChunkRun,
 ) -> str:
     """Return why chunks do not equal the whole.
 
     Args:
         model: the file's graph.
+        graph: the same in float64; without such a run no node is named.
         file: the file.
         feeds: what ``run_in_chunks`` was given.
         found: what it gave.
     """
     if found.error is not None:
         return f"a chunk of {min(found.sizes)} step does not run by itself{_where(found.error)}"
-    try:
-        node = _first_divergent_node(model, file, feeds, found)
-    except Exception:  # noqa: BLE001  values between nodes may be no tensors (sequences), which can't be watched
-        node = ""
-    return _describe(node, found.worst)
+    carried = {state.input for state in file.manifest.states}
+    node = ""
+    if isinstance(graph, Graph64):
+        differing = _differing(graph, file, feeds, found.sizes)
+        first = next(_divergent_nodes(model.graph, set(file.manifest.time_axes), found, differing), None)
+        node = f"{_kind(first, carried)}, {label(first)}" if first else ""
+    worst = found.worst
+    reshaped = np.isnan(worst.got) and np.isnan(worst.expected)
+    amount = "comes in another shape" if reshaped else f"differs by up to {worst.max_abs:.3g}"
+    return f"{node or 'the graph'} sees more than its chunk: {worst.name} {amount}"
 
 
 def _where(error: Exception) -> str:
@@ -70,36 +80,34 @@ def _where(error: Exception) -> str:
     return f": {found[1]}" if found[1].startswith(EMPTY) else f" (node {found[1]!r})"
 
 
-def _first_divergent_node(
-    model: ir.Model, file: ChunkedFile, feeds: Mapping[str, Array], found: ChunkRun
-) -> str:
-    """Describe the first node above the worst output that differs in chunks while its operands agree.
-
-    Returns:
-        ``a convolution over time, Conv 'name'``, or ``""`` where every node's results agree.
-    """
-    copy = model.clone()
-    worst = next(value for value in copy.graph.outputs if value.name == found.worst.name)
-    above = {value.producer() for value in walk([worst], operands)}
-    order = [node for node in _fed_by_data(copy.graph, set(file.manifest.time_axes)) if node in above]
-    watched = list(dict.fromkeys(value for node in order for value in node.outputs if value.name))
-    copy.graph.outputs.extend(value for value in watched if not value.is_graph_output())
-    run = file.full(Session(copy).run)
-    whole = run(feeds)
-    chunks = list(run_chunks(run, file.manifest, feeds, found.sizes))
-    differing = {
+def _differing(
+    graph: Graph64, file: ChunkedFile, feeds: Mapping[str, Array], sizes: Sequence[int]
+) -> set[str]:
+    """Return the values that are others in chunks than in the whole."""
+    run = file.full(graph.values)
+    chunks = list(run_chunks(run, file.manifest, feeds, sizes))
+    return {
         name
-        for name, expected in whole.items()
-        if _differs(_join([chunk[name] for chunk in chunks], expected), expected)
+        for name, whole in run(feeds).items()
+        if isinstance(whole, np.ndarray)
+        and differs(whole, _join([chunk[name] for chunk in chunks], whole), _BEYOND_ROUNDING)
     }
-    carried = {state.input for state in file.manifest.states}
-    for node in order:
-        outputs = {value.name for value in node.outputs}
-        if outputs & differing and not {value.name for value in values_read(node)} & differing:
+
+
+def _divergent_nodes(
+    graph: ir.Graph, data: set[str], found: ChunkRun, differing: set[str]
+) -> Iterator[ir.Node]:
+    """Yield the nodes above the worst output that differ in chunks while their operands agree."""
+    worst = next(value for value in graph.outputs if value.name == found.worst.name)
+    above = {value.producer() for value in walk([worst], operands)}
+    for node in _fed_by_data(graph, data):
+        outputs = {str(value.name) for value in node.outputs}
+        if node not in above or not outputs & differing:
+            continue
+        if differing.isdisjoint(str(value.name) for value in values_read(node)):
             if node.op_type not in _LAYOUT:
-                return f"{_kind(node, carried)}, {label(node)}"
-            differing -= outputs  # only in how its parts are joined
-    return ""
+                yield node
+            differing = differing - outputs  # only in how its parts are joined
 
 
 def _join(parts: Sequence[Array], whole: Array) -> Array:
@@ -116,13 +124,6 @@ def _join(parts: Sequence[Array], whole: Array) -> Array:
         if len({*(part.shape[axis] for part in parts), whole.shape[axis]}) > 1
     ]
     return np.concatenate(parts, axis=shorter[0]) if len(shorter) == 1 else last
-
-
-def _describe(node: str, worst: Comparison) -> str:
-    """Return which node sees past its chunk, or ``the graph``, and by how much the worst output differs."""
-    reshaped = np.isnan(worst.got) and np.isnan(worst.expected)
-    amount = "comes in another shape" if reshaped else f"differs by up to {worst.max_abs:.3g}"
-    return f"{node or 'the graph'} sees more than its chunk: {worst.name} {amount}"
 
 
 def _fed_by_data(graph: ir.Graph, inputs: set[str]) -> list[ir.Node]:
@@ -149,12 +150,3 @@ def _kind(node: ir.Node, carried: set[str]) -> str:
     if node.op_type.startswith("Reduce"):
         return "a reduction over time"
     return _KINDS.get(node.op_type, "an operator that sees past its chunk")
-
-
-def _differs(got: Array, expected: Array) -> bool:
-    if got.shape != expected.shape:
-        return True
-    if expected.dtype.kind != "f" or not expected.size:
-        return not np.array_equal(got, expected)
-    scale = max(float(np.abs(expected).max()), 1e-30)
-    return bool(np.abs(got - expected).max() > _BEYOND_ROUNDING * scale)

@@ -3,20 +3,22 @@
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import starmap
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 
 from lstm_edge_runtime.axes import with_ones
 from lstm_edge_runtime.errors import CheckFailedError, FileFormatError, UnsupportedError, first_line
 from lstm_edge_runtime.manifest import Array, Golden, Manifest
-from lstm_edge_runtime.tolerance import MULTIPLE, compare
+from lstm_edge_runtime.tolerance import MULTIPLE, Comparison, compare
 
 from ..graph import axes_of, dynamic_axes, to_proto
-from ..numerics.cases import GRID, Case
-from ..numerics.floors import Expected, expected
+from ..numerics.cases import GRID, Case, case_size, row_by_row
+from ..numerics.floors import Expected, noise_floors
 from ..numerics.function import Function, GraphError, fixed_axes
 from ..numerics.graph64 import Graph64, MeasuredGraph
 from ..numerics.verify import (
@@ -168,10 +170,7 @@ class _Verifier:
         self._graph, self._manifest, self._seed = graph, graph.manifest, seed
         self._original = Session(graph.source, "the original")
         self._lifted = Session(graph.lifted, "the lifted file")
-        self._noise = _Noise(graph.lifted, graph.manifest, self._lifted, graph.source)
-        axes = graph.manifest.batch_axes
-        self._batch = {name: axes[name] for name in graph.manifest.input_names if name in axes}
-        """The batch axis of each input and state that has one."""
+        self._function = _function(graph.lifted, self._manifest, self._lifted, graph.source)
 
     def cases(self) -> list[Case]:
         """Generate the cases; N of the grid counts in the batch size that the original has."""
@@ -194,22 +193,16 @@ class _Verifier:
             CheckFailedError: an output differs.
             FileFormatError: the original itself runs at no size.
         """
-        exact: list[str] = []
-        by_rows: list[str] = []
-        rounded: list[str] = []
-        reason, max_abs, max_rel = "", 0.0, 0.0
-        rewritten = self._graph.source is not self._graph.original or self._graph.reach > 0
-        data = {spec.name for spec in self._manifest.inputs}
-        batch = {name: axis for name, axis in self._batch.items() if name in data}
+        sizes: dict[str, list[str]] = {"exact": [], "by_rows": [], "rounded": []}
+        reason, worst = "", [(0.0, 0.0)]
         for each in cases:
             got = _try(self._lifted, each.feeds)
             try:
                 wanted = self._original.run(each.feeds)
             except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base class
                 reason = first_line(error)
-                rows = self._graph.fixed_batch
-                if got is not None and self._rows_agree(self._original, each, got, rows, batch):
-                    by_rows.append(each.sizes_text)
+                if got is not None and self._rows_agree(self._original, each, got, self._graph.fixed_batch):
+                    sizes["by_rows"].append(each.sizes_text)
                 continue
             if got is None:
                 raise CheckFailedError(f"at {each}: the original runs and the lifted file does not")
@@ -218,22 +211,20 @@ class _Verifier:
                 for name, array in wanted.items()
                 if not np.array_equal(got[name], array, equal_nan=array.dtype.kind == "f")
             ]
-            self._noise.check(each)
-            limits = self._noise.limits(each.feeds) if different and rewritten else {}
-            for name in different:
-                array = wanted[name]
-                found = compare(name, got[name], array, floor=0.0, limit=limits.get(name, 0.0))
-                if not found.ok:
-                    raise CheckFailedError(f"at {each}: {found}")
-                max_abs, max_rel = max(max_abs, found.max_abs), max(max_rel, found.max_rel)
-            (rounded if different else exact).append(each.sizes_text)
-        if not exact and not rounded:
+            self._check_in_float64(each)
+            rewritten = self._graph.source is not self._graph.original or self._graph.reach > 0
+            limits = self._limits(each.feeds) if different and rewritten else {}
+            found = _compared(got, {name: wanted[name] for name in different}, limits, f"at {each}")
+            worst += [(record.max_abs, record.max_rel) for record in found]
+            sizes["rounded" if different else "exact"].append(each.sizes_text)
+        if not sizes["exact"] and not sizes["rounded"]:
             raise FileFormatError(f"the original itself runs at none of the sizes tried: {reason}")
-        return Equality(tuple(exact), tuple(by_rows), tuple(rounded), max_abs, max_rel)
+        max_abs, max_rel = map(max, zip(*worst, strict=True))
+        return Equality(
+            **{name: tuple(each) for name, each in sizes.items()}, max_abs=max_abs, max_rel=max_rel
+        )
 
-    def _rows_agree(
-        self, session: Session, case: Case, got: Mapping[str, Array], rows: int, batch: Mapping[str, int]
-    ) -> bool:
+    def _rows_agree(self, session: Session, case: Case, got: Mapping[str, Array], rows: int) -> bool:
         """Compare what the lifted file gives for a batch with runs of ``rows`` rows in ``session``.
 
         Returns:
@@ -242,36 +233,22 @@ class _Verifier:
         Raises:
             CheckFailedError: an output differs by more than rounding.
         """
-        total = next((case.feeds[name].shape[axis] for name, axis in batch.items()), 0)
+        total, _ = case_size(self._manifest, case.feeds)
         if total <= rows or total % rows:
             return False
-        parts = []
-        for first in range(0, total, rows):
-            part = {
-                name: array.take(range(first, first + rows), batch[name]) if name in batch else array
-                for name, array in case.feeds.items()
-            }
-            if (outputs := _try(session, part)) is None:
-                return False  # not a matter of the batch size, then
-            parts.append(outputs)
-        limits = self._noise.limits(case.feeds)
-        for name, array in parts[0].items():
-            sizes = zip(got[name].shape, array.shape, strict=True)
-            joined = next((axis for axis, (whole, part) in enumerate(sizes) if whole != part), None)
-            if joined is not None:
-                array = np.concatenate([part[name] for part in parts], joined)
-            found = compare(name, got[name], array, floor=0.0, limit=limits[name])
-            if not found.ok:
-                raise CheckFailedError(f"at {case}, against the original row by row: {found}")
-        return True
+        try:
+            joined = row_by_row(self._manifest, session.run, rows)(case.feeds)
+        except Exception:  # noqa: BLE001  not a matter of the batch size, then
+            return False
+        where = f"at {case}, against the original row by row"
+        return bool(_compared(got, joined, self._limits(case.feeds), where))
 
     def check_dynamic(self, case: Case) -> None:
         """Check that axes that were made dynamic are so inside the graph as well."""
-        try:
-            got = self._lifted.run(case.feeds)
-        except Exception as error:
-            raise CheckFailedError(f"at {case}: the axes are fixed inside the graph") from error
-        if BATCH in self._graph.declared and not self._rows_agree(self._lifted, case, got, 1, self._batch):
+        got = _try(self._lifted, case.feeds)
+        if got is None:
+            raise CheckFailedError(f"at {case}: the axes are fixed inside the graph")
+        if BATCH in self._graph.declared and not self._rows_agree(self._lifted, case, got, 1):
             raise CheckFailedError(f"at {case}: rows of a batch can't be run one by one")
 
     def run_in_chunks(self) -> tuple[ChunkRun | None, str, bool]:
@@ -280,7 +257,7 @@ class _Verifier:
         Returns:
             The worst of the runs; why chunks do not equal the whole; whether states stop at lengths.
         """
-        graph, manifest, lifted, noise = self._graph, self._manifest, self._lifted, self._noise
+        graph, manifest, lifted, function = self._graph, self._manifest, self._lifted, self._function
         if not manifest.states:
             return None, "", True
         if not manifest.time_axes:
@@ -291,19 +268,22 @@ class _Verifier:
         model = graph.lifted
         if is_quantized(model) and (twin := float_twin(model)) is not None:
             model, lifted = twin, Session(twin, "its float twin")
-            noise = _Noise(model, manifest, lifted, model)
-        file = ChunkedFile(manifest, lifted.run, graph.lengths, noise.floors)
-        function = noise.function and replace(noise.function, reference=noise.function.graph)
+            function = _function(model, manifest, lifted, model)
+        file = ChunkedFile(manifest, lifted.run, graph.lengths, partial(_floors, function, manifest))
         feeds = {**whole.feeds, **file.with_lengths(whole.feeds, steps)}
-        found = run_in_chunks(file, feeds, np.random.default_rng(self._seed), function)
-        reason = "" if found.ok else graph.refused or explain_divergence(model, file, feeds, found)
+        itself = replace(function, reference=function.graph)
+        found = run_in_chunks(file, feeds, np.random.default_rng(self._seed), itself)
+        reason = (
+            "" if found.ok else graph.refused or explain_divergence(model, function.graph, file, feeds, found)
+        )
         chunks = None if found.error else replace(found, in_float=model is not graph.lifted)
-        if function is not None:
-            file = replace(file, run=function.graph.run64, floors=None)
+        if function.in_float64:
+            file = replace(file, run=function.exact, floors=None)
         if reason or not states_stop_at_lengths(file, whole.feeds):
             return chunks, reason, bool(reason)
-        by_row = all(state.input in self._batch for state in manifest.states)
-        if by_row and not rows_keep_states(file, whole.feeds, self._batch):
+        axes = {name: axis for name, axis in manifest.batch_axes.items() if name in manifest.input_names}
+        by_row = all(state.input in axes for state in manifest.states)
+        if by_row and not rows_keep_states(file, whole.feeds, axes):
             reason = (
                 "rows are in another order inside (sorted by length, say), and their states do not follow: "
                 "a row gets another's state where the order changes from chunk to chunk"
@@ -312,10 +292,32 @@ class _Verifier:
 
     def record_golden(self, case: Case) -> Golden:
         """Record the original's outputs, and the lifted file's states, for one case."""
-        known = self._noise.expected(case.feeds)
         outputs = {**self._lifted.run(case.feeds), **self._original.run(case.feeds)}
         inputs = {name: case.feeds[name] for name in self._lifted.inputs}
-        return golden_case(self._manifest, inputs, replace(known, ref64=outputs))
+        return golden_case(self._manifest, inputs, Expected(outputs, self._noise(case.feeds)))
+
+    def _check_in_float64(self, case: Case) -> None:
+        try:
+            found = self._function.compare(case.feeds)
+        except (GraphError, RuntimeError, ValueError, IndexError):  # it can't be evaluated after all
+            self._measure()
+            return
+        if not found.ok:
+            raise CheckFailedError(f"at {case}, in float64: {found.worst}")
+
+    def _limits(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Return how far an engine's outputs may be from other outputs of its own."""
+        return {name: MULTIPLE * array for name, array in self._noise(feeds).items()}
+
+    def _noise(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+        if self._function.in_float64:
+            with contextlib.suppress(RuntimeError):
+                return _floors(self._function, self._manifest, feeds)
+            self._measure()
+        return _floors(self._function, self._manifest, feeds)
+
+    def _measure(self) -> None:
+        self._function = _measured(to_proto(self._graph.lifted), self._manifest, self._lifted)
 
 
 def _steps_of_a_call(graph: LiftedGraph) -> int:
@@ -328,53 +330,44 @@ def _steps_of_a_call(graph: LiftedGraph) -> int:
     return max((runs[0][each.value].shape[each.time] for each in read), default=1) if runs else 1
 
 
-class _Noise:
-    """A lifted file in float64 beside its original, or measured where an operator has no float64 run."""
+def _function(model: ir.Model, manifest: Manifest, session: Session, source: ir.Model) -> Function:
+    """Return a lifted file in float64 beside its original, or measured where an operator has no such run."""
+    proto = to_proto(model)
+    try:
+        return Function(Graph64(proto), Graph64(to_proto(source), "the original"), fixed_axes(manifest))
+    except UnsupportedError:
+        return _measured(proto, manifest, session)
 
-    def __init__(self, model: ir.Model, manifest: Manifest, session: Session, source: ir.Model) -> None:
-        self._measured = MeasuredGraph(to_proto(model), session.run)
-        self._fixed = fixed_axes(manifest)
-        self.function: Function | None = None
-        with contextlib.suppress(UnsupportedError):
-            original = Graph64(to_proto(source), "the original")
-            self.function = Function(Graph64(to_proto(model)), original, self._fixed)
-        floats = (state.dtype for state in manifest.states if state.dtype.startswith("float"))
-        kinds = [np.finfo(dtype).eps for dtype in floats]
-        self._scale = max(1.0, float(max(kinds) / np.finfo(np.float32).eps)) if kinds else 1.0
 
-    def check(self, case: Case) -> None:
-        """Compare with the original in float64, where both can be evaluated.
+def _measured(proto: onnx.ModelProto, manifest: Manifest, session: Session) -> Function:
+    graph = MeasuredGraph(proto, session.run)
+    return Function(graph, graph, fixed_axes(manifest))
 
-        Raises:
-            CheckFailedError: they differ.
-        """
-        if self.function is not None:
-            try:
-                found = self.function.compare(case.feeds)
-            except (GraphError, RuntimeError, ValueError, IndexError):  # it can't be evaluated after all
-                self.function = None
-                return
-            if not found.ok:
-                raise CheckFailedError(f"at {case}, in float64: {found.worst}")
 
-    def limits(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Return how far an engine's outputs may be from other outputs of its own."""
-        return {name: MULTIPLE * array for name, array in self.floors(feeds).items()}
+def _floors(function: Function, manifest: Manifest, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    """Return the noise floors at ``feeds``, as much larger as those of float16 where that is a state's."""
+    kinds = [np.dtype(state.dtype) for state in manifest.states]
+    units = [float(np.finfo(kind).eps / np.finfo(np.float32).eps) for kind in kinds if kind.kind == "f"]
+    floors = noise_floors(function.graph, feeds, function.fixed)
+    return {name: max([1.0, *units]) * array for name, array in floors.items()}
 
-    def floors(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
-        """Return the noise floors at ``feeds``."""
-        return self.expected(feeds).floors
 
-    def expected(self, feeds: Mapping[str, Array]) -> Expected:
-        """Return outputs and noise floors at ``feeds``; floors are as much larger for float16 states."""
-        if self.function is not None:
-            with contextlib.suppress(RuntimeError):
-                return self._scaled(expected(self.function.graph, feeds, self._fixed))
-            self.function = None
-        return self._scaled(expected(self._measured, feeds, self._fixed))
+def _compared(
+    got: Mapping[str, Array], wanted: Mapping[str, Array], limits: Mapping[str, Array], where: str
+) -> list[Comparison]:
+    """Compare outputs, exactly where there are no limits.
 
-    def _scaled(self, known: Expected) -> Expected:
-        return replace(known, floors={name: self._scale * array for name, array in known.floors.items()})
+    Raises:
+        CheckFailedError: one differs by more.
+    """
+    found = [
+        compare(name, got[name], array, floor=0.0, limit=limits.get(name, np.zeros(())))
+        for name, array in wanted.items()
+    ]
+    for each in found:
+        if not each.ok:
+            raise CheckFailedError(f"{where}: {each}")
+    return found
 
 
 def _try(session: Session, feeds: Mapping[str, Array]) -> dict[str, Array] | None:

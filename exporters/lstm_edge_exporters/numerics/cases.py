@@ -38,7 +38,7 @@ __all__ = [
     "random_sizes",
     "remember",
     "row_by_row",
-    "take_row",
+    "take_rows",
     "whole",
     "with_padding",
 ]
@@ -448,7 +448,7 @@ def case_size(manifest: Manifest, feeds: Feeds) -> tuple[int, int]:
     sizes: dict[str | None, int] = {manifest.batch: 1, manifest.sequence: 1}
     axes = manifest.axes
     for name, array in feeds.items():
-        for axis, size in zip(axes[name], array.shape, strict=True):
+        for axis, size in zip(axes.get(name, ()), array.shape, strict=False):
             if isinstance(axis, str) and axis in sizes:
                 sizes[axis] = size
     return sizes[manifest.batch], sizes[manifest.sequence]
@@ -474,41 +474,44 @@ def first_rows(manifest: Manifest, feeds: Feeds, count: int) -> dict[str, Array]
     }
 
 
-def take_row(manifest: Manifest, name: str, array: Array, row: int, rows: int) -> Array:
-    """Return what of an input or output belongs to ``row``; the array itself where it has no batch axis.
+def take_rows(manifest: Manifest, name: str, array: Array, first: int, rows: int, count: int = 1) -> Array:
+    """Return what of an input or output belongs to ``count`` of its ``rows``; itself without a batch axis.
 
     An axis of ``k*N`` holds k blocks of N, as a stacked read-out does.
     """
     axis = _batch_axis(manifest, name)
-    return array if axis is None else array.take(np.arange(row, array.shape[axis], rows), axis=axis)
+    if axis is None:
+        return array
+    every = np.arange(array.shape[axis]).reshape(-1, rows)
+    return array.take(every[:, first : first + count].ravel(), axis=axis)
 
 
-def row_by_row(manifest: Manifest, run: Runner) -> Runner:
-    """Return a runner that runs each row of a batch alone and puts the outputs together."""
+def row_by_row(manifest: Manifest, run: Runner, count: int = 1) -> Runner:
+    """Return a runner that runs each ``count`` rows of a batch alone and puts the outputs together."""
 
     def alone(feeds: Feeds) -> dict[str, Array]:
         rows, _ = case_size(manifest, feeds)
         parts = [
-            run({each: take_row(manifest, each, array, row, rows) for each, array in feeds.items()})
-            for row in range(rows)
+            run({each: take_rows(manifest, each, array, row, rows, count) for each, array in feeds.items()})
+            for row in range(0, rows, count)
         ]
-        return {each: join_rows(manifest, each, [part[each] for part in parts]) for each in parts[0]}
+        return {each: join_rows(manifest, each, [part[each] for part in parts], count) for each in parts[0]}
 
     return alone
 
 
-def join_rows(manifest: Manifest, name: str, parts: Sequence[Array]) -> Array:
-    """Put batches of an input or output together, row by row in turn; undoes ``take_row``."""
+def join_rows(manifest: Manifest, name: str, parts: Sequence[Array], count: int = 1) -> Array:
+    """Put batches of an input or output together, ``count`` rows of each in turn; undoes ``take_rows``."""
     axis = _batch_axis(manifest, name)
     if axis is None:
         return parts[0]
-    shape = list(parts[0].shape)
-    shape[axis] *= len(parts)
-    return np.stack(parts, axis + 1).reshape(shape)
+    before, size, after = parts[0].shape[:axis], parts[0].shape[axis], parts[0].shape[axis + 1 :]
+    blocks = [part.reshape(*before, size // count, count, *after) for part in parts]
+    return np.concatenate(blocks, axis + 1).reshape(*before, size * len(parts), *after)
 
 
 def _batch_axis(manifest: Manifest, name: str) -> int | None:
-    axes = enumerate(manifest.axes[name])
+    axes = enumerate(manifest.axes.get(name, ()))
     return next((place for place, axis in axes if row_factor(axis, manifest.batch) is not None), None)
 
 

@@ -6,8 +6,8 @@ from the exact run over all draws, rows and steps, plus half a unit in the last 
 for the float32 that the result is stored in. The limit is ``tolerance.MULTIPLE`` floors.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
@@ -26,11 +26,13 @@ __all__ = [
     "MANY_DRAWS",
     "WEAK",
     "Expected",
+    "Measured",
     "Perturbable",
+    "Strength",
     "compare_outputs",
     "expected",
+    "measure",
     "noise_floors",
-    "weak",
 ]
 
 DRAWS = 8
@@ -121,16 +123,82 @@ def compare_outputs(
     ]
 
 
-def weak(known: Expected) -> dict[str, float]:
-    """Return the channels whose limit is more than ``WEAK`` of their largest value, and the limit."""
-    found = {}
-    for name, exact in known.ref64.items():
-        if exact.dtype.kind != "f" or not exact.size:
-            continue
-        floors = known.floors[name]
-        kept = [axis for axis, size in enumerate(floors.shape) if size > 1]
-        size = reduce_free(exact, [axis - exact.ndim for axis in kept])
-        for index in np.argwhere((MULTIPLE * floors > WEAK * size) & (size > 0)):
-            place = ", ".join(str(index[axis]) for axis in kept)
-            found[f"{name}[{place}]" if place else name] = float(MULTIPLE * floors[tuple(index)])
-    return found
+@dataclass(frozen=True)
+class Measured:
+    """One case: what an engine gave, what it should give, and how far apart they are."""
+
+    got: Feeds
+    known: Expected
+    limits: Mapping[str, Array]
+    """They broadcast against the outputs."""
+    records: tuple[Comparison, ...]
+    overflow: str = ""
+    """The node at which the case is beyond float32's range, where an output is out of its limit."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether every output is within its limit."""
+        return all(each.ok for each in self.records)
+
+    @property
+    def worst(self) -> Comparison:
+        """The output nearest to its limit."""
+        return max(self.records, key=lambda each: each.ratio)
+
+
+def measure(
+    got: Feeds,
+    exact: Feeds,
+    floors: Iterable[Mapping[str, Array]],
+    limit: Callable[[str, Expected], Array] = lambda name, known: MULTIPLE * known.floors[name],
+    overflow: Callable[[], str] = str,
+) -> Measured:
+    """Compare an engine with the graph on one case, by the first noise floors that it is within.
+
+    Args:
+        got: what the engine gave.
+        exact: what the graph gives in float64.
+        floors: those of few draws, then of more; of a single number the largest of few may be small.
+        limit: gives the limits of an output.
+        overflow: gives the node at which the case is beyond float32's range, if it is.
+    """
+    for each in floors:
+        known = Expected(exact, each)
+        limits = {name: limit(name, known) for name in exact}
+        measured = Measured(got, known, limits, tuple(compare_outputs(got, known, limits)))
+        if measured.ok:
+            return measured
+    return replace(measured, overflow=overflow())
+
+
+class Strength:
+    """How much comparisons in float32 can show: each channel's largest limit and its largest value."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[Array, Array]] = {}
+
+    def add(self, name: str, limits: Array, sizes: Array) -> None:
+        """Count one case of an output: arrays of one shape, free axes of size 1."""
+        before = self._seen.get(name, (limits, sizes))
+        self._seen[name] = np.maximum(before[0], limits), np.maximum(before[1], sizes)
+
+    @property
+    def weakest(self) -> dict[str, float]:
+        """By output the largest limit of a verified channel, as a fraction of the channel."""
+        found = {}
+        for name, (limits, sizes) in self._seen.items():
+            verified = limits <= WEAK * sizes
+            if verified.any():
+                shares = np.divide(limits, sizes, out=np.zeros_like(limits), where=verified & (sizes > 0))
+                found[name] = float(shares.max())
+        return found
+
+    @property
+    def unverified(self) -> dict[str, float]:
+        """Channels whose limit is more than ``WEAK`` of them, and the limit."""
+        found = {}
+        for name, (limits, sizes) in self._seen.items():
+            for index in np.argwhere((limits > WEAK * sizes) & (sizes > 0)):
+                kept = ", ".join(str(index[axis]) for axis in range(limits.ndim) if limits.shape[axis] > 1)
+                found[f"{name}[{kept}]" if kept else name] = float(limits[tuple(index)])
+        return found

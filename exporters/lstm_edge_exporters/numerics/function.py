@@ -7,10 +7,12 @@ only where the limit is passed:
 * constants that the translation introduced, and rounded to float32, such as the 1/sqrt(2) of a GELU. They are
   moved by one unit in the last place, and what that does is allowed;
 * cases on which float64 itself leaves few digits, as a chaotic network that runs for long. The graph is run
-  once more with float64's own rounding modeled (``noise.Rounding``), and what that does is allowed.
+  once more with float64's own rounding modeled (``noise.Rounding``), and what that does is allowed. If it
+  reaches the size of the largest output, the case says nothing about any of them: units that it switches on
+  and off do not move in proportion.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Protocol
@@ -22,16 +24,16 @@ from lstm_edge_runtime.state import Runner
 from lstm_edge_runtime.tolerance import Comparison, compare, distance
 
 from .cases import Feeds, Procedure, whole
-from .graph64 import Graph64, introduced_constants, rounded_inverses
+from .graph64 import Graph64, MeasuredGraph, introduced_constants, rounded_inverses
 from .noise import Rounding
 
 __all__ = [
     "EQUAL",
     "Agreement",
+    "Equality",
     "Function",
     "GraphError",
     "Reference",
-    "describe_equality",
     "fixed_axes",
     "largest",
     "reduce_free",
@@ -89,18 +91,6 @@ def largest(array: Array, fixed: Sequence[int]) -> Array:
     return np.asarray(array.max(axis=axes, keepdims=True, initial=0.0))
 
 
-def describe_equality(largest: float, constants: Sequence[str]) -> str:
-    """Return how equal in words; see ``Agreement``."""
-    if not constants:
-        return f"in float64 to {largest:.1g}"
-    plural = "s" if len(constants) > 1 else ""
-    shown = ", ".join(constants[:_SHOWN]) + (", ..." if len(constants) > _SHOWN else "")
-    return (
-        f"in float64 except for {len(constants)} constant{plural} introduced by the translation ({shown}): "
-        f"{largest:.2g}"
-    )
-
-
 @dataclass(frozen=True)
 class Agreement:
     """One case in float64: how far apart the graph and its reference are."""
@@ -131,10 +121,53 @@ class Agreement:
 
 
 @dataclass(frozen=True)
+class Equality:
+    """How equal a graph and its reference are in float64, over every case."""
+
+    cases: int = 0
+    largest: float = 0.0
+    """The largest difference, as a fraction of its channel's largest value."""
+    constants: tuple[str, ...] = ()
+    """Constants that the translation introduced, where outputs differ by as much as they explain."""
+    ill_conditioned: int = 0
+    """Cases on which float64's own rounding makes a larger difference; they do not count above."""
+    equal: bool = True
+    """Whether every case was within its limit."""
+
+    def with_case(self, found: Agreement) -> "Equality":
+        """Return the same with one more case; one that has no float64 run does not count."""
+        if not found.records:
+            return self
+        if found.ill_conditioned:
+            return replace(self, cases=self.cases + 1, ill_conditioned=self.ill_conditioned + 1)
+        return Equality(
+            self.cases + 1,
+            max(self.largest, found.largest),
+            tuple(dict.fromkeys((*self.constants, *found.constants))),
+            self.ill_conditioned,
+            self.equal and found.ok,
+        )
+
+    def __str__(self) -> str:
+        """Return how equal in words: ``in float64 to 3e-16``."""
+        if not self.cases:
+            return "in float32 alone"
+        if not self.constants:
+            return f"in float64 to {self.largest:.1g}"
+        plural = "s" if len(self.constants) > 1 else ""
+        shown = ", ".join(self.constants[:_SHOWN]) + (", ..." if len(self.constants) > _SHOWN else "")
+        return (
+            f"in float64 except for {len(self.constants)} constant{plural} introduced by the translation "
+            f"({shown}): {self.largest:.2g}"
+        )
+
+
+@dataclass(frozen=True)
 class Function:
     """A file's graph and its reference."""
 
-    graph: Graph64
+    graph: Graph64 | MeasuredGraph
+    """A measured one where it can't be evaluated in float64; only its rounding can be asked then."""
     reference: Reference
     fixed: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """See ``fixed_axes``."""
@@ -144,21 +177,25 @@ class Function:
     @cached_property
     def constants(self) -> tuple[str, ...]:
         """Constants that the translation introduced, whether the reference is PyTorch or such a file."""
+        if not isinstance(self.graph, Graph64):
+            return ()
         introduced = introduced_constants(self.graph, self.reference.tensors)
         return tuple(dict.fromkeys((*introduced, *rounded_inverses(self.graph))))
 
-    def _moved(self, seed: int) -> Runner:
-        if seed not in self._graphs:
-            self._graphs[seed] = self.graph.moved(self.constants, seed)
-        return self._graphs[seed].run64
+    @property
+    def in_float64(self) -> bool:
+        """Whether graph and reference can be compared in float64."""
+        return isinstance(self.graph, Graph64)
 
-    def _rounded(self, seed: int) -> Runner:
-        return partial(self.graph.perturbed, rounding=Rounding(seed, unit=2.0**-53))
+    @property
+    def exact(self) -> Runner:
+        """What an engine should give: the graph in float64, the reference where the graph has no such run."""
+        return (self.graph if self.in_float64 else self.reference).run64
 
     def compare(
         self, feeds: Feeds, procedure: Procedure = whole, against: Procedure | None = None
     ) -> Agreement:
-        """Compare the graph with the reference on one case.
+        """Compare the graph with the reference on one case; of a measured graph nothing is compared.
 
         Args:
             feeds: the case.
@@ -170,23 +207,40 @@ class Function:
             GraphError: the graph does not run on it.
         """
         expected = (against or procedure)(self.reference.run64, feeds)
+        undefined = tuple(name for name, array in expected.items() if np.isnan(array).any())
+        if not isinstance(self.graph, Graph64):
+            return Agreement((), undefined=undefined)
         try:
             got = procedure(self.graph.run64, feeds)
         except (RuntimeError, ValueError, IndexError) as error:
             raise GraphError(str(error)) from error
-        names = [name for name in expected if name in got]
-        limits = {name: EQUAL * reduce_free(expected[name], self._fixed(name)) for name in names}
-        undefined = tuple(name for name, array in expected.items() if np.isnan(array).any())
+        shared = {name: array for name, array in expected.items() if name in got}
+        limits = {name: EQUAL * reduce_free(array, self._fixed(name)) for name, array in shared.items()}
         found = Agreement(_compare(got, expected, limits), undefined=undefined)
-        if found.ok or any(got[name].shape != expected[name].shape for name in names):
+        if found.ok or any(got[name].shape != array.shape for name, array in shared.items()):
             return found
-        again = partial(self._allow, feeds=feeds, procedure=procedure, got=got, expected=expected)
         if self.constants:
-            found = again(replace(found, constants=self.constants), limits, self._moved, _CONSTANTS)
+            moved = (procedure(self._moved(self.graph, seed).run64, feeds) for seed in range(_DRAWS[1]))
+            known = replace(found, constants=self.constants)
+            found, limits = self._allow(known, moved, got, expected, limits, _CONSTANTS)
         if found.ok:
             return found
-        rounded = again(replace(found, ill_conditioned=True), limits, self._rounded, _ROUNDINGS)
-        return rounded if rounded.ok else found
+        draws = (Rounding(seed, unit=2.0**-53) for seed in range(_DRAWS[1]))
+        rounded = (procedure(partial(self.graph.perturbed, rounding=each), feeds) for each in draws)
+        ill, limits = self._allow(
+            replace(found, ill_conditioned=True), rounded, got, expected, limits, _ROUNDINGS
+        )
+        sizes = {name: reduce_free(array, ()) for name, array in shared.items()}
+        if max(limit.max(initial=0.0) for limit in limits.values()) >= max(sizes.values()):
+            # not a digit is left of any output
+            anything = {name: reduce_free(got[name], ()) + size for name, size in sizes.items()}
+            ill = replace(ill, records=_compare(got, expected, anything))
+        return ill if ill.ok else found
+
+    def _moved(self, graph: Graph64, seed: int) -> Graph64:
+        if seed not in self._graphs:
+            self._graphs[seed] = graph.moved(self.constants, seed)
+        return self._graphs[seed]
 
     def _fixed(self, name: str) -> tuple[int, ...]:
         return self.fixed.get(name, ())
@@ -194,32 +248,25 @@ class Function:
     def _allow(
         self,
         found: Agreement,
-        limits: dict[str, Array],
-        run: Callable[[int], Runner],
-        multiple: float,
-        *,
-        feeds: Feeds,
-        procedure: Procedure,
+        others: Iterable[Feeds],
         got: Feeds,
         expected: Feeds,
-    ) -> Agreement:
-        """Return ``found`` with limits that allow ``multiple`` times what other runs of the graph are away.
-
-        ``limits`` are raised in place.
-        """
-        away = {name: np.zeros(()) for name in limits}
-        before = dict(limits)
-        for seed in range(_DRAWS[1]):
-            for name, array in procedure(run(seed), feeds).items():
+        before: Mapping[str, Array],
+        multiple: float,
+    ) -> tuple[Agreement, dict[str, Array]]:
+        """Return ``found`` with limits that allow ``multiple`` times what other runs of the graph differ."""
+        away, limits = {name: np.zeros(()) for name in before}, dict(before)
+        for draw, outputs in enumerate(others, 1):
+            for name, array in outputs.items():
                 if name in limits and array.shape == got[name].shape:
                     apart = largest(distance(array, got[name]), self._fixed(name))
                     away[name] = np.maximum(away[name], apart)
-            if seed + 1 in _DRAWS:
-                limits |= {name: before[name] + multiple * array for name, array in away.items()}
+            if draw in _DRAWS:
+                limits = {name: before[name] + multiple * array for name, array in away.items()}
                 found = replace(found, records=_compare(got, expected, limits))
                 if found.ok or found.worst.ratio > _FAR:
                     break
-        return found
+        return found, limits
 
 
 class GraphError(Exception):

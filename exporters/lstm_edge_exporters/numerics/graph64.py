@@ -1,7 +1,7 @@
 """An ONNX graph in float64: evaluated once for each case, every value kept, and perturbed node by node."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ __all__ = [
     "Graph64",
     "MeasuredGraph",
     "describe_node",
+    "differs",
     "introduced_constants",
     "nearly_equal",
     "open_graph",
@@ -132,7 +133,7 @@ class Graph64:
         for node in self._model.graph.node:
             for name in node.output:
                 one, two = mine.get(name), theirs.get(name)
-                if isinstance(one, np.ndarray) and isinstance(two, np.ndarray) and _differs(one, two, limit):
+                if isinstance(one, np.ndarray) and isinstance(two, np.ndarray) and differs(one, two, limit):
                     return describe_node(node)
         return ""
 
@@ -183,17 +184,18 @@ def _double_values(model: onnx.ModelProto) -> set[str]:
 
 def _foreign(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
     own = {(function.domain, function.name) for function in model.functions}
-    for node in _nodes(model.graph):
+    for node in (node for each in model.graph.node for node in _nodes(each)):
         if node.domain not in ("", "ai.onnx") and (node.domain, node.op_type) not in own:
             yield node
 
 
-def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                yield from _nodes(inner)
+def _nodes(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
+    """Yield a node and those of the bodies in it."""
+    yield node
+    for attribute in node.attribute:
+        for inner in (attribute.g, *attribute.graphs):
+            for each in inner.node:
+                yield from _nodes(each)
 
 
 def _beyond(value: Any) -> bool:
@@ -202,7 +204,8 @@ def _beyond(value: Any) -> bool:
     )
 
 
-def _differs(one: Array, two: Array, limit: float) -> bool:
+def differs(one: Array, two: Array, limit: float) -> bool:
+    """Return whether two values differ by more than ``limit`` of the largest element of the first."""
     if one.shape != two.shape:
         return True
     if one.dtype.kind != "f" or not one.size:
@@ -211,7 +214,34 @@ def _differs(one: Array, two: Array, limit: float) -> bool:
     return not np.allclose(one, two, rtol=0.0, atol=limit * scale, equal_nan=True)
 
 
-def introduced_constants(graph: Graph64, tensors: Iterable[Array]) -> tuple[str, ...]:
+class _Known:
+    """The numbers of a reference."""
+
+    def __init__(self, tensors: Iterable[Array]) -> None:
+        arrays = tuple(tensors)
+        exact = [np.array_equal(each, np.asarray(each, np.float32), equal_nan=True) for each in arrays]
+        ordered = [np.sort(array, axis=None) for array in arrays]
+        self.held = [array for array, own in zip(ordered, exact, strict=True) if own]
+        """Of its tensors in order."""
+        self.computed = [array for array, own in zip(ordered, exact, strict=True) if not own]
+        """Of those that have more digits than the weights of a file."""
+        every = (np.asarray(array, np.float32).ravel() for array in (0, *arrays))
+        self._numbers = np.unique(np.concatenate([*every]))
+
+    def strange(self, array: Array) -> tuple[Array, Array]:
+        """Return the rounded numbers of an array, and those of them that no tensor has."""
+        rounded = np.asarray(array[~_is_short(array)])
+        place = np.minimum(np.searchsorted(self._numbers, rounded), len(self._numbers) - 1)
+        return rounded, np.asarray(rounded[self._numbers[place] != rounded])
+
+
+def _in(array: Array, others: Iterable[Array]) -> bool:
+    """Tell whether an array is one of others, which are in order, or nearly, in whatever order."""
+    mine = np.sort(array, axis=None)
+    return any(mine.size == each.size and np.allclose(mine, each, rtol=_ALIKE, atol=0) for each in others)
+
+
+def introduced_constants(graph: Graph64, tensors: Iterable[Array]) -> Iterator[str]:
     """Return the constants of a graph that hold rounded numbers which its reference's tensors do not.
 
     A tensor that is the reference's but for some elements is a wrong copy, and none that was introduced. One
@@ -221,43 +251,13 @@ def introduced_constants(graph: Graph64, tensors: Iterable[Array]) -> tuple[str,
         graph: the file's.
         tensors: every float tensor of the reference.
     """
-    tensors = tuple(tensors)
-    computed = [np.sort(array, axis=None) for array in tensors if _is_computed(array)]
-    theirs = [np.sort(np.asarray(array, np.float32), axis=None) for array in tensors]
-    known = _numbers(tensors)
-    found = []
+    known = _Known(tensors)
     for name, array in graph.constants.items():
+        rounded, strange = known.strange(array)
+        new = 2 * strange.size > rounded.size and not _in(array, known.held)
         parts = (array, *array) if array.ndim == _OF_DIRECTIONS else (array,)
-        if any(_is_alike(np.sort(part, axis=None), each) for part in parts for each in computed):
-            found.append(name)
-            continue
-        rounded = _rounded(array)
-        if 2 * _strange(rounded, known).size <= rounded.size:
-            continue
-        ordered = np.sort(array, axis=None)
-        if not any(_is_alike(ordered, each) for each in theirs):
-            found.append(name)
-    return tuple(found)
-
-
-def _numbers(tensors: Iterable[Array]) -> Array:
-    """Return every number of some tensors and zero, in order."""
-    return np.unique(np.concatenate([np.asarray(array, np.float32).ravel() for array in (0, *tensors)]))
-
-
-def _strange(numbers: Array, known: Array) -> Array:
-    """Return the numbers that are not known, which is in order."""
-    place = np.minimum(np.searchsorted(known, numbers), len(known) - 1)
-    return np.asarray(numbers[known[place] != numbers])
-
-
-def _is_computed(array: Array) -> bool:
-    """Tell whether numbers have more digits than the weights of a file."""
-    return array.dtype == np.float64 and not np.array_equal(array, array.astype(np.float32), equal_nan=True)
-
-
-def _is_alike(one: Array, other: Array) -> bool:
-    return one.size == other.size and np.allclose(one, other, rtol=_ALIKE, atol=0)
+        if new or any(_in(part, known.computed) for part in parts):
+            yield name
 
 
 def rounded_inverses(graph: Graph64) -> Iterator[str]:
@@ -298,21 +298,12 @@ def wrong_copies(graph: Graph64, tensors: Iterable[Array]) -> Iterator[str]:
         graph: the file's.
         tensors: every float tensor of the reference.
     """
-    tensors = tuple(tensors)
-    known = _numbers(tensors)
-    held = [np.sort(array, axis=None) for array in tensors if not _is_computed(array)]
+    known = _Known(tensors)
     for name, array in graph.constants.items():
-        rounded = _rounded(array)
-        strange = _strange(rounded, known)
-        if not 0 < strange.size <= max(1, int(_FEW * rounded.size)):
-            continue
-        copied, ordered = rounded.size - strange.size >= _COPIED, np.sort(array, axis=None)
-        if copied or any(_is_alike(ordered, each) for each in held):
+        rounded, strange = known.strange(array)
+        few = 0 < strange.size <= max(1, int(_FEW * rounded.size))
+        if few and (rounded.size - strange.size >= _COPIED or _in(array, known.held)):
             yield f"{name} has {', '.join(f'{value:.9g}' for value in strange[:3])}"
-
-
-def _rounded(array: Array) -> Array:
-    return np.asarray(array[~_is_short(array)])
 
 
 def _is_short(values: Array) -> Array:
@@ -327,33 +318,28 @@ def _constants(
     """Return the name, the values and what replaces the values of every float constant of a graph."""
     for tensor in graph.initializer:
         if tensor.data_type == onnx.TensorProto.FLOAT:
-            yield tensor.name, onnx.numpy_helper.to_array(tensor), _replacing(tensor)
+            yield tensor.name, onnx.numpy_helper.to_array(tensor), partial(_replace, tensor)
     for node in graph.node:
         for attribute in node.attribute:
             name = (
                 node.output[0] if node.op_type == "Constant" else f"{attribute.name} of {describe_node(node)}"
             )
             if attribute.type == onnx.AttributeProto.FLOAT:
-                yield name, np.array([attribute.f], np.float32), _setting(attribute)
+                yield name, np.array([attribute.f], np.float32), partial(_set_float, attribute)
             elif attribute.type == onnx.AttributeProto.TENSOR and attribute.t.data_type == 1:
-                yield name, onnx.numpy_helper.to_array(attribute.t), _replacing(attribute.t)
+                yield name, onnx.numpy_helper.to_array(attribute.t), partial(_replace, attribute.t)
             for inner in (attribute.g, *attribute.graphs):
                 yield from _constants(inner)
 
 
-def _replacing(tensor: onnx.TensorProto) -> Callable[[Array], None]:
-    return lambda array: tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
-
-
-def _setting(attribute: onnx.AttributeProto) -> Callable[[Array], None]:
-    def set_value(array: Array) -> None:
-        attribute.f = float(array[0])
-
-    return set_value
+def _set_float(attribute: onnx.AttributeProto, array: Array) -> None:
+    attribute.f = float(array[0])
 
 
 class MeasuredGraph:
     """A file without a float64 run: its floats and its inputs are moved by one unit in the last place."""
+
+    tensors: tuple[Array, ...] = ()
 
     def __init__(self, model: onnx.ModelProto, run: Runner) -> None:
         """Take the graph, and what runs it in float32."""
@@ -370,6 +356,10 @@ class MeasuredGraph:
             return run_by_name(session, {name: _nextafter(array, rounding) for name, array in feeds.items()})
         except Exception as error:  # onnxruntime's exceptions share no base class
             raise RuntimeError(first_line(error)) from error
+
+    def overflow(self, feeds: Feeds) -> str:  # noqa: ARG002
+        """Return ``""``: nothing is known of the values inside."""
+        return ""
 
 
 def open_graph(content: bytes, run: Runner) -> Graph64 | MeasuredGraph:
@@ -398,35 +388,25 @@ def _as_float64(model: onnx.ModelProto) -> onnx.ModelProto:
         kind = value.type.tensor_type
         if kind.elem_type in _FLOATS:
             kind.elem_type = onnx.TensorProto.DOUBLE
-    _widen_graph(wide.graph)
-    for function in wide.functions:
-        for node in function.node:
-            _widen_node(node)
-    return wide
-
-
-def _widen_graph(graph: onnx.GraphProto) -> None:
-    for tensor in graph.initializer:
-        _widen_tensor(tensor)
-    for node in graph.node:
-        _widen_node(node)
-
-
-def _widen_node(node: onnx.NodeProto) -> None:
-    for attribute in node.attribute:
-        if attribute.HasField("t"):
-            _widen_tensor(attribute.t)
+    tops = [*wide.graph.node, *(node for function in wide.functions for node in function.node)]
+    attributes = [each for top in tops for node in _nodes(top) for each in node.attribute]
+    graphs = [wide.graph, *(graph for each in attributes for graph in (each.g, *each.graphs))]
+    tensors = [
+        *(tensor for graph in graphs for tensor in graph.initializer),
+        *(each.t for each in attributes),
+    ]
+    for tensor in tensors:
+        if tensor.data_type in _FLOATS:
+            _replace(tensor, onnx.numpy_helper.to_array(tensor).astype(np.float64))
+    for attribute in attributes:
         if attribute.name in ("to", "dtype") and attribute.i in _FLOATS:
             attribute.i = onnx.TensorProto.DOUBLE
         if attribute.name in ("value_float", "value_floats"):
-            values = attribute.f if attribute.name == "value_float" else list(attribute.floats)
-            array = np.array(values, np.float64)
-            attribute.CopyFrom(onnx.helper.make_attribute("value", onnx.numpy_helper.from_array(array)))
-        for inner in (attribute.g, *attribute.graphs):
-            _widen_graph(inner)
+            floats = attribute.f if attribute.name == "value_float" else list(attribute.floats)
+            values = np.array(floats, np.float64)
+            attribute.CopyFrom(onnx.helper.make_attribute("value", onnx.numpy_helper.from_array(values)))
+    return wide
 
 
-def _widen_tensor(tensor: onnx.TensorProto) -> None:
-    if tensor.data_type in _FLOATS:
-        array = onnx.numpy_helper.to_array(tensor).astype(np.float64)
-        tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+def _replace(tensor: onnx.TensorProto, array: Array) -> None:
+    tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))

@@ -50,17 +50,8 @@ def _limits(value: ir.Value, seen: set[ir.Value]) -> Iterator[int]:
     seen.add(value)
     for node, place in value.uses():
         other = _number(node.inputs[1 - place]) if place < 2 == len(node.inputs) else None
-        if node.op_type in _LOOKUPS and place == 1:
-            table = node.inputs[0]
-            size = table.shape[node.attributes.get_int("axis", 0) or 0] if table and table.shape else None
-            if isinstance(size, int):
-                yield size
-        elif node.op_type == "OneHot" and place == 0:
-            depth = _number(node.inputs[1])
-            if depth is not None:
-                yield int(depth.max())
-        elif node.op_type == "Equal" and other is not None and other.size > 1:
-            yield int(other.max()) + 1
+        if (limit := _limit(node, place, other)) is not None:
+            yield limit
         elif node.op_type in ("Add", "Sub") and place == 0 and other is not None and other.size:
             moved = int(other.max() if node.op_type == "Add" else -other.min())
             yield from (limit - moved for limit in _limits(node.outputs[0], seen))
@@ -69,6 +60,19 @@ def _limits(value: ir.Value, seen: set[ir.Value]) -> Iterator[int]:
                 yield from _limits(output, seen)
         elif node.op_type == "Scan":
             yield from _limits(node.attributes["body"].as_graph().inputs[place], seen)
+
+
+def _limit(node: ir.Node, place: int, other: Array | None) -> int | None:
+    """Return below which number a node needs its operand to be, where it reads it as an index."""
+    if node.op_type in _LOOKUPS and place == 1:
+        table = node.inputs[0]
+        size = table.shape[node.attributes.get_int("axis", 0) or 0] if table and table.shape else None
+        return size if isinstance(size, int) else None
+    if node.op_type == "OneHot" and place == 0:
+        depth = _number(node.inputs[1])
+        return None if depth is None else int(depth.max())
+    is_code = node.op_type == "Equal" and other is not None and other.size > 1
+    return int(other.max()) + 1 if is_code and other is not None else None
 
 
 def _chooses(node: ir.Node, place: int) -> bool:

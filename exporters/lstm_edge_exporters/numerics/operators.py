@@ -275,6 +275,13 @@ def _hard_swish(r: Exact, x: Array) -> Array:
     return r.absolute(x * np.clip(x / 6 + 0.5, 0, 1), np.maximum(1.0, np.abs(x)))
 
 
+def _gather_elements(_: Exact, data: Array, indices: Array, axis: int = 0) -> Array:
+    """Return what onnx's own does for at most 64 values along the axis, and without wrapping indices."""
+    place = axis % data.ndim
+    within = tuple(slice(None if each == place else size) for each, size in enumerate(indices.shape))
+    return np.take_along_axis(data[within], indices, place)
+
+
 _OPERATORS: Mapping[str, Callable[..., Any]] = {
     "LSTM": _recurrent(lstm),
     "GRU": _recurrent(gru),
@@ -289,16 +296,17 @@ _OPERATORS: Mapping[str, Callable[..., Any]] = {
     "Sigmoid": lambda r, x: r.absolute(1 / (1 + np.exp(-x))),
     "Erf": lambda r, x: r.absolute(_erf(x) if x.size else x),
     "Gelu": _gelu,
+    "GatherElements": _gather_elements,
     "Softplus": _softplus,
     "HardSwish": _hard_swish,
 }
 
 
 class _MaxPool(MaxPool):
-    """ONNX's ``MaxPool``; where it has no stride, onnx's own counts indices from each channel's start."""
+    """ONNX's ``MaxPool``; where it has no stride, onnx's own pads wrongly and counts indices by channel."""
 
     def _run(self, *inputs: Any, **options: Any) -> tuple[Any, ...]:
-        run: Any = super()._run if len(self.onnx_node.output) == 1 else self._max_pool
+        run: Any = self._max_pool
         found: tuple[Any, ...] = run(*inputs, **options)
         return found
 

@@ -7,8 +7,7 @@ chunks, states carried, with the whole.
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,32 +17,22 @@ from lstm_edge_runtime.manifest import Array, Golden, Manifest
 from lstm_edge_runtime.state import Runner, run_chunks, take_steps
 from lstm_edge_runtime.tolerance import MULTIPLE, Comparison, compare
 
-from .cases import Case, CaseGenerator, in_chunks, random_sizes, whole
+from .cases import Case, CaseGenerator, Feeds, in_chunks, random_sizes, whole
 from .floors import (
     DRAWS,
     FEW_DRAWS,
     MANY_DRAWS,
     Expected,
+    Measured,
     Perturbable,
-    compare_outputs,
+    Strength,
     expected,
+    measure,
     noise_floors,
-    weak,
 )
-from .function import (
-    Agreement,
-    Function,
-    GraphError,
-    Reference,
-    describe_equality,
-    fixed_axes,
-    largest,
-    reduce_free,
-)
-from .graph64 import Graph64, MeasuredGraph
+from .function import Agreement, Equality, Function, GraphError, fixed_axes, largest, reduce_free
 
 __all__ = [
-    "Candidate",
     "ChunkRun",
     "ChunkedFile",
     "Equivalence",
@@ -72,20 +61,17 @@ class StatesRefusedError(CheckFailedError):
 class Equivalence:
     """What a verification found."""
 
-    function: tuple[tuple[Case, Agreement], ...]
+    cases: tuple[Case, ...]
+    """Every case that was compared."""
+    equality: Equality
     """The graph compared with its reference, both in float64."""
     comparisons: tuple[tuple[Case, Comparison], ...]
     """The engine in float32 compared with the graph in float64."""
-    skipped: tuple[tuple[Case, str], ...] = ()
+    skipped: tuple[tuple[Case, str], ...]
     """Cases that the reference itself refuses, or where it gives NaN, with the reason."""
-    unverified: Mapping[str, float] = field(default_factory=dict)
-    """Channels (``probability[2]``) whose limit is more than ``floors.WEAK`` of them in every case, and the
-    limit: a sigmoid's 1e-9 can't be verified tighter than 4e-7."""
-
-    @property
-    def cases(self) -> tuple[Case, ...]:
-        """Every case that was compared."""
-        return tuple(case for case, _ in self.function)
+    unverified: Mapping[str, float]
+    """Channels that float32 can't verify (``probability[2]``), and their limit: a sigmoid's 1e-9 can't be
+    verified tighter than 4e-7."""
 
     @property
     def worst(self) -> Comparison:
@@ -97,29 +83,13 @@ class Equivalence:
         """The engine's largest absolute difference from float64."""
         return max(each.max_abs for _, each in self.comparisons)
 
-    @property
-    def equal_to(self) -> float:
-        """The largest difference in float64, as a fraction of its channel's largest value."""
-        return max(each.largest for _, each in self.function)
-
-    @property
-    def constants(self) -> tuple[str, ...]:
-        """Constants that the translation introduced, where outputs differ by as much as they explain."""
-        return tuple(dict.fromkeys(name for _, each in self.function for name in each.constants))
-
-    def __str__(self) -> str:
-        """Return how equal the file is: ``in float64 to 3e-16``."""
-        if not any(each.records for _, each in self.function):
-            return "in float32 alone"
-        return describe_equality(self.equal_to, self.constants)
-
     def to_dict(self) -> dict[str, Any]:
         """Return the figures for the manifest."""
         return {
-            "cases": list(dict.fromkeys(str(case) for case in self.cases)),
+            "cases": list(dict.fromkeys(map(str, self.cases))),
             "skipped": [f"{case}: {reason}" for case, reason in self.skipped],
-            "float64": self.equal_to,
-            "constants": list(self.constants),
+            "float64": self.equality.largest,
+            "constants": list(self.equality.constants),
             "max_abs": self.max_abs,
             "max_rel": max(each.max_rel for _, each in self.comparisons),
             "floor": max(each.floor for _, each in self.comparisons),
@@ -129,46 +99,12 @@ class Equivalence:
         }
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A file that is verified."""
-
-    graph: Graph64 | MeasuredGraph
-    """Its graph; a measured one where it can't be evaluated in float64."""
-    reference: Reference
-    engine: Runner
-    """Runs the file in float32."""
-    fixed: Mapping[str, tuple[int, ...]]
-    """See ``fixed_axes``."""
-
-    @cached_property
-    def function(self) -> Function | None:
-        """The graph and the reference in float64, if both can be evaluated."""
-        if isinstance(self.graph, MeasuredGraph):
-            return None
-        return Function(self.graph, self.reference, self.fixed)
-
-    def exact(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
-        """Return what the engine should give."""
-        return (self.reference if self.function is None else self.graph).run64(feeds)
-
-    def run(self, case: Case) -> Mapping[str, Array]:
-        """Run the engine.
-
-        Raises:
-            CheckFailedError: it does not run.
-        """
-        try:
-            return self.engine(case.feeds)
-        except Exception as error:
-            raise CheckFailedError(f"at {case}: the file does not run: {first_line(error)}") from error
-
-
-def verify(file: Candidate, cases: Iterable[Case], plain: Runner | None = None) -> Equivalence:
+def verify(file: Function, engine: Runner, cases: Iterable[Case], plain: Runner | None = None) -> Equivalence:
     """Compare a graph with its reference on every case, and an engine with the graph on the smaller ones.
 
     Args:
-        file: the graph, its reference and the engine.
+        file: the graph and its reference.
+        engine: runs the file in float32.
         cases: the inputs.
         plain: calls the module without the states of the file; only what it refuses too is skipped.
 
@@ -178,74 +114,75 @@ def verify(file: Candidate, cases: Iterable[Case], plain: Runner | None = None) 
             that the file can't run; or no case that the reference can run.
         GraphError: the graph can't be evaluated in float64 on a case that the engine runs.
     """
-    agreed: list[tuple[Case, Agreement]] = []
-    rounded: list[tuple[Case, Sequence[Comparison], Expected]] = []
+    agreed: list[Case] = []
+    equality, strength = Equality(), Strength()
+    rounded: list[tuple[Case, Measured]] = []
     skipped: list[tuple[Case, str]] = []
     for case in cases:
-        try:
-            found = file.function.compare(case.feeds) if file.function else _uncompared(file, case)
-        except GraphError:
-            file.run(case)
-            raise
-        except (RuntimeError, ValueError, IndexError) as error:
-            if plain is not None and _runs(plain, case):
-                raise StatesRefusedError(
-                    f"at {case}: the module runs, but not from the states of the file ({first_line(error)})"
-                ) from error
-            skipped.append((case, first_line(error)))
+        found = _agree(file, engine, case, plain)
+        if isinstance(found, str):
+            skipped.append((case, found))
             continue
-        if found.undefined:
-            skipped.append((case, f"the reference gives NaN in {', '.join(found.undefined)}"))
-            continue
-        if not found.ok:
-            raise CheckFailedError(f"at {case}: {found.worst}")
-        agreed.append((case, found))
-        got, exact = file.run(case), file.exact(case.feeds)
-        for name, array in exact.items():
+        agreed.append(case)
+        equality = equality.with_case(found)
+        got = _run(engine, case)
+        for name, array in file.exact(case.feeds).items():
             if got[name].shape != array.shape:
                 raise CheckFailedError(f"at {case}: {name} is {got[name].shape}, expected {array.shape}")
         if _extent(case) <= _ROUNDED:
-            rounded.append((case, *_compare_rounding(file, case, got)))
+            rounded.append((case, _measure(file, case, got)))
     if agreed and not rounded:  # the file takes no small ones
-        case = min((case for case, _ in agreed), key=_extent)
-        rounded.append((case, *_compare_rounding(file, case, file.run(case))))
+        case = min(agreed, key=_extent)
+        rounded.append((case, _measure(file, case, _run(engine, case))))
     if not rounded:
         reasons = "; ".join(f"{case}: {reason}" for case, reason in skipped[:2])
         raise CheckFailedError(f"the reference gives numbers at no size of the verification ({reasons})")
-    comparisons = tuple((case, each) for case, records, _ in rounded for each in records)
-    weakest = [weak(known) for _, _, known in rounded]
-    always = {name: limit for name, limit in weakest[0].items() if all(name in each for each in weakest)}
-    return Equivalence(tuple(agreed), comparisons, tuple(skipped), always)
+    for _, measured in rounded:
+        for name, array in measured.known.ref64.items():
+            if array.dtype.kind == "f":
+                strength.add(name, measured.limits[name], reduce_free(array, file.fixed.get(name, ())))
+    comparisons = tuple((case, each) for case, measured in rounded for each in measured.records)
+    return Equivalence(tuple(agreed), equality, comparisons, tuple(skipped), strength.unverified)
+
+
+def _agree(file: Function, engine: Runner, case: Case, plain: Runner | None) -> Agreement | str:
+    """Compare the graph with its reference; return why the reference tells nothing, where it does not."""
+    try:
+        found = file.compare(case.feeds)
+    except GraphError:
+        _run(engine, case)
+        raise
+    except (RuntimeError, ValueError, IndexError) as error:
+        if plain is not None and _runs(plain, case):
+            raise StatesRefusedError(
+                f"at {case}: the module runs, but not from the states of the file ({first_line(error)})"
+            ) from error
+        return first_line(error)
+    if found.undefined:
+        return f"the reference gives NaN in {', '.join(found.undefined)}"
+    if not found.ok:
+        raise CheckFailedError(f"at {case}: {found.worst}")
+    return found
 
 
 def _extent(case: Case) -> int:
     return math.prod(case.sizes.values())
 
 
-def _compare_rounding(
-    file: Candidate, case: Case, got: Mapping[str, Array]
-) -> tuple[Sequence[Comparison], Expected]:
-    """Compare what the engine gave with the graph on one case.
-
-    Raises:
-        CheckFailedError: an output beyond what float32 may round.
-    """
-    exact = file.exact(case.feeds)
-    for draws in (FEW_DRAWS, MANY_DRAWS):
-        known = Expected(exact, noise_floors(file.graph, case.feeds, file.fixed, draws=draws))
-        records = compare_outputs(got, known)
-        if all(each.ok for each in records):
-            break
-    for each in records:
-        if not each.ok and not (file.function and file.function.graph.overflow(case.feeds)):
-            raise CheckFailedError(f"at {case}: {each}")
-    return records, known
+def _run(engine: Runner, case: Case) -> Feeds:
+    try:
+        return engine(case.feeds)
+    except Exception as error:
+        raise CheckFailedError(f"at {case}: the file does not run: {first_line(error)}") from error
 
 
-def _uncompared(file: Candidate, case: Case) -> Agreement:
-    """Return the record of a case that can't be compared in float64."""
-    exact = file.reference.run64(case.feeds)
-    return Agreement((), undefined=tuple(name for name, array in exact.items() if np.isnan(array).any()))
+def _measure(file: Function, case: Case, got: Feeds) -> Measured:
+    draws = (FEW_DRAWS, MANY_DRAWS)
+    floors = (noise_floors(file.graph, case.feeds, file.fixed, draws=each) for each in draws)
+    found = measure(got, file.exact(case.feeds), floors, overflow=lambda: file.graph.overflow(case.feeds))
+    if not found.ok and not found.overflow:
+        raise CheckFailedError(f"at {case}: {next(each for each in found.records if not each.ok)}")
+    return found
 
 
 def _runs(plain: Runner, case: Case) -> bool:
@@ -445,7 +382,7 @@ def run_in_chunks(
 
         try:
             chunks = chunked(file.run, feeds)
-            if function is not None:
+            if function is not None and function.in_float64:
                 comparisons = function.compare(feeds, chunked, whole).records
             else:
                 comparisons = file.compare(chunks, file.full(file.run)(feeds), feeds)

@@ -7,7 +7,7 @@ graph (``Judge.measure``). An int8 or fp16 file is held to the budgets that its 
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,35 +15,27 @@ import numpy as np
 from lstm_edge_runtime.errors import first_line
 from lstm_edge_runtime.manifest import Array, Manifest
 from lstm_edge_runtime.state import Runner
-from lstm_edge_runtime.tolerance import MULTIPLE, POLICY, Comparison
+from lstm_edge_runtime.tolerance import MULTIPLE, POLICY
 
 from ..numerics.cases import Feeds, Procedure, case_size, remember, whole
 from ..numerics.floors import (
     DRAWS,
     FEW_DRAWS,
     MANY_DRAWS,
-    WEAK,
     Expected,
-    Perturbable,
-    compare_outputs,
+    Measured,
+    Strength,
+    measure,
     noise_floors,
 )
-from ..numerics.function import (
-    EQUAL,
-    Agreement,
-    Function,
-    GraphError,
-    Reference,
-    fixed_axes,
-    reduce_free,
-)
+from ..numerics.function import EQUAL, Agreement, Equality, Function, GraphError, reduce_free
 from .config import ValidateConfig
-from .report import Channel, Coverage, Equality, Histogram
+from .report import Channel, Coverage, Histogram
 
 if TYPE_CHECKING:
     from ..quantization.judge import Budgets
 
-__all__ = ["REFUSALS", "FileFailedError", "Judge", "Measured", "RefusedError"]
+__all__ = ["REFUSALS", "FileFailedError", "Judge", "RefusedError"]
 
 _EDGES = np.arange(-20.0, 4.01, 0.25)
 
@@ -66,32 +58,12 @@ class FileFailedError(Exception):
         return f"the file does not run: {first_line(self.args[0])}"
 
 
-@dataclass(frozen=True)
-class Measured:
-    """One case: what an engine gave, what it should give, and how far apart they are."""
-
-    got: Mapping[str, Array]
-    known: Expected
-    limits: Mapping[str, Array]
-    """They broadcast against the outputs."""
-    records: tuple[Comparison, ...]
-    overflow: str = ""
-    """The node at which the case is beyond float32's range, where an output is out of its limit."""
-
-    @property
-    def worst(self) -> Comparison:
-        """The output nearest to its limit."""
-        return max(self.records, key=lambda each: each.ratio)
-
-
 class Judge:
     """Holds the reference and the policy, and counts what it sees."""
 
     def __init__(
         self,
-        reference: Reference,
-        function: Function | None,
-        graph: Perturbable,
+        function: Function,
         manifest: Manifest,
         config: ValidateConfig,
         budgets: "Budgets | None",
@@ -100,19 +72,17 @@ class Judge:
         """Take what every comparison needs.
 
         Args:
-            reference: what the file is compared with.
-            function: the file's graph beside it; None where it has no float64 run, or is not float32.
-            graph: gives the noise floors.
+            function: the file's graph and what it is compared with.
             manifest: the file's as it should be.
             config: its ``rtol`` and ``atol`` replace every limit.
             budgets: what an int8 or fp16 file is held to; None for one that must be exact.
             values: how many values are valid, by the name of an input of indices.
         """
-        self._reference, self._function, self._graph = reference, function, graph
-        self._manifest, self._config, self._values = manifest, config, values
-        self._fixed = fixed_axes(manifest)
+        self._function, self._manifest, self._config, self._values = function, manifest, config, values
         self.budgets = budgets
-        self._few = remember(lambda feeds: noise_floors(graph, feeds, self._fixed, draws=FEW_DRAWS))
+        self._few = remember(
+            lambda feeds: noise_floors(function.graph, feeds, function.fixed, draws=FEW_DRAWS)
+        )
         self._errors = np.zeros(len(_EDGES) - 1, np.int64)
         self._exact = 0
         self._channels: dict[tuple[str, tuple[int, ...]], Channel] = {}
@@ -120,8 +90,7 @@ class Judge:
         """Rows and steps of every case."""
         self._tokens: dict[str, set[int]] = {}
         self._overflows: Counter[str] = Counter()
-        self._strength: dict[str, tuple[Array, Array]] = {}
-        """Of each output the largest limits and the largest values of its channels."""
+        self._strength = Strength()
         self._equality = Equality()
 
     @property
@@ -136,7 +105,7 @@ class Judge:
     @property
     def equality(self) -> Equality | None:
         """How equal the graph and its reference are in float64; None where they were not compared."""
-        return self._equality if self._function and self._equality.cases else None
+        return self._equality if self._equality.cases else None
 
     @property
     def histogram(self) -> Histogram:
@@ -160,22 +129,9 @@ class Judge:
             sizes=tuple(sorted({*self._compared})),
             tokens={name: (len(used), self._values.get(name)) for name, used in self._tokens.items()},
             channels=dict(Counter(name for name, _ in self._channels)),
-            **self._weakest(),
+            weakest=self._strength.weakest,
+            unverified=self._strength.unverified,
         )
-
-    def _weakest(self) -> dict[str, dict[str, float]]:
-        """Return by output the largest share that a limit is of its channel; and channels above ``WEAK``."""
-        weakest: dict[str, float] = {}
-        unverified: dict[str, float] = {}
-        for name, (limits, sizes) in self._strength.items():
-            verified = limits <= WEAK * sizes
-            if verified.any():
-                shares = np.divide(limits, sizes, out=np.zeros_like(limits), where=verified & (sizes > 0))
-                weakest[name] = float(shares.max())
-            for index in np.argwhere(~verified & (sizes > 0)):
-                kept = ", ".join(str(index[axis]) for axis in range(limits.ndim) if limits.shape[axis] > 1)
-                unverified[f"{name}[{kept}]" if kept else name] = float(limits[tuple(index)])
-        return {"weakest": weakest, "unverified": unverified}
 
     def agree(
         self, feeds: Feeds, procedure: Procedure = whole, against: Procedure | None = None
@@ -186,7 +142,6 @@ class Judge:
             RefusedError: the reference refuses the case.
             FileFailedError: the graph does not run on it.
         """
-        assert self._function is not None
         try:
             found = self._function.compare(feeds, procedure, against)
         except GraphError as error:
@@ -232,17 +187,16 @@ class Judge:
         got = _given(run, feeds, procedure)
         ways = [(feeds, procedure, draws), (feeds, procedure, MANY_DRAWS)]
         ways = [(*beginning, draws), (feeds, procedure, DRAWS)] if beginning else ways
-        for way in ways[:1] if self.budgets else ways:
-            known = Expected(exact, self._floors(*way))
-            limits = {name: self.limit(name, got[name], known, over_a_run=over_a_run) for name in exact}
-            records = compare_outputs(got, known, limits)
-            if ok := all(record.ok for record in records):
-                break
-        overflow = "" if ok or self._function is None else self._function.graph.overflow(feeds)
-        measured = Measured(got, known, limits, tuple(records), overflow)
+        measured = measure(
+            got,
+            exact,
+            (self._floors(*way) for way in (ways[:1] if self.budgets else ways)),
+            lambda name, known: self._limit(name, got[name], known, over_a_run=over_a_run),
+            lambda: self._function.graph.overflow(feeds),
+        )
         self._count_inputs(feeds)
-        if overflow:
-            self._overflows[overflow] += 1
+        if measured.overflow:
+            self._overflows[measured.overflow] += 1
         else:
             for name, array in exact.items():
                 if got[name].shape == array.shape:
@@ -252,12 +206,12 @@ class Judge:
 
     def run_both(self, run: Runner, feeds: Feeds) -> tuple[Feeds, Feeds]:
         """Return what an engine gives, and the reference in float64; raises as ``measure`` does."""
-        exact = _told(self._reference.run64, feeds, whole)
+        exact = _told(self._function.reference.run64, feeds, whole)
         return _given(run, feeds, whole), exact
 
     def exact(self, feeds: Feeds, procedure: Procedure = whole) -> Mapping[str, Array]:
         """Return the graph's outputs in float64, the reference's where it has none; raises as ``measure``."""
-        return _told((self._function.graph if self._function else self._reference).run64, feeds, procedure)
+        return _told(self._function.exact, feeds, procedure)
 
     def expected(self, feeds: Feeds, procedure: Procedure = whole, draws: int = DRAWS) -> Expected:
         """Return what an engine should give, with noise floors; raises as ``measure`` does."""
@@ -269,9 +223,9 @@ class Judge:
             return {name: np.zeros([1] * len(axes[name])) for name in self._manifest.output_names}
         if procedure is whole and draws == FEW_DRAWS:
             return self._few(feeds)
-        return noise_floors(self._graph, feeds, self._fixed, procedure, draws)
+        return noise_floors(self._function.graph, feeds, self._function.fixed, procedure, draws)
 
-    def limit(self, name: str, got: Array, known: Expected, *, over_a_run: bool = False) -> Array:
+    def _limit(self, name: str, got: Array, known: Expected, *, over_a_run: bool = False) -> Array:
         """Return how far each element of an output may be away; arguments as of ``measure``."""
         if self._config.overridden:
             return np.asarray(self._config.own_limit(known.ref64[name]))
@@ -294,9 +248,7 @@ class Judge:
         limits, floors = (np.broadcast_to(each, errors.shape) for each in (measured.limits[name], floors))
         if exact.dtype.kind == "f" and not self.budgets and not self._config.overridden:
             shape = limits.shape[-len(self._manifest.axes[name]) :]  # without the axis of chunks
-            mine = limits.reshape(shape), reduce_free(exact, fixed).reshape(shape)
-            before = self._strength.get(name, mine)
-            self._strength[name] = np.maximum(before[0], mine[0]), np.maximum(before[1], mine[1])
+            self._strength.add(name, limits.reshape(shape), reduce_free(exact, fixed).reshape(shape))
         state = any(name == each.output for each in self._manifest.states)
         for index in np.ndindex(errors.shape):
             place = tuple(index[axis] for axis in kept)

@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, is_dataclass, replace
+from dataclasses import dataclass, field, is_dataclass
 from typing import Any, Literal, get_args
 
 from lstm_edge_runtime.tolerance import Comparison
 
-from ..numerics.function import Agreement, describe_equality
+from ..numerics.function import Equality
 
 __all__ = [
     "MAX_CHECKS",
@@ -16,7 +16,6 @@ __all__ = [
     "Coverage",
     "Curve",
     "Disagreement",
-    "Equality",
     "Fact",
     "Figures",
     "Group",
@@ -195,37 +194,6 @@ class Channel:
         index = f"[{', '.join(map(str, self.index))}]" if self.index else ""
         label = ", ".join(filter(None, (self.label, self.unit)))
         return f"{self.output}{index}{f' ({label})' if label else ''}"
-
-
-@dataclass(frozen=True)
-class Equality:
-    """How equal a graph and its reference are in float64, over every case."""
-
-    cases: int = 0
-    largest: float = 0.0
-    """The largest difference, as a fraction of its channel's largest value."""
-    constants: tuple[str, ...] = ()
-    """Constants that the translation introduced, where outputs differ by as much as they explain."""
-    ill_conditioned: int = 0
-    """Cases on which float64's own rounding makes a larger difference; they do not count above."""
-    equal: bool = True
-    """Whether every case was within its limit."""
-
-    def with_case(self, found: Agreement) -> "Equality":
-        """Return the same with one more case."""
-        if found.ill_conditioned:
-            return replace(self, cases=self.cases + 1, ill_conditioned=self.ill_conditioned + 1)
-        return Equality(
-            self.cases + 1,
-            max(self.largest, found.largest),
-            tuple(dict.fromkeys((*self.constants, *found.constants))),
-            self.ill_conditioned,
-            self.equal and found.ok,
-        )
-
-    def __str__(self) -> str:
-        """Return how equal in words: ``in float64 to 3e-16``."""
-        return describe_equality(self.largest, self.constants)
 
 
 @dataclass(frozen=True)

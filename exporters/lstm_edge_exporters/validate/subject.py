@@ -22,6 +22,7 @@ from ..numerics.cases import (
     row_by_row,
     whole,
 )
+from ..numerics.floors import Measured
 from ..numerics.function import EQUAL, Function, fixed_axes
 from ..numerics.graph64 import Graph64, MeasuredGraph
 from ..numerics.verify import (
@@ -31,7 +32,7 @@ from ..numerics.verify import (
     states_stop_at_lengths,
 )
 from .config import ValidateConfig
-from .judge import REFUSALS, FileFailedError, Judge, Measured, RefusedError
+from .judge import REFUSALS, FileFailedError, Judge, RefusedError
 from .reference import ModelFile, ReferenceModel
 from .report import Check, Figures, judged
 
@@ -74,19 +75,12 @@ class Subject:
         self.manifest = self.manifest._replace(counts=self._counts())
         self.graph, self.not_in_float64 = file.graph64
         budgets = self._budgets() if file.precision in ("int8", "fp16") else None
-        self.function: Function | None = None
-        """The file's graph beside the reference; None where it has no float64 run, or is not float32."""
-        if self.graph is not None and budgets is None:
-            self.function = Function(self.graph, reference.computation, fixed_axes(self.manifest))
-        self.judge = Judge(
-            reference.computation,
-            self.function,
-            self.graph or MeasuredGraph(file.proto, self.run),
-            self.manifest,
-            config,
-            budgets,
-            reference.values,
+        graph = None if budgets else self.graph
+        self.function = Function(
+            graph or MeasuredGraph(file.proto, self.run), reference.computation, fixed_axes(self.manifest)
         )
+        """The file's graph beside the reference; measured where it has no float64 run, or is not float32."""
+        self.judge = Judge(self.function, self.manifest, config, budgets, reference.values)
         self.run_alone = row_by_row(self.manifest, self.run) if budgets else self.run
         """The file with no rows that share a call where that changes results, as ranges in int8 do."""
 
@@ -119,7 +113,7 @@ class Subject:
             procedure: how the file is run.
             against: how the reference is run; as the file by default.
         """
-        if self.function is None:
+        if not self.function.in_float64:
             return self.check_engine(name, feeds, procedure=procedure)
         itself = self.reference.computation is self.graph
         if itself and procedure is whole:  # which is equal to itself; onnxruntime may not be

@@ -1,24 +1,15 @@
 """Every form of a recurrent layer exports, and runs at sizes that it was not traced at."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import numpy as np
 import onnxruntime
 import pytest
 import torch
 
+from benchmarks.strangers import matrix
 from lstm_edge_exporters import export
 from lstm_edge_runtime.native.choice import compile_engine
 from lstm_edge_runtime.native.library import installed
 from lstm_edge_runtime.onnx_reader import read_onnx
-
-_PATH = Path(__file__).parents[3] / "benchmarks" / "recurrent_matrix.py"
-_SPEC = importlib.util.spec_from_file_location("recurrent_matrix", _PATH)
-matrix = importlib.util.module_from_spec(_SPEC)
-sys.modules.setdefault("recurrent_matrix", matrix)
-_SPEC.loader.exec_module(matrix)
 
 COVERING = matrix.covering()
 REST = [cell for cell in matrix.cells() if cell not in COVERING]

@@ -11,9 +11,10 @@ from onnx.parser import parse_model
 from torch import nn
 
 from lstm_edge_exporters.numerics.cases import GRID, Case, CaseGenerator, InputSpec
+from lstm_edge_exporters.numerics.function import Function
 from lstm_edge_exporters.numerics.graph64 import Graph64, MeasuredGraph
 from lstm_edge_exporters.numerics.reference import Injection, Signature, TorchReference, flatten_output
-from lstm_edge_exporters.numerics.verify import Candidate, verify
+from lstm_edge_exporters.numerics.verify import verify
 from lstm_edge_runtime.errors import CheckFailedError, InputError
 
 CASES = CaseGenerator(
@@ -77,7 +78,7 @@ class Half:
 
 
 def run(reference, cases, engine=lambda feeds: {"y": feeds["x"] / 2}):
-    return verify(Candidate(Graph64(parse_model(HALF)), reference, engine, {"y": (-1,)}), cases)
+    return verify(Function(Graph64(parse_model(HALF)), reference, {"y": (-1,)}), engine, cases)
 
 
 def case(x=1.0):
@@ -87,8 +88,8 @@ def case(x=1.0):
 def test_an_equal_file_passes_and_its_figures_are_kept():
     found = run(Half(), [case(1.0), case(2.0)])
     assert found.max_abs == 0
-    assert found.equal_to == 0
-    assert str(found) == "in float64 to 0"
+    assert found.equality.largest == 0
+    assert str(found.equality) == "in float64 to 0"
     assert found.to_dict()["cases"] == ["N=3"]
 
 
@@ -110,7 +111,7 @@ def test_an_engine_beyond_rounding_fails_at_every_scale_and_says_where(scale):
 def test_a_graph_that_is_not_its_reference_fails_by_less_than_float32_can_tell():
     with pytest.raises(CheckFailedError, match=r"at N=3: y\[3, 2\] differs by .* of the largest value"):
         run(Half(1e-10), [case()])
-    assert run(Half(1e-13), [case()]).equal_to < 2e-13
+    assert run(Half(1e-13), [case()]).equality.largest < 2e-13
 
 
 def test_a_file_that_does_not_run_fails_with_its_size():
@@ -127,12 +128,12 @@ def test_a_graph_without_a_float64_run_is_compared_in_float32_alone(error, ok):
         return {"y": feeds["x"] / 2}
 
     graph = MeasuredGraph(parse_model(HALF), engine)
-    file = Candidate(graph, Half(error), engine, {"y": (-1,)})
+    file = Function(graph, Half(error), {"y": (-1,)})
     if ok:
-        assert str(verify(file, [case()])) == "in float32 alone"
+        assert str(verify(file, engine, [case()]).equality) == "in float32 alone"
     else:
         with pytest.raises(CheckFailedError, match="differs by"):
-            verify(file, [case()])
+            verify(file, engine, [case()])
 
 
 def test_an_output_of_another_shape_fails():

@@ -1,28 +1,23 @@
-"""A sample of ``benchmarks/mutation.py``: what differs is found, and so is what a file says wrongly."""
+"""A sample of ``benchmarks/proof/mutation.py``: what differs is found, and so is what a file says wrongly."""
 
 import secrets
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
+from benchmarks.proof import mutation
+
 NETWORK = "LSTM1, two layers, lengths"
 COUNT = 12
 
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory):
-    """One healthy network, and the benchmark's module, imported as a user's run does."""
-    sys.path.insert(0, str(BENCHMARKS))
-    import mutation
-
-    yield mutation, mutation.Bench.make(NETWORK, tmp_path_factory.mktemp("mutation"))
-    sys.path.remove(str(BENCHMARKS))
+    """One healthy network."""
+    return mutation.Bench.make(NETWORK, tmp_path_factory.mktemp("mutation"))
 
 
-def sample(mutation, bench, *, contract):
+def sample(bench, *, contract):
     """Return mutants of classes from new seeds each time."""
     seed = secrets.randbits(32)
     kinds = [kind for kind in mutation.KINDS if kind.contract == contract and not kind.unread]
@@ -38,21 +33,18 @@ def sample(mutation, bench, *, contract):
 
 
 def test_the_healthy_file_itself_does_not_move_and_is_within_one_limit(bench):
-    _, one = bench
-    moved, limits = one.judge(one.content)
+    moved, limits = bench.judge(bench.content)
     assert moved == 0
     assert limits < 1
 
 
 def test_a_mutant_that_moves_the_outputs_at_all_is_found(bench):
-    mutation, one = bench
-    seed, mutants = sample(mutation, one, contract=False)
+    seed, mutants = sample(bench, contract=False)
     missed = [mutant for mutant in mutants if mutant.differs and not mutant.found["quick"]]
     assert not missed, (seed, missed)
 
 
 def test_a_false_claim_is_found(bench):
-    mutation, one = bench
-    seed, mutants = sample(mutation, one, contract=True)
+    seed, mutants = sample(bench, contract=True)
     missed = [mutant for mutant in mutants if not mutant.found["quick"] or "crash" in mutant.found["quick"]]
     assert not missed, (seed, missed)

@@ -43,6 +43,20 @@ def _title(pid):
         return ""
 
 
+def _stopped_at_work(family):
+    """A process that works on an item, stopped there: an item may take less than a search of ``/proc``."""
+    workers = [pid for pid in family if _title(pid).startswith("ray::")]
+    given = time.monotonic() + 60
+    while time.monotonic() < given:
+        for pid in workers:
+            if _title(pid).startswith("ray::MapBatches"):
+                os.kill(pid, signal.SIGSTOP)
+                if _title(pid).startswith("ray::MapBatches"):
+                    return pid
+                os.kill(pid, signal.SIGCONT)
+    raise AssertionError([_title(pid) for pid in workers])
+
+
 def _listening(pids):
     """The addresses at which processes accept connections."""
     sockets = {}
@@ -101,26 +115,18 @@ def test_ray_gives_the_bits_of_one_process_though_a_worker_is_killed(har, tmp_pa
     )
 
     line = _lines(tmp_path / "in", har.path, tmp_path / "two", "--workers", 2)
-    said, killed = [], None
+    said = []
     with (
         (tmp_path / "said").open("w") as out,
         subprocess.Popen(line, stdout=out, stderr=subprocess.PIPE, text=True) as process,
     ):
-        for each in process.stderr:
-            said.append(each)
-            if each.startswith("score: 4 items for 2 workers"):
-                break
-        while killed is None and process.poll() is None:
-            family = _descendants(process.pid)
-            busy = [pid for pid in family if _title(pid).startswith("ray::MapBatches")]
-            if busy:
-                time.sleep(0.1)
-                addresses = _listening(family)
-                killed = busy[0]
-                os.kill(killed, signal.SIGKILL)
+        while not said or not said[-1].startswith("score: 4 items for 2 workers"):
+            said.append(next(process.stderr))
+        family = _descendants(process.pid)
+        addresses = _listening(family)
+        os.kill(_stopped_at_work(family), signal.SIGKILL)
         said += list(process.stderr)
         assert process.wait(timeout=120) == 0, "".join(said)
-    assert killed is not None
     assert addresses
     assert all(address.is_loopback for address in addresses)
     assert not [each for each in said if "Traceback" in each]

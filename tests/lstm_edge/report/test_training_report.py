@@ -1,6 +1,7 @@
 """What a run folder says of its training, and the page made of it."""
 
 import csv
+import html
 import json
 import re
 import shutil
@@ -103,7 +104,7 @@ def test_a_class_that_the_set_does_not_have_is_shown_without_scores(classes, tmp
     scores["count"]["usual"], scores["precision"]["usual"], scores["f1"]["usual"] = 0, 0.0, 0.0
     (tmp_path / "run" / METRICS).write_text(json.dumps(document))
     text = write_report(tmp_path / "run")[0].read_text()
-    assert "<tr><td>usual</td>" + "<td>no samples</td>" * 3 + "<td>0</td></tr>" in text
+    assert "<tr><td>usual</td>" + "<td>not in the test set</td>" * 3 + "<td>0</td></tr>" in text
 
 
 def test_the_page_shows_scores_curves_mistakes_signals_and_data_and_takes_names_as_text(classes):
@@ -168,3 +169,30 @@ def test_a_forecast_of_every_feature_is_continued_and_its_error_shown_by_horizon
 
 def test_other_values_have_no_horizon(values):
     assert json.loads((values / METRICS).read_text())["horizons"] is None
+
+
+def test_mistakes_and_series_say_where_they_come_from(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = ["series,t,ax,label"]
+    for number in range(12):
+        level = rng.normal() * (1 + (number == 11) * 9)
+        rows += [f"machine {number},{t},{level + rng.normal():.4f},{'ab'[t // 10 % 2]}" for t in range(60)]
+    (tmp_path / "m.csv").write_text("\n".join(rows) + "\n")
+    config = TrainConfig(hidden_size=4, epochs=2, batch_size=8)
+    train(tmp_path / "m.csv", tmp_path / "run", data_config=DataConfig(window=10), config=config)
+    document = json.loads((tmp_path / "run" / METRICS).read_text())
+    scores = document["test"]
+    assert scores["series"] == document["streams"]["series"]
+    counts = document["data"]["sets"]["test"]["samples"]
+    assert len(scores["series"]) * 6 == counts
+    (mistake, *_) = document["mistakes"]
+    first, last = mistake["steps"]
+    assert last - first == 9
+    assert first % 10 == 1
+    assert mistake["truth"] == "ab"[(first - 1) // 10 % 2]
+    assert mistake["series"] in scores["series"]
+    text = write_report(tmp_path / "run")[0].read_text()
+    assert f"Series {mistake['series']}, steps {first} to {last}; probability" in text
+    assert 'id="series"' in text
+    (name,) = scores["baselines"]
+    assert name in html.unescape(text)

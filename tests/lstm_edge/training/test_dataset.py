@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -61,7 +63,7 @@ def test_a_column_that_varies_by_rounding_alone_is_not_blown_up():
 def test_scaling_leaves_the_padding_zero():
     samples = scale_dataset(windows([series(2), series(3)], None, None), Scale((1.0, 5.0), (2.0, 10.0)), None)
     assert samples.x[0].tolist() == [[-0.5, -0.5], [0.0, 0.5], [0.0, 0.0]]
-    values = Dataset(samples.x, samples.lengths, torch.tensor([[3.0], [5.0]]), samples.steady)
+    values = replace(samples, y=torch.tensor([[3.0], [5.0]]))
     assert scale_dataset(values, Scale((0.0, 0.0), (1.0, 1.0)), Scale((4.0,), (0.5,))).y.tolist() == [
         [-2.0],
         [2.0],
@@ -79,7 +81,7 @@ def test_a_crop_is_a_stretch_of_its_sample_and_ends_with_it_unless_the_target_ho
     lengths, steady, shortest, seed
 ):
     whole = windows([series(steps) for steps in lengths], None, None)
-    whole = Dataset(whole.x, whole.lengths, whole.y, torch.full((len(lengths),), steady))
+    whole = replace(whole, steady=torch.full((len(lengths),), steady))
     before = whole.x.clone()
     part = crop(whole, shortest, torch.Generator().manual_seed(seed))
     assert torch.equal(whole.x, before)

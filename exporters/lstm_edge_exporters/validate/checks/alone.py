@@ -3,7 +3,9 @@
 All but the last check run the file's graph in float64 where it can be.
 """
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,7 @@ from ...numerics.cases import (
     in_chunks,
     join_rows,
     misshapen,
-    take_row,
+    take_rows,
 )
 from ..reference import ModelFile
 from ..report import Check
@@ -45,7 +47,10 @@ def check_alone(file: ModelFile, seed: int) -> Iterator[Check]:
     cases = CaseGenerator.of(manifest, golden.inputs if golden else {}, None, seed)
     # of a length that the file is known to take
     steps = manifest.steps(golden.inputs) if golden and manifest.time_axes else 12
-    yield _batches(manifest, run, cases, steps)
+    rows = (1, 2, 5) if manifest.batch is not None else ()
+    said = next(filter(None, (_try(manifest, run, cases, n, steps) for n in rows)), "")
+    if rows:
+        yield Check("runs at other batch sizes", "failed" if said else "passed", said)
     if manifest.sequence is not None:
         yield _lengths(manifest, run, cases, steps)
     exact = file.precision in ("fp32", "fp64")
@@ -54,8 +59,7 @@ def check_alone(file: ModelFile, seed: int) -> Iterator[Check]:
     if exact and manifest.sequence is not None and manifest.streamable:
         yield _ask(f"{_LONG} steps equal their chunks", lambda: _long(manifest, run, cases, unit * _SAME[0]))
     if golden is not None and manifest.batch is not None:
-        runner = file.runner()
-        yield _ask("rows of the golden case repeated", lambda: _repeated(manifest, runner, golden))
+        yield _ask("rows of the golden case repeated", lambda: _repeated(manifest, file.runner(), golden))
 
 
 def _ask(name: str, question: Callable[[], str]) -> Check:
@@ -67,34 +71,26 @@ def _ask(name: str, question: Callable[[], str]) -> Check:
     return Check(name, "failed" if said else "passed", said)
 
 
-def _batches(manifest: Manifest, run: Runner, cases: CaseGenerator, steps: int) -> Check:
-    name = "runs at other batch sizes"
-    if manifest.batch is None:
-        return Check(name, "skipped", "the file has no batch axis")
-    said = next(filter(None, (_try(manifest, run, cases, n, steps) for n in (1, 2, 5))), "")
-    return Check(name, "failed" if said else "passed", said)
-
-
 def _lengths(manifest: Manifest, run: Runner, cases: CaseGenerator, steps: int) -> Check:
     """Short sequences may be refused, as a convolution does; every other length may not."""
-    name = "runs at other lengths"
-    said = {
-        length: _try(manifest, run, cases, 2, length) for length in (1, steps - 1, steps + 1, 2 * steps + 3)
-    }
-    ran = [length for length, reason in said.items() if not reason]
-    if not ran:
-        return Check(name, "failed", f"at no length but {steps}: {said[steps + 1]}")
-    return Check(name, "passed", f"at {', '.join(map(str, ran))} steps")
+    lengths = (1, steps - 1, steps + 1, 2 * steps + 3)
+    said = {length: _try(manifest, run, cases, 2, length) for length in lengths}
+    ran = ", ".join(str(length) for length, reason in said.items() if not reason)
+    about = f"at {ran} steps" if ran else f"at no length but {steps}: {said[steps + 1]}"
+    return Check("runs at other lengths", "passed" if ran else "failed", about)
 
 
 def _try(manifest: Manifest, run: Runner, cases: CaseGenerator, n: int, length: int) -> str:
     """Return why the file does not run, or what comes out in another shape than stated."""
     case = cases.case(n, length, at_reset=False, offset=_OFFSET, full=True)
     try:
-        outputs = run(case.feeds)
+        return next((f"at {case} {each}" for each in misshapen(manifest, run(case.feeds), case.sizes)), "")
     except Exception as error:  # noqa: BLE001 - onnxruntime raises kinds of its own
         return f"at {case} it does not run: {first_line(error)}"
-    return next((f"at {case} {each}" for each in misshapen(manifest, outputs, case.sizes)), "")
+
+
+Moves = Mapping[tuple[int, str], Sequence[Mapping[str, float]]]
+"""By the row and the span whose inputs changed, how far each row's outputs moved, by name."""
 
 
 def _dependence(
@@ -102,36 +98,48 @@ def _dependence(
 ) -> Iterator[Check]:
     """Change the first and the last steps of one row: that row must follow, and no other."""
     rows = range(_ROWS) if manifest.batch is not None else range(1)
-    size = (len(rows), length)
     feeds = full_length(manifest, cases.case(_ROWS, length, at_reset=True, offset=_OFFSET + 1).feeds)
     rng = np.random.default_rng((cases.seed, _OFFSET))
     other = {name: rng.permutation(array.reshape(-1)).reshape(array.shape) for name, array in feeds.items()}
-    deaf, leaking, still = [], [], {spec.name for spec in manifest.outputs if _varies(manifest, spec.name)}
     spans = {"first": slice(0, length // 4), "last": slice(length - length // 4, length)}
+    moves: dict[tuple[int, str], list[dict[str, float]]] = {}
     try:
         before = run(feeds)
-        for row in rows:
-            felt = dict.fromkeys(spans, False)
-            for about, span in spans.items():
-                after = run(_changed(manifest, feeds, other, row, span))
-                moved = [_moved(manifest, before, after, each) for each in rows]
-                still -= {name for name, by in moved[row].items() if by > 0}
-                felt[about] = any(moved[row].values())
-                if any(by > apart for each in rows if each != row for by in moved[each].values()):
-                    leaking.append(f"the {about} steps of row {row}")
-            # what is long ago may be forgotten: in a stream the first steps, otherwise those of either end
-            needed = [about for about in spans if length < _LONG or (manifest.streamable and about == "last")]
-            deaf += [f"the {about} steps of row {row}" for about in needed if not felt[about]]
-            deaf += [f"any step of row {row}"] if not any(felt.values()) else []
+        for row, about in product(rows, spans):
+            after = run(_changed(manifest, feeds, other, row, spans[about]))
+            moves[row, about] = [_moved(manifest, before, after, each) for each in rows]
     except Exception:  # noqa: BLE001 - a length that it does not take; see above
         return
-    deaf += [f"any step in {name}" for name in sorted(still)]
-    said = f"no output depends on {', '.join(deaf)}" if deaf else ""
-    yield Check(f"every row and step counts, L={length}", "failed" if deaf else "passed", said, size=size)
+    # what is long ago may be forgotten: in a stream the first steps, otherwise those of either end
+    needed = [about for about in spans if length < _LONG or (manifest.streamable and about == "last")]
+    deaf = ", ".join(_deaf(manifest, moves, needed))
+    said = {f"every row and step counts, L={length}": f"no output depends on {deaf}" if deaf else ""}
     if apart < np.inf and len(rows) > 1:
-        said = f"other rows change with {', '.join(leaking)}" if leaking else ""
-        name = f"rows do not change one another, L={length}"
-        yield Check(name, "failed" if leaking else "passed", said, size=size)
+        leaking = ", ".join(_leaking(moves, apart))
+        about = f"other rows change with {leaking}" if leaking else ""
+        said[f"rows do not change one another, L={length}"] = about
+    for name, why in said.items():
+        yield Check(name, "failed" if why else "passed", why, size=(len(rows), length))
+
+
+def _deaf(manifest: Manifest, moves: Moves, needed: Sequence[str]) -> Iterator[str]:
+    """Return the steps and rows that no output of their row depends on, and the outputs that never move."""
+    felt = {(row, about): any(moved[row].values()) for (row, about), moved in moves.items()}
+    unfelt = [key for key, is_felt in felt.items() if not is_felt]
+    yield from (f"the {about} steps of row {row}" for row, about in unfelt if about in needed)
+    yield from (
+        f"any step of row {row}" for row, count in Counter(row for row, _ in unfelt).items() if count > 1
+    )
+    moving = {name for (row, _), moved in moves.items() for name, by in moved[row].items() if by > 0}
+    still = {spec.name for spec in manifest.outputs if _varies(manifest, spec.name)} - moving
+    yield from (f"any step in {name}" for name in sorted(still))
+
+
+def _leaking(moves: Moves, apart: float) -> Iterator[str]:
+    """Return the steps and rows with which other rows change by more than ``apart``."""
+    for (row, about), moved in moves.items():
+        if any(by > apart for each, outputs in enumerate(moved) if each != row for by in outputs.values()):
+            yield f"the {about} steps of row {row}"
 
 
 def _varies(manifest: Manifest, name: str) -> bool:
@@ -156,7 +164,7 @@ def _moved(manifest: Manifest, before: Feeds, after: Feeds, row: int) -> dict[st
     """Return by how much of its largest value what belongs to ``row`` moved, by output."""
     found = {}
     for name, array in before.items():
-        one, two = (take_row(manifest, name, each, row, _ROWS) for each in (array, after[name]))
+        one, two = (take_rows(manifest, name, each, row, _ROWS) for each in (array, after[name]))
         scale = float(np.max(np.abs(one), initial=0.0)) or 1.0
         found[name] = float(np.nan_to_num(np.abs(one.astype(np.float64) - two)).max(initial=0.0)) / scale
     return found

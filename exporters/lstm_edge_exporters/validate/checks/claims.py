@@ -293,8 +293,7 @@ def _weights(subject: Subject, graph: Graph64) -> Check:
     """
     known = [*subject.reference.computation.tensors]
     made = subject.file.manifest.provenance.get("versions", {})
-    introduced = subject.function and subject.function.constants
-    if introduced and made == versions(*MAKERS) and (translated := subject.reference.graph()):
+    if subject.function.constants and made == versions(*MAKERS) and (translated := subject.reference.graph()):
         known += translated.tensors
     wrong = "; ".join(wrong_copies(graph, known))
     about = f"{wrong}, which no tensor of the reference holds" if wrong else ""

@@ -23,7 +23,8 @@ from ...numerics.cases import (
     whole,
     with_padding,
 )
-from ..judge import REFUSALS, Measured
+from ...numerics.floors import Measured
+from ..judge import REFUSALS
 from ..report import Check, Curve
 from ..subject import Subject
 

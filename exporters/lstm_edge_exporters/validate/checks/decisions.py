@@ -8,7 +8,7 @@ import numpy as np
 from lstm_edge_runtime.manifest import Array, Task
 
 from ...numerics.cases import Feeds, first_rows
-from ..judge import Measured
+from ...numerics.floors import Measured
 from ..report import Check, Disagreement
 from ..subject import Subject
 
@@ -112,30 +112,23 @@ def _labels(
     margins = ordered[:, -1] - (ordered[:, -2] if wide.shape[-1] > 1 else 0.0)
     theirs, ours = wide.argmax(-1), got.argmax(-1)
     differ = [int(at) for at in np.flatnonzero(theirs != ours)]
-    true_class = None if truth is None else _class_numbers(truth, task)
+    classes = None if truth is None else _class_numbers(truth, task)
     if not name:  # the report shows samples from reset
         subject.figures.margins = tuple(map(float, margins))
+        found = (classes, theirs, ours)
         subject.figures.disagreements = tuple(
-            Disagreement(
-                place=at,
-                sample=indices[at],
-                truth="" if true_class is None else _label(task, int(true_class[at])),
-                expected=_label(task, int(theirs[at])),
-                got=_label(task, int(ours[at])),
-                margin=float(margins[at]),
-            )
-            for at in differ
+            Disagreement(at, indices[at], *_names(task, found, at), float(margins[at])) for at in differ
         )
     worst = next(record for record in limits.records if record.name == task.output)
-    agreement = 1 - len(differ) / len(indices)
-    message = f"{agreement:.2%} of {len(indices)} labels agree"
-    if true_class is not None:
-        right = [float((labels == true_class).mean()) for labels in (theirs, ours)]
+    message = f"{1 - len(differ) / len(indices):.2%} of {len(indices)} labels agree"
+    if classes is not None:
+        right = [float((labels == classes).mean()) for labels in (theirs, ours)]
         message += f"; accuracy {right[0]:.4f} in the reference, {right[1]:.4f} in the file"
     budgets = subject.judge.budgets
-    least = budgets.agreement if budgets else 1.0
-    away = 2 * (budgets.allowed(task.output, wide) if budgets else worst.limit)
-    clear = [at for at in differ if margins[at] > away]
+    least, allowed = (
+        (budgets.agreement, budgets.allowed(task.output, wide)) if budgets else (1.0, worst.limit)
+    )
+    clear = [at for at in differ if margins[at] > 2 * allowed]
     if clear:
         message += f"; sample {indices[clear[0]]} flips from a margin of {margins[clear[0]]:.3g}"
     real = budgets is not None and subject.config.data is not None
@@ -159,8 +152,14 @@ def _values(limits: Measured, values: tuple[Array, Array], truth: Array, name: s
     )
 
 
-def _label(task: Task, index: int) -> str:
-    return task.labels[index] if index < len(task.labels) else str(index)
+def _names(task: Task, classes: Sequence[Array | None], at: int) -> tuple[str, str, str]:
+    """Return the names of a sample's true class and of the two that were found; empty where not known."""
+    numbers = ("" if each is None else int(each[at]) for each in classes)
+    truth, theirs, ours = (
+        task.labels[number] if isinstance(number, int) and number < len(task.labels) else str(number)
+        for number in numbers
+    )
+    return truth, theirs, ours
 
 
 def _class_numbers(truth: Array, task: Task) -> Array:

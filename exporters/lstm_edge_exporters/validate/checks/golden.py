@@ -12,12 +12,11 @@ from lstm_edge_runtime.selftest import check_golden_case, golden_limits, replay_
 from lstm_edge_runtime.tolerance import Comparison, compare
 
 from ...numerics.cases import Feeds, case_size
-from ...numerics.floors import DRAWS
+from ...numerics.floors import DRAWS, Measured
 from ...numerics.function import Reference
 from ...numerics.noise import Rounding
 from ...numerics.verify import record_golden
 from ..config import ValidateConfig
-from ..judge import Measured
 from ..reference import ModelFile, ReferenceModel
 from ..report import Check, judged
 from ..subject import Subject

@@ -1,0 +1,1 @@
+"""Scripts that produce the figures in the docs: one folder for each question."""

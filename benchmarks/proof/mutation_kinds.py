@@ -1,0 +1,907 @@
+"""The ways in which ``mutation.py`` spoils a file: classes of mutants, by group.
+
+A class is a function that changes a model in place (``Draft``) with the given random generator, or raises
+``NotApplicableError``. What a class does at random (which gate, which unit) differs from mutant to mutant.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from lstm_edge_runtime.manifest import KEY, SCHEMA, Array, AxisRange, Manifest, Task, TensorSpec
+
+__all__ = ["KINDS", "Draft", "Kind", "NotApplicableError"]
+
+Rng = np.random.Generator
+
+_RECURRENT = ("LSTM", "GRU", "RNN")
+_GATES = {"LSTM": "iofc", "GRU": "zrh", "RNN": "h"}
+
+
+class NotApplicableError(Exception):
+    """The file has nothing that this class could spoil."""
+
+
+def _require(applicable: object) -> None:
+    if not applicable:
+        raise NotApplicableError
+
+
+class Draft:
+    """A model that is being changed.
+
+    New nodes are written as expressions: tuples of an operator, its inputs and, optionally, a dict of
+    attributes. An input is the name of a tensor, ``$`` for the tensor that is being replaced, an expression,
+    or a number or list, which becomes an initializer (float32 or int64).
+    """
+
+    def __init__(self, content: bytes) -> None:
+        self.model = onnx.load_model_from_string(content)
+        self.graph = self.model.graph
+        self.manifest = Manifest.from_json(next(p.value for p in self.model.metadata_props if p.key == KEY))
+        self.schema = SCHEMA
+        self._new = 0
+
+    def content(self) -> bytes:
+        """Return the changed file."""
+        del self.model.metadata_props[:]
+        text = json.dumps({**json.loads(self.manifest.to_json()), "schema": self.schema})
+        self.model.metadata_props.add(key=KEY, value=text)
+        return bytes(self.model.SerializeToString())
+
+    def claim(self, **fields: Any) -> None:
+        """Change fields of the manifest."""
+        self.manifest = self.manifest._replace(**fields)
+
+    def node(self, rng: Rng, *kinds: str, ways: int = 0) -> onnx.NodeProto:
+        """Return one node of these kinds, with that number of directions if it matters."""
+        found = [node for node in self.graph.node if node.op_type in kinds and ways in (0, _directions(node))]
+        _require(found)
+        return found[rng.integers(len(found))]
+
+    def change(self, name: str, how: Callable[[Array], Array]) -> None:
+        """Replace an initializer by ``how(array)``."""
+        for tensor in self.graph.initializer:
+            if tensor.name == name:
+                array = numpy_helper.to_array(tensor).copy()
+                new = np.ascontiguousarray(how(array)).astype(array.dtype)
+                tensor.CopyFrom(numpy_helper.from_array(new, name))
+                return
+        raise NotApplicableError
+
+    def weight(self, rng: Rng, what: str) -> str:
+        """Return the name of a weight: W, R or B of a recurrent node, a head's, or an embedding."""
+        if what in _PLACES:
+            node = self.node(rng, *_RECURRENT)
+            _require(len(node.input) > _PLACES[what] and node.input[_PLACES[what]])
+            return node.input[_PLACES[what]]
+        sizes = {tensor.name: len(tensor.dims) for tensor in self.graph.initializer}
+        places = _WEIGHTS[what]
+        found = [
+            name
+            for node in self.graph.node
+            if node.op_type in places
+            for name in node.input[places[node.op_type]]
+            if name in sizes and (what != "embedding" or sizes[name] == 2)
+        ]
+        _require(found)
+        return found[rng.integers(len(found))]
+
+    def fresh(self) -> str:
+        """Return a name that is not used."""
+        self._new += 1
+        return f"mutant_{self._new}"
+
+    def compute(self, expression: Any, replaced: str, nodes: list[onnx.NodeProto]) -> str:
+        """Append the nodes of an expression to ``nodes`` and return the name of its value."""
+        if isinstance(expression, str):
+            return replaced if expression == "$" else expression
+        if not isinstance(expression, tuple):
+            value = np.asarray(expression)
+            dtype = np.float32 if value.dtype.kind == "f" else np.int64
+            self.graph.initializer.append(numpy_helper.from_array(value.astype(dtype), name := self.fresh()))
+            return name
+        operator, *inputs = expression
+        attributes = inputs.pop() if inputs and isinstance(inputs[-1], dict) else {}
+        names = [self.compute(each, replaced, nodes) for each in inputs]
+        nodes.append(helper.make_node(operator, names, [name := self.fresh()], **attributes))
+        return name
+
+    def insert(self, expression: Any, replaced: str = "") -> str:
+        """Put the nodes of an expression first, and return the name of its value."""
+        nodes: list[onnx.NodeProto] = []
+        value = self.compute(expression, replaced, nodes)
+        for place, node in enumerate(nodes):
+            self.graph.node.insert(place, node)
+        return value
+
+    def rename(self, names: dict[str, str], *, inputs: bool = True, outputs: bool = False) -> None:
+        """Rename tensors where nodes read them, and where nodes make them."""
+        for node in self.graph.node:
+            for given in ([node.input] if inputs else []) + ([node.output] if outputs else []):
+                given[:] = [names.get(each, each) for each in given]
+
+    def replace_input(self, name: str, expression: Any) -> None:
+        """Let every reader of an input read an expression of it."""
+        self.rename({name: (value := self.fresh())})
+        made = self.insert(expression, name)
+        self.rename({made: value}, inputs=False, outputs=True)
+
+    def replace_output(self, name: str, expression: Any) -> None:
+        """Let an output be an expression of what it was."""
+        self.rename({name: (before := self.fresh())}, outputs=True)
+        nodes: list[onnx.NodeProto] = []
+        self.compute(expression, before, nodes)
+        nodes[-1].output[0] = name
+        self.graph.node.extend(nodes)
+
+    def signal(self, dtype: str = "float32") -> TensorSpec:
+        """Return the first float input that is no state."""
+        return self._first(lambda spec: spec.dtype == dtype)
+
+    def along(self, role: str) -> tuple[TensorSpec, int]:
+        """Return the first input with a time axis (``sequence``) or a batch axis, and the axis's place."""
+        axis = getattr(self.manifest, role)
+        spec = self._first(lambda spec: axis in spec.axes and (role == "sequence" or len(spec.axes) > 1))
+        return spec, spec.axes.index(axis)
+
+    def _first(self, suits: Callable[[TensorSpec], bool]) -> TensorSpec:
+        found = [spec for spec in self.manifest.inputs if suits(spec)]
+        _require(found)
+        return found[0]
+
+    def lengths(self) -> str:
+        """Return the name of the lengths."""
+        _require(self.manifest.lengths)
+        return str(self.manifest.lengths)
+
+    def state(self, rng: Rng) -> Any:
+        """Return one of the states."""
+        _require(self.manifest.states)
+        return self.manifest.states[rng.integers(len(self.manifest.states))]
+
+    def alike(self) -> tuple[Any, Any]:
+        """Return two states of the same axes."""
+        pairs = [pair for pair in combinations(self.manifest.states, 2) if pair[0].axes == pair[1].axes]
+        _require(pairs)
+        return pairs[0]
+
+    def output(self, rng: Rng) -> TensorSpec:
+        """Return one of the outputs that are no states."""
+        return self.manifest.outputs[rng.integers(len(self.manifest.outputs))]
+
+    @property
+    def golden(self) -> Any:
+        """The golden case."""
+        assert self.manifest.golden is not None
+        return self.manifest.golden
+
+
+Spoil = Callable[[Draft, Rng], object]
+_PLACES = {"W": 1, "R": 2, "B": 3}
+_WEIGHTS: dict[str, dict[str, slice]] = {
+    "head": dict.fromkeys(("Gemm", "MatMul", "Conv"), slice(1, 2)),
+    "head bias": {"Gemm": slice(2, None), "Conv": slice(2, None), "Add": slice(1, None)},
+    "embedding": {"Gather": slice(0, 1)},
+}
+"""Which inputs of which nodes are weights of a kind."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A class of mutants."""
+
+    group: str
+    name: str
+    spoil: Spoil = field(repr=False)
+    contract: bool = False
+    """Whether it changes what the file says and not what it computes."""
+    unread: bool = False
+    """Whether it changes a field that nothing reads (``checks.claims.FIELDS``)."""
+
+
+def _at_random(array: Array, rng: Rng) -> tuple[int, ...]:
+    return tuple(int(rng.integers(size)) for size in array.shape)
+
+
+def _exchange_two(size: int, rng: Rng) -> Array:
+    """Return an order in which two places are exchanged."""
+    order = np.arange(size)
+    one, two = rng.choice(size, 2, replace=False)
+    order[[one, two]] = two, one
+    return order
+
+
+def _channels(spec: TensorSpec) -> int:
+    """Return the size of the last axis, at least 2."""
+    width = spec.axes[-1]
+    if not isinstance(width, int) or width < 2:
+        raise NotApplicableError
+    return width
+
+
+def _set(node: onnx.NodeProto, **attributes: Any) -> None:
+    kept = [each for each in node.attribute if each.name not in attributes]
+    del node.attribute[:]
+    node.attribute.extend(
+        [*kept, *(helper.make_attribute(name, value) for name, value in attributes.items())]
+    )
+
+
+def _directions(node: onnx.NodeProto) -> int:
+    return 2 if any(each.s == b"bidirectional" for each in node.attribute) else 1
+
+
+# Weights
+
+
+def _whole_weight(what: str, change: Callable[[Array, Rng], Array]) -> Spoil:
+    return lambda draft, rng: draft.change(draft.weight(rng, what), lambda array: change(array, rng))
+
+
+def _off_by(amount: float) -> Callable[[Array, Rng], Array]:
+    def change(array: Array, rng: Rng) -> Array:
+        array[_at_random(array, rng)] += amount * max(float(np.abs(array).max()), 1e-3)
+        return array
+
+    return change
+
+
+def _round_to_bits(array: Array, bits: int) -> Array:
+    """Keep that number of bits of the significand."""
+    mantissa, exponent = np.frexp(array)
+    return np.ldexp(np.round(mantissa * 2**bits) / 2**bits, exponent)
+
+
+def _swap_rows(array: Array, rng: Rng) -> Array:
+    axis = 0 if array.ndim == 2 else min(1, array.ndim - 1)
+    _require(array.shape[axis] >= 2)
+    return array.take(_exchange_two(array.shape[axis], rng), axis=axis)
+
+
+def _transpose(array: Array, _: Rng) -> Array:
+    _require(array.ndim >= 2 and array.shape[-1] == array.shape[-2])
+    return np.swapaxes(array, -1, -2)
+
+
+def _sparse(array: Array, rng: Rng) -> Array:
+    flat = array.reshape(-1)
+    flat[rng.integers(flat.size)] = 0.0
+    return array
+
+
+def _half_bias(draft: Draft, rng: Rng) -> None:
+    half = int(rng.integers(2))
+
+    def drop(bias: Array) -> Array:
+        width = bias.shape[1] // 2
+        bias[:, half * width : (half + 1) * width] = 0
+        return bias
+
+    draft.change(draft.weight(rng, "B"), drop)
+
+
+def _all_half(draft: Draft, _: Rng) -> None:
+    for tensor in list(draft.graph.initializer):
+        if tensor.data_type == TensorProto.FLOAT:
+            draft.change(tensor.name, lambda array: array.astype(np.float16))
+
+
+def _one_ulp(draft: Draft, rng: Rng) -> None:
+    """Any float tensor, weights of recurrent nodes, heads and norms alike, and any element that is not 0."""
+    floats = [each for each in draft.graph.initializer if each.data_type == TensorProto.FLOAT]
+    name = floats[rng.integers(len(floats))].name
+
+    def moved(array: Array) -> Array:
+        places = np.flatnonzero(array)
+        _require(places.size)
+        place = rng.choice(places)
+        array.reshape(-1)[place] = np.nextafter(array.reshape(-1)[place], np.float32(np.inf))
+        return array
+
+    draft.change(name, moved)
+
+
+_CHANGES: dict[str, Callable[[Array, Rng], Array]] = {
+    "zeroed": lambda array, _: 0 * array,
+    "times 1.001": lambda array, _: array * 1.001,
+    "times 1.0001": lambda array, _: array * 1.0001,
+    "sign turned": lambda array, _: -array,
+    "rolled by one": lambda array, _: np.roll(array, 1, axis=-1),
+    "two rows exchanged": _swap_rows,
+    "one value zeroed": _sparse,
+    "to 11 bits": lambda array, _: _round_to_bits(array, 11),
+    "to 8 bits": lambda array, _: _round_to_bits(array, 8),
+    "noise of 1e-4": lambda array, rng: array * (1 + 1e-4 * rng.standard_normal(array.shape)),
+}
+_ONE_WEIGHT = {
+    f"one {what} off by {amount:g}": _whole_weight(what, _off_by(amount))
+    for what in ("W", "R", "B", "head", "head bias", "embedding")
+    for amount in (0.3, 1e-2, 1e-3, 1e-4)
+}
+_A_WEIGHT = {
+    f"{what} {name}": _whole_weight(what, change)
+    for what in ("W", "R", "B", "head", "head bias")
+    for name, change in _CHANGES.items()
+}
+_SOME_WEIGHTS: dict[str, Spoil] = {
+    "square head transposed": _whole_weight("head", _transpose),
+    "first embedding row changed": _whole_weight(
+        "embedding", lambda a, _: np.concatenate([a[:1] + 0.5, a[1:]])
+    ),
+    "last embedding row changed": _whole_weight(
+        "embedding", lambda a, _: np.concatenate([a[:-1], a[-1:] + 0.5])
+    ),
+    "half of the bias dropped": _half_bias,
+    "every float to fp16": _all_half,
+}
+
+# Gates
+
+
+def _on_gates(kind: str, change: Callable[[Array, int], Array], only: str = "WRB") -> Spoil:
+    """Change a node's weights, viewed as ``(D, blocks of gates, H, ...)``; a bias has two blocks."""
+
+    def spoil(draft: Draft, rng: Rng) -> None:
+        node, count = draft.node(rng, kind), len(_GATES[kind])
+        for what in only:
+            blocks = 2 * count if what == "B" else count
+            if _PLACES[what] < len(node.input) and node.input[_PLACES[what]]:
+
+                def on_view(array: Array, blocks: int = blocks) -> Array:
+                    view = array.reshape(array.shape[0], blocks, -1, *array.shape[2:])
+                    return change(view, count).reshape(array.shape)
+
+                draft.change(node.input[_PLACES[what]], on_view)
+
+    return spoil
+
+
+def _swap(one: int, two: int) -> Callable[[Array, int], Array]:
+    def change(array: Array, count: int) -> Array:
+        order = np.arange(array.shape[1]).reshape(-1, count)
+        order[:, [one, two]] = order[:, [two, one]]
+        return array[:, order.ravel()]
+
+    return change
+
+
+def _nudge(gate: int, amount: float, unit: bool) -> Callable[[Array, int], Array]:
+    def change(array: Array, _: int) -> Array:
+        array[:, gate, 0 if unit else slice(None)] += amount
+        return array
+
+    return change
+
+
+def _before_reset(draft: Draft, rng: Rng) -> None:
+    node = draft.node(rng, "GRU")
+    now = next((each.i for each in node.attribute if each.name == "linear_before_reset"), 0)
+    _set(node, linear_before_reset=1 - now)
+
+
+_SWAPPED_GATES = {
+    f"{op} gates {letters[one]} and {letters[two]} exchanged{where}": _on_gates(op, _swap(one, two), only)
+    for op, letters in _GATES.items()
+    for one, two in combinations(range(len(letters)), 2)
+    for only, where in (("WRB", ""), ("W", " in W"), ("R", " in R"), ("B", " in B"))
+}
+_NUDGED_GATES = {
+    f"{op} bias of {'one unit of ' if unit else ''}gate {letter} off by {amount:g}": _on_gates(
+        op, _nudge(gate, amount, unit), "B"
+    )
+    for op, letters in _GATES.items()
+    for gate, letter in enumerate(letters)
+    for amount, unit in ((1e-4, False), (1e-4, True), (1e-2, True), (1.0, False))
+}
+
+# Activations, norms and directions
+
+
+def _activation(op: str, usual: tuple[str, ...], place: int, other: str) -> Spoil:
+    def spoil(draft: Draft, rng: Rng) -> None:
+        node = draft.node(rng, op)
+        stated = [each.strings for each in node.attribute if each.name == "activations"]
+        _require(not (stated and op == "RNN" and stated[0][0].decode() != usual[0]))
+        chosen = [*usual[:place], other, *usual[place + 1 :]]
+        _set(node, activations=chosen * _directions(node))
+
+    return spoil
+
+
+def _become(before: str, after: str) -> Spoil:
+    def spoil(draft: Draft, rng: Rng) -> None:
+        node = draft.node(rng, before)
+        node.op_type = after
+        del node.attribute[:]
+
+    return spoil
+
+
+_USUAL = {"LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", "Tanh"), "RNN": ("Tanh",)}
+_ACTIVATIONS = {
+    f"{op} {function} {place} is {other}": _activation(op, usual, place, other)
+    for op, usual in _USUAL.items()
+    for place, function in enumerate(usual)
+    for other in ("HardSigmoid" if function == "Sigmoid" else "Sigmoid", "Relu", "Softsign")
+}
+_CLIPS: dict[str, Spoil] = {
+    f"gates clipped at {clip:g}": lambda d, r, c=clip: _set(d.node(r, *_RECURRENT), clip=c)
+    for clip in (0.5, 2.0, 10.0)
+}
+_BECOMES = (
+    "Relu LeakyRelu, Relu Identity, Sigmoid HardSigmoid, Tanh Softsign, Softmax Sigmoid, LogSoftmax Softmax"
+)
+_HEADS = {
+    f"{before} of the head is {after}": _become(before, after)
+    for before, after in map(str.split, f"{_BECOMES}, Elu Selu, Gelu Relu".split(", "))
+}
+_EPSILONS: dict[str, Spoil] = {
+    f"epsilon of a norm {eps:g}": lambda d, r, e=eps: _set(
+        d.node(r, "LayerNormalization", "BatchNormalization"), epsilon=e
+    )
+    for eps in (1e-2, 1e-4, 1e-7)
+}
+
+
+def _on_directions(change: Callable[[Array], Array], only: str = "WRB") -> Spoil:
+    def spoil(draft: Draft, rng: Rng) -> None:
+        node = draft.node(rng, *_RECURRENT, ways=2)
+        for what in only:
+            draft.change(node.input[_PLACES[what]], change)
+
+    return spoil
+
+
+def _backwards(draft: Draft, rng: Rng) -> None:
+    node = draft.node(rng, *_RECURRENT)
+    _require(_directions(node) == 1)
+    _set(node, direction="reverse")
+
+
+_DIRECTIONS: dict[str, Spoil] = {
+    "layer run backwards": _backwards,
+    "backward weights are the forward ones": _on_directions(lambda array: np.stack([array[0], array[0]])),
+    **{
+        f"directions exchanged in {only}": _on_directions(lambda array: array[::-1], only)
+        for only in ("WRB", "W", "R", "B")
+    },
+}
+
+# States
+
+_HALF = ("Cast", ("Cast", "$", {"to": TensorProto.FLOAT16}), {"to": TensorProto.FLOAT})
+
+
+def _state_in(*expression: Any) -> Spoil:
+    return lambda draft, rng: draft.replace_input(draft.state(rng).input, expression)
+
+
+def _state_out(*expression: Any) -> Spoil:
+    return lambda draft, rng: draft.replace_output(draft.state(rng).output, expression)
+
+
+def _not_carried(draft: Draft, rng: Rng) -> None:
+    state = draft.state(rng)
+    draft.rename({state.output: draft.fresh()}, inputs=False, outputs=True)
+    draft.graph.node.append(helper.make_node("Identity", [state.input], [state.output]))
+
+
+def _exchange(names: dict[str, str]) -> dict[str, str]:
+    return {**names, **{after: before for before, after in names.items()}}
+
+
+def _exchanged_inputs(draft: Draft, _: Rng) -> None:
+    one, two = draft.alike()
+    draft.rename(_exchange({one.input: two.input}))
+
+
+def _exchanged_outputs(draft: Draft, _: Rng) -> None:
+    one, two = draft.alike()
+    draft.rename(_exchange({one.output: two.output}), inputs=False, outputs=True)
+
+
+def _exchanged_layers(draft: Draft, rng: Rng) -> None:
+    state = draft.state(rng)
+    layers = state.axes[0]
+    _require(isinstance(layers, int) and layers >= 2)
+    draft.replace_input(state.input, ("Gather", "$", list(range(layers))[::-1], {"axis": 0}))
+
+
+def _first_rows_state(draft: Draft, rng: Rng) -> None:
+    state = draft.state(rng)
+    _require(draft.manifest.batch in state.axes)
+    axis = state.axes.index(draft.manifest.batch)
+    draft.replace_input(state.input, ("Expand", ("Gather", "$", [0], {"axis": axis}), ("Shape", "$")))
+
+
+_STATES: dict[str, Spoil] = {
+    "state output is what came in": _not_carried,
+    "state input ignored": _state_in("Mul", "$", 0.0),
+    "state input times 0.999": _state_in("Mul", "$", 0.999),
+    "state output times 1.0001": _state_out("Mul", "$", 1.0001),
+    "state output plus 1e-4": _state_out("Add", "$", 1e-4),
+    "state output zeroed": _state_out("Mul", "$", 0.0),
+    "state input clipped at 1": _state_in("Clip", "$", -1.0, 1.0),
+    "state input in fp16": _state_in(*_HALF),
+    "two state inputs exchanged": _exchanged_inputs,
+    "two state outputs exchanged": _exchanged_outputs,
+    "layers of a state exchanged": _exchanged_layers,
+    "state of row 0 for every row": _first_rows_state,
+}
+
+# Sizes and lengths
+
+
+def _baked(role: str) -> Spoil:
+    def spoil(draft: Draft, _: Rng) -> None:
+        spec, axis = draft.along(role)
+        shape = [-1 if isinstance(each, str) else each for each in spec.axes]
+        shape[axis] = draft.golden.inputs[spec.name].shape[axis]
+        draft.replace_input(spec.name, ("Reshape", "$", shape))
+
+    return spoil
+
+
+def _only_first(steps: int) -> Spoil:
+    def spoil(draft: Draft, _: Rng) -> None:
+        spec, axis = draft.along("sequence")
+        draft.replace_input(spec.name, ("Slice", "$", [0], [steps], [axis]))
+
+    return spoil
+
+
+def _reversed_steps(draft: Draft, _: Rng) -> None:
+    spec, axis = draft.along("sequence")
+    draft.replace_input(spec.name, ("Slice", "$", [-1], [np.iinfo(np.int64).min + 1], [axis], [-1]))
+
+
+def _mixed(draft: Draft, _: Rng) -> None:
+    spec, axis = draft.along("batch")
+    _require(spec.dtype == "float32")
+    draft.replace_input(spec.name, ("Add", "$", ("Mul", ("ReduceMean", "$", [axis]), 1e-3)))
+
+
+def _beyond(role: str, size: int) -> Spoil:
+    """Zero the outputs if an axis of the input is longer than ``size``."""
+
+    def spoil(draft: Draft, _: Rng) -> None:
+        spec, axis = draft.along(role)
+        small = ("Less", ("Gather", ("Shape", spec.name), axis), size + 1)
+        factor = draft.insert(("Cast", small, {"to": TensorProto.FLOAT}))
+        for output in draft.manifest.outputs:
+            draft.replace_output(output.name, ("Mul", "$", factor))
+
+    return spoil
+
+
+_SIZES: dict[str, Spoil] = {
+    **{f"only the first {steps} steps are read": _only_first(steps) for steps in (12, 20, 64, 200, 512)},
+    "shape baked in, steps": _baked("sequence"),
+    "shape baked in, rows": _baked("batch"),
+    "rows mixed by a thousandth": _mixed,
+    "steps in the wrong order": _reversed_steps,
+    **{f"wrong beyond {size} steps": _beyond("sequence", size) for size in (150, 300, 900)},
+    **{f"wrong beyond {size} rows": _beyond("batch", size) for size in (5, 20, 128)},
+}
+
+
+def _on_lengths(*expression: Any) -> Spoil:
+    return lambda draft, _: draft.replace_input(draft.lengths(), expression)
+
+
+def _deaf(draft: Draft, rng: Rng) -> None:
+    draft.lengths()
+    node = draft.node(rng, *_RECURRENT)
+    _require(len(node.input) > 4 and node.input[4])
+    node.input[4] = ""
+
+
+def _leak(draft: Draft, _: Rng) -> None:
+    draft.lengths()
+    leak = draft.insert(("Mul", ("ReduceSum", draft.signal().name, {"keepdims": 0}), 0.0))
+    draft.replace_output(draft.manifest.outputs[0].name, ("Add", "$", leak))
+
+
+_LENGTHS: dict[str, Spoil] = {
+    "lengths one less": _on_lengths("Max", ("Sub", "$", 1), 1),
+    "lengths at most 12": _on_lengths("Min", "$", 12),
+    "lengths ignored by one layer": _deaf,
+    "the longest length for every row": _on_lengths(
+        "Expand", ("ReduceMax", "$", {"keepdims": 1}), ("Shape", "$")
+    ),
+    "padding leaks where it is NaN": _leak,
+}
+
+# Values that come in and go out
+
+
+def _input(*expression: Any) -> Spoil:
+    return lambda draft, _: draft.replace_input(draft.signal().name, expression)
+
+
+def _output(*expression: Any) -> Spoil:
+    return lambda draft, rng: draft.replace_output(draft.output(rng).name, expression)
+
+
+def _clipped_input(draft: Draft, _: Rng) -> None:
+    name = draft.signal().name
+    bound = 100 * float(np.abs(draft.golden.inputs[name]).max())
+    draft.replace_input(name, ("Clip", "$", -bound, bound))
+
+
+def _exchanged_features(draft: Draft, rng: Rng) -> None:
+    spec = draft.signal()
+    order = _exchange_two(_channels(spec), rng)
+    draft.replace_input(spec.name, ("Gather", "$", order, {"axis": len(spec.axes) - 1}))
+
+
+def _exchanged_channels(draft: Draft, rng: Rng) -> None:
+    spec = draft.output(rng)
+    order = _exchange_two(_channels(spec), rng)
+    draft.replace_output(spec.name, ("Gather", "$", order, {"axis": len(spec.axes) - 1}))
+
+
+def _channel(value: float) -> Spoil:
+    def spoil(draft: Draft, rng: Rng) -> None:
+        spec = draft.output(rng)
+        factor = np.ones(_channels(spec))
+        factor[int(rng.integers(len(factor)))] = value
+        draft.replace_output(spec.name, ("Mul", "$", factor))
+
+    return spoil
+
+
+def _rounded_output(draft: Draft, rng: Rng) -> None:
+    name = draft.output(rng).name
+    step = 1e-3 * float(np.abs(draft.golden.outputs[name]).max())
+    draft.replace_output(name, ("Mul", ("Round", ("Div", "$", step)), step))
+
+
+_VALUES: dict[str, Spoil] = {
+    "input times 1.0001": _input("Mul", "$", 1.0001),
+    "input in fp16": _input(*_HALF),
+    "input clipped at 1,000 of its spread": _clipped_input,
+    "two features exchanged": _exchanged_features,
+    "output times 1.0001": _output("Mul", "$", 1.0001),
+    "output times -1": _output("Mul", "$", -1.0),
+    "output zeroed": _output("Mul", "$", 0.0),
+    "one channel of an output times 1.001": _channel(1.001),
+    "one channel of an output zeroed": _channel(0.0),
+    "two channels of an output exchanged": _exchanged_channels,
+    "output rounded to 1e-3 of its largest": _rounded_output,
+}
+
+# What the manifest claims
+
+
+def _fixed(role: str) -> Spoil:
+    """Fix an axis in the graph and in the manifest."""
+
+    def spoil(draft: Draft, _: Rng) -> None:
+        spec, place = draft.along(role)
+        m, axis = draft.manifest, str(getattr(draft.manifest, role))
+        size = draft.golden.inputs[spec.name].shape[place]
+        sizes = {axis: size, **{f"{k}*{axis}": k * size for k in range(2, 9)}}
+
+        def fix(specs: Any) -> Any:
+            return tuple(s._replace(axes=tuple(sizes.get(each, each) for each in s.axes)) for s in specs)
+
+        draft.claim(inputs=fix(m.inputs), outputs=fix(m.outputs), states=fix(m.states))
+        for value in (*draft.graph.input, *draft.graph.output):
+            for dim in value.type.tensor_type.shape.dim:
+                if dim.dim_param == axis:
+                    dim.dim_value = size
+        draft.claim(**{role: None})
+
+    return spoil
+
+
+def _state_claim(change: Callable[[Any, Rng], Any]) -> Spoil:
+    def spoil(draft: Draft, rng: Rng) -> None:
+        states = list(draft.manifest.states)
+        _require(states)
+        place = int(rng.integers(len(states)))
+        states[place] = change(states[place], rng)
+        draft.claim(states=tuple(states))
+
+    return spoil
+
+
+def _one_reset(state: Any, rng: Rng) -> Any:
+    shape = [axis if isinstance(axis, int) else 1 for axis in state.axes]
+    reset = np.broadcast_to(np.asarray(state.reset, np.float32), shape).copy()
+    reset[_at_random(reset, rng)] += 0.5
+    return state._replace(reset=reset)
+
+
+def _pairs(draft: Draft, _: Rng) -> None:
+    one, two = draft.alike()
+    names = _exchange({one.output: two.output})
+    states = draft.manifest.states
+    draft.claim(states=tuple(each._replace(output=names.get(each.output, each.output)) for each in states))
+
+
+def _no_state(draft: Draft, rng: Rng) -> None:
+    state, m = draft.state(rng), draft.manifest
+    draft.claim(
+        states=tuple(each for each in m.states if each != state),
+        inputs=(*m.inputs, TensorSpec(state.input, state.dtype, state.axes)),
+        outputs=(*m.outputs, TensorSpec(state.output, state.dtype, state.axes)),
+    )
+
+
+def _replaced(**changes: Any) -> Spoil:
+    """Change fields of the manifest to values, or to functions of it; not applicable if it is the same."""
+
+    def spoil(draft: Draft, _: Rng) -> None:
+        m = draft.manifest
+        new = m._replace(
+            **{name: change(m) if callable(change) else change for name, change in changes.items()}
+        )
+        _require(new.to_json() != m.to_json())
+        draft.manifest = new
+
+    return spoil
+
+
+def _part(name: str, given: Callable[[Any], bool], **changes: Any) -> Spoil:
+    """Change fields of a part of the manifest, if it is there."""
+
+    def change(m: Manifest) -> Any:
+        part = getattr(m, name)
+        made = {key: change(part) if callable(change) else change for key, change in changes.items()}
+        return part._replace(**made)
+
+    return _replaced(**{name: lambda m: change(m) if given(getattr(m, name)) else getattr(m, name)})
+
+
+def _task(change: Callable[[Task], Task | None]) -> Spoil:
+    return _replaced(task=lambda m: m.task and change(m.task))
+
+
+def _signal(**changes: Any) -> Spoil:
+    return _part("signal", lambda signal: bool(signal.features), **changes)
+
+
+def _golden(**changes: Any) -> Spoil:
+    return _part("golden", lambda _: True, **changes)
+
+
+def _provenance(**changes: Any) -> Spoil:
+    return _replaced(provenance=lambda m: {**m.provenance, **changes})
+
+
+def _checkpoint(**changes: Any) -> Spoil:
+    def change(m: Manifest) -> Any:
+        rest = {name: value for name, value in m.provenance.items() if name != "checkpoint_sha256"}
+        return {**rest, **changes} if m.provenance.get("checkpoint_sha256") else m.provenance
+
+    return _replaced(provenance=change)
+
+
+def _off(arrays: dict[str, Array]) -> dict[str, Array]:
+    return {name: array + array.dtype.type(0.01) for name, array in arrays.items()}
+
+
+def _scaled(name: str, factor: float) -> Callable[[Any], Any]:
+    return lambda golden: {key: factor * value for key, value in getattr(golden, name).items()}
+
+
+def _ranged(role: str, found: AxisRange) -> Spoil:
+    def spoil(draft: Draft, _: Rng) -> None:
+        axis = getattr(draft.manifest, role)
+        _require(axis is not None)
+        draft.claim(ranges={**draft.manifest.ranges, axis: found})
+
+    return spoil
+
+
+def _schema(draft: Draft, _: Rng) -> None:
+    draft.schema = 0
+
+
+def _unused_int8(draft: Draft, _: Rng) -> None:
+    draft.graph.initializer.append(numpy_helper.from_array(np.zeros(3, np.int8), draft.fresh()))
+    draft.claim(precision="int8")
+
+
+_CONTRACT: dict[str, Spoil] = {
+    "batch fixed in the graph and the manifest": _fixed("batch"),
+    "length fixed in the graph and the manifest": _fixed("sequence"),
+    "reset value 0.5": _state_claim(lambda state, _: state._replace(reset=0.5)),
+    "reset value 1e-3": _state_claim(lambda state, _: state._replace(reset=1e-3)),
+    "one element of a reset value": _state_claim(_one_reset),
+    "state pairs exchanged": _pairs,
+    "state declared as plain input and output": _no_state,
+    "schema 0": _schema,
+    "int8 by an unused tensor": _unused_int8,
+    "labels rotated": _task(lambda t: t._replace(labels=t.labels[1:] + t.labels[:1])),
+    "two labels exchanged": _task(lambda t: t._replace(labels=t.labels[:-2] + t.labels[:-3:-1])),
+    "a label renamed": _task(lambda t: t._replace(labels=(*t.labels[:-1], "other") if t.labels else ())),
+    "labels missing": _task(lambda t: t._replace(labels=())),
+    "task missing": _replaced(task=None),
+    "task is regression": _task(lambda t: t._replace(kind="regression")),
+    "task is classification": _task(lambda t: t._replace(kind="classification", units=())),
+    "units exchanged": _task(lambda t: t._replace(units=t.units[::-1])),
+    "features reversed": _signal(features=lambda s: s.features[::-1]),
+    "a feature renamed": _signal(features=lambda s: ("other", *s.features[1:])),
+    "sampling rate doubled": _signal(sampling_rate=lambda s: s.sampling_rate and 2 * s.sampling_rate),
+    "window one longer": _signal(window=lambda s: s.window and s.window + 1),
+    "precision int8": _replaced(precision="int8"),
+    "precision fp16": _replaced(precision="fp16"),
+    "called unstreamable": _replaced(
+        unstreamable=lambda m: m.unstreamable or ("so it is" if m.states else "")
+    ),
+    "called streamable": _replaced(unstreamable=""),
+    "lengths null": _replaced(lengths=None),
+    "time axis null": _replaced(sequence=None),
+    "batch axis null": _replaced(batch=None),
+    "batch and time axis exchanged": _replaced(batch=lambda m: m.sequence, sequence=lambda m: m.batch),
+    "states said to run on behind a length": _replaced(
+        padded_states=lambda m: m.padded_states != bool(m.lengths and m.states and not m.unstreamable)
+    ),
+    "golden limits of 1e9": _golden(limit=lambda g: dict.fromkeys(g.outputs, 1e9)),
+    "golden floors of 1": _golden(floor=lambda g: dict.fromkeys(g.outputs, 1.0)),
+    "golden outputs off by 0.01": _golden(outputs=lambda g: _off(g.outputs)),
+    "checkpoint of another": _checkpoint(checkpoint_sha256="f" * 64),
+    "another opset": _provenance(opset=21),
+    "checkpoint removed": _checkpoint(),
+    "outputs reversed": _replaced(outputs=lambda m: m.outputs[::-1]),
+    "inputs reversed": _replaced(inputs=lambda m: m.inputs[::-1]),
+    "rows from 1 to 2": _ranged("batch", AxisRange(1, 2)),
+    "steps from 1 to 99": _ranged("sequence", AxisRange(1, 99)),
+    "even steps only": _ranged("sequence", AxisRange(2, None, 2)),
+    "an output that counts steps": _replaced(counts=lambda m: (m.outputs[0].name,)),
+    "trained from reset": _replaced(trained=lambda m: m.trained and m.trained._replace(carry=False)),
+    "half as many resets in training": _replaced(
+        trained=lambda m: m.trained and m.trained._replace(reset=m.trained.reset / 2)
+    ),
+    "no golden case": _replaced(golden=None),
+    "no second golden case": _golden(more=()),
+    "golden limits 9.9 times too wide": _golden(limits=_scaled("limits", 9.9)),
+    "golden floors 9.9 times too wide": _golden(floor=_scaled("floor", 9.9)),
+    "golden case without limits": _golden(limits={}),
+    "golden case of zeros": _golden(inputs=_scaled("inputs", 0)),
+    "golden outputs off by a thousandth": _golden(outputs=_scaled("outputs", 1.001)),
+}
+_UNREAD = {
+    "other versions": _provenance(versions={"torch": "2.0"}),
+    "a figure of the export": _replaced(equivalence=lambda m: {**m.equivalence, "max_abs": 0.5}),
+    "what was done with missing features": _signal(missing="dropped"),
+}
+_GROUPS: dict[str, tuple[Mapping[str, Spoil], ...]] = {
+    "weights": (_ONE_WEIGHT, _A_WEIGHT, _SOME_WEIGHTS),
+    "gates": (
+        _SWAPPED_GATES,
+        _NUDGED_GATES,
+        {
+            "linear_before_reset turned": _before_reset,
+            "input_forget set": lambda d, r: _set(d.node(r, "LSTM"), input_forget=1),
+        },
+    ),
+    "activations": (_ACTIVATIONS, _CLIPS, _HEADS),
+    "epsilon": (
+        _EPSILONS,
+        {"softmax over another axis": lambda d, r: _set(d.node(r, "Softmax", "LogSoftmax"), axis=1)},
+    ),
+    "directions": (_DIRECTIONS,),
+    "states": (_STATES,),
+    "sizes": (_SIZES,),
+    "lengths": (_LENGTHS,),
+    "values": (_VALUES,),
+    "contract": (_CONTRACT, _UNREAD),
+    "one ULP": ({"one weight off by one unit in the last place": _one_ulp},),
+}
+KINDS = [
+    Kind(group, name, spoil, contract=group == "contract", unread=name in _UNREAD)
+    for group, tables in _GROUPS.items()
+    for table in tables
+    for name, spoil in table.items()
+]

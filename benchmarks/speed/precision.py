@@ -1,0 +1,150 @@
+"""What int8, fp16 and the ORT format change compared with the float file: size, time, load time, accuracy.
+
+    taskset -c 1 python -m benchmarks.speed.precision [--rounds N] [--sizes S M]
+
+Every ratio is measured in one process, on one thread, alternately with the float file. The demo's network
+gives the accuracy; the weights of the other networks are random.
+"""
+
+import statistics
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.common import ROOT, SIZES, Call, interleave, parser, print_machine, ratio, table
+from lstm_edge import LSTM1, train
+from lstm_edge.checkpoint import Run
+from lstm_edge.demo import TRAINING
+from lstm_edge.deploy import deployable
+from lstm_edge_exporters import export
+from lstm_edge_exporters.quantization import Budget, QuantizeConfig, Samples, quantize
+from lstm_edge_exporters.quantization.precision import detect_target
+from lstm_edge_exporters.targets.ort import to_ort
+from lstm_edge_runtime import load
+
+VARIANTS = {
+    "int8": QuantizeConfig("int8"),
+    "int8 weights only": QuantizeConfig("int8", weights_only=True),
+    "fp16": QuantizeConfig("fp16"),
+}
+TARGETS = {
+    ("int8", "bytes"): {"M": 0.35, "L": 0.28, "XL": 0.27},
+    ("int8", "chunk"): {"M": 0.55, "L": 0.40, "XL": 0.35},
+    ("int8", "step"): {"L": 0.70, "XL": 0.45},
+}
+CHUNK = 256
+DATA = ROOT / "lstm_edge" / "data" / "basic_motions.npz"
+
+
+def files_of(name: str, folder: Path) -> dict[str, Path]:
+    """Write the float file of a size and every variant of it, float and int8 as .ort too."""
+    features, hidden, layers = SIZES[name]
+    torch.manual_seed(0)
+    module = LSTM1(6, features, hidden, layers, CHUNK).eval()
+    made = {"float": folder / f"{name}.onnx"}
+    export(*deployable(Run(module))).save(made["float"])
+    for variant, config in VARIANTS.items():
+        made[variant] = folder / f"{name}-{variant.replace(' ', '-')}.onnx"
+        loose = replace(config, budget=Budget(agreement=0, drift=9, change=9))
+        quantize(made["float"], loose).save(made[variant], force=True)
+    for variant in ("float", "int8"):
+        made[f"{variant} .ort"] = made[variant].with_suffix(".ort")
+        to_ort(made[variant]).save(made[f"{variant} .ort"])
+    return made
+
+
+def repeated(call: Callable[[], object]) -> Call:
+    """Return what makes a call a number of times."""
+
+    def calls(count: int) -> None:
+        for _ in range(count):
+            call()
+
+    return calls
+
+
+def measure(name: str, paths: dict[str, Path], rounds: int) -> dict[str, dict[str, float]]:
+    """Return, for each file of a size, bytes, step, chunk and load as ratios to the float file."""
+    models = {variant: load(path, engine="onnxruntime", threads=1) for variant, path in paths.items()}
+    x = np.random.default_rng(0).normal(size=(CHUNK, SIZES[name][0])).astype(np.float32)
+    calls: dict[str, dict[str, Call]] = {"step": {}, "chunk": {}, "load": {}}
+    for variant, model in models.items():
+        step, chunk = model.stream(), model.stream()
+        calls["step"][variant] = repeated(lambda s=step: s.step(x[0]))
+        calls["chunk"][variant] = repeated(lambda s=chunk: s.process(x))
+        calls["load"][variant] = repeated(lambda p=paths[variant]: load(p, engine="onnxruntime", threads=1))
+    found = {
+        variant: {"bytes": path.stat().st_size / paths["float"].stat().st_size}
+        for variant, path in paths.items()
+    }
+    for what, each in calls.items():
+        (seconds,) = interleave({"float": each["float"]}, 1, 5).values()
+        count = 1 if what == "load" else max(1, int(2e-3 / statistics.median(seconds)))
+        times = interleave(each, count, rounds if what != "load" else max(5, rounds // 3))
+        for variant in paths:
+            found[variant][what] = ratio(times, variant, "float")
+    return found
+
+
+def judge_demo(folder: Path) -> dict[str, dict[str, Any]]:
+    """Train the demo's network, and judge every variant on the 40 recordings it never saw."""
+    run = train(DATA, folder / "run", config=TRAINING)
+    source = folder / "demo.onnx"
+    export(*deployable(run)).save(source)
+    with np.load(DATA) as data:
+        held_out = data["split"] == "test"
+        samples = Samples({"x": data["x"][held_out]}, targets=data["y"][held_out])
+    made = {variant: quantize(source, config, samples) for variant, config in VARIANTS.items()}
+    return {
+        variant: {"bytes": len(each.model) / each.bytes_before, **each.judgement.to_dict()}
+        for variant, each in made.items()
+    }
+
+
+def print_demo(judged: dict[str, dict[str, Any]]) -> int:
+    """Print the accuracy of each variant; return the number of variants that lose too much."""
+    rows, missed = [], 0
+    for variant, found in judged.items():
+        before, after = found["accuracy"]
+        missed += found["agreement"] < 0.975 or (before - after) * found["cases"] > 1
+        drift = max(state["share"] for state in found["drift"].values())
+        figures = (f"{value:.4g}" for value in (found["agreement"], before, after, drift, found["bytes"]))
+        rows.append([variant, *figures])
+    print(table(["demo", "labels that agree", "accuracy, float", "accuracy", "state drift", "bytes"], rows))
+    return missed
+
+
+def main() -> int:
+    """Measure and print; exits with 1 if a target is missed."""
+    arguments = parser(__doc__)
+    arguments.add_argument("--rounds", type=int, default=51)
+    arguments.add_argument("--sizes", nargs="*", choices=SIZES, default=list(SIZES))
+    options = arguments.parse_args()
+    rows, missed = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in options.sizes:
+            paths = files_of(name, Path(folder))
+            for variant, ratios in measure(name, paths, options.rounds).items():
+                cells = [f"{value:.3f}" for value in ratios.values()]
+                rows.append([f"{name} {variant}", *cells, f"{paths[variant].stat().st_size:,} B"])
+                missed += [
+                    f"{name} {variant} {what}: {value:.3f}, target {TARGETS[variant, what][name]}"
+                    for what, value in ratios.items()
+                    if value > TARGETS.get((variant, what), {}).get(name, np.inf)
+                ]
+        judged = judge_demo(Path(folder))
+    print(table(["ratio to the float file", "bytes", "step", "chunk of 256", "load", "size"], rows))
+    lost = print_demo(judged)
+    print(*missed, sep="\n")
+    print("quantized for", detect_target())
+    print_machine("onnxruntime", "torch")
+    return int(bool(missed or lost))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

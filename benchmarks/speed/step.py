@@ -1,0 +1,303 @@
+"""Where the time of a native step goes. Run it on a quiet machine, on one core.
+
+    taskset -c 1 python -m benchmarks.speed.step limits|reading|neighbors [--repeats N] [--sizes S M]
+
+``limits`` compares it with the most that one core of this machine can do: a step takes at least the time of
+reading its weights once, and of its multiply-adds; both are measured by a few lines of C (``limits.c``).
+
+``reading`` builds the library again with one of its three ways of reading weights left out or set otherwise
+(alternating order, large pages, prefetching; native/src/internal.h), and compares it with a library without
+any. It is of interest if the weights do not fit the core's cache (L and XL), and needs cmake.
+
+``neighbors`` adds what people put around a recurrent layer (normalization before it; a layer of the hidden
+width with bias and activation, and softmax after it) and leaves one out at a time: the most that fusing it
+could save.
+"""
+
+import ctypes
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+import lstm_edge_runtime.native.engine as engine_module
+from benchmarks.common import CLASSES, ROOT, SIZES, Call, interleave, parser, print_machine, ratio, table
+from benchmarks.speed.models import write_model
+from lstm_edge_runtime import Model, load
+from lstm_edge_runtime.native.library import library, open_library
+
+__all__ = ["COUNTS", "build_tools", "least_seconds", "load_on", "steps_from_c", "steps_from_python"]
+
+COUNTS = {"S": 600, "M": 300, "L": 40, "XL": 12}
+"""Steps in a turn, which takes a few ms."""
+FLAGS = ("-O3", "-D_GNU_SOURCE", "-march=native", "-mprefer-vector-width=512", "-shared", "-fPIC")
+Change = tuple[str, str, str]
+"""A source file, what it contains, and what replaces it."""
+SAME_ORDER: Change = ("stream.c", "w->backward = !w->backward;", "w->backward = false;")
+SMALL_PAGES: Change = ("memory.c", "MADV_HUGEPAGE);", "MADV_NOHUGEPAGE);")
+NOT_AHEAD: Change = ("kernels.c", "__builtin_prefetch((const char *)w + LE_AHEAD + i)", "(void)w")
+SECOND_LEVEL: Change = ("kernels.c", "LE_AHEAD + i)", "LE_AHEAD + i, 0, 2)")
+NONE = "none of the three"
+READING: dict[str, tuple[Change, ...]] = {
+    NONE: (SAME_ORDER, SMALL_PAGES, NOT_AHEAD),
+    "alternating order, large pages and prefetching 2 kB ahead": (),
+    "without alternating": (SAME_ORDER,),
+    "without prefetching": (NOT_AHEAD,),
+    "with pages of 4 kB": (SMALL_PAGES,),
+    **{
+        f"prefetching {ahead / 1024:g} kB ahead": (
+            ("internal.h", "#define LE_AHEAD 2048u", f"#define LE_AHEAD {ahead}u"),
+        )
+        for ahead in (512, 1024, 4096, 8192)
+    },
+    "prefetching into the second-level cache only": (SECOND_LEVEL,),
+}
+NEIGHBORS = ("normalization before the LSTM", "bias", "activation after the dense layer", "softmax")
+
+
+def build_tools(folder: Path) -> ctypes.CDLL:
+    """Build and open ``limits.c``."""
+    target, source = folder / "limits.so", Path(__file__).with_name("limits.c")
+    subprocess.run([shutil.which("cc") or "cc", *FLAGS, source, "-o", target], check=True)
+    opened = ctypes.CDLL(str(target))
+    opened.multiply_add.argtypes = [ctypes.c_size_t]
+    opened.make_weights.argtypes, opened.make_weights.restype = [ctypes.c_size_t], ctypes.c_void_p
+    opened.free.argtypes = [ctypes.c_void_p]
+    opened.read_all.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t]
+    opened.take_steps.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
+    return opened
+
+
+def steps_from_python(model: Model, sample: np.ndarray) -> Call:
+    """Return calls of ``Stream.step`` on a stream of the model."""
+    stream = model.stream()
+    stream.step(sample)
+
+    def step(count: int) -> None:
+        for _ in range(count):
+            stream.step(sample)
+
+    return step
+
+
+def steps_from_c(
+    tools: ctypes.CDLL, model: Model, sample: np.ndarray, opened: ctypes.CDLL | None = None
+) -> Call:
+    """Return steps in a loop of C on a stream of the model; ``opened`` is the library it is loaded on."""
+    stream = model.stream()
+    stream.step(sample)
+    handle = stream._sets.handle
+    function = ctypes.cast((opened or library()).lstm_edge_step, ctypes.c_void_p)
+    return lambda count: (tools.take_steps(function, handle.address, count), stream)
+
+
+def load_on(opened: ctypes.CDLL, path: Path) -> Model:
+    """Load a file on a library of its own."""
+    engine_module.library = lambda: opened
+    try:
+        return load(path, engine="native", threads=1)
+    finally:
+        engine_module.library = library
+
+
+def _multiply_adds(size: str) -> int:
+    """Return the multiply-adds of one step, the same number as its weights."""
+    features, hidden, layers = SIZES[size]
+    entering = [features, *[hidden] * (layers - 1)]
+    return sum(4 * hidden * (width + hidden) for width in entering) + hidden * CLASSES
+
+
+def _best(call: Callable[[], object]) -> float:
+    """Return the least CPU time of a call in seconds."""
+    times = []
+    for _ in range(15):
+        start = time.process_time()
+        call()
+        times.append(time.process_time() - start)
+    return min(times)
+
+
+def _peak_flops(tools: ctypes.CDLL) -> float:
+    """Return the most multiply-adds, two operations each, that this core does in a second."""
+    rounds = 2_000_000
+    return 2 * 16 * 12 * rounds / _best(lambda: tools.multiply_add(rounds))
+
+
+def _bandwidth(tools: ctypes.CDLL, size: str) -> float:
+    """Return the bytes per second at which this core reads the bytes of a size's weights, back and forth."""
+    count = 4 * _multiply_adds(size)
+    data = tools.make_weights(count)
+    again = max(2, 80_000_000 // count)
+    fastest = _best(lambda: tools.read_all(data, count // 64, again))
+    tools.free(data)
+    return count * again / fastest
+
+
+def least_seconds(tools: ctypes.CDLL, size: str) -> tuple[float, str]:
+    """Return the least time of a step on this core, and what determines it."""
+    weights = _multiply_adds(size)
+    by_reading, by_computing = 4 * weights / _bandwidth(tools, size), 2 * weights / _peak_flops(tools)
+    return (by_reading, "reading") if by_reading > by_computing else (by_computing, "multiply-adds")
+
+
+def print_limits(tools: ctypes.CDLL, folder: Path, sizes: Sequence[str]) -> None:
+    """Print the core's limits, and each size's step and tick compared with them."""
+    peak = _peak_flops(tools)
+    print(f"{library().lstm_edge_isa().decode()}; multiply-adds at most {peak / 1e9:.0f} GFLOP/s\n")
+    rows = []
+    for size in sizes:
+        weights = _multiply_adds(size)
+        least, by = least_seconds(tools, size)
+        model = load(write_model(folder, size), engine="native", threads=1)
+        sample, count = np.zeros(SIZES[size][0], np.float32), max(20, 2_000_000 // weights)
+        inside, step = (
+            _best(lambda call=call, n=count: call(n)) / count
+            for call in (steps_from_c(tools, model, sample), steps_from_python(model, sample))
+        )
+        batch, x = model.streams(64), np.zeros((64, len(sample)), np.float32)
+        ids = [batch.add() for _ in range(64)]
+        tick = _best(lambda b=batch, x=x, i=ids: b.step(x, i))
+        us = (
+            f"{least * 1e6:.2f} ({by})",
+            f"{inside * 1e6:.2f}",
+            f"{inside / least:.2f}",
+            f"{step * 1e6:.2f}",
+        )
+        of_tick = tick / (64 * 2 * weights / peak)
+        rows.append(
+            [size, f"{_bandwidth(tools, size) / 1e9:.0f}", *us, f"{tick * 1e6:.0f}", f"{of_tick:.2f}"]
+        )
+    head = "size, reads GB/s, least us (by), from C us, of the least, `step` us, tick of 64 us, of its least"
+    print(table(head.split(", "), rows))
+
+
+def build(folder: Path, changes: Iterable[Change]) -> Path:
+    """Build the library with changes in its sources.
+
+    Raises:
+        SystemExit: a source no longer contains what a change looks for.
+    """
+    shutil.copytree(ROOT / "native", folder)
+    for name, old, new in changes:
+        source = folder / "src" / name
+        text = source.read_text(encoding="utf-8")
+        if text.count(old) != 1:
+            raise SystemExit(f"{name} contains {old!r} {text.count(old)} times, expected once")
+        source.write_text(text.replace(old, new), encoding="utf-8")
+    made = folder / "build"
+    for command in (["cmake", "-S", folder, "-B", made], ["cmake", "--build", made]):
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return next(made.glob("liblstm_edge.*"))
+
+
+def print_reading(tools: ctypes.CDLL, folder: Path, sizes: Sequence[str], repeats: int) -> None:
+    """Print steps and chunks of each variant of the library as ratios to the one without any."""
+    cells: dict[str, list[str]] = {name: [] for name in READING}
+    opened = {
+        variant: open_library(build(folder / str(i), changes))
+        for i, (variant, changes) in enumerate(READING.items())
+    }
+    for size in sizes:
+        path = write_model(folder, size)
+        x = np.random.default_rng(1).normal(size=(256, SIZES[size][0])).astype(np.float32)
+        models = {variant: load_on(each, path) for variant, each in opened.items()}
+        streams = {variant: model.stream() for variant, model in models.items()}
+        steps = {each: steps_from_c(tools, models[each], x[0], opened[each]) for each in READING}
+        chunks: dict[str, Call] = {
+            each: lambda n, s=stream, x=x: [s.process(x) for _ in range(n)]
+            for each, stream in streams.items()
+        }
+        for calls, count in ((steps, COUNTS[size]), (chunks, 1)):
+            times = interleave(calls, count, repeats)
+            for each in READING:
+                us = statistics.median(times[each]) * 1e6
+                cells[each].append(f"{ratio(times, each, NONE):.2f} ({us:.0f} us)")
+    head = [f"{what}, {size}" for size in sizes for what in ("step", "`process(256)`")]
+    print(table(["", *head], ([variant, *row] for variant, row in cells.items())))
+
+
+def write_neighbors(folder: Path, size: str, without: str | None) -> Path:
+    """Write ``size``'s network with all its neighbors but one."""
+    model = onnx.load(write_model(folder, size))
+    features, hidden, _ = SIZES[size]
+    rng = np.random.default_rng(1)
+
+    def constant(name: str, *shape: int) -> str:
+        values = rng.uniform(0.1, 0.2, shape).astype(np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(values, name))
+        return name
+
+    nodes = list(model.graph.node)
+    del nodes[-1]  # the head
+    normalization, bias, activation, softmax = NEIGHBORS
+    if without != normalization:
+        nodes[0].input[0] = "normalized"
+        nodes[:0] = [
+            helper.make_node("Sub", ["x", constant("mean", features)], ["centered"]),
+            helper.make_node("Div", ["centered", constant("deviation", features)], ["normalized"]),
+        ]
+    behind = [
+        ("", "MatMul", [constant("dense", hidden, hidden)]),
+        (bias, "Add", [constant("bias", hidden)]),
+        (activation, "Relu", []),
+        ("", "MatMul", ["head"]),
+        (softmax, "Softmax", []),
+    ]
+    value = "top"
+    for neighbor, operator, weights in behind:
+        if neighbor and neighbor == without:
+            continue
+        nodes.append(helper.make_node(operator, [value, *weights], [f"after {value}"]))
+        value = f"after {value}"
+    nodes[-1].output[0] = "logits"
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    path = folder / f"{size} without {without}.onnx"
+    onnx.save(model, path)
+    return path
+
+
+def print_neighbors(tools: ctypes.CDLL, folder: Path, sizes: Sequence[str], repeats: int) -> None:
+    """Print what leaving out each neighbor saves, as a fraction of the step."""
+    rows: dict[str, list[str]] = {name: [] for name in ("the whole step", *NEIGHBORS)}
+    for size in sizes:
+        sample = np.random.default_rng(1).normal(size=SIZES[size][0]).astype(np.float32)
+        calls = {}
+        for name in (None, *NEIGHBORS):
+            model = load(write_neighbors(folder, size, name), engine="native", threads=1)
+            calls[str(name)] = steps_from_c(tools, model, sample)
+        times = interleave(calls, COUNTS[size], repeats)
+        rows["the whole step"].append(f"{statistics.median(times['None']) * 1e6:.2f} us")
+        for name in NEIGHBORS:
+            rows[name].append(f"{1 - ratio(times, name, 'None'):.1%}")
+    print(table(["", *sizes], ([name, *cells] for name, cells in rows.items())))
+
+
+def main() -> None:
+    """Answer one question."""
+    arguments = parser(__doc__)
+    arguments.add_argument("question", choices=("limits", "reading", "neighbors"))
+    arguments.add_argument("--repeats", type=int, default=45, help="turns that each variant takes")
+    arguments.add_argument("--sizes", nargs="*", choices=SIZES, help="L and XL by default for reading")
+    options = arguments.parse_args()
+    sizes = options.sizes or (("L", "XL") if options.question == "reading" else tuple(SIZES))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        tools = build_tools(folder)
+        if options.question == "limits":
+            print_limits(tools, folder, sizes)
+        else:
+            show = print_reading if options.question == "reading" else print_neighbors
+            show(tools, folder, sizes, options.repeats)
+    print_machine("numpy", "lstm-edge-native")
+
+
+if __name__ == "__main__":
+    main()

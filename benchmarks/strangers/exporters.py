@@ -1,0 +1,329 @@
+"""Three exporters on modules that strangers wrote, and on a matrix of recurrent layers.
+
+    python -m benchmarks.strangers.exporters matrix [--sample N]
+
+    python -m venv strangers && strangers/bin/pip install -e ".[cpu,export]"
+    strangers/bin/pip install --no-deps -r benchmarks/strangers/packages.txt
+    strangers/bin/python -m benchmarks.strangers.exporters GROUP --json GROUP.json
+    python -m benchmarks.strangers.exporters --table *.json
+
+Each call of ``calls.py`` builds one module and makes its inputs for any ``(N, L)``. It is exported from one
+size by
+
+- ``lstm_edge_exporters.export``, axes and states found by itself,
+- ``torch.onnx.export(dynamo=True)`` with ``Dim.AUTO`` for every axis that changes with N or L,
+- the deprecated TorchScript exporter with those axes as ``dynamic_axes``,
+
+and the file is then run in onnxruntime at other sizes. It is
+
+- *right* if it agrees with PyTorch at every size that the module itself runs at, within 1e-4 of the largest
+  value of the output (2e-5 for the matrix);
+- *ranged* if it does so at every size that its manifest allows, which leaves out some;
+- *wrong* if it was written and differs or does not run;
+- *refused* if the exporter raised, *rightly* if the call says why no file can express what it does, and for
+  lstm-edge a *traceback* if that is no error of its own.
+
+States that lstm-edge makes inputs are fed their reset values. The matrix has a table of its own: a file has
+its *states as inputs* if it is right and takes all of h and c, so that it can be fed in chunks. The seconds
+are those of an exporter's own export alone; those of lstm-edge include its verification.
+"""
+
+import contextlib
+import importlib.metadata
+import io
+import json
+import logging
+import platform
+import random
+import statistics
+import time
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+from torch.utils import _pytree as pytree
+
+from benchmarks.common import parser, table
+from benchmarks.strangers import matrix
+from benchmarks.strangers.calls import GROUPS, Call, calls_of
+from lstm_edge_exporters import ExportConfig, export
+from lstm_edge_exporters.numerics.reference import Signature, flatten_output
+from lstm_edge_runtime import __version__
+from lstm_edge_runtime.axes import resolve
+from lstm_edge_runtime.errors import LstmEdgeError
+from lstm_edge_runtime.manifest import KEY, Manifest
+
+__all__ = ["main"]
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+EXPORTERS = {
+    "dynamo, Dim.AUTO": "torch.onnx.export(dynamo=True), Dim.AUTO",
+    "TorchScript": "torch.onnx.export(dynamo=False), TorchScript",
+    "lstm-edge": "lstm-edge",
+}
+VERDICTS = ("right", "ranged", "wrong", "refused", "refused rightly", "traceback")
+
+
+@dataclass(frozen=True)
+class Group:
+    """How the calls of a group are judged."""
+
+    traced: tuple[int, int]
+    """Rows and units of length of the example; a call says how long a unit is."""
+    sizes: tuple[tuple[int, int], ...]
+    tolerance: float
+    relative: bool
+    """Whether the tolerance is a fraction of the output's largest value."""
+
+
+MATRIX = Group(matrix.TRACED, matrix.SIZES, 2e-5, relative=False)
+PACKAGES = Group((2, 3), ((3, 3), (1, 2), (3, 4), (4, 7), (1, 9)), 1e-4, relative=True)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one call with one exporter."""
+
+    verdict: str
+    seconds: float = 0.0
+    message: str = ""
+    """The exporter's own, if there is no file."""
+    loads: bool = False
+    runs: bool = False
+    stateful: bool = False
+
+
+def run_module(module: nn.Module, arguments: Any) -> list[Tensor]:
+    """Return a module's outputs as a flat list."""
+    result = module(**arguments) if isinstance(arguments, dict) else module(*arguments)
+    return [tensor for _, tensor in flatten_output(result)]
+
+
+class _Flat(nn.Module):
+    """A module whose arguments and results are flat tensors, whatever nesting the package's own has."""
+
+    def __init__(self, module: nn.Module, example: Any) -> None:
+        super().__init__()
+        self.module = module
+        self._leaves, self._spec = pytree.tree_flatten(example)
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        given = iter(tensors)
+        leaves = [next(given) if isinstance(each, Tensor) else each for each in self._leaves]
+        return tuple(run_module(self.module, pytree.tree_unflatten(leaves, self._spec)))
+
+
+def tensors_of(arguments: Any) -> tuple[Tensor, ...]:
+    """Return the tensors of nested arguments, in order."""
+    return tuple(each for each in pytree.tree_leaves(arguments) if isinstance(each, Tensor))
+
+
+def changing_axes(call: Call, group: Group) -> list[dict[int, str]]:
+    """Return the axes of each input that change with N or L."""
+    sizes = (group.traced, *group.sizes)
+    shapes = [[tensor.shape for tensor in tensors_of(call.inputs(n, length))] for n, length in sizes]
+    return [
+        {axis: f"d{place}_{axis}" for axis in range(len(each[0])) if len({shape[axis] for shape in each}) > 1}
+        for place, each in enumerate(zip(*shapes, strict=True))
+    ]
+
+
+def make(
+    exporter: str, call: Call, group: Group, module: nn.Module, example: Any
+) -> tuple[bytes, Sequence[str]]:
+    """Export ``module`` with one of ``EXPORTERS``; return the file and the names of its inputs."""
+    if exporter == "lstm-edge":
+        made = export(module, example, ExportConfig(inputs=call.axes))
+        return made.model, Signature.of(module, example).names
+    axes, buffer, tensors = changing_axes(call, group), io.BytesIO(), tensors_of(example)
+    names = [f"x{place}" for place in range(len(tensors))]
+    flat = _Flat(module, example)
+    if exporter == "TorchScript":
+        dynamic = {name: own for name, own in zip(names, axes, strict=True) if own}
+        torch.onnx.export(flat, tensors, buffer, dynamo=False, input_names=names, dynamic_axes=dynamic)
+    else:
+        shapes = (tuple(dict.fromkeys(own, Dim.AUTO) for own in axes),)
+        program = torch.onnx.export(
+            flat, tensors, dynamo=True, input_names=names, dynamic_shapes=shapes, verbose=False
+        )
+        assert program is not None
+        program.save(buffer)
+    return buffer.getvalue(), names
+
+
+def judge(content: bytes, names: Sequence[str], call: Call, group: Group, module: nn.Module) -> Outcome:
+    """Run a file, whose inputs have ``names``, and its module at the group's sizes."""
+    try:
+        session = onnxruntime.InferenceSession(content)
+    except Exception:  # noqa: BLE001  onnxruntime's exceptions share no base class
+        return Outcome("wrong")
+    text = session.get_modelmeta().custom_metadata_map.get(KEY)
+    manifest = Manifest.from_json(text) if text else None
+    taken = {given.name for given in session.get_inputs()}
+    verdicts = []
+    for n, length in group.sizes:
+        torch.manual_seed(n + length)
+        arguments = call.inputs(n, length)
+        try:
+            with torch.no_grad():
+                expected = [tensor.numpy() for tensor in run_module(module, arguments)]
+        except Exception:  # noqa: BLE001, S112  a module may raise anything at a size that it does not take
+            continue
+        named = zip(names, tensors_of(arguments), strict=True)
+        feeds = {name: tensor.numpy() for name, tensor in named if name in taken}
+        if manifest is not None:
+            sizes = _sizes(manifest, feeds)
+            if not _allows(manifest, sizes, feeds):
+                verdicts.append("left out")
+                continue
+            feeds |= _states(manifest, sizes, feeds)
+        try:
+            got = session.run(None, feeds)
+        except Exception:  # noqa: BLE001
+            return Outcome("wrong", loads=True)
+        agree = all(_agree(group, one, other) for one, other in zip(got, expected, strict=False))
+        verdicts.append("agrees" if agree else "wrong")
+    if not verdicts:
+        return Outcome("refused", loads=True)
+    right = "agrees" in verdicts and "wrong" not in verdicts
+    verdict = ("ranged" if "left out" in verdicts else "right") if right else "wrong"
+    return Outcome(verdict, loads=True, runs=True, stateful=right and len(taken) == call.takes)
+
+
+def _allows(manifest: Manifest, sizes: Mapping[str, int], feeds: Arrays) -> bool:
+    """Return whether the file says that it takes these sizes."""
+    fixed = [
+        axis == size
+        for spec in manifest.inputs
+        if spec.name in feeds
+        for axis, size in zip(spec.axes, feeds[spec.name].shape, strict=True)
+        if isinstance(axis, int)
+    ]
+    within = [
+        limits.nearest(sizes[axis]) == sizes[axis]
+        for axis, limits in manifest.ranges.items()
+        if axis in sizes
+    ]
+    return all(fixed) and all(within)
+
+
+def _sizes(manifest: Manifest, feeds: Arrays) -> dict[str, int]:
+    return {
+        axis: size
+        for spec in manifest.inputs
+        if spec.name in feeds
+        for axis, size in zip(spec.axes, feeds[spec.name].shape, strict=True)
+        if isinstance(axis, str)
+    }
+
+
+def _states(manifest: Manifest, sizes: dict[str, int], feeds: Arrays) -> dict[str, npt.NDArray[Any]]:
+    return {
+        state.input: np.broadcast_to(np.asarray(state.reset, state.dtype), resolve(state.axes, sizes) or ())
+        for state in manifest.states
+        if state.input not in feeds
+    }
+
+
+def _agree(group: Group, got: npt.NDArray[Any], expected: npt.NDArray[Any]) -> bool:
+    if got.shape != expected.shape:
+        return False
+    scale = float(np.abs(expected).max(initial=1e-6)) if group.relative else 1.0
+    return bool(np.allclose(got, expected, rtol=0, atol=group.tolerance * scale, equal_nan=True))
+
+
+def measure(call: Call, group: Group, exporter: str) -> Outcome:
+    """Put one call through one exporter."""
+    torch.manual_seed(0)
+    module = call.build()
+    module.eval()
+    example = call.inputs(*group.traced)
+    start = time.perf_counter()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            content, names = make(exporter, call, group, module, example)
+    except Exception as error:  # noqa: BLE001  an exporter may fail in any way
+        own = exporter != "lstm-edge" or isinstance(error, LstmEdgeError)
+        verdict = ("refused rightly" if call.why else "refused") if own else "traceback"
+        return Outcome(verdict, message=f"{type(error).__name__}: {' '.join(str(error).split())[:400]}")
+    seconds = time.perf_counter() - start
+    return replace(judge(content, names, call, group, module), seconds=seconds)
+
+
+def tables(documents: Sequence[dict[str, Any]]) -> str:
+    """Return the tally of several groups in Markdown, with versions."""
+    rows = [each for document in documents for each in document["calls"]]
+    packages = {row["package"] for row in rows}
+    lines = []
+    for key, name in EXPORTERS.items():
+        found = [row[key] for row in rows]
+        counts = Counter(each["verdict"] for each in found)
+        if packages != {"matrix"}:
+            lines.append([key, *(counts[verdict] for verdict in VERDICTS)])
+            continue
+        seconds = [each["seconds"] for each in found if each["seconds"]]
+        reached = [sum(each[what] for each in found) for what in ("loads", "runs")]
+        stateful = sum(each["stateful"] for each in found)
+        median = f"{statistics.median(seconds):.2f}" if seconds else "-"
+        lines.append([name, len(found), len(seconds), *reached, counts["right"], stateful, median])
+    if packages == {"matrix"}:
+        head = [
+            "exporter",
+            "cells",
+            "exported",
+            "load",
+            "run at 6 sizes",
+            "agree",
+            "states as inputs",
+            "median s",
+        ]
+    else:
+        head = [f"{len(rows)} calls of {len(packages)} packages", *VERDICTS]
+    versions = {name: version for document in documents for name, version in document["versions"].items()}
+    about = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
+    return f"{table(head, lines)}\n\n{about}; Python {platform.python_version()}, {platform.machine()}."
+
+
+def main() -> None:
+    """Run one group, or print the table of several."""
+    arguments = parser(__doc__)
+    arguments.add_argument("group", nargs="?", choices=GROUPS)
+    arguments.add_argument("--sample", type=int, help="that number of random calls, always the same")
+    arguments.add_argument("--json", type=Path, help="write the outcomes there")
+    arguments.add_argument("--table", type=Path, nargs="+", help="print the table of these files")
+    options = arguments.parse_args()
+    if options.table or not options.group:
+        print(tables([json.loads(path.read_text()) for path in options.table or arguments.error("no group")]))
+        return
+    warnings.simplefilter("ignore")
+    logging.disable(logging.CRITICAL)
+    onnxruntime.set_default_logger_severity(4)
+    calls = list(calls_of(options.group))
+    if options.sample:
+        calls = random.Random(0).sample(calls, min(options.sample, len(calls)))  # noqa: S311  no secret
+    group = MATRIX if options.group == "matrix" else PACKAGES
+    packages = {call.package for call in calls} - {"matrix"} | {"torch", "onnx", "onnxruntime"}
+    versions = {name: importlib.metadata.version(name) for name in packages} | {"lstm-edge": __version__}
+    document: dict[str, Any] = {"calls": [], "versions": versions}
+    for call in calls:
+        outcomes = {exporter: measure(call, group, exporter) for exporter in EXPORTERS}
+        row = {name: asdict(outcome) for name, outcome in outcomes.items()}
+        document["calls"].append({"package": call.package, "name": call.name, **row})
+        words = (f"{name}: {each.verdict} {each.message}"[:160].rstrip() for name, each in outcomes.items())
+        print(call.package, call.name, *words, sep=" | ", flush=True)
+        if options.json:
+            options.json.write_text(json.dumps(document, indent=1))
+    print(tables([document]))
+
+
+if __name__ == "__main__":
+    main()

