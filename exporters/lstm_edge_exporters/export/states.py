@@ -70,7 +70,7 @@ def keep_past(lifted: Lifted, lowered: Lowered, *, stateless: bool) -> Lifted:
     if stateless or lowered.window:
         return lifted
     from ..streaming.facts import NotStreamableError
-    from ..streaming.rewrite import make_streamable
+    from ..streaming.streamable import make_streamable
 
     try:
         found = make_streamable(lifted.model, lowered.roles.batch, lowered.roles.sequence)

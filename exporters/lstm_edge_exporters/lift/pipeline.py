@@ -25,7 +25,7 @@ from ..numerics.verify import ChunkRun
 from ..progress import Progress, ignore
 from ..recurrent import recurrent_nodes, slots, state_shape
 from ..streaming.facts import NotStreamableError
-from ..streaming.rewrite import Streamable, make_streamable
+from ..streaming.streamable import Streamable, make_streamable
 from .axes import AxisNames, fixed_roles, generalize_reshapes, name_axes, take_given, transpose_reshapes
 from .axis_roles import BATCH, SEQUENCE
 from .branches import check_constants, choosing_input, fix_inputs, take_branches

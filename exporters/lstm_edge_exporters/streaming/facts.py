@@ -16,8 +16,8 @@ from ..recurrent import label
 
 __all__ = ["Fact", "GathersTimeError", "NotStreamableError", "Shapes", "find_shapes", "name_node"]
 
-_STEPS = (40, 400, 4000)
-"""Steps to run at; of these the first that the graph runs at, as windows may need many."""
+_STEPS = (40, 8, 400, 4000)
+"""Steps to run at; of these the first that the graph runs at: windows need many, tables of positions end."""
 _FURTHER = (0, 7, 20)
 """So many steps more are run at: what grows evenly is told from what does not."""
 _ROWS = (2, 3)
@@ -153,12 +153,8 @@ class Shapes:
         )
 
 
-def find_shapes(model: ir.Model, batch: str | None, sequence: str) -> Shapes:
-    """Run a graph at several sizes.
-
-    Raises:
-        NotStreamableError: it runs at none.
-    """
+def find_shapes(model: ir.Model, batch: str | None, sequence: str) -> Shapes | None:
+    """Run a graph at several sizes; None where it runs at none."""
     names = [name for name in dynamic_axes(model.graph) if name not in (batch, sequence)]
     base = {
         **{name: _OTHERS + place for place, name in enumerate(names)},
@@ -174,7 +170,7 @@ def find_shapes(model: ir.Model, batch: str | None, sequence: str) -> Shapes:
             continue
         break
     else:
-        raise NotStreamableError("the graph's values can't be watched")
+        return None
     computed = list(runs[0])
     for run, case in zip(runs, cases, strict=True):
         for value in data_inputs(model.graph):

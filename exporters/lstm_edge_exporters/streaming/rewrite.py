@@ -1,12 +1,12 @@
-"""A graph that looks along time, rewritten so that what it looks back at is a state.
+"""A graph that is rewritten node by node, so that what it looks back at along time is a state.
 
-``make_streamable`` walks over the nodes in order. Each value that grows with time has a ``Fact``, and each
-node that looks along time has a rule in ``rules``; all others compute a frame from that frame of operands.
-Where branches of different delay meet, the earlier one waits in a state.
+Each value that grows with time has a ``Fact``, and each node that looks along time has a rule in ``rules``;
+all others compute a frame from that frame of their operands. Where branches of different delay meet, the
+earlier one waits in a state.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
@@ -17,16 +17,14 @@ from lstm_edge_runtime.manifest import Axes, StateSpec
 
 from ..graph import Builder, UniqueNames, axes_of, behind_identity, data_inputs, values_read
 from ..lift.evaluate import constant
-from .facts import Fact, GathersTimeError, NotStreamableError, Shapes, find_shapes, name_node
+from .facts import Fact, GathersTimeError, NotStreamableError, Shapes, name_node
 
-__all__ = ["END", "Rewriter", "Rule", "Streamable", "describe_gathering", "make_streamable", "slice_of"]
+__all__ = ["END", "Rewriter", "Rule", "describe_gathering", "slice_of"]
 
 END = int(np.iinfo(np.int64).max)
 """The end of any axis."""
 _MOST_FRAMES = 1 << 20
 """Frames that one state holds at the most."""
-_OPSET = 11
-"""The first in which Pad and Slice take their numbers as inputs."""
 _LAYOUT = ("Cast", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 """Operators that change no number: padding in front of them may be put in behind them."""
 _BROADCASTING = (
@@ -55,48 +53,6 @@ _GATHERING = {
     "GlobalMaxPool": "a pooling over all time",
     "ReverseSequence": "a reversal of time",
 }
-
-
-@dataclass(frozen=True)
-class Streamable:
-    """A graph that gives the same in chunks as in one call."""
-
-    model: ir.Model
-    states: tuple[StateSpec, ...]
-    """Those that were added: frames of the past, and sums."""
-    reach: int
-    """Upper bound of the number of past steps that an output depends on through them."""
-
-
-def make_streamable(model: ir.Model, batch: str | None, sequence: str | None) -> Streamable | None:
-    """Return a copy of ``model`` whose operators along time keep their past in states.
-
-    Called with these at reset it gives what ``model`` gives on the whole sequence.
-
-    Args:
-        model: a graph whose recurrent states are inputs and outputs; left as it is.
-        batch: the name of the batch axis, if any.
-        sequence: the name of the time axis, if any.
-
-    Returns:
-        None if there is no time axis, or no operator that needs a state.
-
-    Raises:
-        NotStreamableError: a part of the graph can't be fed in chunks.
-    """
-    if sequence is None or all(sequence not in axes_of(value) for value in data_inputs(model.graph)):
-        return None
-    from .rules import RULES  # whose rules are functions of a Rewriter
-
-    if (opset := model.opset_imports[""]) < _OPSET:
-        raise NotStreamableError(f"opset {opset}, expected {_OPSET} or later")
-    model = model.clone()
-    work = Rewriter(model, find_shapes(model, batch, sequence), sequence)
-    for node in list(model.graph):
-        work.visit(node, RULES)
-    work.check_outputs()
-    work.finish()
-    return Streamable(model, tuple(work.states), work.reach) if work.states else None
 
 
 class Rewriter:

@@ -17,8 +17,8 @@ from lstm_edge_exporters.numerics.cases import CaseGenerator
 from lstm_edge_exporters.numerics.function import Function, fixed_axes
 from lstm_edge_exporters.numerics.graph64 import Graph64
 from lstm_edge_exporters.numerics.verify import ChunkedFile, run_in_chunks
-from lstm_edge_exporters.streaming import rewrite
-from lstm_edge_exporters.streaming.rewrite import make_streamable
+from lstm_edge_exporters.streaming import streamable
+from lstm_edge_exporters.streaming.streamable import make_streamable
 from lstm_edge_runtime import State, load
 
 WIDTH = 4
@@ -296,13 +296,13 @@ def test_a_wrong_value_before_the_first_step_is_seen(both, name):
 
 def test_a_graph_that_goes_wrong_in_chunks_is_not_taken(monkeypatch):
     """Then the file is the one without states of the past, with the reason."""
-    right = rewrite.make_streamable
+    right = streamable.make_streamable
 
     def wrong(*arguments):
         found = right(*arguments)
         return replace(found, states=tuple(state._replace(reset=0.5) for state in found.states))
 
-    monkeypatch.setattr(rewrite, "make_streamable", wrong)
+    monkeypatch.setattr(streamable, "make_streamable", wrong)
     artifact = export(Chomp(), torch.randn(2, 9, WIDTH), ExportConfig(inputs={"x": ("N", "L", WIDTH)}))
     assert [state.input for state in artifact.manifest.states] == ["h_0"]
     assert artifact.manifest.unstreamable.startswith("a convolution over time")
