@@ -535,7 +535,7 @@ class _Compiler:
             return self._each(self._single(value.shape, zero), Function.AFFINE, -1.0, 1.0)._replace(
                 dtype="bool"
             )
-        raise UnsupportedError(f"from {value.dtype} to type {to}")
+        raise UnsupportedError(f"from {value.dtype} to {folding.CASTS.get(to or 0, to)}")
 
     # parts of values
 
