@@ -107,6 +107,8 @@ class CaseGenerator:
     """Whether lengths come in falling order, as ``enforce_sorted=True`` demands."""
     ranges: Mapping[str, AxisRange] = field(default_factory=dict)
     """The sizes that a named axis may have; any from 1 where left out."""
+    held: frozenset[str] = frozenset()
+    """States that are at reset in every case: frames of the past, from which no module can be started."""
 
     @classmethod
     def of(
@@ -251,7 +253,7 @@ class CaseGenerator:
             if each.role == "lengths":
                 feeds[each.name] = self._lengths(each, shape, steps, rng, full)
             elif each.role == "state":
-                feeds[each.name] = _state(each, shape, rng, at_reset)
+                feeds[each.name] = _state(each, shape, rng, at_reset or each.name in self.held)
             else:
                 feeds[each.name] = _signal(each, shape, rng, full, steps)
         return Case(sizes, feeds, at_reset)
