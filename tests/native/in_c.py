@@ -24,6 +24,7 @@ typedef struct {{ float memory[{memory}]; int16_t quantized[{quantized} + 1]; }}
 {constants}
 static int net_step_with(net_state *state, net_work *work, {parameters})
 {{
+    (void)state;
 {body}
     return 0;
 }}

@@ -171,7 +171,9 @@ def _described(task: Task, outputs: Sequence[TensorSpec]) -> Task:
     width = output.axes[-1] if output.axes else None
     for what, names in (("labels", task.labels), ("units", task.units)):
         if names and isinstance(width, int) and len(names) != width:
-            raise InputError(f"got {len(names)} {what}, expected {width}, the width of output {output.name}")
+            raise InputError(
+                f"got {len(names)} {what}, expected {width}, the width of output {output.name!r}"
+            )
     return task._replace(output=output.name)
 
 

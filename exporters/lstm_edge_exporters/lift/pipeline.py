@@ -412,7 +412,7 @@ def _output_axes(
     """
     if len(small) != len(large):
         raise FileFormatError(
-            f"output {name} has {len(small)} axes in one run and {len(large)} in another; "
+            f"output {name!r} has {len(small)} axes in one run and {len(large)} in another; "
             "let every branch give the same number of axes"
         )
     axes: list[int | str] = []

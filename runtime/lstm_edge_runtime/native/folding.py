@@ -73,7 +73,8 @@ def fold(node: Node, inputs: list[Array | None]) -> list[Array]:
             return [data.reshape(shape_after(node, data.shape, inputs[1:]))]
         if node.op_type not in _FOLD:
             raise UnsupportedError("an operator of stored tensors that is not covered")
-        return [_FOLD[node.op_type](node, inputs)]
+        with np.errstate(all="ignore"):
+            return [np.asarray(_FOLD[node.op_type](node, inputs))]
     except (ValueError, TypeError, IndexError, KeyError, OverflowError, ZeroDivisionError) as error:
         if isinstance(error, UnsupportedError):
             raise
