@@ -235,14 +235,8 @@ class Function:
                 return found
         draws = (Rounding(seed, unit=2.0**-53) for seed in range(_DRAWS[1]))
         rounded = (procedure(partial(self.graph.perturbed, rounding=each), feeds) for each in draws)
-        ill, limits = self._allow(
-            replace(found, ill_conditioned=True), rounded, got, expected, limits, _ROUNDINGS
-        )
-        sizes = {name: reduce_free(array, ()) for name, array in shared.items()}
-        if max(limit.max(initial=0.0) for limit in limits.values()) >= max(sizes.values()):
-            # not a digit is left of any output
-            anything = {name: reduce_free(got[name], ()) + size for name, size in sizes.items()}
-            ill = replace(ill, records=_compare(got, expected, anything))
+        unsure = replace(found, ill_conditioned=True)
+        ill = _anything(*self._allow(unsure, rounded, got, expected, limits, _ROUNDINGS), got, expected)
         return ill if ill.ok else found
 
     def _moved(self, graph: Graph64, constants: Sequence[str], seed: int) -> Graph64:
@@ -280,6 +274,15 @@ class Function:
 
 class GraphError(Exception):
     """The graph does not run on a case that its reference runs on."""
+
+
+def _anything(found: Agreement, limits: Mapping[str, Array], got: Feeds, expected: Feeds) -> Agreement:
+    """Return ``found`` with limits that allow anything, where not a digit is left of any output."""
+    sizes = {name: reduce_free(expected[name], ()) for name in limits}
+    if max(limit.max(initial=0.0) for limit in limits.values()) < max(sizes.values()):
+        return found
+    anything = {name: reduce_free(got[name], ()) + size for name, size in sizes.items()}
+    return replace(found, records=_compare(got, expected, anything))
 
 
 def _compare(got: Feeds, expected: Feeds, limits: Mapping[str, Array]) -> tuple[Comparison, ...]:
