@@ -281,9 +281,8 @@ class _Verifier:
             file = replace(file, run=function.exact, floors=None)
         if reason or not states_stop_at_lengths(file, whole.feeds):
             return chunks, reason, bool(reason)
-        axes = {name: axis for name, axis in manifest.batch_axes.items() if name in manifest.input_names}
-        by_row = all(state.input in axes for state in manifest.states)
-        if by_row and not rows_keep_states(file, whole.feeds, axes):
+        by_row = all(state.input in manifest.batch_axes for state in manifest.states)
+        if by_row and not rows_keep_states(file, whole.feeds):
             reason = (
                 "rows are in another order inside (sorted by length, say), and their states do not follow: "
                 "a row gets another's state where the order changes from chunk to chunk"

@@ -242,8 +242,9 @@ class _Known:
 
 def _in(array: Array, others: Iterable[Array]) -> bool:
     """Tell whether an array is one of others, which are in order, or nearly, in whatever order."""
-    mine = np.sort(array, axis=None)
-    return any(mine.size == each.size and np.allclose(mine, each, rtol=_ALIKE, atol=0) for each in others)
+    alike = [each for each in others if each.size == array.size]
+    mine = np.sort(array, axis=None) if alike else array
+    return any(np.allclose(mine, each, rtol=_ALIKE, atol=0) for each in alike)
 
 
 def introduced_constants(graph: Graph64, tensors: Iterable[Array]) -> Iterator[str]:
