@@ -115,7 +115,7 @@ def parse(payload: bytes, width: int) -> tuple[int, np.ndarray]:
         document = json.loads(payload)
         number, sample = document["n"], np.array(document["x"], np.float32)
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
-        raise InputError(f"got {payload[:40]!r}, {expected}") from error
+        raise InputError(f"got {payload[:40].decode(errors='replace')!r}, {expected}") from error
     if type(number) is not int or not 0 <= number < 2**63:
         raise InputError(f"got n = {str(number)[:40]}, {expected}")
     if sample.shape != (width,) or not np.isfinite(sample).all():
@@ -361,7 +361,7 @@ def attach(gateway: Gateway) -> None:
 def serve(gateway: Gateway, options: argparse.Namespace, stop: Event) -> bool:
     """Run ticks until ``stop`` is set, then save; return whether the states are saved."""
     host, _, port = options.broker.partition(":")
-    gateway.client.connect_async(host, int(port or (8883 if options.ca else 1883)))
+    gateway.client.connect_async(host, options.port or int(port or (8883 if options.ca else 1883)))
     gateway.client.loop_start()
     save, report = time.monotonic() + options.save, time.monotonic() + 10
     due = time.monotonic()
@@ -395,6 +395,7 @@ def main() -> int:
     )
     parser.add_argument("model", type=Path)
     parser.add_argument("--broker", default="localhost", help="host, or host:port  [default: localhost]")
+    parser.add_argument("--port", type=int, help="of the broker  [default: 1883, with --ca 8883]")
     parser.add_argument("--ca", type=Path, help="use TLS, and trust this certificate authority (PEM)")
     parser.add_argument("--prefix", default="lstm-edge", help="topic prefix  [default: lstm-edge]")
     parser.add_argument("--name", default="lstm-edge-gateway", help="client id of the persistent session")

@@ -188,7 +188,8 @@ def _some(names: Iterable[object]) -> str:
 
 
 _FORMAT = "lstm-edge run"
-_SCHEMA = 1
+_SCHEMA = 2
+"""1 without ``added``, so that versions that only know that one still read such a run."""
 _WEIGHTS = re.compile(r"model-[0-9a-f]{12}\.safetensors")
 
 
@@ -217,6 +218,9 @@ class Run:
     """The scale of the features; None if the model takes raw samples."""
     targets: Scale | None = None
     """The scale of the predicted values, for regression."""
+    added: tuple[int, ...] = ()
+    """For each value, the place of the feature whose last value is added to it: the network predicts the
+    difference from now. Empty if it predicts the values themselves."""
     summary: dict[str, Any] = field(default_factory=dict)
     """Results of training, as plain values."""
     sha256: str = ""
@@ -246,7 +250,7 @@ def save(run: Run, folder: str | os.PathLike[str]) -> Run:
     name = f"model-{run.sha256[:12]}.safetensors"
     config = {
         "format": _FORMAT,
-        "schema": _SCHEMA,
+        "schema": _SCHEMA if run.added else 1,
         "weights": {"file": name, "sha256": run.sha256},
         "model": run.model.options,
         "task": run.task and run.task._asdict(),
@@ -254,6 +258,7 @@ def save(run: Run, folder: str | os.PathLike[str]) -> Run:
         "trained": run.trained and run.trained._asdict(),
         "inputs": run.inputs and asdict(run.inputs),
         "targets": run.targets and asdict(run.targets),
+        **({"added": run.added} if run.added else {}),
         "summary": run.summary,
     }
     text = json.dumps(config, indent=2, sort_keys=True, allow_nan=False) + "\n"
@@ -303,6 +308,7 @@ def _load_folder(folder: Path) -> Run:
             trained=None if config.get("trained") is None else Trained.decode(config["trained"]),
             inputs=None if config["inputs"] is None else _scale(config["inputs"]),
             targets=None if config["targets"] is None else _scale(config["targets"]),
+            added=tuple(map(int, config.get("added", ()))),
             summary=dict(config["summary"]),
             sha256=sha256,
         )
@@ -356,6 +362,12 @@ def _check_widths(run: Run, origin: Path) -> None:
         found += [(f"inputs.{name}", len(row), {lstm.input_size}) for name, row in asdict(run.inputs).items()]
     if run.targets is not None:
         found += [(f"targets.{name}", len(row), {classes}) for name, row in asdict(run.targets).items()]
+    if run.added:
+        found += [("added", len(run.added), {classes})]
+        if not all(0 <= place < lstm.input_size for place in run.added):
+            raise FileFormatError(
+                f"{origin}: added is {list(run.added)}, expected places below {lstm.input_size}; train again"
+            )
     if run.task is not None:
         found += [
             ("labels", len(run.task.labels), {0, classes}),

@@ -31,14 +31,19 @@ class Deployed(nn.Module):
         model: the network; used as it is, not copied.
         inputs: scale of the features; None leaves ``x`` as it is.
         targets: scale of the predicted values; None leaves the logits as they are.
+        added: by predicted value, the place of the feature whose last valid value is added to it.
     """
 
-    def __init__(self, model: LSTM1, inputs: Scale | None, targets: Scale | None) -> None:
+    def __init__(
+        self, model: LSTM1, inputs: Scale | None, targets: Scale | None, added: tuple[int, ...] = ()
+    ) -> None:
         super().__init__()
         self.model = model
         dtype = model.fc.weight.dtype
         self.inputs = None if inputs is None else _Scaling(inputs, dtype)
         self.targets = None if targets is None else _Scaling(targets, dtype)
+        width = model.lstm.input_size
+        self.added = nn.Buffer(torch.eye(width, dtype=dtype)[:, list(added)]) if added else None
 
     def forward(
         self, x: Tensor, h_0: Tensor, c_0: Tensor, lengths: Tensor | None = None
@@ -51,6 +56,7 @@ class Deployed(nn.Module):
             c_0: ``(layers*D, N, H)``.
             lengths: int64 ``(N,)``, valid steps of each row.
         """
+        raw = x
         if self.inputs is not None:
             x = (x - self.inputs.mean) / self.inputs.std
         if not self.model.lstm.batch_first:
@@ -58,7 +64,17 @@ class Deployed(nn.Module):
         logits, (h_n, c_n) = self.model.forward_with_state(x, (h_0, c_0), lengths)
         if self.targets is not None:
             logits = logits * self.targets.std + self.targets.mean
+        if self.added is not None:
+            logits = logits + _last(raw, lengths) @ self.added
         return logits, h_n, c_n
+
+
+def _last(x: Tensor, lengths: Tensor | None) -> Tensor:
+    """Return the last valid step ``(N, I)`` of each row."""
+    if lengths is None:
+        return x[:, -1]
+    places = (lengths - 1)[:, None, None].expand(-1, 1, x.shape[2])
+    return x.gather(1, places)[:, 0]
 
 
 def deployable(run: Run, *, lengths: bool = False) -> tuple[Deployed, tuple[Tensor, ...], ExportConfig]:
@@ -104,4 +120,4 @@ def deployable(run: Run, *, lengths: bool = False) -> tuple[Deployed, tuple[Tens
         trained=run.trained,
         checkpoint_sha256=run.sha256 or None,
     )
-    return Deployed(copy.deepcopy(model), run.inputs, run.targets).eval(), example, config
+    return Deployed(copy.deepcopy(model), run.inputs, run.targets, run.added).eval(), example, config

@@ -2,9 +2,12 @@
 
 import os
 import shutil
+import sys
+from pathlib import Path
 
 import pytest
 
+HERE = str(Path(__file__).parent)
 REQUIRED = "LSTM_EDGE_REQUIRE"
 """An environment variable: programs that tests must find, where they would be skipped else."""
 
@@ -25,3 +28,20 @@ def find_program():
         return found
 
     return find
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _files_run_beside_their_modules():
+    """Run every file that a test makes with ``export`` beside its module, as ``beside.py`` says."""
+    product = getattr(sys.modules.get("lstm_edge_exporters"), "export", None)
+    makers = [
+        module
+        for module in list(sys.modules.values())
+        if str(getattr(module, "__file__", "")).startswith(HERE) and vars(module).get("export") is product
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        for module in makers if product else ():
+            from beside import export_beside
+
+            patch.setattr(module, "export", export_beside)
+        yield

@@ -25,12 +25,18 @@ import numpy as np
 from lstm_edge_runtime import errors
 from lstm_edge_runtime.errors import FileFormatError, LstmEdgeError
 from lstm_edge_runtime.manifest import Array
-from lstm_edge_runtime.ort import DEFAULT_OPTIONS, SessionOptions, open_session, run_by_name
+from lstm_edge_runtime.ort import (
+    DEFAULT_OPTIONS,
+    SessionOptions,
+    import_onnxruntime,
+    open_session,
+    run_by_name,
+)
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-__all__ = ["isolated", "open_isolated", "serve"]
+__all__ = ["isolated", "open_isolated", "prepare", "serve"]
 
 _SECONDS = 600
 """Longest time that opening a file, or one call, may take."""
@@ -61,6 +67,12 @@ def isolated() -> Iterator[None]:
         _CURRENT.reset(token)
     if child.ended:
         raise FileFormatError(child.ended)
+
+
+def prepare() -> None:
+    """Start the process of this thread already: it imports onnxruntime while this one imports torch."""
+    child = _child_of(os.getpid(), threading.get_ident())
+    child.process = child.process or child.start()
 
 
 def open_isolated(
@@ -142,7 +154,7 @@ class _Child:
         """
         if self.ended:
             raise FileFormatError(self.ended)
-        process = self.process or self._start()
+        process = self.process = self.process or self.start()
         forgotten, self.forgotten[:] = self.forgotten[:], []
         try:
             _send(process.stdin, message | {"close": forgotten}, arrays)
@@ -157,7 +169,8 @@ class _Child:
             raise (kind if issubclass(kind, LstmEdgeError) else RuntimeError)(told["text"])
         return told, found
 
-    def _start(self) -> "subprocess.Popen[bytes]":
+    def start(self) -> "subprocess.Popen[bytes]":
+        """Start the process and return it."""
         code = _START.format(path=sys.path, module=__name__)
         process = subprocess.Popen(  # noqa: S603  our own interpreter and program
             [sys.executable, "-c", code],
@@ -166,7 +179,7 @@ class _Child:
             stderr=subprocess.DEVNULL,
         )
         weakref.finalize(self, _stop, process, os.getpid())
-        self.process, self.forgotten = process, []
+        self.forgotten = []
         return process
 
 
@@ -202,6 +215,8 @@ def serve() -> None:
     os.dup2(2, 1)  # what a library prints is no answer
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
     _limit_memory()
+    with contextlib.suppress(errors.MissingDependencyError):  # which opening a file will say
+        import_onnxruntime()
     sessions: dict[int, InferenceSession] = {}
     with contextlib.suppress(EOFError, OSError):
         while True:

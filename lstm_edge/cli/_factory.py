@@ -3,11 +3,13 @@
 import copy
 import hashlib
 import importlib
+import inspect
 import re
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,8 @@ _ROWS, _STEPS = 3, 5
 """Batch size and number of steps of the example; each further axis is two longer than the previous one."""
 _LONGER = (1, 16, 256, 4096)
 """Factors by which the axes are extended for a module that refuses short ones."""
+_SHOWN = 3
+"""Tensors that are named of weights that do not fit."""
 
 
 @dataclass(frozen=True)
@@ -139,8 +143,23 @@ def build_module(source: str, weights: Path | None) -> tuple[nn.Module, str | No
     try:
         module.load_state_dict(tensors)
     except RuntimeError as error:
-        raise FileFormatError(f"{weights} does not fit {source}: {_in_one_line(error)}") from error
+        wrong = list(_differing(module.state_dict(), tensors)) or [_in_one_line(error)]
+        more = f"; {len(wrong) - _SHOWN} more differ" if len(wrong) > _SHOWN else ""
+        raise FileFormatError(
+            f"{weights} does not fit {source}: {'; '.join(wrong[:_SHOWN])}{more}"
+        ) from error
     return module, hashlib.sha256(weights.read_bytes()).hexdigest()
+
+
+def _differing(expected: Mapping[str, Any], given: Mapping[str, Tensor]) -> Iterator[str]:
+    """Return what is wrong with each tensor of a file that does not fit, those of another shape first."""
+    for name in sorted(expected.keys() & given.keys()):
+        if (found := tuple(given[name].shape)) != (wanted := tuple(expected[name].shape)):
+            yield f"{name} is {found}, expected {wanted}"
+    absent, unknown = sorted(expected.keys() - given.keys()), sorted(given.keys() - expected.keys())
+    for missing, extra in zip_longest(absent, unknown):
+        yield from [f"{missing} is missing"] if missing else []
+        yield from [f"{extra} is not in the module"] if extra else []
 
 
 def _in_one_line(error: BaseException) -> str:
@@ -151,7 +170,11 @@ def make_example(options: Sequence[InputOption], lengths: str | None, module: nn
     """Return a random example of each input; lengths, given or recognized by name, are in descending order.
 
     If the module refuses the example, the axes after the batch are made longer.
+
+    Raises:
+        InputError: ``forward`` has a parameter that is not described, or an example can't be created.
     """
+    _check_complete(options, module)
     first: dict[str, Tensor] | None = None
     for times in _LONGER:
         example = _make_example(options, lengths, module, times)
@@ -165,6 +188,21 @@ def make_example(options: Sequence[InputOption], lengths: str | None, module: nn
         return example
     assert first is not None
     return first
+
+
+def _check_complete(options: Sequence[InputOption], module: nn.Module) -> None:
+    """Raise ``InputError`` if ``forward`` takes what is given and more."""
+    parameters = inspect.signature(module.forward).parameters
+    plain = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    needed = {name for name, each in parameters.items() if each.kind in plain and each.default is each.empty}
+    given = {each.name for each in options}
+    if given <= parameters.keys() and (missing := [name for name in parameters if name in needed - given]):
+        rows = (options[0].axes or ("N",))[0]
+        advice = " ".join(f"--input {name}={rows}{':int64' if 'len' in name else ',8'}" for name in missing)
+        raise InputError(
+            f"{type(module).__name__}.forward also takes {', '.join(missing)}; describe each input, such as "
+            f"{advice}"
+        )
 
 
 def _make_example(

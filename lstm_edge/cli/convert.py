@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,30 +72,38 @@ def _to_native(model: Path, output: Path) -> _Written:
     return _Written("native program", {str(model): before, str(output): after}, document)
 
 
-def _to_c(model: Path, output: Path, chunk: int = 1, name: str | None = None) -> _Written:
-    with needing("c", "convert --to c"):
+def _to_c(
+    model: Path,
+    output: Path,
+    chunk: int = 1,
+    name: str | None = None,
+    flash_limit: int | None = None,
+    ram_limit: int | None = None,
+) -> _Written:
+    with needing("export", "convert --to c"):
         from lstm_edge_exporters.targets.c import check_c_folder, to_c
 
     check_c_folder(output, model, name=name)
-    made = to_c(model, chunk=chunk, name=name)
+    made = to_c(model, chunk=chunk, name=name, flash_limit=flash_limit, ram_limit=ram_limit)
     folder = made.save(output)
-    sizes = {path: len(text.encode()) for path, text in made.files.items()}
-    worst, count = made.worst, len(made.comparisons)
+    files = {path: len(text.encode()) for path, text in made.files.items()}
+    worst, count, sizes = made.worst, len(made.comparisons), made.sizes
     notes = [
         f"largest difference from onnxruntime: {worst.max_abs:.2g} in {worst.name}, {worst.ulp:.1f} ULP, "
         f"{worst.ratio:.2g} of its limit; {count} comparisons, and the golden case",
-        f"weights: {made.constants:,} bytes of flash; each source's state: {made.state:,} bytes of RAM",
+        *sizes.lines(),
         f"next: {folder / 'README.md'}",
     ]
     document = {
         "name": made.name,
-        "bytes": sizes,
-        "constants": made.constants,
-        "state": made.state,
+        "bytes": files,
+        **asdict(sizes),
+        "flash": sizes.flash,
+        "ram": sizes.ram,
         "comparisons": count,
         "max_abs": worst.max_abs,
     }
-    return _Written("C99", {str(output / path): size for path, size in sizes.items()}, document, notes)
+    return _Written("C99", {str(output / path): size for path, size in files.items()}, document, notes)
 
 
 def _to_web(model: Path, output: Path, ort: Path | None = None, data: Path | None = None) -> _Written:
@@ -147,7 +155,7 @@ class _Target:
 
 _TARGETS = {
     "ort": _Target(_to_ort),
-    "c": _Target(_to_c, ("chunk", "name")),
+    "c": _Target(_to_c, ("chunk", "name", "flash_limit", "ram_limit")),
     "native": _Target(_to_native),
     "triton": _Target(_to_triton, ("backend",)),
     "web": _Target(_to_web, ("ort", "data")),
@@ -160,6 +168,12 @@ _TARGETS = {
 @click.option("-o", "--output", type=PATH, required=True, help="Output file or folder.")
 @click.option("--chunk", type=click.IntRange(1), help="For c: time steps per call.  [default: 1]")
 @click.option("--name", help="For c: prefix of functions.  [default: MODEL's name]")
+@click.option(
+    "--flash-limit",
+    type=click.IntRange(1),
+    help="For c: maximum bytes of constants and code, as compiled here.",
+)
+@click.option("--ram-limit", type=click.IntRange(1), help="For c: maximum bytes of state and stack.")
 @click.option(
     "--backend",
     type=click.Choice(["python", "onnxruntime"]),
@@ -201,7 +215,7 @@ def command(model: Path, target: str, output: Path, as_json: bool, **options: An
     chosen = _TARGETS[target]
     given = {name: value for name, value in options.items() if value is not None}
     if stray := [name for name in given if name not in chosen.options]:
-        raise InputError(f"--{stray[0]} is not valid with --to {target}; remove it")
+        raise InputError(f"--{stray[0].replace('_', '-')} is not valid with --to {target}; remove it")
     written = chosen.convert(model, output, **given)
     if as_json:
         echo_json({"output": str(output), **written.document})

@@ -116,6 +116,7 @@ def _number(entry: str) -> tuple[str, float]:
 def _print(lifted: "Lifted", output: Path) -> None:
     report = lifted.report
     rows = [(*_row(state), "lifted") for state in report.lifted]
+    rows += [(*_row(state), "past steps") for state in report.past]
     rows += [(*_row(state), "existing") for state in report.recognized]
     print_table(f"{output}: {counted(len(rows), 'state')}", ("input", "output", "shape", "reset", ""), rows)
     for entry in report.left:
@@ -170,9 +171,9 @@ def _document(lifted: "Lifted", output: Path) -> dict[str, Any]:
                 "output": state.output,
                 "axes": state.axes,
                 "reset": np.asarray(state.reset).tolist(),
-                "lifted": state in report.lifted,
+                "lifted": state not in report.recognized,
             }
-            for state in (*report.lifted, *report.recognized)
+            for state in (*report.lifted, *report.past, *report.recognized)
         ],
         "left": [{"node": entry.node, "state": entry.state, "reason": entry.reason} for entry in report.left],
         "made_dynamic": report.made_dynamic,

@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from lstm_edge_runtime.errors import counted
+
 from ._extras import needing
 from ._options import NAMES, PATH, engine_option, json_option, reset_every_option
 from ._output import echo, echo_json, note, note_resets, print_table, progress
@@ -83,9 +85,10 @@ def command(dataset: str, model: Path, output: Path, as_json: bool, **options: A
     known = f", {report.known:,} already in {options['since']}" if options["since"] else ""
     bad = f", {len(report.left_out):,} skipped" if report.left_out else ""
     series = f" of {report.series:,} series" if report.series is not None else ""
-    events = f"; {report.events:,} events" if report.events is not None else ""
-    echo(f"{report.rows:,} rows{series} in {report.files:,} files{known}{bad}{events}")
+    events = f"; {counted(report.events, 'event')}" if report.events is not None else ""
+    echo(f"{counted(report.rows, 'row')}{series} in {counted(report.files, 'file')}{known}{bad}{events}")
+    workers = f"{counted(report.workers, 'worker')} ({report.distribution}, {report.engine})"
     echo(
-        f"{report.seconds:.1f} s, {report.rows_per_second:,.0f} rows/s, {report.workers} workers "
-        f"({report.distribution}, {report.engine}); the slowest stage: {report.slowest}"
+        f"{report.seconds:.1f} s, {report.rows_per_second:,.0f} rows/s, {workers}; the slowest stage: "
+        f"{report.slowest}"
     )

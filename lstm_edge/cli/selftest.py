@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-_WHOLE, _CHUNKED = "whole", "in chunks"
-
 
 @click.command("selftest")
 @model_argument
@@ -70,7 +68,7 @@ def command(model: Path, golden: Path | None, options: ModelOptions, as_json: bo
             ["", "replayed", "output", "largest difference", "limit"],
             rows,
         )
-        if golden is None and not any(how.startswith(_CHUNKED) for how, _ in found):
+        if golden is None and all(how.startswith("whole") for how, _ in found):
             echo("not replayed in chunks: the file can't be run in chunks, or the case is too short")
     how, worst = max(found, key=lambda pair: pair[1].ratio)
     if not worst.ok:
@@ -79,7 +77,12 @@ def command(model: Path, golden: Path | None, options: ModelOptions, as_json: bo
 
 
 def _own_case(found: "SelfTest") -> list[tuple[str, "Comparison"]]:
-    return [*((_WHOLE, each) for each in found.whole), *((_CHUNKED, each) for each in found.chunked)]
+    several = any(replay.case for replay in found.replays)
+    return [
+        (f"{replay.how}, case {replay.case + 1}" if several else replay.how, each)
+        for replay in found.replays
+        for each in replay.comparisons
+    ]
 
 
 def _folder(model: "Model", folder: Path) -> list[tuple[str, "Comparison"]]:

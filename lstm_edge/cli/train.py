@@ -39,6 +39,11 @@ __all__ = ["command"]
 @click.option(
     "--forecast", type=NAMES, default=(), help="Columns whose next value to predict; needs --window."
 )
+@click.option(
+    "--forecast-difference/--forecast-value",
+    default=None,
+    help="Predict the change from now, or the value.  [default: the change where that is small]",
+)
 @click.option("--units", type=NAMES, default=(), help="Units of the values, kept in the exported file.")
 @click.option("--rate", "sampling_rate", type=RATE, help="Sampling rate, kept in the exported file.")
 @click.option(

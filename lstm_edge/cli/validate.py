@@ -94,6 +94,9 @@ def command(
         if weights is not None and against is None:
             raise InputError("got --weights without --against package.module:factory")
         with needing("export", "validate"):
+            from lstm_edge_exporters.isolation import prepare
+
+            prepare()
             from lstm_edge_exporters.validate import ValidateConfig, open_file, validate
         if html is not None:
             with needing("report", "validate --html"):

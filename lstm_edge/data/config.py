@@ -78,6 +78,9 @@ class DataConfig(ReadConfig):
     """Time steps from one window of a series to the next; None is the window (no overlap)."""
     units: tuple[str, ...] = ()
     """Unit of each predicted value, stored in the artifact."""
+    forecast_difference: bool | None = None
+    """Whether a forecast's network predicts the difference from now, to which the exported file adds what is
+    now; None if persistence is hard to beat (``training.baselines.persists``)."""
     validation: float = 0.2
     """Fraction of the series in the validation set."""
     test: float = 0.2
@@ -103,6 +106,8 @@ class DataConfig(ReadConfig):
             raise InputError("a stride requires a window; also give --window")
         if self.forecast and self.window is None:
             raise InputError("a forecast requires a window; also give --window")
+        if self.forecast_difference is not None and not self.forecast:
+            raise InputError("--forecast-difference is about a forecast; also give --forecast")
         for name, share in (("validation", self.validation), ("test", self.test)):
             if not 0 <= share < 1:
                 raise InputError(f"{name} is {share}, expected a fraction from 0 to below 1")

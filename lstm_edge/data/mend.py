@@ -89,7 +89,7 @@ def mend_rate(
             "--rate resamples to one rate"
         )
         notes = (*recordings.notes, *((note,) if odd else ()))
-        return replace(recordings, sampling_rate=asked or 1 / usual, notes=notes)
+        return replace(recordings, sampling_rate=asked or float(f"{1 / usual:.6g}"), notes=notes)
     series = tuple(_resample(one, each, asked) for one, each in zip(recordings.series, times, strict=True))
     note = f"resampled from about {1 / usual:.4g} Hz to {asked:g} Hz by their timestamps"
     return replace(recordings, series=series, sampling_rate=asked, notes=(*recordings.notes, note))

@@ -86,6 +86,8 @@ def _read_table(
     features = _features(table, columns, config, model)
     if missing := [name for name in config.forecast if name not in features]:
         raise InputError(f"{path}: to forecast {missing[0]!r} it must be a feature")
+    if not config.features:
+        table.refuse_text(features)
     x = table.numbers(features, gaps=config.missing != "error", advice=_MENDS)
     y, labels = _targets(table, columns.label, () if config.forecast else columns.values)
     order, timed = table.places(columns.order) if columns.order else (None, False)
@@ -202,7 +204,9 @@ def _parse_csv(path: Path) -> "_Table":
     rows, lines = [], []
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, strict=True)
+            separator = _separator(file.readline())
+            file.seek(0)
+            reader = csv.reader(file, strict=True, delimiter=separator)
             header = [name.strip() for name in next(reader, [])]
             for row in reader:
                 if row:
@@ -210,25 +214,50 @@ def _parse_csv(path: Path) -> "_Table":
                     lines.append(reader.line_num)
                     if len(row) != len(header):
                         raise InputError(
-                            f"{path} row {reader.line_num} has {len(row)} columns, expected the header's "
-                            f"{len(header)}"
+                            f"{path} row {reader.line_num} has {counted(len(row), 'column')}, expected the "
+                            f"header's {len(header)}"
                         )
     except (UnicodeDecodeError, csv.Error) as error:
         raise FileFormatError(f"{path} is not UTF-8 CSV text ({error})") from error
     if not rows:
         raise InputError(f"{path} is empty; expected a header and one row per time step")
+    if _is_data(header):
+        first = ", ".join(header[:3]) + (", ..." if len(header) > 3 else "")
+        raise InputError(f"{path} has no header: row 1 is {first}; add a row with the names of the columns")
     if repeated := {name for name in header if header.count(name) > 1}:
         raise InputError(f"{path} has the column {sorted(repeated)[0]!r} twice; rename one")
     cells = np.array([[cell.strip() for cell in row] for row in rows], dtype=object)
-    return _Table(path, dict(zip(header, cells.T, strict=True)), lines)
+    return _Table(path, dict(zip(header, cells.T, strict=True)), lines, decimal_comma=separator != ",")
+
+
+def _is_data(header: Sequence[str]) -> bool:
+    """Return whether a first row holds numbers that are no names, as a frame's 0, 1, 2 are."""
+    numbers = [cell for cell in header if np.isfinite(_number(cell.replace(",", ".")))]
+    names = numbers == [str(place) for place in range(len(numbers))]
+    return not names and (len(numbers) == len(header) or not all(map(str.isdecimal, numbers)))
+
+
+def _separator(line: str) -> str:
+    """Return what separates the cells of a header: a semicolon or tab if that gives more of them."""
+    return max(",;\t", key=lambda each: len(next(csv.reader([line], delimiter=each), [])))
 
 
 class _Table:
     """Columns of cells, as text or as numbers."""
 
-    def __init__(self, path: Path, columns: dict[str, Array], lines: Sequence[int]) -> None:
-        """Take columns of text without space around or float64, and the number of each row for messages."""
+    def __init__(
+        self, path: Path, columns: dict[str, Array], lines: Sequence[int], *, decimal_comma: bool = False
+    ) -> None:
+        """Take columns of text without space around or float64, and the number of each row for messages.
+
+        Args:
+            path: for messages.
+            columns: by name.
+            lines: the number of each row in the file.
+            decimal_comma: whether ``1,5`` is a number.
+        """
         self.path = path
+        self._decimal_comma = decimal_comma
         self.header = list(columns)
         self._columns = columns
         self._lines = lines
@@ -271,18 +300,16 @@ class _Table:
             InputError: a cell that is neither; the first one decides which of the two is expected.
         """
         first = self._columns[name][0]
-        if isinstance(first, float) or not np.isnan(_number(first)) or first.lower() in _GAPS:
+        if isinstance(first, float) or not np.isnan(self._number(first)) or first.lower() in _GAPS:
             return self.numbers([name])[:, 0], False
         seconds = []
         for row in range(len(self)):
             text = self.cell(name, row)
-            try:
-                time = datetime.fromisoformat(text[:-1] + "+00:00" if text.endswith("Z") else text)
-            except ValueError as error:
+            if (time := _time(text)) is None:
                 raise InputError(
                     f"{self.path} row {self.line(row)}, column {name!r} is {text!r}, expected a number or an "
                     "ISO timestamp such as 2026-11-25T09:30:00.25"
-                ) from error
+                )
             seconds.append(time if time.tzinfo else time.replace(tzinfo=timezone.utc))
         return np.array([(time - seconds[0]).total_seconds() for time in seconds]), True
 
@@ -301,22 +328,55 @@ class _Table:
         """
         return np.stack([self._numbers(name, gaps, advice) for name in names], axis=1)
 
+    def refuse_text(self, names: Sequence[str]) -> None:
+        """Raise ``InputError`` if one of some columns holds no number, with what to do with it."""
+        text = [name for name in names if self._columns[name].dtype == object and self._is_text(name)]
+        if text:
+            cell, others = self.cell(text[0], 0), [name for name in names if name not in text]
+            what = "times" if _time(cell) else "text"
+            order = f"sort by it with --order {text[0]}, or " if what == "times" else ""
+            features = f" --features {','.join(others)}" if others else " with numbers"
+            raise InputError(
+                f"{self.path}: column {text[0]!r} holds {what}, such as {cell!r}, and a feature is a number; "
+                f"{order}name the features:{features}"
+            )
+
+    def _is_text(self, name: str) -> bool:
+        given = (cell for cell in self._columns[name] if cell.lower() not in _GAPS)
+        text = (np.isnan(self._number(cell)) and "," not in cell for cell in given)
+        return next(text, False) and all(text)
+
+    def _number(self, cell: str) -> float:
+        return _number(cell.replace(",", ".") if self._decimal_comma else cell)
+
     def _numbers(self, name: str, gaps: bool, advice: str) -> npt.NDArray[np.float64]:
         cells = self._columns[name]
         values: npt.NDArray[np.float64] = cells
         if cells.dtype == object:
-            values = np.array([_number(cell) for cell in cells])
+            values = np.array([self._number(cell) for cell in cells])
         wrong = ~usable(values)
         if gaps:
             wrong &= np.array([str(cell).lower() not in _GAPS for cell in cells])
         if (places := np.flatnonzero(wrong)).size:
             first = int(places[0])
             cell = self.cell(name, first)
+            if "," in cell and not np.isnan(_number(cell.replace(",", "."))):
+                advice = "; write a decimal point, or separate columns by semicolons"
+            elif cell.lower() not in _GAPS:
+                advice = ""
             raise InputError(
                 f"{self.path} row {self.line(first)}, column {name!r} is {cell!r}, expected a finite "
-                f"number{advice if cell.lower() in _GAPS else ''}"
+                f"number{advice}"
             )
         return values
+
+
+def _time(text: str) -> datetime | None:
+    """Return an ISO timestamp; None if it is none."""
+    try:
+        return datetime.fromisoformat(text[:-1] + "+00:00" if text.endswith("Z") else text)
+    except ValueError:
+        return None
 
 
 def _number(cell: str) -> float:

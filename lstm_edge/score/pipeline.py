@@ -14,7 +14,7 @@ import pyarrow as pa
 from lstm_edge.data.sample_input import run_series, sample_input
 from lstm_edge.results import class_names, is_classification, result_names
 from lstm_edge_runtime import load
-from lstm_edge_runtime.errors import FileFormatError, InputError
+from lstm_edge_runtime.errors import FileFormatError, InputError, counted
 
 from .config import ScoreConfig
 from .dataset import find_files, open_parquet, stored_keys
@@ -460,7 +460,9 @@ class _Run:
                 rate = done / (now - begun)
                 self._show(fraction, f"{name}: {done:,} of {total:,} rows, {rate:,.0f} rows/s")
 
-        self._show(share[0], f"{name}: {len(items)} items for {self._workers.workers} workers")
+        self._show(
+            share[0], f"{name}: {counted(len(items), 'item')} for {counted(self._workers.workers, 'worker')}"
+        )
         for result in self._workers.map(stage, self._job, items, tell) if items else ():
             rows += result["rows"]
             yield result

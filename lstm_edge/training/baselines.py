@@ -10,8 +10,12 @@ from torch import Tensor
 
 from .series import SeriesSet
 
-__all__ = ["Baseline", "find_season", "forecast_baselines", "majority_baseline", "mean_baseline"]
+__all__ = ["Baseline", "find_season", "forecast_baselines", "majority_baseline", "mean_baseline", "persists"]
 
+_PERSISTENT = 0.5
+"""Change from step to step, in standard deviations, up to which persistence is hard to beat."""
+_LAGS, _CRITICAL = 8, -2.86
+"""Changes before the present one that the Dickey-Fuller test takes into account, and its 5 % quantile."""
 _CORRELATED = 0.3
 """Least autocorrelation at a season's lag."""
 _PEAK = 0.9
@@ -55,6 +59,37 @@ def forecast_baselines(values: Tensor, series: SeriesSet, rows: Tensor, season: 
         there = torch.where(before >= series.begin[owner], before, rows)
         found.append(Baseline(f"one season of {season} steps ago", values[there]))
     return found
+
+
+def persists(series: Sequence[npt.NDArray[np.floating]]) -> bool:
+    """Return whether every channel wanders: its next value is near to the present one, at whatever level.
+
+    The change from step to step is small, and the augmented Dickey-Fuller test (Said and Dickey, "Testing for
+    unit roots in autoregressive-moving average models of unknown order", Biometrika 1984) does not reject a
+    unit root at 5 % in half of the series or more.
+
+    Args:
+        series: ``(L, C)`` each; those of few steps are not tested.
+    """
+    values = np.concatenate([one - one.mean(axis=0) for one in series])
+    changes = np.concatenate([np.diff(one, axis=0) for one in series])
+    small = np.sqrt((changes**2).mean(axis=0)) <= _PERSISTENT * values.std(axis=0)
+    long = [one for one in series if len(one) > 4 * _LAGS]
+    return bool(long) and all(
+        small[column] and np.median([_root_statistic(one[:, column]) for one in long]) > _CRITICAL
+        for column in range(values.shape[1])
+    )
+
+
+def _root_statistic(values: npt.NDArray[np.floating]) -> float:
+    """Return the Dickey-Fuller t statistic of ``(L,)``, with a constant."""
+    changes = np.diff(values.astype(np.float64))
+    lagged = [changes[_LAGS - lag : len(changes) - lag] for lag in range(1, _LAGS + 1)]
+    x, y = np.column_stack([values[_LAGS:-1], *lagged]), changes[_LAGS:]
+    x, y = x - x.mean(axis=0), y - y.mean()
+    found = np.linalg.lstsq(x, y, rcond=None)[0]
+    variance = ((y - x @ found) ** 2).sum() / (len(x) - _LAGS - 2) * np.linalg.pinv(x.T @ x)[0, 0]
+    return float(found[0] / np.sqrt(variance)) if variance > 0 else 0.0
 
 
 def find_season(series: Sequence[npt.NDArray[np.floating]]) -> int | None:

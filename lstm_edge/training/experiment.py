@@ -1,7 +1,7 @@
 """One training: its data as the network sees them, and the run that says what came of it."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from ..data.recordings import SETS, Recordings
 from ..data.split import Split
 from ..data.training import SetWindows
 from ..lstm1 import LSTM1
-from .baselines import Baseline, find_season, forecast_baselines, majority_baseline, mean_baseline
+from .baselines import Baseline, find_season, forecast_baselines, majority_baseline, mean_baseline, persists
 from .config import TrainConfig
 from .dataset import Dataset, fit_scale, scale_dataset
 from .lanes import reset_lanes
@@ -75,6 +75,8 @@ class Experiment:
     """The same sets as whole series."""
     inputs: Scale
     targets: Scale | None
+    added: tuple[int, ...]
+    """As in ``Run``."""
     data: DataConfig
     config: TrainConfig
 
@@ -135,6 +137,7 @@ class Experiment:
             trained=Trained(carries, self.data.window or whole, reset_lanes(rows) / rows if carries else 1.0),
             inputs=self.inputs,
             targets=self.targets,
+            added=self.added,
             summary=summary,
         )
 
@@ -150,6 +153,11 @@ class Experiment:
                     f"the training set has {max(counts)} samples of {most!r} and {min(counts)} of {least!r}; "
                     "--class-weight balanced makes all classes count alike"
                 )
+        if self.added:
+            notes.append(
+                "the network predicts the change from now, and the exported file adds what is now; "
+                "--forecast-value predicts the value itself"
+            )
         return notes
 
     def metrics(self, model: LSTM1, name: str) -> dict[str, Any]:
@@ -180,27 +188,46 @@ class Experiment:
             always = majority_baseline(self.sets["train"].y, self.recordings.labels, len(rows))
             scores[always.name] = {"accuracy": float((always.values == y).double().mean())}
         else:
-            for each in (mean_baseline(self.targets.mean, len(rows)), *self._forecasts(name, rows)):
-                scores[each.name] = regression_metrics(each.values, self.unscaled(y), self.recordings.targets)
+            mean = [self.inputs.mean[place] for place in self.added] or self.targets.mean
+            truth = self.values(name, y, rows)
+            for each in (mean_baseline(mean, len(rows)), *self._forecasts(name, rows)):
+                scores[each.name] = regression_metrics(each.values, truth, self.recordings.targets)
         return {"baselines": scores}
 
     def _forecasts(self, name: str, rows: Tensor) -> list[Baseline]:
         if not self.data.forecast:
             return []
-        places = [self.recordings.features.index(target) for target in self.recordings.targets]
-        series = self.series[name]
-        mean, std = torch.tensor(self.inputs.mean), torch.tensor(self.inputs.std)
-        values = (series.x.cpu().double() * std + mean)[:, places]
+        places = _places(self.recordings)
         season = find_season([one.x[:, places] for one in self.split.train])
-        return forecast_baselines(values, series, rows, season)
+        return forecast_baselines(self._now(name, places), self.series[name], rows, season)
+
+    def _now(self, name: str, places: Sequence[int]) -> Tensor:
+        """Return some features of all steps of a set in their own units, ``float64 (T, C)``."""
+        columns = list(places)
+        mean, std = (torch.tensor(each)[columns] for each in (self.inputs.mean, self.inputs.std))
+        return self.series[name].x.cpu()[:, columns].double() * std + mean
+
+    def values(self, name: str, scaled: Tensor, rows: Tensor) -> Tensor:
+        """Return values of a set in their own units, ``float64 (K, C)``.
+
+        Args:
+            name: of the set.
+            scaled: ``(K, C)``, as the network returns them.
+            rows: ``int64 (K,)``, the steps of the set at which it does.
+        """
+        values = self.unscaled(scaled)
+        return values + self._now(name, self.added)[rows] if self.added else values
 
     def scored(self, model: LSTM1, name: str) -> tuple[Tensor, Tensor]:
-        """Return the outputs and targets that the score of a set is of."""
-        if not self.config.carries:
-            return predict(model, self.sets[name]), self.sets[name].y
-        run = self.stream(model, name)
-        counted = run.streams.counted[run.streams.valid]
-        return run.outputs[counted], run.y[counted]
+        """Return the values that the score of a set is of, predicted and true, in their own units."""
+        if self.config.carries:
+            run = self.stream(model, name)
+            counted = run.streams.counted[run.streams.valid]
+            outputs, y, rows = run.outputs[counted], run.y[counted], run.streams.step[run.streams.counted]
+        else:
+            dataset = self.sets[name]
+            outputs, y, rows = predict(model, dataset), dataset.y, dataset.last
+        return self.values(name, outputs, rows), self.values(name, y, rows)
 
     def stream(self, model: LSTM1, name: str) -> StreamRun:
         """Run the series of a set with carried states."""
@@ -303,6 +330,7 @@ def make_experiment(
         data: how they were read.
         config: how to train, resolved.
     """
+    sets, added = _as_differences(recordings, sets, data)
     windows = {name: Dataset.of(each) for name, each in sets.windows.items()}
     inputs = fit_scale(torch.cat([torch.from_numpy(one.x.astype(np.float32)) for one in sets.split.train]))
     targets = None if recordings.labels else fit_scale(windows["train"].y)
@@ -312,7 +340,35 @@ def make_experiment(
         name: SeriesSet.of(getattr(sets.split, name), inputs, targets, data.window, joined=joined)
         for name in scaled
     }
-    return Experiment(recordings, sets.split, scaled, series, inputs, targets, data, config)
+    return Experiment(recordings, sets.split, scaled, series, inputs, targets, added, data, config)
+
+
+def _as_differences(
+    recordings: Recordings, sets: SetWindows, data: DataConfig
+) -> tuple[SetWindows, tuple[int, ...]]:
+    """Return the sets with changes from now as values, and the places of the features that change.
+
+    They stay as they are, without places, if ``data`` asks for no forecast or for one of the values.
+    """
+    if not data.forecast:
+        return sets, ()
+    places, wanted = _places(recordings), data.forecast_difference
+    if wanted is None:
+        wanted = persists([one.x[:, places] for one in sets.split.train])
+    if not wanted:
+        return sets, ()
+    parts: dict[str, Any] = {}
+    windows = {}
+    for name, each in sets.windows.items():
+        series = getattr(sets.split, name)
+        parts[name] = tuple(replace(one, y=(one.y - one.x[:, places]).astype(np.float32)) for one in series)
+        windows[name] = replace(each, y=np.concatenate([one.y for one in parts[name]])[each.last])
+    return SetWindows(replace(sets.split, **parts), windows), tuple(places)
+
+
+def _places(recordings: Recordings) -> list[int]:
+    """Return the places of the features that are forecast."""
+    return [recordings.features.index(target) for target in recordings.targets]
 
 
 def _initialize(model: LSTM1, steps: float) -> None:

@@ -233,12 +233,15 @@ def _horizons(model: LSTM1, experiment: Experiment, name: str) -> dict[str, dict
     known = torch.from_numpy(np.stack([one.x[at : at + window] for one, at in chosen])).double()
     ahead = [slice(at + window - 1, at + window - 1 + steps) for _, at in chosen]
     truth = torch.from_numpy(np.stack([one.y[part] for (one, _), part in zip(chosen, ahead, strict=True)]))
+    if experiment.added:
+        now = np.stack([one.x[part] for (one, _), part in zip(chosen, ahead, strict=True)])
+        truth = truth.double() + torch.from_numpy(now).double()
     mean, std = torch.tensor(experiment.inputs.mean), torch.tensor(experiment.inputs.std)
     last = known[:, -1]
     found: dict[str, dict[str, list[float]]] = {target: {"rmse": [], "last_value": []} for target in targets}
     for step in range(steps):
         x = ((known - mean) / std).to(model.fc.weight)
-        values = experiment.unscaled(model(x))
+        values = experiment.unscaled(model(x)) + (known[:, -1] if experiment.added else 0.0)
         for kind, guess in (("rmse", values), ("last_value", last)):
             errors = torch.sqrt(((guess - truth[:, step].double()) ** 2).mean(dim=0)).tolist()
             for target, error in zip(targets, errors, strict=True):
@@ -248,10 +251,9 @@ def _horizons(model: LSTM1, experiment: Experiment, name: str) -> dict[str, dict
 
 
 def _pairs(experiment: Experiment, outputs: Tensor, y: Tensor) -> dict[str, list[list[float]]]:
-    """Return true and predicted values, by target, in its own unit."""
+    """Return true and predicted values ``(K, C)`` by target, a few of them."""
     rows = _spread(len(y), _PAIRS)
-    truth, predicted = (experiment.unscaled(values)[rows] for values in (y, outputs))
     return {
-        name: torch.stack([truth[:, column], predicted[:, column]], dim=1).tolist()
+        name: torch.stack([y[rows, column], outputs[rows, column]], dim=1).tolist()
         for column, name in enumerate(experiment.recordings.targets)
     }

@@ -132,7 +132,7 @@ def check_output(name: str, axes: Axes, shape: tuple[int, ...], sizes: Mapping[s
     expected = [(resolve((axis,), sizes) or (size,))[0] for axis, size in zip(axes, shape, strict=False)]
     if len(shape) != len(axes) or [*shape] != expected:
         raise ContractError(
-            f"output {name} has shape {shape}, expected {describe(axes)}; the file does not keep its contract"
+            f"output {name!r} is {shape}, expected {describe(axes)}; the file does not keep its contract"
         )
 
 

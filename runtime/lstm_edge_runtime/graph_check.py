@@ -361,7 +361,8 @@ def _check_axis_names(manifest: Manifest) -> None:
     for tensor, axes in manifest.axes.items():
         if twice := [name for name in named if axes.count(name) > 1]:
             raise ManifestError(
-                f"{tensor} {describe(axes)} has axis {twice[0]} twice; export the model again"
+                f"{tensor!r} {describe(axes)} has axis {twice[0]} twice, as attention weights have, which no "
+                "manifest describes; return it without one of them"
             )
 
 

@@ -17,7 +17,6 @@ __all__ = [
     "SelfTest",
     "check_golden_case",
     "compare_golden",
-    "gather_replays",
     "golden_limits",
     "replay_golden",
     "selftest",
@@ -40,13 +39,22 @@ class Replay:
 
 @dataclass(frozen=True)
 class SelfTest:
-    """Results of replaying the golden case."""
+    """Results of replaying the golden cases."""
 
-    whole: tuple[Comparison, ...]
-    """Each output and state of each case in one call."""
-    chunked: tuple[Comparison, ...]
-    """The same after two calls and after single steps, with carried states; empty where the file can't be
-    fed in chunks."""
+    replays: tuple[Replay, ...]
+
+    @property
+    def whole(self) -> tuple[Comparison, ...]:
+        """Each output and state of each case in one call."""
+        return tuple(record for each in self.replays if not each.sizes for record in each.comparisons)
+
+    @property
+    def chunked(self) -> tuple[Comparison, ...]:
+        """The same after two calls and after single steps, with carried states.
+
+        Empty if the file can't be fed in chunks.
+        """
+        return tuple(record for each in self.replays if each.sizes for record in each.comparisons)
 
     @property
     def comparisons(self) -> tuple[Comparison, ...]:
@@ -74,17 +82,8 @@ class SelfTest:
 
 def selftest(core: Core) -> SelfTest:
     """Replay the golden cases; see ``Model.selftest``."""
-    return gather_replays(core.manifest, lambda feeds: core.manifest.all_outputs(*core.call(feeds)))
-
-
-def gather_replays(manifest: Manifest, run: Runner) -> SelfTest:
-    """Replay the golden cases on what runs the file; see ``replay_golden``."""
-    replays = list(replay_golden(manifest, run))
-    whole, chunked = (
-        tuple(record for each in replays if bool(each.sizes) == cut for record in each.comparisons)
-        for cut in (False, True)
-    )
-    return SelfTest(whole, chunked)
+    run = replay_golden(core.manifest, lambda feeds: core.manifest.all_outputs(*core.call(feeds)))
+    return SelfTest(tuple(run))
 
 
 def replay_golden(manifest: Manifest, run: Runner) -> Iterator[Replay]:

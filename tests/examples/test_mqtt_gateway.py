@@ -69,7 +69,7 @@ def broker(tmp_path, find_program):
 def gateway(request, broker, tmp_path):
     more = getattr(request, "param", ())
     command = [sys.executable, ROOT / "examples" / "mqtt_gateway.py", MODEL, "--save", "0.3", "--wait", "60"]
-    options = ["--broker", f"127.0.0.1:{broker[1]}", "--state", tmp_path / "gateway.npz"]
+    options = ["--broker", "127.0.0.1", "--port", str(broker[1]), "--state", tmp_path / "gateway.npz"]
     process = Process([*command, *options, *more], tmp_path / "gateway.log", b"connected")
     yield process
     process.process.kill()
@@ -306,7 +306,8 @@ def test_a_bad_message_is_answered_with_its_reason_and_harms_no_other(broker, ga
             key.data.loop_read()
         client.loop_write()
     assert len(devices.errors) == 5
-    assert any("3 finite numbers" in text for text in devices.errors)
+    assert any("got 'no json', expected" in text for text in devices.errors)
+    assert all("3 finite numbers" in text for text in devices.errors)
     assert gateway.stop(signal.SIGTERM) == 0
     devices.close()
 

@@ -68,7 +68,7 @@ def built(folder: Path) -> Path:
     return next(folder.glob("liblstm_edge.*"))
 
 
-def _open_for(isa: str, path: Path, folder: Path) -> C.CDLL:
+def open_for(isa: str, path: Path, folder: Path) -> C.CDLL:
     """Open a copy of the library of its own, which chooses its instruction set by itself."""
     copy = shutil.copy(path, folder / f"{isa}{path.suffix}")
     os.environ["LSTM_EDGE_ISA"] = isa
@@ -83,7 +83,7 @@ def _open_for(isa: str, path: Path, folder: Path) -> C.CDLL:
 @pytest.fixture(scope="session", params=ISAS)
 def library(request: pytest.FixtureRequest, built: Path, tmp_path_factory: pytest.TempPathFactory) -> C.CDLL:
     """The library with each instruction set."""
-    opened = _open_for(request.param, built, tmp_path_factory.mktemp("isa"))
+    opened = open_for(request.param, built, tmp_path_factory.mktemp("isa"))
     if opened.lstm_edge_isa() is None:
         pytest.skip(f"this machine has no {request.param}")
     assert opened.lstm_edge_isa().decode() == request.param

@@ -40,6 +40,7 @@ class Network:
         self.inputs, self.hidden, self.every_step = inputs, hidden, every_step
         self.layers: list[Layer] = []
         self.head: tuple[Array, Array] = (np.zeros(0), np.zeros(0))
+        self.writer = ProgramWriter()
         self.program = b""
 
     def __repr__(self) -> str:
@@ -81,7 +82,7 @@ def make_network(
 ) -> Network:
     """Return a random network; not ``plain`` means other functions, clip, peepholes and flags."""
     network = Network(inputs, hidden, every_step=every_step)
-    writer, width, k = ProgramWriter(), inputs, 1 / np.sqrt(hidden)
+    writer, width, k = network.writer, inputs, 1 / np.sqrt(hidden)
     golden = rng.standard_normal((golden_steps, inputs)).astype("float32") if golden_steps else None
     value = writer.input("x", inputs)
     pairs = []

@@ -220,14 +220,21 @@ def test_every_kind_of_head_is_that_of_onnxruntime(name: str) -> None:
 
 
 def padded(rng: np.random.Generator) -> bytes:
-    """Return a file with lengths and heads: with a bias, times the input, on the last step and state."""
+    """Return a file with lengths and heads: with a bias, times the input, last step and state, masked."""
     base = onnx.load_from_string(recurrent(rng, "LSTM"))
     graph = base.graph
     graph.node[0].input[4] = "lengths"
     graph.input.append(helper.make_tensor_value_info("lengths", TensorProto.INT32, ["N"]))
-    tensors = {"wt": rng.standard_normal((7, 3)), "b": rng.standard_normal(3), "last": -1}
+    tensors = {
+        "wt": rng.standard_normal((7, 3)),
+        "b": rng.standard_normal(3),
+        "last": -1,
+        "zero": 0,
+        "one": 1,
+    }
+    tensors |= {"1": [1], "2": [2], "none": 0.0}
     for name, array in tensors.items():
-        kind = "int64" if name == "last" else "float32"
+        kind = "float32" if name in ("wt", "b", "none") else "int64"
         graph.initializer.append(numpy_helper.from_array(np.array(array, kind), name))
     for node in (
         helper.make_node("MatMul", ["y", "wt"], ["product"]),
@@ -235,9 +242,17 @@ def padded(rng: np.random.Generator) -> bytes:
         helper.make_node("Mul", ["head", "x"], ["gated"]),
         helper.make_node("Gather", ["head", "last"], ["end"], axis=0),
         helper.make_node("Gather", ["h_n", "last"], ["top"], axis=0),
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Gather", ["shape", "zero"], ["L"], axis=0),
+        helper.make_node("Range", ["zero", "L", "one"], ["steps"]),
+        helper.make_node("Unsqueeze", ["steps", "1"], ["column"]),
+        helper.make_node("Cast", ["lengths"], ["wide"], to=TensorProto.INT64),
+        helper.make_node("Less", ["column", "wide"], ["valid"]),
+        helper.make_node("Unsqueeze", ["valid", "2"], ["mask"]),
+        helper.make_node("Where", ["mask", "head", "none"], ["masked"]),
     ):
         graph.node.append(node)
-    more = {"head": ["L", "N", 3], "gated": ["L", "N", 3], "end": ["N", 3], "top": ["N", 7]}
+    more = {name: ["L", "N", 3] for name in ("head", "gated", "masked")} | {"end": ["N", 3], "top": ["N", 7]}
     for name, axes in more.items():
         graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, axes))
     manifest = Manifest(
@@ -300,6 +315,20 @@ def test_a_node_that_is_not_covered_is_named_and_onnxruntime_goes_on() -> None:
     assert model.engine == "onnxruntime"
     assert "Sin" in uncovered(read_onnx(content), model.interface)
     assert model.stream().step(np.zeros(3)).shape == (7,)
+
+
+def test_a_number_of_rows_that_is_computed_with_is_not_covered() -> None:
+    base = onnx.load_from_string(recurrent(np.random.default_rng(11), "GRU"))
+    base.graph.node[1].output[0] = "before"
+    base.graph.initializer.append(numpy_helper.from_array(np.array(1), "rows"))
+    base.graph.node.extend([
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Gather", ["shape", "rows"], ["N"], axis=0),
+        helper.make_node("Cast", ["N"], ["count"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["before", "count"], ["y"]),
+    ])  # fmt: skip
+    with pytest.raises(UnsupportedError, match=r"\(Cast\): a number of rows or steps that is computed with"):
+        load(base.SerializeToString(), engine="native")
 
 
 def test_a_golden_case_that_onnxruntime_rejects_is_one_warning() -> None:

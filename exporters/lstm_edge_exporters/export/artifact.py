@@ -37,6 +37,11 @@ from .ranges import settle_ranges
 
 __all__ = ["Artifact", "verify_file"]
 
+_CHUNKED = 24
+"""Steps that are fed in chunks, beside those that the states of operators along time hold."""
+_MOST_REACHED = 256
+"""Of these at the most."""
+
 
 @dataclass(frozen=True)
 class Artifact:
@@ -101,7 +106,7 @@ def verify_file(made: File, config: ExportConfig, show: Progress) -> Artifact:
     show(0.8, "recording golden cases")
     manifest = manifest._replace(
         equivalence=equivalence.to_dict(),
-        golden=record_golden(file.graph, manifest, made.cases, equivalence.cases),
+        golden=record_golden(file.graph, manifest, replace(made.cases, held=frozenset()), equivalence.cases),
     )
     content = serialize(model, manifest, config.opset, config.ir_version)
     load(content, device="cpu", engine="onnxruntime").close()
@@ -116,7 +121,8 @@ def _check_loop(made: File, file: Function) -> None:
     Raises:
         CheckFailedError: they part.
     """
-    states = {state.input: state.output for state in made.manifest.states}
+    pairs = ((state.input, state.output) for state in made.manifest.states)
+    states = {name: output for name, output in pairs if name not in made.cases.held}
     if not states or not file.in_float64:
         return
     feeds = made.cases.case(2, 3, at_reset=False, offset=51, full=True).feeds
@@ -131,25 +137,40 @@ def _check_loop(made: File, file: Function) -> None:
 def _try_chunks(made: File, function: Function, engine: Runner) -> Manifest:
     """Return the manifest with why chunks do not equal the whole, and what else they show."""
     manifest = made.manifest
+    refused = made.lifted.refused
+    told = "" if refused is None or refused.gathers else str(refused)
     if reason := manifest.unstreamable or _why_whole(made):
-        return manifest._replace(unstreamable=reason)
+        more = f": {told}" if told and not made.roles.bidirectional else ""
+        return manifest._replace(unstreamable=f"{reason}{more}")
     if not manifest.time_axes or not manifest.states:
-        return manifest
+        return manifest if refused is None else manifest._replace(unstreamable=str(refused))
     floors = partial(noise_floors, function.graph, fixed=function.fixed)
     lengths = (manifest.lengths,) if manifest.lengths else ()
     file = ChunkedFile(manifest, engine, lengths, floors)
-    feeds = made.cases.case(2, 24, at_reset=True, full=True).feeds
+    steps = _CHUNKED + min(made.lifted.reach, _MOST_REACHED)
+    feeds = made.cases.case(2, steps, at_reset=True, full=True).feeds
     feeds = {**feeds, **file.with_lengths(feeds, manifest.steps(feeds))}
     manifest = manifest._replace(counts=find_counts(file, feeds))
     file = replace(file, manifest=manifest)
     found, reason = run_in_chunks(file, feeds, np.random.default_rng(0), function), ""
-    if not found.ok:
+    if made.lifted.past and (not found.ok or not _chunks_continue(made, function, file)):
+        raise CheckFailedError("the states of operators along time do not continue a sequence")
+    if not found.ok and not (reason := told):
         from ..lift.divergence import explain_divergence
 
         reason = explain_divergence(made.model, function.graph, file, feeds, found)
     exact = replace(file, run=function.exact, floors=None) if function.in_float64 else file
     padded = bool(reason) or states_stop_at_lengths(exact, feeds)
     return manifest._replace(unstreamable=reason, padded_states=padded)
+
+
+def _chunks_continue(made: File, function: Function, file: ChunkedFile) -> bool:
+    """Return whether chunks equal the whole from states at random, of operators along time too."""
+    cases = replace(made.cases, held=frozenset())
+    feeds = cases.case(2, _CHUNKED, at_reset=False, offset=52, full=True).feeds
+    if function.in_float64:
+        file = replace(file, run=function.exact, floors=None)
+    return run_in_chunks(file, feeds, np.random.default_rng(1)).ok
 
 
 def _why_whole(made: File) -> str:

@@ -56,7 +56,7 @@ _WORDS = {
     "example's; keep it a tensor, without float() or bool()",
     "decides": "{name} decides by the values of a tensor ({line}): a loop or an if on lengths or data would "
     "be fixed at the example's values; compute both sides and choose by torch.where, or multiply by a mask "
-    "such as torch.arange(x.size(1)) < lengths.unsqueeze(1)",
+    "such as torch.arange(x.size(1)) < lengths.unsqueeze(1); keep a setting as a Python number, not a buffer",
 }
 """What is wrong and what to do instead, by ``TracingError.kind`` or by what a line does with values."""
 _NO_OPERATOR = re.compile(r"No ONNX function found for <OpOverload\(op='([\w.]+)', overload='(\w+)'\)>|"

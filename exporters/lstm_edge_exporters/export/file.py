@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,7 @@ class File:
     cases: CaseGenerator
     roles: Roles
     traced: Traced
+    lifted: Lifted
     notes: tuple[str, ...]
 
 
@@ -59,7 +60,7 @@ def make_file(request: Request, traced: Traced, lowered: Lowered, lifted: Lifted
     roles = lowered.roles
     config, signature = request.config, request.signature
     _tidy(model)
-    manifest = _build_manifest(model, roles, lifted.states, config)._replace(
+    manifest = _build_manifest(model, roles, (*lifted.states, *lifted.past), config)._replace(
         ranges=config.ranges,
         unstreamable=lowered.window,
         provenance={**_provenance(config), "weights_sha256": request.weights_sha256},
@@ -75,9 +76,13 @@ def make_file(request: Request, traced: Traced, lowered: Lowered, lifted: Lifted
         model,
         manifest,
         TorchReference(request.module, signature, roles.outputs, lifted.injections),
-        CaseGenerator.of(manifest, examples, index_values(model.graph), config.seed),
+        replace(
+            CaseGenerator.of(manifest, examples, index_values(model.graph), config.seed),
+            held=frozenset(state.input for state in lifted.past),
+        ),
         roles,
         traced,
+        lifted,
         (*notes, window) if lowered.window else notes,
     )
 
@@ -166,7 +171,9 @@ def _described(task: Task, outputs: Sequence[TensorSpec]) -> Task:
     width = output.axes[-1] if output.axes else None
     for what, names in (("labels", task.labels), ("units", task.units)):
         if names and isinstance(width, int) and len(names) != width:
-            raise InputError(f"got {len(names)} {what}, expected {width}, the width of output {output.name}")
+            raise InputError(
+                f"got {len(names)} {what}, expected {width}, the width of output {output.name!r}"
+            )
     return task._replace(output=output.name)
 
 

@@ -26,7 +26,7 @@ from .file import File, make_file
 from .lower import lower
 from .ranges import FewSizesError
 from .request import Request, make_request
-from .states import lift
+from .states import keep_past, lift
 from .trace import TURNS, trace
 
 __all__ = ["convert", "export_verified"]
@@ -40,12 +40,12 @@ def export_verified(
         show(0.0, "tracing the module")
         request = make_request(module, example, config)
         try:
-            return verify_file(convert(request), config, show)
+            return _convert_verified(request, show)
         except StatesRefusedError as error:
             if config.stateless:
                 raise
             stateless = replace(request, config=replace(config, stateless=True))
-            made = verify_file(convert(stateless), stateless.config, ignore)
+            made = _convert_verified(stateless, ignore)
             note = f"states that are no arguments stay in the graph: {error}"
         except FewSizesError as error:
             made = _export_nearby(module, request.signature, config, error)
@@ -61,12 +61,29 @@ def _export_nearby(
         tensors = tuple(torch.from_numpy(feeds[name]) for name in signature.names)
         with suppress(InputError, UnsupportedError, CheckFailedError):
             request = make_request(module, replace(signature, example=tensors), config)
-            return verify_file(convert(request), config, ignore)
+            return _convert_verified(request, ignore)
     raise error
 
 
-def convert(request: Request) -> File:
+def _convert_verified(request: Request, show: Progress) -> Artifact:
+    """Convert and verify; without states of the past where a file with them is not the module in chunks."""
+    file = convert(request)
+    try:
+        return verify_file(file, request.config, show)
+    except StatesRefusedError:
+        raise
+    except (CheckFailedError, UnsupportedError):
+        if not file.lifted.past:
+            raise
+        return verify_file(convert(request, past=False), request.config, show)
+
+
+def convert(request: Request, *, past: bool = True) -> File:
     """Take a request through every stage up to its verification.
+
+    Args:
+        request: the module.
+        past: whether operators along time keep what they look back at in states.
 
     Raises:
         InputError, UnsupportedError: as ``export``.
@@ -75,6 +92,8 @@ def convert(request: Request) -> File:
         traced = trace(request, find_axes(request))
     lowered = lower(request, traced)
     lifted = lift(lowered, stateless=request.config.stateless)
+    if past:
+        lifted = keep_past(lifted, lowered, stateless=request.config.stateless)
     file = make_file(request, traced, lowered, lifted)
     with _diagnosed(request):
         _check_repeatable(file)  # before other batches: a kept state has one size

@@ -8,6 +8,7 @@ states reach in the same way. Of all others the names and the graph decide; see 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from itertools import count as count_from
 
@@ -84,20 +85,23 @@ def find_roles(
         found = Pairing(known)
         if len(unknown) > 1 or any(map(is_called_like_a_state, unknown)):
             outputs = {place: {name} for place, name in enumerate(config.outputs)}
-            found = pair_states(
+            pair = partial(
+                pair_states,
                 model.graph,
                 known,
                 [*variables(), Names({name: {name} for name in inputs}, outputs)],
                 positional=positional,
                 starts=starts,
                 plain={*fractions, *([lengths] if lengths else [])},
-                sequence=sequence,
             )
+            found = pair(sequence=sequence)
+            if not nodes and sequence:  # a guess, as no layer reads time
+                notes = tuple(_over_time(inputs, sequence, found, pair(sequence=None)))
         options = _Options(model, found, _name_outputs(model, names, config, {}))
         options.refuse_unclear()
         named = _name_outputs(model, names, config, found.pairs)
         states = {name: named[place] for name, place in found.pairs.items()}
-        notes = (*options.notes(), *_ended(model, found))
+        notes = (*notes, *options.notes(), *_ended(model, found), *_unused(inputs))
     else:
         named, states = _name_outputs(model, names, config, {}), dict(config.states)
         _check_states(states, inputs, named)
@@ -205,6 +209,25 @@ def _ended(model: ir.Model, found: Pairing) -> Iterator[str]:
             f"{describe_value(values[name])} looks like a state and stays an input: no output of that dtype "
             "and shape depends on it; return its next value, so that calls can follow one another"
         )
+
+
+def _over_time(
+    inputs: Mapping[str, ir.Value], sequence: str, found: Pairing, anywhere: Pairing
+) -> Iterator[str]:
+    """Return a note for each state among ``anywhere`` that was none because of its time axis."""
+    for name in {**anywhere.pairs, **anywhere.unclear}:
+        if name not in found.pairs and sequence in axes_of(inputs[name]):
+            axes = ",".join("8" if axis == sequence else str(axis) for axis in axes_of(inputs[name]))
+            yield (
+                f"{describe_value(inputs[name])} stays an input, as axis {sequence} is taken for time; if it "
+                f"is a state, give that axis as a number, such as --input {name}={axes} (inputs=)"
+            )
+
+
+def _unused(inputs: Mapping[str, ir.Value]) -> Iterator[str]:
+    for name, value in inputs.items():
+        if not value.uses() and not value.is_graph_output():
+            yield f"{name} changes nothing: no output depends on it"
 
 
 def _sources(value: ir.Value) -> set[ir.Value]:

@@ -18,8 +18,9 @@ from .lower import Lowered, Origin, origin_of
 
 if TYPE_CHECKING:
     from ..lift.paths import Member, StateGroup
+    from ..streaming.facts import NotStreamableError
 
-__all__ = ["Lifted", "lift"]
+__all__ = ["Lifted", "keep_past", "lift"]
 
 
 class Lifted(NamedTuple):
@@ -31,6 +32,12 @@ class Lifted(NamedTuple):
     injections: tuple[Injection, ...] = ()
     notes: tuple[str, ...] = ()
     """States that come from data and stay in the graph."""
+    past: tuple[StateSpec, ...] = ()
+    """Frames of the past that operators along time look back at."""
+    reach: int = 0
+    """How many steps these hold together."""
+    refused: "NotStreamableError | None" = None
+    """Why operators along time keep no past in states."""
 
 
 def lift(lowered: Lowered, *, stateless: bool) -> Lifted:
@@ -56,6 +63,22 @@ def lift(lowered: Lowered, *, stateless: bool) -> Lifted:
         if left.cause == "data"
     )
     return Lifted(lifted.model, lifted.states, injections, notes)
+
+
+def keep_past(lifted: Lifted, lowered: Lowered, *, stateless: bool) -> Lifted:
+    """Make states of what operators along time look back at; see ``streaming``."""
+    if stateless or lowered.window:
+        return lifted
+    from ..streaming.facts import NotStreamableError
+    from ..streaming.streamable import make_streamable
+
+    try:
+        found = make_streamable(lifted.model, lowered.roles.batch, lowered.roles.sequence)
+    except NotStreamableError as error:
+        return lifted._replace(refused=error)
+    if found is None:
+        return lifted
+    return lifted._replace(model=found.model, past=found.states, reach=found.reach)
 
 
 def _layers(group: "StateGroup") -> list[tuple[str, int]]:

@@ -24,6 +24,8 @@ from ..isolation import isolated
 from ..numerics.verify import ChunkRun
 from ..progress import Progress, ignore
 from ..recurrent import recurrent_nodes, slots, state_shape
+from ..streaming.facts import NotStreamableError
+from ..streaming.streamable import Streamable, make_streamable
 from .axes import AxisNames, fixed_roles, generalize_reshapes, name_axes, take_given, transpose_reshapes
 from .axis_roles import BATCH, SEQUENCE
 from .branches import check_constants, choosing_input, fix_inputs, take_branches
@@ -32,7 +34,7 @@ from .evaluate import Session, constant, length_inputs, name_axis, try_evaluate,
 from .existing_states import recognize
 from .quantized import is_quantized
 from .read import read_graph
-from .states import LeftAlone, LiftedStates, lift_states
+from .states import LeftAlone, lift_states
 from .subgraphs import generalize_loops, recurrences
 from .verification import Equality, LiftedGraph, case_at, verify_lifted
 
@@ -48,6 +50,8 @@ class LiftReport:
 
     lifted: tuple[StateSpec, ...]
     """States that became inputs and outputs."""
+    past: tuple[StateSpec, ...]
+    """States that were added: frames of the past that operators along time look back at."""
     recognized: tuple[StateSpec, ...]
     """States that were inputs and outputs already."""
     left: tuple[LeftAlone, ...]
@@ -101,14 +105,14 @@ def lift_verified(
             f"lifting, with a dynamic {' and '.join(sorted(make_dynamic))} axis, and verifying",
         )
         with contextlib.suppress(CheckFailedError, ContractError, FileFormatError):
-            return _lift(model, proto, config, make_dynamic)
+            return _lift_past(model, proto, config, make_dynamic)
     show(0.1 + 0.9 * len(attempts) / (len(attempts) + 1), "lifting and verifying")
     try:
-        return _lift(model, proto, config, frozenset())
+        return _lift_past(model, proto, config, frozenset())
     except (ContractError, FileFormatError) as error:
         if (merged := _with_one_batch(model)) is not None:
             with contextlib.suppress(CheckFailedError, ContractError, FileFormatError):
-                return _lift(merged, proto, config, frozenset())
+                return _lift_past(merged, proto, config, frozenset())
         chooses = choosing_input(model)
         if chooses is None or chooses in config.constants:
             raise
@@ -150,8 +154,26 @@ def _attempts(fixed: frozenset[str]) -> list[frozenset[str]]:
     return [fixed, *single] if fixed else []
 
 
-def _lift(
+def _lift_past(
     model: ir.Model, proto: onnx.ModelProto, config: LiftConfig, make_dynamic: frozenset[str]
+) -> Lifted:
+    """Lift with states of operators along time; without them where the file does not stream by that."""
+    try:
+        lifted = _lift(model, proto, config, make_dynamic)
+        if not lifted.report.past or not lifted.report.unstreamable:
+            return lifted
+    except CheckFailedError:
+        pass
+    return _lift(model, proto, config, make_dynamic, past=False)
+
+
+def _lift(
+    model: ir.Model,
+    proto: onnx.ModelProto,
+    config: LiftConfig,
+    make_dynamic: frozenset[str],
+    *,
+    past: bool = True,
 ) -> Lifted:
     original = model.clone()
     constants = check_constants(original, config.constants)
@@ -177,19 +199,23 @@ def _lift(
         loops=True,
         sequence=names.sequence,
     )
+    kept, refused = _keep_past(result.model, names) if past else (None, "")
     left = tuple(entry for entry in result.left if not entry.sources & {state.input for state in known})
-    _refuse(original, result, known, left, config, names.sequence)
-    if make_dynamic and not result.states:
+    added = () if kept is None else kept.states
+    _refuse(original, (*known, *result.states, *added), left, config, names.sequence, refused)
+    if make_dynamic and not result.states and not added:
         raise ContractError("a file that has its states already is not changed")
     lengths = length_inputs(original.graph)
-    manifest = _build_manifest(original, proto, names, (*known, *result.states), lengths)
+    manifest = _build_manifest(original, proto, names, (*known, *result.states, *added), lengths)
     graph = LiftedGraph(
         source=source,
         constants=constants,
         original=original,
-        lifted=result.model,
+        lifted=result.model if kept is None else kept.model,
         manifest=manifest,
         lifts=bool(result.states),
+        reach=0 if kept is None else kept.reach,
+        refused=refused,
         fixed_batch=max(_fixed_batch(original, names), result.fixed_batch or 1),
         declared=declared,
         lengths=lengths,
@@ -202,11 +228,12 @@ def _lift(
         equivalence=verified.figures(),
         golden=verified.golden,
     )
-    proto = to_proto(result.model) if result.states or constants else proto
+    proto = to_proto(graph.lifted) if result.states or added or constants else proto
     with load(with_manifest(proto, manifest), device="cpu") as opened:
         manifest = manifest._replace(unstreamable=opened.interface.unstreamable)  # a call may be a window
     report = LiftReport(
         lifted=result.states,
+        past=added,
         recognized=known,
         left=left,
         made_dynamic=tuple(sorted(make_dynamic)),
@@ -218,13 +245,21 @@ def _lift(
     return Lifted(content, manifest, report)
 
 
+def _keep_past(model: ir.Model, names: AxisNames) -> tuple[Streamable | None, str]:
+    """Return the graph with the past of its operators along time in states, or why it has none."""
+    try:
+        return make_streamable(model, names.batch, names.sequence), ""
+    except NotStreamableError as error:
+        return None, "" if error.gathers else str(error)
+
+
 def _refuse(
     model: ir.Model,
-    result: LiftedStates,
-    known: Sequence[StateSpec],
+    states: Sequence[StateSpec],
     left: Sequence[LeftAlone],
     config: LiftConfig,
     sequence: str | None,
+    refused: str,
 ) -> None:
     """Raise ``ContractError`` for a file without states, or with one that can't be carried."""
     inside = next((entry for entry in left if entry.cause == "subgraph"), None)
@@ -239,14 +274,16 @@ def _refuse(
             f"{', '.join(backwards)} reads time backwards, so no state of it can be carried over; "
             + (
                 "lift the other nodes with --skip-reverse (skip_reverse=True)"
-                if result.states or known
+                if states
                 else "no other node has a state to lift: train a network that reads forward only"
             )
         )
-    if result.states or known:
+    if states:
         return
     if left:
         raise ContractError(f"there is no state to lift: {'; '.join(_reasons(left))}")
+    if refused:
+        raise ContractError(f"there is no state to lift: {refused}")
     if any(recurrences(model)):
         raise ContractError(
             "there is no state to lift: no recurrent node makes more steps over a longer sequence; "
@@ -375,7 +412,7 @@ def _output_axes(
     """
     if len(small) != len(large):
         raise FileFormatError(
-            f"output {name} has {len(small)} axes in one run and {len(large)} in another; "
+            f"output {name!r} has {len(small)} axes in one run and {len(large)} in another; "
             "let every branch give the same number of axes"
         )
     axes: list[int | str] = []

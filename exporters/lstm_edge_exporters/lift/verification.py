@@ -38,6 +38,9 @@ from .subgraphs import recurrences, sequences
 __all__ = ["Equality", "LiftedGraph", "Verification", "case_at", "verify_lifted"]
 
 _CHUNKED = (2, 24)
+"""Rows, and steps beside those that the states of operators along time hold."""
+_MOST_REACHED = 256
+"""Of these at the most."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,10 @@ class LiftedGraph:
     """The lifted file's."""
     lifts: bool
     """Whether any of the states was lifted, and not an input before."""
+    reach: int
+    """How many steps the states of operators along time hold together."""
+    refused: str
+    """Why such operators have no states; empty where they need none, or take all steps together."""
     fixed_batch: int
     """The batch size that initial states fix the original at; 1 where they don't."""
     declared: Mapping[str, int]
@@ -205,8 +212,8 @@ class _Verifier:
                 if not np.array_equal(got[name], array, equal_nan=array.dtype.kind == "f")
             ]
             self._check_in_float64(each)
-            branched = self._graph.source is not self._graph.original
-            limits = self._limits(each.feeds) if different and branched else {}
+            rewritten = self._graph.source is not self._graph.original or self._graph.reach > 0
+            limits = self._limits(each.feeds) if different and rewritten else {}
             found = _compared(got, {name: wanted[name] for name in different}, limits, f"at {each}")
             worst += [(record.max_abs, record.max_rel) for record in found]
             sizes["rounded" if different else "exact"].append(each.sizes_text)
@@ -256,7 +263,7 @@ class _Verifier:
         if not manifest.time_axes:
             fixed = _steps_of_a_call(graph)
             return None, f"chunks were not tried: every call takes {fixed} steps" if fixed > 1 else "", True
-        batch, steps = _CHUNKED
+        batch, steps = _CHUNKED[0], _CHUNKED[1] + min(graph.reach, _MOST_REACHED)
         whole = self._case(batch * graph.fixed_batch, steps)
         model = graph.lifted
         if is_quantized(model) and (twin := float_twin(model)) is not None:
@@ -266,15 +273,16 @@ class _Verifier:
         feeds = {**whole.feeds, **file.with_lengths(whole.feeds, steps)}
         itself = replace(function, reference=function.graph)
         found = run_in_chunks(file, feeds, np.random.default_rng(self._seed), itself)
-        reason = "" if found.ok else explain_divergence(model, function.graph, file, feeds, found)
+        reason = (
+            "" if found.ok else graph.refused or explain_divergence(model, function.graph, file, feeds, found)
+        )
         chunks = None if found.error else replace(found, in_float=model is not graph.lifted)
         if function.in_float64:
             file = replace(file, run=function.exact, floors=None)
         if reason or not states_stop_at_lengths(file, whole.feeds):
             return chunks, reason, bool(reason)
-        axes = {name: axis for name, axis in manifest.batch_axes.items() if name in manifest.input_names}
-        by_row = all(state.input in axes for state in manifest.states)
-        if by_row and not rows_keep_states(file, whole.feeds, axes):
+        by_row = all(state.input in manifest.batch_axes for state in manifest.states)
+        if by_row and not rows_keep_states(file, whole.feeds):
             reason = (
                 "rows are in another order inside (sorted by length, say), and their states do not follow: "
                 "a row gets another's state where the order changes from chunk to chunk"

@@ -83,12 +83,17 @@ class AllFloats(TorchFunctionMode):
         return result
 
     def _asked(self, value: Any) -> Any:
-        return self._dtype if isinstance(value, torch.dtype) and value in _FLOATS else value
+        return _as_wide(value, self._dtype) if isinstance(value, torch.dtype) else value
 
     def _given(self, value: Tensor) -> Tensor:
         with torch._C.DisableTorchFunction():
-            dtype = value.dtype
-            return value.to(self._dtype) if dtype != self._dtype and dtype in _FLOATS else value
+            wanted = _as_wide(value.dtype, self._dtype)
+            return value if value.dtype == wanted else value.to(wanted)
+
+
+def _as_wide(own: torch.dtype, dtype: torch.dtype) -> torch.dtype:
+    """Return ``dtype`` for a float dtype, complex numbers of it for a complex one, others as they are."""
+    return dtype.to_complex() if own.is_complex else dtype if own in _FLOATS else own
 
 
 def copy_module(module: nn.Module) -> nn.Module:
@@ -107,7 +112,8 @@ def copy_as(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     for layer in own.modules():
         if isinstance(layer, nn.RNNBase):  # it keeps weights that it computes, and no graph can be copied
             layer.requires_grad_(False)
-    own.to("cpu", dtype)
+    apply: Any = own._apply  # as .to() does, which would make complex numbers real
+    apply(lambda held: held.to("cpu", _as_wide(held.dtype, dtype)))
     for layer in own.modules():
         if isinstance(layer, nn.RMSNorm) and layer.eps is None:
             layer.eps = torch.finfo(torch.float32).eps

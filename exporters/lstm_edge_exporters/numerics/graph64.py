@@ -26,6 +26,7 @@ __all__ = [
     "nearly_equal",
     "open_graph",
     "rounded_inverses",
+    "short_arrays",
     "wrong_copies",
 ]
 
@@ -148,7 +149,7 @@ class Graph64:
         wide.CopyFrom(self._model)
         for name, array, replace in list(_constants(wide.graph)):
             if name in names:
-                signs = np.where(_is_short(array), 0.0, rng.choice([-1.0, 1.0], array.shape))
+                signs = rng.choice([-1.0, 1.0], array.shape)
                 replace(array.astype(np.float64) * (1.0 + _MOVE * signs))
         return Graph64(wide, self._name, self._exact)
 
@@ -231,14 +232,19 @@ class _Known:
     def strange(self, array: Array) -> tuple[Array, Array]:
         """Return the rounded numbers of an array, and those of them that no tensor has."""
         rounded = np.asarray(array[~_is_short(array)])
-        place = np.minimum(np.searchsorted(self._numbers, rounded), len(self._numbers) - 1)
-        return rounded, np.asarray(rounded[self._numbers[place] != rounded])
+        return rounded, self.lacking(rounded)
+
+    def lacking(self, numbers: Array) -> Array:
+        """Return those of some numbers that no tensor has."""
+        place = np.minimum(np.searchsorted(self._numbers, numbers), len(self._numbers) - 1)
+        return np.asarray(numbers[self._numbers[place] != numbers])
 
 
 def _in(array: Array, others: Iterable[Array]) -> bool:
     """Tell whether an array is one of others, which are in order, or nearly, in whatever order."""
-    mine = np.sort(array, axis=None)
-    return any(mine.size == each.size and np.allclose(mine, each, rtol=_ALIKE, atol=0) for each in others)
+    alike = [each for each in others if each.size == array.size]
+    mine = np.sort(array, axis=None) if alike else array
+    return any(np.allclose(mine, each, rtol=_ALIKE, atol=0) for each in alike)
 
 
 def introduced_constants(graph: Graph64, tensors: Iterable[Array]) -> Iterator[str]:
@@ -257,6 +263,21 @@ def introduced_constants(graph: Graph64, tensors: Iterable[Array]) -> Iterator[s
         new = 2 * strange.size > rounded.size and not _in(array, known.held)
         parts = (array, *array) if array.ndim == _OF_DIRECTIONS else (array,)
         if new or any(_in(part, known.computed) for part in parts):
+            yield name
+
+
+def short_arrays(graph: Graph64, tensors: Iterable[Array]) -> Iterator[str]:
+    """Return the constants of several short numbers that are not all the reference's.
+
+    The translation may have computed them, and rounded: ``exp`` of ``log(3)`` in float32 is 3 there alone.
+
+    Args:
+        graph: the file's.
+        tensors: every float tensor of the reference.
+    """
+    known = _Known(tensors)
+    for name, array in graph.constants.items():
+        if array.size > 1 and _is_short(array).all() and known.lacking(array.ravel()).size:
             yield name
 
 

@@ -8,6 +8,7 @@ chunks, states carried, with the whole.
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from lstm_edge_runtime.manifest import Array, Golden, Manifest
 from lstm_edge_runtime.state import Runner, run_chunks, take_steps
 from lstm_edge_runtime.tolerance import MULTIPLE, Comparison, compare
 
-from .cases import Case, CaseGenerator, Feeds, in_chunks, random_sizes, whole
+from .cases import Case, CaseGenerator, Feeds, in_chunks, random_sizes, take_rows, whole
 from .floors import (
     DRAWS,
     FEW_DRAWS,
@@ -330,9 +331,7 @@ class ChunkedFile:
     floors: Runner | None = None
     """Gives the noise floors of ``run`` on some inputs; None where it runs in float64."""
 
-    def compare(
-        self, one: Mapping[str, Array], other: Mapping[str, Array], feeds: Mapping[str, Array]
-    ) -> tuple[Comparison, ...]:
+    def compare(self, one: Feeds, other: Feeds, feeds: Feeds) -> tuple[Comparison, ...]:
         """Compare two runs on every output of the first; ``feeds`` gave the second."""
         if self.floors is None:
             fixed = fixed_axes(self.manifest)
@@ -374,12 +373,7 @@ def run_in_chunks(
     runs = []
     for _ in range(_PLANS):
         sizes = tuple(random_sizes(file.manifest.steps(feeds), rng))
-
-        def chunked(
-            run: Runner, feeds: Mapping[str, Array], sizes: Sequence[int] = sizes
-        ) -> Mapping[str, Array]:
-            return in_chunks(file.manifest, sizes)(file.full(run), feeds)
-
+        chunked = partial(_chunked, file, sizes)
         try:
             chunks = chunked(file.run, feeds)
             if function is not None and function.in_float64:
@@ -390,6 +384,10 @@ def run_in_chunks(
             return ChunkRun(sizes, error=error)
         runs.append(ChunkRun(sizes, comparisons))
     return max(runs, key=lambda each: each.worst.ratio)
+
+
+def _chunked(file: ChunkedFile, sizes: Sequence[int], run: Runner, feeds: Feeds) -> Feeds:
+    return in_chunks(file.manifest, sizes)(file.full(run), feeds)
 
 
 def find_counts(file: ChunkedFile, feeds: Mapping[str, Array]) -> tuple[str, ...]:
@@ -437,47 +435,39 @@ def states_stop_at_lengths(file: ChunkedFile, feeds: Mapping[str, Array]) -> boo
     return _states_agree(file, padded, alone, cut)
 
 
-def rows_keep_states(file: ChunkedFile, feeds: Mapping[str, Array], batch_axes: Mapping[str, int]) -> bool:
+def rows_keep_states(file: ChunkedFile, feeds: Feeds) -> bool:
     """Return whether a row's state stays its own when rows of unequal length change places from call to call.
 
     Two chunks are run in which the rows' lengths rise and fall, and each row's steps by themselves.
 
     Args:
-        file: the file; padding leaves its states alone.
+        file: the file; padding leaves its states alone, and each of them has a batch axis.
         feeds: every input for two rows and ``2 * _SHORT`` steps or more, states at their reset values.
-        batch_axes: input name, states among them, to its batch axis.
     """
-    if not file.lengths or not file.manifest.states:
+    manifest = file.manifest
+    if not file.lengths or not manifest.states:
         return True
-    (rows,) = feeds[file.lengths[0]].shape
+    rows = feeds[file.lengths[0]].size
     rising = np.linspace(1, _SHORT, rows).astype(np.int64)
-    states = {state.input: state.output for state in file.manifest.states}
-    results: Mapping[str, Array] = {}
-    start: dict[str, Array] = {}
-    time = file.manifest.time_axes
+    ends: dict[str, Array] = {}
     for place, lengths in enumerate((rising, rising[::-1])):
-        chunk = take_steps(file.manifest, feeds, place * _SHORT, (place + 1) * _SHORT)
+        chunk = take_steps(manifest, feeds, place * _SHORT, (place + 1) * _SHORT)
+        start = {state.input: ends[state.output] for state in manifest.states if ends}
         results = file.run({**chunk, **file.with_lengths(feeds, lengths), **start})
-        start = {name: results[output] for name, output in states.items()}
+        ends = {state.output: results[state.output] for state in manifest.states}
     for row in range(rows):
-        own = {
-            name: array.take([row], batch_axes[name]) if name in batch_axes else array
-            for name, array in feeds.items()
-        }
+        own = {name: take_rows(manifest, name, array, row, rows) for name, array in feeds.items()}
         first, second = int(rising[row]), int(rising[rows - 1 - row])
         kept = [*range(first), *range(_SHORT, _SHORT + second)]
-        own |= {name: own[name].take(kept, axis) for name, axis in time.items() if name in own}
+        own |= {name: own[name].take(kept, axis) for name, axis in manifest.time_axes.items() if name in own}
         own |= file.with_lengths(own, len(kept))
-        alone = file.run(own)
-        mine = {output: results[output].take([row], batch_axes[name]) for name, output in states.items()}
-        if not _states_agree(file, mine, alone, own):
+        mine = {name: take_rows(manifest, name, array, row, rows) for name, array in ends.items()}
+        if not _states_agree(file, mine, file.run(own), own):
             return False
     return True
 
 
-def _states_agree(
-    file: ChunkedFile, one: Mapping[str, Array], other: Mapping[str, Array], feeds: Mapping[str, Array]
-) -> bool:
+def _states_agree(file: ChunkedFile, one: Feeds, other: Feeds, feeds: Feeds) -> bool:
     """Return whether the states of two runs agree; ``feeds`` gave the second."""
     states = {state.output: one[state.output] for state in file.manifest.states}
     return all(each.ok for each in file.compare(states, other, feeds))

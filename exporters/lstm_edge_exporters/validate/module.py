@@ -2,9 +2,10 @@
 
 import copy
 import inspect
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
@@ -12,14 +13,19 @@ import torch
 from torch import Tensor, nn
 
 from lstm_edge_runtime.errors import InputError, LstmEdgeError, first_line
-from lstm_edge_runtime.manifest import Manifest, StateSpec, TensorSpec
+from lstm_edge_runtime.manifest import Array, Manifest, StateSpec, TensorSpec
 
 from ..export.config import ExportConfig
 from ..graph import to_proto
+from ..numerics.function import Reference
 from ..numerics.graph64 import Graph64
 from ..numerics.indices import index_values
 from ..numerics.reference import Signature, TorchReference, flatten_output, weights_sha256
 from .reference import ModelFile, ReferenceModel
+
+if TYPE_CHECKING:
+    from ..export.file import File
+    from ..export.request import Request
 
 __all__ = ["against_module"]
 
@@ -59,10 +65,16 @@ def against_module(
     signature = Signature.of(module, example)
     if given and config is None:
         _check_example(signature, file)
-    named = config is not None and config.states is not None and {*signature.names} == {*config.inputs}
+    named = (
+        config is not None
+        and config.states is not None
+        and {*signature.names} == {*config.inputs}
+        and {state.input for state in file.manifest.states} <= {*config.states}
+    )
     if config is not None and named and file.manifest.ranges == config.ranges:
         manifest = _declared(file, signature, config)
-        reference, graph = TorchReference(module, signature, config.outputs), None
+        reference: Reference = TorchReference(module, signature, config.outputs)
+        graph = None
     else:
         reference, manifest, graph = _trace_manifest(module, signature, example, file, config)
     examples = {
@@ -114,10 +126,9 @@ def _trace_manifest(
     example: Any,
     file: ModelFile,
     config: ExportConfig | None,
-) -> tuple[TorchReference, Manifest, ir.Model | None]:
+) -> tuple[Reference, Manifest, ir.Model | None]:
     """Trace the module as ``export`` does, with the names and the fixed sizes that the file's graph has."""
-    from ..export.pipeline import convert  # as long to import as a quick validation takes
-    from ..export.ranges import settle_ranges
+    from ..export.ranges import settle_ranges  # as long to import as a quick validation takes
     from ..export.request import make_request, own_copy
 
     own = own_copy(module)
@@ -146,15 +157,45 @@ def _trace_manifest(
             batch=next((axis for axis in (file.manifest.batch,) if axis in known), plain.batch),
             sequence=next((axis for axis in (file.manifest.sequence,) if axis in known), plain.sequence),
         )
-        prepared = convert(make_request(module, example, told))
+        prepared = _convert(make_request(module, example, told), file)
     except LstmEdgeError:
         if not {state.input for state in file.manifest.states} <= {*signature.names}:
-            prepared = convert(make_request(module, example, plain))
+            prepared = _convert(make_request(module, example, plain), file)
         else:
             manifest = file.manifest._replace(golden=None)
             return TorchReference(own, signature, outputs), manifest, None
     ranges, _ = settle_ranges(prepared, file.runner(), plain.ranges)
-    return prepared.reference, prepared.manifest._replace(ranges=ranges), prepared.model
+    reference: Reference = prepared.reference
+    if prepared.lifted.past:
+        reference = _WithPast(prepared.reference, _evaluated(prepared.model), prepared.lifted.past)
+    return reference, prepared.manifest._replace(ranges=ranges), prepared.model
+
+
+def _convert(request: "Request", file: ModelFile) -> "File":
+    """Convert as ``export`` does; without states of the past that the file does not have."""
+    from ..export.pipeline import convert
+
+    prepared = convert(request)
+    names = {state.input for state in prepared.lifted.past}
+    if names <= {state.input for state in file.manifest.states}:
+        return prepared
+    return convert(request, past=False)
+
+
+class _WithPast:
+    """A module as the reference of a file that keeps frames of the past in states.
+
+    No module can be started from these: away from reset, what it is translated to tells what is right.
+    """
+
+    def __init__(self, module: TorchReference, graph: Graph64, past: Sequence[StateSpec]) -> None:
+        self._module, self._graph, self._past, self.tensors = module, graph, past, module.tensors
+
+    def run64(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+        found = self._graph.run64(feeds)
+        if all((feeds[state.input] == state.reset).all() for state in self._past):
+            return {**found, **self._module.run64(feeds)}
+        return found
 
 
 def _declared(file: ModelFile, signature: Signature, config: ExportConfig) -> Manifest:

@@ -22,6 +22,7 @@ __all__ = [
     "Histogram",
     "Report",
     "Status",
+    "answered",
     "judged",
 ]
 
@@ -61,6 +62,11 @@ class Check:
             **{name: getattr(self.worst, name) for name in names},
         }
         return {"name": self.name, "status": self.status, "message": self.message, "worst": _plain(worst)}
+
+
+def answered(name: str, wrong: str, about: str = "") -> Check:
+    """Return the check that has failed where something is ``wrong``; ``about`` is what was seen if not."""
+    return Check(name, "failed" if wrong else "passed", wrong or about)
 
 
 def judged(name: str, records: Sequence[Comparison]) -> Check:

@@ -9,7 +9,7 @@ from ..errors import CheckFailedError, FileFormatError, UnsupportedError, first_
 from ..manifest import Golden, Manifest, TensorSpec
 from ..onnx_reader import OnnxFile
 from ..ort import run_by_name
-from ..selftest import SelfTest, check_golden_case, compare_golden, gather_replays
+from ..selftest import SelfTest, check_golden_case, compare_golden, replay_golden
 from ..state import Runner
 from .library import installed
 
@@ -117,7 +117,8 @@ def native_selftest(file: OnnxFile | None, manifest: Manifest) -> SelfTest | Non
         native = compile_engine(file, manifest._replace(golden=None), 1)
     except UnsupportedError:
         return None
-    return gather_replays(manifest, lambda feeds: manifest.all_outputs(*native.call(feeds)))
+    run = replay_golden(manifest, lambda feeds: manifest.all_outputs(*native.call(feeds)))
+    return SelfTest(tuple(run))
 
 
 def _program(file: OnnxFile | None, manifest: Manifest) -> bytes:

@@ -75,7 +75,8 @@ def compile_program(file: OnnxFile, manifest: Manifest) -> Compiled:
     """Return the program of a file that can be streamed.
 
     Where the file takes lengths, it holds a second one for the steps beyond a row's length, in which what a
-    recurrent layer gives for a step is 0 and the states stay: the rest of the graph runs on these zeros.
+    recurrent layer gives for a step is 0 and the states stay: the rest of the graph runs on these zeros and
+    a length of 0.
 
     Raises:
         UnsupportedError: a node, an input or a state is not covered; the message says which and why.
@@ -98,6 +99,8 @@ class _Compiler:
         self._parts: list[tuple[StatePart, int]] = []
         self._fresh: set[str] = set()
         """Values in buffers that their own node made: no other name stands for these buffers."""
+        self._sizes: set[str] = set()
+        """Values that follow from shapes, of which those of rows and steps are 1 here alone."""
 
     def compile(self) -> Compiled:
         manifest, graph = self._manifest, self._file.graph
@@ -117,7 +120,7 @@ class _Compiler:
         for spec in manifest.inputs:
             shape = _row_shape(spec.name, spec.axes)
             if spec.name == manifest.lengths:
-                self._values[spec.name] = np.ones(shape, spec.dtype)
+                self._values[spec.name] = np.full(shape, not self._padding, spec.dtype)
             elif spec.dtype == "bool":
                 flags = self._writer.input(spec.name, prod(shape), "uint8")
                 self._values[spec.name] = _Value(shape, (self._writer.cast(flags),), "bool")
@@ -260,8 +263,13 @@ class _Compiler:
         inputs = self._inputs(node)
         known = [value for value in inputs if value is None or isinstance(value, np.ndarray)]
         results: Sequence[_Any]
+        if node.op_type in ("Shape", "Size") or not self._sizes.isdisjoint(node.inputs):
+            self._sizes.update(node.outputs)
         if node.domain in ("", "ai.onnx") and len(known) == len(inputs):
             results = folding.fold(node, known)
+            counted = node.op_type == "Cast" and results[0].dtype.kind == "f"
+            if counted and node.outputs[0] in self._sizes and (results[0] == 1).any():
+                raise UnsupportedError("a number of rows or steps that is computed with")
         else:
             lower = _LOWER.get((node.domain.replace("ai.onnx", ""), node.op_type))
             if lower is None:
@@ -527,7 +535,7 @@ class _Compiler:
             return self._each(self._single(value.shape, zero), Function.AFFINE, -1.0, 1.0)._replace(
                 dtype="bool"
             )
-        raise UnsupportedError(f"from {value.dtype} to type {to}")
+        raise UnsupportedError(f"from {value.dtype} to {folding.CASTS.get(to or 0, to)}")
 
     # parts of values
 

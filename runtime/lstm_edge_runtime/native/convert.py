@@ -69,9 +69,9 @@ def _record(compiled: Compiled, model: Model, golden: Golden) -> None:
         if part.layer is not None:
             array, limits, name = array[part.layer], limits[part.layer], f"{name}[{part.layer}]"
         expected[name] = array.reshape(-1), limits.reshape(-1)
+    time = manifest.time_axes
     in_order = {
-        spec.name: np.moveaxis(feeds[spec.name], manifest.time_axis(spec.axes) or 0, 0)
-        for spec in manifest.data_inputs
+        name: np.moveaxis(array, time[name], 0) if name in time else array for name, array in feeds.items()
     }
     compiled.writer.golden(in_order, expected)
 

@@ -586,7 +586,8 @@ class NativeCall:
                 continue
             array = self.outputs[output.name] = np.zeros(resolved, "float32")
             every = manifest.sequence in output.axes
-            pointers[1].append(_row(array, output.axes.index(manifest.sequence) if every else 0, after))
+            address = _row(array, output.axes.index(manifest.sequence), after) if every else array.ctypes.data
+            pointers[1].append(int(address))
         for name, array in inputs.items():
             self.inputs[name][...] = array
         self.run: Callable[[], int]

@@ -9,14 +9,15 @@ from ..errors import UnsupportedError
 from ..manifest import Array
 from ..onnx_reader import Node, Tensor
 
-__all__ = ["fold", "shape_after", "slices"]
+__all__ = ["CASTS", "fold", "shape_after", "slices"]
 
 _MOST = 1 << 24
 """Numbers that a folded value may have: sizes come from the file."""
-_CASTS = {
+CASTS = {
     1: "float32", 2: "uint8", 3: "int8", 5: "int16", 6: "int32", 7: "int64", 9: "bool", 10: "float16",
     11: "float64",
 }  # fmt: skip
+"""The data types that a Cast names."""
 
 
 def shape_after(node: Node, shape: tuple[int, ...], inputs: Sequence[Any]) -> tuple[int, ...]:
@@ -72,7 +73,8 @@ def fold(node: Node, inputs: list[Array | None]) -> list[Array]:
             return [data.reshape(shape_after(node, data.shape, inputs[1:]))]
         if node.op_type not in _FOLD:
             raise UnsupportedError("an operator of stored tensors that is not covered")
-        return [_FOLD[node.op_type](node, inputs)]
+        with np.errstate(all="ignore"):
+            return [np.asarray(_FOLD[node.op_type](node, inputs))]
     except (ValueError, TypeError, IndexError, KeyError, OverflowError, ZeroDivisionError) as error:
         if isinstance(error, UnsupportedError):
             raise
@@ -152,7 +154,7 @@ def _range(node: Node, inputs: list[Array | None]) -> Array:
 
 
 def _cast(node: Node, inputs: list[Array | None]) -> Array:
-    to = _CASTS.get(node.attributes.get("to", 0))
+    to = CASTS.get(node.attributes.get("to", 0))
     if to is None:
         raise UnsupportedError(f"a conversion to type {node.attributes.get('to')}")
     return _data(inputs).astype(to)

@@ -4,6 +4,7 @@ import struct
 import zlib
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,9 @@ import numpy.typing as npt
 from ..errors import FileFormatError, UnsupportedError
 from ..manifest import Array
 
-__all__ = ["INPUT_TYPES", "NONE", "Binary", "Code", "Function", "ProgramWriter", "padding_of"]
+__all__ = [
+    "INPUT_TYPES", "NONE", "Binary", "Code", "Function", "Operation", "Port", "ProgramWriter", "padding_of",
+]  # fmt: skip
 
 NONE = 0xFFFFFFFF
 """A constant or buffer that is not there."""
@@ -86,6 +89,28 @@ class Binary(IntEnum):
     EQUAL = 10
 
 
+class Operation(NamedTuple):
+    """One operation of a program."""
+
+    code: Code
+    arguments: tuple[int, ...]
+    """As ``lstm_edge_format.h`` describes them for each code; a float32 by its bits."""
+
+
+class Port(NamedTuple):
+    """An input, output or state of a program."""
+
+    name: int
+    """The constant that holds it."""
+    buffer: int
+    next: int
+    """Of a state: the buffer of its new value."""
+    option: int
+    """Of a state: the constant it is reset to, or ``NONE``; of an output: 1 if a chunk gives every step's."""
+    golden: int
+    tolerance: int
+
+
 class ProgramWriter:
     """Collects a program and gives the bytes of its file."""
 
@@ -115,6 +140,21 @@ class ProgramWriter:
         return len(self._buffers) - 1
 
     @property
+    def constants(self) -> Sequence[Array]:
+        """The constants, each of two axes."""
+        return self._constants
+
+    @property
+    def operations(self) -> list[Operation]:
+        """The operations, in order."""
+        words = (struct.unpack(f"<{1 + _ARGUMENTS}I", raw) for raw in self._operations)
+        return [Operation(Code(code), tuple(arguments)) for code, *arguments in words]
+
+    def ports(self, kind: str) -> list[Port]:
+        """Return the ``inputs``, ``outputs`` or ``states``."""
+        return [Port(*port) for port in self._ports[kind]]
+
+    @property
     def buffers(self) -> int:
         """How many buffers there are."""
         return len(self._buffers)
@@ -122,6 +162,10 @@ class ProgramWriter:
     def width(self, buffer: int) -> int:
         """Return the elements of one row of a buffer."""
         return self._buffers[buffer][0]
+
+    def dtype(self, buffer: int) -> str:
+        """Return the type of a buffer's elements."""
+        return INPUT_TYPES[self._buffers[buffer][1]]
 
     def input(self, name: str, width: int, dtype: str = "float32") -> int:
         """Add an input; return its buffer."""
@@ -176,8 +220,7 @@ class ProgramWriter:
         """
         for name, array in inputs.items():
             port = self._named[name]
-            kind = INPUT_TYPES[self._buffers[port[1]][1]]
-            rows = np.asarray(array, kind).reshape(-1, self.width(port[1]))
+            rows = np.asarray(array, self.dtype(port[1])).reshape(-1, self.width(port[1]))
             self._golden_steps, port[4] = len(rows), self.constant(rows)
         for name, (array, tolerance) in expected.items():
             port = self._named[name]

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 from lstm_edge_exporters import ExportConfig, export
 from lstm_edge_runtime import load
-from lstm_edge_runtime.errors import InputError, UnsupportedError
+from lstm_edge_runtime.errors import InputError, ManifestError, UnsupportedError
 
 X, LENGTHS = torch.randn(3, 6, 5), torch.tensor([2, 6, 4])
 
@@ -79,6 +79,20 @@ class Random(Net):
         return self.rnn(x, (h, h))[0]
 
 
+class SettingInABuffer(Net):
+    """Some spiking neurons keep their reset mechanism so."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mechanism", torch.tensor(0))
+
+    def forward(self, x):
+        y = self.rnn(x)[0]
+        if self.mechanism == 0:
+            y = y * 2
+        return y
+
+
 class WeightsFromData(Net):
     def forward(self, x):
         flat = [self.rnn.weight_ih_l0 * x.mean(), *self.rnn._flat_weights[1:]]
@@ -94,6 +108,7 @@ class WeightsFromData(Net):
         (LoopToALength, (X, LENGTHS), "values of a tensor.*mask"),
         (PicksByLength, (X, LENGTHS), "values of a tensor.*mask"),
         (BranchesOnLengths, (X, LENGTHS), "values of a tensor.*torch.where"),
+        (SettingInABuffer, X, r"if self\.mechanism == 0:\).*keep a setting as a Python number, not a buffer"),
         (NoSuchOperator, X, r"aten._linalg_eigh.default \(test_refusals.py:\d+: return torch.linalg.eig"),
         (Random, X, r"samples: .*h = torch\.randn\(1, x\.size\(0\), 6\)\).*another output on every call"),
         (WeightsFromData, X, "weights are computed from the network's inputs"),
@@ -103,6 +118,17 @@ class WeightsFromData(Net):
 def test_a_module_that_can_not_be_exported_right_is_refused(module, example, message):
     with pytest.raises(UnsupportedError, match=message):
         export(module().eval(), example)
+
+
+class Attends(Net):
+    def forward(self, x):
+        y = self.rnn(x)[0]
+        return torch.softmax(y @ y.transpose(1, 2), -1)
+
+
+def test_an_output_with_two_axes_of_time_is_named():
+    with pytest.raises(ManifestError, match=r"'output' \(N, L, L\) has axis L twice, as attention weights"):
+        export(Attends().eval(), X)
 
 
 class OwnStep(nn.Module):

@@ -167,13 +167,10 @@ STRANGERS = [
 
 
 @pytest.mark.parametrize(("kind", "inputs"), STRANGERS, ids=lambda value: getattr(value, "__name__", ""))
-def test_a_module_that_once_went_wrong_is_right_at_sizes_that_were_not_traced(
-    kind, inputs, assert_file_is_module
-):
+def test_a_module_that_once_went_wrong_is_right_at_sizes_that_were_not_traced(kind, inputs):
     torch.manual_seed(0)
     module = kind().eval()
     artifact = export(module, inputs(2, 4))
-    assert_file_is_module(artifact, module, inputs(2, 4))
     content, names = artifact.model, Signature.of(module, inputs(2, 4)).names
     for n, length in ((1, 2), (3, 7), (2, 50)):
         given = inputs(n, length)

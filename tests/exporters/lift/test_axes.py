@@ -52,8 +52,8 @@ def test_a_sequence_that_is_the_only_free_axis_is_not_taken_for_a_batch(network,
     ("operator", "arguments", "kind"),
     [
         ("InstanceNormalization", ([1.0, 1.0, 1.0], [0.0, 0.0, 0.0]), "a normalization over time"),
-        ("CumSum", (np.array(2),), "a running sum over time"),
-        ("Pad", (np.array([0, 0, 2, 0, 0, -2]),), "a padding of time"),
+        ("CumSum", (np.array(2),), ""),
+        ("Pad", (np.array([0, 0, 2, 0, 0, -2]),), ""),
         ("Slice", (np.array([-1]), np.array([-(2**40)]), np.array([2]), np.array([-1])), "a choice of steps"),
     ],
 )
@@ -67,7 +67,10 @@ def test_time_is_followed_through_operators_that_keep_it(network, operator, argu
     for axes in (["b", "t", 3], [2, 9, 3]):
         lifted = lift(net.model({"x": axes}, ["y"]).SerializeToString())
         assert lifted.manifest.inputs[0].axes == (("b", "t", 3) if "b" in axes else ("N", "L", 3))
-        assert lifted.report.unstreamable.startswith(f"{kind}, {operator} 'wide' sees more than its chunk")
+        reason = lifted.report.unstreamable
+        assert (
+            reason.startswith(f"{kind}, {operator} 'wide' sees more than its chunk") if kind else not reason
+        )
 
 
 @pytest.mark.parametrize(

@@ -219,6 +219,29 @@ def test_weights_that_the_module_computes_are_introduced_and_allow_no_more_than_
     assert not compared(module, wrong, artifact.manifest, draw(3, 12)).ok
 
 
+class Decays(nn.Module):
+    """State spaces as in Mamba: in float32, -exp(log(n)) is -n, and in float64 it is not."""
+
+    def __init__(self):
+        super().__init__()
+        self.A = nn.Parameter(torch.arange(1.0, 5.0).log().repeat(5, 1))
+        self.take = nn.Linear(6, 5)
+
+    def forward(self, x, h):
+        step = nn.functional.softplus(self.take(x)).unsqueeze(-1)
+        h = torch.exp(step * -torch.exp(self.A)) * h + step
+        return h.sum(2), h
+
+
+def test_short_numbers_that_the_translation_computed_count_among_its_constants():
+    torch.manual_seed(0)
+    module = Decays().eval()
+    artifact = export(module, (torch.randn(3, 6), torch.zeros(3, 5, 4)))
+    assert [state.input for state in artifact.manifest.states] == ["h"]
+    assert len(artifact.equivalence.equality.constants) == 1
+    assert EQUAL < artifact.equivalence.equality.largest < 1e-7
+
+
 def test_a_chaotic_network_is_as_equal_as_float64_can_tell():
     torch.manual_seed(0)
     module = Net(kind="RNN", width=12)

@@ -226,3 +226,22 @@ def test_indices_of_a_pooling_count_from_the_tensor_at_any_stride(options):
     y, places = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": x})
     np.testing.assert_array_equal(known.ref64["i"], places)
     np.testing.assert_array_equal(known.ref64["y"], y)
+
+
+@pytest.mark.parametrize(
+    ("axis", "shape", "wanted"),
+    [(1, (3, 130, 4), (3, 2, 4)), (0, (200, 3), (5, 2)), (-1, (2, 70), (2, 70)), (1, (2, 5), (2, 0))],
+)
+def test_elements_are_gathered_along_an_axis_of_any_length(axis, shape, wanted):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal(shape).astype(np.float32)
+    places = rng.integers(-shape[axis], shape[axis], wanted)
+    types = [f"float{list(shape)} x", f"int64{list(wanted)} i", f"float{list(wanted)} y"]
+    model = parse(f"g ({types[0]}, {types[1]}) => ({types[2]}) {{ y = GatherElements <axis={axis}> (x, i) }}")
+    feeds = {"x": x, "i": places}
+    (y,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, feeds)
+    np.testing.assert_array_equal(Graph64(model).run64(feeds)["y"], y)
+    if places.size:
+        places[(0,) * places.ndim] = shape[axis]
+        with pytest.raises((RuntimeError, IndexError)):
+            Graph64(model).run64(feeds)

@@ -259,7 +259,7 @@ WRONG = [
     (("nets.py:build", *TOKENS), "without .py"),
     (("nets:build", "--input", "tokens=N:int64:9", "-o", "t.onnx"), "LOW..HIGH"),
     (("nets:build", "--input", "tokens=N,L", "-o", "t.onnx"), "does not run on the example (tokens [3, 5])"),
-    (("nets:build", "--weights", "other.safetensors", *TOKENS), "does not fit"),
+    (("nets:build", "--weights", "other.safetensors", *TOKENS), "is missing; a is not in the module; "),
     (("nets:build", "--opset", "7", *TOKENS), "choose from 18"),
     (("nothing", "-o", "t.onnx"), "nothing"),
     (("nothing", "-o", "t.pt"), "use -o t.onnx"),
@@ -374,6 +374,8 @@ class Packs(Tagger):
         return self.head(self.rnn(packed)[1][-1])
 """
     (folder / "nets.py").write_text(source + packs)
+    without = call("nets:Packs", *TOKENS)
+    assert (without.returncode, "such as --input token_lengths=N:int64" in without.stderr) == (2, True)
     words = ["--input", "tokens=N,L:int64", "--input", "token_lengths=N", "-o", "t.onnx"]
     done = call("nets:Packs", *words)
     assert (done.returncode, unexpected(done.stderr)) == (0, [])

@@ -19,7 +19,7 @@ from lstm_edge.score.config import ScoreConfig
 from lstm_edge.score.output import read_ledger
 from lstm_edge.score.pipeline import score
 from lstm_edge_runtime import LstmEdgeError, load
-from lstm_edge_runtime.errors import FileFormatError
+from lstm_edge_runtime.errors import FileFormatError, counted
 from lstm_edge_runtime.hold import Hold
 from lstm_edge_runtime.manifest import Manifest, Trained
 from lstm_edge_runtime.prediction import softmax
@@ -116,7 +116,7 @@ def test_each_row_gets_what_a_stream_of_its_series_gives(invoke, har, tmp_path):
     assert (report["rows"], report["series"], report["files"]) == (126, 4, 3)
     assert report["slowest"] in [stage["name"] for stage in report["stages"]] == ["read", "score", "write"]
     assert all(stage["rows"] == 126 and stage["rows_per_second"] > 0 for stage in report["stages"])
-    assert "score: 1 items for 1 workers" in err or err == ""
+    assert "score: 1 item for 1 worker" in err or err == ""
     probabilities = softmax(expected(har.path, table))
     for day in range(3):
         written = read(tmp_path / "out" / f"day={day}" / "a.parquet")
@@ -149,8 +149,8 @@ def test_the_table_for_people_names_throughput_and_the_slowest_stage(invoke, har
         "score", tmp_path / "a.parquet", "-m", har.path, "-o", tmp_path / "out", "--workers", 1, "--events"
     )
     assert code == 0
-    assert "30 rows of 1 series in 1 files; " in out
-    assert "rows/s, 1 workers (one process, " in out
+    assert "30 rows of 1 series in 1 file; " in out
+    assert "rows/s, 1 worker (one process, " in out
     assert "the slowest stage: " in out
 
 
@@ -775,7 +775,7 @@ def test_series_that_many_files_share_fill_batches_of_512(har, tmp_path, count, 
         write(pa.table(columns), tmp_path / "in" / f"{day}.parquet")
     report, shown = run(tmp_path / "in", har.path, tmp_path / "out", rows_in_memory=count)
     assert report.series == count
-    assert f"score: {items} items for 1 workers" in [text for _, text in shown]
+    assert f"score: {counted(items, 'item')} for 1 worker" in [text for _, text in shown]
 
 
 @pytest.fixture

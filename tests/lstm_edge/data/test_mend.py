@@ -79,6 +79,13 @@ def test_timestamps_order_the_rows_and_give_the_rate(table):
     assert found.notes == ()
 
 
+def test_the_rate_of_timestamps_has_no_digits_that_floats_made_up(table):
+    rows = ["order,a,label"] + [
+        f"2026-11-25T09:{tick // 600:02}:{tick % 600 / 10:04.1f}Z,1,x" for tick in range(30)
+    ]
+    assert table("\n".join(rows)).sampling_rate == 10
+
+
 def test_an_irregular_rate_is_noted_and_resampled_when_a_rate_is_asked_for(table):
     seconds = (0, 1, 2, 5, 6)
     text = "order,a,label\n" + "\n".join(

@@ -306,7 +306,7 @@ def test_without_series_and_order_the_file_is_one_series_as_it_stands(table):
         ("ax,label\n1,a\n", {"targets": ("power",)}, "no column 'power'"),
         ("ax,label\n1,a\n", {"forecast": ("bx",)}, "no column 'bx'"),
         ("label,order\na,1\nb,2\n", {}, "has no feature column"),
-        ("ax,label\n1,a\n2\n", {}, r"data\.csv row 3 has 1 columns, expected the header's 2"),
+        ("ax,label\n1,a\n2\n", {}, r"data\.csv row 3 has 1 column, expected the header's 2"),
         ("ax,label\n1,a\n2,b,c\n", {}, "row 3 has 3 columns"),
         ("ax,label\n1,a\nabc,b\n", {}, r"row 3, column 'ax' is 'abc', expected a finite number"),
         ("ax,label\n1,a\nnan,b\n", {}, r"row 3, column 'ax' is 'nan'"),
@@ -318,6 +318,15 @@ def test_without_series_and_order_the_file_is_one_series_as_it_stands(table):
         ("run_id,ax,label\n1,1,a\n", {"series": "runid"}, r"no column 'runid' .*; did you mean 'run_id'\?"),
         ("timestamp,ax,label\n1,1,a\n", {"order": "tiemstamp"}, "did you mean 'timestamp'"),
         ("ax,label\n1,a\n", {"group": "who"}, r"no column 'who' \(it has ax, label\)"),
+        ("1.5,2,x\n2.5,3,x\n", {}, r"data\.csv has no header: row 1 is 1\.5, 2, x; add a row"),
+        ("5,2,7\n2,3,4\n", {"targets": ("7",)}, "has no header"),
+        ('ax,label\n"1,5",a\n', {}, "'1,5', expected a finite number; write a decimal point, or"),
+        (
+            "timestamp,ax,label\n2026-01-01T00:00:00,1,a\n2026-01-01T00:00:01,1,a\n",
+            {},
+            r"column 'timestamp' holds times, .*; sort by it with --order timestamp, or .*: --features ax",
+        ),
+        ("who,ax,label\nann,1,a\nbob,1,a\n", {}, r"'who' holds text, such as 'ann'.*: --features ax"),
         ("ax,kind\n1,a\n", {}, "name the class column with --label, or the value columns"),
         (
             "series,who,ax,label\n1,a,1,x\n1,b,1,y\n",
@@ -329,7 +338,7 @@ def test_without_series_and_order_the_file_is_one_series_as_it_stands(table):
             {},
             "split of series '1' is 'dev', expected train, validation, test",
         ),
-        ("ax,label\n\n1,a\n\n2,x\n3\n", {}, "row 6 has 1 columns"),
+        ("ax,label\n\n1,a\n\n2,x\n3\n", {}, "row 6 has 1 column"),
         ("series,ax\na,1\nb,2\n", {"forecast": ("ax",)}, "series 'a' has one row"),
         (
             "a,b\n1,2\n",
@@ -350,6 +359,17 @@ def test_a_csv_that_is_no_text_is_refused(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises((FileFormatError, InputError), match=r"data\.csv"):
         read_recordings(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a;b;label\n1,5;2;x\n-2,5e1;3;y\n", "a\tb\tlabel\n1.5\t2\tx\n-2.5e1\t3\ty\n"],
+    ids=["semicolons", "tabs"],
+)
+def test_other_separators_and_decimal_commas_are_read(table, text):
+    found = table(text)
+    assert (found.features, found.labels) == (("a", "b"), ("x", "y"))
+    np.testing.assert_array_equal(found.series[0].x, [[1.5, 2], [-25, 3]])
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path):

@@ -65,11 +65,17 @@ def run_calls(model: Model, graph: onnx.ModelProto, interface: Interface, count:
     examples, values = golden.inputs if golden else {}, index_values(ir.from_proto(graph).graph)
     cases = CaseGenerator(
         tuple(
-            InputSpec(name, port.dtype, port.shape, example=examples.get(name), values=values.get(name))
-            for name, port in ((port.name, port) for port in interface.inputs)
+            InputSpec(
+                spec.name,
+                spec.dtype,
+                spec.axes,
+                example=examples.get(spec.name),
+                values=values.get(spec.name),
+            )
+            for spec in interface.manifest.data_inputs
         ),
-        batch=None,
-        sequence=None,
+        batch=interface.manifest.batch,
+        sequence=interface.manifest.sequence,
     )
 
     run = runner(model)

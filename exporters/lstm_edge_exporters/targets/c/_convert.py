@@ -7,25 +7,23 @@ from pathlib import Path
 
 import onnx
 
-from lstm_edge_runtime import Model, load
-from lstm_edge_runtime.errors import InputError, ManifestError, UnsupportedError
+from lstm_edge_runtime import load
+from lstm_edge_runtime.errors import CheckFailedError, InputError, ManifestError, UnsupportedError
 from lstm_edge_runtime.files import check_folder, write_folder
-from lstm_edge_runtime.model import content_of
+from lstm_edge_runtime.model import content_of, read_model
 from lstm_edge_runtime.onnx_reader import is_ort_format
 from lstm_edge_runtime.tolerance import Comparison
 
 from ._calls import golden_case, run_calls
+from ._generate import generate
 from ._interface import build_interface, model_name
 from ._render import HARNESS, paths, render
-from ._translate import translate
-from ._verify import find_compiler, verify_c
+from ._verify import Sizes, find_compiler, measure, verify_c
 
 __all__ = ["CLibrary", "check_c_folder", "to_c"]
 
 _CALLS = 24
 """Random calls that C and onnxruntime are compared on."""
-_STACK = 16384
-"""Bytes of stack that a call may take; a large network's a quarter of its weights, if that is more."""
 _RANGED = ("DynamicQuantizeLSTM", "DynamicQuantizeLinear", "DynamicQuantizeMatMul")
 """Operators that quantize to the range of all that one call brings."""
 
@@ -40,10 +38,7 @@ class CLibrary:
     """The text of each file by its path in the folder."""
     comparisons: tuple[Comparison, ...]
     """Each output and state of each call that was compared."""
-    constants: int
-    """Bytes of weights."""
-    state: int
-    """Bytes of one source's state."""
+    sizes: Sizes
 
     @property
     def worst(self) -> Comparison:
@@ -72,22 +67,30 @@ def check_c_folder(
     check_folder(folder, set(paths(_prefix(source, name))).__contains__)
 
 
-def to_c(source: str | os.PathLike[str], *, name: str | None = None, chunk: int = 1) -> CLibrary:
+def to_c(
+    source: str | os.PathLike[str],
+    *,
+    name: str | None = None,
+    chunk: int = 1,
+    flash_limit: int | None = None,
+    ram_limit: int | None = None,
+) -> CLibrary:
     """Translate an ``.onnx`` file with states to C99, compile it here, and compare it with onnxruntime.
 
     Args:
         source: a file with a manifest.
         name: the prefix of functions and files; None for the file's own name.
         chunk: time steps in one call.
+        flash_limit: bytes of constants and code that the network may take.
+        ram_limit: bytes of state and stack that one source may take.
 
     Raises:
         NotFoundError, FileFormatError, ContractError: the file is not there, is no usable model, carries no
             states, or can't be run in chunks.
         InputError: a name, label or chunk that C can't take.
-        UnsupportedError: an axis that can't be pinned, a node that the generator can't translate, code that
-            would take too much stack.
+        UnsupportedError: an axis that can't be pinned, or a node that the native engine lacks.
         MissingDependencyError: no C compiler.
-        CheckFailedError: the C code computes something else than onnxruntime.
+        CheckFailedError: the C code computes something else than onnxruntime, or takes more than a limit.
     """
     prefix = _prefix(source, name)
     if chunk < 1:
@@ -100,7 +103,10 @@ def to_c(source: str | os.PathLike[str], *, name: str | None = None, chunk: int 
             )
         if model.manifest.golden is not None:
             model.selftest().require()
-        graph = _read(model, source)
+        content = content_of(model, source)
+        if is_ort_format(content):
+            raise InputError("the file is in ORT format; give the .onnx file")
+        graph = _read(content, source)
         operators = {node.op_type for node in graph.graph.node}
         if chunk > 1 and (ranged := operators.intersection(_RANGED)):
             raise UnsupportedError(
@@ -109,25 +115,27 @@ def to_c(source: str | os.PathLike[str], *, name: str | None = None, chunk: int 
             )
         interface = build_interface(model.manifest, prefix, chunk)
         compiler = find_compiler()
+        file = read_model(source)[1]
+        assert file is not None
+        step = generate(file, interface)
         golden = golden_case(model, graph, interface)
+        files = render(interface, step, golden, model.sha256)
+        sizes = measure(files, interface, compiler, step.flash, step.work)
+        _check_limits(sizes, flash_limit, ram_limit)
         calls = list(run_calls(model, graph, interface, _CALLS))
-        constants = {tensor.name: tensor for tensor in graph.graph.initializer}
-        order = [value.name for value in graph.graph.input if value.name not in constants]
-        order += [value.name for value in graph.graph.output]
-        size = sum(onnx.numpy_helper.to_array(tensor).nbytes for tensor in constants.values())
-        facts = {"sha256": model.sha256, "constants": size}
-        files = render(interface, translate(graph, interface), order, golden, facts)
-    most_stack = max(_STACK, size // 4)
-    comparisons = verify_c(files, interface, calls, compiler, most_stack)
+        comparisons = verify_c(files, interface, calls, compiler)
+        files |= render(interface, step, golden, model.sha256, sizes)
     written = {path: text for path, text in files.items() if path != HARNESS}
-    state = sum(each.reset.nbytes for each in interface.states)
-    return CLibrary(prefix, written, comparisons, size, state)
+    return CLibrary(prefix, written, comparisons, sizes)
 
 
-def _read(model: Model, source: str | os.PathLike[str]) -> onnx.ModelProto:
-    content = content_of(model, source)
-    if is_ort_format(content):
-        raise InputError("the file is in ORT format; give the .onnx file")
+def _check_limits(sizes: Sizes, flash: int | None, ram: int | None) -> None:
+    for line, size, limit in zip(sizes.lines(), (sizes.flash, sizes.ram), (flash, ram), strict=True):
+        if limit is not None and size > limit:
+            raise CheckFailedError(f"{line}, expected at most {limit:,}; use a smaller network or int8")
+
+
+def _read(content: bytes, source: str | os.PathLike[str]) -> onnx.ModelProto:
     graph = onnx.load_from_string(content)
     onnx.load_external_data_for_model(graph, str(Path(source).parent))
     return graph

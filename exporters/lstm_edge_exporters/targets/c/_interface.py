@@ -20,8 +20,8 @@ _C_TYPES = {
     "bool": "bool",
     **{f"{sign}int{bits}": f"{sign}int{bits}_t" for sign in ("", "u") for bits in (8, 16, 32, 64)},
 }
-_LOCALS = "all best call difference i lengths next passed state value worst wrong"
-"""What the templates call their own variables."""
+_LOCALS = "all best call difference i lengths next passed state value work worst wrong"
+"""What the templates call their own variables; constants and kernels begin with ``le_``."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ class _Ports:
 
     def _parameter(self, name: str) -> str:
         symbol = self._symbol(name)
-        return f"{symbol}_" if symbol in _LOCALS.split() else symbol
+        return f"{symbol}_" if symbol in _LOCALS.split() or symbol.startswith("le_") else symbol
 
     def _symbol(self, name: str) -> str:
         symbol = re.sub(r"[^A-Za-z0-9_]", "_", name, flags=re.ASCII).strip("_")

@@ -1,8 +1,8 @@
 """The files of the folder, from templates."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib import metadata
+from importlib.resources import files
 from typing import Any
 
 import numpy as np
@@ -13,35 +13,32 @@ from lstm_edge_runtime.manifest import Array
 from ...versions import versions
 from ..names import c_identifiers, c_string
 from ._calls import GoldenCase
+from ._generate import Step
 from ._interface import Interface, StepArray
+from ._literals import array_literal
+from ._verify import Sizes
 
-__all__ = ["GENERATOR", "HARNESS", "paths", "render"]
+__all__ = ["HARNESS", "paths", "render"]
 
-GENERATOR = "emx-onnx-cgen"
-"""The generator's distribution."""
 HARNESS = "verify.c"
 """The program that verifies the rest; it is no part of what is written."""
 _LICENSE = "LICENSE"
 
 
 def render(
-    interface: Interface,
-    translated: tuple[str, bool],
-    order: Sequence[str],
-    golden: GoldenCase,
-    facts: Mapping[str, Any],
+    interface: Interface, step: Step, golden: GoldenCase, sha256: str, sizes: Sizes | None = None
 ) -> dict[str, str]:
     """Return the text of each file by its path in the folder.
 
     Args:
         interface: what the functions take and give.
-        translated: the generated code, and whether it checks indices.
-        order: the names of the graph's inputs and then outputs, as the generated function takes them.
+        step: the generated code of one call.
         golden: the case of the self-test.
-        facts: ``sha256`` of the file, ``constants`` in bytes.
+        sha256: of the ONNX file.
+        sizes: what the network takes; None while that is not measured, else only the files that state it are
+            returned.
     """
     name, manifest = interface.name, interface.manifest
-    code, checked = translated
     environment = Environment(  # noqa: S701  C and Markdown; names go through names.py
         loader=PackageLoader(__package__),
         undefined=StrictUndefined,
@@ -50,7 +47,7 @@ def render(
         keep_trailing_newline=True,
     )
     environment.filters |= {
-        "array_literal": _array_literal,
+        "array_literal": array_literal,
         "float_literal": lambda value: f"{np.float32(value)!s}f",
         "string_literal": c_string,
     }
@@ -71,7 +68,9 @@ def render(
         "inputs": inputs,
         "outputs": outputs,
         "states": interface.states,
-        "lengths": interface.lengths,
+        "symbols": ", ".join(port["symbol"] for port in (*inputs, *outputs)),
+        "step": step,
+        "sizes": sizes,
         "parameters": ", ".join(
             [f"const {port['c_type']} {port['symbol']}[{port['macro']}]" for port in inputs]
             + [f"{port['c_type']} {port['symbol']}[{port['macro']}]" for port in outputs]
@@ -80,48 +79,57 @@ def render(
             [f"const {port['c_type']} (&{port['symbol']})[{port['macro']}]" for port in inputs]
             + [f"{port['c_type']} (&{port['symbol']})[{port['macro']}]" for port in outputs]
         ),
-        "arguments": [*_arguments(interface, order), *(["wrong"] if checked else [])],
-        "checked": checked,
         "labels": list(c_identifiers(labels)),
         "classes": interface.classes,
         "signal": manifest.signal,
         "reset_every": manifest.reset_every,
         "words": [({"name": what, "about": about}, texts) for (what, about), texts in words.items() if texts],
-        "code": code,
         "golden": _golden(interface, golden),
-        "versions": {**versions("lstm-edge"), GENERATOR: metadata.version(GENERATOR)},
-        "sizes": {
-            "constants": facts["constants"],
-            "golden": sum(array.nbytes for array in (*golden.feeds.values(), *golden.outputs.values())),
-            "state": sum(state.reset.nbytes for state in interface.states),
-        },
-        "sha256": facts["sha256"],
+        "golden_bytes": sum(array.nbytes for array in (*golden.feeds.values(), *golden.outputs.values())),
+        "version": versions("lstm-edge")["lstm-edge"],
+        "sha256": sha256,
     }
-    files = {
-        path: environment.get_template(f"{template}.j2").render(context)
+    stating = ("README.md", f"src/{name}.h")
+    templates = {
+        path: template
         for path, template in _templates(name).items()
+        if (path in stating if sizes is not None else path != "README.md")
     }
-    return files | {_LICENSE: metadata.distribution(GENERATOR).read_text("licenses/LICENSE") or ""}
+    rendered = {
+        path: environment.get_template(template).render(context) for path, template in templates.items()
+    }
+    if sizes is not None:
+        return rendered
+    kernels = (files(__package__) / "templates" / "kernels.h").read_text(encoding="utf-8")
+    license_text = metadata.distribution("lstm-edge").read_text("licenses/LICENSE") or ""
+    return {**rendered, _kernels(name): kernels, _LICENSE: license_text}
 
 
 def paths(name: str) -> list[str]:
     """Return the path of each file that is written for a model called ``name``."""
-    return [path for path in (*_templates(name), _LICENSE) if path != HARNESS]
+    return [path for path in (*_templates(name), _kernels(name), _LICENSE) if path != HARNESS]
+
+
+def _kernels(name: str) -> str:
+    return f"src/{name}_kernels.h"
 
 
 def _templates(name: str) -> dict[str, str]:
     return {
-        "README.md": "README.md",
-        "CMakeLists.txt": "CMakeLists.txt",
-        "library.properties": "library.properties",
-        "library.json": "library.json",
-        f"src/{name}.h": "library.h",
-        f"src/{name}.hpp": "library.hpp",
-        f"src/{name}.c": "library.c",
-        f"src/{name}_selftest.c": "library_selftest.c",
-        "examples/main.c": "main.c",
-        f"examples/{name}_serial/{name}_serial.ino": "sketch.ino",
-        HARNESS: "verify.c",
+        "README.md": "README.md.j2",
+        "CMakeLists.txt": "CMakeLists.txt.j2",
+        "idf_component.yml": "idf_component.yml.j2",
+        "library.properties": "library.properties.j2",
+        "library.json": "library.json.j2",
+        "zephyr/module.yml": "module.yml.j2",
+        "zephyr/CMakeLists.txt": "zephyr.txt.j2",
+        f"src/{name}.h": "library.h.j2",
+        f"src/{name}.hpp": "library.hpp.j2",
+        f"src/{name}.c": "library.c.j2",
+        f"src/{name}_selftest.c": "library_selftest.c.j2",
+        "examples/main.c": "main.c.j2",
+        f"examples/{name}_serial/{name}_serial.ino": "sketch.ino.j2",
+        HARNESS: "verify.c.j2",
     }
 
 
@@ -145,25 +153,6 @@ def _scan(port: StepArray) -> dict[str, str]:
         return {"type": port.c_type, "format": '"f"' if port.dtype == "float32" else '"lf"'}
     kind = "u" if port.dtype.startswith("u") else "d"
     return {"type": port.c_type, "format": f"SCN{kind}{port.dtype.rpartition('int')[2]}"}
-
-
-def _arguments(interface: Interface, order: Sequence[str]) -> list[str]:
-    found = {}
-    for port in interface.inputs:
-        found[port.name] = _as_array(port, port.symbol, "const ")
-    for port in interface.outputs:
-        found[port.name] = _as_array(port, port.symbol)
-    for state in interface.states:
-        found[state.name] = _as_array(state, f"state->{state.symbol}", "const ")
-        found[state.output] = _as_array(state, f"next.{state.symbol}")
-    if interface.lengths is not None:
-        found[interface.lengths.name] = interface.lengths.symbol
-    return [found[name] for name in order]
-
-
-def _as_array(port: StepArray, expression: str, qualifier: str = "") -> str:
-    inner = "".join(f"[{size}]" for size in port.shape[1:])
-    return f"({qualifier}{port.c_type} (*){inner}){expression}" if inner else expression
 
 
 def _golden(interface: Interface, golden: GoldenCase) -> dict[str, Any]:
@@ -205,25 +194,3 @@ def _golden(interface: Interface, golden: GoldenCase) -> dict[str, Any]:
         "checks": checks,
         "types": sorted({check["c_type"] for check in checks}),
     }
-
-
-def _array_literal(array: Array, indent: int) -> str:
-    values = [_literal(value) for value in array.reshape(-1)]
-    lines = [", ".join(values[start : start + 6]) for start in range(0, len(values), 6)]
-    return ",\n".join(" " * indent + line for line in lines)
-
-
-def _literal(value: Any) -> str:
-    if value.dtype.kind == "b":
-        return str(bool(value)).lower()
-    if value.dtype.kind == "u":
-        return f"{value}ULL"
-    if value.dtype.kind == "i":
-        return "(-9223372036854775807LL - 1)" if value == np.iinfo(np.int64).min else f"{value}LL"
-    if np.isnan(value):
-        return "NAN"
-    if np.isinf(value):
-        return "INFINITY" if value > 0 else "-INFINITY"
-    digits, _, exponent = float(value).hex().partition("p")
-    mantissa = digits.rstrip("0").rstrip(".") if "." in digits else digits
-    return f"{mantissa}p{exponent}{'f' if value.dtype == np.float32 else ''}"

@@ -1,16 +1,19 @@
 """Compile what was made, run it, and compare it with onnxruntime."""
 
 import os
+import re
 import shlex
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lstm_edge_runtime.errors import CheckFailedError, InputError, MissingDependencyError, UnsupportedError
+from lstm_edge_runtime.errors import CheckFailedError, InputError, MissingDependencyError
 from lstm_edge_runtime.manifest import Array
 from lstm_edge_runtime.tolerance import Comparison, compare
 
@@ -18,9 +21,47 @@ from ...processes import run_program
 from ._calls import CCall
 from ._interface import Interface, StepArray
 
-__all__ = ["find_compiler", "verify_c"]
+__all__ = ["Sizes", "find_compiler", "measure", "verify_c"]
 
 _COMPILERS = ("cc", "gcc", "clang")
+_C99 = ("-std=c99",)
+_FRAMES = 256
+"""Bytes of stack of a call besides its working memory, where the compiler does not list them."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes that a network takes; code and stack as this machine's compiler makes them for size."""
+
+    constants: int
+    """Weights and other constants, in flash."""
+    code: int | None
+    """The rest of the flash, without the self-test; None where there is no program ``size``."""
+    state: int
+    """RAM of each source."""
+    work: int
+    """Working memory, part of the stack unless the caller has it elsewhere."""
+    stack: int
+    """The deepest stack of a step, working memory included."""
+
+    @property
+    def flash(self) -> int:
+        """Constants and code."""
+        return self.constants + (self.code or 0)
+
+    @property
+    def ram(self) -> int:
+        """One state and the stack."""
+        return self.state + self.stack
+
+    def lines(self) -> list[str]:
+        """Return them in words, a line for each kind of memory."""
+        code = "code not counted" if self.code is None else f"{self.code:,} code"
+        return [
+            f"flash: {self.flash:,} bytes ({self.constants:,} constants, {code})",
+            f"RAM: {self.ram:,} bytes ({self.state:,} per source, {self.stack:,} stack of a step, of that "
+            f"{self.work:,} working memory)",
+        ]
 
 
 def find_compiler() -> list[str]:
@@ -44,46 +85,68 @@ def find_compiler() -> list[str]:
     return [found]
 
 
-def verify_c(
-    files: Mapping[str, str],
-    interface: Interface,
-    calls: Sequence[CCall],
-    compiler: Sequence[str],
-    most_stack: int,
-) -> tuple[Comparison, ...]:
-    """Compile the files, run the self-test and each of ``calls`` from its own states.
+def measure(
+    files: Mapping[str, str], interface: Interface, compiler: Sequence[str], constants: int, work: int
+) -> Sizes:
+    """Compile the network for size and return what it takes.
 
     Args:
         files: the text of each by its path.
         interface: what the functions take and give.
-        calls: what is run.
         compiler: its command.
-        most_stack: bytes that a call may take of the stack.
+        constants: bytes of constants.
+        work: bytes of working memory.
+
+    Raises:
+        CheckFailedError: the network does not compile.
+        InputError: the temporary folder can't be written, or the compiler is not there.
+    """
+    name = interface.name
+    with _folder(files) as folder:
+        made = folder / "network.o"
+        command = [*compiler, *_C99, "-Os", f"-I{folder / 'src'}", "-c", str(folder / f"src/{name}.c")]
+        command += ["-o", str(made)]
+        if run_program([*command, "-fstack-usage", "-fno-asynchronous-unwind-tables"]).returncode:
+            _execute(command, compiler[0])  # the compiler has no such options
+        code = None
+        if shutil.which("size"):
+            sections = re.search(rb"\n\s*(\d+)\s+(\d+)", run_program(["size", str(made)]).stdout)
+            code = sections and int(sections[1]) + int(sections[2]) - constants
+        usage = made.with_suffix(".su")
+        frames = _frames(usage.read_text(encoding="utf-8"), name) if usage.exists() else _FRAMES + work
+    state = sum(each.reset.nbytes for each in interface.states)
+    return Sizes(constants, code, state, work, frames)
+
+
+def _frames(usage: str, name: str) -> int:
+    """Return the deepest stack of a step by a compiler's list of frames: its own, and two kernels'."""
+    found = re.findall(r":(\w+)\t(\d+)\t", usage)
+    sizes = [(int(size), function) for function, size in found if not function.startswith(f"{name}_reset")]
+    own = [size for size, function in sizes if function.startswith(f"{name}_step")]
+    kernels = sorted(size for size, function in sizes if function.startswith("le_"))
+    return sum(own) + sum(kernels[-2:])
+
+
+def verify_c(
+    files: Mapping[str, str], interface: Interface, calls: Sequence[CCall], compiler: Sequence[str]
+) -> tuple[Comparison, ...]:
+    """Compile the files, run the self-test and each of ``calls`` from its own states.
 
     Returns:
         One comparison with onnxruntime an output, a state and call.
 
     Raises:
-        UnsupportedError: a call takes more stack, by what gcc or clang says of it.
         CheckFailedError: the files do not compile or run, or a result is beyond its limit.
         InputError: the temporary folder can't be written, or the compiler is not there.
     """
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            program, stack = _compile(files, f"src/{interface.name}.c", compiler, Path(folder))
-            if stack > most_stack:
-                raise UnsupportedError(
-                    f"a call in C would take {stack:,} bytes of stack, expected at most {most_stack:,}; int8 "
-                    "weights of a GRU, an RNN and of --weights-only are expanded there: convert the float32 "
-                    "file; or give a smaller --chunk"
-                )
-            arrays = [
-                call.feeds[port.name] for call in calls for port in (*interface.inputs, *interface.states)
-            ]
-            given = b"".join(array.tobytes() for array in arrays)
-            answer = _execute([str(program)], "the program in C", given)
-    except OSError as error:
-        raise InputError(f"C can't be compiled here: {error}; see to the folder or to CC") from error
+    with _folder(files) as folder:
+        program = folder / "verify"
+        sources = [str(folder / path) for path in files if path.endswith(".c") and "examples/" not in path]
+        _execute(
+            [*compiler, *_C99, "-O1", f"-I{folder / 'src'}", *sources, "-o", str(program), "-lm"], compiler[0]
+        )
+        arrays = [call.feeds[port.name] for call in calls for port in (*interface.inputs, *interface.states)]
+        answer = _execute([str(program)], "the program in C", b"".join(array.tobytes() for array in arrays))
     reader = _Reader(answer)
     for state in interface.states:
         if not np.array_equal(reader.take(state), state.reset, equal_nan=True):
@@ -131,33 +194,17 @@ class _Reader:
         return array
 
 
-def _compile(
-    files: Mapping[str, str], network: str, compiler: Sequence[str], folder: Path
-) -> tuple[Path, int]:
-    """Return the program, and the bytes of stack that a call of the file ``network`` takes."""
-    for path, text in files.items():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_text(text, encoding="utf-8")
-    program, made = folder / "verify", folder / "network.o"
-    sources = [
-        str(folder / path)
-        for path in files
-        if path.endswith(".c") and path != network and not path.startswith("examples/")
-    ]
-    command = [*compiler, "-std=c99", "-O1", f"-I{folder / 'src'}"]
-    alone = [str(folder / network), "-c", "-o", str(made)]
-    if run_program([*command, "-fstack-usage", *alone]).returncode:  # the compiler has no such option
-        _execute([*command, *alone], compiler[0])
-    _execute([*command, *sources, str(made), "-o", str(program), "-lm"], compiler[0])
-    return program, _stack(made.with_suffix(".su"))
-
-
-def _stack(usage: Path) -> int:
-    """Return what a call takes by a compiler's list of frames, 0 without one: step, network and one node."""
-    if not usage.exists():
-        return 0
-    frames = [int(line.split("\t")[1]) for line in usage.read_text(encoding="utf-8").splitlines()]
-    return sum(sorted(frames)[-3:])
+@contextmanager
+def _folder(files: Mapping[str, str]) -> Iterator[Path]:
+    """Give a temporary folder with the files."""
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            for path, text in files.items():
+                (Path(folder) / path).parent.mkdir(parents=True, exist_ok=True)
+                (Path(folder) / path).write_text(text, encoding="utf-8")
+            yield Path(folder)
+    except OSError as error:
+        raise InputError(f"C can't be compiled here: {error}; see to the folder or to CC") from error
 
 
 def _execute(command: Sequence[str], what: str, given: bytes = b"") -> bytes:

@@ -5,6 +5,7 @@ All but the last check run the file's graph in float64 where it can be.
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -26,7 +27,7 @@ from ...numerics.cases import (
     take_rows,
 )
 from ..reference import ModelFile
-from ..report import Check
+from ..report import Check, answered
 
 __all__ = ["check_alone"]
 
@@ -50,7 +51,7 @@ def check_alone(file: ModelFile, seed: int) -> Iterator[Check]:
     rows = (1, 2, 5) if manifest.batch is not None else ()
     said = next(filter(None, (_try(manifest, run, cases, n, steps) for n in rows)), "")
     if rows:
-        yield Check("runs at other batch sizes", "failed" if said else "passed", said)
+        yield answered("runs at other batch sizes", said)
     if manifest.sequence is not None:
         yield _lengths(manifest, run, cases, steps)
     exact = file.precision in ("fp32", "fp64")
@@ -68,7 +69,7 @@ def _ask(name: str, question: Callable[[], str]) -> Check:
         said = question()
     except Exception as error:  # noqa: BLE001 - onnxruntime raises kinds of its own
         said = f"it does not run: {first_line(error)}"
-    return Check(name, "failed" if said else "passed", said)
+    return answered(name, said)
 
 
 def _lengths(manifest: Manifest, run: Runner, cases: CaseGenerator, steps: int) -> Check:
@@ -76,8 +77,8 @@ def _lengths(manifest: Manifest, run: Runner, cases: CaseGenerator, steps: int) 
     lengths = (1, steps - 1, steps + 1, 2 * steps + 3)
     said = {length: _try(manifest, run, cases, 2, length) for length in lengths}
     ran = ", ".join(str(length) for length, reason in said.items() if not reason)
-    about = f"at {ran} steps" if ran else f"at no length but {steps}: {said[steps + 1]}"
-    return Check("runs at other lengths", "passed" if ran else "failed", about)
+    none = f"at no length but {steps}: {said[steps + 1]}"
+    return answered("runs at other lengths", "" if ran else none, f"at {ran} steps")
 
 
 def _try(manifest: Manifest, run: Runner, cases: CaseGenerator, n: int, length: int) -> str:
@@ -118,8 +119,7 @@ def _dependence(
         leaking = ", ".join(_leaking(moves, apart))
         about = f"other rows change with {leaking}" if leaking else ""
         said[f"rows do not change one another, L={length}"] = about
-    for name, why in said.items():
-        yield Check(name, "failed" if why else "passed", why, size=(len(rows), length))
+    yield from (replace(answered(name, why), size=(len(rows), length)) for name, why in said.items())
 
 
 def _deaf(manifest: Manifest, moves: Moves, needed: Sequence[str]) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """What the file claims, beside what its reference has and what its graph shows."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import Any
 
@@ -17,7 +17,7 @@ from ...numerics.cases import case_size, closed_loop, misshapen
 from ...numerics.graph64 import Graph64, wrong_copies
 from ...versions import IR_VERSIONS, MAKERS, OLDEST_ONNXRUNTIME, OPSETS, versions
 from ..reference import ModelFile, ReferenceModel
-from ..report import Check, Fact
+from ..report import Check, Fact, answered
 from ..subject import Subject
 
 __all__ = [
@@ -102,11 +102,13 @@ def interface_of(manifest: Manifest) -> str:
     return ", ".join(f"{name} {describe(axes)}" for name, axes in sorted(manifest.axes.items()))
 
 
+def _match(mine: Axes, theirs: Axes, fits: Callable[[int | str, int | str], bool]) -> bool:
+    return len(mine) == len(theirs) and all(map(fits, mine, theirs))
+
+
 def _fits(mine: Axes, theirs: Axes) -> bool:
-    return len(mine) == len(theirs) and all(
-        one == other
-        for one, other in zip(mine, theirs, strict=True)
-        if isinstance(one, int) and isinstance(other, int)
+    return _match(
+        mine, theirs, lambda one, other: isinstance(one, str) or isinstance(other, str) or one == other
     )
 
 
@@ -134,11 +136,7 @@ def _in_the_graph(file: ModelFile) -> Iterator[Fact]:
     graph = file.graph_axes
     for name, axes in manifest.axes.items():
         found = graph[name]
-        same = len(found) == len(axes) and all(
-            isinstance(one, int) == isinstance(other, int) and (isinstance(one, str) or one == other)
-            for one, other in zip(axes, found, strict=True)
-        )
-        if not same:
+        if not _match(axes, found, lambda one, other: one == other or type(one) is type(other) is str):
             yield Fact(f"axes of {name} in the graph", describe(axes), describe(found), same=False)
 
 
@@ -160,15 +158,15 @@ def _tensor_fact(
     in a file without a manifest, fits any.
     """
     (one, found), (two, expected) = _kind_and_roles(mine, own), _kind_and_roles(theirs, other)
-    same = (
-        one == two
-        and len(found) == len(expected)
-        and all(
+    same = _match(
+        found,
+        expected,
+        lambda axis, should: (
             axis == should or (isinstance(axis, str) and (isinstance(should, int) or should == _FREE))
-            for axis, should in zip(found, expected, strict=True)
-        )
+        ),
     )
-    return Fact(name, f"{one} {describe(found)}", f"{two} {describe(expected)}", same=same)
+    mine_is, theirs_is = f"{one} {describe(found)}", f"{two} {describe(expected)}"
+    return Fact(name, mine_is, theirs_is, same=same and one == two)
 
 
 def _kind_and_roles(spec: TensorSpec | StateSpec, manifest: Manifest) -> tuple[str, Axes]:
@@ -178,19 +176,13 @@ def _kind_and_roles(spec: TensorSpec | StateSpec, manifest: Manifest) -> tuple[s
 
 
 def _states(mine: Manifest, theirs: Manifest) -> Iterator[Fact]:
-    pairs: list[Mapping[str, StateSpec]] = [
-        {each.input: each for each in side.states} for side in (mine, theirs)
-    ]
-    found, expected = pairs
-    yield _fact(
-        "states",
-        *(tuple(f"{each.input} -> {each.output}" for _, each in sorted(side.items())) for side in pairs),
-    )
+    found, expected = ({each.input: each for each in side.states} for side in (mine, theirs))
+    ends = ({f"{each.input} -> {each.output}" for each in side.states} for side in (mine, theirs))
+    yield _fact("states", *(tuple(sorted(each)) for each in ends))
     for name in sorted(found.keys() & expected.keys()):
         yield _tensor_fact(f"state {name}", found[name], mine, expected[name], theirs)
-        one, other = (np.asarray(side[name].reset, np.float64) for side in pairs)
-        same = bool(np.all(one == other))
-        yield Fact(f"reset value of {name}", _array(one), _array(other), same=same)
+        one, other = (np.asarray(side[name].reset, np.float64) for side in (found, expected))
+        yield Fact(f"reset value of {name}", _array(one), _array(other), same=bool(np.all(one == other)))
 
 
 def _ranges(mine: Manifest, theirs: Manifest, *, asked: bool) -> Iterator[Fact]:
@@ -202,10 +194,8 @@ def _ranges(mine: Manifest, theirs: Manifest, *, asked: bool) -> Iterator[Fact]:
             and one.multiple % other.multiple == 0
             and (other.most is None or (one.most is not None and one.most <= other.most))
         )
-        known = asked or one == other or not narrower
-        yield Fact(
-            f"range of {axis}", str(one), str(other) if known else None, same=one == other or not known
-        )
+        known = str(other) if asked or one == other or not narrower else None
+        yield Fact(f"range of {axis}", str(one), known, same=known in (str(one), None))
 
 
 def _array(values: Any) -> str:
@@ -251,7 +241,7 @@ _PEEPHOLES = 7
 def check_file(file: ModelFile, facts: tuple[Fact, ...]) -> Iterator[Check]:
     """Check form, age, names, axes and what the file states, without running it."""
     yield _checker(file)
-    yield Check("manifest and graph agree", "failed" if file.broken else "passed", file.broken)
+    yield answered("manifest and graph agree", file.broken)
     yield _age(file)
     yield _operators(file)
     if file.model is None:
@@ -260,7 +250,7 @@ def check_file(file: ModelFile, facts: tuple[Fact, ...]) -> Iterator[Check]:
     yield _made_of_pytorch(file)
     for fact in facts:
         if fact.reference is not None:
-            yield Check(fact.name, "passed" if fact.same else "failed", "" if fact.same else str(fact))
+            yield answered(fact.name, "" if fact.same else str(fact))
 
 
 def check_claims(subject: Subject) -> Iterator[Check]:
@@ -297,7 +287,7 @@ def _weights(subject: Subject, graph: Graph64) -> Check:
         known += translated.tensors
     wrong = "; ".join(wrong_copies(graph, known))
     about = f"{wrong}, which no tensor of the reference holds" if wrong else ""
-    return Check("weights are the reference's", "failed" if wrong else "passed", about)
+    return answered("weights are the reference's", about)
 
 
 def _loop(subject: Subject) -> Check:
@@ -317,32 +307,30 @@ def _reads_backwards(file: ModelFile) -> bool:
 
 
 def _same(name: str, file: bool, reference: bool, why: str = "") -> Check:
-    if file == reference:
-        return Check(name, "passed")
     words = {True: "yes", False: "no"}
     about = f"the file says {words[file]}, the reference {words[reference]}{f': {why}' if why else ''}"
-    return Check(name, "failed", about)
+    return answered(name, "" if file == reference else about)
 
 
 def _checker(file: ModelFile) -> Check:
+    wrong = ""
     try:
         onnx.checker.check_model(str(file.path), full_check=True)
     except Exception as error:  # noqa: BLE001 - the checker raises several kinds
-        return Check("onnx.checker", "failed", first_line(error))
-    return Check("onnx.checker", "passed")
+        wrong = first_line(error)
+    return answered("onnx.checker", wrong)
 
 
 def _age(file: ModelFile) -> Check:
-    name = f"opset and IR version that onnxruntime {OLDEST_ONNXRUNTIME} reads"
     about = f"opset {file.content.opset}, IR version {file.content.ir_version}"
-    if file.content.opset > OPSETS[-1] or file.content.ir_version > IR_VERSIONS[-1]:
-        wanted = f"expected at most {OPSETS[-1]} and {IR_VERSIONS[-1]}; export for a lower opset"
-        return Check(name, "failed", f"{about}; {wanted}")
-    return Check(name, "passed", about)
+    new = file.content.opset > OPSETS[-1] or file.content.ir_version > IR_VERSIONS[-1]
+    wrong = f"{about}; expected at most {OPSETS[-1]} and {IR_VERSIONS[-1]}; export for a lower opset"
+    return answered(
+        f"opset and IR version that onnxruntime {OLDEST_ONNXRUNTIME} reads", wrong if new else "", about
+    )
 
 
 def _operators(file: ModelFile) -> Check:
-    name = f"operators that onnxruntime {OLDEST_ONNXRUNTIME} has"
     nodes = list(file.content.every_node())
     versions = {domain or "ai.onnx": version for domain, version in file.content.opsets.items()}
     known = {(function.domain, function.name) for function in file.content.functions}
@@ -356,25 +344,23 @@ def _operators(file: ModelFile) -> Check:
             onnx.defs.get_schema(node.op_type, versions.get(domain, 0), node.domain)
         except onnx.defs.SchemaError:
             unknown.add(f"{domain}::{node.op_type}")
-    if unknown:
-        return Check(name, "failed", f"not known to be there: {', '.join(sorted(unknown))}")
-    kinds = Counter(node.op_type for node in nodes)
-    return Check(name, "passed", ", ".join(f"{op} x{count}" for op, count in sorted(kinds.items())))
+    kinds = sorted(Counter(node.op_type for node in nodes).items())
+    return answered(
+        f"operators that onnxruntime {OLDEST_ONNXRUNTIME} has",
+        f"not known to be there: {', '.join(sorted(unknown))}" if unknown else "",
+        ", ".join(f"{op} x{count}" for op, count in kinds),
+    )
 
 
 def _free_axes(file: ModelFile) -> Check:
     """The batch or the time axis must have a name, and every state the batch's."""
     manifest = file.manifest
-    name = "no size baked in"
-    if manifest.sequence is None and manifest.batch is None:
-        return Check(name, "failed", "neither the batch nor the time axis has a name: every size is fixed")
+    roles = ((manifest.batch, "batch"), (manifest.sequence, "time"))
+    free = ", ".join(f"{axis} ({role})" for axis, role in roles if axis)
     fixed = [state.input for state in manifest.states if manifest.batch and manifest.batch not in state.axes]
-    if fixed:
-        return Check(name, "failed", f"{', '.join(fixed)} has no batch axis {manifest.batch!r}")
-    free = [
-        f"{axis} ({role})" for axis, role in ((manifest.batch, "batch"), (manifest.sequence, "time")) if axis
-    ]
-    return Check(name, "passed", f"free: {', '.join(free)}")
+    wrong = f"{', '.join(fixed)} has no batch axis {manifest.batch!r}" if fixed else ""
+    none = "" if free else "neither the batch nor the time axis has a name: every size is fixed"
+    return answered("no size baked in", none or wrong, f"free: {free}")
 
 
 def _made_of_pytorch(file: ModelFile) -> Check:
@@ -388,7 +374,7 @@ def _made_of_pytorch(file: ModelFile) -> Check:
             found += [f"{node.op_type} with {name}" for name in node.attributes if name in _NOT_PYTORCH]
             if node.op_type == "LSTM" and any(node.inputs[_PEEPHOLES:]):
                 found.append("LSTM with peepholes")
-    return Check(name, "failed" if found else "passed", ", ".join(found))
+    return answered(name, ", ".join(found))
 
 
 def _shapes(subject: Subject) -> Check:
@@ -403,6 +389,6 @@ def _shapes(subject: Subject) -> Check:
             got, _ = subject.judge.run_both(subject.run, feeds)
             sizes = {name: size for name, size in ((mine.batch, rows), (mine.sequence, steps)) if name}
             wrong += (f"{each} at N={rows}, L={steps}" for each in misshapen(mine, got, sizes))
-        return Check("shapes of outputs", "failed" if wrong else "passed", "; ".join(wrong))
+        return answered("shapes of outputs", "; ".join(wrong))
 
     return subject.ask("shapes of outputs", compare)

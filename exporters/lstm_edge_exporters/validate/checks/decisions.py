@@ -7,7 +7,7 @@ import numpy as np
 
 from lstm_edge_runtime.manifest import Array, Task
 
-from ...numerics.cases import Feeds, first_rows
+from ...numerics.cases import Feeds, take_rows
 from ...numerics.floors import Measured
 from ..report import Check, Disagreement
 from ..subject import Subject
@@ -47,7 +47,9 @@ def check_decisions(subject: Subject) -> Iterator[Check]:
 
     @cache
     def measure() -> Measured:
-        return subject.judge.measure(subject.run_alone, first_rows(subject.manifest, batches[0][1], _FEW))
+        feeds = batches[0][1].items()
+        few = {each: take_rows(subject.manifest, each, array, 0, rows[0], _FEW) for each, array in feeds}
+        return subject.judge.measure(subject.run_alone, few)
 
     def compare(carried: str, runs: Iterator[tuple[Feeds, Feeds]]) -> Check:
         measured, found = measure(), list(runs)

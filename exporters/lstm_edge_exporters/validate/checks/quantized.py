@@ -25,7 +25,7 @@ from ...lift.quantized import STEP, float_twin, is_quantized
 from ...numerics.cases import Feeds
 from ...numerics.graph64 import Graph64
 from ..judge import REFUSALS, RefusedError
-from ..report import Check
+from ..report import Check, answered
 from ..subject import Subject
 
 __all__ = ["check_weights"]
@@ -66,7 +66,7 @@ def check_weights(subject: Subject) -> Iterator[Check]:
             yield Check(_NAME, "skipped", str(RefusedError(error)))
             return
         wrong += (f"at N={rows}, L={steps} {each}" for each in found)
-    yield Check(_NAME, "failed" if wrong else "passed", "; ".join(wrong))
+    yield answered(_NAME, "; ".join(wrong))
 
 
 Steps = Mapping[str, Array]

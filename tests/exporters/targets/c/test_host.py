@@ -11,15 +11,17 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from ruamel.yaml import YAML
 
-from lstm_edge_exporters import export
+from lstm_edge_exporters import QuantizeConfig, export, quantize
 from lstm_edge_exporters.targets.c import to_c
 from lstm_edge_runtime import load
 from lstm_edge_runtime.tolerance import limit_for
 
 from .conftest import LABELS, NETWORKS
 
-STRICT = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-O1", "-g")
+WARNINGS = ("-Wall", "-Wextra", "-Wconversion", "-pedantic", "-Werror")
+STRICT = ("-std=c99", *WARNINGS, "-O1", "-g")
 SANITIZED = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
 
@@ -126,7 +128,14 @@ def test_the_linker_sees_the_networks_own_names_only_and_nothing_that_allocates(
     lines = [line.split() for line in run(find_program("nm"), "-g", *objects).splitlines()]
     defined = {line[2]: line[1] for line in lines if len(line) == 3}
     wanted = {line[1] for line in lines if len(line) == 2 and line[0] == "U"}
-    assert set(defined) == {"net_labels", "net_features", "net_reset", "net_step", "net_selftest"}
+    assert set(defined) == {
+        "net_labels",
+        "net_features",
+        "net_reset",
+        "net_step",
+        "net_step_with",
+        "net_selftest",
+    }
     assert not wanted & {"malloc", "calloc", "free", "printf", "fopen", "puts"}
     sections = run(find_program("size"), "-A", *objects)
     assert set(re.findall(r"^(\.bss|\.data)\s+(\d+)", sections, re.MULTILINE)) == {
@@ -216,6 +225,28 @@ def test_a_direction_that_is_written_out_is_taken_as_the_default(kind, find_prog
     assert to_c(tmp_path / "net.onnx").worst.ok
 
 
+class Recurrent(torch.nn.Module):
+    """Enough hidden units that float32 weights would fill a small stack."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.rnn = getattr(torch.nn, kind)(8, 32, batch_first=True)
+
+    def forward(self, x):
+        return self.rnn(x)[0]
+
+
+@pytest.mark.parametrize(("kind", "weights_only"), [("GRU", False), ("LSTM", True)])
+def test_weights_that_are_stored_in_int8_stay_so_in_flash(kind, weights_only, find_program, tmp_path):
+    find_program("cc", "gcc", "clang")
+    torch.manual_seed(0)
+    export(Recurrent(kind).eval(), torch.randn(2, 5, 8)).save(tmp_path / "m.onnx")
+    quantize(tmp_path / "m.onnx", QuantizeConfig(weights_only=weights_only)).save(tmp_path / "small.onnx")
+    made, weights = to_c(tmp_path / "small.onnx"), 32 * 40 * (3 if kind == "GRU" else 4)
+    assert weights < made.sizes.constants < 1.4 * weights
+    assert made.sizes.stack < 2048
+
+
 TOKENS = """
 #include "net.h"
 #include <string.h>
@@ -260,9 +291,7 @@ def assert_caught(folder, weight, value, find_program, run, tmp_path):
 
 
 def test_a_weight_that_is_wrong_fails_the_self_test(folder_of, find_program, run, tmp_path):
-    assert_caught(
-        folder_of("demo"), r"(?<=_fc_bias\[4\] = \{)\s*\S+(?=,)", "9.0f", find_program, run, tmp_path
-    )
+    assert_caught(folder_of("demo"), r"(?<=_bias\[4\] = \{)\s*\S+(?=,)", "9.0f", find_program, run, tmp_path)
 
 
 class Units(torch.nn.Module):
@@ -285,9 +314,7 @@ def test_the_self_test_holds_each_channel_to_its_own_limit(find_program, run, tm
     folder = to_c(tmp_path / "units.onnx", name="net").save(tmp_path / "c")
     # 0.005 rad, less than the limit of the pressure
     assert artifact.manifest.golden.limits["output"].max() > 0.005
-    assert_caught(
-        folder, r"(?<=_center\[2\] = \{)[^}]*(?=\})", "101325.0f, 0.025f", find_program, run, tmp_path
-    )
+    assert_caught(folder, r"101325\.0f, 0\.02f", "101325.0f, 0.025f", find_program, run, tmp_path)
 
 
 def test_cmake_builds_and_tests_the_folder(folder_of, find_program, run, tmp_path):
@@ -311,6 +338,41 @@ def test_cmake_takes_the_folder_into_a_project(folder_of, find_program, run, tmp
     run(cmake, "-S", tmp_path / "app", "-B", tmp_path / "build")
     run(cmake, "--build", tmp_path / "build")
     run(tmp_path / "build/app")
+
+
+IDF = """
+set(ESP_PLATFORM 1)
+function(idf_component_register)
+  cmake_parse_arguments(idf "" "" "SRCS;INCLUDE_DIRS" ${ARGN})
+  message(STATUS "${idf_SRCS};${idf_INCLUDE_DIRS}")
+endfunction()
+"""
+ZEPHYR = """
+function(zephyr_library_named)
+endfunction()
+function(zephyr_library_sources)
+  message(STATUS "${ARGN}")
+endfunction()
+function(zephyr_include_directories)
+  message(STATUS "${ARGN}")
+endfunction()
+"""
+
+
+@pytest.mark.parametrize(("mock", "file"), [(IDF, "CMakeLists.txt"), (ZEPHYR, "zephyr/CMakeLists.txt")])
+def test_the_folder_is_a_component_of_esp_idf_and_a_module_of_zephyr(
+    mock, file, folder_of, find_program, run, tmp_path
+):
+    folder = folder_of("demo")
+    (tmp_path / "mock.cmake").write_text(f'{mock}\ninclude("{folder / file}")\n')
+    said = run(find_program("cmake"), "-P", tmp_path / "mock.cmake").replace("-- ", "").replace("\n", ";")
+    named = {path for path in said.split(";") if "src" in path}
+    assert {(folder / file).parent.joinpath(path).resolve() for path in named} == {
+        folder / "src", folder / "src/net.c", folder / "src/net_selftest.c",
+    }  # fmt: skip
+    module = YAML().load(folder / "zephyr/module.yml")
+    assert (module["name"], module["build"]["cmake"]) == ("net", "zephyr")
+    assert YAML().load(folder / "idf_component.yml")["version"]
 
 
 ARDUINO = """

@@ -7,11 +7,8 @@ from dataclasses import replace
 
 import onnx
 import pytest
-import torch
 from onnx import TensorProto, helper
-from torch import nn
 
-from lstm_edge_exporters import QuantizeConfig, export, quantize
 from lstm_edge_exporters.targets.c import _convert, check_c_folder, to_c
 from lstm_edge_runtime.errors import (
     CheckFailedError,
@@ -121,7 +118,7 @@ def test_a_chunk_of_int8_of_nothing_and_of_a_file_without_time():
         assert words in one_line(error)
 
 
-def test_a_node_that_the_generator_lacks_is_named(altered):
+def test_a_node_that_the_native_engine_lacks_is_named(altered):
     def add(model):
         last = model.graph.node[-1].output[0]
         model.graph.node[-1].output[0] = "whole"
@@ -130,7 +127,7 @@ def test_a_node_that_the_generator_lacks_is_named(altered):
 
     with pytest.raises(UnsupportedError) as error:
         to_c(altered("unbatched", None, add))
-    assert "com.microsoft.QuickGelu" in one_line(error)
+    assert "(QuickGelu): an operator that is not covered" in one_line(error)
 
 
 def test_half_precision_which_c99_has_not(altered):
@@ -150,29 +147,7 @@ def test_half_precision_which_c99_has_not(altered):
 
     with pytest.raises(UnsupportedError) as error:
         to_c(altered("unbatched", None, halve))
-    assert "C99 has not" in one_line(error)
-
-
-class Recurrent(nn.Module):
-    """Enough hidden units that weights in float32 fill a small stack."""
-
-    def __init__(self, kind):
-        super().__init__()
-        self.rnn = getattr(nn, kind)(8, 32, batch_first=True)
-
-    def forward(self, x):
-        return self.rnn(x)[0]
-
-
-@pytest.mark.parametrize(("kind", "weights_only"), [("GRU", False), ("LSTM", True)])
-def test_int8_weights_that_would_be_expanded_on_the_stack(kind, weights_only, tmp_path, find_program):
-    find_program("gcc", "clang")
-    torch.manual_seed(0)
-    export(Recurrent(kind).eval(), torch.randn(2, 5, 8)).save(tmp_path / "m.onnx")
-    quantize(tmp_path / "m.onnx", QuantizeConfig(weights_only=weights_only)).save(tmp_path / "small.onnx")
-    with pytest.raises(UnsupportedError) as error:
-        to_c(tmp_path / "small.onnx")
-    assert re.search(r"would take \d\d,\d\d\d bytes of stack, expected at most 16,384", one_line(error))
+    assert "from float32 to float16" in one_line(error)
 
 
 def test_a_file_in_ort_format():
@@ -208,51 +183,65 @@ def test_no_compiler_or_one_that_is_not_there(monkeypatch):
         assert command.split()[0] in one_line(error)
 
 
+@pytest.fixture
+def generated(monkeypatch, find_program):
+    """A function that replaces something in the generated code of the next conversion."""
+    find_program("cc", "gcc", "clang")
+    generate = _convert.generate
+
+    def err(part, old, new):
+        def wrong(*given):
+            step = generate(*given)
+            changed, count = re.subn(old, new, getattr(step, part), count=1)
+            assert count
+            return replace(step, **{part: changed})
+
+        monkeypatch.setattr(_convert, "generate", wrong)
+
+    return err
+
+
 @pytest.mark.parametrize(
-    ("old", "new", "words"),
+    ("part", "old", "new", "words"),
     [
-        ("expf(-a)", "expf(-a * 1.001f)", "golden case fails"),
-        ("gate_i += h_val *", "gate_i -= h_val *", "golden case fails"),
-        ("return tanhf(a);", "return tanhf(a)", "error"),
+        ("constants", r"\{\n +[^,]+", "{ 7.0f", "golden case fails"),
+        ("body", r"le_lstm\(([^;]*)\);", r"le_lstm(\1); state->h_0[0] = 0.0f;", "golden case fails"),
+        ("body", ";", "", "error"),
     ],
 )
 def test_a_generator_that_errs_is_found_out_before_anything_is_written(
-    old, new, words, network, find_program, monkeypatch
+    part, old, new, words, network, generated
 ):
-    find_program("cc", "gcc", "clang")
-    translate = _convert.translate
-
-    def err(*given):
-        code, checked = translate(*given)
-        assert old in code
-        return code.replace(old, new), checked
-
-    monkeypatch.setattr(_convert, "translate", err)
+    generated(part, old, new)
     with pytest.raises(CheckFailedError) as error:
         to_c(network("layers"), name="net")
     assert words in one_line(error)
 
 
 def test_an_error_that_the_golden_case_lets_pass_is_found_by_the_random_calls(
-    network, find_program, monkeypatch
+    network, generated, monkeypatch
 ):
-    find_program("cc", "gcc", "clang")
-    translate, golden_case = _convert.translate, _convert.golden_case
+    golden_case = _convert.golden_case
 
     def let_pass(*given, **options):
         case = golden_case(*given, **options)
         return replace(case, limits={name: limits + 100 for name, limits in case.limits.items()})
 
     monkeypatch.setattr(_convert, "golden_case", let_pass)
-
-    def wrong(*given):
-        code, checked = translate(*given)
-        return code.replace("-a)", "-a * 1.001f)"), checked
-
-    monkeypatch.setattr(_convert, "translate", wrong)
+    generated("constants", r"\{\n +[^,]+", "{ 7.0f")
     with pytest.raises(CheckFailedError) as error:
         to_c(network("layers"), name="net")
     assert "something else than onnxruntime" in one_line(error)
+
+
+@pytest.mark.parametrize("memory", ["flash", "ram"])
+def test_a_network_that_is_larger_than_a_limit_is_refused_with_its_size(memory, made, network):
+    size = getattr(made.sizes, memory)
+    assert to_c(network("layers"), name="net", **{f"{memory}_limit": size}).sizes == made.sizes
+    with pytest.raises(CheckFailedError) as error:
+        to_c(network("layers"), name="net", **{f"{memory}_limit": size - 1})
+    assert f"{size:,} bytes" in one_line(error)
+    assert f"expected at most {size - 1:,}" in one_line(error)
 
 
 def test_what_a_file_says_does_not_become_code(altered, find_program):

@@ -1,0 +1,1 @@
+"""Operators that look along time keep their past in states, so that a network streams."""

@@ -1,0 +1,227 @@
+"""What grows with time in a graph, and how far behind it is: found by running the graph at several sizes."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from lstm_edge_runtime.errors import ContractError
+from lstm_edge_runtime.manifest import Array, Axes
+
+from ..graph import axes_of, data_inputs, dynamic_axes
+from ..lift.evaluate import constant, evaluate, name_axis
+from ..recurrent import label
+
+__all__ = ["Fact", "GathersTimeError", "NotStreamableError", "Shapes", "find_shapes", "name_node"]
+
+_STEPS = (40, 8, 400, 4000)
+"""Steps to run at; of these the first that the graph runs at: windows need many, tables of positions end."""
+_FURTHER = (0, 7, 20)
+"""So many steps more are run at: what grows evenly is told from what does not."""
+_ROWS = (2, 3)
+_OTHERS = 5
+"""The size of the first axis that is neither batch nor time; the next ones are larger."""
+_SCOPES = "pkg.torch.onnx.name_scopes"
+"""The key of a node's ``metadata_props`` under which torch.onnx keeps the paths of modules around it."""
+_MOST_KEPT = 8
+"""Elements of a value that is kept: starts, ends, axes and indices."""
+
+
+class NotStreamableError(ContractError):
+    """The graph has a part that can't be fed in chunks; the message is the reason."""
+
+    gathers = False
+    """Whether an operator takes all steps together, which chunks show too."""
+
+
+class GathersTimeError(NotStreamableError):
+    """An operator takes all steps together."""
+
+    gathers = True
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A value that grows with time, by one frame a step."""
+
+    axis: int
+    """Where time is."""
+    delay: int = 0
+    """Frame j of the whole is at step j + delay. Where negative, so many frames of ``fill`` stand before the
+    first real one in the whole, which are not in the graph yet."""
+    fill: float = 0.0
+    merged: bool = False
+    """Whether rows of another axis are merged with time."""
+    constant: bool = False
+    """Whether all frames are the same and depend on no data."""
+    ahead: str = ""
+    """The first node above that looks ahead."""
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """The shapes of every value of a graph in several runs, and the numbers of some."""
+
+    runs: tuple[Mapping[ir.Value, tuple[int, ...]], ...]
+    """At three lengths, and at the first with more rows."""
+    numbers: tuple[Mapping[ir.Value, Array], ...]
+    """Small values."""
+    even: frozenset[ir.Value]
+    """Values that are the same in every frame."""
+    uniform: Mapping[ir.Value, float]
+    """Values whose elements are all one number."""
+    counters: Mapping[ir.Value, float]
+    """Values that grow with time and count: how much more each frame is than the one before."""
+    dtypes: Mapping[ir.Value, str]
+    rows: tuple[dict[str, int], dict[str, int]]
+    """The sizes of the two runs that differ in rows."""
+    steps: int
+    """Of the first run."""
+
+    def growth(self, value: ir.Value) -> tuple[int, bool] | None:
+        """Return the axis on which a value grows, and whether rows are merged with it; None if on none.
+
+        Raises:
+            NotStreamableError: it grows on several axes, or not by one frame a step.
+        """
+        if value not in self.runs[0]:
+            return None
+        short, middle, long, wide = (run[value] for run in self.runs)
+        if not len(short) == len(middle) == len(long):
+            raise NotStreamableError(f"{_made_by(value)} gives another rank at other lengths")
+        changes = enumerate(zip(short, middle, long, strict=True))
+        axes = [axis for axis, sizes in changes if len(set(sizes)) > 1]
+        if not axes:
+            return None
+        if len(axes) > 1:
+            raise NotStreamableError(f"attention over the whole sequence, {_made_by(value)}")
+        (axis,) = axes
+        merged = wide[axis] != short[axis]
+        frames = _ROWS[0] if merged else 1
+        if (middle[axis] - short[axis], long[axis] - short[axis]) != (
+            frames * _FURTHER[1],
+            frames * _FURTHER[2],
+        ):
+            raise GathersTimeError(f"{_made_by(value)} gives another number of frames than steps")
+        return axis, merged
+
+    def surplus(self, value: ir.Value, fact: Fact) -> int:
+        """Return how many frames more than steps a value has in the whole."""
+        frames = self.shape(value)[fact.axis]
+        return frames // (_ROWS[0] if fact.merged else 1) - self.steps
+
+    def shape(self, value: ir.Value | None) -> tuple[int, ...]:
+        """Return a value's shape in the first run."""
+        array = constant(value)
+        return array.shape if array is not None else () if value is None else self.runs[0].get(value, ())
+
+    def lengths(self, value: ir.Value, axis: int) -> list[int]:
+        """Return a value's sizes on ``axis`` at the three lengths."""
+        return [run[value][axis] for run in self.runs[:3]]
+
+    def number(
+        self,
+        value: ir.Value | None,
+        place: int,
+        lengths: list[int] | None = None,
+        *,
+        from_end: bool = False,
+    ) -> int | None:
+        """Return a number of a small value where it is the same at every length.
+
+        Args:
+            value: such as the starts of a Slice.
+            place: which of its numbers.
+            lengths: what a negative number counts from at each length; None where it is no place.
+            from_end: whether to count it from the end.
+        """
+        known = constant(value)
+        arrays = [run.get(value) if known is None and value else known for run in self.numbers[:3]]
+        found = [int(array.flat[place]) for array in arrays if array is not None]
+        if lengths is not None:
+            pairs = zip(found, lengths, strict=False)
+            found = [each % size - (size if from_end else 0) for each, size in pairs if -size <= each < size]
+        return found[0] if len(found) == 3 and len(set(found)) == 1 else None
+
+    def axes(self, value: ir.Value) -> Axes:
+        """Return a value's axes: fixed, or named after the rows."""
+        pairs = zip(self.runs[0][value], self.runs[3][value], strict=True)
+        return tuple(
+            short if (name := name_axis((short, wide), self.rows)) is None else name for short, wide in pairs
+        )
+
+
+def find_shapes(model: ir.Model, batch: str | None, sequence: str) -> Shapes | None:
+    """Run a graph at several sizes; None where it runs at none."""
+    names = [name for name in dynamic_axes(model.graph) if name not in (batch, sequence)]
+    base = {
+        **{name: _OTHERS + place for place, name in enumerate(names)},
+        **({batch: _ROWS[0]} if batch else {}),
+    }
+    values = [value for node in model.graph for value in node.outputs if value.name]
+    for steps in _STEPS:
+        cases = [{**base, sequence: steps + more} for more in _FURTHER]
+        cases.append({**cases[0], **({batch: _ROWS[1]} if batch else {})})
+        try:
+            runs = evaluate(model, values, cases)
+        except Exception:  # noqa: BLE001, S112  onnxruntime's exceptions share no base class
+            continue
+        break
+    else:
+        return None
+    computed = list(runs[0])
+    for run, case in zip(runs, cases, strict=True):
+        for value in data_inputs(model.graph):
+            shape = [axis if isinstance(axis, int) else case.get(axis, 1) for axis in axes_of(value)]
+            run[value] = np.broadcast_to(np.zeros((), value.dtype.numpy() if value.dtype else None), shape)
+    short, long = runs[0], runs[2]
+    return Shapes(
+        runs=tuple({value: array.shape for value, array in run.items()} for run in runs),
+        numbers=tuple(
+            {value: run[value] for value in computed if run[value].size <= _MOST_KEPT} for run in runs
+        ),
+        even=frozenset(value for value in computed if _is_even(long[value], short[value])),
+        uniform={value: float(long[value].flat[0]) for value in computed if _is_uniform(long[value])},
+        counters={
+            value: amount
+            for value in computed
+            if (amount := _counted(long[value], short[value].shape)) is not None
+        },
+        dtypes={value: array.dtype.name for value, array in short.items()},
+        rows=(cases[0], cases[3]),
+        steps=cases[0][sequence],
+    )
+
+
+def _is_even(long: Array, short: Array) -> bool:
+    """Return whether a value is the same in every frame of the axes on which it grows."""
+    if long.ndim != short.ndim:
+        return False
+    axes = [axis for axis in range(long.ndim) if long.shape[axis] != short.shape[axis]]
+    return all(np.array_equal(long, np.broadcast_to(long.take([0], axis), long.shape)) for axis in axes)
+
+
+def _counted(array: Array, short: tuple[int, ...]) -> float | None:
+    """Return how much more each frame is than the one before; None where that is not always the same."""
+    axes = [axis for axis, sizes in enumerate(zip(array.shape, short, strict=False)) if len(set(sizes)) > 1]
+    if len(axes) != 1 or array.ndim != len(short) or array.dtype.kind not in "fi":
+        return None
+    more = np.diff(array, axis=axes[0])
+    return float(more.flat[0]) if _is_uniform(more) and more.flat[0] else None
+
+
+def _is_uniform(array: Array) -> bool:
+    return bool(array.size and array.dtype.kind in "fiu" and (array == array.flat[0]).all())
+
+
+def _made_by(value: ir.Value) -> str:
+    node = value.producer()
+    return str(value.name) if node is None else name_node(node)
+
+
+def name_node(node: ir.Node) -> str:
+    """Return the node's operator and the module's path that it comes from, or its own name."""
+    paths = re.findall(r"'module\.([\w.]+)'", node.metadata_props.get(_SCOPES, ""))
+    return f"{node.op_type} {paths[-1]!r}" if paths else label(node)

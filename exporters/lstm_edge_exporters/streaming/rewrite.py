@@ -1,0 +1,311 @@
+"""A graph that is rewritten node by node, so that what it looks back at along time is a state.
+
+Each value that grows with time has a ``Fact``, and each node that looks along time has a rule in ``rules``;
+all others compute a frame from that frame of their operands. Where branches of different delay meet, the
+earlier one waits in a state.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from lstm_edge_runtime.errors import counted
+from lstm_edge_runtime.manifest import Axes, StateSpec
+
+from ..graph import Builder, UniqueNames, axes_of, behind_identity, data_inputs, values_read
+from ..lift.evaluate import constant
+from .facts import Fact, GathersTimeError, NotStreamableError, Shapes, name_node
+
+__all__ = ["END", "Rewriter", "Rule", "describe_gathering", "slice_of"]
+
+END = int(np.iinfo(np.int64).max)
+"""The end of any axis."""
+_MOST_FRAMES = 1 << 20
+"""Frames that one state holds at the most."""
+_LAYOUT = ("Cast", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+"""Operators that change no number: padding in front of them may be put in behind them."""
+_BROADCASTING = (
+    "Add",
+    "Div",
+    "Equal",
+    "Greater",
+    "GreaterOrEqual",
+    "Less",
+    "LessOrEqual",
+    "Mul",
+    "Pow",
+    "Sub",
+)
+_READS_SHAPE = ("Shape", "Size")
+_GATHERING = {
+    "Softmax": "a softmax over time",
+    "LogSoftmax": "a softmax over time",
+    "Einsum": "a product over time",
+    "Gemm": "a product over time",
+    "MatMul": "a product over time",
+    "InstanceNormalization": "a normalization over all time",
+    "GroupNormalization": "a normalization over all time",
+    "LayerNormalization": "a normalization over all time",
+    "GlobalAveragePool": "a pooling over all time",
+    "GlobalMaxPool": "a pooling over all time",
+    "ReverseSequence": "a reversal of time",
+}
+
+
+class Rewriter:
+    """A graph that is being rewritten, and what is known of its values so far."""
+
+    def __init__(self, model: ir.Model, shapes: Shapes, sequence: str) -> None:
+        self.graph, self.shapes = model.graph, shapes
+        self.facts = {
+            value: Fact(axes_of(value).index(sequence))
+            for value in data_inputs(self.graph)
+            if sequence in axes_of(value)
+        }
+        self.states: list[StateSpec] = []
+        self.reach = 0
+        self._model = model
+        self._from_data = set(data_inputs(self.graph))
+        self._last: dict[ir.Value, tuple[Fact, int]] = {}
+        """Values of the last frame alone: the fact of what it is of, and that value's surplus."""
+        self._joined: dict[tuple[ir.Value, int, float], ir.Value] = {}
+        """Values with their past in front, which several nodes may read."""
+        self._counts: dict[tuple[ir.Value, Axes], ir.Value] = {}
+        """What counts steps, counting on; by that value and the axes of its state."""
+        self._refused: dict[ir.Value, str] = {}
+        """Values that no stream can give, and why; their shape may be read."""
+        self._handed_on: list[ir.Node] = []
+
+    def visit(self, node: ir.Node, rules: Mapping[str, "Rule"]) -> None:
+        """Find the facts of what a node gives, and give it the states that it needs."""
+        if node.op_type in _READS_SHAPE:
+            return
+        read = list(values_read(node))
+        self._refuse(read)
+        moving = [value for value in read if value in self.facts and not self.facts[value].constant]
+        if not moving:
+            self._visit_timeless(node, read)
+            return
+        if any(value in self._last for value in read):
+            raise NotStreamableError(f"{name_node(node)} uses what the last step gave at every step")
+        self._from_data.update(node.outputs)
+        rule = rules.get(node.op_type) if node.domain == "" else None
+        told = rule is not None and (moving[0] is node.inputs[0] or node.op_type == "Concat")
+        if rule is None or not told or not rule(self, node, moving[0], self.facts[moving[0]]):
+            self._same_step(node, moving)
+
+    def _visit_timeless(self, node: ir.Node, read: list[ir.Value]) -> None:
+        """Take a node that reads no step, or only the last one."""
+        if any(value in self._from_data for value in read):
+            self._from_data.update(node.outputs)
+        last = next((self._last[value] for value in read if value in self._last), None)
+        for value in node.outputs:
+            if (found := self.shapes.growth(value)) is None:
+                self._last.update({} if last is None else {value: last})
+            elif last is not None:
+                raise NotStreamableError(f"{name_node(node)} uses what the last step gave at every step")
+            elif value in self.shapes.even:
+                axis, merged = found
+                self.facts[value] = Fact(axis, merged=merged, constant=True)
+            # what counts from the start of a call has no fact: see ``_same_step``
+
+    def _same_step(self, node: ir.Node, moving: Iterable[ir.Value]) -> None:
+        """Take a node whose results of a step depend on that step alone; operands wait for one another."""
+        for place, operand in enumerate(node.inputs):
+            known = operand is None or operand in self.facts or operand in self._from_data
+            if operand is not None and not known and self.shapes.growth(operand) is not None:
+                node.replace_input_with(place, self._count_on(node, operand, next(iter(moving))))
+        facts = {value: self.facts[value] for value in moving}
+        first = next(iter(facts.values()))
+        delay = max(0, *(fact.delay for fact in facts.values()))
+        if first.delay < 0 and len(facts) == 1 and node.op_type in _LAYOUT:
+            found = self.shapes.growth(node.outputs[0])
+            if found is not None and not found[1]:
+                delay = first.delay
+        for place, operand in enumerate(node.inputs):
+            if operand is not None and operand in facts:
+                node.replace_input_with(place, self.wait(node, operand, facts[operand], delay))
+        ahead = next((fact.ahead for fact in facts.values() if fact.delay == delay), "")
+        for value in node.outputs:
+            self.set_fact(node, value, replace(first, delay=delay, ahead=ahead))
+
+    def set_fact(self, node: ir.Node, value: ir.Value, fact: Fact) -> None:
+        """Record the fact of a node's output; its axis is found.
+
+        Raises:
+            GathersTimeError: it does not grow with time.
+        """
+        if not value.uses() and not value.is_graph_output():
+            return
+        found = self.shapes.growth(value)
+        if found is None:
+            raise GathersTimeError(describe_gathering(node))
+        ahead = fact.ahead or (name_node(node) if fact.delay > 0 else "")
+        self.facts[value] = replace(fact, axis=found[0], merged=found[1], ahead=ahead)
+
+    def set_last(self, value: ir.Value, source: ir.Value) -> None:
+        """Record that a value is that of the last frame of ``source``."""
+        fact = self.facts[source]
+        self._last[value] = fact, self.shapes.surplus(source, fact)
+
+    def refuse_readers(self, node: ir.Node, reason: str) -> None:
+        """Refuse whatever reads more than the shape of a node's results."""
+        self._refused.update(dict.fromkeys(node.outputs, f"{reason}, {name_node(node)}"))
+
+    def _refuse(self, read: Iterable[ir.Value]) -> None:
+        for value in read:
+            if value in self._refused:
+                raise GathersTimeError(self._refused[value])
+
+    def filled(self, value: ir.Value | None) -> float | None:
+        """Return the number that all elements of a constant are; None for what is none."""
+        if value is None or value in self._from_data:
+            return None
+        array = constant(value)
+        if array is None:
+            return self.shapes.uniform.get(value)
+        return float(array.flat[0]) if array.size and (array == array.flat[0]).all() else None
+
+    def past(self, node: ir.Node, value: ir.Value, fact: Fact, frames: int, kind: str) -> ir.Value:
+        """Return ``value`` with its last ``frames`` of earlier calls in front; nodes go before ``node``."""
+        if not frames:
+            return value
+        value, reset = behind_identity(value), fact.fill if fact.delay < 0 else 0.0
+        if (value, frames, reset) in self._joined:
+            return self._joined[value, frames, reset]
+        if fact.merged:
+            raise NotStreamableError(f"{name_node(node)} would keep rows that are merged with time")
+        if frames > _MOST_FRAMES:
+            raise NotStreamableError(f"{name_node(node)} looks back {frames} steps")
+        state, build = self.frames_of(value, fact.axis, frames, reset, kind), Builder(node, kind)
+        joined = build.concat([state, value], fact.axis)
+        self.end_state(slice_of(build, joined, fact.axis, -frames, END))
+        self._joined[value, frames, reset] = joined
+        return joined
+
+    def state(self, axes: Axes, dtype: str, reset: float, kind: str) -> ir.Value:
+        """Add a state's input; ``end_state`` adds its output."""
+        names = UniqueNames(self.graph)
+        count = sum(state.input.startswith(f"{kind}_") for state in self.states)
+        added = ir.val(names.unique(f"{kind}_{count}"), ir.DataType.from_numpy(np.dtype(dtype)), axes)
+        self.graph.inputs.append(added)
+        output = names.unique(f"{added.name}_n")
+        self.states.append(StateSpec(str(added.name), output, dtype, axes, reset))
+        return added
+
+    def frames_of(self, value: ir.Value, axis: int, frames: int, reset: float, kind: str) -> ir.Value:
+        """Add a state of ``frames`` of ``value``."""
+        axes = tuple(frames if place == axis else each for place, each in enumerate(self.shapes.axes(value)))
+        self.reach += frames
+        return self.state(axes, self.shapes.dtypes[value], reset, kind)
+
+    def end_state(self, value: ir.Value) -> None:
+        """Make ``value`` the output of the state that was added last."""
+        state = self.states[-1]
+        value.name, value.shape = state.output, ir.Shape(state.axes)
+        value.dtype = ir.DataType.from_numpy(np.dtype(state.dtype))
+        self.graph.outputs.append(value)
+
+    def _count_on(self, node: ir.Node, value: ir.Value, beside: ir.Value) -> ir.Value:
+        """Return ``value``, which counts steps from the start of a call, counting on from call to call.
+
+        Each row has a count of its own, on the batch axis of ``beside``, which is read with it.
+        """
+        amount = self.shapes.counters.get(value)
+        if amount is None or node.op_type not in _BROADCASTING:
+            raise NotStreamableError(
+                f"{name_node(node)} looks up how many steps have been since a call began"
+            )
+        found, rows = self.shapes.growth(value), self.shapes.axes(beside)
+        assert found is not None
+        own, dtype = self.shapes.axes(value), self.shapes.dtypes[value]
+        missing = len(rows) - len(own)
+        pairs = zip(rows, (*[1] * missing, *own), strict=True)
+        axes: list[int | str] = [row if isinstance(row, str) else size for row, size in pairs]
+        time = found[0] + missing
+        axes[time] = 1
+        key = (value, tuple(axes))
+        if key in self._counts:
+            return self._counts[key]
+        build = Builder(node, "count")
+        state = self.state(tuple(axes), dtype, 0.0, "count")
+        (total,) = build.node("Add", [value, state])
+        self._counts[key] = total
+        last, first = slice_of(build, total, time, -1, END), slice_of(build, value, found[0], 0, 1)
+        (since,) = build.node("Sub", [last, first])
+        self.end_state(build.node("Add", [since, build.constant(np.array(amount, dtype), "more")])[0])
+        return total
+
+    def wait(self, node: ir.Node, value: ir.Value, fact: Fact, delay: int) -> ir.Value:
+        """Return ``value`` delayed until it has ``delay``."""
+        frames = delay - fact.delay
+        if not frames:
+            return value
+        joined = self.past(node, value, fact, frames, "delay")
+        return slice_of(Builder(node, "delay"), joined, fact.axis, 0, -frames)
+
+    def hand_on(self, node: ir.Node, fact: Fact) -> None:
+        """Make a node hand on its first operand: ``fact`` says which frame stands where."""
+        node.op_type = "Identity"
+        node.resize_inputs(1)
+        node.attributes.clear()
+        self._handed_on.append(node)
+        self.set_fact(node, node.outputs[0], fact)
+
+    def check_outputs(self) -> None:
+        """Refuse outputs that are behind, or that go on where the input has ended."""
+        states = {state.output for state in self.states}
+        self._refuse(self.graph.outputs)
+        for value in [value for value in self.graph.outputs if value.name not in states]:
+            node = value.producer()
+            if value in self._last:
+                self._refuse_late(value, *self._last[value])
+            elif (fact := self.facts.get(value)) is not None and node is not None:
+                source = node.inputs[0]
+                if fact.delay < 0 and source is not None:  # then the node hands on
+                    node.replace_input_with(0, self.wait(node, source, fact, 0))
+                    fact = replace(fact, delay=0)
+                self._refuse_late(value, fact, self.shapes.surplus(value, fact))
+
+    def _refuse_late(self, value: ir.Value, fact: Fact, surplus: int) -> None:
+        if fact.delay > 0:
+            late = counted(fact.delay, "step")
+            raise NotStreamableError(f"{fact.ahead} looks ahead, or is not padded in front: {late} of delay")
+        if surplus:
+            raise NotStreamableError(f"{value.name} has {surplus:+} frames beside one for each step")
+
+    def finish(self) -> None:
+        """Tidy the graph."""
+        for node in self._handed_on:
+            value, source = node.outputs[0], node.inputs[0]
+            if source is not None and not value.is_graph_output():
+                ir.convenience.replace_all_uses_with(value, source)
+                self.graph.remove(node, safe=True)
+        RemoveUnusedNodesPass()(self._model)
+        outputs = set(self.graph.outputs)
+        for node in ir.traversal.RecursiveGraphIterator(self.graph):
+            for value in node.outputs:
+                if value not in outputs:
+                    value.shape = None
+
+
+Rule = Callable[[Rewriter, ir.Node, ir.Value, Fact], bool]
+"""Gives a node the states that it needs to look along time at its first moving operand, of such a fact; False
+if it does not look along it."""
+
+
+def describe_gathering(node: ir.Node) -> str:
+    """Return what a node does that takes all steps together."""
+    kind = "a reduction over time" if node.op_type.startswith("Reduce") else "an operator over all time"
+    return f"{_GATHERING.get(node.op_type, kind)}, {name_node(node)}"
+
+
+def slice_of(build: Builder, value: ir.Value, axis: int, start: int, end: int) -> ir.Value:
+    """Return a part of ``value``."""
+    numbers = {"start": start, "end": end, "axis": axis}
+    return build.node(
+        "Slice", [value, *(build.constant(np.array([n]), name) for name, n in numbers.items())]
+    )[0]

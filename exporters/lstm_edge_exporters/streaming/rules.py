@@ -1,0 +1,289 @@
+"""What each operator that looks along time keeps: one rule for each."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import onnx_ir as ir
+
+from lstm_edge_runtime.manifest import Array
+
+from ..graph import Builder
+from ..lift.evaluate import constant
+from ..recurrent import is_reversed
+from .facts import Fact, GathersTimeError, NotStreamableError, name_node
+from .rewrite import END, Rewriter, Rule, describe_gathering, slice_of
+
+__all__ = ["RULES"]
+
+_KINDS = {"Conv": "conv", "MaxPool": "pool", "AveragePool": "pool"}
+"""What the states of an operator are called."""
+
+
+def _conv(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
+    kernel = work.shapes.shape(node.inputs[1])[2:]
+    return _window(work, node, value, fact, kernel, 0.0)
+
+
+def _max_pool(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
+    if any(each.uses() or each.is_graph_output() for each in node.outputs[1:]):
+        raise NotStreamableError(f"{name_node(node)} gives the places of maxima")
+    dtype = np.dtype(work.shapes.dtypes[value])
+    lowest = float(np.finfo(dtype).min) / 2 if dtype.kind == "f" else 0.0  # finite, as resets are
+    return _window(work, node, value, fact, node.attributes.get_ints("kernel_shape", []), lowest)
+
+
+def _average_pool(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
+    counted = node.attributes.get_int("count_include_pad", 0)
+    kernel = node.attributes.get_ints("kernel_shape", [])
+    return _window(work, node, value, fact, kernel, 0.0 if counted else None)
+
+
+def _window(
+    work: Rewriter,
+    node: ir.Node,
+    value: ir.Value,
+    fact: Fact,
+    kernel: Sequence[int],
+    padding: float | None,
+) -> bool:
+    """Take an operator with a kernel.
+
+    With K taps, dilation D and padding P it keeps (K-1) D frames and is (K-1) D - P frames behind; more
+    padding than that waits in front of it.
+
+    Args:
+        work: the graph.
+        node: the operator.
+        value: what it reads.
+        fact: of ``value``.
+        kernel: its size on each spatial axis.
+        padding: the value that it pads with; None if it leaves out what it pads.
+    """
+    place, rank = fact.axis - 2, len(kernel)
+    if fact.axis == 1:
+        raise NotStreamableError(f"{name_node(node)} takes time for channels")
+    if place < 0:
+        return False
+    ones = [1] * rank
+    dilation, stride = (node.attributes.get_ints(name, ones)[place] for name in ("dilations", "strides"))
+    pads = _pads(work, node, value, kernel)
+    front, reach = pads[place], (kernel[place] - 1) * dilation
+    if stride > 1:
+        raise NotStreamableError(f"{name_node(node)} has a stride of {stride} steps")
+    if front and padding is None:
+        raise NotStreamableError(
+            f"{name_node(node)} does not count its padding; let it count, or pad before it"
+        )
+    if front and padding is not None:
+        fact = _padded(node, fact, front, padding)
+    early = max(0, -fact.delay - reach)
+    joined = work.past(node, value, fact, reach + early, _KINDS[node.op_type])
+    if early:
+        joined = slice_of(Builder(node, "early"), joined, fact.axis, 0, -early)
+    node.replace_input_with(0, joined)
+    pads[place] = pads[place + rank] = 0
+    for name in ("auto_pad", "ceil_mode"):
+        node.attributes.pop(name, None)
+    node.attributes["pads"] = ir.AttrInt64s("pads", pads)
+    work.set_fact(node, node.outputs[0], replace(fact, delay=fact.delay + reach + early))
+    return True
+
+
+def _padded(node: ir.Node, fact: Fact, front: int, fill: float) -> Fact:
+    """Return the fact of a value with ``front`` frames of ``fill`` before it."""
+    if fact.delay > 0:
+        raise NotStreamableError(
+            f"{fact.ahead} looks ahead, or is not padded; {name_node(node)} pads its result"
+        )
+    if fact.delay < 0 and fact.fill != fill:
+        raise NotStreamableError(f"{name_node(node)} pads by {fill:g} what is padded by {fact.fill:g}")
+    return replace(fact, delay=fact.delay - front, fill=fill)
+
+
+def _pads(work: Rewriter, node: ir.Node, value: ir.Value, kernel: Sequence[int]) -> list[int]:
+    """Return the padding in front of each spatial axis, and behind each."""
+    rank = len(kernel)
+    ones, zeros = [1] * rank, [0] * (2 * rank)
+    given = node.attributes.get("auto_pad")
+    auto = "NOTSET" if given is None else given.as_string()
+    if auto in ("NOTSET", "VALID"):
+        return list(node.attributes.get_ints("pads", zeros)) if auto == "NOTSET" else zeros
+    fronts, ends = [], []
+    dilations, strides = (node.attributes.get_ints(name, ones) for name in ("dilations", "strides"))
+    sizes = work.shapes.shape(value)[2:]
+    for size, taps, dilation, stride in zip(sizes, kernel, dilations, strides, strict=True):
+        total = max(0, (-(-size // stride) - 1) * stride + (taps - 1) * dilation + 1 - size)
+        fronts.append(total // 2 if auto == "SAME_UPPER" else total - total // 2)
+        ends.append(total - fronts[-1])
+    return fronts + ends
+
+
+def _pad(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
+    given = [*node.inputs, None, None, None]
+    rank = len(work.shapes.shape(value))
+    axes = [*range(rank)] if given[3] is None else [each % rank for each in _numbers(node, given[3])]
+    if fact.axis not in axes:
+        return False
+    count = len(axes)
+    pads = [work.shapes.number(given[1], each) for each in range(2 * count)]
+    place = axes.index(fact.axis)
+    front, mode = pads[place], node.attributes.get("mode")
+    if front is None:
+        raise NotStreamableError(f"{name_node(node)} pads by more for longer sequences")
+    if front and mode is not None and mode.as_string() != "constant":
+        raise NotStreamableError(f"padding={mode.as_string()!r} before the first step, {name_node(node)}")
+    if any(each != 0 for spot, each in enumerate(pads) if spot % count != place):
+        if front or pads[place + count]:
+            raise NotStreamableError(f"{name_node(node)} pads time and another axis at once")
+        return False
+    fill = 0.0 if given[2] is None else float(_constant(node, given[2]).flat[0])
+    if front > 0:
+        work.hand_on(node, _padded(node, fact, front, fill))
+    else:
+        work.hand_on(node, replace(fact, delay=fact.delay - front))
+    return True
+
+
+def _slice(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
+    given = [*node.inputs, None, None]
+    starts, rank = given[1], len(work.shapes.shape(value))
+    (count,) = work.shapes.shape(starts)
+    axes = [*range(count)] if given[3] is None else [each % rank for each in _numbers(node, given[3])]
+    if fact.axis not in axes:
+        return False
+    place, result = axes.index(fact.axis), node.outputs[0]
+    step = 1 if given[4] is None else work.shapes.number(given[4], place)
+    lengths = work.shapes.lengths(value, fact.axis)
+    start = work.shapes.number(starts, place, lengths)
+    if step is not None and step < 0:
+        raise GathersTimeError(f"a reversal of time, {name_node(node)}")
+    if step != 1 or count > 1:
+        raise GathersTimeError(f"a choice of steps, {name_node(node)}")
+    if work.shapes.growth(result) is None:
+        ends = work.shapes.number(starts, place, lengths, from_end=True)
+        if ends != -1 or work.shapes.shape(result)[fact.axis] != 1:
+            work.refuse_readers(node, "a choice of steps")
+            return True
+        build = Builder(node, "last")  # the value may have other steps than in the whole
+        node.replace_input_with(1, build.constant(np.array([-1]), "start"))
+        node.replace_input_with(2, build.constant(np.array([END]), "end"))
+        work.set_last(result, value)
+        return True
+    if start is None:
+        raise GathersTimeError(f"a choice of steps, {name_node(node)}")
+    ahead = fact.ahead or (name_node(node) if fact.delay + start > 0 else "")
+    work.hand_on(node, replace(fact, delay=fact.delay + start, ahead=ahead))
+    return True
+
+
+def _gather(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
+    if (node.attributes.get_int("axis", 0) or 0) % len(work.shapes.shape(value)) != fact.axis:
+        return False
+    lengths, shape = work.shapes.lengths(value, fact.axis), work.shapes.shape(node.inputs[1])
+    single = all(size == 1 for size in shape) and not fact.merged
+    if not single or work.shapes.number(node.inputs[1], 0, lengths, from_end=True) != -1:
+        work.refuse_readers(node, "a choice of steps")
+        return True
+    node.replace_input_with(1, Builder(node, "last").constant(np.full(shape, -1), "index"))
+    work.set_last(node.outputs[0], value)
+    return True
+
+
+def _concat(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
+    rank = len(work.shapes.shape(node.outputs[0]))
+    axis = (node.attributes.get_int("axis", 0) or 0) % rank
+    if fact.axis != axis:
+        return False
+    for each in reversed(node.inputs[: node.inputs.index(value)]):
+        number = work.filled(each)
+        if number is None:
+            raise NotStreamableError(f"steps that are no constant before the first, {name_node(node)}")
+        fact = _padded(node, fact, work.shapes.shape(each)[axis], number)
+    if sum(each in work.facts for each in node.inputs) > 1:
+        raise NotStreamableError(f"several sequences one after another, {name_node(node)}")
+    node.replace_input_with(0, value)
+    work.hand_on(node, fact)
+    return True
+
+
+def _cumulative_sum(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
+    if _numbers(node, node.inputs[1])[0] % len(work.shapes.shape(value)) != fact.axis:
+        return False
+    if node.attributes.get_int("reverse", 0):
+        raise GathersTimeError(f"a sum from the end, {name_node(node)}")
+    if fact.delay > 0 or fact.merged:
+        raise NotStreamableError(f"{name_node(node)} sums what {fact.ahead or 'merged rows'} gives late")
+    exclusive = node.attributes.get_int("exclusive", 0) or 0
+    build = Builder(node, "total")
+    summed = work.wait(node, value, fact, 0)
+    state = work.frames_of(value, fact.axis, 1, 0.0, "total")
+    (own,) = build.node("CumSum", [summed, node.inputs[1]], {"exclusive": exclusive})
+    (total,) = build.node("Add", [own, state])
+    last = slice_of(build, total, fact.axis, -1, END)
+    if exclusive:
+        (last,) = build.node("Add", [last, slice_of(build, summed, fact.axis, -1, END)])
+    work.end_state(last)
+    node.replace_input_with(0, total)
+    work.hand_on(node, replace(fact, delay=0))
+    return True
+
+
+def _recurrent(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
+    if fact.axis != (1 if node.attributes.get_int("layout", 0) else 0):
+        return False  # it runs over another axis
+    if is_reversed(node):
+        raise GathersTimeError(f"{name_node(node)} reads time backwards")
+    if fact.delay > 0:
+        raise NotStreamableError(
+            f"{name_node(node)} would start late: {fact.ahead} looks ahead, or is not padded"
+        )
+    node.replace_input_with(0, work.wait(node, value, fact, 0))
+    for place, result in enumerate(node.outputs):
+        if place:
+            work.set_last(result, value)
+        else:
+            work.set_fact(node, result, replace(fact, delay=0))
+    return True
+
+
+def _refuse_over_time(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
+    """Refuse a normalization or softmax whose axes hold time."""
+    rank = len(work.shapes.shape(value))
+    axis = (node.attributes.get_int("axis", -1) or 0) % rank
+    first = 2 if node.op_type in ("InstanceNormalization", "GroupNormalization") else axis
+    last = axis + 1 if node.op_type in ("Softmax", "LogSoftmax") else rank
+    if first <= fact.axis < last:
+        raise GathersTimeError(describe_gathering(node))
+    return False
+
+
+def _constant(node: ir.Node, value: ir.Value | None) -> Array:
+    array = constant(value)
+    if array is None:
+        raise NotStreamableError(f"{name_node(node)} takes computed numbers along time")
+    return array
+
+
+def _numbers(node: ir.Node, value: ir.Value | None) -> list[int]:
+    return [int(each) for each in _constant(node, value).flat]
+
+
+RULES: Mapping[str, Rule] = {
+    "AveragePool": _average_pool,
+    "Concat": _concat,
+    "Conv": _conv,
+    "CumSum": _cumulative_sum,
+    "GRU": _recurrent,
+    "Gather": _gather,
+    "GroupNormalization": _refuse_over_time,
+    "InstanceNormalization": _refuse_over_time,
+    "LSTM": _recurrent,
+    "LayerNormalization": _refuse_over_time,
+    "LogSoftmax": _refuse_over_time,
+    "MaxPool": _max_pool,
+    "Pad": _pad,
+    "RNN": _recurrent,
+    "Slice": _slice,
+    "Softmax": _refuse_over_time,
+}

@@ -1,0 +1,594 @@
+"""From the native program to C: each operation is a call of a kernel, with its sizes as constants."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from math import prod
+
+import numpy as np
+
+from lstm_edge_runtime.errors import UnsupportedError
+from lstm_edge_runtime.manifest import Array
+from lstm_edge_runtime.native.compiler import Compiled, compile_program
+from lstm_edge_runtime.native.program import NONE, Binary, Code, Function, Operation
+from lstm_edge_runtime.onnx_reader import OnnxFile
+
+from ._interface import Interface, StepArray
+from ._literals import array_literal, literal
+
+__all__ = ["Step", "generate", "write_step"]
+
+_RECURRENT = (Code.LSTM, Code.GRU, Code.RNN)
+_READS = {
+    Code.BINARY: (0, 1),
+    Code.WHERE: (0, 1, 2),
+    Code.CONSTANT: (),
+    **dict.fromkeys(_RECURRENT, (0, 1, 2)),
+}
+_WRITES = {Code.BINARY: (3,), Code.WHERE: (3,), **dict.fromkeys(_RECURRENT, (3, 4))}
+"""Which arguments of an operation are buffers that it reads or writes, where not 0 and 1."""
+_IN_PLACE = (Code.UNARY, Code.BINARY, Code.SOFTMAX, Code.NORMALIZE, Code.WHERE)
+"""Operations whose result may take the place of an input."""
+_SMALLEST = 256
+"""Elements of weights that are kept in int8; fewer are faster in float32."""
+_USUAL = (Function.SIGMOID, Function.TANH, Function.TANH)
+"""The functions of the LSTM cell that has a kernel of its own."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One call in C."""
+
+    constants: str
+    """Definitions of what stands in flash."""
+    body: str
+    """Statements that take the inputs and the state to the outputs and the new state."""
+    memory: int
+    """Numbers of working memory."""
+    quantized: int
+    """Quantized numbers of working memory."""
+    checked: bool
+    """Whether an input may be out of range."""
+    flash: int
+    """Bytes of the constants."""
+
+    @property
+    def work(self) -> int:
+        """Bytes of working memory."""
+        return 4 * self.memory + 2 * self.quantized
+
+
+def generate(file: OnnxFile, interface: Interface) -> Step:
+    """Return the C of one call.
+
+    Raises:
+        UnsupportedError: the native engine lacks a node.
+        FileFormatError: a stored tensor that can't be read.
+    """
+    try:
+        compiled = compile_program(file, interface.manifest)
+    except UnsupportedError as error:
+        raise UnsupportedError(f"the file can't be translated to C: {error}; use onnxruntime") from error
+    return write_step(compiled, interface)
+
+
+def write_step(compiled: Compiled, interface: Interface) -> Step:
+    """Return the C of one call of a native program."""
+    return _Generator(compiled, interface).step()
+
+
+@dataclass
+class _Storage:
+    """A stretch of working memory, from the first operation that needs it to the last."""
+
+    size: int
+    first: int
+    last: int
+    at: int = -1
+
+
+@dataclass
+class _Code:
+    """Lines of C, and the constants that they name."""
+
+    lines: list[str] = field(default_factory=list)
+    constants: list[str] = field(default_factory=list)
+    flash: int = 0
+
+    def constant(self, name: str, array: Array) -> str:
+        flat = array.reshape(-1)
+        c_type = {"float32": "float", "int8": "int8_t"}[flat.dtype.name]
+        aligned = " LE_ALIGNED" if flat.dtype == np.int8 else ""
+        self.constants.append(
+            f"static const {c_type} {name}[{flat.size}]{aligned} = {{\n{array_literal(flat, 4, 12)}\n}};\n"
+        )
+        self.flash += flat.nbytes
+        return name
+
+
+class _Generator:
+    def __init__(self, compiled: Compiled, interface: Interface) -> None:
+        self._writer, self._parts, self._interface = compiled.writer, compiled.parts, interface
+        self._operations = compiled.writer.operations
+        self._code = _Code()
+        self._places: dict[int, str] = {}
+        """The C expression for each buffer that is not in working memory."""
+        self._storages: dict[int, _Storage] = {}
+        self._scratch: dict[int, _Storage] = {}
+        self._quantized = 0
+        self._at = 0
+        """The operation that is written."""
+        self._end = len(self._operations)
+
+    def step(self) -> Step:
+        last_read = self._last_reads()
+        checks = self._checks()
+        before = self._place_inputs()
+        after = self._place_states(last_read)
+        after += self._place_outputs()
+        self._plan(last_read)
+        self._emit_operations()
+        chunk = self._interface.chunk
+        lines = [*before, *self._code.lines, *after]
+        if chunk > 1:
+            lines = [
+                f"for (int le_t = 0; le_t < {chunk}; le_t++) {{",
+                *(f"    {line}" for line in lines),
+                "}",
+            ]
+        lines = [re.sub(r"@(\d+)@", lambda at: self._place(int(at[1])), line) for line in [*checks, *lines]]
+        symbols = ["work", *(array.symbol for array in self._interface.inputs)]
+        unused = [f"(void){each};" for each in symbols if not re.search(rf"\b{each}\b", "\n".join(lines))]
+        return Step(
+            "\n".join(self._code.constants),
+            "\n".join(f"    {line}" for line in [*unused, *lines]),
+            max(1, self._memory),
+            self._quantized,
+            bool(checks),
+            self._code.flash,
+        )
+
+    # where each buffer is
+
+    def _buffers(self, operation: Operation, places: dict[Code, tuple[int, ...]], usual: int) -> list[int]:
+        found = (operation.arguments[place] for place in places.get(operation.code, (usual,)))
+        return [buffer for buffer in found if buffer != NONE]
+
+    def _reads(self, operation: Operation) -> list[int]:
+        return self._buffers(operation, _READS, 0)
+
+    def _writes(self, operation: Operation) -> list[int]:
+        return self._buffers(operation, _WRITES, 1)
+
+    def _last_reads(self) -> dict[int, int]:
+        """Return the last operation that reads each buffer; the end where an output or a state is it."""
+        found = {buffer: at for at, each in enumerate(self._operations) for buffer in self._reads(each)}
+        found |= {port.buffer: self._end for port in self._writer.ports("outputs")}
+        return found | {port.next: self._end for port in self._writer.ports("states")}
+
+    def _checks(self) -> list[str]:
+        """Return the lines that refuse an index out of range, before anything is written."""
+        lines = []
+        inputs = {port.buffer: port for port in self._writer.ports("inputs")}
+        symbols = dict(zip(inputs, self._interface.inputs, strict=True))
+        found = {
+            (each.arguments[0], self._writer.constants[each.arguments[2]].shape[0])
+            for each in self._operations
+            if each.code == Code.GATHER
+        }
+        for buffer, rows in sorted(found):
+            port = symbols[buffer]
+            lines += [
+                f"for (int i = 0; i < {port.size}; i++) {{",
+                f"    if (le_row({port.symbol}[i], {rows}) < 0) return 1;",
+                "}",
+            ]
+        return lines
+
+    def _place_inputs(self) -> list[str]:
+        """Return the lines that put together what does not lie in one piece."""
+        lines = []
+        for port, array in zip(self._writer.ports("inputs"), self._interface.inputs, strict=True):
+            outer, inner = _around_time(array)
+            if outer == 1 or self._interface.chunk == 1 or array.dtype != "float32":
+                self._places[port.buffer] = self._at_time(array)
+            else:
+                self._storages[port.buffer] = _Storage(outer * inner, -1, -1)
+                lines += [
+                    f"for (int i = 0; i < {outer}; i++) {{",
+                    f"    memcpy(@{port.buffer}@ + i * {inner}, "
+                    f"{array.symbol} + (i * {self._interface.chunk} + le_t) * {inner}, "
+                    f"{inner} * sizeof(float));",
+                    "}",
+                ]
+        return lines
+
+    def _at_time(self, array: StepArray) -> str:
+        _, inner = _around_time(array)
+        if array.time_axis is None or self._interface.chunk == 1:
+            return array.symbol
+        return f"({array.symbol} + le_t * {inner})"
+
+    def _place_states(self, last_read: dict[int, int]) -> list[str]:
+        """Let a recurrent layer's new state take the old one's place; return the copies of the others."""
+        lines = []
+        states = {state.name: state for state in self._interface.states}
+        for port, part in zip(self._writer.ports("states"), self._parts, strict=True):
+            width = self._writer.width(port.buffer)
+            symbol = f"state->{states[part.state.input].symbol}"
+            place = symbol if not part.layer else f"({symbol} + {part.layer * width})"
+            self._places[port.buffer] = place
+            writer = next(
+                (i for i, each in enumerate(self._operations) if port.next in self._writes(each)), None
+            )
+            own = writer is not None and self._operations[writer].code in _RECURRENT
+            if own and last_read.get(port.buffer) == writer and port.next not in self._places:
+                self._places[port.next] = place
+            else:
+                lines.append(f"memcpy({place}, @{port.next}@, {width} * sizeof(float));")
+        return lines
+
+    def _place_outputs(self) -> list[str]:
+        """Let operations write outputs where the caller wants them; return the copies of the others."""
+        lines, chunk = [], self._interface.chunk
+        for port, array in zip(self._writer.ports("outputs"), self._interface.outputs, strict=True):
+            outer, inner = _around_time(array)
+            whole = outer == 1 or chunk == 1 or array.time_axis is None
+            made = any(
+                port.buffer in self._writes(each) and each.code != Code.CONSTANT for each in self._operations
+            )
+            if made and whole and array.dtype == "float32" and port.buffer not in self._places:
+                self._places[port.buffer] = self._at_time(array)
+                continue
+            value = f"@{port.buffer}@[i * {inner} + le_j]"
+            if array.dtype != "float32":
+                value = f"{value} != 0.0f" if array.dtype == "bool" else f"({array.c_type}){value}"
+            to = (
+                f"{array.symbol}[i * {inner} + le_j]"
+                if whole
+                else f"{array.symbol}[(i * {chunk} + le_t) * {inner} + le_j]"
+            )
+            if whole and array.time_axis is not None and chunk > 1:
+                to = f"{self._at_time(array)}[i * {inner} + le_j]"
+            lines += [
+                f"for (int i = 0; i < {outer}; i++) {{",
+                f"    for (int le_j = 0; le_j < {inner}; le_j++) {to} = {value};",
+                "}",
+            ]
+        return lines
+
+    def _plan(self, last_read: dict[int, int]) -> None:
+        """Lay what is left in working memory, what is not needed at the same time in the same place."""
+        for at, each in enumerate(self._operations):
+            self._need_scratch(at, each)
+            for buffer in self._writes(each):
+                if buffer in self._places or buffer in self._storages:
+                    continue
+                if each.code == Code.CONSTANT:
+                    values = self._writer.constants[each.arguments[0]]
+                    self._places[buffer] = self._code.constant(f"le_{at}_value", values)
+                    continue
+                width = self._writer.width(buffer)
+                shared = self._to_reuse(at, each, width, last_read)
+                if shared is None:
+                    shared = _Storage(width, at, at)
+                self._storages[buffer] = shared
+        for buffer, storage in self._storages.items():
+            storage.last = max(storage.last, last_read.get(buffer, storage.first))
+        placed: list[_Storage] = []
+        unique = {id(storage): storage for storage in (*self._storages.values(), *self._scratch.values())}
+        for storage in sorted(unique.values(), key=lambda each: (-each.size, each.first)):
+            storage.at = 0
+            near = [each for each in placed if each.first <= storage.last and storage.first <= each.last]
+            for other in sorted(near, key=lambda each: each.at):
+                if storage.at + storage.size > other.at and other.at + other.size > storage.at:
+                    storage.at = other.at + other.size
+            placed.append(storage)
+        self._memory = max((each.at + each.size for each in placed), default=0)
+
+    def _to_reuse(
+        self, at: int, operation: Operation, width: int, last_read: dict[int, int]
+    ) -> _Storage | None:
+        if operation.code not in _IN_PLACE:
+            return None
+        for buffer in self._reads(operation):
+            if buffer in self._storages and last_read[buffer] == at and self._writer.width(buffer) == width:
+                return self._storages[buffer]
+        return None
+
+    def _need_scratch(self, at: int, operation: Operation) -> None:
+        if operation.code in _RECURRENT:
+            hidden = self._writer.width(operation.arguments[1])
+            sizes = {Code.LSTM: 4, Code.GRU: 4, Code.RNN: 1}
+            self._scratch[at] = _Storage(sizes[operation.code] * hidden, at, at)
+
+    def _place(self, buffer: int) -> str:
+        if buffer in self._places:
+            return self._places[buffer]
+        return f"(work->memory + {self._storages[buffer].at})"
+
+    # operations
+
+    def _emit_operations(self) -> None:
+        often = self._every_step()
+        for at, each in enumerate(self._operations):
+            self._at = at
+            start = len(self._code.lines)
+            getattr(self, f"_{each.code.name.lower()}")(each.arguments)
+            if self._interface.chunk > 1 and not often[at]:
+                lines = self._code.lines[start:]
+                self._code.lines[start:] = [
+                    f"if (le_t == {self._interface.chunk - 1}) {{",
+                    *(f"    {line}" for line in lines),
+                    "}",
+                ]
+
+    def _every_step(self) -> list[bool]:
+        """Return whether each operation runs at every step of a chunk, and not for the last one alone."""
+        needed = {port.next for port in self._writer.ports("states")}
+        needed |= {port.buffer for port in self._writer.ports("outputs") if port.option}
+        often = [False] * self._end
+        for at in range(self._end - 1, -1, -1):
+            each = self._operations[at]
+            if each.code in _RECURRENT or needed.intersection(self._writes(each)):
+                often[at] = True
+                needed.update(self._reads(each))
+        return often
+
+    def _emit(self, text: str) -> None:
+        self._code.lines.append(text)
+
+    def _vector(self, number: int, name: str) -> str:
+        return "NULL" if number == NONE else self._code.constant(name, self._writer.constants[number])
+
+    def _product(
+        self,
+        name: str,
+        weights: Array,
+        scales: Array | None,
+        start: str,
+        source: str,
+        to: str,
+    ) -> None:
+        """Emit ``to = start + weights * source``."""
+        rows, columns = weights.shape
+        if scales is None and (stored := _in_int8(weights)) is not None:
+            small = self._code.constant(f"{name}_weights", stored[0])
+            own = self._code.constant(f"{name}_scales", stored[1])
+            self._emit(f"le_product_stored({small}, {own}, {start}, {source}, {columns}, {rows}, {to});")
+            return
+        if scales is None:
+            packed = self._code.constant(f"{name}_weights", _packed(weights))
+            self._emit(f"le_product({packed}, {start}, {source}, {columns}, {rows}, {to});")
+            return
+        each = -(-columns // 4) * 4
+        self._quantized = max(self._quantized, each)
+        padded = np.zeros((rows, each), np.int8)
+        padded[:, :columns] = weights
+        packed = self._code.constant(f"{name}_weights", padded)
+        many = bool((scales != scales[0]).any())
+        own = self._code.constant(f"{name}_scales", scales if many else scales[:1])
+        self._emit(
+            f"le_product8({packed}, {own}, {int(many)}, {start}, work->quantized, "
+            f"le_quantize({source}, {columns}, work->quantized), {columns}, {rows}, {to});"
+        )
+
+    def _linear(self, arguments: Sequence[int]) -> None:
+        source, out, weights, bias, scales = arguments[:5]
+        matrix = self._writer.constants[weights]
+        rows, columns = matrix.shape
+        parts = self._writer.width(source) // columns
+        start = self._vector(bias, f"le_{self._at}_bias")
+        own = None if scales == NONE else self._writer.constants[scales].reshape(-1)
+        x, y = self._place(source), self._place(out)
+        if parts > 1:
+            self._emit(f"for (int i = 0; i < {parts}; i++) {{")
+            x, y = f"{x} + i * {columns}", f"{y} + i * {rows}"
+        self._product(f"le_{self._at}", matrix, own, start, x, y)
+        if parts > 1:
+            self._code.lines[-1] = f"    {self._code.lines[-1]}"
+            self._emit("}")
+
+    def _functions(self, arguments: Sequence[int], count: int) -> str:
+        """Define a layer's functions; return their array and its clip, as a cell takes them."""
+        names = ", ".join(
+            f"{{LE_{Function(kind).name}, {literal(_float(alpha))}, {literal(_float(beta))}}}"
+            for kind, alpha, beta in (arguments[13 + 3 * i : 16 + 3 * i] for i in range(count))
+        )
+        self._emit(f"static const le_function le_{self._at}_functions[{count}] = {{{names}}};")
+        return f"le_{self._at}_functions, {literal(_float(arguments[11]))}"
+
+    def _layer(self, arguments: Sequence[int]) -> tuple[list[Array], list[Array | None], list[str]]:
+        """Return weights and scales of W and R, and the places of x, h, c, new h and new c."""
+        constants = self._writer.constants
+        weights = [constants[number] for number in arguments[5:7]]
+        scales = [None if number == NONE else constants[number].reshape(-1) for number in arguments[9:11]]
+        return weights, scales, ["" if buffer == NONE else self._place(buffer) for buffer in arguments[:5]]
+
+    def _lstm(self, arguments: Sequence[int]) -> None:
+        (w, r), (w_scales, r_scales), (x, h, c, new_h, new_c) = self._layer(arguments)
+        gates, hidden = f"(work->memory + {self._scratch[self._at].at})", r.shape[1]
+        bias = self._vector(arguments[7], f"le_{self._at}_bias")
+        self._product(f"le_{self._at}_input", w, w_scales, bias, x, gates)
+        self._product(f"le_{self._at}_hidden", r, r_scales, gates, h, gates)
+        places = f"{gates}, {c}, {new_h}, {new_c}, {hidden}"
+        if (
+            tuple(arguments[13:22:3]) == _USUAL
+            and arguments[8] == NONE
+            and not (arguments[11] or arguments[12])
+        ):
+            self._emit(f"le_lstm({places});")
+            return
+        peepholes = self._vector(arguments[8], f"le_{self._at}_peepholes")
+        functions = self._functions(arguments, 3)
+        self._emit(f"le_lstm_cell({functions}, {arguments[12] & 1}, {peepholes}, {places});")
+
+    def _gru(self, arguments: Sequence[int]) -> None:
+        (w, r), (w_scales, r_scales), (x, h, _, new_h, _) = self._layer(arguments)
+        hidden, scratch = r.shape[1], self._scratch[self._at].at
+        gates, fresh, extra = (f"(work->memory + {scratch + place * hidden})" for place in (0, 2, 3))
+        functions = self._functions(arguments, 2)
+        before = bool(arguments[12] & 2)
+        bias, fresh_bias = "NULL", "NULL"
+        if arguments[7] != NONE:
+            both = self._writer.constants[arguments[7]].reshape(2, -1)
+            joined = both[0] + both[1]
+            if before:
+                joined[2 * hidden :] = both[0, 2 * hidden :]
+                fresh_bias = self._code.constant(f"le_{self._at}_fresh_bias", both[1, 2 * hidden :])
+            bias = self._code.constant(f"le_{self._at}_bias", joined)
+        (r_gates, r_fresh), two = np.split(r, [2 * hidden]), 2 * hidden
+        gate_scales, fresh_scales = (None, None) if r_scales is None else np.split(r_scales, [two])
+        self._product(f"le_{self._at}_input", w, w_scales, bias, x, gates)
+        self._product(f"le_{self._at}_hidden", r_gates, gate_scales, gates, h, gates)
+        if before:
+            self._product(f"le_{self._at}_fresh", r_fresh, fresh_scales, fresh_bias, h, extra)
+        self._emit(f"le_gru_gates({functions}, {int(before)}, {gates}, {h}, {extra}, {hidden});")
+        if not before:
+            self._product(f"le_{self._at}_fresh", r_fresh, fresh_scales, fresh, extra, fresh)
+        self._emit(
+            f"le_gru_cell({functions}, {gates}, {extra if before else 'NULL'}, {h}, {new_h}, {hidden});"
+        )
+
+    def _rnn(self, arguments: Sequence[int]) -> None:
+        (w, r), (w_scales, r_scales), (x, h, _, new_h, _) = self._layer(arguments)
+        gates = f"(work->memory + {self._scratch[self._at].at})"
+        functions = self._functions(arguments, 1)
+        bias = self._vector(arguments[7], f"le_{self._at}_bias")
+        self._product(f"le_{self._at}_input", w, w_scales, bias, x, gates)
+        self._product(f"le_{self._at}_hidden", r, r_scales, gates, h, gates)
+        self._emit(f"le_rnn_cell({functions}, {gates}, {new_h}, {r.shape[1]});")
+
+    def _unary(self, arguments: Sequence[int]) -> None:
+        source, out, kind, alpha, beta = arguments[:5]
+        self._emit(
+            f"le_unary(LE_{Function(kind).name}, {literal(_float(alpha))}, {literal(_float(beta))}, "
+            f"{self._place(source)}, {self._place(out)}, {self._writer.width(out)});"
+        )
+
+    def _binary(self, arguments: Sequence[int]) -> None:
+        a, b, constant, out, kind, swap = arguments[:6]
+        width = self._writer.width(out)
+        operands = [(self._place(a), self._writer.width(a))]
+        if constant == NONE:
+            operands.append((self._place(b), self._writer.width(b)))
+        else:
+            values = self._writer.constants[constant]
+            operands.append((self._code.constant(f"le_{self._at}_value", values), values.size))
+        left, right = operands[::-1] if swap else operands
+        each = ", ".join(f"{place}, {int(size > 1)}" for place, size in (left, right))
+        self._emit(f"le_binary(LE_{Binary(kind).name}, {each}, {self._place(out)}, {width});")
+
+    def _where(self, arguments: Sequence[int]) -> None:
+        places = ", ".join(self._place(buffer) for buffer in arguments[:4])
+        self._emit(f"le_where({places}, {self._writer.width(arguments[3])});")
+
+    def _in_rows(self, source: int, out: int, length: int, call: str) -> None:
+        """Emit ``call`` with the places of each ``length`` numbers in turn as {x} and {y}."""
+        x, y, rows = self._place(source), self._place(out), self._writer.width(source) // length
+        if rows == 1:
+            self._emit(call.format(x=x, y=y))
+            return
+        self._emit(f"for (int i = 0; i < {rows}; i++) {{")
+        self._emit("    " + call.format(x=f"{x} + i * {length}", y=f"{y} + i * {length}"))
+        self._emit("}")
+
+    def _softmax(self, arguments: Sequence[int]) -> None:
+        source, out, length, logarithm = arguments[:4]
+        name = "le_log_softmax" if logarithm else "le_softmax"
+        self._in_rows(source, out, length, f"{name}({{x}}, {{y}}, {length});")
+
+    def _normalize(self, arguments: Sequence[int]) -> None:
+        source, out, length, epsilon, scale, bias = arguments[:6]
+        parameters = [self._vector(scale, f"le_{self._at}_scale"), self._vector(bias, f"le_{self._at}_bias")]
+        call = f"le_normalize({{x}}, {literal(_float(epsilon))}, {', '.join(parameters)}, {{y}}, {length});"
+        self._in_rows(source, out, length, call)
+
+    def _element(self, buffer: int) -> str:
+        """Return the element ``i`` of an input."""
+        for port, array in zip(self._writer.ports("inputs"), self._interface.inputs, strict=True):
+            outer, inner = _around_time(array)
+            if port.buffer == buffer and array.dtype != "float32" and outer > 1 and self._interface.chunk > 1:
+                return (
+                    f"{array.symbol}[(i / {inner} * {self._interface.chunk} + le_t) * {inner} + i % {inner}]"
+                )
+        return f"{self._place(buffer)}[i]"
+
+    def _gather(self, arguments: Sequence[int]) -> None:
+        index, out, number = arguments[:3]
+        table = self._writer.constants[number]
+        rows, columns = table.shape
+        row, to = f"le_row({self._element(index)}, {rows})", f"{self._place(out)} + i * {columns}"
+        stored = _in_int8(table)
+        name = self._code.constant(f"le_{self._at}_table", table if stored is None else stored[0])
+        if stored is None:
+            call = f"memcpy({to}, {name} + {row} * {columns}, {columns} * sizeof(float))"
+        else:
+            scales = self._code.constant(f"le_{self._at}_scales", stored[1])
+            call = f"le_row_stored({name}, {scales}, {row}, {columns}, {to})"
+        self._emit(f"for (int i = 0; i < {self._writer.width(index)}; i++) {call};")
+
+    def _cast(self, arguments: Sequence[int]) -> None:
+        source, out = arguments[:2]
+        self._emit(
+            f"for (int i = 0; i < {self._writer.width(out)}; i++) {self._place(out)}[i] = "
+            f"(float){self._element(source)};"
+        )
+
+    def _copy(self, arguments: Sequence[int]) -> None:
+        source, out, source_offset, out_offset, length, count, source_stride, out_stride = arguments[:8]
+        to, x = f"{self._place(out)} + {out_offset}", f"{self._place(source)} + {source_offset}"
+        if count == 1:
+            self._emit(f"memcpy({to}, {x}, {length} * sizeof(float));")
+            return
+        self._emit(f"for (int i = 0; i < {count}; i++) {{")
+        self._emit(
+            f"    memcpy({to} + i * {out_stride}, {x} + i * {source_stride}, {length} * sizeof(float));"
+        )
+        self._emit("}")
+
+    def _constant(self, arguments: Sequence[int]) -> None:
+        """Nothing: whoever reads the buffer reads the constant, unless it is an output."""
+
+
+def _around_time(array: StepArray) -> tuple[int, int]:
+    """Return how many elements stand before and within one time step."""
+    if array.time_axis is None:
+        return 1, array.size
+    return prod(array.shape[: array.time_axis]), prod(array.shape[array.time_axis + 1 :])
+
+
+def _float(bits: int) -> np.float32:
+    return np.frombuffer(bits.to_bytes(4, "little"), "<f4")[0]  # type: ignore[no-any-return]
+
+
+def _in_int8(weights: Array) -> tuple[Array, Array] | None:
+    """Return int8 ``(M, K)`` and scales ``(M,)`` whose products are ``weights`` to the bit, in less memory.
+
+    There are such where a file stores int8 and a scale for each row: a row's largest is 127 times its scale.
+    """
+    if weights.size < _SMALLEST or weights.shape[1] < 3:
+        return None
+    peaks = np.abs(weights).max(1, keepdims=True)
+    guess = np.where(peaks > 0, peaks / np.float32(127), np.float32(1))
+    found, scales = np.zeros(weights.shape, np.int8), np.zeros(len(weights), np.float32)
+    open_rows = np.ones(len(weights), bool)
+    for scale in (guess, np.nextafter(guess, np.float32(0)), np.nextafter(guess, np.float32(np.inf))):
+        whole = np.clip(np.rint(weights / scale), -127, 127).astype(np.int8)
+        fits = open_rows & (whole.astype(np.float32) * scale == weights).all(1)
+        found[fits], scales[fits] = whole[fits], scale[fits, 0]
+        open_rows &= ~fits
+    return None if open_rows.any() else (found, scales)
+
+
+def _packed(weights: Array) -> Array:
+    """Return ``(M, K)`` weights as ``le_product`` takes them."""
+    rows = len(weights)
+    stops = [
+        *range(0, rows - rows % 16, 16),
+        *range(rows - rows % 16, rows - rows % 4, 4),
+        *range(rows - rows % 4, rows),
+        rows,
+    ]
+    return np.concatenate([weights[start:stop].T.reshape(-1) for start, stop in pairwise(stops)])

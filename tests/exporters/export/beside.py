@@ -1,0 +1,164 @@
+"""A file and its module, called on the same inputs: a window, its steps and its chunks."""
+
+import copy
+from contextlib import ExitStack
+from functools import wraps
+
+import numpy as np
+import torch
+from torch import nn
+
+import lstm_edge_exporters
+from lstm_edge_exporters.export.request import own_copy
+from lstm_edge_exporters.numerics.cases import CaseGenerator
+from lstm_edge_exporters.numerics.floats import AllFloats, copy_as
+from lstm_edge_exporters.numerics.reference import Signature, flatten_output, injected
+from lstm_edge_runtime import load
+from lstm_edge_runtime.manifest import AxisRange
+from lstm_edge_runtime.onnx_reader import read_onnx
+from lstm_edge_runtime.state import take_steps
+
+__all__ = ["export_beside"]
+
+STEPS = 7
+_export = lstm_edge_exporters.export
+
+
+@wraps(_export)
+def export_beside(module, example, config=None, **options):
+    artifact = _export(module, example, config, **options)
+    _Beside(artifact, module, example).check()
+    return artifact
+
+
+class _Beside:
+    """A file and its module, which runs in float64: what PyTorch's float32 loses is no fault of a file.
+
+    A file that takes one step a call is compared with the module in a loop, with the states carried as its
+    manifest pairs them; any other with the module on all that its stream has seen.
+    """
+
+    def __init__(self, artifact, module, example):
+        self.model, manifest = load(artifact.model), artifact.manifest
+        self.manifest = manifest
+        self.module = copy_as(copy_as(own_copy(module), torch.float32), torch.float64)
+        self.signature = Signature.of(self.module, example).as_float32()
+        examples = {
+            name: tensor.numpy()
+            for name, tensor in zip(self.signature.names, self.signature.example, strict=True)
+        }
+        cases = CaseGenerator.of(manifest, examples)
+        wanted = cases.example().sizes | {manifest.batch: 1, manifest.sequence: STEPS}
+        sizes = {
+            name: manifest.ranges.get(name, AxisRange()).nearest(size)
+            for name, size in wanted.items()
+            if name
+        }
+        self.steps = sizes.get(manifest.sequence, STEPS)
+        self.feeds = examples | cases.resized(sizes).feeds
+        for state in manifest.states:
+            shape = self.feeds[state.input].shape
+            self.feeds[state.input] = np.broadcast_to(np.asarray(state.reset, state.dtype), shape)
+        if manifest.lengths and manifest.sequence:
+            self.feeds[manifest.lengths] = self.feeds[manifest.lengths].clip(max=self.steps)
+        self.data = {spec.name: self.feeds[spec.name] for spec in manifest.data_inputs}
+        self.names = [output.name for output in read_onnx(artifact.model).graph.outputs]
+        self.streamed = {
+            spec.name
+            for spec in manifest.outputs
+            if spec.name not in manifest.counts and not any("*" in str(axis) for axis in spec.axes)
+        }
+
+    def check(self):
+        self.check_window()
+        if self.manifest.streamable:
+            self.check_steps()
+            if self.manifest.sequence is not None:
+                self.check_chunks()
+
+    def check_window(self):
+        lengths = self.manifest.lengths and self.feeds[self.manifest.lengths]
+        outputs, state = self.model.run(_single(self.data), lengths=lengths)
+        found = outputs | {each.output: state[each.input] for each in self.manifest.states}
+        self._compare(found, self._call(self.feeds))
+
+    def check_steps(self):
+        manifest, time = self.manifest, self.manifest.time_axes
+        moved = {name: axis - (axis > time.get(name, axis)) for name, axis in manifest.batch_axes.items()}
+        stream, held = self.model.stream(reset_every="never"), self.feeds
+        with ExitStack() as layers:
+            if manifest.sequence is None and {each.input for each in manifest.states} - {
+                *self.signature.names
+            }:
+                for layer in self.module.modules():
+                    if isinstance(layer, nn.RNNBase | nn.RNNCellBase):
+                        layers.enter_context(injected(layer, _Carried()))
+            for step in range(self.steps):
+                sample = {n: a.take(step, time[n]) if n in time else a for n, a in self.data.items()}
+                result = stream.step(_single(_without(sample, moved)))
+                if manifest.sequence is None:
+                    expected = self._call(held)
+                    held = held | {
+                        s.input: expected[s.output] for s in manifest.states if s.output in expected
+                    }
+                else:
+                    expected = self._seen(step + 1, -1)
+                self._compare_streamed(result, expected)
+
+    def check_chunks(self):
+        stream = self.model.stream(reset_every="never")
+        for start, stop in zip((0, 3, 4), (3, 4, self.steps), strict=True):
+            chunk = take_steps(self.manifest, self.data, start, stop)
+            result = stream.process(_single(_without(chunk, self.manifest.batch_axes)))
+            self._compare_streamed(result, self._seen(stop, range(start, stop)))
+
+    def _seen(self, stop, steps):
+        """Return what the module gives for ``steps`` of its first ``stop`` ones."""
+        manifest, time = self.manifest, self.manifest.time_axes
+        given = take_steps(manifest, self.feeds, 0, stop)
+        if manifest.lengths:
+            given[manifest.lengths] = np.full_like(given[manifest.lengths], stop)
+        whole = self._call(given)
+        return {name: a.take(steps, time[name]) if name in time else a for name, a in whole.items()}
+
+    def _call(self, given):
+        tensors = [torch.from_numpy(np.array(given[name])) for name in self.signature.names]
+        tensors = [tensor.double() if tensor.is_floating_point() else tensor for tensor in tensors]
+        with torch.no_grad(), AllFloats(torch.float64):
+            flat = flatten_output(self.signature.call(copy.deepcopy(self.module), tensors))
+        return {name: tensor.numpy() for name, (_, tensor) in zip(self.names, flat, strict=False)}
+
+    def _compare_streamed(self, result, expected):
+        found = result if isinstance(result, dict) else {self.manifest.outputs[0].name: result}
+        self._compare(found, {name: expected[name] for name in self.streamed})
+
+    def _compare(self, found, expected):
+        for name, array in expected.items():
+            largest = np.abs(array[np.isfinite(array)]).max(initial=1.0)
+            limit = max(2e-5 * largest, np.max(self.manifest.golden.limits.get(name, 0.0)))
+            np.testing.assert_allclose(found[name].ravel(), array.ravel(), rtol=0, atol=limit, err_msg=name)
+
+
+class _Carried:
+    """Lets a recurrent layer start where its call before ended, as a file's lifted states do."""
+
+    def __init__(self):
+        self.last = None
+
+    def __deepcopy__(self, _):
+        return self
+
+    def begin(self, layer, x, given):
+        return given if self.last is None else self.last
+
+    def end(self, layer, result):
+        self.last = result if isinstance(layer, nn.RNNCellBase) else result[1]
+
+
+def _single(arrays):
+    return arrays if len(arrays) > 1 else next(iter(arrays.values()))
+
+
+def _without(arrays, batch):
+    """Return arrays without their batch axis of 1."""
+    return {name: array.take(0, batch[name]) if name in batch else array for name, array in arrays.items()}

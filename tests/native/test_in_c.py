@@ -1,0 +1,162 @@
+"""Generated C against the engine: the same numbers, in int8 the same bits on any processor."""
+
+import platform
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from engine import Program
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from in_c import c_of, run_in_c
+from networks import IN_CELLS, Network, make_network, networks
+
+from conftest import open_for
+from lstm_edge_runtime.native.program import Binary, Function, ProgramWriter
+
+Array = Any
+GCC = ("gcc", "-std=c99", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+STATIC = "-static"
+COMPILERS = {
+    "gcc": (("gcc", "-std=c99", "-O3", "-march=native"), ()),
+    "armv7": (("arm-linux-gnueabihf-gcc", "-std=gnu99", "-O2", STATIC), ("qemu-arm",)),
+    "DSP": (
+        ("arm-linux-gnueabihf-gcc", "-std=c99", "-Os", STATIC, "-mthumb", "-mcpu=cortex-a15"),
+        ("qemu-arm",),
+    ),
+    "aarch64": (("aarch64-linux-gnu-gcc", "-std=gnu99", "-O3", STATIC), ("qemu-aarch64",)),
+    "riscv64": (("riscv64-linux-gnu-gcc", "-std=gnu99", "-O2", STATIC), ("qemu-riscv64",)),
+}
+MORE_COMPILERS = {
+    "gnu99": (("gcc", "-std=gnu99", "-O2", "-mfma", "-mno-avx2"), ()),
+    "clang": (("clang", "-std=c99", "-O2"), ()),
+    "g++": (("g++", "-std=c++11", "-O1", "-x", "c++"), ()),
+    "clang++": (("clang++", "-std=c++11", "-O1", "-x", "c++"), ()),
+}
+quick = settings(
+    max_examples=5,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+
+
+def in_engine(library: Any, writer: ProgramWriter, x: Array) -> Array:
+    """All outputs and states after each sample."""
+    program = Program(library, writer.to_bytes())
+    states, rows = program.zeros(1), []
+    for sample in x:
+        outputs = program.run(sample[None, None], states)
+        rows.append(np.concatenate([each.ravel() for each in (*outputs, *states)]))
+    return np.stack(rows)
+
+
+def samples(seed: int, *shape: int) -> Array:
+    return np.random.default_rng(seed).standard_normal(shape).astype("float32")
+
+
+@quick
+@given(network=networks(int8=False), seed=st.integers(0, 99))
+def test_a_network_gives_in_c_what_it_gives_in_the_engine(
+    best: Any, network: Network, seed: int, find_program: Any, tmp_path: Path
+) -> None:
+    find_program("gcc")
+    x = samples(seed, 4, network.inputs)
+    expected = in_engine(best, network.writer, x)
+    assume(np.abs(expected).max() < 100)
+    got = run_in_c(network.writer, x, tmp_path, GCC)
+    assert np.abs(got - expected).max() <= 2e-5 * max(1, np.abs(expected).max())
+
+
+def test_weights_and_tables_that_are_int8_times_a_scale_keep_their_values(
+    best: Any, find_program: Any, tmp_path: Path
+) -> None:
+    find_program("gcc")
+    rng = np.random.default_rng(8)
+    scales = rng.uniform(1e-3, 1e-1, (40, 1)).astype("float32")
+    stored = rng.integers(-126, 127, (40, 7)).astype("float32")
+    stored[:, 2] = 127
+    writer = ProgramWriter()
+    ids = writer.input("x", 2, "int32")
+    rows = writer.gather(ids, stored * scales)
+    writer.output("rows", rows, every_step=True)
+    writer.output("y", writer.linear(rows, stored * scales, None), every_step=True)
+    assert "le_row_stored" in (code := c_of(writer))
+    assert "le_product_stored" in code
+    x = rng.integers(-40, 40, (9, 2)).astype("int32")
+    got, expected = run_in_c(writer, x, tmp_path, GCC), in_engine(best, writer, x)
+    assert np.array_equal(got[:, :14], expected[:, :14])
+    assert np.allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def unfused(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The engine with kernels that do not fuse a multiplication and an addition."""
+    if platform.machine() != "x86_64":
+        pytest.skip("the engine fuses on this machine")
+    return open_for("sse2", built, tmp_path_factory.mktemp("unfused"))
+
+
+@pytest.mark.parametrize(
+    "compiler", [*COMPILERS, *(pytest.param(name, marks=pytest.mark.slow) for name in MORE_COMPILERS)]
+)
+def test_int8_has_the_same_bits_on_every_processor(
+    unfused: Any, compiler: str, find_program: Any, tmp_path: Path
+) -> None:
+    command, emulator = (COMPILERS | MORE_COMPILERS)[compiler]
+    command, emulator = (find_program(command[0]), *command[1:]), tuple(map(find_program, emulator))
+    network = make_network(np.random.default_rng(3), ["LSTM", "LSTM", "RNN"], 11, 22, int8=True)
+    x = samples(4, 30, network.inputs) * np.geomspace(1e-3, 1e3, 30, dtype="float32")[:, None]
+    got = run_in_c(network.writer, x, tmp_path, command, emulator)
+    expected = in_engine(unfused, network.writer, x)
+    head = len(network.head[1])  # in float32
+    # the engine takes what is below 2^-126 as zero
+    got[np.abs(got) < np.finfo("float32").tiny] = 0
+    assert np.array_equal(got[:, head:], expected[:, head:])
+    assert np.allclose(got[:, :head], expected[:, :head], atol=1e-5)
+
+
+def test_every_function_and_operation_is_that_of_the_engine(
+    best: Any, find_program: Any, tmp_path: Path
+) -> None:
+    find_program("gcc")
+    writer = ProgramWriter()
+    x = writer.input("x", 12)
+    rng = np.random.default_rng(5)
+    one, stored = writer.buffer(1), rng.standard_normal(12).astype("float32")
+    writer.copy(x, one, length=1)
+    parameters = {f: (a, b) for f, a, b in IN_CELLS} | {
+        Function.SELU: (1.6733, 1.0507),
+        Function.CLIP: (-1.5, 2.5),
+    }
+    results = [writer.unary(x, function, *parameters.get(function, (0.0, 0.0))) for function in Function]
+    for kind in Binary:
+        results += [
+            writer.binary(kind, x, other, swap=swap) for other in (stored, one, x) for swap in (False, True)
+        ]
+    results += [
+        writer.softmax(x, 4),
+        writer.softmax(x, 12, logarithm=True),
+        writer.normalize(x, 6, 1e-3, stored[:6], None),
+        writer.normalize(x, 12, 1e-3, None, stored),
+        writer.where(x, writer.filled(stored), x),
+        writer.linear(x, rng.standard_normal((23, 4)).astype("float32")),
+        writer.linear(x, rng.integers(-127, 127, (7, 3)), scales=np.full(7, 0.01, "float32")),
+        x,
+    ]
+    copied = writer.buffer(9)
+    writer.copy(x, copied, length=3, count=3, source_stride=4, out_stride=3, source_offset=1)
+    window = writer.state("window", 24)
+    shifted = writer.buffer(24)
+    writer.copy(window, shifted, source_offset=12, length=12)
+    writer.copy(x, shifted, out_offset=12, length=12)
+    writer.next_state(window, shifted)
+    for place, result in enumerate((*results, copied, shifted)):
+        writer.output(f"y{place}", result, every_step=True)
+    inputs = samples(6, 20, 12) * np.geomspace(1e-3, 50, 20, dtype="float32")[:, None]
+    inputs[3, 2], inputs[4, 5], inputs[5, 1] = np.nan, np.inf, 0
+    got, expected = run_in_c(writer, inputs, tmp_path, GCC), in_engine(best, writer, inputs)
+    with np.errstate(invalid="ignore"):
+        size = np.nanmax(np.abs(inputs), 1, keepdims=True)
+        close = np.abs(got - expected) <= 1e-6 * np.maximum(np.abs(expected), np.maximum(size, 1))
+    assert (close | (got == expected) | (np.isnan(got) & np.isnan(expected))).all()
