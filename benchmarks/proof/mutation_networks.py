@@ -110,68 +110,6 @@ def _tagger() -> Made:
     return net, {"x": torch.randint(0, 24, (3, 5))}, ExportConfig()
 
 
-class _Packed(nn.Module):
-    """A packed bidirectional GRU and the two last states side by side."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rnn = nn.GRU(5, 8, bidirectional=True, batch_first=True)
-        self.out = nn.Linear(16, 4)
-
-    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
-        return self.out(torch.cat(tuple(self.rnn(packed)[1]), -1))
-
-
-class _PackedSequence(nn.Module):
-    """A packed LSTM that gives the whole sequence; streamable, with lengths."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rnn = nn.LSTM(4, 9, batch_first=True)
-        self.norm = nn.LayerNorm(9)
-
-    def forward(
-        self, x: Tensor, lengths: Tensor, state: tuple[Tensor, Tensor]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
-        y, (h, c) = self.rnn(packed, state)
-        return self.norm(pad_packed_sequence(y, batch_first=True, total_length=x.shape[1])[0]), h, c
-
-
-def _with_resets() -> Made:
-    """States that start elsewhere than at zero."""
-    example = (
-        torch.randn(3, 5, 4),
-        torch.tensor([2, 5, 3]),
-        (torch.zeros(1, 3, 9), torch.zeros(1, 3, 9)),
-    )
-    reset = {"state_0": np.linspace(-0.5, 0.5, 9, dtype=np.float32).reshape(1, 1, 9), "state_1": 0.25}
-    return _PackedSequence().eval(), example, ExportConfig(reset=reset)
-
-
-def _convolved() -> Made:
-    """Convolutions with batch norm over time, then an LSTM; a call's first steps look back at padding."""
-    norm = nn.BatchNorm1d(8)
-    convolutions = OverTime(nn.Sequential(nn.Conv1d(3, 8, 3, padding=1), norm, nn.ELU()))
-    lstm, head = nn.LSTM(8, 10, batch_first=True), nn.Linear(10, 3)
-    net = Layers(lstm, convolutions, nn.Sequential(head, nn.Softmax(-1)))
-    with torch.no_grad():
-        norm.running_mean.uniform_(-1, 1)  # type: ignore[union-attr]
-        norm.running_var.uniform_(0.05, 2)  # type: ignore[union-attr]
-    return net, torch.randn(3, 9, 3), ExportConfig()
-
-
-def _tagger() -> Made:
-    """Tokens in, log probabilities out, states absent from ``forward``."""
-    rnn, head = (
-        nn.GRU(6, 9, num_layers=2, batch_first=True),
-        nn.Sequential(nn.Linear(9, 5), nn.LogSoftmax(-1)),
-    )
-    net = Layers(rnn, nn.Embedding(24, 6, padding_idx=0), head)
-    return net, {"x": torch.randint(0, 24, (3, 5))}, ExportConfig()
-
-
 class _Residual(nn.Module):
     """Layer norm, a residual connection and an RNN, time first."""
 

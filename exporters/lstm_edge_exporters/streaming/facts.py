@@ -208,6 +208,8 @@ def _counted(array: Array, short: tuple[int, ...]) -> float | None:
     axes = [axis for axis, sizes in enumerate(zip(array.shape, short, strict=False)) if len(set(sizes)) > 1]
     if len(axes) != 1 or array.ndim != len(short) or array.dtype.kind not in "fi":
         return None
+    if not np.isfinite(array).all():
+        return None
     more = np.diff(array, axis=axes[0])
     return float(more.flat[0]) if _is_uniform(more) and more.flat[0] else None
 

@@ -14,7 +14,7 @@ from lstm_edge_runtime.tolerance import limit_for
 from .conftest import slow
 from .test_host import as_text, drawn, numbers, sources, streamed
 
-BOARDS = ("m3", "m4f", "m33", "m55")
+BOARDS = ("m3", "m4f", "m7", "m33", "m55")
 EXAMPLE = Path(__file__).parents[4] / "examples" / "cortex_m"
 SAID = re.compile(
     r"self-test passed, largest difference (?P<difference>\d+)e-9\n.*"
@@ -80,7 +80,13 @@ def test_the_demos_network_passes_its_golden_case_in_64_kB_of_flash_and_8_kB_of_
     measured = on_board(board, demo)
     assert measured["flash"] <= 64 * 1024
     assert measured["ram"] <= 8 * 1024
-    core = {"m3": "Cortex-M3", "m4f": "Cortex-M4F", "m33": "Cortex-M33", "m55": "Cortex-M55"}[board]
+    core = {
+        "m3": "Cortex-M3",
+        "m4f": "Cortex-M4F",
+        "m7": "Cortex-M7",
+        "m33": "Cortex-M33",
+        "m55": "Cortex-M55",
+    }[board]
     stated = re.search(rf"\| {core} \| ([\d,]+) \| ([\d,]+), ([\d,]+) \|", (demo / "README.md").read_text())
     flash, ram, stack = (int(number.replace(",", "")) for number in stated.groups())
     assert (flash, ram, stack) == pytest.approx(
@@ -91,6 +97,51 @@ def test_the_demos_network_passes_its_golden_case_in_64_kB_of_flash_and_8_kB_of_
 def test_int8_passes_its_golden_case_on_a_board_in_less_flash(har, demo, on_board):
     int8, fp32 = on_board("m4f", har("int8")), on_board("m4f", demo)
     assert int8["flash"] < fp32["flash"] / 2
+
+
+BITS = """
+#include "har.h"
+#ifdef __linux__
+#include <stdio.h>
+#define SAY(number) printf("%u\\n", (unsigned)(number))
+#else
+#include "board.h"
+#define SAY(number) board_print_number(number)
+#endif
+int main(void)
+{
+    static har_state state;
+    static float x[HAR_INPUTS], y[HAR_OUTPUTS];
+    uint32_t draw = 1, hash = 2166136261u;
+    har_reset(&state);
+    for (int step = 0; step < 50; ++step) {
+        for (int i = 0; i < HAR_INPUTS; ++i) {
+            draw = draw * 1664525u + 1013904223u;
+            x[i] = (float)(draw >> 8) / 1e6f - 8.0f;
+        }
+        har_step(&state, x, y);
+        for (unsigned i = 0; i < sizeof state; ++i) hash = (hash ^ ((unsigned char *)&state)[i]) * 16777619u;
+        for (unsigned i = 0; i < sizeof y; ++i) hash = (hash ^ ((unsigned char *)y)[i]) * 16777619u;
+    }
+    SAY(hash);
+    return 0;
+}
+"""
+
+
+def test_int8_gives_the_same_bits_on_every_board_and_on_this_machine(har, find_program, run, tmp_path):
+    """Plain C, the DSP extension, Helium, and this machine's vectors."""
+    for program in ("make", "arm-none-eabi-gcc", "qemu-system-arm"):
+        find_program(program)
+    folder, example = har("int8"), tmp_path / "example"
+    shutil.copytree(EXAMPLE, example)
+    (example / "main.c").write_text(BITS)
+    options = ["-std=c99", "-O3", "-march=native"]
+    run(find_program("gcc"), *options, *sources(folder), example / "main.c", "-lm", "-o", tmp_path / "main")
+    expected = run(tmp_path / "main").strip()
+    for board in ("m3", "m4f", "m55"):
+        said = run("make", "-s", "-C", example, "run", f"BOARD={board}", f"HAR={folder}", "OPT=-O2")
+        assert said.strip() == expected, board
 
 
 def test_the_manuals_steps_lead_to_a_prediction(network, on_board, find_program, run, tmp_path):
