@@ -1,6 +1,7 @@
 """Stage 1: valid files equal their module in float64, and the smallest fault is seen."""
 
 import copy
+import math
 
 import numpy as np
 import onnx
@@ -255,6 +256,14 @@ def test_a_chaotic_network_is_as_equal_as_float64_can_tell():
     with torch.no_grad():
         wrong.head.bias[0] += 1e-3
     assert not compared(wrong, proto, artifact.manifest, draw(3, 12)).ok
+
+
+def test_constants_whose_effects_cancel_in_the_first_draws_are_moved_again():
+    torch.manual_seed(0)
+    module = Net(end=Apply(lambda y: ((y * math.sqrt(2) + math.pi * 1e-6) + math.e * 1e-6) * math.sqrt(3)))
+    artifact, proto = made(module)
+    assert len(artifact.equivalence.equality.constants) == 4
+    assert compared(module, proto, artifact.manifest, draw(3, 9)).ok
 
 
 class OneSensor(nn.Module):
