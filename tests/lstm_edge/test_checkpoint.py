@@ -236,7 +236,7 @@ def test_weights_changed_since_the_run_was_written_are_refused(folder):
     ("changes", "message"),
     [
         ({"format": "other"}, "does not describe a run"),
-        ({"schema": 99}, "schema 99, this version reads 1; upgrade"),
+        ({"schema": 99}, "schema 99, this version reads 2; upgrade"),
         ({"weights": {"file": "../model.safetensors"}}, "no weights file in its own folder"),
         ({"weights": None}, "no weights file in its own folder"),
         ({"signal": {}}, "no 'features'"),

@@ -131,7 +131,7 @@ def test_without_onnxruntime_and_torch_it_exits_1_and_names_the_extras():
     assert ran.stderr.startswith("error: no model can run on this machine")
     found = {finding["about"]: finding for finding in json.loads(ran.stdout)}
     assert install_command("cpu") in found["onnxruntime wheel"]["advice"]
-    assert found["export extra"]["found"] == "onnx, torch not installed"
+    assert found["export extra"]["found"] == "jinja2, onnx, torch not installed"
     assert found["report extra"]["found"] == "jinja2 not installed"
     assert install_command("report") in found["report extra"]["advice"]
     assert "CPUExecutionProvider" not in found
