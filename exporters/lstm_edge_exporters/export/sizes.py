@@ -175,7 +175,7 @@ def settle_floats(graph: ir.Graph) -> None:
 
 
 def _of_sizes_alone(values: Iterable[ir.Value]) -> bool:
-    from ..lift.evaluate import is_data_free
+    from ..evaluate import is_data_free
 
     return all(map(is_data_free, values))
 

@@ -10,10 +10,10 @@ import onnx_ir as ir
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Axes
 
+from ..evaluate import constant
 from ..graph import UniqueNames, axes_of, data_inputs, dynamic_axes, forget_shapes, infer_shapes
 from ..recurrent import LENGTHS, recurrent_nodes
 from .axis_roles import BATCH, SEQUENCE, axis_roles, probe_roles
-from .evaluate import constant
 
 __all__ = ["AxisNames", "fixed_roles", "generalize_reshapes", "name_axes", "take_given", "transpose_reshapes"]
 

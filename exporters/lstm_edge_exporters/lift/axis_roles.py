@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
+from ..evaluate import constant, try_evaluate, two_sizes
 from ..recurrent import LENGTHS, is_recurrent
-from .evaluate import constant, try_evaluate, two_sizes
 from .subgraphs import SequenceInput, recurrences, sequences
 
 __all__ = ["BATCH", "SEQUENCE", "axis_roles", "follows_input", "probe_roles", "row_orders"]

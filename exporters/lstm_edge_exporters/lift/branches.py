@@ -13,8 +13,8 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Array
 
+from ..evaluate import constant, try_evaluate, two_sizes
 from ..graph import data_inputs, forget_shapes, infer_shapes, operands, walk
-from .evaluate import constant, try_evaluate, two_sizes
 
 __all__ = ["check_constants", "choosing_input", "fix_inputs", "take_branches"]
 

@@ -9,11 +9,11 @@ import onnx_ir as ir
 from lstm_edge_runtime.manifest import Array
 from lstm_edge_runtime.state import run_chunks
 
+from ..evaluate import EMPTY, inputs_above, is_data_free
 from ..graph import operands, values_read, walk
 from ..numerics.graph64 import Graph64, MeasuredGraph, differs
 from ..numerics.verify import ChunkedFile, ChunkRun
 from ..recurrent import is_recurrent, is_reversed, label, slots
-from .evaluate import EMPTY, inputs_above, is_data_free
 
 __all__ = ["explain_divergence"]
 

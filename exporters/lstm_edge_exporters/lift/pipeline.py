@@ -19,6 +19,7 @@ from lstm_edge_runtime.errors import CheckFailedError, ContractError, FileFormat
 from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import Array, Axes, Manifest, StateSpec, TensorSpec
 
+from ..evaluate import Session, constant, length_inputs, name_axis, try_evaluate, two_sizes
 from ..graph import axes_of, data_inputs, forget_shapes, to_proto, with_manifest
 from ..isolation import isolated
 from ..numerics.verify import ChunkRun
@@ -30,7 +31,6 @@ from .axes import AxisNames, fixed_roles, generalize_reshapes, name_axes, take_g
 from .axis_roles import BATCH, SEQUENCE
 from .branches import check_constants, choosing_input, fix_inputs, take_branches
 from .config import LiftConfig
-from .evaluate import Session, constant, length_inputs, name_axis, try_evaluate, two_sizes
 from .existing_states import recognize
 from .quantized import is_quantized
 from .read import read_graph

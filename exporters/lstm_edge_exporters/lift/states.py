@@ -14,10 +14,10 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from lstm_edge_runtime.errors import first_line
 from lstm_edge_runtime.manifest import Array, Axes, StateSpec
 
+from ..evaluate import evaluate, inputs_above, is_data_free, name_axis, try_evaluate, two_sizes
 from ..graph import UniqueNames, axes_of, data_inputs
 from ..recurrent import is_recurrent, is_reversed, label, recurrent_nodes, state_shape
 from .axis_roles import follows_input, row_orders
-from .evaluate import evaluate, inputs_above, is_data_free, name_axis, try_evaluate, two_sizes
 from .paths import Member, Path, StateGroup, find_path, is_order, operators_above, top_of, wire
 from .state_names import Naming, name_after_nodes
 from .subgraphs import Place, locate, parents_of, recurrences, sequences, slots_of

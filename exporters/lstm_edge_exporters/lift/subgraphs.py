@@ -14,9 +14,9 @@ import onnx_ir as ir
 
 from lstm_edge_runtime.errors import ContractError
 
+from ..evaluate import constant
 from ..graph import UniqueNames, axes_of, behind_identity, operands, walk
 from ..recurrent import Slot, is_recurrent, label, slots
-from .evaluate import constant
 
 __all__ = [
     "Place",

@@ -16,6 +16,7 @@ from lstm_edge_runtime.errors import CheckFailedError, FileFormatError, Unsuppor
 from lstm_edge_runtime.manifest import Array, Golden, Manifest
 from lstm_edge_runtime.tolerance import MULTIPLE, Comparison, compare
 
+from ..evaluate import Session, case_generator, try_evaluate, two_sizes
 from ..graph import axes_of, dynamic_axes, to_proto
 from ..numerics.cases import GRID, Case, case_size, row_by_row
 from ..numerics.floors import Expected, noise_floors
@@ -31,7 +32,6 @@ from ..numerics.verify import (
 )
 from .axis_roles import BATCH, SEQUENCE, axis_roles
 from .divergence import explain_divergence
-from .evaluate import Session, case_generator, try_evaluate, two_sizes
 from .quantized import float_twin, is_quantized
 from .subgraphs import recurrences, sequences
 

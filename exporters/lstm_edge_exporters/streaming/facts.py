@@ -10,8 +10,8 @@ import onnx_ir as ir
 from lstm_edge_runtime.errors import ContractError
 from lstm_edge_runtime.manifest import Array, Axes
 
+from ..evaluate import constant, evaluate, name_axis
 from ..graph import axes_of, data_inputs, dynamic_axes
-from ..lift.evaluate import constant, evaluate, name_axis
 from ..recurrent import label
 
 __all__ = ["Fact", "GathersTimeError", "NotStreamableError", "Shapes", "find_shapes", "name_node"]

@@ -15,8 +15,8 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from lstm_edge_runtime.errors import counted
 from lstm_edge_runtime.manifest import Axes, StateSpec
 
+from ..evaluate import constant
 from ..graph import Builder, UniqueNames, axes_of, behind_identity, data_inputs, values_read
-from ..lift.evaluate import constant
 from .facts import Fact, GathersTimeError, NotStreamableError, Shapes, name_node
 
 __all__ = ["END", "Rewriter", "Rule", "describe_gathering", "slice_of"]

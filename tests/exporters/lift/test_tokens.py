@@ -5,8 +5,8 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto
 
+from lstm_edge_exporters.evaluate import case_generator
 from lstm_edge_exporters.lift import lift
-from lstm_edge_exporters.lift.evaluate import case_generator
 from lstm_edge_exporters.numerics.indices import index_values
 
 WORDS, WIDTH, HIDDEN = 30, 4, 5

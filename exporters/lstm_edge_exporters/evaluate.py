@@ -15,7 +15,7 @@ from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Array, StateSpec
 from lstm_edge_runtime.ort import run_by_name
 
-from ..graph import (
+from .graph import (
     UniqueNames,
     axes_of,
     data_inputs,
@@ -25,10 +25,10 @@ from ..graph import (
     to_bytes,
     walk,
 )
-from ..isolation import open_isolated
-from ..numerics.cases import CaseGenerator, InputSpec
-from ..numerics.indices import index_values
-from ..recurrent import LENGTHS, is_recurrent, label, recurrent_nodes, slots
+from .isolation import open_isolated
+from .numerics.cases import CaseGenerator, InputSpec
+from .numerics.indices import index_values
+from .recurrent import LENGTHS, is_recurrent, label, recurrent_nodes, slots
 
 __all__ = [
     "EMPTY",
