@@ -63,7 +63,8 @@ def explain_divergence(
     carried = {state.input for state in file.manifest.states}
     node = ""
     if isinstance(graph, Graph64):
-        differing = _differing(graph, file, feeds, found.sizes)
+        inputs = {str(value.name) for value in model.graph.inputs}  # carried states differ as they should
+        differing = _differing(graph, file, feeds, found.sizes) - inputs
         first = next(_divergent_nodes(model.graph, set(file.manifest.time_axes), found, differing), None)
         node = f"{_kind(first, carried)}, {label(first)}" if first else ""
     worst = found.worst

@@ -401,7 +401,10 @@ def _nextafter(array: Array, rounding: Rounding) -> Array:
 
 
 def _as_float64(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy whose every float tensor, input, output and cast is float64."""
+    """Return a copy whose every float tensor, input, output and cast is float64, and every output named.
+
+    onnx's evaluator gives what has no name to every later input that is left out.
+    """
     wide = onnx.ModelProto()
     wide.CopyFrom(model)
     del wide.graph.value_info[:]
@@ -410,7 +413,11 @@ def _as_float64(model: onnx.ModelProto) -> onnx.ModelProto:
         if kind.elem_type in _FLOATS:
             kind.elem_type = onnx.TensorProto.DOUBLE
     tops = [*wide.graph.node, *(node for function in wide.functions for node in function.node)]
-    attributes = [each for top in tops for node in _nodes(top) for each in node.attribute]
+    nodes = [node for top in tops for node in _nodes(top)]
+    for number, node in enumerate(nodes):
+        for place, name in enumerate(node.output):
+            node.output[place] = name or f"unnamed {number} {place}"
+    attributes = [each for node in nodes for each in node.attribute]
     graphs = [wide.graph, *(graph for each in attributes for graph in (each.g, *each.graphs))]
     tensors = [
         *(tensor for graph in graphs for tensor in graph.initializer),

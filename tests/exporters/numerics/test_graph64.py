@@ -245,3 +245,17 @@ def test_elements_are_gathered_along_an_axis_of_any_length(axis, shape, wanted):
         places[(0,) * places.ndim] = shape[axis]
         with pytest.raises((RuntimeError, IndexError)):
             Graph64(model).run64(feeds)
+
+
+def test_an_output_without_a_name_reaches_no_input_that_is_left_out():
+    layer = "GRU <hidden_size=4>"
+    sizes = {"x": (5, 2, 3), "w": (1, 12, 3), "r": (1, 12, 4), "v": (1, 12, 4), "h": (1, 2, 4)}
+    inputs = ", ".join(f"float{list(shape)} {name}" for name, shape in sizes.items())
+    model = parse(
+        f"g ({inputs}) => (float[1, 5, 2, 4] y) {{ , a = {layer} (x, w, r) s = Constant <value_ints=[5, 1, 1]> () "
+        f"d = Expand (a, s) b = {layer} (d, v, r, , , h) y = Transpose <perm=[1, 0, 2, 3]> (b) }}"
+    )
+    rng = np.random.default_rng(0)
+    feeds = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in sizes.items()}
+    (y,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, feeds)
+    np.testing.assert_allclose(Graph64(model).run64(feeds)["y"], y, atol=1e-6)
