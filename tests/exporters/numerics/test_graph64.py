@@ -252,8 +252,9 @@ def test_an_output_without_a_name_reaches_no_input_that_is_left_out():
     sizes = {"x": (5, 2, 3), "w": (1, 12, 3), "r": (1, 12, 4), "v": (1, 12, 4), "h": (1, 2, 4)}
     inputs = ", ".join(f"float{list(shape)} {name}" for name, shape in sizes.items())
     model = parse(
-        f"g ({inputs}) => (float[1, 5, 2, 4] y) {{ , a = {layer} (x, w, r) s = Constant <value_ints=[5, 1, 1]> () "
-        f"d = Expand (a, s) b = {layer} (d, v, r, , , h) y = Transpose <perm=[1, 0, 2, 3]> (b) }}"
+        f"g ({inputs}) => (float[1, 5, 2, 4] y) {{ , a = {layer} (x, w, r) "
+        f"s = Constant <value_ints=[5, 1, 1]> () d = Expand (a, s) "
+        f"b = {layer} (d, v, r, , , h) y = Transpose <perm=[1, 0, 2, 3]> (b) }}"
     )
     rng = np.random.default_rng(0)
     feeds = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in sizes.items()}
