@@ -54,9 +54,8 @@ def forecast_baselines(values: Tensor, series: SeriesSet, rows: Tensor, season: 
     """
     found = [Baseline("the same as now", values[rows])]
     if season is not None:
-        owner = torch.searchsorted(series.begin, rows, right=True) - 1
         before = rows + 1 - season
-        there = torch.where(before >= series.begin[owner], before, rows)
+        there = torch.where(before >= series.begin[series.owner(rows)], before, rows)
         found.append(Baseline(f"one season of {season} steps ago", values[there]))
     return found
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -24,11 +25,11 @@ from .loop import Loop, predict
 from .metrics import classification_metrics, recognition_metrics, regression_metrics
 from .series import SeriesSet, Streams, cut_streams, joins_series, stream_outputs
 
-__all__ = ["Experiment", "StreamRun", "make_experiment"]
+__all__ = ["STREAM_WINDOWS", "Experiment", "StreamRun", "make_experiment"]
 
 _IMBALANCE = 5
 """Ratio of the largest to the smallest class from which on a note says so."""
-_LONG = 10
+STREAM_WINDOWS = 10
 """Windows that a stream is scored over, where it goes on from series to series."""
 _APART = 0.02
 """Difference from which on a note says how the score of streams and that of windows compare."""
@@ -197,9 +198,13 @@ class Experiment:
     def _forecasts(self, name: str, rows: Tensor) -> list[Baseline]:
         if not self.data.forecast:
             return []
+        now = self._now(name, _places(self.recordings))
+        return forecast_baselines(now, self.series[name], rows, self._season)
+
+    @cached_property
+    def _season(self) -> int | None:
         places = _places(self.recordings)
-        season = find_season([one.x[:, places] for one in self.split.train])
-        return forecast_baselines(self._now(name, places), self.series[name], rows, season)
+        return find_season([one.x[:, places] for one in self.split.train])
 
     def _now(self, name: str, places: Sequence[int]) -> Tensor:
         """Return some features of all steps of a set in their own units, ``float64 (T, C)``."""
@@ -232,7 +237,7 @@ class Experiment:
     def stream(self, model: LSTM1, name: str) -> StreamRun:
         """Run the series of a set with carried states."""
         series = self.series[name]
-        streams = cut_streams(series, _LONG, cut=False)
+        streams = cut_streams(series, STREAM_WINDOWS, cut=False)
         outputs = stream_outputs(model, series, streams, streams.valid)
         return StreamRun(name, streams, outputs, series.y[streams.step[streams.valid]])
 
@@ -254,14 +259,17 @@ class Experiment:
             ),
         }
 
+    def points(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """Return whether each output ``(K, C)`` is right, or its squared error, scaled: ``float64 (K,)``."""
+        if self.targets is None:
+            return (outputs.argmax(dim=1) == y).double()
+        return ((outputs - y) ** 2).double().mean(dim=1)
+
     def series_scores(self, run: StreamRun) -> dict[str, float]:
         """Return by series its accuracy, or its RMSE as a fraction of the targets' standard deviation."""
         counted = run.streams.counted[run.streams.valid]
         owner = run.streams.series[run.streams.valid][counted]
-        if self.targets is None:
-            points = (run.outputs[counted].argmax(dim=1) == run.y[counted]).double()
-        else:
-            points = ((run.outputs[counted] - run.y[counted]) ** 2).double().mean(dim=1)
+        points = self.points(run.outputs[counted], run.y[counted])
         scores = torch.bincount(owner, points) / torch.bincount(owner)
         scores = scores if self.targets is None else scores.sqrt()
         names = [one.name for one in getattr(self.split, run.name)]

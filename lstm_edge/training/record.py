@@ -1,4 +1,4 @@
-"""What a run folder says of its training beside the weights: ``history.csv`` and ``metrics.json``."""
+"""What a run folder says of its training apart from the weights: ``history.csv`` and ``metrics.json``."""
 
 import csv
 import io
@@ -20,7 +20,7 @@ from lstm_edge_runtime.files import write_bytes
 from ..checkpoint import Run
 from ..lstm1 import LSTM1
 from ..run_files import HISTORY, METRICS
-from .experiment import Experiment
+from .experiment import STREAM_WINDOWS, Experiment
 from .loop import Epoch, predict
 from .series import cut_streams, stream_outputs
 
@@ -28,8 +28,8 @@ __all__ = ["write_history", "write_metrics"]
 
 _POINTS, _FEATURES, _MISTAKES, _PAIRS = 200, 4, 6, 500
 """Maximum number of points of a signal, features, mistaken samples, and pairs of values in the file."""
-_WINDOWS, _BINS = 10, 100
-"""Windows after a reset that the score of streams is shown for, and points that it is shown at."""
+_BINS = 100
+"""Points that the score of streams is shown at."""
 _STARTS, _HORIZON = 200, 24
 """Maximum number of windows that a forecast is continued from, and of steps that it is continued."""
 
@@ -113,20 +113,15 @@ def _streams(run: Run, experiment: Experiment, name: str) -> dict[str, Any]:
     """
     series = experiment.series[name]
     window = experiment.data.window or round(float(series.size.double().mean()))
-    found = []
-    for streams in (
-        cut_streams(series, _WINDOWS, cut=False),
-        cut_streams(replace(series, joined=False), 1, cut=True),
-    ):
-        outputs = stream_outputs(run.model, series, streams, streams.valid)
-        y = series.y[streams.step[streams.valid]]
-        if experiment.targets is None:
-            points = (outputs.argmax(dim=1) == y).double()
-        else:
-            points = ((outputs - y) ** 2).double().mean(dim=1)
-        found.append((streams, points))
+    carried = experiment.stream(run.model, name)
+    windows = cut_streams(replace(series, joined=False), 1, cut=True)
+    outputs = stream_outputs(run.model, series, windows, windows.valid)
+    found = (
+        (carried.streams, experiment.points(carried.outputs, carried.y)),
+        (windows, experiment.points(outputs, series.y[windows.step[windows.valid]])),
+    )
     root = (lambda value: value) if experiment.targets is None else math.sqrt
-    width = math.ceil(_WINDOWS * window / _BINS)
+    width = math.ceil(STREAM_WINDOWS * window / _BINS)
     curves = {}
     for key, (streams, points) in zip(("carried", "restarted"), found, strict=True):
         since = torch.arange(streams.step.shape[1]).expand_as(streams.step)[streams.valid]
@@ -138,7 +133,7 @@ def _streams(run: Run, experiment: Experiment, name: str) -> dict[str, Any]:
         "window": window,
         "width": width,
         **curves,
-        "series": experiment.series_scores(experiment.stream(run.model, name)),
+        "series": experiment.series_scores(carried),
         "baseline": _best_baseline(run, experiment, name),
     }
 
@@ -193,7 +188,7 @@ def _mistakes(experiment: Experiment, name: str, outputs: Tensor) -> list[dict[s
     """Return the samples that the network is most wrongly sure of, with their series and steps, from 1."""
     dataset, labels = experiment.sets[name], experiment.recordings.labels
     begin, split = experiment.series[name].begin, getattr(experiment.split, name)
-    owner = torch.searchsorted(begin, dataset.last, right=True) - 1
+    owner = experiment.series[name].owner(dataset.last)
     last = dataset.last - begin[owner] + 1
     first = last - dataset.lengths + 1
     probabilities = outputs.softmax(dim=1)

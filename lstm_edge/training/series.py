@@ -65,6 +65,10 @@ class SeriesSet:
         """``int64 (S,)``: steps of a window of each series."""
         return self.size if self.window is None else torch.full_like(self.size, self.window)
 
+    def owner(self, rows: Tensor) -> Tensor:
+        """Return the number of the series ``int64 (K,)`` of each of some rows of ``x``."""
+        return torch.searchsorted(self.begin, rows, right=True) - 1
+
 
 def joins_series(recordings: Recordings, window: int | None) -> bool:
     """Return whether a stream of such data goes on from one series to the next.
