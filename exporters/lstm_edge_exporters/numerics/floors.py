@@ -17,7 +17,7 @@ from lstm_edge_runtime.manifest import Array
 from lstm_edge_runtime.tolerance import MULTIPLE, Comparison, compare, distance
 
 from .cases import Feeds, Procedure, whole
-from .function import largest, reduce_free
+from .function import Compared, largest, reduce_free
 from .noise import TINY, UNIT, Rounding
 
 __all__ = [
@@ -124,7 +124,7 @@ def compare_outputs(
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measured(Compared):
     """One case: what an engine gave, what it should give, and how far apart they are."""
 
     got: Feeds
@@ -134,16 +134,6 @@ class Measured:
     records: tuple[Comparison, ...]
     overflow: str = ""
     """The node at which the case is beyond float32's range, where an output is out of its limit."""
-
-    @property
-    def ok(self) -> bool:
-        """Whether every output is within its limit."""
-        return all(each.ok for each in self.records)
-
-    @property
-    def worst(self) -> Comparison:
-        """The output nearest to its limit."""
-        return max(self.records, key=lambda each: each.ratio)
 
 
 def measure(

@@ -30,6 +30,7 @@ from .noise import Rounding
 __all__ = [
     "EQUAL",
     "Agreement",
+    "Compared",
     "Equality",
     "Function",
     "GraphError",
@@ -91,8 +92,24 @@ def largest(array: Array, fixed: Sequence[int]) -> Array:
     return np.asarray(array.max(axis=axes, keepdims=True, initial=0.0))
 
 
+class Compared:
+    """The outputs of a case, each compared with what it should be."""
+
+    records: tuple[Comparison, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every output is within its limit."""
+        return all(each.ok for each in self.records)
+
+    @property
+    def worst(self) -> Comparison:
+        """The output nearest to its limit."""
+        return max(self.records, key=lambda each: each.ratio)
+
+
 @dataclass(frozen=True)
-class Agreement:
+class Agreement(Compared):
     """One case in float64: how far apart the graph and its reference are."""
 
     records: tuple[Comparison, ...]
@@ -108,16 +125,6 @@ class Agreement:
     def largest(self) -> float:
         """The largest difference, as a fraction of its channel's largest value."""
         return max((each.max_rel for each in self.records), default=0.0)
-
-    @property
-    def ok(self) -> bool:
-        """Whether every output is within its limit."""
-        return all(each.ok for each in self.records)
-
-    @property
-    def worst(self) -> Comparison:
-        """The output nearest to its limit."""
-        return max(self.records, key=lambda each: each.ratio)
 
 
 @dataclass(frozen=True)
