@@ -30,7 +30,7 @@ class Call:
     name: str
     build: Callable[[], nn.Module]
     inputs: Callable[[int, int], Any]
-    """The arguments of ``forward`` for N rows and a length of so many units: a tuple, or a dict by name."""
+    """The arguments of ``forward`` for N rows and a length in units of steps: a tuple, or a dict by name."""
     why: str = ""
     """Why no file can express what ``forward`` does, if that is so."""
     axes: Mapping[str, tuple[str | int, ...]] = field(default_factory=dict)
@@ -45,7 +45,7 @@ Calls = dict[str, tuple[Any, ...]]
 
 
 def _shaped(*shape: int | str, unit: int = 4) -> Inputs:
-    """Return one tensor, whose shape names the batch "N" and the time "L", in units of so many steps."""
+    """Return one tensor, whose shape names the batch "N" and the time "L", in units of steps."""
 
     def inputs(n: int, length: int) -> tuple[Tensor, ...]:
         sizes = {"N": n, "L": unit * length}

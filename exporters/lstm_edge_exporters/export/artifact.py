@@ -138,9 +138,9 @@ def _try_chunks(made: File, function: Function, engine: Runner) -> Manifest:
     """Return the manifest with why chunks do not equal the whole, and what else they show."""
     manifest = made.manifest
     refused = made.lifted.refused
-    told = "" if refused is None or refused.gathers else str(refused)
+    blocked = "" if refused is None or refused.gathers else str(refused)
     if reason := manifest.unstreamable or _why_whole(made):
-        more = f": {told}" if told and not made.roles.bidirectional else ""
+        more = f": {blocked}" if blocked and not made.roles.bidirectional else ""
         return manifest._replace(unstreamable=f"{reason}{more}")
     if not manifest.time_axes or not manifest.states:
         return manifest if refused is None else manifest._replace(unstreamable=str(refused))
@@ -155,7 +155,7 @@ def _try_chunks(made: File, function: Function, engine: Runner) -> Manifest:
     found, reason = run_in_chunks(file, feeds, np.random.default_rng(0), function), ""
     if made.lifted.past and (not found.ok or not _chunks_continue(made, function, file)):
         raise CheckFailedError("the states of operators along time do not continue a sequence")
-    if not found.ok and not (reason := told):
+    if not found.ok and not (reason := blocked):
         from ..lift.divergence import explain_divergence
 
         reason = explain_divergence(made.model, function.graph, file, feeds, found)

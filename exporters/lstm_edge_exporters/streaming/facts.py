@@ -19,7 +19,7 @@ __all__ = ["Fact", "GathersTimeError", "NotStreamableError", "Shapes", "find_sha
 _STEPS = (40, 8, 400, 4000)
 """Steps to run at; of these the first that the graph runs at: windows need many, tables of positions end."""
 _FURTHER = (0, 7, 20)
-"""So many steps more are run at: what grows evenly is told from what does not."""
+"""Further steps at which the graph is run, to see whether a value grows evenly."""
 _ROWS = (2, 3)
 _OTHERS = 5
 """The size of the first axis that is neither batch nor time; the next ones are larger."""
@@ -49,8 +49,8 @@ class Fact:
     axis: int
     """Where time is."""
     delay: int = 0
-    """Frame j of the whole is at step j + delay. Where negative, so many frames of ``fill`` stand before the
-    first real one in the whole, which are not in the graph yet."""
+    """Frame j of the whole is at step j + delay. If negative, the whole begins with that number of frames of
+    ``fill``, which are not in the graph yet."""
     fill: float = 0.0
     merged: bool = False
     """Whether rows of another axis are merged with time."""

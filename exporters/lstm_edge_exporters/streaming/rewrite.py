@@ -93,8 +93,8 @@ class Rewriter:
             raise NotStreamableError(f"{name_node(node)} uses what the last step gave at every step")
         self._from_data.update(node.outputs)
         rule = rules.get(node.op_type) if node.domain == "" else None
-        told = rule is not None and (moving[0] is node.inputs[0] or node.op_type == "Concat")
-        if rule is None or not told or not rule(self, node, moving[0], self.facts[moving[0]]):
+        leads = moving[0] is node.inputs[0] or node.op_type == "Concat"
+        if rule is None or not leads or not rule(self, node, moving[0], self.facts[moving[0]]):
             self._same_step(node, moving)
 
     def _visit_timeless(self, node: ir.Node, read: list[ir.Value]) -> None:
