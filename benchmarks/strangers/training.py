@@ -13,7 +13,9 @@ The reference is the nearest neighbor by dynamic time warping without a window, 
 """
 
 import json
+import math
 import platform
+import resource
 import statistics
 import subprocess
 import tempfile
@@ -42,6 +44,8 @@ SETS = (
     "PLAID",
 )
 """Every set with classes and its own test set in the wheels, from the quickest to the slowest."""
+EPOCHS_OF = 400
+"""Steps of the optimizer that a timed training takes."""
 
 
 def read(name: str) -> dict[str, tuple[list[Any], Any]]:
@@ -96,7 +100,11 @@ def main() -> None:
     arguments.add_argument(
         "--compress", type=int, metavar="N", help="take arcsinh of every N-th step instead"
     )
+    arguments.add_argument("--time", action="store_true", help="compare the time of an epoch instead")
     options, more = arguments.parse_known_args()
+    if options.time:
+        show_times(options, more)
+        return
     rows, scores = [], []
     for name in options.sets:
         data = compress(read(name), options.compress) if options.compress else read(name)
@@ -120,12 +128,44 @@ def main() -> None:
     print(f"\naeon {version('aeon')}, {platform.machine()}, seeds {options.seeds}")
 
 
+def show_times(options: Any, more: list[str]) -> None:
+    """Print what an epoch takes of the processor with states from reset and carried, in turns."""
+    rows = []
+    for name in options.sets:
+        data = read(name)
+        limits = [*more, "--patience", "1000000", "--epochs"]
+        epochs = max(4, EPOCHS_OF // math.ceil(len(data["TRAIN"][1]) / 16))
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"{name}.npz"
+            write(path, data)
+            pairs = []
+            for _ in range(options.seeds):
+                took = []
+                for carry in ("off", "auto"):
+                    long, short = (
+                        train(options, path, carry, [*limits, str(count)])[1] for count in (epochs, 1)
+                    )
+                    took.append((long - short) / (epochs - 1) * 1e3)
+                pairs.append(took)
+        off, carried = (statistics.median(each) for each in zip(*pairs, strict=True))
+        ratio = statistics.median(carried / off for off, carried in pairs)
+        rows.append([name, f"{off:.1f}", f"{carried:.1f}", f"{ratio:.2f}"])
+    print(table(["set", "ms per epoch, --carry off", "ms per epoch", "ratio"], rows))
+
+
+def train(options: Any, path: Path, carry: str, more: list[str]) -> tuple[dict[str, Any], float]:
+    """Return what training prints, and its seconds of the processor."""
+    run = path.with_suffix("")
+    command = [options.lstm_edge, "train", path, "-o", run, "--overwrite", "--json", "--carry", carry, *more]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return json.loads(ran.stdout), after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
 def score(options: Any, path: Path, seed: int, carry: str, more: list[str]) -> tuple[float, float]:
     """Return the test accuracy of windows from reset, and of streams that carry their states."""
-    command = [options.lstm_edge, "train", path, "-o", path.with_suffix(""), "--overwrite", "--json", *more]
-    seeded = ["--carry", carry, *(["--seed", str(seed)] if seed else [])]
-    ran = subprocess.run([*command, *seeded], capture_output=True, text=True, check=True)
-    test = json.loads(ran.stdout)["test"]
+    test = train(options, path, carry, [*more, *(["--seed", str(seed)] if seed else [])])[0]["test"]
     return test.get("windows", test)["accuracy"], test.get("streams", test)["accuracy"]
 
 
