@@ -39,6 +39,7 @@ class Stepper:
             ContractError: the file can't be streamed.
             InputError: it takes several inputs.
         """
+        model.interface.require_no_delay("score")
         self._model = model
         self._every: ResetEvery = reset_every or "never"
         self._stream = model.stream(reset_every=self._every)
@@ -52,6 +53,7 @@ class Stepper:
         """Of series that run one at a time."""
         probe = self._stream.step(np.zeros(place.width, dtype=place.spec.dtype))
         self._stream.reset()
+        assert probe is not None
         self.width = int(_top(np.asarray(main_output(model, probe))[None]).shape[1])
         """C, how many values one step gives."""
 
@@ -133,7 +135,9 @@ class Stepper:
 
     def _steps(self, x: Array, out: Array, tell: Tell) -> None:
         for index, sample in enumerate(x):
-            out[index] = _top(main_output(self._model, self._stream.step(sample))[None])
+            result = self._stream.step(sample)
+            assert result is not None
+            out[index] = _top(main_output(self._model, result)[None])
             if index % _TELL == _TELL - 1:
                 tell(_TELL)
         tell(len(x) % _TELL)
