@@ -239,15 +239,22 @@ def pair_states(
     Raises:
         ContractError: several outputs could continue a state, or one could continue several.
     """
+    states = [spec for spec in inputs if is_called_like_a_state(spec.name)]
     named: dict[str, TensorSpec] = {}
-    open_inputs: list[TensorSpec] = []
-    for entering in (spec for spec in inputs if is_called_like_a_state(spec.name)):
+    for entering in states:
         matches = _best_named(entering, outputs)
         if len(matches) == 1 and matches[0] not in named.values():
             named[entering.name] = matches[0]
-        else:
-            open_inputs.append(entering)
     left = [spec for spec in outputs if spec not in named.values()]
+    named |= _pair_by_shape([spec for spec in states if spec.name not in named], left, example)
+    return [(spec, named[spec.name]) for spec in inputs if spec.name in named]
+
+
+def _pair_by_shape(
+    open_inputs: Sequence[TensorSpec], left: Sequence[TensorSpec], example: str
+) -> dict[str, TensorSpec]:
+    """Pair each state that names do not decide with the only output of its dtype and shape."""
+    named = {}
     for entering in open_inputs:
         matches = [leaving for leaving in left if could_continue(entering, leaving)]
         rivals = [
@@ -262,7 +269,7 @@ def pair_states(
             )
         if matches:
             named[entering.name] = matches[0]
-    return [(spec, named[spec.name]) for spec in inputs if spec.name in named]
+    return named
 
 
 def _best_named(entering: TensorSpec, outputs: Sequence[TensorSpec]) -> list[TensorSpec]:
