@@ -72,8 +72,9 @@ web/node_modules/.package-lock.json: web/package-lock.json
 test-web: $(VENV)/.installed web/node_modules/.package-lock.json  ## the runtime for browsers and Node, in both
 	cd web && npm test
 
-test-arm: $(VENV)/.installed  ## the runtime on aarch64, emulated where this is not an ARM machine
+test-arm: $(VENV)/.native  ## the runtime on aarch64, emulated where this is not an ARM machine; the C library on Windows
 	$(BIN)/python tools/arm.py
+	$(BIN)/python -m pytest -q -n 0 -m slow tests/native/test_windows.py
 
 test-thin: $(VENV)/.installed  ## the built wheel, without torch
 	$(BIN)/nox -s thin
