@@ -15,6 +15,7 @@ from lstm_edge import LSTM1, DataConfig, TrainConfig, deployable, load, train
 from lstm_edge.results import top_rows
 from lstm_edge.run_files import METRICS, RESUME
 from lstm_edge.training.lanes import Lanes
+from lstm_edge.training.loop import surely_lower
 from lstm_edge.training.metrics import recognition_metrics
 from lstm_edge.training.series import SeriesSet, cut_streams
 from lstm_edge_exporters import export
@@ -207,6 +208,55 @@ def test_a_bidirectional_network_stays_with_windows_from_reset_and_says_so(made,
     assert load(tmp_path).model.lstm.bidirectional
     with pytest.raises(InputError, match="--carry on or --bidirectional"):
         replace(config, carry="on")
+
+
+@pytest.fixture(scope="module")
+def gestures(tmp_path_factory):
+    """Return a data file: a pulse comes at one of four steps after the start of a sample of any length."""
+    random, y = np.random.default_rng(7), np.arange(120) % 4
+    x = random.normal(0, 0.2, (120, 24, 1))
+    x[np.arange(120), 1 + 3 * y] += 2
+    path = tmp_path_factory.mktemp("gestures") / "gestures.npz"
+    np.savez(path, x=x.astype(np.float32), y=y, lengths=random.integers(12, 25, 120))
+    return path
+
+
+SHORT = TrainConfig(hidden_size=16, epochs=45, learning_rate=0.02)
+
+
+def test_samples_that_are_needed_whole_stay_with_windows_from_reset_and_say_so(gestures, tmp_path):
+    seen = []
+
+    def interrupt(epoch):
+        seen.append(epoch.number)
+        if epoch.number == 38:
+            raise KeyboardInterrupt
+
+    whole = train(gestures, tmp_path / "whole", config=SHORT)
+    assert whole.trained == Trained(carry=False, window=None, reset=1.0)
+    assert whole.summary["states"].startswith("windows from reset; the output needs the whole sample")
+    assert "--carry on" in whole.summary["states"]
+    assert whole.summary["test"]["accuracy"] > whole.summary["test"]["streams"]["accuracy"]
+    train(gestures, tmp_path / "run", config=SHORT, on_epoch=interrupt)
+    resumed = train(gestures, tmp_path / "run", config=SHORT, resume=True)
+    assert seen == [*range(1, 39)]
+    assert (resumed.sha256, resumed.summary) == (whole.sha256, whole.summary)
+    carried = train(gestures, tmp_path / "on", config=replace(SHORT, carry="on", epochs=2))
+    assert carried.trained == Trained(carry=True, window=None, reset=0.5)
+
+
+@pytest.mark.parametrize(
+    ("carried", "reset", "lower"),
+    [
+        ([1.0, 1.3, 0.9, 1.2], [0.2, 0.3, 0.2, 0.1], True),
+        ([0.2, 0.3, 0.2, 0.1], [1.0, 1.3, 0.9, 1.2], False),
+        ([0.3, 0.4, 0.3, 0.2], [0.25, 0.35, 0.25, 0.15], False),  # surely, by too little
+        ([3.0, 0.2, 0.1, 0.3], [0.1, 0.3, 0.2, 0.2], False),  # by one sample
+        ([3.0], [0.1], False),
+    ],
+)
+def test_the_trial_from_reset_is_kept_for_a_loss_that_is_surely_lower(carried, reset, lower):
+    assert surely_lower(torch.tensor(reset), torch.tensor(carried)) is lower
 
 
 class Memory:
