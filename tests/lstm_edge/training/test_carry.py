@@ -265,12 +265,12 @@ class Memory:
     def __init__(self, rows):
         self.lstm, self.steps, self.rows = SimpleNamespace(), [], rows
 
-    def hidden_steps(self, x, state, lengths):
+    def hidden_at(self, x, steps, state, lengths):
         lengths = torch.full((len(x),), x.shape[1]) if lengths is None else lengths
         before = torch.zeros(len(x)) if state is None else state[0][0, :, 0]
         last = x[torch.arange(len(x)), lengths - 1, 0]
         self.steps.append((before, x[:, 0, 0], last, lengths))
-        return x, (last[None, :, None], last[None, :, None])
+        return x[torch.arange(len(x))[:, None], steps], (last[None, :, None], last[None, :, None])
 
     def head(self, hidden):
         return hidden
@@ -374,8 +374,12 @@ def test_an_output_at_each_step_is_what_a_stream_returns(readout, batch_first):
     x, lengths = torch.randn(3, 6, 2), torch.tensor([6, 2, 4])
     turned = x if batch_first else x.transpose(0, 1)
     with torch.no_grad():
-        hidden, (h_n, c_n) = model.hidden_steps(turned, None, lengths)
+        hidden, _ = model.hidden_steps(turned)
         outputs = model.head(hidden if batch_first else hidden.transpose(0, 1))
+        steps = torch.stack([lengths - 1, torch.zeros_like(lengths)], dim=1)
+        some, (h_n, c_n) = model.hidden_at(turned, steps, None, lengths)
+        assert torch.allclose(model.head(some), outputs[torch.arange(3)[:, None], steps], atol=1e-6)
+        assert torch.allclose(some, model.hidden_at(turned, steps)[0], atol=1e-6)
         for row, length in enumerate(lengths):
             state = (torch.zeros(2, 1, 4), torch.zeros(2, 1, 4))
             for step in range(length):
