@@ -77,8 +77,8 @@ class Loop:
         assert config.patience is not None
         self._most, self._patience = config.epochs, config.patience
         self._loss = self._criterion("mean")
-        self._optimizer = self._new_optimizer()
-        self._order = torch.Generator().manual_seed(config.seed)
+        self._initial = copy.deepcopy(model.state_dict())
+        self._start()
         self._updates = math.ceil(len(train) / config.batch_size)
         self._lanes: Lanes | None = None
         self._validate: Callable[[LSTM1], tuple[float, float | None]] = self._validate_windows
@@ -86,24 +86,26 @@ class Loop:
             walked, streamed = (series[name].to(config.device) for name in ("train", "validation"))
             self._lanes = Lanes(walked, config.batch_size, config.crop, self._order)
             self._validate = _StreamValidation(streamed, self._updates, self._loss)
-        with torch.random.fork_rng():
-            torch.manual_seed(config.seed)
-            self._dropout = torch.get_rng_state()
-        self._best_loss = math.inf
-        self.best: dict[str, Tensor] = {}
-        """The parameters with the lowest validation loss so far; empty before the first epoch."""
         self._snapshot: dict[str, Any] = {}
-        self._initial = copy.deepcopy(model.state_dict()) if trial and series is not None else None
+        self._trial = trial and series is not None
         self._carried: dict[str, Tensor] = {}
         """The best parameters of carried states, once the trial from reset has begun."""
         self._begun = 0
         """Epochs before the trial."""
 
-    def _new_optimizer(self) -> torch.optim.AdamW:
+    def _start(self) -> None:
         config = self._config
-        return torch.optim.AdamW(
+        self._model.load_state_dict(self._initial)
+        self._optimizer = torch.optim.AdamW(
             self._model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
+        self._order = torch.Generator().manual_seed(config.seed)
+        with torch.random.fork_rng():
+            torch.manual_seed(config.seed)
+            self._dropout = torch.get_rng_state()
+        self.best: dict[str, Tensor] = {}
+        """The parameters with the lowest validation loss so far; empty before the first epoch."""
+        self._best_loss = math.inf
 
     def _criterion(self, reduction: str) -> nn.Module:
         y, config = self._train.y, self._config
@@ -131,18 +133,15 @@ class Loop:
     def _trial_is_due(self) -> bool:
         """Whether the next epoch is the first one of the trial from reset."""
         done = len(self.epochs)
-        if self._initial is None or self._carried or not 0 < done < self._most:
+        if not self._trial or self._carried or not 0 < done < self._most:
             return False
         over = done - self.epochs[-1].best >= self._patience or done >= self._most - self._most // _SHARE
         return over and self._windows(self.best)[1] != 1
 
     def _begin_trial(self, carried: dict[str, Tensor], begun: int) -> None:
-        assert self._initial is not None
         self._carried, self._begun = carried, begun
-        self._model.load_state_dict(self._initial)
-        self._optimizer = self._new_optimizer()
         self._lanes, self._validate = None, self._validate_windows
-        self.best, self._best_loss = {}, math.inf
+        self._start()
 
     def _windows(self, parameters: dict[str, Tensor]) -> tuple[Tensor, float | None]:
         """Return the loss ``(S,)`` of each validation window from reset, and their accuracy."""
@@ -216,7 +215,7 @@ class Loop:
             ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError: ``state`` is
                 something else.
         """
-        if state["carried"] and self._initial is not None:
+        if state["carried"]:
             self._begin_trial(dict(state["carried"]), int(state["begun"]))
             self._windows(self._carried)
         self._model.load_state_dict(state["model"])

@@ -241,6 +241,8 @@ def test_samples_that_are_needed_whole_stay_with_windows_from_reset_and_say_so(g
     resumed = train(gestures, tmp_path / "run", config=SHORT, resume=True)
     assert seen == [*range(1, 39)]
     assert (resumed.sha256, resumed.summary) == (whole.sha256, whole.summary)
+    alone = train(gestures, tmp_path / "off", config=replace(SHORT, carry="off", epochs=15, patience=14))
+    assert alone.sha256 == whole.sha256
     carried = train(gestures, tmp_path / "on", config=replace(SHORT, carry="on", epochs=2))
     assert carried.trained == Trained(carry=True, window=None, reset=0.5)
 
