@@ -16,7 +16,7 @@ __all__ = ["PALETTE", "SERIES", "Axis", "Plot", "Series", "draw_plot", "draw_png
 
 @contextlib.contextmanager
 def _folder_of_its_own() -> Iterator[None]:
-    """Let matplotlib write its list of fonts, as it does when imported, into a folder that goes away."""
+    """Let matplotlib write its list of fonts, as it does when imported, into a temporary folder."""
     if "MPLCONFIGDIR" in os.environ:
         yield
         return
@@ -141,7 +141,7 @@ def style_variables() -> str:
 def draw_plot(plot: Plot, *, standalone: bool = False) -> str:
     """Return ``plot`` as SVG.
 
-    A value that a logarithmic axis cannot show (0, infinity, NaN) stands at the axis's end.
+    A value that a logarithmic axis cannot show (0, infinity, NaN) is drawn at the axis's end.
 
     Args:
         plot: what to draw.
@@ -215,7 +215,7 @@ def _colored(series: Sequence[Series]) -> list[tuple[Series, str]]:
 
 
 def _limits(plot: Plot) -> tuple[_Limits | None, _Limits | None]:
-    """Return whole decades for logarithmic axes; None where matplotlib may choose."""
+    """Return whole decades for logarithmic axes; None if matplotlib may choose."""
     found: list[_Limits | None] = []
     for axis, side in ((plot.x, "x"), (plot.y, "y")):
         if axis.scale == "linear":

@@ -40,7 +40,7 @@ class OrtFile:
     """Size of the ``.onnx``."""
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the file, and the operators' configuration beside it; gives the latter's path.
+        """Write the file, and the configuration of operators next to it; return the path of the latter.
 
         Raises:
             NotFoundError: the folder is not there.
@@ -57,7 +57,7 @@ def to_ort(source: str | os.PathLike[str] | bytes) -> OrtFile:
     """Convert an ``.onnx`` file to ORT format and check that it computes the same.
 
     Args:
-        source: any ``.onnx`` file that the runtime loads, or its bytes; its golden case, where it has one,
+        source: any ``.onnx`` file that the runtime loads, or its bytes; its golden case, if it has one,
             is the check.
 
     Raises:
