@@ -16,7 +16,7 @@ def render_page(package: str, template: str, **values: Any) -> str:
     Args:
         package: the package with the template, as ``__package__``.
         template: its file name.
-        values: what it shows. The filter ``figure`` prints a number with two digits, and ``draw`` a ``Plot``
+        values: its variables. The filter ``figure`` prints a number with two digits, and ``draw`` a ``Plot``
             as inline SVG; ``parts.html.j2`` has macros for figures and tables.
     """
     environment = Environment(

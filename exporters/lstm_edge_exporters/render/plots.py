@@ -91,7 +91,7 @@ class Axis:
     label: str = ""
     scale: Literal["linear", "log"] = "linear"
     ticks: tuple[tuple[float, str], ...] = ()
-    """Places and what is written there; left out, ticks are chosen."""
+    """Positions and labels; by default, ticks are chosen."""
     rows: tuple[str, ...] = ()
     """Names of the rows 0, 1, ... from the top; for a y axis, in place of ``ticks``."""
 
@@ -144,7 +144,7 @@ def draw_plot(plot: Plot, *, standalone: bool = False) -> str:
     A value that a logarithmic axis cannot show (0, infinity, NaN) is drawn at the axis's end.
 
     Args:
-        plot: what to draw.
+        plot: the plot.
         standalone: return a file of its own, with title and legend and its own colors, instead of an element
             for a page of ``render_page``.
     """
@@ -167,7 +167,7 @@ def draw_png(plots: Sequence[Plot], *, stacked: bool = False) -> bytes:
     """Return plots as one PNG on the light page's background.
 
     Args:
-        plots: what to draw.
+        plots: the plots.
         stacked: one above the other, for narrow screens, instead of side by side.
     """
     heights = [_height(plot, _LOW) for plot in plots] if stacked else [_HEIGHT]
@@ -201,7 +201,7 @@ def _fill(axes: Axes, plot: Plot, *, titled: bool) -> None:
         axes.set_title(
             plot.title, loc="left", fontsize=_FONT, color=PALETTE["text"][0], pad=26 if several else None
         )
-        if several:  # between title and plot, where it covers nothing
+        if several:  # between title and plot, so that it covers nothing
             place: Any = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0}
             legend = axes.legend(ncols=len(plot.series), handlelength=1.2, columnspacing=1.2, **place)
             legend.set_in_layout(False)  # a long one would leave no room for the plot
