@@ -117,7 +117,7 @@ def load(
         session, options = _open(target, name, SessionOptions(providers=wanted), device, providers)
     for each in (stamp, *beside) if beside and stamp else ():
         each.check()
-    interface = _read_interface(session, manifest, states, file)
+    interface = _read_interface(session, manifest, states, file, name if stamp else None)
     if engine == "auto" and providers is not None:
         engine = "onnxruntime"
     core = Core(
@@ -140,12 +140,19 @@ def _check_arguments(threads: object, engine: object) -> None:
 
 
 def _read_interface(
-    session: Any, manifest: Manifest | None, states: Mapping[str, str] | None, file: OnnxFile | None
+    session: Any,
+    manifest: Manifest | None,
+    states: Mapping[str, str] | None,
+    file: OnnxFile | None,
+    path: str | None,
 ) -> Manifest:
     """Return the file's manifest, checked against its graph, or one that is inferred from the graph."""
     inputs, outputs = graph_specs(session.get_inputs()), graph_specs(session.get_outputs())
     if manifest is None:
-        return infer_manifest(inputs, outputs, states, file)
+        from .conventions import declared_states
+
+        declared = declared_states(path, inputs, outputs) if path and states is None else {}
+        return infer_manifest(inputs, outputs, states, file, declared)
     if states is not None:
         raise InputError("got states=, but the file has a manifest that names its states; remove it")
     check_manifest(manifest, inputs, outputs)
