@@ -39,14 +39,14 @@ class LSTM1(nn.Module):
         input_size: features a time step (``I``).
         hidden_size: width of the cell state (``H``).
         num_layers: LSTM layers, one on top of the other.
-        seq_length: time steps of a training window; kept as information, ``forward`` takes any length.
+        seq_length: time steps of a training window; kept as information, ``forward`` works with any length.
         readout: ``"stacked"`` or ``"last"``.
         bias: whether the LSTM's gates have biases (the head always has).
         batch_first: whether ``x`` is ``(N, L, I)`` rather than ``(L, N, I)``; states are unaffected.
         dropout: probability of dropout on the output of every LSTM layer but the last, in training.
         bidirectional: whether a second LSTM reads each layer's input backwards.
         proj_size: width of the projected hidden state; 0 for none.
-        device: where the parameters are made.
+        device: of the parameters.
         dtype: of the parameters.
 
     Raises:
@@ -138,11 +138,11 @@ class LSTM1(nn.Module):
         Args:
             x: ``(N, L, I)`` (``(L, N, I)`` without ``batch_first``), unbatched ``(L, I)``, or a
                 ``PackedSequence``.
-            state: the initial ``(h_0, c_0)``; zeros on x's device and of its dtype where absent.
-            lengths: int64 ``(N,)``, each row's count of valid steps, 1 to ``L``; all ``L`` where absent.
+            state: the initial ``(h_0, c_0)``; by default zeros on x's device and of its dtype.
+            lengths: int64 ``(N,)``, each row's number of valid steps, 1 to ``L``; by default ``L``.
 
         Returns:
-            ``logits`` with ``num_classes`` columns and the rows the read-out gives (unbatched input counts
+            ``logits`` with ``num_classes`` columns and the rows of the read-out (unbatched input counts
             as ``N = 1``), and ``(h_n, c_n)``.
 
         Raises:
