@@ -14,12 +14,14 @@ from lstm_edge_runtime.manifest import Array
 __all__ = ["class_names", "is_classification", "main_name", "main_output", "result_names", "top_rows"]
 
 
-def main_output(model: "Model", result: "Array | dict[str, Array]") -> Array:
+def main_output(model: "Model", result: "Array | dict[str, Array] | None") -> Array:
     """Return the output of the task, or the first one, from the results of a run or a step.
 
     Raises:
         ContractError: there is none.
     """
+    if result is None:
+        raise ContractError("the stream is behind and has no frame yet; give it more samples")
     if not isinstance(result, dict):
         return result
     return result[main_name(model)]
@@ -41,8 +43,8 @@ def top_rows(values: Array, rows: int) -> Array:
     """Return the main output as ``(rows, C)``.
 
     Args:
-        values: ``(rows,)``, ``(rows, C)``, or ``(layers*rows, C)`` of which the top layer's rows are taken.
-        rows: how many series were run.
+        values: ``(rows,)``, ``(rows, C)``, or ``(layers*rows, C)`` to return the top layer's rows of.
+        rows: number of series.
 
     Raises:
         ContractError: any other shape.

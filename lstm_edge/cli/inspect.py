@@ -131,7 +131,7 @@ def _facts(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _costs(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield what the file itself is, and what a call costs."""
+    """Yield facts about the file itself and the cost of a call."""
     file, cost = document["file"], document["cost"]
     yield "file", f"{file['bytes']:,} bytes, sha256 {file['sha256'][:16]}"
     yield "parameters", "unknown" if cost["parameters"] is None else f"{cost['parameters']:,}"
@@ -151,7 +151,7 @@ def _costs(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _contract(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield what the manifest says."""
+    """Yield the facts in the manifest."""
     for axis, limits in document["ranges"].items():
         yield f"sizes of axis {axis}", str(AxisRange(**limits))
     yield "precision", document["precision"]

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from ._core import Core, InputArrays
+from .chunks import Runner, take_steps
 from .errors import InputError
 from .manifest import Array, Manifest, StateSpec
-from .state import Runner, take_steps
 from .stream import Result, Stream
 from .stream_batch import StreamBatch, stack_chunks, stack_rows, time_axis, to_graph
 

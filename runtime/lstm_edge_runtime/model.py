@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from ._core import Core, FileStamp, Identity, InputArrays
 from .axes import describe
+from .chunks import Runner
 from .errors import (
     CheckFailedError,
     ContractError,
@@ -39,7 +40,7 @@ from .graph_check import (
 from .manifest import Manifest, StateSpec, Streamed, TensorSpec
 from .onnx_reader import OnnxFile, add_initializers, is_ort_format, read_onnx
 from .ort import CPU, MAX_THREADS, Provider, SessionOptions, auto_threads, open_session, resolve_providers
-from .state import Runner, State
+from .state import State
 
 if TYPE_CHECKING:
     from .native.engine import NativeEngine
@@ -365,7 +366,7 @@ class Model:
         """Run zeros from the reset state and open a stream, so that the first real ones are not the slowest.
 
         A stream that is opened compiles the native engine and tries it, where that takes the steps. It leaves
-        no trace: the model holds no state.
+        no trace: the model has no state.
         """
         core = self._open()
         core.run(core.zero_inputs())
@@ -401,7 +402,7 @@ class Model:
 
 
 def runner(model: Model) -> Runner:
-    """Return a function that runs ``model`` on inputs by name and gives every output of the graph.
+    """Return a function that runs ``model`` on inputs by name and returns every output of the graph.
 
     States that are left out are at reset, rows without lengths full.
     """

@@ -12,11 +12,11 @@ import onnx_ir as ir
 
 from lstm_edge_runtime import load
 from lstm_edge_runtime.axes import parse_sum
+from lstm_edge_runtime.chunks import Runner
 from lstm_edge_runtime.errors import CheckFailedError, first_line
 from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import AxisRange, Manifest
 from lstm_edge_runtime.ort import open_session, run_by_name
-from lstm_edge_runtime.state import Runner
 
 from ..numerics.cases import Feeds, closed_loop
 from ..numerics.floors import noise_floors

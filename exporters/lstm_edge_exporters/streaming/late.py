@@ -12,11 +12,11 @@ import onnx
 import onnx_ir as ir
 
 from lstm_edge_runtime.axes import resolve
+from lstm_edge_runtime.chunks import Runner, even_sizes
 from lstm_edge_runtime.delayed import run_delayed
 from lstm_edge_runtime.errors import CheckFailedError, counted, first_line
 from lstm_edge_runtime.manifest import Golden, Manifest, StateSpec, Streamed
 from lstm_edge_runtime.ort import open_session, run_by_name
-from lstm_edge_runtime.state import Runner, even_sizes
 from lstm_edge_runtime.tolerance import MULTIPLE, compare
 
 from ..numerics.cases import Feeds, Procedure, random_sizes

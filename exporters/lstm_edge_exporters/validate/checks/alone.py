@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from lstm_edge_runtime.chunks import Runner, even_sizes
 from lstm_edge_runtime.delayed import run_delayed
 from lstm_edge_runtime.errors import first_line
 from lstm_edge_runtime.manifest import Golden, Manifest
 from lstm_edge_runtime.onnx_reader import add_initializers
 from lstm_edge_runtime.ort import run_by_name
 from lstm_edge_runtime.selftest import compare_golden
-from lstm_edge_runtime.state import Runner, even_sizes
 from lstm_edge_runtime.tolerance import compare
 
 from ...isolation import open_isolated
