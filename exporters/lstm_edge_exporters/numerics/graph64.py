@@ -333,9 +333,7 @@ def _is_short(values: Array) -> Array:
         return np.asarray((parts == np.round(parts)) | ~np.isfinite(values))
 
 
-def _constants(
-    graph: onnx.GraphProto,
-) -> Iterator[tuple[str, Array, Callable[[Array], None]]]:
+def _constants(graph: onnx.GraphProto) -> Iterator[tuple[str, Array, Callable[[Array], None]]]:
     """Return the name, the values and what replaces the values of every float constant of a graph."""
     for tensor in graph.initializer:
         if tensor.data_type == onnx.TensorProto.FLOAT:

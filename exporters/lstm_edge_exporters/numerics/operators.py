@@ -321,12 +321,7 @@ class _Loop(OpRun):
         return True
 
     def _run(
-        self,
-        count: Array | None,
-        condition: Array | None,
-        *states: Any,
-        context: Mapping[str, Any],
-        **_: Any,
+        self, count: Array | None, condition: Array | None, *states: Any, context: Mapping[str, Any], **_: Any
     ) -> tuple[Any, ...]:
         names, wanted = self.body.input_names, len(states)
         steps = None if count is None else int(count.item())

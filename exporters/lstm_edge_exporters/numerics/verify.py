@@ -357,10 +357,7 @@ class ChunkedFile:
 
 
 def run_in_chunks(
-    file: ChunkedFile,
-    feeds: Mapping[str, Array],
-    rng: np.random.Generator,
-    function: Function | None = None,
+    file: ChunkedFile, feeds: Mapping[str, Array], rng: np.random.Generator, function: Function | None = None
 ) -> ChunkRun:
     """Compare chunks of several random sizes with the whole sequence, and return the run farthest from it.
 

@@ -11,14 +11,7 @@ from ..isolation import isolated
 from ..progress import Progress, ignore
 from ..versions import versions
 from .checks import comparisons
-from .checks.claims import (
-    CHECKPOINT,
-    check_claims,
-    check_file,
-    comparable,
-    compare_facts,
-    interface_of,
-)
+from .checks.claims import CHECKPOINT, check_claims, check_file, comparable, compare_facts, interface_of
 from .checks.decisions import check_decisions
 from .checks.golden import check_golden, check_recorded, other_weights
 from .config import ValidateConfig

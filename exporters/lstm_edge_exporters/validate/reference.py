@@ -29,13 +29,7 @@ from ..numerics.function import Reference
 from ..numerics.graph64 import Graph64
 from ..numerics.indices import index_values
 
-__all__ = [
-    "ModelFile",
-    "ReferenceModel",
-    "against_file",
-    "against_itself",
-    "open_file",
-]
+__all__ = ["ModelFile", "ReferenceModel", "against_file", "against_itself", "open_file"]
 
 _INT8 = frozenset(
     """DynamicQuantizeLSTM DynamicQuantizeMatMul MatMulInteger MatMulIntegerToFloat MatMulNBits ConvInteger
