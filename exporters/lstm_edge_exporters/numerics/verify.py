@@ -6,7 +6,7 @@ chunks, states carried, with the whole.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -20,14 +20,11 @@ from lstm_edge_runtime.tolerance import MULTIPLE, Comparison, compare
 
 from .cases import Case, CaseGenerator, Feeds, in_chunks, random_sizes, take_rows, whole
 from .floors import (
-    DRAWS,
     FEW_DRAWS,
     MANY_DRAWS,
     Expected,
     Measured,
-    Perturbable,
     Strength,
-    expected,
     measure,
     noise_floors,
 )
@@ -203,27 +200,35 @@ clipped or saturates wrongly, it is seen there."""
 
 
 def record_golden(
-    graph: Perturbable, manifest: Manifest, cases: CaseGenerator, verified: Sequence[Case] = ()
+    expect: Callable[[Feeds], Expected],
+    manifest: Manifest,
+    cases: CaseGenerator,
+    verified: Sequence[Case] = (),
 ) -> Golden:
     """Record two cases of different sizes, with states and lengths that are not trivial.
 
     Args:
-        graph: gives the outputs.
+        expect: gives the outputs and their noise floors.
         manifest: the file's.
         cases: generates the inputs.
-        verified: cases that the graph runs; the smallest of several steps is taken where it refuses the
+        verified: cases that ``expect`` takes; the smallest of several steps is taken where it refuses the
             usual sizes.
 
     Raises:
-        CheckFailedError: the graph gives numbers for no case.
+        CheckFailedError: there are numbers for no case.
     """
     usable = {case.sizes.get(str(cases.sequence), 2): case for case in verified}
     least = [usable[length] for length in sorted(usable) if length > 1] or list(usable.values())
-    first = _choose(graph, manifest, (*_cases(cases, 0), *least[:1]), _BYTES[0])
+    first = _choose(expect, manifest, (*_cases(cases, 0), *least[:1]), _BYTES[0])
     if first is None:
         raise CheckFailedError("the reference gives numbers for no golden case; none can be recorded")
-    more = [case for case in _cases(cases, 1) if _shapes(case.feeds) != _shapes(first.inputs)]
-    second = _choose(graph, manifest, [_amplify(case, cases) for case in more], _BYTES[1])
+    shapes = {name: array.shape for name, array in first.inputs.items()}
+    more = (
+        _amplify(case, cases)
+        for case in _cases(cases, 1)
+        if any(array.shape != shapes[name] for name, array in case.feeds.items())
+    )
+    second = _choose(expect, manifest, more, _BYTES[1])
     return first._replace(more=() if second is None else (second,))
 
 
@@ -250,26 +255,22 @@ def _cases(cases: CaseGenerator, place: int) -> Iterator[Case]:
         yield cases.case(n, length, at_reset=False, offset=97 + place, full=True)
 
 
-def _choose(graph: Perturbable, manifest: Manifest, cases: Iterable[Case], limit: int) -> Golden | None:
+def _choose(
+    expect: Callable[[Feeds], Expected], manifest: Manifest, cases: Iterable[Case], limit: int
+) -> Golden | None:
     """Return the first recorded case of at most ``limit`` bytes, else the last."""
-    larger: list[Case] = []
+    golden = None
     for case in cases:
-        draft = _record(graph, manifest, case, draws=0)
-        if draft is not None and _size(draft) > limit:
-            larger.append(case)
-        elif draft is not None and (golden := _record(graph, manifest, case)) is not None:
-            return golden
-    return next(filter(None, (_record(graph, manifest, case) for case in reversed(larger))), None)
-
-
-def _record(graph: Perturbable, manifest: Manifest, case: Case, draws: int = DRAWS) -> Golden | None:
-    try:
-        known = expected(graph, case.feeds, fixed_axes(manifest), draws=draws)
-        golden = golden_case(manifest, case.feeds, known)
-    except (RuntimeError, ValueError, IndexError):
-        return None
-    usable = not any(np.isnan(array).any() for array in golden.outputs.values())
-    return golden if usable and all(np.isfinite(array).all() for array in golden.limits.values()) else None
+        try:
+            found = golden_case(manifest, case.feeds, expect(case.feeds))
+        except (RuntimeError, ValueError, IndexError):
+            continue
+        numbers = not any(np.isnan(array).any() for array in found.outputs.values())
+        if numbers and all(np.isfinite(array).all() for array in found.limits.values()):
+            golden = found
+            if sum(array.nbytes for array in (*found.inputs.values(), *found.outputs.values())) <= limit:
+                break
+    return golden
 
 
 def _amplify(case: Case, cases: CaseGenerator) -> Case:
@@ -280,14 +281,6 @@ def _amplify(case: Case, cases: CaseGenerator) -> Case:
             center = array.mean(axis=tuple(range(array.ndim - 1)), dtype=np.float64)
             feeds[spec.name] = np.asarray(center + _AMPLIFIED * (array - center), array.dtype)
     return replace(case, feeds=feeds)
-
-
-def _shapes(feeds: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:
-    return {name: array.shape for name, array in feeds.items()}
-
-
-def _size(golden: Golden) -> int:
-    return sum(array.nbytes for array in (*golden.inputs.values(), *golden.outputs.values()))
 
 
 _SHORT = 7
