@@ -28,7 +28,7 @@ from .floors import (
     measure,
     noise_floors,
 )
-from .function import Agreement, Equality, Function, GraphError, fixed_axes, largest, reduce_free
+from .function import Agreement, Compared, Equality, Function, GraphError, fixed_axes, largest, reduce_free
 
 __all__ = [
     "ChunkRun",
@@ -56,15 +56,14 @@ class StatesRefusedError(CheckFailedError):
 
 
 @dataclass(frozen=True)
-class Equivalence:
-    """What a verification found."""
+class Equivalence(Compared):
+    """What a verification found; its records are those of the engine beside the graph in float64."""
 
+    records: tuple[Comparison, ...]
     cases: tuple[Case, ...]
     """Every case that was compared."""
     equality: Equality
     """The graph compared with its reference, both in float64."""
-    comparisons: tuple[tuple[Case, Comparison], ...]
-    """The engine in float32 compared with the graph in float64."""
     skipped: tuple[tuple[Case, str], ...]
     """Cases that the reference itself refuses, or where it gives NaN, with the reason."""
     unverified: Mapping[str, float]
@@ -72,14 +71,9 @@ class Equivalence:
     verified tighter than 4e-7."""
 
     @property
-    def worst(self) -> Comparison:
-        """The comparison of the engine nearest to its limit."""
-        return max((each for _, each in self.comparisons), key=lambda each: each.ratio)
-
-    @property
     def max_abs(self) -> float:
         """The engine's largest absolute difference from float64."""
-        return max(each.max_abs for _, each in self.comparisons)
+        return max(each.max_abs for each in self.records)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures for the manifest."""
@@ -89,8 +83,8 @@ class Equivalence:
             "float64": self.equality.largest,
             "constants": list(self.equality.constants),
             "max_abs": self.max_abs,
-            "max_rel": max(each.max_rel for _, each in self.comparisons),
-            "floor": max(each.floor for _, each in self.comparisons),
+            "max_rel": max(each.max_rel for each in self.records),
+            "floor": max(each.floor for each in self.records),
             "ratio": self.worst.ratio,
             "worst": str(self.worst),
             "unverified": dict(self.unverified),
@@ -114,7 +108,7 @@ def verify(file: Function, engine: Runner, cases: Iterable[Case], plain: Runner 
     """
     agreed: list[Case] = []
     equality, strength = Equality(), Strength()
-    rounded: list[tuple[Case, Measured]] = []
+    rounded: list[Measured] = []
     skipped: list[tuple[Case, str]] = []
     for case in cases:
         found = _agree(file, engine, case, plain)
@@ -128,19 +122,19 @@ def verify(file: Function, engine: Runner, cases: Iterable[Case], plain: Runner 
             if got[name].shape != array.shape:
                 raise CheckFailedError(f"at {case}: {name} is {got[name].shape}, expected {array.shape}")
         if _extent(case) <= _ROUNDED:
-            rounded.append((case, _measure(file, case, got)))
+            rounded.append(_measure(file, case, got))
     if agreed and not rounded:  # the file takes no small ones
         case = min(agreed, key=_extent)
-        rounded.append((case, _measure(file, case, _run(engine, case))))
+        rounded.append(_measure(file, case, _run(engine, case)))
     if not rounded:
         reasons = "; ".join(f"{case}: {reason}" for case, reason in skipped[:2])
         raise CheckFailedError(f"the reference gives numbers at no size of the verification ({reasons})")
-    for _, measured in rounded:
+    for measured in rounded:
         for name, array in measured.known.ref64.items():
             if array.dtype.kind == "f":
                 strength.add(name, measured.limits[name], reduce_free(array, file.fixed.get(name, ())))
-    comparisons = tuple((case, each) for case, measured in rounded for each in measured.records)
-    return Equivalence(tuple(agreed), equality, comparisons, tuple(skipped), strength.unverified)
+    records = tuple(each for measured in rounded for each in measured.records)
+    return Equivalence(records, tuple(agreed), equality, tuple(skipped), strength.unverified)
 
 
 def _agree(file: Function, engine: Runner, case: Case, plain: Runner | None) -> Agreement | str:
@@ -290,11 +284,11 @@ _PLANS = 3
 
 
 @dataclass(frozen=True)
-class ChunkRun:
+class ChunkRun(Compared):
     """How a file fed in chunks compares with the whole."""
 
     sizes: tuple[int, ...]
-    comparisons: tuple[Comparison, ...] = ()
+    records: tuple[Comparison, ...] = ()
     error: Exception | None = None
     """What a chunk ended in; nothing is compared then."""
     in_float: bool = False
@@ -303,12 +297,7 @@ class ChunkRun:
     @property
     def ok(self) -> bool:
         """Whether chunks equal the whole."""
-        return self.error is None and self.worst.ok
-
-    @property
-    def worst(self) -> Comparison:
-        """The output that is nearest to its limit, or farthest past it."""
-        return max(self.comparisons, key=lambda each: each.ratio)
+        return self.error is None and super().ok
 
 
 @dataclass(frozen=True)
