@@ -247,6 +247,15 @@ def test_samples_that_are_needed_whole_stay_with_windows_from_reset_and_say_so(g
     assert carried.trained == Trained(carry=True, window=None, reset=0.5)
 
 
+def test_a_difference_in_the_validation_set_alone_is_said(gestures, tmp_path):
+    split = ["train"] * 80 + ["validation"] * 39 + ["test"]  # a stream of one sample is a window
+    np.savez(tmp_path / "d.npz", **np.load(gestures), split=split)
+    run = train(tmp_path / "d.npz", tmp_path / "run", config=replace(SHORT, carry="off", epochs=15))
+    streams = run.summary["validation"]["streams"]["accuracy"]
+    assert f"accuracy {streams:.3f} with carried states" in run.summary["states"]
+    assert "in the validation set: training saw no state older than a window" in run.summary["states"]
+
+
 @pytest.mark.parametrize(
     ("carried", "reset", "lower"),
     [
