@@ -32,8 +32,8 @@ def top_rows(values: Array, rows: int) -> Array:
     """Return the main output as ``(rows, C)``.
 
     Args:
-        values: ``(rows,)``, ``(rows, C)``, or ``(layers*rows, C)`` of which the top layer's rows are taken.
-        rows: how many series were run.
+        values: ``(rows,)``, ``(rows, C)``, or ``(layers*rows, C)`` to return the top layer's rows of.
+        rows: number of series.
 
     Raises:
         ContractError: any other shape.

@@ -7,9 +7,9 @@ import numpy as np
 
 from ._core import Core, as_lengths
 from .axes import check_array, learn_sizes
+from .chunks import Runner, join_chunks, run_chunks
 from .errors import CheckFailedError, ContractError, InputError, ManifestError, first_line
 from .manifest import Array, Golden, Manifest, TensorSpec
-from .state import Runner, join_chunks, run_chunks
 from .tolerance import MULTIPLE, Comparison, compare, limit_for
 
 __all__ = [

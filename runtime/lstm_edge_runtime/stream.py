@@ -12,9 +12,10 @@ from numpy import ndarray
 from ._core import Core, ExclusiveUse, InputArrays, as_array, refuse_not_finite
 from .axes import learn_sizes, resolve
 from .binding import WORKSPACE, BoundCall, StateSets, retain_heap
+from .chunks import take_steps
 from .errors import InputError
 from .manifest import LONGEST, Axes
-from .state import State, take_steps
+from .state import State
 
 if TYPE_CHECKING:
     from .native.engine import NativeCall, NativeEngine, NativeStates
@@ -26,7 +27,7 @@ __all__ = ["Result", "Stream"]
 _CLOSED = memoryview(b"")
 """A view that accepts no sample."""
 _WRONG_SAMPLE = (TypeError, ValueError, BufferError)
-"""What a memory view raises for an object of another shape or dtype, or that is not an array."""
+"""Exceptions of a memory view for an object of another shape or dtype, or that is not an array."""
 Result = Array | dict[str, Array]
 """The only output that is not a state; a mapping by name where there are several."""
 
@@ -269,7 +270,7 @@ class Stream:
         return results[0] if len(results) == 1 else self._join(results)
 
     def _join(self, results: Sequence[Result]) -> Result:
-        """Return what one call would give for the pieces that gave ``results``."""
+        """Return the result of one call on all chunks, from the ``results`` of each."""
         joined: dict[str, Array] = {}
         for spec in self._manifest.outputs:
             parts = [each[spec.name] if isinstance(each, dict) else each for each in results]

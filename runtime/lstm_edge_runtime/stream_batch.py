@@ -11,9 +11,10 @@ import numpy.typing as npt
 from ._core import Core, ExclusiveUse, InputArrays, as_array, by_name
 from .axes import check_output, describe, learn_sizes, resolve, row_factor, with_ones
 from .binding import WORKSPACE, BoundCall, StateSets, retain_heap
+from .chunks import take_steps
 from .errors import ContractError, InputError, StateError
 from .manifest import Axes, Manifest
-from .state import State, take_steps
+from .state import State
 
 if TYPE_CHECKING:
     from .native.engine import NativeEngine, NativeTick
@@ -29,7 +30,7 @@ Ids = Sequence[int] | npt.NDArray[np.integer[Any]]
 
 
 class StreamBatch:
-    """Many sources, each with an identity and a state of its own; ``Model.streams`` makes it.
+    """Many sources, each with its own id and state; ``Model.streams`` creates it.
 
     Sources come and go while it runs. A tick takes any of them, in any order, and touches only their states.
     Like a stream it belongs to one thread at a time, and an exception leaves every state as it was.
@@ -138,7 +139,7 @@ class StreamBatch:
 
         Returns:
             With ``ids``, the outputs ``(K, C)``, by name where there are several; else ``{id: output}``.
-            Each source's output is what its own ``Stream.step`` would give.
+            Each source's output equals that of its own ``Stream.step``.
 
         Raises:
             InputError: wrong rank, width or dtype; no source; NaN or infinity where the model checks, or for
@@ -243,7 +244,7 @@ class StreamBatch:
         Args:
             slots: of the sources.
             feeds: their chunks in the file's layout, ``steps`` long.
-            ends: how many of the steps are valid ``(K,)``.
+            ends: number of valid steps ``(K,)``.
             steps: the chunks' length.
         """
         rows: dict[str, Array] = {}
@@ -342,7 +343,7 @@ class StreamBatch:
         return {name: np.concatenate([each[name] for each in rows]) for name in rows[0]}
 
     def _check_padding(self, valid: Mapping[str, Array], steps: int) -> None:
-        """Refuse short rows where their states would run over what stands behind them."""
+        """Refuse short rows if padding would change their states."""
         shortest = min((int(array.min()) for array in valid.values()), default=steps)
         if shortest < steps and not self._manifest.padded_states:
             raise InputError(
@@ -400,11 +401,11 @@ def _only(rows: dict[str, Array]) -> Any:
 class _StatePool:
     """Blocks of ``capacity`` slots along each state's batch axis, all at the reset value.
 
-    An axis of ``k*N`` rows holds k blocks of N, as the rows of a stacked output do.
+    An axis of ``k*N`` rows has k blocks of N, as the rows of a stacked output do.
     """
 
     def __init__(self, core: Core, capacity: int) -> None:
-        """Allocate the blocks; ``ContractError`` where a state's rows can't be told apart by source."""
+        """Allocate the blocks; ``ContractError`` if a state has no rows per source."""
         batch = core.manifest.batch or ""
         self._core, self._capacity = core, capacity
         self._axes: dict[str, tuple[int, int]] = {}
@@ -544,7 +545,7 @@ def _to_graph(
 
 
 def _to_sources(manifest: Manifest, outputs: Mapping[str, Array], *, step: bool) -> dict[str, Array]:
-    """Return each output with a row a source in front; ``k*N`` rows become ``(N, k)``."""
+    """Return each output with one row per source first; ``k*N`` rows become ``(N, k)``."""
     rows = {}
     for spec in manifest.outputs:
         array, axes = outputs[spec.name], spec.axes
@@ -560,7 +561,7 @@ def _to_sources(manifest: Manifest, outputs: Mapping[str, Array], *, step: bool)
 
 
 def _stack_rows(core: Core, samples: Sequence[Any]) -> InputArrays:
-    """Return the samples of some sources as one array an input, or as a list where they differ in kind."""
+    """Return the samples of some sources as one array per input, or as a list if they differ in type."""
     if len(core.data) > 1:
         parts = [by_name(sample, core.data) for sample in samples]
         return {spec.name: [part[spec.name] for part in parts] for spec in core.data}  # type: ignore[misc]
@@ -578,7 +579,7 @@ def _stack_rows(core: Core, samples: Sequence[Any]) -> InputArrays:
 def _stack(core: Core, parts: Sequence[Mapping[str, npt.ArrayLike]]) -> tuple[dict[str, list[Any]], Array]:
     """Return each input's chunks as a list over sources, and their lengths.
 
-    They come back at the longest one's length, with zeros at their end.
+    They are padded with zeros to the longest one.
 
     Raises:
         InputError: unequal chunks for a file without ``lengths``; inputs of one source that disagree; a chunk

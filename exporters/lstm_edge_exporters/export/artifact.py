@@ -11,11 +11,11 @@ import onnx
 
 from lstm_edge_runtime import load
 from lstm_edge_runtime.axes import parse_sum
+from lstm_edge_runtime.chunks import Runner
 from lstm_edge_runtime.errors import CheckFailedError, first_line
 from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import AxisRange, Manifest
 from lstm_edge_runtime.ort import open_session, run_by_name
-from lstm_edge_runtime.state import Runner
 
 from ..numerics.cases import closed_loop
 from ..numerics.floors import expected, noise_floors

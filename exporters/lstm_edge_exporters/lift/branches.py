@@ -1,6 +1,5 @@
-"""Files with ``If``: constants in the place of inputs that choose a branch, and the branches they choose."""
+"""Files with ``If``: replace inputs that choose a branch by constants, and keep the branches they choose."""
 
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -19,7 +18,7 @@ from ..graph import data_inputs, forget_shapes, infer_shapes, operands, walk
 __all__ = ["check_constants", "choosing_input", "fix_inputs", "take_branches"]
 
 _Sizes = tuple[int | None, ...]
-"""Sizes, None where dynamic."""
+"""Sizes, None if dynamic."""
 
 # fmt: off
 _FOLDED = (
@@ -28,14 +27,14 @@ _FOLDED = (
     "Unsqueeze", "Where", "Xor",
 )
 # fmt: on
-"""What stands between a constant or a fixed size and the condition of an ``If``."""
+"""Operators between a constant or a fixed size and the condition of an ``If``."""
 
 
 def check_constants(model: ir.Model, constants: Mapping[str, float]) -> dict[str, Array]:
     """Return the constants as arrays of their inputs' dtypes and shapes.
 
     Raises:
-        InputError: no such input, one of several elements, or a number that its dtype does not hold.
+        InputError: no such input, one of several elements, or a number outside its dtype.
     """
     inputs = {str(value.name): value for value in data_inputs(model.graph)}
     arrays = {}
@@ -51,13 +50,13 @@ def check_constants(model: ir.Model, constants: Mapping[str, float]) -> dict[str
             )
         array = np.full(shape, number).astype(dtype)
         if (array != number).any():
-            raise InputError(f"input {name} is {dtype.name}, which does not hold {number:g}")
+            raise InputError(f"input {name} is {dtype.name}, which can't represent {number:g}")
         arrays[name] = array
     return arrays
 
 
 def fix_inputs(model: ir.Model, arrays: Mapping[str, Array]) -> None:
-    """Put constants in the place of inputs, in place."""
+    """Replace inputs by constants, in place."""
     graph = model.graph
     for value in [value for value in data_inputs(graph) if value.name in arrays]:
         graph.inputs.remove(value)
@@ -67,7 +66,7 @@ def fix_inputs(model: ir.Model, arrays: Mapping[str, Array]) -> None:
 
 
 def take_branches(model: ir.Model) -> bool:
-    """Put the taken branch in the place of each ``If`` that constants and fixed sizes decide, in place.
+    """Replace each ``If`` that constants and fixed sizes decide by its branch, in place.
 
     An ``If`` inside the branch taken is looked at too; one inside a loop's body is not. Inputs that only the
     other branches read are removed.
@@ -106,7 +105,7 @@ def take_branches(model: ir.Model) -> bool:
 
 
 def choosing_input(model: ir.Model) -> str | None:
-    """Return the input of one number that a condition of an ``If`` compares, None where there is none."""
+    """Return the input of one number that a condition of an ``If`` compares, or None."""
     inputs = set(data_inputs(model.graph))
     for node in model.graph:
         for above in _above(node.inputs[0]) if node.op_type == "If" else ():
@@ -119,7 +118,7 @@ def choosing_input(model: ir.Model) -> str | None:
 
 
 def _name_apart(main: ir.Graph) -> None:
-    """Rename values and nodes in branches to what nothing else is called; apart they may share them."""
+    """Give values and nodes in branches unique names; separate branches may share them."""
     taken: set[str | None] = set()
     for graph in (main, *main.subgraphs()):
         for value in list(graph.initializers.values()):
@@ -162,7 +161,7 @@ def _inline(node: ir.Node, branch: ir.Graph) -> None:
             (result,) = copy.outputs
             result.name, result.type, old.name = old.name, old.type, f"{old.name}.branch"
         ir.convenience.replace_all_uses_with(old, result, replace_graph_outputs=True)
-    for dead in node.attributes.values():  # what only they read has no more use
+    for dead in node.attributes.values():  # so that values which only they read are removed
         for inner in ir.traversal.RecursiveGraphIterator(dead.as_graph()):
             for place in range(len(inner.inputs)):
                 inner.replace_input_with(place, None)
@@ -170,7 +169,7 @@ def _inline(node: ir.Node, branch: ir.Graph) -> None:
 
 
 def _measured_shapes(model: ir.Model, condition: ir.Value | None) -> dict[ir.Value, _Sizes]:
-    """Return the shapes that a condition reads, found by running the graph: None where a size is dynamic."""
+    """Return the shapes that a condition reads, found by running the graph: None if a size is dynamic."""
     read = list(
         dict.fromkeys(node.inputs[0] for node in _above(condition) if node.op_type in ("Shape", "Size"))
     )
@@ -202,45 +201,38 @@ def _above(value: ir.Value | None) -> Iterator[ir.Node]:
 def _known(value: ir.Value | None, shapes: Mapping[ir.Value, _Sizes]) -> Array | None:
     """Return a value that constants and fixed sizes decide, None for any other."""
     fixed = constant(value)
-    if value is None or fixed is not None:
+    node = None if value is None else value.producer()
+    if fixed is not None or node is None or node.domain != "":
         return fixed
-    node = value.producer()
-    if node is None or node.domain != "":
-        return None
-    if node.op_type in ("Shape", "Size"):
+    if node.op_type in ("Shape", "Size") or _shape_above(node):
         sizes = _sizes(node, shapes)
-        known = [size for size in sizes or () if size is not None]
-        if sizes is None or len(known) < len(sizes):
-            return None
-        return np.array(known if node.op_type == "Shape" else math.prod(known), np.int64)
-    source = node.inputs[0] if node.inputs else None
-    above = None if source is None else source.producer()
-    if node.op_type == "Gather" and above is not None and above.op_type == "Shape":
-        sizes, picks = _sizes(above, shapes), _known(node.inputs[1], shapes)
-        if sizes is not None and picks is not None:
-            picked = [sizes[int(pick)] for pick in picks.ravel()]
-            return None if None in picked else np.array(picked, np.int64).reshape(picks.shape)
+        return None if sizes is None or None in sizes else np.array(sizes, np.int64)
     if node.op_type not in _FOLDED:
         return None
     operands = {str(entry.name): _known(entry, shapes) for entry in node.inputs if entry is not None}
-    if any(array is None for array in operands.values()):
-        return None
-    return _computed(node, operands)
+    return None if any(array is None for array in operands.values()) else _computed(node, operands)
 
 
-def _sizes(node: ir.Node, shapes: Mapping[ir.Value, _Sizes]) -> _Sizes | None:
-    """Return what a ``Shape`` gives, None in the place of a dynamic size; None where no rank is known."""
+def _shape_above(node: ir.Node) -> ir.Node | None:
+    """Return the ``Shape`` whose sizes a ``Gather`` picks."""
+    source = node.inputs[0] if node.op_type == "Gather" else None
+    above = None if source is None else source.producer()
+    return above if above is not None and above.op_type == "Shape" else None
+
+
+def _sizes(node: ir.Node, shapes: Mapping[ir.Value, _Sizes]) -> Array | None:
+    """Return the sizes that a node reads, None for a dynamic one; None if the rank or an index is unknown."""
+    if above := _shape_above(node):
+        whole, picks = _sizes(above, shapes), _known(node.inputs[1], shapes)
+        return None if whole is None or picks is None else np.array(whole[picks], object)
     source = node.inputs[0]
-    if source is None:
-        return None
-    sizes = shapes.get(source)
+    sizes = None if source is None else shapes.get(source, source.shape)
     if sizes is None:
-        if source.shape is None:
-            return None
-        sizes = tuple(axis if isinstance(axis, int) else None for axis in source.shape)
-    if node.op_type == "Shape":
-        sizes = sizes[node.attributes.get_int("start", 0) : node.attributes.get_int("end", None)]
-    return sizes
+        return None
+    fixed = np.array([size if isinstance(size, int) else None for size in sizes], object)
+    if node.op_type == "Size":
+        return np.array(None if None in fixed else fixed.prod(), object)
+    return fixed[node.attributes.get_int("start", 0) : node.attributes.get_int("end", None)]
 
 
 def _computed(node: ir.Node, operands: Mapping[str, Array | None]) -> Array:

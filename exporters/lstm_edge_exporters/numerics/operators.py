@@ -15,7 +15,7 @@ from onnx.reference.ops.op_max_pool import MaxPool
 
 from lstm_edge_runtime.manifest import Array
 
-from ..recurrent import gru, lstm, rnn
+from .cells import gru, lstm, rnn
 from .noise import Exact, Rounding
 
 __all__ = ["Rounds", "operators", "round_results"]

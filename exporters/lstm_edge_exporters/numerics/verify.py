@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from lstm_edge_runtime.chunks import Runner, run_chunks, take_steps
 from lstm_edge_runtime.errors import CheckFailedError, first_line
 from lstm_edge_runtime.manifest import Array, Golden, Manifest
-from lstm_edge_runtime.state import Runner, run_chunks, take_steps
 from lstm_edge_runtime.tolerance import MULTIPLE, Comparison, compare
 
 from .cases import Case, CaseGenerator, Feeds, in_chunks, random_sizes, take_rows, whole

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lstm_edge_runtime.chunks import Runner
 from lstm_edge_runtime.errors import first_line
 from lstm_edge_runtime.manifest import Array, Manifest
-from lstm_edge_runtime.state import Runner
 from lstm_edge_runtime.tolerance import MULTIPLE, POLICY
 
 from ..numerics.cases import Feeds, Procedure, case_size, remember, whole

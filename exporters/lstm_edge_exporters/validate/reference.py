@@ -17,13 +17,13 @@ import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass, RemoveUnusedNodesPass
 
 from lstm_edge_runtime import Model, load
+from lstm_edge_runtime.chunks import Runner
 from lstm_edge_runtime.errors import ContractError, InputError, ManifestError, UnsupportedError
 from lstm_edge_runtime.graph_check import graph_specs
 from lstm_edge_runtime.manifest import Array, Axes, Manifest
 from lstm_edge_runtime.model import read_model
 from lstm_edge_runtime.onnx_reader import OnnxFile
 from lstm_edge_runtime.ort import CPU, Provider, SessionOptions, run_by_name
-from lstm_edge_runtime.state import Runner
 
 from ..isolation import open_isolated
 from ..numerics.function import Reference

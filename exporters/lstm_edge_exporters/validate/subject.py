@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lstm_edge_runtime.chunks import Runner, take_steps
 from lstm_edge_runtime.errors import LstmEdgeError, first_line
 from lstm_edge_runtime.manifest import Array, AxisRange
-from lstm_edge_runtime.state import Runner, take_steps
 
 from ..numerics.cases import CaseGenerator, Feeds, Procedure, case_size, full_length, row_by_row, whole
 from ..numerics.floors import Measured

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..axes import resolve, with_ones
+from ..chunks import Runner
 from ..errors import CheckFailedError, FileFormatError, UnsupportedError, first_line
 from ..manifest import Golden, Manifest, TensorSpec
 from ..onnx_reader import OnnxFile
 from ..ort import run_by_name
 from ..selftest import SelfTest, check_golden_case, compare_golden, replay_golden
-from ..state import Runner
 from .library import installed
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from lstm_edge_runtime.chunks import Runner, even_sizes
 from lstm_edge_runtime.errors import first_line
 from lstm_edge_runtime.manifest import Golden, Manifest
 from lstm_edge_runtime.selftest import compare_golden
-from lstm_edge_runtime.state import Runner, even_sizes
 from lstm_edge_runtime.tolerance import compare
 
 from ...numerics.cases import CaseGenerator, Feeds, full_length, in_chunks, join_rows, misshapen, take_rows

@@ -8,10 +8,10 @@ from functools import partial
 
 import numpy as np
 
+from lstm_edge_runtime.chunks import Runner, even_sizes
 from lstm_edge_runtime.errors import LstmEdgeError, UnsupportedError, counted, first_line
 from lstm_edge_runtime.manifest import Array, AxisRange
 from lstm_edge_runtime.ort import CPU, import_onnxruntime
-from lstm_edge_runtime.state import Runner, even_sizes
 
 from ...numerics.cases import (
     GRID,
