@@ -189,7 +189,7 @@ def write_files(job: Job, item: Item, tell: Tell) -> Done:
     for source, rows in item["files"]:
         done = filled[source.number]
         assert done == rows, f"{source.name}: {done} of {rows} rows were scored"
-        _write_output(job, source, values[source.number], tell)
+        _write_parquet(job, source, _with_keys(job, source, values[source.number], tell))
     return {"rows": sum(filled.values())}
 
 
@@ -202,20 +202,17 @@ def _array(job: Job, rows: int) -> Array:
         return np.memmap(file, dtype=np.float32, mode="w+", shape=shape)
 
 
-def _write_output(job: Job, source: DataFile, values: Array, tell: Tell) -> None:
-    done = 0
-
-    def parts() -> Iterator[tuple[pa.RecordBatch, Array]]:
-        nonlocal done
-        keys = stored_keys(source, job.columns)
-        for batch in open_parquet(source, job.columns).iter_batches(columns=keys, use_threads=False):
-            done += len(batch)
-            yield batch, values[done - len(batch) : done]
-            tell(len(batch))
-
-    _write_parquet(job, source, parts())
-    if done != len(values):
+def _with_keys(
+    job: Job, source: DataFile, values: Array, tell: Tell
+) -> Iterator[tuple[pa.RecordBatch, Array]]:
+    """Yield the key columns of a file with its results; raises ``InputError`` if their numbers differ."""
+    file, done = open_parquet(source, job.columns), 0
+    if file.metadata.num_rows != len(values):
         raise InputError(f"{source.path} changed while it was scored; run again")
+    for batch in file.iter_batches(columns=stored_keys(source, job.columns), use_threads=False):
+        done += len(batch)
+        yield batch, values[done - len(batch) : done]
+        tell(len(batch))
 
 
 def score_windows(job: Job, item: Item, tell: Tell) -> Done:

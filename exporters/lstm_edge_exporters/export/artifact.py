@@ -19,7 +19,7 @@ from lstm_edge_runtime.manifest import AxisRange, Manifest
 from lstm_edge_runtime.ort import open_session, run_by_name
 
 from ..numerics.cases import Feeds, closed_loop
-from ..numerics.floors import noise_floors
+from ..numerics.floors import expected, noise_floors
 from ..numerics.function import Function, GraphError, fixed_axes
 from ..numerics.graph64 import MeasuredGraph, open_graph
 from ..numerics.verify import (
@@ -110,10 +110,9 @@ def verify_file(made: File, config: ExportConfig, show: Progress) -> Artifact:
         lambda each: serialize(each, made.manifest, config.opset, config.ir_version),
     )
     show(0.8, "recording golden cases")
-    manifest = manifest._replace(
-        equivalence=equivalence.to_dict(),
-        golden=record_golden(file.graph, manifest, replace(made.cases, held=frozenset()), equivalence.cases),
-    )
+    expect = partial(expected, file.graph, fixed=file.fixed)
+    golden = record_golden(expect, manifest, replace(made.cases, held=frozenset()), equivalence.cases)
+    manifest = manifest._replace(equivalence=equivalence.to_dict(), golden=golden)
     content = serialize(model, manifest, config.opset, config.ir_version)
     load(content, device="cpu", engine="onnxruntime").close()
     skipped = (f"not compared at {each}" for each in manifest.equivalence["skipped"])
