@@ -18,7 +18,7 @@ from lstm_edge_runtime.manifest import AxisRange, Manifest
 from lstm_edge_runtime.ort import open_session, run_by_name
 
 from ..numerics.cases import closed_loop
-from ..numerics.floors import noise_floors
+from ..numerics.floors import expected, noise_floors
 from ..numerics.function import Function, GraphError, fixed_axes
 from ..numerics.graph64 import MeasuredGraph, open_graph
 from ..numerics.verify import (
@@ -104,10 +104,9 @@ def verify_file(made: File, config: ExportConfig, show: Progress) -> Artifact:
     show(0.7, "feeding chunks")
     manifest = _try_chunks(made, file, engine)
     show(0.8, "recording golden cases")
-    manifest = manifest._replace(
-        equivalence=equivalence.to_dict(),
-        golden=record_golden(file.graph, manifest, replace(made.cases, held=frozenset()), equivalence.cases),
-    )
+    expect = partial(expected, file.graph, fixed=file.fixed)
+    golden = record_golden(expect, manifest, replace(made.cases, held=frozenset()), equivalence.cases)
+    manifest = manifest._replace(equivalence=equivalence.to_dict(), golden=golden)
     content = serialize(model, manifest, config.opset, config.ir_version)
     load(content, device="cpu", engine="onnxruntime").close()
     skipped = (f"not compared at {each}" for each in manifest.equivalence["skipped"])

@@ -211,7 +211,7 @@ def test_chunks_are_the_whole_network_in_float64(kind):
     assert [state.input for state in found.manifest.states] == STREAMING[kind]
     run = found.run()
     assert run.error is None
-    assert max(each.max_rel for each in run.comparisons) < 1e-12
+    assert max(each.max_rel for each in run.records) < 1e-12
 
 
 class Both(nn.Module):

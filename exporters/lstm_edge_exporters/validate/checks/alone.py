@@ -17,15 +17,7 @@ from lstm_edge_runtime.manifest import Golden, Manifest
 from lstm_edge_runtime.selftest import compare_golden
 from lstm_edge_runtime.tolerance import compare
 
-from ...numerics.cases import (
-    CaseGenerator,
-    Feeds,
-    full_length,
-    in_chunks,
-    join_rows,
-    misshapen,
-    take_rows,
-)
+from ...numerics.cases import CaseGenerator, Feeds, full_length, in_chunks, join_rows, misshapen, take_rows
 from ..reference import ModelFile
 from ..report import Check, answered
 
