@@ -11,21 +11,32 @@ if TYPE_CHECKING:
 
 from lstm_edge_runtime.manifest import Array
 
-__all__ = ["class_names", "is_classification", "main_output", "result_names", "top_rows"]
+__all__ = ["class_names", "is_classification", "main_name", "main_output", "result_names", "top_rows"]
 
 
-def main_output(model: "Model", result: "Array | dict[str, Array]") -> Array:
+def main_output(model: "Model", result: "Array | dict[str, Array] | None") -> Array:
     """Return the output of the task, or the first one, from the results of a run or a step.
 
     Raises:
         ContractError: there is none.
     """
+    if result is None:
+        raise ContractError("the stream is behind and has no frame yet; give it more samples")
     if not isinstance(result, dict):
         return result
+    return result[main_name(model)]
+
+
+def main_name(model: "Model") -> str:
+    """Return the name of the output of the task, or of the first one.
+
+    Raises:
+        ContractError: there is none.
+    """
     task = model.interface.task
     if not (task or model.outputs):
         raise ContractError("the file has no outputs other than its states, so there is nothing to show")
-    return result[task.output if task else model.outputs[0].name]
+    return task.output if task else model.outputs[0].name
 
 
 def top_rows(values: Array, rows: int) -> Array:

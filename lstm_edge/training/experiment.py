@@ -135,7 +135,7 @@ class Experiment:
                 "notes": self.notes,
                 **{name: len(self.sets[name]) if name in self.sets else 0 for name in SETS},
             },
-            "states": self._states(scores["test"] or scores["validation"] or {}),
+            "states": self._states(scores),
             "baseline": self._against_baselines(scores["test"] or scores["validation"] or {}),
             **scores,
             "config": asdict(self.config),
@@ -295,14 +295,19 @@ class Experiment:
         return regression_metrics(self.unscaled(outputs), self.unscaled(y), self.recordings.targets)
 
     def _states(self, scores: Mapping[str, Any]) -> str:
-        """Return how training treated states, and where it makes a difference, which and what to do."""
+        """Return how training treated states, and where a set's scores differ by it, which and what to do."""
         if self.reason:
             return f"windows from reset; {self.reason}"
-        carries = self.carries
-        said = "carried from window to window" if carries else "windows from reset"
-        other = scores["windows" if carries else "streams"]
-        what, better, apart = self._difference(*((scores, other) if carries else (other, scores)))
-        return f"{said}; {what}: {_ADVICE[carries, better]}" if apart else said
+        said = "carried from window to window" if self.carries else "windows from reset"
+        for name in reversed(SETS[1:]):
+            own = scores[name] or {}
+            other = own.get("windows" if self.carries else "streams")
+            if other is not None:
+                streams, windows = (own, other) if self.carries else (other, own)
+                what, better, apart = self._difference(streams, windows)
+                if apart:
+                    return f"{said}; {what} in the {name} set: {_ADVICE[self.carries, better]}"
+        return said
 
     def best_baselines(self, scores: Mapping[str, Any]) -> dict[str, tuple[float, str]]:
         """Return the score and the name of a set's best baseline: the accuracy, or by target the RMSE.

@@ -44,6 +44,8 @@ class Epoch:
     """On the validation set, of streams if states are carried; None for values."""
     best: int
     """The epoch with the lowest validation loss so far; in a trial from reset, of the trial."""
+    trial: bool = False
+    """Whether it is part of the trial from reset that follows on training with carried states."""
 
 
 class Loop:
@@ -88,10 +90,8 @@ class Loop:
             self._validate = _StreamValidation(streamed, self._updates, self._loss)
         self._snapshot: dict[str, Any] = {}
         self._trial = trial and series is not None
-        self._carried: dict[str, Tensor] = {}
-        """The best parameters of carried states, once the trial from reset has begun."""
-        self._begun = 0
-        """Epochs before the trial."""
+        self._carried: dict[str, Any] = {}
+        """The state that training with carried states goes on from, once the trial from reset has begun."""
 
     def _start(self) -> None:
         config = self._config
@@ -124,7 +124,7 @@ class Loop:
             if len(self.epochs) - self.epochs[-1].best >= self._patience:
                 return "patience"
             if len(self.epochs) >= self._most or (
-                self._carried and len(self.epochs) >= self._begun + self._most // _SHARE
+                self._carried and len(self.epochs) >= len(self._carried["epochs"]) + self._most // _SHARE
             ):
                 return "epochs"
         return ""
@@ -138,8 +138,8 @@ class Loop:
         over = done - self.epochs[-1].best >= self._patience or done >= self._most - self._most // _SHARE
         return over and self._windows(self.best)[1] != 1
 
-    def _begin_trial(self, carried: dict[str, Tensor], begun: int) -> None:
-        self._carried, self._begun = carried, begun
+    def _begin_trial(self) -> None:
+        self._carried = self.state_dict()
         self._lanes, self._validate = None, self._validate_windows
         self._start()
 
@@ -156,7 +156,7 @@ class Loop:
         """Why the network of the trial from reset is the one to keep; empty where it is not."""
         if not (self._carried and self.best):
             return ""
-        (carried, accuracy), (reset, _) = self._windows(self._carried), self._windows(self.best)
+        (carried, accuracy), (reset, _) = self._windows(self._carried["best"]), self._windows(self.best)
         if accuracy == 1 or not surely_lower(reset, carried):
             return ""
         return (
@@ -169,7 +169,7 @@ class Loop:
     def kept(self) -> tuple[dict[str, Tensor], int]:
         """The parameters to keep so far, and their epoch."""
         if self._carried and not self.reason:
-            return self._carried, self.epochs[self._begun - 1].best
+            return self._carried["best"], self._carried["epochs"][-1]["best"]
         return self.best, self.epochs[-1].best
 
     def run_epoch(self) -> Epoch:
@@ -179,7 +179,7 @@ class Loop:
             InputError: the loss is no longer finite.
         """
         if self._trial_is_due:
-            self._begin_trial(self.best, len(self.epochs))
+            self._begin_trial()
         with torch.random.fork_rng():
             torch.set_rng_state(self._dropout)
             loss = self._train_once()
@@ -200,7 +200,7 @@ class Loop:
             best = number
         else:
             best = self.epochs[-1].best
-        self.epochs.append(Epoch(number, loss, validation_loss, accuracy, best))
+        self.epochs.append(Epoch(number, loss, validation_loss, accuracy, best, bool(self._carried)))
         self._snapshot = self._state()
         return self.epochs[-1]
 
@@ -216,8 +216,15 @@ class Loop:
                 something else.
         """
         if state["carried"]:
-            self._begin_trial(dict(state["carried"]), int(state["begun"]))
-            self._windows(self._carried)
+            self._load(state["carried"])
+            if not self._trial_is_due:  # there are more epochs now
+                return
+            self._begin_trial()
+            if len(state["epochs"]) <= len(self.epochs):
+                raise ValueError(f"{len(state['epochs'])} epochs with a trial from reset")
+        self._load(state)
+
+    def _load(self, state: dict[str, Any]) -> None:
         self._model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._order.set_state(state["order"])
@@ -228,8 +235,6 @@ class Loop:
         self._best_loss = float(state["best_loss"])
         self.best = {str(name): tensor.cpu() for name, tensor in state["best"].items()}
         self.epochs = [_epoch(number, epoch) for number, epoch in enumerate(state["epochs"], start=1)]
-        if not 0 <= self._begun < len(self.epochs):
-            raise ValueError(f"a trial began after epoch {self._begun} of {len(self.epochs)}")
         self._snapshot = self._state()
         self._try_out()
 
@@ -254,7 +259,6 @@ class Loop:
             "best_loss": self._best_loss,
             "best": self.best,
             "carried": self._carried,
-            "begun": self._begun,
             **({} if self._lanes is None else {"lanes": self._lanes.state_dict()}),
         }
 
@@ -322,7 +326,7 @@ def _epoch(number: int, values: dict[str, Any]) -> Epoch:
     losses = (epoch.loss, epoch.validation_loss, 0.0 if epoch.accuracy is None else epoch.accuracy)
     if epoch.number != number or type(epoch.best) is not int or not 1 <= epoch.best <= number:
         raise ValueError(f"epoch {number} is {epoch}")
-    if not all(type(value) is float for value in losses):
+    if not all(type(value) is float for value in losses) or type(epoch.trial) is not bool:
         raise TypeError(f"epoch {number} is {epoch}")
     return epoch
 

@@ -228,7 +228,7 @@ def test_samples_that_are_needed_whole_stay_with_windows_from_reset_and_say_so(g
     seen = []
 
     def interrupt(epoch):
-        seen.append(epoch.number)
+        seen.append((epoch.number, epoch.trial))
         if epoch.number == 38:
             raise KeyboardInterrupt
 
@@ -237,14 +237,25 @@ def test_samples_that_are_needed_whole_stay_with_windows_from_reset_and_say_so(g
     assert whole.summary["states"].startswith("windows from reset; the output needs the whole sample")
     assert "--carry on" in whole.summary["states"]
     assert whole.summary["test"]["accuracy"] > whole.summary["test"]["streams"]["accuracy"]
-    train(gestures, tmp_path / "run", config=SHORT, on_epoch=interrupt)
+    train(gestures, tmp_path / "run", config=replace(SHORT, epochs=30, patience=14), on_epoch=interrupt)
+    train(gestures, tmp_path / "run", config=SHORT, resume=True, on_epoch=interrupt)
     resumed = train(gestures, tmp_path / "run", config=SHORT, resume=True)
-    assert seen == [*range(1, 39)]
+    assert [number for number, _ in seen] == [*range(1, 31), *range(21, 39)]  # the trial is repeated
+    assert [number for number, trial in seen if trial] == [*range(21, 31), *range(31, 39)]
     assert (resumed.sha256, resumed.summary) == (whole.sha256, whole.summary)
     alone = train(gestures, tmp_path / "off", config=replace(SHORT, carry="off", epochs=15, patience=14))
     assert alone.sha256 == whole.sha256
     carried = train(gestures, tmp_path / "on", config=replace(SHORT, carry="on", epochs=2))
     assert carried.trained == Trained(carry=True, window=None, reset=0.5)
+
+
+def test_a_difference_in_the_validation_set_alone_is_said(gestures, tmp_path):
+    split = ["train"] * 80 + ["validation"] * 39 + ["test"]  # a stream of one sample is a window
+    np.savez(tmp_path / "d.npz", **np.load(gestures), split=split)
+    run = train(tmp_path / "d.npz", tmp_path / "run", config=replace(SHORT, carry="off", epochs=15))
+    streams = run.summary["validation"]["streams"]["accuracy"]
+    assert f"accuracy {streams:.3f} with carried states" in run.summary["states"]
+    assert "in the validation set: training saw no state older than a window" in run.summary["states"]
 
 
 @pytest.mark.parametrize(

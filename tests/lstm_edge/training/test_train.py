@@ -271,8 +271,8 @@ def test_a_run_without_a_resume_file_is_not_sent_from_one_option_to_the_other(da
         lambda content: content["loop"]["epochs"][0].update(best="first"),
         lambda content: content["loop"]["optimizer"]["state"][0].update(exp_avg=torch.ones(1, 2, 3)),
         lambda content: content["loop"].update(dropout=torch.ones(3)),
-        lambda content: content["loop"].update(carried={"w": torch.ones(1)}, begun=1),
-        lambda content: content["loop"].update(carried=content["loop"]["best"], begun=99),
+        lambda content: content["loop"].update(carried={"best": content["loop"]["best"]}),
+        lambda content: content["loop"].update(carried=[1]),
     ],
 )
 def test_wrong_values_in_a_resume_file_are_one_line(data, tmp_path, spoil):
