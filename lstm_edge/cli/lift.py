@@ -129,7 +129,9 @@ def _print(lifted: "Lifted", output: Path) -> None:
         echo(f"equal within rounding at {'; '.join(report.equality.rounded)}")
     if report.equality.by_rows:
         echo(f"equal row by row, if the original can't run, at {'; '.join(report.equality.by_rows)}")
-    if report.unstreamable:
+    if lifted.manifest.stream:
+        echo(f"streams: {lifted.manifest.pace}")
+    elif report.unstreamable:
         what = "can't be run in chunks" if report.chunks is None else "chunks do not equal the whole"
         echo(f"{what}: {report.unstreamable}")
     elif report.chunks is not None:
@@ -192,4 +194,5 @@ def _document(lifted: "Lifted", output: Path) -> dict[str, Any]:
             "in_float": chunks.in_float,
         },
         "unstreamable": report.unstreamable,
+        "delays": lifted.manifest.delays,
     }

@@ -36,6 +36,7 @@ class Stepper:
             ContractError: the file can't be streamed.
             InputError: it takes several inputs.
         """
+        model.interface.require_no_delay("score")
         every: ResetEvery = reset_every or "never"
         self._model, self._stream = model, model.stream(reset_every=every)
         self.reset = self._stream.state

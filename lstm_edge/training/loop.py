@@ -44,6 +44,8 @@ class Epoch:
     """On the validation set, of streams if states are carried; None for values."""
     best: int
     """The epoch with the lowest validation loss so far; in a trial from reset, of the trial."""
+    trial: bool = False
+    """Whether it is part of the trial from reset that follows on training with carried states."""
 
 
 class Loop:
@@ -198,7 +200,7 @@ class Loop:
             best = number
         else:
             best = self.epochs[-1].best
-        self.epochs.append(Epoch(number, loss, validation_loss, accuracy, best))
+        self.epochs.append(Epoch(number, loss, validation_loss, accuracy, best, bool(self._carried)))
         self._snapshot = self._state()
         return self.epochs[-1]
 
@@ -324,7 +326,7 @@ def _epoch(number: int, values: dict[str, Any]) -> Epoch:
     losses = (epoch.loss, epoch.validation_loss, 0.0 if epoch.accuracy is None else epoch.accuracy)
     if epoch.number != number or type(epoch.best) is not int or not 1 <= epoch.best <= number:
         raise ValueError(f"epoch {number} is {epoch}")
-    if not all(type(value) is float for value in losses):
+    if not all(type(value) is float for value in losses) or type(epoch.trial) is not bool:
         raise TypeError(f"epoch {number} is {epoch}")
     return epoch
 

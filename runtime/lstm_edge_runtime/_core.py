@@ -192,7 +192,7 @@ class Core:
         """Raise ``ContractError`` if there are no states, or chunks would not equal the whole sequence."""
         if reason := self.manifest.unstreamable:
             raise ContractError(f"this file can't be streamed: {reason}; use run() on whole sequences")
-        if not self.manifest.states:
+        if not self.manifest.states and self.manifest.stream is None:
             raise ContractError("this file carries no states; export it with them, or use run()")
 
     def steps_to_reset(self, every: "int | str | None") -> int | None:

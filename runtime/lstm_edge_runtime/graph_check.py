@@ -18,6 +18,7 @@ __all__ = [
     "QUANTIZED",
     "check_contract",
     "check_manifest",
+    "check_stream",
     "could_continue",
     "graph_specs",
     "infer_manifest",
@@ -118,6 +119,23 @@ def check_manifest(manifest: Manifest, inputs: Sequence[TensorSpec], outputs: Se
     check_contract(manifest)
     if missing := set(entering) - set(manifest.input_names):
         raise ContractError(f"inputs {sorted(missing)} are not in the manifest; export the model again")
+
+
+def check_stream(manifest: Manifest) -> None:
+    """Check what a manifest says of the graph that streams.
+
+    Raises:
+        ContractError, ManifestError: as ``check_contract``.
+        ManifestError: it has no time axis, other outputs than the file, or states start beyond all use.
+    """
+    stream = manifest.stream
+    assert stream is not None
+    own, other = ({(spec.name, spec.dtype) for spec in each.outputs} for each in (manifest, stream))
+    if manifest.sequence is None or manifest.lengths is not None or own != other:
+        raise ManifestError(
+            "the stream has other outputs than the file, no time axis, or lengths; export the model again"
+        )
+    check_contract(manifest.streaming)
 
 
 def check_contract(manifest: Manifest) -> None:

@@ -30,6 +30,7 @@ __all__ = [
     "SparseTensor",
     "Tensor",
     "ValueInfo",
+    "add_initializers",
     "add_metadata",
     "add_outputs",
     "is_ort_format",
@@ -423,6 +424,21 @@ def add_outputs(content: bytes, names: Iterable[str]) -> bytes:
 def add_metadata(content: bytes, key: str, value: str) -> bytes:
     """Return an ONNX file with an entry of its metadata set: of two with one key, readers take the last."""
     return content + _encode(14, _encode(1, key.encode()) + _encode(2, value.encode()))
+
+
+def add_initializers(content: bytes, source: bytes) -> bytes:
+    """Return an ONNX file with the initializers that its graph reads and only another file has.
+
+    Args:
+        content: the bytes of the ``.onnx`` file.
+        source: the other file's.
+    """
+    file = read_onnx(content)
+    wanted = {name for node in file.every_node() for name in node.inputs} - set(file.graph.initializers)
+    graph = _split(_message(_split(memoryview(source)), 7))
+    stored = [_bytes(value) for value in graph.get(5, [])]
+    added = [_encode(5, bytes(each)) for each in stored if _text(_split(each), 8) in wanted]
+    return content + _encode(7, b"".join(added))
 
 
 def _model(fields: _Fields, folder: str | None) -> OnnxFile:

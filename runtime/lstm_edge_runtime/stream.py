@@ -79,6 +79,11 @@ class Stream:
         return self._steps
 
     @property
+    def delay(self) -> int:
+        """How many steps the results are behind the samples; 0 unless frames need later steps."""
+        return 0
+
+    @property
     def reset_every(self) -> int | None:
         """Number of steps after which it is reset automatically; None for never."""
         return self._every
@@ -89,14 +94,15 @@ class Stream:
         with self._use:
             return State(self._sets.read(), self._identity, self._age)
 
-    def step(self, sample: InputArrays) -> Result:
+    def step(self, sample: InputArrays) -> Result | None:
         """Take one time step.
 
         Args:
             sample: ``(I,)``, or a mapping by name where there are several inputs.
 
         Returns:
-            The output ``(C,)``; its batch and sequence axes of size 1 are gone, ``k*N`` rows stay.
+            The output ``(C,)``; its batch and sequence axes of size 1 are gone, ``k*N`` rows stay. None where
+            the stream is behind (``delay``) and has no frame yet.
 
         Raises:
             InputError: wrong rank, width or dtype; NaN or infinity where the model checks.
@@ -122,7 +128,7 @@ class Stream:
         finally:
             self._slot.append(inside)
 
-    def process(self, chunk: InputArrays) -> Result:
+    def process(self, chunk: InputArrays) -> Result | None:
         """Take many time steps in one call.
 
         Args:
@@ -130,6 +136,7 @@ class Stream:
 
         Returns:
             The output after the last step ``(C,)``; an output with a sequence axis keeps it, ``(L, C)``.
+            Where the stream is behind (``delay``), these are the complete frames, ``(0, C)`` if none.
             A file that takes one step a call (no sequence axis) is called once a step, and one that starts
             again on the way (``reset_every``) once for each piece between.
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 from .manifest import Array
 
-__all__ = ["StreamBatch"]
+__all__ = ["StreamBatch", "stack_chunks", "stack_rows", "time_axis", "to_graph"]
 
 _BLOCK = 256
 """Rows that onnxruntime takes at a time."""
@@ -64,6 +64,11 @@ class StreamBatch:
     def capacity(self) -> int:
         """Maximum number of sources."""
         return len(self._owner)
+
+    @property
+    def delay(self) -> int:
+        """How many steps the results are behind the samples; 0 unless frames need later steps."""
+        return 0
 
     @property
     def reset_every(self) -> int | None:
@@ -139,7 +144,8 @@ class StreamBatch:
 
         Returns:
             With ``ids``, the outputs ``(K, C)``, by name where there are several; else ``{id: output}``.
-            Each source's output equals that of its own ``Stream.step``.
+            Each source's output equals that of its own ``Stream.step``. Where that is None, its row is
+            NaN, and ``{id: output}`` is without it.
 
         Raises:
             InputError: wrong rank, width or dtype; no source; NaN or infinity where the model checks, or for
@@ -185,13 +191,12 @@ class StreamBatch:
         ids = list(given)
         if not chunks:
             with self._use:
-                rows = self._tick(_stack_rows(self._core, list(given.values())), ids, None, step=True)
+                rows = self._tick(stack_rows(self._core, list(given.values())), ids, None, step=True)
             if len(rows) == 1:
                 return dict(zip(ids, next(iter(rows.values())), strict=True))
             each = (dict(zip(rows, row, strict=True)) for row in zip(*rows.values(), strict=True))
             return dict(zip(ids, each, strict=True))
-        parts = [by_name(value, self._core.data) for value in given.values()]
-        stacked, lengths = _stack(self._core, parts)
+        stacked, lengths = stack_chunks(self._core, list(given.values()))
         with self._use:
             rows = self._tick(stacked, ids, lengths if self._manifest.lengths else None, step=False)
         each = (_cut(self._manifest, rows, place, end) for place, end in enumerate(lengths.tolist()))
@@ -209,7 +214,7 @@ class StreamBatch:
                 rows = self._step(samples, slots)
             self._age[slots] += 1
             return rows
-        feeds, sizes = _to_graph(self._core, samples, len(slots), step=step)
+        feeds, sizes = to_graph(self._core, samples, len(slots), step=step)
         valid = self._core.convert_lengths(lengths, sizes)
         steps = sizes.get(self._manifest.sequence or "", 1)
         self._check_padding(valid, steps)
@@ -225,7 +230,7 @@ class StreamBatch:
     def _step(self, samples: InputArrays, slots: Array) -> dict[str, Array]:
         if self._core.native is not None:
             return self._native_step(self._core.native, samples, slots)
-        feeds, sizes = _to_graph(self._core, samples, len(slots), step=True)
+        feeds, sizes = to_graph(self._core, samples, len(slots), step=True)
         if len(slots) == self.capacity <= _BLOCK:
             return self._tick_all(slots, feeds, sizes)
         return self._run_blocks(slots, feeds | self._core.convert_lengths(None, sizes), step=True)
@@ -277,7 +282,7 @@ class StreamBatch:
     ) -> None:
         """Write a piece of some sources into the outputs of whole chunks; the first makes room."""
         for spec in self._manifest.outputs:
-            part, along = piece[spec.name], _time_axis(spec.axes, self._manifest)
+            part, along = piece[spec.name], time_axis(spec.axes, self._manifest)
             if spec.name not in rows:
                 shape = [steps if axis - 1 == along else size for axis, size in enumerate(part.shape)]
                 rows[spec.name] = np.zeros(shape, part.dtype)
@@ -456,6 +461,15 @@ class _StatePool:
         if self._sets is not None and self._sets.device != "cpu":
             self._sets.write(blocks)
 
+    def put_back(self, slots: Array, before: Mapping[str, Array], held: Mapping[str, Array]) -> None:
+        """Put states back to ``before``, each in those of the slots that ``held`` marks."""
+        after = self.gather(slots)
+        for name, mask in held.items():
+            axis, rows = self._by_slot(name, after[name])
+            where = (slice(None),) * axis + (mask,)
+            rows[where] = self._by_slot(name, before[name])[1][where]
+        self.scatter(slots, after)
+
     def reset(self, slots: Array) -> None:
         """Set slots to the reset values."""
         self.scatter(slots, self._reset)
@@ -516,7 +530,7 @@ def _check_rows(manifest: Manifest) -> None:
             )
 
 
-def _to_graph(
+def to_graph(
     core: Core, samples: InputArrays, rows: int, *, step: bool
 ) -> tuple[dict[str, Array], dict[str, int]]:
     """Return the data inputs in the file's layout, and the sizes of its named axes.
@@ -560,7 +574,7 @@ def _to_sources(manifest: Manifest, outputs: Mapping[str, Array], *, step: bool)
     return rows
 
 
-def _stack_rows(core: Core, samples: Sequence[Any]) -> InputArrays:
+def stack_rows(core: Core, samples: Sequence[Any]) -> InputArrays:
     """Return the samples of some sources as one array per input, or as a list if they differ in type."""
     if len(core.data) > 1:
         parts = [by_name(sample, core.data) for sample in samples]
@@ -576,7 +590,7 @@ def _stack_rows(core: Core, samples: Sequence[Any]) -> InputArrays:
     return [by_name(sample, core.data)[spec.name] for sample in samples]  # type: ignore[return-value]
 
 
-def _stack(core: Core, parts: Sequence[Mapping[str, npt.ArrayLike]]) -> tuple[dict[str, list[Any]], Array]:
+def stack_chunks(core: Core, chunks: Sequence[Any]) -> tuple[dict[str, list[Any]], Array]:
     """Return each input's chunks as a list over sources, and their lengths.
 
     They are padded with zeros to the longest one.
@@ -585,11 +599,12 @@ def _stack(core: Core, parts: Sequence[Mapping[str, npt.ArrayLike]]) -> tuple[di
         InputError: unequal chunks for a file without ``lengths``; inputs of one source that disagree; a chunk
             that is ragged or of another dtype.
     """
+    parts = [by_name(chunk, core.data) for chunk in chunks]
     lists: dict[str, list[Any]] = {spec.name: [part[spec.name] for part in parts] for spec in core.data}
     for spec in core.data:
         lists[spec.name] = [as_array(spec.name, part, spec.dtype) for part in lists[spec.name]]
     places = {
-        spec.name: place for spec in core.data if (place := _time_axis(spec.axes, core.manifest)) is not None
+        spec.name: place for spec in core.data if (place := time_axis(spec.axes, core.manifest)) is not None
     }
     found = [
         [part.shape[place] if part.ndim > place else 0 for part in lists[name]]
@@ -615,14 +630,14 @@ def _cut(manifest: Manifest, rows: Mapping[str, Array], place: int, end: int | N
     """Return the outputs of the source in ``place``, those with a time axis up to ``end``."""
     own = {}
     for spec in manifest.outputs:
-        array, axis = rows[spec.name][place], _time_axis(spec.axes, manifest)
+        array, axis = rows[spec.name][place], time_axis(spec.axes, manifest)
         own[spec.name] = (
             array if end is None or axis is None else array[(slice(None),) * axis + (slice(end),)]
         )
     return own
 
 
-def _time_axis(axes: Axes, manifest: Manifest) -> int | None:
+def time_axis(axes: Axes, manifest: Manifest) -> int | None:
     """Return the place of the time axis once the batch axis is gone."""
     return manifest.time_axis(tuple(axis for axis in axes if axis != manifest.batch))
 

@@ -2,12 +2,13 @@
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 
 from lstm_edge_runtime import load
 from lstm_edge_runtime.axes import parse_sum
@@ -17,7 +18,7 @@ from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import AxisRange, Manifest
 from lstm_edge_runtime.ort import open_session, run_by_name
 
-from ..numerics.cases import closed_loop
+from ..numerics.cases import Feeds, closed_loop
 from ..numerics.floors import expected, noise_floors
 from ..numerics.function import Function, GraphError, fixed_axes
 from ..numerics.graph64 import MeasuredGraph, open_graph
@@ -102,7 +103,12 @@ def verify_file(made: File, config: ExportConfig, show: Progress) -> Artifact:
         equivalence = verify(file, engine, made.cases.cases(), plain)
     _check_loop(made, file)
     show(0.7, "feeding chunks")
-    manifest = _try_chunks(made, file, engine)
+    manifest = _try_chunks(
+        made,
+        file,
+        engine,
+        lambda each: serialize(each, made.manifest, config.opset, config.ir_version),
+    )
     show(0.8, "recording golden cases")
     expect = partial(expected, file.graph, fixed=file.fixed)
     golden = record_golden(expect, manifest, replace(made.cases, held=frozenset()), equivalence.cases)
@@ -133,10 +139,33 @@ def _check_loop(made: File, file: Function) -> None:
         raise CheckFailedError(f"called again and again from its own states: {found.worst}")
 
 
-def _try_chunks(made: File, function: Function, engine: Runner) -> Manifest:
+def _make_late(made: File, to_bytes: Callable[[ir.Model], bytes]) -> Manifest:
+    """Return the manifest with the graph that streams where frames need later steps, or why there is none."""
+    from ..streaming.facts import NotStreamableError
+    from ..streaming.late import make_late_stream, why_late
+
+    manifest = made.manifest
+
+    def draw(rows: int, steps: int, at_reset: bool) -> Feeds:
+        return made.cases.case(rows, steps, at_reset=at_reset, full=True).feeds
+
+    if made.roles.bidirectional:
+        return manifest._replace(unstreamable=_why_whole(made))
+    try:
+        stream = make_late_stream(made.model, manifest, draw, to_bytes)
+    except (NotStreamableError, CheckFailedError) as error:
+        return manifest._replace(unstreamable=str(error))
+    return manifest._replace(stream=stream, unstreamable=why_late(stream))
+
+
+def _try_chunks(
+    made: File, function: Function, engine: Runner, to_bytes: Callable[[ir.Model], bytes]
+) -> Manifest:
     """Return the manifest with why chunks do not equal the whole, and what else they show."""
     manifest = made.manifest
     refused = made.lifted.refused
+    if made.lifted.late and not manifest.unstreamable:
+        return _make_late(made, to_bytes)
     blocked = "" if refused is None or refused.gathers else str(refused)
     if reason := manifest.unstreamable or _why_whole(made):
         more = f": {blocked}" if blocked and not made.roles.bidirectional else ""

@@ -126,6 +126,7 @@ def _program(file: OnnxFile | None, manifest: Manifest) -> bytes:
 
     if file is None:
         raise UnsupportedError("a file in onnxruntime's own format")
+    manifest.require_no_delay("the native engine")
     if not manifest.streamable:
         raise UnsupportedError(manifest.unstreamable or "it has no states")
     return compile_program(file, manifest).writer.to_bytes()

@@ -86,6 +86,7 @@ def to_triton(path: str | os.PathLike[str], backend: str = "python") -> Reposito
         )
     with load(path, device="cpu") as model:
         interface = model.interface
+        interface.require_no_delay("a model of Triton")
         model.streams(1, reset_every="never")  # refuses files that can't be streamed by rows
         content = content_of(model, path)
     if backend == "onnxruntime" and interface.sequence is None:
