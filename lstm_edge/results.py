@@ -75,7 +75,8 @@ def result_names(task: "Task | None", width: int) -> list[str]:
     """Return a column's name for each of ``width`` outputs: of a probability, or of a value and its unit."""
     if is_classification(task):
         return [f"p_{name}" for name in class_names(task, width)]
-    units = task.units if task and len(task.units) == width else ("",) * width
-    labels = task.labels if task and len(task.labels) == width else ()
-    names = labels or tuple(f"value_{index}" for index in range(width))
+    labels, units = (task.labels, task.units) if task else ((), ())
+    names = labels if len(labels) == width else [f"value_{index}" for index in range(width)]
+    if len(units) != width:
+        return list(names)
     return [name + (f" [{unit}]" if unit else "") for name, unit in zip(names, units, strict=True)]

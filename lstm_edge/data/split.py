@@ -48,9 +48,8 @@ def split_series(recordings: Recordings, config: DataConfig, seed: int) -> Split
         split = _in_time(series, config)
     else:
         test, validation, train = _at_random(series, [config.test, config.validation], seed)
-        split = Split(train, validation, test, f"{_unit(series)} at random, stratified by class")
-        if not recordings.labels:
-            split = replace(split, description=f"{_unit(series)} at random")
+        stratified = ", stratified by class" if recordings.labels else ""
+        split = Split(train, validation, test, f"{_unit(series)} at random{stratified}")
     if not split.train or not split.validation or (config.test and not split.test and not named):
         raise InputError("too few series for a training, a validation and a test set; provide more data")
     return replace(split, notes=tuple(_check_classes(split, recordings)))

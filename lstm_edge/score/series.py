@@ -89,20 +89,19 @@ def write_events(job: Job, name: str, found: Iterable[tuple[str, Span]], *, is_o
         found: spans and the names of their series; those without a label are left out.
         is_open: whether later samples may extend them.
     """
-    rows = sorted((each for each in found if each[1].label >= 0), key=lambda each: (each[0], each[1].start))
-    names, spans = [name for name, _ in rows], [span for _, span in rows]
-    columns = {
-        str(job.columns.series): pa.array(names, pa.string()).cast(job.series_type),
-        "start": from_storage(job, [span.start for span in spans]),
-        "end": from_storage(job, [span.end for span in spans]),
-        "label": pa.array([job.labels[span.label] for span in spans], pa.string()),
-        "samples": pa.array([span.samples for span in spans], pa.int64()),
-        "mean_probability": pa.array([span.total / span.samples for span in spans], pa.float64()),
-        "open": pa.array([is_open] * len(spans), pa.bool_()),
-    }
+    rows = [
+        (series, start, end, job.labels[label], samples, total / samples, is_open)
+        for series, (label, start, end, total, samples) in sorted(
+            found, key=lambda each: (each[0], each[1].start)
+        )
+        if label >= 0
+    ]
     if rows:
+        series, start, end, *others = zip(*rows, strict=True)
+        columns = [pa.array(series).cast(job.series_type), from_storage(job, start), from_storage(job, end)]
+        titles = [str(job.columns.series), "start", "end", "label", "samples", "mean_probability", "open"]
         with writing(job, job.folder("new") / "_events" / name, durable=True) as path:
-            parquet.write_table(pa.table(columns), path)
+            parquet.write_table(pa.table([*columns, *map(pa.array, others)], titles), path)
     return len(rows)
 
 
