@@ -16,7 +16,7 @@ from .manifest import Axes, Manifest
 from .state import State, take_steps
 
 if TYPE_CHECKING:
-    from .native.engine import NativeEngine, NativeTick
+    from .native.engine import NativePool, NativeTick
 
 from .manifest import Array
 
@@ -48,7 +48,11 @@ class StreamBatch:
         self._core, self._manifest, self._batch = core, manifest, manifest.batch
         self._identity = core.identity
         self._use = ExclusiveUse("batch")
-        self._pool = _StatePool(core, capacity)
+        axes, states = _batch_axes(manifest), core.initial_states({self._batch: capacity})
+        self._native = None if core.native is None else core.native.pool(states)
+        self._pool: NativePool | _StatePool = self._native or _StatePool(core, capacity, axes, states)
+        retain_heap(WORKSPACE * self._pool.nbytes)
+        self._at_reset = core.initial_states({self._batch: 1})
         self._owner = np.full(capacity, -1, dtype=np.int64)
         """The id in each slot, -1 where it is free; an id is its slot plus a multiple of the capacity."""
         self._next = np.arange(capacity, dtype=np.int64)
@@ -222,16 +226,16 @@ class StreamBatch:
         return rows
 
     def _step(self, samples: InputArrays, slots: Array) -> dict[str, Array]:
-        if self._core.native is not None:
-            return self._native_step(self._core.native, samples, slots)
+        if self._native is not None:
+            return self._native_step(self._native, samples, slots)
         feeds, sizes = _to_graph(self._core, samples, len(slots), step=True)
         if len(slots) == self.capacity <= _BLOCK:
             return self._tick_all(slots, feeds, sizes)
         return self._run_blocks(slots, feeds | self._core.convert_lengths(None, sizes), step=True)
 
     def _chunk(self, slots: Array, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        if self._core.native is not None:
-            outputs = self._core.native.tick(feeds, self._pool.arrays, slots)
+        if self._native is not None:
+            outputs = self._native.engine.tick(feeds, self._native, slots)
             return _to_sources(self._manifest, outputs, step=False)
         return self._run_blocks(slots, feeds, step=False)
 
@@ -288,7 +292,7 @@ class StreamBatch:
                 np.moveaxis(rows[spec.name], 1 + along, 1)[live, time] = np.moveaxis(part, 1 + along, 1)
 
     def _reset(self, slots: Array) -> None:
-        self._pool.reset(slots)
+        self._pool.scatter(slots, self._at_reset)
         self._age[slots] = 0
 
     def _due(self, slots: Array) -> Array:
@@ -306,7 +310,7 @@ class StreamBatch:
             self._age[slots] = age
             raise
 
-    def _native_step(self, native: "NativeEngine", samples: InputArrays, slots: Array) -> dict[str, Array]:
+    def _native_step(self, pool: "NativePool", samples: InputArrays, slots: Array) -> dict[str, Array]:
         rows, arrays = len(slots), []
         for spec, array in self._core.convert_inputs(samples):
             axes = [axis for axis in spec.axes if axis not in (self._batch, self._manifest.sequence)]
@@ -314,7 +318,7 @@ class StreamBatch:
                 learn_sizes(spec.name, (self._batch, *axes), array.shape, {self._batch: rows})
             arrays.append(array)
         if self._tick_of is None:
-            self._tick_of = native.tick_of(self._pool.arrays, self.capacity)
+            self._tick_of = pool.single_step()
         return self._tick_of.run(arrays, None if slots is self._all else slots, rows)
 
     def _run_blocks(self, slots: Array, feeds: Mapping[str, Array], *, step: bool) -> dict[str, Array]:
@@ -354,6 +358,7 @@ class StreamBatch:
         self, slots: Array, feeds: Mapping[str, Array], sizes: Mapping[str, int]
     ) -> dict[str, Array]:
         """Take one step of every source in place: samples move to the states, not states to the samples."""
+        assert isinstance(self._pool, _StatePool)
         call = self._pool.bound_step(feeds, sizes)
         where: Any = slice(None) if slots is self._all else slots
         for spec in self._core.data:
@@ -403,28 +408,16 @@ class _StatePool:
     An axis of ``k*N`` rows holds k blocks of N, as the rows of a stacked output do.
     """
 
-    def __init__(self, core: Core, capacity: int) -> None:
-        """Allocate the blocks; ``ContractError`` where a state's rows can't be told apart by source."""
-        batch = core.manifest.batch or ""
-        self._core, self._capacity = core, capacity
-        self._axes: dict[str, tuple[int, int]] = {}
-        """Each state's batch axis and its k; 0 for an axis of N rows."""
-        for spec in core.manifest.states:
-            rows = [(place, row_factor(axis, batch)) for place, axis in enumerate(spec.axes)]
-            found = [(place, factor) for place, factor in rows if factor is not None]
-            if len(found) != 1:
-                raise ContractError(
-                    f"state {spec.input} has no batch axis {batch}; open one stream() a source instead"
-                )
-            self._axes[spec.input] = found[0]
-        if any(factor for _, factor in self._axes.values()):
+    def __init__(
+        self, core: Core, capacity: int, axes: Mapping[str, tuple[int, int]], states: dict[str, Array]
+    ) -> None:
+        """Take the blocks; ``ContractError`` where a state's rows can't be told apart by source."""
+        self._core, self._capacity, self._axes, self._blocks = core, capacity, axes, states
+        if any(factor for _, factor in axes.values()):
             self._check_order()
-        self._blocks = core.initial_states({batch: capacity})
-        self._reset = core.initial_states({batch: 1})
         self._sets: StateSets | None = None
         self._call: BoundCall | None = None
         self.nbytes = sum(block.nbytes for block in self._blocks.values())
-        retain_heap(WORKSPACE * self.nbytes)
 
     def bound_step(self, feeds: Mapping[str, Array], sizes: Mapping[str, int]) -> BoundCall:
         """Return the bound call of one step of every slot, for inputs like ``feeds``.
@@ -454,10 +447,6 @@ class _StatePool:
             rows[(slice(None),) * axis + (slots,)] = self._by_slot(name, states[name])[1]
         if self._sets is not None and self._sets.device != "cpu":
             self._sets.write(blocks)
-
-    def reset(self, slots: Array) -> None:
-        """Set slots to the reset values."""
-        self.scatter(slots, self._reset)
 
     @property
     def arrays(self) -> dict[str, Array]:
@@ -504,6 +493,24 @@ class _StatePool:
                         f"the rows of state {spec.input} {describe(spec.axes)} are not in blocks of {batch}; "
                         "open one stream() a source instead"
                     )
+
+
+def _batch_axes(manifest: Manifest) -> dict[str, tuple[int, int]]:
+    """Return each state's batch axis and its k, 0 for an axis of N rows.
+
+    Raises:
+        ContractError: a state has no batch axis.
+    """
+    batch, axes = manifest.batch or "", {}
+    for spec in manifest.states:
+        rows = [(place, row_factor(axis, batch)) for place, axis in enumerate(spec.axes)]
+        found = [(place, factor) for place, factor in rows if factor is not None]
+        if len(found) != 1:
+            raise ContractError(
+                f"state {spec.input} has no batch axis {batch}; open one stream() a source instead"
+            )
+        axes[spec.input] = found[0]
+    return axes
 
 
 def _check_rows(manifest: Manifest) -> None:
