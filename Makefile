@@ -52,8 +52,8 @@ test test-docs test-slow: export OMP_NUM_THREADS := 1
 test: check $(VENV)/.native  ## every check and every test but the full matrices
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
-test-docs: $(VENV)/.native  ## run the pages that take long, with training in them, as printed
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow tests/project/test_docs_run.py
+test-docs: $(VENV)/.native  ## run the pages that take long, with training in them, as printed; four first days
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow tests/project/test_docs_run.py tests/project/first_day
 
 test-slow: $(VENV)/.native  ## the full matrices
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow

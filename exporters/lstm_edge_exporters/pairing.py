@@ -69,26 +69,30 @@ def pair_states(
         sequence: the time axis, which no state has.
     """
     inputs = _possible_states(graph, plain, sequence)
-    told = {name: {name, *(names[0].inputs.get(name, ()) if name in positional else ())} for name in inputs}
-    called = {name for name in inputs if name in starts or any(map(is_called_like_a_state, told[name]))}
-    signal = next((str(value.name) for value in graph.inputs if value.name not in called), None)
+    called = {name for name in inputs if name in starts or _is_called_like_a_state(name, names, positional)}
+    others = (str(value.name) for value in graph.inputs if value.name not in called)
+    possible = inputs.keys() - known.keys() - {next(others, "")}
     free = _free_outputs(graph, known, sequence)
-    alike = {
-        name: {place for place, after in free.items() if _fits(value, after)}
-        for name, value in inputs.items()
-        if name not in known and name != signal
-    }
+    alike = {name: _fitting(value, free) for name, value in inputs.items() if name in possible}
     depends = {name: _computed_from(inputs[name], places, free) for name, places in alike.items()}
     pairs, same = _settle(names, known, called, alike, depends)
     left = {name: tuple(sorted(places)) for name, places in _without(depends, pairs).items()}
-    open_ = {name: places for name, places in left.items() if places}
+    unclear, unnamed = (
+        {name: places for name, places in left.items() if places and (name in called) == is_called}
+        for is_called in (True, False)
+    )
     return Pairing(
         {name: pairs[name] for value in graph.inputs if (name := str(value.name)) in pairs},
-        {name: places for name, places in open_.items() if name in called},
-        {name: places for name, places in open_.items() if name not in called},
+        unclear,
+        unnamed,
         same,
-        tuple(name for name in left if name not in open_ and name in called and _is_small(inputs[name])),
+        tuple(name for name in left if name in called and not left[name] and _is_small(inputs[name])),
     )
+
+
+def _is_called_like_a_state(name: str, names: Sequence[Names], positional: Collection[str]) -> bool:
+    told = {name, *(names[0].inputs.get(name, ()) if name in positional else ())}
+    return any(map(is_called_like_a_state, told))
 
 
 def _settle(
@@ -139,8 +143,12 @@ def _computed_from(before: ir.Value, places: Collection[int], free: Mapping[int,
     }
 
 
-def _fits(before: ir.Value, after: ir.Value) -> bool:
-    return before.dtype == after.dtype and fits(axes_of(before), axes_of(after))
+def _fitting(before: ir.Value, free: Mapping[int, ir.Value]) -> set[int]:
+    """Return the places of outputs that have an input's dtype and axes."""
+    axes = axes_of(before)
+    return {
+        place for place, after in free.items() if after.dtype == before.dtype and fits(axes, axes_of(after))
+    }
 
 
 def _without(choices: Mapping[str, set[int]], pairs: Mapping[str, int]) -> dict[str, set[int]]:

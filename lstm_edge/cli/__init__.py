@@ -11,14 +11,13 @@ import signal
 import sys
 import warnings
 from collections.abc import Sequence
-from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 
 import click
 
 from lstm_edge_runtime import LstmEdgeError, __version__
-from lstm_edge_runtime.errors import CheckFailedError, InputError, one_line
+from lstm_edge_runtime.errors import CheckFailedError, InputError, did_you_mean, one_line
 
 __all__ = ["cli", "main", "run"]
 
@@ -65,8 +64,7 @@ class _LazyGroup(click.Group):
                 "tune was removed; lstm-edge bench MODELS prints the fastest engine and number of threads"
             )
         if args and args[0] not in _VERBS and not args[0].startswith("-"):
-            close = get_close_matches(args[0], _VERBS, n=1)
-            advice = f"did you mean {close[0]!r}?" if close else f"the verbs are {', '.join(_VERBS)}"
+            advice = did_you_mean(args[0], _VERBS) or f"the verbs are {', '.join(_VERBS)}"
             raise InputError(f"no verb {args[0]!r}; {advice}")
         return super().resolve_command(ctx, args)
 
@@ -160,7 +158,13 @@ def _run(group: click.Group, arguments: Sequence[str]) -> tuple[int, str]:
         return 2, ""
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else "lstm-edge"
-        return 2, f"error: {error.format_message().rstrip('.')}; see {path} --help"
+        text = error.format_message().rstrip(".")
+        if isinstance(error, click.NoSuchOption) and error.ctx:  # click's own suggestions share letters only
+            options = [name for parameter in error.ctx.command.params for name in parameter.opts]
+            text = "; ".join(
+                filter(None, (f"no option {error.option_name!r}", did_you_mean(error.option_name, options)))
+            )
+        return 2, f"error: {text}; see {path} --help"
     except LstmEdgeError as error:
         return 1 if isinstance(error, CheckFailedError) else 2, f"error: {error}"
     except KeyboardInterrupt as error:

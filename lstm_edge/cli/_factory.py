@@ -85,13 +85,18 @@ def parse_input(entry: str) -> InputOption:
                 raise InputError(
                     f"--input {entry}: got a range for {axis}; only a name, such as L, can have a range"
                 )
-    dtype, values = [*left, "", ""][:2]
+    dtype, values = _parse_numbers(entry, left)
+    return InputOption(name, tuple(axes), dtype, values, ranges)
+
+
+def _parse_numbers(entry: str, words: list[str]) -> tuple[str | None, tuple[int, int] | None]:
+    """Return the dtype and the range of values that follow the axes."""
+    dtype, values = [*words, "", ""][:2]
     if dtype and dtype not in _DTYPES:
         raise InputError(f"--input {entry}: got dtype {dtype!r}, expected one of {', '.join(_DTYPES)}")
-    if left[2:]:
-        raise InputError(f"--input {entry}: unexpected {left[2]!r} after the values")
-    parsed = _parse_values(entry, dtype, values) if values else None
-    return InputOption(name, tuple(axes), dtype or None, parsed, ranges)
+    if words[2:]:
+        raise InputError(f"--input {entry}: unexpected {words[2]!r} after the values")
+    return dtype or None, _parse_values(entry, dtype, values) if values else None
 
 
 def _parse_values(entry: str, dtype: str, values: str) -> tuple[int, int]:
@@ -208,14 +213,8 @@ def _check_complete(options: Sequence[InputOption], module: nn.Module) -> None:
 def _make_example(
     options: Sequence[InputOption], lengths: str | None, module: nn.Module, times: int
 ) -> dict[str, Tensor]:
-    axes = [axis for each in options for axis in each.axes if isinstance(axis, str)]
-    names = dict.fromkeys(name for axis in axes for name in (parse_sum(axis) or ({}, 0))[0])
-    ranges = {name: limits for each in options for name, limits in each.ranges.items()}
-    sizes: Mapping[str, int] = {
-        name: ranges.get(name, AxisRange()).nearest((_ROWS + 2 * place) * (times if place else 1))
-        for place, name in enumerate(names)
-    }
-    steps = [sizes[name] for name in names][1:2] or [_STEPS]
+    sizes = _choose_sizes(options, times)
+    steps = [*sizes.values()][1:2] or [_STEPS]
     rng = np.random.default_rng(0)
     floats = [each.dtype for each in module.parameters() if each.is_floating_point()]
     example = {}
@@ -235,6 +234,17 @@ def _make_example(
             ) from error
         example[each.name] = torch.from_numpy(array).to(getattr(torch, each.dtype) if each.dtype else usual)
     return example
+
+
+def _choose_sizes(options: Sequence[InputOption], times: int) -> dict[str, int]:
+    """Return a size for every named axis, in order: rows, then ``times`` as many steps, and so on."""
+    axes = [axis for each in options for axis in each.axes if isinstance(axis, str)]
+    names = dict.fromkeys(name for axis in axes for name in (parse_sum(axis) or ({}, 0))[0])
+    ranges = {name: limits for each in options for name, limits in each.ranges.items()}
+    return {
+        name: ranges.get(name, AxisRange()).nearest((_ROWS + 2 * place) * (times if place else 1))
+        for place, name in enumerate(names)
+    }
 
 
 def _draw(

@@ -1,7 +1,9 @@
 """``lstm-edge export``: a trained network becomes one verified ONNX file."""
 
 import contextlib
+import json
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,12 +15,14 @@ from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError,
 from lstm_edge_runtime.files import check_target
 from lstm_edge_runtime.manifest import Signal, Task
 
+from ..run_files import METRICS
 from ._extras import needing
 from ._options import NAMES, PATH, RATE, json_option, parse_pair, seed_option
 from ._output import check_onnx_target, echo, echo_json, print_interface, progress
 
 if TYPE_CHECKING:
     from lstm_edge_exporters import Artifact, ExportConfig
+    from lstm_edge_exporters.targets.card import Score
 
 __all__ = ["command"]
 
@@ -32,6 +36,11 @@ __all__ = ["command"]
     type=click.Choice(["onnx", "ort"]),
     default="onnx",
     help="ort writes an .ort file for minimal builds, and a list of the operators that such a build needs.",
+)
+@click.option(
+    "--card",
+    type=PATH,
+    help="Also write this folder: a Hugging Face model repository with a card, an MLflow model in its onnx/.",
 )
 @click.option("--weights", type=PATH, help="Checkpoint to load into a factory's module.")
 @click.option(
@@ -89,6 +98,7 @@ def command(
     ir_version: int,
     seed: int,
     as_json: bool,
+    card: Path | None,
     **of_factory: Any,
 ) -> None:
     """Export SOURCE, a run folder, a checkpoint file, or package.module:factory, to one .onnx file.
@@ -103,6 +113,7 @@ def command(
     Example:
       lstm-edge export runs/har -o har.onnx
       lstm-edge export runs/har -o har.onnx --lengths
+      lstm-edge export runs/har -o har.onnx --card har
       lstm-edge export nets.tagger:build --weights tagger.pt -o tagger.onnx \\
           --input tokens=N,L:int64:0..9999
       lstm-edge export nets.audio:build --input wave=N,L:320..:320 -o audio.onnx
@@ -118,6 +129,10 @@ def command(
     with needing("export", "export"):
         from lstm_edge_exporters import export
 
+        if card is not None:
+            from lstm_edge_exporters.targets.card import check_card
+
+            check_card(card)
         if not Path(source).exists():
             from ._factory import is_factory
 
@@ -151,13 +166,17 @@ def command(
         operators = converted.save(output)
     else:
         artifact.save(output)
+    if card is not None:
+        _write_card(card, artifact, Path(source))
     if as_json:
-        document = _document(artifact, output)
+        document = _document(artifact, output) | {"card": card and str(card)}
         if converted:
             document |= {"bytes": len(converted.model), "operators": str(operators)}
         echo_json(document)
         return
     _print(artifact, source, output)
+    if card is not None:
+        echo(f"card: {card}; an MLflow model: {card / 'onnx'}")
     if converted:
         echo(f"ORT format: {len(converted.model):,} bytes; operators for a reduced build: {operators}")
 
@@ -238,6 +257,38 @@ def _read_labels(given: str) -> tuple[str, ...]:
     if not all(names) or len(set(names)) < len(names):
         raise InputError(f"--labels {given}: a class is empty or listed twice; give each class once")
     return tuple(names)
+
+
+def _write_card(folder: Path, artifact: "Artifact", source: Path) -> None:
+    """Write a registry's folder, which names the model, with the scores of a run if ``source`` is one."""
+    from lstm_edge_exporters.targets.card import to_card
+
+    metrics = source / METRICS
+    document = json.loads(metrics.read_text()) if metrics.is_file() else {}
+    data = document.get("data", {}).get("file", "")
+    card = to_card(folder.absolute().name, artifact.model, artifact.manifest, data, _scores(document))
+    card.save(folder)
+
+
+def _scores(document: Mapping[str, Any]) -> "list[Score]":
+    """Return what a run's metrics say of its test set, or of its validation set if it has no other."""
+    from lstm_edge_exporters.targets.card import Score
+
+    split = "test" if document.get("test") else "validation"
+    scores = document.get(split) or {}
+    kinds = [("", scores), ("windows from reset", scores.get("windows") or {})]
+    kinds += [(f"without a network ({name})", each) for name, each in scores.get("baselines", {}).items()]
+    found = []
+    for how, figures in kinds:
+        for metric in ("accuracy", "mae", "rmse"):
+            values = figures.get(metric)
+            targets = values if isinstance(values, dict) else {"": values}
+            found += [
+                Score(metric, value, split, target, how)
+                for target, value in targets.items()
+                if isinstance(value, float)
+            ]
+    return found
 
 
 def _print(artifact: "Artifact", source: str, output: Path) -> None:

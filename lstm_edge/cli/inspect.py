@@ -119,6 +119,16 @@ def _cost(path: Path, model: "Model") -> dict[str, Any]:
 
 def _facts(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the rows of the second table."""
+    yield from _costs(document)
+    yield "engine used here", document["engine"]
+    if document["manifest"]:
+        yield from _contract(document)
+    else:
+        yield "manifest", "none: states are paired by name and shape; task and provenance are unknown"
+
+
+def _costs(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield what the file itself is, and what a call costs."""
     file, cost = document["file"], document["cost"]
     yield "file", f"{file['bytes']:,} bytes, sha256 {file['sha256'][:16]}"
     yield "parameters", "unknown" if cost["parameters"] is None else f"{cost['parameters']:,}"
@@ -135,10 +145,10 @@ def _facts(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
             f"{counted(cost['nodes'], 'node')}; opset {opsets}; IR {cost['ir_version']}; {cost['producer']}",
         )
         yield "native engine", f"no: {cost['not_native']}" if cost["not_native"] else "covers it"
-    yield "engine used here", document["engine"]
-    if not document["manifest"]:
-        yield "manifest", "none: states are paired by name and shape; task and provenance are unknown"
-        return
+
+
+def _contract(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield what the manifest says."""
     for axis, limits in document["ranges"].items():
         yield f"sizes of axis {axis}", str(AxisRange(**limits))
     yield "precision", document["precision"]

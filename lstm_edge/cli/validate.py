@@ -89,10 +89,7 @@ def command(
 
         check_target(target)
     with _junit_on_error(junit, model):
-        if save_test_data is not None and against is None:
-            raise InputError("--save-test-data records a reference; give it with --against")
-        if weights is not None and against is None:
-            raise InputError("got --weights without --against package.module:factory")
+        _check_options(model, against, weights, save_test_data)
         with needing("export", "validate"):
             from lstm_edge_exporters.isolation import prepare
 
@@ -101,10 +98,6 @@ def command(
         if html is not None:
             with needing("report", "validate --html"):
                 from lstm_edge_exporters.validate.html import to_html
-        if (model / CONFIG).is_file() and against is not None and Path(against).suffix == ".onnx":
-            raise InputError(
-                f"{model} and {against} are swapped; run lstm-edge validate {against} --against {model}"
-            )
         check_model_path(model)
         file = open_file(model)
         reference = _reference(file, against, weights) if against is not None and file.model else None
@@ -134,6 +127,19 @@ def command(
             echo(f"next: lstm-edge selftest {file.path} --golden {save_test_data}")
     if not report.ok:
         sys.exit(1)
+
+
+def _check_options(
+    model: Path, against: str | None, weights: Path | None, save_test_data: Path | None
+) -> None:
+    if against is None and save_test_data is not None:
+        raise InputError("--save-test-data records a reference; give it with --against")
+    if against is None and weights is not None:
+        raise InputError("got --weights without --against package.module:factory")
+    if against is not None and (model / CONFIG).is_file() and Path(against).suffix == ".onnx":
+        raise InputError(
+            f"{model} and {against} are swapped; run lstm-edge validate {against} --against {model}"
+        )
 
 
 @contextlib.contextmanager

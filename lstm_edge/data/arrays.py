@@ -30,12 +30,7 @@ def read_array_file(
     ``.npy`` file holds ``x``, or one series ``(L, I)``.
     """
     arrays = read_arrays(path, "can't be read", "save plain arrays with numpy.savez")
-    for option in ("order", "forecast"):
-        if getattr(config, option):
-            raise InputError(f"{path}: --{option} needs a table; the steps of x are already in order")
-    for name in ("x", config.label, *config.targets, config.series, config.group):
-        if name and name not in arrays:
-            raise missing_name(path, "array", name, sorted(arrays))
+    _check_options(path, arrays, config)
     features = _names(path, "features", arrays)
     x = _samples(path, arrays, config.layout, len(features) or (model.width if model else None))
     samples, longest, width = x.shape
@@ -46,9 +41,8 @@ def read_array_file(
     x, features = _pick(path, x, features, config, model)
     y, labels, values = _targets(path, arrays, config, targets, samples)
     split = _names(path, "split", arrays, samples) or ("",) * samples
-    for index, name in enumerate(split):
-        if name and name not in SETS:
-            raise InputError(f"{path}: split[{index}] is {name!r}, expected {', '.join(SETS)}")
+    if wrong := [index for index, name in enumerate(split) if name and name not in SETS]:
+        raise InputError(f"{path}: split[{wrong[0]}] is {split[wrong[0]]!r}, expected {', '.join(SETS)}")
     group = config.group or config.series or "series"
     groups = _names(path, group, arrays, samples) or tuple(map(str, range(samples)))
     recordings = Recordings(
@@ -68,6 +62,15 @@ def read_array_file(
         sampling_rate=config.sampling_rate or _rate(path, arrays.get("sampling_rate")),
     )
     return recordings if config.missing == "error" else mend_missing(path, recordings, config.missing)
+
+
+def _check_options(path: Path, arrays: dict[str, Array], config: ReadConfig) -> None:
+    for option in ("order", "forecast"):
+        if getattr(config, option):
+            raise InputError(f"{path}: --{option} needs a table; the steps of x are already in order")
+    for name in ("x", config.label, *config.targets, config.series, config.group):
+        if name and name not in arrays:
+            raise missing_name(path, "array", name, sorted(arrays))
 
 
 def _samples(path: Path, arrays: dict[str, Array], layout: str | None, width: int | None) -> Array:
@@ -132,16 +135,8 @@ def _targets(
     if mode == "ignored" or (mode == "optional" and not config.targets and name not in arrays):
         return None, (), ()
     if config.targets:
-        columns = [_values(path, each, arrays[each], samples) for each in config.targets]
-        return (
-            np.concatenate(columns, axis=1),
-            (),
-            tuple(
-                each if column.shape[1] == 1 else f"{each}{index}"
-                for each, column in zip(config.targets, columns, strict=True)
-                for index in range(column.shape[1])
-            ),
-        )
+        values = {each: _values(path, each, arrays[each], samples) for each in config.targets}
+        return np.concatenate([*values.values()], axis=1), (), _value_names(values)
     if name not in arrays:
         raise missing_name(path, "array", name, sorted(arrays))
     y = arrays[name]
@@ -149,19 +144,14 @@ def _targets(
         raise InputError(f"{path}: {name} is {y.shape}, expected one row for each of x's {samples} samples")
     if config.label:
         y = _as_classes(path, name, y)
-    elif y.dtype.kind == "f":
-        if reason := _looks_like_classes(y):
-            raise InputError(
-                f"{path}: {name} is {y.dtype} {y.shape} and contains {reason}; use --label {name} to read it "
-                f"as classes, --target {name} to predict them as values"
-            )
-        values = _values(path, name, y, samples)
-        return values, (), tuple(f"{name}{column}" for column in range(values.shape[1]))
-    if y.ndim == 2 and _one_hot(y):
+    if reason := _ambiguity(y):
         raise InputError(
-            f"{path}: {name} is {y.dtype} {y.shape} and contains one-hot rows; use --label {name} to read it "
+            f"{path}: {name} is {y.dtype} {y.shape} and contains {reason}; use --label {name} to read it "
             f"as classes, --target {name} to predict them as values"
         )
+    if y.dtype.kind == "f":
+        found = _values(path, name, y, samples)
+        return found, (), tuple(f"{name}{column}" for column in range(found.shape[1]))
     if y.ndim != 1 or y.dtype.kind not in "iubU":
         raise InputError(
             f"{path}: {name} is {y.dtype} {y.shape}, expected integer or text classes (samples,), or "
@@ -169,6 +159,14 @@ def _targets(
         )
     classes, indices = np.unique(y, return_inverse=True)
     return indices.astype(np.int64), tuple(str(each) for each in classes), ()
+
+
+def _value_names(values: dict[str, npt.NDArray[np.float32]]) -> tuple[str, ...]:
+    return tuple(
+        name if columns.shape[1] == 1 else f"{name}{column}"
+        for name, columns in values.items()
+        for column in range(columns.shape[1])
+    )
 
 
 def _values(path: Path, name: str, y: Array, samples: int) -> npt.NDArray[np.float32]:
@@ -185,6 +183,13 @@ def _values(path: Path, name: str, y: Array, samples: int) -> npt.NDArray[np.flo
             f"{path}: {name}[{row}, {column}] is {values[row, column]}, expected a finite number"
         )
     return values.astype(np.float32)
+
+
+def _ambiguity(y: Array) -> str:
+    """Return why it is not clear whether an array has classes or values; empty if it is."""
+    if y.dtype.kind == "f":
+        return _looks_like_classes(y)
+    return "one-hot rows" if y.ndim == 2 and _one_hot(y) else ""
 
 
 def _looks_like_classes(y: Array) -> str:

@@ -80,39 +80,48 @@ def _read_folder(
             f"{folder} contains no .csv or .parquet files; expected a folder with one per recording"
         )
     names = [file.relative_to(folder).as_posix() for file in files]
-    from_path = _labels_in_paths(folder, names, config) if targets != "ignored" else None
-    found = []
-    for file, name in zip(files, names, strict=True):
-        one = read_recordings(
-            file,
-            replace(config, label_pattern=None),
-            targets="ignored" if from_path else targets,
-            model=model,
+    label_of = (_labels_in_paths(folder, names, config) or {}) if targets != "ignored" else {}
+    plain, mode = replace(config, label_pattern=None), targets
+    if label_of:
+        mode = "ignored"
+    read = (read_recordings(file, plain, targets=mode, model=model) for file in files)
+    found = [
+        _of_file(one, name, label_of.get(name), named_groups=bool(config.group))
+        for one, name in zip(read, names, strict=True)
+    ]
+    return _join(folder, dict(zip(names, found, strict=True)))
+
+
+def _of_file(one: Recordings, file: str, label: str | None, *, named_groups: bool) -> Recordings:
+    """Return the recordings of one file of a folder; ``label`` is their class if their path has it."""
+    series = tuple(
+        replace(
+            each,
+            name=file if each.name == "0" and len(one.series) == 1 else f"{file}: {each.name}",
+            group=each.group if named_groups else f"{file}: {each.group}",
+            y=each.y if label is None else np.zeros(len(each.x), np.int64),
         )
-        series = tuple(
-            replace(
-                each,
-                name=name if each.name == "0" and len(one.series) == 1 else f"{name}: {each.name}",
-                group=each.group if config.group else f"{name}: {each.group}",
-                y=np.zeros(len(each.x), np.int64) if from_path else each.y,
-            )
-            for each in one.series
-        )
-        found.append(replace(one, series=series, labels=(from_path[name],) if from_path else one.labels))
-    first = found[0]
-    for one, name in zip(found, names, strict=True):
+        for each in one.series
+    )
+    return replace(one, series=series, labels=one.labels if label is None else (label,))
+
+
+def _join(folder: Path, found: dict[str, Recordings]) -> Recordings:
+    """Return the recordings of all files, which have the same features and targets."""
+    names, first = [*found], next(iter(found.values()))
+    for name, one in found.items():
         if one.features != first.features or one.targets != first.targets:
             raise InputError(
                 f"{folder}: {name} has the features {', '.join(one.features)}, expected those of {names[0]}: "
                 f"{', '.join(first.features)}"
             )
-    rates = {one.sampling_rate for one in found}
+    rates = {one.sampling_rate for one in found.values()}
     return replace(
         first,
-        series=tuple(each for one in relabeled(found) for each in one.series),
-        labels=tuple(sorted({label for one in found for label in one.labels})),
+        series=tuple(each for one in relabeled([*found.values()]) for each in one.series),
+        labels=tuple(sorted({label for one in found.values() for label in one.labels})),
         sampling_rate=rates.pop() if len(rates) == 1 else None,
-        notes=tuple(f"{name}: {note}" for one, name in zip(found, names, strict=True) for note in one.notes),
+        notes=tuple(f"{name}: {note}" for name, one in found.items() for note in one.notes),
     )
 
 

@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime.errors import InputError, did_you_mean
 
 __all__ = [
     "SETS",
@@ -95,10 +94,5 @@ def usable(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
 
 def missing_name(path: Path, kind: str, name: str, available: Sequence[str], advice: str = "") -> InputError:
     """Return the error for a column or array that is not in the file; suggests the nearest name."""
-    close = get_close_matches(name, available, n=1)
-    if close:
-        advice = f"did you mean {close[0]!r}?"
-    return InputError(
-        f"{path} has no {kind} {name!r} (it has {', '.join(available) or 'none'})"
-        + (f"; {advice}" if advice else "")
-    )
+    text = f"{path} has no {kind} {name!r} (it has {', '.join(available) or 'none'})"
+    return InputError("; ".join(filter(None, (text, did_you_mean(name, available), advice))))

@@ -91,27 +91,32 @@ def _read_table(
     x = table.numbers(features, gaps=config.missing != "error", advice=_MENDS)
     y, labels = _targets(table, columns.label, () if config.forecast else columns.values)
     order, timed = table.places(columns.order) if columns.order else (None, False)
-    found, times = [], []
-    for name, rows in _series(table, columns, order).items():
-        group = table.constant(columns.group, rows, name) if columns.group else name
-        split = table.constant(columns.split, rows, name) if columns.split else ""
-        if split and split not in SETS:
-            raise InputError(f"{path}: split of series {name!r} is {split!r}, expected {', '.join(SETS)}")
-        found.append(Recording(name, group, x[rows], None if y is None else y[rows], split))
-        if timed and order is not None:
-            times.append(order[rows])
-    recordings = Recordings(tuple(found), labels, columns.values, tuple(features), config.sampling_rate)
-    if config.missing == "drop-row" and timed:
-        times = [each[~np.isnan(one.x).any(axis=1)] for one, each in zip(found, times, strict=True)]
+    rows_of = _series(table, columns, order)
+    found = tuple(_recording(table, columns, name, rows, x, y) for name, rows in rows_of.items())
+    recordings = Recordings(found, labels, columns.values, tuple(features), config.sampling_rate)
     if config.missing != "error":
         recordings = mend_missing(path, recordings, config.missing)
-    if timed:
+    if timed and order is not None:
+        times = [order[rows] for rows in rows_of.values()]
+        if config.missing == "drop-row":
+            times = [each[~np.isnan(one.x).any(axis=1)] for one, each in zip(found, times, strict=True)]
         recordings = mend_rate(recordings, times, config)
     if config.forecast:
         places = [features.index(name) for name in columns.values]
         series = tuple(_with_next(path, one, places) for one in recordings.series)
         recordings = replace(recordings, series=series)
     return recordings
+
+
+def _recording(
+    table: "_Table", columns: "_Columns", name: str, rows: Array, x: Array, y: Array | None
+) -> Recording:
+    """Return one series, whose group and split are the same in all of its rows."""
+    group = table.constant(columns.group, rows, name) if columns.group else name
+    split = table.constant(columns.split, rows, name) if columns.split else ""
+    if split and split not in SETS:
+        raise InputError(f"{table.path}: split of series {name!r} is {split!r}, expected {', '.join(SETS)}")
+    return Recording(name, group, x[rows], None if y is None else y[rows], split)
 
 
 def _with_next(path: Path, one: Recording, places: list[int]) -> Recording:

@@ -125,24 +125,11 @@ def score(dataset: str, model: Path, output: Path, config: ScoreConfig, show: Sh
     begun, told = time.monotonic(), config.reset_every is not None
     check_output(output, dataset)
     earlier = read_ledger(config.since) if config.since else None
-    if earlier:  # what is not given again stays
-        before: Columns = earlier["columns"]
-        config = replace(
-            config,
-            series=config.series or before.series,
-            order=config.order or before.order,
-            features=config.features or before.features,
-            engine=earlier["engine"] if config.engine == "auto" else config.engine,
-            reset_every=config.reset_every or earlier.get("reset_every") or "never",
-            hold=config.hold or (earlier.get("hold") if config.events else None),
-        )
+    config = _continued(config, earlier) if earlier else config
     opened = load(model, device="cpu", threads=1, engine=config.engine)
     columns = _columns(opened, config)
     files = find_files(dataset)
-    if inside := [source for source in files if output.resolve() in Path(source.path).resolve().parents]:
-        raise InputError(
-            f"the data set {dataset} takes in {output}, as {inside[0].path}; name another output"
-        )
+    _check_outside(dataset, files, output)
     found = _look(files, columns, config, earlier)
     width = _width(opened, config)
     with open_engine(config.workers, config.address) as workers, workspace(output) as work:
@@ -155,24 +142,10 @@ def score(dataset: str, model: Path, output: Path, config: ScoreConfig, show: Sh
         done = run.windows() if config.by_window else run.series()
         scored = {each.name: _mark(each, run.rows[each.number]) for each in files if each.number in run.rows}
         bad = {each: run.bad[each.number] for each in files if each.number in run.bad}
+        left_out = {each.name: _mark(each, 0) | {"why": why} for each, why in bad.items()}
         known = earlier or {"files": {}, "left_out": {}}
-        ledger = {
-            "model": {"name": model.name, "identity": job.identity},
-            "engine": job.engine,
-            "columns": columns._asdict(),
-            "keys": _encoded(job),
-            "events": config.events,
-            "hold": job.hold,
-            "reset_every": job.reset_every,
-            "by_window": config.by_window,
-            "buckets": job.buckets,
-            "number": job.number,
-            "versions": {name: version(name) for name in ("lstm-edge", "pyarrow", "numpy")},
-            "files": known["files"] | scored,
-            "left_out": known["left_out"]
-            | {each.name: _mark(each, 0) | {"why": why} for each, why in bad.items()},
-        }
-        publish(work, output, ledger)
+        listed = {"files": known["files"] | scored, "left_out": known["left_out"] | left_out}
+        publish(work, output, _settings(model, job, columns, config) | listed)
         rows, seconds = sum(run.rows.values()), time.monotonic() - begun
         return ScoreReport(
             rows=rows,
@@ -191,6 +164,44 @@ def score(dataset: str, model: Path, output: Path, config: ScoreConfig, show: Sh
             reset_every=job.reset_every,
             from_reset=opened.interface.from_reset and not (told or config.by_window),
         )
+
+
+def _check_outside(dataset: str, files: Sequence[DataFile], output: Path) -> None:
+    if inside := [source for source in files if output.resolve() in Path(source.path).resolve().parents]:
+        raise InputError(
+            f"the data set {dataset} takes in {output}, as {inside[0].path}; name another output"
+        )
+
+
+def _continued(config: ScoreConfig, earlier: Any) -> ScoreConfig:
+    """Return the options of a run that continues an earlier one: what is not given again stays."""
+    before: Columns = earlier["columns"]
+    return replace(
+        config,
+        series=config.series or before.series,
+        order=config.order or before.order,
+        features=config.features or before.features,
+        engine=earlier["engine"] if config.engine == "auto" else config.engine,
+        reset_every=config.reset_every or earlier.get("reset_every") or "never",
+        hold=config.hold or (earlier.get("hold") if config.events else None),
+    )
+
+
+def _settings(model: Path, job: Job, columns: Columns, config: ScoreConfig) -> dict[str, Any]:
+    """Return what the ledger records of a run, apart from its files."""
+    return {
+        "model": {"name": model.name, "identity": job.identity},
+        "engine": job.engine,
+        "columns": columns._asdict(),
+        "keys": _encoded(job),
+        "events": config.events,
+        "hold": job.hold,
+        "reset_every": job.reset_every,
+        "by_window": config.by_window,
+        "buckets": job.buckets,
+        "number": job.number,
+        "versions": {name: version(name) for name in ("lstm-edge", "pyarrow", "numpy")},
+    }
 
 
 def _encoded(job: Job) -> str:

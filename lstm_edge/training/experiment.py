@@ -290,19 +290,30 @@ class Experiment:
         what, better, apart = self._difference(*((scores, other) if carries else (other, scores)))
         return f"{said}; {what}: {_ADVICE[carries, better]}" if apart else said
 
-    def _against_baselines(self, scores: Mapping[str, Any]) -> str:
-        """Return the score next to the best baseline's, and if it is no better, what to try."""
+    def best_baselines(self, scores: Mapping[str, Any]) -> dict[str, tuple[float, str]]:
+        """Return the score and the name of a set's best baseline: the accuracy, or by target the RMSE.
+
+        Args:
+            scores: as ``metrics`` returns.
+        """
         found = scores["baselines"]
         if self.targets is None:
             ((name, one),) = found.items()
-            said = f"accuracy {scores['accuracy']:.3f}, {one['accuracy']:.3f} of {name}"
-            return said if scores["accuracy"] > one["accuracy"] else f"{said}: {_NO_BETTER}"
-        least = {
+            return {"accuracy": (one["accuracy"], name)}
+        return {
             target: min((each["rmse"][target], name) for name, each in found.items())
             for target in self.recordings.targets
         }
-        target = max(least, key=lambda each: scores["rmse"][each] / max(least[each][0], _TINY))
-        error, name = least[target]
+
+    def _against_baselines(self, scores: Mapping[str, Any]) -> str:
+        """Return the score next to the best baseline's, and if it is no better, what to try."""
+        best = self.best_baselines(scores)
+        if self.targets is None:
+            accuracy, name = best["accuracy"]
+            said = f"accuracy {scores['accuracy']:.3f}, {accuracy:.3f} of {name}"
+            return said if scores["accuracy"] > accuracy else f"{said}: {_NO_BETTER}"
+        target = max(best, key=lambda each: scores["rmse"][each] / max(best[each][0], _TINY))
+        error, name = best[target]
         said = f"RMSE of {target} {scores['rmse'][target]:.4g}, {error:.4g} of {name}"
         return said if scores["rmse"][target] < error else f"{said}: {_NO_BETTER}"
 

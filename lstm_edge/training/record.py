@@ -109,7 +109,7 @@ def _streams(run: Run, experiment: Experiment, name: str) -> dict[str, Any]:
 
     ``score`` says which: ``accuracy``, or ``rmse`` as a fraction of the targets' standard deviation.
     ``carried`` is that of states carried on, ``restarted`` that of windows from reset, ``baseline`` that of
-    the best prediction without a network.
+    the best predictions without a network, of each target its own.
     """
     series = experiment.series[name]
     window = experiment.data.window or round(float(series.size.double().mean()))
@@ -134,24 +134,18 @@ def _streams(run: Run, experiment: Experiment, name: str) -> dict[str, Any]:
         "width": width,
         **curves,
         "series": experiment.series_scores(carried),
-        "baseline": _best_baseline(run, experiment, name),
+        "baseline": _baseline(run, experiment, name),
     }
 
 
-def _best_baseline(run: Run, experiment: Experiment, name: str) -> dict[str, Any]:
-    """Return the name and the score of the best baseline, in the unit of ``_streams``."""
-    found = run.summary[name]["baselines"]
-    if experiment.targets is None:
-        scores = {each: one["accuracy"] for each, one in found.items()}
-        best = max(scores, key=scores.__getitem__)
-    else:
-        std = dict(zip(experiment.recordings.targets, experiment.targets.std, strict=True))
-        scores = {
-            each: math.sqrt(mean((one["rmse"][target] / std[target]) ** 2 for target in std))
-            for each, one in found.items()
-        }
-        best = min(scores, key=scores.__getitem__)
-    return {"name": best, "score": scores[best]}
+def _baseline(run: Run, experiment: Experiment, name: str) -> dict[str, Any]:
+    """Return the names and the score of the best baselines, in the unit of ``_streams``."""
+    best = experiment.best_baselines(run.summary[name])
+    scores = [score for score, _ in best.values()]
+    if experiment.targets is not None:
+        parts = zip(scores, experiment.targets.std, strict=True)
+        scores = [math.sqrt(mean((score / std) ** 2 for score, std in parts))]
+    return {"name": ", ".join(sorted({each for _, each in best.values()})), "score": scores[0]}
 
 
 def _spread(count: int, most: int) -> npt.NDArray[np.int64]:

@@ -5,6 +5,8 @@ A message says in one line what was received, what was expected and what to do n
 
 import os
 import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 __all__ = [
     "CheckFailedError",
@@ -20,6 +22,7 @@ __all__ = [
     "StateWarning",
     "UnsupportedError",
     "counted",
+    "did_you_mean",
     "first_line",
     "install_command",
     "one_line",
@@ -92,6 +95,27 @@ class CheckFailedError(LstmEdgeError, AssertionError):
 def counted(count: int, noun: str) -> str:
     """Return ``1 sample`` or ``1,000 samples``: a number and a noun whose plural ends in s."""
     return f"{count:,} {noun}" if count == 1 or noun.endswith("s") else f"{count:,} {noun}s"
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """Return ``did you mean 'temperature'?`` for the nearest of ``names``, or ``""`` if none is near.
+
+    A name that begins with the other is nearer than one that shares letters, and so are initials (``--lr``).
+    """
+    asked = _letters(name)
+    near = [each for each in names if _letters(each).startswith(asked) or asked == _initials(each)]
+    if not near:
+        whole = {_letters(each): each for each in names}
+        near = [whole[found] for found in get_close_matches(asked, whole, n=1, cutoff=0.7)]
+    return f"did you mean {min(near, key=len)!r}?" if asked and near else ""
+
+
+def _letters(name: str) -> str:
+    return "".join(filter(str.isalnum, name.lower()))
+
+
+def _initials(name: str) -> str:
+    return "".join(word[0] for word in re.split(r"[-_ ]+", name.lower()) if word)
 
 
 def install_command(extra: str) -> str:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from math import prod
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -148,10 +149,12 @@ def infer_manifest(
     outputs: Sequence[TensorSpec],
     states: Mapping[str, str] | None,
     file: OnnxFile | None,
+    declared: Mapping[str, str] = MappingProxyType({}),
 ) -> Manifest:
     """Return the manifest of a file made elsewhere: ``states`` as named, else paired by name and shape.
 
     ``file`` shows the layers that can't be streamed; None where it can't be read (the ORT format).
+    ``declared`` are pairs that a configuration next to the file names, which need not be all.
 
     The batch axis is the one name that every state shares with an input; the sequence axis is the one
     other name of the inputs. Where there is no such single name, the manifest has none.
@@ -160,7 +163,12 @@ def infer_manifest(
         ContractError: states can't be paired, or a named pair does not fit.
         InputError: ``states`` names what the graph does not have.
     """
-    pairs = pair_states(inputs, outputs) if states is None else _named_pairs(inputs, outputs, states)
+    pairs = _named_pairs(inputs, outputs, declared if states is None else states)
+    if states is None:
+        pairs += pair_states(
+            [spec for spec in inputs if spec.name not in declared],
+            [spec for spec in outputs if spec.name not in declared.values()],
+        )
     specs = tuple(
         StateSpec(entering.name, leaving.name, entering.dtype, entering.axes) for entering, leaving in pairs
     )
@@ -232,22 +240,30 @@ def pair_states(
     """Pair each input that is called like a state with the output that continues it.
 
     ``h``/``hn``, ``h_0``/``h_n``, ``state``/``stateN``, ``state0``/``new_state0``, ``h_in``/``h_out``,
-    ``past_c``/``present_c``, ``initial_h``/``Y_h`` and their like are known. Where names do not decide,
+    ``past_c``/``present_c``, ``initial_h``/``Y_h``, ``cached_key_0``/``new_cached_key_0`` and their like are
+    known. Where names do not decide,
     the only output of the same dtype and shape does. An input whose like no output has is not a state.
     ``example`` shows how to name a pair where it is asked for.
 
     Raises:
         ContractError: several outputs could continue a state, or one could continue several.
     """
+    states = [spec for spec in inputs if is_called_like_a_state(spec.name) or _is_renewed(spec, outputs)]
     named: dict[str, TensorSpec] = {}
-    open_inputs: list[TensorSpec] = []
-    for entering in (spec for spec in inputs if is_called_like_a_state(spec.name)):
+    for entering in states:
         matches = _best_named(entering, outputs)
         if len(matches) == 1 and matches[0] not in named.values():
             named[entering.name] = matches[0]
-        else:
-            open_inputs.append(entering)
     left = [spec for spec in outputs if spec not in named.values()]
+    named |= _pair_by_shape([spec for spec in states if spec.name not in named], left, example)
+    return [(spec, named[spec.name]) for spec in inputs if spec.name in named]
+
+
+def _pair_by_shape(
+    open_inputs: Sequence[TensorSpec], left: Sequence[TensorSpec], example: str
+) -> dict[str, TensorSpec]:
+    """Pair each state that names do not decide with the only output of its dtype and shape."""
+    named = {}
     for entering in open_inputs:
         matches = [leaving for leaving in left if could_continue(entering, leaving)]
         rivals = [
@@ -262,7 +278,7 @@ def pair_states(
             )
         if matches:
             named[entering.name] = matches[0]
-    return [(spec, named[spec.name]) for spec in inputs if spec.name in named]
+    return named
 
 
 def _best_named(entering: TensorSpec, outputs: Sequence[TensorSpec]) -> list[TensorSpec]:
@@ -285,6 +301,13 @@ def is_renamed(before: str, after: str) -> bool:
     """Return whether names alone say that an output continues an input: ``past_k`` and ``k``."""
     marked = re.search(_RENAMED[0], before, re.IGNORECASE) or re.search(_RENAMED[1], after, re.IGNORECASE)
     return marked is not None and shared_stem(before, after) > 0
+
+
+def _is_renewed(entering: TensorSpec, outputs: Sequence[TensorSpec]) -> bool:
+    """Return whether an output of the same shape is called the new one: ``lens`` and ``new_lens``."""
+    return any(
+        is_renamed(entering.name, leaving.name) and could_continue(entering, leaving) for leaving in outputs
+    )
 
 
 def _stems(name: str, marks: tuple[str, str]) -> set[str]:

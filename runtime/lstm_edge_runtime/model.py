@@ -90,16 +90,13 @@ def load(
         CheckFailedError: ``engine="native"``, and the golden case is beyond its limits there.
         InputError: an argument that is none of the above.
     """
-    if threads != "auto" and (type(threads) is not int or not 1 <= threads <= MAX_THREADS):
-        raise InputError(f"threads is {threads!r}, expected 'auto' or a whole number from 1 to {MAX_THREADS}")
+    _check_arguments(threads, engine)
     if profile is not None:
         warnings.warn(
             "profile= is ignored: profiles were removed; lstm-edge bench prints the fastest settings",
             DeprecationWarning,
             stacklevel=2,
         )
-    if engine not in ("auto", "onnxruntime", "native"):
-        raise InputError(f"engine is {engine!r}, expected 'auto', 'onnxruntime' or 'native'")
     name, data, stamp = _content(source)
     if data[:8] == b"LSTMEDGE":
         return _load_program(
@@ -119,35 +116,46 @@ def load(
         session, options = _open(target, name, SessionOptions(providers=wanted), device, providers)
     for each in (stamp, *beside) if beside and stamp else ():
         each.check()
-    inputs, outputs = graph_specs(session.get_inputs()), graph_specs(session.get_outputs())
-    if manifest is None:
-        interface = infer_manifest(inputs, outputs, states, file)
-    elif states is not None:
-        raise InputError("got states=, but the file has a manifest that names its states; remove it")
-    else:
-        interface = manifest
-        check_manifest(interface, inputs, outputs)
-        interface = refuse_windows(interface, file)
+    interface = _read_interface(session, manifest, states, file, name if stamp else None)
     if engine == "auto" and providers is not None:
         engine = "onnxruntime"
-    open_native = _native(
-        engine,
-        session,
-        file,
-        interface,
-        options.threads,
-    )
-    has_manifest = manifest is not None
     core = Core(
         session,
         interface,
         Identity(data, beside, interface.identity if file is None else ""),
-        has_manifest=has_manifest,
+        has_manifest=manifest is not None,
         check=check,
-        open_native=open_native,
+        open_native=_native(engine, session, file, interface, options.threads),
         native_calls=engine == "native",
     )
     return Model(core, options)
+
+
+def _check_arguments(threads: object, engine: object) -> None:
+    if threads != "auto" and (type(threads) is not int or not 1 <= threads <= MAX_THREADS):
+        raise InputError(f"threads is {threads!r}, expected 'auto' or a whole number from 1 to {MAX_THREADS}")
+    if engine not in ("auto", "onnxruntime", "native"):
+        raise InputError(f"engine is {engine!r}, expected 'auto', 'onnxruntime' or 'native'")
+
+
+def _read_interface(
+    session: Any,
+    manifest: Manifest | None,
+    states: Mapping[str, str] | None,
+    file: OnnxFile | None,
+    path: str | None,
+) -> Manifest:
+    """Return the file's manifest, checked against its graph, or one that is inferred from the graph."""
+    inputs, outputs = graph_specs(session.get_inputs()), graph_specs(session.get_outputs())
+    if manifest is None:
+        from .conventions import declared_states
+
+        declared = declared_states(path, inputs, outputs) if path and states is None else {}
+        return infer_manifest(inputs, outputs, states, file, declared)
+    if states is not None:
+        raise InputError("got states=, but the file has a manifest that names its states; remove it")
+    check_manifest(manifest, inputs, outputs)
+    return refuse_windows(manifest, file)
 
 
 class Model:

@@ -41,6 +41,8 @@ def paired(entering: list[TensorSpec], leaving: list[TensorSpec]) -> dict[str, s
         {"in_cache0": "out_cache0", "in_cache1": "out_cache1", "in_cache10": "out_cache10"},
         {"input_state": "output_state"},
         {"init_h": "last_h", "init_c": "last_c"},
+        {"cached_key_0": "new_cached_key_0", "cached_key_1": "new_cached_key_1"},  # sherpa-onnx
+        {"processed_lens": "new_processed_lens"},
     ],
 )
 def test_well_known_names_pair_whatever_the_order(pairs):

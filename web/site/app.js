@@ -240,25 +240,39 @@ function showBars(bars, model, values) {
 // what the page says at first is what it says of a file that has nothing special
 const [REPLAY_WORDS, LIVE_WORDS] = ["replay-words", "live-words"].map((id) => byId(id).textContent ?? "");
 
+/** What the file takes, in words. @param {Model} model */
+const inputsOf = ({ manifest: { inputs } }) => inputs.map(({ name, dtype, axes }) => `${name} ${dtype} (${axes.join(", ")})`).join(" and ");
+
 /** @param {Session} session */
 function showReplay(session) {
-  const { model } = session, recordings = recordingsOf(session), view = new View("replay", session);
+  const { model, features } = session, recordings = recordingsOf(session), view = new View("replay", session);
   const button = byId("play"), choice = /** @type {HTMLSelectElement} */ (byId("recording")), whole = model.unstreamable;
+  const preview = () => {
+    const chosen = recordings[Number(choice.value)];
+    if (!chosen) return;
+    view.plot.preview(chosen.x, features.length);
+    view.describe(`The signal of ${chosen.name}`);
+  };
   byId("replay").inert = false;
+  choice.disabled = false;
   choice.replaceChildren(...recordings.map(({ name }, place) => Object.assign(element("option", name), { value: String(place) })));
   byId("replay-controls").hidden = !recordings.length;
   byId("speed").parentElement?.toggleAttribute("hidden", Boolean(whole) || stillness.matches);
   button.textContent = whole ? "Run the whole recording" : "Play";
+  byId("replay-figure").hidden = !recordings.length;
   say("replay-words", !recordings.length
-    ? "This page has no recording for this file, and the file has no golden case with one input."
+    ? `This page replays recordings of sensors: one float32 input (N, L, features). It has none for this file, which takes ${inputsOf(model)}.`
     : whole
       ? `This file can't be streamed: ${whole}. It takes whole sequences.`
       : REPLAY_WORDS ?? "");
+  preview();
+  choice.onchange = preview;
   button.onclick = async () => {
     const recording = recordings[Number(choice.value)];
     if (session.stop("replay") || !recording) return;
     const signal = session.begin("replay");
     button.textContent = whole ? "Running" : "Stop";
+    choice.disabled = true;
     try {
       await (whole ? runWhole(session, view, recording) : replay(session, view, recording, signal));
     } catch (error) {
@@ -266,6 +280,7 @@ function showReplay(session) {
     } finally {
       if (!signal.aborted) session.stop("replay");
       button.textContent = whole ? "Run the whole recording" : "Play";
+      choice.disabled = false;
     }
   };
 }
@@ -354,7 +369,8 @@ function showLive(session) {
   byId("live-figure").hidden = true;
   const missing = model.unstreamable
     ? `This file can't be streamed: ${model.unstreamable}.`
-    : wanted ? "" : `A motion sensor has acc_x, acc_y, acc_z, gyr_x, gyr_y, gyr_z; this file needs ${features.join(", ") || "something else"}.`;
+    : wanted ? "" : `A motion sensor has acc_x, acc_y, acc_z, gyr_x, gyr_y, gyr_z; this file needs ${features.join(", ")}.`;
+  byId("live").hidden = !features.length;
   byId("live-controls").hidden = Boolean(missing);
   const view = new View("live", session);
   button.textContent = "Start";

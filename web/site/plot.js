@@ -59,6 +59,13 @@ export class Plot {
     if (this.#rows.length > this.#columns) this.#rows.shift();
   }
 
+  /** Draw a signal before anything was computed from it. @param {Float32Array} x `(L, I)` @param {number} width I */
+  preview(x, width) {
+    this.clear(x.length / width);
+    for (let at = 0; at < x.length; at += width) this.push(x.subarray(at, at + width), []);
+    this.draw();
+  }
+
   /** Draw before the next frame. */
   ask() {
     if (this.#asked) return;
@@ -90,7 +97,8 @@ export class Plot {
 
   /** @param {string} name @param {number[]} places @param {"sample" | "result"} of @param {number} top @param {number} width */
   #lane(name, places, of, top, width) {
-    const values = places.map((place) => this.#rows.map((row) => Number(row[of][place])));
+    const rows = this.#rows[0]?.[of].length ? this.#rows : [];
+    const values = places.map((place) => rows.map((row) => Number(row[of][place])));
     const finite = values.flat().filter(Number.isFinite), low = Math.min(0, ...finite), high = Math.max(0, ...finite);
     const y = (/** @type {number} */ value) => top + TOP + LANE * (1 - (value - low) / (high - low || 1));
     const x = (/** @type {number} */ index) => (width * (index + 0.5)) / this.#columns;
@@ -108,7 +116,7 @@ export class Plot {
   /** @param {number} top @param {number} width */
   #band(top, width) {
     const band = svg("g", { class: "band" }), step = width / this.#columns;
-    const said = this.#rows.map(({ result }) => best(result));
+    const said = (this.#rows[0]?.result.length ? this.#rows : []).map(({ result }) => best(result));
     for (let from = 0, to = 0; from < said.length; from = to) {
       while (to < said.length && said[to] === said[from]) to += 1;
       const label = this.#what.labels[said[from] ?? 0] ?? "", room = (to - from) * step;

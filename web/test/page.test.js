@@ -86,6 +86,9 @@ describe("the page", { skip }, () => {
   test("it replays a recording: the signal, and under it the decision", async () => {
     await visit();
     await page.selectOption("#recording", { label: "Walking" });
+    const drawn = await page.locator("#replay-plot polyline").evaluateAll((lines) => lines.map((line) => line.getAttribute("points")?.split(" ").length));
+    assert.deepEqual(drawn, [100, 100, 100, 100, 100, 100], "the signal is drawn before Play is pressed");
+    assert.equal(await page.locator("#replay-plot .band rect").count(), 0);
     await play();
     assert.match(await text("replay-result"), /Recognized as Walking after \d+\.\d s\. A step takes [\d.]+ ms on average; a sample comes every 5\.0 ms/);
     assert.equal(await page.locator("#replay-plot polyline").count(), 6);
@@ -259,7 +262,9 @@ describe("the page", { skip }, () => {
     assert.match(await text("facts"), /Units\s+m, m, m/);
     await page.goto(`${server.url}?model=gru.onnx`);
     await settled();
-    assert.match(await text("replay-words"), /no recording for this file/);
+    assert.match(await text("replay-words"), /one float32 input.*It has none for this file, which takes \w+ \w+ \(.*\) and /);
+    assert.ok(await page.locator("#live").isHidden(), "no motion sensor has what this file needs");
+    assert.ok(await page.locator("#replay-figure").isHidden());
     assert.deepEqual(complaints, []);
   });
 

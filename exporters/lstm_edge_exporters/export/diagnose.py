@@ -168,7 +168,7 @@ def _use_of_value(path: str, number: int) -> str:
 
 
 def _suggest_step(module: nn.Module, signature: Signature, steps: int) -> str:
-    """Return how to export one step a call, where ``forward`` takes it and carries its states; else ``""``.
+    """Return how to export one step a call, with the options if ``forward`` takes and returns its states.
 
     Args:
         module: a copy in eval mode.
@@ -182,28 +182,31 @@ def _suggest_step(module: nn.Module, signature: Signature, steps: int) -> str:
         if axis is not None and tensor.dim() > 1:
             cut[name], example[place] = axis, tensor.narrow(axis, 0, 1)
     one = replace(signature, example=tuple(example))
+    advice = ", or export one step a call: let forward take and return the state, and give --step"
     if not cut or not runs(module, one):
-        return ""
+        return advice
     with torch.no_grad():
         outputs = [tensor for _, tensor in flatten_output(one.call(module, one.example))]
+    inputs = dict(zip(one.names, one.example, strict=True))
     states = [
         name
-        for name, tensor in zip(one.names, one.example, strict=True)
+        for name, tensor in inputs.items()
         if name not in cut
         and tensor.is_floating_point()
         and any(tensor.shape == each.shape for each in outputs)
     ]
-    if not states:
-        absent = _absent_states(module, signature.names)
-        also = f", for which forward has {' and '.join(absent)}" if absent else ""
-        return f"; or export one step a call: an example of one step with its states as arguments{also}"
+    if not states and (states := _absent_states(module, signature.names)):
+        inputs |= dict(
+            zip(states, outputs[-len(states) :] if len(outputs) > len(states) else (), strict=False)
+        )
+    if not states or not inputs.keys() >= {*states}:
+        return advice
     options = " ".join(
         f"--input {name}={_axes_of_step(tensor, cut.get(name), name in states)}"
-        for name, tensor in zip(one.names, one.example, strict=True)
+        for name, tensor in inputs.items()
     )
     return (
-        f"; forward takes and returns {', '.join(states)}, so that one step a call works: "
-        f"{options} (--step makes every L of --input 1)"
+        f", or export one step a call, as forward takes and returns {' and '.join(states)}: --step {options}"
     )
 
 
@@ -216,8 +219,10 @@ def _absent_states(module: nn.Module, names: Sequence[str]) -> list[str]:
 
 def _axes_of_step(tensor: Tensor, time: int | None, state: bool) -> str:
     """Return the axes of an input of one step, as ``--input`` takes them."""
-    second = time == 0 or (time is None and state and tensor.dim() == 3)
-    return ",".join("N" if place == int(second) else str(size) for place, size in enumerate(tensor.shape))
+    batch = 1 if time == 0 or (time is None and state and tensor.dim() == 3) else 0
+    unbatched = time == 0 and tensor.dim() == 2 and tensor.is_floating_point()
+    axes = ({} if unbatched else {batch: "N"}) | {time: "L"}
+    return ",".join(axes.get(place, str(size)) for place, size in enumerate(tensor.shape))
 
 
 def parting_line(*runs: Callable[[], object]) -> str:

@@ -217,7 +217,7 @@ class Recorder(TorchFunctionMode):
                 raise LoopError(
                     f"cell {path!r} is called {count} times in one forward ({lines[path]}): a loop over time "
                     "would be unrolled at that length; use nn.LSTM, nn.GRU or nn.RNN with the same weights "
-                    "instead, or export one step a call with the state as input and output",
+                    "instead",
                     count,
                 )
 

@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from ..numerics.reference import Signature
+
 __all__ = [
     "Place",
     "calling_line",
@@ -50,11 +52,17 @@ def line_at(path: str, number: int) -> str:
 
 
 def calling_line() -> str:
-    """Return the innermost line outside of PyTorch and this package that is being run."""
-    frame = sys._getframe(1)
-    while frame is not None and not is_own(frame.f_code.co_filename):
-        frame = frame.f_back  # type: ignore[assignment]
-    return line_at(frame.f_code.co_filename, frame.f_lineno) if frame is not None else ""
+    """Return the module's innermost line that is being run, not an installed library's if it has another."""
+    frame: FrameType | None = sys._getframe(1)
+    own: list[str] = []
+    while frame is not None and frame.f_code is not Signature.call.__code__:  # behind it is who calls export
+        path = frame.f_code.co_filename
+        if is_own(path):
+            own.append(line_at(path, frame.f_lineno))
+            if "-packages" not in path:
+                return own[-1]
+        frame = frame.f_back
+    return own[0] if own else ""
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Which axis of each graph input is the batch and which is time: read off the graph, or found by running."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import onnx_ir as ir
 
@@ -165,23 +165,8 @@ def _without_broadcast(
 
 def _back(node: ir.Node, value: ir.Value, roles: dict[int, str]) -> dict[int, str]:
     """Return the roles of the axes of the node's operands."""
-    if is_recurrent(node) and value.index() == 0:
-        layout = node.attributes.get_int("layout", 0)
-        moved = {0: 0, 1: 1} if layout else {0: 0, 2: 1}
-    elif node.op_type in _KEEPING or node.op_type in _COMBINING or node.op_type in _WINDOWED:
-        joined = _at(node.attributes.get_int("axis", 0) or 0, value) if node.op_type == "Concat" else None
-        moved = {axis: axis for axis in roles if axis != joined}
-    elif node.op_type == "Transpose":
-        order = node.attributes.get_ints("perm", ())
-        moved = dict(enumerate(order)) if order else {}
-    elif node.op_type == "Gather" and constant(node.inputs[1]) is None:
-        moved = {axis: axis for axis in roles} if constant(node.inputs[0]) is not None else {}
-    elif node.op_type == "Gather":
-        moved = _picked(node, roles)
-    elif node.op_type in ("Squeeze", "Unsqueeze"):
-        moved = _resized(node, value, roles)
-    else:
-        moved = {}
+    find = _of_sequence if is_recurrent(node) else _SOURCES.get(node.op_type)
+    moved = find(node, value, roles) if find else {}
     return {moved[axis]: role for axis, role in roles.items() if axis in moved}
 
 
@@ -190,16 +175,35 @@ def _at(axis: int, value: ir.Value) -> int:
     return axis + len(value.shape) if axis < 0 and value.shape is not None else axis
 
 
-def _picked(node: ir.Node, roles: dict[int, str]) -> dict[int, int]:
-    """Map axes of the result of a Gather with constant indices to its first operand's."""
+def _of_sequence(node: ir.Node, value: ir.Value, _: Collection[int]) -> dict[int, int]:
+    """Map axes of a recurrent node's Y to X's."""
+    if value.index():
+        return {}
+    return {0: 0, 1: 1} if node.attributes.get_int("layout", 0) else {0: 0, 2: 1}
+
+
+def _in_place(node: ir.Node, value: ir.Value, axes: Collection[int]) -> dict[int, int]:
+    """Map axes to themselves, except for the one along which a Concat joins."""
+    joined = _at(node.attributes.get_int("axis", 0) or 0, value) if node.op_type == "Concat" else None
+    return {axis: axis for axis in axes if axis != joined}
+
+
+def _transposed(node: ir.Node, _: ir.Value, __: Collection[int]) -> dict[int, int]:
+    return dict(enumerate(node.attributes.get_ints("perm", ()) or ()))
+
+
+def _picked(node: ir.Node, _: ir.Value, axes: Collection[int]) -> dict[int, int]:
+    """Map axes of the result of a Gather to its operand's: the first one's if the indices are constant."""
     picked, axis = constant(node.inputs[1]), node.attributes.get_int("axis", 0) or 0
+    if picked is None and constant(node.inputs[0]) is not None:
+        return {each: each for each in axes}
     if picked is None or axis < 0:
         return {}
     new = range(axis, axis + picked.ndim)
-    return {place: place - picked.ndim + 1 if place >= axis else place for place in roles if place not in new}
+    return {place: place - picked.ndim + 1 if place >= axis else place for place in axes if place not in new}
 
 
-def _resized(node: ir.Node, value: ir.Value, roles: dict[int, str]) -> dict[int, int]:
+def _resized(node: ir.Node, value: ir.Value, roles: Collection[int]) -> dict[int, int]:
     """Map axes of a Squeeze's or Unsqueeze's result to its operand's."""
     given = constant(node.inputs[1]) if len(node.inputs) > 1 else None
     axes = (
@@ -215,3 +219,12 @@ def _resized(node: ir.Node, value: ir.Value, roles: dict[int, str]) -> dict[int,
         return {axis: axis - sum(new < axis for new in axes) for axis in roles if axis not in axes}
     kept = [axis for axis in range(max(roles, default=0) + len(axes) + 1) if axis not in axes]
     return {axis: kept[axis] for axis in roles}
+
+
+_SOURCES: dict[str, Callable[[ir.Node, ir.Value, Collection[int]], dict[int, int]]] = {
+    **dict.fromkeys((*_KEEPING, *_COMBINING, *_WINDOWED), _in_place),
+    **dict.fromkeys(("Squeeze", "Unsqueeze"), _resized),
+    "Transpose": _transposed,
+    "Gather": _picked,
+}
+"""By operator: maps axes of the result to axes of its operand."""

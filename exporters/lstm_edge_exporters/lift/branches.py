@@ -1,6 +1,5 @@
 """Files with ``If``: constants in the place of inputs that choose a branch, and the branches they choose."""
 
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -202,45 +201,38 @@ def _above(value: ir.Value | None) -> Iterator[ir.Node]:
 def _known(value: ir.Value | None, shapes: Mapping[ir.Value, _Sizes]) -> Array | None:
     """Return a value that constants and fixed sizes decide, None for any other."""
     fixed = constant(value)
-    if value is None or fixed is not None:
+    node = None if value is None else value.producer()
+    if fixed is not None or node is None or node.domain != "":
         return fixed
-    node = value.producer()
-    if node is None or node.domain != "":
-        return None
-    if node.op_type in ("Shape", "Size"):
+    if node.op_type in ("Shape", "Size") or _shape_above(node):
         sizes = _sizes(node, shapes)
-        known = [size for size in sizes or () if size is not None]
-        if sizes is None or len(known) < len(sizes):
-            return None
-        return np.array(known if node.op_type == "Shape" else math.prod(known), np.int64)
-    source = node.inputs[0] if node.inputs else None
-    above = None if source is None else source.producer()
-    if node.op_type == "Gather" and above is not None and above.op_type == "Shape":
-        sizes, picks = _sizes(above, shapes), _known(node.inputs[1], shapes)
-        if sizes is not None and picks is not None:
-            picked = [sizes[int(pick)] for pick in picks.ravel()]
-            return None if None in picked else np.array(picked, np.int64).reshape(picks.shape)
+        return None if sizes is None or None in sizes else np.array(sizes, np.int64)
     if node.op_type not in _FOLDED:
         return None
     operands = {str(entry.name): _known(entry, shapes) for entry in node.inputs if entry is not None}
-    if any(array is None for array in operands.values()):
-        return None
-    return _computed(node, operands)
+    return None if any(array is None for array in operands.values()) else _computed(node, operands)
 
 
-def _sizes(node: ir.Node, shapes: Mapping[ir.Value, _Sizes]) -> _Sizes | None:
-    """Return what a ``Shape`` gives, None in the place of a dynamic size; None where no rank is known."""
+def _shape_above(node: ir.Node) -> ir.Node | None:
+    """Return the ``Shape`` whose sizes a ``Gather`` picks."""
+    source = node.inputs[0] if node.op_type == "Gather" else None
+    above = None if source is None else source.producer()
+    return above if above is not None and above.op_type == "Shape" else None
+
+
+def _sizes(node: ir.Node, shapes: Mapping[ir.Value, _Sizes]) -> Array | None:
+    """Return the sizes that a node reads, None for a dynamic one; None if the rank or an index is unknown."""
+    if above := _shape_above(node):
+        whole, picks = _sizes(above, shapes), _known(node.inputs[1], shapes)
+        return None if whole is None or picks is None else np.array(whole[picks], object)
     source = node.inputs[0]
-    if source is None:
-        return None
-    sizes = shapes.get(source)
+    sizes = None if source is None else shapes.get(source, source.shape)
     if sizes is None:
-        if source.shape is None:
-            return None
-        sizes = tuple(axis if isinstance(axis, int) else None for axis in source.shape)
-    if node.op_type == "Shape":
-        sizes = sizes[node.attributes.get_int("start", 0) : node.attributes.get_int("end", None)]
-    return sizes
+        return None
+    fixed = np.array([size if isinstance(size, int) else None for size in sizes], object)
+    if node.op_type == "Size":
+        return np.array(None if None in fixed else fixed.prod(), object)
+    return fixed[node.attributes.get_int("start", 0) : node.attributes.get_int("end", None)]
 
 
 def _computed(node: ir.Node, operands: Mapping[str, Array | None]) -> Array:

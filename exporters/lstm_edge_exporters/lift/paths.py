@@ -116,7 +116,11 @@ def find_path(
         above = node.inputs[0]
         if above is None or value.index() is None:
             break
-        step, next_axis = _read(node, value.index() or 0, batch_axis, recurrent, arrays)
+        output, shape = value.index() or 0, arrays[above].shape
+        if node.op_type in ("Gather", "Slice", "Split"):
+            step, next_axis = _select(node, output, batch_axis, shape, arrays)
+        else:
+            step, next_axis = _read(node, output, batch_axis, shape, recurrent, arrays)
         if step is None or (step.span and selected):
             break
         steps.append(step)
@@ -128,41 +132,38 @@ def find_path(
 
 
 def _read(
-    node: ir.Node, output: int, batch: int, recurrent: ir.Node, arrays: Mapping[ir.Value, Array]
+    node: ir.Node,
+    output: int,
+    batch: int,
+    shape: Sequence[int],
+    recurrent: ir.Node,
+    arrays: Mapping[ir.Value, Array],
 ) -> tuple[Step | None, int]:
-    """Read one operator: the step, and the batch axis above it."""
-    above = node.inputs[0]
-    if above is None:
-        return None, batch
-    shape = arrays[above].shape
+    """Read an operator that keeps all rows of an operand of ``shape``: the step, and the batch axis there."""
     rank = len(shape)
+    undo: tuple[str, Any] = ("Identity", None)
     match node.op_type:
-        case "Identity":
-            return Step(node, output, ("Identity", None)), batch
         case "Transpose":
             order = list(node.attributes.get_ints("perm", ()) or range(rank)[::-1])
-            return Step(node, output, ("Transpose", [order.index(axis) for axis in range(rank)])), order[
-                batch
-            ]
+            undo, batch = ("Transpose", [order.index(axis) for axis in range(rank)]), order[batch]
         case "Squeeze":
-            axes = [axis % rank for axis in _numbers(node, 1, "axes", arrays)]
+            axes = sorted(axis % rank for axis in _numbers(node, 1, "axes", arrays))
             axes = axes or [axis for axis, size in enumerate(shape) if size == 1]
-            kept = [axis for axis in range(rank) if axis not in axes]
-            return Step(node, output, ("Unsqueeze", sorted(axes))), kept[batch]
+            undo, batch = ("Unsqueeze", axes), [axis for axis in range(rank) if axis not in axes][batch]
         case "Unsqueeze":
             added = _numbers(node, 1, "axes", arrays)
-            axes = [axis % (rank + len(added)) for axis in added]
+            axes = sorted(axis % (rank + len(added)) for axis in added)
             if batch in axes:
                 return None, batch
-            return Step(node, output, ("Squeeze", sorted(axes))), batch - sum(axis < batch for axis in axes)
+            undo, batch = ("Squeeze", axes), batch - sum(axis < batch for axis in axes)
         case "MatMul":
             weight = node.inputs[1]
-            inverse = (
-                None if weight is None or batch == rank - 1 else _left_inverse(weight, recurrent, arrays)
-            )
-            return (None if inverse is None else Step(node, output, ("MatMul", inverse))), batch
-        case _:
-            return _select(node, output, batch, shape, arrays)
+            if weight is None or batch == rank - 1:
+                return None, batch
+            if (inverse := _left_inverse(weight, recurrent, arrays)) is None:
+                return None, batch
+            undo = ("MatMul", inverse)
+    return Step(node, output, undo), batch
 
 
 def _select(

@@ -15,6 +15,7 @@ import onnx
 import onnx_ir as ir
 
 from lstm_edge_runtime import __version__, load
+from lstm_edge_runtime.conventions import declared_states
 from lstm_edge_runtime.errors import CheckFailedError, ContractError, FileFormatError, first_line
 from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import Array, Axes, Manifest, StateSpec, TensorSpec
@@ -23,6 +24,7 @@ from ..evaluate import Session, constant, length_inputs, name_axis, try_evaluate
 from ..graph import axes_of, data_inputs, forget_shapes, to_proto, with_manifest
 from ..isolation import isolated
 from ..numerics.verify import ChunkRun
+from ..pairing import spec_of
 from ..progress import Progress, ignore
 from ..recurrent import recurrent_nodes, slots, state_shape
 from ..streaming.facts import NotStreamableError
@@ -94,7 +96,7 @@ def lift_verified(
     """Read, lift, verify; see ``lift``."""
     show(0.0, "reading")
     model, proto = read_graph(onnx_file)
-    config = _with_scalars(model, config)
+    config = _with_scalars(model, _with_declared(model, onnx_file, config))
     transpose_reshapes(model)
     fixed = frozenset() if config.inputs else frozenset(fixed_roles(model))
     attempts = _attempts(fixed)
@@ -132,6 +134,16 @@ def _with_one_batch(model: ir.Model) -> ir.Model | None:
         shape[0] = next(iter(first))
     forget_shapes(copy)
     return copy
+
+
+def _with_declared(
+    model: ir.Model, onnx_file: str | os.PathLike[str] | bytes, config: LiftConfig
+) -> LiftConfig:
+    """Add the states that a configuration next to the file declares."""
+    if isinstance(onnx_file, bytes):
+        return config
+    inputs, outputs = (tuple(map(spec_of, side)) for side in (data_inputs(model.graph), model.graph.outputs))
+    return replace(config, states={**declared_states(onnx_file, inputs, outputs), **config.states})
 
 
 def _with_scalars(model: ir.Model, config: LiftConfig) -> LiftConfig:

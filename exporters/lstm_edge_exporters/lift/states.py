@@ -270,36 +270,43 @@ class _Planner:
     def _describe(self, group: StateGroup) -> _State | str:
         """Find a group's dtype, axes and reset value, or say why it has none."""
         first = group.members[0]
-        place, path, node = first.place, first.path, first.place.slot.node
-        root, axis = (path.whole, path.batch_axis) if path else (place.initial, first.batch_axis)
-        for last in _last(place):
-            if place.initial is not None and any(
-                run[last].shape != run[place.initial].shape for run in self._arrays
-            ):
-                return "its shape changes from pass to pass"
+        place, path = first.place, first.path
+        initial = place.initial
+        if initial is not None and any(
+            run[last].shape != run[initial].shape for run in self._arrays for last in _last(place)
+        ):
+            return "its shape changes from pass to pass"
+        root, axis = (path.whole, path.batch_axis) if path else (initial, first.batch_axis)
         if root is None:
-            directions, hidden, axis = state_shape(node)
-            shape: list[int | str] = [directions, hidden]
-            shape.insert(axis, 1)
-            floats = (each.dtype for each in (node.inputs[2], node.inputs[0]) if each and each.dtype)
-            dtype = next((each for each in floats if each.is_floating_point()), ir.DataType.FLOAT)
-            return self._with_batch(group, dtype, shape, axis, 0.0, self._batch_rows(node))
-        if not is_data_free(root):
-            if root.producer() is not None or root.dtype is None:
-                return f"it is computed from an input, {root.name!r}, and can't be continued by one output"
-            return _State(group, root.dtype, axes_of(root), 0.0, root)
+            return self._absent(group)
+        if is_data_free(root):
+            return self._constant(group, root, axis)
+        if root.producer() is not None or root.dtype is None:
+            return f"it is computed from an input, {root.name!r}, and can't be continued by one output"
+        return _State(group, root.dtype, axes_of(root), 0.0, root)
+
+    def _absent(self, group: StateGroup) -> _State | str:
+        """Describe the zeros that a recurrent node without an initial state starts from."""
+        node = group.members[0].place.slot.node
+        directions, hidden, axis = state_shape(node)
+        shape: list[int | str] = [directions, hidden]
+        shape.insert(axis, 1)
+        floats = (each.dtype for each in (node.inputs[2], node.inputs[0]) if each and each.dtype)
+        dtype = next((each for each in floats if each.is_floating_point()), ir.DataType.FLOAT)
+        return self._with_batch(group, dtype, shape, axis, 0.0, self._batch_rows(node))
+
+    def _constant(self, group: StateGroup, root: ir.Value, axis: int | None) -> _State | str:
+        """Describe a state whose initial value depends on sizes alone; ``axis`` is its batch axis."""
         small, large = (run[root] for run in self._arrays)
         dtype = ir.DataType.from_numpy(small.dtype)
         reset, again = (run if axis is None else run.take([0], axis) for run in (small, large))
-        if not np.array_equal(reset, again) or (
-            axis is not None and ((small != reset).any() or (large != reset).any())
-        ):
+        if not np.array_equal(reset, again) or (small != reset).any() or (large != reset).any():
             return "its value is not the same for every batch member and sequence length"
         value = float(reset.flat[0]) if reset.size and (reset == reset.flat[0]).all() else reset
         if axis is None:
             return _State(group, dtype, small.shape, value)
         rows = (small.shape[axis], large.shape[axis])
-        grown = rows if rows[0] != rows[1] else self._batch_rows(node)
+        grown = rows if rows[0] != rows[1] else self._batch_rows(group.members[0].place.slot.node)
         return self._with_batch(group, dtype, list(reset.shape), axis, value, grown)
 
     def _with_batch(

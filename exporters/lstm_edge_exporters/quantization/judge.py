@@ -1,6 +1,6 @@
 """What a smaller file loses: labels that flip, outputs that change, states that drift over a long run."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -100,28 +100,26 @@ def judge(
         few: the cases are made up and few: count the labels of the long run as well, and none of a row whose
             two best classes are nearer than 5 % of the logits' range, because such ties decide nothing.
     """
-    task = before.manifest.task if before.manifest else None
-    classify = task is not None and task.kind == "classification"
+    task = before.interface.task
+    output, classify = (task.output, task.kind == "classification") if task else ("", False)
     states = [spec.output for spec in before.states]
-    runs = [runner(model) for model in (before, after)]
-    single = _gathered(map(run, cases) for run in runs)
     carries = not few and before.interface.streamable and not before.interface.from_reset
-    carried = _gathered(_one_after_another(model, cases) for model in (before, after)) if carries else single
-    long = _gathered(_long_run(model, cases) for model in (before, after))
-    rows = [_rows(pair) for pair in carried[task.output]] if task else []
+    models = before, after
+    single, long = _gathered(_one_by_one, models, cases), _gathered(_long_run, models, cases)
+    carried = _gathered(_one_after_another, models, cases) if carries else single
     more = long if few else single if carries else {}
-    judged = rows + [_rows(pair) for pair in more.get(task.output, ())] if task else rows
+    rows, others = ([_rows(pair) for pair in pairs.get(output, ())] for pairs in (carried, more))
+    scored = None if task is None or targets is None else (_accuracy if classify else _rmse)(rows, targets)
     change = {
         name: _changed(pairs + carried[name] + long[name])
         for name, pairs in single.items()
         if name not in states
     }
-    margin = _TIE * change[task.output].span if task and few else 0.0
     return Judgement(
         cases=len(cases),
-        agreement=_agreement(judged, margin) if classify else None,
-        accuracy=_accuracy(rows, targets) if classify and targets is not None else None,
-        rmse=_rmse(rows, targets) if task and not classify and targets is not None else None,
+        agreement=_agreement(rows + others, _TIE * change[output].span if few else 0.0) if classify else None,
+        accuracy=scored if classify else None,
+        rmse=None if classify else scored,
         change=change,
         drift={name: _drifted(long[name]) for name in states},
     )
@@ -216,6 +214,11 @@ def device_limits(found: Iterable[Comparison], golden: Mapping[str, Array]) -> d
     return limits
 
 
+def _one_by_one(model: Model, cases: Sequence[Feeds]) -> Iterator[Feeds]:
+    """Return every case's outputs, each from its own states."""
+    return map(runner(model), cases)
+
+
 def _one_after_another(model: Model, cases: Sequence[Feeds]) -> Iterator[Feeds]:
     """Return every case's outputs, each from the states that the one before left."""
     run, states = runner(model), dict[str, Array]()
@@ -244,10 +247,14 @@ def _long_run(model: Model, cases: Sequence[Feeds]) -> Iterator[Feeds]:
     yield from run_chunks(run, interface, joined, [1] * STEPS if interface.streamable else [STEPS])
 
 
-def _gathered(sides: Iterable[Iterable[Feeds]]) -> dict[str, list[Pair]]:
+def _gathered(
+    run: Callable[[Model, Sequence[Feeds]], Iterator[Feeds]],
+    models: tuple[Model, Model],
+    cases: Sequence[Feeds],
+) -> dict[str, list[Pair]]:
     """Return both files' outputs of each call by name."""
     found: dict[str, list[Pair]] = {}
-    for left, right in zip(*sides, strict=True):
+    for left, right in zip(*(run(model, cases) for model in models), strict=True):
         for name, array in left.items():
             found.setdefault(name, []).append((array, right[name]))
     return found

@@ -90,7 +90,7 @@ class Rewriter:
             self._visit_timeless(node, read)
             return
         if any(value in self._last for value in read):
-            raise NotStreamableError(f"{name_node(node)} uses what the last step gave at every step")
+            raise NotStreamableError(f"a latent repeated over time, {name_node(node)}")
         self._from_data.update(node.outputs)
         rule = rules.get(node.op_type) if node.domain == "" else None
         leads = moving[0] is node.inputs[0] or node.op_type == "Concat"
@@ -106,7 +106,7 @@ class Rewriter:
             if (found := self.shapes.growth(value)) is None:
                 self._last.update({} if last is None else {value: last})
             elif last is not None:
-                raise NotStreamableError(f"{name_node(node)} uses what the last step gave at every step")
+                raise NotStreamableError(f"a latent repeated over time, {name_node(node)}")
             elif value in self.shapes.even:
                 axis, merged = found
                 self.facts[value] = Fact(axis, merged=merged, constant=True)
@@ -216,9 +216,7 @@ class Rewriter:
         """
         amount = self.shapes.counters.get(value)
         if amount is None or node.op_type not in _BROADCASTING:
-            raise NotStreamableError(
-                f"{name_node(node)} looks up how many steps have been since a call began"
-            )
+            raise NotStreamableError(f"positions that restart with every call, {name_node(node)}")
         found, rows = self.shapes.growth(value), self.shapes.axes(beside)
         assert found is not None
         own, dtype = self.shapes.axes(value), self.shapes.dtypes[value]

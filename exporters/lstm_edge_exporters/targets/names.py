@@ -22,7 +22,9 @@ __all__ = [
     "file_name",
     "json_text",
     "line",
+    "markdown",
     "pbtxt_string",
+    "yaml_value",
 ]
 
 _LONGEST = 200
@@ -69,6 +71,22 @@ def json_text(document: Any) -> str:
 def line(text: str) -> str:
     """Return ``text`` on one line, for files with one entry a line."""
     return printable(text).replace("\n", "\\n")
+
+
+def markdown(text: str) -> str:
+    """Return ``text`` for a line or a table's cell of Markdown, in which nothing is markup or HTML."""
+    return re.sub(r"([\\`*_\[\]<>#!|~&$:@.])", r"\\\1", line(text))
+
+
+def yaml_value(value: Any) -> str:
+    """Return a value on one line of YAML, in JSON's form; what can't be printed is escaped in its strings."""
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{yaml_value(key)}: {yaml_value(each)}' for key, each in value.items())}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(yaml_value, value))}]"
+    return json.dumps(
+        printable(value) if isinstance(value, str) else value, ensure_ascii=False, allow_nan=False
+    )
 
 
 def pbtxt_string(text: str) -> str:

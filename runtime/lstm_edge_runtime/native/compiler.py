@@ -16,7 +16,7 @@ import numpy as np
 
 from ..axes import row_factor
 from ..errors import UnsupportedError
-from ..manifest import Array, Axes, Manifest, StateSpec
+from ..manifest import Array, Axes, Manifest, StateSpec, TensorSpec
 from ..onnx_reader import Node, OnnxFile
 from . import folding
 from .past import Past
@@ -127,29 +127,9 @@ class _Compiler:
         manifest, graph = self._manifest, self._file.graph
         if graph.sparse_initializers:
             raise UnsupportedError("it stores sparse tensors")
-        batch, sequence = manifest.batch, manifest.sequence
-        described = [(spec.name, spec.axes) for spec in (*manifest.inputs, *manifest.outputs)]
-        for name, axes in (*described, *((state.input, state.axes) for state in manifest.states)):
-            if any(
-                isinstance(axis, str) and axis != sequence and row_factor(axis, batch) is None
-                for axis in axes
-            ):
-                raise UnsupportedError(f"{name} {axes} has a dynamic axis other than batch and time")
-        for state in manifest.states:
-            if any(row_factor(axis, batch) for axis in state.axes):
-                raise UnsupportedError(f"state {state.input} {state.axes} has several rows for each source")
+        _check_axes(manifest)
         for spec in manifest.inputs:
-            shape = _row_shape(spec.name, spec.axes)
-            if spec.name == manifest.lengths:
-                self._values[spec.name] = np.full(shape, not self._padding, spec.dtype)
-            elif spec.dtype == "bool":
-                flags = self._writer.input(spec.name, prod(shape), "uint8")
-                self._values[spec.name] = _Value(shape, (self._writer.cast(flags),), "bool")
-            elif spec.dtype not in INPUT_TYPES:
-                raise UnsupportedError(f"input {spec.name} is {spec.dtype}")
-            else:
-                buffer = self._writer.input(spec.name, prod(shape), spec.dtype)
-                self._values[spec.name] = _Value(shape, (buffer,), spec.dtype)
+            self._values[spec.name] = self._open_input(spec)
         pasts = find_pasts(self._file, manifest)
         for state in manifest.states:
             opened = self._open_past(state, pasts[state.input]) if state.input in pasts else None
@@ -162,6 +142,17 @@ class _Compiler:
         for state in sorted(manifest.states, key=lambda state: state.input in pasts):
             self._close_state(state)  # a past at the end: nothing reads it after its PUSH
         return Compiled(self._writer, tuple(part for part, _ in self._parts))
+
+    def _open_input(self, spec: TensorSpec) -> _Any:
+        shape = _row_shape(spec.name, spec.axes)
+        if spec.name == self._manifest.lengths:
+            return np.full(shape, not self._padding, spec.dtype)
+        if spec.dtype == "bool":
+            flags = self._writer.input(spec.name, prod(shape), "uint8")
+            return _Value(shape, (self._writer.cast(flags),), "bool")
+        if spec.dtype not in INPUT_TYPES:
+            raise UnsupportedError(f"input {spec.name} is {spec.dtype}")
+        return _Value(shape, (self._writer.input(spec.name, prod(shape), spec.dtype),), spec.dtype)
 
     def _open_state(self, state: StateSpec) -> _Value:
         """Make a state of the program of each layer of a state of the file."""
@@ -558,13 +549,10 @@ class _Compiler:
 
     def _reduce(self, node: Node, inputs: list[_Any | None]) -> _Value:
         value = self._floats(inputs[0])
-        axes = node.attributes.get("axes")
-        if len(inputs) > 1 and inputs[1] is not None:
-            axes = tuple(self._known(inputs[1], "axes").reshape(-1).tolist())
-        if not axes and node.attributes.get("noop_with_empty_axes", 0):
-            return value
         rank = len(value.shape)
-        reduced = {axis % rank for axis in axes} if axes else set(range(rank))
+        reduced = self._reduced_axes(node, inputs, rank)
+        if reduced is None:
+            return value
         keep = node.attributes.get("keepdims", 1)
         shape = [
             1 if i in reduced else size for i, size in enumerate(value.shape) if keep or i not in reduced
@@ -586,6 +574,15 @@ class _Compiler:
         factor = 1 / length if kind == "ReduceMean" else 1
         total = self._linear(value, np.full((1, length), factor, "float32"), None, shape)
         return self._rooted(kind, total)
+
+    def _reduced_axes(self, node: Node, inputs: list[_Any | None], rank: int) -> set[int] | None:
+        """Return the axes that a node reduces; None if it does nothing."""
+        axes = node.attributes.get("axes")
+        if len(inputs) > 1 and inputs[1] is not None:
+            axes = tuple(self._known(inputs[1], "axes").reshape(-1).tolist())
+        if axes:
+            return {axis % rank for axis in axes}
+        return None if node.attributes.get("noop_with_empty_axes", 0) else set(range(rank))
 
     def _rooted(self, kind: str, value: _Value) -> _Value:
         return self._each(value, Function.SQRT) if kind == "ReduceL2" else value
@@ -864,10 +861,7 @@ class _Compiler:
         scales: list[Array] | None,
     ) -> list[_Any]:
         attributes = node.attributes
-        if attributes.get("direction", "forward") != "forward" or weights[0].shape[0] != 1:
-            raise UnsupportedError(f"direction {attributes.get('direction')!r}")
-        if attributes.get("layout", 0) != 0:
-            raise UnsupportedError("layout 1")
+        _check_layer(attributes, weights[0].shape[0])
         if inputs[4] is not None:
             self._known(inputs[4], "lengths")
         ended = self._padding and inputs[4] is not None
@@ -992,6 +986,26 @@ def _matrix(weights: Array) -> Array:
     if weights.ndim < 2 or prod(weights.shape[:-2]) != 1:
         raise UnsupportedError(f"weights {weights.shape}, expected a matrix")
     return weights.reshape(weights.shape[-2:])
+
+
+def _check_layer(attributes: Mapping[str, Any], directions: int) -> None:
+    if attributes.get("direction", "forward") != "forward" or directions != 1:
+        raise UnsupportedError(f"direction {attributes.get('direction')!r}")
+    if attributes.get("layout", 0) != 0:
+        raise UnsupportedError("layout 1")
+
+
+def _check_axes(manifest: Manifest) -> None:
+    """Raise if an axis is neither fixed nor the batch or time axis, or a state has several rows."""
+    described = [(spec.name, spec.axes) for spec in (*manifest.inputs, *manifest.outputs)]
+    for name, axes in (*described, *((state.input, state.axes) for state in manifest.states)):
+        for axis in axes:
+            known = axis == manifest.sequence or row_factor(axis, manifest.batch) is not None
+            if isinstance(axis, str) and not known:
+                raise UnsupportedError(f"{name} {axes} has a dynamic axis other than batch and time")
+    for state in manifest.states:
+        if any(row_factor(axis, manifest.batch) for axis in state.axes):
+            raise UnsupportedError(f"state {state.input} {state.axes} has several rows for each source")
 
 
 def _row_shape(name: str, axes: Axes) -> tuple[int, ...]:

@@ -123,6 +123,15 @@ class NativeEngine:
                 f"the native program's inputs and outputs {names} are not those of its manifest; "
                 "convert the model again"
             )
+        self._check_axes()
+        if self._padding is not None and any(
+            self._ports(kind, self._padding) != self._ports(kind) for kind in (INPUT, OUTPUT, STATE)
+        ):
+            raise FileFormatError("the native program's two parts differ; convert the model again")
+
+    def _check_axes(self) -> None:
+        """Raise if an axis of the manifest is none that a native program has."""
+        manifest = self.manifest
         if manifest.sequence is not None and not any(
             manifest.sequence in spec.axes for spec in manifest.data_inputs
         ):
@@ -142,10 +151,6 @@ class NativeEngine:
                     f"{name} {describe(axes)} has its rows or its steps on two axes, which no native program "
                     "has; convert the model again"
                 )
-        if self._padding is not None and any(
-            self._ports(kind, self._padding) != self._ports(kind) for kind in (INPUT, OUTPUT, STATE)
-        ):
-            raise FileFormatError("the native program's two parts differ; convert the model again")
 
     def _match_states(self) -> tuple[_Part, ...]:
         specs = {spec.input: spec for spec in self.manifest.states}
@@ -162,19 +167,21 @@ class NativeEngine:
                     f"the native program has a state {name!r} that its manifest does not name"
                 )
         for spec in specs.values():
-            own = [part for part in parts if part.spec is spec]
-            layered = [part.layer for part in own] == [*range(len(own))] and spec.axes[:1] == (len(own),)
-            shape = self._shape(spec.axes[1:] if layered else spec.axes)
-            if (
-                not (layered or [part.layer for part in own] == [None])
-                or spec.dtype != "float32"
-                or any(part.width - bool(part.past) != prod(shape) for part in own)
-            ):
-                raise FileFormatError(
-                    f"the native program does not hold all of state {spec.input} {spec.dtype} "
-                    f"{describe(spec.axes)} in float32; convert the model again"
-                )
+            self._check_state(spec, [part for part in parts if part.spec is spec])
         return tuple(parts)
+
+    def _check_state(self, spec: StateSpec, parts: Sequence[_Part]) -> None:
+        """Raise if a state is not whole in its parts: one, or one for each layer."""
+        layers = [part.layer for part in parts]
+        layered = layers == [*range(len(parts))] and spec.axes[:1] == (len(parts),)
+        inner = spec.axes[1:] if layered else spec.axes
+        width = prod(self._shape(inner))
+        whole = (layered or layers == [None]) and all(part.width - bool(part.past) == width for part in parts)
+        if not whole or spec.dtype != "float32":
+            raise FileFormatError(
+                f"the native program does not hold all of state {spec.input} {spec.dtype} "
+                f"{describe(spec.axes)} in float32; convert the model again"
+            )
 
     @staticmethod
     def _shape(axes: Axes) -> tuple[int, ...]:

@@ -553,7 +553,7 @@ PEOPLE = [
         _floats(3, 6, 4),
         {"LSTM": 2},
         ("encoder.h_0", "encoder.c_0", "decoder.h_0", "decoder.c_0"),
-        "uses what the last step gave at every step",
+        "a latent repeated over time, ",
     ),
     Person(
         DeepSpeechLike,

@@ -343,6 +343,12 @@ def test_an_operator_that_fixes_a_named_axis_is_named_with_the_axis():
         export(NeedsOneLength().eval(), X, ExportConfig(inputs={"x": ("N", "L", 5)}))
 
 
+def test_a_line_of_who_calls_export_is_not_blamed_for_what_torchs_own_layers_fix():
+    module = nn.Sequential(nn.Flatten(), nn.Linear(30, 2))
+    with pytest.raises(UnsupportedError, match=r"axis 1 of input is fixed in its code; a Python loop"):
+        export(module, torch.randn(3, 6, 5), ExportConfig(inputs={"input": ("N", "L", 5)}))
+
+
 @pytest.mark.parametrize("module", [NeedsOneLength, LoopOfCells])
 def test_an_axis_that_is_named_and_yet_fixed_is_refused(module):
     with pytest.raises(UnsupportedError, match=r"one size only|is called"):

@@ -3,8 +3,8 @@
 import subprocess
 
 import numpy as np
+import onnx
 import pytest
-import test_past as past
 import torch
 
 from lstm_edge_exporters import ExportConfig, export
@@ -13,6 +13,8 @@ from lstm_edge_exporters.targets.c import to_c
 from lstm_edge_runtime import load
 from lstm_edge_runtime.native.convert import to_native
 from lstm_edge_runtime.native.library import installed
+
+from . import test_past as past
 
 pytestmark = pytest.mark.skipif(not installed(), reason="lstm-edge-native is not installed")
 
@@ -48,7 +50,7 @@ def whole(content, model, x):
         state.input: np.full([1 if axis == "N" else axis for axis in state.axes], state.reset, state.dtype)
         for state in manifest.states
     }
-    return Graph64(content).run64(feeds)[manifest.outputs[0].name][0]
+    return Graph64(onnx.load_from_string(content)).run64(feeds)[manifest.outputs[0].name][0]
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)

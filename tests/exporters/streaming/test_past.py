@@ -382,7 +382,7 @@ class Positions(nn.Module):
         (Same(padding=1, padding_mode="reflect"), "padding='reflect' before the first step"),
         (Same(stride=2), "Conv 'conv' has a stride of 2 steps"),
         (Attends(), "attention over the whole sequence"),
-        (Positions(), "looks up how many steps have been"),
+        (Positions(), "positions that restart with every call"),
     ],
     ids=["same", "reflect", "stride", "attention", "positions"],
 )

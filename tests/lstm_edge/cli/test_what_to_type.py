@@ -22,6 +22,8 @@ def folder(tmp_path, har, monkeypatch):
     ("words", "message"),
     [
         ("exprot run -o a.onnx", "no verb 'exprot'; did you mean 'export'?"),
+        ("stream har.onnx --rate 5", "error: no option '--rate'; see lstm-edge stream --help"),
+        ("train data.npz --lr 1", "no option '--lr'; did you mean '--learning-rate'?"),
         ("stream run", "run is a run folder, expected an .onnx file; run lstm-edge export run -o run.onnx"),
         ("inspect run", "run lstm-edge export run -o run.onnx"),
         ("bench run", "run lstm-edge export run -o run.onnx"),

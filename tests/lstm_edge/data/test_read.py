@@ -317,6 +317,7 @@ def test_without_series_and_order_the_file_is_one_series_as_it_stands(table):
         ("ax,order,label\n1,1,a\n2,1,b\n", {}, r"series '0' has order 1 twice \(row 3\)"),
         ("run_id,ax,label\n1,1,a\n", {"series": "runid"}, r"no column 'runid' .*; did you mean 'run_id'\?"),
         ("timestamp,ax,label\n1,1,a\n", {"order": "tiemstamp"}, "did you mean 'timestamp'"),
+        ("timestamp,temperature,label\n1,1,a\n", {"order": "temp"}, "did you mean 'temperature'"),
         ("ax,label\n1,a\n", {"group": "who"}, r"no column 'who' \(it has ax, label\)"),
         ("1.5,2,x\n2.5,3,x\n", {}, r"data\.csv has no header: row 1 is 1\.5, 2, x; add a row"),
         ("5,2,7\n2,3,4\n", {"targets": ("7",)}, "has no header"),

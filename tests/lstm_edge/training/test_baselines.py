@@ -107,6 +107,24 @@ def test_a_network_that_has_learned_nothing_is_told_from_one_that_has(tmp_path):
     assert "no better" not in clear.summary["baseline"]
 
 
+def test_line_and_report_compare_each_value_with_its_own_best_baseline(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = [f"{rng.normal():.4f},{np.sin(at / 30):.4f}" for at in range(400)]
+    (tmp_path / "d.csv").write_text("\n".join(["noise,wave", *rows]) + "\n")
+    data = DataConfig(window=10, stride=3, forecast=("noise", "wave"))
+    run = train(tmp_path / "d.csv", tmp_path / "run", data_config=data, config=QUICK)
+    scores = run.summary["test"]["baselines"]
+    noise, wave = scores["the mean"]["rmse"]["noise"], scores["the same as now"]["rmse"]["wave"]
+    assert (
+        f"RMSE of wave {run.summary['test']['rmse']['wave']:.4g}, {wave:.4g} of the same as now"
+        in (run.summary["baseline"])
+    )
+    best = json.loads((tmp_path / "run" / METRICS).read_text())["streams"]["baseline"]
+    assert best["name"] == "the mean, the same as now"
+    parts = np.array([noise, wave]) / run.targets.std
+    assert best["score"] == pytest.approx(np.sqrt((parts**2).mean()))
+
+
 def stream_of(folder, **options):
     artifact = export(*deployable(load(folder), **options))
     artifact.save(folder / "m.onnx")

@@ -76,7 +76,8 @@ class StateArray(StepArray):
     @property
     def start(self) -> Array:
         """Its value at reset in C, ``(size,)``."""
-        return self.to_c(self.reset)[0]
+        row: Array = self.to_c(self.reset)[0]
+        return row
 
     def to_c(self, states: Array, steps: int = 0) -> Array:
         """Return states ``(N, ...)`` or ``shape`` of the file as C has them, ``(N, size)``.
