@@ -58,7 +58,7 @@ typedef struct {
     size_t width, bytes; /* of one row; bytes is a multiple of LE_ALIGN */
     size_t offset;       /* in working memory of one row; of a past, in a stream's memory for them */
     lstm_edge_type type;
-    size_t past;         /* of a past: one more than its number; 0 for all other buffers */
+    uint32_t past;       /* of a past: one more than its number; 0 for all other buffers */
 } le_place;
 
 typedef struct {

@@ -723,8 +723,8 @@ INLINE size_t oldest(const float *past, size_t frames, size_t width) {
 }
 
 /* A past stands as it was before the first of the steps that run at once: later ones find their frames in x. */
-static void window(const lstm_edge_program *program, const le_op *op, const le_workspace *ws, size_t first, size_t rows,
-                   size_t steps) {
+static __attribute__((noinline)) void window(const lstm_edge_program *program, const le_op *op, const le_workspace *ws,
+                                             size_t first, size_t rows, size_t steps) {
     const size_t width = program->places[op->in].width, frames = op->size[1], count = op->size[4];
     float *const *past = ws->past + op->size[0] * ws->capacity;
     for (size_t s = 0; s < steps; s++) {
@@ -742,8 +742,9 @@ static void window(const lstm_edge_program *program, const le_op *op, const le_w
     }
 }
 
-static void push(const lstm_edge_program *program, const le_op *op, const le_workspace *ws, size_t rows, size_t steps) {
-    if (op->in == LE_NONE) return;
+static __attribute__((noinline)) void push(const lstm_edge_program *program, const le_op *op, const le_workspace *ws,
+                                           size_t rows, size_t steps) {
+    if (op->in == op->out) return;
     const size_t width = program->places[op->in].width, frames = op->size[1];
     for (size_t r = 0; r < rows; r++) {
         float *past = ws->past[op->size[0] * ws->capacity + r];
@@ -761,7 +762,8 @@ static void push(const lstm_edge_program *program, const le_op *op, const le_wor
     }
 }
 
-static void depthwise(const lstm_edge_program *program, const le_op *op, const le_workspace *ws, size_t first, size_t rows) {
+static __attribute__((noinline)) void depthwise(const lstm_edge_program *program, const le_op *op, const le_workspace *ws,
+                                                size_t first, size_t rows) {
     const size_t m = program->places[op->out].width, padded = (m + L - 1) / L * L;
     for (size_t r = first; r < first + rows; r++) {
         const float *x = rows_from(program, ws, op->in, r);
@@ -795,10 +797,6 @@ static void run(const lstm_edge_program *program, const le_op *op, le_workspace 
         return;
     }
     const size_t all = rows * steps;
-    if (op->code == LE_PUSH) {
-        push(program, op, ws, rows, steps);
-        return;
-    }
     if (op->code == LE_CONSTANT) {
         float *y = rows_from(program, ws, op->out, first);
         const size_t stride = stride_of(program, op->out);
@@ -808,14 +806,6 @@ static void run(const lstm_edge_program *program, const le_op *op, le_workspace 
     const le_place *in = &program->places[op->in], *out = &program->places[op->out];
     if (op->code == LE_LINEAR) {
         linear(program, op, ws, first, all);
-        return;
-    }
-    if (op->code == LE_WINDOW) {
-        window(program, op, ws, first, rows, steps);
-        return;
-    }
-    if (op->code == LE_DEPTHWISE) {
-        depthwise(program, op, ws, first, all);
         return;
     }
     if (op->code == LE_UNARY) {
@@ -839,6 +829,18 @@ static void run(const lstm_edge_program *program, const le_op *op, le_workspace 
         float *y = rows_from(program, ws, op->out, first);
         const size_t count = all * stride_of(program, op->out);
         for (size_t i = 0; i < count; i += L) store(y + i, blend(load(condition + i) != (vf){0}, load(a + i), load(b + i)));
+        return;
+    }
+    if (op->code == LE_WINDOW) {
+        window(program, op, ws, first, rows, steps);
+        return;
+    }
+    if (op->code == LE_PUSH) {
+        push(program, op, ws, rows, steps);
+        return;
+    }
+    if (op->code == LE_DEPTHWISE) {
+        depthwise(program, op, ws, first, all);
         return;
     }
     for (size_t r = first; r < first + all; r++) {

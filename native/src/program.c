@@ -364,13 +364,14 @@ static bool read_window(reader *r, const uint32_t *arg, le_op *op) {
 }
 
 static bool read_push(reader *r, const uint32_t *arg, le_op *op) {
-    op->in = arg[0];
-    op->out = LE_NONE;
-    le_io *io = open_past(r, arg[1]);
-    if (io == NULL || (op->in != LE_NONE && !reads(r, op->in, false))) return false;
+    const bool kept = arg[0] == LE_NONE;
+    op->out = arg[1];
+    op->in = kept ? op->out : arg[0];
+    le_io *io = open_past(r, op->out);
+    if (io == NULL || (!kept && !reads(r, op->in, false))) return false;
     const size_t numbers = width(r, arg[1]) - 1, frames = arg[2], groups = arg[3];
     if (frames == 0 || groups == 0 || numbers == 0 || numbers % frames != 0 || numbers / frames % groups != 0 ||
-        (op->in != LE_NONE && numbers / frames != width(r, op->in))) {
+        (!kept && numbers / frames != width(r, op->in))) {
         return REFUSE_OPERATION(r, "frames that do not fit a past");
     }
     op->size[0] = r->program->places[arg[1]].past - 1;
@@ -478,7 +479,7 @@ static bool read_ports(reader *r) {
                     return REFUSE("%s: a new value that is not there, or of another width", io->name);
                 }
                 if (!vector(r, port.option, 1, width(r, io->buffer), &io->reset)) return false;
-                if (io->next == io->buffer) p->places[io->buffer].past = ++p->pasts;
+                if (io->next == io->buffer) p->places[io->buffer].past = (uint32_t)++p->pasts;
             }
             if (!read_golden(r, (lstm_edge_kind)kind, &port, io)) return false;
         }
